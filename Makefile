@@ -1,0 +1,43 @@
+# Two commands are all a new machine needs: `make chat` and `make test`.
+VENV   := .venv
+PY     := $(VENV)/bin/python
+# The first Python of at least 3.11; override with PYTHON=/path/to/python.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: chat test test-large check bench clean
+
+chat: $(VENV)/.run
+	$(PY) -m app chat
+
+test: $(VENV)/.dev
+	$(PY) -m pytest
+
+# Files with the real dimensions of TinyLlama and Llama-2-7B: 5 GB of disk, some minutes.
+test-large: $(VENV)/.dev
+	$(PY) -m pytest -m large
+
+check: $(VENV)/.dev
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: $(VENV)/.run
+	$(PY) -m app bench
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.pip: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "ember needs Python 3.11 or newer: install it, or set PYTHON=" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt install python3-venv" >&2; exit 1; }
+	$(PY) -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.pip
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PY) -m pip install --quiet --constraint constraints.txt --group dev
+	@touch $@

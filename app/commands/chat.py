@@ -1,0 +1,84 @@
+"""Chat with a model, line by line."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from app import options
+
+if TYPE_CHECKING:
+    from app.session import Session
+    from models.chat_template import Message
+
+_HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    options.add_model(parser)
+    parser.add_argument("--system", help="system prompt")
+    options.add_sampling(parser)
+    options.add_cache(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read a line, answer it, until the end of input."""
+    from app.session import open_session
+
+    with open_session(args) as session:
+        loaded = session.engine.loaded
+        print(f"{loaded.name} · window {session.engine.plan.max_tokens} tokens · {_HELP}")
+        _converse(args, session)
+    return 0
+
+
+def _converse(args: argparse.Namespace, session: "Session") -> None:
+    from kvcache import EmberError
+    from models.chat_template import opening
+
+    messages = opening(args.system)
+    while (line := _read_line()) is not None:
+        if line == "/quit":
+            return
+        if line == "/reset":
+            messages = opening(args.system)
+        elif line == "/stats":
+            print(session.engine.stats())
+        elif line.startswith("/"):
+            print(f"no command {line.split()[0]!r}: {_HELP}")
+        elif line:
+            try:
+                messages = _turn(args, session, messages, line)
+            except EmberError as error:
+                print(f"ember: {error} (/reset starts over)", file=sys.stderr)
+
+
+def _turn(
+    args: argparse.Namespace, session: "Session", messages: "list[Message]", line: str
+) -> "list[Message]":
+    """Answer one line; returns the conversation with the question and the answer."""
+    from app.console import show
+    from app.engine import Request
+    from app.interrupt import cancel_on_interrupt
+    from app.report import summary
+    from models.chat_template import Message, Role
+
+    asked = [*messages, Message(role=Role.USER, content=line)]
+    request = Request(
+        prompt=session.encode_chat(asked),
+        max_tokens=args.max_tokens,
+        sampling=options.sampling(args),
+        stop=tuple(args.stop),
+    )
+    with cancel_on_interrupt() as cancel:
+        (completion,) = show(session.generate(request, cancel), echo=True)
+    print(summary(completion, session.engine), file=sys.stderr)
+    return [*asked, Message(role=Role.ASSISTANT, content=completion.text)]
+
+
+def _read_line() -> str | None:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        print()
+        return None

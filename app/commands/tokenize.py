@@ -1,0 +1,39 @@
+"""Show a text's token ids."""
+
+import argparse
+import json
+import sys
+
+from app import options
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    parser.add_argument("text", metavar="TEXT", help="the text; - reads stdin")
+    parser.add_argument("-m", "--model", default=options.DEFAULT_MODEL, metavar="MODEL")
+    parser.add_argument(
+        "--no-special",
+        action="store_true",
+        help="add no BOS, and take special tokens in the text as plain text",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one token a line, or {"ids": [...], "tokens": [...]}."""
+    from app.session import fetch_with_bar
+    from models.gguf_file import GGUFFile
+    from models.tokenizer import Tokenizer
+
+    text = sys.stdin.read() if args.text == "-" else args.text
+    with GGUFFile(fetch_with_bar(args.model)) as file:
+        tokenizer = Tokenizer.from_metadata(file.metadata)
+    special = not args.no_special
+    ids = tokenizer.encode(text, add_special=special, parse_special=special)
+    pieces = [tokenizer.piece(token) for token in ids]
+    if args.json:
+        print(json.dumps({"ids": ids, "tokens": pieces}, ensure_ascii=False))
+    else:
+        for token, piece in zip(ids, pieces, strict=True):
+            print(f"{token:>7}  {piece}")
+    return 0

@@ -1,0 +1,163 @@
+"""A loaded model with its cache: prompts in, events out.
+
+Runs on the thread that loaded the model (see `inference_thread`). Knows no
+command line, no chat and no screen.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from threading import Event as Flag
+from typing import Self
+
+from app.generation import Event, Generation, Row, Truncated
+from app.sampling import Sampler, Sampling
+from app.transcript import Transcript
+from kvcache import (
+    Backend,
+    CacheConfig,
+    CacheStats,
+    DynamicKVCache,
+    EmberError,
+    resolve,
+)
+from kvcache.prompt_cache import from_plan
+from kvcache.stats import sum_layers
+from models.loader import LoadedModel, load
+
+# Tokens per prefill step. MLX's CPU products gain nothing from long steps, so that a
+# cancel is heard soon.
+_PREFILL_STEP = {Backend.GPU: 512, Backend.REFERENCE: 32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A prompt, as token ids, and how to answer it.
+
+    truncate: drop the oldest tokens of a prompt that the window cannot hold,
+    instead of refusing it.
+    """
+
+    prompt: Sequence[int]
+    max_tokens: int = 512
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    truncate: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise EmberError("the prompt is empty: give some text")
+        if self.max_tokens < 1:
+            raise EmberError(f"got max_tokens={self.max_tokens}, expected at least 1")
+
+
+class Engine:
+    """Generates text with one loaded model.
+
+    The cache stays between generations: a prompt that begins as the held tokens
+    do is computed only from where it differs.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: CacheConfig | None = None) -> None:
+        self.loaded = loaded
+        self.plan = resolve(config or CacheConfig(), loaded.model.shape)
+        self._caches = from_plan(self.plan)
+        # The cache holds the first `offset` tokens of the last prompt and its answer.
+        self._last: tuple[Sequence[int], Transcript] | None = None
+
+    @classmethod
+    def load(cls, model: str, config: CacheConfig | None = None) -> Self:
+        """An engine over a model's path or name (`models.loader.load`)."""
+        return cls(load(model), config)
+
+    def stats(self) -> CacheStats:
+        """Tokens and bytes of the cache, over all layers."""
+        return sum_layers(cache.stats() for cache in self._caches)
+
+    def generate(self, request: Request, cancel: Flag | None = None) -> Iterator[Event]:
+        """Answer one prompt; the last event is `Finished`.
+
+        `cancel` may be set from any thread, also during prefill; what was
+        computed is kept. Raises EmberError for a prompt that does not fit.
+        """
+        prompt = self._fit(request)
+        if dropped := len(request.prompt) - len(prompt):
+            yield Truncated(kept=len(prompt), dropped=dropped)
+        reused = self._rewind(prompt)
+        row = self._row(0, prompt, request, reused)
+        self._last = prompt, row.transcript
+        sampler = Sampler(request.sampling, [prompt])
+        yield from self._generation(self._caches, [row], sampler, cancel).events()
+
+    def generate_batch(
+        self, requests: Sequence[Request], cancel: Flag | None = None
+    ) -> Iterator[Event]:
+        """Answer several prompts of any lengths at once; each row ends with `Finished`.
+
+        Rows share the sampling settings of the first request. The cache of the
+        batch is its own; the one of `generate` stays as it is.
+        """
+        prompts = [self._fit(request) for request in requests]
+        longest = max(len(prompt) for prompt in prompts)
+        padding = [longest - len(prompt) for prompt in prompts]
+        rows = [
+            self._row(index, prompt, request, reused=0)
+            for index, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
+        ]
+        caches = from_plan(self.plan, left_padding=padding)
+        sampler = Sampler(requests[0].sampling, prompts)
+        yield from self._generation(caches, rows, sampler, cancel).events()
+
+    def _generation(
+        self,
+        caches: Sequence[DynamicKVCache],
+        rows: Sequence[Row],
+        sampler: Sampler,
+        cancel: Flag | None,
+    ) -> Generation:
+        return Generation(
+            self.loaded.model,
+            caches,
+            rows,
+            sampler,
+            prefill_step=_PREFILL_STEP[self.plan.backend],
+            # One CPU cannot compute the next token while Python reads this one.
+            pipelined=self.plan.backend is Backend.GPU,
+            cancel=cancel or Flag(),
+        )
+
+    def _row(self, index: int, prompt: Sequence[int], request: Request, reused: int) -> Row:
+        transcript = Transcript(
+            self.loaded.tokenizer,
+            prompt_tokens=len(prompt),
+            reused_tokens=reused,
+            max_tokens=request.max_tokens,
+            stop=request.stop,
+        )
+        return Row(index=index, prompt=prompt, transcript=transcript)
+
+    def _fit(self, request: Request) -> Sequence[int]:
+        window, length = self.plan.max_tokens, len(request.prompt)
+        if length < window:
+            return request.prompt
+        if not request.truncate:
+            raise EmberError(
+                f"the prompt has {length} tokens, but the window holds {window} with its answer; "
+                "shorten it, raise --ctx or --kv-budget, or pass --truncate to drop its oldest tokens"
+            )
+        # Leave the answer its room, but never more than half of the window.
+        keep = window - min(request.max_tokens, window // 2)
+        return request.prompt[-max(keep, 1) :]
+
+    def _rewind(self, prompt: Sequence[int]) -> int:
+        """Trim the cache to what it shares with `prompt`; returns how many tokens that is."""
+        offset = self._caches[0].offset
+        held = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
+        shared = 0
+        # The last token is always computed: its logits are needed.
+        for old, new in zip(held, prompt[:-1], strict=False):
+            if old != new:
+                break
+            shared += 1
+        for cache in self._caches:
+            cache.trim(offset - shared)
+        return shared

@@ -1,0 +1,169 @@
+"""One run over a batch of prompts: prefill in steps, then decode to the last row's end.
+
+Yields plain events. Knows no command line and no chat, and does not know where
+its caches come from or what they still held.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event as Flag
+
+import mlx.core as mx
+
+from app.sampling import Sampler
+from app.transcript import Completion, FinishReason, Transcript
+from kvcache import DynamicKVCache
+from models.llama import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncated:
+    """The oldest tokens of a prompt were dropped to fit the window."""
+
+    kept: int
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefillProgress:
+    """Prompt tokens in the cache so far, reused ones included.
+
+    seconds: time spent on the ones that were computed.
+    """
+
+    done: int
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextChunk:
+    """The text that one more token of a row completed (possibly none), and figures so far."""
+
+    row: int
+    text: str
+    tokens: int
+    decode_tps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A row has ended; the last event of each row."""
+
+    row: int
+    completion: Completion
+
+
+Event = Truncated | PrefillProgress | TextChunk | Finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One prompt of the batch and its growing answer."""
+
+    index: int
+    prompt: Sequence[int]
+    transcript: Transcript
+
+
+class Generation:
+    """Feeds a batch through the model until every row has ended.
+
+    rows: prompts of any length; shorter ones are padded on the left, as the
+    caches must have been told. The caches may already hold the first tokens.
+    prefill_step: prompt tokens per step; `cancel` is heard between steps.
+    pipelined: queue token n+1 before reading token n.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        caches: Sequence[DynamicKVCache],
+        rows: Sequence[Row],
+        sampler: Sampler,
+        *,
+        prefill_step: int,
+        pipelined: bool,
+        cancel: Flag,
+    ) -> None:
+        self._model, self._caches, self._sampler = model, caches, sampler
+        self._rows = list(rows)
+        self._prefill_step, self._pipelined, self._cancel = prefill_step, pipelined, cancel
+
+    def events(self) -> Iterator[Event]:
+        """Run to the end; after a cancel each row ends with what it has."""
+        logits = yield from self._prefill()
+        if logits is not None:
+            yield from self._decode(logits)
+        yield from self._end_all(FinishReason.CANCELLED)
+
+    def _prefill(self) -> Generator[Event, None, mx.array | None]:
+        """Append the prompts; returns logits [B, vocabulary] of the last tokens."""
+        began = time.perf_counter()
+        total = max(len(row.prompt) for row in self._rows)
+        ids = mx.array([[0] * (total - len(row.prompt)) + list(row.prompt) for row in self._rows])
+        start = self._caches[0].offset
+        while not self._cancel.is_set():
+            stop = min(start + self._prefill_step, total)
+            hidden = self._model.hidden(ids[:, start:stop], self._caches)
+            logits = self._model.logits(hidden[:, -1]) if stop == total else None
+            mx.eval([cache.state for cache in self._caches], [] if logits is None else logits)
+            yield PrefillProgress(done=stop, total=total, seconds=time.perf_counter() - began)
+            if logits is not None:
+                return logits
+            start = stop
+        return None
+
+    def _decode(self, logits: mx.array) -> Iterator[Event]:
+        tokens: mx.array | None = self._sampler(logits)  # [B]
+        while tokens is not None and self._rows and not self._cancel.is_set():
+            mx.async_eval(tokens)
+            ahead = self._advance(tokens) if self._pipelined else None
+            yield from self._collect(tokens.tolist())
+            live = [at for at, row in enumerate(self._rows) if not row.transcript.finish_reason]
+            if len(live) < len(self._rows):
+                tokens, ahead = tokens[mx.array(live, mx.int32)], self._keep(live, ahead)
+            tokens = ahead if self._pipelined else self._advance(tokens)
+        if tokens is None:
+            yield from self._end_all(FinishReason.WINDOW)
+
+    def _advance(self, tokens: mx.array) -> mx.array | None:
+        """Append one token per row; returns the next ones, None when the window is full."""
+        cache = self._caches[0]
+        if not self._rows or cache.offset >= cache.max_seq_len:
+            return None
+        return self._sampler(self._model(tokens[:, None], self._caches)[:, -1])
+
+    def _collect(self, ids: list[int]) -> Iterator[Event]:
+        for row, token in zip(self._rows, ids, strict=True):
+            text = row.transcript.add(token)
+            yield self._chunk(row, text)
+            if row.transcript.finish_reason:
+                yield Finished(row=row.index, completion=row.transcript.completion())
+
+    def _keep(self, live: list[int], ahead: mx.array | None) -> mx.array | None:
+        """Drop ended rows from the batch."""
+        self._rows = [self._rows[at] for at in live]
+        if not live:
+            return None
+        self._sampler.filter(live)
+        for cache in self._caches:
+            cache.filter(live)
+        return None if ahead is None else ahead[mx.array(live)]
+
+    def _end_all(self, reason: FinishReason) -> Iterator[Event]:
+        for row in self._rows:
+            if text := row.transcript.end(reason):
+                yield self._chunk(row, text)
+            yield Finished(row=row.index, completion=row.transcript.completion())
+        self._rows = []
+
+    @staticmethod
+    def _chunk(row: Row, text: str) -> TextChunk:
+        return TextChunk(
+            row=row.index,
+            text=text,
+            tokens=len(row.transcript.tokens),
+            decode_tps=row.transcript.decode_tps,
+        )

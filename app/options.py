@@ -1,0 +1,139 @@
+"""Flags that several commands share, and the settings they stand for.
+
+Names follow mlx-lm and llama.cpp where those have one.
+"""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.sampling import Sampling
+    from kvcache import CacheConfig
+
+DEFAULT_MODEL = "smollm2"
+
+
+def usage_error(command: str, message: str) -> int:
+    """Say in one line what is wrong with the flags together; returns the exit code."""
+    print(f"ember {command}: error: {message} (see ember {command} --help)", file=sys.stderr)
+    return 2
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """MODEL, or -m/--model MODEL."""
+    parser.add_argument("name", nargs="?", metavar="MODEL", help="same as --model")
+    parser.add_argument(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="a GGUF file, a name from `ls`, or hf:owner/repo/file.gguf (default: smollm2)",
+    )
+
+
+def model_name(args: argparse.Namespace) -> str:
+    """The model that the flags name."""
+    return str(args.model or args.name or DEFAULT_MODEL)
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How tokens are drawn."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--temp", type=_number(0, 100), default=0.0, help="temperature; 0 is greedy (default: 0)"
+    )
+    group.add_argument("--top-p", type=_number(1e-9, 1), default=1.0, help="off at 1 (default)")
+    group.add_argument("--top-k", type=_whole(0), default=0, help="off at 0 (default)")
+    group.add_argument("--min-p", type=_number(0, 1), default=0.0, help="off at 0 (default)")
+    group.add_argument(
+        "--repeat-penalty", type=_number(0.01, 10), default=1.0, help="off at 1 (default)"
+    )
+    group.add_argument("--seed", type=_whole(0), help="makes a sampled run repeatable")
+    group.add_argument(
+        "--max-tokens", type=_whole(1), default=512, help="longest answer (default: 512)"
+    )
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end at this text; repeatable"
+    )
+
+
+def sampling(args: argparse.Namespace) -> "Sampling":
+    """The sampling settings that the flags give."""
+    from app.sampling import Sampling
+
+    return Sampling(
+        temperature=args.temp,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        min_p=args.min_p,
+        repeat_penalty=args.repeat_penalty,
+        seed=args.seed,
+    )
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """How keys and values are held."""
+    group = parser.add_argument_group("cache")
+    group.add_argument("--kv", choices=["f16"], default="f16", help="codec of keys and values")
+    group.add_argument(
+        "--hot-dtype",
+        choices=["f16", "bf16", "f32"],
+        default="f16",
+        help="precision of unencoded keys and values (default: f16)",
+    )
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--ctx", type=_whole(1), metavar="N", help="tokens the window holds")
+    size.add_argument("--kv-budget", metavar="SIZE", help="bytes the window takes, as 64MiB")
+    group.add_argument(
+        "--beyond-context",
+        action="store_true",
+        help="allow a window longer than the model was trained for",
+    )
+    group.add_argument(
+        "--backend",
+        choices=["auto", "reference", "gpu"],
+        default="auto",
+        help="which attention runs (default: auto)",
+    )
+
+
+def cache_config(args: argparse.Namespace) -> "CacheConfig":
+    """The cache configuration that the flags give."""
+    from kvcache import Backend, CacheConfig, HotDtype
+    from kvcache.config import parse_bytes
+
+    return CacheConfig(
+        max_tokens=args.ctx,
+        budget=parse_bytes(args.kv_budget) if args.kv_budget else None,
+        hot_dtype=HotDtype(args.hot_dtype),
+        backend=Backend(args.backend),
+        beyond_context=args.beyond_context,
+    )
+
+
+class _Bounded:
+    """An argparse type: a number within bounds."""
+
+    def __init__(self, convert: type[int] | type[float], low: float, high: float) -> None:
+        self._convert, self._low, self._high = convert, low, high
+
+    def __call__(self, text: str) -> float:
+        kind = "a whole number" if self._convert is int else "a number"
+        bounds = f"{self._low:g} to {self._high:g}"
+        if self._high == float("inf"):
+            bounds = f"{self._low:g} or more"
+        try:
+            value = self._convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {kind}") from None
+        if not self._low <= value <= self._high:
+            raise argparse.ArgumentTypeError(f"got {text}, expected {kind}, {bounds}")
+        return value
+
+
+def _number(low: float, high: float) -> _Bounded:
+    return _Bounded(float, low, high)
+
+
+def _whole(low: int) -> _Bounded:
+    return _Bounded(int, low, float("inf"))

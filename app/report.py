@@ -1,0 +1,52 @@
+"""What a run tells about itself: the JSON object and the one-line summary."""
+
+import resource
+import sys
+from typing import Any
+
+from app.engine import Engine
+from app.transcript import Completion
+
+
+def as_json(completion: Completion) -> dict[str, Any]:
+    """The figures of one answer, with the names of the JSON contract."""
+    return {
+        "text": completion.text,
+        "tokens": list(completion.tokens),
+        "prompt_tokens": completion.prompt_tokens,
+        "reused_tokens": completion.reused_tokens,
+        "generated_tokens": len(completion.tokens),
+        "finish_reason": completion.finish_reason.value,
+        "ttft_s": round(completion.ttft_s, 4),
+        "prefill_tps": round(completion.prefill_tps, 2),
+        "decode_tps": round(completion.decode_tps, 2),
+    }
+
+
+def settings_json(engine: Engine) -> dict[str, Any]:
+    """What the answers were made with."""
+    return {
+        "model": engine.loaded.name,
+        "backend": engine.plan.backend.value,
+        "kv": engine.plan.hot_dtype.value,
+        "window": engine.plan.max_tokens,
+        "peak_rss_bytes": peak_rss(),
+    }
+
+
+def summary(completion: Completion, engine: Engine) -> str:
+    """One line for people."""
+    stats = engine.stats()
+    reused = f" ({completion.reused_tokens} reused)" if completion.reused_tokens else ""
+    return (
+        f"prompt {completion.prompt_tokens} tokens{reused}, {completion.prefill_tps:.1f} tok/s · "
+        f"answer {len(completion.tokens)} tokens, {completion.decode_tps:.1f} tok/s · "
+        f"first token {completion.ttft_s:.2f} s · "
+        f"window {stats.total}/{engine.plan.max_tokens}, {stats.held_bytes / 2**20:.1f} MiB"
+    )
+
+
+def peak_rss() -> int:
+    """The most memory this process has had resident, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,102 @@
+"""From logits to the next token, with mlx-lm's samplers.
+
+Greedy decoding needs none of them, so mlx-lm is imported only when drawing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from kvcache import EmberError
+
+_PENALTY_WINDOW = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn; temperature 0 takes the most likely one.
+
+    top_p, top_k, min_p: cut-offs, off at 1.0, 0 and 0.0.
+    repeat_penalty: divides the logits of the last 64 tokens; off at 1.0.
+    seed: makes a run repeatable; None draws afresh.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        self._require("temperature", self.temperature, 0 <= self.temperature <= 100, "0 to 100")
+        self._require("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
+        self._require("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
+        self._require("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1")
+        self._require(
+            "repeat_penalty", self.repeat_penalty, 0 < self.repeat_penalty <= 10, "above 0, max 10"
+        )
+        seed_fits = self.seed is None or 0 <= self.seed < 2**64
+        self._require("seed", self.seed, seed_fits, "0 to 2^64 - 1")
+
+    @staticmethod
+    def _require(name: str, value: float | None, holds: bool, expected: str) -> None:
+        if not holds:
+            raise EmberError(f"got {name}={value}, expected {expected}")
+
+
+class Sampler:
+    """Draws the next tokens of a batch whose rows share their settings.
+
+    prompts: token ids of each row; the repetition penalty counts them too.
+    Making a sampler seeds MLX's generator when the settings have a seed.
+    """
+
+    def __init__(self, sampling: Sampling, prompts: Sequence[Sequence[int]]) -> None:
+        self._draw: Callable[[mx.array], mx.array] | None = None
+        self._penalize: Callable[[mx.array, mx.array], mx.array] | None = None
+        self._recent = [mx.array(list(prompt[-_PENALTY_WINDOW:])) for prompt in prompts]
+        if sampling.temperature > 0:
+            from mlx_lm.sample_utils import make_sampler
+
+            self._draw = make_sampler(
+                temp=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+            )
+        if sampling.repeat_penalty != 1.0:
+            from mlx_lm.sample_utils import make_repetition_penalty
+
+            self._penalize = make_repetition_penalty(sampling.repeat_penalty, _PENALTY_WINDOW)
+        if sampling.seed is not None:
+            mx.random.seed(sampling.seed)
+
+    def __call__(self, logits: mx.array) -> mx.array:
+        """Logits [B, vocabulary] -> next ids [B], unevaluated."""
+        tokens = self._pick(self._penalized(logits))
+        if self._penalize is not None:
+            self._recent = [
+                mx.concatenate([recent, tokens[row : row + 1]])[-_PENALTY_WINDOW:]
+                for row, recent in enumerate(self._recent)
+            ]
+        return tokens
+
+    def filter(self, rows: Sequence[int]) -> None:
+        """Keep only the given batch rows."""
+        self._recent = [self._recent[row] for row in rows]
+
+    def _penalized(self, logits: mx.array) -> mx.array:
+        if self._penalize is None:
+            return logits
+        rows = [
+            self._penalize(recent, logits[row : row + 1]) for row, recent in enumerate(self._recent)
+        ]
+        return mx.concatenate(rows)
+
+    def _pick(self, logits: mx.array) -> mx.array:
+        if self._draw is None:
+            return mx.argmax(logits, axis=-1)
+        logits = logits.astype(mx.float32)
+        return self._draw(logits - mx.logsumexp(logits, axis=-1, keepdims=True))

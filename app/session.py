@@ -1,0 +1,61 @@
+"""From command-line flags to an engine that runs on its own thread."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event as Flag
+
+from app.engine import Engine, Request
+from app.generation import Event
+from app.inference_thread import InferenceThread
+from app.options import cache_config, model_name
+from app.progress import byte_bar
+from models.chat_template import Message
+from models.fetch import Progress, fetch
+from models.loader import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """An engine and the thread it lives on."""
+
+    engine: Engine
+    thread: InferenceThread
+
+    def generate(self, request: Request, cancel: Flag) -> Iterator[Event]:
+        """`Engine.generate`, run on the inference thread."""
+        return self.thread.stream(lambda: self.engine.generate(request, cancel))
+
+    def generate_batch(self, requests: list[Request], cancel: Flag) -> Iterator[Event]:
+        """`Engine.generate_batch`, run on the inference thread."""
+        return self.thread.stream(lambda: self.engine.generate_batch(requests, cancel))
+
+    def encode_raw(self, text: str) -> list[int]:
+        """Token ids of `text` as it stands."""
+        return self.engine.loaded.tokenizer.encode(text)
+
+    def encode_chat(self, messages: list[Message]) -> list[int]:
+        """Token ids of a conversation in the model's chat format, ready for an answer."""
+        return self.engine.loaded.template.encode(messages)
+
+
+@contextmanager
+def open_session(args: argparse.Namespace) -> Iterator[Session]:
+    """Fetch the model if need be, load it with progress, and own it until the end."""
+    config = cache_config(args)
+    path = fetch_with_bar(model_name(args))
+    with InferenceThread() as thread:
+        with byte_bar("loading") as report:
+            loaded = thread.call(lambda: load(path, progress=report))
+        yield Session(engine=thread.call(lambda: Engine(loaded, config)), thread=thread)
+
+
+def fetch_with_bar(model: str) -> str:
+    """The path of a model's file, downloaded with a bar on stderr where it is missing."""
+    with byte_bar("fetching") as report:
+
+        def on_progress(progress: Progress) -> None:
+            report(progress.done_bytes, progress.total_bytes)
+
+        return str(fetch(model, progress=on_progress))

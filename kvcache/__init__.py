@@ -1,0 +1,27 @@
+"""Key-value caches for MLX models, and attention over them.
+
+Knows no tokenizer, no file and no user interface.
+"""
+
+from kvcache.attention import attend
+from kvcache.config import Backend, CacheConfig, HotDtype
+from kvcache.dynamic import DynamicKVCache
+from kvcache.errors import CacheError, EmberError
+from kvcache.plan import CachePlan, ModelShape, resolve
+from kvcache.prompt_cache import make_prompt_cache
+from kvcache.stats import CacheStats
+
+__all__ = [
+    "Backend",
+    "CacheConfig",
+    "CacheError",
+    "CachePlan",
+    "CacheStats",
+    "DynamicKVCache",
+    "EmberError",
+    "HotDtype",
+    "ModelShape",
+    "attend",
+    "make_prompt_cache",
+    "resolve",
+]

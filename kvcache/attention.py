@@ -1,0 +1,53 @@
+"""The one dispatcher of attention: (queries, keys, values, cache) -> output.
+
+Networks call `attend` and nothing else; which implementation runs is the
+cache's backend. This module does not know how a cache stores its tokens.
+"""
+
+from typing import Protocol
+
+import mlx.core as mx
+
+from kvcache import reference
+from kvcache.config import Backend
+from kvcache.reference import Mask
+
+
+class AttendingCache(Protocol):
+    """A cache that can attend over what it holds."""
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
+    ) -> mx.array:
+        """Append k and v, then attend q to all that is held."""
+        ...
+
+
+def attend(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    cache: AttendingCache | None,
+    scale: float,
+    mask: Mask = "causal",
+) -> mx.array:
+    """Append new keys and values to `cache` and attend the queries to all it holds.
+
+    q: [B, Hq, L, D]; k, v: [B, Hkv, L, D], after RoPE. Without a cache the
+    queries attend to k and v alone. Returns [B, Hq, L, D] in q's dtype.
+    """
+    if cache is None:
+        return attend_dense(q, k, v, scale=scale, mask=mask, backend=Backend.AUTO.resolve())
+    return cache.attend(q, k, v, scale=scale, mask=mask)
+
+
+def attend_dense(
+    q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask, backend: Backend
+) -> mx.array:
+    """Attention over unencoded keys and values [B, Hkv, S, D] by a resolved backend."""
+    if backend is Backend.GPU:
+        return mx.fast.scaled_dot_product_attention(
+            q, k.astype(q.dtype), v.astype(q.dtype), scale=scale, mask=mask
+        )
+    return reference.attention(q, k, v, scale=scale, mask=mask)

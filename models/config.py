@@ -1,0 +1,113 @@
+"""The dimensions of a Llama-family network, read from GGUF metadata.
+
+Knows the metadata's names; knows no tensor and allocates nothing.
+Keys: the GGUF specification in ggml's docs/gguf.md.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from kvcache import ModelShape
+from models.errors import GGUFError
+from models.metadata import Metadata
+
+_ARCHITECTURE = "llama"
+_UNSCALED = ("none", "llama3")  # Llama-3's factors come as the tensor rope_freqs.weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """Dimensions of the network.
+
+    rope_dims: leading dimensions of a head that are rotated.
+    rope_factor: linear position scaling; 1.0 means none.
+    context: tokens the model was trained for, before any scaling.
+    """
+
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    norm_eps: float
+    rope_dims: int
+    rope_base: float
+    rope_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "context"):
+            if not 1 <= getattr(self, name) < 2**31:
+                raise GGUFError(f"got {name}={getattr(self, name)}, expected at least 1")
+        for name in ("norm_eps", "rope_base", "rope_factor"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise GGUFError(f"got {name}={getattr(self, name)}, expected a positive number")
+        if self.heads % self.kv_heads:
+            raise GGUFError(
+                f"got {self.heads} heads over {self.kv_heads} KV heads, expected a multiple"
+            )
+        if not 0 < self.rope_dims <= self.head_dim or self.rope_dims % 2:
+            raise GGUFError(
+                f"got {self.rope_dims} rotated dimensions of {self.head_dim}, "
+                "expected an even number of them"
+            )
+
+    @property
+    def shape(self) -> ModelShape:
+        """What a cache needs to know."""
+        return ModelShape(
+            layers=self.layers,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            context=int(self.context * self.rope_factor),
+        )
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> Self:
+        """Read the `llama.*` keys.
+
+        Raises GGUFError for another architecture, a mixture of experts, an
+        unknown RoPE scaling, and missing or impossible dimensions.
+        """
+        _check_architecture(metadata)
+        hidden = metadata.get_int("llama.embedding_length")
+        heads = metadata.get_int("llama.attention.head_count")
+        head_dim = metadata.get_int("llama.attention.key_length", hidden // max(heads, 1))
+        if metadata.get_int("llama.attention.value_length", head_dim) != head_dim:
+            raise GGUFError("keys and values of different lengths are not supported")
+        return cls(
+            layers=metadata.get_int("llama.block_count"),
+            hidden=hidden,
+            ffn=metadata.get_int("llama.feed_forward_length"),
+            heads=heads,
+            kv_heads=metadata.get_int("llama.attention.head_count_kv", heads),
+            head_dim=head_dim,
+            context=metadata.get_int("llama.context_length"),
+            norm_eps=metadata.get_float("llama.attention.layer_norm_rms_epsilon"),
+            rope_dims=metadata.get_int("llama.rope.dimension_count", head_dim),
+            rope_base=metadata.get_float("llama.rope.freq_base", 10000.0),
+            rope_factor=_rope_factor(metadata),
+        )
+
+
+def _check_architecture(metadata: Metadata) -> None:
+    architecture = metadata.get_string("general.architecture")
+    if architecture != _ARCHITECTURE:
+        raise GGUFError(
+            f"the architecture {architecture!r} is not supported; ember runs "
+            f"{_ARCHITECTURE!r} files (Llama, TinyLlama, SmolLM2, Mistral and their kin)"
+        )
+    if experts := metadata.get_int("llama.expert_count", 0):
+        raise GGUFError(f"mixtures of experts ({experts} here) are not supported")
+
+
+def _rope_factor(metadata: Metadata) -> float:
+    legacy = metadata.get_float("llama.rope.scale_linear", 1.0)
+    factor = metadata.get_float("llama.rope.scaling.factor", legacy)
+    kind = metadata.get_string("llama.rope.scaling.type", "linear")
+    if kind == "linear":
+        return factor or 1.0
+    if kind not in _UNSCALED:
+        raise GGUFError(f"RoPE scaling {kind!r} is not supported, expected linear, llama3 or none")
+    return 1.0

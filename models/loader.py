@@ -1,0 +1,90 @@
+"""A GGUF file -> network, tokenizer and chat template in memory.
+
+Tensors are repacked one by one, largest first, and each one's pages are let go
+after it, so that the peak stays near the sum of what is kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from models.chat_template import ChatTemplate
+from models.config import LlamaConfig
+from models.gguf_file import GGUFFile
+from models.llama import Model
+from models.repack import Dense, Quantized, repack
+from models.source import locate
+from models.tokenizer import Tokenizer
+from models.weights import Weights
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """All that a GGUF file gives.
+
+    file_bytes: size of the file; weight_bytes: what its tensors take in memory.
+    """
+
+    name: str
+    path: Path
+    config: LlamaConfig
+    model: Model
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    file_bytes: int
+    weight_bytes: int
+
+
+def activation_dtype() -> mx.Dtype:
+    """float16 on a GPU; float32 on the CPU, whose fp16 products are far slower."""
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    return mx.float16 if on_gpu else mx.float32
+
+
+def load(
+    model: str | Path, *, dtype: mx.Dtype | None = None, progress: OnProgress | None = None
+) -> LoadedModel:
+    """Load a model by path or name (`models.source.locate`); downloads nothing.
+
+    dtype: of activations; default `activation_dtype()`.
+    progress: called with (bytes of tensors done, bytes of all tensors).
+    Raises ModelNotFoundError, or GGUFError for a file that cannot be run.
+    """
+    path = locate(str(model))
+    with GGUFFile(path) as file:
+        config = LlamaConfig.from_metadata(file.metadata)
+        tokenizer = Tokenizer.from_metadata(file.metadata)
+        template = ChatTemplate.from_metadata(file.metadata, tokenizer)
+        tensors = _read_tensors(file, progress or _ignore)
+        name = file.metadata.get_string("general.name", path.stem)
+    weights = Weights(tensors, dtype or activation_dtype())
+    return LoadedModel(
+        name=name,
+        path=path,
+        config=config,
+        model=Model(config, weights),
+        tokenizer=tokenizer,
+        template=template,
+        file_bytes=path.stat().st_size,
+        weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+    )
+
+
+def _read_tensors(file: GGUFFile, progress: OnProgress) -> dict[str, Quantized | Dense]:
+    total = sum(info.nbytes for info in file.tensors.values())
+    done = 0
+    tensors: dict[str, Quantized | Dense] = {}
+    for info in sorted(file.tensors.values(), key=lambda info: -info.nbytes):
+        tensors[info.name] = repack(info, file.rows(info.name))
+        file.release(info.name)
+        done += info.nbytes
+        progress(done, total)
+    return tensors
+
+
+def _ignore(_done: int, _total: int) -> None:
+    """Progress nobody asked for."""
