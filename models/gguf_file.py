@@ -1,0 +1,102 @@
+"""A GGUF file, memory-mapped: its metadata, its tensors, and their bytes.
+
+Does not know what the bytes of a tensor mean (see `repack`), nor which keys
+or tensors a model needs. The mapping is read-only. A file that another
+program truncates while it is open is beyond what this module can catch.
+"""
+
+import mmap
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import GGUFError
+from models.gguf_header import TensorInfo, read_header
+from models.metadata import Metadata
+
+_DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)
+
+
+class GGUFFile:
+    """An open GGUF file. Use as a context manager.
+
+    `metadata` and `tensors` outlive the file; arrays from `rows` keep the
+    mapping alive for as long as they are held.
+    """
+
+    version: int
+    metadata: Metadata
+    tensors: dict[str, TensorInfo]
+
+    def __init__(self, path: Path | str) -> None:
+        """Map the file and check its header. Raises `GGUFError`."""
+        self.path = Path(path)
+        self._map: mmap.mmap | None = _map_file(self.path)
+        with memoryview(self._map) as buffer:
+            header = read_header(buffer, str(self.path))
+        self.version = header.version
+        self.metadata = header.metadata
+        self.tensors = header.tensors
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the mapping go; it ends when the last array of `rows` does."""
+        self._map = None
+
+    def tensor(self, name: str) -> TensorInfo:
+        """The entry of a tensor. Raises `GGUFError` if there is none."""
+        if name not in self.tensors:
+            raise GGUFError(f"{self.path}: has no tensor {name!r}, which the model needs")
+        return self.tensors[name]
+
+    def rows(self, name: str) -> npt.NDArray[np.uint8]:
+        """The tensor's bytes as [rows, row bytes], without a copy.
+
+        A vector is one row; of three or more axes the leading ones are
+        flattened. Raises `GGUFError` if there is no such tensor.
+        """
+        info = self.tensor(name)
+        data = np.frombuffer(self._mapping(), np.uint8, count=info.nbytes, offset=info.offset)
+        return data.reshape(info.rows, -1)
+
+    def release(self, name: str) -> None:
+        """Tell the system that the tensor's pages may leave memory for now.
+
+        They come back from the file when read again. Does nothing where the
+        platform has no such call.
+        """
+        info = self.tensor(name)
+        if _DONTNEED is None:
+            return
+        start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
+        self._mapping().madvise(_DONTNEED, start, info.offset + info.nbytes - start)
+
+    def _mapping(self) -> mmap.mmap:
+        if self._map is None:
+            raise GGUFError(f"{self.path}: is closed")
+        return self._map
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    try:
+        if path.is_dir():
+            raise GGUFError(f"{path}: is a directory, expected a GGUF file")
+        with path.open("rb") as file:
+            if file.seek(0, 2) == 0:
+                raise GGUFError(f"{path}: is empty, expected a GGUF file")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise GGUFError(f"{path}: cannot be read: {error}") from error
