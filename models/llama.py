@@ -39,7 +39,7 @@ class Attention(nn.Module):
         return self.output(out.swapaxes(1, 2).flatten(2))  # [B, L, hidden]
 
     def _heads(self, x: mx.array) -> mx.array:
-        return x.unflatten(-1, (-1, self.head_dim)).swapaxes(1, 2)
+        return mx.unflatten(x, -1, (-1, self.head_dim)).swapaxes(1, 2)
 
 
 class MLP(nn.Module):

@@ -61,6 +61,17 @@ class Quantized:
     bits: int
     group_size: int = GROUP
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the weight that is encoded."""
+        rows, words = self.weight.shape
+        return rows, words * 32 // self.bits
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, scales and biases included."""
+        return self.weight.nbytes + self.scales.nbytes + self.biases.nbytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
@@ -68,10 +79,28 @@ class Dense:
 
     array: mx.array
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns; a vector is one row."""
+        return self.array.size // self.array.shape[-1], self.array.shape[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.array.nbytes
+
 
 def stored_bits(kind: TensorType) -> int:
     """Bits of a code after repacking; of a whole weight for dense types."""
     return 8 * kind.block_bytes if kind in _DENSE else _READERS[kind][1]
+
+
+def stored_bytes(info: TensorInfo) -> int:
+    """Bytes that a tensor takes in memory after repacking."""
+    if info.type in _DENSE:
+        return info.nbytes
+    scale_and_bias = 2 * 16 / GROUP
+    return int(info.rows * info.columns * (stored_bits(info.type) + scale_and_bias)) // 8
 
 
 def repack(info: TensorInfo, rows: Bytes) -> Quantized | Dense:
