@@ -120,8 +120,7 @@ class Engine:
             rows,
             sampler,
             prefill_step=_PREFILL_STEP[self.plan.backend],
-            # One CPU cannot compute the next token while Python reads this one.
-            pipelined=self.plan.backend is Backend.GPU,
+            pipelined=_pipelines(self.plan.backend),
             cancel=cancel or Flag(),
         )
 
@@ -161,3 +160,8 @@ class Engine:
         for cache in self._caches:
             cache.trim(offset - shared)
         return shared
+
+
+def _pipelines(backend: Backend) -> bool:
+    """Whether it gains from queueing a token before the last one is read; a CPU does not."""
+    return backend is Backend.GPU

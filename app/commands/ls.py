@@ -1,0 +1,42 @@
+"""List models on this machine and those that can be pulled."""
+
+import argparse
+import json
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print found models first, then the catalogue's others."""
+    from models.catalogue import CATALOGUE
+    from models.discover import discover
+
+    found = discover()
+    names = {model.name for model in found}
+    others = [entry for entry in CATALOGUE if entry.name not in names]
+    if args.json:
+        listing = {
+            "found": [
+                {
+                    "name": model.name,
+                    "bytes": model.size,
+                    "origin": model.origin.value,
+                    "path": str(model.path),
+                }
+                for model in found
+            ],
+            "available": [
+                {"name": entry.name, "bytes": entry.size, "description": entry.description}
+                for entry in others
+            ],
+        }
+        print(json.dumps(listing, ensure_ascii=False))
+        return 0
+    for model in found:
+        print(f"{model.name:<40} {model.size / 1e9:6.2f} GB  {model.origin.value}")
+    for entry in others:
+        print(f"{entry.name:<40} {entry.size / 1e9:6.2f} GB  to pull: {entry.description}")
+    return 0

@@ -1,0 +1,197 @@
+import threading
+from collections.abc import Iterator
+
+import mlx.core as mx
+import pytest
+
+from app import engine as engine_module
+from app.engine import Engine, Request
+from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncated
+from app.sampling import Sampling
+from app.transcript import Completion, FinishReason
+from kvcache import Backend, CacheConfig, EmberError, HotDtype
+
+PROMPT = tuple(range(260, 301))  # 41 tokens: more than one prefill step
+
+
+def _finish(events: Iterator[Event]) -> Completion:
+    *_, last = events
+    assert isinstance(last, Finished)
+    return last.completion
+
+
+def _greedy(engine: Engine, prompt: tuple[int, ...], count: int) -> list[int]:
+    """Greedy decoding without any cache."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(mx.argmax(engine.loaded.model(mx.array([ids]))[0, -1]).item()))
+    return ids[len(prompt) :]
+
+
+def test_generates_what_a_cacheless_loop_does(engine: Engine) -> None:
+    completion = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=9)))
+    assert list(completion.tokens) == _greedy(engine, PROMPT, 9)
+    assert completion.text == engine.loaded.tokenizer.decode(completion.tokens)
+    assert completion.finish_reason is FinishReason.LENGTH
+    assert (completion.prompt_tokens, completion.reused_tokens) == (41, 0)
+    assert completion.ttft_s > 0
+    assert completion.prefill_tps > 0
+    assert completion.decode_tps > 0
+
+
+def test_pipelined_decoding_gives_the_same_tokens(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=9)))
+    monkeypatch.setattr(engine_module, "_pipelines", lambda backend: True)
+    again = Engine(engine.loaded, CacheConfig(hot_dtype=HotDtype.F32))
+    assert _finish(again.generate(Request(prompt=PROMPT, max_tokens=9))).tokens == plain.tokens
+    # The token in flight when the answer ended is in the cache and must be known.
+    longer = (*PROMPT, *plain.tokens, 270)
+    follow = _finish(again.generate(Request(prompt=longer, max_tokens=5)))
+    assert list(follow.tokens) == _greedy(engine, longer, 5)
+
+
+def test_events_tell_progress_then_text(engine: Engine) -> None:
+    events = list(engine.generate(Request(prompt=PROMPT, max_tokens=4)))
+    prefill = [event for event in events if isinstance(event, PrefillProgress)]
+    chunks = [event for event in events if isinstance(event, TextChunk)]
+    assert [event.done for event in prefill] == [32, 41]
+    assert {event.total for event in prefill} == {41}
+    assert [chunk.tokens for chunk in chunks] == [1, 2, 3, 4]
+    completion = _finish(iter(events))
+    assert "".join(chunk.text for chunk in chunks) == completion.text
+
+
+def test_a_shared_prefix_is_not_computed_again(engine: Engine) -> None:
+    first = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=6)))
+    longer = (*PROMPT, *first.tokens[:3], 280, 281)
+    second = _finish(engine.generate(Request(prompt=longer, max_tokens=5)))
+    assert second.reused_tokens == len(PROMPT) + 3
+    assert list(second.tokens) == _greedy(engine, longer, 5)
+    # The same prompt again: all but its last token is reused.
+    third = _finish(engine.generate(Request(prompt=longer, max_tokens=5)))
+    assert (third.reused_tokens, third.tokens) == (len(longer) - 1, second.tokens)
+
+
+def test_cancel_in_prefill_keeps_what_was_computed(engine: Engine) -> None:
+    cancel = threading.Event()
+    events = engine.generate(Request(prompt=PROMPT, max_tokens=6), cancel)
+    assert isinstance(next(events), PrefillProgress)
+    cancel.set()
+    completion = _finish(events)
+    assert (completion.finish_reason, completion.tokens) == (FinishReason.CANCELLED, ())
+    again = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=6)))
+    assert again.reused_tokens == 32
+    assert list(again.tokens) == _greedy(engine, PROMPT, 6)
+
+
+def test_cancel_in_decode_keeps_the_partial_answer(engine: Engine) -> None:
+    cancel = threading.Event()
+    shown = []
+    for event in engine.generate(Request(prompt=PROMPT, max_tokens=50), cancel):
+        if isinstance(event, TextChunk):
+            shown.append(event.text)
+            if event.tokens == 5:
+                cancel.set()
+    completion = _finish(iter([event]))
+    assert completion.finish_reason is FinishReason.CANCELLED
+    assert len(completion.tokens) == 5
+    assert completion.text == "".join(shown)
+
+
+def test_an_abandoned_generation_leaves_a_usable_cache(engine: Engine) -> None:
+    events = engine.generate(Request(prompt=PROMPT, max_tokens=50))
+    for _ in range(5):
+        next(events)
+    del events
+    completion = _finish(engine.generate(Request(prompt=PROMPT[:30], max_tokens=5)))
+    assert completion.reused_tokens == 29
+    assert list(completion.tokens) == _greedy(engine, PROMPT[:30], 5)
+
+
+def test_end_of_generation_ends_the_answer(engine: Engine) -> None:
+    third = _greedy(engine, PROMPT, 3)[2]
+    engine.loaded.tokenizer.eog_ids |= {third}
+    completion = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=50)))
+    first = completion.tokens.index(third)
+    assert completion.finish_reason is FinishReason.STOP
+    assert len(completion.tokens) == first + 1
+    assert completion.text == engine.loaded.tokenizer.decode(completion.tokens[:first])
+
+
+def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
+    whole = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=12))).text
+    stop = whole[5:8]
+    request = Request(prompt=PROMPT, max_tokens=12, stop=(stop,))
+    completion = _finish(engine.generate(request))
+    assert completion.finish_reason is FinishReason.STOP
+    assert completion.text == whole[: whole.index(stop)]
+
+
+def test_a_full_window_ends_the_answer_and_says_so(engine: Engine) -> None:
+    small = Engine(engine.loaded, CacheConfig(max_tokens=48, hot_dtype=HotDtype.F32))
+    completion = _finish(small.generate(Request(prompt=PROMPT, max_tokens=50)))
+    assert completion.finish_reason is FinishReason.WINDOW
+    assert list(completion.tokens) == _greedy(engine, PROMPT, 8)
+    assert small.stats().total == 48
+
+
+def test_a_prompt_beyond_the_window_is_refused_or_cut(engine: Engine) -> None:
+    small = Engine(engine.loaded, CacheConfig(max_tokens=40, hot_dtype=HotDtype.F32))
+    with pytest.raises(EmberError, match="the prompt has 41 tokens, but the window holds 40"):
+        list(small.generate(Request(prompt=PROMPT)))
+    request = Request(prompt=PROMPT, max_tokens=7, truncate=True)
+    events = list(small.generate(request))
+    assert events[0] == Truncated(kept=33, dropped=8)
+    assert list(_finish(iter(events)).tokens) == _greedy(engine, PROMPT[8:], 7)
+
+
+def test_sampling_repeats_with_its_seed(engine: Engine) -> None:
+    def draw(seed: int) -> tuple[int, ...]:
+        sampling = Sampling(temperature=1.0, top_k=50, top_p=0.95, min_p=0.01, seed=seed)
+        request = Request(prompt=PROMPT, max_tokens=12, sampling=sampling)
+        return _finish(engine.generate(request)).tokens
+
+    assert draw(3) == draw(3)
+    assert len({draw(seed) for seed in range(4)}) > 1
+
+
+def test_batch_rows_answer_as_they_would_alone(engine: Engine) -> None:
+    prompts = [PROMPT, PROMPT[5:9], PROMPT[:23], (300,)]
+    limits = [4, 11, 7, 9]
+    requests = [
+        Request(prompt=prompt, max_tokens=limit)
+        for prompt, limit in zip(prompts, limits, strict=True)
+    ]
+    done = {
+        event.row: event.completion
+        for event in engine.generate_batch(requests)
+        if isinstance(event, Finished)
+    }
+    assert sorted(done) == [0, 1, 2, 3]
+    for row, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+        assert list(done[row].tokens) == _greedy(engine, prompt, limit)
+        assert done[row].prompt_tokens == len(prompt)
+
+
+def test_batch_cancel_ends_every_row(engine: Engine) -> None:
+    cancel = threading.Event()
+    completions = []
+    for event in engine.generate_batch([Request(prompt=PROMPT)] * 3, cancel):
+        if isinstance(event, TextChunk):
+            cancel.set()
+        if isinstance(event, Finished):
+            completions.append(event.completion)
+    assert [c.finish_reason for c in completions] == [FinishReason.CANCELLED] * 3
+    assert [len(c.tokens) for c in completions] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("bad", [{"prompt": ()}, {"prompt": (1,), "max_tokens": 0}])
+def test_impossible_requests_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(EmberError, match=r"the prompt is empty|max_tokens=0"):
+        Request(**bad)  # type: ignore[arg-type]
+
+
+def test_every_backend_has_its_prefill_step() -> None:
+    assert set(engine_module._PREFILL_STEP) == set(Backend) - {Backend.AUTO}

@@ -1,0 +1,65 @@
+import mlx.core as mx
+import pytest
+
+from app.sampling import Sampler, Sampling
+from kvcache import EmberError
+
+LOGITS = mx.array([[0.0, 2.0, 1.0, -3.0, 1.5], [5.0, 2.0, 1.0, -3.0, 1.5]])
+
+
+def _draws(sampling: Sampling, count: int = 200) -> set[int]:
+    sampler = Sampler(sampling, [[0]])
+    return {int(sampler(LOGITS[:1]).item()) for _ in range(count)}
+
+
+def test_temperature_zero_takes_the_best_of_each_row() -> None:
+    assert Sampler(Sampling(), [[0], [0]])(LOGITS).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(temperature=3.0, seed=1), {0, 1, 2, 3, 4}),
+        (Sampling(temperature=3.0, top_k=2, seed=1), {1, 4}),
+        (Sampling(temperature=3.0, top_p=0.6, seed=1), {1, 4}),
+        (Sampling(temperature=3.0, min_p=0.3, seed=1), {1, 2, 4}),
+    ],
+)
+def test_cut_offs_leave_only_likely_tokens(sampling: Sampling, expected: set[int]) -> None:
+    assert _draws(sampling) == expected
+
+
+def test_draws_follow_the_softmax() -> None:
+    sampler = Sampler(Sampling(temperature=1.0, seed=2), [[0]])
+    drawn = [int(sampler(LOGITS[:1]).item()) for _ in range(3000)]
+    want = mx.softmax(LOGITS[0]).tolist()
+    for token, probability in enumerate(want):
+        assert drawn.count(token) / 3000 == pytest.approx(probability, abs=0.04)
+
+
+def test_repetition_counts_the_prompt_and_what_was_drawn() -> None:
+    sampler = Sampler(Sampling(repeat_penalty=4.0), [[1], [3]])
+    assert sampler(LOGITS).tolist() == [4, 0]
+    # Row 0 now avoids 1 and 4, row 1 avoids 3 and 0.
+    assert sampler(LOGITS).tolist() == [2, 1]
+    sampler.filter([1])
+    assert sampler(LOGITS[1:]).tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"min_p": 2.0},
+        {"repeat_penalty": 0.0},
+        {"seed": -1},
+    ],
+)
+def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
+    (name,) = bad
+    with pytest.raises(EmberError, match=f"got {name}="):
+        Sampling(**bad)  # type: ignore[arg-type]
