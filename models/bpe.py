@@ -1,0 +1,93 @@
+"""Byte-level BPE (`tokenizer.ggml.model` = gpt2) on the tokenizers library.
+
+Turns plain text into ids and a piece into bytes. Knows nothing of special
+tokens in a text: those are cut out before.
+
+GPT-2 writes each of the 256 bytes as one printable character, so that pieces
+and merges are ordinary strings: a space is written as U+0120.
+"""
+
+import tokenizers
+from tokenizers import Regex, models, pre_tokenizers
+
+from models.errors import GGUFError
+from models.pretokenizers import PreTokenizer, pre_tokenizer
+from models.tokenizer_keys import PREFIX, Metadata, read_str, read_strings
+from models.vocabulary import MERGEABLE, Vocabulary
+
+_MERGES = PREFIX + "merges"
+
+
+def _byte_alphabet() -> tuple[str, ...]:
+    """The character of each byte: itself where it prints, else from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return tuple(chr(byte if byte in printable else next(others)) for byte in range(256))
+
+
+BYTE_ALPHABET = _byte_alphabet()
+_BYTE_OF = {character: bytes([byte]) for byte, character in enumerate(BYTE_ALPHABET)}
+
+
+class ByteLevelBPE:
+    """Encoder of plain text for one vocabulary with merges."""
+
+    adds_space_prefix = False
+
+    def __init__(self, vocabulary: Vocabulary, metadata: Metadata) -> None:
+        self.pre = pre_tokenizer(read_str(metadata, "pre"))
+        pieces = dict(vocabulary.of_type(MERGEABLE))
+        merges = _read_merges(metadata, vocabulary, pieces)
+        self._size = len(vocabulary)
+        absent = [character for character in BYTE_ALPHABET if character not in pieces]
+        self._drops = bool(absent)
+        # A byte without a token is left out, as llama.cpp does, yet must keep its
+        # neighbours from merging: it gets an id past the vocabulary's end.
+        pieces |= {character: self._size + n for n, character in enumerate(absent)}
+        self._library = _build(pieces, merges, self.pre)
+
+    def encode(self, text: str, *, after_special: bool) -> list[int]:
+        """The ids of a text without special tokens."""
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return [id_ for id_ in ids if id_ < self._size] if self._drops else ids
+
+    @staticmethod
+    def piece_bytes(text: str) -> bytes:
+        """The bytes that a normal piece stands for."""
+        return b"".join(_BYTE_OF.get(character) or character.encode() for character in text)
+
+
+def _build(
+    pieces: dict[str, int], merges: list[tuple[str, str]], pre: PreTokenizer
+) -> tokenizers.Tokenizer:
+    library = tokenizers.Tokenizer(models.BPE(pieces, merges, ignore_merges=pre.ignore_merges))
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
+    return library
+
+
+def _read_merges(
+    metadata: Metadata, vocabulary: Vocabulary, pieces: dict[str, int]
+) -> list[tuple[str, str]]:
+    """The merges, best first; of a merge listed twice the first counts."""
+    merges: dict[tuple[str, str], None] = {}
+    for number, merge in enumerate(read_strings(metadata, "merges")):
+        cut = merge.find(" ", 1)
+        left, right = merge[:cut], merge[cut + 1 :]
+        if cut < 0 or not right:
+            raise GGUFError(f"{_MERGES}[{number}] is {merge!r}, expected two pieces and a space")
+        if left not in pieces or right not in pieces or left + right not in pieces:
+            raise _bad_merge(number, (left, right, left + right), vocabulary, pieces)
+        merges.setdefault((left, right))
+    return list(merges)
+
+
+def _bad_merge(
+    number: int, named: tuple[str, ...], vocabulary: Vocabulary, pieces: dict[str, int]
+) -> GGUFError:
+    piece = next(piece for piece in named if piece not in pieces)
+    if piece in vocabulary.ids:
+        kind = vocabulary.types[vocabulary.ids[piece]].name
+        return GGUFError(f"{_MERGES}[{number}] names {piece!r}, a {kind} token, expected NORMAL")
+    return GGUFError(f"{_MERGES}[{number}] names {piece!r}, which {PREFIX}tokens does not hold")

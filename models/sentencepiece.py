@@ -1,0 +1,113 @@
+"""SentencePiece BPE (`tokenizer.ggml.model` = llama) on the tokenizers library.
+
+Turns plain text into ids and a piece into bytes. Knows nothing of special
+tokens in a text: those are cut out before.
+
+SentencePiece has no merge list: two neighbours merge when their joint text is
+a piece, best score first, leftmost first among equals. The library wants a
+list, so it is derived: every way to cut a piece in two, ordered by the piece's
+score, then longer pieces first, then longer left parts first. Equal scores and
+pieces that overlap themselves (runs of one character) come out leftmost that way.
+"""
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from tokenizers import Regex, models, pre_tokenizers
+
+from models.errors import GGUFError
+from models.tokenizer_keys import PREFIX, Metadata, read_bool, read_numbers
+from models.vocabulary import MERGEABLE, TokenType, Vocabulary
+
+SPACE = "\u2581"
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+class SentencePieceBPE:
+    """Encoder of plain text for one vocabulary with scores."""
+
+    def __init__(self, vocabulary: Vocabulary, metadata: Metadata) -> None:
+        self.adds_space_prefix = read_bool(metadata, "add_space_prefix", default=True)
+        scores = read_numbers(metadata, "scores", kinds="iuf", size=len(vocabulary))
+        if np.isnan(scores.astype(np.float64)).any():
+            raise GGUFError(f"{PREFIX}scores holds NaN, expected finite numbers")
+        pieces = dict(vocabulary.of_type(MERGEABLE))
+        fallback = _fallback(vocabulary)
+        # A character that occurs in pieces but is none itself still merges; if it is
+        # left over, its bytes stand for it.
+        absent = sorted(set().union(*pieces) - pieces.keys())
+        self._size = len(vocabulary)
+        self._spelled = [
+            [fallback[b] for b in character.encode() if b in fallback] for character in absent
+        ]
+        symbols = pieces | {character: self._size + n for n, character in enumerate(absent)}
+        merges = _derive_merges(pieces, symbols, scores.astype(np.float64))
+        self._library = _build(vocabulary, symbols, merges)
+
+    def encode(self, text: str, *, after_special: bool) -> list[int]:
+        """The ids of a text without special tokens.
+
+        `after_special`: the text opens the input or follows a special token, where
+        SentencePiece models expect a space before the first word.
+        """
+        prefix = SPACE if after_special and self.adds_space_prefix else ""
+        escaped = prefix + text.replace(" ", SPACE)
+        ids: list[int] = self._library.encode(escaped, add_special_tokens=False).ids
+        return self._spell(ids) if self._spelled else ids
+
+    def _spell(self, ids: list[int]) -> list[int]:
+        spelled: list[int] = []
+        for id_ in ids:
+            spelled += [id_] if id_ < self._size else self._spelled[id_ - self._size]
+        return spelled
+
+    @staticmethod
+    def piece_bytes(text: str) -> bytes:
+        """The bytes that a normal piece stands for."""
+        return text.replace(SPACE, " ").encode()
+
+
+def _fallback(vocabulary: Vocabulary) -> dict[int, int]:
+    """The id of each byte's token."""
+    fallback = {}
+    for text, index in vocabulary.of_type(frozenset({TokenType.BYTE})):
+        if not _BYTE.fullmatch(text):
+            raise GGUFError(f"{PREFIX}tokens[{index}] is {text!r}, a BYTE token, expected <0xXX>")
+        fallback[int(text[3:5], 16)] = index
+    return fallback
+
+
+def _derive_merges(
+    pieces: dict[str, int], symbols: dict[str, int], scores: npt.NDArray[np.float64]
+) -> list[tuple[str, str]]:
+    texts = [text for text in pieces if len(text) > 1]
+    own_scores = scores[[pieces[text] for text in texts]] if texts else np.empty(0)
+    lengths = np.array([len(text) for text in texts], np.int64)
+    order = np.lexsort((-lengths, -own_scores))
+    merges = []
+    for text in (texts[index] for index in order):
+        for cut in range(len(text) - 1, 0, -1):
+            left, right = text[:cut], text[cut:]
+            if left in symbols and right in symbols:
+                merges.append((left, right))
+    return merges
+
+
+def _build(
+    vocabulary: Vocabulary, symbols: dict[str, int], merges: list[tuple[str, str]]
+) -> tokenizers.Tokenizer:
+    known = symbols | dict(vocabulary.of_type(frozenset({TokenType.BYTE})))
+    unknown = None if vocabulary.unknown_id is None else vocabulary.texts[vocabulary.unknown_id]
+    if unknown is not None:
+        known.setdefault(unknown, vocabulary.ids[unknown])
+    library = tokenizers.Tokenizer(
+        models.BPE(known, merges, unk_token=unknown, fuse_unk=False, byte_fallback=True)
+    )
+    if not any(SPACE in text.lstrip(SPACE) for text in symbols):
+        # No piece has a space after its first letter, so no merge crosses the start of
+        # a word: words can be cut apart, and the library remembers them.
+        words = Regex(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
+        library.pre_tokenizer = pre_tokenizers.Split(words, "isolated")
+    return library

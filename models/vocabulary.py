@@ -1,0 +1,182 @@
+"""The vocabulary of a GGUF file: its pieces, their types, and the special ids.
+
+Knows nothing of how text becomes pieces. Keys and their defaults follow the
+GGUF specification and llama.cpp's loader.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum, StrEnum
+
+from models.errors import GGUFError
+from models.tokenizer_keys import (
+    PREFIX,
+    Metadata,
+    read_index,
+    read_numbers,
+    read_str,
+    read_strings,
+)
+
+# Texts that llama.cpp takes for the end of a turn, whatever the file's keys say.
+END_OF_GENERATION_TEXTS = frozenset(
+    {
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<end_of_turn>",
+        "<end_of_utterance>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<eos>",
+        "</s>",
+        "<｜end▁of▁sentence｜>",
+    }
+)
+
+
+class TokenizerModel(StrEnum):
+    """The families of tokenizers, by their `tokenizer.ggml.model`."""
+
+    SENTENCEPIECE = "llama"
+    BYTE_LEVEL_BPE = "gpt2"
+
+
+class TokenType(IntEnum):
+    """What a token is for, as `tokenizer.ggml.token_type` stores it."""
+
+    UNDEFINED = 0
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+MERGEABLE = frozenset({TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED})
+HIDDEN = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Pieces by id, with the ids that have a special part to play."""
+
+    texts: tuple[str, ...]
+    types: tuple[TokenType, ...]
+    ids: dict[str, int]
+    bos_id: int | None
+    eos_id: int | None
+    unknown_id: int | None
+    eog_ids: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def of_type(self, types: frozenset[TokenType]) -> Iterator[tuple[str, int]]:
+        """The (text, id) of every token of the given types, by rising id."""
+        for index, kind in enumerate(self.types):
+            if kind in types:
+                yield self.texts[index], index
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> "Vocabulary":
+        """Read and check the vocabulary.
+
+        Raises:
+            GGUFError: a key is missing, of a wrong type or size, or out of range.
+        """
+        texts = _texts(metadata)
+        ids = _ids(texts)
+        types = _types(metadata, texts)
+        special = _SpecialIds.from_metadata(metadata, len(texts))
+        return cls(
+            texts=texts,
+            types=tuple(types),
+            ids=ids,
+            bos_id=special.bos,
+            eos_id=special.eos,
+            unknown_id=special.unknown,
+            eog_ids=frozenset(special.ends | _ends_by_text(ids, types)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SpecialIds:
+    bos: int | None
+    eos: int | None
+    unknown: int | None
+    ends: frozenset[int] = frozenset()
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata, size: int) -> "_SpecialIds":
+        bos, eos, unknown, eot, eom = (
+            read_index(metadata, f"{name}_token_id", size)
+            for name in ("bos", "eos", "unknown", "eot", "eom")
+        )
+        if tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE and size > 2:
+            unknown = 0 if unknown is None else unknown
+            bos = 1 if bos is None else bos
+            eos = 2 if eos is None else eos
+        ends = frozenset(id_ for id_ in (eos, eot, eom) if id_ is not None)
+        return replace(cls(bos=bos, eos=eos, unknown=unknown), ends=ends)
+
+
+def tokenizer_model(metadata: Metadata) -> TokenizerModel:
+    """The family of tokenizer that the file asks for."""
+    name = read_str(metadata, "model")
+    try:
+        return TokenizerModel(str(name))
+    except ValueError:
+        supported = ", ".join(TokenizerModel)
+        got = "is missing" if name is None else f"is {name!r}"
+        raise GGUFError(f"{PREFIX}model {got}, supported are: {supported}") from None
+
+
+def _texts(metadata: Metadata) -> tuple[str, ...]:
+    texts = read_strings(metadata, "tokens")
+    if not texts:
+        raise GGUFError(f"{PREFIX}tokens is empty, expected at least one token")
+    return tuple(text or f"[EMPTY_{index}]" for index, text in enumerate(texts))
+
+
+def _ids(texts: tuple[str, ...]) -> dict[str, int]:
+    ids = {text: index for index, text in enumerate(texts)}
+    if len(ids) < len(texts):
+        first = next(index for index, text in enumerate(texts) if ids[text] != index)
+        raise GGUFError(
+            f"{PREFIX}tokens holds {texts[first]!r} twice, as ids {first} and "
+            f"{ids[texts[first]]}; every token must be there once"
+        )
+    return ids
+
+
+def _types(metadata: Metadata, texts: tuple[str, ...]) -> list[TokenType]:
+    numbers = read_numbers(metadata, "token_type", kinds="iu", size=len(texts)).tolist()
+    known = {int(kind): kind for kind in TokenType}
+    unknown = set(numbers) - known.keys()
+    if unknown:
+        raise GGUFError(
+            f"{PREFIX}token_type holds {min(unknown)}, expected {min(known)}..{max(known)}"
+        )
+    return [known[number] for number in numbers]
+
+
+def _ends_by_text(ids: dict[str, int], types: list[TokenType]) -> set[int]:
+    """Ids of the end-of-generation texts, each made a control token.
+
+    Fine-tunes often add `<|im_end|>` as user-defined; llama.cpp makes it a control
+    token, and so does this. A normal piece of text that looks like one stays as it is.
+    """
+    ends = set()
+    for text in END_OF_GENERATION_TEXTS & ids.keys():
+        index = ids[text]
+        if types[index] in (TokenType.CONTROL, TokenType.USER_DEFINED):
+            types[index] = TokenType.CONTROL
+            ends.add(index)
+    return ends
