@@ -141,7 +141,7 @@ class Engine:
         if not request.truncate:
             raise EmberError(
                 f"the prompt has {length} tokens, but the window holds {window} with its answer; "
-                "shorten it, raise --ctx or --kv-budget, or pass --truncate to drop its oldest tokens"
+                "shorten it, raise --ctx or --kv-budget, or drop its oldest tokens with --truncate"
             )
         # Leave the answer its room, but never more than half of the window.
         keep = window - min(request.max_tokens, window // 2)

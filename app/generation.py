@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from threading import Event as Flag
 
 import mlx.core as mx
+import numpy as np
 
 from app.sampling import Sampler
 from app.transcript import Completion, FinishReason, Transcript
@@ -120,7 +121,7 @@ class Generation:
         while tokens is not None and self._rows and not self._cancel.is_set():
             mx.async_eval(tokens)
             ahead = self._advance(tokens) if self._pipelined else None
-            yield from self._collect(tokens.tolist())
+            yield from self._collect(tokens)
             live = [at for at, row in enumerate(self._rows) if not row.transcript.finish_reason]
             if len(live) < len(self._rows):
                 tokens, ahead = tokens[mx.array(live, mx.int32)], self._keep(live, ahead)
@@ -135,9 +136,9 @@ class Generation:
             return None
         return self._sampler(self._model(tokens[:, None], self._caches)[:, -1])
 
-    def _collect(self, ids: list[int]) -> Iterator[Event]:
-        for row, token in zip(self._rows, ids, strict=True):
-            text = row.transcript.add(token)
+    def _collect(self, tokens: mx.array) -> Iterator[Event]:
+        for row, token in zip(self._rows, np.asarray(tokens), strict=True):
+            text = row.transcript.add(int(token))
             yield self._chunk(row, text)
             if row.transcript.finish_reason:
                 yield Finished(row=row.index, completion=row.transcript.completion())

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 Report = Callable[[int, int | None], None]
 
@@ -39,7 +46,7 @@ def token_bar(label: str) -> Iterator[Report]:
 
 
 @contextmanager
-def _bar(label: str, *columns: TextColumn | BarColumn) -> Iterator[Report]:
+def _bar(label: str, *columns: ProgressColumn) -> Iterator[Report]:
     console = Console(stderr=True)
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal

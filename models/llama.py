@@ -110,7 +110,8 @@ class Model(nn.Module):
         x = self.embedding(ids)
         for index, layer in enumerate(self.layers):
             x = layer(x, None if cache is None else cache[index])
-        return self.norm(x)
+        normed: mx.array = self.norm(x)
+        return normed
 
     def logits(self, hidden: mx.array) -> mx.array:
         """States [..., hidden] -> logits [..., vocabulary]."""

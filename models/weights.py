@@ -4,6 +4,8 @@ Each is checked against the shape that the network expects and taken once; what
 is left at the end is an error, as it is in llama.cpp.
 """
 
+from collections.abc import Mapping
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -18,7 +20,7 @@ class Weights:
     dtype: the activations' dtype; wider or equally wide dense weights are cast to it.
     """
 
-    def __init__(self, tensors: dict[str, Quantized | Dense], dtype: mx.Dtype) -> None:
+    def __init__(self, tensors: Mapping[str, Quantized | Dense], dtype: mx.Dtype) -> None:
         self.dtype = dtype
         self._tensors = dict(tensors)
 

@@ -110,9 +110,9 @@ def test_an_abandoned_generation_leaves_a_usable_cache(engine: Engine) -> None:
     assert list(completion.tokens) == _greedy(engine, PROMPT[:30], 5)
 
 
-def test_end_of_generation_ends_the_answer(engine: Engine) -> None:
+def test_end_of_generation_ends_the_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     third = _greedy(engine, PROMPT, 3)[2]
-    engine.loaded.tokenizer.eog_ids |= {third}
+    monkeypatch.setattr(type(engine.loaded.tokenizer), "eog_ids", frozenset({third}))
     completion = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=50)))
     first = completion.tokens.index(third)
     assert completion.finish_reason is FinishReason.STOP
@@ -190,7 +190,7 @@ def test_batch_cancel_ends_every_row(engine: Engine) -> None:
 @pytest.mark.parametrize("bad", [{"prompt": ()}, {"prompt": (1,), "max_tokens": 0}])
 def test_impossible_requests_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(EmberError, match=r"the prompt is empty|max_tokens=0"):
-        Request(**bad)  # type: ignore[arg-type]
+        Request(**bad)
 
 
 def test_every_backend_has_its_prefill_step() -> None:

@@ -40,7 +40,8 @@ def _need(get: GetTensor, name: str) -> Array:
 
 
 def _norm(x: Array, weight: Array, eps: float) -> Array:
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+    normed: Array = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+    return normed
 
 
 def _attention(

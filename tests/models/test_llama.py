@@ -42,7 +42,7 @@ def _tensors(
 ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(11)
     query, held = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    shapes = {"token_embd.weight": (VOCABULARY, config.hidden)}
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (VOCABULARY, config.hidden)}
     for layer in range(config.layers):
         shapes |= {
             f"blk.{layer}.attn_q.weight": (query, config.hidden),
@@ -58,7 +58,9 @@ def _tensors(
     if not tied:
         shapes["output.weight"] = (VOCABULARY, config.hidden)
     tensors = {name: rng.normal(size=shape) * 0.3 for name, shape in shapes.items()}
-    norms = [f"blk.{i}.{part}_norm.weight" for i in range(config.layers) for part in ("attn", "ffn")]
+    norms = [
+        f"blk.{i}.{part}_norm.weight" for i in range(config.layers) for part in ("attn", "ffn")
+    ]
     for name in [*norms, "output_norm.weight"]:
         tensors[name] = rng.uniform(0.5, 1.5, size=config.hidden)
     if rope_freqs:

@@ -1,0 +1,9 @@
+"""Llama-family GGUF files: reader, tokenizer, chat template, network, and where files are found.
+
+Knows no user interface; of the cache only what `kvcache` exports.
+"""
+
+from models.errors import FetchError, GGUFError, ModelNotFoundError
+from models.loader import LoadedModel, load
+
+__all__ = ["FetchError", "GGUFError", "LoadedModel", "ModelNotFoundError", "load"]
