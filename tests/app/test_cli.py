@@ -1,0 +1,272 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app import cli
+from tests.app.conftest import TINY
+from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
+
+RUN = ["run", "--raw", "--prompt", "ba ce di", "--max-tokens", "5"]
+
+
+class Result:
+    """What one run of the command line gave."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def error_line(self) -> str:
+        """The only line on stderr; nothing may be on stdout."""
+        assert self.out == ""
+        assert self.err.count("\n") == 1, self.err
+        return self.err.strip()
+
+
+@pytest.fixture
+def ember(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def run(*arguments: object) -> Result:
+        try:
+            code = cli.run([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = exit_.code
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    return run
+
+
+def test_run_answers_on_stdout_alone(ember, tiny_path: Path) -> None:
+    result = ember(*RUN, "-m", tiny_path)
+    assert result.code == 0
+    assert result.out.strip()
+    assert "answer 5 tokens" in result.err
+    assert ember(*RUN, "-m", tiny_path).out == result.out
+
+
+def test_run_json_keeps_the_contract(ember, tiny_path: Path) -> None:
+    result = ember(*RUN, "-m", tiny_path, "--json", "--hot-dtype", "f32", "--ctx", "100")
+    found = json.loads(result.out)
+    assert result.code == 0
+    assert found["generated_tokens"] == len(found["tokens"]) == 5
+    assert (found["finish_reason"], found["backend"], found["kv"]) == ("length", "reference", "f32")
+    assert found["window"] == 100
+    assert found["prompt_tokens"] > 3
+    assert found["cache"]["total"] == found["prompt_tokens"] + 4
+    # 3 layers * 2 (K, V) * 2 KV heads * 16 dims * 4 bytes
+    assert found["cache"]["hot_bytes"] == 768 * found["cache"]["total"]
+    for key in ("ttft_s", "prefill_tps", "decode_tps", "peak_rss_bytes"):
+        assert found[key] > 0
+
+
+def test_prompts_file_answers_each_line_as_run_does(ember, tiny_path: Path, tmp_path: Path) -> None:
+    prompts = ["ba ce di", "fo", "gu ha je ki lo ma nu"]
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n\n".join(prompts) + "\n")
+    flags = ["-m", tiny_path, "--raw", "--max-tokens", "6", "--hot-dtype", "f32", "--json"]
+    batch = json.loads(ember("run", "--prompts-file", file, *flags).out)["results"]
+    alone = [json.loads(ember("run", "--prompt", prompt, *flags).out) for prompt in prompts]
+    assert [row["tokens"] for row in batch] == [row["tokens"] for row in alone]
+    assert [row["text"] for row in batch] == [row["text"] for row in alone]
+    plain = ember("run", "--prompts-file", file, *flags[:-1])
+    assert [line for line in plain.out.splitlines() if line.startswith("> ")] == [
+        f"> {prompt}" for prompt in prompts
+    ]
+
+
+def test_a_bare_model_reads_stdin(ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ba ce di"))
+    piped = ember(tiny_path, "--raw", "--max-tokens", "5")
+    assert (piped.code, piped.out) == (0, ember(*RUN, "-m", tiny_path).out)
+
+
+def test_chat_remembers_the_conversation(
+    ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "ba ce\n/stats\ndi\n/nonsense\n/reset\nba ce\n/quit\nnever read\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    result = ember("chat", "-m", tiny_path, "--max-tokens", "4")
+    assert result.code == 0
+    first, second, third = (line for line in result.err.splitlines() if "answer" in line)
+    assert "reused" not in first
+    assert "reused" in second
+    assert first.split("·")[0].split(",")[0] == third.split(" (")[0]
+    assert "no command '/nonsense'" in result.out
+    assert "hot=" in result.out
+
+
+def test_chat_survives_a_full_window(
+    ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{'ba ' * 130}\n/reset\nba\n"))
+    result = ember("chat", "-m", tiny_path, "--max-tokens", "4")
+    assert result.code == 0
+    assert "but the window holds 128" in result.err
+    assert "answer 4 tokens" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "  \n"], "the prompt is empty"),
+        (["--prompt", "x", "--raw", "--system", "y"], "--system has no place"),
+        (["--prompt", "x", "--temp", "hot"], "--temp: got 'hot', expected a number"),
+        (["--prompt", "x", "--temp", "-1"], "--temp: got -1, expected a number, 0 to 100"),
+        (["--prompt", "x", "--temp", "nan"], "--temp: got nan"),
+        (["--prompt", "x", "--top-p", "0"], "--top-p: got 0"),
+        (["--prompt", "x", "--max-tokens", "0"], "--max-tokens: got 0"),
+        (["--prompt", "x", "--kv", "q0"], "--kv: invalid choice: 'q0'"),
+        (["--prompt", "x", "--ctx", "9", "--kv-budget", "1MiB"], "not allowed with"),
+        (["--prompt", "x", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(ember, arguments: list[str], message: str) -> None:
+    result = ember("run", *arguments)
+    assert result.code == 2
+    assert message in result.error_line()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "./no/such.gguf"], "no/such.gguf"),
+        (["-m", "no-such-name"], "no-such-name"),
+        (["-m", "TINY", "--kv-budget", "12 parsecs"], "got size '12 parsecs'"),
+        (["-m", "TINY", "--kv-budget", "100"], "holds no token"),
+        (["-m", "TINY", "--ctx", "3"], "but the window holds 3"),
+        (["-m", "TINY", "--backend", "gpu"], "needs a Metal or CUDA device"),
+    ],
+)
+def test_failures_are_one_line_and_exit_1(
+    ember, arguments: list[str], message: str, tiny_path: Path
+) -> None:
+    given = [str(tiny_path) if argument == "TINY" else argument for argument in arguments]
+    result = ember(*RUN, *given)
+    assert result.code == 1
+    assert message in result.error_line()
+
+
+def test_a_missing_prompts_file_is_one_line(ember, tmp_path: Path) -> None:
+    result = ember("run", "--prompts-file", tmp_path / "none.txt")
+    assert result.code == 1
+    assert "cannot read the prompts file" in result.error_line()
+
+
+def test_another_architecture_is_one_line(ember, tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for command in (["run", "--prompt", "x", "-m"], ["inspect"]):
+        result = ember(*command, path)
+        assert result.code == 1
+        assert "the architecture 'mamba' is not supported" in result.error_line()
+
+
+def test_truncate_is_asked_for(ember, tiny_path: Path) -> None:
+    long = ["run", "--raw", "--prompt", "ba " * 130, "--max-tokens", "5", "-m", tiny_path]
+    refused = ember(*long)
+    assert refused.code == 1
+    assert "but the window holds 128" in refused.error_line()
+    cut = ember(*long, "--truncate")
+    assert cut.code == 0
+    assert "prompt cut to 123 tokens" in cut.err
+
+
+def test_tokenize_shows_ids_and_pieces(ember, tiny_path: Path) -> None:
+    found = json.loads(ember("tokenize", "-m", tiny_path, "ba ce", "--json").out)
+    assert found["ids"][0] == 1
+    assert len(found["ids"]) == len(found["tokens"])
+    plain = json.loads(ember("tokenize", "-m", tiny_path, "ba ce", "--json", "--no-special").out)
+    assert plain["ids"] == found["ids"][1:]
+    lines = ember("tokenize", "-m", tiny_path, "ba ce").out.splitlines()
+    assert [int(line.split()[0]) for line in lines] == found["ids"]
+
+
+def test_inspect_reads_the_header(ember, tiny_path: Path) -> None:
+    found = json.loads(ember("inspect", tiny_path, "--json").out)
+    assert found["bytes"] == tiny_path.stat().st_size
+    assert found["metadata"]["llama.block_count"] == 3
+    assert found["metadata"]["tokenizer.ggml.tokens"].startswith("array of 611")
+    by_name = {tensor["name"]: tensor for tensor in found["tensors"]}
+    assert by_name["blk.2.ffn_down.weight"]["shape"] == [96, 160]
+    assert by_name["blk.2.ffn_down.weight"]["type"] == "Q8_0"
+    # 3 layers * 2 (K, V) * 2 KV heads * 16 dims * 2 bytes
+    assert found["memory"]["kv_bytes_per_token"] == 384
+    assert found["memory"]["kv_bytes_by_window"] == {"128": 384 * 128}
+    assert "blk.0.attn_q.weight" in ember("inspect", tiny_path).out
+
+
+def test_inspect_predicts_the_loaded_weights(ember, tiny_path: Path) -> None:
+    from models import load
+
+    found = json.loads(ember("inspect", tiny_path, "--json").out)
+    assert found["memory"]["weight_bytes"] == load(tiny_path).weight_bytes
+
+
+def test_doctor_tells_what_will_run(ember) -> None:
+    found = json.loads(ember("doctor", "--json").out)
+    assert found["backend"] in ("reference", "gpu")
+    assert found["memory_bytes"] > 2**30
+    assert found["mlx"].count(".") == 2
+    assert "models folder" in ember("doctor").out
+
+
+def test_help_and_version(ember) -> None:
+    assert "Exit codes: 0 ok" in ember("--help").out
+    assert ember("--version").out.startswith("ember ")
+    for command in cli._COMMANDS:
+        assert f"ember {command}" in ember(command, "--help").out
+
+
+def test_ctrl_c_keeps_the_partial_answer(tiny_path: Path) -> None:
+    command = [sys.executable, "-m", "app", *RUN[:-1], "1000000", "-m", str(tiny_path)]
+    flags = ["--ctx", "1000000", "--beyond-context"]
+    root = Path(cli.__file__).parent.parent
+    process = subprocess.Popen(
+        command + flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root
+    )
+    assert process.stdout is not None
+    first = os.read(process.stdout.fileno(), 1)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert len(first + out) > 1
+    assert b"Traceback" not in err
+    assert b"answer" in err
+
+
+def test_a_closed_pipe_is_no_traceback(tiny_path: Path) -> None:
+    root = Path(cli.__file__).parent.parent
+    command = f"{sys.executable} -m app inspect {tiny_path} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.startswith(str(tiny_path))
+    assert done.stderr == ""
+
+
+def test_a_file_without_a_chat_template_still_chats(ember, tmp_path: Path) -> None:
+    from models.tensor_types import TensorType
+
+    path = tmp_path / "plain.gguf"
+    metadata = sentencepiece_tokenizer(TINY.vocab)
+    write_llama(
+        path,
+        config=TINY,
+        types=every_matrix(TensorType.F16),
+        tokenizer_metadata=metadata,
+        seed=1,
+    )
+    result = ember("run", "-p", "ba", "-m", path, "--max-tokens", "3", "--json")
+    assert json.loads(result.out)["generated_tokens"] == 3
