@@ -66,9 +66,7 @@ def _weights(info: TensorInfo, data: npt.NDArray[np.uint8]) -> Floats:
         return np.asarray(packed.array.astype(mx.float32))
     scales, biases = packed.scales.astype(mx.float32), packed.biases.astype(mx.float32)
     return np.asarray(
-        mx.dequantize(
-            packed.weight, scales, biases, group_size=packed.group_size, bits=packed.bits
-        )
+        mx.dequantize(packed.weight, scales, biases, group_size=packed.group_size, bits=packed.bits)
     )
 
 
