@@ -180,7 +180,7 @@ def test_sub_block_with_the_larger_scale_is_exact(kind: TensorType) -> None:
     expected = oracle(kind, rows).reshape(-1, 2, 16)
     got = mlx_weights(repack_rows(kind, rows)).reshape(-1, 2, 16)
     exact = np.isclose(got, expected, rtol=2.0**-10, atol=1e-7).all(axis=2)
-    assert (mlx_weights(repack_rows(kind, rows)) == 0).all()
+    assert np.all(np.any(exact, axis=1))
 
 
 @pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
