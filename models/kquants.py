@@ -46,10 +46,12 @@ def read_q5_k(blocks: Bytes, out: Groups) -> None:
     _scales_and_minima(blocks, out)
     high = lanes(blocks[:, 16:48])
     pairs = lanes(blocks[:, 48:]).reshape(-1, 4, 4)
+    codes = np.empty((len(blocks), 8, 4), np.uint64)
     for group in range(8):
-        codes = pairs[:, group // 2] >> np.uint64(4 * (group % 2)) & each_byte(0x0F)
-        codes |= (high >> np.uint64(group) & each_byte(1)) << np.uint64(4)
-        pack_codes(codes, out.words[:, group])
+        nibble = pairs[:, group // 2] >> np.uint64(4 * (group % 2)) & each_byte(0x0F)
+        fifth = (high >> np.uint64(group) & each_byte(1)) << np.uint64(4)
+        np.bitwise_or(nibble, fifth, out=codes[:, group])
+    pack_codes(codes, out.words)
 
 
 def read_q6_k(blocks: Bytes, out: Groups) -> None:
@@ -124,41 +126,60 @@ def _merge_symmetric(codes: Lanes, steps: Floats, zero: int, out: Groups) -> Non
     multiplied by 4 exactly, those of the other by 4 * ratio and rounded.
     """
     pairs = steps.reshape(-1, 2)
-    largest = np.take_along_axis(pairs, np.abs(pairs).argmax(axis=1)[:, None], axis=1)
-    ratios = np.divide(4 * pairs, largest, out=np.zeros_like(pairs), where=largest != 0)
+    first, second = pairs[:, :1], pairs[:, 1:]
+    largest = np.where(np.abs(first) >= np.abs(second), first, second)
+    # At -1 the lowest code would become 8 * zero, one more than there are.
+    ratios = np.maximum(pairs / _nonzero(largest), -0.99)
     out.scales[...] = (largest / 4).reshape(out.scales.shape)
     np.multiply(out.scales, np.float16(-4 * zero), out=out.biases)
-    _recode(codes, ratios, zero * (4 - ratios), 8 * zero - 1, out.words)
+    top = 2 * zero - 1
+    starts = 4 * zero * (1 - ratios)
+    _recode(codes, starts, starts + 4 * top * ratios, top, out.words)
 
 
 def _merge_ranges(codes: Lanes, steps: Floats, starts: Floats, top: int, out: Groups) -> None:
     """Weights step * code + start, two of each to a group; codes reach `top`."""
-    ends = starts + top * steps
-    low = np.minimum(starts, ends).reshape(-1, 2).min(axis=1, keepdims=True)
-    high = np.maximum(starts, ends).reshape(-1, 2).max(axis=1, keepdims=True)
+    starts, ends = starts.reshape(-1, 2), (starts + top * steps).reshape(-1, 2)
+    lows, highs = np.minimum(starts, ends), np.maximum(starts, ends)
+    low = np.minimum(lows[:, 0], lows[:, 1])
+    high = np.maximum(highs[:, 0], highs[:, 1])
     limit = (1 << out.words.shape[-1]) - 1
     out.scales[...] = ((high - low) / limit).reshape(out.scales.shape)
     out.biases[...] = low.reshape(out.biases.shape)
     # Codes are counted on the grid as rounded to float16.
     scale = out.scales.reshape(-1, 1).astype(np.float32)
     bias = out.biases.reshape(-1, 1).astype(np.float32)
-    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
-    offsets = (starts.reshape(-1, 2) - bias) * inverse
-    _recode(codes, steps.reshape(-1, 2) * inverse, offsets, limit, out.words)
+    inverse = 1 / _nonzero(scale)
+    _recode(codes, (starts - bias) * inverse, (ends - bias) * inverse, top, out.words)
+
+
+def _nonzero(divisors: Floats) -> Floats:
+    """Zeros replaced by one: what they divide is zero, or is clipped later."""
+    return np.where(divisors == 0, np.float32(1), divisors)
 
 
 def _recode(
-    codes: Lanes,
-    factors: Floats,
-    offsets: Floats,
-    limit: int,
-    words: npt.NDArray[np.uint32],
+    codes: Lanes, starts: Floats, ends: Floats, top: int, words: npt.NDArray[np.uint32]
 ) -> None:
-    """Replace code by round(factor * code + offset) within 0..limit, and pack."""
-    old = codes.view(np.uint8).reshape(-1, 16)
-    grid = old.astype(np.float32)
-    grid *= factors.reshape(-1, 1)
-    grid += offsets.reshape(-1, 1) + np.float32(0.5)
-    np.clip(grid, 0, limit, out=grid)
-    new = grid.astype(np.uint8)
-    pack_codes(new.view("<u8").reshape(codes.shape), words)
+    """Map codes 0..top of each sub-block onto starts..ends, round, and pack.
+
+    In fixed point with 8 bits of fraction, four codes to a uint64:
+
+        bit   63      48       32       16       0
+              | code   | code   | code   | code   |   times slope, plus start
+              | new|fr | new|fr | new|fr | new|fr |
+
+    No field over- or underflows, as both ends lie within 0..2**bits - 1, so a
+    negative slope, too, is right modulo 2**64.
+    """
+    limit = (1 << words.shape[-1]) - 1
+    starts, ends = np.clip(starts, 0, limit + 0.25), np.clip(ends, 0, limit + 0.25)
+    slopes = np.rint((ends - starts) * (256 / top)).astype(np.int64).view(np.uint64).reshape(-1)
+    halved = np.rint(starts * 256 + 128).astype(np.int64).view(np.uint64).reshape(-1)
+    halved *= np.uint64(0x0001000100010001)
+    low, byte = np.uint64(0x00FF00FF00FF00FF), np.uint64(8)
+    for lane in np.moveaxis(codes.reshape(-1, 2), -1, 0):
+        even = (lane & low) * slopes + halved
+        odd = (lane >> byte & low) * slopes + halved
+        lane[...] = (even >> byte & low) | (odd & ~low)
+    pack_codes(codes, words)

@@ -3,7 +3,7 @@
 Quantized types stay quantized: their blocks become MLX's affine groups of 32
 (see `affine`, `simple_blocks`, `kquants`), never float16 weights. Rows keep the
 file's order; what the tensor is for, this module does not know. Blocks are
-read in pieces that fit a core's cache, by a few threads that write straight
+read in pieces, by a few threads that write straight
 into the arrays' memory; the arrays themselves are made on the calling thread.
 """
 
@@ -23,8 +23,9 @@ from models.errors import GGUFError
 from models.gguf_header import TensorInfo
 from models.tensor_types import TensorType
 
-# Bytes of blocks read at a time: with its temporaries about one core's L2.
-_PIECE_BYTES = 256 << 10
+# Weights read at a time. Temporaries take about a byte a weight and stay near
+# the cores; smaller pieces wait for Python's lock more than they compute.
+_PIECE_WEIGHTS = 1 << 20
 _MAX_THREADS = 8
 
 _DENSE: dict[TensorType, type[np.generic]] = {
@@ -141,7 +142,7 @@ def _quantized(info: TensorInfo, rows: Bytes) -> Quantized:
         scales=_memory(scales).reshape(-1, per_block),
         biases=_memory(biases).reshape(-1, per_block),
     )
-    pieces = list(_pieces(blocks, target))
+    pieces = list(_pieces(blocks, target, _PIECE_WEIGHTS // info.type.block_size))
     with ThreadPoolExecutor(min(len(pieces), os.cpu_count() or 1, _MAX_THREADS)) as pool:
         finite = all(pool.map(lambda piece: _read(reader, *piece), pieces))
     if not finite:
@@ -157,8 +158,7 @@ def _memory(array: mx.array) -> npt.NDArray[Any]:
     return np.asarray(array)
 
 
-def _pieces(blocks: Bytes, target: Groups) -> Iterator[tuple[Bytes, Groups]]:
-    step = max(1, _PIECE_BYTES // blocks.shape[1])
+def _pieces(blocks: Bytes, target: Groups, step: int) -> Iterator[tuple[Bytes, Groups]]:
     for start in range(0, len(blocks), step):
         span = slice(start, start + step)
         yield (
