@@ -304,3 +304,9 @@ def test_bytes_must_match_the_shape() -> None:
 )
 def test_products_of_gaussian_weights(kind: TensorType, bound: float) -> None:
     assert added_error(kind).output <= bound
+
+
+@pytest.mark.parametrize("kind", MERGED, ids=lambda kind: kind.name)
+def test_merging_adds_little_to_the_type_s_own_error(kind: TensorType) -> None:
+    error = added_error(kind)
+    assert error.output**2 < 0.05 * error.own**2
