@@ -55,7 +55,7 @@ def each_byte(value: int) -> np.uint64:
 
 
 def halves(data: Bytes) -> Floats:
-    """Float16 at the end of a block's bytes `[..., 2 * n]`, as float32 `[..., n]`."""
+    """Float16 numbers in bytes `[..., 2 * n]`, as float32 `[..., n]`."""
     return data.view("<f2").astype(np.float32)
 
 

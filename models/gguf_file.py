@@ -92,8 +92,8 @@ class GGUFFile:
 
 def _map_file(path: Path) -> mmap.mmap:
     try:
-        if path.is_dir():
-            raise GGUFError(f"{path}: is a directory, expected a GGUF file")
+        if path.exists() and not path.is_file():
+            raise GGUFError(f"{path}: is a directory or device, expected a GGUF file")
         with path.open("rb") as file:
             if file.seek(0, 2) == 0:
                 raise GGUFError(f"{path}: is empty, expected a GGUF file")

@@ -113,9 +113,8 @@ class _Cursor:
 
     def require(self, size: int, what: str) -> None:
         if size > self.end - self.at:
-            limit = (
-                f"more than {MAX_HEADER_BYTES >> 20} MiB of header" if self.capped else "the end"
-            )
+            mib = MAX_HEADER_BYTES >> 20
+            limit = f"the {mib} MiB ember reads of a header" if self.capped else "the end"
             raise self.error(f"{what} at byte {self.at} reaches past {limit}")
 
     def take(self, size: int, what: str) -> memoryview:
@@ -233,9 +232,10 @@ def _read_tensor(cursor: _Cursor) -> TensorInfo:
 
 def _alignment(metadata: Metadata) -> int:
     alignment = metadata.get_int("general.alignment", 32)
-    if not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
+    if not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
         raise GGUFError(
-            f"{metadata.source}: general.alignment is {alignment}, expected a power of two"
+            f"{metadata.source}: general.alignment is {alignment}, "
+            "expected a power of two from 8 to 1048576"
         )
     return alignment
 

@@ -2,9 +2,9 @@
 
 Quantized types stay quantized: their blocks become MLX's affine groups of 32
 (see `affine`, `simple_blocks`, `kquants`), never float16 weights. Rows keep the
-file's order; what the tensor is for, this module does not know. Blocks are
-read in pieces, by a few threads that write straight
-into the arrays' memory; the arrays themselves are made on the calling thread.
+file's order; what the tensor is for, this module does not know. Blocks are read
+in pieces, by a few threads that write straight into the arrays' memory; the
+arrays themselves are made on the calling thread.
 """
 
 import os
@@ -49,7 +49,7 @@ _READERS: dict[TensorType, tuple[BlockReader, int]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Quantized:
     """Arguments of `mx.quantized_matmul(x, weight, scales, biases,
     transpose=True, group_size=group_size, bits=bits)`: `weight` is uint32
@@ -74,7 +74,7 @@ class Quantized:
         return self.weight.nbytes + self.scales.nbytes + self.biases.nbytes
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Dense:
     """A tensor kept as it is: float32, float16 or bfloat16, in its shape."""
 

@@ -1,7 +1,11 @@
 """GGUF bytes put together by hand, so that any field of them can be wrong."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+Writer = Callable[[bytes], Path]
 
 U8, I32, F32, BOOL, STRING, ARRAY = 0, 5, 6, 7, 8, 9
 
