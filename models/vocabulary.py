@@ -94,15 +94,18 @@ class Vocabulary:
         texts = _texts(metadata)
         ids = _ids(texts)
         types = _types(metadata, texts)
+        ends = _ends_by_text(ids, types)
         special = _SpecialIds.from_metadata(metadata, len(texts))
         return cls(
             texts=texts,
-            types=tuple(types),
+            types=tuple(
+                TokenType.CONTROL if index in ends else kind for index, kind in enumerate(types)
+            ),
             ids=ids,
             bos_id=special.bos,
             eos_id=special.eos,
             unknown_id=special.unknown,
-            eog_ids=frozenset(special.ends | _ends_by_text(ids, types)),
+            eog_ids=special.ends | ends,
         )
 
 
@@ -167,16 +170,12 @@ def _types(metadata: Metadata, texts: tuple[str, ...]) -> list[TokenType]:
     return [known[number] for number in numbers]
 
 
-def _ends_by_text(ids: dict[str, int], types: list[TokenType]) -> set[int]:
-    """Ids of the end-of-generation texts, each made a control token.
+def _ends_by_text(ids: dict[str, int], types: list[TokenType]) -> frozenset[int]:
+    """Ids of the end-of-generation texts, all of them control tokens from here on.
 
     Fine-tunes often add `<|im_end|>` as user-defined; llama.cpp makes it a control
     token, and so does this. A normal piece of text that looks like one stays as it is.
     """
-    ends = set()
-    for text in END_OF_GENERATION_TEXTS & ids.keys():
-        index = ids[text]
-        if types[index] in (TokenType.CONTROL, TokenType.USER_DEFINED):
-            types[index] = TokenType.CONTROL
-            ends.add(index)
-    return ends
+    special = (TokenType.CONTROL, TokenType.USER_DEFINED)
+    found = (ids[text] for text in END_OF_GENERATION_TEXTS & ids.keys())
+    return frozenset(id_ for id_ in found if types[id_] in special)
