@@ -76,7 +76,9 @@ def _read_merges(
         cut = merge.find(" ", 1)
         left, right = merge[:cut], merge[cut + 1 :]
         if cut < 0 or not right:
-            raise GGUFError(f"{_MERGES}[{number}] is {merge!r}, expected two pieces and a space")
+            raise GGUFError(
+                f"{_MERGES}[{number}] is {merge!r:.60}, expected two pieces and a space"
+            )
         if left not in pieces or right not in pieces or left + right not in pieces:
             raise _bad_merge(number, (left, right, left + right), vocabulary, pieces)
         merges.setdefault((left, right))
@@ -87,7 +89,10 @@ def _bad_merge(
     number: int, named: tuple[str, ...], vocabulary: Vocabulary, pieces: dict[str, int]
 ) -> GGUFError:
     piece = next(piece for piece in named if piece not in pieces)
+    named_by = f"{_MERGES}[{number}]"
     if piece in vocabulary.ids:
         kind = vocabulary.types[vocabulary.ids[piece]].name
-        return GGUFError(f"{_MERGES}[{number}] names {piece!r}, a {kind} token, expected NORMAL")
-    return GGUFError(f"{_MERGES}[{number}] names {piece!r}, which {PREFIX}tokens does not hold")
+        return GGUFError(
+            f"{_MERGES}[{number}] names {piece!r:.60}, a {kind} token, expected NORMAL"
+        )
+    return GGUFError(f"{_MERGES}[{number}] names {piece!r:.60}, which {PREFIX}tokens does not hold")

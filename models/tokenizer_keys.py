@@ -52,6 +52,10 @@ def read_strings(metadata: Metadata, name: str) -> list[str]:
     for item in value:
         if not isinstance(item, str):
             raise _wrong_type(name, item, "an array of strings")
+    try:
+        "".join(value).encode()
+    except UnicodeEncodeError:
+        raise GGUFError(f"{PREFIX}{name} holds text that is not UTF-8") from None
     return list(value)
 
 

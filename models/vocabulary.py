@@ -4,6 +4,7 @@ Knows nothing of how text becomes pieces. Keys and their defaults follow the
 GGUF specification and llama.cpp's loader.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
@@ -58,6 +59,8 @@ class TokenType(IntEnum):
     UNUSED = 5
     BYTE = 6
 
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 MERGEABLE = frozenset({TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED})
 HIDDEN = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
@@ -137,7 +140,7 @@ def tokenizer_model(metadata: Metadata) -> TokenizerModel:
         return TokenizerModel(str(name))
     except ValueError:
         supported = ", ".join(TokenizerModel)
-        got = "is missing" if name is None else f"is {name!r}"
+        got = "is missing" if name is None else f"is {name!r:.60}"
         raise GGUFError(f"{PREFIX}model {got}, supported are: {supported}") from None
 
 
@@ -153,7 +156,7 @@ def _ids(texts: tuple[str, ...]) -> dict[str, int]:
     if len(ids) < len(texts):
         first = next(index for index, text in enumerate(texts) if ids[text] != index)
         raise GGUFError(
-            f"{PREFIX}tokens holds {texts[first]!r} twice, as ids {first} and "
+            f"{PREFIX}tokens holds {texts[first]!r:.60} twice, as ids {first} and "
             f"{ids[texts[first]]}; every token must be there once"
         )
     return ids
@@ -167,7 +170,16 @@ def _types(metadata: Metadata, texts: tuple[str, ...]) -> list[TokenType]:
         raise GGUFError(
             f"{PREFIX}token_type holds {min(unknown)}, expected {min(known)}..{max(known)}"
         )
-    return [known[number] for number in numbers]
+    types = [known[number] for number in numbers]
+    for index, (text, kind) in enumerate(zip(texts, types, strict=True)):
+        if kind is TokenType.BYTE and not _BYTE.fullmatch(text):
+            raise GGUFError(f"{PREFIX}tokens[{index}] is {text!r:.60}, a BYTE, expected <0xXX>")
+    return types
+
+
+def byte_value(text: str) -> int:
+    """The byte that a BYTE token's text, <0xXX>, stands for."""
+    return int(text[3:5], 16)
 
 
 def _ends_by_text(ids: dict[str, int], types: list[TokenType]) -> frozenset[int]:

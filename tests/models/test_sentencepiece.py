@@ -221,8 +221,13 @@ def test_damaged_keys_are_named(change: Keys, message: str) -> None:
         Tokenizer.from_metadata(with_scores(LETTERS, changes=change))
 
 
+def test_a_piece_may_not_be_endless() -> None:
+    with pytest.raises(GGUFError, match="holds a token of 300 characters, expected <= 256"):
+        Tokenizer.from_metadata(with_scores(LETTERS | {"a" * 300: -1.0}))
+
+
 def test_a_byte_token_must_spell_a_byte() -> None:
-    with pytest.raises(GGUFError, match=r"tokens\[262\] is '0A', a BYTE token, expected <0xXX>"):
+    with pytest.raises(GGUFError, match=r"tokens\[262\] is '0A', a BYTE, expected <0xXX>"):
         Tokenizer.from_metadata(with_scores(LETTERS, special={"0A": TokenType.BYTE}))
 
 
