@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
 from models.errors import GGUFError
-from models.tokenizer_keys import PREFIX, Metadata, read_bool, read_numbers
+from models.tokenizer_keys import PREFIX, Metadata, read_bool, read_floats
 from models.vocabulary import MERGEABLE, TokenType, Vocabulary, byte_value
 
 SPACE = "\u2581"
@@ -31,9 +31,7 @@ class SentencePieceBPE:
 
     def __init__(self, vocabulary: Vocabulary, metadata: Metadata) -> None:
         self.adds_space_prefix = read_bool(metadata, "add_space_prefix", default=True)
-        scores = read_numbers(metadata, "scores", kinds="iuf", size=len(vocabulary))
-        if np.isnan(scores.astype(np.float64)).any():
-            raise GGUFError(f"{PREFIX}scores holds NaN, expected finite numbers")
+        scores = read_floats(metadata, "scores", size=len(vocabulary))
         pieces = dict(vocabulary.of_type(MERGEABLE))
         longest = max(map(len, pieces), default=0)
         if longest > _MAX_PIECE:
@@ -49,7 +47,7 @@ class SentencePieceBPE:
             [fallback[b] for b in character.encode() if b in fallback] for character in absent
         ]
         symbols = pieces | {character: self._size + n for n, character in enumerate(absent)}
-        merges = _derive_merges(pieces, symbols, scores.astype(np.float64))
+        merges = _derive_merges(pieces, symbols, scores)
         self._library = _build(vocabulary, symbols, merges)
 
     def encode(self, text: str, *, after_special: bool) -> list[int]:

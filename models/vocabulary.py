@@ -6,7 +6,7 @@ GGUF specification and llama.cpp's loader.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from models.errors import GGUFError
@@ -14,7 +14,7 @@ from models.tokenizer_keys import (
     PREFIX,
     Metadata,
     read_index,
-    read_numbers,
+    read_integers,
     read_str,
     read_strings,
 )
@@ -97,40 +97,31 @@ class Vocabulary:
         texts = _texts(metadata)
         ids = _ids(texts)
         types = _types(metadata, texts)
-        ends = _ends_by_text(ids, types)
-        special = _SpecialIds.from_metadata(metadata, len(texts))
+        special = _special_ids(metadata, len(texts))
+        ends = {id_ for name in ("eos", "eot", "eom") if (id_ := special[name]) is not None}
+        by_text = _ends_by_text(ids, types)
         return cls(
             texts=texts,
             types=tuple(
-                TokenType.CONTROL if index in ends else kind for index, kind in enumerate(types)
+                TokenType.CONTROL if index in by_text else kind for index, kind in enumerate(types)
             ),
             ids=ids,
-            bos_id=special.bos,
-            eos_id=special.eos,
-            unknown_id=special.unknown,
-            eog_ids=special.ends | ends,
+            bos_id=special["bos"],
+            eos_id=special["eos"],
+            unknown_id=special["unknown"],
+            eog_ids=by_text | ends,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SpecialIds:
-    bos: int | None
-    eos: int | None
-    unknown: int | None
-    ends: frozenset[int] = frozenset()
-
-    @classmethod
-    def from_metadata(cls, metadata: Metadata, size: int) -> "_SpecialIds":
-        bos, eos, unknown, eot, eom = (
-            read_index(metadata, f"{name}_token_id", size)
-            for name in ("bos", "eos", "unknown", "eot", "eom")
-        )
-        if tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE and size > 2:
-            unknown = 0 if unknown is None else unknown
-            bos = 1 if bos is None else bos
-            eos = 2 if eos is None else eos
-        ends = frozenset(id_ for id_ in (eos, eot, eom) if id_ is not None)
-        return replace(cls(bos=bos, eos=eos, unknown=unknown), ends=ends)
+def _special_ids(metadata: Metadata, size: int) -> dict[str, int | None]:
+    """The ids that the file's keys give, by the key's first word."""
+    spm = tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE
+    ids: dict[str, int | None] = {}
+    for name, default in (("unknown", 0), ("bos", 1), ("eos", 2), ("eot", None), ("eom", None)):
+        id_ = read_index(metadata, f"{name}_token_id", size)
+        fits = spm and default is not None and default < size
+        ids[name] = default if id_ is None and fits else id_
+    return ids
 
 
 def tokenizer_model(metadata: Metadata) -> TokenizerModel:
@@ -163,7 +154,7 @@ def _ids(texts: tuple[str, ...]) -> dict[str, int]:
 
 
 def _types(metadata: Metadata, texts: tuple[str, ...]) -> list[TokenType]:
-    numbers = read_numbers(metadata, "token_type", kinds="iu", size=len(texts)).tolist()
+    numbers = read_integers(metadata, "token_type", size=len(texts)).tolist()
     known = {int(kind): kind for kind in TokenType}
     unknown = set(numbers) - known.keys()
     if unknown:
