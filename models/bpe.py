@@ -15,8 +15,6 @@ from models.pretokenizers import PreTokenizer, pre_tokenizer
 from models.tokenizer_keys import PREFIX, Metadata, read_str, read_strings
 from models.vocabulary import MERGEABLE, Vocabulary
 
-_MERGES = PREFIX + "merges"
-
 
 def _byte_alphabet() -> tuple[str, ...]:
     """The character of each byte: itself where it prints, else from U+0100 on."""
@@ -76,18 +74,18 @@ def _read_merges(
         cut = merge.find(" ", 1)
         left, right = merge[:cut], merge[cut + 1 :]
         if cut < 0 or not right:
-            raise GGUFError(f"{_MERGES}[{number}] is {merge!r}, expected two pieces and a space")
+            raise GGUFError(f"{PREFIX}merges[{number}] is {merge!r:.60}, expected 'left right'")
         if left not in pieces or right not in pieces or left + right not in pieces:
-            raise _bad_merge(number, (left, right, left + right), vocabulary, pieces)
+            absent = next(piece for piece in (left, right, left + right) if piece not in pieces)
+            raise GGUFError(
+                f"{PREFIX}merges[{number}] names {absent!r:.60}, {_reason(absent, vocabulary)}"
+            )
         merges.setdefault((left, right))
     return list(merges)
 
 
-def _bad_merge(
-    number: int, named: tuple[str, ...], vocabulary: Vocabulary, pieces: dict[str, int]
-) -> GGUFError:
-    piece = next(piece for piece in named if piece not in pieces)
+def _reason(piece: str, vocabulary: Vocabulary) -> str:
+    """Why a piece cannot be part of a merge."""
     if piece in vocabulary.ids:
-        kind = vocabulary.types[vocabulary.ids[piece]].name
-        return GGUFError(f"{_MERGES}[{number}] names {piece!r}, a {kind} token, expected NORMAL")
-    return GGUFError(f"{_MERGES}[{number}] names {piece!r}, which {PREFIX}tokens does not hold")
+        return f"a {vocabulary.types[vocabulary.ids[piece]].name} token, expected NORMAL"
+    return f"which {PREFIX}tokens does not hold"

@@ -78,4 +78,4 @@ def pre_tokenizer(name: str | None) -> PreTokenizer:
         return PRE_TOKENIZERS[name or "default"]
     except KeyError:
         supported = ", ".join(sorted(PRE_TOKENIZERS))
-        raise GGUFError(f"tokenizer.ggml.pre is {name!r}, supported are: {supported}") from None
+        raise GGUFError(f"tokenizer.ggml.pre is {name!r:.60}, supported are: {supported}") from None

@@ -6,11 +6,11 @@ tokens in a text: those are cut out before.
 SentencePiece has no merge list: two neighbours merge when their joint text is
 a piece, best score first, leftmost first among equals. The library wants a
 list, so it is derived: every way to cut a piece in two, ordered by the piece's
-score, then longer pieces first, then longer left parts first. Equal scores and
-pieces that overlap themselves (runs of one character) come out leftmost that way.
+score, then longer pieces first, then longer left parts first. With scores that
+differ, as training gives them, the ids are SentencePiece's, also where a piece
+overlaps itself; so are runs of spaces of one score, as Mistral has them. Different
+pieces of one score that overlap otherwise may merge in another order.
 """
-
-import re
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,12 @@ import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
 from models.errors import GGUFError
-from models.tokenizer_keys import PREFIX, Metadata, read_bool, read_numbers
-from models.vocabulary import MERGEABLE, TokenType, Vocabulary
+from models.tokenizer_keys import PREFIX, Metadata, read_bool, read_floats
+from models.vocabulary import MERGEABLE, TokenType, Vocabulary, byte_value
 
 SPACE = "\u2581"
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+# Cutting a piece in two everywhere takes time by the square of its length.
+_MAX_PIECE = 256
 
 
 class SentencePieceBPE:
@@ -30,10 +31,13 @@ class SentencePieceBPE:
 
     def __init__(self, vocabulary: Vocabulary, metadata: Metadata) -> None:
         self.adds_space_prefix = read_bool(metadata, "add_space_prefix", default=True)
-        scores = read_numbers(metadata, "scores", kinds="iuf", size=len(vocabulary))
-        if np.isnan(scores.astype(np.float64)).any():
-            raise GGUFError(f"{PREFIX}scores holds NaN, expected finite numbers")
+        scores = read_floats(metadata, "scores", size=len(vocabulary))
         pieces = dict(vocabulary.of_type(MERGEABLE))
+        longest = max(map(len, pieces), default=0)
+        if longest > _MAX_PIECE:
+            raise GGUFError(
+                f"{PREFIX}tokens holds a token of {longest} characters, expected <= {_MAX_PIECE}"
+            )
         fallback = _fallback(vocabulary)
         # A character that occurs in pieces but is none itself still merges; if it is
         # left over, its bytes stand for it.
@@ -43,7 +47,7 @@ class SentencePieceBPE:
             [fallback[b] for b in character.encode() if b in fallback] for character in absent
         ]
         symbols = pieces | {character: self._size + n for n, character in enumerate(absent)}
-        merges = _derive_merges(pieces, symbols, scores.astype(np.float64))
+        merges = _derive_merges(pieces, symbols, scores)
         self._library = _build(vocabulary, symbols, merges)
 
     def encode(self, text: str, *, after_special: bool) -> list[int]:
@@ -71,12 +75,8 @@ class SentencePieceBPE:
 
 def _fallback(vocabulary: Vocabulary) -> dict[int, int]:
     """The id of each byte's token."""
-    fallback = {}
-    for text, index in vocabulary.of_type(frozenset({TokenType.BYTE})):
-        if not _BYTE.fullmatch(text):
-            raise GGUFError(f"{PREFIX}tokens[{index}] is {text!r}, a BYTE token, expected <0xXX>")
-        fallback[int(text[3:5], 16)] = index
-    return fallback
+    tokens = vocabulary.of_type(frozenset({TokenType.BYTE}))
+    return {byte_value(text): index for text, index in tokens}
 
 
 def _derive_merges(

@@ -17,6 +17,7 @@ from models.vocabulary import (
     TokenizerModel,
     TokenType,
     Vocabulary,
+    byte_value,
     tokenizer_model,
 )
 
@@ -153,7 +154,7 @@ class Tokenizer:
             case TokenType.USER_DEFINED:
                 return text.encode()
             case TokenType.BYTE:
-                return bytes([int(text[3:5], 16)])
+                return bytes([byte_value(text)])
             case _:
                 return b""
 

@@ -5,6 +5,7 @@ every value is checked before it is used.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,29 +53,42 @@ def read_strings(metadata: Metadata, name: str) -> list[str]:
     for item in value:
         if not isinstance(item, str):
             raise _wrong_type(name, item, "an array of strings")
+    try:
+        "".join(value).encode()
+    except UnicodeEncodeError:
+        raise GGUFError(f"{PREFIX}{name} holds text that is not UTF-8") from None
     return list(value)
 
 
-def read_numbers(
-    metadata: Metadata, name: str, *, kinds: str, size: int
-) -> npt.NDArray[np.generic]:
-    """The array of `size` numbers under PREFIX + `name`, which the file must have.
+def read_integers(metadata: Metadata, name: str, *, size: int) -> npt.NDArray[np.integer]:
+    """The `size` integers under PREFIX + `name`, which the file must have."""
+    array = _read_array(metadata, name, size)
+    if array.dtype.kind not in "iu":
+        raise _wrong_type(name, array, "an array of integers")
+    return array
 
-    `kinds` lists the numpy kinds that will do: "iu" for integers, "iuf" for any number.
-    """
+
+def read_floats(metadata: Metadata, name: str, *, size: int) -> npt.NDArray[np.float64]:
+    """The `size` finite numbers under PREFIX + `name`, which the file must have."""
+    array = _read_array(metadata, name, size)
+    if array.dtype.kind not in "iuf":
+        raise _wrong_type(name, array, "an array of numbers")
+    floats = array.astype(np.float64)
+    if not np.isfinite(floats).all():
+        raise GGUFError(f"{PREFIX}{name} holds NaN or infinity, expected finite numbers")
+    return floats
+
+
+def _read_array(metadata: Metadata, name: str, size: int) -> npt.NDArray[Any]:
     value = _required(metadata, name)
-    if not isinstance(value, np.ndarray | list | tuple):
-        raise _wrong_type(name, value, "an array of numbers")
     try:
         array = np.asarray(value)
     except (ValueError, OverflowError):
         raise _wrong_type(name, value, "an array of numbers") from None
-    if array.ndim != 1 or array.dtype.kind not in kinds:
+    if array.ndim != 1:
         raise _wrong_type(name, value, "an array of numbers")
     if array.size != size:
-        raise GGUFError(
-            f"{PREFIX}{name} has {array.size} entries, expected {size}, one for each token"
-        )
+        raise GGUFError(f"{PREFIX}{name} has {array.size} entries, expected {size}, one a token")
     return array
 
 
@@ -86,4 +100,5 @@ def _required(metadata: Metadata, name: str) -> object:
 
 
 def _wrong_type(name: str, value: object, expected: str) -> GGUFError:
-    return GGUFError(f"{PREFIX}{name} is of type {type(value).__name__}, expected {expected}")
+    got = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+    return GGUFError(f"{PREFIX}{name} is {got}, expected {expected}")

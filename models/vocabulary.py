@@ -4,8 +4,9 @@ Knows nothing of how text becomes pieces. Keys and their defaults follow the
 GGUF specification and llama.cpp's loader.
 """
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from models.errors import GGUFError
@@ -13,7 +14,7 @@ from models.tokenizer_keys import (
     PREFIX,
     Metadata,
     read_index,
-    read_numbers,
+    read_integers,
     read_str,
     read_strings,
 )
@@ -59,6 +60,8 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
 MERGEABLE = frozenset({TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED})
 HIDDEN = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
 
@@ -94,37 +97,31 @@ class Vocabulary:
         texts = _texts(metadata)
         ids = _ids(texts)
         types = _types(metadata, texts)
-        special = _SpecialIds.from_metadata(metadata, len(texts))
+        special = _special_ids(metadata, len(texts))
+        ends = {id_ for name in ("eos", "eot", "eom") if (id_ := special[name]) is not None}
+        by_text = _ends_by_text(ids, types)
         return cls(
             texts=texts,
-            types=tuple(types),
+            types=tuple(
+                TokenType.CONTROL if index in by_text else kind for index, kind in enumerate(types)
+            ),
             ids=ids,
-            bos_id=special.bos,
-            eos_id=special.eos,
-            unknown_id=special.unknown,
-            eog_ids=frozenset(special.ends | _ends_by_text(ids, types)),
+            bos_id=special["bos"],
+            eos_id=special["eos"],
+            unknown_id=special["unknown"],
+            eog_ids=by_text | ends,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SpecialIds:
-    bos: int | None
-    eos: int | None
-    unknown: int | None
-    ends: frozenset[int] = frozenset()
-
-    @classmethod
-    def from_metadata(cls, metadata: Metadata, size: int) -> "_SpecialIds":
-        bos, eos, unknown, eot, eom = (
-            read_index(metadata, f"{name}_token_id", size)
-            for name in ("bos", "eos", "unknown", "eot", "eom")
-        )
-        if tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE and size > 2:
-            unknown = 0 if unknown is None else unknown
-            bos = 1 if bos is None else bos
-            eos = 2 if eos is None else eos
-        ends = frozenset(id_ for id_ in (eos, eot, eom) if id_ is not None)
-        return replace(cls(bos=bos, eos=eos, unknown=unknown), ends=ends)
+def _special_ids(metadata: Metadata, size: int) -> dict[str, int | None]:
+    """The ids that the file's keys give, by the key's first word."""
+    spm = tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE
+    ids: dict[str, int | None] = {}
+    for name, default in (("unknown", 0), ("bos", 1), ("eos", 2), ("eot", None), ("eom", None)):
+        id_ = read_index(metadata, f"{name}_token_id", size)
+        fits = spm and default is not None and default < size
+        ids[name] = default if id_ is None and fits else id_
+    return ids
 
 
 def tokenizer_model(metadata: Metadata) -> TokenizerModel:
@@ -134,7 +131,7 @@ def tokenizer_model(metadata: Metadata) -> TokenizerModel:
         return TokenizerModel(str(name))
     except ValueError:
         supported = ", ".join(TokenizerModel)
-        got = "is missing" if name is None else f"is {name!r}"
+        got = "is missing" if name is None else f"is {name!r:.60}"
         raise GGUFError(f"{PREFIX}model {got}, supported are: {supported}") from None
 
 
@@ -150,33 +147,38 @@ def _ids(texts: tuple[str, ...]) -> dict[str, int]:
     if len(ids) < len(texts):
         first = next(index for index, text in enumerate(texts) if ids[text] != index)
         raise GGUFError(
-            f"{PREFIX}tokens holds {texts[first]!r} twice, as ids {first} and "
+            f"{PREFIX}tokens holds {texts[first]!r:.60} twice, as ids {first} and "
             f"{ids[texts[first]]}; every token must be there once"
         )
     return ids
 
 
 def _types(metadata: Metadata, texts: tuple[str, ...]) -> list[TokenType]:
-    numbers = read_numbers(metadata, "token_type", kinds="iu", size=len(texts)).tolist()
+    numbers = read_integers(metadata, "token_type", size=len(texts)).tolist()
     known = {int(kind): kind for kind in TokenType}
     unknown = set(numbers) - known.keys()
     if unknown:
         raise GGUFError(
             f"{PREFIX}token_type holds {min(unknown)}, expected {min(known)}..{max(known)}"
         )
-    return [known[number] for number in numbers]
+    types = [known[number] for number in numbers]
+    for index, (text, kind) in enumerate(zip(texts, types, strict=True)):
+        if kind is TokenType.BYTE and not _BYTE.fullmatch(text):
+            raise GGUFError(f"{PREFIX}tokens[{index}] is {text!r:.60}, a BYTE, expected <0xXX>")
+    return types
 
 
-def _ends_by_text(ids: dict[str, int], types: list[TokenType]) -> set[int]:
-    """Ids of the end-of-generation texts, each made a control token.
+def byte_value(text: str) -> int:
+    """The byte that a BYTE token's text, <0xXX>, stands for."""
+    return int(text[3:5], 16)
+
+
+def _ends_by_text(ids: dict[str, int], types: list[TokenType]) -> frozenset[int]:
+    """Ids of the end-of-generation texts, all of them control tokens from here on.
 
     Fine-tunes often add `<|im_end|>` as user-defined; llama.cpp makes it a control
     token, and so does this. A normal piece of text that looks like one stays as it is.
     """
-    ends = set()
-    for text in END_OF_GENERATION_TEXTS & ids.keys():
-        index = ids[text]
-        if types[index] in (TokenType.CONTROL, TokenType.USER_DEFINED):
-            types[index] = TokenType.CONTROL
-            ends.add(index)
-    return ends
+    special = (TokenType.CONTROL, TokenType.USER_DEFINED)
+    found = (ids[text] for text in END_OF_GENERATION_TEXTS & ids.keys())
+    return frozenset(id_ for id_ in found if types[id_] in special)

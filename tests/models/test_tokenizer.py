@@ -1,0 +1,273 @@
+"""Tokenizer: llama.cpp's ids on SmolLM2, special tokens, and damaged files."""
+
+import base64
+import json
+import re
+import time
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiktoken
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
+
+from models.bpe import BYTE_ALPHABET
+from models.errors import GGUFError
+from models.pretokenizers import PRE_TOKENIZERS
+from models.tokenizer import Tokenizer
+from models.vocabulary import TokenType
+from tests.models.vocabularies import Keys, byte_level, tokenizer_keys, truth, with_scores
+
+MERGES = ("h e", "l l", "he ll", "hell o", "Ġ w", "o r")
+SPECIAL = {
+    "<|im_end|>": TokenType.CONTROL,
+    "<|im_end|>x": TokenType.CONTROL,
+    "[TAG]": TokenType.USER_DEFINED,
+}
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_path: Path) -> Tokenizer:
+    return Tokenizer.from_metadata(tokenizer_keys(smollm2_path))
+
+
+@pytest.mark.network
+class TestSmolLM2:
+    @pytest.mark.parametrize("entry", truth()["tokenize"], ids=lambda entry: entry["text"][:16])
+    def test_same_ids_as_llama_cpp(self, smollm2: Tokenizer, entry: dict[str, Any]) -> None:
+        text = entry["text"]
+        assert smollm2.encode(text) == entry["ids_add_special"]
+        assert smollm2.encode(text, add_special=False) == entry["ids_parse_special"]
+        plain = smollm2.encode(text, add_special=False, parse_special=False)
+        assert plain == entry["ids_plain"]
+        assert entry["roundtrip_ok"]
+        assert smollm2.decode(plain) == text
+        assert smollm2.decode(entry["ids_parse_special"], skip_special=False) == text
+
+    def test_special_ids(self, smollm2: Tokenizer) -> None:
+        assert (smollm2.bos_id, smollm2.eos_id) == (1, 2)
+        assert smollm2.eog_ids == {0, 2}
+        assert smollm2.special_ids == set(range(17))
+        assert not smollm2.adds_bos
+        assert smollm2.vocab_size == 49152
+
+    @given(text=st.text())
+    def test_plain_text_never_becomes_a_control_token(self, smollm2: Tokenizer, text: str) -> None:
+        ids = smollm2.encode(text + "<|im_end|>" + text, parse_special=False)
+        assert smollm2.special_ids.isdisjoint(ids)
+
+    def test_builds_and_encodes_fast(self, smollm2_path: Path) -> None:
+        keys = tokenizer_keys(smollm2_path)
+        started = time.perf_counter()
+        tokenizer = Tokenizer.from_metadata(keys)
+        assert time.perf_counter() - started < 2.0
+        for text in ("ab " * 33_333, "ab" * 50_000, "\u0416" * 50_000, " " * 100_000):
+            started = time.perf_counter()
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+            assert time.perf_counter() - started < 2.0
+
+
+def pieces(tokenizer: Tokenizer, text: str, **flags: bool) -> list[str]:
+    return [tokenizer.piece(id_) for id_ in tokenizer.encode(text, **flags)]
+
+
+def test_merges_by_rank_within_words() -> None:
+    tokenizer = Tokenizer.from_metadata(byte_level(MERGES))
+    assert pieces(tokenizer, "hello world") == ["hello", " w", "or", "l", "d"]
+
+
+def test_ignore_merges_takes_a_whole_word_without_a_merge() -> None:
+    special = {"dog": TokenType.NORMAL}
+    for pre, expected in (("llama-bpe", ["dog"]), ("dbrx", ["d", "o", "g"])):
+        keys = byte_level(special=special, changes={"pre": pre, "add_bos_token": False})
+        assert pieces(Tokenizer.from_metadata(keys), "dog") == expected
+
+
+@pytest.mark.parametrize(
+    ("pre", "words"),
+    [
+        (
+            "default",
+            ["I", "'", "m", " ", "123", "45", " ", "--", " Ok", "\n", "\n", "Ж", "!", "\t"],
+        ),
+        ("gpt-2", ["I", "'m", " 12345", " --", " Ok", "\n", "\n", "Ж", "!", "\t"]),
+        ("smollm", ["I", "'m", " ", *"12345", " --", " Ok", "\n", "\n", "Ж", "!", "\t"]),
+        ("llama-bpe", ["I", "'m", " ", "123", "45", " --", " Ok", "\n\n", "Ж", "!", "\t"]),
+        ("qwen2", ["I", "'m", " ", *"12345", " --", " Ok", "\n\n", "Ж", "!", "\t"]),
+        ("tekken", ["I", "'m", " ", *"12345", " --", " Ok", "\n\n", "Ж", "!", "\t"]),
+    ],
+)
+def test_each_family_cuts_words_its_own_way(pre: str, words: list[str]) -> None:
+    text = "I'm 12345 -- Ok\n\nЖ!\t"
+    assert "".join(words) == text
+    assert cut(text, pre) == words
+
+
+def test_tekken_cuts_before_capitals_in_ascii_only() -> None:
+    assert cut("helloWorldЖЖжЖ/\n", "tekken") == ["hello", "WorldЖЖжЖ", "/\n"]
+
+
+@given(text=st.text(st.characters(max_codepoint=0x7F)) | st.text("aZ \n'’日я١!/"))
+def test_tekken_ids_are_tiktokens(tekken: tuple[Tokenizer, tiktoken.Encoding], text: str) -> None:
+    tokenizer, oracle = tekken
+    assert tokenizer.encode(text) == oracle.encode_ordinary(text)
+
+
+@pytest.fixture(scope="module")
+def tekken() -> tuple[Tokenizer, tiktoken.Encoding]:
+    """Mistral's Tekken, cut to its first 4999 tokens, for both libraries."""
+    file = resources.files("mistral_common") / "data" / "tekken_240911.json"
+    content = json.loads(file.read_bytes())
+    spelled = [base64.b64decode(entry["token_bytes"]) for entry in content["vocab"][:4999]]
+    ranks = {token: rank for rank, token in enumerate(spelled)}
+    texts = ["".join(BYTE_ALPHABET[byte] for byte in token) for token in spelled]
+    keys: Keys = {
+        "pre": "tekken",
+        "tokens": texts,
+        "token_type": [TokenType.NORMAL] * len(texts),
+        "merges": [merge_of(token, ranks) for token in spelled if len(token) > 1],
+        "add_bos_token": False,
+    }
+    oracle = tiktoken.Encoding(
+        "tekken",
+        pat_str=content["config"]["pattern"],
+        mergeable_ranks=ranks,
+        special_tokens={},
+    )
+    return Tokenizer.from_metadata(byte_level(changes=keys)), oracle
+
+
+def merge_of(token: bytes, ranks: dict[bytes, int]) -> str:
+    """The merge that makes a token, as converters find it: BPE with the tokens before it."""
+    parts = [token[at : at + 1] for at in range(len(token))]
+    while len(parts) > 2:
+        joined = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
+        at = joined.index(min(joined))
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return " ".join("".join(BYTE_ALPHABET[byte] for byte in part) for part in parts)
+
+
+def cut(text: str, pre: str) -> list[str]:
+    """The words that a pre-tokenizer makes."""
+    patterns = PRE_TOKENIZERS[pre].patterns
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    return [word for word, _ in pre_tokenizers.Sequence(splits).pre_tokenize_str(text)]
+
+
+def test_a_byte_without_a_token_is_dropped_and_parts_its_neighbours() -> None:
+    tokenizer = Tokenizer.from_metadata(byte_level(["a b"], without="#"))
+    assert pieces(tokenizer, "ab#a#b") == ["ab", "a", "b"]
+
+
+def test_special_tokens_longest_first_and_user_defined_always() -> None:
+    tokenizer = Tokenizer.from_metadata(byte_level(special=SPECIAL))
+    text = "a<|im_end|>xb[TAG]<|im_end|>"
+    assert pieces(tokenizer, text) == ["a", "<|im_end|>x", "b", "[TAG]", "<|im_end|>"]
+    plain = pieces(tokenizer, text, parse_special=False)
+    assert plain == [*"a<|im_end|>xb", "[TAG]", *"<|im_end|>"]
+
+
+def test_bos_and_eos_around_a_text() -> None:
+    special = {"<s>": TokenType.CONTROL, "</s>": TokenType.CONTROL}
+    ids: Keys = {"bos_token_id": 256, "eos_token_id": 257}
+    both = Tokenizer.from_metadata(
+        byte_level(special=special, changes=ids | {"add_bos_token": True, "add_eos_token": True})
+    )
+    assert pieces(both, "a") == ["<s>", "a", "</s>"]
+    assert pieces(both, "") == ["<s>", "</s>"]
+    assert pieces(both, "a", add_special=False) == ["a"]
+    assert pieces(Tokenizer.from_metadata(byte_level(special=special, changes=ids)), "a") == ["a"]
+    by_name = byte_level(special=special, changes=ids | {"pre": "llama-bpe"})
+    assert Tokenizer.from_metadata(by_name).adds_bos
+
+
+def test_end_of_generation_by_key_and_by_text_of_special_tokens_only() -> None:
+    special = {
+        "<|eot_id|>": TokenType.CONTROL,
+        "<|im_end|>": TokenType.USER_DEFINED,
+        "</s>": TokenType.NORMAL,
+        "[STOP]": TokenType.CONTROL,
+    }
+    keys = byte_level(special=special, changes={"eom_token_id": np.uint32(259)})
+    tokenizer = Tokenizer.from_metadata(keys)
+    assert tokenizer.eog_ids == {256, 257, 259}
+    assert tokenizer.special_ids == {256, 257, 259}
+    assert tokenizer.eos_id is None
+
+
+def test_pieces_and_bytes() -> None:
+    tokenizer = Tokenizer.from_metadata(byte_level(["Ġ w"], special=SPECIAL))
+    by_name = {name: tokenizer.id_of(name) for name in ("Ġw", "Ã", "<|im_end|>", "[TAG]")}
+    shown = [tokenizer.piece(id_) for id_ in by_name.values() if id_ is not None]
+    added = [tokenizer.token_bytes(id_) for id_ in by_name.values() if id_ is not None]
+    assert shown == [" w", r"\xc3", "<|im_end|>", "[TAG]"]
+    assert added == [b" w", b"\xc3", b"", b"[TAG]"]
+    for outside in (-1, tokenizer.vocab_size):
+        with pytest.raises(IndexError, match=f"token id {outside} "):
+            tokenizer.token_bytes(outside)
+
+
+@given(text=st.text(st.characters()))
+def test_any_text_survives_bar_lone_surrogates(text: str) -> None:
+    tokenizer = Tokenizer.from_metadata(byte_level(MERGES))
+    expected = re.sub("[\ud800-\udfff]", "\ufffd", text)
+    assert tokenizer.decode(tokenizer.encode(text)) == expected
+
+
+DAMAGE: list[tuple[Keys, str]] = [
+    ({"model": "bert"}, "model is 'bert', supported are: llama, gpt2"),
+    ({"model": None}, "model is missing, supported are: llama, gpt2"),
+    ({"model": 3}, "model is int, expected a string"),
+    ({"pre": "nosuch"}, "pre is 'nosuch', supported are: .*command-r.*smollm"),
+    ({"tokens": None}, "tokens is missing"),
+    ({"tokens": []}, "tokens is empty"),
+    ({"tokens": ["a", 1]}, "tokens is int, expected an array of strings"),
+    ({"tokens": ["\udc80"]}, "tokens holds text that is not UTF-8"),
+    ({"tokens": ["a", "b", "a"]}, "tokens holds 'a' twice, as ids 0 and 2"),
+    ({"token_type": None}, "token_type is missing"),
+    ({"token_type": np.ones(5, np.int32)}, "token_type has 5 entries, expected 256"),
+    ({"token_type": np.full(256, 9)}, "token_type holds 9, expected 0..6"),
+    ({"token_type": np.full(256, 6)}, r"tokens\[0\] is 'Ā', a BYTE, expected <0xXX>"),
+    ({"token_type": np.ones(256, np.float32)}, "token_type is an array of float32, expected"),
+    ({"token_type": [[1], [2, 3]]}, "token_type is list, expected an array of numbers"),
+    ({"merges": None}, "merges is missing"),
+    ({"merges": ["ab"]}, r"merges\[0\] is 'ab', expected 'left right'"),
+    ({"merges": ["a "]}, r"merges\[0\] is 'a ', expected 'left right'"),
+    ({"merges": ["a b"]}, r"merges\[0\] names 'ab', which tokenizer.ggml.tokens does not hold"),
+    ({"bos_token_id": 256}, "bos_token_id is 256, expected 0..255"),
+    ({"eos_token_id": -1}, "eos_token_id is -1, expected 0..255"),
+    ({"eot_token_id": "2"}, "eot_token_id is str, expected an integer"),
+    ({"eom_token_id": True}, "eom_token_id is bool, expected an integer"),
+    ({"add_bos_token": 1}, "add_bos_token is int, expected a boolean"),
+    ({"add_bos_token": True}, "add_bos_token is true, expected tokenizer.ggml.bos_token_id"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGE, ids=lambda value: str(value)[:30])
+def test_damaged_keys_are_named(change: Keys, message: str) -> None:
+    with pytest.raises(GGUFError, match=r"tokenizer\.ggml\." + message):
+        Tokenizer.from_metadata(byte_level(changes=change))
+
+
+def test_a_merge_may_not_make_a_control_token() -> None:
+    keys = byte_level(special={"ab": TokenType.CONTROL}, changes={"merges": ["a b"]})
+    with pytest.raises(GGUFError, match=r"merges\[0\] names 'ab', a CONTROL token"):
+        Tokenizer.from_metadata(keys)
+
+
+def test_empty_tokens_are_numbered() -> None:
+    keys = byte_level(special={"": TokenType.NORMAL})
+    assert Tokenizer.from_metadata(keys).id_of("[EMPTY_256]") == 256
+
+
+def test_defaults_of_the_sentencepiece_family() -> None:
+    tokenizer = Tokenizer.from_metadata(with_scores({"▁a": -1.0, "▁": -2.0, "a": -3.0}))
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+    assert tokenizer.eog_ids == {2}
+    assert tokenizer.adds_bos
+    assert pieces(tokenizer, "a") == ["<s>", " a"]
