@@ -1,0 +1,24 @@
+"""How a slow step tells whoever waits how far it is.
+
+Knows nothing of bars, screens or what the step does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One report: bytes done, bytes in all (None while unknown), and what is being done."""
+
+    done_bytes: int
+    total_bytes: int | None
+    label: str
+
+
+ProgressCallback = Callable[[Progress], None]
+"""Called in whichever thread does the work. What it raises ends the work."""
+
+
+def silent(report: Progress) -> None:
+    """The callback for callers who do not ask."""

