@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event as Flag
 
 from app.engine import Engine, Request
@@ -12,8 +13,9 @@ from app.inference_thread import InferenceThread
 from app.options import cache_config, model_name
 from app.progress import byte_bar
 from models.chat_template import Message
-from models.fetch import Progress, fetch
+from models.fetch import fetch
 from models.loader import load
+from models.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +53,11 @@ def open_session(args: argparse.Namespace) -> Iterator[Session]:
         yield Session(engine=thread.call(lambda: Engine(loaded, config)), thread=thread)
 
 
-def fetch_with_bar(model: str) -> str:
+def fetch_with_bar(model: str) -> Path:
     """The path of a model's file, downloaded with a bar on stderr where it is missing."""
     with byte_bar("fetching") as report:
 
         def on_progress(progress: Progress) -> None:
             report(progress.done_bytes, progress.total_bytes)
 
-        return str(fetch(model, progress=on_progress))
+        return fetch(model, progress=on_progress)

@@ -4,8 +4,6 @@ import argparse
 import json
 from typing import Any
 
-_OK, _NOTE = "ok", "note"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
@@ -34,8 +32,8 @@ def _findings() -> dict[str, Any]:
 
     from app import __version__
     from kvcache import Backend
-    from models.fetch import cache_folder
     from models.loader import activation_dtype
+    from models.store import models_folder
 
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     return {
@@ -50,7 +48,7 @@ def _findings() -> dict[str, Any]:
         "backend": Backend.AUTO.resolve().value,
         "activations": str(activation_dtype()).removeprefix("mlx.core."),
         "compiler": compiler or "none found: MLX compiles some CPU operations with c++",
-        "models_folder": str(cache_folder()),
+        "models_folder": str(models_folder()),
     }
 
 

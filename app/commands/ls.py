@@ -29,8 +29,7 @@ def run(args: argparse.Namespace) -> int:
                 for model in found
             ],
             "available": [
-                {"name": entry.name, "bytes": entry.size, "description": entry.description}
-                for entry in others
+                {"name": entry.name, "bytes": entry.size, "about": entry.about} for entry in others
             ],
         }
         print(json.dumps(listing, ensure_ascii=False))
@@ -38,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
     for model in found:
         print(f"{model.name:<40} {model.size / 1e9:6.2f} GB  {model.origin.value}")
     for entry in others:
-        print(f"{entry.name:<40} {entry.size / 1e9:6.2f} GB  to pull: {entry.description}")
+        print(f"{entry.name:<40} {entry.size / 1e9:6.2f} GB  to pull: {entry.about}")
     return 0

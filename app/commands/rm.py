@@ -10,7 +10,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Delete the file and say how much came free."""
-    from models.discover import remove
+    from models.remove import remove
 
     print(f"removed {args.model}: {remove(args.model) / 1e6:.1f} MB freed")
     return 0

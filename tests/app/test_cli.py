@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,20 +30,25 @@ class Result:
         return self.err.strip()
 
 
+Ember = Callable[..., Result]
+
+
 @pytest.fixture
-def ember(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def ember(capsys: pytest.CaptureFixture[str]) -> Ember:
+    """Runs the command line in this process."""
+
     def run(*arguments: object) -> Result:
         try:
             code = cli.run([str(argument) for argument in arguments])
         except SystemExit as exit_:
-            code = exit_.code
+            code = int(exit_.code or 0)
         out, err = capsys.readouterr()
         return Result(code, out, err)
 
     return run
 
 
-def test_run_answers_on_stdout_alone(ember, tiny_path: Path) -> None:
+def test_run_answers_on_stdout_alone(ember: Ember, tiny_path: Path) -> None:
     result = ember(*RUN, "-m", tiny_path)
     assert result.code == 0
     assert result.out.strip()
@@ -50,7 +56,7 @@ def test_run_answers_on_stdout_alone(ember, tiny_path: Path) -> None:
     assert ember(*RUN, "-m", tiny_path).out == result.out
 
 
-def test_run_json_keeps_the_contract(ember, tiny_path: Path) -> None:
+def test_run_json_keeps_the_contract(ember: Ember, tiny_path: Path) -> None:
     result = ember(*RUN, "-m", tiny_path, "--json", "--hot-dtype", "f32", "--ctx", "100")
     found = json.loads(result.out)
     assert result.code == 0
@@ -65,7 +71,9 @@ def test_run_json_keeps_the_contract(ember, tiny_path: Path) -> None:
         assert found[key] > 0
 
 
-def test_prompts_file_answers_each_line_as_run_does(ember, tiny_path: Path, tmp_path: Path) -> None:
+def test_prompts_file_answers_each_line_as_run_does(
+    ember: Ember, tiny_path: Path, tmp_path: Path
+) -> None:
     prompts = ["ba ce di", "fo", "gu ha je ki lo ma nu"]
     file = tmp_path / "prompts.txt"
     file.write_text("\n\n".join(prompts) + "\n")
@@ -80,14 +88,16 @@ def test_prompts_file_answers_each_line_as_run_does(ember, tiny_path: Path, tmp_
     ]
 
 
-def test_a_bare_model_reads_stdin(ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_model_reads_stdin(
+    ember: Ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("ba ce di"))
     piped = ember(tiny_path, "--raw", "--max-tokens", "5")
     assert (piped.code, piped.out) == (0, ember(*RUN, "-m", tiny_path).out)
 
 
 def test_chat_remembers_the_conversation(
-    ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+    ember: Ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = "ba ce\n/stats\ndi\n/nonsense\n/reset\nba ce\n/quit\nnever read\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
@@ -102,7 +112,7 @@ def test_chat_remembers_the_conversation(
 
 
 def test_chat_survives_a_full_window(
-    ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+    ember: Ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{'ba ' * 130}\n/reset\nba\n"))
     result = ember("chat", "-m", tiny_path, "--max-tokens", "4")
@@ -127,7 +137,7 @@ def test_chat_survives_a_full_window(
         (["--prompt", "x", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_2(ember, arguments: list[str], message: str) -> None:
+def test_bad_usage_is_one_line_and_exit_2(ember: Ember, arguments: list[str], message: str) -> None:
     result = ember("run", *arguments)
     assert result.code == 2
     assert message in result.error_line()
@@ -145,7 +155,7 @@ def test_bad_usage_is_one_line_and_exit_2(ember, arguments: list[str], message: 
     ],
 )
 def test_failures_are_one_line_and_exit_1(
-    ember, arguments: list[str], message: str, tiny_path: Path
+    ember: Ember, arguments: list[str], message: str, tiny_path: Path
 ) -> None:
     given = [str(tiny_path) if argument == "TINY" else argument for argument in arguments]
     result = ember(*RUN, *given)
@@ -153,13 +163,13 @@ def test_failures_are_one_line_and_exit_1(
     assert message in result.error_line()
 
 
-def test_a_missing_prompts_file_is_one_line(ember, tmp_path: Path) -> None:
+def test_a_missing_prompts_file_is_one_line(ember: Ember, tmp_path: Path) -> None:
     result = ember("run", "--prompts-file", tmp_path / "none.txt")
     assert result.code == 1
     assert "cannot read the prompts file" in result.error_line()
 
 
-def test_another_architecture_is_one_line(ember, tmp_path: Path) -> None:
+def test_another_architecture_is_one_line(ember: Ember, tmp_path: Path) -> None:
     import gguf
 
     path = tmp_path / "other.gguf"
@@ -174,7 +184,7 @@ def test_another_architecture_is_one_line(ember, tmp_path: Path) -> None:
         assert "the architecture 'mamba' is not supported" in result.error_line()
 
 
-def test_truncate_is_asked_for(ember, tiny_path: Path) -> None:
+def test_truncate_is_asked_for(ember: Ember, tiny_path: Path) -> None:
     long = ["run", "--raw", "--prompt", "ba " * 130, "--max-tokens", "5", "-m", tiny_path]
     refused = ember(*long)
     assert refused.code == 1
@@ -184,7 +194,7 @@ def test_truncate_is_asked_for(ember, tiny_path: Path) -> None:
     assert "prompt cut to 123 tokens" in cut.err
 
 
-def test_tokenize_shows_ids_and_pieces(ember, tiny_path: Path) -> None:
+def test_tokenize_shows_ids_and_pieces(ember: Ember, tiny_path: Path) -> None:
     found = json.loads(ember("tokenize", "-m", tiny_path, "ba ce", "--json").out)
     assert found["ids"][0] == 1
     assert len(found["ids"]) == len(found["tokens"])
@@ -194,7 +204,7 @@ def test_tokenize_shows_ids_and_pieces(ember, tiny_path: Path) -> None:
     assert [int(line.split()[0]) for line in lines] == found["ids"]
 
 
-def test_inspect_reads_the_header(ember, tiny_path: Path) -> None:
+def test_inspect_reads_the_header(ember: Ember, tiny_path: Path) -> None:
     found = json.loads(ember("inspect", tiny_path, "--json").out)
     assert found["bytes"] == tiny_path.stat().st_size
     assert found["metadata"]["llama.block_count"] == 3
@@ -208,14 +218,14 @@ def test_inspect_reads_the_header(ember, tiny_path: Path) -> None:
     assert "blk.0.attn_q.weight" in ember("inspect", tiny_path).out
 
 
-def test_inspect_predicts_the_loaded_weights(ember, tiny_path: Path) -> None:
+def test_inspect_predicts_the_loaded_weights(ember: Ember, tiny_path: Path) -> None:
     from models import load
 
     found = json.loads(ember("inspect", tiny_path, "--json").out)
     assert found["memory"]["weight_bytes"] == load(tiny_path).weight_bytes
 
 
-def test_doctor_tells_what_will_run(ember) -> None:
+def test_doctor_tells_what_will_run(ember: Ember) -> None:
     found = json.loads(ember("doctor", "--json").out)
     assert found["backend"] in ("reference", "gpu")
     assert found["memory_bytes"] > 2**30
@@ -223,7 +233,7 @@ def test_doctor_tells_what_will_run(ember) -> None:
     assert "models folder" in ember("doctor").out
 
 
-def test_help_and_version(ember) -> None:
+def test_help_and_version(ember: Ember) -> None:
     assert "Exit codes: 0 ok" in ember("--help").out
     assert ember("--version").out.startswith("ember ")
     for command in cli._COMMANDS:
@@ -256,7 +266,7 @@ def test_a_closed_pipe_is_no_traceback(tiny_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_file_without_a_chat_template_still_chats(ember, tmp_path: Path) -> None:
+def test_a_file_without_a_chat_template_still_chats(ember: Ember, tmp_path: Path) -> None:
     from models.tensor_types import TensorType
 
     path = tmp_path / "plain.gguf"
