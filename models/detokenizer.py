@@ -31,5 +31,5 @@ class StreamingDetokenizer:
         return self._decoder.decode(data)
 
     def finish(self) -> str:
-        """What was held back, as U+FFFD; the decoder then stands as for a text that goes on."""
+        """What is still held back, as U+FFFD."""
         return self._decoder.decode(b"", final=True)
