@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 .PHONY: chat test test-large check bench clean
 
 chat: $(VENV)/.run
-	$(PY) -m app chat
+	@$(PY) -m app chat
 
 test: $(VENV)/.dev
 	$(PY) -m pytest
@@ -30,14 +30,15 @@ clean:
 
 $(VENV)/.pip: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "ember needs Python 3.11 or newer: install it, or set PYTHON=" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt install python3-venv" >&2; exit 1; }
-	$(PY) -m pip install --quiet --upgrade "pip>=25.1"
+	@echo "setting up $(VENV) (once, about a minute)"
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt install python3-venv" >&2; exit 1; }
+	@$(PY) -m pip install --quiet --upgrade "pip>=25.1"
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.pip
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable .
+	@$(PY) -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PY) -m pip install --quiet --constraint constraints.txt --group dev
+	@$(PY) -m pip install --quiet --constraint constraints.txt --group dev
 	@touch $@

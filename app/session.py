@@ -10,11 +10,12 @@ from threading import Event as Flag
 from app.engine import Engine, Request
 from app.generation import Event
 from app.inference_thread import InferenceThread
+from app.interrupt import cancel_on_interrupt
 from app.options import cache_config, model_name
 from app.progress import byte_bar
 from models.chat_template import Message
 from models.fetch import fetch
-from models.loader import load
+from models.loader import LoadedModel, load
 from models.progress import Progress
 
 
@@ -48,9 +49,19 @@ def open_session(args: argparse.Namespace) -> Iterator[Session]:
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
-        with byte_bar("loading") as report:
-            loaded = thread.call(lambda: load(path, progress=report))
+        loaded = _load_with_bar(thread, path)
         yield Session(engine=thread.call(lambda: Engine(loaded, config)), thread=thread)
+
+
+def _load_with_bar(thread: InferenceThread, path: Path) -> LoadedModel:
+    with byte_bar("loading") as report, cancel_on_interrupt() as cancel:
+
+        def on_progress(done: int, total: int) -> None:
+            if cancel.is_set():
+                raise KeyboardInterrupt
+            report(done, total)
+
+        return thread.call(lambda: load(path, progress=on_progress))
 
 
 def fetch_with_bar(model: str) -> Path:

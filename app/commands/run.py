@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _prompts(args: argparse.Namespace) -> list[str]:
     if args.prompts_file is None:
-        text = sys.stdin.read() if args.prompt == "-" else args.prompt
+        # One newline at the end of stdin is the shell's, not the prompt's.
+        text = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
         return [text] if text.strip() else []
     try:
         lines = args.prompts_file.read_text(encoding="utf-8").splitlines()

@@ -91,7 +91,7 @@ def test_prompts_file_answers_each_line_as_run_does(
 def test_a_bare_model_reads_stdin(
     ember: Ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("ba ce di"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ba ce di\n"))
     piped = ember(tiny_path, "--raw", "--max-tokens", "5")
     assert (piped.code, piped.out) == (0, ember(*RUN, "-m", tiny_path).out)
 
