@@ -1,0 +1,28 @@
+"""Fixtures that tests of several packages share."""
+
+from pathlib import Path
+
+import pytest
+
+from models.fetch import fetch
+
+_FOLDER_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "OLLAMA_MODELS")
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The default model, fetched once and kept in the user's own cache for later runs."""
+    return fetch("smollm2")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder in which no program has left a model."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for variable in _FOLDER_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
+    monkeypatch.setenv("EMBER_CACHE", str(folder / ".cache" / "ember"))
+    return folder
