@@ -121,6 +121,8 @@ def _pip_cause(stderr: str) -> str:
     """The line of pip's output that tells a user most."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    if errors == ["Exception:"]:  # pip's own traceback follows, its last line is the cause
+        errors = []
     cause = (errors or lines or ["it gave no reason"])[-1]
     if any("connection broken" in line for line in lines):
         return f"the package index cannot be reached; check the network connection ({cause})"

@@ -95,11 +95,11 @@ def test_a_catalogue_name_goes_to_the_copy_that_it_stands_for(home: Path) -> Non
 
 def test_hub_revisions_are_told_apart_and_one_blob_is_listed_once(home: Path) -> None:
     wanted = replace(ENTRY.hub, file="z.gguf")
-    put_hub(hub_folder(), replace(wanted, revision=OTHER_COMMIT), OTHER_COMMIT, CONTENT * 2)
-    put_hub(hub_folder(), wanted, COMMIT, CONTENT)
+    put_hub(hub_folder(), replace(wanted, revision=COMMIT), COMMIT, CONTENT * 2)
     same = "1" * 40
-    put_hub(hub_folder(), replace(wanted, revision=same), same, CONTENT)
-    assert names() == [str(wanted), f"{wanted}@{OTHER_COMMIT}"]
+    put_hub(hub_folder(), replace(wanted, revision=same), same)
+    put_hub(hub_folder(), wanted, OTHER_COMMIT)
+    assert names() == [str(wanted), f"{wanted}@{COMMIT}"]
 
 
 def test_a_catalogue_name_is_kept_where_several_snapshots_share_the_blob(
@@ -123,6 +123,12 @@ def test_a_catalogue_name_is_kept_where_several_snapshots_share_the_blob(
 def test_ollama_names_are_those_ollama_shows(home: Path, manifest: str, name: str) -> None:
     put_ollama(home / ".ollama/models", manifest)
     assert names() == [name]
+
+
+def test_ollama_manifests_at_another_depth_are_skipped(home: Path) -> None:
+    put_ollama(home / ".ollama/models", "registry.ollama.ai/library/stray")
+    put_ollama(home / ".ollama/models", "registry.ollama.ai/library/m/7b/stray")
+    assert names() == []
 
 
 def test_later_shards_projectors_and_other_files_are_left_out(home: Path) -> None:

@@ -3,6 +3,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -85,7 +86,24 @@ def test_download_fills_the_shared_cache_and_reports(hub: FakeHub) -> None:
     assert reports[-1] == last
 
 
-def test_download_draws_no_bar(hub: FakeHub, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_furthest_of_several_bars_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def transfer(*args: object, tqdm_class: type[Any], **kwargs: object) -> str:
+        received, written = (tqdm_class(total=100, initial=7, unit="B") for _ in range(2))
+        for bar, count in ((received, 60), (written, 31), (received, 33), (written, 62)):
+            bar.update(count)
+        return "somewhere"
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", transfer)
+    reports: list[Progress] = []
+    assert download(WANTED, reports.append) == Path("somewhere")
+    assert [report.done_bytes for report in reports] == [67, 67, 100, 100]
+    assert {report.total_bytes for report in reports} == {100}
+
+
+def test_download_draws_no_bar(
+    hub: FakeHub, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # makes huggingface_hub draw without a terminal
     hub.add(WANTED.repo, WANTED.file)
     download(WANTED, silent)
     assert "tiny" not in capfd.readouterr().err

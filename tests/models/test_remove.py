@@ -31,6 +31,14 @@ def test_embers_own_file_goes(home: Path, by_path: bool) -> None:
     assert not path.exists()
 
 
+def test_embers_folder_may_be_a_link(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(home / "disk" / "models" / ENTRY.hub.file_name)
+    (home / "link").symlink_to(home / "disk")
+    monkeypatch.setenv("EMBER_CACHE", str(home / "link"))
+    assert remove("tiny") == len(CONTENT)
+    assert not path.exists()
+
+
 def test_a_file_put_into_embers_folder_goes_by_its_found_name(home: Path) -> None:
     path = put(models_folder() / "sub" / "mine.gguf", CONTENT * 2)
     assert remove("ember:sub/mine.gguf") == 2 * len(CONTENT)

