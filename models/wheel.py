@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from models.progress import Progress, ProgressCallback
 from models.store import check_file, keep, staging_folder, writing_to
 
 _POLL_SECONDS = 0.1
+
+# What zipfile raises for damage, by where it lies; RuntimeError is for bits that
+# ask for decryption or a compression it does not have.
+_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def pip_is_here() -> bool:
@@ -113,7 +118,7 @@ def _unpack(archive: Path, member: str, target: Path, *, limit: int) -> None:
                 shutil.copyfileobj(source, copy, 1 << 20)
     except KeyError as error:
         raise FetchError(f"{archive.name}: holds no {member}") from error
-    except zipfile.BadZipFile as error:
+    except _DAMAGED_ZIP as error:
         raise FetchError(f"{archive.name}: damaged ({error}); fetch it again") from error
 
 

