@@ -68,7 +68,7 @@ def _ember() -> Iterator[FoundModel]:
     root = models_folder()
     names = _catalogue_names()
     for path, size in _gguf_files(root):
-        name = names.get(path) or f"ember:{_below(root, path)}"
+        name = names.get(path.resolve()) or f"ember:{_below(root, path)}"
         yield FoundModel(name=name, path=path, size=size, origin=Origin.EMBER)
 
 
@@ -85,7 +85,7 @@ def _hugging_face() -> Iterator[FoundModel]:
             seen.add(real)
             file = "/".join(path.relative_to(repo).parts[2:])
             spec = HubFile(repo="/".join(parts), file=file, revision=revision)
-            name = names.get(path) or str(spec)
+            name = names.get(real) or str(spec)
             yield FoundModel(name=name, path=path, size=size, origin=Origin.HUGGING_FACE)
 
 
@@ -141,9 +141,9 @@ def _ollama_blob(root: Path, manifest: Path) -> Path | None:
 
 
 def _catalogue_names() -> dict[Path, str]:
-    """The files that catalogue names stand for at present."""
+    """The files that catalogue names stand for at present, links resolved."""
     paths = ((installed(entry), entry.name) for entry in catalogue.CATALOGUE)
-    return {path: name for path, name in paths if path is not None}
+    return {path.resolve(): name for path, name in paths if path is not None}
 
 
 def _gguf_files(root: Path) -> Iterator[tuple[Path, int]]:

@@ -46,9 +46,10 @@ def _check_download(path: Path, entry: CatalogueEntry) -> None:
 
     The cache names a blob by the hash that the Hub states. Where that is not
     the catalogue's, the publisher has put up another file, which is no damage.
+    Only one link is followed: the blob may itself link to a store of all caches.
     """
-    blob = path.resolve()
-    if blob.name != entry.sha256 and path.is_symlink():
+    blob = path.parent / path.readlink() if path.is_symlink() else None
+    if blob is not None and blob.name != entry.sha256:
         raise FetchError(
             f"{entry.name}: the Hub now holds another file than the one ember knows; "
             f"to use it as it is: `ember pull {entry.hub}`"
@@ -57,5 +58,6 @@ def _check_download(path: Path, entry: CatalogueEntry) -> None:
         check_file(path, entry)
     except FetchError:
         path.unlink()
-        blob.unlink(missing_ok=True)
+        if blob is not None:
+            blob.unlink(missing_ok=True)
         raise

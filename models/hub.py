@@ -4,8 +4,8 @@ The cache belongs to all programs that use the Hub. Looking into it needs no
 network and writes nothing; `download` hands over to huggingface_hub, which is
 imported only then. Layout (huggingface_hub, "Understand caching"):
 
-    HUB/models--OWNER--REPO/refs/REVISION              the commit it stands for
-    HUB/models--OWNER--REPO/snapshots/COMMIT/FILE  ->  ../../blobs/SHA256
+    HUB/models--OWNER--REPO/refs/REVISION            the commit it stands for
+    HUB/models--OWNER--REPO/snapshots/COMMIT/FILE -> ../../blobs/SHA256
 """
 
 import errno
@@ -30,8 +30,8 @@ class HubFile:
     revision: str = MAIN
 
     def __post_init__(self) -> None:
-        parts = [*self.repo.split("/"), *self.file.split("/")]
-        if self.repo.count("/") != 1 or not self.revision or {"", ".", ".."} & set(parts):
+        parts = f"{self.repo}/{self.file}/{self.revision}".split("/")
+        if self.repo.count("/") != 1 or {"", ".", ".."} & set(parts):
             raise ValueError(f"{self}: expected hf:OWNER/REPO/FILE")
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ def commit_of(folder: Path, revision: str) -> str | None:
     """The commit that a repository's cache folder knows `revision` by, or None."""
     try:
         return (folder / "refs" / revision).read_text(encoding="ascii").strip() or None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return None
 
 
@@ -123,6 +123,11 @@ def download(wanted: HubFile, report: ProgressCallback) -> Path:
         raise FetchError(f"{wanted}: {_http_cause(error, wanted)}") from error
     except OSError as error:
         raise FetchError(f"{wanted}: {_os_cause(error)}") from error
+    except RuntimeError as error:  # what hf_xet, the Hub's fast transfer, fails with
+        raise FetchError(
+            f"{wanted}: the fast transfer failed ({_first_line(error)}): run it again, "
+            "or with HF_HUB_DISABLE_XET=1"
+        ) from error
     return Path(path)
 
 

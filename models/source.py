@@ -95,9 +95,13 @@ def _parse_path(spec: str) -> Path:
 
 def _existing(path: Path) -> Path:
     """`path`, if it is a file."""
-    if path.is_file():
-        return path
-    if path.is_dir():
+    try:
+        if path.is_file():
+            return path
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise ModelNotFoundError(f"{path}: cannot be read ({error.strerror})") from error
+    if is_folder:
         inside = ", ".join(sorted(each.name for each in path.glob("*.gguf"))[:3])
         hint = f"name one of its files, such as {inside}" if inside else "it holds no .gguf file"
         raise ModelNotFoundError(f"{path} is a folder, expected a .gguf file: {hint}")
@@ -108,7 +112,7 @@ def _path_hint(path: Path) -> str:
     """What may have been meant by a path that leads nowhere."""
     try:
         neighbours = [each.name for each in path.parent.iterdir()]
-    except OSError:
+    except (OSError, ValueError):
         neighbours = []
     if close := difflib.get_close_matches(path.name, neighbours, n=1):
         return f"; did you mean {path.parent / close[0]}?"

