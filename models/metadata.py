@@ -22,10 +22,6 @@ class Metadata(dict[str, MetadataValue]):
     where one is passed, and otherwise, like a wrong type, raises `GGUFError`.
     """
 
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.source = source
-
     def get_int(self, key: str, default: int | None = None) -> int:
         """An integer of any width; a bool is not one."""
         value = self._lookup(key, default)
@@ -39,7 +35,7 @@ class Metadata(dict[str, MetadataValue]):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong_type(key, value, "a number")
         if not math.isfinite(value):
-            raise GGUFError(f"{self.source}: metadata {key!r} is {value}, expected a finite number")
+            raise GGUFError(f"metadata {key!r} is {value}, expected a finite number")
         return float(value)
 
     def get_bool(self, key: str, default: bool | None = None) -> bool:
@@ -81,17 +77,17 @@ class Metadata(dict[str, MetadataValue]):
             raise self._wrong_type(key, value, "an array of numbers")
         numbers = value.astype(np.float32)
         if not np.isfinite(numbers).all():
-            raise GGUFError(f"{self.source}: metadata {key!r} holds NaN or infinite numbers")
+            raise GGUFError(f"metadata {key!r} holds NaN or infinite numbers")
         return numbers
 
     def _lookup(self, key: str, default: _Value | None) -> MetadataValue | _Value:
         value = self.get(key, default)
         if value is None:
-            raise GGUFError(f"{self.source}: metadata {key!r} is missing, and ember needs it")
+            raise GGUFError(f"metadata {key!r} is missing, and ember needs it")
         return value
 
     def _wrong_type(self, key: str, value: object, expected: str) -> GGUFError:
-        return GGUFError(f"{self.source}: metadata {key!r} is {_describe(value)}, not {expected}")
+        return GGUFError(f"metadata {key!r} is {_describe(value)}, not {expected}")
 
 
 def _describe(value: object) -> str:
