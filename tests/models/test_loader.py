@@ -22,6 +22,7 @@ TINY = LlamaShape(layers=1, width=64, ffn=96, heads=2, kv_heads=1, vocab=307, co
 BAD: dict[str, tuple[dict[str, MetadataItem], str]] = {
     "a key of the wrong type": ({"llama.block_count": "two"}, "llama.block_count"),
     "dimensions": ({"llama.attention.head_count": 0}, "got heads=0"),
+    "part of a split file": ({"split.no": 0, "split.count": 3}, "one of 3 parts of a model"),
     "missing tensor": ({"llama.block_count": 2}, "tensor 'blk.1.attn_norm.weight' is missing"),
     "tensor of another shape": ({"llama.feed_forward_length": 95}, "has shape [96, 64]"),
     "tokenizer family": ({"tokenizer.ggml.model": "bert"}, "supported are: llama, gpt2"),
@@ -57,6 +58,26 @@ def test_refusals_name_the_file_once(tmp_path: Path, case: str) -> None:
     assert error.startswith(f"{path}: ")
     assert error.count("bad.gguf") == 1
     assert message in error
+
+
+def test_a_later_part_of_a_split_file_is_told_how_to_be_whole(tmp_path: Path) -> None:
+    """Only the first part has more metadata than this, and none has all tensors."""
+    path = tmp_path / "model-00002-of-00003.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.kv_data[0].pop("general.architecture")
+    for key, value in (("split.no", 1), ("split.count", 3), ("split.tensors.count", 57)):
+        writer.add_uint16(key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert refusal(path).endswith("llama-gguf-split --merge FIRST-PART OUT.gguf")
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_merged_file_is_whole(tmp_path: Path, count: int) -> None:
+    write(tmp_path / "whole.gguf", {"split.count": count})
+    assert load(tmp_path / "whole.gguf").name == "random weights"
 
 
 def test_what_is_no_gguf_file_is_named_once(tmp_path: Path) -> None:
