@@ -170,7 +170,7 @@ def test_a_missing_prompts_file_is_one_line(ember: Ember, tmp_path: Path) -> Non
     assert "cannot read the prompts file" in result.error_line()
 
 
-def test_another_architecture_is_one_line(ember: Ember, tmp_path: Path) -> None:
+def test_another_architecture_is_one_line_that_names_the_file(ember: Ember, tmp_path: Path) -> None:
     import gguf
 
     path = tmp_path / "other.gguf"
@@ -182,7 +182,10 @@ def test_another_architecture_is_one_line(ember: Ember, tmp_path: Path) -> None:
     for command in (["run", "--prompt", "x", "-m"], ["inspect"]):
         result = ember(*command, path)
         assert result.code == 1
-        assert "the architecture 'mamba' is not supported" in result.error_line()
+        message = f"ember: error: {path}: the architecture 'mamba' is not supported; "
+        assert result.error_line().startswith(message)
+    result = ember("tokenize", "-m", path, "x")
+    assert result.error_line().startswith(f"ember: error: {path}: tokenizer.ggml.tokens is missing")
 
 
 def test_truncate_is_asked_for(ember: Ember, tiny_path: Path) -> None:
