@@ -34,7 +34,7 @@ def _after_prefill(events: Iterator[Event]) -> Event | None:
             if isinstance(event, PrefillProgress):
                 report(event.done, event.total)
             elif isinstance(event, Truncated):
-                _note(f"prompt cut to {event.kept} tokens: its oldest {event.dropped} were dropped")
+                note(f"prompt cut to {event.kept} tokens: its oldest {event.dropped} were dropped")
             else:
                 return event
     return None
@@ -42,8 +42,9 @@ def _after_prefill(events: Iterator[Event]) -> Event | None:
 
 def _explain(completion: Completion) -> None:
     if completion.finish_reason is FinishReason.WINDOW:
-        _note("the window is full: raise --ctx or --kv-budget for longer answers")
+        note("the window is full: raise --ctx or --kv-budget for longer answers")
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Say something beside the answer."""
     print(f"ember: {text}", file=sys.stderr)

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event as Flag
 
+from app.console import note
 from app.engine import Engine, Request
 from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.options import cache_config, model_name
 from app.progress import byte_bar
+from models.builtin_templates import TemplateSource
 from models.chat_template import Message
 from models.fetch import fetch
 from models.loader import LoadedModel, load
 from models.progress import Progress
+
+_GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +48,20 @@ class Session:
 
 
 @contextmanager
-def open_session(args: argparse.Namespace) -> Iterator[Session]:
-    """Fetch the model if need be, load it with progress, and own it until the end."""
+def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Session]:
+    """Fetch the model if need be, load it with progress, and own it until the end.
+
+    raw: prompts will go to the model as they are; otherwise a chat format that is
+    only a guess is told to the user.
+    """
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
         loaded = _load_with_bar(thread, path)
-        yield Session(engine=thread.call(lambda: Engine(loaded, config)), thread=thread)
+        engine = thread.call(lambda: Engine(loaded, config))
+        if loaded.template.source is TemplateSource.GUESS and not raw:
+            note(_GUESS)
+        yield Session(engine=engine, thread=thread)
 
 
 def _load_with_bar(thread: InferenceThread, path: Path) -> LoadedModel:

@@ -11,9 +11,9 @@ import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
 from models.errors import GGUFError
+from models.metadata import Metadata
 from models.pretokenizers import PreTokenizer, pre_tokenizer
-from models.tokenizer_keys import PREFIX, Metadata, read_str, read_strings
-from models.vocabulary import MERGEABLE, Vocabulary
+from models.vocabulary import MERGEABLE, PREFIX, Vocabulary
 
 
 def _byte_alphabet() -> tuple[str, ...]:
@@ -33,7 +33,7 @@ class ByteLevelBPE:
     adds_space_prefix = False
 
     def __init__(self, vocabulary: Vocabulary, metadata: Metadata) -> None:
-        self.pre = pre_tokenizer(read_str(metadata, "pre"))
+        self.pre = pre_tokenizer(metadata.get_string(PREFIX + "pre", "default"))
         pieces = dict(vocabulary.of_type(MERGEABLE))
         merges = _read_merges(metadata, vocabulary, pieces)
         self._size = len(vocabulary)
@@ -70,7 +70,7 @@ def _read_merges(
 ) -> list[tuple[str, str]]:
     """The merges, best first; of a merge listed twice the first counts."""
     merges: dict[tuple[str, str], None] = {}
-    for number, merge in enumerate(read_strings(metadata, "merges")):
+    for number, merge in enumerate(metadata.get_strings(PREFIX + "merges")):
         cut = merge.find(" ", 1)
         left, right = merge[:cut], merge[cut + 1 :]
         if cut < 0 or not right:

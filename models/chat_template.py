@@ -21,8 +21,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.builtin_templates import TemplateSource, builtin_source, builtin_text
 from models.errors import GGUFError
+from models.metadata import Metadata
 from models.tokenizer import Tokenizer
-from models.tokenizer_keys import Metadata
 
 _KEY = "tokenizer.chat_template"
 _MAX_CHARACTERS = 1 << 18
@@ -90,13 +90,10 @@ class ChatTemplate:
         Raises:
             GGUFError: the file has a template that is not a string or does not compile.
         """
-        text = metadata.get(_KEY)
-        if text is None:
-            source = builtin_source(metadata.get("general.name"), tokenizer)
-            return cls(builtin_text(source), tokenizer, source)
-        if not isinstance(text, str):
-            raise GGUFError(f"{_KEY} is of type {type(text).__name__}, expected a string")
-        return cls(text, tokenizer, TemplateSource.FILE)
+        if _KEY in metadata:
+            return cls(metadata.get_string(_KEY), tokenizer, TemplateSource.FILE)
+        source = builtin_source(metadata.get("general.name"), tokenizer)
+        return cls(builtin_text(source), tokenizer, source)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The conversation as text; with the head of the next answer, unless told otherwise.

@@ -67,9 +67,11 @@ class LlamaConfig:
     def from_metadata(cls, metadata: Metadata) -> Self:
         """Read the `llama.*` keys.
 
-        Raises GGUFError for another architecture, a mixture of experts, an
-        unknown RoPE scaling, and missing or impossible dimensions.
+        Raises GGUFError for one part of a split file, another architecture, a
+        mixture of experts, an unknown RoPE scaling, and missing or impossible
+        dimensions.
         """
+        _check_whole(metadata)
         _check_architecture(metadata)
         hidden = metadata.get_int("llama.embedding_length")
         heads = metadata.get_int("llama.attention.head_count")
@@ -88,6 +90,14 @@ class LlamaConfig:
             rope_dims=metadata.get_int("llama.rope.dimension_count", head_dim),
             rope_base=metadata.get_float("llama.rope.freq_base", 10000.0),
             rope_factor=_rope_factor(metadata),
+        )
+
+
+def _check_whole(metadata: Metadata) -> None:
+    if (parts := metadata.get_int("split.count", 1)) > 1:
+        raise GGUFError(
+            f"this is one of {parts} parts of a model; join them into one file with: "
+            "llama-gguf-split --merge FIRST-PART OUT.gguf"
         )
 
 

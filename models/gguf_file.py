@@ -23,8 +23,10 @@ _DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)
 class GGUFFile:
     """An open GGUF file. Use as a context manager.
 
-    `metadata` and `tensors` outlive the file; arrays from `rows` keep the
-    mapping alive for as long as they are held.
+    Every `GGUFError` that leaves the `with` block gets the file's path in front,
+    so nothing that reads from the file has to know it. `metadata` and `tensors`
+    outlive the file; arrays from `rows` keep the mapping alive for as long as
+    they are held.
     """
 
     version: int
@@ -34,9 +36,12 @@ class GGUFFile:
     def __init__(self, path: Path | str) -> None:
         """Map the file and check its header. Raises `GGUFError`."""
         self.path = Path(path)
-        self._map: mmap.mmap | None = _map_file(self.path)
-        with memoryview(self._map) as buffer:
-            header = read_header(buffer, str(self.path))
+        try:
+            self._map: mmap.mmap | None = _map_file(self.path)
+            with memoryview(self._map) as buffer:
+                header = read_header(buffer)
+        except GGUFError as error:
+            raise self._named(error) from error
         self.version = header.version
         self.metadata = header.metadata
         self.tensors = header.tensors
@@ -51,6 +56,8 @@ class GGUFFile:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+        if isinstance(error, GGUFError):
+            raise self._named(error) from error
 
     def close(self) -> None:
         """Let the mapping go; it ends when the last array of `rows` does."""
@@ -59,7 +66,7 @@ class GGUFFile:
     def tensor(self, name: str) -> TensorInfo:
         """The entry of a tensor. Raises `GGUFError` if there is none."""
         if name not in self.tensors:
-            raise GGUFError(f"{self.path}: has no tensor {name!r}, which the model needs")
+            raise GGUFError(f"there is no tensor {name!r}, which the model needs")
         return self.tensors[name]
 
     def rows(self, name: str) -> npt.NDArray[np.uint8]:
@@ -86,17 +93,22 @@ class GGUFFile:
 
     def _mapping(self) -> mmap.mmap:
         if self._map is None:
-            raise GGUFError(f"{self.path}: is closed")
+            raise self._named(GGUFError("is closed"))
         return self._map
+
+    def _named(self, error: GGUFError) -> GGUFError:
+        return GGUFError(f"{self.path}: {error}")
 
 
 def _map_file(path: Path) -> mmap.mmap:
     try:
         if path.exists() and not path.is_file():
-            raise GGUFError(f"{path}: is a directory or device, expected a GGUF file")
+            raise GGUFError("is a directory or device, expected a GGUF file")
         with path.open("rb") as file:
             if file.seek(0, 2) == 0:
-                raise GGUFError(f"{path}: is empty, expected a GGUF file")
+                raise GGUFError("is empty, expected a GGUF file")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise GGUFError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise GGUFError(f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise GGUFError(f"cannot be read: {error}") from error

@@ -76,18 +76,17 @@ class Header:
     tensors: dict[str, TensorInfo]
 
 
-def read_header(buffer: memoryview, source: str) -> Header:
+def read_header(buffer: memoryview) -> Header:
     """Parse the header at the start of `buffer`, which holds the whole file.
 
-    `source` names the file in errors. Raises `GGUFError` for anything that is
-    damaged, absurd or not supported.
+    Raises `GGUFError` for anything that is damaged, absurd or not supported.
     """
-    cursor = _Cursor(buffer, source)
+    cursor = _Cursor(buffer)
     version = _read_version(cursor)
     tensor_count = cursor.count("tensors", MAX_TENSORS)
     pair_count = cursor.count("metadata pairs", MAX_PAIRS)
     cursor.require(pair_count * _MIN_PAIR_BYTES + tensor_count * _MIN_TENSOR_BYTES, "the header")
-    metadata = Metadata(source)
+    metadata = Metadata()
     for _ in range(pair_count):
         key = cursor.string("a metadata key", MAX_NAME_BYTES)
         if key in metadata:
@@ -101,15 +100,14 @@ def read_header(buffer: memoryview, source: str) -> Header:
 class _Cursor:
     """A read position in the header; refuses to pass its end."""
 
-    def __init__(self, buffer: memoryview, source: str) -> None:
+    def __init__(self, buffer: memoryview) -> None:
         self.end = min(len(buffer), MAX_HEADER_BYTES)
         self.capped = len(buffer) > MAX_HEADER_BYTES
         self.buffer = buffer
-        self.source = source
         self.at = 0
 
     def error(self, message: str) -> GGUFError:
-        return GGUFError(f"{self.source}: {message}; the file is damaged or not a GGUF model")
+        return GGUFError(f"{message}; the file is damaged or not a GGUF model")
 
     def require(self, size: int, what: str) -> None:
         if size > self.end - self.at:
@@ -169,11 +167,9 @@ def _read_version(cursor: _Cursor) -> int:
         raise cursor.error("does not start with 'GGUF'")
     version = cursor.u32("the version")
     if version & 0xFFFF == 0:
-        raise GGUFError(f"{cursor.source}: is a big-endian GGUF file; get the little-endian one")
+        raise GGUFError("is a big-endian GGUF file; get the little-endian one")
     if version not in (2, 3):
-        raise GGUFError(
-            f"{cursor.source}: is GGUF version {version}, expected 2 or 3; convert it anew"
-        )
+        raise GGUFError(f"is GGUF version {version}, expected 2 or 3; convert it anew")
     return version
 
 
@@ -220,7 +216,7 @@ def _read_tensor(cursor: _Cursor) -> TensorInfo:
         kind = TensorType(number)
     except ValueError:
         unsupported = describe_unsupported(number)
-        raise GGUFError(f"{cursor.source}: tensor {name!r}: type {unsupported}") from None
+        raise GGUFError(f"tensor {name!r}: type {unsupported}") from None
     if 0 in shape or shape[-1] % kind.block_size:
         raise cursor.error(
             f"tensor {name!r} has shape {shape}, expected no empty axis "
@@ -234,8 +230,7 @@ def _alignment(metadata: Metadata) -> int:
     alignment = metadata.get_int("general.alignment", 32)
     if not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
         raise GGUFError(
-            f"{metadata.source}: general.alignment is {alignment}, "
-            "expected a power of two from 8 to 1048576"
+            f"general.alignment is {alignment}, expected a power of two from 8 to 1048576"
         )
     return alignment
 

@@ -52,7 +52,8 @@ def load(
 
     dtype: of activations; default `activation_dtype()`.
     progress: called with (bytes of tensors done, bytes of all tensors).
-    Raises ModelNotFoundError, or GGUFError for a file that cannot be run.
+    Raises ModelNotFoundError, or GGUFError, which names the file, where it cannot
+    be run.
     """
     path = locate(str(model))
     with GGUFFile(path) as file:
@@ -61,12 +62,12 @@ def load(
         template = ChatTemplate.from_metadata(file.metadata, tokenizer)
         tensors = _read_tensors(file, progress or _ignore)
         name = file.metadata.get_string("general.name", path.stem)
-    weights = Weights(tensors, dtype or activation_dtype())
+        network = Model(config, Weights(tensors, dtype or activation_dtype()))
     return LoadedModel(
         name=name,
         path=path,
         config=config,
-        model=Model(config, weights),
+        model=network,
         tokenizer=tokenizer,
         template=template,
         file_bytes=path.stat().st_size,

@@ -1,10 +1,10 @@
-"""GGUF metadata: a dict with getters that check presence and type.
+"""GGUF metadata: a dict with getters that check presence, type and size.
 
-Knows nothing of the file's layout or of what any key means.
+Knows nothing of the file's layout, its name, or what any key means.
 """
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,82 +16,91 @@ _Value = TypeVar("_Value")
 
 
 class Metadata(dict[str, MetadataValue]):
-    """Key-value section of one GGUF file.
+    """Key-value section of one GGUF file, or any mapping of such values.
 
     Each getter returns the value under `key`; a missing key gives `default`
     where one is passed, and otherwise, like a wrong type, raises `GGUFError`.
     """
 
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.source = source
-
     def get_int(self, key: str, default: int | None = None) -> int:
         """An integer of any width; a bool is not one."""
         value = self._lookup(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self._wrong_type(key, value, "an integer")
+            raise _wrong_type(key, value, "an integer")
         return value
+
+    def get_index(self, key: str, size: int) -> int | None:
+        """An integer from 0 to size - 1; None where there is no such key."""
+        if key not in self:
+            return None
+        index = self.get_int(key)
+        if not 0 <= index < size:
+            raise GGUFError(f"{key} is {index}, expected 0..{size - 1}")
+        return index
 
     def get_float(self, key: str, default: float | None = None) -> float:
         """A finite number; integers are accepted, NaN and infinity are not."""
         value = self._lookup(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._wrong_type(key, value, "a number")
+            raise _wrong_type(key, value, "a number")
         if not math.isfinite(value):
-            raise GGUFError(f"{self.source}: metadata {key!r} is {value}, expected a finite number")
+            raise GGUFError(f"{key} is {value}, expected a finite number")
         return float(value)
 
     def get_bool(self, key: str, default: bool | None = None) -> bool:
         """A boolean."""
         value = self._lookup(key, default)
         if not isinstance(value, bool):
-            raise self._wrong_type(key, value, "a boolean")
+            raise _wrong_type(key, value, "a boolean")
         return value
 
     def get_string(self, key: str, default: str | None = None) -> str:
         """A string."""
         value = self._lookup(key, default)
         if not isinstance(value, str):
-            raise self._wrong_type(key, value, "a string")
+            raise _wrong_type(key, value, "a string")
         return value
 
-    def get_strings(self, key: str, default: list[str] | None = None) -> list[str]:
+    def get_strings(self, key: str) -> list[str]:
         """An array of strings, the stored list itself."""
-        value = self._lookup(key, default)
+        value = self._lookup(key, None)
         if not isinstance(value, list):
-            raise self._wrong_type(key, value, "an array of strings")
+            raise _wrong_type(key, value, "an array of strings")
+        try:
+            # Always so in a file that was read; not in a mapping from elsewhere.
+            "".join(value).encode()
+        except (TypeError, UnicodeEncodeError):
+            raise GGUFError(f"{key} holds what is not UTF-8 text") from None
         return value
 
-    def get_ints(
-        self, key: str, default: npt.NDArray[np.int64] | None = None
-    ) -> npt.NDArray[np.int64]:
-        """An array of integers, widened to int64."""
-        value = self._lookup(key, default)
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
-            raise self._wrong_type(key, value, "an array of integers")
-        return value.astype(np.int64)
+    def get_ints(self, key: str, *, size: int) -> npt.NDArray[np.integer]:
+        """An array of `size` integers, of the width that the file gives them."""
+        return self._array(key, size, "iu", "an array of integers")
 
-    def get_floats(
-        self, key: str, default: npt.NDArray[np.float32] | None = None
-    ) -> npt.NDArray[np.float32]:
-        """An array of finite numbers, as float32."""
-        value = self._lookup(key, default)
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-            raise self._wrong_type(key, value, "an array of numbers")
-        numbers = value.astype(np.float32)
+    def get_floats(self, key: str, *, size: int) -> npt.NDArray[np.float64]:
+        """An array of `size` finite numbers; integers are accepted."""
+        numbers = self._array(key, size, "fiu", "an array of numbers").astype(np.float64)
         if not np.isfinite(numbers).all():
-            raise GGUFError(f"{self.source}: metadata {key!r} holds NaN or infinite numbers")
+            raise GGUFError(f"{key} holds NaN or infinity, expected finite numbers")
         return numbers
+
+    def _array(self, key: str, size: int, kinds: str, expected: str) -> npt.NDArray[Any]:
+        value = self._lookup(key, None)
+        if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in kinds:
+            raise _wrong_type(key, value, expected)
+        if value.size != size:
+            raise GGUFError(f"{key} has {value.size} entries, expected {size}")
+        return value
 
     def _lookup(self, key: str, default: _Value | None) -> MetadataValue | _Value:
         value = self.get(key, default)
         if value is None:
-            raise GGUFError(f"{self.source}: metadata {key!r} is missing, and ember needs it")
+            raise GGUFError(f"{key} is missing; convert the model again")
         return value
 
-    def _wrong_type(self, key: str, value: object, expected: str) -> GGUFError:
-        return GGUFError(f"{self.source}: metadata {key!r} is {_describe(value)}, not {expected}")
+
+def _wrong_type(key: str, value: object, expected: str) -> GGUFError:
+    return GGUFError(f"{key} is {_describe(value)}, expected {expected}")
 
 
 def _describe(value: object) -> str:

@@ -68,8 +68,8 @@ _NAMES: tuple[tuple[str, PreTokenizer], ...] = (
 PRE_TOKENIZERS = {name: pre for names, pre in _NAMES for name in names.split()}
 
 
-def pre_tokenizer(name: str | None) -> PreTokenizer:
-    """The pre-tokenizer of llama.cpp's `name`; "default" where the file has none.
+def pre_tokenizer(name: str) -> PreTokenizer:
+    """The pre-tokenizer of llama.cpp's `name`; an empty one means "default".
 
     Raises:
         GGUFError: the name is not in the table.

@@ -18,8 +18,8 @@ import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
 from models.errors import GGUFError
-from models.tokenizer_keys import PREFIX, Metadata, read_bool, read_floats
-from models.vocabulary import MERGEABLE, TokenType, Vocabulary, byte_value
+from models.metadata import Metadata
+from models.vocabulary import MERGEABLE, PREFIX, TokenType, Vocabulary, byte_value
 
 SPACE = "\u2581"
 # Cutting a piece in two everywhere takes time by the square of its length.
@@ -30,8 +30,8 @@ class SentencePieceBPE:
     """Encoder of plain text for one vocabulary with scores."""
 
     def __init__(self, vocabulary: Vocabulary, metadata: Metadata) -> None:
-        self.adds_space_prefix = read_bool(metadata, "add_space_prefix", default=True)
-        scores = read_floats(metadata, "scores", size=len(vocabulary))
+        self.adds_space_prefix = metadata.get_bool(PREFIX + "add_space_prefix", True)
+        scores = metadata.get_floats(PREFIX + "scores", size=len(vocabulary))
         pieces = dict(vocabulary.of_type(MERGEABLE))
         longest = max(map(len, pieces), default=0)
         if longest > _MAX_PIECE:

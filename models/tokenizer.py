@@ -10,10 +10,11 @@ from typing import Protocol
 
 from models.bpe import ByteLevelBPE
 from models.errors import GGUFError
+from models.metadata import Metadata
 from models.sentencepiece import SentencePieceBPE
-from models.tokenizer_keys import PREFIX, Metadata, read_bool
 from models.vocabulary import (
     HIDDEN,
+    PREFIX,
     TokenizerModel,
     TokenType,
     Vocabulary,
@@ -73,8 +74,8 @@ class Tokenizer:
         return cls(
             vocabulary,
             encoder,
-            adds_bos=read_bool(metadata, "add_bos_token", default=adds_bos),
-            adds_eos=read_bool(metadata, "add_eos_token", default=False),
+            adds_bos=metadata.get_bool(PREFIX + "add_bos_token", adds_bos),
+            adds_eos=metadata.get_bool(PREFIX + "add_eos_token", False),
         )
 
     @property

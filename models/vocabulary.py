@@ -10,14 +10,9 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from models.errors import GGUFError
-from models.tokenizer_keys import (
-    PREFIX,
-    Metadata,
-    read_index,
-    read_integers,
-    read_str,
-    read_strings,
-)
+from models.metadata import Metadata
+
+PREFIX = "tokenizer.ggml."
 
 # Texts that llama.cpp takes for the end of a turn, whatever the file's keys say.
 END_OF_GENERATION_TEXTS = frozenset(
@@ -118,7 +113,7 @@ def _special_ids(metadata: Metadata, size: int) -> dict[str, int | None]:
     spm = tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE
     ids: dict[str, int | None] = {}
     for name, default in (("unknown", 0), ("bos", 1), ("eos", 2), ("eot", None), ("eom", None)):
-        id_ = read_index(metadata, f"{name}_token_id", size)
+        id_ = metadata.get_index(f"{PREFIX}{name}_token_id", size)
         fits = spm and default is not None and default < size
         ids[name] = default if id_ is None and fits else id_
     return ids
@@ -126,17 +121,16 @@ def _special_ids(metadata: Metadata, size: int) -> dict[str, int | None]:
 
 def tokenizer_model(metadata: Metadata) -> TokenizerModel:
     """The family of tokenizer that the file asks for."""
-    name = read_str(metadata, "model")
+    name = metadata.get_string(PREFIX + "model")
     try:
-        return TokenizerModel(str(name))
+        return TokenizerModel(name)
     except ValueError:
         supported = ", ".join(TokenizerModel)
-        got = "is missing" if name is None else f"is {name!r:.60}"
-        raise GGUFError(f"{PREFIX}model {got}, supported are: {supported}") from None
+        raise GGUFError(f"{PREFIX}model is {name!r:.60}, supported are: {supported}") from None
 
 
 def _texts(metadata: Metadata) -> tuple[str, ...]:
-    texts = read_strings(metadata, "tokens")
+    texts = metadata.get_strings(PREFIX + "tokens")
     if not texts:
         raise GGUFError(f"{PREFIX}tokens is empty, expected at least one token")
     return tuple(text or f"[EMPTY_{index}]" for index, text in enumerate(texts))
@@ -154,7 +148,7 @@ def _ids(texts: tuple[str, ...]) -> dict[str, int]:
 
 
 def _types(metadata: Metadata, texts: tuple[str, ...]) -> list[TokenType]:
-    numbers = read_integers(metadata, "token_type", size=len(texts)).tolist()
+    numbers = metadata.get_ints(PREFIX + "token_type", size=len(texts)).tolist()
     known = {int(kind): kind for kind in TokenType}
     unknown = set(numbers) - known.keys()
     if unknown:

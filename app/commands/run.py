@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from app.report import as_json, settings_json, summary
     from app.session import open_session
 
-    with open_session(args) as session, cancel_on_interrupt() as cancel:
+    with open_session(args, raw=args.raw) as session, cancel_on_interrupt() as cancel:
         requests = [_request(args, session, prompt) for prompt in prompts]
         result: dict[str, Any]
         if args.prompts_file:

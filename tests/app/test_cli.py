@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app import cli
+from models.tensor_types import TensorType
 from tests.app.conftest import TINY
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
 
@@ -169,7 +170,7 @@ def test_a_missing_prompts_file_is_one_line(ember: Ember, tmp_path: Path) -> Non
     assert "cannot read the prompts file" in result.error_line()
 
 
-def test_another_architecture_is_one_line(ember: Ember, tmp_path: Path) -> None:
+def test_another_architecture_is_one_line_that_names_the_file(ember: Ember, tmp_path: Path) -> None:
     import gguf
 
     path = tmp_path / "other.gguf"
@@ -181,7 +182,10 @@ def test_another_architecture_is_one_line(ember: Ember, tmp_path: Path) -> None:
     for command in (["run", "--prompt", "x", "-m"], ["inspect"]):
         result = ember(*command, path)
         assert result.code == 1
-        assert "the architecture 'mamba' is not supported" in result.error_line()
+        message = f"ember: error: {path}: the architecture 'mamba' is not supported; "
+        assert result.error_line().startswith(message)
+    result = ember("tokenize", "-m", path, "x")
+    assert result.error_line().startswith(f"ember: error: {path}: tokenizer.ggml.tokens is missing")
 
 
 def test_truncate_is_asked_for(ember: Ember, tiny_path: Path) -> None:
@@ -266,17 +270,33 @@ def test_a_closed_pipe_is_no_traceback(tiny_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_file_without_a_chat_template_still_chats(ember: Ember, tmp_path: Path) -> None:
-    from models.tensor_types import TensorType
+GUESS = (
+    "ember: this file has no chat template; ChatML is a guess, "
+    "`ember run --raw` sends text as it is\n"
+)
 
-    path = tmp_path / "plain.gguf"
-    metadata = sentencepiece_tokenizer(TINY.vocab)
+
+def test_a_guessed_chat_template_is_told_once(
+    ember: Ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = ember("run", "-p", "ba", "-m", tiny_path, "--max-tokens", "3", "--json")
+    assert json.loads(result.out)["generated_tokens"] == 3
+    assert result.err == GUESS
+    assert GUESS not in ember(*RUN, "-m", tiny_path).err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ba\nce\n"))
+    chat = ember("chat", "-m", tiny_path, "--max-tokens", "3")
+    assert chat.err.startswith(GUESS)
+    assert chat.err.count(GUESS) == 1
+
+
+def test_a_known_chat_template_needs_no_word(ember: Ember, tmp_path: Path) -> None:
+    path = tmp_path / "named.gguf"
     write_llama(
         path,
         config=TINY,
         types=every_matrix(TensorType.F16),
-        tokenizer_metadata=metadata,
+        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab) | {"general.name": "TinyLlama"},
         seed=1,
     )
     result = ember("run", "-p", "ba", "-m", path, "--max-tokens", "3", "--json")
-    assert json.loads(result.out)["generated_tokens"] == 3
+    assert (result.code, result.err) == (0, "")

@@ -8,9 +8,10 @@ import pytest
 from models.builtin_templates import TemplateSource
 from models.chat_template import ChatTemplate, Message, Role, conversation, opening
 from models.errors import GGUFError
+from models.metadata import Metadata, MetadataValue
 from models.tokenizer import Tokenizer
 from models.vocabulary import TokenType
-from tests.models.vocabularies import Keys, byte_level, tokenizer_keys, truth, with_scores
+from tests.models.vocabularies import Keys, byte_level, metadata_of, truth, with_scores
 
 CONTROL = dict.fromkeys(("<s>", "</s>", "<|im_start|>", "<|im_end|>"), TokenType.CONTROL)
 IDS: Keys = {"bos_token_id": 256, "eos_token_id": 257}
@@ -28,13 +29,13 @@ def tokenizer() -> Tokenizer:
 
 
 def template(text: str, tokenizer: Tokenizer) -> ChatTemplate:
-    return ChatTemplate.from_metadata({"tokenizer.chat_template": text}, tokenizer)
+    return ChatTemplate.from_metadata(Metadata({"tokenizer.chat_template": text}), tokenizer)
 
 
 @pytest.mark.network
 @pytest.mark.parametrize("entry", truth()["greedy_exact"], ids=lambda entry: len(entry["rendered"]))
 def test_same_prompt_as_llama_cpp(smollm2_path: Path, entry: dict[str, Any]) -> None:
-    keys = tokenizer_keys(smollm2_path)
+    keys = metadata_of(smollm2_path)
     chat = ChatTemplate.from_metadata(keys, Tokenizer.from_metadata(keys))
     messages = [
         Message(role=Role(message["role"]), content=message["content"])
@@ -56,7 +57,7 @@ def test_opening_and_conversation() -> None:
 
 
 def test_chatml_where_the_vocabulary_has_it(tokenizer: Tokenizer) -> None:
-    chat = ChatTemplate.from_metadata({"general.name": "TinyLlama"}, tokenizer)
+    chat = ChatTemplate.from_metadata(Metadata({"general.name": "TinyLlama"}), tokenizer)
     assert chat.source is TemplateSource.CHATML
     assert chat.render(TALK[:2]) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi <|im_end|>\n"
@@ -85,12 +86,14 @@ def test_llama_2(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Mystery 7B", None, 3])
-def test_a_guess_where_nothing_fits(name: object) -> None:
+def test_a_guess_where_nothing_fits(name: MetadataValue | None) -> None:
     assert builtin(name).source is TemplateSource.GUESS
 
 
-def builtin(name: object) -> ChatTemplate:
-    keys: Keys = {"general.name": name} | with_scores({"a": -1.0})
+def builtin(name: MetadataValue | None) -> ChatTemplate:
+    keys = with_scores({"a": -1.0})
+    if name is not None:
+        keys["general.name"] = name
     return ChatTemplate.from_metadata(keys, Tokenizer.from_metadata(keys))
 
 
@@ -164,5 +167,5 @@ def test_what_fails_is_told_in_one_line(tokenizer: Tokenizer, text: str) -> None
 
 
 def test_a_template_must_be_a_string(tokenizer: Tokenizer) -> None:
-    with pytest.raises(GGUFError, match="is of type list, expected a string"):
-        ChatTemplate.from_metadata({"tokenizer.chat_template": ["x"]}, tokenizer)
+    with pytest.raises(GGUFError, match="is an array of strings, expected a string"):
+        ChatTemplate.from_metadata(Metadata({"tokenizer.chat_template": ["x"]}), tokenizer)

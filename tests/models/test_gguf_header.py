@@ -121,7 +121,7 @@ HOSTILE: dict[str, tuple[RawGGUF, str]] = {
     ),
     "alignment of another type": (
         RawGGUF(pairs=(pair("general.alignment", STRING, text("32")),)),
-        "alignment' is '32', not an integer",
+        "alignment is '32', expected an integer",
     ),
 }
 

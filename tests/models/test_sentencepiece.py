@@ -211,8 +211,8 @@ def test_pieces_with_a_space_inside_are_found_across_words() -> None:
         ({"scores": None}, "scores is missing"),
         ({"scores": np.zeros(7, np.float32)}, "scores has 7 entries, expected 262"),
         ({"scores": np.full(262, np.nan)}, "scores holds NaN or infinity"),
-        ({"scores": ["a"] * 262}, "scores is an array of <U1, expected an array of numbers"),
-        ({"add_space_prefix": "yes"}, "add_space_prefix is str, expected a boolean"),
+        ({"scores": ["a"] * 262}, "scores is an array of strings, expected an array of numbers"),
+        ({"add_space_prefix": "yes"}, "add_space_prefix is 'yes', expected a boolean"),
     ],
     ids=str,
 )

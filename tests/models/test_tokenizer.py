@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import time
 from importlib import resources
@@ -18,10 +19,11 @@ from tokenizers import Regex, pre_tokenizers
 
 from models.bpe import BYTE_ALPHABET
 from models.errors import GGUFError
+from models.metadata import MetadataValue
 from models.pretokenizers import PRE_TOKENIZERS
 from models.tokenizer import Tokenizer
-from models.vocabulary import TokenType
-from tests.models.vocabularies import Keys, byte_level, tokenizer_keys, truth, with_scores
+from models.vocabulary import PREFIX, TokenType
+from tests.models.vocabularies import Keys, byte_level, metadata_of, truth, with_scores
 
 MERGES = ("h e", "l l", "he ll", "hell o", "Ġ w", "o r")
 SPECIAL = {
@@ -33,7 +35,7 @@ SPECIAL = {
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_path: Path) -> Tokenizer:
-    return Tokenizer.from_metadata(tokenizer_keys(smollm2_path))
+    return Tokenizer.from_metadata(metadata_of(smollm2_path))
 
 
 @pytest.mark.network
@@ -62,7 +64,7 @@ class TestSmolLM2:
         assert smollm2.special_ids.isdisjoint(ids)
 
     def test_builds_and_encodes_fast(self, smollm2_path: Path) -> None:
-        keys = tokenizer_keys(smollm2_path)
+        keys = metadata_of(smollm2_path)
         started = time.perf_counter()
         tokenizer = Tokenizer.from_metadata(keys)
         assert time.perf_counter() - started < 2.0
@@ -129,7 +131,7 @@ def tekken() -> tuple[Tokenizer, tiktoken.Encoding]:
     keys: Keys = {
         "pre": "tekken",
         "tokens": texts,
-        "token_type": [TokenType.NORMAL] * len(texts),
+        "token_type": np.full(len(texts), TokenType.NORMAL),
         "merges": [merge_of(token, ranks) for token in spelled if len(token) > 1],
         "add_bos_token": False,
     }
@@ -193,7 +195,7 @@ def test_end_of_generation_by_key_and_by_text_of_special_tokens_only() -> None:
         "</s>": TokenType.NORMAL,
         "[STOP]": TokenType.CONTROL,
     }
-    keys = byte_level(special=special, changes={"eom_token_id": np.uint32(259)})
+    keys = byte_level(special=special, changes={"eom_token_id": 259})
     tokenizer = Tokenizer.from_metadata(keys)
     assert tokenizer.eog_ids == {256, 257, 259}
     assert tokenizer.special_ids == {256, 257, 259}
@@ -219,31 +221,41 @@ def test_any_text_survives_bar_lone_surrogates(text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == expected
 
 
+OPTIONAL = (
+    "pre",
+    "bos_token_id",
+    "unknown_token_id",
+    "eot_token_id",
+    "add_bos_token",
+    "add_eos_token",
+    "add_space_prefix",
+)
 DAMAGE: list[tuple[Keys, str]] = [
     ({"model": "bert"}, "model is 'bert', supported are: llama, gpt2"),
-    ({"model": None}, "model is missing, supported are: llama, gpt2"),
-    ({"model": 3}, "model is int, expected a string"),
+    ({"model": None}, "model is missing; convert the model again"),
+    ({"model": 3}, "model is 3, expected a string"),
     ({"pre": "nosuch"}, "pre is 'nosuch', supported are: .*command-r.*smollm"),
     ({"tokens": None}, "tokens is missing"),
     ({"tokens": []}, "tokens is empty"),
-    ({"tokens": ["a", 1]}, "tokens is int, expected an array of strings"),
-    ({"tokens": ["\udc80"]}, "tokens holds text that is not UTF-8"),
+    ({"tokens": np.ones(3)}, "tokens is an array of float64, expected an array of strings"),
+    ({"tokens": ["\udc80"]}, "tokens holds what is not UTF-8 text"),
     ({"tokens": ["a", "b", "a"]}, "tokens holds 'a' twice, as ids 0 and 2"),
     ({"token_type": None}, "token_type is missing"),
     ({"token_type": np.ones(5, np.int32)}, "token_type has 5 entries, expected 256"),
     ({"token_type": np.full(256, 9)}, "token_type holds 9, expected 0..6"),
     ({"token_type": np.full(256, 6)}, r"tokens\[0\] is 'Ā', a BYTE, expected <0xXX>"),
     ({"token_type": np.ones(256, np.float32)}, "token_type is an array of float32, expected"),
-    ({"token_type": [[1], [2, 3]]}, "token_type is list, expected an array of numbers"),
+    ({"token_type": ["1"]}, "token_type is an array of strings, expected an array of integers"),
+    ({"token_type": np.ones((256, 2), np.int32)}, "token_type is an array of int32, expected"),
     ({"merges": None}, "merges is missing"),
     ({"merges": ["ab"]}, r"merges\[0\] is 'ab', expected 'left right'"),
     ({"merges": ["a "]}, r"merges\[0\] is 'a ', expected 'left right'"),
     ({"merges": ["a b"]}, r"merges\[0\] names 'ab', which tokenizer.ggml.tokens does not hold"),
     ({"bos_token_id": 256}, "bos_token_id is 256, expected 0..255"),
     ({"eos_token_id": -1}, "eos_token_id is -1, expected 0..255"),
-    ({"eot_token_id": "2"}, "eot_token_id is str, expected an integer"),
-    ({"eom_token_id": True}, "eom_token_id is bool, expected an integer"),
-    ({"add_bos_token": 1}, "add_bos_token is int, expected a boolean"),
+    ({"eot_token_id": "2"}, "eot_token_id is '2', expected an integer"),
+    ({"eom_token_id": True}, "eom_token_id is True, expected an integer"),
+    ({"add_bos_token": 1}, "add_bos_token is 1, expected a boolean"),
     ({"add_bos_token": True}, "add_bos_token is true, expected tokenizer.ggml.bos_token_id"),
 ]
 
@@ -252,6 +264,47 @@ DAMAGE: list[tuple[Keys, str]] = [
 def test_damaged_keys_are_named(change: Keys, message: str) -> None:
     with pytest.raises(GGUFError, match=r"tokenizer\.ggml\." + message):
         Tokenizer.from_metadata(byte_level(changes=change))
+
+
+VALUES: list[MetadataValue] = [
+    0,
+    -1,
+    2**63,
+    math.nan,
+    True,
+    "",
+    "llama",
+    "tekken",
+    "\ud800",
+    [],
+    ["", ""],
+    ["a b", " ", "\ud800"],
+    np.zeros(0, np.float32),
+    np.full(320, 2**64 - 1, np.uint64),
+    np.full(320, 2, np.int8),
+    np.full(320, -np.inf),
+    np.zeros((320, 2), np.int32),
+    np.array([True]),
+]
+
+
+@given(data=st.data())
+def test_hostile_metadata_raises_nothing_but_gguf_error(data: st.DataObject) -> None:
+    special = {f"[{number}]": TokenType.USER_DEFINED for number in range(320 - 256)}
+    letters = dict.fromkeys("abcdefgh", -1.0)
+    control = {f"<{number}>": TokenType.CONTROL for number in range(320 - 259 - len(letters))}
+    metadata = data.draw(
+        st.sampled_from([byte_level(special=special), with_scores(letters, special=control)])
+    )
+    keys = st.sampled_from([*metadata, *(PREFIX + name for name in OPTIONAL)])
+    for key in data.draw(st.sets(keys, min_size=1, max_size=3)):
+        metadata[key] = data.draw(st.sampled_from(VALUES))
+    try:
+        tokenizer = Tokenizer.from_metadata(metadata)
+    except GGUFError as error:
+        assert str(error).startswith(PREFIX)  # noqa: PT017 -- either outcome is right
+    else:
+        assert max(tokenizer.encode("abc é <1>[1]"), default=0) < tokenizer.vocab_size == 320
 
 
 def test_a_merge_may_not_make_a_control_token() -> None:

@@ -6,14 +6,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import sentencepiece
 
 from models.bpe import BYTE_ALPHABET
-from models.vocabulary import TokenType
+from models.gguf_file import GGUFFile
+from models.metadata import Metadata, MetadataValue
+from models.vocabulary import PREFIX, TokenType
 
-Keys = dict[str, object]
+Keys = dict[str, MetadataValue | None]
 TRUTH = Path(__file__).parents[1] / "data" / "smollm2_truth.json"
 
 
@@ -23,7 +24,7 @@ def truth() -> dict[str, Any]:
     return content
 
 
-def _keys(model: str, rows: Iterable[tuple[str, TokenType, float]], changes: Keys) -> Keys:
+def _metadata(model: str, rows: Iterable[tuple[str, TokenType, float]], changes: Keys) -> Metadata:
     texts, types, scores = zip(*rows, strict=True)
     keys: Keys = {
         "model": model,
@@ -32,7 +33,7 @@ def _keys(model: str, rows: Iterable[tuple[str, TokenType, float]], changes: Key
         "scores": np.array(scores, np.float32),
     }
     keys |= changes
-    return {f"tokenizer.ggml.{name}": value for name, value in keys.items() if value is not None}
+    return Metadata({PREFIX + name: value for name, value in keys.items() if value is not None})
 
 
 def byte_level(
@@ -41,7 +42,7 @@ def byte_level(
     special: Mapping[str, TokenType] | None = None,
     without: str = "",
     changes: Keys | None = None,
-) -> Keys:
+) -> Metadata:
     """All bytes but those of the characters `without`, merged pairs, then specials.
 
     `changes` replace keys of `tokenizer.ggml`; None leaves a key out.
@@ -51,7 +52,7 @@ def byte_level(
     texts += dict.fromkeys(pair.replace(" ", "") for pair in pairs)
     rows = [(text, TokenType.NORMAL, 0.0) for text in texts]
     rows += [(text, kind, 0.0) for text, kind in (special or {}).items()]
-    return _keys("gpt2", rows, {"pre": "gpt-2", "merges": pairs, **(changes or {})})
+    return _metadata("gpt2", rows, {"pre": "gpt-2", "merges": pairs, **(changes or {})})
 
 
 def with_scores(
@@ -60,7 +61,7 @@ def with_scores(
     special: Mapping[str, TokenType] | None = None,
     byte_fallback: bool = True,
     changes: Keys | None = None,
-) -> Keys:
+) -> Metadata:
     """<unk>, <s>, </s>, 256 bytes, the pieces with their scores, then specials.
 
     `changes` replace keys of `tokenizer.ggml`; None leaves a key out.
@@ -71,10 +72,10 @@ def with_scores(
         rows += [(f"<0x{byte:02X}>", TokenType.BYTE, 0.0) for byte in range(256)]
     rows += [(text, TokenType.NORMAL, score) for text, score in pieces.items()]
     rows += [(text, kind, 0.0) for text, kind in (special or {}).items()]
-    return _keys("llama", rows, changes or {})
+    return _metadata("llama", rows, changes or {})
 
 
-def from_sentencepiece(processor: sentencepiece.SentencePieceProcessor) -> Keys:
+def from_sentencepiece(processor: sentencepiece.SentencePieceProcessor) -> Metadata:
     """The keys that a converter writes for a SentencePiece model."""
 
     def kind(id_: int) -> TokenType:
@@ -88,11 +89,11 @@ def from_sentencepiece(processor: sentencepiece.SentencePieceProcessor) -> Keys:
         (processor.id_to_piece(id_), kind(id_), processor.get_score(id_))
         for id_ in range(processor.vocab_size())
     ]
-    return _keys("llama", rows, {})
+    return _metadata("llama", rows, {})
 
 
 @cache
-def tokenizer_keys(path: Path) -> Keys:
-    """The tokenizer's part of a GGUF file, read by gguf-py."""
-    fields = gguf.GGUFReader(path).fields.items()
-    return {name: field.contents() for name, field in fields if name.startswith("tokenizer.")}
+def metadata_of(path: Path) -> Metadata:
+    """The metadata of a GGUF file."""
+    with GGUFFile(path) as file:
+        return file.metadata

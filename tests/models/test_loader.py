@@ -1,0 +1,104 @@
+"""What `load` refuses: every error names the file once, whoever raised it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from models.errors import GGUFError
+from models.loader import load
+from models.tensor_types import TensorType
+from tests.gguf_factory import (
+    LlamaShape,
+    MetadataItem,
+    every_matrix,
+    sentencepiece_tokenizer,
+    write_llama,
+)
+
+TINY = LlamaShape(layers=1, width=64, ffn=96, heads=2, kv_heads=1, vocab=307, context=32)
+BAD: dict[str, tuple[dict[str, MetadataItem], str]] = {
+    "a key of the wrong type": ({"llama.block_count": "two"}, "llama.block_count"),
+    "dimensions": ({"llama.attention.head_count": 0}, "got heads=0"),
+    "part of a split file": ({"split.no": 0, "split.count": 3}, "one of 3 parts of a model"),
+    "missing tensor": ({"llama.block_count": 2}, "tensor 'blk.1.attn_norm.weight' is missing"),
+    "tensor of another shape": ({"llama.feed_forward_length": 95}, "has shape [96, 64]"),
+    "tokenizer family": ({"tokenizer.ggml.model": "bert"}, "supported are: llama, gpt2"),
+    "token id": ({"tokenizer.ggml.bos_token_id": 307}, "expected 0..306"),
+    "scores": ({"tokenizer.ggml.scores": [0.0] * 5}, "scores has 5 entries"),
+    "template": ({"tokenizer.chat_template": "{% if %}"}, "is no valid jinja2 template"),
+    "name": ({"general.name": 3}, "general.name"),
+}
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(GGUFError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+def write(path: Path, changes: Mapping[str, MetadataItem]) -> None:
+    write_llama(
+        path,
+        config=TINY,
+        types=every_matrix(TensorType.Q8_0),
+        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab) | dict(changes),
+        seed=3,
+    )
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refusals_name_the_file_once(tmp_path: Path, case: str) -> None:
+    changes, message = BAD[case]
+    path = tmp_path / "bad.gguf"
+    write(path, changes)
+    error = refusal(path)
+    assert error.startswith(f"{path}: ")
+    assert error.count("bad.gguf") == 1
+    assert message in error
+
+
+def test_a_later_part_of_a_split_file_is_told_how_to_be_whole(tmp_path: Path) -> None:
+    """Only the first part has more metadata than this, and none has all tensors."""
+    path = tmp_path / "model-00002-of-00003.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.kv_data[0].pop("general.architecture")
+    for key, value in (("split.no", 1), ("split.count", 3), ("split.tensors.count", 57)):
+        writer.add_uint16(key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert refusal(path).endswith("llama-gguf-split --merge FIRST-PART OUT.gguf")
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_merged_file_is_whole(tmp_path: Path, count: int) -> None:
+    write(tmp_path / "whole.gguf", {"split.count": count})
+    assert load(tmp_path / "whole.gguf").name == "random weights"
+
+
+def test_what_is_no_gguf_file_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    for data in (b"", b"no model", b"GGUF\x09\0\0\0"):
+        path.write_bytes(data)
+        assert refusal(path).startswith(f"{path}: ")
+        assert refusal(path).count("bad.gguf") == 1
+
+
+def test_a_scale_that_is_not_finite_names_file_and_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    write(path, {})
+    offset = next(
+        tensor.data_offset
+        for tensor in gguf.GGUFReader(path).tensors
+        if tensor.name == "blk.0.ffn_up.weight"
+    )
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(np.float16(np.nan).tobytes())
+    error = refusal(path)
+    assert error.startswith(f"{path}: tensor 'blk.0.ffn_up.weight' (Q8_0): a scale is NaN")
+    assert error.count("bad.gguf") == 1
