@@ -24,9 +24,9 @@ from kvcache.prompt_cache import from_plan
 from kvcache.stats import sum_layers
 from models.loader import LoadedModel, load
 
-# Tokens per prefill step. MLX's CPU products gain nothing from long steps, so that a
-# cancel is heard soon.
-_PREFILL_STEP = {Backend.GPU: 512, Backend.REFERENCE: 32}
+# Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
+# soon.
+_PREFILL_STEP = {Backend.GPU: 512, Backend.CPU: 256, Backend.REFERENCE: 32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,8 @@ class Engine:
     @classmethod
     def load(cls, model: str, config: CacheConfig | None = None) -> Self:
         """An engine over a model's path or name (`models.loader.load`)."""
-        return cls(load(model), config)
+        config = config or CacheConfig()
+        return cls(load(model, backend=config.backend), config)
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""

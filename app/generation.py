@@ -109,7 +109,7 @@ class Generation:
             stop = min(start + self._prefill_step, total)
             hidden = self._model.hidden(ids[:, start:stop], self._caches)
             logits = self._model.logits(hidden[:, -1]) if stop == total else None
-            mx.eval([cache.state for cache in self._caches], [] if logits is None else logits)
+            mx.eval([cache.pending() for cache in self._caches], [] if logits is None else logits)
             yield PrefillProgress(done=stop, total=total, seconds=time.perf_counter() - began)
             if logits is not None:
                 return logits

@@ -91,9 +91,9 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--backend",
-        choices=["auto", "reference", "gpu"],
+        choices=["auto", "reference", "cpu", "gpu"],
         default="auto",
-        help="which attention runs (default: auto)",
+        help="what computes: plain MLX, native CPU kernels or the GPU (default: auto)",
     )
 
 

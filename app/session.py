@@ -14,6 +14,7 @@ from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.options import cache_config, model_name
 from app.progress import byte_bar
+from kvcache import Backend
 from models.builtin_templates import TemplateSource
 from models.chat_template import Message
 from models.fetch import fetch
@@ -57,14 +58,14 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
-        loaded = _load_with_bar(thread, path)
+        loaded = _load_with_bar(thread, path, config.backend)
         engine = thread.call(lambda: Engine(loaded, config))
         if loaded.template.source is TemplateSource.GUESS and not raw:
             note(_GUESS)
         yield Session(engine=engine, thread=thread)
 
 
-def _load_with_bar(thread: InferenceThread, path: Path) -> LoadedModel:
+def _load_with_bar(thread: InferenceThread, path: Path, backend: Backend) -> LoadedModel:
     with byte_bar("loading") as report, cancel_on_interrupt() as cancel:
 
         def on_progress(done: int, total: int) -> None:
@@ -72,7 +73,7 @@ def _load_with_bar(thread: InferenceThread, path: Path) -> LoadedModel:
                 raise KeyboardInterrupt
             report(done, total)
 
-        return thread.call(lambda: load(path, progress=on_progress))
+        return thread.call(lambda: load(path, backend=backend, progress=on_progress))
 
 
 def fetch_with_bar(model: str) -> Path:

@@ -7,9 +7,12 @@ cache's backend. This module does not know how a cache stores its tokens.
 from typing import Protocol
 
 import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
 
 from kvcache import reference
 from kvcache.config import Backend
+from kvcache.native.library import Array, library
 from kvcache.reference import Mask
 
 
@@ -51,3 +54,21 @@ def attend_dense(
             q, k.astype(q.dtype), v.astype(q.dtype), scale=scale, mask=mask
         )
     return reference.attention(q, k, v, scale=scale, mask=mask)
+
+
+def attend_native(
+    q: mx.array,
+    keys: Array,
+    values: Array,
+    *,
+    held: int,
+    scale: float,
+    padding: npt.NDArray[np.int32] | None,
+) -> mx.array:
+    """Causal attention by the native CPU kernels over memory [B, Hkv, capacity, D].
+
+    padding [B]: leading tokens of each row that are never attended to.
+    """
+    q32 = np.ascontiguousarray(q.astype(mx.float32))
+    out = library().attend(q32, keys, values, held=held, scale=scale, padding=padding)
+    return mx.array(out).astype(q.dtype)

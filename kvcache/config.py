@@ -12,6 +12,8 @@ from typing import Self
 import mlx.core as mx
 
 from kvcache.errors import CacheError
+from kvcache.native.build import NativeUnavailableError
+from kvcache.native.library import library
 
 
 class HotDtype(Enum):
@@ -30,29 +32,42 @@ class HotDtype(Enum):
 
 
 class Backend(Enum):
-    """Which implementation computes attention.
+    """Which implementation computes attention and, in ember's network, products.
 
-    AUTO becomes GPU where MLX's default device is one, REFERENCE elsewhere.
+    REFERENCE is plain MLX on any device, GPU is MLX's fused attention, CPU is
+    the native kernels. AUTO takes GPU where MLX's default device is one, else
+    CPU where the kernels can be compiled, else REFERENCE.
     """
 
     AUTO = "auto"
     REFERENCE = "reference"
+    CPU = "cpu"
     GPU = "gpu"
 
     def resolve(self) -> "Backend":
         """The backend that will really run on MLX's default device.
 
-        Raises CacheError when GPU is asked for and there is none.
+        Raises CacheError when GPU or CPU is asked for and cannot run here.
         """
         on_gpu = mx.default_device().type == mx.DeviceType.gpu
         if self is Backend.AUTO:
-            return Backend.GPU if on_gpu else Backend.REFERENCE
+            return Backend.GPU if on_gpu else _best_on_cpu()
+        if self is Backend.CPU:
+            library()
         if self is Backend.GPU and not on_gpu:
             raise CacheError(
                 "the gpu backend needs a Metal or CUDA device, but MLX runs on the CPU here; "
                 "use --backend auto or --backend reference"
             )
         return self
+
+
+def _best_on_cpu() -> Backend:
+    try:
+        library()
+    except NativeUnavailableError:
+        return Backend.REFERENCE
+    return Backend.CPU
 
 
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import mlx.core as mx
+import numpy as np
 
-from kvcache.attention import attend_dense
+from kvcache.attention import attend_dense, attend_native
+from kvcache.buffers import DeviceBuffer, HostBuffer, make_buffer
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.reference import Mask
@@ -42,9 +44,9 @@ class DynamicKVCache:
         self.offset = 0
         self.backend = backend.resolve()
         self.dtype = dtype
-        self._padding = None if left_padding is None else mx.array(list(left_padding))
-        self._keys: mx.array | None = None  # [B, Hkv, capacity, D]
-        self._values: mx.array | None = None
+        self._padding = None if left_padding is None else np.array(left_padding, np.int32)
+        self._keys: DeviceBuffer | HostBuffer | None = None
+        self._values: DeviceBuffer | HostBuffer | None = None
 
     # -- what attention needs --
 
@@ -56,11 +58,9 @@ class DynamicKVCache:
         """
         self._check(k, v)
         end = self.offset + k.shape[2]
-        self._reserve(k, end)
-        assert self._keys is not None
-        assert self._values is not None
-        self._keys[:, :, self.offset : end] = k.astype(self.dtype.mx)
-        self._values[:, :, self.offset : end] = v.astype(self.dtype.mx)
+        keys, values = self._reserve(k, end)
+        keys.write(self.offset, k)
+        values.write(self.offset, v)
         self.offset = end
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
@@ -70,9 +70,15 @@ class DynamicKVCache:
                 f"got {q.shape[2]} queries over {self.offset} held tokens, "
                 "expected no more queries than tokens; append first"
             )
-        held = self._visible(q.shape[2], mask)
+        causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
+        keys, values = self._keys, self._values
+        if causal and isinstance(keys, HostBuffer) and isinstance(values, HostBuffer):
+            return attend_native(
+                q, keys.memory, values.memory, held=self.offset, scale=scale, padding=self._padding
+            )
+        visible = self._visible(q.shape[2], mask)
         return attend_dense(
-            q, self.keys(), self.values(), scale=scale, mask=held, backend=self.backend
+            q, self.keys(), self.values(), scale=scale, mask=visible, backend=self.backend
         )
 
     def attend(
@@ -95,7 +101,6 @@ class DynamicKVCache:
     def stats(self) -> CacheStats:
         """Tokens and bytes; every held token is hot."""
         token_bytes = self._token_bytes()
-        capacity = 0 if self._keys is None else self._keys.shape[2]
         held = self.offset * token_bytes
         return CacheStats(
             total=self.offset,
@@ -106,7 +111,7 @@ class DynamicKVCache:
             sink_bytes=0,
             hot_bytes=held,
             cold_bytes=0,
-            allocated_bytes=capacity * token_bytes,
+            allocated_bytes=self._capacity() * token_bytes,
             fp16_bytes=held * HotDtype.F16.mx.size // self.dtype.mx.size,
         )
 
@@ -153,7 +158,17 @@ class DynamicKVCache:
 
     @state.setter
     def state(self, value: tuple[mx.array | None, mx.array | None, int]) -> None:
-        self._keys, self._values, self.offset = value
+        keys, values, self.offset = value
+        self._keys = self._values = None
+        if keys is not None and values is not None:
+            into = self._reserve(keys, keys.shape[2])
+            for buffer, tokens in zip(into, (keys, values), strict=True):
+                buffer.write(0, tokens)
+
+    def pending(self) -> list[mx.array]:
+        """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
+        buffers = [buffer for buffer in (self._keys, self._values) if buffer is not None]
+        return [array for buffer in buffers for array in buffer.pending()]
 
     def is_trimmable(self) -> bool:
         """Always: nothing is ever encoded or let go."""
@@ -167,11 +182,10 @@ class DynamicKVCache:
 
     def filter(self, rows: Sequence[int]) -> None:
         """Keep only the given batch rows."""
-        index = mx.array(list(rows))
         if self._keys is not None and self._values is not None:
-            self._keys, self._values = self._keys[index], self._values[index]
+            self._keys, self._values = self._keys.rows(rows), self._values.rows(rows)
         if self._padding is not None:
-            self._padding = self._padding[index]
+            self._padding = self._padding[list(rows)]
 
     # -- the buffers --
 
@@ -193,28 +207,34 @@ class DynamicKVCache:
                 f"{self.max_seq_len}; raise max_seq_len, or trim or clear it first"
             )
 
-    def _reserve(self, like: mx.array, tokens: int) -> None:
-        capacity = 0 if self._keys is None else self._keys.shape[2]
-        if tokens <= capacity:
-            return
-        capacity = max(capacity, _FIRST_CAPACITY)
+    def _reserve(
+        self, like: mx.array, tokens: int
+    ) -> tuple[DeviceBuffer | HostBuffer, DeviceBuffer | HostBuffer]:
+        """The buffers of keys and values, grown to hold `tokens`."""
+        batch, heads, _, dim = like.shape
+        if self._keys is None or self._values is None:
+            shape = batch, heads, self._room_for(tokens), dim
+            self._keys = make_buffer(shape, self.dtype, self.backend)
+            self._values = make_buffer(shape, self.dtype, self.backend)
+        elif tokens > self._capacity():
+            capacity = self._room_for(tokens)
+            self._keys = self._keys.grown(capacity, self.offset)
+            self._values = self._values.grown(capacity, self.offset)
+        return self._keys, self._values
+
+    def _room_for(self, tokens: int) -> int:
+        capacity = max(self._capacity(), _FIRST_CAPACITY)
         while capacity < tokens:
             capacity *= 2
-        batch, heads, _, dim = like.shape
-        shape = (batch, heads, min(capacity, self.max_seq_len), dim)
-        self._keys = self._grown(self._keys, shape)
-        self._values = self._grown(self._values, shape)
+        return min(capacity, self.max_seq_len)
 
-    def _grown(self, old: mx.array | None, shape: tuple[int, ...]) -> mx.array:
-        grown = mx.zeros(shape, self.dtype.mx)
-        if old is not None and self.offset:
-            grown[:, :, : self.offset] = old[:, :, : self.offset]
-        return grown
+    def _capacity(self) -> int:
+        return 0 if self._keys is None else self._keys.shape[2]
 
-    def _held(self, buffer: mx.array | None) -> mx.array:
+    def _held(self, buffer: DeviceBuffer | HostBuffer | None) -> mx.array:
         if buffer is None:
             raise CacheError("the cache is empty: append keys and values first")
-        return buffer[:, :, : self.offset]
+        return buffer.read(self.offset)
 
     def _token_bytes(self) -> int:
         if self._keys is None:
@@ -243,7 +263,7 @@ class DynamicKVCache:
         if self._padding is None:
             return mask
         length, end = mask.shape
-        padding = self._padding[:, None, None, None]
+        padding = mx.array(self._padding)[:, None, None, None]
         real_key = mx.arange(end) >= padding
         padding_query = mx.arange(end - length, end)[:, None] < padding
         return mask & (real_key | padding_query)

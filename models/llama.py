@@ -1,7 +1,8 @@
 """The Llama network: grouped-query attention, RoPE, SwiGLU, RMS norms.
 
-One definition for every device. Attention is `kvcache.attend` and nothing else;
-how keys and values are stored, and how a weight is packed, is not known here.
+One definition for every device. Attention is `kvcache.attend` and nothing else,
+the rest goes through `Ops`; how keys and values are stored, how a weight is packed
+and what computes is not known here.
 Source: Touvron et al. (arXiv 2302.13971, 2307.09288); GQA: arXiv 2305.13245.
 """
 
@@ -12,80 +13,63 @@ import mlx.nn as nn
 
 from kvcache import CacheConfig, DynamicKVCache, ModelShape, attend, make_prompt_cache
 from models.config import LlamaConfig
+from models.ops import MlxOps, Ops
 from models.rope import Rope
 from models.weights import Weights
 
 
-class Attention(nn.Module):
-    """Self-attention of one layer."""
+class Block(nn.Module):
+    """One transformer layer: pre-normed attention and SwiGLU feed-forward, with residuals."""
 
-    def __init__(self, config: LlamaConfig, weights: Weights, prefix: str, rope: Rope) -> None:
+    def __init__(
+        self, config: LlamaConfig, weights: Weights, index: int, rope: Rope, ops: Ops
+    ) -> None:
         super().__init__()
         self.head_dim = config.head_dim
         self.scale = config.head_dim**-0.5
-        self.rope = rope
+        self.rope, self.ops = rope, ops
+        prefix, size, eps = f"blk.{index}", config.hidden, config.norm_eps
         query, held = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self.q = weights.linear(f"{prefix}.attn_q", rows=query, columns=config.hidden)
-        self.k = weights.linear(f"{prefix}.attn_k", rows=held, columns=config.hidden)
-        self.v = weights.linear(f"{prefix}.attn_v", rows=held, columns=config.hidden)
-        self.output = weights.linear(f"{prefix}.attn_output", rows=config.hidden, columns=query)
-
-    def __call__(self, x: mx.array, cache: DynamicKVCache | None) -> mx.array:
-        offset = cache.offset if cache is not None else 0
-        q = self.rope(self._heads(self.q(x)), offset=offset)  # [B, Hq, L, D]
-        k = self.rope(self._heads(self.k(x)), offset=offset)  # [B, Hkv, L, D]
-        v = self._heads(self.v(x))
-        out = attend(q, k, v, cache=cache, scale=self.scale)  # [B, Hq, L, D]
-        return self.output(out.swapaxes(1, 2).flatten(2))  # [B, L, hidden]
-
-    def _heads(self, x: mx.array) -> mx.array:
-        return mx.unflatten(x, -1, (-1, self.head_dim)).swapaxes(1, 2)
-
-
-class MLP(nn.Module):
-    """SwiGLU feed-forward of one layer."""
-
-    def __init__(self, config: LlamaConfig, weights: Weights, prefix: str) -> None:
-        super().__init__()
-        self.gate = weights.linear(f"{prefix}.ffn_gate", rows=config.ffn, columns=config.hidden)
-        self.up = weights.linear(f"{prefix}.ffn_up", rows=config.ffn, columns=config.hidden)
-        self.down = weights.linear(f"{prefix}.ffn_down", rows=config.hidden, columns=config.ffn)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate = self.gate(x)
-        return self.down(gate * mx.sigmoid(gate) * self.up(x))
-
-
-class Block(nn.Module):
-    """One transformer layer, pre-normed, with residuals."""
-
-    def __init__(self, config: LlamaConfig, weights: Weights, index: int, rope: Rope) -> None:
-        super().__init__()
-        prefix = f"blk.{index}"
-        size, eps = config.hidden, config.norm_eps
         self.attention_norm = weights.norm(f"{prefix}.attn_norm", size=size, eps=eps)
-        self.attention = Attention(config, weights, prefix, rope)
+        self.q = weights.linear(f"{prefix}.attn_q", rows=query, columns=size)
+        self.k = weights.linear(f"{prefix}.attn_k", rows=held, columns=size)
+        self.v = weights.linear(f"{prefix}.attn_v", rows=held, columns=size)
+        self.output = weights.linear(f"{prefix}.attn_output", rows=size, columns=query)
         self.mlp_norm = weights.norm(f"{prefix}.ffn_norm", size=size, eps=eps)
-        self.mlp = MLP(config, weights, prefix)
+        self.gate = weights.linear(f"{prefix}.ffn_gate", rows=config.ffn, columns=size)
+        self.up = weights.linear(f"{prefix}.ffn_up", rows=config.ffn, columns=size)
+        self.down = weights.linear(f"{prefix}.ffn_down", rows=size, columns=config.ffn)
 
     def __call__(self, x: mx.array, cache: DynamicKVCache | None) -> mx.array:
-        x = x + self.attention(self.attention_norm(x), cache)
-        return x + self.mlp(self.mlp_norm(x))
+        q, k, v = self.ops.attention_inputs(
+            x,
+            self.attention_norm,
+            (self.q, self.k, self.v),
+            self.rope,
+            head_dim=self.head_dim,
+            offset=0 if cache is None else cache.offset,
+        )  # [B, Hq, L, D], [B, Hkv, L, D] twice
+        seen = attend(q, k, v, cache=cache, scale=self.scale)  # [B, Hq, L, D]
+        x = self.ops.linear_add(seen.swapaxes(1, 2).flatten(2), self.output, x)  # [B, L, hidden]
+        return self.ops.feed_forward(x, self.mlp_norm, self.gate, self.up, self.down)
 
 
 class Model(nn.Module):
     """Token ids -> logits. Fits mlx-lm's generation loop (`layers`, `make_cache`)."""
 
-    def __init__(self, config: LlamaConfig, weights: Weights) -> None:
-        """Take the network's tensors out of `weights`.
+    def __init__(self, config: LlamaConfig, weights: Weights, ops: Ops | None = None) -> None:
+        """Take the network's tensors out of `weights`; `ops` defaults to plain MLX.
 
         Raises GGUFError for a tensor that is missing, misshapen or left over.
         """
         super().__init__()
         self.config = config
+        self.ops = ops or MlxOps()
         self.embedding = weights.embedding("token_embd", columns=config.hidden)
         rope = _make_rope(config, weights)
-        self.layers = [Block(config, weights, i, rope) for i in range(config.layers)]
+        self.layers = [
+            Block(config, weights, index, rope, self.ops) for index in range(config.layers)
+        ]
         self.norm = weights.norm("output_norm", size=config.hidden, eps=config.norm_eps)
         if "output.weight" in weights:
             self.output = weights.linear("output", rows=self.vocabulary, columns=config.hidden)
@@ -107,7 +91,7 @@ class Model(nn.Module):
 
     def hidden(self, ids: mx.array, cache: Sequence[DynamicKVCache] | None = None) -> mx.array:
         """Token ids [B, L] -> normed states [B, L, hidden], appending to `cache`."""
-        x = self.embedding(ids)
+        x = self.ops.embed(ids, self.embedding)
         for index, layer in enumerate(self.layers):
             x = layer(x, None if cache is None else cache[index])
         normed: mx.array = self.norm(x)
@@ -115,7 +99,8 @@ class Model(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """States [..., hidden] -> logits [..., vocabulary]."""
-        return self.output(hidden) if "output" in self else self.embedding.as_linear(hidden)
+        output = self.output if "output" in self else self.embedding.as_linear
+        return self.ops.linear(hidden, output)
 
     def __call__(self, ids: mx.array, cache: Sequence[DynamicKVCache] | None = None) -> mx.array:
         """Token ids [B, L] -> logits [B, L, vocabulary], appending to `cache`."""

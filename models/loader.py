@@ -10,10 +10,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from kvcache import Backend
+from kvcache.native.library import library
 from models.chat_template import ChatTemplate
 from models.config import LlamaConfig
 from models.gguf_file import GGUFFile
 from models.llama import Model
+from models.native_ops import NativeOps
+from models.ops import MlxOps, Ops
 from models.repack import Dense, Quantized, repack
 from models.source import locate
 from models.tokenizer import Tokenizer
@@ -46,11 +50,14 @@ def activation_dtype() -> mx.Dtype:
 
 
 def load(
-    model: str | Path, *, dtype: mx.Dtype | None = None, progress: OnProgress | None = None
+    model: str | Path,
+    *,
+    backend: Backend = Backend.AUTO,
+    progress: OnProgress | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.source.locate`); downloads nothing.
 
-    dtype: of activations; default `activation_dtype()`.
+    backend: what computes the network's products (its cache has its own setting).
     progress: called with (bytes of tensors done, bytes of all tensors).
     Raises ModelNotFoundError, or GGUFError, which names the file, where it cannot
     be run.
@@ -62,7 +69,7 @@ def load(
         template = ChatTemplate.from_metadata(file.metadata, tokenizer)
         tensors = _read_tensors(file, progress or _ignore)
         name = file.metadata.get_string("general.name", path.stem)
-        network = Model(config, Weights(tensors, dtype or activation_dtype()))
+        network = Model(config, Weights(tensors, activation_dtype()), _ops(backend))
     return LoadedModel(
         name=name,
         path=path,
@@ -73,6 +80,12 @@ def load(
         file_bytes=path.stat().st_size,
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
     )
+
+
+def _ops(backend: Backend) -> Ops:
+    if backend.resolve() is Backend.CPU:
+        return NativeOps(library())
+    return MlxOps()
 
 
 def _read_tensors(file: GGUFFile, progress: OnProgress) -> dict[str, Quantized | Dense]:

@@ -5,6 +5,8 @@ attn_q and attn_k so that the pairs (2i, 2i+1) turn together; used as they are.
 """
 
 import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
 
 
 class Rope:
@@ -27,10 +29,13 @@ class Rope:
         self.dims = dims
         self.base = base
         self.factor = factor
-        self._periods: mx.array | None = None
+        # Pair i turns by position / periods[i].
+        unscaled = base ** (np.arange(0, dims, 2) / dims)
+        self._scaled: mx.array | None = None
         if frequency_factors is not None:
-            exponents = mx.arange(0, dims, 2, dtype=mx.float32) / dims
-            self._periods = base**exponents * frequency_factors.astype(mx.float32)
+            unscaled = unscaled * np.asarray(frequency_factors.astype(mx.float32))
+            self._scaled = mx.array(unscaled.astype(np.float32))
+        self.periods: npt.NDArray[np.float64] = unscaled * factor
 
     def __call__(self, x: mx.array, *, offset: int) -> mx.array:
         """Rotate x [B, H, L, D], whose first token stands at position `offset`."""
@@ -38,8 +43,8 @@ class Rope:
             x,
             self.dims,
             traditional=True,
-            base=self.base if self._periods is None else None,
+            base=self.base if self._scaled is None else None,
             scale=1.0 / self.factor,
             offset=offset,
-            freqs=self._periods,
+            freqs=self._scaled,
         )

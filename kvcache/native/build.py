@@ -1,0 +1,116 @@
+"""Compiles the native kernels once, for this very machine, with the system's compiler.
+
+The library lies in the user's cache under a hash of all it depends on: sources,
+flags, compiler and processor. Two processes may build at once: each writes a
+file of its own and moves it into place. Knows nothing of what the kernels do.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+from kvcache.errors import CacheError
+
+_FOLDER = Path(__file__).parent
+_ENTRY = _FOLDER / "operations.cpp"
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = (
+    *("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread"),
+    *("-march=native", "-Wall", "-Wextra", "-Wno-psabi"),
+    # GCC 12's own AVX-512 headers trip these two.
+    *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
+)
+_SECONDS = 120
+
+
+class NativeUnavailableError(CacheError):
+    """The native kernels cannot be built or loaded here; the message says what to install."""
+
+
+def load() -> ctypes.CDLL:
+    """The compiled kernels, built first where they are not in the cache.
+
+    A cached file that does not load is built again once. Raises
+    NativeUnavailableError.
+    """
+    compiler = find_compiler()
+    target = library_path(compiler)
+    try:
+        return ctypes.CDLL(str(target))
+    except OSError:
+        _build(compiler, target)
+    try:
+        return ctypes.CDLL(str(target))
+    except OSError as error:
+        raise NativeUnavailableError(f"the compiled kernels do not load: {error}") from error
+
+
+def find_compiler() -> str:
+    """The C++ compiler: the environment's CXX, or the first that is there."""
+    wanted = os.environ.get("CXX")
+    for name in (wanted,) if wanted else _COMPILERS:
+        if found := shutil.which(name):
+            return found
+    raise NativeUnavailableError(
+        f"no C++ compiler ({wanted or ', '.join(_COMPILERS)}): install one (Debian: apt install "
+        "g++) to make the CPU tens of times faster"
+    )
+
+
+def library_path(compiler: str) -> Path:
+    """Where the library of these sources, flags, compiler and processor lies."""
+    digest = hashlib.sha256()
+    for source in sorted(_FOLDER.glob("*.[ch]*")):
+        digest.update(source.name.encode() + source.read_bytes())
+    version = _run([compiler, "--version"]).stdout
+    for part in (*_FLAGS, compiler, version, platform.machine(), _processor()):
+        digest.update(part.encode() + b"\0")
+    override = os.environ.get("EMBER_CACHE")
+    root = Path(override).expanduser() if override else platformdirs.user_cache_path("ember")
+    return root / "native" / f"kernels-{digest.hexdigest()[:24]}.so"
+
+
+def _build(compiler: str, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
+    except OSError as error:
+        raise NativeUnavailableError(
+            f"cannot write to {target.parent}: {error.strerror}"
+        ) from error
+    os.close(handle)
+    staged = Path(name)
+    try:
+        done = _run([compiler, *_FLAGS, "-o", str(staged), str(_ENTRY)])
+        if done.returncode:
+            reason = next((s for s in done.stderr.splitlines() if "error" in s), "no reason given")
+            raise NativeUnavailableError(f"{compiler} failed on the CPU kernels: {reason}")
+        staged.replace(target)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeUnavailableError(f"{command[0]} cannot be run: {error}") from error
+
+
+def _processor() -> str:
+    """What -march=native depends on: the processor's name and features."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))

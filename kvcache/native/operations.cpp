@@ -1,0 +1,268 @@
+// The operations of a network on the CPU, as Python calls them.
+//
+// Every function takes float32 activations [rows, columns] in C order and writes float32. One
+// caller at a time; the work is spread over the pool.
+
+#include <memory>
+
+#include "affine.h"
+#include "attention.h"
+#include "gemm.h"
+#include "matvec.h"
+#include "pool.h"
+
+namespace ember {
+namespace {
+
+constexpr int64_t kRowsPerTask = 32;  // weight rows of one task of a product with few rows
+constexpr int64_t kBlockRows = 192;   // activation rows that stay in cache beside a panel
+constexpr int kTile = 4;              // activation rows that share a panel's registers
+
+std::unique_ptr<Pool> pool;
+
+// Activation rows in two int8 parts; grows to the largest product and stays.
+class Quantized {
+  public:
+    void assign(const float* x, int64_t rows, int64_t columns) {
+        columns_ = columns;
+        split_ready_ = false;
+        const int64_t width = padded(columns), groups = width / kXGroup;
+        codes_.resize(size_t(2 * rows * width));
+        factors_.resize(size_t(2 * rows * groups));
+        rows_.resize(size_t(rows));
+        for (int64_t m = 0; m < rows; ++m) {
+            int8_t* codes = codes_.data() + 2 * m * width;
+            float* factors = factors_.data() + 2 * m * groups;
+            rows_[m] = {codes, codes + width, factors, factors + groups};
+        }
+        pool->run(rows, [&](int64_t m) { quantize_row(x + m * columns, columns, rows_[m]); });
+    }
+
+    // In the order of the columns.
+    const Activation* rows() const { return rows_.data(); }
+
+    // As `Nibbles` reads them.
+    const Activation* split_rows() {
+        if (!split_ready_) split();
+        return split_rows_.data();
+    }
+
+  private:
+    void split() {
+        split_codes_.resize(codes_.size());
+        split_rows_ = rows_;
+        for (size_t m = 0; m < rows_.size(); ++m) {
+            int8_t* codes = split_codes_.data() + (rows_[m].high - codes_.data());
+            split_rows_[m].high = codes;
+            split_rows_[m].low = codes + padded(columns_);
+            split_nibbles(rows_[m].high, columns_, split_rows_[m].high);
+            split_nibbles(rows_[m].low, columns_, split_rows_[m].low);
+        }
+        split_ready_ = true;
+    }
+
+    int64_t columns_ = 0;
+    bool split_ready_ = false;
+    std::vector<int8_t> codes_, split_codes_;
+    std::vector<float> factors_;
+    std::vector<Activation> rows_, split_rows_;
+};
+
+Quantized activations, hidden_activations;
+std::vector<float> normed, hidden;
+
+void normalize(const float* x, const float* weight, float eps, int64_t rows, int64_t columns,
+               float* out) {
+    pool->run(rows, [&](int64_t m) {
+        const float* from = x + m * columns;
+        float* to = out + m * columns;
+        double squares = 0;
+        for (int64_t i = 0; i < columns; ++i) squares += double(from[i]) * from[i];
+        const float factor = float(1.0 / std::sqrt(squares / double(columns) + eps));
+        for (int64_t i = 0; i < columns; ++i) to[i] = from[i] * factor * weight[i];
+    });
+}
+
+// store(m, n, value) for every product of activation row m and weight row n.
+template <typename Reader, typename Store>
+void multiply_few(const Weight& w, const Reader& reader, const Activation* x, int rows,
+                  const Store& store) {
+    pool->run((w.rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task) {
+        const int64_t end = std::min(w.rows, (task + 1) * kRowsPerTask);
+        float out[kFewRows];
+        for (int64_t n = task * kRowsPerTask; n < end; ++n) {
+            dot_few(w, reader, n, x, rows, out);
+            for (int m = 0; m < rows; ++m) store(m, n, out[m]);
+        }
+    });
+}
+
+#ifdef EMBER_VNNI
+template <typename Store>
+void multiply_many(const Weight& w, const Activation* x, int64_t rows, const Store& store) {
+    const Unpacker unpack(w.bits);
+    const int64_t groups = w.columns / kXGroup;
+    pool->run((w.rows + kPanel - 1) / kPanel, [&](int64_t task) {
+        thread_local Panel panel;
+        const int64_t first = task * kPanel, count = std::min<int64_t>(kPanel, w.rows - first);
+        panel.load(w, unpack, first);
+        alignas(64) float out[kTile][kPanel];
+        for (int64_t m = 0; m < rows; m += kTile) {
+            const int64_t tile = std::min<int64_t>(kTile, rows - m);
+            if (tile == kTile) {
+                multiply_panel<kTile>(panel, groups, x + m, out);
+            } else {
+                for (int64_t i = 0; i < tile; ++i)
+                    multiply_panel<1>(panel, groups, x + m + i, out + i);
+            }
+            for (int64_t i = 0; i < tile; ++i)
+                for (int64_t n = 0; n < count; ++n) store(m + i, first + n, out[i][n]);
+        }
+    });
+}
+
+#endif
+
+template <typename Store>
+void multiply(const Weight& w, Quantized& x, int64_t rows, const Store& store) {
+    const auto shifted = [&store](int64_t first) {
+        return [&store, first](int64_t m, int64_t n, float value) { store(first + m, n, value); };
+    };
+#ifdef EMBER_VNNI
+    if (rows <= kFewRows && w.bits == 4)
+        return multiply_few(w, Nibbles(), x.split_rows(), int(rows), store);
+    if (rows > kFewRows) {
+        for (int64_t at = 0; at < rows; at += kBlockRows)
+            multiply_many(w, x.rows() + at, std::min(kBlockRows, rows - at), shifted(at));
+        return;
+    }
+#endif
+    for (int64_t at = 0; at < rows; at += kFewRows)
+        multiply_few(w, Chunks(w.bits), x.rows() + at, int(std::min<int64_t>(kFewRows, rows - at)),
+                     shifted(at));
+}
+
+// Bring a projection [batch * length, heads * dim] into [batch, heads, length, dim], turning the
+// pairs (2i, 2i+1) of the first 2 * pairs dimensions by the given cosines and sines
+// [length, pairs].
+void split_heads(const float* from, int64_t batch, int64_t length, int64_t heads, int64_t dim,
+                 const float* cosines, const float* sines, int64_t pairs, float* to) {
+    pool->run(batch * length, [&](int64_t row) {
+        const int64_t b = row / length, t = row % length;
+        for (int64_t h = 0; h < heads; ++h) {
+            const float* x = from + (row * heads + h) * dim;
+            float* y = to + ((b * heads + h) * length + t) * dim;
+            for (int64_t i = 0; i < pairs; ++i) {
+                const float c = cosines[t * pairs + i], s = sines[t * pairs + i];
+                y[2 * i] = x[2 * i] * c - x[2 * i + 1] * s;
+                y[2 * i + 1] = x[2 * i] * s + x[2 * i + 1] * c;
+            }
+            std::copy(x + 2 * pairs, x + dim, y + 2 * pairs);
+        }
+    });
+}
+
+// Angles of positions offset .. offset + length, position / period, in double as far as it goes.
+void turn(int64_t offset, int64_t length, const double* periods, int64_t pairs, float* cosines,
+          float* sines) {
+    for (int64_t t = 0; t < length; ++t)
+        for (int64_t i = 0; i < pairs; ++i) {
+            const double angle = double(offset + t) / periods[i];
+            cosines[t * pairs + i] = float(std::cos(angle));
+            sines[t * pairs + i] = float(std::sin(angle));
+        }
+}
+
+}  // namespace
+}  // namespace ember
+
+using namespace ember;
+
+extern "C" {
+
+void ember_start(int threads) { pool = std::make_unique<Pool>(threads); }
+
+void ember_stop() { pool.reset(); }
+
+// out = x W^T
+void ember_linear(const float* x, int64_t rows, const Weight* w, float* out) {
+    activations.assign(x, rows, w->columns);
+    multiply(*w, activations, rows,
+             [&](int64_t m, int64_t n, float value) { out[m * w->rows + n] = value; });
+}
+
+// out = residual + x W^T
+void ember_linear_add(const float* x, int64_t rows, const Weight* w, const float* residual,
+                      float* out) {
+    activations.assign(x, rows, w->columns);
+    multiply(*w, activations, rows, [&](int64_t m, int64_t n, float value) {
+        out[m * w->rows + n] = residual[m * w->rows + n] + value;
+    });
+}
+
+// q, k, v = heads of norm(x) W^T, q and k turned by their positions: [batch, heads, length, dim]
+void ember_attention_inputs(const float* x, int64_t batch, int64_t length, const float* norm,
+                            float eps, const Weight* wq, const Weight* wk, const Weight* wv,
+                            int64_t dim, const double* periods, int64_t pairs, int64_t offset,
+                            float* q, float* k, float* v) {
+    const int64_t rows = batch * length, columns = wq->columns;
+    normed.resize(size_t(rows * columns));
+    normalize(x, norm, eps, rows, columns, normed.data());
+    activations.assign(normed.data(), rows, columns);
+    static std::vector<float> cosines, sines;
+    cosines.resize(size_t(length * pairs));
+    sines.resize(size_t(length * pairs));
+    turn(offset, length, periods, pairs, cosines.data(), sines.data());
+    const auto project = [&](const Weight& w, int64_t turned, float* out) {
+        hidden.resize(size_t(rows * w.rows));
+        multiply(w, activations, rows,
+                 [&](int64_t m, int64_t n, float value) { hidden[m * w.rows + n] = value; });
+        split_heads(hidden.data(), batch, length, w.rows / dim, dim, cosines.data(), sines.data(),
+                    turned, out);
+    };
+    project(*wq, pairs, q);
+    project(*wk, pairs, k);
+    project(*wv, 0, v);
+}
+
+// The rows `ids` of a weight, as float32 [count, columns]
+void ember_embed(const Weight* w, const int64_t* ids, int64_t count, float* out) {
+    pool->run(count, [&](int64_t i) {
+        uint8_t codes[kXGroup];
+        const uint8_t* row = w->codes + ids[i] * w->row_bytes();
+        for (int64_t at = 0; at < w->columns; at += kXGroup) {
+            const int64_t group = ids[i] * w->groups() + at / w->group;
+            const float scale = half_to_float(w->scales[group]);
+            const float bias = half_to_float(w->biases[group]);
+            unpack_group(row, w->bits, at, codes);
+            for (int j = 0; j < kXGroup; ++j) out[i * w->columns + at + j] = scale * codes[j] + bias;
+        }
+    });
+}
+
+// Attention over unencoded keys and values; see attention.h
+void ember_attend(const AttentionShape* shape, const float* q, const Tokens* keys,
+                  const Tokens* values, float* out) {
+    attend(*pool, *shape, q, *keys, *values, out);
+}
+
+// out = x + (silu(norm(x) G^T) * norm(x) U^T) D^T
+void ember_feed_forward(const float* x, int64_t rows, const float* norm, float eps,
+                        const Weight* gate, const Weight* up, const Weight* down, float* out) {
+    const int64_t columns = gate->columns, width = gate->rows;
+    normed.resize(size_t(rows * columns));
+    hidden.resize(size_t(rows * width));
+    normalize(x, norm, eps, rows, columns, normed.data());
+    activations.assign(normed.data(), rows, columns);
+    multiply(*gate, activations, rows, [&](int64_t m, int64_t n, float value) {
+        hidden[m * width + n] = value / (1.0f + std::exp(-value));  // silu
+    });
+    multiply(*up, activations, rows,
+             [&](int64_t m, int64_t n, float value) { hidden[m * width + n] *= value; });
+    hidden_activations.assign(hidden.data(), rows, width);
+    multiply(*down, hidden_activations, rows, [&](int64_t m, int64_t n, float value) {
+        out[m * columns + n] = x[m * columns + n] + value;
+    });
+}
+
+}  // extern "C"

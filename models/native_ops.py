@@ -1,0 +1,107 @@
+"""The network's steps by the native CPU kernels, eagerly, one call each.
+
+A step whose weights the kernels do not take (dense, or with a bias) runs in
+plain MLX instead; `unsupported` names such weights for whoever reports.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from kvcache.native.library import Floats, Library, Weight
+from models.layers import Embedding, QuantizedLinear
+from models.ops import MlxOps, Projection
+from models.rope import Rope
+
+
+class NativeOps:
+    """`Ops` over float32 activations on the CPU."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._plain = MlxOps()
+        # By the layer's identity; the layer is kept so that the identity stays its own.
+        self._weights: dict[int, tuple[Projection, Weight]] = {}
+
+    def embed(self, ids: mx.array, table: Embedding) -> mx.array:
+        if not _fits(table.as_linear):
+            return self._plain.embed(ids, table)
+        flat = np.asarray(ids).astype(np.int64).reshape(-1)
+        vectors = self._library.embed(flat, self._weight(table.as_linear))
+        return mx.array(vectors.reshape(*ids.shape, -1))
+
+    def attention_inputs(
+        self,
+        x: mx.array,
+        norm: nn.RMSNorm,
+        projections: tuple[Projection, Projection, Projection],
+        rope: Rope,
+        *,
+        head_dim: int,
+        offset: int,
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        if not all(_fits(layer) for layer in projections):
+            return self._plain.attention_inputs(
+                x, norm, projections, rope, head_dim=head_dim, offset=offset
+            )
+        query, key, value = projections
+        q, k, v = self._library.attention_inputs(
+            _floats(x),
+            _floats(norm.weight),
+            norm.eps,
+            (self._weight(query), self._weight(key), self._weight(value)),
+            dim=head_dim,
+            periods=rope.periods,
+            offset=offset,
+        )
+        return mx.array(q), mx.array(k), mx.array(v)
+
+    def linear(self, x: mx.array, weight: Projection) -> mx.array:
+        if not _fits(weight):
+            return self._plain.linear(x, weight)
+        rows = _floats(x).reshape(-1, x.shape[-1])
+        return _like(self._library.linear(rows, self._weight(weight)), x)
+
+    def linear_add(self, x: mx.array, weight: Projection, residual: mx.array) -> mx.array:
+        if not _fits(weight):
+            return self._plain.linear_add(x, weight, residual)
+        rows = _floats(x).reshape(-1, x.shape[-1])
+        added = _floats(residual).reshape(-1, residual.shape[-1])
+        return _like(self._library.linear_add(rows, self._weight(weight), added), x)
+
+    def feed_forward(
+        self, x: mx.array, norm: nn.RMSNorm, gate: Projection, up: Projection, down: Projection
+    ) -> mx.array:
+        if not (_fits(gate) and _fits(up) and _fits(down)):
+            return self._plain.feed_forward(x, norm, gate, up, down)
+        out = self._library.feed_forward(
+            _floats(x).reshape(-1, x.shape[-1]),
+            _floats(norm.weight),
+            norm.eps,
+            self._weight(gate),
+            self._weight(up),
+            self._weight(down),
+        )
+        return _like(out, x)
+
+    def _weight(self, layer: Projection) -> Weight:
+        known = self._weights.get(id(layer))
+        if known is None:
+            arrays = (np.asarray(array) for array in (layer.weight, layer.scales, layer.biases))
+            weight = Weight(*arrays, bits=layer.weight_bits, group=layer.group_size)
+            known = self._weights[id(layer)] = layer, weight
+        return known[1]
+
+
+def _fits(layer: Projection) -> bool:
+    return isinstance(layer, QuantizedLinear) and "bias" not in layer
+
+
+def _floats(x: mx.array) -> Floats:
+    """An array's own memory as float32 in C order; evaluates it."""
+    return np.ascontiguousarray(x, np.float32)
+
+
+def _like(rows: Floats, x: mx.array) -> mx.array:
+    """[B * L, columns] -> [B, L, columns] with the leading shape of x."""
+    return mx.array(rows.reshape(*x.shape[:-1], -1))

@@ -1,0 +1,86 @@
+"""The fused steps that the network is written in, and their plain MLX form.
+
+`NativeOps` computes the same by the native CPU kernels. A step takes and gives
+MLX arrays; what is fused inside it is the implementation's affair.
+"""
+
+from typing import Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from models.layers import Embedding, Linear, QuantizedLinear
+from models.rope import Rope
+
+Projection = Linear | QuantizedLinear
+
+
+class Ops(Protocol):
+    """What a Llama block does between attention calls. x is [B, L, hidden]."""
+
+    def embed(self, ids: mx.array, table: Embedding) -> mx.array:
+        """Token ids [B, L] -> vectors [B, L, hidden]."""
+        ...
+
+    def attention_inputs(
+        self,
+        x: mx.array,
+        norm: nn.RMSNorm,
+        projections: tuple[Projection, Projection, Projection],
+        rope: Rope,
+        *,
+        head_dim: int,
+        offset: int,
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries, keys, values of normed x as [B, heads, L, D]; the first two rotated."""
+        ...
+
+    def linear(self, x: mx.array, weight: Projection) -> mx.array:
+        """x W^T + b."""
+        ...
+
+    def linear_add(self, x: mx.array, weight: Projection, residual: mx.array) -> mx.array:
+        """residual + x W^T + b."""
+        ...
+
+    def feed_forward(
+        self, x: mx.array, norm: nn.RMSNorm, gate: Projection, up: Projection, down: Projection
+    ) -> mx.array:
+        """x + down(silu(gate(n)) * up(n)) with n = norm(x)."""
+        ...
+
+
+class MlxOps:
+    """The steps composed of MLX operations, on any device."""
+
+    def embed(self, ids: mx.array, table: Embedding) -> mx.array:
+        return table(ids)
+
+    def attention_inputs(
+        self,
+        x: mx.array,
+        norm: nn.RMSNorm,
+        projections: tuple[Projection, Projection, Projection],
+        rope: Rope,
+        *,
+        head_dim: int,
+        offset: int,
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        normed = norm(x)
+        q, k, v = (
+            mx.unflatten(layer(normed), -1, (-1, head_dim)).swapaxes(1, 2) for layer in projections
+        )
+        return rope(q, offset=offset), rope(k, offset=offset), v
+
+    def linear(self, x: mx.array, weight: Projection) -> mx.array:
+        return weight(x)
+
+    def linear_add(self, x: mx.array, weight: Projection, residual: mx.array) -> mx.array:
+        return residual + weight(x)
+
+    def feed_forward(
+        self, x: mx.array, norm: nn.RMSNorm, gate: Projection, up: Projection, down: Projection
+    ) -> mx.array:
+        normed = norm(x)
+        gated = gate(normed)
+        return x + down(gated * mx.sigmoid(gated) * up(normed))
