@@ -14,6 +14,7 @@ from kvcache.attention import attend_dense, attend_native
 from kvcache.buffers import DeviceBuffer, HostBuffer, make_buffer
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
+from kvcache.native.library import HEAD_DIM_STEP
 from kvcache.reference import Mask
 from kvcache.stats import CacheStats
 
@@ -70,9 +71,10 @@ class DynamicKVCache:
                 f"got {q.shape[2]} queries over {self.offset} held tokens, "
                 "expected no more queries than tokens; append first"
             )
-        causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
         keys, values = self._keys, self._values
-        if causal and isinstance(keys, HostBuffer) and isinstance(values, HostBuffer):
+        causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
+        native = causal and q.shape[3] % HEAD_DIM_STEP == 0
+        if native and isinstance(keys, HostBuffer) and isinstance(values, HostBuffer):
             return attend_native(
                 q, keys.memory, values.memory, held=self.offset, scale=scale, padding=self._padding
             )

@@ -50,7 +50,7 @@ class Block(nn.Module):
             offset=0 if cache is None else cache.offset,
         )  # [B, Hq, L, D], [B, Hkv, L, D] twice
         seen = attend(q, k, v, cache=cache, scale=self.scale)  # [B, Hq, L, D]
-        x = self.ops.linear_add(seen.swapaxes(1, 2).flatten(2), self.output, x)  # [B, L, hidden]
+        x = self.ops.attention_output(seen, self.output, x)  # [B, L, hidden]
         return self.ops.feed_forward(x, self.mlp_norm, self.gate, self.up, self.down)
 
 

@@ -1,7 +1,7 @@
 """The network's steps by the native CPU kernels, eagerly, one call each.
 
 A step whose weights the kernels do not take (dense, or with a bias) runs in
-plain MLX instead; `unsupported` names such weights for whoever reports.
+plain MLX instead.
 """
 
 import mlx.core as mx
@@ -22,6 +22,7 @@ class NativeOps:
         self._plain = MlxOps()
         # By the layer's identity; the layer is kept so that the identity stays its own.
         self._weights: dict[int, tuple[Projection, Weight]] = {}
+        self._norms: dict[int, tuple[nn.RMSNorm, Floats]] = {}
 
     def embed(self, ids: mx.array, table: Embedding) -> mx.array:
         if not _fits(table.as_linear):
@@ -47,7 +48,7 @@ class NativeOps:
         query, key, value = projections
         q, k, v = self._library.attention_inputs(
             _floats(x),
-            _floats(norm.weight),
+            self._norm(norm),
             norm.eps,
             (self._weight(query), self._weight(key), self._weight(value)),
             dim=head_dim,
@@ -62,12 +63,13 @@ class NativeOps:
         rows = _floats(x).reshape(-1, x.shape[-1])
         return _like(self._library.linear(rows, self._weight(weight)), x)
 
-    def linear_add(self, x: mx.array, weight: Projection, residual: mx.array) -> mx.array:
+    def attention_output(self, seen: mx.array, weight: Projection, residual: mx.array) -> mx.array:
         if not _fits(weight):
-            return self._plain.linear_add(x, weight, residual)
-        rows = _floats(x).reshape(-1, x.shape[-1])
-        added = _floats(residual).reshape(-1, residual.shape[-1])
-        return _like(self._library.linear_add(rows, self._weight(weight), added), x)
+            return self._plain.attention_output(seen, weight, residual)
+        batch, _, length, _ = seen.shape
+        merged = np.asarray(seen).swapaxes(1, 2).reshape(batch * length, -1)
+        added = _floats(residual).reshape(batch * length, -1)
+        return _like(self._library.linear_add(merged, self._weight(weight), added), residual)
 
     def feed_forward(
         self, x: mx.array, norm: nn.RMSNorm, gate: Projection, up: Projection, down: Projection
@@ -76,7 +78,7 @@ class NativeOps:
             return self._plain.feed_forward(x, norm, gate, up, down)
         out = self._library.feed_forward(
             _floats(x).reshape(-1, x.shape[-1]),
-            _floats(norm.weight),
+            self._norm(norm),
             norm.eps,
             self._weight(gate),
             self._weight(up),
@@ -90,6 +92,12 @@ class NativeOps:
             arrays = (np.asarray(array) for array in (layer.weight, layer.scales, layer.biases))
             weight = Weight(*arrays, bits=layer.weight_bits, group=layer.group_size)
             known = self._weights[id(layer)] = layer, weight
+        return known[1]
+
+    def _norm(self, norm: nn.RMSNorm) -> Floats:
+        known = self._norms.get(id(norm))
+        if known is None:
+            known = self._norms[id(norm)] = norm, _floats(norm.weight)
         return known[1]
 
 

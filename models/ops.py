@@ -39,8 +39,8 @@ class Ops(Protocol):
         """x W^T + b."""
         ...
 
-    def linear_add(self, x: mx.array, weight: Projection, residual: mx.array) -> mx.array:
-        """residual + x W^T + b."""
+    def attention_output(self, seen: mx.array, weight: Projection, residual: mx.array) -> mx.array:
+        """residual + the heads of `seen` [B, H, L, D], side by side, times W^T + b."""
         ...
 
     def feed_forward(
@@ -75,8 +75,8 @@ class MlxOps:
     def linear(self, x: mx.array, weight: Projection) -> mx.array:
         return weight(x)
 
-    def linear_add(self, x: mx.array, weight: Projection, residual: mx.array) -> mx.array:
-        return residual + weight(x)
+    def attention_output(self, seen: mx.array, weight: Projection, residual: mx.array) -> mx.array:
+        return residual + weight(seen.swapaxes(1, 2).flatten(2))
 
     def feed_forward(
         self, x: mx.array, norm: nn.RMSNorm, gate: Projection, up: Projection, down: Projection

@@ -21,10 +21,13 @@ GREEDY = TRUTH["greedy_exact"]
 pytestmark = pytest.mark.network
 
 
-@pytest.fixture(scope="module")
-def engine(smollm2_path: Path) -> Engine:
-    config = CacheConfig(hot_dtype=HotDtype.F32, backend=Backend.REFERENCE)
-    return Engine(load(smollm2_path), config)
+@pytest.fixture(
+    scope="module", params=[Backend.REFERENCE, Backend.CPU], ids=lambda backend: backend.value
+)
+def engine(request: pytest.FixtureRequest, smollm2_path: Path) -> Engine:
+    backend: Backend = request.param
+    config = CacheConfig(hot_dtype=HotDtype.F32, backend=backend)
+    return Engine(load(smollm2_path, backend=backend), config)
 
 
 def _decisive_steps(truth: dict[str, Any]) -> int:

@@ -8,13 +8,9 @@
 // products stay faithful where a single int8 changes answers.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
+#include "simd.h"
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
-#include <immintrin.h>
 #define EMBER_VNNI 1
 #endif
 
@@ -24,13 +20,8 @@ constexpr int kChunk = 64;    // codes unpacked together
 constexpr int kNibbles = 128;  // 4-bit codes of one vector, see split_nibbles
 constexpr int kXGroup = 32;   // columns that share an activation scale
 constexpr int kHighUnit = 128;
+constexpr float kVanishing = 1e-30f;  // smaller groups are zero; their inverse would overflow
 constexpr int kMaxCode = 127 * kHighUnit + 63;
-
-inline float half_to_float(uint16_t half) {
-    _Float16 value;
-    std::memcpy(&value, &half, sizeof value);
-    return static_cast<float>(value);
-}
 
 struct Weight {
     const uint8_t* codes;
@@ -104,33 +95,38 @@ struct Activation {
     float* sums;    // one per 32 columns: sum of the represented values, for the bias
 };
 
-inline void quantize_group(const float* x, int count, int8_t* high, int8_t* low, float* scale,
-                           float* sum) {
-    float top = 0;
-    for (int i = 0; i < count; ++i) top = std::max(top, std::fabs(x[i]));
-    *scale = top / kMaxCode;
-    const float inverse = top > 0 ? kMaxCode / top : 0.0f;
-    int total = 0;
-    for (int i = 0; i < count; ++i) {
-        const float scaled = x[i] * inverse;
-        const int code = int(scaled + std::copysign(0.5f, scaled));
-        const int upper = (code + kHighUnit / 2) >> 7;
-        high[i] = int8_t(upper);
-        low[i] = int8_t(code - upper * kHighUnit);
-        total += code;
+inline void quantize_group(const float* x, int8_t* high, int8_t* low, float* scale, float* sum) {
+    using Integers = int32_t __attribute__((vector_size(64)));
+    using Bytes = int8_t __attribute__((vector_size(16)));
+    const Vector first = load(x), second = load(x + kLanes);
+    const Vector a = first < 0 ? -first : first, b = second < 0 ? -second : second;
+    const float top = max(a > b ? a : b);
+    const float inverse = top < kVanishing ? 0.0f : kMaxCode / top;
+    float total = 0;
+    for (int half = 0; half < kXGroup; half += kLanes) {
+        const Vector code = round(load(x + half) * inverse);
+        const Integers whole = __builtin_convertvector(code, Integers);
+        const Integers upper = (whole + kHighUnit / 2) >> 7;
+        const Bytes high_part = __builtin_convertvector(upper, Bytes);
+        const Bytes low_part = __builtin_convertvector(whole - upper * kHighUnit, Bytes);
+        std::memcpy(high + half, &high_part, sizeof high_part);
+        std::memcpy(low + half, &low_part, sizeof low_part);
+        total += ember::sum(code);
     }
-    for (int i = count; i < kXGroup; ++i) high[i] = low[i] = 0;
-    *sum = *scale * float(total);
+    *scale = top / kMaxCode;
+    *sum = *scale * total;
 }
 
 inline int64_t padded(int64_t columns) { return (columns + kNibbles - 1) / kNibbles * kNibbles; }
 
+// `columns` is a multiple of 32.
 inline void quantize_row(const float* x, int64_t columns, const Activation& out) {
-    for (int64_t at = 0; at < padded(columns); at += kXGroup) {
-        const int count = int(std::clamp<int64_t>(columns - at, 0, kXGroup));
-        quantize_group(x + at, count, out.high + at, out.low + at, out.scales + at / kXGroup,
+    for (int64_t at = 0; at < columns; at += kXGroup)
+        quantize_group(x + at, out.high + at, out.low + at, out.scales + at / kXGroup,
                        out.sums + at / kXGroup);
-    }
+    const size_t rest = size_t(padded(columns) - columns);
+    std::memset(out.high + columns, 0, rest);
+    std::memset(out.low + columns, 0, rest);
 }
 
 // Bring one part of a row into the order in which 4-bit codes leave a vector: of every 128

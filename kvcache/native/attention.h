@@ -6,12 +6,11 @@
 // are merged at the end (flash-decoding).
 #pragma once
 
-#include <bit>
 #include <limits>
 #include <vector>
 
-#include "affine.h"
 #include "pool.h"
+#include "simd.h"
 
 namespace ember {
 
@@ -37,50 +36,17 @@ constexpr int64_t kRows = 16;      // query rows of a task at most
 constexpr int64_t kMinSpan = 128;  // tokens of a task at least
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 
-using Vector = float __attribute__((vector_size(64)));
-constexpr int64_t kLanes = 16;
-
-inline Vector load(const float* from) {
-    Vector vector;
-    std::memcpy(&vector, from, sizeof vector);
-    return vector;
-}
-
-inline float sum(Vector v) {
-    using Half = float __attribute__((vector_size(32)));
-    using Quarter = float __attribute__((vector_size(16)));
-    const Half half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                      __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    const Quarter quarter = __builtin_shufflevector(half, half, 0, 1, 2, 3) +
-                            __builtin_shufflevector(half, half, 4, 5, 6, 7);
-    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
-}
-
-// exp for x <= 0, relative error below 2e-7: 2^n * p(r), p of degree 6 (Cephes).
-inline float exp_below(float x) {
-    x = std::max(x, -87.0f);
-    const float n = std::floor(x * 1.44269504f + 0.5f);
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * std::bit_cast<float>((int32_t(n) + 127) << 23);
-}
-
+// `count` elements, a multiple of 16.
 inline void to_float(const Tokens& tokens, int64_t at, int64_t count, float* out) {
     switch (tokens.element) {
         case Element::kHalf: {
-            const auto* from = static_cast<const _Float16*>(tokens.data) + at;
-            for (int64_t i = 0; i < count; ++i) out[i] = float(from[i]);
+            const auto* from = static_cast<const uint16_t*>(tokens.data) + at;
+            for (int64_t i = 0; i < count; i += kLanes) halves_to_float(from + i, out + i);
             return;
         }
         case Element::kBfloat: {
             const auto* from = static_cast<const uint16_t*>(tokens.data) + at;
-            for (int64_t i = 0; i < count; ++i) out[i] = std::bit_cast<float>(uint32_t(from[i]) << 16);
+            for (int64_t i = 0; i < count; ++i) out[i] = bfloat_to_float(from[i]);
             return;
         }
         case Element::kFloat:
@@ -116,18 +82,20 @@ inline void add_tile(const float* q, const float* keys, const float* values, int
         scores[t] = sum(dot) * scale;
         top = std::max(top, scores[t]);
     }
-    const float correction = exp_below(row.top - top);
-    float total = 0;
-    for (int64_t t = 0; t < count; ++t) {
-        scores[t] = exp_below(scores[t] - top);
-        total += scores[t];
+    for (int64_t t = count; t < kTile; ++t) scores[t] = kLowest;
+    Vector total = {};
+    for (int64_t t = 0; t < kTile; t += kLanes) {
+        const Vector weight = exp_below(load(scores + t) - top);
+        store(scores + t, weight);
+        total += weight;
     }
-    row.total = row.total * correction + total;
+    const float correction = exp_below(row.top - top);
+    row.total = row.total * correction + sum(total);
     row.top = top;
     for (int64_t d = 0; d < dim; d += kLanes) {
         Vector value = load(row.value + d) * correction;
         for (int64_t t = 0; t < count; ++t) value += scores[t] * load(values + t * dim + d);
-        std::memcpy(row.value + d, &value, sizeof value);
+        store(row.value + d, value);
     }
 }
 

@@ -24,6 +24,9 @@ Array = npt.NDArray[np.generic]
 # How unencoded keys and values are stored; bfloat16 as its bits.
 ELEMENTS = {np.dtype(np.float16): 0, np.dtype(np.uint16): 1, np.dtype(np.float32): 2}
 
+# Head dimensions come in whole vectors.
+HEAD_DIM_STEP = 16
+
 
 class _Weight(Structure):
     _fields_ = (
@@ -83,8 +86,13 @@ class Library:
         self.threads = threads
         compiled.ember_start(threads)
 
+    def close(self) -> None:
+        """End the kernels' threads; nothing may be called afterwards."""
+        self._c.ember_stop()
+
     def linear(self, x: Floats, weight: Weight) -> Floats:
         """x [rows, columns] times the weight's transpose."""
+        _check_columns(x, weight)
         out = np.empty((len(x), weight.rows), np.float32)
         self._c.ember_linear(
             c_void_p(_address(x)), c_int64(len(x)), byref(weight.struct), c_void_p(_address(out))
@@ -93,6 +101,7 @@ class Library:
 
     def linear_add(self, x: Floats, weight: Weight, residual: Floats) -> Floats:
         """residual + `linear`."""
+        _check_columns(x, weight)
         out = np.empty_like(residual)
         self._c.ember_linear_add(
             c_void_p(_address(x)),
@@ -185,7 +194,7 @@ class Library:
         tokens of each row.
         """
         batch, heads, queries, dim = q.shape
-        if dim % 16:
+        if dim % HEAD_DIM_STEP:
             raise CacheError(f"got heads of {dim} dimensions, expected a multiple of 16")
         out = np.empty_like(q)
         shape = _AttentionShape(
@@ -243,6 +252,11 @@ def _core(cpu: int) -> str:
         return path.read_text()
     except OSError:
         return str(cpu)
+
+
+def _check_columns(x: Floats, weight: Weight) -> None:
+    if x.shape[-1] != weight.columns:
+        raise CacheError(f"got {x.shape[-1]} columns, expected {weight.columns}")
 
 
 def _address(array: Array) -> int:

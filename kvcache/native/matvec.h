@@ -9,6 +9,9 @@ constexpr int kFewRows = 8;  // more go through the blocked product
 
 #ifdef EMBER_VNNI
 
+// Weights stream from memory once per token; bytes to ask for ahead of their use.
+constexpr int64_t kAhead = 4096;
+
 // Codes of any width, 64 a vector, in the order of the columns.
 class Chunks {
   public:
@@ -107,6 +110,8 @@ void dot_rows(const Weight& w, const Reader& reader, int64_t row, const Activati
         __m512i lanes = first_lanes<Reader>();
         const auto add = [&](int64_t done, int count) {
             const int64_t at = (group + done) * kXGroup;
+            _mm_prefetch(reinterpret_cast<const char*>(codes + at * reader.bits() / 8 + kAhead),
+                         _MM_HINT_T0);
             const auto loaded = reader.load(codes + at * reader.bits() / 8, count);
             for (int m = 0; m < M; ++m)
                 total[m] = _mm512_fmadd_ps(Reader::dot(loaded, x[m], at),

@@ -69,16 +69,16 @@ class Quantized {
 };
 
 Quantized activations, hidden_activations;
-std::vector<float> normed, hidden;
+std::vector<float> normed, hidden, gates;
 
 void normalize(const float* x, const float* weight, float eps, int64_t rows, int64_t columns,
                float* out) {
     pool->run(rows, [&](int64_t m) {
         const float* from = x + m * columns;
         float* to = out + m * columns;
-        double squares = 0;
-        for (int64_t i = 0; i < columns; ++i) squares += double(from[i]) * from[i];
-        const float factor = float(1.0 / std::sqrt(squares / double(columns) + eps));
+        Vector squares = {};
+        for (int64_t i = 0; i < columns; i += kLanes) squares += load(from + i) * load(from + i);
+        const float factor = 1.0f / std::sqrt(sum(squares) / float(columns) + eps);
         for (int64_t i = 0; i < columns; ++i) to[i] = from[i] * factor * weight[i];
     });
 }
@@ -254,11 +254,15 @@ void ember_feed_forward(const float* x, int64_t rows, const float* norm, float e
     hidden.resize(size_t(rows * width));
     normalize(x, norm, eps, rows, columns, normed.data());
     activations.assign(normed.data(), rows, columns);
-    multiply(*gate, activations, rows, [&](int64_t m, int64_t n, float value) {
-        hidden[m * width + n] = value / (1.0f + std::exp(-value));  // silu
-    });
+    gates.resize(size_t(rows * width));
+    multiply(*gate, activations, rows,
+             [&](int64_t m, int64_t n, float value) { gates[m * width + n] = value; });
     multiply(*up, activations, rows,
-             [&](int64_t m, int64_t n, float value) { hidden[m * width + n] *= value; });
+             [&](int64_t m, int64_t n, float value) { hidden[m * width + n] = value; });
+    pool->run(rows, [&](int64_t m) {
+        for (int64_t at = m * width; at < (m + 1) * width; at += kLanes)
+            store(&hidden[at], load(&hidden[at]) * silu(load(&gates[at])));
+    });
     hidden_activations.assign(hidden.data(), rows, width);
     multiply(*down, hidden_activations, rows, [&](int64_t m, int64_t n, float value) {
         out[m * columns + n] = x[m * columns + n] + value;

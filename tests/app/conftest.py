@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from app import engine as engine_module
 from app.engine import Engine
-from kvcache import CacheConfig, HotDtype
+from kvcache import Backend, CacheConfig, HotDtype
 from models import load
 from models.tensor_types import TensorType
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
@@ -27,7 +28,12 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def engine(tiny_path: Path) -> Engine:
-    """A fresh engine over the tiny model, exact to float32."""
-    return Engine(load(tiny_path), CacheConfig(hot_dtype=HotDtype.F32))
+@pytest.fixture(params=[Backend.REFERENCE, Backend.CPU], ids=lambda backend: backend.value)
+def engine(
+    request: pytest.FixtureRequest, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Engine:
+    """A fresh engine over the tiny model, exact to float32, that prefills 32 tokens a step."""
+    backend: Backend = request.param
+    monkeypatch.setitem(engine_module._PREFILL_STEP, backend, 32)
+    config = CacheConfig(hot_dtype=HotDtype.F32, backend=backend)
+    return Engine(load(tiny_path, backend=backend), config)

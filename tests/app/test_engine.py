@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
@@ -11,6 +12,7 @@ from app.sampling import Sampling
 from app.transcript import Completion, FinishReason
 from kvcache import Backend, CacheConfig, EmberError, HotDtype
 
+CONFIG = CacheConfig(hot_dtype=HotDtype.F32)
 PROMPT = tuple(range(260, 301))  # 41 tokens: more than one prefill step
 
 
@@ -44,7 +46,7 @@ def test_pipelined_decoding_gives_the_same_tokens(
 ) -> None:
     plain = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=9)))
     monkeypatch.setattr(engine_module, "_pipelines", lambda backend: True)
-    again = Engine(engine.loaded, CacheConfig(hot_dtype=HotDtype.F32))
+    again = Engine(engine.loaded, replace(CONFIG, backend=engine.plan.backend))
     assert _finish(again.generate(Request(prompt=PROMPT, max_tokens=9))).tokens == plain.tokens
     # The token in flight when the answer ended is in the cache and must be known.
     longer = (*PROMPT, *plain.tokens, 270)
@@ -130,7 +132,7 @@ def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
 
 
 def test_a_full_window_ends_the_answer_and_says_so(engine: Engine) -> None:
-    small = Engine(engine.loaded, CacheConfig(max_tokens=48, hot_dtype=HotDtype.F32))
+    small = Engine(engine.loaded, replace(CONFIG, max_tokens=48, backend=engine.plan.backend))
     completion = _finish(small.generate(Request(prompt=PROMPT, max_tokens=50)))
     assert completion.finish_reason is FinishReason.WINDOW
     assert list(completion.tokens) == _greedy(engine, PROMPT, 8)
@@ -138,7 +140,7 @@ def test_a_full_window_ends_the_answer_and_says_so(engine: Engine) -> None:
 
 
 def test_a_prompt_beyond_the_window_is_refused_or_cut(engine: Engine) -> None:
-    small = Engine(engine.loaded, CacheConfig(max_tokens=40, hot_dtype=HotDtype.F32))
+    small = Engine(engine.loaded, replace(CONFIG, max_tokens=40, backend=engine.plan.backend))
     with pytest.raises(EmberError, match="the prompt has 41 tokens, but the window holds 40"):
         list(small.generate(Request(prompt=PROMPT)))
     request = Request(prompt=PROMPT, max_tokens=7, truncate=True)

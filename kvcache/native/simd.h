@@ -1,0 +1,101 @@
+// Vectors of 16 floats in the compiler's own terms, for any processor.
+//
+// Loops that carry a sum or a maximum are not vectorised by compilers that keep the order of
+// floating-point operations, so those are written in vectors by hand.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ember {
+
+using Vector = float __attribute__((vector_size(64)));
+constexpr int64_t kLanes = 16;
+
+inline float half_to_float(uint16_t half) {
+    _Float16 value;
+    std::memcpy(&value, &half, sizeof value);
+    return static_cast<float>(value);
+}
+
+inline float bfloat_to_float(uint16_t bits) {
+    const uint32_t wide = uint32_t(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+inline Vector load(const float* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+inline float sum(Vector v) {
+    using Half = float __attribute__((vector_size(32)));
+    using Quarter = float __attribute__((vector_size(16)));
+    const Half half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                      __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    const Quarter quarter = __builtin_shufflevector(half, half, 0, 1, 2, 3) +
+                            __builtin_shufflevector(half, half, 4, 5, 6, 7);
+    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+inline float max(Vector v) {
+    float top = v[0];
+    for (int i = 1; i < kLanes; ++i) top = std::max(top, v[i]);
+    return top;
+}
+
+inline void store(float* to, Vector vector) { std::memcpy(to, &vector, sizeof vector); }
+
+// To the nearest integer, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no fraction.
+inline Vector round(Vector x) { return (x + 12582912.0f) - 12582912.0f; }
+
+// exp for x <= 0, relative error below 2e-7: 2^n * p(r), p of degree 6 (Cephes).
+inline Vector exp_below(Vector x) {
+    using Integers = int32_t __attribute__((vector_size(64)));
+    const Vector floor = x - x - 87.0f;
+    x = x < floor ? floor : x;
+    const Vector n = round(x * 1.44269504f);
+    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
+    return p * reinterpret_cast<Vector>(exponent);
+}
+
+// x * sigmoid(x)
+inline Vector silu(Vector x) {
+    const Vector small = exp_below(x < 0 ? x : -x);
+    return x * (x < 0 ? small : small - small + 1.0f) / (small + 1.0f);
+}
+
+inline float exp_below(float x) {
+    const Vector vector = {x};
+    return exp_below(vector)[0];
+}
+
+// 16 float16; compilers do not vectorise the conversion by themselves.
+inline void halves_to_float(const uint16_t* from, float* to) {
+#if defined(__AVX512F__)
+    _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)));
+#elif defined(__F16C__)
+    _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)));
+    _mm256_storeu_ps(to + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + 8))));
+#else
+    for (int i = 0; i < kLanes; ++i) to[i] = half_to_float(from[i]);
+#endif
+}
+
+}  // namespace ember

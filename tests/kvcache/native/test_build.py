@@ -1,0 +1,118 @@
+"""Compiling the kernels: cached, safe for several processes, clear when impossible."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvcache.config import Backend
+from kvcache.native import build, library
+
+ROOT = Path(build.__file__).parents[2]
+_TRIVIAL = 'extern "C" { void ember_start(int) {} }\n'
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one trivial source, and an empty cache."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "operations.cpp").write_text(_TRIVIAL)
+    monkeypatch.setattr(build, "_FOLDER", folder)
+    monkeypatch.setattr(build, "_ENTRY", folder / "operations.cpp")
+    monkeypatch.setenv("EMBER_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+def _libraries(sources: Path) -> list[Path]:
+    return sorted((sources.parent / "cache" / "native").iterdir())
+
+
+def test_is_compiled_once(sources: Path) -> None:
+    build.load()
+    (first,) = _libraries(sources)
+    before = first.stat().st_mtime_ns
+    build.load()
+    assert _libraries(sources) == [first]
+    assert first.stat().st_mtime_ns == before
+
+
+def test_a_changed_source_or_flag_is_another_library(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.load()
+    (sources / "extra.h").write_text("// changed\n")
+    build.load()
+    monkeypatch.setattr(build, "_FLAGS", (*build._FLAGS, "-O2"))
+    build.load()
+    assert len(_libraries(sources)) == 3
+
+
+def test_a_corrupted_library_is_built_again(sources: Path) -> None:
+    target = build.library_path(build.find_compiler())
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"no library at all")
+    assert build.load().ember_start(1) is not None
+    assert target.stat().st_size > 1000
+
+
+def test_a_failing_compiler_says_why(sources: Path) -> None:
+    (sources / "operations.cpp").write_text("#error not today\n")
+    with pytest.raises(build.NativeUnavailableError, match=r"failed on the CPU kernels.*not today"):
+        build.load()
+    assert _libraries(sources) == []
+
+
+def test_no_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(build.NativeUnavailableError, match=r"no-such-compiler.*apt install g"):
+        build.load()
+
+
+def test_an_unwritable_cache_is_one_clear_error(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = sources.parent / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("EMBER_CACHE", str(blocked))
+    with pytest.raises(build.NativeUnavailableError, match="cannot write to"):
+        build.load()
+
+
+def test_without_kernels_plain_mlx_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise build.NativeUnavailableError("no compiler here")
+
+    monkeypatch.setattr("kvcache.config.library", refuse)
+    assert Backend.AUTO.resolve() in (Backend.REFERENCE, Backend.GPU)
+    with pytest.raises(build.NativeUnavailableError, match="no compiler here"):
+        Backend.CPU.resolve()
+
+
+def test_processes_may_build_at_once(tmp_path: Path) -> None:
+    script = (
+        "from kvcache.native.library import library; import numpy as np;print(library().threads)"
+    )
+    environment = {"EMBER_CACHE": str(tmp_path), "EMBER_THREADS": "3", "PATH": sys.exec_prefix}
+    environment["PATH"] = "/usr/local/bin:/usr/bin:/bin"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    assert [process.communicate(timeout=100)[0] for process in running] == ["3\n", "3\n"]
+    (only,) = (tmp_path / "native").iterdir()
+    assert only.suffix == ".so"
+
+
+def test_threads_follow_the_physical_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EMBER_THREADS", raising=False)
+    assert library._threads() >= 1
+    monkeypatch.setenv("EMBER_THREADS", "7")
+    assert library._threads() == 7
