@@ -15,6 +15,8 @@ from app.interrupt import cancel_on_interrupt
 from app.options import cache_config, model_name
 from app.progress import byte_bar
 from kvcache import Backend
+from kvcache.native.build import NativeUnavailableError
+from kvcache.native.library import library
 from models.builtin_templates import TemplateSource
 from models.chat_template import Message
 from models.fetch import fetch
@@ -62,7 +64,17 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
         engine = thread.call(lambda: Engine(loaded, config))
         if loaded.template.source is TemplateSource.GUESS and not raw:
             note(_GUESS)
+        if config.backend is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
+            _explain_reference()
         yield Session(engine=engine, thread=thread)
+
+
+def _explain_reference() -> None:
+    """Say why the slow backend runs, since nothing falls back in silence."""
+    try:
+        library()
+    except NativeUnavailableError as error:
+        note(str(error))
 
 
 def _load_with_bar(thread: InferenceThread, path: Path, backend: Backend) -> LoadedModel:

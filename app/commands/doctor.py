@@ -2,7 +2,13 @@
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvcache.native.library import Library
+
+# More than any cache holds.
+_BANDWIDTH_BYTES = 512 << 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +31,6 @@ def run(args: argparse.Namespace) -> int:
 def _findings() -> dict[str, Any]:
     import os
     import platform
-    import shutil
     from importlib.metadata import version
 
     import mlx.core as mx
@@ -35,7 +40,6 @@ def _findings() -> dict[str, Any]:
     from models.loader import activation_dtype
     from models.store import models_folder
 
-    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     return {
         "ember": __version__,
         "python": platform.python_version(),
@@ -47,9 +51,42 @@ def _findings() -> dict[str, Any]:
         "device": _device(mx),
         "backend": Backend.AUTO.resolve().value,
         "activations": str(activation_dtype()).removeprefix("mlx.core."),
-        "compiler": compiler or "none found: MLX compiles some CPU operations with c++",
+        **_kernels(),
         "models_folder": str(models_folder()),
     }
+
+
+def _kernels() -> dict[str, Any]:
+    """The native CPU kernels, or why there are none."""
+    from kvcache.native.build import NativeUnavailableError, find_compiler
+    from kvcache.native.library import library
+
+    try:
+        kernels = library()
+    except NativeUnavailableError as error:
+        return {"cpu_kernels": f"none: {error}"}
+    return {
+        "compiler": find_compiler(),
+        "cpu_kernels": kernels.instructions,
+        "cpu_threads": kernels.threads,
+        "read_gb_per_s": round(_bandwidth(kernels), 1),
+    }
+
+
+def _bandwidth(kernels: "Library") -> float:
+    """Gigabytes per second that all threads read together, the median of a few rounds."""
+    from statistics import median
+    from time import perf_counter
+
+    import numpy as np
+
+    data = np.ones(_BANDWIDTH_BYTES, np.uint8)
+    seconds = []
+    for _ in range(5):
+        began = perf_counter()
+        kernels.read(data)
+        seconds.append(perf_counter() - began)
+    return data.size / median(seconds) / 1e9
 
 
 def _device(mx: Any) -> str:

@@ -8,7 +8,7 @@ process.
 import ctypes
 import os
 import sys
-from ctypes import Structure, byref, c_float, c_int32, c_int64, c_void_p
+from ctypes import Structure, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -89,6 +89,19 @@ class Library:
     def close(self) -> None:
         """End the kernels' threads; nothing may be called afterwards."""
         self._c.ember_stop()
+
+    @property
+    def instructions(self) -> str:
+        """Which form of the products runs."""
+        name = self._c.ember_instructions
+        name.restype = c_char_p
+        return str(name().decode())
+
+    def read(self, data: npt.NDArray[np.uint8]) -> int:
+        """The sum of every 64th byte, read by all threads; for measuring memory."""
+        reader = self._c.ember_read
+        reader.restype = c_int64
+        return int(reader(c_void_p(_address(data)), c_int64(data.size)))
 
     def linear(self, x: Floats, weight: Weight) -> Floats:
         """x [rows, columns] times the weight's transpose."""

@@ -184,6 +184,28 @@ void ember_start(int threads) { pool = std::make_unique<Pool>(threads); }
 
 void ember_stop() { pool.reset(); }
 
+// Which form of the products was compiled.
+const char* ember_instructions() {
+#ifdef EMBER_VNNI
+    return "AVX-512 VNNI";
+#else
+    return "portable vectors";
+#endif
+}
+
+// Read every cache line of `count` bytes once, by all threads; for measuring memory.
+int64_t ember_read(const uint8_t* data, int64_t count) {
+    constexpr int64_t kLine = 64, kPart = 1 << 16;
+    std::atomic<int64_t> total{0};
+    pool->run((count + kPart - 1) / kPart, [&](int64_t part) {
+        int64_t sum = 0;
+        for (int64_t at = part * kPart; at < std::min(count, (part + 1) * kPart); at += kLine)
+            sum += data[at];
+        total.fetch_add(sum, std::memory_order_relaxed);
+    });
+    return total.load();
+}
+
 // out = x W^T
 void ember_linear(const float* x, int64_t rows, const Weight* w, float* out) {
     activations.assign(x, rows, w->columns);

@@ -189,6 +189,16 @@ def test_another_architecture_is_one_line_that_names_the_file(ember: Ember, tmp_
     assert result.error_line().startswith(f"ember: error: {path}: tokenizer.ggml.tokens is missing")
 
 
+def test_a_missing_compiler_is_told(tiny_path: Path) -> None:
+    root = Path(cli.__file__).parent.parent
+    command = [sys.executable, "-m", "app", *RUN, "-m", str(tiny_path)]
+    environment = os.environ | {"CXX": "no-such-compiler"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=root, env=environment, check=True
+    )
+    assert "ember: no C++ compiler (no-such-compiler): install one" in done.stderr
+
+
 def test_truncate_is_asked_for(ember: Ember, tiny_path: Path) -> None:
     long = ["run", "--raw", "--prompt", "ba " * 130, "--max-tokens", "5", "-m", tiny_path]
     refused = ember(*long)

@@ -1,6 +1,7 @@
 """The kernels, in every form that this machine can run."""
 
 import ctypes
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -11,22 +12,33 @@ import pytest
 from kvcache.native import build
 from kvcache.native.library import Library
 
-_NATIVE = "-march=native"
+NATIVE = "-march=native"
 # Without AVX-512 the loops are the portable ones.
-_PORTABLE = {"x86_64": "-march=x86-64-v3", "aarch64": "-march=armv8-a"}
+PORTABLE = {"x86_64": "-march=x86-64-v3", "aarch64": "-march=armv8-a"}.get(
+    platform.machine(), NATIVE
+)
+# A library to test in place of the usual two (see test_sanitizers).
+GIVEN = os.environ.get("EMBER_TEST_KERNELS")
 
 
-@pytest.fixture(scope="session", params=["native", "portable"])
+def compile_kernels(target: Path, architecture: str, *extra: str) -> None:
+    """Build the kernels for another processor, or with other flags."""
+    flags = [architecture if flag == NATIVE else flag for flag in build._FLAGS]
+    entry = str(build._ENTRY)
+    command = [build.find_compiler(), *flags, *extra, "-o", str(target), entry]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope="session", params=["given"] if GIVEN else ["native", "portable"])
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library for this processor, and one for a plain processor of its kind."""
+    if GIVEN:
+        return Path(GIVEN)
     if request.param == "native":
         build.load()
         return build.library_path(build.find_compiler())
     target = tmp_path_factory.mktemp("kernels") / "portable.so"
-    plain = _PORTABLE.get(platform.machine(), _NATIVE)
-    flags = [plain if flag == _NATIVE else flag for flag in build._FLAGS]
-    command = [build.find_compiler(), *flags, "-o", str(target), str(build._ENTRY)]
-    subprocess.run(command, check=True)
+    compile_kernels(target, PORTABLE)
     return target
 
 
