@@ -34,6 +34,7 @@ namespace attention {
 constexpr int64_t kTile = 64;      // tokens converted together
 constexpr int64_t kRows = 16;      // query rows of a task at most
 constexpr int64_t kMinSpan = 128;  // tokens of a task at least
+constexpr int64_t kFewPartials = 256;
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 
 // `count` elements, a multiple of 16.
@@ -158,7 +159,7 @@ inline void attend(Pool& pool, const AttentionShape& shape, const float* q, cons
         }
     });
 
-    pool.run(heads, [&](int64_t head) {
+    const auto merge = [&](int64_t head) {
         for (int64_t r = 0; r < rows; ++r) {
             float top = kLowest, total = 0;
             for (int64_t s = 0; s < spans; ++s) top = std::max(top, partial(s, head, r)[0]);
@@ -172,7 +173,12 @@ inline void attend(Pool& pool, const AttentionShape& shape, const float* q, cons
             }
             for (int64_t d = 0; d < dim; ++d) to[d] /= total;
         }
-    });
+    };
+    // Waking another thread costs more than merging a few rows.
+    if (heads * rows * spans < kFewPartials)
+        for (int64_t head = 0; head < heads; ++head) merge(head);
+    else
+        pool.run(heads, merge);
 }
 
 }  // namespace ember

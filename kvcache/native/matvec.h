@@ -96,6 +96,8 @@ void dot_rows(const Weight& w, const Reader& reader, int64_t row, const Activati
     __m512 total[M];
     for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
     for (int64_t group = 0; group < groups; group += 16) {
+        _mm_prefetch(reinterpret_cast<const char*>(scales + group + 512), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(biases + group + 512), _MM_HINT_T0);
         const __m512 scale = load_groups(scales, group, groups, per_scale);
         const __m512 bias = load_groups(biases, group, groups, per_scale);
         const int64_t left = std::min<int64_t>(16, groups - group);

@@ -14,7 +14,7 @@
 namespace ember {
 namespace {
 
-constexpr int64_t kRowsPerTask = 32;  // weight rows of one task of a product with few rows
+constexpr int64_t kBlock = 32;        // weight rows of one task of a product with few rows
 constexpr int64_t kBlockRows = 192;   // activation rows that stay in cache beside a panel
 constexpr int kTile = 4;              // activation rows that share a panel's registers
 
@@ -25,7 +25,6 @@ class Quantized {
   public:
     void assign(const float* x, int64_t rows, int64_t columns) {
         columns_ = columns;
-        split_ready_ = false;
         const int64_t width = padded(columns), groups = width / kXGroup;
         codes_.resize(size_t(2 * rows * width));
         factors_.resize(size_t(2 * rows * groups));
@@ -41,13 +40,9 @@ class Quantized {
     // In the order of the columns.
     const Activation* rows() const { return rows_.data(); }
 
-    // As `Nibbles` reads them.
-    const Activation* split_rows() {
-        if (!split_ready_) split();
-        return split_rows_.data();
-    }
+    // As `Nibbles` reads them, after `split`.
+    const Activation* split_rows() const { return split_rows_.data(); }
 
-  private:
     void split() {
         split_codes_.resize(codes_.size());
         split_rows_ = rows_;
@@ -58,11 +53,10 @@ class Quantized {
             split_nibbles(rows_[m].high, columns_, split_rows_[m].high);
             split_nibbles(rows_[m].low, columns_, split_rows_[m].low);
         }
-        split_ready_ = true;
     }
 
+  private:
     int64_t columns_ = 0;
-    bool split_ready_ = false;
     std::vector<int8_t> codes_, split_codes_;
     std::vector<float> factors_;
     std::vector<Activation> rows_, split_rows_;
@@ -83,17 +77,47 @@ void normalize(const float* x, const float* weight, float eps, int64_t rows, int
     });
 }
 
-// store(m, n, value) for every product of activation row m and weight row n.
-template <typename Reader, typename Store>
-void multiply_few(const Weight& w, const Reader& reader, const Activation* x, int rows,
-                  const Store& store) {
-    pool->run((w.rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task) {
-        const int64_t end = std::min(w.rows, (task + 1) * kRowsPerTask);
-        float out[kFewRows];
-        for (int64_t n = task * kRowsPerTask; n < end; ++n) {
-            dot_few(w, reader, n, x, rows, out);
-            for (int m = 0; m < rows; ++m) store(m, n, out[m]);
-        }
+// Products of up to kFewRows activation rows with a block of weight rows.
+struct Block {
+    alignas(64) float values[kFewRows][kBlock];
+};
+
+template <typename Reader>
+void multiply_block(const Weight& w, const Reader& reader, const Activation* x, int rows,
+                    int64_t first, int64_t count, Block& out) {
+    float column[kFewRows];
+    for (int64_t n = 0; n < count; ++n) {
+        dot_few(w, reader, first + n, x, rows, column);
+        for (int m = 0; m < rows; ++m) out.values[m][n] = column[m];
+    }
+}
+
+void multiply_block(const Weight& w, const Quantized& x, int64_t at, int rows, int64_t first,
+                    int64_t count, Block& out) {
+#ifdef EMBER_VNNI
+    if (w.bits == 4)
+        return multiply_block(w, Nibbles(), x.split_rows() + at, rows, first, count, out);
+#endif
+    multiply_block(w, Chunks(w.bits), x.rows() + at, rows, first, count, out);
+}
+
+int64_t blocks(const Weight& w) { return (w.rows + kBlock - 1) / kBlock; }
+
+// store(i, m, n, value) for every product of activation row m and row n of weights[i], the
+// activation rows being [at, at + rows).
+template <typename Store>
+void multiply_few(const Weight* const* weights, int count, const Quantized& x, int64_t at,
+                  int rows, const Store& store) {
+    int64_t tasks = 0;
+    for (int i = 0; i < count; ++i) tasks += blocks(*weights[i]);
+    pool->run(tasks, [&](int64_t task) {
+        int i = 0;
+        for (; task >= blocks(*weights[i]); ++i) task -= blocks(*weights[i]);
+        const int64_t first = task * kBlock, width = std::min(kBlock, weights[i]->rows - first);
+        Block block;
+        multiply_block(*weights[i], x, at, rows, first, width, block);
+        for (int m = 0; m < rows; ++m)
+            for (int64_t n = 0; n < width; ++n) store(i, at + m, first + n, block.values[m][n]);
     });
 }
 
@@ -123,23 +147,32 @@ void multiply_many(const Weight& w, const Activation* x, int64_t rows, const Sto
 
 #endif
 
+// store(i, m, n, value) for every product of activation row m and row n of weights[i].
 template <typename Store>
-void multiply(const Weight& w, Quantized& x, int64_t rows, const Store& store) {
-    const auto shifted = [&store](int64_t first) {
-        return [&store, first](int64_t m, int64_t n, float value) { store(first + m, n, value); };
-    };
+void multiply(const Weight* const* weights, int count, Quantized& x, int64_t rows,
+              const Store& store) {
 #ifdef EMBER_VNNI
-    if (rows <= kFewRows && w.bits == 4)
-        return multiply_few(w, Nibbles(), x.split_rows(), int(rows), store);
     if (rows > kFewRows) {
-        for (int64_t at = 0; at < rows; at += kBlockRows)
-            multiply_many(w, x.rows() + at, std::min(kBlockRows, rows - at), shifted(at));
+        for (int i = 0; i < count; ++i)
+            for (int64_t at = 0; at < rows; at += kBlockRows)
+                multiply_many(*weights[i], x.rows() + at, std::min(kBlockRows, rows - at),
+                              [&](int64_t m, int64_t n, float value) {
+                                  store(i, at + m, n, value);
+                              });
         return;
     }
+    x.split();
 #endif
     for (int64_t at = 0; at < rows; at += kFewRows)
-        multiply_few(w, Chunks(w.bits), x.rows() + at, int(std::min<int64_t>(kFewRows, rows - at)),
-                     shifted(at));
+        multiply_few(weights, count, x, at, int(std::min<int64_t>(kFewRows, rows - at)), store);
+}
+
+// The same for one weight: store(m, n, value).
+template <typename Store>
+void multiply(const Weight& w, Quantized& x, int64_t rows, const Store& store) {
+    const Weight* weight = &w;
+    multiply(&weight, 1, x, rows,
+             [&](int, int64_t m, int64_t n, float value) { store(m, n, value); });
 }
 
 // Bring a projection [batch * length, heads * dim] into [batch, heads, length, dim], turning the
@@ -235,16 +268,16 @@ void ember_attention_inputs(const float* x, int64_t batch, int64_t length, const
     cosines.resize(size_t(length * pairs));
     sines.resize(size_t(length * pairs));
     turn(offset, length, periods, pairs, cosines.data(), sines.data());
-    const auto project = [&](const Weight& w, int64_t turned, float* out) {
-        hidden.resize(size_t(rows * w.rows));
-        multiply(w, activations, rows,
-                 [&](int64_t m, int64_t n, float value) { hidden[m * w.rows + n] = value; });
-        split_heads(hidden.data(), batch, length, w.rows / dim, dim, cosines.data(), sines.data(),
-                    turned, out);
-    };
-    project(*wq, pairs, q);
-    project(*wk, pairs, k);
-    project(*wv, 0, v);
+    const Weight* weights[] = {wq, wk, wv};
+    float* const outs[] = {q, k, v};
+    static std::vector<float> projected[3];
+    for (int i = 0; i < 3; ++i) projected[i].resize(size_t(rows * weights[i]->rows));
+    multiply(weights, 3, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
+        projected[i][m * weights[i]->rows + n] = value;
+    });
+    for (int i = 0; i < 3; ++i)
+        split_heads(projected[i].data(), batch, length, weights[i]->rows / dim, dim,
+                    cosines.data(), sines.data(), i < 2 ? pairs : 0, outs[i]);
 }
 
 // The rows `ids` of a weight, as float32 [count, columns]
@@ -277,10 +310,11 @@ void ember_feed_forward(const float* x, int64_t rows, const float* norm, float e
     normalize(x, norm, eps, rows, columns, normed.data());
     activations.assign(normed.data(), rows, columns);
     gates.resize(size_t(rows * width));
-    multiply(*gate, activations, rows,
-             [&](int64_t m, int64_t n, float value) { gates[m * width + n] = value; });
-    multiply(*up, activations, rows,
-             [&](int64_t m, int64_t n, float value) { hidden[m * width + n] = value; });
+    const Weight* weights[] = {gate, up};
+    float* const outs[] = {gates.data(), hidden.data()};
+    multiply(weights, 2, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
+        outs[i][m * width + n] = value;
+    });
     pool->run(rows, [&](int64_t m) {
         for (int64_t at = m * width; at < (m + 1) * width; at += kLanes)
             store(&hidden[at], load(&hidden[at]) * silu(load(&gates[at])));
