@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from app import __version__
-from app.commands import chat, doctor, inspect, ls, pull, rm, tokenize
+from app.commands import bench, chat, doctor, inspect, ls, pull, rm, tokenize
 from app.commands import run as run_command
 from kvcache.errors import EmberError
 
 _COMMANDS = {
     "chat": chat,
     "run": run_command,
+    "bench": bench,
     "ls": ls,
     "pull": pull,
     "rm": rm,

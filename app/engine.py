@@ -26,7 +26,7 @@ from models.loader import LoadedModel, load
 
 # Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
 # soon.
-_PREFILL_STEP = {Backend.GPU: 512, Backend.CPU: 256, Backend.REFERENCE: 32}
+PREFILL_STEP = {Backend.GPU: 512, Backend.CPU: 256, Backend.REFERENCE: 32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Engine:
             caches,
             rows,
             sampler,
-            prefill_step=_PREFILL_STEP[self.plan.backend],
+            prefill_step=PREFILL_STEP[self.plan.backend],
             pipelined=_pipelines(self.plan.backend),
             cancel=cancel or Flag(),
         )

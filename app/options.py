@@ -43,14 +43,14 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         "--temp", type=_number(0, 100), default=0.0, help="temperature; 0 is greedy (default: 0)"
     )
     group.add_argument("--top-p", type=_number(1e-9, 1), default=1.0, help="off at 1 (default)")
-    group.add_argument("--top-k", type=_whole(0), default=0, help="off at 0 (default)")
+    group.add_argument("--top-k", type=whole(0), default=0, help="off at 0 (default)")
     group.add_argument("--min-p", type=_number(0, 1), default=0.0, help="off at 0 (default)")
     group.add_argument(
         "--repeat-penalty", type=_number(0.01, 10), default=1.0, help="off at 1 (default)"
     )
-    group.add_argument("--seed", type=_whole(0), help="makes a sampled run repeatable")
+    group.add_argument("--seed", type=whole(0), help="makes a sampled run repeatable")
     group.add_argument(
-        "--max-tokens", type=_whole(1), default=512, help="longest answer (default: 512)"
+        "--max-tokens", type=whole(1), default=512, help="longest answer (default: 512)"
     )
     group.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end at this text; repeatable"
@@ -82,7 +82,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         help="precision of unencoded keys and values (default: f16)",
     )
     size = group.add_mutually_exclusive_group()
-    size.add_argument("--ctx", type=_whole(1), metavar="N", help="tokens the window holds")
+    size.add_argument("--ctx", type=whole(1), metavar="N", help="tokens the window holds")
     size.add_argument("--kv-budget", metavar="SIZE", help="bytes the window takes, as 64MiB")
     group.add_argument(
         "--beyond-context",
@@ -135,5 +135,6 @@ def _number(low: float, high: float) -> _Bounded:
     return _Bounded(float, low, high)
 
 
-def _whole(low: int) -> _Bounded:
+def whole(low: int) -> _Bounded:
+    """An argparse type: a whole number of at least `low`."""
     return _Bounded(int, low, float("inf"))

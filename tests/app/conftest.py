@@ -34,6 +34,6 @@ def engine(
 ) -> Engine:
     """A fresh engine over the tiny model, exact to float32, that prefills 32 tokens a step."""
     backend: Backend = request.param
-    monkeypatch.setitem(engine_module._PREFILL_STEP, backend, 32)
+    monkeypatch.setitem(engine_module.PREFILL_STEP, backend, 32)
     config = CacheConfig(hot_dtype=HotDtype.F32, backend=backend)
     return Engine(load(tiny_path, backend=backend), config)

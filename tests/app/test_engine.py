@@ -196,4 +196,4 @@ def test_impossible_requests_are_refused(bad: dict[str, object]) -> None:
 
 
 def test_every_backend_has_its_prefill_step() -> None:
-    assert set(engine_module._PREFILL_STEP) == set(Backend) - {Backend.AUTO}
+    assert set(engine_module.PREFILL_STEP) == set(Backend) - {Backend.AUTO}

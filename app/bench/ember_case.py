@@ -1,0 +1,55 @@
+"""Times ember's own network and cache."""
+
+import time
+
+import mlx.core as mx
+
+from app.bench.case import Case, Measurement
+from app.engine import PREFILL_STEP
+from app.report import peak_rss
+from kvcache import Backend, CacheConfig, make_prompt_cache
+from kvcache.native.library import library
+from kvcache.stats import sum_layers
+from models import load
+
+
+def measure(case: Case) -> Measurement:
+    """Fill the cache to the case's depth, then read and generate."""
+    config = CacheConfig(max_tokens=case.window, backend=Backend(case.backend), beyond_context=True)
+    model = load(case.model, backend=config.backend).model
+    cache = make_prompt_cache(model, config)
+    backend = config.backend.resolve()
+    step = PREFILL_STEP[backend]
+
+    def read(start: int, count: int) -> mx.array:
+        ids = case.tokens(start, count, model.vocabulary)
+        for at in range(0, count, step):
+            hidden = model.hidden(mx.array([ids[at : at + step]]), cache)
+            mx.eval([layer.pending() for layer in cache])
+        logits = model.logits(hidden[:, -1])
+        mx.eval(logits)
+        return logits
+
+    read(0, min(case.pp, 64))
+    for layer in cache:
+        layer.clear()
+    if case.depth:
+        read(0, case.depth)
+    began = time.perf_counter()
+    logits = read(case.depth, case.pp)
+    pp_s = time.perf_counter() - began
+    token_s = []
+    for _ in range(case.tg):
+        began = time.perf_counter()
+        token = mx.argmax(logits, axis=-1)  # [1]
+        logits = model(token[None], cache)[:, -1]
+        mx.eval(logits)
+        token_s.append(time.perf_counter() - began)
+    return Measurement(
+        backend=backend.value,
+        threads=library().threads if backend is Backend.CPU else 0,
+        pp_s=pp_s,
+        token_s=tuple(token_s),
+        kv_bytes=sum_layers(layer.stats() for layer in cache).held_bytes,
+        peak_rss_bytes=peak_rss(),
+    )

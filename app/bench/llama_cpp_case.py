@@ -1,0 +1,69 @@
+"""Times llama.cpp through llama-cpp-python, at its best settings: flash attention, batch 512."""
+
+import time
+
+from app.bench.case import Case, Measurement
+from app.report import peak_rss
+from kvcache import EmberError
+from models.source import locate
+
+_BATCH = 512
+
+
+def measure(case: Case) -> Measurement:
+    """Fill the cache to the case's depth, then read and generate."""
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise EmberError("llama-cpp-python is not installed: pip install it for --peers") from error
+    types = {
+        "f16": llama_cpp.GGML_TYPE_F16,
+        "q8_0": llama_cpp.GGML_TYPE_Q8_0,
+        "q4_0": llama_cpp.GGML_TYPE_Q4_0,
+    }
+    llama = llama_cpp.Llama(
+        str(locate(case.model)),
+        n_ctx=case.window,
+        n_batch=_BATCH,
+        n_ubatch=_BATCH,
+        n_threads=case.threads or None,
+        n_threads_batch=case.threads or None,
+        n_gpu_layers=-1,
+        flash_attn=True,
+        type_k=types[case.kv],
+        type_v=types[case.kv],
+        verbose=False,
+    )
+    vocabulary = llama.n_vocab()
+    llama.eval(case.tokens(0, min(case.pp, 64), vocabulary))
+    llama.reset()
+    if case.depth:
+        llama.eval(case.tokens(0, case.depth, vocabulary))
+    began = time.perf_counter()
+    llama.eval(case.tokens(case.depth, case.pp, vocabulary))
+    pp_s = time.perf_counter() - began
+    token_s = []
+    for _ in range(case.tg):
+        began = time.perf_counter()
+        llama.eval([llama.sample(temp=0.0)])
+        token_s.append(time.perf_counter() - began)
+    return Measurement(
+        backend="gpu" if llama_cpp.llama_supports_gpu_offload() else "cpu",
+        threads=llama.n_threads,
+        pp_s=pp_s,
+        token_s=tuple(token_s),
+        kv_bytes=_kv_bytes(case),
+        peak_rss_bytes=peak_rss(),
+    )
+
+
+def _kv_bytes(case: Case) -> int:
+    """Bytes of the tokens held, from the file's dimensions and the type's bits."""
+    from models.config import LlamaConfig
+    from models.gguf_file import GGUFFile
+
+    bits = {"f16": 16.0, "q8_0": 8.5, "q4_0": 4.5}[case.kv]
+    with GGUFFile(locate(case.model)) as file:
+        shape = LlamaConfig.from_metadata(file.metadata).shape
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * bits / 8
+    return int(per_token * (case.depth + case.pp + case.tg))
