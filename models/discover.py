@@ -26,7 +26,8 @@ from models.store import installed, models_folder
 
 _LM_STUDIO_FOLDERS = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
 _OLLAMA_FOLDER = "~/.ollama/models"
-_OLLAMA_REGISTRY = "registry.ollama.ai"  # folder of models named without a registry
+# Ollama's own registry, which its names leave out, is the one host that starts so.
+_OLLAMA_OWN_REGISTRY = "registry."
 _OLLAMA_LIBRARY = "library"
 _OLLAMA_MODEL_LAYER = "application/vnd.ollama.image.model"
 _MANIFEST_LIMIT = 1 << 20
@@ -122,7 +123,7 @@ def _ollama() -> Iterator[FoundModel]:
 def _ollama_name(registry: str, namespace: str, model: str, tag: str) -> str:
     """The name as Ollama shows it: parts that are its defaults are left out."""
     parts = [registry, namespace, model]
-    if registry == _OLLAMA_REGISTRY:
+    if registry.startswith(_OLLAMA_OWN_REGISTRY):
         parts = parts[2:] if namespace == _OLLAMA_LIBRARY else parts[1:]
     return f"{'/'.join(parts)}:{tag}"
 

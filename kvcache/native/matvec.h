@@ -9,8 +9,11 @@ constexpr int kFewRows = 8;  // more go through the blocked product
 
 #ifdef EMBER_VNNI
 
-// Weights stream from memory once per token; bytes to ask for ahead of their use.
-constexpr int64_t kAhead = 4096;
+// Weights stream from memory once per token: how far ahead of their use to ask for them, in bytes
+// of codes and in scales.
+constexpr int64_t kCodesAhead = 4096, kScalesAhead = 512;
+
+inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
 
 // Codes of any width, 64 a vector, in the order of the columns.
 class Chunks {
@@ -82,52 +85,66 @@ inline __m512 load_groups(const uint16_t* halves, int64_t at, int64_t count, int
     return _mm512_permutexvar_ps(twice, eight);
 }
 
-// out[m] = weight row `row` times activation row m.
-template <int M, typename Reader>
+// out[m * R + r] = weight row `row` + r times activation row m. Several weight rows at once hide
+// each other's latencies where there is one activation row only.
+template <int M, int R, typename Reader>
 void dot_rows(const Weight& w, const Reader& reader, int64_t row, const Activation* x,
               float* out) {
-    const uint8_t* codes = w.codes + row * w.row_bytes();
-    const uint16_t* scales = w.scales + row * w.groups();
-    const uint16_t* biases = w.biases + row * w.groups();
     constexpr int kStep = Reader::kCodes / kXGroup;
     const int per_scale = w.group / kXGroup;
-    const int64_t groups = w.columns / kXGroup;
+    const int64_t groups = w.columns / kXGroup, bytes = w.row_bytes();
+    const uint8_t* codes = w.codes + row * bytes;
+    const uint16_t* scales = w.scales + row * w.groups();
+    const uint16_t* biases = w.biases + row * w.groups();
     const __m512i step = _mm512_set1_epi32(kStep);
-    __m512 total[M];
-    for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
+    __m512 total[M * R];
+    for (auto& each : total) each = _mm512_setzero_ps();
     for (int64_t group = 0; group < groups; group += 16) {
-        _mm_prefetch(reinterpret_cast<const char*>(scales + group + 512), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(biases + group + 512), _MM_HINT_T0);
-        const __m512 scale = load_groups(scales, group, groups, per_scale);
-        const __m512 bias = load_groups(biases, group, groups, per_scale);
         const int64_t left = std::min<int64_t>(16, groups - group);
         const __mmask16 present = __mmask16((1u << left) - 1);
-        __m512 product[M];
-        for (int m = 0; m < M; ++m) {
-            product[m] =
-                _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(present, x[m].scales + group));
-            total[m] = _mm512_fmadd_ps(
-                bias, _mm512_maskz_loadu_ps(present, x[m].sums + group), total[m]);
+        __m512 product[M * R];
+        for (int r = 0; r < R; ++r) {
+            const uint16_t* row_scales = scales + r * w.groups();
+            const uint16_t* row_biases = biases + r * w.groups();
+            prefetch(row_scales + group + kScalesAhead);
+            prefetch(row_biases + group + kScalesAhead);
+            const __m512 scale = load_groups(row_scales, group, groups, per_scale);
+            const __m512 bias = load_groups(row_biases, group, groups, per_scale);
+            for (int m = 0; m < M; ++m) {
+                const __m512 sums = _mm512_maskz_loadu_ps(present, x[m].sums + group);
+                const __m512 x_scale = _mm512_maskz_loadu_ps(present, x[m].scales + group);
+                total[m * R + r] = _mm512_fmadd_ps(bias, sums, total[m * R + r]);
+                product[m * R + r] = _mm512_mul_ps(scale, x_scale);
+            }
         }
         __m512i lanes = first_lanes<Reader>();
         const auto add = [&](int64_t done, int count) {
             const int64_t at = (group + done) * kXGroup;
-            _mm_prefetch(reinterpret_cast<const char*>(codes + at * reader.bits() / 8 + kAhead),
-                         _MM_HINT_T0);
-            const auto loaded = reader.load(codes + at * reader.bits() / 8, count);
-            for (int m = 0; m < M; ++m)
-                total[m] = _mm512_fmadd_ps(Reader::dot(loaded, x[m], at),
-                                           _mm512_permutexvar_ps(lanes, product[m]), total[m]);
+            const uint8_t* from = codes + at * reader.bits() / 8;
+            for (int r = 0; r < R; ++r) {
+                prefetch(from + r * bytes + kCodesAhead);
+                const auto loaded = reader.load(from + r * bytes, count);
+                for (int m = 0; m < M; ++m) {
+                    const int each = m * R + r;
+                    const __m512 factor = _mm512_permutexvar_ps(lanes, product[each]);
+                    total[each] =
+                        _mm512_fmadd_ps(Reader::dot(loaded, x[m], at), factor, total[each]);
+                }
+            }
             lanes = _mm512_add_epi32(lanes, step);
         };
         int64_t done = 0;
         for (; done + kStep <= left; done += kStep) add(done, Reader::kCodes);
         if (done < left) add(done, int(left - done) * kXGroup);
     }
-    for (int m = 0; m < M; ++m) out[m] = _mm512_reduce_add_ps(total[m]);
+    for (int i = 0; i < M * R; ++i) out[i] = _mm512_reduce_add_ps(total[i]);
 }
 
+constexpr int kRowsAtOnce = 8;
+
 #else
+
+constexpr int kRowsAtOnce = 1;
 
 // Codes of any width, 32 at a time, in loops that compilers turn into 16-bit products.
 class Chunks {
@@ -145,10 +162,11 @@ inline int dot_group(const uint8_t* codes, const int8_t* high, const int8_t* low
     return sum;
 }
 
-// out[m] = weight row `row` times activation row m.
-template <int M, typename Reader>
+// out[m] = weight row `row` times activation row m; one weight row (R) at a time.
+template <int M, int R, typename Reader>
 void dot_rows(const Weight& w, const Reader& reader, int64_t row, const Activation* x,
               float* out) {
+    static_assert(R == 1);
     const uint8_t* codes = w.codes + row * w.row_bytes();
     const uint16_t* scales = w.scales + row * w.groups();
     const uint16_t* biases = w.biases + row * w.groups();
@@ -173,14 +191,14 @@ template <typename Reader>
 void dot_few(const Weight& w, const Reader& reader, int64_t row, const Activation* x, int count,
              float* out) {
     switch (count) {
-        case 1: return dot_rows<1>(w, reader, row, x, out);
-        case 2: return dot_rows<2>(w, reader, row, x, out);
-        case 3: return dot_rows<3>(w, reader, row, x, out);
-        case 4: return dot_rows<4>(w, reader, row, x, out);
-        case 5: return dot_rows<5>(w, reader, row, x, out);
-        case 6: return dot_rows<6>(w, reader, row, x, out);
-        case 7: return dot_rows<7>(w, reader, row, x, out);
-        default: return dot_rows<8>(w, reader, row, x, out);
+        case 1: return dot_rows<1, 1>(w, reader, row, x, out);
+        case 2: return dot_rows<2, 1>(w, reader, row, x, out);
+        case 3: return dot_rows<3, 1>(w, reader, row, x, out);
+        case 4: return dot_rows<4, 1>(w, reader, row, x, out);
+        case 5: return dot_rows<5, 1>(w, reader, row, x, out);
+        case 6: return dot_rows<6, 1>(w, reader, row, x, out);
+        case 7: return dot_rows<7, 1>(w, reader, row, x, out);
+        default: return dot_rows<8, 1>(w, reader, row, x, out);
     }
 }
 

@@ -85,8 +85,12 @@ struct Block {
 template <typename Reader>
 void multiply_block(const Weight& w, const Reader& reader, const Activation* x, int rows,
                     int64_t first, int64_t count, Block& out) {
+    int64_t n = 0;
+    if (rows == 1)
+        for (; n + kRowsAtOnce <= count; n += kRowsAtOnce)
+            dot_rows<1, kRowsAtOnce>(w, reader, first + n, x, out.values[0] + n);
     float column[kFewRows];
-    for (int64_t n = 0; n < count; ++n) {
+    for (; n < count; ++n) {
         dot_few(w, reader, first + n, x, rows, column);
         for (int m = 0; m < rows; ++m) out.values[m][n] = column[m];
     }

@@ -21,7 +21,7 @@ from tests.models.samples import (
     put_ollama,
 )
 
-OLLAMA_DEFAULT = "registry.ollama.ai/library"
+OLLAMA_DEFAULT = "registry.example/library"
 
 
 def names() -> list[str]:
@@ -116,7 +116,7 @@ def test_a_catalogue_name_is_kept_where_several_snapshots_share_the_blob(
     ("manifest", "name"),
     [
         (f"{OLLAMA_DEFAULT}/llama3.2/latest", "ollama:llama3.2:latest"),
-        ("registry.ollama.ai/someone/m/7b", "ollama:someone/m:7b"),
+        ("registry.example/someone/m/7b", "ollama:someone/m:7b"),
         ("hf.co/someone/M-GGUF/Q4_K_M", "ollama:hf.co/someone/M-GGUF:Q4_K_M"),
     ],
 )
@@ -126,8 +126,8 @@ def test_ollama_names_are_those_ollama_shows(home: Path, manifest: str, name: st
 
 
 def test_ollama_manifests_at_another_depth_are_skipped(home: Path) -> None:
-    put_ollama(home / ".ollama/models", "registry.ollama.ai/library/stray")
-    put_ollama(home / ".ollama/models", "registry.ollama.ai/library/m/7b/stray")
+    put_ollama(home / ".ollama/models", "registry.example/library/stray")
+    put_ollama(home / ".ollama/models", "registry.example/library/m/7b/stray")
     assert names() == []
 
 

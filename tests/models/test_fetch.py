@@ -116,7 +116,7 @@ def test_a_damaged_download_is_taken_out_again(
 
 def test_local_specs_are_only_located(home: Path) -> None:
     path = put(home / "m.gguf")
-    blob = put_ollama(home / ".ollama/models", "registry.ollama.ai/library/phi/mini")
+    blob = put_ollama(home / ".ollama/models", "registry.example/library/phi/mini")
     assert fetch(str(path)) == path
     assert fetch("ollama:phi:mini") == blob
     with pytest.raises(ModelNotFoundError, match="no such file"):

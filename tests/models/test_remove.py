@@ -57,7 +57,7 @@ def test_a_shared_hub_file_stays_even_if_the_catalogue_names_it(home: Path) -> N
 
 
 def test_ollamas_file_stays(home: Path) -> None:
-    blob = put_ollama(home / ".ollama/models", "registry.ollama.ai/library/phi/mini")
+    blob = put_ollama(home / ".ollama/models", "registry.example/library/phi/mini")
     assert "`ollama rm phi:mini`" in refused("ollama:phi:mini", blob)
 
 

@@ -99,13 +99,13 @@ def test_hub_file_is_taken_from_the_cache_at_its_revision(home: Path) -> None:
 
 
 def test_found_names_lead_to_their_files(home: Path) -> None:
-    blob = put_ollama(home / ".ollama/models", "registry.ollama.ai/library/phi/latest")
+    blob = put_ollama(home / ".ollama/models", "registry.example/library/phi/latest")
     assert locate("ollama:phi:latest") == locate("ollama:phi") == blob
     assert "did you mean ollama:phi:latest?" in refused("ollama:phy:latest")
 
 
 def test_close_names_are_offered(home: Path) -> None:
-    put_ollama(home / ".ollama/models", "registry.ollama.ai/library/llama3.2/1b")
+    put_ollama(home / ".ollama/models", "registry.example/library/llama3.2/1b")
     assert "did you mean tiny or tinier?" in refused("Tiniy")
     assert "did you mean ollama:llama3.2:1b?" in refused("llama3.2:1b")
     far = refused("quite-another")
