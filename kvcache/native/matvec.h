@@ -9,9 +9,9 @@ constexpr int kFewRows = 8;  // more go through the blocked product
 
 #ifdef EMBER_VNNI
 
-// Weights stream from memory once per token: how far ahead of their use to ask for them, in bytes
-// of codes and in scales.
-constexpr int64_t kCodesAhead = 4096, kScalesAhead = 512;
+// Weights stream from memory once per token. A thread asks for what it will most likely read next:
+// the same place two blocks of 32 rows on.
+constexpr int64_t kRowsAhead = 64;
 
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
 
@@ -106,8 +106,8 @@ void dot_rows(const Weight& w, const Reader& reader, int64_t row, const Activati
         for (int r = 0; r < R; ++r) {
             const uint16_t* row_scales = scales + r * w.groups();
             const uint16_t* row_biases = biases + r * w.groups();
-            prefetch(row_scales + group + kScalesAhead);
-            prefetch(row_biases + group + kScalesAhead);
+            prefetch(row_scales + kRowsAhead * w.groups() + group);
+            prefetch(row_biases + kRowsAhead * w.groups() + group);
             const __m512 scale = load_groups(row_scales, group, groups, per_scale);
             const __m512 bias = load_groups(row_biases, group, groups, per_scale);
             for (int m = 0; m < M; ++m) {
@@ -122,7 +122,7 @@ void dot_rows(const Weight& w, const Reader& reader, int64_t row, const Activati
             const int64_t at = (group + done) * kXGroup;
             const uint8_t* from = codes + at * reader.bits() / 8;
             for (int r = 0; r < R; ++r) {
-                prefetch(from + r * bytes + kCodesAhead);
+                prefetch(from + (r + kRowsAhead) * bytes);
                 const auto loaded = reader.load(from + r * bytes, count);
                 for (int m = 0; m < M; ++m) {
                     const int each = m * R + r;
