@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     TextColumn,
@@ -38,7 +39,8 @@ def token_bar(label: str) -> Iterator[Report]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f} tokens"),
+        MofNCompleteColumn(),
+        TextColumn("tokens"),
         TimeRemainingColumn(),
     )
     with _bar(label, *columns) as report:
@@ -47,13 +49,16 @@ def token_bar(label: str) -> Iterator[Report]:
 
 @contextmanager
 def _bar(label: str, *columns: ProgressColumn) -> Iterator[Report]:
+    """A bar that appears with the first report, so that a step with nothing to do shows none."""
     console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(label, total=None)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task(label, total=None)
 
-        def report(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
+    def report(done: int, total: int | None) -> None:
+        bar.update(task, completed=done, total=total)
+        bar.start()
 
+    try:
         yield report
+    finally:
+        bar.stop()

@@ -107,7 +107,10 @@ def download(wanted: HubFile, report: ProgressCallback) -> Path:
     cause and what to do about it.
     """
     from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub.utils import logging
 
+    # It logs every retry; the error below says what came of them.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         path = hf_hub_download(
             wanted.repo,

@@ -33,24 +33,40 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _converse(args: argparse.Namespace, session: "Session") -> None:
+    from models.chat_template import opening
+
+    messages: list[Message] | None = opening(args.system)
+    while messages is not None:
+        try:
+            messages = _handle(args, session, messages, input("> ").strip())
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print("\nCtrl-D or /quit ends the chat")
+
+
+def _handle(
+    args: argparse.Namespace, session: "Session", messages: "list[Message]", line: str
+) -> "list[Message] | None":
+    """Do what one line says; returns the conversation from then on, None at its end."""
     from kvcache import EmberError
     from models.chat_template import opening
 
-    messages = opening(args.system)
-    while (line := _read_line()) is not None:
-        if line == "/quit":
-            return
-        if line == "/reset":
-            messages = opening(args.system)
-        elif line == "/stats":
-            print(session.engine.stats())
-        elif line.startswith("/"):
-            print(f"no command {line.split()[0]!r}: {_HELP}")
-        elif line:
-            try:
-                messages = _turn(args, session, messages, line)
-            except EmberError as error:
-                print(f"ember: {error} (/reset starts over)", file=sys.stderr)
+    if line == "/quit":
+        return None
+    if line == "/reset":
+        return opening(args.system)
+    if line == "/stats":
+        print(session.engine.stats())
+    elif line.startswith("/"):
+        print(f"no command {line.split()[0]!r}: {_HELP}")
+    elif line:
+        try:
+            return _turn(args, session, messages, line)
+        except EmberError as error:
+            print(f"ember: {error} (/reset starts over)", file=sys.stderr)
+    return messages
 
 
 def _turn(
@@ -74,11 +90,3 @@ def _turn(
         (completion,) = show(session.generate(request, cancel), echo=True)
     print(summary(completion, session.engine), file=sys.stderr)
     return [*asked, Message(role=Role.ASSISTANT, content=completion.text)]
-
-
-def _read_line() -> str | None:
-    try:
-        return input("> ").strip()
-    except EOFError:
-        print()
-        return None
