@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from kvcache.codecs.base import ArraySpec, Codec, Encoded, Parts
+from kvcache.codecs.fit import unbiased_scale
 from kvcache.codecs.half import half_spec, nonzero, to_half
 from kvcache.codecs.packing import pack, unpack, words_spec
 
@@ -20,16 +21,6 @@ def group_size(dim: int) -> int:
     Groups of 32 cost half a bit more at D 64 and buy less than half a bit.
     """
     return max(size for size in range(1, min(dim, _LARGEST_GROUP) + 1) if dim % size == 0)
-
-
-def _affine(y: mx.array, bits: int, axis: int) -> tuple[mx.array, mx.array, mx.array]:
-    """Codes like y, and float16 scales and zeros with `axis` of size 1: from minimum to maximum."""
-    top = 2**bits - 1
-    zeros = to_half(y.min(axis=axis, keepdims=True))
-    base = zeros.astype(mx.float32)
-    scales = to_half((y.max(axis=axis, keepdims=True) - base) / top)
-    codes = mx.clip(mx.round((y - base) / nonzero(scales)), 0, top)
-    return codes, scales, zeros
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +49,11 @@ class TokenAffineCodec(Codec):
 
     def _encode(self, y: mx.array) -> Parts:
         grouped = y.reshape(*y.shape[:-1], -1, group_size(y.shape[-1]))
-        codes, scales, zeros = _affine(grouped, self.code_bits, axis=-1)
+        top = 2**self.code_bits - 1
+        zeros = to_half(grouped.min(axis=-1, keepdims=True))
+        base = zeros.astype(mx.float32)
+        scales = to_half((grouped.max(axis=-1, keepdims=True) - base) / top)
+        codes = mx.clip(mx.round((grouped - base) / nonzero(scales)), 0, top)
         return {
             "words": pack(codes.reshape(y.shape), self.code_bits),
             "scales": scales.squeeze(-1),
@@ -70,6 +65,8 @@ class TokenAffineCodec(Codec):
 class ChannelAffineCodec(Codec):
     """A scale and a zero for each channel of the block (KIVI's keys, arXiv 2402.02750).
 
+    Codes span the channel from minimum to maximum: clipping would pay in squared
+    error, but the largest entries of keys are the ones that attention goes by.
     words [M, W] (see packing), scales and zeros [D].
     """
 
@@ -88,7 +85,14 @@ class ChannelAffineCodec(Codec):
         return codes * parts["scales"][..., None, :] + parts["zeros"][..., None, :]
 
     def _encode(self, y: mx.array) -> Parts:
-        codes, scales, zeros = _affine(y, self.code_bits, axis=-2)
+        low = y.min(axis=-2, keepdims=True)
+        step = (y.max(axis=-2, keepdims=True) - low) / (2**self.code_bits - 1)
+        codes = mx.round((y - low) / nonzero(step))
+        # Scale and zero are fitted to the codes: the channel's mean stays, nothing shrinks.
+        code_mean = codes.mean(axis=-2, keepdims=True)
+        mean = y.mean(axis=-2, keepdims=True)
+        scales = to_half(unbiased_scale(y - mean, codes - code_mean, axis=-2))
+        zeros = to_half(mean - scales * code_mean)
         return {
             "words": pack(codes, self.code_bits),
             "scales": scales.squeeze(-2),

@@ -13,7 +13,7 @@ def to_half(x: mx.array) -> mx.array:
 
 
 def nonzero(scale: mx.array) -> mx.array:
-    """A float16 scale in float32, safe to divide by: 1 where it is 0 and only zeros are coded."""
+    """A scale in float32, safe to divide by: 1 where it is 0 and only zeros are coded."""
     wide = scale.astype(mx.float32)
     return mx.where(wide == 0, 1.0, wide)
 

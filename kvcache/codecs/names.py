@@ -8,7 +8,7 @@ from kvcache.codecs.base import Codec
 from kvcache.codecs.kvarn import KVarNCodec
 from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.rotation import SignedHadamard
-from kvcache.codecs.turbo import TurboCodec, TurboProdCodec
+from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec, TurboProdCodec
 from kvcache.errors import CacheError
 
 _Maker = Callable[[str, int, int], Codec]
@@ -19,7 +19,7 @@ def _turbo_prod(name: str, bits: int, seed: int) -> Codec:
         name=name,
         code_bits=bits - 1,
         rotation=SignedHadamard(seed=seed),
-        projection=SignedHadamard(seed=seed, purpose="projection"),
+        projection=SignedHadamard(seed=seed, rounds=2, purpose="projection"),
     )
 
 
@@ -38,6 +38,7 @@ _FAMILIES: tuple[tuple[str, tuple[int, ...], _Maker], ...] = (
     ("q{}", (8, 6, 5, 4, 3, 2), _as_given(TokenAffineCodec)),
     ("h{}", (8, 6, 5, 4, 3, 2), _rotated(TokenAffineCodec)),
     ("turbo{}", (4, 3, 2), _rotated(TurboCodec)),
+    ("turbo{}u", (4, 3, 2), _rotated(FittedTurboCodec)),
     ("turbo{}p", (4, 3, 2), _turbo_prod),
     ("kivi{}", (5, 4, 3, 2), _as_given(ChannelAffineCodec)),
     ("hkivi{}", (5, 4, 3, 2), _rotated(ChannelAffineCodec)),

@@ -28,7 +28,7 @@ def check_rotatable(dim: int) -> None:
     if not any(q > 1 and q & (q - 1) == 0 for q in quotients):
         raise CacheError(
             f"got head dimension {dim}, but Hadamard-rotated codecs need m * 2^k with k > 0 and m "
-            f"one of {', '.join(map(str, _FACTORS))}; choose a codec that does not rotate, such as q8"
+            f"one of {', '.join(map(str, _FACTORS))}; use one that does not rotate, such as q8"
         )
 
 
@@ -50,25 +50,35 @@ def _signs(seed: int, purpose: str, heads: int, dim: int) -> mx.array:
 class SignedHadamard:
     """An orthonormal rotation per KV head, drawn from `seed` (the layer).
 
-    purpose tells apart independent rotations of one layer.
+    rounds: how often signs and transform follow each other; one spreads
+    outliers, two come close to a uniformly random rotation.
+    purpose: tells apart independent rotations of one layer.
     """
 
     seed: int
+    rounds: int = 1
     purpose: str = "basis"
 
     def forward(self, x: mx.array) -> mx.array:
         """Rotate x [..., Hkv, rows, D], float32. Raises CacheError for a D without transform."""
-        return mx.hadamard_transform(x * self._signs_of(x))
+        for turn in range(self.rounds):
+            x = mx.hadamard_transform(x * self._signs_of(x, turn))
+        return x
 
     def inverse(self, y: mx.array) -> mx.array:
         """Undo `forward`."""
-        dim = y.shape[-1]
-        if dim % 20 and dim % 28:
-            plain = mx.hadamard_transform(y)
-        else:  # these matrices are not symmetric, so not their own inverse
-            plain = y @ mx.hadamard_transform(mx.eye(dim)).T
-        return plain * self._signs_of(y)
+        for turn in reversed(range(self.rounds)):
+            y = _transpose_transform(y) * self._signs_of(y, turn)
+        return y
 
-    def _signs_of(self, x: mx.array) -> mx.array:
+    def _signs_of(self, x: mx.array, turn: int) -> mx.array:
         check_rotatable(x.shape[-1])
-        return _signs(self.seed, self.purpose, x.shape[-3], x.shape[-1])
+        return _signs(self.seed, f"{self.purpose} {turn}", x.shape[-3], x.shape[-1])
+
+
+def _transpose_transform(y: mx.array) -> mx.array:
+    dim = y.shape[-1]
+    if dim % 20 and dim % 28:
+        return mx.hadamard_transform(y)
+    # These matrices are not symmetric, so not their own inverse.
+    return y @ mx.hadamard_transform(mx.eye(dim)).T

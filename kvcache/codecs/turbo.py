@@ -1,23 +1,32 @@
 """TurboQuant (arXiv 2504.19874): norm, random rotation, Lloyd-Max per coordinate.
 
-`TurboCodec` is its MSE form, `TurboProdCodec` its inner-product form.
+`TurboCodec` is its MSE form, `TurboProdCodec` its inner-product form;
+`FittedTurboCodec` codes the same layout with a scale chosen token by token.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import pi, sqrt
+from math import exp, lgamma, pi, sqrt
 
 import mlx.core as mx
 
 from kvcache.codecs.base import ArraySpec, Codec, Encoded, Parts
-from kvcache.codecs.half import half_spec, to_half
-from kvcache.codecs.lloyd_max import lookup, nearest
+from kvcache.codecs.fit import least_error, unbiased_scale
+from kvcache.codecs.half import half_spec, nonzero, to_half
+from kvcache.codecs.lloyd_max import levels, lookup, nearest
 from kvcache.codecs.packing import pack, unpack, words_spec
 from kvcache.codecs.rotation import SignedHadamard
+
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 
 
 def _norm(x: mx.array) -> mx.array:
     return mx.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _mean_coordinate(dim: int) -> float:
+    """Mean |u_1| of a uniformly random unit vector u, about sqrt(2 / (pi D))."""
+    return exp(lgamma(dim / 2) - lgamma((dim + 1) / 2)) / sqrt(pi)
 
 
 def _codes_of_direction(y: mx.array, bits: int) -> mx.array:
@@ -50,17 +59,37 @@ class TurboCodec(Codec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FittedTurboCodec(TurboCodec):
+    """`TurboCodec` whose scale is searched for each token, then freed of shrink.
+
+    Rotated heads of 64 or 128 channels are not quite Gaussian: fitting the
+    table to each token loses less than fitting all to one distribution.
+    """
+
+    def _encode(self, y: mx.array) -> Parts:
+        largest = mx.abs(y).max(axis=-1, keepdims=True) / levels(self.code_bits)[-1]
+        scale = least_error(y, [largest * clip for clip in _CLIPS], self._coded)
+        codes = nearest(y / nonzero(scale), self.code_bits)
+        scales = unbiased_scale(y, lookup(codes, self.code_bits))
+        return {"words": pack(codes, self.code_bits), "scales": to_half(scales.squeeze(-1))}
+
+    def _coded(self, y: mx.array, scale: mx.array) -> mx.array:
+        return lookup(nearest(y / nonzero(scale), self.code_bits), self.code_bits) * scale
+
+
+@dataclass(frozen=True, kw_only=True)
 class TurboProdCodec(Codec):
     """One bit fewer, plus one bit for each coordinate of the projected residual (QJL).
 
     words [M, W] of level indices, scales [M] (norm / sqrt(D)), residual_words
-    [M, ceil(D / 32)] the signs of S r (1 is negative), residual_scales [M] the
+    [M, ceil(D / 32)] the signs of R r (1 is negative), residual_scales [M] the
     residual's norm |r| / sqrt(D).
 
-    Decoding gives x^ + sqrt(pi / 2) / D * |r| * S^T sign(S r), whose inner product
-    with a query is unbiased over S, and so estimates scores; as a reconstruction
-    it is worse than `TurboCodec`. S is sqrt(D) times a second signed Hadamard
-    rotation: the paper's Gaussian matrix to within 1 / (8 D), and nothing to store.
+    Decoding gives x^ + c |r| R^T sign(R r), whose inner product with a query is
+    unbiased over R, and so estimates scores; as a reconstruction it is worse
+    than `TurboCodec`. The paper projects by a Gaussian matrix S and has
+    c = sqrt(pi / 2) / D; here R is a random rotation, nothing to store, and c
+    differs by the factor sqrt(D) of its rows' length and 1 / (4 D).
     """
 
     projection: SignedHadamard
@@ -81,7 +110,7 @@ class TurboProdCodec(Codec):
         signs = 1.0 - 2.0 * unpack(parts["residual_words"], 1, dim)
         residual = self.projection.inverse(signs) * parts["residual_scales"][..., None]
         near = lookup(codes, self.code_bits) * parts["scales"][..., None]
-        return near + sqrt(pi / 2) * residual
+        return near + residual / (sqrt(dim) * _mean_coordinate(dim))
 
     def _encode(self, y: mx.array) -> Parts:
         dim = y.shape[-1]
