@@ -1,0 +1,100 @@
+"""Affine codes: value = scale * code + zero, over groups of one token's channels
+(`q`, and `h` in the rotated basis) or over one channel's tokens (`kivi`, `hkivi`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from kvcache.codecs.base import ArraySpec, Codec, Encoded, Parts
+from kvcache.codecs.fit import unbiased_scale
+from kvcache.codecs.half import half_spec, nonzero, to_half
+from kvcache.codecs.packing import pack, unpack, words_spec
+
+_LARGEST_GROUP = 64
+
+
+def group_size(dim: int) -> int:
+    """Channels that share a scale: the largest divisor of `dim` up to 64.
+
+    Groups of 32 cost half a bit more at D 64 and buy less than half a bit.
+    """
+    return max(size for size in range(1, min(dim, _LARGEST_GROUP) + 1) if dim % size == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenAffineCodec(Codec):
+    """A scale and a zero for each token and group of channels, as `mx.quantize` has them.
+
+    words [M, W] (see packing), scales and zeros [M, D / group]. Where MLX knows
+    the group size, `mx.dequantize` and `mx.quantized_matmul` read these arrays.
+    """
+
+    def shapes(self, tokens: int, dim: int) -> Mapping[str, ArraySpec]:
+        """Words, scales, zeros."""
+        per_group = half_spec(tokens, dim // group_size(dim))
+        return {
+            "words": words_spec(self.code_bits, tokens, dim),
+            "scales": per_group,
+            "zeros": per_group,
+        }
+
+    def decode_rotated(self, encoded: Encoded) -> mx.array:
+        """scale * code + zero."""
+        parts, dim = encoded.parts, encoded.dim
+        codes = unpack(parts["words"], self.code_bits, dim)
+        grouped = codes.astype(mx.float32).reshape(*codes.shape[:-1], -1, group_size(dim))
+        return (grouped * parts["scales"][..., None] + parts["zeros"][..., None]).flatten(-2)
+
+    def _encode(self, y: mx.array) -> Parts:
+        grouped = y.reshape(*y.shape[:-1], -1, group_size(y.shape[-1]))
+        top = 2**self.code_bits - 1
+        zeros = to_half(grouped.min(axis=-1, keepdims=True))
+        base = zeros.astype(mx.float32)
+        scales = to_half((grouped.max(axis=-1, keepdims=True) - base) / top)
+        codes = mx.clip(mx.round((grouped - base) / nonzero(scales)), 0, top)
+        return {
+            "words": pack(codes.reshape(y.shape), self.code_bits),
+            "scales": scales.squeeze(-1),
+            "zeros": zeros.squeeze(-1),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelAffineCodec(Codec):
+    """A scale and a zero for each channel of the block (KIVI's keys, arXiv 2402.02750).
+
+    Codes span the channel from minimum to maximum: clipping would pay in squared
+    error, but the largest entries of keys are the ones that attention goes by.
+    words [M, W] (see packing), scales and zeros [D].
+    """
+
+    def shapes(self, tokens: int, dim: int) -> Mapping[str, ArraySpec]:
+        """Words, scales, zeros."""
+        return {
+            "words": words_spec(self.code_bits, tokens, dim),
+            "scales": half_spec(dim),
+            "zeros": half_spec(dim),
+        }
+
+    def decode_rotated(self, encoded: Encoded) -> mx.array:
+        """scale * code + zero."""
+        parts = encoded.parts
+        codes = unpack(parts["words"], self.code_bits, encoded.dim).astype(mx.float32)
+        return codes * parts["scales"][..., None, :] + parts["zeros"][..., None, :]
+
+    def _encode(self, y: mx.array) -> Parts:
+        low = y.min(axis=-2, keepdims=True)
+        step = (y.max(axis=-2, keepdims=True) - low) / (2**self.code_bits - 1)
+        codes = mx.round((y - low) / nonzero(step))
+        # Scale and zero are fitted to the codes: the channel's mean stays, nothing shrinks.
+        code_mean = codes.mean(axis=-2, keepdims=True)
+        mean = y.mean(axis=-2, keepdims=True)
+        scales = to_half(unbiased_scale(y - mean, codes - code_mean, axis=-2))
+        zeros = to_half(mean - scales * code_mean)
+        return {
+            "words": pack(codes, self.code_bits),
+            "scales": scales.squeeze(-2),
+            "zeros": zeros.squeeze(-2),
+        }

@@ -1,0 +1,74 @@
+"""The names of the codecs, as `--kv` takes them."""
+
+import difflib
+from collections.abc import Callable
+
+from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec
+from kvcache.codecs.base import Codec
+from kvcache.codecs.kvarn import KVarNCodec
+from kvcache.codecs.plain import PlainCodec
+from kvcache.codecs.rotation import SignedHadamard
+from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec, TurboProdCodec
+from kvcache.errors import CacheError
+
+_Maker = Callable[[str, int, int], Codec]
+
+
+def _turbo_prod(name: str, bits: int, seed: int) -> Codec:
+    return TurboProdCodec(
+        name=name,
+        code_bits=bits - 1,
+        rotation=SignedHadamard(seed=seed),
+        projection=SignedHadamard(seed=seed, rounds=2, purpose="projection"),
+    )
+
+
+def _as_given(kind: type[Codec]) -> _Maker:
+    return lambda name, bits, _seed: kind(name=name, code_bits=bits)
+
+
+def _rotated(kind: type[Codec]) -> _Maker:
+    return lambda name, bits, seed: kind(
+        name=name, code_bits=bits, rotation=SignedHadamard(seed=seed)
+    )
+
+
+_FAMILIES: tuple[tuple[str, tuple[int, ...], _Maker], ...] = (
+    ("f{}", (16,), _as_given(PlainCodec)),
+    ("q{}", (8, 6, 5, 4, 3, 2), _as_given(TokenAffineCodec)),
+    ("h{}", (8, 6, 5, 4, 3, 2), _rotated(TokenAffineCodec)),
+    ("turbo{}", (4, 3, 2), _rotated(TurboCodec)),
+    ("turbo{}u", (4, 3, 2), _rotated(FittedTurboCodec)),
+    ("turbo{}p", (4, 3, 2), _turbo_prod),
+    ("kivi{}", (5, 4, 3, 2), _as_given(ChannelAffineCodec)),
+    ("hkivi{}", (5, 4, 3, 2), _rotated(ChannelAffineCodec)),
+    ("kvarn{}", (8, 6, 5, 4, 3, 2), _rotated(KVarNCodec)),
+)
+_MAKERS = {
+    pattern.format(bits): (maker, bits) for pattern, widths, maker in _FAMILIES for bits in widths
+}
+NAMES = tuple(_MAKERS)
+
+
+def codec(name: str, *, seed: int = 0) -> Codec:
+    """The codec called `name`; `seed`, the layer, draws its rotation if it has one.
+
+    Raises CacheError for an unknown name.
+    """
+    if name not in _MAKERS:
+        close = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise CacheError(f"got codec {name!r}, expected one of {', '.join(NAMES)}{hint}")
+    maker, bits = _MAKERS[name]
+    return maker(name, bits, seed)
+
+
+def parse_pair(text: str, *, seed: int = 0) -> tuple[Codec, Codec]:
+    """The codecs of keys and values of "K/V", such as kvarn4/q3; one name means both.
+
+    Raises CacheError for an unknown name or more than two.
+    """
+    names = text.split("/")
+    if len(names) > 2:
+        raise CacheError(f"got {text!r}, expected one codec or KEYS/VALUES, such as kvarn4/q3")
+    return codec(names[0], seed=seed), codec(names[-1], seed=seed)
