@@ -4,6 +4,7 @@ Knows no tokenizer, no file and no user interface.
 """
 
 from kvcache.attention import attend
+from kvcache.codecs import codec
 from kvcache.config import Backend, CacheConfig, HotDtype
 from kvcache.dynamic import DynamicKVCache
 from kvcache.errors import CacheError, EmberError
@@ -22,6 +23,7 @@ __all__ = [
     "HotDtype",
     "ModelShape",
     "attend",
+    "codec",
     "make_prompt_cache",
     "resolve",
 ]
