@@ -14,7 +14,7 @@ import pytest
 
 from app.engine import Engine, Request
 from app.generation import Finished
-from kvcache import CacheConfig, HotDtype
+from kvcache import Backend, CacheConfig, HotDtype
 from models import load
 from models.gguf_file import GGUFFile
 from models.repack import Dense, repack
@@ -58,13 +58,19 @@ def test_loading_stays_near_the_files_size(large_path: Path) -> None:
 
 
 def test_logits_equal_a_float_forward_over_the_repacked_weights(large_path: Path) -> None:
-    loaded = load(large_path)
+    loaded = load(large_path, backend=Backend.REFERENCE)
     got = np.asarray(loaded.model(mx.array([IDS])))[0]
+    native = np.asarray(load(large_path).model(mx.array([IDS])))[0]
     with GGUFFile(large_path) as file:
         want = numpy_llama.forward(loaded.config, lambda name: _dequantized(file, name), IDS)
     error = np.abs(got - want).max()
-    print(f"\n{large_path.stem}: logits up to {np.abs(want).max():.2f}, error {error:.1e}")
-    assert error < 1e-4 * np.abs(want).max()
+    native_error = np.abs(native - want).max()
+    print(
+        f"\n{large_path.stem}: logits up to {np.abs(want).max():.2f}, error {error:.1e} in plain "
+        f"MLX, {native_error:.1e} on the default backend"
+    )
+    assert error < 1e-4
+    assert native_error < 1e-3
 
 
 def test_it_generates(large_path: Path) -> None:
