@@ -94,7 +94,7 @@ def _run(
                 with suppress(subprocess.TimeoutExpired):
                     _, stderr = pip.communicate(timeout=_POLL_SECONDS)
                     return pip.returncode, stderr
-        except BaseException:
+        except BaseException:  # whatever ends the wait, Ctrl-C included, ends pip too
             pip.kill()
             raise
 

@@ -6,6 +6,9 @@ from enum import Enum
 # Tokens in the order of a multiplicative walk: no engine can win by repetition.
 _STRIDE = 7919
 
+# Prompt tokens that an engine reads before the clock runs.
+WARM_UP = 64
+
 
 class EngineName(Enum):
     """Who computes."""

@@ -1,10 +1,9 @@
 """Times ember's own network and cache."""
 
-import time
-
 import mlx.core as mx
 
-from app.bench.case import Case, Measurement
+from app.bench.case import WARM_UP, Case, Measurement
+from app.bench.timing import time_case
 from app.engine import PREFILL_STEP
 from app.report import peak_rss
 from kvcache import Backend, CacheConfig, make_prompt_cache
@@ -21,35 +20,32 @@ def measure(case: Case) -> Measurement:
     backend = config.backend.resolve()
     step = PREFILL_STEP[backend]
 
-    def read(start: int, count: int) -> mx.array:
+    logits = mx.zeros((1, model.vocabulary))
+
+    def read(start: int, count: int) -> None:
+        nonlocal logits
         ids = case.tokens(start, count, model.vocabulary)
         for at in range(0, count, step):
             hidden = model.hidden(mx.array([ids[at : at + step]]), cache)
             mx.eval([layer.pending() for layer in cache])
         logits = model.logits(hidden[:, -1])
         mx.eval(logits)
-        return logits
 
-    read(0, min(case.pp, 64))
-    for layer in cache:
-        layer.clear()
-    if case.depth:
-        read(0, case.depth)
-    began = time.perf_counter()
-    logits = read(case.depth, case.pp)
-    pp_s = time.perf_counter() - began
-    token_s = []
-    for _ in range(case.tg):
-        began = time.perf_counter()
+    def advance() -> None:
+        nonlocal logits
         token = mx.argmax(logits, axis=-1)  # [1]
         logits = model(token[None], cache)[:, -1]
         mx.eval(logits)
-        token_s.append(time.perf_counter() - began)
+
+    read(0, min(case.pp, WARM_UP))
+    for layer in cache:
+        layer.clear()
+    pp_s, token_s = time_case(case, read, advance)
     return Measurement(
         backend=backend.value,
         threads=library().threads if backend is Backend.CPU else 0,
         pp_s=pp_s,
-        token_s=tuple(token_s),
+        token_s=token_s,
         kv_bytes=sum_layers(layer.stats() for layer in cache).held_bytes,
         peak_rss_bytes=peak_rss(),
     )

@@ -1,10 +1,9 @@
 """Times llama.cpp through llama-cpp-python, at its best settings: flash attention, batch 512."""
 
-import time
-
 import numpy as np
 
-from app.bench.case import Case, Measurement
+from app.bench.case import WARM_UP, Case, Measurement
+from app.bench.timing import time_case
 from app.report import peak_rss
 from kvcache import EmberError
 from models.source import locate
@@ -37,27 +36,25 @@ def measure(case: Case) -> Measurement:
         verbose=False,
     )
     vocabulary = llama.n_vocab()
-    llama.eval(case.tokens(0, min(case.pp, 64), vocabulary))
-    llama.reset()
-    if case.depth:
-        llama.eval(case.tokens(0, case.depth, vocabulary))
-    began = time.perf_counter()
-    llama.eval(case.tokens(case.depth, case.pp, vocabulary))
-    pp_s = time.perf_counter() - began
-    token_s = []
-    for _ in range(case.tg):
-        began = time.perf_counter()
+
+    def read(start: int, count: int) -> None:
+        llama.eval(case.tokens(start, count, vocabulary))
+
+    def advance() -> None:
         # The bare argmax: the binding's own sampler costs some milliseconds of Python.
         logits = np.ctypeslib.as_array(
             llama_cpp.llama_get_logits_ith(llama.ctx, -1), shape=(vocabulary,)
         )
         llama.eval([int(np.argmax(logits))])
-        token_s.append(time.perf_counter() - began)
+
+    read(0, min(case.pp, WARM_UP))
+    llama.reset()
+    pp_s, token_s = time_case(case, read, advance)
     return Measurement(
         backend="gpu" if llama_cpp.llama_supports_gpu_offload() else "cpu",
         threads=llama.n_threads,
         pp_s=pp_s,
-        token_s=tuple(token_s),
+        token_s=token_s,
         kv_bytes=_kv_bytes(case),
         peak_rss_bytes=peak_rss(),
     )

@@ -1,11 +1,10 @@
 """Times mlx-lm's own Llama and cache, given the very weights that ember loads."""
 
-import time
-
 import mlx.core as mx
 import mlx.nn as nn
 
 from app.bench.case import Case, Measurement
+from app.bench.timing import time_case
 from app.report import peak_rss
 from models import load
 from models.layers import QuantizedLinear
@@ -23,34 +22,30 @@ def measure(case: Case) -> Measurement:
     model = _as_mlx_lm(ours)
     cache = make_prompt_cache(model)
 
-    def read(start: int, count: int) -> mx.array:
+    logits = mx.zeros((1, ours.vocabulary))
+
+    def read(start: int, count: int) -> None:
+        nonlocal logits
         ids = case.tokens(start, count, ours.vocabulary)
         for at in range(0, count, _STEP):
             logits = model(mx.array([ids[at : at + _STEP]]), cache)[:, -1]
             mx.eval([layer.state for layer in cache])
-        last: mx.array = logits
-        mx.eval(last)
-        return last
+        mx.eval(logits)
 
-    if case.depth:
-        read(0, case.depth)
-    began = time.perf_counter()
-    logits = read(case.depth, case.pp)
-    pp_s = time.perf_counter() - began
-    token_s = []
-    for _ in range(case.tg):
-        began = time.perf_counter()
-        token = mx.argmax(logits, axis=-1)
+    def advance() -> None:
+        nonlocal logits
+        token = mx.argmax(logits, axis=-1)  # [1]
         logits = model(token[None], cache)[:, -1]
         mx.eval(logits)
-        token_s.append(time.perf_counter() - began)
+
+    pp_s, token_s = time_case(case, read, advance)
     held = sum(2 * layer.keys[:, :, : layer.offset].nbytes for layer in cache)
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     return Measurement(
         backend="gpu" if on_gpu else "mlx-cpu",
         threads=0,
         pp_s=pp_s,
-        token_s=tuple(token_s),
+        token_s=token_s,
         kv_bytes=held,
         peak_rss_bytes=peak_rss(),
     )
