@@ -21,6 +21,7 @@ from models.builtin_templates import TemplateSource
 from models.chat_template import Message
 from models.fetch import fetch
 from models.loader import LoadedModel, load
+from models.native_ops import count_plain
 from models.progress import Progress
 
 _GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
@@ -66,6 +67,8 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
             note(_GUESS)
         if config.backend is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
             _explain_reference()
+        if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
+            note(f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly")
         yield Session(engine=engine, thread=thread)
 
 

@@ -1,7 +1,7 @@
 """The network's steps by the native CPU kernels, eagerly, one call each.
 
 A step whose weights the kernels do not take (dense, or with a bias) runs in
-plain MLX instead.
+plain MLX instead; `count_plain` tells whoever reports.
 """
 
 import mlx.core as mx
@@ -10,6 +10,7 @@ import numpy as np
 
 from kvcache.native.library import Floats, Library, Weight
 from models.layers import Embedding, QuantizedLinear
+from models.llama import Model
 from models.ops import MlxOps, Projection
 from models.rope import Rope
 
@@ -99,6 +100,16 @@ class NativeOps:
         if known is None:
             known = self._norms[id(norm)] = norm, _floats(norm.weight)
         return known[1]
+
+
+def count_plain(model: Model) -> int:
+    """How many of the network's weights the kernels do not take."""
+    layers = [model.embedding.as_linear]
+    if "output" in model:
+        layers.append(model.output)
+    for block in model.layers:
+        layers += [block.q, block.k, block.v, block.output, block.gate, block.up, block.down]
+    return sum(not _fits(layer) for layer in layers)
 
 
 def _fits(layer: Projection) -> bool:

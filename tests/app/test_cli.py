@@ -305,9 +305,26 @@ def test_a_known_chat_template_needs_no_word(ember: Ember, tmp_path: Path) -> No
     write_llama(
         path,
         config=TINY,
-        types=every_matrix(TensorType.F16),
+        types=every_matrix(TensorType.Q4_0),
         tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab) | {"general.name": "TinyLlama"},
         seed=1,
     )
     result = ember("run", "-p", "ba", "-m", path, "--max-tokens", "3", "--json")
     assert (result.code, result.err) == (0, "")
+
+
+def test_weights_that_run_slowly_are_told(ember: Ember, tmp_path: Path) -> None:
+    from models.tensor_types import TensorType
+
+    path = tmp_path / "dense.gguf"
+    write_llama(
+        path,
+        config=TINY,
+        types=every_matrix(TensorType.F16),
+        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab),
+        seed=1,
+    )
+    told = ember(*RUN, "-m", path, "--backend", "cpu")
+    # 3 layers of 7, the embedding and the output.
+    assert "ember: 23 weights are not quantized" in told.err
+    assert "not quantized" not in ember(*RUN, "-m", path, "--backend", "reference").err
