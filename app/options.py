@@ -7,6 +7,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from kvcache.errors import EmberError
+
 if TYPE_CHECKING:
     from app.sampling import Sampling
     from kvcache import CacheConfig
@@ -32,7 +34,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def model_name(args: argparse.Namespace) -> str:
-    """The model that the flags name."""
+    """The model that the flags name. Raises EmberError where they name two."""
+    if args.model and args.name and args.model != args.name:
+        raise EmberError(f"got two models, {args.name!r} and {args.model!r}: name one")
     return str(args.model or args.name or DEFAULT_MODEL)
 
 

@@ -65,11 +65,24 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
         engine = thread.call(lambda: Engine(loaded, config))
         if loaded.template.source is TemplateSource.GUESS and not raw:
             note(_GUESS)
+        _explain_window(engine)
         if config.backend is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
             _explain_reference()
         if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
             note(f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly")
         yield Session(engine=engine, thread=thread)
+
+
+def _explain_window(engine: Engine) -> None:
+    """Say where the window is not what was asked for, or longer than the model knows."""
+    window, trained = engine.plan.max_tokens, engine.plan.shape.context
+    if asked := engine.plan.capped_from:
+        note(
+            f"the window is {window} tokens, not {asked}: the model was trained for no more; "
+            "--beyond-context allows it"
+        )
+    elif window > trained:
+        note(f"a window of {window} tokens is beyond the {trained} that the model was trained for")
 
 
 def _explain_reference() -> None:

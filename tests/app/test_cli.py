@@ -152,6 +152,7 @@ def test_bad_usage_is_one_line_and_exit_2(ember: Ember, arguments: list[str], me
         (["-m", "no-such-name"], "no-such-name"),
         (["-m", "TINY", "--kv-budget", "12 parsecs"], "got size '12 parsecs'"),
         (["-m", "TINY", "--kv-budget", "100"], "holds no token"),
+        (["other", "-m", "TINY"], "got two models"),
         (["-m", "TINY", "--ctx", "3"], "but the window holds 3"),
         (["-m", "TINY", "--backend", "gpu"], "needs a Metal or CUDA device"),
     ],
@@ -328,3 +329,11 @@ def test_weights_that_run_slowly_are_told(ember: Ember, tmp_path: Path) -> None:
     # 3 layers of 7, the embedding and the output.
     assert "ember: 23 weights are not quantized" in told.err
     assert "not quantized" not in ember(*RUN, "-m", path, "--backend", "reference").err
+
+
+def test_a_window_that_is_not_as_asked_is_told(ember: Ember, tiny_path: Path) -> None:
+    capped = ember(*RUN, "-m", tiny_path, "--ctx", "500")
+    assert "ember: the window is 128 tokens, not 500" in capped.err
+    beyond = ember(*RUN, "-m", tiny_path, "--ctx", "500", "--beyond-context")
+    assert "ember: a window of 500 tokens is beyond the 128" in beyond.err
+    assert "window" not in ember(*RUN, "-m", tiny_path, "--ctx", "100", "--json").err
