@@ -16,11 +16,12 @@ from kvcache import (
     Backend,
     CacheConfig,
     CacheStats,
-    DynamicKVCache,
     EmberError,
+    RowsKVCache,
+    TwoTierKVCache,
     resolve,
 )
-from kvcache.prompt_cache import from_plan
+from kvcache.prompt_cache import from_plan, rows_from_plan
 from kvcache.stats import sum_layers
 from models.loader import LoadedModel, load
 
@@ -60,7 +61,7 @@ class Engine:
     def __init__(self, loaded: LoadedModel, config: CacheConfig | None = None) -> None:
         self.loaded = loaded
         self.plan = resolve(config or CacheConfig(), loaded.model.shape)
-        self._caches = from_plan(self.plan)
+        self._caches = from_plan(self.plan, loaded.model.rotation)
         # The cache holds the first `offset` tokens of the last prompt and its answer.
         self._last: tuple[Sequence[int], Transcript] | None = None
 
@@ -80,10 +81,12 @@ class Engine:
         `cancel` may be set from any thread, also during prefill; what was
         computed is kept. Raises EmberError for a prompt that does not fit.
         """
-        prompt = self._fit(request)
+        shared = self._shared(request.prompt)
+        prompt = self._fit(request, held=shared)
         if dropped := len(request.prompt) - len(prompt):
             yield Truncated(kept=len(prompt), dropped=dropped)
-        reused = self._rewind(prompt)
+            shared = self._shared(prompt)
+        reused = self._rewind(shared)
         row = self._row(0, prompt, request, reused)
         self._last = prompt, row.transcript
         sampler = Sampler(request.sampling, [prompt])
@@ -97,20 +100,21 @@ class Engine:
         Rows share the sampling settings of the first request. The cache of the
         batch is its own; the one of `generate` stays as it is.
         """
-        prompts = [self._fit(request) for request in requests]
+        prompts = [self._fit(request, held=0) for request in requests]
         longest = max(len(prompt) for prompt in prompts)
         padding = [longest - len(prompt) for prompt in prompts]
         rows = [
             self._row(index, prompt, request, reused=0)
             for index, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
         ]
-        caches = from_plan(self.plan, left_padding=padding)
+        rotation = self.loaded.model.rotation
+        caches = rows_from_plan(self.plan, rotation, left_padding=padding)
         sampler = Sampler(requests[0].sampling, prompts)
         yield from self._generation(caches, rows, sampler, cancel).events()
 
     def _generation(
         self,
-        caches: Sequence[DynamicKVCache],
+        caches: Sequence[TwoTierKVCache] | Sequence[RowsKVCache],
         rows: Sequence[Row],
         sampler: Sampler,
         cancel: Flag | None,
@@ -135,32 +139,41 @@ class Engine:
         )
         return Row(index=index, prompt=prompt, transcript=transcript)
 
-    def _fit(self, request: Request) -> Sequence[int]:
+    def _fit(self, request: Request, *, held: int) -> Sequence[int]:
+        """The prompt, or its newest part. `held`: tokens that the cache has seen already.
+
+        A chat that goes on may be longer than the window: only what is new to the
+        cache has to fit.
+        """
         window, length = self.plan.max_tokens, len(request.prompt)
-        if length < window:
+        if length - held <= window:
             return request.prompt
         if not request.truncate:
             raise EmberError(
-                f"the prompt has {length} tokens, but the window holds {window} with its answer; "
+                f"the prompt has {length} tokens, but the window holds {window}; "
                 "shorten it, raise --ctx or --kv-budget, or drop its oldest tokens with --truncate"
             )
         # Leave the answer its room, but never more than half of the window.
         keep = window - min(request.max_tokens, window // 2)
         return request.prompt[-max(keep, 1) :]
 
-    def _rewind(self, prompt: Sequence[int]) -> int:
-        """Trim the cache to what it shares with `prompt`; returns how many tokens that is."""
+    def _shared(self, prompt: Sequence[int]) -> int:
+        """Tokens at the beginning of `prompt` that the cache has seen."""
         offset = self._caches[0].offset
-        held = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
+        seen = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
         shared = 0
         # The last token is always computed: its logits are needed.
-        for old, new in zip(held, prompt[:-1], strict=False):
+        for old, new in zip(seen, prompt[:-1], strict=False):
             if old != new:
                 break
             shared += 1
-        for cache in self._caches:
-            cache.trim(offset - shared)
         return shared
+
+    def _rewind(self, shared: int) -> int:
+        """Go back to the first `shared` tokens or before; returns how many are left."""
+        for cache in self._caches:
+            cache.rewind(cache.offset - shared)
+        return self._caches[0].offset
 
 
 def _pipelines(backend: Backend) -> bool:

@@ -9,8 +9,11 @@ from kvcache.config import Backend, CacheConfig, HotDtype
 from kvcache.dynamic import DynamicKVCache
 from kvcache.errors import CacheError, EmberError
 from kvcache.plan import CachePlan, ModelShape, resolve
-from kvcache.prompt_cache import make_prompt_cache
+from kvcache.prompt_cache import make_prompt_cache, set_policy
+from kvcache.rotation import Rotation
+from kvcache.rows import RowsKVCache
 from kvcache.stats import CacheStats
+from kvcache.two_tier import TwoTierKVCache
 
 __all__ = [
     "Backend",
@@ -22,8 +25,12 @@ __all__ = [
     "EmberError",
     "HotDtype",
     "ModelShape",
+    "Rotation",
+    "RowsKVCache",
+    "TwoTierKVCache",
     "attend",
     "codec",
     "make_prompt_cache",
     "resolve",
+    "set_policy",
 ]

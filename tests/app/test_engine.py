@@ -131,16 +131,33 @@ def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
     assert completion.text == whole[: whole.index(stop)]
 
 
-def test_a_full_window_ends_the_answer_and_says_so(engine: Engine) -> None:
-    small = Engine(engine.loaded, replace(CONFIG, max_tokens=48, backend=engine.plan.backend))
-    completion = _finish(small.generate(Request(prompt=PROMPT, max_tokens=50)))
-    assert completion.finish_reason is FinishReason.WINDOW
-    assert list(completion.tokens) == _greedy(engine, PROMPT, 8)
-    assert small.stats().total == 48
+def test_an_answer_goes_on_beyond_the_window(engine: Engine) -> None:
+    config = replace(CONFIG, max_tokens=48, block=16, backend=engine.plan.backend)
+    small = Engine(engine.loaded, config)
+    completion = _finish(small.generate(Request(prompt=PROMPT, max_tokens=70)))
+    assert completion.finish_reason is FinishReason.LENGTH
+    stats = small.stats()
+    assert (stats.total, stats.sink) == (len(PROMPT) + 69, 4)
+    assert stats.evicted > 0
+    assert stats.held <= small.plan.max_tokens == 48
+    assert stats.held_bytes <= stats.allocated_bytes <= small.plan.max_bytes
+
+
+def test_a_chat_longer_than_the_window_goes_on(engine: Engine) -> None:
+    config = replace(CONFIG, max_tokens=48, block=16, backend=engine.plan.backend)
+    small = Engine(engine.loaded, config)
+    ids = list(PROMPT)
+    for turn in range(5):
+        completion = _finish(small.generate(Request(prompt=ids, max_tokens=9)))
+        # The last token of an answer is not in the cache yet.
+        assert completion.reused_tokens == (0 if turn == 0 else len(ids) - 8)
+        ids = [*ids, *completion.tokens, 3, 4, 5, 6, 7, 8, 9]
+    assert len(ids) > 2 * 48
 
 
 def test_a_prompt_beyond_the_window_is_refused_or_cut(engine: Engine) -> None:
-    small = Engine(engine.loaded, replace(CONFIG, max_tokens=40, backend=engine.plan.backend))
+    config = replace(CONFIG, max_tokens=40, block=16, backend=engine.plan.backend)
+    small = Engine(engine.loaded, config)
     with pytest.raises(EmberError, match="the prompt has 41 tokens, but the window holds 40"):
         list(small.generate(Request(prompt=PROMPT)))
     request = Request(prompt=PROMPT, max_tokens=7, truncate=True)

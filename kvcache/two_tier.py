@@ -1,0 +1,355 @@
+"""The rotating two-tier cache of one layer: unencoded sinks and recent tokens, encoded older ones.
+
+    pinned | cold ring of encoded blocks | hot ring | new tokens
+
+On overflow of the hot ring its oldest block is encoded, once, into the cold
+ring's next slot; when all slots are taken, the oldest block is overwritten. Where
+each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
+sees, `tier_view`. Keys arrive after RoPE; no tokenizer, no model.
+"""
+
+import mlx.core as mx
+
+from kvcache.config import CacheConfig
+from kvcache.errors import CacheError
+from kvcache.ledger import Ledger, TierSizes
+from kvcache.plan import LayerPlan
+from kvcache.reference import Mask
+from kvcache.rotation import Rotation
+from kvcache.saved import Saved, State, dump, restore
+from kvcache.stats import CacheStats
+from kvcache.tier_attention import attend_tiers
+from kvcache.tier_view import Piece, Sight, split_pinned
+from kvcache.tiers import Tiers, Tokens, joined
+
+
+class TwoTierKVCache:
+    """Keys and values of one layer, bounded by its plan however long the chat.
+
+    rotation: the layer's rope, so that sinks stay inside the window. None, for
+    an unknown rope, attends to them at their true distance; `stats` says which.
+    """
+
+    def __init__(self, plan: LayerPlan, *, rotation: Rotation | None = None) -> None:
+        self.plan = plan
+        self.rotation = rotation if plan.turn_sinks else None
+        self.ledger = Ledger(sizes=plan.sizes)
+        self._tiers = Tiers(plan)
+        self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
+
+    @classmethod
+    def from_config(
+        cls, config: CacheConfig, *, layer: int = 0, rotation: Rotation | None = None
+    ) -> "TwoTierKVCache":
+        """A cache for a model that is not known: `config` must say `max_tokens`."""
+        if config.max_tokens is None or config.budget is not None:
+            raise CacheError(
+                "a cache without a model needs max_tokens and takes no budget; "
+                "use make_prompt_cache(model, config) for a budget"
+            )
+        sizes = TierSizes.within(
+            config.max_tokens,
+            pinned=max(config.sinks, config.keep),
+            hot=config.hot,
+            block=config.block,
+        )
+        return cls(LayerPlan.of(config, sizes, layer), rotation=rotation)
+
+    @property
+    def offset(self) -> int:
+        """Tokens appended, and the position of the next one."""
+        return self.ledger.total
+
+    # -- what attention needs --
+
+    def append(self, k: mx.array, v: mx.array) -> None:
+        """Add L tokens: k and v are [B, Hkv, L, D].
+
+        Raises CacheError, and leaves the cache as it was, for shapes or dtypes that
+        do not fit and for numbers that are not finite in the hot dtype.
+        """
+        self._append(self._checked(k, v))
+
+    def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
+        """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
+        if self.ledger.total < q.shape[2]:
+            raise CacheError(
+                f"got {q.shape[2]} queries over {self.ledger.total} tokens, "
+                "expected no more queries than tokens; append first"
+            )
+        position = self.ledger.total - q.shape[2]
+        return self._attend(q, None, position=position, scale=scale, mask=mask)
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
+    ) -> mx.array:
+        """Attend to the tiers as they are and to the new tokens, unencoded; then `append`.
+
+        mask: an array has a column for each held token in the order of `keys()`,
+        then one for each new token.
+        """
+        tokens = self._checked(k, v)
+        out = self._attend(q, tokens, position=self.ledger.total, scale=scale, mask=mask)
+        self._append(tokens)
+        return out
+
+    def scores(self, q: mx.array, *, scale: float = 1.0) -> mx.array:
+        """Scores [B, Hq, L, held] of q [B, Hq, L, D] against `keys()`, before softmax.
+
+        As the codecs estimate them, float32, without a mask; pinned tokens are
+        met with the turned queries of the newest position.
+        """
+        keys, sink = self.keys().astype(mx.float32), self.ledger.sink
+        q = q.astype(mx.float32) * (scale / self.plan.temperature)
+        turned = self._turned(q, [-self.ledger.evicted] * q.shape[2])
+        parts = (turned, keys[:, :, :sink]), (q, keys[:, :, sink:])
+        return mx.concatenate([_grouped_scores(*part) for part in parts], axis=-1)
+
+    # -- what is held --
+
+    def keys(self) -> mx.array:
+        """The held keys [B, Hkv, held, D], oldest first, cold ones decoded, in the hot dtype."""
+        return self._held()[0]
+
+    def values(self) -> mx.array:
+        """The held values, like `keys`."""
+        return self._held()[1]
+
+    def stats(self) -> CacheStats:
+        """Tokens and bytes by tier; evaluates nothing, may be called from any thread."""
+        ledger, tiers, token, block = (
+            self.ledger,
+            self._tiers,
+            self._token_bytes(),
+            self._block_bytes(),
+        )
+        unencoded = tiers.pinned.allocated + tiers.hot.allocated
+        return CacheStats(
+            total=ledger.total,
+            sink=ledger.sink,
+            hot=ledger.hot,
+            cold=ledger.cold,
+            evicted=ledger.evicted,
+            sink_bytes=ledger.sink * token,
+            hot_bytes=ledger.hot * token,
+            cold_bytes=(ledger.end - ledger.first) * block,
+            allocated_bytes=unencoded * token + tiers.cold.allocated * block,
+            fp16_bytes=ledger.held * token * mx.float16.size // self.plan.hot_dtype.mx.size,
+            sinks_turned=self.rotation is not None,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the allocated memory."""
+        return self.stats().allocated_bytes
+
+    def size(self) -> int:
+        """Tokens held."""
+        return self.ledger.held
+
+    def empty(self) -> bool:
+        """Whether nothing is held."""
+        return not self.ledger.total
+
+    # -- changes of what is held --
+
+    def clear(self) -> None:
+        """Forget all tokens and keep the memory."""
+        self.ledger = Ledger(sizes=self.plan.sizes)
+
+    def reset(self) -> None:
+        """Forget all tokens and give the memory back."""
+        self.clear()
+        self._tiers = Tiers(self.plan)
+        self._shape = None
+
+    def rewind(self, tokens: int) -> int:
+        """Go back at least `tokens`, and return how many were dropped.
+
+        Exactly, among hot tokens; else to the edge of a cold block, or to the
+        beginning when what came before is evicted.
+        """
+        before = self.ledger.total
+        self.ledger = self.ledger.rewound(tokens)
+        return before - self.ledger.total
+
+    def set_policy(self, plan: LayerPlan) -> None:
+        """Move to another plan: cold tokens are encoded again, or let go where it holds fewer.
+
+        Raises CacheError, and changes nothing, for other pinned tokens than before.
+        """
+        if plan.sizes.pinned != self.plan.sizes.pinned:
+            raise CacheError(
+                f"got {plan.sizes.pinned} pinned tokens, but the cache was made with "
+                f"{self.plan.sizes.pinned}; make a new cache for another number"
+            )
+        old = self.ledger
+        held = self._held() if old.held else None
+        self.plan, self._tiers = plan, Tiers(plan)
+        if not plan.turn_sinks:
+            self.rotation = None
+        self.ledger = old.resized(plan.sizes)
+        if held is not None:
+            self._tiers.fill(self.ledger, held, old.evicted)
+
+    # -- mlx-lm's cache contract --
+
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> Tokens:
+        """Append; returns the tokens that `attend` would see, [B, Hkv, held + L, D].
+
+        Pinned keys come turned the other way, for models that attend with one
+        query only.
+        """
+        tokens = self._checked(k, v)
+        keys, values = joined([self._held(), tokens]) if self.ledger.held else tokens
+        sink = min(self.plan.sizes.pinned, keys.shape[2])
+        if self.ledger.evicted and self.rotation is not None:
+            ahead = self.rotation(keys[:, :, :sink], [self.ledger.evicted] * sink)
+            keys = mx.concatenate([ahead, keys[:, :, sink:]], axis=2)
+        self._append(tokens)
+        return keys.astype(k.dtype), values.astype(v.dtype)
+
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Mask:
+        """The mask of `length` tokens about to be appended."""
+        sight = self._sight(length, length, position=self.ledger.total, mask="causal")
+        alike = max(sight.lowest) <= self.ledger.cold_start
+        if alike and not return_array and window_size is None:
+            return None if length == 1 else "causal"
+        return sight.full(window_size)
+
+    def is_trimmable(self) -> bool:
+        """Whether any number of tokens can be trimmed: while none was encoded."""
+        return not self.ledger.end
+
+    def trim(self, n: int) -> int:
+        """Drop the newest `n` tokens, at most the hot ones; returns how many were dropped."""
+        droppable = self.ledger.hot if self.ledger.end else self.ledger.total
+        return self.rewind(min(max(n, 0), droppable))
+
+    @property
+    def state(self) -> State:
+        """Everything the cache is, as `saved` lays it out."""
+        return dump(
+            Saved(
+                plan=self.plan,
+                ledger=self.ledger,
+                tiers=self._tiers,
+                rotation=self.rotation,
+                shape=self._shape,
+            )
+        )
+
+    @state.setter
+    def state(self, value: State) -> None:
+        saved = restore(value)
+        self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
+        self.rotation, self._shape = saved.rotation, saved.shape
+
+    @classmethod
+    def from_state(cls, state: State) -> "TwoTierKVCache":
+        """A cache with a saved state (mlx-lm's `load_prompt_cache`)."""
+        cache = cls.__new__(cls)
+        cache.state = state
+        return cache
+
+    def pending(self) -> list[mx.array]:
+        """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
+        return self._tiers.pending()
+
+    # -- inside --
+
+    def _append(self, tokens: Tokens) -> None:
+        after = self.ledger.appended(tokens[0].shape[2])
+        self._tiers.append(self.ledger, after, tokens)
+        batch, heads, _, dim = tokens[0].shape
+        self._shape = batch, heads, dim
+        self.ledger = after
+
+    def _attend(
+        self, q: mx.array, new: Tokens | None, *, position: int, scale: float, mask: Mask
+    ) -> mx.array:
+        fresh: list[Piece] = []
+        if new is not None:
+            fresh = split_pinned(*new, position, self.plan.sizes.pinned)
+        if mask is None and q.shape[2] == 1:
+            mask = "causal"
+        sight = self._sight(
+            q.shape[2], 0 if new is None else new[0].shape[2], position=position, mask=mask
+        )
+        view = self._tiers.view(self.ledger)
+        return attend_tiers(
+            q,
+            self._turned(q, sight.turns),
+            pieces=[*view.pieces, *fresh],
+            cold=view.cold,
+            sight=sight,
+            scale=scale / self.plan.temperature,
+        )
+
+    def _sight(self, queries: int, new: int, *, position: int, mask: Mask) -> Sight:
+        return Sight(ledger=self.ledger, position=position, queries=queries, new=new, mask=mask)
+
+    def _turned(self, q: mx.array, by: list[int]) -> mx.array:
+        return q if self.rotation is None else self.rotation(q, by)
+
+    def _held(self) -> Tokens:
+        if not self.ledger.held:
+            raise CacheError("the cache is empty: append keys and values first")
+        return self._tiers.decoded(self.ledger)
+
+    def _checked(self, k: mx.array, v: mx.array) -> Tokens:
+        """Keys and values in the hot dtype. Raises CacheError for what cannot be held."""
+        if k.ndim != 4 or k.shape != v.shape or not k.size:
+            raise CacheError(
+                f"got keys {k.shape} and values {v.shape}, expected two equal [B, Hkv, L, D], L > 0"
+            )
+        for name, array in (("keys", k), ("values", v)):
+            if not mx.issubdtype(array.dtype, mx.floating):
+                raise CacheError(f"got {name} of {array.dtype}, expected floating-point numbers")
+        batch, heads, _, dim = k.shape
+        held = self._shape
+        if held is not None and held != (batch, heads, dim):
+            raise CacheError(
+                f"got keys {k.shape}, but the cache holds [B, Hkv, _, D] = "
+                f"[{held[0]}, {held[1]}, _, {held[2]}]"
+            )
+        dtype = self.plan.hot_dtype.mx
+        tokens = k.astype(dtype), v.astype(dtype)
+        if self.plan.check_finite:
+            self._check_finite(tokens)
+        return tokens
+
+    def _check_finite(self, tokens: Tokens) -> None:
+        for name, array in zip(("keys", "values"), tokens, strict=True):
+            if not mx.isfinite(array).all().item():
+                raise CacheError(
+                    f"got {name} that are not finite in {self.plan.hot_dtype.value}; where the "
+                    "model's own numbers are that large, use hot_dtype bf16 or f32"
+                )
+
+    def _token_bytes(self) -> int:
+        if self._shape is None:
+            return 0
+        batch, heads, dim = self._shape
+        return 2 * batch * heads * dim * self.plan.hot_dtype.mx.size
+
+    def _block_bytes(self) -> int:
+        if self._shape is None:
+            return 0
+        batch, heads, dim = self._shape
+        codecs = self._tiers.cold.key_codec, self._tiers.cold.value_codec
+        block = self.plan.sizes.block
+        return (
+            batch
+            * heads
+            * sum(spec.nbytes for codec in codecs for spec in codec.shapes(block, dim).values())
+        )
+
+
+def _grouped_scores(q: mx.array, k: mx.array) -> mx.array:
+    """q k^T [B, Hq, L, S] with the G query heads of a KV head as rows of one product."""
+    batch, heads, length, dim = q.shape
+    rows = q.reshape(batch, k.shape[1], -1, dim)
+    return (rows @ k.swapaxes(-1, -2)).reshape(batch, heads, length, -1)
