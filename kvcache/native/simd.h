@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -16,12 +17,23 @@
 namespace ember {
 
 using Vector = float __attribute__((vector_size(64)));
+using Integers = int32_t __attribute__((vector_size(64)));
+using Words = uint32_t __attribute__((vector_size(64)));
 constexpr int64_t kLanes = 16;
+
+inline Vector splat(float x) { return Vector{} + x; }
 
 inline float half_to_float(uint16_t half) {
     _Float16 value;
     std::memcpy(&value, &half, sizeof value);
     return static_cast<float>(value);
+}
+
+inline uint16_t float_to_half(float x) {
+    const _Float16 value = static_cast<_Float16>(x);
+    uint16_t half;
+    std::memcpy(&half, &value, sizeof half);
+    return half;
 }
 
 inline float bfloat_to_float(uint16_t bits) {
@@ -35,6 +47,29 @@ inline Vector load(const float* from) {
     Vector vector;
     std::memcpy(&vector, from, sizeof vector);
     return vector;
+}
+
+inline Words load_words(const void* from) {
+    Words words;
+    std::memcpy(&words, from, sizeof words);
+    return words;
+}
+
+// 16 codes below 2^31 as floats.
+inline Vector to_float(Words codes) {
+    return __builtin_convertvector(reinterpret_cast<Integers>(codes), Vector);
+}
+
+// table[i] for each lane's i; only its low four bits count.
+inline Vector lookup(const float* table, Words i) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Vector>(_mm512_permutexvar_ps(
+        reinterpret_cast<__m512i>(i), reinterpret_cast<__m512>(load(table))));
+#else
+    Vector found;
+    for (int lane = 0; lane < kLanes; ++lane) found[lane] = table[i[lane] & 15];
+    return found;
+#endif
 }
 
 inline float sum(Vector v) {
@@ -60,7 +95,6 @@ inline Vector round(Vector x) { return (x + 12582912.0f) - 12582912.0f; }
 
 // exp for x <= 0, relative error below 2e-7: 2^n * p(r), p of degree 6 (Cephes).
 inline Vector exp_below(Vector x) {
-    using Integers = int32_t __attribute__((vector_size(64)));
     const Vector floor = x - x - 87.0f;
     x = x < floor ? floor : x;
     const Vector n = round(x * 1.44269504f);
@@ -87,15 +121,51 @@ inline float exp_below(float x) {
 }
 
 // 16 float16; compilers do not vectorise the conversion by themselves.
-inline void halves_to_float(const uint16_t* from, float* to) {
+inline Vector load_halves(const uint16_t* from) {
 #if defined(__AVX512F__)
-    _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)));
-#elif defined(__F16C__)
-    _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)));
-    _mm256_storeu_ps(to + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + 8))));
+    return reinterpret_cast<Vector>(_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)));
 #else
-    for (int i = 0; i < kLanes; ++i) to[i] = half_to_float(from[i]);
+    float wide[kLanes];
+#if defined(__F16C__)
+    _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)));
+    _mm256_storeu_ps(wide + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + 8))));
+#else
+    for (int i = 0; i < kLanes; ++i) wide[i] = half_to_float(from[i]);
 #endif
+    return load(wide);
+#endif
+}
+
+inline Vector load_bfloats(const uint16_t* from) {
+    using Shorts = uint16_t __attribute__((vector_size(32)));
+    Shorts bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return reinterpret_cast<Vector>(__builtin_convertvector(bits, Words) << 16);
+}
+
+// Swap the off-diagonal quarters of each square of 2 * kStep rows and lanes; a and b lie kStep
+// rows apart.
+template <int kStep, size_t... kLane>
+inline void swap_quarters(Vector& a, Vector& b, std::index_sequence<kLane...>) {
+    const Vector first = __builtin_shufflevector(
+        a, b, ((kLane & kStep) ? int(kLane) + 16 - kStep : int(kLane))...);
+    b = __builtin_shufflevector(a, b, ((kLane & kStep) ? int(kLane) + 16 : int(kLane) + kStep)...);
+    a = first;
+}
+
+template <int kStep>
+inline void transpose_step(Vector* rows) {
+    for (int i = 0; i < kLanes; ++i)
+        if (!(i & kStep))
+            swap_quarters<kStep>(rows[i], rows[i + kStep], std::make_index_sequence<kLanes>());
+}
+
+// 16 rows of 16 lanes, in place.
+inline void transpose(Vector* rows) {
+    transpose_step<8>(rows);
+    transpose_step<4>(rows);
+    transpose_step<2>(rows);
+    transpose_step<1>(rows);
 }
 
 }  // namespace ember
