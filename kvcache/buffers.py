@@ -32,10 +32,6 @@ class Buffer(Protocol):
         """The first `count` tokens."""
         ...
 
-    def read_range(self, start: int, count: int) -> mx.array:
-        """The tokens start .. start + count."""
-        ...
-
     def grown(self, capacity: int, held: int) -> Self:
         """A larger buffer that begins with the first `held` tokens of this one."""
         ...
@@ -64,10 +60,7 @@ class DeviceBuffer:
         self._array[:, :, at : at + tokens.shape[2]] = tokens.astype(self._array.dtype)
 
     def read(self, count: int) -> mx.array:
-        return self.read_range(0, count)
-
-    def read_range(self, start: int, count: int) -> mx.array:
-        return self._array[:, :, start : start + count]
+        return self._array[:, :, :count]
 
     def grown(self, capacity: int, held: int) -> "DeviceBuffer":
         batch, heads, _, dim = self.shape
@@ -101,10 +94,7 @@ class HostBuffer:
         self.memory[:, :, at : at + tokens.shape[2]] = np.asarray(tokens)
 
     def read(self, count: int) -> mx.array:
-        return self.read_range(0, count)
-
-    def read_range(self, start: int, count: int) -> mx.array:
-        tokens = mx.array(self.memory[:, :, start : start + count])
+        tokens = mx.array(self.memory[:, :, :count])
         return tokens.view(mx.bfloat16) if self._dtype is HotDtype.BF16 else tokens
 
     def grown(self, capacity: int, held: int) -> "HostBuffer":

@@ -89,6 +89,11 @@ class Ledger:
         """Position of the oldest hot token, or where it would be."""
         return self.sizes.pinned + self.end * self.sizes.block
 
+    @property
+    def hot_number(self) -> int:
+        """Number of the oldest hot token, counted from the first unpinned one."""
+        return self.end * self.sizes.block
+
     # -- tokens by tier --
 
     @property

@@ -8,10 +8,13 @@ Source: RoPE, arXiv 2104.09864; sinks, StreamingLLM, arXiv 2309.17453.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,8 +33,7 @@ class Rotation:
         """Turn x [B, H, L, D]: row i by by[i] positions; float32 inside, x's dtype outside."""
         if not any(by):
             return x
-        angles = np.array(by, np.float64)[:, None] / self.periods  # [L, pairs]
-        cos, sin = (mx.array(f(angles).astype(np.float32)) for f in (np.cos, np.sin))
+        cos, sin = (mx.array(table) for table in _tables(self, tuple(by)))  # [L, pairs]
         pairs = len(self.periods)
         turning = x[..., : 2 * pairs].astype(mx.float32)
         if self.traditional:
@@ -44,3 +46,24 @@ class Rotation:
         if x.shape[-1] == 2 * pairs:
             return turned
         return mx.concatenate([turned, x[..., 2 * pairs :]], axis=-1)
+
+    def turn_host(self, x: Floats, by: tuple[int, ...]) -> Floats:
+        """The same in plain memory."""
+        cos, sin = _tables(self, by)
+        pairs = len(self.periods)
+        first = np.s_[..., 0 : 2 * pairs : 2] if self.traditional else np.s_[..., :pairs]
+        second = (
+            np.s_[..., 1 : 2 * pairs : 2] if self.traditional else np.s_[..., pairs : 2 * pairs]
+        )
+        turned = x.copy()
+        turned[first] = x[first] * cos - x[second] * sin
+        turned[second] = x[first] * sin + x[second] * cos
+        return turned
+
+
+# All layers of a model turn alike, one after the other.
+@lru_cache(maxsize=8)
+def _tables(rotation: Rotation, by: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Cosines and sines [L, pairs]."""
+    angles = np.array(by, np.float64)[:, None] / rotation.periods
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

@@ -8,7 +8,7 @@ values, named and shaped by `kvcache.codecs`. What is absent is None.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from kvcache.codecs.base import Encoded
-from kvcache.cold_ring import ColdRing, ColdView
+from kvcache.cold_ring import ColdView
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.ledger import Ledger, TierSizes
@@ -35,7 +35,7 @@ class Saved:
 
     plan: LayerPlan
     ledger: Ledger
-    tiers: Tiers
+    tiers: Tiers[Any]
     rotation: Rotation | None
     shape: tuple[int, int, int] | None
 
@@ -56,11 +56,14 @@ def dump(saved: Saved) -> State:
     for piece in view.pieces:
         at = 0 if piece.pinned else 2
         unencoded[at : at + 2] = piece.keys, piece.values
-    return json.dumps(described), *unencoded, *_cold_parts(saved.tiers.cold, view.cold)
+    return json.dumps(described), *unencoded, *_cold_parts(plan, view.cold)
 
 
-def restore(state: State) -> Saved:
-    """What `dump` took. Raises CacheError for a state of something else."""
+def restore(state: State, make: Callable[[LayerPlan], Tiers[Any]]) -> Saved:
+    """What `dump` took, in tiers that `make` makes.
+
+    Raises CacheError for a state of something else.
+    """
     try:
         described = json.loads(state[0])
         if described["layout"] != LAYOUT:
@@ -69,7 +72,7 @@ def restore(state: State) -> Saved:
         saved = Saved(
             plan=plan,
             ledger=Ledger(sizes=plan.sizes, **described["ledger"]),
-            tiers=Tiers(plan),
+            tiers=make(plan),
             rotation=_rotation(described["rotation"]),
             shape=described["shape"] and tuple(described["shape"]),
         )
@@ -89,12 +92,19 @@ def _fill(
 ) -> None:
     ledger, tiers = saved.ledger, saved.tiers
     if pinned_keys is not None and pinned_values is not None:
-        tiers.pinned.write(0, pinned_keys, pinned_values)
+        tiers.write_pinned(0, tiers.run((pinned_keys, pinned_values)))
     if hot_keys is not None and hot_values is not None:
-        tiers.hot.write(ledger.end * ledger.sizes.block, hot_keys, hot_values)
+        tiers.write_hot(ledger.hot_number, tiers.run((hot_keys, hot_values)))
     present = [part for part in parts if part is not None]
     if present and saved.shape is not None:
-        _put_cold(tiers.cold, ledger.first, present, saved.shape[2])
+        split = len(_names(saved.plan)[0])
+        keys, values = (
+            Encoded(parts=dict(zip(names, part, strict=True)), dim=saved.shape[2])
+            for names, part in zip(
+                _names(saved.plan), (present[:split], present[split:]), strict=True
+            )
+        )
+        tiers.put_cold(ledger.first, keys, values)
 
 
 def _plan(fields: dict[str, Any]) -> LayerPlan:
@@ -114,27 +124,17 @@ def _rotation(fields: dict[str, Any] | None) -> Rotation | None:
     return Rotation(periods=np.array(fields["periods"]), traditional=fields["traditional"])
 
 
-def _names(cold: ColdRing) -> tuple[list[str], list[str]]:
+def _names(plan: LayerPlan) -> tuple[list[str], list[str]]:
     """Names of the parts of keys and of values, in the order they are saved in."""
-    keys, values = (sorted(codec.shapes(1, 1)) for codec in (cold.key_codec, cold.value_codec))
+    keys, values = (sorted(codec.shapes(1, 1)) for codec in (plan.key_codec, plan.value_codec))
     return keys, values
 
 
-def _cold_parts(cold: ColdRing, view: ColdView | None) -> Sequence[mx.array | None]:
-    key_names, value_names = _names(cold)
+def _cold_parts(plan: LayerPlan, view: ColdView | None) -> Sequence[mx.array | None]:
+    key_names, value_names = _names(plan)
     if view is None:
         return [None] * (len(key_names) + len(value_names))
     keys, values = zip(*view.runs, strict=True)
     return [mx.concatenate([run.parts[name] for run in keys]) for name in key_names] + [
         mx.concatenate([run.parts[name] for run in values]) for name in value_names
     ]
-
-
-def _put_cold(cold: ColdRing, first: int, parts: list[mx.array], dim: int) -> None:
-    key_names, value_names = _names(cold)
-    split = len(key_names)
-    cold.put(
-        first,
-        Encoded(parts=dict(zip(key_names, parts[:split], strict=True)), dim=dim),
-        Encoded(parts=dict(zip(value_names, parts[split:], strict=True)), dim=dim),
-    )

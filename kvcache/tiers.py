@@ -1,21 +1,40 @@
-"""The memory of one layer's tiers: writes tokens where the ledger says, and reads them back.
+"""The memory of one layer's tiers: what both kinds of it share.
 
-Unpinned tokens are numbered from 0: number = position - pinned. This module
-decides nothing about who moves when; it gets the ledger before and after.
+`DeviceTiers` keeps MLX arrays for plain MLX and the GPU, `HostTiers` plain memory
+for the CPU kernels. Neither decides who moves when: they get the ledger before
+and after. Unpinned tokens are numbered from 0: number = position - pinned.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
 
 import mlx.core as mx
 
-from kvcache.cold_ring import ColdRing, ColdView
-from kvcache.ledger import Ledger
-from kvcache.plan import LayerPlan
-from kvcache.tier_view import Piece
-from kvcache.token_ring import TokenRing
+from kvcache.codecs.base import Encoded
+from kvcache.cold_ring import ColdView
+from kvcache.ledger import Ledger, TierSizes
+from kvcache.rotation import Rotation
+from kvcache.tier_view import Piece, Sight
 
 Tokens = tuple[mx.array, mx.array]
+
+
+class TokenRun(Protocol):
+    """Keys and values [B, Hkv, L, D] of consecutive tokens in the hot dtype."""
+
+    @property
+    def length(self) -> int:
+        """L."""
+        ...
+
+    def cut(self, start: int, stop: int) -> Self:
+        """The tokens [start, stop)."""
+        ...
+
+
+Run = TypeVar("Run", bound=TokenRun)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,92 +44,119 @@ class TierView:
     pieces: list[Piece]
     cold: ColdView | None
 
+    def decoded(self, dtype: mx.Dtype) -> Tokens:
+        """All keys and values [B, Hkv, held, D], oldest first."""
+        parts = [(piece.keys, piece.values) for piece in self.pieces]
+        if self.cold is not None:
+            keys, values = self.cold.decoded()
+            sinks = sum(piece.pinned for piece in self.pieces)
+            parts.insert(sinks, (keys.astype(dtype), values.astype(dtype)))
+        keys = mx.concatenate([part[0] for part in parts], axis=2)
+        return keys, mx.concatenate([part[1] for part in parts], axis=2)
 
-class Tiers:
-    """Pinned tokens, hot ring and cold ring."""
 
-    def __init__(self, plan: LayerPlan) -> None:
-        self.sizes = plan.sizes
-        self.dtype = plan.hot_dtype.mx
-        self.pinned = TokenRing(plan.sizes.pinned, dtype=plan.hot_dtype, backend=plan.backend)
-        self.hot = TokenRing(plan.sizes.ring, dtype=plan.hot_dtype, backend=plan.backend)
-        self.cold = ColdRing(
-            plan.sizes.slots,
-            block=plan.sizes.block,
-            keys=plan.key_codec,
-            values=plan.value_codec,
-        )
+class Tiers(ABC, Generic[Run]):
+    """Pinned tokens, hot ring and cold ring of one layer."""
 
-    def append(self, before: Ledger, after: Ledger, tokens: Tokens) -> None:
-        """Write new tokens [B, Hkv, L, D] and encode the blocks that leave the hot ring."""
+    sizes: TierSizes
+
+    def append(self, before: Ledger, after: Ledger, new: Run) -> None:
+        """Write new tokens, and encode the blocks that leave the hot ring."""
         sinks = after.sink - before.sink
-        self.pinned.write(before.total, *_cut(tokens, 0, sinks))
-        fresh = _cut(tokens, sinks, tokens[0].shape[2])
+        if sinks:
+            self.write_pinned(before.total, new.cut(0, sinks))
+        fresh = new.cut(sinks, new.length) if sinks else new
         number = max(0, before.total - self.sizes.pinned)
         # Blocks that the same append lets go are not encoded.
         first = max(before.end, after.first)
         if first < after.end:
-            self.cold.write(first, *self._leaving(first, after.end, fresh, number))
-        stays = max(number, after.end * self.sizes.block)
-        self.hot.write(stays, *_cut(fresh, stays - number, fresh[0].shape[2]))
-
-    def view(self, ledger: Ledger) -> "TierView":
-        """The held tokens as they are now, whatever is appended later."""
-        pieces = []
-        if ledger.sink:
-            keys, values = self.pinned.read(0, ledger.sink)
-            pieces.append(Piece(keys=keys, values=values, position=0, pinned=True))
-        if ledger.hot:
-            keys, values = self.hot.read(self._hot_number(ledger), ledger.hot)
-            pieces.append(Piece(keys=keys, values=values, position=ledger.hot_start))
-        cold = self.cold.view(ledger.first, ledger.end) if ledger.cold else None
-        return TierView(pieces=pieces, cold=cold)
-
-    def decoded(self, ledger: Ledger) -> Tokens:
-        """All held keys and values [B, Hkv, held, D] in the hot dtype, oldest first."""
-        view = self.view(ledger)
-        parts = [(piece.keys, piece.values) for piece in view.pieces]
-        if view.cold is not None:
-            keys, values = view.cold.decoded()
-            cold = keys.astype(self.dtype), values.astype(self.dtype)
-            parts.insert(1 if ledger.sink else 0, cold)
-        return joined(parts)
+            self.write_cold(first, self._leaving(first, after.end, fresh, number))
+        stays = max(number, after.hot_number)
+        if stays - number < fresh.length:
+            self.write_hot(stays, fresh.cut(stays - number, fresh.length))
 
     def fill(self, ledger: Ledger, tokens: Tokens, evicted: int) -> None:
         """Take over held tokens [B, Hkv, S, D] of a cache that had let `evicted` go."""
-        self.pinned.write(0, *_cut(tokens, 0, ledger.sink))
-        block, end = self.sizes.block, tokens[0].shape[2]
+        run = self.run(tokens)
+        if ledger.sink:
+            self.write_pinned(0, run.cut(0, ledger.sink))
         # The token of number n is column n + offset.
-        offset = ledger.sink - evicted
+        offset, block = ledger.sink - evicted, self.sizes.block
         if ledger.cold:
             columns = ledger.first * block + offset, ledger.end * block + offset
-            self.cold.write(ledger.first, *_cut(tokens, *columns))
+            self.write_cold(ledger.first, run.cut(*columns))
         if ledger.hot:
-            number = self._hot_number(ledger)
-            self.hot.write(number, *_cut(tokens, number + offset, end))
+            self.write_hot(ledger.hot_number, run.cut(ledger.hot_number + offset, run.length))
 
-    def pending(self) -> list[mx.array]:
-        """Arrays that may still have to be evaluated."""
-        return [*self.pinned.pending(), *self.hot.pending(), *self.cold.pending()]
-
-    def _hot_number(self, ledger: Ledger) -> int:
-        return ledger.end * self.sizes.block
-
-    def _leaving(self, first: int, end: int, fresh: Tokens, number: int) -> Tokens:
+    def _leaving(self, first: int, end: int, fresh: Run, number: int) -> Run:
         """The tokens of blocks [first, end), from the hot ring and from the new ones."""
         start, stop = first * self.sizes.block, end * self.sizes.block
-        new = _cut(fresh, max(start - number, 0), max(stop - number, 0))
+        new = fresh.cut(max(start - number, 0), max(stop - number, 0))
         held = min(stop, number) - start
-        if held <= 0:
-            return new
-        return joined([self.hot.read(start, held), new])
+        return self.joined([self.read_hot(start, held), new]) if held > 0 else new
 
+    # -- new tokens --
 
-def joined(parts: Sequence[Tokens]) -> Tokens:
-    """Keys and values of several runs of tokens as one."""
-    keys = mx.concatenate([keys for keys, _ in parts], axis=2)
-    return keys, mx.concatenate([values for _, values in parts], axis=2)
+    @abstractmethod
+    def prepare(self, k: mx.array, v: mx.array) -> Run:
+        """New tokens in the hot dtype. Raises CacheError for NaN or infinity, if checked."""
 
+    @abstractmethod
+    def run(self, tokens: Tokens) -> Run:
+        """Tokens in the hot dtype, unchecked."""
 
-def _cut(tokens: Tokens, start: int, stop: int) -> Tokens:
-    return tokens[0][:, :, start:stop], tokens[1][:, :, start:stop]
+    @abstractmethod
+    def arrays(self, run: Run) -> Tokens:
+        """A run as MLX arrays."""
+
+    @abstractmethod
+    def joined(self, runs: Sequence[Run]) -> Run:
+        """Several runs as one."""
+
+    # -- attention --
+
+    @abstractmethod
+    def attend(
+        self, q: mx.array, new: Run | None, sight: Sight, rotation: Rotation | None, scale: float
+    ) -> mx.array:
+        """Attend q [B, Hq, L, D] to what is held and to new tokens; in q's dtype."""
+
+    # -- memory --
+
+    @abstractmethod
+    def view(self, ledger: Ledger) -> TierView:
+        """The held tokens as they are now, whatever is appended later."""
+
+    @abstractmethod
+    def read_hot(self, number: int, count: int) -> Run:
+        """Hot tokens from a number."""
+
+    @abstractmethod
+    def write_pinned(self, position: int, run: Run) -> None:
+        """Put pinned tokens."""
+
+    @abstractmethod
+    def write_hot(self, number: int, run: Run) -> None:
+        """Put hot tokens from a number."""
+
+    @abstractmethod
+    def write_cold(self, number: int, run: Run) -> None:
+        """Encode whole blocks from a block number."""
+
+    @abstractmethod
+    def put_cold(self, number: int, keys: Encoded, values: Encoded) -> None:
+        """Put encoded blocks [N, B, Hkv, ...] from a block number."""
+
+    @abstractmethod
+    def pending(self) -> list[mx.array]:
+        """Arrays that may still have to be evaluated."""
+
+    @property
+    @abstractmethod
+    def allocated_tokens(self) -> int:
+        """Unencoded tokens that there is memory for."""
+
+    @property
+    @abstractmethod
+    def allocated_blocks(self) -> int:
+        """Cold blocks that there is memory for."""

@@ -1,27 +1,13 @@
-"""Unencoded keys and values in a ring: what the sink and hot tiers are kept in.
+"""Unencoded keys and values in a ring, as MLX arrays: what the sink and hot tiers are kept in.
 
 Token number u lies at u mod capacity. Knows no positions, tiers or attention.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import mlx.core as mx
 
-from kvcache.buffers import DeviceBuffer, HostBuffer, make_buffer
-from kvcache.config import Backend, HotDtype
-from kvcache.native.library import Array
-
 _FIRST_CAPACITY = 64
-
-Buffer = DeviceBuffer | HostBuffer
-
-
-class HostPiece(NamedTuple):
-    """Consecutive tokens in plain memory: keys and values [B, Hkv, count, D], not copied."""
-
-    keys: Array
-    values: Array
 
 
 class TokenRing:
@@ -30,64 +16,46 @@ class TokenRing:
     A wrapping number needs the whole capacity, so growing never moves a token.
     """
 
-    def __init__(self, capacity: int, *, dtype: HotDtype, backend: Backend) -> None:
+    def __init__(self, capacity: int, *, dtype: mx.Dtype) -> None:
         self.capacity = capacity
         self._dtype = dtype
-        self._backend = backend
-        self._buffers: tuple[Buffer, Buffer] | None = None
+        self._arrays: tuple[mx.array, mx.array] | None = None  # [B, Hkv, allocated, D]
 
     def write(self, start: int, keys: mx.array, values: mx.array) -> None:
         """Put tokens [B, Hkv, L, D], L at most the capacity, at numbers start .. start + L."""
         if not keys.shape[2]:
             return
         self._reserve(keys, start + keys.shape[2])
-        for at, first, count in self._runs(start, keys.shape[2]):
-            for buffer, tokens in zip(self._held(), (keys, values), strict=True):
-                buffer.write(at, tokens[:, :, first : first + count])
+        for at, first, count in runs(start, keys.shape[2], self.capacity):
+            new = (tokens[:, :, first : first + count] for tokens in (keys, values))
+            old_keys, old_values = self._held()
+            new_keys, new_values = (part.astype(self._dtype) for part in new)
+            # New arrays: a read taken before keeps what it saw.
+            self._arrays = (
+                mx.slice_update(old_keys, new_keys, mx.array(at), axes=(2,)),
+                mx.slice_update(old_values, new_values, mx.array(at), axes=(2,)),
+            )
 
     def read(self, start: int, count: int) -> tuple[mx.array, mx.array]:
         """Keys and values [B, Hkv, count, D] of the tokens start .. start + count."""
         keys, values = self._held()
         return self._read(keys, start, count), self._read(values, start, count)
 
-    def host_pieces(self, start: int, count: int) -> list[HostPiece]:
-        """The same in place, as one or two pieces; for the CPU backend."""
-        keys, values = self._held()
-        assert isinstance(keys, HostBuffer)
-        assert isinstance(values, HostBuffer)
-        return [
-            HostPiece(keys.memory[:, :, at : at + n], values.memory[:, :, at : at + n])
-            for at, _, n in self._runs(start, count)
-        ]
-
     def pending(self) -> list[mx.array]:
         """Arrays that may still have to be evaluated."""
-        return [array for buffer in self._buffers or () for array in buffer.pending()]
+        return list(self._arrays or ())
 
     @property
     def allocated(self) -> int:
         """Tokens that the memory has room for now."""
-        return self._buffers[0].shape[2] if self._buffers else 0
+        return self._arrays[0].shape[2] if self._arrays else 0
 
-    def release(self) -> None:
-        """Give the memory back."""
-        self._buffers = None
+    def _held(self) -> tuple[mx.array, mx.array]:
+        assert self._arrays is not None, "read before the first write"
+        return self._arrays
 
-    def _held(self) -> tuple[Buffer, Buffer]:
-        assert self._buffers is not None, "read before the first write"
-        return self._buffers
-
-    def _runs(self, start: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """(place, index of the first token, tokens) of each unbroken run."""
-        done = 0
-        while done < count:
-            at = (start + done) % self.capacity
-            run = min(count - done, self.capacity - at)
-            yield at, done, run
-            done += run
-
-    def _read(self, buffer: Buffer, start: int, count: int) -> mx.array:
-        parts = [buffer.read_range(at, run) for at, _, run in self._runs(start, count)]
+    def _read(self, array: mx.array, start: int, count: int) -> mx.array:
+        parts = [array[:, :, at : at + run] for at, _, run in runs(start, count, self.capacity)]
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
 
     def _reserve(self, like: mx.array, end: int) -> None:
@@ -95,13 +63,20 @@ class TokenRing:
         room = max(self.allocated, min(_FIRST_CAPACITY, self.capacity))
         while room < min(end, self.capacity):
             room = min(2 * room, self.capacity)
-        if self._buffers is None:
+        if self._arrays is None:
             shape = batch, heads, room, dim
-            self._buffers = (
-                make_buffer(shape, self._dtype, self._backend),
-                make_buffer(shape, self._dtype, self._backend),
-            )
+            self._arrays = mx.zeros(shape, self._dtype), mx.zeros(shape, self._dtype)
         elif room > self.allocated:
-            keys, values = self._buffers
-            held = self.allocated
-            self._buffers = keys.grown(room, held), values.grown(room, held)
+            more = [(0, 0), (0, 0), (0, room - self.allocated), (0, 0)]
+            keys, values = self._arrays
+            self._arrays = mx.pad(keys, more), mx.pad(values, more)
+
+
+def runs(start: int, count: int, capacity: int) -> Iterator[tuple[int, int, int]]:
+    """(place, index of the first token, tokens) of each unbroken run of a ring."""
+    done = 0
+    while done < count:
+        at = (start + done) % capacity
+        run = min(count - done, capacity - at)
+        yield at, done, run
+        done += run

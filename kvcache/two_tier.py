@@ -8,19 +8,22 @@ each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
 sees, `tier_view`. Keys arrive after RoPE; no tokenizer, no model.
 """
 
+from typing import Any
+
 import mlx.core as mx
 
-from kvcache.config import CacheConfig
+from kvcache.config import Backend, CacheConfig
+from kvcache.device_tiers import DeviceTiers
 from kvcache.errors import CacheError
+from kvcache.host_tiers import HostTiers
 from kvcache.ledger import Ledger, TierSizes
 from kvcache.plan import LayerPlan
 from kvcache.reference import Mask
 from kvcache.rotation import Rotation
 from kvcache.saved import Saved, State, dump, restore
 from kvcache.stats import CacheStats
-from kvcache.tier_attention import attend_tiers
-from kvcache.tier_view import Piece, Sight, split_pinned
-from kvcache.tiers import Tiers, Tokens, joined
+from kvcache.tier_view import Sight
+from kvcache.tiers import Tiers, TokenRun, Tokens
 
 
 class TwoTierKVCache:
@@ -34,7 +37,7 @@ class TwoTierKVCache:
         self.plan = plan
         self.rotation = rotation if plan.turn_sinks else None
         self.ledger = Ledger(sizes=plan.sizes)
-        self._tiers = Tiers(plan)
+        self._tiers = make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
 
     @classmethod
@@ -88,9 +91,9 @@ class TwoTierKVCache:
         mask: an array has a column for each held token in the order of `keys()`,
         then one for each new token.
         """
-        tokens = self._checked(k, v)
-        out = self._attend(q, tokens, position=self.ledger.total, scale=scale, mask=mask)
-        self._append(tokens)
+        new = self._checked(k, v)
+        out = self._attend(q, new, position=self.ledger.total, scale=scale, mask=mask)
+        self._append(new)
         return out
 
     def scores(self, q: mx.array, *, scale: float = 1.0) -> mx.array:
@@ -123,7 +126,6 @@ class TwoTierKVCache:
             self._token_bytes(),
             self._block_bytes(),
         )
-        unencoded = tiers.pinned.allocated + tiers.hot.allocated
         return CacheStats(
             total=ledger.total,
             sink=ledger.sink,
@@ -133,7 +135,7 @@ class TwoTierKVCache:
             sink_bytes=ledger.sink * token,
             hot_bytes=ledger.hot * token,
             cold_bytes=(ledger.end - ledger.first) * block,
-            allocated_bytes=unencoded * token + tiers.cold.allocated * block,
+            allocated_bytes=tiers.allocated_tokens * token + tiers.allocated_blocks * block,
             fp16_bytes=ledger.held * token * mx.float16.size // self.plan.hot_dtype.mx.size,
             sinks_turned=self.rotation is not None,
         )
@@ -160,7 +162,7 @@ class TwoTierKVCache:
     def reset(self) -> None:
         """Forget all tokens and give the memory back."""
         self.clear()
-        self._tiers = Tiers(self.plan)
+        self._tiers = make_tiers(self.plan)
         self._shape = None
 
     def rewind(self, tokens: int) -> int:
@@ -185,7 +187,7 @@ class TwoTierKVCache:
             )
         old = self.ledger
         held = self._held() if old.held else None
-        self.plan, self._tiers = plan, Tiers(plan)
+        self.plan, self._tiers = plan, make_tiers(plan)
         if not plan.turn_sinks:
             self.rotation = None
         self.ledger = old.resized(plan.sizes)
@@ -200,13 +202,17 @@ class TwoTierKVCache:
         Pinned keys come turned the other way, for models that attend with one
         query only.
         """
-        tokens = self._checked(k, v)
-        keys, values = joined([self._held(), tokens]) if self.ledger.held else tokens
+        new = self._checked(k, v)
+        keys, values = self._tiers.arrays(new)
+        if self.ledger.held:
+            held_keys, held_values = self._held()
+            keys = mx.concatenate([held_keys, keys], axis=2)
+            values = mx.concatenate([held_values, values], axis=2)
         sink = min(self.plan.sizes.pinned, keys.shape[2])
         if self.ledger.evicted and self.rotation is not None:
             ahead = self.rotation(keys[:, :, :sink], [self.ledger.evicted] * sink)
             keys = mx.concatenate([ahead, keys[:, :, sink:]], axis=2)
-        self._append(tokens)
+        self._append(new)
         return keys.astype(k.dtype), values.astype(v.dtype)
 
     def make_mask(
@@ -243,7 +249,7 @@ class TwoTierKVCache:
 
     @state.setter
     def state(self, value: State) -> None:
-        saved = restore(value)
+        saved = restore(value, make_tiers)
         self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
         self.rotation, self._shape = saved.rotation, saved.shape
 
@@ -260,33 +266,19 @@ class TwoTierKVCache:
 
     # -- inside --
 
-    def _append(self, tokens: Tokens) -> None:
-        after = self.ledger.appended(tokens[0].shape[2])
-        self._tiers.append(self.ledger, after, tokens)
-        batch, heads, _, dim = tokens[0].shape
-        self._shape = batch, heads, dim
+    def _append(self, new: TokenRun) -> None:
+        after = self.ledger.appended(new.length)
+        self._tiers.append(self.ledger, after, new)
         self.ledger = after
 
     def _attend(
-        self, q: mx.array, new: Tokens | None, *, position: int, scale: float, mask: Mask
+        self, q: mx.array, new: TokenRun | None, *, position: int, scale: float, mask: Mask
     ) -> mx.array:
-        fresh: list[Piece] = []
-        if new is not None:
-            fresh = split_pinned(*new, position, self.plan.sizes.pinned)
         if mask is None and q.shape[2] == 1:
             mask = "causal"
-        sight = self._sight(
-            q.shape[2], 0 if new is None else new[0].shape[2], position=position, mask=mask
-        )
-        view = self._tiers.view(self.ledger)
-        return attend_tiers(
-            q,
-            self._turned(q, sight.turns),
-            pieces=[*view.pieces, *fresh],
-            cold=view.cold,
-            sight=sight,
-            scale=scale / self.plan.temperature,
-        )
+        count = 0 if new is None else new.length
+        sight = self._sight(q.shape[2], count, position=position, mask=mask)
+        return self._tiers.attend(q, new, sight, self.rotation, scale / self.plan.temperature)
 
     def _sight(self, queries: int, new: int, *, position: int, mask: Mask) -> Sight:
         return Sight(ledger=self.ledger, position=position, queries=queries, new=new, mask=mask)
@@ -297,10 +289,10 @@ class TwoTierKVCache:
     def _held(self) -> Tokens:
         if not self.ledger.held:
             raise CacheError("the cache is empty: append keys and values first")
-        return self._tiers.decoded(self.ledger)
+        return self._tiers.view(self.ledger).decoded(self.plan.hot_dtype.mx)
 
-    def _checked(self, k: mx.array, v: mx.array) -> Tokens:
-        """Keys and values in the hot dtype. Raises CacheError for what cannot be held."""
+    def _checked(self, k: mx.array, v: mx.array) -> TokenRun:
+        """New tokens, as the tiers take them. Raises CacheError for what cannot be held."""
         if k.ndim != 4 or k.shape != v.shape or not k.size:
             raise CacheError(
                 f"got keys {k.shape} and values {v.shape}, expected two equal [B, Hkv, L, D], L > 0"
@@ -315,19 +307,9 @@ class TwoTierKVCache:
                 f"got keys {k.shape}, but the cache holds [B, Hkv, _, D] = "
                 f"[{held[0]}, {held[1]}, _, {held[2]}]"
             )
-        dtype = self.plan.hot_dtype.mx
-        tokens = k.astype(dtype), v.astype(dtype)
-        if self.plan.check_finite:
-            self._check_finite(tokens)
-        return tokens
-
-    def _check_finite(self, tokens: Tokens) -> None:
-        for name, array in zip(("keys", "values"), tokens, strict=True):
-            if not mx.isfinite(array).all().item():
-                raise CacheError(
-                    f"got {name} that are not finite in {self.plan.hot_dtype.value}; where the "
-                    "model's own numbers are that large, use hot_dtype bf16 or f32"
-                )
+        new: TokenRun = self._tiers.prepare(k, v)
+        self._shape = batch, heads, dim
+        return new
 
     def _token_bytes(self) -> int:
         if self._shape is None:
@@ -339,8 +321,7 @@ class TwoTierKVCache:
         if self._shape is None:
             return 0
         batch, heads, dim = self._shape
-        codecs = self._tiers.cold.key_codec, self._tiers.cold.value_codec
-        block = self.plan.sizes.block
+        codecs, block = (self.plan.key_codec, self.plan.value_codec), self.plan.sizes.block
         return (
             batch
             * heads
@@ -353,3 +334,8 @@ def _grouped_scores(q: mx.array, k: mx.array) -> mx.array:
     batch, heads, length, dim = q.shape
     rows = q.reshape(batch, k.shape[1], -1, dim)
     return (rows @ k.swapaxes(-1, -2)).reshape(batch, heads, length, -1)
+
+
+def make_tiers(plan: LayerPlan) -> Tiers[Any]:
+    """Empty tiers of the kind that the plan's backend works on."""
+    return HostTiers(plan) if plan.backend is Backend.CPU else DeviceTiers(plan)

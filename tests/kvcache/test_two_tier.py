@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,13 +76,6 @@ class Pair:
             )
 
 
-SIZES = st.builds(
-    TierSizes,
-    pinned=st.integers(0, 5),
-    hot=st.integers(0, 9),
-    block=st.integers(1, 7),
-    slots=st.integers(0, 9),
-)
 STEPS = st.lists(
     st.tuples(st.sampled_from(["append", "attend", "attend", "rewind"]), st.integers(1, 23)),
     min_size=1,
@@ -90,12 +84,40 @@ STEPS = st.lists(
 CODECS = st.sampled_from([("f16", "f16"), ("h8", "turbo3u"), ("hkivi5", "q4"), ("kvarn4", "f16")])
 
 
-@settings(max_examples=60, deadline=None)
-@given(sizes=SIZES, steps=STEPS, kv=CODECS, batch=st.integers(1, 2))
-def test_any_history_equals_the_naive_cache(
-    sizes: TierSizes, steps: list[tuple[str, int]], kv: tuple[str, str], batch: int
-) -> None:
-    pair = Pair.of(_plan(sizes, kv), batch=batch)
+def _sizes(block: st.SearchStrategy[int]) -> st.SearchStrategy[TierSizes]:
+    return st.builds(
+        TierSizes,
+        pinned=st.integers(0, 5),
+        hot=st.integers(0, 9),
+        block=block,
+        slots=st.integers(0, 9),
+    )
+
+
+def _run(plan: LayerPlan, steps: list[tuple[str, int]], batch: int) -> None:
+    pair = Pair.of(plan, batch=batch)
     for name, length in steps:
         getattr(pair, name)(length)
         pair.check()
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+@settings(max_examples=40, deadline=None)
+@given(sizes=_sizes(st.integers(1, 7)), steps=STEPS, kv=CODECS, batch=st.integers(1, 2))
+def test_any_history_equals_the_naive_cache(
+    backend: Backend,
+    sizes: TierSizes,
+    steps: list[tuple[str, int]],
+    kv: tuple[str, str],
+    batch: int,
+) -> None:
+    _run(_plan(sizes, kv, backend), steps, batch)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=_sizes(st.just(32)), steps=STEPS, kv=CODECS, scale=st.integers(1, 5))
+def test_native_blocks_equal_the_naive_cache(
+    sizes: TierSizes, steps: list[tuple[str, int]], kv: tuple[str, str], scale: int
+) -> None:
+    longer = [(name, length * scale) for name, length in steps]
+    _run(_plan(sizes, kv, Backend.CPU), longer, batch=1)
