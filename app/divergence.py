@@ -15,6 +15,7 @@ from kvcache import TwoTierKVCache
 from models.llama import Model
 
 Floats = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +84,18 @@ def join(parts: Sequence[Divergence]) -> Divergence:
     )
 
 
-def _log_probabilities(
-    model: Model, caches: Sequence[TwoTierKVCache], ids: mx.array
-) -> npt.NDArray[np.float32]:
+def _log_probabilities(model: Model, caches: Sequence[TwoTierKVCache], ids: mx.array) -> Logits:
     """[L, vocabulary]."""
-    logits = np.asarray(model(ids, caches)[0].astype(mx.float32))
+    logits: Logits = np.asarray(model(ids, caches)[0].astype(mx.float32))
     mx.eval([cache.pending() for cache in caches])
-    logits = logits - logits.max(axis=-1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True, dtype=np.float64))
-    return logits
+    below: Logits = logits - logits.max(axis=-1, keepdims=True)
+    below -= np.log(np.exp(below).sum(axis=-1, keepdims=True, dtype=np.float64))
+    return below
 
 
 def _compare(
-    ours: npt.NDArray[np.float32],
-    theirs: npt.NDArray[np.float32],
+    ours: Logits,
+    theirs: Logits,
     targets: npt.NDArray[np.int64],
 ) -> Divergence:
     rows = np.arange(len(targets))

@@ -28,7 +28,7 @@ def attend_part(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) ->
     mask, if any, broadcasts to [B, Hq, L, S]: boolean (True = visible) or added
     to the scores. A row may see nothing.
     """
-    scores = _scores(q, k)
+    scores = grouped_scores(q, k)
     if mask is not None and mask.dtype != mx.bool_:
         scores, mask = mx.maximum(scores + mask, _LOWEST), None
     if mask is not None:
@@ -53,8 +53,8 @@ def finish(partial: Partial) -> mx.array:
     return partial.value / partial.total
 
 
-def _scores(q: mx.array, k: mx.array) -> mx.array:
-    """[B, Hq, L, S]; the G query heads that share a KV head become rows of one product."""
+def grouped_scores(q: mx.array, k: mx.array) -> mx.array:
+    """q k^T [B, Hq, L, S]; the G query heads that share a KV head become rows of one product."""
     batch, heads, length, dim = q.shape
     rows = q.reshape(batch, k.shape[1], -1, dim)  # [B, Hkv, G*L, D]
     return (rows @ k.swapaxes(-1, -2)).reshape(batch, heads, length, -1)

@@ -5,6 +5,7 @@ never silently does nothing. This module allocates nothing.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 from kvcache.codecs import Codec, codec
 from kvcache.codecs.plain import PlainCodec
@@ -71,6 +72,15 @@ class LayerPlan:
     def value_codec(self) -> Codec:
         """Of the cold values."""
         return cold_codec(self.values, self.hot_dtype, self.layer)
+
+    def token_bytes(self, shape: tuple[int, int, int]) -> int:
+        """Bytes of an unencoded token's keys and values of shape [B, Hkv, D]."""
+        return 2 * prod(shape) * self.hot_dtype.mx.size
+
+    def block_bytes(self, shape: tuple[int, int, int]) -> int:
+        """Bytes of an encoded block of tokens of shape [B, Hkv, D]."""
+        batch, heads, dim = shape
+        return batch * heads * _pair_bytes(self.key_codec, self.value_codec, self.sizes.block, dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +150,11 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     Raises CacheError when the window or the budget holds too little to work with,
     or a codec does not take the model's head dimension.
     """
-    per_head = 2 * shape.layers * shape.kv_heads
-    token_bytes = per_head * shape.head_dim * config.hot_dtype.mx.size
-    block_bytes = shape.layers * shape.kv_heads * _block_bytes(config, shape.head_dim)
+    elements = 2 * shape.layers * shape.kv_heads * shape.head_dim
+    token_bytes = elements * config.hot_dtype.mx.size
+    keys, values = (cold_codec(name, config.hot_dtype, 0) for name in (config.keys, config.values))
+    per_head_block = _pair_bytes(keys, values, config.block, shape.head_dim)
+    block_bytes = shape.layers * shape.kv_heads * per_head_block
     wanted = config.max_tokens or shape.context
     if config.budget is not None:
         fits = _fitting(config, config.budget, token_bytes, block_bytes)
@@ -167,14 +179,13 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     )
 
 
-def _block_bytes(config: CacheConfig, dim: int) -> int:
+def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
     """Bytes of a block's keys and values, of one KV head."""
     total = 0
-    for name in (config.keys, config.values):
-        layout = cold_codec(name, config.hot_dtype, 0)
-        if layout.rotation is not None:
+    for one in (keys, values):
+        if one.rotation is not None:
             check_rotatable(dim)
-        total += sum(spec.nbytes for spec in layout.shapes(config.block, dim).values())
+        total += sum(spec.nbytes for spec in one.shapes(block, dim).values())
     return total
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import mlx.nn as nn
+
 from kvcache.config import CacheConfig
 from kvcache.plan import CachePlan, ModelShape, resolve
 from kvcache.rotation import Rotation
@@ -26,9 +28,16 @@ class ShapedModel(Protocol):
 
 
 def make_prompt_cache(
-    model: ShapedModel, config: CacheConfig | None = None
+    model: ShapedModel | nn.Module, config: CacheConfig | None = None
 ) -> list[TwoTierKVCache]:
-    """The caches that `config` (default: all of the model's context) asks for, one per layer."""
+    """The caches that `config` (default: all of the model's context) asks for, one per layer.
+
+    model: one of ember's, or one of mlx-lm's (see `kvcache.mlx_lm`).
+    """
+    if not isinstance(model, ShapedModel):
+        from kvcache import mlx_lm
+
+        return mlx_lm.make_prompt_cache(model, config)
     return from_plan(resolve(config or CacheConfig(), model.shape), model.rotation)
 
 

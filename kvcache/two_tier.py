@@ -8,22 +8,32 @@ each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
 sees, `tier_view`. Keys arrive after RoPE; no tokenizer, no model.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from kvcache.checks import check_tokens
 from kvcache.config import Backend, CacheConfig
-from kvcache.device_tiers import DeviceTiers
+from kvcache.device_tiers import DeviceTiers, attend_view
 from kvcache.errors import CacheError
 from kvcache.host_tiers import HostTiers
 from kvcache.ledger import Ledger, TierSizes
+from kvcache.partial import grouped_scores
 from kvcache.plan import LayerPlan
 from kvcache.reference import Mask
 from kvcache.rotation import Rotation
 from kvcache.saved import Saved, State, dump, restore
 from kvcache.stats import CacheStats
 from kvcache.tier_view import Sight
-from kvcache.tiers import Tiers, TokenRun, Tokens
+from kvcache.tiers import Tiers, TierView, TokenRun, Tokens
+
+
+class _Fetched(NamedTuple):
+    """What queries see right after `update_and_fetch`: the tiers before it, and its tokens."""
+
+    ledger: Ledger
+    view: TierView
+    new: Tokens
 
 
 class TwoTierKVCache:
@@ -31,7 +41,10 @@ class TwoTierKVCache:
 
     rotation: the layer's rope, so that sinks stay inside the window. None, for
     an unknown rope, attends to them at their true distance; `stats` says which.
+    keeps_view: whether `update_and_fetch` leaves what `attend_fetched` needs.
     """
+
+    keeps_view = False
 
     def __init__(self, plan: LayerPlan, *, rotation: Rotation | None = None) -> None:
         self.plan = plan
@@ -39,6 +52,7 @@ class TwoTierKVCache:
         self.ledger = Ledger(sizes=plan.sizes)
         self._tiers = make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
+        self._fetched: _Fetched | None = None
 
     @classmethod
     def from_config(
@@ -106,7 +120,7 @@ class TwoTierKVCache:
         q = q.astype(mx.float32) * (scale / self.plan.temperature)
         turned = self._turned(q, [-self.ledger.evicted] * q.shape[2])
         parts = (turned, keys[:, :, :sink]), (q, keys[:, :, sink:])
-        return mx.concatenate([_grouped_scores(*part) for part in parts], axis=-1)
+        return mx.concatenate([grouped_scores(*part) for part in parts], axis=-1)
 
     # -- what is held --
 
@@ -120,12 +134,9 @@ class TwoTierKVCache:
 
     def stats(self) -> CacheStats:
         """Tokens and bytes by tier; evaluates nothing, may be called from any thread."""
-        ledger, tiers, token, block = (
-            self.ledger,
-            self._tiers,
-            self._token_bytes(),
-            self._block_bytes(),
-        )
+        ledger, tiers = self.ledger, self._tiers
+        token = self.plan.token_bytes(self._shape) if self._shape else 0
+        block = self.plan.block_bytes(self._shape) if self._shape else 0
         return CacheStats(
             total=ledger.total,
             sink=ledger.sink,
@@ -212,8 +223,30 @@ class TwoTierKVCache:
         if self.ledger.evicted and self.rotation is not None:
             ahead = self.rotation(keys[:, :, :sink], [self.ledger.evicted] * sink)
             keys = mx.concatenate([ahead, keys[:, :, sink:]], axis=2)
+        if self.keeps_view:
+            self._fetched = _Fetched(
+                self.ledger, self._tiers.view(self.ledger), self._tiers.arrays(new)
+            )
         self._append(new)
         return keys.astype(k.dtype), values.astype(v.dtype)
+
+    def attend_fetched(self, q: mx.array, *, scale: float, mask: Mask) -> mx.array | None:
+        """Attend to what the last `update_and_fetch` returned, without decoding it whole.
+
+        Once for each fetch; None where there is none.
+        """
+        fetched, self._fetched = self._fetched, None
+        if fetched is None:
+            return None
+        sight = Sight(
+            ledger=fetched.ledger,
+            position=fetched.ledger.total,
+            queries=q.shape[2],
+            new=fetched.new[0].shape[2],
+            mask="causal" if mask is None and q.shape[2] == 1 else mask,
+        )
+        scale /= self.plan.temperature
+        return attend_view(q, fetched.new, fetched.view, sight, self.rotation, scale)
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
@@ -252,6 +285,7 @@ class TwoTierKVCache:
         saved = restore(value, make_tiers)
         self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
         self.rotation, self._shape = saved.rotation, saved.shape
+        self._fetched = None
 
     @classmethod
     def from_state(cls, state: State) -> "TwoTierKVCache":
@@ -293,47 +327,10 @@ class TwoTierKVCache:
 
     def _checked(self, k: mx.array, v: mx.array) -> TokenRun:
         """New tokens, as the tiers take them. Raises CacheError for what cannot be held."""
-        if k.ndim != 4 or k.shape != v.shape or not k.size:
-            raise CacheError(
-                f"got keys {k.shape} and values {v.shape}, expected two equal [B, Hkv, L, D], L > 0"
-            )
-        for name, array in (("keys", k), ("values", v)):
-            if not mx.issubdtype(array.dtype, mx.floating):
-                raise CacheError(f"got {name} of {array.dtype}, expected floating-point numbers")
-        batch, heads, _, dim = k.shape
-        held = self._shape
-        if held is not None and held != (batch, heads, dim):
-            raise CacheError(
-                f"got keys {k.shape}, but the cache holds [B, Hkv, _, D] = "
-                f"[{held[0]}, {held[1]}, _, {held[2]}]"
-            )
+        check_tokens(k, v, held=self._shape)
         new: TokenRun = self._tiers.prepare(k, v)
-        self._shape = batch, heads, dim
+        self._shape = k.shape[0], k.shape[1], k.shape[3]
         return new
-
-    def _token_bytes(self) -> int:
-        if self._shape is None:
-            return 0
-        batch, heads, dim = self._shape
-        return 2 * batch * heads * dim * self.plan.hot_dtype.mx.size
-
-    def _block_bytes(self) -> int:
-        if self._shape is None:
-            return 0
-        batch, heads, dim = self._shape
-        codecs, block = (self.plan.key_codec, self.plan.value_codec), self.plan.sizes.block
-        return (
-            batch
-            * heads
-            * sum(spec.nbytes for codec in codecs for spec in codec.shapes(block, dim).values())
-        )
-
-
-def _grouped_scores(q: mx.array, k: mx.array) -> mx.array:
-    """q k^T [B, Hq, L, S] with the G query heads of a KV head as rows of one product."""
-    batch, heads, length, dim = q.shape
-    rows = q.reshape(batch, k.shape[1], -1, dim)
-    return (rows @ k.swapaxes(-1, -2)).reshape(batch, heads, length, -1)
 
 
 def make_tiers(plan: LayerPlan) -> Tiers[Any]:

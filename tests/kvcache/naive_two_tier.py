@@ -1,5 +1,6 @@
 """The two-tier cache as its rules read: a Python list of tokens, one appended at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
@@ -8,8 +9,11 @@ import numpy.typing as npt
 
 from kvcache.codecs import Codec
 from kvcache.ledger import TierSizes
+from kvcache.native.host_codec import HostCodec, Role
 
 Array = npt.NDArray[np.float64]
+Block = npt.NDArray[np.float32]
+Coder = Callable[[Block], Block]
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,14 @@ class Token:
 
 @dataclass
 class NaiveTwoTier:
-    """periods: of the rotary embedding, pairs (2i, 2i + 1)."""
+    """keys, values: what encoding does to a block [B, Hkv, M, D].
+
+    periods: of the rotary embedding, pairs (2i, 2i + 1).
+    """
 
     sizes: TierSizes
-    keys: Codec
-    values: Codec
+    keys: Coder
+    values: Coder
     periods: Array
     tokens: list[Token] = field(default_factory=list)
     total: int = 0
@@ -124,6 +131,25 @@ class NaiveTwoTier:
         return np.stack([turned.real, turned.imag], axis=-1).reshape(q.shape)
 
 
-def _coded(codec: Codec, tokens: list[Array]) -> Array:
-    block = mx.array(np.stack(tokens, axis=2).astype(np.float32))
-    return np.asarray(codec.decode(codec.encode(block))).astype(np.float64)
+def coder(codec: Codec) -> Coder:
+    """A codec by MLX's operations."""
+    return lambda block: np.asarray(codec.decode(codec.encode(mx.array(block))))
+
+
+def host_coder(codec: Codec, role: Role) -> Coder:
+    """A codec by the CPU kernels, which may round ties another way; by MLX where they have none."""
+
+    def code(block: Block) -> Block:
+        _, heads, tokens, dim = block.shape
+        native = HostCodec.of(codec, tokens=tokens, heads=heads, dim=dim, role=role)
+        if native is None:
+            return coder(codec)(block)
+        records = np.zeros((1, *block.shape[:2], native.record_bytes), np.uint8)
+        native.encode(block, records)
+        return native.decode(records)
+
+    return code
+
+
+def _coded(code: Coder, tokens: list[Array]) -> Array:
+    return code(np.stack(tokens, axis=2).astype(np.float32)).astype(np.float64)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from kvcache import Backend, CacheConfig, HotDtype, TwoTierKVCache
 from kvcache.ledger import TierSizes
+from kvcache.native.host_codec import Role
 from kvcache.plan import LayerPlan
 from kvcache.rotation import Rotation
-from tests.kvcache.naive_two_tier import NaiveTwoTier
+from tests.kvcache.naive_two_tier import NaiveTwoTier, coder, host_coder
 
 HKV, HQ, DIM = 2, 6, 16
 PERIODS = 10.0 ** (np.arange(DIM // 2) / 3)
@@ -41,7 +42,12 @@ class Pair:
     @classmethod
     def of(cls, plan: LayerPlan, *, batch: int = 1) -> "Pair":
         rotation = Rotation(periods=PERIODS, traditional=True)
-        naive = NaiveTwoTier(plan.sizes, plan.key_codec, plan.value_codec, PERIODS)
+        codecs = plan.key_codec, plan.value_codec
+        if plan.backend is Backend.CPU:
+            keys, values = (host_coder(c, role) for c, role in zip(codecs, Role, strict=True))
+        else:
+            keys, values = (coder(codec) for codec in codecs)
+        naive = NaiveTwoTier(plan.sizes, keys, values, PERIODS)
         return cls(TwoTierKVCache(plan, rotation=rotation), naive, batch, np.random.default_rng(5))
 
     def draw(self, heads: int, length: int) -> Array:
