@@ -4,16 +4,19 @@ Knows no tokenizer, no file and no user interface.
 """
 
 from kvcache.attention import attend
+from kvcache.block_pool import BlockPool, PoolStats
 from kvcache.codecs import codec
 from kvcache.config import Backend, CacheConfig, HotDtype
 from kvcache.dynamic import DynamicKVCache
 from kvcache.errors import CacheError, EmberError
+from kvcache.paged import PagedKVCache
 from kvcache.plan import CachePlan, ModelShape, resolve
 from kvcache.prompt_cache import make_prompt_cache
 from kvcache.stats import CacheStats
 
 __all__ = [
     "Backend",
+    "BlockPool",
     "CacheConfig",
     "CacheError",
     "CachePlan",
@@ -22,6 +25,8 @@ __all__ = [
     "EmberError",
     "HotDtype",
     "ModelShape",
+    "PagedKVCache",
+    "PoolStats",
     "attend",
     "codec",
     "make_prompt_cache",

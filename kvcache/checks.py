@@ -22,9 +22,10 @@ def check_tokens(k: mx.array, v: mx.array, expected: Expected) -> None:
 
     expected: B, Hkv and D, None for any. Raises CacheError.
     """
-    if k.ndim != 4 or k.shape != v.shape:
+    if k.ndim != 4 or k.shape != v.shape or not k.shape[0] * k.shape[1] * k.shape[3]:
         raise CacheError(
-            f"got keys {k.shape} and values {v.shape}, expected two equal [B, Hkv, L, D]"
+            f"got keys {k.shape} and values {v.shape}, expected two equal [B, Hkv, L, D] "
+            "with B, Hkv and D at least 1"
         )
     for name, array in (("keys", k), ("values", v)):
         if not mx.issubdtype(array.dtype, mx.floating):
@@ -50,7 +51,7 @@ def check_queries(q: mx.array, like: tuple[int, int, int], held: int) -> None:
         raise CacheError(
             f"got queries {q.shape}, expected [{batch}, a multiple of {kv_heads}, L, {dim}]"
         )
-    if held < q.shape[2]:
+    if held < max(q.shape[2], 1):
         raise CacheError(
             f"got {q.shape[2]} queries over {held} held tokens, "
             "expected no more queries than tokens; append first"
@@ -82,7 +83,7 @@ def _fits(tokens: npt.NDArray[Any], dtype: HotDtype) -> bool:
     # A sum of squares below the square of the bound proves it, by one fast BLAS call.
     if tokens.dtype == np.float32 and float(np.vdot(tokens, tokens)) < largest**2:
         return True
-    return bool(np.abs(tokens).max(initial=0) <= largest)
+    return float(np.abs(tokens).max(initial=0)) <= largest
 
 
 def _largest(dtype: HotDtype) -> float:
