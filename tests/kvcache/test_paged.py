@@ -214,7 +214,9 @@ def test_tokens_appended_together_see_each_other_before_pages_go(backend: Backen
     rest = cache.attend(q[:, :, 4:23], k[:, :, 4:23], v[:, :, 4:23], scale=0.25)
     want = _attended(q[:, :, :23], k[:, :, :23], v[:, :, :23])
     np.testing.assert_allclose(np.asarray(mx.concatenate([first, rest], axis=2)), want, atol=2e-6)
-    assert cache.make_mask(7, return_array=True).shape == (7, 8 + 7)
+    mask = cache.make_mask(7, return_array=True)
+    assert isinstance(mask, mx.array)
+    assert mask.shape == (7, 8 + 7)
     cache.append(k[:, :, 23:], v[:, :, 23:])
     assert mx.array_equal(cache.keys(), k[:, :, 15:])
 
@@ -255,6 +257,21 @@ def test_a_full_pool_takes_what_eviction_frees() -> None:
     fork.clear()
     cache.append(*_tokens(3))
     assert (cache.size(), fork.size()) == (10, 0)
+
+
+def test_evicting_shared_pages_frees_none() -> None:
+    pool = _pool(3)
+    cache = PagedKVCache(pool, max_pages=2)
+    cache.append(*_tokens(10))
+    fork = cache.fork()
+    other = PagedKVCache(pool)
+    other.append(*_tokens(1))
+    with pytest.raises(CacheError, match="1 more pages are needed, 0 of 3 are free"):
+        cache.append(*_tokens(1))
+    assert (cache.size(), fork.size(), pool.stats().evicted) == (10, 10, 0)
+    fork.clear()
+    cache.append(*_tokens(1))
+    assert (cache.size(), pool.stats().evicted) == (6, 1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
