@@ -150,7 +150,8 @@ class Engine:
 
     def _rewind(self, prompt: Sequence[int]) -> int:
         """Trim the cache to what it shares with `prompt`; returns how many tokens that is."""
-        offset = self._caches[0].offset
+        # A step that a layer refused leaves the layers before it ahead of the rest.
+        offset = min(cache.offset for cache in self._caches)
         held = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
         shared = 0
         # The last token is always computed: its logits are needed.
@@ -159,7 +160,7 @@ class Engine:
                 break
             shared += 1
         for cache in self._caches:
-            cache.trim(offset - shared)
+            cache.trim(cache.offset - shared)
         return shared
 
 

@@ -19,9 +19,9 @@ from kvcache.page_store import PageShape, make_pages
 class PoolStats:
     """Pages of a pool, and what happened to them since it was made.
 
-    pages: all there can be. made: used or prewarmed at least once; never less
-    than in_use + the free ones that need no new memory.
-    in_use: held by a sequence now. shared: held by more than one.
+    pages: all there can be. made: those that were in use or prewarmed at least
+    once, whose memory is claimed.
+    in_use: held by a sequence now. shared: held more than once.
     high_water: most in use at a time.
     taken: pages handed out; reused: those of them that had been made before.
     returned: pages that became free again; evicted: page references that

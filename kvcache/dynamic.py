@@ -120,7 +120,7 @@ class DynamicKVCache:
 
         Their shape stays until the cache must grow. The CPU backend gives its
         memory, to be written in place (bfloat16 as its bits); others give MLX
-        arrays.
+        arrays, which the next append copies while they are still referred to.
         """
         return self._filled().whole()
 

@@ -153,8 +153,9 @@ class HostPages:
         start = first_of_run(table)
         if start is not None:
             return self._memory[None, :heads], self._memory[None, heads:], start * page
-        pages = self._memory.reshape(2 * heads, -1, page, dim)
-        both = pages[:, list(table)].reshape(1, 2, heads, -1, dim)
+        pages = self._memory.reshape(2 * heads, -1, page * dim)
+        # Indexing would put the pages first in memory; take keeps the heads there.
+        both = np.take(pages, table, axis=1).reshape(1, 2, heads, -1, dim)
         return both[:, 0], both[:, 1], 0
 
     def prewarm(self, first: int, end: int) -> None:

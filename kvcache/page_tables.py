@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from kvcache.block_pool import BlockPool
+from kvcache.errors import CacheError
 
 
 class PageTables:
@@ -29,8 +30,17 @@ class PageTables:
         return -(-tokens // self.pool.shape.page_tokens)
 
     def share(self, other: "PageTables", rows: Sequence[int] | None) -> None:
-        """Add rows of `other` (all by default), holding the same pages."""
-        for row in range(len(other.rows)) if rows is None else rows:
+        """Add rows of `other` (all by default), holding the same pages.
+
+        Raises CacheError, and adds nothing, for rows that it has not, or none.
+        """
+        count = len(other.rows)
+        chosen = range(count) if rows is None else rows
+        if not all(0 <= row < count for row in chosen) or len(chosen) < min(count, 1):
+            raise CacheError(
+                f"got rows {list(chosen)}, expected at least one of the cache's {count}, from 0 on"
+            )
+        for row in chosen:
             self.pool.share(other.rows[row])
             self.rows.append(list(other.rows[row]))
 

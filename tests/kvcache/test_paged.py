@@ -151,6 +151,17 @@ def test_one_prompt_becomes_a_batch_of_answers() -> None:
     assert pool.stats().in_use == 3
 
 
+@pytest.mark.parametrize("rows", [[2], [0, -1], []])
+def test_rows_that_are_not_there_are_refused(rows: list[int]) -> None:
+    pool = _pool()
+    cache = PagedKVCache(pool)
+    cache.append(*_tokens(4, batch=2))
+    for choose in (cache.fork, cache.filter):
+        with pytest.raises(CacheError, match="expected at least one of the cache's 2"):
+            choose(rows)
+    assert (cache.keys().shape[0], pool.stats().in_use, pool.stats().shared) == (2, 2, 0)
+
+
 def test_copies_and_dropped_caches_keep_the_pool_in_balance() -> None:
     pool = _pool()
     cache = PagedKVCache(pool)
