@@ -159,7 +159,8 @@ class Engine:
 
     def _shared(self, prompt: Sequence[int]) -> int:
         """Tokens at the beginning of `prompt` that the cache has seen."""
-        offset = self._caches[0].offset
+        # A step that a layer refused leaves the layers before it ahead of the rest.
+        offset = min(cache.offset for cache in self._caches)
         seen = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
         shared = 0
         # The last token is always computed: its logits are needed.
@@ -171,9 +172,11 @@ class Engine:
 
     def _rewind(self, shared: int) -> int:
         """Go back to the first `shared` tokens or before; returns how many are left."""
-        for cache in self._caches:
-            cache.rewind(cache.offset - shared)
-        return self._caches[0].offset
+        while any(cache.offset != shared for cache in self._caches):
+            for cache in self._caches:
+                cache.rewind(cache.offset - shared)
+            shared = min(cache.offset for cache in self._caches)
+        return shared
 
 
 def _pipelines(backend: Backend) -> bool:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from kvcache.checks import check_finite
 from kvcache.codecs.base import Encoded
 from kvcache.cold_ring import ColdRing
-from kvcache.errors import not_finite
 from kvcache.ledger import Ledger
 from kvcache.plan import LayerPlan
 from kvcache.rotation import Rotation
@@ -49,10 +49,9 @@ class DeviceTiers(Tiers[DeviceTokens]):
         )
 
     def prepare(self, k: mx.array, v: mx.array) -> DeviceTokens:
-        new = self.run((k, v))
-        if self._check and not (mx.isfinite(new.keys).all() & mx.isfinite(new.values).all()).item():
-            raise not_finite(self._dtype.value)
-        return new
+        if self._check:
+            check_finite(k, v, self._dtype, on_host=False)
+        return self.run((k, v))
 
     def run(self, tokens: Tokens) -> DeviceTokens:
         return DeviceTokens(*(array.astype(self._dtype.mx) for array in tokens))

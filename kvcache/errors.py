@@ -11,11 +11,3 @@ class EmberError(Exception):
 
 class CacheError(EmberError):
     """A refused cache operation; the cache is as it was before the call."""
-
-
-def not_finite(dtype: str) -> CacheError:
-    """The error for keys or values that hold NaN or infinity in the hot dtype."""
-    return CacheError(
-        f"got keys or values that are not finite in {dtype}; where the model's own numbers are "
-        "that large, use hot_dtype bf16 or f32"
-    )

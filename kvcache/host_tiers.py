@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
+from kvcache.checks import check_finite
 from kvcache.codecs.base import Encoded
 from kvcache.codecs.plain import PlainCodec
 from kvcache.cold_ring import ColdRing
 from kvcache.config import HotDtype
 from kvcache.device_tiers import attend_view
-from kvcache.errors import not_finite
 from kvcache.host_cold import HostColdRing
 from kvcache.host_plain import HostPlainRing
 from kvcache.host_ring import HostRing, HostTokens, side_by_side
@@ -26,12 +26,6 @@ from kvcache.plan import LayerPlan
 from kvcache.rotation import Rotation
 from kvcache.tier_view import Piece, Sight
 from kvcache.tiers import Tiers, TierView, Tokens
-
-_LARGEST = {
-    HotDtype.F16: float(np.finfo(np.float16).max),
-    HotDtype.BF16: float(mx.finfo(mx.bfloat16).max),
-    HotDtype.F32: float(np.finfo(np.float32).max),
-}
 
 Shape = tuple[int, int, int]
 Cold = HostColdRing | HostPlainRing | ColdRing
@@ -51,11 +45,7 @@ class HostTiers(Tiers[HostTokens]):
 
     def prepare(self, k: mx.array, v: mx.array) -> HostTokens:
         if self._plan.check_finite:
-            for x in (k, v):
-                wide = np.asarray(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x)
-                # A comparison with NaN is false.
-                if not np.abs(wide).max() <= _LARGEST[self._dtype]:
-                    raise not_finite(self._dtype.value)
+            check_finite(k, v, self._dtype, on_host=True)
         return self.run((k, v))
 
     def run(self, tokens: Tokens) -> HostTokens:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from kvcache.checks import check_tokens
+from kvcache.checks import check_queries, check_tokens
 from kvcache.config import Backend, CacheConfig
 from kvcache.device_tiers import DeviceTiers, attend_view
 from kvcache.errors import CacheError
@@ -89,11 +89,7 @@ class TwoTierKVCache:
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
-        if self.ledger.total < q.shape[2]:
-            raise CacheError(
-                f"got {q.shape[2]} queries over {self.ledger.total} tokens, "
-                "expected no more queries than tokens; append first"
-            )
+        check_queries(q, self._shape or (q.shape[0], 1, q.shape[-1]), self.ledger.total)
         position = self.ledger.total - q.shape[2]
         return self._attend(q, None, position=position, scale=scale, mask=mask)
 
@@ -106,6 +102,7 @@ class TwoTierKVCache:
         then one for each new token.
         """
         new = self._checked(k, v)
+        check_queries(q, _like(k), k.shape[2])
         out = self._attend(q, new, position=self.ledger.total, scale=scale, mask=mask)
         self._append(new)
         return out
@@ -327,10 +324,15 @@ class TwoTierKVCache:
 
     def _checked(self, k: mx.array, v: mx.array) -> TokenRun:
         """New tokens, as the tiers take them. Raises CacheError for what cannot be held."""
-        check_tokens(k, v, held=self._shape)
+        check_tokens(k, v, self._shape or (None, None, None))
         new: TokenRun = self._tiers.prepare(k, v)
-        self._shape = k.shape[0], k.shape[1], k.shape[3]
+        self._shape = _like(k)
         return new
+
+
+def _like(k: mx.array) -> tuple[int, int, int]:
+    """B, Hkv and D of tokens [B, Hkv, L, D]."""
+    return k.shape[0], k.shape[1], k.shape[3]
 
 
 def make_tiers(plan: LayerPlan) -> Tiers[Any]:

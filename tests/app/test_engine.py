@@ -10,7 +10,7 @@ from app.engine import Engine, Request
 from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncated
 from app.sampling import Sampling
 from app.transcript import Completion, FinishReason
-from kvcache import Backend, CacheConfig, EmberError, HotDtype
+from kvcache import Backend, CacheConfig, CacheError, EmberError, HotDtype
 
 CONFIG = CacheConfig(hot_dtype=HotDtype.F32)
 PROMPT = tuple(range(260, 301))  # 41 tokens: more than one prefill step
@@ -110,6 +110,23 @@ def test_an_abandoned_generation_leaves_a_usable_cache(engine: Engine) -> None:
     completion = _finish(engine.generate(Request(prompt=PROMPT[:30], max_tokens=5)))
     assert completion.reused_tokens == 29
     assert list(completion.tokens) == _greedy(engine, PROMPT[:30], 5)
+
+
+def test_a_step_that_one_layer_refused_leaves_a_usable_cache(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(k: mx.array, v: mx.array) -> None:
+        raise CacheError("refused")
+
+    longer = (*PROMPT, 270, 271, 272)
+    _finish(engine.generate(Request(prompt=PROMPT, max_tokens=3)))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._caches[-1], "append", refuse)
+        with pytest.raises(CacheError, match="refused"):
+            list(engine.generate(Request(prompt=longer, max_tokens=4)))
+    completion = _finish(engine.generate(Request(prompt=longer, max_tokens=4)))
+    assert completion.reused_tokens == len(PROMPT)
+    assert list(completion.tokens) == _greedy(engine, longer, 4)
 
 
 def test_end_of_generation_ends_the_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

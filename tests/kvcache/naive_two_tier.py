@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -136,19 +137,28 @@ def coder(codec: Codec) -> Coder:
     return lambda block: np.asarray(codec.decode(codec.encode(mx.array(block))))
 
 
-def host_coder(codec: Codec, role: Role) -> Coder:
-    """A codec by the CPU kernels, which may round ties another way; by MLX where they have none."""
+def host_coders(keys: Codec, values: Codec, tokens: int) -> tuple[Coder, Coder]:
+    """A pair of codecs by the CPU kernels, which may round ties another way.
 
-    def code(block: Block) -> Block:
-        _, heads, tokens, dim = block.shape
-        native = HostCodec.of(codec, tokens=tokens, heads=heads, dim=dim, role=role)
-        if native is None:
-            return coder(codec)(block)
-        records = np.zeros((1, *block.shape[:2], native.record_bytes), np.uint8)
-        native.encode(block, records)
-        return native.decode(records)
+    By MLX where the kernels do not take both.
+    """
 
-    return code
+    def native(role: Role, block: Block) -> HostCodec | None:
+        codec = keys if role is Role.KEYS else values
+        return HostCodec.of(
+            codec, tokens=tokens, heads=block.shape[1], dim=block.shape[3], role=role
+        )
+
+    def code(role: Role, block: Block) -> Block:
+        both = [native(one, block) for one in Role]
+        mine = native(role, block)
+        if mine is None or None in both:
+            return coder(keys if role is Role.KEYS else values)(block)
+        records = np.zeros((1, *block.shape[:2], mine.record_bytes), np.uint8)
+        mine.encode(block, records)
+        return mine.decode(records)
+
+    return partial(code, Role.KEYS), partial(code, Role.VALUES)
 
 
 def _coded(code: Coder, tokens: list[Array]) -> Array:

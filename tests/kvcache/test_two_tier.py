@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from kvcache import Backend, CacheConfig, HotDtype, TwoTierKVCache
 from kvcache.ledger import TierSizes
-from kvcache.native.host_codec import Role
 from kvcache.plan import LayerPlan
 from kvcache.rotation import Rotation
-from tests.kvcache.naive_two_tier import NaiveTwoTier, coder, host_coder
+from tests.kvcache.naive_two_tier import NaiveTwoTier, coder, host_coders
 
 HKV, HQ, DIM = 2, 6, 16
 PERIODS = 10.0 ** (np.arange(DIM // 2) / 3)
@@ -44,9 +43,9 @@ class Pair:
         rotation = Rotation(periods=PERIODS, traditional=True)
         codecs = plan.key_codec, plan.value_codec
         if plan.backend is Backend.CPU:
-            keys, values = (host_coder(c, role) for c, role in zip(codecs, Role, strict=True))
+            keys, values = host_coders(*codecs, plan.sizes.block)
         else:
-            keys, values = (coder(codec) for codec in codecs)
+            keys, values = coder(codecs[0]), coder(codecs[1])
         naive = NaiveTwoTier(plan.sizes, keys, values, PERIODS)
         return cls(TwoTierKVCache(plan, rotation=rotation), naive, batch, np.random.default_rng(5))
 
