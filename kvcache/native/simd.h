@@ -14,6 +14,10 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
+#define EMBER_VNNI 1
+#endif
+
 namespace ember {
 
 using Vector = float __attribute__((vector_size(64)));
@@ -72,9 +76,10 @@ inline Vector lookup(const float* table, Words i) {
 #endif
 }
 
+using Half = float __attribute__((vector_size(32)));
+using Quarter = float __attribute__((vector_size(16)));
+
 inline float sum(Vector v) {
-    using Half = float __attribute__((vector_size(32)));
-    using Quarter = float __attribute__((vector_size(16)));
     const Half half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
                       __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
     const Quarter quarter = __builtin_shufflevector(half, half, 0, 1, 2, 3) +
@@ -83,9 +88,13 @@ inline float sum(Vector v) {
 }
 
 inline float max(Vector v) {
-    float top = v[0];
-    for (int i = 1; i < kLanes; ++i) top = std::max(top, v[i]);
-    return top;
+    const Half a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    const Half b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    const Half half = a > b ? a : b;
+    const Quarter c = __builtin_shufflevector(half, half, 0, 1, 2, 3);
+    const Quarter d = __builtin_shufflevector(half, half, 4, 5, 6, 7);
+    const Quarter quarter = c > d ? c : d;
+    return std::max(std::max(quarter[0], quarter[1]), std::max(quarter[2], quarter[3]));
 }
 
 inline void store(float* to, Vector vector) { std::memcpy(to, &vector, sizeof vector); }
@@ -166,6 +175,35 @@ inline void transpose(Vector* rows) {
     transpose_step<4>(rows);
     transpose_step<2>(rows);
     transpose_step<1>(rows);
+}
+
+// Ask for memory that will soon be read: processors do not foresee a jump to another page.
+inline void prefetch(const void* from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(static_cast<const char*>(from) + at);
+}
+
+// Lanes without kStep: a[i] + a[i + kStep]; lanes with it: b[i - kStep] + b[i].
+template <int kStep, size_t... kLane>
+inline Vector fold(Vector a, Vector b, std::index_sequence<kLane...>) {
+    return __builtin_shufflevector(a, b, ((kLane & kStep) ? int(kLane) + 16 : int(kLane))...) +
+           __builtin_shufflevector(
+               a, b, ((kLane & kStep) ? int(kLane) + 16 - kStep : int(kLane) + kStep)...);
+}
+
+template <int kStep>
+inline void fold_step(Vector* rows) {
+    for (int i = 0; i < kStep; ++i)
+        rows[i] = fold<kStep>(rows[i], rows[i + kStep], std::make_index_sequence<kLanes>());
+}
+
+// The sums of 16 vectors as one vector; overwrites them.
+inline Vector sums_of(Vector* rows) {
+    fold_step<8>(rows);
+    fold_step<4>(rows);
+    fold_step<2>(rows);
+    fold_step<1>(rows);
+    return rows[0];
 }
 
 }  // namespace ember
