@@ -6,8 +6,8 @@
 // once a row. How work is divided depends on shapes and the number of threads alone.
 #pragma once
 
+#include "coded_values.h"
 #include "decode.h"
-#include "few_coded.h"
 #include "pool.h"
 
 namespace ember {

@@ -27,6 +27,12 @@ constexpr int64_t kLanes = 16;
 
 inline Vector splat(float x) { return Vector{} + x; }
 
+inline Vector magnitude(Vector x) { return x < 0 ? -x : x; }
+
+inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+
+inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
+
 inline float half_to_float(uint16_t half) {
     _Float16 value;
     std::memcpy(&value, &half, sizeof value);
