@@ -98,7 +98,7 @@ class Attention {
     Attention(Pool& pool, const AttentionShape& shape, const Piece* pieces, int64_t count,
               const Blocks& blocks, const float* q, const float* q_sink, float* out)
         : pool_(pool), shape_(shape), pieces_(pieces), blocks_(blocks), q_(q), q_sink_(q_sink),
-          out_(out), plan_(plan_tiles(pieces, count, blocks)),
+          out_(out), scale_(shape.scale * kLog2E), plan_(plan_tiles(pieces, count, blocks)),
           rows_(shape.heads / shape.kv_heads * shape.queries),
           row_tasks_((rows_ + kRowsOfTask - 1) / kRowsOfTask),
           heads_(shape.batch * shape.kv_heads),
@@ -163,14 +163,14 @@ class Attention {
         rows.queries = queries.data();
         const int64_t kv_head = head % shape_.kv_heads;
         if (cold) {
-            turn_into(*blocks_.key_form, kv_head, given, count, shape_.scale, scratch,
+            turn_into(*blocks_.key_form, kv_head, given, count, scale_, scratch,
                       queries.data());
             return attend_cold(rows, head, first, from, to);
         }
         const float* given_sink = q_sink_ + (head * rows_ + first) * shape_.dim;
         for (int64_t i = 0; i < count * shape_.dim; i += kLanes) {
-            store(&queries[i], load(given + i) * shape_.scale);
-            store(&sinks[i], load(given_sink + i) * shape_.scale);
+            store(&queries[i], load(given + i) * scale_);
+            store(&sinks[i], load(given_sink + i) * scale_);
         }
         attend_dense(rows, sinks.data(), head, first, from, to);
     }
@@ -223,17 +223,18 @@ class Attention {
     void attend_cold(const Rows& rows, int64_t head, int64_t first, const TileRef* from,
                      const TileRef* to) const {
         const int64_t batch = head / shape_.kv_heads;
+        const LevelTable levels(*blocks_.value_form);
         for (const TileRef* tile = from; tile < to; ++tile) {
             if (any_sees(*tile, batch, rows, first))
-                attend_block(*tile, std::min(tile + 1, to - 1)->source, head, rows,
+                attend_block(*tile, std::min(tile + 1, to - 1)->source, head, levels, rows,
                              [&](int64_t r) { return seen(*tile, batch, first + r); });
         }
     }
 
     // A tile of encoded keys and values; `next` is the block that follows.
     template <typename See>
-    void attend_block(const TileRef& tile, int64_t next, int64_t head, const Rows& rows,
-                      const See& see) const {
+    void attend_block(const TileRef& tile, int64_t next, int64_t head, const LevelTable& levels,
+                      const Rows& rows, const See& see) const {
         const BlockForm &key_form = *blocks_.key_form, &value_form = *blocks_.value_form;
         const int64_t first = tile.first, count = tile.count, dim = shape_.dim;
         const int64_t key_at = head * key_form.record_bytes;
@@ -248,7 +249,7 @@ class Attention {
 #ifdef EMBER_VNNI
         if (rows_ <= kFewRows) {
             const CodedKeys coded_keys(key_form, keys, first, count, blocks_.keys[next] + key_at);
-            const CodedValues coded_values(value_form, values, first, count,
+            const CodedValues coded_values(value_form, levels, values, first, count,
                                            blocks_.values[next] + value_at);
             const DenseKeys plain_keys({keys, dim, Element::kHalf}, first, count, dim);
             const DenseValues plain_values({values, dim, Element::kHalf}, first, count, dim);
@@ -274,7 +275,7 @@ class Attention {
         for (int64_t span = from; span < to; ++span) {
             const Rows part = partial(span, head, first, into.count);
             for (int64_t r = 0; r < into.count; ++r) {
-                const float weight = exp_below(part.tops[r] - into.tops[r]);
+                const float weight = exp2_below(part.tops[r] - into.tops[r]);
                 into.totals[r] += weight * part.totals[r];
                 float* sums = into.values + r * into.dim;
                 const float* more = part.values + r * into.dim;
@@ -320,6 +321,7 @@ class Attention {
     const Blocks& blocks_;
     const float *q_, *q_sink_;
     float* out_;
+    const float scale_;
     const Plan plan_;
     const int64_t rows_, row_tasks_, heads_;  // rows: of one KV head; heads: of all batch rows
     const int64_t cold_spans_, dense_spans_;

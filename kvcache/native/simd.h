@@ -124,16 +124,30 @@ inline Vector exp_below(Vector x) {
     return p * reinterpret_cast<Vector>(exponent);
 }
 
+// 2^x for x <= 0, relative error below 2e-7: 2^n * p(r), |r| <= 1/2, p the Taylor series.
+inline Vector exp2_below(Vector x) {
+    x = x < -125 ? splat(-125) : x;
+    const Vector shifted = x + 12582912.0f;  // n in its lowest bits, see round
+    const Vector r = x - (shifted - 12582912.0f);
+    Vector p = r * 1.5403530e-4f + 1.3333558e-3f;
+    p = p * r + 9.6181291e-3f;
+    p = p * r + 5.5504109e-2f;
+    p = p * r + 2.4022651e-1f;
+    p = p * r + 6.9314718e-1f;
+    p = p * r + 1.0f;
+    const Words exponent = reinterpret_cast<Words>(shifted) << 23;
+    return reinterpret_cast<Vector>(reinterpret_cast<Words>(p) + exponent);
+}
+
 // x * sigmoid(x)
 inline Vector silu(Vector x) {
     const Vector small = exp_below(x < 0 ? x : -x);
     return x * (x < 0 ? small : small - small + 1.0f) / (small + 1.0f);
 }
 
-inline float exp_below(float x) {
-    const Vector vector = {x};
-    return exp_below(vector)[0];
-}
+inline float exp2_below(float x) { return exp2_below(splat(x))[0]; }
+
+constexpr float kLog2E = 1.44269504f;
 
 // 16 float16; compilers do not vectorise the conversion by themselves.
 inline Vector load_halves(const uint16_t* from) {

@@ -16,7 +16,7 @@ struct Seen {
     int64_t first, end;
 };
 
-// Query rows, scaled, and what they have gathered so far.
+// Query rows, scaled so that weights are powers of two, and what they have gathered so far.
 struct Rows {
     int64_t count, dim;
     const float* queries;  // [count, dim]
@@ -83,26 +83,33 @@ class FloatValues : public TileValues {
     int64_t count_, dim_;
 };
 
-// Turn a row's scores [kTile] into weights relative to the new maximum `top`, add them to
+// Turn a row's scores [16 * kVectors] into weights relative to the new maximum `top`, add them to
 // `total`, and return by how much what was gathered before shrinks.
-inline float soften(float* scores, int64_t lanes, Seen seen, float& top, float& total) {
-    std::fill(scores, scores + seen.first, kHidden);
-    std::fill(scores + seen.end, scores + lanes, kHidden);
-    Vector highest = splat(top);
-    for (int64_t t = 0; t < lanes; t += kLanes) {
-        const Vector score = load(scores + t);
-        highest = score > highest ? score : highest;
+template <int kVectors>
+inline float soften(float* scores, float& top, float& total) {
+    Vector weights[kVectors], highest = splat(top), sums = {};
+    for (int v = 0; v < kVectors; ++v) {
+        weights[v] = load(scores + v * kLanes);
+        highest = larger(weights[v], highest);
     }
     const float now = max(highest);
-    Vector sums = {};
-    for (int64_t t = 0; t < lanes; t += kLanes) {
-        const Vector weight = exp_below(load(scores + t) - now);
-        store(scores + t, weight);
-        sums += weight;
+    for (int v = 0; v < kVectors; ++v) {
+        weights[v] = exp2_below(weights[v] - now);
+        store(scores + v * kLanes, weights[v]);
+        sums += weights[v];
     }
-    const float correction = exp_below(top - now);
+    const float correction = exp2_below(top - now);
     total = total * correction + sum(sums);
     top = now;
+    return correction;
+}
+
+inline float soften(float* scores, int64_t lanes, Seen seen, float& top, float& total) {
+    if (seen.first > 0) std::fill(scores, scores + seen.first, kHidden);
+    if (seen.end < lanes) std::fill(scores + seen.end, scores + lanes, kHidden);
+    float correction = 1;
+    with_constant<kTile / kLanes>(
+        lanes / kLanes, [&](auto vectors) { correction = soften<vectors>(scores, top, total); });
     return correction;
 }
 
