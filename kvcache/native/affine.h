@@ -10,10 +10,6 @@
 
 #include "simd.h"
 
-#if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
-#define EMBER_VNNI 1
-#endif
-
 namespace ember {
 
 constexpr int kChunk = 64;    // codes unpacked together

@@ -6,9 +6,9 @@
 // once a row. How work is divided depends on shapes and the number of threads alone.
 #pragma once
 
+#include "coded_values.h"
 #include "decode.h"
 #include "pool.h"
-#include "softmax.h"
 
 namespace ember {
 
@@ -42,6 +42,7 @@ namespace attention {
 constexpr int64_t kRowsOfTask = 16 * kProductRows;
 constexpr int64_t kMinSpan = 4;          // tiles of a task at least
 constexpr int64_t kFewPartials = 256;
+constexpr int64_t kFewRows = 24;         // of a KV head; more meet tiles in floats
 
 // Tokens [first, first + count) of a piece or block, the first at `position`.
 struct TileRef {
@@ -97,7 +98,7 @@ class Attention {
     Attention(Pool& pool, const AttentionShape& shape, const Piece* pieces, int64_t count,
               const Blocks& blocks, const float* q, const float* q_sink, float* out)
         : pool_(pool), shape_(shape), pieces_(pieces), blocks_(blocks), q_(q), q_sink_(q_sink),
-          out_(out), plan_(plan_tiles(pieces, count, blocks)),
+          out_(out), scale_(shape.scale * kLog2E), plan_(plan_tiles(pieces, count, blocks)),
           rows_(shape.heads / shape.kv_heads * shape.queries),
           row_tasks_((rows_ + kRowsOfTask - 1) / kRowsOfTask),
           heads_(shape.batch * shape.kv_heads),
@@ -162,14 +163,14 @@ class Attention {
         rows.queries = queries.data();
         const int64_t kv_head = head % shape_.kv_heads;
         if (cold) {
-            turn_into(*blocks_.key_form, kv_head, given, count, shape_.scale, scratch,
+            turn_into(*blocks_.key_form, kv_head, given, count, scale_, scratch,
                       queries.data());
             return attend_cold(rows, head, first, from, to);
         }
         const float* given_sink = q_sink_ + (head * rows_ + first) * shape_.dim;
         for (int64_t i = 0; i < count * shape_.dim; i += kLanes) {
-            store(&queries[i], load(given + i) * shape_.scale);
-            store(&sinks[i], load(given_sink + i) * shape_.scale);
+            store(&queries[i], load(given + i) * scale_);
+            store(&sinks[i], load(given_sink + i) * scale_);
         }
         attend_dense(rows, sinks.data(), head, first, from, to);
     }
@@ -183,42 +184,90 @@ class Attention {
     void attend_dense(const Rows& rows, const float* sinks, int64_t head, int64_t first,
                       const TileRef* from, const TileRef* to) const {
         const int64_t batch = head / shape_.kv_heads, kv_head = head % shape_.kv_heads;
-        thread_local std::vector<float> keys, values;
-        keys.resize(size_t(kTile * shape_.dim));
-        values.resize(size_t(kTile * shape_.dim));
         for (const TileRef* tile = from; tile < to; ++tile) {
             const Piece& piece = pieces_[tile->source];
             if (!piece.pinned && !any_sees(*tile, batch, rows, first)) continue;
-            load_transposed(head_of(piece.keys, batch, kv_head), tile->first, tile->count,
-                            shape_.dim, keys.data());
-            load_tokens(head_of(piece.values, batch, kv_head), tile->first, tile->count,
-                        shape_.dim, values.data());
             Rows seeing = rows;
             if (piece.pinned) seeing.queries = sinks;
-            attend_tile(FloatTile{keys.data(), values.data(), tile->count, shape_.dim}, seeing,
-                        [&](int64_t r) {
+            attend_pair(*tile, head_of(piece.keys, batch, kv_head),
+                        head_of(piece.values, batch, kv_head), seeing, [&](int64_t r) {
                             return piece.pinned ? Seen{0, tile->count}
                                                 : seen(*tile, batch, first + r);
                         });
         }
     }
 
+    // A tile of unencoded keys and values.
+    template <typename See>
+    void attend_pair(const TileRef& tile, const HeadTokens& keys, const HeadTokens& values,
+                     const Rows& rows, const See& see) const {
+        const int64_t dim = shape_.dim;
+        if (rows_ <= kFewRows)
+            return attend_tile<kFewQueries>(DenseKeys(keys, tile.first, tile.count, dim),
+                                            DenseValues(values, tile.first, tile.count, dim),
+                                            tile.count, rows, see);
+        float *key_tile = scratch_tile(0), *value_tile = scratch_tile(1);
+        load_transposed(keys, tile.first, tile.count, dim, key_tile);
+        load_tokens(values, tile.first, tile.count, dim, value_tile);
+        attend_tile<kProductRows>(FloatKeys(key_tile, tile.count, dim),
+                                  FloatValues(value_tile, tile.count, dim), tile.count, rows, see);
+    }
+
+    // Room for one of two float tiles, for each thread.
+    float* scratch_tile(int which) const {
+        thread_local std::vector<float> tiles[2];
+        tiles[which].resize(size_t(kTile * shape_.dim));
+        return tiles[which].data();
+    }
+
     void attend_cold(const Rows& rows, int64_t head, int64_t first, const TileRef* from,
                      const TileRef* to) const {
         const int64_t batch = head / shape_.kv_heads;
-        const BlockForm &key_form = *blocks_.key_form, &value_form = *blocks_.value_form;
-        thread_local std::vector<float> keys, values;
-        keys.resize(size_t(kTile * shape_.dim));
-        values.resize(size_t(kTile * shape_.dim));
+        const LevelTable levels(*blocks_.value_form);
         for (const TileRef* tile = from; tile < to; ++tile) {
-            if (!any_sees(*tile, batch, rows, first)) continue;
-            const auto see = [&](int64_t r) { return seen(*tile, batch, first + r); };
-            decode_keys(key_form, blocks_.keys[tile->source] + head * key_form.record_bytes,
-                        tile->first, tile->count, keys.data());
-            decode_values(value_form, blocks_.values[tile->source] + head * value_form.record_bytes,
-                          tile->first, tile->count, values.data());
-            attend_tile(FloatTile{keys.data(), values.data(), tile->count, shape_.dim}, rows, see);
+            if (any_sees(*tile, batch, rows, first))
+                attend_block(*tile, std::min(tile + 1, to - 1)->source, head, levels, rows,
+                             [&](int64_t r) { return seen(*tile, batch, first + r); });
         }
+    }
+
+    // A tile of encoded keys and values; `next` is the block that follows.
+    template <typename See>
+    void attend_block(const TileRef& tile, int64_t next, int64_t head, const LevelTable& levels,
+                      const Rows& rows, const See& see) const {
+        const BlockForm &key_form = *blocks_.key_form, &value_form = *blocks_.value_form;
+        const int64_t first = tile.first, count = tile.count, dim = shape_.dim;
+        const int64_t key_at = head * key_form.record_bytes;
+        const int64_t value_at = head * value_form.record_bytes;
+        const uint8_t* keys = blocks_.keys[tile.source] + key_at;
+        const uint8_t* values = blocks_.values[tile.source] + value_at;
+        const FloatKeys float_keys(scratch_tile(0), count, dim);
+        const FloatValues float_values(scratch_tile(1), count, dim);
+        const auto decode_keys_too = [&] {
+            decode_keys(key_form, keys, first, count, scratch_tile(0));
+        };
+#ifdef EMBER_VNNI
+        if (rows_ <= kFewRows) {
+            const CodedKeys coded_keys(key_form, keys, first, count, blocks_.keys[next] + key_at);
+            const CodedValues coded_values(value_form, levels, values, first, count,
+                                           blocks_.values[next] + value_at);
+            const DenseKeys plain_keys({keys, dim, Element::kHalf}, first, count, dim);
+            const DenseValues plain_values({values, dim, Element::kHalf}, first, count, dim);
+            const bool by_codes = scored_by_codes(key_form);
+            const bool plain = key_form.family == Family::kPlain;
+            if (!by_codes && !plain) decode_keys_too();
+            const TileKeys& scored = by_codes ? static_cast<const TileKeys&>(coded_keys)
+                                     : plain  ? static_cast<const TileKeys&>(plain_keys)
+                                              : float_keys;
+            const TileValues& gathered = value_form.family == Family::kPlain
+                                             ? static_cast<const TileValues&>(plain_values)
+                                             : coded_values;
+            return attend_tile<kFewQueries>(scored, gathered, count, rows, see);
+        }
+#endif
+        decode_keys_too();
+        decode_values(value_form, values, first, count, scratch_tile(1));
+        attend_tile<kProductRows>(float_keys, float_values, count, rows, see);
     }
 
     // The spans [from, to) of some rows, relative to their maximum over all spans.
@@ -226,7 +275,7 @@ class Attention {
         for (int64_t span = from; span < to; ++span) {
             const Rows part = partial(span, head, first, into.count);
             for (int64_t r = 0; r < into.count; ++r) {
-                const float weight = exp_below(part.tops[r] - into.tops[r]);
+                const float weight = exp2_below(part.tops[r] - into.tops[r]);
                 into.totals[r] += weight * part.totals[r];
                 float* sums = into.values + r * into.dim;
                 const float* more = part.values + r * into.dim;
@@ -272,6 +321,7 @@ class Attention {
     const Blocks& blocks_;
     const float *q_, *q_sink_;
     float* out_;
+    const float scale_;
     const Plan plan_;
     const int64_t rows_, row_tasks_, heads_;  // rows: of one KV head; heads: of all batch rows
     const int64_t cold_spans_, dense_spans_;

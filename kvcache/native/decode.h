@@ -54,11 +54,11 @@ inline void decode_values(const BlockForm& form, const uint8_t* record, int64_t 
     const uint16_t* token_scales = form.halves(record, form.token_scales);
     const uint16_t* token_zeros = form.halves(record, form.token_zeros);
     for (int64_t t = first; t < first + count; ++t) {
-        const int64_t start = t / kRun * kRun, run = std::min(kRun, form.tokens - start);
+        const int64_t in_run = t % run_of(form.bits).tokens();
         for (int64_t c = 0; c < dim; c += kLanes) {
-            const uint8_t* words = record + values_at(form.bits, dim, start, run, c);
+            const uint8_t* words = record + values_at(form.bits, dim, t - in_run, c);
             const int64_t group = t * form.groups() + c / form.group;
-            Vector x = level_of(form, value_codes(words, form.bits, int(t - start)));
+            Vector x = level_of(form, value_codes(words, form.bits, int(in_run)));
             if (token_scales) x *= half_to_float(token_scales[group]);
             if (channel_scales) x *= load_halves(channel_scales + c);
             if (token_zeros) x += half_to_float(token_zeros[group]);

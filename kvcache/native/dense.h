@@ -11,6 +11,8 @@ enum class Element : int32_t { kHalf = 0, kBfloat = 1, kFloat = 2 };
 
 constexpr int64_t kTile = 64;  // tokens that are looked at together
 
+inline int64_t whole_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
 // Keys or values: [batch, heads, tokens, dim] at any distances but for the last axis, which is
 // contiguous. Strides in elements.
 struct Strided {

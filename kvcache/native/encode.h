@@ -20,12 +20,6 @@ inline float nonzero(float scale) { return scale == 0 ? 1.0f : scale; }
 
 inline Vector nonzero(Vector scale) { return scale == 0 ? splat(1) : scale; }
 
-inline Vector magnitude(Vector x) { return x < 0 ? -x : x; }
-
-inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
-
-inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
-
 inline Vector root(Vector x) {
     Vector y;
     for (int i = 0; i < kLanes; ++i) y[i] = std::sqrt(x[i]);

@@ -35,7 +35,7 @@ from kvcache.native.structs import (
 )
 
 _TOKEN_STEP = 16
-_RUN = 32  # tokens whose value codes fill whole words at any width
+_RUN = 32  # tokens whose value codes of 3 or 5 bits fill whole words
 _CODES = "words"
 _PLAIN = "values"
 
@@ -92,8 +92,7 @@ class HostCodec:
         """The CPU's form of a codec for blocks [Hkv, M, D], or None where the kernels have none.
 
         They take every codec but the inner-product form of TurboQuant, D and
-        M multiples of 16, and values of 3, 5 and 6 bits in multiples of 32
-        tokens. Raises CacheError for a D that the codec cannot rotate.
+        M multiples of 16, and values of 3 and 5 bits in multiples of 32 tokens. Raises CacheError for a D that the codec cannot rotate.
         """
         if not _is_taken(codec, tokens, dim, role):
             return None
@@ -184,7 +183,7 @@ def _is_taken(codec: Codec, tokens: int, dim: int, role: Role) -> bool:
         return False
     if isinstance(codec, TokenAffineCodec) and group_size(dim) % HEAD_DIM_STEP:
         return False
-    split = role is Role.VALUES and codec.code_bits in (3, 5, 6)
+    split = role is Role.VALUES and codec.code_bits in (3, 5)
     return not split or tokens % _RUN == 0
 
 

@@ -20,6 +20,8 @@ from kvcache.errors import CacheError
 from kvcache.native import build, structs
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, strided
 
+__all__ = ["HEAD_DIM_STEP", "Array", "Floats", "Library", "Weight", "library"]
+
 
 class Weight:
     """A packed affine weight of MLX (group 32 or 64; 4, 5, 6 or 8 bits) for the kernels.

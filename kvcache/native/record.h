@@ -15,15 +15,23 @@
 //     2-bit plane   64 bytes for quads 4j to 4j + 3:      byte = q(4j) | q(4j+1) << 2 | ...
 //     1-bit plane    8 bytes a quad: bit 4t + i
 //
-// Values: lanes are 16 channels, and a 32-bit word of a lane holds codes of successive tokens,
-// lowest first. For each run of 32 tokens and each 16 channels there are `bits` vectors of words.
-// 2, 4 and 8 bits fill a word (a run may then be 16 tokens). For 3, 5 and 6 bits, with
-// n = 32 / bits codes to a word, two bits of each word are left; together they are two more codes:
+// Values: a 32-bit lane is a channel, its halves are two successive tokens, and each half holds
+// codes of every second token, lowest first, so that a product of pairs summed by twos is a step
+// of 16 sums over tokens. A run of tokens has one to five vectors of words for each 16 channels:
 //
-//     3 bits   bit   0   3   6  ...  27   30 31
-//     word 0         t0  t1  t2 ...  t9   t30 bits 0-1
-//     word 1         t10 t11 t12 ... t19  t30 bit 2, t31 bit 0
-//     word 2         t20 t21 t22 ... t29  t31 bits 1-2
+//     bits          2    3    4    5    6    8
+//     words         1    3    1    5    3    1
+//     codes a half  8    5    4    3    2    2
+//     bits left     0    1    0    1    4    0    of each half, highest
+//     tokens       16   32    8   32   16    4
+//
+// The bits left of a run's words, first word lowest, are one more code a half (3 and 5 bits) or
+// two (6 bits):
+//
+//     3 bits    bit  0   3   6   9   12   15          16  19  22  25  28   31
+//     word 0         t0  t2  t4  t6  t8   t30 bit 0   t1  t3  t5  t7  t9   t31 bit 0
+//     word 1         t10 t12 t14 t16 t18  t30 bit 1   t11 t13 t15 t17 t19  t31 bit 1
+//     word 2         t20 t22 t24 t26 t28  t30 bit 2   t21 t23 t25 t27 t29  t31 bit 2
 //
 // Codes of 16 bits are float16 [M, D], in either role.
 #pragma once
@@ -36,7 +44,6 @@ enum class Role : int32_t { kKeys = 0, kValues = 1 };
 
 enum class Family : int32_t { kPlain = 0, kTokenAffine, kChannelAffine, kTurbo, kFittedTurbo, kVarn };
 
-constexpr int64_t kRun = 32;   // tokens whose value codes fill whole words at any width
 constexpr int64_t kQuad = 4;   // channels of a key lane
 constexpr int kMostLevels = 16;
 
@@ -144,24 +151,37 @@ inline void pack_keys(const uint8_t* codes, int bits, int64_t tokens, int64_t di
 
 // -- values --
 
-constexpr int codes_per_word(int bits) { return 32 / bits; }
-constexpr bool fills_words(int bits) { return 32 % bits == 0; }
+// How the codes of values fill words, see the table above.
+struct Run {
+    int words, fit, spare_bits, spare_codes;  // fit: codes of a half-word
 
-// The words of 16 channels from channel `channel` on, in the run of token `first`, a multiple
-// of 32; `run` is how many tokens it has.
-inline int64_t values_at(int bits, int64_t dim, int64_t first, int64_t run, int64_t channel) {
-    return (first * dim + run * channel) * bits / 8;
+    constexpr int tokens() const { return 2 * (words * fit + spare_codes); }
+};
+
+constexpr Run run_of(int bits) {
+    const int fit = 16 / bits, left = 16 - bits * fit;
+    const int words = bits == 3 || bits == 5 ? bits : bits == 6 ? 3 : 1;
+    return {words, fit, left, words * left / bits};
+}
+
+// The words of 16 channels from channel `channel` on, in the run that token `first` begins.
+inline int64_t values_at(int bits, int64_t dim, int64_t first, int64_t channel) {
+    return first * dim * bits / 8 + channel * run_of(bits).words * 4;
 }
 
 // Codes of token `t` of a run, from the words of 16 channels.
 inline Words value_codes(const uint8_t* words, int bits, int t) {
-    const int fit = codes_per_word(bits), whole = fills_words(bits) ? int(kRun) : fit * bits;
-    const uint32_t mask = (1u << bits) - 1;
-    if (t < whole) return load_words(words + t / fit * 64) >> uint32_t(bits * (t % fit)) & mask;
+    const Run run = run_of(bits);
+    const uint32_t mask = (1u << bits) - 1, half = t % 2 * 16;
+    const int pair = t / 2, whole = run.words * run.fit;
+    if (pair < whole)
+        return load_words(words + pair / run.fit * 64) >> (half + bits * (pair % run.fit)) & mask;
     Words spare = {};
-    for (int w = 0; w < bits; ++w)
-        spare |= load_words(words + w * 64) >> 30u << uint32_t(2 * w);
-    return spare >> uint32_t(bits * (t - whole)) & mask;
+    for (int w = 0; w < run.words; ++w)
+        spare |= (load_words(words + w * 64) >> (half + 16 - run.spare_bits) &
+                  ((1u << run.spare_bits) - 1))
+                 << uint32_t(run.spare_bits * w);
+    return spare >> uint32_t(bits * (pair - whole)) & mask;
 }
 
 inline void put_value_codes(Words codes, int bits, int t, uint8_t* words) {
@@ -169,11 +189,14 @@ inline void put_value_codes(Words codes, int bits, int t, uint8_t* words) {
         const Words joined = load_words(words + word * 64) | more;
         std::memcpy(words + word * 64, &joined, sizeof joined);
     };
-    const int fit = codes_per_word(bits), whole = fills_words(bits) ? int(kRun) : fit * bits;
-    if (t < whole) return join(t / fit, codes << uint32_t(bits * (t % fit)));
+    const Run run = run_of(bits);
+    const uint32_t half = t % 2 * 16;
+    const int pair = t / 2, whole = run.words * run.fit;
+    if (pair < whole) return join(pair / run.fit, codes << (half + bits * (pair % run.fit)));
+    const int per = run.spare_bits;
     for (int b = 0; b < bits; ++b) {
-        const int spare = bits * (t - whole) + b;
-        join(spare / 2, (codes >> uint32_t(b) & 1) << uint32_t(30 + spare % 2));
+        const int spare = bits * (pair - whole) + b;
+        join(spare / per, (codes >> uint32_t(b) & 1) << (half + 16 - per + spare % per));
     }
 }
 
@@ -187,13 +210,11 @@ inline Words widen(const uint8_t* codes) {
 inline void pack_values(const uint8_t* codes, int bits, int64_t tokens, int64_t dim,
                         uint8_t* out) {
     std::memset(out, 0, size_t(tokens * dim * bits / 8));
-    for (int64_t first = 0; first < tokens; first += kRun) {
-        const int64_t run = std::min(kRun, tokens - first);
+    const int run = run_of(bits).tokens();
+    for (int64_t t = 0; t < tokens; ++t)
         for (int64_t channel = 0; channel < dim; channel += kLanes)
-            for (int64_t t = 0; t < run; ++t)
-                put_value_codes(widen(codes + (first + t) * dim + channel), bits, int(t),
-                                out + values_at(bits, dim, first, run, channel));
-    }
+            put_value_codes(widen(codes + t * dim + channel), bits, int(t % run),
+                            out + values_at(bits, dim, t - t % run, channel));
 }
 
 // -- either --
@@ -217,13 +238,12 @@ inline void unpack_codes(const BlockForm& form, const uint8_t* record, uint8_t* 
                        codes + t * dim + channel, dim);
         return;
     }
-    for (int64_t t = 0; t < form.tokens; ++t) {
-        const int64_t first = t / kRun * kRun, run = std::min(kRun, form.tokens - first);
+    const int run = run_of(form.bits).tokens();
+    for (int64_t t = 0; t < form.tokens; ++t)
         for (int64_t channel = 0; channel < dim; channel += kLanes)
-            narrow(value_codes(record + values_at(form.bits, dim, first, run, channel), form.bits,
-                               int(t - first)),
+            narrow(value_codes(record + values_at(form.bits, dim, t - t % run, channel), form.bits,
+                               int(t % run)),
                    codes + t * dim + channel, 1);
-    }
 }
 
 }  // namespace ember

@@ -55,8 +55,8 @@ def _reference(host: HostCodec, x: Floats) -> Encoded:
 
 def _joined(blocks: mx.array) -> Floats:
     """[N, B, Hkv, M, D] -> [B, Hkv, N * M, D]."""
-    blocks = np.asarray(blocks).transpose(1, 2, 0, 3, 4)
-    return blocks.reshape(*blocks.shape[:2], -1, blocks.shape[-1])
+    moved = np.asarray(blocks).transpose(1, 2, 0, 3, 4)
+    return moved.reshape(*moved.shape[:2], -1, moved.shape[-1])
 
 
 @pytest.mark.parametrize("role", Role)
@@ -123,7 +123,7 @@ def test_extremes(kernels: Library, name: str, role: Role) -> None:
 def test_reads_views_of_any_element(kernels: Library, kind: type) -> None:
     host = _host("hkivi5", kernels, Role.KEYS, 16, 64)
     x = _tokens(16, 64)
-    wide = np.zeros((BATCH, HEADS + 1, BLOCKS * 16 + 9, 64), kind)
+    wide: Array = np.zeros((BATCH, HEADS + 1, BLOCKS * 16 + 9, 64), kind)
     if kind is np.uint16:
         stored = (x.view(np.uint32) >> 16).astype(np.uint16)
         x = (stored.astype(np.uint32) << 16).view(np.float32)
