@@ -115,13 +115,13 @@ def test_an_abandoned_generation_leaves_a_usable_cache(engine: Engine) -> None:
 def test_a_step_that_one_layer_refused_leaves_a_usable_cache(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(k: mx.array, v: mx.array) -> None:
+    def refuse(*_: mx.array, **__: object) -> None:
         raise CacheError("refused")
 
     longer = (*PROMPT, 270, 271, 272)
     _finish(engine.generate(Request(prompt=PROMPT, max_tokens=3)))
     with monkeypatch.context() as patch:
-        patch.setattr(engine._caches[-1], "append", refuse)
+        patch.setattr(engine._caches[-1], "attend", refuse)
         with pytest.raises(CacheError, match="refused"):
             list(engine.generate(Request(prompt=longer, max_tokens=4)))
     completion = _finish(engine.generate(Request(prompt=longer, max_tokens=4)))
