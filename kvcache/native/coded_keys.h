@@ -2,8 +2,8 @@
 // codec's basis. Needs 8-bit vector products; without them tiles are decoded first.
 #pragma once
 
+#include "decode.h"
 #include "few_dense.h"
-#include "record.h"
 
 #ifdef EMBER_VNNI
 
@@ -14,33 +14,6 @@ constexpr int64_t kMostChannels = 256;  // of a group of a coded query
 // Keys coded by a table of levels are decoded: products of bytes take codes alone.
 inline bool scored_by_codes(const BlockForm& form) {
     return form.family != Family::kPlain && !form.levels && form.group <= kMostChannels;
-}
-
-// f(constant of a code's width)
-template <typename F>
-inline void with_bits(int bits, const F& f) {
-    switch (bits) {
-        case 2:
-            return f(std::integral_constant<int, 2>());
-        case 3:
-            return f(std::integral_constant<int, 3>());
-        case 4:
-            return f(std::integral_constant<int, 4>());
-        case 5:
-            return f(std::integral_constant<int, 5>());
-        case 6:
-            return f(std::integral_constant<int, 6>());
-        default:
-            return f(std::integral_constant<int, 8>());
-    }
-}
-
-// Halves [t * groups + group] for 16 tokens t.
-inline Vector halves_of_tokens(const uint16_t* halves, int64_t groups, int64_t group) {
-    if (groups == 1) return load_halves(halves);
-    uint16_t apart[kLanes];
-    for (int64_t t = 0; t < kLanes; ++t) apart[t] = halves[t * groups + group];
-    return load_halves(apart);
 }
 
 // Query rows times the channel scales, for one group of channels, in two int8 parts:
@@ -103,33 +76,6 @@ struct CodedQueries {
         return x - reinterpret_cast<Vector>(_mm512_cvtepi32_ps(whole));
     }
 };
-
-// Quad `first` + kQuad of 16 tokens, one byte a code; `first` is a multiple of 4.
-template <int kWidth, int kIndex>
-inline __m512i plane_quad(const uint8_t* plane, int64_t first) {
-    constexpr int kShared = 8 / kWidth;
-    const __m512i raw = _mm512_loadu_si512(plane + first * 8 * kWidth + kIndex / kShared * 64);
-    if constexpr (kWidth == 8) return raw;
-    const __m512i shifted = _mm512_srli_epi16(raw, kIndex % kShared * kWidth);
-    return _mm512_and_si512(shifted, _mm512_set1_epi8((1 << kWidth) - 1));
-}
-
-template <int kBits, int kIndex>
-inline __m512i coded_quad(const uint8_t* codes, int64_t dim, int64_t first) {
-    constexpr Planes kPlanes = planes_of(kBits);
-    const __m512i low = plane_quad<kPlanes.low, kIndex>(codes, first);
-    const uint8_t* upper = codes + plane_bytes(kPlanes.low, dim);
-    if constexpr (kPlanes.high == 1) {
-        uint64_t mask;
-        std::memcpy(&mask, upper + (first + kIndex) * 8, sizeof mask);
-        return _mm512_mask_add_epi8(low, mask, low, _mm512_set1_epi8(1 << kPlanes.low));
-    } else if constexpr (kPlanes.high == 2) {
-        const __m512i high = plane_quad<2, kIndex>(upper, first);
-        return _mm512_or_si512(low, _mm512_slli_epi16(high, kPlanes.low));
-    } else {
-        return low;
-    }
-}
 
 class CodedKeys : public TileKeys {
   public:
@@ -195,7 +141,8 @@ class CodedKeys : public TileKeys {
         const int64_t step = keys_at(kBits, form_.dim, kLanes);
         __m512i quad[kSets];
         for (int s = 0; s < kSets; ++s)
-            quad[s] = coded_quad<kBits, kIndex>(codes + s * step, form_.dim, first);
+            quad[s] = reinterpret_cast<__m512i>(
+                key_quad<kBits, kIndex>(codes + s * step, form_.dim, first));
         for (int r = 0; r < kRows; ++r) {
             const __m512i upper = part(coded.high[r], i + kIndex);
             const __m512i lower = part(coded.low[r], i + kIndex);
@@ -217,12 +164,10 @@ class CodedKeys : public TileKeys {
                   int64_t t) const {
         const int64_t groups = form_.groups(), at = (first_ + t) * groups;
         Vector score = dot * q.scale[r] + q.relative[r];
-        if (form_.token_scales >= 0)
-            score *= halves_of_tokens(form_.halves(record_, form_.token_scales) + at, groups,
-                                      group);
-        if (form_.token_zeros >= 0)
-            score += q.sum[r] * halves_of_tokens(form_.halves(record_, form_.token_zeros) + at,
-                                                 groups, group);
+        const uint16_t* scales = form_.halves(record_, form_.token_scales);
+        const uint16_t* zeros = form_.halves(record_, form_.token_zeros);
+        if (scales) score *= halves_of_tokens(scales + at, groups, group, 1);
+        if (zeros) score += q.sum[r] * halves_of_tokens(zeros + at, groups, group, 0);
         return score + q.offset[r];
     }
 

@@ -71,6 +71,25 @@ struct BlockForm {
     }
 };
 
+// f(constant of a code's width)
+template <typename F>
+inline void with_bits(int bits, const F& f) {
+    switch (bits) {
+        case 2:
+            return f(std::integral_constant<int, 2>());
+        case 3:
+            return f(std::integral_constant<int, 3>());
+        case 4:
+            return f(std::integral_constant<int, 4>());
+        case 5:
+            return f(std::integral_constant<int, 5>());
+        case 6:
+            return f(std::integral_constant<int, 6>());
+        default:
+            return f(std::integral_constant<int, 8>());
+    }
+}
+
 // -- keys --
 
 // Widths of the planes of `bits`, low bits first; 0 for none.
@@ -88,30 +107,51 @@ inline int64_t plane_bytes(int width, int64_t dim) { return 2 * width * dim; }
 // The bytes of 16 tokens from token `first` (a multiple of 16) on.
 inline int64_t keys_at(int bits, int64_t dim, int64_t first) { return first * dim * bits / 8; }
 
-// Channel 4 * quad + i of 16 tokens, from one plane.
-inline Words plane_codes(const uint8_t* plane, int width, int64_t quad, int i) {
-    if (width == 1) {
-        constexpr Words kShifts = {0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
-        uint32_t halves[2];
-        std::memcpy(halves, plane + quad * 8, sizeof halves);
-        Words both;
-        for (int t = 0; t < kLanes; ++t) both[t] = halves[t / 8];
-        return both >> (kShifts + uint32_t(i)) & 1;
-    }
-    const int64_t shared = 8 / width;  // quads to a vector
-    const Words words = load_words(plane + quad / shared * 64);
-    return words >> uint32_t(8 * i + width * (quad % shared)) & ((1u << width) - 1);
+// Quad `first` + kIndex of 16 tokens from one plane, a byte a code; `first` is a multiple of 4.
+template <int kWidth, int kIndex>
+inline Words plane_quad(const uint8_t* plane, int64_t first) {
+    constexpr int kShared = 8 / kWidth;  // quads to a vector
+    const Words words = load_words(plane + first * 8 * kWidth + kIndex / kShared * 64);
+    if constexpr (kWidth == 8) return words;
+    return words >> uint32_t(kIndex % kShared * kWidth) & (0x01010101u * ((1u << kWidth) - 1));
 }
 
-// Channel `channel` of the 16 tokens whose codes begin at `codes`.
-inline Words key_codes(const uint8_t* codes, int bits, int64_t dim, int64_t channel) {
-    const Planes planes = planes_of(bits);
-    const int64_t quad = channel / kQuad;
-    const int i = int(channel % kQuad);
-    const Words low = plane_codes(codes, planes.low, quad, i);
-    if (!planes.high) return low;
-    const uint8_t* upper = codes + plane_bytes(planes.low, dim);
-    return low | plane_codes(upper, planes.high, quad, i) << uint32_t(planes.low);
+// Byte i of lane t is `bit` where bit 4t + i of the mask is set, else 0.
+template <int kBit>
+inline Words spread_mask(const uint8_t* mask) {
+#if defined(__AVX512BW__)
+    uint64_t bits;
+    std::memcpy(&bits, mask, sizeof bits);
+    return reinterpret_cast<Words>(_mm512_maskz_set1_epi8(bits, kBit));
+#else
+    constexpr Words kShifts = {0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
+    uint32_t halves[2];
+    std::memcpy(halves, mask, sizeof halves);
+    Words lanes;
+    for (int t = 0; t < kLanes; ++t) lanes[t] = halves[t / 8];
+    return ((lanes >> kShifts & 15) * 0x00204081u & 0x01010101u) * uint32_t(kBit);
+#endif
+}
+
+template <int kBits, int kIndex>
+inline Words key_quad(const uint8_t* codes, int64_t dim, int64_t first) {
+    constexpr Planes kPlanes = planes_of(kBits);
+    const Words low = plane_quad<kPlanes.low, kIndex>(codes, first);
+    const uint8_t* upper = codes + plane_bytes(kPlanes.low, dim);
+    if constexpr (kPlanes.high == 1)
+        return low | spread_mask<1 << kPlanes.low>(upper + (first + kIndex) * 8);
+    if constexpr (kPlanes.high == 2)
+        return low | plane_quad<2, kIndex>(upper, first) << uint32_t(kPlanes.low);
+    return low;
+}
+
+// f(i, quad first + i) for four quads of the 16 tokens whose codes begin at `codes`.
+template <int kBits, typename F>
+inline void each_key_quad(const uint8_t* codes, int64_t dim, int64_t first, const F& f) {
+    f(0, key_quad<kBits, 0>(codes, dim, first));
+    f(1, key_quad<kBits, 1>(codes, dim, first));
+    f(2, key_quad<kBits, 2>(codes, dim, first));
+    f(3, key_quad<kBits, 3>(codes, dim, first));
 }
 
 // Bits [from, from + width) of a quad's 16 lanes to its plane, which begins as zeros.
@@ -169,19 +209,26 @@ inline int64_t values_at(int bits, int64_t dim, int64_t first, int64_t channel) 
     return first * dim * bits / 8 + channel * run_of(bits).words * 4;
 }
 
-// Codes of token `t` of a run, from the words of 16 channels.
-inline Words value_codes(const uint8_t* words, int bits, int t) {
-    const Run run = run_of(bits);
-    const uint32_t mask = (1u << bits) - 1, half = t % 2 * 16;
-    const int pair = t / 2, whole = run.words * run.fit;
-    if (pair < whole)
-        return load_words(words + pair / run.fit * 64) >> (half + bits * (pair % run.fit)) & mask;
+// f(token, words) for each second token of a run; the codes of `token` and the next one are the
+// lowest bits of each word's halves. What lies above them is other tokens'.
+template <int kBits, typename F>
+inline void each_value_pair(const uint8_t* words, const F& f) {
+    constexpr Run kRun = run_of(kBits);
     Words spare = {};
-    for (int w = 0; w < run.words; ++w)
-        spare |= (load_words(words + w * 64) >> (half + 16 - run.spare_bits) &
-                  ((1u << run.spare_bits) - 1))
-                 << uint32_t(run.spare_bits * w);
-    return spare >> uint32_t(bits * (pair - whole)) & mask;
+#pragma GCC unroll 5
+    for (int w = 0; w < kRun.words; ++w) {
+        const Words word = load_words(words + w * 64);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRun.fit; ++i)
+            f(2 * (w * kRun.fit + i), word >> uint32_t(i * kBits));
+        if constexpr (kRun.spare_codes > 0)
+            spare |= (word >> uint32_t(16 - kRun.spare_bits) &
+                      (0x00010001u * ((1u << kRun.spare_bits) - 1)))
+                     << uint32_t(kRun.spare_bits * w);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < kRun.spare_codes; ++i)
+        f(2 * (kRun.words * kRun.fit + i), spare >> uint32_t(i * kBits));
 }
 
 inline void put_value_codes(Words codes, int bits, int t, uint8_t* words) {
@@ -224,26 +271,43 @@ inline void pack_codes(const BlockForm& form, const uint8_t* codes, uint8_t* rec
     pack(codes, form.bits, form.tokens, form.dim, record);
 }
 
-inline void narrow(Words codes, uint8_t* out, int64_t stride) {
-    for (int i = 0; i < kLanes; ++i) out[i * stride] = uint8_t(codes[i]);
+template <int kBits>
+inline void unpack_keys(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
+    for (int64_t t = 0; t < form.tokens; t += kLanes)
+        for (int64_t quad = 0; quad < form.dim / kQuad; quad += kQuad)
+            each_key_quad<kBits>(
+                record + keys_at(kBits, form.dim, t), form.dim, quad, [&](int i, Words lanes) {
+                    for (int64_t lane = 0; lane < kLanes; ++lane) {
+                        const uint32_t four = lanes[lane];
+                        std::memcpy(codes + (t + lane) * form.dim + (quad + i) * kQuad, &four,
+                                    kQuad);
+                    }
+                });
+}
+
+template <int kBits>
+inline void unpack_values(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
+    constexpr uint32_t kMask = (1u << kBits) - 1;
+    for (int64_t t = 0; t < form.tokens; t += run_of(kBits).tokens())
+        for (int64_t c = 0; c < form.dim; c += kLanes)
+            each_value_pair<kBits>(
+                record + values_at(kBits, form.dim, t, c), [&](int token, Words pairs) {
+                    for (int64_t lane = 0; lane < kLanes; ++lane) {
+                        uint8_t* at = codes + (t + token) * form.dim + c + lane;
+                        at[0] = pairs[lane] & kMask;
+                        at[form.dim] = pairs[lane] >> 16 & kMask;
+                    }
+                });
 }
 
 // codes [tokens, dim], one byte each.
 inline void unpack_codes(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
-    const int64_t dim = form.dim;
-    if (form.role == Role::kKeys) {
-        for (int64_t t = 0; t < form.tokens; t += kLanes)
-            for (int64_t channel = 0; channel < dim; ++channel)
-                narrow(key_codes(record + keys_at(form.bits, dim, t), form.bits, dim, channel),
-                       codes + t * dim + channel, dim);
-        return;
-    }
-    const int run = run_of(form.bits).tokens();
-    for (int64_t t = 0; t < form.tokens; ++t)
-        for (int64_t channel = 0; channel < dim; channel += kLanes)
-            narrow(value_codes(record + values_at(form.bits, dim, t - t % run, channel), form.bits,
-                               int(t % run)),
-                   codes + t * dim + channel, 1);
+    with_bits(form.bits, [&](auto bits) {
+        if (form.role == Role::kKeys)
+            unpack_keys<bits>(form, record, codes);
+        else
+            unpack_values<bits>(form, record, codes);
+    });
 }
 
 }  // namespace ember
