@@ -89,7 +89,7 @@ def tell(model: Model, config: CacheConfig, prompt: Sequence[int], tokens: int) 
     finite, allocated = True, []
     logits = model(mx.array([list(prompt)]), cache)[:, -1]
     for step in range(tokens):
-        drawn.append(int(sampler(logits).item()))
+        drawn.append(int(np.asarray(sampler(logits))[0]))
         logits = model(mx.array([[drawn[-1]]]), cache)[:, -1]
         finite &= bool(mx.isfinite(logits).all().item())
         if (step + 1) % (tokens // 10) == 0:
