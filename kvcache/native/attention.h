@@ -42,7 +42,8 @@ namespace attention {
 constexpr int64_t kRowsOfTask = 16 * kProductRows;
 constexpr int64_t kMinSpan = 4;          // tiles of a task at least
 constexpr int64_t kFewPartials = 256;
-constexpr int64_t kFewRows = 24;         // of a KV head; more meet tiles in floats
+// More rows of a KV head than these meet tiles in floats, measured on AVX-512.
+constexpr int64_t kFewDenseRows = 8, kFewCodedRows = 20;
 
 // Tokens [first, first + count) of a piece or block, the first at `position`.
 struct TileRef {
@@ -202,7 +203,7 @@ class Attention {
     void attend_pair(const TileRef& tile, const HeadTokens& keys, const HeadTokens& values,
                      const Rows& rows, const See& see) const {
         const int64_t dim = shape_.dim;
-        if (rows_ <= kFewRows)
+        if (rows_ <= kFewDenseRows)
             return attend_tile<kFewQueries>(DenseKeys(keys, tile.first, tile.count, dim),
                                             DenseValues(values, tile.first, tile.count, dim),
                                             tile.count, rows, see);
@@ -247,7 +248,7 @@ class Attention {
             decode_keys(key_form, keys, first, count, scratch_tile(0));
         };
 #ifdef EMBER_VNNI
-        if (rows_ <= kFewRows) {
+        if (rows_ <= kFewCodedRows) {
             const CodedKeys coded_keys(key_form, keys, first, count, blocks_.keys[next] + key_at);
             const CodedValues coded_values(value_form, levels, values, first, count,
                                            blocks_.values[next] + value_at);

@@ -271,18 +271,31 @@ inline void pack_codes(const BlockForm& form, const uint8_t* codes, uint8_t* rec
     pack(codes, form.bits, form.tokens, form.dim, record);
 }
 
+// Rarely used, and long where it is repeated for every width.
+[[gnu::noinline]] inline void scatter_quads(Words lanes, uint8_t* to, int64_t stride) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const uint32_t four = lanes[lane];
+        std::memcpy(to + lane * stride, &four, kQuad);
+    }
+}
+
+[[gnu::noinline]] inline void scatter_pairs(Words pairs, uint32_t mask, uint8_t* to,
+                                            int64_t stride) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+        to[lane] = uint8_t(pairs[lane] & mask);
+        to[lane + stride] = uint8_t(pairs[lane] >> 16 & mask);
+    }
+}
+
 template <int kBits>
 inline void unpack_keys(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
     for (int64_t t = 0; t < form.tokens; t += kLanes)
         for (int64_t quad = 0; quad < form.dim / kQuad; quad += kQuad)
-            each_key_quad<kBits>(
-                record + keys_at(kBits, form.dim, t), form.dim, quad, [&](int i, Words lanes) {
-                    for (int64_t lane = 0; lane < kLanes; ++lane) {
-                        const uint32_t four = lanes[lane];
-                        std::memcpy(codes + (t + lane) * form.dim + (quad + i) * kQuad, &four,
-                                    kQuad);
-                    }
-                });
+            each_key_quad<kBits>(record + keys_at(kBits, form.dim, t), form.dim, quad,
+                                 [&](int i, Words lanes) {
+                                     uint8_t* to = codes + t * form.dim + (quad + i) * kQuad;
+                                     scatter_quads(lanes, to, form.dim);
+                                 });
 }
 
 template <int kBits>
@@ -290,14 +303,11 @@ inline void unpack_values(const BlockForm& form, const uint8_t* record, uint8_t*
     constexpr uint32_t kMask = (1u << kBits) - 1;
     for (int64_t t = 0; t < form.tokens; t += run_of(kBits).tokens())
         for (int64_t c = 0; c < form.dim; c += kLanes)
-            each_value_pair<kBits>(
-                record + values_at(kBits, form.dim, t, c), [&](int token, Words pairs) {
-                    for (int64_t lane = 0; lane < kLanes; ++lane) {
-                        uint8_t* at = codes + (t + token) * form.dim + c + lane;
-                        at[0] = pairs[lane] & kMask;
-                        at[form.dim] = pairs[lane] >> 16 & kMask;
-                    }
-                });
+            each_value_pair<kBits>(record + values_at(kBits, form.dim, t, c),
+                                   [&](int token, Words pairs) {
+                                       uint8_t* to = codes + (t + token) * form.dim + c;
+                                       scatter_pairs(pairs, kMask, to, form.dim);
+                                   });
 }
 
 // codes [tokens, dim], one byte each.
