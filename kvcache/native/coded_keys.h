@@ -1,4 +1,4 @@
-// Scores of a few query rows with encoded keys, straight from their codes (see record.h), in the
+// Scores of a few query rows with encoded keys, straight from their codes, in the
 // codec's basis. Needs 8-bit vector products; without them tiles are decoded first.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Weighted sums of encoded values for a few query rows, straight from their codes (see record.h),
+// Weighted sums of encoded values for a few query rows, straight from their codes,
 // in the codec's basis. Codes become levels of 16 bits by look-up, softmax weights integers of as
 // many, and a product of pairs sums two tokens at a time.
 #pragma once

@@ -1,4 +1,4 @@
-"""A codec's blocks in the layout that the CPU kernels read (drawn in record.h).
+"""A codec's blocks in the layout that the CPU kernels read (record.h, key_codes.h, value_codes.h).
 
 A record holds one block of one KV head, keys or values. This module maps the
 codecs of `kvcache.codecs` to that layout and back; it knows no cache.
