@@ -1,4 +1,4 @@
-// Scores of a few query rows with encoded keys, straight from their codes (see record.h), in the
+// Scores of a few query rows with encoded keys, straight from their codes, in the
 // codec's basis. Needs 8-bit vector products; without them tiles are decoded first.
 #pragma once
 
@@ -84,7 +84,7 @@ class CodedKeys : public TileKeys {
               const uint8_t* next)
         : form_(form), record_(record), next_(next), first_(first), count_(count) {}
 
-    void score(const float* queries, int rows, float* scores) const override {
+    [[gnu::noinline]] void score(const float* queries, int rows, float* scores) const override {
         with_bits(form_.bits, [&](auto bits) {
             with_constant<kFewQueries>(
                 rows, [&](auto count) { score_rows<bits, count>(queries, scores); });

@@ -1,4 +1,4 @@
-// Weighted sums of encoded values for a few query rows, straight from their codes (see record.h),
+// Weighted sums of encoded values for a few query rows, straight from their codes,
 // in the codec's basis. Codes become levels of 16 bits by look-up, softmax weights integers of as
 // many, and a product of pairs sums two tokens at a time.
 #pragma once
@@ -40,7 +40,7 @@ class CodedValues : public TileValues {
                 int64_t first, int64_t count, const uint8_t* next)
         : form_(form), levels_(levels), record_(record), next_(next), first_(first), count_(count) {}
 
-    void gather(const float* weights, int rows, const float* corrections,
+    [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
                 float* out) const override {
         with_bits(form_.bits, [&](auto bits) {
             with_constant<kFewQueries>(rows, [&](auto count) {

@@ -18,7 +18,7 @@ class DenseKeys : public TileKeys {
     DenseKeys(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
         : from_(from), first_(first), count_(count), dim_(dim) {}
 
-    void score(const float* queries, int rows, float* scores) const override {
+    [[gnu::noinline]] void score(const float* queries, int rows, float* scores) const override {
         with_element(from_.element, [&](auto element) {
             with_constant<kFewQueries>(
                 rows, [&](auto count) { score_rows<element, count>(queries, scores); });
@@ -62,7 +62,7 @@ class DenseValues : public TileValues {
     DenseValues(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
         : from_(from), first_(first), count_(count), dim_(dim) {}
 
-    void gather(const float* weights, int rows, const float* corrections,
+    [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
                 float* out) const override {
         with_element(from_.element, [&](auto element) {
             with_constant<kFewQueries>(rows, [&](auto count) {

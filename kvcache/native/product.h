@@ -58,7 +58,7 @@ inline void multiply_registers(ConstMatrix a, ConstMatrix b, int64_t depth, cons
 
 // kRows rows, any number of columns (a multiple of 16). Without factors `out` is overwritten.
 template <int kRows>
-inline void multiply_rows(ConstMatrix a, ConstMatrix b, int64_t depth, int64_t columns,
+[[gnu::noinline]] void multiply_rows(ConstMatrix a, ConstMatrix b, int64_t depth, int64_t columns,
                           const float* factors, Matrix out) {
     for (int64_t at = 0; at < columns; at += kProductVectors * kLanes)
         with_constant<kProductVectors>((columns - at) / kLanes, [&](auto vectors) {

@@ -53,7 +53,7 @@ class FloatKeys : public TileKeys {
     FloatKeys(const float* keys, int64_t count, int64_t dim)
         : keys_(keys), lanes_(whole_lanes(count)), dim_(dim) {}
 
-    void score(const float* queries, int rows, float* scores) const override {
+    [[gnu::noinline]] void score(const float* queries, int rows, float* scores) const override {
         with_constant<kProductRows>(rows, [&](auto count) {
             multiply_rows<count>({queries, dim_}, {keys_, kTile}, dim_, lanes_, nullptr,
                                  {scores, kTile});
@@ -70,7 +70,7 @@ class FloatValues : public TileValues {
     FloatValues(const float* values, int64_t count, int64_t dim)
         : values_(values), count_(count), dim_(dim) {}
 
-    void gather(const float* weights, int rows, const float* corrections,
+    [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
                 float* out) const override {
         with_constant<kProductRows>(rows, [&](auto count) {
             multiply_rows<count>({weights, kTile}, {values_, dim_}, count_, dim_, corrections,

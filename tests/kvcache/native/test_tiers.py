@@ -90,8 +90,7 @@ class Tiers:
                 role=role,
                 kernels=self.kernels,
             )
-            if host is None:
-                pytest.skip(f"{name} has no form here")
+            assert host is not None
             records = np.empty((case.blocks, case.batch, case.heads, host.record_bytes), np.uint8)
             host.encode(self._tokens(case.blocks * case.tokens), records)
             hosts.append(host)
@@ -165,14 +164,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("hidden", [0, 1, 21, 65])
-@pytest.mark.parametrize("pair", [("hkivi5", "turbo4u"), ("kivi4", "q8")])
-def test_matches_its_definition(
-    kernels: Library, case: Case, pair: tuple[str, str], hidden: int
-) -> None:
+@pytest.mark.parametrize("pair", [("hkivi5", "turbo4u"), ("kivi4", "kvarn6")])
+def test_matches_its_definition(kernels: Library, case: Case, pair: tuple[str, str]) -> None:
     tiers = Tiers(case, kernels, *pair)
-    lowest = _lowest(tiers, hidden=hidden)
-    _assert_close(tiers.run(lowest), tiers.expected(lowest))
+    for hidden in (0, 1, 21, 65):
+        lowest = _lowest(tiers, hidden=hidden)
+        _assert_close(tiers.run(lowest), tiers.expected(lowest))
 
 
 @pytest.mark.parametrize("queries", [1, 3, 11])
