@@ -301,6 +301,16 @@ class TwoTierKVCache:
         """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
         return self._tiers.pending()
 
+    @property
+    def tiers(self) -> Tiers[Any]:
+        """The memory, for code that appends by itself and then sets `ledger`."""
+        return self._tiers
+
+    def takes(self, shape: tuple[int, int, int]) -> bool:
+        """Whether tokens of shape [B, Hkv, D] fit; the first ones decide."""
+        self._shape = self._shape or shape
+        return self._shape == shape
+
     # -- inside --
 
     def _append(self, new: TokenRun) -> None:

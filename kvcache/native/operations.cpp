@@ -3,9 +3,7 @@
 // Every function takes float32 activations [rows, columns] in C order and writes float32. One
 // caller at a time; the work is spread over the pool.
 
-#include "attention.h"
-#include "encode.h"
-#include "steps.h"
+#include "layers.h"
 
 using namespace ember;
 
@@ -42,40 +40,6 @@ void ember_linear(const float* x, int64_t rows, const Weight* w, float* out) {
     activations.assign(x, rows, w->columns);
     multiply(*w, activations, rows,
              [&](int64_t m, int64_t n, float value) { out[m * w->rows + n] = value; });
-}
-
-// out = residual + x W^T
-void ember_linear_add(const float* x, int64_t rows, const Weight* w, const float* residual,
-                      float* out) {
-    activations.assign(x, rows, w->columns);
-    multiply(*w, activations, rows, [&](int64_t m, int64_t n, float value) {
-        out[m * w->rows + n] = residual[m * w->rows + n] + value;
-    });
-}
-
-// q, k, v = heads of norm(x) W^T, q and k turned by their positions: [batch, heads, length, dim]
-void ember_attention_inputs(const float* x, int64_t batch, int64_t length, const float* norm,
-                            float eps, const Weight* wq, const Weight* wk, const Weight* wv,
-                            int64_t dim, const double* periods, int64_t pairs, int64_t offset,
-                            float* q, float* k, float* v) {
-    const int64_t rows = batch * length, columns = wq->columns;
-    normed.resize(size_t(rows * columns));
-    normalize(x, norm, eps, rows, columns, normed.data());
-    activations.assign(normed.data(), rows, columns);
-    static std::vector<float> cosines, sines;
-    cosines.resize(size_t(length * pairs));
-    sines.resize(size_t(length * pairs));
-    turn(offset, length, periods, pairs, cosines.data(), sines.data());
-    const Weight* weights[] = {wq, wk, wv};
-    float* const outs[] = {q, k, v};
-    static std::vector<float> projected[3];
-    for (int i = 0; i < 3; ++i) projected[i].resize(size_t(rows * weights[i]->rows));
-    multiply(weights, 3, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
-        projected[i][m * weights[i]->rows + n] = value;
-    });
-    for (int i = 0; i < 3; ++i)
-        split_heads(projected[i].data(), batch, length, weights[i]->rows / dim, dim,
-                    cosines.data(), sines.data(), i < 2 ? pairs : 0, outs[i]);
 }
 
 // The rows `ids` of a weight, as float32 [count, columns]
@@ -135,28 +99,33 @@ void ember_unpack(const BlockForm* form, const uint8_t* records, int64_t count, 
     });
 }
 
-// out = x + (silu(norm(x) G^T) * norm(x) U^T) D^T
+// The parts of a layer, see steps.h
+void ember_linear_add(const float* x, int64_t rows, const Weight* w, const float* residual,
+                      float* out) {
+    linear_add(x, rows, *w, residual, out);
+}
+
+void ember_attention_inputs(const float* x, int64_t batch, int64_t length, const float* norm,
+                            float eps, const Weight* wq, const Weight* wk, const Weight* wv,
+                            int64_t dim, const double* periods, int64_t pairs, int64_t offset,
+                            float* q, float* k, float* v) {
+    attention_inputs(x, batch, length, norm, eps, *wq, *wk, *wv, dim, periods, pairs, offset, q, k,
+                     v);
+}
+
 void ember_feed_forward(const float* x, int64_t rows, const float* norm, float eps,
                         const Weight* gate, const Weight* up, const Weight* down, float* out) {
-    const int64_t columns = gate->columns, width = gate->rows;
-    normed.resize(size_t(rows * columns));
-    hidden.resize(size_t(rows * width));
-    normalize(x, norm, eps, rows, columns, normed.data());
-    activations.assign(normed.data(), rows, columns);
-    gates.resize(size_t(rows * width));
-    const Weight* weights[] = {gate, up};
-    float* const outs[] = {gates.data(), hidden.data()};
-    multiply(weights, 2, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
-        outs[i][m * width + n] = value;
-    });
-    pool->run(rows, [&](int64_t m) {
-        for (int64_t at = m * width; at < (m + 1) * width; at += kLanes)
-            store(&hidden[at], load(&hidden[at]) * silu(load(&gates[at])));
-    });
-    hidden_activations.assign(hidden.data(), rows, width);
-    multiply(*down, hidden_activations, rows, [&](int64_t m, int64_t n, float value) {
-        out[m * columns + n] = x[m * columns + n] + value;
-    });
+    feed_forward(x, rows, norm, eps, *gate, *up, *down, out);
+}
+
+// x [batch, length, hidden] through `count` layers, in place; see layers.h. The layer that was
+// refused its keys or values, or `count`.
+int64_t ember_layers(const LayersShape* shape, const LayerWeights* const* weights,
+                     const TierMemory* const* memories, const TierState* state, int64_t count,
+                     int32_t checked, float* x) {
+    for (int64_t i = 0; i < count; ++i)
+        if (!run_layer(*shape, *weights[i], *memories[i], *state, checked != 0, x)) return i;
+    return count;
 }
 
 }  // extern "C"

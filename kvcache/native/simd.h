@@ -53,6 +53,13 @@ inline float bfloat_to_float(uint16_t bits) {
     return value;
 }
 
+inline uint16_t float_to_bfloat(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    // To the nearest, ties to even.
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 inline Vector load(const float* from) {
     Vector vector;
     std::memcpy(&vector, from, sizeof vector);

@@ -206,4 +206,73 @@ inline void turn(int64_t offset, int64_t length, const double* periods, int64_t 
         }
 }
 
+// out = residual + x W^T
+inline void linear_add(const float* x, int64_t rows, const Weight& w, const float* residual,
+                       float* out) {
+    activations.assign(x, rows, w.columns);
+    multiply(w, activations, rows, [&](int64_t m, int64_t n, float value) {
+        out[m * w.rows + n] = residual[m * w.rows + n] + value;
+    });
+}
+
+// q, k, v = heads of norm(x) W^T, q and k turned by their positions: [batch, heads, length, dim]
+inline void attention_inputs(const float* x, int64_t batch, int64_t length, const float* norm,
+                            float eps, const Weight& wq, const Weight& wk, const Weight& wv,
+                            int64_t dim, const double* periods, int64_t pairs, int64_t offset,
+                            float* q, float* k, float* v) {
+    const int64_t rows = batch * length, columns = wq.columns;
+    normed.resize(size_t(rows * columns));
+    normalize(x, norm, eps, rows, columns, normed.data());
+    activations.assign(normed.data(), rows, columns);
+    static std::vector<float> cosines, sines;
+    cosines.resize(size_t(length * pairs));
+    sines.resize(size_t(length * pairs));
+    turn(offset, length, periods, pairs, cosines.data(), sines.data());
+    const Weight* weights[] = {&wq, &wk, &wv};
+    float* const outs[] = {q, k, v};
+    static std::vector<float> projected[3];
+    for (int i = 0; i < 3; ++i) projected[i].resize(size_t(rows * weights[i]->rows));
+    multiply(weights, 3, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
+        projected[i][m * weights[i]->rows + n] = value;
+    });
+    for (int i = 0; i < 3; ++i)
+        split_heads(projected[i].data(), batch, length, weights[i]->rows / dim, dim,
+                    cosines.data(), sines.data(), i < 2 ? pairs : 0, outs[i]);
+}
+
+// out = x + (silu(norm(x) G^T) * norm(x) U^T) D^T
+inline void feed_forward(const float* x, int64_t rows, const float* norm, float eps,
+                        const Weight& gate, const Weight& up, const Weight& down, float* out) {
+    const int64_t columns = gate.columns, width = gate.rows;
+    normed.resize(size_t(rows * columns));
+    hidden.resize(size_t(rows * width));
+    normalize(x, norm, eps, rows, columns, normed.data());
+    activations.assign(normed.data(), rows, columns);
+    gates.resize(size_t(rows * width));
+    const Weight* weights[] = {&gate, &up};
+    float* const outs[] = {gates.data(), hidden.data()};
+    multiply(weights, 2, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
+        outs[i][m * width + n] = value;
+    });
+    pool->run(rows, [&](int64_t m) {
+        for (int64_t at = m * width; at < (m + 1) * width; at += kLanes)
+            store(&hidden[at], load(&hidden[at]) * silu(load(&gates[at])));
+    });
+    hidden_activations.assign(hidden.data(), rows, width);
+    multiply(down, hidden_activations, rows, [&](int64_t m, int64_t n, float value) {
+        out[m * columns + n] = x[m * columns + n] + value;
+    });
+}
+
+// Heads [batch, heads, length, dim] side by side: [batch * length, heads * dim]
+inline void merge_heads(const float* from, int64_t batch, int64_t length, int64_t heads,
+                        int64_t dim, float* to) {
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t h = 0; h < heads; ++h)
+            for (int64_t t = 0; t < length; ++t)
+                std::memcpy(to + ((b * length + t) * heads + h) * dim,
+                            from + ((b * heads + h) * length + t) * dim,
+                            size_t(dim) * sizeof(float));
+}
+
 }  // namespace ember

@@ -88,7 +88,9 @@ STEPS = st.lists(
     min_size=1,
     max_size=7,
 )
-CODECS = st.sampled_from([("f16", "f16"), ("h8", "turbo3u"), ("hkivi5", "q4"), ("kvarn4", "f16")])
+CODECS = st.sampled_from(
+    [("f16", "f16"), ("h8", "turbo3u"), ("hkivi5", "q4"), ("kvarn4", "f16"), ("q6", "turbo4p")]
+)
 
 
 def _sizes(block: st.SearchStrategy[int]) -> st.SearchStrategy[TierSizes]:
