@@ -52,7 +52,9 @@ class HostRing:
     def __init__(self, capacity: int, shape: tuple[int, int, int], dtype: HotDtype) -> None:
         self.capacity, self.shape = capacity, shape
         batch, heads, dim = shape
-        keys, values = (np.zeros((batch, heads, capacity, dim), _NUMPY[dtype]) for _ in range(2))
+        # An empty ring has an address too.
+        size = batch, heads, max(capacity, 1), dim
+        keys, values = (np.zeros(size, _NUMPY[dtype]) for _ in range(2))
         self._memory = HostTokens(keys, values)
 
     def write(self, number: int, tokens: HostTokens) -> None:
