@@ -18,15 +18,15 @@ inline bool scored_by_codes(const BlockForm& form) {
 
 // Query rows times the channel scales, for one group of channels, in two int8 parts:
 // x = scale * (128 * high + low), 15 bits.
-template <int kRows>
 struct CodedQueries {
     static constexpr float kMostCode = 127 * 128 + 63;
-    alignas(64) int8_t high[kRows][kMostChannels], low[kRows][kMostChannels];
-    float scale[kRows];
-    float relative[kRows];  // what codes are relative to: added to every dot product
-    float sum[kRows];       // of the query itself, for the zeros of tokens
-    float offset[kRows];    // the share of the channels' zeros
+    alignas(64) int8_t high[kFewQueries][kMostChannels], low[kFewQueries][kMostChannels];
+    float scale[kFewQueries];
+    float relative[kFewQueries];  // what codes are relative to: added to every dot product
+    float sum[kFewQueries];       // of the query itself, for the zeros of tokens
+    float offset[kFewQueries];    // the share of the channels' zeros
 
+    template <int kRows>
     void assign(const BlockForm& form, const uint8_t* record, const float* queries,
                 int64_t group) {
         const int64_t from = group * form.group, vectors = form.group / kLanes;
@@ -94,13 +94,15 @@ class CodedKeys : public TileKeys {
   private:
     template <int kBits, int kRows>
     void score_rows(const float* queries, float* scores) const {
-        CodedQueries<kRows> coded;
+        CodedQueries coded;
         for (int64_t group = 0; group < form_.groups(); ++group) {
-            coded.assign(form_, record_, queries, group);
+            coded.assign<kRows>(form_, record_, queries, group);
             int64_t t = 0;
             for (; t + 2 * kLanes <= count_; t += 2 * kLanes)
-                score_tokens<kBits, kRows, 2>(coded, group, t, scores + t);
-            if (t < count_) score_tokens<kBits, kRows, 1>(coded, group, t, scores + t);
+                score_tokens<kBits, kRows, 2>(coded, 0, group, t, scores);
+            if (t < count_)
+                for (int r = 0; r < kRows; ++r)
+                    score_tokens<kBits, 1, 1>(coded, r, group, t, scores);
         }
     }
 
@@ -109,43 +111,43 @@ class CodedKeys : public TileKeys {
         __m512i high[kRows][kSets] = {}, low[kRows][kSets] = {};
     };
 
-    // 16 * kSets tokens, so that each load of a query serves several sums.
+    // Rows from `row` on with 16 * kSets tokens: each load of a query serves several sums.
     template <int kBits, int kRows, int kSets>
-    void score_tokens(const CodedQueries<kRows>& coded, int64_t group, int64_t t,
-                      float* scores) const {
+    [[gnu::noinline]] void score_tokens(const CodedQueries& coded, int row, int64_t group,
+                                        int64_t t, float* scores) const {
         Sums<kRows, kSets> sums;
         const uint8_t* codes = record_ + keys_at(kBits, form_.dim, first_ + t);
         const int64_t bytes = keys_at(kBits, form_.dim, kSets * kLanes);
         prefetch(next_ + (codes - record_), bytes);
         const int64_t first = group * form_.group / kQuad, quads = form_.group / kQuad;
         for (int64_t i = 0; i < quads; i += kQuad) {
-            add_quad<kBits, 0>(coded, codes, first + i, i, sums);
-            add_quad<kBits, 1>(coded, codes, first + i, i, sums);
-            add_quad<kBits, 2>(coded, codes, first + i, i, sums);
-            add_quad<kBits, 3>(coded, codes, first + i, i, sums);
+            add_quad<kBits, 0>(coded, row, codes, first + i, i, sums);
+            add_quad<kBits, 1>(coded, row, codes, first + i, i, sums);
+            add_quad<kBits, 2>(coded, row, codes, first + i, i, sums);
+            add_quad<kBits, 3>(coded, row, codes, first + i, i, sums);
         }
         for (int r = 0; r < kRows; ++r)
             for (int s = 0; s < kSets; ++s) {
                 const __m512i whole =
                     _mm512_add_epi32(_mm512_slli_epi32(sums.high[r][s], 7), sums.low[r][s]);
                 const Vector dot = reinterpret_cast<Vector>(_mm512_cvtepi32_ps(whole));
-                float* at = scores + r * kTile + s * kLanes;
-                const Vector score = scored(coded, r, dot, group, t + s * kLanes);
+                float* at = scores + (row + r) * kTile + t + s * kLanes;
+                const Vector score = scored(coded, row + r, dot, group, t + s * kLanes);
                 store(at, group ? load(at) + score : score);
             }
     }
 
     template <int kBits, int kIndex, int kRows, int kSets>
-    void add_quad(const CodedQueries<kRows>& coded, const uint8_t* codes, int64_t first, int64_t i,
-                  Sums<kRows, kSets>& sums) const {
+    void add_quad(const CodedQueries& coded, int row, const uint8_t* codes, int64_t first,
+                  int64_t i, Sums<kRows, kSets>& sums) const {
         const int64_t step = keys_at(kBits, form_.dim, kLanes);
         __m512i quad[kSets];
         for (int s = 0; s < kSets; ++s)
             quad[s] = reinterpret_cast<__m512i>(
                 key_quad<kBits, kIndex>(codes + s * step, form_.dim, first));
         for (int r = 0; r < kRows; ++r) {
-            const __m512i upper = part(coded.high[r], i + kIndex);
-            const __m512i lower = part(coded.low[r], i + kIndex);
+            const __m512i upper = part(coded.high[row + r], i + kIndex);
+            const __m512i lower = part(coded.low[row + r], i + kIndex);
             for (int s = 0; s < kSets; ++s) {
                 sums.high[r][s] = _mm512_dpbusd_epi32(sums.high[r][s], quad[s], upper);
                 sums.low[r][s] = _mm512_dpbusd_epi32(sums.low[r][s], quad[s], lower);
@@ -159,8 +161,7 @@ class CodedKeys : public TileKeys {
         return _mm512_set1_epi32(four);
     }
 
-    template <int kRows>
-    Vector scored(const CodedQueries<kRows>& q, int r, Vector dot, int64_t group,
+    Vector scored(const CodedQueries& q, int r, Vector dot, int64_t group,
                   int64_t t) const {
         const int64_t groups = form_.groups(), at = (first_ + t) * groups;
         Vector score = dot * q.scale[r] + q.relative[r];

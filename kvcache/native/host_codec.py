@@ -65,7 +65,7 @@ _FAMILIES: Mapping[type[Codec], tuple[int, Mapping[str, str]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class HostCodec:
     """Encodes and decodes records of one layer's keys or values. Make one by `of`."""
 
