@@ -180,7 +180,8 @@ class Attention {
 
     // A tile of encoded keys and values; `next` is the block that follows.
     template <typename See>
-    void attend_block(const TileRef& tile, int64_t next, int64_t head, const LevelTable& levels,
+    void attend_block(const TileRef& tile, [[maybe_unused]] int64_t next, int64_t head,
+                      [[maybe_unused]] const LevelTable& levels,
                       const Rows& rows, const See& see) const {
         const BlockForm &key_form = *blocks_.key_form, &value_form = *blocks_.value_form;
         const int64_t first = tile.first, count = tile.count, dim = shape_.dim;

@@ -172,6 +172,14 @@ inline Vector load_bfloats(const uint16_t* from) {
     return reinterpret_cast<Vector>(__builtin_convertvector(bits, Words) << 16);
 }
 
+// Ask for memory that will soon be read: processors do not foresee a jump to another page.
+inline void prefetch(const void* from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(static_cast<const char*>(from) + at);
+}
+
+#if defined(__AVX512F__)
+
 // Swap the off-diagonal quarters of each square of 2 * kStep rows and lanes; a and b lie kStep
 // rows apart.
 template <int kStep, size_t... kLane>
@@ -189,20 +197,6 @@ inline void transpose_step(Vector* rows) {
             swap_quarters<kStep>(rows[i], rows[i + kStep], std::make_index_sequence<kLanes>());
 }
 
-// 16 rows of 16 lanes, in place.
-inline void transpose(Vector* rows) {
-    transpose_step<8>(rows);
-    transpose_step<4>(rows);
-    transpose_step<2>(rows);
-    transpose_step<1>(rows);
-}
-
-// Ask for memory that will soon be read: processors do not foresee a jump to another page.
-inline void prefetch(const void* from, int64_t bytes) {
-    for (int64_t at = 0; at < bytes; at += 64)
-        __builtin_prefetch(static_cast<const char*>(from) + at);
-}
-
 // Lanes without kStep: a[i] + a[i + kStep]; lanes with it: b[i - kStep] + b[i].
 template <int kStep, size_t... kLane>
 inline Vector fold(Vector a, Vector b, std::index_sequence<kLane...>) {
@@ -217,13 +211,39 @@ inline void fold_step(Vector* rows) {
         rows[i] = fold<kStep>(rows[i], rows[i + kStep], std::make_index_sequence<kLanes>());
 }
 
+#endif
+
+// Without shuffles of 16 lanes both are faster one number at a time.
+
+// 16 rows of 16 lanes, in place.
+inline void transpose(Vector* rows) {
+#if defined(__AVX512F__)
+    transpose_step<8>(rows);
+    transpose_step<4>(rows);
+    transpose_step<2>(rows);
+    transpose_step<1>(rows);
+#else
+    float numbers[kLanes][kLanes];
+    std::memcpy(numbers, rows, sizeof numbers);
+    for (int i = 0; i < kLanes; ++i)
+        for (int j = 0; j < i; ++j) std::swap(numbers[i][j], numbers[j][i]);
+    std::memcpy(rows, numbers, sizeof numbers);
+#endif
+}
+
 // The sums of 16 vectors as one vector; overwrites them.
 inline Vector sums_of(Vector* rows) {
+#if defined(__AVX512F__)
     fold_step<8>(rows);
     fold_step<4>(rows);
     fold_step<2>(rows);
     fold_step<1>(rows);
     return rows[0];
+#else
+    float sums[kLanes];
+    for (int i = 0; i < kLanes; ++i) sums[i] = sum(rows[i]);
+    return load(sums);
+#endif
 }
 
 }  // namespace ember
