@@ -63,7 +63,7 @@ class DenseValues : public TileValues {
         : from_(from), first_(first), count_(count), dim_(dim) {}
 
     [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
-                float* out) const override {
+                                  float* out) const override {
         with_element(from_.element, [&](auto element) {
             with_constant<kFewQueries>(rows, [&](auto count) {
                 for (int64_t d = 0; d < dim_; d += kVectorsAtOnce * kLanes)
