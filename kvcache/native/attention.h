@@ -18,8 +18,12 @@ namespace attention {
 constexpr int64_t kRowsOfTask = 16 * kProductRows;
 constexpr int64_t kMinSpan = 4;          // tiles of a task at least
 constexpr int64_t kFewPartials = 256;
-// More rows of a KV head than these meet tiles in floats, measured on AVX-512.
+// More rows of a KV head than these meet tiles in floats, measured.
+#if defined(__AVX512F__)
 constexpr int64_t kFewDenseRows = 8, kFewCodedRows = 20;
+#else
+constexpr int64_t kFewDenseRows = 1;
+#endif
 
 // out = (rows * factor) turned into the basis of `form` for KV head `head`.
 inline void turn_into(const BlockForm& form, int64_t head, const float* rows, int64_t count,
@@ -180,7 +184,8 @@ class Attention {
 
     // A tile of encoded keys and values; `next` is the block that follows.
     template <typename See>
-    void attend_block(const TileRef& tile, int64_t next, int64_t head, const LevelTable& levels,
+    void attend_block(const TileRef& tile, [[maybe_unused]] int64_t next, int64_t head,
+                      [[maybe_unused]] const LevelTable& levels,
                       const Rows& rows, const See& see) const {
         const BlockForm &key_form = *blocks_.key_form, &value_form = *blocks_.value_form;
         const int64_t first = tile.first, count = tile.count, dim = shape_.dim;

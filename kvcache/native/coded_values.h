@@ -38,10 +38,11 @@ class CodedValues : public TileValues {
     // next: the record that will be read after this one.
     CodedValues(const BlockForm& form, const LevelTable& levels, const uint8_t* record,
                 int64_t first, int64_t count, const uint8_t* next)
-        : form_(form), levels_(levels), record_(record), next_(next), first_(first), count_(count) {}
+        : form_(form), levels_(levels), record_(record), next_(next), first_(first),
+          count_(count) {}
 
     [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
-                float* out) const override {
+                                  float* out) const override {
         with_bits(form_.bits, [&](auto bits) {
             with_constant<kFewQueries>(rows, [&](auto count) {
                 gather_rows<bits, count>(weights, corrections, out);

@@ -15,7 +15,8 @@ constexpr float kSmallestChannel = 1.0f / (1 << 14);
 template <typename F>
 inline void each(float* y, int64_t tokens, int64_t dim, const F& f) {
     for (int64_t t = 0; t < tokens; ++t)
-        for (int64_t c = 0; c < dim; c += kLanes) store(y + t * dim + c, f(t, c, load(y + t * dim + c)));
+        for (int64_t c = 0; c < dim; c += kLanes)
+            store(y + t * dim + c, f(t, c, load(y + t * dim + c)));
 }
 
 inline float mean_square(const float* y, int64_t dim) {
@@ -86,7 +87,8 @@ inline void encode_kvarn(const Draft& draft) {
     std::vector<float> centred(draft.y, draft.y + size);
     channel_means(draft.y, tokens, dim, nonzero(largest_of(draft.y, size)), means.data());
     uint16_t* stored = form.halves(draft.record, form.channel_zeros);
-    for (int64_t c = 0; c < dim; c += kLanes) store(&means[c], store_halves(stored + c, load(&means[c])));
+    for (int64_t c = 0; c < dim; c += kLanes)
+        store(&means[c], store_halves(stored + c, load(&means[c])));
     each(centred.data(), tokens, dim,
          [&](int64_t, int64_t c, Vector x) { return x - load(&means[c]); });
     std::vector<float> even(centred);

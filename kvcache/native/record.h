@@ -16,7 +16,14 @@ namespace ember {
 
 enum class Role : int32_t { kKeys = 0, kValues = 1 };
 
-enum class Family : int32_t { kPlain = 0, kTokenAffine, kChannelAffine, kTurbo, kFittedTurbo, kVarn };
+enum class Family : int32_t {
+    kPlain = 0,
+    kTokenAffine,
+    kChannelAffine,
+    kTurbo,
+    kFittedTurbo,
+    kVarn
+};
 
 constexpr int kMostLevels = 16;
 
