@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 
@@ -12,13 +12,13 @@ from app.engine import Engine, Request
 from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
-from app.options import cache_config, model_name
+from app.options import KEEP_SYSTEM, cache_config, model_name
 from app.progress import byte_bar
 from kvcache import Backend
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
 from models.builtin_templates import TemplateSource
-from models.chat_template import Message
+from models.chat_template import Message, conversation
 from models.fetch import fetch
 from models.loader import LoadedModel, load
 from models.native_ops import count_plain
@@ -48,7 +48,7 @@ class Session:
 
     def encode_chat(self, messages: list[Message]) -> list[int]:
         """Token ids of a conversation in the model's chat format, ready for an answer."""
-        return self.engine.loaded.template.encode(messages)
+        return self.engine.encode_chat(messages)
 
 
 @contextmanager
@@ -62,10 +62,12 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
         loaded = _load_with_bar(thread, path, config.backend)
+        if args.keep == KEEP_SYSTEM:
+            config = replace(config, keep=_system_tokens(loaded, args.system))
         engine = thread.call(lambda: Engine(loaded, config))
         if loaded.template.source is TemplateSource.GUESS and not raw:
             note(_GUESS)
-        _explain_window(engine)
+        _explain_window(engine, hot=args.hot)
         if config.backend is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
             _explain_reference()
         if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
@@ -73,15 +75,29 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
         yield Session(engine=engine, thread=thread)
 
 
-def _explain_window(engine: Engine) -> None:
-    """Say where the window is not what was asked for, or longer than the model knows."""
+def _system_tokens(loaded: LoadedModel, system: str | None) -> int:
+    """How many tokens begin every conversation under this system prompt.
+
+    What two conversations share before the user's words, templates' own default included.
+    """
+    first, second = (
+        loaded.template.encode(conversation(text, system=system)) for text in ("a", "0")
+    )
+    shared = [a == b for a, b in zip(first, second, strict=False)]
+    return shared.index(False) if False in shared else len(shared)
+
+
+def _explain_window(engine: Engine, *, hot: int | None) -> None:
+    """Say where the tiers are not what was asked for, or longer than the model knows."""
     window, trained = engine.plan.max_tokens, engine.plan.shape.context
     if asked := engine.plan.capped_from:
         note(
             f"the window is {window} tokens, not {asked}: the model was trained for no more; "
             "--beyond-context allows it"
         )
-    elif window > trained:
+    if hot is not None and engine.plan.hot_capped_from:
+        note(f"{engine.plan.sizes.hot} tokens stay unencoded, not {hot}: no more fit the window")
+    if window > trained:
         note(f"a window of {window} tokens is beyond the {trained} that the model was trained for")
 
 

@@ -181,6 +181,8 @@ def _is_taken(codec: Codec, tokens: int, dim: int, role: Role) -> bool:
         return False
     if codec.rotation is not None and codec.rotation.rounds != 1:
         return False
+    if isinstance(codec, PlainCodec) and codec.dtype != mx.float16:
+        return False
     if isinstance(codec, TokenAffineCodec) and group_size(dim) % HEAD_DIM_STEP:
         return False
     split = role is Role.VALUES and codec.code_bits in (3, 5)
