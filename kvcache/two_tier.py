@@ -149,6 +149,11 @@ class TwoTierKVCache:
         )
 
     @property
+    def kv_heads(self) -> int:
+        """KV heads; 1 before the first token."""
+        return self._shape[1] if self._shape else 1
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the allocated memory."""
         return self.stats().allocated_bytes
