@@ -1,0 +1,58 @@
+"""The run-time numbers of the kernels: one int32 array, named alike in Python and in the text."""
+
+import struct
+from collections.abc import Mapping
+from enum import IntEnum, auto
+
+import mlx.core as mx
+
+
+class Argument(IntEnum):
+    """Index of each number; the kernels see ARG_<name>."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[int]) -> int:
+        return count
+
+    ROWS = auto()  # query rows of one KV head: G * L
+    NEW = auto()  # L
+    HEADS = auto()  # B * Hkv
+    SPANS = auto()  # spans of this launch
+    SCALE = auto()  # of scores, in units of log2; the bits of a float32
+    POSITION = auto()  # of the first new token, or of the oldest cold one
+    # cold
+    BLOCKS = auto()
+    SLOTS = auto()
+    FIRST_SLOT = auto()
+    START_0 = auto()  # first slot of each segment that the launch reads
+    START_1 = auto()
+    START_2 = auto()
+    START_3 = auto()
+    STOP = auto()  # first slot after them
+    # dense
+    PINNED = auto()
+    PINNED_ROOM = auto()
+    PINNED_SPANS = auto()
+    HOT = auto()
+    HOT_START = auto()
+    HOT_POSITION = auto()
+    RING = auto()
+    # merge
+    COLD_SPANS = auto()
+    DENSE_SPANS = auto()
+
+
+MACROS: tuple[tuple[str, str | int], ...] = tuple(
+    (f"ARG_{argument.name}", argument.value) for argument in Argument
+)
+
+
+def pack_arguments(values: Mapping[Argument, int]) -> mx.array:
+    """int32 [len(Argument)]; what is not given is 0."""
+    return mx.array([values.get(argument, 0) for argument in Argument], mx.int32)
+
+
+def float_bits(value: float) -> int:
+    """The float32 `value` as the int32 of the same bits."""
+    bits: int = struct.unpack("<i", struct.pack("<f", value))[0]
+    return bits

@@ -1,0 +1,121 @@
+"""One kernel: its text, and the two ways to have MLX compile and run it.
+
+Knows nothing of attention. The text that a kernel is made of lies in `kernels/`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+_FOLDER = Path(__file__).parent / "kernels"
+_SHARED_HEADERS = ("packing.h", "codecs.h", "softmax.h")
+
+Constant = int | bool | mx.Dtype
+Size = tuple[int, int, int]
+
+
+class Dialect(Enum):
+    """The language that the shared text is read as, by its header's file name."""
+
+    METAL = "metal.h"
+    CUDA = "cuda.h"
+
+
+@lru_cache
+def text_of(name: str) -> str:
+    """The file `name` of the kernels' folder."""
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel's body, inputs and outputs; macros stand before the shared headers."""
+
+    body: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macros: tuple[tuple[str, str | int], ...] = ()
+
+    @property
+    def source(self) -> str:
+        """What runs: the inside of the kernel function."""
+        return text_of(f"{self.body}.metal")
+
+    def header(self, dialect: Dialect) -> str:
+        """What stands before the kernel function."""
+        defines = "".join(f"#define {name} {value}\n" for name, value in self.macros)
+        return text_of(dialect.value) + defines + "".join(map(text_of, _SHARED_HEADERS))
+
+    @cached_property
+    def name(self) -> str:
+        """Unique to the text: MLX on CUDA keeps compiled kernels by name alone."""
+        text = self.source + "".join(self.header(dialect) for dialect in Dialect)
+        return f"ember_{self.body}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One launch of a kernel. grid counts threads and is a multiple of the threadgroup."""
+
+    kernel: Kernel
+    inputs: Sequence[mx.array]
+    constants: Mapping[str, Constant]
+    grid: Size
+    threadgroup: Size
+    shapes: Sequence[tuple[int, ...]]
+    dtypes: Sequence[mx.Dtype]
+
+    def arguments(self) -> dict[str, Any]:
+        """As the functions that MLX makes of kernels take them."""
+        return {
+            "inputs": list(self.inputs),
+            "template": list(self.constants.items()),
+            "grid": self.grid,
+            "threadgroup": self.threadgroup,
+            "output_shapes": [list(shape) for shape in self.shapes],
+            "output_dtypes": list(self.dtypes),
+        }
+
+
+class Launcher(Protocol):
+    """Whatever runs a call: the device, or an emulation of it."""
+
+    def __call__(self, call: Call) -> list[mx.array]:
+        """The outputs, lazily or not."""
+        ...
+
+
+def metal_function(kernel: Kernel) -> Any:
+    """The kernel as MLX's Metal function; works without Metal, until it is called."""
+    return mx.fast.metal_kernel(
+        name=kernel.name,
+        input_names=list(kernel.inputs),
+        output_names=list(kernel.outputs),
+        source=kernel.source,
+        header=kernel.header(Dialect.METAL),
+    )
+
+
+@lru_cache(maxsize=None)
+def _device_function(kernel: Kernel) -> Any:
+    if mx.metal.is_available():
+        return metal_function(kernel)
+    return mx.fast.cuda_kernel(
+        name=kernel.name,
+        input_names=list(kernel.inputs),
+        output_names=list(kernel.outputs),
+        source=kernel.source,
+        header=kernel.header(Dialect.CUDA),
+    )
+
+
+def launch_on_device(call: Call) -> list[mx.array]:
+    """Run a call on MLX's GPU; each kernel is compiled once for each set of constants."""
+    outputs: list[mx.array] = _device_function(call.kernel)(**call.arguments())
+    return outputs

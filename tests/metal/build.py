@@ -1,0 +1,129 @@
+"""Compiles a generated kernel for this processor, with clang and the shim.
+
+Two changes are made to the text, both to what MLX wrote around it or to storage:
+the `[[kernel]]` mark goes, and a declaration in threadgroup memory becomes a
+static variable. Results are kept by hash for later runs.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from enum import Enum
+from functools import lru_cache
+from pathlib import Path
+
+from tests.metal.generated import Generated
+
+_FOLDER = Path(__file__).parent
+_COMPILERS = ("clang++-19", "clang++-20", "clang++-18", "clang++")
+_DECLARATION = re.compile(r"(?m)^(\s*)threadgroup(\s+\w+ \w+\[[^;]*\];)")
+_FLAGS = (
+    *("-std=c++17", "-g1", "-march=x86-64-v3", "-ffp-contract=off", "-fno-strict-aliasing"),
+    *("-Xclang", "-ffloat16-excess-precision=none"),
+    *("-Wno-unknown-attributes", "-Wno-psabi", "-Wno-shift-count-negative"),
+    *("-Wno-shift-count-overflow", "-ftrivial-auto-var-init=pattern", "-fPIC", "-I", str(_FOLDER)),
+)
+
+
+class Mode(Enum):
+    """How a kernel is compiled, by the compiler's options.
+
+    PLAIN is quick, COUNTING tells each load from device memory, the others
+    watch memory and undefined behaviour, or races, and run as programs.
+    """
+
+    PLAIN = ("-O2",)
+    COUNTING = (
+        "-O1",
+        "-fno-slp-vectorize",
+        "-fno-vectorize",
+        "-fsanitize-coverage=trace-loads,edge",
+    )
+    MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    RACES = ("-O1", "-fsanitize=thread")
+
+    @property
+    def is_program(self) -> bool:
+        """Sanitizers want to own the process."""
+        return self in (Mode.MEMORY, Mode.RACES)
+
+
+@lru_cache
+def find_compiler() -> str | None:
+    """A clang with 16-bit floats and vectors, or None."""
+    return next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+
+
+def build(generated: Generated, mode: Mode) -> Path:
+    """The shared object, or program, of a kernel. Raises RuntimeError where clang refuses it."""
+    source = translate(generated)
+    digest = hashlib.sha256(_runtime_text().encode() + source.encode() + mode.name.encode())
+    target = _cache() / f"{digest.hexdigest()[:24]}{'' if mode.is_program else '.so'}"
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory(dir=_cache()) as folder:
+        staged = Path(folder) / "kernel"
+        text = Path(folder) / "kernel.cpp"
+        text.write_text(source)
+        how = () if mode.is_program else ("-shared",)
+        _compile(*mode.value, *how, str(text), str(_runtime(mode)), "-o", str(staged))
+        staged.replace(target)
+    return target
+
+
+def translate(generated: Generated) -> str:
+    """C++ that ends in `metal_entry`, which runs one thread."""
+    text = generated.text.replace("[[kernel]] ", "")
+    text = _DECLARATION.sub(r"\1SHARED_VARIABLE\2", text)
+    text = re.sub(r" \[\[(?:buffer\(\d+\)|\w+)\]\]", "", text)
+    arguments = ", ".join(
+        f"self->{each.name}"
+        if each.buffer is None
+        else f"{'*' if each.type.endswith('&') else ''}({each.type.rstrip('&* ')}*)buffers[{each.buffer}]"
+        for each in generated.parameters
+    )
+    template = f"<{', '.join(generated.template)}>" if generated.template else ""
+    return (
+        f'#include "shim.h"\n#line 1 "{generated.function}.metal"\n{text}\n'
+        'extern "C" void metal_entry(const MetalThread* self, void** buffers) {\n'
+        f"  {generated.function}{template}({arguments});\n}}\n"
+    )
+
+
+@lru_cache
+def _runtime(mode: Mode) -> Path:
+    """The runtime's object file for a mode; only its own switches differ, not its instrumentation."""
+    digest = hashlib.sha256(_runtime_text().encode() + mode.name.encode()).hexdigest()[:24]
+    target = _cache() / f"{digest}.o"
+    if not target.exists():
+        staged = target.with_suffix(f".{os.getpid()}")
+        _compile(
+            *("-O2", f"-DTHREAD_SANITIZER={int(mode is Mode.RACES)}"),
+            *(f"-DEXECUTABLE={int(mode.is_program)}", "-c", str(_FOLDER / "runtime.cpp")),
+            *("-o", str(staged)),
+        )
+        staged.replace(target)
+    return target
+
+
+@lru_cache
+def _runtime_text() -> str:
+    return (_FOLDER / "runtime.cpp").read_text() + (_FOLDER / "shim.h").read_text() + str(_FLAGS)
+
+
+@lru_cache
+def _cache() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"ember-metal-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _compile(*words: str) -> None:
+    compiler = find_compiler()
+    assert compiler, "no clang++: check find_compiler() first"
+    done = subprocess.run([compiler, *_FLAGS, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"clang refused the kernel:\n{done.stderr[:4000]}")
