@@ -101,7 +101,7 @@ def _runtime(mode: Mode) -> Path:
     if not target.exists():
         staged = target.with_suffix(f".{os.getpid()}")
         _compile(
-            *("-O2", f"-DTHREAD_SANITIZER={int(mode is Mode.RACES)}"),
+            *("-O2", "-fno-builtin", f"-DTHREAD_SANITIZER={int(mode is Mode.RACES)}"),
             *(f"-DEXECUTABLE={int(mode.is_program)}", "-c", str(_FOLDER / "runtime.cpp")),
             *("-o", str(staged)),
         )

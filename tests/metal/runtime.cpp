@@ -403,11 +403,11 @@ static void count_load(const void* address, int size) {
   }
 }
 extern "C" {
-void __sanitizer_cov_trace_load1(void* at) { count_load(at, 1); }
-void __sanitizer_cov_trace_load2(void* at) { count_load(at, 2); }
-void __sanitizer_cov_trace_load4(void* at) { count_load(at, 4); }
-void __sanitizer_cov_trace_load8(void* at) { count_load(at, 8); }
-void __sanitizer_cov_trace_load16(void* at) { count_load(at, 16); }
+void __sanitizer_cov_load1(void* at) { count_load(at, 1); }
+void __sanitizer_cov_load2(void* at) { count_load(at, 2); }
+void __sanitizer_cov_load4(void* at) { count_load(at, 4); }
+void __sanitizer_cov_load8(void* at) { count_load(at, 8); }
+void __sanitizer_cov_load16(void* at) { count_load(at, 16); }
 
 void metal_count(void** addresses, const uint64_t* sizes, int count) {
   counted.clear();

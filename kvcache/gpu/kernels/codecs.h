@@ -185,7 +185,7 @@ struct Levels {
 
 // kvarn: scales of tokens and of channels, means of channels, one symmetric grid.
 template <int BITS, int D, int M>
-struct KVarn {
+struct KVarN {
   enum { WORDS = (BITS * D + 31) / 32, CHANNELS = 1, STAGED = 32 * WORDS };
   const device uint* words;
   const device half* token_scales;
