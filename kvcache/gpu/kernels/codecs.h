@@ -208,7 +208,7 @@ struct KVarN {
     load_run(channel_means + run * RUN, offset);
   }
   METAL_FUNC float factor(uint token) const { return float(token_scales[token]); }
-  METAL_FUNC float centred(RunBits bits, int index) const {
+  METAL_FUNC float centred(const thread RunBits& bits, int index) const {
     return float(code_of<BITS>(bits, index)) - float((1 << BITS) - 1) * 0.5f;
   }
 

@@ -22,6 +22,10 @@ enum class mem_flags { mem_threadgroup };
 METAL_FUNC void threadgroup_barrier(mem_flags) { __syncthreads(); }
 METAL_FUNC void simdgroup_barrier(mem_flags) { __syncwarp(); }
 
+METAL_FUNC float simd_shuffle(float v, ushort lane) {
+  return __shfl_sync(0xffffffffu, v, lane);
+}
+
 METAL_FUNC float simd_sum(float v) {
   UNROLL for (int step = 16; step; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
   return v;

@@ -23,7 +23,7 @@ METAL_FUNC bool run_crosses(int run) {
 }
 
 template <int BITS>
-METAL_FUNC uint code_of(RunBits bits, int index) {
+METAL_FUNC uint code_of(const thread RunBits& bits, int index) {
   const int at = index * BITS;
   const uint mask = (1u << BITS) - 1u;
   if (at + BITS <= 32) return bits.low >> at & mask;
