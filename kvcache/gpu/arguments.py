@@ -17,6 +17,7 @@ class Argument(IntEnum):
     ROWS = auto()  # query rows of one KV head: G * L
     NEW = auto()  # L
     HEADS = auto()  # B * Hkv
+    KV_HEADS = auto()  # Hkv
     SPANS = auto()  # spans of this launch
     SCALE = auto()  # of scores, in units of log2; the bits of a float32
     POSITION = auto()  # of the first new token, or of the oldest cold one

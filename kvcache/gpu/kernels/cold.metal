@@ -62,7 +62,7 @@ for (int block = span * per_span + int(simdgroup); block < last_block; block += 
       const float channel_scale = keys.channel_scale(uint(d)) * scale;
       const float channel_offset = keys.channel_offset(uint(d)) * scale;
       UNROLL for (int r = 0; r < ROWS; r++) {
-        const float query = queries[(head * rows + min(first_row + r, rows - 1)) * D + d];
+        const float query = float(queries[(head * rows + min(first_row + r, rows - 1)) * D + d]);
         folded[r * D + d] = query * channel_scale;
         bias[r] += query * channel_offset;
       }

@@ -1,7 +1,7 @@
-// Partial results of all spans, merged exactly: cold [B * Hkv, rows, D] and dense, apart because
-// the cold one is in the values' basis; their sum, once that is undone, is the attention.
+// Partial results of all spans, merged exactly into the attention [B * Hkv, rows, D].
 //
-// Grid: (threads, B * Hkv * rows, 1), one thread per channel.
+// The cold part is in the values' basis, so it is summed apart and, where ROTATED, taken back:
+// (cold @ matrix) * signs. Grid: (threads, B * Hkv * rows, 1), one thread per channel.
 const int d = int(thread_index_in_threadgroup);
 const int rows = args[ARG_ROWS];
 const int head = int(threadgroup_position_in_grid.y) / rows;
@@ -11,27 +11,35 @@ const int dense_spans = args[ARG_DENSE_SPANS];
 const int cold_first = head * cold_spans * rows + row;
 const int dense_first = head * dense_spans * rows + row;
 
+threadgroup float coded[D];
+
 float top = LOWEST_SCORE;
 for (int s = 0; s < cold_spans; s++) top = max(top, cold_stats[(cold_first + s * rows) * 2]);
 for (int s = 0; s < dense_spans; s++) top = max(top, dense_stats[(dense_first + s * rows) * 2]);
 
 float total = 0.0f;
-float cold_sum = 0.0f;
-float dense_sum = 0.0f;
+float cold = 0.0f;
+float dense = 0.0f;
 for (int s = 0; s < cold_spans; s++) {
   const int at = cold_first + s * rows;
   const float weight = power_of_two(cold_stats[at * 2] - top);
   total += cold_stats[at * 2 + 1] * weight;
-  if (d < D) cold_sum += cold_sums[at * D + d] * weight;
+  if (d < D) cold += cold_sums[at * D + d] * weight;
 }
 for (int s = 0; s < dense_spans; s++) {
   const int at = dense_first + s * rows;
   const float weight = power_of_two(dense_stats[at * 2] - top);
   total += dense_stats[at * 2 + 1] * weight;
-  if (d < D) dense_sum += dense_sums[at * D + d] * weight;
+  if (d < D) dense += dense_sums[at * D + d] * weight;
 }
-if (d < D) {
-  const int to = (head * rows + row) * D + d;
-  cold[to] = cold_sum / total;
-  dense[to] = dense_sum / total;
+
+if (ROTATED) {
+  if (d < D) coded[d] = cold;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  cold = 0.0f;
+  if (d < D) {
+    for (int j = 0; j < D; j++) cold += coded[j] * matrix[j * D + d];
+    cold *= signs[head % args[ARG_KV_HEADS] * D + d];
+  }
 }
+if (d < D) out[(head * rows + row) * D + d] = OUT((cold + dense) / total);
