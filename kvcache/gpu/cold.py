@@ -54,8 +54,8 @@ def cold_kernel(keys: Codec, values: Codec, dim: int) -> ColdKernel:
     )
     names = key_names + value_names
     segments = min(_SEGMENTS, (_MOST_BUFFERS - _OTHER_BUFFERS) // len(names))
-    kernel = Kernel(
-        body="cold",
+    kernel = Kernel.load(
+        "cold",
         inputs=(
             *("queries", "lowest", "levels", "args"),
             *(f"{name}_{i}" for i in range(segments) for name in names),

@@ -21,14 +21,14 @@ from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
 
 MOST_NEW = 8  # new tokens that the kernels are meant for: each eight rows re-read the tiers
 
-_ROTATE = Kernel(
-    body="rotate",
+_ROTATE = Kernel.load(
+    "rotate",
     inputs=("queries", "signs", "matrix", "args"),
     outputs=("rotated",),
     macros=MACROS,
 )
-_DENSE = Kernel(
-    body="dense",
+_DENSE = Kernel.load(
+    "dense",
     inputs=(
         *("queries", "sink_queries", "lowest", "args", "pinned_keys", "pinned_values"),
         *("hot_keys", "hot_values", "new_keys", "new_values"),
@@ -36,8 +36,8 @@ _DENSE = Kernel(
     outputs=("sums", "stats"),
     macros=MACROS,
 )
-_MERGE = Kernel(
-    body="merge",
+_MERGE = Kernel.load(
+    "merge",
     inputs=("cold_sums", "cold_stats", "dense_sums", "dense_stats", "signs", "matrix", "args"),
     outputs=("out",),
     macros=MACROS,

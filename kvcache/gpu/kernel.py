@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 _FOLDER = Path(__file__).parent / "kernels"
-_SHARED_HEADERS = ("packing.h", "codecs.h", "softmax.h")
+SHARED_HEADERS = ("packing.h", "codecs.h", "softmax.h")
 
 Constant = int | bool | mx.Dtype
 Size = tuple[int, int, int]
@@ -35,28 +35,47 @@ def text_of(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """A kernel's body, inputs and outputs; macros stand before the shared headers."""
+    """A kernel's text: `source` is the inside of the function, `headers` stand before it.
 
-    body: str
+    macros stand before the headers, after the dialect's own.
+    """
+
+    stem: str
+    source: str
+    headers: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     macros: tuple[tuple[str, str | int], ...] = ()
 
-    @property
-    def source(self) -> str:
-        """What runs: the inside of the kernel function."""
-        return text_of(f"{self.body}.metal")
+    @classmethod
+    def load(
+        cls,
+        stem: str,
+        *,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        macros: tuple[tuple[str, str | int], ...] = (),
+    ) -> "Kernel":
+        """The kernel of the file `stem`.metal, after the headers that all share."""
+        return cls(
+            stem=stem,
+            source=text_of(f"{stem}.metal"),
+            headers="".join(map(text_of, SHARED_HEADERS)),
+            inputs=inputs,
+            outputs=outputs,
+            macros=macros,
+        )
 
     def header(self, dialect: Dialect) -> str:
-        """What stands before the kernel function."""
+        """All that stands before the function in one dialect."""
         defines = "".join(f"#define {name} {value}\n" for name, value in self.macros)
-        return text_of(dialect.value) + defines + "".join(map(text_of, _SHARED_HEADERS))
+        return text_of(dialect.value) + defines + self.headers
 
     @cached_property
     def name(self) -> str:
         """Unique to the text: MLX on CUDA keeps compiled kernels by name alone."""
         text = self.source + "".join(self.header(dialect) for dialect in Dialect)
-        return f"ember_{self.body}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return f"ember_{self.stem}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,9 @@ def compile_cuda(call: Call, *, architecture: str = "sm_90") -> Resources:
     """Compile the call's kernel to machine code. Raises RuntimeError with the compiler's words."""
     library = _library()
     program = ctypes.c_void_p()
-    library.nvrtcCreateProgram(ctypes.byref(program), cuda_text(call).encode(), b"kernel.cu", 0, 0, 0)
+    library.nvrtcCreateProgram(
+        ctypes.byref(program), cuda_text(call).encode(), b"kernel.cu", 0, 0, 0
+    )
     include = _package("nvidia.cuda_runtime")
     assert include, "check is_available() first"
     # The options with which MLX compiles its kernels.
@@ -109,7 +111,11 @@ def _package(name: str) -> Path | None:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:
         return None
-    return Path(next(iter(found.submodule_search_locations))) if found and found.submodule_search_locations else None
+    return (
+        Path(next(iter(found.submodule_search_locations)))
+        if found and found.submodule_search_locations
+        else None
+    )
 
 
 def _library_path() -> Path | None:

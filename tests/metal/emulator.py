@@ -24,7 +24,7 @@ _ENVIRONMENT = {
 }
 
 
-class KernelFault(Exception):
+class KernelFaultError(Exception):
     """The kernel did what a GPU would not survive or not define; the message says what."""
 
 
@@ -38,7 +38,7 @@ class Order(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Emulator:
-    """A launcher. loads: filled in COUNTING mode, bytes loaded by kernel body and input name."""
+    """A launcher. loads: filled in COUNTING mode, bytes loaded by kernel's stem and input name."""
 
     mode: Mode = Mode.PLAIN
     order: Order = Order.FORWARD
@@ -46,7 +46,7 @@ class Emulator:
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def __call__(self, call: Call) -> list[mx.array]:
-        """Run a call. Raises KernelFault."""
+        """Run a call. Raises KernelFaultError."""
         generated = generate(call)
         inputs = [_to_numpy(array) for array in call.inputs]
         # Outputs start as NaN: what is not written shows.
@@ -82,12 +82,12 @@ class Emulator:
             *(int(self.order), ctypes.c_uint64(self.seed), message, len(message)),
         )
         if failed:
-            raise KernelFault(message.value.decode())
+            raise KernelFaultError(message.value.decode())
         if self.mode is Mode.COUNTING:
             counted = (ctypes.c_uint64 * len(buffers))()
             library.metal_counted(counted)
             for name, count in zip(call.kernel.inputs, counted, strict=False):
-                key = call.kernel.body, name
+                key = call.kernel.stem, name
                 self.loads[key] = self.loads.get(key, 0) + count
 
     def _run_program(self, path: Path, call: Call, buffers: list[npt.NDArray[Any]]) -> None:
@@ -105,7 +105,7 @@ class Emulator:
                 env=os.environ | _ENVIRONMENT,
             )
             if done.returncode:
-                raise KernelFault(done.stderr[:4000] or f"exit code {done.returncode}")
+                raise KernelFaultError(done.stderr[:4000] or f"exit code {done.returncode}")
             for file, buffer in zip(files, buffers, strict=True):
                 buffer[...] = np.fromfile(file, buffer.dtype).reshape(buffer.shape)
 
