@@ -1,4 +1,4 @@
-"""The kernel over the cold blocks, made for a pair of codecs, and what one launch of it is given."""
+"""The kernel over the cold blocks, made for a pair of codecs, and what its launches are given."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -13,6 +13,8 @@ from kvcache.codecs.turbo import TurboCodec
 from kvcache.errors import CacheError
 
 LEVELS = 16  # entries of the largest table
+RUN = 8  # channels that a lane handles together
+LARGEST_DIM = 256  # so that a token's runs fit a simdgroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +28,15 @@ class Family:
 def family_of(codec: Codec, dim: int) -> Family:
     """What reads `codec`. Raises CacheError where no kernel does."""
     bits = codec.code_bits
+    if dim % RUN or dim > LARGEST_DIM:
+        raise CacheError(
+            f"got head dimension {dim}, but the GPU kernels take multiples of {RUN} up to "
+            f"{LARGEST_DIM}; use --backend reference"
+        )
     match codec:
         case PlainCodec():
             return Family(structure="Plain<D, M>", parts=("values",))
-        case TokenAffineCodec():
+        case TokenAffineCodec() if group_size(dim) % RUN == 0:
             return Family(
                 structure=f"TokenAffine<{bits}, D, M, {group_size(dim)}>",
                 parts=("words", "scales", "zeros"),
@@ -46,8 +53,8 @@ def family_of(codec: Codec, dim: int) -> Family:
                 parts=("words", "token_scales", "channel_scales", "channel_means"),
             )
     raise CacheError(
-        f"no GPU kernel reads codec {codec.name}; use another, such as hkivi5 or turbo3u, "
-        "or --backend reference"
+        f"no GPU kernel reads codec {codec.name} of head dimension {dim}; use another, "
+        "such as hkivi5 or turbo3u, or --backend reference"
     )
 
 

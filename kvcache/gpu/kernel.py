@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ class Dialect(Enum):
     CUDA = "cuda.h"
 
 
-@lru_cache
+@cache
 def text_of(name: str) -> str:
     """The file `name` of the kernels' folder."""
     return (_FOLDER / name).read_text(encoding="utf-8")
@@ -121,7 +121,7 @@ def metal_function(kernel: Kernel) -> Any:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _device_function(kernel: Kernel) -> Any:
     if mx.metal.is_available():
         return metal_function(kernel)

@@ -15,7 +15,7 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
-from tests.metal.generated import Generated
+from tests.metal.generated import Generated, Parameter
 
 _FOLDER = Path(__file__).parent
 _COMPILERS = ("clang++-19", "clang++-20", "clang++-18", "clang++")
@@ -28,14 +28,20 @@ _FLAGS = (
 )
 
 
+class RefusedTextError(Exception):
+    """The compiler does not take the kernel's text; the message is its own."""
+
+
 class Mode(Enum):
     """How a kernel is compiled, by the compiler's options.
 
-    PLAIN is quick, COUNTING tells each load from device memory, the others
-    watch memory and undefined behaviour, or races, and run as programs.
+    PLAIN is quick, COUNTING tells each load from device memory. The others run
+    as programs: APART so that a crash or an endless loop is a fault like others,
+    MEMORY and RACES under sanitizers.
     """
 
     PLAIN = ("-O2",)
+    APART = ("-O1",)
     COUNTING = (
         "-O1",
         "-fno-slp-vectorize",
@@ -47,8 +53,8 @@ class Mode(Enum):
 
     @property
     def is_program(self) -> bool:
-        """Sanitizers want to own the process."""
-        return self in (Mode.MEMORY, Mode.RACES)
+        """Whether a kernel has a process of its own, as sanitizers want it."""
+        return self in (Mode.APART, Mode.MEMORY, Mode.RACES)
 
 
 @lru_cache
@@ -58,7 +64,7 @@ def find_compiler() -> str | None:
 
 
 def build(generated: Generated, mode: Mode) -> Path:
-    """The shared object, or program, of a kernel. Raises RuntimeError where clang refuses it."""
+    """The shared object, or program, of a kernel. Raises RefusedTextError."""
     source = translate(generated)
     digest = hashlib.sha256(_runtime_text().encode() + source.encode() + mode.name.encode())
     target = _cache() / f"{digest.hexdigest()[:24]}{'' if mode.is_program else '.so'}"
@@ -79,12 +85,7 @@ def translate(generated: Generated) -> str:
     text = generated.text.replace("[[kernel]] ", "")
     text = _DECLARATION.sub(r"\1SHARED_VARIABLE\2", text)
     text = re.sub(r" \[\[(?:buffer\(\d+\)|\w+)\]\]", "", text)
-    arguments = ", ".join(
-        f"self->{each.name}"
-        if each.buffer is None
-        else f"{'*' if each.type.endswith('&') else ''}({each.type.rstrip('&* ')}*)buffers[{each.buffer}]"
-        for each in generated.parameters
-    )
+    arguments = ", ".join(map(_argument, generated.parameters))
     template = f"<{', '.join(generated.template)}>" if generated.template else ""
     return (
         f'#include "shim.h"\n#line 1 "{generated.function}.metal"\n{text}\n'
@@ -93,9 +94,18 @@ def translate(generated: Generated) -> str:
     )
 
 
+def _argument(parameter: Parameter) -> str:
+    """What `metal_entry` passes: a thread's attribute, or a buffer as the parameter's type."""
+    if parameter.buffer is None:
+        return f"self->{parameter.name}"
+    by_reference = "*" if parameter.type.endswith("&") else ""
+    kind = parameter.type.rstrip("&* ")
+    return f"{by_reference}({kind}*)buffers[{parameter.buffer}]"
+
+
 @lru_cache
 def _runtime(mode: Mode) -> Path:
-    """The runtime's object file for a mode; only its own switches differ, not its instrumentation."""
+    """The runtime's object file for a mode: never instrumented, whatever the mode."""
     digest = hashlib.sha256(_runtime_text().encode() + mode.name.encode()).hexdigest()[:24]
     target = _cache() / f"{digest}.o"
     if not target.exists():
@@ -126,4 +136,4 @@ def _compile(*words: str) -> None:
     assert compiler, "no clang++: check find_compiler() first"
     done = subprocess.run([compiler, *_FLAGS, *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"clang refused the kernel:\n{done.stderr[:4000]}")
+        raise RefusedTextError(f"clang refused the kernel:\n{done.stderr[:4000]}")

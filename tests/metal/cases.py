@@ -22,7 +22,8 @@ SHAPES = {
 } | {
     "G71": Case(group=71, kv_heads=1),
     "B3": Case(batch=3, group=2),
-    "D72": Case(dim=72, keys="q4", values="kivi4"),
+    "D72": Case(dim=72, keys="kivi4", values="kivi3"),
+    "D112": Case(dim=112, keys="hkivi3", values="q6"),
     "D256": Case(dim=256, group=2),
     "bf16": Case(dtype=mx.bfloat16, query=mx.bfloat16),
     "f16": Case(query=mx.float16),

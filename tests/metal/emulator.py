@@ -17,7 +17,7 @@ from kvcache.gpu.kernel import Call
 from tests.metal.build import Mode, build
 from tests.metal.generated import generate
 
-_SECONDS = 120
+_SECONDS = 60
 _ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=0:detect_leaks=0",
     "TSAN_OPTIONS": "halt_on_error=1:history_size=7:report_signal_unsafe=0",
@@ -96,14 +96,17 @@ class Emulator:
             for file, buffer in zip(files, buffers, strict=True):
                 buffer.tofile(file)
             numbers = map(str, (*call.grid, *call.threadgroup, int(self.order), self.seed))
-            done = subprocess.run(
-                [str(path), *numbers, *map(str, files)],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_SECONDS,
-                env=os.environ | _ENVIRONMENT,
-            )
+            try:
+                done = subprocess.run(
+                    [str(path), *numbers, *map(str, files)],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=_SECONDS,
+                    env=os.environ | _ENVIRONMENT,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise KernelFaultError(f"no end after {_SECONDS} seconds") from error
             if done.returncode:
                 raise KernelFaultError(done.stderr[:4000] or f"exit code {done.returncode}")
             for file, buffer in zip(files, buffers, strict=True):

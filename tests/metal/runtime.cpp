@@ -58,6 +58,13 @@ metal_switch:
   ret
 )");
 
+// What the compiler calls to round to bfloat16 where the processor cannot; to nearest, ties to even.
+extern "C" __attribute__((weak)) bfloat __truncsfbf2(float x) {
+  const uint bits = __builtin_bit_cast(uint, x);
+  const ushort rounded = ushort((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+  return __builtin_bit_cast(bfloat, x == x ? rounded : ushort(0x7fc0));
+}
+
 namespace {
 
 enum class State { Ready, AtSimdgroup, AtThreadgroup, Done };
