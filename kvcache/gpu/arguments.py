@@ -30,6 +30,9 @@ class Argument(IntEnum):
     START_2 = auto()
     START_3 = auto()
     STOP = auto()  # first slot after them
+    # expand
+    FIRST_HEAD = auto()
+    HEADS_TAKEN = auto()
     # dense
     PINNED = auto()
     PINNED_ROOM = auto()

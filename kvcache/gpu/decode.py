@@ -8,14 +8,16 @@ cold part of the output back from the values' basis.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
 
 from kvcache.codecs.base import Codec
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
 from kvcache.gpu.basis import basis_of
-from kvcache.gpu.cold import cold_kernel
+from kvcache.gpu.families import level_table
 from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
+from kvcache.gpu.segments import SegmentInputs, key_role, value_role
 from kvcache.gpu.shape import TILE, CallShape, ceil_div
 from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
 
@@ -42,6 +44,30 @@ _MERGE = Kernel.load(
     outputs=("out",),
     macros=MACROS,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ColdKernel:
+    kernel: Kernel
+    segments: SegmentInputs
+    levels: mx.array
+
+
+@lru_cache(maxsize=64)
+def _cold_kernel(keys: Codec, values: Codec, dim: int) -> _ColdKernel:
+    """The kernel that reads blocks of these codecs. Raises CacheError where there is none."""
+    inputs = ("queries", "lowest", "levels", "args")
+    outputs = ("sums", "stats")
+    segments = SegmentInputs(
+        roles=(key_role(keys, dim), value_role(values, dim)), others=len(inputs) + len(outputs)
+    )
+    kernel = Kernel.load(
+        "cold",
+        inputs=(*inputs, *segments.names),
+        outputs=outputs,
+        macros=(*MACROS, *segments.macros),
+    )
+    return _ColdKernel(kernel=kernel, segments=segments, levels=level_table(keys, values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,25 +137,20 @@ class TierDecoder:
 
     def _cold(self, call: "_Numbers", q: mx.array, cold: ColdBlocks, lowest: mx.array) -> Partial:
         shape = call.shape
-        made = cold_kernel(cold.key_codec, cold.value_codec, shape.dim)
+        made = _cold_kernel(cold.key_codec, cold.value_codec, shape.dim)
         queries = self._rotate(shape, q, cold.key_codec)
         spans = shape.spans(cold.blocks)
-        numbers = {
-            Argument.POSITION: cold.position,
-            Argument.BLOCKS: cold.blocks,
-            Argument.SLOTS: cold.slots,
-            Argument.FIRST_SLOT: cold.first_slot,
-        }
+        position = {Argument.POSITION: cold.position}
         constants: dict[str, Constant] = {"M": cold.block, "QUERY": queries.dtype}
         found = [
             self._partial(
                 made.kernel,
                 shape,
-                [queries, lowest, made.levels, call.pack(spans, numbers | where), *parts],
+                [queries, lowest, made.levels, call.pack(spans, where | position), *parts],
                 constants,
                 spans,
             )
-            for parts, where in made.launches(cold)
+            for parts, where in made.segments.launches(cold)
         ]
         if len(found) == 1:
             return found[0]

@@ -58,9 +58,7 @@ def family_of(codec: Codec, dim: int) -> Family:
     )
 
 
-def level_table(keys: Codec, values: Codec) -> mx.array:
-    """Levels of the keys' codes, then of the values', each padded to LEVELS; float32."""
-    rows = [
-        levels(codec.code_bits) if isinstance(codec, TurboCodec) else () for codec in (keys, values)
-    ]
+def level_table(*codecs: Codec) -> mx.array:
+    """The levels of each codec's codes, padded to LEVELS, one after the other; float32."""
+    rows = [levels(each.code_bits) if isinstance(each, TurboCodec) else () for each in codecs]
     return mx.array([level for row in rows for level in (*row, *[0.0] * (LEVELS - len(row)))])

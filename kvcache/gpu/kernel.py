@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 _FOLDER = Path(__file__).parent / "kernels"
-SHARED_HEADERS = ("packing.h", "codecs.h", "softmax.h")
+SHARED_HEADERS = ("packing.h", "codecs.h", "softmax.h", "ring.h")
 
 Constant = int | bool | mx.Dtype
 Size = tuple[int, int, int]

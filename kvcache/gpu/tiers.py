@@ -33,8 +33,9 @@ class HotRing:
 
 @dataclass(frozen=True, kw_only=True)
 class ColdBlocks:
-    """`blocks` encoded blocks of `block` tokens; number i lies in slot (first_slot + i) mod slots.
+    """`blocks` encoded blocks of `block` tokens of `dim` channels.
 
+    Number i, the oldest being 0, lies in slot (first_slot + i) mod slots.
     segments: up to four pairs of encoded keys and values, each part [slots, B, Hkv, *trailing];
     later ones may be missing while no block lies in them.
     slots: of all segments, allocated or not.
@@ -48,6 +49,7 @@ class ColdBlocks:
     first_slot: int
     blocks: int
     block: int
+    dim: int
     slots: int
     position: int
 

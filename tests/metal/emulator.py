@@ -17,7 +17,7 @@ from kvcache.gpu.kernel import Call
 from tests.metal.build import Mode, build
 from tests.metal.generated import generate
 
-_SECONDS = 60
+_SECONDS = 20
 _ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=0:detect_leaks=0",
     "TSAN_OPTIONS": "halt_on_error=1:history_size=7:report_signal_unsafe=0",

@@ -17,13 +17,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from kvcache.gpu import TierDecoder
+from kvcache.gpu import TierDecoder, TierPrefill
 from kvcache.gpu.kernel import SHARED_HEADERS, Call, text_of
 from tests.metal.build import Mode, RefusedTextError
 from tests.metal.emulator import Emulator, KernelFaultError, Order
 from tests.metal.samples import Case, Sample, make, tolerance
 
-BODIES = ("cold.metal", "dense.metal", "merge.metal", "rotate.metal")
+BODIES = ("cold.metal", "dense.metal", "merge.metal", "rotate.metal", "expand.metal")
 _HARMLESS = Path(__file__).parent / "harmless_mutants.txt"
 
 _RULES: tuple[tuple[str, str], ...] = (
@@ -67,6 +67,12 @@ _BY_STRUCTURE = {
 }
 
 
+_PREFILL = tuple(
+    replace(case, one_query=True)
+    for case in (_GENERAL[0], *_BY_STRUCTURE["KVarN"], *_BY_STRUCTURE["Levels"])
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
     """A change in a file of `kernels/`: the text at `start` becomes `new`."""
@@ -93,6 +99,8 @@ class Mutant:
 
     def cases(self) -> Sequence[Case]:
         """What to try it with: the family that it is in, or everything."""
+        if self.file == "expand.metal":
+            return _PREFILL
         structures = [
             m[1] for m in _STRUCTURE.finditer(text_of(self.file)) if m.start() < self.start
         ]
@@ -155,15 +163,13 @@ def caught(mutant: Mutant) -> str | None:
 
 def _found_by(launch: MutantLauncher, case: Case) -> str | None:
     sample = _sample(case)
+    given = {"lowest": sample.lowest, "position": sample.position, "scale": sample.scale}
     try:
-        out = TierDecoder(launch=launch).attend(
-            sample.q,
-            sample.q_sink,
-            sample.tiers,
-            lowest=sample.lowest,
-            position=sample.position,
-            scale=sample.scale,
-        )
+        if case.one_query:
+            out = TierPrefill(launch=launch).attend(sample.q, sample.tiers, **given)
+        else:
+            out = TierDecoder(launch=launch).attend(sample.q, sample.q_sink, sample.tiers, **given)
+        mx.eval(out)
     except RefusedTextError:
         return "refused by the compiler"
     except KernelFaultError as error:

@@ -22,7 +22,8 @@ class Case:
     """The sizes of a call.
 
     Positions begin after `evicted`, so that they differ from indices. Queries are float32 unless
-    told: then the output is not rounded, and errors of the kernels show.
+    told: then the output is not rounded, and errors of the kernels show. one_query: pinned tokens
+    are met by the same queries as all others.
     """
 
     keys: str = "hkivi5"
@@ -45,6 +46,7 @@ class Case:
     window_step: int = 0
     dtype: mx.Dtype = mx.float16
     query: mx.Dtype = mx.float32
+    one_query: bool = False
     seed: int = 0
 
 
@@ -75,7 +77,8 @@ def make(case: Case) -> Sample:
         mx.array(random.normal(size=(case.batch, heads, case.new, case.dim)).astype(np.float32))
         for _ in range(2)
     )
-    q, q_sink = q.astype(case.query), q_sink.astype(case.query)
+    q = q.astype(case.query)
+    q_sink = q if case.one_query else q_sink.astype(case.query)
     position = case.evicted + case.pinned + case.blocks * case.block + case.hot
     first = case.pinned + case.evicted
     tiers = TierArrays(
@@ -96,7 +99,7 @@ def make(case: Case) -> Sample:
         else None,
         cold=_cold(case, random, first) if case.blocks else None,
     )
-    lowest = [first + case.window_step * i for i in range(case.new)]
+    lowest = [min(first + case.window_step * i, position + i) for i in range(case.new)]
     scale = 1.3 / sqrt(case.dim)
     return Sample(
         q=q,
@@ -127,6 +130,7 @@ def _cold(case: Case, random: np.random.Generator, position: int) -> ColdBlocks:
         first_slot=case.first_slot,
         blocks=case.blocks,
         block=case.block,
+        dim=case.dim,
         slots=case.slots,
         position=position,
     )
@@ -194,4 +198,4 @@ def _wide(x: mx.array) -> Array:
 
 def tolerance(case: Case) -> float:
     """What the output's own dtype rounds off, and float32 sums."""
-    return {mx.float32: 5e-6, mx.float16: 2e-3, mx.bfloat16: 2e-2}[case.query]
+    return {mx.float32: 1e-5, mx.float16: 3e-3, mx.bfloat16: 3e-2}[case.query]

@@ -44,11 +44,10 @@ bool folded_once = false;
 const int last_block = min((span + 1) * per_span, args[ARG_BLOCKS]);
 
 for (int block = span * per_span + int(simdgroup); block < last_block; block += SIMDGROUPS) {
-  const int slot = (args[ARG_FIRST_SLOT] + block) % args[ARG_SLOTS];
-  if (slot < args[ARG_START_0] || slot >= args[ARG_STOP]) continue;
-  const int segment = int(slot >= args[ARG_START_1]) + int(slot >= args[ARG_START_2]) +
-      int(slot >= args[ARG_START_3]);
-  const uint held = uint((slot - args[ARG_START_0 + segment]) * args[ARG_HEADS] + head);
+  const Place place = place_of_block(args, block);
+  const int segment = place.segment;
+  if (segment < 0) continue;
+  const uint held = uint(place.slot * args[ARG_HEADS] + head);
   KEYS keys = {KEY_PARTS};
   keys.seek(held);
   VALUES values = {VALUE_PARTS};
