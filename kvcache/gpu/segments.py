@@ -15,6 +15,7 @@ from kvcache.gpu.tiers import ColdBlocks
 
 _SEGMENTS = 4  # as many as a ring has, and as the kernels have START_ arguments
 _MOST_BUFFERS = 31  # that a Metal kernel takes
+_LEAST_SIZE = 8  # MLX puts smaller inputs into constant memory, another kind of pointer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class SegmentInputs:
             first = [starts[at + i] if i < len(taken) else stop for i in range(_SEGMENTS)]
             taken += taken[:1] * (self.segments - len(taken))  # never read
             inputs = [
-                pair[role.index][part]
+                _in_device_memory(pair[role.index][part])
                 for pair in taken
                 for role in self.roles
                 for part in role.family.parts
@@ -106,3 +107,10 @@ class SegmentInputs:
                     Argument.BLOCKS: cold.blocks,
                 },
             )
+
+
+def _in_device_memory(part: mx.array) -> mx.array:
+    """The part, with room after it if it is tiny."""
+    if part.size >= _LEAST_SIZE:
+        return part
+    return mx.pad(part.flatten(), (0, _LEAST_SIZE - part.size))

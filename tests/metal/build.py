@@ -41,14 +41,14 @@ class Mode(Enum):
     """
 
     PLAIN = ("-O2",)
-    APART = ("-O1",)
+    APART = ("-O0",)
     COUNTING = (
         "-O1",
         "-fno-slp-vectorize",
         "-fno-vectorize",
         "-fsanitize-coverage=trace-loads,edge",
     )
-    MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    MEMORY = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     RACES = ("-O1", "-fsanitize=thread")
 
     @property

@@ -36,6 +36,17 @@ BLOCKS = {
     for keys, values in (("q5", "h3"), ("hkivi5", "turbo3u"), ("kvarn3", "kivi2"))
 }
 
+BLOCKS["M1 in one slot of one head"] = Case(
+    block=1,
+    kv_heads=1,
+    keys="turbo2",
+    values="q2",
+    segments=(1, 1),
+    slots=2,
+    first_slot=1,
+    blocks=2,
+)
+
 _NEW = 3
 TIERS = {
     "nothing held": Case(new=_NEW, blocks=0, hot=0, pinned=0, evicted=0),

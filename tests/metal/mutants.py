@@ -118,7 +118,10 @@ class MutantLauncher:
     emulator: Emulator
 
     def __call__(self, call: Call) -> list[mx.array]:
-        """The outputs of the changed kernel."""
+        """The outputs of the changed kernel; a change in a header is tried in one of them."""
+        stem = Path(self.mutant.file).stem
+        if call.kernel.stem != ("cold" if self.mutant.file in SHARED_HEADERS else stem):
+            return self.emulator(call)
         old = text_of(self.mutant.file)
         kernel = replace(
             call.kernel,
@@ -142,9 +145,11 @@ def _mutants_of(file: str) -> Iterator[Mutant]:
             for old, new in _RULES:
                 for match in re.finditer(re.escape(old), code):
                     yield Mutant(file=file, start=offset + match.start(), old=old, new=new)
+            # An array one too large harms nothing, one too small does.
+            step = -1 if code.startswith("threadgroup ") else 1
             for match in _NUMBER.finditer(code):
-                more = str(int(match[1]) + 1)
-                yield Mutant(file=file, start=offset + match.start(), old=match[1], new=more)
+                new = str(int(match[1]) + step)
+                yield Mutant(file=file, start=offset + match.start(), old=match[1], new=new)
         offset += len(line)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from kvcache.gpu import TierDecoder
+from kvcache.gpu import TierDecoder, TierPrefill
 from kvcache.gpu.kernel import Call
 from tests.metal.samples import Case, make
 
@@ -23,8 +23,18 @@ class Recorder:
         ]
 
 
+def prefill_calls_of(case: Case) -> list[Call]:
+    """Every call of prefill over a case's tiers."""
+    recorder = Recorder()
+    sample = make(case)
+    TierPrefill(launch=recorder).attend(
+        sample.q, sample.tiers, lowest=sample.lowest, position=sample.position, scale=sample.scale
+    )
+    return recorder.calls
+
+
 def calls_of(case: Case) -> list[Call]:
-    """Every call that attending to a case's tiers makes."""
+    """Every call that decoding over a case's tiers makes."""
     recorder = Recorder()
     sample = make(case)
     TierDecoder(launch=recorder).attend(

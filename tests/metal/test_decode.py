@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcache import CacheError
+from kvcache import CacheError, codec
 from kvcache.gpu import TierDecoder
 from kvcache.gpu.kernel import Launcher
+from kvcache.gpu.shape import CallShape
+from kvcache.gpu.warm_up import warm_up
 from tests.metal.build import Mode, find_compiler
 from tests.metal.cases import BLOCKS, CODECS, PAIRS, SHAPES, TIERS, UNREAD
 from tests.metal.emulator import Emulator, Order
+from tests.metal.generated import generate
+from tests.metal.recording import Recorder, calls_of
 from tests.metal.samples import Case, make, tolerance
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="needs clang++ 18 or newer")
@@ -106,3 +110,20 @@ def test_no_races(pair: tuple[str, str]) -> None:
 def test_a_codec_without_kernel_is_told(name: str) -> None:
     with pytest.raises(CacheError, match=f"no GPU kernel reads codec {name}"):
         attend(Case(keys=name), Emulator())
+
+
+def test_warm_up_makes_the_kernels_that_decoding_uses() -> None:
+    case = Case(query=mx.float16)
+    warm = Recorder()
+    shape = CallShape(batch=1, kv_heads=2, group=case.group, new=1, dim=case.dim)
+    keys, values = codec(case.keys, seed=3), codec(case.values, seed=3)
+    warm_up(
+        TierDecoder(launch=warm),
+        shape,
+        keys=keys,
+        values=values,
+        block=case.block,
+        dtype=case.dtype,
+    )
+    compiled = {generate(call).text for call in warm.calls}
+    assert {generate(call).text for call in calls_of(case)} == compiled

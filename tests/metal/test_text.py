@@ -8,10 +8,10 @@ import pytest
 
 from tests.metal import cuda
 from tests.metal.build import find_compiler
-from tests.metal.cases import CODECS, PAIRS, SHAPES, TIERS
+from tests.metal.cases import ALL, CODECS, PAIRS, SHAPES, TIERS
 from tests.metal.generated import generate
 from tests.metal.lint import lint
-from tests.metal.recording import calls_of
+from tests.metal.recording import calls_of, prefill_calls_of
 from tests.metal.samples import Case
 from tests.metal.test_emulator import call
 
@@ -24,10 +24,17 @@ MOST_BUFFERS = 31  # of a Metal kernel
 
 
 @needs_clang
-@pytest.mark.parametrize("name", [*CODECS, *(n for n in SHAPES if n.startswith(("D", "bf", "f")))])
+@pytest.mark.parametrize("name", ALL)
 def test_address_spaces(name: str) -> None:
-    for each in calls_of(CODECS.get(name) or SHAPES[name]):
+    for each in calls_of(ALL[name]):
         assert lint(generate(each)) == []
+
+
+@needs_clang
+def test_address_spaces_of_prefill() -> None:
+    for pair in PAIRS:
+        for each in prefill_calls_of(Case(keys=pair[0], values=pair[1], new=9, one_query=True)):
+            assert lint(generate(each)) == []
 
 
 @needs_clang
@@ -89,6 +96,13 @@ def test_cuda_without_spills(pair: tuple[str, str]) -> None:
         assert resources.stack == 0
         assert resources.shared <= 48 * 1024
         assert resources.registers * each.threadgroup[0] <= 65536
+
+
+@needs_nvrtc
+def test_cuda_of_prefill_without_spills() -> None:
+    for each in prefill_calls_of(Case(new=9, one_query=True, query=mx.float16)):
+        resources = cuda.compile_cuda(each)
+        assert (resources.spilled, resources.stack) == (0, 0)
 
 
 @needs_nvrtc
