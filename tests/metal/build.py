@@ -7,9 +7,11 @@ static variable. Results are kept by hash for later runs.
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from enum import Enum
 from functools import lru_cache
@@ -19,6 +21,7 @@ from tests.metal.generated import Generated, Parameter
 
 _FOLDER = Path(__file__).parent
 _COMPILERS = ("clang++-19", "clang++-20", "clang++-18", "clang++")
+_OLDEST = 18
 _DECLARATION = re.compile(r"(?m)^(\s*)threadgroup(\s+\w+ \w+\[[^;]*\];)")
 _FLAGS = (
     *("-std=c++17", "-g1", "-march=x86-64-v3", "-ffp-contract=off", "-fno-strict-aliasing"),
@@ -59,8 +62,19 @@ class Mode(Enum):
 
 @lru_cache
 def find_compiler() -> str | None:
-    """A clang with 16-bit floats and vectors, or None."""
-    return next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+    """A clang with 16-bit floats and vectors, where the runtime can switch stacks; or None."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return None
+    for name in _COMPILERS:
+        if (found := shutil.which(name)) and _version(found) >= _OLDEST:
+            return found
+    return None
+
+
+def _version(compiler: str) -> int:
+    words = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    match = re.search(r"clang version (\d+)", words.stdout)
+    return int(match[1]) if match else 0
 
 
 def build(generated: Generated, mode: Mode) -> Path:

@@ -7,7 +7,9 @@ from tests.metal.emulator import Emulator
 from tests.metal.samples import Case, make
 from tests.metal.test_decode import attend
 
-pytestmark = pytest.mark.skipif(find_compiler() is None, reason="needs clang++ 18 or newer")
+pytestmark = pytest.mark.skipif(
+    find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
+)
 
 SEGMENTS = (2, 2, 4, 8)
 

@@ -19,7 +19,9 @@ from tests.metal.generated import generate
 from tests.metal.recording import Recorder, calls_of
 from tests.metal.samples import Case, make, tolerance
 
-pytestmark = pytest.mark.skipif(find_compiler() is None, reason="needs clang++ 18 or newer")
+pytestmark = pytest.mark.skipif(
+    find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
+)
 
 
 def attend(case: Case, launch: Launcher) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -8,7 +8,9 @@ from kvcache.gpu.kernel import Call, Kernel
 from tests.metal.build import Mode, find_compiler
 from tests.metal.emulator import Emulator, KernelFaultError, Order
 
-pytestmark = pytest.mark.skipif(find_compiler() is None, reason="needs clang++ 18 or newer")
+pytestmark = pytest.mark.skipif(
+    find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
+)
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 # Each thread gives its number to the one opposite: threads 0..63 in, 63..0 out.

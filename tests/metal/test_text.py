@@ -15,7 +15,9 @@ from tests.metal.recording import calls_of, prefill_calls_of
 from tests.metal.samples import Case
 from tests.metal.test_emulator import call
 
-needs_clang = pytest.mark.skipif(find_compiler() is None, reason="needs clang++ 18 or newer")
+needs_clang = pytest.mark.skipif(
+    find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
+)
 needs_nvrtc = pytest.mark.skipif(
     not cuda.is_available(), reason="needs the dependency group nvrtc (Linux, x86-64)"
 )
