@@ -15,13 +15,14 @@ class Argument(IntEnum):
         return count
 
     ROWS = auto()  # query rows of one KV head: G * L
-    NEW = auto()  # L
+    QUERIES = auto()  # L
     HEADS = auto()  # B * Hkv
     KV_HEADS = auto()  # Hkv
     SPANS = auto()  # spans of this launch
     SCALE = auto()  # of scores, in units of log2; the bits of a float32
-    POSITION = auto()  # of the first new token, or of the oldest cold one
+    POSITION = auto()  # of the first query
     # cold
+    COLD_POSITION = auto()  # of the oldest token
     BLOCKS = auto()
     SLOTS = auto()
     FIRST_SLOT = auto()
@@ -41,6 +42,8 @@ class Argument(IntEnum):
     HOT_START = auto()
     HOT_POSITION = auto()
     RING = auto()
+    NEW = auto()
+    NEW_POSITION = auto()
     # merge
     COLD_SPANS = auto()
     DENSE_SPANS = auto()

@@ -102,11 +102,11 @@ class TierDecoder:
         """Attend q [B, Hq, L, D] to the tiers; [B, Hq, L, D] in q's dtype.
 
         q_sink: the same queries as the pinned tokens see them. Query i is at
-        `position` + i and sees the pinned tokens and every other from position
-        lowest[i] (integers [L]) up to its own. Raises CacheError for codecs
-        that no kernel reads.
+        `position` + i and sees tokens up to its own position: the pinned ones,
+        and every other from position lowest[i] (integers [L]) on. Raises
+        CacheError for codecs that no kernel reads.
         """
-        shape = CallShape.of(q, tiers.new.keys.shape[1])
+        shape = CallShape.of(q, tiers.kv_heads)
         lowest = lowest.astype(mx.int32)
         call = _Numbers(shape=shape, position=position, scale=scale)
         dense = self._dense(call, q, q_sink, tiers, lowest)
@@ -140,7 +140,7 @@ class TierDecoder:
         made = _cold_kernel(cold.key_codec, cold.value_codec, shape.dim)
         queries = self._rotate(shape, q, cold.key_codec)
         spans = shape.spans(cold.blocks)
-        position = {Argument.POSITION: cold.position}
+        position = {Argument.COLD_POSITION: cold.position}
         constants: dict[str, Constant] = {"M": cold.block, "QUERY": queries.dtype}
         found = [
             self._partial(
@@ -167,15 +167,14 @@ class TierDecoder:
         tiers: TierArrays,
         lowest: mx.array,
     ) -> Partial:
-        shape, new = call.shape, tiers.new
-        pinned = tiers.pinned or DenseTokens(keys=new.keys, values=new.values, count=0)
-        hot = tiers.hot or HotRing(
-            keys=new.keys, values=new.values, start=0, count=0, position=call.position
-        )
+        shape = call.shape
+        none = _no_tokens(shape, tiers, q)
+        nothing = DenseTokens(keys=none, values=none, count=0)
+        pinned, new = tiers.pinned or nothing, tiers.new or nothing
+        hot = tiers.hot or HotRing(keys=none, values=none, start=0, count=0, position=0)
         pinned_spans = ceil_div(pinned.count, TILE * shape.simdgroups)
-        spans = pinned_spans + shape.spans(ceil_div(hot.count + shape.new, TILE))
+        spans = pinned_spans + shape.spans(ceil_div(hot.count + new.count, TILE))
         numbers = {
-            Argument.POSITION: call.position,
             Argument.PINNED: pinned.count,
             Argument.PINNED_ROOM: pinned.keys.shape[2],
             Argument.PINNED_SPANS: pinned_spans,
@@ -183,12 +182,14 @@ class TierDecoder:
             Argument.HOT_START: hot.start,
             Argument.HOT_POSITION: hot.position,
             Argument.RING: hot.keys.shape[2],
+            Argument.NEW: new.count,
+            Argument.NEW_POSITION: hot.position + hot.count if tiers.hot else call.position,
         }
         inputs = [
             *(q, q_sink, lowest, call.pack(spans, numbers)),
             *(pinned.keys, pinned.values, hot.keys, hot.values, new.keys, new.values),
         ]
-        constants: dict[str, Constant] = {"HOT": new.keys.dtype, "QUERY": q.dtype}
+        constants: dict[str, Constant] = {"HOT": none.dtype, "QUERY": q.dtype}
         return self._partial(_DENSE, shape, inputs, constants, spans)
 
     def _partial(
@@ -260,12 +261,22 @@ class _Numbers:
     def pack(self, spans: int, numbers: dict[Argument, int]) -> mx.array:
         shared = {
             Argument.ROWS: self.shape.rows,
-            Argument.NEW: self.shape.new,
+            Argument.QUERIES: self.shape.new,
+            Argument.POSITION: self.position,
             Argument.HEADS: self.shape.heads,
             Argument.SPANS: spans,
             Argument.SCALE: float_bits(self.scale * math.log2(math.e)),
         }
         return pack_arguments(shared | numbers)
+
+
+def _no_tokens(shape: CallShape, tiers: TierArrays, q: mx.array) -> mx.array:
+    """Some array [B, Hkv, room, D] in the tokens' dtype, not read, where a tier holds nothing."""
+    dense = next((tier for tier in (tiers.new, tiers.hot, tiers.pinned) if tier), None)
+    if dense:
+        return dense.keys
+    dtype = mx.bfloat16 if q.dtype == mx.bfloat16 else mx.float16
+    return mx.zeros((shape.batch, shape.kv_heads, 1, shape.dim), dtype)
 
 
 def _threads_per_row(shape: CallShape) -> int:

@@ -36,9 +36,10 @@ class TierPrefill:
         queries rotated for them would. Where the tokens do not fit in one
         transient this evaluates as it goes. Raises CacheError as the decoder.
         """
-        shape = CallShape.of(q, tiers.new.keys.shape[1])
-        window = _Window(lowest=lowest, position=position, scale=scale)
-        source = _Source.of(tiers, position, q.dtype, self.launch)
+        shape = CallShape.of(q, tiers.kv_heads)
+        pinned = tiers.pinned.count if tiers.pinned else 0
+        window = _Window(lowest=lowest, position=position, pinned=pinned, scale=scale)
+        source = _Source.of(tiers, shape, position, q.dtype, self.launch)
         each = source.bytes_of_head(shape.batch, shape.new)
         fits = each <= self.most_transient
         step = max(1, min(shape.kv_heads, self.most_transient // each))
@@ -59,17 +60,21 @@ class TierPrefill:
 
 @dataclass(frozen=True, kw_only=True)
 class _Window:
-    """lowest [L]: the oldest position that each query sees. position: of the first query."""
+    """lowest [L]: the oldest position that each query sees, but for the first `pinned` ones.
+
+    position: of the first query.
+    """
 
     lowest: mx.array
     position: int
+    pinned: int
     scale: float
 
     def sees(self, positions: mx.array) -> mx.array:
-        """[L, S]; a position of -1 is seen by all."""
+        """Whether each query sees the tokens at positions [S]: [L, S]."""
         own = self.position + mx.arange(self.lowest.shape[0])[:, None]
-        in_window = (positions >= self.lowest[:, None]) & (positions <= own)
-        return in_window | (positions < 0)
+        kept = (positions >= self.lowest[:, None]) | (positions < self.pinned)
+        return kept & (positions <= own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +105,23 @@ class _Source:
     launch: Launcher
 
     @classmethod
-    def of(cls, tiers: TierArrays, position: int, dtype: mx.Dtype, launch: Launcher) -> "_Source":
+    def of(
+        cls,
+        tiers: TierArrays,
+        shape: CallShape,
+        position: int,
+        dtype: mx.Dtype,
+        launch: Launcher,
+    ) -> "_Source":
         """From what a caller hands over."""
         cold = tiers.cold if tiers.cold and tiers.cold.blocks else None
-        keys, values, positions = (
-            list(each) for each in zip(*_unencoded(tiers, position), strict=True)
-        )
+        none = mx.zeros((shape.batch, shape.kv_heads, 0, shape.dim), dtype)
+        pieces = [(none, none, mx.zeros(0, mx.int32)), *_unencoded(tiers, position)]
+        keys, values, positions = (list(each) for each in zip(*pieces, strict=True))
+        key_codec, value_codec = (cold.key_codec, cold.value_codec) if cold else (None, None)
         others = _Tokens(
-            keys=_rotated(cold.key_codec if cold else None, mx.concatenate(keys, 2)).astype(dtype),
-            values=_rotated(cold.value_codec if cold else None, mx.concatenate(values, 2)).astype(
-                dtype
-            ),
+            keys=_rotated(key_codec, mx.concatenate(keys, 2)).astype(dtype),
+            values=_rotated(value_codec, mx.concatenate(values, 2)).astype(dtype),
             positions=mx.concatenate(positions),
         )
         return cls(cold=cold, others=others, dtype=dtype, launch=launch)
@@ -214,14 +225,15 @@ def _in_pieces(
 
 
 def _unencoded(tiers: TierArrays, position: int) -> Iterator[tuple[mx.array, mx.array, mx.array]]:
-    """Keys, values [B, Hkv, count, D] and positions of pinned (-1), hot and new tokens."""
+    """Keys, values [B, Hkv, count, D] and positions of pinned, hot and new tokens."""
     if pinned := tiers.pinned:
         some = slice(0, pinned.count)
-        yield pinned.keys[:, :, some], pinned.values[:, :, some], mx.full(pinned.count, -1)
+        yield pinned.keys[:, :, some], pinned.values[:, :, some], mx.arange(pinned.count)
     if hot := tiers.hot:
         yield *_in_order(hot), hot.position + mx.arange(hot.count)
-    new = tiers.new
-    yield new.keys, new.values, position + mx.arange(new.count)
+        position = hot.position + hot.count
+    if new := tiers.new:
+        yield new.keys, new.values, position + mx.arange(new.count)
 
 
 def _in_order(hot: HotRing) -> tuple[mx.array, mx.array]:
@@ -235,4 +247,4 @@ def _in_order(hot: HotRing) -> tuple[mx.array, mx.array]:
 
 
 def _rotated(codec: Codec | None, x: mx.array) -> mx.array:
-    return codec.rotate(x) if codec else x
+    return codec.rotate(x) if codec and x.size else x

@@ -61,13 +61,22 @@ class ColdBlocks:
 
 @dataclass(frozen=True, kw_only=True)
 class TierArrays:
-    """All that new tokens attend to, themselves included.
+    """All that queries attend to. A tier that holds nothing is None; not all of them may be.
 
-    new: keys and values [B, Hkv, L, D]; their number is the queries'.
-    Without pinned, hot or cold tokens that tier is None.
+    pinned: at positions from 0.
+    new: tokens that are in no tier yet, in the dtype of the others, just after the hot ones.
     """
 
-    new: DenseTokens
     pinned: DenseTokens | None = None
-    hot: HotRing | None = None
     cold: ColdBlocks | None = None
+    hot: HotRing | None = None
+    new: DenseTokens | None = None
+
+    @property
+    def kv_heads(self) -> int:
+        """Hkv."""
+        dense = next((tier for tier in (self.new, self.hot, self.pinned) if tier), None)
+        if dense:
+            return dense.keys.shape[1]
+        assert self.cold, "attention to nothing"
+        return next(iter(self.cold.segments[0][0].values())).shape[2]

@@ -69,6 +69,10 @@ TIERS = {
     "window moves": Case(new=_NEW, window_step=41),
     "window past a block": Case(new=_NEW, window_step=70),
     "window past the cold": Case(new=_NEW, window_step=150),
+    "none new": Case(in_tiers=_NEW),
+    "none new, none hot": Case(in_tiers=_NEW, hot=0),
+    "none new, only pinned": Case(in_tiers=_NEW, hot=0, blocks=0, evicted=0),
+    "none new, only cold": Case(in_tiers=1, hot=0, pinned=0),
     "two launches": Case(
         new=_NEW,
         keys="kvarn4",

@@ -49,7 +49,7 @@ _GENERAL = (
 _BY_STRUCTURE = {
     "TokenAffine": (
         Case(keys="q5", values="h6", dim=80, block=40),
-        Case(keys="h2", values="q3", block=33),
+        Case(keys="q8", values="q3", dim=128, block=33),
     ),
     "ChannelAffine": (
         Case(keys="hkivi5", values="kivi3", dim=80, block=40),
@@ -146,7 +146,7 @@ def _mutants_of(file: str) -> Iterator[Mutant]:
                 for match in re.finditer(re.escape(old), code):
                     yield Mutant(file=file, start=offset + match.start(), old=old, new=new)
             # An array one too large harms nothing, one too small does.
-            step = -1 if code.startswith("threadgroup ") else 1
+            step = -1 if re.match(r"threadgroup |.*STAGED = ", code) else 1
             for match in _NUMBER.finditer(code):
                 new = str(int(match[1]) + step)
                 yield Mutant(file=file, start=offset + match.start(), old=match[1], new=new)

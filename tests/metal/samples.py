@@ -23,7 +23,8 @@ class Case:
 
     Positions begin after `evicted`, so that they differ from indices. Queries are float32 unless
     told: then the output is not rounded, and errors of the kernels show. one_query: pinned tokens
-    are met by the same queries as all others.
+    are met by the same queries as all others. in_tiers: queries of tokens that are in the tiers
+    already, so that there are no new ones and later tokens must not be seen.
     """
 
     keys: str = "hkivi5"
@@ -47,6 +48,7 @@ class Case:
     dtype: mx.Dtype = mx.float16
     query: mx.Dtype = mx.float32
     one_query: bool = False
+    in_tiers: int = 0
     seed: int = 0
 
 
@@ -72,9 +74,9 @@ def make(case: Case) -> Sample:
         drawn = random.normal(size=(*size, count, case.dim)) + random.normal(size=case.dim)
         return mx.array(drawn.astype(np.float32)).astype(case.dtype)
 
-    heads = case.kv_heads * case.group
+    heads, queries = case.kv_heads * case.group, case.in_tiers or case.new
     q, q_sink = (
-        mx.array(random.normal(size=(case.batch, heads, case.new, case.dim)).astype(np.float32))
+        mx.array(random.normal(size=(case.batch, heads, queries, case.dim)).astype(np.float32))
         for _ in range(2)
     )
     q = q.astype(case.query)
@@ -82,7 +84,9 @@ def make(case: Case) -> Sample:
     position = case.evicted + case.pinned + case.blocks * case.block + case.hot
     first = case.pinned + case.evicted
     tiers = TierArrays(
-        new=DenseTokens(keys=tokens(case.new), values=tokens(case.new), count=case.new),
+        new=None
+        if case.in_tiers
+        else DenseTokens(keys=tokens(case.new), values=tokens(case.new), count=case.new),
         pinned=DenseTokens(
             keys=tokens(case.pinned + 3), values=tokens(case.pinned + 3), count=case.pinned
         )
@@ -99,7 +103,8 @@ def make(case: Case) -> Sample:
         else None,
         cold=_cold(case, random, first) if case.blocks else None,
     )
-    lowest = [min(first + case.window_step * i, position + i) for i in range(case.new)]
+    position -= case.in_tiers
+    lowest = [min(first + case.window_step * i, position + i) for i in range(queries)]
     scale = 1.3 / sqrt(case.dim)
     return Sample(
         q=q,
@@ -153,9 +158,10 @@ def _expected(
     for i in range(q.shape[2]):
         # The pinned tokens meet the second query: append it as channels of its own.
         both = np.concatenate([_wide(q[:, :, i : i + 1]), _wide(q_sink[:, :, i : i + 1])], 3)
-        is_pinned = (at < 0)[:, None]
-        split = np.concatenate([np.where(is_pinned, 0, k), np.where(is_pinned, k, 0)], 3)
-        seen = (at < 0) | ((at >= lowest[i]) & (at <= position + i))
+        is_pinned = at < (tiers.pinned.count if tiers.pinned else 0)
+        apart = is_pinned[:, None]
+        split = np.concatenate([np.where(apart, 0, k), np.where(apart, k, 0)], 3)
+        seen = (is_pinned | (at >= lowest[i])) & (at <= position + i)
         visible = np.broadcast_to(seen, (q.shape[0], 1, len(at)))
         padded = np.concatenate([v, np.zeros_like(v)], 3)
         out[:, :, i : i + 1] = attention(both, split, padded, scale, visible)[..., : q.shape[3]]
@@ -163,10 +169,10 @@ def _expected(
 
 
 def _pieces(tiers: TierArrays, position: int, dim: int) -> Iterator[tuple[Array, Array, Positions]]:
-    """Keys, values and positions of each tier; a pinned token's position is -1."""
+    """Keys, values and positions of each tier."""
     if pinned := tiers.pinned:
         keys, values = _wide(pinned.keys), _wide(pinned.values)
-        yield keys[:, :, : pinned.count], values[:, :, : pinned.count], np.full(pinned.count, -1)
+        yield keys[:, :, : pinned.count], values[:, :, : pinned.count], np.arange(pinned.count)
     if cold := tiers.cold:
         for i in range(cold.blocks):
             parts = _slot(cold, (cold.first_slot + i) % cold.slots)
@@ -179,8 +185,8 @@ def _pieces(tiers: TierArrays, position: int, dim: int) -> Iterator[tuple[Array,
         order = (hot.start + np.arange(hot.count)) % hot.keys.shape[2]
         keys, values = _wide(hot.keys), _wide(hot.values)
         yield keys[:, :, order], values[:, :, order], hot.position + np.arange(hot.count)
-    new = tiers.new
-    yield _wide(new.keys), _wide(new.values), position + np.arange(new.count)
+    if new := tiers.new:
+        yield _wide(new.keys), _wide(new.values), position + np.arange(new.count)
 
 
 def _slot(cold: ColdBlocks, slot: int) -> tuple[Parts, Parts]:

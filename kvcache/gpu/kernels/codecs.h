@@ -20,11 +20,12 @@ METAL_FUNC RunBits run_of_staged(SHARED_POINTER(const uint) words, int run) {
   return run_of_words<BITS>(words[first], run_crosses<BITS>(run) ? words[first + 1] : 0u, run);
 }
 
-// `count` consecutive words by one simdgroup; WIDE says that all is a multiple of four.
-template <int WIDE>
+// `count` consecutive words by one simdgroup, from a block of BLOCK_WORDS. Where that is a multiple
+// of four, so are the place and the count: whole tiles of 32 tokens precede them.
+template <int BLOCK_WORDS>
 METAL_FUNC void stage_words(
     const device uint* from, SHARED_POINTER(uint) to, int count, uint lane) {
-  if (WIDE) {
+  if (BLOCK_WORDS % 4 == 0) {
     for (int i = int(lane) * 4; i < count; i += 128) {
       const uint4 four = *(const device uint4*)(from + i);
       to[i] = four.x;
@@ -82,7 +83,7 @@ struct TokenAffine {
   }
 
   METAL_FUNC void stage(uint first, int count, SHARED_POINTER(uint) to, uint lane) const {
-    stage_words<M * WORDS % 4 == 0>(words + first * uint(WORDS), to, count * WORDS, lane);
+    stage_words<M * WORDS>(words + first * uint(WORDS), to, count * WORDS, lane);
     if (int(lane) < count) {
       UNROLL for (int g = 0; g < GROUPS; g++) {
         const uint at = (first + lane) * uint(GROUPS) + uint(g);
@@ -136,7 +137,7 @@ struct ChannelAffine {
   }
 
   METAL_FUNC void stage(uint first, int count, SHARED_POINTER(uint) to, uint lane) const {
-    stage_words<M * WORDS % 4 == 0>(words + first * uint(WORDS), to, count * WORDS, lane);
+    stage_words<M * WORDS>(words + first * uint(WORDS), to, count * WORDS, lane);
   }
   METAL_FUNC void value_run(SHARED_POINTER(const uint) staged, uint, int token, int run,
       SHARED_POINTER(const float), thread float* out) const {
@@ -174,7 +175,7 @@ struct Levels {
   }
 
   METAL_FUNC void stage(uint first, int count, SHARED_POINTER(uint) to, uint lane) const {
-    stage_words<M * WORDS % 4 == 0>(words + first * uint(WORDS), to, count * WORDS, lane);
+    stage_words<M * WORDS>(words + first * uint(WORDS), to, count * WORDS, lane);
   }
   METAL_FUNC void value_run(SHARED_POINTER(const uint) staged, uint, int token, int run,
       SHARED_POINTER(const float) levels, thread float* out) const {
@@ -222,7 +223,7 @@ struct KVarN {
   }
 
   METAL_FUNC void stage(uint first, int count, SHARED_POINTER(uint) to, uint lane) const {
-    stage_words<M * WORDS % 4 == 0>(words + first * uint(WORDS), to, count * WORDS, lane);
+    stage_words<M * WORDS>(words + first * uint(WORDS), to, count * WORDS, lane);
   }
   METAL_FUNC void value_run(SHARED_POINTER(const uint) staged, uint, int token, int run,
       SHARED_POINTER(const float), thread float* out) const {

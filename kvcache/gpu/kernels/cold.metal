@@ -33,9 +33,12 @@ Running<ROWS, D> state;
 state.clear();
 float bias[ROWS];
 int oldest[ROWS];
+int newest[ROWS];
 UNROLL for (int r = 0; r < ROWS; r++) {
   bias[r] = 0.0f;
-  oldest[r] = lowest[min(first_row + r, rows - 1) % args[ARG_NEW]];
+  const int query = min(first_row + r, rows - 1) % args[ARG_QUERIES];
+  oldest[r] = lowest[query];
+  newest[r] = args[ARG_POSITION] + query;
 }
 const int sub = int(lane) / Running<ROWS, D>::RUNS;
 const int run = int(lane) % Running<ROWS, D>::RUNS;
@@ -103,9 +106,10 @@ for (int block = span * per_span + int(simdgroup); block < last_block; block += 
       value_factor = values.factor(token);
     }
     values.stage(uint(first), count, staged, lane);
-    const int position = args[ARG_POSITION] + block * M + int(token);
+    const int position = args[ARG_COLD_POSITION] + block * M + int(token);
     UNROLL for (int r = 0; r < ROWS; r++) {
-      const float weight = state.weigh(r, scores[r], held_token && position >= oldest[r]);
+      const bool in_window = position >= oldest[r] && position <= newest[r];
+      const float weight = state.weigh(r, scores[r], held_token && in_window);
       weights[int(lane) * ROWS + r] = weight * value_factor;
       if (VALUES::CHANNELS) {
         const float tile_total = simd_sum(weight);

@@ -1,8 +1,8 @@
 // Attention of up to ROWS query rows of one KV head to a span of unencoded tokens: a partial result.
 //
-// The first `pinned_spans` spans share the pinned tokens, which are seen by `sink_queries`; the
-// others share the recent ones, hot ring and new tokens, seen by `queries`. Grid, template and
-// outputs as in cold.metal; queries and sink_queries [B * Hkv, rows, D].
+// The first `pinned_spans` spans share the pinned tokens, at positions from 0, which are seen by
+// `sink_queries`; the others share the recent ones, hot ring and new tokens, seen by `queries`.
+// Grid, template and outputs as in cold.metal; queries and sink_queries [B * Hkv, rows, D].
 const uint lane = thread_index_in_simdgroup;
 const uint simdgroup = simdgroup_index_in_threadgroup;
 const int first_row = int(threadgroup_position_in_grid.x) * ROWS;
@@ -32,7 +32,7 @@ state.clear();
 int oldest[ROWS];
 int newest[ROWS];
 UNROLL for (int r = 0; r < ROWS; r++) {
-  const int query = min(first_row + r, rows - 1) % args[ARG_NEW];
+  const int query = min(first_row + r, rows - 1) % args[ARG_QUERIES];
   oldest[r] = lowest[query];
   newest[r] = args[ARG_POSITION] + query;
 }
@@ -64,10 +64,11 @@ for (int tile = share * per_share + int(simdgroup); tile < last_tile; tile += SI
       add_scores<ROWS, D>(scaled, key, i, scores);
     }
   }
-  const int position =
-      token < hot ? args[ARG_HOT_POSITION] + token : args[ARG_POSITION] + token - hot;
+  const int position = pinned ? token
+      : token < hot           ? args[ARG_HOT_POSITION] + token
+                              : args[ARG_NEW_POSITION] + token - hot;
   UNROLL for (int r = 0; r < ROWS; r++) {
-    const bool in_window = pinned || (position >= oldest[r] && position <= newest[r]);
+    const bool in_window = (pinned || position >= oldest[r]) && position <= newest[r];
     weights[int(lane) * ROWS + r] =
         state.weigh(r, scores[r], int(lane) < count && in_window);
   }
