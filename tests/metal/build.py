@@ -77,9 +77,8 @@ def _version(compiler: str) -> int:
     return int(match[1]) if match else 0
 
 
-def build(generated: Generated, mode: Mode) -> Path:
-    """The shared object, or program, of a kernel. Raises RefusedTextError."""
-    source = translate(generated)
+def build(source: str, mode: Mode) -> Path:
+    """The shared object, or program, of C++ that has a `metal_entry`. Raises RefusedTextError."""
     digest = hashlib.sha256(_runtime_text().encode() + source.encode() + mode.name.encode())
     target = _cache() / f"{digest.hexdigest()[:24]}{'' if mode.is_program else '.so'}"
     if target.exists():
@@ -135,7 +134,8 @@ def _runtime(mode: Mode) -> Path:
 
 @lru_cache
 def _runtime_text() -> str:
-    return (_FOLDER / "runtime.cpp").read_text() + (_FOLDER / "shim.h").read_text() + str(_FLAGS)
+    files = ("runtime.cpp", "runtime.h", "shim.h", "cuda_shim.h")
+    return "".join((_FOLDER / name).read_text() for name in files) + str(_FLAGS)
 
 
 @lru_cache

@@ -1,4 +1,5 @@
-"""Compiles kernel calls as CUDA with NVRTC, NVIDIA's run-time compiler, which needs no GPU.
+"""Kernel calls as CUDA: compiled by NVRTC, NVIDIA's run-time compiler, which needs no GPU, or
+put on the emulator's runtime.
 
 MLX generates CUDA text only where it has CUDA, so the function around the body
 is written here, after mlx/backend/cuda/custom_kernel.cpp: parameters by dtype,
@@ -81,8 +82,19 @@ def compile_cuda(call: Call, *, architecture: str = "sm_90") -> Resources:
     return Resources(registers=registers, stack=stack, spilled=stores + loads, shared=shared)
 
 
-def cuda_text(call: Call) -> str:
-    """The text that MLX would compile."""
+def cuda_on_cpu(call: Call) -> str:
+    """The same text as C++ for the emulator."""
+    types = [array.dtype for array in call.inputs] + list(call.dtypes)
+    arguments = ", ".join(f"({_TYPES[each]}*)buffers[{i}]" for i, each in enumerate(types))
+    return (
+        f'#include "cuda_shim.h"\n{cuda_text(call, prelude="")}\n'
+        'extern "C" void metal_entry(const MetalThread*, void** buffers) {\n'
+        f"  mlx::core::cu::{call.kernel.name}({arguments});\n}}\n"
+    )
+
+
+def cuda_text(call: Call, *, prelude: str = _PRELUDE) -> str:
+    """The text that MLX would compile; its own headers are the prelude."""
     kernel = call.kernel
     parameters = [
         f"    const {_TYPES[array.dtype]}* {name}"
@@ -93,7 +105,7 @@ def cuda_text(call: Call) -> str:
     ]
     constants = "".join(_constant(name, value) for name, value in call.constants.items())
     return (
-        f"{_PRELUDE}{kernel.header(Dialect.CUDA)}\nnamespace mlx::core::cu {{\n"
+        f"{prelude}{kernel.header(Dialect.CUDA)}\nnamespace mlx::core::cu {{\n"
         f"__global__ void {kernel.name}(\n{','.join(parameters)}) {{\n"
         f"{constants}\n{kernel.source}\n}}\n}}\n"
     )

@@ -13,8 +13,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from kvcache.gpu.kernel import Call
-from tests.metal.build import Mode, build
+from kvcache.gpu.kernel import Call, Dialect
+from tests.metal.build import Mode, build, translate
+from tests.metal.cuda import cuda_on_cpu
 from tests.metal.generated import generate
 
 _SECONDS = 20
@@ -41,13 +42,13 @@ class Emulator:
     """A launcher. loads: filled in COUNTING mode, bytes loaded by kernel's stem and input name."""
 
     mode: Mode = Mode.PLAIN
+    dialect: Dialect = Dialect.METAL
     order: Order = Order.FORWARD
     seed: int = 1
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def __call__(self, call: Call) -> list[mx.array]:
         """Run a call. Raises KernelFaultError."""
-        generated = generate(call)
         inputs = [_to_numpy(array) for array in call.inputs]
         # Outputs start as NaN: what is not written shows.
         outputs = [
@@ -58,7 +59,7 @@ class Emulator:
             )
         ]
         buffers = [*inputs, *outputs]
-        library = build(generated, self.mode)
+        library = build(_text(call, self.dialect), self.mode)
         if self.mode.is_program:
             self._run_program(library, call, buffers)
         else:
@@ -111,6 +112,10 @@ class Emulator:
                 raise KernelFaultError(done.stderr[:4000] or f"exit code {done.returncode}")
             for file, buffer in zip(files, buffers, strict=True):
                 buffer[...] = np.fromfile(file, buffer.dtype).reshape(buffer.shape)
+
+
+def _text(call: Call, dialect: Dialect) -> str:
+    return translate(generate(call)) if dialect is Dialect.METAL else cuda_on_cpu(call)
 
 
 def _to_numpy(array: mx.array) -> npt.NDArray[Any]:

@@ -12,12 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "shim.h"
-#undef device
-#undef thread
-#undef constant
-#undef kernel
-#undef threadgroup
+#include "runtime.h"
 
 #if THREAD_SANITIZER
 extern "C" {
@@ -368,6 +363,8 @@ bool launch(const Grid& grid, Order order) {
 }  // namespace
 
 // ---- called by the kernel ----
+
+extern "C" const MetalThread* metal_thread() { return &current->self; }
 
 extern "C" uint metal_lane() { return current->self.thread_index_in_simdgroup; }
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kvcache import CacheError, codec
 from kvcache.gpu import TierDecoder
-from kvcache.gpu.kernel import Launcher
+from kvcache.gpu.kernel import Dialect, Launcher
 from kvcache.gpu.shape import CallShape
 from kvcache.gpu.warm_up import warm_up
 from tests.metal.build import Mode, find_compiler
@@ -62,6 +62,17 @@ def test_blocks_of_any_length(name: str) -> None:
 @pytest.mark.parametrize("name", TIERS)
 def test_every_state_of_the_tiers(name: str) -> None:
     check(TIERS[name], Emulator())
+
+
+@pytest.mark.parametrize("name", ["two launches", "cold of many spans", "window moves"])
+def test_as_cuda(name: str) -> None:
+    check(TIERS[name], Emulator(dialect=Dialect.CUDA))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+def test_codecs_as_cuda(pair: tuple[str, str]) -> None:
+    case = Case(keys=pair[0], values=pair[1], dim=80, block=40, dtype=mx.bfloat16)
+    check(case, Emulator(dialect=Dialect.CUDA, order=Order.BACKWARD))
 
 
 @settings(max_examples=40, deadline=None)
