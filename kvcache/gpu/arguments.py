@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Mapping
 from enum import IntEnum, auto
+from functools import lru_cache
 
 import mlx.core as mx
 
@@ -56,7 +57,16 @@ MACROS: tuple[tuple[str, str | int], ...] = tuple(
 
 def pack_arguments(values: Mapping[Argument, int]) -> mx.array:
     """int32 [len(Argument)]; what is not given is 0."""
-    return mx.array([values.get(argument, 0) for argument in Argument], mx.int32)
+    numbers = [0] * len(MACROS)
+    for argument, value in values.items():
+        numbers[argument] = value
+    return _array(tuple(numbers))
+
+
+@lru_cache(maxsize=64)
+def _array(numbers: tuple[int, ...]) -> mx.array:
+    """The layers of a model mostly ask for the same."""
+    return mx.array(numbers, mx.int32)
 
 
 def float_bits(value: float) -> int:

@@ -22,6 +22,7 @@ from kvcache.gpu.shape import TILE, CallShape, ceil_div
 from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
 
 MOST_NEW = 8  # new tokens that the kernels are meant for: each eight rows re-read the tiers
+_THREADGROUPS = 512  # keep any GPU of now busy
 
 _ROTATE = Kernel.load(
     "rotate",
@@ -85,9 +86,14 @@ class Partial:
 
 @dataclass(frozen=True, kw_only=True)
 class TierDecoder:
-    """Runs the kernels; `launch` may be another than the device's, for tests."""
+    """Runs the kernels.
+
+    launch: may be another than the device's, for tests.
+    threadgroups: how many a launch should have at least where there is work for them.
+    """
 
     launch: Launcher = launch_on_device
+    threadgroups: int = _THREADGROUPS
 
     def attend(
         self,
@@ -139,7 +145,7 @@ class TierDecoder:
         shape = call.shape
         made = _cold_kernel(cold.key_codec, cold.value_codec, shape.dim)
         queries = self._rotate(shape, q, cold.key_codec)
-        spans = shape.spans(cold.blocks)
+        spans = shape.spans(cold.blocks, self.threadgroups)
         position = {Argument.COLD_POSITION: cold.position}
         constants: dict[str, Constant] = {"M": cold.block, "QUERY": queries.dtype}
         found = [
@@ -172,8 +178,10 @@ class TierDecoder:
         nothing = DenseTokens(keys=none, values=none, count=0)
         pinned, new = tiers.pinned or nothing, tiers.new or nothing
         hot = tiers.hot or HotRing(keys=none, values=none, start=0, count=0, position=0)
-        pinned_spans = ceil_div(pinned.count, TILE * shape.simdgroups)
-        spans = pinned_spans + shape.spans(ceil_div(hot.count + new.count, TILE))
+        pinned_tiles = ceil_div(pinned.count, TILE)
+        pinned_spans = shape.spans(pinned_tiles, self.threadgroups) if pinned_tiles else 0
+        tiles = ceil_div(hot.count + new.count, TILE)
+        spans = pinned_spans + shape.spans(tiles, self.threadgroups)
         numbers = {
             Argument.PINNED: pinned.count,
             Argument.PINNED_ROOM: pinned.keys.shape[2],

@@ -72,6 +72,27 @@ class Kernel:
         return text_of(dialect.value) + defines + self.headers
 
     @cached_property
+    def metal_function(self) -> Any:
+        """As MLX's Metal function; made without Metal too, but not called."""
+        return mx.fast.metal_kernel(**self._arguments(Dialect.METAL))
+
+    @cached_property
+    def device_function(self) -> Any:
+        """As a function of MLX for this machine's GPU."""
+        if mx.metal.is_available():
+            return self.metal_function
+        return mx.fast.cuda_kernel(**self._arguments(Dialect.CUDA))
+
+    def _arguments(self, dialect: Dialect) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "input_names": list(self.inputs),
+            "output_names": list(self.outputs),
+            "source": self.source,
+            "header": self.header(dialect),
+        }
+
+    @cached_property
     def name(self) -> str:
         """Unique to the text: MLX on CUDA keeps compiled kernels by name alone."""
         text = self.source + "".join(self.header(dialect) for dialect in Dialect)
@@ -110,31 +131,7 @@ class Launcher(Protocol):
         ...
 
 
-def metal_function(kernel: Kernel) -> Any:
-    """The kernel as MLX's Metal function; works without Metal, until it is called."""
-    return mx.fast.metal_kernel(
-        name=kernel.name,
-        input_names=list(kernel.inputs),
-        output_names=list(kernel.outputs),
-        source=kernel.source,
-        header=kernel.header(Dialect.METAL),
-    )
-
-
-@cache
-def _device_function(kernel: Kernel) -> Any:
-    if mx.metal.is_available():
-        return metal_function(kernel)
-    return mx.fast.cuda_kernel(
-        name=kernel.name,
-        input_names=list(kernel.inputs),
-        output_names=list(kernel.outputs),
-        source=kernel.source,
-        header=kernel.header(Dialect.CUDA),
-    )
-
-
 def launch_on_device(call: Call) -> list[mx.array]:
     """Run a call on MLX's GPU; each kernel is compiled once for each set of constants."""
-    outputs: list[mx.array] = _device_function(call.kernel)(**call.arguments())
+    outputs: list[mx.array] = call.kernel.device_function(**call.arguments())
     return outputs

@@ -5,6 +5,8 @@ The text names a part once, in PICK(part), and `segment` chooses among its array
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import mlx.core as mx
 
@@ -13,7 +15,8 @@ from kvcache.gpu.arguments import Argument
 from kvcache.gpu.families import Family, family_of
 from kvcache.gpu.tiers import ColdBlocks
 
-_SEGMENTS = 4  # as many as a ring has, and as the kernels have START_ arguments
+_STARTS = (Argument.START_0, Argument.START_1, Argument.START_2, Argument.START_3)
+_SEGMENTS = len(_STARTS)  # as many as a ring has
 _MOST_BUFFERS = 31  # that a Metal kernel takes
 _LEAST_SIZE = 8  # MLX puts smaller inputs into constant memory, another kind of pointer
 
@@ -58,7 +61,7 @@ class SegmentInputs:
     roles: tuple[Role, ...]
     others: int
 
-    @property
+    @cached_property
     def segments(self) -> int:
         """Segments that one launch can read: their parts must fit in a kernel's buffers."""
         parts = sum(len(role.inputs) for role in self.roles)
@@ -82,31 +85,27 @@ class SegmentInputs:
         pick = ("PICK(name)", f"({choice}name##_{last})")
         return (pick, *(macro for role in self.roles for macro in role.macros))
 
+    @cached_property
+    def _parts(self) -> tuple[tuple[int, str], ...]:
+        return tuple((role.index, part) for role in self.roles for part in role.family.parts)
+
     def launches(self, cold: ColdBlocks) -> Iterator[tuple[list[mx.array], dict[Argument, int]]]:
         """The inputs and numbers of each launch; one, unless there are too many parts."""
-        starts = [sum(cold.sizes[:i]) for i in range(len(cold.sizes) + 1)]
+        starts = list(accumulate(cold.sizes, initial=0))
         for at in range(0, len(cold.segments), self.segments):
             taken = list(cold.segments[at : at + self.segments])
             stop = starts[at + len(taken)]
-            first = [starts[at + i] if i < len(taken) else stop for i in range(_SEGMENTS)]
+            first = [*starts[at : at + len(taken)], *[stop] * (_SEGMENTS - len(taken))]
             taken += taken[:1] * (self.segments - len(taken))  # never read
-            inputs = [
-                _in_device_memory(pair[role.index][part])
-                for pair in taken
-                for role in self.roles
-                for part in role.family.parts
-            ]
-            numbers = {Argument(Argument.START_0 + i): start for i, start in enumerate(first)}
-            yield (
-                inputs,
-                numbers
-                | {
-                    Argument.STOP: stop,
-                    Argument.SLOTS: cold.slots,
-                    Argument.FIRST_SLOT: cold.first_slot,
-                    Argument.BLOCKS: cold.blocks,
-                },
-            )
+            inputs = [_in_device_memory(pair[i][part]) for pair in taken for i, part in self._parts]
+            numbers = {
+                **dict(zip(_STARTS, first, strict=True)),
+                Argument.STOP: stop,
+                Argument.SLOTS: cold.slots,
+                Argument.FIRST_SLOT: cold.first_slot,
+                Argument.BLOCKS: cold.blocks,
+            }
+            yield inputs, numbers
 
 
 def _in_device_memory(part: mx.array) -> mx.array:

@@ -6,7 +6,6 @@ import mlx.core as mx
 
 TILE = 32  # tokens that a simdgroup takes at a time, one per lane
 _ROWS = 8  # query rows that share one read of a token: more would not fit in registers
-_THREADGROUPS = 512  # that keep any GPU busy
 _SHARED_BYTES = 8 * 1024  # of folded queries and weights, for several threadgroups at a time
 
 
@@ -52,9 +51,12 @@ class CallShape:
         bytes_each = 4 * self.tile_rows * (self.dim + TILE)
         return 4 if 4 * bytes_each <= _SHARED_BYTES else 2
 
-    def spans(self, units: int) -> int:
-        """How many ways to split units of work, one at a time to a simdgroup."""
-        wanted = max(1, _THREADGROUPS // (self.heads * self.row_tiles))
+    def spans(self, units: int, threadgroups: int) -> int:
+        """How many ways to split units of work, one at a time to a simdgroup.
+
+        threadgroups: how many keep the GPU busy; more only add to what is merged.
+        """
+        wanted = max(1, threadgroups // (self.heads * self.row_tiles))
         return max(1, min(wanted, ceil_div(units, self.simdgroups)))
 
 

@@ -13,7 +13,11 @@ PAIRS = (
     *(("kivi2", "hkivi4"), ("turbo2", "kvarn5"), ("h5", "kivi3"), ("q2", "turbo4u")),
 )
 
-CODECS = {name: Case(keys=name, values=name) for name in NAMES if name not in UNREAD}
+CODECS = {
+    name: Case(keys=name, values=name, threadgroups=1, blocks=6)
+    for name in NAMES
+    if name not in UNREAD
+}
 
 SHAPES = {
     f"D{dim} G{group} L{new}": Case(dim=dim, group=group, new=new, kv_heads=3, seed=dim)
@@ -65,6 +69,17 @@ TIERS = {
     "cold of four segments": Case(new=_NEW, segments=(1, 1, 2, 4), slots=8, first_slot=7, blocks=8),
     "cold of many spans": Case(
         new=_NEW, segments=(5, 5, 10, 20), slots=40, first_slot=9, blocks=40
+    ),
+    "many blocks for each": Case(
+        new=_NEW,
+        segments=(5, 5, 10, 20),
+        slots=40,
+        first_slot=9,
+        blocks=40,
+        ring=700,
+        hot=690,
+        pinned=300,
+        threadgroups=5,
     ),
     "window moves": Case(new=_NEW, window_step=41),
     "window past a block": Case(new=_NEW, window_step=70),

@@ -59,7 +59,7 @@ def _line(name: str, case: Case, attend: Callable[[Case], mx.array]) -> str:
 
 def _decode(case: Case) -> mx.array:
     sample = make(case)
-    return TierDecoder().attend(
+    return TierDecoder(threadgroups=case.threadgroups).attend(
         sample.q,
         sample.q_sink,
         sample.tiers,

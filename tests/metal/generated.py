@@ -13,7 +13,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from kvcache.gpu.kernel import Call, metal_function
+from kvcache.gpu.kernel import Call
 
 _PARAMETER = re.compile(r"^\s*(?P<type>[^\[]*?)\s*(?P<name>\w+) \[\[(?P<attribute>[^\]]+)\]\]$")
 _BUFFER = re.compile(r"buffer\((\d+)\)")
@@ -60,7 +60,7 @@ def _exported(call: Call) -> tuple[str, str]:
     """The kernel function's name and source."""
     arguments = call.arguments()
     inputs = arguments.pop("inputs")
-    function = metal_function(call.kernel)
+    function = call.kernel.metal_function
     with tempfile.NamedTemporaryFile(suffix=".mlxfn") as file:
         mx.export_function(
             file.name, lambda *arrays: function(inputs=list(arrays), **arguments), *inputs

@@ -41,31 +41,55 @@ _STRUCTURE = re.compile(r"^struct (\w+)", re.MULTILINE)
 
 _GENERAL = (
     Case(
-        dim=80, group=2, new=3, segments=(1, 1, 2, 4), slots=8, blocks=7, window_step=41, block=40
+        dim=80,
+        group=2,
+        new=3,
+        block=40,
+        window_step=41,
+        threadgroups=4,
+        segments=(1, 1, 2, 4),
+        slots=8,
+        blocks=7,
+        pinned=70,
+        ring=161,
+        hot=157,
     ),
-    Case(dim=64, group=5, new=2, batch=2, pinned=170, ring=161, hot_start=150, hot=160, block=33),
+    Case(
+        group=5,
+        in_tiers=2,
+        batch=2,
+        pinned=170,
+        block=33,
+        threadgroups=1,
+        ring=161,
+        hot_start=150,
+        hot=160,
+    ),
+    Case(in_tiers=5, hot=0, evicted=0, kv_heads=1),
+    Case(
+        keys="kvarn4", values="kvarn3", dim=128, group=8, segments=(1, 1, 2, 4), slots=8, blocks=8
+    ),
 )
 # Cases in which a codec family is read as keys and as values.
 _BY_STRUCTURE = {
     "TokenAffine": (
-        Case(keys="q5", values="h6", dim=80, block=40),
+        Case(keys="q5", values="h6", dim=80, block=40, threadgroups=1),
         Case(keys="q8", values="q3", dim=128, block=33),
     ),
     "ChannelAffine": (
-        Case(keys="hkivi5", values="kivi3", dim=80, block=40),
-        Case(keys="kivi2", values="kivi4"),
+        Case(keys="hkivi5", values="kivi3", dim=80, block=40, threadgroups=1),
+        Case(keys="kivi2", values="kivi4", block=33, dim=128),
     ),
     "Levels": (
-        Case(keys="turbo3", values="turbo3u", dim=80, block=40),
-        Case(keys="turbo4", values="turbo2"),
+        Case(keys="turbo3", values="turbo3u", dim=80, block=40, threadgroups=1),
+        Case(keys="turbo4", values="turbo2", block=33, dim=128),
     ),
     "KVarN": (
-        Case(keys="kvarn5", values="kvarn6", dim=80, block=40),
-        Case(keys="kvarn8", values="kvarn2"),
+        Case(keys="kvarn5", values="kvarn6", dim=80, block=40, threadgroups=1),
+        Case(keys="kvarn8", values="kvarn2", block=33, dim=128),
     ),
-    "Plain": (Case(keys="f16", values="f16", dim=80, block=40),),
+    "Plain": (Case(keys="f16", values="f16", dim=80, block=40, threadgroups=1),),
 }
-
 
 _PREFILL = tuple(
     replace(case, one_query=True)
@@ -173,7 +197,9 @@ def _found_by(launch: MutantLauncher, case: Case) -> str | None:
         if case.one_query:
             out = TierPrefill(launch=launch).attend(sample.q, sample.tiers, **given)
         else:
-            out = TierDecoder(launch=launch).attend(sample.q, sample.q_sink, sample.tiers, **given)
+            out = TierDecoder(launch=launch, threadgroups=case.threadgroups).attend(
+                sample.q, sample.q_sink, sample.tiers, **given
+            )
         mx.eval(out)
     except RefusedTextError:
         return "refused by the compiler"

@@ -37,7 +37,7 @@ def calls_of(case: Case) -> list[Call]:
     """Every call that decoding over a case's tiers makes."""
     recorder = Recorder()
     sample = make(case)
-    TierDecoder(launch=recorder).attend(
+    TierDecoder(launch=recorder, threadgroups=case.threadgroups).attend(
         sample.q,
         sample.q_sink,
         sample.tiers,

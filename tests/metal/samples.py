@@ -24,7 +24,8 @@ class Case:
     Positions begin after `evicted`, so that they differ from indices. Queries are float32 unless
     told: then the output is not rounded, and errors of the kernels show. one_query: pinned tokens
     are met by the same queries as all others. in_tiers: queries of tokens that are in the tiers
-    already, so that there are no new ones and later tokens must not be seen.
+    already, so that there are no new ones and later tokens must not be seen. threadgroups: the
+    decoder's; with few of them each takes several blocks.
     """
 
     keys: str = "hkivi5"
@@ -49,6 +50,7 @@ class Case:
     query: mx.Dtype = mx.float32
     one_query: bool = False
     in_tiers: int = 0
+    threadgroups: int = 512
     seed: int = 0
 
 

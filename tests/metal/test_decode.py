@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 def attend(case: Case, launch: Launcher) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """What the kernels give and what they should."""
     sample = make(case)
-    out = TierDecoder(launch=launch).attend(
+    out = TierDecoder(launch=launch, threadgroups=case.threadgroups).attend(
         sample.q,
         sample.q_sink,
         sample.tiers,
@@ -94,6 +94,7 @@ def test_any_state_of_the_tiers(data: st.DataObject) -> None:
             hot=data.draw(st.integers(0, ring)),
             evicted=data.draw(st.integers(0, 10**6)),
             window_step=data.draw(st.integers(0, 200)),
+            threadgroups=data.draw(st.sampled_from([1, 6, 512])),
             seed=data.draw(st.integers(0, 99)),
         ),
         Emulator(),

@@ -35,7 +35,6 @@ float bias[ROWS];
 int oldest[ROWS];
 int newest[ROWS];
 UNROLL for (int r = 0; r < ROWS; r++) {
-  bias[r] = 0.0f;
   const int query = min(first_row + r, rows - 1) % args[ARG_QUERIES];
   oldest[r] = lowest[query];
   newest[r] = args[ARG_POSITION] + query;
@@ -56,9 +55,9 @@ for (int block = span * per_span + int(simdgroup); block < last_block; block += 
   VALUES values = {VALUE_PARTS};
   values.seek(held);
 
-  // The channels' scales go into the queries, their offsets into a bias.
+  // The channels' scales go into the queries, their offsets into a bias. Whoever read the block
+  // before has passed the barrier at its end.
   if (!folded_once) {
-    simdgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (int r = 0; r < ROWS; r++) bias[r] = 0.0f;
     for (int d = int(lane); d < D; d += 32) {
       const float channel_scale = keys.channel_scale(uint(d)) * scale;
