@@ -11,10 +11,10 @@ from kvcache.codecs.lloyd_max import levels
 from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.turbo import TurboCodec
 from kvcache.errors import CacheError
+from kvcache.gpu.shape import RUN
 
 LEVELS = 16  # entries of the largest table
-RUN = 8  # channels that a lane handles together
-LARGEST_DIM = 256  # so that a token's runs fit a simdgroup
+LARGEST_DIM = 128  # so that a threadgroup's staged values fit its memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class Family:
 def family_of(codec: Codec, dim: int) -> Family:
     """What reads `codec`. Raises CacheError where no kernel does."""
     bits = codec.code_bits
-    if dim % RUN or dim > LARGEST_DIM:
+    if dim > LARGEST_DIM:
         raise CacheError(
-            f"got head dimension {dim}, but the GPU kernels take multiples of {RUN} up to "
+            f"got head dimension {dim}, but the GPU kernels read encoded blocks of up to "
             f"{LARGEST_DIM}; use --backend reference"
         )
     match codec:

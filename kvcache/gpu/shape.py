@@ -4,20 +4,31 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from kvcache.errors import CacheError
+
+RUN = 8  # channels that a lane handles together
 TILE = 32  # tokens that a simdgroup takes at a time, one per lane
+_LARGEST_DIM = 256  # so that the runs of a token fit a simdgroup
 _ROWS = 8  # query rows that share one read of a token: more would not fit in registers
 _SHARED_BYTES = 8 * 1024  # of folded queries and weights, for several threadgroups at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallShape:
-    """B, Hkv, G, L and D."""
+    """B, Hkv, G, L and D. Raises CacheError for a D that the kernels do not take."""
 
     batch: int
     kv_heads: int
     group: int
     new: int
     dim: int
+
+    def __post_init__(self) -> None:
+        if self.dim % RUN or self.dim > _LARGEST_DIM:
+            raise CacheError(
+                f"got head dimension {self.dim}, but the GPU kernels take multiples of {RUN} up to "
+                f"{_LARGEST_DIM}; use --backend reference"
+            )
 
     @classmethod
     def of(cls, q: mx.array, kv_heads: int) -> "CallShape":

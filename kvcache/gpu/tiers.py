@@ -10,7 +10,7 @@ from kvcache.codecs.base import Codec, Parts
 
 @dataclass(frozen=True, kw_only=True)
 class DenseTokens:
-    """The first `count` tokens of keys and values [B, Hkv, room, D]; float16 or bfloat16."""
+    """The first `count` tokens of keys and values [B, Hkv, room, D]."""
 
     keys: mx.array
     values: mx.array
@@ -63,8 +63,9 @@ class ColdBlocks:
 class TierArrays:
     """All that queries attend to. A tier that holds nothing is None; not all of them may be.
 
+    Unencoded tokens are float16, bfloat16 or float32, the same in every tier.
     pinned: at positions from 0.
-    new: tokens that are in no tier yet, in the dtype of the others, just after the hot ones.
+    new: tokens that are in no tier yet, just after the hot ones.
     """
 
     pinned: DenseTokens | None = None

@@ -182,7 +182,7 @@ def caught(mutant: Mutant) -> str | None:
     cases = mutant.cases()
     tries = [(case, Emulator(mode=Mode.APART)) for case in cases]
     tries += [(cases[0], Emulator(mode=Mode.APART, order=Order.RANDOM, seed=s)) for s in range(3)]
-    tries += [(case, Emulator(mode=Mode.MEMORY, order=Order.BACKWARD)) for case in cases[:2]]
+    tries += [(case, Emulator(mode=Mode.MEMORY, order=Order.BACKWARD)) for case in cases]
     tries += [(cases[0], Emulator(mode=Mode.RACES, order=Order.RANDOM))]
     for case, emulator in tries:
         if how := _found_by(MutantLauncher(mutant=mutant, emulator=emulator), case):

@@ -126,6 +126,20 @@ def test_a_codec_without_kernel_is_told(name: str) -> None:
         attend(Case(keys=name), Emulator())
 
 
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        (Case(dim=256, keys="q4", values="q4"), "encoded blocks of up to 128"),
+        (Case(dim=72, keys="q4", values="q4"), "no GPU kernel reads codec q4 of head dimension 72"),
+        (Case(dim=68, blocks=0), "multiples of 8 up to 256"),
+    ],
+    ids=["too wide", "groups of 36", "no multiple of 8"],
+)
+def test_a_head_dimension_without_kernel_is_told(case: Case, told: str) -> None:
+    with pytest.raises(CacheError, match=told):
+        attend(case, Emulator())
+
+
 def test_warm_up_makes_the_kernels_that_decoding_uses() -> None:
     case = Case(query=mx.float16)
     warm = Recorder()

@@ -53,7 +53,7 @@ METAL_FUNC void load_words(const device uint* from, thread uint* to) {
   }
 }
 
-// A run of plain values.
+// A run of plain values of 16 bits, and of 32.
 template <typename T>
 METAL_FUNC void load_run(const device T* from, thread float* to) {
   const uint4 four = *(const device uint4*)from;
@@ -69,4 +69,17 @@ METAL_FUNC void load_run(const device T* from, thread float* to) {
   to[5] = c.y;
   to[6] = d.x;
   to[7] = d.y;
+}
+
+METAL_FUNC void load_run(const device float* from, thread float* to) {
+  const float4 low = ((const device float4*)from)[0];
+  const float4 high = ((const device float4*)from)[1];
+  to[0] = low.x;
+  to[1] = low.y;
+  to[2] = low.z;
+  to[3] = low.w;
+  to[4] = high.x;
+  to[5] = high.y;
+  to[6] = high.z;
+  to[7] = high.w;
 }
