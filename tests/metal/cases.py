@@ -82,6 +82,8 @@ TIERS = {
         pinned=300,
         threadgroups=5,
     ),
+    "large scores": Case(new=_NEW, sharpness=50, pinned=70, threadgroups=30),
+    "one span outweighs the rest": Case(new=_NEW, blocks=0, hot=0, pinned=140, sharpness=300),
     "window moves": Case(new=_NEW, window_step=41),
     "window past a block": Case(new=_NEW, window_step=70),
     "window past the cold": Case(new=_NEW, window_step=150),

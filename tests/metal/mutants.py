@@ -49,12 +49,14 @@ _GENERAL = (
         threadgroups=4,
         segments=(1, 1, 2, 4),
         slots=8,
-        blocks=7,
+        blocks=8,
         pinned=70,
         ring=161,
         hot=157,
     ),
     Case(
+        dim=80,
+        values="turbo2u",
         group=5,
         in_tiers=2,
         batch=2,
@@ -66,27 +68,40 @@ _GENERAL = (
         hot=160,
     ),
     Case(in_tiers=5, hot=0, evicted=0, kv_heads=1),
+    Case(new=3, blocks=0, hot=0, pinned=140, sharpness=300),
+    Case(
+        new=2,
+        sharpness=50,
+        pinned=40,
+        segments=(20,),
+        slots=20,
+        first_slot=3,
+        blocks=20,
+        ring=400,
+        hot=390,
+    ),
     Case(
         keys="kvarn4", values="kvarn3", dim=128, group=8, segments=(1, 1, 2, 4), slots=8, blocks=8
     ),
 )
-# Cases in which a codec family is read as keys and as values.
+# Cases in which a codec family is read as keys and as values: once with blocks whose words are a
+# multiple of four, once with others.
 _BY_STRUCTURE = {
     "TokenAffine": (
         Case(keys="q5", values="h6", dim=80, block=40, threadgroups=1),
-        Case(keys="q8", values="q3", dim=128, block=33),
+        Case(keys="q8", values="h6", dim=80, block=33),
     ),
     "ChannelAffine": (
         Case(keys="hkivi5", values="kivi3", dim=80, block=40, threadgroups=1),
-        Case(keys="kivi2", values="kivi4", block=33, dim=128),
+        Case(keys="kivi2", values="kivi5", dim=96, block=33),
     ),
     "Levels": (
         Case(keys="turbo3", values="turbo3u", dim=80, block=40, threadgroups=1),
-        Case(keys="turbo4", values="turbo2", block=33, dim=128),
+        Case(keys="turbo4", values="turbo3", dim=96, block=31),
     ),
     "KVarN": (
         Case(keys="kvarn5", values="kvarn6", dim=80, block=40, threadgroups=1),
-        Case(keys="kvarn8", values="kvarn2", block=33, dim=128),
+        Case(keys="kvarn8", values="kvarn5", dim=96, block=33),
     ),
     "Plain": (Case(keys="f16", values="f16", dim=80, block=40, threadgroups=1),),
 }

@@ -23,6 +23,7 @@ CASES = {
     "pinned many": Case(new=13, one_query=True, pinned=200, blocks=3, group=1),
     "hot only": Case(new=9, one_query=True, blocks=0, pinned=0),
     "nothing held": Case(new=9, one_query=True, blocks=0, pinned=0, hot=0, evicted=0),
+    "large scores": Case(new=11, one_query=True, sharpness=50),
     "none new": Case(in_tiers=11, one_query=True, hot=23),
     "none new, only cold": Case(in_tiers=1, one_query=True, hot=0, pinned=0),
     "odd blocks": Case(new=9, one_query=True, block=33, values="kvarn3", keys="q5", dim=96),
