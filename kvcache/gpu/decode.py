@@ -191,7 +191,9 @@ class TierDecoder:
             Argument.HOT_POSITION: hot.position,
             Argument.RING: hot.keys.shape[2],
             Argument.NEW: new.count,
-            Argument.NEW_POSITION: hot.position + hot.count if tiers.hot else call.position,
+            Argument.NEW_POSITION: (
+                call.position if tiers.new_position is None else tiers.new_position
+            ),
         }
         inputs = [
             *(q, q_sink, lowest, call.pack(spans, numbers)),

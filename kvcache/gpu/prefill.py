@@ -231,9 +231,9 @@ def _unencoded(tiers: TierArrays, position: int) -> Iterator[tuple[mx.array, mx.
         yield pinned.keys[:, :, some], pinned.values[:, :, some], mx.arange(pinned.count)
     if hot := tiers.hot:
         yield *_in_order(hot), hot.position + mx.arange(hot.count)
-        position = hot.position + hot.count
     if new := tiers.new:
-        yield new.keys, new.values, position + mx.arange(new.count)
+        first = position if tiers.new_position is None else tiers.new_position
+        yield new.keys, new.values, first + mx.arange(new.count)
 
 
 def _in_order(hot: HotRing) -> tuple[mx.array, mx.array]:

@@ -66,12 +66,14 @@ class TierArrays:
     Unencoded tokens are float16, bfloat16 or float32, the same in every tier.
     pinned: at positions from 0.
     new: tokens that are in no tier yet, just after the hot ones.
+    new_position: of the first of them; None is that of the first query.
     """
 
     pinned: DenseTokens | None = None
     cold: ColdBlocks | None = None
     hot: HotRing | None = None
     new: DenseTokens | None = None
+    new_position: int | None = None
 
     @property
     def kv_heads(self) -> int:
