@@ -35,6 +35,7 @@ class Request:
 
     truncate: drop the oldest tokens of a prompt that the window cannot hold,
     instead of refusing it.
+    continues: the prompt ends inside an answer, which goes on.
     """
 
     prompt: Sequence[int]
@@ -42,12 +43,24 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     truncate: bool = False
+    continues: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise EmberError("the prompt is empty: give some text")
         if self.max_tokens < 1:
             raise EmberError(f"got max_tokens={self.max_tokens}, expected at least 1")
+
+
+class PromptTooLongError(EmberError):
+    """A prompt that the window cannot hold together with one token of an answer."""
+
+    def __init__(self, length: int, window: int) -> None:
+        super().__init__(
+            f"the prompt has {length} tokens, but the window holds {window} with its answer; "
+            "shorten it, raise --ctx or --kv-budget, or drop its oldest tokens with --truncate"
+        )
+        self.length, self.window = length, window
 
 
 class Engine:
@@ -72,13 +85,17 @@ class Engine:
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""
-        return sum_layers(cache.stats() for cache in self._caches)
+        return sum_layers(self.layer_stats())
+
+    def layer_stats(self) -> list[CacheStats]:
+        """Tokens and bytes of each layer's cache."""
+        return [cache.stats() for cache in self._caches]
 
     def generate(self, request: Request, cancel: Flag | None = None) -> Iterator[Event]:
         """Answer one prompt; the last event is `Finished`.
 
         `cancel` may be set from any thread, also during prefill; what was
-        computed is kept. Raises EmberError for a prompt that does not fit.
+        computed is kept. Raises PromptTooLongError.
         """
         prompt = self._fit(request)
         if dropped := len(request.prompt) - len(prompt):
@@ -132,6 +149,7 @@ class Engine:
             reused_tokens=reused,
             max_tokens=request.max_tokens,
             stop=request.stop,
+            continuing=request.continues,
         )
         return Row(index=index, prompt=prompt, transcript=transcript)
 
@@ -140,10 +158,7 @@ class Engine:
         if length < window:
             return request.prompt
         if not request.truncate:
-            raise EmberError(
-                f"the prompt has {length} tokens, but the window holds {window} with its answer; "
-                "shorten it, raise --ctx or --kv-budget, or drop its oldest tokens with --truncate"
-            )
+            raise PromptTooLongError(length, window)
         # Leave the answer its room, but never more than half of the window.
         keep = window - min(request.max_tokens, window // 2)
         return request.prompt[-max(keep, 1) :]
