@@ -54,9 +54,12 @@ class InferenceThread:
         """
         return iter(self.submit(items))
 
-    def submit(self, items: Callable[[], Iterator[T]]) -> Job[T]:
-        """As `stream`, for a caller who must not wait: see `Job.poll`."""
-        job: Job[T] = Job()
+    def submit(self, items: Callable[[], Iterator[T]], job: Job[T] | None = None) -> Job[T]:
+        """As `stream`, for a caller who must not wait: see `Job.poll`.
+
+        job: where the items go; one that `items` itself may put to, if given.
+        """
+        job = job or Job()
         self._jobs.put((items, job))
         return job
 

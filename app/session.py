@@ -63,34 +63,44 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     with InferenceThread() as thread:
         loaded = _load_with_bar(thread, path, config.backend)
         engine = thread.call(lambda: Engine(loaded, config))
-        if loaded.template.source is TemplateSource.GUESS and not raw:
-            note(_GUESS)
-        _explain_window(engine)
-        if config.backend is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
-            _explain_reference()
-        if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
-            note(f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly")
+        for text in load_notes(engine, asked=config.backend, raw=raw):
+            note(text)
         yield Session(engine=engine, thread=thread)
 
 
-def _explain_window(engine: Engine) -> None:
-    """Say where the window is not what was asked for, or longer than the model knows."""
+def load_notes(engine: Engine, *, asked: Backend, raw: bool = False) -> Iterator[str]:
+    """What a user should know about a load, a line each.
+
+    asked: the backend that was asked for. raw: no chat format will be used.
+    """
+    loaded = engine.loaded
+    if loaded.template.source is TemplateSource.GUESS and not raw:
+        yield _GUESS
+    yield from _window_notes(engine)
+    if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
+        yield from _reference_notes()
+    if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
+        yield f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly"
+
+
+def _window_notes(engine: Engine) -> Iterator[str]:
+    """Where the window is not what was asked for, or longer than the model knows."""
     window, trained = engine.plan.max_tokens, engine.plan.shape.context
     if asked := engine.plan.capped_from:
-        note(
+        yield (
             f"the window is {window} tokens, not {asked}: the model was trained for no more; "
             "--beyond-context allows it"
         )
     elif window > trained:
-        note(f"a window of {window} tokens is beyond the {trained} that the model was trained for")
+        yield f"a window of {window} tokens is beyond the {trained} that the model was trained for"
 
 
-def _explain_reference() -> None:
-    """Say why the slow backend runs, since nothing falls back in silence."""
+def _reference_notes() -> Iterator[str]:
+    """Why the slow backend runs, since nothing falls back in silence."""
     try:
         library()
     except NativeUnavailableError as error:
-        note(str(error))
+        yield str(error)
 
 
 def _load_with_bar(thread: InferenceThread, path: Path, backend: Backend) -> LoadedModel:

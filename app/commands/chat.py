@@ -1,4 +1,4 @@
-"""Chat with a model, line by line."""
+"""Chat with a model: full screen, or line by line without a terminal."""
 
 import argparse
 import sys
@@ -17,11 +17,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     options.add_model(parser)
     parser.add_argument("--system", help="system prompt")
+    parser.add_argument("--plain", action="store_true", help="line by line, no full screen")
     options.add_sampling(parser)
     options.add_cache(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Chat until the user ends it."""
+    if args.plain or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return _run_plain(args)
+    return _run_full_screen(args)
+
+
+def _run_full_screen(args: argparse.Namespace) -> int:
+    from app.tui.app import ChatApp
+    from app.tui.controller import AnswerSettings
+    from app.tui.live_service import LiveService
+
+    settings = AnswerSettings(
+        sampling=options.sampling(args), max_tokens=args.max_tokens, stop=tuple(args.stop)
+    )
+    service = LiveService(options.cache_config(args))
+    try:
+        ChatApp(
+            service,
+            model=options.model_name(args),
+            settings=settings,
+            system=args.system or "",
+        ).run()
+    finally:
+        service.close()
+    return 0
+
+
+def _run_plain(args: argparse.Namespace) -> int:
     """Read a line, answer it, until the end of input."""
     from app.session import open_session
 

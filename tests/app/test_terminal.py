@@ -1,10 +1,13 @@
-"""The line chat in a real terminal: bars, Ctrl-C, Ctrl-D."""
+"""The chat in a real terminal: line by line (bars, Ctrl-C, Ctrl-D), and full screen."""
 
+import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from app import cli
 
 ROOT = Path(cli.__file__).parent.parent
 _SECONDS = 60
-INTERRUPT, END = b"\x03", b"\x04"
+_SIZE = 36, 120
+INTERRUPT, END, QUIT = b"\x03", b"\x04", b"\x11"
 
 
 class Terminal:
@@ -32,6 +36,7 @@ class Terminal:
             start_new_session=True,
             preexec_fn=_own_terminal,
         )
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *_SIZE, 0, 0))
         os.close(slave)
         self.shown = ""
 
@@ -65,15 +70,12 @@ class Terminal:
 
 
 def _own_terminal() -> None:
-    import fcntl
-    import termios
-
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
     window = ["--ctx", "1000000", "--beyond-context", "--max-tokens", "1000000"]
-    terminal = Terminal("chat", "-m", str(tiny_path), *window)
+    terminal = Terminal("chat", "--plain", "-m", str(tiny_path), *window)
     terminal.wait_for("> ")
     terminal.type(b"ba ce di\n")
     time.sleep(1)
@@ -90,9 +92,10 @@ def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
     assert "reading" in terminal.shown
 
 
-def test_a_bare_model_opens_the_chat(tiny_path: Path) -> None:
+def test_a_bare_model_opens_the_full_screen(tiny_path: Path) -> None:
     terminal = Terminal(str(tiny_path))
-    terminal.wait_for("/quit or Ctrl-D ends")
-    terminal.wait_for("> ")
-    terminal.type(b"/quit\n")
+    terminal.wait_for("KV cache")
+    terminal.wait_for("/128")
+    terminal.type(QUIT)
     assert terminal.close() == 0
+    assert "Traceback" not in terminal.shown

@@ -1,0 +1,340 @@
+"""The chat without its screen: what is said, asked, stopped and saved.
+
+Runs on the UI thread and never waits: `tick` takes what the model's jobs have
+given since. Knows no widget; the screen reads its state after each tick.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from app.generation import Finished, PrefillProgress, TextChunk, Truncated
+from app.job import Job
+from app.sampling import Sampling
+from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, title_of
+from app.transcript import Completion, FinishReason
+from app.tui.meter import Meter
+from app.tui.service import (
+    AnswerEvent,
+    Ask,
+    LoadEvent,
+    ModelInfo,
+    ModelService,
+    Prepared,
+    TooLong,
+)
+from kvcache import EmberError
+from models.chat_template import Role
+from models.progress import Progress
+
+_SAVE_SECONDS = 1.0
+
+
+class Phase(Enum):
+    """What the model is doing."""
+
+    NO_MODEL = "no model"
+    LOADING = "loading"
+    READY = "ready"
+    READING = "reading"
+    ANSWERING = "answering"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A question as typed."""
+
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something that went wrong: what, why, and the details to hand on."""
+
+    title: str
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """How answers are made."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()
+
+
+class Saver:
+    """Where messages are kept; this one keeps nothing."""
+
+    def save(self, chat: Chat, message: ChatMessage) -> None:
+        """Save a message, new or changed, and what the chat says of itself."""
+
+    def cut(self, chat: Chat) -> None:
+        """Forget the messages that the chat no longer has."""
+
+
+class ChatController:
+    """One chat with one model."""
+
+    def __init__(
+        self,
+        service: ModelService,
+        settings: AnswerSettings | None = None,
+        *,
+        saver: Saver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.chat = Chat()
+        self.settings = settings or AnswerSettings()
+        self.model: ModelInfo | None = None
+        self.phase = Phase.NO_MODEL
+        self.stopping = False
+        self.progress: Progress | None = None
+        self.prefill: PrefillProgress | None = None
+        self.problem: Problem | None = None
+        self.too_long: TooLong | None = None
+        self.queued: Draft | None = None
+        self.current: ChatMessage | None = None
+        self.last: Completion | None = None
+        self.notices: list[str] = []
+        self.meter = Meter()
+        self._service, self._saver, self._clock = service, saver or Saver(), clock
+        self._load: Job[LoadEvent] | None = None
+        self._answer: Job[AnswerEvent] | None = None
+        self._ask: Ask | None = None
+        self._before = ""
+        self._seen = 0
+        self._saved_at = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a model is loading or answering."""
+        return self.phase in (Phase.LOADING, Phase.READING, Phase.ANSWERING)
+
+    # -- what the user does --
+
+    def load(self, spec: str) -> None:
+        """Load a model in place of the present one; the chat stays."""
+        if self.busy:
+            raise EmberError("stop the answer first (Esc), then change the model")
+        self.problem = None
+        self.model = None
+        self.phase, self.progress = Phase.LOADING, None
+        self._load = self._service.load(spec)
+
+    def send(self, draft: Draft) -> None:
+        """Ask; while the model is busy, one question waits."""
+        if self.phase is not Phase.READY:
+            if self.queued is not None:
+                raise EmberError("one question waits already; Esc stops the answer")
+            self.queued = draft
+            return
+        question = ChatMessage(role=Role.USER, text=draft.text, attachments=draft.attachments)
+        self.chat.messages.append(question)
+        if not self.chat.title:
+            self.chat.title = title_of(self.chat.messages)
+        self._saver.save(self.chat, question)
+        self._answer_last()
+
+    def stop(self) -> None:
+        """End the load or answer that runs; what has come is kept."""
+        if self.busy:
+            self.stopping = True
+            self._service.cancel()
+
+    def retry(self, *, drop_oldest: bool = False) -> None:
+        """Answer the last question again."""
+        self._require_ready()
+        self._drop_answer()
+        if not self.chat.messages:
+            raise EmberError("nothing to answer again: ask something first")
+        self._answer_last(drop_oldest=drop_oldest)
+
+    def continue_(self) -> None:
+        """Go on with the last answer."""
+        self._require_ready()
+        last = self.chat.messages[-1] if self.chat.messages else None
+        if last is None or last.role is not Role.ASSISTANT or not last.text:
+            raise EmberError("no answer to go on with: ask something first")
+        self._begin(last, continues=True)
+
+    def undo(self) -> Draft:
+        """Take back the last question and its answer; returns the question."""
+        self._require_ready()
+        self._drop_answer()
+        if not self.chat.messages:
+            raise EmberError("nothing to take back")
+        question = self.chat.messages.pop()
+        self._saver.cut(self.chat)
+        self.problem = None
+        return Draft(text=question.text, attachments=question.attachments)
+
+    def edit(self, question: ChatMessage, draft: Draft) -> None:
+        """Ask `question` anew with other words; what followed it is dropped."""
+        self._require_ready()
+        del self.chat.messages[self.chat.messages.index(question) :]
+        self._saver.cut(self.chat)
+        self.send(draft)
+
+    def dismiss_too_long(self) -> None:
+        """The user keeps the long question unanswered."""
+        self.too_long = None
+
+    # -- what the model does --
+
+    def tick(self) -> bool:
+        """Take what has come; returns whether anything has."""
+        changed = False
+        if self._load is not None:
+            changed |= self._take_load(self._load)
+        if self._answer is not None:
+            changed |= self._take_answer(self._answer)
+        if self.phase is Phase.READY and self.queued is not None and self.too_long is None:
+            draft, self.queued = self.queued, None
+            self.send(draft)
+            changed = True
+        return changed
+
+    def _take_load(self, job: Job[LoadEvent]) -> bool:
+        items = job.poll()
+        for item in items:
+            if isinstance(item, ModelInfo):
+                self.model = item
+                self.chat.model = item.spec
+                self.notices.extend(item.notes)
+            else:
+                self.progress = item
+        if not job.ended:
+            return bool(items)
+        self._load, self.stopping, self.progress = None, False, None
+        self.phase = Phase.READY if self.model else Phase.NO_MODEL
+        if job.error is not None:
+            self.problem = _problem("the model could not be loaded", job.error)
+        return True
+
+    def _take_answer(self, job: Job[AnswerEvent]) -> bool:
+        assert self.current is not None
+        items = job.poll()
+        for item in items:
+            self._take(item, self.current)
+        if job.ended:
+            self._finish(self.current, job.error)
+        elif items and self._clock() - self._saved_at >= _SAVE_SECONDS:
+            self._save(self.current)
+        return bool(items) or job.ended
+
+    def _take(self, item: AnswerEvent, answer: ChatMessage) -> None:
+        match item:
+            case Prepared():
+                self._take_ends(item)
+            case TooLong():
+                self.too_long = item
+            case Truncated():
+                self.notices.append(f"the oldest {item.dropped} tokens of the question were cut")
+            case PrefillProgress():
+                self.prefill = item
+            case TextChunk():
+                self._take_text(item, answer)
+            case Finished():
+                self.last = item.completion
+                self._complete(item.completion, answer)
+
+    def _take_ends(self, prepared: Prepared) -> None:
+        read = [each for each in self.chat.messages if each.content and each is not self.current]
+        if self._ask is not None and self._ask.continues and self.current is not None:
+            read.append(self.current)
+        ends = prepared.ends[1:] if self.chat.system else prepared.ends
+        for message, end in zip(read, ends, strict=False):
+            message.end = end
+        if prepared.dropped:
+            self.notices.append(
+                f"the oldest {prepared.dropped} messages are outside the window: not read"
+            )
+
+    def _take_text(self, chunk: TextChunk, answer: ChatMessage) -> None:
+        now = self._clock()
+        if self.phase is Phase.READING:
+            self.phase = Phase.ANSWERING
+            self.meter.begin(now)
+            self._seen = chunk.tokens
+        else:
+            self.meter.add(now, chunk.tokens - self._seen)
+            self._seen = chunk.tokens
+        answer.text += chunk.text
+        answer.end = (self.prefill.total if self.prefill else 0) + chunk.tokens
+
+    def _complete(self, completion: Completion, answer: ChatMessage) -> None:
+        stopped = completion.finish_reason is FinishReason.CANCELLED
+        answer.state = State.STOPPED if stopped else State.COMPLETE
+        answer.text = self._before + completion.text
+        answer.figures = Figures(
+            model=self.model.spec if self.model else "",
+            tokens=len(completion.tokens),
+            prompt_tokens=completion.prompt_tokens,
+            reused_tokens=completion.reused_tokens,
+            finish_reason=completion.finish_reason.value,
+            ttft_s=completion.ttft_s,
+            prefill_tps=completion.prefill_tps,
+            decode_tps=completion.decode_tps,
+        )
+
+    def _finish(self, answer: ChatMessage, error: BaseException | None) -> None:
+        self._answer = self.current = None
+        self.phase, self.stopping = Phase.READY, False
+        self.meter.end()
+        if error is not None:
+            answer.state, answer.error = State.FAILED, str(error) or type(error).__name__
+            self.problem = _problem("the answer failed", error)
+        empty = not answer.text and (answer.state is not State.COMPLETE or self.too_long)
+        if empty and answer in self.chat.messages:
+            self.chat.messages.remove(answer)
+            self._saver.cut(self.chat)
+        else:
+            self._save(answer)
+
+    # -- steps of the above --
+
+    def _answer_last(self, *, drop_oldest: bool = False) -> None:
+        answer = ChatMessage(role=Role.ASSISTANT, text="")
+        self._begin(answer, continues=False, drop_oldest=drop_oldest)
+        self.chat.messages.append(answer)
+        self._save(answer)
+
+    def _begin(self, answer: ChatMessage, *, continues: bool, drop_oldest: bool = False) -> None:
+        self._ask = Ask(
+            messages=self.chat.prompt(),
+            max_tokens=self.settings.max_tokens,
+            sampling=self.settings.sampling,
+            stop=self.settings.stop,
+            continues=continues,
+            drop_oldest=drop_oldest,
+        )
+        answer.state, answer.error = State.STREAMING, None
+        self.problem = self.too_long = self.prefill = None
+        self.current, self._before, self._seen = answer, answer.text, 0
+        self.phase = Phase.READING
+        self._answer = self._service.answer(self._ask)
+
+    def _drop_answer(self) -> None:
+        if self.chat.messages and self.chat.messages[-1].role is Role.ASSISTANT:
+            self.chat.messages.pop()
+            self._saver.cut(self.chat)
+
+    def _require_ready(self) -> None:
+        if self.busy:
+            raise EmberError("stop the answer first (Esc)")
+        if self.model is None:
+            raise EmberError("no model is loaded: pick one (Ctrl-L)")
+
+    def _save(self, message: ChatMessage) -> None:
+        self._saved_at = self._clock()
+        self._saver.save(self.chat, message)
+
+
+def _problem(title: str, error: BaseException) -> Problem:
+    if isinstance(error, EmberError):
+        return Problem(title=title, cause=str(error))
+    return Problem(title=title, cause=f"{type(error).__name__}: {error} (a fault of ember's own)")

@@ -1,0 +1,140 @@
+"""`ModelService` over a real engine on the inference thread."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from app.engine import Engine, PromptTooLongError, Request
+from app.inference_thread import InferenceThread
+from app.job import Job
+from app.session import load_notes
+from app.tui.prompting import make_prompt
+from app.tui.service import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
+from kvcache import Backend, CacheConfig
+from kvcache.stats import CacheStats
+from models.fetch import fetch
+from models.loader import OnProgress, load
+from models.progress import Progress
+from models.source import locate
+
+
+class _CancelledError(Exception):
+    """Raised inside a load or a download that the user stopped."""
+
+
+class LiveService:
+    """Owns the inference thread, and the engine that lives there."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self._config = config
+        self._thread = InferenceThread()
+        self._engine: Engine | None = None
+        self._cancel = threading.Event()
+        self._cancel_fetch = threading.Event()
+
+    def load(self, spec: str) -> Job[LoadEvent]:
+        self._cancel = cancel = threading.Event()
+        job: Job[LoadEvent] = Job()
+
+        def report(done: int, total: int) -> None:
+            if cancel.is_set():
+                raise _CancelledError
+            job.put(Progress(done_bytes=done, total_bytes=total, label="loading"))
+
+        return self._thread.submit(lambda: self._load(spec, report), job)
+
+    def fetch(self, spec: str) -> Job[Progress]:
+        job: Job[Progress] = Job()
+        self._cancel_fetch = cancel = threading.Event()
+
+        def report(progress: Progress) -> None:
+            if cancel.is_set():
+                raise _CancelledError
+            job.put(progress)
+
+        def work() -> Iterator[Progress]:
+            try:
+                fetch(spec, progress=report)
+            except _CancelledError:
+                return
+            yield Progress(done_bytes=1, total_bytes=1, label="done")
+
+        threading.Thread(target=job.run, args=(work,), name="fetch", daemon=True).start()
+        return job
+
+    def answer(self, ask: Ask) -> Job[AnswerEvent]:
+        self._cancel = cancel = threading.Event()
+        return self._thread.submit(lambda: self._answer(ask, cancel))
+
+    def cancel(self) -> None:
+        self._cancel.set()
+
+    def cancel_fetch(self) -> None:
+        self._cancel_fetch.set()
+
+    def layer_stats(self) -> Sequence[CacheStats]:
+        engine = self._engine
+        return [] if engine is None else engine.layer_stats()
+
+    def count(self, text: str) -> int:
+        engine = self._engine
+        return 0 if engine is None else len(engine.loaded.tokenizer.encode(text))
+
+    def close(self) -> None:
+        self.cancel()
+        self.cancel_fetch()
+        self._thread.submit(self._unload)
+        self._thread.close()
+
+    # -- on the inference thread --
+
+    def _load(self, spec: str, report: OnProgress) -> Iterator[LoadEvent]:
+        path = locate(spec)
+        # The old model goes first, so that two are never in memory together.
+        self._engine = None
+        try:
+            loaded = load(path, backend=self._config.backend, progress=report)
+        except _CancelledError:
+            return
+        self._engine = Engine(loaded, self._config)
+        yield _info(self._engine, spec, path, self._config.backend)
+
+    def _answer(self, ask: Ask, cancel: threading.Event) -> Iterator[AnswerEvent]:
+        assert self._engine is not None
+        engine = self._engine
+        prompt = make_prompt(engine.loaded, ask, engine.plan.max_tokens)
+        request = Request(
+            prompt=prompt.ids,
+            max_tokens=ask.max_tokens,
+            sampling=ask.sampling,
+            stop=ask.stop,
+            truncate=ask.drop_oldest,
+            continues=ask.continues,
+        )
+        yield Prepared(prompt_tokens=len(prompt.ids), ends=prompt.ends, dropped=prompt.dropped)
+        try:
+            yield from engine.generate(request, cancel)
+        except PromptTooLongError as error:
+            yield TooLong(prompt_tokens=error.length, window=error.window)
+
+    def _unload(self) -> Iterator[None]:
+        self._engine = None
+        yield None
+
+
+def _info(engine: Engine, spec: str, path: Path, asked: Backend) -> ModelInfo:
+    loaded, plan = engine.loaded, engine.plan
+    return ModelInfo(
+        name=loaded.name,
+        spec=spec,
+        path=path,
+        file_bytes=loaded.file_bytes,
+        weight_bytes=loaded.weight_bytes,
+        layers=plan.shape.layers,
+        window=plan.max_tokens,
+        max_bytes=plan.max_bytes,
+        token_bytes=plan.token_bytes,
+        kv=plan.hot_dtype.value,
+        backend=plan.backend.value,
+        notes=tuple(load_notes(engine, asked=asked)),
+    )
