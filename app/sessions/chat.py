@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import groupby
 
 from models.chat_template import Message, Role
 
@@ -62,7 +63,7 @@ class ChatMessage:
     @property
     def content(self) -> str:
         """The text with its attachments, as a model reads it."""
-        return "\n\n".join([*map(_quoted, self.attachments), self.text])
+        return "\n\n".join(filter(None, [*map(_quoted, self.attachments), self.text]))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -78,13 +79,21 @@ class Chat:
     messages: list[ChatMessage] = field(default_factory=list)
     id: int | None = None
 
+    def turns(self) -> list[tuple[ChatMessage, ...]]:
+        """Messages with text, those of one speaker in a row together.
+
+        Chat formats want speakers to take turns; a question whose answer was
+        stopped before its first word is followed by another question.
+        """
+        said = [message for message in self.messages if message.content]
+        return [tuple(run) for _, run in groupby(said, key=lambda message: message.role)]
+
     def prompt(self) -> tuple[Message, ...]:
-        """The conversation as a model reads it; answers without text are left out."""
+        """The system prompt, where there is one, and the turns, as a model reads them."""
         opening = [Message(role=Role.SYSTEM, content=self.system)] if self.system else []
         turns = [
-            Message(role=message.role, content=message.content)
-            for message in self.messages
-            if message.content
+            Message(role=run[0].role, content="\n\n".join(each.content for each in run))
+            for run in self.turns()
         ]
         return (*opening, *turns)
 

@@ -21,8 +21,7 @@ class ChatApp(App[None]):
         self, service: ModelService, *, model: str, settings: AnswerSettings, system: str = ""
     ) -> None:
         super().__init__()
-        self.chat = ChatController(service, settings)
-        self.chat.chat.system = system
+        self.chat = ChatController(service, settings, system=system)
         self._service, self._model = service, model
 
     def on_mount(self) -> None:

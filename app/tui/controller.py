@@ -6,13 +6,15 @@ given since. Knows no widget; the screen reads its state after each tick.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from app.generation import Finished, PrefillProgress, TextChunk, Truncated
 from app.job import Job
 from app.sampling import Sampling
 from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, title_of
+from app.sessions.schema import StoreError
+from app.sessions.store import SessionStore
 from app.transcript import Completion, FinishReason
 from app.tui.meter import Meter
 from app.tui.service import (
@@ -66,16 +68,6 @@ class AnswerSettings:
     stop: tuple[str, ...] = ()
 
 
-class Saver:
-    """Where messages are kept; this one keeps nothing."""
-
-    def save(self, chat: Chat, message: ChatMessage) -> None:
-        """Save a message, new or changed, and what the chat says of itself."""
-
-    def cut(self, chat: Chat) -> None:
-        """Forget the messages that the chat no longer has."""
-
-
 class ChatController:
     """One chat with one model."""
 
@@ -84,10 +76,12 @@ class ChatController:
         service: ModelService,
         settings: AnswerSettings | None = None,
         *,
-        saver: Saver | None = None,
+        system: str = "",
+        store: SessionStore | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.chat = Chat()
+        self.default_system = system
+        self.chat = Chat(system=system)
         self.settings = settings or AnswerSettings()
         self.model: ModelInfo | None = None
         self.phase = Phase.NO_MODEL
@@ -101,13 +95,15 @@ class ChatController:
         self.last: Completion | None = None
         self.notices: list[str] = []
         self.meter = Meter()
-        self._service, self._saver, self._clock = service, saver or Saver(), clock
+        self._service, self._clock = service, clock
+        self.store = store or SessionStore.in_memory()
         self._load: Job[LoadEvent] | None = None
         self._answer: Job[AnswerEvent] | None = None
         self._ask: Ask | None = None
         self._before = ""
         self._seen = 0
         self._saved_at = 0.0
+        self._save_failed = False
 
     @property
     def busy(self) -> bool:
@@ -118,8 +114,9 @@ class ChatController:
 
     def load(self, spec: str) -> None:
         """Load a model in place of the present one; the chat stays."""
-        if self.busy:
-            raise EmberError("stop the answer first (Esc), then change the model")
+        self._require_idle()
+        if self.phase is Phase.LOADING:
+            raise EmberError("a model is loading: Esc stops it")
         self.problem = None
         self.model = None
         self.phase, self.progress = Phase.LOADING, None
@@ -134,9 +131,8 @@ class ChatController:
             return
         question = ChatMessage(role=Role.USER, text=draft.text, attachments=draft.attachments)
         self.chat.messages.append(question)
-        if not self.chat.title:
-            self.chat.title = title_of(self.chat.messages)
-        self._saver.save(self.chat, question)
+        self.chat.title = self.chat.title or title_of(self.chat.messages)
+        self._save(question)
         self._answer_last()
 
     def stop(self) -> None:
@@ -168,7 +164,7 @@ class ChatController:
         if not self.chat.messages:
             raise EmberError("nothing to take back")
         question = self.chat.messages.pop()
-        self._saver.cut(self.chat)
+        self._cut()
         self.problem = None
         return Draft(text=question.text, attachments=question.attachments)
 
@@ -176,8 +172,49 @@ class ChatController:
         """Ask `question` anew with other words; what followed it is dropped."""
         self._require_ready()
         del self.chat.messages[self.chat.messages.index(question) :]
-        self._saver.cut(self.chat)
+        self._cut()
         self.send(draft)
+
+    def fork(self, at: ChatMessage | None = None) -> Draft | None:
+        """Go on in a copy of the chat that ends with the message `at` (default: the last).
+
+        Where that is a question, the copy ends before it and the question is returned.
+        """
+        self._require_idle()
+        messages = self.chat.messages
+        if not messages:
+            raise EmberError("nothing to fork yet: ask something first")
+        at = at or messages[-1]
+        kept = messages[: messages.index(at) + (at.role is Role.ASSISTANT)]
+        self.chat = Chat(
+            title=f"{self.chat.title} (fork)",
+            model=self.chat.model,
+            system=self.chat.system,
+            messages=[replace(message, id=None) for message in kept],
+        )
+        self._stored(lambda: self.store.save_all(self.chat))
+        self._forget_answer()
+        is_question = at.role is Role.USER
+        return Draft(text=at.text, attachments=at.attachments) if is_question else None
+
+    def new_chat(self) -> None:
+        """Begin another chat; the present one stays saved."""
+        self.show_chat(Chat(model=self.chat.model, system=self.default_system))
+
+    def show_chat(self, chat: Chat) -> None:
+        """Go on with a saved chat. The model stays."""
+        self._require_idle()
+        self.chat = chat
+        if self.model is not None:
+            chat.model = self.model.spec
+        self._forget_answer()
+
+    def set_system(self, text: str) -> None:
+        """Another system prompt, from the next answer on."""
+        self._require_idle()
+        self.chat.system = text
+        if self.chat.id is not None:
+            self._cut()
 
     def dismiss_too_long(self) -> None:
         """The user keeps the long question unanswered."""
@@ -243,12 +280,10 @@ class ChatController:
                 self._complete(item.completion, answer)
 
     def _take_ends(self, prepared: Prepared) -> None:
-        read = [each for each in self.chat.messages if each.content and each is not self.current]
-        if self._ask is not None and self._ask.continues and self.current is not None:
-            read.append(self.current)
         ends = prepared.ends[1:] if self.chat.system else prepared.ends
-        for message, end in zip(read, ends, strict=False):
-            message.end = end
+        for run, end in zip(self.chat.turns(), ends, strict=False):
+            for message in run:
+                message.end = end
         if prepared.dropped:
             self.notices.append(
                 f"the oldest {prepared.dropped} messages are outside the window: not read"
@@ -291,7 +326,7 @@ class ChatController:
         empty = not answer.text and (answer.state is not State.COMPLETE or self.too_long)
         if empty and answer in self.chat.messages:
             self.chat.messages.remove(answer)
-            self._saver.cut(self.chat)
+            self._cut()
         else:
             self._save(answer)
 
@@ -321,17 +356,40 @@ class ChatController:
     def _drop_answer(self) -> None:
         if self.chat.messages and self.chat.messages[-1].role is Role.ASSISTANT:
             self.chat.messages.pop()
-            self._saver.cut(self.chat)
+            self._cut()
+
+    def _forget_answer(self) -> None:
+        """Nothing of the last answer is shown any more."""
+        self.problem = self.too_long = self.last = self.prefill = None
+
+    def _require_idle(self) -> None:
+        if self.phase in (Phase.READING, Phase.ANSWERING):
+            raise EmberError("stop the answer first (Esc)")
 
     def _require_ready(self) -> None:
-        if self.busy:
-            raise EmberError("stop the answer first (Esc)")
+        self._require_idle()
+        if self.phase is Phase.LOADING:
+            raise EmberError("the model is still loading")
         if self.model is None:
             raise EmberError("no model is loaded: pick one (Ctrl-L)")
 
     def _save(self, message: ChatMessage) -> None:
         self._saved_at = self._clock()
-        self._saver.save(self.chat, message)
+        self._stored(lambda: self.store.save(self.chat, message))
+
+    def _cut(self) -> None:
+        self._stored(lambda: self.store.cut(self.chat))
+
+    def _stored(self, step: Callable[[], None]) -> None:
+        """Save; where that fails the chat goes on, and the user is told once."""
+        try:
+            step()
+        except StoreError as error:
+            if not self._save_failed:
+                self.notices.append(f"this chat is not saved: {error}")
+            self._save_failed = True
+        else:
+            self._save_failed = False
 
 
 def _problem(title: str, error: BaseException) -> Problem:
