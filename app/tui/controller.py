@@ -16,6 +16,7 @@ from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, tit
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
 from app.transcript import Completion, FinishReason
+from app.tui.mentions import attached
 from app.tui.meter import Meter
 from app.tui.service import (
     AnswerEvent,
@@ -59,6 +60,16 @@ class Problem:
     cause: str
 
 
+@dataclass(kw_only=True)
+class Fetching:
+    """A download that runs. progress: its last report."""
+
+    spec: str
+    job: Job[Progress]
+    progress: Progress | None = None
+    stopped: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings:
     """How answers are made."""
@@ -90,6 +101,7 @@ class ChatController:
         self.prefill: PrefillProgress | None = None
         self.problem: Problem | None = None
         self.too_long: TooLong | None = None
+        self.fetching: Fetching | None = None
         self.queued: Draft | None = None
         self.current: ChatMessage | None = None
         self.last: Completion | None = None
@@ -121,6 +133,42 @@ class ChatController:
         self.model = None
         self.phase, self.progress = Phase.LOADING, None
         self._load = self._service.load(spec)
+
+    def use(self, spec: str) -> None:
+        """Load a model, fetched first where it is not on this machine."""
+        if self._service.is_here(spec):
+            self.load(spec)
+        else:
+            self.fetch(spec)
+
+    def fetch(self, spec: str) -> None:
+        """Download a model beside the chat, then load it once nothing else runs."""
+        if self.fetching is not None:
+            raise EmberError(f"{self.fetching.spec} is being fetched: wait for it, or stop it")
+        self.problem = None
+        self.fetching = Fetching(spec=spec, job=self._service.fetch(spec))
+
+    def stop_fetch(self) -> None:
+        """Stop the download."""
+        if self.fetching is not None:
+            self.fetching.stopped = True
+            self._service.cancel_fetch()
+
+    def ask(self, draft: Draft, editing: ChatMessage | None = None) -> None:
+        """Ask, or ask an earlier question anew; files that the text mentions go along."""
+        known = {each.name for each in draft.attachments}
+        mentioned = tuple(each for each in attached(draft.text) if each.name not in known)
+        draft = Draft(text=draft.text, attachments=draft.attachments + mentioned)
+        if editing is not None and editing in self.chat.messages:
+            self.edit(editing, draft)
+        else:
+            self.send(draft)
+
+    def unqueue(self) -> Draft:
+        """Take back the question that waits."""
+        assert self.queued is not None
+        draft, self.queued = self.queued, None
+        return draft
 
     def send(self, draft: Draft) -> None:
         """Ask; while the model is busy, one question waits."""
@@ -229,11 +277,28 @@ class ChatController:
             changed |= self._take_load(self._load)
         if self._answer is not None:
             changed |= self._take_answer(self._answer)
+        if self.fetching is not None:
+            changed |= self._take_fetch(self.fetching)
         if self.phase is Phase.READY and self.queued is not None and self.too_long is None:
             draft, self.queued = self.queued, None
             self.send(draft)
             changed = True
         return changed
+
+    def _take_fetch(self, fetching: "Fetching") -> bool:
+        items = fetching.job.poll()
+        if items:
+            fetching.progress = items[-1]
+        if not fetching.job.ended:
+            return bool(items)
+        if fetching.stopped or fetching.job.error is not None:
+            self.fetching = None
+            if fetching.job.error is not None and not fetching.stopped:
+                self.problem = _problem(f"{fetching.spec} was not fetched", fetching.job.error)
+        elif not self.busy:
+            self.fetching = None
+            self.load(fetching.spec)
+        return True
 
     def _take_load(self, job: Job[LoadEvent]) -> bool:
         items = job.poll()

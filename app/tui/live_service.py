@@ -12,10 +12,11 @@ from app.tui.prompting import make_prompt
 from app.tui.service import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
 from kvcache import Backend, CacheConfig
 from kvcache.stats import CacheStats
+from models.errors import ModelNotFoundError
 from models.fetch import fetch
 from models.loader import OnProgress, load
 from models.progress import Progress
-from models.source import locate
+from models.source import can_be_fetched, locate
 
 
 class _CancelledError(Exception):
@@ -31,6 +32,13 @@ class LiveService:
         self._engine: Engine | None = None
         self._cancel = threading.Event()
         self._cancel_fetch = threading.Event()
+
+    def is_here(self, spec: str) -> bool:
+        try:
+            locate(spec)
+        except ModelNotFoundError:
+            return not can_be_fetched(spec)
+        return True
 
     def load(self, spec: str) -> Job[LoadEvent]:
         self._cancel = cancel = threading.Event()

@@ -38,16 +38,17 @@ def scripted_model(spec: str = "scripted") -> ModelInfo:
 class ScriptedService:
     """Records what it is asked; the script's owner plays the model.
 
-    holds_load: keep a load open until `finish_load`.
+    holds_load: keep a load open until `finish_load`. missing: models to be fetched.
     """
 
-    def __init__(self, *, holds_load: bool = False) -> None:
+    def __init__(self, *, holds_load: bool = False, missing: Sequence[str] = ()) -> None:
         self.asks: list[Ask] = []
         self.loads: list[str] = []
         self.fetches: list[str] = []
         self.stats: list[CacheStats] = []
         self.load_error: Exception | None = None
         self.closed = False
+        self.missing = set(missing)
         self.fetch_job: Job[Progress] | None = None
         self._holds_load = holds_load
         self._load_job: Job[LoadEvent] | None = None
@@ -115,7 +116,18 @@ class ScriptedService:
         job, self._job = self._job, None
         job.finish(error)
 
+    def fetched(self, done: int, total: int) -> None:
+        """The download has come this far; the last part ends it."""
+        assert self.fetch_job is not None
+        self.fetch_job.put(Progress(done_bytes=done, total_bytes=total, label="fetching"))
+        if done == total:
+            self.missing.discard(self.fetches[-1])
+            self.fetch_job.finish()
+
     # -- ModelService --
+
+    def is_here(self, spec: str) -> bool:
+        return spec not in self.missing
 
     def load(self, spec: str) -> Job[LoadEvent]:
         self.loads.append(spec)

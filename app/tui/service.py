@@ -84,6 +84,10 @@ LoadEvent = Progress | ModelInfo
 class ModelService(Protocol):
     """Loads one model at a time and answers with it. One piece of work at a time."""
 
+    def is_here(self, spec: str) -> bool:
+        """Whether a model must not be fetched first; True for a name that cannot be."""
+        ...
+
     def load(self, spec: str) -> Job[LoadEvent]:
         """Load a model that is on this machine; the last item is its `ModelInfo`."""
         ...

@@ -21,7 +21,10 @@ from textual.selection import Selection
 from textual.strip import Strip
 
 from app.sessions.chat import ChatMessage, State
+from app.tui.controller import Problem
 from app.tui.text.entry import Entry
+from app.tui.text.frame import card
+from app.tui.text.inert import inert
 from app.tui.text.lines import LineMaker
 from app.tui.text.palette import Palette
 from app.tui.tiers import Tier, tier_at
@@ -73,7 +76,8 @@ class Conversation(ScrollView, can_focus=True):
         self._placeholder = placeholder
         self._entries: list[Entry] = []
         self._tops: list[int] = [0]
-        self._empty: list[Strip] = []
+        self._below: list[Strip] = []
+        self._problem: Problem | None = None
         self._maker: LineMaker | None = None
         self._stats: CacheStats | None = None
         self._seen = 0
@@ -81,8 +85,14 @@ class Conversation(ScrollView, can_focus=True):
 
     # -- what it shows --
 
-    def show(self, messages: Sequence[ChatMessage], *, at_once: bool = False) -> None:
-        """Bring the view up to date with the messages.
+    def show(
+        self,
+        messages: Sequence[ChatMessage],
+        problem: Problem | None = None,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Bring the view up to date with the messages, and a card below them.
 
         While an answer streams, a call may be skipped to keep the cost down;
         not with `at_once`.
@@ -98,8 +108,11 @@ class Conversation(ScrollView, can_focus=True):
         for index, entry in enumerate(self._entries):
             if entry.sync(self._maker):
                 changed = index if changed is None else min(changed, index)
-        if changed is not None or not self._entries:
-            self._place(changed or 0)
+        if problem != self._problem:
+            self._problem = problem
+            changed = len(self._entries) if changed is None else changed
+        if changed is not None:
+            self._place(changed)
         spent = time.monotonic() - began
         self._not_before = began + spent / _RENDER_SHARE
 
@@ -117,7 +130,13 @@ class Conversation(ScrollView, can_focus=True):
     @property
     def text_lines(self) -> list[str]:
         """What all lines say, without the margin."""
-        return [line.text.rstrip() for entry in self._entries for line in entry.lines]
+        own = [line.text.rstrip() for entry in self._entries for line in entry.lines]
+        return own + [line.text.rstrip() for line in self._below]
+
+    def refresh_placeholder(self) -> None:
+        """What stands in an empty conversation has changed."""
+        if self._maker is not None and not self._entries:
+            self._place(0)
 
     def _match(self, messages: Sequence[ChatMessage]) -> int | None:
         """Make the entries those of the messages; returns the first that changed."""
@@ -139,7 +158,10 @@ class Conversation(ScrollView, can_focus=True):
         for entry in self._entries[first:]:
             self._tops.append(self._tops[-1] + len(entry.lines))
         assert self._maker is not None
-        self._empty = [] if self._entries else self._placeholder(self._maker)
+        self._below = [] if self._entries else self._placeholder(self._maker)
+        if (problem := self._problem) is not None:
+            style = self._maker.palette.error
+            self._below += card(self._maker, problem.title, inert(problem.cause), style)
         height = self._height
         self.virtual_size = Size(self.size.width, height)
         if self.following:
@@ -151,7 +173,7 @@ class Conversation(ScrollView, can_focus=True):
 
     @property
     def _height(self) -> int:
-        return len(self._empty) if not self._entries else self._tops[-1]
+        return self._tops[-1] + len(self._below)
 
     # -- size and style --
 
@@ -169,7 +191,8 @@ class Conversation(ScrollView, can_focus=True):
         if width < 1 or not self.is_attached:
             return
         self._maker = LineMaker(width, self._palette())
-        self.show([entry.message for entry in self._entries], at_once=True)
+        self.show([entry.message for entry in self._entries], self._problem, at_once=True)
+        self._place(0)
 
     def _palette(self) -> Palette:
         styles = {
@@ -239,11 +262,11 @@ class Conversation(ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         base = self.rich_style
         at = y + self.scroll_offset.y
-        if not self._entries:
-            line = self._empty[at] if at < len(self._empty) else Strip([])
-            return self._composed(Segment(" " * _GUTTER), line, width, base, at)
-        if at >= self._tops[-1]:
+        if at >= self._height:
             return Strip.blank(width, base)
+        if at >= self._tops[-1]:
+            line = self._below[at - self._tops[-1]]
+            return self._composed(Segment(" " * _GUTTER), line, width, base, at)
         index = bisect_right(self._tops, at) - 1
         entry = self._entries[index]
         local = at - self._tops[index]

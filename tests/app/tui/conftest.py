@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from textual.pilot import Pilot
 
 from app.tui.app import ChatApp
-from app.tui.controller import AnswerSettings
 from app.tui.screens.chat import ChatScreen
 from app.tui.scripted_service import ScriptedService
 from app.tui.widgets.conversation import Conversation
@@ -64,11 +63,14 @@ class Talk:
 
 @asynccontextmanager
 async def talk(
-    service: ScriptedService | None = None, *, size: tuple[int, int] = (120, 36)
+    service: ScriptedService | None = None,
+    *,
+    size: tuple[int, int] = (120, 36),
+    model: str = "scripted",
 ) -> AsyncIterator[Talk]:
     """A chat that is ready, or as far as its service lets it be."""
     service = service or ScriptedService()
-    app = ChatApp(service, model="scripted", settings=AnswerSettings())
+    app = ChatApp(service, model=model)
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
         yield Talk(app, service, pilot)

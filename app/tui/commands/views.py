@@ -1,0 +1,57 @@
+"""Commands that show something else, or leave."""
+
+from typing import TYPE_CHECKING
+
+from kvcache.errors import EmberError
+
+if TYPE_CHECKING:
+    from app.tui.screens.chat import ChatScreen
+
+
+def new(screen: "ChatScreen", _text: str) -> None:
+    """Begin another chat."""
+    screen.chat.new_chat()
+    screen.follow()
+
+
+def sessions(screen: "ChatScreen", _text: str) -> None:
+    """Choose among the saved chats."""
+    screen.pick_chat()
+
+
+def title(screen: "ChatScreen", text: str) -> None:
+    """Rename this chat."""
+    chat = screen.chat.chat
+    if not text:
+        screen.composer.put_text(f"/title {chat.title}")
+        return
+    if chat.id is None:
+        raise EmberError("this chat is empty: ask something first")
+    chat.title = text
+    screen.chat.store.rename(chat.id, text)
+    screen.notify(f"renamed to {text}", markup=False)
+
+
+def stats(screen: "ChatScreen", _text: str) -> None:
+    """Show the speed in large."""
+    screen.show_speed()
+
+
+def kv(screen: "ChatScreen", _text: str) -> None:
+    """Show the cache in large."""
+    screen.show_cache()
+
+
+def panes(screen: "ChatScreen", _text: str) -> None:
+    """Show or hide the side pane."""
+    screen.toggle_panes()
+
+
+def help_(screen: "ChatScreen", _text: str) -> None:
+    """Show keys and commands."""
+    screen.show_help()
+
+
+def quit_(screen: "ChatScreen", _text: str) -> None:
+    """Leave."""
+    screen.app.exit()
