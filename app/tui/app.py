@@ -30,6 +30,7 @@ class ChatApp(App[None]):
 
     CSS_PATH = Path(__file__).parent / "ember.tcss"
     TITLE = "ember"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (84, "-wide")]  # noqa: RUF012
     COMMAND_PALETTE_DISPLAY: ClassVar[str | None] = "^P"
 
     def __init__(
@@ -89,9 +90,7 @@ class ChatApp(App[None]):
             return
         for command in COMMANDS:
             if not command.usage or command.usage.startswith("["):
-                yield SystemCommand(
-                    f"{command.name.capitalize()}", command.about, _runs(screen, command.name)
-                )
+                yield SystemCommand(f"/{command.name}", command.about, _runs(screen, command.name))
         for name in sorted(self.available_themes):
             yield SystemCommand(
                 f"Theme: {name}", "change the colours", _runs(screen, "theme", name)

@@ -134,8 +134,8 @@ def _line(chat: ChatSummary, current: int | None) -> Content:
     parts = [
         (mark, "$accent"),
         (title, "bold"),
-        (f"  {when} · {chat.messages} messages · {chat.model}", "$text-muted"),
+        (f"\n  {when} · {chat.messages} messages · {chat.model}", "$text-muted"),
     ]
     if chat.snippet:
-        parts.append((f"\n    {inert(chat.snippet)}", "$text-muted"))
+        parts.append((f"\n  {inert(chat.snippet)}", "$text-muted"))
     return Content.assemble(*parts)

@@ -70,9 +70,8 @@ class ModelsScreen(ModalScreen[str | None]):
         chooser = self.query_one(OptionList)
         at = chooser.highlighted
         current = self._chat.model.spec if self._chat.model else ""
-        wide = self.size.width >= _WIDE
         chooser.set_options(
-            Option(_line(each, self._costs.get(each.spec), each.spec == current, wide=wide))
+            Option(_line(each, self._costs.get(each.spec), is_current=each.spec == current))
             for each in self._listed
         )
         if self._listed:
@@ -100,10 +99,7 @@ class ModelsScreen(ModalScreen[str | None]):
         )
 
 
-_WIDE = 84
-
-
-def _line(model: ListedModel, cost: Cost | None, is_current: bool, *, wide: bool) -> Content:
+def _line(model: ListedModel, cost: Cost | None, *, is_current: bool) -> Content:
     """Name, size, quantization, fit, cache cost; what it is, or why it cannot be run."""
     verdict = fit(model, cost, memory.installed())
     details = f"{cost.quantization:<6} " if cost and cost.quantization else ""
@@ -120,4 +116,4 @@ def _line(model: ListedModel, cost: Cost | None, is_current: bool, *, wide: bool
         ("" if model.path else " · to fetch", "$accent"),
     )
     second = Content.styled(about, "$error" if cost and cost.problem else "$text-muted")
-    return Content.assemble(first, "  " if wide else "\n    ", second)
+    return Content.assemble(first, "\n  ", second)

@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Input, Label, Select, Static, Switch
+from textual.widgets import Input, Label, Select, Static
 
 from app.tui.settings import Settings
 from kvcache.errors import EmberError
@@ -23,8 +23,8 @@ _ABOUT = {
     "repeat_penalty": "off at 1",
     "seed": "-1 draws afresh",
     "max_tokens": "longest answer",
-    "panes": "side pane with the live figures",
-    "bell": "ring when done and out of sight",
+    "panes": "on or off: side pane with the live figures",
+    "bell": "on or off: ring when done and out of sight",
 }
 _KEYS = "Tab next · ^S or ⏎ save · Esc leave"
 
@@ -52,7 +52,7 @@ class SettingsScreen(ModalScreen[Settings | None]):
                         yield Static(_ABOUT[each.name], markup=False, classes="about")
             yield Static(_KEYS, markup=False, classes="keys")
 
-    def _control(self, name: str) -> Input | Switch | Select[str]:
+    def _control(self, name: str) -> Input | Select[str]:
         value = getattr(self._settings, name)
         if name == "theme":
             known = sorted({*self._themes, value})
@@ -64,7 +64,7 @@ class SettingsScreen(ModalScreen[Settings | None]):
                 compact=True,
             )
         if isinstance(value, bool):
-            return Switch(value, id=name)
+            value = "on" if value else "off"
         return Input(str(value), id=name, compact=True)
 
     def on_input_submitted(self) -> None:
@@ -86,7 +86,5 @@ class SettingsScreen(ModalScreen[Settings | None]):
 
     def _typed(self, name: str) -> str:
         control = self.query_one(f"#{name}")
-        if isinstance(control, Switch):
-            return "on" if control.value else "off"
         assert isinstance(control, Input | Select)
         return str(control.value)

@@ -1,5 +1,7 @@
 """One message of the conversation as lines, kept up to date while it grows."""
 
+from itertools import takewhile
+
 from rich.segment import Segment
 from rich.text import Text
 from textual.strip import Strip
@@ -23,13 +25,13 @@ class Entry:
     """The lines of one message.
 
     body: how many of the lines are the message's own text; figures and errors
-    stand below.
+    stand below. same: how many lines the last change left as they were.
     """
 
     def __init__(self, message: ChatMessage) -> None:
         self.message = message
         self.lines: list[Strip] = []
-        self.body = 0
+        self.body = self.same = 0
         self._maker: LineMaker | None = None
         self._markdown: GrowingMarkdown | None = None
         self._shown = ""
@@ -51,7 +53,10 @@ class Entry:
         self._state = state
         own = self._answer(maker) if self.is_answer else self._question(maker)
         self.body = len(own)
-        self.lines = [*own, *self._below(maker), Strip([])]
+        lines = [*own, *self._below(maker), Strip([])]
+        pairs = zip(self.lines, lines, strict=False)
+        self.same = sum(1 for _ in takewhile(lambda pair: pair[0] is pair[1], pairs))
+        self.lines = lines
         return True
 
     def _question(self, maker: LineMaker) -> list[Strip]:

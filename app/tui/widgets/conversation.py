@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
@@ -66,9 +66,6 @@ class Conversation(ScrollView, can_focus=True):
             super().__init__()
             self.action = action
 
-    class FollowChanged(Message):
-        """Lines below the view have come, or are seen again."""
-
     def __init__(self, placeholder: Placeholder) -> None:
         super().__init__()
         self.following = True
@@ -99,6 +96,8 @@ class Conversation(ScrollView, can_focus=True):
         """
         if self._maker is None:
             return
+        if self.following and self.scroll_offset.y < self.max_scroll_y:
+            self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
         began = time.monotonic()
         growing = bool(messages) and messages[-1].state is State.STREAMING
         known = [entry.message for entry in self._entries] == list(messages)
@@ -167,9 +166,15 @@ class Conversation(ScrollView, can_focus=True):
         if self.following:
             self._seen = height
             self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
-        else:
-            self.post_message(self.FollowChanged())
-        self.refresh()
+        same = self._entries[first].same if first < len(self._entries) else 0
+        self._refresh_from(self._tops[first] + same)
+
+    def _refresh_from(self, line: int) -> None:
+        """Draw the lines in view from `line` of the whole on."""
+        at = max(line - self.scroll_offset.y, 0)
+        size = self.scrollable_content_region.size
+        if at < size.height:
+            self.refresh(Region(0, at, size.width, size.height - at))
 
     @property
     def _height(self) -> int:
@@ -209,13 +214,11 @@ class Conversation(ScrollView, can_focus=True):
         if following != self.following:
             self.following = following
             self._seen = self._height
-            self.post_message(self.FollowChanged())
 
     def action_follow(self) -> None:
         """Go to the end and stay there."""
         self.following = True
         self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
-        self.post_message(self.FollowChanged())
 
     def action_top(self) -> None:
         """Go to the first message."""
