@@ -11,6 +11,7 @@ from app.tui.text import figures
 from kvcache.errors import EmberError
 
 _MENTION = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
+_STOPS = ".,;:!?)"  # what may end a sentence after a mention
 _MAX_BYTES = 4 << 20
 _MOST_COMPLETIONS = 50
 
@@ -22,11 +23,10 @@ def attached(text: str) -> tuple[Attachment, ...]:
     """
     found: dict[str, Attachment] = {}
     for match in _MENTION.finditer(text):
-        name = match[1] or match[2]
-        path = _path(name)
-        if path is None:
-            continue
-        found[name] = Attachment(name=name, text=read_text(path))
+        for name in (match[1] or match[2], (match[2] or "").rstrip(_STOPS)):
+            if name and (path := _file(name)) is not None:
+                found.setdefault(name, Attachment(name=name, text=read_text(path)))
+                break
     return tuple(found.values())
 
 
@@ -74,16 +74,13 @@ def paths_beginning(prefix: str) -> list[str]:
         return []
 
 
-def _path(name: str) -> Path | None:
-    """The file of that name; a stop or comma that ends the sentence may follow it."""
-    for candidate in (name, name.rstrip(".,;:!?)")):
-        path = _expanded(candidate)
-        try:
-            if candidate and path is not None and path.is_file():
-                return path
-        except OSError:  # a name too long for a file, for one
-            continue
-    return None
+def _file(name: str) -> Path | None:
+    """The file of that name, or None."""
+    path = _expanded(name)
+    try:
+        return path if path is not None and path.is_file() else None
+    except (OSError, ValueError):  # a name too long for a file, for one
+        return None
 
 
 def _expanded(name: str) -> Path | None:

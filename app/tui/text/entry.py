@@ -94,9 +94,10 @@ def _chip(maker: LineMaker, attachment: Attachment) -> list[Strip]:
     """An attachment in one line; its text is the model's to read."""
     text = Text("@ ", style=maker.palette.accent)
     text.append(inert(attachment.name).replace("\n", " "), style=maker.palette.text)
-    lines = attachment.text.count("\n") + 1
+    count = attachment.text.count("\n") + 1
+    lines = f"{count} line{'s' * (count > 1)}"
     size = figures.size(len(attachment.text.encode("utf-8", "replace")))
-    text.append(f" · {size}, {lines} lines", style=maker.palette.muted)
+    text.append(f" · {size}, {lines}", style=maker.palette.muted)
     return maker.wrap_text(text)
 
 

@@ -1,14 +1,13 @@
 """Makes foreign text harmless to a terminal: what cannot be seen becomes visible.
 
 Escape sequences, control characters and direction overrides lose their power
-and keep their place; line ends are line feeds afterwards.
+and keep their place; line ends are line feeds afterwards, and tabs stay tabs.
 """
 
 import re
 
-_TAB = "    "
-_REPLACED = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) != "\n"}
-_REPLACED |= {0x7F: "␡", ord("\t"): _TAB}
+_REPLACED = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
+_REPLACED |= {0x7F: "␡"}
 _REPLACED |= dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 _REPLACED |= dict.fromkeys((0x2028, 0x2029), "\n")
 # Direction marks, overrides and isolates can make text read as other text.

@@ -9,6 +9,8 @@ from textual.strip import Strip
 
 from app.tui.text.palette import Palette
 
+_TAB = 4
+
 
 class LineMaker:
     """Renders text and Rich renderables to lines, at one width and in one palette."""
@@ -39,7 +41,7 @@ class LineMaker:
     def wrap_text(self, text: Text, width: int | None = None) -> list[Strip]:
         """Wrap a styled text."""
         width = self.width if width is None else max(width, 1)
-        lines = text.wrap(self.console, width, overflow="fold")
+        lines = text.wrap(self.console, width, overflow="fold", tab_size=_TAB)
         return [Strip(line.render(self.console), line.cell_len) for line in lines]
 
     def fold(self, text: str, style: Style, width: int) -> list[Strip]:
@@ -50,6 +52,7 @@ class LineMaker:
         """Break a styled text at exactly `width` cells."""
         strips: list[Strip] = []
         for line in text.split("\n", allow_blank=True):
+            line.expand_tabs(_TAB)
             strip = Strip(line.render(self.console))
             cuts = range(width, strip.cell_length, width)
             strips += strip.divide([*cuts, strip.cell_length]) if cuts else [strip]
