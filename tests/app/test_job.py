@@ -12,10 +12,10 @@ def test_poll_never_waits() -> None:
     job.put(3)
     job.put(5)
     assert job.poll() == [3, 5]
-    assert not job.ended
+    ended = [job.ended]
     job.finish()
     assert job.poll() == []
-    assert job.ended
+    assert [*ended, job.ended] == [False, True]
     assert job.error is None
 
 
@@ -33,9 +33,13 @@ def test_poll_tells_an_error_and_does_not_raise_it() -> None:
 
 def test_iterating_waits_and_raises() -> None:
     job: Job[int] = Job()
-    timer = threading.Timer(0.05, lambda: (job.put(2), job.finish(ValueError("no"))))
-    timer.start()
-    taken = []
+
+    def work() -> None:
+        job.put(2)
+        job.finish(ValueError("no"))
+
+    threading.Timer(0.05, work).start()
+    taken: list[int] = []
     with pytest.raises(ValueError, match="no"):
         taken.extend(job)
     assert taken == [2]

@@ -19,6 +19,7 @@ from app.tui.scripted_service import ScriptedService
 from app.tui.settings import Settings
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.prompt import Prompt
+from kvcache import Backend
 
 _SECONDS = 10.0
 Scenario = Callable[..., Awaitable[None]]
@@ -100,12 +101,14 @@ class Talk:
     async def settled(self) -> None:
         """Wait until the answer that was finished is shown."""
         await self.until(lambda: not self.app.chat.busy)
-        await self.pilot.pause(0.1)
+        await self.pilot.pause(0.06)
 
     async def choose(self, at: int) -> None:
         """Take a line of the list that is open."""
+        await self.until(
+            lambda: any(each.option_count > at for each in self.app.screen.query(OptionList))
+        )
         chooser = self.app.screen.query_one(OptionList)
-        await self.until(lambda: chooser.option_count > at)
         chooser.highlighted = at
         chooser.action_select()
         await self.pilot.pause()
@@ -140,6 +143,13 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
     monkeypatch.setattr(clipboard, "copy", lambda text, _by_terminal: texts.append(text))
     return texts
+
+
+@pytest.fixture(scope="session")
+def smollm2_file(smollm2_path: Path) -> Path:
+    """The default model's path, and the kernels made, before the home folder is taken away."""
+    Backend.AUTO.resolve()
+    return smollm2_path
 
 
 @pytest.fixture(autouse=True)

@@ -284,7 +284,7 @@ async def test_help_and_figures_open_and_close() -> None:
             await chat.pilot.pause(0.3)
             assert isinstance(chat.app.screen, screen)
             await chat.press("escape")
-            assert chat.app.screen is chat.screen
+            assert len(chat.app.screen_stack) == 2
 
 
 @on_screen

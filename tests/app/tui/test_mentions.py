@@ -8,12 +8,13 @@ from kvcache import EmberError
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "notes.md").write_text("\ufeffone\ntwo")
-    (tmp_path / "my list.txt").write_text("three")
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / ".hidden").write_text("four")
-    return tmp_path
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "notes.md").write_text("\ufeffone\ntwo")
+    (root / "my list.txt").write_text("three")
+    (root / "sub" / ".hidden").write_text("four")
+    monkeypatch.chdir(root)
+    return root
 
 
 def test_mentioned_files_are_read_once() -> None:
