@@ -150,7 +150,7 @@ async def test_smollm2_answers_stops_and_is_resumed(smollm2_file: Path, tmp_path
     settings = Settings(max_tokens=40)
     app = ChatApp(service, model=str(smollm2_file), settings=settings, store=store)
     async with app.run_test(size=(120, 36)) as pilot:
-        chat = Talk(app, service, pilot)  # type: ignore[arg-type]  # not a scripted one
+        chat = Talk(app, service, pilot)
         await chat.until(lambda: app.chat.model is not None)
         await chat.type("What is the capital of France?")
         await chat.until(lambda: "Paris" in chat.shown and not app.chat.busy)
@@ -172,7 +172,7 @@ async def test_smollm2_answers_stops_and_is_resumed(smollm2_file: Path, tmp_path
     assert [message.text for message in again.messages] == texts
     app = ChatApp(service, model=str(smollm2_file), settings=settings, chat=again)
     async with app.run_test(size=(80, 24)) as pilot:
-        chat = Talk(app, service, pilot)  # type: ignore[arg-type]
+        chat = Talk(app, service, pilot)
         await chat.until(lambda: app.chat.model is not None)
         await chat.until(lambda: "Paris" in chat.shown)
         await chat.type("And of Italy?")
