@@ -17,6 +17,7 @@ from app.tui.controller import ChatController
 from app.tui.screens.question import QuestionScreen
 from app.tui.screens.text_input import TextInputScreen
 from app.tui.text.inert import inert
+from app.tui.text.palette import MUTED
 from kvcache.errors import EmberError
 
 _KEYS = "⏎ open · F2 rename · F8 delete · Esc close"
@@ -134,8 +135,8 @@ def _line(chat: ChatSummary, current: int | None) -> Content:
     parts = [
         (mark, "$accent"),
         (title, "bold"),
-        (f"\n  {when} · {chat.messages} messages · {chat.model}", "$text-muted"),
+        (f"\n  {when} · {chat.messages} messages · {chat.model}", MUTED),
     ]
     if chat.snippet:
-        parts.append((f"\n  {inert(chat.snippet)}", "$text-muted"))
+        parts.append((f"\n  {inert(chat.snippet)}", MUTED))
     return Content.assemble(*parts)

@@ -12,6 +12,7 @@ from textual.widgets import Static
 from app.tui.controller import ChatController
 from app.tui.service import ModelService
 from app.tui.text import figures
+from app.tui.text.palette import MUTED
 from app.tui.text.sparkline import sparkline
 from app.tui.tiers import TierLog
 from app.tui.widgets.cache_pane import CachePane
@@ -51,7 +52,7 @@ class SpeedScreen(ModalScreen[None]):
         curve = sparkline(speed.bins, width, _HEIGHT)
         labels = [rate(speed.peak), *[""] * (_HEIGHT - 2), "0"]
         lines = [
-            Content.assemble((f"{label:>6} ", "$text-muted"), (line, "$accent"))
+            Content.assemble((f"{label:>6} ", MUTED), (line, "$accent"))
             for label, line in zip(labels, curve, strict=True)
         ]
         lines += [

@@ -17,6 +17,7 @@ from app.tui.controller import ChatController
 from app.tui.model_list import Cost, Fit, ListedModel, examine, fit, listed
 from app.tui.text import figures
 from app.tui.text.inert import inert
+from app.tui.text.palette import MUTED
 
 _KEYS = "⏎ load or fetch · F8 stop a download · Esc close"
 _TICK = 1 / 10
@@ -93,7 +94,7 @@ class ModelsScreen(ModalScreen[str | None]):
             Content.assemble(
                 f"{progress.label} ",
                 (filled, "$accent"),
-                (empty, "$text-muted"),
+                (empty, MUTED),
                 f" {done} of {total}",
             )
         )
@@ -112,8 +113,8 @@ def _line(model: ListedModel, cost: Cost | None, *, is_current: bool) -> Content
         (inert(model.spec), "bold"),
         f"  {figures.file_size(model.size)} {details}",
         (verdict.value, _STYLES[verdict]),
-        (per_thousand, "$text-muted"),
+        (per_thousand, MUTED),
         ("" if model.path else " · to fetch", "$accent"),
     )
-    second = Content.styled(about, "$error" if cost and cost.problem else "$text-muted")
+    second = Content.styled(about, "$error" if cost and cost.problem else MUTED)
     return Content.assemble(first, "\n  ", second)

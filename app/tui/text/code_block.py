@@ -44,7 +44,9 @@ class CodeBlock:
         if len(code) > _MAX_COLOURED:
             lines = self._plain(code)
         else:
-            syntax = Syntax("", self._language or "text", theme=self._maker.palette.code_theme)
+            theme = self._maker.palette.code_theme
+            language = self._language or "text"
+            syntax = Syntax("", language, theme=theme, background_color="default")
             text = syntax.highlight(code)
             text.rstrip()
             lines = self._maker.fold_text(text, self._inner)

@@ -92,7 +92,8 @@ class Entry:
 
 def _chip(maker: LineMaker, attachment: Attachment) -> list[Strip]:
     """An attachment in one line; its text is the model's to read."""
-    text = Text("@ ", style=maker.palette.accent)
+    text = Text()
+    text.append("@ ", style=maker.palette.accent)
     text.append(inert(attachment.name).replace("\n", " "), style=maker.palette.text)
     count = attachment.text.count("\n") + 1
     lines = f"{count} line{'s' * (count > 1)}"

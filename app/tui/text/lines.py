@@ -36,7 +36,7 @@ class LineMaker:
 
     def wrap(self, text: str, style: Style, width: int | None = None) -> list[Strip]:
         """Wrap by words; a word that is too long is folded."""
-        return self.wrap_text(Text(text, style=style), width)
+        return self.wrap_text(_styled(text, style), width)
 
     def wrap_text(self, text: Text, width: int | None = None) -> list[Strip]:
         """Wrap a styled text."""
@@ -46,7 +46,7 @@ class LineMaker:
 
     def fold(self, text: str, style: Style, width: int) -> list[Strip]:
         """Break at exactly `width` cells, as code wants it."""
-        return self.fold_text(Text(text, style=style), width)
+        return self.fold_text(_styled(text, style), width)
 
     def fold_text(self, text: Text, width: int) -> list[Strip]:
         """Break a styled text at exactly `width` cells."""
@@ -57,3 +57,10 @@ class LineMaker:
             cuts = range(width, strip.cell_length, width)
             strips += strip.divide([*cuts, strip.cell_length]) if cuts else [strip]
         return strips
+
+
+def _styled(text: str, style: Style) -> Text:
+    """A text in one style; as a span, since Rich's wrapping drops a text's own style."""
+    styled = Text(text)
+    styled.stylize(style)
+    return styled

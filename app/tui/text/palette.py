@@ -7,6 +7,9 @@ from rich.theme import Theme
 
 _PLAIN, _DIM, _BOLD = Style(), Style(dim=True), Style(bold=True)
 
+# For Textual's own markup of styles: less than the text, more than a border.
+MUTED = "$foreground 60%"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
@@ -57,3 +60,10 @@ class Palette:
                 "markdown.table.header": strong,
             }
         )
+
+
+def without_background(style: Style) -> Style:
+    """The style for text on whatever is behind it; the colour was mixed with that already."""
+    return Style(
+        color=style.color, bold=style.bold, italic=style.italic, dim=style.dim, strike=style.strike
+    )

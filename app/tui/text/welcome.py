@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from rich.segment import Segment
 from rich.style import Style
-from rich.text import Text
 from textual.strip import Strip
 
 from app.tui.controller import ChatController, Phase
@@ -68,7 +67,7 @@ def _no_model(
 
 def _link(maker: LineMaker, text: str, action: str) -> list[Strip]:
     """A line that can be clicked."""
-    wrapped = maker.wrap_text(Text(text, style=maker.palette.accent))
+    wrapped = maker.wrap(text, maker.palette.accent)
     meta = Style(meta={"ember": action})
     return [
         Strip([Segment(s.text, (s.style or Style.null()) + meta) for s in line]) for line in wrapped

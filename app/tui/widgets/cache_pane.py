@@ -4,6 +4,7 @@ from textual.content import Content
 
 from app.tui.service import ModelInfo
 from app.tui.text import figures
+from app.tui.text.palette import MUTED
 from app.tui.tiers import bits_per_element, fp16_token_bytes
 from app.tui.widgets.pane import Pane
 from kvcache.stats import CacheStats
@@ -20,7 +21,7 @@ class CachePane(Pane):
     def show(self, model: ModelInfo | None, stats: CacheStats | None, reused: str) -> None:
         """Update from the summed figures of all layers."""
         if model is None or stats is None:
-            self.draw(Content.styled("no model", "$text-muted"))
+            self.draw(Content.styled("no model", MUTED))
             return
         width = max(self.content_size.width, 20)
         share = stats.held_bytes / model.max_bytes if model.max_bytes else 0.0
@@ -33,7 +34,7 @@ class CachePane(Pane):
             Content(f"ratio {stats.ratio:.2f}x  {_room(model, stats)}"),
         ]
         if reused:
-            lines.append(Content.styled(reused, "$text-muted"))
+            lines.append(Content.styled(reused, MUTED))
         self.draw(Content("\n").join(lines))
 
 
@@ -50,7 +51,7 @@ def tier_bar(stats: CacheStats, budget: int, width: int) -> Content:
         cells = max(min(reached, width) - used, 1 if size and used < width else 0)
         used += cells
         parts.append((glyph * cells, style))
-    parts.append(("░" * (width - used), "$text-muted"))
+    parts.append(("░" * (width - used), MUTED))
     return Content.assemble(*parts)
 
 
@@ -75,7 +76,7 @@ def _tier_lines(stats: CacheStats) -> list[Content]:
 
 def _evicted_line(stats: CacheStats) -> Content:
     line = f"× gone {stats.evicted:>6} tok"
-    return Content.styled(line, "$warning" if stats.evicted else "$text-muted")
+    return Content.styled(line, "$warning" if stats.evicted else MUTED)
 
 
 def _room(model: ModelInfo, stats: CacheStats) -> str:

@@ -14,8 +14,10 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.cache import LRUCache
 from textual.geometry import Region, Size
 from textual.message import Message
+from textual.reactive import Reactive
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
@@ -26,7 +28,7 @@ from app.tui.text.entry import Entry
 from app.tui.text.frame import card
 from app.tui.text.inert import inert
 from app.tui.text.lines import LineMaker
-from app.tui.text.palette import Palette
+from app.tui.text.palette import Palette, without_background
 from app.tui.tiers import Tier, tier_at
 from kvcache.stats import CacheStats
 
@@ -51,6 +53,9 @@ class Conversation(ScrollView, can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"conversation--{name}" for name in Palette.names()
     } | {"conversation--mark"}
+
+    # Textual lays the whole screen out anew when this changes; here only the scroll bar does.
+    virtual_size: Reactive[Size] = Reactive(Size(0, 0), layout=False, repaint=False)
 
     class CopyRequested(Message):
         """A code block's copy mark was clicked."""
@@ -77,6 +82,8 @@ class Conversation(ScrollView, can_focus=True):
         self._problem: Problem | None = None
         self._maker: LineMaker | None = None
         self._stats: CacheStats | None = None
+        self._base = Style.null()
+        self._drawn: LRUCache[int, tuple[tuple[Strip, Segment, int, Style], Strip]] = LRUCache(512)
         self._seen = 0
         self._not_before = 0.0
 
@@ -201,12 +208,16 @@ class Conversation(ScrollView, can_focus=True):
 
     def _palette(self) -> Palette:
         styles = {
-            name: self.get_component_rich_style(f"conversation--{name}", partial=True)
+            name: without_background(self.get_component_rich_style(f"conversation--{name}"))
             for name in Palette.names()
         }
         return Palette(**styles, dark=self.app.current_theme.dark, ansi=self.app.native_ansi_color)
 
     # -- scrolling and selecting --
+
+    def watch_virtual_size(self, size: Size) -> None:
+        """Fit the scroll bar to the lines there are."""
+        self._scroll_update(size)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -261,20 +272,31 @@ class Conversation(ScrollView, can_focus=True):
 
     # -- drawing --
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        # The same for all lines, and dear to ask for.
+        self._base = self.rich_style
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
-        base = self.rich_style
         at = y + self.scroll_offset.y
         if at >= self._height:
-            return Strip.blank(width, base)
+            return Strip.blank(width, self._base)
         if at >= self._tops[-1]:
-            line = self._below[at - self._tops[-1]]
-            return self._composed(Segment(" " * _GUTTER), line, width, base, at)
-        index = bisect_right(self._tops, at) - 1
-        entry = self._entries[index]
-        local = at - self._tops[index]
-        gutter = self._gutter(index, entry, local)
-        return self._composed(gutter, entry.lines[local], width, base, at)
+            gutter, line = Segment(" " * _GUTTER), self._below[at - self._tops[-1]]
+        else:
+            index = bisect_right(self._tops, at) - 1
+            entry, local = self._entries[index], at - self._tops[index]
+            gutter, line = self._gutter(index, entry, local), entry.lines[local]
+        if self.text_selection is not None:
+            return self._composed(gutter, line, width, self._base, at)
+        # A line that only moves up with the others is not composed again.
+        known = self._drawn.get(at)
+        wanted = (line, gutter, width, self._base)
+        if known is None or known[0] != wanted:
+            known = wanted, self._composed(gutter, line, width, self._base, at)
+            self._drawn[at] = known
+        return known[1]
 
     def _composed(self, gutter: Segment, line: Strip, width: int, base: Style, at: int) -> Strip:
         strip = Strip.join([Strip([gutter]), line]).crop_extend(0, width, None)

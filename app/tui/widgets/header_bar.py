@@ -6,6 +6,7 @@ from textual.widget import Widget
 
 from app.tui.service import ModelInfo
 from app.tui.text import figures
+from app.tui.text.palette import MUTED
 from kvcache.stats import CacheStats
 
 _BAR = 16
@@ -54,6 +55,6 @@ def _window(model: ModelInfo, stats: CacheStats, *, bar: bool, label: bool) -> C
     return Content.assemble(
         f"{'window ' if label else ''}{held}/{model.window} ",
         (filled if bar else "", style),
-        (empty if bar else "", "$text-muted"),
+        (empty if bar else "", MUTED),
         (f" {share:.0%}" if bar or label else "", style),
     )

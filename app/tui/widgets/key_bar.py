@@ -9,6 +9,8 @@ from textual import events
 from textual.strip import Strip
 from textual.widget import Widget
 
+from app.tui.text.palette import without_background
+
 Hint = tuple[str, str, str]
 
 
@@ -46,8 +48,8 @@ class KeyBar(Widget):
         return line.apply_style(self.rich_style)
 
     def _hint(self, key: str, label: str, action: str) -> Strip:
-        key_style = self.get_component_rich_style("key-bar--key", partial=True)
-        label_style = self.get_component_rich_style("key-bar--label", partial=True)
+        key_style = without_background(self.get_component_rich_style("key-bar--key"))
+        label_style = without_background(self.get_component_rich_style("key-bar--label"))
         meta = Style(meta={"key_action": action})
         return Strip(
             [

@@ -7,6 +7,7 @@ from textual.content import Content
 
 from app.tui.service import ModelInfo
 from app.tui.text import figures
+from app.tui.text.palette import MUTED
 from app.tui.widgets.cache_pane import tier_bar
 from app.tui.widgets.pane import Pane
 from kvcache.stats import CacheStats
@@ -24,7 +25,7 @@ class LayerMap(Pane):
     def show(self, model: ModelInfo | None, layers: Sequence[CacheStats]) -> None:
         """Update from the layers' own figures."""
         if model is None or not layers:
-            self.draw(Content.styled("no cache", "$text-muted"))
+            self.draw(Content.styled("no cache", MUTED))
             return
         budget = model.max_bytes // len(layers)
         width = max(self.content_size.width - _LABEL - _SIZE, 4)

@@ -9,6 +9,7 @@ from app.generation import PrefillProgress
 from app.transcript import Completion
 from app.tui.meter import BIN_SECONDS, BINS, Speed
 from app.tui.text import figures
+from app.tui.text.palette import MUTED
 from app.tui.text.sparkline import sparkline
 from app.tui.widgets.pane import Pane
 
@@ -39,10 +40,10 @@ class SpeedPane(Vertical):
                 [
                     Content.styled(
                         f"avg {rate(speed.average)}  peak {rate(speed.peak)}  p5 {rate(speed.p5)}",
-                        "$text-muted",
+                        MUTED,
                     ),
                     *(Content.styled(line, "$accent") for line in lines),
-                    Content.styled(f"tok/s from 0, last {span}", "$text-muted"),
+                    Content.styled(f"tok/s from 0, last {span}", MUTED),
                     _first_token(prefill, last),
                 ]
             )

@@ -6,6 +6,7 @@ from textual.widget import Widget
 
 from app.tui.controller import ChatController, Phase
 from app.tui.text import figures
+from app.tui.text.palette import MUTED
 
 _BAR = 14
 
@@ -33,7 +34,7 @@ class StatusLine(Widget):
         if plain.cell_len > room:
             left = left.truncate(room, ellipsis=True)
         gap = max(width - left.cell_length - len(right), 0)
-        content = Content.assemble(" ", left, " " * gap, (right, "$text-muted"), " ")
+        content = Content.assemble(" ", left, " " * gap, (right, MUTED), " ")
         if content != self._content or content.spans != self._content.spans:
             self._content = content
             self.refresh()
@@ -51,7 +52,7 @@ def _activity(chat: ChatController) -> Content:
         case Phase.READING:
             return _reading(chat)
         case Phase.ANSWERING:
-            return Content.styled("answering · Esc stops", "$text-muted")
+            return Content.styled("answering · Esc stops", MUTED)
         case _:
             return Content("")
 
@@ -83,4 +84,4 @@ def _reading(chat: ChatController) -> Content:
 
 def _bar(share: float) -> tuple[tuple[str, str], tuple[str, str]]:
     filled, empty = figures.bar(share, _BAR)
-    return (filled, "$accent"), (empty, "$text-muted")
+    return (filled, "$accent"), (empty, MUTED)

@@ -6,6 +6,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from app.tui.completion import Suggestion
+from app.tui.text.palette import MUTED
 
 _MOST_LINES = 7
 
@@ -52,7 +53,7 @@ class Suggestions(Widget):
                 Content.assemble(
                     ("▸ " if chosen else "  ", "$accent"),
                     (each.label.ljust(width), "bold" if chosen else ""),
-                    (each.about, "$text-muted"),
+                    (each.about, MUTED),
                 ).truncate(max(self.size.width, 1), ellipsis=True)
             )
         return Content("\n").join(lines)

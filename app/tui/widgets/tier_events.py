@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
+from app.tui.text.palette import MUTED
 from app.tui.tiers import Tier, TierEvent
 from app.tui.widgets.pane import Pane
 
@@ -20,7 +21,7 @@ class TierEvents(Pane):
     def show(self, events: Sequence[TierEvent]) -> None:
         """Update; the newest event is last."""
         if not events:
-            self.draw(Content.styled("none yet", "$text-muted"))
+            self.draw(Content.styled("none yet", MUTED))
             return
         self.draw(Content("\n").join([Content(_line(event)) for event in list(events)[-_SHOWN:]]))
 

@@ -13,8 +13,8 @@ from app.transcript import Completion, FinishReason
 from app.tui import memory
 from app.tui.app import ChatApp
 from app.tui.controller import Problem
-from app.tui.scripted_service import ScriptedService, layer_stats
 from app.tui.screens.chat import ChatScreen
+from app.tui.scripted_service import ScriptedService, layer_stats
 from models.chat_template import Role
 
 SIZES = [(120, 36), (80, 24), (60, 20)]
@@ -115,9 +115,7 @@ async def settle(pilot: Pilot[None]) -> None:
 def test_a_conversation_with_its_panes(snap_compare: Compare, size: tuple[int, int]) -> None:
     service = ScriptedService()
     service.stats = layer_stats(sink=4, hot=256, cold=512, evicted=64)
-    assert snap_compare(
-        prepared(service, conversation()), terminal_size=size, run_before=settle
-    )
+    assert snap_compare(prepared(service, conversation()), terminal_size=size, run_before=settle)
 
 
 @pytest.mark.parametrize("size", SIZES)
