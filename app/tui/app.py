@@ -13,6 +13,7 @@ from app.tui import settings as settings_file
 from app.tui import terminal
 from app.tui.commands import COMMANDS
 from app.tui.controller import AnswerSettings, ChatController
+from app.tui.driver import ForgivingDriver
 from app.tui.screens.chat import ChatScreen
 from app.tui.service import ModelService
 from app.tui.settings import Settings
@@ -45,7 +46,7 @@ class ChatApp(App[None]):
         model: str = "",
         notices: Iterable[str] = (),
     ) -> None:
-        super().__init__()
+        super().__init__(driver_class=ForgivingDriver)
         self.settings = settings or Settings()
         self.chat = ChatController(
             service,

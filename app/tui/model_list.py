@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from kvcache import CacheConfig, EmberError, resolve
+from kvcache import Backend, CacheConfig, EmberError, resolve
 from models.catalogue import CATALOGUE
 from models.config import LlamaConfig
 from models.discover import discover
@@ -20,6 +20,8 @@ _COMFORTABLE, _POSSIBLE = 0.6, 0.85
 # Loaded weights over the file's size, for a file that is not here to be looked into.
 _LOADED_SHARE = 1.25
 _REFERENCE_WINDOW = 2048
+# The cost of a token is the same for all; this one has nothing to be compiled first.
+_ANY_BACKEND = CacheConfig(backend=Backend.REFERENCE)
 
 
 class Fit(Enum):
@@ -76,7 +78,7 @@ def examine(path: Path) -> Cost:
             return Cost(
                 quantization=by_type.most_common(1)[0][0] if by_type else "",
                 weight_bytes=sum(stored_bytes(info) for info in file.tensors.values()),
-                token_bytes=resolve(CacheConfig(), shape).token_bytes,
+                token_bytes=resolve(_ANY_BACKEND, shape).token_bytes,
             )
     except EmberError as error:
         return Cost(problem=str(error))
