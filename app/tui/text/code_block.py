@@ -14,6 +14,7 @@ from rich.syntax import Syntax
 from textual.strip import Strip
 
 from app.tui.text.lines import LineMaker
+from app.tui.text.palette import without_background
 
 _COPY = " ⧉ copy "
 _FRAME = 4
@@ -46,10 +47,10 @@ class CodeBlock:
         else:
             theme = self._maker.palette.code_theme
             language = self._language or "text"
-            syntax = Syntax("", language, theme=theme, background_color="default")
+            syntax = Syntax("", language, theme=theme)
             text = syntax.highlight(code)
             text.rstrip()
-            lines = self._maker.fold_text(text, self._inner)
+            lines = [_on_any(line) for line in self._maker.fold_text(text, self._inner)]
         return [*self._head(code), *self._framed(lines), self._foot()]
 
     def _plain(self, code: str) -> list[Strip]:
@@ -82,3 +83,8 @@ class CodeBlock:
     def _foot(self) -> Strip:
         rule = "─" * max(self._maker.width - 2, 0)
         return Strip([Segment(f"└{rule}┘", self._maker.palette.border)])
+
+
+def _on_any(line: Strip) -> Strip:
+    """A coloured line without the background that its colours were made for."""
+    return Strip([Segment(s.text, without_background(s.style or Style.null())) for s in line])

@@ -42,6 +42,16 @@ class Entry:
         """Whether the model says it."""
         return self.message.role is Role.ASSISTANT
 
+    def is_made_by(self, maker: LineMaker) -> bool:
+        """Whether the lines have this width and these colours."""
+        return maker is self._maker
+
+    def estimate(self, maker: LineMaker) -> None:
+        """Stand in with about as many empty lines as there will be."""
+        text = self.message.text
+        count = text.count("\n") + len(text) // maker.width + 3
+        self.lines = [Strip([])] * count
+
     def sync(self, maker: LineMaker) -> bool:
         """Bring the lines up to date; returns whether they changed."""
         message = self.message

@@ -6,7 +6,6 @@ scrolls away from it.
 """
 
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -24,21 +23,23 @@ from textual.strip import Strip
 
 from app.sessions.chat import ChatMessage, State
 from app.tui.controller import Problem
-from app.tui.text.entry import Entry
+from app.tui.text import margin
 from app.tui.text.frame import card
 from app.tui.text.inert import inert
 from app.tui.text.lines import LineMaker
 from app.tui.text.palette import Palette, without_background
-from app.tui.tiers import Tier, tier_at
+from app.tui.text.roll import Roll
+from app.tui.text.selected import selected_text, with_selection
 from kvcache.stats import CacheStats
 
-_GUTTER = 3
 _RIGHT_MARGIN = 1
 # Rendering may take this share of the time between two renderings.
 _RENDER_SHARE = 0.15
-_MARKS = {Tier.COLD: "▒", Tier.EVICTED: "×"}
+# How long a change of width may work on what is near, and each later call on the rest.
+_FIRST_SECONDS, _NEXT_SECONDS = 0.03, 0.008
 
 Placeholder = Callable[[LineMaker], list[Strip]]
+Drawn = tuple[tuple[Strip, Segment, int, Style], Strip]
 
 
 class Conversation(ScrollView, can_focus=True):
@@ -50,9 +51,7 @@ class Conversation(ScrollView, can_focus=True):
         Binding("home,g", "top", "Start", show=False),
         Binding("end,G", "follow", "End", show=False),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"conversation--{name}" for name in Palette.names()
-    } | {"conversation--mark"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"conversation--{name}" for name in Palette.names()}
 
     # Textual lays the whole screen out anew when this changes; here only the scroll bar does.
     virtual_size: Reactive[Size] = Reactive(Size(0, 0), layout=False, repaint=False)
@@ -76,14 +75,13 @@ class Conversation(ScrollView, can_focus=True):
         self.following = True
         self.selected: ChatMessage | None = None
         self._placeholder = placeholder
-        self._entries: list[Entry] = []
-        self._tops: list[int] = [0]
+        self._roll = Roll()
         self._below: list[Strip] = []
         self._problem: Problem | None = None
         self._maker: LineMaker | None = None
         self._stats: CacheStats | None = None
         self._base = Style.null()
-        self._drawn: LRUCache[int, tuple[tuple[Strip, Segment, int, Style], Strip]] = LRUCache(512)
+        self._drawn: LRUCache[int, Drawn] = LRUCache(512)
         self._seen = 0
         self._not_before = 0.0
 
@@ -104,23 +102,22 @@ class Conversation(ScrollView, can_focus=True):
         if self._maker is None:
             return
         if self.following and self.scroll_offset.y < self.max_scroll_y:
-            self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
+            self._to_end()
         began = time.monotonic()
         growing = bool(messages) and messages[-1].state is State.STREAMING
-        known = [entry.message for entry in self._entries] == list(messages)
+        known = self._roll.messages == list(messages)
         if growing and known and not at_once and began < self._not_before:
             return
-        changed = self._match(messages)
-        for index, entry in enumerate(self._entries):
-            if entry.sync(self._maker):
-                changed = index if changed is None else min(changed, index)
+        changed = self._roll.show(messages, self._maker)
+        if self.selected not in messages:
+            self.selected = None
         if problem != self._problem:
             self._problem = problem
-            changed = len(self._entries) if changed is None else changed
+            changed = self._roll.height if changed is None else changed
         if changed is not None:
-            self._place(changed)
-        spent = time.monotonic() - began
-        self._not_before = began + spent / _RENDER_SHARE
+            self._fit(changed)
+        self._freshen(_NEXT_SECONDS)
+        self._not_before = began + (time.monotonic() - began) / _RENDER_SHARE
 
     def mark(self, stats: CacheStats | None) -> None:
         """Mark in the margin which lines' tokens are no longer hot."""
@@ -136,56 +133,47 @@ class Conversation(ScrollView, can_focus=True):
     @property
     def text_lines(self) -> list[str]:
         """What all lines say, without the margin."""
-        own = [line.text.rstrip() for entry in self._entries for line in entry.lines]
-        return own + [line.text.rstrip() for line in self._below]
+        return self._roll.text_lines() + [line.text.rstrip() for line in self._below]
 
     def refresh_placeholder(self) -> None:
         """What stands in an empty conversation has changed."""
-        if self._maker is not None and not self._entries:
-            self._place(0)
+        if self._maker is not None and not self._roll.entries:
+            self._fit(0)
 
-    def _match(self, messages: Sequence[ChatMessage]) -> int | None:
-        """Make the entries those of the messages; returns the first that changed."""
-        same = 0
-        for entry, message in zip(self._entries, messages, strict=False):
-            if entry.message is not message:
-                break
-            same += 1
-        if same == len(self._entries) == len(messages):
-            return None
-        self._entries[same:] = [Entry(message) for message in messages[same:]]
-        if self.selected not in messages:
-            self.selected = None
-        return same
-
-    def _place(self, first: int) -> None:
-        """Find where entries begin, from the first changed one on."""
-        del self._tops[first + 1 :]
-        for entry in self._entries[first:]:
-            self._tops.append(self._tops[-1] + len(entry.lines))
+    def _fit(self, first: int) -> None:
+        """Fit the scroll bar and the view to lines that changed from `first` on."""
         assert self._maker is not None
-        self._below = [] if self._entries else self._placeholder(self._maker)
+        self._below = [] if self._roll.entries else self._placeholder(self._maker)
         if (problem := self._problem) is not None:
             style = self._maker.palette.error
             self._below += card(self._maker, problem.title, inert(problem.cause), style)
-        height = self._height
-        self.virtual_size = Size(self.size.width, height)
+        self.virtual_size = Size(self.size.width, self._height)
         if self.following:
-            self._seen = height
-            self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
-        same = self._entries[first].same if first < len(self._entries) else 0
-        self._refresh_from(self._tops[first] + same)
-
-    def _refresh_from(self, line: int) -> None:
-        """Draw the lines in view from `line` of the whole on."""
-        at = max(line - self.scroll_offset.y, 0)
+            self._seen = self._height
+            self._to_end()
+        at = max(first - self.scroll_offset.y, 0)
         size = self.scrollable_content_region.size
         if at < size.height:
             self.refresh(Region(0, at, size.width, size.height - at))
 
+    def _freshen(self, seconds: float) -> None:
+        """Make lines that are not up to date, without moving what is in view."""
+        assert self._maker is not None
+        near = self.scroll_offset.y
+        index = self._roll.index_at(near)
+        centre = near + self.scrollable_content_region.height // 2
+        into = near - self._roll.span(index)[0] if self._roll.entries else 0
+        changed = self._roll.freshen(self._maker, centre, seconds)
+        if changed is None:
+            return
+        self._fit(changed)
+        if not self.following:
+            top, bottom = self._roll.span(index)
+            self.scroll_to(y=min(top + into, bottom), animate=False, immediate=True)
+
     @property
     def _height(self) -> int:
-        return self._tops[-1] + len(self._below)
+        return self._roll.height + len(self._below)
 
     # -- size and style --
 
@@ -195,16 +183,17 @@ class Conversation(ScrollView, can_focus=True):
         self._rebuild()
 
     def on_resize(self) -> None:
-        """Wrap everything anew."""
+        """Wrap everything anew, what is in view first."""
         self._rebuild()
 
     def _rebuild(self) -> None:
-        width = self.scrollable_content_region.width - _GUTTER - _RIGHT_MARGIN
+        width = self.scrollable_content_region.width - margin.WIDTH - _RIGHT_MARGIN
         if width < 1 or not self.is_attached:
             return
         self._maker = LineMaker(width, self._palette())
-        self.show([entry.message for entry in self._entries], self._problem, at_once=True)
-        self._place(0)
+        self._drawn.clear()
+        self._freshen(_FIRST_SECONDS)
+        self._fit(0)
 
     def _palette(self) -> Palette:
         styles = {
@@ -229,7 +218,7 @@ class Conversation(ScrollView, can_focus=True):
     def action_follow(self) -> None:
         """Go to the end and stay there."""
         self.following = True
-        self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
+        self._to_end()
 
     def action_top(self) -> None:
         """Go to the first message."""
@@ -237,7 +226,7 @@ class Conversation(ScrollView, can_focus=True):
 
     def action_select(self, step: int) -> None:
         """Select the message above or below."""
-        messages = [entry.message for entry in self._entries]
+        messages = self._roll.messages
         if not messages:
             return
         if self.selected is None:
@@ -245,16 +234,19 @@ class Conversation(ScrollView, can_focus=True):
         else:
             at = min(max(messages.index(self.selected) + step, 0), len(messages) - 1)
         self.selected = messages[at]
-        self._show_entry(at)
+        self._bring_into_view(at)
         self.refresh()
 
-    def _show_entry(self, at: int) -> None:
-        top, bottom = self._tops[at], self._tops[at + 1]
+    def _to_end(self) -> None:
+        self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
+
+    def _bring_into_view(self, index: int) -> None:
+        top, bottom = self._roll.span(index)
         view = self.scrollable_content_region.height
-        first, last = self.scroll_offset.y, self.scroll_offset.y + view
+        first = self.scroll_offset.y
         if top < first or bottom - top >= view:
             self.scroll_to(y=top, animate=False, immediate=True)
-        elif bottom > last:
+        elif bottom > first + view:
             self.scroll_to(y=bottom - view, animate=False, immediate=True)
 
     def on_blur(self) -> None:
@@ -270,6 +262,16 @@ class Conversation(ScrollView, can_focus=True):
         elif "ember" in meta:
             self.post_message(self.ActionRequested(meta["ember"]))
 
+    @property
+    def allow_select(self) -> bool:
+        return True
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        return selected_text(self.text_lines, selection, margin.WIDTH), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()
+
     # -- drawing --
 
     def render_lines(self, crop: Region) -> list[Strip]:
@@ -282,76 +284,37 @@ class Conversation(ScrollView, can_focus=True):
         at = y + self.scroll_offset.y
         if at >= self._height:
             return Strip.blank(width, self._base)
-        if at >= self._tops[-1]:
-            gutter, line = Segment(" " * _GUTTER), self._below[at - self._tops[-1]]
-        else:
-            index = bisect_right(self._tops, at) - 1
-            entry, local = self._entries[index], at - self._tops[index]
-            gutter, line = self._gutter(index, entry, local), entry.lines[local]
-        if self.text_selection is not None:
-            return self._composed(gutter, line, width, self._base, at)
+        left, line = self._line(at)
+        selection = self.text_selection
+        if selection is not None:
+            style = self.screen.get_component_rich_style("screen--selection")
+            return self._composed(with_selection(_joined(left, line), selection, at, style), at)
         # A line that only moves up with the others is not composed again.
         known = self._drawn.get(at)
-        wanted = (line, gutter, width, self._base)
+        wanted = (line, left, width, self._base)
         if known is None or known[0] != wanted:
-            known = wanted, self._composed(gutter, line, width, self._base, at)
+            known = wanted, self._composed(_joined(left, line), at)
             self._drawn[at] = known
         return known[1]
 
-    def _composed(self, gutter: Segment, line: Strip, width: int, base: Style, at: int) -> Strip:
-        strip = Strip.join([Strip([gutter]), line]).crop_extend(0, width, None)
-        strip = self._with_selection(strip, at)
-        return strip.apply_style(base).apply_offsets(0, at)
-
-    def _gutter(self, index: int, entry: Entry, local: int) -> Segment:
-        """Tier mark and who speaks; a bar beside the selected message."""
-        palette = self._maker.palette if self._maker else Palette()
+    def _line(self, at: int) -> tuple[Segment, Strip]:
+        """A line of the whole and its margin."""
+        if at >= self._roll.height:
+            return Segment(" " * margin.WIDTH), self._below[at - self._roll.height]
+        assert self._maker is not None
+        index = self._roll.index_at(at)
+        entry, local = self._roll.entries[index], at - self._roll.span(index)[0]
+        palette = self._maker.palette
         if entry.message is self.selected and local < len(entry.lines) - 1:
-            return Segment("▌  " if local else f"▌{_glyph(entry)} ", palette.accent)
-        mark = self._tier_mark(index, entry, local)
-        glyph = _glyph(entry) if local == 0 else " "
-        style = palette.muted if mark != " " or not entry.is_answer else palette.accent
-        return Segment(f"{mark}{glyph} ", style)
+            return margin.selected_margin(self._roll, index, local, palette), entry.lines[local]
+        left = margin.margin(self._roll, index, local, self._stats, palette)
+        return left, entry.lines[local]
 
-    def _tier_mark(self, index: int, entry: Entry, local: int) -> str:
-        """Where the tokens of a line are, its share of the message's taken by its place."""
-        end = entry.message.end
-        if self._stats is None or end is None or local >= entry.body:
-            return " "
-        before = (self._entries[at].message.end for at in range(index - 1, -1, -1))
-        start = next((each for each in before if each is not None), 0)
-        position = start + (end - start) * (local + 0.5) / entry.body
-        return _MARKS.get(tier_at(position, self._stats), " ")
-
-    # -- selecting text with the mouse --
-
-    @property
-    def allow_select(self) -> bool:
-        return True
-
-    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        lines = [f"{' ' * _GUTTER}{line}" for line in self.text_lines]
-        text = selection.extract("\n".join(lines))
-        margin = " " * _GUTTER
-        return "\n".join(line.removeprefix(margin).rstrip() for line in text.split("\n")), "\n"
-
-    def selection_updated(self, selection: Selection | None) -> None:
-        self.refresh()
-
-    def _with_selection(self, strip: Strip, at: int) -> Strip:
-        selection = self.text_selection
-        span = selection.get_span(at) if selection is not None else None
-        if span is None:
-            return strip
-        start, end = span
-        end = strip.cell_length if end == -1 else min(end, strip.cell_length)
-        if start >= end:
-            return strip
-        style = self.screen.get_component_rich_style("screen--selection")
-        before, chosen, after = strip.crop(0, start), strip.crop(start, end), strip.crop(end)
-        chosen = Strip([Segment(s.text, (s.style or Style()) + style) for s in chosen])
-        return Strip.join([before, chosen, after])
+    def _composed(self, strip: Strip, at: int) -> Strip:
+        """A line fitted to the view."""
+        strip = strip.crop_extend(0, self.scrollable_content_region.width, None)
+        return strip.apply_style(self._base).apply_offsets(0, at)
 
 
-def _glyph(entry: Entry) -> str:
-    return "◆" if entry.is_answer else "❯"
+def _joined(left: Segment, line: Strip) -> Strip:
+    return Strip.join([Strip([left]), line])
