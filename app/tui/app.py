@@ -12,11 +12,12 @@ from app.sessions.store import SessionStore
 from app.tui import settings as settings_file
 from app.tui import terminal
 from app.tui.commands import COMMANDS
-from app.tui.controller import AnswerSettings, ChatController
+from app.tui.controller import ChatController
 from app.tui.driver import ForgivingDriver
 from app.tui.screens.chat import ChatScreen
 from app.tui.service import ModelService
 from app.tui.settings import Settings
+from app.tui.state import AnswerSettings
 from app.tui.theme import EMBER, EMBER_LIGHT
 from models.catalogue import DEFAULT_NAME
 

@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from app.job import Job
-from app.tui.controller import Draft
 from app.tui.scripted_service import ScriptedService, layer_stats
 from app.tui.service import AnswerEvent, Ask
+from app.tui.state import Draft
 
 _ROWS, _COLUMNS = 36, 120
 _WARM_UP = 2.0

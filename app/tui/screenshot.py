@@ -11,9 +11,9 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from app.tui.app import ChatApp
-from app.tui.controller import Draft, Phase
 from app.tui.live_service import LiveService
 from app.tui.settings import Settings
+from app.tui.state import Draft, Phase
 from kvcache import CacheConfig, EmberError
 from models.catalogue import DEFAULT_NAME
 from models.fetch import fetch

@@ -19,7 +19,7 @@ from textual.strip import Strip
 from app.sessions.chat import ChatMessage
 from app.tui import clipboard, memory, terminal
 from app.tui.commands import Command, find
-from app.tui.controller import ChatController, Phase
+from app.tui.controller import ChatController
 from app.tui.model_list import ListedModel, listed
 from app.tui.screens.chats import ChatsScreen
 from app.tui.screens.figures import CacheScreen, SpeedScreen
@@ -29,6 +29,7 @@ from app.tui.screens.question import QuestionScreen
 from app.tui.screens.settings import SettingsScreen
 from app.tui.service import ModelService
 from app.tui.settings import Settings
+from app.tui.state import Phase
 from app.tui.text.lines import LineMaker
 from app.tui.text.welcome import STARTERS, welcome
 from app.tui.tiers import TierLog

@@ -6,7 +6,8 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from app.tui.controller import ChatController, Phase
+from app.tui.controller import ChatController
+from app.tui.state import Phase
 from app.tui.text import figures
 from app.tui.text.lines import LineMaker
 

@@ -12,7 +12,7 @@ from textual.widgets import Static
 from app.sessions.chat import Attachment, ChatMessage
 from app.tui.commands import Command
 from app.tui.completion import suggestions
-from app.tui.controller import Draft
+from app.tui.state import Draft
 from app.tui.text import figures
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.suggestions import Suggestions

@@ -22,7 +22,7 @@ from textual.selection import Selection
 from textual.strip import Strip
 
 from app.sessions.chat import ChatMessage, State
-from app.tui.controller import Problem
+from app.tui.state import Problem
 from app.tui.text import margin
 from app.tui.text.frame import card
 from app.tui.text.inert import inert

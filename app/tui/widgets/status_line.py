@@ -4,7 +4,8 @@ from rich.text import Text
 from textual.content import Content
 from textual.widget import Widget
 
-from app.tui.controller import ChatController, Phase
+from app.tui.controller import ChatController
+from app.tui.state import Phase
 from app.tui.text import figures
 from app.tui.text.palette import MUTED
 

@@ -7,9 +7,10 @@ import pytest
 from app.sessions.chat import Attachment, ChatMessage, State
 from app.sessions.store import SessionStore
 from app.transcript import FinishReason
-from app.tui.controller import ChatController, Draft, Phase
+from app.tui.controller import ChatController
 from app.tui.scripted_service import ScriptedService
 from app.tui.service import Prepared, TooLong
+from app.tui.state import Draft, Phase
 from kvcache import EmberError
 from models.chat_template import Role
 

@@ -12,9 +12,9 @@ from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State
 from app.transcript import Completion, FinishReason
 from app.tui import memory
 from app.tui.app import ChatApp
-from app.tui.controller import Problem
 from app.tui.screens.chat import ChatScreen
 from app.tui.scripted_service import ScriptedService, layer_stats
+from app.tui.state import Problem
 from models.chat_template import Role
 
 SIZES = [(120, 36), (80, 24), (60, 20)]
@@ -130,7 +130,7 @@ def test_an_error_while_completing_a_command(snap_compare: Compare, size: tuple[
 
     async def before(pilot: Pilot[None]) -> None:
         await settle(pilot)
-        app.chat.problem = Problem(
+        app.chat._answer_problem = Problem(
             title="the answer failed", cause="the [disk] is full: free some space, then /retry"
         )
         await pilot.press("/", "s")
