@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from app.tui.screens.models import ModelsScreen
+from app.tui.screens.settings import SettingsScreen
 from app.tui.settings import Settings
 from kvcache.errors import EmberError
 
@@ -15,8 +17,13 @@ def model(screen: "ChatScreen", text: str) -> None:
     """Load or fetch a model by name, or open the picker."""
     if text:
         screen.chat.use(text)
-    else:
-        screen.pick_model()
+        return
+
+    def done(spec: str | None) -> None:
+        if spec is not None:
+            screen.attempt(lambda: screen.chat.use(spec))
+
+    screen.app.push_screen(ModelsScreen(screen.chat), done)
 
 
 def model_choices(screen: "ChatScreen") -> Iterable[str]:
@@ -38,7 +45,7 @@ def set_(screen: "ChatScreen", text: str) -> None:
     """Change one setting, or open the settings."""
     name, _, value = text.partition(" ")
     if not name:
-        screen.open_settings()
+        _open_settings(screen)
     elif not value:
         raise EmberError(f"{name} is {_value(screen, name)}: /set {name} VALUE changes it")
     else:
@@ -61,6 +68,15 @@ def theme(screen: "ChatScreen", text: str) -> None:
 def theme_choices(screen: "ChatScreen") -> Iterable[str]:
     """The names of the themes."""
     return sorted(screen.app.available_themes)
+
+
+def _open_settings(screen: "ChatScreen") -> None:
+    def done(settings: Settings | None) -> None:
+        if settings is not None:
+            screen.attempt(lambda: screen.change_settings(settings))
+
+    themes = sorted(screen.app.available_themes)
+    screen.app.push_screen(SettingsScreen(screen.settings, themes), done)
 
 
 def _value(screen: "ChatScreen", name: str) -> object:

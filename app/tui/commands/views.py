@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from app.tui.screens.chats import ChatsScreen
+from app.tui.screens.figures import CacheScreen, SpeedScreen
 from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
@@ -16,7 +18,13 @@ def new(screen: "ChatScreen", _text: str) -> None:
 
 def sessions(screen: "ChatScreen", _text: str) -> None:
     """Choose among the saved chats."""
-    screen.pick_chat()
+
+    def done(number: int | None) -> None:
+        if number is not None:
+            screen.attempt(lambda: screen.chat.show_chat(screen.chat.store.load(number)))
+            screen.follow()
+
+    screen.app.push_screen(ChatsScreen(screen.chat), done)
 
 
 def title(screen: "ChatScreen", text: str) -> None:
@@ -34,17 +42,19 @@ def title(screen: "ChatScreen", text: str) -> None:
 
 def stats(screen: "ChatScreen", _text: str) -> None:
     """Show the speed in large."""
-    screen.show_speed()
+    screen.app.push_screen(SpeedScreen(screen.chat))
 
 
 def kv(screen: "ChatScreen", _text: str) -> None:
     """Show the cache in large."""
-    screen.show_cache()
+    screen.app.push_screen(CacheScreen(screen.chat, screen.service, screen.tier_log))
 
 
 def panes(screen: "ChatScreen", _text: str) -> None:
     """Show or hide the side pane."""
-    screen.toggle_panes()
+    if screen.has_class("narrow"):
+        raise EmberError("the panes need 100 columns; F3 and F4 open them")
+    screen.toggle_class("panes-off")
 
 
 def help_(screen: "ChatScreen", _text: str) -> None:

@@ -18,15 +18,11 @@ from textual.strip import Strip
 
 from app.sessions.chat import ChatMessage
 from app.tui import clipboard, memory, terminal
-from app.tui.commands import Command, find
+from app.tui.commands import COMMANDS, Command, find
 from app.tui.controller import ChatController
 from app.tui.model_list import ListedModel, listed
-from app.tui.screens.chats import ChatsScreen
-from app.tui.screens.figures import CacheScreen, SpeedScreen
 from app.tui.screens.help import HelpScreen
-from app.tui.screens.models import ModelsScreen
 from app.tui.screens.question import QuestionScreen
-from app.tui.screens.settings import SettingsScreen
 from app.tui.service import ModelService
 from app.tui.settings import Settings
 from app.tui.state import Phase
@@ -91,9 +87,8 @@ class ChatScreen(Screen[None]):
 
     def __init__(self, chat: ChatController, service: ModelService) -> None:
         super().__init__()
-        self.chat = chat
-        self._service = service
-        self._log = TierLog()
+        self.chat, self.service = chat, service
+        self.tier_log = TierLog()
         self._found: list[ListedModel] = []
         self._starter = -1
         self._was_busy = False
@@ -106,7 +101,7 @@ class ChatScreen(Screen[None]):
             yield SidePane()
         yield StatusLine()
         yield Composer(
-            count=self._service.count,
+            count=self.service.count,
             window=lambda: self.chat.model.window if self.chat.model else 0,
             choices=self._choices,
         )
@@ -198,16 +193,16 @@ class ChatScreen(Screen[None]):
         )
 
     def _show_figures(self) -> None:
-        layers = self._service.layer_stats()
+        layers = self.service.layer_stats()
         total: CacheStats | None = sum_layers(layers) if layers else None
         if total is not None:
-            self._log.observe(time.time(), total)
+            self.tier_log.observe(time.time(), total)
         used, installed = memory.resident(), memory.installed()
         ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"
         speed = self.chat.meter.speed().now
         self.query_one(HeaderBar).show(self.chat.model, total, speed, ram)
         self.conversation.mark(total)
-        self.query_one(SidePane).show(self.chat, total, layers, self._log)
+        self.query_one(SidePane).show(self.chat, total, layers, self.tier_log)
 
     def _welcome(self, maker: LineMaker) -> list[Strip]:
         here = [(each.spec, each.size) for each in self._found if each.path is not None]
@@ -233,7 +228,7 @@ class ChatScreen(Screen[None]):
             self.composer.accept()
             self.follow()
 
-        self._try(send)
+        self.attempt(send)
 
     @on(Composer.CommandSent)
     def _command_sent(self, event: Composer.CommandSent) -> None:
@@ -245,7 +240,7 @@ class ChatScreen(Screen[None]):
         """Enter on nothing fetches the offered model, where there is no other."""
         none_here = not any(each.path for each in self._found)
         if self.chat.phase is Phase.NO_MODEL and none_here:
-            self._try(lambda: self.chat.use(self.app.default_model))
+            self.attempt(lambda: self.chat.use(self.app.default_model))
 
     @on(Composer.Noted)
     def _noted(self) -> None:
@@ -282,7 +277,7 @@ class ChatScreen(Screen[None]):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command by its name."""
-        self._try(lambda: find(name).run(self, argument))
+        self.attempt(lambda: find(name).run(self, argument))
 
     def action_submit(self) -> None:
         """Send what is typed."""
@@ -335,9 +330,9 @@ class ChatScreen(Screen[None]):
         if kind == "start":
             self.composer.put_text(STARTERS[int(value)])
         elif kind == "model":
-            self._try(lambda: self.chat.use(value))
+            self.attempt(lambda: self.chat.use(value))
 
-    def _try(self, step: Callable[[], None]) -> None:
+    def attempt(self, step: Callable[[], None]) -> None:
         """Do what the user asks for; say why where that is refused."""
         try:
             step()
@@ -346,51 +341,9 @@ class ChatScreen(Screen[None]):
 
     # -- other screens --
 
-    def toggle_panes(self) -> None:
-        """Show or hide the side pane."""
-        if self.size.width < _SIDE_PANE_FROM:
-            raise EmberError(f"the panes need {_SIDE_PANE_FROM} columns; F3 and F4 open them")
-        self.toggle_class("panes-off")
-
     def show_help(self) -> None:
         """Open the list of keys and commands."""
-        self.app.push_screen(HelpScreen())
-
-    def show_speed(self) -> None:
-        """Open the speed in large."""
-        self.app.push_screen(SpeedScreen(self.chat))
-
-    def show_cache(self) -> None:
-        """Open the cache in large."""
-        self.app.push_screen(CacheScreen(self.chat, self._service, self._log))
-
-    def open_settings(self) -> None:
-        """Open the settings."""
-
-        def done(settings: Settings | None) -> None:
-            if settings is not None:
-                self._try(lambda: self.change_settings(settings))
-
-        self.app.push_screen(SettingsScreen(self.settings, sorted(self.app.available_themes)), done)
-
-    def pick_model(self) -> None:
-        """Open the list of models."""
-
-        def done(spec: str | None) -> None:
-            if spec is not None:
-                self._try(lambda: self.chat.use(spec))
-
-        self.app.push_screen(ModelsScreen(self.chat), done)
-
-    def pick_chat(self) -> None:
-        """Open the list of chats."""
-
-        def done(number: int | None) -> None:
-            if number is not None:
-                self._try(lambda: self.chat.show_chat(self.chat.store.load(number)))
-                self.follow()
-
-        self.app.push_screen(ChatsScreen(self.chat), done)
+        self.app.push_screen(HelpScreen(COMMANDS))
 
     def _ask_about_length(self) -> None:
         long = self.chat.too_long
@@ -399,9 +352,9 @@ class ChatScreen(Screen[None]):
 
         def done(choice: str | None) -> None:
             if choice == "drop":
-                self._try(lambda: self.chat.retry(drop_oldest=True))
+                self.attempt(lambda: self.chat.retry(drop_oldest=True))
             elif choice == "undo":
-                self._try(lambda: self.composer.put(self.chat.undo()))
+                self.attempt(lambda: self.composer.put(self.chat.undo()))
 
         self.app.push_screen(
             QuestionScreen(

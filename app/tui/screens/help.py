@@ -1,6 +1,7 @@
 """Keys and commands."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -9,7 +10,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from app.tui.commands import COMMANDS
+if TYPE_CHECKING:
+    from app.tui.commands import Command
 
 _KEYS = (
     ("⏎", "send"),
@@ -39,10 +41,14 @@ class HelpScreen(ModalScreen[None]):
         Binding("escape,f1,q,enter", "dismiss", "Close", show=False)
     ]
 
+    def __init__(self, commands: Sequence["Command"]) -> None:
+        super().__init__()
+        self._commands = commands
+
     def compose(self) -> ComposeResult:
         commands = tuple(
             (f"/{each.name} {each.usage}".rstrip(), f"{each.about} {each.key}".rstrip())
-            for each in COMMANDS
+            for each in self._commands
         )
         with VerticalScroll(classes="box") as box:
             box.border_title = "Help"

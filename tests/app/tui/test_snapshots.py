@@ -14,7 +14,8 @@ from app.tui import memory
 from app.tui.app import ChatApp
 from app.tui.screens.chat import ChatScreen
 from app.tui.scripted_service import ScriptedService, layer_stats
-from app.tui.state import Problem
+from app.tui.state import Draft
+from kvcache import EmberError
 from models.chat_template import Role
 
 SIZES = [(120, 36), (80, 24), (60, 20)]
@@ -126,13 +127,13 @@ def test_the_welcome(snap_compare: Compare, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_an_error_while_completing_a_command(snap_compare: Compare, size: tuple[int, int]) -> None:
-    app = prepared(ScriptedService(), None)
+    service = ScriptedService()
+    app = prepared(service, None)
 
     async def before(pilot: Pilot[None]) -> None:
         await settle(pilot)
-        app.chat._answer_problem = Problem(
-            title="the answer failed", cause="the [disk] is full: free some space, then /retry"
-        )
+        app.chat.ask(Draft(text="hi"))
+        service.fail(EmberError("the [disk] is full: free some space, then /retry"))
         await pilot.press("/", "s")
         await pilot.pause(0.35)
 
