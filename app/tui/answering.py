@@ -101,13 +101,15 @@ class Answering:
         stopped = completion.finish_reason is FinishReason.CANCELLED
         self.answer.state = State.STOPPED if stopped else State.COMPLETE
         self.answer.text = self._before + completion.text
+        # What was there before this answer was gone on with.
+        earlier = self.answer.figures if self._before else None
         self.answer.figures = Figures(
             model=self._model,
-            tokens=len(completion.tokens),
+            tokens=len(completion.tokens) + (earlier.tokens if earlier else 0),
             prompt_tokens=completion.prompt_tokens,
             reused_tokens=completion.reused_tokens,
             finish_reason=completion.finish_reason.value,
             ttft_s=completion.ttft_s,
             prefill_tps=completion.prefill_tps,
-            decode_tps=completion.decode_tps,
+            decode_tps=completion.decode_tps or (earlier.decode_tps if earlier else 0.0),
         )

@@ -360,7 +360,8 @@ class ChatScreen(Screen[None]):
             QuestionScreen(
                 "The window is too small for this",
                 f"The conversation has {long.prompt_tokens} tokens, the window holds "
-                f"{long.window} with its answer. Nothing has been cut.",
+                f"{long.window} with its answer. Nothing has been cut. What is left out stays in "
+                "the chat, but the model does not read it.",
                 {"drop": "Leave out the oldest turns", "undo": "Take the question back"},
             ),
             done,

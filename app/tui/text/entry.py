@@ -123,7 +123,9 @@ def _figures_line(message: ChatMessage) -> str:
     """What the answer cost, in one line."""
     made = message.figures
     assert made is not None
-    parts = [f"{made.tokens} tok", f"{figures.rate(made.decode_tps)} tok/s"]
+    parts = [f"{made.tokens} tok"]
+    if made.decode_tps:
+        parts.append(f"{figures.rate(made.decode_tps)} tok/s")
     if made.ttft_s:
         parts.append(f"TTFT {figures.seconds(made.ttft_s)}")
         parts.append(f"prefill {figures.rate(made.prefill_tps)} t/s")

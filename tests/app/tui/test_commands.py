@@ -342,3 +342,28 @@ async def test_every_hint_of_the_key_bar_can_be_clicked() -> None:
         await chat.press("escape")
         await chat.pilot.click(bar, offset=(text.index("KV"), 0))
         await chat.until(lambda: isinstance(chat.app.screen, CacheScreen))
+
+
+@on_screen
+async def test_every_theme_draws_a_conversation() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "# Title\n\n`code` and\n\n```python\nx = 1\n```\n")
+        for name in chat.app.available_themes:
+            chat.screen.action_command("theme", name)
+            await chat.pilot.pause()
+            assert chat.app.theme == name
+        await chat.pilot.pause(0.1)
+
+
+@on_screen
+async def test_it_rings_when_done_and_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    rung: list[bool] = []
+    async with talk() as chat:
+        monkeypatch.setattr(chat.app, "bell", lambda: rung.append(True))
+        await chat.exchange("one", "1")
+        assert rung == []
+        await chat.ask("two")
+        chat.app.app_focus = False
+        chat.service.say("2")
+        chat.service.finish()
+        await chat.until(lambda: rung == [True])

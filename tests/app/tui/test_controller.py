@@ -130,6 +130,9 @@ def test_continue_goes_on_in_the_same_message(talk: Talk) -> None:
     talk.service.finish()
     talk.chat.tick()
     assert talk.texts == ["count", "one two three"]
+    figures = talk.chat.chat.messages[-1].figures
+    assert figures is not None
+    assert figures.tokens == 2
 
 
 def test_a_stopped_continuation_keeps_what_was_there(talk: Talk) -> None:
