@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from app import __version__
-from app.commands import bench, chat, doctor, inspect, ls, pull, rm, tokenize
+from app.commands import bench, chat, doctor, inspect, ls, perplexity, pull, rm, tokenize
 from app.commands import run as run_command
 from kvcache.errors import EmberError
 
@@ -23,6 +23,7 @@ _COMMANDS = {
     "rm": rm,
     "inspect": inspect,
     "tokenize": tokenize,
+    "perplexity": perplexity,
     "doctor": doctor,
 }
 _EPILOG = """\

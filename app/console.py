@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncated
 from app.progress import token_bar
-from app.transcript import Completion, FinishReason
+from app.transcript import Completion
 
 
 def show(events: Iterator[Event], *, echo: bool) -> list[Completion]:
@@ -20,7 +20,6 @@ def show(events: Iterator[Event], *, echo: bool) -> list[Completion]:
             print(first.text, end="", flush=True)
         elif isinstance(first, Finished):
             completions[first.row] = first.completion
-            _explain(first.completion)
         first = next(events, None)
     if echo:
         print()
@@ -38,11 +37,6 @@ def _after_prefill(events: Iterator[Event]) -> Event | None:
             else:
                 return event
     return None
-
-
-def _explain(completion: Completion) -> None:
-    if completion.finish_reason is FinishReason.WINDOW:
-        note("the window is full: raise --ctx or --kv-budget for longer answers")
 
 
 def note(text: str) -> None:

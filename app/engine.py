@@ -11,17 +11,19 @@ from typing import Self
 
 from app.generation import Event, Generation, Row, Truncated
 from app.sampling import Sampler, Sampling
-from app.transcript import Transcript
+from app.transcript import FinishReason, Transcript
 from kvcache import (
     Backend,
     CacheConfig,
     CacheStats,
-    DynamicKVCache,
     EmberError,
+    RowsKVCache,
+    TwoTierKVCache,
     resolve,
 )
-from kvcache.prompt_cache import from_plan
+from kvcache.prompt_cache import from_plan, rows_from_plan
 from kvcache.stats import sum_layers
+from models.chat_template import Message
 from models.loader import LoadedModel, load
 
 # Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
@@ -53,11 +55,11 @@ class Request:
 
 
 class PromptTooLongError(EmberError):
-    """A prompt that the window cannot hold together with one token of an answer."""
+    """A prompt of which the window cannot hold what the cache has not seen."""
 
     def __init__(self, length: int, window: int) -> None:
         super().__init__(
-            f"the prompt has {length} tokens, but the window holds {window} with its answer; "
+            f"the prompt has {length} tokens, but the window holds {window}; "
             "shorten it, raise --ctx or --kv-budget, or drop its oldest tokens with --truncate"
         )
         self.length, self.window = length, window
@@ -73,9 +75,11 @@ class Engine:
     def __init__(self, loaded: LoadedModel, config: CacheConfig | None = None) -> None:
         self.loaded = loaded
         self.plan = resolve(config or CacheConfig(), loaded.model.shape)
-        self._caches = from_plan(self.plan)
+        self._caches = from_plan(self.plan, loaded.model.rotation)
         # The cache holds the first `offset` tokens of the last prompt and its answer.
         self._last: tuple[Sequence[int], Transcript] | None = None
+        # The last conversation that was encoded: its text and ids.
+        self._asked: tuple[str, list[int]] | None = None
 
     @classmethod
     def load(cls, model: str, config: CacheConfig | None = None) -> Self:
@@ -91,16 +95,45 @@ class Engine:
         """Tokens and bytes of each layer's cache."""
         return [cache.stats() for cache in self._caches]
 
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for an answer.
+
+        What a conversation shares with the last one and its answer keeps the very
+        ids that the cache holds: an answer's text, tokenized again, may come out
+        as other ids, and all after them would have to be computed anew.
+        """
+        return self._encode(self.loaded.template.render(messages), messages, "")
+
+    def encode_continued(self, messages: Sequence[Message]) -> list[int]:
+        """As `encode_chat`, for a conversation whose last message is an answer that goes on."""
+        *asked, answer = messages
+        text = self.loaded.template.render(asked) + answer.content
+        return self._encode(text, asked, answer.content)
+
+    def _encode(self, text: str, messages: Sequence[Message], begun: str) -> list[int]:
+        """The ids of `text`: `messages`, then the beginning of an answer to them."""
+        tokenizer, (spoken, ids) = self.loaded.tokenizer, self._spoken()
+        if spoken and text.startswith(spoken):
+            new = text.removeprefix(spoken)
+            ids = [*ids, *tokenizer.encode(new, add_special=False, parse_special=True)]
+        else:
+            ids = self.loaded.template.encode(messages)
+            ids += tokenizer.encode(begun, add_special=False)
+        self._asked = text, ids
+        return ids
+
     def generate(self, request: Request, cancel: Flag | None = None) -> Iterator[Event]:
         """Answer one prompt; the last event is `Finished`.
 
         `cancel` may be set from any thread, also during prefill; what was
         computed is kept. Raises PromptTooLongError.
         """
-        prompt = self._fit(request)
+        shared = self._shared(request.prompt)
+        prompt = self._fit(request, held=shared)
         if dropped := len(request.prompt) - len(prompt):
             yield Truncated(kept=len(prompt), dropped=dropped)
-        reused = self._rewind(prompt)
+            shared = self._shared(prompt)
+        reused = self._rewind(shared)
         row = self._row(0, prompt, request, reused)
         self._last = prompt, row.transcript
         sampler = Sampler(request.sampling, [prompt])
@@ -114,20 +147,21 @@ class Engine:
         Rows share the sampling settings of the first request. The cache of the
         batch is its own; the one of `generate` stays as it is.
         """
-        prompts = [self._fit(request) for request in requests]
+        prompts = [self._fit(request, held=0) for request in requests]
         longest = max(len(prompt) for prompt in prompts)
         padding = [longest - len(prompt) for prompt in prompts]
         rows = [
             self._row(index, prompt, request, reused=0)
             for index, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
         ]
-        caches = from_plan(self.plan, left_padding=padding)
+        rotation = self.loaded.model.rotation
+        caches = rows_from_plan(self.plan, rotation, left_padding=padding)
         sampler = Sampler(requests[0].sampling, prompts)
         yield from self._generation(caches, rows, sampler, cancel).events()
 
     def _generation(
         self,
-        caches: Sequence[DynamicKVCache],
+        caches: Sequence[TwoTierKVCache] | Sequence[RowsKVCache],
         rows: Sequence[Row],
         sampler: Sampler,
         cancel: Flag | None,
@@ -153,9 +187,14 @@ class Engine:
         )
         return Row(index=index, prompt=prompt, transcript=transcript)
 
-    def _fit(self, request: Request) -> Sequence[int]:
+    def _fit(self, request: Request, *, held: int) -> Sequence[int]:
+        """The prompt, or its newest part. `held`: tokens that the cache has seen already.
+
+        A chat that goes on may be longer than the window: only what is new to the
+        cache has to fit.
+        """
         window, length = self.plan.max_tokens, len(request.prompt)
-        if length < window:
+        if length - held <= window:
             return request.prompt
         if not request.truncate:
             raise PromptTooLongError(length, window)
@@ -163,18 +202,38 @@ class Engine:
         keep = window - min(request.max_tokens, window // 2)
         return request.prompt[-max(keep, 1) :]
 
-    def _rewind(self, prompt: Sequence[int]) -> int:
-        """Trim the cache to what it shares with `prompt`; returns how many tokens that is."""
-        offset = self._caches[0].offset
-        held = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
+    def _shared(self, prompt: Sequence[int]) -> int:
+        """Tokens at the beginning of `prompt` that the cache has seen."""
+        # A step that a layer refused leaves the layers before it ahead of the rest.
+        offset = min(cache.offset for cache in self._caches)
+        seen = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
         shared = 0
         # The last token is always computed: its logits are needed.
-        for old, new in zip(held, prompt[:-1], strict=False):
+        for old, new in zip(seen, prompt[:-1], strict=False):
             if old != new:
                 break
             shared += 1
-        for cache in self._caches:
-            cache.trim(offset - shared)
+        return shared
+
+    def _spoken(self) -> tuple[str, list[int]]:
+        """The last conversation with its answer, as text and as ids; empty if they may differ."""
+        if self._asked is None or self._last is None or self._asked[1] != list(self._last[0]):
+            return "", []
+        (text, ids), transcript = self._asked, self._last[1]
+        tokens = list(transcript.tokens)
+        if tokens and tokens[-1] in self.loaded.tokenizer.eog_ids:
+            tokens.pop()
+        elif transcript.finish_reason in (None, FinishReason.STOP):
+            # Running, or cut at a stop string: the tokens say more than the text.
+            return "", []
+        return text + transcript.completion().text, [*ids, *tokens]
+
+    def _rewind(self, shared: int) -> int:
+        """Go back to the first `shared` tokens or before; returns how many are left."""
+        while any(cache.offset != shared for cache in self._caches):
+            for cache in self._caches:
+                cache.rewind(cache.offset - shared)
+            shared = min(cache.offset for cache in self._caches)
         return shared
 
 

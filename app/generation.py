@@ -14,7 +14,7 @@ import numpy as np
 
 from app.sampling import Sampler
 from app.transcript import Completion, FinishReason, Transcript
-from kvcache import DynamicKVCache
+from kvcache import RowsKVCache, TwoTierKVCache
 from models.llama import Model
 
 
@@ -81,7 +81,7 @@ class Generation:
     def __init__(
         self,
         model: Model,
-        caches: Sequence[DynamicKVCache],
+        caches: Sequence[TwoTierKVCache] | Sequence[RowsKVCache],
         rows: Sequence[Row],
         sampler: Sampler,
         *,
@@ -119,23 +119,22 @@ class Generation:
         return None
 
     def _decode(self, logits: mx.array) -> Iterator[Event]:
-        tokens: mx.array | None = self._sampler(logits)  # [B]
-        while tokens is not None and self._rows and not self._cancel.is_set():
+        tokens = self._sampler(logits)  # [B]
+        while not self._cancel.is_set():
             mx.async_eval(tokens)
             ahead = self._advance(tokens) if self._pipelined else None
             yield from self._collect(tokens)
             live = [at for at, row in enumerate(self._rows) if not row.transcript.finish_reason]
             if len(live) < len(self._rows):
-                tokens, ahead = tokens[mx.array(live, mx.int32)], self._keep(live, ahead)
-            tokens = ahead if self._pipelined else self._advance(tokens)
-        if tokens is None:
-            yield from self._end_all(FinishReason.WINDOW)
+                self._keep(live)
+                tokens = tokens[mx.array(live, mx.int32)]
+                ahead = None if ahead is None else ahead[mx.array(live, mx.int32)]
+            if not live:
+                return
+            tokens = self._advance(tokens) if ahead is None else ahead
 
-    def _advance(self, tokens: mx.array) -> mx.array | None:
-        """Append one token per row; returns the next ones, None when the window is full."""
-        cache = self._caches[0]
-        if not self._rows or cache.offset >= cache.max_seq_len:
-            return None
+    def _advance(self, tokens: mx.array) -> mx.array:
+        """Append one token per row; returns the next ones [B]."""
         return self._sampler(self._model(tokens[:, None], self._caches)[:, -1])
 
     def _collect(self, tokens: mx.array) -> Iterator[Event]:
@@ -145,15 +144,15 @@ class Generation:
             if row.transcript.finish_reason:
                 yield Finished(row=row.index, completion=row.transcript.completion())
 
-    def _keep(self, live: list[int], ahead: mx.array | None) -> mx.array | None:
+    def _keep(self, live: list[int]) -> None:
         """Drop ended rows from the batch."""
         self._rows = [self._rows[at] for at in live]
         if not live:
-            return None
+            return
         self._sampler.filter(live)
         for cache in self._caches:
-            cache.filter(live)
-        return None if ahead is None else ahead[mx.array(live)]
+            if isinstance(cache, RowsKVCache):
+                cache.filter(live)
 
     def _end_all(self, reason: FinishReason) -> Iterator[Event]:
         for row in self._rows:

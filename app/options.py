@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2"
 
+# Known before the cache library is imported; a test holds it to CacheConfig.
+DEFAULT_KV = "hkivi5/turbo3u"
+
 
 def usage_error(command: str, message: str) -> int:
     """Say in one line what is wrong with the flags together; returns the exit code."""
@@ -83,7 +86,28 @@ def sampling(args: argparse.Namespace) -> "Sampling":
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """How keys and values are held."""
     group = parser.add_argument_group("cache")
-    group.add_argument("--kv", choices=["f16"], default="f16", help="codec of keys and values")
+    group.add_argument(
+        "--kv",
+        type=codecs,
+        default=DEFAULT_KV,
+        metavar="K[/V]",
+        help=f"codecs of older keys and values, as {DEFAULT_KV} (default), h8, q4 or f16",
+    )
+    group.add_argument(
+        "--hot", type=whole(0), metavar="N", help="newest tokens kept unencoded (default: 256)"
+    )
+    group.add_argument(
+        "--sinks", type=whole(0), metavar="N", help="first tokens never let go (default: 4)"
+    )
+    group.add_argument(
+        "--block", type=whole(1), metavar="N", help="tokens encoded together (default: 64)"
+    )
+    group.add_argument(
+        "--keep",
+        type=_keep,
+        metavar="system|N",
+        help="never let go of the system prompt, or of the first N tokens",
+    )
     group.add_argument(
         "--hot-dtype",
         choices=["f16", "bf16", "f32"],
@@ -109,15 +133,42 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 def cache_config(args: argparse.Namespace) -> "CacheConfig":
     """The cache configuration that the flags give."""
     from kvcache import Backend, CacheConfig, HotDtype
+    from kvcache.codecs import parse_pair
     from kvcache.config import parse_bytes
 
+    given = {name: getattr(args, name) for name in ("hot", "sinks", "block")}
+    policy = {name: value for name, value in given.items() if value is not None}
+    keys, values = parse_pair(args.kv)
     return CacheConfig(
         max_tokens=args.ctx,
         budget=parse_bytes(args.kv_budget) if args.kv_budget else None,
         hot_dtype=HotDtype(args.hot_dtype),
         backend=Backend(args.backend),
         beyond_context=args.beyond_context,
+        keys=keys.name,
+        values=values.name,
+        keep=args.keep if isinstance(args.keep, int) else 0,
+        **policy,
     )
+
+
+def codecs(text: str) -> str:
+    """An argparse type: the codecs of keys and values, K[/V]."""
+    from kvcache.codecs import parse_pair
+
+    try:
+        parse_pair(text)
+    except EmberError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+KEEP_SYSTEM = "system"
+
+
+def _keep(text: str) -> int | str:
+    """An argparse type: how many tokens to keep, or KEEP_SYSTEM."""
+    return text if text == KEEP_SYSTEM else int(whole(0)(text))
 
 
 class _Bounded:

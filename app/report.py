@@ -28,7 +28,7 @@ def settings_json(engine: Engine) -> dict[str, Any]:
     return {
         "model": engine.loaded.name,
         "backend": engine.plan.backend.value,
-        "kv": engine.plan.hot_dtype.value,
+        "kv": engine.plan.kv,
         "window": engine.plan.max_tokens,
         "peak_rss_bytes": peak_rss(),
     }
@@ -42,7 +42,7 @@ def summary(completion: Completion, engine: Engine) -> str:
         f"prompt {completion.prompt_tokens} tokens{reused}, {completion.prefill_tps:.1f} tok/s · "
         f"answer {len(completion.tokens)} tokens, {completion.decode_tps:.1f} tok/s · "
         f"first token {completion.ttft_s:.2f} s · "
-        f"window {stats.total}/{engine.plan.max_tokens}, {stats.held_bytes / 2**20:.1f} MiB"
+        f"window {stats.held}/{engine.plan.max_tokens}, {stats.held_bytes / 2**20:.1f} MiB"
     )
 
 

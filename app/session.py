@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 
@@ -12,13 +12,13 @@ from app.engine import Engine, Request
 from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
-from app.options import cache_config, model_name
+from app.options import KEEP_SYSTEM, cache_config, model_name
 from app.progress import byte_bar
 from kvcache import Backend
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
 from models.builtin_templates import TemplateSource
-from models.chat_template import Message
+from models.chat_template import Message, conversation
 from models.fetch import fetch
 from models.loader import LoadedModel, load
 from models.native_ops import count_plain
@@ -48,7 +48,7 @@ class Session:
 
     def encode_chat(self, messages: list[Message]) -> list[int]:
         """Token ids of a conversation in the model's chat format, ready for an answer."""
-        return self.engine.loaded.template.encode(messages)
+        return self.engine.encode_chat(messages)
 
 
 @contextmanager
@@ -62,36 +62,55 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
         loaded = _load_with_bar(thread, path, config.backend)
+        if args.keep == KEEP_SYSTEM:
+            config = replace(config, keep=system_tokens(loaded, args.system))
         engine = thread.call(lambda: Engine(loaded, config))
-        for text in load_notes(engine, asked=config.backend, raw=raw):
+        for text in load_notes(engine, asked=config.backend, hot=args.hot, raw=raw):
             note(text)
         yield Session(engine=engine, thread=thread)
 
 
-def load_notes(engine: Engine, *, asked: Backend, raw: bool = False) -> Iterator[str]:
+def system_tokens(loaded: LoadedModel, system: str | None) -> int:
+    """How many tokens begin every conversation under this system prompt.
+
+    What two conversations share before the user's words, templates' own default included.
+    """
+    first, second = (
+        loaded.template.encode(conversation(text, system=system)) for text in ("a", "0")
+    )
+    shared = [a == b for a, b in zip(first, second, strict=False)]
+    return shared.index(False) if False in shared else len(shared)
+
+
+def load_notes(
+    engine: Engine, *, asked: Backend, hot: int | None, raw: bool = False
+) -> Iterator[str]:
     """What a user should know about a load, a line each.
 
-    asked: the backend that was asked for. raw: no chat format will be used.
+    asked, hot: the backend and the hot tokens that were asked for. raw: no chat
+    format will be used.
     """
     loaded = engine.loaded
     if loaded.template.source is TemplateSource.GUESS and not raw:
         yield _GUESS
-    yield from _window_notes(engine)
+    yield from _window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes()
     if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
         yield f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly"
 
 
-def _window_notes(engine: Engine) -> Iterator[str]:
-    """Where the window is not what was asked for, or longer than the model knows."""
+def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
+    """Where the tiers are not what was asked for, or longer than the model knows."""
     window, trained = engine.plan.max_tokens, engine.plan.shape.context
     if asked := engine.plan.capped_from:
         yield (
             f"the window is {window} tokens, not {asked}: the model was trained for no more; "
             "--beyond-context allows it"
         )
-    elif window > trained:
+    if hot is not None and engine.plan.hot_capped_from:
+        yield f"{engine.plan.sizes.hot} tokens stay unencoded, not {hot}: no more fit the window"
+    if window > trained:
         yield f"a window of {window} tokens is beyond the {trained} that the model was trained for"
 
 

@@ -18,7 +18,6 @@ class FinishReason(Enum):
 
     STOP = "stop"  # the model ended it, or a stop string
     LENGTH = "length"  # max_tokens
-    WINDOW = "window"  # the cache holds no more tokens
     CANCELLED = "cancelled"
 
 

@@ -19,6 +19,11 @@ from kvcache.reference import Mask
 class AttendingCache(Protocol):
     """A cache that can attend over what it holds."""
 
+    @property
+    def offset(self) -> int:
+        """Position of the next token."""
+        ...
+
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
     ) -> mx.array:

@@ -15,6 +15,9 @@ from kvcache.native.library import Array
 
 Shape = tuple[int, int, int, int]
 
+# A whole buffer as a kernel takes it: an MLX array, or plain memory to write in place.
+Whole = mx.array | Array
+
 
 class Buffer(Protocol):
     """Memory for tokens of one kind."""
@@ -22,6 +25,11 @@ class Buffer(Protocol):
     @property
     def shape(self) -> Shape:
         """[B, Hkv, capacity, D]."""
+        ...
+
+    @property
+    def whole(self) -> Whole:
+        """All of the memory, [B, Hkv, capacity, D]."""
         ...
 
     def write(self, at: int, tokens: mx.array) -> None:
@@ -56,6 +64,10 @@ class DeviceBuffer:
         batch, heads, capacity, dim = self._array.shape
         return batch, heads, capacity, dim
 
+    @property
+    def whole(self) -> mx.array:
+        return self._array
+
     def write(self, at: int, tokens: mx.array) -> None:
         self._array[:, :, at : at + tokens.shape[2]] = tokens.astype(self._array.dtype)
 
@@ -88,10 +100,12 @@ class HostBuffer:
         batch, heads, capacity, dim = self.memory.shape
         return batch, heads, capacity, dim
 
+    @property
+    def whole(self) -> Array:
+        return self.memory
+
     def write(self, at: int, tokens: mx.array) -> None:
-        if self._dtype is HotDtype.BF16:
-            tokens = tokens.astype(mx.bfloat16).view(mx.uint16)
-        self.memory[:, :, at : at + tokens.shape[2]] = np.asarray(tokens)
+        self.memory[:, :, at : at + tokens.shape[2]] = storable(tokens, self._dtype)
 
     def read(self, count: int) -> mx.array:
         tokens = mx.array(self.memory[:, :, :count])
@@ -110,11 +124,25 @@ class HostBuffer:
         return []
 
 
-_HOST = {HotDtype.F16: np.float16, HotDtype.BF16: np.uint16, HotDtype.F32: np.float32}
+HOST_DTYPES = {HotDtype.F16: np.float16, HotDtype.BF16: np.uint16, HotDtype.F32: np.float32}
+
+
+def host_array(tokens: mx.array) -> Array:
+    """An evaluated view of `tokens`; bfloat16, which numpy has not, widened to float32."""
+    if tokens.dtype == mx.bfloat16:
+        tokens = tokens.astype(mx.float32)
+    return np.asarray(tokens)
+
+
+def storable(tokens: mx.array, dtype: HotDtype) -> Array:
+    """What can be assigned to host memory of `dtype`."""
+    if dtype is HotDtype.BF16:
+        return np.asarray(tokens.astype(mx.bfloat16).view(mx.uint16))
+    return host_array(tokens)
 
 
 def make_buffer(shape: Shape, dtype: HotDtype, backend: Backend) -> DeviceBuffer | HostBuffer:
     """An empty buffer of the kind that a resolved backend works on."""
     if backend is Backend.CPU:
-        return HostBuffer(np.zeros(shape, _HOST[dtype]), dtype)
+        return HostBuffer(np.zeros(shape, HOST_DTYPES[dtype]), dtype)
     return DeviceBuffer(mx.zeros(shape, dtype.mx))

@@ -5,12 +5,14 @@ and a shape into ring sizes and bytes.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Self
+from typing import Any, Self
 
 import mlx.core as mx
 
+from kvcache.codecs.names import codec
 from kvcache.errors import CacheError
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
@@ -91,31 +93,76 @@ class CacheConfig:
 
     max_tokens: tokens held at most; None means as many as the model's context.
     budget: bytes held at most over all layers; None means no bound but max_tokens.
+    hot: newest tokens kept unencoded.
+    sinks: first tokens kept unencoded and never let go.
+    keep: the same for a longer prefix, such as a system prompt.
+    block: tokens encoded together.
+    keys, values: codecs of the cold tier (`kvcache.codec`).
     hot_dtype: precision of keys and values that are not encoded.
     backend: which attention implementation runs.
     beyond_context: allow a window longer than the model was trained for.
+    turn_sinks: meet the sinks at a distance inside the window (see `rotation`).
+    temperature: attention scores are divided by it.
+    check_finite: refuse NaN and infinity in appended tokens; None checks
+    wherever that costs no wait for a GPU.
     """
 
     max_tokens: int | None = None
     budget: int | None = None
+    hot: int = 256
+    sinks: int = 4
+    keep: int = 0
+    block: int = 64
+    keys: str = "hkivi5"
+    values: str = "turbo3u"
     hot_dtype: HotDtype = HotDtype.F16
     backend: Backend = Backend.AUTO
     beyond_context: bool = False
+    turn_sinks: bool = True
+    temperature: float = 1.0
+    check_finite: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "budget"):
+        for name, least in (
+            ("max_tokens", 1),
+            ("budget", 1),
+            ("hot", 0),
+            ("sinks", 0),
+            ("keep", 0),
+            ("block", 1),
+        ):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise CacheError(f"got {name}={value}, expected at least 1")
+            if value is not None and value < least:
+                raise CacheError(f"got {name}={value}, expected at least {least}")
+        if self.temperature <= 0:
+            raise CacheError(f"got temperature={self.temperature}, expected more than 0")
+        codec(self.keys)
+        codec(self.values)
 
     @classmethod
-    def for_budget(
-        cls,
-        budget: str | int,
-        *,
-        hot_dtype: HotDtype = HotDtype.F16,
-        backend: Backend = Backend.AUTO,
-    ) -> Self:
-        """A configuration that holds as many tokens as fit in `budget` ("64MiB" or bytes)."""
+    def for_budget(cls, budget: str | int, **policy: Any) -> Self:
+        """A configuration that holds as many tokens as fit in `budget` ("64MiB" or bytes).
+
+        policy: any other field.
+        """
         size = parse_bytes(budget) if isinstance(budget, str) else budget
-        return cls(budget=size, hot_dtype=hot_dtype, backend=backend)
+        return cls(budget=size, **policy)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as JSON has them; `from_dict` undoes it."""
+        return asdict(self) | {"hot_dtype": self.hot_dtype.value, "backend": self.backend.value}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration that `as_dict` gave; absent fields take their defaults.
+
+        Raises CacheError for an unknown field or value.
+        """
+        try:
+            enums = {
+                "hot_dtype": HotDtype(fields.get("hot_dtype", HotDtype.F16)),
+                "backend": Backend(fields.get("backend", Backend.AUTO)),
+            }
+            return cls(**{**fields, **enums})
+        except (TypeError, ValueError) as error:
+            raise CacheError(f"this is not a cache configuration: {error}") from error

@@ -5,20 +5,25 @@ knows neither positions nor rotations: keys arrive after RoPE.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self, TypeAlias
 
 import mlx.core as mx
 import numpy as np
 
 from kvcache.attention import attend_dense, attend_native
-from kvcache.buffers import DeviceBuffer, HostBuffer, make_buffer
+from kvcache.buffers import HostBuffer, Whole
+from kvcache.checks import check_finite, check_queries, check_tokens
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
+from kvcache.key_values import KeyValueBuffers, Layout
+from kvcache.masks import causal, hide_padding
 from kvcache.native.library import HEAD_DIM_STEP
 from kvcache.reference import Mask
 from kvcache.stats import CacheStats
 
 _FIRST_CAPACITY = 256
+
+State: TypeAlias = tuple[mx.array | None, mx.array | None, int, int, mx.array | None]
 
 
 class DynamicKVCache:
@@ -29,6 +34,9 @@ class DynamicKVCache:
 
     left_padding: for a batch of unequal prompts, how many leading tokens of
     each row are padding; they are never attended to.
+    validate: refuse NaN, infinite and too large tokens. By default only the CPU
+    backend does, which reads them at once anyway; elsewhere each append would
+    wait for the device.
     """
 
     def __init__(
@@ -38,6 +46,7 @@ class DynamicKVCache:
         dtype: HotDtype = HotDtype.F16,
         backend: Backend = Backend.AUTO,
         left_padding: Sequence[int] | None = None,
+        validate: bool | None = None,
     ) -> None:
         if max_seq_len < 1:
             raise CacheError(f"got max_seq_len={max_seq_len}, expected at least 1")
@@ -45,9 +54,10 @@ class DynamicKVCache:
         self.offset = 0
         self.backend = backend.resolve()
         self.dtype = dtype
+        self._on_host = self.backend is Backend.CPU
+        self._validate = self._on_host if validate is None else validate
         self._padding = None if left_padding is None else np.array(left_padding, np.int32)
-        self._keys: DeviceBuffer | HostBuffer | None = None
-        self._values: DeviceBuffer | HostBuffer | None = None
+        self._buffers: KeyValueBuffers | None = None
 
     # -- what attention needs --
 
@@ -55,25 +65,25 @@ class DynamicKVCache:
         """Add L tokens: k and v are [B, Hkv, L, D].
 
         Raises CacheError, and leaves the cache as it was, for shapes that do
-        not fit or more tokens than `max_seq_len`.
+        not fit, more tokens than `max_seq_len`, or what `validate` refuses.
+
+        Two separate buffers take one write each. Joining keys and values for a
+        single write costs a copy more than it saves; a kernel that makes both
+        can write both in one launch (`reserve`, `buffers`, `advance`).
         """
-        self._check(k, v)
-        end = self.offset + k.shape[2]
-        keys, values = self._reserve(k, end)
-        keys.write(self.offset, k)
-        values.write(self.offset, v)
-        self.offset = end
+        check_tokens(k, v, self._layout or (None, None, None))
+        if self._validate:
+            check_finite(k, v, self.dtype, on_host=self._on_host)
+        batch, heads, length, dim = k.shape
+        self._room(length, (batch, heads, dim)).write(self.offset, k, v)
+        self.offset += length
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
-        if self.offset < q.shape[2]:
-            raise CacheError(
-                f"got {q.shape[2]} queries over {self.offset} held tokens, "
-                "expected no more queries than tokens; append first"
-            )
-        keys, values = self._keys, self._values
-        causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
-        native = causal and q.shape[3] % HEAD_DIM_STEP == 0
+        check_queries(q, self._layout or (q.shape[0], 1, q.shape[3]), self.offset)
+        keys, values = self._filled().keys, self._filled().values
+        plain = q.shape[2] == 1 if mask is None else isinstance(mask, str)
+        native = plain and q.shape[3] % HEAD_DIM_STEP == 0
         if native and isinstance(keys, HostBuffer) and isinstance(values, HostBuffer):
             return attend_native(
                 q, keys.memory, values.memory, held=self.offset, scale=scale, padding=self._padding
@@ -90,15 +100,55 @@ class DynamicKVCache:
         self.append(k, v)
         return self.attend_held(q, scale=scale, mask=mask)
 
+    # -- what a kernel writes and reads by itself --
+
+    def reserve(self, tokens: int, shape: Layout | None = None) -> None:
+        """Make room for `tokens` more, which a kernel then writes; see `advance`.
+
+        shape: B, Hkv and D, for a cache that has no buffers yet. Raises
+        CacheError past `max_seq_len`.
+        """
+        layout = self._layout or shape
+        if layout is None:
+            raise CacheError("the cache has no buffers yet: give reserve a shape (B, Hkv, D)")
+        if shape not in (None, layout):
+            raise CacheError(f"got shape {shape}, but the cache holds (B, Hkv, D) = {layout}")
+        self._room(tokens, layout)
+
+    def buffers(self) -> tuple[Whole, Whole]:
+        """All of the keys and values [B, Hkv, capacity, D], of which `offset` tokens count.
+
+        Their shape stays until the cache must grow. The CPU backend gives its
+        memory, to be written in place (bfloat16 as its bits); others give MLX
+        arrays, which the next append copies while they are still referred to.
+        """
+        return self._filled().whole()
+
+    def advance(self, tokens: int, written: tuple[mx.array, mx.array] | None = None) -> None:
+        """Count `tokens` that a kernel has written behind the held ones, unseen by `validate`.
+
+        written: the kernel's new whole buffers, where they are MLX arrays, which
+        cannot be written in place. Raises CacheError, and changes nothing, for
+        more tokens than there is room or arrays unlike `buffers()`.
+        """
+        if not 0 <= tokens <= self._capacity() - self.offset:
+            raise CacheError(
+                f"got {tokens} tokens to count, but {self._capacity() - self.offset} have room; "
+                "reserve them first"
+            )
+        if written is not None:
+            self._buffers = self._filled().replaced(*written)
+        self.offset += tokens
+
     # -- what is held --
 
     def keys(self) -> mx.array:
         """The held keys [B, Hkv, offset, D], oldest first."""
-        return self._held(self._keys)
+        return self._filled().keys.read(self.offset)
 
     def values(self) -> mx.array:
         """The held values [B, Hkv, offset, D], oldest first."""
-        return self._held(self._values)
+        return self._filled().values.read(self.offset)
 
     def stats(self) -> CacheStats:
         """Tokens and bytes; every held token is hot."""
@@ -129,7 +179,7 @@ class DynamicKVCache:
     def reset(self) -> None:
         """Forget all tokens and give the buffers back."""
         self.offset = 0
-        self._keys = self._values = None
+        self._buffers = None
 
     # -- mlx-lm's cache contract --
 
@@ -144,33 +194,47 @@ class DynamicKVCache:
         """The mask of `length` tokens about to be appended."""
         if window_size is None and not return_array and self._padding is None:
             return None if length == 1 else "causal"
-        rows = mx.arange(self.offset, self.offset + length)[:, None]
-        columns = mx.arange(self.offset + length)[None]
-        mask = rows >= columns
-        if window_size is not None:
-            mask = mask & (rows < columns + window_size)
-        return self._without_padding(mask)
+        return self._unpadded(causal(length, self.offset + length, window=window_size))
+
+    def size(self) -> int:
+        """Tokens held."""
+        return self.offset
+
+    def empty(self) -> bool:
+        """Whether no token is held."""
+        return self.offset == 0
 
     @property
-    def state(self) -> tuple[mx.array | None, mx.array | None, int]:
-        """Held keys, held values and the token count."""
-        if self._keys is None:
-            return None, None, self.offset
-        return self.keys(), self.values(), self.offset
+    def state(self) -> State:
+        """Held keys, held values, the token count, its limit and each row's padding."""
+        padding = None if self._padding is None else mx.array(self._padding)
+        if self._buffers is None:
+            return None, None, self.offset, self.max_seq_len, padding
+        return self.keys(), self.values(), self.offset, self.max_seq_len, padding
 
     @state.setter
-    def state(self, value: tuple[mx.array | None, mx.array | None, int]) -> None:
-        keys, values, self.offset = value
-        self._keys = self._values = None
-        if keys is not None and values is not None:
-            into = self._reserve(keys, keys.shape[2])
-            for buffer, tokens in zip(into, (keys, values), strict=True):
-                buffer.write(0, tokens)
+    def state(self, value: State) -> None:
+        keys, values, offset, limit, padding = value
+        self.reset()
+        self.max_seq_len = int(limit)
+        self._padding = None if padding is None else np.asarray(padding).astype(np.int32)
+        if keys is not None and values is not None and keys.shape[2]:
+            batch, heads, _, dim = keys.shape
+            self._room(int(offset), (batch, heads, dim)).write(0, keys, values)
+        self.offset = int(offset)
+
+    @classmethod
+    def from_state(cls, state: State) -> Self:
+        """A cache over saved keys and values (mlx-lm's `load_prompt_cache`)."""
+        keys, limit = state[0], state[3]
+        known = {} if keys is None else {dtype.mx: dtype for dtype in HotDtype}
+        cache = cls(int(limit), dtype=HotDtype.F16 if keys is None else known[keys.dtype])
+        cache.state = state
+        return cache
 
     def pending(self) -> list[mx.array]:
         """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
-        buffers = [buffer for buffer in (self._keys, self._values) if buffer is not None]
-        return [array for buffer in buffers for array in buffer.pending()]
+        return [] if self._buffers is None else self._buffers.pending()
 
     def is_trimmable(self) -> bool:
         """Always: nothing is ever encoded or let go."""
@@ -184,97 +248,62 @@ class DynamicKVCache:
 
     def filter(self, rows: Sequence[int]) -> None:
         """Keep only the given batch rows."""
-        if self._keys is not None and self._values is not None:
-            self._keys, self._values = self._keys.rows(rows), self._values.rows(rows)
+        if self._buffers is not None:
+            self._buffers = self._buffers.rows(rows)
         if self._padding is not None:
             self._padding = self._padding[list(rows)]
 
     # -- the buffers --
 
-    def _check(self, k: mx.array, v: mx.array) -> None:
-        if k.ndim != 4 or k.shape != v.shape:
+    @property
+    def _layout(self) -> Layout | None:
+        """B, Hkv and D, once known."""
+        return None if self._buffers is None else self._buffers.layout
+
+    def _filled(self) -> KeyValueBuffers:
+        if self._buffers is None:
+            raise CacheError("the cache is empty: append keys and values, or reserve room, first")
+        return self._buffers
+
+    def _room(self, tokens: int, layout: Layout) -> KeyValueBuffers:
+        """The buffers, grown to hold `tokens` more."""
+        end = self.offset + tokens
+        if tokens < 0 or end > self.max_seq_len:
             raise CacheError(
-                f"got keys {k.shape} and values {v.shape}, expected two equal [B, Hkv, L, D]"
-            )
-        if self._keys is not None:
-            held, new = self._keys.shape, k.shape
-            if (held[0], held[1], held[3]) != (new[0], new[1], new[3]):
-                raise CacheError(
-                    f"got keys {new}, but the cache holds [B, Hkv, _, D] = "
-                    f"[{held[0]}, {held[1]}, _, {held[3]}]"
-                )
-        if self.offset + k.shape[2] > self.max_seq_len:
-            raise CacheError(
-                f"{k.shape[2]} more tokens do not fit: the cache holds {self.offset} of "
+                f"{tokens} more tokens do not fit: the cache holds {self.offset} of "
                 f"{self.max_seq_len}; raise max_seq_len, or trim or clear it first"
             )
+        if self._buffers is None:
+            capacity = self._capacity_for(end)
+            self._buffers = KeyValueBuffers.make(layout, capacity, self.dtype, self.backend)
+        elif end > self._capacity():
+            self._buffers = self._buffers.grown(self._capacity_for(end), self.offset)
+        return self._buffers
 
-    def _reserve(
-        self, like: mx.array, tokens: int
-    ) -> tuple[DeviceBuffer | HostBuffer, DeviceBuffer | HostBuffer]:
-        """The buffers of keys and values, grown to hold `tokens`."""
-        batch, heads, _, dim = like.shape
-        if self._keys is None or self._values is None:
-            shape = batch, heads, self._room_for(tokens), dim
-            self._keys = make_buffer(shape, self.dtype, self.backend)
-            self._values = make_buffer(shape, self.dtype, self.backend)
-        elif tokens > self._capacity():
-            capacity = self._room_for(tokens)
-            self._keys = self._keys.grown(capacity, self.offset)
-            self._values = self._values.grown(capacity, self.offset)
-        return self._keys, self._values
-
-    def _room_for(self, tokens: int) -> int:
+    def _capacity_for(self, tokens: int) -> int:
         capacity = max(self._capacity(), _FIRST_CAPACITY)
         while capacity < tokens:
             capacity *= 2
         return min(capacity, self.max_seq_len)
 
     def _capacity(self) -> int:
-        return 0 if self._keys is None else self._keys.shape[2]
-
-    def _held(self, buffer: DeviceBuffer | HostBuffer | None) -> mx.array:
-        if buffer is None:
-            raise CacheError("the cache is empty: append keys and values first")
-        return buffer.read(self.offset)
+        return 0 if self._buffers is None else self._buffers.capacity
 
     def _token_bytes(self) -> int:
-        if self._keys is None:
+        if self._buffers is None:
             return 0
-        batch, heads, _, dim = self._keys.shape
+        batch, heads, dim = self._buffers.layout
         return 2 * batch * heads * dim * self.dtype.mx.size
 
     # -- padding --
 
     def _visible(self, queries: int, mask: Mask) -> Mask:
         """`mask` with padded positions hidden; an array is taken as it is (see make_mask)."""
-        if self._padding is None:
+        if self._padding is None or isinstance(mask, mx.array):
             return mask
-        if isinstance(mask, str):
-            rows = mx.arange(self.offset - queries, self.offset)[:, None]
-            return self._without_padding(rows >= mx.arange(self.offset)[None])
         if mask is None:
-            return self._without_padding(mx.ones((queries, self.offset), mx.bool_))
-        return mask
+            return self._unpadded(mx.ones((queries, self.offset), mx.bool_))
+        return self._unpadded(causal(queries, self.offset))
 
-    def _without_padding(self, mask: mx.array) -> mx.array:
-        """Causal [L, S] -> [B, 1, L, S] with each row's padding hidden from its tokens.
-
-        Padding still sees padding: a row with nothing visible would make NaN.
-        """
-        if self._padding is None:
-            return mask
-        length, end = mask.shape
-        padding = mx.array(self._padding)[:, None, None, None]
-        real_key = mx.arange(end) >= padding
-        padding_query = mx.arange(end - length, end)[:, None] < padding
-        return mask & (real_key | padding_query)
-
-    @classmethod
-    def from_state(cls, state: Any) -> Self:
-        """A cache over saved keys and values (mlx-lm's `load_prompt_cache`)."""
-        keys, values, offset = state
-        dtype = next(d for d in HotDtype if keys is None or d.mx == keys.dtype)
-        cache = cls(max(int(offset), 1), dtype=dtype)
-        cache.state = keys, values, int(offset)
-        return cache
+    def _unpadded(self, mask: mx.array) -> mx.array:
+        return mask if self._padding is None else hide_padding(mask, self._padding)

@@ -5,7 +5,7 @@ take them from another thread at any time.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,8 @@ class CacheStats:
     *_bytes: bytes of the keys and values that the tier holds now.
     allocated_bytes: bytes of the buffers behind them.
     fp16_bytes: what the held tokens would take in fp16.
+    sinks_turned: sinks are met at a distance inside the window, however long the
+    chat; False where the model's rope is not known.
     """
 
     total: int
@@ -28,6 +30,12 @@ class CacheStats:
     cold_bytes: int
     allocated_bytes: int
     fp16_bytes: int
+    sinks_turned: bool = True
+
+    @property
+    def held(self) -> int:
+        """Tokens of all tiers."""
+        return self.total - self.evicted
 
     @property
     def held_bytes(self) -> int:
@@ -44,24 +52,25 @@ class CacheStats:
         return asdict(self) | {"ratio": self.ratio}
 
 
+_BYTES = ("sink_bytes", "hot_bytes", "cold_bytes", "allocated_bytes", "fp16_bytes")
+_TOKENS = ("total", "sink", "hot", "cold", "evicted")
+
+
 def sum_layers(layers: Iterable[CacheStats]) -> CacheStats:
     """The stats of a whole model: bytes added over layers, token counts of the first.
 
     All layers of one sequence hold the same tokens. Raises ValueError for no layer.
     """
-    every = list(layers)
+    return _added(layers, _BYTES)
+
+
+def sum_rows(rows: Iterable[CacheStats]) -> CacheStats:
+    """The stats of several sequences together. Raises ValueError for none."""
+    return _added(rows, _TOKENS + _BYTES)
+
+
+def _added(stats: Iterable[CacheStats], names: tuple[str, ...]) -> CacheStats:
+    every = list(stats)
     if not every:
-        raise ValueError("got no layer, expected at least one")
-    first = every[0]
-    return CacheStats(
-        total=first.total,
-        sink=first.sink,
-        hot=first.hot,
-        cold=first.cold,
-        evicted=first.evicted,
-        sink_bytes=sum(s.sink_bytes for s in every),
-        hot_bytes=sum(s.hot_bytes for s in every),
-        cold_bytes=sum(s.cold_bytes for s in every),
-        allocated_bytes=sum(s.allocated_bytes for s in every),
-        fp16_bytes=sum(s.fp16_bytes for s in every),
-    )
+        raise ValueError("got no layer or row, expected at least one")
+    return replace(every[0], **{name: sum(getattr(s, name) for s in every) for name in names})

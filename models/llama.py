@@ -11,7 +11,15 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from kvcache import CacheConfig, DynamicKVCache, ModelShape, attend, make_prompt_cache
+from kvcache import (
+    CacheConfig,
+    ModelShape,
+    Rotation,
+    TwoTierKVCache,
+    attend,
+    make_prompt_cache,
+)
+from kvcache.attention import AttendingCache
 from models.config import LlamaConfig
 from models.ops import MlxOps, Ops
 from models.rope import Rope
@@ -40,7 +48,7 @@ class Block(nn.Module):
         self.up = weights.linear(f"{prefix}.ffn_up", rows=config.ffn, columns=size)
         self.down = weights.linear(f"{prefix}.ffn_down", rows=size, columns=config.ffn)
 
-    def __call__(self, x: mx.array, cache: DynamicKVCache | None) -> mx.array:
+    def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         q, k, v = self.ops.attention_inputs(
             x,
             self.attention_norm,
@@ -66,9 +74,9 @@ class Model(nn.Module):
         self.config = config
         self.ops = ops or MlxOps()
         self.embedding = weights.embedding("token_embd", columns=config.hidden)
-        rope = _make_rope(config, weights)
+        self._rope = _make_rope(config, weights)
         self.layers = [
-            Block(config, weights, index, rope, self.ops) for index in range(config.layers)
+            Block(config, weights, index, self._rope, self.ops) for index in range(config.layers)
         ]
         self.norm = weights.norm("output_norm", size=config.hidden, eps=config.norm_eps)
         if "output.weight" in weights:
@@ -81,15 +89,20 @@ class Model(nn.Module):
         return self.config.shape
 
     @property
+    def rotation(self) -> Rotation:
+        """What rope does to queries and keys."""
+        return Rotation(periods=self._rope.periods, traditional=True)
+
+    @property
     def vocabulary(self) -> int:
         """How many token ids the network knows."""
         return int(self.embedding.as_linear.weight.shape[0])
 
-    def make_cache(self) -> list[DynamicKVCache]:
+    def make_cache(self) -> list[TwoTierKVCache]:
         """An empty default cache, one per layer (mlx-lm calls this)."""
         return make_prompt_cache(self, CacheConfig())
 
-    def hidden(self, ids: mx.array, cache: Sequence[DynamicKVCache] | None = None) -> mx.array:
+    def hidden(self, ids: mx.array, cache: Sequence[AttendingCache] | None = None) -> mx.array:
         """Token ids [B, L] -> normed states [B, L, hidden], appending to `cache`."""
         x = self.ops.embed(ids, self.embedding)
         for index, layer in enumerate(self.layers):
@@ -102,7 +115,7 @@ class Model(nn.Module):
         output = self.output if "output" in self else self.embedding.as_linear
         return self.ops.linear(hidden, output)
 
-    def __call__(self, ids: mx.array, cache: Sequence[DynamicKVCache] | None = None) -> mx.array:
+    def __call__(self, ids: mx.array, cache: Sequence[AttendingCache] | None = None) -> mx.array:
         """Token ids [B, L] -> logits [B, L, vocabulary], appending to `cache`."""
         return self.logits(self.hidden(ids, cache))
 

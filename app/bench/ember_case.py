@@ -1,5 +1,7 @@
 """Times ember's own network and cache."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 
 from app.bench.case import WARM_UP, Case, Measurement
@@ -7,6 +9,7 @@ from app.bench.timing import time_case
 from app.engine import PREFILL_STEP
 from app.report import peak_rss
 from kvcache import Backend, CacheConfig, make_prompt_cache
+from kvcache.codecs import parse_pair
 from kvcache.native.library import library
 from kvcache.stats import sum_layers
 from models import load
@@ -14,7 +17,12 @@ from models import load
 
 def measure(case: Case) -> Measurement:
     """Fill the cache to the case's depth, then read and generate."""
-    config = CacheConfig(max_tokens=case.window, backend=Backend(case.backend), beyond_context=True)
+    keys, values = parse_pair(case.kv)
+    base = CacheConfig(
+        keys=keys.name, values=values.name, backend=Backend(case.backend), beyond_context=True
+    )
+    # Whole blocks, so that nothing that is measured is let go.
+    config = replace(base, max_tokens=case.window + base.sinks + base.hot + 2 * base.block)
     model = load(case.model, backend=config.backend).model
     cache = make_prompt_cache(model, config)
     backend = config.backend.resolve()

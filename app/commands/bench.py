@@ -16,7 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("section", nargs="?", choices=["speed"], default="speed")
     parser.add_argument("-m", "--model", default=options.DEFAULT_MODEL, metavar="MODEL")
-    parser.add_argument("--kv", choices=["f16"], action="append", help="repeatable (default: f16)")
+    parser.add_argument(
+        "--kv",
+        type=options.codecs,
+        action="append",
+        metavar="K[/V]",
+        help="codecs of ember's cold tier; repeatable (default: ember's default, and f16)",
+    )
     parser.add_argument("--backend", choices=["auto", "reference", "cpu", "gpu"], default="auto")
     parser.add_argument("--threads", type=options.whole(1), help="default: physical cores")
     parser.add_argument("--pp", type=options.whole(1), default=512, help="prompt tokens to read")
@@ -37,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = speed.SpeedConfig(
         model=str(fetch_with_bar(args.model)),
-        kv=tuple(args.kv or ["f16"]),
+        kv=tuple(args.kv or [options.DEFAULT_KV, "f16"]),
         backend=args.backend,
         threads=args.threads or 0,
         depths=args.depths,

@@ -66,7 +66,12 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     chat = store.latest() if args.continue_ else None
     if args.continue_ and chat is None:
         notices.append("there is no saved chat yet: this is the first")
-    service = LiveService(options.cache_config(args))
+    pins_system = args.keep == options.KEEP_SYSTEM
+    service = LiveService(
+        options.cache_config(args),
+        keep_system=settings.system if pins_system else None,
+        hot=args.hot,
+    )
     try:
         ChatApp(
             service,

@@ -2,15 +2,16 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from app.engine import Engine, PromptTooLongError, Request
 from app.inference_thread import InferenceThread
 from app.job import Job
-from app.session import load_notes
+from app.session import load_notes, system_tokens
 from app.tui.prompting import make_prompt
 from app.tui.service import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
-from kvcache import Backend, CacheConfig
+from kvcache import CacheConfig
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError
 from models.fetch import fetch
@@ -24,10 +25,17 @@ class _CancelledError(Exception):
 
 
 class LiveService:
-    """Owns the inference thread, and the engine that lives there."""
+    """Owns the inference thread, and the engine that lives there.
 
-    def __init__(self, config: CacheConfig) -> None:
-        self._config = config
+    keep_system: pin what a conversation under this system prompt begins with;
+    None pins no more than the configuration says. hot: the hot tokens that were
+    asked for, None for the default.
+    """
+
+    def __init__(
+        self, config: CacheConfig, *, keep_system: str | None = None, hot: int | None = None
+    ) -> None:
+        self._config, self._keep_system, self._hot = config, keep_system, hot
         self._thread = InferenceThread()
         self._engine: Engine | None = None
         self._cancel = threading.Event()
@@ -104,13 +112,18 @@ class LiveService:
             loaded = load(path, backend=self._config.backend, progress=report)
         except _CancelledError:
             return
-        self._engine = Engine(loaded, self._config)
-        yield _info(self._engine, spec, path, self._config.backend)
+        config = self._config
+        if self._keep_system is not None:
+            config = replace(config, keep=system_tokens(loaded, self._keep_system or None))
+        engine = Engine(loaded, config)
+        notes = tuple(load_notes(engine, asked=config.backend, hot=self._hot))
+        self._engine = engine
+        yield _info(engine, spec, path, notes)
 
     def _answer(self, ask: Ask, cancel: threading.Event) -> Iterator[AnswerEvent]:
         assert self._engine is not None
         engine = self._engine
-        prompt = make_prompt(engine.loaded, ask, engine.plan.max_tokens)
+        prompt = make_prompt(engine, ask)
         request = Request(
             prompt=prompt.ids,
             max_tokens=ask.max_tokens,
@@ -130,7 +143,7 @@ class LiveService:
         yield None
 
 
-def _info(engine: Engine, spec: str, path: Path, asked: Backend) -> ModelInfo:
+def _info(engine: Engine, spec: str, path: Path, notes: tuple[str, ...]) -> ModelInfo:
     loaded, plan = engine.loaded, engine.plan
     return ModelInfo(
         name=loaded.name,
@@ -142,7 +155,7 @@ def _info(engine: Engine, spec: str, path: Path, asked: Backend) -> ModelInfo:
         window=plan.max_tokens,
         max_bytes=plan.max_bytes,
         token_bytes=plan.token_bytes,
-        kv=plan.hot_dtype.value,
+        kv=plan.kv,
         backend=plan.backend.value,
-        notes=tuple(load_notes(engine, asked=asked)),
+        notes=notes,
     )

@@ -1,12 +1,13 @@
 """From a conversation to a prompt's token ids, and which message ends where.
 
-Pure: no thread, no cache. What a window cannot hold is left out only where the
-ask says so, and by whole turns.
+Knows no thread; the engine says which ids its cache holds. What a window cannot
+hold is left out only where the ask says so, and by whole turns.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.engine import Engine
 from app.tui.service import Ask
 from models.chat_template import Message, Role
 from models.loader import LoadedModel
@@ -21,29 +22,23 @@ class Prompt:
     dropped: int
 
 
-def make_prompt(loaded: LoadedModel, ask: Ask, window: int) -> Prompt:
-    """The ids that make `loaded` answer, or go on with, the conversation.
+def make_prompt(engine: Engine, ask: Ask) -> Prompt:
+    """The ids that make the engine's model answer, or go on with, the conversation.
 
     With `ask.drop_oldest` the oldest turns are left out, so that the prompt fits
-    `window` with room for an answer; the system prompt and the last question stay.
+    the window with room for an answer; the system prompt and the last question stay.
     """
-    messages = ask.messages
-    ends = _ends(loaded, messages)
+    messages, window = ask.messages, engine.plan.max_tokens
+    ends = _ends(engine.loaded, messages)
     dropped = 0
     if ask.drop_oldest:
         room = window - min(ask.max_tokens, window // 2)
         dropped = _too_many(messages, ends, room)
         messages = _without_oldest(messages, dropped)
-    ids = _encode(loaded, messages, continues=ask.continues)
+    encode = engine.encode_continued if ask.continues else engine.encode_chat
+    ids = encode(messages)
     shift = max(ends[-1] - len(ids), 0)
     return Prompt(ids=ids, ends=tuple(max(end - shift, 0) for end in ends), dropped=dropped)
-
-
-def _encode(loaded: LoadedModel, messages: Sequence[Message], *, continues: bool) -> list[int]:
-    if not continues:
-        return loaded.template.encode(messages)
-    head = loaded.template.encode(messages[:-1])
-    return head + loaded.tokenizer.encode(messages[-1].content, add_special=False)
 
 
 def _ends(loaded: LoadedModel, messages: Sequence[Message]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The codec that keeps float16 as it is."""
+"""The codec that keeps tokens as they are, in a floating dtype."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,20 +6,22 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from kvcache.codecs.base import ArraySpec, Codec, Encoded, Parts
-from kvcache.codecs.half import half_spec, to_half
+from kvcache.codecs.half import to_half
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainCodec(Codec):
-    """Float16 values [M, D]."""
+    """Values [M, D] of `dtype`."""
+
+    dtype: mx.Dtype = mx.float16
 
     def shapes(self, tokens: int, dim: int) -> Mapping[str, ArraySpec]:
         """One array."""
-        return {"values": half_spec(tokens, dim)}
+        return {"values": ArraySpec((tokens, dim), self.dtype)}
 
     def decode_rotated(self, encoded: Encoded) -> mx.array:
         """Widen."""
         return encoded.parts["values"].astype(mx.float32)
 
     def _encode(self, y: mx.array) -> Parts:
-        return {"values": to_half(y)}
+        return {"values": to_half(y) if self.dtype == mx.float16 else y.astype(self.dtype)}

@@ -10,10 +10,6 @@
 
 #include "simd.h"
 
-#if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
-#define EMBER_VNNI 1
-#endif
-
 namespace ember {
 
 constexpr int kChunk = 64;    // codes unpacked together
@@ -96,7 +92,6 @@ struct Activation {
 };
 
 inline void quantize_group(const float* x, int8_t* high, int8_t* low, float* scale, float* sum) {
-    using Integers = int32_t __attribute__((vector_size(64)));
     using Bytes = int8_t __attribute__((vector_size(16)));
     const Vector first = load(x), second = load(x + kLanes);
     const Vector a = first < 0 ? -first : first, b = second < 0 ? -second : second;

@@ -1,184 +1,333 @@
-// Softmax attention over unencoded keys and values, for float32 queries.
+// Softmax attention over unencoded pieces and encoded blocks of tokens, for float32 queries.
 //
-// Each task owns some query rows of one KV head and a span of tokens, converts a tile of keys
-// and values to float32 once for all its rows, and keeps a running maximum, sum and weighted
-// value per row (online softmax, Milakov & Gimelshein, arXiv 1805.02867). Spans of the same rows
-// are merged at the end (flash-decoding).
+// Each task owns some query rows of one KV head and a span of tiles. It keeps a running softmax
+// per row; spans of the same rows are merged at the end (flash-decoding). Encoded tiles are
+// attended in the basis of their codec: the queries are turned once a task, the gathered values
+// once a row. How work is divided depends on shapes and the number of threads alone.
 #pragma once
 
-#include <limits>
-#include <vector>
-
+#include "coded_values.h"
+#include "decode.h"
 #include "pool.h"
-#include "simd.h"
 
 namespace ember {
 
-enum class Element : int32_t { kHalf = 0, kBfloat = 1, kFloat = 2 };
-
-// Keys or values of a layer: [batch, heads, capacity, dim] of which `held` tokens count.
-struct Tokens {
-    const void* data;
-    int64_t head_stride;  // elements from one head to the next
-    Element element;
+// Unencoded tokens of consecutive positions, the first at `position`. Pinned ones are seen by
+// every query, through its second form.
+struct Piece {
+    Strided keys, values;
+    int64_t count, position;
+    int32_t pinned;
 };
 
+// Encoded blocks, oldest first; records of block n are [batch, Hkv, record_bytes].
+struct Blocks {
+    const BlockForm* key_form;
+    const BlockForm* value_form;
+    const uint8_t* const* keys;
+    const uint8_t* const* values;
+    int64_t count, position;
+};
+
+// Query i stands at `position` + i and sees from lowest[b * lowest_stride + i] up to itself.
 struct AttentionShape {
-    int64_t batch, heads, kv_heads, queries, dim, held;
+    int64_t batch, heads, kv_heads, queries, dim, position;
     float scale;
-    const int32_t* padding;  // [batch] leading tokens that are padding, or null
+    const int64_t* lowest;
+    int64_t lowest_stride;
 };
 
 namespace attention {
 
-constexpr int64_t kTile = 64;      // tokens converted together
-constexpr int64_t kRows = 16;      // query rows of a task at most
-constexpr int64_t kMinSpan = 128;  // tokens of a task at least
+constexpr int64_t kRowsOfTask = 16 * kProductRows;
+constexpr int64_t kMinSpan = 4;          // tiles of a task at least
 constexpr int64_t kFewPartials = 256;
-constexpr float kLowest = std::numeric_limits<float>::lowest();
+constexpr int64_t kFewRows = 24;         // of a KV head; more meet tiles in floats
 
-// `count` elements, a multiple of 16.
-inline void to_float(const Tokens& tokens, int64_t at, int64_t count, float* out) {
-    switch (tokens.element) {
-        case Element::kHalf: {
-            const auto* from = static_cast<const uint16_t*>(tokens.data) + at;
-            for (int64_t i = 0; i < count; i += kLanes) halves_to_float(from + i, out + i);
-            return;
-        }
-        case Element::kBfloat: {
-            const auto* from = static_cast<const uint16_t*>(tokens.data) + at;
-            for (int64_t i = 0; i < count; ++i) out[i] = bfloat_to_float(from[i]);
-            return;
-        }
-        case Element::kFloat:
-            std::memcpy(out, static_cast<const float*>(tokens.data) + at, size_t(count) * 4);
-    }
-}
-
-// The running softmax of one query row: `value` is [dim].
-struct Partial {
-    float top, total;
-    float* value;
+// Tokens [first, first + count) of a piece or block, the first at `position`.
+struct TileRef {
+    int64_t source, first, count, position;
 };
 
-// Tokens that query `query` of row `batch` sees: [first, end).
-struct Range {
-    int64_t first, end;
+struct Plan {
+    std::vector<TileRef> dense, cold;
 };
 
-inline Range visible(const AttentionShape& shape, int64_t batch, int64_t query) {
-    const int64_t position = shape.held - shape.queries + query;
-    const int64_t padding = shape.padding ? shape.padding[batch] : 0;
-    return {position < padding ? 0 : padding, position + 1};
+inline void cut(int64_t source, int64_t count, int64_t position, std::vector<TileRef>& into) {
+    for (int64_t at = 0; at < count; at += kTile)
+        into.push_back({source, at, std::min(kTile, count - at), position + at});
 }
 
-// Add tokens [at, at + count) of a converted tile to one row.
-inline void add_tile(const float* q, const float* keys, const float* values, int64_t dim,
-                     int64_t count, float scale, Partial& row) {
-    float scores[kTile];
-    float top = row.top;
-    for (int64_t t = 0; t < count; ++t) {
-        Vector dot = load(q) * load(keys + t * dim);
-        for (int64_t d = kLanes; d < dim; d += kLanes) dot += load(q + d) * load(keys + t * dim + d);
-        scores[t] = sum(dot) * scale;
-        top = std::max(top, scores[t]);
+inline Plan plan_tiles(const Piece* pieces, int64_t count, const Blocks& blocks) {
+    Plan plan;
+    for (int64_t i = 0; i < count; ++i) cut(i, pieces[i].count, pieces[i].position, plan.dense);
+    for (int64_t i = 0; i < blocks.count; ++i) {
+        const int64_t tokens = blocks.key_form->tokens;
+        cut(i, tokens, blocks.position + i * tokens, plan.cold);
     }
-    for (int64_t t = count; t < kTile; ++t) scores[t] = kLowest;
-    Vector total = {};
-    for (int64_t t = 0; t < kTile; t += kLanes) {
-        const Vector weight = exp_below(load(scores + t) - top);
-        store(scores + t, weight);
-        total += weight;
-    }
-    const float correction = exp_below(row.top - top);
-    row.total = row.total * correction + sum(total);
-    row.top = top;
-    for (int64_t d = 0; d < dim; d += kLanes) {
-        Vector value = load(row.value + d) * correction;
-        for (int64_t t = 0; t < count; ++t) value += scores[t] * load(values + t * dim + d);
-        store(row.value + d, value);
-    }
+    return plan;
 }
+
+inline Seen seen_in(const TileRef& tile, int64_t lowest, int64_t position) {
+    const int64_t first = std::clamp<int64_t>(lowest - tile.position, 0, tile.count);
+    const int64_t end = std::clamp<int64_t>(position + 1 - tile.position, 0, tile.count);
+    return first < end ? Seen{first, end} : Seen{0, 0};
+}
+
+// out = (rows * factor) turned into the basis of `form` for KV head `head`.
+inline void turn_into(const BlockForm& form, int64_t head, const float* rows, int64_t count,
+                      float factor, std::vector<float>& scratch, float* out) {
+    const int64_t dim = form.dim;
+    float* signed_rows = out;
+    if (form.signs) {
+        scratch.resize(size_t(count * dim));
+        signed_rows = scratch.data();
+    }
+    for (int64_t r = 0; r < count; ++r)
+        for (int64_t d = 0; d < dim; d += kLanes) {
+            const Vector x = load(rows + r * dim + d) * factor;
+            store(signed_rows + r * dim + d,
+                  form.signs ? x * load(form.signs + head * dim + d) : x);
+        }
+    if (form.signs) multiply({signed_rows, dim}, count, {form.basis, dim}, dim, dim, {out, dim});
+}
+
+// The whole of one call.
+class Attention {
+  public:
+    Attention(Pool& pool, const AttentionShape& shape, const Piece* pieces, int64_t count,
+              const Blocks& blocks, const float* q, const float* q_sink, float* out)
+        : pool_(pool), shape_(shape), pieces_(pieces), blocks_(blocks), q_(q), q_sink_(q_sink),
+          out_(out), scale_(shape.scale * kLog2E), plan_(plan_tiles(pieces, count, blocks)),
+          rows_(shape.heads / shape.kv_heads * shape.queries),
+          row_tasks_((rows_ + kRowsOfTask - 1) / kRowsOfTask),
+          heads_(shape.batch * shape.kv_heads),
+          cold_spans_(spans_for(plan_.cold.size())), dense_spans_(spans_for(plan_.dense.size())) {}
+
+    void run() {
+        static std::vector<float> scratch;
+        scratch.resize(size_t(spans() * heads_ * rows_ * (shape_.dim + 2)));
+        partials_ = scratch.data();
+        pool_.run(spans() * heads_ * row_tasks_, [&](int64_t task) {
+            const int64_t first = task % row_tasks_ * kRowsOfTask;
+            attend_span(task / row_tasks_ / heads_, task / row_tasks_ % heads_, first,
+                        std::min(rows_, first + kRowsOfTask) - first);
+        });
+        const auto merge_task = [&](int64_t task) {
+            const int64_t first = task % row_tasks_ * kRowsOfTask;
+            merge(task / row_tasks_, first, std::min(rows_, first + kRowsOfTask) - first);
+        };
+        // Waking another thread costs more than merging a few rows.
+        if (heads_ * rows_ * spans() < kFewPartials)
+            for (int64_t task = 0; task < heads_ * row_tasks_; ++task) merge_task(task);
+        else
+            pool_.run(heads_ * row_tasks_, merge_task);
+    }
+
+  private:
+    int64_t spans() const { return cold_spans_ + dense_spans_; }
+
+    int64_t spans_for(size_t tiles) const {
+        const int64_t beside = heads_ * row_tasks_;
+        const int64_t wanted = (4 * pool_.threads() + beside - 1) / beside;
+        return tiles ? std::clamp<int64_t>(int64_t(tiles) / kMinSpan, 1, wanted) : 0;
+    }
+
+    // What rows [first, first + count) gathered in a span.
+    Rows partial(int64_t span, int64_t head, int64_t first, int64_t count) const {
+        const int64_t all = spans() * heads_ * rows_, at = (span * heads_ + head) * rows_ + first;
+        float* values = partials_ + 2 * all;
+        return {count, shape_.dim, nullptr, partials_ + at, partials_ + all + at,
+                values + at * shape_.dim};
+    }
+
+    Seen seen(const TileRef& tile, int64_t batch, int64_t row) const {
+        const int64_t query = row % shape_.queries;
+        return seen_in(tile, shape_.lowest[batch * shape_.lowest_stride + query],
+                       shape_.position + query);
+    }
+
+    void attend_span(int64_t span, int64_t head, int64_t first, int64_t count) const {
+        const bool cold = span < cold_spans_;
+        const auto& tiles = cold ? plan_.cold : plan_.dense;
+        const int64_t part = cold ? span : span - cold_spans_;
+        const int64_t parts = cold ? cold_spans_ : dense_spans_, all = int64_t(tiles.size());
+        const TileRef* from = tiles.data() + all * part / parts;
+        const TileRef* to = tiles.data() + all * (part + 1) / parts;
+        thread_local std::vector<float> queries, sinks, scratch;
+        const float* given = q_ + (head * rows_ + first) * shape_.dim;
+        queries.resize(size_t(count * shape_.dim));
+        sinks.resize(size_t(count * shape_.dim));
+        Rows rows = partial(span, head, first, count);
+        rows.clear();
+        rows.queries = queries.data();
+        const int64_t kv_head = head % shape_.kv_heads;
+        if (cold) {
+            turn_into(*blocks_.key_form, kv_head, given, count, scale_, scratch,
+                      queries.data());
+            return attend_cold(rows, head, first, from, to);
+        }
+        const float* given_sink = q_sink_ + (head * rows_ + first) * shape_.dim;
+        for (int64_t i = 0; i < count * shape_.dim; i += kLanes) {
+            store(&queries[i], load(given + i) * scale_);
+            store(&sinks[i], load(given_sink + i) * scale_);
+        }
+        attend_dense(rows, sinks.data(), head, first, from, to);
+    }
+
+    bool any_sees(const TileRef& tile, int64_t batch, const Rows& rows, int64_t first) const {
+        for (int64_t r = 0; r < rows.count; ++r)
+            if (seen(tile, batch, first + r).end) return true;
+        return false;
+    }
+
+    void attend_dense(const Rows& rows, const float* sinks, int64_t head, int64_t first,
+                      const TileRef* from, const TileRef* to) const {
+        const int64_t batch = head / shape_.kv_heads, kv_head = head % shape_.kv_heads;
+        for (const TileRef* tile = from; tile < to; ++tile) {
+            const Piece& piece = pieces_[tile->source];
+            if (!piece.pinned && !any_sees(*tile, batch, rows, first)) continue;
+            Rows seeing = rows;
+            if (piece.pinned) seeing.queries = sinks;
+            attend_pair(*tile, head_of(piece.keys, batch, kv_head),
+                        head_of(piece.values, batch, kv_head), seeing, [&](int64_t r) {
+                            return piece.pinned ? Seen{0, tile->count}
+                                                : seen(*tile, batch, first + r);
+                        });
+        }
+    }
+
+    // A tile of unencoded keys and values.
+    template <typename See>
+    void attend_pair(const TileRef& tile, const HeadTokens& keys, const HeadTokens& values,
+                     const Rows& rows, const See& see) const {
+        const int64_t dim = shape_.dim;
+        if (rows_ <= kFewRows)
+            return attend_tile<kFewQueries>(DenseKeys(keys, tile.first, tile.count, dim),
+                                            DenseValues(values, tile.first, tile.count, dim),
+                                            tile.count, rows, see);
+        float *key_tile = scratch_tile(0), *value_tile = scratch_tile(1);
+        load_transposed(keys, tile.first, tile.count, dim, key_tile);
+        load_tokens(values, tile.first, tile.count, dim, value_tile);
+        attend_tile<kProductRows>(FloatKeys(key_tile, tile.count, dim),
+                                  FloatValues(value_tile, tile.count, dim), tile.count, rows, see);
+    }
+
+    // Room for one of two float tiles, for each thread.
+    float* scratch_tile(int which) const {
+        thread_local std::vector<float> tiles[2];
+        tiles[which].resize(size_t(kTile * shape_.dim));
+        return tiles[which].data();
+    }
+
+    void attend_cold(const Rows& rows, int64_t head, int64_t first, const TileRef* from,
+                     const TileRef* to) const {
+        const int64_t batch = head / shape_.kv_heads;
+        const LevelTable levels(*blocks_.value_form);
+        for (const TileRef* tile = from; tile < to; ++tile) {
+            if (any_sees(*tile, batch, rows, first))
+                attend_block(*tile, std::min(tile + 1, to - 1)->source, head, levels, rows,
+                             [&](int64_t r) { return seen(*tile, batch, first + r); });
+        }
+    }
+
+    // A tile of encoded keys and values; `next` is the block that follows.
+    template <typename See>
+    void attend_block(const TileRef& tile, int64_t next, int64_t head, const LevelTable& levels,
+                      const Rows& rows, const See& see) const {
+        const BlockForm &key_form = *blocks_.key_form, &value_form = *blocks_.value_form;
+        const int64_t first = tile.first, count = tile.count, dim = shape_.dim;
+        const int64_t key_at = head * key_form.record_bytes;
+        const int64_t value_at = head * value_form.record_bytes;
+        const uint8_t* keys = blocks_.keys[tile.source] + key_at;
+        const uint8_t* values = blocks_.values[tile.source] + value_at;
+        const FloatKeys float_keys(scratch_tile(0), count, dim);
+        const FloatValues float_values(scratch_tile(1), count, dim);
+        const auto decode_keys_too = [&] {
+            decode_keys(key_form, keys, first, count, scratch_tile(0));
+        };
+#ifdef EMBER_VNNI
+        if (rows_ <= kFewRows) {
+            const CodedKeys coded_keys(key_form, keys, first, count, blocks_.keys[next] + key_at);
+            const CodedValues coded_values(value_form, levels, values, first, count,
+                                           blocks_.values[next] + value_at);
+            const DenseKeys plain_keys({keys, dim, Element::kHalf}, first, count, dim);
+            const DenseValues plain_values({values, dim, Element::kHalf}, first, count, dim);
+            const bool by_codes = scored_by_codes(key_form);
+            const bool plain = key_form.family == Family::kPlain;
+            if (!by_codes && !plain) decode_keys_too();
+            const TileKeys& scored = by_codes ? static_cast<const TileKeys&>(coded_keys)
+                                     : plain  ? static_cast<const TileKeys&>(plain_keys)
+                                              : float_keys;
+            const TileValues& gathered = value_form.family == Family::kPlain
+                                             ? static_cast<const TileValues&>(plain_values)
+                                             : coded_values;
+            return attend_tile<kFewQueries>(scored, gathered, count, rows, see);
+        }
+#endif
+        decode_keys_too();
+        decode_values(value_form, values, first, count, scratch_tile(1));
+        attend_tile<kProductRows>(float_keys, float_values, count, rows, see);
+    }
+
+    // The spans [from, to) of some rows, relative to their maximum over all spans.
+    void add_spans(int64_t from, int64_t to, int64_t head, const Rows& into, int64_t first) const {
+        for (int64_t span = from; span < to; ++span) {
+            const Rows part = partial(span, head, first, into.count);
+            for (int64_t r = 0; r < into.count; ++r) {
+                const float weight = exp2_below(part.tops[r] - into.tops[r]);
+                into.totals[r] += weight * part.totals[r];
+                float* sums = into.values + r * into.dim;
+                const float* more = part.values + r * into.dim;
+                for (int64_t d = 0; d < into.dim; d += kLanes)
+                    store(sums + d, load(sums + d) + weight * load(more + d));
+            }
+        }
+    }
+
+    void merge(int64_t head, int64_t first, int64_t count) const {
+        const int64_t dim = shape_.dim;
+        thread_local std::vector<float> tops, totals, turned;
+        tops.assign(size_t(count), kUnseen);
+        totals.assign(size_t(count), 0.0f);
+        for (int64_t span = 0; span < spans(); ++span)
+            for (int64_t r = 0; r < count; ++r)
+                tops[r] = std::max(tops[r], partial(span, head, first, count).tops[r]);
+        float* out = out_ + (head * rows_ + first) * dim;
+        const Rows merged{count, dim, nullptr, tops.data(), totals.data(), out};
+        std::fill(out, out + count * dim, 0.0f);
+        add_spans(0, cold_spans_, head, merged, first);
+        if (cold_spans_ && blocks_.value_form->signs) turn_back(head, out, count, turned);
+        add_spans(cold_spans_, spans(), head, merged, first);
+        for (int64_t r = 0; r < count; ++r)
+            for (int64_t d = 0; d < dim; d += kLanes)
+                store(out + r * dim + d, load(out + r * dim + d) / totals[r]);
+    }
+
+    void turn_back(int64_t head, float* rows, int64_t count, std::vector<float>& scratch) const {
+        const int64_t dim = shape_.dim;
+        const float* signs = blocks_.value_form->signs + head % shape_.kv_heads * dim;
+        scratch.assign(rows, rows + count * dim);
+        multiply({scratch.data(), dim}, count, {blocks_.value_form->inverse, dim}, dim, dim,
+                 {rows, dim});
+        for (int64_t r = 0; r < count; ++r)
+            for (int64_t d = 0; d < dim; d += kLanes)
+                store(rows + r * dim + d, load(rows + r * dim + d) * load(signs + d));
+    }
+
+    Pool& pool_;
+    const AttentionShape& shape_;
+    const Piece* pieces_;
+    const Blocks& blocks_;
+    const float *q_, *q_sink_;
+    float* out_;
+    const float scale_;
+    const Plan plan_;
+    const int64_t rows_, row_tasks_, heads_;  // rows: of one KV head; heads: of all batch rows
+    const int64_t cold_spans_, dense_spans_;
+    float* partials_ = nullptr;
+};
 
 }  // namespace attention
-
-// out and q: [batch, heads, queries, dim]; dim a multiple of 16. Query i is token
-// held - queries + i and sees itself and what came before, padding left out.
-inline void attend(Pool& pool, const AttentionShape& shape, const float* q, const Tokens& keys,
-                   const Tokens& values, float* out) {
-    using namespace attention;
-    const int64_t dim = shape.dim, groups = shape.heads / shape.kv_heads;
-    const int64_t rows = groups * shape.queries;  // of one KV head
-    const int64_t row_tasks = (rows + kRows - 1) / kRows;
-    const int64_t heads = shape.batch * shape.kv_heads;
-    const int64_t wanted = (4 * pool.threads() + heads * row_tasks - 1) / (heads * row_tasks);
-    const int64_t spans = std::clamp<int64_t>(shape.held / kMinSpan, 1, wanted);
-    static std::vector<float> scratch;
-    scratch.resize(size_t(spans * heads * rows * (dim + 2)));
-    const auto partial = [&](int64_t span, int64_t head, int64_t row) {
-        return scratch.data() + ((span * heads + head) * rows + row) * (dim + 2);
-    };
-
-    pool.run(spans * heads * row_tasks, [&](int64_t task) {
-        const int64_t row_task = task % row_tasks, head = task / row_tasks % heads;
-        const int64_t span = task / row_tasks / heads, batch = head / shape.kv_heads;
-        const int64_t first_row = row_task * kRows, end_row = std::min(rows, first_row + kRows);
-        const int64_t from = shape.held * span / spans, to = shape.held * (span + 1) / spans;
-        thread_local std::vector<float> key_tile, value_tile;
-        key_tile.resize(size_t(kTile * dim));
-        value_tile.resize(size_t(kTile * dim));
-        // Row r is query r % queries of head r / queries of the group.
-        const float* queries = q + head * rows * dim;
-        for (int64_t r = first_row; r < end_row; ++r) {
-            float* into = partial(span, head, r);
-            into[0] = kLowest;
-            std::fill(into + 1, into + dim + 2, 0.0f);
-        }
-        for (int64_t at = from; at < to; at += kTile) {
-            const int64_t count = std::min(kTile, to - at);
-            bool converted = false;
-            for (int64_t r = first_row; r < end_row; ++r) {
-                const Range range = visible(shape, batch, r % shape.queries);
-                const int64_t first = std::max(at, range.first);
-                const int64_t seen = std::min(at + count, range.end) - first;
-                if (seen <= 0) continue;
-                if (!converted) {
-                    to_float(keys, head * keys.head_stride + at * dim, count * dim, key_tile.data());
-                    to_float(values, head * values.head_stride + at * dim, count * dim,
-                             value_tile.data());
-                    converted = true;
-                }
-                float* into = partial(span, head, r);
-                Partial row{into[0], into[1], into + 2};
-                const int64_t skip = (first - at) * dim;
-                add_tile(queries + r * dim, key_tile.data() + skip, value_tile.data() + skip, dim,
-                         seen, shape.scale, row);
-                into[0] = row.top;
-                into[1] = row.total;
-            }
-        }
-    });
-
-    const auto merge = [&](int64_t head) {
-        for (int64_t r = 0; r < rows; ++r) {
-            float top = kLowest, total = 0;
-            for (int64_t s = 0; s < spans; ++s) top = std::max(top, partial(s, head, r)[0]);
-            float* to = out + (head * rows + r) * dim;
-            std::fill(to, to + dim, 0.0f);
-            for (int64_t s = 0; s < spans; ++s) {
-                const float* from = partial(s, head, r);
-                const float weight = from[1] > 0 ? exp_below(from[0] - top) : 0.0f;
-                total += weight * from[1];
-                for (int64_t d = 0; d < dim; ++d) to[d] += weight * from[2 + d];
-            }
-            for (int64_t d = 0; d < dim; ++d) to[d] /= total;
-        }
-    };
-    // Waking another thread costs more than merging a few rows.
-    if (heads * rows * spans < kFewPartials)
-        for (int64_t head = 0; head < heads; ++head) merge(head);
-    else
-        pool.run(heads, merge);
-}
 
 }  // namespace ember

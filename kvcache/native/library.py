@@ -8,7 +8,8 @@ process.
 import ctypes
 import os
 import sys
-from ctypes import Structure, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import byref, c_char_p, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -16,45 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.errors import CacheError
-from kvcache.native import build
+from kvcache.native import build, structs
+from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, strided
 
-Floats = npt.NDArray[np.float32]
-Array = npt.NDArray[np.generic]
-
-# How unencoded keys and values are stored; bfloat16 as its bits.
-ELEMENTS = {np.dtype(np.float16): 0, np.dtype(np.uint16): 1, np.dtype(np.float32): 2}
-
-# Head dimensions come in whole vectors.
-HEAD_DIM_STEP = 16
-
-
-class _Weight(Structure):
-    _fields_ = (
-        ("codes", c_void_p),
-        ("scales", c_void_p),
-        ("biases", c_void_p),
-        ("rows", c_int64),
-        ("columns", c_int64),
-        ("bits", c_int32),
-        ("group", c_int32),
-    )
-
-
-class _Tokens(Structure):
-    _fields_ = (("data", c_void_p), ("head_stride", c_int64), ("element", c_int32))
-
-
-class _AttentionShape(Structure):
-    _fields_ = (
-        ("batch", c_int64),
-        ("heads", c_int64),
-        ("kv_heads", c_int64),
-        ("queries", c_int64),
-        ("dim", c_int64),
-        ("held", c_int64),
-        ("scale", c_float),
-        ("padding", c_void_p),
-    )
+__all__ = ["HEAD_DIM_STEP", "Array", "Floats", "Library", "Weight", "library"]
 
 
 class Weight:
@@ -73,8 +39,8 @@ class Weight:
         if scales.dtype != np.float16 or biases.dtype != np.float16:
             raise CacheError(f"got {scales.dtype} scales, expected float16")
         self._arrays = codes, scales, biases
-        self.struct = _Weight(
-            *(_address(array) for array in self._arrays), self.rows, self.columns, bits, group
+        self.struct = structs.Weight(
+            *(address(array) for array in self._arrays), self.rows, self.columns, bits, group
         )
 
 
@@ -101,14 +67,14 @@ class Library:
         """The sum of every 64th byte, read by all threads; for measuring memory."""
         reader = self._c.ember_read
         reader.restype = c_int64
-        return int(reader(c_void_p(_address(data)), c_int64(data.size)))
+        return int(reader(c_void_p(address(data)), c_int64(data.size)))
 
     def linear(self, x: Floats, weight: Weight) -> Floats:
         """x [rows, columns] times the weight's transpose."""
         _check_columns(x, weight)
         out = np.empty((len(x), weight.rows), np.float32)
         self._c.ember_linear(
-            c_void_p(_address(x)), c_int64(len(x)), byref(weight.struct), c_void_p(_address(out))
+            c_void_p(address(x)), c_int64(len(x)), byref(weight.struct), c_void_p(address(out))
         )
         return out
 
@@ -117,11 +83,11 @@ class Library:
         _check_columns(x, weight)
         out = np.empty_like(residual)
         self._c.ember_linear_add(
-            c_void_p(_address(x)),
+            c_void_p(address(x)),
             c_int64(len(x)),
             byref(weight.struct),
-            c_void_p(_address(residual)),
-            c_void_p(_address(out)),
+            c_void_p(address(residual)),
+            c_void_p(address(out)),
         )
         return out
 
@@ -146,17 +112,17 @@ class Library:
             np.empty((batch, weight.rows // dim, length, dim), np.float32) for weight in weights
         )
         self._c.ember_attention_inputs(
-            c_void_p(_address(x)),
+            c_void_p(address(x)),
             c_int64(batch),
             c_int64(length),
-            c_void_p(_address(norm)),
+            c_void_p(address(norm)),
             c_float(eps),
             *(byref(weight.struct) for weight in weights),
             c_int64(dim),
-            c_void_p(_address(periods)),
+            c_void_p(address(periods)),
             c_int64(len(periods)),
             c_int64(offset),
-            *(c_void_p(_address(out)) for out in outs),
+            *(c_void_p(address(out)) for out in outs),
         )
         return outs[0], outs[1], outs[2]
 
@@ -166,14 +132,14 @@ class Library:
         """x + down(silu(gate(n)) * up(n)) with n = norm(x); x [rows, hidden]."""
         out = np.empty_like(x)
         self._c.ember_feed_forward(
-            c_void_p(_address(x)),
+            c_void_p(address(x)),
             c_int64(len(x)),
-            c_void_p(_address(norm)),
+            c_void_p(address(norm)),
             c_float(eps),
             byref(gate.struct),
             byref(up.struct),
             byref(down.struct),
-            c_void_p(_address(out)),
+            c_void_p(address(out)),
         )
         return out
 
@@ -184,9 +150,9 @@ class Library:
         out = np.empty((len(ids), table.columns), np.float32)
         self._c.ember_embed(
             byref(table.struct),
-            c_void_p(_address(ids)),
+            c_void_p(address(ids)),
             c_int64(len(ids)),
-            c_void_p(_address(out)),
+            c_void_p(address(out)),
         )
         return out
 
@@ -206,30 +172,89 @@ class Library:
         ELEMENTS; query i is token held - L + i. padding [B]: hidden leading
         tokens of each row.
         """
+        batch, _, queries, _ = q.shape
+        position = held - queries
+        lowest = np.zeros((batch, queries), np.int64)
+        if padding is not None:
+            # Padding sees padding, so that no row is without tokens.
+            real = np.arange(position, held) >= padding[:, None]
+            lowest = np.where(real, padding[:, None], 0).astype(np.int64)
+        piece = structs.Piece(strided(keys), strided(values), held, 0, 0)
+        return self.attend_pieces(
+            q, q, [piece], structs.Blocks(), keys.shape[1], lowest, position, scale
+        )
+
+    def attend_pieces(
+        self,
+        q: Floats,
+        q_sink: Floats,
+        pieces: Sequence[structs.Piece],
+        blocks: structs.Blocks,
+        kv_heads: int,
+        lowest: npt.NDArray[np.int64],
+        position: int,
+        scale: float,
+    ) -> Floats:
+        """Attention over unencoded pieces and encoded blocks, see `tiers.attend_tiers`.
+
+        lowest: [L], or [B, L].
+        """
         batch, heads, queries, dim = q.shape
         if dim % HEAD_DIM_STEP:
             raise CacheError(f"got heads of {dim} dimensions, expected a multiple of 16")
         out = np.empty_like(q)
-        shape = _AttentionShape(
-            batch,
-            heads,
-            keys.shape[1],
-            queries,
-            dim,
-            held,
-            scale,
-            None if padding is None else _address(padding),
-        )
-        stride = keys.shape[2] * dim
-        element = ELEMENTS[keys.dtype]
+        stride = queries if lowest.ndim == 2 else 0
+        where = address(lowest)
         self._c.ember_attend(
-            byref(shape),
-            c_void_p(_address(q)),
-            byref(_Tokens(_address(keys), stride, element)),
-            byref(_Tokens(_address(values), stride, element)),
-            c_void_p(_address(out)),
+            byref(
+                structs.AttentionShape(
+                    batch, heads, kv_heads, queries, dim, position, scale, where, stride
+                )
+            ),
+            c_void_p(address(q)),
+            c_void_p(address(q_sink)),
+            (structs.Piece * len(pieces))(*pieces),
+            c_int64(len(pieces)),
+            byref(blocks),
+            c_void_p(address(out)),
         )
         return out
+
+    def encode(self, form: structs.BlockForm, tokens: Array, records: Bytes) -> None:
+        """Tokens [B, Hkv, N * M, D] to records [N, B, Hkv, bytes]."""
+        blocks, batch, heads, _ = records.shape
+        self._c.ember_encode(
+            byref(form),
+            byref(strided(tokens)),
+            *(c_int64(n) for n in (blocks, batch, heads)),
+            c_void_p(address(records)),
+        )
+
+    def decode(self, form: structs.BlockForm, records: Bytes) -> Floats:
+        """Records [N, B, Hkv, bytes] to tokens [B, Hkv, N * M, D]."""
+        blocks, batch, heads, _ = records.shape
+        out = np.empty((batch, heads, blocks * form.tokens, form.dim), np.float32)
+        self._c.ember_decode(
+            byref(form),
+            c_void_p(address(records)),
+            *(c_int64(n) for n in (blocks, batch, heads)),
+            c_void_p(address(out)),
+        )
+        return out
+
+    def pack(self, form: structs.BlockForm, codes: Bytes, records: Bytes) -> None:
+        """Write codes [..., M, D] into the first bytes of records [..., bytes]."""
+        count = c_int64(records[..., 0].size)
+        self._c.ember_pack(byref(form), c_void_p(address(codes)), count, c_void_p(address(records)))
+
+    def unpack(self, form: structs.BlockForm, records: Bytes) -> Bytes:
+        """The codes [..., M, D] of records [..., bytes]."""
+        codes = np.empty((*records.shape[:-1], form.tokens, form.dim), np.uint8)
+        count = c_int64(records[..., 0].size)
+        self._c.ember_unpack(
+            byref(form), c_void_p(address(records)), count, c_void_p(address(codes))
+        )
+        return codes
 
 
 def library() -> Library:
@@ -270,12 +295,3 @@ def _core(cpu: int) -> str:
 def _check_columns(x: Floats, weight: Weight) -> None:
     if x.shape[-1] != weight.columns:
         raise CacheError(f"got {x.shape[-1]} columns, expected {weight.columns}")
-
-
-def _address(array: Array) -> int:
-    """Where a C-ordered array's memory begins."""
-    interface = array.__array_interface__
-    if interface["strides"] is not None:
-        raise CacheError(f"got an array of shape {array.shape} that is not in C order")
-    address: int = interface["data"][0]
-    return address

@@ -7,6 +7,7 @@
 
 #include "affine.h"
 #include "attention.h"
+#include "encode.h"
 #include "gemm.h"
 #include "matvec.h"
 #include "pool.h"
@@ -16,7 +17,7 @@ namespace {
 
 constexpr int64_t kBlock = 32;        // weight rows of one task of a product with few rows
 constexpr int64_t kBlockRows = 192;   // activation rows that stay in cache beside a panel
-constexpr int kTile = 4;              // activation rows that share a panel's registers
+constexpr int kPanelRows = 4;              // activation rows that share a panel's registers
 
 std::unique_ptr<Pool> pool;
 
@@ -134,11 +135,11 @@ void multiply_many(const Weight& w, const Activation* x, int64_t rows, const Sto
         thread_local Panel panel;
         const int64_t first = task * kPanel, count = std::min<int64_t>(kPanel, w.rows - first);
         panel.load(w, unpack, first);
-        alignas(64) float out[kTile][kPanel];
-        for (int64_t m = 0; m < rows; m += kTile) {
-            const int64_t tile = std::min<int64_t>(kTile, rows - m);
-            if (tile == kTile) {
-                multiply_panel<kTile>(panel, groups, x + m, out);
+        alignas(64) float out[kPanelRows][kPanel];
+        for (int64_t m = 0; m < rows; m += kPanelRows) {
+            const int64_t tile = std::min<int64_t>(kPanelRows, rows - m);
+            if (tile == kPanelRows) {
+                multiply_panel<kPanelRows>(panel, groups, x + m, out);
             } else {
                 for (int64_t i = 0; i < tile; ++i)
                     multiply_panel<1>(panel, groups, x + m + i, out + i);
@@ -299,10 +300,46 @@ void ember_embed(const Weight* w, const int64_t* ids, int64_t count, float* out)
     });
 }
 
-// Attention over unencoded keys and values; see attention.h
-void ember_attend(const AttentionShape* shape, const float* q, const Tokens* keys,
-                  const Tokens* values, float* out) {
-    attend(*pool, *shape, q, *keys, *values, out);
+// out and queries: [batch, heads, queries, dim], dim a multiple of 16; see attention.h
+void ember_attend(const AttentionShape* shape, const float* q, const float* q_sink,
+                  const Piece* pieces, int64_t count, const Blocks* blocks, float* out) {
+    attention::Attention(*pool, *shape, pieces, count, *blocks, q, q_sink, out).run();
+}
+
+// Tokens [batch, heads, blocks * form->tokens, dim] to records [blocks, batch, heads]
+void ember_encode(const BlockForm* form, const Strided* tokens, int64_t blocks, int64_t batch,
+                  int64_t heads, uint8_t* records) {
+    pool->run(blocks * batch * heads, [&](int64_t i) {
+        const int64_t head = i % heads, row = i / heads % batch, block = i / heads / batch;
+        encode_block(*form, head_of(*tokens, row, head), block * form->tokens, head,
+                     records + i * form->record_bytes);
+    });
+}
+
+// Records [blocks, batch, heads] to tokens [batch, heads, blocks * form->tokens, dim]
+void ember_decode(const BlockForm* form, const uint8_t* records, int64_t blocks, int64_t batch,
+                  int64_t heads, float* out) {
+    pool->run(blocks * batch * heads, [&](int64_t i) {
+        const int64_t head = i % heads, row = i / heads % batch, block = i / heads / batch;
+        const int64_t size = form->tokens * form->dim;
+        thread_local std::vector<float> scratch;
+        scratch.resize(size_t(form->dim * kTile + size));
+        decode_block(*form, records + i * form->record_bytes, head, scratch.data(),
+                     out + ((row * heads + head) * blocks + block) * size);
+    });
+}
+
+// Codes [count, tokens, dim], one byte each, to the first bytes of each record, and back
+void ember_pack(const BlockForm* form, const uint8_t* codes, int64_t count, uint8_t* records) {
+    pool->run(count, [&](int64_t i) {
+        pack_codes(*form, codes + i * form->tokens * form->dim, records + i * form->record_bytes);
+    });
+}
+
+void ember_unpack(const BlockForm* form, const uint8_t* records, int64_t count, uint8_t* codes) {
+    pool->run(count, [&](int64_t i) {
+        unpack_codes(*form, records + i * form->record_bytes, codes + i * form->tokens * form->dim);
+    });
 }
 
 // out = x + (silu(norm(x) G^T) * norm(x) U^T) D^T

@@ -8,20 +8,42 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
+#define EMBER_VNNI 1
+#endif
+
 namespace ember {
 
 using Vector = float __attribute__((vector_size(64)));
+using Integers = int32_t __attribute__((vector_size(64)));
+using Words = uint32_t __attribute__((vector_size(64)));
 constexpr int64_t kLanes = 16;
+
+inline Vector splat(float x) { return Vector{} + x; }
+
+inline Vector magnitude(Vector x) { return x < 0 ? -x : x; }
+
+inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+
+inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
 
 inline float half_to_float(uint16_t half) {
     _Float16 value;
     std::memcpy(&value, &half, sizeof value);
     return static_cast<float>(value);
+}
+
+inline uint16_t float_to_half(float x) {
+    const _Float16 value = static_cast<_Float16>(x);
+    uint16_t half;
+    std::memcpy(&half, &value, sizeof half);
+    return half;
 }
 
 inline float bfloat_to_float(uint16_t bits) {
@@ -37,9 +59,33 @@ inline Vector load(const float* from) {
     return vector;
 }
 
+inline Words load_words(const void* from) {
+    Words words;
+    std::memcpy(&words, from, sizeof words);
+    return words;
+}
+
+// 16 codes below 2^31 as floats.
+inline Vector to_float(Words codes) {
+    return __builtin_convertvector(reinterpret_cast<Integers>(codes), Vector);
+}
+
+// table[i] for each lane's i; only its low four bits count.
+inline Vector lookup(const float* table, Words i) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Vector>(_mm512_permutexvar_ps(
+        reinterpret_cast<__m512i>(i), reinterpret_cast<__m512>(load(table))));
+#else
+    Vector found;
+    for (int lane = 0; lane < kLanes; ++lane) found[lane] = table[i[lane] & 15];
+    return found;
+#endif
+}
+
+using Half = float __attribute__((vector_size(32)));
+using Quarter = float __attribute__((vector_size(16)));
+
 inline float sum(Vector v) {
-    using Half = float __attribute__((vector_size(32)));
-    using Quarter = float __attribute__((vector_size(16)));
     const Half half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
                       __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
     const Quarter quarter = __builtin_shufflevector(half, half, 0, 1, 2, 3) +
@@ -48,9 +94,13 @@ inline float sum(Vector v) {
 }
 
 inline float max(Vector v) {
-    float top = v[0];
-    for (int i = 1; i < kLanes; ++i) top = std::max(top, v[i]);
-    return top;
+    const Half a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    const Half b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    const Half half = a > b ? a : b;
+    const Quarter c = __builtin_shufflevector(half, half, 0, 1, 2, 3);
+    const Quarter d = __builtin_shufflevector(half, half, 4, 5, 6, 7);
+    const Quarter quarter = c > d ? c : d;
+    return std::max(std::max(quarter[0], quarter[1]), std::max(quarter[2], quarter[3]));
 }
 
 inline void store(float* to, Vector vector) { std::memcpy(to, &vector, sizeof vector); }
@@ -60,7 +110,6 @@ inline Vector round(Vector x) { return (x + 12582912.0f) - 12582912.0f; }
 
 // exp for x <= 0, relative error below 2e-7: 2^n * p(r), p of degree 6 (Cephes).
 inline Vector exp_below(Vector x) {
-    using Integers = int32_t __attribute__((vector_size(64)));
     const Vector floor = x - x - 87.0f;
     x = x < floor ? floor : x;
     const Vector n = round(x * 1.44269504f);
@@ -75,27 +124,106 @@ inline Vector exp_below(Vector x) {
     return p * reinterpret_cast<Vector>(exponent);
 }
 
+// 2^x for x <= 0, relative error below 2e-7: 2^n * p(r), |r| <= 1/2, p the Taylor series.
+inline Vector exp2_below(Vector x) {
+    x = x < -125 ? splat(-125) : x;
+    const Vector shifted = x + 12582912.0f;  // n in its lowest bits, see round
+    const Vector r = x - (shifted - 12582912.0f);
+    Vector p = r * 1.5403530e-4f + 1.3333558e-3f;
+    p = p * r + 9.6181291e-3f;
+    p = p * r + 5.5504109e-2f;
+    p = p * r + 2.4022651e-1f;
+    p = p * r + 6.9314718e-1f;
+    p = p * r + 1.0f;
+    const Words exponent = reinterpret_cast<Words>(shifted) << 23;
+    return reinterpret_cast<Vector>(reinterpret_cast<Words>(p) + exponent);
+}
+
 // x * sigmoid(x)
 inline Vector silu(Vector x) {
     const Vector small = exp_below(x < 0 ? x : -x);
     return x * (x < 0 ? small : small - small + 1.0f) / (small + 1.0f);
 }
 
-inline float exp_below(float x) {
-    const Vector vector = {x};
-    return exp_below(vector)[0];
-}
+inline float exp2_below(float x) { return exp2_below(splat(x))[0]; }
+
+constexpr float kLog2E = 1.44269504f;
 
 // 16 float16; compilers do not vectorise the conversion by themselves.
-inline void halves_to_float(const uint16_t* from, float* to) {
+inline Vector load_halves(const uint16_t* from) {
 #if defined(__AVX512F__)
-    _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)));
-#elif defined(__F16C__)
-    _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)));
-    _mm256_storeu_ps(to + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + 8))));
+    return reinterpret_cast<Vector>(_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)));
 #else
-    for (int i = 0; i < kLanes; ++i) to[i] = half_to_float(from[i]);
+    float wide[kLanes];
+#if defined(__F16C__)
+    _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)));
+    _mm256_storeu_ps(wide + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + 8))));
+#else
+    for (int i = 0; i < kLanes; ++i) wide[i] = half_to_float(from[i]);
 #endif
+    return load(wide);
+#endif
+}
+
+inline Vector load_bfloats(const uint16_t* from) {
+    using Shorts = uint16_t __attribute__((vector_size(32)));
+    Shorts bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return reinterpret_cast<Vector>(__builtin_convertvector(bits, Words) << 16);
+}
+
+// Swap the off-diagonal quarters of each square of 2 * kStep rows and lanes; a and b lie kStep
+// rows apart.
+template <int kStep, size_t... kLane>
+inline void swap_quarters(Vector& a, Vector& b, std::index_sequence<kLane...>) {
+    const Vector first = __builtin_shufflevector(
+        a, b, ((kLane & kStep) ? int(kLane) + 16 - kStep : int(kLane))...);
+    b = __builtin_shufflevector(a, b, ((kLane & kStep) ? int(kLane) + 16 : int(kLane) + kStep)...);
+    a = first;
+}
+
+template <int kStep>
+inline void transpose_step(Vector* rows) {
+    for (int i = 0; i < kLanes; ++i)
+        if (!(i & kStep))
+            swap_quarters<kStep>(rows[i], rows[i + kStep], std::make_index_sequence<kLanes>());
+}
+
+// 16 rows of 16 lanes, in place.
+inline void transpose(Vector* rows) {
+    transpose_step<8>(rows);
+    transpose_step<4>(rows);
+    transpose_step<2>(rows);
+    transpose_step<1>(rows);
+}
+
+// Ask for memory that will soon be read: processors do not foresee a jump to another page.
+inline void prefetch(const void* from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(static_cast<const char*>(from) + at);
+}
+
+// Lanes without kStep: a[i] + a[i + kStep]; lanes with it: b[i - kStep] + b[i].
+template <int kStep, size_t... kLane>
+inline Vector fold(Vector a, Vector b, std::index_sequence<kLane...>) {
+    return __builtin_shufflevector(a, b, ((kLane & kStep) ? int(kLane) + 16 : int(kLane))...) +
+           __builtin_shufflevector(
+               a, b, ((kLane & kStep) ? int(kLane) + 16 - kStep : int(kLane) + kStep)...);
+}
+
+template <int kStep>
+inline void fold_step(Vector* rows) {
+    for (int i = 0; i < kStep; ++i)
+        rows[i] = fold<kStep>(rows[i], rows[i + kStep], std::make_index_sequence<kLanes>());
+}
+
+// The sums of 16 vectors as one vector; overwrites them.
+inline Vector sums_of(Vector* rows) {
+    fold_step<8>(rows);
+    fold_step<4>(rows);
+    fold_step<2>(rows);
+    fold_step<1>(rows);
+    return rows[0];
 }
 
 }  // namespace ember

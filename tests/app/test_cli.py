@@ -58,17 +58,18 @@ def test_run_answers_on_stdout_alone(ember: Ember, tiny_path: Path) -> None:
 
 
 def test_run_json_keeps_the_contract(ember: Ember, tiny_path: Path) -> None:
-    flags = ["--hot-dtype", "f32", "--ctx", "100", "--backend", "reference"]
+    flags = ["--hot-dtype", "f32", "--ctx", "100", "--backend", "reference", "--kv", "f16"]
     result = ember(*RUN, "-m", tiny_path, "--json", *flags)
     found = json.loads(result.out)
     assert result.code == 0
     assert found["generated_tokens"] == len(found["tokens"]) == 5
-    assert (found["finish_reason"], found["backend"], found["kv"]) == ("length", "reference", "f32")
+    assert (found["finish_reason"], found["backend"], found["kv"]) == ("length", "reference", "f16")
     assert found["window"] == 100
     assert found["prompt_tokens"] > 3
     assert found["cache"]["total"] == found["prompt_tokens"] + 4
     # 3 layers * 2 (K, V) * 2 KV heads * 16 dims * 4 bytes
-    assert found["cache"]["hot_bytes"] == 768 * found["cache"]["total"]
+    assert found["cache"]["sink_bytes"] == 768 * 4
+    assert found["cache"]["hot_bytes"] == 768 * (found["cache"]["total"] - 4)
     for key in ("ttft_s", "prefill_tps", "decode_tps", "peak_rss_bytes"):
         assert found[key] > 0
 
@@ -134,7 +135,7 @@ def test_chat_survives_a_full_window(
         (["--prompt", "x", "--temp", "nan"], "--temp: got nan"),
         (["--prompt", "x", "--top-p", "0"], "--top-p: got 0"),
         (["--prompt", "x", "--max-tokens", "0"], "--max-tokens: got 0"),
-        (["--prompt", "x", "--kv", "q0"], "--kv: invalid choice: 'q0'"),
+        (["--prompt", "x", "--kv", "q0"], "--kv: got codec 'q0', expected one of"),
         (["--prompt", "x", "--ctx", "9", "--kv-budget", "1MiB"], "not allowed with"),
         (["--prompt", "x", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     ],
@@ -151,9 +152,9 @@ def test_bad_usage_is_one_line_and_exit_2(ember: Ember, arguments: list[str], me
         (["-m", "./no/such.gguf"], "no/such.gguf"),
         (["-m", "no-such-name"], "no-such-name"),
         (["-m", "TINY", "--kv-budget", "12 parsecs"], "got size '12 parsecs'"),
-        (["-m", "TINY", "--kv-budget", "100"], "holds no token"),
+        (["-m", "TINY", "--kv-budget", "100"], "does not hold 4 pinned tokens"),
         (["other", "-m", "TINY"], "got two models"),
-        (["-m", "TINY", "--ctx", "3"], "but the window holds 3"),
+        (["-m", "TINY", "--ctx", "3"], "a window of 3 tokens does not hold 4"),
         (["-m", "TINY", "--backend", "gpu"], "needs a Metal or CUDA device"),
     ],
 )
@@ -335,5 +336,5 @@ def test_a_window_that_is_not_as_asked_is_told(ember: Ember, tiny_path: Path) ->
     capped = ember(*RUN, "-m", tiny_path, "--ctx", "500")
     assert "ember: the window is 128 tokens, not 500" in capped.err
     beyond = ember(*RUN, "-m", tiny_path, "--ctx", "500", "--beyond-context")
-    assert "ember: a window of 500 tokens is beyond the 128" in beyond.err
+    assert "ember: a window of 451 tokens is beyond the 128" in beyond.err
     assert "window" not in ember(*RUN, "-m", tiny_path, "--ctx", "100", "--json").err

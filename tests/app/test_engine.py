@@ -10,7 +10,8 @@ from app.engine import Engine, Request
 from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncated
 from app.sampling import Sampling
 from app.transcript import Completion, FinishReason
-from kvcache import Backend, CacheConfig, EmberError, HotDtype
+from kvcache import Backend, CacheConfig, CacheError, EmberError, HotDtype
+from models.chat_template import Message, Role
 
 CONFIG = CacheConfig(hot_dtype=HotDtype.F32)
 PROMPT = tuple(range(260, 301))  # 41 tokens: more than one prefill step
@@ -112,6 +113,23 @@ def test_an_abandoned_generation_leaves_a_usable_cache(engine: Engine) -> None:
     assert list(completion.tokens) == _greedy(engine, PROMPT[:30], 5)
 
 
+def test_a_step_that_one_layer_refused_leaves_a_usable_cache(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: mx.array, **__: object) -> None:
+        raise CacheError("refused")
+
+    longer = (*PROMPT, 270, 271, 272)
+    _finish(engine.generate(Request(prompt=PROMPT, max_tokens=3)))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._caches[-1], "attend", refuse)
+        with pytest.raises(CacheError, match="refused"):
+            list(engine.generate(Request(prompt=longer, max_tokens=4)))
+    completion = _finish(engine.generate(Request(prompt=longer, max_tokens=4)))
+    assert completion.reused_tokens == len(PROMPT)
+    assert list(completion.tokens) == _greedy(engine, longer, 4)
+
+
 def test_end_of_generation_ends_the_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     third = _greedy(engine, PROMPT, 3)[2]
     monkeypatch.setattr(type(engine.loaded.tokenizer), "eog_ids", frozenset({third}))
@@ -131,16 +149,64 @@ def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
     assert completion.text == whole[: whole.index(stop)]
 
 
-def test_a_full_window_ends_the_answer_and_says_so(engine: Engine) -> None:
-    small = Engine(engine.loaded, replace(CONFIG, max_tokens=48, backend=engine.plan.backend))
-    completion = _finish(small.generate(Request(prompt=PROMPT, max_tokens=50)))
-    assert completion.finish_reason is FinishReason.WINDOW
-    assert list(completion.tokens) == _greedy(engine, PROMPT, 8)
-    assert small.stats().total == 48
+def test_an_answer_goes_on_beyond_the_window(engine: Engine) -> None:
+    config = replace(CONFIG, max_tokens=48, block=16, backend=engine.plan.backend)
+    small = Engine(engine.loaded, config)
+    completion = _finish(small.generate(Request(prompt=PROMPT, max_tokens=70)))
+    assert completion.finish_reason is FinishReason.LENGTH
+    stats = small.stats()
+    assert (stats.total, stats.sink) == (len(PROMPT) + 69, 4)
+    assert stats.evicted > 0
+    assert stats.held <= small.plan.max_tokens == 48
+    assert stats.held_bytes <= stats.allocated_bytes <= small.plan.max_bytes
+
+
+def test_a_chat_longer_than_the_window_goes_on(engine: Engine) -> None:
+    config = replace(CONFIG, max_tokens=48, block=16, backend=engine.plan.backend)
+    small = Engine(engine.loaded, config)
+    ids = list(PROMPT)
+    for turn in range(5):
+        completion = _finish(small.generate(Request(prompt=ids, max_tokens=9)))
+        # The last token of an answer is not in the cache yet.
+        assert completion.reused_tokens == (0 if turn == 0 else len(ids) - 8)
+        ids = [*ids, *completion.tokens, 3, 4, 5, 6, 7, 8, 9]
+    assert len(ids) > 2 * 48
+
+
+def test_a_conversation_is_never_tokenized_again(engine: Engine) -> None:
+    def said(role: Role, content: str) -> Message:
+        return Message(role=role, content=content)
+
+    messages = [said(Role.USER, "ba ce di")]
+    first = engine.encode_chat(messages)
+    assert first == engine.loaded.template.encode(messages)
+    answer = _finish(engine.generate(Request(prompt=first, max_tokens=6)))
+    messages += [said(Role.ASSISTANT, answer.text), said(Role.USER, "fo gu")]
+    second = engine.encode_chat(messages)
+    assert second[: len(first) + 6] == [*first, *answer.tokens]
+    text = engine.loaded.template.render(messages)
+    assert engine.loaded.tokenizer.decode(second[len(first) + 6 :]) in text
+    # Another history is encoded as it stands.
+    messages[1] = said(Role.ASSISTANT, "di")
+    assert engine.encode_chat(messages) == engine.loaded.template.encode(messages)
+
+
+def test_an_answer_cut_at_a_stop_string_is_tokenized_again(engine: Engine) -> None:
+    messages = [Message(role=Role.USER, content="ba ce di")]
+    first = engine.encode_chat(messages)
+    whole = _finish(engine.generate(Request(prompt=first, max_tokens=8))).text
+    request = Request(prompt=first, max_tokens=8, stop=(whole[4:6],))
+    answer = _finish(engine.generate(request))
+    messages += [
+        Message(role=Role.ASSISTANT, content=answer.text),
+        Message(role=Role.USER, content="fo"),
+    ]
+    assert engine.encode_chat(messages) == engine.loaded.template.encode(messages)
 
 
 def test_a_prompt_beyond_the_window_is_refused_or_cut(engine: Engine) -> None:
-    small = Engine(engine.loaded, replace(CONFIG, max_tokens=40, backend=engine.plan.backend))
+    config = replace(CONFIG, max_tokens=40, block=16, backend=engine.plan.backend)
+    small = Engine(engine.loaded, config)
     with pytest.raises(EmberError, match="the prompt has 41 tokens, but the window holds 40"):
         list(small.generate(Request(prompt=PROMPT)))
     request = Request(prompt=PROMPT, max_tokens=7, truncate=True)

@@ -1,13 +1,24 @@
+import copy
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx_lm.models import cache as mlx_lm_cache
 
-from kvcache import CacheError, DynamicKVCache, HotDtype, attend
+from kvcache import Backend, CacheError, DynamicKVCache, HotDtype, attend
+from kvcache.buffers import storable
 from tests.kvcache import oracle
+from tests.kvcache.tiny_llama import generate, make_model
 
 HKV, HQ, DIM = 3, 6, 16
+BACKENDS = [Backend.AUTO, Backend.REFERENCE]
+
+needs_kernels = pytest.mark.skipif(
+    Backend.AUTO.resolve() is not Backend.CPU, reason="needs the CPU kernels"
+)
 
 
 def _tokens(count: int, *, batch: int = 1, seed: int = 7) -> tuple[mx.array, mx.array]:
@@ -88,6 +99,7 @@ def test_overflow_is_refused_and_changes_nothing() -> None:
         ((2, HKV, 2, DIM), (2, HKV, 2, DIM)),
         ((1, HKV, 2, DIM + 1), (1, HKV, 2, DIM + 1)),
         ((HKV, 2, DIM), (HKV, 2, DIM)),
+        ((0, HKV, 2, DIM), (0, HKV, 2, DIM)),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(
@@ -99,6 +111,22 @@ def test_shapes_that_do_not_fit_are_refused(
     with pytest.raises(CacheError, match="got keys"):
         cache.append(mx.zeros(k_shape), mx.zeros(v_shape))
     assert mx.array_equal(cache.keys(), k)
+
+
+def test_tokens_that_are_not_floating_are_refused() -> None:
+    cache = _cache()
+    k, v = _tokens(5)
+    with pytest.raises(CacheError, match=r"got values of mlx.core.int32, expected float16"):
+        cache.append(k, v.astype(mx.int32))
+    assert (cache.offset, cache.nbytes) == (0, 0)
+
+
+def test_queries_of_another_shape_are_refused() -> None:
+    cache = _cache()
+    cache.append(*_tokens(5))
+    for q in (_queries(1, batch=2), _queries(1)[:, :5], _queries(1)[..., :8], _queries(1)[0]):
+        with pytest.raises(CacheError, match=r"expected \[1, a multiple of 3, L, 16\]"):
+            cache.attend_held(q, scale=1.0)
 
 
 def test_more_queries_than_tokens_are_refused() -> None:
@@ -183,11 +211,165 @@ def test_stats_count_bytes_of_the_dtype(dtype: HotDtype) -> None:
     assert stats.as_dict()["ratio"] == stats.ratio
 
 
-def test_state_round_trips() -> None:
-    cache = _cache()
-    k, v = _tokens(9)
+@pytest.mark.parametrize("dtype", list(HotDtype))
+def test_state_round_trips(dtype: HotDtype) -> None:
+    cache = DynamicKVCache(50, dtype=dtype, left_padding=[0, 3])
+    k, v = _tokens(9, batch=2)
     cache.append(k, v)
     again = DynamicKVCache.from_state(cache.state)
-    assert again.offset == 9
-    assert mx.array_equal(again.keys(), k)
-    assert mx.array_equal(again.values(), v)
+    assert again.stats() == cache.stats()
+    assert again.max_seq_len == 50
+    for one in (cache, again):
+        one.append(*_tokens(4, batch=2, seed=3))
+    assert mx.array_equal(again.keys(), cache.keys())
+    q = _queries(2, batch=2)
+    assert mx.array_equal(again.attend_held(q, scale=0.5), cache.attend_held(q, scale=0.5))
+
+
+def test_an_empty_cache_can_be_saved_and_loaded() -> None:
+    again = DynamicKVCache.from_state(_cache(7).state)
+    assert (again.offset, again.size(), again.empty(), again.max_seq_len) == (0, 0, True, 7)
+    again.append(*_tokens(7))
+    assert not again.empty()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_deep_copy_goes_its_own_way(backend: Backend) -> None:
+    cache = DynamicKVCache(50, dtype=HotDtype.F32, backend=backend)
+    k, v = _tokens(6)
+    cache.append(k, v)
+    other = copy.deepcopy(cache)
+    other.trim(2)
+    other.append(*_tokens(2, seed=1))
+    assert mx.array_equal(cache.keys(), k)
+    assert not mx.array_equal(other.keys(), k)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 7e4])
+def test_what_the_dtype_cannot_hold_is_refused(bad: float, backend: Backend) -> None:
+    cache = DynamicKVCache(50, backend=backend, validate=True)
+    k, v = _tokens(5)
+    cache.append(k, v)
+    before = np.asarray(cache.keys())
+    worse = np.array(k)
+    worse[0, 1, 4, 11] = bad
+    for pair in ((k, mx.array(worse)), (mx.array(worse), v)):
+        with pytest.raises(CacheError, match="NaN, infinite or beyond what f16 holds"):
+            cache.append(*pair)
+    assert cache.offset == 5
+    assert np.array_equal(np.asarray(cache.keys()), before)
+
+
+@needs_kernels
+def test_the_cpu_backend_validates_unless_told_not_to() -> None:
+    nan = mx.full((1, HKV, 2, DIM), float("nan"))
+    with pytest.raises(CacheError, match="NaN"):
+        _cache().append(nan, nan)
+    unchecked = DynamicKVCache(10, validate=False)
+    unchecked.append(nan, nan)
+    assert unchecked.offset == 2
+
+
+@pytest.mark.parametrize("given", [mx.float16, mx.bfloat16, mx.float32])
+@pytest.mark.parametrize("dtype", list(HotDtype))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_dtype_is_held_as_the_cache_says(
+    given: mx.Dtype, dtype: HotDtype, backend: Backend
+) -> None:
+    k, v = (array.astype(given) for array in _tokens(5))
+    held = DynamicKVCache(50, dtype=dtype, backend=backend).update_and_fetch(k, v)
+    for got, want in zip(held, (k, v), strict=True):
+        assert mx.array_equal(got, want.astype(dtype.mx))
+
+
+# -- room for a kernel to write --
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", list(HotDtype))
+def test_a_kernel_writes_keys_and_values_in_place_and_advances(dtype: HotDtype) -> None:
+    written, appended = DynamicKVCache(600, dtype=dtype), DynamicKVCache(600, dtype=dtype)
+    k, v = _tokens(300)
+    written.reserve(4, shape=(1, HKV, DIM))
+    before = written.buffers()
+    for start, stop in ((0, 1), (1, 4), (4, 300)):
+        written.reserve(stop - start)
+        for buffer, tokens in zip(written.buffers(), (k, v), strict=True):
+            assert isinstance(buffer, np.ndarray)
+            buffer[:, :, start:stop] = storable(tokens[:, :, start:stop], dtype)
+        assert written.offset == start
+        written.advance(stop - start)
+        appended.append(k[:, :, start:stop], v[:, :, start:stop])
+        if stop < 256:
+            assert all(a is b for a, b in zip(before, written.buffers(), strict=True))
+    assert mx.array_equal(written.keys(), appended.keys())
+    assert mx.array_equal(written.values(), appended.values())
+    q = _queries(3)
+    assert mx.array_equal(written.attend_held(q, scale=0.5), appended.attend_held(q, scale=0.5))
+
+
+def test_a_kernel_hands_back_the_arrays_it_wrote() -> None:
+    cache = DynamicKVCache(600, dtype=HotDtype.F32, backend=Backend.REFERENCE)
+    k, v = _tokens(7)
+    cache.append(k[:, :, :5], v[:, :, :5])
+    cache.reserve(2)
+    both = [array for array in cache.buffers() if isinstance(array, mx.array)]
+    assert [array.shape for array in both] == [(1, HKV, 256, DIM)] * 2
+    start, axes = mx.array([0, 0, 5, 0]), (0, 1, 2, 3)
+    keys, values = (
+        mx.slice_update(array, tokens[:, :, 5:], start, axes)
+        for array, tokens in zip(both, (k, v), strict=True)
+    )
+    with pytest.raises(CacheError, match=r"got a written buffer \(1, 3, 255, 16\)"):
+        cache.advance(2, written=(keys[:, :, 1:], values))
+    assert cache.offset == 5
+    cache.advance(2, written=(keys, values))
+    assert mx.array_equal(cache.keys(), k)
+    assert mx.array_equal(cache.values(), v)
+
+
+def test_reserving_and_advancing_past_the_room_is_refused() -> None:
+    cache = _cache(300)
+    with pytest.raises(CacheError, match="give reserve a shape"):
+        cache.reserve(1)
+    with pytest.raises(CacheError, match="the cache is empty"):
+        cache.buffers()
+    cache.reserve(10, shape=(1, HKV, DIM))
+    with pytest.raises(CacheError, match=r"got shape \(2, 3, 16\), but the cache holds"):
+        cache.reserve(10, shape=(2, HKV, DIM))
+    with pytest.raises(CacheError, match="301 more tokens do not fit: the cache holds 0 of 300"):
+        cache.reserve(301)
+    for tokens in (257, -1):
+        with pytest.raises(CacheError, match=f"got {tokens} tokens to count, but 256 have room"):
+            cache.advance(tokens)
+    assert (cache.offset, cache.empty()) == (0, True)
+
+
+@needs_kernels
+def test_plain_memory_takes_no_arrays_back() -> None:
+    cache = _cache()
+    cache.append(*_tokens(2))
+    with pytest.raises(CacheError, match="written in place: give no arrays"):
+        cache.advance(0, written=(cache.keys(), cache.values()))
+
+
+# -- mlx-lm --
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_generates_saves_and_loads_in_mlx_lm(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlx_lm_cache, "DynamicKVCache", DynamicKVCache, raising=False)
+    model, prompt = make_model(), list(range(3, 32))
+    want, _ = generate(model, prompt, mlx_lm_cache.make_prompt_cache(model), 17)
+    cache = [
+        DynamicKVCache(99, dtype=HotDtype.F32, backend=backend) for _ in range(len(model.layers))
+    ]
+    assert generate(model, prompt, cache, 17, step=7)[0] == want
+    path = str(tmp_path / "prompt.safetensors")
+    mlx_lm_cache.save_prompt_cache(path, cache)
+    loaded = mlx_lm_cache.load_prompt_cache(path)
+    assert loaded[0].max_seq_len == 99
+    assert generate(model, [8, 2], loaded, 7)[0] == generate(model, [8, 2], cache, 7)[0]

@@ -1,12 +1,18 @@
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
 import pytest
 
 from kvcache import Backend, CacheConfig, CacheError, HotDtype, ModelShape, resolve
+from kvcache.codecs import NAMES
 from kvcache.config import parse_bytes
 from kvcache.prompt_cache import from_plan
 from kvcache.stats import sum_layers
 
 TINYLLAMA = ModelShape(layers=22, kv_heads=4, head_dim=64, context=2048)
 LLAMA_2_7B = ModelShape(layers=32, kv_heads=32, head_dim=128, context=4096)
+SMALL = ModelShape(layers=2, kv_heads=3, head_dim=16, context=500)
 
 
 def test_bytes_of_known_models() -> None:
@@ -14,33 +20,85 @@ def test_bytes_of_known_models() -> None:
     assert resolve(CacheConfig(), TINYLLAMA).token_bytes == 22528
     assert resolve(CacheConfig(), LLAMA_2_7B).token_bytes == 524288
     assert resolve(CacheConfig(hot_dtype=HotDtype.F32), TINYLLAMA).token_bytes == 45056
+    # A block of 64: keys 64*64*5/8 + 2*64*2 scales and zeros, values 64*64*3/8 + 64*2.
+    block = 22 * 4 * (2560 + 256 + 1536 + 128)
+    plan = resolve(CacheConfig(keys="hkivi5", values="turbo3u"), TINYLLAMA)
+    assert plan.block_bytes == block
+    assert plan.cold_bits == pytest.approx((5.5 + 3.25) / 2)
+    # D 128 halves what norms cost: 3 + 16/128.
+    plan = resolve(CacheConfig(keys="turbo3", values="turbo3"), LLAMA_2_7B)
+    assert plan.cold_bits == pytest.approx(3.125)
 
 
-def test_the_window_defaults_to_the_models_context() -> None:
-    plan = resolve(CacheConfig(), TINYLLAMA)
-    assert (plan.max_tokens, plan.capped_from) == (2048, None)
-    assert plan.max_bytes == 2048 * 22528
+def test_the_tiers_fill_the_models_context() -> None:
+    plan = resolve(CacheConfig(hot=256, block=64, sinks=4), TINYLLAMA)
+    # What sinks, hot tokens and an unfinished block leave of 2048, in whole blocks.
+    assert plan.sizes.slots == 26
+    assert plan.max_tokens == 4 + 26 * 64 + 256 + 63
+    assert plan.max_bytes == (4 + 319) * 22528 + 26 * plan.block_bytes
+    assert (plan.capped_from, plan.hot_capped_from) == (None, None)
 
 
 def test_a_longer_window_is_capped_unless_allowed() -> None:
     plan = resolve(CacheConfig(max_tokens=5000), TINYLLAMA)
-    assert (plan.max_tokens, plan.capped_from) == (2048, 5000)
+    assert plan.capped_from == 5000
+    assert plan.max_tokens <= 2048
     plan = resolve(CacheConfig(max_tokens=5000, beyond_context=True), TINYLLAMA)
-    assert (plan.max_tokens, plan.capped_from) == (5000, None)
+    assert plan.capped_from is None
+    assert 5000 - 64 < plan.max_tokens <= 5000
 
 
-def test_a_budget_buys_whole_tokens() -> None:
-    assert resolve(CacheConfig.for_budget(22528 * 101 + 22527), TINYLLAMA).max_tokens == 101
-    assert resolve(CacheConfig.for_budget("16MiB"), TINYLLAMA).max_tokens == 744
+@pytest.mark.parametrize("budget", [3 << 20, 10_000_000, 20_000_000])
+@pytest.mark.parametrize("kv", [("hkivi5", "turbo3u"), ("f16", "f16"), ("q8", "q2")])
+def test_a_budget_is_used_and_never_passed(budget: int, kv: tuple[str, str]) -> None:
+    plan = resolve(CacheConfig.for_budget(budget, keys=kv[0], values=kv[1]), TINYLLAMA)
+    assert plan.max_bytes <= budget
+    full = plan.max_tokens > 2048 - 64
+    assert full or budget - plan.max_bytes < plan.block_bytes + plan.token_bytes
+    assert plan.sizes.hot == min(256, (budget // 22528 - 4) // 2 - 63)
+
+
+def test_a_window_bounds_a_budget() -> None:
+    both = CacheConfig(budget=100 << 20, max_tokens=900)
+    assert 900 - 64 < resolve(both, TINYLLAMA).max_tokens <= 900
     generous = resolve(CacheConfig.for_budget("16GiB"), TINYLLAMA)
-    assert (generous.max_tokens, generous.capped_from) == (2048, None)
-    both = CacheConfig(budget=22528 * 500, max_tokens=300)
-    assert resolve(both, TINYLLAMA).max_tokens == 300
+    assert generous.capped_from is None
+    assert 2048 - 64 < generous.max_tokens <= 2048
 
 
-def test_a_budget_below_one_token_is_refused() -> None:
-    with pytest.raises(CacheError, match="22527 bytes holds no token"):
-        resolve(CacheConfig(budget=22527), TINYLLAMA)
+def test_a_small_window_shortens_the_hot_tier_and_says_so() -> None:
+    plan = resolve(CacheConfig(max_tokens=100), TINYLLAMA)
+    assert (plan.sizes.hot, plan.sizes.slots, plan.hot_capped_from) == (33, 0, 256)
+    assert plan.max_tokens == 100
+
+
+def test_what_holds_nothing_is_refused() -> None:
+    with pytest.raises(CacheError, match=r"does not hold 4 pinned tokens .* give a larger --kv-bu"):
+        resolve(CacheConfig(budget=22528 * 67), TINYLLAMA)
+    with pytest.raises(CacheError, match="a window of 67 tokens does not hold 4 pinned"):
+        resolve(CacheConfig(max_tokens=67), TINYLLAMA)
+    odd = replace(TINYLLAMA, head_dim=72)
+    with pytest.raises(CacheError, match="got head dimension 72"):
+        resolve(CacheConfig(), odd)
+    assert resolve(CacheConfig(keys="q8", values="q4"), odd).block_bytes > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_planned_bytes_are_the_bytes_of_the_arrays(name: str) -> None:
+    config = CacheConfig(
+        keys=name, values=name, hot=24, block=8, max_tokens=100, backend=Backend.REFERENCE
+    )
+    plan = resolve(config, SMALL)
+    caches = from_plan(plan, None)
+    rng = np.random.default_rng(3)
+    for cache in caches:
+        k, v = (mx.array(rng.normal(size=(1, 3, 211, 16)).astype(np.float32)) for _ in "kv")
+        cache.append(k, v)
+    total = sum_layers(cache.stats() for cache in caches)
+    assert total.held_bytes <= total.allocated_bytes == plan.max_bytes
+    arrays = sum(array.nbytes for cache in caches for array in cache.pending())
+    assert arrays == plan.max_bytes
+    assert 8 * total.cold_bytes / (2 * 2 * 3 * 16 * total.cold) == pytest.approx(plan.cold_bits)
 
 
 @pytest.mark.parametrize(
@@ -57,24 +115,35 @@ def test_other_sizes_are_refused(text: str) -> None:
         parse_bytes(text)
 
 
-@pytest.mark.parametrize("bad", [{"max_tokens": 0}, {"budget": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"max_tokens": 0}, {"budget": -1}, {"hot": -1}, {"block": 0}, {"sinks": -2}]
+)
 def test_impossible_settings_are_refused(bad: dict[str, int]) -> None:
-    with pytest.raises(CacheError, match="expected at least 1"):
+    with pytest.raises(CacheError, match="expected at least"):
         CacheConfig(**bad)
 
 
-def test_one_cache_per_layer_sums_up() -> None:
-    caches = from_plan(resolve(CacheConfig(max_tokens=100), TINYLLAMA))
-    assert len(caches) == 22
-    assert {cache.max_seq_len for cache in caches} == {100}
-    assert sum_layers(cache.stats() for cache in caches).allocated_bytes == 0
+def test_an_unknown_codec_is_refused_at_once() -> None:
+    with pytest.raises(CacheError, match="did you mean hkivi5"):
+        CacheConfig(keys="hkivi6")
+
+
+def test_a_configuration_survives_json() -> None:
+    config = CacheConfig(budget=5 << 20, keys="h8", hot_dtype=HotDtype.BF16, keep=9)
+    assert CacheConfig.from_dict(config.as_dict()) == config
+    assert CacheConfig.from_dict({}) == CacheConfig()
+    with pytest.raises(CacheError, match="not a cache configuration"):
+        CacheConfig.from_dict({"hot_tokens": 3})
+    with pytest.raises(CacheError, match="not a cache configuration"):
+        CacheConfig.from_dict({"backend": "tpu"})
+
+
+def test_stats_of_no_layer_are_refused() -> None:
     with pytest.raises(ValueError, match="no layer"):
         sum_layers([])
 
 
 def test_the_gpu_backend_needs_a_gpu() -> None:
-    import mlx.core as mx
-
     if mx.default_device().type == mx.DeviceType.gpu:
         assert Backend.AUTO.resolve() is Backend.GPU
         return

@@ -16,7 +16,6 @@ from models.chat_template import Role
 CURSOR = "▍"
 _ENDINGS = {
     "length": "cut at max tokens · /continue goes on",
-    "window": "the window is full",
     "cancelled": "stopped",
 }
 

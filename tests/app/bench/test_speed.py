@@ -90,6 +90,7 @@ def test_a_failing_ember_is_an_error(tmp_path: Path) -> None:
 
 def test_json_keeps_the_contract(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--pp", "40", "--tg", "5", "--depths", "0,30", "--reps", "2", "--threads", "1"]
+    flags += ["--kv", "f16"]
     code = cli.run(["bench", "speed", "-m", str(tiny_path), "--json", *flags])
     found = json.loads(capsys.readouterr().out)
     assert code == 0

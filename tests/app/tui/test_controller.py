@@ -6,7 +6,6 @@ import pytest
 
 from app.sessions.chat import Attachment, ChatMessage, State
 from app.sessions.store import SessionStore
-from app.transcript import FinishReason
 from app.tui.controller import ChatController
 from app.tui.scripted_service import ScriptedService
 from app.tui.service import Prepared, TooLong
@@ -283,16 +282,6 @@ def test_a_full_disk_is_told_once_and_the_chat_goes_on(tmp_path: Path) -> None:
     assert [notice for notice in talk.chat.notices if "not saved" in notice] != []
     assert len(talk.chat.notices) == 1
     assert talk.texts == ["one", "1", "two", "2"]
-
-
-def test_the_window_ends_an_answer(talk: Talk) -> None:
-    talk.ask("one")
-    talk.service.say("x")
-    talk.service.finish(FinishReason.WINDOW)
-    talk.chat.tick()
-    figures = talk.chat.chat.messages[-1].figures
-    assert figures is not None
-    assert figures.finish_reason == "window"
 
 
 def test_an_attachment_is_fenced_beyond_what_it_contains() -> None:

@@ -1,0 +1,108 @@
+"""How much a cache changes what a model says: teacher-forced, beside a reference cache.
+
+Tokens are fed in decode mode, in chunks no longer than a block, so that every
+token read from the cold tier was encoded on the way, as in a chat.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from kvcache import TwoTierKVCache
+from models.llama import Model
+
+Floats = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """One number for each scored position.
+
+    nll: negative log-likelihood of the next token under the cache, nats.
+    reference_nll: the same under the reference.
+    kl: divergence of the next-token distribution from the reference's, nats.
+    agrees: whether both give the same most likely token.
+    """
+
+    nll: Floats
+    reference_nll: Floats
+    kl: Floats
+    agrees: npt.NDArray[np.bool_]
+
+    @property
+    def perplexity(self) -> float:
+        """Of the text under the cache."""
+        return float(np.exp(self.nll.mean()))
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The figures of the JSON contract."""
+        return {
+            "ppl": self.perplexity,
+            "reference_ppl": float(np.exp(self.reference_nll.mean())),
+            "kld_mean": float(self.kl.mean()),
+            "kld_median": float(np.median(self.kl)),
+            "kld_p999": float(np.quantile(self.kl, 0.999)),
+            "top1": float(self.agrees.mean()),
+            "tokens": len(self.kl),
+        }
+
+
+def diverge(
+    model: Model,
+    cache: Sequence[TwoTierKVCache],
+    reference: Sequence[TwoTierKVCache],
+    ids: Sequence[int],
+    *,
+    chunk: int,
+    skip: int = 0,
+) -> Iterator[Divergence]:
+    """Feed `ids` through both caches; yields the positions of each chunk as they come.
+
+    chunk: tokens at a time. skip: first positions that are fed but not scored.
+    The last id is only a target.
+    """
+    for start in range(0, len(ids) - 1, chunk):
+        stop = min(start + chunk, len(ids) - 1)
+        fed, targets = mx.array([ids[start:stop]]), np.array(ids[start + 1 : stop + 1])
+        ours, theirs = (_log_probabilities(model, caches, fed) for caches in (cache, reference))
+        first = max(0, skip - start)
+        if first < stop - start:
+            yield _compare(ours[first:], theirs[first:], targets[first:])
+
+
+def join(parts: Sequence[Divergence]) -> Divergence:
+    """All positions of several chunks."""
+    return Divergence(
+        nll=np.concatenate([part.nll for part in parts]),
+        reference_nll=np.concatenate([part.reference_nll for part in parts]),
+        kl=np.concatenate([part.kl for part in parts]),
+        agrees=np.concatenate([part.agrees for part in parts]),
+    )
+
+
+def _log_probabilities(model: Model, caches: Sequence[TwoTierKVCache], ids: mx.array) -> Logits:
+    """[L, vocabulary]."""
+    logits: Logits = np.asarray(model(ids, caches)[0].astype(mx.float32))
+    mx.eval([cache.pending() for cache in caches])
+    below: Logits = logits - logits.max(axis=-1, keepdims=True)
+    below -= np.log(np.exp(below).sum(axis=-1, keepdims=True, dtype=np.float64))
+    return below
+
+
+def _compare(
+    ours: Logits,
+    theirs: Logits,
+    targets: npt.NDArray[np.int64],
+) -> Divergence:
+    rows = np.arange(len(targets))
+    kl = np.einsum("ij,ij->i", np.exp(theirs), theirs - ours, dtype=np.float64)
+    return Divergence(
+        nll=-ours[rows, targets].astype(np.float64),
+        reference_nll=-theirs[rows, targets].astype(np.float64),
+        kl=kl,
+        agrees=ours.argmax(axis=-1) == theirs.argmax(axis=-1),
+    )

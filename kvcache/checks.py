@@ -1,0 +1,89 @@
+"""What every unencoded cache refuses before it changes anything.
+
+Knows shapes, dtypes and finiteness; how and where a cache stores tokens is not
+known here.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from kvcache.buffers import host_array
+from kvcache.config import HotDtype
+from kvcache.errors import CacheError
+
+# The largest number of each dtype.
+_LARGEST = {dtype: float(mx.finfo(dtype.mx).max) for dtype in HotDtype}
+
+Expected = tuple[int | None, int | None, int | None]
+
+
+def check_tokens(k: mx.array, v: mx.array, expected: Expected) -> None:
+    """Refuse keys and values that are not two equal floating [B, Hkv, L, D].
+
+    expected: B, Hkv and D, None for any. Raises CacheError.
+    """
+    if k.ndim != 4 or k.shape != v.shape or not k.shape[0] * k.shape[1] * k.shape[3]:
+        raise CacheError(
+            f"got keys {k.shape} and values {v.shape}, expected two equal [B, Hkv, L, D] "
+            "with B, Hkv and D at least 1"
+        )
+    for name, array in (("keys", k), ("values", v)):
+        if not mx.issubdtype(array.dtype, mx.floating):
+            raise CacheError(
+                f"got {name} of {array.dtype}, expected float16, bfloat16 or float32; "
+                "convert them first"
+            )
+    batch, heads, _, dim = k.shape
+    if any(
+        want not in (None, got) for want, got in zip(expected, (batch, heads, dim), strict=True)
+    ):
+        shown = ", ".join("any" if want is None else str(want) for want in expected[:2])
+        raise CacheError(
+            f"got keys {k.shape}, but the cache holds [B, Hkv, _, D] = [{shown}, _, {expected[2]}]"
+        )
+
+
+def check_queries(q: mx.array, like: tuple[int, int, int], held: int) -> None:
+    """Refuse queries that cannot attend to `held` tokens of B, Hkv and D = `like`."""
+    batch, kv_heads, dim = like
+    fits = q.ndim == 4 and (q.shape[0], q.shape[3]) == (batch, dim) and not q.shape[1] % kv_heads
+    if not fits:
+        raise CacheError(
+            f"got queries {q.shape}, expected [{batch}, a multiple of {kv_heads}, L, {dim}]"
+        )
+    if held < max(q.shape[2], 1):
+        raise CacheError(
+            f"got {q.shape[2]} queries over {held} held tokens, "
+            "expected no more queries than tokens; append first"
+        )
+
+
+def check_finite(k: mx.array, v: mx.array, dtype: HotDtype, *, on_host: bool) -> None:
+    """Refuse keys or values that are NaN, infinite, or too large for `dtype`.
+
+    Evaluates both. On the host they are about to be read anyway and the check
+    costs a microsecond or two; on a device it waits for all work queued before.
+    """
+    if on_host:
+        finite = _fits(host_array(k), dtype) and _fits(host_array(v), dtype)
+    else:
+        seen = [mx.isfinite(tokens.astype(dtype.mx)).all() for tokens in (k, v)]
+        finite = bool((seen[0] & seen[1]).item())
+    if not finite:
+        raise CacheError(
+            f"got keys or values that are NaN, infinite or beyond what {dtype.value} holds "
+            f"({_LARGEST[dtype]:.3g}); the cache is as it was: look for what produced them, "
+            "or take a wider dtype (--hot-dtype bf16 or f32)"
+        )
+
+
+def _fits(tokens: npt.NDArray[Any], dtype: HotDtype) -> bool:
+    """Whether no element is NaN or larger than the dtype's largest number."""
+    largest = _LARGEST[dtype]
+    # A sum of squares below the square of the bound proves it, by one fast BLAS call.
+    if tokens.dtype == np.float32 and float(np.vdot(tokens, tokens)) < largest**2:
+        return True
+    return float(np.abs(tokens).max(initial=0)) <= largest

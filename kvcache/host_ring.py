@@ -1,0 +1,86 @@
+"""Unencoded keys and values in a ring of plain memory, written and read in place.
+
+Token number u lies at u mod capacity. The system gives pages as they are
+touched, so the ring is as large as its plan from the beginning.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from kvcache.config import HotDtype
+from kvcache.native.structs import Array
+from kvcache.token_ring import runs
+
+_NUMPY = {HotDtype.F16: np.float16, HotDtype.BF16: np.uint16, HotDtype.F32: np.float32}
+
+
+class HostTokens(NamedTuple):
+    """Keys and values [B, Hkv, L, D] in memory; bfloat16 as its bits."""
+
+    keys: Array
+    values: Array
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return int(self.keys.shape[2])
+
+    def cut(self, start: int, stop: int) -> "HostTokens":
+        """The tokens [start, stop), not copied."""
+        return HostTokens(self.keys[:, :, start:stop], self.values[:, :, start:stop])
+
+    def as_arrays(self, dtype: HotDtype) -> tuple[mx.array, mx.array]:
+        """As MLX arrays, copied."""
+        keys, values = mx.array(self.keys), mx.array(self.values)
+        if dtype is HotDtype.BF16:
+            return keys.view(mx.bfloat16), values.view(mx.bfloat16)
+        return keys, values
+
+    @classmethod
+    def of(cls, keys: mx.array, values: mx.array, dtype: HotDtype) -> "HostTokens":
+        """MLX arrays in a hot dtype; what is too large for it becomes infinite."""
+        return cls(_converted(keys, dtype), _converted(values, dtype))
+
+
+class HostRing:
+    """Up to `capacity` tokens of shape [B, Hkv, _, D]."""
+
+    def __init__(self, capacity: int, shape: tuple[int, int, int], dtype: HotDtype) -> None:
+        self.capacity, self.shape = capacity, shape
+        batch, heads, dim = shape
+        keys, values = (np.zeros((batch, heads, capacity, dim), _NUMPY[dtype]) for _ in range(2))
+        self._memory = HostTokens(keys, values)
+
+    def write(self, number: int, tokens: HostTokens) -> None:
+        """Put at most `capacity` tokens at numbers number .. number + L."""
+        for at, first, count in runs(number, tokens.length, self.capacity):
+            into, new = self._memory.cut(at, at + count), tokens.cut(first, first + count)
+            into.keys[...], into.values[...] = new
+
+    def pieces(self, number: int, count: int) -> Iterator[tuple[int, HostTokens]]:
+        """(index of its first token, tokens) of one or two runs, in place."""
+        for at, first, run in runs(number, count, self.capacity):
+            yield first, self._memory.cut(at, at + run)
+
+    def read(self, number: int, count: int) -> HostTokens:
+        """`count` tokens from a number; in place where they lie side by side."""
+        return side_by_side([tokens for _, tokens in self.pieces(number, count)])
+
+
+def side_by_side(parts: Sequence[HostTokens]) -> HostTokens:
+    """Several runs of tokens as one."""
+    if len(parts) == 1:
+        return parts[0]
+    keys, values = zip(*parts, strict=True)
+    return HostTokens(np.concatenate(keys, axis=2), np.concatenate(values, axis=2))
+
+
+def _converted(x: mx.array, dtype: HotDtype) -> Array:
+    if dtype is HotDtype.BF16:
+        return np.asarray(x.astype(mx.bfloat16).view(mx.uint16))
+    wide = np.asarray(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x)
+    with np.errstate(over="ignore"):
+        return wide.astype(_NUMPY[dtype], copy=False)

@@ -1,0 +1,175 @@
+"""ember's cache in stock mlx-lm: shapes and ropes of its models, injection, attention.
+
+    cache = make_prompt_cache(model, config)        works in every mlx-lm loop as it is
+    inject(model, config)                           mlx_lm.server and mlx_lm.generate use it
+    install()                                       attention reads the tiers themselves
+
+Without `install`, attention runs over what `update_and_fetch` returns: decoded
+keys and values, correct in any model, at the memory of an fp16 window.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm.models.base as base
+import mlx_lm.models.cache as mlx_lm_cache
+import numpy as np
+import numpy.typing as npt
+from mlx_lm.models import rope_utils
+
+from kvcache.config import Backend, CacheConfig
+from kvcache.errors import CacheError
+from kvcache.plan import ModelShape, resolve
+from kvcache.reference import Mask
+from kvcache.rotation import Rotation
+from kvcache.two_tier import TwoTierKVCache
+
+_HOOK = "scaled_dot_product_attention"
+_FALLBACK_CONTEXT = 2**17
+
+# load_prompt_cache looks its classes up among these.
+mlx_lm_cache.TwoTierKVCache = TwoTierKVCache
+
+
+def make_prompt_cache(model: nn.Module, config: CacheConfig | None = None) -> list[TwoTierKVCache]:
+    """The caches that `config` asks for, one per layer of an mlx-lm model.
+
+    mlx-lm's own networks run in MLX everywhere, so the automatic backend never
+    means the native CPU kernels here. Raises CacheError for a model that ours
+    do not fit.
+    """
+    config = config or CacheConfig()
+    if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
+        config = replace(config, backend=Backend.REFERENCE)
+    plan, rotation = resolve(config, shape_of(model)), rotation_of(model)
+    return [
+        TwoTierKVCache(plan.layer(index), rotation=rotation) for index in range(plan.shape.layers)
+    ]
+
+
+def shape_of(model: nn.Module) -> ModelShape:
+    """What a cache of an mlx-lm model has to hold.
+
+    Raises CacheError for a model that wants other caches than plain ones (sliding
+    windows, state spaces), or does not say its dimensions.
+    """
+    _check_caches(model)
+    args = model.args
+    heads = getattr(args, "num_attention_heads", None)
+    kv_heads = getattr(args, "num_key_value_heads", None) or heads
+    if not kv_heads:
+        raise CacheError(f"{type(model).__name__} does not say how many KV heads it has")
+    dim = getattr(args, "head_dim", None) or args.hidden_size // heads
+    context = getattr(args, "max_position_embeddings", None) or _FALLBACK_CONTEXT
+    return ModelShape(layers=len(model.layers), kv_heads=kv_heads, head_dim=dim, context=context)
+
+
+def rotation_of(model: nn.Module) -> Rotation | None:
+    """What the model's rope does as a pure rotation; None where it is not known."""
+    found = {id(m): m for layer in model.layers for m in layer.modules() if _is_rope(m)}
+    rotations = [_rotation(rope) for rope in found.values()]
+    first = rotations[0] if rotations else None
+    if first is None or not all(_same(first, other) for other in rotations[1:]):
+        return None
+    return first
+
+
+def _check_caches(model: nn.Module) -> None:
+    # The class's own factory: the instance's may be what `inject` put there.
+    own = getattr(type(model), "make_cache", None)
+    wanted = own(model) if own else []
+    others = {type(c).__name__ for c in wanted if type(c) is not mlx_lm_cache.KVCache}
+    if others:
+        raise CacheError(
+            f"{type(model).__name__} wants {', '.join(sorted(others))}: ember's cache stands in "
+            "for plain KVCache layers only"
+        )
+
+
+def inject(model: nn.Module, config: CacheConfig | None = None) -> None:
+    """Make every cache that mlx-lm creates for this model one of ours.
+
+    mlx_lm.server, mlx_lm.generate and mlx_lm's make_prompt_cache ask the model
+    first. Raises CacheError for a model or configuration that does not fit.
+    """
+    make_prompt_cache(model, config)
+    model.make_cache = lambda: make_prompt_cache(model, config)
+
+
+def install() -> None:
+    """Let mlx-lm's attention read our caches' tiers; all else stays as it was."""
+    TwoTierKVCache.keeps_view = True
+    if base.scaled_dot_product_attention is not _routed:
+        _replace(_stock, _routed)
+
+
+def uninstall() -> None:
+    """Undo `install`."""
+    TwoTierKVCache.keeps_view = False
+    _replace(_routed, _stock)
+
+
+_stock = base.scaled_dot_product_attention
+
+
+def _routed(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    cache: Any,
+    scale: float,
+    mask: Mask,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """mlx-lm's attention, but over the tiers where they are ours.
+
+    keys and values, which mlx-lm has from update_and_fetch, stay unevaluated then.
+    """
+    if isinstance(cache, TwoTierKVCache) and sinks is None:
+        out = cache.attend_fetched(queries, scale=scale, mask=mask)
+        if out is not None:
+            return out
+    stock: mx.array = _stock(
+        queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
+    )
+    return stock
+
+
+def _replace(old: Callable[..., mx.array], new: Callable[..., mx.array]) -> None:
+    """In mlx-lm's base first, so that models imported later have it too, then where it is known."""
+    base.scaled_dot_product_attention = new
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mlx_lm.models.") and vars(module).get(_HOOK) is old:
+            setattr(module, _HOOK, new)
+
+
+def _is_rope(module: nn.Module) -> bool:
+    return isinstance(module, nn.RoPE) or type(module).__module__ == rope_utils.__name__
+
+
+def _rotation(rope: nn.Module) -> Rotation | None:
+    """The rotation of one of the ropes that mlx-lm makes; scales are not part of it."""
+    if type(rope) is nn.RoPE:
+        base_periods = rope.base ** (np.arange(0, rope.dims, 2) / rope.dims)
+        return Rotation(periods=base_periods / rope.scale, traditional=rope.traditional)
+    if isinstance(rope, rope_utils.SuScaledRoPE):
+        return Rotation(periods=_periods(rope), traditional=False)
+    if isinstance(rope, rope_utils.Llama3RoPE | rope_utils.YarnRoPE):
+        return Rotation(periods=_periods(rope), traditional=rope.traditional)
+    return None
+
+
+def _periods(rope: nn.Module) -> npt.NDArray[np.float64]:
+    return np.asarray(rope._freqs).astype(np.float64)
+
+
+def _same(one: Rotation, other: Rotation | None) -> bool:
+    return (
+        other is not None
+        and one.traditional == other.traditional
+        and np.array_equal(one.periods, other.periods)
+    )

@@ -1,0 +1,140 @@
+// A running softmax over tiles of tokens, for some query rows of one KV head (online softmax,
+// Milakov & Gimelshein, arXiv 1805.02867).
+#pragma once
+
+#include <vector>
+
+#include "dense.h"
+
+namespace ember {
+
+constexpr float kUnseen = -1e30f;   // the maximum of a row that has seen no token
+constexpr float kHidden = -3e38f;   // the score of a token that a row does not see
+
+// Tokens of a tile that a row sees: [first, end).
+struct Seen {
+    int64_t first, end;
+};
+
+// Query rows, scaled so that weights are powers of two, and what they have gathered so far.
+struct Rows {
+    int64_t count, dim;
+    const float* queries;  // [count, dim]
+    float* tops;           // [count]
+    float* totals;         // [count]
+    float* values;         // [count, dim]
+
+    void clear() const {
+        std::fill(tops, tops + count, kUnseen);
+        std::fill(totals, totals + count, 0.0f);
+        std::fill(values, values + count * dim, 0.0f);
+    }
+};
+
+// The keys of a tile: scores [rows, kTile] of some query rows.
+class TileKeys {
+  public:
+    virtual ~TileKeys() = default;
+    virtual void score(const float* queries, int rows, float* scores) const = 0;
+};
+
+// The values of a tile: out[r] = corrections[r] * out[r] + sum over t of weights[r][t] * value t.
+// Weights [rows, kTile] are zero, or next to it, for tokens past the tile's end.
+class TileValues {
+  public:
+    virtual ~TileValues() = default;
+    virtual void gather(const float* weights, int rows, const float* corrections,
+                        float* out) const = 0;
+};
+
+// A tile in floats, as dense.h lays it out.
+class FloatKeys : public TileKeys {
+  public:
+    FloatKeys(const float* keys, int64_t count, int64_t dim)
+        : keys_(keys), lanes_(whole_lanes(count)), dim_(dim) {}
+
+    void score(const float* queries, int rows, float* scores) const override {
+        with_constant<kProductRows>(rows, [&](auto count) {
+            multiply_rows<count>({queries, dim_}, {keys_, kTile}, dim_, lanes_, nullptr,
+                                 {scores, kTile});
+        });
+    }
+
+  private:
+    const float* keys_;
+    int64_t lanes_, dim_;
+};
+
+class FloatValues : public TileValues {
+  public:
+    FloatValues(const float* values, int64_t count, int64_t dim)
+        : values_(values), count_(count), dim_(dim) {}
+
+    void gather(const float* weights, int rows, const float* corrections,
+                float* out) const override {
+        with_constant<kProductRows>(rows, [&](auto count) {
+            multiply_rows<count>({weights, kTile}, {values_, dim_}, count_, dim_, corrections,
+                                 {out, dim_});
+        });
+    }
+
+  private:
+    const float* values_;
+    int64_t count_, dim_;
+};
+
+// Turn a row's scores [16 * kVectors] into weights relative to the new maximum `top`, add them to
+// `total`, and return by how much what was gathered before shrinks.
+template <int kVectors>
+inline float soften(float* scores, float& top, float& total) {
+    Vector weights[kVectors], highest = splat(top), sums = {};
+    for (int v = 0; v < kVectors; ++v) {
+        weights[v] = load(scores + v * kLanes);
+        highest = larger(weights[v], highest);
+    }
+    const float now = max(highest);
+    for (int v = 0; v < kVectors; ++v) {
+        weights[v] = exp2_below(weights[v] - now);
+        store(scores + v * kLanes, weights[v]);
+        sums += weights[v];
+    }
+    const float correction = exp2_below(top - now);
+    total = total * correction + sum(sums);
+    top = now;
+    return correction;
+}
+
+inline float soften(float* scores, int64_t lanes, Seen seen, float& top, float& total) {
+    if (seen.first > 0) std::fill(scores, scores + seen.first, kHidden);
+    if (seen.end < lanes) std::fill(scores + seen.end, scores + lanes, kHidden);
+    float correction = 1;
+    with_constant<kTile / kLanes>(
+        lanes / kLanes, [&](auto vectors) { correction = soften<vectors>(scores, top, total); });
+    return correction;
+}
+
+// Add a tile of `tokens` to all rows, `kMost` at a time; seen(r) says what row r sees of it.
+template <int kMost, typename See>
+inline void attend_tile(const TileKeys& keys, const TileValues& values, int64_t tokens,
+                        const Rows& rows, const See& seen) {
+    const int64_t lanes = whole_lanes(tokens);
+    for (int64_t first = 0; first < rows.count; first += kMost) {
+        const int count = int(std::min<int64_t>(kMost, rows.count - first));
+        alignas(64) float scores[kMost * kTile];
+        float corrections[kMost];
+        Seen shown[kMost];
+        bool any = false;
+        for (int r = 0; r < count; ++r) {
+            shown[r] = seen(first + r);
+            any |= shown[r].first < shown[r].end;
+        }
+        if (!any) continue;
+        keys.score(rows.queries + first * rows.dim, count, scores);
+        for (int r = 0; r < count; ++r)
+            corrections[r] = soften(scores + r * kTile, lanes, shown[r], rows.tops[first + r],
+                                    rows.totals[first + r]);
+        values.gather(scores, count, corrections, rows.values + first * rows.dim);
+    }
+}
+
+}  // namespace ember

@@ -1,0 +1,134 @@
+"""The arguments of the kernels as C has them; each class mirrors a struct of the headers."""
+
+from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
+
+import numpy as np
+import numpy.typing as npt
+
+from kvcache.errors import CacheError
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Array = npt.NDArray[np.generic]
+
+# How unencoded keys and values are stored; bfloat16 as its bits.
+ELEMENTS = {np.dtype(np.float16): 0, np.dtype(np.uint16): 1, np.dtype(np.float32): 2}
+
+# Head dimensions come in whole vectors.
+HEAD_DIM_STEP = 16
+
+MOST_LEVELS = 16
+
+
+class Weight(Structure):
+    """affine.h"""
+
+    _fields_ = (
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("biases", c_void_p),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("bits", c_int32),
+        ("group", c_int32),
+    )
+
+
+class Strided(Structure):
+    """dense.h"""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("batch_stride", c_int64),
+        ("head_stride", c_int64),
+        ("token_stride", c_int64),
+        ("element", c_int32),
+    )
+
+
+class Piece(Structure):
+    """attention.h"""
+
+    _fields_ = (
+        ("keys", Strided),
+        ("values", Strided),
+        ("count", c_int64),
+        ("position", c_int64),
+        ("pinned", c_int32),
+    )
+
+
+class BlockForm(Structure):
+    """record.h"""
+
+    _fields_ = (
+        ("family", c_int32),
+        ("role", c_int32),
+        ("bits", c_int32),
+        ("tokens", c_int64),
+        ("dim", c_int64),
+        ("group", c_int64),
+        ("token_scales", c_int64),
+        ("token_zeros", c_int64),
+        ("channel_scales", c_int64),
+        ("channel_zeros", c_int64),
+        ("record_bytes", c_int64),
+        ("centre", c_float),
+        ("levels", c_int32),
+        ("table", c_float * MOST_LEVELS),
+        ("signs", c_void_p),
+        ("basis", c_void_p),
+        ("inverse", c_void_p),
+    )
+
+
+class Blocks(Structure):
+    """attention.h"""
+
+    _fields_ = (
+        ("key_form", c_void_p),
+        ("value_form", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("count", c_int64),
+        ("position", c_int64),
+    )
+
+
+class AttentionShape(Structure):
+    """attention.h"""
+
+    _fields_ = (
+        ("batch", c_int64),
+        ("heads", c_int64),
+        ("kv_heads", c_int64),
+        ("queries", c_int64),
+        ("dim", c_int64),
+        ("position", c_int64),
+        ("scale", c_float),
+        ("lowest", c_void_p),
+        ("lowest_stride", c_int64),
+    )
+
+
+def address(array: Array) -> int:
+    """Where a C-ordered array's memory begins."""
+    interface = array.__array_interface__
+    if interface["strides"] is not None:
+        raise CacheError(f"got an array of shape {array.shape} that is not in C order")
+    found: int = interface["data"][0]
+    return found
+
+
+def strided(tokens: Array) -> Strided:
+    """Tokens [B, Hkv, n, D] of a dtype in ELEMENTS, the last axis contiguous."""
+    size = tokens.itemsize
+    batch, head, token, last = tokens.strides
+    if last != size:
+        raise CacheError(f"got tokens {tokens.shape} whose last axis is not contiguous")
+    element = ELEMENTS.get(tokens.dtype)
+    if element is None:
+        names = ", ".join(map(str, ELEMENTS))
+        raise CacheError(f"got tokens of {tokens.dtype}, expected one of {names}")
+    data = tokens.__array_interface__["data"][0]
+    return Strided(data, batch // size, head // size, token // size, element)

@@ -1,0 +1,69 @@
+"""Turning queries by whole positions, as the model's rotary embedding would.
+
+Sinks stay at the beginning while the window moves on. A query attends to them
+with a copy of itself turned back by the tokens that were let go, so that its
+distance to them never exceeds the window and no key is ever touched again.
+Source: RoPE, arXiv 2104.09864; sinks, StreamingLLM, arXiv 2309.17453.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rotation:
+    """A pure rotation of head vectors: no scale, whatever the rope itself multiplies by.
+
+    periods: [pairs]; pair i turns by position / periods[i]. Dimensions from
+    2 * pairs on stay as they are.
+    traditional: pairs are (2i, 2i + 1); otherwise (i, i + pairs).
+    """
+
+    periods: npt.NDArray[np.float64]
+    traditional: bool
+
+    def __call__(self, x: mx.array, by: Sequence[int]) -> mx.array:
+        """Turn x [B, H, L, D]: row i by by[i] positions; float32 inside, x's dtype outside."""
+        if not any(by):
+            return x
+        cos, sin = (mx.array(table) for table in _tables(self, tuple(by)))  # [L, pairs]
+        pairs = len(self.periods)
+        turning = x[..., : 2 * pairs].astype(mx.float32)
+        if self.traditional:
+            a, b = turning[..., 0::2], turning[..., 1::2]
+            turned = mx.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).flatten(-2)
+        else:
+            a, b = turning[..., :pairs], turning[..., pairs:]
+            turned = mx.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+        turned = turned.astype(x.dtype)
+        if x.shape[-1] == 2 * pairs:
+            return turned
+        return mx.concatenate([turned, x[..., 2 * pairs :]], axis=-1)
+
+    def turn_host(self, x: Floats, by: tuple[int, ...]) -> Floats:
+        """The same in plain memory."""
+        cos, sin = _tables(self, by)
+        pairs = len(self.periods)
+        first = np.s_[..., 0 : 2 * pairs : 2] if self.traditional else np.s_[..., :pairs]
+        second = (
+            np.s_[..., 1 : 2 * pairs : 2] if self.traditional else np.s_[..., pairs : 2 * pairs]
+        )
+        turned = x.copy()
+        turned[first] = x[first] * cos - x[second] * sin
+        turned[second] = x[first] * sin + x[second] * cos
+        return turned
+
+
+# All layers of a model turn alike, one after the other.
+@lru_cache(maxsize=8)
+def _tables(rotation: Rotation, by: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Cosines and sines [L, pairs]."""
+    angles = np.array(by, np.float64)[:, None] / rotation.periods
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

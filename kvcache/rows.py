@@ -1,0 +1,72 @@
+"""A batch of sequences of different lengths: one cache per row, side by side.
+
+Prompts of unequal length come padded on the left. Padding never reaches a row's
+cache, so each row has its own sinks, its own migrations and its own window.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from kvcache.errors import CacheError
+from kvcache.reference import Mask
+from kvcache.stats import CacheStats, sum_rows
+from kvcache.two_tier import TwoTierKVCache
+
+
+class RowsKVCache:
+    """One layer of a batch. Positions count padding too; only distances matter to RoPE.
+
+    caches: of one sequence each, empty.
+    left_padding: leading padding tokens of each row.
+    """
+
+    def __init__(self, caches: Sequence[TwoTierKVCache], left_padding: Sequence[int]) -> None:
+        if len(caches) != len(left_padding) or not caches:
+            raise CacheError(
+                f"got {len(caches)} rows and {len(left_padding)} paddings, expected as many of each"
+            )
+        self.rows = list(caches)
+        self.offset = 0
+        self._padding = list(left_padding)
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
+    ) -> mx.array:
+        """Each row's `TwoTierKVCache.attend`; padding queries give zeros.
+
+        q [B, Hq, L, D]; k, v [B, Hkv, L, D]. Raises CacheError for a mask array or
+        another B.
+        """
+        if isinstance(mask, mx.array):
+            raise CacheError("rows of unequal length take no mask array: each row is causal")
+        if k.shape[0] != len(self.rows):
+            raise CacheError(f"got {k.shape[0]} batch rows, expected {len(self.rows)}")
+        outputs = []
+        for at, cache in enumerate(self.rows):
+            skip = min(max(0, self._padding[at] - self.offset), k.shape[2])
+            row = slice(at, at + 1)
+            out = mx.zeros_like(q[row, :, :skip])
+            if skip < k.shape[2]:
+                parts = (x[row, :, skip:] for x in (q, k, v))
+                out = mx.concatenate([out, cache.attend(*parts, scale=scale)], axis=2)
+            outputs.append(out)
+        self.offset += k.shape[2]
+        return mx.concatenate(outputs, axis=0)
+
+    def stats(self) -> CacheStats:
+        """Tokens and bytes of all rows together."""
+        return sum_rows(cache.stats() for cache in self.rows)
+
+    def filter(self, rows: Sequence[int]) -> None:
+        """Keep only the given rows."""
+        self.rows = [self.rows[at] for at in rows]
+        self._padding = [self._padding[at] for at in rows]
+
+    def extract(self, row: int) -> TwoTierKVCache:
+        """The cache of one row."""
+        return self.rows[row]
+
+    def pending(self) -> list[mx.array]:
+        """Arrays to evaluate before the next step."""
+        return [array for cache in self.rows for array in cache.pending()]

@@ -1,0 +1,346 @@
+"""The rotating two-tier cache of one layer: unencoded sinks and recent tokens, encoded older ones.
+
+    pinned | cold ring of encoded blocks | hot ring | new tokens
+
+On overflow of the hot ring its oldest block is encoded, once, into the cold
+ring's next slot; when all slots are taken, the oldest block is overwritten. Where
+each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
+sees, `tier_view`. Keys arrive after RoPE; no tokenizer, no model.
+"""
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from kvcache.checks import check_queries, check_tokens
+from kvcache.config import Backend, CacheConfig
+from kvcache.device_tiers import DeviceTiers, attend_view
+from kvcache.errors import CacheError
+from kvcache.host_tiers import HostTiers
+from kvcache.ledger import Ledger, TierSizes
+from kvcache.partial import grouped_scores
+from kvcache.plan import LayerPlan
+from kvcache.reference import Mask
+from kvcache.rotation import Rotation
+from kvcache.saved import Saved, State, dump, restore
+from kvcache.stats import CacheStats
+from kvcache.tier_view import Sight
+from kvcache.tiers import Tiers, TierView, TokenRun, Tokens
+
+
+class _Fetched(NamedTuple):
+    """What queries see right after `update_and_fetch`: the tiers before it, and its tokens."""
+
+    ledger: Ledger
+    view: TierView
+    new: Tokens
+
+
+class TwoTierKVCache:
+    """Keys and values of one layer, bounded by its plan however long the chat.
+
+    rotation: the layer's rope, so that sinks stay inside the window. None, for
+    an unknown rope, attends to them at their true distance; `stats` says which.
+    keeps_view: whether `update_and_fetch` leaves what `attend_fetched` needs.
+    """
+
+    keeps_view = False
+
+    def __init__(self, plan: LayerPlan, *, rotation: Rotation | None = None) -> None:
+        self.plan = plan
+        self.rotation = rotation if plan.turn_sinks else None
+        self.ledger = Ledger(sizes=plan.sizes)
+        self._tiers = make_tiers(plan)
+        self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
+        self._fetched: _Fetched | None = None
+
+    @classmethod
+    def from_config(
+        cls, config: CacheConfig, *, layer: int = 0, rotation: Rotation | None = None
+    ) -> "TwoTierKVCache":
+        """A cache for a model that is not known: `config` must say `max_tokens`."""
+        if config.max_tokens is None or config.budget is not None:
+            raise CacheError(
+                "a cache without a model needs max_tokens and takes no budget; "
+                "use make_prompt_cache(model, config) for a budget"
+            )
+        sizes = TierSizes.within(
+            config.max_tokens,
+            pinned=max(config.sinks, config.keep),
+            hot=config.hot,
+            block=config.block,
+        )
+        return cls(LayerPlan.of(config, sizes, layer), rotation=rotation)
+
+    @property
+    def offset(self) -> int:
+        """Tokens appended, and the position of the next one."""
+        return self.ledger.total
+
+    # -- what attention needs --
+
+    def append(self, k: mx.array, v: mx.array) -> None:
+        """Add L tokens: k and v are [B, Hkv, L, D].
+
+        Raises CacheError, and leaves the cache as it was, for shapes or dtypes that
+        do not fit and for numbers that are not finite in the hot dtype.
+        """
+        self._append(self._checked(k, v))
+
+    def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
+        """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
+        check_queries(q, self._shape or (q.shape[0], 1, q.shape[-1]), self.ledger.total)
+        position = self.ledger.total - q.shape[2]
+        return self._attend(q, None, position=position, scale=scale, mask=mask)
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
+    ) -> mx.array:
+        """Attend to the tiers as they are and to the new tokens, unencoded; then `append`.
+
+        mask: an array has a column for each held token in the order of `keys()`,
+        then one for each new token.
+        """
+        new = self._checked(k, v)
+        check_queries(q, _like(k), k.shape[2])
+        out = self._attend(q, new, position=self.ledger.total, scale=scale, mask=mask)
+        self._append(new)
+        return out
+
+    def scores(self, q: mx.array, *, scale: float = 1.0) -> mx.array:
+        """Scores [B, Hq, L, held] of q [B, Hq, L, D] against `keys()`, before softmax.
+
+        As the codecs estimate them, float32, without a mask; pinned tokens are
+        met with the turned queries of the newest position.
+        """
+        keys, sink = self.keys().astype(mx.float32), self.ledger.sink
+        q = q.astype(mx.float32) * (scale / self.plan.temperature)
+        turned = self._turned(q, [-self.ledger.evicted] * q.shape[2])
+        parts = (turned, keys[:, :, :sink]), (q, keys[:, :, sink:])
+        return mx.concatenate([grouped_scores(*part) for part in parts], axis=-1)
+
+    # -- what is held --
+
+    def keys(self) -> mx.array:
+        """The held keys [B, Hkv, held, D], oldest first, cold ones decoded, in the hot dtype."""
+        return self._held()[0]
+
+    def values(self) -> mx.array:
+        """The held values, like `keys`."""
+        return self._held()[1]
+
+    def stats(self) -> CacheStats:
+        """Tokens and bytes by tier; evaluates nothing, may be called from any thread."""
+        ledger, tiers = self.ledger, self._tiers
+        token = self.plan.token_bytes(self._shape) if self._shape else 0
+        block = self.plan.block_bytes(self._shape) if self._shape else 0
+        return CacheStats(
+            total=ledger.total,
+            sink=ledger.sink,
+            hot=ledger.hot,
+            cold=ledger.cold,
+            evicted=ledger.evicted,
+            sink_bytes=ledger.sink * token,
+            hot_bytes=ledger.hot * token,
+            cold_bytes=(ledger.end - ledger.first) * block,
+            allocated_bytes=tiers.allocated_tokens * token + tiers.allocated_blocks * block,
+            fp16_bytes=ledger.held * token * mx.float16.size // self.plan.hot_dtype.mx.size,
+            sinks_turned=self.rotation is not None,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the allocated memory."""
+        return self.stats().allocated_bytes
+
+    def size(self) -> int:
+        """Tokens held."""
+        return self.ledger.held
+
+    def empty(self) -> bool:
+        """Whether nothing is held."""
+        return not self.ledger.total
+
+    # -- changes of what is held --
+
+    def clear(self) -> None:
+        """Forget all tokens and keep the memory."""
+        self.ledger = Ledger(sizes=self.plan.sizes)
+
+    def reset(self) -> None:
+        """Forget all tokens and give the memory back."""
+        self.clear()
+        self._tiers = make_tiers(self.plan)
+        self._shape = None
+
+    def rewind(self, tokens: int) -> int:
+        """Go back at least `tokens`, and return how many were dropped.
+
+        Exactly, among hot tokens; else to the edge of a cold block, or to the
+        beginning when what came before is evicted.
+        """
+        before = self.ledger.total
+        self.ledger = self.ledger.rewound(tokens)
+        return before - self.ledger.total
+
+    def set_policy(self, plan: LayerPlan) -> None:
+        """Move to another plan: cold tokens are encoded again, or let go where it holds fewer.
+
+        Raises CacheError, and changes nothing, for other pinned tokens than before.
+        """
+        if plan.sizes.pinned != self.plan.sizes.pinned:
+            raise CacheError(
+                f"got {plan.sizes.pinned} pinned tokens, but the cache was made with "
+                f"{self.plan.sizes.pinned}; make a new cache for another number"
+            )
+        old = self.ledger
+        held = self._held() if old.held else None
+        self.plan, self._tiers = plan, make_tiers(plan)
+        if not plan.turn_sinks:
+            self.rotation = None
+        self.ledger = old.resized(plan.sizes)
+        if held is not None:
+            self._tiers.fill(self.ledger, held, old.evicted)
+
+    # -- mlx-lm's cache contract --
+
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> Tokens:
+        """Append; returns the tokens that `attend` would see, [B, Hkv, held + L, D].
+
+        Pinned keys come turned the other way, for models that attend with one
+        query only.
+        """
+        new = self._checked(k, v)
+        keys, values = self._tiers.arrays(new)
+        if self.ledger.held:
+            held_keys, held_values = self._held()
+            keys = mx.concatenate([held_keys, keys], axis=2)
+            values = mx.concatenate([held_values, values], axis=2)
+        sink = min(self.plan.sizes.pinned, keys.shape[2])
+        if self.ledger.evicted and self.rotation is not None:
+            ahead = self.rotation(keys[:, :, :sink], [self.ledger.evicted] * sink)
+            keys = mx.concatenate([ahead, keys[:, :, sink:]], axis=2)
+        if self.keeps_view:
+            self._fetched = _Fetched(
+                self.ledger, self._tiers.view(self.ledger), self._tiers.arrays(new)
+            )
+        self._append(new)
+        return keys.astype(k.dtype), values.astype(v.dtype)
+
+    def attend_fetched(self, q: mx.array, *, scale: float, mask: Mask) -> mx.array | None:
+        """Attend to what the last `update_and_fetch` returned, without decoding it whole.
+
+        Once for each fetch; None where there is none.
+        """
+        fetched, self._fetched = self._fetched, None
+        if fetched is None:
+            return None
+        sight = Sight(
+            ledger=fetched.ledger,
+            position=fetched.ledger.total,
+            queries=q.shape[2],
+            new=fetched.new[0].shape[2],
+            mask="causal" if mask is None and q.shape[2] == 1 else mask,
+        )
+        scale /= self.plan.temperature
+        return attend_view(q, fetched.new, fetched.view, sight, self.rotation, scale)
+
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Mask:
+        """The mask of `length` tokens about to be appended."""
+        sight = self._sight(length, length, position=self.ledger.total, mask="causal")
+        alike = max(sight.lowest) <= self.ledger.cold_start
+        if alike and not return_array and window_size is None:
+            return None if length == 1 else "causal"
+        return sight.full(window_size)
+
+    def is_trimmable(self) -> bool:
+        """Whether any number of tokens can be trimmed: while none was encoded."""
+        return not self.ledger.end
+
+    def trim(self, n: int) -> int:
+        """Drop the newest `n` tokens, at most the hot ones; returns how many were dropped."""
+        droppable = self.ledger.hot if self.ledger.end else self.ledger.total
+        return self.rewind(min(max(n, 0), droppable))
+
+    @property
+    def state(self) -> State:
+        """Everything the cache is, as `saved` lays it out."""
+        return dump(
+            Saved(
+                plan=self.plan,
+                ledger=self.ledger,
+                tiers=self._tiers,
+                rotation=self.rotation,
+                shape=self._shape,
+            )
+        )
+
+    @state.setter
+    def state(self, value: State) -> None:
+        self._take(restore(value, make_tiers, self.plan.backend))
+
+    @classmethod
+    def from_state(cls, state: State, *, backend: Backend = Backend.AUTO) -> "TwoTierKVCache":
+        """A cache with a saved state, for any backend (mlx-lm's `load_prompt_cache`)."""
+        saved = restore(state, make_tiers, backend)
+        cache = cls(saved.plan)
+        cache._take(saved)
+        return cache
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "TwoTierKVCache":
+        return self.from_state(self.state, backend=self.plan.backend)
+
+    def _take(self, saved: Saved) -> None:
+        self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
+        self.rotation, self._shape = saved.rotation, saved.shape
+        self._fetched = None
+
+    def pending(self) -> list[mx.array]:
+        """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
+        return self._tiers.pending()
+
+    # -- inside --
+
+    def _append(self, new: TokenRun) -> None:
+        after = self.ledger.appended(new.length)
+        self._tiers.append(self.ledger, after, new)
+        self.ledger = after
+
+    def _attend(
+        self, q: mx.array, new: TokenRun | None, *, position: int, scale: float, mask: Mask
+    ) -> mx.array:
+        if mask is None and q.shape[2] == 1:
+            mask = "causal"
+        count = 0 if new is None else new.length
+        sight = self._sight(q.shape[2], count, position=position, mask=mask)
+        return self._tiers.attend(q, new, sight, self.rotation, scale / self.plan.temperature)
+
+    def _sight(self, queries: int, new: int, *, position: int, mask: Mask) -> Sight:
+        return Sight(ledger=self.ledger, position=position, queries=queries, new=new, mask=mask)
+
+    def _turned(self, q: mx.array, by: list[int]) -> mx.array:
+        return q if self.rotation is None else self.rotation(q, by)
+
+    def _held(self) -> Tokens:
+        if not self.ledger.held:
+            raise CacheError("the cache is empty: append keys and values first")
+        return self._tiers.view(self.ledger).decoded(self.plan.hot_dtype.mx)
+
+    def _checked(self, k: mx.array, v: mx.array) -> TokenRun:
+        """New tokens, as the tiers take them. Raises CacheError for what cannot be held."""
+        check_tokens(k, v, self._shape or (None, None, None))
+        new: TokenRun = self._tiers.prepare(k, v)
+        self._shape = _like(k)
+        return new
+
+
+def _like(k: mx.array) -> tuple[int, int, int]:
+    """B, Hkv and D of tokens [B, Hkv, L, D]."""
+    return k.shape[0], k.shape[1], k.shape[3]
+
+
+def make_tiers(plan: LayerPlan) -> Tiers[Any]:
+    """Empty tiers of the kind that the plan's backend works on."""
+    return HostTiers(plan) if plan.backend is Backend.CPU else DeviceTiers(plan)

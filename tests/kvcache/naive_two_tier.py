@@ -1,0 +1,165 @@
+"""The two-tier cache as its rules read: a Python list of tokens, one appended at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from kvcache.codecs import Codec
+from kvcache.ledger import TierSizes
+from kvcache.native.host_codec import HostCodec, Role
+
+Array = npt.NDArray[np.float64]
+Block = npt.NDArray[np.float32]
+Coder = Callable[[Block], Block]
+
+
+@dataclass(frozen=True)
+class Token:
+    """Keys and values [B, Hkv, D] of one position."""
+
+    position: int
+    key: Array
+    value: Array
+    tier: str
+
+
+@dataclass
+class NaiveTwoTier:
+    """keys, values: what encoding does to a block [B, Hkv, M, D].
+
+    periods: of the rotary embedding, pairs (2i, 2i + 1).
+    """
+
+    sizes: TierSizes
+    keys: Coder
+    values: Coder
+    periods: Array
+    tokens: list[Token] = field(default_factory=list)
+    total: int = 0
+    evicted: int = 0
+
+    def append(self, k: Array, v: Array) -> None:
+        """k, v [B, Hkv, L, D]."""
+        for i in range(k.shape[2]):
+            self._append_one(k[:, :, i], v[:, :, i])
+
+    def attend(self, q: Array, k: Array, v: Array, *, scale: float) -> Array:
+        """The outputs [B, Hq, L, D] of new tokens; then they are appended."""
+        fresh = [Token(self.total + i, k[:, :, i], v[:, :, i], "new") for i in range(k.shape[2])]
+        before = [*self.tokens, *fresh]
+        rows = []
+        # What the cache would hold if the tokens came one by one.
+        one_by_one = replace(self, tokens=list(self.tokens))
+        for i, new in enumerate(fresh):
+            held = {token.position for token in one_by_one.tokens} | {new.position}
+            seen = [token for token in before if token.position in held]
+            rows.append(self._attend_row(q[:, :, i], seen, one_by_one.evicted, scale))
+            one_by_one.append(new.key[:, :, None], new.value[:, :, None])
+        self.append(k, v)
+        return np.stack(rows, axis=2)
+
+    def rewind(self, count: int) -> None:
+        target = max(0, self.total - count)
+        hot = [t.position for t in self.tokens if t.tier == "hot"]
+        encoded = self.evicted or any(t.tier == "cold" for t in self.tokens)
+        if not encoded or (target >= min(hot, default=self.total)):
+            self._drop_from(target)
+            return
+        edge = target - (target - self.sizes.pinned) % self.sizes.block
+        if not any(t.tier == "cold" and t.position < edge for t in self.tokens):
+            edge = 0 if self.evicted else min(target, self.sizes.pinned)
+        self._drop_from(edge)
+
+    def _drop_from(self, position: int) -> None:
+        self.tokens = [t for t in self.tokens if t.position < position]
+        self.total = position
+        if not position:
+            self.evicted = 0
+
+    def count(self, tier: str) -> int:
+        return sum(token.tier == tier for token in self.tokens)
+
+    def held_keys(self) -> Array:
+        return np.stack([token.key for token in self.tokens], axis=2)
+
+    def held_values(self) -> Array:
+        return np.stack([token.value for token in self.tokens], axis=2)
+
+    def _append_one(self, key: Array, value: Array) -> None:
+        tier = "sink" if self.total < self.sizes.pinned else "hot"
+        self.tokens.append(Token(self.total, key, value, tier))
+        self.total += 1
+        if self.count("hot") == self.sizes.hot + self.sizes.block:
+            self._migrate()
+
+    def _migrate(self) -> None:
+        hot = [i for i, token in enumerate(self.tokens) if token.tier == "hot"]
+        block = hot[: self.sizes.block]
+        keys = _coded(self.keys, [self.tokens[i].key for i in block])
+        values = _coded(self.values, [self.tokens[i].value for i in block])
+        for n, i in enumerate(block):
+            self.tokens[i] = Token(self.tokens[i].position, keys[:, :, n], values[:, :, n], "cold")
+        while self.count("cold") > self.sizes.slots * self.sizes.block:
+            oldest = next(i for i, token in enumerate(self.tokens) if token.tier == "cold")
+            del self.tokens[oldest]
+            self.evicted += 1
+
+    def _attend_row(self, q: Array, seen: list[Token], evicted: int, scale: float) -> Array:
+        """q [B, Hq, D] -> [B, Hq, D]."""
+        turned = self._turn(q, -evicted)
+        out = np.zeros_like(q)
+        groups = q.shape[1] // seen[0].key.shape[1]
+        for row, head in np.ndindex(q.shape[:2]):
+            at = row, head // groups
+            scores = np.array(
+                [
+                    (turned if t.position < self.sizes.pinned else q)[row, head] @ t.key[at]
+                    for t in seen
+                ]
+            )
+            weights = np.exp(scale * (scores - scores.max()))
+            values = np.array([t.value[at] for t in seen])
+            out[row, head] = weights / weights.sum() @ values
+        return out
+
+    def _turn(self, q: Array, by: int) -> Array:
+        as_complex = q[..., 0::2] + 1j * q[..., 1::2]
+        turned = as_complex * np.exp(1j * by / self.periods)
+        return np.stack([turned.real, turned.imag], axis=-1).reshape(q.shape)
+
+
+def coder(codec: Codec) -> Coder:
+    """A codec by MLX's operations."""
+    return lambda block: np.asarray(codec.decode(codec.encode(mx.array(block))))
+
+
+def host_coders(keys: Codec, values: Codec, tokens: int) -> tuple[Coder, Coder]:
+    """A pair of codecs by the CPU kernels, which may round ties another way.
+
+    By MLX where the kernels do not take both.
+    """
+
+    def native(role: Role, block: Block) -> HostCodec | None:
+        codec = keys if role is Role.KEYS else values
+        return HostCodec.of(
+            codec, tokens=tokens, heads=block.shape[1], dim=block.shape[3], role=role
+        )
+
+    def code(role: Role, block: Block) -> Block:
+        both = [native(one, block) for one in Role]
+        mine = native(role, block)
+        if mine is None or None in both:
+            return coder(keys if role is Role.KEYS else values)(block)
+        records = np.zeros((1, *block.shape[:2], mine.record_bytes), np.uint8)
+        mine.encode(block, records)
+        return mine.decode(records)
+
+    return partial(code, Role.KEYS), partial(code, Role.VALUES)
+
+
+def _coded(code: Coder, tokens: list[Array]) -> Array:
+    return code(np.stack(tokens, axis=2).astype(np.float32)).astype(np.float64)
