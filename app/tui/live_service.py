@@ -1,11 +1,13 @@
 """`ModelService` over a real engine on the inference thread."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from app.engine import Engine, PromptTooLongError, Request
+from app.generation import Event, TextChunk
 from app.inference_thread import InferenceThread
 from app.job import Job
 from app.session import load_notes, system_tokens
@@ -18,6 +20,8 @@ from models.fetch import fetch
 from models.loader import OnProgress, load
 from models.progress import Progress
 from models.source import can_be_fetched, locate
+
+_STATS_SECONDS = 0.1
 
 
 class _CancelledError(Exception):
@@ -38,6 +42,7 @@ class LiveService:
         self._config, self._keep_system, self._hot = config, keep_system, hot
         self._thread = InferenceThread()
         self._engine: Engine | None = None
+        self._stats: Sequence[CacheStats] = ()
         self._cancel = threading.Event()
         self._cancel_fetch = threading.Event()
 
@@ -89,8 +94,7 @@ class LiveService:
         self._cancel_fetch.set()
 
     def layer_stats(self) -> Sequence[CacheStats]:
-        engine = self._engine
-        return [] if engine is None else engine.layer_stats()
+        return self._stats
 
     def count(self, text: str) -> int:
         engine = self._engine
@@ -107,7 +111,7 @@ class LiveService:
     def _load(self, spec: str, report: OnProgress) -> Iterator[LoadEvent]:
         path = locate(spec)
         # The old model goes first, so that two are never in memory together.
-        self._engine = None
+        self._engine, self._stats = None, ()
         try:
             loaded = load(path, backend=self._config.backend, progress=report)
         except _CancelledError:
@@ -117,7 +121,7 @@ class LiveService:
             config = replace(config, keep=system_tokens(loaded, self._keep_system or None))
         engine = Engine(loaded, config)
         notes = tuple(load_notes(engine, asked=config.backend, hot=self._hot))
-        self._engine = engine
+        self._engine, self._stats = engine, engine.layer_stats()
         yield _info(engine, spec, path, notes)
 
     def _answer(self, ask: Ask, cancel: threading.Event) -> Iterator[AnswerEvent]:
@@ -134,12 +138,21 @@ class LiveService:
         )
         yield Prepared(prompt_tokens=len(prompt.ids), ends=prompt.ends, dropped=prompt.dropped)
         try:
-            yield from engine.generate(request, cancel)
+            yield from self._with_stats(engine, engine.generate(request, cancel))
         except PromptTooLongError as error:
             yield TooLong(prompt_tokens=error.length, window=error.window)
 
+    def _with_stats(self, engine: Engine, events: Iterator[Event]) -> Iterator[Event]:
+        """Note the cache's figures between steps, when all layers have had the same tokens."""
+        noted = 0.0
+        for event in events:
+            now = time.monotonic()
+            if now - noted >= _STATS_SECONDS or not isinstance(event, TextChunk):
+                self._stats, noted = engine.layer_stats(), now
+            yield event
+
     def _unload(self) -> Iterator[None]:
-        self._engine = None
+        self._engine, self._stats = None, ()
         yield None
 
 
@@ -155,6 +168,7 @@ def _info(engine: Engine, spec: str, path: Path, notes: tuple[str, ...]) -> Mode
         window=plan.max_tokens,
         max_bytes=plan.max_bytes,
         token_bytes=plan.token_bytes,
+        block=plan.sizes.block,
         kv=plan.kv,
         backend=plan.backend.value,
         notes=notes,

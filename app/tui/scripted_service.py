@@ -30,6 +30,7 @@ def scripted_model(spec: str = "scripted") -> ModelInfo:
         window=1000,
         max_bytes=1000 * TOKEN_BYTES * 7,
         token_bytes=TOKEN_BYTES * 7,
+        block=64,
         kv="f16",
         backend="scripted",
     )
@@ -47,7 +48,6 @@ class ScriptedService:
         self.fetches: list[str] = []
         self.stats: list[CacheStats] = []
         self.load_error: Exception | None = None
-        self.closed = False
         self.missing = set(missing)
         self.fetch_job: Job[Progress] | None = None
         self._holds_load = holds_load
@@ -170,7 +170,7 @@ class ScriptedService:
         return len(text.split())
 
     def close(self) -> None:
-        self.closed = True
+        self.cancel_fetch()
 
 
 def layer_stats(

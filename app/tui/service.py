@@ -22,8 +22,8 @@ from models.progress import Progress
 class ModelInfo:
     """A loaded model and the plan of its cache.
 
-    spec: what names it on the command line. notes: what the user should know
-    about this load, a line each.
+    spec: what names it on the command line. block: tokens that are let go of
+    together. notes: what the user should know about this load, a line each.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ModelInfo:
     window: int
     max_bytes: int
     token_bytes: int
+    block: int
     kv: str
     backend: str
     notes: tuple[str, ...] = ()

@@ -5,7 +5,6 @@ conversation: sinks first, then the evicted, then the cold, then the hot.
 """
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -80,7 +79,7 @@ class TierLog:
 
 def cold_share(stats: CacheStats) -> float | None:
     """Bytes of the cold tier over what its tokens would take in fp16; None where it is empty."""
-    held = stats.sink + stats.hot + stats.cold
+    held = stats.held
     if not stats.cold or not stats.fp16_bytes:
         return None
     return stats.cold_bytes / (stats.fp16_bytes * stats.cold / held)
@@ -95,10 +94,5 @@ def bits_per_element(size: int, tokens: int, token_bytes_fp16: float) -> float |
 
 def fp16_token_bytes(stats: CacheStats) -> float:
     """Bytes of one token in fp16; 0.0 for an empty cache."""
-    held = stats.sink + stats.hot + stats.cold
+    held = stats.held
     return stats.fp16_bytes / held if held else 0.0
-
-
-def same_everywhere(layers: Sequence[CacheStats]) -> bool:
-    """Whether all layers hold the same in the same bytes."""
-    return all(layer == layers[0] for layer in layers)

@@ -195,7 +195,9 @@ class ChatScreen(Screen[None]):
     def _show_figures(self) -> None:
         layers = self.service.layer_stats()
         total: CacheStats | None = sum_layers(layers) if layers else None
-        if total is not None:
+        if total is None:
+            self.tier_log.forget()
+        else:
             self.tier_log.observe(time.time(), total)
         used, installed = memory.resident(), memory.installed()
         ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"

@@ -23,7 +23,6 @@ class Palette:
     code: Style = _BOLD
     border: Style = _DIM
     error: Style = _BOLD
-    warning: Style = _BOLD
     dark: bool = True
     ansi: bool = False
 

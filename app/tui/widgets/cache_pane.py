@@ -80,6 +80,7 @@ def _evicted_line(stats: CacheStats) -> Content:
 
 
 def _room(model: ModelInfo, stats: CacheStats) -> str:
-    held = stats.sink + stats.hot + stats.cold
-    left = model.window - held
-    return f"full in {figures.count(left)} tok" if left > 0 and not stats.evicted else "window full"
+    """Tokens until something must go; a full window lets go of a block at a time."""
+    left = model.window - stats.held
+    is_full = left <= 0 or (stats.evicted > 0 and left <= model.block)
+    return "window full" if is_full else f"full in {figures.count(left)} tok"

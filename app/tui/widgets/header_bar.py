@@ -48,7 +48,7 @@ class HeaderBar(Widget):
 
 
 def _window(model: ModelInfo, stats: CacheStats, *, bar: bool, label: bool) -> Content:
-    held = stats.sink + stats.hot + stats.cold
+    held = stats.held
     share = held / model.window
     filled, empty = figures.bar(share, _BAR)
     style = "$error" if share > 0.95 else "$warning" if share > 0.8 else "$accent"

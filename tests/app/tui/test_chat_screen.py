@@ -141,16 +141,16 @@ async def test_the_panes_show_the_stats() -> None:
     async with talk() as chat:
         chat.service.stats = layer_stats(sink=4, hot=300)
         await chat.pilot.pause(0.4)
-        chat.service.stats = layer_stats(sink=4, hot=256, cold=512, evicted=64)
+        chat.service.stats = layer_stats(sink=4, hot=256, cold=704, evicted=64)
         pane = chat.screen.query_one(CachePane)
-        await chat.until(lambda: "512 tok" in pane.render().plain)
+        await chat.until(lambda: "704 tok" in pane.render().plain)
         text = pane.render().plain
         assert "4.5b" in text
         assert "gone     64 tok" in text
-        assert "ratio 1.91x  window full" in text
+        assert "ratio 2.10x  window full" in text
         assert "00-06×" in chat.screen.query_one(LayerMap).render().plain
         events = chat.screen.query_one(TierEvents).render().plain
-        assert "576 tok → cold 28%" in events
+        assert "768 tok → cold 28%" in events
         assert "64 tok evicted" in events
 
 
