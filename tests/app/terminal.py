@@ -63,7 +63,7 @@ class Terminal:
         deadline = time.monotonic() + _SECONDS
         while text not in self.shown:
             if not self._read(deadline - time.monotonic()):
-                pytest.fail(f"ended, or said nothing, before {text!r}: {self.shown}")
+                pytest.fail(f"ended, or said nothing, before {text!r}: {self.shown[-2000:]!r}")
 
     def close(self) -> int:
         """Wait for the end; returns the exit code."""

@@ -34,10 +34,9 @@ def saved(tmp_path: Path) -> SessionStore:
 
 
 def test_a_killed_chat_is_resumed(tiny_path: Path, tmp_path: Path, folders: dict[str, str]) -> None:
-    endless = ["--ctx", "100000", "--beyond-context", "--max-tokens", "99999"]
-    command = ["chat", "-m", str(tiny_path), *BACKEND, *endless]
+    command = ["chat", "-m", str(tiny_path), *BACKEND, "--max-tokens", "99999"]
     terminal = Terminal(*command, environment=folders)
-    terminal.wait_for("/100000")
+    terminal.wait_for("Ask anything")
     terminal.type(b"ba ce di" + ENTER)
     terminal.wait_for("answering")
     terminal.read_for(2.5)
@@ -58,7 +57,7 @@ def test_sizes_keys_and_pastes_provoke_no_traceback(
     tiny_path: Path, tmp_path: Path, folders: dict[str, str]
 ) -> None:
     terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
-    terminal.wait_for("/128")
+    terminal.wait_for("Ask anything")
     for columns, rows in ((80, 24), (60, 20), (20, 5), (1, 1), (120, 36)):
         terminal.resize(columns, rows)
         terminal.read_for(0.3)
@@ -82,7 +81,7 @@ def test_no_color_is_obeyed(tiny_path: Path, folders: dict[str, str]) -> None:
     terminal = Terminal(
         "chat", "-m", str(tiny_path), *BACKEND, environment=folders | {"NO_COLOR": "1"}
     )
-    terminal.wait_for("/128")
+    terminal.wait_for("Ask anything")
     terminal.type(QUIT)
     assert terminal.close() == 0
     colours = set(_COLOUR.findall(terminal.shown))
