@@ -1,10 +1,12 @@
 """Markdown that grows: finished blocks are rendered once, only the last one anew.
 
-A block of CommonMark ends when the next one begins, so everything before the
-last top-level block is final. An open code fence is not even parsed again.
-HTML is text like any other, and links are shown, not made.
+A block of CommonMark ends when a line begins the next one, so everything before
+the last top-level block is final once that line is complete. An open code fence
+is not even parsed again. HTML is text like any other, and links are shown, not
+made.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,15 +64,19 @@ class GrowingMarkdown:
         if self._open is not None and not final and self._grow_fence():
             return
         self._open = None
-        blocks = _blocks(self._tail)
-        lines = self._tail.split("\n")
-        for block in blocks[:-1]:
-            self._done = self._with_gap(self._finished(block, lines))
+        blocks, lines = _blocks(self._tail), self._tail.split("\n")
         if not blocks:
             self.lines = self._done
             return
-        self._tail = "\n".join(lines[blocks[-1].start :])
-        self.lines = self._with_gap(self._last(blocks[-1], final=final))
+        kept = 1 if final else _unsettled(blocks, lines)
+        for block in blocks[:-kept]:
+            self._done = _joined(self._done, self._finished(block, lines))
+        self._tail = "\n".join(lines[blocks[-kept].start :])
+        self.lines = self._done
+        for block in blocks[-kept:-1]:
+            self.lines = _joined(self.lines, self._finished(block, lines))
+        last = self._last(blocks[-1], lines, settled=kept == 1, final=final)
+        self.lines = _joined(self.lines, last)
         if len(self._tail) > _MAX_PARSED and blocks[-1].fence is None:
             self._done, self._tail = self.lines, ""
 
@@ -81,24 +87,25 @@ class GrowingMarkdown:
         body = self._tail[at:]
         if any(_closes(line, markup) for line in body.split("\n")):
             return False
-        self.lines = self._with_gap(code.growing(body))
+        self.lines = _joined(self._done, code.growing(body))
         return True
 
-    def _last(self, block: _Block, *, final: bool) -> list[Strip]:
-        lines = self._tail.split("\n")
+    def _last(self, block: _Block, lines: list[str], *, settled: bool, final: bool) -> list[Strip]:
+        """The block that still grows; `settled` says that the tail begins with it."""
         fence = block.fence
-        if fence is None or final or not fence.markup:
-            return self._finished(block, lines, offset=block.start)
-        if any(_closes(line, fence.markup) for line in lines[1:]):
-            return self._finished(block, lines, offset=block.start)
+        head, *body = lines[block.start :]
+        closed = fence is not None and any(_closes(line, fence.markup) for line in body)
+        if fence is None or final or closed or not fence.markup:
+            return self._finished(block, lines)
         code = CodeBlock(self._maker, fence.info)
-        self._open = fence.markup, len(lines[0]) + 1, code
-        return code.growing(self._tail[len(lines[0]) + 1 :])
+        if settled:
+            self._open = fence.markup, len(head) + 1, code
+        return code.growing("\n".join(body))
 
-    def _finished(self, block: _Block, lines: list[str], *, offset: int = 0) -> list[Strip]:
+    def _finished(self, block: _Block, lines: list[str]) -> list[Strip]:
         if (fence := block.fence) is not None:
             return CodeBlock(self._maker, fence.info).finished(fence.content)
-        source = lines[block.start - offset : block.end - offset]
+        source = lines[block.start : block.end]
         if sum(map(len, source)) > _MAX_PARSED:
             return self._maker.wrap("\n".join(source), self._maker.palette.text)
         rendered = _LeftAligned("", code_theme=self._maker.palette.code_theme, hyperlinks=False)
@@ -106,12 +113,23 @@ class GrowingMarkdown:
         segments = self._maker.console.render_lines(rendered, self._maker.options, pad=False)
         return [Strip(_without_padding(line)) for line in segments]
 
-    def _with_gap(self, block: list[Strip]) -> list[Strip]:
-        """The finished lines, an empty one, and the block without its own empty ones."""
-        shown = [at for at, line in enumerate(block) if line.text.strip()]
-        block = block[shown[0] : shown[-1] + 1] if shown else []
-        gap = [Strip([])] if self._done and block else []
-        return [*self._done, *gap, *block]
+
+def _joined(before: list[Strip], block: list[Strip]) -> list[Strip]:
+    """Lines, an empty one, and a block without its own empty ones."""
+    shown = [at for at, line in enumerate(block) if line.text.strip()]
+    block = block[shown[0] : shown[-1] + 1] if shown else []
+    gap = [Strip([])] if before and block else []
+    return [*before, *gap, *block]
+
+
+def _unsettled(blocks: Sequence[_Block], lines: Sequence[str]) -> int:
+    """How many blocks at the end may still change.
+
+    The last one; and where its only line is not complete, the one before: `1` is a
+    paragraph until it becomes `1.`, the next item of the list before it.
+    """
+    begins_in_last_line = blocks[-1].start >= len(lines) - 1
+    return min(2 if begins_in_last_line else 1, len(blocks))
 
 
 def _without_padding(line: list[Segment]) -> list[Segment]:
