@@ -56,6 +56,7 @@ class GrowingMarkdown:
         self._done: list[Strip] = []
         self._tail = ""
         self._open: tuple[str, int, CodeBlock] | None = None
+        self._known: tuple[str, list[Strip]] = "", []
         self.lines: list[Strip] = []
 
     def append(self, text: str, *, final: bool = False) -> None:
@@ -70,11 +71,11 @@ class GrowingMarkdown:
             return
         kept = 1 if final else _unsettled(blocks, lines)
         for block in blocks[:-kept]:
-            self._done = _joined(self._done, self._finished(block, lines))
+            self._done = _joined(self._done, self._remembered(block, lines))
         self._tail = "\n".join(lines[blocks[-kept].start :])
         self.lines = self._done
         for block in blocks[-kept:-1]:
-            self.lines = _joined(self.lines, self._finished(block, lines))
+            self.lines = _joined(self.lines, self._remembered(block, lines))
         last = self._last(blocks[-1], lines, settled=kept == 1, final=final)
         self.lines = _joined(self.lines, last)
         if len(self._tail) > _MAX_PARSED and blocks[-1].fence is None:
@@ -101,6 +102,13 @@ class GrowingMarkdown:
         if settled:
             self._open = fence.markup, len(head) + 1, code
         return code.growing("\n".join(body))
+
+    def _remembered(self, block: _Block, lines: list[str]) -> list[Strip]:
+        """As `_finished`; the block before a growing line is asked for again and again."""
+        source = "\n".join(lines[block.start : block.end])
+        if self._known[0] != source:
+            self._known = source, self._finished(block, lines)
+        return self._known[1]
 
     def _finished(self, block: _Block, lines: list[str]) -> list[Strip]:
         if (fence := block.fence) is not None:
