@@ -72,7 +72,10 @@ class PacedService(ScriptedService):
         while not self._ended.is_set():
             self.say(pieces[said % len(pieces)])
             said += 1
-            self.stats = layer_stats(sink=4, hot=said % 256, cold=said % 5000, layers=30)
+            old = max(said // 64 - 4, 0) * 64
+            cold = min(old, 1024)
+            hot = said - old
+            self.stats = layer_stats(sink=4, hot=hot, cold=cold, evicted=old - cold, layers=30)
             time.sleep(max(began + said * self._pause - time.monotonic(), 0))
 
     def close(self) -> None:

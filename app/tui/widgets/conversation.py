@@ -121,8 +121,9 @@ class Conversation(ScrollView, can_focus=True):
 
     def mark(self, stats: CacheStats | None) -> None:
         """Mark in the margin which lines' tokens are no longer hot."""
-        if stats != self._stats:
-            self._stats = stats
+        moved = stats is None or self._stats is None or _edges(stats) != _edges(self._stats)
+        changed, self._stats = moved and stats != self._stats, stats
+        if changed:
             self.refresh()
 
     @property
@@ -314,6 +315,11 @@ class Conversation(ScrollView, can_focus=True):
         """A line fitted to the view."""
         strip = strip.crop_extend(0, self.scrollable_content_region.width, None)
         return strip.apply_style(self._base).apply_offsets(0, at)
+
+
+def _edges(stats: CacheStats) -> tuple[int, int, int]:
+    """What the marks depend on: hot tokens have none."""
+    return stats.sink, stats.evicted, stats.cold
 
 
 def _joined(left: Segment, line: Strip) -> Strip:
