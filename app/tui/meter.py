@@ -62,10 +62,11 @@ class Meter:
     def speed(self) -> Speed:
         """The figures at the last arrival."""
         known = sorted(self._bins)
+        average = self._tokens / self._seconds if self._seconds else 0.0
         return Speed(
             now=self._now(),
-            average=self._tokens / self._seconds if self._seconds else 0.0,
-            peak=max(self._now(), *known[-1:], 0.0),
+            average=average,
+            peak=max(self._now(), average, *known[-1:]),
             p5=known[len(known) // 20] if known else self._now(),
             bins=tuple(self._bins),
         )

@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("file", nargs="?", type=Path, default=Path("assets/chat.svg"))
     path: Path = parser.parse_args().file
     fetch(DEFAULT_NAME)
-    service = LiveService(CacheConfig(max_tokens=2048))
+    # Small, so that a short conversation shows every tier.
+    service = LiveService(CacheConfig(max_tokens=256, hot=32, block=32))
     try:
         app = ChatApp(service, model=DEFAULT_NAME, settings=Settings(max_tokens=160))
         svg = asyncio.run(converse(app))

@@ -25,8 +25,9 @@ def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
     assert "reading" in terminal.shown
 
 
-def test_a_bare_model_opens_the_full_screen(tiny_path: Path) -> None:
-    terminal = Terminal(str(tiny_path))
+def test_a_bare_model_opens_the_full_screen(tiny_path: Path, tmp_path: Path) -> None:
+    folders = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    terminal = Terminal(str(tiny_path), environment=folders)
     terminal.wait_for("KV cache")
     terminal.wait_for("/128")
     terminal.type(QUIT)
