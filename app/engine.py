@@ -37,6 +37,7 @@ class Request:
 
     truncate: drop the oldest tokens of a prompt that the window cannot hold,
     instead of refusing it.
+    continues: the prompt ends inside an answer, which goes on.
     """
 
     prompt: Sequence[int]
@@ -44,12 +45,24 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     truncate: bool = False
+    continues: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise EmberError("the prompt is empty: give some text")
         if self.max_tokens < 1:
             raise EmberError(f"got max_tokens={self.max_tokens}, expected at least 1")
+
+
+class PromptTooLongError(EmberError):
+    """A prompt of which the window cannot hold what the cache has not seen."""
+
+    def __init__(self, length: int, window: int) -> None:
+        super().__init__(
+            f"the prompt has {length} tokens, but the window holds {window}; "
+            "shorten it, raise --ctx or --kv-budget, or drop its oldest tokens with --truncate"
+        )
+        self.length, self.window = length, window
 
 
 class Engine:
@@ -76,7 +89,11 @@ class Engine:
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""
-        return sum_layers(cache.stats() for cache in self._caches)
+        return sum_layers(self.layer_stats())
+
+    def layer_stats(self) -> list[CacheStats]:
+        """Tokens and bytes of each layer's cache."""
+        return [cache.stats() for cache in self._caches]
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, ready for an answer.
@@ -85,13 +102,23 @@ class Engine:
         ids that the cache holds: an answer's text, tokenized again, may come out
         as other ids, and all after them would have to be computed anew.
         """
-        template, tokenizer = self.loaded.template, self.loaded.tokenizer
-        text, (spoken, ids) = template.render(messages), self._spoken()
+        return self._encode(self.loaded.template.render(messages), messages, "")
+
+    def encode_continued(self, messages: Sequence[Message]) -> list[int]:
+        """As `encode_chat`, for a conversation whose last message is an answer that goes on."""
+        *asked, answer = messages
+        text = self.loaded.template.render(asked) + answer.content
+        return self._encode(text, asked, answer.content)
+
+    def _encode(self, text: str, messages: Sequence[Message], begun: str) -> list[int]:
+        """The ids of `text`: `messages`, then the beginning of an answer to them."""
+        tokenizer, (spoken, ids) = self.loaded.tokenizer, self._spoken()
         if spoken and text.startswith(spoken):
             new = text.removeprefix(spoken)
             ids = [*ids, *tokenizer.encode(new, add_special=False, parse_special=True)]
         else:
-            ids = template.encode(messages)
+            ids = self.loaded.template.encode(messages)
+            ids += tokenizer.encode(begun, add_special=False)
         self._asked = text, ids
         return ids
 
@@ -99,7 +126,7 @@ class Engine:
         """Answer one prompt; the last event is `Finished`.
 
         `cancel` may be set from any thread, also during prefill; what was
-        computed is kept. Raises EmberError for a prompt that does not fit.
+        computed is kept. Raises PromptTooLongError.
         """
         shared = self._shared(request.prompt)
         prompt = self._fit(request, held=shared)
@@ -156,6 +183,7 @@ class Engine:
             reused_tokens=reused,
             max_tokens=request.max_tokens,
             stop=request.stop,
+            continuing=request.continues,
         )
         return Row(index=index, prompt=prompt, transcript=transcript)
 
@@ -169,10 +197,7 @@ class Engine:
         if length - held <= window:
             return request.prompt
         if not request.truncate:
-            raise EmberError(
-                f"the prompt has {length} tokens, but the window holds {window}; "
-                "shorten it, raise --ctx or --kv-budget, or drop its oldest tokens with --truncate"
-            )
+            raise PromptTooLongError(length, window)
         # Leave the answer its room, but never more than half of the window.
         keep = window - min(request.max_tokens, window // 2)
         return request.prompt[-max(keep, 1) :]

@@ -35,6 +35,7 @@ class PrefillProgress:
 
     done: int
     total: int
+    reused: int
     seconds: float
 
 
@@ -104,13 +105,14 @@ class Generation:
         began = time.perf_counter()
         total = max(len(row.prompt) for row in self._rows)
         ids = mx.array([[0] * (total - len(row.prompt)) + list(row.prompt) for row in self._rows])
-        start = self._caches[0].offset
+        start = reused = self._caches[0].offset
         while not self._cancel.is_set():
             stop = min(start + self._prefill_step, total)
             hidden = self._model.hidden(ids[:, start:stop], self._caches)
             logits = self._model.logits(hidden[:, -1]) if stop == total else None
             mx.eval([cache.pending() for cache in self._caches], [] if logits is None else logits)
-            yield PrefillProgress(done=stop, total=total, seconds=time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            yield PrefillProgress(done=stop, total=total, reused=reused, seconds=seconds)
             if logits is not None:
                 return logits
             start = stop

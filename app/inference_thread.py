@@ -11,14 +11,9 @@ from typing import Any, Self, TypeVar
 
 import mlx.core as mx
 
+from app.job import Job
+
 T = TypeVar("T")
-
-
-class _Ended:
-    """Put on a job's output after its last item; carries what it raised."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
 
 
 class InferenceThread:
@@ -28,9 +23,7 @@ class InferenceThread:
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[tuple[Callable[[], Iterator[Any]], SimpleQueue[Any]] | None] = (
-            SimpleQueue()
-        )
+        self._jobs: SimpleQueue[tuple[Callable[[], Iterator[Any]], Job[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
@@ -59,24 +52,21 @@ class InferenceThread:
 
         The job runs to its end even if the caller stops taking items.
         """
-        out: SimpleQueue[T | _Ended] = SimpleQueue()
-        self._jobs.put((items, out))
-        while not isinstance(item := out.get(), _Ended):
-            yield item
-        if item.error is not None:
-            raise item.error
+        return iter(self.submit(items))
+
+    def submit(self, items: Callable[[], Iterator[T]], job: Job[T] | None = None) -> Job[T]:
+        """As `stream`, for a caller who must not wait: see `Job.poll`.
+
+        job: where the items go; one that `items` itself may put to, if given.
+        """
+        job = job or Job()
+        self._jobs.put((items, job))
+        return job
 
     def _run(self) -> None:
-        while job := self._jobs.get():
-            items, out = job
-            error: BaseException | None = None
-            try:
-                for item in items():
-                    out.put(item)
-            # Handed to the caller's thread and raised there, whatever it is.
-            except BaseException as raised:  # noqa: BLE001
-                error = raised
-            out.put(_Ended(error))
-            del job, items, out, error
+        while task := self._jobs.get():
+            items, job = task
+            job.run(items)
+            del task, items, job
         # Streams that outlive their thread abort the process at exit.
         mx.clear_streams()

@@ -37,10 +37,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def model_name(args: argparse.Namespace) -> str:
-    """The model that the flags name. Raises EmberError where they name two."""
+    """The model that the flags name, or the default. Raises EmberError where they name two."""
+    return named_model(args) or DEFAULT_MODEL
+
+
+def named_model(args: argparse.Namespace) -> str:
+    """The model that the flags name, "" for none. Raises EmberError where they name two."""
     if args.model and args.name and args.model != args.name:
         raise EmberError(f"got two models, {args.name!r} and {args.model!r}: name one")
-    return str(args.model or args.name or DEFAULT_MODEL)
+    return str(args.model or args.name or "")
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -63,19 +63,14 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     with InferenceThread() as thread:
         loaded = _load_with_bar(thread, path, config.backend)
         if args.keep == KEEP_SYSTEM:
-            config = replace(config, keep=_system_tokens(loaded, args.system))
+            config = replace(config, keep=system_tokens(loaded, args.system))
         engine = thread.call(lambda: Engine(loaded, config))
-        if loaded.template.source is TemplateSource.GUESS and not raw:
-            note(_GUESS)
-        _explain_window(engine, hot=args.hot)
-        if config.backend is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
-            _explain_reference()
-        if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
-            note(f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly")
+        for text in load_notes(engine, asked=config.backend, hot=args.hot, raw=raw):
+            note(text)
         yield Session(engine=engine, thread=thread)
 
 
-def _system_tokens(loaded: LoadedModel, system: str | None) -> int:
+def system_tokens(loaded: LoadedModel, system: str | None) -> int:
     """How many tokens begin every conversation under this system prompt.
 
     What two conversations share before the user's words, templates' own default included.
@@ -87,26 +82,44 @@ def _system_tokens(loaded: LoadedModel, system: str | None) -> int:
     return shared.index(False) if False in shared else len(shared)
 
 
-def _explain_window(engine: Engine, *, hot: int | None) -> None:
-    """Say where the tiers are not what was asked for, or longer than the model knows."""
+def load_notes(
+    engine: Engine, *, asked: Backend, hot: int | None, raw: bool = False
+) -> Iterator[str]:
+    """What a user should know about a load, a line each.
+
+    asked, hot: the backend and the hot tokens that were asked for. raw: no chat
+    format will be used.
+    """
+    loaded = engine.loaded
+    if loaded.template.source is TemplateSource.GUESS and not raw:
+        yield _GUESS
+    yield from _window_notes(engine, hot=hot)
+    if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
+        yield from _reference_notes()
+    if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
+        yield f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly"
+
+
+def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
+    """Where the tiers are not what was asked for, or longer than the model knows."""
     window, trained = engine.plan.max_tokens, engine.plan.shape.context
     if asked := engine.plan.capped_from:
-        note(
+        yield (
             f"the window is {window} tokens, not {asked}: the model was trained for no more; "
             "--beyond-context allows it"
         )
     if hot is not None and engine.plan.hot_capped_from:
-        note(f"{engine.plan.sizes.hot} tokens stay unencoded, not {hot}: no more fit the window")
+        yield f"{engine.plan.sizes.hot} tokens stay unencoded, not {hot}: no more fit the window"
     if window > trained:
-        note(f"a window of {window} tokens is beyond the {trained} that the model was trained for")
+        yield f"a window of {window} tokens is beyond the {trained} that the model was trained for"
 
 
-def _explain_reference() -> None:
-    """Say why the slow backend runs, since nothing falls back in silence."""
+def _reference_notes() -> Iterator[str]:
+    """Why the slow backend runs, since nothing falls back in silence."""
     try:
         library()
     except NativeUnavailableError as error:
-        note(str(error))
+        yield str(error)
 
 
 def _load_with_bar(thread: InferenceThread, path: Path, backend: Backend) -> LoadedModel:

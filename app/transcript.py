@@ -52,11 +52,13 @@ class Transcript:
         reused_tokens: int = 0,
         max_tokens: int,
         stop: Sequence[str] = (),
+        continuing: bool = False,
     ) -> None:
+        """`continuing`: the answer goes on from text that the prompt ends with."""
         self.finish_reason: FinishReason | None = None
         self.tokens: list[int] = []
         self._eog = tokenizer.eog_ids
-        self._detokenizer = StreamingDetokenizer(tokenizer)
+        self._detokenizer = StreamingDetokenizer(tokenizer, continuing=continuing)
         self._stops = StopStrings(stop)
         self._prompt_tokens, self._reused_tokens = prompt_tokens, reused_tokens
         self._max_tokens = max_tokens

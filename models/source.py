@@ -71,6 +71,14 @@ def locate(spec: str) -> Path:
             return _found(name).path
 
 
+def can_be_fetched(spec: str) -> bool:
+    """Whether `models.fetch` knows where to get the model from, should it not be here."""
+    try:
+        return isinstance(parse(spec), CatalogueEntry | HubFile)
+    except ModelNotFoundError:
+        return False
+
+
 def _parse_hub(spec: str) -> HubFile:
     path, _, revision = spec.removeprefix(_HUB_PREFIX).partition("@")
     owner, _, rest = path.partition("/")

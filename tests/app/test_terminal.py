@@ -1,79 +1,14 @@
-"""The line chat in a real terminal: bars, Ctrl-C, Ctrl-D."""
+"""The chat in a real terminal: line by line (bars, Ctrl-C, Ctrl-D), and how it opens."""
 
-import os
-import pty
-import select
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import pytest
-
-from app import cli
-
-ROOT = Path(cli.__file__).parent.parent
-_SECONDS = 60
-INTERRUPT, END = b"\x03", b"\x04"
-
-
-class Terminal:
-    """A command on a pseudo-terminal, and all it has shown."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "app", *arguments],
-            cwd=ROOT,
-            env=os.environ | {"TERM": "xterm-256color"},
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=_own_terminal,
-        )
-        os.close(slave)
-        self.shown = ""
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._master, keys)
-
-    def wait_for(self, text: str) -> None:
-        """Read until `text` has been shown."""
-        deadline = time.monotonic() + _SECONDS
-        while text not in self.shown:
-            if not self._read(deadline - time.monotonic()):
-                pytest.fail(f"ended, or said nothing, before {text!r}: {self.shown}")
-
-    def close(self) -> int:
-        """Wait for the end; returns the exit code."""
-        while self._read(_SECONDS):
-            pass
-        os.close(self._master)
-        return self.process.wait(timeout=_SECONDS)
-
-    def _read(self, seconds: float) -> bool:
-        """Take what is shown within the time; False at the end, or if nothing is."""
-        if not select.select([self._master], [], [], max(seconds, 0))[0]:
-            return False
-        try:
-            data = os.read(self._master, 4096)
-        except OSError:  # how a pseudo-terminal says that the other side has gone
-            return False
-        self.shown += data.decode(errors="replace")
-        return bool(data)
-
-
-def _own_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from tests.app.terminal import END, INTERRUPT, QUIT, Terminal
 
 
 def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
     window = ["--ctx", "1000000", "--beyond-context", "--max-tokens", "1000000"]
-    terminal = Terminal("chat", "-m", str(tiny_path), *window)
+    terminal = Terminal("chat", "--plain", "-m", str(tiny_path), *window)
     terminal.wait_for("> ")
     terminal.type(b"ba ce di\n")
     time.sleep(1)
@@ -90,9 +25,11 @@ def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
     assert "reading" in terminal.shown
 
 
-def test_a_bare_model_opens_the_chat(tiny_path: Path) -> None:
-    terminal = Terminal(str(tiny_path))
-    terminal.wait_for("/quit or Ctrl-D ends")
-    terminal.wait_for("> ")
-    terminal.type(b"/quit\n")
+def test_a_bare_model_opens_the_full_screen(tiny_path: Path, tmp_path: Path) -> None:
+    folders = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    terminal = Terminal(str(tiny_path), environment=folders)
+    terminal.wait_for("KV cache")
+    terminal.wait_for("/128")
+    terminal.type(QUIT)
     assert terminal.close() == 0
+    assert "Traceback" not in terminal.shown

@@ -1,0 +1,1 @@
+"""Chats and where they are kept. Knows neither MLX nor a screen."""

@@ -1,0 +1,113 @@
+"""A chat and its messages, as they are shown, saved and given to a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import groupby
+
+from models.chat_template import Message, Role
+
+_TITLE_LENGTH = 48
+
+
+class State(Enum):
+    """How far a message is."""
+
+    COMPLETE = "complete"
+    STREAMING = "streaming"  # still growing, or was when the program died
+    STOPPED = "stopped"  # ended by the user
+    FAILED = "failed"  # ended by an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attachment:
+    """A text that goes along with a question."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What an answer cost; the names are those of `app.transcript.Completion`."""
+
+    model: str
+    tokens: int
+    prompt_tokens: int
+    reused_tokens: int
+    finish_reason: str
+    ttft_s: float
+    prefill_tps: float
+    decode_tps: float
+
+
+@dataclass(kw_only=True, eq=False)
+class ChatMessage:
+    """One turn.
+
+    id: its row in the store, None while it is not saved.
+    end: tokens of the conversation up to its end, as the model last read it;
+    None while no model has.
+    error: why it failed, for a message that has.
+    """
+
+    role: Role
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+    state: State = State.COMPLETE
+    figures: Figures | None = None
+    id: int | None = None
+    end: int | None = None
+    error: str | None = None
+
+    @property
+    def content(self) -> str:
+        """The text with its attachments, as a model reads it."""
+        return "\n\n".join(filter(None, [*map(_quoted, self.attachments), self.text]))
+
+
+@dataclass(kw_only=True, eq=False)
+class Chat:
+    """A conversation with its settings.
+
+    id: its row in the store, None while it is not saved.
+    """
+
+    title: str = ""
+    model: str = ""
+    system: str = ""
+    messages: list[ChatMessage] = field(default_factory=list)
+    id: int | None = None
+
+    def turns(self) -> list[tuple[ChatMessage, ...]]:
+        """Messages with text, those of one speaker in a row together.
+
+        Chat formats want speakers to take turns; a question whose answer was
+        stopped before its first word is followed by another question.
+        """
+        said = [message for message in self.messages if message.content]
+        return [tuple(run) for _, run in groupby(said, key=lambda message: message.role)]
+
+    def prompt(self) -> tuple[Message, ...]:
+        """The system prompt, where there is one, and the turns, as a model reads them."""
+        opening = [Message(role=Role.SYSTEM, content=self.system)] if self.system else []
+        turns = [
+            Message(role=run[0].role, content="\n\n".join(each.content for each in run))
+            for run in self.turns()
+        ]
+        return (*opening, *turns)
+
+
+def title_of(messages: Sequence[ChatMessage]) -> str:
+    """A title from the first question: its first line, shortened."""
+    first = next((each.text for each in messages if each.role is Role.USER and each.text), "")
+    line = " ".join(first.split())
+    return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def _quoted(attachment: Attachment) -> str:
+    """An attachment as a fenced block whose fence its text does not contain."""
+    fence = "```"
+    while fence in attachment.text:
+        fence += "`"
+    return f"{attachment.name}:\n{fence}\n{attachment.text.rstrip()}\n{fence}"

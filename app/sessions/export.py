@@ -1,0 +1,41 @@
+"""A chat as a file for people (Markdown) or for programs (JSON)."""
+
+import json
+from dataclasses import asdict
+
+from app.sessions.chat import Chat, ChatMessage
+from models.chat_template import Role
+
+_NAMES = {Role.SYSTEM: "System", Role.USER: "You", Role.ASSISTANT: "Model"}
+
+
+def as_markdown(chat: Chat) -> str:
+    """The chat with a heading for each turn."""
+    parts = [f"# {chat.title or 'Chat'}", f"Model: {chat.model}"]
+    if chat.system:
+        parts += ["## System", chat.system]
+    for message in chat.messages:
+        parts += [f"## {_NAMES[message.role]}", message.content]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(chat: Chat) -> str:
+    """One JSON object, with the figures of each answer."""
+    found = {
+        "schema": 1,
+        "title": chat.title,
+        "model": chat.model,
+        "system": chat.system,
+        "messages": [_message(message) for message in chat.messages],
+    }
+    return json.dumps(found, ensure_ascii=False, indent=2) + "\n"
+
+
+def _message(message: ChatMessage) -> dict[str, object]:
+    return {
+        "role": message.role.value,
+        "text": message.text,
+        "attachments": [asdict(each) for each in message.attachments],
+        "state": message.state.value,
+        "figures": asdict(message.figures) if message.figures else None,
+    }

@@ -1,0 +1,113 @@
+"""The full-screen chat as a program."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App, SystemCommand
+from textual.screen import Screen
+
+from app.sessions.chat import Chat
+from app.sessions.store import SessionStore
+from app.tui import settings as settings_file
+from app.tui import terminal
+from app.tui.commands import COMMANDS
+from app.tui.controller import ChatController
+from app.tui.driver import ForgivingDriver
+from app.tui.screens.chat import ChatScreen
+from app.tui.service import ModelService
+from app.tui.settings import Settings
+from app.tui.state import AnswerSettings
+from app.tui.theme import EMBER, EMBER_LIGHT
+from models.catalogue import DEFAULT_NAME
+
+
+class ChatApp(App[None]):
+    """Owns the controller, the settings and the screens.
+
+    The service and the store are their maker's to close. settings_path: where
+    changed settings are kept, None for nowhere. chat: a saved chat to go on with.
+    model: what to load; empty for the default, which is offered before it is fetched.
+    """
+
+    CSS_PATH = Path(__file__).parent / "ember.tcss"
+    TITLE = "ember"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (84, "-wide")]  # noqa: RUF012
+    COMMAND_PALETTE_DISPLAY: ClassVar[str | None] = "^P"
+
+    def __init__(
+        self,
+        service: ModelService,
+        *,
+        settings: Settings | None = None,
+        stop: tuple[str, ...] = (),
+        settings_path: Path | None = None,
+        store: SessionStore | None = None,
+        chat: Chat | None = None,
+        model: str = "",
+        notices: Iterable[str] = (),
+    ) -> None:
+        super().__init__(driver_class=ForgivingDriver)
+        self.settings = settings or Settings()
+        self.chat = ChatController(
+            service,
+            _answer_settings(self.settings, stop),
+            system=self.settings.system,
+            store=store,
+        )
+        self.chat.notices.extend(notices)
+        if chat is not None:
+            self.chat.show_chat(chat)
+        self.default_model = model or DEFAULT_NAME
+        self._service, self._stop, self._settings_path = service, stop, settings_path
+        self._is_asked_for = bool(model)
+        self.register_theme(EMBER)
+        self.register_theme(EMBER_LIGHT)
+        self._use_theme(self.settings.theme)
+
+    def on_mount(self) -> None:
+        """Begin with the chat and its model."""
+        terminal.keep_title(self)
+        terminal.set_title(self, "ember")
+        self.push_screen(ChatScreen(self.chat, self._service))
+        if self._is_asked_for or self._service.is_here(self.default_model):
+            self.chat.use(self.default_model)
+
+    def on_unmount(self) -> None:
+        """Leave the terminal as it was."""
+        terminal.restore_title(self)
+
+    def change_settings(self, settings: Settings) -> None:
+        """Use other settings, and keep them. Raises EmberError where they cannot be saved."""
+        self.settings = settings
+        self.chat.settings = _answer_settings(settings, self._stop)
+        self.chat.default_system = settings.system
+        self._use_theme(settings.theme)
+        if self._settings_path is not None:
+            settings_file.save(settings, self._settings_path)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The palette: every command that needs no argument, and every theme."""
+        if not isinstance(screen, ChatScreen):
+            return
+        for command in COMMANDS:
+            if not command.usage or command.usage.startswith("["):
+                yield SystemCommand(f"/{command.name}", command.about, _runs(screen, command.name))
+        for name in sorted(self.available_themes):
+            yield SystemCommand(
+                f"Theme: {name}", "change the colours", _runs(screen, "theme", name)
+            )
+
+    def _use_theme(self, name: str) -> None:
+        if name in self.available_themes:
+            self.theme = name
+        else:
+            self.chat.notices.append(f"no theme {name!r}: /theme lists them")
+
+
+def _answer_settings(settings: Settings, stop: tuple[str, ...]) -> AnswerSettings:
+    return AnswerSettings(sampling=settings.sampling(), max_tokens=settings.max_tokens, stop=stop)
+
+
+def _runs(screen: ChatScreen, name: str, argument: str = "") -> Callable[[], None]:
+    return lambda: screen.action_command(name, argument)

@@ -1,0 +1,111 @@
+"""What can be done by name: typed after a slash, or chosen in the palette.
+
+Each handler takes the chat's screen and the text after the name, and refuses by
+raising EmberError.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.tui.commands import output, setup, turns, views
+from kvcache.errors import EmberError
+
+if TYPE_CHECKING:
+    from app.tui.screens.chat import ChatScreen
+
+Handler = Callable[["ChatScreen", str], None]
+Choices = Callable[["ChatScreen"], Iterable[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command. usage: its arguments, as help shows them. choices: for completion."""
+
+    name: str
+    about: str
+    run: Handler
+    usage: str = ""
+    key: str = ""
+    choices: Choices | None = None
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(name="new", about="begin another chat", run=views.new, key="^N"),
+    Command(name="retry", about="answer the last question again", run=turns.retry, key="^R"),
+    Command(
+        name="edit", about="change a question and ask again", run=turns.edit, key="↑", usage="[N]"
+    ),
+    Command(name="continue", about="go on with the last answer", run=turns.continue_),
+    Command(name="undo", about="take back the last question and answer", run=turns.undo),
+    Command(name="fork", about="go on in a copy of the chat", run=turns.fork, usage="[N]"),
+    Command(
+        name="copy",
+        about="copy the last answer, its code, or the chat",
+        run=output.copy,
+        usage="[code|chat]",
+        choices=output.copy_choices,
+        key="^Y",
+    ),
+    Command(
+        name="export",
+        about="write the chat to a file: Markdown, or JSON for .json",
+        run=output.export,
+        usage="[FILE]",
+    ),
+    Command(
+        name="screenshot",
+        about="write the screen to an SVG file",
+        run=output.screenshot,
+        usage="[FILE]",
+    ),
+    Command(
+        name="model",
+        about="choose or download a model",
+        run=setup.model,
+        usage="[NAME]",
+        key="^L",
+        choices=setup.model_choices,
+    ),
+    Command(
+        name="system",
+        about="set the system prompt; `clear` removes it",
+        run=setup.system,
+        usage="[TEXT]",
+    ),
+    Command(
+        name="set",
+        about="change a setting, as in /set temp 0.7",
+        run=setup.set_,
+        usage="[NAME VALUE]",
+        key="F2",
+        choices=setup.set_choices,
+    ),
+    Command(
+        name="theme",
+        about="change the colours",
+        run=setup.theme,
+        usage="NAME",
+        choices=setup.theme_choices,
+    ),
+    Command(name="attach", about="send a text file along", run=output.attach, usage="FILE"),
+    Command(
+        name="sessions", about="open, search, rename or delete chats", run=views.sessions, key="^O"
+    ),
+    Command(name="title", about="rename this chat", run=views.title, usage="TEXT"),
+    Command(name="stats", about="speed in large", run=views.stats, key="F3"),
+    Command(name="kv", about="the cache in large, layer by layer", run=views.kv, key="F4"),
+    Command(name="panes", about="show or hide the side pane", run=views.panes, key="F5"),
+    Command(name="help", about="keys and commands", run=views.help_, key="F1"),
+    Command(name="quit", about="leave; the chat is saved", run=views.quit_, key="^Q"),
+)
+
+
+def find(name: str) -> Command:
+    """The command of that name, or of which it is the only beginning. Raises EmberError."""
+    matches = [each for each in COMMANDS if each.name.startswith(name)]
+    exact = [each for each in matches if each.name == name]
+    if exact or len(matches) == 1:
+        return (exact or matches)[0]
+    hint = ", ".join(f"/{each.name}" for each in matches) or "/help lists them"
+    raise EmberError(f"no command /{name}: {hint}")

@@ -1,0 +1,61 @@
+"""Commands that change the conversation."""
+
+from typing import TYPE_CHECKING
+
+from app.sessions.chat import ChatMessage
+from kvcache.errors import EmberError
+from models.chat_template import Role
+
+if TYPE_CHECKING:
+    from app.tui.screens.chat import ChatScreen
+
+
+def retry(screen: "ChatScreen", _text: str) -> None:
+    """Answer the last question again."""
+    screen.chat.retry()
+    screen.follow()
+
+
+def continue_(screen: "ChatScreen", _text: str) -> None:
+    """Go on with the last answer."""
+    screen.chat.continue_()
+    screen.follow()
+
+
+def undo(screen: "ChatScreen", _text: str) -> None:
+    """Take back the last question; it returns to the prompt."""
+    screen.composer.put(screen.chat.undo())
+
+
+def edit(screen: "ChatScreen", text: str) -> None:
+    """Put a question into the prompt; sending it drops what followed."""
+    if screen.chat.busy:
+        raise EmberError("stop the answer first (Esc), then edit")
+    questions = [each for each in screen.chat.chat.messages if each.role is Role.USER]
+    if not questions:
+        raise EmberError("nothing to edit yet: ask something first")
+    message = _numbered(questions, text) or screen.selected
+    if message is None:
+        message = questions[-1]
+    elif message.role is not Role.USER:
+        messages = screen.chat.chat.messages
+        message = messages[max(messages.index(message) - 1, 0)]
+    screen.composer.edit(message)
+
+
+def fork(screen: "ChatScreen", text: str) -> None:
+    """Go on in a copy that ends at the selected message, at question N, or here."""
+    questions = [each for each in screen.chat.chat.messages if each.role is Role.USER]
+    draft = screen.chat.fork(_numbered(questions, text) or screen.selected)
+    if draft is not None:
+        screen.composer.put(draft)
+    screen.notify("this is a copy now; the other chat is as it was (^O)", markup=False)
+
+
+def _numbered(questions: list[ChatMessage], text: str) -> ChatMessage | None:
+    """Question N, counted from 1; None where no number is given."""
+    if not text:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= len(questions):
+        raise EmberError(f"got {text!r}, expected the number of a question, 1 to {len(questions)}")
+    return questions[int(text) - 1]

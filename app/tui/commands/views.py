@@ -1,0 +1,67 @@
+"""Commands that show something else, or leave."""
+
+from typing import TYPE_CHECKING
+
+from app.tui.screens.chats import ChatsScreen
+from app.tui.screens.figures import CacheScreen, SpeedScreen
+from kvcache.errors import EmberError
+
+if TYPE_CHECKING:
+    from app.tui.screens.chat import ChatScreen
+
+
+def new(screen: "ChatScreen", _text: str) -> None:
+    """Begin another chat."""
+    screen.chat.new_chat()
+    screen.follow()
+
+
+def sessions(screen: "ChatScreen", _text: str) -> None:
+    """Choose among the saved chats."""
+
+    def done(number: int | None) -> None:
+        if number is not None:
+            screen.attempt(lambda: screen.chat.show_chat(screen.chat.store.load(number)))
+            screen.follow()
+
+    screen.app.push_screen(ChatsScreen(screen.chat), done)
+
+
+def title(screen: "ChatScreen", text: str) -> None:
+    """Rename this chat."""
+    chat = screen.chat.chat
+    if not text:
+        screen.composer.put_text(f"/title {chat.title}")
+        return
+    if chat.id is None:
+        raise EmberError("this chat is empty: ask something first")
+    chat.title = text
+    screen.chat.store.rename(chat.id, text)
+    screen.notify(f"renamed to {text}", markup=False)
+
+
+def stats(screen: "ChatScreen", _text: str) -> None:
+    """Show the speed in large."""
+    screen.app.push_screen(SpeedScreen(screen.chat))
+
+
+def kv(screen: "ChatScreen", _text: str) -> None:
+    """Show the cache in large."""
+    screen.app.push_screen(CacheScreen(screen.chat, screen.service, screen.tier_log))
+
+
+def panes(screen: "ChatScreen", _text: str) -> None:
+    """Show or hide the side pane."""
+    if screen.has_class("narrow"):
+        raise EmberError("the panes need 100 columns; F3 and F4 open them")
+    screen.toggle_class("panes-off")
+
+
+def help_(screen: "ChatScreen", _text: str) -> None:
+    """Show keys and commands."""
+    screen.show_help()
+
+
+def quit_(screen: "ChatScreen", _text: str) -> None:
+    """Leave."""
+    screen.app.exit()

@@ -1,0 +1,370 @@
+"""The screen where one talks with the model.
+
+Takes what the controller has on a timer, and shows it; decides nothing about
+the chat itself.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.screen import Screen
+from textual.strip import Strip
+
+from app.sessions.chat import ChatMessage
+from app.tui import clipboard, memory, terminal
+from app.tui.commands import COMMANDS, Command, find
+from app.tui.controller import ChatController
+from app.tui.model_list import ListedModel, listed
+from app.tui.screens.help import HelpScreen
+from app.tui.screens.question import QuestionScreen
+from app.tui.service import ModelService
+from app.tui.settings import Settings
+from app.tui.state import Phase
+from app.tui.text.lines import LineMaker
+from app.tui.text.welcome import STARTERS, welcome
+from app.tui.tiers import TierLog
+from app.tui.widgets.composer import Composer
+from app.tui.widgets.conversation import Conversation
+from app.tui.widgets.header_bar import HeaderBar
+from app.tui.widgets.key_bar import Hint, KeyBar
+from app.tui.widgets.prompt import Prompt
+from app.tui.widgets.side_pane import SidePane
+from app.tui.widgets.status_line import StatusLine
+from kvcache.errors import EmberError
+from kvcache.stats import CacheStats, sum_layers
+
+if TYPE_CHECKING:
+    from app.tui.app import ChatApp
+
+_TICK = 1 / 20
+_FIGURES_TICK = 1 / 4
+_SIDE_PANE_FROM = 100
+_SHORT = 26
+_QUIT_SECONDS = 2.0
+_HINTS: list[Hint] = [
+    ("⏎", "Send", "screen.submit"),
+    ("esc", "Stop", "screen.stop"),
+    ("F1", "Help", "screen.command('help')"),
+    ("^R", "Retry", "screen.command('retry')"),
+    ("^O", "Chats", "screen.command('sessions')"),
+    ("^L", "Model", "screen.command('model')"),
+    ("^Q", "Quit", "screen.command('quit')"),
+    ("F4", "KV", "screen.command('kv')"),
+    ("F3", "Speed", "screen.command('stats')"),
+    ("F5", "Panes", "screen.command('panes')"),
+    ("F2", "Settings", "screen.command('set')"),
+    ("^J", "Newline", "screen.newline"),
+    ("^Y", "Copy", "screen.command('copy')"),
+    ("^P", "Palette", "app.command_palette"),
+]
+
+
+class ChatScreen(Screen[None]):
+    """Conversation, composer and figures."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop", show=False),
+        Binding("ctrl+c", "interrupt", "Copy, stop or quit", show=False),
+        Binding("ctrl+end", "follow", "End", show=False, priority=True),
+        Binding("ctrl+r", "command('retry')", "Answer again", show=False),
+        Binding("ctrl+n", "command('new')", "New chat", show=False),
+        Binding("ctrl+o", "command('sessions')", "Chats", show=False),
+        Binding("ctrl+l", "command('model')", "Model", show=False),
+        Binding("ctrl+y", "command('copy')", "Copy", show=False),
+        Binding("f1", "command('help')", "Help", show=False),
+        Binding("f2", "command('set')", "Settings", show=False),
+        Binding("f3", "command('stats')", "Speed", show=False),
+        Binding("f4", "command('kv')", "Cache", show=False),
+        Binding("f5", "command('panes')", "Panes", show=False),
+    ]
+    app: "ChatApp"
+
+    def __init__(self, chat: ChatController, service: ModelService) -> None:
+        super().__init__()
+        self.chat, self.service = chat, service
+        self.tier_log = TierLog()
+        self._found: list[ListedModel] = []
+        self._starter = -1
+        self._was_busy = False
+        self._interrupted_at = 0.0
+
+    def compose(self) -> ComposeResult:
+        yield HeaderBar()
+        with Horizontal(id="main"):
+            yield Conversation(self._welcome)
+            yield SidePane()
+        yield StatusLine()
+        yield Composer(
+            count=self.service.count,
+            window=lambda: self.chat.model.window if self.chat.model else 0,
+            choices=self._choices,
+        )
+        yield KeyBar()
+
+    def on_mount(self) -> None:
+        """Start the timers."""
+        self.composer.prompt.focus()
+        self.query_one(KeyBar).show(_HINTS)
+        self.set_interval(_TICK, self._tick)
+        self.set_interval(_FIGURES_TICK, self._show_figures)
+        self.set_class(not self.settings.panes, "panes-off")
+        self.run_worker(self._find_models(), exit_on_error=False)
+
+    def on_resize(self) -> None:
+        """Narrow screens have no side pane, short ones no frame."""
+        self.set_class(self.size.width < _SIDE_PANE_FROM, "narrow")
+        self.set_class(self.size.height < _SHORT, "short")
+
+    # -- parts that commands use --
+
+    @property
+    def composer(self) -> Composer:
+        """The prompt and what belongs to it."""
+        return self.query_one(Composer)
+
+    @property
+    def conversation(self) -> Conversation:
+        """The messages."""
+        return self.query_one(Conversation)
+
+    @property
+    def selected(self) -> ChatMessage | None:
+        """The message that the keyboard has selected."""
+        return self.conversation.selected
+
+    @property
+    def settings(self) -> Settings:
+        """The user's settings."""
+        return self.app.settings
+
+    def follow(self) -> None:
+        """Go to the end of the conversation."""
+        self.conversation.action_follow()
+
+    def copy(self, text: str, what: str) -> None:
+        """Copy a text and say so."""
+        self.run_worker(
+            asyncio.to_thread(clipboard.copy, text, self.app.copy_to_clipboard), exit_on_error=False
+        )
+        self.notify(f"copied {what}", markup=False)
+
+    def change_settings(self, settings: Settings) -> None:
+        """Use other settings, and keep them. Raises EmberError where they cannot be saved."""
+        self.app.change_settings(settings)
+
+    # -- showing --
+
+    def _tick(self) -> None:
+        changed = self.chat.tick()
+        for notice in self.chat.notices:
+            self.notify(notice, markup=False, timeout=8)
+        self.chat.notices.clear()
+        messages = self.chat.chat.messages
+        self.conversation.show(messages, self.chat.problem, at_once=not self.chat.busy)
+        if changed and not messages:
+            self.conversation.refresh_placeholder()
+        if self._was_busy and not self.chat.busy:
+            self._settled()
+        self._was_busy = self.chat.busy
+        self._show_status()
+        if self.chat.too_long is not None and self.is_current:
+            self._ask_about_length()
+
+    def _settled(self) -> None:
+        """The model has loaded or answered."""
+        self._show_figures()
+        if not self.app.app_focus and self.settings.bell:
+            self.app.bell()
+            terminal.set_title(self.app, "● ember: done")
+
+    def on_app_focus(self) -> None:
+        """The user is back."""
+        terminal.set_title(self.app, "ember")
+
+    def _show_status(self) -> None:
+        self.query_one(StatusLine).show(
+            self.chat, unseen=self.conversation.unseen, draft=self.composer.note
+        )
+
+    def _show_figures(self) -> None:
+        layers = self.service.layer_stats()
+        total: CacheStats | None = sum_layers(layers) if layers else None
+        if total is None:
+            self.tier_log.forget()
+        else:
+            self.tier_log.observe(time.time(), total)
+        used, installed = memory.resident(), memory.installed()
+        ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"
+        speed = self.chat.meter.speed().now
+        self.query_one(HeaderBar).show(self.chat.model, total, speed, ram)
+        self.conversation.mark(total)
+        self.query_one(SidePane).show(self.chat, total, layers, self.tier_log)
+
+    def _welcome(self, maker: LineMaker) -> list[Strip]:
+        here = [(each.spec, each.size) for each in self._found if each.path is not None]
+        return welcome(maker, self.chat, here, self.app.default_model)
+
+    async def _find_models(self) -> None:
+        self._found = await asyncio.to_thread(listed)
+        self.conversation.refresh_placeholder()
+
+    # -- typing --
+
+    def _choices(self, command: Command) -> Iterable[str]:
+        return command.choices(self) if command.choices is not None else ()
+
+    def model_names(self) -> list[str]:
+        """The models that can be chosen."""
+        return [each.spec for each in self._found]
+
+    @on(Composer.Sent)
+    def _sent(self, event: Composer.Sent) -> None:
+        def send() -> None:
+            self.chat.ask(event.draft, event.editing)
+            self.composer.accept()
+            self.follow()
+
+        self.attempt(send)
+
+    @on(Composer.CommandSent)
+    def _command_sent(self, event: Composer.CommandSent) -> None:
+        name, _, argument = event.line[1:].partition(" ")
+        self.action_command(name.strip(), argument.strip())
+
+    @on(Composer.EmptySent)
+    def _empty_sent(self) -> None:
+        """Enter on nothing fetches the offered model, where there is no other."""
+        none_here = not any(each.path for each in self._found)
+        if self.chat.phase is Phase.NO_MODEL and none_here:
+            self.attempt(lambda: self.chat.use(self.app.default_model))
+
+    @on(Composer.Noted)
+    def _noted(self) -> None:
+        self._show_status()
+
+    @on(Prompt.ForeignKey)
+    def _foreign_key(self, event: Prompt.ForeignKey) -> None:
+        match event.key:
+            case "pageup":
+                self.conversation.scroll_page_up(animate=False)
+            case "pagedown":
+                self.conversation.scroll_page_down(animate=False)
+            case "home":
+                self.conversation.action_top()
+            case "end":
+                self.follow()
+            case "up":
+                self.action_command("edit")
+            case "tab":
+                self._tab()
+            case "ctrl+d":
+                self.app.exit()
+
+    def _tab(self) -> None:
+        """On an empty prompt: a starter, or the way into the conversation."""
+        if self.chat.chat.messages:
+            self.conversation.focus()
+            self.conversation.action_select(0)
+        else:
+            self._starter = (self._starter + 1) % len(STARTERS)
+            self.composer.put_text(STARTERS[self._starter])
+
+    # -- keys --
+
+    def action_command(self, name: str, argument: str = "") -> None:
+        """Run a command by its name."""
+        self.attempt(lambda: find(name).run(self, argument))
+
+    def action_submit(self) -> None:
+        """Send what is typed."""
+        self.composer.submit()
+
+    def action_newline(self) -> None:
+        """Break the line."""
+        self.composer.prompt.action_newline()
+
+    def action_follow(self) -> None:
+        """Go to the end of the conversation."""
+        self.follow()
+
+    def action_stop(self) -> None:
+        """Close what is open, else stop what runs; go back to the prompt."""
+        prompt = self.composer.prompt
+        if not prompt.has_focus:
+            prompt.focus()
+        elif self.composer.dismiss():
+            return
+        elif self.chat.queued is not None:
+            self.composer.put(self.chat.unqueue())
+        elif self.chat.busy:
+            self.chat.stop()
+        elif self.chat.fetching is not None:
+            self.chat.stop_fetch()
+
+    def action_interrupt(self) -> None:
+        """Ctrl-C: copies a selection, else stops an answer, else quits when pressed twice."""
+        selection = self.get_selected_text() or self.composer.prompt.selected_text
+        now = time.monotonic()
+        if selection:
+            self.copy(selection, "the selection")
+            self.clear_selection()
+        elif self.chat.busy and not self.chat.stopping:
+            self.chat.stop()
+        elif now - self._interrupted_at < _QUIT_SECONDS:
+            self.app.exit()
+        else:
+            self._interrupted_at = now
+            self.notify("Ctrl-C again quits", timeout=_QUIT_SECONDS, markup=False)
+
+    @on(Conversation.CopyRequested)
+    def _copy_requested(self, event: Conversation.CopyRequested) -> None:
+        self.copy(event.text, "the text")
+
+    @on(Conversation.ActionRequested)
+    def _action_requested(self, event: Conversation.ActionRequested) -> None:
+        kind, _, value = event.action.partition(":")
+        if kind == "start":
+            self.composer.put_text(STARTERS[int(value)])
+        elif kind == "model":
+            self.attempt(lambda: self.chat.use(value))
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Do what the user asks for; say why where that is refused."""
+        try:
+            step()
+        except EmberError as error:
+            self.notify(str(error), severity="warning", markup=False)
+
+    # -- other screens --
+
+    def show_help(self) -> None:
+        """Open the list of keys and commands."""
+        self.app.push_screen(HelpScreen(COMMANDS))
+
+    def _ask_about_length(self) -> None:
+        long = self.chat.too_long
+        assert long is not None
+        self.chat.dismiss_too_long()
+
+        def done(choice: str | None) -> None:
+            if choice == "drop":
+                self.attempt(lambda: self.chat.retry(drop_oldest=True))
+            elif choice == "undo":
+                self.attempt(lambda: self.composer.put(self.chat.undo()))
+
+        self.app.push_screen(
+            QuestionScreen(
+                "The window is too small for this",
+                f"The conversation has {long.prompt_tokens} tokens, the window holds "
+                f"{long.window} with its answer. Nothing has been cut. What is left out stays in "
+                "the chat, but the model does not read it.",
+                {"drop": "Leave out the oldest turns", "undo": "Take the question back"},
+            ),
+            done,
+        )

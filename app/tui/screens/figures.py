@@ -1,0 +1,117 @@
+"""Speed and cache in large, for a closer look and for narrow terminals."""
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from app.tui.controller import ChatController
+from app.tui.service import ModelService
+from app.tui.text import figures
+from app.tui.text.palette import MUTED
+from app.tui.text.sparkline import sparkline
+from app.tui.tiers import TierLog
+from app.tui.widgets.cache_pane import CachePane
+from app.tui.widgets.layer_map import LayerMap
+from app.tui.widgets.tier_events import TierEvents
+from kvcache.stats import sum_layers
+
+_TICK = 1 / 4
+_HEIGHT = 8
+
+
+class SpeedScreen(ModalScreen[None]):
+    """The last minute as a large curve, and every figure of the last answer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f3,q,enter", "dismiss", "Close", show=False)
+    ]
+
+    def __init__(self, chat: ChatController) -> None:
+        super().__init__()
+        self._chat = chat
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="box") as box:
+            box.border_title = "Speed"
+            yield Static(markup=False)
+
+    def on_mount(self) -> None:
+        """Keep it up to date."""
+        self.set_interval(_TICK, self._show)
+        self.call_after_refresh(self._show)
+
+    def _show(self) -> None:
+        speed, last, rate = self._chat.meter.speed(), self._chat.last, figures.rate
+        target = self.query_one(Static)
+        width = max(target.size.width - 8, 10)
+        curve = sparkline(speed.bins, width, _HEIGHT)
+        labels = [rate(speed.peak), *[""] * (_HEIGHT - 2), "0"]
+        lines = [
+            Content.assemble((f"{label:>6} ", MUTED), (line, "$accent"))
+            for label, line in zip(labels, curve, strict=True)
+        ]
+        lines += [
+            Content(""),
+            Content(
+                f"now {rate(speed.now)}   average {rate(speed.average)}   "
+                f"peak {rate(speed.peak)}   p5 {rate(speed.p5)}   tok/s"
+            ),
+        ]
+        if last is not None:
+            lines += [
+                Content(f"first token after {figures.seconds(last.ttft_s)}"),
+                Content(
+                    f"prompt {last.prompt_tokens} tokens, {last.reused_tokens} of them reused, "
+                    f"{rate(last.prefill_tps)} tok/s"
+                ),
+                Content(f"answer {len(last.tokens)} tokens, {rate(last.decode_tps)} tok/s"),
+            ]
+        target.update(Content("\n").join(lines))
+
+
+class CacheScreen(ModalScreen[None]):
+    """The cache pane, each layer, and what moved between tiers."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f4,q,enter", "dismiss", "Close", show=False)
+    ]
+
+    def __init__(self, chat: ChatController, service: ModelService, log: TierLog) -> None:
+        super().__init__()
+        self._chat, self._service, self._log = chat, service, log
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="box") as box:
+            box.border_title = "KV cache"
+            yield Static(markup=False)
+            yield CachePane()
+            yield LayerMap()
+            yield TierEvents()
+
+    def on_mount(self) -> None:
+        """Keep it up to date; arrow keys scroll."""
+        self.query_one(VerticalScroll).focus()
+        self.set_interval(_TICK, self._show)
+        self.call_after_refresh(self._show)
+
+    def _show(self) -> None:
+        model, layers = self._chat.model, self._service.layer_stats()
+        total = sum_layers(layers) if layers else None
+        if model is not None and total is not None:
+            self.query_one(Static).update(
+                f"{model.kv} · {model.backend} · {figures.size(model.token_bytes)} a token · "
+                f"{figures.size(total.allocated_bytes)} allocated, "
+                f"{figures.size(total.fp16_bytes)} in fp16"
+            )
+        last = self._chat.last
+        reused = (
+            f"reused {last.reused_tokens} of {last.prompt_tokens} prompt tokens" if last else ""
+        )
+        self.query_one(CachePane).show(model, total, reused)
+        self.query_one(LayerMap).show(model, layers)
+        self.query_one(TierEvents).show(self._log.events)

@@ -1,0 +1,67 @@
+"""Keys and commands."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+if TYPE_CHECKING:
+    from app.tui.commands import Command
+
+_KEYS = (
+    ("⏎", "send"),
+    ("^J, Shift-⏎", "new line"),
+    ("Esc", "stop the answer; close what is open"),
+    ("Tab", "complete; on an empty prompt: into the conversation, or a starter"),
+    ("↑ on an empty prompt", "edit the last question"),
+    ("PgUp PgDn, wheel", "scroll, also while text arrives"),
+    ("Home End on an empty prompt", "first message; end, and follow it"),
+    ("↑ ↓ in the conversation", "select a message for /copy /edit /fork"),
+    ("^C", "copy a selection, stop an answer, twice: quit"),
+    ("^D on an empty prompt", "quit"),
+    ("^P", "palette of all commands"),
+    ("@", "attach a text file"),
+)
+_MARKS = (
+    ("▒ in the margin", "these tokens are in the cold tier"),
+    ("× in the margin", "these tokens were evicted: the model no longer sees them"),
+    ("◆ █ ▒ ░", "sink, hot, cold, free"),
+)
+
+
+class HelpScreen(ModalScreen[None]):
+    """A page to read."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f1,q,enter", "dismiss", "Close", show=False)
+    ]
+
+    def __init__(self, commands: Sequence["Command"]) -> None:
+        super().__init__()
+        self._commands = commands
+
+    def compose(self) -> ComposeResult:
+        commands = tuple(
+            (f"/{each.name} {each.usage}".rstrip(), f"{each.about} {each.key}".rstrip())
+            for each in self._commands
+        )
+        with VerticalScroll(classes="box") as box:
+            box.border_title = "Help"
+            for title, rows in (("Keys", _KEYS), ("Commands", commands), ("Marks", _MARKS)):
+                yield Static(_section(title, rows), markup=False)
+
+    def on_mount(self) -> None:
+        """Arrow keys scroll."""
+        self.query_one(VerticalScroll).focus()
+
+
+def _section(title: str, rows: tuple[tuple[str, str], ...]) -> Content:
+    width = max(len(left) for left, _ in rows) + 2
+    lines = [Content.styled(title, "bold $accent")]
+    lines += [Content.assemble((left.ljust(width), "bold"), right) for left, right in rows]
+    return Content("\n").join([*lines, Content("")])

@@ -1,0 +1,120 @@
+"""The models: what each weighs, whether it fits, what its cache costs; load or fetch one."""
+
+import asyncio
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from app.tui import memory
+from app.tui.controller import ChatController
+from app.tui.model_list import Cost, Fit, ListedModel, examine, fit, listed
+from app.tui.text import figures
+from app.tui.text.inert import inert
+from app.tui.text.palette import MUTED
+
+_KEYS = "⏎ load or fetch · F8 stop a download · Esc close"
+_TICK = 1 / 10
+_STYLES = {Fit.FITS: "$success", Fit.TIGHT: "$warning", Fit.TOO_LARGE: "$error"}
+
+
+class ModelsScreen(ModalScreen[str | None]):
+    """Ends with the name of a model that is here, or None; downloads go on beside the chat."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,ctrl+l", "dismiss", "Close", show=False),
+        Binding("f8", "stop", "Stop the download", show=False),
+    ]
+
+    def __init__(self, chat: ChatController) -> None:
+        super().__init__()
+        self._chat = chat
+        self._listed: list[ListedModel] = []
+        self._costs: dict[str, Cost] = {}
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box tall") as box:
+            box.border_title = "Models"
+            yield OptionList(markup=False)
+            yield Static(markup=False, id="download")
+            yield Static(_KEYS, markup=False, classes="keys")
+
+    def on_mount(self) -> None:
+        """Look for models beside the screen."""
+        self.query_one(OptionList).focus()
+        self.run_worker(self._find(), exit_on_error=False)
+        self.set_interval(_TICK, self._show_download)
+
+    async def _find(self) -> None:
+        self._listed = await asyncio.to_thread(listed)
+        self._list()
+        for model in self._listed:
+            if model.path is not None:
+                self._costs[model.spec] = await asyncio.to_thread(examine, model.path)
+                self._list()
+
+    @on(OptionList.OptionSelected)
+    def _selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(self._listed[event.option_index].spec)
+
+    def action_stop(self) -> None:
+        """Stop the download that runs."""
+        self._chat.stop_fetch()
+
+    def _list(self) -> None:
+        chooser = self.query_one(OptionList)
+        at = chooser.highlighted
+        current = self._chat.model.spec if self._chat.model else ""
+        chooser.set_options(
+            Option(_line(each, self._costs.get(each.spec), is_current=each.spec == current))
+            for each in self._listed
+        )
+        if self._listed:
+            chooser.highlighted = min(at or 0, len(self._listed) - 1)
+
+    def _show_download(self) -> None:
+        fetching = self._chat.fetching
+        line = self.query_one("#download", Static)
+        line.display = fetching is not None
+        if fetching is None:
+            return
+        progress = fetching.progress
+        if progress is None or not progress.total_bytes:
+            line.update(f"fetching {fetching.spec}")
+            return
+        filled, empty = figures.bar(progress.done_bytes / progress.total_bytes, 24)
+        done, total = map(figures.file_size, (progress.done_bytes, progress.total_bytes))
+        line.update(
+            Content.assemble(
+                f"{progress.label} ",
+                (filled, "$accent"),
+                (empty, MUTED),
+                f" {done} of {total}",
+            )
+        )
+
+
+def _line(model: ListedModel, cost: Cost | None, *, is_current: bool) -> Content:
+    """Name, size, quantization, fit, cache cost; what it is, or why it cannot be run."""
+    verdict = fit(model, cost, memory.installed())
+    details = f"{cost.quantization:<6} " if cost and cost.quantization else ""
+    per_thousand = ""
+    if cost is not None and cost.token_bytes:
+        per_thousand = f" · KV {figures.size(1000 * cost.token_bytes)} per 1k tokens"
+    about = inert(cost.problem) if cost is not None and cost.problem else model.about
+    first = Content.assemble(
+        ("● " if is_current else "  ", "$accent"),
+        (inert(model.spec), "bold"),
+        f"  {figures.file_size(model.size)} {details}",
+        (verdict.value, _STYLES[verdict]),
+        (per_thousand, MUTED),
+        ("" if model.path else " · to fetch", "$accent"),
+    )
+    second = Content.styled(about, "$error" if cost and cost.problem else MUTED)
+    return Content.assemble(first, "\n  ", second)

@@ -1,0 +1,90 @@
+"""All settings on one page."""
+
+from dataclasses import fields
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Input, Label, Select, Static
+
+from app.tui.settings import Settings
+from kvcache.errors import EmberError
+
+_ABOUT = {
+    "theme": "colours",
+    "model": "loaded at the start; empty: smollm2",
+    "system": "system prompt of new chats",
+    "temp": "0 takes the likeliest token",
+    "top_p": "off at 1",
+    "top_k": "off at 0",
+    "min_p": "off at 0",
+    "repeat_penalty": "off at 1",
+    "seed": "-1 draws afresh",
+    "max_tokens": "longest answer",
+    "panes": "on or off: side pane with the live figures",
+    "bell": "on or off: ring when done and out of sight",
+}
+_KEYS = "Tab next · ^S or ⏎ save · Esc leave"
+
+
+class SettingsScreen(ModalScreen[Settings | None]):
+    """Ends with the changed settings, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f2", "dismiss", "Leave", show=False),
+        Binding("ctrl+s", "save", "Save", show=False),
+    ]
+
+    def __init__(self, settings: Settings, themes: list[str]) -> None:
+        super().__init__()
+        self._settings, self._themes = settings, themes
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box tall") as box:
+            box.border_title = "Settings"
+            with VerticalScroll():
+                for each in fields(self._settings):
+                    with Horizontal(classes="setting"):
+                        yield Label(each.name)
+                        yield self._control(each.name)
+                        yield Static(_ABOUT[each.name], markup=False, classes="about")
+            yield Static(_KEYS, markup=False, classes="keys")
+
+    def _control(self, name: str) -> Input | Select[str]:
+        value = getattr(self._settings, name)
+        if name == "theme":
+            known = sorted({*self._themes, value})
+            return Select(
+                [(each, each) for each in known],
+                value=value,
+                allow_blank=False,
+                id=name,
+                compact=True,
+            )
+        if isinstance(value, bool):
+            value = "on" if value else "off"
+        return Input(str(value), id=name, compact=True)
+
+    def on_input_submitted(self) -> None:
+        """Enter saves."""
+        self.action_save()
+
+    def action_save(self) -> None:
+        """Check what was typed and end with it; say what is wrong and stay."""
+        changed = self._settings
+        try:
+            for each in fields(changed):
+                changed = changed.with_text(each.name, self._typed(each.name))
+        except EmberError as error:
+            keys = self.query_one(".keys", Static)
+            keys.update(str(error))
+            keys.add_class("wrong")
+            return
+        self.dismiss(changed)
+
+    def _typed(self, name: str) -> str:
+        control = self.query_one(f"#{name}")
+        assert isinstance(control, Input | Select)
+        return str(control.value)

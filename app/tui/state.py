@@ -1,0 +1,50 @@
+"""Small things that the chat's parts hand to each other."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from app.sampling import Sampling
+from app.sessions.chat import Attachment
+from kvcache.errors import EmberError
+
+
+class Phase(Enum):
+    """What the model is doing."""
+
+    NO_MODEL = "no model"
+    LOADING = "loading"
+    READY = "ready"
+    READING = "reading"
+    ANSWERING = "answering"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A question as typed."""
+
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something that went wrong, and why."""
+
+    title: str
+    cause: str
+
+    @classmethod
+    def of(cls, title: str, error: BaseException) -> "Problem":
+        """From what was raised; a fault of ember's own is told as one."""
+        if isinstance(error, EmberError):
+            return cls(title=title, cause=str(error))
+        return cls(title=title, cause=f"{type(error).__name__}: {error} (a fault of ember's own)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """How answers are made."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Text to lines of styled cells. Knows no widget and no chat."""

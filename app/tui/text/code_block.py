@@ -1,0 +1,90 @@
+"""A fenced code block: a frame, its language, and a place to copy it.
+
+    ┌ python ─────────────────── ⧉ copy ┐
+    │ for block in cache.cold:          │
+    └───────────────────────────────────┘
+
+While the fence is open its code is plain and grows by lines, since colouring
+it again at every token would cost more with every line.
+"""
+
+from rich.segment import Segment
+from rich.style import Style
+from rich.syntax import Syntax
+from textual.strip import Strip
+
+from app.tui.text.lines import LineMaker
+from app.tui.text.palette import without_background
+
+_COPY = " ⧉ copy "
+_FRAME = 4
+_MAX_COLOURED = 50_000
+
+
+class CodeBlock:
+    """One code block at one width."""
+
+    def __init__(self, maker: LineMaker, language: str) -> None:
+        self._maker, self._language = maker, language.strip().split(" ")[0][:24]
+        self._inner = max(maker.width - _FRAME, 1)
+        self._open_lines: list[Strip] = []
+        self._open_at = 0
+
+    def growing(self, code: str) -> list[Strip]:
+        """The lines of a block whose end has not come; call with ever longer code."""
+        end = code.rfind("\n") + 1
+        if end > self._open_at:
+            finished = code[self._open_at : end - 1]
+            self._open_lines += self._framed(self._plain(finished))
+            self._open_at = end
+        return [*self._head(None), *self._open_lines, *self._framed(self._plain(code[end:]))]
+
+    def finished(self, code: str) -> list[Strip]:
+        """The lines of a complete block, coloured."""
+        code = code.rstrip("\n")
+        if len(code) > _MAX_COLOURED:
+            lines = self._plain(code)
+        else:
+            theme = self._maker.palette.code_theme
+            language = self._language or "text"
+            syntax = Syntax("", language, theme=theme)
+            text = syntax.highlight(code)
+            text.rstrip()
+            lines = [_on_any(line) for line in self._maker.fold_text(text, self._inner)]
+        return [*self._head(code), *self._framed(lines), self._foot()]
+
+    def _plain(self, code: str) -> list[Strip]:
+        return self._maker.fold(code, self._maker.palette.text, self._inner)
+
+    def _framed(self, lines: list[Strip]) -> list[Strip]:
+        border = self._maker.palette.border
+        left, right = Strip([Segment("│ ", border)], 2), Strip([Segment(" │", border)], 2)
+        return [
+            Strip.join([left, line.extend_cell_length(self._inner), right]).discard_meta()
+            for line in lines
+        ]
+
+    def _head(self, code: str | None) -> list[Strip]:
+        """The upper edge; with a place to click where there is code to copy."""
+        palette, width = self._maker.palette, self._maker.width
+        name = f" {self._language} " if self._language else ""
+        copy = _COPY if code is not None and width > len(name) + len(_COPY) + 4 else ""
+        rule = "─" * max(width - 2 - len(name) - len(copy), 0)
+        click = Style(meta={"copy": code}) if copy else Style()
+        segments = [
+            Segment("┌", palette.border),
+            Segment(name, palette.muted),
+            Segment(rule, palette.border),
+            Segment(copy, palette.accent + click),
+            Segment("┐", palette.border),
+        ]
+        return [Strip([segment for segment in segments if segment.text])]
+
+    def _foot(self) -> Strip:
+        rule = "─" * max(self._maker.width - 2, 0)
+        return Strip([Segment(f"└{rule}┘", self._maker.palette.border)])
+
+
+def _on_any(line: Strip) -> Strip:
+    """A coloured line without the background that its colours were made for."""
+    return Strip([Segment(s.text, without_background(s.style or Style.null())) for s in line])

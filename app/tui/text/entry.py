@@ -1,0 +1,136 @@
+"""One message of the conversation as lines, kept up to date while it grows."""
+
+from itertools import takewhile
+
+from rich.segment import Segment
+from rich.text import Text
+from textual.strip import Strip
+
+from app.sessions.chat import Attachment, ChatMessage, State
+from app.tui.text import figures
+from app.tui.text.inert import inert
+from app.tui.text.lines import LineMaker
+from app.tui.text.markdown import GrowingMarkdown
+from models.chat_template import Role
+
+CURSOR = "▍"
+_ENDINGS = {
+    "length": "cut at max tokens · /continue goes on",
+    "cancelled": "stopped",
+}
+
+
+class Entry:
+    """The lines of one message.
+
+    body: how many of the lines are the message's own text; figures and errors
+    stand below. same: how many lines the last change left as they were.
+    """
+
+    def __init__(self, message: ChatMessage) -> None:
+        self.message = message
+        self.lines: list[Strip] = []
+        self.body = self.same = 0
+        self._maker: LineMaker | None = None
+        self._markdown: GrowingMarkdown | None = None
+        self._shown = ""
+        self._state: tuple[object, ...] = ()
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the model says it."""
+        return self.message.role is Role.ASSISTANT
+
+    def is_made_by(self, maker: LineMaker) -> bool:
+        """Whether the lines have this width and these colours."""
+        return maker is self._maker
+
+    def estimate(self, maker: LineMaker) -> None:
+        """Stand in with about as many empty lines as there will be."""
+        text = self.message.text
+        count = text.count("\n") + len(text) // maker.width + 3
+        self.lines = [Strip([])] * count
+
+    def sync(self, maker: LineMaker) -> bool:
+        """Bring the lines up to date; returns whether they changed."""
+        message = self.message
+        state = (message.text, message.state, message.figures, message.error)
+        if maker is self._maker and state == self._state:
+            return False
+        if maker is not self._maker or not message.text.startswith(self._shown):
+            self._maker, self._markdown, self._shown = maker, None, ""
+        self._state = state
+        own = self._answer(maker) if self.is_answer else self._question(maker)
+        self.body = len(own)
+        lines = [*own, *self._below(maker), Strip([])]
+        pairs = zip(self.lines, lines, strict=False)
+        self.same = sum(1 for _ in takewhile(lambda pair: pair[0] is pair[1], pairs))
+        self.lines = lines
+        return True
+
+    def _question(self, maker: LineMaker) -> list[Strip]:
+        lines = [line for each in self.message.attachments for line in _chip(maker, each)]
+        if self.message.text:
+            lines += maker.wrap(inert(self.message.text), maker.palette.user)
+        return lines
+
+    def _answer(self, maker: LineMaker) -> list[Strip]:
+        message = self.message
+        growing = message.state is State.STREAMING
+        if self._markdown is None:
+            self._markdown = GrowingMarkdown(maker)
+        new = message.text[len(self._shown) :]
+        if growing and new.endswith("\r"):  # half a line end, perhaps
+            new = new[:-1]
+        self._shown += new
+        self._markdown.append(inert(new), final=not growing)
+        lines = list(self._markdown.lines)
+        return _with_cursor(lines, maker) if growing else lines or [Strip([])]
+
+    def _below(self, maker: LineMaker) -> list[Strip]:
+        message, palette = self.message, maker.palette
+        lines: list[Strip] = []
+        if message.error:
+            lines += maker.wrap(f"✗ {inert(message.error)}", palette.error)
+        if message.figures:
+            lines += maker.wrap(_figures_line(message), palette.muted)
+        elif message.state is State.STOPPED:
+            lines += maker.wrap("stopped", palette.muted)
+        return lines
+
+
+def _chip(maker: LineMaker, attachment: Attachment) -> list[Strip]:
+    """An attachment in one line; its text is the model's to read."""
+    text = Text()
+    text.append("@ ", style=maker.palette.accent)
+    text.append(inert(attachment.name).replace("\n", " "), style=maker.palette.text)
+    count = attachment.text.count("\n") + 1
+    lines = f"{count} line{'s' * (count > 1)}"
+    size = figures.size(len(attachment.text.encode("utf-8", "replace")))
+    text.append(f" · {size}, {lines}", style=maker.palette.muted)
+    return maker.wrap_text(text)
+
+
+def _with_cursor(lines: list[Strip], maker: LineMaker) -> list[Strip]:
+    cursor = Segment(CURSOR, maker.palette.accent)
+    if not lines or lines[-1].cell_length >= maker.width:
+        return [*lines, Strip([cursor])]
+    return [*lines[:-1], Strip.join([lines[-1], Strip([cursor])])]
+
+
+def _figures_line(message: ChatMessage) -> str:
+    """What the answer cost, in one line."""
+    made = message.figures
+    assert made is not None
+    parts = [f"{made.tokens} tok"]
+    if made.decode_tps:
+        parts.append(f"{figures.rate(made.decode_tps)} tok/s")
+    if made.ttft_s:
+        parts.append(f"TTFT {figures.seconds(made.ttft_s)}")
+        parts.append(f"prefill {figures.rate(made.prefill_tps)} t/s")
+    if made.reused_tokens:
+        reused, total = figures.count(made.reused_tokens), figures.count(made.prompt_tokens)
+        parts.append(f"reused {reused} of {total}")
+    if ending := _ENDINGS.get(made.finish_reason):
+        parts.append(ending)
+    return " · ".join(parts)

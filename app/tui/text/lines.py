@@ -1,0 +1,66 @@
+"""Plain text to lines of a given width."""
+
+from io import StringIO
+
+from rich.console import Console, ConsoleOptions
+from rich.style import Style
+from rich.text import Text
+from textual.strip import Strip
+
+from app.tui.text.palette import Palette
+
+_TAB = 4
+
+
+class LineMaker:
+    """Renders text and Rich renderables to lines, at one width and in one palette."""
+
+    def __init__(self, width: int, palette: Palette) -> None:
+        self.width, self.palette = max(width, 1), palette
+        self.console = Console(
+            file=StringIO(),
+            width=self.width,
+            color_system="truecolor",
+            force_terminal=True,
+            legacy_windows=False,
+            theme=palette.markdown_theme(),
+            markup=False,
+            highlight=False,
+            emoji=False,
+        )
+
+    @property
+    def options(self) -> ConsoleOptions:
+        """Rich's options at this width."""
+        return self.console.options
+
+    def wrap(self, text: str, style: Style, width: int | None = None) -> list[Strip]:
+        """Wrap by words; a word that is too long is folded."""
+        return self.wrap_text(_styled(text, style), width)
+
+    def wrap_text(self, text: Text, width: int | None = None) -> list[Strip]:
+        """Wrap a styled text."""
+        width = self.width if width is None else max(width, 1)
+        lines = text.wrap(self.console, width, overflow="fold", tab_size=_TAB)
+        return [Strip(line.render(self.console), line.cell_len) for line in lines]
+
+    def fold(self, text: str, style: Style, width: int) -> list[Strip]:
+        """Break at exactly `width` cells, as code wants it."""
+        return self.fold_text(_styled(text, style), width)
+
+    def fold_text(self, text: Text, width: int) -> list[Strip]:
+        """Break a styled text at exactly `width` cells."""
+        strips: list[Strip] = []
+        for line in text.split("\n", allow_blank=True):
+            line.expand_tabs(_TAB)
+            strip = Strip(line.render(self.console))
+            cuts = range(width, strip.cell_length, width)
+            strips += strip.divide([*cuts, strip.cell_length]) if cuts else [strip]
+        return strips
+
+
+def _styled(text: str, style: Style) -> Text:
+    """A text in one style; as a span, since Rich's wrapping drops a text's own style."""
+    styled = Text(text)
+    styled.stylize(style)
+    return styled

@@ -1,0 +1,27 @@
+"""Lines of which a part is selected with the mouse."""
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.selection import Selection
+from textual.strip import Strip
+
+
+def with_selection(strip: Strip, selection: Selection, line: int, style: Style) -> Strip:
+    """Draw what the selection covers of a line in its style."""
+    span = selection.get_span(line)
+    if span is None:
+        return strip
+    start, end = span
+    end = strip.cell_length if end == -1 else min(end, strip.cell_length)
+    if start >= end:
+        return strip
+    before, chosen, after = strip.crop(0, start), strip.crop(start, end), strip.crop(end)
+    chosen = Strip([Segment(each.text, (each.style or Style()) + style) for each in chosen])
+    return Strip.join([before, chosen, after])
+
+
+def selected_text(lines: list[str], selection: Selection, margin: int) -> str:
+    """The text of a selection over lines that are drawn with a margin before them."""
+    blank = " " * margin
+    text = selection.extract("\n".join(blank + line for line in lines))
+    return "\n".join(line.removeprefix(blank).rstrip() for line in text.split("\n"))

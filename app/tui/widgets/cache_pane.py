@@ -1,0 +1,86 @@
+"""What the cache holds, by tier, against its budget."""
+
+from textual.content import Content
+
+from app.tui.service import ModelInfo
+from app.tui.text import figures
+from app.tui.text.palette import MUTED
+from app.tui.tiers import bits_per_element, fp16_token_bytes
+from app.tui.widgets.pane import Pane
+from kvcache.stats import CacheStats
+
+_TIERS = (("◆", "sink", "$success"), ("█", "hot", "$accent"), ("▒", "cold", "$primary"))
+
+
+class CachePane(Pane):
+    """Bytes, tokens and bits of each tier; ratio, and how many tokens until it is full."""
+
+    def __init__(self) -> None:
+        super().__init__("KV cache")
+
+    def show(self, model: ModelInfo | None, stats: CacheStats | None, reused: str) -> None:
+        """Update from the summed figures of all layers."""
+        if model is None or stats is None:
+            self.draw(Content.styled("no model", MUTED))
+            return
+        width = max(self.content_size.width, 20)
+        share = stats.held_bytes / model.max_bytes if model.max_bytes else 0.0
+        held = f"{figures.size(stats.held_bytes)} of {figures.size(model.max_bytes)}"
+        lines = [
+            Content(held + f"{share:.0%}".rjust(max(width - len(held), 5))),
+            tier_bar(stats, model.max_bytes, width),
+            *_tier_lines(stats),
+            _evicted_line(stats),
+            Content(f"ratio {stats.ratio:.2f}x  {_room(model, stats)}"),
+        ]
+        if reused:
+            lines.append(Content.styled(reused, MUTED))
+        self.draw(Content("\n").join(lines))
+
+
+def tier_bar(stats: CacheStats, budget: int, width: int) -> Content:
+    """The budget as a bar: sink, hot and cold bytes, then what is free."""
+    parts: list[tuple[str, str]] = []
+    used = 0
+    edge = 0
+    for (glyph, _, style), size in zip(
+        _TIERS, (stats.sink_bytes, stats.hot_bytes, stats.cold_bytes), strict=True
+    ):
+        edge += size
+        reached = round(edge / budget * width) if budget else 0
+        cells = max(min(reached, width) - used, 1 if size and used < width else 0)
+        used += cells
+        parts.append((glyph * cells, style))
+    parts.append(("░" * (width - used), MUTED))
+    return Content.assemble(*parts)
+
+
+def _tier_lines(stats: CacheStats) -> list[Content]:
+    token_bytes = fp16_token_bytes(stats)
+    lines = []
+    for (glyph, name, style), tokens, size in zip(
+        _TIERS,
+        (stats.sink, stats.hot, stats.cold),
+        (stats.sink_bytes, stats.hot_bytes, stats.cold_bytes),
+        strict=True,
+    ):
+        bits = bits_per_element(size, tokens, token_bytes)
+        shown = "" if bits is None else f"{bits:.3g}b"
+        lines.append(
+            Content.assemble(
+                (glyph, style), f" {name:<5}{tokens:>6} tok{figures.size(size):>9} {shown:>5}"
+            )
+        )
+    return lines
+
+
+def _evicted_line(stats: CacheStats) -> Content:
+    line = f"× gone {stats.evicted:>6} tok"
+    return Content.styled(line, "$warning" if stats.evicted else MUTED)
+
+
+def _room(model: ModelInfo, stats: CacheStats) -> str:
+    """Tokens until something must go; a full window lets go of a block at a time."""
+    left = model.window - stats.held
+    is_full = left <= 0 or (stats.evicted > 0 and left <= model.block)
+    return "window full" if is_full else f"full in {figures.count(left)} tok"

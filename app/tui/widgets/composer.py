@@ -1,0 +1,201 @@
+"""The prompt with its completions, attachments, and what the draft would cost."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.widgets import Static
+
+from app.sessions.chat import Attachment, ChatMessage
+from app.tui.commands import Command
+from app.tui.completion import suggestions
+from app.tui.state import Draft
+from app.tui.text import figures
+from app.tui.widgets.prompt import Prompt
+from app.tui.widgets.suggestions import Suggestions
+
+_COUNT_AFTER = 0.25
+
+
+class Composer(Vertical):
+    """Makes drafts.
+
+    count: tokens of a text, run on another thread. window: tokens that the model
+    holds, 0 without a model. choices: completions of a command's argument.
+    """
+
+    class Sent(Message):
+        """The user sends a draft; `editing` is the question that it replaces."""
+
+        def __init__(self, draft: Draft, editing: ChatMessage | None) -> None:
+            super().__init__()
+            self.draft, self.editing = draft, editing
+
+    class CommandSent(Message):
+        """The user sends a line that begins with a slash."""
+
+        def __init__(self, line: str) -> None:
+            super().__init__()
+            self.line = line
+
+    class EmptySent(Message):
+        """The user sends nothing."""
+
+    class Noted(Message):
+        """What stands beside the draft has changed."""
+
+    def __init__(
+        self,
+        *,
+        count: Callable[[str], int],
+        window: Callable[[], int],
+        choices: Callable[[Command], Iterable[str]],
+    ) -> None:
+        super().__init__()
+        self.editing: ChatMessage | None = None
+        self._count, self._window, self._choices = count, window, choices
+        self._attachments: list[Attachment] = []
+        self._cost = ""
+        self._counting: asyncio.Task[None] | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Suggestions()
+        with Horizontal(id="prompt-row"):
+            yield Static("❯", id="prompt-mark")
+            yield Prompt()
+
+    # -- the draft --
+
+    @property
+    def prompt(self) -> Prompt:
+        """Where the text is."""
+        return self.query_one(Prompt)
+
+    @property
+    def note(self) -> str:
+        """What goes along with the text, and what it costs."""
+        parts = ["editing · Esc leaves it"] if self.editing is not None else []
+        parts += [f"@ {each.name}" for each in self._attachments]
+        return " · ".join([*parts, self._cost] if self._cost else parts)
+
+    def put(self, draft: Draft) -> None:
+        """Replace the draft."""
+        self._attachments = list(draft.attachments)
+        self.put_text(draft.text)
+
+    def put_text(self, text: str) -> None:
+        """Replace the text and go on typing."""
+        self.prompt.put(text)
+        self.prompt.focus()
+
+    def edit(self, message: ChatMessage) -> None:
+        """Put a question in to be changed."""
+        self.editing = message
+        self.put(Draft(text=message.text, attachments=message.attachments))
+        self.post_message(self.Noted())
+
+    def attach(self, attachment: Attachment) -> None:
+        """Send a text along."""
+        self._attachments.append(attachment)
+        self._recount()
+        self.post_message(self.Noted())
+
+    def dismiss(self) -> bool:
+        """Close what is open: completions, an edit, attachments. False where nothing was."""
+        if self.query_one(Suggestions).chosen is not None:
+            self.query_one(Suggestions).show([])
+            return True
+        if self.editing is None and not self._attachments:
+            return False
+        if self.editing is not None:
+            self.prompt.take()
+        self._clear()
+        return True
+
+    def accept(self) -> None:
+        """The draft has been taken; begin another."""
+        self.prompt.take()
+        self._clear()
+
+    def submit(self) -> None:
+        """Send what is typed."""
+        chooser = self.query_one(Suggestions)
+        if chooser.moved:
+            self._complete()
+            return
+        text = self.prompt.text.strip()
+        if text.startswith("/"):
+            self.prompt.take()
+            self.post_message(self.CommandSent(text))
+        elif text or self._attachments:
+            draft = Draft(text=text, attachments=tuple(self._attachments))
+            self.post_message(self.Sent(draft, self.editing))
+        else:
+            self.post_message(self.EmptySent())
+
+    def _clear(self) -> None:
+        self.editing = None
+        self._attachments.clear()
+        self._recount()
+        self.post_message(self.Noted())
+
+    # -- typing --
+
+    @on(Prompt.Submitted)
+    def _submitted(self, event: Prompt.Submitted) -> None:
+        event.stop()
+        self.submit()
+
+    @on(Prompt.Changed)
+    def _typed(self, event: Prompt.Changed) -> None:
+        event.stop()
+        self.query_one(Suggestions).show(suggestions(self.prompt.before_cursor, self._choices))
+        self.prompt.suggesting = self.query_one(Suggestions).chosen is not None
+        self._recount()
+
+    @on(Prompt.LongPaste)
+    def _pasted(self, event: Prompt.LongPaste) -> None:
+        event.stop()
+        number = sum(each.name.startswith("pasted text") for each in self._attachments) + 1
+        self.attach(Attachment(name=f"pasted text {number}", text=event.text))
+
+    @on(Prompt.SuggestionKey)
+    def _choose(self, event: Prompt.SuggestionKey) -> None:
+        event.stop()
+        match event.key:
+            case "up":
+                self.query_one(Suggestions).move(-1)
+            case "down":
+                self.query_one(Suggestions).move(1)
+            case _:
+                self._complete()
+
+    def _complete(self) -> None:
+        """Put the chosen completion in."""
+        chosen = self.query_one(Suggestions).chosen
+        if chosen is not None:
+            self.prompt.replace_before_cursor(chosen.start, chosen.insert)
+
+    # -- what it costs --
+
+    def _recount(self) -> None:
+        if self._counting is not None:
+            self._counting.cancel()
+        self._counting = asyncio.create_task(self._count_soon())
+
+    async def _count_soon(self) -> None:
+        """Count a moment after the last key, on another thread."""
+        await asyncio.sleep(_COUNT_AFTER)
+        text = "\n".join([*(each.text for each in self._attachments), self.prompt.text])
+        plain = text.strip() and not text.startswith("/")
+        tokens = await asyncio.to_thread(self._count, text) if plain else 0
+        window = self._window()
+        if tokens and window:
+            fits = "fits" if tokens < window else f"the window holds {window}"
+            self._cost = f"{figures.count(tokens)} tok · {fits}"
+        else:
+            self._cost = ""
+        self.post_message(self.Noted())

@@ -1,0 +1,326 @@
+"""The messages, drawn line by line.
+
+One widget for all of them: only the lines in view are composed, so a chat of
+any length costs the same to scroll and to grow. Follows the end until the user
+scrolls away from it.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.cache import LRUCache
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.reactive import Reactive
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
+
+from app.sessions.chat import ChatMessage, State
+from app.tui.state import Problem
+from app.tui.text import margin
+from app.tui.text.frame import card
+from app.tui.text.inert import inert
+from app.tui.text.lines import LineMaker
+from app.tui.text.palette import Palette, without_background
+from app.tui.text.roll import Roll
+from app.tui.text.selected import selected_text, with_selection
+from kvcache.stats import CacheStats
+
+_RIGHT_MARGIN = 1
+# Rendering may take this share of the time between two renderings.
+_RENDER_SHARE = 0.15
+# How long a change of width may work on what is near, and each later call on the rest.
+_FIRST_SECONDS, _NEXT_SECONDS = 0.03, 0.008
+
+Placeholder = Callable[[LineMaker], list[Strip]]
+Drawn = tuple[tuple[Strip, Segment, int, Style], Strip]
+
+
+class Conversation(ScrollView, can_focus=True):
+    """Shows a list of messages; one of them may be selected with the keyboard."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "select(-1)", "Message above", show=False),
+        Binding("down,j", "select(1)", "Message below", show=False),
+        Binding("home,g", "top", "Start", show=False),
+        Binding("end,G", "follow", "End", show=False),
+    ]
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"conversation--{name}" for name in Palette.names()}
+
+    # Textual lays the whole screen out anew when this changes; here only the scroll bar does.
+    virtual_size: Reactive[Size] = Reactive(Size(0, 0), layout=False, repaint=False)
+
+    class CopyRequested(Message):
+        """A code block's copy mark was clicked."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    class ActionRequested(Message):
+        """Something clickable in the placeholder was clicked."""
+
+        def __init__(self, action: str) -> None:
+            super().__init__()
+            self.action = action
+
+    def __init__(self, placeholder: Placeholder) -> None:
+        super().__init__()
+        self.following = True
+        self.selected: ChatMessage | None = None
+        self._placeholder = placeholder
+        self._roll = Roll()
+        self._below: list[Strip] = []
+        self._problem: Problem | None = None
+        self._maker: LineMaker | None = None
+        self._stats: CacheStats | None = None
+        self._base = Style.null()
+        self._drawn: LRUCache[int, Drawn] = LRUCache(512)
+        self._seen = 0
+        self._not_before = 0.0
+
+    # -- what it shows --
+
+    def show(
+        self,
+        messages: Sequence[ChatMessage],
+        problem: Problem | None = None,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Bring the view up to date with the messages, and a card below them.
+
+        While an answer streams, a call may be skipped to keep the cost down;
+        not with `at_once`.
+        """
+        if self._maker is None:
+            return
+        if self.following and self.scroll_offset.y < self.max_scroll_y:
+            self._to_end()
+        began = time.monotonic()
+        growing = bool(messages) and messages[-1].state is State.STREAMING
+        known = self._roll.messages == list(messages)
+        if growing and known and not at_once and began < self._not_before:
+            return
+        changed = self._roll.show(messages, self._maker)
+        if self.selected not in messages:
+            self.selected = None
+        if problem != self._problem:
+            self._problem = problem
+            changed = self._roll.height if changed is None else changed
+        if changed is not None:
+            self._fit(changed)
+        self._freshen(_NEXT_SECONDS)
+        self._not_before = began + (time.monotonic() - began) / _RENDER_SHARE
+
+    def mark(self, stats: CacheStats | None) -> None:
+        """Mark in the margin which lines' tokens are no longer hot."""
+        moved = stats is None or self._stats is None or _edges(stats) != _edges(self._stats)
+        changed, self._stats = moved and stats != self._stats, stats
+        if changed:
+            self.refresh()
+
+    @property
+    def unseen(self) -> int:
+        """Lines that have come below the view since the user scrolled away."""
+        return 0 if self.following else max(self._height - self._seen, 0)
+
+    @property
+    def text_lines(self) -> list[str]:
+        """What all lines say, without the margin."""
+        return self._roll.text_lines() + [line.text.rstrip() for line in self._below]
+
+    def refresh_placeholder(self) -> None:
+        """What stands in an empty conversation has changed."""
+        if self._maker is not None and not self._roll.entries:
+            self._fit(0)
+
+    def _fit(self, first: int) -> None:
+        """Fit the scroll bar and the view to lines that changed from `first` on."""
+        assert self._maker is not None
+        self._below = [] if self._roll.entries else self._placeholder(self._maker)
+        if (problem := self._problem) is not None:
+            style = self._maker.palette.error
+            self._below += card(self._maker, problem.title, inert(problem.cause), style)
+        self.virtual_size = Size(self.size.width, self._height)
+        if self.following:
+            self._seen = self._height
+            self._to_end()
+        at = max(first - self.scroll_offset.y, 0)
+        size = self.scrollable_content_region.size
+        if at < size.height:
+            self.refresh(Region(0, at, size.width, size.height - at))
+
+    def _freshen(self, seconds: float) -> None:
+        """Make lines that are not up to date, without moving what is in view."""
+        assert self._maker is not None
+        near = self.scroll_offset.y
+        index = self._roll.index_at(near)
+        centre = near + self.scrollable_content_region.height // 2
+        into = near - self._roll.span(index)[0] if self._roll.entries else 0
+        changed = self._roll.freshen(self._maker, centre, seconds)
+        if changed is None:
+            return
+        self._fit(changed)
+        if not self.following:
+            top, bottom = self._roll.span(index)
+            self.scroll_to(y=min(top + into, bottom), animate=False, immediate=True)
+
+    @property
+    def _height(self) -> int:
+        return self._roll.height + len(self._below)
+
+    # -- size and style --
+
+    def notify_style_update(self) -> None:
+        """The theme has changed."""
+        super().notify_style_update()
+        self._rebuild()
+
+    def on_resize(self) -> None:
+        """Wrap everything anew, what is in view first."""
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        width = self.scrollable_content_region.width - margin.WIDTH - _RIGHT_MARGIN
+        if width < 1 or not self.is_attached:
+            return
+        self._maker = LineMaker(width, self._palette())
+        self._drawn.clear()
+        self._freshen(_FIRST_SECONDS)
+        self._fit(0)
+
+    def _palette(self) -> Palette:
+        styles = {
+            name: without_background(self.get_component_rich_style(f"conversation--{name}"))
+            for name in Palette.names()
+        }
+        return Palette(**styles, dark=self.app.current_theme.dark, ansi=self.app.native_ansi_color)
+
+    # -- scrolling and selecting --
+
+    def watch_virtual_size(self, size: Size) -> None:
+        """Fit the scroll bar to the lines there are."""
+        self._scroll_update(size)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        following = new_value >= self.max_scroll_y - 0.5
+        if following != self.following:
+            self.following = following
+            self._seen = self._height
+
+    def action_follow(self) -> None:
+        """Go to the end and stay there."""
+        self.following = True
+        self._to_end()
+
+    def action_top(self) -> None:
+        """Go to the first message."""
+        self.scroll_to(y=0, animate=False, immediate=True)
+
+    def action_select(self, step: int) -> None:
+        """Select the message above or below."""
+        messages = self._roll.messages
+        if not messages:
+            return
+        if self.selected is None:
+            at = len(messages) - 1
+        else:
+            at = min(max(messages.index(self.selected) + step, 0), len(messages) - 1)
+        self.selected = messages[at]
+        self._bring_into_view(at)
+        self.refresh()
+
+    def _to_end(self) -> None:
+        self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
+
+    def _bring_into_view(self, index: int) -> None:
+        top, bottom = self._roll.span(index)
+        view = self.scrollable_content_region.height
+        first = self.scroll_offset.y
+        if top < first or bottom - top >= view:
+            self.scroll_to(y=top, animate=False, immediate=True)
+        elif bottom > first + view:
+            self.scroll_to(y=bottom - view, animate=False, immediate=True)
+
+    def on_blur(self) -> None:
+        """A selection is for keys; they go elsewhere now."""
+        self.selected = None
+        self.refresh()
+
+    def on_click(self, event: events.Click) -> None:
+        """Copy marks and links of the placeholder."""
+        meta = event.style.meta
+        if "copy" in meta:
+            self.post_message(self.CopyRequested(meta["copy"]))
+        elif "ember" in meta:
+            self.post_message(self.ActionRequested(meta["ember"]))
+
+    @property
+    def allow_select(self) -> bool:
+        return True
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        return selected_text(self.text_lines, selection, margin.WIDTH), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()
+
+    # -- drawing --
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        # The same for all lines, and dear to ask for.
+        self._base = self.rich_style
+        return super().render_lines(crop)
+
+    def render_line(self, y: int) -> Strip:
+        width = self.scrollable_content_region.width
+        at = y + self.scroll_offset.y
+        if at >= self._height:
+            return Strip.blank(width, self._base)
+        left, line = self._line(at)
+        selection = self.text_selection
+        if selection is not None:
+            style = self.screen.get_component_rich_style("screen--selection")
+            return self._composed(with_selection(_joined(left, line), selection, at, style), at)
+        # A line that only moves up with the others is not composed again.
+        known = self._drawn.get(at)
+        wanted = (line, left, width, self._base)
+        if known is None or known[0] != wanted:
+            known = wanted, self._composed(_joined(left, line), at)
+            self._drawn[at] = known
+        return known[1]
+
+    def _line(self, at: int) -> tuple[Segment, Strip]:
+        """A line of the whole and its margin."""
+        if at >= self._roll.height:
+            return Segment(" " * margin.WIDTH), self._below[at - self._roll.height]
+        assert self._maker is not None
+        index = self._roll.index_at(at)
+        entry, local = self._roll.entries[index], at - self._roll.span(index)[0]
+        palette = self._maker.palette
+        if entry.message is self.selected and local < len(entry.lines) - 1:
+            return margin.selected_margin(self._roll, index, local, palette), entry.lines[local]
+        left = margin.margin(self._roll, index, local, self._stats, palette)
+        return left, entry.lines[local]
+
+    def _composed(self, strip: Strip, at: int) -> Strip:
+        """A line fitted to the view."""
+        strip = strip.crop_extend(0, self.scrollable_content_region.width, None)
+        return strip.apply_style(self._base).apply_offsets(0, at)
+
+
+def _edges(stats: CacheStats) -> tuple[int, int, int]:
+    """What the marks depend on: hot tokens have none."""
+    return stats.sink, stats.evicted, stats.cold
+
+
+def _joined(left: Segment, line: Strip) -> Strip:
+    return Strip.join([Strip([left]), line])

@@ -1,0 +1,119 @@
+"""Where the user types: grows with the text, Enter sends, Ctrl-J breaks the line."""
+
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import TextArea
+
+from app.tui.text.inert import inert
+
+# A longer paste becomes an attachment: nobody edits that much in eight lines.
+_MAX_PASTE = 4000
+_WHEN_EMPTY = {"up", "home", "end", "tab", "ctrl+d"}
+_ALWAYS = {"pageup", "pagedown"}
+_WHILE_SUGGESTING = {"up", "down", "tab"}
+
+
+class Prompt(TextArea):
+    """A text area for one question.
+
+    suggesting: completions are shown, so that some keys are for them.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "Send", show=False, priority=True),
+        Binding("ctrl+j,shift+enter", "newline", "Newline", show=False, priority=True),
+        Binding("ctrl+c", "screen.interrupt", "Copy, stop or quit", show=False, priority=True),
+        Binding("ctrl+y", "screen.command('copy')", "Copy the answer", show=False, priority=True),
+    ]
+
+    class Submitted(Message):
+        """The user sends the text."""
+
+    class LongPaste(Message):
+        """Too much was pasted to be edited here."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    class ForeignKey(Message):
+        """A key that is for the conversation, always or while the prompt is empty."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    class SuggestionKey(Message):
+        """A key that is for the completions."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    def __init__(self) -> None:
+        super().__init__(
+            soft_wrap=True,
+            show_line_numbers=False,
+            compact=True,
+            highlight_cursor_line=False,
+            placeholder="Ask, / commands, @ file",
+            tab_behavior="focus",
+        )
+        self.suggesting = False
+
+    def action_submit(self) -> None:
+        """Send what is typed; an empty prompt too, it may mean something."""
+        self.post_message(self.Submitted())
+
+    def action_newline(self) -> None:
+        """Break the line."""
+        self.insert("\n")
+
+    @property
+    def before_cursor(self) -> str:
+        """The text up to the cursor."""
+        return self.get_text_range((0, 0), self.cursor_location)
+
+    def replace_before_cursor(self, start: int, text: str) -> None:
+        """Put `text` in place of what stands between the character `start` and the cursor."""
+        before = self.before_cursor[:start]
+        row = before.count("\n")
+        column = len(before) - (before.rfind("\n") + 1)
+        self.replace(text, (row, column), self.cursor_location)
+
+    def take(self) -> str:
+        """The text; the prompt is empty afterwards."""
+        text = self.text
+        self.load_text("")
+        return text
+
+    def put(self, text: str) -> None:
+        """Replace the text, with the cursor at its end."""
+        self.load_text(text)
+        self.move_cursor(self.document.end)
+
+    async def _on_key(self, event: events.Key) -> None:
+        foreign = event.key in _ALWAYS or (not self.text and event.key in _WHEN_EMPTY)
+        if self.suggesting and event.key in _WHILE_SUGGESTING:
+            self._hand_over(event, self.SuggestionKey(event.key))
+        elif foreign:
+            self._hand_over(event, self.ForeignKey(event.key))
+        else:
+            await super()._on_key(event)
+
+    def _hand_over(self, event: events.Key, message: Message) -> None:
+        event.stop()
+        event.prevent_default()
+        self.post_message(message)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        event.prevent_default()
+        event.stop()
+        text = event.text if "\n" in event.text else event.text.replace("\r", "\n")
+        if len(text) > _MAX_PASTE:
+            self.post_message(self.LongPaste(inert(text)))
+        else:
+            self.insert(inert(text))

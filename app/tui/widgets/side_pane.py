@@ -1,0 +1,47 @@
+"""The live figures beside the conversation."""
+
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+
+from app.tui.controller import ChatController
+from app.tui.text import figures
+from app.tui.tiers import TierLog
+from app.tui.widgets.cache_pane import CachePane
+from app.tui.widgets.layer_map import LayerMap
+from app.tui.widgets.speed_pane import SpeedPane
+from app.tui.widgets.tier_events import TierEvents
+from kvcache.stats import CacheStats
+
+
+class SidePane(VerticalScroll, can_focus=False):
+    """Speed, cache, layers and tier events, one above the other."""
+
+    def compose(self) -> ComposeResult:
+        yield SpeedPane()
+        yield CachePane()
+        yield LayerMap()
+        yield TierEvents()
+
+    def show(
+        self,
+        chat: ChatController,
+        total: CacheStats | None,
+        layers: Sequence[CacheStats],
+        log: TierLog,
+    ) -> None:
+        """Update every pane that is to be seen."""
+        if not self.display:
+            return
+        self.query_one(SpeedPane).show(chat.meter.speed(), chat.prefill, chat.last)
+        self.query_one(CachePane).show(chat.model, total, _reused(chat))
+        self.query_one(LayerMap).show(chat.model, layers)
+        self.query_one(TierEvents).show(log.events)
+
+
+def _reused(chat: ChatController) -> str:
+    last = chat.last
+    if last is None:
+        return ""
+    return f"reused {figures.count(last.reused_tokens)} of {figures.count(last.prompt_tokens)} tok"

@@ -1,0 +1,59 @@
+"""How fast the model reads and answers."""
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Digits
+
+from app.generation import PrefillProgress
+from app.transcript import Completion
+from app.tui.meter import BIN_SECONDS, BINS, Speed
+from app.tui.text import figures
+from app.tui.text.palette import MUTED
+from app.tui.text.sparkline import sparkline
+from app.tui.widgets.pane import Pane
+
+_HEIGHT = 2
+
+
+class SpeedPane(Vertical):
+    """Tokens per second now, on average and over the last minute; first token and prefill."""
+
+    def compose(self) -> ComposeResult:
+        self.border_title = "Speed"
+        yield Digits("0.0")
+        yield Pane("")
+
+    def show(self, speed: Speed, prefill: PrefillProgress | None, last: Completion | None) -> None:
+        """Update from the meter, the running prefill and the last finished answer."""
+        digits = self.query_one(Digits)
+        shown = figures.rate(speed.now or (last.decode_tps if last else 0.0))
+        if digits.value != shown:
+            digits.update(shown)
+        pane = self.query_one(Pane)
+        width = max(pane.size.width, 10)
+        rate = figures.rate
+        lines = sparkline(speed.bins, min(width, BINS // 2), _HEIGHT)
+        span = f"{min(len(speed.bins), 2 * width) * BIN_SECONDS:.0f} s"
+        pane.draw(
+            Content("\n").join(
+                [
+                    Content.styled(
+                        f"avg {rate(speed.average)}  peak {rate(speed.peak)}  p5 {rate(speed.p5)}",
+                        MUTED,
+                    ),
+                    *(Content.styled(line, "$accent") for line in lines),
+                    Content.styled(f"tok/s from 0, last {span}", MUTED),
+                    _first_token(prefill, last),
+                ]
+            )
+        )
+
+
+def _first_token(prefill: PrefillProgress | None, last: Completion | None) -> Content:
+    if prefill is not None and prefill.done < prefill.total:
+        return Content(f"reading {prefill.done}/{prefill.total}")
+    if last is None:
+        return Content("")
+    ttft, read = figures.seconds(last.ttft_s), figures.rate(last.prefill_tps)
+    return Content(f"TTFT {ttft}  prefill {read} t/s")

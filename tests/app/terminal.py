@@ -1,0 +1,88 @@
+"""A command on a pseudo-terminal, for tests."""
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from app import cli
+
+ROOT = Path(cli.__file__).parent.parent
+INTERRUPT, END, QUIT = b"\x03", b"\x04", b"\x11"
+_SECONDS = 60
+_SIZE = 120, 36
+
+
+class Terminal:
+    """A command on a pseudo-terminal, and all it has shown."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "app", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=_own_terminal,
+        )
+        os.close(slave)
+        self.resize(*_SIZE)
+        self.shown = ""
+
+    def type(self, keys: bytes) -> None:
+        """Write keys, reading what is shown meanwhile, as a full terminal takes no more."""
+        while keys:
+            if select.select([], [self._master], [], 0.05)[1]:
+                keys = keys[os.write(self._master, keys[:1024]) :]
+            self._read(0)
+
+    def resize(self, columns: int, rows: int) -> None:
+        size = struct.pack("HHHH", rows, columns, 0, 0)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+
+    def read_for(self, seconds: float) -> None:
+        """Read whatever comes within the time."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._read(left)
+
+    def wait_for(self, text: str) -> None:
+        """Read until `text` has been shown."""
+        deadline = time.monotonic() + _SECONDS
+        while text not in self.shown:
+            if not self._read(deadline - time.monotonic()):
+                pytest.fail(f"ended, or said nothing, before {text!r}: {self.shown[-2000:]!r}")
+
+    def close(self) -> int:
+        """Wait for the end; returns the exit code."""
+        while self._read(_SECONDS):
+            pass
+        os.close(self._master)
+        return self.process.wait(timeout=_SECONDS)
+
+    def _read(self, seconds: float) -> bool:
+        """Take what is shown within the time; False at the end, or if nothing is."""
+        if not select.select([self._master], [], [], max(seconds, 0))[0]:
+            return False
+        try:
+            data = os.read(self._master, 1 << 16)
+        except OSError:  # how a pseudo-terminal says that the other side has gone
+            return False
+        self.shown += data.decode(errors="replace")
+        return bool(data)
+
+
+def _own_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,0 +1,157 @@
+"""A chat with a scripted model, on a screen without a terminal."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, OptionList
+
+from app.sessions.store import SessionStore
+from app.tui import clipboard
+from app.tui.app import ChatApp
+from app.tui.screens.chat import ChatScreen
+from app.tui.scripted_service import ScriptedService
+from app.tui.settings import Settings
+from app.tui.widgets.conversation import Conversation
+from app.tui.widgets.prompt import Prompt
+from kvcache import Backend
+
+_SECONDS = 10.0
+Scenario = Callable[..., Awaitable[None]]
+
+
+def on_screen(scenario: Scenario) -> Callable[..., None]:
+    """A test that is a coroutine."""
+
+    @wraps(scenario)
+    def test(*arguments: Any, **named: Any) -> None:
+        asyncio.run(scenario(*arguments, **named))
+
+    return test
+
+
+class Talk:
+    """A running chat, as a test handles it."""
+
+    def __init__(self, app: ChatApp, service: ScriptedService, pilot: Pilot[None]) -> None:
+        self.app, self.service, self.pilot = app, service, pilot
+
+    @property
+    def screen(self) -> ChatScreen:
+        screen = self.app.screen_stack[1]
+        assert isinstance(screen, ChatScreen)
+        return screen
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.screen.composer.prompt
+
+    @property
+    def conversation(self) -> Conversation:
+        return self.screen.conversation
+
+    @property
+    def shown(self) -> str:
+        """All that stands in the conversation."""
+        return "\n".join(self.conversation.text_lines)
+
+    @property
+    def texts(self) -> list[str]:
+        return [message.text for message in self.app.chat.chat.messages]
+
+    @property
+    def told(self) -> str:
+        """The notifications on the screen."""
+        return "\n".join(each.message for each in self.app._notifications)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds."""
+        deadline = asyncio.get_running_loop().time() + _SECONDS
+        while not holds():
+            assert asyncio.get_running_loop().time() < deadline, f"{self.shown}\n{self.told}"
+            await self.pilot.pause(0.01)
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def type(self, text: str) -> None:
+        """Put a text into the prompt and send it."""
+        self.prompt.put(text)
+        await self.pilot.pause()
+        await self.press("enter")
+
+    async def ask(self, text: str) -> None:
+        """Send a question and wait until the model has it."""
+        await self.type(text)
+        await self.until(lambda: self.service.answering)
+
+    async def exchange(self, question: str, *pieces: str) -> None:
+        """A question, and the model's answer in full."""
+        await self.ask(question)
+        self.service.read(13, 13)
+        self.service.say(*pieces)
+        self.service.finish()
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until the answer that was finished is shown."""
+        await self.until(lambda: not self.app.chat.busy)
+        await self.pilot.pause(0.06)
+
+    async def choose(self, at: int) -> None:
+        """Take a line of the list that is open."""
+        await self.until(
+            lambda: any(each.option_count > at for each in self.app.screen.query(OptionList))
+        )
+        chooser = self.app.screen.query_one(OptionList)
+        chooser.highlighted = at
+        chooser.action_select()
+        await self.pilot.pause()
+
+    async def fill(self, text: str) -> None:
+        """Type into the field that is open."""
+        self.app.screen.query_one(Input).value = text
+        await self.pilot.pause()
+
+
+@asynccontextmanager
+async def talk(
+    service: ScriptedService | None = None,
+    *,
+    size: tuple[int, int] = (120, 36),
+    model: str = "scripted",
+    settings: Settings | None = None,
+    settings_path: Path | None = None,
+    store: SessionStore | None = None,
+) -> AsyncIterator[Talk]:
+    """A chat that is ready, or as far as its service lets it be."""
+    service = service or ScriptedService()
+    app = ChatApp(service, model=model, settings=settings, settings_path=settings_path, store=store)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await pilot.pause(0.1)
+        yield Talk(app, service, pilot)
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What has been copied to the clipboard."""
+    texts: list[str] = []
+    monkeypatch.setattr(clipboard, "copy", lambda text, _by_terminal: texts.append(text))
+    return texts
+
+
+@pytest.fixture(scope="session")
+def smollm2_file(smollm2_path: Path) -> Path:
+    """The default model's path, and the kernels made, before the home folder is taken away."""
+    Backend.AUTO.resolve()
+    return smollm2_path
+
+
+@pytest.fixture(autouse=True)
+def no_models(home: Path) -> None:
+    """No test looks at the models of this machine."""

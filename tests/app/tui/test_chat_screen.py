@@ -1,0 +1,318 @@
+"""Talking: the chat screen, played by a scripted model."""
+
+from pathlib import Path
+
+from textual.events import Paste
+
+from app.sessions.chat import State
+from app.tui.scripted_service import ScriptedService, layer_stats
+from app.tui.service import TooLong
+from app.tui.widgets.cache_pane import CachePane
+from app.tui.widgets.conversation import Conversation
+from app.tui.widgets.layer_map import LayerMap
+from app.tui.widgets.status_line import StatusLine
+from app.tui.widgets.tier_events import TierEvents
+from kvcache import EmberError
+from tests.app.tui.conftest import on_screen, talk
+
+HOSTILE = (
+    "[bold red]markup[/] \x1b[2J\x1b]0;owned\x07 \x9b31m \u202eevil\u202c "
+    "<script>x</script> [link](file:///etc/passwd) $(rm) " + "w" * 5000
+)
+
+
+@on_screen
+async def test_an_answer_streams_and_is_kept() -> None:
+    async with talk() as chat:
+        await chat.ask("why is the sky blue?")
+        chat.service.read(13, 13)
+        chat.service.say("Because", " of", " **scattering**")
+        await chat.until(lambda: "Because of scattering▍" in chat.shown)
+        chat.service.say(".")
+        chat.service.finish()
+        await chat.until(lambda: "42.0 tok/s" in chat.shown)
+        assert "Because of scattering." in chat.shown
+        assert "TTFT 0.38 s" in chat.shown
+        (ask,) = chat.service.asks
+        assert [message.content for message in ask.messages] == ["why is the sky blue?"]
+
+
+@on_screen
+async def test_escape_keeps_what_was_said() -> None:
+    async with talk() as chat:
+        await chat.ask("count")
+        chat.service.read(5, 5)
+        chat.service.say("one", " two")
+        await chat.until(lambda: "one two" in chat.shown)
+        await chat.press("escape")
+        await chat.settled()
+        assert chat.app.chat.chat.messages[-1].state is State.STOPPED
+        assert "one two" in chat.shown
+        assert "stopped" in chat.shown
+
+
+@on_screen
+async def test_prefill_is_a_determinate_bar_and_escape_ends_it() -> None:
+    async with talk() as chat:
+        await chat.ask("long")
+        status = chat.screen.query_one(StatusLine)
+        chat.service.read(600, 1000, reused=200, seconds=2.0)
+        await chat.until(lambda: "600/1000, 2.0 s left" in status.render().plain)
+        await chat.press("escape")
+        await chat.settled()
+        assert chat.texts == ["long"]
+
+
+@on_screen
+async def test_a_question_typed_during_the_load_waits_for_it() -> None:
+    async with talk(ScriptedService(holds_load=True)) as chat:
+        await chat.type("hello")
+        status = chat.screen.query_one(StatusLine)
+        await chat.until(lambda: "1 question waits" in status.render().plain)
+        assert chat.service.asks == []
+        chat.service.finish_load()
+        await chat.until(lambda: len(chat.service.asks) == 1)
+
+
+@on_screen
+async def test_escape_takes_a_waiting_question_back() -> None:
+    async with talk() as chat:
+        await chat.ask("one")
+        await chat.type("two")
+        await chat.until(lambda: chat.app.chat.queued is not None)
+        await chat.press("escape")
+        assert chat.prompt.text == "two"
+        assert chat.app.chat.busy
+        await chat.press("escape")
+        await chat.press("escape")
+        await chat.settled()
+
+
+@on_screen
+async def test_hostile_text_is_shown_inert() -> None:
+    async with talk() as chat:
+        await chat.exchange(HOSTILE, HOSTILE)
+        for message in chat.shown.split("◆"):
+            assert "\x1b" not in message
+            assert "\x9b" not in message
+            assert "\u202e" not in message
+        assert "[bold red]markup[/]" in chat.shown
+        assert "<script>x</script>" in chat.shown
+        assert "␛[2J␛]0;owned␇" in chat.shown
+        svg = chat.app.export_screenshot()
+        assert "\x1b" not in svg
+
+
+@on_screen
+async def test_a_title_or_a_notice_with_markup_is_text() -> None:
+    async with talk() as chat:
+        await chat.exchange("[/oops] [red]", "fine")
+        await chat.press("ctrl+o")
+        await chat.pilot.pause(0.1)
+        await chat.press("escape")
+        await chat.type("/[/nothing]")
+        await chat.until(lambda: "no command /[/nothing]" in chat.told)
+
+
+@on_screen
+async def test_the_view_follows_until_the_user_scrolls() -> None:
+    async with talk(size=(80, 24)) as chat:
+        await chat.ask("list")
+        chat.service.read(5, 5)
+        chat.service.say(*(f"line {n}\n\n" for n in range(40)))
+        await chat.until(lambda: "line 39" in chat.shown)
+        view = chat.conversation
+        await chat.until(lambda: view.scroll_offset.y == view.max_scroll_y > 0)
+        await chat.press("pageup")
+        await chat.pilot.pause(0.1)
+        at = view.scroll_offset.y
+        chat.service.say(*(f"line {n}\n\n" for n in range(40, 60)))
+        await chat.until(lambda: "line 59" in chat.shown)
+        assert view.scroll_offset.y == at
+        status = chat.screen.query_one(StatusLine)
+        await chat.until(lambda: "new lines · End follows" in status.render().plain)
+        await chat.press("end")
+        await chat.until(lambda: view.scroll_offset.y == view.max_scroll_y)
+        assert view.unseen == 0
+
+
+@on_screen
+async def test_the_panes_show_the_stats() -> None:
+    async with talk() as chat:
+        chat.service.stats = layer_stats(sink=4, hot=300)
+        await chat.pilot.pause(0.4)
+        chat.service.stats = layer_stats(sink=4, hot=256, cold=704, evicted=64)
+        pane = chat.screen.query_one(CachePane)
+        await chat.until(lambda: "704 tok" in pane.render().plain)
+        text = pane.render().plain
+        assert "4.5b" in text
+        assert "gone     64 tok" in text
+        assert "ratio 2.10x  window full" in text
+        assert "00-06×" in chat.screen.query_one(LayerMap).render().plain
+        events = chat.screen.query_one(TierEvents).render().plain
+        assert "768 tok → cold 28%" in events
+        assert "64 tok evicted" in events
+
+
+@on_screen
+async def test_layers_that_differ_have_their_own_lines() -> None:
+    async with talk() as chat:
+        chat.service.stats = layer_stats(hot=300, layers=3) + layer_stats(hot=300, cold=9, layers=2)
+        pane = chat.screen.query_one(LayerMap)
+        await chat.until(lambda: pane.render().plain[:5] == "00-02")
+        assert pane.render().plain.split("\n")[1].startswith("03-04")
+
+
+@on_screen
+async def test_messages_that_left_the_hot_tier_are_marked() -> None:
+    async with talk() as chat:
+        await chat.exchange("a" * 40, "b" * 40)
+        await chat.ask("c" * 40)
+        chat.service.stats = layer_stats(evicted=40, cold=40, hot=40)
+        await chat.until(lambda: "×" in marks(chat.conversation))
+        assert marks(chat.conversation).replace(" ", "") == "×▒"
+
+
+def marks(conversation: Conversation) -> str:
+    """The first column of what is drawn."""
+    return "".join(conversation.render_line(y).text[:1] for y in range(12))
+
+
+@on_screen
+async def test_a_long_question_asks_before_anything_is_cut() -> None:
+    async with talk() as chat:
+        await chat.ask("long")
+        chat.service.put(TooLong(prompt_tokens=1200, window=1000))
+        chat.service.end()
+        await chat.until(lambda: chat.app.screen is not chat.screen)
+        await chat.choose(0)
+        await chat.until(lambda: len(chat.service.asks) == 2)
+        assert chat.service.asks[1].drop_oldest
+        chat.service.put(TooLong(prompt_tokens=1200, window=1000))
+        chat.service.end()
+        await chat.until(lambda: chat.app.screen is not chat.screen)
+        await chat.choose(1)
+        await chat.until(lambda: chat.prompt.text == "long")
+        assert chat.texts == []
+
+
+@on_screen
+async def test_an_error_is_a_card_that_can_be_copied(copied: list[str]) -> None:
+    async with talk() as chat:
+        await chat.ask("one")
+        chat.service.fail(EmberError("the [disk] is gone: plug it in"))
+        await chat.until(lambda: "plug it in" in chat.shown)
+        assert "the answer failed" in chat.shown
+        line = next(n for n, text in enumerate(chat.conversation.text_lines) if "⧉ copy" in text)
+        column = chat.conversation.text_lines[line].index("⧉") + 3
+        await chat.pilot.click(chat.conversation, offset=(column, line))
+        await chat.until(lambda: copied != [])
+        assert copied == ["the answer failed: the [disk] is gone: plug it in"]
+
+
+@on_screen
+async def test_a_fault_of_our_own_is_a_card_too() -> None:
+    async with talk() as chat:
+        await chat.ask("one")
+        chat.service.fail(ZeroDivisionError("oops"))
+        await chat.until(lambda: "ZeroDivisionError: oops" in chat.shown)
+        assert "Traceback" not in chat.shown
+
+
+@on_screen
+async def test_a_code_block_is_copied_by_its_mark(copied: list[str]) -> None:
+    async with talk() as chat:
+        await chat.exchange("code", "```make\n", "a:\n\tb\n", "```\n")
+        lines = chat.conversation.text_lines
+        line = next(n for n, text in enumerate(lines) if "⧉ copy" in text)
+        await chat.pilot.click(chat.conversation, offset=(lines[line].index("⧉") + 3, line))
+        await chat.until(lambda: copied == ["a:\n\tb"])
+
+
+@on_screen
+async def test_the_first_run_offers_to_fetch_the_default() -> None:
+    async with talk(ScriptedService(missing=["smollm2"]), model="") as chat:
+        await chat.until(lambda: "Enter fetches smollm2" in chat.shown)
+        assert chat.service.loads == []
+        await chat.press("enter")
+        await chat.until(lambda: chat.service.fetches == ["smollm2"])
+        chat.service.fetched(40, 100)
+        await chat.until(lambda: "fetching smollm2" in chat.shown)
+        chat.service.fetched(100, 100)
+        await chat.until(lambda: chat.service.loads == ["smollm2"])
+
+
+@on_screen
+async def test_a_model_that_is_not_there_is_a_card() -> None:
+    service = ScriptedService()
+    service.load_error = EmberError("nowhere.gguf: no such file")
+    async with talk(service) as chat:
+        await chat.until(lambda: "nowhere.gguf: no such file" in chat.shown)
+        assert "the model could not be loaded" in chat.shown
+
+
+@on_screen
+async def test_tab_offers_starters_in_turn() -> None:
+    async with talk() as chat:
+        await chat.until(lambda: "Ask anything" in chat.shown)
+        await chat.press("tab")
+        first = chat.prompt.text
+        assert first in chat.shown
+        line = next(n for n, text in enumerate(chat.conversation.text_lines) if "robot" in text)
+        await chat.pilot.click(chat.conversation, offset=(6, line))
+        await chat.until(lambda: "robot" in chat.prompt.text)
+
+
+@on_screen
+async def test_ctrl_c_stops_then_quits() -> None:
+    async with talk() as chat:
+        await chat.ask("one")
+        await chat.press("ctrl+c")
+        await chat.settled()
+        await chat.press("ctrl+c")
+        await chat.until(lambda: "again quits" in chat.told)
+        await chat.press("ctrl+c")
+        assert chat.app._exit
+
+
+@on_screen
+async def test_every_size_and_change_of_size_is_drawn() -> None:
+    async with talk() as chat:
+        chat.service.stats = layer_stats(sink=4, hot=256, cold=512, evicted=64)
+        await chat.exchange("hello " * 30, "# Title\n\n", "text " * 60, "\n```py\nx = 1\n```\n")
+        sizes = ((200, 60), (60, 20), (12, 3), (5, 2), (30, 8), (80, 24))
+        for width, height in sizes:
+            await chat.pilot.resize_terminal(width, height)
+            await chat.pilot.pause(0.05)
+        assert "x = 1" in chat.shown
+
+
+@on_screen
+async def test_a_paste_of_a_megabyte_becomes_an_attachment() -> None:
+    async with talk() as chat:
+        chat.prompt.post_message(Paste("data \x1b[31m\n" * 100_000))
+        await chat.until(lambda: "pasted text 1" in chat.screen.composer.note)
+        assert chat.prompt.text == ""
+        await chat.ask("summarize")
+        assert "data ␛[31m" in chat.service.asks[0].messages[0].content
+        assert "@ pasted text 1 · " in chat.shown
+        assert chat.screen.composer.note == ""
+
+
+@on_screen
+async def test_a_mentioned_file_goes_along(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("remember the milk")
+    async with talk(size=(200, 30)) as chat:
+        await chat.ask(f"read @{tmp_path}/notes.md please")
+        assert "remember the milk" in chat.service.asks[0].messages[0].content
+        assert "remember the milk" not in chat.shown
+        assert "notes.md · 17 B, 1 line" in chat.shown
+
+
+@on_screen
+async def test_a_file_that_cannot_be_read_is_refused_and_the_draft_stays(tmp_path: Path) -> None:
+    (tmp_path / "bin").write_bytes(b"\0\0")
+    async with talk() as chat:
+        await chat.type(f"read @{tmp_path}/bin")
+        await chat.until(lambda: "no text file" in chat.told)
+        assert chat.prompt.text.startswith("read @")

@@ -1,0 +1,369 @@
+"""Every command and key, played by a scripted model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from textual.widgets import OptionList
+
+from app.sessions.store import SessionStore
+from app.tui import settings as settings_file
+from app.tui.commands import COMMANDS, find
+from app.tui.screens.chats import ChatsScreen
+from app.tui.screens.figures import CacheScreen, SpeedScreen
+from app.tui.screens.help import HelpScreen
+from app.tui.screens.models import ModelsScreen
+from app.tui.screens.settings import SettingsScreen
+from app.tui.scripted_service import ScriptedService
+from app.tui.widgets.key_bar import KeyBar
+from app.tui.widgets.suggestions import Suggestions
+from kvcache import EmberError
+from models.store import models_folder
+from tests.app.tui.conftest import Talk, on_screen, talk
+
+
+async def two_turns(chat: Talk) -> None:
+    await chat.exchange("one", "first answer")
+    await chat.exchange("two", "second answer")
+
+
+def test_commands_are_found_by_their_only_beginning() -> None:
+    assert find("ret").name == "retry"
+    assert find("s" + "et").name == "set"
+    with pytest.raises(EmberError, match="/continue, /copy"):
+        find("co")
+    with pytest.raises(EmberError, match="/help lists them"):
+        find("nonsense")
+
+
+@on_screen
+async def test_retry_continue_undo() -> None:
+    async with talk() as chat:
+        await two_turns(chat)
+        await chat.press("ctrl+r")
+        await chat.until(lambda: chat.service.answering)
+        chat.service.say("better")
+        chat.service.finish()
+        await chat.settled()
+        assert chat.texts[-1] == "better"
+        await chat.type("/continue")
+        await chat.until(lambda: chat.service.answering)
+        chat.service.say(" still")
+        chat.service.finish()
+        await chat.settled()
+        assert "better still" in chat.shown
+        await chat.type("/undo")
+        await chat.until(lambda: chat.prompt.text == "two")
+        assert chat.texts == ["one", "first answer"]
+
+
+@on_screen
+async def test_up_edits_the_last_question_and_escape_leaves_it() -> None:
+    async with talk() as chat:
+        await two_turns(chat)
+        await chat.press("up")
+        assert chat.prompt.text == "two"
+        await chat.until(lambda: "editing" in chat.screen.composer.note)
+        await chat.press("escape")
+        assert chat.prompt.text == ""
+        assert chat.screen.composer.editing is None
+        await chat.type("/edit 1")
+        await chat.until(lambda: chat.prompt.text == "one")
+        await chat.ask("uno")
+        assert [each.content for each in chat.service.asks[-1].messages] == ["uno"]
+
+
+@on_screen
+async def test_a_selected_message_is_copied_edited_or_forked(copied: list[str]) -> None:
+    async with talk() as chat:
+        await two_turns(chat)
+        await chat.press("tab", "up", "up")
+        assert chat.conversation.selected is chat.app.chat.chat.messages[1]
+        await chat.press("ctrl+y")
+        await chat.until(lambda: copied == ["first answer"])
+        chat.screen.action_command("fork")
+        await chat.pilot.pause()
+        assert chat.texts == ["one", "first answer"]
+        assert "copy now" in chat.told
+
+
+@on_screen
+async def test_copy_takes_the_answer_its_code_or_the_chat(copied: list[str]) -> None:
+    async with talk() as chat:
+        await chat.type("/copy")
+        await chat.until(lambda: "nothing to copy" in chat.told)
+        await chat.exchange("code", "see\n```py\na = 1\n```\n")
+        for line in ("/copy", "/copy code", "/copy chat"):
+            await chat.type(line)
+            await chat.pilot.pause()
+        await chat.until(lambda: len(copied) == 3)
+        assert copied[:2] == ["see\n```py\na = 1\n```\n", "a = 1\n"]
+        assert copied[2].startswith("# code")
+
+
+@on_screen
+async def test_export_and_screenshot_write_new_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with talk() as chat:
+        await chat.exchange("what now?", "this")
+        await chat.type("/export")
+        await chat.type("/export talk.json")
+        await chat.type("/screenshot shot.svg")
+        await chat.until((tmp_path / "shot.svg").exists)
+        assert (tmp_path / "what-now.md").read_text().count("\n## ") == 2
+        found = json.loads((tmp_path / "talk.json").read_text())
+        assert [each["text"] for each in found["messages"]] == ["what now?", "this"]
+        assert found["messages"][1]["figures"]["decode_tps"] == 42.0
+        assert "<svg" in (tmp_path / "shot.svg").read_text()
+        await chat.type("/export talk.json")
+        await chat.until(lambda: "exists already" in chat.told)
+        await chat.type("/export /nowhere/x.md")
+        await chat.until(lambda: "cannot be written" in chat.told)
+
+
+@on_screen
+async def test_settings_are_used_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    async with talk(settings_path=path) as chat:
+        await chat.type("/set temp 0.7")
+        await chat.type("/set max_tokens 9")
+        await chat.type("/theme nord")
+        await chat.until(lambda: chat.app.theme == "nord")
+        await chat.type("/set temp warm")
+        await chat.until(lambda: "expected a number" in chat.told)
+        await chat.type("/set top_p")
+        await chat.until(lambda: "top_p is 1.0" in chat.told)
+        await chat.ask("hi")
+        ask = chat.service.asks[-1]
+        assert (ask.sampling.temperature, ask.max_tokens) == (0.7, 9)
+    assert settings_file.load(path).theme == "nord"
+
+
+@on_screen
+async def test_the_settings_screen_checks_before_it_saves() -> None:
+    async with talk() as chat:
+        await chat.press("f2")
+        assert isinstance(chat.app.screen, SettingsScreen)
+        field = chat.app.screen.query_one("#temp")
+        field.value = "-3"  # type: ignore[attr-defined]  # an Input
+        await chat.press("ctrl+s")
+        assert isinstance(chat.app.screen, SettingsScreen)
+        field.value = "1.5"  # type: ignore[attr-defined]
+        await chat.press("ctrl+s")
+        await chat.until(lambda: chat.app.screen is chat.screen)
+        assert chat.app.settings.temp == 1.5
+
+
+@on_screen
+async def test_the_system_prompt_is_set_shown_and_removed() -> None:
+    async with talk() as chat:
+        await chat.type("/system speak like a pirate")
+        await chat.ask("hi")
+        assert chat.service.asks[-1].messages[0].content == "speak like a pirate"
+        chat.service.finish()
+        await chat.settled()
+        await chat.type("/system")
+        await chat.until(lambda: chat.prompt.text == "/system speak like a pirate")
+        await chat.type("/system clear")
+        assert chat.app.chat.chat.system == ""
+
+
+@on_screen
+async def test_commands_and_their_arguments_are_completed(tmp_path: Path) -> None:
+    (tmp_path / "my notes.md").write_text("x")
+    async with talk() as chat:
+        offered = chat.screen.query_one(Suggestions)
+        await chat.press("/", "e", "x")
+        assert offered.display
+        await chat.press("tab")
+        assert chat.prompt.text == "/export "
+        chat.prompt.put("/set te")
+        await chat.pilot.pause()
+        await chat.press("tab")
+        assert chat.prompt.text == "/set temp"
+        chat.prompt.put(f"see @{tmp_path}/my")
+        await chat.pilot.pause()
+        await chat.press("tab")
+        assert chat.prompt.text == f'see @"{tmp_path}/my notes.md" '
+        chat.prompt.put("/")
+        await chat.pilot.pause()
+        await chat.press("down", "down", "up", "enter")
+        assert chat.prompt.text == "/retry"
+        await chat.press("escape")
+        assert not offered.display
+
+
+@on_screen
+async def test_chats_are_searched_opened_renamed_and_deleted() -> None:
+    store = SessionStore.in_memory()
+    async with talk(store=store) as chat:
+        await chat.exchange("about cats", "meow")
+        await chat.type("/new")
+        await chat.exchange("about dogs", "woof")
+        await chat.press("ctrl+o")
+        assert isinstance(chat.app.screen, ChatsScreen)
+        assert chat.app.screen.query_one(OptionList).option_count == 2
+        await chat.fill("meow")
+        await chat.until(lambda: chat.app.screen.query_one(OptionList).option_count == 1)
+        await chat.press("f2")
+        await chat.fill("felines")
+        await chat.press("enter")
+        await chat.pilot.pause()
+        assert [each.title for each in store.chats("meow")] == ["felines"]
+        await chat.press("enter")
+        await chat.until(lambda: chat.texts == ["about cats", "meow"])
+        await chat.press("ctrl+o", "f8")
+        await chat.choose(1)
+        await chat.until(lambda: [each.title for each in store.chats()] == ["felines"])
+        await chat.press("f8")
+        await chat.until(lambda: "this chat is open" in chat.told)
+
+
+@on_screen
+async def test_a_title_can_be_changed() -> None:
+    store = SessionStore.in_memory()
+    async with talk(store=store) as chat:
+        await chat.type("/title too early")
+        await chat.until(lambda: "is empty" in chat.told)
+        await chat.exchange("one", "1")
+        await chat.type("/title [b]new[/b]")
+        await chat.until(lambda: store.chats()[0].title == "[b]new[/b]")
+
+
+@on_screen
+async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> None:
+    folder = models_folder()
+    folder.mkdir(parents=True)
+    (folder / "tiny.gguf").symlink_to(tiny_path)
+    (folder / "broken.gguf").write_bytes(b"GGUF")
+    async with talk() as chat:
+        await chat.exchange("one", "1")
+        await chat.press("ctrl+l")
+        screen = chat.app.screen
+        assert isinstance(screen, ModelsScreen)
+        chooser = screen.query_one(OptionList)
+
+        def lines() -> list[str]:
+            return [str(each.prompt) for each in chooser.options]
+
+        await chat.until(lambda: any("Q8_0" in line for line in lines()))
+        (tiny,) = [at for at, line in enumerate(lines()) if "ember:tiny.gguf" in line]
+        assert "KV 375 KiB per 1k tokens" in lines()[tiny]
+        assert "fits" in lines()[tiny]
+        assert any("smollm2-360m" in line and "to fetch" in line for line in lines())
+        await chat.choose(tiny)
+        await chat.until(lambda: chat.service.loads[-1] == "ember:tiny.gguf")
+        assert chat.texts == ["one", "1"]
+        await chat.until(lambda: not chat.app.chat.busy)
+        assert chat.app.chat.chat.model == "ember:tiny.gguf"
+
+
+@on_screen
+async def test_a_download_shows_its_progress_and_can_be_stopped() -> None:
+    service = ScriptedService(missing=["smollm2-360m"])
+    async with talk(service) as chat:
+        await chat.type("/model smollm2-360m")
+        await chat.until(lambda: service.fetches == ["smollm2-360m"])
+        service.fetched(50, 200)
+        await chat.press("ctrl+l")
+        line = chat.app.screen.query_one("#download")
+        await chat.until(lambda: "50" not in str(line.render()) or line.display)
+        await chat.press("f8")
+        await chat.until(lambda: chat.app.chat.fetching is None)
+        assert service.loads == ["scripted"]
+
+
+@on_screen
+async def test_help_and_figures_open_and_close() -> None:
+    async with talk() as chat:
+        await two_turns(chat)
+        for key, screen in (("f1", HelpScreen), ("f3", SpeedScreen), ("f4", CacheScreen)):
+            await chat.press(key)
+            await chat.pilot.pause(0.3)
+            assert isinstance(chat.app.screen, screen)
+            await chat.press("escape")
+            assert len(chat.app.screen_stack) == 2
+
+
+@on_screen
+async def test_panes_are_toggled_and_need_room() -> None:
+    async with talk() as chat:
+        await chat.press("f5")
+        assert chat.screen.has_class("panes-off")
+        await chat.press("f5")
+        assert not chat.screen.has_class("panes-off")
+        await chat.pilot.resize_terminal(80, 24)
+        await chat.press("f5")
+        await chat.until(lambda: "100 columns" in chat.told)
+
+
+@pytest.mark.parametrize("argument", ["", "[/x] 99999999999999999999 \x1b"])
+@on_screen
+async def test_no_command_breaks_the_chat(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with talk(size=(80, 24)) as chat:
+        for command in COMMANDS:
+            if command.name == "quit":
+                continue
+            chat.screen.action_command(command.name, argument)
+            await chat.pilot.pause()
+            while chat.app.screen is not chat.screen:
+                await chat.press("escape")
+            if chat.service.answering:
+                chat.service.finish()
+            await chat.until(lambda: not chat.app.chat.busy)
+        chat.app.chat.new_chat()
+        await chat.exchange("still there?", "yes")
+        assert "yes" in chat.shown
+
+
+@on_screen
+async def test_the_palette_runs_commands() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+p")
+        await chat.pilot.pause(0.2)
+        await chat.press(*"help")
+        await chat.pilot.pause(0.5)
+        await chat.press("enter")
+        await chat.until(lambda: isinstance(chat.app.screen, HelpScreen))
+
+
+@on_screen
+async def test_every_hint_of_the_key_bar_can_be_clicked() -> None:
+    async with talk(size=(160, 36)) as chat:
+        bar = chat.screen.query_one(KeyBar)
+        text = bar.render_line(0).text
+        await chat.pilot.click(bar, offset=(text.index("Help"), 0))
+        await chat.until(lambda: isinstance(chat.app.screen, HelpScreen))
+        await chat.press("escape")
+        await chat.pilot.click(bar, offset=(text.index("KV"), 0))
+        await chat.until(lambda: isinstance(chat.app.screen, CacheScreen))
+
+
+@on_screen
+async def test_every_theme_draws_a_conversation() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "# Title\n\n`code` and\n\n```python\nx = 1\n```\n")
+        for name in chat.app.available_themes:
+            chat.screen.action_command("theme", name)
+            await chat.pilot.pause()
+            assert chat.app.theme == name
+        await chat.pilot.pause(0.1)
+
+
+@on_screen
+async def test_it_rings_when_done_and_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    rung: list[bool] = []
+    async with talk() as chat:
+        monkeypatch.setattr(chat.app, "bell", lambda: rung.append(True))
+        await chat.exchange("one", "1")
+        assert rung == []
+        await chat.ask("two")
+        chat.app.app_focus = False
+        chat.service.say("2")
+        chat.service.finish()
+        await chat.until(lambda: rung == [True])

@@ -1,0 +1,96 @@
+"""The full-screen chat in a real terminal."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from app.sessions.chat import State
+from app.sessions.store import SessionStore
+from tests.app.terminal import QUIT, Terminal
+
+# Nothing to be compiled in the empty home folder that these tests give the program.
+BACKEND = ("--backend", "reference")
+ENTER, ESCAPE = b"\r", b"\x1b"
+_COLOUR = re.compile(r"\x1b\[[\d;]*(?:38|48);[25];[\d;]*m")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, str]:
+    """Data and configuration folders of their own."""
+    return {
+        "HOME": str(tmp_path / "home"),
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
+
+
+def saved(tmp_path: Path) -> SessionStore:
+    """The store that the chat has written."""
+    (path,) = tmp_path.rglob("chats.db")
+    return SessionStore.open(path)
+
+
+def test_a_killed_chat_is_resumed(tiny_path: Path, tmp_path: Path, folders: dict[str, str]) -> None:
+    command = ["chat", "-m", str(tiny_path), *BACKEND, "--max-tokens", "99999"]
+    terminal = Terminal(*command, environment=folders)
+    terminal.wait_for("Ask anything")
+    terminal.type(b"ba ce di" + ENTER)
+    terminal.wait_for("answering")
+    terminal.read_for(2.5)
+    os.kill(terminal.process.pid, signal.SIGKILL)
+    terminal.close()
+    chat = saved(tmp_path).latest()
+    assert chat is not None
+    assert chat.messages[0].text == "ba ce di"
+    assert len(chat.messages[1].text) > 100
+    assert chat.messages[1].state is State.STOPPED
+    again = Terminal(*command, "--continue", environment=folders)
+    again.wait_for("ba ce di")
+    again.type(QUIT)
+    assert again.close() == 0
+
+
+def test_sizes_keys_and_pastes_provoke_no_traceback(
+    tiny_path: Path, tmp_path: Path, folders: dict[str, str]
+) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.wait_for("Ask anything")
+    for columns, rows in ((80, 24), (60, 20), (20, 5), (1, 1), (120, 36)):
+        terminal.resize(columns, rows)
+        terminal.read_for(0.3)
+    terminal.type(b"\x1b[200~" + b"pasted [x] \x07text\r" * 12_000 + b"\x1b[201~")
+    terminal.wait_for("pasted text 1")
+    terminal.type(ENTER)
+    terminal.wait_for("window is too small")
+    terminal.type(ESCAPE)
+    terminal.type(bytes(range(1, 17)) + bytes(range(18, 32)))
+    terminal.read_for(1)
+    terminal.type(b"\xff\xfe\x80\x1b[999;999R\x1b[<0;5;5M\x1b[<0;5;5m")
+    terminal.read_for(0.5)
+    terminal.type(ESCAPE)
+    terminal.read_for(0.3)
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+    assert "Traceback" not in terminal.shown
+
+
+def test_no_color_is_obeyed(tiny_path: Path, folders: dict[str, str]) -> None:
+    terminal = Terminal(
+        "chat", "-m", str(tiny_path), *BACKEND, environment=folders | {"NO_COLOR": "1"}
+    )
+    terminal.wait_for("Ask anything")
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+    colours = set(_COLOUR.findall(terminal.shown))
+    greys = [colour for colour in colours if _is_grey(colour)]
+    assert colours
+    assert len(greys) == len(colours)
+
+
+def _is_grey(sequence: str) -> bool:
+    """Whether all colours of a sequence have equal red, green and blue."""
+    triples = re.findall(r"[34]8;2;(\d+);(\d+);(\d+)", sequence)
+    return all(red == green == blue for red, green, blue in triples)
