@@ -6,6 +6,7 @@ the screen as SVG.
 
 import argparse
 import asyncio
+import re
 from pathlib import Path
 
 from textual.pilot import Pilot
@@ -64,7 +65,8 @@ def main() -> None:
     finally:
         service.close()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(svg, encoding="utf-8")
+    # Fonts from elsewhere are not fetched where pictures are shown.
+    path.write_text(re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
     print(path)
 
 
