@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.bench import memory, memory_view
+from app.bench import claim, claim_view, memory, memory_view
 from app.bench.machine import machine
 from app.bench.meter import Meter
-from app.bench.settings import MemorySettings, Settings
+from app.bench.settings import ClaimSettings, MemorySettings, Settings
 from app.bench.view import View
 
 
@@ -45,6 +45,13 @@ SECTIONS = {
             settings=MemorySettings,
             seconds=memory.expected_seconds,
             run=memory.run,
+        ),
+        Section(
+            view=claim_view.VIEW,
+            settings=ClaimSettings,
+            seconds=claim.expected_seconds,
+            run=claim.run,
+            measures_machine=True,
         ),
     )
 }
