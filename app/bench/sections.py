@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.bench import claim, claim_view, memory, memory_view
+from app.bench import claim, claim_view, memory, memory_view, quality, quality_view
 from app.bench.machine import machine
 from app.bench.meter import Meter
-from app.bench.settings import ClaimSettings, MemorySettings, Settings
+from app.bench.settings import ClaimSettings, MemorySettings, QualitySettings, Settings
 from app.bench.view import View
 
 
@@ -40,6 +40,12 @@ class Section:
 SECTIONS = {
     section.view.name: section
     for section in (
+        Section(
+            view=quality_view.VIEW,
+            settings=QualitySettings,
+            seconds=quality.expected_seconds,
+            run=quality.run,
+        ),
         Section(
             view=memory_view.VIEW,
             settings=MemorySettings,
