@@ -4,10 +4,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.bench import claim, claim_view, memory, memory_view, quality, quality_view
+from app.bench import (
+    attention,
+    attention_view,
+    claim,
+    claim_view,
+    memory,
+    memory_view,
+    quality,
+    quality_view,
+)
 from app.bench.machine import machine
 from app.bench.meter import Meter
-from app.bench.settings import ClaimSettings, MemorySettings, QualitySettings, Settings
+from app.bench.settings import (
+    AttentionSettings,
+    ClaimSettings,
+    MemorySettings,
+    QualitySettings,
+    Settings,
+)
 from app.bench.view import View
 
 
@@ -40,6 +55,13 @@ class Section:
 SECTIONS = {
     section.view.name: section
     for section in (
+        Section(
+            view=attention_view.VIEW,
+            settings=AttentionSettings,
+            seconds=attention.expected_seconds,
+            run=attention.run,
+            measures_machine=True,
+        ),
         Section(
             view=quality_view.VIEW,
             settings=QualitySettings,
