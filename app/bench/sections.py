@@ -13,6 +13,8 @@ from app.bench import (
     memory_view,
     quality,
     quality_view,
+    speed,
+    speed_view,
 )
 from app.bench.machine import machine
 from app.bench.meter import Meter
@@ -22,6 +24,7 @@ from app.bench.settings import (
     MemorySettings,
     QualitySettings,
     Settings,
+    SpeedSettings,
 )
 from app.bench.view import View
 
@@ -55,6 +58,12 @@ class Section:
 SECTIONS = {
     section.view.name: section
     for section in (
+        Section(
+            view=speed_view.VIEW,
+            settings=SpeedSettings,
+            seconds=speed.expected_seconds,
+            run=speed.run,
+        ),
         Section(
             view=attention_view.VIEW,
             settings=AttentionSettings,
