@@ -7,6 +7,7 @@ has not emptied. Nothing else of the network runs.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
@@ -99,7 +100,7 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
             name="ember",
             kv=kv,
             backend=backend.value,
-            make=lambda context, kv=kv: _ember(network, kv, backend, context),
+            make=partial(_ember, network, kv, backend),
         )
         for kv in settings.kv
     ]
@@ -108,7 +109,7 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
         name="decode, then attend",
         kv=coded,
         backend=backend.value,
-        make=lambda context: _decoding(network, coded, backend, context),
+        make=partial(_decoding, network, coded, backend),
     )
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     where = "gpu" if on_gpu else "mlx-cpu"
@@ -117,7 +118,7 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
             name="MLX fused attention",
             kv=str(dtype).removeprefix("mlx.core."),
             backend=where,
-            make=lambda context, dtype=dtype: _mlx_fused(network, dtype, context),
+            make=partial(_mlx_fused, network, dtype),
         )
         # On a CPU MLX's float16 is slower than its float32, whose bytes are twice as many.
         for dtype in ((mx.float16,) if on_gpu else (mx.float16, mx.float32))
@@ -127,7 +128,7 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
             name="mlx-lm quantized attention",
             kv=f"q{bits}",
             backend=where,
-            make=lambda context, bits=bits: _mlx_lm_quantized(network, bits, context),
+            make=partial(_mlx_lm_quantized, network, bits),
         )
         for bits in (8, 4)
     ]
@@ -166,9 +167,7 @@ def _mlx_fused(network: Network, dtype: mx.Dtype, context: int) -> tuple[Step, i
     q, scale = _queries(network).astype(dtype), network.head_dim**-0.5
 
     def step() -> None:
-        mx.eval(
-            [mx.fast.scaled_dot_product_attention(q, k, v, scale=scale) for k, v in layers]
-        )
+        mx.eval([mx.fast.scaled_dot_product_attention(q, k, v, scale=scale) for k, v in layers])
 
     return step, sum(array.nbytes for pair in layers for array in pair)
 
@@ -200,9 +199,7 @@ def _mlx_lm_quantized(network: Network, bits: int, context: int) -> tuple[Step, 
     return step, sum(part.nbytes for pair in layers for side in pair for part in side)
 
 
-def _filled(
-    network: Network, kv: str, backend: Backend, context: int
-) -> Sequence[TwoTierKVCache]:
+def _filled(network: Network, kv: str, backend: Backend, context: int) -> Sequence[TwoTierKVCache]:
     keys, values = parse_pair(kv)
     config = CacheConfig(
         max_tokens=context + CacheConfig().block + CacheConfig().hot,

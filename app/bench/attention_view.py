@@ -79,7 +79,7 @@ def _table(context: int, rows: Rows) -> Table:
             for row in rows
             if row.context == context
         ],
-        note="MB read: keys and values as the kernel holds them. Above 100%: from processor caches.",
+        note="MB read: keys and values as the kernel holds them. Over 100%: from processor caches.",
     )
 
 
@@ -95,5 +95,8 @@ VIEW = View(
     charts=charts,
     findings=findings,
     identity=("model", "kernel", "kv", "backend", "context"),
-    measures=(Measure(field="seconds", spread="seconds_sd"), Measure(field="share", more_is_better=True)),
+    measures=(
+        Measure(field="seconds", spread="seconds_sd"),
+        Measure(field="share", more_is_better=True),
+    ),
 )

@@ -19,13 +19,15 @@ from models import load
 from models.llama import Model
 
 
-class _Run:
-    """A model, its caches, and the logits [B, vocabulary] of the newest tokens."""
+class Run:
+    """A model and its caches. seen: [B, n], the tokens so far."""
 
-    def __init__(self, case: Case, model: Model, cache: Sequence[TwoTierKVCache], step: int) -> None:
+    def __init__(
+        self, case: Case, model: Model, cache: Sequence[TwoTierKVCache], step: int
+    ) -> None:
         self._case, self._model, self._cache, self._step = case, model, cache, step
         self._logits = mx.zeros((case.batch, model.vocabulary))
-        self._seen = np.zeros((case.batch, 0), np.int64)
+        self.seen = np.zeros((case.batch, 0), np.int64)
 
     def read(self, start: int, count: int) -> None:
         """Prompt tokens from position `start` on."""
@@ -36,7 +38,7 @@ class _Run:
         """The most likely token of each row; without a cache, after all that came before."""
         token = np.asarray(mx.argmax(self._logits, axis=-1)).astype(np.int64)[:, None]  # [B, 1]
         if self._case.kv == NO_CACHE:
-            before = self._seen
+            before = self.seen
             self.forget()
             token = np.concatenate([before, token], axis=1)
         self._append(token)
@@ -45,7 +47,7 @@ class _Run:
         """Empty the caches."""
         for layer in self._cache:
             layer.clear()
-        self._seen = self._seen[:, :0]
+        self.seen = self.seen[:, :0]
 
     def _append(self, ids: npt.NDArray[np.int64]) -> None:
         for at in range(0, ids.shape[1], self._step):
@@ -53,7 +55,7 @@ class _Run:
             mx.eval([layer.pending() for layer in self._cache], hidden)
         self._logits = self._model.logits(hidden[:, -1])
         mx.eval(self._logits)
-        self._seen = np.concatenate([self._seen, ids], axis=1)
+        self.seen = np.concatenate([self.seen, ids], axis=1)
 
 
 def measure(case: Case) -> Measurement:
@@ -67,7 +69,7 @@ def measure(case: Case) -> Measurement:
     model = load(case.model, backend=config.backend).model
     cache = make_prompt_cache(model, config)
     backend = config.backend.resolve()
-    run = _Run(case, model, cache, PREFILL_STEP[backend])
+    run = Run(case, model, cache, PREFILL_STEP[backend])
     run.read(0, min(case.pp, WARM_UP))
     run.forget()
     pp_s, token_s = time_case(case, run.read, run.advance)

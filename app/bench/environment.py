@@ -48,6 +48,17 @@ def device() -> dict[str, Any]:
     return {"device": "cpu, plain MLX"}
 
 
+def physical_cores() -> int:
+    """Cores that this process may use, their hardware threads not counted apart."""
+    if platform.system() == "Darwin":
+        return int(_said("sysctl", "-n", "hw.physicalcpu") or os.cpu_count() or 1)
+    if platform.system() != "Linux":
+        return os.cpu_count() or 1
+    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    paths = {cpu: Path(siblings.format(cpu)) for cpu in os.sched_getaffinity(0)}
+    return len({path.read_text() if path.exists() else cpu for cpu, path in paths.items()})
+
+
 def _processor() -> str:
     if platform.system() == "Darwin":
         return _said("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()

@@ -46,7 +46,13 @@ class Harness:
     """ids: the text; skip: first positions that are not scored."""
 
     def __init__(
-        self, model: Model, ids: Sequence[int], passkeys: Passkeys, *, config: CacheConfig, skip: int
+        self,
+        model: Model,
+        ids: Sequence[int],
+        passkeys: Passkeys,
+        *,
+        config: CacheConfig,
+        skip: int,
     ) -> None:
         self.model, self.ids, self.skip = model, ids, skip
         self._passkeys = passkeys
@@ -115,4 +121,4 @@ def _squared_error(plan: CachePlan, layer: int, keys: mx.array, queries: mx.arra
         found.append(cache.scores(queries, scale=scale)[..., sink : sink + cold])
     if not found[0].size:
         return 0.0
-    return float(mx.mean(mx.square(found[0] - found[1])).item())
+    return float(np.asarray(mx.mean(mx.square(found[0] - found[1]))))

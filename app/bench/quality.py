@@ -163,7 +163,7 @@ def _row(
         bits=plan.cold_bits,
         key_bits=key_bits,
         value_bits=value_bits,
-        window_bits=_window_bits(plan, harness),
+        window_bits=window_bits(plan, plan.shape.context),
         kld_mean=float(found.kl.mean()),
         kld_median=float(np.median(found.kl)),
         kld_p999=float(np.quantile(found.kl, 0.999)),
@@ -190,10 +190,10 @@ def _bits(plan: CachePlan) -> tuple[float, float]:
     return keys, values
 
 
-def _window_bits(plan: CachePlan, harness: Harness) -> float:
-    """Per element of a window as long as the model's context, sinks and hot tokens included."""
-    fields = plan.config.as_dict() | {"max_tokens": harness.model.shape.context}
-    full = resolve(CacheConfig.from_dict(fields), harness.model.shape)
+def window_bits(plan: CachePlan, window: int) -> float:
+    """Per element of a full window of so many tokens, sinks and hot ones included."""
+    fields = plan.config.as_dict() | {"max_tokens": window}
+    full = resolve(CacheConfig.from_dict(fields), plan.shape)
     elements = full.token_bytes // full.hot_dtype.mx.size
     return 8 * full.max_bytes / (elements * full.max_tokens)
 

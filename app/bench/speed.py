@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from app.bench.case import NO_CACHE, Case, EngineName, Measurement
+from app.bench.environment import physical_cores
 from app.bench.meter import Meter
 from app.bench.settings import SpeedSettings
 from app.bench.spread import Spread
@@ -251,12 +252,16 @@ def _case(
     tg: int,
     batch: int,
 ) -> Case:
+    threads = settings.threads
+    if engine is EngineName.LLAMA_CPP and not threads:
+        # The binding's own default is half of the processors, which is too few of two cores.
+        threads = physical_cores()
     return Case(
         engine=engine,
         model=settings.model,
         kv=kv,
         backend=settings.backend if engine is EngineName.EMBER else "auto",
-        threads=settings.threads,
+        threads=threads,
         depth=depth,
         pp=pp,
         tg=tg,

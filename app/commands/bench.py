@@ -1,7 +1,6 @@
 """Measure speed, attention, quality, memory and the claims about KV caches, on this machine."""
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,7 +64,7 @@ def _settings(kind: type[Settings], common: Settings, args: argparse.Namespace) 
     base = kind(**vars(common)) if args.section else kind.whole(common)
     if _given(args, "quick"):
         base = kind.quick(common)
-    given = {
+    given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(args).items()
         if name in vars(base) and name not in vars(common)
