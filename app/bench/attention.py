@@ -136,8 +136,8 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
 
 
 def _ember(network: Network, kv: str, backend: Backend, context: int) -> tuple[Step, int]:
-    caches = _filled(network, kv, backend, context)
-    q, scale = _queries(network), network.head_dim**-0.5
+    caches = filled(network, kv, backend, context)
+    q, scale = queries(network), network.head_dim**-0.5
 
     def step() -> None:
         mx.eval([cache.attend_held(q, scale=scale) for cache in caches])
@@ -147,9 +147,9 @@ def _ember(network: Network, kv: str, backend: Backend, context: int) -> tuple[S
 
 def _decoding(network: Network, kv: str, backend: Backend, context: int) -> tuple[Step, int]:
     """Each layer decoded whole, then MLX's fused attention over what came out."""
-    caches = _filled(network, kv, backend, context)
+    caches = filled(network, kv, backend, context)
     dtype = _plain_dtype()
-    q, scale = _queries(network).astype(dtype), network.head_dim**-0.5
+    q, scale = queries(network).astype(dtype), network.head_dim**-0.5
 
     def step() -> None:
         for cache in caches:
@@ -164,7 +164,7 @@ def _mlx_fused(network: Network, dtype: mx.Dtype, context: int) -> tuple[Step, i
     # Keys and values of their own: a shared array would be read once.
     layers = [(keys, values + 0) for keys, values in layers]
     mx.eval(layers)
-    q, scale = _queries(network).astype(dtype), network.head_dim**-0.5
+    q, scale = queries(network).astype(dtype), network.head_dim**-0.5
 
     def step() -> None:
         mx.eval([mx.fast.scaled_dot_product_attention(q, k, v, scale=scale) for k, v in layers])
@@ -183,7 +183,7 @@ def _mlx_lm_quantized(network: Network, bits: int, context: int) -> tuple[Step, 
         tokens = _tokens(network, context, layer).astype(dtype)
         layers.append(cache.update_and_fetch(tokens, tokens))
     mx.eval(layers)
-    q, scale = _queries(network).astype(dtype), network.head_dim**-0.5
+    q, scale = queries(network).astype(dtype), network.head_dim**-0.5
 
     def step() -> None:
         mx.eval(
@@ -199,7 +199,8 @@ def _mlx_lm_quantized(network: Network, bits: int, context: int) -> tuple[Step, 
     return step, sum(part.nbytes for pair in layers for side in pair for part in side)
 
 
-def _filled(network: Network, kv: str, backend: Backend, context: int) -> Sequence[TwoTierKVCache]:
+def filled(network: Network, kv: str, backend: Backend, context: int) -> Sequence[TwoTierKVCache]:
+    """One cache per layer, with `context` tokens."""
     keys, values = parse_pair(kv)
     config = CacheConfig(
         max_tokens=context + CacheConfig().block + CacheConfig().hot,
@@ -229,7 +230,7 @@ def _tokens(network: Network, count: int, layer: int) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(layer))
 
 
-def _queries(network: Network) -> mx.array:
+def queries(network: Network) -> mx.array:
     """[1, Hq, 1, D]."""
     shape = (1, network.heads, 1, network.head_dim)
     q = mx.random.normal(shape, key=mx.random.key(10_007))

@@ -91,6 +91,6 @@ def _show(section: Section, found: dict[str, Any]) -> None:
     for table in section.view.tables(rows):
         console.print(for_terminal(table))
     for finding in section.view.findings(rows):
-        console.print(f"- {finding}", highlight=False, markup=False)
+        console.print(f"- {finding}", highlight=False, markup=False, soft_wrap=True)
     told = (f"{name} {value}" for name, value in found["env"].items() if name != "settings")
-    console.print(", ".join(told), style="dim", highlight=False, markup=False)
+    console.print(", ".join(told), style="dim", highlight=False, markup=False, soft_wrap=True)
