@@ -11,7 +11,7 @@ from typing import Self
 
 from app.generation import Event, Generation, Row, Truncated
 from app.sampling import Sampler, Sampling
-from app.transcript import Transcript
+from app.transcript import FinishReason, Transcript
 from kvcache import (
     Backend,
     CacheConfig,
@@ -23,6 +23,7 @@ from kvcache import (
 )
 from kvcache.prompt_cache import from_plan, rows_from_plan
 from kvcache.stats import sum_layers
+from models.chat_template import Message
 from models.loader import LoadedModel, load
 
 # Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
@@ -64,6 +65,8 @@ class Engine:
         self._caches = from_plan(self.plan, loaded.model.rotation)
         # The cache holds the first `offset` tokens of the last prompt and its answer.
         self._last: tuple[Sequence[int], Transcript] | None = None
+        # The last conversation that was encoded: its text and ids.
+        self._asked: tuple[str, list[int]] | None = None
 
     @classmethod
     def load(cls, model: str, config: CacheConfig | None = None) -> Self:
@@ -74,6 +77,23 @@ class Engine:
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""
         return sum_layers(cache.stats() for cache in self._caches)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for an answer.
+
+        What a conversation shares with the last one and its answer keeps the very
+        ids that the cache holds: an answer's text, tokenized again, may come out
+        as other ids, and all after them would have to be computed anew.
+        """
+        template, tokenizer = self.loaded.template, self.loaded.tokenizer
+        text, (spoken, ids) = template.render(messages), self._spoken()
+        if spoken and text.startswith(spoken):
+            new = text.removeprefix(spoken)
+            ids = [*ids, *tokenizer.encode(new, add_special=False, parse_special=True)]
+        else:
+            ids = template.encode(messages)
+        self._asked = text, ids
+        return ids
 
     def generate(self, request: Request, cancel: Flag | None = None) -> Iterator[Event]:
         """Answer one prompt; the last event is `Finished`.
@@ -169,6 +189,19 @@ class Engine:
                 break
             shared += 1
         return shared
+
+    def _spoken(self) -> tuple[str, list[int]]:
+        """The last conversation with its answer, as text and as ids; empty if they may differ."""
+        if self._asked is None or self._last is None or self._asked[1] != list(self._last[0]):
+            return "", []
+        (text, ids), transcript = self._asked, self._last[1]
+        tokens = list(transcript.tokens)
+        if tokens and tokens[-1] in self.loaded.tokenizer.eog_ids:
+            tokens.pop()
+        elif transcript.finish_reason in (None, FinishReason.STOP):
+            # Running, or cut at a stop string: the tokens say more than the text.
+            return "", []
+        return text + transcript.completion().text, [*ids, *tokens]
 
     def _rewind(self, shared: int) -> int:
         """Go back to the first `shared` tokens or before; returns how many are left."""

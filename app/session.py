@@ -48,7 +48,7 @@ class Session:
 
     def encode_chat(self, messages: list[Message]) -> list[int]:
         """Token ids of a conversation in the model's chat format, ready for an answer."""
-        return self.engine.loaded.template.encode(messages)
+        return self.engine.encode_chat(messages)
 
 
 @contextmanager

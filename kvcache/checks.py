@@ -73,11 +73,16 @@ def check_finite(k: mx.array, v: mx.array, dtype: HotDtype, *, on_host: bool) ->
         seen = [mx.isfinite(tokens.astype(dtype.mx)).all() for tokens in (k, v)]
         finite = bool((seen[0] & seen[1]).item())
     if not finite:
-        raise CacheError(
-            f"got keys or values that are NaN, infinite or beyond what {dtype.value} holds "
-            f"({_LARGEST[dtype]:.3g}); the cache is as it was: look for what produced them, "
-            "or take a wider dtype (--hot-dtype bf16 or f32)"
-        )
+        raise not_finite(dtype)
+
+
+def not_finite(dtype: HotDtype) -> CacheError:
+    """The error for keys or values that are NaN, infinite, or too large for `dtype`."""
+    return CacheError(
+        f"got keys or values that are NaN, infinite or beyond what {dtype.value} holds "
+        f"({_LARGEST[dtype]:.3g}); the cache is as it was: look for what produced them, "
+        "or take a wider dtype (--hot-dtype bf16 or f32)"
+    )
 
 
 def _fits(tokens: npt.NDArray[Any], dtype: HotDtype) -> bool:

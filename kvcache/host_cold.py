@@ -92,6 +92,17 @@ class HostColdRing:
             position,
         )
 
+    def reserve(self, first: int, end: int) -> None:
+        """Make room for the blocks [first, end)."""
+        for run in self._slot_map.runs(first, end):
+            self._reserve(run.segment)
+
+    def fill_in(self, memory: structs.TierMemory) -> None:
+        """Put the codecs and the addresses of all slots, which stay where they are."""
+        keys, values = self._codecs
+        memory.key_form, memory.value_form = addressof(keys.form), addressof(values.form)
+        memory.keys, memory.values = (address(row) for row in self._addresses)
+
     @property
     def allocated(self) -> int:
         """Blocks that there is memory for now."""

@@ -9,6 +9,7 @@ from kvcache.codecs.plain import PlainCodec
 from kvcache.cold_ring import ColdView, side_by_side
 from kvcache.config import HotDtype
 from kvcache.host_ring import HostRing, HostTokens
+from kvcache.native import structs
 
 _PART = "values"
 
@@ -41,6 +42,11 @@ class HostPlainRing:
     def pieces(self, first: int, end: int) -> Iterator[tuple[int, HostTokens]]:
         """(index of its first token, tokens) of each run of the blocks [first, end), in place."""
         return self._ring.pieces(first * self._block, (end - first) * self._block)
+
+    @property
+    def ring(self) -> structs.Ring:
+        """As the kernels take it."""
+        return self._ring.struct
 
     def view(self, first: int, end: int) -> ColdView:
         """The blocks [first, end) as MLX arrays, copied."""

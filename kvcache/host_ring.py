@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from kvcache.config import HotDtype
-from kvcache.native.structs import Array
+from kvcache.native import structs
+from kvcache.native.structs import Array, strided
 from kvcache.token_ring import runs
 
 _NUMPY = {HotDtype.F16: np.float16, HotDtype.BF16: np.uint16, HotDtype.F32: np.float32}
@@ -51,7 +52,9 @@ class HostRing:
     def __init__(self, capacity: int, shape: tuple[int, int, int], dtype: HotDtype) -> None:
         self.capacity, self.shape = capacity, shape
         batch, heads, dim = shape
-        keys, values = (np.zeros((batch, heads, capacity, dim), _NUMPY[dtype]) for _ in range(2))
+        # An empty ring has an address too.
+        size = batch, heads, max(capacity, 1), dim
+        keys, values = (np.zeros(size, _NUMPY[dtype]) for _ in range(2))
         self._memory = HostTokens(keys, values)
 
     def write(self, number: int, tokens: HostTokens) -> None:
@@ -64,6 +67,12 @@ class HostRing:
         """(index of its first token, tokens) of one or two runs, in place."""
         for at, first, run in runs(number, count, self.capacity):
             yield first, self._memory.cut(at, at + run)
+
+    @property
+    def struct(self) -> structs.Ring:
+        """As the kernels take it."""
+        keys, values = strided(self._memory.keys), strided(self._memory.values)
+        return structs.Ring(keys, values, self.capacity)
 
     def read(self, number: int, count: int) -> HostTokens:
         """`count` tokens from a number; in place where they lie side by side."""

@@ -40,6 +40,7 @@ class HostTiers(Tiers[HostTokens]):
         # Allocated with the first tokens, whose shape they need.
         self._rings: tuple[HostRing, HostRing] | None = None  # pinned, hot
         self._cold: Cold | None = None
+        self._struct: structs.TierMemory | None = None
 
     # -- new tokens --
 
@@ -74,7 +75,9 @@ class HostTiers(Tiers[HostTokens]):
         turned = queries
         if rotation is not None and any(sight.turns):
             turned = rotation.turn_host(queries, tuple(sight.turns))
-        pieces = [_piece(tokens, position) for position, tokens in self._pieces(sight.ledger)]
+        # The pieces point into these, some of which are made for this call.
+        held = self._pieces(sight.ledger)
+        pieces = [_piece(tokens, position) for position, tokens in held]
         if sight.ledger.sink:
             pieces[0].pinned = True
         if new is not None:
@@ -173,6 +176,24 @@ class HostTiers(Tiers[HostTokens]):
     @property
     def allocated_blocks(self) -> int:
         return 0 if self._cold is None else self._cold.allocated
+
+    def struct(self, shape: Shape) -> structs.TierMemory | None:
+        """All of it as the kernels take it, for good; None where a codec has no native form."""
+        if self._struct is None:
+            cold, (pinned, hot) = self._made_cold(shape), self._made(shape)
+            if isinstance(cold, ColdRing):
+                return None
+            self._struct = structs.TierMemory(pinned=pinned.struct, hot=hot.struct)
+            if isinstance(cold, HostPlainRing):
+                self._struct.plain = cold.ring
+            else:
+                cold.fill_in(self._struct)
+        return self._struct
+
+    def reserve(self, first: int, end: int) -> None:
+        """Make room for the blocks [first, end), once the memory is made."""
+        if isinstance(self._cold, HostColdRing):
+            self._cold.reserve(first, end)
 
     def _made(self, shape: Shape) -> tuple[HostRing, HostRing]:
         if self._rings is None:

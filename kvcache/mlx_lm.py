@@ -79,7 +79,9 @@ def rotation_of(model: nn.Module) -> Rotation | None:
 
 
 def _check_caches(model: nn.Module) -> None:
-    wanted = mlx_lm_cache.make_prompt_cache(model) if "make_cache" in type(model).__dict__ else []
+    # The class's own factory: the instance's may be what `inject` put there.
+    own = getattr(type(model), "make_cache", None)
+    wanted = own(model) if own else []
     others = {type(c).__name__ for c in wanted if type(c) is not mlx_lm_cache.KVCache}
     if others:
         raise CacheError(

@@ -59,8 +59,8 @@ def dump(saved: Saved) -> State:
     return json.dumps(described), *unencoded, *_cold_parts(plan, view.cold)
 
 
-def restore(state: State, make: Callable[[LayerPlan], Tiers[Any]]) -> Saved:
-    """What `dump` took, in tiers that `make` makes.
+def restore(state: State, make: Callable[[LayerPlan], Tiers[Any]], backend: Backend) -> Saved:
+    """What `dump` took, in tiers that `make` makes for a backend.
 
     Raises CacheError for a state of something else.
     """
@@ -68,7 +68,7 @@ def restore(state: State, make: Callable[[LayerPlan], Tiers[Any]]) -> Saved:
         described = json.loads(state[0])
         if described["layout"] != LAYOUT:
             raise CacheError(f"got a cache saved as {described['layout']!r}, expected {LAYOUT!r}")
-        plan = _plan(described["plan"])
+        plan = _plan(described["plan"], backend)
         saved = Saved(
             plan=plan,
             ledger=Ledger(sizes=plan.sizes, **described["ledger"]),
@@ -107,13 +107,13 @@ def _fill(
         tiers.put_cold(ledger.first, keys, values)
 
 
-def _plan(fields: dict[str, Any]) -> LayerPlan:
+def _plan(fields: dict[str, Any], backend: Backend) -> LayerPlan:
     return LayerPlan(
         **{
             **fields,
             "sizes": TierSizes(**fields["sizes"]),
             "hot_dtype": HotDtype(fields["hot_dtype"]),
-            "backend": Backend.AUTO.resolve(),
+            "backend": backend.resolve(),
         }
     )
 

@@ -279,21 +279,37 @@ class TwoTierKVCache:
 
     @state.setter
     def state(self, value: State) -> None:
-        saved = restore(value, make_tiers)
+        self._take(restore(value, make_tiers, self.plan.backend))
+
+    @classmethod
+    def from_state(cls, state: State, *, backend: Backend = Backend.AUTO) -> "TwoTierKVCache":
+        """A cache with a saved state, for any backend (mlx-lm's `load_prompt_cache`)."""
+        saved = restore(state, make_tiers, backend)
+        cache = cls(saved.plan)
+        cache._take(saved)
+        return cache
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "TwoTierKVCache":
+        return self.from_state(self.state, backend=self.plan.backend)
+
+    def _take(self, saved: Saved) -> None:
         self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
         self.rotation, self._shape = saved.rotation, saved.shape
         self._fetched = None
 
-    @classmethod
-    def from_state(cls, state: State) -> "TwoTierKVCache":
-        """A cache with a saved state (mlx-lm's `load_prompt_cache`)."""
-        cache = cls.__new__(cls)
-        cache.state = state
-        return cache
-
     def pending(self) -> list[mx.array]:
         """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
         return self._tiers.pending()
+
+    @property
+    def tiers(self) -> Tiers[Any]:
+        """The memory, for code that appends by itself and then sets `ledger`."""
+        return self._tiers
+
+    def takes(self, shape: tuple[int, int, int]) -> bool:
+        """Whether tokens of shape [B, Hkv, D] fit; the first ones decide."""
+        self._shape = self._shape or shape
+        return self._shape == shape
 
     # -- inside --
 

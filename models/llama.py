@@ -33,7 +33,7 @@ class Block(nn.Module):
         self, config: LlamaConfig, weights: Weights, index: int, rope: Rope, ops: Ops
     ) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
+        self.head_dim, self.heads, self.kv_heads = config.head_dim, config.heads, config.kv_heads
         self.scale = config.head_dim**-0.5
         self.rope, self.ops = rope, ops
         prefix, size, eps = f"blk.{index}", config.hidden, config.norm_eps
@@ -105,8 +105,7 @@ class Model(nn.Module):
     def hidden(self, ids: mx.array, cache: Sequence[AttendingCache] | None = None) -> mx.array:
         """Token ids [B, L] -> normed states [B, L, hidden], appending to `cache`."""
         x = self.ops.embed(ids, self.embedding)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, None if cache is None else cache[index])
+        x = self.ops.layers(x, self.layers, cache or [None] * len(self.layers))
         normed: mx.array = self.norm(x)
         return normed
 

@@ -4,14 +4,22 @@ A step whose weights the kernels do not take (dense, or with a bias) runs in
 plain MLX instead; `count_plain` tells whoever reports.
 """
 
+from collections.abc import Sequence
+from ctypes import addressof
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from kvcache import TwoTierKVCache
+from kvcache.attention import AttendingCache
+from kvcache.host_layers import Heads, run_layers
+from kvcache.native import structs
 from kvcache.native.library import Floats, Library, Weight
+from kvcache.native.structs import address
 from models.layers import Embedding, QuantizedLinear
-from models.llama import Model
-from models.ops import MlxOps, Projection
+from models.llama import Block, Model
+from models.ops import Layer, MlxOps, Projection
 from models.rope import Rope
 
 
@@ -24,6 +32,7 @@ class NativeOps:
         # By the layer's identity; the layer is kept so that the identity stays its own.
         self._weights: dict[int, tuple[Projection, Weight]] = {}
         self._norms: dict[int, tuple[nn.RMSNorm, Floats]] = {}
+        self._layers: dict[int, tuple[Block, structs.LayerWeights | None]] = {}
 
     def embed(self, ids: mx.array, table: Embedding) -> mx.array:
         if not _fits(table.as_linear):
@@ -87,6 +96,42 @@ class NativeOps:
         )
         return _like(out, x)
 
+    def layers(
+        self, x: mx.array, layers: Sequence[Layer], caches: Sequence[AttendingCache | None]
+    ) -> mx.array:
+        blocks = [layer for layer in layers if isinstance(layer, Block)]
+        own = [cache for cache in caches if isinstance(cache, TwoTierKVCache)]
+        if len(blocks) == len(own) == len(layers):
+            weights = [self._layer(block) for block in blocks]
+            ready = [weight for weight in weights if weight is not None]
+            out = np.array(x)
+            complete = len(ready) == len(layers)
+            if complete and run_layers(out, ready, own, _heads(blocks[0]), self._library):
+                return mx.array(out)
+        return self._plain.layers(x, layers, caches)
+
+    def _layer(self, block: Block) -> structs.LayerWeights | None:
+        """A layer's weights, for good; None where the kernels do not take all of them."""
+        known = self._layers.get(id(block))
+        if known is None:
+            known = self._layers[id(block)] = block, self._make_layer(block)
+        return known[1]
+
+    def _make_layer(self, block: Block) -> structs.LayerWeights | None:
+        projections = (
+            *(block.q, block.k, block.v, block.output),
+            *(block.gate, block.up, block.down),
+        )
+        if not all(_fits(layer) for layer in projections):
+            return None
+        return structs.LayerWeights(
+            address(self._norm(block.attention_norm)),
+            address(self._norm(block.mlp_norm)),
+            block.attention_norm.eps,
+            block.mlp_norm.eps,
+            *(addressof(self._weight(layer).struct) for layer in projections),
+        )
+
     def _weight(self, layer: Projection) -> Weight:
         known = self._weights.get(id(layer))
         if known is None:
@@ -100,6 +145,16 @@ class NativeOps:
         if known is None:
             known = self._norms[id(norm)] = norm, _floats(norm.weight)
         return known[1]
+
+
+def _heads(block: Block) -> Heads:
+    return Heads(
+        query=block.heads,
+        kv=block.kv_heads,
+        dim=block.head_dim,
+        scale=block.scale,
+        periods=block.rope.periods,
+    )
 
 
 def count_plain(model: Model) -> int:

@@ -4,15 +4,25 @@
 MLX arrays; what is fused inside it is the implementation's affair.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from kvcache.attention import AttendingCache
 from models.layers import Embedding, Linear, QuantizedLinear
 from models.rope import Rope
 
 Projection = Linear | QuantizedLinear
+
+
+class Layer(Protocol):
+    """A network's layer, as `Ops.layers` sees it."""
+
+    def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
+        """x [B, L, hidden] through this layer."""
+        ...
 
 
 class Ops(Protocol):
@@ -49,9 +59,22 @@ class Ops(Protocol):
         """x + down(silu(gate(n)) * up(n)) with n = norm(x)."""
         ...
 
+    def layers(
+        self, x: mx.array, layers: Sequence[Layer], caches: Sequence[AttendingCache | None]
+    ) -> mx.array:
+        """x through all layers, appending to their caches."""
+        ...
+
 
 class MlxOps:
     """The steps composed of MLX operations, on any device."""
+
+    def layers(
+        self, x: mx.array, layers: Sequence[Layer], caches: Sequence[AttendingCache | None]
+    ) -> mx.array:
+        for layer, cache in zip(layers, caches, strict=True):
+            x = layer(x, cache)
+        return x
 
     def embed(self, ids: mx.array, table: Embedding) -> mx.array:
         return table(ids)

@@ -9,70 +9,21 @@
 #include "coded_values.h"
 #include "decode.h"
 #include "pool.h"
+#include "tier_plan.h"
 
 namespace ember {
-
-// Unencoded tokens of consecutive positions, the first at `position`. Pinned ones are seen by
-// every query, through its second form.
-struct Piece {
-    Strided keys, values;
-    int64_t count, position;
-    int32_t pinned;
-};
-
-// Encoded blocks, oldest first; records of block n are [batch, Hkv, record_bytes].
-struct Blocks {
-    const BlockForm* key_form;
-    const BlockForm* value_form;
-    const uint8_t* const* keys;
-    const uint8_t* const* values;
-    int64_t count, position;
-};
-
-// Query i stands at `position` + i and sees from lowest[b * lowest_stride + i] up to itself.
-struct AttentionShape {
-    int64_t batch, heads, kv_heads, queries, dim, position;
-    float scale;
-    const int64_t* lowest;
-    int64_t lowest_stride;
-};
 
 namespace attention {
 
 constexpr int64_t kRowsOfTask = 16 * kProductRows;
 constexpr int64_t kMinSpan = 4;          // tiles of a task at least
 constexpr int64_t kFewPartials = 256;
-constexpr int64_t kFewRows = 24;         // of a KV head; more meet tiles in floats
-
-// Tokens [first, first + count) of a piece or block, the first at `position`.
-struct TileRef {
-    int64_t source, first, count, position;
-};
-
-struct Plan {
-    std::vector<TileRef> dense, cold;
-};
-
-inline void cut(int64_t source, int64_t count, int64_t position, std::vector<TileRef>& into) {
-    for (int64_t at = 0; at < count; at += kTile)
-        into.push_back({source, at, std::min(kTile, count - at), position + at});
-}
-
-inline Plan plan_tiles(const Piece* pieces, int64_t count, const Blocks& blocks) {
-    Plan plan;
-    for (int64_t i = 0; i < count; ++i) cut(i, pieces[i].count, pieces[i].position, plan.dense);
-    for (int64_t i = 0; i < blocks.count; ++i) {
-        const int64_t tokens = blocks.key_form->tokens;
-        cut(i, tokens, blocks.position + i * tokens, plan.cold);
-    }
-    return plan;
-}
-
-inline Seen seen_in(const TileRef& tile, int64_t lowest, int64_t position) {
-    const int64_t first = std::clamp<int64_t>(lowest - tile.position, 0, tile.count);
-    const int64_t end = std::clamp<int64_t>(position + 1 - tile.position, 0, tile.count);
-    return first < end ? Seen{first, end} : Seen{0, 0};
-}
+// More rows of a KV head than these meet tiles in floats, measured.
+#if defined(__AVX512F__)
+constexpr int64_t kFewDenseRows = 8, kFewCodedRows = 20;
+#else
+constexpr int64_t kFewDenseRows = 1;
+#endif
 
 // out = (rows * factor) turned into the basis of `form` for KV head `head`.
 inline void turn_into(const BlockForm& form, int64_t head, const float* rows, int64_t count,
@@ -202,7 +153,7 @@ class Attention {
     void attend_pair(const TileRef& tile, const HeadTokens& keys, const HeadTokens& values,
                      const Rows& rows, const See& see) const {
         const int64_t dim = shape_.dim;
-        if (rows_ <= kFewRows)
+        if (rows_ <= kFewDenseRows)
             return attend_tile<kFewQueries>(DenseKeys(keys, tile.first, tile.count, dim),
                                             DenseValues(values, tile.first, tile.count, dim),
                                             tile.count, rows, see);
@@ -233,7 +184,8 @@ class Attention {
 
     // A tile of encoded keys and values; `next` is the block that follows.
     template <typename See>
-    void attend_block(const TileRef& tile, int64_t next, int64_t head, const LevelTable& levels,
+    void attend_block(const TileRef& tile, [[maybe_unused]] int64_t next, int64_t head,
+                      [[maybe_unused]] const LevelTable& levels,
                       const Rows& rows, const See& see) const {
         const BlockForm &key_form = *blocks_.key_form, &value_form = *blocks_.value_form;
         const int64_t first = tile.first, count = tile.count, dim = shape_.dim;
@@ -247,7 +199,7 @@ class Attention {
             decode_keys(key_form, keys, first, count, scratch_tile(0));
         };
 #ifdef EMBER_VNNI
-        if (rows_ <= kFewRows) {
+        if (rows_ <= kFewCodedRows) {
             const CodedKeys coded_keys(key_form, keys, first, count, blocks_.keys[next] + key_at);
             const CodedValues coded_values(value_form, levels, values, first, count,
                                            blocks_.values[next] + value_at);

@@ -1,9 +1,9 @@
-// Scores of a few query rows with encoded keys, straight from their codes (see record.h), in the
+// Scores of a few query rows with encoded keys, straight from their codes, in the
 // codec's basis. Needs 8-bit vector products; without them tiles are decoded first.
 #pragma once
 
+#include "decode.h"
 #include "few_dense.h"
-#include "record.h"
 
 #ifdef EMBER_VNNI
 
@@ -16,44 +16,17 @@ inline bool scored_by_codes(const BlockForm& form) {
     return form.family != Family::kPlain && !form.levels && form.group <= kMostChannels;
 }
 
-// f(constant of a code's width)
-template <typename F>
-inline void with_bits(int bits, const F& f) {
-    switch (bits) {
-        case 2:
-            return f(std::integral_constant<int, 2>());
-        case 3:
-            return f(std::integral_constant<int, 3>());
-        case 4:
-            return f(std::integral_constant<int, 4>());
-        case 5:
-            return f(std::integral_constant<int, 5>());
-        case 6:
-            return f(std::integral_constant<int, 6>());
-        default:
-            return f(std::integral_constant<int, 8>());
-    }
-}
-
-// Halves [t * groups + group] for 16 tokens t.
-inline Vector halves_of_tokens(const uint16_t* halves, int64_t groups, int64_t group) {
-    if (groups == 1) return load_halves(halves);
-    uint16_t apart[kLanes];
-    for (int64_t t = 0; t < kLanes; ++t) apart[t] = halves[t * groups + group];
-    return load_halves(apart);
-}
-
 // Query rows times the channel scales, for one group of channels, in two int8 parts:
 // x = scale * (128 * high + low), 15 bits.
-template <int kRows>
 struct CodedQueries {
     static constexpr float kMostCode = 127 * 128 + 63;
-    alignas(64) int8_t high[kRows][kMostChannels], low[kRows][kMostChannels];
-    float scale[kRows];
-    float relative[kRows];  // what codes are relative to: added to every dot product
-    float sum[kRows];       // of the query itself, for the zeros of tokens
-    float offset[kRows];    // the share of the channels' zeros
+    alignas(64) int8_t high[kFewQueries][kMostChannels], low[kFewQueries][kMostChannels];
+    float scale[kFewQueries];
+    float relative[kFewQueries];  // what codes are relative to: added to every dot product
+    float sum[kFewQueries];       // of the query itself, for the zeros of tokens
+    float offset[kFewQueries];    // the share of the channels' zeros
 
+    template <int kRows>
     void assign(const BlockForm& form, const uint8_t* record, const float* queries,
                 int64_t group) {
         const int64_t from = group * form.group, vectors = form.group / kLanes;
@@ -104,33 +77,6 @@ struct CodedQueries {
     }
 };
 
-// Quad `first` + kQuad of 16 tokens, one byte a code; `first` is a multiple of 4.
-template <int kWidth, int kIndex>
-inline __m512i plane_quad(const uint8_t* plane, int64_t first) {
-    constexpr int kShared = 8 / kWidth;
-    const __m512i raw = _mm512_loadu_si512(plane + first * 8 * kWidth + kIndex / kShared * 64);
-    if constexpr (kWidth == 8) return raw;
-    const __m512i shifted = _mm512_srli_epi16(raw, kIndex % kShared * kWidth);
-    return _mm512_and_si512(shifted, _mm512_set1_epi8((1 << kWidth) - 1));
-}
-
-template <int kBits, int kIndex>
-inline __m512i coded_quad(const uint8_t* codes, int64_t dim, int64_t first) {
-    constexpr Planes kPlanes = planes_of(kBits);
-    const __m512i low = plane_quad<kPlanes.low, kIndex>(codes, first);
-    const uint8_t* upper = codes + plane_bytes(kPlanes.low, dim);
-    if constexpr (kPlanes.high == 1) {
-        uint64_t mask;
-        std::memcpy(&mask, upper + (first + kIndex) * 8, sizeof mask);
-        return _mm512_mask_add_epi8(low, mask, low, _mm512_set1_epi8(1 << kPlanes.low));
-    } else if constexpr (kPlanes.high == 2) {
-        const __m512i high = plane_quad<2, kIndex>(upper, first);
-        return _mm512_or_si512(low, _mm512_slli_epi16(high, kPlanes.low));
-    } else {
-        return low;
-    }
-}
-
 class CodedKeys : public TileKeys {
   public:
     // next: the record that will be read after this one.
@@ -138,7 +84,7 @@ class CodedKeys : public TileKeys {
               const uint8_t* next)
         : form_(form), record_(record), next_(next), first_(first), count_(count) {}
 
-    void score(const float* queries, int rows, float* scores) const override {
+    [[gnu::noinline]] void score(const float* queries, int rows, float* scores) const override {
         with_bits(form_.bits, [&](auto bits) {
             with_constant<kFewQueries>(
                 rows, [&](auto count) { score_rows<bits, count>(queries, scores); });
@@ -148,13 +94,15 @@ class CodedKeys : public TileKeys {
   private:
     template <int kBits, int kRows>
     void score_rows(const float* queries, float* scores) const {
-        CodedQueries<kRows> coded;
+        CodedQueries coded;
         for (int64_t group = 0; group < form_.groups(); ++group) {
-            coded.assign(form_, record_, queries, group);
+            coded.assign<kRows>(form_, record_, queries, group);
             int64_t t = 0;
             for (; t + 2 * kLanes <= count_; t += 2 * kLanes)
-                score_tokens<kBits, kRows, 2>(coded, group, t, scores + t);
-            if (t < count_) score_tokens<kBits, kRows, 1>(coded, group, t, scores + t);
+                score_tokens<kBits, kRows, 2>(coded, 0, group, t, scores);
+            if (t < count_)
+                for (int r = 0; r < kRows; ++r)
+                    score_tokens<kBits, 1, 1>(coded, r, group, t, scores);
         }
     }
 
@@ -163,42 +111,43 @@ class CodedKeys : public TileKeys {
         __m512i high[kRows][kSets] = {}, low[kRows][kSets] = {};
     };
 
-    // 16 * kSets tokens, so that each load of a query serves several sums.
+    // Rows from `row` on with 16 * kSets tokens: each load of a query serves several sums.
     template <int kBits, int kRows, int kSets>
-    void score_tokens(const CodedQueries<kRows>& coded, int64_t group, int64_t t,
-                      float* scores) const {
+    [[gnu::noinline]] void score_tokens(const CodedQueries& coded, int row, int64_t group,
+                                        int64_t t, float* scores) const {
         Sums<kRows, kSets> sums;
         const uint8_t* codes = record_ + keys_at(kBits, form_.dim, first_ + t);
         const int64_t bytes = keys_at(kBits, form_.dim, kSets * kLanes);
         prefetch(next_ + (codes - record_), bytes);
         const int64_t first = group * form_.group / kQuad, quads = form_.group / kQuad;
         for (int64_t i = 0; i < quads; i += kQuad) {
-            add_quad<kBits, 0>(coded, codes, first + i, i, sums);
-            add_quad<kBits, 1>(coded, codes, first + i, i, sums);
-            add_quad<kBits, 2>(coded, codes, first + i, i, sums);
-            add_quad<kBits, 3>(coded, codes, first + i, i, sums);
+            add_quad<kBits, 0>(coded, row, codes, first + i, i, sums);
+            add_quad<kBits, 1>(coded, row, codes, first + i, i, sums);
+            add_quad<kBits, 2>(coded, row, codes, first + i, i, sums);
+            add_quad<kBits, 3>(coded, row, codes, first + i, i, sums);
         }
         for (int r = 0; r < kRows; ++r)
             for (int s = 0; s < kSets; ++s) {
                 const __m512i whole =
                     _mm512_add_epi32(_mm512_slli_epi32(sums.high[r][s], 7), sums.low[r][s]);
                 const Vector dot = reinterpret_cast<Vector>(_mm512_cvtepi32_ps(whole));
-                float* at = scores + r * kTile + s * kLanes;
-                const Vector score = scored(coded, r, dot, group, t + s * kLanes);
+                float* at = scores + (row + r) * kTile + t + s * kLanes;
+                const Vector score = scored(coded, row + r, dot, group, t + s * kLanes);
                 store(at, group ? load(at) + score : score);
             }
     }
 
     template <int kBits, int kIndex, int kRows, int kSets>
-    void add_quad(const CodedQueries<kRows>& coded, const uint8_t* codes, int64_t first, int64_t i,
-                  Sums<kRows, kSets>& sums) const {
+    void add_quad(const CodedQueries& coded, int row, const uint8_t* codes, int64_t first,
+                  int64_t i, Sums<kRows, kSets>& sums) const {
         const int64_t step = keys_at(kBits, form_.dim, kLanes);
         __m512i quad[kSets];
         for (int s = 0; s < kSets; ++s)
-            quad[s] = coded_quad<kBits, kIndex>(codes + s * step, form_.dim, first);
+            quad[s] = reinterpret_cast<__m512i>(
+                key_quad<kBits, kIndex>(codes + s * step, form_.dim, first));
         for (int r = 0; r < kRows; ++r) {
-            const __m512i upper = part(coded.high[r], i + kIndex);
-            const __m512i lower = part(coded.low[r], i + kIndex);
+            const __m512i upper = part(coded.high[row + r], i + kIndex);
+            const __m512i lower = part(coded.low[row + r], i + kIndex);
             for (int s = 0; s < kSets; ++s) {
                 sums.high[r][s] = _mm512_dpbusd_epi32(sums.high[r][s], quad[s], upper);
                 sums.low[r][s] = _mm512_dpbusd_epi32(sums.low[r][s], quad[s], lower);
@@ -212,17 +161,14 @@ class CodedKeys : public TileKeys {
         return _mm512_set1_epi32(four);
     }
 
-    template <int kRows>
-    Vector scored(const CodedQueries<kRows>& q, int r, Vector dot, int64_t group,
+    Vector scored(const CodedQueries& q, int r, Vector dot, int64_t group,
                   int64_t t) const {
         const int64_t groups = form_.groups(), at = (first_ + t) * groups;
         Vector score = dot * q.scale[r] + q.relative[r];
-        if (form_.token_scales >= 0)
-            score *= halves_of_tokens(form_.halves(record_, form_.token_scales) + at, groups,
-                                      group);
-        if (form_.token_zeros >= 0)
-            score += q.sum[r] * halves_of_tokens(form_.halves(record_, form_.token_zeros) + at,
-                                                 groups, group);
+        const uint16_t* scales = form_.halves(record_, form_.token_scales);
+        const uint16_t* zeros = form_.halves(record_, form_.token_zeros);
+        if (scales) score *= halves_of_tokens(scales + at, groups, group, 1);
+        if (zeros) score += q.sum[r] * halves_of_tokens(zeros + at, groups, group, 0);
         return score + q.offset[r];
     }
 

@@ -1,4 +1,4 @@
-// Weighted sums of encoded values for a few query rows, straight from their codes (see record.h),
+// Weighted sums of encoded values for a few query rows, straight from their codes,
 // in the codec's basis. Codes become levels of 16 bits by look-up, softmax weights integers of as
 // many, and a product of pairs sums two tokens at a time.
 #pragma once
@@ -38,10 +38,11 @@ class CodedValues : public TileValues {
     // next: the record that will be read after this one.
     CodedValues(const BlockForm& form, const LevelTable& levels, const uint8_t* record,
                 int64_t first, int64_t count, const uint8_t* next)
-        : form_(form), levels_(levels), record_(record), next_(next), first_(first), count_(count) {}
+        : form_(form), levels_(levels), record_(record), next_(next), first_(first),
+          count_(count) {}
 
-    void gather(const float* weights, int rows, const float* corrections,
-                float* out) const override {
+    [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
+                                  float* out) const override {
         with_bits(form_.bits, [&](auto bits) {
             with_constant<kFewQueries>(rows, [&](auto count) {
                 gather_rows<bits, count>(weights, corrections, out);
@@ -70,9 +71,9 @@ class CodedValues : public TileValues {
         Vector sums[kLanes] = {};
         for (int64_t t = 0; t < count_; t += kLanes) {
             const Vector scale =
-                scales ? halves_of_tokens(scales + at + t * groups, groups, group) : splat(1);
+                halves_of_tokens(scales ? scales + at + t * groups : nullptr, groups, group, 1);
             const Vector zero =
-                zeros ? halves_of_tokens(zeros + at + t * groups, groups, group) : Vector{};
+                halves_of_tokens(zeros ? zeros + at + t * groups : nullptr, groups, group, 0);
             for (int r = 0; r < kRows; ++r) {
                 const Vector x = load(weights + r * kTile + t), y = x * scale;
                 scaled[r][t / kLanes] = y;
@@ -144,17 +145,16 @@ class CodedValues : public TileValues {
         const __m512i table = _mm512_load_si512(levels_.whole);
         constexpr Run kRun = run_of(kBits);
         __m512i even[kRows] = {}, odd[kRows] = {};
-        const auto add = [&](__m512i codes, int64_t token) {
-            const __m512i pairs = levels_of<kBits>(codes, table);
-            for (int r = 0; r < kRows; ++r) {
-                __m512i& sum = (token / 2 % 2 ? odd : even)[r];
-                sum = _mm512_dpwssd_epi32(sum, pairs, pair(weights.whole[r] + token));
-            }
-        };
         for (int64_t t = 0; t < count_; t += kRun.tokens()) {
             const int64_t at = values_at(kBits, form_.dim, first_ + t, channel);
             prefetch(next_ + at, kRun.words * 64);
-            add_run<kBits>(record_ + at, t, add);
+            each_value_pair<kBits>(record_ + at, [&](int token, Words codes) {
+                const __m512i pairs = levels_of<kBits>(reinterpret_cast<__m512i>(codes), table);
+                for (int r = 0; r < kRows; ++r) {
+                    __m512i& sum = (token / 2 % 2 ? odd : even)[r];
+                    sum = _mm512_dpwssd_epi32(sum, pairs, pair(weights.whole[r] + t + token));
+                }
+            });
         }
         for (int r = 0; r < kRows; ++r) sums[r] = _mm512_add_epi32(even[r], odd[r]);
     }
@@ -163,27 +163,6 @@ class CodedValues : public TileValues {
         int32_t both;
         std::memcpy(&both, weights, sizeof both);
         return _mm512_set1_epi32(both);
-    }
-
-    template <int kBits, typename Add>
-    static void add_run(const uint8_t* words, int64_t token, const Add& add) {
-        constexpr Run kRun = run_of(kBits);
-        __m512i spare = _mm512_setzero_si512();
-#pragma GCC unroll 5
-        for (int w = 0; w < kRun.words; ++w) {
-            const __m512i word = _mm512_loadu_si512(words + w * 64);
-#pragma GCC unroll 8
-            for (int i = 0; i < kRun.fit; ++i)
-                add(_mm512_srli_epi16(word, unsigned(i * kBits)), token + 2 * (w * kRun.fit + i));
-            if constexpr (kRun.spare_codes > 0)
-                spare = _mm512_or_si512(
-                    spare, _mm512_slli_epi16(_mm512_srli_epi16(word, 16 - kRun.spare_bits),
-                                             unsigned(kRun.spare_bits * w)));
-        }
-#pragma GCC unroll 2
-        for (int i = 0; i < kRun.spare_codes; ++i)
-            add(_mm512_srli_epi16(spare, unsigned(i * kBits)),
-                token + 2 * (kRun.words * kRun.fit + i));
     }
 
     const BlockForm& form_;

@@ -9,63 +9,88 @@ inline Vector level_of(const BlockForm& form, Words codes) {
     return form.levels ? lookup(form.table, codes) : to_float(codes) - form.centre;
 }
 
+// Halves [t * groups + group] for 16 tokens t, or `absent`.
+inline Vector halves_of_tokens(const uint16_t* halves, int64_t groups, int64_t group,
+                               float absent) {
+    if (!halves) return splat(absent);
+    if (groups == 1) return load_halves(halves);
+    uint16_t apart[kLanes];
+    for (int64_t t = 0; t < kLanes; ++t) apart[t] = halves[t * groups + group];
+    return load_halves(apart);
+}
+
+template <int kBits>
+inline void decode_keys(const BlockForm& form, const uint8_t* record, int64_t first, int64_t count,
+                        float* tile) {
+    const uint16_t* scales = form.halves(record, form.channel_scales);
+    const uint16_t* zeros = form.halves(record, form.channel_zeros);
+    const uint16_t* token_scales = form.halves(record, form.token_scales);
+    const uint16_t* token_zeros = form.halves(record, form.token_zeros);
+    const int64_t groups = form.groups(), quads = form.group / kQuad;
+    for (int64_t t = first; t < first + count; t += kLanes)
+        for (int64_t group = 0; group < groups; ++group) {
+            const Vector scale = halves_of_tokens(
+                token_scales ? token_scales + t * groups : nullptr, groups, group, 1);
+            const Vector zero = halves_of_tokens(
+                token_zeros ? token_zeros + t * groups : nullptr, groups, group, 0);
+            for (int64_t quad = group * quads; quad < (group + 1) * quads; quad += kQuad)
+                each_key_quad<kBits>(
+                    record + keys_at(kBits, form.dim, t), form.dim, quad, [&](int j, Words four) {
+                        for (int i = 0; i < kQuad; ++i) {
+                            const int64_t c = (quad + j) * kQuad + i;
+                            Vector x = level_of(form, four >> uint32_t(8 * i) & 255);
+                            const float factor = scales ? half_to_float(scales[c]) : 1;
+                            const float base = zeros ? half_to_float(zeros[c]) : 0;
+                            x = x * (scale * factor) + (zero + base);
+                            store(tile + c * kTile + t - first, x);
+                        }
+                    });
+        }
+}
+
 // Tokens [first, first + count) of a block of keys to [dim][kTile]; first and count multiples of
 // 16.
 inline void decode_keys(const BlockForm& form, const uint8_t* record, int64_t first, int64_t count,
                         float* tile) {
-    const int64_t dim = form.dim;
     if (form.family == Family::kPlain)
-        return load_transposed({record, dim, Element::kHalf}, first, count, dim, tile);
-    const uint16_t* channel_scales = form.halves(record, form.channel_scales);
-    const uint16_t* channel_zeros = form.halves(record, form.channel_zeros);
+        return load_transposed({record, form.dim, Element::kHalf}, first, count, form.dim, tile);
+    with_bits(form.bits, [&](auto bits) { decode_keys<bits>(form, record, first, count, tile); });
+}
+
+template <int kBits>
+inline void decode_values(const BlockForm& form, const uint8_t* record, int64_t first,
+                          int64_t count, float* tile) {
+    const int64_t dim = form.dim, groups = form.groups();
+    const uint16_t* scales = form.halves(record, form.channel_scales);
+    const uint16_t* zeros = form.halves(record, form.channel_zeros);
     const uint16_t* token_scales = form.halves(record, form.token_scales);
     const uint16_t* token_zeros = form.halves(record, form.token_zeros);
-    for (int64_t t = first; t < first + count; t += kLanes) {
-        const uint8_t* codes = record + keys_at(form.bits, dim, t);
-        // Scales of a token lie side by side, so those of one group are `groups` apart.
-        const auto of_tokens = [&](const uint16_t* halves, int64_t group) {
-            float wide[kLanes];
-            for (int64_t i = 0; i < kLanes; ++i)
-                wide[i] = half_to_float(halves[(t + i) * form.groups() + group]);
-            return load(wide);
+    for (int64_t c = 0; c < dim; c += kLanes) {
+        const Vector scale = scales ? load_halves(scales + c) : splat(1);
+        const Vector zero = zeros ? load_halves(zeros + c) : Vector{};
+        const auto put = [&](int64_t t, Words codes) {
+            const int64_t group = t * groups + c / form.group;
+            const float factor = token_scales ? half_to_float(token_scales[group]) : 1;
+            const float base = token_zeros ? half_to_float(token_zeros[group]) : 0;
+            const Vector x = level_of(form, codes & ((1u << kBits) - 1));
+            store(tile + (t - first) * dim + c, x * (scale * factor) + (zero + base));
         };
-        for (int64_t group = 0; group < form.groups(); ++group) {
-            const Vector scale = token_scales ? of_tokens(token_scales, group) : splat(1);
-            const Vector zero = token_zeros ? of_tokens(token_zeros, group) : Vector{};
-            for (int64_t c = group * form.group; c < (group + 1) * form.group; ++c) {
-                Vector x = level_of(form, key_codes(codes, form.bits, dim, c)) * scale;
-                if (channel_scales) x *= half_to_float(channel_scales[c]);
-                x += zero;
-                if (channel_zeros) x += half_to_float(channel_zeros[c]);
-                store(tile + c * kTile + t - first, x);
-            }
-        }
+        for (int64_t t = first; t < first + count; t += run_of(kBits).tokens())
+            each_value_pair<kBits>(record + values_at(kBits, dim, t, c),
+                                   [&](int token, Words pairs) {
+                                       put(t + token, pairs);
+                                       put(t + token + 1, pairs >> 16u);
+                                   });
     }
 }
 
-// Tokens [first, first + count) of a block of values to [count][dim].
+// Tokens [first, first + count) of a block of values to [count][dim]; first and count multiples
+// of a run.
 inline void decode_values(const BlockForm& form, const uint8_t* record, int64_t first,
                           int64_t count, float* tile) {
-    const int64_t dim = form.dim;
     if (form.family == Family::kPlain)
-        return load_tokens({record, dim, Element::kHalf}, first, count, dim, tile);
-    const uint16_t* channel_scales = form.halves(record, form.channel_scales);
-    const uint16_t* channel_zeros = form.halves(record, form.channel_zeros);
-    const uint16_t* token_scales = form.halves(record, form.token_scales);
-    const uint16_t* token_zeros = form.halves(record, form.token_zeros);
-    for (int64_t t = first; t < first + count; ++t) {
-        const int64_t in_run = t % run_of(form.bits).tokens();
-        for (int64_t c = 0; c < dim; c += kLanes) {
-            const uint8_t* words = record + values_at(form.bits, dim, t - in_run, c);
-            const int64_t group = t * form.groups() + c / form.group;
-            Vector x = level_of(form, value_codes(words, form.bits, int(in_run)));
-            if (token_scales) x *= half_to_float(token_scales[group]);
-            if (channel_scales) x *= load_halves(channel_scales + c);
-            if (token_zeros) x += half_to_float(token_zeros[group]);
-            if (channel_zeros) x += load_halves(channel_zeros + c);
-            store(tile + (t - first) * dim + c, x);
-        }
-    }
+        return load_tokens({record, form.dim, Element::kHalf}, first, count, form.dim, tile);
+    with_bits(form.bits, [&](auto bits) { decode_values<bits>(form, record, first, count, tile); });
 }
 
 // A whole block in rows of channels, rotation undone: out [tokens, dim]. scratch holds

@@ -18,7 +18,7 @@ class DenseKeys : public TileKeys {
     DenseKeys(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
         : from_(from), first_(first), count_(count), dim_(dim) {}
 
-    void score(const float* queries, int rows, float* scores) const override {
+    [[gnu::noinline]] void score(const float* queries, int rows, float* scores) const override {
         with_element(from_.element, [&](auto element) {
             with_constant<kFewQueries>(
                 rows, [&](auto count) { score_rows<element, count>(queries, scores); });
@@ -62,12 +62,12 @@ class DenseValues : public TileValues {
     DenseValues(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
         : from_(from), first_(first), count_(count), dim_(dim) {}
 
-    void gather(const float* weights, int rows, const float* corrections,
-                float* out) const override {
+    [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
+                                  float* out) const override {
         with_element(from_.element, [&](auto element) {
             with_constant<kFewQueries>(rows, [&](auto count) {
-                for (int64_t d = 0; d < dim_; d += kProductVectors * kLanes)
-                    with_constant<kProductVectors>((dim_ - d) / kLanes, [&](auto vectors) {
+                for (int64_t d = 0; d < dim_; d += kVectorsAtOnce * kLanes)
+                    with_constant<kVectorsAtOnce>((dim_ - d) / kLanes, [&](auto vectors) {
                         gather_rows<element, count, vectors>(weights, corrections, d, out + d);
                     });
             });
@@ -75,6 +75,8 @@ class DenseValues : public TileValues {
     }
 
   private:
+    static constexpr int kVectorsAtOnce = 4;
+
     template <Element kElement, int kRows, int kVectors>
     void gather_rows(const float* weights, const float* corrections, int64_t d, float* out) const {
         Vector sums[kRows][kVectors];

@@ -1,4 +1,4 @@
-"""A codec's blocks in the layout that the CPU kernels read (drawn in record.h).
+"""A codec's blocks in the layout that the CPU kernels read (record.h, key_codes.h, value_codes.h).
 
 A record holds one block of one KV head, keys or values. This module maps the
 codecs of `kvcache.codecs` to that layout and back; it knows no cache.
@@ -65,7 +65,7 @@ _FAMILIES: Mapping[type[Codec], tuple[int, Mapping[str, str]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class HostCodec:
     """Encodes and decodes records of one layer's keys or values. Make one by `of`."""
 
@@ -91,9 +91,10 @@ class HostCodec:
     ) -> Self | None:
         """The CPU's form of a codec for blocks [Hkv, M, D], or None where the kernels have none.
 
-        They take every codec but the inner-product form of TurboQuant, D and
-        M multiples of 16, and values of 3 and 5 bits in multiples of 32 tokens.
-        Raises CacheError for a D that the codec cannot rotate.
+        They take every codec but the inner-product form of TurboQuant, D and M multiples of 16,
+        values of 3 and 5 bits in multiples of 32 tokens, and per-token affine codes where their
+        group is a multiple of 16 channels (so not D 80). Raises CacheError for a D that the
+        codec cannot rotate.
         """
         if not _is_taken(codec, tokens, dim, role):
             return None

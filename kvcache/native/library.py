@@ -9,7 +9,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from ctypes import byref, c_char_p, c_float, c_int64, c_void_p
+from ctypes import addressof, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -219,6 +219,34 @@ class Library:
             c_void_p(address(out)),
         )
         return out
+
+    def layers(
+        self,
+        shape: structs.LayersShape,
+        weights: Sequence[structs.LayerWeights],
+        memories: Sequence[structs.TierMemory],
+        state: structs.TierState,
+        x: Floats,
+        *,
+        checked: bool,
+    ) -> int:
+        """x [B, L, hidden] through all layers, in place; see layers.h.
+
+        Returns how many layers ran: fewer than all where one was refused keys or
+        values that are not finite.
+        """
+        count = len(weights)
+        self._c.ember_layers.restype = c_int64
+        done: int = self._c.ember_layers(
+            byref(shape),
+            (c_void_p * count)(*map(addressof, weights)),
+            (c_void_p * count)(*map(addressof, memories)),
+            byref(state),
+            c_int64(count),
+            c_int32(checked),
+            c_void_p(address(x)),
+        )
+        return done
 
     def encode(self, form: structs.BlockForm, tokens: Array, records: Bytes) -> None:
         """Tokens [B, Hkv, N * M, D] to records [N, B, Hkv, bytes]."""

@@ -10,10 +10,12 @@
 
 namespace ember {
 
-#if defined(__AVX512F__)
-constexpr int kProductRows = 6, kProductVectors = 4;  // 24 of 32 registers hold sums
+// The sums fill most of the registers: 24 of 32, or 12 of AVX2's 16.
+constexpr int kProductRows = 6;
+#if defined(__AVX__) && !defined(__AVX512F__)
+constexpr int kProductVectors = 2;
 #else
-constexpr int kProductRows = 2, kProductVectors = 2;
+constexpr int kProductVectors = 4;
 #endif
 
 // f(integral constant n) for n in [1, kMost], so that n is known when f is compiled.
@@ -38,14 +40,16 @@ struct Matrix {
 template <int kRows, int kVectors>
 inline void multiply_registers(ConstMatrix a, ConstMatrix b, int64_t depth, const float* factors,
                                Matrix out) {
-    Vector sums[kRows][kVectors];
+    Native sums[kRows][kVectors];
     for (int r = 0; r < kRows; ++r)
         for (int v = 0; v < kVectors; ++v)
-            sums[r][v] = factors ? load(out.data + r * out.stride + v * kLanes) * factors[r]
-                                 : Vector{};
+            sums[r][v] =
+                factors ? load_native(out.data + r * out.stride + v * kNativeLanes) * factors[r]
+                        : Native{};
     for (int64_t k = 0; k < depth; ++k) {
-        Vector right[kVectors];
-        for (int v = 0; v < kVectors; ++v) right[v] = load(b.data + k * b.stride + v * kLanes);
+        Native right[kVectors];
+        for (int v = 0; v < kVectors; ++v)
+            right[v] = load_native(b.data + k * b.stride + v * kNativeLanes);
         for (int r = 0; r < kRows; ++r) {
             const float left = a.data[r * a.stride + k];
             for (int v = 0; v < kVectors; ++v) sums[r][v] += right[v] * left;
@@ -53,15 +57,15 @@ inline void multiply_registers(ConstMatrix a, ConstMatrix b, int64_t depth, cons
     }
     for (int r = 0; r < kRows; ++r)
         for (int v = 0; v < kVectors; ++v)
-            store(out.data + r * out.stride + v * kLanes, sums[r][v]);
+            store(out.data + r * out.stride + v * kNativeLanes, sums[r][v]);
 }
 
 // kRows rows, any number of columns (a multiple of 16). Without factors `out` is overwritten.
 template <int kRows>
-inline void multiply_rows(ConstMatrix a, ConstMatrix b, int64_t depth, int64_t columns,
+[[gnu::noinline]] void multiply_rows(ConstMatrix a, ConstMatrix b, int64_t depth, int64_t columns,
                           const float* factors, Matrix out) {
-    for (int64_t at = 0; at < columns; at += kProductVectors * kLanes)
-        with_constant<kProductVectors>((columns - at) / kLanes, [&](auto vectors) {
+    for (int64_t at = 0; at < columns; at += kProductVectors * kNativeLanes)
+        with_constant<kProductVectors>((columns - at) / kNativeLanes, [&](auto vectors) {
             multiply_registers<kRows, vectors>(a, {b.data + at, b.stride}, depth, factors,
                                                {out.data + at, out.stride});
         });

@@ -6,45 +6,25 @@
 // g is the group of c; L(code) is a level of a table, or code - centre. Absent scales are 1,
 // absent zeros 0. A record is its codes, then those of these float16 arrays that the codec has.
 //
-// Keys: for each 16 tokens one to two planes, high bits last (8 = 8, 6 = 4 + 2, 5 = 4 + 1, 4 = 4,
-// 3 = 2 + 1, 2 = 2). Four neighbouring channels are a quad; byte i of 32-bit lane t is channel i
-// of the quad in token t, so that a product of bytes summed by fours is a step of 16 dot products.
-//
-//     8-bit plane   64 bytes a quad
-//     4-bit plane   64 bytes for quads 2j and 2j + 1:     byte = q(2j) | q(2j+1) << 4
-//     2-bit plane   64 bytes for quads 4j to 4j + 3:      byte = q(4j) | q(4j+1) << 2 | ...
-//     1-bit plane    8 bytes a quad: bit 4t + i
-//
-// Values: a 32-bit lane is a channel, its halves are two successive tokens, and each half holds
-// codes of every second token, lowest first, so that a product of pairs summed by twos is a step
-// of 16 sums over tokens. A run of tokens has one to five vectors of words for each 16 channels:
-//
-//     bits          2    3    4    5    6    8
-//     words         1    3    1    5    3    1
-//     codes a half  8    5    4    3    2    2
-//     bits left     0    1    0    1    4    0    of each half, highest
-//     tokens       16   32    8   32   16    4
-//
-// The bits left of a run's words, first word lowest, are one more code a half (3 and 5 bits) or
-// two (6 bits):
-//
-//     3 bits    bit  0   3   6   9   12   15          16  19  22  25  28   31
-//     word 0         t0  t2  t4  t6  t8   t30 bit 0   t1  t3  t5  t7  t9   t31 bit 0
-//     word 1         t10 t12 t14 t16 t18  t30 bit 1   t11 t13 t15 t17 t19  t31 bit 1
-//     word 2         t20 t22 t24 t26 t28  t30 bit 2   t21 t23 t25 t27 t29  t31 bit 2
-//
-// Codes of 16 bits are float16 [M, D], in either role.
+// key_codes.h and value_codes.h draw how codes lie. Codes of 16 bits are float16 [M, D].
 #pragma once
 
-#include "dense.h"
+#include "key_codes.h"
+#include "value_codes.h"
 
 namespace ember {
 
 enum class Role : int32_t { kKeys = 0, kValues = 1 };
 
-enum class Family : int32_t { kPlain = 0, kTokenAffine, kChannelAffine, kTurbo, kFittedTurbo, kVarn };
+enum class Family : int32_t {
+    kPlain = 0,
+    kTokenAffine,
+    kChannelAffine,
+    kTurbo,
+    kFittedTurbo,
+    kVarn
+};
 
-constexpr int64_t kQuad = 4;   // channels of a key lane
 constexpr int kMostLevels = 16;
 
 // Where an array lies in a record, in bytes; negative where the codec has none.
@@ -71,179 +51,38 @@ struct BlockForm {
     }
 };
 
-// -- keys --
-
-// Widths of the planes of `bits`, low bits first; 0 for none.
-struct Planes {
-    int low, high;
-};
-
-constexpr Planes planes_of(int bits) {
-    return bits == 3 ? Planes{2, 1} : bits == 5 ? Planes{4, 1} : bits == 6 ? Planes{4, 2}
-                                                                         : Planes{bits, 0};
-}
-
-inline int64_t plane_bytes(int width, int64_t dim) { return 2 * width * dim; }
-
-// The bytes of 16 tokens from token `first` (a multiple of 16) on.
-inline int64_t keys_at(int bits, int64_t dim, int64_t first) { return first * dim * bits / 8; }
-
-// Channel 4 * quad + i of 16 tokens, from one plane.
-inline Words plane_codes(const uint8_t* plane, int width, int64_t quad, int i) {
-    if (width == 1) {
-        constexpr Words kShifts = {0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
-        uint32_t halves[2];
-        std::memcpy(halves, plane + quad * 8, sizeof halves);
-        Words both;
-        for (int t = 0; t < kLanes; ++t) both[t] = halves[t / 8];
-        return both >> (kShifts + uint32_t(i)) & 1;
-    }
-    const int64_t shared = 8 / width;  // quads to a vector
-    const Words words = load_words(plane + quad / shared * 64);
-    return words >> uint32_t(8 * i + width * (quad % shared)) & ((1u << width) - 1);
-}
-
-// Channel `channel` of the 16 tokens whose codes begin at `codes`.
-inline Words key_codes(const uint8_t* codes, int bits, int64_t dim, int64_t channel) {
-    const Planes planes = planes_of(bits);
-    const int64_t quad = channel / kQuad;
-    const int i = int(channel % kQuad);
-    const Words low = plane_codes(codes, planes.low, quad, i);
-    if (!planes.high) return low;
-    const uint8_t* upper = codes + plane_bytes(planes.low, dim);
-    return low | plane_codes(upper, planes.high, quad, i) << uint32_t(planes.low);
-}
-
-// Bits [from, from + width) of a quad's 16 lanes to its plane, which begins as zeros.
-inline void put_plane(Words quads, int from, int width, int64_t quad, uint8_t* plane) {
-    const Words bits = quads >> uint32_t(from) & (0x01010101u * ((1u << width) - 1));
-    if (width == 1) {
-        uint64_t mask = 0;
-        for (int t = 0; t < kLanes; ++t) {
-            const uint32_t spread = bits[t] | bits[t] >> 7 | bits[t] >> 14 | bits[t] >> 21;
-            mask |= uint64_t(spread & 15) << (4 * t);
-        }
-        std::memcpy(plane + quad * 8, &mask, sizeof mask);
-        return;
-    }
-    const int64_t shared = 8 / width;
-    uint8_t* at = plane + quad / shared * 64;
-    const Words joined = load_words(at) | bits << uint32_t(width * (quad % shared));
-    std::memcpy(at, &joined, sizeof joined);
-}
-
-inline void pack_keys(const uint8_t* codes, int bits, int64_t tokens, int64_t dim, uint8_t* out) {
-    const Planes planes = planes_of(bits);
-    std::memset(out, 0, size_t(keys_at(bits, dim, tokens)));
-    for (int64_t t = 0; t < tokens; t += kLanes) {
-        uint8_t* low = out + keys_at(bits, dim, t);
-        uint8_t* high = low + plane_bytes(planes.low, dim);
-        for (int64_t quad = 0; quad < dim / kQuad; ++quad) {
-            uint32_t lanes[kLanes];
-            for (int64_t i = 0; i < kLanes; ++i)
-                std::memcpy(lanes + i, codes + (t + i) * dim + quad * kQuad, kQuad);
-            const Words quads = load_words(lanes);
-            put_plane(quads, 0, planes.low, quad, low);
-            if (planes.high) put_plane(quads, planes.low, planes.high, quad, high);
-        }
+// f(constant of a code's width)
+template <typename F>
+inline void with_bits(int bits, const F& f) {
+    switch (bits) {
+        case 2:
+            return f(std::integral_constant<int, 2>());
+        case 3:
+            return f(std::integral_constant<int, 3>());
+        case 4:
+            return f(std::integral_constant<int, 4>());
+        case 5:
+            return f(std::integral_constant<int, 5>());
+        case 6:
+            return f(std::integral_constant<int, 6>());
+        default:
+            return f(std::integral_constant<int, 8>());
     }
 }
-
-// -- values --
-
-// How the codes of values fill words, see the table above.
-struct Run {
-    int words, fit, spare_bits, spare_codes;  // fit: codes of a half-word
-
-    constexpr int tokens() const { return 2 * (words * fit + spare_codes); }
-};
-
-constexpr Run run_of(int bits) {
-    const int fit = 16 / bits, left = 16 - bits * fit;
-    const int words = bits == 3 || bits == 5 ? bits : bits == 6 ? 3 : 1;
-    return {words, fit, left, words * left / bits};
-}
-
-// The words of 16 channels from channel `channel` on, in the run that token `first` begins.
-inline int64_t values_at(int bits, int64_t dim, int64_t first, int64_t channel) {
-    return first * dim * bits / 8 + channel * run_of(bits).words * 4;
-}
-
-// Codes of token `t` of a run, from the words of 16 channels.
-inline Words value_codes(const uint8_t* words, int bits, int t) {
-    const Run run = run_of(bits);
-    const uint32_t mask = (1u << bits) - 1, half = t % 2 * 16;
-    const int pair = t / 2, whole = run.words * run.fit;
-    if (pair < whole)
-        return load_words(words + pair / run.fit * 64) >> (half + bits * (pair % run.fit)) & mask;
-    Words spare = {};
-    for (int w = 0; w < run.words; ++w)
-        spare |= (load_words(words + w * 64) >> (half + 16 - run.spare_bits) &
-                  ((1u << run.spare_bits) - 1))
-                 << uint32_t(run.spare_bits * w);
-    return spare >> uint32_t(bits * (pair - whole)) & mask;
-}
-
-inline void put_value_codes(Words codes, int bits, int t, uint8_t* words) {
-    const auto join = [&](int word, Words more) {
-        const Words joined = load_words(words + word * 64) | more;
-        std::memcpy(words + word * 64, &joined, sizeof joined);
-    };
-    const Run run = run_of(bits);
-    const uint32_t half = t % 2 * 16;
-    const int pair = t / 2, whole = run.words * run.fit;
-    if (pair < whole) return join(pair / run.fit, codes << (half + bits * (pair % run.fit)));
-    const int per = run.spare_bits;
-    for (int b = 0; b < bits; ++b) {
-        const int spare = bits * (pair - whole) + b;
-        join(spare / per, (codes >> uint32_t(b) & 1) << (half + 16 - per + spare % per));
-    }
-}
-
-inline Words widen(const uint8_t* codes) {
-    using Bytes = uint8_t __attribute__((vector_size(16)));
-    Bytes bytes;
-    std::memcpy(&bytes, codes, sizeof bytes);
-    return __builtin_convertvector(bytes, Words);
-}
-
-inline void pack_values(const uint8_t* codes, int bits, int64_t tokens, int64_t dim,
-                        uint8_t* out) {
-    std::memset(out, 0, size_t(tokens * dim * bits / 8));
-    const int run = run_of(bits).tokens();
-    for (int64_t t = 0; t < tokens; ++t)
-        for (int64_t channel = 0; channel < dim; channel += kLanes)
-            put_value_codes(widen(codes + t * dim + channel), bits, int(t % run),
-                            out + values_at(bits, dim, t - t % run, channel));
-}
-
-// -- either --
 
 inline void pack_codes(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
     const auto pack = form.role == Role::kKeys ? pack_keys : pack_values;
     pack(codes, form.bits, form.tokens, form.dim, record);
 }
 
-inline void narrow(Words codes, uint8_t* out, int64_t stride) {
-    for (int i = 0; i < kLanes; ++i) out[i * stride] = uint8_t(codes[i]);
-}
-
 // codes [tokens, dim], one byte each.
 inline void unpack_codes(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
-    const int64_t dim = form.dim;
-    if (form.role == Role::kKeys) {
-        for (int64_t t = 0; t < form.tokens; t += kLanes)
-            for (int64_t channel = 0; channel < dim; ++channel)
-                narrow(key_codes(record + keys_at(form.bits, dim, t), form.bits, dim, channel),
-                       codes + t * dim + channel, dim);
-        return;
-    }
-    const int run = run_of(form.bits).tokens();
-    for (int64_t t = 0; t < form.tokens; ++t)
-        for (int64_t channel = 0; channel < dim; channel += kLanes)
-            narrow(value_codes(record + values_at(form.bits, dim, t - t % run, channel), form.bits,
-                               int(t % run)),
-                   codes + t * dim + channel, 1);
+    with_bits(form.bits, [&](auto bits) {
+        if (form.role == Role::kKeys)
+            unpack_keys<bits>(record, form.tokens, form.dim, codes);
+        else
+            unpack_values<bits>(record, form.tokens, form.dim, codes);
+    });
 }
 
 }  // namespace ember

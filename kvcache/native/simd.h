@@ -25,6 +25,25 @@ using Integers = int32_t __attribute__((vector_size(64)));
 using Words = uint32_t __attribute__((vector_size(64)));
 constexpr int64_t kLanes = 16;
 
+using Half = float __attribute__((vector_size(32)));
+using Quarter = float __attribute__((vector_size(16)));
+
+// What a register holds. Compilers keep wider vectors in memory, so hot loops are written in it.
+#if defined(__AVX512F__)
+using Native = Vector;
+#elif defined(__AVX__)
+using Native = Half;
+#else
+using Native = Quarter;
+#endif
+constexpr int64_t kNativeLanes = sizeof(Native) / 4;
+
+inline Native load_native(const float* from) {
+    Native vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
 inline Vector splat(float x) { return Vector{} + x; }
 
 inline Vector magnitude(Vector x) { return x < 0 ? -x : x; }
@@ -51,6 +70,13 @@ inline float bfloat_to_float(uint16_t bits) {
     float value;
     std::memcpy(&value, &wide, sizeof value);
     return value;
+}
+
+inline uint16_t float_to_bfloat(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    // To the nearest, ties to even.
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 inline Vector load(const float* from) {
@@ -82,28 +108,36 @@ inline Vector lookup(const float* table, Words i) {
 #endif
 }
 
-using Half = float __attribute__((vector_size(32)));
-using Quarter = float __attribute__((vector_size(16)));
+inline float sum(Quarter v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+inline float sum(Half v) {
+    return sum(__builtin_shufflevector(v, v, 0, 1, 2, 3) +
+               __builtin_shufflevector(v, v, 4, 5, 6, 7));
+}
 
 inline float sum(Vector v) {
-    const Half half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                      __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    const Quarter quarter = __builtin_shufflevector(half, half, 0, 1, 2, 3) +
-                            __builtin_shufflevector(half, half, 4, 5, 6, 7);
-    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+    return sum(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+               __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+inline float max(Quarter v) { return std::max(std::max(v[0], v[1]), std::max(v[2], v[3])); }
+
+inline float max(Half v) {
+    const Quarter a = __builtin_shufflevector(v, v, 0, 1, 2, 3);
+    const Quarter b = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    return max(a > b ? a : b);
 }
 
 inline float max(Vector v) {
     const Half a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
     const Half b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    const Half half = a > b ? a : b;
-    const Quarter c = __builtin_shufflevector(half, half, 0, 1, 2, 3);
-    const Quarter d = __builtin_shufflevector(half, half, 4, 5, 6, 7);
-    const Quarter quarter = c > d ? c : d;
-    return std::max(std::max(quarter[0], quarter[1]), std::max(quarter[2], quarter[3]));
+    return max(a > b ? a : b);
 }
 
-inline void store(float* to, Vector vector) { std::memcpy(to, &vector, sizeof vector); }
+template <typename V>
+inline void store(float* to, V vector) {
+    std::memcpy(to, &vector, sizeof vector);
+}
 
 // To the nearest integer, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no fraction.
 inline Vector round(Vector x) { return (x + 12582912.0f) - 12582912.0f; }
@@ -125,18 +159,22 @@ inline Vector exp_below(Vector x) {
 }
 
 // 2^x for x <= 0, relative error below 2e-7: 2^n * p(r), |r| <= 1/2, p the Taylor series.
-inline Vector exp2_below(Vector x) {
-    x = x < -125 ? splat(-125) : x;
-    const Vector shifted = x + 12582912.0f;  // n in its lowest bits, see round
-    const Vector r = x - (shifted - 12582912.0f);
-    Vector p = r * 1.5403530e-4f + 1.3333558e-3f;
+template <typename V>
+inline V exp2_below(V x) {
+    using Bits = decltype(x < x);
+    const V floor = V{} - 125.0f;
+    x = x < floor ? floor : x;
+    const V shifted = x + 12582912.0f;  // n in its lowest bits, see round
+    const V r = x - (shifted - 12582912.0f);
+    V p = r * 1.5403530e-4f + 1.3333558e-3f;
     p = p * r + 9.6181291e-3f;
     p = p * r + 5.5504109e-2f;
     p = p * r + 2.4022651e-1f;
     p = p * r + 6.9314718e-1f;
     p = p * r + 1.0f;
-    const Words exponent = reinterpret_cast<Words>(shifted) << 23;
-    return reinterpret_cast<Vector>(reinterpret_cast<Words>(p) + exponent);
+    // Without its sign, so that the shift is one of plain bits.
+    const Bits exponent = (reinterpret_cast<Bits>(shifted) & 511) << 23;
+    return reinterpret_cast<V>(reinterpret_cast<Bits>(p) + exponent);
 }
 
 // x * sigmoid(x)
@@ -145,7 +183,7 @@ inline Vector silu(Vector x) {
     return x * (x < 0 ? small : small - small + 1.0f) / (small + 1.0f);
 }
 
-inline float exp2_below(float x) { return exp2_below(splat(x))[0]; }
+inline float exp2_below(float x) { return exp2_below(Quarter{x, x, x, x})[0]; }
 
 constexpr float kLog2E = 1.44269504f;
 
@@ -172,6 +210,14 @@ inline Vector load_bfloats(const uint16_t* from) {
     return reinterpret_cast<Vector>(__builtin_convertvector(bits, Words) << 16);
 }
 
+// Ask for memory that will soon be read: processors do not foresee a jump to another page.
+inline void prefetch(const void* from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(static_cast<const char*>(from) + at);
+}
+
+#if defined(__AVX512F__)
+
 // Swap the off-diagonal quarters of each square of 2 * kStep rows and lanes; a and b lie kStep
 // rows apart.
 template <int kStep, size_t... kLane>
@@ -189,20 +235,6 @@ inline void transpose_step(Vector* rows) {
             swap_quarters<kStep>(rows[i], rows[i + kStep], std::make_index_sequence<kLanes>());
 }
 
-// 16 rows of 16 lanes, in place.
-inline void transpose(Vector* rows) {
-    transpose_step<8>(rows);
-    transpose_step<4>(rows);
-    transpose_step<2>(rows);
-    transpose_step<1>(rows);
-}
-
-// Ask for memory that will soon be read: processors do not foresee a jump to another page.
-inline void prefetch(const void* from, int64_t bytes) {
-    for (int64_t at = 0; at < bytes; at += 64)
-        __builtin_prefetch(static_cast<const char*>(from) + at);
-}
-
 // Lanes without kStep: a[i] + a[i + kStep]; lanes with it: b[i - kStep] + b[i].
 template <int kStep, size_t... kLane>
 inline Vector fold(Vector a, Vector b, std::index_sequence<kLane...>) {
@@ -217,13 +249,39 @@ inline void fold_step(Vector* rows) {
         rows[i] = fold<kStep>(rows[i], rows[i + kStep], std::make_index_sequence<kLanes>());
 }
 
+#endif
+
+// Without shuffles of 16 lanes both are faster one number at a time.
+
+// 16 rows of 16 lanes, in place.
+inline void transpose(Vector* rows) {
+#if defined(__AVX512F__)
+    transpose_step<8>(rows);
+    transpose_step<4>(rows);
+    transpose_step<2>(rows);
+    transpose_step<1>(rows);
+#else
+    float numbers[kLanes][kLanes];
+    std::memcpy(numbers, rows, sizeof numbers);
+    for (int i = 0; i < kLanes; ++i)
+        for (int j = 0; j < i; ++j) std::swap(numbers[i][j], numbers[j][i]);
+    std::memcpy(rows, numbers, sizeof numbers);
+#endif
+}
+
 // The sums of 16 vectors as one vector; overwrites them.
 inline Vector sums_of(Vector* rows) {
+#if defined(__AVX512F__)
     fold_step<8>(rows);
     fold_step<4>(rows);
     fold_step<2>(rows);
     fold_step<1>(rows);
     return rows[0];
+#else
+    float sums[kLanes];
+    for (int i = 0; i < kLanes; ++i) sums[i] = sum(rows[i]);
+    return load(sums);
+#endif
 }
 
 }  // namespace ember

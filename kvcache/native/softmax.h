@@ -53,7 +53,7 @@ class FloatKeys : public TileKeys {
     FloatKeys(const float* keys, int64_t count, int64_t dim)
         : keys_(keys), lanes_(whole_lanes(count)), dim_(dim) {}
 
-    void score(const float* queries, int rows, float* scores) const override {
+    [[gnu::noinline]] void score(const float* queries, int rows, float* scores) const override {
         with_constant<kProductRows>(rows, [&](auto count) {
             multiply_rows<count>({queries, dim_}, {keys_, kTile}, dim_, lanes_, nullptr,
                                  {scores, kTile});
@@ -70,8 +70,8 @@ class FloatValues : public TileValues {
     FloatValues(const float* values, int64_t count, int64_t dim)
         : values_(values), count_(count), dim_(dim) {}
 
-    void gather(const float* weights, int rows, const float* corrections,
-                float* out) const override {
+    [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
+                                  float* out) const override {
         with_constant<kProductRows>(rows, [&](auto count) {
             multiply_rows<count>({weights, kTile}, {values_, dim_}, count_, dim_, corrections,
                                  {out, dim_});
@@ -83,19 +83,19 @@ class FloatValues : public TileValues {
     int64_t count_, dim_;
 };
 
-// Turn a row's scores [16 * kVectors] into weights relative to the new maximum `top`, add them to
-// `total`, and return by how much what was gathered before shrinks.
+// Turn a row's scores, kVectors registers, into weights relative to the new maximum `top`, add
+// them to `total`, and return by how much what was gathered before shrinks.
 template <int kVectors>
 inline float soften(float* scores, float& top, float& total) {
-    Vector weights[kVectors], highest = splat(top), sums = {};
+    Native weights[kVectors], highest = Native{} + top, sums = {};
     for (int v = 0; v < kVectors; ++v) {
-        weights[v] = load(scores + v * kLanes);
-        highest = larger(weights[v], highest);
+        weights[v] = load_native(scores + v * kNativeLanes);
+        highest = weights[v] > highest ? weights[v] : highest;
     }
     const float now = max(highest);
     for (int v = 0; v < kVectors; ++v) {
         weights[v] = exp2_below(weights[v] - now);
-        store(scores + v * kLanes, weights[v]);
+        store(scores + v * kNativeLanes, weights[v]);
         sums += weights[v];
     }
     const float correction = exp2_below(top - now);
@@ -108,8 +108,9 @@ inline float soften(float* scores, int64_t lanes, Seen seen, float& top, float& 
     if (seen.first > 0) std::fill(scores, scores + seen.first, kHidden);
     if (seen.end < lanes) std::fill(scores + seen.end, scores + lanes, kHidden);
     float correction = 1;
-    with_constant<kTile / kLanes>(
-        lanes / kLanes, [&](auto vectors) { correction = soften<vectors>(scores, top, total); });
+    with_constant<kTile / kNativeLanes>(lanes / kNativeLanes, [&](auto vectors) {
+        correction = soften<vectors>(scores, top, total);
+    });
     return correction;
 }
 

@@ -111,6 +111,76 @@ class AttentionShape(Structure):
     )
 
 
+class LayerWeights(Structure):
+    """layers.h"""
+
+    _fields_ = (
+        ("attention_norm", c_void_p),
+        ("mlp_norm", c_void_p),
+        ("attention_eps", c_float),
+        ("mlp_eps", c_float),
+        ("q", c_void_p),
+        ("k", c_void_p),
+        ("v", c_void_p),
+        ("output", c_void_p),
+        ("gate", c_void_p),
+        ("up", c_void_p),
+        ("down", c_void_p),
+    )
+
+
+class Ring(Structure):
+    """layers.h"""
+
+    _fields_ = (("keys", Strided), ("values", Strided), ("capacity", c_int64))
+
+
+class TierMemory(Structure):
+    """layers.h"""
+
+    _fields_ = (
+        ("pinned", Ring),
+        ("hot", Ring),
+        ("plain", Ring),
+        ("key_form", c_void_p),
+        ("value_form", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+    )
+
+
+class TierState(Structure):
+    """layers.h"""
+
+    _fields_ = (
+        ("pinned", c_int64),
+        ("block", c_int64),
+        ("slots", c_int64),
+        ("total", c_int64),
+        ("first", c_int64),
+        ("end", c_int64),
+        ("next_first", c_int64),
+        ("next_end", c_int64),
+    )
+
+
+class LayersShape(Structure):
+    """layers.h"""
+
+    _fields_ = (
+        ("batch", c_int64),
+        ("length", c_int64),
+        ("heads", c_int64),
+        ("kv_heads", c_int64),
+        ("dim", c_int64),
+        ("scale", c_float),
+        ("periods", c_void_p),
+        ("pairs", c_int64),
+        ("lowest", c_void_p),
+        ("gone", c_void_p),
+    )
+
+
 def address(array: Array) -> int:
     """Where a C-ordered array's memory begins."""
     interface = array.__array_interface__

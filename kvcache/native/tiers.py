@@ -118,16 +118,13 @@ def attend_tiers(
     Raises CacheError for shapes that do not fit each other.
     """
     batch, heads, queries, dim = q.shape
-    first = pieces[0].keys.shape
-    for piece in pieces:
-        shape = piece.keys.shape
-        if (shape[0], shape[1], shape[3]) != (batch, first[1], dim) or heads % first[1]:
-            raise CacheError(f"got queries {q.shape} over keys {shape}")
-    if cold is not None and (cold.key_codec.heads, cold.key_codec.dim) != (first[1], dim):
-        raise CacheError(
-            f"got queries {q.shape} over blocks of {cold.key_codec.heads} heads of "
-            f"{cold.key_codec.dim} dimensions"
-        )
+    given = [piece.keys.shape for piece in pieces]
+    if cold is not None:
+        given.append((batch, cold.key_codec.heads, cold.key_codec.tokens, cold.key_codec.dim))
+    kv_heads = given[0][1] if given else 0
+    fits = all((s[0], s[1], s[3]) == (batch, kv_heads, dim) for s in given)
+    if not given or not fits or heads % kv_heads:
+        raise CacheError(f"got queries {q.shape} over keys {', '.join(map(str, given)) or 'none'}")
     if lowest.dtype != np.int64 or lowest.shape not in ((queries,), (batch, queries)):
         raise CacheError(
             f"got lowest {lowest.dtype} {lowest.shape}, expected int64 ({queries},) or "
@@ -138,7 +135,7 @@ def attend_tiers(
         q if q_sink is None else q_sink,
         [piece.struct for piece in pieces],
         structs.Blocks() if cold is None else cold.struct,
-        first[1],
+        kv_heads,
         lowest,
         position,
         scale,

@@ -11,6 +11,7 @@ from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncate
 from app.sampling import Sampling
 from app.transcript import Completion, FinishReason
 from kvcache import Backend, CacheConfig, CacheError, EmberError, HotDtype
+from models.chat_template import Message, Role
 
 CONFIG = CacheConfig(hot_dtype=HotDtype.F32)
 PROMPT = tuple(range(260, 301))  # 41 tokens: more than one prefill step
@@ -122,6 +123,8 @@ def test_a_step_that_one_layer_refused_leaves_a_usable_cache(
     _finish(engine.generate(Request(prompt=PROMPT, max_tokens=3)))
     with monkeypatch.context() as patch:
         patch.setattr(engine._caches[-1], "attend", refuse)
+        # The native kernels run all layers at once where they can.
+        patch.setattr(engine._caches[-1], "takes", lambda shape: False)
         with pytest.raises(CacheError, match="refused"):
             list(engine.generate(Request(prompt=longer, max_tokens=4)))
     completion = _finish(engine.generate(Request(prompt=longer, max_tokens=4)))
@@ -170,6 +173,37 @@ def test_a_chat_longer_than_the_window_goes_on(engine: Engine) -> None:
         assert completion.reused_tokens == (0 if turn == 0 else len(ids) - 8)
         ids = [*ids, *completion.tokens, 3, 4, 5, 6, 7, 8, 9]
     assert len(ids) > 2 * 48
+
+
+def test_a_conversation_is_never_tokenized_again(engine: Engine) -> None:
+    def said(role: Role, content: str) -> Message:
+        return Message(role=role, content=content)
+
+    messages = [said(Role.USER, "ba ce di")]
+    first = engine.encode_chat(messages)
+    assert first == engine.loaded.template.encode(messages)
+    answer = _finish(engine.generate(Request(prompt=first, max_tokens=6)))
+    messages += [said(Role.ASSISTANT, answer.text), said(Role.USER, "fo gu")]
+    second = engine.encode_chat(messages)
+    assert second[: len(first) + 6] == [*first, *answer.tokens]
+    text = engine.loaded.template.render(messages)
+    assert engine.loaded.tokenizer.decode(second[len(first) + 6 :]) in text
+    # Another history is encoded as it stands.
+    messages[1] = said(Role.ASSISTANT, "di")
+    assert engine.encode_chat(messages) == engine.loaded.template.encode(messages)
+
+
+def test_an_answer_cut_at_a_stop_string_is_tokenized_again(engine: Engine) -> None:
+    messages = [Message(role=Role.USER, content="ba ce di")]
+    first = engine.encode_chat(messages)
+    whole = _finish(engine.generate(Request(prompt=first, max_tokens=8))).text
+    request = Request(prompt=first, max_tokens=8, stop=(whole[4:6],))
+    answer = _finish(engine.generate(request))
+    messages += [
+        Message(role=Role.ASSISTANT, content=answer.text),
+        Message(role=Role.USER, content="fo"),
+    ]
+    assert engine.encode_chat(messages) == engine.loaded.template.encode(messages)
 
 
 def test_a_prompt_beyond_the_window_is_refused_or_cut(engine: Engine) -> None:

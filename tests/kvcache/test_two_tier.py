@@ -62,7 +62,9 @@ class Pair:
         got = self.cache.attend(mx.array(q), mx.array(k), mx.array(v), scale=SCALE)
         wide = (x.astype(np.float64) for x in (q, k, v))
         want = self.naive.attend(*wide, scale=SCALE)
-        np.testing.assert_allclose(np.asarray(got), want, atol=1e-4)
+        # The kernels take queries and weights in 15 bits.
+        atol = 5e-4 if self.cache.plan.backend is Backend.CPU else 1e-4
+        np.testing.assert_allclose(np.asarray(got), want, atol=atol)
 
     def rewind(self, length: int) -> None:
         before = self.cache.offset
@@ -86,7 +88,9 @@ STEPS = st.lists(
     min_size=1,
     max_size=7,
 )
-CODECS = st.sampled_from([("f16", "f16"), ("h8", "turbo3u"), ("hkivi5", "q4"), ("kvarn4", "f16")])
+CODECS = st.sampled_from(
+    [("f16", "f16"), ("h8", "turbo3u"), ("hkivi5", "q4"), ("kvarn4", "f16"), ("q6", "turbo4p")]
+)
 
 
 def _sizes(block: st.SearchStrategy[int]) -> st.SearchStrategy[TierSizes]:

@@ -49,7 +49,7 @@ class Tiers:
         self.q, self.q_sink = self.rng.normal(size=(2, *shape)).astype(np.float32) * case.spread
         self.known: list[tuple[Double, Double]] = []  # keys and values, in order
         self.pieces = [self._piece(case.sinks, np.float16, pinned=True)]
-        self.cold = self._cold(keys, values) if case.blocks else None
+        self.cold: ColdBlocks | None = self._cold(keys, values) if case.blocks else None
         self.pieces += [self._piece(count, np.float16) for count in case.hot]
         self.pieces.append(self._piece(case.queries, np.float32))
         self.position = self._count() - case.queries
@@ -90,8 +90,7 @@ class Tiers:
                 role=role,
                 kernels=self.kernels,
             )
-            if host is None:
-                pytest.skip(f"{name} has no form here")
+            assert host is not None
             records = np.empty((case.blocks, case.batch, case.heads, host.record_bytes), np.uint8)
             host.encode(self._tokens(case.blocks * case.tokens), records)
             hosts.append(host)
@@ -165,14 +164,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("hidden", [0, 1, 21, 65])
-@pytest.mark.parametrize("pair", [("hkivi5", "turbo4u"), ("kivi4", "q8")])
-def test_matches_its_definition(
-    kernels: Library, case: Case, pair: tuple[str, str], hidden: int
-) -> None:
+@pytest.mark.parametrize("pair", [("hkivi5", "turbo4u"), ("kivi4", "kvarn6")])
+def test_matches_its_definition(kernels: Library, case: Case, pair: tuple[str, str]) -> None:
     tiers = Tiers(case, kernels, *pair)
-    lowest = _lowest(tiers, hidden=hidden)
-    _assert_close(tiers.run(lowest), tiers.expected(lowest))
+    for hidden in (0, 1, 21, 65):
+        lowest = _lowest(tiers, hidden=hidden)
+        _assert_close(tiers.run(lowest), tiers.expected(lowest))
 
 
 @pytest.mark.parametrize("queries", [1, 3, 11])
@@ -237,8 +234,16 @@ def test_what_does_not_fit_is_refused(kernels: Library) -> None:
     tiers.pieces.append(strange)
     with pytest.raises(CacheError, match="over keys"):
         tiers.run(np.zeros(1, np.int64))
+    tiers.pieces, tiers.cold = [], None
+    with pytest.raises(CacheError, match="over keys none"):
+        tiers.run(np.zeros(1, np.int64))
+
+
+def test_elements_out_of_line_are_refused(kernels: Library) -> None:
+    tiers = Tiers(Case(dim=32, blocks=0), kernels, "f16", "f16")
+    x = np.zeros((1, 3, 5, 64), np.float16)
     tiers.pieces[-1] = DensePiece(keys=x[..., ::2], values=x[..., ::2], count=5, position=0)
-    with pytest.raises(CacheError):
+    with pytest.raises(CacheError, match="last axis is not contiguous"):
         tiers.run(np.zeros(1, np.int64))
 
 

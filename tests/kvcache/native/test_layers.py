@@ -1,0 +1,143 @@
+"""All layers in one native call, against the same kernels called step by step."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from kvcache import (
+    Backend,
+    CacheConfig,
+    CacheError,
+    HotDtype,
+    TwoTierKVCache,
+    host_tiers,
+    make_prompt_cache,
+)
+from kvcache.host_tiers import HostTiers
+from kvcache.native import host_codec
+from kvcache.native.library import Library
+from models import load
+from models.llama import Model
+from models.native_ops import NativeOps
+from models.tensor_types import TensorType
+from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
+
+SHAPE = LlamaShape(layers=3, width=96, ffn=160, heads=6, kv_heads=2, vocab=311, context=4000)
+STEPS = (2, 1, 70, 1, 1, 5, 33, 1, 130, 1, 1, 40, 1)
+
+
+@pytest.fixture(scope="module")
+def model(kernels: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    write_llama(
+        path,
+        config=SHAPE,
+        types=every_matrix(TensorType.Q8_0),
+        tokenizer_metadata=sentencepiece_tokenizer(SHAPE.vocab),
+        seed=5,
+    )
+    model = load(path, backend=Backend.CPU).model
+    model.ops = NativeOps(kernels)
+    with pytest.MonkeyPatch.context() as patch:
+        # The steps by the same kernels, so that no rounding differs.
+        patch.setattr(host_tiers, "library", lambda: kernels)
+        patch.setattr(host_codec, "library", lambda: kernels)
+        yield model
+
+
+def _outputs(
+    model: Model, cache: list[TwoTierKVCache], *, batch: int, at_once: bool
+) -> list[np.ndarray]:
+    """States after each step."""
+    assert isinstance(model.ops, NativeOps)
+    start, outputs = 0, []
+    for length in STEPS:
+        ids = mx.array(
+            [
+                [(7 * i + 3 * row) % 311 for i in range(start, start + length)]
+                for row in range(batch)
+            ]
+        )
+        x = model.ops.embed(ids, model.embedding)
+        if at_once:
+            x = model.ops.layers(x, model.layers, cache)
+        else:
+            for layer, one in zip(model.layers, cache, strict=True):
+                x = layer(x, one)
+        outputs.append(np.array(x))
+        start += length
+    return outputs
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("dtype", list(HotDtype))
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"keys": "f16", "values": "f16", "hot": 20, "block": 16},
+        {"keys": "hkivi5", "values": "turbo3u", "hot": 20, "block": 32},
+        {"keys": "h8", "values": "h8", "hot": 0, "block": 16, "sinks": 0},
+        {"keys": "hkivi4", "values": "q8", "hot": 3, "block": 32, "keep": 11, "temperature": 1.3},
+    ],
+)
+def test_at_once_is_step_by_step(
+    model: Model, policy: dict[str, Any], dtype: HotDtype, batch: int
+) -> None:
+    config = CacheConfig(max_tokens=190, hot_dtype=dtype, backend=Backend.CPU, **policy)
+    once, steps = make_prompt_cache(model, config), make_prompt_cache(model, config)
+    lossless = policy["keys"] == policy["values"] == "f16"
+    got = _outputs(model, once, batch=batch, at_once=True)
+    want = _outputs(model, steps, batch=batch, at_once=False)
+    for one, other in zip(got, want, strict=True):
+        # Encoded keys and values may round the other way where they lie between two levels.
+        size, difference = np.abs(other).mean(), np.abs(one - other)
+        assert difference.mean() < 2e-2 * size
+        assert difference.max() < 0.2 * size or not lossless
+    assert [layer.stats() for layer in once] == [layer.stats() for layer in steps]
+    assert once[0].stats().evicted > 0
+    for layer, other_layer in zip(once, steps, strict=True):
+        keys, other_keys = (
+            np.array(cache.keys().astype(mx.float32)) for cache in (layer, other_layer)
+        )
+        assert np.abs(keys - other_keys).mean() < 1e-2 * np.abs(other_keys).max()
+
+
+def test_one_call_really_runs_all_layers(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a layer was attended by itself")
+
+    monkeypatch.setattr(HostTiers, "attend", fail)
+    cache = make_prompt_cache(model, CacheConfig(max_tokens=190, hot=20, block=32))
+    _outputs(model, cache, batch=1, at_once=True)
+    assert {layer.offset for layer in cache} == {sum(STEPS)}
+
+
+def test_without_a_native_form_layers_run_one_by_one(model: Model) -> None:
+    config = CacheConfig(max_tokens=190, hot=20, block=32, values="turbo4p")
+    once, steps = make_prompt_cache(model, config), make_prompt_cache(model, config)
+    got = _outputs(model, once, batch=1, at_once=True)
+    want = _outputs(model, steps, batch=1, at_once=False)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_numbers_beyond_the_hot_dtype_are_refused(model: Model) -> None:
+    cache = make_prompt_cache(model, CacheConfig(max_tokens=190, hot=20, block=32))
+    assert isinstance(model.ops, NativeOps)
+    x = mx.random.normal((1, 2, SHAPE.width), key=mx.random.key(1))
+    model.ops.layers(x, model.layers, cache)
+    with pytest.raises(CacheError, match="beyond what f16 holds"):
+        model.ops.layers(mx.full((1, 1, SHAPE.width), mx.nan), model.layers, cache)
+    assert [layer.offset for layer in cache] == [2, 2, 2]
+
+
+def test_layers_that_differ_run_one_by_one(model: Model) -> None:
+    cache = make_prompt_cache(model, CacheConfig(max_tokens=190, hot=20, block=32))
+    _outputs(model, cache, batch=1, at_once=True)
+    cache[1].rewind(1)
+    x = mx.random.normal((1, 1, SHAPE.width), key=mx.random.key(1))
+    model.ops.layers(x, model.layers, cache)
+    assert [layer.offset for layer in cache] == [sum(STEPS) + 1, sum(STEPS), sum(STEPS) + 1]

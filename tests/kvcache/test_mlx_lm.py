@@ -1,0 +1,200 @@
+"""Our cache in mlx-lm's own models, loops and files."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx_lm.models import base, llama, rope_utils
+from mlx_lm.models.cache import (
+    KVCache,
+    can_trim_prompt_cache,
+    load_prompt_cache,
+    save_prompt_cache,
+    trim_prompt_cache,
+)
+from mlx_lm.models.cache import make_prompt_cache as mlx_lm_make_prompt_cache
+
+from kvcache import CacheConfig, CacheError, HotDtype, TwoTierKVCache, make_prompt_cache, mlx_lm
+from tests.kvcache.tiny_llama import DIM, HKV, LAYERS, generate, make_model
+
+PROMPT = [(7 * i + 3) % 101 for i in range(90)]
+LOSSLESS = CacheConfig(keys="f16", values="f16", hot_dtype=HotDtype.F32, max_tokens=400)
+SMALL = replace(LOSSLESS, max_tokens=80, hot=16, block=8)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return make_model()
+
+
+@pytest.fixture(params=[False, True], ids=["fetched", "installed"])
+def _hook(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param:
+        mlx_lm.install()
+    yield
+    mlx_lm.uninstall()
+
+
+@pytest.mark.usefixtures("_hook")
+@pytest.mark.parametrize("step", [2048, 17])
+def test_generation_is_the_same_as_with_mlx_lms_cache(model: Any, step: int) -> None:
+    want, _ = generate(model, PROMPT, [KVCache() for _ in range(LAYERS)], 30, step=step)
+    cache = make_prompt_cache(model, LOSSLESS)
+    got, _ = generate(model, PROMPT, cache, 30, step=step)
+    assert got == want
+    assert cache[0].stats().total == 90 + 30
+
+
+@pytest.mark.usefixtures("_hook")
+@pytest.mark.parametrize("kv", [("f16", "f16"), ("hkivi5", "turbo3u"), ("h8", "q8")])
+def test_generation_beyond_the_window_stays_bounded(model: Any, kv: tuple[str, str]) -> None:
+    config = replace(SMALL, keys=kv[0], values=kv[1])
+    cache = make_prompt_cache(model, config)
+    tokens, logprobs = generate(model, PROMPT, cache, 120, step=32)
+    assert len(tokens) == 120
+    assert all(mx.isfinite(logprob).all().item() for logprob in logprobs)
+    stats = cache[0].stats()
+    assert (stats.total, stats.held <= 80) == (90 + 120, True)
+    assert stats.evicted > 0
+
+
+def test_both_ways_agree_token_by_token(model: Any) -> None:
+    outputs = []
+    for installs in (False, True):
+        if installs:
+            mlx_lm.install()
+        cache = make_prompt_cache(model, replace(SMALL, keys="h4", values="turbo3u"))
+        # Chunks of one: a chunk's later rows may meet sinks a block further away when fetched.
+        outputs.append(generate(model, PROMPT, cache, 60, step=1)[1])
+        mlx_lm.uninstall()
+    for fetched, routed in zip(*outputs, strict=True):
+        np.testing.assert_allclose(np.asarray(fetched), np.asarray(routed), atol=2e-4)
+
+
+def test_the_hook_leaves_fetched_tokens_unevaluated(model: Any) -> None:
+    """Attention must not depend on the decoded window."""
+    mlx_lm.install()
+    try:
+        cache = make_prompt_cache(model, replace(SMALL, keys="h4", values="h4"))[0]
+        draw = iter(mx.random.normal((202, 1, HKV, 1, DIM), key=mx.random.key(4)))
+        for _ in range(100):
+            cache.append(next(draw), next(draw))
+        poison = mx.full((1, HKV, cache.size() + 1, DIM), mx.nan)
+        cache.update_and_fetch(next(draw), next(draw))
+        q = mx.ones((1, 3 * HKV, 1, DIM))
+        out = base.scaled_dot_product_attention(
+            q, poison, poison, cache=cache, scale=0.2, mask=None
+        )
+        assert mx.isfinite(out).all().item()
+        # Once only: what comes after is not ours to answer.
+        again = base.scaled_dot_product_attention(
+            q, poison, poison, cache=cache, scale=0.2, mask=None
+        )
+        assert mx.isnan(again).all().item()
+    finally:
+        mlx_lm.uninstall()
+
+
+def test_models_imported_before_and_after_are_routed() -> None:
+    stock = base.scaled_dot_product_attention
+    mlx_lm.install()
+    mlx_lm.install()
+    assert llama.scaled_dot_product_attention is base.scaled_dot_product_attention is not stock
+    mlx_lm.uninstall()
+    assert llama.scaled_dot_product_attention is base.scaled_dot_product_attention is stock
+
+
+def test_injection_reaches_mlx_lms_own_factory() -> None:
+    model = make_model()
+    mlx_lm.inject(model, SMALL)
+    cache = mlx_lm_make_prompt_cache(model)
+    assert {type(layer) for layer in cache} == {TwoTierKVCache}
+    assert len(cache) == LAYERS
+    tokens, _ = generate(model, PROMPT, cache, 5)
+    assert len(tokens) == 5
+
+
+def test_saved_and_loaded_by_mlx_lm(model: Any, tmp_path: Path) -> None:
+    cache = make_prompt_cache(model, replace(SMALL, keys="hkivi5", values="turbo3u"))
+    generate(model, PROMPT, cache, 40, step=32)
+    file = str(tmp_path / "cache.safetensors")
+    save_prompt_cache(file, cache, {"note": "x"})
+    loaded, metadata = load_prompt_cache(file, return_metadata=True)
+    assert metadata == {"note": "x"}
+    assert [layer.ledger for layer in loaded] == [layer.ledger for layer in cache]
+    assert loaded[0].stats().sinks_turned
+    want, _ = generate(model, [5, 6, 7], copy.deepcopy(cache), 10)
+    got, _ = generate(model, [5, 6, 7], loaded, 10)
+    assert got == want
+
+
+def test_trimming_as_mlx_lm_does(model: Any) -> None:
+    cache = make_prompt_cache(model, LOSSLESS)
+    generate(model, PROMPT, cache, 2)
+    assert can_trim_prompt_cache(cache)
+    assert trim_prompt_cache(cache, 80) == 80
+    assert cache[0].offset == 90 + 2 - 80
+    full = make_prompt_cache(model, SMALL)
+    generate(model, PROMPT, full, 2)
+    assert not can_trim_prompt_cache(full)
+    assert trim_prompt_cache(full, 5) == 0
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        None,
+        {"type": "linear", "factor": 4.0},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+        {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "mscale": 0.7},
+    ],
+)
+@pytest.mark.parametrize("traditional", [False, True])
+def test_ropes_are_turned_as_they_turn(scaling: dict[str, Any] | None, traditional: bool) -> None:
+    """Turning a rotated query back by n is the rope of n positions before."""
+    rope = rope_utils.initialize_rope(12, 1000.0, traditional, scaling, 512)
+
+    layer, holder = nn.Module(), nn.Module()
+    layer.rope = rope
+    holder.layers = [layer, layer]
+    rotation = mlx_lm.rotation_of(holder)
+    assert rotation is not None
+    x = mx.random.normal((1, 2, 5, 16), key=mx.random.key(2))
+    got = rotation(rope(x, offset=90), [-40] * 5)
+    np.testing.assert_allclose(np.asarray(got), np.asarray(rope(x, offset=50)), atol=1e-4)
+
+
+def test_an_unknown_rope_means_true_distances() -> None:
+    model = make_model()
+    for layer in model.layers:
+        layer.self_attn.rope = rope_utils.DynamicNTKScalingRoPE(DIM, 64, False, 100.0, 2.0)
+    assert mlx_lm.rotation_of(model) is None
+    assert not make_prompt_cache(model, SMALL)[0].stats().sinks_turned
+
+
+def test_models_with_other_caches_are_refused() -> None:
+    args = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        num_attention_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=11,
+        layer_types=["full_attention", "sliding_attention"],
+        sliding_window=8,
+    )
+    with pytest.raises(CacheError, match="wants RotatingKVCache"):
+        make_prompt_cache(llama.Model(args), SMALL)

@@ -1,0 +1,52 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from kvcache import Backend, CacheConfig, CacheError, ModelShape, RowsKVCache, resolve
+from kvcache.prompt_cache import from_plan, rows_from_plan
+
+SHAPE = ModelShape(layers=1, kv_heads=2, head_dim=16, context=500)
+PADDING = [0, 9, 33]
+
+
+def _draw(length: int, heads: int, seed: int) -> mx.array:
+    return mx.random.normal((3, heads, length, 16), key=mx.random.key(seed))
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_each_row_is_a_cache_of_its_own(backend: Backend) -> None:
+    config = CacheConfig(max_tokens=90, hot=16, block=16, backend=backend)
+    plan = resolve(config, SHAPE)
+    (batch,) = rows_from_plan(plan, None, left_padding=PADDING)
+    alone = [from_plan(plan, None)[0] for _ in PADDING]
+    start = 0
+    for step in (20, 20, 1, 70, 1):
+        q, k, v = _draw(step, 6, start), _draw(step, 2, start + 1), _draw(step, 2, start + 2)
+        out = np.asarray(batch.attend(q, k, v, scale=0.3))
+        for row, cache in enumerate(alone):
+            skip = min(max(0, PADDING[row] - start), step)
+            assert not out[row, :, :skip].any()
+            if skip < step:
+                parts = (x[row : row + 1, :, skip:] for x in (q, k, v))
+                want = np.asarray(cache.attend(*parts, scale=0.3))
+                np.testing.assert_allclose(out[row : row + 1, :, skip:], want, atol=1e-5)
+        start += step
+    assert batch.offset == start
+    total = batch.stats()
+    assert total.total == sum(start - padding for padding in PADDING)
+    assert total.held_bytes == sum(cache.stats().held_bytes for cache in alone)
+    batch.filter([2, 0])
+    assert [row.offset for row in batch.rows] == [start - 33, start]
+    assert batch.extract(0).offset == start - 33
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    plan = resolve(CacheConfig(backend=Backend.REFERENCE), SHAPE)
+    (batch,) = rows_from_plan(plan, None, left_padding=[0, 0])
+    with pytest.raises(CacheError, match="got 3 batch rows, expected 2"):
+        batch.attend(_draw(1, 6, 1), _draw(1, 2, 2), _draw(1, 2, 3), scale=1.0)
+    mask = mx.ones((1, 1), mx.bool_)
+    with pytest.raises(CacheError, match="take no mask array"):
+        batch.attend(_draw(1, 6, 1), _draw(1, 2, 2), _draw(1, 2, 3), scale=1.0, mask=mask)
+    with pytest.raises(CacheError, match="got 0 rows and 1 paddings"):
+        RowsKVCache([], [0])
