@@ -21,16 +21,27 @@ _QUERIES = 8
 _CHUNK = 64
 
 
-class RecordingCache(TwoTierKVCache):
-    """Also keeps the last queries that attended to it."""
+class RecordingCache:
+    """A cache that also keeps the last queries that attended to it.
 
-    queries: mx.array
+    Not a TwoTierKVCache itself, so that the kernels do not attend past it.
+    """
+
+    def __init__(self, cache: TwoTierKVCache) -> None:
+        self._cache = cache
+        self.queries = mx.zeros((0,))
+
+    @property
+    def offset(self) -> int:
+        """Position of the next token."""
+        return self._cache.offset
 
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
     ) -> mx.array:
-        self.queries = q[:, :, -_QUERIES:].astype(mx.float32)
-        return super().attend(q, k, v, scale=scale, mask=mask)
+        """The cache's own."""
+        self.queries = q.astype(mx.float32)
+        return self._cache.attend(q, k, v, scale=scale, mask=mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +81,15 @@ class Harness:
 
     def exact(self) -> Exact:
         """Read the text under the f16 cache."""
-        plan = resolve(replace(self._config, keys="f16", values="f16"), self.model.shape)
-        layers = range(plan.shape.layers)
-        rotation = self.model.rotation
-        caches = [RecordingCache(plan.layer(i), rotation=rotation) for i in layers]
+        plain = replace(self._config, keys="f16", values="f16")
+        caches = make_prompt_cache(self.model, plain)
         readings = list(read(self.model, caches, self.ids, chunk=self._chunk, skip=self.skip))
-        keys, queries = [cache.keys() for cache in caches], [cache.queries for cache in caches]
+        keys = [cache.keys() for cache in caches]
+        for cache in caches:
+            cache.rewind(_QUERIES)
+        recording = [RecordingCache(cache) for cache in caches]
+        self.model.hidden(mx.array([self.ids[-1 - _QUERIES : -1]]), recording)
+        queries = [cache.queries for cache in recording]
         mx.eval(keys, queries)
         return Exact(readings=readings, keys=keys, queries=queries)
 

@@ -33,14 +33,16 @@ class Passkeys:
         return float(np.mean(found))
 
 
-def make(encode: Encode, filler: Sequence[int], *, seed: int = 1) -> Passkeys:
-    """Passkeys with `filler` between telling and asking. encode: text to ids."""
+def make(
+    encode: Encode, filler: Sequence[int], *, start: Sequence[int] = (), seed: int = 1
+) -> Passkeys:
+    """Passkeys with `filler` between telling and asking, after `start`. encode: text to ids."""
     rng = random.Random(seed)
     keys = {door: "".join(rng.choices("0123456789", k=_DIGITS)) for door in _DOORS}
     told = "".join(
         f"The pass key of the {door} door is {key}. Remember it.\n" for door, key in keys.items()
     )
-    ids = [*encode(told), *filler]
+    ids = [*start, *encode(told), *filler]
     answers = []
     for door in rng.sample(_DOORS, len(_DOORS)):
         ids += encode(f"\nThe pass key of the {door} door is")

@@ -1,12 +1,14 @@
 """Runs sections one after another and hands their rows out: terminal, JSON, folder.
 
 Ctrl-C ends the measuring; rows that are finished are shown and written all the same.
+So they are where a section fails, and the next one runs.
 """
 
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,18 @@ from app.bench.meter import Meter, duration
 from app.bench.sections import Section
 from app.bench.table import for_terminal
 from app.console import note
+from kvcache.errors import EmberError
 
 Job = tuple[Section, Any]  # a section and its settings
+
+
+class _Ended(IntEnum):
+    """How it ended; the values are exit codes."""
+
+    FINISHED = 0
+    FAILED = 1
+    INTERRUPTED = 130
+
 
 # Wide enough for every table, where no terminal tells its width.
 _WIDTH = 150
@@ -31,37 +43,46 @@ def measure(jobs: Sequence[Job], *, out: Path | None, as_json: bool) -> int:
     note(f"this takes about {duration(expected)} on two CPU cores; Ctrl-C keeps finished rows")
     documents: list[tuple[Section, dict[str, Any]]] = []
     surroundings = environment() | device()
-    code = 0
+    ended = _Ended.FINISHED
     with Meter(expected) as meter:
         for section, settings in jobs:
-            rows, finished = _rows(section, settings, meter)
+            rows, how = _rows(section, settings, meter, alone=len(jobs) == 1)
             told = surroundings | _settings(settings) | section.surroundings()
-            documents.append((section, document(section.view.as_json(rows), told)))
-            if not finished:
-                code = 130
+            found = document(section.view.as_json(rows), told)
+            documents.append((section, found))
+            # At once, so that hours are not lost with the machine.
+            if out is not None and rows:
+                write(out, section.view, found)
+            ended = max(ended, how)
+            if how is _Ended.INTERRUPTED:
                 break
-    for section, found in documents:
-        if out is not None:
-            write(out, section.view, found)
-        if not as_json:
-            _show(section, found)
     if as_json:
         print(json.dumps(_joined(documents), ensure_ascii=False))
+    else:
+        for section, found in documents:
+            _show(section, found)
     if out is not None:
         note(f"written to {out}")
-    if code:
+    if ended is _Ended.INTERRUPTED:
         note("interrupted: what is shown was finished")
-    return code
+    return ended.value
 
 
-def _rows(section: Section, settings: Any, meter: Meter) -> tuple[list[Any], bool]:
-    """All rows, or those before an interrupt."""
+def _rows(
+    section: Section, settings: Any, meter: Meter, *, alone: bool
+) -> tuple[list[Any], _Ended]:
+    """All rows, or those before an interrupt or an error; alone, an error is raised."""
     rows: list[Any] = []
     try:
         rows.extend(section.run(settings, meter))
     except KeyboardInterrupt:
-        return rows, False
-    return rows, True
+        return rows, _Ended.INTERRUPTED
+    except EmberError as error:
+        if alone and not rows:
+            raise
+        note(f"error: {section.view.name}: {error}")
+        return rows, _Ended.FAILED
+    return rows, _Ended.FINISHED
 
 
 def _settings(settings: Any) -> dict[str, Any]:

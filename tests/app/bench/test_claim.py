@@ -20,7 +20,7 @@ def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _rows(tiny_path: object, **more: object) -> list[ClaimRow]:
     base = ClaimSettings(model=str(tiny_path), lengths=(3, 12), seconds=60)
-    settings = replace(base, **more)  # type: ignore[arg-type]
+    settings = replace(base, **more)
     with Meter(claim.expected_seconds(settings)) as meter:
         return list(claim.run(settings, meter))
 

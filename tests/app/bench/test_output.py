@@ -31,7 +31,9 @@ MEMORY = SECTIONS["memory"]
 def _example(view: View[Any]) -> Any:
     """A row with something in every field."""
     values = {"str": "a", "int": 7, "float": 0.5, "int | None": 7, "float | None": 0.5}
-    kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(view.row)}
+    kinds = {
+        field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(view.row)
+    }
     return view.row(**{name: values[kind] for name, kind in kinds.items()})
 
 
@@ -135,6 +137,23 @@ def test_an_interrupt_keeps_finished_rows(
     assert code == 130
     assert [row["model"] for row in json.loads(out)["rows"]] == ["tiny"]
     assert "interrupted: what is shown was finished" in err
+
+
+def test_a_section_that_fails_leaves_the_others(
+    tiny_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(settings: MemorySettings, meter: Meter) -> Any:
+        raise EmberError("no such thing")
+
+    broken = replace(MEMORY, run=fail)
+    settings = MemorySettings(model=str(tiny_path), kv=("f16",), contexts=(100,))
+    code = report.measure([(broken, settings), (MEMORY, settings)], out=None, as_json=True)
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert len(json.loads(out)["rows"]) == 3
+    assert "error: memory: no such thing" in err
+    with pytest.raises(EmberError, match="no such thing"):
+        report.measure([(broken, settings)], out=None, as_json=True)
 
 
 def test_all_sections_have_their_flags_and_a_quick_form() -> None:

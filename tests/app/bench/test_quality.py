@@ -103,8 +103,7 @@ def test_keys_and_values_alone(rows: list[QualityRow]) -> None:
 def test_window_bits_count_every_tier(tiny_path: object) -> None:
     """A window of 128: all 4 + 60 + 63 tokens in fp16, or 4 + 63 of them and a block of 64."""
     plain, mixed = (
-        quality.window_bits(_plan(tiny_path, hot=hot), 131 if hot == 0 else 128)
-        for hot in (256, 0)
+        quality.window_bits(_plan(tiny_path, hot=hot), 131 if hot == 0 else 128) for hot in (256, 0)
     )
     assert plain == 16
     assert mixed == pytest.approx((67 * 16 + 64 * _plan(tiny_path, hot=0).cold_bits) / 131)
