@@ -1,12 +1,9 @@
 """What a run tells about itself: the JSON object and the one-line summary."""
 
-import platform
-import resource
-import sys
-from pathlib import Path
 from typing import Any
 
 from app.engine import Engine
+from app.rss import peak_rss
 from app.transcript import Completion
 
 
@@ -46,13 +43,3 @@ def summary(completion: Completion, engine: Engine) -> str:
         f"first token {completion.ttft_s:.2f} s · "
         f"window {stats.held}/{engine.plan.max_tokens}, {stats.held_bytes / 2**20:.1f} MiB"
     )
-
-
-def peak_rss() -> int:
-    """The most memory this process has had resident, in bytes."""
-    if platform.system() == "Linux":
-        # Not getrusage: a process that was started by a large one counts that one's peak.
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -26,6 +26,7 @@ class Series:
     """Points (x, y) under one name.
 
     line: join them in the order given; otherwise they are dots alone.
+    bound: a dashed line without dots, for what is compared with.
     labels: a text beside each point, or none.
     """
 
@@ -33,6 +34,7 @@ class Series:
     points: Sequence[tuple[float, float]]
     line: bool = True
     labels: Sequence[str] = ()
+    bound: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,10 @@ def charts(rows: Rows) -> list[Chart]:
                 _series("operations counted", [(r.length, r.ops_ratio) for r in rows]),
                 _series("measured, plain cache", [(r.length, r.ratio) for r in rows]),
                 _series("measured, two tiers", [(r.length, r.tiers_ratio) for r in rows]),
-                _series("claimed, at least", [(r.length, LOW) for r in rows]),
-                _series("claimed, at most", [(r.length, HIGH) for r in rows]),
+                *(
+                    Series(name=name, points=[(r.length, times) for r in rows], bound=True)
+                    for name, times in (("claimed, at least", LOW), ("claimed, at most", HIGH))
+                ),
             ],
         ),
         Chart(

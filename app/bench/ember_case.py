@@ -10,7 +10,7 @@ import numpy.typing as npt
 from app.bench.case import NO_CACHE, WARM_UP, Case, Measurement
 from app.bench.timing import time_case
 from app.engine import PREFILL_STEP
-from app.report import peak_rss
+from app.rss import peak_rss
 from kvcache import Backend, CacheConfig, TwoTierKVCache, make_prompt_cache
 from kvcache.codecs import parse_pair
 from kvcache.native.library import library

@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from app.bench.case import Case, Measurement
 from app.bench.timing import time_case
-from app.report import peak_rss
+from app.rss import peak_rss
 from kvcache import EmberError
 from models import load
 from models.layers import QuantizedLinear

@@ -4,7 +4,7 @@ Plain strings; no plotting library. Colours are Okabe and Ito's, told apart by
 colour-blind readers, and each series has a marker of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
@@ -15,6 +15,8 @@ _WIDTH, _HEIGHT = 860, 460
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 210, 46, 58
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _FONT = "font-family='system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif'"
+_DASHES = "stroke-dasharray='6 5'"
+_LABEL_SIZE = 11
 _GRID, _INK, _FAINT = "#e3e3e3", "#222222", "#555555"
 
 
@@ -129,17 +131,41 @@ def _series(series: Series, index: int, x: _Mapped, y: _Mapped) -> list[str]:
     colour, parts = _COLOURS[index % len(_COLOURS)], []
     if series.line and len(places) > 1:
         path = " ".join(f"{px},{py}" for px, py in places)
-        parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
-    parts += [_marker(px, py, index) for px, py in places]
-    for (px, py), label in zip(places, series.labels, strict=False):
-        parts.append(_text(px + 7, py - 6, label, size=11))
+        dashes = _DASHES if series.bound else ""
+        parts.append(
+            f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2' {dashes}/>"
+        )
+    if not series.bound:
+        parts += [_marker(px, py, index) for px, py in places]
+    return [*parts, *_labels(places, series.labels)]
+
+
+def _labels(places: list[tuple[float, float]], labels: Sequence[str]) -> list[str]:
+    """Each beside its point where no other label is; one that has no room is left out."""
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []  # left, right, baseline
+    for (px, py), label in zip(places, labels, strict=False):
+        width = _LABEL_SIZE * 0.6 * len(label)
+        for left, base in ((px + 7, py - 6), (px + 7, py + 15), (px - 7 - width, py + 15)):
+            free = all(
+                left > right or left + width < start or abs(base - line) > _LABEL_SIZE
+                for start, right, line in taken
+            )
+            if free:
+                taken.append((left, left + width, base))
+                parts.append(_text(left, base, label, size=_LABEL_SIZE))
+                break
     return parts
 
 
 def _legend(series: Series, index: int) -> list[str]:
     at = _TOP + 10 + 20 * index
     left = _WIDTH - _RIGHT + 18
-    return [_marker(left, at, index), _text(left + 12, at + 4, series.name)]
+    colour = _COLOURS[index % len(_COLOURS)]
+    sign = _marker(left, at, index)
+    if series.bound:
+        sign = f"<path d='M{left - 8} {at}h16' stroke='{colour}' stroke-width='2' {_DASHES}/>"
+    return [sign, _text(left + 12, at + 4, series.name)]
 
 
 def _marker(x: float, y: float, index: int) -> str:

@@ -210,6 +210,19 @@ def test_no_cache_gives_the_tokens_that_a_cache_gives(tiny_path: Path) -> None:
     assert len(seen[0][1]) == 11
 
 
+def test_llama_cpps_bytes_by_hand() -> None:
+    llama_cpp_case = pytest.importorskip("app.bench.llama_cpp_case")
+    metadata = {
+        "llama.block_count": "30",
+        "llama.embedding_length": "576",
+        "llama.attention.head_count": "9",
+        "llama.attention.head_count_kv": "3",
+    }
+    case = _tiny_case(Path("m"), EngineName.LLAMA_CPP, "q8_0")
+    # 2 * 30 layers * 3 KV heads * 64 dims * 8.5 bits, of 3 + 7 + 4 tokens
+    assert llama_cpp_case.kv_bytes(metadata, case) == 2 * 30 * 3 * 64 * 14 * 17 // 16
+
+
 def test_mlx_lm_computes_the_same_network(tiny_path: Path) -> None:
     import mlx.core as mx
 

@@ -76,3 +76,26 @@ def test_zero_lies_on_a_logarithmic_axis() -> None:
 def test_a_chart_without_points_is_refused() -> None:
     with pytest.raises(ValueError, match="no points"):
         draw(_chart(Series(name="s", points=[])))
+
+
+def test_labels_keep_out_of_each_others_way() -> None:
+    """Three points close together: above, below, and left of it; a fourth has no room."""
+    crowd = [(4, 1.0), (4, 1.001), (4, 1.002), (4, 1.003), (8, 10)]
+    labels = ["one", "two", "three", "four", "far"]
+    root = ElementTree.fromstring(draw(_chart(Series(name="s", points=crowd, labels=labels))))
+    places = {
+        text.text: (float(text.attrib["x"]), float(text.attrib["y"]))
+        for text in root.iter(f"{SVG}text")
+        if text.text in labels
+    }
+    assert set(places) == {"one", "two", "three", "far"}
+    assert places["two"][0] == places["one"][0]
+    assert places["two"][1] > places["one"][1] + 11
+    assert places["three"][0] < places["one"][0] - 20
+
+
+def test_a_bound_has_no_markers() -> None:
+    bound = Series(name="s", points=[(0, 1), (8, 1)], bound=True)
+    root = ElementTree.fromstring(draw(_chart(bound)))
+    assert not list(root.iter(f"{SVG}circle"))
+    assert "stroke-dasharray" in next(root.iter(f"{SVG}polyline")).attrib
