@@ -47,7 +47,8 @@ def show(before: Path, after: Path) -> int:
         found = list(changes(section.view, first["rows"], second["rows"]))
         if found:
             shown = True
-            console.print(for_terminal(table(section.view, found)))
+            told = table(section.view, found)
+            console.print(for_terminal(told) if told.rows else f"{told.title}: {told.note}")
         for line in missing(section.view, first["rows"], second["rows"]):
             console.print(line, highlight=False, markup=False)
     if not shown:

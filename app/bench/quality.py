@@ -132,17 +132,21 @@ def run(settings: QualitySettings, meter: Meter) -> Iterator[QualityRow]:
 
 
 def open_harness(settings: QualitySettings) -> Harness:
-    """Load the model and encode text and questions. Raises EmberError for a short text."""
+    """Load the model and encode text and questions. Raises EmberError for no or a short text."""
+    try:
+        text = TEXT.read_text(encoding="utf-8")
+    except OSError as error:
+        raise EmberError(f"bench quality runs in ember's source folder only: {error}") from error
     backend = Backend(settings.backend).resolve()
     loaded = load(settings.model, backend=backend)
-    ids = loaded.tokenizer.encode(TEXT.read_text(encoding="utf-8"))[: settings.tokens]
+    ids = loaded.tokenizer.encode(text)[: settings.tokens]
     if len(ids) < settings.skip + 2:
         raise EmberError(
             f"got --tokens {len(ids)}, expected more than --skip {settings.skip} and one"
         )
     # One beginning-of-text id at most: pieces are encoded without.
     encode = partial(loaded.tokenizer.encode, add_special=False)
-    filler = filler_tokens(encode(TEXT.read_text(encoding="utf-8")), _filler(settings))
+    filler = filler_tokens(encode(text), _filler(settings))
     passkeys = make(encode, filler, start=loaded.tokenizer.encode(""))
     config = CacheConfig(backend=backend)
     return Harness(loaded.model, ids, passkeys, config=config, skip=settings.skip)

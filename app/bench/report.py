@@ -34,7 +34,7 @@ class _Ended(IntEnum):
 
 
 # Wide enough for every table, where no terminal tells its width.
-_WIDTH = 150
+_WIDTH = 164
 
 
 def measure(jobs: Sequence[Job], *, out: Path | None, as_json: bool) -> int:

@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's sections and flags."""
     parser.set_defaults(section=None)
     _add_common(parser)
-    sections = parser.add_subparsers(metavar="SECTION", description="without one, all are run")
+    sections = parser.add_subparsers(metavar="[SECTION]", description="without one, all are run")
     for name, summary in _SUMMARIES.items():
         section = sections.add_parser(name, help=summary, description=summary)
         section.set_defaults(section=name)

@@ -191,6 +191,12 @@ def test_the_recommended_point_by_hand() -> None:
     assert list(chart.series[0].labels) == ["turbo3", "hkivi4/turbo3u", "hkivi5/turbo3u", "q8"]
 
 
+def test_no_text_is_refused(tiny_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "TEXT", quality.TEXT / "none")
+    with pytest.raises(EmberError, match="source folder only"):
+        quality.open_harness(QualitySettings(model=str(tiny_path)))
+
+
 def test_the_tail_of_a_text_is_refused(tiny_path: object) -> None:
     with pytest.raises(EmberError, match="expected more than --skip 256"):
         quality.open_harness(QualitySettings(model=str(tiny_path), tokens=200))
