@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: chat test test-large check bench clean
+.PHONY: chat test test-large check metal-check metal-mutants bench clean
 
 chat: $(VENV)/.run
 	@$(PY) -m app chat
@@ -16,6 +16,14 @@ test: $(VENV)/.dev
 # Files with the real dimensions of TinyLlama and Llama-2-7B: 5 GB of disk, some minutes.
 test-large: $(VENV)/.dev
 	$(PY) -m pytest -m large
+
+# The GPU kernels on this machine's GPU, Metal or CUDA: a table of errors and speed.
+metal-check: $(VENV)/.dev
+	@$(PY) -m tests.metal.check
+
+# The GPU kernels with one mistake each, to see that the tests would find it: half an hour.
+metal-mutants: $(VENV)/.dev
+	$(PY) -m tests.metal.mutants
 
 check: $(VENV)/.dev
 	$(PY) -m ruff format --check .

@@ -9,6 +9,7 @@ from kvcache.codecs import codec
 from kvcache.config import Backend, CacheConfig, HotDtype
 from kvcache.dynamic import DynamicKVCache
 from kvcache.errors import CacheError, EmberError
+from kvcache.head_view import HeadView
 from kvcache.paged import PagedKVCache
 from kvcache.plan import CachePlan, ModelShape, resolve
 from kvcache.prompt_cache import make_prompt_cache, set_policy
@@ -26,6 +27,7 @@ __all__ = [
     "CacheStats",
     "DynamicKVCache",
     "EmberError",
+    "HeadView",
     "HotDtype",
     "ModelShape",
     "PagedKVCache",

@@ -60,7 +60,7 @@ class ColdRing:
         self.key_codec, self.value_codec = keys, values
         self.slot_map = SlotMap(slots)
         self._block = block
-        self._dim = 0
+        self.dim = 0
         # [segment][keys, values] -> parts, each [slots, B, Hkv, *trailing]
         self.segments: list[tuple[dict[str, mx.array], dict[str, mx.array]]] = []
 
@@ -72,7 +72,7 @@ class ColdRing:
 
     def put(self, number: int, keys: Encoded, values: Encoded) -> None:
         """Put encoded blocks, parts [N, B, Hkv, ...], at numbers number .. number + N."""
-        self._dim = keys.dim
+        self.dim = keys.dim
         count, batch, heads = next(iter(keys.parts.values())).shape[:3]
         done = 0
         for run in self.slot_map.runs(number, number + count):
@@ -90,7 +90,7 @@ class ColdRing:
         for run in self.slot_map.runs(first, end):
             keys, values = (
                 Encoded(
-                    parts={n: part[run.at : run.end] for n, part in parts.items()}, dim=self._dim
+                    parts={n: part[run.at : run.end] for n, part in parts.items()}, dim=self.dim
                 )
                 for parts in self.segments[run.segment]
             )
@@ -125,7 +125,7 @@ class ColdRing:
             keys, values = (
                 {
                     name: mx.zeros((slots, batch, heads, *spec.shape), spec.dtype)
-                    for name, spec in codec.shapes(self._block, self._dim).items()
+                    for name, spec in codec.shapes(self._block, self.dim).items()
                 }
                 for codec in (self.key_codec, self.value_codec)
             )

@@ -1,6 +1,7 @@
 """A layer's tiers in MLX arrays, attended by plain MLX operations or on the GPU."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ from kvcache.plan import LayerPlan
 from kvcache.rotation import Rotation
 from kvcache.tier_attention import attend_tiers
 from kvcache.tier_view import Piece, Sight, split_pinned
-from kvcache.tiers import Tiers, TierView, Tokens
+from kvcache.tiers import Attend, Tiers, TierView, Tokens
 from kvcache.token_ring import TokenRing
 
 
@@ -63,15 +64,8 @@ class DeviceTiers(Tiers[DeviceTokens]):
         keys = mx.concatenate([run.keys for run in runs], axis=2)
         return DeviceTokens(keys, mx.concatenate([run.values for run in runs], axis=2))
 
-    def attend(
-        self,
-        q: mx.array,
-        new: DeviceTokens | None,
-        sight: Sight,
-        rotation: Rotation | None,
-        scale: float,
-    ) -> mx.array:
-        return attend_view(q, new, self.view(sight.ledger), sight, rotation, scale)
+    def attending(self, ledger: Ledger, new: DeviceTokens | None) -> Attend:
+        return partial(attend_view, new, self.view(ledger))
 
     def view(self, ledger: Ledger) -> TierView:
         pieces = []
@@ -112,9 +106,9 @@ class DeviceTiers(Tiers[DeviceTokens]):
 
 
 def attend_view(
-    q: mx.array,
     new: Tokens | None,
     view: TierView,
+    q: mx.array,
     sight: Sight,
     rotation: Rotation | None,
     scale: float,

@@ -5,6 +5,7 @@ plain MLX instead, and a codec without a native form is decoded by MLX.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -25,7 +26,7 @@ from kvcache.native.structs import HEAD_DIM_STEP, Floats, strided
 from kvcache.plan import LayerPlan
 from kvcache.rotation import Rotation
 from kvcache.tier_view import Piece, Sight
-from kvcache.tiers import Tiers, TierView, Tokens
+from kvcache.tiers import Attend, Tiers, TierView, Tokens
 
 Shape = tuple[int, int, int]
 Cold = HostColdRing | HostPlainRing | ColdRing
@@ -69,8 +70,7 @@ class HostTiers(Tiers[HostTokens]):
         scale: float,
     ) -> mx.array:
         if not self._is_native(q, new, sight):
-            tokens = None if new is None else self.arrays(new)
-            return attend_view(q, tokens, self.view(sight.ledger), sight, rotation, scale)
+            return super().attend(q, new, sight, rotation, scale)
         queries: Floats = np.ascontiguousarray(q.astype(mx.float32))
         turned = queries
         if rotation is not None and any(sight.turns):
@@ -95,6 +95,9 @@ class HostTiers(Tiers[HostTokens]):
             scale,
         )
         return mx.array(out).astype(q.dtype)
+
+    def attending(self, ledger: Ledger, new: HostTokens | None) -> Attend:
+        return partial(attend_view, None if new is None else self.arrays(new), self.view(ledger))
 
     def _is_native(self, q: mx.array, new: HostTokens | None, sight: Sight) -> bool:
         """Whether the kernels take this. They see pinned tokens whole, not causally."""

@@ -4,8 +4,10 @@
     inject(model, config)                           mlx_lm.server and mlx_lm.generate use it
     install()                                       attention reads the tiers themselves
 
-Without `install`, attention runs over what `update_and_fetch` returns: decoded
-keys and values, correct in any model, at the memory of an fp16 window.
+Importing this module lets mlx-lm's `load_prompt_cache` find our caches. Without
+`install`, attention runs over what `update_and_fetch` returns: decoded keys
+and values, correct in any model, at the memory of an fp16 window. mlx-lm's batch
+generation is refused by mlx-lm itself; its server then answers one after another.
 """
 
 import sys
@@ -22,7 +24,9 @@ import numpy.typing as npt
 from mlx_lm.models import rope_utils
 
 from kvcache.config import Backend, CacheConfig
+from kvcache.dynamic import DynamicKVCache
 from kvcache.errors import CacheError
+from kvcache.paged import PagedKVCache
 from kvcache.plan import ModelShape, resolve
 from kvcache.reference import Mask
 from kvcache.rotation import Rotation
@@ -32,7 +36,8 @@ _HOOK = "scaled_dot_product_attention"
 _FALLBACK_CONTEXT = 2**17
 
 # load_prompt_cache looks its classes up among these.
-mlx_lm_cache.TwoTierKVCache = TwoTierKVCache
+for _class in (TwoTierKVCache, DynamicKVCache, PagedKVCache):
+    setattr(mlx_lm_cache, _class.__name__, _class)
 
 
 def make_prompt_cache(model: nn.Module, config: CacheConfig | None = None) -> list[TwoTierKVCache]:

@@ -6,7 +6,7 @@ and after. Unpinned tokens are numbered from 0: number = position - pinned.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -35,6 +35,10 @@ class TokenRun(Protocol):
 
 
 Run = TypeVar("Run", bound=TokenRun)
+
+
+# (q, sight, rotation, scale) -> output in q's dtype
+Attend = Callable[[mx.array, Sight, Rotation | None, float], mx.array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +119,15 @@ class Tiers(ABC, Generic[Run]):
 
     # -- attention --
 
-    @abstractmethod
     def attend(
         self, q: mx.array, new: Run | None, sight: Sight, rotation: Rotation | None, scale: float
     ) -> mx.array:
         """Attend q [B, Hq, L, D] to what is held and to new tokens; in q's dtype."""
+        return self.attending(sight.ledger, new)(q, sight, rotation, scale)
+
+    @abstractmethod
+    def attending(self, ledger: Ledger, new: Run | None) -> Attend:
+        """Attention over what is held now and new tokens, whatever is appended later."""
 
     # -- memory --
 

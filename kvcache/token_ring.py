@@ -28,7 +28,7 @@ class TokenRing:
         self._reserve(keys, start + keys.shape[2])
         for at, first, count in runs(start, keys.shape[2], self.capacity):
             new = (tokens[:, :, first : first + count] for tokens in (keys, values))
-            old_keys, old_values = self._held()
+            old_keys, old_values = self.arrays
             new_keys, new_values = (part.astype(self._dtype) for part in new)
             # New arrays: a read taken before keeps what it saw.
             self._arrays = (
@@ -38,7 +38,7 @@ class TokenRing:
 
     def read(self, start: int, count: int) -> tuple[mx.array, mx.array]:
         """Keys and values [B, Hkv, count, D] of the tokens start .. start + count."""
-        keys, values = self._held()
+        keys, values = self.arrays
         return self._read(keys, start, count), self._read(values, start, count)
 
     def pending(self) -> list[mx.array]:
@@ -50,7 +50,9 @@ class TokenRing:
         """Tokens that the memory has room for now."""
         return self._arrays[0].shape[2] if self._arrays else 0
 
-    def _held(self) -> tuple[mx.array, mx.array]:
+    @property
+    def arrays(self) -> tuple[mx.array, mx.array]:
+        """Whole keys and values [B, Hkv, allocated, D]."""
         assert self._arrays is not None, "read before the first write"
         return self._arrays
 

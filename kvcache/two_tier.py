@@ -14,8 +14,9 @@ import mlx.core as mx
 
 from kvcache.checks import check_queries, check_tokens
 from kvcache.config import Backend, CacheConfig
-from kvcache.device_tiers import DeviceTiers, attend_view
+from kvcache.device_tiers import DeviceTiers
 from kvcache.errors import CacheError
+from kvcache.gpu_tiers import GpuTiers
 from kvcache.host_tiers import HostTiers
 from kvcache.ledger import Ledger, TierSizes
 from kvcache.partial import grouped_scores
@@ -25,15 +26,15 @@ from kvcache.rotation import Rotation
 from kvcache.saved import Saved, State, dump, restore
 from kvcache.stats import CacheStats
 from kvcache.tier_view import Sight
-from kvcache.tiers import Tiers, TierView, TokenRun, Tokens
+from kvcache.tiers import Attend, Tiers, TokenRun, Tokens
 
 
 class _Fetched(NamedTuple):
     """What queries see right after `update_and_fetch`: the tiers before it, and its tokens."""
 
     ledger: Ledger
-    view: TierView
-    new: Tokens
+    new: int
+    attend: Attend
 
 
 class TwoTierKVCache:
@@ -149,6 +150,11 @@ class TwoTierKVCache:
         )
 
     @property
+    def kv_heads(self) -> int:
+        """KV heads; 1 before the first token."""
+        return self._shape[1] if self._shape else 1
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the allocated memory."""
         return self.stats().allocated_bytes
@@ -221,9 +227,8 @@ class TwoTierKVCache:
             ahead = self.rotation(keys[:, :, :sink], [self.ledger.evicted] * sink)
             keys = mx.concatenate([ahead, keys[:, :, sink:]], axis=2)
         if self.keeps_view:
-            self._fetched = _Fetched(
-                self.ledger, self._tiers.view(self.ledger), self._tiers.arrays(new)
-            )
+            attend = self._tiers.attending(self.ledger, new)
+            self._fetched = _Fetched(self.ledger, new.length, attend)
         self._append(new)
         return keys.astype(k.dtype), values.astype(v.dtype)
 
@@ -239,11 +244,10 @@ class TwoTierKVCache:
             ledger=fetched.ledger,
             position=fetched.ledger.total,
             queries=q.shape[2],
-            new=fetched.new[0].shape[2],
+            new=fetched.new,
             mask="causal" if mask is None and q.shape[2] == 1 else mask,
         )
-        scale /= self.plan.temperature
-        return attend_view(q, fetched.new, fetched.view, sight, self.rotation, scale)
+        return fetched.attend(q, sight, self.rotation, scale / self.plan.temperature)
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
@@ -353,4 +357,6 @@ def _like(k: mx.array) -> tuple[int, int, int]:
 
 def make_tiers(plan: LayerPlan) -> Tiers[Any]:
     """Empty tiers of the kind that the plan's backend works on."""
-    return HostTiers(plan) if plan.backend is Backend.CPU else DeviceTiers(plan)
+    if plan.backend is Backend.CPU:
+        return HostTiers(plan)
+    return GpuTiers(plan) if plan.backend is Backend.GPU else DeviceTiers(plan)

@@ -22,7 +22,7 @@ SCALE = 0.31
 Array = npt.NDArray[np.float32]
 
 
-def _plan(
+def make_plan(
     sizes: TierSizes, kv: tuple[str, str] = ("f16", "f16"), backend: Backend = Backend.REFERENCE
 ) -> LayerPlan:
     config = CacheConfig(keys=kv[0], values=kv[1], hot_dtype=HotDtype.F32, backend=backend)
@@ -120,7 +120,7 @@ def test_any_history_equals_the_naive_cache(
     kv: tuple[str, str],
     batch: int,
 ) -> None:
-    _run(_plan(sizes, kv, backend), steps, batch)
+    _run(make_plan(sizes, kv, backend), steps, batch)
 
 
 @settings(max_examples=40, deadline=None)
@@ -129,4 +129,4 @@ def test_native_blocks_equal_the_naive_cache(
     sizes: TierSizes, steps: list[tuple[str, int]], kv: tuple[str, str], scale: int
 ) -> None:
     longer = [(name, length * scale) for name, length in steps]
-    _run(_plan(sizes, kv, Backend.CPU), longer, batch=1)
+    _run(make_plan(sizes, kv, Backend.CPU), longer, batch=1)

@@ -12,6 +12,7 @@ from kvcache import (
     Backend,
     CacheConfig,
     CacheError,
+    HeadView,
     HotDtype,
     ModelShape,
     Rotation,
@@ -289,6 +290,21 @@ def test_layers_and_heads_rotate_differently_and_repeatably() -> None:
     assert not np.allclose(first[0, 0], second[0, 0])
     again = np.asarray(caches[0].plan.key_codec.rotate(x))
     np.testing.assert_array_equal(first, again)
+
+
+@BACKENDS
+def test_a_head_can_be_looked_at_alone(backend: Backend) -> None:
+    cache = _filled(_cache(backend), 100)
+    views = [HeadView(cache=cache, head=head) for head in range(HKV)]
+    stacked = np.stack([np.asarray(view.keys()) for view in views], axis=1)
+    np.testing.assert_array_equal(stacked, np.asarray(cache.keys()))
+    stacked = np.stack([np.asarray(view.values()) for view in views], axis=1)
+    np.testing.assert_array_equal(stacked, np.asarray(cache.values()))
+    whole = cache.stats()
+    assert sum(view.stats().held_bytes for view in views) == whole.held_bytes
+    assert {view.stats().total for view in views} == {whole.total}
+    with pytest.raises(CacheError, match="got head 2, expected one of 2"):
+        HeadView(cache=cache, head=2).keys()
 
 
 @BACKENDS

@@ -1,0 +1,293 @@
+"""Attention of a few new tokens over all tiers: flash-decoding over spans of tokens.
+
+Four launches: the queries into the keys' basis, the cold blocks, the unencoded
+tokens, and the merge of the partial softmax that each span gave, which takes the
+cold part of the output back from the values' basis.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+
+from kvcache.codecs.base import Codec
+from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
+from kvcache.gpu.basis import basis_of
+from kvcache.gpu.families import level_table
+from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
+from kvcache.gpu.segments import SegmentInputs, key_role, value_role
+from kvcache.gpu.shape import TILE, CallShape, ceil_div
+from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
+
+MOST_NEW = 8  # new tokens that the kernels are meant for: each eight rows re-read the tiers
+_THREADGROUPS = 512  # keep any GPU of now busy
+
+_ROTATE = Kernel.load(
+    "rotate",
+    inputs=("queries", "signs", "matrix", "args"),
+    outputs=("rotated",),
+    macros=MACROS,
+)
+_DENSE = Kernel.load(
+    "dense",
+    inputs=(
+        *("queries", "sink_queries", "lowest", "args", "pinned_keys", "pinned_values"),
+        *("hot_keys", "hot_values", "new_keys", "new_values"),
+    ),
+    outputs=("sums", "stats"),
+    macros=MACROS,
+)
+_MERGE = Kernel.load(
+    "merge",
+    inputs=("cold_sums", "cold_stats", "dense_sums", "dense_stats", "signs", "matrix", "args"),
+    outputs=("out",),
+    macros=MACROS,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ColdKernel:
+    kernel: Kernel
+    segments: SegmentInputs
+    levels: mx.array
+
+
+@lru_cache(maxsize=64)
+def _cold_kernel(keys: Codec, values: Codec, dim: int) -> _ColdKernel:
+    """The kernel that reads blocks of these codecs. Raises CacheError where there is none."""
+    inputs = ("queries", "lowest", "levels", "args")
+    outputs = ("sums", "stats")
+    segments = SegmentInputs(
+        roles=(key_role(keys, dim), value_role(values, dim)), others=len(inputs) + len(outputs)
+    )
+    kernel = Kernel.load(
+        "cold",
+        inputs=(*inputs, *segments.names),
+        outputs=outputs,
+        macros=(*MACROS, *segments.macros),
+    )
+    return _ColdKernel(kernel=kernel, segments=segments, levels=level_table(keys, values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partial:
+    """Of each span: sums [B * Hkv, spans, rows, D] and stats [B * Hkv, spans, rows, 2]."""
+
+    sums: mx.array
+    stats: mx.array
+
+    @property
+    def spans(self) -> int:
+        """Spans of tokens, whatever their tier."""
+        return self.sums.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TierDecoder:
+    """Runs the kernels.
+
+    launch: may be another than the device's, for tests.
+    threadgroups: how many a launch should have at least where there is work for them.
+    """
+
+    launch: Launcher = launch_on_device
+    threadgroups: int = _THREADGROUPS
+
+    def attend(
+        self,
+        q: mx.array,
+        q_sink: mx.array,
+        tiers: TierArrays,
+        *,
+        lowest: mx.array,
+        position: int,
+        scale: float,
+    ) -> mx.array:
+        """Attend q [B, Hq, L, D] to the tiers; [B, Hq, L, D] in q's dtype.
+
+        q_sink: the same queries as the pinned tokens see them. Query i is at
+        `position` + i and sees tokens up to its own position: the pinned ones,
+        and every other from position lowest[i] (integers [L]) on. Raises
+        CacheError for codecs that no kernel reads.
+        """
+        shape = CallShape.of(q, tiers.kv_heads)
+        lowest = lowest.astype(mx.int32)
+        call = _Numbers(shape=shape, position=position, scale=scale)
+        dense = self._dense(call, q, q_sink, tiers, lowest)
+        cold = tiers.cold if tiers.cold and tiers.cold.blocks else None
+        coded = self._cold(call, q, cold, lowest) if cold else None
+        values = cold.value_codec if cold else None
+        return self._merge(shape, coded, dense, values, q.dtype).reshape(q.shape)
+
+    def _rotate(self, shape: CallShape, q: mx.array, codec: Codec) -> mx.array:
+        """The queries [B, Hkv, rows, D] in the codec's basis; as they are if it has none."""
+        basis = basis_of(codec, shape.kv_heads, shape.dim)
+        if basis is None:
+            return q
+        numbers = {Argument.ROWS: shape.rows, Argument.KV_HEADS: shape.kv_heads}
+        threads = _threads_per_row(shape)
+        (rotated,) = self.launch(
+            Call(
+                kernel=_ROTATE,
+                inputs=[q, basis.signs, basis.matrix, pack_arguments(numbers)],
+                constants={"D": shape.dim, "QUERY": q.dtype},
+                grid=(threads, shape.heads * shape.rows, 1),
+                threadgroup=(threads, 1, 1),
+                shapes=[(shape.batch, shape.kv_heads, shape.rows, shape.dim)],
+                dtypes=[mx.float32],
+            )
+        )
+        return rotated
+
+    def _cold(self, call: "_Numbers", q: mx.array, cold: ColdBlocks, lowest: mx.array) -> Partial:
+        shape = call.shape
+        made = _cold_kernel(cold.key_codec, cold.value_codec, shape.dim)
+        queries = self._rotate(shape, q, cold.key_codec)
+        spans = shape.spans(cold.blocks, self.threadgroups)
+        position = {Argument.COLD_POSITION: cold.position}
+        constants: dict[str, Constant] = {"M": cold.block, "QUERY": queries.dtype}
+        found = [
+            self._partial(
+                made.kernel,
+                shape,
+                [queries, lowest, made.levels, call.pack(spans, where | position), *parts],
+                constants,
+                spans,
+            )
+            for parts, where in made.segments.launches(cold)
+        ]
+        if len(found) == 1:
+            return found[0]
+        return Partial(
+            sums=mx.concatenate([each.sums for each in found], axis=1),
+            stats=mx.concatenate([each.stats for each in found], axis=1),
+        )
+
+    def _dense(
+        self,
+        call: "_Numbers",
+        q: mx.array,
+        q_sink: mx.array,
+        tiers: TierArrays,
+        lowest: mx.array,
+    ) -> Partial:
+        shape = call.shape
+        none = _no_tokens(shape, tiers, q)
+        nothing = DenseTokens(keys=none, values=none, count=0)
+        pinned, new = tiers.pinned or nothing, tiers.new or nothing
+        hot = tiers.hot or HotRing(keys=none, values=none, start=0, count=0, position=0)
+        pinned_tiles = ceil_div(pinned.count, TILE)
+        pinned_spans = shape.spans(pinned_tiles, self.threadgroups) if pinned_tiles else 0
+        tiles = ceil_div(hot.count + new.count, TILE)
+        spans = pinned_spans + shape.spans(tiles, self.threadgroups)
+        numbers = {
+            Argument.PINNED: pinned.count,
+            Argument.PINNED_ROOM: pinned.keys.shape[2],
+            Argument.PINNED_SPANS: pinned_spans,
+            Argument.HOT: hot.count,
+            Argument.HOT_START: hot.start,
+            Argument.HOT_POSITION: hot.position,
+            Argument.RING: hot.keys.shape[2],
+            Argument.NEW: new.count,
+            Argument.NEW_POSITION: (
+                call.position if tiers.new_position is None else tiers.new_position
+            ),
+        }
+        inputs = [
+            *(q, q_sink, lowest, call.pack(spans, numbers)),
+            *(pinned.keys, pinned.values, hot.keys, hot.values, new.keys, new.values),
+        ]
+        constants: dict[str, Constant] = {"HOT": none.dtype, "QUERY": q.dtype}
+        return self._partial(_DENSE, shape, inputs, constants, spans)
+
+    def _partial(
+        self,
+        kernel: Kernel,
+        shape: CallShape,
+        inputs: Sequence[mx.array],
+        constants: dict[str, Constant],
+        spans: int,
+    ) -> Partial:
+        threads = TILE * shape.simdgroups
+        sizes = {"D": shape.dim, "ROWS": shape.tile_rows, "SIMDGROUPS": shape.simdgroups}
+        sums, stats = self.launch(
+            Call(
+                kernel=kernel,
+                inputs=inputs,
+                constants=constants | sizes,
+                grid=(threads * shape.row_tiles, shape.heads, spans),
+                threadgroup=(threads, 1, 1),
+                shapes=[(shape.heads, spans, shape.rows, last) for last in (shape.dim, 2)],
+                dtypes=[mx.float32, mx.float32],
+            )
+        )
+        return Partial(sums=sums, stats=stats)
+
+    def _merge(
+        self,
+        shape: CallShape,
+        cold: Partial | None,
+        dense: Partial,
+        values: Codec | None,
+        dtype: mx.Dtype,
+    ) -> mx.array:
+        basis = basis_of(values, shape.kv_heads, shape.dim) if values else None
+        coded = cold or dense  # not read where there is no cold span
+        numbers = {
+            Argument.ROWS: shape.rows,
+            Argument.KV_HEADS: shape.kv_heads,
+            Argument.COLD_SPANS: cold.spans if cold else 0,
+            Argument.DENSE_SPANS: dense.spans,
+        }
+        turn = [basis.signs, basis.transposed] if basis else [dense.stats, dense.stats]
+        threads = _threads_per_row(shape)
+        (out,) = self.launch(
+            Call(
+                kernel=_MERGE,
+                inputs=[
+                    *(coded.sums, coded.stats, dense.sums, dense.stats),
+                    *(*turn, pack_arguments(numbers)),
+                ],
+                constants={"D": shape.dim, "ROTATED": basis is not None, "OUT": dtype},
+                grid=(threads, shape.heads * shape.rows, 1),
+                threadgroup=(threads, 1, 1),
+                shapes=[(shape.batch, shape.kv_heads, shape.rows, shape.dim)],
+                dtypes=[dtype],
+            )
+        )
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    """What every launch of a call is told."""
+
+    shape: CallShape
+    position: int
+    scale: float
+
+    def pack(self, spans: int, numbers: dict[Argument, int]) -> mx.array:
+        shared = {
+            Argument.ROWS: self.shape.rows,
+            Argument.QUERIES: self.shape.new,
+            Argument.POSITION: self.position,
+            Argument.HEADS: self.shape.heads,
+            Argument.SPANS: spans,
+            Argument.SCALE: float_bits(self.scale * math.log2(math.e)),
+        }
+        return pack_arguments(shared | numbers)
+
+
+def _no_tokens(shape: CallShape, tiers: TierArrays, q: mx.array) -> mx.array:
+    """Some array [B, Hkv, room, D] in the tokens' dtype, not read, where a tier holds nothing."""
+    dense = next((tier for tier in (tiers.new, tiers.hot, tiers.pinned) if tier), None)
+    if dense:
+        return dense.keys
+    dtype = mx.bfloat16 if q.dtype == mx.bfloat16 else mx.float16
+    return mx.zeros((shape.batch, shape.kv_heads, 1, shape.dim), dtype)
+
+
+def _threads_per_row(shape: CallShape) -> int:
+    return TILE * ceil_div(shape.dim, TILE)

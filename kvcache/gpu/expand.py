@@ -1,0 +1,86 @@
+"""Cold blocks decoded by a kernel into one dense array, some KV heads at a time."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+
+from kvcache.codecs.base import Codec
+from kvcache.gpu.arguments import MACROS, Argument, pack_arguments
+from kvcache.gpu.families import level_table
+from kvcache.gpu.kernel import Call, Kernel, Launcher
+from kvcache.gpu.segments import SegmentInputs, value_role
+from kvcache.gpu.shape import TILE, ceil_div
+from kvcache.gpu.tiers import ColdBlocks
+
+_SIMDGROUPS = 4  # of a threadgroup; each takes a block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """KV heads [first, first + count)."""
+
+    first: int
+    count: int
+
+    @property
+    def slice(self) -> slice:
+        """Of an axis of all KV heads."""
+        return slice(self.first, self.first + self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ExpandKernel:
+    kernel: Kernel
+    segments: SegmentInputs
+    levels: mx.array
+
+
+def expand(
+    launch: Launcher, cold: ColdBlocks, index: int, heads: Heads, dtype: mx.Dtype
+) -> mx.array:
+    """The keys (index 0) or values (1) of the blocks in order, in the codec's basis.
+
+    [B, heads.count, blocks * M, D] of `dtype`. Raises CacheError for a codec
+    that no kernel reads.
+    """
+    codec = (cold.key_codec, cold.value_codec)[index]
+    words = next(iter(cold.segments[0][index].values()))
+    batch, kv_heads = words.shape[1:3]
+    made = _expand_kernel(codec, cold.dim, index)
+    ((parts, where),) = made.segments.launches(cold)
+    numbers = where | {
+        Argument.HEADS: batch * kv_heads,
+        Argument.KV_HEADS: kv_heads,
+        Argument.FIRST_HEAD: heads.first,
+        Argument.HEADS_TAKEN: heads.count,
+    }
+    sizes = {"D": cold.dim, "M": cold.block, "SIMDGROUPS": _SIMDGROUPS}
+    threads = TILE * _SIMDGROUPS
+    (out,) = launch(
+        Call(
+            kernel=made.kernel,
+            inputs=[made.levels, pack_arguments(numbers), *parts],
+            constants={**sizes, "OUT": dtype},
+            grid=(threads * ceil_div(cold.blocks, _SIMDGROUPS), batch * heads.count, 1),
+            threadgroup=(threads, 1, 1),
+            shapes=[(batch, heads.count, cold.blocks * cold.block, cold.dim)],
+            dtypes=[dtype],
+        )
+    )
+    return out
+
+
+@lru_cache(maxsize=64)
+def _expand_kernel(codec: Codec, dim: int, index: int) -> _ExpandKernel:
+    inputs, outputs = ("levels", "args"), ("out",)
+    segments = SegmentInputs(
+        roles=(value_role(codec, dim, index=index),), others=len(inputs) + len(outputs)
+    )
+    kernel = Kernel.load(
+        "expand",
+        inputs=(*inputs, *segments.names),
+        outputs=outputs,
+        macros=(*MACROS, *segments.macros),
+    )
+    return _ExpandKernel(kernel=kernel, segments=segments, levels=level_table(codec))

@@ -1,0 +1,137 @@
+"""One kernel: its text, and the two ways to have MLX compile and run it.
+
+Knows nothing of attention. The text that a kernel is made of lies in `kernels/`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+_FOLDER = Path(__file__).parent / "kernels"
+SHARED_HEADERS = ("packing.h", "codecs.h", "softmax.h", "ring.h")
+
+Constant = int | bool | mx.Dtype
+Size = tuple[int, int, int]
+
+
+class Dialect(Enum):
+    """The language that the shared text is read as, by its header's file name."""
+
+    METAL = "metal.h"
+    CUDA = "cuda.h"
+
+
+@cache
+def text_of(name: str) -> str:
+    """The file `name` of the kernels' folder."""
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel's text: `source` is the inside of the function, `headers` stand before it.
+
+    macros stand before the headers, after the dialect's own.
+    """
+
+    stem: str
+    source: str
+    headers: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macros: tuple[tuple[str, str | int], ...] = ()
+
+    @classmethod
+    def load(
+        cls,
+        stem: str,
+        *,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        macros: tuple[tuple[str, str | int], ...] = (),
+    ) -> "Kernel":
+        """The kernel of the file `stem`.metal, after the headers that all share."""
+        return cls(
+            stem=stem,
+            source=text_of(f"{stem}.metal"),
+            headers="".join(map(text_of, SHARED_HEADERS)),
+            inputs=inputs,
+            outputs=outputs,
+            macros=macros,
+        )
+
+    def header(self, dialect: Dialect) -> str:
+        """All that stands before the function in one dialect."""
+        defines = "".join(f"#define {name} {value}\n" for name, value in self.macros)
+        return text_of(dialect.value) + defines + self.headers
+
+    @cached_property
+    def metal_function(self) -> Any:
+        """As MLX's Metal function; made without Metal too, but not called."""
+        return mx.fast.metal_kernel(**self._arguments(Dialect.METAL))
+
+    @cached_property
+    def device_function(self) -> Any:
+        """As a function of MLX for this machine's GPU."""
+        if mx.metal.is_available():
+            return self.metal_function
+        return mx.fast.cuda_kernel(**self._arguments(Dialect.CUDA))
+
+    def _arguments(self, dialect: Dialect) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "input_names": list(self.inputs),
+            "output_names": list(self.outputs),
+            "source": self.source,
+            "header": self.header(dialect),
+        }
+
+    @cached_property
+    def name(self) -> str:
+        """Unique to the text: MLX on CUDA keeps compiled kernels by name alone."""
+        text = self.source + "".join(self.header(dialect) for dialect in Dialect)
+        return f"ember_{self.stem}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One launch of a kernel. grid counts threads and is a multiple of the threadgroup."""
+
+    kernel: Kernel
+    inputs: Sequence[mx.array]
+    constants: Mapping[str, Constant]
+    grid: Size
+    threadgroup: Size
+    shapes: Sequence[tuple[int, ...]]
+    dtypes: Sequence[mx.Dtype]
+
+    def arguments(self) -> dict[str, Any]:
+        """As the functions that MLX makes of kernels take them."""
+        return {
+            "inputs": list(self.inputs),
+            "template": list(self.constants.items()),
+            "grid": self.grid,
+            "threadgroup": self.threadgroup,
+            "output_shapes": [list(shape) for shape in self.shapes],
+            "output_dtypes": list(self.dtypes),
+        }
+
+
+class Launcher(Protocol):
+    """Whatever runs a call: the device, or an emulation of it."""
+
+    def __call__(self, call: Call) -> list[mx.array]:
+        """The outputs, lazily or not."""
+        ...
+
+
+def launch_on_device(call: Call) -> list[mx.array]:
+    """Run a call on MLX's GPU; each kernel is compiled once for each set of constants."""
+    outputs: list[mx.array] = call.kernel.device_function(**call.arguments())
+    return outputs

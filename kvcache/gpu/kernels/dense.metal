@@ -1,0 +1,94 @@
+// Attention of up to ROWS query rows of one KV head to a span of unencoded tokens: a partial result.
+//
+// The first `pinned_spans` spans share the pinned tokens, at positions from 0, which are seen by
+// `sink_queries`; the others share the recent ones, hot ring and new tokens, seen by `queries`.
+// Grid, template and outputs as in cold.metal; queries and sink_queries [B * Hkv, rows, D].
+const uint lane = thread_index_in_simdgroup;
+const uint simdgroup = simdgroup_index_in_threadgroup;
+const int first_row = int(threadgroup_position_in_grid.x) * ROWS;
+const int head = int(threadgroup_position_in_grid.y);
+const int span = int(threadgroup_position_in_grid.z);
+const int rows = args[ARG_ROWS];
+const int spans = args[ARG_SPANS];
+const int pinned_spans = args[ARG_PINNED_SPANS];
+const float scale = as_type<float>(args[ARG_SCALE]);
+
+threadgroup float scaled[ROWS * D];
+threadgroup float all_weights[SIMDGROUPS * 32 * ROWS];
+threadgroup float tops[SIMDGROUPS * ROWS];
+threadgroup float totals[SIMDGROUPS * ROWS];
+threadgroup float slices[SIMDGROUPS * (32 / (D / RUN)) * D];
+SHARED_POINTER(float) weights = all_weights + simdgroup * uint(32 * ROWS);
+
+const bool pinned = span < pinned_spans;
+for (int i = int(simdgroup * 32u + lane); i < ROWS * D; i += SIMDGROUPS * 32) {
+  const int from = (head * rows + min(first_row + i / D, rows - 1)) * D + i % D;
+  scaled[i] = (pinned ? float(sink_queries[from]) : float(queries[from])) * scale;
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+
+Running<ROWS, D> state;
+state.clear();
+int oldest[ROWS];
+int newest[ROWS];
+UNROLL for (int r = 0; r < ROWS; r++) {
+  const int query = min(first_row + r, rows - 1) % args[ARG_QUERIES];
+  oldest[r] = lowest[query];
+  newest[r] = args[ARG_POSITION] + query;
+}
+const int sub = int(lane) / Running<ROWS, D>::RUNS;
+const int run = int(lane) % Running<ROWS, D>::RUNS;
+const int hot = args[ARG_HOT];
+const int tokens = pinned ? args[ARG_PINNED] : hot + args[ARG_NEW];
+const int shares = pinned ? pinned_spans : spans - pinned_spans;
+const int share = pinned ? span : span - pinned_spans;
+const int tiles = (tokens + 31) / 32;
+const int per_share = (tiles + shares - 1) / shares;
+const int last_tile = min((share + 1) * per_share, tiles);
+
+for (int tile = share * per_share + int(simdgroup); tile < last_tile; tile += SIMDGROUPS) {
+  const int first = tile * 32;
+  const int count = min(32, tokens - first);
+  const int token = first + int(lane);
+  float scores[ROWS];
+  UNROLL for (int r = 0; r < ROWS; r++) scores[r] = 0.0f;
+  if (int(lane) < count) {
+    const device HOT* row =
+        pinned ? pinned_keys + (head * args[ARG_PINNED_ROOM] + token) * D
+        : token < hot
+        ? hot_keys + (head * args[ARG_RING] + (args[ARG_HOT_START] + token) % args[ARG_RING]) * D
+        : new_keys + (head * args[ARG_NEW] + token - hot) * D;
+    UNROLL for (int i = 0; i < D / RUN; i++) {
+      float key[RUN];
+      load_run(row + i * RUN, key);
+      add_scores<ROWS, D>(scaled, key, i, scores);
+    }
+  }
+  const int position = pinned ? token
+      : token < hot           ? args[ARG_HOT_POSITION] + token
+                              : args[ARG_NEW_POSITION] + token - hot;
+  UNROLL for (int r = 0; r < ROWS; r++) {
+    const bool in_window = (pinned || position >= oldest[r]) && position <= newest[r];
+    weights[int(lane) * ROWS + r] =
+        state.weigh(r, scores[r], int(lane) < count && in_window);
+  }
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+  if (sub < Running<ROWS, D>::SUBS) {
+    for (int t = sub; t < count; t += Running<ROWS, D>::SUBS) {
+      const int at = first + t;
+      const device HOT* row =
+          pinned ? pinned_values + (head * args[ARG_PINNED_ROOM] + at) * D
+          : at < hot
+          ? hot_values + (head * args[ARG_RING] + (args[ARG_HOT_START] + at) % args[ARG_RING]) * D
+          : new_values + (head * args[ARG_NEW] + at - hot) * D;
+      float value[RUN];
+      load_run(row + run * RUN, value);
+      state.add(weights + t * ROWS, value);
+    }
+  }
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+}
+
+const int partial = (head * spans + span) * rows + first_row;
+write_partial<ROWS, D, SIMDGROUPS>(state, tops, totals, slices, sums + partial * D,
+    stats + partial * 2, rows - first_row, simdgroup, lane);

@@ -1,0 +1,51 @@
+// Cold blocks of one tensor, decoded but not rotated back: out [B * HEADS_TAKEN, tokens, D].
+//
+// Grid: (blocks * threads / SIMDGROUPS, B * HEADS_TAKEN, 1), one simdgroup for each block. Of the
+// Hkv heads those from FIRST_HEAD are taken.
+const uint lane = thread_index_in_simdgroup;
+const uint simdgroup = simdgroup_index_in_threadgroup;
+const int block = int(threadgroup_position_in_grid.x) * SIMDGROUPS + int(simdgroup);
+const int row = int(threadgroup_position_in_grid.y);
+const int taken = args[ARG_HEADS_TAKEN];
+const int head = row / taken * args[ARG_KV_HEADS] + args[ARG_FIRST_HEAD] + row % taken;
+
+threadgroup float level_table[16];
+threadgroup uint all_staged[SIMDGROUPS * VALUES::STAGED];
+SHARED_POINTER(uint) staged = all_staged + simdgroup * uint(VALUES::STAGED);
+if (simdgroup == 0u && lane < 16u) level_table[lane] = levels[lane];
+threadgroup_barrier(mem_flags::mem_threadgroup);
+
+const int runs = D / RUN;
+const int subs = 32 / runs;
+const int sub = int(lane) / runs;
+const int run = int(lane) % runs;
+
+if (block < args[ARG_BLOCKS]) {
+  const Place place = place_of_block(args, block);
+  const int segment = place.segment;
+  VALUES values = {VALUE_PARTS};
+  values.seek(uint(place.slot * args[ARG_HEADS] + head));
+  float scale[RUN];
+  float offset[RUN];
+  if (VALUES::CHANNELS) values.channel_runs(uint(run), scale, offset);
+
+  for (int first = 0; first < M; first += 32) {
+    const int count = min(32, M - first);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+    values.stage(uint(first), count, staged, lane);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+    if (sub < subs) {
+      for (int t = sub; t < count; t += subs) {
+        float value[RUN];
+        values.value_run(staged, uint(first), t, run, level_table, value);
+        const float factor = values.factor(uint(first + t));
+        const int token = (row * args[ARG_BLOCKS] + block) * M + first + t;
+        UNROLL for (int j = 0; j < RUN; j++) {
+          value[j] *= factor;
+          if (VALUES::CHANNELS) value[j] = value[j] * scale[j] + offset[j];
+          out[token * D + run * RUN + j] = OUT(value[j]);
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,15 @@
+// Where blocks lie: numbers of the ring of slots, from the kernels' arguments.
+
+// A segment of the ring, and a slot of it; segment -1 is none of those that the launch reads.
+struct Place {
+  int segment;
+  int slot;
+};
+
+METAL_FUNC Place place_of_block(const device int* args, int block) {
+  const int slot = (args[ARG_FIRST_SLOT] + block) % args[ARG_SLOTS];
+  if (slot < args[ARG_START_0] || slot >= args[ARG_STOP]) return Place{-1, 0};
+  const int segment = int(slot >= args[ARG_START_1]) + int(slot >= args[ARG_START_2]) +
+      int(slot >= args[ARG_START_3]);
+  return Place{segment, slot - args[ARG_START_0 + segment]};
+}

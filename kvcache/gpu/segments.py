@@ -1,0 +1,115 @@
+"""The cold ring's arrays as kernels take them: every part of every segment is an input.
+
+The text names a part once, in PICK(part), and `segment` chooses among its arrays.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import mlx.core as mx
+
+from kvcache.codecs.base import Codec
+from kvcache.gpu.arguments import Argument
+from kvcache.gpu.families import Family, family_of
+from kvcache.gpu.tiers import ColdBlocks
+
+_STARTS = (Argument.START_0, Argument.START_1, Argument.START_2, Argument.START_3)
+_SEGMENTS = len(_STARTS)  # as many as a ring has
+_MOST_BUFFERS = 31  # that a Metal kernel takes
+_LEAST_SIZE = 8  # MLX puts smaller inputs into constant memory, another kind of pointer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """Keys or values: `name` in the text, `index` in a segment's pair."""
+
+    name: str
+    index: int
+    family: Family
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The parts as the text names them."""
+        return tuple(f"{self.name}_{part}" for part in self.family.parts)
+
+    @property
+    def macros(self) -> tuple[tuple[str, str], ...]:
+        """The family's structure and what to make it of."""
+        parts = ", ".join(f"PICK({name})" for name in self.inputs)
+        return (f"{self.name.upper()}S", self.family.structure), (
+            f"{self.name.upper()}_PARTS",
+            parts,
+        )
+
+
+def key_role(codec: Codec, dim: int) -> Role:
+    """Keys of this codec. Raises CacheError where no kernel reads it."""
+    return Role(name="key", index=0, family=family_of(codec, dim))
+
+
+def value_role(codec: Codec, dim: int, *, index: int = 1) -> Role:
+    """Values of this codec; with index 0 keys that are read the way of values."""
+    return Role(name="value", index=index, family=family_of(codec, dim))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentInputs:
+    """roles: what a kernel reads. others: how many buffers it has besides."""
+
+    roles: tuple[Role, ...]
+    others: int
+
+    @cached_property
+    def segments(self) -> int:
+        """Segments that one launch can read: their parts must fit in a kernel's buffers."""
+        parts = sum(len(role.inputs) for role in self.roles)
+        return min(_SEGMENTS, (_MOST_BUFFERS - self.others) // parts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The inputs' names."""
+        return tuple(
+            f"{name}_{i}"
+            for i in range(self.segments)
+            for role in self.roles
+            for name in role.inputs
+        )
+
+    @property
+    def macros(self) -> tuple[tuple[str, str], ...]:
+        """PICK and the roles' own."""
+        last = self.segments - 1
+        choice = "".join(f"segment == {i} ? name##_{i} : " for i in range(last))
+        pick = ("PICK(name)", f"({choice}name##_{last})")
+        return (pick, *(macro for role in self.roles for macro in role.macros))
+
+    @cached_property
+    def _parts(self) -> tuple[tuple[int, str], ...]:
+        return tuple((role.index, part) for role in self.roles for part in role.family.parts)
+
+    def launches(self, cold: ColdBlocks) -> Iterator[tuple[list[mx.array], dict[Argument, int]]]:
+        """The inputs and numbers of each launch; one, unless there are too many parts."""
+        starts = list(accumulate(cold.sizes, initial=0))
+        for at in range(0, len(cold.segments), self.segments):
+            taken = list(cold.segments[at : at + self.segments])
+            stop = starts[at + len(taken)]
+            first = [*starts[at : at + len(taken)], *[stop] * (_SEGMENTS - len(taken))]
+            taken += taken[:1] * (self.segments - len(taken))  # never read
+            inputs = [_in_device_memory(pair[i][part]) for pair in taken for i, part in self._parts]
+            numbers = {
+                **dict(zip(_STARTS, first, strict=True)),
+                Argument.STOP: stop,
+                Argument.SLOTS: cold.slots,
+                Argument.FIRST_SLOT: cold.first_slot,
+                Argument.BLOCKS: cold.blocks,
+            }
+            yield inputs, numbers
+
+
+def _in_device_memory(part: mx.array) -> mx.array:
+    """The part, with room after it if it is tiny."""
+    if part.size >= _LEAST_SIZE:
+        return part
+    return mx.pad(part.flatten(), (0, _LEAST_SIZE - part.size))

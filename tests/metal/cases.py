@@ -1,0 +1,114 @@
+"""The calls that are tried, in the emulator as on a real GPU; each has a name for a table."""
+
+import mlx.core as mx
+
+from kvcache.codecs import NAMES
+from tests.metal.samples import Case
+
+# What no kernel reads: its residual needs a projection of its own.
+UNREAD = tuple(name for name in NAMES if name.startswith("turbo") and name.endswith("p"))
+# One of each family, and each width of a code at least once.
+PAIRS = (
+    *(("hkivi5", "turbo3u"), ("kvarn4", "kvarn3"), ("q6", "h3"), ("f16", "q8"), ("turbo4", "f16")),
+    *(("kivi2", "hkivi4"), ("turbo2", "kvarn5"), ("h5", "kivi3"), ("q2", "turbo4u")),
+)
+
+CODECS = {
+    name: Case(keys=name, values=name, threadgroups=1, blocks=6)
+    for name in NAMES
+    if name not in UNREAD
+}
+
+SHAPES = {
+    f"D{dim} G{group} L{new}": Case(dim=dim, group=group, new=new, kv_heads=3, seed=dim)
+    for dim in (64, 80, 96, 128)
+    for group, new in ((1, 1), (8, 1), (3, 2), (5, 8))
+} | {
+    "G71": Case(group=71, kv_heads=1),
+    "B3": Case(batch=3, group=2),
+    "D72": Case(dim=72, keys="kivi4", values="kivi3"),
+    "D112": Case(dim=112, keys="hkivi3", values="q6"),
+    "D256": Case(dim=256, group=2, blocks=0),
+    "f32": Case(dtype=mx.float32),
+    "bf16": Case(dtype=mx.bfloat16, query=mx.bfloat16),
+    "f16": Case(query=mx.float16),
+    "bf16 queries": Case(query=mx.bfloat16, dtype=mx.float16),
+}
+
+BLOCKS = {
+    f"M{block} {keys}/{values}": Case(block=block, keys=keys, values=values)
+    for block in (1, 20, 33, 96)
+    for keys, values in (("q5", "h3"), ("hkivi5", "turbo3u"), ("kvarn3", "kivi2"))
+}
+
+BLOCKS["M1 in one slot of one head"] = Case(
+    block=1,
+    kv_heads=1,
+    keys="turbo2",
+    values="q2",
+    segments=(1, 1),
+    slots=2,
+    first_slot=1,
+    blocks=2,
+)
+
+_NEW = 3
+TIERS = {
+    "nothing held": Case(new=_NEW, blocks=0, hot=0, pinned=0, evicted=0),
+    "pinned only": Case(new=_NEW, blocks=0, hot=0),
+    "hot only": Case(new=_NEW, blocks=0, pinned=0),
+    "hot full": Case(new=_NEW, hot=83),
+    "hot full, wrapped by one": Case(new=_NEW, hot=83, hot_start=1),
+    "hot of one, at the end": Case(new=_NEW, hot=1, hot_start=82),
+    "hot grows": Case(new=_NEW, hot=17, hot_start=0, ring=32),
+    "pinned many": Case(new=_NEW, pinned=311),
+    "cold only": Case(new=_NEW, hot=0, pinned=0),
+    "cold of one": Case(new=_NEW, blocks=1),
+    "cold full": Case(new=_NEW, blocks=6),
+    "cold full, not wrapped": Case(new=_NEW, blocks=6, first_slot=0),
+    "cold grows": Case(new=_NEW, blocks=2, first_slot=0, segments=(2,), slots=11),
+    "cold of four segments": Case(new=_NEW, segments=(1, 1, 2, 4), slots=8, first_slot=7, blocks=8),
+    "cold of many spans": Case(
+        new=_NEW, segments=(5, 5, 10, 20), slots=40, first_slot=9, blocks=40
+    ),
+    "many blocks for each": Case(
+        new=_NEW,
+        segments=(5, 5, 10, 20),
+        slots=40,
+        first_slot=9,
+        blocks=40,
+        ring=700,
+        hot=690,
+        pinned=300,
+        threadgroups=5,
+    ),
+    "large scores": Case(new=_NEW, sharpness=50, pinned=70, threadgroups=30),
+    "one span outweighs the rest": Case(new=_NEW, blocks=0, hot=0, pinned=140, sharpness=300),
+    "window moves": Case(new=_NEW, window_step=41),
+    "window past a block": Case(new=_NEW, window_step=70),
+    "window past the cold": Case(new=_NEW, window_step=150),
+    "none new": Case(in_tiers=_NEW),
+    "none new, none hot": Case(in_tiers=_NEW, hot=0),
+    "none new, only pinned": Case(in_tiers=_NEW, hot=0, blocks=0, evicted=0),
+    "none new, only cold": Case(in_tiers=1, hot=0, pinned=0),
+    "two launches": Case(
+        new=_NEW,
+        keys="kvarn4",
+        values="kvarn3",
+        segments=(1, 1, 2, 4),
+        slots=8,
+        first_slot=5,
+        blocks=8,
+    ),
+}
+
+ALL = {
+    f"{kind}: {name}": case
+    for kind, cases in (
+        ("codec", CODECS),
+        ("shape", SHAPES),
+        ("block", BLOCKS),
+        ("tiers", TIERS),
+    )
+    for name, case in cases.items()
+}

@@ -1,0 +1,31 @@
+// Enough of CUDA for clang to compile what cuda.py writes, on the same runtime as the Metal text.
+#pragma once
+#include <cstring>
+
+#include "runtime.h"
+
+#define __global__
+#define __device__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __shared__ SHARED_VARIABLE
+#define threadIdx (metal_thread()->thread_position_in_threadgroup)
+#define blockIdx (metal_thread()->threadgroup_position_in_grid)
+
+typedef half __half;
+typedef bfloat __nv_bfloat16;
+
+inline float2 make_float2(float x, float y) { return float2{x, y}; }
+inline float2 __half22float2(half2 pair) { return float2{float(pair.x), float(pair.y)}; }
+using std::max;
+using std::min;
+
+inline void __syncthreads(PLACE) { metal_wait(1, line, column); }
+inline void __syncwarp(PLACE) { metal_wait(0, line, column); }
+template <class T>
+inline T __shfl_sync(unsigned, T v, int lane, PLACE) {
+  return value_of_lane(v, uint(lane), line, column);
+}
+template <class T>
+inline T __shfl_xor_sync(unsigned, T v, int mask, PLACE) {
+  return value_of_lane(v, metal_lane() ^ uint(mask), line, column);
+}

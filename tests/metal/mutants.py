@@ -1,0 +1,254 @@
+"""Kernels with one mechanical mistake each, to see that the tests' means find it.
+
+A mutant is the shipped text with one operator, constant, reduction or barrier
+changed. It is caught when clang refuses it, when a run faults, or when its result
+differs; first in a plain run, then in other orders and under the sanitizers.
+`python -m tests.metal.mutants [PART/PARTS]` tries all and prints the survivors;
+those known to be harmless stand with their reasons in harmless_mutants.txt.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from kvcache.gpu import TierDecoder, TierPrefill
+from kvcache.gpu.kernel import SHARED_HEADERS, Call, text_of
+from tests.metal.build import Mode, RefusedTextError
+from tests.metal.emulator import Emulator, KernelFaultError, Order
+from tests.metal.samples import Case, Sample, make, tolerance
+
+BODIES = ("cold.metal", "dense.metal", "merge.metal", "rotate.metal", "expand.metal")
+_HARMLESS = Path(__file__).parent / "harmless_mutants.txt"
+
+_RULES: tuple[tuple[str, str], ...] = (
+    *((f" {a} ", f" {b} ") for a, b in ("+-", "-+", "*+", "/*", "%/", "|&", "&|")),
+    *((" < ", " <= "), (" <= ", " < "), (" >= ", " > "), (" == ", " != "), (" != ", " == ")),
+    *((" && ", " || "), (" || ", " && "), (" >> ", " << "), (" << ", " >> ")),
+    *((" += ", " -= "), (" *= ", " += "), ("+= ", "= "), ("min(", "max("), ("max(", "min(")),
+    *(("simd_sum(", "("), ("simd_max(", "("), ("simd_shuffle(", "metal::max("), ("!", "")),
+    *(("threadgroup_barrier(", "simdgroup_barrier("), ("simdgroup_barrier(", "(void)(")),
+    *(("threadgroup_barrier(", "(void)("), ("continue;", ";"), ("0.0f", "1.0f"), ("1.0f", "2.0f")),
+    *(("true", "false"), ("false", "true")),
+)
+_NUMBER = re.compile(r"(?<![\w.])(\d+)(?=u?\b(?!\.))")
+_STRUCTURE = re.compile(r"^struct (\w+)", re.MULTILINE)
+
+_GENERAL = (
+    Case(
+        dim=80,
+        group=2,
+        new=3,
+        block=40,
+        window_step=41,
+        threadgroups=4,
+        segments=(1, 1, 2, 4),
+        slots=8,
+        blocks=8,
+        pinned=70,
+        ring=161,
+        hot=157,
+    ),
+    Case(
+        dim=80,
+        values="turbo2u",
+        group=5,
+        in_tiers=2,
+        batch=2,
+        pinned=170,
+        block=33,
+        threadgroups=1,
+        ring=161,
+        hot_start=150,
+        hot=160,
+    ),
+    Case(in_tiers=5, hot=0, evicted=0, kv_heads=1),
+    Case(new=3, blocks=0, hot=0, pinned=140, sharpness=300),
+    Case(
+        new=2,
+        sharpness=50,
+        pinned=40,
+        segments=(20,),
+        slots=20,
+        first_slot=3,
+        blocks=20,
+        ring=400,
+        hot=390,
+    ),
+    Case(
+        keys="kvarn4", values="kvarn3", dim=128, group=8, segments=(1, 1, 2, 4), slots=8, blocks=8
+    ),
+)
+# Cases in which a codec family is read as keys and as values: once with blocks whose words are a
+# multiple of four, once with others.
+_BY_STRUCTURE = {
+    "TokenAffine": (
+        Case(keys="q5", values="h6", dim=80, block=40, threadgroups=1),
+        Case(keys="q8", values="h6", dim=80, block=33),
+    ),
+    "ChannelAffine": (
+        Case(keys="hkivi5", values="kivi3", dim=80, block=40, threadgroups=1),
+        Case(keys="kivi2", values="kivi5", dim=96, block=33),
+    ),
+    "Levels": (
+        Case(keys="turbo3", values="turbo3u", dim=80, block=40, threadgroups=1),
+        Case(keys="turbo4", values="turbo3", dim=96, block=31),
+    ),
+    "KVarN": (
+        Case(keys="kvarn5", values="kvarn6", dim=80, block=40, threadgroups=1),
+        Case(keys="kvarn8", values="kvarn5", dim=96, block=33),
+    ),
+    "Plain": (Case(keys="f16", values="f16", dim=80, block=40, threadgroups=1),),
+}
+
+_PREFILL = tuple(
+    replace(case, one_query=True)
+    for case in (_GENERAL[0], *_BY_STRUCTURE["KVarN"], *_BY_STRUCTURE["Levels"])
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """A change in a file of `kernels/`: the text at `start` becomes `new`."""
+
+    file: str
+    start: int
+    old: str
+    new: str
+
+    @property
+    def text(self) -> str:
+        """The whole file, changed."""
+        whole = text_of(self.file)
+        return whole[: self.start] + self.new + whole[self.start + len(self.old) :]
+
+    @property
+    def line(self) -> str:
+        """The changed line, with the change marked, as the list of harmless mutants names it."""
+        whole = text_of(self.file)
+        begin = whole.rfind("\n", 0, self.start) + 1
+        end = whole.index("\n", self.start)
+        before, after = whole[begin : self.start], whole[self.start + len(self.old) : end]
+        return f"{self.file}: {before.lstrip()}[{self.old.strip()} -> {self.new.strip()}]{after}"
+
+    def cases(self) -> Sequence[Case]:
+        """What to try it with: the family that it is in, or everything."""
+        if self.file == "expand.metal":
+            return _PREFILL
+        structures = [
+            m[1] for m in _STRUCTURE.finditer(text_of(self.file)) if m.start() < self.start
+        ]
+        if self.file == "codecs.h" and structures:
+            return _BY_STRUCTURE[[each for each in structures if each in _BY_STRUCTURE][-1]]
+        others = [case for cases in _BY_STRUCTURE.values() for case in cases]
+        return (*_GENERAL, *others) if self.file in (*SHARED_HEADERS, "cold.metal") else _GENERAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class MutantLauncher:
+    """Runs calls with the mutant's text in place of the file's."""
+
+    mutant: Mutant
+    emulator: Emulator
+
+    def __call__(self, call: Call) -> list[mx.array]:
+        """The outputs of the changed kernel; a change in a header is tried in one of them."""
+        stem = Path(self.mutant.file).stem
+        if call.kernel.stem != ("cold" if self.mutant.file in SHARED_HEADERS else stem):
+            return self.emulator(call)
+        old = text_of(self.mutant.file)
+        kernel = replace(
+            call.kernel,
+            source=call.kernel.source.replace(old, self.mutant.text),
+            headers=call.kernel.headers.replace(old, self.mutant.text),
+        )
+        return self.emulator(replace(call, kernel=kernel))
+
+
+def mutants() -> list[Mutant]:
+    """All of them, in the order of the text."""
+    found = [each for file in (*BODIES, *SHARED_HEADERS) for each in _mutants_of(file)]
+    return sorted(set(found), key=lambda each: (each.file, each.start, each.new))
+
+
+def _mutants_of(file: str) -> Iterator[Mutant]:
+    offset = 0
+    for line in text_of(file).splitlines(keepends=True):
+        code = line.partition("//")[0]
+        if not code.lstrip().startswith(("#", "template", "const device", "enum")):
+            for old, new in _RULES:
+                for match in re.finditer(re.escape(old), code):
+                    yield Mutant(file=file, start=offset + match.start(), old=old, new=new)
+            # An array one too large harms nothing, one too small does.
+            step = -1 if re.match(r"threadgroup |.*STAGED = ", code) else 1
+            for match in _NUMBER.finditer(code):
+                new = str(int(match[1]) + step)
+                yield Mutant(file=file, start=offset + match.start(), old=match[1], new=new)
+        offset += len(line)
+
+
+def caught(mutant: Mutant) -> str | None:
+    """How a mutant is found out, or None if it survives."""
+    cases = mutant.cases()
+    tries = [(case, Emulator(mode=Mode.APART)) for case in cases]
+    tries += [(cases[0], Emulator(mode=Mode.APART, order=Order.RANDOM, seed=s)) for s in range(3)]
+    tries += [(case, Emulator(mode=Mode.MEMORY, order=Order.BACKWARD)) for case in cases]
+    tries += [(cases[0], Emulator(mode=Mode.RACES, order=Order.RANDOM))]
+    for case, emulator in tries:
+        if how := _found_by(MutantLauncher(mutant=mutant, emulator=emulator), case):
+            return how
+    return None
+
+
+def _found_by(launch: MutantLauncher, case: Case) -> str | None:
+    sample = _sample(case)
+    given = {"lowest": sample.lowest, "position": sample.position, "scale": sample.scale}
+    try:
+        if case.one_query:
+            out = TierPrefill(launch=launch).attend(sample.q, sample.tiers, **given)
+        else:
+            out = TierDecoder(launch=launch, threadgroups=case.threadgroups).attend(
+                sample.q, sample.q_sink, sample.tiers, **given
+            )
+        mx.eval(out)
+    except RefusedTextError:
+        return "refused by the compiler"
+    except KernelFaultError as error:
+        return f"{launch.emulator.mode.name}: {str(error).strip().splitlines()[0][:80]}"
+    close = np.allclose(np.array(out), sample.expected, rtol=0, atol=tolerance(case))
+    return None if close else f"{launch.emulator.mode.name}: wrong result"
+
+
+@cache
+def _sample(case: Case) -> Sample:
+    return make(case)
+
+
+def harmless() -> dict[str, str]:
+    """Reasons by `Mutant.line`."""
+    lines = _HARMLESS.read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("  # ", 1) for line in lines if line and not line.startswith("#")]
+    return {name.strip(): reason for name, reason in pairs}
+
+
+def main() -> int:
+    """Try all mutants, or every PARTS-th from PART; 1 if one survives without a reason."""
+    part, parts = (int(n) for n in (sys.argv[1] if len(sys.argv) > 1 else "0/1").split("/"))
+    known, unknown = harmless(), 0
+    chosen = mutants()[part::parts]
+    for number, mutant in enumerate(chosen):
+        how = caught(mutant)
+        if how is None and mutant.line not in known:
+            unknown += 1
+        print(number, how or f"SURVIVED {known.get(mutant.line, '')}", mutant.line, flush=True)
+    print(f"{len(chosen)} mutants, {unknown} survived without a reason")
+    return int(unknown > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The decode kernels' own text, executed here, against attention over the decoded tiers."""
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvcache import CacheError, codec
+from kvcache.gpu import TierDecoder
+from kvcache.gpu.kernel import Dialect, Launcher
+from kvcache.gpu.shape import CallShape
+from kvcache.gpu.warm_up import warm_up
+from tests.metal.build import Mode, find_compiler
+from tests.metal.cases import BLOCKS, CODECS, PAIRS, SHAPES, TIERS, UNREAD
+from tests.metal.emulator import Emulator, Order
+from tests.metal.generated import generate
+from tests.metal.recording import Recorder, calls_of
+from tests.metal.samples import Case, make, tolerance
+
+pytestmark = pytest.mark.skipif(
+    find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
+)
+
+
+def attend(case: Case, launch: Launcher) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What the kernels give and what they should."""
+    sample = make(case)
+    out = TierDecoder(launch=launch, threadgroups=case.threadgroups).attend(
+        sample.q,
+        sample.q_sink,
+        sample.tiers,
+        lowest=sample.lowest,
+        position=sample.position,
+        scale=sample.scale,
+    )
+    assert out.dtype == case.query
+    return np.array(out.astype(mx.float32), dtype=np.float64), sample.expected
+
+
+def check(case: Case, launch: Launcher) -> None:
+    got, expected = attend(case, launch)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance(case))
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_every_codec_for_keys_and_values(name: str) -> None:
+    check(CODECS[name], Emulator())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape(name: str) -> None:
+    check(SHAPES[name], Emulator())
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_of_any_length(name: str) -> None:
+    check(BLOCKS[name], Emulator())
+
+
+@pytest.mark.parametrize("name", TIERS)
+def test_every_state_of_the_tiers(name: str) -> None:
+    check(TIERS[name], Emulator())
+
+
+@pytest.mark.parametrize("name", ["two launches", "cold of many spans", "window moves"])
+def test_as_cuda(name: str) -> None:
+    check(TIERS[name], Emulator(dialect=Dialect.CUDA))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+def test_codecs_as_cuda(pair: tuple[str, str]) -> None:
+    case = Case(keys=pair[0], values=pair[1], dim=80, block=40, dtype=mx.bfloat16)
+    check(case, Emulator(dialect=Dialect.CUDA, order=Order.BACKWARD))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_state_of_the_tiers(data: st.DataObject) -> None:
+    segments = data.draw(st.sampled_from([(1,), (2, 3), (1, 1, 2), (1, 2, 2, 5)]))
+    slots = sum(segments)
+    ring = data.draw(st.integers(1, 100))
+    check(
+        Case(
+            new=3,
+            segments=segments,
+            slots=slots,
+            first_slot=data.draw(st.integers(0, slots - 1)),
+            blocks=data.draw(st.integers(0, slots)),
+            pinned=data.draw(st.integers(0, 140)),
+            ring=ring,
+            hot_start=data.draw(st.integers(0, ring - 1)),
+            hot=data.draw(st.integers(0, ring)),
+            evicted=data.draw(st.integers(0, 10**6)),
+            window_step=data.draw(st.integers(0, 200)),
+            threadgroups=data.draw(st.sampled_from([1, 6, 512])),
+            seed=data.draw(st.integers(0, 99)),
+        ),
+        Emulator(),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_threads_in_any_order(seed: int) -> None:
+    order = Order.BACKWARD if seed == 0 else Order.RANDOM
+    for case in (TIERS["cold of many spans"], TIERS["pinned many"], TIERS["two launches"]):
+        check(case, Emulator(order=order, seed=seed))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+def test_memory_is_kept_to(pair: tuple[str, str]) -> None:
+    case = Case(keys=pair[0], values=pair[1], dim=80, block=40, batch=2, group=2)
+    check(case, Emulator(mode=Mode.MEMORY))
+
+
+@pytest.mark.parametrize("pair", [("hkivi5", "turbo3u"), ("q4", "kvarn4")], ids="/".join)
+def test_no_races(pair: tuple[str, str]) -> None:
+    case = Case(keys=pair[0], values=pair[1], blocks=5, kv_heads=1, ring=161, hot=161)
+    check(case, Emulator(mode=Mode.RACES, order=Order.RANDOM))
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_codec_without_kernel_is_told(name: str) -> None:
+    with pytest.raises(CacheError, match=f"no GPU kernel reads codec {name}"):
+        attend(Case(keys=name), Emulator())
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        (Case(dim=256, keys="q4", values="q4"), "encoded blocks of up to 128"),
+        (Case(dim=72, keys="q4", values="q4"), "no GPU kernel reads codec q4 of head dimension 72"),
+        (Case(dim=68, blocks=0), "multiples of 8 up to 256"),
+    ],
+    ids=["too wide", "groups of 36", "no multiple of 8"],
+)
+def test_a_head_dimension_without_kernel_is_told(case: Case, told: str) -> None:
+    with pytest.raises(CacheError, match=told):
+        attend(case, Emulator())
+
+
+def test_warm_up_makes_the_kernels_that_decoding_uses() -> None:
+    case = Case(query=mx.float16)
+    warm = Recorder()
+    shape = CallShape(batch=1, kv_heads=2, group=case.group, new=1, dim=case.dim)
+    keys, values = codec(case.keys, seed=3), codec(case.values, seed=3)
+    warm_up(
+        TierDecoder(launch=warm),
+        shape,
+        keys=keys,
+        values=values,
+        block=case.block,
+        dtype=case.dtype,
+    )
+    compiled = {generate(call).text for call in warm.calls}
+    assert {generate(call).text for call in calls_of(case)} == compiled

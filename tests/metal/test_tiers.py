@@ -1,0 +1,68 @@
+"""The two-tier cache on the GPU kernels' text, against a list of tokens under the same rules."""
+
+import mlx.core as mx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvcache.gpu import TierDecoder, TierPrefill
+from kvcache.gpu_tiers import GpuTiers
+from kvcache.ledger import TierSizes
+from tests.kvcache.test_two_tier import Pair, make_plan
+from tests.metal.build import find_compiler
+from tests.metal.emulator import Emulator
+
+pytestmark = pytest.mark.skipif(
+    find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
+)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["append", "attend", "attend", "rewind"]), st.integers(1, 23)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def _on_gpu(sizes: TierSizes, kv: tuple[str, str]) -> Pair:
+    pair = Pair.of(make_plan(sizes, kv))
+    launch = Emulator()
+    pair.cache._tiers = GpuTiers(
+        pair.cache.plan, decoder=TierDecoder(launch=launch), prefill=TierPrefill(launch=launch)
+    )
+    return pair
+
+
+@pytest.mark.parametrize("kv", [("hkivi5", "turbo3u"), ("kvarn4", "q4")])
+@settings(max_examples=12, deadline=None)
+@given(
+    pinned=st.integers(0, 5),
+    hot=st.integers(0, 9),
+    slots=st.integers(0, 9),
+    steps=STEPS,
+)
+def test_any_history_equals_the_naive_cache(
+    kv: tuple[str, str], pinned: int, hot: int, slots: int, steps: list[tuple[str, int]]
+) -> None:
+    pair = _on_gpu(TierSizes(pinned=pinned, hot=hot, block=5, slots=slots), kv)
+    for name, length in steps:
+        getattr(pair, name)(length)
+        pair.check()
+
+
+@pytest.mark.parametrize("length", [1, 8, 9, 40])
+def test_the_kernels_really_attend(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = _on_gpu(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi5", "turbo3u"))
+    pair.append(60)
+
+    def fail(*_: mx.array) -> None:
+        raise AssertionError("attended in plain MLX")
+
+    monkeypatch.setattr("kvcache.device_tiers.attend_view", fail)
+    pair.attend(length)
+
+
+def test_codecs_without_a_kernel_are_attended_in_plain_mlx() -> None:
+    pair = _on_gpu(TierSizes(pinned=3, hot=6, block=5, slots=4), ("turbo3p", "turbo3p"))
+    pair.append(60)
+    pair.attend(3)
+    pair.attend(30)
+    pair.check()
