@@ -245,9 +245,10 @@ def test_readme_is_as_the_results_give_it() -> None:
     assert readme.fill(text, readme.RESULTS) == text
 
 
-@pytest.mark.parametrize("path", sorted(readme.RESULTS.glob("*.json")), ids=lambda path: path.stem)
-def test_checked_in_results_fit_the_schema(path: Path) -> None:
-    jsonschema.validate(document.read(path), schema.make())
+def test_checked_in_results_fit_the_schema() -> None:
+    paths = [readme.RESULTS / f"{name}.json" for name in SECTIONS]
+    for path in (path for path in paths if path.exists()):
+        jsonschema.validate(document.read(path), schema.make())
 
 
 # -- words, tables, progress --
