@@ -39,7 +39,7 @@ MIXES = (
 )
 # A run of neighbouring tokens that the bootstrap keeps together.
 _BOOTSTRAP_BLOCK = 32
-_TOKEN_SECONDS = 0.0032
+_TOKEN_SECONDS = 0.002
 _LOADING_SECONDS = 3.0
 
 

@@ -34,7 +34,7 @@ _SETTINGS = {
 _PACE = {
     EngineName.EMBER: (2.0, 500.0, 0.015),
     EngineName.LLAMA_CPP: (2.0, 220.0, 0.017),
-    EngineName.MLX_LM: (3.0, 9.0, 0.14),
+    EngineName.MLX_LM: (3.0, 11.0, 0.12),
 }
 
 RowsOf = Callable[[Case, Sequence[Measurement]], "list[SpeedRow]"]
