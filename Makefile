@@ -30,8 +30,10 @@ check: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
+# The project's own results, about half an hour, and README's tables from them.
 bench: $(VENV)/.run
-	$(PY) -m app bench
+	$(PY) -m app bench --out assets/results
+	$(PY) -m app.bench.readme
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

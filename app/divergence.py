@@ -51,6 +51,40 @@ class Divergence:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A stretch of positions that were fed, as a model under some cache sees them.
+
+    log_probabilities: [L, vocabulary] of the token after each position.
+    targets: [L], the tokens that really follow.
+    """
+
+    log_probabilities: Logits
+    targets: npt.NDArray[np.int64]
+
+
+def read(
+    model: Model,
+    cache: Sequence[TwoTierKVCache],
+    ids: Sequence[int],
+    *,
+    chunk: int,
+    skip: int = 0,
+) -> Iterator[Reading]:
+    """Feed `ids` through a cache; yields the scored positions of each chunk as they come.
+
+    chunk: tokens at a time. skip: first positions that are fed but not scored.
+    The last id is only a target.
+    """
+    for start in range(0, len(ids) - 1, chunk):
+        stop = min(start + chunk, len(ids) - 1)
+        found = _log_probabilities(model, cache, mx.array([ids[start:stop]]))
+        first = max(0, skip - start)
+        if first < stop - start:
+            targets = np.array(ids[start + 1 + first : stop + 1])
+            yield Reading(log_probabilities=found[first:], targets=targets)
+
+
 def diverge(
     model: Model,
     cache: Sequence[TwoTierKVCache],
@@ -60,18 +94,23 @@ def diverge(
     chunk: int,
     skip: int = 0,
 ) -> Iterator[Divergence]:
-    """Feed `ids` through both caches; yields the positions of each chunk as they come.
+    """`read` through both caches, and `compare`."""
+    readings = (read(model, one, ids, chunk=chunk, skip=skip) for one in (cache, reference))
+    for ours, theirs in zip(*readings, strict=True):
+        yield compare(ours, theirs)
 
-    chunk: tokens at a time. skip: first positions that are fed but not scored.
-    The last id is only a target.
-    """
-    for start in range(0, len(ids) - 1, chunk):
-        stop = min(start + chunk, len(ids) - 1)
-        fed, targets = mx.array([ids[start:stop]]), np.array(ids[start + 1 : stop + 1])
-        ours, theirs = (_log_probabilities(model, caches, fed) for caches in (cache, reference))
-        first = max(0, skip - start)
-        if first < stop - start:
-            yield _compare(ours[first:], theirs[first:], targets[first:])
+
+def compare(ours: Reading, reference: Reading) -> Divergence:
+    """How far one reading is from another of the same positions."""
+    mine, theirs = ours.log_probabilities, reference.log_probabilities
+    rows = np.arange(len(ours.targets))
+    kl = np.einsum("ij,ij->i", np.exp(theirs), theirs - mine, dtype=np.float64)
+    return Divergence(
+        nll=-mine[rows, ours.targets].astype(np.float64),
+        reference_nll=-theirs[rows, ours.targets].astype(np.float64),
+        kl=kl,
+        agrees=mine.argmax(axis=-1) == theirs.argmax(axis=-1),
+    )
 
 
 def join(parts: Sequence[Divergence]) -> Divergence:
@@ -91,18 +130,3 @@ def _log_probabilities(model: Model, caches: Sequence[TwoTierKVCache], ids: mx.a
     below: Logits = logits - logits.max(axis=-1, keepdims=True)
     below -= np.log(np.exp(below).sum(axis=-1, keepdims=True, dtype=np.float64))
     return below
-
-
-def _compare(
-    ours: Logits,
-    theirs: Logits,
-    targets: npt.NDArray[np.int64],
-) -> Divergence:
-    rows = np.arange(len(targets))
-    kl = np.einsum("ij,ij->i", np.exp(theirs), theirs - ours, dtype=np.float64)
-    return Divergence(
-        nll=-ours[rows, targets].astype(np.float64),
-        reference_nll=-theirs[rows, targets].astype(np.float64),
-        kl=kl,
-        agrees=ours.argmax(axis=-1) == theirs.argmax(axis=-1),
-    )

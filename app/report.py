@@ -1,10 +1,9 @@
 """What a run tells about itself: the JSON object and the one-line summary."""
 
-import resource
-import sys
 from typing import Any
 
 from app.engine import Engine
+from app.rss import peak_rss
 from app.transcript import Completion
 
 
@@ -44,9 +43,3 @@ def summary(completion: Completion, engine: Engine) -> str:
         f"first token {completion.ttft_s:.2f} s · "
         f"window {stats.held}/{engine.plan.max_tokens}, {stats.held_bytes / 2**20:.1f} MiB"
     )
-
-
-def peak_rss() -> int:
-    """The most memory this process has had resident, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

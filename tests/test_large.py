@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 IDS = [1, 300, 31999, 2047, 5]
 _MEASURE_LOAD = """
 import json, sys, time
-from app.report import peak_rss
+from app.rss import peak_rss
 from models import load
 began = time.perf_counter()
 loaded = load(sys.argv[1])

@@ -5,9 +5,13 @@ from enum import Enum
 
 # Tokens in the order of a multiplicative walk: no engine can win by repetition.
 _STRIDE = 7919
+_ROW_STRIDE = 101
 
 # Prompt tokens that an engine reads before the clock runs.
 WARM_UP = 64
+
+# The `kv` of a case without a cache: everything is computed anew for each token.
+NO_CACHE = "none"
 
 
 class EngineName(Enum):
@@ -22,9 +26,11 @@ class EngineName(Enum):
 class Case:
     """One engine at one depth.
 
+    kv: ember's codecs or NO_CACHE, llama.cpp's type, or mlx-lm's cache class.
     depth: tokens in the cache before anything is timed.
     pp, tg: prompt tokens to read, then tokens to generate, both timed.
     threads: 0 leaves the engine its default.
+    batch: rows computed together, each with tokens of its own.
     """
 
     engine: EngineName
@@ -35,15 +41,21 @@ class Case:
     depth: int
     pp: int
     tg: int
+    batch: int = 1
 
     @property
     def window(self) -> int:
         """Tokens that the cache must hold."""
         return self.depth + self.pp + self.tg + 1
 
-    def tokens(self, start: int, count: int, vocabulary: int) -> list[int]:
-        """`count` made-up prompt tokens from position `start` on."""
-        return [(i * _STRIDE + 11) % vocabulary for i in range(start, start + count)]
+    def tokens(self, start: int, count: int, vocabulary: int, *, row: int = 0) -> list[int]:
+        """`count` made-up prompt tokens of a row from position `start` on."""
+        first = start + row * _ROW_STRIDE
+        return [(i * _STRIDE + 11) % vocabulary for i in range(first, first + count)]
+
+    def rows(self, start: int, count: int, vocabulary: int) -> list[list[int]]:
+        """The same for all rows."""
+        return [self.tokens(start, count, vocabulary, row=row) for row in range(self.batch)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,29 +1,30 @@
-"""Times llama.cpp through llama-cpp-python, at its best settings: flash attention, batch 512."""
+"""Times llama.cpp through llama-cpp-python, at its best settings: flash attention, batch 512.
 
+Nothing of MLX is imported, so that the memory is llama.cpp's alone.
+"""
+
+from collections.abc import Mapping
+
+import llama_cpp
 import numpy as np
 
 from app.bench.case import WARM_UP, Case, Measurement
 from app.bench.timing import time_case
-from app.report import peak_rss
-from kvcache import EmberError
-from models.source import locate
+from app.rss import peak_rss
 
 _BATCH = 512
+_BITS = {"f16": 16.0, "q8_0": 8.5, "q4_0": 4.5}
 
 
 def measure(case: Case) -> Measurement:
     """Fill the cache to the case's depth, then read and generate."""
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise EmberError("llama-cpp-python is not installed: pip install it for --peers") from error
     types = {
         "f16": llama_cpp.GGML_TYPE_F16,
         "q8_0": llama_cpp.GGML_TYPE_Q8_0,
         "q4_0": llama_cpp.GGML_TYPE_Q4_0,
     }
     llama = llama_cpp.Llama(
-        str(locate(case.model)),
+        case.model,
         n_ctx=case.window,
         n_batch=_BATCH,
         n_ubatch=_BATCH,
@@ -55,18 +56,18 @@ def measure(case: Case) -> Measurement:
         threads=llama.n_threads,
         pp_s=pp_s,
         token_s=token_s,
-        kv_bytes=_kv_bytes(case),
+        kv_bytes=kv_bytes(llama.metadata, case),
         peak_rss_bytes=peak_rss(),
     )
 
 
-def _kv_bytes(case: Case) -> int:
+def kv_bytes(metadata: Mapping[str, str], case: Case) -> int:
     """Bytes of the tokens held, from the file's dimensions and the type's bits."""
-    from models.config import LlamaConfig
-    from models.gguf_file import GGUFFile
 
-    bits = {"f16": 16.0, "q8_0": 8.5, "q4_0": 4.5}[case.kv]
-    with GGUFFile(locate(case.model)) as file:
-        shape = LlamaConfig.from_metadata(file.metadata).shape
-    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * bits / 8
-    return int(per_token * (case.depth + case.pp + case.tg))
+    def number(name: str, default: int = 0) -> int:
+        return int(metadata.get(f"llama.{name}", default))
+
+    heads = number("attention.head_count")
+    dim = number("attention.key_length", number("embedding_length") // heads)
+    elements = 2 * number("block_count") * number("attention.head_count_kv", heads) * dim
+    return int(elements * _BITS[case.kv] / 8 * (case.depth + case.pp + case.tg))

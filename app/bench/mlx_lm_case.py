@@ -1,54 +1,83 @@
 """Times mlx-lm's own Llama and cache, given the very weights that ember loads."""
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from app.bench.case import Case, Measurement
 from app.bench.timing import time_case
-from app.report import peak_rss
+from app.rss import peak_rss
+from kvcache import EmberError
 from models import load
 from models.layers import QuantizedLinear
 from models.llama import Model
 from models.ops import Projection
 
 _STEP = 512
+_GROUP = 64  # of QuantizedKVCache, its default
+_SMALLEST_RING = 128
 
 
 def measure(case: Case) -> Measurement:
     """Fill the cache to the case's depth, then read and generate."""
-    from mlx_lm.models.cache import make_prompt_cache
-
     ours = load(case.model).model
     model = _as_mlx_lm(ours)
-    cache = make_prompt_cache(model)
+    cache = [_cache(case) for _ in ours.layers]
 
-    logits = mx.zeros((1, ours.vocabulary))
+    logits = mx.zeros((case.batch, ours.vocabulary))
 
     def read(start: int, count: int) -> None:
         nonlocal logits
-        ids = case.tokens(start, count, ours.vocabulary)
+        ids = mx.array(case.rows(start, count, ours.vocabulary))
         for at in range(0, count, _STEP):
-            logits = model(mx.array([ids[at : at + _STEP]]), cache)[:, -1]
+            logits = model(ids[:, at : at + _STEP], cache)[:, -1]
             mx.eval([layer.state for layer in cache])
         mx.eval(logits)
 
     def advance() -> None:
         nonlocal logits
-        token = mx.argmax(logits, axis=-1)  # [1]
-        logits = model(token[None], cache)[:, -1]
+        token = mx.argmax(logits, axis=-1)  # [B]
+        logits = model(token[:, None], cache)[:, -1]
         mx.eval(logits)
 
     pp_s, token_s = time_case(case, read, advance)
-    held = sum(2 * layer.keys[:, :, : layer.offset].nbytes for layer in cache)
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     return Measurement(
         backend="gpu" if on_gpu else "mlx-cpu",
         threads=0,
         pp_s=pp_s,
         token_s=token_s,
-        kv_bytes=held,
+        kv_bytes=sum(_held_bytes(layer) for layer in cache),
         peak_rss_bytes=peak_rss(),
     )
+
+
+def rotating_size(case: Case) -> int:
+    """Tokens that a RotatingKVCache holds: half of the prompt, so that it does rotate."""
+    return max(_SMALLEST_RING, (case.depth + case.pp) // 2)
+
+
+def _cache(case: Case) -> Any:
+    """mlx-lm's own cache of one layer, by its class's name."""
+    from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
+
+    match case.kv.split():
+        case ["KVCache"]:
+            return KVCache()
+        case ["QuantizedKVCache", bits]:
+            return QuantizedKVCache(group_size=_GROUP, bits=int(bits))
+        case ["RotatingKVCache"]:
+            return RotatingKVCache(max_size=rotating_size(case), keep=4)
+        case _:
+            raise EmberError(f"got {case.kv!r}, expected one of mlx-lm's cache classes")
+
+
+def _held_bytes(cache: Any) -> int:
+    """Of the tokens held, without the room that the cache keeps for more."""
+    keys, values = cache.keys, cache.values
+    parts = [*keys, *values] if isinstance(keys, tuple) else [keys, values]
+    return sum(part[..., : cache.offset, :].nbytes for part in parts)
 
 
 def _as_mlx_lm(ours: Model) -> nn.Module:

@@ -8,39 +8,48 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from statistics import median, stdev
-from typing import Any
+from pathlib import Path
+from statistics import median
 
-from app.bench.case import Case, EngineName, Measurement
+from app.bench.case import NO_CACHE, Case, EngineName, Measurement
+from app.bench.environment import physical_cores
+from app.bench.meter import Meter
+from app.bench.settings import SpeedSettings
+from app.bench.spread import Spread
+from app.console import note
 from kvcache.errors import EmberError
 
-SCHEMA = 1
-_PEER_KV = ("f16", "q8_0", "q4_0")
-OnCase = Callable[[Case, int], None]
+SHORT_PROMPT = 16
+SHORT_LENGTHS = (10, 50, 100)
+_LLAMA_CPP_KV = ("f16", "q8_0", "q4_0")
+_MLX_LM_KV = ("KVCache", "QuantizedKVCache 8", "QuantizedKVCache 4", "RotatingKVCache")
+_SETTINGS = {
+    EngineName.EMBER: "defaults",
+    EngineName.LLAMA_CPP: "flash attention, n_batch 512, n_ubatch 512",
+    EngineName.MLX_LM: "prefill step 512, group 64",
+}
+# Expected: seconds to start, prompt tokens a second, seconds a token.
+_PACE = {
+    EngineName.EMBER: (2.0, 500.0, 0.015),
+    EngineName.LLAMA_CPP: (2.0, 220.0, 0.017),
+    EngineName.MLX_LM: (3.0, 11.0, 0.12),
+}
+
+RowsOf = Callable[[Case, Sequence[Measurement]], "list[SpeedRow]"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedConfig:
-    """What to measure; see `Case` for the fields' meaning."""
-
-    model: str
-    kv: tuple[str, ...]
-    backend: str
-    threads: int
-    depths: tuple[int, ...]
-    pp: int
-    tg: int
-    reps: int
-    peers: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class SpeedRow:
     """One line of the table: one test of one engine at one depth. tps is the median.
 
-    p99_over_median: of the time per generated token, 0.0 for prompts.
+    test: pp512 reads a prompt, tg64 generates, gen10 both with a short prompt.
+    tps counts the tokens of all rows of a batch.
+    p99_over_median: of the time per generated token, 0.0 for other tests.
+    seconds: of the whole test, the median.
+    kv_token_bytes: bytes held for each token held.
+    settings: of the engine, beside what the other fields say.
     """
 
     engine: str
@@ -50,61 +59,112 @@ class Row:
     threads: int
     test: str
     depth: int
+    batch: int
     tps: float
+    tps_mean: float
     tps_sd: float
+    seconds: float
     ttft_s: float
     kv_bytes: int
+    kv_token_bytes: float
     peak_rss_bytes: int
     p99_over_median: float
+    reps: int
+    settings: str
 
 
-def cases(config: SpeedConfig, depth: int) -> list[Case]:
-    """The cases of one depth, ember's first."""
-    kinds = [(EngineName.EMBER, kv, config.backend) for kv in config.kv]
-    if config.peers:
-        kinds += [(EngineName.LLAMA_CPP, kv, "auto") for kv in _PEER_KV]
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Cases that take turns, and how their measurements become rows."""
+
+    cases: tuple[Case, ...]
+    rows: RowsOf
+
+
+def groups(settings: SpeedSettings) -> list[Group]:
+    """All cases, those of one depth and batch together."""
+    found = [
+        Group(cases=tuple(cases(settings, depth, batch)), rows=rows_of)
+        for batch in settings.batch
+        for depth in (settings.depths if batch == 1 else settings.depths[:1])
+    ]
+    if settings.short:
+        found.append(Group(cases=tuple(short_cases(settings)), rows=short_rows_of))
+    return found
+
+
+def cases(settings: SpeedSettings, depth: int, batch: int = 1) -> list[Case]:
+    """The cases of one depth, ember's first; peers compute one row at a time."""
+    kinds = [(EngineName.EMBER, kv) for kv in settings.kv]
+    if settings.peers and batch == 1:
+        kinds += [(EngineName.LLAMA_CPP, kv) for kv in _LLAMA_CPP_KV]
         # mlx-lm fills deep caches on a CPU at a few tokens a second: only the start.
         if depth == 0:
-            kinds.append((EngineName.MLX_LM, "f32", "auto"))
+            kinds += [(EngineName.MLX_LM, kv) for kv in _MLX_LM_KV]
     return [
-        Case(
-            engine=engine,
-            model=config.model,
-            kv=kv,
-            backend=backend,
-            threads=config.threads,
-            depth=depth,
-            pp=config.pp,
-            tg=config.tg,
-        )
-        for engine, kv, backend in kinds
+        _case(settings, *kind, depth=depth, pp=settings.pp, tg=settings.tg, batch=batch)
+        for kind in kinds
     ]
 
 
-def run(config: SpeedConfig, on_case: OnCase) -> list[Row]:
-    """Measure everything; `on_case` is told each case and repetition before it runs.
+def short_cases(settings: SpeedSettings) -> list[Case]:
+    """What others publish: a short prompt and up to 100 tokens, with and without a cache."""
+    kinds = [(EngineName.EMBER, kv) for kv in (NO_CACHE, "f16", settings.kv[0])]
+    if settings.peers:
+        kinds += [(EngineName.LLAMA_CPP, "f16"), (EngineName.MLX_LM, "KVCache")]
+    longest = SHORT_LENGTHS[-1]
+    return [
+        _case(settings, *kind, depth=0, pp=SHORT_PROMPT, tg=longest, batch=1)
+        for kind in dict.fromkeys(kinds)
+    ]
+
+
+def expected_seconds(settings: SpeedSettings) -> float:
+    """Of the whole section."""
+    return sum(
+        _case_seconds(case) * _reps(settings, case)
+        for group in groups(settings)
+        for case in group.cases
+    )
+
+
+def run(settings: SpeedSettings, meter: Meter) -> Iterator[SpeedRow]:
+    """Rows of each group as it ends; an interrupt leaves those of finished repetitions.
 
     A peer that cannot run is left out, with a line on stderr; raises EmberError
     where ember itself cannot.
     """
-    rows: list[Row] = []
-    for depth in config.depths:
-        found: dict[Case, list[Measurement]] = {case: [] for case in cases(config, depth)}
-        for rep in range(config.reps):
-            for case in list(found):
-                on_case(case, rep)
+    for group in groups(settings):
+        found: dict[Case, list[Measurement]] = {case: [] for case in group.cases}
+        try:
+            _measure_in_turns(settings, found, meter)
+        except KeyboardInterrupt:
+            yield from _rows(group, found)
+            raise
+        yield from _rows(group, found)
+
+
+def _measure_in_turns(
+    settings: SpeedSettings, found: dict[Case, list[Measurement]], meter: Meter
+) -> None:
+    for rep in range(settings.reps):
+        for case in [case for case in found if rep < _reps(settings, case)]:
+            label = f"speed: {case.engine.value} {case.kv} at depth {case.depth}"
+            batch = f", batch {case.batch}" if case.batch > 1 else ""
+            with meter.step(f"{label}{batch}, run {rep + 1}", _case_seconds(case)):
                 try:
                     found[case].append(measure(case))
                 except EmberError as error:
                     if case.engine is EngineName.EMBER:
                         raise
-                    print(
-                        f"ember: {case.engine.value} {case.kv} left out: {error}", file=sys.stderr
-                    )
+                    note(f"{case.engine.value} {case.kv} left out: {error}")
                     del found[case]
-        for case, measurements in found.items():
-            rows += rows_of(case, measurements)
-    return rows
+
+
+def _rows(group: Group, found: dict[Case, list[Measurement]]) -> Iterator[SpeedRow]:
+    for case, measurements in found.items():
+        if measurements:
+            yield from group.rows(case, measurements)
 
 
 def measure(case: Case) -> Measurement:
@@ -122,35 +182,101 @@ def measure(case: Case) -> Measurement:
     return Measurement(**found | {"token_s": tuple(found["token_s"])})
 
 
-def rows_of(case: Case, measurements: Sequence[Measurement]) -> list[Row]:
+def rows_of(case: Case, measurements: Sequence[Measurement]) -> list[SpeedRow]:
     """The prompt row and the generation row of a case's repetitions."""
     token_s = sorted(seconds for one in measurements for seconds in one.token_s)
-    reading = [case.pp / one.pp_s for one in measurements]
-    writing = [len(one.token_s) / sum(one.token_s) for one in measurements]
-    tests = [
-        (f"pp{case.pp}", reading, 0.0),
-        (f"tg{case.tg}", writing, token_s[int(len(token_s) * 0.99)] / median(token_s)),
-    ]
+    tail = token_s[int(len(token_s) * 0.99)] / median(token_s)
+    reading = [one.pp_s for one in measurements]
+    writing = [sum(one.token_s) for one in measurements]
     return [
-        Row(
-            engine=case.engine.value,
-            model=case.model,
-            kv=case.kv,
-            backend=measurements[0].backend,
-            threads=measurements[0].threads,
-            test=test,
-            depth=case.depth,
-            tps=median(speeds),
-            tps_sd=stdev(speeds) if len(speeds) > 1 else 0.0,
-            ttft_s=median(one.pp_s + one.token_s[0] for one in measurements),
-            kv_bytes=max(one.kv_bytes for one in measurements),
-            peak_rss_bytes=max(one.peak_rss_bytes for one in measurements),
-            p99_over_median=tail,
-        )
-        for test, speeds, tail in tests
+        _row(case, measurements, f"pp{case.pp}", case.pp, reading),
+        _row(case, measurements, f"tg{case.tg}", case.tg, writing, tail=tail),
     ]
 
 
-def as_json(rows: Sequence[Row], environment: dict[str, Any]) -> dict[str, Any]:
-    """The JSON contract of every bench section."""
-    return {"schema": SCHEMA, "env": environment, "rows": [asdict(row) for row in rows]}
+def short_rows_of(case: Case, measurements: Sequence[Measurement]) -> list[SpeedRow]:
+    """A row for each short length: prompt and tokens together, tokens counted alone."""
+    return [
+        _row(
+            case,
+            measurements,
+            f"gen{length}",
+            length,
+            [one.pp_s + sum(one.token_s[:length]) for one in measurements],
+        )
+        for length in SHORT_LENGTHS
+    ]
+
+
+def _row(
+    case: Case,
+    measurements: Sequence[Measurement],
+    test: str,
+    tokens: int,
+    seconds: Sequence[float],
+    *,
+    tail: float = 0.0,
+) -> SpeedRow:
+    speed = Spread.of([case.batch * tokens / each for each in seconds])
+    kv_bytes = max(one.kv_bytes for one in measurements)
+    return SpeedRow(
+        engine=case.engine.value,
+        model=Path(case.model).stem,
+        kv=case.kv,
+        backend=measurements[0].backend,
+        threads=measurements[0].threads,
+        test=test,
+        depth=case.depth,
+        batch=case.batch,
+        tps=speed.median,
+        tps_mean=speed.mean,
+        tps_sd=speed.sd,
+        seconds=median(seconds),
+        ttft_s=median(one.pp_s + one.token_s[0] for one in measurements),
+        kv_bytes=kv_bytes,
+        kv_token_bytes=kv_bytes / (case.batch * (case.depth + case.pp + case.tg)),
+        peak_rss_bytes=max(one.peak_rss_bytes for one in measurements),
+        p99_over_median=tail,
+        reps=len(measurements),
+        settings=_SETTINGS[case.engine],
+    )
+
+
+def _case(
+    settings: SpeedSettings,
+    engine: EngineName,
+    kv: str,
+    *,
+    depth: int,
+    pp: int,
+    tg: int,
+    batch: int,
+) -> Case:
+    threads = settings.threads
+    if engine is EngineName.LLAMA_CPP and not threads:
+        # The binding's own default is half of the processors, which is too few of two cores.
+        threads = physical_cores()
+    return Case(
+        engine=engine,
+        model=settings.model,
+        kv=kv,
+        backend=settings.backend if engine is EngineName.EMBER else "auto",
+        threads=threads,
+        depth=depth,
+        pp=pp,
+        tg=tg,
+        batch=batch,
+    )
+
+
+def _reps(settings: SpeedSettings, case: Case) -> int:
+    """mlx-lm takes a minute a run on a CPU, and its speed hardly varies: once."""
+    return 1 if case.engine is EngineName.MLX_LM else settings.reps
+
+
+def _case_seconds(case: Case) -> float:
+    """Expected, of one run."""
+    start, reading, writing = _PACE[case.engine]
+    read = case.depth + case.pp
+    anew = case.tg * (case.pp + case.tg / 2) if case.kv == NO_CACHE else 0
+    return start + case.batch * (read + anew) / reading + case.tg * writing

@@ -1,103 +1,164 @@
-"""Measure speed on this machine, with --peers beside llama.cpp and mlx-lm."""
+"""Measure speed, attention, quality, memory and the claims about KV caches, on this machine."""
 
 import argparse
-import json
-import sys
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from app import options
+from app.bench.settings import Settings
 
-if TYPE_CHECKING:
-    from app.bench.case import Case
-    from app.bench.speed import Row
+_SUMMARIES = {
+    "speed": "prompts and generation, with peers beside ember",
+    "attention": "one attention step, kernel by kernel, against the memory's bandwidth",
+    "quality": "what each codec changes in the model's answers",
+    "memory": "bytes of caches by formula and filled, and what fits",
+    "claim": "is a KV cache 10 to 100 times faster?",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add this command's flags."""
-    parser.add_argument("section", nargs="?", choices=["speed"], default="speed")
-    parser.add_argument("-m", "--model", default=options.DEFAULT_MODEL, metavar="MODEL")
+    """Add this command's sections and flags."""
+    parser.set_defaults(section=None)
+    _add_common(parser)
+    sections = parser.add_subparsers(metavar="[SECTION]", description="without one, all are run")
+    for name, summary in _SUMMARIES.items():
+        section = sections.add_parser(name, help=summary, description=summary)
+        section.set_defaults(section=name)
+        _add_common(section)
+        _FLAGS[name](section)
+    compare = sections.add_parser(
+        "compare", help="what changed between two results", description="what changed"
+    )
+    compare.set_defaults(section="compare")
+    compare.add_argument("before", type=Path, metavar="A.json")
+    compare.add_argument("after", type=Path, metavar="B.json")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one section or all; tables on stdout, or JSON; progress on stderr."""
+    if args.section == "compare":
+        from app.bench.compare import show
+
+        return show(args.before, args.after)
+    if threads := _given(args, "threads"):
+        os.environ["EMBER_THREADS"] = str(threads)
+    from app.bench.report import measure
+    from app.bench.sections import SECTIONS
+    from app.session import fetch_with_bar
+
+    model = str(fetch_with_bar(_given(args, "model") or options.DEFAULT_MODEL))
+    common = Settings(model=model, backend=_given(args, "backend") or "auto", threads=threads or 0)
+    jobs = [
+        (SECTIONS[name], _settings(SECTIONS[name].settings, common, args))
+        for name in ([args.section] if args.section else SECTIONS)
+    ]
+    return measure(jobs, out=_given(args, "out"), as_json=bool(_given(args, "json")))
+
+
+def _settings(kind: type[Settings], common: Settings, args: argparse.Namespace) -> Settings:
+    """The section's own settings, with those that flags give."""
+    base = kind(**vars(common)) if args.section else kind.whole(common)
+    if _given(args, "quick"):
+        base = kind.quick(common)
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(args).items()
+        if name in vars(base) and name not in vars(common)
+    }
+    return replace(base, **given)
+
+
+def _given(args: argparse.Namespace, name: str) -> Any:
+    """A flag's value, or None: flags that were not given leave no trace."""
+    return getattr(args, name, None)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    add("-m", "--model", metavar="MODEL", help="as for run (default: smollm2)")
+    add("--backend", choices=["auto", "reference", "cpu", "gpu"], help="default: auto")
+    add("--threads", type=options.whole(1), metavar="N", help="default: physical cores")
+    add("--quick", action="store_true", help="a look in two minutes, all sections together")
+    add("--json", action="store_true", help="print one JSON object")
+    add("--out", type=Path, metavar="DIR", help="write JSON, Markdown and SVG charts there")
+
+
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    _add_kv(parser, "codecs of ember's cold tier")
+    add("--pp", type=options.whole(1), metavar="N", help="prompt tokens to read (default: 512)")
+    add("--tg", type=options.whole(1), metavar="N", help="tokens to generate (default: 64)")
+    add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048)")
+    add("--reps", type=options.whole(1), metavar="N", help="runs of each case (default: 3)")
+    add("--batch", type=_list(1), metavar="N,N", help="rows computed together (default: 1)")
+    add("--short", action="store_true", help="10, 50, 100 tokens too, with and without a cache")
+    add("--peers", action="store_true", help="measure llama.cpp and mlx-lm too")
+
+
+def _add_attention(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    _add_kv(parser, "codecs of the cold tier")
+    add("--contexts", type=_list(1), metavar="N,N", help="tokens held (default: 512,2048,8192)")
+    add("--reps", type=options.whole(1), metavar="N", help="timed steps (default: 15)")
+
+
+def _add_quality(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    _add_kv(parser, "pairs to measure (default: every codec, alone and together)")
+    add("--hot", type=_list(0), metavar="N,N", help="hot tokens of further rows (0,128,512)")
+    add("--sinks", type=_list(0), metavar="N,N", help="sinks of further rows (default: 0)")
+    add("--tokens", type=options.whole(2), metavar="N", help="of the text (default: 1536)")
+    add("--skip", type=options.whole(0), metavar="N", help="first positions not scored (256)")
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    _add_kv(parser, "codecs of the cold tier")
+    add("--contexts", type=_list(1), metavar="N,N", help="windows (default: 100 to 131072)")
+
+
+def _add_claim(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    shapes = ["phi-2", "tinyllama", "llama-2-7b", "loaded"]
+    add("--shape", choices=shapes, help="whose operations are counted (default: phi-2)")
+    add("--lengths", type=_list(1), metavar="N,N", help="tokens generated (default: 8 to 1024)")
+    add("--seconds", type=float, metavar="S", help="time for measuring (default: 240)")
+
+
+def _add_kv(parser: argparse.ArgumentParser, meaning: str) -> None:
     parser.add_argument(
         "--kv",
         type=options.codecs,
         action="append",
         metavar="K[/V]",
-        help="codecs of ember's cold tier; repeatable (default: ember's default, and f16)",
-    )
-    parser.add_argument("--backend", choices=["auto", "reference", "cpu", "gpu"], default="auto")
-    parser.add_argument("--threads", type=options.whole(1), help="default: physical cores")
-    parser.add_argument("--pp", type=options.whole(1), default=512, help="prompt tokens to read")
-    parser.add_argument("--tg", type=options.whole(1), default=64, help="tokens to generate")
-    parser.add_argument(
-        "--depths", type=_depths, default=(0, 2048), help="tokens held before (default: 0,2048)"
-    )
-    parser.add_argument("--reps", type=options.whole(1), default=3, help="default: 3")
-    parser.add_argument("--peers", action="store_true", help="measure llama.cpp and mlx-lm too")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print a table, or JSON; what is being measured goes to stderr."""
-    from app.bench import speed
-    from app.bench.environment import environment
-    from app.session import fetch_with_bar
-
-    config = speed.SpeedConfig(
-        model=str(fetch_with_bar(args.model)),
-        kv=tuple(args.kv or [options.DEFAULT_KV, "f16"]),
-        backend=args.backend,
-        threads=args.threads or 0,
-        depths=args.depths,
-        pp=args.pp,
-        tg=args.tg,
-        reps=args.reps,
-        peers=args.peers,
-    )
-    rows = speed.run(config, _tell)
-    if args.json:
-        print(json.dumps(speed.as_json(rows, environment()), ensure_ascii=False))
-    else:
-        _print(rows, environment())
-    return 0
-
-
-def _depths(text: str) -> tuple[int, ...]:
-    try:
-        depths = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        depths = (-1,)
-    if min(depths) < 0:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers such as 0,2048")
-    return depths
-
-
-def _tell(case: "Case", rep: int) -> None:
-    print(
-        f"ember: {case.engine.value} {case.kv} at depth {case.depth}, run {rep + 1}",
-        file=sys.stderr,
+        default=argparse.SUPPRESS,
+        help=f"{meaning}; repeatable",
     )
 
 
-def _print(rows: "list[Row]", environment: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _list(least: int) -> Callable[[str], tuple[int, ...]]:
+    """An argparse type: whole numbers of at least `least`, separated by commas."""
 
-    table = Table(caption=", ".join(f"{key} {value}" for key, value in environment.items()))
-    for name in ("engine", "kv", "backend", "threads", "test @ depth"):
-        table.add_column(name)
-    for name in ("tok/s", "sd", "p99/median", "first token s", "KV MiB", "peak RSS MiB"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            row.engine,
-            row.kv,
-            row.backend,
-            str(row.threads or "-"),
-            f"{row.test} @ {row.depth}",
-            f"{row.tps:.1f}",
-            f"{row.tps_sd:.1f}",
-            f"{row.p99_over_median:.2f}" if row.p99_over_median else "",
-            f"{row.ttft_s:.2f}",
-            f"{row.kv_bytes / 2**20:.1f}",
-            f"{row.peak_rss_bytes / 2**20:.0f}",
-        )
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            numbers = tuple(int(part) for part in text.split(","))
+        except ValueError:
+            numbers = (least - 1,)
+        if min(numbers) < least:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers such as 0,2048")
+        return numbers
+
+    return parse
+
+
+_FLAGS = {
+    "speed": _add_speed,
+    "attention": _add_attention,
+    "quality": _add_quality,
+    "memory": _add_memory,
+    "claim": _add_claim,
+}

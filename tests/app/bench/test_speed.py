@@ -1,16 +1,22 @@
+import contextlib
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from app import cli
-from app.bench import speed
-from app.bench.case import Case, EngineName, Measurement
-from app.bench.environment import environment
+from app.bench import schema, speed
+from app.bench.case import NO_CACHE, Case, EngineName, Measurement
+from app.bench.environment import environment, physical_cores
+from app.bench.meter import Meter
+from app.bench.settings import SpeedSettings
 from kvcache import EmberError
 
-CONFIG = speed.SpeedConfig(
-    model="m.gguf",
+SETTINGS = SpeedSettings(
+    model="/models/m.gguf",
     kv=("f16",),
     backend="cpu",
     threads=2,
@@ -18,9 +24,21 @@ CONFIG = speed.SpeedConfig(
     pp=512,
     tg=3,
     reps=2,
-    peers=False,
 )
-CASE = speed.cases(CONFIG, 100)[0]
+CASE = speed.cases(SETTINGS, 100)[0]
+
+
+class _Steps(Meter):
+    """Keeps the labels, shows nothing."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    @contextlib.contextmanager
+    def step(self, label: str, seconds: float) -> Iterator[None]:
+        assert seconds > 0
+        self.labels.append(label)
+        yield
 
 
 def _measurement(pp_s: float, *token_s: float) -> Measurement:
@@ -29,7 +47,7 @@ def _measurement(pp_s: float, *token_s: float) -> Measurement:
         threads=2,
         pp_s=pp_s,
         token_s=token_s,
-        kv_bytes=1000,
+        kv_bytes=1230,
         peak_rss_bytes=int(pp_s * 1e6),
     )
 
@@ -43,28 +61,80 @@ def test_rows_quote_medians_by_hand() -> None:
     prompt, tokens = speed.rows_of(CASE, measurements)
     assert (prompt.test, tokens.test, prompt.depth) == ("pp512", "tg3", 100)
     assert prompt.tps == pytest.approx(256)  # of 256, 512, 128
+    assert prompt.tps_mean == pytest.approx(298.67, abs=0.01)
     assert prompt.tps_sd == pytest.approx(195.52, abs=0.01)
     assert tokens.tps == pytest.approx(7.5)  # of 7.5, 10, 5
     assert tokens.p99_over_median == pytest.approx(2.0)
     assert prompt.ttft_s == pytest.approx(2.1)
     assert prompt.peak_rss_bytes == 4_000_000
+    assert prompt.kv_token_bytes == 2.0  # 1230 of 100 + 512 + 3 tokens
+    assert prompt.model == "m"
 
 
-def test_one_repetition_has_no_spread() -> None:
-    prompt, _ = speed.rows_of(CASE, [_measurement(2.0, 0.1)])
+def test_rows_of_a_batch_count_all_its_tokens() -> None:
+    prompt, _ = speed.rows_of(replace(CASE, batch=3), [_measurement(2.0, 0.1)])
+    assert prompt.tps == pytest.approx(768)
     assert prompt.tps_sd == 0.0
 
 
+def test_the_short_protocol_adds_prompt_and_tokens_by_hand() -> None:
+    times = [0.5] * 10 + [0.25] * 90
+    rows = speed.short_rows_of(CASE, [_measurement(1.0, *times)])
+    assert [row.test for row in rows] == ["gen10", "gen50", "gen100"]
+    assert [row.seconds for row in rows] == pytest.approx([6.0, 16.0, 28.5])
+    assert rows[1].tps == pytest.approx(50 / 16)
+
+
+def test_the_short_protocol_goes_without_a_cache_too() -> None:
+    found = speed.short_cases(replace(SETTINGS, kv=("h4", "f16")))
+    assert [case.kv for case in found] == [NO_CACHE, "f16", "h4"]
+
+
+def test_llama_cpp_gets_all_cores() -> None:
+    every = speed.cases(replace(SETTINGS, threads=0, peers=True), 0)
+    threads = {case.threads for case in every if case.engine is EngineName.LLAMA_CPP}
+    assert threads == {physical_cores()}
+
+
 def test_engines_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(speed, "measure", lambda case: _measurement(1.0, 0.1))
-    config = speed.SpeedConfig(**{**CONFIG.__dict__, "peers": True})
-    rows = speed.run(config, lambda case, rep: order.append((case.engine.value, case.depth, rep)))
-    at_start = [(engine, rep) for engine, depth, rep in order if depth == 0]
-    one_round = ["ember", "llama.cpp", "llama.cpp", "llama.cpp", "mlx-lm"]
-    assert at_start == [(engine, rep) for rep in (0, 1) for engine in one_round]
-    assert ("mlx-lm", 100, 0) not in order
-    assert len(rows) == 2 * (5 + 4)
+    order: list[tuple[str, int]] = []
+
+    def note(case: Case) -> Measurement:
+        order.append((case.engine.value, case.depth))
+        return _measurement(1.0, 0.1)
+
+    monkeypatch.setattr(speed, "measure", note)
+    steps = _Steps()
+    rows = list(speed.run(replace(SETTINGS, peers=True), steps))
+    at_start = [engine for engine, depth in order if depth == 0]
+    one_round = ["ember", "llama.cpp", "llama.cpp", "llama.cpp"]
+    # mlx-lm, slow and steady, runs once.
+    assert at_start == [*one_round, *["mlx-lm"] * 4, *one_round]
+    assert ("mlx-lm", 100) not in order
+    assert len(rows) == 2 * (8 + 4)
+    assert steps.labels[0] == "speed: ember f16 at depth 0, run 1"
+    assert len(steps.labels) == len(order)
+
+
+def test_an_interrupt_keeps_what_was_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Case] = []
+
+    def stop_at_third(case: Case) -> Measurement:
+        calls.append(case)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return _measurement(1.0, 0.1)
+
+    monkeypatch.setattr(speed, "measure", stop_at_third)
+    rows: list[speed.SpeedRow] = []
+    with pytest.raises(KeyboardInterrupt):
+        rows.extend(speed.run(replace(SETTINGS, kv=("f16", "q8")), _Steps()))
+    assert [(row.kv, row.test, row.reps) for row in rows] == [
+        ("f16", "pp512", 1),
+        ("f16", "tg3", 1),
+        ("q8", "pp512", 1),
+        ("q8", "tg3", 1),
+    ]
 
 
 def test_a_peer_that_fails_is_left_out_with_a_reason(
@@ -76,24 +146,24 @@ def test_a_peer_that_fails_is_left_out_with_a_reason(
         raise EmberError("not installed")
 
     monkeypatch.setattr(speed, "measure", fail_for_peers)
-    config = speed.SpeedConfig(**{**CONFIG.__dict__, "peers": True})
-    rows = speed.run(config, lambda case, rep: None)
+    rows = list(speed.run(replace(SETTINGS, peers=True), _Steps()))
     assert {row.engine for row in rows} == {"ember"}
     assert capsys.readouterr().err.count("ember: llama.cpp q8_0 left out: not installed") == 2
 
 
 def test_a_failing_ember_is_an_error(tmp_path: Path) -> None:
-    case = Case(**{**CASE.__dict__, "model": str(tmp_path / "none.gguf")})
+    case = replace(CASE, model=str(tmp_path / "none.gguf"))
     with pytest.raises(EmberError, match=r"measurement of ember failed.*none\.gguf"):
         speed.measure(case)
 
 
 def test_json_keeps_the_contract(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--pp", "40", "--tg", "5", "--depths", "0,30", "--reps", "2", "--threads", "1"]
+    flags = ["--pp", "40", "--tg", "5", "--depths", "0,30", "--reps", "1", "--threads", "1"]
     flags += ["--kv", "f16"]
     code = cli.run(["bench", "speed", "-m", str(tiny_path), "--json", *flags])
     found = json.loads(capsys.readouterr().out)
     assert code == 0
+    jsonschema.validate(found, schema.make())
     assert found["schema"] == 1
     assert found["env"]["mlx"] == environment()["mlx"]
     assert [(row["test"], row["depth"]) for row in found["rows"]] == [
@@ -110,6 +180,49 @@ def test_json_keeps_the_contract(tiny_path: Path, capsys: pytest.CaptureFixture[
         assert row["peak_rss_bytes"] > 10**7
 
 
+def _tiny_case(path: Path, engine: EngineName, kv: str, **more: int) -> Case:
+    sizes = {"threads": 1, "depth": 3, "pp": 7, "tg": 4} | more
+    return Case(engine=engine, model=str(path), kv=kv, backend="auto", **sizes)
+
+
+def test_a_batch_and_no_cache_are_measured(tiny_path: Path) -> None:
+    found = speed.measure(_tiny_case(tiny_path, EngineName.EMBER, NO_CACHE, batch=2))
+    assert len(found.token_s) == 4
+    assert found.kv_bytes == 2 * 384 * 14
+
+
+def test_no_cache_gives_the_tokens_that_a_cache_gives(tiny_path: Path) -> None:
+    from app.bench.ember_case import Run
+    from kvcache import CacheConfig, HotDtype, make_prompt_cache
+    from models import load
+
+    model = load(tiny_path).model
+    config = CacheConfig(hot_dtype=HotDtype.F32, keys="f16", values="f16")
+    seen = []
+    for kv in ("f16", NO_CACHE):
+        case = _tiny_case(tiny_path, EngineName.EMBER, kv, batch=2)
+        run = Run(case, model, make_prompt_cache(model, config), step=5)
+        run.read(0, 7)
+        for _ in range(4):
+            run.advance()
+        seen.append(run.seen.tolist())
+    assert seen[0] == seen[1]
+    assert len(seen[0][1]) == 11
+
+
+def test_llama_cpps_bytes_by_hand() -> None:
+    llama_cpp_case = pytest.importorskip("app.bench.llama_cpp_case")
+    metadata = {
+        "llama.block_count": "30",
+        "llama.embedding_length": "576",
+        "llama.attention.head_count": "9",
+        "llama.attention.head_count_kv": "3",
+    }
+    case = _tiny_case(Path("m"), EngineName.LLAMA_CPP, "q8_0")
+    # 2 * 30 layers * 3 KV heads * 64 dims * 8.5 bits, of 3 + 7 + 4 tokens
+    assert llama_cpp_case.kv_bytes(metadata, case) == 2 * 30 * 3 * 64 * 14 * 17 // 16
+
+
 def test_mlx_lm_computes_the_same_network(tiny_path: Path) -> None:
     import mlx.core as mx
 
@@ -123,24 +236,40 @@ def test_mlx_lm_computes_the_same_network(tiny_path: Path) -> None:
 
 
 def test_mlx_lm_is_measured(tiny_path: Path) -> None:
-    case = Case(
-        engine=EngineName.MLX_LM,
-        model=str(tiny_path),
-        kv="f32",
-        backend="auto",
-        threads=0,
-        depth=3,
-        pp=7,
-        tg=4,
-    )
-    found = speed.measure(case)
+    found = speed.measure(_tiny_case(tiny_path, EngineName.MLX_LM, "KVCache"))
     assert len(found.token_s) == 4
     assert found.kv_bytes in (384 * 14, 768 * 14)
+
+
+def test_mlx_lms_other_caches_hold_what_they_should() -> None:
+    import mlx.core as mx
+
+    from app.bench.mlx_lm_case import _cache, _held_bytes
+
+    tokens = mx.ones((1, 3, 150, 64), mx.float16)
+    found = {}
+    for kv in ("KVCache", "QuantizedKVCache 4", "RotatingKVCache"):
+        cache = _cache(_tiny_case(Path("m"), EngineName.MLX_LM, kv))
+        cache.update_and_fetch(tokens, tokens)
+        one = tokens[:, :, :1]
+        cache.update_and_fetch(one, one)
+        found[kv] = _held_bytes(cache)
+    assert found["KVCache"] == 2 * 3 * 151 * 64 * 2
+    # codes, then a scale and a bias of two bytes each for 64
+    assert found["QuantizedKVCache 4"] == 2 * 3 * 151 * (32 + 4)
+    assert found["RotatingKVCache"] == 2 * 3 * 128 * 64 * 2
 
 
 @pytest.mark.parametrize("depths", ["", "a", "1,-2"])
 def test_bad_depths_are_bad_usage(depths: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        cli.run(["bench", "--depths", depths])
+        cli.run(["bench", "speed", "--depths", depths])
     assert exit_.value.code == 2
     assert "expected numbers such as 0,2048" in capsys.readouterr().err
+
+
+def test_a_flag_of_another_section_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(["bench", "memory", "--pp", "3"])
+    assert exit_.value.code == 2
+    assert "--pp" in capsys.readouterr().err

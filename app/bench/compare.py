@@ -1,0 +1,135 @@
+"""`bench compare A.json B.json`: what changed between two results, row by row."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from app.bench.document import read
+from app.bench.sections import SECTIONS
+from app.bench.table import Table, for_terminal
+from app.bench.view import Measure, View
+from app.bench.words import percent, short
+
+# Where no spread was measured, less than this is noise.
+_NOISE = 0.02
+_UNEVENTFUL = ("settings", "commit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A figure of a row that both results have. better: None where it is within the noise."""
+
+    row: str
+    field: str
+    before: float
+    after: float
+    better: bool | None
+
+    @property
+    def share(self) -> float:
+        """Relative to before; infinite from zero."""
+        if not self.before:
+            return float("inf") if self.after else 0.0
+        return self.after / self.before - 1
+
+
+def show(before: Path, after: Path) -> int:
+    """Print what changed; returns the exit code. Raises EmberError for other files."""
+    first, second = read(before), read(after)
+    console = Console(width=None if Console().is_terminal else 150)
+    for line in surroundings(first["env"], second["env"]):
+        console.print(line, highlight=False, markup=False)
+    shown = False
+    for section in SECTIONS.values():
+        found = list(changes(section.view, first["rows"], second["rows"]))
+        if found:
+            shown = True
+            told = table(section.view, found)
+            console.print(for_terminal(told) if told.rows else f"{told.title}: {told.note}")
+        for line in missing(section.view, first["rows"], second["rows"]):
+            console.print(line, highlight=False, markup=False)
+    if not shown:
+        console.print("no row is in both results")
+    return 0
+
+
+def surroundings(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What else differs: machine and versions."""
+    names = [name for name in before | after if name not in _UNEVENTFUL]
+    return [
+        f"{name}: {before.get(name, '-')} before, {after.get(name, '-')} after"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def changes(
+    view: View[Any], before: list[dict[str, Any]], after: list[dict[str, Any]]
+) -> Iterator[Change]:
+    """Of every row in both, each followed figure."""
+    old = _by_identity(view, before)
+    for identity, row in _by_identity(view, after).items():
+        if identity not in old:
+            continue
+        for measure in view.measures:
+            was, now = old[identity][measure.field], row[measure.field]
+            if was is not None and now is not None:
+                yield Change(
+                    row=" ".join(map(str, identity)),
+                    field=measure.field,
+                    before=was,
+                    after=now,
+                    better=_better(measure, old[identity], row),
+                )
+
+
+def missing(
+    view: View[Any], before: list[dict[str, Any]], after: list[dict[str, Any]]
+) -> list[str]:
+    """Rows of one result only."""
+    old, new = _by_identity(view, before), _by_identity(view, after)
+    if not old or not new:
+        return []
+    gone = [f"only before: {view.name} {' '.join(map(str, i))}" for i in old if i not in new]
+    return gone + [f"only after: {view.name} {' '.join(map(str, i))}" for i in new if i not in old]
+
+
+def _better(measure: Measure, before: dict[str, Any], after: dict[str, Any]) -> bool | None:
+    """Whether the change is an improvement; None within two standard deviations or 2%."""
+    was, now = before[measure.field], after[measure.field]
+    noise = _NOISE * abs(was)
+    if measure.spread:
+        noise = max(noise, 2 * before[measure.spread], 2 * after[measure.spread])
+    if abs(now - was) <= noise:
+        return None
+    return bool((now > was) == measure.more_is_better)
+
+
+def _by_identity(view: View[Any], rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], Any]:
+    mine = (row for row in rows if row.get("section") == view.name)
+    return {tuple(row[name] for name in view.identity): row for row in mine}
+
+
+def table(view: View[Any], found: list[Change]) -> Table:
+    """The changes beyond the noise, and how many are not."""
+    loud = [change for change in found if change.better is not None]
+    return Table(
+        title=view.title,
+        columns=("row", "figure", "before", "after", "change", ""),
+        texts=2,
+        rows=[
+            (
+                change.row,
+                change.field,
+                short(change.before),
+                short(change.after),
+                percent(change.share),
+                "better" if change.better else "worse",
+            )
+            for change in loud
+        ],
+        note=f"{len(found) - len(loud)} other figures: within two standard deviations, or 2%.",
+    )

@@ -1,0 +1,75 @@
+"""README's tables, generated from the project's own results.
+
+README.md has places such as
+
+    <!-- bench: quality, Keys and values together -->
+    ...
+    <!-- /bench -->
+
+which name a section and the title of one of its tables, or `findings`.
+`python -m app.bench.readme` fills them from assets/results/SECTION.json.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.bench.document import read
+from app.bench.sections import SECTIONS
+from app.bench.table import to_markdown
+from app.bench.view import View
+from kvcache.errors import EmberError
+
+_ROOT = Path(__file__).parents[2]
+README = _ROOT / "README.md"
+RESULTS = _ROOT / "assets" / "results"
+_PLACE = re.compile(r"(<!-- bench: (\w+), (.+?) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+
+
+def fill(text: str, results: Path) -> str:
+    """README's text with every place filled.
+
+    Raises EmberError for a place whose section, results or table there are not.
+    """
+
+    def filled(place: re.Match[str]) -> str:
+        opening, section, title, closing = place.groups()
+        return f"{opening}{_content(section, title, results)}\n{closing}"
+
+    return _PLACE.sub(filled, text)
+
+
+def _content(section: str, title: str, results: Path) -> str:
+    if section not in SECTIONS:
+        raise EmberError(f"README asks for bench section {section!r}, expected {list(SECTIONS)}")
+    view = SECTIONS[section].view
+    rows = view.from_json(read(results / f"{section}.json")["rows"])
+    if title == "findings":
+        return "\n".join(f"- {finding}" for finding in view.findings(rows))
+    return _table(view, rows, title)
+
+
+def _table(view: View[Any], rows: Sequence[Any], title: str) -> str:
+    tables = {table.title: table for table in view.tables(rows)}
+    if title not in tables:
+        raise EmberError(
+            f"README asks for the table {title!r} of bench {view.name}, "
+            f"whose results have {list(tables)}"
+        )
+    return to_markdown(tables[title])
+
+
+def main() -> int:
+    """Fill README; returns the exit code."""
+    try:
+        README.write_text(fill(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    except EmberError as error:
+        print(f"ember: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The sections of `bench` by name: what each runs, and how its rows are shown."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from app.bench import (
+    attention,
+    attention_view,
+    claim,
+    claim_view,
+    memory,
+    memory_view,
+    quality,
+    quality_view,
+    speed,
+    speed_view,
+)
+from app.bench.machine import machine
+from app.bench.meter import Meter
+from app.bench.settings import (
+    AttentionSettings,
+    ClaimSettings,
+    MemorySettings,
+    QualitySettings,
+    Settings,
+    SpeedSettings,
+)
+from app.bench.view import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """settings: the class of its settings. seconds, run: functions of them.
+
+    measures_machine: whether rows are shares of what the machine can do, which is
+    then part of the environment.
+    """
+
+    view: View[Any]
+    settings: type[Settings]
+    seconds: Callable[[Any], float]
+    run: Callable[[Any, Meter], Iterator[Any]]
+    measures_machine: bool = False
+
+    def surroundings(self) -> dict[str, Any]:
+        """What the environment block has beside chip and versions."""
+        if not self.measures_machine:
+            return {}
+        found = machine()
+        return {
+            "read_gb_s": round(found.read_bytes_s / 1e9, 2),
+            "gflops": round(found.flops / 1e9, 1),
+        }
+
+
+# In the order in which they are shown.
+SECTIONS = {
+    section.view.name: section
+    for section in (
+        Section(
+            view=speed_view.VIEW,
+            settings=SpeedSettings,
+            seconds=speed.expected_seconds,
+            run=speed.run,
+        ),
+        Section(
+            view=attention_view.VIEW,
+            settings=AttentionSettings,
+            seconds=attention.expected_seconds,
+            run=attention.run,
+            measures_machine=True,
+        ),
+        Section(
+            view=quality_view.VIEW,
+            settings=QualitySettings,
+            seconds=quality.expected_seconds,
+            run=quality.run,
+        ),
+        Section(
+            view=memory_view.VIEW,
+            settings=MemorySettings,
+            seconds=memory.expected_seconds,
+            run=memory.run,
+        ),
+        Section(
+            view=claim_view.VIEW,
+            settings=ClaimSettings,
+            seconds=claim.expected_seconds,
+            run=claim.run,
+            measures_machine=True,
+        ),
+    )
+}

@@ -1,0 +1,122 @@
+"""What each section measures unless flags say otherwise: in full, and with --quick.
+
+Imports nothing heavy: the command line reads it. A field's name is its flag's.
+Expected seconds are those of a machine with two x86-64 cores and the default model.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+DEFAULT_KV = "hkivi5/turbo3u"
+BASELINE_KV = "h4"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Common to all sections. model: a path; threads: 0 means one per physical core."""
+
+    model: str
+    backend: str = "auto"
+    threads: int = 0
+
+    @classmethod
+    def quick(cls, common: "Settings") -> Self:
+        """For a look: all sections together end in two minutes."""
+        return cls(**vars(common))
+
+    @classmethod
+    def whole(cls, common: "Settings") -> Self:
+        """As part of a run of all sections."""
+        return cls(**vars(common))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedSettings(Settings):
+    """See `case.Case` for the fields' meaning.
+
+    batch: rows computed together. peers: measure llama.cpp and mlx-lm too.
+    short: the short protocol too: 10, 50 and 100 tokens, with and without a cache.
+    """
+
+    kv: tuple[str, ...] = (DEFAULT_KV, "f16")
+    depths: tuple[int, ...] = (0, 2048)
+    pp: int = 512
+    tg: int = 64
+    reps: int = 3
+    batch: tuple[int, ...] = (1,)
+    short: bool = False
+    peers: bool = False
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """One depth, once."""
+        return cls(**vars(common), depths=(0,), pp=128, tg=32, reps=1, short=True)
+
+    @classmethod
+    def whole(cls, common: Settings) -> Self:
+        """Everything there is."""
+        kv = (DEFAULT_KV, "f16", "q8", "q4")
+        return cls(**vars(common), kv=kv, batch=(1, 4), short=True, peers=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSettings(Settings):
+    """contexts: tokens held. reps: timed steps of each kernel."""
+
+    kv: tuple[str, ...] = (DEFAULT_KV, "f16", "q8", "q4", "h4", "kvarn4")
+    contexts: tuple[int, ...] = (512, 2048, 8192)
+    reps: int = 15
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """One context."""
+        return cls(**vars(common), kv=(DEFAULT_KV, "f16"), contexts=(2048,), reps=5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualitySettings(Settings):
+    """kv: pairs to measure; none means every codec alone and together, and good mixes.
+
+    hot, sinks: further tiers that the first pair, the default, is measured with.
+    tokens: of the text; skip: first positions that are not scored.
+    """
+
+    kv: tuple[str, ...] = ()
+    hot: tuple[int, ...] = (0, 128, 512)
+    sinks: tuple[int, ...] = (0,)
+    tokens: int = 1536
+    skip: int = 256
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """Six pairs on a third of the text."""
+        pairs = (DEFAULT_KV, "q8", "q4", "kvarn4", "turbo3")
+        return cls(**vars(common), kv=pairs, hot=(), sinks=(), tokens=640)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySettings(Settings):
+    """contexts: windows, in tokens; filled_bytes: the largest cache of a layer that is filled."""
+
+    kv: tuple[str, ...] = ("f16", DEFAULT_KV, "q8", "h4", "turbo2")
+    contexts: tuple[int, ...] = (100, 1024, 2048, 4096, 8192, 32768, 131072)
+    filled_bytes: int = 2**28
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """Fill small caches only."""
+        return cls(**vars(common), kv=("f16", DEFAULT_KV), filled_bytes=2**24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimSettings(Settings):
+    """shape: whose operations are counted. lengths: generated tokens. seconds: for measuring."""
+
+    shape: str = "phi-2"
+    lengths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)
+    seconds: float = 240.0
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """Measure what fits a quarter of a minute."""
+        return cls(**vars(common), seconds=15.0)

@@ -1,0 +1,150 @@
+"""What the rows of `bench speed` show."""
+
+from collections.abc import Sequence
+
+from app.bench.case import NO_CACHE
+from app.bench.chart import Axis, Chart, Series
+from app.bench.speed import SpeedRow
+from app.bench.table import Table
+from app.bench.view import Measure, View
+from app.bench.words import distinct, megabytes, short
+
+Rows = Sequence[SpeedRow]
+
+
+def tables(rows: Rows) -> list[Table]:
+    """A table for each test, then the short protocol."""
+    tests = distinct((row.test, row.depth, row.batch) for row in rows if not _is_short(row))
+    found = [_table(test, rows) for test in tests]
+    brief = [row for row in rows if _is_short(row)]
+    return [*found, _short_table(brief)] if brief else found
+
+
+def charts(rows: Rows) -> list[Chart]:
+    """Generation by depth, where there are several."""
+    generating = [row for row in rows if row.test.startswith("tg") and row.batch == 1]
+    names = distinct((row.engine, row.kv) for row in generating)
+    points = {
+        name: [(row.depth, row.tps) for row in generating if (row.engine, row.kv) == name]
+        for name in names
+    }
+    return [
+        Chart(
+            name="speed",
+            title="Tokens per second while generating",
+            x=Axis(label="tokens held before"),
+            y=Axis(label="tokens per second"),
+            series=[
+                Series(name=f"{engine} {kv}", points=points[engine, kv])
+                for engine, kv in names
+                if len(points[engine, kv]) > 1
+            ],
+        )
+    ]
+
+
+def findings(rows: Rows) -> list[str]:
+    """ember's first cache against the best peer, and what a cache is worth."""
+    found = []
+    for test, depth, batch in distinct((row.test, row.depth, row.batch) for row in rows):
+        here = [row for row in rows if (row.test, row.depth, row.batch) == (test, depth, batch)]
+        ours = [row for row in here if row.engine == "ember" and row.kv != NO_CACHE]
+        peers = [row for row in here if row.engine != "ember"]
+        if ours and peers:
+            best = max(peers, key=lambda row: row.tps)
+            found.append(
+                f"{test} at depth {depth}: ember {ours[0].kv} {short(ours[0].tps)} tok/s, "
+                f"{best.engine} {best.kv} {short(best.tps)}: "
+                f"{short(ours[0].tps / best.tps)} times as fast."
+            )
+        without = [row for row in here if row.kv == NO_CACHE]
+        if ours and without:
+            times = without[0].seconds / ours[0].seconds
+            found.append(f"{test}: a cache ({ours[0].kv}) makes it {short(times)} times faster.")
+    return found
+
+
+def _table(test: tuple[str, int, int], rows: Rows) -> Table:
+    name, depth, batch = test
+    here = [row for row in rows if (row.test, row.depth, row.batch) == test]
+    return Table(
+        title=f"{name} at depth {depth}" + (f", batch {batch}" if batch > 1 else ""),
+        columns=(
+            "engine",
+            "kv",
+            "backend",
+            "threads",
+            "tok/s",
+            "mean",
+            "sd",
+            "runs",
+            "p99/median",
+            "first token s",
+            "KV MB",
+            "KV bytes/token",
+            "peak RSS MB",
+        ),
+        texts=3,
+        rows=[_cells(row) for row in here],
+        note=f"{here[0].model}. tok/s is the median; each run in a process of its own, in turns.",
+    )
+
+
+def _cells(row: SpeedRow) -> tuple[str, ...]:
+    return (
+        row.engine,
+        row.kv,
+        row.backend,
+        str(row.threads or "-"),
+        short(row.tps),
+        short(row.tps_mean),
+        short(row.tps_sd),
+        str(row.reps),
+        f"{row.p99_over_median:.2f}" if row.p99_over_median else "",
+        f"{row.ttft_s:.2f}",
+        megabytes(row.kv_bytes),
+        f"{row.kv_token_bytes:,.0f}",
+        f"{row.peak_rss_bytes / 1e6:.0f}",
+    )
+
+
+def _short_table(rows: Rows) -> Table:
+    return Table(
+        title="Short protocol: a prompt of 16 tokens, then",
+        columns=("engine", "kv", "tokens", "seconds", "tok/s", "s/token", "peak RSS MB"),
+        texts=2,
+        rows=[
+            (
+                row.engine,
+                row.kv,
+                row.test.removeprefix("gen"),
+                short(row.seconds),
+                short(row.tps),
+                short(1 / row.tps),
+                f"{row.peak_rss_bytes / 1e6:.0f}",
+            )
+            for row in rows
+        ],
+        note="kv none: no cache, all tokens computed anew for each. Seconds include the prompt.",
+    )
+
+
+def _is_short(row: SpeedRow) -> bool:
+    return row.test.startswith("gen")
+
+
+VIEW = View(
+    name="speed",
+    title="Speed",
+    row=SpeedRow,
+    tables=tables,
+    charts=charts,
+    findings=findings,
+    identity=("engine", "model", "kv", "backend", "threads", "test", "depth", "batch"),
+    measures=(
+        Measure(field="tps", more_is_better=True, spread="tps_sd"),
+        Measure(field="ttft_s"),
+        Measure(field="kv_bytes"),
+        Measure(field="peak_rss_bytes"),
+    ),
+)

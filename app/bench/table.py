@@ -1,0 +1,57 @@
+"""A table as data, and its two forms: for a terminal and in Markdown.
+
+Knows nothing of what it shows; views make tables out of rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import rich.box
+import rich.table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Cells as text.
+
+    texts: how many leading columns are words, not numbers.
+    note: one line below the table.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    texts: int = 1
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"got {len(row)} cells, expected {len(self.columns)}: {row}")
+
+
+def for_terminal(table: Table) -> rich.table.Table:
+    """The table as rich prints it."""
+    shown = rich.table.Table(
+        title=table.title,
+        caption=table.note or None,
+        title_justify="left",
+        caption_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+    )
+    for index, name in enumerate(table.columns):
+        shown.add_column(name, justify="left" if index < table.texts else "right")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def to_markdown(table: Table) -> str:
+    """The table as GitHub shows it, without its title."""
+    rules = ["---" if index < table.texts else "---:" for index in range(len(table.columns))]
+    lines = [_line(table.columns), _line(rules), *(_line(row) for row in table.rows)]
+    return "\n".join([*lines, *(["", table.note] if table.note else [])])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

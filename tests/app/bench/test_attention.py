@@ -1,0 +1,92 @@
+import math
+from dataclasses import replace
+
+import mlx.core as mx
+import pytest
+
+from app.bench import attention, attention_view
+from app.bench.attention import AttentionRow
+from app.bench.machine import Machine, machine, seconds_of
+from app.bench.meter import Meter
+from app.bench.settings import AttentionSettings
+from app.bench.shapes import network_of
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_path: object) -> AttentionSettings:
+    return AttentionSettings(model=str(tiny_path), kv=("hkivi4", "f16"), contexts=(600,), reps=2)
+
+
+@pytest.fixture
+def rows(settings: AttentionSettings, monkeypatch: pytest.MonkeyPatch) -> list[AttentionRow]:
+    # mlx-lm's groups of 64 do not fit heads of 16.
+    wide = replace(network_of(settings.model), head_dim=64)
+    monkeypatch.setattr(attention, "network_of", lambda path: wide)
+    monkeypatch.setattr(attention, "machine", lambda: Machine(read_bytes_s=1e9, flops=1e9))
+    with Meter(1) as meter:
+        return list(attention.run(settings, meter))
+
+
+def test_each_kernel_reads_what_it_holds(rows: list[AttentionRow]) -> None:
+    found = {(row.kernel, row.kv): row for row in rows}
+    plain = 3 * 2 * 2 * 600 * 64  # layers, K and V, KV heads, tokens, dims
+    assert found["ember", "f16"].bytes_read == 2 * plain
+    assert found["MLX fused attention", "float16"].bytes_read == 2 * plain
+    # 4 bits, and a scale and a bias of two bytes each (of float32: four) for 64
+    of_scales = 8 if mx.default_device().type == mx.DeviceType.cpu else 4
+    assert found["mlx-lm quantized attention", "q4"].bytes_read == plain // 64 * (32 + of_scales)
+    assert found["ember", "hkivi4"].bytes_read < found["ember", "f16"].bytes_read
+    decoding = found["decode, then attend", "hkivi4"]
+    assert decoding.bytes_read == found["ember", "hkivi4"].bytes_read
+
+
+def test_bandwidth_by_hand(rows: list[AttentionRow]) -> None:
+    for row in rows:
+        assert row.seconds > 0
+        assert row.gb_s == pytest.approx(row.bytes_read / row.seconds / 1e9)
+        assert row.share == pytest.approx(row.gb_s)  # of the gigabyte a second above
+
+
+def test_all_kernels_attend_alike(settings: AttentionSettings) -> None:
+    """f16 by ember and by MLX, over the same tokens, give the same vectors."""
+    network = replace(network_of(settings.model), head_dim=64)
+    from kvcache import Backend
+
+    caches = attention.filled(network, "f16", Backend.AUTO.resolve(), 600)
+    q, scale = attention.queries(network), 1 / math.sqrt(64)
+    for cache in caches:
+        ours = cache.attend_held(q, scale=scale)
+        keys, values = cache.keys().astype(mx.float32), cache.values().astype(mx.float32)
+        theirs = mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale)
+        assert float(mx.abs(ours - theirs).max()) < 2e-3
+
+
+def test_the_table_and_the_finding(rows: list[AttentionRow]) -> None:
+    (table,) = attention_view.tables(rows)
+    assert len(table.rows) == len(rows)
+    assert attention_view.findings(rows)[0].startswith("At 600 tokens ember over hkivi4 takes")
+    (chart,) = attention_view.charts(rows)
+    assert [series.name for series in chart.series][:3] == [
+        "ember, hkivi4",
+        "ember, f16",
+        "decode+attend, hkivi4",
+    ]
+
+
+def test_the_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.bench import machine as module
+
+    monkeypatch.setattr(module, "_READ_BYTES", 2**20)
+    monkeypatch.setattr(module, "_SIDE", 64)
+    machine.cache_clear()
+    found = machine()
+    assert found is machine()
+    assert found.read_bytes_s > 0
+    assert found.flops > 0
+    machine.cache_clear()
+
+
+def test_the_first_round_does_not_count() -> None:
+    calls: list[int] = []
+    assert seconds_of(lambda: calls.append(1), 3) >= 0
+    assert len(calls) == 4

@@ -1,0 +1,318 @@
+"""What all sections share: JSON, folder, schema, comparison, README, progress."""
+
+import json
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+from app import cli
+from app.bench import compare, document, meter, readme, report, schema
+from app.bench.environment import environment
+from app.bench.memory import MemoryRow
+from app.bench.meter import Clock, Meter, duration
+from app.bench.sections import SECTIONS
+from app.bench.settings import DEFAULT_KV, MemorySettings, Settings
+from app.bench.speed import SpeedRow
+from app.bench.table import Table, to_markdown
+from app.bench.view import View
+from app.bench.words import megabytes, percent, short, tokens
+from app.options import DEFAULT_KV as SHARED_DEFAULT
+from kvcache import EmberError
+
+VIEWS: list[View[Any]] = [section.view for section in SECTIONS.values()]
+MEMORY = SECTIONS["memory"]
+
+
+def _example(view: View[Any]) -> Any:
+    """A row with something in every field."""
+    values = {"str": "a", "int": 7, "float": 0.5, "int | None": 7, "float | None": 0.5}
+    kinds = {
+        field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(view.row)
+    }
+    return view.row(**{name: values[kind] for name, kind in kinds.items()})
+
+
+# -- JSON and schema --
+
+
+def test_the_checked_in_schema_is_that_of_the_rows() -> None:
+    assert schema.FILE.read_text(encoding="utf-8") == schema.text()
+    jsonschema.Draft202012Validator.check_schema(schema.make())
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_rows_survive_json_and_fit_the_schema(view: View[Any]) -> None:
+    row = _example(view)
+    told = environment() | {"settings": {}}
+    found = json.loads(json.dumps(document.document(view.as_json([row]), told)))
+    jsonschema.validate(found, schema.make())
+    assert view.from_json(found["rows"]) == [row]
+    del found["rows"][0][view.identity[0]]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found, schema.make())
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_views_name_fields_of_their_rows(view: View[Any]) -> None:
+    names = {field.name for field in fields(view.row)}
+    assert names >= {*view.identity, *(measure.field for measure in view.measures)}
+    assert names >= {measure.spread for measure in view.measures if measure.spread}
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_one_row_is_enough_to_be_shown_and_written(view: View[Any], tmp_path: Path) -> None:
+    row = _example(view)
+    found = document.document(view.as_json([row]), {"processor": "p"})
+    files = document.write(tmp_path / "new", view, found)
+    assert {path.suffix for path in files} >= {".json", ".md"}
+    assert document.read(tmp_path / "new" / f"{view.name}.json") == found
+    text = (tmp_path / "new" / f"{view.name}.md").read_text()
+    assert text.startswith(f"# {view.title}\n")
+    assert "- processor: p" in text
+    for picture in (path for path in files if path.suffix == ".svg"):
+        assert ElementTree.fromstring(picture.read_text()).tag.endswith("svg")
+        assert picture.name in text
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(EmberError, match="holds no results of bench"):
+        document.read(tmp_path / "a.json")
+    with pytest.raises(EmberError, match="cannot read the results"):
+        document.read(tmp_path / "none.json")
+
+
+def test_the_environment_names_what_ran() -> None:
+    found = environment()
+    assert {"processor", "cores", "memory_bytes", "system", "python", "mlx", "mlx-lm"} <= set(found)
+    assert found["memory_bytes"] > 2**28
+
+
+# -- a run from the command line --
+
+
+def _memory_flags(tiny_path: Path) -> list[str]:
+    return ["bench", "memory", "-m", str(tiny_path), "--kv", "f16", "--contexts", "100"]
+
+
+def test_a_section_prints_json_and_fills_a_folder(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.run([*_memory_flags(tiny_path), "--json", "--out", str(tmp_path)])
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert code == 0
+    jsonschema.validate(found, schema.make())
+    assert [row["model"] for row in found["rows"]] == ["tiny", "TinyLlama 1.1B", "Llama-2-7B"]
+    assert found["env"]["settings"]["model"] == "tiny"
+    assert str(tiny_path.parent) not in out
+    assert json.loads((tmp_path / "memory.json").read_text()) == found
+    assert "this takes about" in err
+    assert "memory of tiny, f16" in err
+
+
+def test_a_section_prints_tables(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(_memory_flags(tiny_path)) == 0
+    out = capsys.readouterr().out
+    assert "What fits beside the weights" in out
+    assert "2.25 MB in fp16; it is what fp32 would take" in out.replace("\n", " ")
+
+
+def test_an_interrupt_keeps_finished_rows(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop_after_one(settings: MemorySettings, meter: Meter) -> Any:
+        yield next(MEMORY.run(settings, meter))
+        raise KeyboardInterrupt
+
+    section = replace(MEMORY, run=stop_after_one)
+    settings = MemorySettings(model=str(tiny_path), kv=("f16",), contexts=(100,))
+    code = report.measure([(section, settings), (section, settings)], out=None, as_json=True)
+    out, err = capsys.readouterr()
+    assert code == 130
+    assert [row["model"] for row in json.loads(out)["rows"]] == ["tiny"]
+    assert "interrupted: what is shown was finished" in err
+
+
+def test_a_section_that_fails_leaves_the_others(
+    tiny_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(settings: MemorySettings, meter: Meter) -> Any:
+        raise EmberError("no such thing")
+
+    broken = replace(MEMORY, run=fail)
+    settings = MemorySettings(model=str(tiny_path), kv=("f16",), contexts=(100,))
+    code = report.measure([(broken, settings), (MEMORY, settings)], out=None, as_json=True)
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert len(json.loads(out)["rows"]) == 3
+    assert "error: memory: no such thing" in err
+    with pytest.raises(EmberError, match="no such thing"):
+        report.measure([(broken, settings)], out=None, as_json=True)
+
+
+def test_all_sections_have_their_flags_and_a_quick_form() -> None:
+    common = Settings(model="m", backend="cpu", threads=3)
+    for section in SECTIONS.values():
+        for settings in (section.settings.quick(common), section.settings.whole(common)):
+            assert (settings.model, settings.backend, settings.threads) == ("m", "cpu", 3)
+    assert DEFAULT_KV == SHARED_DEFAULT
+
+
+def test_the_quick_run_is_expected_to_take_two_minutes(tiny_path: Path) -> None:
+    common = Settings(model=str(tiny_path))
+    every = SECTIONS.values()
+    quick = sum(section.seconds(section.settings.quick(common)) for section in every)
+    whole = sum(section.seconds(section.settings.whole(common)) for section in every)
+    assert 60 < quick <= 120
+    assert whole > 10 * quick
+
+
+# -- comparison --
+
+
+def _speed(kv: str, tps: float, **more: Any) -> dict[str, Any]:
+    view = SECTIONS["speed"].view
+    row = replace(_example(view), kv=kv, tps=tps, tps_sd=1.0, **more)
+    return view.as_json([row])[0]
+
+
+def test_changes_beyond_two_deviations_count() -> None:
+    view = SECTIONS["speed"].view
+    before = [_speed("a", 50.0), _speed("b", 50.0), _speed("c", 50.0), _speed("gone", 1.0)]
+    after = [_speed("a", 60.0), _speed("b", 51.0), _speed("c", 40.0, kv_bytes=8)]
+    found = {(c.row.split()[2], c.field): c for c in compare.changes(view, before, after)}
+    assert found["a", "tps"].better is True
+    assert found["a", "tps"].share == pytest.approx(0.2)
+    assert found["b", "tps"].better is None
+    assert found["c", "tps"].better is False
+    assert found["c", "kv_bytes"].better is False
+    shown = compare.table(view, list(found.values()))
+    assert len(shown.rows) == 3
+    assert shown.note.startswith("9 other figures")
+    assert compare.missing(view, before, after) == ["only before: speed a a gone a 7 a 7 7"]
+
+
+def test_two_results_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, tps, mlx in (("a", 50.0, "1"), ("b", 60.0, "2")):
+        found = document.document([_speed("f16", tps)], {"mlx": mlx})
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    code = cli.run(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    out = capsys.readouterr().out
+    assert code == 0
+    assert "mlx: 1 before, 2 after" in out
+    assert "+20.0%" in out
+    assert "better" in out
+
+
+# -- README --
+
+
+def _with_results(folder: Path) -> None:
+    view = SECTIONS["speed"].view
+    found = document.document([_speed("f16", 50.0, test="tg64", depth=0, batch=1)], {})
+    folder.mkdir(exist_ok=True)
+    (folder / f"{view.name}.json").write_text(json.dumps(found))
+
+
+def test_readmes_places_are_filled(tmp_path: Path) -> None:
+    _with_results(tmp_path)
+    place = "a\n<!-- bench: speed, tg64 at depth 0 -->\nold\n<!-- /bench -->\nb"
+    filled = readme.fill(place, tmp_path)
+    assert "old" not in filled
+    assert "| a | f16 | a | 7 | 50.0 |" in filled
+    assert filled.endswith("<!-- /bench -->\nb")
+    assert readme.fill(filled, tmp_path) == filled
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("speed, tg9 at depth 0", "results have"), ("spead, x", "expected"), ("claim, x", "cannot")],
+)
+def test_a_place_that_cannot_be_filled_is_refused(place: str, said: str, tmp_path: Path) -> None:
+    _with_results(tmp_path)
+    with pytest.raises(EmberError, match=said):
+        readme.fill(f"<!-- bench: {place} -->\n<!-- /bench -->", tmp_path)
+
+
+def test_readme_is_as_the_results_give_it() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.fill(text, readme.RESULTS) == text
+
+
+def test_checked_in_results_fit_the_schema() -> None:
+    paths = [readme.RESULTS / f"{name}.json" for name in SECTIONS]
+    for path in (path for path in paths if path.exists()):
+        jsonschema.validate(document.read(path), schema.make())
+
+
+# -- words, tables, progress --
+
+
+def test_numbers_are_short() -> None:
+    assert [megabytes(n) for n in (None, 612_000, 22_900_000, 3_018_000_000)] == [
+        "-",
+        "0.61",
+        "22.9",
+        "3,018",
+    ]
+    assert [tokens(n) for n in (100, 1024, 131072, 1500)] == ["100", "1k", "128k", "1,500"]
+    assert [short(x) for x in (None, 0.0, 0.012345, 5.0, 99.96, 1234.5, 2.74e6)] == [
+        "-",
+        "0.00",
+        "0.0123",
+        "5.00",
+        "100",
+        "1,230",
+        "2.74e+06",
+    ]
+    assert percent(-0.0312) == "-3.1%"
+
+
+def test_markdown_by_hand() -> None:
+    table = Table(title="t", columns=("a|b", "n"), rows=[("x", "1")], note="so")
+    assert to_markdown(table) == "| a\\|b | n |\n| --- | ---: |\n| x | 1 |\n\nso"
+    with pytest.raises(ValueError, match="got 1 cells, expected 2"):
+        Table(title="t", columns=("a", "b"), rows=[("x",)])
+
+
+def test_the_time_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    clock = Clock(100)
+    assert (clock.share, clock.left) == (0.0, 100.0)
+    clock.begin(40)
+    now[0] = 20.0
+    assert clock.share == pytest.approx(0.2)
+    now[0] = 80.0  # twice what was expected
+    assert clock.share == pytest.approx(0.4)
+    clock.end()
+    # 60 left, at (80 + 5) / (40 + 5) of the expected pace
+    assert clock.left == pytest.approx(60 * 85 / 45)
+    clock.begin(60)
+    now[0] = 1000.0
+    assert clock.share == 0.999
+
+
+def test_durations_are_said_as_people_do() -> None:
+    assert [duration(s) for s in (40, 89, 95, 3500, 7500)] == [
+        "40 s",
+        "89 s",
+        "2 min",
+        "58 min",
+        "2 h 5 min",
+    ]
+    assert meter.duration is duration
+
+
+def test_rows_of_two_sections_share_a_document() -> None:
+    speed, memory = SECTIONS["speed"].view, MEMORY.view
+    rows = [*speed.as_json([_example(speed)]), *memory.as_json([_example(memory)])]
+    assert isinstance(speed.from_json(rows)[0], SpeedRow)
+    assert isinstance(memory.from_json(rows)[0], MemoryRow)
+    assert len(speed.from_json(rows)) == 1
