@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from app.report import peak_rss
+from app.rss import peak_rss
 
 _STATM = Path("/proc/self/statm")
 
