@@ -3,17 +3,15 @@
 Nothing of MLX is imported, so that the memory is llama.cpp's alone.
 """
 
-from collections.abc import Mapping
-
 import llama_cpp
 import numpy as np
 
 from app.bench.case import WARM_UP, Case, Measurement
+from app.bench.llama_cpp_bytes import kv_bytes
 from app.bench.timing import time_case
 from app.rss import peak_rss
 
 _BATCH = 512
-_BITS = {"f16": 16.0, "q8_0": 8.5, "q4_0": 4.5}
 
 
 def measure(case: Case) -> Measurement:
@@ -59,15 +57,3 @@ def measure(case: Case) -> Measurement:
         kv_bytes=kv_bytes(llama.metadata, case),
         peak_rss_bytes=peak_rss(),
     )
-
-
-def kv_bytes(metadata: Mapping[str, str], case: Case) -> int:
-    """Bytes of the tokens held, from the file's dimensions and the type's bits."""
-
-    def number(name: str, default: int = 0) -> int:
-        return int(metadata.get(f"llama.{name}", default))
-
-    heads = number("attention.head_count")
-    dim = number("attention.key_length", number("embedding_length") // heads)
-    elements = 2 * number("block_count") * number("attention.head_count_kv", heads) * dim
-    return int(elements * _BITS[case.kv] / 8 * (case.depth + case.pp + case.tg))

@@ -11,6 +11,7 @@ from app import cli
 from app.bench import schema, speed
 from app.bench.case import NO_CACHE, Case, EngineName, Measurement
 from app.bench.environment import environment, physical_cores
+from app.bench.llama_cpp_bytes import kv_bytes
 from app.bench.meter import Meter
 from app.bench.settings import SpeedSettings
 from kvcache import EmberError
@@ -211,7 +212,6 @@ def test_no_cache_gives_the_tokens_that_a_cache_gives(tiny_path: Path) -> None:
 
 
 def test_llama_cpps_bytes_by_hand() -> None:
-    llama_cpp_case = pytest.importorskip("app.bench.llama_cpp_case")
     metadata = {
         "llama.block_count": "30",
         "llama.embedding_length": "576",
@@ -220,7 +220,7 @@ def test_llama_cpps_bytes_by_hand() -> None:
     }
     case = _tiny_case(Path("m"), EngineName.LLAMA_CPP, "q8_0")
     # 2 * 30 layers * 3 KV heads * 64 dims * 8.5 bits, of 3 + 7 + 4 tokens
-    assert llama_cpp_case.kv_bytes(metadata, case) == 2 * 30 * 3 * 64 * 14 * 17 // 16
+    assert kv_bytes(metadata, case) == 2 * 30 * 3 * 64 * 14 * 17 // 16
 
 
 def test_mlx_lm_computes_the_same_network(tiny_path: Path) -> None:
