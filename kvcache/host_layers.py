@@ -45,7 +45,7 @@ def run_layers(
     """
     batch, length, _ = x.shape
     ledger, plan = caches[0].ledger, caches[0].plan
-    tiers = [cache.tiers for cache in caches if cache.ledger == ledger]
+    tiers = [cache.tiers for cache in caches if _alike(cache, caches[0])]
     native = [one for one in tiers if isinstance(one, HostTiers)]
     held = batch, heads.kv, heads.dim
     fits = len(native) == len(caches) and all(cache.takes(held) for cache in caches)
@@ -82,6 +82,17 @@ def run_layers(
     if done < len(caches):
         raise not_finite(plan.hot_dtype)
     return True
+
+
+def _alike(cache: TwoTierKVCache, first: TwoTierKVCache) -> bool:
+    """Whether one call does for both what each asks for."""
+    plan, other = cache.plan, first.plan
+    return (
+        cache.ledger == first.ledger
+        and plan.temperature == other.temperature
+        and plan.check_finite == other.check_finite
+        and (cache.rotation is None) == (first.rotation is None)
+    )
 
 
 def _state(before: Ledger, after: Ledger) -> structs.TierState:

@@ -211,7 +211,7 @@ class SessionStore:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
+            except BaseException:  # whatever it is, Ctrl-C included, and raised again
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")

@@ -1,6 +1,7 @@
 """All layers in one native call, against the same kernels called step by step."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -141,3 +142,19 @@ def test_layers_that_differ_run_one_by_one(model: Model) -> None:
     x = mx.random.normal((1, 1, SHAPE.width), key=mx.random.key(1))
     model.ops.layers(x, model.layers, cache)
     assert [layer.offset for layer in cache] == [sum(STEPS) + 1, sum(STEPS), sum(STEPS) + 1]
+
+
+@pytest.mark.parametrize("change", [{"temperature": 1.7}, {"turn_sinks": False}])
+def test_layers_of_another_policy_keep_it(model: Model, change: dict[str, Any]) -> None:
+    config = CacheConfig(max_tokens=190, hot=20, block=32, keys="f16", values="f16")
+    once, steps = (
+        [
+            *make_prompt_cache(model, config)[:2],
+            make_prompt_cache(model, replace(config, **change))[2],
+        ]
+        for _ in range(2)
+    )
+    got = _outputs(model, once, batch=1, at_once=True)
+    want = _outputs(model, steps, batch=1, at_once=False)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
