@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx_lm.generate import _merge_caches
 from mlx_lm.models import base, llama, rope_utils
 from mlx_lm.models.cache import (
     KVCache,
@@ -198,3 +199,9 @@ def test_models_with_other_caches_are_refused() -> None:
     )
     with pytest.raises(CacheError, match="wants RotatingKVCache"):
         make_prompt_cache(llama.Model(args), SMALL)
+
+
+def test_batches_are_refused_with_a_clear_message(model: Any) -> None:
+    caches = [make_prompt_cache(model, SMALL) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"TwoTierKVCache.* does not yet support batching"):
+        _merge_caches(caches)
