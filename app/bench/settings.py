@@ -10,6 +10,11 @@ from typing import Self
 DEFAULT_KV = "hkivi5/turbo3u"
 BASELINE_KV = "h4"
 
+# The tiers of every row of `quality` that does not say otherwise: with few hot tokens
+# nearly all that is read is encoded.
+QUALITY_HOT = 128
+QUALITY_SINKS = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -77,12 +82,13 @@ class AttentionSettings(Settings):
 class QualitySettings(Settings):
     """kv: pairs to measure; none means every codec alone and together, and good mixes.
 
-    hot, sinks: further tiers that the first pair, the default, is measured with.
+    hot, sinks: further tiers, which the `varied` pairs are measured with.
     tokens: of the text; skip: first positions that are not scored.
     """
 
     kv: tuple[str, ...] = ()
-    hot: tuple[int, ...] = (0, 128, 512)
+    varied: tuple[str, ...] = (DEFAULT_KV, BASELINE_KV, "q4", "h8")
+    hot: tuple[int, ...] = (0, 256, 512)
     sinks: tuple[int, ...] = (0,)
     tokens: int = 1536
     skip: int = 256

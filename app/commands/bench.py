@@ -109,7 +109,7 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
 def _add_quality(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     _add_kv(parser, "pairs to measure (default: every codec, alone and together)")
-    add("--hot", type=_list(0), metavar="N,N", help="hot tokens of further rows (0,128,512)")
+    add("--hot", type=_list(0), metavar="N,N", help="hot tokens of further rows (0,256,512)")
     add("--sinks", type=_list(0), metavar="N,N", help="sinks of further rows (default: 0)")
     add("--tokens", type=options.whole(2), metavar="N", help="of the text (default: 1536)")
     add("--skip", type=options.whole(0), metavar="N", help="first positions not scored (256)")
