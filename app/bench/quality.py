@@ -7,7 +7,6 @@ is computed once. Differences of mean divergence from `h4` come with an interval
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -24,13 +23,12 @@ from app.bench.settings import (
     QualitySettings,
 )
 from app.bench.shapes import network_of
+from app.bench.text import text_ids
 from app.divergence import Divergence
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, resolve
 from kvcache.codecs.names import NAMES
 from kvcache.plan import cold_codec
 from models import load
-
-TEXT = Path(__file__).parents[2] / "assets" / "kjv_acts_romans.txt"
 
 # Pairs of different codecs that lie near the best compromise.
 MIXES = (
@@ -140,20 +138,17 @@ def run(settings: QualitySettings, meter: Meter) -> Iterator[QualityRow]:
 
 def open_harness(settings: QualitySettings) -> Harness:
     """Load the model and encode text and questions. Raises EmberError for no or a short text."""
-    try:
-        text = TEXT.read_text(encoding="utf-8")
-    except OSError as error:
-        raise EmberError(f"bench quality runs in ember's source folder only: {error}") from error
     backend = Backend(settings.backend).resolve()
     loaded = load(settings.model, backend=backend)
-    ids = loaded.tokenizer.encode(text)[: settings.tokens]
+    ids = text_ids(loaded.tokenizer)[: settings.tokens]
     if len(ids) < settings.skip + 2:
         raise EmberError(
             f"got --tokens {len(ids)}, expected more than --skip {settings.skip} and one"
         )
     # One beginning-of-text id at most: pieces are encoded without.
     encode = partial(loaded.tokenizer.encode, add_special=False)
-    words, start = encode(text), loaded.tokenizer.encode("")
+    words = text_ids(loaded.tokenizer, add_special=False)
+    start = loaded.tokenizer.encode("")
 
     def passkeys(hot: int) -> Passkeys:
         return make(encode, filler_tokens(words, _filler(hot)), start=start)

@@ -101,6 +101,39 @@ class QualitySettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndlessSettings(Settings):
+    """ctx: tokens the window holds. tokens: of the text; generate: to draw after that.
+
+    samples: spans in each quarter of the text that are recomputed.
+    """
+
+    ctx: int = 1024
+    tokens: int = 20_000
+    generate: int = 20_000
+    samples: int = 10
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """Twice the smallest window."""
+        return cls(**vars(common), ctx=448, tokens=896, generate=120, samples=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleSettings(Settings):
+    """lengths: of the text before a question. needles: facts, one a text. hot: tokens."""
+
+    kv: tuple[str, ...] = (DEFAULT_KV,)
+    lengths: tuple[int, ...] = (600, 900, 1200, 1500, 1800, 2100, 2500, 3000)
+    needles: int = 24
+    hot: int = 256
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """Two facts, not far back."""
+        return cls(**vars(common), lengths=(600,), needles=2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemorySettings(Settings):
     """contexts: windows, in tokens; filled_bytes: the largest cache of a layer that is filled."""
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.bench import passkey, quality, quality_view
+from app.bench import passkey, quality, quality_view, text
 from app.bench.meter import Meter
 from app.bench.quality import QualityRow, Setup
 from app.bench.settings import QualitySettings
@@ -188,10 +188,10 @@ def test_the_recommended_point_by_hand() -> None:
         ("h4", "4.5"),
         ("hkivi5/turbo3u (default)", "4.4"),
     ]
-    text = " ".join(quality_view.findings(rows))
-    assert "Recommended: hkivi5/turbo3u (4.4 bits, 0.00200)" in text
-    assert "-50.0% (difference -0.00300 to -0.00100" in text
-    assert "keys alone lose 13.0 times what values lose" in text
+    told = " ".join(quality_view.findings(rows))
+    assert "Recommended: hkivi5/turbo3u (4.4 bits, 0.00200)" in told
+    assert "-50.0% (difference -0.00300 to -0.00100" in told
+    assert "keys alone lose 13.0 times what values lose" in told
     titles = [table.title for table in quality_view.tables(rows)]
     assert titles == [
         "Chosen codecs",
@@ -205,7 +205,7 @@ def test_the_recommended_point_by_hand() -> None:
 
 
 def test_no_text_is_refused(tiny_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "TEXT", quality.TEXT / "none")
+    monkeypatch.setattr(text, "TEXT", text.TEXT / "none")
     with pytest.raises(EmberError, match="source folder only"):
         quality.open_harness(QualitySettings(model=str(tiny_path)))
 
