@@ -60,8 +60,8 @@ class SpeedSettings(Settings):
     @classmethod
     def whole(cls, common: Settings) -> Self:
         """Everything there is."""
-        kv = (DEFAULT_KV, "f16", "q8", "q4")
-        return cls(**vars(common), kv=kv, batch=(1, 4), short=True, peers=True)
+        kv, depths = (DEFAULT_KV, "f16", "q8", "q4"), (0, 2048, 8000)
+        return cls(**vars(common), kv=kv, depths=depths, batch=(1, 4), short=True, peers=True)
 
 
 @dataclass(frozen=True, kw_only=True)
