@@ -35,7 +35,7 @@ _DRAWN_SECONDS = 0.009
 Floats = npt.NDArray[np.float64]
 
 
-class Test(Enum):
+class Task(Enum):
     """What a cache does."""
 
     READ = "read"
@@ -46,7 +46,7 @@ class Test(Enum):
 class EndlessRow:
     """One cache that read or told a text much longer than its window of `ctx` tokens.
 
-    test: a Test's value. finite: no NaN or infinity came up.
+    test: a Task's value. finite: no NaN or infinity came up.
     nll: negative log-likelihood, nats, mean over the text that was read.
     quarter_*: the same at sampled positions of each quarter, as a ratio to fresh f16
     recomputation of the last `ctx` tokens.
@@ -92,7 +92,7 @@ def run(settings: EndlessSettings, meter: Meter) -> Iterator[EndlessRow]:
             nll = likelihoods(loaded.model, config, ids)
             first, second, third, fourth = quarters(nll, fresh, at)
         yield EndlessRow(
-            test=Test.READ.value,
+            test=Task.READ.value,
             cache=name,
             ctx=settings.ctx,
             tokens=len(ids),
@@ -176,7 +176,7 @@ def tell(model: Model, config: CacheConfig, prompt: Sequence[int], tokens: int) 
         if (step + 1) % max(1, tokens // _TENTHS) == 0:
             allocated.append(sum_layers(layer.stats() for layer in cache).allocated_bytes)
     return EndlessRow(
-        test=Test.TOLD.value,
+        test=Task.TOLD.value,
         cache="default",
         ctx=config.max_tokens or 0,
         tokens=tokens,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.bench.chart import Axis, Chart, Series
-from app.bench.endless import EndlessRow, Test
+from app.bench.endless import EndlessRow, Task
 from app.bench.table import Table
 from app.bench.view import Measure, View
 from app.bench.words import megabytes
@@ -13,7 +13,7 @@ Rows = Sequence[EndlessRow]
 
 def tables(rows: Rows) -> list[Table]:
     """Reading by quarters, then telling."""
-    read, told = _of(rows, Test.READ), _of(rows, Test.TOLD)
+    read, told = _of(rows, Task.READ), _of(rows, Task.TOLD)
     return [table(part) for table, part in ((_reading, read), (_telling, told)) if part]
 
 
@@ -27,7 +27,7 @@ def charts(rows: Rows) -> list[Chart]:
             y=Axis(label="times the negative log-likelihood of a fresh f16 window"),
             series=[
                 Series(name=row.cache, points=list(enumerate(_quarters(row), 1)))
-                for row in _of(rows, Test.READ)
+                for row in _of(rows, Task.READ)
             ],
         )
     ]
@@ -36,13 +36,13 @@ def charts(rows: Rows) -> list[Chart]:
 def findings(rows: Rows) -> list[str]:
     """How far the default is off at most, and whether the story stayed whole."""
     found = []
-    for row in (row for row in _of(rows, Test.READ) if row.cache == "default"):
+    for row in (row for row in _of(rows, Task.READ) if row.cache == "default"):
         worst = max(abs(ratio - 1) for ratio in _quarters(row))
         found.append(
             f"{row.tokens:,} tokens read through a window of {row.ctx:,}: every quarter is within "
             f"{worst:.1%} of fresh f16 recomputation."
         )
-    for row in _of(rows, Test.TOLD):
+    for row in _of(rows, Task.TOLD):
         least, most = row.allocated_least or 0, row.allocated_most or 0
         memory = "never changed" if least == most else f"rose to {megabytes(most)} MB"
         numbers = "no NaN or infinity" if row.finite else "NaN or infinity"
@@ -87,7 +87,7 @@ def _telling(rows: Rows) -> Table:
     )
 
 
-def _of(rows: Rows, test: Test) -> list[EndlessRow]:
+def _of(rows: Rows, test: Task) -> list[EndlessRow]:
     return [row for row in rows if row.test == test.value]
 
 

@@ -4,12 +4,8 @@ Cases of one depth run in turns, repetition by repetition, so that a machine
 whose speed drifts treats all engines alike; medians are quoted.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -19,6 +15,7 @@ from app import __version__
 from app.bench.case import NO_CACHE, Case, EngineName, Measurement
 from app.bench.environment import physical_cores, version_of
 from app.bench.meter import Meter
+from app.bench.process import measure
 from app.bench.settings import SpeedSettings
 from app.bench.spread import Spread
 from app.console import note
@@ -185,21 +182,6 @@ def _rows(group: Group, found: dict[Case, list[Measurement]]) -> Iterator[SpeedR
     for case, measurements in found.items():
         if measurements:
             yield from group.rows(case, measurements)
-
-
-def measure(case: Case) -> Measurement:
-    """Run one case in a process of its own. Raises EmberError with its last line."""
-    fields = asdict(case) | {"engine": case.engine.value}
-    environment = dict(os.environ)
-    if case.threads:
-        environment["EMBER_THREADS"] = str(case.threads)
-    command = [sys.executable, "-m", "app.bench.measure", json.dumps(fields)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise EmberError(f"the measurement of {case.engine.value} failed: {lines[-1]}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    return Measurement(**found | {"token_s": tuple(found["token_s"])})
 
 
 def rows_of(case: Case, measurements: Sequence[Measurement]) -> list[SpeedRow]:

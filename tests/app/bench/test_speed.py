@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from app import cli
-from app.bench import schema, speed, speed_view
+from app.bench import process, schema, speed, speed_view
 from app.bench.case import NO_CACHE, Case, EngineName, Measurement
 from app.bench.environment import environment, physical_cores
 from app.bench.llama_cpp_bytes import kv_bytes
@@ -190,7 +190,7 @@ def test_a_peer_that_fails_is_left_out_with_a_reason(
 def test_a_failing_ember_is_an_error(tmp_path: Path) -> None:
     case = replace(CASE, model=str(tmp_path / "none.gguf"))
     with pytest.raises(EmberError, match=r"measurement of ember failed.*none\.gguf"):
-        speed.measure(case)
+        process.measure(case)
 
 
 def test_json_keeps_the_contract(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +222,7 @@ def _tiny_case(path: Path, engine: EngineName, kv: str, **more: int) -> Case:
 
 
 def test_a_batch_and_no_cache_are_measured(tiny_path: Path) -> None:
-    found = speed.measure(_tiny_case(tiny_path, EngineName.EMBER, NO_CACHE, batch=2))
+    found = process.measure(_tiny_case(tiny_path, EngineName.EMBER, NO_CACHE, batch=2))
     assert len(found.token_s) == 4
     assert found.kv_bytes == 2 * 384 * 14
 
@@ -271,7 +271,7 @@ def test_mlx_lm_computes_the_same_network(tiny_path: Path) -> None:
 
 
 def test_mlx_lm_is_measured(tiny_path: Path) -> None:
-    found = speed.measure(_tiny_case(tiny_path, EngineName.MLX_LM, "KVCache"))
+    found = process.measure(_tiny_case(tiny_path, EngineName.MLX_LM, "KVCache"))
     assert len(found.token_s) == 4
     assert found.kv_bytes in (384 * 14, 768 * 14)
 
