@@ -24,7 +24,7 @@ def charts(rows: Rows) -> list[Chart]:
             name="endless",
             title="A text far beyond the window: likelihood against fresh recomputation",
             x=Axis(label="quarter of the text"),
-            y=Axis(label="times the negative log-likelihood of a fresh f16 window"),
+            y=Axis(label="NLL, times that of a fresh f16 window"),
             series=[
                 Series(name=row.cache, points=list(enumerate(_quarters(row), 1)))
                 for row in _of(rows, Task.READ)

@@ -107,8 +107,8 @@ def main() -> int:
         backend="auto",
         threads=0,
         depth=0,
-        pp=2048,
-        tg=256,
+        pp=4096,
+        tg=768,
     )
     for _ in range(_TRIES):
         found = list(compare(case))
