@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from app.job import Job
+from app.tui.garbage import collected_at_rest
 from app.tui.scripted_service import ScriptedService, layer_stats
 from app.tui.service import AnswerEvent, Ask
 from app.tui.state import Draft
@@ -106,7 +107,8 @@ def child(seconds: float, speed: float, report: Path) -> None:
         app.set_timer(_WARM_UP + seconds, end)
 
     app.call_later(start)
-    app.run()
+    with collected_at_rest():
+        app.run()
     service.close()
 
 

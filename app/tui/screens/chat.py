@@ -17,7 +17,7 @@ from textual.screen import Screen
 from textual.strip import Strip
 
 from app.sessions.chat import ChatMessage
-from app.tui import clipboard, memory, terminal
+from app.tui import clipboard, garbage, memory, terminal
 from app.tui.commands import COMMANDS, Command, find
 from app.tui.controller import ChatController
 from app.tui.model_list import ListedModel, listed
@@ -179,6 +179,7 @@ class ChatScreen(Screen[None]):
     def _settled(self) -> None:
         """The model has loaded or answered."""
         self._show_figures()
+        garbage.rest()
         if not self.app.app_focus and self.settings.bell:
             self.app.bell()
             terminal.set_title(self.app, "● ember: done")
