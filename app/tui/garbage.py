@@ -9,7 +9,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_YOUNG, _MIDDLE, _NEVER = 10_000, 20, 1 << 30
+_YOUNG, _MIDDLE, _NEVER = 2_000, 10, 1 << 30
 
 
 @contextmanager

@@ -276,25 +276,26 @@ class Conversation(ScrollView, can_focus=True):
     # -- drawing --
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        # The same for all lines, and dear to ask for.
+        # Without Textual's cache of a widget's lines: that one knows them by their place on the
+        # screen, so while the text moves up it would draw all of them anew.
         self._base = self.rich_style
-        return super().render_lines(crop)
+        lines = [self.render_line(y) for y in crop.line_range]
+        left, right = crop.column_span
+        return lines if crop.width == self.region.width else [x.crop(left, right) for x in lines]
 
     def render_line(self, y: int) -> Strip:
-        width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
         if at >= self._height:
-            return Strip.blank(width, self._base)
+            return self._finished(Strip([]), at)
         left, line = self._line(at)
         selection = self.text_selection
         if selection is not None:
             style = self.screen.get_component_rich_style("screen--selection")
-            return self._composed(with_selection(_joined(left, line), selection, at, style), at)
-        # A line that only moves up with the others is not composed again.
+            return self._finished(with_selection(_joined(left, line), selection, at, style), at)
         known = self._drawn.get(at)
-        wanted = (line, left, width, self._base)
+        wanted = (line, left, self.region.width, self._base)
         if known is None or known[0] != wanted:
-            known = wanted, self._composed(_joined(left, line), at)
+            known = wanted, self._finished(_joined(left, line), at)
             self._drawn[at] = known
         return known[1]
 
@@ -311,10 +312,13 @@ class Conversation(ScrollView, can_focus=True):
         left = margin.margin(self._roll, index, local, self._stats, palette)
         return left, entry.lines[local]
 
-    def _composed(self, strip: Strip, at: int) -> Strip:
-        """A line fitted to the view."""
-        strip = strip.crop_extend(0, self.scrollable_content_region.width, None)
-        return strip.apply_style(self._base).apply_offsets(0, at)
+    def _finished(self, strip: Strip, at: int) -> Strip:
+        """A line as the terminal gets it; the mouse finds by its offset what it points at."""
+        strip = strip.crop_extend(0, self.region.width, None)
+        strip = strip.apply_style(self._base).apply_offsets(0, at)
+        for line_filter in self.get_line_filters():
+            strip = strip.apply_filter(line_filter, self.background_colors[1])
+        return strip
 
 
 def _edges(stats: CacheStats) -> tuple[int, int, int]:
