@@ -13,7 +13,6 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.cache import LRUCache
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import Reactive
@@ -33,6 +32,8 @@ from app.tui.text.selected import selected_text, with_selection
 from kvcache.stats import CacheStats
 
 _RIGHT_MARGIN = 1
+# Lines that are kept as drawn.
+_MOST_DRAWN = 512
 # Rendering may take this share of the time between two renderings.
 _RENDER_SHARE = 0.15
 # How long a change of width may work on what is near, and each later call on the rest.
@@ -81,7 +82,7 @@ class Conversation(ScrollView, can_focus=True):
         self._maker: LineMaker | None = None
         self._stats: CacheStats | None = None
         self._base = Style.null()
-        self._drawn: LRUCache[int, Drawn] = LRUCache(512)
+        self._drawn: dict[int, Drawn] = {}
         self._seen = 0
         self._not_before = 0.0
 
@@ -295,6 +296,8 @@ class Conversation(ScrollView, can_focus=True):
         known = self._drawn.get(at)
         wanted = (line, left, self.region.width, self._base)
         if known is None or known[0] != wanted:
+            if len(self._drawn) > _MOST_DRAWN:
+                self._drawn.clear()
             known = wanted, self._finished(_joined(left, line), at)
             self._drawn[at] = known
         return known[1]
