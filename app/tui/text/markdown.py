@@ -22,6 +22,7 @@ from app.tui.text.lines import LineMaker
 # A paragraph without end is shown plainly, as parsing it at every token would
 # cost more with every token.
 _MAX_PARSED = 12_000
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +150,9 @@ def _without_padding(line: list[Segment]) -> list[Segment]:
 
 def _blocks(source: str) -> list[_Block]:
     """The top-level blocks of a text."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     blocks: list[_Block] = []
     gathered: list[Token] = []
-    for token in parser.parse(source):
+    for token in _PARSER.parse(source):
         _keep_line_breaks(token)
         gathered.append(token)
         if token.level == 0 and token.nesting <= 0:
