@@ -143,8 +143,10 @@ def _unsettled(blocks: Sequence[_Block], lines: Sequence[str]) -> int:
 
 def _without_padding(line: list[Segment]) -> list[Segment]:
     """Drop the blanks that Rich fills a line with, where they cannot be seen."""
-    while line and not line[-1].text.strip() and not (line[-1].style and line[-1].style.bgcolor):
-        line.pop()
+    while line and not (line[-1].style and line[-1].style.bgcolor):
+        text, style, _ = line.pop()
+        if shown := text.rstrip():
+            return [*line, Segment(shown, style)]
     return line
 
 

@@ -250,9 +250,11 @@ async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> Non
 
         await chat.until(lambda: any("Q8_0" in line for line in lines()))
         (tiny,) = [at for at, line in enumerate(lines()) if "ember:tiny.gguf" in line]
-        assert "KV 375 KiB per 1k tokens" in lines()[tiny]
+        assert "KV per 1k tokens 375 KiB, cold " in lines()[tiny]
         assert "fits" in lines()[tiny]
-        assert any("smollm2-360m" in line and "to fetch" in line for line in lines())
+        (fetchable,) = [line for line in lines() if "smollm2-360m" in line]
+        assert "271 MB Q4_K_M fits · to fetch" in fetchable
+        assert "KV per 1k tokens 39.1 MiB, cold " in fetchable
         await chat.choose(tiny)
         await chat.until(lambda: chat.service.loads[-1] == "ember:tiny.gguf")
         assert chat.texts == ["one", "1"]
