@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -23,6 +22,7 @@ from textual.strip import Strip
 from app.sessions.chat import ChatMessage, State
 from app.tui.state import Problem
 from app.tui.text import margin
+from app.tui.text.drawn import DrawnLines
 from app.tui.text.frame import card
 from app.tui.text.inert import inert
 from app.tui.text.lines import LineMaker
@@ -32,15 +32,12 @@ from app.tui.text.selected import selected_text, with_selection
 from kvcache.stats import CacheStats
 
 _RIGHT_MARGIN = 1
-# Lines that are kept as drawn.
-_MOST_DRAWN = 512
 # Rendering may take this share of the time between two renderings.
 _RENDER_SHARE = 0.15
 # How long a change of width may work on what is near, and each later call on the rest.
 _FIRST_SECONDS, _NEXT_SECONDS = 0.03, 0.008
 
 Placeholder = Callable[[LineMaker], list[Strip]]
-Drawn = tuple[tuple[Strip, Segment, int, Style], Strip]
 
 
 class Conversation(ScrollView, can_focus=True):
@@ -81,8 +78,7 @@ class Conversation(ScrollView, can_focus=True):
         self._problem: Problem | None = None
         self._maker: LineMaker | None = None
         self._stats: CacheStats | None = None
-        self._base = Style.null()
-        self._drawn: dict[int, Drawn] = {}
+        self._drawn = DrawnLines()
         self._seen = 0
         self._not_before = 0.0
 
@@ -193,7 +189,6 @@ class Conversation(ScrollView, can_focus=True):
         if width < 1 or not self.is_attached:
             return
         self._maker = LineMaker(width, self._palette())
-        self._drawn.clear()
         self._freshen(_FIRST_SECONDS)
         self._fit(0)
 
@@ -279,28 +274,24 @@ class Conversation(ScrollView, can_focus=True):
     def render_lines(self, crop: Region) -> list[Strip]:
         # Without Textual's cache of a widget's lines: that one knows them by their place on the
         # screen, so while the text moves up it would draw all of them anew.
-        self._base = self.rich_style
+        background = self.background_colors[1]
+        width = self.region.width
+        self._drawn.prepare(width, self.rich_style, self.get_line_filters(), background)
         lines = [self.render_line(y) for y in crop.line_range]
         left, right = crop.column_span
-        return lines if crop.width == self.region.width else [x.crop(left, right) for x in lines]
+        return lines if crop.width == width else [line.crop(left, right) for line in lines]
 
     def render_line(self, y: int) -> Strip:
         at = y + self.scroll_offset.y
         if at >= self._height:
-            return self._finished(Strip([]), at)
+            return self._drawn.once(at, Strip([]))
         left, line = self._line(at)
         selection = self.text_selection
-        if selection is not None:
-            style = self.screen.get_component_rich_style("screen--selection")
-            return self._finished(with_selection(_joined(left, line), selection, at, style), at)
-        known = self._drawn.get(at)
-        wanted = (line, left, self.region.width, self._base)
-        if known is None or known[0] != wanted:
-            if len(self._drawn) > _MOST_DRAWN:
-                self._drawn.clear()
-            known = wanted, self._finished(_joined(left, line), at)
-            self._drawn[at] = known
-        return known[1]
+        if selection is None:
+            return self._drawn.line(at, left, line)
+        style = self.screen.get_component_rich_style("screen--selection")
+        whole = Strip.join([Strip([left]), line])
+        return self._drawn.once(at, with_selection(whole, selection, at, style))
 
     def _line(self, at: int) -> tuple[Segment, Strip]:
         """A line of the whole and its margin."""
@@ -315,19 +306,7 @@ class Conversation(ScrollView, can_focus=True):
         left = margin.margin(self._roll, index, local, self._stats, palette)
         return left, entry.lines[local]
 
-    def _finished(self, strip: Strip, at: int) -> Strip:
-        """A line as the terminal gets it; the mouse finds by its offset what it points at."""
-        strip = strip.crop_extend(0, self.region.width, None)
-        strip = strip.apply_style(self._base).apply_offsets(0, at)
-        for line_filter in self.get_line_filters():
-            strip = strip.apply_filter(line_filter, self.background_colors[1])
-        return strip
-
 
 def _edges(stats: CacheStats) -> tuple[int, int, int]:
     """What the marks depend on: hot tokens have none."""
     return stats.sink, stats.evicted, stats.cold
-
-
-def _joined(left: Segment, line: Strip) -> Strip:
-    return Strip.join([Strip([left]), line])

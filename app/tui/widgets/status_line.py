@@ -54,6 +54,8 @@ def _activity(chat: ChatController) -> Content:
             return _reading(chat)
         case Phase.ANSWERING:
             return Content.styled("answering · Esc stops", MUTED)
+        case Phase.MEASURING:
+            return Content.styled("measuring the speed · Esc stops", MUTED)
         case _:
             return Content("")
 

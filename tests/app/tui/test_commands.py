@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from textual.widgets import OptionList
+from textual.widgets import OptionList, Static
 
 from app.sessions.store import SessionStore
 from app.tui import settings as settings_file
@@ -16,6 +16,8 @@ from app.tui.screens.models import ModelsScreen
 from app.tui.screens.settings import SettingsScreen
 from app.tui.scripted_service import ScriptedService
 from app.tui.widgets.key_bar import KeyBar
+from app.tui.widgets.pane import Pane
+from app.tui.widgets.speed_pane import SpeedPane
 from app.tui.widgets.suggestions import Suggestions
 from kvcache import EmberError
 from models.store import models_folder
@@ -369,3 +371,46 @@ async def test_it_rings_when_done_and_out_of_sight(monkeypatch: pytest.MonkeyPat
         chat.service.say("2")
         chat.service.finish()
         await chat.until(lambda: rung == [True])
+
+
+@on_screen
+async def test_bench_measures_beside_the_chat() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "1")
+        await chat.type("/bench")
+        await chat.until(lambda: chat.service.look is not None)
+        assert isinstance(chat.app.screen, SpeedScreen)
+        await chat.press("escape")
+        await chat.type("/retry")
+        await chat.until(lambda: "being measured" in chat.told)
+        chat.service.finish_look()
+        await chat.until(lambda: not chat.app.chat.busy)
+        assert chat.texts == ["one", "1"]
+        await chat.press("f3")
+        page = chat.app.screen.query_one(Static)
+        await chat.until(lambda: "measured by /bench" in str(page.render()))
+        assert "prompt 256 tokens, 1284 tok/s" in str(page.render())
+        assert "answer 32 tokens, 42.0 tok/s" in str(page.render())
+
+
+@on_screen
+async def test_bench_can_be_stopped() -> None:
+    async with talk() as chat:
+        await chat.type("/bench")
+        await chat.until(lambda: chat.app.chat.busy)
+        await chat.press("escape", "escape")
+        await chat.until(lambda: not chat.app.chat.busy)
+        assert chat.app.chat.look.result is None
+        assert chat.app.chat.problem is None
+
+
+@on_screen
+async def test_the_backend_and_why_it_is_that_one_are_shown() -> None:
+    service = ScriptedService(notes=["no C++ compiler was found: install one"])
+    async with talk(service) as chat:
+        pane = chat.screen.query_one(SpeedPane)
+        await chat.until(lambda: "scripted" in str(pane.border_title))
+        await chat.until(lambda: "1 to know" in str(pane.query_one(Pane).render()))
+        await chat.press("f3")
+        page = chat.app.screen.query_one(Static)
+        await chat.until(lambda: "! no C++ compiler" in str(page.render()))
