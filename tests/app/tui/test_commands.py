@@ -18,6 +18,7 @@ from app.tui.scripted_service import ScriptedService
 from app.tui.widgets.key_bar import KeyBar
 from app.tui.widgets.pane import Pane
 from app.tui.widgets.speed_pane import SpeedPane
+from app.tui.widgets.status_line import StatusLine
 from app.tui.widgets.suggestions import Suggestions
 from kvcache import EmberError
 from models.store import models_folder
@@ -270,10 +271,12 @@ async def test_a_download_shows_its_progress_and_can_be_stopped() -> None:
     async with talk(service) as chat:
         await chat.type("/model smollm2-360m")
         await chat.until(lambda: service.fetches == ["smollm2-360m"])
-        service.fetched(50, 200)
+        service.fetched(50_000_000, 200_000_000)
+        status = chat.screen.query_one(StatusLine)
+        await chat.until(lambda: "50 MB of 200 MB · Esc stops" in str(status.render()))
         await chat.press("ctrl+l")
         line = chat.app.screen.query_one("#download")
-        await chat.until(lambda: "50" not in str(line.render()) or line.display)
+        await chat.until(lambda: "50 MB of 200 MB" in str(line.render()) and line.display)
         await chat.press("f8")
         await chat.until(lambda: chat.app.chat.fetching is None)
         assert service.loads == ["scripted"]
@@ -319,6 +322,8 @@ async def test_no_command_breaks_the_chat(
                 await chat.press("escape")
             if chat.service.answering:
                 chat.service.finish()
+            if chat.service.look is not None:
+                chat.service.finish_look()
             await chat.until(lambda: not chat.app.chat.busy)
         chat.app.chat.new_chat()
         await chat.exchange("still there?", "yes")
