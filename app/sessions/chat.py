@@ -1,7 +1,7 @@
 """A chat and its messages, as they are shown, saved and given to a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import groupby
 
@@ -78,6 +78,16 @@ class Chat:
     system: str = ""
     messages: list[ChatMessage] = field(default_factory=list)
     id: int | None = None
+
+    def copy_until(self, at: ChatMessage) -> "Chat":
+        """An unsaved copy that ends with the answer `at`, or before the question `at`."""
+        kept = self.messages[: self.messages.index(at) + (at.role is Role.ASSISTANT)]
+        return Chat(
+            title=f"{self.title} (fork)",
+            model=self.model,
+            system=self.system,
+            messages=[replace(message, id=None) for message in kept],
+        )
 
     def turns(self) -> list[tuple[ChatMessage, ...]]:
         """Messages with text, those of one speaker in a row together.

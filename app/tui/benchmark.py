@@ -6,26 +6,19 @@ tokens a second, presses keys, and times each until its letter is drawn.
 
 import argparse
 import json
-import os
-import pty
-import select
-import statistics
-import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
 from app.job import Job
+from app.tui.garbage import collected_at_rest
 from app.tui.scripted_service import ScriptedService, layer_stats
 from app.tui.service import AnswerEvent, Ask
 from app.tui.state import Draft
+from app.tui.timed_terminal import TimedTerminal, quantile
 
-_ROWS, _COLUMNS = 36, 120
 _WARM_UP = 2.0
-_KEY_EVERY = 0.15
 _PAGE = """\
 ## Cold blocks
 
@@ -106,7 +99,8 @@ def child(seconds: float, speed: float, report: Path) -> None:
         app.set_timer(_WARM_UP + seconds, end)
 
     app.call_later(start)
-    app.run()
+    with collected_at_rest():
+        app.run()
     service.close()
 
 
@@ -114,74 +108,18 @@ def measure(seconds: float, speed: float) -> dict[str, float]:
     """Run the child on a pseudo-terminal and press keys; returns the figures."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        master, slave = pty.openpty()
-        _set_size(slave)
-        command = [sys.executable, "-m", "app.tui.benchmark", "--child", str(report)]
-        command += ["--seconds", str(seconds), "--speed", str(speed)]
-        with subprocess.Popen(
-            command,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            env=os.environ | {"TERM": "xterm-256color"},
-        ):
-            os.close(slave)
-            latencies = _press_keys(master, seconds)
-        os.close(master)
+        arguments = ["--child", str(report), "--seconds", str(seconds), "--speed", str(speed)]
+        with TimedTerminal("app.tui.benchmark", arguments) as terminal:
+            terminal.drain(time.monotonic() + 60, until=b"Cold blocks")
+            terminal.drain(time.monotonic() + _WARM_UP)
+            presses = terminal.press_keys(time.monotonic() + seconds - 1)
         found: dict[str, float] = json.loads(report.read_text())
-    latencies.sort()
     return found | {
-        "keys": len(latencies),
-        "p50_ms": 1000 * statistics.median(latencies),
-        "p99_ms": 1000 * latencies[int(0.99 * (len(latencies) - 1))],
-        "max_ms": 1000 * latencies[-1],
+        "keys": len(presses),
+        "p50_ms": 1000 * quantile(presses, 0.5),
+        "p99_ms": 1000 * quantile(presses, 0.99),
+        "max_ms": 1000 * quantile(presses, 1.0),
     }
-
-
-def _press_keys(master: int, seconds: float) -> list[float]:
-    """Type letters and wait for each to be drawn; ends with the program."""
-    latencies: list[float] = []
-    _drain(master, time.monotonic() + _WARM_UP + 1)
-    end = time.monotonic() + seconds - 1
-    typed = ""
-    while time.monotonic() < end:
-        letter = "abcdefghijklmnopqrstuvwxyz"[len(latencies) % 26]
-        if len(typed) == 26:
-            os.write(master, b"\x15")  # Ctrl-U empties the line
-            _drain(master, time.monotonic() + _KEY_EVERY)
-            typed = ""
-        typed += letter
-        began = time.monotonic()
-        os.write(master, letter.encode())
-        if _drain(master, began + 5, until=typed[-3:].encode()):
-            latencies.append(time.monotonic() - began)
-        _drain(master, began + _KEY_EVERY)
-    _drain(master, end + 10)
-    return latencies
-
-
-def _drain(master: int, deadline: float, until: bytes | None = None) -> bool:
-    """Take output until the deadline, the program's end, or until something is drawn."""
-    seen = b""
-    while (left := deadline - time.monotonic()) > 0:
-        if not select.select([master], [], [], left)[0]:
-            break
-        try:
-            data = os.read(master, 1 << 16)
-        except OSError:  # the program has ended
-            return False
-        seen = seen[-64:] + data
-        if until is not None and until in seen:
-            return True
-    return False
-
-
-def _set_size(terminal: int) -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
 
 
 def main() -> None:

@@ -6,24 +6,22 @@ since. Knows no widget; the screen reads its state after each tick.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from app.generation import PrefillProgress
 from app.sessions.chat import Chat, ChatMessage, State, title_of
-from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
 from app.transcript import Completion
 from app.tui.answering import Answering
+from app.tui.autosave import Autosave
 from app.tui.mentions import attached
 from app.tui.meter import Meter
 from app.tui.model_holder import Fetching, ModelHolder
 from app.tui.service import Ask, ModelInfo, ModelService, TooLong
+from app.tui.speed_look import SpeedLook
 from app.tui.state import AnswerSettings, Draft, Phase, Problem
 from kvcache.errors import EmberError
 from models.chat_template import Role
 from models.progress import Progress
-
-_SAVE_SECONDS = 1.0
 
 
 class ChatController:
@@ -52,12 +50,12 @@ class ChatController:
         self.too_long: TooLong | None = None
         self.queued: Draft | None = None
         self.last: Completion | None = None
+        self.look = SpeedLook(service)
         self._service, self._clock = service, clock
         self._holder = ModelHolder(service)
         self._run: Answering | None = None
         self._answer_problem: Problem | None = None
-        self._saved_at = 0.0
-        self._save_failed = False
+        self._autosave = Autosave(self.store, self.notices.append, clock)
 
     # -- what there is to show --
 
@@ -68,12 +66,14 @@ class ChatController:
             return Phase.LOADING
         if self._run is not None:
             return Phase.ANSWERING if self._run.begun else Phase.READING
+        if self.look.running:
+            return Phase.MEASURING
         return Phase.READY if self.model else Phase.NO_MODEL
 
     @property
     def busy(self) -> bool:
         """Whether a model is loading or answering."""
-        return self._holder.loading or self._run is not None
+        return self._holder.loading or self._run is not None or self.look.running
 
     @property
     def model(self) -> ModelInfo | None:
@@ -98,7 +98,7 @@ class ChatController:
     @property
     def problem(self) -> Problem | None:
         """What went wrong last, until something else is done."""
-        return self._answer_problem or self._holder.problem
+        return self._answer_problem or self._holder.problem or self.look.problem
 
     # -- the model --
 
@@ -114,6 +114,12 @@ class ChatController:
             self.load(spec)
         else:
             self._holder.fetch(spec)
+
+    def measure(self) -> None:
+        """Have the model read and answer something beside the chat, to see how fast it is."""
+        self._require_ready()
+        self._answer_problem = None
+        self.look.begin()
 
     def stop_fetch(self) -> None:
         """Stop the download."""
@@ -132,7 +138,7 @@ class ChatController:
         if editing is not None and editing in self.chat.messages:
             self._require_ready()
             del self.chat.messages[self.chat.messages.index(editing) :]
-            self._cut()
+            self._autosave.cut(self.chat)
         if self.phase is Phase.READY:
             self._send(draft)
         elif self.queued is None:
@@ -175,7 +181,7 @@ class ChatController:
         if not self.chat.messages:
             raise EmberError("nothing to take back")
         question = self.chat.messages.pop()
-        self._cut()
+        self._autosave.cut(self.chat)
         self._answer_problem = None
         return Draft(text=question.text, attachments=question.attachments)
 
@@ -195,15 +201,9 @@ class ChatController:
         if not messages:
             raise EmberError("nothing to fork yet: ask something first")
         at = at or messages[-1]
-        kept = messages[: messages.index(at) + (at.role is Role.ASSISTANT)]
-        copy = Chat(
-            title=f"{self.chat.title} (fork)",
-            model=self.chat.model,
-            system=self.chat.system,
-            messages=[replace(message, id=None) for message in kept],
-        )
+        copy = self.chat.copy_until(at)
         self.show_chat(copy)
-        self._stored(lambda: self.store.save_all(copy))
+        self._autosave.save_all(copy)
         is_question = at.role is Role.USER
         return Draft(text=at.text, attachments=at.attachments) if is_question else None
 
@@ -221,19 +221,20 @@ class ChatController:
         """Another system prompt, from the next answer on."""
         self._require_idle()
         self.chat.system = text
-        self._cut()
+        self._autosave.cut(self.chat)
 
     # -- what the model does --
 
     def tick(self) -> bool:
         """Take what has come; returns whether anything has."""
         had_model = self.model
-        changed = self._holder.tick(may_load=self._run is None)
+        changed = self._holder.tick(may_load=self._run is None and not self.look.running)
         if self.model is not None and self.model is not had_model:
             self.chat.model = self.model.spec
             self.notices.extend(self.model.notes)
         if self._run is not None:
             changed |= self._follow(self._run)
+        changed |= self.look.tick()
         if not self.busy:
             self.stopping = False
         if self.phase is Phase.READY and self.queued is not None and self.too_long is None:
@@ -247,8 +248,8 @@ class ChatController:
         run.notices.clear()
         if run.ended:
             self._finish(run)
-        elif came and self._clock() - self._saved_at >= _SAVE_SECONDS:
-            self._save(run.answer)
+        elif came:
+            self._autosave.save_if_due(self.chat, run.answer)
         return came
 
     def _finish(self, run: Answering) -> None:
@@ -260,9 +261,9 @@ class ChatController:
         empty = not answer.text and (answer.state is not State.COMPLETE or run.too_long)
         if empty and answer in self.chat.messages:
             self.chat.messages.remove(answer)
-            self._cut()
+            self._autosave.cut(self.chat)
         else:
-            self._save(answer)
+            self._autosave.save(self.chat, answer)
 
     # -- steps of the above --
 
@@ -270,14 +271,14 @@ class ChatController:
         question = ChatMessage(role=Role.USER, text=draft.text, attachments=draft.attachments)
         self.chat.messages.append(question)
         self.chat.title = self.chat.title or title_of(self.chat.messages)
-        self._save(question)
+        self._autosave.save(self.chat, question)
         self._answer_last()
 
     def _answer_last(self, *, drop_oldest: bool = False) -> None:
         answer = ChatMessage(role=Role.ASSISTANT, text="")
         self._begin(answer, drop_oldest=drop_oldest)
         self.chat.messages.append(answer)
-        self._save(answer)
+        self._autosave.save(self.chat, answer)
 
     def _begin(
         self, answer: ChatMessage, *, continues: bool = False, drop_oldest: bool = False
@@ -304,11 +305,13 @@ class ChatController:
     def _drop_answer(self) -> None:
         if self.chat.messages and self.chat.messages[-1].role is Role.ASSISTANT:
             self.chat.messages.pop()
-            self._cut()
+            self._autosave.cut(self.chat)
 
     def _require_idle(self) -> None:
         if self._run is not None:
             raise EmberError("stop the answer first (Esc)")
+        if self.look.running:
+            raise EmberError("the speed is being measured: Esc stops it")
 
     def _require_ready(self) -> None:
         self._require_idle()
@@ -316,23 +319,3 @@ class ChatController:
             raise EmberError("the model is still loading")
         if self.model is None:
             raise EmberError("no model is loaded: pick one (Ctrl-L)")
-
-    # -- saving --
-
-    def _save(self, message: ChatMessage) -> None:
-        self._saved_at = self._clock()
-        self._stored(lambda: self.store.save(self.chat, message))
-
-    def _cut(self) -> None:
-        self._stored(lambda: self.store.cut(self.chat))
-
-    def _stored(self, step: Callable[[], None]) -> None:
-        """Save; where that fails the chat goes on, and the user is told once."""
-        try:
-            step()
-        except StoreError as error:
-            if not self._save_failed:
-                self.notices.append(f"this chat is not saved: {error}")
-            self._save_failed = True
-        else:
-            self._save_failed = False

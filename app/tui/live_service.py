@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.engine import Engine, PromptTooLongError, Request
-from app.generation import Event, TextChunk
+from app.generation import Event, Finished, TextChunk
 from app.inference_thread import InferenceThread
 from app.job import Job
 from app.session import load_notes, system_tokens
+from app.transcript import Completion
 from app.tui.prompting import make_prompt
 from app.tui.service import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
 from kvcache import CacheConfig
@@ -22,6 +23,9 @@ from models.progress import Progress
 from models.source import can_be_fetched, locate
 
 _STATS_SECONDS = 0.1
+# What a look at the speed reads and answers, in tokens.
+_MEASURED_PROMPT, _MEASURED_ANSWER = 256, 32
+_MEASURED_TEXT = "Once upon a time there was a small robot that counted every star it saw. "
 
 
 class _CancelledError(Exception):
@@ -87,6 +91,10 @@ class LiveService:
         self._cancel = cancel = threading.Event()
         return self._thread.submit(lambda: self._answer(ask, cancel))
 
+    def measure(self) -> Job[Completion]:
+        self._cancel = cancel = threading.Event()
+        return self._thread.submit(lambda: self._measure(cancel))
+
     def cancel(self) -> None:
         self._cancel.set()
 
@@ -141,6 +149,16 @@ class LiveService:
             yield from self._with_stats(engine, engine.generate(request, cancel))
         except PromptTooLongError as error:
             yield TooLong(prompt_tokens=error.length, window=error.window)
+
+    def _measure(self, cancel: threading.Event) -> Iterator[Completion]:
+        """In a cache of its own, that the one of the conversation is not touched."""
+        assert self._engine is not None
+        engine = Engine(self._engine.loaded, self._engine.plan.config)
+        ids = engine.loaded.tokenizer.encode(_MEASURED_TEXT)
+        prompt = (ids * _MEASURED_PROMPT)[: min(_MEASURED_PROMPT, engine.plan.max_tokens // 2)]
+        for event in engine.generate(Request(prompt=prompt, max_tokens=_MEASURED_ANSWER), cancel):
+            if isinstance(event, Finished):
+                yield event.completion
 
     def _with_stats(self, engine: Engine, events: Iterator[Event]) -> Iterator[Event]:
         """Note the cache's figures between steps, when all layers have had the same tokens."""

@@ -9,7 +9,8 @@ from enum import Enum
 from pathlib import Path
 
 from kvcache import Backend, CacheConfig, EmberError, resolve
-from models.catalogue import CATALOGUE
+from kvcache.plan import ModelShape
+from models.catalogue import CATALOGUE, CatalogueEntry
 from models.config import LlamaConfig
 from models.discover import discover
 from models.gguf_file import GGUFFile
@@ -44,11 +45,16 @@ class ListedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a file says of itself. problem: why it cannot be run."""
+    """What a model is made of. problem: why it cannot be run.
+
+    token_bytes: of a hot token's keys and values; cold_bytes: of a cold one's, by the
+    default codecs.
+    """
 
     quantization: str = ""
     weight_bytes: int = 0
     token_bytes: int = 0
+    cold_bytes: int = 0
     problem: str = ""
 
 
@@ -75,13 +81,26 @@ def examine(path: Path) -> Cost:
             by_type: Counter[str] = Counter()
             for info in file.tensors.values():
                 by_type[info.type.name] += info.nbytes
-            return Cost(
-                quantization=by_type.most_common(1)[0][0] if by_type else "",
-                weight_bytes=sum(stored_bytes(info) for info in file.tensors.values()),
-                token_bytes=resolve(_ANY_BACKEND, shape).token_bytes,
-            )
+            quantization = by_type.most_common(1)[0][0] if by_type else ""
+            weight_bytes = sum(stored_bytes(info) for info in file.tensors.values())
+            return _cost(quantization, weight_bytes, shape)
     except EmberError as error:
         return Cost(problem=str(error))
+
+
+def foretell(entry: CatalogueEntry) -> Cost:
+    """What is known of a file before it is here."""
+    return _cost(entry.quantization, int(entry.size * _LOADED_SHARE), entry.shape)
+
+
+def _cost(quantization: str, weight_bytes: int, shape: ModelShape) -> Cost:
+    plan = resolve(_ANY_BACKEND, shape)
+    return Cost(
+        quantization=quantization,
+        weight_bytes=weight_bytes,
+        token_bytes=plan.token_bytes,
+        cold_bytes=plan.block_bytes // plan.sizes.block,
+    )
 
 
 def fit(model: ListedModel, cost: Cost | None, installed_bytes: int) -> Fit:

@@ -23,7 +23,7 @@ _SIZE = 120, 36
 _QUESTIONS = (
     "What is the capital of France?",
     "Write a short python function that adds two numbers.",
-    "Give me five names for a small robot, as a list.",
+    "Give me three tips for writing clear code, as a list.",
 )
 _POLL = 0.1
 _STEPS = 1200
@@ -60,7 +60,7 @@ def main() -> None:
     # Small, so that a short conversation shows every tier.
     service = LiveService(CacheConfig(max_tokens=256, hot=32, block=32))
     try:
-        app = ChatApp(service, model=DEFAULT_NAME, settings=Settings(max_tokens=160))
+        app = ChatApp(service, model=DEFAULT_NAME, settings=Settings(max_tokens=200))
         svg = asyncio.run(converse(app))
     finally:
         service.close()

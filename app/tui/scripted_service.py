@@ -36,20 +36,49 @@ def scripted_model(spec: str = "scripted") -> ModelInfo:
     )
 
 
+def scripted_completion(
+    pieces: Sequence[str],
+    *,
+    prompt_tokens: int,
+    reused_tokens: int = 0,
+    reason: FinishReason = FinishReason.STOP,
+) -> Completion:
+    """One token a piece, at speeds that never differ."""
+    return Completion(
+        text="".join(pieces),
+        tokens=tuple(range(len(pieces))),
+        prompt_tokens=prompt_tokens,
+        reused_tokens=reused_tokens,
+        finish_reason=reason,
+        ttft_s=0.38,
+        prefill_tps=1284.0,
+        decode_tps=42.0,
+    )
+
+
 class ScriptedService:
     """Records what it is asked; the script's owner plays the model.
 
     holds_load: keep a load open until `finish_load`. missing: models to be fetched.
+    notes: what a load has to say.
     """
 
-    def __init__(self, *, holds_load: bool = False, missing: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        holds_load: bool = False,
+        missing: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
         self.asks: list[Ask] = []
         self.loads: list[str] = []
         self.fetches: list[str] = []
         self.stats: list[CacheStats] = []
         self.load_error: Exception | None = None
         self.missing = set(missing)
+        self._notes = tuple(notes)
         self.fetch_job: Job[Progress] | None = None
+        self.look: Job[Completion] | None = None
         self._holds_load = holds_load
         self._load_job: Job[LoadEvent] | None = None
         self._job: Job[AnswerEvent] | None = None
@@ -63,7 +92,7 @@ class ScriptedService:
         """The load that was asked for succeeds, or fails with `load_error`."""
         assert self._load_job is not None
         if self.load_error is None:
-            self._load_job.put(scripted_model(self.loads[-1]))
+            self._load_job.put(replace(scripted_model(self.loads[-1]), notes=self._notes))
         self._load_job.finish(self.load_error)
         self._load_job = None
 
@@ -80,15 +109,8 @@ class ScriptedService:
 
     def finish(self, reason: FinishReason = FinishReason.STOP) -> None:
         """The answer ends."""
-        completion = Completion(
-            text="".join(self._text),
-            tokens=tuple(range(len(self._text))),
-            prompt_tokens=self._prompt_tokens,
-            reused_tokens=self._reused,
-            finish_reason=reason,
-            ttft_s=0.38,
-            prefill_tps=1284.0,
-            decode_tps=42.0,
+        completion = scripted_completion(
+            self._text, prompt_tokens=self._prompt_tokens, reused_tokens=self._reused, reason=reason
         )
         self.put(Finished(row=0, completion=completion))
         self._end(None)
@@ -105,6 +127,13 @@ class ScriptedService:
     def end(self) -> None:
         """End the answer with nothing more said."""
         self._end(None)
+
+    def finish_look(self) -> None:
+        """The look at the speed ends."""
+        assert self.look is not None
+        self.look.put(scripted_completion("x" * 32, prompt_tokens=256))
+        self.look.finish()
+        self.look = None
 
     @property
     def answering(self) -> bool:
@@ -152,7 +181,13 @@ class ScriptedService:
         job.put(Prepared(prompt_tokens=ends[-1], ends=ends))
         return job
 
+    def measure(self) -> Job[Completion]:
+        self.look = Job[Completion]()
+        return self.look
+
     def cancel(self) -> None:
+        if self.look is not None:
+            self.look.finish()
         if self._load_job is not None:
             job, self._load_job = self._load_job, None
             job.finish()

@@ -13,6 +13,7 @@ from typing import Protocol
 from app.generation import Event
 from app.job import Job
 from app.sampling import Sampling
+from app.transcript import Completion
 from kvcache.stats import CacheStats
 from models.chat_template import Message
 from models.progress import Progress
@@ -99,6 +100,10 @@ class ModelService(Protocol):
 
     def answer(self, ask: Ask) -> Job[AnswerEvent]:
         """Answer a conversation."""
+        ...
+
+    def measure(self) -> Job[Completion]:
+        """Read and answer a short text beside the conversation; its cache stays as it is."""
         ...
 
     def cancel(self) -> None:

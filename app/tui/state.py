@@ -16,6 +16,7 @@ class Phase(Enum):
     READY = "ready"
     READING = "reading"
     ANSWERING = "answering"
+    MEASURING = "measuring"
 
 
 @dataclass(frozen=True, kw_only=True)

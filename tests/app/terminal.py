@@ -9,7 +9,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,21 @@ class Terminal:
         while text not in self.shown:
             if not self._read(deadline - time.monotonic()):
                 pytest.fail(f"ended, or said nothing, before {text!r}: {self.shown[-2000:]!r}")
+
+    def wait_for_more(self, count: int) -> None:
+        """Read until so many more characters have been shown."""
+        before = len(self.shown)
+        deadline = time.monotonic() + _SECONDS
+        while len(self.shown) < before + count:
+            if not self._read(deadline - time.monotonic()):
+                pytest.fail(f"ended, or said no more: {self.shown[-2000:]!r}")
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Read until something holds."""
+        deadline = time.monotonic() + _SECONDS
+        while not holds():
+            assert time.monotonic() < deadline, self.shown[-2000:]
+            self.read_for(0.1)
 
     def close(self) -> int:
         """Wait for the end; returns the exit code."""

@@ -1,6 +1,5 @@
 """The chat in a real terminal: line by line (bars, Ctrl-C, Ctrl-D), and how it opens."""
 
-import time
 from pathlib import Path
 
 from tests.app.terminal import END, INTERRUPT, QUIT, Terminal
@@ -11,7 +10,8 @@ def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
     terminal = Terminal("chat", "--plain", "-m", str(tiny_path), *window)
     terminal.wait_for("> ")
     terminal.type(b"ba ce di\n")
-    time.sleep(1)
+    terminal.wait_for("reading")
+    terminal.wait_for_more(2000)
     terminal.type(INTERRUPT)
     terminal.wait_for(" tok/s · answer")
     terminal.type(b"/stats\n")

@@ -6,6 +6,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+from kvcache.plan import ModelShape
 from models.catalogue import CatalogueEntry, WheelFile
 from models.hub import HubFile
 
@@ -16,6 +17,7 @@ OTHER_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
 ENTRY = CatalogueEntry(
     name="tiny",
     hub=HubFile(repo="someone/Tiny-GGUF", file="tiny.Q4_1.gguf"),
+    shape=ModelShape(layers=3, kv_heads=2, head_dim=64, context=128),
     size=len(CONTENT),
     sha256=hashlib.sha256(CONTENT).hexdigest(),
     about="a test's own model",

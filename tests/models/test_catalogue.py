@@ -1,8 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from models.catalogue import CATALOGUE, DEFAULT_NAME, CatalogueEntry, entry
+from models.config import LlamaConfig
+from models.gguf_file import GGUFFile
 from tests.models.samples import ENTRY
 
 
@@ -24,6 +27,7 @@ def test_entry_is_complete(each: CatalogueEntry) -> None:
     assert each.about
     assert each.licence
     assert each.size > 50_000_000
+    assert each.quantization in ("Q4_1", "Q4_K_M")
 
 
 def test_default_comes_in_a_wheel_that_holds_the_same_file() -> None:
@@ -54,3 +58,11 @@ def test_bad_hash_is_refused(sha256: str) -> None:
 def test_bad_size_is_refused() -> None:
     with pytest.raises(ValueError, match="more than 0 bytes"):
         replace(ENTRY, size=0)
+
+
+@pytest.mark.network
+def test_the_shape_is_that_of_the_file(smollm2_path: Path) -> None:
+    default = entry(DEFAULT_NAME)
+    assert default is not None
+    with GGUFFile(smollm2_path) as file:
+        assert LlamaConfig.from_metadata(file.metadata).shape == default.shape

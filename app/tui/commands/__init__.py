@@ -94,6 +94,9 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(name="title", about="rename this chat", run=views.title, usage="TEXT"),
     Command(name="stats", about="speed in large", run=views.stats, key="F3"),
+    Command(
+        name="bench", about="measure the speed, in some seconds; the chat stays", run=views.bench
+    ),
     Command(name="kv", about="the cache in large, layer by layer", run=views.kv, key="F4"),
     Command(name="panes", about="show or hide the side pane", run=views.panes, key="F5"),
     Command(name="help", about="keys and commands", run=views.help_, key="F1"),

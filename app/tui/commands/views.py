@@ -45,6 +45,12 @@ def stats(screen: "ChatScreen", _text: str) -> None:
     screen.app.push_screen(SpeedScreen(screen.chat))
 
 
+def bench(screen: "ChatScreen", _text: str) -> None:
+    """Measure the speed, and show it in large."""
+    screen.chat.measure()
+    screen.app.push_screen(SpeedScreen(screen.chat))
+
+
 def kv(screen: "ChatScreen", _text: str) -> None:
     """Show the cache in large."""
     screen.app.push_screen(CacheScreen(screen.chat, screen.service, screen.tier_log))

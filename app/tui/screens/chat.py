@@ -17,12 +17,13 @@ from textual.screen import Screen
 from textual.strip import Strip
 
 from app.sessions.chat import ChatMessage
-from app.tui import clipboard, memory, terminal
+from app.tui import clipboard, garbage, memory, terminal
 from app.tui.commands import COMMANDS, Command, find
 from app.tui.controller import ChatController
+from app.tui.hints import HINTS
 from app.tui.model_list import ListedModel, listed
 from app.tui.screens.help import HelpScreen
-from app.tui.screens.question import QuestionScreen
+from app.tui.screens.too_long import DROP, UNDO, TooLongScreen
 from app.tui.service import ModelService
 from app.tui.settings import Settings
 from app.tui.state import Phase
@@ -32,7 +33,7 @@ from app.tui.tiers import TierLog
 from app.tui.widgets.composer import Composer
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
-from app.tui.widgets.key_bar import Hint, KeyBar
+from app.tui.widgets.key_bar import KeyBar
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.side_pane import SidePane
 from app.tui.widgets.status_line import StatusLine
@@ -47,22 +48,6 @@ _FIGURES_TICK = 1 / 4
 _SIDE_PANE_FROM = 100
 _SHORT = 26
 _QUIT_SECONDS = 2.0
-_HINTS: list[Hint] = [
-    ("⏎", "Send", "screen.submit"),
-    ("esc", "Stop", "screen.stop"),
-    ("F1", "Help", "screen.command('help')"),
-    ("^R", "Retry", "screen.command('retry')"),
-    ("^O", "Chats", "screen.command('sessions')"),
-    ("^L", "Model", "screen.command('model')"),
-    ("^Q", "Quit", "screen.command('quit')"),
-    ("F4", "KV", "screen.command('kv')"),
-    ("F3", "Speed", "screen.command('stats')"),
-    ("F5", "Panes", "screen.command('panes')"),
-    ("F2", "Settings", "screen.command('set')"),
-    ("^J", "Newline", "screen.newline"),
-    ("^Y", "Copy", "screen.command('copy')"),
-    ("^P", "Palette", "app.command_palette"),
-]
 
 
 class ChatScreen(Screen[None]):
@@ -110,7 +95,7 @@ class ChatScreen(Screen[None]):
     def on_mount(self) -> None:
         """Start the timers."""
         self.composer.prompt.focus()
-        self.query_one(KeyBar).show(_HINTS)
+        self.query_one(KeyBar).show(HINTS)
         self.set_interval(_TICK, self._tick)
         self.set_interval(_FIGURES_TICK, self._show_figures)
         self.set_class(not self.settings.panes, "panes-off")
@@ -179,6 +164,7 @@ class ChatScreen(Screen[None]):
     def _settled(self) -> None:
         """The model has loaded or answered."""
         self._show_figures()
+        garbage.rest()
         if not self.app.app_focus and self.settings.bell:
             self.app.bell()
             terminal.set_title(self.app, "● ember: done")
@@ -353,18 +339,9 @@ class ChatScreen(Screen[None]):
         self.chat.dismiss_too_long()
 
         def done(choice: str | None) -> None:
-            if choice == "drop":
+            if choice == DROP:
                 self.attempt(lambda: self.chat.retry(drop_oldest=True))
-            elif choice == "undo":
+            elif choice == UNDO:
                 self.attempt(lambda: self.composer.put(self.chat.undo()))
 
-        self.app.push_screen(
-            QuestionScreen(
-                "The window is too small for this",
-                f"The conversation has {long.prompt_tokens} tokens, the window holds "
-                f"{long.window} with its answer. Nothing has been cut. What is left out stays in "
-                "the chat, but the model does not read it.",
-                {"drop": "Leave out the oldest turns", "undo": "Take the question back"},
-            ),
-            done,
-        )
+        self.app.push_screen(TooLongScreen(long), done)

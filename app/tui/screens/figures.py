@@ -9,8 +9,10 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from app.transcript import Completion
 from app.tui.controller import ChatController
-from app.tui.service import ModelService
+from app.tui.service import ModelInfo, ModelService
+from app.tui.state import Phase
 from app.tui.text import figures
 from app.tui.text.palette import MUTED
 from app.tui.text.sparkline import sparkline
@@ -63,15 +65,31 @@ class SpeedScreen(ModalScreen[None]):
             ),
         ]
         if last is not None:
-            lines += [
-                Content(f"first token after {figures.seconds(last.ttft_s)}"),
-                Content(
-                    f"prompt {last.prompt_tokens} tokens, {last.reused_tokens} of them reused, "
-                    f"{rate(last.prefill_tps)} tok/s"
-                ),
-                Content(f"answer {len(last.tokens)} tokens, {rate(last.decode_tps)} tok/s"),
-            ]
+            lines += [Content("last answer"), *_completion(last)]
+        if self._chat.phase is Phase.MEASURING:
+            lines += [Content("measuring with another text…")]
+        elif self._chat.look.result is not None:
+            lines += [Content("measured by /bench"), *_completion(self._chat.look.result)]
+        lines += _running(self._chat.model)
         target.update(Content("\n").join(lines))
+
+
+def _completion(made: Completion) -> list[Content]:
+    rate = figures.rate
+    reused = f", {made.reused_tokens} of them reused" if made.reused_tokens else ""
+    return [
+        Content(f"  prompt {made.prompt_tokens} tokens{reused}, {rate(made.prefill_tps)} tok/s"),
+        Content(f"  answer {len(made.tokens)} tokens, {rate(made.decode_tps)} tok/s"),
+        Content(f"  first token after {figures.seconds(made.ttft_s)}"),
+    ]
+
+
+def _running(model: ModelInfo | None) -> list[Content]:
+    """What runs the model, and what there is to know about that."""
+    if model is None:
+        return []
+    lines = [Content(f"{model.name} on the {model.backend} backend")]
+    return lines + [Content.styled(f"! {note}", "$warning") for note in model.notes]
 
 
 class CacheScreen(ModalScreen[None]):

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
@@ -53,15 +55,19 @@ class HelpScreen(ModalScreen[None]):
         with VerticalScroll(classes="box") as box:
             box.border_title = "Help"
             for title, rows in (("Keys", _KEYS), ("Commands", commands), ("Marks", _MARKS)):
-                yield Static(_section(title, rows), markup=False)
+                yield Static(_section(title, rows))
 
     def on_mount(self) -> None:
         """Arrow keys scroll."""
         self.query_one(VerticalScroll).focus()
 
 
-def _section(title: str, rows: tuple[tuple[str, str], ...]) -> Content:
-    width = max(len(left) for left, _ in rows) + 2
-    lines = [Content.styled(title, "bold $accent")]
-    lines += [Content.assemble((left.ljust(width), "bold"), right) for left, right in rows]
-    return Content("\n").join([*lines, Content("")])
+def _section(title: str, rows: tuple[tuple[str, str], ...]) -> Group:
+    """A title and two columns, each wrapped in itself."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", ratio=2)
+    table.add_column(ratio=3)
+    for left, right in rows:
+        table.add_row(Text(left), Text(right))
+    table.expand = True
+    return Group(Text(title, style="bold"), table, Text(""))

@@ -14,10 +14,11 @@ from textual.widgets.option_list import Option
 
 from app.tui import memory
 from app.tui.controller import ChatController
-from app.tui.model_list import Cost, Fit, ListedModel, examine, fit, listed
+from app.tui.model_list import Cost, Fit, ListedModel, examine, fit, foretell, listed
 from app.tui.text import figures
 from app.tui.text.inert import inert
 from app.tui.text.palette import MUTED
+from models import catalogue
 
 _KEYS = "⏎ load or fetch · F8 stop a download · Esc close"
 _TICK = 1 / 10
@@ -53,6 +54,10 @@ class ModelsScreen(ModalScreen[str | None]):
 
     async def _find(self) -> None:
         self._listed = await asyncio.to_thread(listed)
+        for model in self._listed:
+            entry = catalogue.entry(model.spec)
+            if model.path is None and entry is not None:
+                self._costs[model.spec] = foretell(entry)
         self._list()
         for model in self._listed:
             if model.path is not None:
@@ -101,20 +106,23 @@ class ModelsScreen(ModalScreen[str | None]):
 
 
 def _line(model: ListedModel, cost: Cost | None, *, is_current: bool) -> Content:
-    """Name, size, quantization, fit, cache cost; what it is, or why it cannot be run."""
+    """Name, size, quantization, fit; cache cost and what it is, or why it cannot be run."""
     verdict = fit(model, cost, memory.installed())
-    details = f"{cost.quantization:<6} " if cost and cost.quantization else ""
-    per_thousand = ""
-    if cost is not None and cost.token_bytes:
-        per_thousand = f" · KV {figures.size(1000 * cost.token_bytes)} per 1k tokens"
-    about = inert(cost.problem) if cost is not None and cost.problem else model.about
+    details = f"{cost.quantization} " if cost and cost.quantization else ""
     first = Content.assemble(
         ("● " if is_current else "  ", "$accent"),
         (inert(model.spec), "bold"),
         f"  {figures.file_size(model.size)} {details}",
         (verdict.value, _STYLES[verdict]),
-        (per_thousand, MUTED),
         ("" if model.path else " · to fetch", "$accent"),
     )
-    second = Content.styled(about, "$error" if cost and cost.problem else MUTED)
-    return Content.assemble(first, "\n  ", second)
+    if cost is not None and cost.problem:
+        return Content.assemble(first, "\n  ", (inert(cost.problem), "$error"))
+    return Content.assemble(first, "\n  ", (_cache_cost(cost) + model.about, MUTED))
+
+
+def _cache_cost(cost: Cost | None) -> str:
+    if cost is None or not cost.token_bytes:
+        return ""
+    hot, cold = (figures.size(1000 * each) for each in (cost.token_bytes, cost.cold_bytes))
+    return f"KV per 1k tokens {hot}, cold {cold} · "

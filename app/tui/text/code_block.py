@@ -5,12 +5,17 @@
     └───────────────────────────────────┘
 
 While the fence is open its code is plain and grows by lines, since colouring
-it again at every token would cost more with every line.
+it again at every token would cost more with every line. Meanwhile a thread has
+Pygments compile the language's patterns, which takes it 60 ms the first time.
 """
+
+import threading
+from functools import cache
 
 from rich.segment import Segment
 from rich.style import Style
 from rich.syntax import Syntax
+from rich.text import Text
 from textual.strip import Strip
 
 from app.tui.text.lines import LineMaker
@@ -32,6 +37,7 @@ class CodeBlock:
 
     def growing(self, code: str) -> list[Strip]:
         """The lines of a block whose end has not come; call with ever longer code."""
+        _prepare(self._language, self._maker.palette.code_theme)
         end = code.rfind("\n") + 1
         if end > self._open_at:
             finished = code[self._open_at : end - 1]
@@ -45,10 +51,7 @@ class CodeBlock:
         if len(code) > _MAX_COLOURED:
             lines = self._plain(code)
         else:
-            theme = self._maker.palette.code_theme
-            language = self._language or "text"
-            syntax = Syntax("", language, theme=theme)
-            text = syntax.highlight(code)
+            text = _coloured(code, self._language, self._maker.palette.code_theme)
             text.rstrip()
             lines = [_on_any(line) for line in self._maker.fold_text(text, self._inner)]
         return [*self._head(code), *self._framed(lines), self._foot()]
@@ -83,6 +86,16 @@ class CodeBlock:
     def _foot(self) -> Strip:
         rule = "─" * max(self._maker.width - 2, 0)
         return Strip([Segment(f"└{rule}┘", self._maker.palette.border)])
+
+
+def _coloured(code: str, language: str, theme: str) -> Text:
+    return Syntax("", language or "text", theme=theme).highlight(code)
+
+
+@cache
+def _prepare(language: str, theme: str) -> None:
+    """Have Pygments ready for a language by the time its block is complete."""
+    threading.Thread(target=_coloured, args=("", language, theme), daemon=True).start()
 
 
 def _on_any(line: Strip) -> Strip:

@@ -90,6 +90,8 @@ class Entry:
     def _below(self, maker: LineMaker) -> list[Strip]:
         message, palette = self.message, maker.palette
         lines: list[Strip] = []
+        if message.state is State.STREAMING:  # an answer that goes on has figures of before
+            return lines
         if message.error:
             lines += maker.wrap(f"✗ {inert(message.error)}", palette.error)
         if message.figures:

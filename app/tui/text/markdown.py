@@ -22,6 +22,7 @@ from app.tui.text.lines import LineMaker
 # A paragraph without end is shown plainly, as parsing it at every token would
 # cost more with every token.
 _MAX_PARSED = 12_000
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,17 +143,18 @@ def _unsettled(blocks: Sequence[_Block], lines: Sequence[str]) -> int:
 
 def _without_padding(line: list[Segment]) -> list[Segment]:
     """Drop the blanks that Rich fills a line with, where they cannot be seen."""
-    while line and not line[-1].text.strip() and not (line[-1].style and line[-1].style.bgcolor):
-        line.pop()
+    while line and not (line[-1].style and line[-1].style.bgcolor):
+        text, style, _ = line.pop()
+        if shown := text.rstrip():
+            return [*line, Segment(shown, style)]
     return line
 
 
 def _blocks(source: str) -> list[_Block]:
     """The top-level blocks of a text."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     blocks: list[_Block] = []
     gathered: list[Token] = []
-    for token in parser.parse(source):
+    for token in _PARSER.parse(source):
         _keep_line_breaks(token)
         gathered.append(token)
         if token.level == 0 and token.nesting <= 0:

@@ -23,6 +23,9 @@ class CachePane(Pane):
         if model is None or stats is None:
             self.draw(Content.styled("no model", MUTED))
             return
+        title = f"KV cache · {model.kv}"
+        if self.border_title != title:
+            self.border_title = title
         width = max(self.content_size.width, 20)
         share = stats.held_bytes / model.max_bytes if model.max_bytes else 0.0
         held = f"{figures.size(stats.held_bytes)} of {figures.size(model.max_bytes)}"

@@ -10,10 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.cache import LRUCache
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import Reactive
@@ -24,6 +22,7 @@ from textual.strip import Strip
 from app.sessions.chat import ChatMessage, State
 from app.tui.state import Problem
 from app.tui.text import margin
+from app.tui.text.drawn import DrawnLines
 from app.tui.text.frame import card
 from app.tui.text.inert import inert
 from app.tui.text.lines import LineMaker
@@ -39,7 +38,6 @@ _RENDER_SHARE = 0.15
 _FIRST_SECONDS, _NEXT_SECONDS = 0.03, 0.008
 
 Placeholder = Callable[[LineMaker], list[Strip]]
-Drawn = tuple[tuple[Strip, Segment, int, Style], Strip]
 
 
 class Conversation(ScrollView, can_focus=True):
@@ -80,8 +78,7 @@ class Conversation(ScrollView, can_focus=True):
         self._problem: Problem | None = None
         self._maker: LineMaker | None = None
         self._stats: CacheStats | None = None
-        self._base = Style.null()
-        self._drawn: LRUCache[int, Drawn] = LRUCache(512)
+        self._drawn = DrawnLines()
         self._seen = 0
         self._not_before = 0.0
 
@@ -192,7 +189,6 @@ class Conversation(ScrollView, can_focus=True):
         if width < 1 or not self.is_attached:
             return
         self._maker = LineMaker(width, self._palette())
-        self._drawn.clear()
         self._freshen(_FIRST_SECONDS)
         self._fit(0)
 
@@ -276,27 +272,26 @@ class Conversation(ScrollView, can_focus=True):
     # -- drawing --
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        # The same for all lines, and dear to ask for.
-        self._base = self.rich_style
-        return super().render_lines(crop)
+        # Without Textual's cache of a widget's lines: that one knows them by their place on the
+        # screen, so while the text moves up it would draw all of them anew.
+        background = self.background_colors[1]
+        width = self.region.width
+        self._drawn.prepare(width, self.rich_style, self.get_line_filters(), background)
+        lines = [self.render_line(y) for y in crop.line_range]
+        left, right = crop.column_span
+        return lines if crop.width == width else [line.crop(left, right) for line in lines]
 
     def render_line(self, y: int) -> Strip:
-        width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
         if at >= self._height:
-            return Strip.blank(width, self._base)
+            return self._drawn.once(at, Strip([]))
         left, line = self._line(at)
         selection = self.text_selection
-        if selection is not None:
-            style = self.screen.get_component_rich_style("screen--selection")
-            return self._composed(with_selection(_joined(left, line), selection, at, style), at)
-        # A line that only moves up with the others is not composed again.
-        known = self._drawn.get(at)
-        wanted = (line, left, width, self._base)
-        if known is None or known[0] != wanted:
-            known = wanted, self._composed(_joined(left, line), at)
-            self._drawn[at] = known
-        return known[1]
+        if selection is None:
+            return self._drawn.line(at, left, line)
+        style = self.screen.get_component_rich_style("screen--selection")
+        whole = Strip.join([Strip([left]), line])
+        return self._drawn.once(at, with_selection(whole, selection, at, style))
 
     def _line(self, at: int) -> tuple[Segment, Strip]:
         """A line of the whole and its margin."""
@@ -311,16 +306,7 @@ class Conversation(ScrollView, can_focus=True):
         left = margin.margin(self._roll, index, local, self._stats, palette)
         return left, entry.lines[local]
 
-    def _composed(self, strip: Strip, at: int) -> Strip:
-        """A line fitted to the view."""
-        strip = strip.crop_extend(0, self.scrollable_content_region.width, None)
-        return strip.apply_style(self._base).apply_offsets(0, at)
-
 
 def _edges(stats: CacheStats) -> tuple[int, int, int]:
     """What the marks depend on: hot tokens have none."""
     return stats.sink, stats.evicted, stats.cold
-
-
-def _joined(left: Segment, line: Strip) -> Strip:
-    return Strip.join([Strip([left]), line])

@@ -13,6 +13,8 @@ from app.tui.text.inert import inert
 _MAX_PASTE = 4000
 _WHEN_EMPTY = {"up", "home", "end", "tab", "ctrl+d"}
 _ALWAYS = {"pageup", "pagedown"}
+# No binding with priority: that would overtake the letters typed just before.
+_NEWLINE = {"ctrl+j", "shift+enter"}
 _WHILE_SUGGESTING = {"up", "down", "tab"}
 
 
@@ -24,7 +26,6 @@ class Prompt(TextArea):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Send", show=False, priority=True),
-        Binding("ctrl+j,shift+enter", "newline", "Newline", show=False, priority=True),
         Binding("ctrl+c", "screen.interrupt", "Copy, stop or quit", show=False, priority=True),
         Binding("ctrl+y", "screen.command('copy')", "Copy the answer", show=False, priority=True),
     ]
@@ -97,7 +98,11 @@ class Prompt(TextArea):
 
     async def _on_key(self, event: events.Key) -> None:
         foreign = event.key in _ALWAYS or (not self.text and event.key in _WHEN_EMPTY)
-        if self.suggesting and event.key in _WHILE_SUGGESTING:
+        if event.key in _NEWLINE:
+            event.stop()
+            event.prevent_default()
+            self.action_newline()
+        elif self.suggesting and event.key in _WHILE_SUGGESTING:
             self._hand_over(event, self.SuggestionKey(event.key))
         elif foreign:
             self._hand_over(event, self.ForeignKey(event.key))

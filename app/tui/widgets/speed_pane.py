@@ -8,6 +8,7 @@ from textual.widgets import Digits
 from app.generation import PrefillProgress
 from app.transcript import Completion
 from app.tui.meter import BIN_SECONDS, BINS, Speed
+from app.tui.service import ModelInfo
 from app.tui.text import figures
 from app.tui.text.palette import MUTED
 from app.tui.text.sparkline import sparkline
@@ -24,8 +25,17 @@ class SpeedPane(Vertical):
         yield Digits("0.0")
         yield Pane("")
 
-    def show(self, speed: Speed, prefill: PrefillProgress | None, last: Completion | None) -> None:
+    def show(
+        self,
+        model: ModelInfo | None,
+        speed: Speed,
+        prefill: PrefillProgress | None,
+        last: Completion | None,
+    ) -> None:
         """Update from the meter, the running prefill and the last finished answer."""
+        title = f"Speed · {model.backend}" if model else "Speed"
+        if self.border_title != title:
+            self.border_title = title
         digits = self.query_one(Digits)
         shown = figures.rate(speed.now or (last.decode_tps if last else 0.0))
         if digits.value != shown:
@@ -45,9 +55,17 @@ class SpeedPane(Vertical):
                     *(Content.styled(line, "$accent") for line in lines),
                     Content.styled(f"tok/s from 0, last {span}", MUTED),
                     _first_token(prefill, last),
+                    *_notes(model),
                 ]
             )
         )
+
+
+def _notes(model: ModelInfo | None) -> list[Content]:
+    """That there is something to know about how the model runs."""
+    if model is None or not model.notes:
+        return []
+    return [Content.styled(f"! {len(model.notes)} to know about this: F3", "$warning")]
 
 
 def _first_token(prefill: PrefillProgress | None, last: Completion | None) -> Content:

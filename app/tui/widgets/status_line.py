@@ -5,6 +5,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from app.tui.controller import ChatController
+from app.tui.model_holder import Fetching
 from app.tui.state import Phase
 from app.tui.text import figures
 from app.tui.text.palette import MUTED
@@ -54,8 +55,10 @@ def _activity(chat: ChatController) -> Content:
             return _reading(chat)
         case Phase.ANSWERING:
             return Content.styled("answering · Esc stops", MUTED)
+        case Phase.MEASURING:
+            return Content.styled("measuring the speed · Esc stops", MUTED)
         case _:
-            return Content("")
+            return Content("") if chat.fetching is None else _fetching(chat.fetching)
 
 
 def _loading(chat: ChatController) -> Content:
@@ -64,6 +67,15 @@ def _loading(chat: ChatController) -> Content:
         return Content("loading the model")
     share = progress.done_bytes / progress.total_bytes
     return Content.assemble("loading ", *_bar(share), f" {share:.0%} · Esc stops")
+
+
+def _fetching(fetching: Fetching) -> Content:
+    progress = fetching.progress
+    if progress is None or not progress.total_bytes:
+        return Content(f"fetching {fetching.spec} · Esc stops")
+    done, total = map(figures.file_size, (progress.done_bytes, progress.total_bytes))
+    bar = _bar(progress.done_bytes / progress.total_bytes)
+    return Content.assemble("fetching ", *bar, f" {done} of {total} · Esc stops")
 
 
 def _reading(chat: ChatController) -> Content:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from textual import events
 from textual.events import Paste
 
 from app.sessions.chat import State
@@ -316,3 +317,23 @@ async def test_a_file_that_cannot_be_read_is_refused_and_the_draft_stays(tmp_pat
         await chat.type(f"read @{tmp_path}/bin")
         await chat.until(lambda: "no text file" in chat.told)
         assert chat.prompt.text.startswith("read @")
+
+
+@on_screen
+async def test_fast_keys_keep_their_order() -> None:
+    async with talk() as chat:
+        for key, character in (("a", "a"), ("b", "b"), ("ctrl+j", "\n"), ("c", "c")):
+            chat.app.post_message(events.Key(key, character))
+        await chat.until(lambda: "c" in chat.prompt.text)
+        assert chat.prompt.text == "ab\nc"
+
+
+@on_screen
+async def test_an_answer_that_goes_on_shows_no_figures_of_before() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first")
+        assert "tok/s" in chat.shown
+        await chat.type("/continue")
+        await chat.until(lambda: "tok/s" not in chat.shown)
+        chat.service.say(" second")
+        await chat.until(lambda: "first second▍" in chat.shown)

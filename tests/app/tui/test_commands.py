@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from textual.widgets import OptionList
+from textual.widgets import OptionList, Static
 
 from app.sessions.store import SessionStore
 from app.tui import settings as settings_file
@@ -16,6 +16,9 @@ from app.tui.screens.models import ModelsScreen
 from app.tui.screens.settings import SettingsScreen
 from app.tui.scripted_service import ScriptedService
 from app.tui.widgets.key_bar import KeyBar
+from app.tui.widgets.pane import Pane
+from app.tui.widgets.speed_pane import SpeedPane
+from app.tui.widgets.status_line import StatusLine
 from app.tui.widgets.suggestions import Suggestions
 from kvcache import EmberError
 from models.store import models_folder
@@ -250,9 +253,11 @@ async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> Non
 
         await chat.until(lambda: any("Q8_0" in line for line in lines()))
         (tiny,) = [at for at, line in enumerate(lines()) if "ember:tiny.gguf" in line]
-        assert "KV 375 KiB per 1k tokens" in lines()[tiny]
+        assert "KV per 1k tokens 375 KiB, cold " in lines()[tiny]
         assert "fits" in lines()[tiny]
-        assert any("smollm2-360m" in line and "to fetch" in line for line in lines())
+        (fetchable,) = [line for line in lines() if "smollm2-360m" in line]
+        assert "271 MB Q4_K_M fits · to fetch" in fetchable
+        assert "KV per 1k tokens 39.1 MiB, cold " in fetchable
         await chat.choose(tiny)
         await chat.until(lambda: chat.service.loads[-1] == "ember:tiny.gguf")
         assert chat.texts == ["one", "1"]
@@ -266,10 +271,12 @@ async def test_a_download_shows_its_progress_and_can_be_stopped() -> None:
     async with talk(service) as chat:
         await chat.type("/model smollm2-360m")
         await chat.until(lambda: service.fetches == ["smollm2-360m"])
-        service.fetched(50, 200)
+        service.fetched(50_000_000, 200_000_000)
+        status = chat.screen.query_one(StatusLine)
+        await chat.until(lambda: "50 MB of 200 MB · Esc stops" in str(status.render()))
         await chat.press("ctrl+l")
         line = chat.app.screen.query_one("#download")
-        await chat.until(lambda: "50" not in str(line.render()) or line.display)
+        await chat.until(lambda: "50 MB of 200 MB" in str(line.render()) and line.display)
         await chat.press("f8")
         await chat.until(lambda: chat.app.chat.fetching is None)
         assert service.loads == ["scripted"]
@@ -315,6 +322,8 @@ async def test_no_command_breaks_the_chat(
                 await chat.press("escape")
             if chat.service.answering:
                 chat.service.finish()
+            if chat.service.look is not None:
+                chat.service.finish_look()
             await chat.until(lambda: not chat.app.chat.busy)
         chat.app.chat.new_chat()
         await chat.exchange("still there?", "yes")
@@ -367,3 +376,46 @@ async def test_it_rings_when_done_and_out_of_sight(monkeypatch: pytest.MonkeyPat
         chat.service.say("2")
         chat.service.finish()
         await chat.until(lambda: rung == [True])
+
+
+@on_screen
+async def test_bench_measures_beside_the_chat() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "1")
+        await chat.type("/bench")
+        await chat.until(lambda: chat.service.look is not None)
+        assert isinstance(chat.app.screen, SpeedScreen)
+        await chat.press("escape")
+        await chat.type("/retry")
+        await chat.until(lambda: "being measured" in chat.told)
+        chat.service.finish_look()
+        await chat.until(lambda: not chat.app.chat.busy)
+        assert chat.texts == ["one", "1"]
+        await chat.press("f3")
+        page = chat.app.screen.query_one(Static)
+        await chat.until(lambda: "measured by /bench" in str(page.render()))
+        assert "prompt 256 tokens, 1284 tok/s" in str(page.render())
+        assert "answer 32 tokens, 42.0 tok/s" in str(page.render())
+
+
+@on_screen
+async def test_bench_can_be_stopped() -> None:
+    async with talk() as chat:
+        await chat.type("/bench")
+        await chat.until(lambda: chat.app.chat.busy)
+        await chat.press("escape", "escape")
+        await chat.until(lambda: not chat.app.chat.busy)
+        assert chat.app.chat.look.result is None
+        assert chat.app.chat.problem is None
+
+
+@on_screen
+async def test_the_backend_and_why_it_is_that_one_are_shown() -> None:
+    service = ScriptedService(notes=["no C++ compiler was found: install one"])
+    async with talk(service) as chat:
+        pane = chat.screen.query_one(SpeedPane)
+        await chat.until(lambda: "scripted" in str(pane.border_title))
+        await chat.until(lambda: "1 to know" in str(pane.query_one(Pane).render()))
+        await chat.press("f3")
+        page = chat.app.screen.query_one(Static)
+        await chat.until(lambda: "! no C++ compiler" in str(page.render()))

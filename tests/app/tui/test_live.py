@@ -120,6 +120,18 @@ def test_an_answer_reuses_what_the_cache_holds(service: LiveService) -> None:
     assert again.completion.text == done.completion.text
 
 
+def test_a_look_at_the_speed_leaves_the_cache_alone(service: LiveService) -> None:
+    list(service.answer(Ask(messages=turns(WORDS), max_tokens=5)))
+    before = service.layer_stats()
+    (found,) = list(service.measure())
+    assert found.prompt_tokens == 64
+    assert found.reused_tokens == 0
+    assert found.prefill_tps > 0
+    assert list(service.layer_stats()) == list(before)
+    again = finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5))))
+    assert again.completion.reused_tokens == again.completion.prompt_tokens - 1
+
+
 def finished(events: list[AnswerEvent]) -> Finished:
     last = events[-1]
     assert isinstance(last, Finished)

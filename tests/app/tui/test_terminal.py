@@ -33,19 +33,26 @@ def saved(tmp_path: Path) -> SessionStore:
     return SessionStore.open(path)
 
 
+def saved_answer(tmp_path: Path) -> str:
+    """What is on disk of the answer that the chat is giving."""
+    chat = saved(tmp_path).latest()
+    return chat.messages[1].text if chat and len(chat.messages) > 1 else ""
+
+
 def test_a_killed_chat_is_resumed(tiny_path: Path, tmp_path: Path, folders: dict[str, str]) -> None:
     command = ["chat", "-m", str(tiny_path), *BACKEND, "--max-tokens", "99999"]
     terminal = Terminal(*command, environment=folders)
     terminal.wait_for("Ask anything")
     terminal.type(b"ba ce di" + ENTER)
     terminal.wait_for("answering")
-    terminal.read_for(2.5)
+    terminal.wait_until(lambda: len(saved_answer(tmp_path)) > 100)
+    before = saved_answer(tmp_path)
     os.kill(terminal.process.pid, signal.SIGKILL)
     terminal.close()
     chat = saved(tmp_path).latest()
     assert chat is not None
     assert chat.messages[0].text == "ba ce di"
-    assert len(chat.messages[1].text) > 100
+    assert chat.messages[1].text.startswith(before)
     assert chat.messages[1].state is State.STOPPED
     again = Terminal(*command, "--continue", environment=folders)
     again.wait_for("ba ce di")
