@@ -15,7 +15,7 @@ import mlx.core as mx
 from kvcache.codecs.base import Codec
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
 from kvcache.gpu.basis import basis_of
-from kvcache.gpu.families import level_table
+from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
 from kvcache.gpu.segments import SegmentInputs, key_role, value_role
 from kvcache.gpu.shape import TILE, CallShape, ceil_div
@@ -55,12 +55,12 @@ class _ColdKernel:
 
 
 @lru_cache(maxsize=64)
-def _cold_kernel(keys: Codec, values: Codec, dim: int) -> _ColdKernel:
-    """The kernel that reads blocks of these codecs. Raises CacheError where there is none."""
+def _cold_kernel(keys: Family, values: Family) -> _ColdKernel:
+    """The kernel that reads blocks of these codecs, the same for all layers."""
     inputs = ("queries", "lowest", "levels", "args")
     outputs = ("sums", "stats")
     segments = SegmentInputs(
-        roles=(key_role(keys, dim), value_role(values, dim)), others=len(inputs) + len(outputs)
+        roles=(key_role(keys), value_role(values)), others=len(inputs) + len(outputs)
     )
     kernel = Kernel.load(
         "cold",
@@ -68,7 +68,7 @@ def _cold_kernel(keys: Codec, values: Codec, dim: int) -> _ColdKernel:
         outputs=outputs,
         macros=(*MACROS, *segments.macros),
     )
-    return _ColdKernel(kernel=kernel, segments=segments, levels=level_table(keys, values))
+    return _ColdKernel(kernel=kernel, segments=segments, levels=level_table((keys, values)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,9 @@ class TierDecoder:
 
     def _cold(self, call: "_Numbers", q: mx.array, cold: ColdBlocks, lowest: mx.array) -> Partial:
         shape = call.shape
-        made = _cold_kernel(cold.key_codec, cold.value_codec, shape.dim)
+        made = _cold_kernel(
+            family_of(cold.key_codec, shape.dim), family_of(cold.value_codec, shape.dim)
+        )
         queries = self._rotate(shape, q, cold.key_codec)
         spans = shape.spans(cold.blocks, self.threadgroups)
         position = {Argument.COLD_POSITION: cold.position}

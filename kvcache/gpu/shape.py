@@ -24,11 +24,7 @@ class CallShape:
     dim: int
 
     def __post_init__(self) -> None:
-        if self.dim % RUN or self.dim > _LARGEST_DIM:
-            raise CacheError(
-                f"got head dimension {self.dim}, but the GPU kernels take multiples of {RUN} up to "
-                f"{_LARGEST_DIM}; use --backend reference"
-            )
+        check_dim(self.dim)
 
     @classmethod
     def of(cls, q: mx.array, kv_heads: int) -> "CallShape":
@@ -69,6 +65,15 @@ class CallShape:
         """
         wanted = max(1, threadgroups // (self.heads * self.row_tiles))
         return max(1, min(wanted, ceil_div(units, self.simdgroups)))
+
+
+def check_dim(dim: int) -> None:
+    """Raises CacheError for a head dimension that no kernel takes."""
+    if dim % RUN or dim > _LARGEST_DIM:
+        raise CacheError(
+            f"got head dimension {dim}, but the GPU kernels take multiples of {RUN} up to "
+            f"{_LARGEST_DIM}; use --backend reference"
+        )
 
 
 def ceil_div(count: int, size: int) -> int:
