@@ -18,11 +18,10 @@ from kvcache.gpu.basis import basis_of
 from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
 from kvcache.gpu.segments import SegmentInputs, key_role, value_role
-from kvcache.gpu.shape import TILE, CallShape, ceil_div
+from kvcache.gpu.shape import THREADGROUPS, TILE, CallShape, ceil_div
 from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
 
 MOST_NEW = 8  # new tokens that the kernels are meant for: each eight rows re-read the tiers
-_THREADGROUPS = 512  # keep any GPU of now busy
 
 _ROTATE = Kernel.load(
     "rotate",
@@ -93,7 +92,7 @@ class TierDecoder:
     """
 
     launch: Launcher = launch_on_device
-    threadgroups: int = _THREADGROUPS
+    threadgroups: int = THREADGROUPS
 
     def attend(
         self,

@@ -8,6 +8,7 @@ from kvcache.errors import CacheError
 
 RUN = 8  # channels that a lane handles together
 TILE = 32  # tokens that a simdgroup takes at a time, one per lane
+THREADGROUPS = 512  # of a launch where there is work for them: they keep any GPU of now busy
 _LARGEST_DIM = 256  # so that the runs of a token fit a simdgroup
 _ROWS = 8  # query rows that share one read of a token: more would not fit in registers
 _SHARED_BYTES = 8 * 1024  # of folded queries and weights, for several threadgroups at a time

@@ -93,10 +93,12 @@ _BY_STRUCTURE = {
     "TokenAffine": (
         Case(keys="q5", values="h6", dim=80, block=40, threadgroups=1),
         Case(keys="q8", values="h6", dim=80, block=33),
+        Case(keys="q8", values="h8", dim=128, blocks=2),
     ),
     "ChannelAffine": (
         Case(keys="hkivi5", values="kivi3", dim=80, block=40, threadgroups=1),
         Case(keys="kivi2", values="kivi5", dim=96, block=33),
+        Case(keys="kivi3", values="kivi4", dim=96, block=31),
     ),
     "Levels": (
         Case(keys="turbo3", values="turbo3u", dim=80, block=40, threadgroups=1),
@@ -105,6 +107,7 @@ _BY_STRUCTURE = {
     "KVarN": (
         Case(keys="kvarn5", values="kvarn6", dim=80, block=40, threadgroups=1),
         Case(keys="kvarn8", values="kvarn5", dim=96, block=33),
+        Case(keys="kvarn8", values="kvarn8", dim=128, blocks=2),
     ),
     "Plain": (Case(keys="f16", values="f16", dim=80, block=40, threadgroups=1),),
 }
