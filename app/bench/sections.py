@@ -13,6 +13,8 @@ from app.bench import (
     memory_view,
     quality,
     quality_view,
+    roofline,
+    roofline_view,
     speed,
     speed_view,
 )
@@ -23,6 +25,7 @@ from app.bench.settings import (
     ClaimSettings,
     MemorySettings,
     QualitySettings,
+    RooflineSettings,
     Settings,
     SpeedSettings,
 )
@@ -82,6 +85,12 @@ SECTIONS = {
             settings=MemorySettings,
             seconds=memory.expected_seconds,
             run=memory.run,
+        ),
+        Section(
+            view=roofline_view.VIEW,
+            settings=RooflineSettings,
+            seconds=roofline.expected_seconds,
+            run=roofline.run,
         ),
         Section(
             view=claim_view.VIEW,

@@ -109,6 +109,14 @@ class MemorySettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RooflineSettings(Settings):
+    """contexts: tokens held. kv: beside fp16."""
+
+    kv: tuple[str, ...] = (DEFAULT_KV,)
+    contexts: tuple[int, ...] = (4096, 16384, 32768)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClaimSettings(Settings):
     """shape: whose operations are counted. lengths: generated tokens. seconds: for measuring."""
 

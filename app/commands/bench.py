@@ -16,6 +16,7 @@ _SUMMARIES = {
     "attention": "one attention step, kernel by kernel, against the memory's bandwidth",
     "quality": "what each codec changes in the model's answers",
     "memory": "bytes of caches by formula and filled, and what fits",
+    "roofline": "the most that memory bandwidth allows, chip by chip: computed, nothing measured",
     "claim": "is a KV cache 10 to 100 times faster?",
 }
 
@@ -121,6 +122,12 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     add("--contexts", type=_list(1), metavar="N,N", help="windows (default: 100 to 131072)")
 
 
+def _add_roofline(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    _add_kv(parser, "codecs of the cold tier, beside fp16")
+    add("--contexts", type=_list(1), metavar="N,N", help="tokens held (default: 4096,16384,32768)")
+
+
 def _add_claim(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     shapes = ["phi-2", "tinyllama", "llama-2-7b", "loaded"]
@@ -160,5 +167,6 @@ _FLAGS = {
     "attention": _add_attention,
     "quality": _add_quality,
     "memory": _add_memory,
+    "roofline": _add_roofline,
     "claim": _add_claim,
 }

@@ -30,7 +30,8 @@ MEMORY = SECTIONS["memory"]
 
 def _example(view: View[Any]) -> Any:
     """A row with something in every field."""
-    values = {"str": "a", "int": 7, "float": 0.5, "int | None": 7, "float | None": 0.5}
+    numbers = {"int": 7, "float": 0.5, "int | None": 7, "float | None": 0.5}
+    values = {"str": "a", "bool": True, **numbers}
     kinds = {
         field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(view.row)
     }
