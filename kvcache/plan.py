@@ -13,6 +13,7 @@ from kvcache.codecs.rotation import check_rotatable
 from kvcache.config import Backend, CacheConfig, HotDtype, on_gpu
 from kvcache.errors import CacheError
 from kvcache.gpu.families import why_unread
+from kvcache.gpu.prefill import MOST_TRANSIENT
 from kvcache.ledger import TierSizes
 
 
@@ -121,6 +122,14 @@ class CachePlan:
         """Bytes of a full cache."""
         unencoded = self.sizes.pinned + self.sizes.ring
         return unencoded * self.token_bytes + self.sizes.slots * self.block_bytes
+
+    @property
+    def prompt_bytes(self) -> int | None:
+        """Bytes that attention of a prompt step may take beside all this, for any window.
+
+        Of one layer, since layers run one after another. None but for the GPU kernels.
+        """
+        return MOST_TRANSIENT if self.backend is Backend.GPU else None
 
     @property
     def cold_bits(self) -> float:

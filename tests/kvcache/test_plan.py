@@ -171,6 +171,7 @@ def test_what_no_gpu_kernel_reads_is_known_before_the_first_token(
         resolve(CacheConfig.from_dict(fields | {"backend": "gpu"}), shape)
     asked = resolve(CacheConfig.from_dict(fields | {"backend": "reference"}), shape)
     assert asked.plain_because is None
+    assert asked.prompt_bytes is None
 
 
 @pytest.mark.usefixtures("gpu")
@@ -178,6 +179,7 @@ def test_the_gpu_kernels_run_where_they_can() -> None:
     for fields in ({}, {"keys": "kvarn4", "values": "f16"}, {"hot_dtype": "bf16"}):
         plan = resolve(CacheConfig.from_dict(fields), replace(SMALL, head_dim=128))
         assert plan.layer(1).backend is Backend.GPU
+        assert plan.prompt_bytes == 64 * 2**20
         assert plan.plain_because is None
     # Without room for a cold block its codecs do not matter.
     short = CacheConfig(keys="turbo3p", max_tokens=100)
