@@ -61,8 +61,9 @@ class SpeedSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSettings(Settings):
-    """contexts: tokens held. reps: timed steps of each kernel."""
+    """contexts: tokens held. reps: timed steps of each kernel. shape: whose dimensions."""
 
+    shape: str = "loaded"
     kv: tuple[str, ...] = (DEFAULT_KV, "f16", "q8", "q4", "h4", "kvarn4")
     contexts: tuple[int, ...] = (512, 2048, 8192)
     reps: int = 15

@@ -103,6 +103,8 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
 def _add_attention(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     _add_kv(parser, "codecs of the cold tier")
+    shapes = ["loaded", "tinyllama", "llama-2-7b"]
+    add("--shape", choices=shapes, help="whose layers and heads (default: the loaded model's)")
     add("--contexts", type=_list(1), metavar="N,N", help="tokens held (default: 512,2048,8192)")
     add("--reps", type=options.whole(1), metavar="N", help="timed steps (default: 15)")
 
