@@ -1,9 +1,10 @@
 # Two commands are all a new machine needs: `make chat` and `make test`.
 VENV   := .venv
 PY     := $(VENV)/bin/python
-# The first Python of at least 3.11; override with PYTHON=/path/to/python.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# The first Python for which all packages have wheels, else any of at least 3.11 that can make
+# environments; override with PYTHON=/path/to/python.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
+	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .PHONY: chat test test-large check metal-check metal-mutants bench clean
 
@@ -30,7 +31,8 @@ check: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# The project's own results, about half an hour, and README's tables from them.
+# The project's own results, about half an hour, and README's tables from them. With
+# llama.cpp's rows where llama-cpp-python is installed; endless and needle are run by name.
 bench: $(VENV)/.run
 	$(PY) -m app bench --out assets/results
 	$(PY) -m app.bench.readme
@@ -39,7 +41,7 @@ clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.pip: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "ember needs Python 3.11 or newer: install it, or set PYTHON=" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "ember needs Python 3.11 or newer with its venv module (Debian: apt install python3-venv); install it, or set PYTHON=" >&2; exit 1; }
 	@echo "setting up $(VENV) (once, about a minute)"
 	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt install python3-venv" >&2; exit 1; }
 	@$(PY) -m pip install --quiet --upgrade "pip>=25.1"

@@ -78,11 +78,14 @@ def read(
     """
     for start in range(0, len(ids) - 1, chunk):
         stop = min(start + chunk, len(ids) - 1)
-        found = _log_probabilities(model, cache, mx.array([ids[start:stop]]))
+        chunk_ids = mx.array([ids[start:stop]])
+        if stop <= skip:
+            mx.eval(model.hidden(chunk_ids, cache), [layer.pending() for layer in cache])
+            continue
         first = max(0, skip - start)
-        if first < stop - start:
-            targets = np.array(ids[start + 1 + first : stop + 1])
-            yield Reading(log_probabilities=found[first:], targets=targets)
+        found = _log_probabilities(model, cache, chunk_ids)
+        targets = np.array(ids[start + 1 + first : stop + 1])
+        yield Reading(log_probabilities=found[first:], targets=targets)
 
 
 def diverge(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from threading import Event as Flag
 from typing import Self
 
+from app.device_memory import wire
 from app.generation import Event, Generation, Row, Truncated
 from app.sampling import Sampler, Sampling
 from app.transcript import FinishReason, Transcript
@@ -94,6 +95,7 @@ class Engine:
     def load(cls, model: str, config: CacheConfig | None = None) -> Self:
         """An engine over a model's path or name (`models.loader.load`)."""
         config = config or CacheConfig()
+        wire()
         return cls(load(model, backend=config.backend), config)
 
     def stats(self) -> CacheStats:

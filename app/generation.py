@@ -7,15 +7,20 @@ its caches come from or what they still held.
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from threading import Event as Flag
 
 import mlx.core as mx
 import numpy as np
 
+from app.device_memory import release_scratch
 from app.sampling import Sampler
 from app.transcript import Completion, FinishReason, Transcript
 from kvcache import RowsKVCache, TwoTierKVCache
 from models.llama import Model
+
+# Often enough for flat memory, rarely enough to cost nothing.
+_RELEASE_TOKENS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +117,7 @@ class Generation:
             logits = self._model.logits(hidden[:, -1]) if stop == total else None
             mx.eval([cache.pending() for cache in self._caches], [] if logits is None else logits)
             seconds = time.perf_counter() - began
+            release_scratch()
             yield PrefillProgress(done=stop, total=total, reused=reused, seconds=seconds)
             if logits is not None:
                 return logits
@@ -120,7 +126,9 @@ class Generation:
 
     def _decode(self, logits: mx.array) -> Iterator[Event]:
         tokens = self._sampler(logits)  # [B]
-        while not self._cancel.is_set():
+        for step in count(1):
+            if self._cancel.is_set():
+                return
             mx.async_eval(tokens)
             ahead = self._advance(tokens) if self._pipelined else None
             yield from self._collect(tokens)
@@ -132,6 +140,8 @@ class Generation:
             if not live:
                 return
             tokens = self._advance(tokens) if ahead is None else ahead
+            if step % _RELEASE_TOKENS == 0:
+                release_scratch()
 
     def _advance(self, tokens: mx.array) -> mx.array:
         """Append one token per row; returns the next ones [B]."""

@@ -1,127 +1,145 @@
-"""Where an unencoded cache keeps keys or values: [B, Hkv, capacity, D] in one piece.
+"""Where an unencoded cache keeps keys and values: [2, B, Hkv, capacity, D] in one piece.
 
-Two kinds: MLX's own arrays for any device, and plain memory that the native CPU
-kernels read and write in place. Neither knows how many of its tokens count.
+Keys come first, values second, so that whoever has both in one array writes them
+at once. Two kinds: an MLX array for any device, and plain memory that the native
+CPU kernels read and write in place. Neither knows how many of its tokens count.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, Self
 
 import mlx.core as mx
 import numpy as np
 
 from kvcache.config import Backend, HotDtype
+from kvcache.errors import CacheError
 from kvcache.native.library import Array
 
-Shape = tuple[int, int, int, int]
+# B, Hkv and D.
+Layout = tuple[int, int, int]
 
 # A whole buffer as a kernel takes it: an MLX array, or plain memory to write in place.
 Whole = mx.array | Array
 
-
-class Buffer(Protocol):
-    """Memory for tokens of one kind."""
-
-    @property
-    def shape(self) -> Shape:
-        """[B, Hkv, capacity, D]."""
-        ...
-
-    @property
-    def whole(self) -> Whole:
-        """All of the memory, [B, Hkv, capacity, D]."""
-        ...
-
-    def write(self, at: int, tokens: mx.array) -> None:
-        """Put tokens [B, Hkv, L, D] at position `at`."""
-        ...
-
-    def read(self, count: int) -> mx.array:
-        """The first `count` tokens."""
-        ...
-
-    def grown(self, capacity: int, held: int) -> Self:
-        """A larger buffer that begins with the first `held` tokens of this one."""
-        ...
-
-    def rows(self, rows: Sequence[int]) -> Self:
-        """A buffer of the given batch rows."""
-        ...
-
-    def pending(self) -> list[mx.array]:
-        """Arrays that may still have to be evaluated."""
-        ...
+_ROOM_AXIS = 3
 
 
 class DeviceBuffer:
     """Tokens in an MLX array, updated by slice assignment (in place once it is donated)."""
 
     def __init__(self, array: mx.array) -> None:
-        self._array = array
+        self.whole = array
 
-    @property
-    def shape(self) -> Shape:
-        batch, heads, capacity, dim = self._array.shape
-        return batch, heads, capacity, dim
+    @classmethod
+    def make(cls, layout: Layout, capacity: int, dtype: HotDtype) -> "DeviceBuffer":
+        """Room for `capacity` tokens."""
+        batch, heads, dim = layout
+        return cls(mx.zeros((2, batch, heads, capacity, dim), dtype.mx))
 
-    @property
-    def whole(self) -> mx.array:
-        return self._array
+    def write(self, at: int, k: mx.array, v: mx.array) -> None:
+        """Put k and v [B, Hkv, L, D] at position `at`."""
+        for kind, tokens in enumerate((k, v)):
+            span = slice(at, at + tokens.shape[2])
+            self.whole[kind, :, :, span] = tokens.astype(self.whole.dtype)
 
-    def write(self, at: int, tokens: mx.array) -> None:
-        self._array[:, :, at : at + tokens.shape[2]] = tokens.astype(self._array.dtype)
+    def write_joined(self, at: int, kv: mx.array) -> None:
+        """Put kv [2, B, Hkv, L, D] at position `at`, in one launch."""
+        self.whole[:, :, :, at : at + kv.shape[_ROOM_AXIS]] = kv.astype(self.whole.dtype)
 
-    def read(self, count: int) -> mx.array:
-        return self._array[:, :, :count]
+    def keys(self, count: int) -> mx.array:
+        """The first `count` keys [B, Hkv, count, D]."""
+        return self.whole[0, :, :, :count]
+
+    def values(self, count: int) -> mx.array:
+        """The first `count` values [B, Hkv, count, D]."""
+        return self.whole[1, :, :, :count]
 
     def grown(self, capacity: int, held: int) -> "DeviceBuffer":
-        batch, heads, _, dim = self.shape
-        array = mx.zeros((batch, heads, capacity, dim), self._array.dtype)
-        if held:
-            array[:, :, :held] = self._array[:, :, :held]
+        """A larger buffer that begins with the first `held` tokens of this one."""
+        shape = list(self.whole.shape)
+        shape[_ROOM_AXIS] = capacity
+        array = mx.zeros(shape, self.whole.dtype)
+        array[:, :, :, :held] = self.whole[:, :, :, :held]
         return DeviceBuffer(array)
 
     def rows(self, rows: Sequence[int]) -> "DeviceBuffer":
-        return DeviceBuffer(self._array[mx.array(list(rows))])
+        """A buffer of the given batch rows."""
+        return DeviceBuffer(mx.take(self.whole, mx.array(list(rows)), axis=1))
+
+    def replaced(self, array: mx.array) -> "DeviceBuffer":
+        """A buffer of an array that a kernel has made from this one.
+
+        Raises CacheError for an array of another shape or dtype.
+        """
+        old = self.whole
+        if (array.shape, array.dtype) != (old.shape, old.dtype):
+            raise CacheError(
+                f"got a written buffer {array.shape} of {array.dtype}, "
+                f"expected {old.shape} of {old.dtype}"
+            )
+        return DeviceBuffer(array)
 
     def pending(self) -> list[mx.array]:
-        return [self._array]
+        """Arrays that may still have to be evaluated."""
+        return [self.whole]
 
 
 class HostBuffer:
     """Tokens in plain memory; bfloat16 is kept as its 16 bits."""
 
     def __init__(self, memory: Array, dtype: HotDtype) -> None:
-        self.memory = memory
+        self.whole = memory
         self._dtype = dtype
 
-    @property
-    def shape(self) -> Shape:
-        batch, heads, capacity, dim = self.memory.shape
-        return batch, heads, capacity, dim
+    @classmethod
+    def make(cls, layout: Layout, capacity: int, dtype: HotDtype) -> "HostBuffer":
+        """Room for `capacity` tokens."""
+        batch, heads, dim = layout
+        return cls(np.zeros((2, batch, heads, capacity, dim), HOST_DTYPES[dtype]), dtype)
 
-    @property
-    def whole(self) -> Array:
-        return self.memory
+    def write(self, at: int, k: mx.array, v: mx.array) -> None:
+        """Put k and v [B, Hkv, L, D] at position `at`."""
+        for kind, tokens in enumerate((k, v)):
+            span = slice(at, at + tokens.shape[2])
+            self.whole[kind, :, :, span] = storable(tokens, self._dtype)
 
-    def write(self, at: int, tokens: mx.array) -> None:
-        self.memory[:, :, at : at + tokens.shape[2]] = storable(tokens, self._dtype)
+    def write_joined(self, at: int, kv: mx.array) -> None:
+        """Put kv [2, B, Hkv, L, D] at position `at`."""
+        span = slice(at, at + kv.shape[_ROOM_AXIS])
+        self.whole[:, :, :, span] = storable(kv, self._dtype)
 
-    def read(self, count: int) -> mx.array:
-        tokens = mx.array(self.memory[:, :, :count])
-        return tokens.view(mx.bfloat16) if self._dtype is HotDtype.BF16 else tokens
+    def keys(self, count: int) -> mx.array:
+        """The first `count` keys [B, Hkv, count, D], copied."""
+        return self._read(0, count)
+
+    def values(self, count: int) -> mx.array:
+        """The first `count` values [B, Hkv, count, D], copied."""
+        return self._read(1, count)
 
     def grown(self, capacity: int, held: int) -> "HostBuffer":
-        batch, heads, _, dim = self.shape
-        memory = np.zeros((batch, heads, capacity, dim), self.memory.dtype)
-        memory[:, :, :held] = self.memory[:, :, :held]
-        return HostBuffer(memory, self._dtype)
+        """A larger buffer that begins with the first `held` tokens of this one."""
+        _, batch, heads, _, dim = self.whole.shape
+        buffer = HostBuffer.make((batch, heads, dim), capacity, self._dtype)
+        buffer.whole[:, :, :, :held] = self.whole[:, :, :, :held]
+        return buffer
 
     def rows(self, rows: Sequence[int]) -> "HostBuffer":
-        return HostBuffer(self.memory[list(rows)], self._dtype)
+        """A buffer of the given batch rows."""
+        return HostBuffer(self.whole[:, list(rows)], self._dtype)
+
+    def replaced(self, array: mx.array) -> "HostBuffer":
+        """Never: raises CacheError."""
+        raise CacheError(
+            f"got an array {array.shape}, but the CPU backend's buffers are written in place: "
+            "give no arrays"
+        )
 
     def pending(self) -> list[mx.array]:
+        """None: plain memory is written at once."""
         return []
+
+    def _read(self, kind: int, count: int) -> mx.array:
+        tokens = mx.array(self.whole[kind, :, :, :count])
+        return tokens.view(mx.bfloat16) if self._dtype is HotDtype.BF16 else tokens
 
 
 HOST_DTYPES = {HotDtype.F16: np.float16, HotDtype.BF16: np.uint16, HotDtype.F32: np.float32}
@@ -141,8 +159,9 @@ def storable(tokens: mx.array, dtype: HotDtype) -> Array:
     return host_array(tokens)
 
 
-def make_buffer(shape: Shape, dtype: HotDtype, backend: Backend) -> DeviceBuffer | HostBuffer:
+def make_buffer(
+    layout: Layout, capacity: int, dtype: HotDtype, backend: Backend
+) -> DeviceBuffer | HostBuffer:
     """An empty buffer of the kind that a resolved backend works on."""
-    if backend is Backend.CPU:
-        return HostBuffer(np.zeros(shape, HOST_DTYPES[dtype]), dtype)
-    return DeviceBuffer(mx.zeros(shape, dtype.mx))
+    kind = HostBuffer if backend is Backend.CPU else DeviceBuffer
+    return kind.make(layout, capacity, dtype)

@@ -11,11 +11,10 @@ import mlx.core as mx
 import numpy as np
 
 from kvcache.attention import attend_dense, attend_native
-from kvcache.buffers import HostBuffer, Whole
+from kvcache.buffers import DeviceBuffer, HostBuffer, Layout, Whole, make_buffer
 from kvcache.checks import check_finite, check_queries, check_tokens
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
-from kvcache.key_values import KeyValueBuffers, Layout
 from kvcache.masks import causal, hide_padding
 from kvcache.native.library import HEAD_DIM_STEP
 from kvcache.reference import Mask
@@ -57,7 +56,7 @@ class DynamicKVCache:
         self._on_host = self.backend is Backend.CPU
         self._validate = self._on_host if validate is None else validate
         self._padding = None if left_padding is None else np.array(left_padding, np.int32)
-        self._buffers: KeyValueBuffers | None = None
+        self._buffer: DeviceBuffer | HostBuffer | None = None
 
     # -- what attention needs --
 
@@ -67,26 +66,31 @@ class DynamicKVCache:
         Raises CacheError, and leaves the cache as it was, for shapes that do
         not fit, more tokens than `max_seq_len`, or what `validate` refuses.
 
-        Two separate buffers take one write each. Joining keys and values for a
-        single write costs a copy more than it saves; a kernel that makes both
-        can write both in one launch (`reserve`, `buffers`, `advance`).
+        Keys take one write and values another: to join them first would copy both
+        once more. Who has them joined writes once (`append_joined`), as does a kernel
+        that makes both (`reserve`, `buffer`, `advance`).
         """
-        check_tokens(k, v, self._layout or (None, None, None))
-        if self._validate:
-            check_finite(k, v, self.dtype, on_host=self._on_host)
-        batch, heads, length, dim = k.shape
-        self._room(length, (batch, heads, dim)).write(self.offset, k, v)
-        self.offset += length
+        room = self._checked_room(k, v)
+        room.write(self.offset, k, v)
+        self.offset += k.shape[2]
+
+    def append_joined(self, kv: mx.array) -> None:
+        """Like `append`, for keys and values in one array [2, B, Hkv, L, D]: one launch."""
+        if kv.ndim != 5 or kv.shape[0] != 2:
+            raise CacheError(f"got {kv.shape}, expected keys, then values: [2, B, Hkv, L, D]")
+        room = self._checked_room(kv[0], kv[1])
+        room.write_joined(self.offset, kv)
+        self.offset += kv.shape[3]
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
         check_queries(q, self._layout or (q.shape[0], 1, q.shape[3]), self.offset)
-        keys, values = self._filled().keys, self._filled().values
+        buffer = self._filled()
         plain = q.shape[2] == 1 if mask is None else isinstance(mask, str)
-        native = plain and q.shape[3] % HEAD_DIM_STEP == 0
-        if native and isinstance(keys, HostBuffer) and isinstance(values, HostBuffer):
+        if plain and q.shape[3] % HEAD_DIM_STEP == 0 and isinstance(buffer, HostBuffer):
+            keys, values = buffer.whole
             return attend_native(
-                q, keys.memory, values.memory, held=self.offset, scale=scale, padding=self._padding
+                q, keys, values, held=self.offset, scale=scale, padding=self._padding
             )
         visible = self._visible(q.shape[2], mask)
         return attend_dense(
@@ -105,31 +109,31 @@ class DynamicKVCache:
     def reserve(self, tokens: int, shape: Layout | None = None) -> None:
         """Make room for `tokens` more, which a kernel then writes; see `advance`.
 
-        shape: B, Hkv and D, for a cache that has no buffers yet. Raises
+        shape: B, Hkv and D, for a cache that has no buffer yet. Raises
         CacheError past `max_seq_len`.
         """
         layout = self._layout or shape
         if layout is None:
-            raise CacheError("the cache has no buffers yet: give reserve a shape (B, Hkv, D)")
+            raise CacheError("the cache has no buffer yet: give reserve a shape (B, Hkv, D)")
         if shape not in (None, layout):
             raise CacheError(f"got shape {shape}, but the cache holds (B, Hkv, D) = {layout}")
         self._room(tokens, layout)
 
-    def buffers(self) -> tuple[Whole, Whole]:
-        """All of the keys and values [B, Hkv, capacity, D], of which `offset` tokens count.
+    def buffer(self) -> Whole:
+        """All keys, then all values: [2, B, Hkv, capacity, D], of which `offset` tokens count.
 
-        Their shape stays until the cache must grow. The CPU backend gives its
-        memory, to be written in place (bfloat16 as its bits); others give MLX
-        arrays, which the next append copies while they are still referred to.
+        Its shape stays until the cache must grow. The CPU backend gives its
+        memory, to be written in place (bfloat16 as its bits); others give an MLX
+        array, which the next append copies while it is still referred to.
         """
-        return self._filled().whole()
+        return self._filled().whole
 
-    def advance(self, tokens: int, written: tuple[mx.array, mx.array] | None = None) -> None:
+    def advance(self, tokens: int, written: mx.array | None = None) -> None:
         """Count `tokens` that a kernel has written behind the held ones, unseen by `validate`.
 
-        written: the kernel's new whole buffers, where they are MLX arrays, which
+        written: the kernel's new whole buffer, where it is an MLX array, which
         cannot be written in place. Raises CacheError, and changes nothing, for
-        more tokens than there is room or arrays unlike `buffers()`.
+        more tokens than there is room or an array unlike `buffer()`.
         """
         if not 0 <= tokens <= self._capacity() - self.offset:
             raise CacheError(
@@ -137,18 +141,18 @@ class DynamicKVCache:
                 "reserve them first"
             )
         if written is not None:
-            self._buffers = self._filled().replaced(*written)
+            self._buffer = self._filled().replaced(written)
         self.offset += tokens
 
     # -- what is held --
 
     def keys(self) -> mx.array:
         """The held keys [B, Hkv, offset, D], oldest first."""
-        return self._filled().keys.read(self.offset)
+        return self._filled().keys(self.offset)
 
     def values(self) -> mx.array:
         """The held values [B, Hkv, offset, D], oldest first."""
-        return self._filled().values.read(self.offset)
+        return self._filled().values(self.offset)
 
     def stats(self) -> CacheStats:
         """Tokens and bytes; every held token is hot."""
@@ -169,17 +173,17 @@ class DynamicKVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the allocated buffers."""
+        """Bytes of the allocated memory."""
         return self.stats().allocated_bytes
 
     def clear(self) -> None:
-        """Forget all tokens and keep the buffers."""
+        """Forget all tokens and keep the memory."""
         self.offset = 0
 
     def reset(self) -> None:
-        """Forget all tokens and give the buffers back."""
+        """Forget all tokens and give the memory back."""
         self.offset = 0
-        self._buffers = None
+        self._buffer = None
 
     # -- mlx-lm's cache contract --
 
@@ -208,7 +212,7 @@ class DynamicKVCache:
     def state(self) -> State:
         """Held keys, held values, the token count, its limit and each row's padding."""
         padding = None if self._padding is None else mx.array(self._padding)
-        if self._buffers is None:
+        if self._buffer is None:
             return None, None, self.offset, self.max_seq_len, padding
         return self.keys(), self.values(), self.offset, self.max_seq_len, padding
 
@@ -234,7 +238,7 @@ class DynamicKVCache:
 
     def pending(self) -> list[mx.array]:
         """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
-        return [] if self._buffers is None else self._buffers.pending()
+        return [] if self._buffer is None else self._buffer.pending()
 
     def is_trimmable(self) -> bool:
         """Always: nothing is ever encoded or let go."""
@@ -248,37 +252,46 @@ class DynamicKVCache:
 
     def filter(self, rows: Sequence[int]) -> None:
         """Keep only the given batch rows."""
-        if self._buffers is not None:
-            self._buffers = self._buffers.rows(rows)
+        if self._buffer is not None:
+            self._buffer = self._buffer.rows(rows)
         if self._padding is not None:
             self._padding = self._padding[list(rows)]
 
-    # -- the buffers --
+    # -- the buffer --
 
     @property
     def _layout(self) -> Layout | None:
         """B, Hkv and D, once known."""
-        return None if self._buffers is None else self._buffers.layout
+        if self._buffer is None:
+            return None
+        _, batch, heads, _, dim = self._buffer.whole.shape
+        return batch, heads, dim
 
-    def _filled(self) -> KeyValueBuffers:
-        if self._buffers is None:
+    def _filled(self) -> DeviceBuffer | HostBuffer:
+        if self._buffer is None:
             raise CacheError("the cache is empty: append keys and values, or reserve room, first")
-        return self._buffers
+        return self._buffer
 
-    def _room(self, tokens: int, layout: Layout) -> KeyValueBuffers:
-        """The buffers, grown to hold `tokens` more."""
+    def _checked_room(self, k: mx.array, v: mx.array) -> DeviceBuffer | HostBuffer:
+        """Room for k and v, once they are known to fit."""
+        check_tokens(k, v, self._layout or (None, None, None))
+        if self._validate:
+            check_finite(k, v, self.dtype, on_host=self._on_host)
+        return self._room(k.shape[2], (k.shape[0], k.shape[1], k.shape[3]))
+
+    def _room(self, tokens: int, layout: Layout) -> DeviceBuffer | HostBuffer:
+        """The buffer, grown to hold `tokens` more."""
         end = self.offset + tokens
         if tokens < 0 or end > self.max_seq_len:
             raise CacheError(
                 f"{tokens} more tokens do not fit: the cache holds {self.offset} of "
                 f"{self.max_seq_len}; raise max_seq_len, or trim or clear it first"
             )
-        if self._buffers is None:
-            capacity = self._capacity_for(end)
-            self._buffers = KeyValueBuffers.make(layout, capacity, self.dtype, self.backend)
+        if self._buffer is None:
+            self._buffer = make_buffer(layout, self._capacity_for(end), self.dtype, self.backend)
         elif end > self._capacity():
-            self._buffers = self._buffers.grown(self._capacity_for(end), self.offset)
-        return self._buffers
+            self._buffer = self._buffer.grown(self._capacity_for(end), self.offset)
+        return self._buffer
 
     def _capacity_for(self, tokens: int) -> int:
         capacity = max(self._capacity(), _FIRST_CAPACITY)
@@ -287,12 +300,12 @@ class DynamicKVCache:
         return min(capacity, self.max_seq_len)
 
     def _capacity(self) -> int:
-        return 0 if self._buffers is None else self._buffers.capacity
+        return 0 if self._buffer is None else self._buffer.whole.shape[3]
 
     def _token_bytes(self) -> int:
-        if self._buffers is None:
+        if self._layout is None:
             return 0
-        batch, heads, dim = self._buffers.layout
+        batch, heads, dim = self._layout
         return 2 * batch * heads * dim * self.dtype.mx.size
 
     # -- padding --

@@ -1,8 +1,9 @@
 """ember's cache in stock mlx-lm: shapes and ropes of its models, injection, attention.
 
     cache = make_prompt_cache(model, config)        works in every mlx-lm loop as it is
-    inject(model, config)                           mlx_lm.server and mlx_lm.generate use it
+    inject(model, config)                           mlx-lm's factory makes it for this model
     install()                                       attention reads the tiers themselves
+    install(config)                                 and every cache that mlx-lm makes is ours
 
 Importing this module lets mlx-lm's `load_prompt_cache` find our caches. Without
 `install`, attention runs over what `update_and_fetch` returns: decoded keys
@@ -13,6 +14,7 @@ generation is refused by mlx-lm itself; its server then answers one after anothe
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -32,7 +34,7 @@ from kvcache.reference import Mask
 from kvcache.rotation import Rotation
 from kvcache.two_tier import TwoTierKVCache
 
-_HOOK = "scaled_dot_product_attention"
+_ATTENTION, _FACTORY = "scaled_dot_product_attention", "make_prompt_cache"
 _FALLBACK_CONTEXT = 2**17
 
 # load_prompt_cache looks its classes up among these.
@@ -98,27 +100,36 @@ def _check_caches(model: nn.Module) -> None:
 def inject(model: nn.Module, config: CacheConfig | None = None) -> None:
     """Make every cache that mlx-lm creates for this model one of ours.
 
-    mlx_lm.server, mlx_lm.generate and mlx_lm's make_prompt_cache ask the model
-    first. Raises CacheError for a model or configuration that does not fit.
+    mlx_lm.generate and mlx-lm's make_prompt_cache ask the model first. Raises
+    CacheError for a model or configuration that does not fit.
     """
     make_prompt_cache(model, config)
     model.make_cache = lambda: make_prompt_cache(model, config)
 
 
-def install() -> None:
-    """Let mlx-lm's attention read our caches' tiers; all else stays as it was."""
+def install(config: CacheConfig | None = None) -> None:
+    """Let mlx-lm's attention read our caches' tiers.
+
+    config: also make every cache that mlx-lm creates, in its server too, one of
+    ours; a `max_kv_size` that mlx-lm is given bounds its tokens. Models that ours
+    do not fit then raise CacheError.
+    """
+    uninstall()
     TwoTierKVCache.keeps_view = True
-    if base.scaled_dot_product_attention is not _routed:
-        _replace(_stock, _routed)
+    _replace(base, _ATTENTION, _routed)
+    if config is not None:
+        _replace(mlx_lm_cache, _FACTORY, _factory(config))
 
 
 def uninstall() -> None:
     """Undo `install`."""
     TwoTierKVCache.keeps_view = False
-    _replace(_routed, _stock)
+    _replace(base, _ATTENTION, _stock)
+    _replace(mlx_lm_cache, _FACTORY, _stock_factory)
 
 
 _stock = base.scaled_dot_product_attention
+_stock_factory = mlx_lm_cache.make_prompt_cache
 
 
 def _routed(
@@ -144,12 +155,22 @@ def _routed(
     return stock
 
 
-def _replace(old: Callable[..., mx.array], new: Callable[..., mx.array]) -> None:
-    """In mlx-lm's base first, so that models imported later have it too, then where it is known."""
-    base.scaled_dot_product_attention = new
-    for name, module in list(sys.modules.items()):
-        if name.startswith("mlx_lm.models.") and vars(module).get(_HOOK) is old:
-            setattr(module, _HOOK, new)
+def _factory(config: CacheConfig) -> Callable[..., list[TwoTierKVCache]]:
+    """What stands in for mlx-lm's make_prompt_cache, with its parameters."""
+
+    def make(model: nn.Module, max_kv_size: int | None = None) -> list[TwoTierKVCache]:
+        bounds = [size for size in (config.max_tokens, max_kv_size) if size is not None]
+        return make_prompt_cache(model, replace(config, max_tokens=min(bounds, default=None)))
+
+    return make
+
+
+def _replace(home: ModuleType, name: str, new: Callable[..., Any]) -> None:
+    """In mlx-lm's `home`, so that modules imported later have it too, and where it is known."""
+    old = vars(home)[name]
+    for module in [home, *sys.modules.values()]:
+        if module.__name__.startswith("mlx_lm.") and vars(module).get(name) is old:
+            setattr(module, name, new)
 
 
 def _is_rope(module: nn.Module) -> bool:

@@ -6,8 +6,8 @@ the loaded model, at as many tokens as the time allows.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
-from math import sqrt
 
 from app.bench.formulas import generation_operations, kv_bytes, token_operations
 from app.bench.generate import PROMPT, Generator, Way, take
@@ -21,7 +21,7 @@ from models import load
 
 # Expected: one cached token, and tokens read a second.
 _TOKEN_SECONDS = 0.012
-_READING = 500.0
+_READING = 700.0
 _LOADING_SECONDS = 4.0
 
 
@@ -70,7 +70,7 @@ class _Measured:
 def expected_seconds(settings: ClaimSettings) -> float:
     """Of the whole section."""
     cached = 2 * _likely_length(settings) * _TOKEN_SECONDS
-    return settings.seconds + cached + _LOADING_SECONDS
+    return _no_cache_seconds(_likely_length(settings)) + cached + _LOADING_SECONDS
 
 
 def run(settings: ClaimSettings, meter: Meter) -> Iterator[ClaimRow]:
@@ -99,9 +99,10 @@ def _measure(settings: ClaimSettings, meter: Meter, measured: _Measured) -> None
     window = PROMPT + longest + 4 * CacheConfig().block + CacheConfig().hot
     model = load(settings.model, backend=backend).model
     generator = Generator(model=model, backend=backend, window=window)
-    with meter.step("claim: generating without a cache", settings.seconds):
+    expected = _no_cache_seconds(_likely_length(settings))
+    with meter.step("claim: generating without a cache", expected):
         steps = generator.steps(Way.NO_CACHE)
-        times = take(steps, longest, until=lambda spent: spent > settings.seconds)
+        times = take(steps, longest, until=partial(enough, settings))
         measured.times[Way.NO_CACHE] = times
     reached = _reached(settings.lengths, len(times))
     for way in (Way.PLAIN, Way.TIERS):
@@ -111,10 +112,27 @@ def _measure(settings: ClaimSettings, meter: Meter, measured: _Measured) -> None
             measured.times[way] = take(steps, reached, until=lambda _: False)
 
 
-def _likely_length(settings: ClaimSettings) -> float:
-    """Tokens that the time allows without a cache: n of them read n * n / 2."""
-    allowed = sqrt(max(0.0, 2 * _READING * settings.seconds))
-    return min(float(max(settings.lengths)), allowed)
+def enough(settings: ClaimSettings, times: Sequence[float]) -> bool:
+    """Whether the time is over, or the next length cannot be reached in it.
+
+    A step takes at least as long as the one before, which had one token less to compute.
+    """
+    spent, done = sum(times), len(times)
+    ahead = [length for length in settings.lengths if length > done]
+    if done in settings.lengths and ahead:
+        spent += times[-1] * (min(ahead) - done)
+    return spent > settings.seconds
+
+
+def _likely_length(settings: ClaimSettings) -> int:
+    """The longest of the lengths that the time allows without a cache."""
+    allowed = (n for n in settings.lengths if _no_cache_seconds(n) <= settings.seconds)
+    return max(allowed, default=0)
+
+
+def _no_cache_seconds(length: int) -> float:
+    """Expected: so many tokens read half of their square."""
+    return length * length / 2 / _READING
 
 
 def _reached(lengths: Sequence[int], steps: int) -> int:

@@ -1,50 +1,128 @@
-"""Does a chat have no end? A text much longer than the window, and a story that is.
-
-    python -m app.bench.endless [--ctx 1024] [--tokens 20000] [--generate 20000]
+"""`bench endless`: does a chat have no end? A text much longer than the window, and a story.
 
 Read: the negative log-likelihood of the text under a rotating cache, beside fresh
 f16 recomputation of the last `ctx` tokens at sampled positions, by quarters of
 the text. Told: tokens drawn at temperature 0.8, with the cache's bytes.
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from enum import Enum
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from app.bench.meter import Meter
+from app.bench.settings import EndlessSettings
+from app.bench.text import text_ids
 from app.sampling import Sampler, Sampling
-from kvcache import CacheConfig, make_prompt_cache
+from kvcache import Backend, CacheConfig, EmberError, make_prompt_cache
 from kvcache.stats import sum_layers
 from models import load
 from models.llama import Model
 
 _CHUNK = 64
 _SCORED = 32  # positions scored at each sample, all with nearly the whole window
-_SAMPLES = 10  # in each quarter
 _GRAM = 4
+_PROMPT = 64
+_TENTHS = 10
+# Expected: to load, a token that is read, one that is drawn.
+_LOADING_SECONDS = 2.0
+_READ_SECONDS = 0.0022
+_DRAWN_SECONDS = 0.009
 
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """A generated text: 4-grams that differ, per 4-gram; bytes allocated at tenths of the way."""
+class Task(Enum):
+    """What a cache does."""
 
+    READ = "read"
+    TOLD = "told"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndlessRow:
+    """One cache that read or told a text much longer than its window of `ctx` tokens.
+
+    test: a Task's value. finite: no NaN or infinity came up.
+    nll: negative log-likelihood, nats, mean over the text that was read.
+    quarter_*: the same at sampled positions of each quarter, as a ratio to fresh f16
+    recomputation of the last `ctx` tokens.
+    distinct: different 4-grams over all 4-grams of the text that was told.
+    allocated_*: the least and most bytes of the cache at tenths of the way; None for "read".
+    """
+
+    test: str
+    cache: str
+    ctx: int
     tokens: int
     finite: bool
-    distinct: float
-    allocated: list[int]
+    nll: float | None = None
+    quarter_1: float | None = None
+    quarter_2: float | None = None
+    quarter_3: float | None = None
+    quarter_4: float | None = None
+    distinct: float | None = None
+    allocated_least: int | None = None
+    allocated_most: int | None = None
 
 
-def samples(tokens: int, ctx: int) -> list[int]:
-    """The last position of each sampled span, `_SAMPLES` in each quarter, past the first window."""
-    return [int(at) for at in np.linspace(ctx + _SCORED, tokens - 2, 4 * _SAMPLES)]
+def expected_seconds(settings: EndlessSettings) -> float:
+    """Of the whole section."""
+    reading = _fresh_seconds(settings) + len(policies(CacheConfig())) * _text_seconds(settings)
+    return _LOADING_SECONDS + reading + _told_seconds(settings)
+
+
+def run(settings: EndlessSettings, meter: Meter) -> Iterator[EndlessRow]:
+    """A row for each cache that reads, then one for the default that tells."""
+    with meter.step("endless: fresh recomputation", _LOADING_SECONDS + _fresh_seconds(settings)):
+        backend = Backend(settings.backend).resolve()
+        loaded = load(settings.model, backend=backend)
+        base = CacheConfig(max_tokens=settings.ctx, backend=backend)
+        ids = text_ids(loaded.tokenizer)[: settings.tokens]
+        least = settings.ctx + _SCORED + 4 * settings.samples
+        if len(ids) < least:
+            raise EmberError(f"got a text of {len(ids)} tokens, expected at least {least}")
+        at = samples(len(ids), settings)
+        fresh = fresh_likelihoods(loaded.model, base, ids, at)
+    for name, config in policies(base).items():
+        with meter.step(f"endless: reading, {name}", _text_seconds(settings)):
+            nll = likelihoods(loaded.model, config, ids)
+            first, second, third, fourth = quarters(nll, fresh, at)
+        yield EndlessRow(
+            test=Task.READ.value,
+            cache=name,
+            ctx=settings.ctx,
+            tokens=len(ids),
+            finite=bool(np.isfinite(nll).all()),
+            nll=float(nll.mean()),
+            quarter_1=first,
+            quarter_2=second,
+            quarter_3=third,
+            quarter_4=fourth,
+        )
+    if settings.generate:
+        with meter.step("endless: telling", _told_seconds(settings)):
+            told = tell(loaded.model, base, ids[:_PROMPT], settings.generate)
+        yield replace(told, ctx=settings.ctx)
+
+
+def policies(base: CacheConfig) -> dict[str, CacheConfig]:
+    """The caches that stand beside each other, by name."""
+    return {
+        "default": base,
+        "f16": replace(base, keys="f16", values="f16"),
+        "no sinks": replace(base, sinks=0),
+        "sinks at their true distance": replace(base, turn_sinks=False),
+    }
+
+
+def samples(tokens: int, settings: EndlessSettings) -> list[int]:
+    """The last position of each sampled span, as many in each quarter, past the first window."""
+    spans = np.linspace(settings.ctx + _SCORED, tokens - 2, 4 * settings.samples)
+    return [int(at) for at in spans]
 
 
 def likelihoods(model: Model, config: CacheConfig, ids: Sequence[int]) -> Floats:
@@ -58,10 +136,13 @@ def likelihoods(model: Model, config: CacheConfig, ids: Sequence[int]) -> Floats
     return np.concatenate(parts)
 
 
-def fresh_likelihoods(model: Model, ids: Sequence[int], ctx: int, at: Sequence[int]) -> Floats:
+def fresh_likelihoods(
+    model: Model, base: CacheConfig, ids: Sequence[int], at: Sequence[int]
+) -> Floats:
     """The same for the `_SCORED` positions up to each of `at`, [len(at), _SCORED], each from
-    nothing but the `ctx` tokens before it, in f16."""
-    config = CacheConfig(keys="f16", values="f16", beyond_context=True, max_tokens=2 * ctx + 1024)
+    nothing but the window's tokens before it, in f16."""
+    ctx = base.max_tokens or 0
+    config = replace(base, keys="f16", values="f16", beyond_context=True, max_tokens=2 * ctx + 1024)
     rows = []
     for last in at:
         cache = make_prompt_cache(model, config)
@@ -81,8 +162,8 @@ def quarters(nll: Floats, fresh: Floats, at: Sequence[int]) -> list[float]:
     return [float(mine.mean() / theirs.mean()) for mine, theirs in split]
 
 
-def tell(model: Model, config: CacheConfig, prompt: Sequence[int], tokens: int) -> Told:
-    """Draw `tokens` at temperature 0.8, whatever they are."""
+def tell(model: Model, config: CacheConfig, prompt: Sequence[int], tokens: int) -> EndlessRow:
+    """Draw `tokens` at temperature 0.8 with a fixed seed, whatever they are."""
     cache = make_prompt_cache(model, config)
     sampler = Sampler(Sampling(temperature=0.8, seed=7), [prompt])
     drawn: list[int] = []
@@ -92,23 +173,24 @@ def tell(model: Model, config: CacheConfig, prompt: Sequence[int], tokens: int) 
         drawn.append(int(np.asarray(sampler(logits))[0]))
         logits = model(mx.array([[drawn[-1]]]), cache)[:, -1]
         finite &= bool(mx.isfinite(logits).all().item())
-        if (step + 1) % (tokens // 10) == 0:
+        if (step + 1) % max(1, tokens // _TENTHS) == 0:
             allocated.append(sum_layers(layer.stats() for layer in cache).allocated_bytes)
-    return Told(tokens=tokens, finite=finite, distinct=distinct(drawn), allocated=allocated)
+    return EndlessRow(
+        test=Task.TOLD.value,
+        cache="default",
+        ctx=config.max_tokens or 0,
+        tokens=tokens,
+        finite=finite,
+        distinct=distinct(drawn),
+        allocated_least=min(allocated),
+        allocated_most=max(allocated),
+    )
 
 
 def distinct(tokens: Sequence[int]) -> float:
     """Different 4-grams over all 4-grams."""
     grams = list(zip(*(tokens[i:] for i in range(_GRAM)), strict=False))
     return len(set(grams)) / len(grams)
-
-
-def policies(base: CacheConfig) -> Iterator[tuple[str, CacheConfig]]:
-    """The rows that stand beside each other."""
-    yield "default", base
-    yield "f16", replace(base, keys="f16", values="f16")
-    yield "no sinks", replace(base, sinks=0)
-    yield "sinks at their true distance", replace(base, turn_sinks=False)
 
 
 def _nll(logits: mx.array, targets: Sequence[int]) -> Floats:
@@ -119,34 +201,13 @@ def _nll(logits: mx.array, targets: Sequence[int]) -> Floats:
     return found
 
 
-def main() -> None:
-    """Print one JSON object a row, as rows come."""
-    parser = argparse.ArgumentParser(prog="python -m app.bench.endless", description=__doc__)
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--text", type=Path, default=Path("assets/kjv_acts_romans.txt"))
-    parser.add_argument("--ctx", type=int, default=1024)
-    parser.add_argument("--tokens", type=int, default=20000)
-    parser.add_argument("--generate", type=int, default=20000)
-    args = parser.parse_args()
-    loaded = load(args.model)
-    ids = loaded.tokenizer.encode(args.text.read_text(encoding="utf-8"))[: args.tokens]
-    base = CacheConfig(max_tokens=args.ctx)
-    at = samples(len(ids), args.ctx)
-    fresh = fresh_likelihoods(loaded.model, ids, args.ctx, at)
-    print(f"{len(at)} samples recomputed", file=sys.stderr)
-    for name, config in policies(base):
-        nll = likelihoods(loaded.model, config, ids)
-        row = {
-            "row": name,
-            "nll": float(nll.mean()),
-            "quarters": quarters(nll, fresh, at),
-            "tokens": len(ids),
-        }
-        print(json.dumps(row), flush=True)
-    if args.generate:
-        told = tell(loaded.model, base, ids[:64], args.generate)
-        print(json.dumps(vars(told)), flush=True)
+def _fresh_seconds(settings: EndlessSettings) -> float:
+    return 4 * settings.samples * settings.ctx * _READ_SECONDS
 
 
-if __name__ == "__main__":
-    main()
+def _text_seconds(settings: EndlessSettings) -> float:
+    return settings.tokens * _READ_SECONDS
+
+
+def _told_seconds(settings: EndlessSettings) -> float:
+    return settings.generate * _DRAWN_SECONDS

@@ -24,12 +24,16 @@ def environment() -> dict[str, Any]:
     }
     if commit := _commit():
         found["commit"] = commit
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    versions = {package: version_of(package) for package in _PACKAGES}
+    return found | {package: told for package, told in versions.items() if told}
+
+
+def version_of(package: str) -> str:
+    """Of an installed package; empty where it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def device() -> dict[str, Any]:

@@ -73,10 +73,12 @@ class Generator:
         return int(np.asarray(mx.argmax(self.model.logits(hidden[:, -1]))))
 
 
-def take(steps: Iterator[float], most: int, *, until: Callable[[float], bool]) -> list[float]:
-    """Up to `most` steps, fewer once `until`(seconds so far) holds."""
+def take(
+    steps: Iterator[float], most: int, *, until: Callable[[Sequence[float]], bool]
+) -> list[float]:
+    """Up to `most` steps, fewer once `until`(seconds of each so far) holds."""
     times: list[float] = []
-    while len(times) < most and not until(sum(times)):
+    while len(times) < most and not until(times):
         times.append(next(steps))
     return times
 

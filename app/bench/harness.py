@@ -4,13 +4,14 @@ What the f16 cache gives is computed once and kept: log-probabilities of the sco
 positions, and the exact keys and last queries of each layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
 from app.bench.passkey import Passkeys
+from app.bench.settings import QUALITY_HOT, QUALITY_SINKS
 from app.divergence import Divergence, Reading, compare, join, read
 from kvcache import CacheConfig, CachePlan, TwoTierKVCache, make_prompt_cache, resolve
 from kvcache.reference import Mask
@@ -54,25 +55,27 @@ class Exact:
 
 
 class Harness:
-    """ids: the text; skip: first positions that are not scored."""
+    """ids: the text; skip: first positions that are not scored.
+
+    passkeys: the questions for a hot tier of so many tokens.
+    """
 
     def __init__(
         self,
         model: Model,
         ids: Sequence[int],
-        passkeys: Passkeys,
+        passkeys: Callable[[int], Passkeys],
         *,
         config: CacheConfig,
         skip: int,
     ) -> None:
         self.model, self.ids, self.skip = model, ids, skip
         self._passkeys = passkeys
-        # Nothing is let go: what is measured is the codecs' loss alone.
+        # Nothing is let go, of text or questions: what is measured is the codecs' loss alone.
         slack = 8 * config.block + 1024
-        self._config = replace(
-            config, max_tokens=max(len(ids), len(passkeys.ids)) + slack, beyond_context=True
-        )
+        self._config = replace(config, max_tokens=len(ids) + slack, beyond_context=True)
         self._score_errors: dict[tuple[str, int, int], float] = {}
+        self._f16_recalls: dict[int, float] = {}
 
     def plan(self, keys: str, values: str, *, hot: int, sinks: int) -> CachePlan:
         """The tiers that are measured."""
@@ -81,8 +84,8 @@ class Harness:
 
     def exact(self) -> Exact:
         """Read the text under the f16 cache."""
-        plain = replace(self._config, keys="f16", values="f16")
-        caches = make_prompt_cache(self.model, plain)
+        plan = self.plan("f16", "f16", hot=QUALITY_HOT, sinks=QUALITY_SINKS)
+        caches = make_prompt_cache(self.model, plan.config)
         readings = list(read(self.model, caches, self.ids, chunk=self._chunk, skip=self.skip))
         keys = [cache.keys() for cache in caches]
         for cache in caches:
@@ -101,15 +104,25 @@ class Harness:
 
     def recall(self, plan: CachePlan) -> float:
         """The share of passkeys that are recalled from the cold tier."""
+        passkeys = self._passkeys(plan.config.hot)
+        told = passkeys.answers[0][0] - 1
         caches = make_prompt_cache(self.model, plan.config)
-        agrees = [
-            part.log_probabilities.argmax(axis=-1) == part.targets
-            for part in read(self.model, caches, self._passkeys.ids, chunk=self._chunk)
-        ]
-        return self._passkeys.recalled(np.concatenate(agrees))
+        found = read(self.model, caches, passkeys.ids, chunk=self._chunk, skip=told)
+        agrees = [part.log_probabilities.argmax(axis=-1) == part.targets for part in found]
+        return passkeys.recalled(np.concatenate([np.zeros(told, bool), *agrees]))
+
+    def f16_recall(self, plan: CachePlan) -> float:
+        """The same questions under the f16 cache."""
+        hot = plan.config.hot
+        if hot not in self._f16_recalls:
+            plain = self.plan("f16", "f16", hot=hot, sinks=plan.config.sinks)
+            self._f16_recalls[hot] = self.recall(plain)
+        return self._f16_recalls[hot]
 
     def score_error(self, plan: CachePlan, exact: Exact) -> float:
         """Root mean square error of the scaled scores against cold keys, over all layers."""
+        if plan.config.keys == "f16":
+            return 0.0
         key = (plan.config.keys, plan.sizes.hot, plan.sizes.pinned)
         if key not in self._score_errors:
             squares = [

@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from app.bench.case import Case, Measurement
+from app.bench.case import WARM_UP, Case, Measurement
 from app.bench.timing import time_case
 from app.rss import peak_rss
 from kvcache import EmberError
@@ -41,6 +41,8 @@ def measure(case: Case) -> Measurement:
         logits = model(token[:, None], cache)[:, -1]
         mx.eval(logits)
 
+    read(0, min(case.pp, WARM_UP))
+    cache[:] = [_cache(case) for _ in ours.layers]
     pp_s, token_s = time_case(case, read, advance)
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     return Measurement(

@@ -1,113 +1,175 @@
-"""Is a fact still there once it is in the cold tier?
-
-    python -m app.bench.needle [--needles 24]
+"""`bench needle`: is a fact still there once it is in the cold tier?
 
 A number is placed early in a text; at several lengths the model is asked for it,
 its answer is read, and the cache goes back to before the question. Only cases
 that the f16 cache answers count.
 """
 
-import argparse
-import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from random import Random
 
 import mlx.core as mx
 import numpy as np
 
-from kvcache import CacheConfig, TwoTierKVCache, make_prompt_cache
+from app.bench.meter import Meter
+from app.bench.settings import NeedleSettings
+from app.bench.text import text_ids
+from kvcache import Backend, CacheConfig, EmberError, TwoTierKVCache, make_prompt_cache
+from kvcache.codecs import parse_pair
 from models import load
 from models.llama import Model
 from models.loader import LoadedModel
 
-LENGTHS = (600, 900, 1200, 1500, 1800, 2100, 2500, 3000)
 _CHUNK = 64
+_ANSWER = 8  # greedy tokens after the question
+_PLACES = (20, 300)  # where a fact may begin
+_FIRST_LENGTH = 350
+_SHIFT = 97  # tokens by which the text begins later for each needle
 _STATEMENT = "\n\nRemember this: the secret number of the {name} is {number}.\n\n"
 _QUESTION = (
     "\n\nQuestion: What is the secret number of the {name}?"
     "\nAnswer: The secret number of the {name} is"
 )
 _NAMES = ("garden", "castle", "river", "library", "mountain", "harbour", "market", "temple")
+# Expected: to load, a token that is read, a question with its answer.
+_LOADING_SECONDS = 2.0
+_READ_SECONDS = 0.002
+_ASKED_SECONDS = 0.2
+
+Counts = dict[tuple[str, int], Counter[str]]  # by codecs and length
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One question: where the fact stands, how long the text is, and whether it was answered."""
+class NeedleRow:
+    """One cache at one length of text, with `hot` tokens unencoded.
 
-    position: int
+    asked: cases; answered_by_f16: those that the f16 cache answers; kept: of these, those
+    that this cache answers too.
+    """
+
+    kv: str
+    hot: int
     length: int
-    answered: bool
+    asked: int
+    answered_by_f16: int
+    kept: int
 
 
-def ask(loaded: LoadedModel, config: CacheConfig, filler: Sequence[int], seed: int) -> list[Case]:
-    """Place one fact somewhere early in `filler` and ask for it at every length."""
+@dataclass(frozen=True, kw_only=True)
+class Needle:
+    """A fact in a text, and the question for it."""
+
+    text: list[int]
+    question: list[int]
+    number: str
+
+
+def expected_seconds(settings: NeedleSettings) -> float:
+    """Of the whole section."""
+    return _LOADING_SECONDS + settings.needles * _needle_seconds(settings)
+
+
+def run(settings: NeedleSettings, meter: Meter) -> Iterator[NeedleRow]:
+    """A row for each cache and length, after all needles; an interrupt leaves those asked."""
+    settings = replace(settings, lengths=tuple(sorted(settings.lengths)))
+    if settings.lengths[0] < _FIRST_LENGTH:
+        raise EmberError(
+            f"got --lengths {settings.lengths[0]}, expected at least {_FIRST_LENGTH}, "
+            "so that the fact is in the text"
+        )
+    counts: Counts = {(kv, length): Counter() for kv in settings.kv for length in settings.lengths}
+    try:
+        _ask_all(settings, meter, counts)
+    except KeyboardInterrupt:
+        yield from _rows(settings, counts)
+        raise
+    yield from _rows(settings, counts)
+
+
+def _rows(settings: NeedleSettings, counts: Counts) -> Iterator[NeedleRow]:
+    for (kv, length), count in counts.items():
+        if count["asked"]:
+            yield NeedleRow(
+                kv=kv,
+                hot=settings.hot,
+                length=length,
+                asked=count["asked"],
+                answered_by_f16=count["answered"],
+                kept=count["kept"],
+            )
+
+
+def _ask_all(settings: NeedleSettings, meter: Meter, counts: Counts) -> None:
+    with meter.step("needle: loading", _LOADING_SECONDS):
+        loaded = load(settings.model, backend=Backend(settings.backend).resolve())
+        filler = text_ids(loaded.tokenizer)
+    for seed in range(settings.needles):
+        with meter.step(f"needle: {seed + 1} of {settings.needles}", _needle_seconds(settings)):
+            needle = make(loaded, filler[_SHIFT * seed :], seed)
+            answers = {
+                kv: ask(loaded, _config(settings, kv), needle, settings.lengths)
+                for kv in ("f16", *settings.kv)
+            }
+        for kv in settings.kv:
+            for length, plain, kept in zip(
+                settings.lengths, answers["f16"], answers[kv], strict=True
+            ):
+                counts[kv, length].update(asked=1, answered=plain, kept=plain and kept)
+
+
+def make(loaded: LoadedModel, filler: Sequence[int], seed: int) -> Needle:
+    """A made-up fact somewhere early in `filler`."""
     random = Random(seed)
     name, number = random.choice(_NAMES), f"{random.randrange(10000, 100000)}"
-    position = random.randrange(20, 300)
+    position = random.randrange(*_PLACES)
     encode = loaded.tokenizer.encode
     fact = encode(_STATEMENT.format(name=name, number=number), add_special=False)
-    text = [*filler[:position], *fact, *filler[position:]]
-    question = encode(_QUESTION.format(name=name), add_special=False)
+    return Needle(
+        text=[*filler[:position], *fact, *filler[position:]],
+        question=encode(_QUESTION.format(name=name), add_special=False),
+        number=number,
+    )
+
+
+def ask(
+    loaded: LoadedModel, config: CacheConfig, needle: Needle, lengths: Sequence[int]
+) -> list[bool]:
+    """Whether the number is answered after each of `lengths` tokens of the text."""
     cache = make_prompt_cache(loaded.model, config)
-    cases, done = [], 0
-    for length in LENGTHS:
+    answered, done = [], 0
+    for length in lengths:
         for start in range(done, length, _CHUNK):
-            loaded.model.hidden(mx.array([text[start : min(start + _CHUNK, length)]]), cache)
-        done = length
-        said = loaded.tokenizer.decode(_answer(loaded.model, cache, question))
-        cases.append(Case(position=position, length=length, answered=number in said))
+            chunk = needle.text[start : min(start + _CHUNK, length)]
+            loaded.model.hidden(mx.array([chunk]), cache)
+        said = loaded.tokenizer.decode(_answer(loaded.model, cache, needle.question))
+        answered.append(needle.number in said)
         for layer in cache:
             layer.rewind(layer.offset - length)
-        assert cache[0].offset == length, "the question left the hot tier"
-    return cases
+        # Less than `length` where the question was so long that the text went cold.
+        done = cache[0].offset
+    return answered
 
 
-def _answer(
-    model: Model, cache: Sequence[TwoTierKVCache], question: Sequence[int], tokens: int = 8
-) -> list[int]:
-    """Greedy tokens after the question."""
+def _answer(model: Model, cache: Sequence[TwoTierKVCache], question: Sequence[int]) -> list[int]:
     logits = model(mx.array([list(question)]), cache)
     said = []
-    for _ in range(tokens):
+    for _ in range(_ANSWER):
         said.append(int(np.asarray(logits[0, -1]).argmax()))
         logits = model(mx.array([said[-1:]]), cache)
     return said
 
 
-def main() -> None:
-    """Print one JSON object: cases that f16 answers, and the share that each policy keeps."""
-    parser = argparse.ArgumentParser(prog="python -m app.bench.needle", description=__doc__)
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--text", type=Path, default=Path("assets/kjv_acts_romans.txt"))
-    parser.add_argument("--needles", type=int, default=24)
-    parser.add_argument("--hot", type=int, default=256)
-    parser.add_argument("--kv", action="append", default=[])
-    args = parser.parse_args()
-    loaded = load(args.model)
-    filler = loaded.tokenizer.encode(args.text.read_text(encoding="utf-8"))
-    base = CacheConfig(hot=args.hot)
-    rows = {f"{base.keys}/{base.values}": base}
-    for kv in args.kv:
-        keys, _, values = kv.partition("/")
-        rows[kv] = replace(base, keys=keys, values=values or keys)
-    plain = replace(base, keys="f16", values="f16")
-    asked = answered = 0
-    kept = dict.fromkeys(rows, 0)
-    for seed in range(args.needles):
-        start = 97 * seed
-        want = ask(loaded, plain, filler[start:], seed)
-        asked += len(want)
-        answered += sum(case.answered for case in want)
-        for name, config in rows.items():
-            got = ask(loaded, config, filler[start:], seed)
-            kept[name] += sum(
-                one.answered and other.answered for one, other in zip(want, got, strict=True)
-            )
-    shares = {name: count / max(answered, 1) for name, count in kept.items()}
-    print(json.dumps({"asked": asked, "answered_by_f16": answered, "kept": shares}))
+def _config(settings: NeedleSettings, kv: str) -> CacheConfig:
+    """Room for the longest text and its question, so that nothing is let go."""
+    keys, values = parse_pair(kv)
+    base = CacheConfig(keys=keys.name, values=values.name, hot=settings.hot)
+    room = max(settings.lengths) + base.sinks + base.hot + 4 * base.block
+    backend = Backend(settings.backend)
+    return replace(base, backend=backend, max_tokens=room, beyond_context=True)
 
 
-if __name__ == "__main__":
-    main()
+def _needle_seconds(settings: NeedleSettings) -> float:
+    asking = len(settings.lengths) * _ASKED_SECONDS
+    return (1 + len(settings.kv)) * (max(settings.lengths) * _READ_SECONDS + asking)

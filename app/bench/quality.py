@@ -7,7 +7,6 @@ is computed once. Differences of mean divergence from `h4` come with an interval
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -15,16 +14,21 @@ from app.bench.bootstrap import paired_bootstrap
 from app.bench.formulas import elements_per_token
 from app.bench.harness import Exact, Harness
 from app.bench.meter import Meter
-from app.bench.passkey import filler_tokens, make
-from app.bench.settings import BASELINE_KV, DEFAULT_KV, QualitySettings
+from app.bench.passkey import Passkeys, filler_tokens, make
+from app.bench.settings import (
+    BASELINE_KV,
+    DEFAULT_KV,
+    QUALITY_HOT,
+    QUALITY_SINKS,
+    QualitySettings,
+)
 from app.bench.shapes import network_of
+from app.bench.text import text_ids
 from app.divergence import Divergence
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, resolve
 from kvcache.codecs.names import NAMES
 from kvcache.plan import cold_codec
 from models import load
-
-TEXT = Path(__file__).parents[2] / "assets" / "kjv_acts_romans.txt"
 
 # Pairs of different codecs that lie near the best compromise.
 MIXES = (
@@ -36,6 +40,8 @@ MIXES = (
     "h5/turbo3u",
     "kvarn5/kvarn3",
     "kvarn4/turbo3u",
+    "kvarn3/turbo3u",
+    "hkivi4/turbo2u",
 )
 # A run of neighbouring tokens that the bootstrap keeps together.
 _BOOTSTRAP_BLOCK = 32
@@ -99,55 +105,54 @@ class QualityRow:
 
 def setups(settings: QualitySettings) -> list[Setup]:
     """The rows to measure, the baseline first."""
-    default = CacheConfig()
     kinds = [BASELINE_KV, DEFAULT_KV, *(settings.kv or (*_every_codec(), *MIXES))]
-    pairs = [Setup(kv=kv, hot=default.hot, sinks=default.sinks) for kv in kinds]
-    hot = [Setup(kv=DEFAULT_KV, hot=hot, sinks=default.sinks) for hot in settings.hot]
-    sinks = [Setup(kv=DEFAULT_KV, hot=default.hot, sinks=sinks) for sinks in settings.sinks]
-    return list(dict.fromkeys(pairs + hot + sinks))
+    tiers = [(hot, QUALITY_SINKS) for hot in settings.hot]
+    tiers += [(QUALITY_HOT, sinks) for sinks in settings.sinks]
+    pairs = [Setup(kv=kv, hot=QUALITY_HOT, sinks=QUALITY_SINKS) for kv in kinds]
+    further = [Setup(kv=kv, hot=hot, sinks=sinks) for hot, sinks in tiers for kv in settings.varied]
+    return list(dict.fromkeys(pairs + further))
 
 
 def expected_seconds(settings: QualitySettings) -> float:
     """Of the whole section."""
-    rows = len(setups(settings)) + 1
-    return _LOADING_SECONDS + rows * _row_seconds(settings)
+    rows = sum(_row_seconds(settings, setup.hot) for setup in setups(settings))
+    return _LOADING_SECONDS + _row_seconds(settings, QUALITY_HOT) + rows
 
 
 def run(settings: QualitySettings, meter: Meter) -> Iterator[QualityRow]:
     """A row for each setup, as they are measured."""
-    with meter.step("quality: the f16 reference", _LOADING_SECONDS + _row_seconds(settings)):
+    expected = _LOADING_SECONDS + _row_seconds(settings, QUALITY_HOT)
+    with meter.step("quality: the f16 reference", expected):
         harness = open_harness(settings)
         exact = harness.exact()
-        plain = harness.plan("f16", "f16", hot=256, sinks=4)
-        f16_recall = harness.recall(plain)
     baseline: Divergence | None = None
     for setup in setups(settings):
         label = f"quality: {setup.kv}, hot {setup.hot}, sinks {setup.sinks}"
-        with meter.step(label, _row_seconds(settings)):
+        with meter.step(label, _row_seconds(settings, setup.hot)):
             plan = harness.plan(*setup.pair, hot=setup.hot, sinks=setup.sinks)
             found = harness.divergence(plan, exact)
             baseline = baseline or found
-            row = _row(harness, setup, plan, exact, found, baseline, f16_recall)
+            row = _row(harness, setup, plan, exact, found, baseline)
         yield row
 
 
 def open_harness(settings: QualitySettings) -> Harness:
     """Load the model and encode text and questions. Raises EmberError for no or a short text."""
-    try:
-        text = TEXT.read_text(encoding="utf-8")
-    except OSError as error:
-        raise EmberError(f"bench quality runs in ember's source folder only: {error}") from error
     backend = Backend(settings.backend).resolve()
     loaded = load(settings.model, backend=backend)
-    ids = loaded.tokenizer.encode(text)[: settings.tokens]
+    ids = text_ids(loaded.tokenizer)[: settings.tokens]
     if len(ids) < settings.skip + 2:
         raise EmberError(
             f"got --tokens {len(ids)}, expected more than --skip {settings.skip} and one"
         )
     # One beginning-of-text id at most: pieces are encoded without.
     encode = partial(loaded.tokenizer.encode, add_special=False)
-    filler = filler_tokens(encode(text), _filler(settings))
-    passkeys = make(encode, filler, start=loaded.tokenizer.encode(""))
+    words = text_ids(loaded.tokenizer, add_special=False)
+    start = loaded.tokenizer.encode("")
+
+    def passkeys(hot: int) -> Passkeys:
+        return make(encode, filler_tokens(words, _filler(hot)), start=start)
+
     config = CacheConfig(backend=backend)
     return Harness(loaded.model, ids, passkeys, config=config, skip=settings.skip)
 
@@ -159,7 +164,6 @@ def _row(
     exact: Exact,
     found: Divergence,
     baseline: Divergence,
-    f16_recall: float,
 ) -> QualityRow:
     versus = paired_bootstrap(found.kl, baseline.kl, block=_BOOTSTRAP_BLOCK)
     key_bits, value_bits = _bits(plan)
@@ -179,7 +183,7 @@ def _row(
         f16_ppl=float(np.exp(found.reference_nll.mean())),
         score_rms=harness.score_error(plan, exact),
         recall=harness.recall(plan),
-        f16_recall=f16_recall,
+        f16_recall=harness.f16_recall(plan),
         tokens=len(found.kl),
         versus=versus.value,
         versus_low=versus.low,
@@ -211,12 +215,12 @@ def _every_codec() -> list[str]:
     return [kv for name in coded for kv in (name, f"{name}/f16", f"f16/{name}")]
 
 
-def _filler(settings: QualitySettings) -> int:
-    """Tokens that push the passkeys out of the largest hot tier."""
-    return max((CacheConfig().hot, *settings.hot)) + 2 * CacheConfig().block
+def _filler(hot: int) -> int:
+    """Tokens that push the passkeys out of the hot tier."""
+    return hot + 2 * CacheConfig().block
 
 
-def _row_seconds(settings: QualitySettings) -> float:
-    questions = _filler(settings) + 240
+def _row_seconds(settings: QualitySettings, hot: int) -> float:
+    questions = _filler(hot) + 210
     scale = elements_per_token(network_of(settings.model)) / 11520  # of the default model
     return (settings.tokens + questions) * _TOKEN_SECONDS * max(1.0, scale)

@@ -5,13 +5,25 @@ from collections.abc import Sequence
 from app.bench.chart import Axis, Chart, Scale, Series
 from app.bench.pareto import pareto
 from app.bench.quality import QualityRow
-from app.bench.settings import BASELINE_KV, DEFAULT_KV
+from app.bench.settings import BASELINE_KV, DEFAULT_KV, QUALITY_HOT, QUALITY_SINKS
 from app.bench.table import Table
 from app.bench.view import Measure, View
 from app.bench.words import percent, short
-from kvcache import CacheConfig
 
 Rows = Sequence[QualityRow]
+
+# What a user would choose from, most bits first.
+CHOSEN = (
+    "h8",
+    "q8",
+    "kvarn4",
+    "q4",
+    "h4",
+    DEFAULT_KV,
+    "turbo4u",
+    "kvarn3/turbo3u",
+    "hkivi4/turbo2u",
+)
 
 _COLUMNS = (
     "kv",
@@ -31,15 +43,16 @@ _COLUMNS = (
 
 
 def tables(rows: Rows) -> list[Table]:
-    """Pairs, codecs alone, and other tiers, each by rising divergence."""
-    own, other = _of_default_tiers(rows), [row for row in rows if not _default_tiers(row)]
+    """The chosen few, then all: pairs, codecs alone, other tiers, by rising divergence."""
+    own, other = _of_base_tiers(rows), [row for row in rows if not _base_tiers(row)]
     parts = [
         ("Keys and values together", [row for row in own if not row.alone]),
         ("Keys alone, values in f16", [row for row in own if row.kv.endswith("/f16")]),
         ("Values alone, keys in f16", [row for row in own if row.kv.startswith("f16/")]),
         ("Other hot tiers and sinks", other),
     ]
-    return [_table(title, part) for title, part in parts if part]
+    chosen = [_chosen(rows)] if _find(rows, BASELINE_KV) else []
+    return chosen + [_table(title, part) for title, part in parts if part]
 
 
 def charts(rows: Rows) -> list[Chart]:
@@ -47,6 +60,7 @@ def charts(rows: Rows) -> list[Chart]:
     pairs = _pairs(rows)
     front = best(pairs)
     rest = [row for row in pairs if row not in front]
+    point = recommended(pairs)
     return [
         Chart(
             name="quality-pareto",
@@ -62,6 +76,11 @@ def charts(rows: Rows) -> list[Chart]:
                 Series(
                     name="others",
                     points=[(row.bits, row.kld_mean) for row in rest],
+                    line=False,
+                ),
+                Series(
+                    name="recommended",
+                    points=[(point.bits, point.kld_mean)] if point else [],
                     line=False,
                 ),
             ],
@@ -80,6 +99,7 @@ def findings(rows: Rows) -> list[str]:
         )
         if (default := _find(pairs, DEFAULT_KV)) is not None and point.kv != DEFAULT_KV:
             found.append(f"The default is {_point(default)}; against h4 {_versus(default)}.")
+    found += _against(rows, "q4")
     if (thrifty := smallest(pairs)) is not None:
         found.append(f"Fewest bits that are not worse than {BASELINE_KV}: {_point(thrifty)}.")
     keys, values = _find(rows, f"{BASELINE_KV}/f16"), _find(rows, f"f16/{BASELINE_KV}")
@@ -114,6 +134,27 @@ def smallest(rows: Rows) -> QualityRow | None:
     return min(equal, key=lambda row: (row.bits, row.kld_mean)) if equal else None
 
 
+def _chosen(rows: Rows) -> Table:
+    found = [row for kv in CHOSEN if (row := _find(rows, kv)) is not None]
+    first = rows[0]
+    return Table(
+        title="Chosen codecs",
+        columns=("keys/values", "bits", "KL mean", "KL median", "KL p99.9", "top-1", "perplexity"),
+        rows=[
+            (
+                f"{row.kv} (default)" if row.kv == DEFAULT_KV else row.kv,
+                f"{row.bits:.4g}",
+                *(f"{kl:.6f}" for kl in (row.kld_mean, row.kld_median, row.kld_p999)),
+                f"{row.top1:.3f}",
+                f"{row.ppl:.2f}",
+            )
+            for row in found
+        ],
+        note=f"{QUALITY_HOT} hot tokens, {QUALITY_SINKS} sinks; {first.tokens} positions scored; "
+        f"perplexity under the f16 cache {first.f16_ppl:.2f}.",
+    )
+
+
 def _table(title: str, rows: Rows) -> Table:
     return Table(
         title=title,
@@ -125,7 +166,7 @@ def _table(title: str, rows: Rows) -> Table:
 
 
 def _cells(row: QualityRow) -> tuple[str, ...]:
-    tiers = "" if _default_tiers(row) else f", hot {row.hot}, sinks {row.sinks}"
+    tiers = "" if _base_tiers(row) else f", hot {row.hot}, sinks {row.sinks}"
     return (
         row.kv + tiers,
         f"{row.bits:.3g}",
@@ -154,25 +195,33 @@ def _versus(row: QualityRow) -> str:
     return f"{percent(row.versus / baseline)} (difference {interval} with 95% confidence)"
 
 
+def _against(rows: Rows, kv: str) -> list[str]:
+    """The default's mean divergence against another codec's."""
+    ours, other = _find(rows, DEFAULT_KV), _find(rows, kv)
+    if ours is None or other is None or not other.kld_mean:
+        return []
+    share = percent(ours.kld_mean / other.kld_mean - 1)
+    return [f"The default, {_point(ours)}, against {_point(other)}: {share}."]
+
+
 def _point(row: QualityRow) -> str:
     return f"{row.kv} ({row.bits:.3g} bits, {_kl(row.kld_mean)})"
 
 
 def _find(rows: Rows, kv: str) -> QualityRow | None:
-    return next((row for row in rows if row.kv == kv and _default_tiers(row)), None)
+    return next((row for row in rows if row.kv == kv and _base_tiers(row)), None)
 
 
 def _pairs(rows: Rows) -> list[QualityRow]:
-    return [row for row in _of_default_tiers(rows) if not row.alone]
+    return [row for row in _of_base_tiers(rows) if not row.alone]
 
 
-def _of_default_tiers(rows: Rows) -> list[QualityRow]:
-    return [row for row in rows if _default_tiers(row)]
+def _of_base_tiers(rows: Rows) -> list[QualityRow]:
+    return [row for row in rows if _base_tiers(row)]
 
 
-def _default_tiers(row: QualityRow) -> bool:
-    default = CacheConfig()
-    return (row.hot, row.sinks) == (default.hot, default.sinks)
+def _base_tiers(row: QualityRow) -> bool:
+    return (row.hot, row.sinks) == (QUALITY_HOT, QUALITY_SINKS)
 
 
 VIEW = View(

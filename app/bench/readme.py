@@ -7,7 +7,8 @@ README.md has places such as
     <!-- /bench -->
 
 which name a section and the title of one of its tables, or `findings`.
-`python -m app.bench.readme` fills them from assets/results/SECTION.json.
+`python -m app.bench.readme` fills them from assets/results/SECTION.json, and makes the
+Markdown and the charts beside each of these files anew.
 """
 
 import re
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.bench.document import read
+from app.bench.document import read, write
 from app.bench.sections import SECTIONS
 from app.bench.table import to_markdown
 from app.bench.view import View
@@ -41,6 +42,12 @@ def fill(text: str, results: Path) -> str:
     return _PLACE.sub(filled, text)
 
 
+def results() -> list[Path]:
+    """The sections' results that are there."""
+    paths = [RESULTS / f"{name}.json" for name in SECTIONS]
+    return [path for path in paths if path.exists()]
+
+
 def _content(section: str, title: str, results: Path) -> str:
     if section not in SECTIONS:
         raise EmberError(f"README asks for bench section {section!r}, expected {list(SECTIONS)}")
@@ -62,8 +69,10 @@ def _table(view: View[Any], rows: Sequence[Any], title: str) -> str:
 
 
 def main() -> int:
-    """Fill README; returns the exit code."""
+    """Redraw the results and fill README; returns the exit code."""
     try:
+        for path in results():
+            write(RESULTS, SECTIONS[path.stem].view, read(path))
         README.write_text(fill(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
     except EmberError as error:
         print(f"ember: error: {error}", file=sys.stderr)

@@ -9,8 +9,12 @@ from app.bench import (
     attention_view,
     claim,
     claim_view,
+    endless,
+    endless_view,
     memory,
     memory_view,
+    needle,
+    needle_view,
     quality,
     quality_view,
     roofline,
@@ -23,7 +27,9 @@ from app.bench.meter import Meter
 from app.bench.settings import (
     AttentionSettings,
     ClaimSettings,
+    EndlessSettings,
     MemorySettings,
+    NeedleSettings,
     QualitySettings,
     RooflineSettings,
     Settings,
@@ -38,6 +44,7 @@ class Section:
 
     measures_machine: whether rows are shares of what the machine can do, which is
     then part of the environment.
+    by_name: left out of the full run of all sections, which would take half as long again.
     """
 
     view: View[Any]
@@ -45,6 +52,7 @@ class Section:
     seconds: Callable[[Any], float]
     run: Callable[[Any, Meter], Iterator[Any]]
     measures_machine: bool = False
+    by_name: bool = False
 
     def surroundings(self) -> dict[str, Any]:
         """What the environment block has beside chip and versions."""
@@ -79,6 +87,20 @@ SECTIONS = {
             settings=QualitySettings,
             seconds=quality.expected_seconds,
             run=quality.run,
+        ),
+        Section(
+            view=endless_view.VIEW,
+            settings=EndlessSettings,
+            seconds=endless.expected_seconds,
+            run=endless.run,
+            by_name=True,
+        ),
+        Section(
+            view=needle_view.VIEW,
+            settings=NeedleSettings,
+            seconds=needle.expected_seconds,
+            run=needle.run,
+            by_name=True,
         ),
         Section(
             view=memory_view.VIEW,

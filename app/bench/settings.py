@@ -10,6 +10,11 @@ from typing import Self
 DEFAULT_KV = "hkivi5/turbo3u"
 BASELINE_KV = "h4"
 
+# The tiers of every row of `quality` that does not say otherwise: with few hot tokens
+# nearly all that is read is encoded.
+QUALITY_HOT = 128
+QUALITY_SINKS = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -55,8 +60,8 @@ class SpeedSettings(Settings):
     @classmethod
     def whole(cls, common: Settings) -> Self:
         """Everything there is."""
-        kv = (DEFAULT_KV, "f16", "q8", "q4")
-        return cls(**vars(common), kv=kv, batch=(1, 4), short=True, peers=True)
+        kv, depths = (DEFAULT_KV, "f16", "q8", "q4"), (0, 2048, 8000)
+        return cls(**vars(common), kv=kv, depths=depths, batch=(1, 4), short=True, peers=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +83,13 @@ class AttentionSettings(Settings):
 class QualitySettings(Settings):
     """kv: pairs to measure; none means every codec alone and together, and good mixes.
 
-    hot, sinks: further tiers that the first pair, the default, is measured with.
+    hot, sinks: further tiers, which the `varied` pairs are measured with.
     tokens: of the text; skip: first positions that are not scored.
     """
 
     kv: tuple[str, ...] = ()
-    hot: tuple[int, ...] = (0, 128, 512)
+    varied: tuple[str, ...] = (DEFAULT_KV, BASELINE_KV, "q4", "h8")
+    hot: tuple[int, ...] = (0, 256, 512)
     sinks: tuple[int, ...] = (0,)
     tokens: int = 1536
     skip: int = 256
@@ -93,6 +99,39 @@ class QualitySettings(Settings):
         """Six pairs on a third of the text."""
         pairs = (DEFAULT_KV, "q8", "q4", "kvarn4", "turbo3")
         return cls(**vars(common), kv=pairs, hot=(), sinks=(), tokens=640)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndlessSettings(Settings):
+    """ctx: tokens the window holds. tokens: of the text; generate: to draw after that.
+
+    samples: spans in each quarter of the text that are recomputed.
+    """
+
+    ctx: int = 1024
+    tokens: int = 20_000
+    generate: int = 20_000
+    samples: int = 10
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """Twice the smallest window."""
+        return cls(**vars(common), ctx=448, tokens=896, generate=120, samples=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleSettings(Settings):
+    """lengths: of the text before a question. needles: facts, one a text. hot: tokens."""
+
+    kv: tuple[str, ...] = (DEFAULT_KV,)
+    lengths: tuple[int, ...] = (600, 900, 1200, 1500, 1800, 2100, 2500, 3000)
+    needles: int = 24
+    hot: int = 256
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """Two facts, not far back."""
+        return cls(**vars(common), lengths=(600,), needles=2)
 
 
 @dataclass(frozen=True, kw_only=True)

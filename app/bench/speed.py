@@ -4,18 +4,18 @@ Cases of one depth run in turns, repetition by repetition, so that a machine
 whose speed drifts treats all engines alike; medians are quoted.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import mlx.core as mx
+
+from app import __version__
 from app.bench.case import NO_CACHE, Case, EngineName, Measurement
-from app.bench.environment import physical_cores
+from app.bench.environment import physical_cores, version_of
 from app.bench.meter import Meter
+from app.bench.process import measure
 from app.bench.settings import SpeedSettings
 from app.bench.spread import Spread
 from app.console import note
@@ -23,12 +23,17 @@ from kvcache.errors import EmberError
 
 SHORT_PROMPT = 16
 SHORT_LENGTHS = (10, 50, 100)
+# mlx-lm on a CPU takes a minute for what the others do in one or two seconds: beside
+# it they do a smaller test too.
+SMALL_PP, SMALL_TG = 128, 16
+# A case that takes longer than this in all its repetitions gets fewer of them.
+_CASE_SECONDS = 45.0
 _LLAMA_CPP_KV = ("f16", "q8_0", "q4_0")
 _MLX_LM_KV = ("KVCache", "QuantizedKVCache 8", "QuantizedKVCache 4", "RotatingKVCache")
+# Of peers: the package whose version counts, and what is not the engine's default.
 _SETTINGS = {
-    EngineName.EMBER: "defaults",
-    EngineName.LLAMA_CPP: "flash attention, n_batch 512, n_ubatch 512",
-    EngineName.MLX_LM: "prefill step 512, group 64",
+    EngineName.LLAMA_CPP: ("llama-cpp-python", "flash attention, n_batch 512, n_ubatch 512"),
+    EngineName.MLX_LM: ("mlx-lm", "prefill step 512, group 64, ember's weights"),
 }
 # Expected: seconds to start, prompt tokens a second, seconds a token.
 _PACE = {
@@ -49,7 +54,7 @@ class SpeedRow:
     p99_over_median: of the time per generated token, 0.0 for other tests.
     seconds: of the whole test, the median.
     kv_token_bytes: bytes held for each token held.
-    settings: of the engine, beside what the other fields say.
+    settings: the engine's version, and what the other fields do not say.
     """
 
     engine: str
@@ -88,6 +93,8 @@ def groups(settings: SpeedSettings) -> list[Group]:
         for batch in settings.batch
         for depth in (settings.depths if batch == 1 else settings.depths[:1])
     ]
+    if settings.peers and _mlx_lm_is_slow():
+        found.append(Group(cases=tuple(small_cases(settings)), rows=rows_of))
     if settings.short:
         found.append(Group(cases=tuple(short_cases(settings)), rows=short_rows_of))
     return found
@@ -98,12 +105,22 @@ def cases(settings: SpeedSettings, depth: int, batch: int = 1) -> list[Case]:
     kinds = [(EngineName.EMBER, kv) for kv in settings.kv]
     if settings.peers and batch == 1:
         kinds += [(EngineName.LLAMA_CPP, kv) for kv in _LLAMA_CPP_KV]
-        # mlx-lm fills deep caches on a CPU at a few tokens a second: only the start.
-        if depth == 0:
+        if not _mlx_lm_is_slow():
             kinds += [(EngineName.MLX_LM, kv) for kv in _MLX_LM_KV]
     return [
         _case(settings, *kind, depth=depth, pp=settings.pp, tg=settings.tg, batch=batch)
         for kind in kinds
+    ]
+
+
+def small_cases(settings: SpeedSettings) -> list[Case]:
+    """mlx-lm's caches where it is slow, and the others' fp16 and default beside them."""
+    kinds = [(EngineName.EMBER, settings.kv[0]), (EngineName.EMBER, "f16")]
+    kinds += [(EngineName.LLAMA_CPP, "f16")]
+    kinds += [(EngineName.MLX_LM, kv) for kv in _MLX_LM_KV]
+    return [
+        _case(settings, *kind, depth=0, pp=SMALL_PP, tg=SMALL_TG, batch=1)
+        for kind in dict.fromkeys(kinds)
     ]
 
 
@@ -167,21 +184,6 @@ def _rows(group: Group, found: dict[Case, list[Measurement]]) -> Iterator[SpeedR
             yield from group.rows(case, measurements)
 
 
-def measure(case: Case) -> Measurement:
-    """Run one case in a process of its own. Raises EmberError with its last line."""
-    fields = asdict(case) | {"engine": case.engine.value}
-    environment = dict(os.environ)
-    if case.threads:
-        environment["EMBER_THREADS"] = str(case.threads)
-    command = [sys.executable, "-m", "app.bench.measure", json.dumps(fields)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise EmberError(f"the measurement of {case.engine.value} failed: {lines[-1]}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    return Measurement(**found | {"token_s": tuple(found["token_s"])})
-
-
 def rows_of(case: Case, measurements: Sequence[Measurement]) -> list[SpeedRow]:
     """The prompt row and the generation row of a case's repetitions."""
     token_s = sorted(seconds for one in measurements for seconds in one.token_s)
@@ -238,7 +240,7 @@ def _row(
         peak_rss_bytes=max(one.peak_rss_bytes for one in measurements),
         p99_over_median=tail,
         reps=len(measurements),
-        settings=_SETTINGS[case.engine],
+        settings=_settings(case.engine),
     )
 
 
@@ -269,9 +271,23 @@ def _case(
     )
 
 
+def _settings(engine: EngineName) -> str:
+    if engine is EngineName.EMBER:
+        return f"{__version__}, defaults"
+    package, told = _SETTINGS[engine]
+    return f"{package} {version_of(package)}, {told}"
+
+
+def _mlx_lm_is_slow() -> bool:
+    """On a CPU: MLX's operators there reach a small part of what the processor does."""
+    return mx.default_device().type == mx.DeviceType.cpu
+
+
 def _reps(settings: SpeedSettings, case: Case) -> int:
-    """mlx-lm takes a minute a run on a CPU, and its speed hardly varies: once."""
-    return 1 if case.engine is EngineName.MLX_LM else settings.reps
+    """As many as the settings ask for, fewer of a long case; mlx-lm, slow and steady, once."""
+    if case.engine is EngineName.MLX_LM and _mlx_lm_is_slow():
+        return 1
+    return max(1, min(settings.reps, int(_CASE_SECONDS / _case_seconds(case))))
 
 
 def _case_seconds(case: Case) -> float:

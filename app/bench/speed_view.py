@@ -13,9 +13,11 @@ Rows = Sequence[SpeedRow]
 
 
 def tables(rows: Rows) -> list[Table]:
-    """A table for each test, then the short protocol."""
+    """All engines in one, a table for each test, then the short protocol."""
     tests = distinct((row.test, row.depth, row.batch) for row in rows if not _is_short(row))
     found = [_table(test, rows) for test in tests]
+    if len(tests) > 2:
+        found = [_together(rows), *found]
     brief = [row for row in rows if _is_short(row)]
     return [*found, _short_table(brief)] if brief else found
 
@@ -64,6 +66,46 @@ def findings(rows: Rows) -> list[str]:
     return found
 
 
+def _together(rows: Rows) -> Table:
+    """Engines by tests: prompts at the start, generation at every depth; memory at the deepest."""
+    single = [row for row in rows if row.batch == 1 and not _is_short(row)]
+    told = [row for row in single if row.depth == 0 or row.test.startswith("tg")]
+    tests = distinct((row.test, row.depth) for row in told)
+    deepest = max(row.depth for row in single)
+    cells = {(row.engine, row.kv, row.test, row.depth): short(row.tps) for row in told}
+    sizes = {(row.engine, row.kv): row for row in single if row.depth == deepest}
+    return Table(
+        title="Tokens per second",
+        columns=(
+            "engine",
+            "kv",
+            *(f"{test} at {depth}" if depth else test for test, depth in tests),
+            f"KV MB at {deepest}",
+            "peak RSS MB",
+        ),
+        texts=2,
+        rows=[
+            (*name, *(cells.get((*name, *test), "") for test in tests), *_size(sizes.get(name)))
+            for name in distinct((row.engine, row.kv) for row in single)
+        ],
+        note=_note(single),
+    )
+
+
+def _size(row: SpeedRow | None) -> tuple[str, str]:
+    return ("", "") if row is None else (megabytes(row.kv_bytes), f"{row.peak_rss_bytes / 1e6:.0f}")
+
+
+def _note(rows: Rows) -> str:
+    engines = "; ".join(distinct(f"{row.engine}: {row.settings}" for row in rows))
+    threads = ", ".join(distinct(str(row.threads) for row in rows if row.threads))
+    return (
+        f"{rows[0].model}, {threads or 'default'} threads. pp: a prompt is read, tg: tokens are "
+        f"generated, after so many held. Medians; runs in turns, each in a process of its own. "
+        f"{engines}."
+    )
+
+
 def _table(test: tuple[str, int, int], rows: Rows) -> Table:
     name, depth, batch = test
     here = [row for row in rows if (row.test, row.depth, row.batch) == test]
@@ -86,7 +128,7 @@ def _table(test: tuple[str, int, int], rows: Rows) -> Table:
         ),
         texts=3,
         rows=[_cells(row) for row in here],
-        note=f"{here[0].model}. tok/s is the median; each run in a process of its own, in turns.",
+        note=_note(here),
     )
 
 

@@ -15,17 +15,23 @@ _SUMMARIES = {
     "speed": "prompts and generation, with peers beside ember",
     "attention": "one attention step, kernel by kernel, against the memory's bandwidth",
     "quality": "what each codec changes in the model's answers",
+    "endless": "a text and a story far beyond the window",
+    "needle": "is a fact still there once it is in the cold tier?",
     "memory": "bytes of caches by formula and filled, and what fits",
     "roofline": "the most that memory bandwidth allows, chip by chip: computed, nothing measured",
     "claim": "is a KV cache 10 to 100 times faster?",
 }
+
+_WITHOUT = (
+    "without one, all are run; endless and needle, which take long, only with --quick or by name"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's sections and flags."""
     parser.set_defaults(section=None)
     _add_common(parser)
-    sections = parser.add_subparsers(metavar="[SECTION]", description="without one, all are run")
+    sections = parser.add_subparsers(metavar="[SECTION]", description=_WITHOUT)
     for name, summary in _SUMMARIES.items():
         section = sections.add_parser(name, help=summary, description=summary)
         section.set_defaults(section=name)
@@ -53,9 +59,11 @@ def run(args: argparse.Namespace) -> int:
 
     model = str(fetch_with_bar(_given(args, "model") or options.DEFAULT_MODEL))
     common = Settings(model=model, backend=_given(args, "backend") or "auto", threads=threads or 0)
+    quick = bool(_given(args, "quick"))
+    every = [name for name, section in SECTIONS.items() if quick or not section.by_name]
     jobs = [
         (SECTIONS[name], _settings(SECTIONS[name].settings, common, args))
-        for name in ([args.section] if args.section else SECTIONS)
+        for name in ([args.section] if args.section else every)
     ]
     return measure(jobs, out=_given(args, "out"), as_json=bool(_given(args, "json")))
 
@@ -112,10 +120,26 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
 def _add_quality(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     _add_kv(parser, "pairs to measure (default: every codec, alone and together)")
-    add("--hot", type=_list(0), metavar="N,N", help="hot tokens of further rows (0,128,512)")
+    add("--hot", type=_list(0), metavar="N,N", help="hot tokens of further rows (0,256,512)")
     add("--sinks", type=_list(0), metavar="N,N", help="sinks of further rows (default: 0)")
     add("--tokens", type=options.whole(2), metavar="N", help="of the text (default: 1536)")
     add("--skip", type=options.whole(0), metavar="N", help="first positions not scored (256)")
+
+
+def _add_endless(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    add("--ctx", type=options.whole(1), metavar="N", help="tokens of the window (default: 1024)")
+    add("--tokens", type=options.whole(2), metavar="N", help="of the text (default: 20000)")
+    add("--generate", type=options.whole(0), metavar="N", help="tokens to draw (default: 20000)")
+    add("--samples", type=options.whole(1), metavar="N", help="spans of each quarter (default: 10)")
+
+
+def _add_needle(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    _add_kv(parser, "codecs of the cold tier")
+    add("--needles", type=options.whole(1), metavar="N", help="facts (default: 24)")
+    add("--lengths", type=_list(1), metavar="N,N", help="of the text (default: 600 to 3000)")
+    add("--hot", type=options.whole(0), metavar="N", help="hot tokens (default: 256)")
 
 
 def _add_memory(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +192,8 @@ _FLAGS = {
     "speed": _add_speed,
     "attention": _add_attention,
     "quality": _add_quality,
+    "endless": _add_endless,
+    "needle": _add_needle,
     "memory": _add_memory,
     "roofline": _add_roofline,
     "claim": _add_claim,

@@ -21,9 +21,11 @@ from kvcache.errors import CacheError
 _FOLDER = Path(__file__).parent
 _ENTRY = _FOLDER / "operations.cpp"
 _COMPILERS = ("c++", "g++", "clang++")
+# Older clang knows no -march=native on ARM.
+_THIS_PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread"),
-    *("-march=native", "-Wall", "-Wextra", "-Wno-psabi"),
+    *(_THIS_PROCESSOR, "-Wall", "-Wextra", "-Wno-psabi"),
     # GCC 12's own AVX-512 headers trip these two.
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
@@ -107,7 +109,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _processor() -> str:
-    """What -march=native depends on: the processor's name and features."""
+    """What the native architecture depends on: the processor's name and features."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -12,6 +12,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
@@ -52,14 +54,20 @@ inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
 inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
 
+#if defined(__aarch64__)
+using Float16 = __fp16;  // GCC before 13 has no _Float16 there.
+#else
+using Float16 = _Float16;
+#endif
+
 inline float half_to_float(uint16_t half) {
-    _Float16 value;
+    Float16 value;
     std::memcpy(&value, &half, sizeof value);
     return static_cast<float>(value);
 }
 
 inline uint16_t float_to_half(float x) {
-    const _Float16 value = static_cast<_Float16>(x);
+    const Float16 value = static_cast<Float16>(x);
     uint16_t half;
     std::memcpy(&half, &value, sizeof half);
     return half;
@@ -196,6 +204,9 @@ inline Vector load_halves(const uint16_t* from) {
 #if defined(__F16C__)
     _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)));
     _mm256_storeu_ps(wide + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + 8))));
+#elif defined(__aarch64__)
+    for (int i = 0; i < kLanes; i += 4)
+        vst1q_f32(wide + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + i))));
 #else
     for (int i = 0; i < kLanes; ++i) wide[i] = half_to_float(from[i]);
 #endif

@@ -1,4 +1,6 @@
 import copy
+import io
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -292,41 +294,80 @@ def test_a_kernel_writes_keys_and_values_in_place_and_advances(dtype: HotDtype) 
     written, appended = DynamicKVCache(600, dtype=dtype), DynamicKVCache(600, dtype=dtype)
     k, v = _tokens(300)
     written.reserve(4, shape=(1, HKV, DIM))
-    before = written.buffers()
+    before = written.buffer()
     for start, stop in ((0, 1), (1, 4), (4, 300)):
         written.reserve(stop - start)
-        for buffer, tokens in zip(written.buffers(), (k, v), strict=True):
-            assert isinstance(buffer, np.ndarray)
-            buffer[:, :, start:stop] = storable(tokens[:, :, start:stop], dtype)
+        buffer = written.buffer()
+        assert isinstance(buffer, np.ndarray)
+        for part, tokens in zip(buffer, (k, v), strict=True):
+            part[:, :, start:stop] = storable(tokens[:, :, start:stop], dtype)
         assert written.offset == start
         written.advance(stop - start)
         appended.append(k[:, :, start:stop], v[:, :, start:stop])
         if stop < 256:
-            assert all(a is b for a, b in zip(before, written.buffers(), strict=True))
+            assert buffer is before
     assert mx.array_equal(written.keys(), appended.keys())
     assert mx.array_equal(written.values(), appended.values())
     q = _queries(3)
     assert mx.array_equal(written.attend_held(q, scale=0.5), appended.attend_held(q, scale=0.5))
 
 
-def test_a_kernel_hands_back_the_arrays_it_wrote() -> None:
+def test_a_kernel_hands_back_the_array_it_wrote() -> None:
     cache = DynamicKVCache(600, dtype=HotDtype.F32, backend=Backend.REFERENCE)
     k, v = _tokens(7)
     cache.append(k[:, :, :5], v[:, :, :5])
     cache.reserve(2)
-    both = [array for array in cache.buffers() if isinstance(array, mx.array)]
-    assert [array.shape for array in both] == [(1, HKV, 256, DIM)] * 2
-    start, axes = mx.array([0, 0, 5, 0]), (0, 1, 2, 3)
-    keys, values = (
-        mx.slice_update(array, tokens[:, :, 5:], start, axes)
-        for array, tokens in zip(both, (k, v), strict=True)
-    )
-    with pytest.raises(CacheError, match=r"got a written buffer \(1, 3, 255, 16\)"):
-        cache.advance(2, written=(keys[:, :, 1:], values))
+    buffer = cache.buffer()
+    assert isinstance(buffer, mx.array)
+    assert buffer.shape == (2, 1, HKV, 256, DIM)
+    new = mx.stack([k[:, :, 5:], v[:, :, 5:]])
+    written = mx.slice_update(buffer, new, mx.array([0, 0, 0, 5, 0]), (0, 1, 2, 3, 4))
+    with pytest.raises(CacheError, match=r"got a written buffer \(2, 1, 3, 255, 16\)"):
+        cache.advance(2, written=written[:, :, :, 1:])
     assert cache.offset == 5
-    cache.advance(2, written=(keys, values))
+    cache.advance(2, written=written)
     assert mx.array_equal(cache.keys(), k)
     assert mx.array_equal(cache.values(), v)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", list(HotDtype))
+def test_keys_and_values_in_one_array_are_written_at_once(
+    backend: Backend, dtype: HotDtype
+) -> None:
+    apart, joined = (DynamicKVCache(600, dtype=dtype, backend=backend) for _ in range(2))
+    k, v = _tokens(300)
+    for start, stop in ((0, 1), (1, 4), (4, 257), (257, 300)):
+        span = slice(start, stop)
+        apart.append(k[:, :, span], v[:, :, span])
+        joined.append_joined(mx.stack([k[:, :, span], v[:, :, span]]))
+    assert joined.offset == 300
+    assert mx.array_equal(joined.keys(), apart.keys())
+    assert mx.array_equal(joined.values(), apart.values())
+
+
+def test_one_array_is_written_by_one_operation() -> None:
+    """One launch on a GPU: MLX records a single slice update and no copy before it."""
+    cache = DynamicKVCache(600, dtype=HotDtype.F32, backend=Backend.REFERENCE)
+    cache.append(*_tokens(2))
+    kv = mx.stack(_tokens(3))
+    mx.eval(kv, cache.pending())
+    cache.append_joined(kv)
+    with io.StringIO() as graph:
+        mx.export_to_dot(graph, *cache.pending())
+        drawn = graph.getvalue()
+    assert re.findall(r'label ="(\w+)"', drawn) == ["SliceUpdate"]
+
+
+def test_what_is_not_keys_and_values_in_one_array_is_refused() -> None:
+    cache = _cache()
+    k, v = _tokens(3)
+    for bad in (k, mx.stack([k, v, v])):
+        with pytest.raises(CacheError, match=r"expected keys, then values: \[2, B, Hkv, L, D\]"):
+            cache.append_joined(bad)
+    with pytest.raises(CacheError, match="301 more tokens do not fit"):
+        _cache(300).append_joined(mx.stack(_tokens(301)))
+    assert (cache.offset, cache.empty()) == (0, True)
 
 
 def test_reserving_and_advancing_past_the_room_is_refused() -> None:
@@ -334,7 +375,7 @@ def test_reserving_and_advancing_past_the_room_is_refused() -> None:
     with pytest.raises(CacheError, match="give reserve a shape"):
         cache.reserve(1)
     with pytest.raises(CacheError, match="the cache is empty"):
-        cache.buffers()
+        cache.buffer()
     cache.reserve(10, shape=(1, HKV, DIM))
     with pytest.raises(CacheError, match=r"got shape \(2, 3, 16\), but the cache holds"):
         cache.reserve(10, shape=(2, HKV, DIM))
@@ -351,7 +392,7 @@ def test_plain_memory_takes_no_arrays_back() -> None:
     cache = _cache()
     cache.append(*_tokens(2))
     with pytest.raises(CacheError, match="written in place: give no arrays"):
-        cache.advance(0, written=(cache.keys(), cache.values()))
+        cache.advance(0, written=mx.stack([cache.keys(), cache.values()]))
 
 
 # -- mlx-lm --

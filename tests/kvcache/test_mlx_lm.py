@@ -1,6 +1,7 @@
 """Our cache in mlx-lm's own models, loops and files."""
 
 import copy
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from mlx_lm.generate import _merge_caches
 from mlx_lm.models import base, llama, rope_utils
+from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import (
     KVCache,
     can_trim_prompt_cache,
@@ -19,7 +21,6 @@ from mlx_lm.models.cache import (
     save_prompt_cache,
     trim_prompt_cache,
 )
-from mlx_lm.models.cache import make_prompt_cache as mlx_lm_make_prompt_cache
 
 from kvcache import CacheConfig, CacheError, HotDtype, TwoTierKVCache, make_prompt_cache, mlx_lm
 from tests.kvcache.tiny_llama import DIM, HKV, LAYERS, generate, make_model
@@ -114,11 +115,27 @@ def test_models_imported_before_and_after_are_routed() -> None:
 def test_injection_reaches_mlx_lms_own_factory() -> None:
     model = make_model()
     mlx_lm.inject(model, SMALL)
-    cache = mlx_lm_make_prompt_cache(model)
+    cache = mlx_lm_cache.make_prompt_cache(model)
     assert {type(layer) for layer in cache} == {TwoTierKVCache}
     assert len(cache) == LAYERS
     tokens, _ = generate(model, PROMPT, cache, 5)
     assert len(tokens) == 5
+
+
+def test_every_cache_that_mlx_lm_makes_is_ours_once_installed_so(model: Any) -> None:
+    mlx_lm.install(SMALL)
+    try:
+        made = mlx_lm_cache.make_prompt_cache(model)
+        assert [type(layer) for layer in made] == [TwoTierKVCache] * LAYERS
+        assert sys.modules["mlx_lm.generate"].make_prompt_cache is mlx_lm_cache.make_prompt_cache
+        for asked, bound in ((None, 80), (50, 50), (99, 80)):
+            made = mlx_lm_cache.make_prompt_cache(model, max_kv_size=asked)
+            assert (
+                made[0].plan == make_prompt_cache(model, replace(SMALL, max_tokens=bound))[0].plan
+            )
+    finally:
+        mlx_lm.uninstall()
+    assert {type(layer) for layer in mlx_lm_cache.make_prompt_cache(model)} == {KVCache}
 
 
 def test_saved_and_loaded_by_mlx_lm(model: Any, tmp_path: Path) -> None:

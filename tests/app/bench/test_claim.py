@@ -80,6 +80,16 @@ def test_every_way_gives_the_same_tokens(tiny_path: object) -> None:
     assert len(set(tokens)) == 1
 
 
+def test_measuring_ends_where_the_next_length_does_not_fit() -> None:
+    settings = ClaimSettings(model="m", lengths=(2, 4, 8), seconds=10.0)
+    assert not claim.enough(settings, [])
+    assert not claim.enough(settings, [1.0, 2.0])  # 3 + 2 * 2 for the next length
+    assert not claim.enough(settings, [1.0, 2.0, 3.0])
+    assert claim.enough(settings, [1.0, 2.0, 2.0, 2.0])  # 7 + 4 * 2
+    assert claim.enough(settings, [5.0, 6.0, 0.0])
+    assert not claim.enough(settings, [1.0] * 8)
+
+
 def test_held_bytes_count_the_tiers_by_hand() -> None:
     plain, tiers = claim.held_bytes(TINYLLAMA, 1000)
     assert plain == 22528 * 1000

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.bench import passkey, quality, quality_view
+from app.bench import passkey, quality, quality_view, text
 from app.bench.meter import Meter
 from app.bench.quality import QualityRow, Setup
 from app.bench.settings import QualitySettings
@@ -39,17 +39,22 @@ def test_recall_takes_every_digit() -> None:
 
 
 def test_the_baseline_comes_first_and_nothing_twice() -> None:
-    settings = QualitySettings(model="m", kv=("q4", "h4"), hot=(0,), sinks=(0,))
+    settings = QualitySettings(
+        model="m", kv=("q4", "h4"), varied=("q4", "h8"), hot=(0, 128), sinks=(0,)
+    )
     assert [(s.kv, s.hot, s.sinks) for s in quality.setups(settings)] == [
-        ("h4", 256, 4),
-        ("hkivi5/turbo3u", 256, 4),
-        ("q4", 256, 4),
-        ("hkivi5/turbo3u", 0, 4),
-        ("hkivi5/turbo3u", 256, 0),
+        ("h4", 128, 4),
+        ("hkivi5/turbo3u", 128, 4),
+        ("q4", 128, 4),
+        ("q4", 0, 4),
+        ("h8", 0, 4),
+        ("h8", 128, 4),
+        ("q4", 128, 0),
+        ("h8", 128, 0),
     ]
     every = quality.setups(QualitySettings(model="m"))
-    assert Setup(kv="turbo3p/f16", hot=256, sinks=4) in every
-    assert Setup(kv="f16/kvarn2", hot=256, sinks=4) in every
+    assert Setup(kv="turbo3p/f16", hot=128, sinks=4) in every
+    assert Setup(kv="f16/kvarn2", hot=128, sinks=4) in every
     assert len(every) == len(set(every))
 
 
@@ -66,7 +71,7 @@ def rows(settings: QualitySettings) -> list[QualityRow]:
         return list(quality.run(replace(settings, hot=(0,)), meter))
 
 
-def _row(rows: list[QualityRow], kv: str, hot: int = 256) -> QualityRow:
+def _row(rows: list[QualityRow], kv: str, hot: int = 128) -> QualityRow:
     (found,) = [row for row in rows if (row.kv, row.hot, row.sinks) == (kv, hot, 4)]
     return found
 
@@ -139,7 +144,7 @@ def test_scores_are_those_of_the_same_keys(settings: QualitySettings) -> None:
 def _made(kv: str, bits: float, kld: float, versus: tuple[float, float]) -> QualityRow:
     return QualityRow(
         kv=kv,
-        hot=256,
+        hot=128,
         sinks=4,
         bits=bits,
         key_bits=bits,
@@ -177,22 +182,30 @@ def test_the_recommended_point_by_hand() -> None:
     assert best is not None
     assert small is not None
     assert (best.kv, small.kv) == ("hkivi5/turbo3u", "hkivi4/turbo3u")
-    text = " ".join(quality_view.findings(rows))
-    assert "Recommended: hkivi5/turbo3u (4.4 bits, 0.00200)" in text
-    assert "-50.0% (difference -0.00300 to -0.00100" in text
-    assert "keys alone lose 13.0 times what values lose" in text
+    chosen = quality_view.tables(rows)[0]
+    assert [row[:2] for row in chosen.rows] == [
+        ("q8", "8.5"),
+        ("h4", "4.5"),
+        ("hkivi5/turbo3u (default)", "4.4"),
+    ]
+    told = " ".join(quality_view.findings(rows))
+    assert "Recommended: hkivi5/turbo3u (4.4 bits, 0.00200)" in told
+    assert "-50.0% (difference -0.00300 to -0.00100" in told
+    assert "keys alone lose 13.0 times what values lose" in told
     titles = [table.title for table in quality_view.tables(rows)]
     assert titles == [
+        "Chosen codecs",
         "Keys and values together",
         "Keys alone, values in f16",
         "Values alone, keys in f16",
     ]
     (chart,) = quality_view.charts(rows)
+    assert chart.series[2].points == [(4.4, 0.002)]
     assert list(chart.series[0].labels) == ["turbo3", "hkivi4/turbo3u", "hkivi5/turbo3u", "q8"]
 
 
 def test_no_text_is_refused(tiny_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "TEXT", quality.TEXT / "none")
+    monkeypatch.setattr(text, "TEXT", text.TEXT / "none")
     with pytest.raises(EmberError, match="source folder only"):
         quality.open_harness(QualitySettings(model=str(tiny_path)))
 

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from app import cli
-from app.bench import schema, speed
+from app.bench import process, schema, speed, speed_view
 from app.bench.case import NO_CACHE, Case, EngineName, Measurement
 from app.bench.environment import environment, physical_cores
 from app.bench.llama_cpp_bytes import kv_bytes
@@ -109,12 +109,47 @@ def test_engines_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(speed.run(replace(SETTINGS, peers=True), steps))
     at_start = [engine for engine, depth in order if depth == 0]
     one_round = ["ember", "llama.cpp", "llama.cpp", "llama.cpp"]
-    # mlx-lm, slow and steady, runs once.
-    assert at_start == [*one_round, *["mlx-lm"] * 4, *one_round]
+    # mlx-lm, slow and steady, runs once, in a smaller test that the others do as well.
+    small = ["ember", "llama.cpp", *["mlx-lm"] * 4, "ember", "llama.cpp"]
+    assert at_start == [*one_round, *one_round, *small]
     assert ("mlx-lm", 100) not in order
-    assert len(rows) == 2 * (8 + 4)
+    assert len(rows) == 2 * (4 + 4 + 6)
+    assert rows[-1].settings.startswith("mlx-lm 0.")
+    assert [row.test for row in rows[-2:]] == ["pp128", "tg16"]
     assert steps.labels[0] == "speed: ember f16 at depth 0, run 1"
     assert len(steps.labels) == len(order)
+
+
+def test_long_cases_are_repeated_less() -> None:
+    reps = [
+        speed._reps(replace(SETTINGS, reps=3), replace(CASE, depth=depth))
+        for depth in (0, 8000, 30_000)
+    ]
+    assert reps == [3, 2, 1]
+
+
+def test_one_table_has_all_engines_and_depths() -> None:
+    rows = [
+        row
+        for depth in (0, 100)
+        for kv in ("f16", "h4")
+        for row in speed.rows_of(
+            replace(CASE, kv=kv, depth=depth), [_measurement(2.0, 0.1, 0.1, 0.1)]
+        )
+    ]
+    table = speed_view.tables(rows)[0]
+    assert table.columns == (
+        "engine",
+        "kv",
+        "pp512",
+        "tg3",
+        "tg3 at 100",
+        "KV MB at 100",
+        "peak RSS MB",
+    )
+    assert table.rows[1] == ("ember", "h4", "256", "10.0", "10.0", "0.00", "2")
+    assert "2 threads" in table.note
+    assert "ember: 0.1.0, defaults" in table.note
 
 
 def test_an_interrupt_keeps_what_was_finished(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +190,7 @@ def test_a_peer_that_fails_is_left_out_with_a_reason(
 def test_a_failing_ember_is_an_error(tmp_path: Path) -> None:
     case = replace(CASE, model=str(tmp_path / "none.gguf"))
     with pytest.raises(EmberError, match=r"measurement of ember failed.*none\.gguf"):
-        speed.measure(case)
+        process.measure(case)
 
 
 def test_json_keeps_the_contract(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +222,7 @@ def _tiny_case(path: Path, engine: EngineName, kv: str, **more: int) -> Case:
 
 
 def test_a_batch_and_no_cache_are_measured(tiny_path: Path) -> None:
-    found = speed.measure(_tiny_case(tiny_path, EngineName.EMBER, NO_CACHE, batch=2))
+    found = process.measure(_tiny_case(tiny_path, EngineName.EMBER, NO_CACHE, batch=2))
     assert len(found.token_s) == 4
     assert found.kv_bytes == 2 * 384 * 14
 
@@ -236,7 +271,7 @@ def test_mlx_lm_computes_the_same_network(tiny_path: Path) -> None:
 
 
 def test_mlx_lm_is_measured(tiny_path: Path) -> None:
-    found = speed.measure(_tiny_case(tiny_path, EngineName.MLX_LM, "KVCache"))
+    found = process.measure(_tiny_case(tiny_path, EngineName.MLX_LM, "KVCache"))
     assert len(found.token_s) == 4
     assert found.kv_bytes in (384 * 14, 768 * 14)
 

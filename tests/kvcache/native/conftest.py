@@ -12,7 +12,7 @@ import pytest
 from kvcache.native import build
 from kvcache.native.library import Library
 
-NATIVE = "-march=native"
+NATIVE = build._THIS_PROCESSOR
 # Without AVX-512 the loops are the portable ones.
 PORTABLE = {"x86_64": "-march=x86-64-v3", "aarch64": "-march=armv8-a"}.get(
     platform.machine(), NATIVE

@@ -1,5 +1,6 @@
 """Compiling the kernels: cached, safe for several processes, clear when impossible."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from kvcache.config import Backend
 from kvcache.native import build, library
 
 ROOT = Path(build.__file__).parents[2]
+ARM_COMPILER = "aarch64-linux-gnu-g++"
 _TRIVIAL = 'extern "C" { void ember_start(int) {} }\n'
 
 
@@ -88,6 +90,15 @@ def test_without_kernels_plain_mlx_runs(monkeypatch: pytest.MonkeyPatch) -> None
     assert Backend.AUTO.resolve() in (Backend.REFERENCE, Backend.GPU)
     with pytest.raises(build.NativeUnavailableError, match="no compiler here"):
         Backend.CPU.resolve()
+
+
+@pytest.mark.skipif(not shutil.which(ARM_COMPILER), reason=f"needs {ARM_COMPILER}")
+def test_compiles_for_arm_without_a_warning(tmp_path: Path) -> None:
+    flags = [f for f in build._FLAGS if f not in (build._THIS_PROCESSOR, "-O3")]
+    entry = ["-o", str(tmp_path / "arm.so"), str(build._ENTRY)]
+    command = [ARM_COMPILER, *flags, "-O1", "-mcpu=cortex-a76", "-Werror", *entry]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_processes_may_build_at_once(tmp_path: Path) -> None:
