@@ -21,15 +21,22 @@ from kvcache import (
     RowsKVCache,
     TwoTierKVCache,
     resolve,
+    warm_up,
 )
+from kvcache.config import on_gpu
 from kvcache.prompt_cache import from_plan, rows_from_plan
 from kvcache.stats import sum_layers
 from models.chat_template import Message
-from models.loader import LoadedModel, load
+from models.loader import LoadedModel, activation_dtype, load
 
 # Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
 # soon.
 PREFILL_STEP = {Backend.GPU: 512, Backend.CPU: 256, Backend.REFERENCE: 32}
+
+
+def prefill_step(backend: Backend) -> int:
+    """Tokens per step of a resolved backend. Plain MLX is fast too, on a GPU."""
+    return PREFILL_STEP[Backend.GPU if on_gpu() else backend]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,9 @@ class Engine:
 
     def __init__(self, loaded: LoadedModel, config: CacheConfig | None = None) -> None:
         self.loaded = loaded
-        self.plan = resolve(config or CacheConfig(), loaded.model.shape)
+        shape, heads = loaded.model.shape, loaded.config.heads
+        plan = resolve(config or CacheConfig(), shape)
+        self.plan = warm_up(plan, group=heads // shape.kv_heads, dtype=activation_dtype())
         self._caches = from_plan(self.plan, loaded.model.rotation)
         # The cache holds the first `offset` tokens of the last prompt and its answer.
         self._last: tuple[Sequence[int], Transcript] | None = None
@@ -173,8 +182,8 @@ class Engine:
             caches,
             rows,
             sampler,
-            prefill_step=PREFILL_STEP[self.plan.backend],
-            pipelined=_pipelines(self.plan.backend),
+            prefill_step=prefill_step(self.plan.backend),
+            pipelined=_pipelines(),
             cancel=cancel or Flag(),
         )
 
@@ -239,6 +248,6 @@ class Engine:
         return shared
 
 
-def _pipelines(backend: Backend) -> bool:
+def _pipelines() -> bool:
     """Whether it gains from queueing a token before the last one is read; a CPU does not."""
-    return backend is Backend.GPU
+    return on_gpu()

@@ -95,7 +95,7 @@ def load_notes(
         yield _GUESS
     yield from _window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
-        yield from _reference_notes()
+        yield from _reference_notes(engine)
     if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
         yield f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly"
 
@@ -114,8 +114,11 @@ def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
         yield f"a window of {window} tokens is beyond the {trained} that the model was trained for"
 
 
-def _reference_notes() -> Iterator[str]:
+def _reference_notes(engine: Engine) -> Iterator[str]:
     """Why the slow backend runs, since nothing falls back in silence."""
+    if because := engine.plan.plain_because:
+        yield f"attention runs in plain MLX, slowly: {because}"
+        return
     try:
         library()
     except NativeUnavailableError as error:

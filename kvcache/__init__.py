@@ -17,6 +17,7 @@ from kvcache.rotation import Rotation
 from kvcache.rows import RowsKVCache
 from kvcache.stats import CacheStats
 from kvcache.two_tier import TwoTierKVCache
+from kvcache.warm_up import warm_up
 
 __all__ = [
     "Backend",
@@ -40,4 +41,5 @@ __all__ = [
     "make_prompt_cache",
     "resolve",
     "set_policy",
+    "warm_up",
 ]

@@ -36,8 +36,8 @@ class HotDtype(Enum):
 class Backend(Enum):
     """Which implementation computes attention and, in ember's network, products.
 
-    REFERENCE is plain MLX on any device, GPU is MLX's fused attention, CPU is
-    the native kernels. AUTO takes GPU where MLX's default device is one, else
+    REFERENCE is plain MLX on any device, GPU is the kernels for Metal and CUDA,
+    CPU is the native ones. AUTO takes GPU where MLX's default device is one, else
     CPU where the kernels can be compiled, else REFERENCE.
     """
 
@@ -51,17 +51,21 @@ class Backend(Enum):
 
         Raises CacheError when GPU or CPU is asked for and cannot run here.
         """
-        on_gpu = mx.default_device().type == mx.DeviceType.gpu
         if self is Backend.AUTO:
-            return Backend.GPU if on_gpu else _best_on_cpu()
+            return Backend.GPU if on_gpu() else _best_on_cpu()
         if self is Backend.CPU:
             library()
-        if self is Backend.GPU and not on_gpu:
+        if self is Backend.GPU and not on_gpu():
             raise CacheError(
                 "the gpu backend needs a Metal or CUDA device, but MLX runs on the CPU here; "
                 "use --backend auto or --backend reference"
             )
         return self
+
+
+def on_gpu() -> bool:
+    """Whether MLX's default device is a GPU."""
+    return mx.default_device().type == mx.DeviceType.gpu
 
 
 def _best_on_cpu() -> Backend:

@@ -67,6 +67,9 @@ class DeviceTiers(Tiers[DeviceTokens]):
     def attending(self, ledger: Ledger, new: DeviceTokens | None) -> Attend:
         return partial(attend_view, new, self.view(ledger))
 
+    def is_plain(self, dim: int) -> bool:
+        return True
+
     def view(self, ledger: Ledger) -> TierView:
         pieces = []
         if ledger.sink:

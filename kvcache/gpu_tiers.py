@@ -1,7 +1,9 @@
 """A layer's tiers in MLX arrays, attended by the GPU kernels.
 
-What the kernels do not take (a mask array, codecs without a kernel) is attended
-in plain MLX operations instead.
+A mask other than the causal one, which only a caller of the library gives, is
+attended in plain MLX operations. So is everything where no kernel reads the codecs
+or the head dimension: `resolve` does not choose this class then, and a cache
+without a model, which learns the dimension late, says so in its stats.
 """
 
 from collections.abc import Iterator
@@ -9,11 +11,10 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from kvcache.codecs.plain import PlainCodec
 from kvcache.device_tiers import DeviceTiers, DeviceTokens
-from kvcache.errors import CacheError
 from kvcache.gpu import ColdBlocks, DenseTokens, HotRing, TierArrays, TierDecoder, TierPrefill
 from kvcache.gpu.decode import MOST_NEW
+from kvcache.gpu.families import why_unread
 from kvcache.ledger import Ledger
 from kvcache.plan import LayerPlan
 from kvcache.rotation import Rotation
@@ -22,7 +23,7 @@ from kvcache.tiers import Attend
 
 
 class GpuTiers(DeviceTiers):
-    """`DeviceTiers` whose attention is the kernels' where they take it.
+    """`DeviceTiers` whose attention is the kernels'.
 
     decoder, prefill: for few and for many new tokens; others for tests.
     """
@@ -37,25 +38,21 @@ class GpuTiers(DeviceTiers):
         super().__init__(plan)
         self._decoder, self._prefill = decoder or TierDecoder(), prefill or TierPrefill()
         codecs = self._cold.key_codec, self._cold.value_codec
-        # The kernels read unencoded blocks as float16.
-        self._readable = all(
-            not isinstance(codec, PlainCodec) or codec.dtype == mx.float16 for codec in codecs
-        )
+        self._codecs = codecs if plan.sizes.slots else ()
+
+    def is_plain(self, dim: int) -> bool:
+        return why_unread(self._codecs, dim) is not None
 
     def attending(self, ledger: Ledger, new: DeviceTokens | None) -> Attend:
         plain, arrays = super().attending(ledger, new), self._arrays(ledger, new)
 
         def attend(q: mx.array, sight: Sight, rotation: Rotation | None, scale: float) -> mx.array:
             pins = new is not None and sight.position < self.sizes.pinned
-            if sight.mask != "causal" or not self._readable or (pins and any(sight.turns)):
+            unread = sight.mask != "causal" or self.is_plain(q.shape[3])
+            if unread or (pins and any(sight.turns)):
                 return plain(q, sight, rotation, scale)
             run = self._decode if q.shape[2] <= MOST_NEW else self._read_prompt
-            try:
-                return run(q, arrays, sight, rotation, scale)
-            except CacheError:
-                # A codec or head dimension that no kernel reads: known before any launch.
-                self._readable = False
-                return plain(q, sight, rotation, scale)
+            return run(q, arrays, sight, rotation, scale)
 
         return attend
 

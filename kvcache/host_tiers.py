@@ -99,9 +99,12 @@ class HostTiers(Tiers[HostTokens]):
     def attending(self, ledger: Ledger, new: HostTokens | None) -> Attend:
         return partial(attend_view, None if new is None else self.arrays(new), self.view(ledger))
 
+    def is_plain(self, dim: int) -> bool:
+        return dim % HEAD_DIM_STEP != 0
+
     def _is_native(self, q: mx.array, new: HostTokens | None, sight: Sight) -> bool:
         """Whether the kernels take this. They see pinned tokens whole, not causally."""
-        causal = sight.mask == "causal" and q.shape[3] % HEAD_DIM_STEP == 0
+        causal = sight.mask == "causal" and not self.is_plain(q.shape[3])
         pins = new is not None and sight.position < self.sizes.pinned
         return causal and not (pins and any(sight.turns))
 

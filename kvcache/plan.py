@@ -4,14 +4,16 @@ The command line, the log and the cache read the same `CachePlan`, so a setting
 never silently does nothing. This module allocates nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from kvcache.codecs import Codec, codec
 from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.rotation import check_rotatable
-from kvcache.config import Backend, CacheConfig, HotDtype
+from kvcache.config import Backend, CacheConfig, HotDtype, on_gpu
 from kvcache.errors import CacheError
+from kvcache.gpu.families import why_unread
+from kvcache.gpu.prefill import MOST_TRANSIENT
 from kvcache.ledger import TierSizes
 
 
@@ -60,7 +62,7 @@ class LayerPlan:
             backend=backend,
             turn_sinks=config.turn_sinks,
             temperature=config.temperature,
-            check_finite=backend is not Backend.GPU if check is None else check,
+            check_finite=not on_gpu() if check is None else check,
         )
 
     @property
@@ -92,6 +94,7 @@ class CachePlan:
     block_bytes: bytes of one encoded block in all layers.
     capped_from: the window that was asked for, where the model's context cut it.
     hot_capped_from: the hot tokens that were asked for, where they did not fit.
+    plain_because: why attention is plain MLX's on a GPU, where nobody asked for that.
     """
 
     config: CacheConfig
@@ -102,6 +105,7 @@ class CachePlan:
     block_bytes: int
     capped_from: int | None
     hot_capped_from: int | None
+    plain_because: str | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -120,6 +124,14 @@ class CachePlan:
         return unencoded * self.token_bytes + self.sizes.slots * self.block_bytes
 
     @property
+    def prompt_bytes(self) -> int | None:
+        """Bytes that attention of a prompt step may take beside all this, for any window.
+
+        Of one layer, since layers run one after another. None but for the GPU kernels.
+        """
+        return MOST_TRANSIENT if self.backend is Backend.GPU else None
+
+    @property
     def cold_bits(self) -> float:
         """Bits per element of the cold tier, all-in, mean of keys and values."""
         elements = 2 * self.shape.layers * self.shape.kv_heads * self.shape.head_dim
@@ -133,7 +145,13 @@ class CachePlan:
 
     def layer(self, index: int) -> LayerPlan:
         """The plan of one layer."""
-        return LayerPlan.of(self.config, self.sizes, index)
+        return LayerPlan.of(replace(self.config, backend=self.backend), self.sizes, index)
+
+    def in_plain_mlx(self, because: str) -> "CachePlan":
+        """This plan without the GPU kernels. Raises CacheError where they were asked for."""
+        if self.config.backend is Backend.GPU:
+            raise CacheError(because)
+        return replace(self, backend=Backend.REFERENCE, plain_because=because)
 
 
 def cold_codec(name: str, hot_dtype: HotDtype, layer: int) -> Codec:
@@ -147,8 +165,10 @@ def cold_codec(name: str, hot_dtype: HotDtype, layer: int) -> Codec:
 def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     """Fit `config` to a model of `shape`.
 
-    Raises CacheError when the window or the budget holds too little to work with,
-    or a codec does not take the model's head dimension.
+    Where no GPU kernel reads the codecs or the head dimension, the automatic
+    backend is plain MLX, and the plan says why. Raises CacheError for the gpu
+    backend then, when the window or the budget holds too little to work with, or
+    when a codec does not take the model's head dimension.
     """
     elements = 2 * shape.layers * shape.kv_heads * shape.head_dim
     token_bytes = elements * config.hot_dtype.mx.size
@@ -167,7 +187,7 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     pinned = max(config.sinks, config.keep)
     sizes = TierSizes.within(window, pinned=pinned, hot=hot, block=config.block)
     capped = config.max_tokens is not None and not config.beyond_context and wanted > shape.context
-    return CachePlan(
+    plan = CachePlan(
         config=config,
         shape=shape,
         sizes=sizes,
@@ -177,6 +197,10 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
         capped_from=wanted if capped else None,
         hot_capped_from=config.hot if sizes.hot < config.hot else None,
     )
+    if plan.backend is Backend.GPU:
+        unread = why_unread((keys, values) if sizes.slots else (), shape.head_dim)
+        return plan.in_plain_mlx(unread) if unread else plan
+    return plan
 
 
 def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:

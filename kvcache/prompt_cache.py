@@ -32,7 +32,8 @@ def make_prompt_cache(
 ) -> list[TwoTierKVCache]:
     """The caches that `config` (default: all of the model's context) asks for, one per layer.
 
-    model: one of ember's, or one of mlx-lm's (see `kvcache.mlx_lm`).
+    model: one of ember's, or one of mlx-lm's (see `kvcache.mlx_lm`). On a GPU the
+    first answer compiles kernels, unless `warm_up(resolve(config, shape), ...)` ran.
     """
     if not isinstance(model, ShapedModel):
         from kvcache import mlx_lm

@@ -18,6 +18,8 @@ class CacheStats:
     fp16_bytes: what the held tokens would take in fp16.
     sinks_turned: sinks are met at a distance inside the window, however long the
     chat; False where the model's rope is not known.
+    plain: attention is plain MLX's: on the reference backend, or because no
+    kernel takes the codecs or the head dimension; False before the first token.
     """
 
     total: int
@@ -31,6 +33,7 @@ class CacheStats:
     allocated_bytes: int
     fp16_bytes: int
     sinks_turned: bool = True
+    plain: bool = False
 
     @property
     def held(self) -> int:

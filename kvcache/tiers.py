@@ -129,6 +129,10 @@ class Tiers(ABC, Generic[Run]):
     def attending(self, ledger: Ledger, new: Run | None) -> Attend:
         """Attention over what is held now and new tokens, whatever is appended later."""
 
+    @abstractmethod
+    def is_plain(self, dim: int) -> bool:
+        """Whether plain MLX operations attend over tokens of D = `dim`, not kernels of ours."""
+
     # -- memory --
 
     @abstractmethod

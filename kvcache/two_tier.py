@@ -147,6 +147,7 @@ class TwoTierKVCache:
             allocated_bytes=tiers.allocated_tokens * token + tiers.allocated_blocks * block,
             fp16_bytes=ledger.held * token * mx.float16.size // self.plan.hot_dtype.mx.size,
             sinks_turned=self.rotation is not None,
+            plain=self._shape is not None and tiers.is_plain(self._shape[2]),
         )
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from kvcache import Backend
+from kvcache.config import on_gpu
 from kvcache.native.library import library
 from models.chat_template import ChatTemplate
 from models.config import LlamaConfig
@@ -45,8 +46,7 @@ class LoadedModel:
 
 def activation_dtype() -> mx.Dtype:
     """float16 on a GPU; float32 on the CPU, whose fp16 products are far slower."""
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    return mx.float16 if on_gpu else mx.float32
+    return mx.float16 if on_gpu() else mx.float32
 
 
 def load(

@@ -14,7 +14,7 @@ import mlx.core as mx
 from app.bench.machine import machine, times_of
 from app.bench.meter import Meter
 from app.bench.settings import AttentionSettings
-from app.bench.shapes import Network, network_of
+from app.bench.shapes import NETWORKS, Network, network_of
 from app.bench.spread import Spread
 from kvcache import Backend, CacheConfig, TwoTierKVCache, resolve
 from kvcache.codecs import parse_pair
@@ -69,7 +69,7 @@ def run(settings: AttentionSettings, meter: Meter) -> Iterator[AttentionRow]:
     """A row for each context and kernel, one kernel's caches in memory at a time."""
     with meter.step("attention: bandwidth", _LOADING_SECONDS):
         bandwidth = machine().read_bytes_s
-    network = network_of(settings.model)
+    network = NETWORKS.get(settings.shape) or network_of(settings.model)
     for context in settings.contexts:
         for kernel in kernels(network, settings):
             label = f"attention: {kernel.name}, {kernel.kv}, {context} tokens"
@@ -137,7 +137,7 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
 
 def _ember(network: Network, kv: str, backend: Backend, context: int) -> tuple[Step, int]:
     caches = filled(network, kv, backend, context)
-    q, scale = queries(network), network.head_dim**-0.5
+    q, scale = queries(network).astype(_plain_dtype()), network.head_dim**-0.5
 
     def step() -> None:
         mx.eval([cache.attend_held(q, scale=scale) for cache in caches])

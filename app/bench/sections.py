@@ -17,6 +17,8 @@ from app.bench import (
     needle_view,
     quality,
     quality_view,
+    roofline,
+    roofline_view,
     speed,
     speed_view,
 )
@@ -29,6 +31,7 @@ from app.bench.settings import (
     MemorySettings,
     NeedleSettings,
     QualitySettings,
+    RooflineSettings,
     Settings,
     SpeedSettings,
 )
@@ -104,6 +107,12 @@ SECTIONS = {
             settings=MemorySettings,
             seconds=memory.expected_seconds,
             run=memory.run,
+        ),
+        Section(
+            view=roofline_view.VIEW,
+            settings=RooflineSettings,
+            seconds=roofline.expected_seconds,
+            run=roofline.run,
         ),
         Section(
             view=claim_view.VIEW,

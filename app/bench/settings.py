@@ -66,8 +66,9 @@ class SpeedSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSettings(Settings):
-    """contexts: tokens held. reps: timed steps of each kernel."""
+    """contexts: tokens held. reps: timed steps of each kernel. shape: whose dimensions."""
 
+    shape: str = "loaded"
     kv: tuple[str, ...] = (DEFAULT_KV, "f16", "q8", "q4", "h4", "kvarn4")
     contexts: tuple[int, ...] = (512, 2048, 8192)
     reps: int = 15
@@ -145,6 +146,14 @@ class MemorySettings(Settings):
     def quick(cls, common: Settings) -> Self:
         """Fill small caches only."""
         return cls(**vars(common), kv=("f16", DEFAULT_KV), filled_bytes=2**24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RooflineSettings(Settings):
+    """contexts: tokens held. kv: beside fp16."""
+
+    kv: tuple[str, ...] = (DEFAULT_KV,)
+    contexts: tuple[int, ...] = (4096, 16384, 32768)
 
 
 @dataclass(frozen=True, kw_only=True)

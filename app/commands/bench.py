@@ -18,6 +18,7 @@ _SUMMARIES = {
     "endless": "a text and a story far beyond the window",
     "needle": "is a fact still there once it is in the cold tier?",
     "memory": "bytes of caches by formula and filled, and what fits",
+    "roofline": "the most that memory bandwidth allows, chip by chip: computed, nothing measured",
     "claim": "is a KV cache 10 to 100 times faster?",
 }
 
@@ -110,6 +111,8 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
 def _add_attention(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     _add_kv(parser, "codecs of the cold tier")
+    shapes = ["loaded", "tinyllama", "llama-2-7b"]
+    add("--shape", choices=shapes, help="whose layers and heads (default: the loaded model's)")
     add("--contexts", type=_list(1), metavar="N,N", help="tokens held (default: 512,2048,8192)")
     add("--reps", type=options.whole(1), metavar="N", help="timed steps (default: 15)")
 
@@ -143,6 +146,12 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     _add_kv(parser, "codecs of the cold tier")
     add("--contexts", type=_list(1), metavar="N,N", help="windows (default: 100 to 131072)")
+
+
+def _add_roofline(parser: argparse.ArgumentParser) -> None:
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    _add_kv(parser, "codecs of the cold tier, beside fp16")
+    add("--contexts", type=_list(1), metavar="N,N", help="tokens held (default: 4096,16384,32768)")
 
 
 def _add_claim(parser: argparse.ArgumentParser) -> None:
@@ -186,5 +195,6 @@ _FLAGS = {
     "endless": _add_endless,
     "needle": _add_needle,
     "memory": _add_memory,
+    "roofline": _add_roofline,
     "claim": _add_claim,
 }

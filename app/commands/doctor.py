@@ -51,9 +51,22 @@ def _findings() -> dict[str, Any]:
         "device": _device(mx),
         "backend": Backend.AUTO.resolve().value,
         "activations": str(activation_dtype()).removeprefix("mlx.core."),
+        **_gpu_kernels(),
         **_kernels(),
         "models_folder": str(models_folder()),
     }
+
+
+def _gpu_kernels() -> dict[str, Any]:
+    """What the GPU kernels do not read, where there is a GPU."""
+    from kvcache.codecs import NAMES, codec
+    from kvcache.config import on_gpu
+    from kvcache.gpu.families import LARGEST_DIM, why_unread
+
+    if not on_gpu():
+        return {}
+    unread = [name for name in NAMES if why_unread((codec(name),), LARGEST_DIM)]
+    return {"gpu_kernels": f"all codecs but {', '.join(unread)}, which run in plain MLX"}
 
 
 def _kernels() -> dict[str, Any]:

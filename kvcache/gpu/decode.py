@@ -15,14 +15,13 @@ import mlx.core as mx
 from kvcache.codecs.base import Codec
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
 from kvcache.gpu.basis import basis_of
-from kvcache.gpu.families import level_table
+from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
 from kvcache.gpu.segments import SegmentInputs, key_role, value_role
-from kvcache.gpu.shape import TILE, CallShape, ceil_div
+from kvcache.gpu.shape import THREADGROUPS, TILE, CallShape, ceil_div
 from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
 
 MOST_NEW = 8  # new tokens that the kernels are meant for: each eight rows re-read the tiers
-_THREADGROUPS = 512  # keep any GPU of now busy
 
 _ROTATE = Kernel.load(
     "rotate",
@@ -55,12 +54,12 @@ class _ColdKernel:
 
 
 @lru_cache(maxsize=64)
-def _cold_kernel(keys: Codec, values: Codec, dim: int) -> _ColdKernel:
-    """The kernel that reads blocks of these codecs. Raises CacheError where there is none."""
+def _cold_kernel(keys: Family, values: Family) -> _ColdKernel:
+    """The kernel that reads blocks of these codecs, the same for all layers."""
     inputs = ("queries", "lowest", "levels", "args")
     outputs = ("sums", "stats")
     segments = SegmentInputs(
-        roles=(key_role(keys, dim), value_role(values, dim)), others=len(inputs) + len(outputs)
+        roles=(key_role(keys), value_role(values)), others=len(inputs) + len(outputs)
     )
     kernel = Kernel.load(
         "cold",
@@ -68,7 +67,7 @@ def _cold_kernel(keys: Codec, values: Codec, dim: int) -> _ColdKernel:
         outputs=outputs,
         macros=(*MACROS, *segments.macros),
     )
-    return _ColdKernel(kernel=kernel, segments=segments, levels=level_table(keys, values))
+    return _ColdKernel(kernel=kernel, segments=segments, levels=level_table((keys, values)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,7 @@ class TierDecoder:
     """
 
     launch: Launcher = launch_on_device
-    threadgroups: int = _THREADGROUPS
+    threadgroups: int = THREADGROUPS
 
     def attend(
         self,
@@ -143,7 +142,9 @@ class TierDecoder:
 
     def _cold(self, call: "_Numbers", q: mx.array, cold: ColdBlocks, lowest: mx.array) -> Partial:
         shape = call.shape
-        made = _cold_kernel(cold.key_codec, cold.value_codec, shape.dim)
+        made = _cold_kernel(
+            family_of(cold.key_codec, shape.dim), family_of(cold.value_codec, shape.dim)
+        )
         queries = self._rotate(shape, q, cold.key_codec)
         spans = shape.spans(cold.blocks, self.threadgroups)
         position = {Argument.COLD_POSITION: cold.position}

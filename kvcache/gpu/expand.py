@@ -5,9 +5,8 @@ from functools import lru_cache
 
 import mlx.core as mx
 
-from kvcache.codecs.base import Codec
 from kvcache.gpu.arguments import MACROS, Argument, pack_arguments
-from kvcache.gpu.families import level_table
+from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Kernel, Launcher
 from kvcache.gpu.segments import SegmentInputs, value_role
 from kvcache.gpu.shape import TILE, ceil_div
@@ -47,7 +46,7 @@ def expand(
     codec = (cold.key_codec, cold.value_codec)[index]
     words = next(iter(cold.segments[0][index].values()))
     batch, kv_heads = words.shape[1:3]
-    made = _expand_kernel(codec, cold.dim, index)
+    made = _expand_kernel(family_of(codec, cold.dim), index)
     ((parts, where),) = made.segments.launches(cold)
     numbers = where | {
         Argument.HEADS: batch * kv_heads,
@@ -72,10 +71,10 @@ def expand(
 
 
 @lru_cache(maxsize=64)
-def _expand_kernel(codec: Codec, dim: int, index: int) -> _ExpandKernel:
+def _expand_kernel(family: Family, index: int) -> _ExpandKernel:
     inputs, outputs = ("levels", "args"), ("out",)
     segments = SegmentInputs(
-        roles=(value_role(codec, dim, index=index),), others=len(inputs) + len(outputs)
+        roles=(value_role(family, index=index),), others=len(inputs) + len(outputs)
     )
     kernel = Kernel.load(
         "expand",
@@ -83,4 +82,4 @@ def _expand_kernel(codec: Codec, dim: int, index: int) -> _ExpandKernel:
         outputs=outputs,
         macros=(*MACROS, *segments.macros),
     )
-    return _ExpandKernel(kernel=kernel, segments=segments, levels=level_table(codec))
+    return _ExpandKernel(kernel=kernel, segments=segments, levels=level_table((family,)))

@@ -1,6 +1,8 @@
 """How the kernels name each codec: its structure in `kernels/codecs.h` and the parts it reads."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
 
@@ -11,7 +13,7 @@ from kvcache.codecs.lloyd_max import levels
 from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.turbo import TurboCodec
 from kvcache.errors import CacheError
-from kvcache.gpu.shape import RUN
+from kvcache.gpu.shape import RUN, check_dim
 
 LEVELS = 16  # entries of the largest table
 LARGEST_DIM = 128  # so that a threadgroup's staged values fit its memory
@@ -19,10 +21,14 @@ LARGEST_DIM = 128  # so that a threadgroup's staged values fit its memory
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """structure: a C++ type in terms of D and M. parts: its members, in order."""
+    """structure: a C++ type in terms of D and M. parts: its members, in order.
+
+    levels: of the codes, where they are numbers in a table.
+    """
 
     structure: str
     parts: tuple[str, ...]
+    levels: tuple[float, ...] = ()
 
 
 def family_of(codec: Codec, dim: int) -> Family:
@@ -34,7 +40,7 @@ def family_of(codec: Codec, dim: int) -> Family:
             f"{LARGEST_DIM}; use --backend reference"
         )
     match codec:
-        case PlainCodec():
+        case PlainCodec() if codec.dtype == mx.float16:
             return Family(structure="Plain<D, M>", parts=("values",))
         case TokenAffineCodec() if group_size(dim) % RUN == 0:
             return Family(
@@ -46,19 +52,39 @@ def family_of(codec: Codec, dim: int) -> Family:
                 structure=f"ChannelAffine<{bits}, D, M>", parts=("words", "scales", "zeros")
             )
         case TurboCodec():
-            return Family(structure=f"Levels<{bits}, D, M>", parts=("words", "scales"))
+            return Family(
+                structure=f"Levels<{bits}, D, M>",
+                parts=("words", "scales"),
+                levels=tuple(levels(bits)),
+            )
         case KVarNCodec():
             return Family(
                 structure=f"KVarN<{bits}, D, M>",
                 parts=("words", "token_scales", "channel_scales", "channel_means"),
             )
+    as_held = f" as {str(codec.dtype).split('.')[-1]}" if isinstance(codec, PlainCodec) else ""
     raise CacheError(
-        f"no GPU kernel reads codec {codec.name} of head dimension {dim}; use another, "
+        f"no GPU kernel reads codec {codec.name}{as_held} of head dimension {dim}; use another, "
         "such as hkivi5 or turbo3u, or --backend reference"
     )
 
 
-def level_table(*codecs: Codec) -> mx.array:
-    """The levels of each codec's codes, padded to LEVELS, one after the other; float32."""
-    rows = [levels(each.code_bits) if isinstance(each, TurboCodec) else () for each in codecs]
+@lru_cache(maxsize=256)
+def why_unread(codecs: tuple[Codec, ...], dim: int) -> str | None:
+    """Why no kernel attends over blocks of these codecs, if there are any, and tokens of `dim`.
+
+    None where the kernels do.
+    """
+    try:
+        check_dim(dim)
+        for codec in codecs:
+            family_of(codec, dim)
+    except CacheError as error:
+        return str(error)
+    return None
+
+
+def level_table(families: Iterable[Family]) -> mx.array:
+    """The levels of each family's codes, padded to LEVELS, one after the other; float32."""
+    rows = (family.levels for family in families)
     return mx.array([level for row in rows for level in (*row, *[0.0] * (LEVELS - len(row)))])

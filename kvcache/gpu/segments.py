@@ -10,9 +10,8 @@ from itertools import accumulate
 
 import mlx.core as mx
 
-from kvcache.codecs.base import Codec
 from kvcache.gpu.arguments import Argument
-from kvcache.gpu.families import Family, family_of
+from kvcache.gpu.families import Family
 from kvcache.gpu.tiers import ColdBlocks
 
 _STARTS = (Argument.START_0, Argument.START_1, Argument.START_2, Argument.START_3)
@@ -44,14 +43,14 @@ class Role:
         )
 
 
-def key_role(codec: Codec, dim: int) -> Role:
-    """Keys of this codec. Raises CacheError where no kernel reads it."""
-    return Role(name="key", index=0, family=family_of(codec, dim))
+def key_role(family: Family) -> Role:
+    """Keys of a codec."""
+    return Role(name="key", index=0, family=family)
 
 
-def value_role(codec: Codec, dim: int, *, index: int = 1) -> Role:
-    """Values of this codec; with index 0 keys that are read the way of values."""
-    return Role(name="value", index=index, family=family_of(codec, dim))
+def value_role(family: Family, *, index: int = 1) -> Role:
+    """Values of a codec; with index 0 keys that are read the way of values."""
+    return Role(name="value", index=index, family=family)
 
 
 @dataclass(frozen=True, kw_only=True)

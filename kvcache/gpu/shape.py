@@ -8,6 +8,7 @@ from kvcache.errors import CacheError
 
 RUN = 8  # channels that a lane handles together
 TILE = 32  # tokens that a simdgroup takes at a time, one per lane
+THREADGROUPS = 512  # of a launch where there is work for them: they keep any GPU of now busy
 _LARGEST_DIM = 256  # so that the runs of a token fit a simdgroup
 _ROWS = 8  # query rows that share one read of a token: more would not fit in registers
 _SHARED_BYTES = 8 * 1024  # of folded queries and weights, for several threadgroups at a time
@@ -24,11 +25,7 @@ class CallShape:
     dim: int
 
     def __post_init__(self) -> None:
-        if self.dim % RUN or self.dim > _LARGEST_DIM:
-            raise CacheError(
-                f"got head dimension {self.dim}, but the GPU kernels take multiples of {RUN} up to "
-                f"{_LARGEST_DIM}; use --backend reference"
-            )
+        check_dim(self.dim)
 
     @classmethod
     def of(cls, q: mx.array, kv_heads: int) -> "CallShape":
@@ -69,6 +66,15 @@ class CallShape:
         """
         wanted = max(1, threadgroups // (self.heads * self.row_tiles))
         return max(1, min(wanted, ceil_div(units, self.simdgroups)))
+
+
+def check_dim(dim: int) -> None:
+    """Raises CacheError for a head dimension that no kernel takes."""
+    if dim % RUN or dim > _LARGEST_DIM:
+        raise CacheError(
+            f"got head dimension {dim}, but the GPU kernels take multiples of {RUN} up to "
+            f"{_LARGEST_DIM}; use --backend reference"
+        )
 
 
 def ceil_div(count: int, size: int) -> int:

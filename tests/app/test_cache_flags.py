@@ -111,3 +111,41 @@ def test_perplexity_keeps_the_contract(
     assert "the text has 30 tokens" in capsys.readouterr().err
     assert cli.run(["perplexity", str(tmp_path / "absent.txt"), "-m", str(tiny_path)]) == 1
     assert "cannot read the text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kv", "reason"),
+    [
+        ("turbo3p", "no GPU kernel reads codec turbo3p of head dimension 16"),
+        ("kivi4", "the GPU kernels do not run here"),
+    ],
+    ids=["unread", "not compiled"],
+)
+def test_plain_mlx_on_a_gpu_is_said(
+    kv: str,
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    tiny_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A GPU as far as ember can tell, on which no kernel compiles."""
+    monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
+    flags = [*RUN, "-m", str(tiny_path), "--kv", kv, "--hot", "20", "--block", "8"]
+    assert cli.run(flags) == 0
+    out, said = capsys.readouterr()
+    assert json.loads(out)["backend"] == "reference"
+    assert json.loads(out)["cache"]["plain"]
+    notes = [line for line in said.splitlines() if "plain MLX" in line]
+    assert len(notes) == 1
+    assert f"attention runs in plain MLX, slowly: {reason}" in notes[0]
+    assert cli.run([*flags, "--backend", "gpu"]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_doctor_says_what_the_gpu_kernels_do_not_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "gpu_kernels" not in _run(capsys, "doctor", "--json")
+    monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
+    said = _run(capsys, "doctor", "--json")["gpu_kernels"]
+    assert said == "all codecs but turbo4p, turbo3p, turbo2p, which run in plain MLX"

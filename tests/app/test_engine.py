@@ -46,7 +46,7 @@ def test_pipelined_decoding_gives_the_same_tokens(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=9)))
-    monkeypatch.setattr(engine_module, "_pipelines", lambda backend: True)
+    monkeypatch.setattr(engine_module, "_pipelines", lambda: True)
     again = Engine(engine.loaded, replace(CONFIG, backend=engine.plan.backend))
     assert _finish(again.generate(Request(prompt=PROMPT, max_tokens=9))).tokens == plain.tokens
     # The token in flight when the answer ended is in the cache and must be known.

@@ -143,6 +143,49 @@ def test_stats_of_no_layer_are_refused() -> None:
         sum_layers([])
 
 
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has one, as far as plans can tell."""
+    monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("fields", "dim", "reason"),
+    [
+        ({"keys": "turbo3p"}, 64, "no GPU kernel reads codec turbo3p of head dimension 64"),
+        ({"values": "turbo2p"}, 64, "no GPU kernel reads codec turbo2p"),
+        ({"keys": "f16", "hot_dtype": "bf16"}, 64, "reads codec f16 as bfloat16"),
+        ({"keys": "q4", "values": "q4"}, 136, "got head dimension 136"),
+        ({"keys": "q4", "values": "q4"}, 20, "got head dimension 20"),
+    ],
+)
+def test_what_no_gpu_kernel_reads_is_known_before_the_first_token(
+    fields: dict[str, str], dim: int, reason: str
+) -> None:
+    shape = replace(SMALL, head_dim=dim)
+    plan = resolve(CacheConfig.from_dict(fields), shape)
+    assert plan.backend is plan.layer(2).backend is Backend.REFERENCE
+    assert reason in str(plan.plain_because)
+    with pytest.raises(CacheError, match=reason):
+        resolve(CacheConfig.from_dict(fields | {"backend": "gpu"}), shape)
+    asked = resolve(CacheConfig.from_dict(fields | {"backend": "reference"}), shape)
+    assert asked.plain_because is None
+    assert asked.prompt_bytes is None
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_gpu_kernels_run_where_they_can() -> None:
+    for fields in ({}, {"keys": "kvarn4", "values": "f16"}, {"hot_dtype": "bf16"}):
+        plan = resolve(CacheConfig.from_dict(fields), replace(SMALL, head_dim=128))
+        assert plan.layer(1).backend is Backend.GPU
+        assert plan.prompt_bytes == 64 * 2**20
+        assert plan.plain_because is None
+    # Without room for a cold block its codecs do not matter.
+    short = CacheConfig(keys="turbo3p", max_tokens=100)
+    assert resolve(short, SMALL).backend is Backend.GPU
+
+
 def test_the_gpu_backend_needs_a_gpu() -> None:
     if mx.default_device().type == mx.DeviceType.gpu:
         assert Backend.AUTO.resolve() is Backend.GPU

@@ -101,7 +101,9 @@ def translate(generated: Generated) -> str:
     arguments = ", ".join(map(_argument, generated.parameters))
     template = f"<{', '.join(generated.template)}>" if generated.template else ""
     return (
-        f'#include "shim.h"\n#line 1 "{generated.function}.metal"\n{text}\n'
+        # Without a name, so that AddressSanitizer sees where each threadgroup variable ends: those
+        # of a template with a name may be shared between files, and are not watched.
+        f'#include "shim.h"\nnamespace {{\n#line 1 "{generated.function}.metal"\n{text}}}\n'
         'extern "C" void metal_entry(const MetalThread* self, void** buffers) {\n'
         f"  {generated.function}{template}({arguments});\n}}\n"
     )

@@ -11,7 +11,7 @@
 #if __has_feature(address_sanitizer)
 #define SHARED_VARIABLE static
 #else
-#define SHARED_VARIABLE static __attribute__((section("metal_threadgroup"), aligned(16)))
+#define SHARED_VARIABLE static __attribute__((section("metal_threadgroup"), aligned(16), used))
 #endif
 
 typedef unsigned char uchar;

@@ -1,9 +1,16 @@
 """Bytes that the kernels load from device memory, counted load by load, against what is held."""
 
+from math import prod
+
+import mlx.core as mx
 import pytest
 
+from kvcache import codec
+from kvcache.gpu.shape import CallShape
+from kvcache.gpu.traffic import Held, Traffic, traffic
 from tests.metal.build import Mode, find_compiler
 from tests.metal.emulator import Emulator
+from tests.metal.recording import calls_of
 from tests.metal.samples import Case, make
 from tests.metal.test_decode import attend
 
@@ -31,16 +38,25 @@ def loads(case: Case) -> tuple[int, int]:
     return cold, dense
 
 
-def held(case: Case) -> tuple[float, int]:
-    """Bytes of the tokens that are attended to: by the codecs' own bits, and in float16."""
-    cold = make(case).tiers.cold
-    assert cold
-    heads = case.batch * case.kv_heads
-    bits = sum(
-        codec.bits_per_element(case.block, case.dim) for codec in (cold.key_codec, cold.value_codec)
+def formula(case: Case) -> Traffic:
+    """What the roofline of `bench` counts with."""
+    return traffic(
+        CallShape.of(make(case).q, case.kv_heads),
+        Held(pinned=case.pinned, hot=case.hot + case.new, blocks=case.blocks, block=case.block),
+        keys=codec(case.keys),
+        values=codec(case.values),
+        hot_bytes=case.dtype.size,
+        query_bytes=case.query.size,
+        threadgroups=case.threadgroups,
     )
-    encoded = bits / 8 * case.blocks * case.block * case.dim * heads
-    return encoded, 2 * 2 * (case.pinned + case.hot + case.new) * case.dim * heads
+
+
+def codecs_bits(case: Case) -> float:
+    """Bytes of the encoded tokens by what the codecs say of themselves."""
+    bits = sum(
+        codec(name).bits_per_element(case.block, case.dim) for name in (case.keys, case.values)
+    )
+    return bits / 8 * case.blocks * case.block * case.dim * case.batch * case.kv_heads
 
 
 @pytest.mark.parametrize("group", [1, 3, 8])
@@ -53,9 +69,68 @@ def test_each_element_is_loaded_once_for_all_heads_of_a_group(pair: str, group: 
         keys=keys, values=values, group=group, segments=SEGMENTS, slots=16, first_slot=7, blocks=13
     )
     cold, dense = loads(case)
-    encoded, plain = held(case)
-    assert encoded * 0.999 <= cold <= encoded * 1.05
-    assert dense == plain
+    expected = formula(case)
+    assert expected.cold == pytest.approx(codecs_bits(case))
+    assert expected.cold * 0.999 <= cold <= expected.cold * 1.05
+    assert dense == expected.pinned + expected.hot
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(),
+        Case(keys="q4", values="h3", dim=128, group=11, new=2, pinned=0),
+        Case(keys="q4", values="q3", blocks=0, pinned=90, group=1),
+        Case(segments=SEGMENTS, slots=16, blocks=13, threadgroups=6, batch=2, query=mx.float16),
+    ],
+    ids=["default", "row parts", "nothing cold", "few spans"],
+)
+def test_what_is_not_keys_and_values(case: Case) -> None:
+    """Outputs of all launches but the last are scratch; each is read once."""
+    *parts, merge = calls_of(case)
+    expected, written = formula(case), {"rotate": 0, "cold": 0, "dense": 0}
+    for call in parts:
+        sizes = zip(call.shapes, call.dtypes, strict=True)
+        written[call.kernel.stem] += sum(prod(shape) * dtype.size for shape, dtype in sizes)
+    assert expected.scratch == 2 * (written["cold"] + written["dense"])
+    assert expected.output == prod(merge.shapes[0]) * merge.dtypes[0].size
+    q = prod(merge.shapes[0]) * case.query.size
+    reads = 1 + (case.pinned > 0) + (case.blocks > 0)
+    assert expected.queries == reads * q + 2 * written["rotate"]
+    turns = [call for call in calls_of(case) if call.kernel.stem in ("rotate", "merge")]
+    turns = [call for call in turns if call.constants.get("ROTATED", True)]
+    tables = [
+        array.nbytes
+        for call in turns
+        for name, array in zip(call.kernel.inputs, call.inputs, strict=True)
+        if name in ("signs", "matrix")
+    ]
+    assert expected.rotation == sum(tables)
+
+
+def test_sums_of_spans_are_read_once() -> None:
+    case = Case(group=5)
+    emulator = Emulator(mode=Mode.COUNTING)
+    attend(case, emulator)
+    read = sum(emulator.loads["merge", f"{tier}_sums"] for tier in ("cold", "dense"))
+    assert read == formula(case).scratch // 2 * case.dim // (case.dim + 2)
+
+
+def test_traffic_by_hand() -> None:
+    """One row of 2 heads of 64 over a pinned token, 3 hot ones and two blocks of 4 tokens."""
+    found = traffic(
+        CallShape(batch=1, kv_heads=2, group=1, new=1, dim=64),
+        Held(pinned=1, hot=3, blocks=2, block=4),
+        keys=codec("q8"),
+        values=codec("f16"),
+    )
+    token = 2 * 64 * 2  # keys and values in float16
+    block = 4 * (64 + 2 + 2) + 4 * 64 * 2  # codes, a scale and a zero for 64 channels; values
+    assert (found.pinned, found.hot, found.cold) == (2 * token, 2 * 3 * token, 2 * 2 * block)
+    assert found.queries == 2 * 64 * 2 * 3
+    assert (found.rotation, found.output) == (0, 2 * 64 * 2)
+    assert found.scratch == 2 * 2 * 3 * 66 * 4  # one span of each tier, written and read
+    assert found.total == found.cache + found.queries + found.scratch + found.output
 
 
 def test_a_window_that_has_left_a_block_still_reads_it() -> None:

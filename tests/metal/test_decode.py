@@ -7,16 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcache import CacheError, codec
+from kvcache import CacheError
 from kvcache.gpu import TierDecoder
 from kvcache.gpu.kernel import Dialect, Launcher
-from kvcache.gpu.shape import CallShape
-from kvcache.gpu.warm_up import warm_up
 from tests.metal.build import Mode, find_compiler
 from tests.metal.cases import BLOCKS, CODECS, PAIRS, SHAPES, TIERS, UNREAD
 from tests.metal.emulator import Emulator, Order
-from tests.metal.generated import generate
-from tests.metal.recording import Recorder, calls_of
 from tests.metal.samples import Case, make, tolerance
 
 pytestmark = pytest.mark.skipif(
@@ -138,20 +134,3 @@ def test_a_codec_without_kernel_is_told(name: str) -> None:
 def test_a_head_dimension_without_kernel_is_told(case: Case, told: str) -> None:
     with pytest.raises(CacheError, match=told):
         attend(case, Emulator())
-
-
-def test_warm_up_makes_the_kernels_that_decoding_uses() -> None:
-    case = Case(query=mx.float16)
-    warm = Recorder()
-    shape = CallShape(batch=1, kv_heads=2, group=case.group, new=1, dim=case.dim)
-    keys, values = codec(case.keys, seed=3), codec(case.values, seed=3)
-    warm_up(
-        TierDecoder(launch=warm),
-        shape,
-        keys=keys,
-        values=values,
-        block=case.block,
-        dtype=case.dtype,
-    )
-    compiled = {generate(call).text for call in warm.calls}
-    assert {generate(call).text for call in calls_of(case)} == compiled

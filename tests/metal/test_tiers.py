@@ -60,9 +60,16 @@ def test_the_kernels_really_attend(length: int, monkeypatch: pytest.MonkeyPatch)
     pair.attend(length)
 
 
-def test_codecs_without_a_kernel_are_attended_in_plain_mlx() -> None:
-    pair = _on_gpu(TierSizes(pinned=3, hot=6, block=5, slots=4), ("turbo3p", "turbo3p"))
+@pytest.mark.parametrize(
+    ("kv", "slots"), [(("turbo3p", "turbo3p"), 4), (("f16", "q4"), 4), (("turbo3p", "q4"), 0)]
+)
+def test_what_no_kernel_reads_is_attended_in_plain_mlx_and_said(
+    kv: tuple[str, str], slots: int
+) -> None:
+    """Their f16 is float32, as the tiers hold it. Without cold blocks codecs do not count."""
+    pair = _on_gpu(TierSizes(pinned=3, hot=6, block=5, slots=slots), kv)
     pair.append(60)
+    assert pair.cache.stats().plain == (slots > 0)
     pair.attend(3)
     pair.attend(30)
     pair.check()

@@ -10,6 +10,12 @@ from app.bench.machine import Machine, machine, seconds_of
 from app.bench.meter import Meter
 from app.bench.settings import AttentionSettings
 from app.bench.shapes import network_of
+from kvcache import Backend
+from kvcache.gpu import TierDecoder
+from kvcache.gpu_tiers import GpuTiers
+from kvcache.plan import LayerPlan
+from tests.metal.build import find_compiler
+from tests.metal.emulator import Emulator
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +46,38 @@ def test_each_kernel_reads_what_it_holds(rows: list[AttentionRow]) -> None:
     assert decoding.bytes_read == found["ember", "hkivi4"].bytes_read
 
 
+def test_another_models_shape(settings: AttentionSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "machine", lambda: Machine(read_bytes_s=1e9, flops=1e9))
+    shaped = replace(settings, shape="tinyllama", kv=("f16",), contexts=(40,), reps=1)
+    with Meter(1) as meter:
+        row = next(attention.run(shaped, meter))
+    # 22 layers, K and V, 4 KV heads of 64, 2 bytes
+    assert (row.model, row.bytes_read) == ("TinyLlama 1.1B", 22 * 2 * 4 * 64 * 2 * 40)
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="needs the emulator's compiler")
+def test_the_gpu_backend_runs_our_kernels(
+    settings: AttentionSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row of a GPU, with the emulator in its place."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("attended in plain MLX")
+
+    network = replace(network_of(settings.model), head_dim=64)
+    launch = Emulator()
+
+    def make(plan: LayerPlan) -> GpuTiers:
+        return GpuTiers(plan, decoder=TierDecoder(launch=launch))
+
+    monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
+    monkeypatch.setattr("kvcache.two_tier.GpuTiers", make)
+    monkeypatch.setattr("kvcache.device_tiers.attend_view", fail)
+    step, bytes_read = attention._ember(network, "hkivi5/turbo3u", Backend.GPU, 600)
+    step()
+    assert bytes_read < 3 * 2 * 2 * 600 * 64 * 2
+
+
 def test_bandwidth_by_hand(rows: list[AttentionRow]) -> None:
     for row in rows:
         assert row.seconds > 0
@@ -50,8 +88,6 @@ def test_bandwidth_by_hand(rows: list[AttentionRow]) -> None:
 def test_all_kernels_attend_alike(settings: AttentionSettings) -> None:
     """f16 by ember and by MLX, over the same tokens, give the same vectors."""
     network = replace(network_of(settings.model), head_dim=64)
-    from kvcache import Backend
-
     caches = attention.filled(network, "f16", Backend.AUTO.resolve(), 600)
     q, scale = attention.queries(network), 1 / math.sqrt(64)
     for cache in caches:
