@@ -84,6 +84,19 @@ def test_sizes_keys_and_pastes_provoke_no_traceback(
     assert "Traceback" not in terminal.shown
 
 
+def test_a_paste_full_of_escapes_is_text(tiny_path: Path, folders: dict[str, str]) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.wait_for("Ask anything")
+    terminal.type(b"\x1b[200~" + b"\x1b[31mred\x1b[0m /quit\r" * 47_000 + b"\x1b[201~")
+    terminal.wait_for("pasted text 1")
+    terminal.type(b"\x1b[200~one\x1b[201~ two\r\x1b]2;x\x07\x1b[201~")
+    terminal.wait_for("one␛[201~ two")
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+    assert "\x1b]2;x" not in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
 def test_no_color_is_obeyed(tiny_path: Path, folders: dict[str, str]) -> None:
     terminal = Terminal(
         "chat", "-m", str(tiny_path), *BACKEND, environment=folders | {"NO_COLOR": "1"}
