@@ -20,6 +20,7 @@ from app.tui.service import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, To
 from kvcache import Backend, CacheConfig
 from kvcache.native import build
 from kvcache.native.build import BuildStoppedError, NativeUnavailableError
+from kvcache.native.library import is_tried
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError
 from models.fetch import fetch
@@ -189,7 +190,7 @@ class LiveService:
 def _must_compile(backend: Backend) -> bool:
     """Whether the native kernels will be used here, and are not there yet."""
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    if on_gpu or backend not in (Backend.AUTO, Backend.CPU):
+    if on_gpu or is_tried() or backend not in (Backend.AUTO, Backend.CPU):
         return False
     try:
         return not build.is_built()
