@@ -1,5 +1,6 @@
 """`python -m app` and the `ember` script."""
 
+import signal
 import sys
 
 from app.cli import run
@@ -7,7 +8,10 @@ from app.cli import run
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # Nothing is left to interrupt; Python's own end would die of a late Ctrl-C.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

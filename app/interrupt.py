@@ -1,9 +1,17 @@
 """Ctrl-C ends an answer, not the program's good manners."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_INTERRUPTED = 130
+
+
+def exit_on_interrupt() -> None:
+    """From here on, Ctrl-C ends the program at once: nothing is left to be saved."""
+    signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(_INTERRUPTED))
 
 
 @contextmanager

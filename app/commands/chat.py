@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_full_screen(args: argparse.Namespace) -> int:
+    from app.interrupt import exit_on_interrupt
     from app.sessions.schema import StoreError
     from app.sessions.store import SessionStore, default_path
     from app.tui import settings as settings_file
@@ -87,8 +88,9 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         with collected_at_rest():
             chat_app.run()
     finally:
-        service.close()
         store.close()
+        exit_on_interrupt()
+        service.close()
     return 0
 
 

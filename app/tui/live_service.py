@@ -2,9 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+
+import mlx.core as mx
 
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk
@@ -14,7 +17,10 @@ from app.session import load_notes, system_tokens
 from app.transcript import Completion
 from app.tui.prompting import make_prompt
 from app.tui.service import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
-from kvcache import CacheConfig
+from kvcache import Backend, CacheConfig
+from kvcache.native import build
+from kvcache.native.build import BuildStoppedError, NativeUnavailableError
+from kvcache.native.library import is_tried
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError
 from models.fetch import fetch
@@ -23,6 +29,7 @@ from models.progress import Progress
 from models.source import can_be_fetched, locate
 
 _STATS_SECONDS = 0.1
+_COMPILING = "compiling the kernels (once)"
 # What a look at the speed reads and answers, in tokens.
 _MEASURED_PROMPT, _MEASURED_ANSWER = 256, 32
 _MEASURED_TEXT = "Once upon a time there was a small robot that counted every star it saw. "
@@ -66,7 +73,16 @@ class LiveService:
                 raise _CancelledError
             job.put(Progress(done_bytes=done, total_bytes=total, label="loading"))
 
-        return self._thread.submit(lambda: self._load(spec, report), job)
+        def work() -> Iterator[LoadEvent]:
+            try:
+                if _must_compile(self._config.backend):
+                    job.put(Progress(done_bytes=0, total_bytes=0, label=_COMPILING))
+                    _compile(cancel.is_set)
+                yield from self._load(spec, report)
+            except (_CancelledError, BuildStoppedError):
+                return
+
+        return self._thread.submit(work, job)
 
     def fetch(self, spec: str) -> Job[Progress]:
         job: Job[Progress] = Job()
@@ -120,10 +136,7 @@ class LiveService:
         path = locate(spec)
         # The old model goes first, so that two are never in memory together.
         self._engine, self._stats = None, ()
-        try:
-            loaded = load(path, backend=self._config.backend, progress=report)
-        except _CancelledError:
-            return
+        loaded = load(path, backend=self._config.backend, progress=report)
         config = self._config
         if self._keep_system is not None:
             config = replace(config, keep=system_tokens(loaded, self._keep_system or None))
@@ -172,6 +185,23 @@ class LiveService:
     def _unload(self) -> Iterator[None]:
         self._engine, self._stats = None, ()
         yield None
+
+
+def _must_compile(backend: Backend) -> bool:
+    """Whether the native kernels will be used here, and are not there yet."""
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    if on_gpu or is_tried() or backend not in (Backend.AUTO, Backend.CPU):
+        return False
+    try:
+        return not build.is_built()
+    except NativeUnavailableError:
+        return False
+
+
+def _compile(stopped: Callable[[], bool]) -> None:
+    # Where it fails, the load says so, or does without.
+    with suppress(NativeUnavailableError):
+        build.build(stopped)
 
 
 def _info(engine: Engine, spec: str, path: Path, notes: tuple[str, ...]) -> ModelInfo:

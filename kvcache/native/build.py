@@ -10,8 +10,12 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -30,10 +34,15 @@ _FLAGS = (
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
 _SECONDS = 120
+_ASK_SECONDS = 0.1
 
 
 class NativeUnavailableError(CacheError):
     """The native kernels cannot be built or loaded here; the message says what to install."""
+
+
+class BuildStoppedError(CacheError):
+    """Whoever asked for the kernels does not want them any more."""
 
 
 def load() -> ctypes.CDLL:
@@ -52,6 +61,21 @@ def load() -> ctypes.CDLL:
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise NativeUnavailableError(f"the compiled kernels do not load: {error}") from error
+
+
+def is_built() -> bool:
+    """Whether `load` has nothing to compile. Raises NativeUnavailableError."""
+    return library_path(find_compiler()).exists()
+
+
+def build(stopped: Callable[[], bool]) -> None:
+    """Compile the kernels, to be loaded later.
+
+    stopped: asked again and again; once it says yes, the compiler is killed and
+    BuildStoppedError raised. Raises NativeUnavailableError.
+    """
+    compiler = find_compiler()
+    _build(compiler, library_path(compiler), stopped)
 
 
 def find_compiler() -> str:
@@ -79,7 +103,7 @@ def library_path(compiler: str) -> Path:
     return root / "native" / f"kernels-{digest.hexdigest()[:24]}.so"
 
 
-def _build(compiler: str, target: Path) -> None:
+def _build(compiler: str, target: Path, stopped: Callable[[], bool] | None = None) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
@@ -90,7 +114,7 @@ def _build(compiler: str, target: Path) -> None:
     os.close(handle)
     staged = Path(name)
     try:
-        done = _run([compiler, *_FLAGS, "-o", str(staged), str(_ENTRY)])
+        done = _run([compiler, *_FLAGS, "-o", str(staged), str(_ENTRY)], stopped)
         if done.returncode:
             reason = next((s for s in done.stderr.splitlines() if "error" in s), "no reason given")
             raise NativeUnavailableError(f"{compiler} failed on the CPU kernels: {reason}")
@@ -99,13 +123,43 @@ def _build(compiler: str, target: Path) -> None:
         staged.unlink(missing_ok=True)
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], stopped: Callable[[], bool] | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_SECONDS
+        # The group of its own is for `_kill`; without one, Ctrl-C reaches the compiler too.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=stopped is not None,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         raise NativeUnavailableError(f"{command[0]} cannot be run: {error}") from error
+    until = time.monotonic() + _SECONDS
+    try:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                out, err = process.communicate(timeout=_ASK_SECONDS)
+                return subprocess.CompletedProcess(command, process.returncode, out, err)
+            if stopped is not None and stopped():
+                raise BuildStoppedError("the compilation of the kernels was stopped")
+            if time.monotonic() > until:
+                raise NativeUnavailableError(f"{command[0]} has not ended in {_SECONDS} s")
+    finally:
+        if process.poll() is None:
+            _kill(process, group=stopped is not None)
+
+
+def _kill(process: subprocess.Popen[str], *, group: bool) -> None:
+    """End the compiler; with its group, the passes that it has started too."""
+    if group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.communicate()
 
 
 def _processor() -> str:

@@ -285,6 +285,11 @@ class Library:
         return codes
 
 
+def is_tried() -> bool:
+    """Whether this process has the kernels already, or knows that it cannot have them."""
+    return _attempt.cache_info().currsize > 0
+
+
 def library() -> Library:
     """The kernels, compiled on first use. Raises NativeUnavailableError, the same each time."""
     found = _attempt()

@@ -117,8 +117,8 @@ class Prompt(TextArea):
     async def _on_paste(self, event: events.Paste) -> None:
         event.prevent_default()
         event.stop()
-        text = event.text if "\n" in event.text else event.text.replace("\r", "\n")
+        text = inert(event.text)
         if len(text) > _MAX_PASTE:
-            self.post_message(self.LongPaste(inert(text)))
+            self.post_message(self.LongPaste(text))
         else:
-            self.insert(inert(text))
+            self.insert(text)

@@ -63,8 +63,10 @@ def _activity(chat: ChatController) -> Content:
 
 def _loading(chat: ChatController) -> Content:
     progress = chat.progress
-    if progress is None or not progress.total_bytes:
+    if progress is None:
         return Content("loading the model")
+    if not progress.total_bytes:
+        return Content(f"{progress.label} · Esc stops")
     share = progress.done_bytes / progress.total_bytes
     return Content.assemble("loading ", *_bar(share), f" {share:.0%} · Esc stops")
 

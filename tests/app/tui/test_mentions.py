@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from app.tui.mentions import attached, paths_beginning
+from app.tui.mentions import attached, paths_beginning, read_text
 from kvcache import EmberError
 
 
@@ -37,6 +38,17 @@ def test_what_is_no_text_is_refused(folder: Path) -> None:
     for name, said in (("bin", "no text file"), ("latin", "no text file"), ("large", "5.0 MiB")):
         with pytest.raises(EmberError, match=said):
             attached(f"read @{name}")
+
+
+def test_what_never_ends_is_not_read(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    for path, said in ((Path("/dev/zero"), "no file"), (folder / "pipe", "no file")):
+        with pytest.raises(EmberError, match=said):
+            read_text(path)
+    with pytest.raises(EmberError, match="a folder"):
+        read_text(folder / "sub")
+    with pytest.raises(EmberError, match="cannot read"):
+        read_text(Path("a\0b"))
 
 
 def test_paths_are_completed_folders_first() -> None:

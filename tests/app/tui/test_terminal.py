@@ -84,6 +84,52 @@ def test_sizes_keys_and_pastes_provoke_no_traceback(
     assert "Traceback" not in terminal.shown
 
 
+def test_a_paste_full_of_escapes_is_text(tiny_path: Path, folders: dict[str, str]) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.wait_for("Ask anything")
+    terminal.type(b"\x1b[200~" + b"\x1b[31mred\x1b[0m /quit\r" * 47_000 + b"\x1b[201~")
+    terminal.wait_for("pasted text 1")
+    terminal.type(b"\x1b[200~one\x1b[201~ two\r\x1b]2;x\x07\x1b[201~")
+    terminal.wait_for("one␛[201~ two")
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+    assert "\x1b]2;x" not in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
+def test_quitting_and_escape_end_a_compilation(
+    tiny_path: Path, tmp_path: Path, folders: dict[str, str]
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || exec sleep 600\n')
+    compiler.chmod(0o755)
+    environment = folders | {"CXX": str(compiler), "EMBER_CACHE": str(tmp_path / "cache")}
+    command = ["chat", "-m", str(tiny_path), "--backend", "cpu"]
+    for key in (b"", ESCAPE):
+        terminal = Terminal(*command, environment=environment)
+        terminal.wait_for("compiling the kernels")
+        terminal.type(key)
+        if key:
+            terminal.wait_for("no model")
+        terminal.type(QUIT)
+        assert terminal.close() == 0
+        assert not list((tmp_path / "cache").rglob("*.so"))
+        assert "Traceback" not in terminal.shown
+
+
+def test_a_late_interrupt_changes_nothing(tiny_path: Path, folders: dict[str, str]) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.wait_for("Ask anything")
+    terminal.type(QUIT)
+    terminal.wait_for("\x1b[?1049l")
+    for _ in range(9):
+        terminal.read_for(0.05)
+        if terminal.process.poll() is None:
+            terminal.process.send_signal(signal.SIGINT)
+    assert terminal.close() in (0, 130)
+    assert "Traceback" not in terminal.shown
+
+
 def test_no_color_is_obeyed(tiny_path: Path, folders: dict[str, str]) -> None:
     terminal = Terminal(
         "chat", "-m", str(tiny_path), *BACKEND, environment=folders | {"NO_COLOR": "1"}

@@ -51,6 +51,29 @@ def test_a_changed_source_or_flag_is_another_library(
     assert len(_libraries(sources)) == 3
 
 
+def test_a_compilation_can_be_stopped(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || sleep 600\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert not build.is_built()
+    asked = iter([False, True])
+    with pytest.raises(build.BuildStoppedError):
+        build.build(lambda: next(asked))
+    assert not build.is_built()
+    assert _libraries(sources) == []
+
+
+def test_what_was_built_before_is_loaded(sources: Path) -> None:
+    build.build(lambda: False)
+    assert build.is_built()
+    (built,) = _libraries(sources)
+    build.load()
+    assert _libraries(sources) == [built]
+
+
 def test_a_corrupted_library_is_built_again(sources: Path) -> None:
     target = build.library_path(build.find_compiler())
     target.parent.mkdir(parents=True)
