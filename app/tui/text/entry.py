@@ -85,7 +85,11 @@ class Entry:
         self._shown += new
         self._markdown.append(inert(new), final=not growing)
         lines = list(self._markdown.lines)
-        return _with_cursor(lines, maker) if growing else lines or [Strip([])]
+        if growing:
+            return _with_cursor(lines, maker)
+        # An answer that goes on is parsed anew: rarer than long chats, whose memory this is.
+        self._markdown, self._shown = None, ""
+        return lines or [Strip([])]
 
     def _below(self, maker: LineMaker) -> list[Strip]:
         message, palette = self.message, maker.palette
