@@ -29,6 +29,8 @@ SMALL_PP, SMALL_TG = 128, 16
 # A case that takes longer than this in all its repetitions gets fewer of them.
 _CASE_SECONDS = 45.0
 _LLAMA_CPP_KV = ("f16", "q8_0", "q4_0")
+# On a CPU llama.cpp reads prompts over an encoded cache ever more slowly: 8000 tokens take minutes.
+_DEEPEST_SLOW = 4096
 _MLX_LM_KV = ("KVCache", "QuantizedKVCache 8", "QuantizedKVCache 4", "RotatingKVCache")
 # Of peers: the package whose version counts, and what is not the engine's default.
 _SETTINGS = {
@@ -93,7 +95,7 @@ def groups(settings: SpeedSettings) -> list[Group]:
         for batch in settings.batch
         for depth in (settings.depths if batch == 1 else settings.depths[:1])
     ]
-    if settings.peers and _mlx_lm_is_slow():
+    if settings.peers and _on_cpu():
         found.append(Group(cases=tuple(small_cases(settings)), rows=rows_of))
     if settings.short:
         found.append(Group(cases=tuple(short_cases(settings)), rows=short_rows_of))
@@ -104,8 +106,9 @@ def cases(settings: SpeedSettings, depth: int, batch: int = 1) -> list[Case]:
     """The cases of one depth, ember's first; peers compute one row at a time."""
     kinds = [(EngineName.EMBER, kv) for kv in settings.kv]
     if settings.peers and batch == 1:
-        kinds += [(EngineName.LLAMA_CPP, kv) for kv in _LLAMA_CPP_KV]
-        if not _mlx_lm_is_slow():
+        slow = _on_cpu() and depth > _DEEPEST_SLOW
+        kinds += [(EngineName.LLAMA_CPP, kv) for kv in _LLAMA_CPP_KV[: 1 if slow else None]]
+        if not _on_cpu():
             kinds += [(EngineName.MLX_LM, kv) for kv in _MLX_LM_KV]
     return [
         _case(settings, *kind, depth=depth, pp=settings.pp, tg=settings.tg, batch=batch)
@@ -278,14 +281,14 @@ def _settings(engine: EngineName) -> str:
     return f"{package} {version_of(package)}, {told}"
 
 
-def _mlx_lm_is_slow() -> bool:
-    """On a CPU: MLX's operators there reach a small part of what the processor does."""
+def _on_cpu() -> bool:
+    """Where MLX's operators reach a small part of what the processor does, and mlx-lm is slow."""
     return mx.default_device().type == mx.DeviceType.cpu
 
 
 def _reps(settings: SpeedSettings, case: Case) -> int:
     """As many as the settings ask for, fewer of a long case; mlx-lm, slow and steady, once."""
-    if case.engine is EngineName.MLX_LM and _mlx_lm_is_slow():
+    if case.engine is EngineName.MLX_LM and _on_cpu():
         return 1
     return max(1, min(settings.reps, int(_CASE_SECONDS / _case_seconds(case))))
 

@@ -308,3 +308,15 @@ def test_a_flag_of_another_section_is_bad_usage(capsys: pytest.CaptureFixture[st
         cli.run(["bench", "memory", "--pp", "3"])
     assert exit_.value.code == 2
     assert "--pp" in capsys.readouterr().err
+
+
+def test_on_a_cpu_encoded_peers_are_left_out_where_they_take_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speed, "_on_cpu", lambda: True)
+    settings = replace(SETTINGS, peers=True)
+    kinds = [
+        [case.kv for case in speed.cases(settings, depth) if case.engine is EngineName.LLAMA_CPP]
+        for depth in (4096, 4097)
+    ]
+    assert kinds == [["f16", "q8_0", "q4_0"], ["f16"]]
