@@ -9,7 +9,7 @@ pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
 )
 
-_EVERY = 60
+_EVERY = 100
 
 
 def test_there_are_many_and_each_changes_its_file() -> None:
