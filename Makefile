@@ -9,6 +9,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 .PHONY: chat test test-large check metal-check metal-mutants bench clean
 
 chat: $(VENV)/.run
+	@$(PY) -m app pull smollm2 >/dev/null
 	@$(PY) -m app chat
 
 test: $(VENV)/.dev

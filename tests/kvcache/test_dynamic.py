@@ -1,6 +1,4 @@
 import copy
-import io
-import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,39 +9,25 @@ from hypothesis import strategies as st
 from mlx_lm.models import cache as mlx_lm_cache
 
 from kvcache import Backend, CacheError, DynamicKVCache, HotDtype, attend
-from kvcache.buffers import storable
 from tests.kvcache import oracle
-from tests.kvcache.tiny_llama import generate, make_model
-
-HKV, HQ, DIM = 3, 6, 16
-BACKENDS = [Backend.AUTO, Backend.REFERENCE]
-
-needs_kernels = pytest.mark.skipif(
-    Backend.AUTO.resolve() is not Backend.CPU, reason="needs the CPU kernels"
+from tests.kvcache.dynamic_inputs import (
+    BACKENDS,
+    DIM,
+    HKV,
+    full_precision,
+    needs_kernels,
+    queries,
+    tokens,
 )
-
-
-def _tokens(count: int, *, batch: int = 1, seed: int = 7) -> tuple[mx.array, mx.array]:
-    rng = np.random.default_rng(seed)
-    k, v = rng.normal(size=(2, batch, HKV, count, DIM)).astype(np.float32)
-    return mx.array(k), mx.array(v)
-
-
-def _queries(count: int, *, batch: int = 1) -> mx.array:
-    rng = np.random.default_rng(count)
-    return mx.array(rng.normal(size=(batch, HQ, count, DIM)).astype(np.float32))
-
-
-def _cache(size: int = 1000) -> DynamicKVCache:
-    return DynamicKVCache(size, dtype=HotDtype.F32)
+from tests.kvcache.tiny_llama import generate, make_model
 
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(1, 140), min_size=1, max_size=7))
 def test_holds_what_was_appended_across_growth(lengths: list[int]) -> None:
     total = sum(lengths)
-    k, v = _tokens(total)
-    cache = _cache(total)
+    k, v = tokens(total)
+    cache = full_precision(total)
     start = 0
     for length in lengths:
         cache.append(k[:, :, start : start + length], v[:, :, start : start + length])
@@ -55,9 +39,9 @@ def test_holds_what_was_appended_across_growth(lengths: list[int]) -> None:
 
 @pytest.mark.parametrize("steps", [(11,), (1,) * 11, (4, 1, 6), (10, 1)])
 def test_attention_does_not_depend_on_how_tokens_arrive(steps: tuple[int, ...]) -> None:
-    k, v = _tokens(11)
-    q = _queries(11)
-    cache = _cache()
+    k, v = tokens(11)
+    q = queries(11)
+    cache = full_precision()
     start, outputs = 0, []
     for length in steps:
         span = slice(start, start + length)
@@ -72,24 +56,24 @@ def test_attention_does_not_depend_on_how_tokens_arrive(steps: tuple[int, ...]) 
 
 
 def test_growth_doubles_and_never_passes_the_maximum() -> None:
-    cache = _cache(700)
+    cache = full_precision(700)
     token = 2 * HKV * DIM * 4
     sizes = []
     for _ in range(7):
-        cache.append(*_tokens(100))
+        cache.append(*tokens(100))
         sizes.append(cache.nbytes // token)
     assert sizes == [256, 256, 512, 512, 512, 700, 700]
 
 
 def test_overflow_is_refused_and_changes_nothing() -> None:
-    cache = _cache(10)
-    k, v = _tokens(8)
+    cache = full_precision(10)
+    k, v = tokens(8)
     cache.append(k, v)
     with pytest.raises(CacheError, match="3 more tokens do not fit: the cache holds 8 of 10"):
-        cache.append(*_tokens(3))
+        cache.append(*tokens(3))
     assert cache.offset == 8
     assert mx.array_equal(cache.keys(), k)
-    cache.append(*_tokens(2))
+    cache.append(*tokens(2))
     assert cache.offset == 10
 
 
@@ -107,8 +91,8 @@ def test_overflow_is_refused_and_changes_nothing() -> None:
 def test_shapes_that_do_not_fit_are_refused(
     k_shape: tuple[int, ...], v_shape: tuple[int, ...]
 ) -> None:
-    cache = _cache()
-    k, v = _tokens(5)
+    cache = full_precision()
+    k, v = tokens(5)
     cache.append(k, v)
     with pytest.raises(CacheError, match="got keys"):
         cache.append(mx.zeros(k_shape), mx.zeros(v_shape))
@@ -116,31 +100,31 @@ def test_shapes_that_do_not_fit_are_refused(
 
 
 def test_tokens_that_are_not_floating_are_refused() -> None:
-    cache = _cache()
-    k, v = _tokens(5)
+    cache = full_precision()
+    k, v = tokens(5)
     with pytest.raises(CacheError, match=r"got values of mlx.core.int32, expected float16"):
         cache.append(k, v.astype(mx.int32))
     assert (cache.offset, cache.nbytes) == (0, 0)
 
 
 def test_queries_of_another_shape_are_refused() -> None:
-    cache = _cache()
-    cache.append(*_tokens(5))
-    for q in (_queries(1, batch=2), _queries(1)[:, :5], _queries(1)[..., :8], _queries(1)[0]):
+    cache = full_precision()
+    cache.append(*tokens(5))
+    for q in (queries(1, batch=2), queries(1)[:, :5], queries(1)[..., :8], queries(1)[0]):
         with pytest.raises(CacheError, match=r"expected \[1, a multiple of 3, L, 16\]"):
             cache.attend_held(q, scale=1.0)
 
 
 def test_more_queries_than_tokens_are_refused() -> None:
-    cache = _cache()
-    cache.append(*_tokens(2))
+    cache = full_precision()
+    cache.append(*tokens(2))
     with pytest.raises(CacheError, match="got 3 queries over 2 held tokens"):
-        cache.attend_held(_queries(3), scale=1.0)
+        cache.attend_held(queries(3), scale=1.0)
 
 
 def test_trim_clear_and_reset() -> None:
-    cache = _cache()
-    k, v = _tokens(9)
+    cache = full_precision()
+    k, v = tokens(9)
     cache.append(k, v)
     assert cache.is_trimmable()
     assert cache.trim(4) == 4
@@ -156,8 +140,8 @@ def test_trim_clear_and_reset() -> None:
 
 
 def test_padding_is_never_attended_to() -> None:
-    k, v = _tokens(9, batch=3)
-    q = _queries(9, batch=3)
+    k, v = tokens(9, batch=3)
+    q = queries(9, batch=3)
     padding = [0, 4, 2]
     batched = DynamicKVCache(50, dtype=HotDtype.F32, left_padding=padding)
     outputs = [
@@ -173,7 +157,7 @@ def test_padding_is_never_attended_to() -> None:
 
 
 def test_filter_keeps_rows_with_their_padding() -> None:
-    k, v = _tokens(6, batch=3)
+    k, v = tokens(6, batch=3)
     cache = DynamicKVCache(50, dtype=HotDtype.F32, left_padding=[0, 4, 2])
     cache.append(k, v)
     cache.filter([2, 0])
@@ -186,8 +170,8 @@ def test_filter_keeps_rows_with_their_padding() -> None:
 def test_masks_follow_mlx_lms_contract() -> None:
     from mlx_lm.models.cache import KVCache
 
-    ours, theirs = _cache(), KVCache()
-    k, v = _tokens(5)
+    ours, theirs = full_precision(), KVCache()
+    k, v = tokens(5)
     assert ours.make_mask(1) is None
     assert (
         ours.make_mask(5) == theirs.make_mask(5, return_array=False, window_size=None) == "causal"
@@ -204,7 +188,7 @@ def test_masks_follow_mlx_lms_contract() -> None:
 def test_stats_count_bytes_of_the_dtype(dtype: HotDtype) -> None:
     cache = DynamicKVCache(1000, dtype=dtype)
     assert cache.stats().ratio == 1.0
-    cache.append(*_tokens(7, batch=2))
+    cache.append(*tokens(7, batch=2))
     stats = cache.stats()
     assert (stats.total, stats.hot, stats.sink, stats.cold, stats.evicted) == (7, 7, 0, 0, 0)
     assert stats.hot_bytes == cache.keys().nbytes + cache.values().nbytes
@@ -216,33 +200,33 @@ def test_stats_count_bytes_of_the_dtype(dtype: HotDtype) -> None:
 @pytest.mark.parametrize("dtype", list(HotDtype))
 def test_state_round_trips(dtype: HotDtype) -> None:
     cache = DynamicKVCache(50, dtype=dtype, left_padding=[0, 3])
-    k, v = _tokens(9, batch=2)
+    k, v = tokens(9, batch=2)
     cache.append(k, v)
     again = DynamicKVCache.from_state(cache.state)
     assert again.stats() == cache.stats()
     assert again.max_seq_len == 50
     for one in (cache, again):
-        one.append(*_tokens(4, batch=2, seed=3))
+        one.append(*tokens(4, batch=2, seed=3))
     assert mx.array_equal(again.keys(), cache.keys())
-    q = _queries(2, batch=2)
+    q = queries(2, batch=2)
     assert mx.array_equal(again.attend_held(q, scale=0.5), cache.attend_held(q, scale=0.5))
 
 
 def test_an_empty_cache_can_be_saved_and_loaded() -> None:
-    again = DynamicKVCache.from_state(_cache(7).state)
+    again = DynamicKVCache.from_state(full_precision(7).state)
     assert (again.offset, again.size(), again.empty(), again.max_seq_len) == (0, 0, True, 7)
-    again.append(*_tokens(7))
+    again.append(*tokens(7))
     assert not again.empty()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_deep_copy_goes_its_own_way(backend: Backend) -> None:
     cache = DynamicKVCache(50, dtype=HotDtype.F32, backend=backend)
-    k, v = _tokens(6)
+    k, v = tokens(6)
     cache.append(k, v)
     other = copy.deepcopy(cache)
     other.trim(2)
-    other.append(*_tokens(2, seed=1))
+    other.append(*tokens(2, seed=1))
     assert mx.array_equal(cache.keys(), k)
     assert not mx.array_equal(other.keys(), k)
 
@@ -251,7 +235,7 @@ def test_a_deep_copy_goes_its_own_way(backend: Backend) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 7e4])
 def test_what_the_dtype_cannot_hold_is_refused(bad: float, backend: Backend) -> None:
     cache = DynamicKVCache(50, backend=backend, validate=True)
-    k, v = _tokens(5)
+    k, v = tokens(5)
     cache.append(k, v)
     before = np.asarray(cache.keys())
     worse = np.array(k)
@@ -267,7 +251,7 @@ def test_what_the_dtype_cannot_hold_is_refused(bad: float, backend: Backend) -> 
 def test_the_cpu_backend_validates_unless_told_not_to() -> None:
     nan = mx.full((1, HKV, 2, DIM), float("nan"))
     with pytest.raises(CacheError, match="NaN"):
-        _cache().append(nan, nan)
+        full_precision().append(nan, nan)
     unchecked = DynamicKVCache(10, validate=False)
     unchecked.append(nan, nan)
     assert unchecked.offset == 2
@@ -279,120 +263,10 @@ def test_the_cpu_backend_validates_unless_told_not_to() -> None:
 def test_every_dtype_is_held_as_the_cache_says(
     given: mx.Dtype, dtype: HotDtype, backend: Backend
 ) -> None:
-    k, v = (array.astype(given) for array in _tokens(5))
+    k, v = (array.astype(given) for array in tokens(5))
     held = DynamicKVCache(50, dtype=dtype, backend=backend).update_and_fetch(k, v)
     for got, want in zip(held, (k, v), strict=True):
         assert mx.array_equal(got, want.astype(dtype.mx))
-
-
-# -- room for a kernel to write --
-
-
-@needs_kernels
-@pytest.mark.parametrize("dtype", list(HotDtype))
-def test_a_kernel_writes_keys_and_values_in_place_and_advances(dtype: HotDtype) -> None:
-    written, appended = DynamicKVCache(600, dtype=dtype), DynamicKVCache(600, dtype=dtype)
-    k, v = _tokens(300)
-    written.reserve(4, shape=(1, HKV, DIM))
-    before = written.buffer()
-    for start, stop in ((0, 1), (1, 4), (4, 300)):
-        written.reserve(stop - start)
-        buffer = written.buffer()
-        assert isinstance(buffer, np.ndarray)
-        for part, tokens in zip(buffer, (k, v), strict=True):
-            part[:, :, start:stop] = storable(tokens[:, :, start:stop], dtype)
-        assert written.offset == start
-        written.advance(stop - start)
-        appended.append(k[:, :, start:stop], v[:, :, start:stop])
-        if stop < 256:
-            assert buffer is before
-    assert mx.array_equal(written.keys(), appended.keys())
-    assert mx.array_equal(written.values(), appended.values())
-    q = _queries(3)
-    assert mx.array_equal(written.attend_held(q, scale=0.5), appended.attend_held(q, scale=0.5))
-
-
-def test_a_kernel_hands_back_the_array_it_wrote() -> None:
-    cache = DynamicKVCache(600, dtype=HotDtype.F32, backend=Backend.REFERENCE)
-    k, v = _tokens(7)
-    cache.append(k[:, :, :5], v[:, :, :5])
-    cache.reserve(2)
-    buffer = cache.buffer()
-    assert isinstance(buffer, mx.array)
-    assert buffer.shape == (2, 1, HKV, 256, DIM)
-    new = mx.stack([k[:, :, 5:], v[:, :, 5:]])
-    written = mx.slice_update(buffer, new, mx.array([0, 0, 0, 5, 0]), (0, 1, 2, 3, 4))
-    with pytest.raises(CacheError, match=r"got a written buffer \(2, 1, 3, 255, 16\)"):
-        cache.advance(2, written=written[:, :, :, 1:])
-    assert cache.offset == 5
-    cache.advance(2, written=written)
-    assert mx.array_equal(cache.keys(), k)
-    assert mx.array_equal(cache.values(), v)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", list(HotDtype))
-def test_keys_and_values_in_one_array_are_written_at_once(
-    backend: Backend, dtype: HotDtype
-) -> None:
-    apart, joined = (DynamicKVCache(600, dtype=dtype, backend=backend) for _ in range(2))
-    k, v = _tokens(300)
-    for start, stop in ((0, 1), (1, 4), (4, 257), (257, 300)):
-        span = slice(start, stop)
-        apart.append(k[:, :, span], v[:, :, span])
-        joined.append_joined(mx.stack([k[:, :, span], v[:, :, span]]))
-    assert joined.offset == 300
-    assert mx.array_equal(joined.keys(), apart.keys())
-    assert mx.array_equal(joined.values(), apart.values())
-
-
-def test_one_array_is_written_by_one_operation() -> None:
-    """One launch on a GPU: MLX records a single slice update and no copy before it."""
-    cache = DynamicKVCache(600, dtype=HotDtype.F32, backend=Backend.REFERENCE)
-    cache.append(*_tokens(2))
-    kv = mx.stack(_tokens(3))
-    mx.eval(kv, cache.pending())
-    cache.append_joined(kv)
-    with io.StringIO() as graph:
-        mx.export_to_dot(graph, *cache.pending())
-        drawn = graph.getvalue()
-    assert re.findall(r'label ="(\w+)"', drawn) == ["SliceUpdate"]
-
-
-def test_what_is_not_keys_and_values_in_one_array_is_refused() -> None:
-    cache = _cache()
-    k, v = _tokens(3)
-    for bad in (k, mx.stack([k, v, v])):
-        with pytest.raises(CacheError, match=r"expected keys, then values: \[2, B, Hkv, L, D\]"):
-            cache.append_joined(bad)
-    with pytest.raises(CacheError, match="301 more tokens do not fit"):
-        _cache(300).append_joined(mx.stack(_tokens(301)))
-    assert (cache.offset, cache.empty()) == (0, True)
-
-
-def test_reserving_and_advancing_past_the_room_is_refused() -> None:
-    cache = _cache(300)
-    with pytest.raises(CacheError, match="give reserve a shape"):
-        cache.reserve(1)
-    with pytest.raises(CacheError, match="the cache is empty"):
-        cache.buffer()
-    cache.reserve(10, shape=(1, HKV, DIM))
-    with pytest.raises(CacheError, match=r"got shape \(2, 3, 16\), but the cache holds"):
-        cache.reserve(10, shape=(2, HKV, DIM))
-    with pytest.raises(CacheError, match="301 more tokens do not fit: the cache holds 0 of 300"):
-        cache.reserve(301)
-    for tokens in (257, -1):
-        with pytest.raises(CacheError, match=f"got {tokens} tokens to count, but 256 have room"):
-            cache.advance(tokens)
-    assert (cache.offset, cache.empty()) == (0, True)
-
-
-@needs_kernels
-def test_plain_memory_takes_no_arrays_back() -> None:
-    cache = _cache()
-    cache.append(*_tokens(2))
-    with pytest.raises(CacheError, match="written in place: give no arrays"):
-        cache.advance(0, written=mx.stack([cache.keys(), cache.values()]))
 
 
 # -- mlx-lm --

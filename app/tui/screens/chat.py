@@ -215,6 +215,7 @@ class ChatScreen(Screen[None]):
             self.chat.ask(event.draft, event.editing)
             self.composer.accept()
             self.follow()
+            self._provide_model()
 
         self.attempt(send)
 
@@ -225,10 +226,17 @@ class ChatScreen(Screen[None]):
 
     @on(Composer.EmptySent)
     def _empty_sent(self) -> None:
-        """Enter on nothing fetches the offered model, where there is no other."""
-        none_here = not any(each.path for each in self._found)
-        if self.chat.phase is Phase.NO_MODEL and none_here:
-            self.attempt(lambda: self.chat.use(self.app.default_model))
+        """Enter on nothing takes the offered model."""
+        self.attempt(self._provide_model)
+
+    def _provide_model(self) -> None:
+        """Fetch the offered model where none is on this machine; else have one chosen."""
+        if self.chat.phase is not Phase.NO_MODEL or self.chat.fetching is not None:
+            return
+        if any(each.path for each in self._found):
+            self.action_command("model")
+        else:
+            self.chat.use(self.app.default_model)
 
     @on(Composer.Noted)
     def _noted(self) -> None:

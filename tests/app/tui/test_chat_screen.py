@@ -6,6 +6,7 @@ from textual import events
 from textual.events import Paste
 
 from app.sessions.chat import State
+from app.tui.screens.models import ModelsScreen
 from app.tui.scripted_service import ScriptedService, layer_stats
 from app.tui.service import TooLong
 from app.tui.widgets.cache_pane import CachePane
@@ -14,6 +15,7 @@ from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.status_line import StatusLine
 from app.tui.widgets.tier_events import TierEvents
 from kvcache import EmberError
+from models.store import models_folder
 from tests.app.tui.conftest import on_screen, talk
 
 HOSTILE = (
@@ -241,6 +243,28 @@ async def test_the_first_run_offers_to_fetch_the_default() -> None:
         await chat.until(lambda: "fetching smollm2" in chat.shown)
         chat.service.fetched(100, 100)
         await chat.until(lambda: chat.service.loads == ["smollm2"])
+
+
+@on_screen
+async def test_a_question_fetches_the_default_and_is_answered_then() -> None:
+    async with talk(ScriptedService(missing=["smollm2"]), model="") as chat:
+        await chat.until(lambda: "Enter fetches smollm2" in chat.shown)
+        await chat.type("what is it")
+        await chat.until(lambda: chat.service.fetches == ["smollm2"])
+        chat.service.fetched(100, 100)
+        await chat.until(lambda: len(chat.service.asks) == 1)
+        assert chat.service.asks[0].messages[-1].content == "what is it"
+
+
+@on_screen
+async def test_a_question_with_other_models_here_has_one_chosen(tiny_path: Path) -> None:
+    models_folder().mkdir(parents=True)
+    (models_folder() / "tiny.gguf").symlink_to(tiny_path)
+    async with talk(ScriptedService(missing=["smollm2"]), model="") as chat:
+        await chat.until(lambda: "On this machine" in chat.shown)
+        await chat.type("what is it")
+        await chat.until(lambda: isinstance(chat.app.screen, ModelsScreen))
+        assert chat.service.fetches == []
 
 
 @on_screen

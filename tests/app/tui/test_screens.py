@@ -1,0 +1,154 @@
+"""The screens beside the chat and its panes, opened and worked by keys."""
+
+from pathlib import Path
+
+from textual.widgets import OptionList, Static
+
+from app.sessions.store import SessionStore
+from app.tui.screens.chats import ChatsScreen
+from app.tui.screens.figures import CacheScreen, SpeedScreen
+from app.tui.screens.help import HelpScreen
+from app.tui.screens.models import ModelsScreen
+from app.tui.screens.settings import SettingsScreen
+from app.tui.scripted_service import ScriptedService
+from app.tui.widgets.pane import Pane
+from app.tui.widgets.speed_pane import SpeedPane
+from app.tui.widgets.status_line import StatusLine
+from models.store import models_folder
+from tests.app.tui.conftest import on_screen, talk
+
+
+@on_screen
+async def test_the_settings_screen_checks_before_it_saves() -> None:
+    async with talk() as chat:
+        await chat.press("f2")
+        assert isinstance(chat.app.screen, SettingsScreen)
+        field = chat.app.screen.query_one("#temp")
+        field.value = "-3"  # type: ignore[attr-defined]  # an Input
+        await chat.press("ctrl+s")
+        assert isinstance(chat.app.screen, SettingsScreen)
+        field.value = "1.5"  # type: ignore[attr-defined]
+        await chat.press("ctrl+s")
+        await chat.until(lambda: chat.app.screen is chat.screen)
+        assert chat.app.settings.temp == 1.5
+
+
+@on_screen
+async def test_chats_are_searched_opened_renamed_and_deleted() -> None:
+    store = SessionStore.in_memory()
+    async with talk(store=store) as chat:
+        await chat.exchange("about cats", "meow")
+        await chat.type("/new")
+        await chat.exchange("about dogs", "woof")
+        await chat.press("ctrl+o")
+        assert isinstance(chat.app.screen, ChatsScreen)
+        assert chat.app.screen.query_one(OptionList).option_count == 2
+        await chat.fill("meow")
+        await chat.until(lambda: chat.app.screen.query_one(OptionList).option_count == 1)
+        await chat.press("f2")
+        await chat.fill("felines")
+        await chat.press("enter")
+        await chat.pilot.pause()
+        assert [each.title for each in store.chats("meow")] == ["felines"]
+        await chat.press("enter")
+        await chat.until(lambda: chat.texts == ["about cats", "meow"])
+        await chat.press("ctrl+o", "f8")
+        await chat.choose(1)
+        await chat.until(lambda: [each.title for each in store.chats()] == ["felines"])
+        await chat.press("f8")
+        await chat.until(lambda: "this chat is open" in chat.told)
+
+
+@on_screen
+async def test_a_title_can_be_changed() -> None:
+    store = SessionStore.in_memory()
+    async with talk(store=store) as chat:
+        await chat.type("/title too early")
+        await chat.until(lambda: "is empty" in chat.told)
+        await chat.exchange("one", "1")
+        await chat.type("/title [b]new[/b]")
+        await chat.until(lambda: store.chats()[0].title == "[b]new[/b]")
+
+
+@on_screen
+async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> None:
+    folder = models_folder()
+    folder.mkdir(parents=True)
+    (folder / "tiny.gguf").symlink_to(tiny_path)
+    (folder / "broken.gguf").write_bytes(b"GGUF")
+    async with talk() as chat:
+        await chat.exchange("one", "1")
+        await chat.press("ctrl+l")
+        screen = chat.app.screen
+        assert isinstance(screen, ModelsScreen)
+        chooser = screen.query_one(OptionList)
+
+        def lines() -> list[str]:
+            return [str(each.prompt) for each in chooser.options]
+
+        await chat.until(lambda: any("Q8_0" in line for line in lines()))
+        (tiny,) = [at for at, line in enumerate(lines()) if "ember:tiny.gguf" in line]
+        assert "KV per 1k tokens 375 KiB, cold " in lines()[tiny]
+        assert "fits" in lines()[tiny]
+        (fetchable,) = [line for line in lines() if "smollm2-360m" in line]
+        assert "271 MB Q4_K_M fits · to fetch" in fetchable
+        assert "KV per 1k tokens 39.1 MiB, cold " in fetchable
+        await chat.choose(tiny)
+        await chat.until(lambda: chat.service.loads[-1] == "ember:tiny.gguf")
+        assert chat.texts == ["one", "1"]
+        await chat.until(lambda: not chat.app.chat.busy)
+        assert chat.app.chat.chat.model == "ember:tiny.gguf"
+
+
+@on_screen
+async def test_a_download_shows_its_progress_and_can_be_stopped() -> None:
+    service = ScriptedService(missing=["smollm2-360m"])
+    async with talk(service) as chat:
+        await chat.type("/model smollm2-360m")
+        await chat.until(lambda: service.fetches == ["smollm2-360m"])
+        service.fetched(50_000_000, 200_000_000)
+        status = chat.screen.query_one(StatusLine)
+        await chat.until(lambda: "50 MB of 200 MB · Esc stops" in str(status.render()))
+        await chat.press("ctrl+l")
+        line = chat.app.screen.query_one("#download")
+        await chat.until(lambda: "50 MB of 200 MB" in str(line.render()) and line.display)
+        await chat.press("f8")
+        await chat.until(lambda: chat.app.chat.fetching is None)
+        assert service.loads == ["scripted"]
+
+
+@on_screen
+async def test_help_and_figures_open_and_close() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        await chat.exchange("two", "second answer")
+        for key, screen in (("f1", HelpScreen), ("f3", SpeedScreen), ("f4", CacheScreen)):
+            await chat.press(key)
+            await chat.pilot.pause(0.3)
+            assert isinstance(chat.app.screen, screen)
+            await chat.press("escape")
+            assert len(chat.app.screen_stack) == 2
+
+
+@on_screen
+async def test_panes_are_toggled_and_need_room() -> None:
+    async with talk() as chat:
+        await chat.press("f5")
+        assert chat.screen.has_class("panes-off")
+        await chat.press("f5")
+        assert not chat.screen.has_class("panes-off")
+        await chat.pilot.resize_terminal(80, 24)
+        await chat.press("f5")
+        await chat.until(lambda: "100 columns" in chat.told)
+
+
+@on_screen
+async def test_the_backend_and_why_it_is_that_one_are_shown() -> None:
+    service = ScriptedService(notes=["no C++ compiler was found: install one"])
+    async with talk(service) as chat:
+        pane = chat.screen.query_one(SpeedPane)
+        await chat.until(lambda: "scripted" in str(pane.border_title))
+        await chat.until(lambda: "1 to know" in str(pane.query_one(Pane).render()))
+        await chat.press("f3")
+        page = chat.app.screen.query_one(Static)
+        await chat.until(lambda: "! no C++ compiler" in str(page.render()))
