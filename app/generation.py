@@ -46,12 +46,15 @@ class PrefillProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class TextChunk:
-    """The text that one more token of a row completed (possibly none), and figures so far."""
+    """The text that one more token of a row completed (possibly none).
+
+    tokens: of the answer so far. at: when this one was sampled, on `time.perf_counter`.
+    """
 
     row: int
     text: str
     tokens: int
-    decode_tps: float
+    at: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,5 +180,5 @@ class Generation:
             row=row.index,
             text=text,
             tokens=len(row.transcript.tokens),
-            decode_tps=row.transcript.decode_tps,
+            at=row.transcript.last_at,
         )

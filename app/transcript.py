@@ -42,7 +42,10 @@ class Completion:
 
 
 class Transcript:
-    """Collects one answer."""
+    """Collects one answer.
+
+    last_at: when the newest token was sampled, on `time.perf_counter`.
+    """
 
     def __init__(
         self,
@@ -65,13 +68,13 @@ class Transcript:
         self._text: list[str] = []
         self._started = time.perf_counter()
         self._first: float | None = None
-        self._last = self._started
+        self.last_at = self._started
 
     def add(self, token: int) -> str:
         """Take a sampled id; return the text to show. Sets `finish_reason` at the end."""
-        self._last = time.perf_counter()
+        self.last_at = time.perf_counter()
         if self._first is None:
-            self._first = self._last
+            self._first = self.last_at
         self.tokens.append(token)
         if token in self._eog:
             return self._show("", FinishReason.STOP)
@@ -88,9 +91,9 @@ class Transcript:
     @property
     def decode_tps(self) -> float:
         """Tokens per second after the first."""
-        if self._first is None or self._last <= self._first:
+        if self._first is None or self.last_at <= self._first:
             return 0.0
-        return (len(self.tokens) - 1) / (self._last - self._first)
+        return (len(self.tokens) - 1) / (self.last_at - self._first)
 
     def completion(self) -> Completion:
         """The finished answer; call once `finish_reason` is set."""

@@ -1,7 +1,5 @@
 """One answer while it is made: the model's events, written into a message."""
 
-from collections.abc import Callable
-
 from app.generation import Finished, PrefillProgress, TextChunk, Truncated
 from app.sessions.chat import Chat, ChatMessage, Figures, State
 from app.transcript import Completion, FinishReason
@@ -25,7 +23,6 @@ class Answering:
         *,
         model: str,
         meter: Meter,
-        clock: Callable[[], float],
     ) -> None:
         self.answer = answer
         self.prefill: PrefillProgress | None = None
@@ -33,7 +30,7 @@ class Answering:
         self.too_long: TooLong | None = None
         self.notices: list[str] = []
         self.begun = False
-        self._chat, self._model, self._meter, self._clock = chat, model, meter, clock
+        self._chat, self._model, self._meter = chat, model, meter
         self._before, self._seen = answer.text, 0
         answer.state, answer.error = State.STREAMING, None
         self._job = service.answer(ask)
@@ -87,11 +84,10 @@ class Answering:
             )
 
     def _take_text(self, chunk: TextChunk) -> None:
-        now = self._clock()
         if self.begun:
-            self._meter.add(now, chunk.tokens - self._seen)
+            self._meter.add(chunk.at, chunk.tokens - self._seen)
         else:
-            self._meter.begin(now)
+            self._meter.begin(chunk.at)
         self.begun, self._seen = True, chunk.tokens
         self.answer.text += chunk.text
         self.answer.end = (self.prefill.total if self.prefill else 0) + chunk.tokens

@@ -51,7 +51,7 @@ class ChatController:
         self.queued: Draft | None = None
         self.last: Completion | None = None
         self.look = SpeedLook(service)
-        self._service, self._clock = service, clock
+        self._service = service
         self._holder = ModelHolder(service)
         self._run: Answering | None = None
         self._answer_problem: Problem | None = None
@@ -299,7 +299,6 @@ class ChatController:
             answer,
             model=self.chat.model,
             meter=self.meter,
-            clock=self._clock,
         )
 
     def _drop_answer(self) -> None:

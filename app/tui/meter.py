@@ -67,7 +67,7 @@ class Meter:
             now=self._now(),
             average=average,
             peak=max(self._now(), average, *known[-1:]),
-            p5=known[len(known) // 20] if known else self._now(),
+            p5=known[len(known) // 20] if known else average,
             bins=tuple(self._bins),
         )
 

@@ -4,6 +4,7 @@ For tests and for the benchmark of the screen. Figures of the cache follow from
 what is said, or are set.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -105,7 +106,8 @@ class ScriptedService:
         """Answer one token a piece."""
         for piece in pieces:
             self._text.append(piece)
-            self.put(TextChunk(row=0, text=piece, tokens=len(self._text), decode_tps=50.0))
+            at = time.perf_counter()
+            self.put(TextChunk(row=0, text=piece, tokens=len(self._text), at=at))
 
     def finish(self, reason: FinishReason = FinishReason.STOP) -> None:
         """The answer ends."""

@@ -27,6 +27,7 @@ class Terminal:
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self._master, slave = pty.openpty()
+        self.resize(*_SIZE)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app", *arguments],
             cwd=ROOT,
@@ -38,7 +39,6 @@ class Terminal:
             preexec_fn=_own_terminal,
         )
         os.close(slave)
-        self.resize(*_SIZE)
         self.shown = ""
 
     def type(self, keys: bytes) -> None:

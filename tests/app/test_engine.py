@@ -64,6 +64,7 @@ def test_events_tell_progress_then_text(engine: Engine) -> None:
     assert [chunk.tokens for chunk in chunks] == [1, 2, 3, 4]
     completion = _finish(iter(events))
     assert "".join(chunk.text for chunk in chunks) == completion.text
+    assert 3 / (chunks[-1].at - chunks[0].at) == pytest.approx(completion.decode_tps)
 
 
 def test_a_shared_prefix_is_not_computed_again(engine: Engine) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from app.generation import TextChunk
 from app.sessions.chat import Attachment, ChatMessage, State
 from app.sessions.store import SessionStore
 from app.tui.controller import ChatController
@@ -85,6 +86,17 @@ def test_the_answer_is_saved_at_least_every_second(tmp_path: Path) -> None:
     talk.clock.now += 0.6
     talk.chat.tick()
     assert saved() == ["why?", "because it"]
+
+
+def test_speed_is_that_of_the_tokens_not_of_the_screen(talk: Talk) -> None:
+    talk.ask("one")
+    for count in range(1, 12):
+        talk.service.put(TextChunk(row=0, text="x", tokens=count, at=7.0 + count / 130))
+    talk.clock.now += 1.0
+    talk.chat.tick()
+    speed = talk.chat.meter.speed()
+    assert speed.now == pytest.approx(130)
+    assert speed.average == pytest.approx(130)
 
 
 def test_one_question_waits_and_a_second_is_refused(talk: Talk) -> None:

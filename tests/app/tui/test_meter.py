@@ -36,6 +36,17 @@ def test_a_stall_shows_as_slow_bins() -> None:
     assert meter.speed().peak == pytest.approx(20, rel=0.1)
 
 
+def test_an_answer_shorter_than_a_bin_has_its_average_throughout() -> None:
+    meter = Meter()
+    meter.begin(0.0)
+    meter.add(0.07, 7)
+    meter.end()
+    speed = meter.speed()
+    for rate in (speed.average, speed.peak, speed.p5):
+        assert rate == pytest.approx(100)
+    assert speed.now == 0.0
+
+
 def test_nothing_measured_is_zero() -> None:
     speed = Meter().speed()
     assert (speed.now, speed.average, speed.peak, speed.p5, speed.bins) == (0, 0, 0, 0, ())
