@@ -5,6 +5,7 @@ flags, compiler and processor. Two processes may build at once: each writes a
 file of its own and moves it into place. Knows nothing of what the kernels do.
 """
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import platformdirs
@@ -138,6 +140,9 @@ def _run(
         )
     except OSError as error:
         raise NativeUnavailableError(f"{command[0]} cannot be run: {error}") from error
+    end = partial(_kill, process, group=stopped is not None)
+    # This may be a thread that an interrupted program does not wait for.
+    atexit.register(end)
     until = time.monotonic() + _SECONDS
     try:
         while True:
@@ -149,17 +154,19 @@ def _run(
             if time.monotonic() > until:
                 raise NativeUnavailableError(f"{command[0]} has not ended in {_SECONDS} s")
     finally:
-        if process.poll() is None:
-            _kill(process, group=stopped is not None)
+        end()
+        process.communicate()
+        atexit.unregister(end)
 
 
 def _kill(process: subprocess.Popen[str], *, group: bool) -> None:
     """End the compiler; with its group, the passes that it has started too."""
+    if process.poll() is not None:
+        return
     if group:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
-    process.communicate()
 
 
 def _processor() -> str:

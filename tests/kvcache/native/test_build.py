@@ -1,5 +1,6 @@
 """Compiling the kernels: cached, safe for several processes, clear when impossible."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,29 @@ def test_a_compilation_can_be_stopped(
         build.build(lambda: next(asked))
     assert not build.is_built()
     assert _libraries(sources) == []
+
+
+def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler, pipe = tmp_path / "compiler", tmp_path / "pipe"
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exit\n'
+        f"exec 3>{pipe}\ntouch {pipe}-open\nsleep 20\necho survived >&3\n"
+    )
+    compiler.chmod(0o755)
+    os.mkfifo(pipe)
+    program = (
+        "import pathlib, threading, time\n"
+        "from kvcache.native import build\n"
+        "args = [lambda: False]\n"
+        "threading.Thread(target=build.build, args=args, daemon=True).start()\n"
+        f"while not pathlib.Path('{pipe}-open').exists():\n    time.sleep(0.01)\n"
+    )
+    monkeypatch.setenv("CXX", str(compiler))
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    assert pipe.read_text() == ""
+    assert process.wait() == 0
 
 
 def test_what_was_built_before_is_loaded(sources: Path) -> None:
