@@ -110,10 +110,14 @@ class ChatController:
 
     def use(self, spec: str) -> None:
         """Load a model, fetched first where it is not on this machine."""
-        if self._service.is_here(spec):
+        if self.is_here(spec):
             self.load(spec)
         else:
             self._holder.fetch(spec)
+
+    def is_here(self, spec: str) -> bool:
+        """Whether a model is on this machine."""
+        return self._service.is_here(spec)
 
     def measure(self) -> None:
         """Have the model read and answer something beside the chat, to see how fast it is."""

@@ -20,6 +20,7 @@ ROOT = Path(cli.__file__).parent.parent
 INTERRUPT, END, QUIT = b"\x03", b"\x04", b"\x11"
 _SECONDS = 60
 _SIZE = 120, 36
+_SIZES = "COLUMNS", "LINES"
 
 
 class Terminal:
@@ -31,7 +32,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app", *arguments],
             cwd=ROOT,
-            env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+            env={**_environment(), **(environment or {})},
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -47,6 +48,15 @@ class Terminal:
             if select.select([], [self._master], [], 0.05)[1]:
                 keys = keys[os.write(self._master, keys[:1024]) :]
             self._read(0)
+
+    def interrupt_until(self, text: str) -> None:
+        """Ctrl-C until `text` is shown: a program just about to wait for a line misses one."""
+        for _ in range(9):
+            self.type(INTERRUPT)
+            self.read_for(0.5)
+            if text in self.shown:
+                return
+        self.wait_for(text)
 
     def resize(self, columns: int, rows: int) -> None:
         size = struct.pack("HHHH", rows, columns, 0, 0)
@@ -97,6 +107,12 @@ class Terminal:
             return False
         self.shown += data.decode(errors="replace")
         return bool(data)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but for a size of the screen, which would be taken for the terminal's."""
+    inherited = {key: value for key, value in os.environ.items() if key not in _SIZES}
+    return {**inherited, "TERM": "xterm-256color"}
 
 
 def _own_terminal() -> None:

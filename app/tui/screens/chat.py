@@ -230,13 +230,14 @@ class ChatScreen(Screen[None]):
         self.attempt(self._provide_model)
 
     def _provide_model(self) -> None:
-        """Fetch the offered model where none is on this machine; else have one chosen."""
+        """Take the offered model, unless it is to be fetched while others are here."""
         if self.chat.phase is not Phase.NO_MODEL or self.chat.fetching is not None:
             return
-        if any(each.path for each in self._found):
-            self.action_command("model")
+        offered = self.app.default_model
+        if self.chat.is_here(offered) or not any(each.path for each in self._found):
+            self.chat.use(offered)
         else:
-            self.chat.use(self.app.default_model)
+            self.action_command("model")
 
     @on(Composer.Noted)
     def _noted(self) -> None:

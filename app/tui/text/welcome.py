@@ -57,11 +57,14 @@ def _no_model(
         return maker.wrap(
             f"fetching {chat.fetching.spec}; type already, it will wait", palette.muted
         )
-    if not found:
+    here = chat.is_here(default)
+    if not found and not here:
         lines = maker.wrap("No model is on this machine yet.", palette.text)
         return [*lines, *_link(maker, f"› Enter fetches {default}", f"model:{default}")]
     lines = maker.wrap("No model is loaded. On this machine:", palette.text)
-    for name, size in found[:8]:
+    if here:
+        lines += _link(maker, f"› {default}  Enter loads it", f"model:{default}")
+    for name, size in [each for each in found if each[0] != default][:8]:
         lines += _link(maker, f"› {name}  {figures.file_size(size)}", f"model:{name}")
     return lines
 

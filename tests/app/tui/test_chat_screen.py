@@ -257,6 +257,16 @@ async def test_a_question_fetches_the_default_and_is_answered_then() -> None:
 
 
 @on_screen
+async def test_a_load_that_was_stopped_is_offered_again() -> None:
+    async with talk(ScriptedService(holds_load=True)) as chat:
+        await chat.press("escape")
+        await chat.until(lambda: "Enter loads it" in chat.shown)
+        await chat.press("enter")
+        await chat.until(lambda: len(chat.service.loads) == 2)
+        assert chat.service.fetches == []
+
+
+@on_screen
 async def test_a_question_with_other_models_here_has_one_chosen(tiny_path: Path) -> None:
     models_folder().mkdir(parents=True)
     (models_folder() / "tiny.gguf").symlink_to(tiny_path)
