@@ -13,7 +13,7 @@ chat: $(VENV)/.run
 	@$(PY) -m app chat
 
 test: $(VENV)/.dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 # Files with the real dimensions of TinyLlama and Llama-2-7B: 5 GB of disk, some minutes.
 test-large: $(VENV)/.dev
