@@ -1,17 +1,14 @@
 """The full-screen chat as a program."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
 
-from textual.app import App, SystemCommand
-from textual.screen import Screen
+from textual.app import App
 
 from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
 from app.tui import settings as settings_file
 from app.tui import terminal
-from app.tui.commands import COMMANDS
 from app.tui.controller import ChatController
 from app.tui.driver import ForgivingDriver
 from app.tui.screens.chat import ChatScreen
@@ -33,7 +30,7 @@ class ChatApp(App[None]):
     CSS_PATH = Path(__file__).parent / "ember.tcss"
     TITLE = "ember"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (84, "-wide")]  # noqa: RUF012
-    COMMAND_PALETTE_DISPLAY: ClassVar[str | None] = "^P"
+    ENABLE_COMMAND_PALETTE = False
 
     def __init__(
         self,
@@ -86,18 +83,6 @@ class ChatApp(App[None]):
         if self._settings_path is not None:
             settings_file.save(settings, self._settings_path)
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette: every command that needs no argument, and every theme."""
-        if not isinstance(screen, ChatScreen):
-            return
-        for command in COMMANDS:
-            if not command.usage or command.usage.startswith("["):
-                yield SystemCommand(f"/{command.name}", command.about, _runs(screen, command.name))
-        for name in sorted(self.available_themes):
-            yield SystemCommand(
-                f"Theme: {name}", "change the colours", _runs(screen, "theme", name)
-            )
-
     def _use_theme(self, name: str) -> None:
         if name in self.available_themes:
             self.theme = name
@@ -107,7 +92,3 @@ class ChatApp(App[None]):
 
 def _answer_settings(settings: Settings, stop: tuple[str, ...]) -> AnswerSettings:
     return AnswerSettings(sampling=settings.sampling(), max_tokens=settings.max_tokens, stop=stop)
-
-
-def _runs(screen: ChatScreen, name: str, argument: str = "") -> Callable[[], None]:
-    return lambda: screen.action_command(name, argument)

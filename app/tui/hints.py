@@ -16,5 +16,5 @@ HINTS: tuple[Hint, ...] = (
     ("F2", "Settings", "screen.command('set')"),
     ("^J", "Newline", "screen.newline"),
     ("^Y", "Copy", "screen.command('copy')"),
-    ("^P", "Palette", "app.command_palette"),
+    ("^P", "Palette", "screen.palette"),
 )

@@ -23,6 +23,7 @@ from app.tui.controller import ChatController
 from app.tui.hints import HINTS
 from app.tui.model_list import ListedModel, listed
 from app.tui.screens.help import HelpScreen
+from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import DROP, UNDO, TooLongScreen
 from app.tui.service import ModelService
 from app.tui.settings import Settings
@@ -62,6 +63,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+o", "command('sessions')", "Chats", show=False),
         Binding("ctrl+l", "command('model')", "Model", show=False),
         Binding("ctrl+y", "command('copy')", "Copy", show=False),
+        Binding("ctrl+p", "palette", "Palette", show=False),
         Binding("f1", "command('help')", "Help", show=False),
         Binding("f2", "command('set')", "Settings", show=False),
         Binding("f3", "command('stats')", "Speed", show=False),
@@ -341,6 +343,16 @@ class ChatScreen(Screen[None]):
     def show_help(self) -> None:
         """Open the list of keys and commands."""
         self.app.push_screen(HelpScreen(COMMANDS))
+
+    def action_palette(self) -> None:
+        """Open the list of commands to run at once."""
+
+        def done(entry: Entry | None) -> None:
+            if entry is not None:
+                self.action_command(entry.name, entry.argument)
+
+        themes = sorted(self.app.available_themes)
+        self.app.push_screen(PaletteScreen(COMMANDS, themes), done)
 
     def _ask_about_length(self) -> None:
         long = self.chat.too_long

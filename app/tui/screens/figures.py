@@ -6,11 +6,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from app.transcript import Completion
 from app.tui.controller import ChatController
+from app.tui.screens.dialog import Dialog
 from app.tui.service import ModelInfo, ModelService
 from app.tui.state import Phase
 from app.tui.text import figures
@@ -26,7 +26,7 @@ _TICK = 1 / 4
 _HEIGHT = 8
 
 
-class SpeedScreen(ModalScreen[None]):
+class SpeedScreen(Dialog[None]):
     """The last minute as a large curve, and every figure of the last answer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -92,7 +92,7 @@ def _running(model: ModelInfo | None) -> list[Content]:
     return lines + [Content.styled(f"! {note}", "$warning") for note in model.notes]
 
 
-class CacheScreen(ModalScreen[None]):
+class CacheScreen(Dialog[None]):
     """The cache pane, each layer, and what moved between tiers."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -8,13 +8,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from app.tui import memory
 from app.tui.controller import ChatController
 from app.tui.model_list import Cost, Fit, ListedModel, examine, fit, foretell, listed
+from app.tui.screens.dialog import Dialog
 from app.tui.text import figures
 from app.tui.text.inert import inert
 from app.tui.text.palette import MUTED
@@ -25,7 +25,7 @@ _TICK = 1 / 10
 _STYLES = {Fit.FITS: "$success", Fit.TIGHT: "$warning", Fit.TOO_LARGE: "$error"}
 
 
-class ModelsScreen(ModalScreen[str | None]):
+class ModelsScreen(Dialog[str | None]):
     """Ends with the name of a model that is here, or None; downloads go on beside the chat."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -6,12 +6,13 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from app.tui.screens.dialog import Dialog
 
-class QuestionScreen(ModalScreen[str | None]):
+
+class QuestionScreen(Dialog[str | None]):
     """Ends with the key of the chosen answer, or None for Esc."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Leave", show=False)]

@@ -6,9 +6,9 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Select, Static
 
+from app.tui.screens.dialog import Dialog
 from app.tui.settings import Settings
 from kvcache.errors import EmberError
 
@@ -29,7 +29,7 @@ _ABOUT = {
 _KEYS = "Tab next · ^S or ⏎ save · Esc leave"
 
 
-class SettingsScreen(ModalScreen[Settings | None]):
+class SettingsScreen(Dialog[Settings | None]):
     """Ends with the changed settings, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -5,11 +5,12 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input
 
+from app.tui.screens.dialog import Dialog
 
-class TextInputScreen(ModalScreen[str | None]):
+
+class TextInputScreen(Dialog[str | None]):
     """Ends with the text, or None for Esc."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Leave", show=False)]

@@ -199,17 +199,6 @@ async def test_no_command_breaks_the_chat(
 
 
 @on_screen
-async def test_the_palette_runs_commands() -> None:
-    async with talk() as chat:
-        await chat.press("ctrl+p")
-        await chat.pilot.pause(0.2)
-        await chat.press(*"help")
-        await chat.pilot.pause(0.5)
-        await chat.press("enter")
-        await chat.until(lambda: isinstance(chat.app.screen, HelpScreen))
-
-
-@on_screen
 async def test_every_hint_of_the_key_bar_can_be_clicked() -> None:
     async with talk(size=(160, 36)) as chat:
         bar = chat.screen.query_one(KeyBar)

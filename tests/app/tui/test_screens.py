@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import pytest
 from textual.widgets import OptionList, Static
 
 from app.sessions.store import SessionStore
+from app.tui.commands import COMMANDS
+from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen
 from app.tui.screens.figures import CacheScreen, SpeedScreen
 from app.tui.screens.help import HelpScreen
 from app.tui.screens.models import ModelsScreen
+from app.tui.screens.search import SearchScreen
 from app.tui.screens.settings import SettingsScreen
 from app.tui.scripted_service import ScriptedService
 from app.tui.widgets.pane import Pane
@@ -152,3 +156,41 @@ async def test_the_backend_and_why_it_is_that_one_are_shown() -> None:
         await chat.press("f3")
         page = chat.app.screen.query_one(Static)
         await chat.until(lambda: "! no C++ compiler" in str(page.render()))
+
+
+@on_screen
+async def test_the_palette_runs_commands() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+p", *"help", "enter")
+        await chat.until(lambda: isinstance(chat.app.screen, HelpScreen))
+        await chat.press("escape", "ctrl+p", *"theme nord", "enter")
+        await chat.until(lambda: chat.app.theme == "nord")
+
+
+@on_screen
+async def test_the_palette_lists_what_can_be_run_alone() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+p")
+        shown = chat.app.screen.query_one(OptionList)
+        alone = [each.name for each in COMMANDS if not each.usage or each.usage.startswith("[")]
+        assert shown.option_count == len(alone) + len(chat.app.available_themes)
+        await chat.press(*"not one of them")
+        await chat.until(lambda: not shown.option_count)
+        await chat.press("enter", "escape")
+        assert isinstance(chat.app.screen, ChatScreen)
+
+
+@on_screen
+@pytest.mark.parametrize("key", ["ctrl+o", "ctrl+p"])
+async def test_keys_faster_than_a_screen_goes_do_not_take_the_chat_away(key: str) -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        await chat.press(key)
+        dialog = chat.app.screen
+        assert isinstance(dialog, SearchScreen)
+        chosen = dialog.chosen
+        for _ in range(3):
+            dialog.dismiss(dialog.result(chosen))
+        await chat.pilot.pause(0.1)
+        assert isinstance(chat.app.screen, ChatScreen)
+        assert len(chat.app.screen_stack) == 2

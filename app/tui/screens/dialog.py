@@ -1,0 +1,16 @@
+"""What all screens over the chat have in common."""
+
+from textual.await_complete import AwaitComplete
+from textual.screen import ModalScreen, ScreenResultType
+
+
+class Dialog(ModalScreen[ScreenResultType]):
+    """A screen over the chat, which ends once.
+
+    Textual takes away whatever screen is on top, so a second key or click that comes
+    before this one is gone would take away the chat.
+    """
+
+    def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
+        """End, with a result; does nothing where another screen is on top."""
+        return super().dismiss(result) if self.is_active else AwaitComplete()

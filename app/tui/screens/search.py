@@ -1,0 +1,98 @@
+"""A list that typing narrows: the frame of the chats and of the palette."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ScreenResultType
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from app.tui.screens.dialog import Dialog
+
+T = TypeVar("T")
+
+
+class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
+    """Typing searches, arrows choose, Enter or a click ends with what `result` says."""
+
+    TITLE: ClassVar[str]
+    PLACEHOLDER: ClassVar[str]
+    KEYS: ClassVar[str]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Close", show=False),
+        Binding("up", "move(-1)", "Above", show=False),
+        Binding("down", "move(1)", "Below", show=False),
+        Binding("pageup", "move(-8)", "Above", show=False),
+        Binding("pagedown", "move(8)", "Below", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listed: Sequence[T] = []
+
+    @abstractmethod
+    def find(self, text: str) -> Sequence[T]:
+        """What there is for the text that is typed; the best first."""
+
+    @abstractmethod
+    def line(self, item: T) -> Content:
+        """How an item is shown."""
+
+    @abstractmethod
+    def result(self, item: T) -> ScreenResultType:
+        """What the screen ends with."""
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box tall") as box:
+            box.border_title = self.TITLE
+            yield Input(placeholder=self.PLACEHOLDER)
+            yield OptionList(markup=False)
+            yield Static(self.KEYS, markup=False, classes="keys")
+
+    def on_mount(self) -> None:
+        """List all of them."""
+        self.query_one(OptionList).can_focus = False
+        self.query_one(Input).focus()
+        self.refresh_list()
+
+    def refresh_list(self) -> None:
+        """List anew what is searched for."""
+        chooser = self.query_one(OptionList)
+        at = chooser.highlighted or 0
+        self._listed = self.find(self.query_one(Input).value.strip())
+        chooser.set_options(Option(self.line(each)) for each in self._listed)
+        if self._listed:
+            chooser.highlighted = min(at, len(self._listed) - 1)
+
+    @property
+    def chosen(self) -> T | None:
+        """The highlighted item."""
+        at = self.query_one(OptionList).highlighted
+        return self._listed[at] if at is not None and at < len(self._listed) else None
+
+    def action_move(self, step: int) -> None:
+        """Choose another."""
+        chooser = self.query_one(OptionList)
+        if self._listed:
+            at = (chooser.highlighted or 0) + step
+            chooser.highlighted = min(max(at, 0), len(self._listed) - 1)
+
+    @on(Input.Changed)
+    def _search(self) -> None:
+        self.query_one(OptionList).highlighted = None
+        self.refresh_list()
+
+    @on(Input.Submitted)
+    def _open(self) -> None:
+        if (chosen := self.chosen) is not None:
+            self.dismiss(self.result(chosen))
+
+    @on(OptionList.OptionSelected)
+    def _clicked(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(self.result(self._listed[event.option_index]))
