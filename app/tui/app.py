@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from textual.app import App
+from textual.css.query import NoMatches
 
 from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
@@ -82,6 +83,11 @@ class ChatApp(App[None]):
         self._use_theme(settings.theme)
         if self._settings_path is not None:
             settings_file.save(settings, self._settings_path)
+
+    def _handle_exception(self, error: Exception) -> None:
+        # A screen that opens while the user leaves is never given its widgets.
+        if not (self._exit and isinstance(error, NoMatches)):
+            super()._handle_exception(error)
 
     def _use_theme(self, name: str) -> None:
         if name in self.available_themes:

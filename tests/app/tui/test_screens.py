@@ -135,6 +135,14 @@ async def test_help_and_figures_open_and_close() -> None:
 
 
 @on_screen
+async def test_leaving_while_a_screen_opens_is_no_error() -> None:
+    async with talk() as chat:
+        chat.app.push_screen(HelpScreen(COMMANDS))
+        chat.app.exit()
+    assert chat.app.return_code == 0
+
+
+@on_screen
 async def test_panes_are_toggled_and_need_room() -> None:
     async with talk() as chat:
         await chat.press("f5")
