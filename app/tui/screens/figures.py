@@ -29,9 +29,7 @@ _HEIGHT = 8
 class SpeedScreen(Dialog[None]):
     """The last minute as a large curve, and every figure of the last answer."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f3,q,enter", "dismiss", "Close", show=False)
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f3,q,enter", "dismiss", "Close", show=False)]
 
     def __init__(self, chat: ChatController) -> None:
         super().__init__()
@@ -95,9 +93,7 @@ def _running(model: ModelInfo | None) -> list[Content]:
 class CacheScreen(Dialog[None]):
     """The cache pane, each layer, and what moved between tiers."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f4,q,enter", "dismiss", "Close", show=False)
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f4,q,enter", "dismiss", "Close", show=False)]
 
     def __init__(self, chat: ChatController, service: ModelService, log: TierLog) -> None:
         super().__init__()

@@ -40,9 +40,7 @@ _MARKS = (
 class HelpScreen(Dialog[None]):
     """A page to read."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,q,enter", "dismiss", "Close", show=False)
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f1,q,enter", "dismiss", "Close", show=False)]
 
     def __init__(self, commands: Sequence["Command"]) -> None:
         super().__init__()

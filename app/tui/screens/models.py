@@ -29,7 +29,7 @@ class ModelsScreen(Dialog[str | None]):
     """Ends with the name of a model that is here, or None; downloads go on beside the chat."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+l", "dismiss", "Close", show=False),
+        Binding("ctrl+l", "dismiss", "Close", show=False),
         Binding("f8", "stop", "Stop the download", show=False),
     ]
 

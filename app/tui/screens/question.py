@@ -1,10 +1,8 @@
 """A question with a few answers."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
@@ -14,8 +12,6 @@ from app.tui.screens.dialog import Dialog
 
 class QuestionScreen(Dialog[str | None]):
     """Ends with the key of the chosen answer, or None for Esc."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Leave", show=False)]
 
     def __init__(self, title: str, text: str, choices: Mapping[str, str]) -> None:
         super().__init__()

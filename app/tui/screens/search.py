@@ -25,7 +25,6 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     PLACEHOLDER: ClassVar[str]
     KEYS: ClassVar[str]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss", "Close", show=False),
         Binding("up", "move(-1)", "Above", show=False),
         Binding("down", "move(1)", "Below", show=False),
         Binding("pageup", "move(-8)", "Above", show=False),

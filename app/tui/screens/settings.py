@@ -33,7 +33,7 @@ class SettingsScreen(Dialog[Settings | None]):
     """Ends with the changed settings, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f2", "dismiss", "Leave", show=False),
+        Binding("f2", "dismiss", "Leave", show=False),
         Binding("ctrl+s", "save", "Save", show=False),
     ]
 

@@ -1,9 +1,6 @@
 """Asks for one line of text."""
 
-from typing import ClassVar
-
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Input
 
@@ -12,8 +9,6 @@ from app.tui.screens.dialog import Dialog
 
 class TextInputScreen(Dialog[str | None]):
     """Ends with the text, or None for Esc."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Leave", show=False)]
 
     def __init__(self, title: str, text: str) -> None:
         super().__init__()

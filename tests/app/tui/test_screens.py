@@ -9,6 +9,7 @@ from app.sessions.store import SessionStore
 from app.tui.commands import COMMANDS
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen
+from app.tui.screens.dialog import Dialog
 from app.tui.screens.figures import CacheScreen, SpeedScreen
 from app.tui.screens.help import HelpScreen
 from app.tui.screens.models import ModelsScreen
@@ -132,6 +133,17 @@ async def test_help_and_figures_open_and_close() -> None:
             assert isinstance(chat.app.screen, screen)
             await chat.press("escape")
             assert len(chat.app.screen_stack) == 2
+
+
+@on_screen
+@pytest.mark.parametrize("key", ["ctrl+o", "ctrl+p", "ctrl+l", "f1", "f2", "f3", "f4"])
+@pytest.mark.parametrize("close", ["escape", "ctrl+c"])
+async def test_every_screen_is_closed_by(key: str, close: str) -> None:
+    async with talk() as chat:
+        await chat.press(key)
+        assert isinstance(chat.app.screen, Dialog)
+        await chat.press(close)
+        assert isinstance(chat.app.screen, ChatScreen)
 
 
 @on_screen
