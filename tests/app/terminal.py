@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class Terminal:
         )
         os.close(slave)
         self.shown = ""
+        # A read may end amid a character.
+        self._decoder = getincrementaldecoder("utf-8")(errors="replace")
 
     def type(self, keys: bytes) -> None:
         """Write keys, reading what is shown meanwhile, as a full terminal takes no more."""
@@ -105,7 +108,7 @@ class Terminal:
             data = os.read(self._master, 1 << 16)
         except OSError:  # how a pseudo-terminal says that the other side has gone
             return False
-        self.shown += data.decode(errors="replace")
+        self.shown += self._decoder.decode(data)
         return bool(data)
 
 
