@@ -12,6 +12,7 @@ from app.tui import settings as settings_file
 from app.tui import terminal
 from app.tui.controller import ChatController
 from app.tui.driver import ForgivingDriver
+from app.tui.model_offer import ModelOffer
 from app.tui.screens.chat import ChatScreen
 from app.tui.service import ModelService
 from app.tui.settings import Settings
@@ -56,7 +57,7 @@ class ChatApp(App[None]):
         self.chat.notices.extend(notices)
         if chat is not None:
             self.chat.show_chat(chat)
-        self.default_model = model or DEFAULT_NAME
+        self._model = model or DEFAULT_NAME
         self._service, self._stop, self._settings_path = service, stop, settings_path
         self._is_asked_for = bool(model)
         self.register_theme(EMBER)
@@ -67,9 +68,10 @@ class ChatApp(App[None]):
         """Begin with the chat and its model."""
         terminal.keep_title(self)
         terminal.set_title(self, "ember")
-        self.push_screen(ChatScreen(self.chat, self._service))
-        if self._is_asked_for or self._service.is_here(self.default_model):
-            self.chat.use(self.default_model)
+        offer = ModelOffer(self.chat, self._model)
+        self.push_screen(ChatScreen(self.chat, self._service, offer))
+        if self._is_asked_for or self.chat.is_here(self._model):
+            self.chat.use(self._model)
 
     def on_unmount(self) -> None:
         """Leave the terminal as it was."""

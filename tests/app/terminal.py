@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -33,7 +34,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app", *arguments],
             cwd=ROOT,
-            env={**_environment(), **(environment or {})},
+            env={**inherited(), **(environment or {})},
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -51,15 +52,6 @@ class Terminal:
             if select.select([], [self._master], [], 0.05)[1]:
                 keys = keys[os.write(self._master, keys[:1024]) :]
             self._read(0)
-
-    def interrupt_until(self, text: str) -> None:
-        """Ctrl-C until `text` is shown: a program just about to wait for a line misses one."""
-        for _ in range(9):
-            self.type(INTERRUPT)
-            self.read_for(0.5)
-            if text in self.shown:
-                return
-        self.wait_for(text)
 
     def resize(self, columns: int, rows: int) -> None:
         size = struct.pack("HHHH", rows, columns, 0, 0)
@@ -112,11 +104,13 @@ class Terminal:
         return bool(data)
 
 
-def _environment() -> dict[str, str]:
-    """Ours, but for a size of the screen, which would be taken for the terminal's."""
-    inherited = {key: value for key, value in os.environ.items() if key not in _SIZES}
-    return {**inherited, "TERM": "xterm-256color"}
+def inherited() -> dict[str, str]:
+    """Our environment but for a size of the screen, which would be taken for the terminal's."""
+    kept = {key: value for key, value in os.environ.items() if key not in _SIZES}
+    return {**kept, "TERM": "xterm-256color"}
 
 
 def _own_terminal() -> None:
+    # As a shell starts programs; ours may have been started to ignore it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -28,7 +28,7 @@ def model(screen: "ChatScreen", text: str) -> None:
 
 def model_choices(screen: "ChatScreen") -> Iterable[str]:
     """The models that can be chosen."""
-    return screen.model_names()
+    return screen.offer.names
 
 
 def system(screen: "ChatScreen", text: str) -> None:

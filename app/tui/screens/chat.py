@@ -14,22 +14,19 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.strip import Strip
 
 from app.sessions.chat import ChatMessage
 from app.tui import clipboard, garbage, memory, terminal
 from app.tui.commands import COMMANDS, Command, find
 from app.tui.controller import ChatController
 from app.tui.hints import HINTS
-from app.tui.model_list import ListedModel, listed
+from app.tui.model_offer import ModelOffer
 from app.tui.screens.help import HelpScreen
 from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import DROP, UNDO, TooLongScreen
 from app.tui.service import ModelService
 from app.tui.settings import Settings
-from app.tui.state import Phase
-from app.tui.text.lines import LineMaker
-from app.tui.text.welcome import STARTERS, welcome
+from app.tui.text.welcome import STARTERS
 from app.tui.tiers import TierLog
 from app.tui.widgets.composer import Composer
 from app.tui.widgets.conversation import Conversation
@@ -72,11 +69,10 @@ class ChatScreen(Screen[None]):
     ]
     app: "ChatApp"
 
-    def __init__(self, chat: ChatController, service: ModelService) -> None:
+    def __init__(self, chat: ChatController, service: ModelService, offer: ModelOffer) -> None:
         super().__init__()
-        self.chat, self.service = chat, service
+        self.chat, self.service, self.offer = chat, service, offer
         self.tier_log = TierLog()
-        self._found: list[ListedModel] = []
         self._starter = -1
         self._was_busy = False
         self._interrupted_at = 0.0
@@ -84,7 +80,7 @@ class ChatScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield HeaderBar()
         with Horizontal(id="main"):
-            yield Conversation(self._welcome)
+            yield Conversation(self.offer.welcome)
             yield SidePane()
         yield StatusLine()
         yield Composer(
@@ -194,22 +190,14 @@ class ChatScreen(Screen[None]):
         self.conversation.mark(total)
         self.query_one(SidePane).show(self.chat, total, layers, self.tier_log)
 
-    def _welcome(self, maker: LineMaker) -> list[Strip]:
-        here = [(each.spec, each.size) for each in self._found if each.path is not None]
-        return welcome(maker, self.chat, here, self.app.default_model)
-
     async def _find_models(self) -> None:
-        self._found = await asyncio.to_thread(listed)
+        await self.offer.look()
         self.conversation.refresh_placeholder()
 
     # -- typing --
 
     def _choices(self, command: Command) -> Iterable[str]:
         return command.choices(self) if command.choices is not None else ()
-
-    def model_names(self) -> list[str]:
-        """The models that can be chosen."""
-        return [each.spec for each in self._found]
 
     @on(Composer.Sent)
     def _sent(self, event: Composer.Sent) -> None:
@@ -232,13 +220,7 @@ class ChatScreen(Screen[None]):
         self.attempt(self._provide_model)
 
     def _provide_model(self) -> None:
-        """Take the offered model, unless it is to be fetched while others are here."""
-        if self.chat.phase is not Phase.NO_MODEL or self.chat.fetching is not None:
-            return
-        offered = self.app.default_model
-        if self.chat.is_here(offered) or not any(each.path for each in self._found):
-            self.chat.use(offered)
-        else:
+        if not self.offer.take():
             self.action_command("model")
 
     @on(Composer.Noted)
