@@ -47,8 +47,11 @@ class Terminal:
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
 
     def type(self, keys: bytes) -> None:
-        """Write keys, reading what is shown meanwhile, as a full terminal takes no more."""
-        while keys:
+        """Write keys, reading what is shown meanwhile, as a full terminal takes no more.
+
+        A program that has ended gets none.
+        """
+        while keys and self.process.poll() is None:
             if select.select([], [self._master], [], 0.05)[1]:
                 keys = keys[os.write(self._master, keys[:1024]) :]
             self._read(0)
