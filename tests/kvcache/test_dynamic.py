@@ -10,7 +10,7 @@ from mlx_lm.models import cache as mlx_lm_cache
 
 from kvcache import Backend, CacheError, DynamicKVCache, HotDtype, attend
 from tests.kvcache import oracle
-from tests.kvcache.dynamic_inputs import (
+from tests.kvcache.cache_inputs import (
     BACKENDS,
     DIM,
     HKV,

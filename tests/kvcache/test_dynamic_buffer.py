@@ -9,7 +9,7 @@ import pytest
 
 from kvcache import Backend, CacheError, DynamicKVCache, HotDtype
 from kvcache.buffers import storable
-from tests.kvcache.dynamic_inputs import (
+from tests.kvcache.cache_inputs import (
     BACKENDS,
     DIM,
     HKV,

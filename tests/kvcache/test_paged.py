@@ -8,20 +8,9 @@ import pytest
 
 from kvcache import Backend, BlockPool, CacheError, DynamicKVCache, HotDtype, PagedKVCache, attend
 from tests.kvcache import oracle
+from tests.kvcache.cache_inputs import BACKENDS, DIM, HKV, needs_kernels, queries, tokens
 
-HKV, HQ, DIM, PAGE = 3, 6, 16, 5
-BACKENDS = [Backend.AUTO, Backend.REFERENCE]
-
-
-def _tokens(count: int, *, batch: int = 1, seed: int = 7) -> tuple[mx.array, mx.array]:
-    rng = np.random.default_rng(seed)
-    k, v = rng.normal(size=(2, batch, HKV, count, DIM)).astype(np.float32)
-    return mx.array(k), mx.array(v)
-
-
-def _queries(count: int, *, batch: int = 1) -> mx.array:
-    rng = np.random.default_rng(count)
-    return mx.array(rng.normal(size=(batch, HQ, count, DIM)).astype(np.float32))
+PAGE = 5
 
 
 def _pool(
@@ -44,8 +33,8 @@ def _attended(q: mx.array, k: mx.array, v: mx.array) -> np.ndarray:
 def test_attention_does_not_depend_on_how_tokens_arrive(
     steps: tuple[int, ...], batch: int, backend: Backend
 ) -> None:
-    k, v = _tokens(13, batch=batch)
-    q = _queries(13, batch=batch)
+    k, v = tokens(13, batch=batch)
+    q = queries(13, batch=batch)
     cache = PagedKVCache(_pool(backend=backend))
     start, outputs = 0, []
     for length in steps:
@@ -63,12 +52,12 @@ def test_attention_does_not_depend_on_how_tokens_arrive(
 def test_sequences_whose_pages_lie_between_each_other_do_not_mix(backend: Backend) -> None:
     pool = _pool(backend=backend)
     caches = [PagedKVCache(pool) for _ in range(3)]
-    tokens = [_tokens(17, seed=seed) for seed in range(3)]
-    q = _queries(2)
+    held = [tokens(17, seed=seed) for seed in range(3)]
+    q = queries(2)
     for at in range(17):
-        for cache, (k, v) in zip(caches, tokens, strict=True):
+        for cache, (k, v) in zip(caches, held, strict=True):
             cache.append(k[:, :, at : at + 1], v[:, :, at : at + 1])
-    for cache, (k, v) in zip(caches, tokens, strict=True):
+    for cache, (k, v) in zip(caches, held, strict=True):
         assert mx.array_equal(cache.keys(), k)
         out = cache.attend_held(q, scale=0.25)
         np.testing.assert_allclose(np.asarray(out), _attended(q, k, v), atol=2e-6)
@@ -76,8 +65,8 @@ def test_sequences_whose_pages_lie_between_each_other_do_not_mix(backend: Backen
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_masks_are_honoured(backend: Backend) -> None:
-    k, v = _tokens(9)
-    q = _queries(4)
+    k, v = tokens(9)
+    q = queries(4)
     cache = PagedKVCache(_pool(backend=backend))
     cache.append(k, v)
     hidden = mx.array(np.arange(9) % 3 == 1)[None, None, None]
@@ -103,7 +92,7 @@ def test_a_head_dimension_that_the_kernels_do_not_take_is_attended_in_plain_mlx(
 def test_every_dtype_is_held_as_the_pool_says(
     given: mx.Dtype, dtype: HotDtype, backend: Backend
 ) -> None:
-    k, v = (array.astype(given) for array in _tokens(7))
+    k, v = (array.astype(given) for array in tokens(7))
     cache = PagedKVCache(_pool(dtype=dtype, backend=backend))
     held = cache.update_and_fetch(k, v)
     for got, want in zip(held, (k, v), strict=True):
@@ -114,12 +103,12 @@ def test_every_dtype_is_held_as_the_pool_says(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_fork_shares_pages_until_one_of_the_two_writes(backend: Backend) -> None:
     pool = _pool(backend=backend)
-    k, v = _tokens(12)
+    k, v = tokens(12)
     cache = PagedKVCache(pool)
     cache.append(k, v)
     fork = cache.fork()
     assert (pool.stats().in_use, pool.stats().shared) == (3, 3)
-    more, other = _tokens(2, seed=1), _tokens(2, seed=2)
+    more, other = tokens(2, seed=1), tokens(2, seed=2)
     fork.append(*more)
     assert (pool.stats().in_use, pool.stats().shared, pool.stats().copied) == (4, 2, 1)
     cache.append(*other)
@@ -133,13 +122,13 @@ def test_a_fork_shares_pages_until_one_of_the_two_writes(backend: Backend) -> No
 
 def test_one_prompt_becomes_a_batch_of_answers() -> None:
     pool = _pool()
-    k, v = _tokens(11)
+    k, v = tokens(11)
     prompt = PagedKVCache(pool)
     prompt.append(k, v)
     answers = prompt.fork(rows=[0, 0, 0])
     prompt.clear()
     assert pool.stats().in_use == 3
-    more = _tokens(1, batch=3, seed=5)
+    more = tokens(1, batch=3, seed=5)
     answers.append(*more)
     # Two rows copied the last page, the third wrote into it.
     assert (pool.stats().in_use, pool.stats().copied) == (5, 2)
@@ -155,7 +144,7 @@ def test_one_prompt_becomes_a_batch_of_answers() -> None:
 def test_rows_that_are_not_there_are_refused(rows: list[int]) -> None:
     pool = _pool()
     cache = PagedKVCache(pool)
-    cache.append(*_tokens(4, batch=2))
+    cache.append(*tokens(4, batch=2))
     for choose in (cache.fork, cache.filter):
         with pytest.raises(CacheError, match="expected at least one of the cache's 2"):
             choose(rows)
@@ -165,11 +154,11 @@ def test_rows_that_are_not_there_are_refused(rows: list[int]) -> None:
 def test_copies_and_dropped_caches_keep_the_pool_in_balance() -> None:
     pool = _pool()
     cache = PagedKVCache(pool)
-    k, v = _tokens(8)
+    k, v = tokens(8)
     cache.append(k, v)
     copies = [copy.deepcopy(cache), copy.copy(cache)]
     assert pool.stats().in_use == 2
-    copies[0].append(*_tokens(1))
+    copies[0].append(*tokens(1))
     assert pool.stats().in_use == 3
     assert mx.array_equal(cache.keys(), k)
     del cache, copies
@@ -180,7 +169,7 @@ def test_copies_and_dropped_caches_keep_the_pool_in_balance() -> None:
 def test_trim_gives_pages_back() -> None:
     pool = _pool()
     cache = PagedKVCache(pool)
-    k, v = _tokens(14)
+    k, v = tokens(14)
     cache.append(k, v)
     assert (cache.trim(4), cache.offset, pool.stats().in_use) == (4, 10, 2)
     assert (cache.trim(-3), cache.trim(0), pool.stats().in_use) == (0, 0, 2)
@@ -195,8 +184,8 @@ def test_trim_gives_pages_back() -> None:
 def test_the_oldest_pages_go_beyond_max_pages(backend: Backend) -> None:
     pool = _pool(backend=backend)
     cache = PagedKVCache(pool, max_pages=3)
-    k, v = _tokens(31)
-    q = _queries(1)
+    k, v = tokens(31)
+    q = queries(1)
     for at in range(31):
         mask = cache.make_mask(1, return_array=True)
         out = cache.attend(q, k[:, :, at : at + 1], v[:, :, at : at + 1], scale=0.25)
@@ -219,8 +208,8 @@ def test_the_oldest_pages_go_beyond_max_pages(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_tokens_appended_together_see_each_other_before_pages_go(backend: Backend) -> None:
     cache = PagedKVCache(_pool(backend=backend), max_pages=2)
-    k, v = _tokens(24)
-    q = _queries(24)
+    k, v = tokens(24)
+    q = queries(24)
     first = cache.attend(q[:, :, :4], k[:, :, :4], v[:, :, :4], scale=0.25)
     rest = cache.attend(q[:, :, 4:23], k[:, :, 4:23], v[:, :, 4:23], scale=0.25)
     want = _attended(q[:, :, :23], k[:, :, :23], v[:, :, :23])
@@ -234,7 +223,7 @@ def test_tokens_appended_together_see_each_other_before_pages_go(backend: Backen
 
 def test_an_exhausted_pool_refuses_and_nothing_changes() -> None:
     pool = _pool(4)
-    k, v = _tokens(12)
+    k, v = tokens(12)
     cache, other = PagedKVCache(pool), PagedKVCache(pool)
     cache.append(k, v)
     message = (
@@ -243,45 +232,45 @@ def test_an_exhausted_pool_refuses_and_nothing_changes() -> None:
     )
     before = pool.stats()
     with pytest.raises(CacheError, match=message):
-        other.append(*_tokens(6))
+        other.append(*tokens(6))
     assert pool.stats() == before
     assert other.empty()
     fork = cache.fork()
     with pytest.raises(CacheError, match="2 more pages are needed, 1 of 4"):
-        fork.append(*_tokens(4))
+        fork.append(*tokens(4))
     assert (fork.offset, pool.stats().copied) == (12, 0)
-    fork.append(*_tokens(3))
+    fork.append(*tokens(3))
     assert mx.array_equal(fork.keys()[:, :, :12], k)
 
 
 def test_a_full_pool_takes_what_eviction_frees() -> None:
     pool = _pool(2)
     cache = PagedKVCache(pool, max_pages=2)
-    k, v = _tokens(17)
+    k, v = tokens(17)
     for at in range(17):
         cache.append(k[:, :, at : at + 1], v[:, :, at : at + 1])
     assert mx.array_equal(cache.keys(), k[:, :, 10:])
     assert (pool.stats().high_water, pool.stats().taken, pool.stats().reused) == (2, 4, 2)
     fork = cache.fork()
     with pytest.raises(CacheError, match="1 more pages are needed, 0 of 2 are free"):
-        cache.append(*_tokens(1))
+        cache.append(*tokens(1))
     fork.clear()
-    cache.append(*_tokens(3))
+    cache.append(*tokens(3))
     assert (cache.size(), fork.size()) == (10, 0)
 
 
 def test_evicting_shared_pages_frees_none() -> None:
     pool = _pool(3)
     cache = PagedKVCache(pool, max_pages=2)
-    cache.append(*_tokens(10))
+    cache.append(*tokens(10))
     fork = cache.fork()
     other = PagedKVCache(pool)
-    other.append(*_tokens(1))
+    other.append(*tokens(1))
     with pytest.raises(CacheError, match="1 more pages are needed, 0 of 3 are free"):
-        cache.append(*_tokens(1))
+        cache.append(*tokens(1))
     assert (cache.size(), fork.size(), pool.stats().evicted) == (10, 10, 0)
     fork.clear()
-    cache.append(*_tokens(1))
+    cache.append(*tokens(1))
     assert (cache.size(), pool.stats().evicted) == (6, 1)
 
 
@@ -290,7 +279,7 @@ def test_evicting_shared_pages_frees_none() -> None:
 def test_what_the_dtype_cannot_hold_is_refused(bad: float, backend: Backend) -> None:
     pool = _pool(backend=backend, dtype=HotDtype.F16)
     cache = PagedKVCache(pool, validate=True)
-    k, v = _tokens(6)
+    k, v = tokens(6)
     cache.append(k, v)
     before = pool.stats(), np.asarray(cache.keys())
     worse = np.array(v)
@@ -316,7 +305,7 @@ def test_shapes_that_do_not_fit_are_refused(
     k_shape: tuple[int, ...], v_shape: tuple[int, ...]
 ) -> None:
     cache = PagedKVCache(_pool())
-    cache.append(*_tokens(2))
+    cache.append(*tokens(2))
     with pytest.raises(CacheError, match="got keys"):
         cache.append(mx.zeros(k_shape), mx.zeros(v_shape))
     assert cache.offset == 2
@@ -325,12 +314,12 @@ def test_shapes_that_do_not_fit_are_refused(
 def test_queries_that_do_not_fit_are_refused() -> None:
     cache = PagedKVCache(_pool())
     with pytest.raises(CacheError, match="got 1 queries over 0 held tokens"):
-        cache.attend_held(_queries(1), scale=1.0)
+        cache.attend_held(queries(1), scale=1.0)
     with pytest.raises(CacheError, match="the cache is empty"):
         cache.keys()
-    cache.append(*_tokens(2))
+    cache.append(*tokens(2))
     with pytest.raises(CacheError, match=r"expected \[1, a multiple of 3, L, 16\]"):
-        cache.attend_held(_queries(1, batch=2), scale=1.0)
+        cache.attend_held(queries(1, batch=2), scale=1.0)
     with pytest.raises(CacheError, match="got max_pages=0"):
         PagedKVCache(_pool(), max_pages=0)
 
@@ -338,14 +327,14 @@ def test_queries_that_do_not_fit_are_refused() -> None:
 def test_an_append_of_nothing_changes_nothing() -> None:
     pool = _pool()
     cache = PagedKVCache(pool)
-    cache.append(*_tokens(0))
+    cache.append(*tokens(0))
     assert (cache.offset, pool.free) == (0, 23)
 
 
-@pytest.mark.skipif(Backend.AUTO.resolve() is not Backend.CPU, reason="needs the CPU kernels")
+@needs_kernels
 def test_tokens_that_cannot_be_computed_take_no_page() -> None:
     made: list[mx.array] = []
-    thread = threading.Thread(target=lambda: made.append(_tokens(6)[0] + 1))
+    thread = threading.Thread(target=lambda: made.append(tokens(6)[0] + 1))
     thread.start()
     thread.join()
     pool = _pool()
@@ -359,7 +348,7 @@ def test_tokens_that_cannot_be_computed_take_no_page() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_masks_follow_the_plain_cache(backend: Backend) -> None:
     paged, plain = PagedKVCache(_pool(backend=backend)), DynamicKVCache(100, backend=backend)
-    k, v = _tokens(7)
+    k, v = tokens(7)
     assert paged.make_mask(1) is plain.make_mask(1) is None
     assert paged.make_mask(7) == plain.make_mask(7) == "causal"
     paged.append(k, v)
@@ -374,7 +363,7 @@ def test_stats_count_pages_and_tokens(dtype: HotDtype) -> None:
     pool = _pool(dtype=dtype)
     cache = PagedKVCache(pool)
     assert (cache.stats().ratio, cache.nbytes) == (1.0, 0)
-    cache.append(*_tokens(7, batch=2))
+    cache.append(*tokens(7, batch=2))
     stats = cache.stats()
     assert (stats.total, stats.hot, stats.evicted) == (7, 7, 0)
     assert stats.hot_bytes == cache.keys().nbytes + cache.values().nbytes
@@ -385,13 +374,13 @@ def test_stats_count_pages_and_tokens(dtype: HotDtype) -> None:
 @pytest.mark.parametrize("max_pages", [None, 2])
 def test_state_round_trips(max_pages: int | None) -> None:
     cache = PagedKVCache(_pool(dtype=HotDtype.BF16), max_pages=max_pages)
-    k, v = _tokens(14)
+    k, v = tokens(14)
     for at in range(14):
         cache.append(k[:, :, at : at + 1], v[:, :, at : at + 1])
     again = PagedKVCache.from_state(cache.state)
     assert again.stats() == cache.stats()
     for one in (cache, again):
-        one.append(*_tokens(3, seed=9))
+        one.append(*tokens(3, seed=9))
     assert mx.array_equal(again.keys(), cache.keys())
     assert mx.array_equal(again.values(), cache.values())
     assert PagedKVCache.from_state(PagedKVCache(_pool()).state).empty()

@@ -1,4 +1,4 @@
-"""Tokens and queries for the tests of DynamicKVCache, of distinct sizes on every axis."""
+"""Tokens and queries for the tests of unencoded caches, of distinct sizes on every axis."""
 
 import mlx.core as mx
 import numpy as np
