@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,10 +30,13 @@ class Screen:
 
     def open(self, *arguments: str) -> None:
         """Run ember in the window, 120 columns wide and 36 rows high; then show how it ended."""
-        command = shlex.join([sys.executable, "-m", "app", *arguments])
         size = ["-x", "120", "-y", "36"]
-        shell = f"{command}; echo ended with $?; sleep 600"
-        self._tmux("-f", "/dev/null", "new-session", "-d", *size, "-c", str(ROOT), shell)
+        command = _shell_command(arguments)
+        self._tmux("-f", "/dev/null", "new-session", "-d", *size, "-c", str(ROOT), command)
+
+    def open_again(self, *arguments: str) -> None:
+        """The same in the same window, once what ran there has ended."""
+        self._tmux("respawn-window", "-k", "-c", str(ROOT), _shell_command(arguments))
 
     def close(self) -> None:
         subprocess.run(["tmux", "-S", self._socket, "kill-server"], check=False)
@@ -65,6 +68,11 @@ class Screen:
             command, env=self._environment, capture_output=True, text=True, check=True
         )
         return done.stdout
+
+
+def _shell_command(arguments: Sequence[str]) -> str:
+    command = shlex.join([sys.executable, "-m", "app", *arguments])
+    return f"{command}; echo ended with $?; sleep 600"
 
 
 @pytest.fixture
@@ -103,6 +111,5 @@ def test_it_goes_on_where_it_was(screen: Screen, smollm2_file: Path) -> None:
     screen.wait_for("tok/s · TTFT")
     screen.press("C-q")
     screen.wait_for("ended with 0")
-    screen.close()
-    screen.open("chat", *model, "--continue")
+    screen.open_again("chat", *model, "--continue")
     screen.wait_for("The capital of France is Paris.")
