@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from app import cli
+from tests.patience import patience
 
 ROOT = Path(cli.__file__).parent.parent
 INTERRUPT, END, QUIT = b"\x03", b"\x04", b"\x11"
@@ -68,7 +69,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Read until `text` has been shown."""
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + patience(_SECONDS)
         while text not in self.shown:
             if not self._read(deadline - time.monotonic()):
                 pytest.fail(f"ended, or said nothing, before {text!r}: {self.shown[-2000:]!r}")
@@ -76,24 +77,24 @@ class Terminal:
     def wait_for_more(self, count: int) -> None:
         """Read until so many more characters have been shown."""
         before = len(self.shown)
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + patience(_SECONDS)
         while len(self.shown) < before + count:
             if not self._read(deadline - time.monotonic()):
                 pytest.fail(f"ended, or said no more: {self.shown[-2000:]!r}")
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         """Read until something holds."""
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + patience(_SECONDS)
         while not holds():
             assert time.monotonic() < deadline, self.shown[-2000:]
             self.read_for(0.1)
 
     def close(self) -> int:
         """Wait for the end; returns the exit code."""
-        while self._read(_SECONDS):
+        while self._read(patience(_SECONDS)):
             pass
         os.close(self._master)
-        return self.process.wait(timeout=_SECONDS)
+        return self.process.wait(timeout=patience(_SECONDS))
 
     def _read(self, seconds: float) -> bool:
         """Take what is shown within the time; False at the end, or if nothing is."""

@@ -14,6 +14,7 @@ from app import cli
 from models.tensor_types import TensorType
 from tests.app.conftest import TINY
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
+from tests.patience import patience
 
 RUN = ["run", "--raw", "--prompt", "ba ce di", "--max-tokens", "5"]
 
@@ -268,7 +269,7 @@ def test_ctrl_c_keeps_the_partial_answer(tiny_path: Path) -> None:
     first = os.read(process.stdout.fileno(), 1)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=patience(60))
     assert process.returncode == 130, err
     assert len(first + out) > 1
     assert b"Traceback" not in err

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kvcache import CacheConfig, HotDtype, TwoTierKVCache, mlx_lm
 from tests.kvcache.tiny_llama import LAYERS, VOCABULARY, generate, make_model
+from tests.patience import patience
 
 CONFIG = CacheConfig(keys="h8", values="h8", hot_dtype=HotDtype.F32, max_tokens=80, hot=16, block=8)
 WORDS = [(7 * i + 3) % VOCABULARY for i in range(90)]
@@ -53,7 +54,7 @@ class Served:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urlopen(request, timeout=60) as response:
+        with urlopen(request, timeout=patience(60)) as response:
             answer = json.load(response)
         ids = [int(word[1:]) for word in answer["choices"][0]["text"].split()]
         return ids, answer["usage"]["prompt_tokens_details"]["cached_tokens"]

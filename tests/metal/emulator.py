@@ -17,6 +17,7 @@ from kvcache.gpu.kernel import Call, Dialect
 from tests.metal.build import Mode, build, translate
 from tests.metal.cuda import cuda_on_cpu
 from tests.metal.generated import generate
+from tests.patience import patience
 
 _SECONDS = 20
 _ENVIRONMENT = {
@@ -92,6 +93,7 @@ class Emulator:
                 self.loads[key] = self.loads.get(key, 0) + count
 
     def _run_program(self, path: Path, call: Call, buffers: list[npt.NDArray[Any]]) -> None:
+        limit = patience(_SECONDS)
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder) / str(i) for i in range(len(buffers))]
             for file, buffer in zip(files, buffers, strict=True):
@@ -103,11 +105,11 @@ class Emulator:
                     capture_output=True,
                     text=True,
                     check=False,
-                    timeout=_SECONDS,
+                    timeout=limit,
                     env=os.environ | _ENVIRONMENT,
                 )
             except subprocess.TimeoutExpired as error:
-                raise KernelFaultError(f"no end after {_SECONDS} seconds") from error
+                raise KernelFaultError(f"no end after {limit:.0f} seconds") from error
             if done.returncode:
                 raise KernelFaultError(done.stderr[:4000] or f"exit code {done.returncode}")
             for file, buffer in zip(files, buffers, strict=True):

@@ -25,6 +25,7 @@ from tests.models.samples import (
     put_hub,
     put_ollama,
 )
+from tests.patience import patience
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ print(fetch("tiny"))
 def test_two_processes_may_fetch_at_once(index: Path) -> None:
     command = [sys.executable, "-c", FETCH_IN_A_PROCESS]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0].strip() for process in both]
+    outputs = [process.communicate(timeout=patience(60))[0].strip() for process in both]
     path = models_folder() / ENTRY.hub.file_name
     assert outputs == [str(path)] * 2
     assert sha256(path.read_bytes()).hexdigest() == ENTRY.sha256

@@ -1,7 +1,6 @@
 """Headers that are damaged or hostile: each one clear error, quickly, in little memory."""
 
 import struct
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tests.models.raw_gguf import (
     tensor,
 )
 from tests.models.raw_gguf import string as text
+from tests.patience import within
 
 HUGE = 2**63 + 3
 
@@ -130,10 +130,9 @@ HOSTILE: dict[str, tuple[RawGGUF, str]] = {
 def test_hostile_files_are_refused_at_once(write: Writer, case: str) -> None:
     raw, message = HOSTILE[case]
     path = write(raw.encode())
-    start = time.perf_counter()
     tracemalloc.start()
     try:
-        with pytest.raises(GGUFError, match=message) as caught:
+        with within(1), pytest.raises(GGUFError, match=message) as caught:
             GGUFFile(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -141,7 +140,6 @@ def test_hostile_files_are_refused_at_once(write: Writer, case: str) -> None:
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
     assert peak < 1 << 20
-    assert time.perf_counter() - start < 1
 
 
 def test_truncation_at_any_byte_is_refused(write: Writer) -> None:

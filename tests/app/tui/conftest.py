@@ -20,6 +20,7 @@ from app.tui.settings import Settings
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.prompt import Prompt
 from kvcache import Backend
+from tests.patience import patience
 
 _SECONDS = 10.0
 Scenario = Callable[..., Awaitable[None]]
@@ -71,7 +72,7 @@ class Talk:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until something holds."""
-        deadline = asyncio.get_running_loop().time() + _SECONDS
+        deadline = asyncio.get_running_loop().time() + patience(_SECONDS)
         while not holds():
             assert asyncio.get_running_loop().time() < deadline, f"{self.shown}\n{self.told}"
             await self.pilot.pause(0.01)

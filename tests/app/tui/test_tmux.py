@@ -12,6 +12,7 @@ import pytest
 
 from app import cli
 from tests.app.terminal import inherited
+from tests.patience import patience
 
 ROOT = Path(cli.__file__).parent.parent
 _SECONDS = 60
@@ -57,7 +58,7 @@ class Screen:
         self.wait_until(lambda: any(text in line for line in self.lines))
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + patience(_SECONDS)
         while not holds():
             assert time.monotonic() < deadline, "\n".join(self.lines)
             time.sleep(0.05)
