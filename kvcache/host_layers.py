@@ -99,6 +99,7 @@ def _state(before: Ledger, after: Ledger) -> structs.TierState:
     sizes = before.sizes
     return structs.TierState(
         sizes.pinned,
+        before.start,
         sizes.block,
         sizes.slots,
         before.total,

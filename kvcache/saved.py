@@ -26,6 +26,8 @@ from kvcache.tiers import Tiers
 
 LAYOUT = "ember two-tier 1"
 
+_LEDGER = ("total", "first", "end", "origin")
+
 State = tuple[Any, ...]
 
 
@@ -46,7 +48,7 @@ def dump(saved: Saved) -> State:
     described = {
         "layout": LAYOUT,
         "plan": asdict(plan) | {"hot_dtype": plan.hot_dtype.value, "backend": None},
-        "ledger": {"total": ledger.total, "first": ledger.first, "end": ledger.end},
+        "ledger": {name: getattr(ledger, name) for name in _LEDGER},
         "rotation": rotation
         and {"periods": rotation.periods.tolist(), "traditional": rotation.traditional},
         "shape": saved.shape,

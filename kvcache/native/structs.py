@@ -154,6 +154,7 @@ class TierState(Structure):
 
     _fields_ = (
         ("pinned", c_int64),
+        ("start", c_int64),
         ("block", c_int64),
         ("slots", c_int64),
         ("total", c_int64),
