@@ -133,6 +133,18 @@ class Ledger:
         """Tokens of all tiers."""
         return self.sink + self.cold + self.hot
 
+    def check(self) -> None:
+        """Raise CacheError for numbers that no appending and rewinding leads to."""
+        ordered = 0 <= self.first <= self.end <= self.first + self.sizes.slots
+        counted = min(self.total, self.origin) >= 0
+        held = 0 <= self.total - self.hot_start <= self.sizes.ring
+        begun = self.is_whole and self.total < self.hot_start
+        if not (ordered and counted and (held or begun)):
+            raise CacheError(
+                f"got {self.total} tokens with cold blocks {self.first} to {self.end}, numbered "
+                f"from token {self.origin}: tiers of {self.sizes} do not hold them so"
+            )
+
     # -- changes --
 
     def appended(self, tokens: int) -> "Ledger":
