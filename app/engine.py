@@ -144,7 +144,7 @@ class Engine:
         if dropped := len(request.prompt) - len(prompt):
             yield Truncated(kept=len(prompt), dropped=dropped)
             shared = self._shared(prompt)
-        reused = self._rewind(shared)
+        reused = self._rewind(shared, len(prompt))
         row = self._row(0, prompt, request, reused)
         self._last = prompt, row.transcript
         sampler = Sampler(request.sampling, [prompt])
@@ -239,13 +239,20 @@ class Engine:
             return "", []
         return text + transcript.completion().text, [*ids, *tokens]
 
-    def _rewind(self, shared: int) -> int:
-        """Go back to the first `shared` tokens or before; returns how many are left."""
+    def _rewind(self, shared: int, length: int) -> int:
+        """Go back to the first `shared` tokens of a prompt of `length`, or before.
+
+        What an answer since taken back has pushed out of a window that holds it is
+        to be computed again. Returns where the prompt is to be computed from.
+        """
         while any(cache.offset != shared for cache in self._caches):
             for cache in self._caches:
                 cache.rewind(cache.offset - shared)
             shared = min(cache.offset for cache in self._caches)
-        return shared
+        if any(cache.must_restart(length) for cache in self._caches):
+            for cache in self._caches:
+                cache.restart(length)
+        return self._caches[0].offset
 
 
 def _pipelines() -> bool:

@@ -26,7 +26,8 @@ class Completion:
     """A finished answer and its figures.
 
     tokens: every sampled id, an end-of-generation id included.
-    reused_tokens: prompt tokens that the cache already held.
+    reused_tokens: prompt tokens that were not computed: held already, or beyond
+    what a window of this size holds of such a prompt.
     ttft_s: seconds from the request to the first token.
     prefill_tps, decode_tps: tokens per second of each phase; 0.0 where there was none.
     """

@@ -5,7 +5,7 @@ knows neither positions nor rotations: keys arrive after RoPE.
 """
 
 from collections.abc import Sequence
-from typing import Self, TypeAlias
+from typing import Self
 
 import mlx.core as mx
 import numpy as np
@@ -18,11 +18,10 @@ from kvcache.errors import CacheError
 from kvcache.masks import causal, hide_padding
 from kvcache.native.library import HEAD_DIM_STEP
 from kvcache.reference import Mask
+from kvcache.saved_plain import Dynamic, DynamicState
 from kvcache.stats import CacheStats
 
 _FIRST_CAPACITY = 256
-
-State: TypeAlias = tuple[mx.array | None, mx.array | None, int, int, mx.array | None]
 
 
 class DynamicKVCache:
@@ -209,32 +208,36 @@ class DynamicKVCache:
         return self.offset == 0
 
     @property
-    def state(self) -> State:
-        """Held keys, held values, the token count, its limit and each row's padding."""
+    def state(self) -> DynamicState:
+        """Held keys, held values, the token count, its limit, each row's padding, a sum."""
+        tokens = (self.keys(), self.values()) if self.offset else (None, None)
         padding = None if self._padding is None else mx.array(self._padding)
-        if self._buffer is None:
-            return None, None, self.offset, self.max_seq_len, padding
-        return self.keys(), self.values(), self.offset, self.max_seq_len, padding
+        return Dynamic(tokens, self.offset, self.max_seq_len, padding).dump()
 
     @state.setter
-    def state(self, value: State) -> None:
-        keys, values, offset, limit, padding = value
-        self.reset()
-        self.max_seq_len = int(limit)
-        self._padding = None if padding is None else np.asarray(padding).astype(np.int32)
-        if keys is not None and values is not None and keys.shape[2]:
-            batch, heads, _, dim = keys.shape
-            self._room(int(offset), (batch, heads, dim)).write(0, keys, values)
-        self.offset = int(offset)
+    def state(self, value: DynamicState) -> None:
+        self._take(Dynamic.of(value))
 
     @classmethod
-    def from_state(cls, state: State) -> Self:
-        """A cache over saved keys and values (mlx-lm's `load_prompt_cache`)."""
-        keys, limit = state[0], state[3]
-        known = {} if keys is None else {dtype.mx: dtype for dtype in HotDtype}
-        cache = cls(int(limit), dtype=HotDtype.F16 if keys is None else known[keys.dtype])
-        cache.state = state
+    def from_state(cls, state: DynamicState) -> Self:
+        """A cache over saved keys and values (mlx-lm's `load_prompt_cache`).
+
+        Raises CacheError for a state of something else, or a damaged one.
+        """
+        saved = Dynamic.of(state)
+        cache = cls(saved.limit, dtype=saved.dtype)
+        cache._take(saved)
         return cache
+
+    def _take(self, saved: Dynamic) -> None:
+        keys, values = saved.tokens
+        if self._validate and keys is not None and values is not None:
+            check_finite(keys, values, self.dtype, on_host=self._on_host)
+        self.reset()
+        self.max_seq_len = saved.limit
+        self._padding = None if saved.padding is None else np.array(saved.padding)
+        if keys is not None and values is not None:
+            self.append(keys, values)
 
     def pending(self) -> list[mx.array]:
         """Arrays to evaluate before the next step; cheaper than `state`, which copies."""

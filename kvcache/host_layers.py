@@ -16,6 +16,7 @@ from kvcache.ledger import Ledger
 from kvcache.native import structs
 from kvcache.native.library import Library
 from kvcache.native.structs import HEAD_DIM_STEP, Floats, address
+from kvcache.native.weights import Layer
 from kvcache.two_tier import TwoTierKVCache
 
 
@@ -32,7 +33,7 @@ class Heads:
 
 def run_layers(
     x: Floats,
-    weights: Sequence[structs.LayerWeights],
+    weights: Sequence[Layer],
     caches: Sequence[TwoTierKVCache],
     heads: Heads,
     kernels: Library,
@@ -76,7 +77,7 @@ def run_layers(
         address(turns),
     )
     state = _state(ledger, after)
-    done = kernels.layers(shape, weights, found, state, x, checked=plan.check_finite)
+    done = kernels.layers(shape, weights, found, state, x, finite=plan.check_finite)
     for cache in caches[:done]:
         cache.ledger = after
     if done < len(caches):
@@ -99,6 +100,7 @@ def _state(before: Ledger, after: Ledger) -> structs.TierState:
     sizes = before.sizes
     return structs.TierState(
         sizes.pinned,
+        before.start,
         sizes.block,
         sizes.slots,
         before.total,

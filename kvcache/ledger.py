@@ -1,10 +1,14 @@
 """Which tier each token is in: plain integers, no arrays.
 
 Tokens have positions 0, 1, 2, ... in the order of their appending. The first
-`pinned` are sinks; all others form blocks whose edges lie at pinned + n * block:
+`pinned` are sinks; all others form blocks whose edges lie at start + n * block:
 
-    0 ... pinned | evicted blocks | cold blocks, oldest first | hot tokens | total
-                                  first ............... end
+    0 ... pinned | evicted | evicted blocks | cold blocks, oldest first | hot tokens | total
+                 | origin  | 0 ......... first ............... end
+
+`origin` is 0, but for a ledger that began anew after tokens were let go: under
+other sizes (`resized`) or from a later token (`restarted`). All that it holds
+then lies in blocks of the sizes that it has.
 
 This module does not know what a token holds or what a block is encoded with.
 """
@@ -59,10 +63,6 @@ class TierSizes:
         """Tokens held at most."""
         return self.pinned + self.slots * self.block + self.ring
 
-    def blocks_after(self, total: int) -> int:
-        """Blocks that have left the hot ring once `total` tokens were appended."""
-        return max(0, (total - self.pinned - self.hot) // self.block)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
@@ -70,28 +70,35 @@ class Ledger:
 
     total: tokens appended and not rewound.
     first, end: the blocks [first, end) are cold; those before are evicted.
+    origin: unpinned tokens before block 0, all of them evicted.
     """
 
     sizes: TierSizes
     total: int = 0
     first: int = 0
     end: int = 0
+    origin: int = 0
 
     # -- positions --
 
     @property
+    def start(self) -> int:
+        """Position of the token of number 0: the first of block 0."""
+        return self.sizes.pinned + self.origin
+
+    @property
     def cold_start(self) -> int:
         """Position of the oldest cold token, or where it would be."""
-        return self.sizes.pinned + self.first * self.sizes.block
+        return self.start + self.first * self.sizes.block
 
     @property
     def hot_start(self) -> int:
         """Position of the oldest hot token, or where it would be."""
-        return self.sizes.pinned + self.end * self.sizes.block
+        return self.start + self.end * self.sizes.block
 
     @property
     def hot_number(self) -> int:
-        """Number of the oldest hot token, counted from the first unpinned one."""
+        """Number of the oldest hot token."""
         return self.end * self.sizes.block
 
     # -- tokens by tier --
@@ -114,19 +121,36 @@ class Ledger:
     @property
     def evicted(self) -> int:
         """Tokens let go."""
-        return self.first * self.sizes.block
+        return self.origin + self.first * self.sizes.block
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all tokens are as they came: none was encoded or let go."""
+        return not (self.end or self.origin)
 
     @property
     def held(self) -> int:
         """Tokens of all tiers."""
         return self.sink + self.cold + self.hot
 
+    def check(self) -> None:
+        """Raise CacheError for numbers that no appending and rewinding leads to."""
+        ordered = 0 <= self.first <= self.end <= self.first + self.sizes.slots
+        counted = min(self.total, self.origin) >= 0
+        held = 0 <= self.total - self.hot_start <= self.sizes.ring
+        begun = self.is_whole and self.total < self.hot_start
+        if not (ordered and counted and (held or begun)):
+            raise CacheError(
+                f"got {self.total} tokens with cold blocks {self.first} to {self.end}, numbered "
+                f"from token {self.origin}: tiers of {self.sizes} do not hold them so"
+            )
+
     # -- changes --
 
     def appended(self, tokens: int) -> "Ledger":
         """After `tokens` more."""
         total = self.total + tokens
-        end = max(self.end, self.sizes.blocks_after(total))
+        end = self._end_after(total)
         first = max(self.first, end - self.sizes.slots)
         return replace(self, total=total, first=first, end=end)
 
@@ -134,32 +158,69 @@ class Ledger:
         """After going back at least `tokens`.
 
         Inside the hot tier exactly that far; else to the edge of the cold block
-        before, or, when that one is evicted, to the beginning.
+        before, or, when that one is evicted, to the pinned tokens.
         """
         total = max(0, self.total - max(0, tokens))
-        if total >= self.hot_start or not self.end:
+        if total >= self.hot_start or self.is_whole:
             return replace(self, total=total)
-        end = (total - self.sizes.pinned) // self.sizes.block
+        end = (total - self.start) // self.sizes.block
         if end <= self.first:
-            # What precedes is not held, but for the sinks while none is evicted.
-            kept = 0 if self.first else min(total, self.sizes.pinned)
-            return Ledger(sizes=self.sizes, total=kept)
-        return replace(self, total=self.sizes.pinned + end * self.sizes.block, end=end)
+            # What precedes is not held, but for the pinned tokens, which always are.
+            return Ledger(sizes=self.sizes, total=min(total, self.sizes.pinned))
+        return replace(self, total=self.start + end * self.sizes.block, end=end)
 
     def resized(self, sizes: TierSizes) -> "Ledger":
-        """The same tokens under other sizes; what they do not hold is let go."""
-        gone = -(-self.evicted // sizes.block)
-        end = max(gone, sizes.blocks_after(self.total))
-        first = max(gone, end - sizes.slots)
-        return Ledger(sizes=sizes, total=self.total, first=first, end=end)
+        """The same tokens under other sizes; what they do not hold is let go.
+
+        Blocks begin anew at the oldest unpinned token held, so that no token is
+        lost to an edge. Raises CacheError for other pinned tokens, once any token
+        was let go after them.
+        """
+        if self.evicted and sizes.pinned != self.sizes.pinned:
+            raise CacheError(
+                f"got {sizes.pinned} pinned tokens, but the cache was made with "
+                f"{self.sizes.pinned} and let tokens after them go; make a new cache for "
+                "another number"
+            )
+        return Ledger(sizes=sizes, origin=self.evicted).appended(self.total)
+
+    def must_restart(self, total: int) -> bool:
+        """Whether `restarted` is the way to `total` tokens, not more tokens behind these.
+
+        It is where more were let go than by a cache that is fed all of them anew,
+        or all but the pinned ones, of a sequence that does not fit.
+        """
+        anew = self._anew(total)
+        lost = self.held == self.sink and anew.evicted > self.evicted
+        return lost or self.appended(total - self.total).evicted > anew.evicted
+
+    def restarted(self, total: int) -> "Ledger":
+        """The pinned tokens alone, before the ones that a cache fed anew holds at `total`.
+
+        The next position is that of the oldest unpinned one of those: what comes
+        before it counts as let go.
+        """
+        kept, pinned = min(self.total, self.sizes.pinned), self.sizes.pinned
+        evicted = self._anew(total).evicted if kept == pinned else 0
+        return Ledger(sizes=self.sizes, total=kept + evicted, origin=evicted)
 
     # -- what a query sees --
 
     def evicted_before(self, position: int) -> int:
         """Tokens let go once `position` tokens are appended, as a query there finds them."""
-        end = max(self.end, self.sizes.blocks_after(position))
-        return max(self.first, end - self.sizes.slots) * self.sizes.block
+        first = max(self.first, self._end_after(position) - self.sizes.slots)
+        return self.origin + first * self.sizes.block
 
     def lowest(self, position: int) -> int:
         """The oldest unpinned position that a query at `position` may see."""
         return self.sizes.pinned + self.evicted_before(position)
+
+    # -- inside --
+
+    def _end_after(self, total: int) -> int:
+        """Blocks that have left the hot ring once `total` tokens were appended."""
+        return max(self.end, (total - self.start - self.sizes.hot) // self.sizes.block)
+
+    def _anew(self, total: int) -> "Ledger":
+        """Of a cache that was fed `total` tokens and never went back."""
+        return Ledger(sizes=self.sizes).appended(total)

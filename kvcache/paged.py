@@ -7,7 +7,8 @@ Source: Kwon et al., PagedAttention (arXiv 2309.06180).
 """
 
 from collections.abc import Sequence
-from typing import Any, Self, TypeAlias
+from dataclasses import asdict
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
@@ -22,10 +23,8 @@ from kvcache.native.library import HEAD_DIM_STEP
 from kvcache.page_store import HostPages
 from kvcache.page_tables import PageTables
 from kvcache.reference import Mask
+from kvcache.saved_plain import Paged, PagedState
 from kvcache.stats import CacheStats
-
-# Keys, values, and the figures that make a pool and a sequence like the saved one.
-State: TypeAlias = tuple[mx.array | None, mx.array | None, dict[str, int | str]]
 
 
 class PagedKVCache:
@@ -216,45 +215,34 @@ class PagedKVCache:
         return self.pool.store.pending()
 
     @property
-    def state(self) -> State:
-        """Held keys, held values, and what else a saved cache needs."""
-        shape = self.pool.shape
-        figures: dict[str, int | str] = {
-            "offset": self.offset,
-            "max_pages": self.max_pages or 0,
-            "pages": shape.pages,
-            "page_tokens": shape.page_tokens,
-            "kv_heads": shape.kv_heads,
-            "head_dim": shape.head_dim,
-            "dtype": self.pool.dtype.value,
-        }
-        return (None, None, figures) if self.empty() else (*self._read(), figures)
+    def state(self) -> PagedState:
+        """Held keys, held values, and what makes a pool and a sequence like these, with a sum."""
+        tokens = (None, None) if self.empty() else self._read()
+        pool = self.pool
+        return Paged(tokens, self.offset, self.max_pages, pool.shape, pool.dtype).dump()
 
     @state.setter
-    def state(self, value: State) -> None:
-        keys, values, figures = value
-        self.clear()
-        offset = int(figures["offset"])
-        if keys is not None and values is not None:
-            self._evicted = offset - keys.shape[2]
-            self.offset = self._evicted
-            self.append(keys, values)
-        self.offset = offset
+    def state(self, value: PagedState) -> None:
+        self._take(Paged.of(value))
 
     @classmethod
-    def from_state(cls, state: State) -> Self:
-        """A saved cache in a pool of its own, as large as the saved one's."""
-        figures = state[2]
-        pool = BlockPool(
-            int(figures["pages"]),
-            kv_heads=int(figures["kv_heads"]),
-            head_dim=int(figures["head_dim"]),
-            page_tokens=int(figures["page_tokens"]),
-            dtype=HotDtype(figures["dtype"]),
-        )
-        cache = cls(pool, max_pages=int(figures["max_pages"]) or None)
-        cache.state = state
+    def from_state(cls, state: PagedState) -> Self:
+        """A saved cache in a pool of its own, as large as the saved one's.
+
+        Raises CacheError for a state of something else, or a damaged one.
+        """
+        saved = Paged.of(state)
+        pool = BlockPool(**asdict(saved.shape), dtype=saved.dtype)
+        cache = cls(pool, max_pages=saved.max_pages)
+        cache._take(saved)
         return cache
+
+    def _take(self, saved: Paged) -> None:
+        self.clear()
+        keys, values = saved.tokens
+        if keys is not None and values is not None:
+            self.append(keys, values)
+        self._evicted, self.offset = saved.offset - self.size(), saved.offset
 
     def _overdue(self) -> int:
         """Pages of each row that the next append lets go, so that its first token fits."""

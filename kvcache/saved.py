@@ -1,14 +1,15 @@
 """A two-tier cache as arrays and one string, as mlx-lm saves it, and back.
 
-    (description, pinned keys, pinned values, hot keys, hot values, *cold parts)
+    (description, sum, pinned keys, pinned values, hot keys, hot values, *cold parts)
 
-The description is JSON: layout, plan, ledger, rotation. Unencoded tokens are
+The description is JSON: layout, plan, ledger, rotation. The sum is over all the
+rest (`integrity.checksum`). Unencoded tokens are
 [B, Hkv, S, D], oldest first; each cold part is [blocks, B, Hkv, ...], keys before
 values, named and shaped by `kvcache.codecs`. What is absent is None.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,12 +20,24 @@ from kvcache.codecs.base import Encoded
 from kvcache.cold_ring import ColdView
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
+from kvcache.integrity import (
+    MOST,
+    bad_field,
+    check_array,
+    check_memory,
+    check_sum,
+    checksum,
+    count,
+    field,
+)
 from kvcache.ledger import Ledger, TierSizes
 from kvcache.plan import LayerPlan
 from kvcache.rotation import Rotation
 from kvcache.tiers import Tiers
 
-LAYOUT = "ember two-tier 1"
+LAYOUT = "ember two-tier 2"
+
+_LEDGER = ("total", "first", "end", "origin")
 
 State = tuple[Any, ...]
 
@@ -46,7 +59,7 @@ def dump(saved: Saved) -> State:
     described = {
         "layout": LAYOUT,
         "plan": asdict(plan) | {"hot_dtype": plan.hot_dtype.value, "backend": None},
-        "ledger": {"total": ledger.total, "first": ledger.first, "end": ledger.end},
+        "ledger": {name: getattr(ledger, name) for name in _LEDGER},
         "rotation": rotation
         and {"periods": rotation.periods.tolist(), "traditional": rotation.traditional},
         "shape": saved.shape,
@@ -56,45 +69,86 @@ def dump(saved: Saved) -> State:
     for piece in view.pieces:
         at = 0 if piece.pinned else 2
         unencoded[at : at + 2] = piece.keys, piece.values
-    return json.dumps(described), *unencoded, *_cold_parts(plan, view.cold)
+    text, arrays = json.dumps(described), [*unencoded, *_cold_parts(plan, view.cold)]
+    return text, checksum(text, arrays), *arrays
 
 
 def restore(state: State, make: Callable[[LayerPlan], Tiers[Any]], backend: Backend) -> Saved:
     """What `dump` took, in tiers that `make` makes for a backend.
 
-    Raises CacheError for a state of something else.
+    Raises CacheError for a state of something else, or a damaged one, before any
+    memory is made for it.
     """
-    try:
-        described = json.loads(state[0])
-        if described["layout"] != LAYOUT:
-            raise CacheError(f"got a cache saved as {described['layout']!r}, expected {LAYOUT!r}")
-        plan = _plan(described["plan"], backend)
-        saved = Saved(
-            plan=plan,
-            ledger=Ledger(sizes=plan.sizes, **described["ledger"]),
-            tiers=make(plan),
-            rotation=_rotation(described["rotation"]),
-            shape=described["shape"] and tuple(described["shape"]),
-        )
-    except (TypeError, KeyError, ValueError) as error:
-        raise CacheError(f"this is not a saved two-tier cache: {error}") from error
-    _fill(saved, *state[1:])
+    description, arrays = _whole(state)
+    plan = _plan(_fields(description, "plan"), backend)
+    shape, ledger = description.get("shape"), _fields(description, "ledger")
+    saved = Saved(
+        plan=plan,
+        ledger=Ledger(sizes=plan.sizes, **{n: count(ledger, n) for n in _LEDGER}),
+        tiers=make(plan),
+        rotation=_rotation(description.get("rotation")),
+        shape=None if shape is None else _shape(shape),
+    )
+    saved.ledger.check()
+    _check_arrays(saved, arrays)
+    _fill(saved, arrays)
     return saved
 
 
-def _fill(
-    saved: Saved,
-    pinned_keys: mx.array | None,
-    pinned_values: mx.array | None,
-    hot_keys: mx.array | None,
-    hot_values: mx.array | None,
-    *parts: mx.array | None,
-) -> None:
+def _whole(state: State) -> tuple[Mapping[str, Any], Sequence[mx.array | None]]:
+    """The description and the arrays of a state that is as it was saved."""
+    if not isinstance(state, Sequence) or len(state) < 2 or not isinstance(state[0], str):
+        raise CacheError("this is not a saved two-tier cache: it has no description")
+    text, found, *arrays = state
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"this is not a saved two-tier cache: {error}") from error
+    layout = description.get("layout") if isinstance(description, dict) else None
+    if layout != LAYOUT:
+        raise CacheError(f"got a cache saved as {layout!r:.60}, expected {LAYOUT!r}")
+    if not all(array is None or isinstance(array, mx.array) for array in arrays):
+        raise CacheError("this is not a saved two-tier cache: it holds what is no array")
+    check_sum(found, text, arrays)
+    return description, arrays
+
+
+def _check_arrays(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
+    """Raise CacheError unless there is all that the ledger tells of, and nothing else."""
+    plan, ledger = saved.plan, saved.ledger
+    key_names, value_names = _names(plan)
+    if len(arrays) != 4 + len(key_names) + len(value_names) or (ledger.held and not saved.shape):
+        raise CacheError(f"this is not a saved two-tier cache: got {len(arrays)} arrays")
+    batch, heads, dim = saved.shape or (1, 1, 1)
+    dtype = plan.hot_dtype.mx
+    tokens = ("pinned", ledger.sink, arrays[:2]), ("hot", ledger.hot, arrays[2:4])
+    for tier, held, pair in tokens:
+        for array in pair:
+            wanted = (batch, heads, held, dim) if held else None
+            check_array(f"{tier} tokens", array, wanted, dtype)
+    if saved.shape is None:
+        return
+    if saved.rotation is not None and 2 * len(saved.rotation.periods) > dim:
+        raise bad_field("periods", len(saved.rotation.periods), f"at most {dim // 2}")
+    check_memory(
+        plan.token_bytes(saved.shape) * (plan.sizes.pinned + plan.sizes.ring)
+        + plan.block_bytes(saved.shape) * plan.sizes.slots
+    )
+    specs = [codec.shapes(plan.sizes.block, dim) for codec in (plan.key_codec, plan.value_codec)]
+    parts = iter(arrays[4:])
+    for names, spec in zip((key_names, value_names), specs, strict=True):
+        for name in names:
+            blocks = (ledger.end - ledger.first, batch, heads, *spec[name].shape)
+            check_array(name, next(parts), blocks if ledger.cold else None, spec[name].dtype)
+
+
+def _fill(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
     ledger, tiers = saved.ledger, saved.tiers
+    pinned_keys, pinned_values, hot_keys, hot_values, *parts = arrays
     if pinned_keys is not None and pinned_values is not None:
-        tiers.write_pinned(0, tiers.run((pinned_keys, pinned_values)))
+        tiers.write_pinned(0, tiers.prepare(pinned_keys, pinned_values))
     if hot_keys is not None and hot_values is not None:
-        tiers.write_hot(ledger.hot_number, tiers.run((hot_keys, hot_values)))
+        tiers.write_hot(ledger.hot_number, tiers.prepare(hot_keys, hot_values))
     present = [part for part in parts if part is not None]
     if present and saved.shape is not None:
         split = len(_names(saved.plan)[0])
@@ -107,21 +161,61 @@ def _fill(
         tiers.put_cold(ledger.first, keys, values)
 
 
-def _plan(fields: dict[str, Any], backend: Backend) -> LayerPlan:
-    return LayerPlan(
-        **{
-            **fields,
-            "sizes": TierSizes(**fields["sizes"]),
-            "hot_dtype": HotDtype(fields["hot_dtype"]),
-            "backend": backend.resolve(),
-        }
+def _plan(fields: Mapping[str, Any], backend: Backend) -> LayerPlan:
+    sizes, dtype = _fields(fields, "sizes"), field(fields, "hot_dtype", str)
+    if dtype not in {known.value for known in HotDtype}:
+        raise bad_field("hot_dtype", dtype, ", ".join(known.value for known in HotDtype))
+    temperature: Any = fields.get("temperature")
+    if type(temperature) not in (int, float) or not 0 < temperature < 1e30:
+        raise bad_field("temperature", temperature, "more than 0")
+    plan = LayerPlan(
+        layer=count(fields, "layer"),
+        sizes=TierSizes(
+            pinned=count(sizes, "pinned"),
+            hot=count(sizes, "hot"),
+            block=count(sizes, "block", least=1),
+            slots=count(sizes, "slots"),
+        ),
+        keys=field(fields, "keys", str),
+        values=field(fields, "values", str),
+        hot_dtype=HotDtype(dtype),
+        backend=backend.resolve(),
+        turn_sinks=field(fields, "turn_sinks", bool),
+        temperature=temperature,
+        check_finite=field(fields, "check_finite", bool),
     )
+    if plan.sizes.max_tokens > MOST:
+        raise bad_field("sizes", plan.sizes.max_tokens, f"at most {MOST} tokens")
+    # Unknown codecs raise here.
+    _names(plan)
+    return plan
 
 
-def _rotation(fields: dict[str, Any] | None) -> Rotation | None:
+def _fields(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = field(fields, name, dict)
+    return found
+
+
+def _shape(shape: object) -> tuple[int, int, int]:
+    sizes = dict(enumerate(shape)) if isinstance(shape, list) else {}
+    if len(sizes) != 3:
+        raise bad_field("shape", shape, "B, Hkv and D")
+    named = {name: sizes[at] for at, name in enumerate(("B", "Hkv", "D"))}
+    batch, heads, dim = (count(named, name, least=1) for name in named)
+    return batch, heads, dim
+
+
+def _rotation(fields: object) -> Rotation | None:
     if fields is None:
         return None
-    return Rotation(periods=np.array(fields["periods"]), traditional=fields["traditional"])
+    if not isinstance(fields, dict):
+        raise bad_field("rotation", fields, "periods")
+    periods = field(fields, "periods", list)
+    # A period may be infinite: such a pair does not turn.
+    if not all(type(period) is float and period > 0 for period in periods):
+        raise bad_field("periods", periods, "numbers above 0")
+    traditional = field(fields, "traditional", bool)
+    return Rotation(periods=np.array(periods, np.float64), traditional=traditional)
 
 
 def _names(plan: LayerPlan) -> tuple[list[str], list[str]]:

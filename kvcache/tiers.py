@@ -2,7 +2,7 @@
 
 `DeviceTiers` keeps MLX arrays for plain MLX and the GPU, `HostTiers` plain memory
 for the CPU kernels. Neither decides who moves when: they get the ledger before
-and after. Unpinned tokens are numbered from 0: number = position - pinned.
+and after. Unpinned tokens are numbered from 0: number = position - ledger.start.
 """
 
 from abc import ABC, abstractmethod
@@ -70,7 +70,7 @@ class Tiers(ABC, Generic[Run]):
         if sinks:
             self.write_pinned(before.total, new.cut(0, sinks))
         fresh = new.cut(sinks, new.length) if sinks else new
-        number = max(0, before.total - self.sizes.pinned)
+        number = max(0, before.total - before.start)
         # Blocks that the same append lets go are not encoded.
         first = max(before.end, after.first)
         if first < after.end:
@@ -79,18 +79,19 @@ class Tiers(ABC, Generic[Run]):
         if stays - number < fresh.length:
             self.write_hot(stays, fresh.cut(stays - number, fresh.length))
 
-    def fill(self, ledger: Ledger, tokens: Tokens, evicted: int) -> None:
-        """Take over held tokens [B, Hkv, S, D] of a cache that had let `evicted` go."""
-        run = self.run(tokens)
-        if ledger.sink:
-            self.write_pinned(0, run.cut(0, ledger.sink))
-        # The token of number n is column n + offset.
-        offset, block = ledger.sink - evicted, self.sizes.block
+    def fill(self, ledger: Ledger, tokens: Tokens) -> None:
+        """Take over tokens [B, Hkv, S, D]: the pinned ones and those from number 0 on.
+
+        Raises CacheError as `prepare` does.
+        """
+        run, sink = self.prepare(*tokens), ledger.sink
+        if sink:
+            self.write_pinned(0, run.cut(0, sink))
         if ledger.cold:
-            columns = ledger.first * block + offset, ledger.end * block + offset
-            self.write_cold(ledger.first, run.cut(*columns))
+            first = ledger.first * self.sizes.block
+            self.write_cold(ledger.first, run.cut(sink + first, sink + ledger.hot_number))
         if ledger.hot:
-            self.write_hot(ledger.hot_number, run.cut(ledger.hot_number + offset, run.length))
+            self.write_hot(ledger.hot_number, run.cut(sink + ledger.hot_number, run.length))
 
     def _leaving(self, first: int, end: int, fresh: Run, number: int) -> Run:
         """The tokens of blocks [first, end), from the hot ring and from the new ones."""

@@ -49,7 +49,7 @@ class TwoTierKVCache:
 
     def __init__(self, plan: LayerPlan, *, rotation: Rotation | None = None) -> None:
         self.plan = plan
-        self.rotation = rotation if plan.turn_sinks else None
+        self._rope = rotation
         self.ledger = Ledger(sizes=plan.sizes)
         self._tiers = make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
@@ -72,6 +72,11 @@ class TwoTierKVCache:
             block=config.block,
         )
         return cls(LayerPlan.of(config, sizes, layer), rotation=rotation)
+
+    @property
+    def rotation(self) -> Rotation | None:
+        """What turns queries for the sinks, if anything does."""
+        return self._rope if self.plan.turn_sinks else None
 
     @property
     def offset(self) -> int:
@@ -166,7 +171,7 @@ class TwoTierKVCache:
 
     def empty(self) -> bool:
         """Whether nothing is held."""
-        return not self.ledger.total
+        return not self.ledger.held
 
     # -- changes of what is held --
 
@@ -184,30 +189,38 @@ class TwoTierKVCache:
         """Go back at least `tokens`, and return how many were dropped.
 
         Exactly, among hot tokens; else to the edge of a cold block, or to the
-        beginning when what came before is evicted.
+        pinned tokens when what came before is evicted.
         """
         before = self.ledger.total
         self.ledger = self.ledger.rewound(tokens)
         return before - self.ledger.total
 
     def set_policy(self, plan: LayerPlan) -> None:
-        """Move to another plan: cold tokens are encoded again, or let go where it holds fewer.
+        """Move to another plan: all held tokens stay, encoded again, that it has room for.
 
-        Raises CacheError, and changes nothing, for other pinned tokens than before.
+        Raises CacheError, and changes nothing, for other pinned tokens than before
+        once any token was let go, or where the new plan cannot hold such tokens.
         """
-        if plan.sizes.pinned != self.plan.sizes.pinned:
-            raise CacheError(
-                f"got {plan.sizes.pinned} pinned tokens, but the cache was made with "
-                f"{self.plan.sizes.pinned}; make a new cache for another number"
-            )
-        old = self.ledger
-        held = self._held() if old.held else None
-        self.plan, self._tiers = plan, make_tiers(plan)
-        if not plan.turn_sinks:
-            self.rotation = None
-        self.ledger = old.resized(plan.sizes)
-        if held is not None:
-            self._tiers.fill(self.ledger, held, old.evicted)
+        ledger, tiers = self.ledger.resized(plan.sizes), make_tiers(plan)
+        if ledger.held:
+            tiers.fill(ledger, self._held())
+        self.plan, self.ledger, self._tiers = plan, ledger, tiers
+
+    def must_restart(self, total: int) -> bool:
+        """Whether, at `total` tokens, it would hold fewer than a cache that is fed them anew.
+
+        What was let go before a `rewind` does not come back: see `restart`. So too
+        where only pinned tokens are left of a sequence that does not fit.
+        """
+        return self.ledger.must_restart(total)
+
+    def restart(self, total: int) -> None:
+        """Keep the pinned tokens, for `total` that begin with them to be held as if fed anew.
+
+        Tokens are then appended from `offset`, which is beyond those that a window
+        of this size lets go.
+        """
+        self.ledger = self.ledger.restarted(total)
 
     # -- mlx-lm's cache contract --
 
@@ -262,11 +275,11 @@ class TwoTierKVCache:
 
     def is_trimmable(self) -> bool:
         """Whether any number of tokens can be trimmed: while none was encoded."""
-        return not self.ledger.end
+        return self.ledger.is_whole
 
     def trim(self, n: int) -> int:
         """Drop the newest `n` tokens, at most the hot ones; returns how many were dropped."""
-        droppable = self.ledger.hot if self.ledger.end else self.ledger.total
+        droppable = self.ledger.total if self.ledger.is_whole else self.ledger.hot
         return self.rewind(min(max(n, 0), droppable))
 
     @property
@@ -277,7 +290,7 @@ class TwoTierKVCache:
                 plan=self.plan,
                 ledger=self.ledger,
                 tiers=self._tiers,
-                rotation=self.rotation,
+                rotation=self._rope,
                 shape=self._shape,
             )
         )
@@ -299,7 +312,7 @@ class TwoTierKVCache:
 
     def _take(self, saved: Saved) -> None:
         self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
-        self.rotation, self._shape = saved.rotation, saved.shape
+        self._rope, self._shape = saved.rotation, saved.shape
         self._fetched = None
 
     def pending(self) -> list[mx.array]:

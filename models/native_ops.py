@@ -5,7 +5,6 @@ plain MLX instead; `count_plain` tells whoever reports.
 """
 
 from collections.abc import Sequence
-from ctypes import addressof
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,9 +13,9 @@ import numpy as np
 from kvcache import TwoTierKVCache
 from kvcache.attention import AttendingCache
 from kvcache.host_layers import Heads, run_layers
-from kvcache.native import structs
-from kvcache.native.library import Floats, Library, Weight
-from kvcache.native.structs import address
+from kvcache.native.library import Floats, Library
+from kvcache.native.weights import Layer as Weights
+from kvcache.native.weights import Weight
 from models.layers import Embedding, QuantizedLinear
 from models.llama import Block, Model
 from models.ops import Layer, MlxOps, Projection
@@ -32,7 +31,7 @@ class NativeOps:
         # By the layer's identity; the layer is kept so that the identity stays its own.
         self._weights: dict[int, tuple[Projection, Weight]] = {}
         self._norms: dict[int, tuple[nn.RMSNorm, Floats]] = {}
-        self._layers: dict[int, tuple[Block, structs.LayerWeights | None]] = {}
+        self._layers: dict[int, tuple[Block, Weights | None]] = {}
 
     def embed(self, ids: mx.array, table: Embedding) -> mx.array:
         if not _fits(table.as_linear):
@@ -110,27 +109,22 @@ class NativeOps:
                 return mx.array(out)
         return self._plain.layers(x, layers, caches)
 
-    def _layer(self, block: Block) -> structs.LayerWeights | None:
+    def _layer(self, block: Block) -> Weights | None:
         """A layer's weights, for good; None where the kernels do not take all of them."""
         known = self._layers.get(id(block))
         if known is None:
             known = self._layers[id(block)] = block, self._make_layer(block)
         return known[1]
 
-    def _make_layer(self, block: Block) -> structs.LayerWeights | None:
-        projections = (
-            *(block.q, block.k, block.v, block.output),
-            *(block.gate, block.up, block.down),
-        )
-        if not all(_fits(layer) for layer in projections):
+    def _make_layer(self, block: Block) -> Weights | None:
+        attention = block.q, block.k, block.v, block.output
+        feed_forward = block.gate, block.up, block.down
+        if not all(_fits(layer) for layer in (*attention, *feed_forward)):
             return None
-        return structs.LayerWeights(
-            address(self._norm(block.attention_norm)),
-            address(self._norm(block.mlp_norm)),
-            block.attention_norm.eps,
-            block.mlp_norm.eps,
-            *(addressof(self._weight(layer).struct) for layer in projections),
-        )
+        norms = [(self._norm(one), one.eps) for one in (block.attention_norm, block.mlp_norm)]
+        q, k, v, output = (self._weight(layer) for layer in attention)
+        gate, up, down = (self._weight(layer) for layer in feed_forward)
+        return Weights(norms, (q, k, v, output), (gate, up, down))
 
     def _weight(self, layer: Projection) -> Weight:
         known = self._weights.get(id(layer))

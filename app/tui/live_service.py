@@ -193,7 +193,7 @@ def _must_compile(backend: Backend) -> bool:
     if on_gpu or is_tried() or backend not in (Backend.AUTO, Backend.CPU):
         return False
     try:
-        return not build.is_built()
+        return build.built() is None
     except NativeUnavailableError:
         return False
 

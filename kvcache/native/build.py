@@ -1,8 +1,10 @@
 """Compiles the native kernels once, for this very machine, with the system's compiler.
 
-The library lies in the user's cache under a hash of all it depends on: sources,
-flags, compiler and processor. Two processes may build at once: each writes a
-file of its own and moves it into place. Knows nothing of what the kernels do.
+The library lies in the user's cache under two hashes: of all it depends on
+(sources, flags, compiler and processor), and of its own bytes, which are compared
+before they are loaded, since a file that was cut short kills the process. Two
+processes may build at once: each writes a file of its own and moves it into
+place. Knows nothing of what the kernels do.
 """
 
 import atexit
@@ -15,8 +17,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +37,8 @@ _FLAGS = (
     # GCC 12's own AVX-512 headers trip these two.
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
-_SECONDS = 120
+# A busy machine may take minutes.
+_SECONDS = 600
 _ASK_SECONDS = 0.1
 
 
@@ -48,26 +51,29 @@ class BuildStoppedError(CacheError):
 
 
 def load() -> ctypes.CDLL:
-    """The compiled kernels, built first where they are not in the cache.
+    """The compiled kernels, built first where the cache does not have them whole.
 
     A cached file that does not load is built again once. Raises
     NativeUnavailableError.
     """
+    if path := built():
+        with suppress(OSError):
+            return ctypes.CDLL(str(path))
     compiler = find_compiler()
-    target = library_path(compiler)
+    path = _build(compiler, _stem(compiler))
     try:
-        return ctypes.CDLL(str(target))
-    except OSError:
-        _build(compiler, target)
-    try:
-        return ctypes.CDLL(str(target))
+        return ctypes.CDLL(str(path))
     except OSError as error:
         raise NativeUnavailableError(f"the compiled kernels do not load: {error}") from error
 
 
-def is_built() -> bool:
-    """Whether `load` has nothing to compile. Raises NativeUnavailableError."""
-    return library_path(find_compiler()).exists()
+def built() -> Path | None:
+    """The library in the cache, as it was once built; None where `load` has to compile it.
+
+    Raises NativeUnavailableError.
+    """
+    stem = _stem(find_compiler())
+    return next((path for path in _candidates(stem) if _is_whole(path)), None)
 
 
 def build(stopped: Callable[[], bool]) -> None:
@@ -77,7 +83,7 @@ def build(stopped: Callable[[], bool]) -> None:
     BuildStoppedError raised. Raises NativeUnavailableError.
     """
     compiler = find_compiler()
-    _build(compiler, library_path(compiler), stopped)
+    _build(compiler, _stem(compiler), stopped)
 
 
 def find_compiler() -> str:
@@ -92,8 +98,8 @@ def find_compiler() -> str:
     )
 
 
-def library_path(compiler: str) -> Path:
-    """Where the library of these sources, flags, compiler and processor lies."""
+def _stem(compiler: str) -> Path:
+    """How the path of a library of these sources, flags, compiler and processor begins."""
     digest = hashlib.sha256()
     for source in sorted(_FOLDER.glob("*.[ch]*")):
         digest.update(source.name.encode() + source.read_bytes())
@@ -102,27 +108,57 @@ def library_path(compiler: str) -> Path:
         digest.update(part.encode() + b"\0")
     override = os.environ.get("EMBER_CACHE")
     root = Path(override).expanduser() if override else platformdirs.user_cache_path("ember")
-    return root / "native" / f"kernels-{digest.hexdigest()[:24]}.so"
+    return root / "native" / f"kernels-{digest.hexdigest()[:24]}"
 
 
-def _build(compiler: str, target: Path, stopped: Callable[[], bool] | None = None) -> None:
+def _candidates(stem: Path) -> list[Path]:
+    return sorted(stem.parent.glob(f"{stem.name}-*.so"))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library's bytes are those that its name was made from."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
-    except OSError as error:
-        raise NativeUnavailableError(
-            f"cannot write to {target.parent}: {error.strerror}"
-        ) from error
-    os.close(handle)
+        return path.stem.endswith("-" + _hash(path))
+    except OSError:
+        return False
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+
+
+def _build(compiler: str, stem: Path, stopped: Callable[[], bool] | None = None) -> Path:
+    """Compile into a file whose path begins with `stem`; what is damaged there goes."""
+    damaged = [path for path in _candidates(stem) if not _is_whole(path)]
+    with _told(stem.parent, damaged):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix=".so", dir=stem.parent)
+        os.close(handle)
     staged = Path(name)
     try:
         done = _run([compiler, *_FLAGS, "-o", str(staged), str(_ENTRY)], stopped)
         if done.returncode:
             reason = next((s for s in done.stderr.splitlines() if "error" in s), "no reason given")
             raise NativeUnavailableError(f"{compiler} failed on the CPU kernels: {reason}")
-        staged.replace(target)
+        with _told(stem.parent, damaged):
+            for path in damaged:
+                path.unlink(missing_ok=True)
+            return staged.replace(stem.with_name(f"{stem.name}-{_hash(staged)}.so"))
     finally:
         staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(folder: Path, damaged: list[Path]) -> Iterator[None]:
+    """Raises NativeUnavailableError where the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        because = f"{damaged[0]} is damaged; " if damaged else ""
+        raise NativeUnavailableError(
+            f"the compiled CPU kernels cannot be kept: {because}cannot write to {folder}: "
+            f"{error.strerror}; point EMBER_CACHE at a folder that can be written"
+        ) from error
 
 
 def _run(

@@ -147,7 +147,11 @@ class HostCodec:
         return parts
 
     def from_parts(self, parts: Parts) -> Bytes:
-        """Records [N, B, Hkv, record_bytes] of the arrays of `codec` [N, B, Hkv, ...]."""
+        """Records [N, B, Hkv, record_bytes] of the arrays of `codec` [N, B, Hkv, ...].
+
+        Raises CacheError for arrays of other names, shapes or dtypes.
+        """
+        self._check_parts(parts)
         if isinstance(self.codec, PlainCodec):
             values = np.ascontiguousarray(parts[_PLAIN])
             return values.reshape(*values.shape[:3], -1).view(np.uint8)
@@ -166,6 +170,16 @@ class HostCodec:
         return {
             name: (getattr(self.form, place), shapes[name].shape) for name, place in names.items()
         }
+
+    def _check_parts(self, parts: Parts) -> None:
+        specs = self.codec.shapes(self.tokens, self.dim)
+        outer = next(iter(parts.values())).shape[:2] if parts else ()
+        found = {name: (part.shape, part.dtype) for name, part in parts.items()}
+        wanted = {
+            name: ((*outer, self.heads, *spec.shape), spec.dtype) for name, spec in specs.items()
+        }
+        if found != wanted:
+            raise CacheError(f"got parts {found} for {self.codec.name}, expected {wanted}")
 
     def _check_records(self, records: Bytes) -> None:
         want = (self.heads, self.record_bytes)

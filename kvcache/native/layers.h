@@ -34,9 +34,10 @@ struct TierMemory {
     uint8_t* const* values;
 };
 
-// Where the tokens are, before and after the new ones: see ledger.py.
+// Where the tokens are, before and after the new ones: see ledger.py. The token of number 0
+// stands at `start`.
 struct TierState {
-    int64_t pinned, block, slots;
+    int64_t pinned, start, block, slots;
     int64_t total, first, end;
     int64_t next_first, next_end;
 };
@@ -119,8 +120,8 @@ class Tiers {
         add_ring(memory_.pinned, 0, std::min(state_.total, state_.pinned), 0, true, pieces);
         if (memory_.plain.capacity)
             add_ring(memory_.plain, state_.first * block, cold * block,
-                     state_.pinned + state_.first * block, false, pieces);
-        const int64_t hot_start = state_.pinned + state_.end * block;
+                     state_.start + state_.first * block, false, pieces);
+        const int64_t hot_start = state_.start + state_.end * block;
         add_ring(memory_.hot, state_.end * block, state_.total - hot_start, hot_start, false,
                  pieces);
         pieces.push_back({fresh.keys, fresh.values, shape_.length, state_.total, false});
@@ -131,14 +132,14 @@ class Tiers {
         if (memory_.plain.capacity || state_.first == state_.end) return {};
         const int64_t at = state_.first % state_.slots;
         return {memory_.key_form, memory_.value_form, memory_.keys + at, memory_.values + at,
-                state_.end - state_.first, state_.pinned + state_.first * state_.block};
+                state_.end - state_.first, state_.start + state_.first * state_.block};
     }
 
     // Write the new tokens, and encode the blocks that leave the hot ring.
     void append(const NewTokens& fresh) const {
         const int64_t sinks = std::clamp<int64_t>(state_.pinned - state_.total, 0, shape_.length);
         put(memory_.pinned, state_.total, fresh, 0, sinks);
-        const int64_t number = std::max<int64_t>(0, state_.total - state_.pinned);
+        const int64_t number = std::max<int64_t>(0, state_.total - state_.start);
         for (int64_t b = std::max(state_.end, state_.next_first); b < state_.next_end; ++b)
             migrate(b, fresh, sinks, number);
         const int64_t stays = std::max(number, state_.next_end * state_.block);

@@ -18,30 +18,10 @@ import numpy.typing as npt
 
 from kvcache.errors import CacheError
 from kvcache.native import build, structs
-from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, strided
+from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, checked, strided
+from kvcache.native.weights import Layer, Weight
 
-__all__ = ["HEAD_DIM_STEP", "Array", "Floats", "Library", "Weight", "library"]
-
-
-class Weight:
-    """A packed affine weight of MLX (group 32 or 64; 4, 5, 6 or 8 bits) for the kernels.
-
-    codes: uint32 [rows, columns * bits / 32]; scales and biases: float16
-    [rows, columns / group]. Holds the arrays, so that their memory stays.
-    """
-
-    def __init__(
-        self, codes: Array, scales: Array, biases: Array, *, bits: int, group: int
-    ) -> None:
-        self.rows, self.columns = codes.shape[0], codes.shape[1] * 32 // bits
-        if bits not in (4, 5, 6, 8) or group not in (32, 64):
-            raise CacheError(f"got {bits} bits in groups of {group}, expected 4, 5, 6, 8 in 32, 64")
-        if scales.dtype != np.float16 or biases.dtype != np.float16:
-            raise CacheError(f"got {scales.dtype} scales, expected float16")
-        self._arrays = codes, scales, biases
-        self.struct = structs.Weight(
-            *(address(array) for array in self._arrays), self.rows, self.columns, bits, group
-        )
+__all__ = ["HEAD_DIM_STEP", "Array", "Floats", "Library", "library"]
 
 
 class Library:
@@ -67,26 +47,28 @@ class Library:
         """The sum of every 64th byte, read by all threads; for measuring memory."""
         reader = self._c.ember_read
         reader.restype = c_int64
-        return int(reader(c_void_p(address(data)), c_int64(data.size)))
+        where = checked("data", data, np.uint8, (None,))
+        return int(reader(c_void_p(where), c_int64(data.size)))
 
     def linear(self, x: Floats, weight: Weight) -> Floats:
         """x [rows, columns] times the weight's transpose."""
-        _check_columns(x, weight)
+        where = checked("x", x, np.float32, (None, weight.columns))
         out = np.empty((len(x), weight.rows), np.float32)
         self._c.ember_linear(
-            c_void_p(address(x)), c_int64(len(x)), byref(weight.struct), c_void_p(address(out))
+            c_void_p(where), c_int64(len(x)), byref(weight.struct), c_void_p(address(out))
         )
         return out
 
     def linear_add(self, x: Floats, weight: Weight, residual: Floats) -> Floats:
         """residual + `linear`."""
-        _check_columns(x, weight)
+        where = checked("x", x, np.float32, (None, weight.columns))
+        added = checked("residual", residual, np.float32, (len(x), weight.rows))
         out = np.empty_like(residual)
         self._c.ember_linear_add(
-            c_void_p(address(x)),
+            c_void_p(where),
             c_int64(len(x)),
             byref(weight.struct),
-            c_void_p(address(residual)),
+            c_void_p(added),
             c_void_p(address(out)),
         )
         return out
@@ -107,19 +89,26 @@ class Library:
         Queries and keys are turned by position / periods[i] in their pairs
         (2i, 2i + 1).
         """
-        batch, length, _ = x.shape
+        where = checked("x", x, np.float32, (None, None, weights[0].columns))
+        batch, length, hidden = x.shape
+        sizes = [(weight.rows, weight.columns) for weight in weights]
+        whole = dim > 0 and not any(rows % dim for rows, _ in sizes)
+        if not whole or sizes[1] != sizes[2] or {hidden} != {columns for _, columns in sizes}:
+            raise CacheError(f"got weights {sizes} for x {x.shape} and heads of {dim}")
+        if 2 * len(periods) > dim or offset < 0:
+            raise CacheError(f"got {len(periods)} periods, heads of {dim}, position {offset}")
         outs = tuple(
             np.empty((batch, weight.rows // dim, length, dim), np.float32) for weight in weights
         )
         self._c.ember_attention_inputs(
-            c_void_p(address(x)),
+            c_void_p(where),
             c_int64(batch),
             c_int64(length),
-            c_void_p(address(norm)),
+            c_void_p(checked("norm", norm, np.float32, (hidden,))),
             c_float(eps),
             *(byref(weight.struct) for weight in weights),
             c_int64(dim),
-            c_void_p(address(periods)),
+            c_void_p(checked("periods", periods, np.float64, (None,))),
             c_int64(len(periods)),
             c_int64(offset),
             *(c_void_p(address(out)) for out in outs),
@@ -130,11 +119,15 @@ class Library:
         self, x: Floats, norm: Floats, eps: float, gate: Weight, up: Weight, down: Weight
     ) -> Floats:
         """x + down(silu(gate(n)) * up(n)) with n = norm(x); x [rows, hidden]."""
+        hidden, inner = down.rows, down.columns
+        if any((w.rows, w.columns) != (inner, hidden) for w in (gate, up)):
+            raise CacheError(f"got a gate or an up that is not [{inner}, {hidden}], as down is")
+        where = checked("x", x, np.float32, (None, hidden))
         out = np.empty_like(x)
         self._c.ember_feed_forward(
-            c_void_p(address(x)),
+            c_void_p(where),
             c_int64(len(x)),
-            c_void_p(address(norm)),
+            c_void_p(checked("norm", norm, np.float32, (hidden,))),
             c_float(eps),
             byref(gate.struct),
             byref(up.struct),
@@ -172,10 +165,16 @@ class Library:
         ELEMENTS; query i is token held - L + i. padding [B]: hidden leading
         tokens of each row.
         """
-        batch, _, queries, _ = q.shape
+        batch, _, queries, dim = _query_shape(q)
+        kv = keys.shape
+        if len(kv) != 4 or kv != values.shape or (kv[0], kv[3]) != (batch, dim):
+            raise CacheError(f"got keys {kv} and values {values.shape} for queries {q.shape}")
+        if not queries <= held <= kv[2]:
+            raise CacheError(f"got {queries} queries, {held} held of {kv[2]} tokens")
         position = held - queries
         lowest = np.zeros((batch, queries), np.int64)
         if padding is not None:
+            checked("padding", padding, np.int32, (batch,))
             # Padding sees padding, so that no row is without tokens.
             real = np.arange(position, held) >= padding[:, None]
             lowest = np.where(real, padding[:, None], 0).astype(np.int64)
@@ -199,12 +198,14 @@ class Library:
 
         lowest: [L], or [B, L].
         """
-        batch, heads, queries, dim = q.shape
+        batch, heads, queries, dim = _query_shape(q)
         if dim % HEAD_DIM_STEP:
             raise CacheError(f"got heads of {dim} dimensions, expected a multiple of 16")
-        out = np.empty_like(q)
+        if kv_heads < 1 or heads % kv_heads or position < 0:
+            raise CacheError(f"got {heads} heads over {kv_heads} KV heads, position {position}")
+        out = np.empty(q.shape, np.float32)
         stride = queries if lowest.ndim == 2 else 0
-        where = address(lowest)
+        where = checked("lowest", lowest, np.int64, (batch, queries)[lowest.ndim == 1 :])
         self._c.ember_attend(
             byref(
                 structs.AttentionShape(
@@ -212,7 +213,7 @@ class Library:
                 )
             ),
             c_void_p(address(q)),
-            c_void_p(address(q_sink)),
+            c_void_p(checked("q_sink", q_sink, np.float32, q.shape)),
             (structs.Piece * len(pieces))(*pieces),
             c_int64(len(pieces)),
             byref(blocks),
@@ -223,48 +224,62 @@ class Library:
     def layers(
         self,
         shape: structs.LayersShape,
-        weights: Sequence[structs.LayerWeights],
+        weights: Sequence[Layer],
         memories: Sequence[structs.TierMemory],
         state: structs.TierState,
         x: Floats,
         *,
-        checked: bool,
+        finite: bool,
     ) -> int:
         """x [B, L, hidden] through all layers, in place; see layers.h.
 
-        Returns how many layers ran: fewer than all where one was refused keys or
-        values that are not finite.
+        finite: refuse keys and values that are not. Returns how many layers ran:
+        fewer than all where one was refused.
         """
         count = len(weights)
+        hidden, q_rows, kv_rows = weights[0].sizes
+        heads = (hidden, shape.heads * shape.dim, shape.kv_heads * shape.dim)
+        if len(memories) != count or any(weight.sizes != heads for weight in weights):
+            raise CacheError(
+                f"got {count} layers of {q_rows} query and {kv_rows} key rows for "
+                f"{len(memories)} caches and heads of {shape.dim}: {shape.heads}, {shape.kv_heads}"
+            )
+        where = checked("x", x, np.float32, (shape.batch, shape.length, hidden), written=True)
         self._c.ember_layers.restype = c_int64
         done: int = self._c.ember_layers(
             byref(shape),
-            (c_void_p * count)(*map(addressof, weights)),
+            (c_void_p * count)(*(addressof(weight.struct) for weight in weights)),
             (c_void_p * count)(*map(addressof, memories)),
             byref(state),
             c_int64(count),
-            c_int32(checked),
-            c_void_p(address(x)),
+            c_int32(finite),
+            c_void_p(where),
         )
         return done
 
     def encode(self, form: structs.BlockForm, tokens: Array, records: Bytes) -> None:
         """Tokens [B, Hkv, N * M, D] to records [N, B, Hkv, bytes]."""
+        where = checked(
+            "records", records, np.uint8, (None, None, None, form.record_bytes), written=True
+        )
         blocks, batch, heads, _ = records.shape
+        if tokens.shape != (batch, heads, blocks * form.tokens, form.dim):
+            raise CacheError(f"got tokens {tokens.shape} for records {records.shape}")
         self._c.ember_encode(
             byref(form),
             byref(strided(tokens)),
             *(c_int64(n) for n in (blocks, batch, heads)),
-            c_void_p(address(records)),
+            c_void_p(where),
         )
 
     def decode(self, form: structs.BlockForm, records: Bytes) -> Floats:
         """Records [N, B, Hkv, bytes] to tokens [B, Hkv, N * M, D]."""
+        where = checked("records", records, np.uint8, (None, None, None, form.record_bytes))
         blocks, batch, heads, _ = records.shape
         out = np.empty((batch, heads, blocks * form.tokens, form.dim), np.float32)
         self._c.ember_decode(
             byref(form),
-            c_void_p(address(records)),
+            c_void_p(where),
             *(c_int64(n) for n in (blocks, batch, heads)),
             c_void_p(address(out)),
         )
@@ -272,16 +287,19 @@ class Library:
 
     def pack(self, form: structs.BlockForm, codes: Bytes, records: Bytes) -> None:
         """Write codes [..., M, D] into the first bytes of records [..., bytes]."""
+        outer = records.shape[:-1]
+        read = checked("codes", codes, np.uint8, (*outer, form.tokens, form.dim))
+        written = checked("records", records, np.uint8, (*outer, form.record_bytes), written=True)
         count = c_int64(records[..., 0].size)
-        self._c.ember_pack(byref(form), c_void_p(address(codes)), count, c_void_p(address(records)))
+        self._c.ember_pack(byref(form), c_void_p(read), count, c_void_p(written))
 
     def unpack(self, form: structs.BlockForm, records: Bytes) -> Bytes:
         """The codes [..., M, D] of records [..., bytes]."""
-        codes = np.empty((*records.shape[:-1], form.tokens, form.dim), np.uint8)
+        outer = records.shape[:-1]
+        where = checked("records", records, np.uint8, (*outer, form.record_bytes))
+        codes = np.empty((*outer, form.tokens, form.dim), np.uint8)
         count = c_int64(records[..., 0].size)
-        self._c.ember_unpack(
-            byref(form), c_void_p(address(records)), count, c_void_p(address(codes))
-        )
+        self._c.ember_unpack(byref(form), c_void_p(where), count, c_void_p(address(codes)))
         return codes
 
 
@@ -325,6 +343,8 @@ def _core(cpu: int) -> str:
         return str(cpu)
 
 
-def _check_columns(x: Floats, weight: Weight) -> None:
-    if x.shape[-1] != weight.columns:
-        raise CacheError(f"got {x.shape[-1]} columns, expected {weight.columns}")
+def _query_shape(q: Floats) -> tuple[int, int, int, int]:
+    """B, Hq, L and D of queries. Raises CacheError."""
+    checked("q", q, np.float32, (None, None, None, None))
+    batch, heads, queries, dim = q.shape
+    return batch, heads, queries, dim

@@ -154,6 +154,7 @@ class TierState(Structure):
 
     _fields_ = (
         ("pinned", c_int64),
+        ("start", c_int64),
         ("block", c_int64),
         ("slots", c_int64),
         ("total", c_int64),
@@ -190,9 +191,37 @@ def address(array: Array) -> int:
     return found
 
 
+def checked(
+    name: str, array: Array, dtype: type, shape: tuple[int | None, ...], *, written: bool = False
+) -> int:
+    """Where an array's memory begins, once it is what the kernels read, or write.
+
+    shape: None for any extent. Raises CacheError for another dtype or shape, or
+    memory that is not in C order, misaligned, or not to be written.
+    """
+    if array.dtype != dtype or len(shape) != array.ndim:
+        raise _unlike(name, array, dtype, shape)
+    for got, want in zip(array.shape, shape, strict=True):
+        if want is not None and got != want:
+            raise _unlike(name, array, dtype, shape)
+    flags = array.flags
+    if not flags.aligned or (written and not flags.writeable):
+        raise CacheError(f"got {name} {array.shape} in memory that is misaligned or read-only")
+    return address(array)
+
+
+def _unlike(name: str, array: Array, dtype: type, shape: tuple[int | None, ...]) -> CacheError:
+    wanted = ", ".join("any" if extent is None else str(extent) for extent in shape)
+    return CacheError(
+        f"got {name} {array.dtype} {array.shape}, expected {np.dtype(dtype)} [{wanted}]"
+    )
+
+
 def strided(tokens: Array) -> Strided:
     """Tokens [B, Hkv, n, D] of a dtype in ELEMENTS, the last axis contiguous."""
     size = tokens.itemsize
+    if tokens.ndim != 4 or not tokens.flags.aligned:
+        raise CacheError(f"got tokens {tokens.shape}, expected aligned [B, Hkv, tokens, D]")
     batch, head, token, last = tokens.strides
     if last != size:
         raise CacheError(f"got tokens {tokens.shape} whose last axis is not contiguous")

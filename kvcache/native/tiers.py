@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from kvcache.errors import CacheError
 from kvcache.native import structs
-from kvcache.native.host_codec import HostCodec
+from kvcache.native.host_codec import HostCodec, Role
 from kvcache.native.library import Library, library
-from kvcache.native.structs import Array, Bytes, Floats, address, strided
+from kvcache.native.structs import Array, Bytes, Floats, address, checked, strided
 
 Integers = npt.NDArray[np.int64]
 
@@ -73,6 +73,24 @@ class ColdBlocks:
                 f"got key blocks of {keys.tokens} tokens, {keys.heads} heads, {keys.dim} "
                 f"dimensions and value blocks of {values.tokens}, {values.heads}, {values.dim}"
             )
+        if (keys.role, values.role) != (Role.KEYS, Role.VALUES):
+            raise CacheError(f"got codecs of {keys.role} and {values.role}, expected keys, values")
+        for pair in self.segments:
+            outer = pair[0].shape[:2]
+            for codec, records in zip((keys, values), pair, strict=True):
+                shape = (*outer, codec.heads, codec.record_bytes)
+                checked("records", records, np.uint8, shape)
+        checked("order", self.order, np.int64, (None, 2))
+        slots = np.array([len(pair[0]) for pair in self.segments], np.int64)
+        segment, slot = self.order[:, 0], self.order[:, 1]
+        known = (segment >= 0) & (segment < len(slots))
+        if not known.all() or not ((slot >= 0) & (slot < slots[segment])).all():
+            raise CacheError(f"got blocks {self.order.tolist()}, but segments of {slots} slots")
+
+    @property
+    def batch(self) -> int | None:
+        """B; None where there is no segment."""
+        return self.segments[0][0].shape[1] if self.segments else None
 
     @cached_property
     def struct(self) -> structs.Blocks:
@@ -117,11 +135,12 @@ def attend_tiers(
     q_sink: the queries as pinned tokens meet them; None: the same.
     Raises CacheError for shapes that do not fit each other.
     """
+    checked("q", q, np.float32, (None, None, None, None))
     batch, heads, queries, dim = q.shape
-    given = [piece.keys.shape for piece in pieces]
-    if cold is not None:
-        given.append((batch, cold.key_codec.heads, cold.key_codec.tokens, cold.key_codec.dim))
-    kv_heads = given[0][1] if given else 0
+    given: list[tuple[int | None, ...]] = [piece.keys.shape for piece in pieces]
+    if cold is not None and len(cold.order):
+        given.append((cold.batch, cold.key_codec.heads, cold.key_codec.tokens, cold.key_codec.dim))
+    kv_heads = (given[0][1] or 0) if given else 0
     fits = all((s[0], s[1], s[3]) == (batch, kv_heads, dim) for s in given)
     if not given or not fits or heads % kv_heads:
         raise CacheError(f"got queries {q.shape} over keys {', '.join(map(str, given)) or 'none'}")

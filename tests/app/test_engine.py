@@ -1,3 +1,4 @@
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncate
 from app.sampling import Sampling
 from app.transcript import Completion, FinishReason
 from kvcache import Backend, CacheConfig, CacheError, EmberError, HotDtype
+from kvcache.ledger import Ledger
 from models.chat_template import Message, Role
 
 CONFIG = CacheConfig(hot_dtype=HotDtype.F32)
@@ -174,6 +176,102 @@ def test_a_chat_longer_than_the_window_goes_on(engine: Engine) -> None:
         assert completion.reused_tokens == (0 if turn == 0 else len(ids) - 8)
         ids = [*ids, *completion.tokens, 3, 4, 5, 6, 7, 8, 9]
     assert len(ids) > 2 * 48
+
+
+def _held(engine: Engine) -> list[tuple[int, int]]:
+    """Tokens seen and tokens let go, in each layer."""
+    return [(stats.total, stats.evicted) for stats in engine.layer_stats()]
+
+
+def _small(engine: Engine, window: int) -> Engine:
+    config = replace(CONFIG, max_tokens=window, hot=8, block=8, backend=engine.plan.backend)
+    return Engine(engine.loaded, replace(config, keys="f16", values="f16"))
+
+
+# What is asked after PROMPT (41 tokens of a window of 55) got an answer of 60: how many of
+# PROMPT's tokens stay, and what follows them.
+AGAIN = {
+    "retry": (41, ()),
+    "edit": (38, (270, 271, 272, 273, 274)),
+    "undo": (30, ()),
+    "undo and ask": (30, (280, 281)),
+    "fork": (35, (290,) * 15),
+}
+
+
+@pytest.mark.parametrize("back", AGAIN.values(), ids=AGAIN)
+def test_what_an_answer_pushed_out_is_seen_again_once_it_is_taken_back(
+    engine: Engine, back: tuple[int, tuple[int, ...]]
+) -> None:
+    again = (*PROMPT[: back[0]], *back[1])
+    small, fresh = _small(engine, 55), _small(engine, 55)
+    answer = _finish(small.generate(Request(prompt=PROMPT, max_tokens=60)))
+    assert small.stats().evicted > 40
+    got = _finish(small.generate(Request(prompt=again, max_tokens=6)))
+    want = _finish(fresh.generate(Request(prompt=again, max_tokens=6)))
+    assert (got.tokens, _held(small)) == (want.tokens, _held(fresh))
+    # Sinks are never let go; whatever else is held cannot be joined to what is not.
+    assert got.reused_tokens == 4
+    # To go on with the first answer: part of it is still to be let go.
+    longer = (*PROMPT, *answer.tokens[:20])
+    going_on = Request(prompt=longer, max_tokens=6, continues=True)
+    _finish(small.generate(Request(prompt=PROMPT, max_tokens=60)))
+    _finish(small.generate(going_on))
+    alone = _small(engine, 55)
+    for at in range(41, 62, 7):
+        _finish(alone.generate(Request(prompt=longer[:at], max_tokens=1)))
+    _finish(alone.generate(going_on))
+    assert _held(small) == _held(alone)
+
+
+def test_what_is_still_held_is_not_computed_again(engine: Engine) -> None:
+    small = _small(engine, 55)
+    _finish(small.generate(Request(prompt=PROMPT, max_tokens=9)))
+    assert (small.stats().evicted, small.stats().cold) == (0, 32)
+    for asked, reused in ((PROMPT, 40), (PROMPT[:36], 28)):
+        # Exactly, among hot tokens; else to the beginning of a cold block.
+        assert _finish(small.generate(Request(prompt=asked, max_tokens=9))).reused_tokens == reused
+
+
+def test_a_retry_beyond_the_window_computes_no_more_than_the_window(engine: Engine) -> None:
+    small = _small(engine, 55)
+    ids: list[int] = list(PROMPT)
+    for turn in range(6):
+        completion = _finish(small.generate(Request(prompt=ids, max_tokens=25)))
+        computed = len(ids) - completion.reused_tokens
+        # A chat that only goes on computes what is new to it.
+        assert computed == (41 if turn == 0 else 8)
+        ids = [*ids, *completion.tokens, 3, 4, 5, 6, 7, 8, 9]
+    fed = Ledger(sizes=small.plan.sizes)
+    for asked in (ids[:-7], ids[:-30], ids[:-70]):
+        assert len(asked) > 55
+        completion = _finish(small.generate(Request(prompt=asked, max_tokens=1)))
+        assert _held(small) == [(len(asked), fed.appended(len(asked)).evicted)] * 3
+        assert len(asked) - completion.reused_tokens <= 55 - 4
+    # A retry of an answer as long as the window.
+    _finish(small.generate(Request(prompt=asked, max_tokens=100)))
+    again = _finish(small.generate(Request(prompt=asked, max_tokens=1)))
+    assert _held(small) == [(len(asked), fed.appended(len(asked)).evicted)] * 3
+    assert len(asked) - again.reused_tokens <= 55 - 4
+
+
+@pytest.mark.parametrize("sinks", [0, 5])
+def test_every_turn_of_a_chat_holds_what_a_cache_fed_anew_holds(engine: Engine, sinks: int) -> None:
+    config = replace(CONFIG, max_tokens=61, hot=7, block=6, sinks=sinks)
+    small = Engine(engine.loaded, replace(config, backend=engine.plan.backend))
+    rng = random.Random(7)
+    ids: list[int] = list(PROMPT)
+    for _ in range(10):
+        answer = _finish(small.generate(Request(prompt=ids, max_tokens=rng.randint(1, 30))))
+        ids += answer.tokens
+        if rng.random() < 0.6:
+            del ids[-min(rng.randint(1, 60), len(ids) - 1) :]
+        ids += [rng.randint(260, 600) for _ in range(rng.randint(1, 12))]
+        done = _finish(small.generate(Request(prompt=ids, max_tokens=1, truncate=True)))
+        fed = Ledger(sizes=small.plan.sizes).appended(done.prompt_tokens)
+        for stats in small.layer_stats():
+            assert (stats.total, stats.evicted <= fed.evicted) == (done.prompt_tokens, True)
+        ids = ids[-done.prompt_tokens :]
 
 
 def test_a_conversation_is_never_tokenized_again(engine: Engine) -> None:

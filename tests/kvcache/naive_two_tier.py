@@ -41,6 +41,7 @@ class NaiveTwoTier:
     tokens: list[Token] = field(default_factory=list)
     total: int = 0
     evicted: int = 0
+    origin: int = 0  # of the evicted ones, those before the first block's edge
 
     def append(self, k: Array, v: Array) -> None:
         """k, v [B, Hkv, L, D]."""
@@ -69,16 +70,37 @@ class NaiveTwoTier:
         if not encoded or (target >= min(hot, default=self.total)):
             self._drop_from(target)
             return
-        edge = target - (target - self.sizes.pinned) % self.sizes.block
+        edge = target - (target - self.sizes.pinned - self.origin) % self.sizes.block
         if not any(t.tier == "cold" and t.position < edge for t in self.tokens):
-            edge = 0 if self.evicted else min(target, self.sizes.pinned)
+            edge = min(target, self.sizes.pinned)
         self._drop_from(edge)
+
+    def restart(self, total: int) -> None:
+        """Forget all but the sinks, and go on where a cache of `total` tokens begins."""
+        fresh = NaiveTwoTier(self.sizes, lambda block: block, lambda block: block, self.periods)
+        nothing = np.zeros((1, 1, total, 1))
+        fresh.append(nothing, nothing)
+        self.tokens = [t for t in self.tokens if t.tier == "sink"]
+        self.origin = self.evicted = fresh.evicted if self.count("sink") == self.sizes.pinned else 0
+        self.total = len(self.tokens) + self.evicted
+
+    def replan(
+        self, sizes: TierSizes, keys: Coder, values: Coder, held: tuple[Array, Array]
+    ) -> None:
+        """The same tokens come once more, as `held` has them [B, Hkv, held, D]."""
+        old, total = self.tokens, self.total
+        self.sizes, self.keys, self.values = sizes, keys, values
+        self.origin, self.tokens = self.evicted, []
+        for n, token in enumerate(old):
+            self.total = token.position
+            self._append_one(held[0][:, :, n], held[1][:, :, n])
+        self.total = total
 
     def _drop_from(self, position: int) -> None:
         self.tokens = [t for t in self.tokens if t.position < position]
         self.total = position
-        if not position:
-            self.evicted = 0
+        if position <= self.sizes.pinned:
+            self.evicted = self.origin = 0
 
     def count(self, tier: str) -> int:
         return sum(token.tier == tier for token in self.tokens)

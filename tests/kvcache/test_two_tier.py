@@ -1,6 +1,7 @@
 """The two-tier cache against a list of tokens under the same rules."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcache import Backend, CacheConfig, HotDtype, TwoTierKVCache
+from kvcache import Backend, CacheConfig, CacheError, HotDtype, TwoTierKVCache
 from kvcache.ledger import TierSizes
 from kvcache.plan import LayerPlan
 from kvcache.rotation import Rotation
-from tests.kvcache.naive_two_tier import NaiveTwoTier, coder, host_coders
+from tests.kvcache.naive_two_tier import Coder, NaiveTwoTier, coder, host_coders
 
 HKV, HQ, DIM = 2, 6, 16
 PERIODS = 10.0 ** (np.arange(DIM // 2) / 3)
@@ -41,12 +42,7 @@ class Pair:
     @classmethod
     def of(cls, plan: LayerPlan, *, batch: int = 1) -> "Pair":
         rotation = Rotation(periods=PERIODS, traditional=True)
-        codecs = plan.key_codec, plan.value_codec
-        if plan.backend is Backend.CPU:
-            keys, values = host_coders(*codecs, plan.sizes.block)
-        else:
-            keys, values = coder(codecs[0]), coder(codecs[1])
-        naive = NaiveTwoTier(plan.sizes, keys, values, PERIODS)
+        naive = NaiveTwoTier(plan.sizes, *_coders(plan), PERIODS)
         return cls(TwoTierKVCache(plan, rotation=rotation), naive, batch, np.random.default_rng(5))
 
     def draw(self, heads: int, length: int) -> Array:
@@ -71,8 +67,51 @@ class Pair:
         assert self.cache.rewind(length) == before - self.cache.offset
         self.naive.rewind(length)
 
+    def trim(self, length: int) -> None:
+        hot = self.cache.stats().hot if not self.cache.is_trimmable() else self.cache.offset
+        assert self.cache.trim(length) == min(length, hot)
+        self.naive.rewind(min(length, hot))
+
+    def restart(self, length: int) -> None:
+        """What was let go and fits `length` more tokens is fed anew: then as if never gone."""
+        total = self.cache.offset + length
+        fresh = TwoTierKVCache(self.cache.plan)
+        fresh.append(*(mx.zeros((1, 1, total, DIM)) for _ in range(2)))
+        needed = self.cache.must_restart(total)
+        if needed:
+            self.cache.restart(total)
+            self.naive.restart(total)
+        self.append(total - self.cache.offset)
+        assert self.cache.stats().evicted <= fresh.stats().evicted
+        assert not needed or self.cache.size() == fresh.size()
+
+    def save_and_load(self) -> None:
+        self.cache = TwoTierKVCache.from_state(self.cache.state, backend=self.cache.plan.backend)
+
+    def clear(self) -> None:
+        self.cache.clear()
+        self.naive.rewind(self.naive.total)
+
+    def set_policy(self, plan: LayerPlan) -> None:
+        before = self.cache.stats()
+        if plan.sizes.pinned != self.cache.plan.sizes.pinned and before.evicted:
+            with pytest.raises(CacheError, match="pinned tokens, but the cache was made with"):
+                self.cache.set_policy(plan)
+            assert self.cache.stats() == before
+            return
+        # Both go on from the same decoded tokens, which `check` has compared.
+        held = [np.zeros(0)] * 2
+        if before.held:
+            arrays = self.cache.keys(), self.cache.values()
+            held = [np.asarray(array).astype(np.float64) for array in arrays]
+        self.cache.set_policy(plan)
+        self.naive.replan(plan.sizes, *_coders(plan), (held[0], held[1]))
+        assert self.cache.stats().total == before.total
+
     def check(self) -> None:
         stats, naive = self.cache.stats(), self.naive
+        assert stats.total == stats.sink + stats.hot + stats.cold + stats.evicted
+        assert stats.held <= self.cache.plan.sizes.max_tokens
         assert (stats.total, stats.evicted) == (naive.total, naive.evicted)
         tiers = naive.count("sink"), naive.count("hot"), naive.count("cold")
         assert (stats.sink, stats.hot, stats.cold) == tiers
@@ -81,6 +120,13 @@ class Pair:
             np.testing.assert_allclose(
                 np.asarray(self.cache.values()), naive.held_values(), atol=1e-5
             )
+
+
+def _coders(plan: LayerPlan) -> tuple[Coder, Coder]:
+    codecs = plan.key_codec, plan.value_codec
+    if plan.backend is Backend.CPU:
+        return host_coders(*codecs, plan.sizes.block)
+    return coder(codecs[0]), coder(codecs[1])
 
 
 STEPS = st.lists(
@@ -130,3 +176,53 @@ def test_native_blocks_equal_the_naive_cache(
 ) -> None:
     longer = [(name, length * scale) for name, length in steps]
     _run(make_plan(sizes, kv, Backend.CPU), longer, batch=1)
+
+
+# Steps and what they take; plans of any block size, from 1 to more than all that is held.
+WALK = st.lists(
+    st.one_of(
+        st.tuples(
+            st.sampled_from(["append", "attend", "rewind", "trim", "restart"]), st.integers(1, 60)
+        ),
+        st.tuples(st.sampled_from(["save_and_load", "clear"])),
+        st.tuples(st.just("set_policy"), _sizes(st.integers(1, 64)), CODECS),
+    ),
+    min_size=2,
+    max_size=9,
+)
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+@settings(max_examples=60, deadline=None)
+@given(sizes=_sizes(st.integers(1, 64)), steps=WALK, kv=CODECS)
+def test_any_change_of_plans_equals_the_naive_cache(
+    backend: Backend, sizes: TierSizes, steps: list[tuple[Any, ...]], kv: tuple[str, str]
+) -> None:
+    pair = Pair.of(make_plan(sizes, kv, backend))
+    for name, *given_to in steps:
+        if name == "set_policy":
+            pair.set_policy(make_plan(given_to[0], given_to[1], backend))
+        else:
+            getattr(pair, name)(*given_to)
+        pair.check()
+    pair.attend(1)
+    pair.check()
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+@pytest.mark.parametrize(("block", "slots"), [(256, 1), (48, 3), (1, 0), (7, 30)])
+def test_blocks_of_another_size_begin_at_the_oldest_held_token(
+    backend: Backend, block: int, slots: int
+) -> None:
+    pair = Pair.of(make_plan(TierSizes(pinned=2, hot=16, block=16, slots=7), backend=backend))
+    pair.append(200)
+    before = pair.cache.stats()
+    plan = make_plan(TierSizes(pinned=2, hot=9, block=block, slots=slots), backend=backend)
+    pair.set_policy(plan)
+    kept = min(before.held, pair.cache.size())
+    assert (pair.cache.offset, pair.cache.stats().evicted) == (200, 200 - kept)
+    # As many as the plan has room for, but for the block that is not whole.
+    assert min(before.held, plan.sizes.max_tokens) - kept < block
+    for length in (1, 30, 1, block, 3):
+        pair.attend(length)
+        pair.check()

@@ -223,7 +223,7 @@ def test_a_saved_cache_goes_on_as_it_was(
 
 
 def test_a_foreign_state_is_refused() -> None:
-    with pytest.raises(CacheError, match="not a saved two-tier cache"):
+    with pytest.raises(CacheError, match="saved as None"):
         TwoTierKVCache.from_state(("{}", None, None, None, None))
     with pytest.raises(CacheError, match="saved as 'other'"):
         TwoTierKVCache.from_state(('{"layout": "other"}', None, None, None, None))

@@ -1,14 +1,18 @@
 """The two-tier cache on the GPU kernels' text, against a list of tokens under the same rules."""
 
+from typing import Any
+
 import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvcache import two_tier
 from kvcache.gpu import TierDecoder, TierPrefill
 from kvcache.gpu_tiers import GpuTiers
 from kvcache.ledger import TierSizes
-from tests.kvcache.test_two_tier import Pair, make_plan
+from kvcache.plan import LayerPlan
+from tests.kvcache.test_two_tier import WALK, Pair, make_plan
 from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
 
@@ -24,11 +28,13 @@ STEPS = st.lists(
 
 def _on_gpu(sizes: TierSizes, kv: tuple[str, str]) -> Pair:
     pair = Pair.of(make_plan(sizes, kv))
-    launch = Emulator()
-    pair.cache._tiers = GpuTiers(
-        pair.cache.plan, decoder=TierDecoder(launch=launch), prefill=TierPrefill(launch=launch)
-    )
+    pair.cache._tiers = _emulated(pair.cache.plan)
     return pair
+
+
+def _emulated(plan: LayerPlan) -> GpuTiers:
+    launch = Emulator()
+    return GpuTiers(plan, decoder=TierDecoder(launch=launch), prefill=TierPrefill(launch=launch))
 
 
 @pytest.mark.parametrize("kv", [("hkivi5", "turbo3u"), ("kvarn4", "q4")])
@@ -46,6 +52,24 @@ def test_any_history_equals_the_naive_cache(
     for name, length in steps:
         getattr(pair, name)(length)
         pair.check()
+
+
+@settings(max_examples=12, deadline=None)
+@given(pinned=st.integers(0, 5), hot=st.integers(0, 9), slots=st.integers(0, 9), steps=WALK)
+def test_any_change_of_plans_equals_the_naive_cache(
+    pinned: int, hot: int, slots: int, steps: list[tuple[Any, ...]]
+) -> None:
+    sizes, kv = TierSizes(pinned=pinned, hot=hot, block=5, slots=slots), ("hkivi5", "turbo3u")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(two_tier, "make_tiers", _emulated)
+        pair = Pair.of(make_plan(sizes, kv))
+        for name, *given_to in steps:
+            if name == "set_policy":
+                pair.set_policy(make_plan(*given_to))
+            else:
+                getattr(pair, name)(*given_to)
+            pair.check()
+        pair.attend(1)
 
 
 @pytest.mark.parametrize("length", [1, 8, 9, 40])

@@ -36,7 +36,9 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         return Path(GIVEN)
     if request.param == "native":
         build.load()
-        return build.library_path(build.find_compiler())
+        path = build.built()
+        assert path is not None
+        return path
     target = tmp_path_factory.mktemp("kernels") / "portable.so"
     compile_kernels(target, PORTABLE)
     return target

@@ -1,9 +1,12 @@
 """Compiling the kernels: cached, safe for several processes, clear when impossible."""
 
+import ctypes
+import errno
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,19 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(build, "_ENTRY", folder / "operations.cpp")
     monkeypatch.setenv("EMBER_CACHE", str(tmp_path / "cache"))
     return folder
+
+
+def _loads() -> bool:
+    """Whether a process of its own loads and calls the library of the sources."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            build.load().ember_start(1)
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def _libraries(sources: Path) -> list[Path]:
@@ -60,11 +76,11 @@ def test_a_compilation_can_be_stopped(
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || sleep 600\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    assert not build.is_built()
+    assert build.built() is None
     asked = iter([False, True])
     with pytest.raises(build.BuildStoppedError):
         build.build(lambda: next(asked))
-    assert not build.is_built()
+    assert build.built() is None
     assert _libraries(sources) == []
 
 
@@ -93,18 +109,76 @@ def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
 
 def test_what_was_built_before_is_loaded(sources: Path) -> None:
     build.build(lambda: False)
-    assert build.is_built()
     (built,) = _libraries(sources)
+    assert build.built() == built
     build.load()
     assert _libraries(sources) == [built]
 
 
-def test_a_corrupted_library_is_built_again(sources: Path) -> None:
-    target = build.library_path(build.find_compiler())
-    target.parent.mkdir(parents=True)
-    target.write_bytes(b"no library at all")
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut short": lambda content: content[: len(content) // 2],
+    "cut to a page": lambda content: content[:4096],
+    "emptied": lambda _: b"",
+    "grown": lambda content: content + b"\0",
+    "one bit": lambda content: content[:900] + bytes([content[900] ^ 4]) + content[901:],
+    "zeros": lambda content: bytes(len(content)),
+    "something else": lambda _: b"no library at all",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_library_is_never_loaded_but_built_again(
+    sources: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    build.build(lambda: False)
+    (path,) = _libraries(sources)
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    assert build.built() is None
+    # Loaded by another process: a library that was cut short would end this one.
+    assert _loads()
+    (repaired,) = _libraries(sources)
+    assert build.built() == repaired
+    assert repaired.stat().st_size == len(content)
+    # An older file of the same sources in its place, and nothing to compile with.
+    repaired.write_bytes(damage(content))
+    path.with_name("kernels-of-others.so").write_bytes(b"")
+    assert build.built() is None
+
+
+def test_a_damaged_library_that_cannot_be_repaired_is_one_line(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    build.build(lambda: False)
+    (path,) = _libraries(sources)
+    path.write_bytes(path.read_bytes()[:5000])
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(build.NativeUnavailableError) as caught:
+        build.load()
+    assert f"{path} is damaged; cannot write to {path.parent}" in str(caught.value)
+    assert "EMBER_CACHE" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_library_that_loads_no_more_is_built_again(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is whole, but, say, the system's own libraries are others now."""
+    build.build(lambda: False)
+    load, calls = ctypes.CDLL, []
+
+    def refusing_once(path: str) -> ctypes.CDLL:
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError("symbol not found")
+        return load(path)
+
+    monkeypatch.setattr("ctypes.CDLL", refusing_once)
     assert build.load().ember_start(1) is not None
-    assert target.stat().st_size > 1000
+    assert len(calls) == 2
 
 
 def test_a_failing_compiler_says_why(sources: Path) -> None:

@@ -16,6 +16,8 @@ from kvcache import (
     TwoTierKVCache,
     host_tiers,
     make_prompt_cache,
+    resolve,
+    set_policy,
 )
 from kvcache.host_tiers import HostTiers
 from kvcache.native import host_codec
@@ -104,6 +106,22 @@ def test_at_once_is_step_by_step(
             np.array(cache.keys().astype(mx.float32)) for cache in (layer, other_layer)
         )
         assert np.abs(keys - other_keys).mean() < 1e-2 * np.abs(other_keys).max()
+
+
+def test_at_once_is_step_by_step_after_a_change_of_blocks(model: Model) -> None:
+    config = CacheConfig(
+        max_tokens=190, hot=20, block=32, keys="f16", values="f16", hot_dtype=HotDtype.F32
+    )
+    once, steps = make_prompt_cache(model, config), make_prompt_cache(model, config)
+    for cache, at_once in ((once, True), (steps, False)):
+        _outputs(model, cache, batch=1, at_once=at_once)
+        set_policy(cache, resolve(replace(config, max_tokens=300, block=80), model.shape))
+    assert once[0].stats().evicted % 80
+    got = _outputs(model, once, batch=1, at_once=True)
+    want = _outputs(model, steps, batch=1, at_once=False)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-3)
+    assert [layer.stats() for layer in once] == [layer.stats() for layer in steps]
 
 
 def test_one_call_really_runs_all_layers(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,333 @@
+"""Whatever the wrappers are given, nothing but what they say they read or write is touched."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from kvcache import CacheError, codec
+from kvcache.native import structs
+from kvcache.native.host_codec import HostCodec, Role
+from kvcache.native.library import Library
+from kvcache.native.tiers import ColdBlocks, DensePiece, attend_tiers
+from kvcache.native.weights import Layer, Weight
+
+HKV, HQ, DIM, BLOCK = 2, 4, 32, 32
+HIDDEN, INNER = 64, 96
+Misuse = Callable[[Library], object]
+
+
+def _zeros(*shape: int, dtype: type = np.float32) -> np.ndarray[Any, Any]:
+    return np.zeros(shape, dtype)
+
+
+KEYS = _zeros(1, HKV, 9, DIM)
+
+
+def _weight(rows: int, columns: int) -> Weight:
+    scales = _zeros(rows, columns // 32, dtype=np.float16)
+    return Weight(_zeros(rows, columns // 4, dtype=np.uint32), scales, scales, bits=8, group=32)
+
+
+def _weight_of(
+    codes: tuple[int, ...] = (6, 16),
+    scales: tuple[int, ...] = (6, 2),
+    *,
+    dtype: type = np.uint32,
+    of: type = np.float16,
+    cut: Any = np.s_[:],
+    bits: int = 8,
+) -> Misuse:
+    return lambda _: Weight(
+        _zeros(*codes, dtype=dtype)[cut],
+        _zeros(*scales, dtype=of),
+        _zeros(6, 2, dtype=np.float16),
+        bits=bits,
+        group=32,
+    )
+
+
+def _inputs(**changes: Any) -> Misuse:
+    given = {
+        "x": _zeros(1, 3, HIDDEN),
+        "norm": _zeros(HIDDEN),
+        "eps": 1e-5,
+        "weights": tuple(_weight(rows, HIDDEN) for rows in (HQ * 16, HKV * 16, HKV * 16)),
+        "dim": 16,
+        "periods": np.ones(8),
+        "offset": 0,
+    } | changes
+    x, norm, eps, weights = (given.pop(name) for name in ("x", "norm", "eps", "weights"))
+    return lambda kernels: kernels.attention_inputs(x, norm, eps, weights, **given)
+
+
+def _feed(**changes: Any) -> Misuse:
+    given = {
+        "x": _zeros(3, HIDDEN),
+        "norm": _zeros(HIDDEN),
+        "gate": _weight(INNER, HIDDEN),
+        "up": _weight(INNER, HIDDEN),
+        "down": _weight(HIDDEN, INNER),
+    } | changes
+    return lambda kernels: kernels.feed_forward(eps=1e-5, **given)
+
+
+def _attend(q: Any = None, **changes: Any) -> Misuse:
+    given = {"keys": KEYS, "values": KEYS, "held": 9, "scale": 0.2, "padding": None} | changes
+    queries = _zeros(1, HQ, 2, DIM) if q is None else q
+    return lambda kernels: kernels.attend(queries, **given)
+
+
+def _pieces(**changes: Any) -> Misuse:
+    keys = structs.strided(KEYS)
+    given = {
+        "q": _zeros(1, HQ, 2, DIM),
+        "q_sink": _zeros(1, HQ, 2, DIM),
+        "pieces": [structs.Piece(keys, keys, 9, 0, 0)],
+        "blocks": structs.Blocks(),
+        "kv_heads": HKV,
+        "lowest": _zeros(2, dtype=np.int64),
+        "position": 7,
+        "scale": 0.2,
+    } | changes
+    return lambda kernels: kernels.attend_pieces(**given)
+
+
+def _coder(role: Role = Role.KEYS, heads: int = HKV) -> HostCodec:
+    name = "hkivi4" if role is Role.KEYS else "turbo3u"
+    made = HostCodec.of(codec(name), tokens=BLOCK, heads=heads, dim=DIM, role=role)
+    assert made is not None
+    return made
+
+
+def _records(*outer: int, role: Role = Role.KEYS, more: int = 0) -> np.ndarray[Any, Any]:
+    return _zeros(*outer, _coder(role).record_bytes + more, dtype=np.uint8)
+
+
+def _read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    array.flags.writeable = False
+    return array
+
+
+def _misaligned(*shape: int) -> np.ndarray[Any, Any]:
+    return np.zeros(4 * int(np.prod(shape)) + 1, np.uint8)[1:].view(np.float32).reshape(shape)
+
+
+def _encode(tokens: Any, records: Any) -> Misuse:
+    return lambda kernels: replace(_coder(), kernels=kernels).encode(tokens, records)
+
+
+def _raw_encode(tokens: Any, records: Any) -> Misuse:
+    return lambda kernels: kernels.encode(_coder().form, tokens, records)
+
+
+def _raw_pack(codes: Any, records: Any) -> Misuse:
+    return lambda kernels: kernels.pack(_coder().form, codes, records)
+
+
+def _parts(change: Callable[[dict[str, mx.array]], object]) -> Misuse:
+    def call(kernels: Library) -> object:
+        coder = replace(_coder(), kernels=kernels)
+        parts = dict(coder.to_parts(_records(3, 1, HKV)))
+        change(parts)
+        return coder.from_parts(parts)
+
+    return call
+
+
+def _cold(**changes: Any) -> Misuse:
+    given = {
+        "key_codec": _coder(),
+        "value_codec": _coder(Role.VALUES),
+        "segments": [(_records(4, 1, HKV), _records(4, 1, HKV, role=Role.VALUES))],
+        "order": np.array([[0, 1], [0, 3]], np.int64),
+        "position": 0,
+    } | changes
+    batch = given.pop("batch", 1)
+
+    def call(kernels: Library) -> object:
+        cold = ColdBlocks(**given)
+        q, lowest = _zeros(batch, HQ, 1, DIM), _zeros(1, dtype=np.int64)
+        return attend_tiers(
+            q, None, [], cold, lowest=lowest, position=64, scale=0.2, kernels=kernels
+        )
+
+    return call
+
+
+def _layer(**changes: Weight) -> Layer:
+    w = {
+        "q": _weight(HQ * DIM, HIDDEN),
+        "k": _weight(HKV * DIM, HIDDEN),
+        "v": _weight(HKV * DIM, HIDDEN),
+        "output": _weight(HIDDEN, HQ * DIM),
+        "gate": _weight(INNER, HIDDEN),
+        "up": _weight(INNER, HIDDEN),
+        "down": _weight(HIDDEN, INNER),
+    } | changes
+    norms = [(_zeros(HIDDEN), 1e-5)] * 2
+    return Layer(norms, (w["q"], w["k"], w["v"], w["output"]), (w["gate"], w["up"], w["down"]))
+
+
+def _layers(x: Any = None, *, caches: int = 1, heads: int = HQ) -> Misuse:
+    shape = structs.LayersShape(1, 2, heads, HKV, DIM)
+    memories = [structs.TierMemory()] * caches
+    given = _zeros(1, 2, HIDDEN) if x is None else x
+    return lambda kernels: kernels.layers(
+        shape, [_layer()], memories, structs.TierState(), given, finite=True
+    )
+
+
+STRIPED = _zeros(8, 2 * HIDDEN)[:, ::2]
+MISUSES: dict[str, Misuse] = {
+    "codes of another dtype": _weight_of(dtype=np.int32),
+    "codes of one axis": _weight_of((96,)),
+    "codes in part": _weight_of((6, 32), cut=np.s_[:, ::2]),
+    "codes of half a group": _weight_of((6, 12)),
+    "bits that do not fill words": _weight_of((6, 7), bits=6),
+    "scales of another dtype": _weight_of(of=np.float32),
+    "too few scales": _weight_of(scales=(5, 2)),
+    "too few groups": _weight_of(scales=(6, 1)),
+    "memory of another dtype": lambda k: k.read(_zeros(640)),
+    "memory in part": lambda k: k.read(_zeros(640, dtype=np.uint8)[::2]),
+    "product: dtype": lambda k: k.linear(_zeros(3, 64, dtype=np.float64), _weight(5, 64)),
+    "product: columns": lambda k: k.linear(_zeros(3, 32), _weight(5, 64)),
+    "product: one axis": lambda k: k.linear(_zeros(64), _weight(5, 64)),
+    "product: in part": lambda k: k.linear(STRIPED, _weight(5, 64)),
+    "product: misaligned": lambda k: k.linear(_misaligned(3, 64), _weight(5, 64)),
+    "sum: rows": lambda k: k.linear_add(_zeros(3, 64), _weight(5, 64), _zeros(2, 5)),
+    "sum: columns": lambda k: k.linear_add(_zeros(3, 64), _weight(5, 64), _zeros(3, 4)),
+    "sum: dtype": lambda k: k.linear_add(
+        _zeros(3, 64), _weight(5, 64), _zeros(3, 5, dtype=np.float16)
+    ),
+    "inputs: x": _inputs(x=_zeros(1, 3, 32)),
+    "inputs: two axes": _inputs(x=_zeros(3, HIDDEN)),
+    "inputs: x in part": _inputs(x=_zeros(1, 6, HIDDEN)[:, ::2]),
+    "inputs: norm": _inputs(norm=_zeros(HIDDEN - 1)),
+    "inputs: norm's dtype": _inputs(norm=_zeros(HIDDEN, dtype=np.float64)),
+    "inputs: one weight": _inputs(weights=(_weight(64, 64), _weight(32, 32), _weight(32, 32))),
+    "inputs: values unlike keys": _inputs(
+        weights=(_weight(64, 64), _weight(32, 64), _weight(48, 64))
+    ),
+    "inputs: part of a head": _inputs(dim=24),
+    "inputs: no head": _inputs(dim=0),
+    "inputs: periods": _inputs(periods=np.ones(9)),
+    "inputs: periods' dtype": _inputs(periods=np.ones(8, np.float32)),
+    "inputs: position": _inputs(offset=-1),
+    "feed-forward: x": _feed(x=_zeros(3, 32)),
+    "feed-forward: x in part": _feed(x=STRIPED),
+    "feed-forward: norm": _feed(norm=_zeros(2)),
+    "feed-forward: gate": _feed(gate=_weight(64, HIDDEN)),
+    "feed-forward: up": _feed(up=_weight(INNER, 32)),
+    "feed-forward: down": _feed(down=_weight(HIDDEN, 64)),
+    "attention: dtype": _attend(_zeros(1, HQ, 2, DIM, dtype=np.float64)),
+    "attention: three axes": _attend(_zeros(HQ, 2, DIM)),
+    "attention: q in part": _attend(_zeros(1, HQ, 4, DIM)[:, :, ::2]),
+    "attention: heads": _attend(_zeros(1, 3, 2, DIM)),
+    "attention: dim": _attend(_zeros(1, HQ, 2, 16)),
+    "attention: batch": _attend(_zeros(2, HQ, 2, DIM)),
+    "attention: values": _attend(values=_zeros(1, HKV, 8, DIM)),
+    "attention: keys' dtype": _attend(keys=_zeros(1, HKV, 9, DIM, dtype=np.float64)),
+    "attention: keys in part": _attend(keys=_zeros(1, HKV, 9, 2 * DIM)[..., ::2]),
+    "attention: no keys": _attend(keys=_zeros(1, 0, 9, DIM), values=_zeros(1, 0, 9, DIM)),
+    "attention: too many held": _attend(held=10),
+    "attention: too few held": _attend(held=1),
+    "attention: padding": _attend(padding=_zeros(2, dtype=np.int32)),
+    "attention: padding's dtype": _attend(padding=_zeros(1, dtype=np.int64)),
+    "pieces: sink queries": _pieces(q_sink=_zeros(1, HQ, 1, DIM)),
+    "pieces: sink queries' dtype": _pieces(q_sink=_zeros(1, HQ, 2, DIM, dtype=np.float16)),
+    "pieces: lowest": _pieces(lowest=_zeros(1, dtype=np.int64)),
+    "pieces: lowest of rows": _pieces(lowest=_zeros(1, 1, dtype=np.int64)),
+    "pieces: lowest of three axes": _pieces(lowest=_zeros(1, 1, 2, dtype=np.int64)),
+    "pieces: lowest's dtype": _pieces(lowest=_zeros(2, dtype=np.int32)),
+    "pieces: KV heads": _pieces(kv_heads=3),
+    "pieces: no KV head": _pieces(kv_heads=0),
+    "pieces: position": _pieces(position=-1),
+    "piece: count": lambda _: DensePiece(
+        keys=_zeros(1, 2, 3, 16), values=_zeros(1, 2, 3, 16), count=4, position=0
+    ),
+    "piece: three axes": lambda _: structs.strided(_zeros(2, 3, 16)),
+    "encode: records too few": _encode(_zeros(1, HKV, 64, DIM), _records(1, 1, HKV)),
+    "encode: heads": _encode(_zeros(1, 3, BLOCK, DIM), _records(1, 1, 3)),
+    "encode: record size": _encode(_zeros(1, HKV, BLOCK, DIM), _records(1, 1, HKV, more=-1)),
+    "encode: in part": _encode(_zeros(1, HKV, 64, DIM), _records(4, 1, HKV)[::2]),
+    "encode: read-only": _encode(_zeros(1, HKV, BLOCK, DIM), _read_only(_records(1, 1, HKV))),
+    "encode: tokens' dtype": _encode(
+        _zeros(1, HKV, BLOCK, DIM, dtype=np.int8), _records(1, 1, HKV)
+    ),
+    "encode: raw, dim": _raw_encode(_zeros(1, HKV, BLOCK, 16), _records(1, 1, HKV)),
+    "encode: raw, records' dtype": _raw_encode(
+        _zeros(1, HKV, BLOCK, DIM), _records(1, 1, HKV).view(np.int8)
+    ),
+    "decode: dtype": lambda k: k.decode(_coder().form, _records(1, 1, HKV).view(np.int8)),
+    "decode: three axes": lambda k: k.decode(_coder().form, _records(1, HKV)),
+    "decode: record size": lambda k: k.decode(_coder().form, _records(1, 1, HKV, more=2)),
+    "decode: heads": lambda _: _coder().decode(_records(1, 1, 3)),
+    "decode: in part": lambda k: k.decode(_coder().form, _records(4, 1, HKV)[::2]),
+    "pack: codes": _raw_pack(_zeros(BLOCK, 16, dtype=np.uint8), _records()),
+    "pack: codes' dtype": _raw_pack(_zeros(BLOCK, DIM), _records()),
+    "pack: count": _raw_pack(_zeros(2, BLOCK, DIM, dtype=np.uint8), _records(3)),
+    "pack: read-only": _raw_pack(_zeros(BLOCK, DIM, dtype=np.uint8), _read_only(_records())),
+    "unpack: record size": lambda k: k.unpack(_coder().form, _records(2, more=-1)),
+    "unpack: dtype": lambda k: k.unpack(_coder().form, _zeros(2, 8)),
+    "unpack: in part": lambda k: k.unpack(_coder().form, _records(4)[::2]),
+    "parts: none": _parts(lambda parts: parts.clear()),
+    "parts: one missing": _parts(lambda parts: parts.pop("scales")),
+    "parts: dtype": _parts(lambda parts: parts.update(words=parts["words"].view(mx.int32))),
+    "parts: tokens": _parts(lambda parts: parts.update(words=parts["words"][:, :, :, :16])),
+    "parts: words": _parts(lambda parts: parts.update(words=parts["words"][..., :1])),
+    "parts: blocks": _parts(lambda parts: parts.update(scales=parts["scales"][:2])),
+    "blocks: slot": _cold(order=np.array([[0, 4]], np.int64)),
+    "blocks: slot below 0": _cold(order=np.array([[0, -1]], np.int64)),
+    "blocks: segment": _cold(order=np.array([[1, 0]], np.int64)),
+    "blocks: segment below 0": _cold(order=np.array([[-2, 0]], np.int64)),
+    "blocks: order's dtype": _cold(order=np.array([[0, 1]], np.int32)),
+    "blocks: order's shape": _cold(order=np.array([0, 1], np.int64)),
+    "blocks: records": _cold(segments=[(_records(4, 1, HKV), _records(4, 1, HKV, more=64))]),
+    "blocks: value slots": _cold(
+        segments=[(_records(4, 1, HKV), _records(2, 1, HKV, role=Role.VALUES))]
+    ),
+    "blocks: batch": _cold(batch=2),
+    "blocks: roles": _cold(key_codec=_coder(Role.VALUES), value_codec=_coder()),
+    "layer: values": lambda _: _layer(v=_weight(DIM, HIDDEN)),
+    "layer: output": lambda _: _layer(output=_weight(HIDDEN, HKV * DIM)),
+    "layer: keys": lambda _: _layer(k=_weight(HKV * DIM, 32), v=_weight(HKV * DIM, 32)),
+    "layer: down": lambda _: _layer(down=_weight(HIDDEN, HIDDEN)),
+    "layers: x": _layers(_zeros(1, 2, 32)),
+    "layers: length": _layers(_zeros(1, 3, HIDDEN)),
+    "layers: x's dtype": _layers(_zeros(1, 2, HIDDEN, dtype=np.float16)),
+    "layers: read-only": _layers(_read_only(_zeros(1, 2, HIDDEN))),
+    "layers: caches": _layers(caches=2),
+    "layers: heads": _layers(heads=2 * HQ),
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSES.values(), ids=MISUSES)
+def test_it_is_refused_in_one_line(kernels: Library, misuse: Misuse) -> None:
+    with pytest.raises(CacheError) as caught:
+        misuse(kernels)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        _weight_of(),
+        _inputs(),
+        _feed(),
+        _attend(),
+        _attend(padding=_zeros(1, dtype=np.int32)),
+        _pieces(),
+        _pieces(lowest=_zeros(1, 2, dtype=np.int64)),
+        _encode(_zeros(1, HKV, BLOCK, DIM), _records(1, 1, HKV)),
+        _raw_pack(_zeros(3, BLOCK, DIM, dtype=np.uint8), _records(3)),
+        _parts(lambda _: None),
+        _cold(),
+        lambda _: _layer(),
+    ],
+)
+def test_what_the_misuses_are_made_from_is_taken(kernels: Library, use: Misuse) -> None:
+    use(kernels)

@@ -1,0 +1,237 @@
+"""Saved caches that were damaged or made up: each loads as it was, or is a CacheError."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
+
+import kvcache.mlx_lm  # noqa: F401  (lets mlx-lm find our caches)
+from kvcache import (
+    Backend,
+    BlockPool,
+    CacheConfig,
+    CacheError,
+    DynamicKVCache,
+    HotDtype,
+    PagedKVCache,
+    Rotation,
+    TwoTierKVCache,
+)
+from kvcache.integrity import check_sum, checksum
+
+HKV, DIM = 2, 32
+ROTATION = Rotation(periods=9.0 ** (np.arange(DIM // 2) / 5), traditional=True)
+Cache = TwoTierKVCache | DynamicKVCache | PagedKVCache
+CacheType = TypeVar("CacheType", TwoTierKVCache, DynamicKVCache, PagedKVCache)
+State = tuple[Any, ...]
+
+
+def _filled(cache: CacheType, length: int) -> CacheType:
+    keys = (mx.random.key(seed) for seed in (1, 2))
+    k, v = (mx.random.normal((1, HKV, length, DIM), key=key) for key in keys)
+    cache.append(k, v)
+    return cache
+
+
+def _two_tier(backend: Backend = Backend.CPU, length: int = 250) -> TwoTierKVCache:
+    config = CacheConfig(max_tokens=160, hot=16, sinks=3, block=32, backend=backend)
+    return _filled(TwoTierKVCache.from_config(config, rotation=ROTATION), length)
+
+
+def _dynamic() -> DynamicKVCache:
+    return _filled(DynamicKVCache(90, left_padding=[2]), 37)
+
+
+def _paged() -> PagedKVCache:
+    pool = BlockPool(12, kv_heads=HKV, head_dim=DIM, page_tokens=8, dtype=HotDtype.BF16)
+    return _filled(_filled(PagedKVCache(pool, max_pages=4), 30), 5)
+
+
+KINDS: dict[str, Callable[[], Cache]] = {
+    "two-tier": _two_tier,
+    "two-tier, short": lambda: _two_tier(Backend.REFERENCE, 20),
+    "dynamic": _dynamic,
+    "paged": _paged,
+}
+EVERY = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+
+
+def _alike(one: Cache, other: Cache) -> bool:
+    """Whether two caches hold the same, under the same figures."""
+    figures = [
+        json.dumps([part for part in cache.state if isinstance(part, str | int | dict)])
+        for cache in (one, other)
+    ]
+    tokens = (
+        mx.array_equal(a(), b()) for a, b in ((one.keys, other.keys), (one.values, other.values))
+    )
+    return figures[0] == figures[1] and all(bool(same.item()) for same in tokens)
+
+
+def _attended(cache: Cache) -> None:
+    """Attend to what was loaded: whatever it is, nothing outside of it is touched."""
+    new = mx.ones((1, HKV, 1, DIM), mx.float16)
+    try:
+        mx.eval(cache.attend(new, new, new, scale=0.2), cache.keys())
+    except CacheError:
+        assert not cache.empty()
+
+
+@EVERY
+def test_what_is_whole_loads_as_it_was(make: Callable[[], Cache]) -> None:
+    cache = make()
+    assert _alike(type(cache).from_state(cache.state), cache)
+
+
+ODD_VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 7, 31, 2**31 - 1, 2**31, 2**63, 10**400),
+    *(0.5, 1e308, float("nan"), float("inf"), "", "h8", "f64", [], [1], {}, "[" * 99_999),
+)
+
+
+def _odd(rng: random.Random, value: Any) -> Any:
+    """Something else in place of a part of a state, or inside it."""
+    if isinstance(value, mx.array) and value.size and rng.random() < 0.8:
+        return _odd_array(rng, value)
+    if isinstance(value, str) and value.startswith("{"):
+        described = json.loads(value)
+        inside = described
+        while isinstance(inside, dict) and inside:
+            name = rng.choice(sorted(inside))
+            if not isinstance(inside[name], dict) or rng.random() < 0.1:
+                inside[name] = _odd_number(rng, inside[name])
+                break
+            inside = inside[name]
+        return json.dumps(described)
+    if isinstance(value, dict):
+        name = rng.choice(sorted(value))
+        return value | {name: _odd_number(rng, value[name])}
+    return _odd_number(rng, value)
+
+
+def _odd_number(rng: random.Random, value: Any) -> Any:
+    near = isinstance(value, int) and rng.random() < 0.6
+    return value + rng.choice((-32, -1, 1, 2, 32)) if near else rng.choice(ODD_VALUES)
+
+
+def _odd_array(rng: random.Random, array: mx.array) -> mx.array | None:
+    axis = rng.randrange(max(array.ndim, 1))
+    changes: list[Callable[[], mx.array | None]] = [
+        lambda: None,
+        lambda: array.astype(rng.choice((mx.float32, mx.float16, mx.uint8, mx.int64))),
+        lambda: array.flatten(),
+        lambda: array[None],
+        lambda: mx.concatenate([array, array], axis=axis) if array.ndim else array + 1,
+        lambda: mx.take(array, mx.arange(array.shape[axis] // 2), axis) if array.ndim else array,
+        lambda: mx.zeros((0,)),
+        lambda: array.swapaxes(0, -1) if array.ndim else array,
+        lambda: mx.full(array.shape, mx.nan).astype(array.dtype),
+    ]
+    return rng.choice(changes)()
+
+
+def _sealed(state: State) -> State:
+    """The state with the sum that belongs to it, where one can be made."""
+    at = 1 if isinstance(state[0], str) else len(state) - 1
+    rest = [*state[:at], *state[at + 1 :]]
+    arrays = [part for part in rest if part is None or isinstance(part, mx.array)]
+    if any(array is not None and array.dtype.size > 4 for array in arrays):
+        return state
+    numbers = [part for part in rest if isinstance(part, int)]
+    figures = [repr(sorted(part.items())) for part in rest if isinstance(part, dict)]
+    text = state[0] if at == 1 else "".join(figures) or " ".join(map(str, numbers))
+    return *state[:at], checksum(text, arrays), *state[at + 1 :]
+
+
+@EVERY
+@pytest.mark.parametrize("sealed", [False, True], ids=["damaged", "made up"])
+def test_any_other_state_is_refused_or_harmless(make: Callable[[], Cache], sealed: bool) -> None:
+    cache, refused = make(), []
+    for seed in range(130):
+        rng = random.Random(seed)
+        state = list(cache.state)
+        for at in rng.sample(range(len(state)), rng.choice((1, 1, 1, 2))):
+            state[at] = _odd(rng, state[at])
+        if rng.random() < 0.05:
+            state = state[:-1]
+        try:
+            loaded = type(cache).from_state(_sealed(tuple(state)) if sealed else tuple(state))
+        except CacheError as error:
+            refused.append(str(error))
+            continue
+        # What is made up with care may be another cache, but never one that reads elsewhere.
+        assert sealed or _alike(loaded, cache), seed
+        _attended(loaded)
+    assert len(refused) > 60
+    assert all("\n" not in message and len(message) < 400 for message in refused)
+
+
+@EVERY
+def test_any_bit_of_a_file_counts(make: Callable[[], Cache], tmp_path: Path) -> None:
+    cache, path = make(), tmp_path / "cache.safetensors"
+    save_prompt_cache(str(path), [cache])
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:begin])
+    # Texts and numbers, which mlx-lm reads by itself, are 32-bit integers.
+    places = [
+        range(*each["data_offsets"])
+        for each in header.values()
+        if each.get("dtype") in ("F16", "BF16", "F32", "U32")
+    ]
+    for seed in range(60):
+        rng = random.Random(seed)
+        damaged = bytearray(content)
+        damaged[begin + rng.choice(rng.choice([place for place in places if place]))] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(CacheError, match="damaged"):
+            load_prompt_cache(str(path))
+    path.write_bytes(content)
+    assert _alike(load_prompt_cache(str(path))[0], cache)
+
+
+def test_a_state_that_is_refused_changes_nothing() -> None:
+    for make in KINDS.values():
+        cache = make()
+        before, state = cache.stats(), list(cache.state)
+        state[-2 if isinstance(cache, DynamicKVCache) else 0] = 5
+        with pytest.raises(CacheError):
+            cache.state = tuple(state)
+        assert cache.stats() == before
+
+
+def test_a_cache_beyond_the_machine_is_refused() -> None:
+    state = _two_tier().state
+    described = json.loads(state[0])
+    described["plan"]["sizes"]["slots"] = 10**7
+    described["shape"][1] = 10**6
+    with pytest.raises(CacheError, match=r"got pinned tokens|bytes a layer, but this machine has"):
+        TwoTierKVCache.from_state(_sealed((json.dumps(described), *state[1:])))
+    described["shape"][1] = HKV
+    described["plan"]["sizes"]["slots"] = 2**31 - 1
+    with pytest.raises(CacheError, match="expected at most 2147483647 tokens"):
+        TwoTierKVCache.from_state(_sealed((json.dumps(described), *state[1:])))
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32, mx.uint32, mx.uint8])
+def test_the_sum_tells_bits_shapes_and_text(dtype: mx.Dtype) -> None:
+    array = (mx.random.normal((3, 5, 7), key=mx.random.key(1)) * 9).astype(dtype)
+    total = checksum("text", [array, None])
+    check_sum(total, "text", [mx.array(array), None])
+    other = mx.array(array)
+    other[2, 4, 6] += 1
+    for text, arrays in (
+        ("texu", [array, None]),
+        ("text", [other, None]),
+        ("text", [array.reshape(5, 3, 7), None]),
+        ("text", [None, array]),
+        ("text", [array[::-1], None]),
+    ):
+        with pytest.raises(CacheError, match="damaged"):
+            check_sum(total, text, arrays)
