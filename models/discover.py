@@ -17,6 +17,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -85,9 +86,10 @@ def _hugging_face() -> Iterator[FoundModel]:
                 continue
             seen.add(real)
             file = "/".join(path.relative_to(repo).parts[2:])
-            spec = HubFile(repo="/".join(parts), file=file, revision=revision)
-            name = names.get(real) or str(spec)
-            yield FoundModel(name=name, path=path, size=size, origin=Origin.HUGGING_FACE)
+            with suppress(ValueError):  # a name that no spec can have
+                spec = HubFile(repo="/".join(parts), file=file, revision=revision)
+                name = names.get(real) or str(spec)
+                yield FoundModel(name=name, path=path, size=size, origin=Origin.HUGGING_FACE)
 
 
 def _snapshot_files(repo: Path) -> Iterator[tuple[Path, int, str]]:

@@ -22,7 +22,6 @@ from tests.models.samples import (
     WHEEL_ENTRY,
     make_wheel,
     put,
-    put_hub,
     put_ollama,
 )
 
@@ -96,22 +95,15 @@ def test_another_file_on_the_hub_is_named_and_left_there(hub: FakeHub) -> None:
         locate("tiny")
 
 
-def test_a_damaged_download_is_taken_out_again(
-    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def damaged(*args: object) -> Path:
-        path = put_hub(hub_folder(), ENTRY.hub)
-        blob = path.resolve()
-        store = blob.rename(hub_folder() / "a store of all caches")
-        store.write_bytes(CONTENT[::-1])
-        blob.symlink_to(store)
-        return path
-
-    monkeypatch.setattr("models.hub.download", damaged)
+def test_a_damaged_download_is_taken_out_again(hub: FakeHub) -> None:
+    hub.add(ENTRY.hub.repo, ENTRY.hub.file, CONTENT[::-1])
+    hub.headers["ETag"] = f'"{ENTRY.sha256}"'
     with pytest.raises(FetchError, match="fetch it again"):
         fetch("tiny")
     assert list(hub_folder().glob("models--*/snapshots/*/*")) == []
     assert list((hub_folder() / "models--someone--Tiny-GGUF/blobs").iterdir()) == []
+    hub.add(ENTRY.hub.repo, ENTRY.hub.file)
+    assert fetch("tiny").read_bytes() == CONTENT
 
 
 def test_local_specs_are_only_located(home: Path) -> None:
