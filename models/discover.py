@@ -27,6 +27,15 @@ from models.store import installed, models_folder
 
 _LM_STUDIO_FOLDERS = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
 _OLLAMA_FOLDER = "~/.ollama/models"
+# Where Linux packages let Ollama run as a user of its own: its installer's, those of
+# distributions, and the snap's.
+_OLLAMA_SERVICE_FOLDERS = (
+    "/usr/share/ollama/.ollama/models",
+    "/var/lib/ollama/.ollama/models",
+    "/var/lib/ollama/models",
+    "/var/lib/ollama",
+    "/var/snap/ollama/common/models",
+)
 # Ollama's own registry, which its names leave out, is the one host that starts so.
 _OLLAMA_OWN_REGISTRY = "registry."
 _OLLAMA_LIBRARY = "library"
@@ -111,7 +120,12 @@ def _lm_studio() -> Iterator[FoundModel]:
 
 
 def _ollama() -> Iterator[FoundModel]:
-    root = Path(os.environ.get("OLLAMA_MODELS") or _OLLAMA_FOLDER).expanduser()
+    own = os.environ.get("OLLAMA_MODELS") or _OLLAMA_FOLDER
+    for folder in (own, *_OLLAMA_SERVICE_FOLDERS):
+        yield from _ollama_models(Path(folder).expanduser())
+
+
+def _ollama_models(root: Path) -> Iterator[FoundModel]:
     for path in _files(root / "manifests"):
         parts = path.relative_to(root / "manifests").parts
         blob = _ollama_blob(root, path)
