@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from app.sampling import require_finite
 from kvcache import TwoTierKVCache
 from models.llama import Model
 
@@ -130,6 +131,8 @@ def _log_probabilities(model: Model, caches: Sequence[TwoTierKVCache], ids: mx.a
     """[L, vocabulary]."""
     logits: Logits = np.asarray(model(ids, caches)[0].astype(mx.float32))
     mx.eval([cache.pending() for cache in caches])
-    below: Logits = logits - logits.max(axis=-1, keepdims=True)
+    peaks = logits.max(axis=-1, keepdims=True)
+    require_finite(peaks)
+    below: Logits = logits - peaks
     below -= np.log(np.exp(below).sum(axis=-1, keepdims=True, dtype=np.float64))
     return below

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
 
 from kvcache import EmberError
 
@@ -44,6 +46,16 @@ class Sampling:
     def _require(name: str, value: float | None, holds: bool, expected: str) -> None:
         if not holds:
             raise EmberError(f"got {name}={value}, expected {expected}")
+
+
+def require_finite(peaks: npt.NDArray[np.floating]) -> None:
+    """Raise EmberError where the largest of some logits is infinite, or NaN as among any NaN."""
+    if not np.isfinite(peaks).all():
+        raise EmberError(
+            "the network gave NaN or infinity instead of probabilities: the model's weights are "
+            "damaged, or too large for its activations; get the file again, or another "
+            "quantization of it"
+        )
 
 
 class Sampler:

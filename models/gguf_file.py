@@ -1,8 +1,9 @@
 """A GGUF file, memory-mapped: its metadata, its tensors, and their bytes.
 
 Does not know what the bytes of a tensor mean (see `repack`), nor which keys
-or tensors a model needs. The mapping is read-only. A file that another
-program truncates while it is open is beyond what this module can catch.
+or tensors a model needs. The mapping is read-only. A file that another program
+truncates is noticed before a tensor is read; during that it is beyond what this
+module can catch.
 """
 
 import mmap
@@ -73,10 +74,12 @@ class GGUFFile:
         """The tensor's bytes as [rows, row bytes], without a copy.
 
         A vector is one row; of three or more axes the leading ones are
-        flattened. Raises `GGUFError` if there is no such tensor.
+        flattened. Raises `GGUFError` if there is no such tensor, or no longer.
         """
-        info = self.tensor(name)
-        data = np.frombuffer(self._mapping(), np.uint8, count=info.nbytes, offset=info.offset)
+        info, mapping = self.tensor(name), self._mapping()
+        if mapping.size() < info.offset + info.nbytes:
+            raise GGUFError(f"was cut to {mapping.size()} bytes while it was read; get it again")
+        data = np.frombuffer(mapping, np.uint8, count=info.nbytes, offset=info.offset)
         return data.reshape(info.rows, -1)
 
     def release(self, name: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from kvcache import (
     CacheConfig,
@@ -21,6 +22,7 @@ from kvcache import (
 )
 from kvcache.attention import AttendingCache
 from models.config import LlamaConfig
+from models.errors import GGUFError
 from models.ops import MlxOps, Ops
 from models.rope import Rope
 from models.weights import Weights
@@ -36,17 +38,16 @@ class Block(nn.Module):
         self.head_dim, self.heads, self.kv_heads = config.head_dim, config.heads, config.kv_heads
         self.scale = config.head_dim**-0.5
         self.rope, self.ops = rope, ops
-        prefix, size, eps = f"blk.{index}", config.hidden, config.norm_eps
-        query, held = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self.attention_norm = weights.norm(f"{prefix}.attn_norm", size=size, eps=eps)
-        self.q = weights.linear(f"{prefix}.attn_q", rows=query, columns=size)
-        self.k = weights.linear(f"{prefix}.attn_k", rows=held, columns=size)
-        self.v = weights.linear(f"{prefix}.attn_v", rows=held, columns=size)
-        self.output = weights.linear(f"{prefix}.attn_output", rows=size, columns=query)
-        self.mlp_norm = weights.norm(f"{prefix}.ffn_norm", size=size, eps=eps)
-        self.gate = weights.linear(f"{prefix}.ffn_gate", rows=config.ffn, columns=size)
-        self.up = weights.linear(f"{prefix}.ffn_up", rows=config.ffn, columns=size)
-        self.down = weights.linear(f"{prefix}.ffn_down", rows=size, columns=config.ffn)
+        prefix, eps = f"blk.{index}", config.norm_eps
+        self.attention_norm = weights.norm(f"{prefix}.attn_norm", eps=eps)
+        self.q = weights.linear(f"{prefix}.attn_q")
+        self.k = weights.linear(f"{prefix}.attn_k")
+        self.v = weights.linear(f"{prefix}.attn_v")
+        self.output = weights.linear(f"{prefix}.attn_output")
+        self.mlp_norm = weights.norm(f"{prefix}.ffn_norm", eps=eps)
+        self.gate = weights.linear(f"{prefix}.ffn_gate")
+        self.up = weights.linear(f"{prefix}.ffn_up")
+        self.down = weights.linear(f"{prefix}.ffn_down")
 
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         q, k, v = self.ops.attention_inputs(
@@ -66,22 +67,18 @@ class Model(nn.Module):
     """Token ids -> logits. Fits mlx-lm's generation loop (`layers`, `make_cache`)."""
 
     def __init__(self, config: LlamaConfig, weights: Weights, ops: Ops | None = None) -> None:
-        """Take the network's tensors out of `weights`; `ops` defaults to plain MLX.
-
-        Raises GGUFError for a tensor that is missing, misshapen or left over.
-        """
+        """Take the network's tensors, all there and well shaped; `ops` defaults to plain MLX."""
         super().__init__()
         self.config = config
         self.ops = ops or MlxOps()
-        self.embedding = weights.embedding("token_embd", columns=config.hidden)
+        self.embedding = weights.embedding("token_embd")
         self._rope = _make_rope(config, weights)
         self.layers = [
             Block(config, weights, index, self._rope, self.ops) for index in range(config.layers)
         ]
-        self.norm = weights.norm("output_norm", size=config.hidden, eps=config.norm_eps)
+        self.norm = weights.norm("output_norm", eps=config.norm_eps)
         if "output.weight" in weights:
-            self.output = weights.linear("output", rows=self.vocabulary, columns=config.hidden)
-        weights.expect_empty()
+            self.output = weights.linear("output")
 
     @property
     def shape(self) -> ModelShape:
@@ -122,7 +119,9 @@ class Model(nn.Module):
 def _make_rope(config: LlamaConfig, weights: Weights) -> Rope:
     factors = None
     if "rope_freqs.weight" in weights:
-        factors = weights.vector("rope_freqs.weight", config.rope_dims // 2, mx.float32)
+        factors = weights.vector("rope_freqs.weight", mx.float32)
+        if (least := float(np.asarray(factors).min())) <= 0:
+            raise GGUFError(f"tensor 'rope_freqs.weight' holds {least}, expected positive numbers")
     return Rope(
         config.rope_dims,
         base=config.rope_base,

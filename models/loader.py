@@ -4,7 +4,7 @@ Tensors are repacked one by one, largest first, and each one's pages are let go
 after it, so that the peak stays near the sum of what is kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,15 @@ from kvcache.native.library import library
 from models.chat_template import ChatTemplate
 from models.config import LlamaConfig
 from models.gguf_file import GGUFFile
+from models.gguf_header import TensorInfo
 from models.llama import Model
 from models.native_ops import NativeOps
 from models.ops import MlxOps, Ops
 from models.repack import Dense, Quantized, repack
+from models.shapes import check_tensors
 from models.source import locate
 from models.tokenizer import Tokenizer
+from models.vocabulary import PREFIX
 from models.weights import Weights
 
 OnProgress = Callable[[int, int], None]
@@ -65,9 +68,11 @@ def load(
     path = locate(str(model))
     with GGUFFile(path) as file:
         config = LlamaConfig.from_metadata(file.metadata)
+        tokens = len(file.metadata.get_strings(PREFIX + "tokens"))
+        entries = check_tensors(file.tensors, config, tokens=tokens)
         tokenizer = Tokenizer.from_metadata(file.metadata)
         template = ChatTemplate.from_metadata(file.metadata, tokenizer)
-        tensors = _read_tensors(file, progress or _ignore)
+        tensors = _read_tensors(file, entries, progress or _ignore)
         name = file.metadata.get_string("general.name", path.stem)
         network = Model(config, Weights(tensors, activation_dtype()), _ops(backend))
     return LoadedModel(
@@ -88,12 +93,14 @@ def _ops(backend: Backend) -> Ops:
     return MlxOps()
 
 
-def _read_tensors(file: GGUFFile, progress: OnProgress) -> dict[str, Quantized | Dense]:
-    total = sum(info.nbytes for info in file.tensors.values())
+def _read_tensors(
+    file: GGUFFile, entries: Mapping[str, TensorInfo], progress: OnProgress
+) -> dict[str, Quantized | Dense]:
+    total = sum(info.nbytes for info in entries.values())
     done = 0
     tensors: dict[str, Quantized | Dense] = {}
-    for info in sorted(file.tensors.values(), key=lambda info: -info.nbytes):
-        tensors[info.name] = repack(info, file.rows(info.name))
+    for info in sorted(entries.values(), key=lambda info: -info.nbytes):
+        tensors[info.name] = repack(info, file.rows(info.name)[: info.rows])
         file.release(info.name)
         done += info.nbytes
         progress(done, total)

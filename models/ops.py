@@ -9,8 +9,11 @@ from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
+from kvcache import EmberError
 from kvcache.attention import AttendingCache
+from kvcache.config import on_gpu
 from models.layers import Embedding, Linear, QuantizedLinear
 from models.rope import Rope
 
@@ -29,7 +32,7 @@ class Ops(Protocol):
     """What a Llama block does between attention calls. x is [B, L, hidden]."""
 
     def embed(self, ids: mx.array, table: Embedding) -> mx.array:
-        """Token ids [B, L] -> vectors [B, L, hidden]."""
+        """Token ids [B, L] -> vectors [B, L, hidden]. Raises EmberError for ids outside `table`."""
         ...
 
     def attention_inputs(
@@ -77,6 +80,15 @@ class MlxOps:
         return x
 
     def embed(self, ids: mx.array, table: Embedding) -> mx.array:
+        rows = table.as_linear.weight.shape[0]
+        if on_gpu() and ids.shape[-1] == 1:
+            # One id may still be on its way: it is kept inside the table, but not waited for.
+            return table(mx.clip(ids, 0, rows - 1))
+        found = np.asarray(ids)
+        if found.size and not 0 <= found.min() <= found.max() < rows:
+            raise EmberError(
+                f"got token ids {found.min()} to {found.max()}, expected 0 to {rows - 1}"
+            )
         return table(ids)
 
     def attention_inputs(

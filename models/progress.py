@@ -17,7 +17,7 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
-"""Called in whichever thread does the work. What it raises ends the work."""
+"""Called often, also while nothing comes. What it raises ends the work."""
 
 
 def silent(report: Progress) -> None:

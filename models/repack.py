@@ -33,6 +33,12 @@ _DENSE: dict[TensorType, type[np.generic]] = {
     TensorType.F16: np.float16,
     TensorType.BF16: np.uint16,
 }
+# Bits of a float, and of its infinity.
+_INFINITY: dict[TensorType, tuple[int, int]] = {
+    TensorType.F32: (32, 0x7F800000),
+    TensorType.F16: (16, 0x7C00),
+    TensorType.BF16: (16, 0x7F80),
+}
 _READERS: dict[TensorType, tuple[BlockReader, int]] = {
     TensorType.Q4_0: (simple_blocks.read_q4_0, 4),
     TensorType.Q4_1: (simple_blocks.read_q4_1, 4),
@@ -63,12 +69,6 @@ class Quantized:
     group_size: int = GROUP
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the weight that is encoded."""
-        rows, words = self.weight.shape
-        return rows, words * 32 // self.bits
-
-    @property
     def nbytes(self) -> int:
         """Bytes in memory, scales and biases included."""
         return self.weight.nbytes + self.scales.nbytes + self.biases.nbytes
@@ -79,11 +79,6 @@ class Dense:
     """A tensor kept as it is: float32, float16 or bfloat16, in its shape."""
 
     array: mx.array
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns; a vector is one row."""
-        return self.array.size // self.array.shape[-1], self.array.shape[-1]
 
     @property
     def nbytes(self) -> int:
@@ -108,8 +103,8 @@ def repack(info: TensorInfo, rows: Bytes) -> Quantized | Dense:
     """Bring a tensor's bytes, uint8 [rows, row bytes], into MLX's layout.
 
     Raises `GGUFError`, naming the tensor, where columns do not fill groups of
-    32, the bytes do not match the shape, or a scale or bias is NaN, infinite
-    or beyond float16.
+    32, the bytes do not match the shape, a dense weight is NaN or infinite, or
+    a scale or bias is that or beyond float16.
     """
     if rows.nbytes != info.nbytes:
         raise GGUFError(f"tensor {info.name!r}: got {rows.nbytes} bytes, expected {info.nbytes}")
@@ -123,8 +118,25 @@ def repack(info: TensorInfo, rows: Bytes) -> Quantized | Dense:
 
 
 def _dense(info: TensorInfo, rows: Bytes) -> Dense:
+    if not _is_finite(rows.reshape(-1), info.type):
+        raise GGUFError(
+            f"tensor {info.name!r} ({info.type.name}): a weight is NaN or infinite; "
+            "the file is damaged or made by an unsound converter"
+        )
     array = mx.array(rows.reshape(-1).view(_DENSE[info.type]).reshape(info.shape))
     return Dense(array=array.view(mx.bfloat16) if info.type is TensorType.BF16 else array)
+
+
+def _is_finite(data: Bytes, kind: TensorType) -> bool:
+    """Whether no float is NaN or infinite, at the speed of memory.
+
+    Those have all bits of their exponent set, so that among numbers of one sign they
+    are the largest integers: of signed ones without the sign bit, of unsigned ones with it.
+    """
+    bits, infinity = _INFINITY[kind]
+    sign = 1 << bits - 1
+    positive, negative = data.view(f"<i{bits // 8}").max(), data.view(f"<u{bits // 8}").max()
+    return bool(positive < infinity and negative < sign + infinity)
 
 
 def _quantized(info: TensorInfo, rows: Bytes) -> Quantized:

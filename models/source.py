@@ -16,8 +16,8 @@ from models import catalogue
 from models.catalogue import CatalogueEntry
 from models.discover import FoundModel, discover
 from models.errors import ModelNotFoundError
-from models.hub import MAIN, HubFile, cached
-from models.store import installed
+from models.hub import MAIN, HubFile, cached, file_size
+from models.store import installed, own_path
 
 _HUB_PREFIX = "hf:"
 _FOUND_PREFIXES = ("ember:", "lmstudio:", "ollama:")
@@ -57,6 +57,11 @@ def locate(spec: str) -> Path:
         case CatalogueEntry() as entry:
             if found := installed(entry):
                 return found
+            if (size := file_size(own := own_path(entry))) is not None:
+                raise ModelNotFoundError(
+                    f"{own} has {size} bytes, expected {entry.size}: it was cut short or changed; "
+                    f"`ember pull {entry.name}` fetches it anew"
+                )
             raise ModelNotFoundError(
                 f"{entry.name} is not on this machine: `ember pull {entry.name}` "
                 f"fetches it ({entry.size_text})"
@@ -89,7 +94,7 @@ def _parse_hub(spec: str) -> HubFile:
         return HubFile(repo=f"{owner}/{repo}", file=file, revision=revision or MAIN)
     except ValueError as error:
         raise ModelNotFoundError(
-            f"{spec!r} names no file on the Hub: expected hf:OWNER/REPO/FILE.gguf or "
+            f"{spec!r:.80} names no file on the Hub: expected hf:OWNER/REPO/FILE.gguf or "
             "hf:OWNER/REPO/FILE.gguf@REVISION"
         ) from error
 
@@ -106,13 +111,19 @@ def _existing(path: Path) -> Path:
     try:
         if path.is_file():
             return path
-        is_folder = path.is_dir()
-    except OSError as error:
-        raise ModelNotFoundError(f"{path}: cannot be read ({error.strerror})") from error
+        is_folder, link = path.is_dir(), path.readlink() if path.is_symlink() else None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelNotFoundError(f"{str(path)!r:.80}: cannot be read ({reason})") from error
     if is_folder:
         inside = ", ".join(sorted(each.name for each in path.glob("*.gguf"))[:3])
         hint = f"name one of its files, such as {inside}" if inside else "it holds no .gguf file"
         raise ModelNotFoundError(f"{path} is a folder, expected a .gguf file: {hint}")
+    if link is not None and not path.exists():
+        raise ModelNotFoundError(
+            f"{path} is a link to {link}, where there is no file: was it moved, or its disk not "
+            "mounted?"
+        )
     raise ModelNotFoundError(f"{path}: no such file{_path_hint(path)}")
 
 
@@ -148,6 +159,6 @@ def _unknown(name: str, found: list[str] | None = None) -> ModelNotFoundError:
     close = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return ModelNotFoundError(
-        f"no model named {name!r}: {hint}`ember ls` lists what can be used; "
-        f"a file in this folder is written ./{Path(name).name}"
+        f"no model named {name!r:.80}: {hint}`ember ls` lists what can be used; "
+        f"a file in this folder is written ./{Path(name).name:.80}"
     )

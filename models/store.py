@@ -32,13 +32,17 @@ def models_folder() -> Path:
     return root / "models"
 
 
+def own_path(entry: CatalogueEntry) -> Path:
+    """Where ember's own folder has a catalogue entry's file, present or not."""
+    return models_folder() / entry.hub.file_name
+
+
 def installed(entry: CatalogueEntry) -> Path | None:
     """The file of a catalogue entry in ember's folder or the Hugging Face cache, or None.
 
     Told by its name and exact size; hashes are checked when a file is fetched.
     """
-    own = models_folder() / entry.hub.file_name
-    candidates = [own, *cached_revisions(entry.hub)]
+    candidates = [own_path(entry), *cached_revisions(entry.hub)]
     return next((path for path in candidates if file_size(path) == entry.size), None)
 
 

@@ -6,6 +6,7 @@ GGUF specification and llama.cpp's loader.
 
 import re
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -14,7 +15,8 @@ from models.metadata import Metadata
 
 PREFIX = "tokenizer.ggml."
 
-# Texts that llama.cpp takes for the end of a turn, whatever the file's keys say.
+# Texts after which llama.cpp stops, whatever the file's keys and types say: ends of turns
+# and of texts, and what fills or parts the files of a completion.
 END_OF_GENERATION_TEXTS = frozenset(
     {
         "<|eot_id|>",
@@ -32,8 +34,39 @@ END_OF_GENERATION_TEXTS = frozenset(
         "<eos>",
         "</s>",
         "<｜end▁of▁sentence｜>",
+        *("<|return|>", "<|call|>", "<|calls|>", "<|flush|>"),
+        *("<turn|>", "<|tool_response>", "[e~["),
+        *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+        *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
     }
 )
+# Texts of the same kind that do not end an answer: where a completion is to be put in.
+_FILL_IN_TEXTS = frozenset(
+    f"{start}{part}{end}"
+    for start, end, parts in (
+        ("<|fim_", "|>", ("prefix", "suffix", "middle")),
+        ("<fim-", ">", ("prefix", "suffix", "middle")),
+        ("<fim_", ">", ("prefix", "suffix", "middle")),
+        ("<|code_", "|>", ("prefix", "suffix", "middle")),
+        ("<|", "|>", ("prefix", "suffix", "middle")),
+        ("<｜fim▁", "｜>", ("begin", "hole", "end")),
+        ("<", ">", ("PRE", "SUF", "MID")),
+        ("▁<", ">", ("PRE", "SUF", "MID")),
+    )
+    for part in parts
+)
+# Vocabularies in which a text is no end, told by others that they hold.
+_NO_END: tuple[tuple[str, tuple[frozenset[str], ...]], ...] = (
+    (
+        "<|end|>",
+        tuple(
+            frozenset(texts.split())
+            for texts in ("<|return|> <|call|>", "<|call|> <|flush|>", "<|calls|> <|flush|>")
+        ),
+    ),
+    ("</s>", (frozenset({"<|tool_response>"}), frozenset({"<|plamo:eos|>"}))),
+)
+_FIM_ENDS = ("fim_pad", "fim_rep", "fim_sep")
 
 
 class TokenizerModel(StrEnum):
@@ -93,18 +126,21 @@ class Vocabulary:
         ids = _ids(texts)
         types = _types(metadata, texts)
         special = _special_ids(metadata, len(texts))
-        ends = {id_ for name in ("eos", "eot", "eom") if (id_ := special[name]) is not None}
-        by_text = _ends_by_text(ids, types)
+        by_key = {id_ for name in ("eos", "eot", "eom") if (id_ := special[name]) is not None}
+        by_key |= _fim_ends(metadata, len(texts))
+        by_text = _ends_by_text(metadata, ids, types)
+        apart = (_FILL_IN_TEXTS & ids.keys()) | {texts[id_] for id_ in by_key}
+        control = by_text | _standing_apart(metadata, apart, ids, types)
         return cls(
             texts=texts,
             types=tuple(
-                TokenType.CONTROL if index in by_text else kind for index, kind in enumerate(types)
+                TokenType.CONTROL if index in control else kind for index, kind in enumerate(types)
             ),
             ids=ids,
             bos_id=special["bos"],
             eos_id=special["eos"],
             unknown_id=special["unknown"],
-            eog_ids=by_text | ends,
+            eog_ids=by_text | by_key,
         )
 
 
@@ -167,12 +203,45 @@ def byte_value(text: str) -> int:
     return int(text[3:5], 16)
 
 
-def _ends_by_text(ids: dict[str, int], types: list[TokenType]) -> frozenset[int]:
-    """Ids of the end-of-generation texts, all of them control tokens from here on.
+def _fim_ends(metadata: Metadata, size: int) -> set[int]:
+    """Ids of the keys for completions after which llama.cpp stops too."""
+    given = (metadata.get_int(f"{PREFIX}{name}_token_id", -1) for name in _FIM_ENDS)
+    return {id_ for id_ in given if 0 <= id_ < size}
 
-    Fine-tunes often add `<|im_end|>` as user-defined; llama.cpp makes it a control
-    token, and so does this. A normal piece of text that looks like one stays as it is.
+
+def _ends_by_text(
+    metadata: Metadata, ids: dict[str, int], types: list[TokenType]
+) -> frozenset[int]:
+    """Ids of the end-of-generation texts, whatever their type."""
+    ends = END_OF_GENERATION_TEXTS & ids.keys()
+    for text, signs in _NO_END:
+        if any(sign <= ids.keys() for sign in signs):
+            ends -= {text}
+    return _standing_apart(metadata, ends, ids, types)
+
+
+def _standing_apart(
+    metadata: Metadata, found: AbstractSet[str], ids: dict[str, int], types: list[TokenType]
+) -> frozenset[int]:
+    """Ids of the texts but for ordinary pieces, as `</s>` is one in Qwen's vocabulary.
+
+    Fine-tunes often add `<|im_end|>` as user-defined or normal; llama.cpp makes all of
+    them control tokens. A normal piece that a merge makes comes out of any text, though:
+    to stop there would break answers, and llama.cpp's list of exceptions grows.
     """
-    special = (TokenType.CONTROL, TokenType.USER_DEFINED)
-    found = (ids[text] for text in END_OF_GENERATION_TEXTS & ids.keys())
-    return frozenset(id_ for id_ in found if types[id_] in special)
+    return frozenset(
+        ids[text]
+        for text in found
+        if types[ids[text]] is not TokenType.NORMAL or not _is_made(metadata, text, ids)
+    )
+
+
+def _is_made(metadata: Metadata, text: str, ids: dict[str, int]) -> bool:
+    """Whether a text is one character, or two pieces that the tokenizer joins."""
+    halves = [(text[:cut], text[cut:]) for cut in range(1, len(text))]
+    if not halves:
+        return True
+    merges = metadata.get(PREFIX + "merges")
+    if isinstance(merges, list):
+        return not {f"{left} {right}" for left, right in halves}.isdisjoint(merges)
+    return any(left in ids and right in ids for left, right in halves)

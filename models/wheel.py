@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from contextlib import suppress
@@ -22,6 +23,8 @@ from models.progress import Progress, ProgressCallback
 from models.store import check_file, keep, staging_folder, writing_to
 
 _POLL_SECONDS = 0.1
+# pip's own patience is a setting, and may be long: an hour for a server that says nothing.
+_SILENCE_SECONDS = 120.0
 
 # What zipfile raises for damage, by where it lies; RuntimeError is for bits that
 # ask for decryption or a compression it does not have.
@@ -88,8 +91,17 @@ def _run(
         errors="replace",
     ) as pip:
         try:
+            most, grew_at = 0, time.monotonic()
             while True:
                 done = min(_largest_wheel(stage), wheel.size)
+                if done > most:
+                    most, grew_at = done, time.monotonic()
+                elif done < wheel.size and time.monotonic() - grew_at > _SILENCE_SECONDS:
+                    raise FetchError(
+                        f"{wheel.requirement}: the package index has sent nothing for "
+                        f"{_SILENCE_SECONDS:.0f} s: check the network connection, or run it again "
+                        "later"
+                    )
                 report(Progress(done_bytes=done, total_bytes=wheel.size, label=label))
                 with suppress(subprocess.TimeoutExpired):
                     _, stderr = pip.communicate(timeout=_POLL_SECONDS)

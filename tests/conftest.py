@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from models import discover
 from models.fetch import fetch
 
 _FOLDER_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "OLLAMA_MODELS")
@@ -22,6 +23,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for variable in _FOLDER_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
+    services = tuple(f"{folder}{each}" for each in discover._OLLAMA_SERVICE_FOLDERS)
+    monkeypatch.setattr(discover, "_OLLAMA_SERVICE_FOLDERS", services)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
     monkeypatch.setenv("EMBER_CACHE", str(folder / ".cache" / "ember"))

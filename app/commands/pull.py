@@ -1,4 +1,4 @@
-"""Download a model."""
+"""Download a model, or check the one that is here."""
 
 import argparse
 
@@ -9,8 +9,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the path of the file, downloaded or already there."""
+    """Print the path of the file, downloaded, or already there and of the right hash."""
     from app.session import fetch_with_bar
 
-    print(fetch_with_bar(args.model))
+    print(fetch_with_bar(args.model, check=True))
     return 0

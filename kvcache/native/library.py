@@ -139,7 +139,9 @@ class Library:
     def embed(self, ids: npt.NDArray[np.int64], table: Weight) -> Floats:
         """The table's rows `ids` [n] as [n, columns]."""
         if ids.size and not 0 <= ids.min() <= ids.max() < table.rows:
-            raise CacheError(f"got token ids up to {ids.max()}, expected 0 to {table.rows - 1}")
+            raise CacheError(
+                f"got token ids {ids.min()} to {ids.max()}, expected 0 to {table.rows - 1}"
+            )
         out = np.empty((len(ids), table.columns), np.float32)
         self._c.ember_embed(
             byref(table.struct),

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app import cli
+from models.gguf_file import GGUFFile
 from models.tensor_types import TensorType
 from tests.app.conftest import TINY
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
@@ -339,3 +341,28 @@ def test_a_window_that_is_not_as_asked_is_told(ember: Ember, tiny_path: Path) ->
     beyond = ember(*RUN, "-m", tiny_path, "--ctx", "500", "--beyond-context")
     assert "ember: a window of 451 tokens is beyond the 128" in beyond.err
     assert "window" not in ember(*RUN, "-m", tiny_path, "--ctx", "100", "--json").err
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--temp", "0.8", "--seed", "3"], ["--json"], ["--backend", "reference"]]
+)
+def test_an_overflow_in_the_network_is_no_empty_answer(
+    ember: Ember, tmp_path: Path, flags: list[str]
+) -> None:
+    """Weights near the largest float32 are finite, what comes of them is not."""
+    path = tmp_path / "loud.gguf"
+    write_llama(
+        path,
+        config=TINY,
+        types=every_matrix(TensorType.Q8_0),
+        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab),
+        seed=5,
+    )
+    with GGUFFile(path) as file:
+        norm = file.tensors["output_norm.weight"]
+    data = bytearray(path.read_bytes())
+    data[norm.offset : norm.offset + norm.nbytes] = np.full(TINY.width, 3e38, "<f4").tobytes()
+    path.write_bytes(data)
+    result = ember(*RUN, "-m", path, *flags)
+    assert result.code == 1
+    assert "the network gave NaN or infinity" in result.error_line()

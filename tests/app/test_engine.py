@@ -4,14 +4,23 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from app import engine as engine_module
+from app.divergence import read
 from app.engine import Engine, Request
 from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncated
 from app.sampling import Sampling
 from app.transcript import Completion, FinishReason
-from kvcache import Backend, CacheConfig, CacheError, EmberError, HotDtype
+from kvcache import (
+    Backend,
+    CacheConfig,
+    CacheError,
+    EmberError,
+    HotDtype,
+    make_prompt_cache,
+)
 from kvcache.ledger import Ledger
 from models.chat_template import Message, Role
 
@@ -364,3 +373,41 @@ def test_impossible_requests_are_refused(bad: dict[str, object]) -> None:
 
 def test_every_backend_has_its_prefill_step() -> None:
     assert set(engine_module.PREFILL_STEP) == set(Backend) - {Backend.AUTO}
+
+
+def _spoil(engine: Engine, factor: float) -> None:
+    """Make the network's last step overflow: its keys and values stay sound."""
+    norm = engine.loaded.model.norm
+    norm.weight = mx.array(np.full(norm.weight.shape, factor, np.float32))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("factor", [float("nan"), 3e38])
+def test_an_output_that_is_not_finite_ends_the_answer_with_its_cause(
+    engine: Engine, factor: float, temperature: float
+) -> None:
+    _spoil(engine, factor)
+    request = Request(prompt=PROMPT, sampling=Sampling(temperature=temperature, seed=3))
+    with pytest.raises(EmberError, match="the network gave NaN or infinity"):
+        list(engine.generate(request))
+    with pytest.raises(EmberError, match="the network gave NaN or infinity"):
+        list(engine.generate_batch([request, Request(prompt=PROMPT[:5])]))
+
+
+def test_an_output_that_is_not_finite_is_noticed_in_the_middle_of_an_answer(
+    engine: Engine,
+) -> None:
+    events = engine.generate(Request(prompt=PROMPT, max_tokens=9))
+    for event in events:
+        if isinstance(event, TextChunk):
+            break
+    _spoil(engine, float("nan"))
+    with pytest.raises(EmberError, match="the network gave NaN or infinity"):
+        list(events)
+
+
+def test_a_reading_that_is_not_finite_is_refused(engine: Engine) -> None:
+    _spoil(engine, float("nan"))
+    model = engine.loaded.model
+    with pytest.raises(EmberError, match="the network gave NaN or infinity"):
+        list(read(model, make_prompt_cache(model, CONFIG), PROMPT, chunk=16))

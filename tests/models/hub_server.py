@@ -1,11 +1,11 @@
 """A Hub on this machine, for tests: serves files as the real one does, or refuses them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 
 import huggingface_hub.constants
 import pytest
@@ -19,6 +19,9 @@ class FakeHub:
 
     files: contents by URL path; status and code: the refusal of everything
     else; cut: bytes after which a body breaks off; gets: paths downloaded.
+    headers: what it states instead of the truth. silent: the method that it does not
+    answer, or "body", of which it sends half, until `released`; `waiting` once it has come
+    to that.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -27,10 +30,19 @@ class FakeHub:
     cut: int | None = None
     gets: list[str] = field(default_factory=list)
     url: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    silent: str = ""
+    waiting: Event = field(default_factory=Event)
+    released: Event = field(default_factory=Event)
 
     def add(self, repo: str, file: str, content: bytes = CONTENT) -> None:
         """Publish a file under its repository's `main`."""
         self.files[f"/{repo}/resolve/main/{file}"] = content
+
+    def fall_silent(self) -> None:
+        """Say nothing until told to go on."""
+        self.waiting.set()
+        self.released.wait(60)
 
 
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
@@ -41,20 +53,33 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             hub.gets.append(self.path)
             content = self.answer()
-            self.wfile.write(content[: hub.cut])
+            if hub.silent == "body":
+                self.wfile.write(content[: len(content) // 2])
+                self.wfile.flush()
+                hub.fall_silent()
+                return
+            with suppress(ConnectionError):
+                self.wfile.write(content[: hub.cut])
 
         def answer(self) -> bytes:
+            if hub.silent == self.command:
+                hub.fall_silent()
             content = hub.files.get(self.path)
             if content is None:
                 self.send_response(hub.status)
-                self.send_header("X-Error-Code", hub.code)
-                self.send_header("Content-Length", "0")
+                plain = {"X-Error-Code": hub.code, "Content-Length": "0"}
+                for name, value in (plain | hub.headers).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 return b""
             self.send_response(200)
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{sha256(content).hexdigest()}"')
-            self.send_header("Content-Length", str(len(content)))
+            true = {
+                "X-Repo-Commit": COMMIT,
+                "ETag": f'"{sha256(content).hexdigest()}"',
+                "Content-Length": str(len(content)),
+            }
+            for name, value in (true | hub.headers).items():
+                self.send_header(name, value)
             self.end_headers()
             return content
 
@@ -79,6 +104,7 @@ def running_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        hub.released.set()
         server.shutdown()
         server.server_close()
         thread.join()

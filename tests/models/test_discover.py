@@ -38,6 +38,41 @@ def test_an_empty_machine_has_no_models_and_is_left_empty(home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "folder",
+    ["/usr/share/ollama/.ollama/models", "/var/lib/ollama", "/var/snap/ollama/common/models"],
+)
+def test_ollamas_service_is_looked_into(
+    home: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Below a root that a test may write to, see the fixture."""
+    blob = put_ollama(Path(f"{home}{folder}"), f"{OLLAMA_DEFAULT}/llama3.2/1b")
+    put_ollama(home / ".ollama/models", f"{OLLAMA_DEFAULT}/phi/mini")
+    assert names() == ["ollama:phi:mini", "ollama:llama3.2:1b"]
+    assert locate("ollama:llama3.2:1b") == blob
+    monkeypatch.setenv("OLLAMA_MODELS", str(home / "o"))
+    mine = put_ollama(home / "o", f"{OLLAMA_DEFAULT}/llama3.2/1b", CONTENT * 2)
+    assert names() == ["ollama:llama3.2:1b"]
+    assert locate("ollama:llama3.2:1b") == mine
+
+
+def test_files_that_may_not_be_read_are_skipped(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_ollama(home / ".ollama/models", f"{OLLAMA_DEFAULT}/open/1b")
+    closed = put_ollama(home / ".ollama/models", f"{OLLAMA_DEFAULT}/closed/1b", CONTENT * 2)
+    put(home / ".lmstudio/models/m/r/closed.gguf")
+    monkeypatch.setattr("os.access", lambda path, mode: path != closed and path.suffix != ".gguf")
+    assert names() == ["ollama:open:1b"]
+
+
+def test_folders_that_no_spec_can_name_are_skipped(home: Path) -> None:
+    for folder in ("models--..--x", "models--a--..", "models--a\\b--c", "models--a--\x1b[2J"):
+        put(hub_folder() / folder / "snapshots" / COMMIT / "m.gguf")
+    put_hub(hub_folder(), ENTRY.hub)
+    assert names() == ["tiny"]
+
+
 def test_each_program_is_looked_into(home: Path) -> None:
     own = put(models_folder() / ENTRY.hub.file_name)
     studio = put(home / ".lmstudio/models/maker/Repo-GGUF/m.gguf", CONTENT * 2)

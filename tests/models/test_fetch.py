@@ -22,7 +22,6 @@ from tests.models.samples import (
     WHEEL_ENTRY,
     make_wheel,
     put,
-    put_hub,
     put_ollama,
 )
 from tests.patience import patience
@@ -97,22 +96,53 @@ def test_another_file_on_the_hub_is_named_and_left_there(hub: FakeHub) -> None:
         locate("tiny")
 
 
-def test_a_damaged_download_is_taken_out_again(
-    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def damaged(*args: object) -> Path:
-        path = put_hub(hub_folder(), ENTRY.hub)
-        blob = path.resolve()
-        store = blob.rename(hub_folder() / "a store of all caches")
-        store.write_bytes(CONTENT[::-1])
-        blob.symlink_to(store)
-        return path
-
-    monkeypatch.setattr("models.hub.download", damaged)
+def test_a_damaged_download_is_taken_out_again(hub: FakeHub) -> None:
+    hub.add(ENTRY.hub.repo, ENTRY.hub.file, CONTENT[::-1])
+    hub.headers["ETag"] = f'"{ENTRY.sha256}"'
     with pytest.raises(FetchError, match="fetch it again"):
         fetch("tiny")
     assert list(hub_folder().glob("models--*/snapshots/*/*")) == []
     assert list((hub_folder() / "models--someone--Tiny-GGUF/blobs").iterdir()) == []
+    hub.add(ENTRY.hub.repo, ENTRY.hub.file)
+    assert fetch("tiny").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("spec", ["tiny", str(ENTRY.hub)])
+@pytest.mark.parametrize("damage", [CONTENT[::-1], bytes(len(CONTENT)), CONTENT[:-7]])
+def test_a_file_that_was_damaged_since_is_noticed_on_request_and_fetched_anew(
+    hub: FakeHub, spec: str, damage: bytes
+) -> None:
+    hub.add(ENTRY.hub.repo, ENTRY.hub.file)
+    path = fetch(spec)
+    assert fetch(spec, check=True) == path
+    assert len(hub.gets) == 1
+    path.write_bytes(damage)
+    assert fetch(spec, check=True).read_bytes() == CONTENT
+    assert len(hub.gets) == 2
+
+
+def test_a_damaged_file_that_cannot_be_removed_is_named(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(models_folder() / ENTRY.hub.file_name, CONTENT[::-1])
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(FetchError, match="cannot be checked and renewed") as caught:
+        fetch("tiny", check=True)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_embers_own_file_is_checked_on_request(index: Path) -> None:
+    path = put(models_folder() / ENTRY.hub.file_name, CONTENT[::-1])
+    assert fetch("tiny") == path
+    assert path.read_bytes() != CONTENT
+    reports: list[Progress] = []
+    assert fetch("tiny", progress=reports.append, check=True) == path
+    assert reports[0].label == "checking"
+    assert path.read_bytes() == CONTENT
 
 
 def test_local_specs_are_only_located(home: Path) -> None:

