@@ -91,6 +91,7 @@ def load_notes(
     format will be used.
     """
     loaded = engine.loaded
+    yield from loaded.notes
     if loaded.template.source is TemplateSource.GUESS and not raw:
         yield _GUESS
     yield from _window_notes(engine, hot=hot)

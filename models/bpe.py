@@ -10,10 +10,10 @@ and merges are ordinary strings: a space is written as U+0120.
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
-from models.errors import GGUFError
+from models.assumptions import Assumptions
 from models.metadata import Metadata
 from models.pretokenizers import PreTokenizer, pre_tokenizer
-from models.vocabulary import MERGEABLE, PREFIX, Vocabulary
+from models.vocabulary import MERGEABLE, PREFIX, Vocabulary, text_bytes
 
 
 def _byte_alphabet() -> tuple[str, ...]:
@@ -32,10 +32,10 @@ class ByteLevelBPE:
 
     adds_space_prefix = False
 
-    def __init__(self, vocabulary: Vocabulary, metadata: Metadata) -> None:
+    def __init__(self, vocabulary: Vocabulary, metadata: Metadata, assumed: Assumptions) -> None:
         self.pre = pre_tokenizer(metadata.get_string(PREFIX + "pre", "default"))
         pieces = dict(vocabulary.of_type(MERGEABLE))
-        merges = _read_merges(metadata, vocabulary, pieces)
+        merges = _read_merges(metadata, pieces, assumed)
         self._size = len(vocabulary)
         absent = [character for character in BYTE_ALPHABET if character not in pieces]
         self._drops = bool(absent)
@@ -52,7 +52,7 @@ class ByteLevelBPE:
     @staticmethod
     def piece_bytes(text: str) -> bytes:
         """The bytes that a normal piece stands for."""
-        return b"".join(_BYTE_OF.get(character) or character.encode() for character in text)
+        return b"".join(_BYTE_OF.get(character) or text_bytes(character) for character in text)
 
 
 def _build(
@@ -66,26 +66,18 @@ def _build(
 
 
 def _read_merges(
-    metadata: Metadata, vocabulary: Vocabulary, pieces: dict[str, int]
+    metadata: Metadata, pieces: dict[str, int], assumed: Assumptions
 ) -> list[tuple[str, str]]:
     """The merges, best first; of a merge listed twice the first counts."""
     merges: dict[tuple[str, str], None] = {}
     for number, merge in enumerate(metadata.get_strings(PREFIX + "merges")):
         cut = merge.find(" ", 1)
         left, right = merge[:cut], merge[cut + 1 :]
-        if cut < 0 or not right:
-            raise GGUFError(f"{PREFIX}merges[{number}] is {merge!r:.60}, expected 'left right'")
-        if left not in pieces or right not in pieces or left + right not in pieces:
-            absent = next(piece for piece in (left, right, left + right) if piece not in pieces)
-            raise GGUFError(
-                f"{PREFIX}merges[{number}] names {absent!r:.60}, {_reason(absent, vocabulary)}"
+        if cut > 0 and left in pieces and right in pieces and left + right in pieces:
+            merges.setdefault((left, right))
+        else:
+            assumed.add(
+                f"{PREFIX}merges[{number}] ({merge!r:.60})",
+                "not two pieces that make a third, it is skipped",
             )
-        merges.setdefault((left, right))
     return list(merges)
-
-
-def _reason(piece: str, vocabulary: Vocabulary) -> str:
-    """Why a piece cannot be part of a merge."""
-    if piece in vocabulary.ids:
-        return f"a {vocabulary.types[vocabulary.ids[piece]].name} token, expected NORMAL"
-    return f"which {PREFIX}tokens does not hold"

@@ -32,6 +32,7 @@ class LoadedModel:
     """All that a GGUF file gives.
 
     file_bytes: size of the file; weight_bytes: what its tensors take in memory.
+    notes: a sentence for each thing that was assumed where the file does not say.
     """
 
     name: str
@@ -42,6 +43,7 @@ class LoadedModel:
     template: ChatTemplate
     file_bytes: int
     weight_bytes: int
+    notes: tuple[str, ...]
 
 
 def activation_dtype() -> mx.Dtype:
@@ -79,6 +81,7 @@ def load(
         template=template,
         file_bytes=path.stat().st_size,
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        notes=file.notes + tokenizer.notes,
     )
 
 

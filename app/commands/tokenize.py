@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one token a line, or {"ids": [...], "tokens": [...]}."""
+    from app.console import note
     from app.session import fetch_with_bar
     from models.gguf_file import GGUFFile
     from models.tokenizer import Tokenizer
@@ -28,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     text = sys.stdin.read() if args.text == "-" else args.text
     with GGUFFile(fetch_with_bar(args.model)) as file:
         tokenizer = Tokenizer.from_metadata(file.metadata)
+    for text in file.notes + tokenizer.notes:
+        note(text)
     special = not args.no_special
     ids = tokenizer.encode(text, add_special=special, parse_special=special)
     pieces = [tokenizer.piece(token) for token in ids]

@@ -238,25 +238,14 @@ DAMAGE: list[tuple[Keys, str]] = [
     ({"tokens": None}, "tokens is missing"),
     ({"tokens": []}, "tokens is empty"),
     ({"tokens": np.ones(3)}, "tokens is an array of float64, expected an array of strings"),
-    ({"tokens": ["\udc80"]}, "tokens holds what is not UTF-8 text"),
-    ({"tokens": ["a", "b", "a"]}, "tokens holds 'a' twice, as ids 0 and 2"),
-    ({"token_type": None}, "token_type is missing"),
-    ({"token_type": np.ones(5, np.int32)}, "token_type has 5 entries, expected 256"),
-    ({"token_type": np.full(256, 9)}, "token_type holds 9, expected 0..6"),
-    ({"token_type": np.full(256, 6)}, r"tokens\[0\] is 'Ā', a BYTE, expected <0xXX>"),
+    ({"tokens": ["\ud800"]}, "tokens holds what is not UTF-8 text"),
     ({"token_type": np.ones(256, np.float32)}, "token_type is an array of float32, expected"),
     ({"token_type": ["1"]}, "token_type is an array of strings, expected an array of integers"),
     ({"token_type": np.ones((256, 2), np.int32)}, "token_type is an array of int32, expected"),
     ({"merges": None}, "merges is missing"),
-    ({"merges": ["ab"]}, r"merges\[0\] is 'ab', expected 'left right'"),
-    ({"merges": ["a "]}, r"merges\[0\] is 'a ', expected 'left right'"),
-    ({"merges": ["a b"]}, r"merges\[0\] names 'ab', which tokenizer.ggml.tokens does not hold"),
-    ({"bos_token_id": 256}, "bos_token_id is 256, expected 0..255"),
-    ({"eos_token_id": -1}, "eos_token_id is -1, expected 0..255"),
     ({"eot_token_id": "2"}, "eot_token_id is '2', expected an integer"),
     ({"eom_token_id": True}, "eom_token_id is True, expected an integer"),
     ({"add_bos_token": 1}, "add_bos_token is 1, expected a boolean"),
-    ({"add_bos_token": True}, "add_bos_token is true, expected tokenizer.ggml.bos_token_id"),
 ]
 
 
@@ -304,13 +293,14 @@ def test_hostile_metadata_raises_nothing_but_gguf_error(data: st.DataObject) -> 
     except GGUFError as error:
         assert str(error).startswith(PREFIX)  # noqa: PT017 -- either outcome is right
     else:
-        assert max(tokenizer.encode("abc é <1>[1]"), default=0) < tokenizer.vocab_size == 320
+        assert max(tokenizer.encode("abc é <1>[1]"), default=0) < tokenizer.vocab_size
+        assert all(note.isprintable() for note in tokenizer.notes)
 
 
 def test_a_merge_may_not_make_a_control_token() -> None:
     keys = byte_level(special={"ab": TokenType.CONTROL}, changes={"merges": ["a b"]})
-    with pytest.raises(GGUFError, match=r"merges\[0\] names 'ab', a CONTROL token"):
-        Tokenizer.from_metadata(keys)
+    tokenizer = Tokenizer.from_metadata(keys)
+    assert pieces(tokenizer, "ab", parse_special=False) == ["a", "b"]
 
 
 def test_empty_tokens_are_numbered() -> None:
