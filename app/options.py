@@ -34,6 +34,29 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a GGUF file, a name from `ls`, or hf:owner/repo/file.gguf (default: smollm2)",
     )
+    add_pretokenizer(parser)
+
+
+def add_pretokenizer(parser: argparse.ArgumentParser) -> None:
+    """--pretokenizer NAME, for files that name none or a wrong one."""
+    parser.add_argument(
+        "--pretokenizer",
+        type=pretokenizer,
+        metavar="NAME",
+        help="how text is cut into words before merging, by llama.cpp's name, as llama-bpe or "
+        "qwen2 (default: what the file names)",
+    )
+
+
+def pretokenizer(text: str) -> str:
+    """An argparse type: the name of a pre-tokenizer."""
+    from models.pretokenizers import named
+
+    try:
+        named(text)
+    except EmberError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def model_name(args: argparse.Namespace) -> str:

@@ -1,19 +1,21 @@
-"""Byte-level BPE (`tokenizer.ggml.model` = gpt2) on the tokenizers library.
+"""BPE with merges (`tokenizer.ggml.model` = gpt2) on the tokenizers library.
 
 Turns plain text into ids and a piece into bytes. Knows nothing of special
 tokens in a text: those are cut out before.
 
-GPT-2 writes each of the 256 bytes as one printable character, so that pieces
-and merges are ordinary strings: a space is written as U+0120.
+Most vocabularies spell bytes: GPT-2 writes each of the 256 bytes as one printable
+character, so that pieces and merges are ordinary strings: a space is written as U+0120.
 """
+
+import re
 
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
 from models.assumptions import Assumptions
 from models.metadata import Metadata
-from models.pretokenizers import PreTokenizer, pre_tokenizer
-from models.vocabulary import MERGEABLE, PREFIX, Vocabulary, text_bytes
+from models.pretokenizers import PreTokenizer, Spelling
+from models.vocabulary import MERGEABLE, PREFIX, SPACE, TokenType, Vocabulary, text_bytes
 
 
 def _byte_alphabet() -> tuple[str, ...]:
@@ -24,16 +26,23 @@ def _byte_alphabet() -> tuple[str, ...]:
 
 
 BYTE_ALPHABET = _byte_alphabet()
+_NEWLINES = re.compile(r"(\n+)")
+_LINE_START = re.compile(f"(?m)^(?=[^\\n{SPACE}])")
 _BYTE_OF = {character: bytes([byte]) for byte, character in enumerate(BYTE_ALPHABET)}
 
 
 class ByteLevelBPE:
-    """Encoder of plain text for one vocabulary with merges."""
+    """Encoder of plain text for a vocabulary with merges whose pieces spell bytes."""
 
     adds_space_prefix = False
 
-    def __init__(self, vocabulary: Vocabulary, metadata: Metadata, assumed: Assumptions) -> None:
-        self.pre = pre_tokenizer(metadata.get_string(PREFIX + "pre", "default"))
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        metadata: Metadata,
+        pre: PreTokenizer,
+        assumed: Assumptions,
+    ) -> None:
         pieces = dict(vocabulary.of_type(MERGEABLE))
         merges = _read_merges(metadata, pieces, assumed)
         self._size = len(vocabulary)
@@ -42,7 +51,11 @@ class ByteLevelBPE:
         # A byte without a token is left out, as llama.cpp does, yet must keep its
         # neighbours from merging: it gets an id past the vocabulary's end.
         pieces |= {character: self._size + n for n, character in enumerate(absent)}
-        self._library = _build(pieces, merges, self.pre)
+        self._library = tokenizers.Tokenizer(
+            models.BPE(pieces, merges, ignore_merges=pre.ignore_merges)
+        )
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._library.pre_tokenizer = pre_tokenizers.Sequence([*_splits(pre), to_bytes])
 
     def encode(self, text: str, *, after_special: bool) -> list[int]:
         """The ids of a text without special tokens."""
@@ -55,14 +68,50 @@ class ByteLevelBPE:
         return b"".join(_BYTE_OF.get(character) or text_bytes(character) for character in text)
 
 
-def _build(
-    pieces: dict[str, int], merges: list[tuple[str, str]], pre: PreTokenizer
-) -> tokenizers.Tokenizer:
-    library = tokenizers.Tokenizer(models.BPE(pieces, merges, ignore_merges=pre.ignore_merges))
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    library.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
-    return library
+class TextBPE:
+    """Encoder of plain text for a vocabulary with merges whose pieces are text themselves.
+
+    A character that is no piece is spelled by tokens of its bytes, <0xXX>.
+    """
+
+    adds_space_prefix = False
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        metadata: Metadata,
+        pre: PreTokenizer,
+        assumed: Assumptions,
+    ) -> None:
+        self._pre = pre
+        self._pieces = dict(vocabulary.of_type(MERGEABLE))
+        merges = _read_merges(metadata, self._pieces, assumed)
+        known = self._pieces | dict(vocabulary.of_type(frozenset({TokenType.BYTE})))
+        self._library = tokenizers.Tokenizer(models.BPE(known, merges, byte_fallback=True))
+        self._library.pre_tokenizer = pre_tokenizers.Sequence(_splits(pre))
+
+    def encode(self, text: str, *, after_special: bool) -> list[int]:
+        """The ids of a text without special tokens."""
+        if self._pre.spelling is not Spelling.TEXT:
+            text = text.replace(" ", SPACE)
+        if self._pre.spelling is Spelling.SPACED_WORDS:
+            text = _LINE_START.sub(SPACE, text)
+        ids: list[int] = []
+        for part in _NEWLINES.split(text) if self._pre.whole_newlines else [text]:
+            if part.startswith("\n") and part in self._pieces:
+                ids.append(self._pieces[part])
+            elif part:
+                ids += self._library.encode(part, add_special_tokens=False).ids
+        return ids
+
+    def piece_bytes(self, text: str) -> bytes:
+        """The bytes that a normal piece stands for."""
+        spaced = self._pre.spelling is not Spelling.TEXT
+        return text_bytes(text.replace(SPACE, " ") if spaced else text)
+
+
+def _splits(pre: PreTokenizer) -> list[pre_tokenizers.PreTokenizer]:
+    return [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
 
 
 def _read_merges(

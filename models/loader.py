@@ -55,19 +55,21 @@ def load(
     model: str | Path,
     *,
     backend: Backend = Backend.AUTO,
+    pretokenizer: str | None = None,
     progress: OnProgress | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.source.locate`); downloads nothing.
 
     backend: what computes the network's products (its cache has its own setting).
+    pretokenizer: llama.cpp's name of one, instead of that which the file names.
     progress: called with (bytes of tensors done, bytes of all tensors).
     Raises ModelNotFoundError, or GGUFError, which names the file, where it cannot
-    be run.
+    be run, or EmberError for a pre-tokenizer that nobody knows.
     """
     path = locate(str(model))
     with GGUFFile(path) as file:
         config = LlamaConfig.from_metadata(file.metadata)
-        tokenizer = Tokenizer.from_metadata(file.metadata)
+        tokenizer = Tokenizer.from_metadata(file.metadata, pretokenizer)
         template = ChatTemplate.from_metadata(file.metadata, tokenizer)
         tensors = _read_tensors(file, progress or _ignore)
         name = file.metadata.get_string("general.name", path.stem)

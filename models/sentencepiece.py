@@ -19,9 +19,8 @@ import numpy.typing as npt
 
 from models.assumptions import Assumptions
 from models.metadata import Metadata
-from models.vocabulary import MERGEABLE, PREFIX, Vocabulary, one_for_each, text_bytes
+from models.vocabulary import MERGEABLE, PREFIX, SPACE, Vocabulary, one_for_each, text_bytes
 
-SPACE = "\u2581"
 # Words of a text come again and again: so many are remembered, up to this length.
 _REMEMBERED_WORDS, _REMEMBERED_LENGTH = 1 << 14, 32
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from models.assumptions import Assumptions
-from models.bpe import ByteLevelBPE
+from models.bpe import ByteLevelBPE, TextBPE
 from models.metadata import Metadata
+from models.pretokenizers import Spelling, named, of_file
 from models.sentencepiece import SentencePieceBPE
 from models.vocabulary import (
     HIDDEN,
@@ -62,21 +63,29 @@ class Tokenizer:
         )
 
     @classmethod
-    def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
+    def from_metadata(cls, metadata: Metadata, pretokenizer: str | None = None) -> "Tokenizer":
         """Build the tokenizer that a GGUF file describes.
+
+        pretokenizer: llama.cpp's name of one, instead of that which the file names.
 
         Raises:
             GGUFError: the tokenizer is of an unsupported kind, or its keys are damaged.
+            EmberError: no pre-tokenizer has the given name.
         """
         assumed = Assumptions()
         vocabulary = Vocabulary.from_metadata(metadata, assumed)
-        encoder: ByteLevelBPE | SentencePieceBPE
+        asked = None if pretokenizer is None else named(pretokenizer)
+        encoder: ByteLevelBPE | TextBPE | SentencePieceBPE
         if tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE:
+            if asked:
+                assumed.add("--pretokenizer", "of no use to this model, which has scores")
             encoder = SentencePieceBPE(vocabulary, metadata, assumed)
             adds_bos = True
         else:
-            encoder = ByteLevelBPE(vocabulary, metadata, assumed)
-            adds_bos = encoder.pre.adds_bos
+            pre = asked or of_file(metadata, assumed)
+            kind = ByteLevelBPE if pre.spelling is Spelling.BYTES else TextBPE
+            encoder = kind(vocabulary, metadata, pre, assumed)
+            adds_bos = pre.adds_bos
         return cls(
             vocabulary,
             encoder,

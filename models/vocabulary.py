@@ -18,6 +18,8 @@ from models.errors import GGUFError
 from models.metadata import Metadata
 
 PREFIX = "tokenizer.ggml."
+# How pieces that are text write a space.
+SPACE = "\u2581"
 
 # Texts that llama.cpp takes for the end of a turn, whatever the file's keys say.
 END_OF_GENERATION_TEXTS = frozenset(

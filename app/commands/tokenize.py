@@ -11,6 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("text", metavar="TEXT", help="the text; - reads stdin")
     parser.add_argument("-m", "--model", default=options.DEFAULT_MODEL, metavar="MODEL")
+    options.add_pretokenizer(parser)
     parser.add_argument(
         "--no-special",
         action="store_true",
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     text = sys.stdin.read() if args.text == "-" else args.text
     with GGUFFile(fetch_with_bar(args.model)) as file:
-        tokenizer = Tokenizer.from_metadata(file.metadata)
+        tokenizer = Tokenizer.from_metadata(file.metadata, args.pretokenizer)
     for text in file.notes + tokenizer.notes:
         note(text)
     special = not args.no_special

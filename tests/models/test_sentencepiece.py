@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import GGUFError
-from models.sentencepiece import SPACE
 from models.tokenizer import Tokenizer
-from models.vocabulary import TokenType
+from models.vocabulary import SPACE, TokenType
 from tests.models.vocabularies import Keys, from_sentencepiece, with_scores
 
 SCRIPTS = (
