@@ -96,12 +96,16 @@ class TextBPE:
             text = text.replace(" ", SPACE)
         if self._pre.spelling is Spelling.SPACED_WORDS:
             text = _LINE_START.sub(SPACE, text)
+        if not self._pre.whole_newlines:
+            return self._merge(text)
         ids: list[int] = []
-        for part in _NEWLINES.split(text) if self._pre.whole_newlines else [text]:
-            if part.startswith("\n") and part in self._pieces:
-                ids.append(self._pieces[part])
-            elif part:
-                ids += self._library.encode(part, add_special_tokens=False).ids
+        for part in _NEWLINES.split(text):
+            whole = part.startswith("\n") and part in self._pieces
+            ids += [self._pieces[part]] if whole else self._merge(part)
+        return ids
+
+    def _merge(self, text: str) -> list[int]:
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
         return ids
 
     def piece_bytes(self, text: str) -> bytes:

@@ -92,13 +92,9 @@ _CHAMELEON = (
     r"[\p{P}!-/:-@\[-`{-~]",
     _GPT2,
 )
-_BAILING = (
-    rf"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|{_BEFORE_WORD}\p{{L}}+|\p{{N}}"
-    rf"|{_SIGNS}|\s*[\r\n]|\s+(?!\S)|\s+"
-)
 _EXAONE_MOE = (
     rf"{_CONTRACTION}|{_BEFORE_WORD}\p{{L}}\p{{M}}*(?: ?\p{{L}}\p{{M}}*)*|\p{{N}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+    rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]?|{_SPACES}"
 )
 _RUNS_OF_SPACES = "|".join(rf"\s{{{1 << power}}}(?!\S)" for power in range(9, 1, -1))
 _JAIS2 = (
@@ -164,7 +160,8 @@ _NAMES: tuple[tuple[str, PreTokenizer], ...] = (
     ("dbrx smaug-bpe chatglm-bpe", PreTokenizer(patterns=(_LLAMA3,))),
     ("glm4 glm5", PreTokenizer(patterns=(_LLAMA3,), ignore_merges=True)),
     (
-        "qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez grok-2 solar-open kormo f2llmv2",
+        "qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez grok-2 solar-open kormo f2llmv2 "
+        "bailingmoe bailingmoe2 llada-moe",
         PreTokenizer(patterns=(_QWEN2,)),
     ),
     ("qwen35", PreTokenizer(patterns=(_QWEN35,))),
@@ -215,7 +212,6 @@ _NAMES: tuple[tuple[str, PreTokenizer], ...] = (
         "superbpe",
         PreTokenizer(patterns=(r"\p{N}+", r"(?=(?:[0-9]{3})+(?![0-9]))")),
     ),
-    ("bailingmoe bailingmoe2 llada-moe", PreTokenizer(patterns=(_BAILING,))),
     ("seed-coder", PreTokenizer(patterns=(_SEED_CODER,))),
     ("exaone-moe", PreTokenizer(patterns=(_EXAONE_MOE,))),
     ("jais-2", PreTokenizer(patterns=(_JAIS2,))),

@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     text = sys.stdin.read() if args.text == "-" else args.text
     with GGUFFile(fetch_with_bar(args.model)) as file:
         tokenizer = Tokenizer.from_metadata(file.metadata, args.pretokenizer)
-    for text in file.notes + tokenizer.notes:
-        note(text)
+    for said in file.notes + tokenizer.notes:
+        note(said)
     special = not args.no_special
     ids = tokenizer.encode(text, add_special=special, parse_special=special)
     pieces = [tokenizer.piece(token) for token in ids]
