@@ -128,13 +128,12 @@ class Tokenizer:
     ) -> list[int]:
         """The ids of a text.
 
-        `add_special`: put the bos and eos tokens around it where the file asks for it.
+        `add_special`: put the bos and eos tokens around it where the file asks for it, unless
+        the text brings them (llama.cpp doubles them, and warns).
         `parse_special`: take a control token's text for the token; else it is plain text.
         User-defined tokens are always taken for themselves.
         """
         ids: list[int] = []
-        if add_special and self.adds_bos and self.bos_id is not None:
-            ids.append(self.bos_id)
         after_special = True
         valid = _LONE_SURROGATE.sub("\ufffd", text)
         for part in _partition(valid, self._parsed if parse_special else self._always_parsed):
@@ -143,7 +142,9 @@ class Tokenizer:
             else:
                 ids += self._encoder.encode(part, after_special=after_special)
             after_special = isinstance(part, int)
-        if add_special and self.adds_eos and self.eos_id is not None:
+        if add_special and self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        if add_special and self.adds_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
             ids.append(self.eos_id)
         return ids
 

@@ -338,3 +338,13 @@ def test_a_window_that_is_not_as_asked_is_told(ember: Ember, tiny_path: Path) ->
     beyond = ember(*RUN, "-m", tiny_path, "--ctx", "500", "--beyond-context")
     assert "ember: a window of 451 tokens is beyond the 128" in beyond.err
     assert "window" not in ember(*RUN, "-m", tiny_path, "--ctx", "100", "--json").err
+
+
+def test_a_raw_prompt_that_begins_with_bos_has_one(ember: Ember, tiny_path: Path) -> None:
+    found = [
+        json.loads(ember("run", "--raw", "--prompt", prompt, "-m", tiny_path, *flags).out)
+        for prompt in ("ba ce", "<s>ba ce")
+        for flags in [["--max-tokens", "2", "--json"]]
+    ]
+    assert found[0]["prompt_tokens"] == found[1]["prompt_tokens"] == 3
+    assert found[0]["tokens"] == found[1]["tokens"]

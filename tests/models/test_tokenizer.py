@@ -281,3 +281,16 @@ def test_defaults_of_the_sentencepiece_family() -> None:
     assert tokenizer.eog_ids == {2}
     assert tokenizer.adds_bos
     assert pieces(tokenizer, "a") == ["<s>", " a"]
+
+
+def test_a_bos_or_eos_that_the_text_brings_is_not_doubled() -> None:
+    special = {"<s>": TokenType.CONTROL, "</s>": TokenType.CONTROL}
+    both: Keys = {"bos_token_id": 256, "eos_token_id": 257}
+    both |= {"add_bos_token": True, "add_eos_token": True}
+    tokenizer = Tokenizer.from_metadata(byte_level(special=special, changes=both))
+    assert pieces(tokenizer, "<s>a</s>") == ["<s>", "a", "</s>"]
+    assert pieces(tokenizer, "<s>") == ["<s>", "</s>"]
+    assert pieces(tokenizer, "<s><s>") == ["<s>", "<s>", "</s>"]
+    assert pieces(tokenizer, "a<s>") == ["<s>", "a", "<s>", "</s>"]
+    plain = pieces(tokenizer, "<s>a", parse_special=False)
+    assert plain == ["<s>", "<", "s", ">", "a", "</s>"]
