@@ -9,20 +9,23 @@ class Assumptions:
     """Grows while a file is read; `notes` is what came together."""
 
     def __init__(self) -> None:
-        self._subjects: dict[str, list[str]] = {}
+        self._firsts: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
 
-    def add(self, subject: str, assumed: str) -> None:
-        """Note that `assumed` was decided for `subject`.
+    def add(self, subject: str, assumed: str, *, count: int = 1) -> None:
+        """Note that `assumed` was decided for `subject`, and for `count` such things in all.
 
         Subjects of one decision share a note, however many there are, so `assumed` must
         not vary with what the file holds. Text from the file goes into a subject, as its
         repr, for it may be shown on a terminal.
         """
-        self._subjects.setdefault(assumed, []).append(subject)
+        self._firsts.setdefault(assumed, subject)
+        self._counts[assumed] = self._counts.get(assumed, 0) + count
 
     def notes(self) -> tuple[str, ...]:
         """A sentence for each decision, which names its first subject and counts the rest."""
-        return tuple(
-            f"{subjects[0]}{f' and {len(subjects) - 1} more' if subjects[1:] else ''}: {assumed}"
-            for assumed, subjects in self._subjects.items()
-        )
+        notes = []
+        for assumed, subject in self._firsts.items():
+            others = self._counts[assumed] - 1
+            notes.append(f"{subject}{f' and {others} more' if others else ''}: {assumed}")
+        return tuple(notes)

@@ -123,14 +123,19 @@ def _read_merges(
 ) -> list[tuple[str, str]]:
     """The merges, best first; of a merge listed twice the first counts."""
     merges: dict[tuple[str, str], None] = {}
-    for number, merge in enumerate(metadata.get_strings(PREFIX + "merges")):
+    listed = metadata.get_strings(PREFIX + "merges")
+    skipped = []
+    for number, merge in enumerate(listed):
         cut = merge.find(" ", 1)
         left, right = merge[:cut], merge[cut + 1 :]
         if cut > 0 and left in pieces and right in pieces and left + right in pieces:
             merges.setdefault((left, right))
         else:
-            assumed.add(
-                f"{PREFIX}merges[{number}] ({merge!r:.60})",
-                "not two pieces that make a third, it is skipped",
-            )
+            skipped.append(number)
+    if skipped:
+        assumed.add(
+            f"{PREFIX}merges[{skipped[0]}] ({listed[skipped[0]]!r:.60})",
+            "not two pieces that make a third, it is skipped",
+            count=len(skipped),
+        )
     return list(merges)

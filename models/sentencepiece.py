@@ -116,6 +116,7 @@ def _scores(
         assumed.add(f"{key} is missing", "all pieces count alike, the leftmost merges first")
         return np.zeros(len(vocabulary))
     scores = one_for_each(metadata.get_floats(key), -np.inf, vocabulary.texts, key, assumed)
-    for index in np.flatnonzero(np.isnan(scores)).tolist():
-        assumed.add(f"{key}[{index}] is NaN", "not a number, this token merges last")
+    if (odd := np.flatnonzero(np.isnan(scores))).size:
+        subject = f"{key}[{odd[0]}] is NaN"
+        assumed.add(subject, "not a number, this token merges last", count=odd.size)
     return np.where(np.isnan(scores), -np.inf, scores)

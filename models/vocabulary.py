@@ -160,21 +160,25 @@ def _texts(metadata: Metadata, assumed: Assumptions) -> tuple[str, ...]:
     texts = metadata.get_strings(PREFIX + "tokens")
     if not texts:
         raise GGUFError(f"{PREFIX}tokens is empty, expected at least one token")
-    for index, text in enumerate(texts):
-        if not is_unicode(text):
-            shown = repr(text_bytes(text))
-            assumed.add(f"token {index} ({shown:.60})", "not UTF-8, no text becomes this token")
+    if odd := [index for index, text in enumerate(texts) if not is_unicode(text)]:
+        shown = repr(text_bytes(texts[odd[0]]))
+        assumed.add(
+            f"token {odd[0]} ({shown:.60})",
+            "not UTF-8, no text becomes this token",
+            count=len(odd),
+        )
     return tuple(text or f"[EMPTY_{index}]" for index, text in enumerate(texts))
 
 
 def _ids(texts: tuple[str, ...], assumed: Assumptions) -> dict[str, int]:
     ids: dict[str, int] = {}
-    for index, text in enumerate(texts):
-        if ids.setdefault(text, index) != index:
-            assumed.add(
-                f"token {index} ({text!r:.60})",
-                "another token has this text, of two that do the first is used",
-            )
+    again = [index for index, text in enumerate(texts) if ids.setdefault(text, index) != index]
+    if again:
+        assumed.add(
+            f"token {again[0]} ({texts[again[0]]!r:.60})",
+            "another token has this text, of two that do the first is used",
+            count=len(again),
+        )
     return ids
 
 
@@ -186,17 +190,25 @@ def _types(metadata: Metadata, texts: tuple[str, ...], assumed: Assumptions) -> 
         return [TokenType.NORMAL] * len(texts)
     numbers = one_for_each(metadata.get_ints(key), TokenType.NORMAL, texts, key, assumed).tolist()
     types = [known.get(number, TokenType.UNDEFINED) for number in numbers]
-    for index, (text, kind) in enumerate(zip(texts, types, strict=True)):
-        if numbers[index] not in known:
-            assumed.add(
-                f"token {index} has the type {numbers[index]}",
-                "unknown, it is undefined and adds no text",
-            )
-        if kind is TokenType.BYTE and not _BYTE.fullmatch(text):
-            assumed.add(
-                f"token {index} ({text!r:.60}) is of type BYTE", "not <0xXX>, it is a normal token"
-            )
-            types[index] = TokenType.NORMAL
+    if odd := [index for index, number in enumerate(numbers) if number not in known]:
+        assumed.add(
+            f"token {odd[0]} has the type {numbers[odd[0]]}",
+            "unknown, it is undefined and adds no text",
+            count=len(odd),
+        )
+    no_bytes = [
+        index
+        for index, kind in enumerate(types)
+        if kind is TokenType.BYTE and not _BYTE.fullmatch(texts[index])
+    ]
+    if no_bytes:
+        assumed.add(
+            f"token {no_bytes[0]} ({texts[no_bytes[0]]!r:.60}) is of type BYTE",
+            "not <0xXX>, it is a normal token",
+            count=len(no_bytes),
+        )
+    for index in no_bytes:
+        types[index] = TokenType.NORMAL
     return types
 
 
