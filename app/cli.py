@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code. Every user's mistake ends as one line here."""
-    args = _parser().parse_args(_with_command(list(arguments)))
+    args = parser().parse_args(_with_command(list(arguments)))
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -58,21 +58,22 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """All commands with their flags."""
+    top = _Parser(
         prog="ember",
         description="Chat with Llama-family GGUF models on MLX in fixed, visible memory.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"ember {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    top.add_argument("--version", action="version", version=f"ember {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, module in _COMMANDS.items():
         summary = (module.__doc__ or "").strip().splitlines()[0]
         command = commands.add_parser(name, help=summary, description=summary)
         module.configure(command)
         command.set_defaults(run=module.run)
-    return parser
+    return top
 
 
 def _with_command(arguments: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ Names follow mlx-lm and llama.cpp where those have one.
 """
 
 import argparse
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,29 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a GGUF file, a name from `ls`, or hf:owner/repo/file.gguf (default: smollm2)",
     )
+    add_pretokenizer(parser)
+
+
+def add_pretokenizer(parser: argparse.ArgumentParser) -> None:
+    """--pretokenizer NAME, for files that name none or a wrong one."""
+    parser.add_argument(
+        "--pretokenizer",
+        type=pretokenizer,
+        metavar="NAME",
+        help="how text is cut into words before merging, by llama.cpp's name, as llama-bpe or "
+        "qwen2 (default: what the file names)",
+    )
+
+
+def pretokenizer(text: str) -> str:
+    """An argparse type: the name of a pre-tokenizer."""
+    from models.pretokenizers import named
+
+    try:
+        named(text)
+    except EmberError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -52,15 +76,15 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are drawn."""
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "--temp", type=_number(0, 100), default=0.0, help="temperature; 0 is greedy (default: 0)"
+        "--temp", type=number(0, 100), default=0.0, help="temperature; 0 is greedy (default: 0)"
     )
-    group.add_argument("--top-p", type=_number(1e-9, 1), default=1.0, help="off at 1 (default)")
+    group.add_argument("--top-p", type=number(1e-9, 1), default=1.0, help="off at 1 (default)")
     group.add_argument("--top-k", type=whole(0), default=0, help="off at 0 (default)")
-    group.add_argument("--min-p", type=_number(0, 1), default=0.0, help="off at 0 (default)")
+    group.add_argument("--min-p", type=number(0, 1), default=0.0, help="off at 0 (default)")
     group.add_argument(
-        "--repeat-penalty", type=_number(0.01, 10), default=1.0, help="off at 1 (default)"
+        "--repeat-penalty", type=number(0.01, 10), default=1.0, help="off at 1 (default)"
     )
-    group.add_argument("--seed", type=whole(0), help="makes a sampled run repeatable")
+    group.add_argument("--seed", type=whole(0, 2**64 - 1), help="makes a sampled run repeatable")
     group.add_argument(
         "--max-tokens", type=whole(1), default=512, help="longest answer (default: 512)"
     )
@@ -104,7 +128,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--keep",
-        type=_keep,
+        type=keep,
         metavar="system|N",
         help="never let go of the system prompt, or of the first N tokens",
     )
@@ -166,35 +190,36 @@ def codecs(text: str) -> str:
 KEEP_SYSTEM = "system"
 
 
-def _keep(text: str) -> int | str:
+def keep(text: str) -> int | str:
     """An argparse type: how many tokens to keep, or KEEP_SYSTEM."""
     return text if text == KEEP_SYSTEM else int(whole(0)(text))
 
 
-class _Bounded:
+class Bounded:
     """An argparse type: a number within bounds."""
 
     def __init__(self, convert: type[int] | type[float], low: float, high: float) -> None:
-        self._convert, self._low, self._high = convert, low, high
+        self._convert, self.low, self.high = convert, low, high
 
     def __call__(self, text: str) -> float:
         kind = "a whole number" if self._convert is int else "a number"
-        bounds = f"{self._low:g} to {self._high:g}"
-        if self._high == float("inf"):
-            bounds = f"{self._low:g} or more"
+        bounds = f"{self.low} to {self.high}"
+        if self.high == math.inf:
+            bounds = f"{self.low} or more"
         try:
             value = self._convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected {kind}") from None
-        if not self._low <= value <= self._high:
-            raise argparse.ArgumentTypeError(f"got {text}, expected {kind}, {bounds}")
+            raise argparse.ArgumentTypeError(f"got {text!r:.60}, expected {kind}") from None
+        if not self.low <= value <= self.high:
+            raise argparse.ArgumentTypeError(f"got {text:.60}, expected {kind}, {bounds}")
         return value
 
 
-def _number(low: float, high: float) -> _Bounded:
-    return _Bounded(float, low, high)
+def number(low: float, high: float) -> Bounded:
+    """An argparse type: a number from `low` to `high`."""
+    return Bounded(float, low, high)
 
 
-def whole(low: int) -> _Bounded:
-    """An argparse type: a whole number of at least `low`."""
-    return _Bounded(int, low, float("inf"))
+def whole(low: int, high: float = math.inf) -> Bounded:
+    """An argparse type: a whole number from `low` to `high`."""
+    return Bounded(int, low, high)

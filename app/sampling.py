@@ -13,13 +13,15 @@ import numpy.typing as npt
 from kvcache import EmberError
 
 _PENALTY_WINDOW = 64
+# Below it log-probabilities over the temperature leave float32; greedy draws the same.
+_COLDEST = 1e-20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the next token is drawn; temperature 0 takes the most likely one.
 
-    top_p, top_k, min_p: cut-offs, off at 1.0, 0 and 0.0.
+    top_p, top_k, min_p: cut-offs, off at 1.0, 0 and 0.0; top_k of all tokens or more is off.
     repeat_penalty: divides the logits of the last 64 tokens; off at 1.0.
     seed: makes a run repeatable; None draws afresh.
     """
@@ -45,7 +47,7 @@ class Sampling:
     @staticmethod
     def _require(name: str, value: float | None, holds: bool, expected: str) -> None:
         if not holds:
-            raise EmberError(f"got {name}={value}, expected {expected}")
+            raise EmberError(f"got {name}={value!s:.60}, expected {expected}")
 
 
 def require_finite(peaks: npt.NDArray[np.floating]) -> None:
@@ -66,18 +68,10 @@ class Sampler:
     """
 
     def __init__(self, sampling: Sampling, prompts: Sequence[Sequence[int]]) -> None:
+        self._sampling = sampling
         self._draw: Callable[[mx.array], mx.array] | None = None
         self._penalize: Callable[[mx.array, mx.array], mx.array] | None = None
         self._recent = [mx.array(list(prompt[-_PENALTY_WINDOW:])) for prompt in prompts]
-        if sampling.temperature > 0:
-            from mlx_lm.sample_utils import make_sampler
-
-            self._draw = make_sampler(
-                temp=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                min_p=sampling.min_p,
-            )
         if sampling.repeat_penalty != 1.0:
             from mlx_lm.sample_utils import make_repetition_penalty
 
@@ -108,7 +102,22 @@ class Sampler:
         return mx.concatenate(rows)
 
     def _pick(self, logits: mx.array) -> mx.array:
-        if self._draw is None:
+        if self._sampling.temperature < _COLDEST:
             return mx.argmax(logits, axis=-1)
+        if self._draw is None:
+            self._draw = _drawer(self._sampling, logits.shape[-1])
         logits = logits.astype(mx.float32)
         return self._draw(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
+
+def _drawer(sampling: Sampling, size: int) -> Callable[[mx.array], mx.array]:
+    """mlx-lm's sampler for a vocabulary of `size` tokens; it takes log-probabilities."""
+    from mlx_lm.sample_utils import make_sampler
+
+    drawer: Callable[[mx.array], mx.array] = make_sampler(
+        temp=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k if sampling.top_k < size else 0,
+        min_p=sampling.min_p,
+    )
+    return drawer

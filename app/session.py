@@ -61,7 +61,7 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
-        loaded = _load_with_bar(thread, path, config.backend)
+        loaded = _load_with_bar(thread, path, config.backend, args.pretokenizer)
         if args.keep == KEEP_SYSTEM:
             config = replace(config, keep=system_tokens(loaded, args.system))
         engine = thread.call(lambda: Engine(loaded, config))
@@ -91,6 +91,7 @@ def load_notes(
     format will be used.
     """
     loaded = engine.loaded
+    yield from loaded.notes
     if loaded.template.source is TemplateSource.GUESS and not raw:
         yield _GUESS
     yield from _window_notes(engine, hot=hot)
@@ -125,7 +126,9 @@ def _reference_notes(engine: Engine) -> Iterator[str]:
         yield str(error)
 
 
-def _load_with_bar(thread: InferenceThread, path: Path, backend: Backend) -> LoadedModel:
+def _load_with_bar(
+    thread: InferenceThread, path: Path, backend: Backend, pretokenizer: str | None
+) -> LoadedModel:
     with byte_bar("loading") as report, cancel_on_interrupt() as cancel:
 
         def on_progress(done: int, total: int) -> None:
@@ -133,7 +136,9 @@ def _load_with_bar(thread: InferenceThread, path: Path, backend: Backend) -> Loa
                 raise KeyboardInterrupt
             report(done, total)
 
-        return thread.call(lambda: load(path, backend=backend, progress=on_progress))
+        return thread.call(
+            lambda: load(path, backend=backend, pretokenizer=pretokenizer, progress=on_progress)
+        )
 
 
 def fetch_with_bar(model: str, *, check: bool = False) -> Path:

@@ -1,19 +1,21 @@
-"""Byte-level BPE (`tokenizer.ggml.model` = gpt2) on the tokenizers library.
+"""BPE with merges (`tokenizer.ggml.model` = gpt2) on the tokenizers library.
 
 Turns plain text into ids and a piece into bytes. Knows nothing of special
 tokens in a text: those are cut out before.
 
-GPT-2 writes each of the 256 bytes as one printable character, so that pieces
-and merges are ordinary strings: a space is written as U+0120.
+Most vocabularies spell bytes: GPT-2 writes each of the 256 bytes as one printable
+character, so that pieces and merges are ordinary strings: a space is written as U+0120.
 """
+
+import re
 
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
-from models.errors import GGUFError
+from models.assumptions import Assumptions
 from models.metadata import Metadata
-from models.pretokenizers import PreTokenizer, pre_tokenizer
-from models.vocabulary import MERGEABLE, PREFIX, Vocabulary
+from models.pretokenizers import PreTokenizer, Spelling
+from models.vocabulary import MERGEABLE, PREFIX, SPACE, TokenType, Vocabulary, text_bytes
 
 
 def _byte_alphabet() -> tuple[str, ...]:
@@ -24,25 +26,36 @@ def _byte_alphabet() -> tuple[str, ...]:
 
 
 BYTE_ALPHABET = _byte_alphabet()
+_NEWLINES = re.compile(r"(\n+)")
+_LINE_START = re.compile(f"(?m)^(?=[^\\n{SPACE}])")
 _BYTE_OF = {character: bytes([byte]) for byte, character in enumerate(BYTE_ALPHABET)}
 
 
 class ByteLevelBPE:
-    """Encoder of plain text for one vocabulary with merges."""
+    """Encoder of plain text for a vocabulary with merges whose pieces spell bytes."""
 
     adds_space_prefix = False
 
-    def __init__(self, vocabulary: Vocabulary, metadata: Metadata) -> None:
-        self.pre = pre_tokenizer(metadata.get_string(PREFIX + "pre", "default"))
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        metadata: Metadata,
+        pre: PreTokenizer,
+        assumed: Assumptions,
+    ) -> None:
         pieces = dict(vocabulary.of_type(MERGEABLE))
-        merges = _read_merges(metadata, vocabulary, pieces)
+        merges = _read_merges(metadata, pieces, assumed)
         self._size = len(vocabulary)
         absent = [character for character in BYTE_ALPHABET if character not in pieces]
         self._drops = bool(absent)
         # A byte without a token is left out, as llama.cpp does, yet must keep its
         # neighbours from merging: it gets an id past the vocabulary's end.
         pieces |= {character: self._size + n for n, character in enumerate(absent)}
-        self._library = _build(pieces, merges, self.pre)
+        self._library = tokenizers.Tokenizer(
+            models.BPE(pieces, merges, ignore_merges=pre.ignore_merges)
+        )
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._library.pre_tokenizer = pre_tokenizers.Sequence([*_splits(pre), to_bytes])
 
     def encode(self, text: str, *, after_special: bool) -> list[int]:
         """The ids of a text without special tokens."""
@@ -52,40 +65,77 @@ class ByteLevelBPE:
     @staticmethod
     def piece_bytes(text: str) -> bytes:
         """The bytes that a normal piece stands for."""
-        return b"".join(_BYTE_OF.get(character) or character.encode() for character in text)
+        return b"".join(_BYTE_OF.get(character) or text_bytes(character) for character in text)
 
 
-def _build(
-    pieces: dict[str, int], merges: list[tuple[str, str]], pre: PreTokenizer
-) -> tokenizers.Tokenizer:
-    library = tokenizers.Tokenizer(models.BPE(pieces, merges, ignore_merges=pre.ignore_merges))
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    library.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
-    return library
+class TextBPE:
+    """Encoder of plain text for a vocabulary with merges whose pieces are text themselves.
+
+    A character that is no piece is spelled by tokens of its bytes, <0xXX>.
+    """
+
+    adds_space_prefix = False
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        metadata: Metadata,
+        pre: PreTokenizer,
+        assumed: Assumptions,
+    ) -> None:
+        self._pre = pre
+        self._pieces = dict(vocabulary.of_type(MERGEABLE))
+        merges = _read_merges(metadata, self._pieces, assumed)
+        known = self._pieces | dict(vocabulary.of_type(frozenset({TokenType.BYTE})))
+        self._library = tokenizers.Tokenizer(models.BPE(known, merges, byte_fallback=True))
+        self._library.pre_tokenizer = pre_tokenizers.Sequence(_splits(pre))
+
+    def encode(self, text: str, *, after_special: bool) -> list[int]:
+        """The ids of a text without special tokens."""
+        if self._pre.spelling is not Spelling.TEXT:
+            text = text.replace(" ", SPACE)
+        if self._pre.spelling is Spelling.SPACED_WORDS:
+            text = _LINE_START.sub(SPACE, text)
+        if not self._pre.whole_newlines:
+            return self._merge(text)
+        ids: list[int] = []
+        for part in _NEWLINES.split(text):
+            whole = part.startswith("\n") and part in self._pieces
+            ids += [self._pieces[part]] if whole else self._merge(part)
+        return ids
+
+    def _merge(self, text: str) -> list[int]:
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def piece_bytes(self, text: str) -> bytes:
+        """The bytes that a normal piece stands for."""
+        spaced = self._pre.spelling is not Spelling.TEXT
+        return text_bytes(text.replace(SPACE, " ") if spaced else text)
+
+
+def _splits(pre: PreTokenizer) -> list[pre_tokenizers.PreTokenizer]:
+    return [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
 
 
 def _read_merges(
-    metadata: Metadata, vocabulary: Vocabulary, pieces: dict[str, int]
+    metadata: Metadata, pieces: dict[str, int], assumed: Assumptions
 ) -> list[tuple[str, str]]:
     """The merges, best first; of a merge listed twice the first counts."""
     merges: dict[tuple[str, str], None] = {}
-    for number, merge in enumerate(metadata.get_strings(PREFIX + "merges")):
+    listed = metadata.get_strings(PREFIX + "merges")
+    skipped = []
+    for number, merge in enumerate(listed):
         cut = merge.find(" ", 1)
         left, right = merge[:cut], merge[cut + 1 :]
-        if cut < 0 or not right:
-            raise GGUFError(f"{PREFIX}merges[{number}] is {merge!r:.60}, expected 'left right'")
-        if left not in pieces or right not in pieces or left + right not in pieces:
-            absent = next(piece for piece in (left, right, left + right) if piece not in pieces)
-            raise GGUFError(
-                f"{PREFIX}merges[{number}] names {absent!r:.60}, {_reason(absent, vocabulary)}"
-            )
-        merges.setdefault((left, right))
+        if cut > 0 and left in pieces and right in pieces and left + right in pieces:
+            merges.setdefault((left, right))
+        else:
+            skipped.append(number)
+    if skipped:
+        assumed.add(
+            f"{PREFIX}merges[{skipped[0]}] ({listed[skipped[0]]!r:.60})",
+            "not two pieces that make a third, it is skipped",
+            count=len(skipped),
+        )
     return list(merges)
-
-
-def _reason(piece: str, vocabulary: Vocabulary) -> str:
-    """Why a piece cannot be part of a merge."""
-    if piece in vocabulary.ids:
-        return f"a {vocabulary.types[vocabulary.ids[piece]].name} token, expected NORMAL"
-    return f"which {PREFIX}tokens does not hold"

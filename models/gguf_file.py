@@ -33,6 +33,7 @@ class GGUFFile:
     version: int
     metadata: Metadata
     tensors: dict[str, TensorInfo]
+    notes: tuple[str, ...]
 
     def __init__(self, path: Path | str) -> None:
         """Map the file and check its header. Raises `GGUFError`."""
@@ -46,6 +47,7 @@ class GGUFFile:
         self.version = header.version
         self.metadata = header.metadata
         self.tensors = header.tensors
+        self.notes = header.notes
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,10 @@ format versions 2 and 3; ggml's docs/gguf.md):
     padding to general.alignment, then the data the offsets count from
 
     string = u64 bytes | UTF-8        array = u32 type | u64 items | values
+
+Files from careless converters hold text that is not UTF-8. Bytes that are not become
+U+FFFD in descriptions, and \\xNN in keys. Strings of arrays keep them, as Python's
+surrogate escapes, because a vocabulary's pieces must stay what they are.
 """
 
 import struct
@@ -19,6 +23,7 @@ from math import prod
 
 import numpy as np
 
+from models.assumptions import Assumptions
 from models.errors import GGUFError
 from models.metadata import Metadata, MetadataValue
 from models.tensor_types import TensorType, describe_unsupported
@@ -69,11 +74,12 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What precedes the data of one GGUF file."""
+    """What precedes the data of one GGUF file. `notes`: see `Assumptions`."""
 
     version: int
     metadata: Metadata
     tensors: dict[str, TensorInfo]
+    notes: tuple[str, ...]
 
 
 def read_header(buffer: memoryview) -> Header:
@@ -88,13 +94,14 @@ def read_header(buffer: memoryview) -> Header:
     cursor.require(pair_count * _MIN_PAIR_BYTES + tensor_count * _MIN_TENSOR_BYTES, "the header")
     metadata = Metadata()
     for _ in range(pair_count):
-        key = cursor.string("a metadata key", MAX_NAME_BYTES)
+        key = cursor.string("a metadata key", MAX_NAME_BYTES, errors="backslashreplace")
         if key in metadata:
             raise cursor.error(f"metadata {key!r} appears twice")
         metadata[key] = _read_value(cursor, f"metadata {key!r}")
     entries = [_read_tensor(cursor) for _ in range(tensor_count)]
     tensors = _place(entries, cursor, _alignment(metadata), len(buffer))
-    return Header(version=version, metadata=metadata, tensors=tensors)
+    notes = cursor.assumptions.notes()
+    return Header(version=version, metadata=metadata, tensors=tensors, notes=notes)
 
 
 class _Cursor:
@@ -105,6 +112,7 @@ class _Cursor:
         self.capped = len(buffer) > MAX_HEADER_BYTES
         self.buffer = buffer
         self.at = 0
+        self.assumptions = Assumptions()
 
     def error(self, message: str) -> GGUFError:
         return GGUFError(f"{message}; the file is damaged or not a GGUF model")
@@ -133,14 +141,19 @@ class _Cursor:
             raise self.error(f"{value} {what}, expected at most {limit}")
         return value
 
-    def string(self, what: str, limit: int = MAX_HEADER_BYTES) -> str:
+    def string(self, what: str, limit: int = MAX_HEADER_BYTES, *, errors: str | None = None) -> str:
+        """A string; `errors` says how bytes are decoded that are not UTF-8, None refuses them."""
         size = self.u64(what)
         if size > limit:
             raise self.error(f"{what} at byte {self.at} claims {size} bytes")
+        data = self.take(size, what)
         try:
-            return str(self.take(size, what), "utf-8")
+            return str(data, "utf-8")
         except UnicodeDecodeError as error:
-            raise self.error(f"{what} before byte {self.at} is not UTF-8") from error
+            if errors is None:
+                raise self.error(f"{what} before byte {self.at} is not UTF-8") from error
+            self.assumptions.add(what, "not UTF-8, the bytes that are not are replaced")
+            return str(data, "utf-8", errors)
 
     def strings(self, count: int, what: str) -> list[str]:
         """`count` strings; one loop without calls, for vocabularies are long."""
@@ -153,11 +166,9 @@ class _Cursor:
                 at = start + unpack(buffer, at)[0]
                 if at > end:
                     raise self.error(f"{what}: string {len(items)} reaches past the end")
-                items.append(str(buffer[start:at], "utf-8"))
+                items.append(str(buffer[start:at], "utf-8", "surrogateescape"))
         except struct.error as error:
             raise self.error(f"{what}: string {len(items)} reaches past the end") from error
-        except UnicodeDecodeError as error:
-            raise self.error(f"{what}: string {len(items)} is not UTF-8") from error
         self.at = at
         return items
 
@@ -176,7 +187,7 @@ def _read_version(cursor: _Cursor) -> int:
 def _read_value(cursor: _Cursor, what: str) -> MetadataValue:
     kind = cursor.u32(what)
     if kind == _STRING:
-        return cursor.string(what)
+        return cursor.string(what, errors="replace")
     if kind == _ARRAY:
         return _read_array(cursor, what)
     value: int | float | bool = _read_numbers(cursor, kind, 1, what)[0].item()
@@ -199,7 +210,8 @@ def _read_numbers(cursor: _Cursor, kind: int, count: int, what: str) -> np.ndarr
     dtype = np.dtype(_SCALARS[kind])
     data = np.frombuffer(cursor.take(count * dtype.itemsize, what), np.uint8)
     if kind == _BOOL and data.size and data.max() > 1:
-        raise cursor.error(f"{what} holds {data.max()}, expected a boolean (0 or 1)")
+        cursor.assumptions.add(what, "not a boolean (0 or 1), other numbers count as true")
+        return data.astype(np.bool_)
     return data.view(dtype)
 
 

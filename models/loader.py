@@ -35,6 +35,7 @@ class LoadedModel:
     """All that a GGUF file gives.
 
     file_bytes: size of the file; weight_bytes: what its tensors take in memory.
+    notes: a sentence for each thing that was assumed where the file does not say.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LoadedModel:
     template: ChatTemplate
     file_bytes: int
     weight_bytes: int
+    notes: tuple[str, ...]
 
 
 def activation_dtype() -> mx.Dtype:
@@ -56,21 +58,23 @@ def load(
     model: str | Path,
     *,
     backend: Backend = Backend.AUTO,
+    pretokenizer: str | None = None,
     progress: OnProgress | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.source.locate`); downloads nothing.
 
     backend: what computes the network's products (its cache has its own setting).
+    pretokenizer: llama.cpp's name of one, instead of that which the file names.
     progress: called with (bytes of tensors done, bytes of all tensors).
     Raises ModelNotFoundError, or GGUFError, which names the file, where it cannot
-    be run.
+    be run, or EmberError for a pre-tokenizer that nobody knows.
     """
     path = locate(str(model))
     with GGUFFile(path) as file:
         config = LlamaConfig.from_metadata(file.metadata)
         tokens = len(file.metadata.get_strings(PREFIX + "tokens"))
         entries = check_tensors(file.tensors, config, tokens=tokens)
-        tokenizer = Tokenizer.from_metadata(file.metadata)
+        tokenizer = Tokenizer.from_metadata(file.metadata, pretokenizer)
         template = ChatTemplate.from_metadata(file.metadata, tokenizer)
         tensors = _read_tensors(file, entries, progress or _ignore)
         name = file.metadata.get_string("general.name", path.stem)
@@ -84,6 +88,7 @@ def load(
         template=template,
         file_bytes=path.stat().st_size,
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        notes=file.notes + tokenizer.notes,
     )
 
 

@@ -29,15 +29,6 @@ class Metadata(dict[str, MetadataValue]):
             raise _wrong_type(key, value, "an integer")
         return value
 
-    def get_index(self, key: str, size: int) -> int | None:
-        """An integer from 0 to size - 1; None where there is no such key."""
-        if key not in self:
-            return None
-        index = self.get_int(key)
-        if not 0 <= index < size:
-            raise GGUFError(f"{key} is {index}, expected 0..{size - 1}")
-        return index
-
     def get_float(self, key: str, default: float | None = None) -> float:
         """A finite number; integers are accepted, NaN and infinity are not."""
         value = self._lookup(key, default)
@@ -62,34 +53,32 @@ class Metadata(dict[str, MetadataValue]):
         return value
 
     def get_strings(self, key: str) -> list[str]:
-        """An array of strings, the stored list itself."""
+        """An array of strings, the stored list itself.
+
+        Bytes that are not UTF-8 are in it as Python's surrogate escapes.
+        """
         value = self._lookup(key, None)
         if not isinstance(value, list):
             raise _wrong_type(key, value, "an array of strings")
         try:
             # Always so in a file that was read; not in a mapping from elsewhere.
-            "".join(value).encode()
+            "".join(value).encode(errors="surrogateescape")
         except (TypeError, UnicodeEncodeError):
             raise GGUFError(f"{key} holds what is not UTF-8 text") from None
         return value
 
-    def get_ints(self, key: str, *, size: int) -> npt.NDArray[np.integer]:
-        """An array of `size` integers, of the width that the file gives them."""
-        return self._array(key, size, "iu", "an array of integers")
+    def get_ints(self, key: str) -> npt.NDArray[np.integer]:
+        """An array of integers, of the width that the file gives them."""
+        return self._array(key, "iu", "an array of integers")
 
-    def get_floats(self, key: str, *, size: int) -> npt.NDArray[np.float64]:
-        """An array of `size` finite numbers; integers are accepted."""
-        numbers = self._array(key, size, "fiu", "an array of numbers").astype(np.float64)
-        if not np.isfinite(numbers).all():
-            raise GGUFError(f"{key} holds NaN or infinity, expected finite numbers")
-        return numbers
+    def get_floats(self, key: str) -> npt.NDArray[np.float64]:
+        """An array of numbers, NaN and infinity among them; integers are accepted."""
+        return self._array(key, "fiu", "an array of numbers").astype(np.float64)
 
-    def _array(self, key: str, size: int, kinds: str, expected: str) -> npt.NDArray[Any]:
+    def _array(self, key: str, kinds: str, expected: str) -> npt.NDArray[Any]:
         value = self._lookup(key, None)
         if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in kinds:
             raise _wrong_type(key, value, expected)
-        if value.size != size:
-            raise GGUFError(f"{key} has {value.size} entries, expected {size}")
         return value
 
     def _lookup(self, key: str, default: _Value | None) -> MetadataValue | _Value:

@@ -1,54 +1,50 @@
-"""SentencePiece BPE (`tokenizer.ggml.model` = llama) on the tokenizers library.
+"""SentencePiece BPE (`tokenizer.ggml.model` = llama).
 
 Turns plain text into ids and a piece into bytes. Knows nothing of special
 tokens in a text: those are cut out before.
 
 SentencePiece has no merge list: two neighbours merge when their joint text is
-a piece, best score first, leftmost first among equals. The library wants a
-list, so it is derived: every way to cut a piece in two, ordered by the piece's
-score, then longer pieces first, then longer left parts first. With scores that
-differ, as training gives them, the ids are SentencePiece's, also where a piece
-overlaps itself; so are runs of spaces of one score, as Mistral has them. Different
-pieces of one score that overlap otherwise may merge in another order.
+a piece, best score first, leftmost first among equals. The tokenizers library
+wants a list, which such vocabularies do not have: with pieces of one score no
+list says "leftmost first", and one long piece has more cuts than can be listed.
+So the merging is done here, in time n log n of a text's n characters.
 """
+
+import re
+from functools import lru_cache
+from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
-from tokenizers import Regex, models, pre_tokenizers
 
-from models.errors import GGUFError
+from models.assumptions import Assumptions
 from models.metadata import Metadata
-from models.vocabulary import MERGEABLE, PREFIX, TokenType, Vocabulary, byte_value
+from models.vocabulary import MERGEABLE, PREFIX, SPACE, Vocabulary, one_for_each, text_bytes
 
-SPACE = "\u2581"
-# Cutting a piece in two everywhere takes time by the square of its length.
-_MAX_PIECE = 256
+# Words of a text come again and again: so many are remembered, up to this length.
+_REMEMBERED_WORDS, _REMEMBERED_LENGTH = 1 << 14, 32
 
 
 class SentencePieceBPE:
     """Encoder of plain text for one vocabulary with scores."""
 
-    def __init__(self, vocabulary: Vocabulary, metadata: Metadata) -> None:
+    def __init__(self, vocabulary: Vocabulary, metadata: Metadata, assumed: Assumptions) -> None:
         self.adds_space_prefix = metadata.get_bool(PREFIX + "add_space_prefix", True)
-        scores = metadata.get_floats(PREFIX + "scores", size=len(vocabulary))
-        pieces = dict(vocabulary.of_type(MERGEABLE))
-        longest = max(map(len, pieces), default=0)
-        if longest > _MAX_PIECE:
-            raise GGUFError(
-                f"{PREFIX}tokens holds a token of {longest} characters, expected <= {_MAX_PIECE}"
-            )
-        fallback = _fallback(vocabulary)
-        # A character that occurs in pieces but is none itself still merges; if it is
-        # left over, its bytes stand for it.
-        absent = sorted(set().union(*pieces) - pieces.keys())
-        self._size = len(vocabulary)
-        self._spelled = [
-            [fallback[b] for b in character.encode() if b in fallback] for character in absent
-        ]
-        symbols = pieces | {character: self._size + n for n, character in enumerate(absent)}
-        merges = _derive_merges(pieces, symbols, scores)
-        self._library = _build(vocabulary, symbols, merges)
+        self._ids = dict(vocabulary.of_type(MERGEABLE))
+        scores = _scores(metadata, vocabulary, assumed)
+        self._costs = {text: -float(scores[index]) for text, index in self._ids.items()}
+        self._longest = max(map(len, self._ids), default=0)
+        self._bytes = [vocabulary.ids.get(f"<0x{byte:02X}>") for byte in range(256)]
+        self._unknown = [] if vocabulary.unknown_id is None else [vocabulary.unknown_id]
+        self._word = re.compile(f"{SPACE}*[^{SPACE}]*" if self._parts_words() else "(?s:.*)")
+        self._remembered = lru_cache(_REMEMBERED_WORDS)(self._merge)
+
+    def _parts_words(self) -> bool:
+        """Whether no merge crosses the start of a word, so that words can be cut apart.
+
+        So it is where no piece has a space after its first letter.
+        """
+        return not any(SPACE in text.lstrip(SPACE) for text in self._ids)
 
     def encode(self, text: str, *, after_special: bool) -> list[int]:
         """The ids of a text without special tokens.
@@ -57,57 +53,70 @@ class SentencePieceBPE:
         SentencePiece models expect a space before the first word.
         """
         prefix = SPACE if after_special and self.adds_space_prefix else ""
-        escaped = prefix + text.replace(" ", SPACE)
-        ids: list[int] = self._library.encode(escaped, add_special_tokens=False).ids
-        return self._spell(ids) if self._spelled else ids
+        ids: list[int] = []
+        for match in self._word.finditer(prefix + text.replace(" ", SPACE)):
+            word = match.group()
+            short = len(word) <= _REMEMBERED_LENGTH
+            ids += self._remembered(word) if short else self._merge(word)
+        return ids
 
-    def _spell(self, ids: list[int]) -> list[int]:
-        spelled: list[int] = []
-        for id_ in ids:
-            spelled += [id_] if id_ < self._size else self._spelled[id_ - self._size]
-        return spelled
+    def _merge(self, word: str) -> list[int]:
+        """The ids of a word: neighbours merge until none can.
+
+        A part lies from `start` to `ends[start]`; one that has gone ends at 0.
+        """
+        size, costs, longest = len(word), self._costs, self._longest
+        ends, before = list(range(1, size + 1)), list(range(-1, size))
+        heap: list[tuple[float, int, int]] = []
+
+        def offer(start: int, end: int) -> None:
+            if end - start <= longest and (cost := costs.get(word[start:end])) is not None:
+                heappush(heap, (cost, start, end))
+
+        for start in range(size - 1):
+            offer(start, start + 2)
+        while heap:
+            _, start, end = heappop(heap)
+            middle = ends[start]
+            # A part of this offer may have gone, or have grown.
+            if not 0 < middle < size or ends[middle] != end:
+                continue
+            ends[start], ends[middle], before[end] = end, 0, start
+            if start:
+                offer(before[start], end)
+            if end < size:
+                offer(start, ends[end])
+        ids: list[int] = []
+        start = 0
+        while start < size:
+            ids += self._spell(word[start : ends[start]])
+            start = ends[start]
+        return ids
+
+    def _spell(self, part: str) -> list[int]:
+        """A piece's id; for a character that is no piece its bytes', or the unknown id."""
+        if part in self._ids:
+            return [self._ids[part]]
+        in_bytes = [self._bytes[byte] for byte in part.encode()]
+        known = [id_ for id_ in in_bytes if id_ is not None]
+        return known if len(known) == len(in_bytes) else self._unknown
 
     @staticmethod
     def piece_bytes(text: str) -> bytes:
         """The bytes that a normal piece stands for."""
-        return text.replace(SPACE, " ").encode()
+        return text_bytes(text.replace(SPACE, " "))
 
 
-def _fallback(vocabulary: Vocabulary) -> dict[int, int]:
-    """The id of each byte's token."""
-    tokens = vocabulary.of_type(frozenset({TokenType.BYTE}))
-    return {byte_value(text): index for text, index in tokens}
-
-
-def _derive_merges(
-    pieces: dict[str, int], symbols: dict[str, int], scores: npt.NDArray[np.float64]
-) -> list[tuple[str, str]]:
-    texts = [text for text in pieces if len(text) > 1]
-    own_scores = scores[[pieces[text] for text in texts]] if texts else np.empty(0)
-    lengths = np.array([len(text) for text in texts], np.int64)
-    order = np.lexsort((-lengths, -own_scores))
-    merges = []
-    for text in (texts[index] for index in order):
-        for cut in range(len(text) - 1, 0, -1):
-            left, right = text[:cut], text[cut:]
-            if left in symbols and right in symbols:
-                merges.append((left, right))
-    return merges
-
-
-def _build(
-    vocabulary: Vocabulary, symbols: dict[str, int], merges: list[tuple[str, str]]
-) -> tokenizers.Tokenizer:
-    known = symbols | dict(vocabulary.of_type(frozenset({TokenType.BYTE})))
-    unknown = None if vocabulary.unknown_id is None else vocabulary.texts[vocabulary.unknown_id]
-    if unknown is not None:
-        known.setdefault(unknown, vocabulary.ids[unknown])
-    library = tokenizers.Tokenizer(
-        models.BPE(known, merges, unk_token=unknown, fuse_unk=False, byte_fallback=True)
-    )
-    if not any(SPACE in text.lstrip(SPACE) for text in symbols):
-        # No piece has a space after its first letter, so no merge crosses the start of
-        # a word: words can be cut apart, and the library remembers them.
-        words = Regex(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
-        library.pre_tokenizer = pre_tokenizers.Split(words, "isolated")
-    return library
+def _scores(
+    metadata: Metadata, vocabulary: Vocabulary, assumed: Assumptions
+) -> npt.NDArray[np.float64]:
+    """A score for each token; one that is not a number is worse than all that are."""
+    key = PREFIX + "scores"
+    if key not in metadata:
+        assumed.add(f"{key} is missing", "all pieces count alike, the leftmost merges first")
+        return np.zeros(len(vocabulary))
+    scores = one_for_each(metadata.get_floats(key), -np.inf, vocabulary.texts, key, assumed)
+    if (odd := np.flatnonzero(np.isnan(scores))).size:
+        subject = f"{key}[{odd[0]}] is NaN"
+        assumed.add(subject, "not a number, this token merges last", count=odd.size)
+    return np.where(np.isnan(scores), -np.inf, scores)

@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from models.bpe import ByteLevelBPE
-from models.errors import GGUFError
+from models.assumptions import Assumptions
+from models.bpe import ByteLevelBPE, TextBPE
 from models.metadata import Metadata
+from models.pretokenizers import Spelling, named, of_file
 from models.sentencepiece import SentencePieceBPE
 from models.vocabulary import (
     HIDDEN,
@@ -19,6 +20,7 @@ from models.vocabulary import (
     TokenType,
     Vocabulary,
     byte_value,
+    text_bytes,
     tokenizer_model,
 )
 
@@ -35,47 +37,61 @@ class _Encoder(Protocol):
 
 
 class Tokenizer:
-    """A GGUF file's tokenizer."""
+    """A GGUF file's tokenizer.
+
+    notes: a sentence for each thing that was assumed where the file does not say.
+    """
 
     def __init__(
-        self, vocabulary: Vocabulary, encoder: _Encoder, *, adds_bos: bool, adds_eos: bool
+        self,
+        vocabulary: Vocabulary,
+        encoder: _Encoder,
+        *,
+        adds_bos: bool,
+        adds_eos: bool,
+        notes: tuple[str, ...],
     ) -> None:
-        for name, adds, id_ in (
-            ("bos", adds_bos, vocabulary.bos_id),
-            ("eos", adds_eos, vocabulary.eos_id),
-        ):
-            if adds and id_ is None:
-                raise GGUFError(
-                    f"{PREFIX}add_{name}_token is true, expected {PREFIX}{name}_token_id with it"
-                )
         self._vocabulary = vocabulary
         self._encoder = encoder
         self.adds_bos = adds_bos
         self.adds_eos = adds_eos
+        self.notes = notes
         self._always_parsed = _longest_first(vocabulary, frozenset({TokenType.USER_DEFINED}))
         self._parsed = _longest_first(vocabulary, HIDDEN | {TokenType.USER_DEFINED})
-        self.special_ids = frozenset(id_ for _, id_ in vocabulary.of_type(HIDDEN))
+        self.special_ids = frozenset(
+            index for index, kind in enumerate(vocabulary.types) if kind in HIDDEN
+        )
 
     @classmethod
-    def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
+    def from_metadata(cls, metadata: Metadata, pretokenizer: str | None = None) -> "Tokenizer":
         """Build the tokenizer that a GGUF file describes.
+
+        pretokenizer: llama.cpp's name of one, instead of that which the file names.
 
         Raises:
             GGUFError: the tokenizer is of an unsupported kind, or its keys are damaged.
+            EmberError: no pre-tokenizer has the given name.
         """
-        vocabulary = Vocabulary.from_metadata(metadata)
-        encoder: ByteLevelBPE | SentencePieceBPE
+        assumed = Assumptions()
+        vocabulary = Vocabulary.from_metadata(metadata, assumed)
+        asked = None if pretokenizer is None else named(pretokenizer)
+        encoder: ByteLevelBPE | TextBPE | SentencePieceBPE
         if tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE:
-            encoder = SentencePieceBPE(vocabulary, metadata)
+            if asked:
+                assumed.add("--pretokenizer", "of no use to this model, which has scores")
+            encoder = SentencePieceBPE(vocabulary, metadata, assumed)
             adds_bos = True
         else:
-            encoder = ByteLevelBPE(vocabulary, metadata)
-            adds_bos = encoder.pre.adds_bos
+            pre = asked or of_file(metadata, assumed)
+            kind = ByteLevelBPE if pre.spelling is Spelling.BYTES else TextBPE
+            encoder = kind(vocabulary, metadata, pre, assumed)
+            adds_bos = pre.adds_bos
         return cls(
             vocabulary,
             encoder,
-            adds_bos=metadata.get_bool(PREFIX + "add_bos_token", adds_bos),
-            adds_eos=metadata.get_bool(PREFIX + "add_eos_token", False),
+            adds_bos=_adds(metadata, "bos", adds_bos, vocabulary.bos_id, assumed),
+            adds_eos=_adds(metadata, "eos", False, vocabulary.eos_id, assumed),
+            notes=assumed.notes(),
         )
 
     @property
@@ -112,13 +128,12 @@ class Tokenizer:
     ) -> list[int]:
         """The ids of a text.
 
-        `add_special`: put the bos and eos tokens around it where the file asks for it.
+        `add_special`: put the bos and eos tokens around it where the file asks for it, unless
+        the text brings them (llama.cpp doubles them, and warns).
         `parse_special`: take a control token's text for the token; else it is plain text.
         User-defined tokens are always taken for themselves.
         """
         ids: list[int] = []
-        if add_special and self.adds_bos and self.bos_id is not None:
-            ids.append(self.bos_id)
         after_special = True
         valid = _LONE_SURROGATE.sub("\ufffd", text)
         for part in _partition(valid, self._parsed if parse_special else self._always_parsed):
@@ -127,7 +142,9 @@ class Tokenizer:
             else:
                 ids += self._encoder.encode(part, after_special=after_special)
             after_special = isinstance(part, int)
-        if add_special and self.adds_eos and self.eos_id is not None:
+        if add_special and self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        if add_special and self.adds_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
             ids.append(self.eos_id)
         return ids
 
@@ -137,7 +154,7 @@ class Tokenizer:
         `skip_special`: leave control tokens out; else their text is written.
         """
         data = b"".join(
-            self.text(id_).encode()
+            text_bytes(self.text(id_))
             if id_ in self.special_ids and not skip_special
             else self.token_bytes(id_)
             for id_ in ids
@@ -153,23 +170,33 @@ class Tokenizer:
             case TokenType.NORMAL:
                 return self._encoder.piece_bytes(text)
             case TokenType.USER_DEFINED:
-                return text.encode()
+                return text_bytes(text)
             case TokenType.BYTE:
                 return bytes([byte_value(text)])
             case _:
                 return b""
 
     def piece(self, id_: int) -> str:
-        r"""A token for display: control tokens by name, parts of a character as \xNN."""
-        if id_ in self.special_ids:
-            return self.text(id_)
-        return self.token_bytes(id_).decode(errors="backslashreplace")
+        r"""A token for display: control tokens by name, bytes that are no character as \xNN."""
+        text = self.text(id_)
+        data = text_bytes(text) if id_ in self.special_ids else self.token_bytes(id_)
+        return data.decode(errors="backslashreplace")
 
     def text(self, id_: int) -> str:
         """A token as the vocabulary spells it. Raises `IndexError` outside the vocabulary."""
         if not 0 <= id_ < self.vocab_size:
             raise IndexError(f"token id {id_} is not in 0..{self.vocab_size - 1}")
         return self._vocabulary.texts[id_]
+
+
+def _adds(
+    metadata: Metadata, name: str, default: bool, id_: int | None, assumed: Assumptions
+) -> bool:
+    """Whether the token that opens or closes a text is put there."""
+    asked = metadata.get_bool(f"{PREFIX}add_{name}_token", default)
+    if asked and id_ is None:
+        assumed.add(f"{PREFIX}{name}_token_id is not there", "no such token is put around a text")
+    return asked and id_ is not None
 
 
 def _longest_first(

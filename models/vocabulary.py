@@ -9,11 +9,18 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from models.assumptions import Assumptions
 from models.errors import GGUFError
 from models.metadata import Metadata
 
 PREFIX = "tokenizer.ggml."
+# How pieces that are text write a space.
+SPACE = "\u2581"
 
 # Texts after which llama.cpp stops, whatever the file's keys and types say: ends of turns
 # and of texts, and what fills or parts the files of a completion.
@@ -88,15 +95,24 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+# How Python holds a byte that is not UTF-8 in a string.
+_ESCAPE = re.compile("[\udc80-\udcff]")
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
-MERGEABLE = frozenset({TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED})
+MERGEABLE = frozenset(
+    {TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED, TokenType.UNDEFINED}
+)
 HIDDEN = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Pieces by id, with the ids that have a special part to play."""
+    """Pieces by id, with the ids that have a special part to play.
+
+    Bytes of a text that are not UTF-8 are Python's surrogate escapes, so that every text
+    is distinct and `text_bytes` gives what the file holds. `ids` has the first of the
+    tokens that share a text.
+    """
 
     texts: tuple[str, ...]
     types: tuple[TokenType, ...]
@@ -110,22 +126,26 @@ class Vocabulary:
         return len(self.texts)
 
     def of_type(self, types: frozenset[TokenType]) -> Iterator[tuple[str, int]]:
-        """The (text, id) of every token of the given types, by rising id."""
+        """The (text, id) of every token of the given types that a text can hold, by rising id.
+
+        No text holds one that is not UTF-8, nor the second of two that look alike.
+        """
         for index, kind in enumerate(self.types):
-            if kind in types:
-                yield self.texts[index], index
+            text = self.texts[index]
+            if kind in types and self.ids[text] == index and is_unicode(text):
+                yield text, index
 
     @classmethod
-    def from_metadata(cls, metadata: Metadata) -> "Vocabulary":
+    def from_metadata(cls, metadata: Metadata, assumed: Assumptions) -> "Vocabulary":
         """Read and check the vocabulary.
 
         Raises:
-            GGUFError: a key is missing, of a wrong type or size, or out of range.
+            GGUFError: a key is missing or of a wrong type.
         """
-        texts = _texts(metadata)
-        ids = _ids(texts)
-        types = _types(metadata, texts)
-        special = _special_ids(metadata, len(texts))
+        texts = _texts(metadata, assumed)
+        ids = _ids(texts, assumed)
+        types = _types(metadata, texts, assumed)
+        special = _special_ids(metadata, len(texts), assumed)
         by_key = {id_ for name in ("eos", "eot", "eom") if (id_ := special[name]) is not None}
         by_key |= _fim_ends(metadata, len(texts))
         by_text = _ends_by_text(metadata, ids, types)
@@ -144,14 +164,21 @@ class Vocabulary:
         )
 
 
-def _special_ids(metadata: Metadata, size: int) -> dict[str, int | None]:
+def _special_ids(metadata: Metadata, size: int, assumed: Assumptions) -> dict[str, int | None]:
     """The ids that the file's keys give, by the key's first word."""
     spm = tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE
     ids: dict[str, int | None] = {}
     for name, default in (("unknown", 0), ("bos", 1), ("eos", 2), ("eot", None), ("eom", None)):
-        id_ = metadata.get_index(f"{PREFIX}{name}_token_id", size)
+        key = f"{PREFIX}{name}_token_id"
         fits = spm and default is not None and default < size
-        ids[name] = default if id_ is None and fits else id_
+        ids[name] = default if fits else None
+        if key in metadata:
+            id_ = metadata.get_int(key)
+            if 0 <= id_ < size:
+                ids[name] = id_
+            else:
+                taken = f"{default} is taken" if fits else "it is left out"
+                assumed.add(f"{key} is {id_}", f"outside the vocabulary, {taken}")
     return ids
 
 
@@ -165,37 +192,93 @@ def tokenizer_model(metadata: Metadata) -> TokenizerModel:
         raise GGUFError(f"{PREFIX}model is {name!r:.60}, supported are: {supported}") from None
 
 
-def _texts(metadata: Metadata) -> tuple[str, ...]:
+def _texts(metadata: Metadata, assumed: Assumptions) -> tuple[str, ...]:
     texts = metadata.get_strings(PREFIX + "tokens")
     if not texts:
         raise GGUFError(f"{PREFIX}tokens is empty, expected at least one token")
+    if odd := [index for index, text in enumerate(texts) if not is_unicode(text)]:
+        shown = repr(text_bytes(texts[odd[0]]))
+        assumed.add(
+            f"token {odd[0]} ({shown:.60})",
+            "not UTF-8, no text becomes this token",
+            count=len(odd),
+        )
     return tuple(text or f"[EMPTY_{index}]" for index, text in enumerate(texts))
 
 
-def _ids(texts: tuple[str, ...]) -> dict[str, int]:
-    ids = {text: index for index, text in enumerate(texts)}
-    if len(ids) < len(texts):
-        first = next(index for index, text in enumerate(texts) if ids[text] != index)
-        raise GGUFError(
-            f"{PREFIX}tokens holds {texts[first]!r:.60} twice, as ids {first} and "
-            f"{ids[texts[first]]}; every token must be there once"
+def _ids(texts: tuple[str, ...], assumed: Assumptions) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    again = [index for index, text in enumerate(texts) if ids.setdefault(text, index) != index]
+    if again:
+        assumed.add(
+            f"token {again[0]} ({texts[again[0]]!r:.60})",
+            "another token has this text, of two that do the first is used",
+            count=len(again),
         )
     return ids
 
 
-def _types(metadata: Metadata, texts: tuple[str, ...]) -> list[TokenType]:
-    numbers = metadata.get_ints(PREFIX + "token_type", size=len(texts)).tolist()
+def _types(metadata: Metadata, texts: tuple[str, ...], assumed: Assumptions) -> list[TokenType]:
+    key = PREFIX + "token_type"
     known = {int(kind): kind for kind in TokenType}
-    unknown = set(numbers) - known.keys()
-    if unknown:
-        raise GGUFError(
-            f"{PREFIX}token_type holds {min(unknown)}, expected {min(known)}..{max(known)}"
+    if key not in metadata:
+        assumed.add(f"{key} is missing", "no token is special, all are normal text")
+        return [TokenType.NORMAL] * len(texts)
+    numbers = one_for_each(metadata.get_ints(key), TokenType.NORMAL, texts, key, assumed).tolist()
+    types = [known.get(number, TokenType.UNDEFINED) for number in numbers]
+    if odd := [index for index, number in enumerate(numbers) if number not in known]:
+        assumed.add(
+            f"token {odd[0]} has the type {numbers[odd[0]]}",
+            "unknown, it is undefined and adds no text",
+            count=len(odd),
         )
-    types = [known[number] for number in numbers]
-    for index, (text, kind) in enumerate(zip(texts, types, strict=True)):
-        if kind is TokenType.BYTE and not _BYTE.fullmatch(text):
-            raise GGUFError(f"{PREFIX}tokens[{index}] is {text!r:.60}, a BYTE, expected <0xXX>")
+    no_bytes = [
+        index
+        for index, kind in enumerate(types)
+        if kind is TokenType.BYTE and not _BYTE.fullmatch(texts[index])
+    ]
+    if no_bytes:
+        assumed.add(
+            f"token {no_bytes[0]} ({texts[no_bytes[0]]!r:.60}) is of type BYTE",
+            "not <0xXX>, it is a normal token",
+            count=len(no_bytes),
+        )
+    for index in no_bytes:
+        types[index] = TokenType.NORMAL
     return types
+
+
+def one_for_each(
+    values: npt.NDArray[Any],
+    filler: float,
+    texts: tuple[str, ...],
+    key: str,
+    assumed: Assumptions,
+) -> npt.NDArray[Any]:
+    """`values` with one entry for each token: what lacks is `filler`, what is over is ignored."""
+    if values.size == len(texts):
+        return values
+    assumed.add(
+        f"{key} has {values.size} entries for {len(texts)} tokens",
+        "tokens without an entry are normal and merge last",
+    )
+    lacking = np.full(max(0, len(texts) - values.size), filler, values.dtype)
+    return np.concatenate([values[: len(texts)], lacking])
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a token's text is all characters, without a byte that is none."""
+    return text.isascii() or not _ESCAPE.search(text)
+
+
+def readable(text: str) -> str:
+    r"""A text of the file for display, bytes that are not UTF-8 as \xNN."""
+    return text_bytes(text).decode(errors="backslashreplace")
+
+
+def text_bytes(text: str) -> bytes:
+    """A token's text as the file holds it."""
+    return text.encode(errors="surrogateescape")
 
 
 def byte_value(text: str) -> int:

@@ -39,7 +39,7 @@ def test_no_package_imports_a_higher_one(package: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = "{'mlx_lm', 'transformers', 'tokenizers', 'textual', 'rich', 'huggingface_hub'}"
-    script = f"import sys; from app import cli; cli._parser(); print({heavy} & set(sys.modules))"
+    script = f"import sys; from app import cli; cli.parser(); print({heavy} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -159,7 +159,12 @@ def _add_claim(parser: argparse.ArgumentParser) -> None:
     shapes = ["phi-2", "tinyllama", "llama-2-7b", "loaded"]
     add("--shape", choices=shapes, help="whose operations are counted (default: phi-2)")
     add("--lengths", type=_list(1), metavar="N,N", help="tokens generated (default: 8 to 1024)")
-    add("--seconds", type=float, metavar="S", help="time for measuring (default: 240)")
+    add(
+        "--seconds",
+        type=options.number(0, 1e6),
+        metavar="S",
+        help="time for measuring (default: 240)",
+    )
 
 
 def _add_kv(parser: argparse.ArgumentParser, meaning: str) -> None:

@@ -19,10 +19,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the header only; no tensor is loaded."""
+    from app.console import note
     from models.gguf_file import GGUFFile
     from models.source import locate
 
     with GGUFFile(locate(args.file)) as file:
+        for text in file.notes:
+            note(text)
         found = {
             "path": str(file.path),
             "bytes": file.path.stat().st_size,
@@ -67,11 +70,15 @@ def _shown(value: object) -> object:
     """Metadata as JSON can hold it; long arrays become their length."""
     import numpy as np
 
+    from models.vocabulary import readable
+
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    if isinstance(value, list) and len(value) > _LONG_ARRAY:
+    if not isinstance(value, list):
+        return value
+    if len(value) > _LONG_ARRAY:
         return f"array of {len(value)}, starting {value[:3]}"
-    return value
+    return [readable(item) if isinstance(item, str) else item for item in value]
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("file", type=Path, metavar="FILE", help="a text file")
     parser.add_argument("-m", "--model", metavar="MODEL", help="as for run (default: smollm2)")
+    options.add_pretokenizer(parser)
     parser.add_argument(
         "--tokens", type=options.whole(2), metavar="N", help="read the first N tokens only"
     )

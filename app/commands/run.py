@@ -23,7 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--prompts-file", type=Path, metavar="FILE", help="a prompt a line, answered as one batch"
     )
     parser.add_argument("--system", help="system prompt")
-    parser.add_argument("--raw", action="store_true", help="no chat template")
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="no chat template; one bos token, also where the prompt begins with one",
+    )
     parser.add_argument(
         "--truncate", action="store_true", help="cut a prompt that is too long at its start"
     )

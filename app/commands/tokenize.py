@@ -11,6 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("text", metavar="TEXT", help="the text; - reads stdin")
     parser.add_argument("-m", "--model", default=options.DEFAULT_MODEL, metavar="MODEL")
+    options.add_pretokenizer(parser)
     parser.add_argument(
         "--no-special",
         action="store_true",
@@ -21,13 +22,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one token a line, or {"ids": [...], "tokens": [...]}."""
+    from app.console import note
     from app.session import fetch_with_bar
     from models.gguf_file import GGUFFile
     from models.tokenizer import Tokenizer
 
     text = sys.stdin.read() if args.text == "-" else args.text
     with GGUFFile(fetch_with_bar(args.model)) as file:
-        tokenizer = Tokenizer.from_metadata(file.metadata)
+        tokenizer = Tokenizer.from_metadata(file.metadata, args.pretokenizer)
+    for said in file.notes + tokenizer.notes:
+        note(said)
     special = not args.no_special
     ids = tokenizer.encode(text, add_special=special, parse_special=special)
     pieces = [tokenizer.piece(token) for token in ids]

@@ -44,13 +44,19 @@ class LiveService:
 
     keep_system: pin what a conversation under this system prompt begins with;
     None pins no more than the configuration says. hot: the hot tokens that were
-    asked for, None for the default.
+    asked for, None for the default. pretokenizer: as for `models.load`.
     """
 
     def __init__(
-        self, config: CacheConfig, *, keep_system: str | None = None, hot: int | None = None
+        self,
+        config: CacheConfig,
+        *,
+        keep_system: str | None = None,
+        hot: int | None = None,
+        pretokenizer: str | None = None,
     ) -> None:
         self._config, self._keep_system, self._hot = config, keep_system, hot
+        self._pretokenizer = pretokenizer
         self._thread = InferenceThread()
         self._engine: Engine | None = None
         self._stats: Sequence[CacheStats] = ()
@@ -136,7 +142,12 @@ class LiveService:
         path = locate(spec)
         # The old model goes first, so that two are never in memory together.
         self._engine, self._stats = None, ()
-        loaded = load(path, backend=self._config.backend, progress=report)
+        loaded = load(
+            path,
+            backend=self._config.backend,
+            pretokenizer=self._pretokenizer,
+            progress=report,
+        )
         config = self._config
         if self._keep_system is not None:
             config = replace(config, keep=system_tokens(loaded, self._keep_system or None))

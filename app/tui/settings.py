@@ -70,7 +70,7 @@ class Settings:
         try:
             value = _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
         except (ValueError, KeyError):
-            raise EmberError(f"got {name} = {text!r}, expected {_KINDS[kind]}") from None
+            raise EmberError(f"got {name} = {text!r:.60}, expected {_KINDS[kind]}") from None
         if isinstance(value, float) and not math.isfinite(value):
             raise EmberError(f"got {name} = {text}, expected {_KINDS[kind]}")
         return replace(self, **{name: value})

@@ -366,3 +366,13 @@ def test_an_overflow_in_the_network_is_no_empty_answer(
     result = ember(*RUN, "-m", path, *flags)
     assert result.code == 1
     assert "the network gave NaN or infinity" in result.error_line()
+
+
+def test_a_raw_prompt_that_begins_with_bos_has_one(ember: Ember, tiny_path: Path) -> None:
+    found = [
+        json.loads(ember("run", "--raw", "--prompt", prompt, "-m", tiny_path, *flags).out)
+        for prompt in ("ba ce", "<s>ba ce")
+        for flags in [["--max-tokens", "2", "--json"]]
+    ]
+    assert found[0]["prompt_tokens"] == found[1]["prompt_tokens"] == 3
+    assert found[0]["tokens"] == found[1]["tokens"]

@@ -64,3 +64,25 @@ def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     (name,) = bad
     with pytest.raises(EmberError, match=f"got {name}="):
         Sampling(**bad)
+
+
+@pytest.mark.parametrize("top_k", [4, 5, 6, 10**20])
+def test_top_k_of_all_tokens_or_more_is_off(top_k: int) -> None:
+    expected = {0, 1, 2, 4} if top_k == 4 else {0, 1, 2, 3, 4}
+    assert _draws(Sampling(temperature=9.0, top_k=top_k, seed=1)) == expected
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1e-300),
+        Sampling(temperature=5e-324),
+        Sampling(temperature=1e-20),
+        Sampling(temperature=1e-9),
+        Sampling(temperature=100.0, top_p=1e-9),
+        Sampling(temperature=100.0, min_p=1.0),
+        Sampling(temperature=100.0, top_k=1),
+    ],
+)
+def test_the_smallest_edges_take_the_best(sampling: Sampling) -> None:
+    assert _draws(sampling, 20) == {1}

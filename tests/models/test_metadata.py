@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
@@ -36,11 +35,10 @@ def test_getters_return_values_of_their_type(metadata: Metadata) -> None:
     assert metadata.get_bool("bool") is True
     assert metadata.get_string("string") == "llama"
     assert metadata.get_strings("strings") == ["a", "b"]
-    assert metadata.get_ints("ints", size=2).tolist() == [3, 5]
-    assert metadata.get_floats("floats", size=2).tolist() == [0.5, 2.0]
-    assert metadata.get_floats("ints", size=2).dtype == np.float64
-    assert metadata.get_index("int", 8) == 7
-    assert metadata.get_index("absent", 8) is None
+    assert metadata.get_ints("ints").tolist() == [3, 5]
+    assert metadata.get_floats("floats").tolist() == [0.5, 2.0]
+    assert metadata.get_floats("ints").dtype == np.float64
+    assert np.isnan(metadata.get_floats("nans")[1])
 
 
 def test_defaults_stand_in_for_missing_keys_only(metadata: Metadata) -> None:
@@ -58,8 +56,8 @@ GETTERS: list[tuple[Callable[[Metadata, str], object], set[str]]] = [
     (Metadata.get_bool, {"bool"}),
     (Metadata.get_string, {"string"}),
     (Metadata.get_strings, {"strings"}),
-    (partial(Metadata.get_ints, size=2), {"ints"}),
-    (partial(Metadata.get_floats, size=2), {"ints", "floats"}),
+    (Metadata.get_ints, {"ints"}),
+    (Metadata.get_floats, {"ints", "floats", "nans"}),
 ]
 
 
@@ -72,17 +70,6 @@ def test_wrong_types_missing_keys_and_nan_are_refused(
             getter(metadata, key)
     with pytest.raises(GGUFError, match=r"^absent is missing"):
         getter(metadata, "absent")
-
-
-def test_sizes_and_bounds_are_checked(metadata: Metadata) -> None:
-    with pytest.raises(GGUFError, match=r"^ints has 2 entries, expected 3"):
-        metadata.get_ints("ints", size=3)
-    with pytest.raises(GGUFError, match=r"^floats has 2 entries, expected 1"):
-        metadata.get_floats("floats", size=1)
-    with pytest.raises(GGUFError, match=r"^int is 7, expected 0\.\.6"):
-        metadata.get_index("int", 7)
-    with pytest.raises(GGUFError, match=r"^bool is True, expected an integer"):
-        metadata.get_index("bool", 7)
 
 
 def test_long_values_are_cut_in_errors(metadata: Metadata) -> None:

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import GGUFError
-from models.sentencepiece import SPACE
 from models.tokenizer import Tokenizer
-from models.vocabulary import TokenType
+from models.vocabulary import SPACE, TokenType
 from tests.models.vocabularies import Keys, from_sentencepiece, with_scores
 from tests.patience import within
 
@@ -208,9 +207,6 @@ def test_pieces_with_a_space_inside_are_found_across_words() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scores": None}, "scores is missing"),
-        ({"scores": np.zeros(7, np.float32)}, "scores has 7 entries, expected 262"),
-        ({"scores": np.full(262, np.nan)}, "scores holds NaN or infinity"),
         ({"scores": ["a"] * 262}, "scores is an array of strings, expected an array of numbers"),
         ({"add_space_prefix": "yes"}, "add_space_prefix is 'yes', expected a boolean"),
     ],
@@ -221,14 +217,31 @@ def test_damaged_keys_are_named(change: Keys, message: str) -> None:
         Tokenizer.from_metadata(with_scores(LETTERS, changes=change))
 
 
-def test_a_piece_may_not_be_endless() -> None:
-    with pytest.raises(GGUFError, match="holds a token of 300 characters, expected <= 256"):
-        Tokenizer.from_metadata(with_scores(LETTERS | {"a" * 300: -1.0}))
+def test_long_pieces_are_found() -> None:
+    runs = {"a" * 2**power: power - 20.0 for power in range(1, 10)}
+    tokenizer = Tokenizer.from_metadata(with_scores(LETTERS | runs, changes=NO_PREFIX))
+    ids = tokenizer.encode("a" * (512 + 512 + 256 + 4 + 1), add_special=False)
+    assert [len(tokenizer.piece(id_)) for id_ in ids] == [512, 512, 256, 4, 1]
 
 
-def test_a_byte_token_must_spell_a_byte() -> None:
-    with pytest.raises(GGUFError, match=r"tokens\[262\] is '0A', a BYTE, expected <0xXX>"):
-        Tokenizer.from_metadata(with_scores(LETTERS, special={"0A": TokenType.BYTE}))
+def test_a_piece_as_long_as_a_file_takes_no_time() -> None:
+    letters = LETTERS | {"ab" * 15_000_000: -1.0, "b" * 15_000_000: -2.0}
+    with within(5):
+        tokenizer = Tokenizer.from_metadata(with_scores(letters, changes=NO_PREFIX))
+        assert len(tokenizer.encode("ab" * 50, add_special=False)) == 100
+
+
+@given(
+    pieces=st.dictionaries(st.text("ab", min_size=2, max_size=6), st.sampled_from([0, -1])),
+    text=st.text("ab", max_size=30),
+)
+def test_the_leftmost_of_pieces_of_one_score_merges_first(
+    pieces: dict[str, float], text: str
+) -> None:
+    keys = with_scores(pieces | {"a": -90.0, "b": -91.0}, changes=NO_PREFIX)
+    tokenizer = Tokenizer.from_metadata(keys)
+    ids = tokenizer.encode(text, add_special=False)
+    assert [tokenizer.text(id_) for id_ in ids] == leftmost_best(text, pieces)
 
 
 def test_builds_and_encodes_fast(library: sentencepiece.SentencePieceProcessor) -> None:

@@ -14,12 +14,10 @@ import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, pre_tokenizers
 
 from models.bpe import BYTE_ALPHABET
 from models.errors import GGUFError
 from models.metadata import MetadataValue
-from models.pretokenizers import PRE_TOKENIZERS
 from models.tokenizer import Tokenizer
 from models.vocabulary import PREFIX, TokenType
 from tests.models.vocabularies import Keys, byte_level, metadata_of, truth, with_scores
@@ -89,30 +87,6 @@ def test_ignore_merges_takes_a_whole_word_without_a_merge() -> None:
         assert pieces(Tokenizer.from_metadata(keys), "dog") == expected
 
 
-@pytest.mark.parametrize(
-    ("pre", "words"),
-    [
-        (
-            "default",
-            ["I", "'", "m", " ", "123", "45", " ", "--", " Ok", "\n", "\n", "Ж", "!", "\t"],
-        ),
-        ("gpt-2", ["I", "'m", " 12345", " --", " Ok", "\n", "\n", "Ж", "!", "\t"]),
-        ("smollm", ["I", "'m", " ", *"12345", " --", " Ok", "\n", "\n", "Ж", "!", "\t"]),
-        ("llama-bpe", ["I", "'m", " ", "123", "45", " --", " Ok", "\n\n", "Ж", "!", "\t"]),
-        ("qwen2", ["I", "'m", " ", *"12345", " --", " Ok", "\n\n", "Ж", "!", "\t"]),
-        ("tekken", ["I", "'m", " ", *"12345", " --", " Ok", "\n\n", "Ж", "!", "\t"]),
-    ],
-)
-def test_each_family_cuts_words_its_own_way(pre: str, words: list[str]) -> None:
-    text = "I'm 12345 -- Ok\n\nЖ!\t"
-    assert "".join(words) == text
-    assert cut(text, pre) == words
-
-
-def test_tekken_cuts_before_capitals_in_ascii_only() -> None:
-    assert cut("helloWorldЖЖжЖ/\n", "tekken") == ["hello", "WorldЖЖжЖ", "/\n"]
-
-
 @given(text=st.text(st.characters(max_codepoint=0x7F)) | st.text("aZ \n'’日я١!/"))
 def test_tekken_ids_are_tiktokens(tekken: tuple[Tokenizer, tiktoken.Encoding], text: str) -> None:
     tokenizer, oracle = tekken
@@ -151,13 +125,6 @@ def merge_of(token: bytes, ranks: dict[bytes, int]) -> str:
         at = joined.index(min(joined))
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return " ".join("".join(BYTE_ALPHABET[byte] for byte in part) for part in parts)
-
-
-def cut(text: str, pre: str) -> list[str]:
-    """The words that a pre-tokenizer makes."""
-    patterns = PRE_TOKENIZERS[pre].patterns
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
-    return [word for word, _ in pre_tokenizers.Sequence(splits).pre_tokenize_str(text)]
 
 
 def test_a_byte_without_a_token_is_dropped_and_parts_its_neighbours() -> None:
@@ -321,29 +288,18 @@ DAMAGE: list[tuple[Keys, str]] = [
     ({"model": "bert"}, "model is 'bert', supported are: llama, gpt2"),
     ({"model": None}, "model is missing; convert the model again"),
     ({"model": 3}, "model is 3, expected a string"),
-    ({"pre": "nosuch"}, "pre is 'nosuch', supported are: .*command-r.*smollm"),
+    ({"pre": 3}, "pre is 3, expected a string"),
     ({"tokens": None}, "tokens is missing"),
     ({"tokens": []}, "tokens is empty"),
     ({"tokens": np.ones(3)}, "tokens is an array of float64, expected an array of strings"),
-    ({"tokens": ["\udc80"]}, "tokens holds what is not UTF-8 text"),
-    ({"tokens": ["a", "b", "a"]}, "tokens holds 'a' twice, as ids 0 and 2"),
-    ({"token_type": None}, "token_type is missing"),
-    ({"token_type": np.ones(5, np.int32)}, "token_type has 5 entries, expected 256"),
-    ({"token_type": np.full(256, 9)}, "token_type holds 9, expected 0..6"),
-    ({"token_type": np.full(256, 6)}, r"tokens\[0\] is 'Ā', a BYTE, expected <0xXX>"),
+    ({"tokens": ["\ud800"]}, "tokens holds what is not UTF-8 text"),
     ({"token_type": np.ones(256, np.float32)}, "token_type is an array of float32, expected"),
     ({"token_type": ["1"]}, "token_type is an array of strings, expected an array of integers"),
     ({"token_type": np.ones((256, 2), np.int32)}, "token_type is an array of int32, expected"),
     ({"merges": None}, "merges is missing"),
-    ({"merges": ["ab"]}, r"merges\[0\] is 'ab', expected 'left right'"),
-    ({"merges": ["a "]}, r"merges\[0\] is 'a ', expected 'left right'"),
-    ({"merges": ["a b"]}, r"merges\[0\] names 'ab', which tokenizer.ggml.tokens does not hold"),
-    ({"bos_token_id": 256}, "bos_token_id is 256, expected 0..255"),
-    ({"eos_token_id": -1}, "eos_token_id is -1, expected 0..255"),
     ({"eot_token_id": "2"}, "eot_token_id is '2', expected an integer"),
     ({"eom_token_id": True}, "eom_token_id is True, expected an integer"),
     ({"add_bos_token": 1}, "add_bos_token is 1, expected a boolean"),
-    ({"add_bos_token": True}, "add_bos_token is true, expected tokenizer.ggml.bos_token_id"),
 ]
 
 
@@ -391,13 +347,14 @@ def test_hostile_metadata_raises_nothing_but_gguf_error(data: st.DataObject) -> 
     except GGUFError as error:
         assert str(error).startswith(PREFIX)  # noqa: PT017 -- either outcome is right
     else:
-        assert max(tokenizer.encode("abc é <1>[1]"), default=0) < tokenizer.vocab_size == 320
+        assert max(tokenizer.encode("abc é <1>[1]"), default=0) < tokenizer.vocab_size
+        assert all(note.isprintable() for note in tokenizer.notes)
 
 
 def test_a_merge_may_not_make_a_control_token() -> None:
     keys = byte_level(special={"ab": TokenType.CONTROL}, changes={"merges": ["a b"]})
-    with pytest.raises(GGUFError, match=r"merges\[0\] names 'ab', a CONTROL token"):
-        Tokenizer.from_metadata(keys)
+    tokenizer = Tokenizer.from_metadata(keys)
+    assert pieces(tokenizer, "ab", parse_special=False) == ["a", "b"]
 
 
 def test_empty_tokens_are_numbered() -> None:
@@ -411,3 +368,16 @@ def test_defaults_of_the_sentencepiece_family() -> None:
     assert tokenizer.eog_ids == {2}
     assert tokenizer.adds_bos
     assert pieces(tokenizer, "a") == ["<s>", " a"]
+
+
+def test_a_bos_or_eos_that_the_text_brings_is_not_doubled() -> None:
+    special = {"<s>": TokenType.CONTROL, "</s>": TokenType.CONTROL}
+    both: Keys = {"bos_token_id": 256, "eos_token_id": 257}
+    both |= {"add_bos_token": True, "add_eos_token": True}
+    tokenizer = Tokenizer.from_metadata(byte_level(special=special, changes=both))
+    assert pieces(tokenizer, "<s>a</s>") == ["<s>", "a", "</s>"]
+    assert pieces(tokenizer, "<s>") == ["<s>", "</s>"]
+    assert pieces(tokenizer, "<s><s>") == ["<s>", "<s>", "</s>"]
+    assert pieces(tokenizer, "a<s>") == ["<s>", "a", "<s>", "</s>"]
+    plain = pieces(tokenizer, "<s>a", parse_special=False)
+    assert plain == ["<s>", "<", "s", ">", "a", "</s>"]
