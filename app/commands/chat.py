@@ -27,6 +27,7 @@ _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     options.add_model(parser)
+    options.add_chat_template(parser)
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--plain", action="store_true", help="line by line, no full screen")
     parser.add_argument(
@@ -73,6 +74,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         options.cache_config(args),
         keep_system=settings.system if pins_system else None,
         hot=args.hot,
+        chat_template=args.chat_template,
     )
     chat_app = ChatApp(
         service,
