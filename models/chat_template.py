@@ -270,8 +270,12 @@ class ChatTemplate:
         shown = self._rendering(format_, messages, True, cancel)
         if shown.fault is not None:
             return shown.complaint, shown.fault in (TemplateFault.STOPPED, TemplateFault.SYNTAX)
-        lost = any(message.content not in shown.text for message in messages)
-        return ("does not show what was said" if lost else ""), False
+        said = [message.content for message in messages]
+        # A list that is written as it stands is no text.
+        forms = ("'{}'", '"{}"') if format_.parts else ()
+        lost = any(each not in shown.text for each in said)
+        listed = any(form.format(each) in shown.text for form in forms for each in said)
+        return ("does not show what was said" if lost or listed else ""), False
 
     def _instead(self, why: str) -> _Format:
         """The built-in template, from here on. A template that the user gave is an error."""
@@ -336,14 +340,15 @@ def _all_stand(messages: Sequence[Message], text: str) -> bool:
 def _end_of(said: str, text: str, start: int) -> int:
     """Where what was said ends in a text, be it trimmed, escaped or spaced anew; -1 if nowhere."""
     trimmed = said.strip()
-    escaped = (json.dumps(trimmed)[1:-1], html.escape(trimmed))
-    for form in (trimmed, *escaped):
+    quoted = (json.dumps(trimmed, ensure_ascii=ascii_)[1:-1] for ascii_ in (False, True))
+    # As jinja2's own filter writes quotes.
+    escaped = html.escape(trimmed).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+    for form in (trimmed, *quoted, escaped):
         at = text.find(form, start)
         if at >= 0:
             return at + len(form)
-    words = re.findall(r"\w+", trimmed)
-    at = start if words else -1
-    for word in words:
+    at = start
+    for word in re.findall(r"\w+", trimmed) or trimmed.split():
         at = text.find(word, at)
         if at < 0:
             return -1

@@ -7,7 +7,9 @@ import gguf
 import numpy as np
 import pytest
 
-from models.errors import GGUFError
+from kvcache import Backend
+from models.chat_template import conversation
+from models.errors import ChatTemplateError, GGUFError
 from models.loader import load
 from models.tensor_types import TensorType
 from tests.gguf_factory import (
@@ -28,7 +30,6 @@ BAD: dict[str, tuple[dict[str, MetadataItem], str]] = {
     "tokenizer family": ({"tokenizer.ggml.model": "bert"}, "supported are: llama, gpt2"),
     "token id": ({"tokenizer.ggml.bos_token_id": 307}, "expected 0..306"),
     "scores": ({"tokenizer.ggml.scores": [0.0] * 5}, "scores has 5 entries"),
-    "template": ({"tokenizer.chat_template": "{% if %}"}, "is no valid jinja2 template"),
     "name": ({"general.name": 3}, "general.name"),
 }
 
@@ -58,6 +59,22 @@ def test_refusals_name_the_file_once(tmp_path: Path, case: str) -> None:
     assert error.startswith(f"{path}: ")
     assert error.count("bad.gguf") == 1
     assert message in error
+
+
+def test_a_chat_template_is_not_looked_at_before_it_is_used(tmp_path: Path) -> None:
+    for number, template in enumerate(("{% if %}", "{{ 2 ** (2 ** 36) }}", "x" * 300_000, ["x"])):
+        path = tmp_path / f"{number}.gguf"
+        write(path, {"tokenizer.chat_template": template})
+        assert load(path, backend=Backend.REFERENCE).tokenizer.vocab_size == TINY.vocab
+
+
+def test_a_chat_template_can_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write(path, {"tokenizer.chat_template": "{% if %}"})
+    template = load(path, backend=Backend.REFERENCE, chat_template="llama2").template
+    assert template.render(conversation("Hi")) == "<s>[INST] Hi [/INST]"
+    with pytest.raises(ChatTemplateError, match="no chat template 'lama2'"):
+        load(path, chat_template="lama2")
 
 
 def test_a_later_part_of_a_split_file_is_told_how_to_be_whole(tmp_path: Path) -> None:
