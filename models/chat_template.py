@@ -66,6 +66,8 @@ _FIRST = Message(role=Role.USER, content="Qfirstq")
 _ANSWER = Message(role=Role.ASSISTANT, content="Qanswerq")
 _SECOND = Message(role=Role.USER, content="Qsecondq")
 
+_SWITCH = re.compile(r"/\w+")
+
 _ABSENT: dict[str, object] = {"tools": None, "documents": None}
 _EMPTY: dict[str, object] = {"tools": [], "documents": [], "functions": "", "datetime": ""}
 
@@ -186,7 +188,7 @@ class ChatTemplate:
         self.settle(cancel)
         assert self._format is not None
         text = self._text(messages, add_generation_prompt, cancel)
-        if not self.source.is_builtin and not _all_stand(messages, text):
+        if not self.source.is_builtin and not _all_stand(messages, text, self._template.text):
             self._format = self._instead("does not show all that was asked")
             text = self._text(messages, add_generation_prompt, cancel)
         if self._format.folds_system and any(each.role is Role.SYSTEM for each in messages):
@@ -326,18 +328,22 @@ def _joined(messages: Sequence[Message]) -> list[Message]:
     return joined
 
 
-def _all_stand(messages: Sequence[Message], text: str) -> bool:
-    """Whether all that the user said stands in a text, one after the other."""
+def _all_stand(messages: Sequence[Message], text: str, template: str) -> bool:
+    """Whether all that the user said stands in a text, one after the other.
+
+    Switches that the template itself knows (/no_think) are for it to take away.
+    """
+    switches = set(_SWITCH.findall(template))
     at = 0
     for message in messages:
         if message.role is Role.USER:
-            at = _end_of(message.content, text, at)
+            at = _end_of(message.content, text, at, switches)
             if at < 0:
                 return False
     return True
 
 
-def _end_of(said: str, text: str, start: int) -> int:
+def _end_of(said: str, text: str, start: int, switches: set[str]) -> int:
     """Where what was said ends in a text, be it trimmed, escaped or spaced anew; -1 if nowhere."""
     trimmed = said.strip()
     quoted = (json.dumps(trimmed, ensure_ascii=ascii_)[1:-1] for ascii_ in (False, True))
@@ -347,8 +353,9 @@ def _end_of(said: str, text: str, start: int) -> int:
         at = text.find(form, start)
         if at >= 0:
             return at + len(form)
+    plain = _SWITCH.sub(lambda word: "" if word[0] in switches else word[0], trimmed)
     at = start
-    for word in re.findall(r"\w+", trimmed) or trimmed.split():
+    for word in re.findall(r"\w+", plain) or plain.split():
         at = text.find(word, at)
         if at < 0:
             return -1

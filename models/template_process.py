@@ -15,7 +15,6 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from importlib.util import find_spec
@@ -31,9 +30,11 @@ from models.errors import ChatTemplateError, RenderStoppedError
 _LOOK_SECONDS = 0.03
 _READ_BYTES = 1 << 16
 
-# The worker's text goes along on the command line, so that it runs from a zipped package
+# The worker's text is the first line that it reads, so that it runs from a zipped package
 # too. No site module: nothing but the folders of jinja2's packages is on its path.
-_BOOTSTRAP = "import sys; sys.path += sys.argv[2:]; exec(sys.argv[1])"
+_BOOTSTRAP = (
+    "import json, sys; sys.path += sys.argv[1:]; exec(json.loads(sys.stdin.buffer.readline()))"
+)
 _PACKAGES = ("jinja2", "markupsafe")
 
 
@@ -116,8 +117,8 @@ class TemplateProcess:
         with self._lock:
             worker = self._running()
             try:
-                worker.write(f"{json.dumps(asdict(limits))}\n{question}\n".encode())
-                reply = worker.read_line(limits, cancel)
+                lines = f"{json.dumps(asdict(limits))}\n{question}\n".encode()
+                reply = worker.exchange(lines, limits, cancel)
             except _LimitError as limit:
                 worker.end()
                 return Rendering(fault=TemplateFault.STOPPED, message=str(limit))
@@ -146,40 +147,50 @@ class _Worker:
     def __init__(self) -> None:
         self._process = _start()
         self.end = weakref.finalize(self, _end, self._process)
+        source = get_data("models", "template_worker.py")
+        assert source is not None
+        assert self._process.stdin is not None
+        ask = self._process.stdin.fileno()
+        _written(ask, memoryview(json.dumps(source.decode()).encode() + b"\n"))
+        os.set_blocking(ask, False)
 
     @property
     def lives(self) -> bool:
         """Whether it may be asked."""
         return self.end.alive and self._process.poll() is None
 
-    def write(self, data: bytes) -> None:
-        """Ask. A process that has ended takes nothing; the wait for its reply says why."""
+    def exchange(self, question: bytes, limits: TemplateLimits, cancel: Event | None) -> bytes:
+        """Ask, and wait for the reply's line. Raises _LimitError, RenderStoppedError."""
         assert self._process.stdin is not None
-        left = memoryview(data)
-        with suppress(BrokenPipeError):
-            while left:
-                left = left[self._process.stdin.write(left) :]
-
-    def read_line(self, limits: TemplateLimits, cancel: Event | None) -> bytes:
-        """Wait for the reply. Raises _LimitError, RenderStoppedError."""
         assert self._process.stdout is not None
-        fd, reply = self._process.stdout.fileno(), bytearray()
+        ask, listen = self._process.stdin.fileno(), self._process.stdout.fileno()
+        left, reply = memoryview(question), bytearray()
         until = time.monotonic() + limits.wall_seconds
         poll = select.poll()
-        poll.register(fd, select.POLLIN)
+        poll.register(ask, select.POLLOUT)
+        poll.register(listen, select.POLLIN)
         while not reply.endswith(b"\n"):
             if cancel is not None and cancel.is_set():
                 raise RenderStoppedError
-            if poll.poll(_LOOK_SECONDS * 1000):
-                data = os.read(fd, _READ_BYTES)
+            ready = [fd for fd, _ in poll.poll(_LOOK_SECONDS * 1000)]
+            if ask in ready:
+                left = _written(ask, left)
+                if not left:
+                    poll.unregister(ask)
+            if listen in ready:
+                data = os.read(listen, _READ_BYTES)
                 if not data:
                     raise _LimitError(_obituary(self.end(), limits))
                 reply += data
-            elif time.monotonic() > until:
-                raise _LimitError(f"it took more than {limits.wall_seconds:g} seconds")
-            elif _rss(self._process.pid) > limits.memory_bytes:
-                raise _LimitError(_too_big(limits))
+            if not ready:
+                self._look(limits, until)
         return bytes(reply)
+
+    def _look(self, limits: TemplateLimits, until: float) -> None:
+        if time.monotonic() > until:
+            raise _LimitError(f"it took more than {limits.wall_seconds:g} seconds")
+        if _rss(self._process.pid) > limits.memory_bytes:
+            raise _LimitError(_too_big(limits))
 
 
 class _LimitError(Exception):
@@ -187,9 +198,7 @@ class _LimitError(Exception):
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    source = get_data("models", "template_worker.py")
-    assert source is not None
-    command = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, source.decode(), *_folders()]
+    command = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, *_folders()]
     try:
         # A session of its own: a terminal's Ctrl-C and Ctrl-Z are for this process alone.
         return subprocess.Popen(
@@ -210,6 +219,14 @@ def _folders() -> list[str]:
     specs = [find_spec(name) for name in _PACKAGES]
     origins = [spec.origin for spec in specs if spec is not None and spec.origin]
     return list(dict.fromkeys(str(Path(origin).resolve().parents[1]) for origin in origins))
+
+
+def _written(fd: int, data: memoryview) -> memoryview:
+    """What is left to write. A process that has ended takes nothing, and its silence says why."""
+    try:
+        return data[os.write(fd, data) :]
+    except BrokenPipeError:
+        return data[:0]
 
 
 def _rendering(reply: bytes, limits: TemplateLimits) -> Rendering:

@@ -39,8 +39,11 @@ def make_prompt(engine: Engine, ask: Ask, cancel: Flag | None = None) -> Prompt:
         messages = _without_oldest(messages, dropped)
     encode = engine.encode_continued if ask.continues else engine.encode_chat
     ids = encode(messages, cancel)
-    shift = max(ends[-1] - len(ids), 0)
-    return Prompt(ids=ids, ends=tuple(max(end - shift, 0) for end in ends), dropped=dropped)
+    excess = ends[-1] - len(ids)
+    # What was left out is missing at the start; what texts cut apart have too much, everywhere.
+    shifts = [excess if dropped else excess * at // len(ends) for at in range(1, len(ends) + 1)]
+    ends = tuple(max(end - shift, 0) for end, shift in zip(ends, shifts, strict=True))
+    return Prompt(ids=ids, ends=ends, dropped=dropped)
 
 
 def _ends(loaded: LoadedModel, messages: Sequence[Message], cancel: Flag | None) -> tuple[int, ...]:

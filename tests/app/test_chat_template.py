@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from app.tui.live_service import LiveService
 from app.tui.service import Ask, ModelInfo, Prepared
 from kvcache import Backend, CacheConfig
 from models import ChatTemplateError, load
+from models.builtin_templates import TemplateSource
 from models.chat_template import Message, Role, conversation
 from models.tensor_types import TensorType
 from tests.app.conftest import TINY
@@ -96,6 +98,15 @@ def test_a_useless_template_is_one_line_and_an_answer(
     assert err.startswith(f"ember: the model's chat template {USELESS[template]}")
     assert err.endswith("taken instead: built-in ChatML, a guess (--chat-template takes another)\n")
     assert err.count("\n") == 1
+
+
+def test_the_help_names_all_built_in_templates(ember: Run) -> None:
+    for command in ("run", "chat"):
+        _, out, _ = ember(command, "--help")
+        words = set(re.findall(r"\w+", out))
+        assert {source.name.lower() for source in TemplateSource if source.is_builtin} - words == {
+            "guess"
+        }
 
 
 FEW = ["--max-tokens", "3", "--backend", "reference"]

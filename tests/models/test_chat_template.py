@@ -343,6 +343,17 @@ def test_words_may_be_trimmed_escaped_and_spaced_anew(make: Make, change: str, s
     assert chat.take_notes() == []
 
 
+def test_switches_of_a_template_are_for_it_to_take_away(make: Make) -> None:
+    chat = make(
+        "{% for m in messages %}{{ m.content.replace('/no_think', '').replace('b', '') }};"
+        "{% endfor %}"
+    )
+    assert chat.render(user("Why? /no_think", "/no_think")) == "Why? ;Yes.;;"
+    assert chat.take_notes() == []
+    assert "/think" in chat.render(user("/think b"))
+    assert chat.source is TemplateSource.CHATML
+
+
 @pytest.mark.parametrize("said", ["Where is /secret now?", "???", "a b c"])
 def test_a_question_that_a_template_loses_is_asked_by_a_built_in_one(make: Make, said: str) -> None:
     lost = "'secret' in m.content or m.content == '???' or m.content == 'a b c'"
