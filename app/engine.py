@@ -92,11 +92,13 @@ class Engine:
         self._asked: tuple[str, list[int]] | None = None
 
     @classmethod
-    def load(cls, model: str, config: CacheConfig | None = None) -> Self:
-        """An engine over a model's path or name (`models.loader.load`)."""
+    def load(
+        cls, model: str, config: CacheConfig | None = None, *, chat_template: str | None = None
+    ) -> Self:
+        """An engine over a model's path or name, as `models.loader.load` takes them."""
         config = config or CacheConfig()
         wire()
-        return cls(load(model, backend=config.backend), config)
+        return cls(load(model, backend=config.backend, chat_template=chat_template), config)
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""

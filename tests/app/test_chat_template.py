@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ from app.generation import Finished
 from app.tui.live_service import LiveService
 from app.tui.service import Ask, ModelInfo, Prepared
 from kvcache import Backend, CacheConfig
-from models import ChatTemplateError, load
+from models import load
 from models.builtin_templates import TemplateSource
 from models.chat_template import Message, Role, conversation
 from models.tensor_types import TensorType
@@ -226,7 +227,14 @@ def _wait_until_rendering(owner: psutil.Process) -> None:
 
 
 def _workers(owner: psutil.Process) -> list[psutil.Process]:
-    return [child for child in owner.children() if "-I" in child.cmdline()]
+    """The workers of a process that run."""
+    running = []
+    for child in owner.children():
+        # One may end meanwhile.
+        with suppress(psutil.Error):
+            if "-I" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                running.append(child)
+    return running
 
 
 def test_the_line_chat_goes_on_after_a_question_whose_template_was_stopped(
@@ -287,8 +295,6 @@ def test_stopping_the_chat_stops_its_template(
     service.cancel()
     assert list(asked) == []
     assert isinstance(list(service.answer(Ask(messages=tuple(conversation("ba")))))[-1], Finished)
-    with pytest.raises(ChatTemplateError, match="seconds of processor time"):
-        list(service.answer(Ask(messages=tuple(conversation(LONG)))))
     left = service.answer(Ask(messages=tuple(conversation(LONG))))
     _wait_until_rendering(psutil.Process())
     service.close()
