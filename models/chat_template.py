@@ -32,6 +32,7 @@ from models.tokenizer import Tokenizer
 
 _KEY = "tokenizer.chat_template"
 _MAX_CHARACTERS = 1 << 18
+_ANOTHER = "--chat-template takes another"
 
 
 class Role(StrEnum):
@@ -221,7 +222,8 @@ class ChatTemplate:
         assert self._format is not None
         shown = self._rendering(self._format, messages, add_generation_prompt, cancel)
         if shown.fault is not None:
-            raise ChatTemplateError(f"{self._template.name} {shown.complaint}")
+            hint = f" ({_ANOTHER})" if self.source is TemplateSource.FILE else ""
+            raise ChatTemplateError(f"{self._template.name} {shown.complaint}{hint}")
         return shown.text
 
     def _rendering(
@@ -290,9 +292,7 @@ class ChatTemplate:
         return _Format(text=self._template.text)
 
     def _note_instead(self, complaint: str) -> None:
-        self._notes.append(
-            f"{complaint}; taken instead: {self._otherwise.value} (--chat-template takes another)"
-        )
+        self._notes.append(f"{complaint}; taken instead: {self._otherwise.value} ({_ANOTHER})")
 
     def _tell_of_folding(self) -> None:
         if not self._told_of_folding:
@@ -329,31 +329,28 @@ def _joined(messages: Sequence[Message]) -> list[Message]:
 
 
 def _all_stand(messages: Sequence[Message], text: str, template: str) -> bool:
-    """Whether all that the user said stands in a text, one after the other.
-
-    Switches that the template itself knows (/no_think) are for it to take away.
-    """
-    switches = set(_SWITCH.findall(template))
+    """Whether all that the user said stands in a text, one after the other."""
     at = 0
     for message in messages:
-        if message.role is Role.USER:
-            at = _end_of(message.content, text, at, switches)
-            if at < 0:
-                return False
-    return True
+        if message.role is Role.USER and at >= 0:
+            said = message.content.strip()
+            found = text.find(said, at)
+            at = _end_changed(said, text, at, template) if found < 0 else found + len(said)
+    return at >= 0
 
 
-def _end_of(said: str, text: str, start: int, switches: set[str]) -> int:
-    """Where what was said ends in a text, be it trimmed, escaped or spaced anew; -1 if nowhere."""
-    trimmed = said.strip()
-    quoted = (json.dumps(trimmed, ensure_ascii=ascii_)[1:-1] for ascii_ in (False, True))
+def _end_changed(said: str, text: str, start: int, template: str) -> int:
+    """Where what was said ends, escaped or spaced anew by a template; -1 if nowhere."""
+    quoted = (json.dumps(said, ensure_ascii=ascii_)[1:-1] for ascii_ in (False, True))
     # As jinja2's own filter writes quotes.
-    escaped = html.escape(trimmed).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
-    for form in (trimmed, *quoted, escaped):
+    escaped = html.escape(said).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+    for form in (*quoted, escaped):
         at = text.find(form, start)
         if at >= 0:
             return at + len(form)
-    plain = _SWITCH.sub(lambda word: "" if word[0] in switches else word[0], trimmed)
+    # Switches that the template knows (/no_think) are for it to take away.
+    switches = set(_SWITCH.findall(template))
+    plain = _SWITCH.sub(lambda word: "" if word[0] in switches else word[0], said)
     at = start
     for word in re.findall(r"\w+", plain) or plain.split():
         at = text.find(word, at)

@@ -57,7 +57,11 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     from app.tui.app import ChatApp
     from app.tui.garbage import collected_at_rest
     from app.tui.live_service import LiveService
+    from models.builtin_templates import given_template
 
+    if args.chat_template is not None:
+        # What is none is told here, rather than by the load on the full screen.
+        given_template(args.chat_template)
     model = options.named_model(args)
     settings = _settings(args)
     notices = []

@@ -274,6 +274,12 @@ def test_the_chat_is_left_while_a_template_renders(
     assert "taken instead" not in terminal.shown
 
 
+def test_a_template_that_is_none_opens_no_full_screen(with_template: WithTemplate) -> None:
+    terminal = Terminal("chat", "-m", str(with_template(EACH)), "--chat-template", "nosuch")
+    terminal.wait_for("ember: error: no chat template 'nosuch': expected a file, or one of chatml")
+    assert terminal.close() == 1
+
+
 @pytest.fixture
 def service() -> Iterator[LiveService]:
     service = LiveService(CacheConfig(backend=Backend.REFERENCE), chat_template=None)
