@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: chat test test-large check metal-check metal-mutants bench clean
+.PHONY: chat test test-large templates check metal-check metal-mutants bench clean
 
 chat: $(VENV)/.run
 	@$(PY) -m app pull smollm2 >/dev/null
@@ -18,6 +18,10 @@ test: $(VENV)/.dev
 # Files with the real dimensions of TinyLlama and Llama-2-7B: 5 GB of disk, some minutes.
 test-large: $(VENV)/.dev
 	$(PY) -m pytest -m large
+
+# Every chat template of llama.cpp's collection, from a source distribution of 37 MB.
+templates: $(VENV)/.dev
+	$(PY) -m pytest -m templates
 
 # The GPU kernels on this machine's GPU, Metal or CUDA: a table of errors and speed.
 metal-check: $(VENV)/.dev

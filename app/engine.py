@@ -92,11 +92,13 @@ class Engine:
         self._asked: tuple[str, list[int]] | None = None
 
     @classmethod
-    def load(cls, model: str, config: CacheConfig | None = None) -> Self:
-        """An engine over a model's path or name (`models.loader.load`)."""
+    def load(
+        cls, model: str, config: CacheConfig | None = None, *, chat_template: str | None = None
+    ) -> Self:
+        """An engine over a model's path or name, as `models.loader.load` takes them."""
         config = config or CacheConfig()
         wire()
-        return cls(load(model, backend=config.backend), config)
+        return cls(load(model, backend=config.backend, chat_template=chat_template), config)
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""
@@ -106,29 +108,32 @@ class Engine:
         """Tokens and bytes of each layer's cache."""
         return [cache.stats() for cache in self._caches]
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], cancel: Flag | None = None) -> list[int]:
         """Token ids of a conversation, ready for an answer.
 
         What a conversation shares with the last one and its answer keeps the very
         ids that the cache holds: an answer's text, tokenized again, may come out
-        as other ids, and all after them would have to be computed anew.
+        as other ids, and all after them would have to be computed anew. `cancel` may be
+        set from any thread. Raises ChatTemplateError.
         """
-        return self._encode(self.loaded.template.render(messages), messages, "")
+        return self._encode(self.loaded.template.render(messages, cancel=cancel), "")
 
-    def encode_continued(self, messages: Sequence[Message]) -> list[int]:
+    def encode_continued(
+        self, messages: Sequence[Message], cancel: Flag | None = None
+    ) -> list[int]:
         """As `encode_chat`, for a conversation whose last message is an answer that goes on."""
         *asked, answer = messages
-        text = self.loaded.template.render(asked) + answer.content
-        return self._encode(text, asked, answer.content)
+        return self._encode(self.loaded.template.render(asked, cancel=cancel), answer.content)
 
-    def _encode(self, text: str, messages: Sequence[Message], begun: str) -> list[int]:
-        """The ids of `text`: `messages`, then the beginning of an answer to them."""
+    def _encode(self, asked: str, begun: str) -> list[int]:
+        """The ids of a rendered conversation, then the beginning of an answer to it."""
+        text = asked + begun
         tokenizer, (spoken, ids) = self.loaded.tokenizer, self._spoken()
         if spoken and text.startswith(spoken):
             new = text.removeprefix(spoken)
             ids = [*ids, *tokenizer.encode(new, add_special=False, parse_special=True)]
         else:
-            ids = self.loaded.template.encode(messages)
+            ids = self.loaded.template.encode_text(asked)
             ids += tokenizer.encode(begun, add_special=False)
         self._asked = text, ids
         return ids

@@ -60,6 +60,16 @@ def pretokenizer(text: str) -> str:
     return text
 
 
+def add_chat_template(parser: argparse.ArgumentParser) -> None:
+    """The format of a conversation, in place of the model's own."""
+    parser.add_argument(
+        "--chat-template",
+        metavar="FILE|NAME",
+        help="a jinja2 file, or chatml, llama2, llama3, mistral, gemma, phi3, zephyr, vicuna, "
+        "alpaca (default: the model's own)",
+    )
+
+
 def model_name(args: argparse.Namespace) -> str:
     """The model that the flags name, or the default. Raises EmberError where they name two."""
     return named_model(args) or DEFAULT_MODEL

@@ -18,7 +18,7 @@ from kvcache import Backend
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
 from models.builtin_templates import TemplateSource
-from models.chat_template import Message, conversation
+from models.chat_template import ChatTemplate, Message, conversation
 from models.fetch import fetch
 from models.loader import LoadedModel, load
 from models.native_ops import count_plain
@@ -47,8 +47,14 @@ class Session:
         return self.engine.loaded.tokenizer.encode(text)
 
     def encode_chat(self, messages: list[Message]) -> list[int]:
-        """Token ids of a conversation in the model's chat format, ready for an answer."""
-        return self.engine.encode_chat(messages)
+        """Token ids of a conversation in the model's chat format, ready for an answer.
+
+        What the format made of it is told to the user, where it matters.
+        """
+        ids = self.engine.encode_chat(messages)
+        for text in self.engine.loaded.template.take_notes():
+            note(text)
+        return ids
 
 
 @contextmanager
@@ -61,7 +67,9 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
-        loaded = _load_with_bar(thread, path, config.backend, args.pretokenizer)
+        loaded = _load_with_bar(thread, path, config.backend, args)
+        if not raw:
+            loaded.template.start()
         if args.keep == KEEP_SYSTEM:
             config = replace(config, keep=system_tokens(loaded, args.system))
         engine = thread.call(lambda: Engine(loaded, config))
@@ -70,35 +78,50 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
         yield Session(engine=engine, thread=thread)
 
 
-def system_tokens(loaded: LoadedModel, system: str | None) -> int:
+def system_tokens(loaded: LoadedModel, system: str | None, cancel: Flag | None = None) -> int:
     """How many tokens begin every conversation under this system prompt.
 
     What two conversations share before the user's words, templates' own default included.
     """
     first, second = (
-        loaded.template.encode(conversation(text, system=system)) for text in ("a", "0")
+        loaded.template.encode(conversation(text, system=system), cancel=cancel)
+        for text in ("a", "0")
     )
     shared = [a == b for a, b in zip(first, second, strict=False)]
     return shared.index(False) if False in shared else len(shared)
 
 
 def load_notes(
-    engine: Engine, *, asked: Backend, hot: int | None, raw: bool = False
+    engine: Engine,
+    *,
+    asked: Backend,
+    hot: int | None,
+    raw: bool = False,
+    cancel: Flag | None = None,
 ) -> Iterator[str]:
     """What a user should know about a load, a line each.
 
     asked, hot: the backend and the hot tokens that were asked for. raw: no chat
-    format will be used.
+    format will be used; else it is tried now, until `cancel` is set.
     """
     loaded = engine.loaded
     yield from loaded.notes
-    if loaded.template.source is TemplateSource.GUESS and not raw:
-        yield _GUESS
+    if not raw:
+        yield from _template_notes(loaded.template, cancel)
     yield from _window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
     if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
         yield f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly"
+
+
+def _template_notes(template: ChatTemplate, cancel: Flag | None) -> Iterator[str]:
+    """What is to be said of the chat format before anything is asked."""
+    template.settle(cancel)
+    notes = template.take_notes()
+    yield from notes
+    if template.source is TemplateSource.GUESS and not notes:
+        yield _GUESS
 
 
 def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
@@ -127,7 +150,7 @@ def _reference_notes(engine: Engine) -> Iterator[str]:
 
 
 def _load_with_bar(
-    thread: InferenceThread, path: Path, backend: Backend, pretokenizer: str | None
+    thread: InferenceThread, path: Path, backend: Backend, args: argparse.Namespace
 ) -> LoadedModel:
     with byte_bar("loading") as report, cancel_on_interrupt() as cancel:
 
@@ -137,7 +160,13 @@ def _load_with_bar(
             report(done, total)
 
         return thread.call(
-            lambda: load(path, backend=backend, pretokenizer=pretokenizer, progress=on_progress)
+            lambda: load(
+                path,
+                backend=backend,
+                pretokenizer=args.pretokenizer,
+                chat_template=args.chat_template,
+                progress=on_progress,
+            )
         )
 
 

@@ -3,7 +3,14 @@
 Knows no user interface; of the cache only what `kvcache` exports.
 """
 
-from models.errors import FetchError, GGUFError, ModelNotFoundError
+from models.errors import ChatTemplateError, FetchError, GGUFError, ModelNotFoundError
 from models.loader import LoadedModel, load
 
-__all__ = ["FetchError", "GGUFError", "LoadedModel", "ModelNotFoundError", "load"]
+__all__ = [
+    "ChatTemplateError",
+    "FetchError",
+    "GGUFError",
+    "LoadedModel",
+    "ModelNotFoundError",
+    "load",
+]

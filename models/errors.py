@@ -13,3 +13,14 @@ class ModelNotFoundError(EmberError):
 
 class FetchError(EmberError):
     """A model could not be downloaded or failed its check."""
+
+
+class ChatTemplateError(EmberError):
+    """A chat template is none, refuses a conversation, or reached a limit."""
+
+
+class RenderStoppedError(ChatTemplateError):
+    """The rendering of a conversation was stopped by whoever asked for it."""
+
+    def __init__(self) -> None:
+        super().__init__("the chat template was stopped")

@@ -13,6 +13,7 @@ import mlx.core as mx
 from kvcache import Backend
 from kvcache.config import on_gpu
 from kvcache.native.library import library
+from models.builtin_templates import given_template
 from models.chat_template import ChatTemplate
 from models.config import LlamaConfig
 from models.gguf_file import GGUFFile
@@ -59,23 +60,27 @@ def load(
     *,
     backend: Backend = Backend.AUTO,
     pretokenizer: str | None = None,
+    chat_template: str | None = None,
     progress: OnProgress | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.source.locate`); downloads nothing.
 
     backend: what computes the network's products (its cache has its own setting).
     pretokenizer: llama.cpp's name of one, instead of that which the file names.
+    chat_template: a jinja2 file, or the name of a built-in one (`models.builtin_templates`),
+    to take in place of the file's own.
     progress: called with (bytes of tensors done, bytes of all tensors).
-    Raises ModelNotFoundError, or GGUFError, which names the file, where it cannot
-    be run, or EmberError for a pre-tokenizer that nobody knows.
+    Raises ModelNotFoundError, ChatTemplateError, EmberError for a pre-tokenizer that nobody
+    knows, or GGUFError, which names the file, where it cannot be run.
     """
     path = locate(str(model))
+    given = given_template(chat_template) if chat_template is not None else None
     with GGUFFile(path) as file:
         config = LlamaConfig.from_metadata(file.metadata)
         tokens = len(file.metadata.get_strings(PREFIX + "tokens"))
         entries = check_tensors(file.tensors, config, tokens=tokens)
         tokenizer = Tokenizer.from_metadata(file.metadata, pretokenizer)
-        template = ChatTemplate.from_metadata(file.metadata, tokenizer)
+        template = ChatTemplate.from_metadata(file.metadata, tokenizer, given)
         tensors = _read_tensors(file, entries, progress or _ignore)
         name = file.metadata.get_string("general.name", path.stem)
         network = Model(config, Weights(tensors, activation_dtype()), _ops(backend))

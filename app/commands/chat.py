@@ -27,6 +27,7 @@ _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     options.add_model(parser)
+    options.add_chat_template(parser)
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--plain", action="store_true", help="line by line, no full screen")
     parser.add_argument(
@@ -56,7 +57,11 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     from app.tui.app import ChatApp
     from app.tui.garbage import collected_at_rest
     from app.tui.live_service import LiveService
+    from models.builtin_templates import given_template
 
+    if args.chat_template is not None:
+        # What is none is told here, rather than by the load on the full screen.
+        given_template(args.chat_template)
     model = options.named_model(args)
     settings = _settings(args)
     notices = []
@@ -74,6 +79,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         keep_system=settings.system if pins_system else None,
         hot=args.hot,
         pretokenizer=args.pretokenizer,
+        chat_template=args.chat_template,
     )
     chat_app = ChatApp(
         service,

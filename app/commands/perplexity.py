@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_cache(parser)
-    parser.set_defaults(name=None, system=None)
+    parser.set_defaults(name=None, system=None, chat_template=None)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     options.add_model(parser)
+    options.add_chat_template(parser)
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("-p", "--prompt", default="-", help="the prompt; - reads stdin (default)")
     prompts.add_argument(
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     """Answer on stdout; progress and figures go to stderr."""
     if args.raw and args.system:
         return options.usage_error("run", "--system has no place in a --raw prompt")
+    if args.raw and args.chat_template is not None:
+        return options.usage_error("run", "--chat-template has no place in a --raw prompt")
     prompts = _prompts(args)
     if not prompts:
         return options.usage_error("run", "the prompt is empty: give --prompt TEXT, or stdin text")
@@ -48,14 +51,18 @@ def run(args: argparse.Namespace) -> int:
     from app.report import as_json, settings_json, summary
     from app.session import open_session
 
-    with open_session(args, raw=args.raw) as session, cancel_on_interrupt() as cancel:
+    with open_session(args, raw=args.raw) as session:
+        # Not within the next line: Ctrl-C ends what a template does at once.
         requests = [_request(args, session, prompt) for prompt in prompts]
+        with cancel_on_interrupt() as cancel:
+            if args.prompts_file:
+                completions = show(session.generate_batch(requests, cancel), echo=False)
+            else:
+                completions = show(session.generate(requests[0], cancel), echo=not args.json)
         result: dict[str, Any]
         if args.prompts_file:
-            completions = show(session.generate_batch(requests, cancel), echo=False)
             result = {"results": [as_json(completion) for completion in completions]}
         else:
-            completions = show(session.generate(requests[0], cancel), echo=not args.json)
             result = as_json(completions[0]) | {"cache": session.engine.stats().as_dict()}
         if args.json:
             print(json.dumps(result | settings_json(session.engine), ensure_ascii=False))

@@ -52,6 +52,9 @@ class Answering:
             self._take(item)
         if self.ended:
             self._meter.end()
+            if self.answer.state is State.STREAMING:
+                # Stopped before the model was asked, or the question was too long.
+                self.answer.state = State.STOPPED
             if self.error is not None:
                 self.answer.state = State.FAILED
                 self.answer.error = str(self.error) or type(self.error).__name__
@@ -78,6 +81,7 @@ class Answering:
         for run, end in zip(self._chat.turns(), ends, strict=False):
             for message in run:
                 message.end = end
+        self.notices.extend(prepared.notes)
         if prepared.dropped:
             self.notices.append(
                 f"the oldest {prepared.dropped} messages are outside the window: not read"

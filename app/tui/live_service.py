@@ -22,7 +22,7 @@ from kvcache.native import build
 from kvcache.native.build import BuildStoppedError, NativeUnavailableError
 from kvcache.native.library import is_tried
 from kvcache.stats import CacheStats
-from models.errors import ModelNotFoundError
+from models.errors import ModelNotFoundError, RenderStoppedError
 from models.fetch import fetch
 from models.loader import OnProgress, load
 from models.progress import Progress
@@ -44,7 +44,8 @@ class LiveService:
 
     keep_system: pin what a conversation under this system prompt begins with;
     None pins no more than the configuration says. hot: the hot tokens that were
-    asked for, None for the default. pretokenizer: as for `models.load`.
+    asked for, None for the default. pretokenizer, chat_template: as in `models.load`, for
+    every model.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class LiveService:
         keep_system: str | None = None,
         hot: int | None = None,
         pretokenizer: str | None = None,
+        chat_template: str | None = None,
     ) -> None:
         self._config, self._keep_system, self._hot = config, keep_system, hot
-        self._pretokenizer = pretokenizer
+        self._pretokenizer, self._chat_template = pretokenizer, chat_template
         self._thread = InferenceThread()
         self._engine: Engine | None = None
         self._stats: Sequence[CacheStats] = ()
@@ -84,8 +86,8 @@ class LiveService:
                 if _must_compile(self._config.backend):
                     job.put(Progress(done_bytes=0, total_bytes=0, label=_COMPILING))
                     _compile(cancel.is_set)
-                yield from self._load(spec, report)
-            except (_CancelledError, BuildStoppedError):
+                yield from self._load(spec, report, cancel)
+            except (_CancelledError, BuildStoppedError, RenderStoppedError):
                 return
 
         return self._thread.submit(work, job)
@@ -138,28 +140,33 @@ class LiveService:
 
     # -- on the inference thread --
 
-    def _load(self, spec: str, report: OnProgress) -> Iterator[LoadEvent]:
+    def _load(self, spec: str, report: OnProgress, cancel: threading.Event) -> Iterator[LoadEvent]:
         path = locate(spec)
         # The old model goes first, so that two are never in memory together.
         self._engine, self._stats = None, ()
+        config = self._config
         loaded = load(
             path,
-            backend=self._config.backend,
+            backend=config.backend,
             pretokenizer=self._pretokenizer,
+            chat_template=self._chat_template,
             progress=report,
         )
-        config = self._config
+        loaded.template.start()
         if self._keep_system is not None:
-            config = replace(config, keep=system_tokens(loaded, self._keep_system or None))
+            config = replace(config, keep=system_tokens(loaded, self._keep_system or None, cancel))
         engine = Engine(loaded, config)
-        notes = tuple(load_notes(engine, asked=config.backend, hot=self._hot))
+        notes = tuple(load_notes(engine, asked=config.backend, hot=self._hot, cancel=cancel))
         self._engine, self._stats = engine, engine.layer_stats()
         yield _info(engine, spec, path, notes)
 
     def _answer(self, ask: Ask, cancel: threading.Event) -> Iterator[AnswerEvent]:
         assert self._engine is not None
         engine = self._engine
-        prompt = make_prompt(engine, ask)
+        try:
+            prompt = make_prompt(engine, ask, cancel)
+        except RenderStoppedError:
+            return
         request = Request(
             prompt=prompt.ids,
             max_tokens=ask.max_tokens,
@@ -168,7 +175,12 @@ class LiveService:
             truncate=ask.drop_oldest,
             continues=ask.continues,
         )
-        yield Prepared(prompt_tokens=len(prompt.ids), ends=prompt.ends, dropped=prompt.dropped)
+        yield Prepared(
+            prompt_tokens=len(prompt.ids),
+            ends=prompt.ends,
+            dropped=prompt.dropped,
+            notes=tuple(engine.loaded.template.take_notes()),
+        )
         try:
             yield from self._with_stats(engine, engine.generate(request, cancel))
         except PromptTooLongError as error:

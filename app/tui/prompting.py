@@ -6,6 +6,7 @@ hold is left out only where the ask says so, and by whole turns.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Event as Flag
 
 from app.engine import Engine
 from app.tui.service import Ask
@@ -22,40 +23,47 @@ class Prompt:
     dropped: int
 
 
-def make_prompt(engine: Engine, ask: Ask) -> Prompt:
+def make_prompt(engine: Engine, ask: Ask, cancel: Flag | None = None) -> Prompt:
     """The ids that make the engine's model answer, or go on with, the conversation.
 
     With `ask.drop_oldest` the oldest turns are left out, so that the prompt fits
     the window with room for an answer; the system prompt and the last question stay.
+    `cancel` may be set from any thread. Raises ChatTemplateError.
     """
     messages, window = ask.messages, engine.plan.max_tokens
-    ends = _ends(engine.loaded, messages)
+    ends = _ends(engine.loaded, messages, cancel)
     dropped = 0
     if ask.drop_oldest:
         room = window - min(ask.max_tokens, window // 2)
         dropped = _too_many(messages, ends, room)
         messages = _without_oldest(messages, dropped)
     encode = engine.encode_continued if ask.continues else engine.encode_chat
-    ids = encode(messages)
-    shift = max(ends[-1] - len(ids), 0)
-    return Prompt(ids=ids, ends=tuple(max(end - shift, 0) for end in ends), dropped=dropped)
+    ids = encode(messages, cancel)
+    excess = ends[-1] - len(ids)
+    # What was left out is missing at the start; what texts cut apart have too much, everywhere.
+    shifts = [excess if dropped else excess * at // len(ends) for at in range(1, len(ends) + 1)]
+    ends = tuple(max(end - shift, 0) for end, shift in zip(ends, shifts, strict=True))
+    return Prompt(ids=ids, ends=ends, dropped=dropped)
 
 
-def _ends(loaded: LoadedModel, messages: Sequence[Message]) -> tuple[int, ...]:
-    """Tokens up to the end of each message, by the text that each adds."""
-    total = 0
-    before = ""
+def _ends(loaded: LoadedModel, messages: Sequence[Message], cancel: Flag | None) -> tuple[int, ...]:
+    """Tokens up to the end of what each message says; the last one's to the end of the prompt.
+
+    One that the format leaves out has none of its own.
+    """
+    text = loaded.template.render(messages, cancel=cancel)
+    total = done = 0
     ends = []
-    for count in range(1, len(messages) + 1):
-        text = loaded.template.render(
-            messages[:count], add_generation_prompt=count == len(messages)
-        )
-        added = (
-            text.removeprefix(before) if text.startswith(before) else messages[count - 1].content
-        )
+    for message in messages:
+        said = message.content.strip()
+        at = text.find(said, done)
+        stop = done if at < 0 else at + len(said)
+        if message is messages[-1]:
+            stop = len(text)
+        added = text[done:stop]
         total += len(loaded.tokenizer.encode(added, add_special=False, parse_special=True))
         ends.append(total)
-        before = text
+        done = stop
     return tuple(ends)
 
 

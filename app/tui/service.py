@@ -63,12 +63,13 @@ class Prepared:
 
     ends: for each message of the ask, the tokens up to its end (estimates where
     the chat format does not tell). dropped: messages left out at the start, the
-    system prompt not counted.
+    system prompt not counted. notes: what the user should know of this prompt, a line each.
     """
 
     prompt_tokens: int
     ends: tuple[int, ...]
     dropped: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

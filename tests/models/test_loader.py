@@ -13,7 +13,8 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 
 from kvcache import Backend, EmberError
-from models.errors import GGUFError
+from models.chat_template import conversation
+from models.errors import ChatTemplateError, GGUFError
 from models.gguf_file import GGUFFile
 from models.loader import load
 from models.tensor_types import TensorType
@@ -33,7 +34,6 @@ BAD: dict[str, tuple[dict[str, MetadataItem], str]] = {
     "missing tensor": ({"llama.block_count": 2}, "tensor 'blk.1.attn_norm.weight' is missing"),
     "tensor of another shape": ({"llama.feed_forward_length": 95}, "has shape [96, 64]"),
     "tokenizer family": ({"tokenizer.ggml.model": "bert"}, "supported are: llama, gpt2"),
-    "template": ({"tokenizer.chat_template": "{% if %}"}, "is no valid jinja2 template"),
     "name": ({"general.name": 3}, "general.name"),
 }
 
@@ -63,6 +63,22 @@ def test_refusals_name_the_file_once(tmp_path: Path, case: str) -> None:
     assert error.startswith(f"{path}: ")
     assert error.count("bad.gguf") == 1
     assert message in error
+
+
+def test_a_chat_template_is_not_looked_at_before_it_is_used(tmp_path: Path) -> None:
+    for number, template in enumerate(("{% if %}", "{{ 2 ** (2 ** 36) }}", "x" * 300_000, ["x"])):
+        path = tmp_path / f"{number}.gguf"
+        write(path, {"tokenizer.chat_template": template})
+        assert load(path, backend=Backend.REFERENCE).tokenizer.vocab_size == TINY.vocab
+
+
+def test_a_chat_template_can_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write(path, {"tokenizer.chat_template": "{% if %}"})
+    template = load(path, backend=Backend.REFERENCE, chat_template="llama2").template
+    assert template.render(conversation("Hi")) == "<s>[INST] Hi [/INST]"
+    with pytest.raises(ChatTemplateError, match="no chat template 'lama2'"):
+        load(path, chat_template="lama2")
 
 
 def test_a_later_part_of_a_split_file_is_told_how_to_be_whole(tmp_path: Path) -> None:

@@ -215,6 +215,29 @@ def test_an_error_becomes_a_card_and_the_partial_answer_stays(talk: Talk) -> Non
     assert talk.chat.problem is None
 
 
+def test_what_is_said_of_a_prompt_is_a_notice(talk: Talk) -> None:
+    talk.ask("one")
+    talk.service.put(Prepared(prompt_tokens=5, ends=(5,), notes=("another template",)))
+    talk.chat.tick()
+    assert talk.chat.notices == ["another template"]
+
+
+def test_an_answer_that_was_stopped_before_it_was_asked_for(talk: Talk) -> None:
+    talk.ask("one")
+    talk.service.end()
+    talk.chat.tick()
+    assert talk.texts == ["one"]
+    talk.chat.retry()
+    talk.service.say("1")
+    talk.service.finish()
+    talk.chat.tick()
+    talk.chat.continue_()
+    talk.service.end()
+    talk.chat.tick()
+    assert (talk.texts, talk.chat.busy) == (["one", "1"], False)
+    assert talk.chat.chat.messages[-1].state is State.STOPPED
+
+
 def test_messages_know_where_they_end(talk: Talk) -> None:
     talk.exchange("one", "1")
     talk.ask("three")

@@ -57,6 +57,16 @@ def test_the_ends_add_up_to_the_prompt(tiny: LoadedModel) -> None:
     assert prompt.dropped == 0
 
 
+def test_ends_are_where_messages_end(tiny: LoadedModel) -> None:
+    said = turns("ba ce ", "di", " di", "fo\n", "di", system="fo")
+    prompt = make_prompt(engine(tiny, 1000), Ask(messages=said))
+    text, at = tiny.template.render(said), 0
+    for message, end in zip(said[:-1], prompt.ends, strict=False):
+        at = text.index(message.content, at) + len(message.content.rstrip())
+        assert abs(end - len(tiny.template.encode_text(text[:at]))) <= 1
+    assert prompt.ends[-1] == len(prompt.ids)
+
+
 def test_whole_turns_are_left_out_and_the_system_prompt_stays(tiny: LoadedModel) -> None:
     long = WORDS * 8
     ask = Ask(
