@@ -1,7 +1,7 @@
 """From command-line flags to an engine that runs on its own thread."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,11 +34,13 @@ class Session:
     engine: Engine
     thread: InferenceThread
 
-    def generate(self, request: Request, cancel: Flag) -> Iterator[Event]:
+    def generate(self, request: Request, cancel: Flag) -> Generator[Event, None, None]:
         """`Engine.generate`, run on the inference thread."""
         return self.thread.stream(lambda: self.engine.generate(request, cancel))
 
-    def generate_batch(self, requests: list[Request], cancel: Flag) -> Iterator[Event]:
+    def generate_batch(
+        self, requests: Sequence[Request], cancel: Flag
+    ) -> Generator[Event, None, None]:
         """`Engine.generate_batch`, run on the inference thread."""
         return self.thread.stream(lambda: self.engine.generate_batch(requests, cancel))
 

@@ -4,7 +4,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from app import options
+from app import options, texts
+from app.inert import inert_line
 
 if TYPE_CHECKING:
     from app.session import Session
@@ -27,7 +28,7 @@ _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     options.add_model(parser)
-    parser.add_argument("--system", help="system prompt")
+    parser.add_argument("--system", type=texts.flag, help="system prompt")
     parser.add_argument("--plain", action="store_true", help="line by line, no full screen")
     parser.add_argument(
         "--continue",
@@ -43,7 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Chat until the user ends it."""
-    if args.plain or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    # The screen is drawn on stderr.
+    if args.plain or not all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr)):
         return _run_plain(args)
     return _run_full_screen(args)
 
@@ -117,7 +119,9 @@ def _run_plain(args: argparse.Namespace) -> int:
 
     with open_session(args) as session:
         loaded = session.engine.loaded
-        print(f"{loaded.name} · window {session.engine.plan.max_tokens} tokens · {_HELP}")
+        print(
+            f"{inert_line(loaded.name)} · window {session.engine.plan.max_tokens} tokens · {_HELP}"
+        )
         _converse(args, session)
     return 0
 
@@ -128,7 +132,7 @@ def _converse(args: argparse.Namespace, session: "Session") -> None:
     messages: list[Message] | None = opening(args.system)
     while messages is not None:
         try:
-            messages = _handle(args, session, messages, input("> ").strip())
+            messages = _handle(args, session, messages, texts.read_line("> ").strip())
         except EOFError:
             print()
             return
@@ -140,6 +144,8 @@ def _handle(
     args: argparse.Namespace, session: "Session", messages: "list[Message]", line: str
 ) -> "list[Message] | None":
     """Do what one line says; returns the conversation from then on, None at its end."""
+    from app.console import note
+    from app.streams import OutputError
     from kvcache import EmberError
     from models.chat_template import opening
 
@@ -150,12 +156,14 @@ def _handle(
     if line == "/stats":
         print(session.engine.stats())
     elif line.startswith("/"):
-        print(f"no command {line.split()[0]!r}: {_HELP}")
+        print(f"no command {inert_line(line.split()[0])!r}: {_HELP}")
     elif line:
         try:
             return _turn(args, session, messages, line)
+        except OutputError:
+            raise
         except EmberError as error:
-            print(f"ember: {error} (/reset starts over)", file=sys.stderr)
+            note(f"{error} (/reset starts over)")
     return messages
 
 
@@ -177,6 +185,7 @@ def _turn(
         stop=tuple(args.stop),
     )
     with cancel_on_interrupt() as cancel:
-        (completion,) = show(session.generate(request, cancel), echo=True)
+        (answer,) = show(session.generate(request, cancel), echo=True)
+    completion = answer.whole()
     print(summary(completion, session.engine), file=sys.stderr)
     return [*asked, Message(role=Role.ASSISTANT, content=completion.text)]

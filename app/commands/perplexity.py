@@ -1,12 +1,12 @@
 """Perplexity of a text, and how far a cache moves the model from its f16 cache."""
 
 import argparse
-import json
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from app import options
+from app import options, texts
+from app.streams import print_json
 from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
@@ -38,10 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from app.interrupt import cancel_on_interrupt
     from app.session import open_session
 
-    try:
-        text = args.file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EmberError(f"cannot read the text {args.file}: {error}") from error
+    text = texts.read_file(args.file, "the text")
     with open_session(args, raw=True) as session:
         ids = session.engine.loaded.tokenizer.encode(text)[: args.tokens]
         if len(ids) < args.skip + 2:
@@ -55,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         plan = session.engine.plan
     result = found.as_dict() | {"bits": plan.cold_bits, "kv": plan.kv, "window": plan.max_tokens}
     if args.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         for name, value in result.items():
             print(f"{name:<14} {value if isinstance(value, int | str) else f'{value:.6g}'}")

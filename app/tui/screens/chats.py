@@ -7,12 +7,12 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from app.inert import inert
 from app.sessions.store import ChatSummary
 from app.tui.controller import ChatController
 from app.tui.screens.question import QuestionScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.text_input import TextInputScreen
-from app.tui.text.inert import inert
 from app.tui.text.palette import MUTED
 from kvcache.errors import EmberError
 

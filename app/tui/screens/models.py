@@ -11,12 +11,12 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from app.inert import inert
 from app.tui import memory
 from app.tui.controller import ChatController
 from app.tui.model_list import Cost, Fit, ListedModel, examine, fit, foretell, listed
 from app.tui.screens.dialog import Dialog
 from app.tui.text import figures
-from app.tui.text.inert import inert
 from app.tui.text.palette import MUTED
 from models import catalogue
 

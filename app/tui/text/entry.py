@@ -6,9 +6,9 @@ from rich.segment import Segment
 from rich.text import Text
 from textual.strip import Strip
 
+from app.inert import inert
 from app.sessions.chat import Attachment, ChatMessage, State
 from app.tui.text import figures
-from app.tui.text.inert import inert
 from app.tui.text.lines import LineMaker
 from app.tui.text.markdown import GrowingMarkdown
 from models.chat_template import Role

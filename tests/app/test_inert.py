@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tui.text.inert import inert
+from app.inert import inert
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=200))
