@@ -4,7 +4,6 @@ Commands import MLX and the rest only when they run, so that --help is instant.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -13,6 +12,7 @@ from app import __version__
 from app.commands import bench, chat, doctor, inspect, ls, perplexity, pull, rm, tokenize
 from app.commands import run as run_command
 from app.inert import inert_line
+from app.streams import OutputError, drop_output
 from kvcache.errors import EmberError
 
 _COMMANDS = {
@@ -49,17 +49,24 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = _run(list(arguments))
         sys.stdout.flush()
+    except OutputError as error:
+        drop_output()
+        return _failed(error)
     except EmberError as error:
-        print(f"ember: error: {inert_line(error)}", file=sys.stderr)
-        return 1
+        return _failed(error)
     except KeyboardInterrupt:
         print("ember: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return _UNREAD
     return code
+
+
+def _failed(error: EmberError) -> int:
+    print(f"ember: error: {inert_line(error)}", file=sys.stderr)
+    return 1
 
 
 def _run(arguments: list[str]) -> int:

@@ -51,7 +51,7 @@ def show(events: Generator[Event, None, None], *, rows: int = 1, echo: bool) -> 
         except EmberError as error:
             failure = error
     if said:
-        print()
+        print(flush=True)
     return [_answer(completions.get(row), failure) for row in range(rows)]
 
 

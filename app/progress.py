@@ -51,6 +51,14 @@ def token_bar(label: str) -> Iterator[Report]:
 
 
 @contextmanager
+def busy_bar(label: str) -> Iterator[None]:
+    """A bar over something of unknown length, shown at once."""
+    with _bar(label, TextColumn("{task.description}", markup=False), BarColumn()) as report:
+        report(0, None)
+        yield
+
+
+@contextmanager
 def _bar(label: str, *columns: ProgressColumn) -> Iterator[Report]:
     """A bar that appears with the first report, so that a step with nothing to do shows none."""
     console = Console(file=styled(sys.stderr))

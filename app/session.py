@@ -12,6 +12,7 @@ from app.engine import Engine, Request
 from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
+from app.kernels import compile_with_bar
 from app.options import KEEP_SYSTEM, cache_config, model_name
 from app.progress import byte_bar
 from kvcache import Backend
@@ -62,6 +63,7 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     """
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
+    compile_with_bar(config.backend)
     with InferenceThread() as thread:
         loaded = _load_with_bar(thread, path, config.backend)
         if args.keep == KEEP_SYSTEM:

@@ -39,6 +39,7 @@ class Output(TextIOWrapper):
         super().__init__(raw, encoding, _WHAT_CAN_BE, line_buffering=for_people)
         self._descriptor, self._inert = descriptor, for_people and not styled
         self._half_end = ""
+        self._refused: OSError | None = None
 
     def write(self, text: str) -> int:
         """Write text, made inert where people read it."""
@@ -61,20 +62,27 @@ class Output(TextIOWrapper):
         self.flush()
         return Output(self._descriptor, self.encoding, styled=True)
 
+    def drop(self) -> None:
+        """Let all that was not written go, and all that follows: it must not fail again at exit."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._descriptor)
+        os.close(nowhere)
+        self._refused = None
+
     @contextmanager
     def _refusals(self) -> Iterator[None]:
+        """Raise what is refused, again too: whoever was told first may have kept it to himself."""
         try:
             yield
         except OSError as error:
-            # What waits to be written, and all that follows, must not fail again at exit.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._descriptor)
-            os.close(nowhere)
-            if self._descriptor == _STDERR:
-                return
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise OutputError(f"cannot write to stdout: {error.strerror}") from error
+            self.drop()
+            if self._descriptor == _STDOUT:
+                self._refused = error
+        if isinstance(self._refused, BrokenPipeError):
+            raise self._refused
+        if self._refused is not None:
+            told = f"cannot write to stdout: {self._refused.strerror}"
+            raise OutputError(told) from self._refused
 
 
 def prepare() -> None:
@@ -98,6 +106,12 @@ def print_json(found: object) -> None:
     """Print one JSON object: the same for a terminal as for a file, in any encoding."""
     written = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     print(inert_json(json.dumps(found, ensure_ascii=not written)))
+
+
+def drop_output() -> None:
+    """Print nothing more: what stdout refused has been told, or needs no word."""
+    if isinstance(sys.stdout, Output):
+        sys.stdout.drop()
 
 
 def check_reader() -> None:

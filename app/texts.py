@@ -4,6 +4,7 @@ A byte order mark is no part of a text, and \\r\\n is a line feed; nothing else 
 might end a line does. Knows no command.
 """
 
+import os
 import re
 import sys
 from argparse import ArgumentTypeError
@@ -13,8 +14,8 @@ from kvcache.errors import EmberError
 
 MOST_BYTES = 64 << 20
 _BYTE_ORDER_MARK = "\ufeff"
-# How Python tells bytes that are no text in flags and, as `streams` opens it, on stdin.
-_NO_TEXT = re.compile("[\ud800-\udfff]")
+# How Python marks bytes that it cannot read in flags and, as `streams` opens it, on stdin.
+_UNREAD = re.compile("[\ud800-\udfff]")
 
 
 def read_file(path: Path, what: str, *, most: int = MOST_BYTES) -> str:
@@ -47,34 +48,33 @@ def read_stdin() -> str:
         raise EmberError(f"cannot read stdin: {error.strerror}") from error
     if len(text) > MOST_BYTES:
         raise EmberError(f"stdin has more than {MOST_BYTES >> 20} MiB: give a part of it")
-    return _unmarked(_checked(text))
+    return typed(text)
 
 
-def read_line(prompt: str) -> str:
-    """One line of stdin. Raises EOFError at its end, and EmberError as `read_file`."""
-    try:
-        line = input(prompt)
-    except OSError as error:
-        raise EmberError(f"cannot read stdin: {error.strerror}") from error
-    return _unmarked(line)
+def typed(text: str) -> str:
+    """What was read from stdin, or is a flag. Raises EmberError where some bytes are no text.
+
+    Bytes that the locale cannot read are read as UTF-8.
+    """
+    if _UNREAD.search(text):
+        try:
+            text = os.fsencode(text).decode("utf-8")
+        except UnicodeError:
+            raise EmberError(f"got {text[:40]!r}, expected text in UTF-8") from None
+    return _unmarked(text)
 
 
 def flag(text: str) -> str:
     """An argparse type: any text."""
-    if _NO_TEXT.search(text):
-        raise ArgumentTypeError(f"got {text!r}, expected text: some bytes of it are none")
-    return text
+    try:
+        return typed(text)
+    except EmberError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def lines(text: str) -> list[str]:
     """The lines that are not blank."""
     return [line for line in text.split("\n") if line.strip()]
-
-
-def _checked(text: str) -> str:
-    if _NO_TEXT.search(text):
-        raise EmberError("stdin is no text in the terminal's encoding (mostly UTF-8)")
-    return text
 
 
 def _unmarked(text: str) -> str:

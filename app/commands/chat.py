@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from app import options, texts
 from app.inert import inert_line
+from app.streams import OutputError
+from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
     from app.session import Session
@@ -132,7 +134,7 @@ def _converse(args: argparse.Namespace, session: "Session") -> None:
     messages: list[Message] | None = opening(args.system)
     while messages is not None:
         try:
-            messages = _handle(args, session, messages, texts.read_line("> ").strip())
+            messages = _handle(args, session, messages, _read_line())
         except EOFError:
             print()
             return
@@ -140,15 +142,26 @@ def _converse(args: argparse.Namespace, session: "Session") -> None:
             print("\nCtrl-D or /quit ends the chat")
 
 
+def _read_line() -> str:
+    """What the user types. Raises EOFError at the end, EmberError where there is no stdin."""
+    try:
+        return input("> ")
+    except OSError as error:
+        raise EmberError(f"cannot read stdin: {error.strerror}") from error
+
+
 def _handle(
-    args: argparse.Namespace, session: "Session", messages: "list[Message]", line: str
+    args: argparse.Namespace, session: "Session", messages: "list[Message]", typed: str
 ) -> "list[Message] | None":
     """Do what one line says; returns the conversation from then on, None at its end."""
     from app.console import note
-    from app.streams import OutputError
-    from kvcache import EmberError
     from models.chat_template import opening
 
+    try:
+        line = texts.typed(typed).strip()
+    except EmberError as error:
+        note(str(error))
+        return messages
     if line == "/quit":
         return None
     if line == "/reset":

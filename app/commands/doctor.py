@@ -38,10 +38,12 @@ def _findings() -> dict[str, Any]:
     import mlx.core as mx
 
     from app import __version__
+    from app.kernels import compile_with_bar
     from kvcache import Backend
     from models.loader import activation_dtype
     from models.store import models_folder
 
+    compile_with_bar(Backend.AUTO)
     return {
         "ember": __version__,
         "python": platform.python_version(),
