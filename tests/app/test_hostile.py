@@ -1,0 +1,136 @@
+"""Every command, on a terminal, with a model that wants to command it."""
+
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from app import cli
+from app.bench.document import document
+from kvcache.native import build
+from tests.app.terminal import END, Terminal
+from tests.scripted_model import write_scripted
+
+# Sets the title, clears, colours by C1, writes from right to left, rings, goes back, draws a link.
+EVIL = (
+    "a\x1b]0;owned\x07b\x1b[2Jc\x9b31md\u202ee\u2066f\x08g\x7fh\x0ei\u2028j\x85k\rover\x1b[1Al"
+    "[bold]m[link=x]n"
+)
+NAME = f"{EVIL}\n.gguf"
+# A character, an escape sequence and a line end, each cut in two.
+ANSWER = [b"\x1b", b"[2J", b"\xc2", b"\x9b", b"31m", b"\xe2\x80", b"\xae", b"\r", b"\x07", *(
+    [b"\x1b]0;owned", b"\x08over", "é".encode()]
+)]  # fmt: skip
+RAISES = "{{ raise_exception('" + EVIL + "') }}"
+
+# What rich's bars and tables write, and line ends as a terminal makes them of ours.
+_OWN = re.compile(r"\x1b\[(\?25[lh]|2K|1A(?=[\x1b\r])|[0-9;]*m)|\r\x1b|\r+\n|[\n\t]")
+
+
+class Place:
+    """Folders in which everything has a hostile name, and a model in them."""
+
+    def __init__(self, root: Path) -> None:
+        studio = root / ".lmstudio" / "models" / "owner" / "repo"
+        studio.mkdir(parents=True)
+        self.root, self.model, self.refusing = root, studio / NAME, studio / f"r{NAME}"
+        metadata = {"general.name": EVIL, f"x.{EVIL}": EVIL, "general.description": EVIL}
+        special = [f"<|{EVIL}|>"]
+        write_scripted(self.model, ANSWER, metadata=metadata, special=special)
+        template = {"tokenizer.chat_template": RAISES}
+        write_scripted(self.refusing, ANSWER, metadata=metadata | template, special=special)
+        self.text = root / f"{EVIL}.txt"
+        self.text.write_text(EVIL * 9, encoding="utf-8")
+        row = {"section": EVIL, EVIL: EVIL}
+        self.results = [root / f"{each}.json" for each in "ab"]
+        for path in self.results:
+            path.write_text(json.dumps(document([row], {EVIL: f"{path} {EVIL}"})))
+        cache = root / "cache"
+        cache.mkdir()
+        # The kernels need not be compiled again.
+        compiled = build.library_path(build.find_compiler()).parent
+        compiled.mkdir(parents=True, exist_ok=True)
+        (cache / "native").symlink_to(compiled)
+        folders = ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
+        self.environment = dict.fromkeys(folders, str(root)) | {"EMBER_CACHE": str(cache)}
+
+    def shows(self, *arguments: str, keys: bytes = b"", after: str = "") -> str:
+        """What a command shows to its end; `keys` are typed once it has shown `after`."""
+        terminal = Terminal(*arguments, environment=self.environment)
+        if after:
+            terminal.wait_for(after)
+            terminal.type(keys)
+        terminal.close()
+        return terminal.shown
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("hostile"))
+
+
+def _walks(place: Place) -> dict[str, list[list[str]]]:
+    """By command, what it is called with; all of it but the flags comes from strangers."""
+    model, refusing, text = str(place.model), str(place.refusing), str(place.text)
+    prompts = place.root / "prompts.txt"
+    prompts.write_text(EVIL.replace("\r", "") + "\n", encoding="utf-8")
+    results = [str(path) for path in place.results]
+    return {
+        "chat": [["--plain", "--max-tokens", "40", "-m", each] for each in (model, refusing)],
+        "run": [
+            ["-m", model, "-p", EVIL, "--system", EVIL],
+            ["-m", model, "-p", "hi", "--json"],
+            ["-m", model, "--prompts-file", str(prompts)],
+            ["-m", refusing, "-p", "hi"],
+            ["-m", model, "--prompts-file", text + EVIL],
+            ["-m", model, "-p", "hi", "--kv-budget", EVIL],
+            ["-m", NAME, "-p", "hi"],
+        ],
+        "bench": [["roofline", "-m", model], ["compare", *results], ["compare", text, text]],
+        "ls": [[], ["--json"]],
+        "pull": [[model], [f"hf:{EVIL}"]],
+        "rm": [[f"lmstudio:owner/repo/{NAME}"]],
+        "inspect": [[model], [model, "--json"], [text]],
+        "tokenize": [["-m", model, f"<|{EVIL}|>{EVIL}"], ["-m", model, EVIL, "--json"]],
+        "perplexity": [[text, "-m", model, "--skip", "0", "--tokens", "40"], [EVIL, "-m", model]],
+        "doctor": [[]],
+    }
+
+
+def _assert_harmless(shown: str) -> None:
+    """Nothing but text, line ends, and what rich writes for colours and bars."""
+    rest = _OWN.sub("", shown)
+    at = next((at for at, each in enumerate(rest) if _is_obeyed(each)), None)
+    assert at is None, rest[max(at - 80, 0) : at + 80]
+
+
+def _is_obeyed(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or bool(
+        re.match("[\u202a-\u202e\u2066-\u2069]", character)
+    )
+
+
+@pytest.mark.parametrize("command", cli._COMMANDS)
+def test_no_command_lets_a_stranger_command_the_terminal(command: str, place: Place) -> None:
+    told = ""
+    for arguments in _walks(place)[command]:
+        chat = {"keys": b"hi\n/stats\n/nonsense\n" + END, "after": "> "}
+        told += place.shows(command, *arguments, **(chat if command == "chat" else {}))
+    told += place.shows(command, f"--{EVIL}")
+    _assert_harmless(told)
+    assert "␛]0;owned␇b␛[2Jc\ufffd31md\ufffde" in told
+    assert "[bold]m[link=x]n" in told
+    assert "Traceback" not in told
+
+
+def test_a_stranger_s_name_stays_in_its_line(place: Place) -> None:
+    listed = place.shows("ls").splitlines()
+    assert sum("owner/repo" in line for line in listed) == 2
+    assert all(re.search(r"\d GB  ", line) for line in listed)
+
+
+def test_the_answer_is_seen_as_it_is(place: Place) -> None:
+    shown = place.shows("run", "-m", str(place.model), "--raw", "-p", "hi")
+    assert "␛[2J\ufffd31m\ufffd␍␇␛]0;owned␈overé" in shown
