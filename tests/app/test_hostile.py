@@ -9,8 +9,11 @@ import pytest
 
 from app import cli
 from app.bench.document import document
+from app.sessions.chat import Attachment, Chat, ChatMessage
+from app.sessions.store import SessionStore
 from kvcache.native import build
-from tests.app.terminal import END, Terminal
+from models.chat_template import Role
+from tests.app.terminal import END, QUIT, Terminal
 from tests.scripted_model import write_scripted
 
 # Sets the title, clears, colours by C1, writes from right to left, rings, goes back, draws a link.
@@ -134,3 +137,43 @@ def test_a_stranger_s_name_stays_in_its_line(place: Place) -> None:
 def test_the_answer_is_seen_as_it_is(place: Place) -> None:
     shown = place.shows("run", "-m", str(place.model), "--raw", "-p", "hi")
     assert "␛[2J\ufffd31m\ufffd␍␇␛]0;owned␈overé" in shown
+
+
+# Textual clears and moves; this of a stranger's it would not write.
+_STRANGE = ("\x1b]0;", "\x1b[2Jc", "\x1b[1Al", "\rover", "owned\x07", *"\x9b\x85\x08\x7f\x0e\u2028")
+
+
+def test_no_screen_of_the_chat_lets_a_stranger_command_the_terminal(place: Place) -> None:
+    saved = SessionStore.open(place.root / "ember" / "chats.db")
+    message = ChatMessage(role=Role.USER, text=EVIL, attachments=(Attachment(name=NAME, text="x"),))
+    answer = ChatMessage(role=Role.ASSISTANT, text=f"recalled {EVIL}", error=EVIL)
+    saved.save_all(Chat(title=EVIL, model=EVIL, messages=[message, answer]))
+    saved.close()
+    terminal = Terminal("chat", "-m", str(place.model), environment=place.environment)
+    escape, enter = b"\x1b", b"\r"
+    terminal.wait_for("/451")
+    for keys, appears in (
+        (b"hi" + enter, "13 tok"),
+        (b"\x0c", "load or fetch"),
+        (escape, ""),
+        (b"\x0f", "search titles"),
+        (b"\x1b[B\x1bOQ", "Rename"),
+        (escape, ""),
+        (b"\x1b[19~", "cannot be brought back"),
+        (escape, ""),
+        (enter, "recalled"),
+        (b"\x1bOR", "on the cpu backend"),
+        (escape, ""),
+        (f"@{place.root}/".encode(), "owned"),
+        (enter, ""),
+        (b"/model lmstudio:owner/repo/none" + enter, "none"),
+    ):
+        terminal.type(keys)
+        if appears:
+            terminal.wait_for(appears)
+        terminal.read_for(0.4)
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+    for each in _STRANGE:
+        assert each not in terminal.shown, each
+    assert "Traceback" not in terminal.shown
