@@ -22,6 +22,17 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _WHAT_CAN_BE = "ember.what_can_be"
 
 
+def _what_can_be(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes of a file's name as they were; what the encoding has not got, as an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(_WHAT_CAN_BE, _what_can_be)
+
+
 class OutputError(EmberError):
     """stdout takes no more: its disk is full, or it was closed."""
 
@@ -87,7 +98,6 @@ class Output(TextIOWrapper):
 
 def prepare() -> None:
     """Replace Python's three streams."""
-    codecs.register_error(_WHAT_CAN_BE, _what_can_be)
     _fill_closed()
     given = sys.stdin, sys.stdout, sys.stderr
     encodings = [stream.encoding if stream else "utf-8" for stream in given]
@@ -120,14 +130,6 @@ def check_reader() -> None:
     poll.register(_STDOUT, 0)
     if any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0)):
         raise BrokenPipeError
-
-
-def _what_can_be(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes of a file's name as they were; what the encoding has not got, as an escape."""
-    try:
-        return codecs.lookup_error("surrogateescape")(error)
-    except UnicodeError:
-        return codecs.lookup_error("backslashreplace")(error)
 
 
 def _fill_closed() -> None:
