@@ -6,7 +6,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from app import options, texts
-from app.streams import print_json
+from app.streams import check_reader, print_json
 from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _measure(session: "Session", ids: list[int], skip: int, cancel: Event) -> "D
         ):
             if cancel.is_set():
                 return None
+            check_reader()
             parts.append(part)
             report(sum(len(one.kl) for one in parts), len(ids) - 1 - skip)
     return join(parts)

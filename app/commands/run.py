@@ -101,7 +101,7 @@ def _answer_all(
         if answer.error is not None:
             error_note(f"prompt {number}: {answer.error}")
     if cancel.is_set():
-        note("interrupted: an answer may lack its end, and those after it are empty")
+        note("interrupted: answers lack their ends")
     return 1 if any(answer.error for answer in in_order) else 0
 
 

@@ -143,10 +143,11 @@ def test_what_the_locale_cannot_read_is_read_as_utf_8(models: dict[str, str]) ->
 @pytest.mark.parametrize(
     "line",
     [
-        "$E run -m $COUNTS -p x --max-tokens 100000000 | head -c 10",
-        "$E run -m $COUNTS -p x --max-tokens 100000000 --json | true",
-        "$E run -m $COUNTS --prompts-file <(echo a; echo b) --max-tokens 100000000 | true",
-        "$E chat --plain -m $COUNTS --max-tokens 100000000 <<<hi | head -c 300",
+        "$E run -m $COUNTS -p x --max-tokens 300000 | head -c 10",
+        "$E run -m $COUNTS -p x --max-tokens 300000 --json | true",
+        "$E run -m $COUNTS --prompts-file <(echo a; echo b) --max-tokens 300000 | true",
+        "$E chat --plain -m $COUNTS --max-tokens 300000 <<<hi | head -c 300",
+        "$E perplexity <(yes | head -c 1000000) -m $COUNTS | true",
     ],
 )
 def test_a_reader_that_leaves_stops_the_generation(line: str, models: dict[str, str]) -> None:
@@ -211,7 +212,23 @@ def test_a_refusal_is_told_again_until_it_is_dropped() -> None:
         os.close(writing)
 
 
-# -- Ctrl-C while the kernels compile --
+# -- Ctrl-C before anything runs --
+
+_INTERRUPTED_START = """
+import runpy, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "app.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("app", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_ember_starts_is_one_line() -> None:
+    command = [sys.executable, "-c", _INTERRUPTED_START]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "ember: interrupted\n")
 
 
 @pytest.mark.parametrize(
