@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from app import cli
 from app.bench.document import document
 from app.sessions.chat import Attachment, Chat, ChatMessage
-from app.sessions.store import SessionStore
+from app.sessions.store import SessionStore, default_path
 from kvcache.native import build
 from models.chat_template import Role
 from tests.app.terminal import END, QUIT, Terminal
@@ -22,10 +23,9 @@ EVIL = (
     "[bold]m[link=x]n"
 )
 NAME = f"{EVIL}\n.gguf"
-# A character, an escape sequence and a line end, each cut in two.
-ANSWER = [b"\x1b", b"[2J", b"\xc2", b"\x9b", b"31m", b"\xe2\x80", b"\xae", b"\r", b"\x07", *(
-    [b"\x1b]0;owned", b"\x08over", "é".encode()]
-)]  # fmt: skip
+# Sequences and characters, cut in two.
+CUT = [b"\x1b", b"[2J", b"\xc2", b"\x9b", b"31m", b"\xe2\x80", b"\xae"]
+ANSWER = [*CUT, b"\r", b"\x07", b"\x1b]0;owned", b"\x08over", "é".encode()]
 RAISES = "{{ raise_exception('" + EVIL + "') }}"
 
 # What rich's bars and tables write, and line ends as a terminal makes them of ours.
@@ -50,14 +50,10 @@ class Place:
         self.results = [root / f"{each}.json" for each in "ab"]
         for path in self.results:
             path.write_text(json.dumps(document([row], {EVIL: f"{path} {EVIL}"})))
-        cache = root / "cache"
-        cache.mkdir()
-        # The kernels need not be compiled again.
-        compiled = build.library_path(build.find_compiler()).parent
-        compiled.mkdir(parents=True, exist_ok=True)
-        (cache / "native").symlink_to(compiled)
         folders = ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
-        self.environment = dict.fromkeys(folders, str(root)) | {"EMBER_CACHE": str(cache)}
+        cache = {"EMBER_CACHE": str(root / "cache")}
+        self.environment = dict.fromkeys(folders, str(root)) | cache
+        _copy_kernels(root / "cache" / "native")
 
     def shows(self, *arguments: str, keys: bytes = b"", after: str = "") -> str:
         """What a command shows to its end; `keys` are typed once it has shown `after`."""
@@ -67,6 +63,15 @@ class Place:
             terminal.type(keys)
         terminal.close()
         return terminal.shown
+
+
+def _copy_kernels(folder: Path) -> None:
+    """They need not be compiled again for a cache of its own."""
+    build.load()
+    compiled = build.library_path(build.find_compiler())
+    folder.mkdir(parents=True)
+    for file in compiled.parent.glob(f"{compiled.stem}*"):
+        shutil.copy(file, folder)
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +148,12 @@ def test_the_answer_is_seen_as_it_is(place: Place) -> None:
 _STRANGE = ("\x1b]0;", "\x1b[2Jc", "\x1b[1Al", "\rover", "owned\x07", *"\x9b\x85\x08\x7f\x0e\u2028")
 
 
-def test_no_screen_of_the_chat_lets_a_stranger_command_the_terminal(place: Place) -> None:
-    saved = SessionStore.open(place.root / "ember" / "chats.db")
+def test_no_screen_of_the_chat_lets_a_stranger_command_the_terminal(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, folder in place.environment.items():
+        monkeypatch.setenv(name, folder)
+    saved = SessionStore.open(default_path())
     message = ChatMessage(role=Role.USER, text=EVIL, attachments=(Attachment(name=NAME, text="x"),))
     answer = ChatMessage(role=Role.ASSISTANT, text=f"recalled {EVIL}", error=EVIL)
     saved.save_all(Chat(title=EVIL, model=EVIL, messages=[message, answer]))
@@ -171,7 +180,7 @@ def test_no_screen_of_the_chat_lets_a_stranger_command_the_terminal(place: Place
         terminal.type(keys)
         if appears:
             terminal.wait_for(appears)
-        terminal.read_for(0.4)
+        terminal.read_for(0.3)
     terminal.type(QUIT)
     assert terminal.close() == 0
     for each in _STRANGE:

@@ -106,16 +106,14 @@ def test_no_file_takes_the_number_of_a_closed_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "shown"),
     [
-        ({"PYTHONIOENCODING": "utf-8"}, ANSWER.encode()),
         ({"PYTHONIOENCODING": "latin-1"}, b"na\xefve \\u2713 gr\xf6\xdfer \\U0001f642"),
-        ({"PYTHONIOENCODING": "ascii"}, b"na\\xefve \\u2713 gr\\xf6\\xdfer \\U0001f642"),
         (
             {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
             b"na\\xefve \\u2713 gr\\xf6\\xdfer \\U0001f642",
         ),
         ({"LC_ALL": "C"}, ANSWER.encode()),
     ],
-    ids=["utf-8", "latin-1", "ascii", "C", "C-coerced"],
+    ids=["latin-1", "C", "C-coerced"],
 )
 def test_any_encoding_takes_any_answer(
     environment: dict[str, str], shown: bytes, models: dict[str, str]
