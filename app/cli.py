@@ -4,7 +4,6 @@ Commands import MLX and the rest only when they run, so that --help is instant.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,6 +11,8 @@ from typing import NoReturn
 from app import __version__
 from app.commands import bench, chat, doctor, inspect, ls, perplexity, pull, rm, tokenize
 from app.commands import run as run_command
+from app.inert import inert_line
+from app.streams import OutputError, drop_output
 from kvcache.errors import EmberError
 
 _COMMANDS = {
@@ -28,33 +29,52 @@ _COMMANDS = {
 }
 _EPILOG = """\
 python -m app [MODEL] is short for chat, and for run when stdin is not a terminal.
-Exit codes: 0 ok, 1 the run failed, 2 bad usage, 130 interrupted.
+Exit codes: 0 ok, 1 the run failed, 2 bad usage, 130 interrupted, 141 nobody reads stdout.
 """
+
+
+# As shells count programs that SIGINT and SIGPIPE end.
+_INTERRUPTED, _UNREAD = 130, 141
 
 
 class _Parser(argparse.ArgumentParser):
     """Says a usage error in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {inert_line(message)} (see {self.prog} --help)\n")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code. Every user's mistake ends as one line here."""
-    args = parser().parse_args(_with_command(list(arguments)))
     try:
-        code: int = args.run(args)
+        code = _run(list(arguments))
         sys.stdout.flush()
+    except OutputError as error:
+        drop_output()
+        return _failed(error)
     except EmberError as error:
-        print(f"ember: error: {error}", file=sys.stderr)
-        return 1
+        return _failed(error)
     except KeyboardInterrupt:
         print("ember: interrupted", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        drop_output()
+        return _UNREAD
+    return code
+
+
+def _failed(error: EmberError) -> int:
+    print(f"ember: error: {inert_line(error)}", file=sys.stderr)
+    return 1
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        args = parser().parse_args(_with_command(arguments))
+    except SystemExit as ended:  # argparse has said what there is to say
+        return int(ended.code or 0)
+    code: int = args.run(args)
     return code
 
 

@@ -138,6 +138,10 @@ class Engine:
         self._asked = text, ids
         return ids
 
+    def check(self, request: Request) -> None:
+        """Raise PromptTooLongError where an empty cache cannot take the prompt."""
+        self._fit(request, held=0)
+
     def generate(self, request: Request, cancel: Flag | None = None) -> Iterator[Event]:
         """Answer one prompt; the last event is `Finished`.
 

@@ -16,7 +16,7 @@ import numpy as np
 from app.device_memory import release_scratch
 from app.sampling import Sampler, require_finite
 from app.transcript import Completion, FinishReason, Transcript
-from kvcache import RowsKVCache, TwoTierKVCache
+from kvcache import EmberError, RowsKVCache, TwoTierKVCache
 from models.llama import Model
 
 # Often enough for flat memory, rarely enough to cost nothing.
@@ -102,10 +102,15 @@ class Generation:
         self._prefill_step, self._pipelined, self._cancel = prefill_step, pipelined, cancel
 
     def events(self) -> Iterator[Event]:
-        """Run to the end; after a cancel each row ends with what it has."""
-        logits = yield from self._prefill()
-        if logits is not None:
-            yield from self._decode(logits)
+        """Run to the end; after a cancel, or before an error, each row ends with what it has."""
+        try:
+            logits = yield from self._prefill()
+            if logits is not None:
+                yield from self._decode(logits)
+        except EmberError:
+            self._rows = [row for row in self._rows if row.transcript.tokens]
+            yield from self._end_all(FinishReason.FAILED)
+            raise
         yield from self._end_all(FinishReason.CANCELLED)
 
     def _prefill(self) -> Generator[Event, None, mx.array | None]:

@@ -5,8 +5,9 @@ all run here; other threads hand in functions and take plain results out.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from queue import SimpleQueue
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import mlx.core as mx
@@ -19,18 +20,27 @@ T = TypeVar("T")
 class InferenceThread:
     """Runs jobs one after another on a single permanent thread.
 
-    A context manager: leaving it waits for the running job and ends the thread.
+    A context manager: leaving it waits for the running job and ends the thread; an
+    exception drops that job first, as nobody will take what it gives.
     """
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Iterator[Any]], Job[Any]] | None] = SimpleQueue()
+        self._running: Job[Any] | None = None
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and (job := self._running) is not None:
+            job.drop()
         self.close()
 
     def close(self) -> None:
@@ -47,12 +57,12 @@ class InferenceThread:
         (result,) = self.stream(once)
         return result
 
-    def stream(self, items: Callable[[], Iterator[T]]) -> Iterator[T]:
+    def stream(self, items: Callable[[], Iterator[T]]) -> Generator[T, None, None]:
         """Iterate there over what `items` returns, and here over its items as they come.
 
-        The job runs to its end even if the caller stops taking items.
+        Closing the iterator ends the job with the item that it is at.
         """
-        return iter(self.submit(items))
+        return self.submit(items).__iter__()
 
     def submit(self, items: Callable[[], Iterator[T]], job: Job[T] | None = None) -> Job[T]:
         """As `stream`, for a caller who must not wait: see `Job.poll`.
@@ -65,8 +75,9 @@ class InferenceThread:
 
     def _run(self) -> None:
         while task := self._jobs.get():
-            items, job = task
-            job.run(items)
-            del task, items, job
+            items, self._running = task
+            self._running.run(items)
+            self._running = None
+            del task, items
         # Streams that outlive their thread abort the process at exit.
         mx.clear_streams()

@@ -3,7 +3,7 @@
 Knows nothing of the thread or of what the items are.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
@@ -21,21 +21,24 @@ class Job(Generic[T]):
     """The output of one piece of work: filled by one thread, taken by another.
 
     Taken either by iterating, which waits and raises what the work raised, or
-    by `poll`, which does neither.
+    by `poll`, which does neither. Whoever stops iterating drops the job.
     """
 
     def __init__(self) -> None:
         self._out: SimpleQueue[T | _Ended] = SimpleQueue()
         self._end: _Ended | None = None
+        self._dropped = False
 
     # -- the working side --
 
     def run(self, items: Callable[[], Iterator[T]]) -> None:
-        """Take every item of `items()`, and whatever ends it."""
+        """Take the items of `items()` until the job is dropped, and whatever ends them."""
         error: BaseException | None = None
         try:
             for item in items():
                 self.put(item)
+                if self._dropped:
+                    break
         # Handed to the taking thread, whatever it is.
         except BaseException as raised:  # noqa: BLE001
             error = raised
@@ -50,6 +53,10 @@ class Job(Generic[T]):
         self._out.put(_Ended(error))
 
     # -- the taking side --
+
+    def drop(self) -> None:
+        """Say that no item is wanted any more: the work ends with the one it is at."""
+        self._dropped = True
 
     @property
     def ended(self) -> bool:
@@ -75,12 +82,15 @@ class Job(Generic[T]):
                 items.append(item)
         return items
 
-    def __iter__(self) -> Iterator[T]:
-        while self._end is None:
-            item = self._out.get()
-            if isinstance(item, _Ended):
-                self._end = item
-            else:
-                yield item
+    def __iter__(self) -> Generator[T, None, None]:
+        try:
+            while self._end is None:
+                item = self._out.get()
+                if isinstance(item, _Ended):
+                    self._end = item
+                else:
+                    yield item
+        finally:
+            self.drop()
         if self._end.error is not None:
             raise self._end.error

@@ -8,6 +8,7 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
+from app import texts
 from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
@@ -99,7 +100,12 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=whole(1), default=512, help="longest answer (default: 512)"
     )
     group.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end at this text; repeatable"
+        "--stop",
+        type=texts.flag,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end at this text; repeatable",
     )
 
 

@@ -3,6 +3,7 @@
 Nothing is drawn where stderr is not a terminal.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from app.streams import styled
+
 Report = Callable[[int, int | None], None]
 
 
@@ -24,7 +27,7 @@ Report = Callable[[int, int | None], None]
 def byte_bar(label: str) -> Iterator[Report]:
     """A bar over bytes; call the result with (done, total), total None if unknown."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TimeRemainingColumn(),
@@ -37,7 +40,7 @@ def byte_bar(label: str) -> Iterator[Report]:
 def token_bar(label: str) -> Iterator[Report]:
     """A bar over tokens; call the result with (done, total)."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("tokens"),
@@ -48,9 +51,17 @@ def token_bar(label: str) -> Iterator[Report]:
 
 
 @contextmanager
+def busy_bar(label: str) -> Iterator[None]:
+    """A bar over something of unknown length, shown at once."""
+    with _bar(label, TextColumn("{task.description}", markup=False), BarColumn()) as report:
+        report(0, None)
+        yield
+
+
+@contextmanager
 def _bar(label: str, *columns: ProgressColumn) -> Iterator[Report]:
     """A bar that appears with the first report, so that a step with nothing to do shows none."""
-    console = Console(stderr=True)
+    console = Console(file=styled(sys.stderr))
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(label, total=None)
 

@@ -2,13 +2,27 @@
 
 from typing import Any
 
+from app.console import Answer
 from app.engine import Engine
 from app.rss import peak_rss
-from app.transcript import Completion
+from app.transcript import Completion, FinishReason
+
+_NOTHING = Completion(
+    text="",
+    tokens=(),
+    prompt_tokens=0,
+    reused_tokens=0,
+    finish_reason=FinishReason.FAILED,
+    ttft_s=0.0,
+    prefill_tps=0.0,
+    decode_tps=0.0,
+)
 
 
-def as_json(completion: Completion) -> dict[str, Any]:
-    """The figures of one answer, with the names of the JSON contract."""
+def as_json(answer: Answer) -> dict[str, Any]:
+    """The figures of one answer, with the names of the JSON contract; `error` where it failed."""
+    completion = answer.completion or _NOTHING
+    error = {} if answer.error is None else {"error": str(answer.error)}
     return {
         "text": completion.text,
         "tokens": list(completion.tokens),
@@ -19,6 +33,7 @@ def as_json(completion: Completion) -> dict[str, Any]:
         "ttft_s": round(completion.ttft_s, 4),
         "prefill_tps": round(completion.prefill_tps, 2),
         "decode_tps": round(completion.decode_tps, 2),
+        **error,
     }
 
 

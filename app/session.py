@@ -1,7 +1,7 @@
 """From command-line flags to an engine that runs on its own thread."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from app.engine import Engine, Request
 from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
+from app.kernels import compile_with_bar
 from app.options import KEEP_SYSTEM, cache_config, model_name
 from app.progress import byte_bar
 from kvcache import Backend
@@ -34,11 +35,13 @@ class Session:
     engine: Engine
     thread: InferenceThread
 
-    def generate(self, request: Request, cancel: Flag) -> Iterator[Event]:
+    def generate(self, request: Request, cancel: Flag) -> Generator[Event, None, None]:
         """`Engine.generate`, run on the inference thread."""
         return self.thread.stream(lambda: self.engine.generate(request, cancel))
 
-    def generate_batch(self, requests: list[Request], cancel: Flag) -> Iterator[Event]:
+    def generate_batch(
+        self, requests: Sequence[Request], cancel: Flag
+    ) -> Generator[Event, None, None]:
         """`Engine.generate_batch`, run on the inference thread."""
         return self.thread.stream(lambda: self.engine.generate_batch(requests, cancel))
 
@@ -66,6 +69,7 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     """
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
+    compile_with_bar(config.backend)
     with InferenceThread() as thread:
         loaded = _load_with_bar(thread, path, config.backend, args)
         if not raw:

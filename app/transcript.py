@@ -19,6 +19,7 @@ class FinishReason(Enum):
     STOP = "stop"  # the model ended it, or a stop string
     LENGTH = "length"  # max_tokens
     CANCELLED = "cancelled"
+    FAILED = "failed"  # an error came in between
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """`bench compare A.json B.json`: what changed between two results, row by row."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from rich.console import Console
 
 from app.bench.document import read
 from app.bench.sections import SECTIONS
-from app.bench.table import Table, for_terminal
+from app.bench.table import Table, for_terminal, print_line
 from app.bench.view import Measure, View
 from app.bench.words import percent, short
+from app.streams import styled
 
 # Where no spread was measured, less than this is noise.
 _NOISE = 0.02
@@ -39,18 +41,21 @@ class Change:
 def show(before: Path, after: Path) -> int:
     """Print what changed; returns the exit code. Raises EmberError for other files."""
     first, second = read(before), read(after)
-    console = Console(width=None if Console().is_terminal else 150)
+    console = Console(file=styled(sys.stdout), width=None if sys.stdout.isatty() else 150)
     for line in surroundings(first["env"], second["env"]):
-        console.print(line, highlight=False, markup=False)
+        print_line(console, line)
     shown = False
     for section in SECTIONS.values():
         found = list(changes(section.view, first["rows"], second["rows"]))
         if found:
             shown = True
             told = table(section.view, found)
-            console.print(for_terminal(told) if told.rows else f"{told.title}: {told.note}")
+            if told.rows:
+                console.print(for_terminal(told))
+            else:
+                print_line(console, f"{told.title}: {told.note}")
         for line in missing(section.view, first["rows"], second["rows"]):
-            console.print(line, highlight=False, markup=False)
+            print_line(console, line)
     if not shown:
         console.print("no row is in both results")
     return 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from app import texts
 from app.bench.svg import draw
 from app.bench.table import to_markdown
 from app.bench.view import View
@@ -24,12 +25,18 @@ def document(rows: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dic
 def read(path: Path) -> dict[str, Any]:
     """A document from a file. Raises EmberError for anything else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(texts.read_file(path, "the results"))
+    except (ValueError, RecursionError) as error:
         raise EmberError(f"cannot read the results {path}: {error}") from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or "rows" not in found:
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not _is_document(found):
         raise EmberError(f"{path} holds no results of bench (schema {SCHEMA})")
     return found
+
+
+def _is_document(found: dict[str, Any]) -> bool:
+    rows = found.get("rows")
+    rows_are = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    return rows_are and isinstance(found.get("env"), dict)
 
 
 def write(folder: Path, view: View[Any], found: dict[str, Any]) -> list[Path]:

@@ -15,6 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from app.console import note
+from app.inert import inert_line
+from app.streams import styled
+
 
 class Clock:
     """Expected and real seconds of the steps so far; knows no terminal."""
@@ -60,12 +64,12 @@ class Meter:
 
     def __init__(self, expected: float) -> None:
         self._clock = Clock(expected)
-        console = Console(stderr=True)
+        console = Console(file=styled(sys.stderr))
         self._quiet = not console.is_terminal
         self._bar = Progress(
             BarColumn(bar_width=30),
             _TimeLeft(self._clock),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=console,
             transient=True,
             disable=self._quiet,
@@ -88,8 +92,8 @@ class Meter:
     def step(self, label: str, seconds: float) -> Iterator[None]:
         """One step of so many expected seconds."""
         if self._quiet:
-            print(f"ember: {label}", file=sys.stderr, flush=True)
-        self._bar.update(self._task, description=label)
+            note(label)
+        self._bar.update(self._task, description=inert_line(label))
         self._clock.begin(seconds)
         yield
         self._clock.end()

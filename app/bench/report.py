@@ -4,7 +4,6 @@ Ctrl-C ends the measuring; rows that are finished are shown and written all the 
 So they are where a section fails, and the next one runs.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,8 +17,9 @@ from app.bench.document import document, write
 from app.bench.environment import device, environment
 from app.bench.meter import Meter, duration
 from app.bench.sections import Section
-from app.bench.table import for_terminal
+from app.bench.table import for_terminal, print_line
 from app.console import note
+from app.streams import print_json, styled
 from kvcache.errors import EmberError
 
 Job = tuple[Section, Any]  # a section and its settings
@@ -57,7 +57,7 @@ def measure(jobs: Sequence[Job], *, out: Path | None, as_json: bool) -> int:
             if how is _Ended.INTERRUPTED:
                 break
     if as_json:
-        print(json.dumps(_joined(documents), ensure_ascii=False))
+        print_json(_joined(documents))
     else:
         for section, found in documents:
             _show(section, found)
@@ -103,7 +103,7 @@ def _joined(documents: Sequence[tuple[Section, dict[str, Any]]]) -> dict[str, An
 
 
 def _show(section: Section, found: dict[str, Any]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console = Console(file=styled(sys.stdout), width=None if sys.stdout.isatty() else _WIDTH)
     rows = section.view.from_json(found["rows"])
     console.rule(section.view.title, align="left")
     if not rows:
@@ -112,6 +112,6 @@ def _show(section: Section, found: dict[str, Any]) -> None:
     for table in section.view.tables(rows):
         console.print(for_terminal(table))
     for finding in section.view.findings(rows):
-        console.print(f"- {finding}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"- {finding}")
     told = (f"{name} {value}" for name, value in found["env"].items() if name != "settings")
-    console.print(", ".join(told), style="dim", highlight=False, markup=False, soft_wrap=True)
+    print_line(console, ", ".join(told), style="dim")

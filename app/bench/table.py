@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 import rich.box
 import rich.table
+from rich.console import Console
+from rich.text import Text
+
+from app.inert import inert_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +35,29 @@ class Table:
 
 
 def for_terminal(table: Table) -> rich.table.Table:
-    """The table as rich prints it."""
+    """The table as rich prints it; names in it are not ours, and no markup."""
     shown = rich.table.Table(
-        title=table.title,
-        caption=table.note or None,
+        title=_plain(table.title),
+        caption=_plain(table.note) if table.note else None,
         title_justify="left",
         caption_justify="left",
         box=rich.box.SIMPLE_HEAD,
     )
     for index, name in enumerate(table.columns):
-        shown.add_column(name, justify="left" if index < table.texts else "right")
+        shown.add_column(_plain(name), justify="left" if index < table.texts else "right")
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*map(_plain, row))
     return shown
+
+
+def _plain(text: str) -> Text:
+    return Text(inert_line(text))
+
+
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Print a sentence as it is, as long as it is."""
+    shown = inert_line(text)
+    console.print(shown, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def to_markdown(table: Table) -> str:

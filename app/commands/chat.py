@@ -4,7 +4,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from app import options
+from app import options, texts
+from app.inert import inert_line
+from app.streams import OutputError
+from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
     from app.session import Session
@@ -28,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     options.add_model(parser)
     options.add_chat_template(parser)
-    parser.add_argument("--system", help="system prompt")
+    parser.add_argument("--system", type=texts.flag, help="system prompt")
     parser.add_argument("--plain", action="store_true", help="line by line, no full screen")
     parser.add_argument(
         "--continue",
@@ -44,7 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Chat until the user ends it."""
-    if args.plain or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    # The screen is drawn on stderr.
+    if args.plain or not all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr)):
         return _run_plain(args)
     return _run_full_screen(args)
 
@@ -124,7 +128,9 @@ def _run_plain(args: argparse.Namespace) -> int:
 
     with open_session(args) as session:
         loaded = session.engine.loaded
-        print(f"{loaded.name} · window {session.engine.plan.max_tokens} tokens · {_HELP}")
+        print(
+            f"{inert_line(loaded.name)} · window {session.engine.plan.max_tokens} tokens · {_HELP}"
+        )
         _converse(args, session)
     return 0
 
@@ -135,7 +141,7 @@ def _converse(args: argparse.Namespace, session: "Session") -> None:
     messages: list[Message] | None = opening(args.system)
     while messages is not None:
         try:
-            messages = _handle(args, session, messages, input("> ").strip())
+            messages = _handle(args, session, messages, _read_line())
         except EOFError:
             print()
             return
@@ -143,13 +149,26 @@ def _converse(args: argparse.Namespace, session: "Session") -> None:
             print("\nCtrl-D or /quit ends the chat")
 
 
+def _read_line() -> str:
+    """What the user types. Raises EOFError at the end, EmberError where there is no stdin."""
+    try:
+        return input("> ")
+    except OSError as error:
+        raise EmberError(f"cannot read stdin: {error.strerror}") from error
+
+
 def _handle(
-    args: argparse.Namespace, session: "Session", messages: "list[Message]", line: str
+    args: argparse.Namespace, session: "Session", messages: "list[Message]", typed: str
 ) -> "list[Message] | None":
     """Do what one line says; returns the conversation from then on, None at its end."""
-    from kvcache import EmberError
+    from app.console import note
     from models.chat_template import opening
 
+    try:
+        line = texts.typed(typed).strip()
+    except EmberError as error:
+        note(str(error))
+        return messages
     if line == "/quit":
         return None
     if line == "/reset":
@@ -157,12 +176,14 @@ def _handle(
     if line == "/stats":
         print(session.engine.stats())
     elif line.startswith("/"):
-        print(f"no command {line.split()[0]!r}: {_HELP}")
+        print(f"no command {inert_line(line.split()[0])!r}: {_HELP}")
     elif line:
         try:
             return _turn(args, session, messages, line)
+        except OutputError:
+            raise
         except EmberError as error:
-            print(f"ember: {error} (/reset starts over)", file=sys.stderr)
+            note(f"{error} (/reset starts over)")
     return messages
 
 
@@ -184,6 +205,7 @@ def _turn(
         stop=tuple(args.stop),
     )
     with cancel_on_interrupt() as cancel:
-        (completion,) = show(session.generate(request, cancel), echo=True)
+        (answer,) = show(session.generate(request, cancel), echo=True)
+    completion = answer.whole()
     print(summary(completion, session.engine), file=sys.stderr)
     return [*asked, Message(role=Role.ASSISTANT, content=completion.text)]

@@ -1,8 +1,10 @@
 """Show what this machine has and what ember will use."""
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
+
+from app.inert import inert_line
+from app.streams import print_json
 
 if TYPE_CHECKING:
     from kvcache.native.library import Library
@@ -20,11 +22,11 @@ def run(args: argparse.Namespace) -> int:
     """Print the findings, one a line."""
     findings = _findings()
     if args.json:
-        print(json.dumps(findings, ensure_ascii=False))
+        print_json(findings)
         return 0
     width = max(len(name) for name in findings)
     for name, value in findings.items():
-        print(f"{name.replace('_', ' '):<{width}}  {value}")
+        print(f"{name.replace('_', ' '):<{width}}  {inert_line(value)}")
     return 0
 
 
@@ -36,10 +38,12 @@ def _findings() -> dict[str, Any]:
     import mlx.core as mx
 
     from app import __version__
+    from app.kernels import compile_with_bar
     from kvcache import Backend
     from models.loader import activation_dtype
     from models.store import models_folder
 
+    compile_with_bar(Backend.AUTO)
     return {
         "ember": __version__,
         "python": platform.python_version(),

@@ -1,8 +1,10 @@
 """Show a GGUF file's metadata, tensors and memory plan."""
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
+
+from app.inert import inert_line
+from app.streams import print_json
 
 if TYPE_CHECKING:
     from models.gguf_file import GGUFFile
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             "memory": _memory(file),
         }
     if args.json:
-        print(json.dumps(found, ensure_ascii=False))
+        print_json(found)
     else:
         _print(found)
     return 0
@@ -82,15 +84,16 @@ def _shown(value: object) -> object:
 
 
 def _print(found: dict[str, Any]) -> None:
-    print(f"{found['path']}  {found['bytes'] / 1e6:.1f} MB, GGUF version {found['version']}")
+    size = f"{found['bytes'] / 1e6:.1f} MB"
+    print(f"{inert_line(found['path'])}  {size}, GGUF version {found['version']}")
     print("\nmetadata")
     for key, value in found["metadata"].items():
-        text = str(value).replace("\n", "\\n")
-        print(f"  {key:<42} {text if len(text) <= 80 else text[:77] + '...'}")
+        text = inert_line(value)
+        print(f"  {inert_line(key):<42} {text if len(text) <= 80 else text[:77] + '...'}")
     print("\ntensors")
     for tensor in found["tensors"]:
         shape = " x ".join(map(str, tensor["shape"]))
-        print(f"  {tensor['name']:<30} {tensor['type']:<7} {shape}")
+        print(f"  {inert_line(tensor['name']):<30} {tensor['type']:<7} {shape}")
     memory = found["memory"]
     print("\nmemory")
     print(f"  weights             {memory['weight_bytes'] / 2**20:9.1f} MiB")

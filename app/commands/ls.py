@@ -1,7 +1,9 @@
 """List models on this machine and those that can be pulled."""
 
 import argparse
-import json
+
+from app.inert import inert_line
+from app.streams import print_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
                 {"name": entry.name, "bytes": entry.size, "about": entry.about} for entry in others
             ],
         }
-        print(json.dumps(listing, ensure_ascii=False))
+        print_json(listing)
         return 0
     for model in found:
-        print(f"{model.name:<40} {model.size / 1e9:6.2f} GB  {model.origin.value}")
+        print(f"{inert_line(model.name):<40} {model.size / 1e9:6.2f} GB  {model.origin.value}")
     for entry in others:
         print(f"{entry.name:<40} {entry.size / 1e9:6.2f} GB  to pull: {entry.about}")
     return 0

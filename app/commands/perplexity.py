@@ -1,12 +1,12 @@
 """Perplexity of a text, and how far a cache moves the model from its f16 cache."""
 
 import argparse
-import json
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from app import options
+from app import options, texts
+from app.streams import check_reader, print_json
 from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from app.interrupt import cancel_on_interrupt
     from app.session import open_session
 
-    try:
-        text = args.file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EmberError(f"cannot read the text {args.file}: {error}") from error
+    text = texts.read_file(args.file, "the text")
     with open_session(args, raw=True) as session:
         ids = session.engine.loaded.tokenizer.encode(text)[: args.tokens]
         if len(ids) < args.skip + 2:
@@ -56,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         plan = session.engine.plan
     result = found.as_dict() | {"bits": plan.cold_bits, "kv": plan.kv, "window": plan.max_tokens}
     if args.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         for name, value in result.items():
             print(f"{name:<14} {value if isinstance(value, int | str) else f'{value:.6g}'}")
@@ -86,6 +83,7 @@ def _measure(session: "Session", ids: list[int], skip: int, cancel: Event) -> "D
         ):
             if cancel.is_set():
                 return None
+            check_reader()
             parts.append(part)
             report(sum(len(one.kl) for one in parts), len(ids) - 1 - skip)
     return join(parts)

@@ -2,6 +2,8 @@
 
 import argparse
 
+from app.inert import inert_line
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
@@ -12,5 +14,5 @@ def run(args: argparse.Namespace) -> int:
     """Delete the file and say how much came free."""
     from models.remove import remove
 
-    print(f"removed {args.model}: {remove(args.model) / 1e6:.1f} MB freed")
+    print(f"removed {inert_line(args.model)}: {remove(args.model) / 1e6:.1f} MB freed")
     return 0

@@ -1,15 +1,18 @@
 """Answer one prompt, or a file of prompts, and end."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from app import options
+from app import options, texts
+from app.streams import print_json
 from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
+    from threading import Event
+
+    from app.console import Answer
     from app.engine import Request
     from app.session import Session
 
@@ -19,11 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_chat_template(parser)
     prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument("-p", "--prompt", default="-", help="the prompt; - reads stdin (default)")
+    prompts.add_argument(
+        "-p", "--prompt", type=texts.flag, default="-", help="the prompt; - reads stdin (default)"
+    )
     prompts.add_argument(
         "--prompts-file", type=Path, metavar="FILE", help="a prompt a line, answered as one batch"
     )
-    parser.add_argument("--system", help="system prompt")
+    parser.add_argument("--system", type=texts.flag, help="system prompt")
     parser.add_argument(
         "--raw",
         action="store_true",
@@ -46,44 +51,92 @@ def run(args: argparse.Namespace) -> int:
     prompts = _prompts(args)
     if not prompts:
         return options.usage_error("run", "the prompt is empty: give --prompt TEXT, or stdin text")
-    from app.console import show
-    from app.interrupt import cancel_on_interrupt
-    from app.report import as_json, settings_json, summary
     from app.session import open_session
 
     with open_session(args, raw=args.raw) as session:
-        # Not within the next line: Ctrl-C ends what a template does at once.
-        requests = [_request(args, session, prompt) for prompt in prompts]
-        with cancel_on_interrupt() as cancel:
-            if args.prompts_file:
-                completions = show(session.generate_batch(requests, cancel), echo=False)
-            else:
-                completions = show(session.generate(requests[0], cancel), echo=not args.json)
-        result: dict[str, Any]
         if args.prompts_file:
-            result = {"results": [as_json(completion) for completion in completions]}
-        else:
-            result = as_json(completions[0]) | {"cache": session.engine.stats().as_dict()}
-        if args.json:
-            print(json.dumps(result | settings_json(session.engine), ensure_ascii=False))
-        elif args.prompts_file:
-            for prompt, completion in zip(prompts, completions, strict=True):
-                print(f"> {prompt}\n{completion.text}\n")
-        else:
-            print(summary(completions[0], session.engine), file=sys.stderr)
-    return 130 if cancel.is_set() else 0
+            return _answer_all(args, session, prompts)
+        return _answer_one(args, session, prompts[0])
+
+
+def _answer_one(args: argparse.Namespace, session: "Session", prompt: str) -> int:
+    from app.console import error_note, show
+    from app.interrupt import cancel_on_interrupt
+    from app.report import as_json, settings_json, summary
+
+    # Before the next line: Ctrl-C ends what a chat template does at once.
+    request = _request(args, session, prompt)
+    with cancel_on_interrupt() as cancel:
+        (answer,) = show(session.generate(request, cancel), echo=not args.json)
+    if not args.json or answer.completion is None:
+        print(summary(answer.whole(), session.engine), file=sys.stderr)
+    else:
+        cache = {"cache": session.engine.stats().as_dict()}
+        print_json(as_json(answer) | cache | settings_json(session.engine))
+        if answer.error is not None:
+            error_note(answer.error)
+    return _code([answer], cancel)
+
+
+def _answer_all(args: argparse.Namespace, session: "Session", prompts: list[str]) -> int:
+    """Answer a batch; a prompt that fails does not keep the others from their answers."""
+    from app.console import Answer, show
+    from app.interrupt import cancel_on_interrupt
+    from app.report import as_json, settings_json
+
+    answers: dict[int, Answer] = {}
+    requests: dict[int, Request] = {}
+    for index, prompt in enumerate(prompts):
+        try:
+            request = _request(args, session, prompt)
+            session.engine.check(request)
+            requests[index] = request
+        except EmberError as error:
+            answers[index] = Answer(completion=None, error=error)
+    batch = list(requests.values())
+    with cancel_on_interrupt() as cancel:
+        if batch:
+            events = session.generate_batch(batch, cancel)
+            answers |= zip(requests, show(events, rows=len(batch), echo=False), strict=True)
+    in_order = [answers[index] for index in range(len(prompts))]
+    if args.json:
+        results = [as_json(answer) for answer in in_order]
+        print_json({"results": results} | settings_json(session.engine))
+    _tell(prompts, in_order, cancel, texts_too=not args.json)
+    return _code(in_order, cancel)
+
+
+def _tell(prompts: list[str], answers: "list[Answer]", cancel: "Event", *, texts_too: bool) -> None:
+    """Print the answers of a batch, and what kept any of them from its end."""
+    from app.console import error_note, note
+
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
+        if answer.completion is not None and texts_too:
+            print(f"> {prompt}\n{answer.completion.text}\n")
+        if answer.error is not None:
+            error_note(f"prompt {number}: {answer.error}")
+    if cancel.is_set():
+        note("interrupted: answers lack their ends")
+
+
+def _code(answers: "list[Answer]", cancel: "Event") -> int:
+    """The exit code."""
+    if cancel.is_set():
+        return 130
+    return 1 if any(answer.error for answer in answers) else 0
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:
-    if args.prompts_file is None:
-        # One newline at the end of stdin is the shell's, not the prompt's.
-        text = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
-        return [text] if text.strip() else []
-    try:
-        lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EmberError(f"cannot read the prompts file {args.prompts_file}: {error}") from error
-    return [line for line in lines if line.strip()]
+    if args.prompts_file is not None:
+        found = texts.lines(texts.read_file(args.prompts_file, "the prompts file"))
+        if not found:
+            raise EmberError(
+                f"the prompts file {args.prompts_file} is empty: write a prompt a line"
+            )
+        return found
+    # One newline at the end of stdin is the shell's, not the prompt's.
+    text = texts.read_stdin().removesuffix("\n") if args.prompt == "-" else args.prompt
+    return [text] if text.strip() else []
 
 
 def _request(args: argparse.Namespace, session: "Session", prompt: str) -> "Request":

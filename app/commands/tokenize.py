@@ -1,15 +1,15 @@
 """Show a text's token ids."""
 
 import argparse
-import json
-import sys
 
-from app import options
+from app import options, texts
+from app.inert import inert_line
+from app.streams import print_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument("text", metavar="TEXT", help="the text; - reads stdin")
+    parser.add_argument("text", type=texts.flag, metavar="TEXT", help="the text; - reads stdin")
     parser.add_argument("-m", "--model", default=options.DEFAULT_MODEL, metavar="MODEL")
     options.add_pretokenizer(parser)
     parser.add_argument(
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from models.gguf_file import GGUFFile
     from models.tokenizer import Tokenizer
 
-    text = sys.stdin.read() if args.text == "-" else args.text
+    text = texts.read_stdin() if args.text == "-" else args.text
     with GGUFFile(fetch_with_bar(args.model)) as file:
         tokenizer = Tokenizer.from_metadata(file.metadata, args.pretokenizer)
     for said in file.notes + tokenizer.notes:
@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     ids = tokenizer.encode(text, add_special=special, parse_special=special)
     pieces = [tokenizer.piece(token) for token in ids]
     if args.json:
-        print(json.dumps({"ids": ids, "tokens": pieces}, ensure_ascii=False))
+        print_json({"ids": ids, "tokens": pieces})
     else:
         for token, piece in zip(ids, pieces, strict=True):
-            print(f"{token:>7}  {piece}")
+            print(f"{token:>7}  {inert_line(piece)}")
     return 0

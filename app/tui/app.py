@@ -1,10 +1,11 @@
 """The full-screen chat as a program."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from textual.app import App
 from textual.css.query import NoMatches
+from textual.filter import LineFilter
 
 from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
@@ -12,6 +13,7 @@ from app.tui import settings as settings_file
 from app.tui import terminal
 from app.tui.controller import ChatController
 from app.tui.driver import ForgivingDriver
+from app.tui.inert_lines import InertLines
 from app.tui.model_offer import ModelOffer
 from app.tui.screens.chat import ChatScreen
 from app.tui.service import ModelService
@@ -47,6 +49,7 @@ class ChatApp(App[None]):
         notices: Iterable[str] = (),
     ) -> None:
         super().__init__(driver_class=ForgivingDriver)
+        self._inert = InertLines()
         self.settings = settings or Settings()
         self.chat = ChatController(
             service,
@@ -76,6 +79,10 @@ class ChatApp(App[None]):
     def on_unmount(self) -> None:
         """Leave the terminal as it was."""
         terminal.restore_title(self)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's filters, and that nothing foreign commands the terminal."""
+        return [*super().get_line_filters(), self._inert]
 
     def change_settings(self, settings: Settings) -> None:
         """Use other settings, and keep them. Raises EmberError where they cannot be saved."""

@@ -2,25 +2,21 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import mlx.core as mx
 
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk
 from app.inference_thread import InferenceThread
 from app.job import Job
+from app.kernels import compile_kernels, must_compile
 from app.session import load_notes, system_tokens
 from app.transcript import Completion
 from app.tui.prompting import make_prompt
 from app.tui.service import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
-from kvcache import Backend, CacheConfig
-from kvcache.native import build
-from kvcache.native.build import BuildStoppedError, NativeUnavailableError
-from kvcache.native.library import is_tried
+from kvcache import CacheConfig
+from kvcache.native.build import BuildStoppedError
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError, RenderStoppedError
 from models.fetch import fetch
@@ -83,9 +79,9 @@ class LiveService:
 
         def work() -> Iterator[LoadEvent]:
             try:
-                if _must_compile(self._config.backend):
+                if must_compile(self._config.backend):
                     job.put(Progress(done_bytes=0, total_bytes=0, label=_COMPILING))
-                    _compile(cancel.is_set)
+                    compile_kernels(cancel.is_set)
                 yield from self._load(spec, report, cancel)
             except (_CancelledError, BuildStoppedError, RenderStoppedError):
                 return
@@ -208,23 +204,6 @@ class LiveService:
     def _unload(self) -> Iterator[None]:
         self._engine, self._stats = None, ()
         yield None
-
-
-def _must_compile(backend: Backend) -> bool:
-    """Whether the native kernels will be used here, and are not there yet."""
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    if on_gpu or is_tried() or backend not in (Backend.AUTO, Backend.CPU):
-        return False
-    try:
-        return build.built() is None
-    except NativeUnavailableError:
-        return False
-
-
-def _compile(stopped: Callable[[], bool]) -> None:
-    # Where it fails, the load says so, or does without.
-    with suppress(NativeUnavailableError):
-        build.build(stopped)
 
 
 def _info(engine: Engine, spec: str, path: Path, notes: tuple[str, ...]) -> ModelInfo:

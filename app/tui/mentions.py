@@ -7,6 +7,7 @@ import re
 import stat
 from pathlib import Path
 
+from app import texts
 from app.sessions.chat import Attachment
 from app.tui.text import figures
 from kvcache.errors import EmberError
@@ -35,30 +36,18 @@ def read_text(path: Path) -> str:
     """A text file's content. Raises EmberError."""
     try:
         found = path.stat()
-        # A pipe would never end, nor a device like /dev/zero.
-        if not stat.S_ISREG(found.st_mode):
-            what = "a folder" if stat.S_ISDIR(found.st_mode) else "no file"
-            raise EmberError(f"{path} is {what}: name a text file")
-        if found.st_size > _MAX_BYTES:
-            raise _too_large(path, found.st_size)
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise EmberError(f"cannot read {path} ({reason})") from error
-    if len(data) > _MAX_BYTES:  # files of /proc say that they are empty
-        raise _too_large(path, len(data))
-    try:
-        if b"\0" in data:
-            raise UnicodeDecodeError("utf-8", data, 0, 1, "a zero byte")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise EmberError(f"{path.name} is no text file (UTF-8): it cannot be attached") from error
-
-
-def _too_large(path: Path, size: int) -> EmberError:
-    said, most = figures.size(size), figures.size(_MAX_BYTES)
-    return EmberError(f"{path.name} has {said}, more than {most}: attach a part of it")
+    # A pipe would never end, nor a device like /dev/zero.
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no file"
+        raise EmberError(f"{path} is {what}: name a text file")
+    if found.st_size > _MAX_BYTES:
+        said, most = figures.size(found.st_size), figures.size(_MAX_BYTES)
+        raise EmberError(f"{path.name} has {said}, more than {most}: attach a part of it")
+    # Files of /proc say that they are empty.
+    return texts.read_file(path, "the attachment", most=_MAX_BYTES)
 
 
 def mention(path: str) -> str:

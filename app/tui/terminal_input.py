@@ -14,7 +14,7 @@ from textual import events
 from textual._xterm_parser import BRACKETED_PASTE_END, BRACKETED_PASTE_START, XTermParser
 from textual.message import Message
 
-from app.tui.text.inert import inert
+from app.inert import inert
 
 # Nobody types so much at once: a paste by a terminal that does not mark pastes. In
 # pieces that a prompt still takes in.

@@ -1,9 +1,11 @@
 """A tiny random Llama in a GGUF file, for end-to-end tests that need no download."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from app import cli
 from app import engine as engine_module
 from app.engine import Engine
 from kvcache import Backend, CacheConfig, HotDtype
@@ -26,6 +28,37 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seed=5,
     )
     return path
+
+
+class Result:
+    """What one run of the command line gave."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def error_line(self) -> str:
+        """The only line on stderr; nothing may be on stdout."""
+        assert self.out == ""
+        assert self.err.count("\n") == 1, self.err
+        return self.err.strip()
+
+
+Ember = Callable[..., Result]
+
+
+@pytest.fixture
+def ember(capsys: pytest.CaptureFixture[str]) -> Ember:
+    """Runs the command line in this process."""
+
+    def run(*arguments: object) -> Result:
+        try:
+            code = cli.run([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    return run
 
 
 @pytest.fixture(params=[Backend.REFERENCE, Backend.CPU], ids=lambda backend: backend.value)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,42 +13,11 @@ import pytest
 from app import cli
 from models.gguf_file import GGUFFile
 from models.tensor_types import TensorType
-from tests.app.conftest import TINY
+from tests.app.conftest import TINY, Ember
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
 from tests.patience import patience
 
 RUN = ["run", "--raw", "--prompt", "ba ce di", "--max-tokens", "5"]
-
-
-class Result:
-    """What one run of the command line gave."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def error_line(self) -> str:
-        """The only line on stderr; nothing may be on stdout."""
-        assert self.out == ""
-        assert self.err.count("\n") == 1, self.err
-        return self.err.strip()
-
-
-Ember = Callable[..., Result]
-
-
-@pytest.fixture
-def ember(capsys: pytest.CaptureFixture[str]) -> Ember:
-    """Runs the command line in this process."""
-
-    def run(*arguments: object) -> Result:
-        try:
-            code = cli.run([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out, err = capsys.readouterr()
-        return Result(code, out, err)
-
-    return run
 
 
 def test_run_answers_on_stdout_alone(ember: Ember, tiny_path: Path) -> None:

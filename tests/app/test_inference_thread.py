@@ -1,10 +1,12 @@
 import threading
 from collections.abc import Iterator
+from itertools import count
 
 import mlx.core as mx
 import pytest
 
 from app.inference_thread import InferenceThread
+from app.job import Job
 
 
 def test_all_jobs_run_on_one_other_thread() -> None:
@@ -55,3 +57,36 @@ def test_leaving_ends_the_thread() -> None:
     with InferenceThread():
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
+
+
+def _endless(ended: threading.Event) -> Iterator[int]:
+    try:
+        yield from count()
+    finally:
+        ended.set()
+
+
+def test_a_closed_stream_ends_its_job() -> None:
+    ended = threading.Event()
+    with InferenceThread() as thread:
+        stream = thread.stream(lambda: _endless(ended))
+        assert next(stream) == 0
+        stream.close()
+        assert ended.wait(60)
+        assert thread.call(lambda: 5) == 5
+
+
+def test_an_error_of_the_caller_does_not_wait_for_what_runs() -> None:
+    ended = threading.Event()
+    job: Job[int] = Job()
+
+    def fails_meanwhile() -> None:
+        with InferenceThread() as thread:
+            thread.submit(lambda: _endless(ended), job)
+            while not job.poll():
+                pass
+            raise KeyError("not caught inside")
+
+    with pytest.raises(KeyError):
+        fails_meanwhile()
+    assert ended.is_set()

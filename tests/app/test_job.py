@@ -44,3 +44,32 @@ def test_iterating_waits_and_raises() -> None:
         taken.extend(job)
     assert taken == [2]
     assert job.ended
+
+
+def test_a_dropped_job_ends_with_the_item_that_it_is_at() -> None:
+    job: Job[int] = Job()
+    ended: list[int] = []
+
+    def items() -> Iterator[int]:
+        try:
+            yield 2
+            job.drop()
+            yield 3
+            yield 5
+        finally:
+            ended.append(threading.get_ident())
+
+    job.run(items)
+    assert job.poll() == [2, 3]
+    assert job.ended
+    assert ended == [threading.get_ident()]
+
+
+def test_whoever_stops_iterating_drops_the_job() -> None:
+    job: Job[int] = Job()
+    taken = iter(job)
+    job.put(2)
+    assert next(taken) == 2
+    taken.close()
+    job.run(lambda: iter([3, 5, 7]))
+    assert job.poll() == [3]

@@ -7,12 +7,12 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from app.inert import inert, inert_line
 from app.sessions.store import ChatSummary
 from app.tui.controller import ChatController
 from app.tui.screens.question import QuestionScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.text_input import TextInputScreen
-from app.tui.text.inert import inert
 from app.tui.text.palette import MUTED
 from kvcache.errors import EmberError
 
@@ -72,7 +72,9 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
                 self._store.delete(chosen.id)
                 self.refresh_list()
 
-        text = f"“{inert(chosen.title)}”, {chosen.messages} messages. It cannot be brought back."
+        text = (
+            f"“{inert_line(chosen.title)}”, {chosen.messages} messages. It cannot be brought back."
+        )
         choices = {"keep": "Keep it", "delete": "Delete it"}
         self.app.push_screen(QuestionScreen("Delete this chat?", text, choices), done)
 
@@ -90,7 +92,7 @@ def _line(chat: ChatSummary, current: int | None) -> Content:
     parts = [
         (mark, "$accent"),
         (title, "bold"),
-        (f"\n  {when} · {chat.messages} messages · {chat.model}", MUTED),
+        (f"\n  {when} · {chat.messages} messages · {inert_line(chat.model)}", MUTED),
     ]
     if chat.snippet:
         parts.append((f"\n  {inert(chat.snippet)}", MUTED))

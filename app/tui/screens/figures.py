@@ -8,6 +8,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from app.inert import inert_line
 from app.transcript import Completion
 from app.tui.controller import ChatController
 from app.tui.screens.dialog import Dialog
@@ -86,8 +87,8 @@ def _running(model: ModelInfo | None) -> list[Content]:
     """What runs the model, and what there is to know about that."""
     if model is None:
         return []
-    lines = [Content(f"{model.name} on the {model.backend} backend")]
-    return lines + [Content.styled(f"! {note}", "$warning") for note in model.notes]
+    lines = [Content(f"{inert_line(model.name)} on the {model.backend} backend")]
+    return lines + [Content.styled(f"! {inert_line(note)}", "$warning") for note in model.notes]
 
 
 class CacheScreen(Dialog[None]):

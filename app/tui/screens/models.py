@@ -11,12 +11,12 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from app.inert import inert_line
 from app.tui import memory
 from app.tui.controller import ChatController
 from app.tui.model_list import Cost, Fit, ListedModel, examine, fit, foretell, listed
 from app.tui.screens.dialog import Dialog
 from app.tui.text import figures
-from app.tui.text.inert import inert
 from app.tui.text.palette import MUTED
 from models import catalogue
 
@@ -91,7 +91,7 @@ class ModelsScreen(Dialog[str | None]):
             return
         progress = fetching.progress
         if progress is None or not progress.total_bytes:
-            line.update(f"fetching {fetching.spec}")
+            line.update(f"fetching {inert_line(fetching.spec)}")
             return
         filled, empty = figures.bar(progress.done_bytes / progress.total_bytes, 24)
         done, total = map(figures.file_size, (progress.done_bytes, progress.total_bytes))
@@ -111,13 +111,13 @@ def _line(model: ListedModel, cost: Cost | None, *, is_current: bool) -> Content
     details = f"{cost.quantization} " if cost and cost.quantization else ""
     first = Content.assemble(
         ("● " if is_current else "  ", "$accent"),
-        (inert(model.spec), "bold"),
+        (inert_line(model.spec), "bold"),
         f"  {figures.file_size(model.size)} {details}",
         (verdict.value, _STYLES[verdict]),
         ("" if model.path else " · to fetch", "$accent"),
     )
     if cost is not None and cost.problem:
-        return Content.assemble(first, "\n  ", (inert(cost.problem), "$error"))
+        return Content.assemble(first, "\n  ", (inert_line(cost.problem), "$error"))
     return Content.assemble(first, "\n  ", (_cache_cost(cost) + model.about, MUTED))
 
 

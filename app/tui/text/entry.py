@@ -6,9 +6,9 @@ from rich.segment import Segment
 from rich.text import Text
 from textual.strip import Strip
 
+from app.inert import inert, inert_line
 from app.sessions.chat import Attachment, ChatMessage, State
 from app.tui.text import figures
-from app.tui.text.inert import inert
 from app.tui.text.lines import LineMaker
 from app.tui.text.markdown import GrowingMarkdown
 from models.chat_template import Role
@@ -109,7 +109,7 @@ def _chip(maker: LineMaker, attachment: Attachment) -> list[Strip]:
     """An attachment in one line; its text is the model's to read."""
     text = Text()
     text.append("@ ", style=maker.palette.accent)
-    text.append(inert(attachment.name).replace("\n", " "), style=maker.palette.text)
+    text.append(inert_line(attachment.name), style=maker.palette.text)
     count = attachment.text.count("\n") + 1
     lines = f"{count} line{'s' * (count > 1)}"
     size = figures.size(len(attachment.text.encode("utf-8", "replace")))

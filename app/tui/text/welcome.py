@@ -6,6 +6,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
+from app.inert import inert_line
 from app.tui.controller import ChatController
 from app.tui.state import Phase
 from app.tui.text import figures
@@ -39,7 +40,7 @@ def _ready(maker: LineMaker, chat: ChatController) -> list[Strip]:
     model, palette = chat.model, maker.palette
     assert model is not None
     about = (
-        f"{model.name} · window {model.window} tokens · "
+        f"{inert_line(model.name)} · window {model.window} tokens · "
         f"at most {figures.size(model.max_bytes)} of KV cache ({model.kv}) · {model.backend}"
     )
     lines = [*maker.wrap(about, palette.muted), Strip([])]
@@ -55,17 +56,17 @@ def _no_model(
     palette = maker.palette
     if chat.fetching is not None:
         return maker.wrap(
-            f"fetching {chat.fetching.spec}; type already, it will wait", palette.muted
+            f"fetching {inert_line(chat.fetching.spec)}; type already, it will wait", palette.muted
         )
     here = chat.is_here(default)
     if not found and not here:
         lines = maker.wrap("No model is on this machine yet.", palette.text)
-        return [*lines, *_link(maker, f"› Enter fetches {default}", f"model:{default}")]
+        return [*lines, *_link(maker, f"› Enter fetches {inert_line(default)}", f"model:{default}")]
     lines = maker.wrap("No model is loaded. On this machine:", palette.text)
     if here:
-        lines += _link(maker, f"› {default}  Enter loads it", f"model:{default}")
+        lines += _link(maker, f"› {inert_line(default)}  Enter loads it", f"model:{default}")
     for name, size in [each for each in found if each[0] != default][:8]:
-        lines += _link(maker, f"› {name}  {figures.file_size(size)}", f"model:{name}")
+        lines += _link(maker, f"› {inert_line(name)}  {figures.file_size(size)}", f"model:{name}")
     return lines
 
 

@@ -9,6 +9,7 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Static
 
+from app.inert import inert_line
 from app.sessions.chat import Attachment, ChatMessage
 from app.tui.commands import Command
 from app.tui.completion import suggestions
@@ -78,7 +79,7 @@ class Composer(Vertical):
     def note(self) -> str:
         """What goes along with the text, and what it costs."""
         parts = ["editing · Esc leaves it"] if self.editing is not None else []
-        parts += [f"@ {each.name}" for each in self._attachments]
+        parts += [f"@ {inert_line(each.name)}" for each in self._attachments]
         return " · ".join([*parts, self._cost] if self._cost else parts)
 
     def put(self, draft: Draft) -> None:

@@ -19,12 +19,12 @@ from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
+from app.inert import inert
 from app.sessions.chat import ChatMessage, State
 from app.tui.state import Problem
 from app.tui.text import margin
 from app.tui.text.drawn import DrawnLines
 from app.tui.text.frame import card
-from app.tui.text.inert import inert
 from app.tui.text.lines import LineMaker
 from app.tui.text.palette import Palette, without_background
 from app.tui.text.roll import Roll

@@ -4,6 +4,7 @@ from rich.text import Text
 from textual.content import Content
 from textual.widget import Widget
 
+from app.inert import inert_line
 from app.tui.service import ModelInfo
 from app.tui.text import figures
 from app.tui.text.palette import MUTED
@@ -24,7 +25,7 @@ class HeaderBar(Widget):
     ) -> None:
         """Update all gauges."""
         width = self.size.width
-        name = f" ◆ {model.path.stem}" if model else " ◆ ember"
+        name = f" ◆ {inert_line(model.path.stem)}" if model else " ◆ ember"
         parts: list[Content] = []
         if model and stats:
             parts.append(_window(model, stats, bar=width >= 100, label=width >= 72))

@@ -7,7 +7,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
-from app.tui.text.inert import inert
+from app.inert import inert
 
 # A longer paste becomes an attachment: nobody edits that much in eight lines.
 _MAX_PASTE = 4000

@@ -4,6 +4,7 @@ from rich.text import Text
 from textual.content import Content
 from textual.widget import Widget
 
+from app.inert import inert_line
 from app.tui.controller import ChatController
 from app.tui.model_holder import Fetching
 from app.tui.state import Phase
@@ -74,7 +75,7 @@ def _loading(chat: ChatController) -> Content:
 def _fetching(fetching: Fetching) -> Content:
     progress = fetching.progress
     if progress is None or not progress.total_bytes:
-        return Content(f"fetching {fetching.spec} · Esc stops")
+        return Content(f"fetching {inert_line(fetching.spec)} · Esc stops")
     done, total = map(figures.file_size, (progress.done_bytes, progress.total_bytes))
     bar = _bar(progress.done_bytes / progress.total_bytes)
     return Content.assemble("fetching ", *bar, f" {done} of {total} · Esc stops")

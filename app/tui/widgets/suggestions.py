@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from textual.content import Content
 from textual.widget import Widget
 
+from app.inert import inert_line
 from app.tui.completion import Suggestion
 from app.tui.text.palette import MUTED
 
@@ -45,14 +46,14 @@ class Suggestions(Widget):
     def render(self) -> Content:
         first = max(min(self._at - _MOST_LINES // 2, len(self._all) - _MOST_LINES), 0)
         shown = self._all[first : first + _MOST_LINES]
-        width = max((len(each.label) for each in shown), default=0) + 2
+        width = max((len(inert_line(each.label)) for each in shown), default=0) + 2
         lines = []
         for at, each in enumerate(shown, start=first):
             chosen = at == self._at
             lines.append(
                 Content.assemble(
                     ("▸ " if chosen else "  ", "$accent"),
-                    (each.label.ljust(width), "bold" if chosen else ""),
+                    (inert_line(each.label).ljust(width), "bold" if chosen else ""),
                     (each.about, MUTED),
                 ).truncate(max(self.size.width, 1), ellipsis=True)
             )

@@ -3,7 +3,7 @@
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.tui.text.inert import inert
+from app.inert import inert
 from app.tui.text.lines import LineMaker
 from app.tui.text.markdown import GrowingMarkdown
 from app.tui.text.palette import Palette

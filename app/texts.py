@@ -1,0 +1,81 @@
+"""Texts that users give: as files, on stdin, as flags.
+
+A byte order mark is no part of a text, and \\r\\n is a line feed; nothing else that
+might end a line does. Knows no command.
+"""
+
+import os
+import re
+import sys
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+from kvcache.errors import EmberError
+
+MOST_BYTES = 64 << 20
+_BYTE_ORDER_MARK = "\ufeff"
+# How Python marks bytes that it cannot read in flags and, as `streams` opens it, on stdin.
+_UNREAD = re.compile("[\ud800-\udfff]")
+
+
+def read_file(path: Path, what: str, *, most: int = MOST_BYTES) -> str:
+    """The text in a file. Raises EmberError where it has more than `most` bytes, or is none.
+
+    what: the file's purpose, for errors.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise EmberError(f"cannot read {what} {path}: {reason}") from error
+    if len(data) > most:
+        raise EmberError(f"{what} {path} has more than {most >> 20} MiB: give a part of it")
+    try:
+        if b"\0" in data:
+            raise UnicodeDecodeError("utf-8", data, data.index(b"\0"), 0, "a zero byte")
+        return _unmarked(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start + 1}: {error.reason}"
+        raise EmberError(f"{what} {path} is no text file (UTF-8; {where})") from error
+
+
+def read_stdin() -> str:
+    """All of stdin. Raises EmberError as `read_file`."""
+    try:
+        text = sys.stdin.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise EmberError(f"cannot read stdin: {error.strerror}") from error
+    if len(text) > MOST_BYTES:
+        raise EmberError(f"stdin has more than {MOST_BYTES >> 20} MiB: give a part of it")
+    return typed(text)
+
+
+def typed(text: str) -> str:
+    """What was read from stdin, or is a flag. Raises EmberError where some bytes are no text.
+
+    Bytes that the locale cannot read are read as UTF-8.
+    """
+    if _UNREAD.search(text):
+        try:
+            text = os.fsencode(text).decode("utf-8")
+        except UnicodeError:
+            raise EmberError(f"got {text[:40]!r}, expected text in UTF-8") from None
+    return _unmarked(text)
+
+
+def flag(text: str) -> str:
+    """An argparse type: any text."""
+    try:
+        return typed(text)
+    except EmberError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def lines(text: str) -> list[str]:
+    """The lines that are not blank."""
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _unmarked(text: str) -> str:
+    return text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
