@@ -59,15 +59,18 @@ def _run_full_screen(args: argparse.Namespace) -> int:
 
     model = options.named_model(args)
     settings = _settings(args)
-    notices = []
     try:
         store = SessionStore.open(default_path())
     except StoreError as error:
-        notices.append(f"chats are not saved: {error}")
-        store = SessionStore.in_memory()
-    chat = store.latest() if args.continue_ else None
-    if args.continue_ and chat is None:
-        notices.append("there is no saved chat yet: this is the first")
+        store = SessionStore.in_memory([f"chats are not saved: {error}"])
+    chat, notices = None, [*store.notes]
+    if args.continue_:
+        try:
+            chat = store.latest()
+        except StoreError as error:
+            notices.append(str(error))
+        else:
+            notices += [] if chat else ["there is no saved chat yet: this is the first"]
     pins_system = args.keep == options.KEEP_SYSTEM
     service = LiveService(
         options.cache_config(args),

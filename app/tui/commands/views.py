@@ -35,8 +35,7 @@ def title(screen: "ChatScreen", text: str) -> None:
         return
     if chat.id is None:
         raise EmberError("this chat is empty: ask something first")
-    chat.title = text
-    screen.chat.store.rename(chat.id, text)
+    screen.chat.rename(text)
     screen.notify(f"renamed to {text}", markup=False)
 
 
