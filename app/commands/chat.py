@@ -58,12 +58,13 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     from app.tui.live_service import LiveService
 
     model = options.named_model(args)
-    settings = _settings(args)
+    settings, notices = _settings(args)
     try:
         store = SessionStore.open(default_path())
     except StoreError as error:
         store = SessionStore.in_memory([f"chats are not saved: {error}"])
-    chat, notices = None, [*store.notes]
+    chat = None
+    notices += store.notes
     if args.continue_:
         try:
             chat = store.latest()
@@ -97,22 +98,25 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> "Settings":
-    """The settings file, with the flags that were given put over it."""
+def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
+    """The settings file, with the flags that were given put over it; what is to be said of it."""
     from dataclasses import replace
 
     from app.tui import settings as settings_file
 
-    settings = settings_file.load(settings_file.default_path())
+    settings, notices = settings_file.load(settings_file.default_path())
     given = {name: getattr(args, name) for name in _SETTABLE if getattr(args, name) is not None}
-    return replace(settings, **given)
+    return replace(settings, **given), notices
 
 
 def _run_plain(args: argparse.Namespace) -> int:
     """Read a line, answer it, until the end of input."""
+    from app.console import note
     from app.session import open_session
 
-    settings = _settings(args)
+    settings, notices = _settings(args)
+    for text in notices:
+        note(text)
     for name in _SETTABLE:
         setattr(args, name, getattr(settings, name))
     args.seed = None if settings.seed == -1 else settings.seed

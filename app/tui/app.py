@@ -1,7 +1,9 @@
 """The full-screen chat as a program."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from textual.app import App
 from textual.css.query import NoMatches
@@ -24,8 +26,9 @@ from models.catalogue import DEFAULT_NAME
 class ChatApp(App[None]):
     """Owns the controller, the settings and the screens.
 
-    The service and the store are their maker's to close. settings_path: where
-    changed settings are kept, None for nowhere. chat: a saved chat to go on with.
+    The service and the store are their maker's to close. settings: those in
+    force, flags included. settings_path: where those that the user changes are
+    kept, None for nowhere. chat: a saved chat to go on with.
     model: what to load; empty for the default, which is offered before it is fetched.
     """
 
@@ -60,6 +63,7 @@ class ChatApp(App[None]):
         self._model = model or DEFAULT_NAME
         self._service, self._stop, self._settings_path = service, stop, settings_path
         self._is_asked_for = bool(model)
+        self._unsaved: dict[str, Any] = {}
         self.register_theme(EMBER)
         self.register_theme(EMBER_LIGHT)
         self._use_theme(self.settings.theme)
@@ -77,14 +81,25 @@ class ChatApp(App[None]):
         """Leave the terminal as it was."""
         terminal.restore_title(self)
 
-    def change_settings(self, settings: Settings) -> None:
-        """Use other settings, and keep them. Raises EmberError where they cannot be saved."""
+    def change_settings(self, settings: Settings, *named: str) -> None:
+        """Use other settings, and keep what differs from the present ones, or is named.
+
+        Flags of this run are in force, and so are not to be kept. Raises EmberError
+        where the settings cannot be saved.
+        """
+        now = asdict(self.settings)
+        self._unsaved |= {
+            name: value
+            for name, value in asdict(settings).items()
+            if value != now[name] or name in named
+        }
         self.settings = settings
         self.chat.settings = _answer_settings(settings, self._stop)
         self.chat.default_system = settings.system
         self._use_theme(settings.theme)
-        if self._settings_path is not None:
-            settings_file.save(settings, self._settings_path)
+        if self._settings_path is not None and self._unsaved:
+            self.chat.notices += settings_file.change(self._settings_path, self._unsaved)
+            self._unsaved.clear()
 
     def _handle_exception(self, error: Exception) -> None:
         # A screen that opens while the user leaves is never given its widgets.
