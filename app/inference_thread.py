@@ -14,12 +14,15 @@ import mlx.core as mx
 from app.job import Job
 
 T = TypeVar("T")
+# A job that hears of its cancel ends within this; one that does not is left to itself.
+LEAVE_SECONDS = 2.0
 
 
 class InferenceThread:
     """Runs jobs one after another on a single permanent thread.
 
-    A context manager: leaving it waits for the running job and ends the thread.
+    A context manager: leaving it waits for the running job and ends the thread. By
+    an exception it is left soon, as nobody waits for what the job would give.
     """
 
     def __init__(self) -> None:
@@ -30,13 +33,13 @@ class InferenceThread:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(None if kind is None else LEAVE_SECONDS)
 
-    def close(self) -> None:
-        """End the thread once its jobs are done."""
+    def close(self, patience: float | None = None) -> None:
+        """End the thread once its jobs are done; wait no longer than so many seconds for it."""
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(patience)
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` there; returns its result or raises what it raised."""

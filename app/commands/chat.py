@@ -21,6 +21,7 @@ _SETTABLE = (
     "seed",
     "max_tokens",
 )
+_END_SECONDS = 8.0
 _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
 
 
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_full_screen(args: argparse.Namespace) -> int:
-    from app.interrupt import exit_on_interrupt
+    from app.console import note
+    from app.interrupt import end_within, ignore_signals, leaving_on_signal
     from app.sessions.schema import StoreError
     from app.sessions.store import SessionStore, default_path
     from app.tui import settings as settings_file
@@ -89,13 +91,19 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         notices=notices,
     )
     try:
-        with collected_at_rest():
+        with collected_at_rest(), leaving_on_signal(chat_app.leave):
             chat_app.run()
     finally:
+        # Ctrl-C, a kill and what is stuck change nothing now: the chat is saved, the rest ends.
+        ignore_signals()
+        code = chat_app.return_code or 0
+        end_within(_END_SECONDS, code)
+        failure = chat_app.chat.close()
         store.close()
-        exit_on_interrupt()
         service.close()
-    return 0
+    if failure is not None:
+        note(f"the end of the chat is not saved: {failure}")
+    return code
 
 
 def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
@@ -185,5 +193,6 @@ def _turn(
     )
     with cancel_on_interrupt() as cancel:
         (completion,) = show(session.generate(request, cancel), echo=True)
+    cancel.check_killed()
     print(summary(completion, session.engine), file=sys.stderr)
     return [*asked, Message(role=Role.ASSISTANT, content=completion.text)]

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"> {prompt}\n{completion.text}\n")
         else:
             print(summary(completions[0], session.engine), file=sys.stderr)
-    return 130 if cancel.is_set() else 0
+    return cancel.exit_code
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:

@@ -3,17 +3,20 @@
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from signal import SIGHUP
 from typing import Any
 
+from textual import on
 from textual.app import App
 from textual.css.query import NoMatches
 
+from app.interrupt import exit_code
 from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
 from app.tui import settings as settings_file
 from app.tui import terminal
 from app.tui.controller import ChatController
-from app.tui.driver import ForgivingDriver
+from app.tui.driver import ForgivingDriver, TerminalGone
 from app.tui.model_offer import ModelOffer
 from app.tui.screens.chat import ChatScreen
 from app.tui.service import ModelService
@@ -67,6 +70,16 @@ class ChatApp(App[None]):
         self.register_theme(EMBER)
         self.register_theme(EMBER_LIGHT)
         self._use_theme(self.settings.theme)
+
+    def leave(self, code: int) -> None:
+        """End soon with this exit code; for any thread, and for handlers of signals."""
+        if self._loop is None:  # nothing is shown yet
+            raise SystemExit(code)
+        self._loop.call_soon_threadsafe(lambda: self.exit(return_code=code))
+
+    @on(TerminalGone)
+    def _terminal_gone(self) -> None:
+        self.exit(return_code=exit_code(SIGHUP))
 
     def on_mount(self) -> None:
         """Begin with the chat and its model."""

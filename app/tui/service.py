@@ -123,5 +123,5 @@ class ModelService(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop everything and wait for it."""
+        """Stop everything and wait for it, unless it does not hear."""
         ...
