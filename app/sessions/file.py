@@ -29,6 +29,8 @@ _OPEN_SECONDS = 3.0
 _JOURNALS = ("-wal", "-shm")
 _DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _RESCUED = "rescued"
+# What SQLite raises of a file: its messages quote the file's names, which may be no text.
+_FAULTS = (sqlite3.Error, MemoryError, UnicodeDecodeError)
 
 
 def opened(path: Path) -> tuple[sqlite3.Connection, list[str]]:
@@ -68,11 +70,11 @@ def told(what: str) -> Iterator[None]:
     """Turn a failure of SQLite or of the disk into a StoreError."""
     try:
         yield
-    except (sqlite3.Error, OSError, MemoryError) as error:
+    except (*_FAULTS, OSError) as error:
         # Errors that the module itself raises have no code.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        kind = DamagedError if code in _DAMAGED else StoreError
-        raise kind(
+        damaged = code in _DAMAGED or isinstance(error, UnicodeDecodeError)
+        raise (DamagedError if damaged else StoreError)(
             f"cannot {what} the saved chats ({error}): check the disk and its permissions"
         ) from error
 
@@ -139,7 +141,7 @@ def _is_in_use(path: Path) -> bool:
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             return error.sqlite_errorcode == sqlite3.SQLITE_BUSY
-        except sqlite3.Error:
+        except _FAULTS:
             return False
     return False
 
@@ -179,6 +181,6 @@ def _readable(source: sqlite3.Connection, table: str) -> dict[int, dict[str, Any
             for row in source.execute(f"SELECT rowid AS number, * FROM {table} ORDER BY 1 {order}"):
                 found.setdefault(row["number"], dict(row))
             break
-        except (sqlite3.Error, MemoryError):
+        except _FAULTS:
             continue
     return found

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,17 @@ def test_a_chat_whose_terminal_has_gone_ends(
     assert terminal.hang_up() == HUNG_UP
     if until is answering:
         assert [each.text != "" for each in saved(folders).messages] == [True, True]
+
+
+def test_a_terminal_that_takes_nothing_more_keeps_nobody(
+    tiny_path: Path, folders: dict[str, str]
+) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, *ENDLESS, environment=folders)
+    answering(terminal)
+    time.sleep(2)  # nobody reads, so that its buffer fills
+    terminal.process.terminate()
+    assert terminal.process.wait(timeout=60) == KILLED
+    terminal.close()
 
 
 @pytest.mark.parametrize("keys", [QUIT, INTERRUPT * 3, None], ids=["quit", "interrupt", "kill"])

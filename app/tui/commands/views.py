@@ -33,7 +33,7 @@ def title(screen: "ChatScreen", text: str) -> None:
     if not text:
         screen.composer.put_text(f"/title {chat.title}")
         return
-    if chat.id is None:
+    if not chat.messages:
         raise EmberError("this chat is empty: ask something first")
     screen.chat.rename(text)
     screen.notify(f"renamed to {text}", markup=False)

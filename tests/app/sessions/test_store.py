@@ -1,14 +1,12 @@
 """Chats on disk."""
 
 import os
-import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, tit
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
 from models.chat_template import Role
+from tests.full_disk import full_disk
 
 FIGURES = Figures(
     model="m",
@@ -99,18 +98,6 @@ def test_what_is_as_it_was_is_not_written(store: SessionStore) -> None:
     assert [each.title for each in store.chats()] == ["third", "second", "first"]
 
 
-@contextmanager
-def full_disk(path: Path) -> Iterator[None]:
-    """No file may grow: a commit fails, after all its statements have gone well."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = path.with_name(f"{path.name}-wal").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_memory_and_disk_agree_after_a_failed_commit(tmp_path: Path) -> None:
     path = tmp_path / "chats.db"
     store = SessionStore.open(path)
@@ -118,7 +105,8 @@ def test_memory_and_disk_agree_after_a_failed_commit(tmp_path: Path) -> None:
     other = Chat(title="other", messages=[ChatMessage(role=Role.USER, text="x")])
     chat.messages.append(ChatMessage(role=Role.USER, text="q1"))
     before = chat.saved
-    with full_disk(path):
+    # A commit fails, after all its statements have gone well.
+    with full_disk(path.with_name("chats.db-wal").stat().st_size):
         for each in (chat, other, chat):
             with pytest.raises(StoreError, match="cannot save the saved chats"):
                 store.save(each)

@@ -16,6 +16,7 @@ from app.tui.widgets.key_bar import KeyBar
 from app.tui.widgets.suggestions import Suggestions
 from kvcache import EmberError
 from tests.app.tui.conftest import Talk, on_screen, talk
+from tests.full_disk import full_disk
 
 
 async def two_turns(chat: Talk) -> None:
@@ -117,6 +118,22 @@ async def test_export_and_screenshot_write_new_files_only(
         await chat.until(lambda: "exists already" in chat.told)
         await chat.type("/export /nowhere/x.md")
         await chat.until(lambda: "cannot be written" in chat.told)
+
+
+@on_screen
+async def test_a_full_disk_leaves_no_half_of_an_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with talk() as chat:
+        await chat.exchange("what now?", "words " * 99)
+        with full_disk(50):
+            await chat.type("/export talk.md")
+            await chat.until(lambda: "cannot be written" in chat.told)
+        assert not (tmp_path / "talk.md").exists()
+        await chat.type("/export talk.md")
+        await chat.until(lambda: "written to" in chat.told)
+        assert "words" in (tmp_path / "talk.md").read_text()
 
 
 @on_screen

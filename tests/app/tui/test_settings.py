@@ -1,5 +1,4 @@
 import os
-import resource
 import stat
 import tomllib
 from dataclasses import asdict, replace
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from app.tui import settings as file
 from app.tui.settings import Settings
 from kvcache import EmberError
+from tests.full_disk import full_disk
 
 
 @given(
@@ -130,13 +130,8 @@ def test_two_windows_keep_what_the_other_saved(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     file.change(path, {"theme": "nord"})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (7, limits[1]))
-    try:
-        with pytest.raises(EmberError, match="the settings cannot be saved"):
-            file.change(path, {"temp": 0.5})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(7), pytest.raises(EmberError, match="the settings cannot be saved"):
+        file.change(path, {"temp": 0.5})
     assert file.load(path) == (Settings(theme="nord"), [])
     assert not list(tmp_path.glob(".settings*"))
 
