@@ -143,13 +143,14 @@ def test_files_that_were_cut_short_keep_nobody_from_starting(
     tiny_path: Path, tmp_path: Path, folders: dict[str, str]
 ) -> None:
     chats, settings = tmp_path / "data/ember/chats.db", tmp_path / "config/ember/settings.toml"
-    for path, content in ((chats, b"SQLite format 3\x00cut"), (settings, b"temp = ")):
+    for path, content in ((chats, b"SQLite format 3\x00" * 999), (settings, b"temp = ")):
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
     command = ["chat", "-m", str(tiny_path), *BACKEND]
     terminal = Terminal(*command, "--continue", environment=folders)
-    for word in ("defaults", "damaged:"):  # notices break their lines between words
-        terminal.wait_for(word)
+    terminal.wait_for("default")  # notices break their lines
+    terminal.wait_for("Ask anything")
+    assert chats.with_name("chats.db.damaged-1").exists()
     terminal.type(b"ba ce di" + ENTER)
     terminal.wait_until(lambda: len(saved_answer(tmp_path)) > 0)
     terminal.type(QUIT)
