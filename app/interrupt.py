@@ -16,7 +16,6 @@ from typing import NoReturn
 
 _BASE = 128
 _KILLS = (signal.SIGTERM, signal.SIGHUP)
-# A screen whose program does not hear of the end is left after so long.
 _LEAVE_SECONDS = 5.0
 
 
@@ -62,10 +61,11 @@ def ignore_signals() -> None:
 
 @contextmanager
 def leaving_on_signal(leave: Callable[[int], None]) -> Iterator[None]:
-    """Within this, signals call `leave` with the exit code; some seconds later all is over."""
+    """Within this, signals call `leave` with the exit code; who does not leave is ended soon."""
+    limits: list[threading.Timer] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        end_within(_LEAVE_SECONDS, exit_code(number))
+        limits.append(end_within(_LEAVE_SECONDS, exit_code(number)))
         leave(exit_code(number))
 
     restore = _handle(on_signal)
@@ -73,30 +73,41 @@ def leaving_on_signal(leave: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         restore()
+        for limit in limits:
+            limit.cancel()
 
 
 @contextmanager
 def cancel_on_interrupt() -> Iterator[Cancel]:
-    """A flag that the first signal sets; a second one ends the program as usual."""
+    """A flag that the first signal sets; a second one ends the program as usual.
+
+    What does not hear of a kill is ended some seconds later.
+    """
     cancel = Cancel()
+    limits: list[threading.Timer] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         cancel.exit_code = exit_code(number)
         cancel.set()
         restore()
+        if number in _KILLS:
+            limits.append(end_within(_LEAVE_SECONDS, cancel.exit_code))
 
     restore = _handle(on_signal)
     try:
         yield cancel
     finally:
         restore()
+        for limit in limits:
+            limit.cancel()
 
 
-def end_within(seconds: float, code: int) -> None:
-    """End the process after that time, whatever still runs."""
+def end_within(seconds: float, code: int) -> threading.Timer:
+    """End the process after that time, whatever still runs, unless the timer is cancelled."""
     timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
     timer.start()
+    return timer
 
 
 def end(code: int) -> NoReturn:

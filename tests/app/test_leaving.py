@@ -22,10 +22,11 @@ HUNG_UP, KILLED = 129, 143
 # A step that hears nothing; in the model's thread, where steps may be long.
 STUCK = """
 import sys, time
-from app import __main__
+from app import __main__, session
 from app.tui import live_service
 
 def stuck(*_, **__):
+    print("stuck", flush=True)
     time.sleep(600)
 
 {patch} = stuck
@@ -125,7 +126,7 @@ def test_a_terminal_that_takes_nothing_more_keeps_nobody(
 ) -> None:
     terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, *ENDLESS, environment=folders)
     answering(terminal)
-    time.sleep(2)  # nobody reads, so that its buffer fills
+    time.sleep(1)  # nobody reads, so that its buffer fills
     terminal.process.terminate()
     assert terminal.process.wait(timeout=60) == KILLED
     terminal.close()
@@ -176,6 +177,14 @@ def test_a_line_chat_whose_terminal_has_gone_ends(tiny_path: Path, is_controllin
     terminal.wait_for("> ")
     code = terminal.hang_up()
     assert code == HUNG_UP if is_controlling else code >= 0
+
+
+def test_a_run_whose_load_does_not_hear_ends_by_a_kill(tiny_path: Path) -> None:
+    stuck = STUCK.format(patch="session.load")
+    terminal = Terminal("run", "-m", str(tiny_path), "-p", "ba", *BACKEND, program=("-c", stuck))
+    terminal.wait_for("stuck")
+    terminal.process.terminate()
+    assert terminal.close() == KILLED
 
 
 def test_a_killed_run_keeps_what_was_answered(tiny_path: Path) -> None:
