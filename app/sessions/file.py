@@ -7,6 +7,7 @@ and is itself kept beside it under another name. Knows no chat, only rows.
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from app.sessions.schema import (
     migrate,
 )
 
-_OPEN_SECONDS = 3.0
+_OPEN_SECONDS, _LOOK_SECONDS = 3.0, 0.02
 _JOURNALS = ("-wal", "-shm")
 _DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _RESCUED = "rescued"
@@ -104,10 +105,23 @@ def _alone(folder: Path) -> Iterator[None]:
         handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _lock(handle)
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Wait for the lock, but not for ever: who holds it may be stopped."""
+    deadline = time.monotonic() + _OPEN_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_LOOK_SECONDS)
 
 
 # -- mending --

@@ -67,22 +67,26 @@ class ChatApp(App[None]):
         self._service, self._stop, self._settings_path = service, stop, settings_path
         self._is_asked_for = bool(model)
         self._unsaved: dict[str, Any] = {}
+        self._leaving: int | None = None
         self.register_theme(EMBER)
         self.register_theme(EMBER_LIGHT)
         self._use_theme(self.settings.theme)
 
     def leave(self, code: int) -> None:
         """End soon with this exit code; for any thread, and for handlers of signals."""
-        if self._loop is None:  # nothing is shown yet
-            raise SystemExit(code)
-        self._loop.call_soon_threadsafe(lambda: self.exit(return_code=code))
+        self._leaving = code
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: self.exit(return_code=code))
 
     @on(TerminalGone)
     def _terminal_gone(self) -> None:
         self.exit(return_code=exit_code(SIGHUP))
 
     def on_mount(self) -> None:
-        """Begin with the chat and its model."""
+        """Begin with the chat and its model, unless the end has come first."""
+        if self._leaving is not None:
+            self.exit(return_code=self._leaving)
+            return
         terminal.keep_title(self)
         terminal.set_title(self, "ember")
         offer = ModelOffer(self.chat, self._model)

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from app.interrupt import leaving_on_signal
 from app.sessions.chat import Chat, State
 from app.sessions.store import SessionStore
+from app.tui.app import ChatApp
+from app.tui.scripted_service import ScriptedService
 from tests.app.terminal import INTERRUPT, QUIT, ROOT, Terminal, inherited
 
 BACKEND = ("--backend", "reference")
@@ -99,6 +102,14 @@ def test_a_signal_ends_the_chat_and_restores_the_terminal(
         assert question.text == "ba ce di"
         assert answer.state is State.STOPPED
         assert answer.text
+
+
+def test_a_kill_before_anything_is_shown_ends_the_chat_too() -> None:
+    app = ChatApp(ScriptedService())
+    with leaving_on_signal(app.leave):
+        os.kill(os.getpid(), signal.SIGTERM)
+        app.run(headless=True)
+    assert app.return_code == KILLED
 
 
 @pytest.mark.parametrize(

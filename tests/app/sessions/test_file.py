@@ -1,5 +1,6 @@
 """Files of chats that are damaged, or open to others."""
 
+import fcntl
 import os
 import random
 import sqlite3
@@ -217,6 +218,15 @@ def test_damaged_chats_that_another_program_has_open_are_left_alone(path: Path) 
         SessionStore.open(path)
     other.close()
     assert len(use(path)[0]) == 3
+
+
+def test_a_program_that_is_stopped_while_it_opens_stops_no_other(path: Path) -> None:
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert len(use(path)[0]) == 3
+    finally:
+        os.close(handle)
 
 
 def test_mutated_files_are_used_or_refused(path: Path, tmp_path: Path) -> None:
