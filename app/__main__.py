@@ -1,15 +1,17 @@
 """`python -m app` and the `ember` script."""
 
-import signal
 import sys
+
+from app.interrupt import end, exit_on_kill, ignore_signals
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    exit_on_kill()
     code = _run(sys.argv[1:])
     # Nothing is left to interrupt; Python's own end would die of a late Ctrl-C.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(code)
+    ignore_signals()
+    end(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -22,6 +24,8 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("ember: interrupted", file=sys.stderr)
         return 130
+    except SystemExit as ended:  # by a kill
+        return int(ended.code or 0)
 
 
 if __name__ == "__main__":

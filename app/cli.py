@@ -29,7 +29,8 @@ _COMMANDS = {
 }
 _EPILOG = """\
 python -m app [MODEL] is short for chat, and for run when stdin is not a terminal.
-Exit codes: 0 ok, 1 the run failed, 2 bad usage, 130 interrupted, 141 nobody reads stdout.
+Exit codes: 0 ok, 1 the run failed, 2 bad usage, 130 interrupted, 129 hung up, 143 killed,
+141 nobody reads stdout.
 """
 
 

@@ -7,7 +7,6 @@ all run here; other threads hand in functions and take plain results out.
 import threading
 from collections.abc import Callable, Generator, Iterator
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import mlx.core as mx
@@ -15,13 +14,15 @@ import mlx.core as mx
 from app.job import Job
 
 T = TypeVar("T")
+# A job that hears of its cancel ends within this; one that does not is left to itself.
+LEAVE_SECONDS = 2.0
 
 
 class InferenceThread:
     """Runs jobs one after another on a single permanent thread.
 
-    A context manager: leaving it waits for the running job and ends the thread; an
-    exception drops that job first, as nobody will take what it gives.
+    A context manager: leaving it waits for the running job and ends the thread. By an
+    exception that job is dropped and the thread soon left, as nobody takes what it gives.
     """
 
     def __init__(self) -> None:
@@ -33,20 +34,15 @@ class InferenceThread:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and (job := self._running) is not None:
             job.drop()
-        self.close()
+        self.close(None if kind is None else LEAVE_SECONDS)
 
-    def close(self) -> None:
-        """End the thread once its jobs are done."""
+    def close(self, patience: float | None = None) -> None:
+        """End the thread once its jobs are done; wait no longer than so many seconds for it."""
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(patience)
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` there; returns its result or raises what it raised."""

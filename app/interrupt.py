@@ -1,31 +1,135 @@
-"""Ctrl-C ends an answer, not the program's good manners."""
+"""Signals that end an answer or the program, not its good manners.
+
+Ctrl-C (SIGINT), a kill that asks (SIGTERM), a terminal that hangs up (SIGHUP): the
+exit code is 128 and the signal's number. What the parent has told this process to
+ignore, as nohup does with SIGHUP, is ignored.
+"""
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
 
-_INTERRUPTED = 130
+_BASE = 128
+_KILLS = (signal.SIGTERM, signal.SIGHUP)
+_LEAVE_SECONDS = 5.0
 
 
-def exit_on_interrupt() -> None:
-    """From here on, Ctrl-C ends the program at once: nothing is left to be saved."""
-    signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(_INTERRUPTED))
+class Cancel(threading.Event):
+    """Set by the first signal that asks for the end; exit_code is 0 until then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exit_code = 0
+
+    def check(self) -> None:
+        """Do nothing, or raise what ends the program: KeyboardInterrupt, SystemExit by a kill."""
+        if self.exit_code == exit_code(signal.SIGINT):
+            raise KeyboardInterrupt
+        self.check_killed()
+
+    def check_killed(self) -> None:
+        """As `check`, but Ctrl-C may end the answer alone."""
+        if self.exit_code not in (0, exit_code(signal.SIGINT)):
+            raise SystemExit(self.exit_code)
+
+
+def exit_code(number: int) -> int:
+    """What a program ends with that a signal has ended."""
+    return _BASE + number
+
+
+def exit_on_kill() -> None:
+    """From here on, a kill ends the program from the inside out, as an exception does."""
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(exit_code(number))
+
+    for number in _heard():
+        signal.signal(number, on_signal)
+
+
+def ignore_signals() -> None:
+    """From here on the program ends, whoever interrupts."""
+    for number in (signal.SIGINT, *_KILLS):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
-def cancel_on_interrupt() -> Iterator[threading.Event]:
-    """A flag that the first Ctrl-C sets; a second one interrupts as usual."""
-    cancel = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
+def leaving_on_signal(leave: Callable[[int], None]) -> Iterator[None]:
+    """Within this, signals call `leave` with the exit code; who does not leave is ended soon."""
+    limits: list[threading.Timer] = []
 
-    def on_interrupt(_signal: int, _frame: object) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        limits.append(end_within(_LEAVE_SECONDS, exit_code(number)))
+        leave(exit_code(number))
+
+    restore = _handle(on_signal)
+    try:
+        yield
+    finally:
+        restore()
+        for limit in limits:
+            limit.cancel()
+
+
+@contextmanager
+def cancel_on_interrupt() -> Iterator[Cancel]:
+    """A flag that the first signal sets; a second one ends the program as usual.
+
+    What does not hear of a kill is ended some seconds later.
+    """
+    cancel = Cancel()
+    limits: list[threading.Timer] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        cancel.exit_code = exit_code(number)
         cancel.set()
-        signal.signal(signal.SIGINT, previous)
+        restore()
+        if number in _KILLS:
+            limits.append(end_within(_LEAVE_SECONDS, cancel.exit_code))
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    restore = _handle(on_signal)
     try:
         yield cancel
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
+        for limit in limits:
+            limit.cancel()
+
+
+def end_within(seconds: float, code: int) -> threading.Timer:
+    """End the process after that time, whatever still runs, unless the timer is cancelled."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def end(code: int) -> NoReturn:
+    """End the process, also where a thread cannot be stopped: Python's own end may crash then."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if any(each.daemon for each in threading.enumerate()):
+        os._exit(code)
+    sys.exit(code)
+
+
+def _heard() -> list[signal.Signals]:
+    return [number for number in _KILLS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> Callable[[], None]:
+    """Take the signals that end a program; returns what gives them back."""
+    previous = {each: signal.signal(each, handler) for each in (signal.SIGINT, *_heard())}
+
+    def restore() -> None:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+    return restore

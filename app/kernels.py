@@ -39,4 +39,4 @@ def compile_with_bar(backend: Backend) -> None:
         try:
             compile_kernels(cancel.is_set)
         except BuildStoppedError:
-            raise KeyboardInterrupt from None
+            cancel.check()

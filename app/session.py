@@ -159,8 +159,7 @@ def _load_with_bar(
     with byte_bar("loading") as report, cancel_on_interrupt() as cancel:
 
         def on_progress(done: int, total: int) -> None:
-            if cancel.is_set():
-                raise KeyboardInterrupt
+            cancel.check()
             report(done, total)
 
         return thread.call(

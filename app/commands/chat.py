@@ -24,6 +24,7 @@ _SETTABLE = (
     "seed",
     "max_tokens",
 )
+_END_SECONDS = 8.0
 _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
 
 
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_full_screen(args: argparse.Namespace) -> int:
-    from app.interrupt import exit_on_interrupt
+    from app.console import note
+    from app.interrupt import end_within, ignore_signals, leaving_on_signal
     from app.sessions.schema import StoreError
     from app.sessions.store import SessionStore, default_path
     from app.tui import settings as settings_file
@@ -67,16 +69,20 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         # What is none is told here, rather than by the load on the full screen.
         given_template(args.chat_template)
     model = options.named_model(args)
-    settings = _settings(args)
-    notices = []
+    settings, notices = _settings(args)
     try:
         store = SessionStore.open(default_path())
     except StoreError as error:
-        notices.append(f"chats are not saved: {error}")
-        store = SessionStore.in_memory()
-    chat = store.latest() if args.continue_ else None
-    if args.continue_ and chat is None:
-        notices.append("there is no saved chat yet: this is the first")
+        store = SessionStore.in_memory([f"chats are not saved: {error}"])
+    chat = None
+    notices += store.notes
+    if args.continue_:
+        try:
+            chat = store.latest()
+        except StoreError as error:
+            notices.append(str(error))
+        else:
+            notices += [] if chat else ["there is no saved chat yet: this is the first"]
     pins_system = args.keep == options.KEEP_SYSTEM
     service = LiveService(
         options.cache_config(args),
@@ -96,31 +102,40 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         notices=notices,
     )
     try:
-        with collected_at_rest():
+        with collected_at_rest(), leaving_on_signal(chat_app.leave):
             chat_app.run()
     finally:
+        # Ctrl-C, a kill and what is stuck change nothing now: the chat is saved, the rest ends.
+        ignore_signals()
+        code = chat_app.return_code or 0
+        end_within(_END_SECONDS, code)
+        failure = chat_app.chat.close()
         store.close()
-        exit_on_interrupt()
         service.close()
-    return 0
+    if failure is not None:
+        note(f"the end of the chat is not saved: {failure}")
+    return code
 
 
-def _settings(args: argparse.Namespace) -> "Settings":
-    """The settings file, with the flags that were given put over it."""
+def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
+    """The settings file, with the flags that were given put over it; what is to be said of it."""
     from dataclasses import replace
 
     from app.tui import settings as settings_file
 
-    settings = settings_file.load(settings_file.default_path())
+    settings, notices = settings_file.load(settings_file.default_path())
     given = {name: getattr(args, name) for name in _SETTABLE if getattr(args, name) is not None}
-    return replace(settings, **given)
+    return replace(settings, **given), notices
 
 
 def _run_plain(args: argparse.Namespace) -> int:
     """Read a line, answer it, until the end of input."""
+    from app.console import note
     from app.session import open_session
 
-    settings = _settings(args)
+    settings, notices = _settings(args)
+    for text in notices:
+        note(text)
     for name in _SETTABLE:
         setattr(args, name, getattr(settings, name))
     args.seed = None if settings.seed == -1 else settings.seed
@@ -206,6 +221,7 @@ def _turn(
     )
     with cancel_on_interrupt() as cancel:
         (answer,) = show(session.generate(request, cancel), echo=True)
+    cancel.check_killed()
     completion = answer.whole()
     print(summary(completion, session.engine), file=sys.stderr)
     return [*asked, Message(role=Role.ASSISTANT, content=completion.text)]

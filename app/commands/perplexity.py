@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         with cancel_on_interrupt() as cancel:
             found = session.thread.call(lambda: _measure(session, ids, args.skip, cancel))
         if found is None:
-            return 130
+            return cancel.exit_code
         plan = session.engine.plan
     result = found.as_dict() | {"bits": plan.cold_bits, "kv": plan.kv, "window": plan.max_tokens}
     if args.json:

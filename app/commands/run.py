@@ -10,10 +10,9 @@ from app.streams import print_json
 from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
-    from threading import Event
-
     from app.console import Answer
     from app.engine import Request
+    from app.interrupt import Cancel
     from app.session import Session
 
 
@@ -106,7 +105,9 @@ def _answer_all(args: argparse.Namespace, session: "Session", prompts: list[str]
     return _code(in_order, cancel)
 
 
-def _tell(prompts: list[str], answers: "list[Answer]", cancel: "Event", *, texts_too: bool) -> None:
+def _tell(
+    prompts: list[str], answers: "list[Answer]", cancel: "Cancel", *, texts_too: bool
+) -> None:
     """Print the answers of a batch, and what kept any of them from its end."""
     from app.console import error_note, note
 
@@ -119,10 +120,10 @@ def _tell(prompts: list[str], answers: "list[Answer]", cancel: "Event", *, texts
         note("interrupted: answers lack their ends")
 
 
-def _code(answers: "list[Answer]", cancel: "Event") -> int:
+def _code(answers: "list[Answer]", cancel: "Cancel") -> int:
     """The exit code."""
     if cancel.is_set():
-        return 130
+        return cancel.exit_code
     return 1 if any(answer.error for answer in answers) else 0
 
 

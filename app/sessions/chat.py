@@ -1,6 +1,6 @@
 """A chat and its messages, as they are shown, saved and given to a model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import groupby
@@ -45,7 +45,6 @@ class Figures:
 class ChatMessage:
     """One turn.
 
-    id: its row in the store, None while it is not saved.
     end: tokens of the conversation up to its end, as the model last read it;
     None while no model has.
     error: why it failed, for a message that has.
@@ -56,7 +55,6 @@ class ChatMessage:
     attachments: tuple[Attachment, ...] = ()
     state: State = State.COMPLETE
     figures: Figures | None = None
-    id: int | None = None
     end: int | None = None
     error: str | None = None
 
@@ -66,18 +64,40 @@ class ChatMessage:
         return "\n\n".join(filter(None, [*map(_quoted, self.attachments), self.text]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What the store has of a chat since it was last loaded or saved.
+
+    id: the chat's row. stamp: what the store drew at that time. messages: the
+    row of each, and what is in it.
+    """
+
+    id: int
+    stamp: int
+    title: str
+    system: str
+    messages: Mapping[ChatMessage, tuple[int, tuple[object, ...]]]
+
+
 @dataclass(kw_only=True, eq=False)
 class Chat:
     """A conversation with its settings.
 
-    id: its row in the store, None while it is not saved.
+    saved: what is on disk of it; the store's alone to change. damaged: how many
+    messages could not be read whole.
     """
 
     title: str = ""
     model: str = ""
     system: str = ""
     messages: list[ChatMessage] = field(default_factory=list)
-    id: int | None = None
+    saved: Saved | None = None
+    damaged: int = 0
+
+    @property
+    def id(self) -> int | None:
+        """Its row in the store, None while it is not saved."""
+        return None if self.saved is None else self.saved.id
 
     def copy_until(self, at: ChatMessage) -> "Chat":
         """An unsaved copy that ends with the answer `at`, or before the question `at`."""
@@ -86,7 +106,7 @@ class Chat:
             title=f"{self.title} (fork)",
             model=self.model,
             system=self.system,
-            messages=[replace(message, id=None) for message in kept],
+            messages=[replace(message) for message in kept],
         )
 
     def turns(self) -> list[tuple[ChatMessage, ...]]:

@@ -1,26 +1,30 @@
 """Chats in SQLite: saved as they grow, found again after any end of the program.
 
 Write-ahead logging: each call is one transaction, whole or not there, and
-several programs may have the file open. Use from one thread.
+several programs may have the file open. What a chat in memory knows of its rows
+changes only once they are committed. Use from one thread.
 """
 
-import json
+import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import platformdirs
 
-from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State
-from app.sessions.schema import StoreError, migrate
-from models.chat_template import Role
+from app.sessions import rows
+from app.sessions.chat import Chat, Saved
+from app.sessions.file import connected, opened, told
+from app.sessions.schema import StoreError, roll_back
 
-_BUSY_SECONDS = 3.0
+# A screen waits for a save; one that is refused is tried again later.
+_SAVE_SECONDS, _LAST_SAVE_SECONDS = 0.3, 3.0
 _SNIPPET = 60
+_COPY = " (copy)"
 
 
 def default_path() -> Path:
@@ -41,68 +45,59 @@ class ChatSummary:
 
 
 class SessionStore:
-    """The saved chats."""
+    """The saved chats. notes: what the user should know about the file, a line each."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        """Raises StoreError; `open` and `in_memory` are easier to call."""
+    def __init__(self, connection: sqlite3.Connection, notes: Iterable[str] = ()) -> None:
+        """`open` and `in_memory` are for others."""
+        self.notes = tuple(notes)
         self._connection = connection
-        with _told("open"):
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            migrate(connection)
+        self.wait(_SAVE_SECONDS)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The store in a file, made if need be. Raises StoreError."""
-        with _told(f"open {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-        try:
-            return cls(connection)
-        except StoreError:
-            connection.close()
-            raise
+        """The store in a file, made if need be, mended if it is damaged. Raises StoreError."""
+        return cls(*opened(path))
 
     @classmethod
-    def in_memory(cls) -> Self:
+    def in_memory(cls, notes: Iterable[str] = ()) -> Self:
         """A store that is gone with the program."""
-        return cls(sqlite3.connect(":memory:", isolation_level=None))
+        return cls(connected(":memory:"), notes)
 
     def close(self) -> None:
-        """Give the file back."""
-        self._connection.close()
+        """Give the file back; what was saved is safe already."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    def wait(self, seconds: float = _LAST_SAVE_SECONDS) -> None:
+        """Wait so long, from now on, for another program that writes."""
+        with told("open"):
+            self._connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
 
     # -- saving --
 
-    def save(self, chat: Chat, message: ChatMessage) -> None:
-        """Save a message of the chat, new or changed, and the chat's own fields."""
-        with self._transaction("save"):
-            self._save_chat(chat)
-            self._save_message(chat, message)
+    def save(self, chat: Chat) -> bool:
+        """Make the file hold the chat as it is now; a StoreError has changed nothing.
 
-    def save_all(self, chat: Chat) -> None:
-        """Save the chat with all its messages, as after a fork."""
+        Where another program has changed or deleted the chat since it was
+        loaded or saved here, that one's words stay, and these become a chat of
+        their own, a copy; returns whether that was so.
+        """
+        if not _differs(chat):
+            return False
         with self._transaction("save"):
-            self._save_chat(chat)
-            for message in chat.messages:
-                self._save_message(chat, message)
-
-    def cut(self, chat: Chat) -> None:
-        """Forget the messages that the chat no longer has."""
-        if chat.id is None:
-            return
-        with self._transaction("save"):
-            self._connection.execute(
-                "DELETE FROM messages WHERE chat = ? AND position >= ?",
-                (chat.id, len(chat.messages)),
-            )
-            self._save_chat(chat)
+            known = self._untouched(chat.saved)
+            is_copy = chat.saved is not None and known is None
+            title = chat.title + _COPY if is_copy else chat.title
+            saved = self._write(chat, title, known)
+        chat.title, chat.saved = title, saved
+        return is_copy
 
     def rename(self, chat: int, title: str) -> None:
         """Give a chat another title."""
         with self._transaction("rename"):
-            self._connection.execute("UPDATE chats SET title = ? WHERE id = ?", (title, chat))
+            self._connection.execute(
+                "UPDATE chats SET title = ? WHERE id = ?", (rows.storable(title), chat)
+            )
 
     def delete(self, chat: int) -> None:
         """Forget a chat."""
@@ -112,150 +107,158 @@ class SessionStore:
     # -- finding --
 
     def chats(self, search: str = "") -> list[ChatSummary]:
-        """All chats, or those whose title or text contains `search`; the newest first."""
-        with _told("read"):
-            rows = self._connection.execute(
-                """
-                SELECT c.id, c.title, c.model, c.updated,
-                       (SELECT COUNT(*) FROM messages m WHERE m.chat = c.id),
-                       (SELECT m.text FROM messages m
-                        WHERE m.chat = c.id AND m.text LIKE :like ESCAPE '\\'
-                        ORDER BY m.position LIMIT 1) AS hit
-                FROM chats c
-                WHERE :like = '%%' OR c.title LIKE :like ESCAPE '\\' OR hit IS NOT NULL
-                ORDER BY c.updated DESC, c.id DESC
-                """,
-                {"like": f"%{_escaped(search)}%"},
-            ).fetchall()
+        """All chats, or those whose title or text contains `search`; the last used first."""
+        found = self._read(
+            """
+            SELECT c.id, c.title, c.model, c.updated,
+                   (SELECT COUNT(*) FROM messages m WHERE m.chat = c.id) AS messages,
+                   (SELECT m.text FROM messages m
+                    WHERE m.chat = c.id AND m.text LIKE :like ESCAPE '\\'
+                    ORDER BY m.position LIMIT 1) AS hit
+            FROM chats c
+            WHERE :like = '%%' OR c.title LIKE :like ESCAPE '\\' OR hit IS NOT NULL
+            ORDER BY c.used DESC, c.id DESC
+            """,
+            {"like": f"%{_escaped(rows.storable(search))}%"},
+        )
         return [
             ChatSummary(
-                id=row[0],
-                title=row[1],
-                model=row[2],
-                updated=row[3],
-                messages=row[4],
-                snippet=_snippet(row[5], search) if search else "",
+                id=row["id"],
+                title=rows.text(row["title"]),
+                model=rows.text(row["model"]),
+                updated=rows.seconds(row["updated"]),
+                messages=row["messages"],
+                snippet=_snippet(rows.text(row["hit"]), search) if search else "",
             )
-            for row in rows
+            for row in found
         ]
 
     def load(self, chat: int) -> Chat:
         """A chat with its messages. Raises StoreError where there is none of that number."""
-        with _told("read"):
-            row = self._connection.execute(
-                "SELECT title, model, system FROM chats WHERE id = ?", (chat,)
-            ).fetchone()
-            messages = self._connection.execute(
-                "SELECT id, role, text, attachments, state, figures, error FROM messages "
-                "WHERE chat = ? ORDER BY position",
-                (chat,),
-            ).fetchall()
-        if row is None:
+        with self._transaction("read", begin="BEGIN"):
+            top = self._read("SELECT * FROM chats WHERE id = :chat", {"chat": chat})
+            found = self._read(
+                "SELECT * FROM messages WHERE chat = :chat ORDER BY position, id", {"chat": chat}
+            )
+        if not top:
             raise StoreError(f"there is no chat number {chat}: it may have been deleted")
+        messages = [rows.message(row) for row in found]
+        title, system = rows.text(top[0]["title"]), rows.text(top[0]["system"])
         return Chat(
-            id=chat,
-            title=row[0],
-            model=row[1],
-            system=row[2],
-            messages=[_message(each) for each in messages],
+            title=title,
+            model=rows.text(top[0]["model"]),
+            system=system,
+            messages=messages,
+            saved=Saved(
+                id=chat,
+                stamp=top[0]["stamp"],
+                title=title,
+                system=system,
+                messages={
+                    each: (row["id"], rows.held(each, row["position"]))
+                    for each, row in zip(messages, found, strict=True)
+                },
+            ),
+            damaged=sum(not rows.is_whole(row) for row in found),
         )
 
     def latest(self) -> Chat | None:
         """The chat that was used last, or None."""
-        with _told("read"):
-            row = self._connection.execute(
-                "SELECT id FROM chats ORDER BY updated DESC, id DESC LIMIT 1"
-            ).fetchone()
-        return None if row is None else self.load(row[0])
+        found = self._read("SELECT id FROM chats ORDER BY used DESC, id DESC LIMIT 1")
+        return self.load(found[0]["id"]) if found else None
 
-    # -- one row --
+    # -- one transaction --
 
-    def _save_chat(self, chat: Chat) -> None:
-        now = time.time()
-        if chat.id is None:
-            chat.id = self._connection.execute(
-                "INSERT INTO chats (title, model, system, created, updated) VALUES (?, ?, ?, ?, ?)",
-                (_storable(chat.title), chat.model, _storable(chat.system), now, now),
-            ).lastrowid
-            return
+    def _untouched(self, saved: Saved | None) -> Saved | None:
+        """What was saved, if nobody has changed it since."""
+        if saved is None:
+            return None
+        found = self._read("SELECT stamp FROM chats WHERE id = :id", {"id": saved.id})
+        return saved if found and found[0]["stamp"] == saved.stamp else None
+
+    def _write(self, chat: Chat, title: str, known: Saved | None) -> Saved:
+        """Write what differs from the rows that are known."""
+        number, stamp = self._write_chat(chat, title, known)
+        gone = {} if known is None else dict(known.messages)
+        after = {}
+        for at, message in enumerate(chat.messages):
+            was = gone.pop(message, None)
+            row, held = was or (None, None)
+            now = rows.held(message, at)
+            if row is None or held != now:
+                row = self._put("messages", row, {"chat": number, **rows.values(message, at)})
+            after[message] = (row, now)
+        for row, _ in gone.values():
+            self._connection.execute("DELETE FROM messages WHERE id = ?", (row,))
+        return Saved(id=number, stamp=stamp, title=title, system=chat.system, messages=after)
+
+    def _write_chat(self, chat: Chat, title: str, known: Saved | None) -> tuple[int, int]:
+        """Returns the chat's row and its new stamp."""
+        stamp = secrets.randbits(62)
+        values: dict[str, object] = {
+            "model": rows.storable(chat.model),
+            "system": rows.storable(chat.system),
+            "stamp": stamp,
+        }
+        # Another program may have renamed the chat meanwhile.
+        if known is None or known.title != title:
+            values["title"] = rows.storable(title)
+        number = self._put("chats", known.id if known else None, values)
         self._connection.execute(
-            "UPDATE chats SET title = ?, model = ?, system = ?, updated = ? WHERE id = ?",
-            (_storable(chat.title), chat.model, _storable(chat.system), now, chat.id),
+            "UPDATE chats SET used = (SELECT COALESCE(MAX(used), 0) + 1 FROM chats) WHERE id = ?",
+            (number,),
         )
+        return number, stamp
 
-    def _save_message(self, chat: Chat, message: ChatMessage) -> None:
-        values = (
-            _storable(message.text),
-            json.dumps([asdict(each) for each in message.attachments]),
-            message.state.value,
-            json.dumps(asdict(message.figures)) if message.figures else None,
-            _storable(message.error) if message.error else None,
-            time.time(),
-        )
-        if message.id is None:
-            message.id = self._connection.execute(
-                "INSERT INTO messages (text, attachments, state, figures, error, updated, chat, "
-                "position, role) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, chat.id, chat.messages.index(message), message.role.value),
-            ).lastrowid
-            return
-        self._connection.execute(
-            "UPDATE messages SET text = ?, attachments = ?, state = ?, figures = ?, error = ?, "
-            "updated = ? WHERE id = ?",
-            (*values, message.id),
-        )
+    def _put(self, table: str, row: int | None, values: dict[str, object]) -> int:
+        """Change a row, or make one; returns its number."""
+        values |= {"updated": time.time()}
+        if row is not None:
+            changes = ", ".join(f"{name} = :{name}" for name in values)
+            self._connection.execute(
+                f"UPDATE {table} SET {changes} WHERE id = :id", {**values, "id": row}
+            )
+            return row
+        if table == "chats":
+            values |= {"created": values["updated"]}
+        names, places = ", ".join(values), ", ".join(f":{name}" for name in values)
+        made = self._connection.execute(
+            f"INSERT INTO {table} ({names}) VALUES ({places})", values
+        ).lastrowid
+        assert made is not None
+        return made
+
+    def _read(self, query: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        with told("read"):
+            return [dict(row) for row in self._connection.execute(query, values or {})]
 
     @contextmanager
-    def _transaction(self, what: str) -> Iterator[None]:
-        with _told(what):
-            self._connection.execute("BEGIN IMMEDIATE")
+    def _transaction(self, what: str, *, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        with told(what):
+            self._connection.execute(begin)
             try:
                 yield
-            except BaseException:  # whatever it is, Ctrl-C included, and raised again
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+                self._connection.execute("COMMIT")
+            finally:
+                roll_back(self._connection)
 
 
-def _message(row: tuple[int, str, str, str, str, str | None, str | None]) -> ChatMessage:
-    number, role, text, attachments, state, figures, error = row
-    # Whoever was writing this answer has died.
-    known = State.STOPPED if state == State.STREAMING.value else State(state)
-    return ChatMessage(
-        id=number,
-        role=Role(role),
-        text=text,
-        attachments=tuple(Attachment(**each) for each in json.loads(attachments)),
-        state=known,
-        figures=Figures(**json.loads(figures)) if figures else None,
-        error=error,
-    )
-
-
-def _storable(text: str) -> str:
-    """Text that SQLite takes: lone surrogates have no UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _differs(chat: Chat) -> bool:
+    """Whether the user would miss anything of the chat as it was saved."""
+    saved = chat.saved
+    if saved is None:
+        return bool(chat.messages)
+    held = {each: saved.messages[each][1] for each in saved.messages}
+    now = {each: rows.held(each, at) for at, each in enumerate(chat.messages)}
+    return (chat.title, chat.system) != (saved.title, saved.system) or held != now
 
 
 def _escaped(search: str) -> str:
     return search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def _snippet(text: str | None, search: str) -> str:
+def _snippet(text: str, search: str) -> str:
     """The words around the hit, on one line."""
-    if text is None:
-        return ""
     line = " ".join(text.split())
     at = max(line.lower().find(search.lower()) - _SNIPPET // 3, 0)
     return ("…" if at else "") + line[at : at + _SNIPPET]
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Turn a failure of SQLite or of the disk into a StoreError."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise StoreError(
-            f"cannot {what} the saved chats ({error}): check the disk and its permissions"
-        ) from error

@@ -142,7 +142,6 @@ class ChatController:
         if editing is not None and editing in self.chat.messages:
             self._require_ready()
             del self.chat.messages[self.chat.messages.index(editing) :]
-            self._autosave.cut(self.chat)
         if self.phase is Phase.READY:
             self._send(draft)
         elif self.queued is None:
@@ -185,7 +184,7 @@ class ChatController:
         if not self.chat.messages:
             raise EmberError("nothing to take back")
         question = self.chat.messages.pop()
-        self._autosave.cut(self.chat)
+        self._autosave.save(self.chat)
         self._answer_problem = None
         return Draft(text=question.text, attachments=question.attachments)
 
@@ -207,7 +206,7 @@ class ChatController:
         at = at or messages[-1]
         copy = self.chat.copy_until(at)
         self.show_chat(copy)
-        self._autosave.save_all(copy)
+        self._autosave.save(copy)
         is_question = at.role is Role.USER
         return Draft(text=at.text, attachments=at.attachments) if is_question else None
 
@@ -220,12 +219,37 @@ class ChatController:
         self._require_idle()
         self.chat = chat
         self._answer_problem = self.too_long = self.last = None
+        if chat.damaged:
+            self.notices.append(
+                f"{chat.damaged} messages of this chat are damaged: what can be read is shown"
+            )
 
     def set_system(self, text: str) -> None:
         """Another system prompt, from the next answer on."""
         self._require_idle()
         self.chat.system = text
-        self._autosave.cut(self.chat)
+        self._autosave.save(self.chat)
+
+    def rename(self, title: str) -> None:
+        """Another title."""
+        self.chat.title = title
+        self._autosave.save(self.chat)
+
+    def delete(self, number: int) -> None:
+        """Forget a saved chat that is not the present one. Raises StoreError."""
+        self.store.delete(number)
+        self._autosave.forget(number)
+
+    def close(self) -> EmberError | None:
+        """Save for the last time, what is unfinished too; returns why that failed, if it did."""
+        if (run := self._run) is not None:
+            run.take()
+            if not run.ended:
+                run.answer.state = State.STOPPED
+            self._finish(run)
+        if self.queued is not None:
+            self._add(self.unqueue())
+        return self._autosave.finish(self.chat)
 
     # -- what the model does --
 
@@ -239,6 +263,7 @@ class ChatController:
         if self._run is not None:
             changed |= self._follow(self._run)
         changed |= self.look.tick()
+        self._autosave.retry_if_due(self.chat)
         if not self.busy:
             self.stopping = False
         if self.phase is Phase.READY and self.queued is not None and self.too_long is None:
@@ -253,7 +278,7 @@ class ChatController:
         if run.ended:
             self._finish(run)
         elif came:
-            self._autosave.save_if_due(self.chat, run.answer)
+            self._autosave.save_if_due(self.chat)
         return came
 
     def _finish(self, run: Answering) -> None:
@@ -265,24 +290,24 @@ class ChatController:
         empty = not answer.text and (answer.state is not State.COMPLETE or run.too_long)
         if empty and answer in self.chat.messages:
             self.chat.messages.remove(answer)
-            self._autosave.cut(self.chat)
-        else:
-            self._autosave.save(self.chat, answer)
+        self._autosave.save(self.chat)
 
     # -- steps of the above --
 
     def _send(self, draft: Draft) -> None:
+        self._add(draft)
+        self._autosave.save(self.chat)
+        self._answer_last()
+
+    def _add(self, draft: Draft) -> None:
         question = ChatMessage(role=Role.USER, text=draft.text, attachments=draft.attachments)
         self.chat.messages.append(question)
         self.chat.title = self.chat.title or title_of(self.chat.messages)
-        self._autosave.save(self.chat, question)
-        self._answer_last()
 
     def _answer_last(self, *, drop_oldest: bool = False) -> None:
         answer = ChatMessage(role=Role.ASSISTANT, text="")
         self._begin(answer, drop_oldest=drop_oldest)
         self.chat.messages.append(answer)
-        self._autosave.save(self.chat, answer)
 
     def _begin(
         self, answer: ChatMessage, *, continues: bool = False, drop_oldest: bool = False
@@ -308,7 +333,6 @@ class ChatController:
     def _drop_answer(self) -> None:
         if self.chat.messages and self.chat.messages[-1].role is Role.ASSISTANT:
             self.chat.messages.pop()
-            self._autosave.cut(self.chat)
 
     def _require_idle(self) -> None:
         if self._run is not None:

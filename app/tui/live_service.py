@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk
-from app.inference_thread import InferenceThread
+from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import compile_kernels, must_compile
 from app.session import load_notes, system_tokens
@@ -132,7 +132,7 @@ class LiveService:
         self.cancel()
         self.cancel_fetch()
         self._thread.submit(self._unload)
-        self._thread.close()
+        self._thread.close(LEAVE_SECONDS)
 
     # -- on the inference thread --
 

@@ -124,5 +124,5 @@ class ModelService(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop everything and wait for it."""
+        """Stop everything and wait for it, unless it does not hear."""
         ...

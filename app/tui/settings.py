@@ -1,16 +1,21 @@
 """What a user may set, and the TOML file it is kept in.
 
-Flags of the command line go before the file, the file before the defaults.
+Flags of the command line go before the file, the file before the defaults. The
+file holds what the user has saved, and never the flags of one run.
 """
 
 import math
+import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import date, time
 from pathlib import Path
 from typing import Any, Self
 
 import platformdirs
 
+from app import private
 from app.sampling import Sampling
 from kvcache.errors import EmberError
 
@@ -45,6 +50,8 @@ class Settings:
             elif type(value) is not type(default):
                 kind = _KINDS[type(default)]
                 raise EmberError(f"got {each.name} = {value!r}, expected {kind}")
+            if type(default) is int and not -(2**63) <= value < 2**64:
+                raise EmberError(f"{each.name} is out of bounds: expected at most 2^64 - 1")
         if self.max_tokens < 1:
             raise EmberError(f"got max_tokens = {self.max_tokens}, expected at least 1")
         self.sampling()
@@ -82,50 +89,91 @@ _KINDS: dict[type[Any], str] = {
     float: "a number",
     bool: "on or off",
 }
+_HEADING = "# Settings of the ember chat; F2 or /set changes them."
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _BOOLEANS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+_NAMES = frozenset(each.name for each in fields(Settings))
 
 
-def load(path: Path) -> Settings:
-    """The settings in a file; defaults where there is none. Raises EmberError for a bad one."""
+def load(path: Path) -> tuple[Settings, list[str]]:
+    """The settings in a file, and a line where some of them cannot be used.
+
+    Defaults stand for what is wrong or not there; no file keeps ember from starting.
+    """
+    settings, wrong = Settings(), []
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Settings()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise EmberError(f"{path}: cannot be read ({error}): correct it or remove it") from error
-    unknown = set(found) - {each.name for each in fields(Settings)}
-    if unknown:
-        raise EmberError(f"{path}: no setting {', '.join(sorted(unknown))}: remove it")
-    try:
-        return Settings(**found)
+        found = _read(path)
     except EmberError as error:
-        raise EmberError(f"{path}: {error}") from error
+        return settings, [f"{error}; the defaults are used"]
+    for name, value in found.items():
+        if name not in _NAMES:
+            wrong.append(f"no setting {name!r}")
+            continue
+        try:
+            settings = replace(settings, **{name: value})
+        except EmberError as error:
+            wrong.append(str(error))
+    return settings, [f"{path}: {'; '.join(wrong)}: not used"] if wrong else []
 
 
-def save(settings: Settings, path: Path) -> None:
-    """Write the settings that are not the defaults. Raises EmberError."""
-    defaults = asdict(Settings())
-    lines = [
-        f"{name} = {_toml(value)}"
-        for name, value in asdict(settings).items()
-        if value != defaults[name]
-    ]
-    text = "# Settings of the ember chat; F2 or /set changes them.\n" + "\n".join([*lines, ""])
+def change(path: Path, changes: Mapping[str, Any]) -> list[str]:
+    """Write these settings into the file; what else is in it stays. Raises EmberError.
+
+    Returns a line where the file was damaged and is now kept under another name.
+    """
+    notes = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(".new")
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
+        private.make_folder(path.parent)
+        try:
+            found = _read(path)
+        except EmberError as error:
+            found = {}
+            notes.append(f"{error}; it is kept as {private.set_aside(path)}")
+        defaults = asdict(Settings())
+        kept = {
+            name: value
+            for name, value in (found | dict(changes)).items()
+            if name not in defaults or value != defaults[name]
+        }
+        lines = [f"{_key(name)} = {_toml(value)}" for name, value in kept.items()]
+        private.write(path, "\n".join([_HEADING, *lines, ""]))
     except OSError as error:
         raise EmberError(f"{path}: the settings cannot be saved ({error.strerror})") from error
+    return [*notes, *private.narrow([path.parent])]
 
 
-def _toml(value: str | float | bool) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return '"' + "".join(_escaped(each) for each in value) + '"'
-    return repr(value)
+def _read(path: Path) -> dict[str, Any]:
+    """What is in the file, {} where there is none. Raises EmberError where it is no TOML."""
+    try:
+        # Editors of another system put a byte order mark first.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        cause = " ".join(str(error).split())
+        raise EmberError(f"{path}: the settings cannot be read ({cause})") from error
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML, on one line; any that a newer ember may have written."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            storable = value.encode("utf-8", "replace").decode("utf-8")
+            return '"' + "".join(map(_escaped, storable)) + '"'
+        case list():
+            return f"[{', '.join(map(_toml, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{_key(key)} = {_toml(each)}' for key, each in value.items())}}}"
+        case date() | time():
+            return value.isoformat()
+        case _:
+            return repr(value)
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else _toml(name)
 
 
 def _escaped(character: str) -> str:

@@ -11,7 +11,7 @@ import sys
 import termios
 import time
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,23 +24,31 @@ INTERRUPT, END, QUIT = b"\x03", b"\x04", b"\x11"
 _SECONDS = 60
 _SIZE = 120, 36
 _SIZES = "COLUMNS", "LINES"
+_LOCAL_FLAGS = 3  # where termios.tcgetattr has them
 
 
 class Terminal:
     """A command on a pseudo-terminal, and all it has shown."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "app"),
+        is_controlling: bool = True,
+    ) -> None:
+        """program: what Python runs. is_controlling: signals come from the terminal too."""
         self._master, slave = pty.openpty()
         self.resize(*_SIZE)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app", *arguments],
+            [sys.executable, *program, *arguments],
             cwd=ROOT,
             env={**inherited(), **(environment or {})},
             stdin=slave,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=_own_terminal,
+            preexec_fn=_own_terminal if is_controlling else None,
         )
         os.close(slave)
         self.shown = ""
@@ -88,6 +96,22 @@ class Terminal:
         while not holds():
             assert time.monotonic() < deadline, self.shown[-2000:]
             self.read_for(0.1)
+
+    @property
+    def is_cooked(self) -> bool:
+        """Whether the terminal echoes and edits lines, as a shell expects it."""
+        flags: int = termios.tcgetattr(self._master)[_LOCAL_FLAGS]
+        wanted = termios.ECHO | termios.ICANON | termios.ISIG
+        return flags & wanted == wanted
+
+    def hang_up(self) -> int:
+        """Take the terminal away; returns the exit code, -SIGKILL for a program that stays."""
+        os.close(self._master)
+        try:
+            return self.process.wait(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
 
     def close(self) -> int:
         """Wait for the end; returns the exit code."""

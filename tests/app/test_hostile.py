@@ -156,7 +156,7 @@ def test_no_screen_of_the_chat_lets_a_stranger_command_the_terminal(
     saved = SessionStore.open(default_path())
     message = ChatMessage(role=Role.USER, text=EVIL, attachments=(Attachment(name=NAME, text="x"),))
     answer = ChatMessage(role=Role.ASSISTANT, text=f"recalled {EVIL}", error=EVIL)
-    saved.save_all(Chat(title=EVIL, model=EVIL, messages=[message, answer]))
+    saved.save(Chat(title=EVIL, model=EVIL, messages=[message, answer]))
     saved.close()
     terminal = Terminal("chat", "-m", str(place.model), environment=place.environment)
     escape, enter = b"\x1b", b"\r"

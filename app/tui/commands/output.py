@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,9 @@ def _write(path: Path, content: str) -> None:
     except FileExistsError as error:
         raise EmberError(f"{path} exists already: name another file") from error
     except (OSError, ValueError) as error:
+        # Half a file would stand in the way of the whole one.
+        with suppress(OSError, ValueError):
+            path.unlink()
         raise EmberError(f"{path} cannot be written ({error})") from error
 
 

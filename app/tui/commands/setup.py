@@ -49,7 +49,7 @@ def set_(screen: "ChatScreen", text: str) -> None:
     elif not value:
         raise EmberError(f"{name} is {_value(screen, name)}: /set {name} VALUE changes it")
     else:
-        screen.change_settings(screen.settings.with_text(name, value.strip()))
+        screen.app.change_settings(screen.settings.with_text(name, value.strip()), name)
         screen.notify(f"{name} is {_value(screen, name)}", markup=False)
 
 
@@ -62,7 +62,7 @@ def theme(screen: "ChatScreen", text: str) -> None:
     """Change the theme."""
     if text not in screen.app.available_themes:
         raise EmberError(f"no theme {text!r}: there are {', '.join(theme_choices(screen))}")
-    screen.change_settings(screen.settings.with_text("theme", text))
+    screen.app.change_settings(screen.settings.with_text("theme", text))
 
 
 def theme_choices(screen: "ChatScreen") -> Iterable[str]:
@@ -73,7 +73,7 @@ def theme_choices(screen: "ChatScreen") -> Iterable[str]:
 def _open_settings(screen: "ChatScreen") -> None:
     def done(settings: Settings | None) -> None:
         if settings is not None:
-            screen.attempt(lambda: screen.change_settings(settings))
+            screen.attempt(lambda: screen.app.change_settings(settings))
 
     themes = sorted(screen.app.available_themes)
     screen.app.push_screen(SettingsScreen(screen.settings, themes), done)

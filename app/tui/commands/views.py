@@ -33,10 +33,9 @@ def title(screen: "ChatScreen", text: str) -> None:
     if not text:
         screen.composer.put_text(f"/title {chat.title}")
         return
-    if chat.id is None:
+    if not chat.messages:
         raise EmberError("this chat is empty: ask something first")
-    chat.title = text
-    screen.chat.store.rename(chat.id, text)
+    screen.chat.rename(text)
     screen.notify(f"renamed to {text}", markup=False)
 
 

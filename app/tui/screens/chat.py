@@ -137,10 +137,6 @@ class ChatScreen(Screen[None]):
         )
         self.notify(f"copied {what}", markup=False)
 
-    def change_settings(self, settings: Settings) -> None:
-        """Use other settings, and keep them. Raises EmberError where they cannot be saved."""
-        self.app.change_settings(settings)
-
     # -- showing --
 
     def _tick(self) -> None:

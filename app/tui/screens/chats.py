@@ -1,7 +1,7 @@
 """The saved chats: search, open, rename, delete."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -54,7 +54,7 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
 
         def done(title: str | None) -> None:
             if title:
-                self._try_rename(chosen.id, title)
+                self._attempt(lambda: self._give_title(chosen.id, title))
 
         self.app.push_screen(TextInputScreen("Rename", chosen.title), done)
 
@@ -69,8 +69,7 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
 
         def done(choice: str | None) -> None:
             if choice == "delete":
-                self._store.delete(chosen.id)
-                self.refresh_list()
+                self._attempt(lambda: self._chat.delete(chosen.id))
 
         text = (
             f"“{inert_line(chosen.title)}”, {chosen.messages} messages. It cannot be brought back."
@@ -78,10 +77,17 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
         choices = {"keep": "Keep it", "delete": "Delete it"}
         self.app.push_screen(QuestionScreen("Delete this chat?", text, choices), done)
 
-    def _try_rename(self, number: int, title: str) -> None:
-        self._store.rename(number, title)
+    def _give_title(self, number: int, title: str) -> None:
         if number == self._chat.chat.id:
-            self._chat.chat.title = title
+            self._chat.rename(title)
+        else:
+            self._store.rename(number, title)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except EmberError as error:
+            self.notify(str(error), severity="error", markup=False)
         self.refresh_list()
 
 

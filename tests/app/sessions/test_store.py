@@ -5,14 +5,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from app.sessions import schema
 from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, title_of
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
 from models.chat_template import Role
+from tests.full_disk import full_disk
 
 FIGURES = Figures(
     model="m",
@@ -37,16 +41,20 @@ def saved(store: SessionStore, *texts: str, title: str = "t") -> Chat:
     for at, text in enumerate(texts):
         role = Role.ASSISTANT if at % 2 else Role.USER
         chat.messages.append(ChatMessage(role=role, text=text))
-        store.save(chat, chat.messages[-1])
+        store.save(chat)
     return chat
+
+
+def texts(chat: Chat | None) -> list[str]:
+    assert chat is not None
+    return [each.text for each in chat.messages]
 
 
 def test_a_chat_comes_back_as_it_was(store: SessionStore) -> None:
     chat = saved(store, "hi", "hello 🙂 \x1b[31m")
     chat.messages[0].attachments = (Attachment(name="a.txt", text="one\ntwo"),)
     chat.messages[1].figures = FIGURES
-    store.save(chat, chat.messages[0])
-    store.save(chat, chat.messages[1])
+    store.save(chat)
     again = store.latest()
     assert again is not None
     assert (again.title, again.model, again.system) == ("t", "m", "be kind")
@@ -62,13 +70,182 @@ def test_a_lone_surrogate_is_saved_as_a_question_mark(store: SessionStore) -> No
     assert chat.messages[0].text == "a?b"
 
 
-def test_cut_forgets_later_messages(store: SessionStore) -> None:
+def test_the_file_follows_what_is_added_changed_and_taken_away(store: SessionStore) -> None:
     chat = saved(store, "a", "b", "c", "d")
     del chat.messages[2:]
-    store.cut(chat)
-    again = store.latest()
-    assert again is not None
-    assert [each.text for each in again.messages] == ["a", "b"]
+    chat.messages[0].text = "A"
+    chat.messages.append(ChatMessage(role=Role.USER, text="e"))
+    store.save(chat)
+    assert texts(store.latest()) == ["A", "b", "e"]
+    del chat.messages[:]
+    store.save(chat)
+    assert texts(store.latest()) == []
+
+
+def test_a_chat_without_words_is_not_kept(store: SessionStore) -> None:
+    assert not store.save(Chat(model="m", system="be kind"))
+    assert store.chats() == []
+
+
+def test_what_is_as_it_was_is_not_written(store: SessionStore) -> None:
+    saved(store, "a", title="first")
+    chat = saved(store, "b", title="second")
+    saved(store, "c", title="third")
+    before = chat.saved
+    chat.model = "another that was loaded"
+    store.save(chat)
+    assert chat.saved is before
+    assert [each.title for each in store.chats()] == ["third", "second", "first"]
+
+
+def test_memory_and_disk_agree_after_a_failed_commit(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    store = SessionStore.open(path)
+    chat = saved(store, "q0", "a0")
+    other = Chat(title="other", messages=[ChatMessage(role=Role.USER, text="x")])
+    chat.messages.append(ChatMessage(role=Role.USER, text="q1"))
+    before = chat.saved
+    # A commit fails, after all its statements have gone well.
+    with full_disk(path.with_name("chats.db-wal").stat().st_size):
+        for each in (chat, other, chat):
+            with pytest.raises(StoreError, match="cannot save the saved chats"):
+                store.save(each)
+    assert chat.saved is before
+    assert other.id is None
+    chat.messages.append(ChatMessage(role=Role.ASSISTANT, text="a1"))
+    store.save(other)
+    store.save(chat)
+    chat.messages[2].text = "q1 changed"
+    store.save(chat)
+    assert texts(SessionStore.open(path).latest()) == ["q0", "a0", "q1 changed", "a1"]
+    assert [each.title for each in store.chats()] == ["t", "other"]
+
+
+def test_a_locked_file_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    store = SessionStore.open(path)
+    chat = Chat(messages=[ChatMessage(role=Role.USER, text="one")])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked"):
+            store.save(chat)
+    chat.messages.append(ChatMessage(role=Role.ASSISTANT, text="two"))
+    store.save(chat)
+    assert texts(store.latest()) == ["one", "two"]
+
+
+def in_two_windows(path: Path) -> tuple[SessionStore, Chat, SessionStore, Chat]:
+    """A chat of two turns that two programs have open."""
+    one, two = SessionStore.open(path), SessionStore.open(path)
+    mine = saved(one, "q", "a", "q2", "a2", title="pets")
+    yours = two.latest()
+    assert yours is not None
+    return one, mine, two, yours
+
+
+def test_two_windows_on_one_chat_keep_all_words_of_both(tmp_path: Path) -> None:
+    one, mine, two, yours = in_two_windows(tmp_path / "chats.db")
+    mine.messages.append(ChatMessage(role=Role.USER, text="mine"))
+    assert not one.save(mine)
+    yours.messages.append(ChatMessage(role=Role.USER, text="yours"))
+    assert two.save(yours)
+    assert mine.id is not None
+    assert yours.id not in (None, mine.id)
+    assert yours.title == "pets (copy)"
+    for window, chat, word in ((one, mine, "mine"), (two, yours, "yours")):
+        chat.messages.append(ChatMessage(role=Role.ASSISTANT, text="end"))
+        assert not window.save(chat)
+        assert chat.id is not None
+        assert texts(one.load(chat.id)) == ["q", "a", "q2", "a2", word, "end"]
+
+
+def test_undo_in_one_window_takes_nothing_from_the_other(tmp_path: Path) -> None:
+    one, mine, two, yours = in_two_windows(tmp_path / "chats.db")
+    yours.messages.append(ChatMessage(role=Role.USER, text="more"))
+    two.save(yours)
+    del mine.messages[2:]
+    assert one.save(mine)
+    assert mine.id is not None
+    assert yours.id is not None
+    assert texts(one.load(mine.id)) == ["q", "a"]
+    assert texts(one.load(yours.id)) == ["q", "a", "q2", "a2", "more"]
+
+
+def test_a_chat_deleted_elsewhere_is_saved_again_and_no_other_in_its_place(tmp_path: Path) -> None:
+    one, mine, two, _ = in_two_windows(tmp_path / "chats.db")
+    assert mine.id is not None
+    two.delete(mine.id)
+    stranger = saved(two, "hello", title="stranger")
+    assert stranger.id == mine.id  # SQLite gives the number again
+    mine.messages.append(ChatMessage(role=Role.USER, text="on"))
+    assert one.save(mine)
+    assert mine.id is not None
+    assert texts(one.load(mine.id)) == ["q", "a", "q2", "a2", "on"]
+    assert texts(one.load(stranger.id)) == ["hello"]
+
+
+def test_a_title_given_elsewhere_stays(tmp_path: Path) -> None:
+    one, mine, two, _ = in_two_windows(tmp_path / "chats.db")
+    assert mine.id is not None
+    two.rename(mine.id, "renamed")
+    mine.messages[-1].text = "changed"
+    assert not one.save(mine)
+    assert [each.title for each in one.chats()] == ["renamed"]
+
+
+def test_a_clock_set_back_changes_no_order(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = saved(store, "a", title="first")
+    monkeypatch.setattr(time, "time", lambda: 77.0)
+    second = saved(store, "b", "c", title="second")
+    assert [each.title for each in store.chats()] == ["second", "first"]
+    assert texts(store.latest()) == ["b", "c"]
+    monkeypatch.setattr(time, "time", lambda: 33.0)
+    first.messages.append(ChatMessage(role=Role.ASSISTANT, text="d"))
+    second.messages[0].text = "B"
+    store.save(second)
+    store.save(first)
+    assert texts(store.latest()) == ["a", "d"]
+
+
+def test_chats_of_the_first_format_keep_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    with closing(sqlite3.connect(path)) as old, old:
+        for statement in schema._FIRST:
+            old.execute(statement)
+        old.execute("PRAGMA user_version = 1")
+        for number, updated in ((1, 30.0), (2, 10.0), (3, 20.0)):
+            old.execute(
+                "INSERT INTO chats VALUES (?, ?, 'm', '', 5.0, ?)",
+                (number, f"chat {number}", updated),
+            )
+            old.execute(
+                "INSERT INTO messages VALUES (?, ?, 0, 'user', 'hi', '[]', 'complete', "
+                "NULL, NULL, 5.0)",
+                (number, number),
+            )
+    store = SessionStore.open(path)
+    assert store.notes == ()
+    assert [each.id for each in store.chats()] == [1, 3, 2]
+    assert texts(store.latest()) == ["hi"]
+
+
+def test_programs_that_start_at_once_make_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    script = f"""
+from pathlib import Path
+from app.sessions.chat import Chat, ChatMessage
+from app.sessions.store import SessionStore
+from models.chat_template import Role
+store = SessionStore.open(Path({str(path)!r}))
+store.wait()
+store.save(Chat(messages=[ChatMessage(role=Role.USER, text="hi")]))
+assert not store.notes, store.notes
+"""
+    programs = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(4)]
+    assert [each.wait() for each in programs] == [0] * 4
+    assert len(SessionStore.open(path).chats()) == 4
 
 
 def test_search_finds_titles_and_texts_and_takes_wildcards_literally(store: SessionStore) -> None:
@@ -102,13 +279,6 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         SessionStore.open(path)
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "chats.db"
-    path.write_bytes(b"not a database" * 100)
-    with pytest.raises(StoreError, match="cannot open"):
-        SessionStore.open(path)
-
-
 def test_two_programs_share_the_file(tmp_path: Path) -> None:
     one, two = (SessionStore.open(tmp_path / "chats.db") for _ in range(2))
     saved(one, "a", title="from one")
@@ -128,7 +298,7 @@ store = SessionStore.open(Path({str(path)!r}))
 chat = Chat(title="killed", model="m")
 for role, text in ((Role.USER, "ask"), (Role.ASSISTANT, "half an ans")):
     chat.messages.append(ChatMessage(role=role, text=text, state=State.STREAMING))
-    store.save(chat, chat.messages[-1])
+    store.save(chat)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script], check=False, env=os.environ)

@@ -10,10 +10,13 @@ from app.tui import settings as settings_file
 from app.tui.commands import COMMANDS, find
 from app.tui.screens.figures import CacheScreen, SpeedScreen
 from app.tui.screens.help import HelpScreen
+from app.tui.screens.settings import SettingsScreen
+from app.tui.settings import Settings
 from app.tui.widgets.key_bar import KeyBar
 from app.tui.widgets.suggestions import Suggestions
 from kvcache import EmberError
 from tests.app.tui.conftest import Talk, on_screen, talk
+from tests.full_disk import full_disk
 
 
 async def two_turns(chat: Talk) -> None:
@@ -118,6 +121,22 @@ async def test_export_and_screenshot_write_new_files_only(
 
 
 @on_screen
+async def test_a_full_disk_leaves_no_half_of_an_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with talk() as chat:
+        await chat.exchange("what now?", "words " * 99)
+        with full_disk(50):
+            await chat.type("/export talk.md")
+            await chat.until(lambda: "cannot be written" in chat.told)
+        assert not (tmp_path / "talk.md").exists()
+        await chat.type("/export talk.md")
+        await chat.until(lambda: "written to" in chat.told)
+        assert "words" in (tmp_path / "talk.md").read_text()
+
+
+@on_screen
 async def test_settings_are_used_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     async with talk(settings_path=path) as chat:
@@ -132,7 +151,40 @@ async def test_settings_are_used_and_kept(tmp_path: Path) -> None:
         await chat.ask("hi")
         ask = chat.service.asks[-1]
         assert (ask.sampling.temperature, ask.max_tokens) == (0.7, 9)
-    assert settings_file.load(path).theme == "nord"
+    assert settings_file.load(path) == (Settings(temp=0.7, max_tokens=9, theme="nord"), [])
+
+
+@on_screen
+async def test_flags_of_one_run_are_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    flags = Settings(temp=0.9, system="for once", max_tokens=7)
+    async with talk(settings=flags, settings_path=path) as chat:
+        await chat.type("/theme nord")
+        await chat.until(lambda: chat.app.theme == "nord")
+        assert settings_file.load(path)[0] == Settings(theme="nord")
+        await chat.press("f2")
+        await chat.until(lambda: isinstance(chat.app.screen, SettingsScreen))
+        await chat.press("ctrl+s")
+        await chat.until(lambda: not isinstance(chat.app.screen, SettingsScreen))
+        assert settings_file.load(path)[0] == Settings(theme="nord")
+        await chat.type("/set temp 0.9")
+        await chat.until(lambda: "temp is 0.9" in chat.told)
+        assert settings_file.load(path)[0] == Settings(theme="nord", temp=0.9)
+        await chat.ask("hi")
+        assert chat.service.asks[-1].max_tokens == 7
+
+
+@on_screen
+async def test_settings_that_could_not_be_saved_are_saved_with_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "settings.toml"
+    path.parent.write_text("a file in the folder's place")
+    async with talk(settings_path=path) as chat:
+        await chat.type("/set temp 0.7")
+        await chat.until(lambda: "cannot be saved" in chat.told)
+        path.parent.unlink()
+        await chat.type("/theme nord")
+        await chat.until(lambda: chat.app.theme == "nord")
+    assert settings_file.load(path)[0] == Settings(theme="nord", temp=0.7)
 
 
 @on_screen

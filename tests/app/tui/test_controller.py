@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.generation import TextChunk
-from app.sessions.chat import Attachment, ChatMessage, State
+from app.sessions.chat import Attachment, Chat, ChatMessage, State
 from app.sessions.store import SessionStore
 from app.tui.controller import ChatController
 from app.tui.scripted_service import ScriptedService
@@ -76,12 +76,12 @@ def test_the_answer_is_saved_at_least_every_second(tmp_path: Path) -> None:
         return [message.text for message in chat.messages] if chat else []
 
     talk.ask("why?")
-    assert saved() == ["why?", ""]
+    assert saved() == ["why?"]
     talk.service.read(10, 10)
     talk.service.say("be", "cause")
     talk.clock.now += 0.5
     talk.chat.tick()
-    assert saved() == ["why?", ""]
+    assert saved() == ["why?"]
     talk.service.say(" it")
     talk.clock.now += 0.6
     talk.chat.tick()
@@ -182,7 +182,7 @@ def test_a_fork_is_another_saved_chat(talk: Talk) -> None:
     draft = talk.chat.fork(talk.chat.chat.messages[0])
     assert draft == Draft(text="one")
     titles = [each.title for each in talk.chat.store.chats()]
-    assert sorted(titles) == ["one", "one (fork)", "one (fork) (fork)"]
+    assert sorted(titles) == ["one", "one (fork)"]  # the other has no words yet
     assert original.id is not None
     assert len(talk.chat.store.load(original.id).messages) == 4
 
@@ -317,6 +317,45 @@ def test_a_full_disk_is_told_once_and_the_chat_goes_on(tmp_path: Path) -> None:
     assert [notice for notice in talk.chat.notices if "not saved" in notice] != []
     assert len(talk.chat.notices) == 1
     assert talk.texts == ["one", "1", "two", "2"]
+
+
+def test_a_retry_keeps_the_old_answer_on_disk_until_there_are_new_words(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    talk = Talk(SessionStore.open(path))
+    talk.exchange("one", "old")
+    talk.chat.retry()
+
+    def saved() -> list[str]:
+        chat = SessionStore.open(path).latest()
+        return [message.text for message in chat.messages] if chat else []
+
+    assert saved() == ["one", "old"]
+    talk.service.say("new")
+    talk.clock.now += 1.1
+    talk.chat.tick()
+    assert saved() == ["one", "new"]
+
+
+def test_leaving_saves_what_is_unfinished_and_what_waits(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    talk = Talk(SessionStore.open(path))
+    talk.ask("one")
+    talk.service.say("half an ans")
+    talk.chat.ask(Draft(text="two"))
+    assert talk.chat.close() is None
+    chat = SessionStore.open(path).latest()
+    assert chat is not None
+    assert [(each.text, each.state) for each in chat.messages] == [
+        ("one", State.COMPLETE),
+        ("half an ans", State.STOPPED),
+        ("two", State.COMPLETE),
+    ]
+
+
+def test_a_damaged_chat_is_told_when_it_is_shown(talk: Talk) -> None:
+    message = ChatMessage(role=Role.USER, text="?")
+    talk.chat.show_chat(Chat(messages=[message], damaged=1))
+    assert "1 messages of this chat are damaged" in talk.chat.notices[0]
 
 
 def test_an_attachment_is_fenced_beyond_what_it_contains() -> None:

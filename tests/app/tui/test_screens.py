@@ -1,5 +1,7 @@
 """The screens beside the chat and its panes, opened and worked by keys."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,26 @@ async def test_chats_are_searched_opened_renamed_and_deleted() -> None:
         await chat.until(lambda: [each.title for each in store.chats()] == ["felines"])
         await chat.press("f8")
         await chat.until(lambda: "this chat is open" in chat.told)
+
+
+@on_screen
+async def test_chats_that_cannot_be_changed_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    store = SessionStore.open(path)
+    async with talk(store=store) as chat:
+        await chat.exchange("about cats", "meow")
+        await chat.type("/new")
+        await chat.press("ctrl+o")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await chat.press("f2")
+            await chat.fill("felines")
+            await chat.press("enter")
+            await chat.until(lambda: "cannot rename the saved chats" in chat.told)
+            await chat.press("f8")
+            await chat.choose(1)
+            await chat.until(lambda: "cannot delete the saved chats" in chat.told)
+        assert [each.title for each in store.chats()] == ["about cats"]
 
 
 @on_screen

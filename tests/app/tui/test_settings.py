@@ -1,3 +1,7 @@
+import os
+import stat
+import tomllib
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -7,44 +11,147 @@ from hypothesis import strategies as st
 from app.tui import settings as file
 from app.tui.settings import Settings
 from kvcache import EmberError
+from tests.full_disk import full_disk
 
 
 @given(
     st.builds(
         Settings,
-        system=st.text(st.characters(exclude_categories=("Cs",))),
+        model=st.text(),
+        system=st.text(),
         temp=st.floats(0, 100),
-        top_k=st.integers(0, 99),
+        top_k=st.integers(0, 2**64 - 1),
+        seed=st.integers(-1, 2**64 - 1),
         panes=st.booleans(),
     )
 )
 def test_what_is_saved_is_loaded(tmp_path_factory: pytest.TempPathFactory, found: Settings) -> None:
     path = tmp_path_factory.mktemp("config") / "deep" / "settings.toml"
-    file.save(found, path)
-    assert file.load(path) == found
+    assert file.change(path, asdict(found)) == []
+    readable = {
+        name: getattr(found, name).encode("utf-8", "replace").decode("utf-8")
+        for name in ("model", "system")
+    }
+    assert file.load(path) == (replace(found, **readable), [])
 
 
 def test_no_file_means_defaults(tmp_path: Path) -> None:
-    assert file.load(tmp_path / "none.toml") == Settings()
+    assert file.load(tmp_path / "none.toml") == (Settings(), [])
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("temp = ", "cannot be read"),
-        ("colour = 1", "no setting colour"),
-        ('temp = "hot"', "expected a number"),
-        ("temp = -1.0", "got temperature=-1.0"),
-        ("max_tokens = 0", "at least 1"),
-        ("panes = 1", "on or off"),
+        ("top_k = 7\ncolour = 1", "no setting 'colour'"),
+        ('top_k = 7\ntemp = "hot"', "expected a number"),
+        ("top_k = 7\ntemp = -1.0", "got temperature=-1.0"),
+        ("top_k = 7\ntemp = nan", "got temperature=nan"),
+        ("top_k = 7\nmax_tokens = 0", "at least 1"),
+        ("top_k = 7\nseed = 99999999999999999999999", "seed is out of bounds"),
+        ("top_k = 7\npanes = 1", "on or off"),
+        ("top_k = 7\n[theme]\nname = 1", "got theme = {'name': 1}, expected text"),
     ],
 )
-def test_a_bad_file_is_told_with_its_path(tmp_path: Path, text: str, said: str) -> None:
+def test_one_wrong_setting_leaves_the_others_in_force(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "settings.toml"
     path.write_text(text)
-    with pytest.raises(EmberError, match=said) as caught:
-        file.load(path)
-    assert str(path) in str(caught.value)
+    settings, (line,) = file.load(path)
+    assert settings == Settings(top_k=7)
+    assert said in line
+    assert str(path) in line
+
+
+_UNREADABLE = [
+    b"temp = ",
+    b"\xff\xfe",
+    b"top_k = " + b"9" * 5000,
+    b"top_k = " + b"[" * 99_999,
+    b"temp = 0.5\nsystem = 'cut sho",
+    bytes(range(256)),
+]
+
+
+@pytest.mark.parametrize("content", _UNREADABLE, ids=range(len(_UNREADABLE)))
+def test_a_damaged_file_means_defaults_and_is_kept_aside_by_a_change(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_bytes(content)
+    settings, (line,) = file.load(path)
+    assert settings == Settings()
+    assert "cannot be read" in line
+    assert "\n" not in line
+    assert path.read_bytes() == content
+    (kept,) = file.change(path, {"theme": "nord"})
+    aside = tmp_path / "settings.toml.damaged-1"
+    assert str(aside) in kept
+    assert aside.read_bytes() == content
+    assert file.load(path) == (Settings(theme="nord"), [])
+
+
+def test_a_folder_in_its_place_is_told_too(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.mkdir()
+    settings, (line,) = file.load(path)
+    assert settings == Settings()
+    assert "cannot be read" in line
+
+
+def test_a_file_cut_anywhere_starts(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    file.change(path, {"system": 'say "hi"\n', "temp": 0.7, "bell": False, "model": "a b"})
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        settings, _ = file.load(path)
+        assert settings.temp in (0.0, 0.7)
+
+
+def test_what_a_newer_ember_wrote_stays(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(
+        "\ufeffcolour = {red = [1, 2.5, inf], 'a b' = \"\\u0007\"}\nborn = 2026-11-26T21:00:00Z\n"
+        "at = 07:30:00\ntemp = 0.5\n[more.deep]\non = true\n",
+        encoding="utf-8",
+    )
+    before = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    file.change(path, {"top_k": 7, "temp": 0.0})
+    after = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert after == {name: before[name] for name in before if name != "temp"} | {"top_k": 7}
+
+
+def test_two_windows_keep_what_the_other_saved(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    file.change(path, {"temp": 0.5})
+    file.change(path, {"theme": "nord"})
+    assert file.load(path)[0] == Settings(temp=0.5, theme="nord")
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    file.change(path, {"theme": "nord"})
+    with full_disk(7), pytest.raises(EmberError, match="the settings cannot be saved"):
+        file.change(path, {"temp": 0.5})
+    assert file.load(path) == (Settings(theme="nord"), [])
+    assert not list(tmp_path.glob(".settings*"))
+
+
+def test_the_file_is_private_and_a_link_to_it_stays(tmp_path: Path) -> None:
+    folder, real = tmp_path / "ember", tmp_path / "dotfiles.toml"
+    folder.mkdir()
+    folder.chmod(0o755)
+    real.write_text("top_k = 7")
+    real.chmod(0o644)
+    path = folder / "settings.toml"
+    path.symlink_to(real)
+    before = os.umask(0)
+    try:
+        assert file.change(path, {"theme": "nord"}) == []
+    finally:
+        os.umask(before)
+    assert path.is_symlink()
+    assert file.load(path)[0] == Settings(top_k=7, theme="nord")
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (folder, real)] == [0o700, 0o600]
 
 
 def test_settings_as_typed() -> None:

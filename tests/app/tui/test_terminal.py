@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from app.sessions.chat import State
 from app.sessions.store import SessionStore
 from tests.app.monkey import misuse
-from tests.app.terminal import QUIT, Terminal
+from tests.app.terminal import END, QUIT, Terminal
 
 # Nothing to be compiled in the empty home folder that these tests give the program.
 BACKEND = ("--backend", "reference")
@@ -136,6 +137,32 @@ def test_a_late_interrupt_changes_nothing(tiny_path: Path, folders: dict[str, st
             terminal.process.send_signal(signal.SIGINT)
     assert terminal.close() in (0, 130)
     assert "Traceback" not in terminal.shown
+
+
+def test_files_that_were_cut_short_keep_nobody_from_starting(
+    tiny_path: Path, tmp_path: Path, folders: dict[str, str]
+) -> None:
+    chats, settings = tmp_path / "data/ember/chats.db", tmp_path / "config/ember/settings.toml"
+    for path, content in ((chats, b"SQLite format 3\x00" * 999), (settings, b"temp = ")):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    command = ["chat", "-m", str(tiny_path), *BACKEND]
+    terminal = Terminal(*command, "--continue", environment=folders)
+    terminal.wait_for("default")  # notices break their lines
+    terminal.wait_for("Ask anything")
+    assert chats.with_name("chats.db.damaged-1").exists()
+    terminal.type(b"ba ce di" + ENTER)
+    terminal.wait_until(lambda: len(saved_answer(tmp_path)) > 0)
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+    assert settings.read_bytes() == b"temp = "
+    modes = [stat.S_IMODE(each.stat().st_mode) for each in (chats, chats.parent)]
+    assert modes == [0o600, 0o700]
+    plain = Terminal(*command, "--plain", environment=folders)
+    plain.wait_for("the defaults are used")
+    plain.wait_for("> ")
+    plain.type(END)
+    assert plain.close() == 0
 
 
 def test_no_color_is_obeyed(tiny_path: Path, folders: dict[str, str]) -> None:

@@ -1,0 +1,120 @@
+"""From rows to messages and back. A row of any kind is read: what is damaged is left out.
+
+Knows no database.
+"""
+
+import json
+import math
+from dataclasses import asdict, fields
+from enum import Enum
+from typing import Any, TypeVar
+
+from app.sessions.chat import Attachment, ChatMessage, Figures, State
+from models.chat_template import Role
+
+E = TypeVar("E", bound=Enum)
+_LAST_SECOND = 253402300799.0  # of the year 9999
+
+
+def message(row: dict[str, Any]) -> ChatMessage:
+    """The message that a row holds."""
+    state = _member(row["state"], State.COMPLETE)
+    return ChatMessage(
+        role=_member(row["role"], Role.ASSISTANT),
+        text=text(row["text"]),
+        attachments=_attachments(row["attachments"]),
+        # Whoever was writing this answer has died.
+        state=State.STOPPED if state is State.STREAMING else state,
+        figures=_figures(row["figures"]),
+        error=text(row["error"]) or None,
+    )
+
+
+def is_whole(row: dict[str, Any]) -> bool:
+    """Whether the row's message has all that was written."""
+    read, attachments = message(row), _json(row["attachments"])
+    return (
+        isinstance(row["text"], str)
+        and row["role"] == read.role.value
+        and isinstance(attachments, list)
+        and len(attachments) == len(read.attachments)
+    )
+
+
+def held(each: ChatMessage, position: object) -> tuple[object, ...]:
+    """What a row of the message would hold; cheap to make and to compare."""
+    return (
+        position,
+        each.role,
+        each.text,
+        each.attachments,
+        each.state,
+        each.figures,
+        each.error,
+    )
+
+
+def values(each: ChatMessage, position: int) -> dict[str, object]:
+    """The columns of the message's row."""
+    return {
+        "position": position,
+        "role": each.role.value,
+        "text": storable(each.text),
+        "attachments": json.dumps([asdict(one) for one in each.attachments]),
+        "state": each.state.value,
+        "figures": json.dumps(asdict(each.figures)) if each.figures else None,
+        "error": storable(each.error) if each.error else None,
+    }
+
+
+def storable(value: str) -> str:
+    """Text that SQLite takes: lone surrogates have no UTF-8."""
+    return value.encode("utf-8", "replace").decode("utf-8")
+
+
+def text(value: object) -> str:
+    """Text from a column of any type."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return "" if value is None else str(value)
+
+
+def seconds(value: object) -> float:
+    """A time that a calendar has, from a column of any type."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return 0.0
+    return min(max(float(value), 0.0), _LAST_SECOND)
+
+
+def _member(value: object, otherwise: E) -> E:
+    """The enum's member of that value."""
+    return next((each for each in type(otherwise) if each.value == value), otherwise)
+
+
+def _attachments(column: object) -> tuple[Attachment, ...]:
+    found = _json(column)
+    return tuple(
+        Attachment(name=storable(each["name"]), text=storable(each["text"]))
+        for each in (found if isinstance(found, list) else ())
+        if isinstance(each, dict) and all(type(each.get(key)) is str for key in ("name", "text"))
+    )
+
+
+def _figures(column: object) -> Figures | None:
+    found = _json(column)
+    if not isinstance(found, dict):
+        return None
+    known: dict[str, Any] = {each.name: found.get(each.name) for each in fields(Figures)}
+    for each in fields(Figures):
+        value = known[each.name]
+        if type(value) is not each.type or (type(value) is float and not math.isfinite(value)):
+            return None
+    return Figures(**known)
+
+
+def _json(column: object) -> Any:
+    """What a column of JSON says; None for what is none."""
+    try:
+        return json.loads(column) if isinstance(column, str | bytes) else None
+    except (ValueError, RecursionError):
+        return None
