@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2"
 
-# Known before the cache library is imported; a test holds it to CacheConfig.
+# Known before the cache library is imported; tests hold them to its own.
 DEFAULT_KV = "hkivi5/turbo3u"
+MOST_TOKENS = 2**31 - 1
+
+_LONGEST_SHOWN = 40
 
 
 def usage_error(command: str, message: str) -> int:
@@ -94,13 +97,13 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         help=f"codecs of older keys and values, as {DEFAULT_KV} (default), h8, q4 or f16",
     )
     group.add_argument(
-        "--hot", type=whole(0), metavar="N", help="newest tokens kept unencoded (default: 256)"
+        "--hot", type=tokens(0), metavar="N", help="newest tokens kept unencoded (default: 256)"
     )
     group.add_argument(
-        "--sinks", type=whole(0), metavar="N", help="first tokens never let go (default: 4)"
+        "--sinks", type=tokens(0), metavar="N", help="first tokens never let go (default: 4)"
     )
     group.add_argument(
-        "--block", type=whole(1), metavar="N", help="tokens encoded together (default: 64)"
+        "--block", type=tokens(1), metavar="N", help="tokens encoded together (default: 64)"
     )
     group.add_argument(
         "--keep",
@@ -115,12 +118,15 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         help="precision of unencoded keys and values (default: f16)",
     )
     size = group.add_mutually_exclusive_group()
-    size.add_argument("--ctx", type=whole(1), metavar="N", help="tokens the window holds")
+    size.add_argument("--ctx", type=tokens(1), metavar="N", help="tokens the window holds")
     size.add_argument("--kv-budget", metavar="SIZE", help="bytes the window takes, as 64MiB")
     group.add_argument(
         "--beyond-context",
         action="store_true",
         help="allow a window longer than the model was trained for",
+    )
+    group.add_argument(
+        "--force", action="store_true", help="load what does not fit in this machine's memory"
     )
     group.add_argument(
         "--backend",
@@ -168,7 +174,7 @@ KEEP_SYSTEM = "system"
 
 def _keep(text: str) -> int | str:
     """An argparse type: how many tokens to keep, or KEEP_SYSTEM."""
-    return text if text == KEEP_SYSTEM else int(whole(0)(text))
+    return text if text == KEEP_SYSTEM else int(tokens(0)(text))
 
 
 class _Bounded:
@@ -179,22 +185,31 @@ class _Bounded:
 
     def __call__(self, text: str) -> float:
         kind = "a whole number" if self._convert is int else "a number"
-        bounds = f"{self._low:g} to {self._high:g}"
+        bounds = f"{self._low:.10g} to {self._high:.10g}"
         if self._high == float("inf"):
             bounds = f"{self._low:g} or more"
         try:
             value = self._convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected {kind}") from None
+            raise argparse.ArgumentTypeError(f"got {_brief(text)!r}, expected {kind}") from None
         if not self._low <= value <= self._high:
-            raise argparse.ArgumentTypeError(f"got {text}, expected {kind}, {bounds}")
+            raise argparse.ArgumentTypeError(f"got {_brief(text)}, expected {kind}, {bounds}")
         return value
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _number(low: float, high: float) -> _Bounded:
     return _Bounded(float, low, high)
 
 
-def whole(low: int) -> _Bounded:
-    """An argparse type: a whole number of at least `low`."""
-    return _Bounded(int, low, float("inf"))
+def tokens(low: int) -> _Bounded:
+    """An argparse type: a number of tokens, as many as a cache may be asked for."""
+    return whole(low, MOST_TOKENS)
+
+
+def whole(low: int, high: float = float("inf")) -> _Bounded:
+    """An argparse type: a whole number within bounds."""
+    return _Bounded(int, low, high)

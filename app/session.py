@@ -12,15 +12,17 @@ from app.engine import Engine, Request
 from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
+from app.memory import Admitted, admit
 from app.options import KEEP_SYSTEM, cache_config, model_name
 from app.progress import byte_bar
-from kvcache import Backend
+from kvcache import Backend, CacheConfig
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
 from models.builtin_templates import TemplateSource
 from models.chat_template import Message, conversation
+from models.config import LlamaConfig
 from models.fetch import fetch
-from models.loader import LoadedModel, load
+from models.loader import LoadedModel, OnProgress, load
 from models.native_ops import count_plain
 from models.progress import Progress
 
@@ -61,11 +63,15 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
-        loaded = _load_with_bar(thread, path, config.backend)
+        loaded, admitted = _load_with_bar(thread, path, config, force=args.force)
+        config = admitted.config
         if args.keep == KEEP_SYSTEM:
             config = replace(config, keep=system_tokens(loaded, args.system))
         engine = thread.call(lambda: Engine(loaded, config))
-        for text in load_notes(engine, asked=config.backend, hot=args.hot, raw=raw):
+        for text in (
+            *admitted.notes,
+            *load_notes(engine, asked=config.backend, hot=args.hot, raw=raw),
+        ):
             note(text)
         yield Session(engine=engine, thread=thread)
 
@@ -125,7 +131,23 @@ def _reference_notes(engine: Engine) -> Iterator[str]:
         yield str(error)
 
 
-def _load_with_bar(thread: InferenceThread, path: Path, backend: Backend) -> LoadedModel:
+def load_admitted(
+    path: Path, config: CacheConfig, progress: OnProgress, *, force: bool
+) -> tuple[LoadedModel, Admitted]:
+    """A model, and the cache that fits beside it. Raises TooLargeError before it is read."""
+    admitted = Admitted(config=config)
+
+    def accept(model: LlamaConfig, weights: int) -> None:
+        nonlocal admitted
+        admitted = admit(config, model, weights, force=force)
+
+    loaded = load(path, backend=config.backend, progress=progress, accept=accept)
+    return loaded, admitted
+
+
+def _load_with_bar(
+    thread: InferenceThread, path: Path, config: CacheConfig, *, force: bool
+) -> tuple[LoadedModel, Admitted]:
     with byte_bar("loading") as report, cancel_on_interrupt() as cancel:
 
         def on_progress(done: int, total: int) -> None:
@@ -133,7 +155,7 @@ def _load_with_bar(thread: InferenceThread, path: Path, backend: Backend) -> Loa
                 raise KeyboardInterrupt
             report(done, total)
 
-        return thread.call(lambda: load(path, backend=backend, progress=on_progress))
+        return thread.call(lambda: load_admitted(path, config, on_progress, force=force))
 
 
 def fetch_with_bar(model: str) -> Path:

@@ -19,12 +19,14 @@ from models.gguf_file import GGUFFile
 from models.llama import Model
 from models.native_ops import NativeOps
 from models.ops import MlxOps, Ops
-from models.repack import Dense, Quantized, repack
+from models.repack import Dense, Quantized, repack, stored_bytes
 from models.source import locate
 from models.tokenizer import Tokenizer
 from models.weights import Weights
 
 OnProgress = Callable[[int, int], None]
+# Dimensions, and bytes of the weights in memory.
+Accept = Callable[[LlamaConfig, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +56,21 @@ def load(
     *,
     backend: Backend = Backend.AUTO,
     progress: OnProgress | None = None,
+    accept: Accept | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.source.locate`); downloads nothing.
 
     backend: what computes the network's products (its cache has its own setting).
     progress: called with (bytes of tensors done, bytes of all tensors).
+    accept: told what the header says before anything is read; what it raises ends the load.
     Raises ModelNotFoundError, or GGUFError, which names the file, where it cannot
     be run.
     """
     path = locate(str(model))
     with GGUFFile(path) as file:
         config = LlamaConfig.from_metadata(file.metadata)
+        if accept is not None:
+            accept(config, sum(stored_bytes(info) for info in file.tensors.values()))
         tokenizer = Tokenizer.from_metadata(file.metadata)
         template = ChatTemplate.from_metadata(file.metadata, tokenizer)
         tensors = _read_tensors(file, progress or _ignore)

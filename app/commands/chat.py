@@ -73,6 +73,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         options.cache_config(args),
         keep_system=settings.system if pins_system else None,
         hot=args.hot,
+        force=args.force,
     )
     chat_app = ChatApp(
         service,

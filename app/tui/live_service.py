@@ -13,7 +13,7 @@ from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk
 from app.inference_thread import InferenceThread
 from app.job import Job
-from app.session import load_notes, system_tokens
+from app.session import load_admitted, load_notes, system_tokens
 from app.transcript import Completion
 from app.tui.prompting import make_prompt
 from app.tui.service import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
@@ -24,7 +24,7 @@ from kvcache.native.library import is_tried
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError
 from models.fetch import fetch
-from models.loader import OnProgress, load
+from models.loader import OnProgress
 from models.progress import Progress
 from models.source import can_be_fetched, locate
 
@@ -44,13 +44,19 @@ class LiveService:
 
     keep_system: pin what a conversation under this system prompt begins with;
     None pins no more than the configuration says. hot: the hot tokens that were
-    asked for, None for the default.
+    asked for, None for the default. force: load what does not fit in memory.
     """
 
     def __init__(
-        self, config: CacheConfig, *, keep_system: str | None = None, hot: int | None = None
+        self,
+        config: CacheConfig,
+        *,
+        keep_system: str | None = None,
+        hot: int | None = None,
+        force: bool = False,
     ) -> None:
         self._config, self._keep_system, self._hot = config, keep_system, hot
+        self._force = force
         self._thread = InferenceThread()
         self._engine: Engine | None = None
         self._stats: Sequence[CacheStats] = ()
@@ -136,12 +142,13 @@ class LiveService:
         path = locate(spec)
         # The old model goes first, so that two are never in memory together.
         self._engine, self._stats = None, ()
-        loaded = load(path, backend=self._config.backend, progress=report)
-        config = self._config
+        loaded, admitted = load_admitted(path, self._config, report, force=self._force)
+        config = admitted.config
         if self._keep_system is not None:
             config = replace(config, keep=system_tokens(loaded, self._keep_system or None))
         engine = Engine(loaded, config)
-        notes = tuple(load_notes(engine, asked=config.backend, hot=self._hot))
+        told = load_notes(engine, asked=config.backend, hot=self._hot)
+        notes = (*admitted.notes, *told)
         self._engine, self._stats = engine, engine.layer_stats()
         yield _info(engine, spec, path, notes)
 

@@ -11,9 +11,10 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from app.tui import memory
+from app import memory
+from app.memory import Fit
 from app.tui.controller import ChatController
-from app.tui.model_list import Cost, Fit, ListedModel, examine, fit, foretell, listed
+from app.tui.model_list import Cost, ListedModel, examine, fit, foretell, listed
 from app.tui.screens.dialog import Dialog
 from app.tui.text import figures
 from app.tui.text.inert import inert
@@ -107,7 +108,7 @@ class ModelsScreen(Dialog[str | None]):
 
 def _line(model: ListedModel, cost: Cost | None, *, is_current: bool) -> Content:
     """Name, size, quantization, fit; cache cost and what it is, or why it cannot be run."""
-    verdict = fit(model, cost, memory.installed())
+    verdict = fit(model, cost, memory.memory())
     details = f"{cost.quantization} " if cost and cost.quantization else ""
     first = Content.assemble(
         ("● " if is_current else "  ", "$accent"),
