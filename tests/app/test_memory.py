@@ -10,6 +10,7 @@ import pytest
 
 from app import cli, memory, options
 from app.memory import Fit, Memory, Need, TooLargeError, admit
+from app.tui.app import ChatApp
 from app.tui.live_service import LiveService
 from app.tui.model_list import Cost, ListedModel, fit
 from app.tui.service import ModelInfo
@@ -19,6 +20,7 @@ from kvcache.config import parse_bytes
 from models.config import LlamaConfig
 from models.gguf_file import GGUFFile
 from models.tensor_types import TensorType
+from tests.app.tui.conftest import Talk, on_screen
 from tests.gguf_factory import (
     LlamaShape,
     every_matrix,
@@ -97,11 +99,20 @@ def test_a_file_of_137_gb_is_refused_at_once(
     assert "take a smaller model, or --force" in said
 
 
-@pytest.mark.usefixtures("middling")
-def test_the_chat_says_what_does_not_fit(hollow: Path) -> None:
+@pytest.mark.usefixtures("middling", "home")
+@on_screen
+async def test_the_chat_says_what_does_not_fit(hollow: Path) -> None:
     service = LiveService(CacheConfig(backend=Backend.REFERENCE))
     with pytest.raises(TooLargeError, match=r"weights 136\.9 GB.*24\.0 GB"):
         list(service.load(str(hollow)))
+    app = ChatApp(service, model=str(hollow))
+    async with app.run_test(size=(100, 30)) as pilot:
+        chat = Talk(app, service, pilot)
+        await chat.until(lambda: "the model could not be loaded" in chat.shown)
+        shown = " ".join(chat.shown.replace("│", "").split())
+        assert "weights 136.9 GB, cache 0.4 GB, prompt step 0.2 GB" in shown
+        assert "this machine has 24.0 GB for it" in shown
+        assert "--force" in shown
     service.close()
 
 
