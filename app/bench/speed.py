@@ -189,15 +189,17 @@ def _tuned(group: Group, meter: Meter) -> Iterator[Entry]:
             continue
         trial = group.trial(case)
         found: dict[Setting, Measurement] = {}
-        try:
-            for alike in forms(_settings_of(case)):
-                with meter.step(f"{_label(case)}, trials", _trial_seconds(trial, alike)):
+        reason = "no setting runs"
+        for alike in forms(_settings_of(case)):
+            with meter.step(f"{_label(case)}, trials", _trial_seconds(trial, alike)):
+                try:
                     found |= try_each(trial, alike)
-        except EmberError as error:
-            _leave_out(case, error)
-            continue
-        if tried := ranked(trial, found, group.speeds):
-            yield Entry(case=case, tried=tried)
+                except EmberError as error:  # the other form may run
+                    reason = str(error)
+        if found:
+            yield Entry(case=case, tried=ranked(trial, found, group.speeds))
+        else:
+            _leave_out(case, reason)
 
 
 def _measure_in_turns(settings: SpeedSettings, entries: list[Entry], meter: Meter) -> None:
@@ -210,7 +212,7 @@ def _measure_in_turns(settings: SpeedSettings, entries: list[Entry], meter: Mete
                 except EmberError as error:
                     if case.engine is EngineName.EMBER:
                         raise
-                    _leave_out(case, error)
+                    _leave_out(case, str(error))
                     entries.remove(entry)
                     break
 
@@ -220,8 +222,8 @@ def _label(case: Case) -> str:
     return f"speed: {case.engine.value} {case.kv} at depth {case.depth}{batch}"
 
 
-def _leave_out(case: Case, error: EmberError) -> None:
-    note(f"{case.engine.value} {case.kv} left out: {error}")
+def _leave_out(case: Case, reason: str) -> None:
+    note(f"{case.engine.value} {case.kv} left out: {reason}")
 
 
 def _settings_of(case: Case) -> list[Setting]:

@@ -421,6 +421,26 @@ def test_every_peer_row_names_the_settings_tried(monkeypatch: pytest.MonkeyPatch
         assert not any(row.tried or row.setting for row in rows if row.engine == "ember")
 
 
+def test_where_one_form_of_a_peer_dies_the_other_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def trial(case: Case, settings: Sequence[Setting]) -> dict[Setting, Measurement]:
+        first = settings[0]
+        if isinstance(first, LlamaCppSetting) and first.flash_attn:
+            raise EmberError("exit code -11")
+        return _alike(case, settings)
+
+    monkeypatch.setattr(speed, "try_each", trial)
+    monkeypatch.setattr(speed, "measure", lambda case: _measurement(1.0, *[0.1] * case.tg))
+    rows = [
+        row
+        for row in speed.run(replace(SETTINGS, peers=True), _Steps())
+        if row.engine == "llama.cpp"
+    ]
+    assert {row.kv for row in rows} == {"f16", "q8_0/f16"}
+    assert all(row.setting.startswith("flash_attn off") for row in rows)
+
+
 def test_a_setting_that_cannot_run_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     case = replace(CASE, engine=EngineName.LLAMA_CPP, kv="f16")
     settings = tuning.settings_of(case, on_cpu=True)
