@@ -149,7 +149,7 @@ class CacheConfig:
             if value > most:
                 got = f"{name}={value}" if value < 10 * MOST_BYTES else f"an endless {name}"
                 raise CacheError(f"got {got}, expected at most {most}")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < float("inf"):
             raise CacheError(f"got temperature={self.temperature}, expected more than 0")
         codec(self.keys)
         codec(self.values)
