@@ -74,10 +74,18 @@ def test_a_pool_that_no_memory_holds_is_refused() -> None:
         BlockPool(2**20, kv_heads=2, head_dim=1 << 24, page_tokens=3, backend=Backend.CPU)
 
 
-def test_a_buffer_that_no_memory_holds_is_refused() -> None:
-    cache = DynamicKVCache(2**50, backend=Backend.CPU)
+@pytest.mark.parametrize("backend", [Backend.CPU, Backend.REFERENCE])
+def test_a_buffer_has_no_more_tokens_than_there_are_positions(backend: Backend) -> None:
+    cache = DynamicKVCache(2**50, backend=backend)
     tokens = mx.ones((1, 2, 3, 16), mx.float16)
     cache.append(tokens, tokens)
-    with pytest.raises(CacheError, match="no memory for a cache of this size"):
-        cache.reserve(2**49)
+    with pytest.raises(CacheError, match=f"holds 3 of {MOST_TOKENS}"):
+        cache.reserve(MOST_TOKENS - 2)
     assert cache.offset == 3
+
+
+def test_a_buffer_that_no_memory_holds_is_refused() -> None:
+    cache = DynamicKVCache(2**50, backend=Backend.CPU)
+    with pytest.raises(CacheError, match="no memory for a cache of this size"):
+        cache.reserve(2**30, (1, 2, 1 << 20))
+    assert cache.offset == 0
