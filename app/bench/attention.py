@@ -7,8 +7,9 @@ has not emptied. Nothing else of the network runs.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from statistics import median
 
 import mlx.core as mx
@@ -27,7 +28,7 @@ _SECONDS_PER_TOKEN = 0.0009  # of context, of one kernel, filling included
 # Of mlx-lm's quantized cache; its default is 64.
 _GROUPS = (64, 32, 128)
 _TRIAL_REPS = 3
-_HOPELESS = 2.0  # times the best
+_HOPELESS = 4.0  # times the best
 
 Step = Callable[[], object]
 Make = Callable[[int], tuple[Step, int]]
@@ -40,7 +41,8 @@ class AttentionRow:
     bytes_read: keys and values that the kernel must read at least, as it holds them.
     share: of the measured bandwidth that reading them in this time amounts to.
     setting: what others' kernels were measured with: the best of those that were tried.
-    tried: seconds of a step that each took in a short trial.
+    tried: seconds of a step that each took in a short trial; what was far slower than the
+    best over fewer tokens is not tried again.
     """
 
     model: str
@@ -78,10 +80,16 @@ class Kernel:
             began = time.perf_counter()
             step()
             first = time.perf_counter() - began
-            # What is this slow is not measured again.
+            # What is this slow is not measured again, here or over more tokens.
             again = not found or first < _HOPELESS * min(found.values())
             found[setting] = median(times_of(step, _TRIAL_REPS)) if again else first
         return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+    def worth_trying(self, tried: Mapping[str, float]) -> "Kernel":
+        """Without the settings that are far slower than the best."""
+        most = _HOPELESS * min(tried.values(), default=0.0)
+        makes = {name: make for name, make in self.makes.items() if tried.get(name, 0.0) <= most}
+        return replace(self, makes=makes)
 
 
 def expected_seconds(settings: AttentionSettings) -> float:
@@ -96,11 +104,13 @@ def run(settings: AttentionSettings, meter: Meter) -> Iterator[AttentionRow]:
     with meter.step("attention: bandwidth", _LOADING_SECONDS):
         bandwidth = machine().read_bytes_s
     network = NETWORKS.get(settings.shape) or network_of(settings.model)
+    every = kernels(network, settings)
     for context in settings.contexts:
-        for kernel in kernels(network, settings):
+        for at, kernel in enumerate(every):
             label = f"attention: {kernel.name}, {kernel.kv}, {context} tokens"
             with meter.step(label, _row_seconds(settings, context)):
                 tried = kernel.tried(context)
+                every[at] = kernel.worth_trying(tried)
                 setting = next(iter(tried or kernel.makes))
                 step, bytes_read = kernel.makes[setting](context)
                 spread = Spread.of(times_of(step, settings.reps))
@@ -158,6 +168,7 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
         )
         for dtype in reversed(dtypes)
     ]
+    groups = [group for group in _GROUPS if not network.head_dim % group]
     quantized = [
         Kernel(
             name="mlx-lm quantized attention",
@@ -167,12 +178,12 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
                 f"group_size {group}, dtype {_name(dtype)}": partial(
                     _mlx_lm_quantized, network, bits, group, dtype
                 )
-                for dtype in dtypes
-                for group in _GROUPS
-                if not network.head_dim % group
+                for dtype, group in product(dtypes, groups)
+                if dtype is dtypes[0] or group == groups[0]
             },
         )
         for bits in (8, 4)
+        if groups
     ]
     return [*ours, decoding, *plain, *quantized]
 
