@@ -153,7 +153,10 @@ def _offered(rows: Rows) -> str:
                 if row.engine == engine:
                     name, value = part.rsplit(" ", 1)
                     values.setdefault(name, {})[value] = None
-        tried = ", ".join(f"{name} {'/'.join(found)}" for name, found in values.items())
+        tried = ", ".join(
+            f"{name} {'/'.join(sorted(found, key=lambda value: (len(value), value)))}"
+            for name, found in values.items()
+        )
         told += f" {engine}: each figure at the best of {tried}."
     return told
 

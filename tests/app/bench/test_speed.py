@@ -508,7 +508,7 @@ def test_the_view_says_which_setting_each_figure_has() -> None:
     ]
     together, *_, settings = speed_view.tables([*base, *peers])
     assert together.rows[1][2:5] == ("256 a", "30.0 a", "30.0 b")
-    assert "each figure at the best of flash_attn on/off, n_threads 2/1." in together.note
+    assert "each figure at the best of flash_attn on/off, n_threads 1/2." in together.note
     assert together.note.endswith("a: flash_attn on, n_threads 2. b: flash_attn off, n_threads 2.")
     assert settings.rows[0][-1] == "flash_attn on, n_threads 2: 9.00"
     assert "(flash_attn on, n_threads 2)" in speed_view.findings([*base, *peers])[0]
