@@ -6,6 +6,7 @@ Names follow mlx-lm and llama.cpp where those have one.
 import argparse
 import math
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from app import texts
@@ -13,12 +14,14 @@ from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
     from app.sampling import Sampling
+    from app.session import LoadOptions
     from kvcache import CacheConfig
 
 DEFAULT_MODEL = "smollm2"
 
-# Known before the cache library is imported; a test holds it to CacheConfig.
+# Known before the cache library is imported; tests hold them to its own.
 DEFAULT_KV = "hkivi5/turbo3u"
+MOST_TOKENS = 2**31 - 1
 
 
 def usage_error(command: str, message: str) -> int:
@@ -134,13 +137,13 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         help=f"codecs of older keys and values, as {DEFAULT_KV} (default), h8, q4 or f16",
     )
     group.add_argument(
-        "--hot", type=whole(0), metavar="N", help="newest tokens kept unencoded (default: 256)"
+        "--hot", type=tokens(0), metavar="N", help="newest tokens kept unencoded (default: 256)"
     )
     group.add_argument(
-        "--sinks", type=whole(0), metavar="N", help="first tokens never let go (default: 4)"
+        "--sinks", type=tokens(0), metavar="N", help="first tokens never let go (default: 4)"
     )
     group.add_argument(
-        "--block", type=whole(1), metavar="N", help="tokens encoded together (default: 64)"
+        "--block", type=tokens(1), metavar="N", help="tokens encoded together (default: 64)"
     )
     group.add_argument(
         "--keep",
@@ -155,12 +158,15 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         help="precision of unencoded keys and values (default: f16)",
     )
     size = group.add_mutually_exclusive_group()
-    size.add_argument("--ctx", type=whole(1), metavar="N", help="tokens the window holds")
+    size.add_argument("--ctx", type=tokens(1), metavar="N", help="tokens the window holds")
     size.add_argument("--kv-budget", metavar="SIZE", help="bytes the window takes, as 64MiB")
     group.add_argument(
         "--beyond-context",
         action="store_true",
         help="allow a window longer than the model was trained for",
+    )
+    group.add_argument(
+        "--force", action="store_true", help="load what does not fit in this machine's memory"
     )
     group.add_argument(
         "--backend",
@@ -192,6 +198,14 @@ def cache_config(args: argparse.Namespace) -> "CacheConfig":
     )
 
 
+def load_options(args: argparse.Namespace) -> "LoadOptions":
+    """What the flags say about a load; a command has those of them that mean something to it."""
+    from app.session import LoadOptions
+
+    given = {field.name: getattr(args, field.name, None) for field in fields(LoadOptions)}
+    return LoadOptions(**{name: value for name, value in given.items() if value is not None})
+
+
 def codecs(text: str) -> str:
     """An argparse type: the codecs of keys and values, K[/V]."""
     from kvcache.codecs import parse_pair
@@ -208,7 +222,7 @@ KEEP_SYSTEM = "system"
 
 def keep(text: str) -> int | str:
     """An argparse type: how many tokens to keep, or KEEP_SYSTEM."""
-    return text if text == KEEP_SYSTEM else int(whole(0)(text))
+    return text if text == KEEP_SYSTEM else int(tokens(0)(text))
 
 
 class Bounded:
@@ -239,3 +253,8 @@ def number(low: float, high: float) -> Bounded:
 def whole(low: int, high: float = math.inf) -> Bounded:
     """An argparse type: a whole number from `low` to `high`."""
     return Bounded(int, low, high)
+
+
+def tokens(low: int) -> Bounded:
+    """An argparse type: a number of tokens, as many as a cache may be asked for."""
+    return whole(low, MOST_TOKENS)

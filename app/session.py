@@ -13,19 +13,33 @@ from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
-from app.options import KEEP_SYSTEM, cache_config, model_name
+from app.memory import Admitted, admit
+from app.options import KEEP_SYSTEM, cache_config, load_options, model_name
 from app.progress import byte_bar
-from kvcache import Backend
+from kvcache import Backend, CacheConfig
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
 from models.builtin_templates import TemplateSource
 from models.chat_template import ChatTemplate, Message, conversation
+from models.config import LlamaConfig
 from models.fetch import fetch
-from models.loader import LoadedModel, load
+from models.loader import LoadedModel, OnProgress, load
 from models.native_ops import count_plain
 from models.progress import Progress
 
 _GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """What a user may say about a load.
+
+    pretokenizer, chat_template: as for `models.load`. force: load what does not fit in memory.
+    """
+
+    pretokenizer: str | None = None
+    chat_template: str | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +85,17 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     path = fetch_with_bar(model_name(args))
     compile_with_bar(config.backend)
     with InferenceThread() as thread:
-        loaded = _load_with_bar(thread, path, config.backend, args)
+        loaded, admitted = _load_with_bar(thread, path, config, load_options(args))
+        config = admitted.config
         if not raw:
             loaded.template.start()
         if args.keep == KEEP_SYSTEM:
             config = replace(config, keep=system_tokens(loaded, args.system))
         engine = thread.call(lambda: Engine(loaded, config))
-        for text in load_notes(engine, asked=config.backend, hot=args.hot, raw=raw):
+        for text in (
+            *admitted.notes,
+            *load_notes(engine, asked=config.backend, hot=args.hot, raw=raw),
+        ):
             note(text)
         yield Session(engine=engine, thread=thread)
 
@@ -153,24 +171,37 @@ def _reference_notes(engine: Engine) -> Iterator[str]:
         yield str(error)
 
 
+def load_admitted(
+    path: Path, config: CacheConfig, options: LoadOptions, progress: OnProgress
+) -> tuple[LoadedModel, Admitted]:
+    """A model, and the cache that fits beside it. Raises TooLargeError before it is read."""
+    admitted = Admitted(config=config)
+
+    def accept(model: LlamaConfig, weights: int) -> None:
+        nonlocal admitted
+        admitted = admit(config, model, weights, force=options.force)
+
+    loaded = load(
+        path,
+        backend=config.backend,
+        pretokenizer=options.pretokenizer,
+        chat_template=options.chat_template,
+        progress=progress,
+        accept=accept,
+    )
+    return loaded, admitted
+
+
 def _load_with_bar(
-    thread: InferenceThread, path: Path, backend: Backend, args: argparse.Namespace
-) -> LoadedModel:
+    thread: InferenceThread, path: Path, config: CacheConfig, options: LoadOptions
+) -> tuple[LoadedModel, Admitted]:
     with byte_bar("loading") as report, cancel_on_interrupt() as cancel:
 
         def on_progress(done: int, total: int) -> None:
             cancel.check()
             report(done, total)
 
-        return thread.call(
-            lambda: load(
-                path,
-                backend=backend,
-                pretokenizer=args.pretokenizer,
-                chat_template=args.chat_template,
-                progress=on_progress,
-            )
-        )
+        return thread.call(lambda: load_admitted(path, config, options, on_progress))
 
 
 def fetch_with_bar(model: str, *, check: bool = False) -> Path:

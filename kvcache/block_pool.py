@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from kvcache.config import Backend, HotDtype, parse_bytes
+from kvcache.config import MOST_TOKENS, Backend, HotDtype, parse_bytes
 from kvcache.errors import CacheError
 from kvcache.page_store import PageShape, make_pages
 
@@ -84,6 +84,11 @@ class BlockPool:
         for name, size in sizes.items():
             if size < 1:
                 raise CacheError(f"got {name}={size}, expected at least 1")
+        if pages * page_tokens > MOST_TOKENS:
+            raise CacheError(
+                f"got pages of {page_tokens} tokens for more than {MOST_TOKENS} tokens; "
+                "expected fewer pages"
+            )
         self.shape = PageShape(
             pages=pages, page_tokens=page_tokens, kv_heads=kv_heads, head_dim=head_dim
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
+from kvcache.host_ring import host_zeros
 from kvcache.native.library import Array
 
 # B, Hkv and D.
@@ -94,7 +95,7 @@ class HostBuffer:
     def make(cls, layout: Layout, capacity: int, dtype: HotDtype) -> "HostBuffer":
         """Room for `capacity` tokens."""
         batch, heads, dim = layout
-        return cls(np.zeros((2, batch, heads, capacity, dim), HOST_DTYPES[dtype]), dtype)
+        return cls(host_zeros((2, batch, heads, capacity, dim), HOST_DTYPES[dtype]), dtype)
 
     def write(self, at: int, k: mx.array, v: mx.array) -> None:
         """Put k and v [B, Hkv, L, D] at position `at`."""

@@ -76,6 +76,10 @@ def _best_on_cpu() -> Backend:
     return Backend.CPU
 
 
+# Positions are 32-bit numbers in RoPE and in the kernels; bytes are 64-bit ones.
+MOST_TOKENS = 2**31 - 1
+MOST_BYTES = 2**63 - 1
+
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -85,10 +89,12 @@ def parse_bytes(text: str) -> int:
     Raises CacheError for anything else, zero included.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
-    size = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
-    if size <= 0:
+    size = float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else 0.0
+    if size < 1:
         raise CacheError(f"got size {text!r}, expected a number of bytes such as 64MiB or 1.5GiB")
-    return size
+    if size > MOST_BYTES:
+        raise CacheError(f"got a size of {size:.3g} bytes, expected less than {MOST_BYTES:.3g}")
+    return int(size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,18 +133,23 @@ class CacheConfig:
     check_finite: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("max_tokens", 1),
-            ("budget", 1),
-            ("hot", 0),
-            ("sinks", 0),
-            ("keep", 0),
-            ("block", 1),
+        for name, least, most in (
+            ("max_tokens", 1, MOST_TOKENS),
+            ("budget", 1, MOST_BYTES),
+            ("hot", 0, MOST_TOKENS),
+            ("sinks", 0, MOST_TOKENS),
+            ("keep", 0, MOST_TOKENS),
+            ("block", 1, MOST_TOKENS),
         ):
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is None:
+                continue
+            if value < least:
                 raise CacheError(f"got {name}={value}, expected at least {least}")
-        if self.temperature <= 0:
+            if value > most:
+                got = f"{name}={value}" if value < 10 * MOST_BYTES else f"an endless {name}"
+                raise CacheError(f"got {got}, expected at most {most}")
+        if not 0 < self.temperature < float("inf"):
             raise CacheError(f"got temperature={self.temperature}, expected more than 0")
         codec(self.keys)
         codec(self.values)

@@ -13,7 +13,7 @@ import numpy as np
 from kvcache.attention import attend_dense, attend_native
 from kvcache.buffers import DeviceBuffer, HostBuffer, Layout, Whole, make_buffer
 from kvcache.checks import check_finite, check_queries, check_tokens
-from kvcache.config import Backend, HotDtype
+from kvcache.config import MOST_TOKENS, Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.masks import causal, hide_padding
 from kvcache.native.library import HEAD_DIM_STEP
@@ -285,10 +285,10 @@ class DynamicKVCache:
     def _room(self, tokens: int, layout: Layout) -> DeviceBuffer | HostBuffer:
         """The buffer, grown to hold `tokens` more."""
         end = self.offset + tokens
-        if tokens < 0 or end > self.max_seq_len:
+        if tokens < 0 or end > self._most():
             raise CacheError(
                 f"{tokens} more tokens do not fit: the cache holds {self.offset} of "
-                f"{self.max_seq_len}; raise max_seq_len, or trim or clear it first"
+                f"{self._most()}; raise max_seq_len, or trim or clear it first"
             )
         if self._buffer is None:
             self._buffer = make_buffer(layout, self._capacity_for(end), self.dtype, self.backend)
@@ -300,7 +300,10 @@ class DynamicKVCache:
         capacity = max(self._capacity(), _FIRST_CAPACITY)
         while capacity < tokens:
             capacity *= 2
-        return min(capacity, self.max_seq_len)
+        return min(capacity, self._most())
+
+    def _most(self) -> int:
+        return min(self.max_seq_len, MOST_TOKENS)
 
     def _capacity(self) -> int:
         return 0 if self._buffer is None else self._buffer.whole.shape[3]

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvcache.codecs.base import Codec, Encoded
 from kvcache.cold_ring import ColdView, SlotMap
-from kvcache.host_ring import HostTokens
+from kvcache.host_ring import HostTokens, host_zeros
 from kvcache.native import structs
 from kvcache.native.host_codec import HostCodec, Role
 from kvcache.native.structs import Bytes, address
@@ -24,7 +24,7 @@ class HostColdRing:
         self._codecs = keys, values
         self._segments: list[tuple[Bytes, Bytes]] = []  # each [slots, B, Hkv, record bytes]
         # Where each slot's records begin, twice over, so that no range of slots wraps.
-        self._addresses = np.zeros((2, 2 * slots), np.int64)
+        self._addresses = host_zeros((2, 2 * slots), np.int64)
 
     @classmethod
     def of(
@@ -113,7 +113,7 @@ class HostColdRing:
             slots = self._slot_map.segments[len(self._segments)]
             first = self.allocated
             keys, values = (
-                np.zeros((slots, self._batch, codec.heads, codec.record_bytes), np.uint8)
+                host_zeros((slots, self._batch, codec.heads, codec.record_bytes), np.uint8)
                 for codec in self._codecs
             )
             self._segments.append((keys, values))

@@ -5,17 +5,30 @@ touched, so the ring is as large as its plan from the beginning.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from kvcache.config import HotDtype
+from kvcache.errors import CacheError
 from kvcache.native import structs
 from kvcache.native.structs import Array, strided
 from kvcache.token_ring import runs
 
 _NUMPY = {HotDtype.F16: np.float16, HotDtype.BF16: np.uint16, HotDtype.F32: np.float32}
+
+
+def host_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Memory that is taken as it is touched. Raises CacheError where the system gives none."""
+    try:
+        return np.zeros(shape, dtype)
+    except (MemoryError, ValueError) as error:  # ValueError: more than can be addressed
+        raise CacheError(
+            f"the system has no memory for a cache of this size: {error}; give a smaller window, "
+            "hot tier or block"
+        ) from error
 
 
 class HostTokens(NamedTuple):
@@ -54,7 +67,7 @@ class HostRing:
         batch, heads, dim = shape
         # An empty ring has an address too.
         size = batch, heads, max(capacity, 1), dim
-        keys, values = (np.zeros(size, _NUMPY[dtype]) for _ in range(2))
+        keys, values = (host_zeros(size, _NUMPY[dtype]) for _ in range(2))
         self._memory = HostTokens(keys, values)
 
     def write(self, number: int, tokens: HostTokens) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from kvcache.buffers import HOST_DTYPES, storable
 from kvcache.config import Backend, HotDtype
+from kvcache.host_ring import host_zeros
 from kvcache.native.library import Array
 
 # Page numbers of each batch row, oldest first; every row has the same number.
@@ -118,7 +119,7 @@ class HostPages:
     def __init__(self, shape: PageShape, dtype: HotDtype) -> None:
         self.shape = shape
         self._dtype = dtype
-        self._memory = np.zeros(shape.array, HOST_DTYPES[dtype])
+        self._memory = host_zeros(shape.array, HOST_DTYPES[dtype])
 
     def write(self, spans: Sequence[range], k: mx.array, v: mx.array) -> None:
         heads = self.shape.kv_heads

@@ -10,7 +10,7 @@ from math import prod
 from kvcache.codecs import Codec, codec
 from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.rotation import check_rotatable
-from kvcache.config import Backend, CacheConfig, HotDtype, on_gpu
+from kvcache.config import MOST_TOKENS, Backend, CacheConfig, HotDtype, on_gpu
 from kvcache.errors import CacheError
 from kvcache.gpu.families import why_unread
 from kvcache.gpu.prefill import MOST_TRANSIENT
@@ -182,8 +182,7 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
         hot = fits.hot
     else:
         window, hot = wanted, config.hot
-    if not config.beyond_context:
-        window = min(window, shape.context)
+    window = min(window, MOST_TOKENS if config.beyond_context else shape.context)
     pinned = max(config.sinks, config.keep)
     sizes = TierSizes.within(window, pinned=pinned, hot=hot, block=config.block)
     capped = config.max_tokens is not None and not config.beyond_context and wanted > shape.context

@@ -21,7 +21,7 @@ from models.gguf_header import TensorInfo
 from models.llama import Model
 from models.native_ops import NativeOps
 from models.ops import MlxOps, Ops
-from models.repack import Dense, Quantized, repack
+from models.repack import Dense, Quantized, repack, stored_bytes
 from models.shapes import check_tensors
 from models.source import locate
 from models.tokenizer import Tokenizer
@@ -29,6 +29,8 @@ from models.vocabulary import PREFIX
 from models.weights import Weights
 
 OnProgress = Callable[[int, int], None]
+# Dimensions, and bytes of the weights in memory.
+Accept = Callable[[LlamaConfig, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ def load(
     pretokenizer: str | None = None,
     chat_template: str | None = None,
     progress: OnProgress | None = None,
+    accept: Accept | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.source.locate`); downloads nothing.
 
@@ -70,6 +73,7 @@ def load(
     chat_template: a jinja2 file, or the name of a built-in one (`models.builtin_templates`),
     to take in place of the file's own.
     progress: called with (bytes of tensors done, bytes of all tensors).
+    accept: told what the header says before anything is read; what it raises ends the load.
     Raises ModelNotFoundError, ChatTemplateError, EmberError for a pre-tokenizer that nobody
     knows, or GGUFError, which names the file, where it cannot be run.
     """
@@ -79,6 +83,8 @@ def load(
         config = LlamaConfig.from_metadata(file.metadata)
         tokens = len(file.metadata.get_strings(PREFIX + "tokens"))
         entries = check_tensors(file.tensors, config, tokens=tokens)
+        if accept is not None:
+            accept(config, sum(map(stored_bytes, entries.values())))
         tokenizer = Tokenizer.from_metadata(file.metadata, pretokenizer)
         template = ChatTemplate.from_metadata(file.metadata, tokenizer, given)
         tensors = _read_tensors(file, entries, progress or _ignore)

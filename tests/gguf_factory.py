@@ -5,6 +5,7 @@ read them. The rows of `attn_q` and `attn_k` are in ggml's interleaved order,
 as in any file of this architecture; with random weights nothing tells.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -84,25 +85,55 @@ def write_llama(
     seed: int,
 ) -> None:
     """Write a complete file; one tensor at a time is in memory."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, value in {**_model_metadata(config), **tokenizer_metadata}.items():
-        _add_metadata(writer, key, value)
-    entries = list(_tensor_shapes(config))
-    for name, shape in entries:
-        kind = _type_of(shape, name, types)
-        nbytes = int(np.prod(shape)) // kind.block_size * kind.block_bytes
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes, _ggml(kind))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
+    writer = _with_header(path, config, types, tokenizer_metadata)
     rng = np.random.default_rng(seed)
-    for name, shape in entries:
+    for name, shape in _tensor_shapes(config):
         if name == "rope_freqs.weight":
             data = np.linspace(1, 8, shape[0], dtype=np.float32).view(np.uint8)
         else:
             data = random_tensor(shape, _type_of(shape, name, types), rng)
         writer.write_tensor_data(data)
     writer.close()
+
+
+def write_hollow_llama(
+    path: Path,
+    *,
+    config: LlamaShape,
+    types: TypeChoice,
+    tokenizer_metadata: Mapping[str, MetadataItem],
+) -> None:
+    """Write a complete header; the weights are a hole, which takes no disk."""
+    writer = _with_header(path, config, types, tokenizer_metadata)
+    writer.close()
+    padded = (
+        -(-_nbytes(shape, _type_of(shape, name, types)) // writer.data_alignment)
+        for name, shape in _tensor_shapes(config)
+    )
+    os.truncate(path, path.stat().st_size + sum(padded) * writer.data_alignment + 32)
+
+
+def _with_header(
+    path: Path,
+    config: LlamaShape,
+    types: TypeChoice,
+    tokenizer_metadata: Mapping[str, MetadataItem],
+) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in {**_model_metadata(config), **tokenizer_metadata}.items():
+        _add_metadata(writer, key, value)
+    for name, shape in _tensor_shapes(config):
+        kind = _type_of(shape, name, types)
+        nbytes = _nbytes(shape, kind)
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes, _ggml(kind))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    return writer
+
+
+def _nbytes(shape: tuple[int, ...], kind: TensorType) -> int:
+    return int(np.prod(shape)) // kind.block_size * kind.block_bytes
 
 
 def random_tensor(

@@ -5,9 +5,12 @@ model's shape, so that no layer is read from a processor cache that the layer be
 has not emptied. Nothing else of the network runs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
+from statistics import median
 
 import mlx.core as mx
 
@@ -22,10 +25,13 @@ from kvcache.codecs import parse_pair
 _CHUNK = 512
 _LOADING_SECONDS = 3.0
 _SECONDS_PER_TOKEN = 0.0009  # of context, of one kernel, filling included
-# mlx-lm's own quantized cache: its default group.
-_GROUP = 64
+# Of mlx-lm's quantized cache; its default is 64.
+_GROUPS = (64, 32, 128)
+_TRIAL_REPS = 3
+_HOPELESS = 4.0  # times the best
 
 Step = Callable[[], object]
+Make = Callable[[int], tuple[Step, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,9 @@ class AttentionRow:
 
     bytes_read: keys and values that the kernel must read at least, as it holds them.
     share: of the measured bandwidth that reading them in this time amounts to.
+    setting: what others' kernels were measured with: the best of those that were tried.
+    tried: seconds of a step that each took in a short trial; what was far slower than the
+    best over fewer tokens is not tried again.
     """
 
     model: str
@@ -47,21 +56,46 @@ class AttentionRow:
     gb_s: float
     share: float
     reps: int
+    setting: str = ""
+    tried: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """Something that attends. make: fills its caches; returns one step and the bytes it reads."""
+    """Something that attends.
+
+    makes: by setting, what fills its caches and returns one step and the bytes it reads.
+    """
 
     name: str
     kv: str
     backend: str
-    make: Callable[[int], tuple[Step, int]]
+    makes: Mapping[str, Make]
+
+    def tried(self, context: int) -> dict[str, float]:
+        """Seconds of a step by setting, the fastest first; empty where there is no choice."""
+        found: dict[str, float] = {}
+        for setting, make in self.makes.items() if len(self.makes) > 1 else ():
+            step, _ = make(context)
+            began = time.perf_counter()
+            step()
+            first = time.perf_counter() - began
+            # What is this slow is not measured again, here or over more tokens.
+            again = not found or first < _HOPELESS * min(found.values())
+            found[setting] = median(times_of(step, _TRIAL_REPS)) if again else first
+        return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+    def worth_trying(self, tried: Mapping[str, float]) -> "Kernel":
+        """Without the settings that are far slower than the best."""
+        most = _HOPELESS * min(tried.values(), default=0.0)
+        makes = {name: make for name, make in self.makes.items() if tried.get(name, 0.0) <= most}
+        return replace(self, makes=makes)
 
 
 def expected_seconds(settings: AttentionSettings) -> float:
     """Of the whole section."""
-    kernels = len(settings.kv) + 5
+    # Five of others, the quantized ones of which are tried in several settings.
+    kernels = len(settings.kv) + 9
     return _LOADING_SECONDS + sum(kernels * _row_seconds(settings, n) for n in settings.contexts)
 
 
@@ -70,11 +104,15 @@ def run(settings: AttentionSettings, meter: Meter) -> Iterator[AttentionRow]:
     with meter.step("attention: bandwidth", _LOADING_SECONDS):
         bandwidth = machine().read_bytes_s
     network = NETWORKS.get(settings.shape) or network_of(settings.model)
+    every = kernels(network, settings)
     for context in settings.contexts:
-        for kernel in kernels(network, settings):
+        for at, kernel in enumerate(every):
             label = f"attention: {kernel.name}, {kernel.kv}, {context} tokens"
             with meter.step(label, _row_seconds(settings, context)):
-                step, bytes_read = kernel.make(context)
+                tried = kernel.tried(context)
+                every[at] = kernel.worth_trying(tried)
+                setting = next(iter(tried or kernel.makes))
+                step, bytes_read = kernel.makes[setting](context)
                 spread = Spread.of(times_of(step, settings.reps))
                 del step
             yield AttentionRow(
@@ -89,6 +127,9 @@ def run(settings: AttentionSettings, meter: Meter) -> Iterator[AttentionRow]:
                 gb_s=bytes_read / spread.median / 1e9,
                 share=bytes_read / spread.median / bandwidth,
                 reps=settings.reps,
+                setting=setting,
+                # The only one there is was tried by measuring it.
+                tried=tried or ({setting: spread.median} if setting else {}),
             )
 
 
@@ -100,37 +141,49 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
             name="ember",
             kv=kv,
             backend=backend.value,
-            make=partial(_ember, network, kv, backend),
+            makes={"": partial(_ember, network, kv, backend)},
         )
         for kv in settings.kv
     ]
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    # On a CPU MLX's float16 is slower than its float32, whose bytes are twice as many.
+    dtypes = (mx.float16,) if on_gpu else (mx.float32, mx.float16)
     coded = next((kv for kv in settings.kv if kv != "f16"), settings.kv[0])
     decoding = Kernel(
         name="decode, then attend",
         kv=coded,
         backend=backend.value,
-        make=partial(_decoding, network, coded, backend),
+        makes={
+            f"dtype {_name(dtype)}": partial(_decoding, network, coded, backend, dtype)
+            for dtype in dtypes
+        },
     )
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
     where = "gpu" if on_gpu else "mlx-cpu"
     plain = [
         Kernel(
             name="MLX fused attention",
-            kv=str(dtype).removeprefix("mlx.core."),
+            kv=_name(dtype),
             backend=where,
-            make=partial(_mlx_fused, network, dtype),
+            makes={"contiguous arrays": partial(_mlx_fused, network, dtype)},
         )
-        # On a CPU MLX's float16 is slower than its float32, whose bytes are twice as many.
-        for dtype in ((mx.float16,) if on_gpu else (mx.float16, mx.float32))
+        for dtype in reversed(dtypes)
     ]
+    groups = [group for group in _GROUPS if not network.head_dim % group]
     quantized = [
         Kernel(
             name="mlx-lm quantized attention",
             kv=f"q{bits}",
             backend=where,
-            make=partial(_mlx_lm_quantized, network, bits),
+            makes={
+                f"group_size {group}, dtype {_name(dtype)}": partial(
+                    _mlx_lm_quantized, network, bits, group, dtype
+                )
+                for dtype, group in product(dtypes, groups)
+                if dtype is dtypes[0] or group == groups[0]
+            },
         )
         for bits in (8, 4)
+        if groups
     ]
     return [*ours, decoding, *plain, *quantized]
 
@@ -145,10 +198,11 @@ def _ember(network: Network, kv: str, backend: Backend, context: int) -> tuple[S
     return step, sum(cache.stats().held_bytes for cache in caches)
 
 
-def _decoding(network: Network, kv: str, backend: Backend, context: int) -> tuple[Step, int]:
+def _decoding(
+    network: Network, kv: str, backend: Backend, dtype: mx.Dtype, context: int
+) -> tuple[Step, int]:
     """Each layer decoded whole, then MLX's fused attention over what came out."""
     caches = filled(network, kv, backend, context)
-    dtype = _plain_dtype()
     q, scale = queries(network).astype(dtype), network.head_dim**-0.5
 
     def step() -> None:
@@ -172,14 +226,15 @@ def _mlx_fused(network: Network, dtype: mx.Dtype, context: int) -> tuple[Step, i
     return step, sum(array.nbytes for pair in layers for array in pair)
 
 
-def _mlx_lm_quantized(network: Network, bits: int, context: int) -> tuple[Step, int]:
+def _mlx_lm_quantized(
+    network: Network, bits: int, group: int, dtype: mx.Dtype, context: int
+) -> tuple[Step, int]:
     from mlx_lm.models.base import quantized_scaled_dot_product_attention
     from mlx_lm.models.cache import QuantizedKVCache
 
-    dtype = _plain_dtype()
     layers = []
     for layer in _layers(network):
-        cache = QuantizedKVCache(group_size=_GROUP, bits=bits)
+        cache = QuantizedKVCache(group_size=group, bits=bits)
         tokens = _tokens(network, context, layer).astype(dtype)
         layers.append(cache.update_and_fetch(tokens, tokens))
     mx.eval(layers)
@@ -190,7 +245,7 @@ def _mlx_lm_quantized(network: Network, bits: int, context: int) -> tuple[Step, 
             [
                 # It multiplies its queries in place.
                 quantized_scaled_dot_product_attention(
-                    q + 0, keys, values, scale=scale, mask=None, group_size=_GROUP, bits=bits
+                    q + 0, keys, values, scale=scale, mask=None, group_size=group, bits=bits
                 )
                 for keys, values in layers
             ]
@@ -236,6 +291,10 @@ def queries(network: Network) -> mx.array:
     q = mx.random.normal(shape, key=mx.random.key(10_007))
     mx.eval(q)
     return q
+
+
+def _name(dtype: mx.Dtype) -> str:
+    return str(dtype).removeprefix("mlx.core.")
 
 
 def _plain_dtype() -> mx.Dtype:

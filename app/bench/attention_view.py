@@ -61,9 +61,20 @@ def findings(rows: Rows) -> list[str]:
 
 
 def _table(context: int, rows: Rows) -> Table:
+    here = [row for row in rows if row.context == context]
     return Table(
         title=f"One token over {tokens(context)} tokens, all layers of {rows[0].model}",
-        columns=("kernel", "kv", "backend", "ms", "sd", "MB read", "GB/s", "of bandwidth"),
+        columns=(
+            "kernel",
+            "kv",
+            "backend",
+            "ms",
+            "sd",
+            "MB read",
+            "GB/s",
+            "of bandwidth",
+            "setting",
+        ),
         texts=3,
         rows=[
             (
@@ -75,12 +86,24 @@ def _table(context: int, rows: Rows) -> Table:
                 megabytes(row.bytes_read),
                 f"{row.gb_s:.2f}",
                 f"{row.share:.0%}",
+                row.setting,
             )
-            for row in rows
-            if row.context == context
+            for row in here
         ],
-        note="MB read: keys and values as the kernel holds them. Over 100%: from processor caches.",
+        note="MB read: keys and values as the kernel holds them. Over 100%: from processor caches."
+        + _tried(here),
     )
+
+
+def _tried(rows: Rows) -> str:
+    """What else others' kernels were tried with."""
+    told = (
+        f"{row.kernel}, {row.kv}: "
+        + "; ".join(f"{name} {short(1000 * seconds)} ms" for name, seconds in row.tried.items())
+        for row in rows
+        if len(row.tried) > 1
+    )
+    return "".join(f" Tried for {each}." for each in told)
 
 
 def _brief(kernel: str) -> str:

@@ -1,7 +1,9 @@
 """One thing to measure, and what a measurement gives."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import Enum
+from typing import Any, Self
 
 # Tokens in the order of a multiplicative walk: no engine can win by repetition.
 _STRIDE = 7919
@@ -23,14 +25,46 @@ class EngineName(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LlamaCppSetting:
+    """How llama.cpp runs, by its own names. n_threads: for prompts and for single tokens."""
+
+    flash_attn: bool = True
+    n_ubatch: int = 512
+    n_threads: int
+
+    def __str__(self) -> str:
+        flash = "on" if self.flash_attn else "off"
+        return f"flash_attn {flash}, n_ubatch {self.n_ubatch}, n_threads {self.n_threads}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlxLmSetting:
+    """How mlx-lm runs, by its own names. group_size: of a quantized cache, 0 for others."""
+
+    prefill_step_size: int = 512
+    dtype: str = "float32"
+    group_size: int = 0
+
+    def __str__(self) -> str:
+        group = f", group_size {self.group_size}" if self.group_size else ""
+        return f"prefill_step_size {self.prefill_step_size}, dtype {self.dtype}{group}"
+
+
+# What a peer can be set to; ember runs with its defaults.
+Setting = LlamaCppSetting | MlxLmSetting
+_SETTINGS = {EngineName.LLAMA_CPP: LlamaCppSetting, EngineName.MLX_LM: MlxLmSetting}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """One engine at one depth.
 
-    kv: ember's codecs or NO_CACHE, llama.cpp's type, or mlx-lm's cache class.
+    kv: ember's codecs or NO_CACHE, llama.cpp's type or types, or mlx-lm's cache class.
     depth: tokens in the cache before anything is timed.
     pp, tg: prompt tokens to read, then tokens to generate, both timed.
     threads: 0 leaves the engine its default.
     batch: rows computed together, each with tokens of its own.
+    setting: of a peer.
     """
 
     engine: EngineName
@@ -42,6 +76,18 @@ class Case:
     pp: int
     tg: int
     batch: int = 1
+    setting: Setting | None = None
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The case of which `as_json` gave the fields."""
+        engine = EngineName(fields["engine"])
+        setting = fields["setting"] and _SETTINGS[engine](**fields["setting"])
+        return cls(**{**fields, "engine": engine, "setting": setting})
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self) | {"engine": self.engine.value}
 
     @property
     def window(self) -> int:

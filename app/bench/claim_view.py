@@ -6,10 +6,11 @@ from statistics import fmean
 from app.bench.chart import Axis, Chart, Scale, Series
 from app.bench.claim import ClaimRow
 from app.bench.table import Table
-from app.bench.view import Measure, View
+from app.bench.view import Measure, Ruling, Verdict, View
 from app.bench.words import megabytes, short
 
 Rows = Sequence[ClaimRow]
+Ratios = Sequence[tuple[int, float]]  # tokens generated, times faster
 
 # What was claimed, in times.
 LOW, HIGH = 10.0, 100.0
@@ -53,14 +54,8 @@ def charts(rows: Rows) -> list[Chart]:
 
 def findings(rows: Rows) -> list[str]:
     """The verdicts, and why they differ."""
-    counted = [(row.length, row.ops_ratio) for row in rows]
-    measured = [(row.length, row.ratio) for row in rows if row.ratio is not None]
-    tiers = [(row.length, row.tiers_ratio) for row in rows if row.tiers_ratio is not None]
-    shape, model = rows[0].shape, rows[0].model
     return [
-        *verdict(f"operations counted for {shape}", counted),
-        *verdict(f"generation measured with {model}, plain cache", measured),
-        *verdict(f"generation measured with {model}, two tiers", tiers),
+        *(sentence(*ratios) for ratios in _held_against(rows)),
         "The ratio grows with the length, so no single range can hold: without a cache the "
         "work of n tokens grows with n squared, with it with n.",
         "The count leaves out that a pass over many tokens is worth more per second than a "
@@ -70,18 +65,53 @@ def findings(rows: Rows) -> list[str]:
     ]
 
 
-def verdict(what: str, ratios: Sequence[tuple[int, float]]) -> list[str]:
-    """VERIFIED where every length lies in the claimed range, else FALSIFIED and where it holds."""
-    if not ratios:
-        return [f"{what}: not measured."]
+def verdicts(rows: Rows) -> list[Verdict]:
+    """On the operations counted, a plain cache and two tiers."""
+    return [verdict(*ratios) for ratios in _held_against(rows)]
+
+
+def _held_against(rows: Rows) -> list[tuple[str, Ratios]]:
+    """What the claim is held against: a name, and a ratio at each length."""
+    shape, model = rows[0].shape, rows[0].model
+    return [
+        (f"operations counted for {shape}", [(row.length, row.ops_ratio) for row in rows]),
+        (
+            f"generation measured with {model}, plain cache",
+            [(row.length, row.ratio) for row in rows if row.ratio is not None],
+        ),
+        (
+            f"generation measured with {model}, two tiers",
+            [(row.length, row.tiers_ratio) for row in rows if row.tiers_ratio is not None],
+        ),
+    ]
+
+
+def verdict(what: str, ratios: Ratios) -> Verdict:
+    """VERIFIED where every length lies in the claimed range, else FALSIFIED."""
     inside = [length for length, ratio in ratios if LOW <= ratio <= HIGH]
+    ruling = Ruling.VERIFIED if len(inside) == len(ratios) else Ruling.FALSIFIED
+    return Verdict(
+        what=what,
+        ruling=(ruling if ratios else Ruling.NOT_MEASURED).value,
+        average=fmean(ratio for _, ratio in ratios) if ratios else None,
+        holds_from=inside[0] if inside else None,
+        holds_to=inside[-1] if inside else None,
+    )
+
+
+def sentence(what: str, ratios: Ratios) -> str:
+    """The verdict with its figures, and where the claim holds."""
+    found = verdict(what, ratios)
+    if found.average is None:
+        return f"{what}: {found.ruling}."
     lengths = f"{ratios[0][0]} to {ratios[-1][0]} tokens"
     told = ", ".join(f"{short(ratio)}x at {length}" for length, ratio in ratios)
-    average = f"average {short(fmean(ratio for _, ratio in ratios))}x"
-    if len(inside) == len(ratios):
-        return [f"VERIFIED for {what}, {lengths}: {told}; {average}."]
-    holds = f"it holds from {inside[0]} to {inside[-1]}" if inside else "it holds at none of them"
-    return [f"FALSIFIED for {what}, {lengths}: {told}; {average}; {holds}."]
+    said = f"{found.ruling.upper()} for {what}, {lengths}: {told}; average {short(found.average)}x"
+    if found.ruling == Ruling.VERIFIED.value:
+        return f"{said}."
+    if found.holds_from is None:
+        return f"{said}; it holds at none of them."
+    return f"{said}; it holds from {found.holds_from} to {found.holds_to}."
 
 
 def _memory_side(row: ClaimRow) -> str:
@@ -172,6 +202,7 @@ VIEW = View(
     tables=tables,
     charts=charts,
     findings=findings,
+    verdicts=verdicts,
     identity=("shape", "model", "length"),
     measures=(
         Measure(field="ratio", more_is_better=True),

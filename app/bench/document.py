@@ -5,6 +5,7 @@ Reading and writing only; what rows mean, their views know.
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,22 @@ from kvcache.errors import EmberError
 SCHEMA = 1
 
 
-def document(rows: Sequence[dict[str, Any]], environment: dict[str, Any]) -> dict[str, Any]:
-    """The three top keys of every section."""
-    return {"schema": SCHEMA, "env": environment, "rows": list(rows)}
+def document(
+    rows: Sequence[dict[str, Any]], environment: dict[str, Any], views: Sequence[View[Any]]
+) -> dict[str, Any]:
+    """Rows as JSON has them, and what the views of their sections say of them."""
+    shown = {view: mine for view in views if (mine := view.from_json(rows))}
+    return {
+        "schema": SCHEMA,
+        "env": environment,
+        "rows": list(rows),
+        "findings": {view.name: view.findings(mine) for view, mine in shown.items()},
+        "verdicts": [
+            {"section": view.name, **asdict(verdict)}
+            for view, mine in shown.items()
+            for verdict in view.verdicts(mine)
+        ],
+    }
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -40,7 +54,11 @@ def _is_document(found: dict[str, Any]) -> bool:
 
 
 def write(folder: Path, view: View[Any], found: dict[str, Any]) -> list[Path]:
-    """One section's JSON, Markdown and charts; returns the files. Raises EmberError."""
+    """One section's JSON, Markdown and charts; returns the files. Raises EmberError.
+
+    What the figures say is said anew, by this version.
+    """
+    found = document(found["rows"], found["env"], [view])
     rows = view.from_json(found["rows"])
     files = {f"{view.name}.json": json.dumps(found, indent=1, ensure_ascii=False) + "\n"}
     charts = view.charts(rows) if rows else []

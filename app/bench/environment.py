@@ -55,7 +55,7 @@ def device() -> dict[str, Any]:
 def physical_cores() -> int:
     """Cores that this process may use, their hardware threads not counted apart."""
     if platform.system() == "Darwin":
-        return int(_said("sysctl", "-n", "hw.physicalcpu") or os.cpu_count() or 1)
+        return int(said("sysctl", "-n", "hw.physicalcpu") or os.cpu_count() or 1)
     if platform.system() != "Linux":
         return os.cpu_count() or 1
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -65,7 +65,7 @@ def physical_cores() -> int:
 
 def _processor() -> str:
     if platform.system() == "Darwin":
-        return _said("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+        return said("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -78,14 +78,14 @@ def _commit() -> str:
     """Of the source tree, with a plus where it was changed since; empty outside of one."""
     git = ("git", "-C", str(Path(__file__).parent))
     # An installed copy may lie inside a repository that is not its own.
-    if not _said(*git, "ls-files", Path(__file__).name):
+    if not said(*git, "ls-files", Path(__file__).name):
         return ""
-    commit = _said(*git, "rev-parse", "--short=12", "HEAD")
-    return f"{commit}+" if _said(*git, "status", "--porcelain", "-uno", "..") else commit
+    commit = said(*git, "rev-parse", "--short=12", "HEAD")
+    return f"{commit}+" if said(*git, "status", "--porcelain", "-uno", "..") else commit
 
 
-def _said(*command: str) -> str:
-    """What a command prints; empty where it fails."""
+def said(*command: str) -> str:
+    """What a command prints on stdout; empty where it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:

@@ -2,13 +2,9 @@
 
 from dataclasses import dataclass
 
+from app import memory
 from app.bench.shapes import Network
 from kvcache.ledger import TierSizes
-
-# What the program itself and its transient arrays take beside weights and cache.
-_PROGRAM_BYTES = 400_000_000
-# macOS lets a GPU wire about two thirds of the memory of machines of these sizes.
-_USABLE = 2 / 3
 
 
 def kv_bytes(network: Network, tokens: int, *, bits: float = 16.0) -> float:
@@ -28,8 +24,8 @@ def tier_bytes(network: Network, sizes: TierSizes, *, cold_bits: float) -> float
 
 
 def cache_room(network: Network, memory_bytes: int) -> int:
-    """Bytes left for a cache on a machine of so much memory; 0 where the weights do not fit."""
-    return max(0, int(memory_bytes * _USABLE) - network.weight_bytes - _PROGRAM_BYTES)
+    """Bytes left for a cache on a Mac of so much memory; 0 where the weights do not fit."""
+    return memory.cache_room(int(memory_bytes * memory.WIRED_SHARE), network.weight_bytes)
 
 
 # -- operations: a multiplication and an addition count as two --

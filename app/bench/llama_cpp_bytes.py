@@ -15,5 +15,7 @@ def kv_bytes(metadata: Mapping[str, str], case: Case) -> int:
 
     heads = number("attention.head_count")
     dim = number("attention.key_length", number("embedding_length") // heads)
-    elements = 2 * number("block_count") * number("attention.head_count_kv", heads) * dim
-    return int(elements * _BITS[case.kv] / 8 * (case.depth + case.pp + case.tg))
+    elements = number("block_count") * number("attention.head_count_kv", heads) * dim
+    keys, _, values = case.kv.partition("/")
+    bits = _BITS[keys] + _BITS[values or keys]
+    return int(elements * bits / 8 * (case.depth + case.pp + case.tg))

@@ -1,11 +1,12 @@
 """Times mlx-lm's own Llama and cache, given the very weights that ember loads."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from app.bench.case import WARM_UP, Case, Measurement
+from app.bench.case import WARM_UP, Case, Measurement, MlxLmSetting
 from app.bench.timing import time_case
 from app.rss import peak_rss
 from kvcache import EmberError
@@ -14,24 +15,32 @@ from models.layers import QuantizedLinear
 from models.llama import Model
 from models.ops import Projection
 
-_STEP = 512
-_GROUP = 64  # of QuantizedKVCache, its default
 _SMALLEST_RING = 128
 
 
-def measure(case: Case) -> Measurement:
-    """Fill the cache to the case's depth, then read and generate."""
-    ours = load(case.model).model
-    model = _as_mlx_lm(ours)
-    cache = [_cache(case) for _ in ours.layers]
+def measure(cases: Sequence[Case]) -> Iterator[Measurement | None]:
+    """Fill the cache to the cases' depth, then read and generate.
 
+    None for groups that the model's heads are not made of.
+    """
+    ours = load(cases[0].model).model
+    for case in cases:
+        assert isinstance(case.setting, MlxLmSetting)
+        group = case.setting.group_size
+        fits = not group or ours.config.head_dim % group == 0
+        yield _measure(case, case.setting, ours) if fits else None
+
+
+def _measure(case: Case, setting: MlxLmSetting, ours: Model) -> Measurement:
+    model = _as_mlx_lm(ours, getattr(mx, setting.dtype))
+    cache = [_cache(case, setting) for _ in ours.layers]
     logits = mx.zeros((case.batch, ours.vocabulary))
 
     def read(start: int, count: int) -> None:
         nonlocal logits
         ids = mx.array(case.rows(start, count, ours.vocabulary))
-        for at in range(0, count, _STEP):
-            logits = model(ids[:, at : at + _STEP], cache)[:, -1]
+        for at in range(0, count, setting.prefill_step_size):
+            logits = model(ids[:, at : at + setting.prefill_step_size], cache)[:, -1]
             mx.eval([layer.state for layer in cache])
         mx.eval(logits)
 
@@ -42,7 +51,7 @@ def measure(case: Case) -> Measurement:
         mx.eval(logits)
 
     read(0, min(case.pp, WARM_UP))
-    cache[:] = [_cache(case) for _ in ours.layers]
+    cache[:] = [_cache(case, setting) for _ in ours.layers]
     pp_s, token_s = time_case(case, read, advance)
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     return Measurement(
@@ -60,7 +69,7 @@ def rotating_size(case: Case) -> int:
     return max(_SMALLEST_RING, (case.depth + case.pp) // 2)
 
 
-def _cache(case: Case) -> Any:
+def _cache(case: Case, setting: MlxLmSetting) -> Any:
     """mlx-lm's own cache of one layer, by its class's name."""
     from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
 
@@ -68,7 +77,7 @@ def _cache(case: Case) -> Any:
         case ["KVCache"]:
             return KVCache()
         case ["QuantizedKVCache", bits]:
-            return QuantizedKVCache(group_size=_GROUP, bits=int(bits))
+            return QuantizedKVCache(group_size=setting.group_size, bits=int(bits))
         case ["RotatingKVCache"]:
             return RotatingKVCache(max_size=rotating_size(case), keep=4)
         case _:
@@ -82,8 +91,11 @@ def _held_bytes(cache: Any) -> int:
     return sum(part[..., : cache.offset, :].nbytes for part in parts)
 
 
-def _as_mlx_lm(ours: Model) -> nn.Module:
-    """mlx-lm's Llama over our weights; it reads GGUF's interleaved RoPE as `traditional`."""
+def _as_mlx_lm(ours: Model, dtype: mx.Dtype) -> nn.Module:
+    """mlx-lm's Llama over our weights, with activations of a dtype.
+
+    It reads GGUF's interleaved RoPE as `traditional`.
+    """
     from mlx_lm.models import llama
 
     config = ours.config
@@ -105,12 +117,13 @@ def _as_mlx_lm(ours: Model) -> nn.Module:
     )
     inner = theirs.model
     embedding = ours.embedding.as_linear
-    inner.embed_tokens = _embedding(embedding)
+    inner.embed_tokens = _embedding(embedding, dtype)
     if "output" in ours:
         theirs.lm_head = _linear(ours.output)
-    inner.norm = ours.norm
+    inner.norm = _norm(ours.norm, dtype)
     for block, layer in zip(ours.layers, inner.layers, strict=True):
-        layer.input_layernorm, layer.post_attention_layernorm = block.attention_norm, block.mlp_norm
+        layer.input_layernorm = _norm(block.attention_norm, dtype)
+        layer.post_attention_layernorm = _norm(block.mlp_norm, dtype)
         attention, mlp = layer.self_attn, layer.mlp
         attention.q_proj, attention.k_proj = _linear(block.q), _linear(block.k)
         attention.v_proj, attention.o_proj = _linear(block.v), _linear(block.output)
@@ -129,13 +142,19 @@ def _linear(layer: Projection) -> nn.Module:
     return linear
 
 
-def _embedding(layer: Projection) -> nn.Module:
+def _norm(norm: nn.RMSNorm, dtype: mx.Dtype) -> nn.RMSNorm:
+    made = nn.RMSNorm(1, eps=norm.eps)
+    made.weight = norm.weight.astype(dtype)
+    return made
+
+
+def _embedding(layer: Projection, dtype: mx.Dtype) -> nn.Module:
     if not isinstance(layer, QuantizedLinear):
         table = nn.Embedding(1, 32)
-        table.weight = layer.weight
+        table.weight = layer.weight.astype(dtype)
         return table
     table = nn.QuantizedEmbedding(1, 32, group_size=layer.group_size, bits=layer.weight_bits)
     # Its lookup gives the scales' dtype, which then spreads to every activation.
     table.weight = layer.weight
-    table.scales, table.biases = layer.scales.astype(mx.float32), layer.biases.astype(mx.float32)
+    table.scales, table.biases = layer.scales.astype(dtype), layer.biases.astype(dtype)
     return table

@@ -71,8 +71,10 @@ def observe(case: Case) -> Observed:
     if len(lines) < 2:
         raise EmberError(f"the case failed: {done.stderr.strip().splitlines()[-1:]}")
     _, seconds, peak = json.loads(lines[-1])
+    said = parse(lines[-2])
+    assert said is not None
     unit = 1 if platform.system() == "Darwin" else 1024
-    return Observed(said=parse(lines[-2]), wall_s=seconds, peak_rss_bytes=peak * unit)
+    return Observed(said=said, wall_s=seconds, peak_rss_bytes=peak * unit)
 
 
 def compare(case: Case) -> Iterator[Comparison]:

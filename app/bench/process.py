@@ -1,19 +1,18 @@
-"""Runs a case in a process of its own, with its engine's imports alone."""
+"""Runs cases in a process of their own, with their engine's imports alone."""
 
 import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 
 from app.bench.case import Case, Measurement
 from kvcache.errors import EmberError
 
 
-def command(case: Case) -> list[str]:
-    """What measures a case and prints a `Measurement` as its last line."""
-    fields = asdict(case) | {"engine": case.engine.value}
-    return [sys.executable, "-m", "app.bench.measure", json.dumps(fields)]
+def command(*cases: Case) -> list[str]:
+    """What measures cases and prints a `Measurement` a line."""
+    return [sys.executable, "-m", "app.bench.measure", *(json.dumps(c.as_json()) for c in cases)]
 
 
 def surroundings(case: Case) -> dict[str, str]:
@@ -24,16 +23,27 @@ def surroundings(case: Case) -> dict[str, str]:
 
 def measure(case: Case) -> Measurement:
     """Run one case. Raises EmberError with its last line."""
+    (found,) = measure_each([case])
+    if found is None:
+        raise EmberError(f"{case.engine.value} does not run with {case.setting}")
+    return found
+
+
+def measure_each(cases: Sequence[Case]) -> list[Measurement | None]:
+    """Run cases that differ in their setting alone, one after another in one process.
+
+    None for a setting that cannot run. Raises EmberError with the process's last line.
+    """
     done = subprocess.run(
-        command(case), capture_output=True, text=True, env=surroundings(case), check=False
+        command(*cases), capture_output=True, text=True, env=surroundings(cases[0]), check=False
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise EmberError(f"the measurement of {case.engine.value} failed: {lines[-1]}")
-    return parse(done.stdout.splitlines()[-1])
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise EmberError(f"the measurement of {cases[0].engine.value} failed: {lines[-1]}")
+    return [parse(line) for line in done.stdout.splitlines()[-len(cases) :]]
 
 
-def parse(line: str) -> Measurement:
-    """A measurement from the line that the command printed."""
+def parse(line: str) -> Measurement | None:
+    """A measurement from a line that the command printed."""
     found = json.loads(line)
-    return Measurement(**found | {"token_s": tuple(found["token_s"])})
+    return found and Measurement(**found | {"token_s": tuple(found["token_s"])})

@@ -47,8 +47,8 @@ def measure(jobs: Sequence[Job], *, out: Path | None, as_json: bool) -> int:
     with Meter(expected) as meter:
         for section, settings in jobs:
             rows, how = _rows(section, settings, meter, alone=len(jobs) == 1)
-            told = surroundings | _settings(settings) | section.surroundings()
-            found = document(section.view.as_json(rows), told)
+            told = surroundings | _settings(settings) | section.surroundings(settings)
+            found = document(section.view.as_json(rows), told, [section.view])
             documents.append((section, found))
             # At once, so that hours are not lost with the machine.
             if out is not None and rows:
@@ -99,7 +99,8 @@ def _joined(documents: Sequence[tuple[Section, dict[str, Any]]]) -> dict[str, An
     for _, found in documents:
         told |= found["env"]
     settings = {section.view.name: found["env"]["settings"] for section, found in documents}
-    return document(rows, told | {"settings": settings})
+    views = [section.view for section, _ in documents]
+    return document(rows, told | {"settings": settings}, views)
 
 
 def _show(section: Section, found: dict[str, Any]) -> None:

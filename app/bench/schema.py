@@ -7,12 +7,13 @@ file to the classes, and what sections print to the file.
 import json
 import types
 import typing
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Union
 
 from app.bench.document import SCHEMA
 from app.bench.sections import SECTIONS
+from app.bench.view import Ruling, Verdict
 
 FILE = Path(__file__).with_name("schema.json")
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
@@ -20,7 +21,9 @@ _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(
 
 def make() -> dict[str, Any]:
     """The schema."""
-    definitions = {name: _row(name, section.view.row) for name, section in SECTIONS.items()}
+    definitions = {
+        name: _object(section.view.row, {"const": name}) for name, section in SECTIONS.items()
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Results of ember bench",
@@ -37,6 +40,13 @@ def make() -> dict[str, Any]:
                 "type": "array",
                 "items": {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in definitions]},
             },
+            # Absent from results of earlier versions.
+            "findings": {
+                "type": "object",
+                "propertyNames": {"enum": list(SECTIONS)},
+                "additionalProperties": {"type": "array", "items": {"type": "string"}},
+            },
+            "verdicts": {"type": "array", "items": _verdict()},
         },
         "$defs": definitions,
     }
@@ -47,24 +57,37 @@ def text() -> str:
     return json.dumps(make(), indent=1) + "\n"
 
 
-def _row(name: str, row: type[Any]) -> dict[str, Any]:
+def _verdict() -> dict[str, Any]:
+    made = _object(Verdict, {"enum": list(SECTIONS)})
+    made["properties"]["ruling"] = {"enum": [ruling.value for ruling in Ruling]}
+    return made
+
+
+def _object(row: type[Any], section: dict[str, Any]) -> dict[str, Any]:
+    """Of a dataclass. A field with a default came later than the first results."""
     hints = typing.get_type_hints(row)
-    names = [field.name for field in fields(row)]
+    needed = [
+        field.name
+        for field in fields(row)
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
     return {
         "type": "object",
-        "required": ["section", *names],
+        "required": ["section", *needed],
         "additionalProperties": False,
         "properties": {
-            "section": {"const": name},
-            **{field: {"type": _json_type(hints[field])} for field in names},
+            "section": section,
+            **{field.name: _json_type(hints[field.name]) for field in fields(row)},
         },
     }
 
 
-def _json_type(hint: Any) -> str | list[str]:
+def _json_type(hint: Any) -> dict[str, Any]:
+    if hint == dict[str, float]:
+        return {"type": "object", "additionalProperties": {"type": "number"}}
     if typing.get_origin(hint) in (Union, types.UnionType):
-        return [_TYPES[part] for part in typing.get_args(hint)]
-    return _TYPES[hint]
+        return {"type": [_TYPES[part] for part in typing.get_args(hint)]}
+    return {"type": _TYPES[hint]}
 
 
 if __name__ == "__main__":

@@ -38,12 +38,24 @@ from app.bench.settings import (
 from app.bench.view import View
 
 
+def _nothing(_settings: Settings) -> dict[str, Any]:
+    return {}
+
+
+def _machine(_settings: Settings) -> dict[str, Any]:
+    """What the rows' shares are shares of."""
+    found = machine()
+    return {
+        "read_gb_s": round(found.read_bytes_s / 1e9, 2),
+        "gflops": round(found.flops / 1e9, 1),
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """settings: the class of its settings. seconds, run: functions of them.
 
-    measures_machine: whether rows are shares of what the machine can do, which is
-    then part of the environment.
+    surroundings: what the environment block has beside chip and versions.
     by_name: left out of the full run of all sections, which would take half as long again.
     """
 
@@ -51,18 +63,8 @@ class Section:
     settings: type[Settings]
     seconds: Callable[[Any], float]
     run: Callable[[Any, Meter], Iterator[Any]]
-    measures_machine: bool = False
+    surroundings: Callable[[Any], dict[str, Any]] = _nothing
     by_name: bool = False
-
-    def surroundings(self) -> dict[str, Any]:
-        """What the environment block has beside chip and versions."""
-        if not self.measures_machine:
-            return {}
-        found = machine()
-        return {
-            "read_gb_s": round(found.read_bytes_s / 1e9, 2),
-            "gflops": round(found.flops / 1e9, 1),
-        }
 
 
 # In the order in which they are shown.
@@ -74,13 +76,14 @@ SECTIONS = {
             settings=SpeedSettings,
             seconds=speed.expected_seconds,
             run=speed.run,
+            surroundings=speed.surroundings,
         ),
         Section(
             view=attention_view.VIEW,
             settings=AttentionSettings,
             seconds=attention.expected_seconds,
             run=attention.run,
-            measures_machine=True,
+            surroundings=_machine,
         ),
         Section(
             view=quality_view.VIEW,
@@ -119,7 +122,7 @@ SECTIONS = {
             settings=ClaimSettings,
             seconds=claim.expected_seconds,
             run=claim.run,
-            measures_machine=True,
+            surroundings=_machine,
         ),
     )
 }

@@ -24,6 +24,11 @@ class Settings:
     backend: str = "auto"
     threads: int = 0
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest cache beside the loaded model; 0 where none is loaded."""
+        return 1
+
     @classmethod
     def quick(cls, common: "Settings") -> Self:
         """For a look: all sections together end in two minutes."""
@@ -52,6 +57,12 @@ class SpeedSettings(Settings):
     short: bool = False
     peers: bool = False
 
+    @property
+    def longest(self) -> int:
+        """Of the deepest case, or of the rows of the largest batch."""
+        new = self.pp + self.tg
+        return max(max(self.depths) + new, max(self.batch) * (self.depths[0] + new))
+
     @classmethod
     def quick(cls, common: Settings) -> Self:
         """One depth, once."""
@@ -72,6 +83,11 @@ class AttentionSettings(Settings):
     kv: tuple[str, ...] = (DEFAULT_KV, "f16", "q8", "q4", "h4", "kvarn4")
     contexts: tuple[int, ...] = (512, 2048, 8192)
     reps: int = 15
+
+    @property
+    def longest(self) -> int:
+        """Of the longest context."""
+        return max(self.contexts)
 
     @classmethod
     def quick(cls, common: Settings) -> Self:
@@ -142,6 +158,11 @@ class MemorySettings(Settings):
     contexts: tuple[int, ...] = (100, 1024, 2048, 4096, 8192, 32768, 131072)
     filled_bytes: int = 2**28
 
+    @property
+    def longest(self) -> int:
+        """Nothing is loaded, and no cache filled that is larger than `filled_bytes` a layer."""
+        return 0
+
     @classmethod
     def quick(cls, common: Settings) -> Self:
         """Fill small caches only."""
@@ -154,6 +175,11 @@ class RooflineSettings(Settings):
 
     kv: tuple[str, ...] = (DEFAULT_KV,)
     contexts: tuple[int, ...] = (4096, 16384, 32768)
+
+    @property
+    def longest(self) -> int:
+        """Nothing is loaded."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

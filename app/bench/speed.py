@@ -1,42 +1,47 @@
 """`bench speed`: how fast prompts are read and tokens come, at several depths.
 
 Cases of one depth run in turns, repetition by repetition, so that a machine
-whose speed drifts treats all engines alike; medians are quoted.
+whose speed drifts treats all engines alike; medians are quoted. Before, a short trial
+decides which settings a peer is measured with, test by test (`tuning`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import mlx.core as mx
 
-from app import __version__
-from app.bench.case import NO_CACHE, Case, EngineName, Measurement
-from app.bench.environment import physical_cores, version_of
+from app.bench.case import NO_CACHE, Case, EngineName, Measurement, Setting
+from app.bench.environment import said, version_of
 from app.bench.meter import Meter
 from app.bench.process import measure
 from app.bench.settings import SpeedSettings
-from app.bench.spread import Spread
+from app.bench.speed_rows import (
+    PACKAGES,
+    SHORT_LENGTHS,
+    RowsOf,
+    SpeedRow,
+    rows_of,
+    short_rows_of,
+)
+from app.bench.tuning import Tried, forms, ranked, settings_of, try_each
 from app.console import note
 from kvcache.errors import EmberError
 
 SHORT_PROMPT = 16
-SHORT_LENGTHS = (10, 50, 100)
 # mlx-lm on a CPU takes a minute for what the others do in one or two seconds: beside
 # it they do a smaller test too.
 SMALL_PP, SMALL_TG = 128, 16
 # A case that takes longer than this in all its repetitions gets fewer of them.
 _CASE_SECONDS = 45.0
-_LLAMA_CPP_KV = ("f16", "q8_0", "q4_0")
+_LLAMA_CPP_KV = ("f16", "q8_0/f16", "q8_0", "q4_0")
+# Tokens that a trial generates; of mlx-lm on a CPU, a shorter prompt too.
+_TRIAL_TG = 16
+_TRIAL_SLOW_PP, _TRIAL_SLOW_TG = 64, 4
 # On a CPU llama.cpp reads prompts over an encoded cache ever more slowly: 8000 tokens take minutes.
 _DEEPEST_SLOW = 4096
 _MLX_LM_KV = ("KVCache", "QuantizedKVCache 8", "QuantizedKVCache 4", "RotatingKVCache")
-# Of peers: the package whose version counts, and what is not the engine's default.
-_SETTINGS = {
-    EngineName.LLAMA_CPP: ("llama-cpp-python", "flash attention, n_batch 512, n_ubatch 512"),
-    EngineName.MLX_LM: ("mlx-lm", "prefill step 512, group 64, ember's weights"),
-}
 # Expected: seconds to start, prompt tokens a second, seconds a token.
 _PACE = {
     EngineName.EMBER: (2.0, 500.0, 0.015),
@@ -44,48 +49,57 @@ _PACE = {
     EngineName.MLX_LM: (3.0, 11.0, 0.12),
 }
 
-RowsOf = Callable[[Case, Sequence[Measurement]], "list[SpeedRow]"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedRow:
-    """One line of the table: one test of one engine at one depth. tps is the median.
-
-    test: pp512 reads a prompt, tg64 generates, gen10 both with a short prompt.
-    tps counts the tokens of all rows of a batch.
-    p99_over_median: of the time per generated token, 0.0 for other tests.
-    seconds: of the whole test, the median.
-    kv_token_bytes: bytes held for each token held.
-    settings: the engine's version, and what the other fields do not say.
-    """
-
-    engine: str
-    model: str
-    kv: str
-    backend: str
-    threads: int
-    test: str
-    depth: int
-    batch: int
-    tps: float
-    tps_mean: float
-    tps_sd: float
-    seconds: float
-    ttft_s: float
-    kv_bytes: int
-    kv_token_bytes: float
-    peak_rss_bytes: int
-    p99_over_median: float
-    reps: int
-    settings: str
-
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Cases that take turns, and how their measurements become rows."""
+    """Cases that take turns, and how their measurements become rows, one for each test.
+
+    whole: a trial cannot be shorter than the case.
+    """
 
     cases: tuple[Case, ...]
     rows: RowsOf
+    whole: bool = False
+
+    def trial(self, case: Case) -> Case:
+        """The case that decides how a peer is set."""
+        if self.whole:
+            return case
+        if case.engine is EngineName.MLX_LM and _on_cpu():
+            return replace(case, pp=min(case.pp, _TRIAL_SLOW_PP), tg=min(case.tg, _TRIAL_SLOW_TG))
+        return replace(case, tg=min(case.tg, _TRIAL_TG))
+
+    def speeds(self, case: Case, one: Measurement) -> list[float]:
+        """Tokens per second of each test."""
+        return [row.tps for row in self.rows(case, [one])]
+
+
+@dataclass(kw_only=True)
+class Entry:
+    """A case of a group, the settings of its tests, and its measurements by setting.
+
+    tried: empty for ember, whose only setting is None.
+    """
+
+    case: Case
+    tried: Tried = ()
+    found: dict[Setting | None, list[Measurement]] = field(default_factory=dict)
+
+    def cases(self) -> list[Case]:
+        """One for each setting that is the best in a test."""
+        best = dict.fromkeys(next(iter(each)) for each in self.tried) or [None]
+        return [replace(self.case, setting=setting) for setting in best]
+
+    def rows(self, rows_of: RowsOf) -> Iterator[SpeedRow]:
+        """A row for each test that has been measured."""
+        if not self.tried:
+            yield from rows_of(self.case, self.found[None]) if self.found else ()
+        for at, speeds in enumerate(self.tried):
+            setting = next(iter(speeds))
+            if measurements := self.found.get(setting):
+                row = rows_of(self.case, measurements)[at]
+                tried = {str(each): speed for each, speed in speeds.items()}
+                yield replace(row, setting=str(setting), tried=tried)
 
 
 def groups(settings: SpeedSettings) -> list[Group]:
@@ -98,7 +112,8 @@ def groups(settings: SpeedSettings) -> list[Group]:
     if settings.peers and _on_cpu():
         found.append(Group(cases=tuple(small_cases(settings)), rows=rows_of))
     if settings.short:
-        found.append(Group(cases=tuple(short_cases(settings)), rows=short_rows_of))
+        short = tuple(short_cases(settings))
+        found.append(Group(cases=short, rows=short_rows_of, whole=True))
     return found
 
 
@@ -143,6 +158,7 @@ def expected_seconds(settings: SpeedSettings) -> float:
     """Of the whole section."""
     return sum(
         _case_seconds(case) * _reps(settings, case)
+        + sum(_trial_seconds(group.trial(case), alike) for alike in forms(_settings_of(case)))
         for group in groups(settings)
         for case in group.cases
     )
@@ -155,96 +171,66 @@ def run(settings: SpeedSettings, meter: Meter) -> Iterator[SpeedRow]:
     where ember itself cannot.
     """
     for group in groups(settings):
-        found: dict[Case, list[Measurement]] = {case: [] for case in group.cases}
+        entries: list[Entry] = []
         try:
-            _measure_in_turns(settings, found, meter)
+            entries.extend(_tuned(group, meter))
+            _measure_in_turns(settings, entries, meter)
         except KeyboardInterrupt:
-            yield from _rows(group, found)
+            yield from (row for entry in entries for row in entry.rows(group.rows))
             raise
-        yield from _rows(group, found)
+        yield from (row for entry in entries for row in entry.rows(group.rows))
 
 
-def _measure_in_turns(
-    settings: SpeedSettings, found: dict[Case, list[Measurement]], meter: Meter
-) -> None:
-    for rep in range(settings.reps):
-        for case in [case for case in found if rep < _reps(settings, case)]:
-            label = f"speed: {case.engine.value} {case.kv} at depth {case.depth}"
-            batch = f", batch {case.batch}" if case.batch > 1 else ""
-            with meter.step(f"{label}{batch}, run {rep + 1}", _case_seconds(case)):
+def _tuned(group: Group, meter: Meter) -> Iterator[Entry]:
+    """The group's cases, each peer with what a trial says of its settings."""
+    for case in group.cases:
+        if case.engine is EngineName.EMBER:
+            yield Entry(case=case)
+            continue
+        trial = group.trial(case)
+        found: dict[Setting, Measurement] = {}
+        reason = "no setting runs"
+        for alike in forms(_settings_of(case)):
+            with meter.step(f"{_label(case)}, trials", _trial_seconds(trial, alike)):
                 try:
-                    found[case].append(measure(case))
+                    found |= try_each(trial, alike)
+                except EmberError as error:  # the other form may run
+                    reason = str(error)
+        if found:
+            yield Entry(case=case, tried=ranked(trial, found, group.speeds))
+        else:
+            _leave_out(case, reason)
+
+
+def _measure_in_turns(settings: SpeedSettings, entries: list[Entry], meter: Meter) -> None:
+    for rep in range(settings.reps):
+        for entry in list(entries):
+            for case in entry.cases() if rep < _reps(settings, entry.case) else ():
+                try:
+                    with meter.step(f"{_label(case)}, run {rep + 1}", _case_seconds(case)):
+                        entry.found.setdefault(case.setting, []).append(measure(case))
                 except EmberError as error:
                     if case.engine is EngineName.EMBER:
                         raise
-                    note(f"{case.engine.value} {case.kv} left out: {error}")
-                    del found[case]
+                    _leave_out(case, str(error))
+                    entries.remove(entry)
+                    break
 
 
-def _rows(group: Group, found: dict[Case, list[Measurement]]) -> Iterator[SpeedRow]:
-    for case, measurements in found.items():
-        if measurements:
-            yield from group.rows(case, measurements)
+def _label(case: Case) -> str:
+    batch = f", batch {case.batch}" if case.batch > 1 else ""
+    return f"speed: {case.engine.value} {case.kv} at depth {case.depth}{batch}"
 
 
-def rows_of(case: Case, measurements: Sequence[Measurement]) -> list[SpeedRow]:
-    """The prompt row and the generation row of a case's repetitions."""
-    token_s = sorted(seconds for one in measurements for seconds in one.token_s)
-    tail = token_s[int(len(token_s) * 0.99)] / median(token_s)
-    reading = [one.pp_s for one in measurements]
-    writing = [sum(one.token_s) for one in measurements]
-    return [
-        _row(case, measurements, f"pp{case.pp}", case.pp, reading),
-        _row(case, measurements, f"tg{case.tg}", case.tg, writing, tail=tail),
-    ]
+def _leave_out(case: Case, reason: str) -> None:
+    note(f"{case.engine.value} {case.kv} left out: {reason}")
 
 
-def short_rows_of(case: Case, measurements: Sequence[Measurement]) -> list[SpeedRow]:
-    """A row for each short length: prompt and tokens together, tokens counted alone."""
-    return [
-        _row(
-            case,
-            measurements,
-            f"gen{length}",
-            length,
-            [one.pp_s + sum(one.token_s[:length]) for one in measurements],
-        )
-        for length in SHORT_LENGTHS
-    ]
-
-
-def _row(
-    case: Case,
-    measurements: Sequence[Measurement],
-    test: str,
-    tokens: int,
-    seconds: Sequence[float],
-    *,
-    tail: float = 0.0,
-) -> SpeedRow:
-    speed = Spread.of([case.batch * tokens / each for each in seconds])
-    kv_bytes = max(one.kv_bytes for one in measurements)
-    return SpeedRow(
-        engine=case.engine.value,
-        model=Path(case.model).stem,
-        kv=case.kv,
-        backend=measurements[0].backend,
-        threads=measurements[0].threads,
-        test=test,
-        depth=case.depth,
-        batch=case.batch,
-        tps=speed.median,
-        tps_mean=speed.mean,
-        tps_sd=speed.sd,
-        seconds=median(seconds),
-        ttft_s=median(one.pp_s + one.token_s[0] for one in measurements),
-        kv_bytes=kv_bytes,
-        kv_token_bytes=kv_bytes / (case.batch * (case.depth + case.pp + case.tg)),
-        peak_rss_bytes=max(one.peak_rss_bytes for one in measurements),
-        p99_over_median=tail,
-        reps=len(measurements),
-        settings=_settings(case.engine),
-    )
+def _settings_of(case: Case) -> list[Setting]:
+    """What a peer is tried with; nothing for ember."""
+    if case.engine is EngineName.EMBER:
+        return []
+    return settings_of(case, on_cpu=_on_cpu())
 
 
 def _case(
@@ -257,16 +243,12 @@ def _case(
     tg: int,
     batch: int,
 ) -> Case:
-    threads = settings.threads
-    if engine is EngineName.LLAMA_CPP and not threads:
-        # The binding's own default is half of the processors, which is too few of two cores.
-        threads = physical_cores()
     return Case(
         engine=engine,
         model=settings.model,
         kv=kv,
         backend=settings.backend if engine is EngineName.EMBER else "auto",
-        threads=threads,
+        threads=settings.threads,
         depth=depth,
         pp=pp,
         tg=tg,
@@ -274,11 +256,12 @@ def _case(
     )
 
 
-def _settings(engine: EngineName) -> str:
-    if engine is EngineName.EMBER:
-        return f"{__version__}, defaults"
-    package, told = _SETTINGS[engine]
-    return f"{package} {version_of(package)}, {told}"
+def surroundings(settings: SpeedSettings) -> dict[str, Any]:
+    """How the peer that is compiled was compiled, in its own words."""
+    if not settings.peers or not version_of(PACKAGES[EngineName.LLAMA_CPP][0]):
+        return {}
+    asked = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
+    return {"llama.cpp": said(sys.executable, "-c", asked)}
 
 
 def _on_cpu() -> bool:
@@ -299,3 +282,10 @@ def _case_seconds(case: Case) -> float:
     read = case.depth + case.pp
     anew = case.tg * (case.pp + case.tg / 2) if case.kv == NO_CACHE else 0
     return start + case.batch * (read + anew) / reading + case.tg * writing
+
+
+def _trial_seconds(case: Case, settings: Sequence[Setting]) -> float:
+    """Expected, of trials in one process."""
+    start, reading, writing = _PACE[case.engine]
+    each = case.pp / reading + case.tg * writing + start / 2
+    return start + case.depth / reading + len(settings) * each

@@ -1,10 +1,11 @@
 """What the rows of `bench speed` show."""
 
 from collections.abc import Sequence
+from string import ascii_lowercase
 
 from app.bench.case import NO_CACHE
 from app.bench.chart import Axis, Chart, Series
-from app.bench.speed import SpeedRow
+from app.bench.speed_rows import SpeedRow
 from app.bench.table import Table
 from app.bench.view import Measure, View
 from app.bench.words import distinct, megabytes, short
@@ -19,7 +20,10 @@ def tables(rows: Rows) -> list[Table]:
     if len(tests) > 2:
         found = [_together(rows), *found]
     brief = [row for row in rows if _is_short(row)]
-    return [*found, _short_table(brief)] if brief else found
+    if brief:
+        found.append(_short_table(brief))
+    peers = [row for row in rows if row.tried]
+    return [*found, _settings_table(peers)] if peers else found
 
 
 def charts(rows: Rows) -> list[Chart]:
@@ -54,9 +58,10 @@ def findings(rows: Rows) -> list[str]:
         peers = [row for row in here if row.engine != "ember"]
         if ours and peers:
             best = max(peers, key=lambda row: row.tps)
+            setting = f" ({best.setting})" if best.setting else ""
             found.append(
                 f"{test} at depth {depth}: ember {ours[0].kv} {short(ours[0].tps)} tok/s, "
-                f"{best.engine} {best.kv} {short(best.tps)}: "
+                f"{best.engine} {best.kv} {short(best.tps)}{setting}: "
                 f"{short(ours[0].tps / best.tps)} times as fast."
             )
         without = [row for row in here if row.kv == NO_CACHE]
@@ -72,8 +77,13 @@ def _together(rows: Rows) -> Table:
     told = [row for row in single if row.depth == 0 or row.test.startswith("tg")]
     tests = distinct((row.test, row.depth) for row in told)
     deepest = max(row.depth for row in single)
-    cells = {(row.engine, row.kv, row.test, row.depth): short(row.tps) for row in told}
+    marks = _marks(told)
+    cells = {
+        (row.engine, row.kv, row.test, row.depth): f"{short(row.tps)} {marks[row.setting]}".strip()
+        for row in told
+    }
     sizes = {(row.engine, row.kv): row for row in single if row.depth == deepest}
+    legend = "".join(f" {mark}: {setting}." for setting, mark in marks.items() if mark)
     return Table(
         title="Tokens per second",
         columns=(
@@ -88,7 +98,34 @@ def _together(rows: Rows) -> Table:
             (*name, *(cells.get((*name, *test), "") for test in tests), *_size(sizes.get(name)))
             for name in distinct((row.engine, row.kv) for row in single)
         ],
-        note=_note(single),
+        note=_note(single) + legend,
+    )
+
+
+def _marks(rows: Rows) -> dict[str, str]:
+    """A letter for each setting that peers were measured with; none for ember."""
+    settings = distinct(row.setting for row in rows if row.setting)
+    letters = dict(zip(settings, ascii_lowercase, strict=False))
+    return {row.setting: letters.get(row.setting, "") for row in rows}
+
+
+def _settings_table(rows: Rows) -> Table:
+    return Table(
+        title="Peers: the settings tried, tokens per second in a short trial",
+        columns=("engine", "kv", "test", "depth", "shown", "tried"),
+        texts=6,
+        rows=[
+            (
+                row.engine,
+                row.kv,
+                row.test,
+                str(row.depth),
+                row.setting,
+                "; ".join(f"{setting}: {short(speed)}" for setting, speed in row.tried.items()),
+            )
+            for row in rows
+        ],
+        note="A peer's row is measured with the setting that was the fastest in its own test.",
     )
 
 
@@ -102,8 +139,26 @@ def _note(rows: Rows) -> str:
     return (
         f"{rows[0].model}, {threads or 'default'} threads. pp: a prompt is read, tg: tokens are "
         f"generated, after so many held. Medians; runs in turns, each in a process of its own. "
-        f"{engines}."
+        f"{engines}.{_offered(rows)}"
     )
+
+
+def _offered(rows: Rows) -> str:
+    """What each peer was tried with, of which a row shows the best."""
+    told = ""
+    for engine in distinct(row.engine for row in rows if row.tried):
+        values: dict[str, dict[str, None]] = {}
+        for row in rows:
+            for part in (part for name in row.tried for part in name.split(", ")):
+                if row.engine == engine:
+                    name, value = part.rsplit(" ", 1)
+                    values.setdefault(name, {})[value] = None
+        tried = ", ".join(
+            f"{name} {'/'.join(sorted(found, key=lambda value: (len(value), value)))}"
+            for name, found in values.items()
+        )
+        told += f" {engine}: each figure at the best of {tried}."
+    return told
 
 
 def _table(test: tuple[str, int, int], rows: Rows) -> Table:
@@ -125,6 +180,7 @@ def _table(test: tuple[str, int, int], rows: Rows) -> Table:
             "KV MB",
             "KV bytes/token",
             "peak RSS MB",
+            "setting",
         ),
         texts=3,
         rows=[_cells(row) for row in here],
@@ -147,6 +203,7 @@ def _cells(row: SpeedRow) -> tuple[str, ...]:
         megabytes(row.kv_bytes),
         f"{row.kv_token_bytes:,.0f}",
         f"{row.peak_rss_bytes / 1e6:.0f}",
+        row.setting,
     )
 
 

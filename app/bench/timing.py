@@ -18,6 +18,11 @@ def time_case(case: Case, read: Read, advance: Advance) -> tuple[float, tuple[fl
     """
     if case.depth:
         read(0, case.depth)
+    return time_steps(case, read, advance)
+
+
+def time_steps(case: Case, read: Read, advance: Advance) -> tuple[float, tuple[float, ...]]:
+    """The same over a cache that holds the case's depth."""
     pp_s = _seconds(lambda: read(case.depth, case.pp))
     return pp_s, tuple(_seconds(advance) for _ in range(case.tg))
 

@@ -6,6 +6,7 @@ put into README and compared with another day's comes from the same JSON.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from app.bench.chart import Chart
@@ -23,12 +24,39 @@ class Measure:
     spread: str = ""
 
 
+class Ruling(Enum):
+    """What figures say of a claim."""
+
+    VERIFIED = "verified"
+    FALSIFIED = "falsified"
+    NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """On one claim. what: the figures it was held against.
+
+    average: of these figures, in times. holds_from, holds_to: the shortest and the
+    longest length for which the claim holds. None where there are none.
+    """
+
+    what: str
+    ruling: str  # a Ruling's value, as JSON has it
+    average: float | None
+    holds_from: int | None
+    holds_to: int | None
+
+
+def _none(_rows: Sequence[Any]) -> list[Verdict]:
+    return []
+
+
 @dataclass(frozen=True, kw_only=True)
 class View(Generic[R]):
     """One section for a reader.
 
     row: the dataclass of its rows. identity: fields that tell rows apart.
-    findings: what the figures say, a sentence each.
+    findings: what the figures say, a sentence each. verdicts: on claims, if any.
     """
 
     name: str
@@ -39,6 +67,7 @@ class View(Generic[R]):
     findings: Callable[[Sequence[R]], list[str]]
     identity: tuple[str, ...]
     measures: tuple[Measure, ...]
+    verdicts: Callable[[Sequence[R]], list[Verdict]] = _none
 
     def as_json(self, rows: Sequence[R]) -> list[dict[str, Any]]:
         """The rows as the JSON contract has them."""

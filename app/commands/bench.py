@@ -69,7 +69,25 @@ def run(args: argparse.Namespace) -> int:
         (SECTIONS[name], _settings(SECTIONS[name].settings, common, args))
         for name in ([args.section] if args.section else every)
     ]
+    _require_room(model, [settings for _, settings in jobs], force=bool(_given(args, "force")))
     return measure(jobs, out=_given(args, "out"), as_json=bool(_given(args, "json")))
+
+
+def _require_room(model: str, jobs: list[Settings], *, force: bool) -> None:
+    """Refuse a model, or caches of it, that the memory cannot hold. Raises TooLargeError."""
+    from app.bench.shapes import network_of
+    from app.console import note
+    from app.memory import LEAST_WINDOW, admit
+    from kvcache import CacheConfig
+
+    longest = max(settings.longest for settings in jobs)
+    if not longest:
+        return
+    longest = max(longest, LEAST_WINDOW)
+    network = network_of(model)
+    config = CacheConfig(max_tokens=longest, keys="f16", values="f16", beyond_context=True)
+    for text in admit(config, network, network.weight_bytes, force=force).notes:
+        note(text)
 
 
 def _settings(kind: type[Settings], common: Settings, args: argparse.Namespace) -> Settings:
@@ -94,19 +112,20 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     add("-m", "--model", metavar="MODEL", help="as for run (default: smollm2)")
     add("--backend", choices=["auto", "reference", "cpu", "gpu"], help="default: auto")
-    add("--threads", type=options.whole(1), metavar="N", help="default: physical cores")
+    add("--threads", type=options.whole(1, 1024), metavar="N", help="default: physical cores")
     add("--quick", action="store_true", help="a look in two minutes, all sections together")
     add("--json", action="store_true", help="print one JSON object")
+    add("--force", action="store_true", help="measure what does not fit in memory")
     add("--out", type=Path, metavar="DIR", help="write JSON, Markdown and SVG charts there")
 
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     _add_kv(parser, "codecs of ember's cold tier")
-    add("--pp", type=options.whole(1), metavar="N", help="prompt tokens to read (default: 512)")
-    add("--tg", type=options.whole(1), metavar="N", help="tokens to generate (default: 64)")
+    add("--pp", type=options.tokens(1), metavar="N", help="prompt tokens to read (default: 512)")
+    add("--tg", type=options.tokens(1), metavar="N", help="tokens to generate (default: 64)")
     add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048)")
-    add("--reps", type=options.whole(1), metavar="N", help="runs of each case (default: 3)")
+    add("--reps", type=options.tokens(1), metavar="N", help="runs of each case (default: 3)")
     add("--batch", type=_list(1), metavar="N,N", help="rows computed together (default: 1)")
     add("--short", action="store_true", help="10, 50, 100 tokens too, with and without a cache")
     add("--peers", action="store_true", help="measure llama.cpp and mlx-lm too")
@@ -118,7 +137,7 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
     shapes = ["loaded", "tinyllama", "llama-2-7b"]
     add("--shape", choices=shapes, help="whose layers and heads (default: the loaded model's)")
     add("--contexts", type=_list(1), metavar="N,N", help="tokens held (default: 512,2048,8192)")
-    add("--reps", type=options.whole(1), metavar="N", help="timed steps (default: 15)")
+    add("--reps", type=options.tokens(1), metavar="N", help="timed steps (default: 15)")
 
 
 def _add_quality(parser: argparse.ArgumentParser) -> None:
@@ -126,24 +145,24 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     _add_kv(parser, "pairs to measure (default: every codec, alone and together)")
     add("--hot", type=_list(0), metavar="N,N", help="hot tokens of further rows (0,256,512)")
     add("--sinks", type=_list(0), metavar="N,N", help="sinks of further rows (default: 0)")
-    add("--tokens", type=options.whole(2), metavar="N", help="of the text (default: 1536)")
-    add("--skip", type=options.whole(0), metavar="N", help="first positions not scored (256)")
+    add("--tokens", type=options.tokens(2), metavar="N", help="of the text (default: 1536)")
+    add("--skip", type=options.tokens(0), metavar="N", help="first positions not scored (256)")
 
 
 def _add_endless(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
-    add("--ctx", type=options.whole(1), metavar="N", help="tokens of the window (default: 1024)")
-    add("--tokens", type=options.whole(2), metavar="N", help="of the text (default: 20000)")
-    add("--generate", type=options.whole(0), metavar="N", help="tokens to draw (default: 20000)")
-    add("--samples", type=options.whole(1), metavar="N", help="spans of each quarter (default: 10)")
+    add("--ctx", type=options.tokens(1), metavar="N", help="tokens of the window (default: 1024)")
+    add("--tokens", type=options.tokens(2), metavar="N", help="of the text (default: 20000)")
+    add("--generate", type=options.tokens(0), metavar="N", help="tokens to draw (default: 20000)")
+    add("--samples", type=options.tokens(1), metavar="N", help="spans of a quarter (default: 10)")
 
 
 def _add_needle(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     _add_kv(parser, "codecs of the cold tier")
-    add("--needles", type=options.whole(1), metavar="N", help="facts (default: 24)")
+    add("--needles", type=options.tokens(1), metavar="N", help="facts (default: 24)")
     add("--lengths", type=_list(1), metavar="N,N", help="of the text (default: 600 to 3000)")
-    add("--hot", type=options.whole(0), metavar="N", help="hot tokens (default: 256)")
+    add("--hot", type=options.tokens(0), metavar="N", help="hot tokens (default: 256)")
 
 
 def _add_memory(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +209,7 @@ def _list(least: int) -> Callable[[str], tuple[int, ...]]:
             numbers = tuple(int(part) for part in text.split(","))
         except ValueError:
             numbers = (least - 1,)
-        if min(numbers) < least:
+        if min(numbers) < least or max(numbers) > options.MOST_TOKENS:
             raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers such as 0,2048")
         return numbers
 

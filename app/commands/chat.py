@@ -88,8 +88,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         options.cache_config(args),
         keep_system=settings.system if pins_system else None,
         hot=args.hot,
-        pretokenizer=args.pretokenizer,
-        chat_template=args.chat_template,
+        load=options.load_options(args),
     )
     chat_app = ChatApp(
         service,

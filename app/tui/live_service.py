@@ -11,7 +11,7 @@ from app.generation import Event, Finished, TextChunk
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import compile_kernels, must_compile
-from app.session import load_notes, system_tokens
+from app.session import LoadOptions, load_admitted, load_notes, system_tokens
 from app.transcript import Completion
 from app.tui.prompting import make_prompt
 from app.tui.service import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
@@ -20,7 +20,7 @@ from kvcache.native.build import BuildStoppedError
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError, RenderStoppedError
 from models.fetch import fetch
-from models.loader import OnProgress, load
+from models.loader import OnProgress
 from models.progress import Progress
 from models.source import can_be_fetched, locate
 
@@ -40,8 +40,7 @@ class LiveService:
 
     keep_system: pin what a conversation under this system prompt begins with;
     None pins no more than the configuration says. hot: the hot tokens that were
-    asked for, None for the default. pretokenizer, chat_template: as in `models.load`, for
-    every model.
+    asked for, None for the default. load: for every model.
     """
 
     def __init__(
@@ -50,11 +49,10 @@ class LiveService:
         *,
         keep_system: str | None = None,
         hot: int | None = None,
-        pretokenizer: str | None = None,
-        chat_template: str | None = None,
+        load: LoadOptions | None = None,
     ) -> None:
         self._config, self._keep_system, self._hot = config, keep_system, hot
-        self._pretokenizer, self._chat_template = pretokenizer, chat_template
+        self._load_options = load or LoadOptions()
         self._thread = InferenceThread()
         self._engine: Engine | None = None
         self._stats: Sequence[CacheStats] = ()
@@ -140,19 +138,14 @@ class LiveService:
         path = locate(spec)
         # The old model goes first, so that two are never in memory together.
         self._engine, self._stats = None, ()
-        config = self._config
-        loaded = load(
-            path,
-            backend=config.backend,
-            pretokenizer=self._pretokenizer,
-            chat_template=self._chat_template,
-            progress=report,
-        )
+        loaded, admitted = load_admitted(path, self._config, self._load_options, report)
         loaded.template.start()
+        config = admitted.config
         if self._keep_system is not None:
             config = replace(config, keep=system_tokens(loaded, self._keep_system or None, cancel))
         engine = Engine(loaded, config)
-        notes = tuple(load_notes(engine, asked=config.backend, hot=self._hot, cancel=cancel))
+        told = load_notes(engine, asked=config.backend, hot=self._hot, cancel=cancel)
+        notes = (*admitted.notes, *told)
         self._engine, self._stats = engine, engine.layer_stats()
         yield _info(engine, spec, path, notes)
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from app import memory
 from app.job import Job
 from app.sessions.store import SessionStore
-from app.tui import memory
 from app.tui.app import ChatApp
 from app.tui.garbage import collected_at_rest
 from app.tui.live_service import LiveService

@@ -5,9 +5,9 @@ Looks at disks, so it is run beside the screen. Knows no widget.
 
 from collections import Counter
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
+from app.memory import LEAST_WINDOW, Fit, Memory, Need
 from kvcache import Backend, CacheConfig, EmberError, resolve
 from kvcache.plan import ModelShape
 from models.catalogue import CATALOGUE, CatalogueEntry
@@ -16,21 +16,10 @@ from models.discover import discover
 from models.gguf_file import GGUFFile
 from models.repack import stored_bytes
 
-# What a system and other programs leave to one program.
-_COMFORTABLE, _POSSIBLE = 0.6, 0.85
 # Loaded weights over the file's size, for a file that is not here to be looked into.
 _LOADED_SHARE = 1.25
-_REFERENCE_WINDOW = 2048
 # The cost of a token is the same for all; this one has nothing to be compiled first.
 _ANY_BACKEND = CacheConfig(backend=Backend.REFERENCE)
-
-
-class Fit(Enum):
-    """Whether a model with a window of 2048 tokens fits in this machine's memory."""
-
-    FITS = "fits"
-    TIGHT = "tight"
-    TOO_LARGE = "too large"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +92,10 @@ def _cost(quantization: str, weight_bytes: int, shape: ModelShape) -> Cost:
     )
 
 
-def fit(model: ListedModel, cost: Cost | None, installed_bytes: int) -> Fit:
-    """Judge by the weights and a window of 2048 tokens."""
+def fit(model: ListedModel, cost: Cost | None, here: Memory) -> Fit:
+    """Judge by the weights and the smallest window that is not refused."""
     if cost is not None and cost.weight_bytes:
-        needed = cost.weight_bytes + _REFERENCE_WINDOW * cost.token_bytes
+        need = Need(weights=cost.weight_bytes, cache=LEAST_WINDOW * cost.token_bytes)
     else:
-        needed = int(model.size * _LOADED_SHARE)
-    if needed < _COMFORTABLE * installed_bytes:
-        return Fit.FITS
-    return Fit.TIGHT if needed < _POSSIBLE * installed_bytes else Fit.TOO_LARGE
+        need = Need(weights=int(model.size * _LOADED_SHARE), cache=0)
+    return need.fit(here)

@@ -282,7 +282,7 @@ def test_a_template_that_is_none_opens_no_full_screen(with_template: WithTemplat
 
 @pytest.fixture
 def service() -> Iterator[LiveService]:
-    service = LiveService(CacheConfig(backend=Backend.REFERENCE), chat_template=None)
+    service = LiveService(CacheConfig(backend=Backend.REFERENCE))
     yield service
     service.close()
 

@@ -49,7 +49,7 @@ class Place:
         row = {"section": EVIL, EVIL: EVIL}
         self.results = [root / f"{each}.json" for each in "ab"]
         for path in self.results:
-            path.write_text(json.dumps(document([row], {EVIL: f"{path} {EVIL}"})))
+            path.write_text(json.dumps(document([row], {EVIL: f"{path} {EVIL}"}, [])))
         folders = ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
         cache = {"EMBER_CACHE": str(root / "cache")}
         self.environment = dict.fromkeys(folders, str(root)) | cache

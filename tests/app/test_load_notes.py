@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app import cli
+from app.session import LoadOptions
 from app.tui.live_service import LiveService
 from app.tui.service import ModelInfo
 from kvcache import CacheConfig
@@ -127,7 +128,7 @@ def test_a_pretokenizer_that_nobody_knows_is_bad_usage(
 
 
 def test_the_chat_takes_a_pretokenizer(unknown_path: Path) -> None:
-    service = LiveService(CacheConfig(), pretokenizer="smollm")
+    service = LiveService(CacheConfig(), load=LoadOptions(pretokenizer="smollm"))
     try:
         events = list(service.load(str(unknown_path)))
         assert service.count("12") == 2

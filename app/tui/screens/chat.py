@@ -15,8 +15,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
 
+from app import memory
 from app.sessions.chat import ChatMessage
-from app.tui import clipboard, garbage, memory, terminal
+from app.tui import clipboard, garbage, terminal
 from app.tui.commands import COMMANDS, Command, find
 from app.tui.controller import ChatController
 from app.tui.hints import HINTS

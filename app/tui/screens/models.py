@@ -11,10 +11,11 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from app import memory
 from app.inert import inert_line
-from app.tui import memory
+from app.memory import Fit, Memory
 from app.tui.controller import ChatController
-from app.tui.model_list import Cost, Fit, ListedModel, examine, fit, foretell, listed
+from app.tui.model_list import Cost, ListedModel, examine, fit, foretell, listed
 from app.tui.screens.dialog import Dialog
 from app.tui.text import figures
 from app.tui.text.palette import MUTED
@@ -76,8 +77,9 @@ class ModelsScreen(Dialog[str | None]):
         chooser = self.query_one(OptionList)
         at = chooser.highlighted
         current = self._chat.model.spec if self._chat.model else ""
+        here = memory.memory()
         chooser.set_options(
-            Option(_line(each, self._costs.get(each.spec), is_current=each.spec == current))
+            Option(_line(each, self._costs.get(each.spec), here, is_current=each.spec == current))
             for each in self._listed
         )
         if self._listed:
@@ -105,9 +107,9 @@ class ModelsScreen(Dialog[str | None]):
         )
 
 
-def _line(model: ListedModel, cost: Cost | None, *, is_current: bool) -> Content:
+def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_current: bool) -> Content:
     """Name, size, quantization, fit; cache cost and what it is, or why it cannot be run."""
-    verdict = fit(model, cost, memory.installed())
+    verdict = fit(model, cost, here)
     details = f"{cost.quantization} " if cost and cost.quantization else ""
     first = Content.assemble(
         ("● " if is_current else "  ", "$accent"),

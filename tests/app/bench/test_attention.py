@@ -1,5 +1,7 @@
 import math
+import time
 from dataclasses import replace
+from functools import partial
 
 import mlx.core as mx
 import pytest
@@ -38,12 +40,61 @@ def test_each_kernel_reads_what_it_holds(rows: list[AttentionRow]) -> None:
     plain = 3 * 2 * 2 * 600 * 64  # layers, K and V, KV heads, tokens, dims
     assert found["ember", "f16"].bytes_read == 2 * plain
     assert found["MLX fused attention", "float16"].bytes_read == 2 * plain
-    # 4 bits, and a scale and a bias of two bytes each (of float32: four) for 64
-    of_scales = 8 if mx.default_device().type == mx.DeviceType.cpu else 4
-    assert found["mlx-lm quantized attention", "q4"].bytes_read == plain // 64 * (32 + of_scales)
+    # 4 bits, and a scale and a bias of two bytes each (of float32: four) for a group
+    q4 = found["mlx-lm quantized attention", "q4"]
+    group, width = int(q4.setting.split(",")[0].split()[1]), 4 if "float32" in q4.setting else 2
+    assert q4.bytes_read == plain // 2 + plain // group * 2 * width
     assert found["ember", "hkivi4"].bytes_read < found["ember", "f16"].bytes_read
     decoding = found["decode, then attend", "hkivi4"]
     assert decoding.bytes_read == found["ember", "hkivi4"].bytes_read
+
+
+def test_others_kernels_name_the_settings_tried(rows: list[AttentionRow]) -> None:
+    for row in rows:
+        if row.kernel == "ember":
+            assert not row.setting
+            assert not row.tried
+        else:
+            assert row.setting == next(iter(row.tried))
+            assert row.tried[row.setting] == min(row.tried.values())
+    quantized = [row for row in rows if row.kernel == "mlx-lm quantized attention"]
+    for row in quantized:
+        # heads of 64 here, in the dtypes that the device is fast or slow in
+        assert {name.split(",")[0] for name in row.tried} == {"group_size 64", "group_size 32"}
+    if mx.default_device().type == mx.DeviceType.cpu:
+        assert len(quantized[0].tried) == 3
+    (table,) = attention_view.tables(rows)
+    assert "Tried for mlx-lm quantized attention, q8: group_size" in table.note
+
+
+def test_heads_that_mlx_lm_does_not_quantize_have_no_row_of_its(
+    settings: AttentionSettings,
+) -> None:
+    """The tiny model's heads of 16 are no whole group."""
+    found = attention.kernels(network_of(settings.model), settings)
+    assert not any(kernel.name.startswith("mlx-lm") for kernel in found)
+    assert all(kernel.makes for kernel in found)
+
+
+def test_what_is_hopeless_over_few_tokens_is_not_tried_over_more() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def make(seconds: float, name: str, context: int) -> tuple[attention.Step, int]:
+        asked.append((name, context))
+        return lambda: time.sleep(seconds), 1
+
+    kernel = attention.Kernel(
+        name="k",
+        kv="q8",
+        backend="b",
+        makes={name: partial(make, 0.4 * (name == "slow"), name) for name in ("a", "slow", "b")},
+    )
+    tried = kernel.tried(10)
+    assert list(tried)[-1] == "slow"
+    left = kernel.worth_trying({"a": 1.0, "slow": 4.1, "b": 4.0})
+    assert set(left.tried(20)) == {"a", "b"}
+    assert [name for name, context in asked if context == 20] == ["a", "b"]
+    assert kernel.worth_trying({}) == kernel
 
 
 def test_another_models_shape(settings: AttentionSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,15 +99,27 @@ def test_held_bytes_count_the_tiers_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratios", "word", "more"),
+    ("ratios", "word", "more", "holds"),
     [
-        ([(8, 10.0), (16, 100.0)], "VERIFIED", "average 55.0x"),
-        ([(8, 4.0), (16, 12.0), (32, 20.0)], "FALSIFIED", "it holds from 16 to 32"),
-        ([(8, 2.0), (16, 3.0)], "FALSIFIED", "it holds at none"),
-        ([], "x: not measured.", ""),
+        ([(8, 10.0), (16, 100.0)], "VERIFIED", "average 55.0x", (8, 16)),
+        ([(8, 4.0), (16, 12.0), (32, 20.0)], "FALSIFIED", "it holds from 16 to 32", (16, 32)),
+        ([(8, 2.0), (16, 3.0)], "FALSIFIED", "it holds at none", (None, None)),
+        ([], "x: not measured.", "", (None, None)),
     ],
 )
-def test_the_verdict(ratios: list[tuple[int, float]], word: str, more: str) -> None:
-    (said,) = claim_view.verdict("x", ratios)
+def test_the_verdict(
+    ratios: list[tuple[int, float]], word: str, more: str, holds: tuple[int | None, int | None]
+) -> None:
+    said, found = claim_view.sentence("x", ratios), claim_view.verdict("x", ratios)
     assert said.startswith(word)
     assert more in said
+    assert found.ruling in said.lower()
+    assert (found.holds_from, found.holds_to) == holds
+
+
+def test_the_verdicts_are_those_of_the_findings(tiny_path: object) -> None:
+    rows = _rows(tiny_path)
+    verdicts, findings = claim_view.verdicts(rows), claim_view.findings(rows)
+    assert [each.what.split()[0] for each in verdicts] == ["operations", *["generation"] * 2]
+    for verdict, finding in zip(verdicts, findings, strict=False):
+        assert finding.startswith(f"{verdict.ruling.upper()} for {verdict.what}")

@@ -17,7 +17,7 @@ from app.bench.memory import MemoryRow
 from app.bench.meter import Clock, Meter, duration
 from app.bench.sections import SECTIONS
 from app.bench.settings import DEFAULT_KV, MemorySettings, Settings
-from app.bench.speed import SpeedRow
+from app.bench.speed_rows import SpeedRow
 from app.bench.table import Table, to_markdown
 from app.bench.view import View
 from app.bench.words import megabytes, percent, short, tokens
@@ -31,9 +31,12 @@ MEMORY = SECTIONS["memory"]
 def _example(view: View[Any]) -> Any:
     """A row with something in every field."""
     values = {"str": "a", "int": 7, "float": 0.5, "bool": True}
-    values |= {"int | None": 7, "float | None": 0.5}
+    values |= {"int | None": 7, "float | None": 0.5, "dict[str, float]": {"a 1, b on": 0.5}}
     kinds = {
-        field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(view.row)
+        field.name: field.type.__name__
+        if field.type in (str, int, float, bool)
+        else str(field.type)
+        for field in fields(view.row)
     }
     return view.row(**{name: values[kind] for name, kind in kinds.items()})
 
@@ -50,9 +53,13 @@ def test_the_checked_in_schema_is_that_of_the_rows() -> None:
 def test_rows_survive_json_and_fit_the_schema(view: View[Any]) -> None:
     row = _example(view)
     told = environment() | {"settings": {}}
-    found = json.loads(json.dumps(document.document(view.as_json([row]), told)))
+    found = json.loads(json.dumps(document.document(view.as_json([row]), told, [view])))
     jsonschema.validate(found, schema.make())
     assert view.from_json(found["rows"]) == [row]
+    assert found["findings"] == {view.name: view.findings([row])}
+    for verdict in found["verdicts"]:
+        assert verdict["section"] == view.name
+        assert verdict["what"] in " ".join(found["findings"][view.name])
     del found["rows"][0][view.identity[0]]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(found, schema.make())
@@ -68,7 +75,7 @@ def test_views_name_fields_of_their_rows(view: View[Any]) -> None:
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
 def test_one_row_is_enough_to_be_shown_and_written(view: View[Any], tmp_path: Path) -> None:
     row = _example(view)
-    found = document.document(view.as_json([row]), {"processor": "p"})
+    found = document.document(view.as_json([row]), {"processor": "p"}, [view])
     files = document.write(tmp_path / "new", view, found)
     assert {path.suffix for path in files} >= {".json", ".md"}
     assert document.read(tmp_path / "new" / f"{view.name}.json") == found
@@ -201,7 +208,7 @@ def test_changes_beyond_two_deviations_count() -> None:
 
 def test_two_results_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, tps, mlx in (("a", 50.0, "1"), ("b", 60.0, "2")):
-        found = document.document([_speed("f16", tps)], {"mlx": mlx})
+        found = document.document([_speed("f16", tps)], {"mlx": mlx}, VIEWS)
         (tmp_path / f"{name}.json").write_text(json.dumps(found))
     code = cli.run(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     out = capsys.readouterr().out
@@ -211,12 +218,44 @@ def test_two_results_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "better" in out
 
 
+def test_a_result_of_before_is_compared_with_one_of_today(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no findings, no verdicts, and no settings of peers."""
+    view = SECTIONS["speed"].view
+    today = document.document([_speed("f16", 60.0)], {"mlx": "1"}, [view])
+    row = {k: v for k, v in _speed("f16", 50.0).items() if k not in ("setting", "tried")}
+    before = {"schema": 1, "env": {"mlx": "1"}, "rows": [row]}
+    for name, found in (("a", before), ("b", today)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    code = cli.run(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    assert code == 0
+    assert "+20.0%" in capsys.readouterr().out
+    told = {"settings": {}} | environment()
+    jsonschema.validate(before | {"env": told}, schema.make())
+    assert view.from_json(before["rows"])[0].tried == {}
+
+
+def test_all_sections_findings_are_in_one_document(
+    tiny_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = MemorySettings(model=str(tiny_path), kv=("f16",), contexts=(100,))
+    roofline = SECTIONS["roofline"]
+    jobs = [(MEMORY, settings), (roofline, roofline.settings(model=str(tiny_path)))]
+    assert report.measure(jobs, out=None, as_json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, schema.make())
+    assert list(found["findings"]) == ["memory", "roofline"]
+    assert all(found["findings"].values())
+    assert found["verdicts"] == []
+
+
 # -- README --
 
 
 def _with_results(folder: Path) -> None:
     view = SECTIONS["speed"].view
-    found = document.document([_speed("f16", 50.0, test="tg64", depth=0, batch=1)], {})
+    found = document.document([_speed("f16", 50.0, test="tg64", depth=0, batch=1)], {}, [view])
     folder.mkdir(exist_ok=True)
     (folder / f"{view.name}.json").write_text(json.dumps(found))
 
@@ -249,6 +288,15 @@ def test_readme_is_as_the_results_give_it() -> None:
 def test_checked_in_results_fit_the_schema() -> None:
     for path in readme.results():
         jsonschema.validate(document.read(path), schema.make())
+
+
+def test_checked_in_peers_name_the_settings_tried() -> None:
+    """Results made before settings were tried do not say how llama.cpp was built either."""
+    found = document.read(readme.RESULTS / "speed.json")
+    peers = [row for row in found["rows"] if row["engine"] != "ember"]
+    assert peers
+    if "llama.cpp" in found["env"]:
+        assert all(row["setting"] in row["tried"] for row in peers)
 
 
 def test_checked_in_tables_and_charts_are_those_of_the_results(tmp_path: Path) -> None:

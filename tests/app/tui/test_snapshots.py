@@ -8,9 +8,9 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
+from app import memory
 from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State
 from app.transcript import Completion, FinishReason
-from app.tui import memory
 from app.tui.app import ChatApp
 from app.tui.screens.chat import ChatScreen
 from app.tui.scripted_service import ScriptedService, layer_stats
@@ -66,6 +66,8 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of this machine and moment that would differ from run to run."""
     monkeypatch.setattr(memory, "resident", lambda: 2 << 30)
     monkeypatch.setattr(memory, "installed", lambda: 16 << 30)
+    here = memory.Memory(most=16 << 30, now=12 << 30)
+    monkeypatch.setattr(memory, "memory", lambda: here)
     monkeypatch.setattr(time, "localtime", lambda _at=None: time.gmtime(0))
 
 
