@@ -1,7 +1,7 @@
-r"""How byte-level BPE models cut a text into words before merging.
+r"""How BPE models with merges cut a text into words before merging.
 
 A table: llama.cpp's names of pre-tokenizers (`tokenizer.ggml.pre`) and the
-regular expressions that each stands for. Knows nothing of vocabularies.
+regular expressions that each stands for. Knows nothing of vocabularies or merges.
 
 The patterns are applied one after the other, each within the pieces that the
 one before left; a match is a piece, and so is what lies between two matches.
@@ -234,7 +234,6 @@ _NAMES: tuple[tuple[str, PreTokenizer], ...] = (
 )
 
 PRE_TOKENIZERS = {name: pre for names, pre in _NAMES for name in names.split()}
-_DEFAULT = "default"
 _KEY = "tokenizer.ggml.pre"
 
 
@@ -255,4 +254,4 @@ def of_file(metadata: Metadata, assumed: Assumptions) -> PreTokenizer:
             "ANSWERS MAY BE WORSE, text is cut by llama.cpp's default; "
             "--pretokenizer NAME cuts it otherwise",
         )
-    return PRE_TOKENIZERS.get(name, PRE_TOKENIZERS[_DEFAULT])
+    return PRE_TOKENIZERS.get(name, PRE_TOKENIZERS["default"])

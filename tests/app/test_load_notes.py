@@ -33,10 +33,11 @@ def odd_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config=TINY,
         types=every_matrix(TensorType.Q8_0),
         tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab)
-        | {"tokenizer.ggml.bos_token_id": 4294967295},
+        | {"tokenizer.ggml.bos_token_id": 4294967295, "general.tags": ["small one", "toy"]},
         seed=5,
     )
-    path.write_bytes(path.read_bytes().replace(b"random weights", b"random\x9bweights"))
+    data = path.read_bytes().replace(b"random weights", b"random\x9bweights")
+    path.write_bytes(data.replace(b"small one", b"small\xffone"))
     return path
 
 
@@ -68,6 +69,17 @@ def test_commands_show_notes_on_stderr(
     assert out.strip()
     if command[0] == "tokenize":
         assert out.split()[1::2] == ["<s>", "ba", "ce"]
+
+
+def test_inspect_shows_bytes_that_are_not_utf8(
+    odd_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["inspect", str(odd_path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"ember: {NAME}\n"
+    assert json.loads(out)["metadata"]["general.tags"] == [r"small\xffone", "toy"]
+    assert cli.run(["inspect", str(odd_path)]) == 0
+    assert r"small\xffone" in capsys.readouterr().out.replace("\\\\", "\\")
 
 
 def test_the_chat_gets_notes(odd_path: Path) -> None:

@@ -103,6 +103,14 @@ def test_beyond_an_edge_is_one_short_usage_line(
     assert len(line) < 250
 
 
+def test_an_empty_stop_text_stops_nothing(
+    tiny_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags in ([], ["--stop", ""]):
+        assert cli.run([*BASE["run"], "-m", str(tiny_path), *flags]) == 0
+        assert "answer 3 tokens" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "allowed", "refused"),
     [
