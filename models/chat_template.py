@@ -80,7 +80,8 @@ class _Format:
     parts: contents are lists of parts, as templates of models that see want them.
     empties: what is not there (tools, documents) is empty, where it else is None as in
     transformers. folds_system: the system prompt goes into the first question.
-    alternates: neighbours of one role become one message.
+    alternates: neighbours of one role become one message. later: what is wrong with a
+    conversation of more than one question.
     """
 
     text: str
@@ -88,6 +89,7 @@ class _Format:
     empties: bool = False
     folds_system: bool = False
     alternates: bool = False
+    later: str = ""
 
     def turns(self, messages: Sequence[Message]) -> list[dict[str, object]]:
         """The messages as the template takes them."""
@@ -188,6 +190,8 @@ class ChatTemplate:
         """
         self.settle(cancel)
         assert self._format is not None
+        if self._format.later and any(each.role is Role.ASSISTANT for each in messages):
+            self._format = self._instead(self._format.later)
         text = self._text(messages, add_generation_prompt, cancel)
         if not self.source.is_builtin and not _all_stand(messages, text, self._template.text):
             self._format = self._instead("does not show all that was asked")
@@ -248,19 +252,20 @@ class ChatTemplate:
             return _Format(text=text)
         if len(text) > _MAX_CHARACTERS:
             return self._instead(f"has {len(text)} characters, expected at most {_MAX_CHARACTERS}")
-        first = ""
+        talk, complaints = [_FIRST, _ANSWER, _SECOND], []
+        for_one: _Format | None = None
         for empties, parts in product((False, True), repeat=2):
             format_ = _Format(text=text, parts=parts, empties=empties)
             complaint, is_over = self._complaint(format_, [_FIRST], cancel)
             if not complaint:
-                talk = [_FIRST, _ANSWER, _SECOND]
                 complaint, is_over = self._complaint(format_, talk, cancel)
-            if not complaint:
-                return self._fitted(format_, cancel)
-            first = first or complaint
+                if not complaint:
+                    return self._fitted(format_, cancel)
+                for_one = for_one or replace(format_, later=complaint)
+            complaints.append(complaint)
             if is_over:
-                break
-        return self._instead(first)
+                return self._instead(complaint)
+        return self._fitted(for_one, cancel) if for_one else self._instead(complaints[0])
 
     def _fitted(self, format_: _Format, cancel: Event | None) -> _Format:
         system, _ = self._complaint(format_, [_SYSTEM, _FIRST], cancel)
@@ -276,7 +281,7 @@ class ChatTemplate:
             return shown.complaint, shown.fault in (TemplateFault.STOPPED, TemplateFault.SYNTAX)
         said = [message.content for message in messages]
         # A list that is written as it stands is no text.
-        forms = ("'{}'", '"{}"') if format_.parts else ()
+        forms = ("'{}'", '"{}"') if format_.parts else ("'content': '{}'",)
         lost = any(each not in shown.text for each in said)
         listed = any(form.format(each) in shown.text for form in forms for each in said)
         return ("does not show what was said" if lost or listed else ""), False

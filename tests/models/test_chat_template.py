@@ -230,16 +230,14 @@ USELESS = {
     "{{ messages | tojson(indent=[]) }}": "failed: ",
     "{{ cycler() }}": "failed: at least one item",
     "{{ messages | string | truncate(1, end='longer') }}": "failed: expected length >= 6, got 1",
-    "{{ messages | groupby(1) }}": "failed: ",
+    "{{ messages | groupby(1) }}": "does not show what was said",
     "{{ messages | sum }}": "failed: unsupported operand",
     "{{ 'x' | wordwrap(0) }}": "failed: ",
     "{{ 2 ** (2 ** 36) }}": "was stopped: it took more than 0.5 seconds of processor time",
     "{{ 'x' | center(10 ** 10) }}": "was stopped: it took more than 512 MiB of memory",
     "{% for x in range(9999) %}{{ 'x' * 999 }}{% endfor %}": "was stopped: it wrote more than",
-    # Another question is shown, one alone, or none.
+    # No question is shown, or a part of it.
     "How are you?": "does not show what was said",
-    "{{ messages[-1].content }}": "does not show what was said",
-    "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}": "does not show",
     "{% for m in messages %}{{ m.content[:3] }}{% endfor %}": "does not show what was said",
 }
 
@@ -259,6 +257,28 @@ def test_in_place_of_a_useless_template_a_built_in_one_is_taken(make: Make, text
     assert len(note) < 400
     chat.render(user("Hi"))
     assert chat.take_notes() == []
+
+
+FOR_ONE = {
+    "{{ messages[0].content }}": "does not show what was said",
+    "{{ messages[-1].content }}": "does not show what was said",
+    "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}": "does not show",
+    "{{ raise_exception('one only') if messages[1:] }}{{ messages[0].content }}": "refuses: one",
+}
+
+
+@pytest.mark.parametrize("text", FOR_ONE)
+def test_a_template_for_one_question_is_used_for_one(make: Make, text: str) -> None:
+    chat = make(text)
+    assert chat.render(user("Hi")) == "Hi"
+    assert chat.render(conversation("Hi", system="Be brief.")) == "Be brief.\n\nHi"
+    assert (chat.source, len(chat.take_notes())) == (TemplateSource.FILE, 1)
+    assert chat.render(user("Hi", "Bye")).startswith("<|im_start|>user\nHi<|im_end|>\n")
+    (note,) = chat.take_notes()
+    assert note.startswith(f"the model's chat template {FOR_ONE[text]}")
+    assert note.endswith("taken instead: built-in ChatML (--chat-template takes another)")
+    with pytest.raises(ChatTemplateError, match=r"^mine\.jinja (does not show|refuses)"):
+        make(text, TemplateSource.GIVEN).render(user("Hi", "Bye"))
 
 
 def test_a_template_that_the_user_gave_is_not_replaced(make: Make) -> None:
