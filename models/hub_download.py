@@ -12,6 +12,7 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import ContextVar
@@ -112,11 +113,8 @@ class _Watch:
         if commit is not None and not COMMIT.fullmatch(commit):
             raise FetchError(f"{self._wanted}: the server names {commit!r:.60}, expected a commit")
         self.received |= response.request.method == "GET"
-        stated = headers.get("X-Linked-Etag") or headers.get("ETag")
-        if response.request.method == "HEAD" and response.status_code < 400 and stated:
-            self._check_stated(stated.removeprefix("W/").strip('"'))
-            size = headers.get("X-Linked-Size") or headers.get("Content-Length") or "0"
-            self._check_size(size)
+        if response.request.method == "HEAD" and response.status_code < 400:
+            self._check_file(headers, redirects=response.status_code >= 300)
 
     def check_silence(self) -> None:
         """Raise FetchError if a question was not answered for too long."""
@@ -138,6 +136,16 @@ class _Watch:
         if self._stream is not None and (raw := self._stream.get_extra_info("socket")):
             with suppress(OSError):
                 raw.shutdown(socket.SHUT_RDWR)
+
+    def _check_file(self, headers: Mapping[str, str], *, redirects: bool) -> None:
+        """What is said of the file, by the same headers as huggingface_hub."""
+        linked = headers.get("X-Linked-Etag")
+        tag = linked or headers.get("ETag")
+        stated = "" if tag is None else tag.removeprefix("W/").strip('"')
+        # A redirection may have a tag of its own, before the answer that counts.
+        if tag is not None and not (redirects and linked is None and stated.isalnum()):
+            self._check_stated(stated)
+        self._check_size(headers.get("X-Linked-Size") or headers.get("Content-Length") or "0")
 
     def _check_stated(self, stated: str) -> None:
         if not _HASH.fullmatch(stated):
@@ -169,7 +177,10 @@ _current: ContextVar[_Watch | None] = ContextVar("_current", default=None)
 
 @cache
 def _watch_requests() -> None:
-    """Let huggingface_hub's requests pass the watch of the thread that makes them."""
+    """Let huggingface_hub's requests pass the watch of the thread that makes them.
+
+    For good, and in place of what a program that uses this library may have set.
+    """
     from huggingface_hub import get_session, set_client_factory
 
     plain = get_session()
@@ -198,7 +209,11 @@ def _watch_requests() -> None:
 
 def _transfer(wanted: HubFile, watch: _Watch, report: ProgressCallback) -> Path:
     path = _fill_cache(wanted, report)
-    if watch.stated is None or is_sound(path, watch.stated, report):
+    if watch.stated is None:
+        if watch.received:
+            raise FetchError(f"{wanted}: the server states no hash to check the file by")
+        return path
+    if is_sound(path, watch.stated, report):
         return path
     if not watch.received:
         # The damaged file had been in the cache before; it is gone now.
