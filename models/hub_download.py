@@ -6,8 +6,6 @@ is done by it, and the file is held to its hash afterwards.
 """
 
 import errno
-import hashlib
-import re
 import shutil
 import socket
 import threading
@@ -22,6 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from models.errors import FetchError
+from models.file_hash import HASH, is_sound
 from models.hub import COMMIT, HubFile, hub_folder
 from models.progress import Progress, ProgressCallback
 
@@ -30,11 +29,6 @@ _POLL_SECONDS = 0.1
 _LEAVE_SECONDS = 2.0
 # A server that has not answered for this many of its time limits never will.
 _PATIENCE = 3
-_CHUNK = 1 << 22
-
-# The Hub states the sha256 of a large file, and of a small one the hash that git gives it.
-_HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
-_SHA256_DIGITS = 64
 
 
 def download(wanted: HubFile, report: ProgressCallback, *, sha256: str | None = None) -> Path:
@@ -148,7 +142,7 @@ class _Watch:
         self._check_size(headers.get("X-Linked-Size") or headers.get("Content-Length") or "0")
 
     def _check_stated(self, stated: str) -> None:
-        if not _HASH.fullmatch(stated):
+        if not HASH.fullmatch(stated):
             raise FetchError(
                 f"{self._wanted}: the server states {stated!r:.60}, expected a hash to check the "
                 "file by; fetch it in another way, and name its path"
@@ -256,44 +250,6 @@ def _fill_cache(wanted: HubFile, report: ProgressCallback) -> Path:
     except ValueError as error:  # what an answer that cannot be true ends in
         raise FetchError(f"{wanted}: the download failed ({_first_line(error)})") from error
     return Path(path)
-
-
-def stated_hash(path: Path) -> str | None:
-    """The hash that the cache names a file's blob by, None where it does not say."""
-    name = path.readlink().name if path.is_symlink() else ""
-    return name if _HASH.fullmatch(name) else None
-
-
-def is_sound(path: Path, stated: str, report: ProgressCallback) -> bool:
-    """Hold a model's file to its hash; a damaged one is taken away, with the blob it links to.
-
-    Only one link is followed: the blob may itself link to a store of all caches.
-    Raises FetchError where it can be neither read nor removed.
-    """
-    try:
-        if _hash(path, stated, report) == stated:
-            return True
-        blob = path.parent / path.readlink() if path.is_symlink() else path
-        for file in {path, blob}:
-            file.unlink(missing_ok=True)
-    except OSError as error:
-        raise FetchError(f"{path}: cannot be checked and renewed ({error.strerror})") from error
-    return False
-
-
-def _hash(path: Path, stated: str, report: ProgressCallback) -> str:
-    """The file's hash, of the kind of `stated`."""
-    size, done = path.stat().st_size, 0
-    if len(stated) == _SHA256_DIGITS:
-        digest = hashlib.sha256()
-    else:
-        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            report(Progress(done_bytes=done, total_bytes=size, label="checking"))
-    return digest.hexdigest()
 
 
 def _http_cause(error: Exception, wanted: HubFile) -> str:
