@@ -6,8 +6,9 @@ Decides where a file comes from; `models.wheel` and `models.hub_download` do the
 from pathlib import Path
 
 from models.catalogue import CatalogueEntry
+from models.file_hash import is_sound, stated_hash
 from models.hub import HubFile, cached
-from models.hub_download import download, is_sound, stated_hash
+from models.hub_download import download
 from models.progress import ProgressCallback, silent
 from models.source import locate, parse
 from models.store import installed

@@ -6,12 +6,11 @@ is done by it, and the file is held to its hash afterwards.
 """
 
 import errno
-import hashlib
-import re
 import shutil
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from models.errors import FetchError
+from models.file_hash import HASH, is_sound
 from models.hub import COMMIT, HubFile, hub_folder
 from models.progress import Progress, ProgressCallback
 
@@ -29,11 +29,6 @@ _POLL_SECONDS = 0.1
 _LEAVE_SECONDS = 2.0
 # A server that has not answered for this many of its time limits never will.
 _PATIENCE = 3
-_CHUNK = 1 << 22
-
-# The Hub states the sha256 of a large file, and of a small one the hash that git gives it.
-_HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
-_SHA256_DIGITS = 64
 
 
 def download(wanted: HubFile, report: ProgressCallback, *, sha256: str | None = None) -> Path:
@@ -112,11 +107,8 @@ class _Watch:
         if commit is not None and not COMMIT.fullmatch(commit):
             raise FetchError(f"{self._wanted}: the server names {commit!r:.60}, expected a commit")
         self.received |= response.request.method == "GET"
-        stated = headers.get("X-Linked-Etag") or headers.get("ETag")
-        if response.request.method == "HEAD" and response.status_code < 400 and stated:
-            self._check_stated(stated.removeprefix("W/").strip('"'))
-            size = headers.get("X-Linked-Size") or headers.get("Content-Length") or "0"
-            self._check_size(size)
+        if response.request.method == "HEAD" and response.status_code < 400:
+            self._check_file(headers, redirects=response.status_code >= 300)
 
     def check_silence(self) -> None:
         """Raise FetchError if a question was not answered for too long."""
@@ -139,8 +131,18 @@ class _Watch:
             with suppress(OSError):
                 raw.shutdown(socket.SHUT_RDWR)
 
+    def _check_file(self, headers: Mapping[str, str], *, redirects: bool) -> None:
+        """What is said of the file, by the same headers as huggingface_hub."""
+        linked = headers.get("X-Linked-Etag")
+        tag = linked or headers.get("ETag")
+        stated = "" if tag is None else tag.removeprefix("W/").strip('"')
+        # A redirection may have a tag of its own, before the answer that counts.
+        if tag is not None and not (redirects and linked is None and stated.isalnum()):
+            self._check_stated(stated)
+        self._check_size(headers.get("X-Linked-Size") or headers.get("Content-Length") or "0")
+
     def _check_stated(self, stated: str) -> None:
-        if not _HASH.fullmatch(stated):
+        if not HASH.fullmatch(stated):
             raise FetchError(
                 f"{self._wanted}: the server states {stated!r:.60}, expected a hash to check the "
                 "file by; fetch it in another way, and name its path"
@@ -169,7 +171,10 @@ _current: ContextVar[_Watch | None] = ContextVar("_current", default=None)
 
 @cache
 def _watch_requests() -> None:
-    """Let huggingface_hub's requests pass the watch of the thread that makes them."""
+    """Let huggingface_hub's requests pass the watch of the thread that makes them.
+
+    For good, and in place of what a program that uses this library may have set.
+    """
     from huggingface_hub import get_session, set_client_factory
 
     plain = get_session()
@@ -198,7 +203,11 @@ def _watch_requests() -> None:
 
 def _transfer(wanted: HubFile, watch: _Watch, report: ProgressCallback) -> Path:
     path = _fill_cache(wanted, report)
-    if watch.stated is None or is_sound(path, watch.stated, report):
+    if watch.stated is None:
+        if watch.received:
+            raise FetchError(f"{wanted}: the server states no hash to check the file by")
+        return path
+    if is_sound(path, watch.stated, report):
         return path
     if not watch.received:
         # The damaged file had been in the cache before; it is gone now.
@@ -241,44 +250,6 @@ def _fill_cache(wanted: HubFile, report: ProgressCallback) -> Path:
     except ValueError as error:  # what an answer that cannot be true ends in
         raise FetchError(f"{wanted}: the download failed ({_first_line(error)})") from error
     return Path(path)
-
-
-def stated_hash(path: Path) -> str | None:
-    """The hash that the cache names a file's blob by, None where it does not say."""
-    name = path.readlink().name if path.is_symlink() else ""
-    return name if _HASH.fullmatch(name) else None
-
-
-def is_sound(path: Path, stated: str, report: ProgressCallback) -> bool:
-    """Hold a model's file to its hash; a damaged one is taken away, with the blob it links to.
-
-    Only one link is followed: the blob may itself link to a store of all caches.
-    Raises FetchError where it can be neither read nor removed.
-    """
-    try:
-        if _hash(path, stated, report) == stated:
-            return True
-        blob = path.parent / path.readlink() if path.is_symlink() else path
-        for file in {path, blob}:
-            file.unlink(missing_ok=True)
-    except OSError as error:
-        raise FetchError(f"{path}: cannot be checked and renewed ({error.strerror})") from error
-    return False
-
-
-def _hash(path: Path, stated: str, report: ProgressCallback) -> str:
-    """The file's hash, of the kind of `stated`."""
-    size, done = path.stat().st_size, 0
-    if len(stated) == _SHA256_DIGITS:
-        digest = hashlib.sha256()
-    else:
-        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            report(Progress(done_bytes=done, total_bytes=size, label="checking"))
-    return digest.hexdigest()
 
 
 def _http_cause(error: Exception, wanted: HubFile) -> str:

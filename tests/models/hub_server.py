@@ -19,9 +19,9 @@ class FakeHub:
 
     files: contents by URL path; status and code: the refusal of everything
     else; cut: bytes after which a body breaks off; gets: paths downloaded.
-    headers: what it states instead of the truth. silent: the method that it does not
-    answer, or "body", of which it sends half, until `released`; `waiting` once it has come
-    to that.
+    moved: headers of redirections by path. headers: what it states instead of the truth.
+    silent: the method that it does not answer, or "body", of which it sends half, until
+    `released`; `waiting` once it has come to that.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -31,6 +31,7 @@ class FakeHub:
     gets: list[str] = field(default_factory=list)
     url: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    moved: dict[str, dict[str, str]] = field(default_factory=dict)
     silent: str = ""
     waiting: Event = field(default_factory=Event)
     released: Event = field(default_factory=Event)
@@ -38,6 +39,28 @@ class FakeHub:
     def add(self, repo: str, file: str, content: bytes = CONTENT) -> None:
         """Publish a file under its repository's `main`."""
         self.files[f"/{repo}/resolve/main/{file}"] = content
+
+    def redirect(self, repo: str, file: str, headers: dict[str, str]) -> None:
+        """Answer for a file of another name, with these headers, by where it is now."""
+        self.moved[f"/{repo}/resolve/main/moved-{file}"] = {
+            "Location": f"/{repo}/resolve/main/{file}",
+            **headers,
+        }
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body."""
+        if path in self.moved:
+            return 307, {"Content-Length": "0"} | self.moved[path], b""
+        content = self.files.get(path)
+        if content is None:
+            refusal = {"X-Error-Code": self.code, "Content-Length": "0"}
+            return self.status, refusal | self.headers, b""
+        true = {
+            "X-Repo-Commit": COMMIT,
+            "ETag": f'"{sha256(content).hexdigest()}"',
+            "Content-Length": str(len(content)),
+        }
+        return 200, true | self.headers, content
 
     def fall_silent(self) -> None:
         """Say nothing until told to go on."""
@@ -64,21 +87,9 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def answer(self) -> bytes:
             if hub.silent == self.command:
                 hub.fall_silent()
-            content = hub.files.get(self.path)
-            if content is None:
-                self.send_response(hub.status)
-                plain = {"X-Error-Code": hub.code, "Content-Length": "0"}
-                for name, value in (plain | hub.headers).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                return b""
-            self.send_response(200)
-            true = {
-                "X-Repo-Commit": COMMIT,
-                "ETag": f'"{sha256(content).hexdigest()}"',
-                "Content-Length": str(len(content)),
-            }
-            for name, value in (true | hub.headers).items():
+            status, headers, content = hub.answer(self.path)
+            self.send_response(status)
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             return content

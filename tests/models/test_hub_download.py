@@ -214,6 +214,21 @@ def test_the_hash_of_the_linked_file_counts(hub: FakeHub) -> None:
     assert download(WANTED, silent).resolve().name == ENTRY.sha256
 
 
+@pytest.mark.parametrize("tag", [{}, {"ETag": '"abc12"'}])
+def test_a_repository_that_was_renamed_is_followed(hub: FakeHub, tag: dict[str, str]) -> None:
+    hub.add(WANTED.repo, WANTED.file)
+    hub.redirect(WANTED.repo, WANTED.file, tag)
+    moved = replace(WANTED, file=f"moved-{WANTED.file}")
+    assert download(moved, silent).read_bytes() == CONTENT
+
+
+def test_a_redirection_names_no_folder_outside(hub: FakeHub, home: Path) -> None:
+    hub.add(WANTED.repo, WANTED.file)
+    hub.redirect(WANTED.repo, WANTED.file, {"ETag": '"../../../../outside"'})
+    assert "expected a hash" in refused(replace(WANTED, file=f"moved-{WANTED.file}"))
+    assert not list(home.rglob("outside"))
+
+
 def test_another_hash_than_the_one_known_is_refused_before_the_download(hub: FakeHub) -> None:
     hub.add(WANTED.repo, WANTED.file)
     with pytest.raises(FetchError, match=r"another file.*`ember pull hf:"):
