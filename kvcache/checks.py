@@ -4,6 +4,7 @@ Knows shapes, dtypes and finiteness; how and where a cache stores tokens is not
 known here.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -40,9 +41,17 @@ def check_tokens(k: mx.array, v: mx.array, expected: Expected) -> None:
     if any(
         want not in (None, got) for want, got in zip(expected, (batch, heads, dim), strict=True)
     ):
-        shown = ", ".join("any" if want is None else str(want) for want in expected[:2])
+        b, h, d = ("any" if want is None else str(want) for want in expected)
         raise CacheError(
-            f"got keys {k.shape}, but the cache holds [B, Hkv, _, D] = [{shown}, _, {expected[2]}]"
+            f"got keys {k.shape}, but the cache holds [B, Hkv, _, D] = [{b}, {h}, _, {d}]"
+        )
+
+
+def check_rows(rows: Sequence[int], count: int) -> None:
+    """Refuse batch rows that a cache of `count` rows has not, or none. Raises CacheError."""
+    if not len(rows) or not all(0 <= row < count for row in rows):
+        raise CacheError(
+            f"got rows {list(rows)}, expected at least one of the cache's {count}, from 0 on"
         )
 
 

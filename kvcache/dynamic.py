@@ -12,7 +12,7 @@ import numpy as np
 
 from kvcache.attention import attend_dense, attend_native
 from kvcache.buffers import DeviceBuffer, HostBuffer, Layout, Whole, make_buffer
-from kvcache.checks import check_finite, check_queries, check_tokens
+from kvcache.checks import check_finite, check_queries, check_rows, check_tokens
 from kvcache.config import MOST_TOKENS, Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.masks import causal, hide_padding
@@ -48,6 +48,8 @@ class DynamicKVCache:
     ) -> None:
         if max_seq_len < 1:
             raise CacheError(f"got max_seq_len={max_seq_len}, expected at least 1")
+        if left_padding is not None and min(left_padding, default=0) < 0:
+            raise CacheError(f"got left_padding={list(left_padding)}, expected none below 0")
         self.max_seq_len = max_seq_len
         self.offset = 0
         self.backend = backend.resolve()
@@ -254,7 +256,10 @@ class DynamicKVCache:
         return dropped
 
     def filter(self, rows: Sequence[int]) -> None:
-        """Keep only the given batch rows."""
+        """Keep only the given batch rows. Raises CacheError for rows that there are not."""
+        padded = 0 if self._padding is None else len(self._padding)
+        if count := self._layout[0] if self._layout else padded:
+            check_rows(rows, count)
         if self._buffer is not None:
             self._buffer = self._buffer.rows(rows)
         if self._padding is not None:
@@ -277,7 +282,8 @@ class DynamicKVCache:
 
     def _checked_room(self, k: mx.array, v: mx.array) -> DeviceBuffer | HostBuffer:
         """Room for k and v, once they are known to fit."""
-        check_tokens(k, v, self._layout or (None, None, None))
+        rows = None if self._padding is None else len(self._padding)
+        check_tokens(k, v, self._layout or (rows, None, None))
         if self._validate:
             check_finite(k, v, self.dtype, on_host=self._on_host)
         return self._room(k.shape[2], (k.shape[0], k.shape[1], k.shape[3]))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from kvcache.checks import check_rows, check_tokens
 from kvcache.errors import CacheError
 from kvcache.reference import Mask
 from kvcache.stats import CacheStats, sum_rows
@@ -40,8 +41,10 @@ class RowsKVCache:
         """
         if isinstance(mask, mx.array):
             raise CacheError("rows of unequal length take no mask array: each row is causal")
-        if k.shape[0] != len(self.rows):
-            raise CacheError(f"got {k.shape[0]} batch rows, expected {len(self.rows)}")
+        if {x.shape[0] for x in (q, k, v)} != {len(self.rows)}:
+            got = ", ".join(str(x.shape) for x in (q, k, v))
+            raise CacheError(f"got {got}, expected {len(self.rows)} batch rows")
+        check_tokens(k, v, (None, None, None))
         outputs = []
         for at, cache in enumerate(self.rows):
             skip = min(max(0, self._padding[at] - self.offset), k.shape[2])
@@ -59,7 +62,8 @@ class RowsKVCache:
         return sum_rows(cache.stats() for cache in self.rows)
 
     def filter(self, rows: Sequence[int]) -> None:
-        """Keep only the given rows."""
+        """Keep only the given rows. Raises CacheError for rows that there are not."""
+        check_rows(rows, len(self.rows))
         self.rows = [self.rows[at] for at in rows]
         self._padding = [self._padding[at] for at in rows]
 

@@ -49,7 +49,9 @@ class TwoTierKVCache:
 
     def __init__(self, plan: LayerPlan, *, rotation: Rotation | None = None) -> None:
         self.plan = plan
+        # The rope, and what of it turns queries for the sinks, read for each token and layer.
         self._rope = rotation
+        self.rotation = rotation if plan.turn_sinks else None
         self.ledger = Ledger(sizes=plan.sizes)
         self._tiers = make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
@@ -72,11 +74,6 @@ class TwoTierKVCache:
             block=config.block,
         )
         return cls(LayerPlan.of(config, sizes, layer), rotation=rotation)
-
-    @property
-    def rotation(self) -> Rotation | None:
-        """What turns queries for the sinks, if anything does."""
-        return self._rope if self.plan.turn_sinks else None
 
     @property
     def offset(self) -> int:
@@ -205,6 +202,7 @@ class TwoTierKVCache:
         if ledger.held:
             tiers.fill(ledger, self._held())
         self.plan, self.ledger, self._tiers = plan, ledger, tiers
+        self.rotation = self._rope if plan.turn_sinks else None
 
     def must_restart(self, total: int) -> bool:
         """Whether, at `total` tokens, it would hold fewer than a cache that is fed them anew.
@@ -313,6 +311,7 @@ class TwoTierKVCache:
     def _take(self, saved: Saved) -> None:
         self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
         self._rope, self._shape = saved.rotation, saved.shape
+        self.rotation = self._rope if self.plan.turn_sinks else None
         self._fetched = None
 
     def pending(self) -> list[mx.array]:

@@ -167,6 +167,28 @@ def test_filter_keeps_rows_with_their_padding() -> None:
     assert mask.astype(mx.int32).sum(axis=-1).flatten().tolist() == [5, 7]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rows", [[3], [-1], [0, 9], []])
+def test_rows_that_there_are_not_are_refused(rows: list[int], backend: Backend) -> None:
+    """MLX would read them from memory of others."""
+    cache = DynamicKVCache(50, backend=backend, left_padding=[0, 1, 2])
+    with pytest.raises(CacheError, match="at least one of the cache's 3"):
+        cache.filter(rows)
+    cache.append(*tokens(7, batch=3))
+    with pytest.raises(CacheError, match="at least one of the cache's 3"):
+        cache.filter(rows)
+    assert cache.keys().shape[0] == 3
+
+
+def test_padding_and_tokens_have_as_many_rows() -> None:
+    cache = DynamicKVCache(50, left_padding=[0, 1])
+    with pytest.raises(CacheError, match=r"holds \[B, Hkv, _, D\] = \[2, any, _, any\]"):
+        cache.append(*tokens(7, batch=3))
+    assert cache.empty()
+    with pytest.raises(CacheError, match="expected none below 0"):
+        DynamicKVCache(50, left_padding=[0, -1])
+
+
 def test_masks_follow_mlx_lms_contract() -> None:
     from mlx_lm.models.cache import KVCache
 

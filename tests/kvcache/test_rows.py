@@ -43,8 +43,17 @@ def test_each_row_is_a_cache_of_its_own(backend: Backend) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     plan = resolve(CacheConfig(backend=Backend.REFERENCE), SHAPE)
     (batch,) = rows_from_plan(plan, None, left_padding=[0, 0])
-    with pytest.raises(CacheError, match="got 3 batch rows, expected 2"):
+    with pytest.raises(CacheError, match="expected 2 batch rows"):
         batch.attend(_draw(1, 6, 1), _draw(1, 2, 2), _draw(1, 2, 3), scale=1.0)
+    # Refused before the first row has appended.
+    k = _draw(1, 2, 2)[:2]
+    for q, v in ((_draw(1, 6, 1)[:1], k), (_draw(1, 6, 1)[:2], k[:1]), (k, _draw(2, 2, 3)[:2])):
+        with pytest.raises(CacheError):
+            batch.attend(q, k, v, scale=1.0)
+        assert (batch.offset, batch.stats().total) == (0, 0)
+    for rows in ([2], [-1], []):
+        with pytest.raises(CacheError, match="at least one of the cache's 2"):
+            batch.filter(rows)
     mask = mx.ones((1, 1), mx.bool_)
     with pytest.raises(CacheError, match="take no mask array"):
         batch.attend(_draw(1, 6, 1), _draw(1, 2, 2), _draw(1, 2, 3), scale=1.0, mask=mask)

@@ -276,6 +276,27 @@ def test_a_new_policy_keeps_what_it_holds(backend: Backend) -> None:
         set_policy(caches, resolve(replace(config, sinks=4), shape))
 
 
+@BACKENDS
+def test_a_policy_that_cannot_hold_the_tokens_changes_nothing(backend: Backend) -> None:
+    cache = _cache(backend)
+    cache.append(mx.full((1, HKV, 40, DIM), 7e4), mx.zeros((1, HKV, 40, DIM)))
+    before, keys = cache.stats(), np.array(cache.keys())
+    with pytest.raises(CacheError, match="beyond what f16 holds"):
+        cache.set_policy(replace(cache.plan, hot_dtype=HotDtype.F16, check_finite=True))
+    assert cache.stats() == before
+    np.testing.assert_array_equal(cache.keys(), keys)
+
+
+def test_sinks_turn_again_once_the_policy_says_so() -> None:
+    cache = _filled(_cache(), 200)
+    plan = cache.plan
+    cache.set_policy(replace(plan, turn_sinks=False))
+    assert not cache.stats().sinks_turned
+    cache = TwoTierKVCache.from_state(cache.state)
+    cache.set_policy(plan)
+    assert cache.stats().sinks_turned
+
+
 def test_layers_and_heads_rotate_differently_and_repeatably() -> None:
     caches = from_plan(
         resolve(
