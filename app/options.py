@@ -93,14 +93,14 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         "--temp", type=number(0, 100), default=0.0, help="temperature; 0 is greedy (default: 0)"
     )
     group.add_argument("--top-p", type=number(1e-9, 1), default=1.0, help="off at 1 (default)")
-    group.add_argument("--top-k", type=whole(0), default=0, help="off at 0 (default)")
+    group.add_argument("--top-k", type=tokens(0), default=0, help="off at 0 (default)")
     group.add_argument("--min-p", type=number(0, 1), default=0.0, help="off at 0 (default)")
     group.add_argument(
         "--repeat-penalty", type=number(0.01, 10), default=1.0, help="off at 1 (default)"
     )
     group.add_argument("--seed", type=whole(0, 2**64 - 1), help="makes a sampled run repeatable")
     group.add_argument(
-        "--max-tokens", type=whole(1), default=512, help="longest answer (default: 512)"
+        "--max-tokens", type=tokens(1), default=512, help="longest answer (default: 512)"
     )
     group.add_argument(
         "--stop",

@@ -36,7 +36,7 @@ class Sampling:
     def __post_init__(self) -> None:
         self._require("temperature", self.temperature, 0 <= self.temperature <= 100, "0 to 100")
         self._require("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
-        self._require("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
+        self._require("top_k", self.top_k, 0 <= self.top_k < 2**31, "0 (off) to 2^31 - 1")
         self._require("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1")
         self._require(
             "repeat_penalty", self.repeat_penalty, 0 < self.repeat_penalty <= 10, "above 0, max 10"

@@ -5,7 +5,8 @@
 The description is JSON: layout, plan, ledger, rotation. The sum is over all the
 rest (`integrity.checksum`). Unencoded tokens are
 [B, Hkv, S, D], oldest first; each cold part is [blocks, B, Hkv, ...], keys before
-values, named and shaped by `kvcache.codecs`. What is absent is None.
+values, named and shaped by `kvcache.codecs`. What is absent is None. Layout 1, which
+is read too, has no sum, and its blocks begin at the first token that is not pinned.
 """
 
 import json
@@ -36,6 +37,7 @@ from kvcache.rotation import Rotation
 from kvcache.tiers import Tiers
 
 LAYOUT = "ember two-tier 2"
+_WITHOUT_SUM = "ember two-tier 1"
 
 _LEDGER = ("total", "first", "end", "origin")
 
@@ -81,7 +83,7 @@ def restore(state: State, make: Callable[[LayerPlan], Tiers[Any]], backend: Back
     """
     description, arrays = _whole(state)
     plan = _plan(_fields(description, "plan"), backend)
-    shape, ledger = description.get("shape"), _fields(description, "ledger")
+    shape, ledger = description.get("shape"), {"origin": 0, **_fields(description, "ledger")}
     saved = Saved(
         plan=plan,
         ledger=Ledger(sizes=plan.sizes, **{n: count(ledger, n) for n in _LEDGER}),
@@ -99,17 +101,18 @@ def _whole(state: State) -> tuple[Mapping[str, Any], Sequence[mx.array | None]]:
     """The description and the arrays of a state that is as it was saved."""
     if not isinstance(state, Sequence) or len(state) < 2 or not isinstance(state[0], str):
         raise CacheError("this is not a saved two-tier cache: it has no description")
-    text, found, *arrays = state
+    text, *arrays = state
     try:
         description = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CacheError(f"this is not a saved two-tier cache: {error}") from error
     layout = description.get("layout") if isinstance(description, dict) else None
-    if layout != LAYOUT:
+    if layout not in (LAYOUT, _WITHOUT_SUM):
         raise CacheError(f"got a cache saved as {layout!r:.60}, expected {LAYOUT!r}")
     if not all(array is None or isinstance(array, mx.array) for array in arrays):
         raise CacheError("this is not a saved two-tier cache: it holds what is no array")
-    check_sum(found, text, arrays)
+    if layout == LAYOUT:
+        check_sum(arrays.pop(0), text, arrays)
     return description, arrays
 
 

@@ -1,7 +1,8 @@
 """The states of the unencoded caches, as mlx-lm saves them, and what makes one whole.
 
-Each ends with a sum over all of it (`integrity.checksum`). Nothing here makes a
-cache; whoever does may take every number and shape as given.
+Each ends with a sum over all of it (`integrity.checksum`); what was saved before there
+were sums is read without. Nothing here makes a cache; whoever does may take every
+number and shape as given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ class Dynamic(NamedTuple):
     @classmethod
     def of(cls, state: DynamicState) -> "Dynamic":
         """What `dump` gave. Raises CacheError for anything else."""
-        keys, values, offset, limit, padding, total = _parts(state, 6)
+        (keys, values, offset, limit, padding), total = _parts(state, 5)
         fields = {"offset": offset, "max_seq_len": limit}
         held = count(fields, "offset")
         if field(fields, "max_seq_len", int) < max(held, 1):
@@ -62,7 +63,8 @@ class Dynamic(NamedTuple):
             rows = padding.size if batch is None and isinstance(padding, mx.array) else batch
             check_array("padding", padding, (rows or 0,), mx.int32)
         saved = cls((keys, values), held, limit, padding)
-        check_sum(total, f"{held} {limit}", [keys, values, padding])
+        if total is not None:
+            check_sum(total, f"{held} {limit}", [keys, values, padding])
         if padding is not None and padding.size and padding.min().item() < 0:
             raise bad_field("padding", padding.tolist(), "at least 0")
         return saved
@@ -94,7 +96,7 @@ class Paged(NamedTuple):
     @classmethod
     def of(cls, state: PagedState) -> "Paged":
         """What `dump` gave. Raises CacheError for anything else."""
-        keys, values, figures, total = _parts(state, 4)
+        (keys, values, figures), total = _parts(state, 3)
         if not isinstance(figures, Mapping):
             raise bad_field("figures", figures, "a dict")
         names = "pages", "page_tokens", "kv_heads", "head_dim"
@@ -111,14 +113,16 @@ class Paged(NamedTuple):
             raise bad_field("pages", shape.pages, f"enough for {batch} rows of {held} tokens")
         if (offset > held and not limit) or (offset - held) % shape.page_tokens:
             raise bad_field("offset", offset, f"{held}, and whole pages that were let go")
-        check_sum(total, _text(figures), [keys, values])
+        if total is not None:
+            check_sum(total, _text(figures), [keys, values])
         return cls((keys, values), offset, limit or None, shape, known[dtype])
 
 
-def _parts(state: Any, length: int) -> Sequence[Any]:
-    if not isinstance(state, Sequence) or len(state) != length:
-        raise CacheError(f"this is not a saved cache: expected {length} parts")
-    return state
+def _parts(state: Any, length: int) -> tuple[Sequence[Any], Any]:
+    """The parts of a state and its sum, None where it was saved without one."""
+    if not isinstance(state, Sequence) or len(state) not in (length, length + 1):
+        raise CacheError(f"this is not a saved cache: expected {length + 1} parts")
+    return state[:length], state[length] if len(state) > length else None
 
 
 def _text(figures: Figures) -> str:

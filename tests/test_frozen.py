@@ -40,8 +40,10 @@ def test_a_seeded_cache_is_saved_bit_for_bit_as_ever(backend: Backend) -> None:
     caches = _saved(backend)
     for pair, saved, made in zip(CODECS, caches, make_caches(backend), strict=True):
         assert _tiers(saved) == _tiers(made), pair
-        assert saved.state[0] == made.state[0], pair
-        for old, new in zip(saved.state[1:], made.state[1:], strict=True):
+        for old, new in zip(saved.state, made.state, strict=True):
+            if isinstance(old, str):
+                assert old == new, pair
+                continue
             assert _share_equal(old, new) >= _SAME, pair
 
 
@@ -76,5 +78,5 @@ def _share_equal(old: mx.array | None, new: mx.array | None) -> float:
     if old is None or new is None:
         return float(old is new)
     assert (old.shape, old.dtype) == (new.shape, new.dtype)
-    same = np.array(mx.view(old, mx.uint8)) == np.array(mx.view(new, mx.uint8))
+    same = np.array(mx.view(old.flatten(), mx.uint8)) == np.array(mx.view(new.flatten(), mx.uint8))
     return float(same.mean())

@@ -16,6 +16,7 @@ from typing import Any, Self
 import platformdirs
 
 from app import private
+from app.options import MOST_TOKENS
 from app.sampling import Sampling
 from kvcache.errors import EmberError
 
@@ -50,10 +51,10 @@ class Settings:
             elif type(value) is not type(default):
                 kind = _KINDS[type(default)]
                 raise EmberError(f"got {each.name} = {value!r}, expected {kind}")
-            if type(default) is int and not -(2**63) <= value < 2**64:
-                raise EmberError(f"{each.name} is out of bounds: expected at most 2^64 - 1")
-        if self.max_tokens < 1:
-            raise EmberError(f"got max_tokens = {self.max_tokens}, expected at least 1")
+        if not 1 <= self.max_tokens <= MOST_TOKENS:
+            raise EmberError(
+                f"got max_tokens = {self.max_tokens!s:.60}, expected 1 to {MOST_TOKENS}"
+            )
         self.sampling()
 
     def sampling(self) -> Sampling:

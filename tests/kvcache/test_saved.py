@@ -235,3 +235,13 @@ def test_the_sum_tells_bits_shapes_and_text(dtype: mx.Dtype) -> None:
     ):
         with pytest.raises(CacheError, match="damaged"):
             check_sum(total, text, arrays)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "paged"])
+def test_what_was_saved_before_there_were_sums_is_read(kind: str) -> None:
+    cache = KINDS[kind]()
+    *parts, _ = cache.state
+    again = type(cache).from_state(tuple(parts))
+    assert again.offset == cache.offset
+    for old, new in zip(cache.state, again.state, strict=True):
+        assert mx.array_equal(old, new) if isinstance(old, mx.array) else old == new

@@ -22,8 +22,9 @@ def test_what_lives_is_what_the_formula_says(rows: list[MemoryRow]) -> None:
     for row in filled:
         assert row.live_bytes is not None
         assert row.held_bytes == row.allocated_bytes == row.formula_bytes
-        # Python objects of a cache: some kilobytes a layer
-        assert 0 <= row.live_bytes - row.formula_bytes < 0.05 * row.formula_bytes + 40_000 * 32
+        # Python objects of a cache, some kilobytes a layer; others come and go meanwhile.
+        others = 0.05 * row.formula_bytes + 40_000 * 32
+        assert abs(row.live_bytes - row.formula_bytes) < others
 
 
 def test_rows_by_hand(rows: list[MemoryRow]) -> None:
