@@ -328,11 +328,8 @@ def test_the_largest_numbers_end_in_an_answer_or_a_line(
 @pytest.mark.parametrize(
     "size", [DIGITS, "9" * 400, "9" * 5000, "9" * 300 + "GiB", "1e9", "-1"], ids=len
 )
-def test_absurd_budgets_end_in_a_line(
-    size: str, tiny_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["run", "--prompt", "ba", f"--kv-budget={size}", "-m", str(tiny_path)]
-    assert cli.run(command) == 1
+def test_absurd_budgets_end_in_a_line(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["run", "--prompt", "ba", f"--kv-budget={size}"]) == 2
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert "size" in said
 
