@@ -229,6 +229,32 @@ def test_a_file_that_is_not_here_is_judged_by_its_size() -> None:
     assert fit(replace(listed, size=GB), None, MIDDLE) is Fit.FITS
 
 
+# -- many prompts at once --
+
+
+def test_a_batch_that_cannot_fit_is_refused(
+    tiny_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(memory, "memory", lambda: Memory(most=40_000_000, now=40_000_000))
+    monkeypatch.setattr(memory, "PROGRAM_BYTES", 0)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("ba ce di\n" * 211, encoding="utf-8")
+    flags = ["--max-tokens", "2", "--json", "-m", str(tiny_path)]
+    command = ["run", "--prompts-file", str(prompts), *flags]
+    assert cli.run(command) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "error: 211 prompts together do not fit in memory: weights 0.0 GB, cache 0." in err
+    assert "give fewer at once, or --force" in err
+    assert cli.run([*command, "--force"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["results"]) == 211
+    prompts.write_text("ba ce di\n" * 3, encoding="utf-8")
+    assert cli.run(command) == 0
+
+
 # -- what the machine has --
 
 
