@@ -3,7 +3,7 @@
 Knows bytes, dimensions and a cache's plan; opens no model and loads nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Protocol
 import mlx.core as mx
 import psutil
 
-from kvcache import Backend, CacheConfig, EmberError, ModelShape, resolve
+from kvcache import Backend, CacheConfig, CachePlan, EmberError, ModelShape, resolve
 from kvcache.config import on_gpu
 from kvcache.gpu.prefill import MOST_TRANSIENT
 
@@ -128,10 +128,30 @@ def need_of(config: CacheConfig, model: Dimensions, weights: int) -> Need:
     """What a model takes with a cache. Raises CacheError for a cache that cannot be."""
     # The bytes are the same for all backends; this one has nothing to be compiled first.
     plan = resolve(replace(config, backend=Backend.REFERENCE), model.shape)
-    # Input and output of a block's steps: a few vectors of each token.
-    step = _STEP * _FLOAT * (4 * model.hidden + 3 * model.ffn)
+    return Need(weights=weights, cache=plan.max_bytes, prompt=_prompt_step(model, _STEP))
+
+
+def _prompt_step(model: Dimensions, tokens: int) -> int:
+    """Bytes of a step: input and output of a block's parts, a few vectors of each token."""
     transient = MOST_TRANSIENT if on_gpu() else 0
-    return Need(weights=weights, cache=plan.max_bytes, prompt=step + transient)
+    return tokens * _FLOAT * (4 * model.hidden + 3 * model.ffn) + transient
+
+
+def check_batch(
+    plan: CachePlan, model: Dimensions, weights: int, prompts: Sequence[int], answer: int
+) -> None:
+    """Raise TooLargeError where prompts answered together cannot fit, each with its own cache.
+
+    prompts: the tokens of each. answer: tokens of the longest answer.
+    """
+    caches = sum(plan.bytes_of(prompt + answer) for prompt in prompts)
+    step = _prompt_step(model, len(prompts) * min(max(prompts), _STEP))
+    here, need = memory(), Need(weights=weights, cache=caches, prompt=step)
+    if need.fit(here) is Fit.TOO_LARGE:
+        raise TooLargeError(
+            f"{len(prompts)} prompts together do not fit in memory: {need}, but this machine has "
+            f"{_gb(here.most)} for it; give fewer at once, or --force to try it all the same"
+        )
 
 
 def admit(config: CacheConfig, model: Dimensions, weights: int, *, force: bool = False) -> Admitted:

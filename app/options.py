@@ -159,7 +159,9 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     )
     size = group.add_mutually_exclusive_group()
     size.add_argument("--ctx", type=tokens(1), metavar="N", help="tokens the window holds")
-    size.add_argument("--kv-budget", metavar="SIZE", help="bytes the window takes, as 64MiB")
+    size.add_argument(
+        "--kv-budget", type=budget, metavar="SIZE", help="bytes the window takes, as 64MiB"
+    )
     group.add_argument(
         "--beyond-context",
         action="store_true",
@@ -180,14 +182,13 @@ def cache_config(args: argparse.Namespace) -> "CacheConfig":
     """The cache configuration that the flags give."""
     from kvcache import Backend, CacheConfig, HotDtype
     from kvcache.codecs import parse_pair
-    from kvcache.config import parse_bytes
 
     given = {name: getattr(args, name) for name in ("hot", "sinks", "block")}
     policy = {name: value for name, value in given.items() if value is not None}
     keys, values = parse_pair(args.kv)
     return CacheConfig(
         max_tokens=args.ctx,
-        budget=parse_bytes(args.kv_budget) if args.kv_budget else None,
+        budget=args.kv_budget,
         hot_dtype=HotDtype(args.hot_dtype),
         backend=Backend(args.backend),
         beyond_context=args.beyond_context,
@@ -215,6 +216,16 @@ def codecs(text: str) -> str:
     except EmberError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def budget(text: str) -> int:
+    """An argparse type: a number of bytes, as 64MiB."""
+    from kvcache.config import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except EmberError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 KEEP_SYSTEM = "system"

@@ -120,8 +120,14 @@ class CachePlan:
     @property
     def max_bytes(self) -> int:
         """Bytes of a full cache."""
+        return self.bytes_of(self.max_tokens)
+
+    def bytes_of(self, tokens: int) -> int:
+        """Bytes of a cache that was given so many tokens: its unencoded tiers come whole."""
         unencoded = self.sizes.pinned + self.sizes.ring
-        return unencoded * self.token_bytes + self.sizes.slots * self.block_bytes
+        encoded = max(0, tokens - self.sizes.pinned - self.sizes.hot)
+        blocks = min(self.sizes.slots, -(-encoded // self.sizes.block))
+        return unencoded * self.token_bytes + blocks * self.block_bytes
 
     @property
     def prompt_bytes(self) -> int | None:

@@ -192,7 +192,8 @@ def given_template(spec: str) -> TemplateText:
     path = Path(spec).expanduser()
     try:
         with path.open("rb") as file:
-            text = file.read(_MAX_BYTES).decode()
+            # A byte order mark is no part of a text.
+            text = file.read(_MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         names = ", ".join(_BY_NAME)
         raise ChatTemplateError(

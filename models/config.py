@@ -7,6 +7,8 @@ Keys: the GGUF specification in ggml's docs/gguf.md.
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+
 from kvcache import ModelShape
 from models.errors import GGUFError
 from models.metadata import Metadata
@@ -92,16 +94,17 @@ class LlamaConfig:
         _check_whole(metadata)
         _check_architecture(metadata)
         hidden = metadata.get_int("llama.embedding_length")
-        heads = metadata.get_int("llama.attention.head_count")
+        layers = metadata.get_int("llama.block_count")
+        heads = _for_all_layers(metadata, "llama.attention.head_count", layers)
         head_dim = metadata.get_int("llama.attention.key_length", hidden // max(heads, 1))
         if metadata.get_int("llama.attention.value_length", head_dim) != head_dim:
             raise GGUFError("keys and values of different lengths are not supported")
         return cls(
-            layers=metadata.get_int("llama.block_count"),
+            layers=layers,
             hidden=hidden,
-            ffn=metadata.get_int("llama.feed_forward_length"),
+            ffn=_for_all_layers(metadata, "llama.feed_forward_length", layers),
             heads=heads,
-            kv_heads=metadata.get_int("llama.attention.head_count_kv", heads),
+            kv_heads=_for_all_layers(metadata, "llama.attention.head_count_kv", layers, heads),
             head_dim=head_dim,
             context=metadata.get_int("llama.context_length"),
             norm_eps=metadata.get_float("llama.attention.layer_norm_rms_epsilon"),
@@ -128,6 +131,20 @@ def _check_architecture(metadata: Metadata) -> None:
         )
     if experts := metadata.get_int("llama.expert_count", 0):
         raise GGUFError(f"mixtures of experts ({experts} here) are not supported")
+
+
+def _for_all_layers(metadata: Metadata, key: str, layers: int, default: int | None = None) -> int:
+    """A number that a file may state once, or for each layer; here all layers are alike."""
+    if not isinstance(metadata.get(key), np.ndarray):
+        return metadata.get_int(key, default)
+    numbers = metadata.get_ints(key).tolist()
+    if len(numbers) != layers:
+        raise GGUFError(
+            f"{key} has {len(numbers)} entries, expected one for each of {layers} layers"
+        )
+    if len(set(numbers)) != 1:
+        raise GGUFError(f"{key} differs between layers, which is not supported")
+    return int(numbers[0])
 
 
 def _rope_factor(metadata: Metadata) -> float:

@@ -124,6 +124,8 @@ def _existing(path: Path) -> Path:
             f"{path} is a link to {link}, where there is no file: was it moved, or its disk not "
             "mounted?"
         )
+    if path.exists():
+        raise ModelNotFoundError(f"{path} is a device or a pipe, expected a .gguf file")
     raise ModelNotFoundError(f"{path}: no such file{_path_hint(path)}")
 
 

@@ -81,6 +81,7 @@ def _answer_all(args: argparse.Namespace, session: "Session", prompts: list[str]
     """Answer a batch; a prompt that fails does not keep the others from their answers."""
     from app.console import Answer, show
     from app.interrupt import cancel_on_interrupt
+    from app.memory import check_batch
     from app.report import as_json, settings_json
 
     answers: dict[int, Answer] = {}
@@ -93,6 +94,10 @@ def _answer_all(args: argparse.Namespace, session: "Session", prompts: list[str]
         except EmberError as error:
             answers[index] = Answer(completion=None, error=error)
     batch = list(requests.values())
+    if batch and not args.force:
+        engine, lengths = session.engine, [len(request.prompt) for request in batch]
+        loaded = engine.loaded
+        check_batch(engine.plan, loaded.config, loaded.weight_bytes, lengths, args.max_tokens)
     with cancel_on_interrupt() as cancel:
         if batch:
             events = session.generate_batch(batch, cancel)

@@ -16,12 +16,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kvcache.errors import CacheError
+from kvcache.errors import CacheError, EmberError
 from kvcache.native import build, structs
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, checked, strided
 from kvcache.native.weights import Layer, Weight
 
 __all__ = ["HEAD_DIM_STEP", "Array", "Floats", "Library", "library"]
+
+# As many as `bench --threads` takes.
+_MOST_THREADS = 1024
 
 
 class Library:
@@ -327,10 +330,19 @@ def _attempt() -> Library | build.NativeUnavailableError:
 
 
 def _threads() -> int:
-    """EMBER_THREADS, or one per physical core that this process may use."""
-    given = os.environ.get("EMBER_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
+    """EMBER_THREADS, or one per physical core that this process may use.
+
+    Raises EmberError for what is no number of threads: a typing error would cost speed
+    in silence, and too many threads the process.
+    """
+    if given := os.environ.get("EMBER_THREADS"):
+        # More digits than that might not even be a number to Python.
+        threads = int(given) if given.isdecimal() and len(given) < 10 else 0
+        if not 0 < threads <= _MOST_THREADS:
+            raise EmberError(
+                f"got EMBER_THREADS={given!r:.60}, expected a whole number, 1 to {_MOST_THREADS}"
+            )
+        return threads
     if sys.platform != "linux":
         return os.cpu_count() or 1
     return len({_core(cpu) for cpu in os.sched_getaffinity(0)})

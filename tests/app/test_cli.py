@@ -107,6 +107,8 @@ def test_chat_survives_a_full_window(
         (["--prompt", "x", "--top-p", "0"], "--top-p: got 0"),
         (["--prompt", "x", "--max-tokens", "0"], "--max-tokens: got 0"),
         (["--prompt", "x", "--kv", "q0"], "--kv: got codec 'q0', expected one of"),
+        (["--prompt", "x", "--kv-budget", "12 parsecs"], "--kv-budget: got size '12 parsecs'"),
+        (["--prompt", "x", "--kv-budget", ""], "--kv-budget: got size ''"),
         (["--prompt", "x", "--ctx", "9", "--kv-budget", "1MiB"], "not allowed with"),
         (["--prompt", "x", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     ],
@@ -122,7 +124,6 @@ def test_bad_usage_is_one_line_and_exit_2(ember: Ember, arguments: list[str], me
     [
         (["-m", "./no/such.gguf"], "no/such.gguf"),
         (["-m", "no-such-name"], "no-such-name"),
-        (["-m", "TINY", "--kv-budget", "12 parsecs"], "got size '12 parsecs'"),
         (["-m", "TINY", "--kv-budget", "100"], "does not hold 4 pinned tokens"),
         (["other", "-m", "TINY"], "got two models"),
         (["-m", "TINY", "--ctx", "3"], "a window of 3 tokens does not hold 4"),

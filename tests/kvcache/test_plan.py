@@ -193,3 +193,15 @@ def test_the_gpu_backend_needs_a_gpu() -> None:
     assert Backend.AUTO.resolve() is Backend.CPU
     with pytest.raises(CacheError, match="needs a Metal or CUDA device"):
         Backend.GPU.resolve()
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_a_short_sequence_takes_fewer_bytes(block: int) -> None:
+    shape = ModelShape(layers=3, kv_heads=2, head_dim=32, context=500)
+    plan = resolve(CacheConfig(max_tokens=97, hot=11, sinks=3, block=block), shape)
+    unencoded = plan.sizes.pinned + plan.sizes.ring
+    at = [plan.bytes_of(tokens) for tokens in range(120)]
+    assert at[0] == at[14] == unencoded * plan.token_bytes
+    assert at[15] == at[14 + block] == at[0] + plan.block_bytes
+    assert at == sorted(at)
+    assert at[plan.max_tokens] == at[-1] == at[0] + plan.sizes.slots * plan.block_bytes

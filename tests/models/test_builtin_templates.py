@@ -132,7 +132,7 @@ def test_the_vocabulary_decides_for_a_built_in_template(
 
 def test_a_template_is_given_as_a_file_or_a_name(tmp_path: Path) -> None:
     path = tmp_path / "chatml"
-    path.write_text("{{ 1 }}", encoding="utf-8")
+    path.write_text("{{ 1 }}", encoding="utf-8-sig")
     found = given_template(str(path))
     assert (found.source, found.text) == (TemplateSource.GIVEN, "{{ 1 }}")
     with pytest.raises(ChatTemplateError, match=r"no chat template 'x': .* a file, or .*chatml, "):

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models.config import LlamaConfig
@@ -70,3 +71,19 @@ def test_numbers_out_of_bounds_end_in_one_line(key: str, value: float, named: st
 )
 def test_what_long_models_have_is_taken(key: str, value: float) -> None:
     read(**{key: value})
+
+
+@pytest.mark.parametrize(
+    "key", ["feed_forward_length", "attention__head_count", "attention__head_count_kv"]
+)
+def test_a_number_may_be_given_for_each_layer(key: str) -> None:
+    value = PLAIN[f"llama.{key.replace('__', '.')}"]
+    assert read(**{key: np.array([value] * 3, np.int32)}) == read()
+    for numbers, told in (
+        ([value] * 2, "has 2 entries, expected one for each of 3 layers"),
+        ([], "has 0 entries"),
+        ([value, value, 3], "differs between layers"),
+        ([1.0] * 3, "expected an array of integers"),
+    ):
+        with pytest.raises(GGUFError, match=told):
+            read(**{key: np.array(numbers, None if 1.0 in numbers else np.int32)})

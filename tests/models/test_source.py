@@ -1,3 +1,4 @@
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,12 @@ def test_a_folder_is_no_model(home: Path) -> None:
     put(home / "full" / "a.gguf")
     assert "holds no .gguf file" in refused(str(home / "empty"))
     assert "such as a.gguf, b.gguf" in refused(str(home / "full"))
+
+
+def test_a_device_or_a_pipe_is_no_model(home: Path) -> None:
+    os.mkfifo(home / "pipe.gguf")
+    for path in (home / "pipe.gguf", Path(os.devnull)):
+        assert f"{path} is a device or a pipe, expected a .gguf file" in refused(str(path))
 
 
 def test_a_missing_path_offers_its_neighbour(home: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvcache.config import Backend
+from kvcache.errors import EmberError
 from kvcache.native import build, library
 from tests.patience import patience
 
@@ -249,3 +250,12 @@ def test_threads_follow_the_physical_cores(monkeypatch: pytest.MonkeyPatch) -> N
     assert library._threads() >= 1
     monkeypatch.setenv("EMBER_THREADS", "7")
     assert library._threads() == 7
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "x", "\u00b2", "1025", "9" * 11, "9" * 5000])
+def test_what_is_no_number_of_threads_is_refused(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("EMBER_THREADS", given)
+    with pytest.raises(EmberError, match=r"got EMBER_THREADS=.*, expected a whole number, 1 to"):
+        library._threads()
