@@ -4,6 +4,7 @@
     inject(model, config)                           mlx-lm's factory makes it for this model
     install()                                       attention reads the tiers themselves
     install(config)                                 and every cache that mlx-lm makes is ours
+    load_prompt_cache(path)                         mlx-lm's, for files that may be damaged
 
 Importing this module lets mlx-lm's `load_prompt_cache` find our caches. Without
 `install`, attention runs over what `update_and_fetch` returns: decoded keys
@@ -14,6 +15,7 @@ generation is refused by mlx-lm itself; its server then answers one after anothe
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +38,18 @@ from kvcache.two_tier import TwoTierKVCache
 
 _ATTENTION, _FACTORY = "scaled_dot_product_attention", "make_prompt_cache"
 _FALLBACK_CONTEXT = 2**17
+# Of a layer's or an array's number in a saved cache.
+_PLACE_DIGITS = 5
+# What mlx-lm's reader of saved caches raises of damage.
+_FAULTS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 # load_prompt_cache looks its classes up among these.
 for _class in (TwoTierKVCache, DynamicKVCache, PagedKVCache):
@@ -56,6 +70,23 @@ def make_prompt_cache(model: nn.Module, config: CacheConfig | None = None) -> li
     return [
         TwoTierKVCache(plan.layer(index), rotation=rotation) for index in range(plan.shape.layers)
     ]
+
+
+def load_prompt_cache(path: Path | str) -> list[Any]:
+    """The caches of a file of mlx-lm's `save_prompt_cache`, which may be damaged.
+
+    mlx-lm's own reader makes lists as long as a number in the file says, and raises
+    whatever it meets. Raises CacheError instead, for what is no such file too.
+    """
+    try:
+        arrays, texts = mx.load(str(path), return_metadata=True)
+        places = (part for name in (*arrays, *texts) for part in name.split("."))
+        if any(part.isdecimal() and len(part) > _PLACE_DIGITS for part in places):
+            raise CacheError(f"{path} is damaged: it names places that no saved cache has")
+        caches: list[Any] = mlx_lm_cache.load_prompt_cache(str(path))
+    except _FAULTS as error:
+        raise CacheError(f"{path} is no saved cache, or a damaged one ({error})") from error
+    return caches
 
 
 def shape_of(model: nn.Module) -> ModelShape:

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 
-import kvcache.mlx_lm  # noqa: F401  (lets mlx-lm find our caches)
 from kvcache import (
     Backend,
     BlockPool,
@@ -24,6 +24,7 @@ from kvcache import (
     TwoTierKVCache,
 )
 from kvcache.integrity import check_sum, checksum
+from kvcache.mlx_lm import load_prompt_cache as load_damaged
 
 HKV, DIM = 2, 32
 ROTATION = Rotation(periods=9.0 ** (np.arange(DIM // 2) / 5), traditional=True)
@@ -245,3 +246,30 @@ def test_what_was_saved_before_there_were_sums_is_read(kind: str) -> None:
     assert again.offset == cache.offset
     for old, new in zip(cache.state, again.state, strict=True):
         assert mx.array_equal(old, new) if isinstance(old, mx.array) else old == new
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_file_is_a_cache_error_and_nothing_else(seed: int, tmp_path: Path) -> None:
+    cache, path, rng = _two_tier(), tmp_path / "cache.safetensors", random.Random(seed)
+    save_prompt_cache(str(path), [cache], {"model": "m"})
+    data = bytearray(path.read_bytes())
+    # Half of them in the header, which mlx-lm reads before we do.
+    for _ in range(rng.randint(1, 3)):
+        data[rng.randrange(2048 if seed % 2 else len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data[: rng.choice((len(data), rng.randrange(len(data))))])
+    with suppress(CacheError):
+        (loaded,) = load_damaged(path)
+        assert _alike(loaded, cache)
+
+
+def test_a_number_in_a_file_makes_no_list_of_its_length(tmp_path: Path) -> None:
+    path = tmp_path / "cache.safetensors"
+    save_prompt_cache(str(path), [_two_tier()])
+    found: Any = mx.load(str(path), return_metadata=True)
+    arrays, texts = found
+    texts["0.0.2147483648.0"] = "x"
+    mx.save_safetensors(str(path), arrays, texts)
+    with pytest.raises(CacheError, match="places that no saved cache has"):
+        load_damaged(path)
+    with pytest.raises(CacheError, match="no saved cache"):
+        load_damaged(tmp_path / "nowhere.safetensors")
