@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from app.bench.document import read
 from app.bench.sections import SECTIONS
-from app.bench.table import Table, for_terminal, print_line
+from app.bench.table import Stdout, Table, for_terminal, print_line
 from app.bench.view import Measure, View
 from app.bench.words import percent, short
-from app.streams import styled
 
 # Where no spread was measured, less than this is noise.
 _NOISE = 0.02
@@ -41,7 +38,7 @@ class Change:
 def show(before: Path, after: Path) -> int:
     """Print what changed; returns the exit code. Raises EmberError for other files."""
     first, second = read(before), read(after)
-    console = Console(file=styled(sys.stdout), width=None if sys.stdout.isatty() else 150)
+    console = Stdout()
     lines = surroundings(first["env"], second["env"])
     lines += [*_unnamed(before, first["rows"]), *_unnamed(after, second["rows"])]
     for line in lines:
