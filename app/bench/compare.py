@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from app.bench.document import read
 from app.bench.sections import SECTIONS
-from app.bench.table import Table, for_terminal, print_line
+from app.bench.table import Stdout, Table, for_terminal, print_line
 from app.bench.view import Measure, View
 from app.bench.words import percent, short
-from app.streams import styled
 
 # Where no spread was measured, less than this is noise.
 _NOISE = 0.02
@@ -41,8 +38,10 @@ class Change:
 def show(before: Path, after: Path) -> int:
     """Print what changed; returns the exit code. Raises EmberError for other files."""
     first, second = read(before), read(after)
-    console = Console(file=styled(sys.stdout), width=None if sys.stdout.isatty() else 150)
-    for line in surroundings(first["env"], second["env"]):
+    console = Stdout()
+    lines = surroundings(first["env"], second["env"])
+    lines += [*_unnamed(before, first["rows"]), *_unnamed(after, second["rows"])]
+    for line in lines:
         print_line(console, line)
     shown = False
     for section in SECTIONS.values():
@@ -74,20 +73,20 @@ def surroundings(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def changes(
     view: View[Any], before: list[dict[str, Any]], after: list[dict[str, Any]]
 ) -> Iterator[Change]:
-    """Of every row in both, each followed figure."""
+    """Of every row in both, each followed figure that is a number in both."""
     old = _by_identity(view, before)
     for identity, row in _by_identity(view, after).items():
         if identity not in old:
             continue
         for measure in view.measures:
-            was, now = old[identity][measure.field], row[measure.field]
+            was, now = _figure(old[identity], measure.field), _figure(row, measure.field)
             if was is not None and now is not None:
                 yield Change(
                     row=" ".join(map(str, identity)),
                     field=measure.field,
                     before=was,
                     after=now,
-                    better=_better(measure, old[identity], row),
+                    better=_better(measure, was, now, _noise(measure, old[identity], row)),
                 )
 
 
@@ -102,20 +101,49 @@ def missing(
     return gone + [f"only after: {view.name} {' '.join(map(str, i))}" for i in new if i not in old]
 
 
-def _better(measure: Measure, before: dict[str, Any], after: dict[str, Any]) -> bool | None:
-    """Whether the change is an improvement; None within two standard deviations or 2%."""
-    was, now = before[measure.field], after[measure.field]
-    noise = _NOISE * abs(was)
-    if measure.spread:
-        noise = max(noise, 2 * before[measure.spread], 2 * after[measure.spread])
-    if abs(now - was) <= noise:
+def _figure(row: dict[str, Any], field: str) -> float | None:
+    """A number of a row; None where it has none, or one that is not finite."""
+    found = row.get(field)
+    is_number = isinstance(found, int | float) and abs(found) <= sys.float_info.max
+    return found if is_number else None
+
+
+def _noise(measure: Measure, before: dict[str, Any], after: dict[str, Any]) -> float:
+    """Two standard deviations of the wider row; zero where no spread was measured."""
+    spreads = (_figure(row, measure.spread) for row in (before, after))
+    return max(2 * (spread or 0) for spread in spreads)
+
+
+def _better(measure: Measure, was: float, now: float, noise: float) -> bool | None:
+    """Whether the change is an improvement; None within the noise or 2%."""
+    if abs(now - was) <= max(noise, _NOISE * abs(was)):
         return None
-    return bool((now > was) == measure.more_is_better)
+    return (now > was) == measure.more_is_better
 
 
 def _by_identity(view: View[Any], rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], Any]:
-    mine = (row for row in rows if row.get("section") == view.name)
+    mine = (row for row in rows if row.get("section") == view.name and _is_named(view, row))
     return {tuple(row[name] for name in view.identity): row for row in mine}
+
+
+def _is_named(view: View[Any], row: dict[str, Any]) -> bool:
+    """Whether a row has all that tells it from others."""
+    return all(isinstance(row.get(name), str | int | float) for name in view.identity)
+
+
+def _unnamed(path: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each section with rows that cannot be told from others."""
+    views = [section.view for section in SECTIONS.values()]
+    counts = {
+        view: sum(row.get("section") == view.name and not _is_named(view, row) for row in rows)
+        for view in views
+    }
+    return [
+        f"{path}: {count} rows of {view.name} without all of {', '.join(view.identity)}: "
+        "not compared"
+        for view, count in counts.items()
+        if count
+    ]
 
 
 def table(view: View[Any], found: list[Change]) -> Table:

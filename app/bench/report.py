@@ -4,22 +4,19 @@ Ctrl-C ends the measuring; rows that are finished are shown and written all the 
 So they are where a section fails, and the next one runs.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from app.bench.document import document, write
 from app.bench.environment import device, environment
 from app.bench.meter import Meter, duration
 from app.bench.sections import Section
-from app.bench.table import for_terminal, print_line
+from app.bench.table import Stdout, for_terminal, print_line
 from app.console import note
-from app.streams import print_json, styled
+from app.streams import print_json
 from kvcache.errors import EmberError
 
 Job = tuple[Section, Any]  # a section and its settings
@@ -31,10 +28,6 @@ class _Ended(IntEnum):
     FINISHED = 0
     FAILED = 1
     INTERRUPTED = 130
-
-
-# Wide enough for every table, where no terminal tells its width.
-_WIDTH = 164
 
 
 def measure(jobs: Sequence[Job], *, out: Path | None, as_json: bool) -> int:
@@ -104,7 +97,7 @@ def _joined(documents: Sequence[tuple[Section, dict[str, Any]]]) -> dict[str, An
 
 
 def _show(section: Section, found: dict[str, Any]) -> None:
-    console = Console(file=styled(sys.stdout), width=None if sys.stdout.isatty() else _WIDTH)
+    console = Stdout()
     rows = section.view.from_json(found["rows"])
     console.rule(section.view.title, align="left")
     if not rows:

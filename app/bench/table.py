@@ -3,8 +3,10 @@
 Knows nothing of what it shows; views make tables out of rows.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import rich.box
 import rich.table
@@ -12,6 +14,10 @@ from rich.console import Console
 from rich.text import Text
 
 from app.inert import inert_line
+from app.streams import styled
+
+# Wide enough for every table, where no terminal tells its width.
+_WIDTH = 164
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,17 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"got {len(row)} cells, expected {len(self.columns)}: {row}")
+
+
+class Stdout(Console):
+    """stdout, for tables."""
+
+    def __init__(self) -> None:
+        super().__init__(file=styled(sys.stdout), width=None if sys.stdout.isatty() else _WIDTH)
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Go on with the BrokenPipeError; rich's own way is to exit as if the command failed."""
+        raise
 
 
 def for_terminal(table: Table) -> rich.table.Table:

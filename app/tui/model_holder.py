@@ -6,6 +6,7 @@ from app.job import Job
 from app.tui.service import LoadEvent, ModelInfo, ModelService
 from app.tui.state import Problem
 from kvcache.errors import EmberError
+from models.errors import ModelNotFoundError
 from models.progress import Progress
 
 
@@ -32,6 +33,7 @@ class ModelHolder:
         self.problem: Problem | None = None
         self._service = service
         self._job: Job[LoadEvent] | None = None
+        self._before: ModelInfo | None = None
 
     @property
     def loading(self) -> bool:
@@ -42,6 +44,7 @@ class ModelHolder:
         """Load a model in place of the present one."""
         if self.loading:
             raise EmberError("a model is loading: Esc stops it")
+        self._before = self.model
         self.model = self.progress = self.problem = None
         self._job = self._service.load(spec)
 
@@ -98,4 +101,6 @@ class ModelHolder:
         self._job = self.progress = None
         if job.error is not None:
             self.problem = Problem.of("the model could not be loaded", job.error)
+        if isinstance(job.error, ModelNotFoundError):
+            self.model = self._before
         return True

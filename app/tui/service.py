@@ -92,7 +92,10 @@ class ModelService(Protocol):
         ...
 
     def load(self, spec: str) -> Job[LoadEvent]:
-        """Load a model that is on this machine; the last item is its `ModelInfo`."""
+        """Load a model that is on this machine; the last item is its `ModelInfo`.
+
+        The present one is let go, unless the job fails by ModelNotFoundError.
+        """
         ...
 
     def fetch(self, spec: str) -> Job[Progress]:

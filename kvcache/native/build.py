@@ -2,9 +2,10 @@
 
 The library lies in the user's cache under two hashes: of all it depends on
 (sources, flags, compiler and processor), and of its own bytes, which are compared
-before they are loaded, since a file that was cut short kills the process. Two
-processes may build at once: each writes a file of its own and moves it into
-place. Knows nothing of what the kernels do.
+before they are loaded, since a file that was cut short kills the process. What
+others can write is never loaded: they would be us. Two processes may build at
+once: each writes a file of its own and moves it into place. Knows nothing of what
+the kernels do.
 """
 
 import atexit
@@ -14,6 +15,7 @@ import os
 import platform
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -37,6 +39,8 @@ _FLAGS = (
     # GCC 12's own AVX-512 headers trip these two.
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
+_OWNER_ONLY = 0o700
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # A busy machine may take minutes.
 _SECONDS = 600
 _ASK_SECONDS = 0.1
@@ -68,12 +72,12 @@ def load() -> ctypes.CDLL:
 
 
 def built() -> Path | None:
-    """The library in the cache, as it was once built; None where `load` has to compile it.
+    """The library in the cache, as we once built it; None where `load` has to compile it.
 
     Raises NativeUnavailableError.
     """
     stem = _stem(find_compiler())
-    return next((path for path in _candidates(stem) if _is_whole(path)), None)
+    return next((path for path in _candidates(stem) if _is_usable(path)), None)
 
 
 def build(stopped: Callable[[], bool]) -> None:
@@ -115,12 +119,19 @@ def _candidates(stem: Path) -> list[Path]:
     return sorted(stem.parent.glob(f"{stem.name}-*.so"))
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a library's bytes are those that its name was made from."""
+def _is_usable(path: Path) -> bool:
+    """Whether only we can have written a library, and its bytes are those of its name."""
     try:
-        return path.stem.endswith("-" + _hash(path))
+        ours = _is_ours(path.parent) and _is_ours(path)
+        return ours and path.stem.endswith("-" + _hash(path))
     except OSError:
         return False
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody but us and the system's administrator can write a file or folder."""
+    found = path.stat()
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & _OTHERS_WRITE
 
 
 def _hash(path: Path) -> str:
@@ -128,10 +139,10 @@ def _hash(path: Path) -> str:
 
 
 def _build(compiler: str, stem: Path, stopped: Callable[[], bool] | None = None) -> Path:
-    """Compile into a file whose path begins with `stem`; what is damaged there goes."""
-    damaged = [path for path in _candidates(stem) if not _is_whole(path)]
+    """Compile into a file whose path begins with `stem`; what is not usable there goes."""
+    damaged = [path for path in _candidates(stem) if not _is_usable(path)]
     with _told(stem.parent, damaged):
-        stem.parent.mkdir(parents=True, exist_ok=True)
+        _make_ours(stem.parent)
         handle, name = tempfile.mkstemp(suffix=".so", dir=stem.parent)
         os.close(handle)
     staged = Path(name)
@@ -143,9 +154,31 @@ def _build(compiler: str, stem: Path, stopped: Callable[[], bool] | None = None)
         with _told(stem.parent, damaged):
             for path in damaged:
                 path.unlink(missing_ok=True)
+            # Linkers replace the file by one that follows the umask.
+            staged.chmod(_OWNER_ONLY)
             return staged.replace(stem.with_name(f"{stem.name}-{_hash(staged)}.so"))
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _make_ours(folder: Path) -> None:
+    """Make the folder, or close it to others; the libraries that they may have put there go.
+
+    Raises OSError, or NativeUnavailableError where it stays open to them.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(_OWNER_ONLY, exist_ok=True)
+    if _is_ours(folder):
+        return
+    if folder.stat().st_uid == os.geteuid():
+        folder.chmod(_OWNER_ONLY)
+        for path in folder.glob("kernels-*.so"):
+            path.unlink(missing_ok=True)
+    if not _is_ours(folder):
+        raise NativeUnavailableError(
+            f"the compiled CPU kernels cannot be kept: others can write to {folder}; "
+            "point EMBER_CACHE at a folder of your own"
+        )
 
 
 @contextmanager
@@ -154,7 +187,7 @@ def _told(folder: Path, damaged: list[Path]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        because = f"{damaged[0]} is damaged; " if damaged else ""
+        because = f"{damaged[0]} is damaged or not ours; " if damaged else ""
         raise NativeUnavailableError(
             f"the compiled CPU kernels cannot be kept: {because}cannot write to {folder}: "
             f"{error.strerror}; point EMBER_CACHE at a folder that can be written"

@@ -155,6 +155,14 @@ def test_a_reader_that_leaves_stops_the_generation(line: str, models: dict[str, 
     assert done.stderr.count(b"\n") == done.stderr.count(b"plain MLX runs them")
 
 
+def test_a_reader_that_leaves_ends_the_tables(tmp_path: Path) -> None:
+    results = tmp_path / "a.json"
+    results.write_text('{"schema": 1, "env": {}, "rows": []}')
+    line = f"$E bench compare {results} {results} | true; exit ${{PIPESTATUS[0]}}"
+    done = shell(line, {})
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 # -- the streams themselves --
 
 

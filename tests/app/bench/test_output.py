@@ -1,6 +1,7 @@
 """What all sections share: JSON, folder, schema, comparison, README, progress."""
 
 import json
+import math
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -234,6 +235,34 @@ def test_a_result_of_before_is_compared_with_one_of_today(
     told = {"settings": {}} | environment()
     jsonschema.validate(before | {"env": told}, schema.make())
     assert view.from_json(before["rows"])[0].tried == {}
+
+
+ROW = _speed("f16", 50.0)
+_ABSENT = object()
+
+
+@pytest.mark.parametrize("field", ["depth", "tps", "tps_sd"])
+@pytest.mark.parametrize(
+    "value",
+    [_ABSENT, None, "fast", [1, {}], math.nan, math.inf, 10**400],
+    ids=lambda v: f"{v!s:.9}",
+)
+def test_rows_of_strangers_are_compared_as_far_as_they_can_be(
+    field: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = {k: v for k, v in (ROW | {field: value}).items() if v is not _ABSENT}
+    for name, tps, row in (("a", 50.0, odd), ("b", 60.0, ROW)):
+        rows = [_speed("other", tps), row]
+        found = {"schema": 1, "env": {}, "rows": rows}
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    paths = [str(tmp_path / f"{name}.json") for name in ("a", "b")]
+    for given in (paths, paths[::-1]):
+        assert cli.run(["bench", "compare", *given]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert out.count("better") + out.count("worse") == 1
+        assert ("without all of engine, model" in out) == (
+            field == "depth" and not isinstance(value, str | int | float)
+        )
 
 
 def test_all_sections_findings_are_in_one_document(

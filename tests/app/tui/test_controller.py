@@ -13,6 +13,7 @@ from app.tui.service import Prepared, TooLong
 from app.tui.state import Draft, Phase
 from kvcache import EmberError
 from models.chat_template import Role
+from models.errors import ModelNotFoundError
 
 
 class Clock:
@@ -280,6 +281,17 @@ def test_a_failed_load_says_why_and_the_next_works() -> None:
     talk.chat.tick()
     assert talk.chat.model is not None
     assert talk.chat.problem is None
+
+
+def test_a_name_of_no_model_leaves_the_present_one(talk: Talk) -> None:
+    before = talk.chat.model
+    talk.service.load_error = ModelNotFoundError("no such file")
+    talk.chat.load("gone")
+    talk.chat.tick()
+    assert talk.chat.problem is not None
+    assert talk.chat.problem.cause == "no such file"
+    assert before is not None
+    assert talk.chat.model is before
 
 
 def test_a_missing_model_is_fetched_then_loaded(talk: Talk) -> None:

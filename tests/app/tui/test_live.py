@@ -16,6 +16,7 @@ from app.tui.settings import Settings
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.stats import sum_layers
 from models.chat_template import Message, Role
+from models.errors import ModelNotFoundError
 from models.loader import LoadedModel, load
 from models.progress import Progress
 from tests.app.tui.conftest import Talk, on_screen
@@ -110,6 +111,12 @@ def test_a_load_can_be_stopped_and_another_follow(tiny_path: Path) -> None:
     with pytest.raises(EmberError, match="no such file"):
         list(service.load("./nowhere.gguf"))
     service.close()
+
+
+def test_a_name_of_no_model_leaves_the_present_one(service: LiveService) -> None:
+    with pytest.raises(ModelNotFoundError):
+        list(service.load("./nowhere.gguf"))
+    finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5))))
 
 
 def test_names_that_must_be_fetched_are_known(service: LiveService) -> None:

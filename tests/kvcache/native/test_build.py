@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,6 +148,55 @@ def test_a_damaged_library_is_never_loaded_but_built_again(
     assert build.built() is None
 
 
+OPEN = {"by group": 0o775, "by all": 0o757, "by all, sticky": 0o1777}
+
+
+@pytest.mark.parametrize("mode", OPEN.values(), ids=OPEN)
+@pytest.mark.parametrize("which", ["folder", "file"])
+def test_what_others_can_write_is_never_loaded_but_built_again(
+    sources: Path, which: str, mode: int
+) -> None:
+    build.build(lambda: False)
+    (path,) = _libraries(sources)
+    planted = path.with_name("kernels-of-another-version.so")
+    planted.write_bytes(b"")
+    opened = path.parent if which == "folder" else path
+    opened.chmod(mode)
+    assert build.built() is None
+    build.build(lambda: False)
+    assert build.built() == path
+    assert planted.exists() == (which == "file")
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o002, 0o000])
+def test_what_is_built_is_ours_whatever_the_umask(sources: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        build.build(lambda: False)
+    finally:
+        os.umask(before)
+    assert build.built() is not None
+
+
+def test_a_folder_of_somebody_else_is_one_line(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.build(lambda: False)
+    (path,) = _libraries(sources)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    if owner == 0:
+        # What the administrator has put there is used, and so is what it has closed.
+        assert build.built() == path
+        os.chown(path.parent, 65534, 65534)
+    assert build.built() is None
+    with pytest.raises(build.NativeUnavailableError) as caught:
+        build.load()
+    assert f"others can write to {path.parent}; point EMBER_CACHE" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_damaged_library_that_cannot_be_repaired_is_one_line(
     sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +209,7 @@ def test_a_damaged_library_that_cannot_be_repaired_is_one_line(
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     with pytest.raises(build.NativeUnavailableError) as caught:
         build.load()
-    assert f"{path} is damaged; cannot write to {path.parent}" in str(caught.value)
+    assert f"{path} is damaged or not ours; cannot write to {path.parent}" in str(caught.value)
     assert "EMBER_CACHE" in str(caught.value)
     assert "\n" not in str(caught.value)
 
