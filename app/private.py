@@ -56,7 +56,7 @@ def write(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
-    except BaseException:
+    except BaseException:  # whatever it is, Ctrl-C included, and raised again
         with suppress(OSError):
             staged.unlink()
         raise

@@ -60,7 +60,7 @@ def connected(path: Path | str) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             migrate(connection)
-        except BaseException:
+        except BaseException:  # raised again
             connection.close()
             raise
     return connection
@@ -87,7 +87,7 @@ def _checked(path: Path) -> sqlite3.Connection:
     try:
         with told("read"):
             check(connection)
-    except BaseException:
+    except BaseException:  # raised again
         connection.close()
         raise
     return connection

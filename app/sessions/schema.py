@@ -89,7 +89,7 @@ def migrate(connection: sqlite3.Connection) -> None:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {version + 1}")
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # raised again
             roll_back(connection)
             raise
 
