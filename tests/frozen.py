@@ -5,6 +5,7 @@ line in CHANGELOG. A saved cache that users may have is never written again; a n
 it gets a file beside it.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import save_prompt_cache
 
+from app import cli
 from kvcache import Backend, CacheConfig, Rotation, TwoTierKVCache, make_prompt_cache
 from models import LoadedModel, load
 from models.chat_template import conversation
@@ -20,6 +22,7 @@ from models.fetch import fetch
 
 DATA = Path(__file__).parent / "data"
 GREEDY = DATA / "frozen_greedy.json"
+FLAGS = DATA / "frozen_flags.json"
 # A codec of each family, keys and values of unlike ones side by side.
 CODECS = (
     *("f16/f16", "q8/q3", "h4/h2", "turbo3/turbo4", "turbo2u/turbo3u", "turbo4p/turbo2p"),
@@ -70,10 +73,24 @@ def greedy(loaded: LoadedModel, forced: list[int] | None = None) -> list[tuple[i
     return steps
 
 
+def flags(
+    parser: argparse.ArgumentParser | None = None, name: str = "ember"
+) -> dict[str, list[str]]:
+    """What can be typed after each command, and after the commands below it."""
+    parser = parser or cli.parser()
+    found = {name: sorted({flag for each in parser._actions for flag in each.option_strings})}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, below in action.choices.items():
+                found |= flags(below, f"{name} {command}")
+    return found
+
+
 def main() -> int:
     """Write the data."""
     for backend in BACKENDS:
         save_prompt_cache(str(saved_caches(backend)), make_caches(backend))
+    FLAGS.write_text(json.dumps(flags(), indent=1) + "\n", encoding="utf-8")
     loaded = load(fetch("smollm2"), backend=Backend.CPU)
     GREEDY.write_text(json.dumps(greedy(loaded)) + "\n", encoding="utf-8")
     return 0

@@ -14,7 +14,7 @@ import kvcache.mlx_lm
 import models
 from kvcache import Backend, TwoTierKVCache
 from models import load
-from tests.frozen import BACKENDS, CODECS, GREEDY, greedy, make_caches, saved_caches
+from tests.frozen import BACKENDS, CODECS, FLAGS, GREEDY, flags, greedy, make_caches, saved_caches
 
 # The last bit of a product may be another on another processor; codes then differ here and there.
 _SAME = 1.0 if platform.machine() == "x86_64" else 0.99
@@ -32,6 +32,15 @@ def test_names_that_scripts_import() -> None:
         assert callable(getattr(kvcache.mlx_lm, name))
     assert set(models.__all__) >= {
         *("FetchError", "GGUFError", "LoadedModel", "ModelNotFoundError", "load"),
+    }
+
+
+def test_commands_and_flags_that_are_typed() -> None:
+    known = json.loads(FLAGS.read_text(encoding="utf-8"))
+    now = flags()
+    assert len(known) > 10
+    assert {command: set(known[command]) - set(now.get(command, ())) for command in known} == {
+        command: set() for command in known
     }
 
 
