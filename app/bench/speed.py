@@ -2,7 +2,9 @@
 
 Cases of one depth run in turns, repetition by repetition, so that a machine
 whose speed drifts treats all engines alike; medians are quoted. Before, a short trial
-decides which settings a peer is measured with, test by test (`tuning`).
+decides which settings a peer is measured with, test by test (`tuning`). A peer whose
+figure falls short of its own trial was disturbed: it is measured again, and if that does
+not help, the row says so.
 """
 
 import sys
@@ -33,8 +35,11 @@ SHORT_PROMPT = 16
 # mlx-lm on a CPU takes a minute for what the others do in one or two seconds: beside
 # it they do a smaller test too.
 SMALL_PP, SMALL_TG = 128, 16
-# A case that takes longer than this in all its repetitions gets fewer of them.
+# A case that takes longer than this in all its repetitions gets fewer of them, but two.
 _CASE_SECONDS = 45.0
+_FEWEST = 2
+# How often a peer that falls short of its trial is measured again.
+_AGAIN = 3
 _LLAMA_CPP_KV = ("f16", "q8_0/f16", "q8_0", "q4_0")
 # Tokens that a trial generates; of mlx-lm on a CPU, a shorter prompt too.
 _TRIAL_TG = 16
@@ -89,6 +94,11 @@ class Entry:
         """One for each setting that is the best in a test."""
         best = dict.fromkeys(next(iter(each)) for each in self.tried) or [None]
         return [replace(self.case, setting=setting) for setting in best]
+
+    def disturbed(self, rows_of: RowsOf) -> list[Case]:
+        """Those to be measured again: a row of theirs falls short of its trial."""
+        short = {row.setting for row in self.rows(rows_of) if row.falls_short}
+        return [case for case in self.cases() if str(case.setting) in short]
 
     def rows(self, rows_of: RowsOf) -> Iterator[SpeedRow]:
         """A row for each test that has been measured."""
@@ -175,6 +185,7 @@ def run(settings: SpeedSettings, meter: Meter) -> Iterator[SpeedRow]:
         try:
             entries.extend(_tuned(group, meter))
             _measure_in_turns(settings, entries, meter)
+            _measure_again(group, entries, meter)
         except KeyboardInterrupt:
             yield from (row for entry in entries for row in entry.rows(group.rows))
             raise
@@ -207,14 +218,29 @@ def _measure_in_turns(settings: SpeedSettings, entries: list[Entry], meter: Mete
         for entry in list(entries):
             for case in entry.cases() if rep < _reps(settings, entry.case) else ():
                 try:
-                    with meter.step(f"{_label(case)}, run {rep + 1}", _case_seconds(case)):
-                        entry.found.setdefault(case.setting, []).append(measure(case))
+                    _measure_once(entry, case, f"run {rep + 1}", meter)
                 except EmberError as error:
                     if case.engine is EngineName.EMBER:
                         raise
                     _leave_out(case, str(error))
                     entries.remove(entry)
                     break
+
+
+def _measure_again(group: Group, entries: list[Entry], meter: Meter) -> None:
+    """What falls short of its trial, all of them in turns."""
+    for turn in range(_AGAIN):
+        for entry in entries:
+            for case in entry.disturbed(group.rows):
+                try:
+                    _measure_once(entry, case, f"below its trial, again {turn + 1}", meter)
+                except EmberError as error:  # what it gave before stays
+                    _leave_out(case, f"run again: {error}")
+
+
+def _measure_once(entry: Entry, case: Case, what: str, meter: Meter) -> None:
+    with meter.step(f"{_label(case)}, {what}", _case_seconds(case)):
+        entry.found.setdefault(case.setting, []).append(measure(case))
 
 
 def _label(case: Case) -> str:
@@ -270,10 +296,10 @@ def _on_cpu() -> bool:
 
 
 def _reps(settings: SpeedSettings, case: Case) -> int:
-    """As many as the settings ask for, fewer of a long case; mlx-lm, slow and steady, once."""
+    """As many as asked for, fewer of a long case, but two; mlx-lm, slow and steady, once."""
     if case.engine is EngineName.MLX_LM and _on_cpu():
         return 1
-    return max(1, min(settings.reps, int(_CASE_SECONDS / _case_seconds(case))))
+    return min(settings.reps, max(_FEWEST, int(_CASE_SECONDS / _case_seconds(case))))
 
 
 def _case_seconds(case: Case) -> float:

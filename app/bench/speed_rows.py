@@ -11,6 +11,8 @@ from app.bench.environment import version_of
 from app.bench.spread import Spread
 
 SHORT_LENGTHS = (10, 50, 100)
+# Of a trial's speed: what lies below was disturbed.
+_ENOUGH = 0.93
 # Of peers: the package whose version counts, and what neither rows nor settings say.
 PACKAGES = {
     EngineName.LLAMA_CPP: ("llama-cpp-python", ""),
@@ -53,6 +55,11 @@ class SpeedRow:
     settings: str
     setting: str = ""
     tried: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether something else had the machine: its setting's trial gave clearly more."""
+        return self.tps < _ENOUGH * self.tried.get(self.setting, 0.0)
 
 
 RowsOf = Callable[[Case, Sequence[Measurement]], "list[SpeedRow]"]

@@ -1,6 +1,6 @@
 """What the rows of `bench speed` show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
 
 from app.bench.case import NO_CACHE
@@ -68,7 +68,18 @@ def findings(rows: Rows) -> list[str]:
         if ours and without:
             times = without[0].seconds / ours[0].seconds
             found.append(f"{test}: a cache ({ours[0].kv}) makes it {short(times)} times faster.")
-    return found
+    return [*found, *_disturbed(rows)]
+
+
+def _disturbed(rows: Rows) -> Iterator[str]:
+    """A line for each peer's row that its own trial says is too low."""
+    for row in rows:
+        if row.falls_short:
+            yield (
+                f"{row.test} at depth {row.depth}: {row.engine} {row.kv} fell short of its own "
+                f"trial, {short(row.tps)} against {short(row.tried[row.setting])} tok/s: "
+                f"the machine was not quiet, and ratios to it are too good."
+            )
 
 
 def _together(rows: Rows) -> Table:

@@ -142,7 +142,37 @@ def test_long_cases_are_repeated_less() -> None:
         speed._reps(replace(SETTINGS, reps=3), replace(CASE, depth=depth))
         for depth in (0, 8000, 30_000)
     ]
-    assert reps == [3, 2, 1]
+    assert reps == [3, 2, 2]
+    assert speed._reps(replace(SETTINGS, reps=1), replace(CASE, depth=30_000)) == 1
+
+
+@pytest.mark.parametrize(
+    ("later", "runs", "short"),
+    [((0.25, 0.25, 0.1, 0.1), 6, True), ((0.25, 0.125, 0.125, 0.125), 5, False)],
+    ids=["never quiet", "quiet at last"],
+)
+def test_a_peer_below_its_own_trial_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, later: tuple[float, ...], runs: int, short: bool
+) -> None:
+    seconds = {"llama.cpp": [0.25, *later, 0.25], "ember": [0.1] * 9}
+    for_ember = len(seconds["ember"])
+
+    def run(case: Case) -> Measurement:
+        return _measurement(1.0, seconds[case.engine.value].pop(0))
+
+    monkeypatch.setattr(speed, "measure", run)
+    monkeypatch.setattr(
+        speed, "try_each", lambda _, settings: {settings[0]: _measurement(1.0, 0.125)}
+    )
+    monkeypatch.setattr(speed, "_LLAMA_CPP_KV", ("q4_0",))
+    monkeypatch.setattr(speed, "small_cases", lambda _: [])
+    rows = list(speed.run(replace(SETTINGS, peers=True, depths=(0,), reps=3), _Steps()))
+    generated = next(row for row in rows if row.engine == "llama.cpp" and row.test == "tg3")
+    assert generated.reps == runs
+    assert generated.falls_short is short
+    assert len(seconds["ember"]) == for_ember - 3
+    told = [line for line in speed_view.findings(rows) if "fell short" in line]
+    assert len(told) == short
 
 
 def test_one_table_has_all_engines_and_depths() -> None:
