@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from app.sampling import require_finite
 from kvcache import TwoTierKVCache
-from models.llama import Model
+from models.network.llama import Model
 
 Floats = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.float32]

@@ -26,8 +26,8 @@ from kvcache import (
 from kvcache.config import on_gpu
 from kvcache.prompt_cache import from_plan, rows_from_plan
 from kvcache.stats import sum_layers
-from models.chat_template import Message
 from models.loader import LoadedModel, activation_dtype, load
+from models.text.chat_template import Message
 
 # Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
 # soon.

@@ -17,7 +17,7 @@ from app.device_memory import release_scratch
 from app.sampling import Sampler, require_finite
 from app.transcript import Completion, FinishReason, Transcript
 from kvcache import EmberError, RowsKVCache, TwoTierKVCache
-from models.llama import Model
+from models.network.llama import Model
 
 # Often enough for flat memory, rarely enough to cost nothing.
 _RELEASE_TOKENS = 256

@@ -6,7 +6,7 @@ Names follow mlx-lm and llama.cpp where those have one.
 import argparse
 import math
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from app import texts
@@ -14,7 +14,6 @@ from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
     from app.sampling import Sampling
-    from app.session import LoadOptions
     from kvcache import CacheConfig
 
 DEFAULT_MODEL = "smollm2"
@@ -22,6 +21,18 @@ DEFAULT_MODEL = "smollm2"
 # Known before the cache library is imported; tests hold them to its own.
 DEFAULT_KV = "hkivi5/turbo3u"
 MOST_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """What a user may say about a load.
+
+    pretokenizer, chat_template: as for `models.load`. force: load what does not fit in memory.
+    """
+
+    pretokenizer: str | None = None
+    chat_template: str | None = None
+    force: bool = False
 
 
 def usage_error(command: str, message: str) -> int:
@@ -55,7 +66,7 @@ def add_pretokenizer(parser: argparse.ArgumentParser) -> None:
 
 def pretokenizer(text: str) -> str:
     """An argparse type: the name of a pre-tokenizer."""
-    from models.pretokenizers import named
+    from models.text.pretokenizers import named
 
     try:
         named(text)
@@ -199,10 +210,8 @@ def cache_config(args: argparse.Namespace) -> "CacheConfig":
     )
 
 
-def load_options(args: argparse.Namespace) -> "LoadOptions":
+def load_options(args: argparse.Namespace) -> LoadOptions:
     """What the flags say about a load; a command has those of them that mean something to it."""
-    from app.session import LoadOptions
-
     given = {field.name: getattr(args, field.name, None) for field in fields(LoadOptions)}
     return LoadOptions(**{name: value for name, value in given.items() if value is not None})
 

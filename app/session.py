@@ -14,32 +14,20 @@ from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
 from app.memory import Admitted, admit
-from app.options import KEEP_SYSTEM, cache_config, load_options, model_name
+from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
 from app.progress import byte_bar
 from kvcache import Backend, CacheConfig
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
-from models.builtin_templates import TemplateSource
-from models.chat_template import ChatTemplate, Message, conversation
-from models.config import LlamaConfig
-from models.fetch import fetch
+from models.finding.fetch import fetch
+from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
-from models.native_ops import count_plain
-from models.progress import Progress
+from models.network.config import LlamaConfig
+from models.network.native_ops import count_plain
+from models.text.builtin_templates import TemplateSource
+from models.text.chat_template import ChatTemplate, Message, conversation
 
 _GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadOptions:
-    """What a user may say about a load.
-
-    pretokenizer, chat_template: as for `models.load`. force: load what does not fit in memory.
-    """
-
-    pretokenizer: str | None = None
-    chat_template: str | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from app.stopping import StopStrings
-from models.detokenizer import StreamingDetokenizer
-from models.tokenizer import Tokenizer
+from models.text.detokenizer import StreamingDetokenizer
+from models.text.tokenizer import Tokenizer
 
 
 class FinishReason(Enum):

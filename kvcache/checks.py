@@ -11,8 +11,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from kvcache.buffers import host_array
 from kvcache.config import HotDtype
+from kvcache.cpu_memory import as_numpy
 from kvcache.errors import CacheError
 
 # The largest number of each dtype.
@@ -77,7 +77,7 @@ def check_finite(k: mx.array, v: mx.array, dtype: HotDtype, *, on_host: bool) ->
     costs a microsecond or two; on a device it waits for all work queued before.
     """
     if on_host:
-        finite = _fits(host_array(k), dtype) and _fits(host_array(v), dtype)
+        finite = _fits(as_numpy(k), dtype) and _fits(as_numpy(v), dtype)
     else:
         seen = [mx.isfinite(tokens.astype(dtype.mx)).all() for tokens in (k, v)]
         finite = bool((seen[0] & seen[1]).item())

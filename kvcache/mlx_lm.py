@@ -28,13 +28,13 @@ import numpy.typing as npt
 from mlx_lm.models import rope_utils
 
 from kvcache.config import Backend, CacheConfig
-from kvcache.dynamic import DynamicKVCache
 from kvcache.errors import CacheError
-from kvcache.paged import PagedKVCache
-from kvcache.plan import ModelShape, resolve
 from kvcache.reference import Mask
-from kvcache.rotation import Rotation
+from kvcache.tiers.plan import ModelShape, resolve
+from kvcache.turn import Rotation
 from kvcache.two_tier import TwoTierKVCache
+from kvcache.unencoded.dynamic import DynamicKVCache
+from kvcache.unencoded.paged import PagedKVCache
 
 _ATTENTION, _FACTORY = "scaled_dot_product_attention", "make_prompt_cache"
 _FALLBACK_CONTEXT = 2**17

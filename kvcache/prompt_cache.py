@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 import mlx.nn as nn
 
 from kvcache.config import CacheConfig
-from kvcache.plan import CachePlan, ModelShape, resolve
-from kvcache.rotation import Rotation
 from kvcache.rows import RowsKVCache
+from kvcache.tiers.plan import CachePlan, ModelShape, resolve
+from kvcache.turn import Rotation
 from kvcache.two_tier import TwoTierKVCache
 
 

@@ -18,7 +18,6 @@ import mlx.core as mx
 import numpy as np
 
 from kvcache.codecs.base import Encoded
-from kvcache.cold_ring import ColdView
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.integrity import (
@@ -31,10 +30,11 @@ from kvcache.integrity import (
     count,
     field,
 )
-from kvcache.ledger import Ledger, TierSizes
-from kvcache.plan import LayerPlan
-from kvcache.rotation import Rotation
-from kvcache.tiers import Tiers
+from kvcache.tiers.cold_ring import ColdView
+from kvcache.tiers.ledger import Ledger, TierSizes
+from kvcache.tiers.memory import Tiers
+from kvcache.tiers.plan import LayerPlan
+from kvcache.turn import Rotation
 
 LAYOUT = "ember two-tier 2"
 _WITHOUT_SUM = "ember two-tier 1"

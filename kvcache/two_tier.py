@@ -14,19 +14,19 @@ import mlx.core as mx
 
 from kvcache.checks import check_queries, check_tokens
 from kvcache.config import Backend, CacheConfig
-from kvcache.device_tiers import DeviceTiers
 from kvcache.errors import CacheError
-from kvcache.gpu_tiers import GpuTiers
-from kvcache.host_tiers import HostTiers
-from kvcache.ledger import Ledger, TierSizes
-from kvcache.partial import grouped_scores
-from kvcache.plan import LayerPlan
 from kvcache.reference import Mask
-from kvcache.rotation import Rotation
 from kvcache.saved import Saved, State, dump, restore
 from kvcache.stats import CacheStats
-from kvcache.tier_view import Sight
-from kvcache.tiers import Attend, Tiers, TokenRun, Tokens
+from kvcache.tiers.cpu import HostTiers
+from kvcache.tiers.gpu import GpuTiers
+from kvcache.tiers.ledger import Ledger, TierSizes
+from kvcache.tiers.memory import Attend, Tiers, TokenRun, Tokens
+from kvcache.tiers.partial import grouped_scores
+from kvcache.tiers.plain_mlx import DeviceTiers
+from kvcache.tiers.plan import LayerPlan
+from kvcache.tiers.sight import Sight
+from kvcache.turn import Rotation
 
 
 class _Fetched(NamedTuple):

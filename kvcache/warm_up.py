@@ -15,8 +15,8 @@ import numpy as np
 
 from kvcache.config import Backend
 from kvcache.gpu.decode import MOST_NEW
-from kvcache.ledger import TierSizes
-from kvcache.plan import CachePlan
+from kvcache.tiers.ledger import TierSizes
+from kvcache.tiers.plan import CachePlan
 from kvcache.two_tier import TwoTierKVCache
 
 # Of the largest output: far above what float16 rounds off, far below a misread token.

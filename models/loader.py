@@ -13,20 +13,20 @@ import mlx.core as mx
 from kvcache import Backend
 from kvcache.config import on_gpu
 from kvcache.native.library import library
-from models.builtin_templates import given_template
-from models.chat_template import ChatTemplate
-from models.config import LlamaConfig
-from models.gguf_file import GGUFFile
-from models.gguf_header import TensorInfo
-from models.llama import Model
-from models.native_ops import NativeOps
-from models.ops import MlxOps, Ops
-from models.repack import Dense, Quantized, repack, stored_bytes
-from models.shapes import check_tensors
-from models.source import locate
-from models.tokenizer import Tokenizer
-from models.vocabulary import PREFIX
-from models.weights import Weights
+from models.finding.source import locate
+from models.gguf.file import GGUFFile
+from models.gguf.header import TensorInfo
+from models.gguf.repack import Dense, Quantized, repack, stored_bytes
+from models.network.config import LlamaConfig
+from models.network.llama import Model
+from models.network.native_ops import NativeOps
+from models.network.ops import MlxOps, Ops
+from models.network.shapes import check_tensors
+from models.network.weights import Weights
+from models.text.builtin_templates import given_template
+from models.text.chat_template import ChatTemplate
+from models.text.tokenizer import Tokenizer
+from models.text.vocabulary import PREFIX
 
 OnProgress = Callable[[int, int], None]
 # Dimensions, and bytes of the weights in memory.
@@ -66,11 +66,11 @@ def load(
     progress: OnProgress | None = None,
     accept: Accept | None = None,
 ) -> LoadedModel:
-    """Load a model by path or name (`models.source.locate`); downloads nothing.
+    """Load a model by path or name (`models.finding.source.locate`); downloads nothing.
 
     backend: what computes the network's products (its cache has its own setting).
     pretokenizer: llama.cpp's name of one, instead of that which the file names.
-    chat_template: a jinja2 file, or the name of a built-in one (`models.builtin_templates`),
+    chat_template: a jinja2 file, or the name of a built-in one (`models.text.builtin_templates`),
     to take in place of the file's own.
     progress: called with (bytes of tensors done, bytes of all tensors).
     accept: told what the header says before anything is read; what it raises ends the load.

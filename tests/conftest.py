@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from models import discover
-from models.fetch import fetch
+from models.finding import discover
+from models.finding.fetch import fetch
 
 _FOLDER_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "OLLAMA_MODELS")
 

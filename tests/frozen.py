@@ -17,8 +17,8 @@ from mlx_lm.models.cache import save_prompt_cache
 from app import cli
 from kvcache import Backend, CacheConfig, Rotation, TwoTierKVCache, make_prompt_cache
 from models import LoadedModel, load
-from models.chat_template import conversation
-from models.fetch import fetch
+from models.finding.fetch import fetch
+from models.text.chat_template import conversation
 
 DATA = Path(__file__).parent / "data"
 GREEDY = DATA / "frozen_greedy.json"

@@ -16,7 +16,7 @@ import libgguf
 import numpy as np
 import numpy.typing as npt
 
-from models.tensor_types import TensorType
+from models.gguf.tensor_types import TensorType
 
 # Distinct rows per tensor; larger tensors repeat them in random order, so that
 # a file of gigabytes takes seconds of quantizing.

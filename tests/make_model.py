@@ -9,7 +9,7 @@ matrices. Such a file answers nonsense at a real model's speed and size.
 import argparse
 from pathlib import Path
 
-from models.tensor_types import TensorType
+from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import (
     LLAMA_2_7B,
     TINYLLAMA,

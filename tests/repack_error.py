@@ -14,9 +14,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from models.gguf_header import TensorInfo
-from models.repack import Dense, repack, stored_bits
-from models.tensor_types import TensorType
+from models.gguf.header import TensorInfo
+from models.gguf.repack import Dense, repack, stored_bits
+from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import quantize
 
 _HOW = {

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from models.gguf_file import GGUFFile
-from models.tensor_types import TensorType
+from models.gguf.file import GGUFFile
+from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import (
     LLAMA_2_7B,
     TINYLLAMA,

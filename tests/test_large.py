@@ -16,9 +16,9 @@ from app.engine import Engine, Request
 from app.generation import Finished
 from kvcache import Backend, CacheConfig, HotDtype
 from models import load
-from models.gguf_file import GGUFFile
-from models.repack import Dense, repack
-from tests.models import numpy_llama
+from models.gguf.file import GGUFFile
+from models.gguf.repack import Dense, repack
+from tests.models.network import numpy_llama
 
 pytestmark = pytest.mark.large
 

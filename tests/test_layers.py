@@ -1,40 +1,162 @@
-"""Dependencies point one way: app -> models -> kvcache."""
+"""Dependencies point one way: app -> models -> kvcache, and inside each package."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("kvcache", "models", "app")
 FORBIDDEN = {
     "kvcache": {"models", "app", "tests", "tokenizers", "gguf", "textual", "rich"},
     "models": {"app", "tests", "textual", "rich", "gguf"},
     "app": {"tests"},
 }
+_CODECS = {"kvcache.codecs", "kvcache.errors"}
+_KERNELS = {*_CODECS, "kvcache.native", "kvcache.gpu"}
+_SETTINGS = {"kvcache.config", "kvcache.checks", "kvcache.cpu_memory", "kvcache.reference"}
+_FILE = {"models.gguf", "models.errors", "models.assumptions"}
+# Of a folder: what its modules may import of their own package.
+BELOW = {
+    "kvcache.codecs": _CODECS,
+    "kvcache.native": {*_CODECS, "kvcache.native"},
+    "kvcache.gpu": {*_CODECS, "kvcache.gpu"},
+    "kvcache.tiers": {*_KERNELS, *_SETTINGS, "kvcache.turn", "kvcache.tiers"},
+    "kvcache.unencoded": {
+        "kvcache.attention",
+        "kvcache.errors",
+        "kvcache.integrity",
+        "kvcache.native",
+        "kvcache.stats",
+        "kvcache.unencoded",
+        *_SETTINGS,
+    },
+    "models.gguf": _FILE,
+    "models.network": {*_FILE, "models.network"},
+    "models.text": {*_FILE, "models.text"},
+    "models.finding": {"models.errors", "models.finding"},
+    "app.bench.figures": {"app.bench.figures", "app.memory"},
+    "app.bench.showing": {"app.bench.showing", "app.inert", "app.streams", "app.texts"},
+    "app.bench.engines": {"app.bench.engines", "app.bench.environment", "app.engine", "app.rss"},
+    "app.tui.text": {"app.inert", "app.sessions", "app.tui.text"},
+    "app.tui.terminal": {"app.inert", "app.tui.terminal"},
+}
+# Of a folder: what lies above it.
+ABOVE = {
+    "kvcache.tiers": {"kvcache.two_tier"},
+    "app.sessions": {"app.tui", "app.bench", "app.commands"},
+    "app.bench": {"app.tui", "app.commands"},
+    "app.bench.sections": {"app.bench.report", "app.bench.readme", "app.bench.compare"},
+    "app.tui": {"app.commands", "app.bench"},
+    "app.tui.service": {"app.tui.chat", "app.tui.widgets", "app.tui.screens"},
+    "app.tui.chat": {"app.tui.widgets", "app.tui.screens", "app.tui.commands", "app.tui.app"},
+    "app.tui.widgets": {"app.tui.screens", "app.tui.commands", "app.tui.app"},
+    "app.tui.screens": {"app.tui.commands", "app.tui.app"},
+    "app.tui.commands": {"app.tui.app"},
+}
+# Files that a folder may have beside its own folders.
+MOST_FILES = {"kvcache": 24, "app/bench": 12, "app/tui": 12}
+# A chat is saved, shown and asked for; sections, screens and commands are named for things.
+SAME_NAMES: dict[str, set[str]] = {
+    "kvcache": set(),
+    "models": set(),
+    "app": {"chat.py", "memory.py", "report.py", "schema.py", "settings.py"},
+}
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = _modules()
 
 
 def _imports(path: Path) -> set[str]:
+    """Whole names, wherever in the file and for whatever reason they are imported."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = named & MODULES.keys()
+            found |= modules if len(modules) == len(named) else {node.module, *modules}
+    return found
+
+
+IMPORTS = {name: _imports(path) for name, path in MODULES.items()}
+
+
+def _lies_in(name: str, folders: set[str]) -> bool:
+    return any(name == folder or name.startswith(f"{folder}.") for folder in folders)
+
+
+def _inside(folder: str) -> list[str]:
+    found = [name for name in MODULES if _lies_in(name, {folder})]
+    assert found, f"no folder {folder}"
     return found
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_no_package_imports_a_higher_one(package: str) -> None:
-    files = list((ROOT / package).rglob("*.py"))
-    assert files
+    found = {name: {each.split(".")[0] for each in IMPORTS[name]} for name in _inside(package)}
+    assert {name: both for name, each in found.items() if (both := each & FORBIDDEN[package])} == {}
+
+
+@pytest.mark.parametrize("folder", BELOW)
+def test_folders_import_what_lies_below(folder: str) -> None:
+    package = folder.split(".")[0]
+    assert all(_inside(below) for below in BELOW[folder])
     offenders = {
-        str(path.relative_to(ROOT)): both
-        for path in files
-        if (both := _imports(path) & FORBIDDEN[package])
+        (name, each)
+        for name in _inside(folder)
+        for each in IMPORTS[name]
+        if _lies_in(each, {package}) and not _lies_in(each, BELOW[folder])
     }
-    assert offenders == {}
+    assert offenders == set()
+
+
+@pytest.mark.parametrize("folder", ABOVE)
+def test_folders_do_not_import_what_lies_above(folder: str) -> None:
+    assert all(_inside(above) for above in ABOVE[folder])
+    offenders = {
+        (name, each)
+        for name in _inside(folder)
+        for each in IMPORTS[name]
+        if _lies_in(each, ABOVE[folder])
+    }
+    assert offenders == set()
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {name: each & MODULES.keys() - {name} for name, each in IMPORTS.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("folder", MOST_FILES)
+def test_folders_are_small_enough_to_look_through(folder: str) -> None:
+    files = [path.name for path in (ROOT / folder).iterdir() if path.is_file()]
+    assert len(files) <= MOST_FILES[folder], sorted(files)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_name_is_a_place(package: str) -> None:
+    """Two files of one name in a package lie in folders that say which is which."""
+    names = Counter(MODULES[name].name for name in _inside(package))
+    several = {name for name, count in names.items() if count > 1} - {"__init__.py"}
+    assert several == SAME_NAMES[package]
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.bench.document import read
-from app.bench.sections import SECTIONS
-from app.bench.table import Stdout, Table, for_terminal, print_line
-from app.bench.view import Measure, View
-from app.bench.words import percent, short
+from app.bench.sections.all import SECTIONS
+from app.bench.showing.document import read
+from app.bench.showing.table import Stdout, Table, for_terminal, print_line
+from app.bench.showing.view import Measure, View
+from app.bench.showing.words import percent, short
 
 # Where no spread was measured, less than this is noise.
 _NOISE = 0.02

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.bench.document import read, write
-from app.bench.sections import SECTIONS
-from app.bench.table import to_markdown
-from app.bench.view import View
+from app.bench.sections.all import SECTIONS
+from app.bench.showing.document import read, write
+from app.bench.showing.table import to_markdown
+from app.bench.showing.view import View
 from kvcache.errors import EmberError
 
 _ROOT = Path(__file__).parents[2]

@@ -10,11 +10,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from app.bench.document import document, write
 from app.bench.environment import device, environment
 from app.bench.meter import Meter, duration
-from app.bench.sections import Section
-from app.bench.table import Stdout, for_terminal, print_line
+from app.bench.sections.all import Section
+from app.bench.showing.document import document, write
+from app.bench.showing.table import Stdout, for_terminal, print_line
 from app.console import note
 from app.streams import print_json
 from kvcache.errors import EmberError

@@ -11,9 +11,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Union
 
-from app.bench.document import SCHEMA
-from app.bench.sections import SECTIONS
-from app.bench.view import Ruling, Verdict
+from app.bench.sections.all import SECTIONS
+from app.bench.showing.document import SCHEMA
+from app.bench.showing.view import Ruling, Verdict
 
 FILE = Path(__file__).with_name("schema.json")
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}

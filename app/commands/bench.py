@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if threads := _given(args, "threads"):
         os.environ["EMBER_THREADS"] = str(threads)
     from app.bench.report import measure
-    from app.bench.sections import SECTIONS
+    from app.bench.sections.all import SECTIONS
     from app.kernels import compile_with_bar
     from app.session import fetch_with_bar
     from kvcache import Backend
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _require_room(model: str, jobs: list[Settings], *, force: bool) -> None:
     """Refuse a model, or caches of it, that the memory cannot hold. Raises TooLargeError."""
-    from app.bench.shapes import network_of
+    from app.bench.figures.shapes import network_of
     from app.console import note
     from app.memory import LEAST_WINDOW, admit
     from kvcache import CacheConfig

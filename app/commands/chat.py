@@ -12,7 +12,7 @@ from kvcache.errors import EmberError
 if TYPE_CHECKING:
     from app.session import Session
     from app.tui.settings import Settings
-    from models.chat_template import Message
+    from models.text.chat_template import Message
 
 _SETTABLE = (
     "system",
@@ -61,9 +61,9 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     from app.sessions.store import SessionStore, default_path
     from app.tui import settings as settings_file
     from app.tui.app import ChatApp
-    from app.tui.garbage import collected_at_rest
-    from app.tui.live_service import LiveService
-    from models.builtin_templates import given_template
+    from app.tui.service.live_service import LiveService
+    from app.tui.terminal.garbage import collected_at_rest
+    from models.text.builtin_templates import given_template
 
     if args.chat_template is not None:
         # What is none is told here, rather than by the load on the full screen.
@@ -150,7 +150,7 @@ def _run_plain(args: argparse.Namespace) -> int:
 
 
 def _converse(args: argparse.Namespace, session: "Session") -> None:
-    from models.chat_template import opening
+    from models.text.chat_template import opening
 
     messages: list[Message] | None = opening(args.system)
     while messages is not None:
@@ -176,7 +176,7 @@ def _handle(
 ) -> "list[Message] | None":
     """Do what one line says; returns the conversation from then on, None at its end."""
     from app.console import note
-    from models.chat_template import opening
+    from models.text.chat_template import opening
 
     try:
         line = texts.typed(typed).strip()
@@ -209,7 +209,7 @@ def _turn(
     from app.engine import Request
     from app.interrupt import cancel_on_interrupt
     from app.report import summary
-    from models.chat_template import Message, Role
+    from models.text.chat_template import Message, Role
 
     asked = [*messages, Message(role=Role.USER, content=line)]
     request = Request(

@@ -40,8 +40,8 @@ def _findings() -> dict[str, Any]:
     from app import __version__
     from app.kernels import compile_with_bar
     from kvcache import Backend
+    from models.finding.store import models_folder
     from models.loader import activation_dtype
-    from models.store import models_folder
 
     compile_with_bar(Backend.AUTO)
     return {

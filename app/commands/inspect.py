@@ -7,7 +7,7 @@ from app.inert import inert_line
 from app.streams import print_json
 
 if TYPE_CHECKING:
-    from models.gguf_file import GGUFFile
+    from models.gguf.file import GGUFFile
 
 _LONG_ARRAY = 16
 _WINDOWS = (2048, 4096, 8192, 32768)
@@ -22,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the header only; no tensor is loaded."""
     from app.console import note
-    from models.gguf_file import GGUFFile
-    from models.source import locate
+    from models.finding.source import locate
+    from models.gguf.file import GGUFFile
 
     with GGUFFile(locate(args.file)) as file:
         for text in file.notes:
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
 def _memory(file: "GGUFFile") -> dict[str, Any]:
     """Bytes of the weights once loaded, and of an fp16 cache at several windows."""
     from kvcache import CacheConfig, resolve
-    from models.config import LlamaConfig
-    from models.repack import stored_bytes
+    from models.gguf.repack import stored_bytes
+    from models.network.config import LlamaConfig
 
     shape = LlamaConfig.from_metadata(file.metadata).shape
     plan = resolve(CacheConfig(), shape)
@@ -72,7 +72,7 @@ def _shown(value: object) -> object:
     """Metadata as JSON can hold it; long arrays become their length."""
     import numpy as np
 
-    from models.vocabulary import readable
+    from models.text.vocabulary import readable
 
     if isinstance(value, np.ndarray):
         value = value.tolist()

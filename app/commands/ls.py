@@ -13,8 +13,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print found models first, then the catalogue's others."""
-    from models.catalogue import CATALOGUE
-    from models.discover import discover
+    from models.finding.catalogue import CATALOGUE
+    from models.finding.discover import discover
 
     found = discover()
     names = {model.name for model in found}

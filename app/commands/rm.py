@@ -12,7 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Delete the file and say how much came free."""
-    from models.remove import remove
+    from models.finding.remove import remove
 
     print(f"removed {inert_line(args.model)}: {remove(args.model) / 1e6:.1f} MB freed")
     return 0

@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> int:
     """Print one token a line, or {"ids": [...], "tokens": [...]}."""
     from app.console import note
     from app.session import fetch_with_bar
-    from models.gguf_file import GGUFFile
-    from models.tokenizer import Tokenizer
+    from models.gguf.file import GGUFFile
+    from models.text.tokenizer import Tokenizer
 
     text = texts.read_stdin() if args.text == "-" else args.text
     with GGUFFile(fetch_with_bar(args.model)) as file:

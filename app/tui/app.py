@@ -1,10 +1,8 @@
 """The full-screen chat as a program."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from signal import SIGHUP
-from typing import Any
 
 from textual import on
 from textual.app import App
@@ -14,18 +12,18 @@ from textual.filter import LineFilter
 from app.interrupt import exit_code
 from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
-from app.tui import settings as settings_file
-from app.tui import terminal
-from app.tui.controller import ChatController
-from app.tui.driver import ForgivingDriver, TerminalGone
-from app.tui.inert_lines import InertLines
-from app.tui.model_offer import ModelOffer
+from app.tui.chat.controller import ChatController
+from app.tui.chat.model_offer import ModelOffer
+from app.tui.chat.state import AnswerSettings
+from app.tui.commands import COMMANDS
 from app.tui.screens.chat import ChatScreen
-from app.tui.service import ModelService
-from app.tui.settings import Settings
-from app.tui.state import AnswerSettings
+from app.tui.service.contract import ModelService
+from app.tui.settings import Preferences, Settings
+from app.tui.terminal import title
+from app.tui.terminal.driver import ForgivingDriver, TerminalGone
+from app.tui.terminal.inert_lines import InertLines
 from app.tui.theme import EMBER, EMBER_LIGHT
-from models.catalogue import DEFAULT_NAME
+from models.finding.catalogue import DEFAULT_NAME
 
 
 class ChatApp(App[None]):
@@ -56,24 +54,24 @@ class ChatApp(App[None]):
     ) -> None:
         super().__init__(driver_class=ForgivingDriver)
         self._inert = InertLines()
-        self.settings = settings or Settings()
+        settings = settings or Settings()
+        self.preferences = Preferences(settings, settings_path, self._use)
         self.chat = ChatController(
             service,
-            _answer_settings(self.settings, stop),
-            system=self.settings.system,
+            _answer_settings(settings, stop),
+            system=settings.system,
             store=store,
         )
         self.chat.notices.extend(notices)
         if chat is not None:
             self.chat.show_chat(chat)
         self._model = model or DEFAULT_NAME
-        self._service, self._stop, self._settings_path = service, stop, settings_path
+        self._service, self._stop = service, stop
         self._is_asked_for = bool(model)
-        self._unsaved: dict[str, Any] = {}
         self._leaving: int | None = None
         self.register_theme(EMBER)
         self.register_theme(EMBER_LIGHT)
-        self._use_theme(self.settings.theme)
+        self._use_theme(settings.theme)
 
     def leave(self, code: int) -> None:
         """End soon with this exit code; for any thread, and for handlers of signals."""
@@ -90,40 +88,27 @@ class ChatApp(App[None]):
         if self._leaving is not None:
             self.exit(return_code=self._leaving)
             return
-        terminal.keep_title(self)
-        terminal.set_title(self, "ember")
+        title.keep_title(self)
+        title.set_title(self, "ember")
         offer = ModelOffer(self.chat, self._model)
-        self.push_screen(ChatScreen(self.chat, self._service, offer))
+        screen = ChatScreen(self.chat, self._service, offer, self.preferences, COMMANDS)
+        self.push_screen(screen)
         if self._is_asked_for or self.chat.is_here(self._model):
             self.chat.use(self._model)
 
     def on_unmount(self) -> None:
         """Leave the terminal as it was."""
-        terminal.restore_title(self)
+        title.restore_title(self)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters, and that nothing foreign commands the terminal."""
         return [*super().get_line_filters(), self._inert]
 
-    def change_settings(self, settings: Settings, *named: str) -> None:
-        """Use other settings, and keep what differs from the present ones, or is named.
-
-        Flags of this run are in force, and so are not to be kept. Raises EmberError
-        where the settings cannot be saved.
-        """
-        now = asdict(self.settings)
-        self._unsaved |= {
-            name: value
-            for name, value in asdict(settings).items()
-            if value != now[name] or name in named
-        }
-        self.settings = settings
+    def _use(self, settings: Settings) -> None:
+        """Other settings are in force."""
         self.chat.settings = _answer_settings(settings, self._stop)
         self.chat.default_system = settings.system
         self._use_theme(settings.theme)
-        if self._settings_path is not None and self._unsaved:
-            self.chat.notices += settings_file.change(self._settings_path, self._unsaved)
-            self._unsaved.clear()
 
     def _handle_exception(self, error: Exception) -> None:
         # A screen that opens while the user leaves is never given its widgets.

@@ -7,7 +7,7 @@ file holds what the user has saved, and never the flags of one run.
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date, time
 from pathlib import Path
@@ -82,6 +82,40 @@ class Settings:
         if isinstance(value, float) and not math.isfinite(value):
             raise EmberError(f"got {name} = {text}, expected {_KINDS[kind]}")
         return replace(self, **{name: value})
+
+
+class Preferences:
+    """The settings in force, flags of this run included, and the file of those to keep.
+
+    path: None keeps none. use: is told of other settings.
+    """
+
+    def __init__(
+        self, settings: Settings, path: Path | None, use: Callable[[Settings], None]
+    ) -> None:
+        self.settings = settings
+        self._path, self._use = path, use
+        self._unsaved: dict[str, Any] = {}
+
+    def change(self, settings: Settings, *named: str) -> list[str]:
+        """Use other settings, and keep what differs from the present ones, or is named.
+
+        Flags of this run are in force, and so are not to be kept. Returns what
+        `change` of the file does; raises EmberError where they cannot be saved.
+        """
+        now = asdict(self.settings)
+        self._unsaved |= {
+            name: value
+            for name, value in asdict(settings).items()
+            if value != now[name] or name in named
+        }
+        self.settings = settings
+        self._use(settings)
+        if self._path is None or not self._unsaved:
+            return []
+        notes = change(self._path, self._unsaved)
+        self._unsaved.clear()
+        return notes
 
 
 _KINDS: dict[type[Any], str] = {

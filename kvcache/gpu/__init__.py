@@ -6,6 +6,6 @@ MLX's fused attention. Knows no cache: `tiers.py` says what a caller hands over.
 
 from kvcache.gpu.decode import TierDecoder
 from kvcache.gpu.prefill import TierPrefill
-from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
+from kvcache.gpu.tier_arrays import ColdBlocks, DenseTokens, HotRing, TierArrays
 
 __all__ = ["ColdBlocks", "DenseTokens", "HotRing", "TierArrays", "TierDecoder", "TierPrefill"]

@@ -19,7 +19,7 @@ from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
 from kvcache.gpu.segments import SegmentInputs, key_role, value_role
 from kvcache.gpu.shape import THREADGROUPS, TILE, CallShape, ceil_div
-from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
+from kvcache.gpu.tier_arrays import ColdBlocks, DenseTokens, HotRing, TierArrays
 
 MOST_NEW = 8  # new tokens that the kernels are meant for: each eight rows re-read the tiers
 

@@ -10,7 +10,7 @@ from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Kernel, Launcher
 from kvcache.gpu.segments import SegmentInputs, value_role
 from kvcache.gpu.shape import TILE, ceil_div
-from kvcache.gpu.tiers import ColdBlocks
+from kvcache.gpu.tier_arrays import ColdBlocks
 
 _SIMDGROUPS = 4  # of a threadgroup; each takes a block
 

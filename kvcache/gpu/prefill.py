@@ -17,7 +17,7 @@ from kvcache.gpu.basis import basis_of
 from kvcache.gpu.expand import Heads, expand
 from kvcache.gpu.kernel import Launcher, launch_on_device
 from kvcache.gpu.shape import CallShape
-from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
+from kvcache.gpu.tier_arrays import ColdBlocks, DenseTokens, HotRing, TierArrays
 from kvcache.gpu.window import Mask, Run, Window
 
 MOST_TRANSIENT = 64 * 2**20  # bytes

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from kvcache.gpu.arguments import Argument
 from kvcache.gpu.families import Family
-from kvcache.gpu.tiers import ColdBlocks
+from kvcache.gpu.tier_arrays import ColdBlocks
 
 _STARTS = (Argument.START_0, Argument.START_1, Argument.START_2, Argument.START_3)
 _SEGMENTS = len(_STARTS)  # as many as a ring has

@@ -10,7 +10,7 @@ from app import engine as engine_module
 from app.engine import Engine
 from kvcache import Backend, CacheConfig, HotDtype
 from models import load
-from models.tensor_types import TensorType
+from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
 
 TINY = LlamaShape(layers=3, width=96, ffn=160, heads=6, kv_heads=2, vocab=611, context=128)

@@ -17,13 +17,13 @@ import pytest
 from app import cli
 from app.engine import Engine, Request
 from app.generation import Finished
-from app.tui.live_service import LiveService
-from app.tui.service import Ask, ModelInfo, Prepared
+from app.tui.service.contract import Ask, ModelInfo, Prepared
+from app.tui.service.live_service import LiveService
 from kvcache import Backend, CacheConfig
 from models import load
-from models.builtin_templates import TemplateSource
-from models.chat_template import Message, Role, conversation
-from models.tensor_types import TensorType
+from models.gguf.tensor_types import TensorType
+from models.text.builtin_templates import TemplateSource
+from models.text.chat_template import Message, Role, conversation
 from tests.app.conftest import TINY
 from tests.app.terminal import END, INTERRUPT, QUIT, Terminal
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama

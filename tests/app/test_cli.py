@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from app import cli
-from models.gguf_file import GGUFFile
-from models.tensor_types import TensorType
+from models.gguf.file import GGUFFile
+from models.gguf.tensor_types import TensorType
 from tests.app.conftest import TINY, Ember
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
 from tests.patience import patience
@@ -288,7 +288,7 @@ def test_a_known_chat_template_needs_no_word(ember: Ember, tmp_path: Path) -> No
 
 
 def test_weights_that_run_slowly_are_told(ember: Ember, tmp_path: Path) -> None:
-    from models.tensor_types import TensorType
+    from models.gguf.tensor_types import TensorType
 
     path = tmp_path / "dense.gguf"
     write_llama(

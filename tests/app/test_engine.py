@@ -21,8 +21,8 @@ from kvcache import (
     HotDtype,
     make_prompt_cache,
 )
-from kvcache.ledger import Ledger
-from models.chat_template import Message, Role
+from kvcache.tiers.ledger import Ledger
+from models.text.chat_template import Message, Role
 
 CONFIG = CacheConfig(hot_dtype=HotDtype.F32)
 PROMPT = tuple(range(260, 301))  # 41 tokens: more than one prefill step

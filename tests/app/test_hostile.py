@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from app import cli
-from app.bench.document import document
+from app.bench.showing.document import document
 from app.sessions.chat import Attachment, Chat, ChatMessage
 from app.sessions.store import SessionStore, default_path
 from kvcache.native import build
-from models.chat_template import Role
+from models.text.chat_template import Role
 from tests.app.terminal import END, QUIT, Terminal
 from tests.scripted_model import write_scripted
 

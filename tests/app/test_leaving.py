@@ -15,8 +15,8 @@ from app.interrupt import leaving_on_signal
 from app.sessions.chat import Chat, State
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
-from app.tui.scripted_service import ScriptedService
 from tests.app.terminal import INTERRUPT, QUIT, ROOT, Terminal, inherited
+from tests.app.tui.scripted_service import ScriptedService
 
 BACKEND = ("--backend", "reference")
 ENTER, SETTINGS = b"\r", b"\x1bOQ"

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from app import cli
-from app.session import LoadOptions
-from app.tui.live_service import LiveService
-from app.tui.service import ModelInfo
+from app.options import LoadOptions
+from app.tui.service.contract import ModelInfo
+from app.tui.service.live_service import LiveService
 from kvcache import CacheConfig
 from models import load
-from models.tensor_types import TensorType
+from models.gguf.tensor_types import TensorType
 from tests.app.conftest import TINY
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
-from tests.models.vocabularies import byte_level
+from tests.models.text.vocabularies import byte_level
 
 NAME = "metadata 'general.name': not UTF-8, the bytes that are not are replaced"
 BOS = "tokenizer.ggml.bos_token_id is 4294967295: outside the vocabulary, 1 is taken"

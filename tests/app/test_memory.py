@@ -10,16 +10,16 @@ import pytest
 
 from app import cli, memory, options
 from app.memory import Fit, Memory, Need, TooLargeError, admit
-from app.session import LoadOptions
+from app.options import LoadOptions
 from app.tui.app import ChatApp
-from app.tui.live_service import LiveService
-from app.tui.model_list import Cost, ListedModel, fit
-from app.tui.service import ModelInfo
+from app.tui.chat.model_list import Cost, ListedModel, fit
+from app.tui.service.contract import ModelInfo
+from app.tui.service.live_service import LiveService
 from kvcache import Backend, CacheConfig, resolve
 from kvcache import config as cache_config
-from models.config import LlamaConfig
-from models.gguf_file import GGUFFile
-from models.tensor_types import TensorType
+from models.gguf.file import GGUFFile
+from models.gguf.tensor_types import TensorType
+from models.network.config import LlamaConfig
 from tests.app.tui.conftest import Talk, on_screen
 from tests.gguf_factory import (
     LlamaShape,

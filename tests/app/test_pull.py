@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from app import cli
-from app.tui.live_service import LiveService
+from app.tui.service.live_service import LiveService
 from kvcache import Backend, CacheConfig
-from tests.models.hub_server import FakeHub, running_hub
+from tests.models.finding.hub_server import FakeHub, running_hub
 
 SPEC = "hf:someone/Tiny-GGUF/tiny.gguf"
 ROOT = Path(cli.__file__).parent.parent

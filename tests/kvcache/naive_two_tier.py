@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.codecs import Codec
-from kvcache.ledger import TierSizes
-from kvcache.native.host_codec import HostCodec, Role
+from kvcache.native.codec import HostCodec, Role
+from kvcache.tiers.ledger import TierSizes
 
 Array = npt.NDArray[np.float64]
 Block = npt.NDArray[np.float32]

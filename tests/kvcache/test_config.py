@@ -13,7 +13,7 @@ from kvcache import (
     resolve,
 )
 from kvcache.config import MOST_TOKENS, parse_bytes
-from kvcache.plan import ModelShape
+from kvcache.tiers.plan import ModelShape
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "hot", "sinks", "keep", "block", "budget"])

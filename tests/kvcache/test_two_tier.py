@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import Backend, CacheConfig, CacheError, HotDtype, TwoTierKVCache
-from kvcache.ledger import TierSizes
-from kvcache.plan import LayerPlan
-from kvcache.rotation import Rotation
+from kvcache.tiers.ledger import TierSizes
+from kvcache.tiers.plan import LayerPlan
+from kvcache.turn import Rotation
 from tests.kvcache.naive_two_tier import Coder, NaiveTwoTier, coder, host_coders
 
 HKV, HQ, DIM = 2, 6, 16

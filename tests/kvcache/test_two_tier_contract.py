@@ -20,9 +20,9 @@ from kvcache import (
     resolve,
     set_policy,
 )
-from kvcache.ledger import TierSizes
-from kvcache.plan import LayerPlan
 from kvcache.prompt_cache import from_plan
+from kvcache.tiers.ledger import TierSizes
+from kvcache.tiers.plan import LayerPlan
 
 HKV, HQ, DIM = 2, 6, 32
 SCALE = 0.2

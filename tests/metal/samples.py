@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kvcache import codec
 from kvcache.codecs.base import Encoded, Parts
-from kvcache.gpu.tiers import ColdBlocks, DenseTokens, HotRing, TierArrays
+from kvcache.gpu.tier_arrays import ColdBlocks, DenseTokens, HotRing, TierArrays
 from tests.kvcache.oracle import attention
 
 Array = npt.NDArray[np.float64]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from kvcache import two_tier
 from kvcache.gpu import TierDecoder, TierPrefill
-from kvcache.gpu_tiers import GpuTiers
-from kvcache.ledger import TierSizes
-from kvcache.plan import LayerPlan
+from kvcache.tiers.gpu import GpuTiers
+from kvcache.tiers.ledger import TierSizes
+from kvcache.tiers.plan import LayerPlan
 from tests.kvcache.test_two_tier import WALK, Pair, make_plan
 from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
@@ -80,7 +80,7 @@ def test_the_kernels_really_attend(length: int, monkeypatch: pytest.MonkeyPatch)
     def fail(*_: mx.array) -> None:
         raise AssertionError("attended in plain MLX")
 
-    monkeypatch.setattr("kvcache.device_tiers.attend_view", fail)
+    monkeypatch.setattr("kvcache.tiers.plain_mlx.attend_view", fail)
     pair.attend(length)
 
 

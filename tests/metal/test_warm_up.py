@@ -19,8 +19,8 @@ from kvcache import (
 )
 from kvcache.gpu import TierDecoder, TierPrefill
 from kvcache.gpu.kernel import Call, Launcher
-from kvcache.gpu_tiers import GpuTiers
-from kvcache.plan import LayerPlan
+from kvcache.tiers.gpu import GpuTiers
+from kvcache.tiers.plan import LayerPlan
 from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
 from tests.metal.generated import generate

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.raw_gguf import Writer
+from tests.models.gguf.raw_gguf import Writer
 
 
 @pytest.fixture

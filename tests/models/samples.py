@@ -6,9 +6,9 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from kvcache.plan import ModelShape
-from models.catalogue import CatalogueEntry, WheelFile
-from models.hub import HubFile
+from kvcache.tiers.plan import ModelShape
+from models.finding.catalogue import CatalogueEntry, WheelFile
+from models.finding.hub import HubFile
 
 CONTENT = b"GGUF" + bytes(range(251)) * 13
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

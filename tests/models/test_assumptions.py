@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from models.assumptions import Assumptions
-from models.tokenizer import Tokenizer
-from models.vocabulary import TokenType
-from tests.models.vocabularies import Keys, byte_level, with_scores
+from models.text.tokenizer import Tokenizer
+from models.text.vocabulary import TokenType
+from tests.models.text.vocabularies import Keys, byte_level, with_scores
 
 PIECES = {"▁": -90.0, "a": -91.0, "b": -92.0, "ab": -1.0, "ba": -2.0, "aba": -3.0, "▁a": -4.0}
 SIZE = 3 + 256 + len(PIECES)

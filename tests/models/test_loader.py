@@ -13,11 +13,11 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 
 from kvcache import Backend, EmberError
-from models.chat_template import conversation
 from models.errors import ChatTemplateError, GGUFError
-from models.gguf_file import GGUFFile
+from models.gguf.file import GGUFFile
+from models.gguf.tensor_types import TensorType
 from models.loader import load
-from models.tensor_types import TensorType
+from models.text.chat_template import conversation
 from tests.gguf_factory import (
     LlamaShape,
     MetadataItem,

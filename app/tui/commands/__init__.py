@@ -1,36 +1,10 @@
-"""What can be done by name: typed after a slash, or chosen in the palette.
+"""The chat's commands: what is typed after a slash, or chosen in the palette."""
 
-Each handler takes the chat's screen and the text after the name, and refuses by
-raising EmberError.
-"""
-
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
+from app.tui.chat.command import Command
 from app.tui.commands import output, setup, turns, views
-from kvcache.errors import EmberError
+from app.tui.screens.chat import ChatScreen
 
-if TYPE_CHECKING:
-    from app.tui.screens.chat import ChatScreen
-
-Handler = Callable[["ChatScreen", str], None]
-Choices = Callable[["ChatScreen"], Iterable[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """One command. usage: its arguments, as help shows them. choices: for completion."""
-
-    name: str
-    about: str
-    run: Handler
-    usage: str = ""
-    key: str = ""
-    choices: Choices | None = None
-
-
-COMMANDS: tuple[Command, ...] = (
+COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(name="new", about="begin another chat", run=views.new, key="^N"),
     Command(name="retry", about="answer the last question again", run=turns.retry, key="^R"),
     Command(
@@ -102,13 +76,3 @@ COMMANDS: tuple[Command, ...] = (
     Command(name="help", about="keys and commands", run=views.help_, key="F1"),
     Command(name="quit", about="leave; the chat is saved", run=views.quit_, key="^Q"),
 )
-
-
-def find(name: str) -> Command:
-    """The command of that name, or of which it is the only beginning. Raises EmberError."""
-    matches = [each for each in COMMANDS if each.name.startswith(name)]
-    exact = [each for each in matches if each.name == name]
-    if exact or len(matches) == 1:
-        return (exact or matches)[0]
-    hint = ", ".join(f"/{each.name}" for each in matches) or "/help lists them"
-    raise EmberError(f"no command /{name}: {hint}")

@@ -4,23 +4,20 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
 
 from app.sessions.chat import Attachment
 from app.sessions.export import as_json, as_markdown
-from app.tui.mentions import read_text
+from app.tui.chat.mentions import read_text
+from app.tui.screens.chat import ChatScreen
 from kvcache.errors import EmberError
-from models.chat_template import Role
-
-if TYPE_CHECKING:
-    from app.tui.screens.chat import ChatScreen
+from models.text.chat_template import Role
 
 _NOT_IN_NAMES = re.compile(r"[^\w-]+")
 
 
-def copy(screen: "ChatScreen", text: str) -> None:
+def copy(screen: ChatScreen, text: str) -> None:
     """Copy the selected message, or the last answer; its code blocks; or the whole chat."""
     if text == "chat":
         screen.copy(as_markdown(screen.chat.chat), "the chat")
@@ -40,7 +37,7 @@ def copy(screen: "ChatScreen", text: str) -> None:
     screen.copy("\n\n".join(blocks), f"{len(blocks)} code block{'s' * (len(blocks) > 1)}")
 
 
-def copy_choices(_screen: "ChatScreen") -> Iterable[str]:
+def copy_choices(_screen: ChatScreen) -> Iterable[str]:
     """What can be copied."""
     return ("code", "chat")
 
@@ -50,7 +47,7 @@ def code_blocks(text: str) -> list[str]:
     return [each.content for each in MarkdownIt().parse(text) if each.type == "fence"]
 
 
-def export(screen: "ChatScreen", text: str) -> None:
+def export(screen: ChatScreen, text: str) -> None:
     """Write the chat to a file that does not exist yet."""
     chat = screen.chat.chat
     if not chat.messages:
@@ -61,14 +58,14 @@ def export(screen: "ChatScreen", text: str) -> None:
     screen.notify(f"written to {path}", markup=False)
 
 
-def screenshot(screen: "ChatScreen", text: str) -> None:
+def screenshot(screen: ChatScreen, text: str) -> None:
     """Write the screen to an SVG file."""
     path = _path(text, f"{_slug(screen.chat.chat.title)}.svg")
     _write(path, screen.app.export_screenshot())
     screen.notify(f"written to {path}", markup=False)
 
 
-def attach(screen: "ChatScreen", text: str) -> None:
+def attach(screen: ChatScreen, text: str) -> None:
     """Send a file along with the next question."""
     if not text:
         raise EmberError("expected a file: /attach notes.md")

@@ -2,18 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
+from app.tui.screens.chat import ChatScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.settings import SettingsScreen
 from app.tui.settings import Settings
 from kvcache.errors import EmberError
 
-if TYPE_CHECKING:
-    from app.tui.screens.chat import ChatScreen
 
-
-def model(screen: "ChatScreen", text: str) -> None:
+def model(screen: ChatScreen, text: str) -> None:
     """Load or fetch a model by name, or open the picker."""
     if text:
         screen.chat.use(text)
@@ -26,12 +23,12 @@ def model(screen: "ChatScreen", text: str) -> None:
     screen.app.push_screen(ModelsScreen(screen.chat), done)
 
 
-def model_choices(screen: "ChatScreen") -> Iterable[str]:
+def model_choices(screen: ChatScreen) -> Iterable[str]:
     """The models that can be chosen."""
     return screen.offer.names
 
 
-def system(screen: "ChatScreen", text: str) -> None:
+def system(screen: ChatScreen, text: str) -> None:
     """Set the system prompt of this chat; without text, put it into the prompt to be changed."""
     if not text:
         screen.composer.put_text(f"/system {screen.chat.chat.system}")
@@ -41,7 +38,7 @@ def system(screen: "ChatScreen", text: str) -> None:
     screen.notify(f"system prompt {said}, from the next answer on", markup=False)
 
 
-def set_(screen: "ChatScreen", text: str) -> None:
+def set_(screen: ChatScreen, text: str) -> None:
     """Change one setting, or open the settings."""
     name, _, value = text.partition(" ")
     if not name:
@@ -49,37 +46,37 @@ def set_(screen: "ChatScreen", text: str) -> None:
     elif not value:
         raise EmberError(f"{name} is {_value(screen, name)}: /set {name} VALUE changes it")
     else:
-        screen.app.change_settings(screen.settings.with_text(name, value.strip()), name)
+        screen.change_settings(screen.settings.with_text(name, value.strip()), name)
         screen.notify(f"{name} is {_value(screen, name)}", markup=False)
 
 
-def set_choices(_screen: "ChatScreen") -> Iterable[str]:
+def set_choices(_screen: ChatScreen) -> Iterable[str]:
     """The names of the settings."""
     return (each.name for each in fields(Settings))
 
 
-def theme(screen: "ChatScreen", text: str) -> None:
+def theme(screen: ChatScreen, text: str) -> None:
     """Change the theme."""
     if text not in screen.app.available_themes:
         raise EmberError(f"no theme {text!r}: there are {', '.join(theme_choices(screen))}")
-    screen.app.change_settings(screen.settings.with_text("theme", text))
+    screen.change_settings(screen.settings.with_text("theme", text))
 
 
-def theme_choices(screen: "ChatScreen") -> Iterable[str]:
+def theme_choices(screen: ChatScreen) -> Iterable[str]:
     """The names of the themes."""
     return sorted(screen.app.available_themes)
 
 
-def _open_settings(screen: "ChatScreen") -> None:
+def _open_settings(screen: ChatScreen) -> None:
     def done(settings: Settings | None) -> None:
         if settings is not None:
-            screen.attempt(lambda: screen.app.change_settings(settings))
+            screen.attempt(lambda: screen.change_settings(settings))
 
     themes = sorted(screen.app.available_themes)
     screen.app.push_screen(SettingsScreen(screen.settings, themes), done)
 
 
-def _value(screen: "ChatScreen", name: str) -> object:
+def _value(screen: ChatScreen, name: str) -> object:
     if name not in set_choices(screen):
         screen.settings.with_text(name, "")
     return getattr(screen.settings, name)

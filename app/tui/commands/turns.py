@@ -1,33 +1,29 @@
 """Commands that change the conversation."""
 
-from typing import TYPE_CHECKING
-
 from app.sessions.chat import ChatMessage
+from app.tui.screens.chat import ChatScreen
 from kvcache.errors import EmberError
-from models.chat_template import Role
-
-if TYPE_CHECKING:
-    from app.tui.screens.chat import ChatScreen
+from models.text.chat_template import Role
 
 
-def retry(screen: "ChatScreen", _text: str) -> None:
+def retry(screen: ChatScreen, _text: str) -> None:
     """Answer the last question again."""
     screen.chat.retry()
     screen.follow()
 
 
-def continue_(screen: "ChatScreen", _text: str) -> None:
+def continue_(screen: ChatScreen, _text: str) -> None:
     """Go on with the last answer."""
     screen.chat.continue_()
     screen.follow()
 
 
-def undo(screen: "ChatScreen", _text: str) -> None:
+def undo(screen: ChatScreen, _text: str) -> None:
     """Take back the last question; it returns to the prompt."""
     screen.composer.put(screen.chat.undo())
 
 
-def edit(screen: "ChatScreen", text: str) -> None:
+def edit(screen: ChatScreen, text: str) -> None:
     """Put a question into the prompt; sending it drops what followed."""
     if screen.chat.busy:
         raise EmberError("stop the answer first (Esc), then edit")
@@ -43,7 +39,7 @@ def edit(screen: "ChatScreen", text: str) -> None:
     screen.composer.edit(message)
 
 
-def fork(screen: "ChatScreen", text: str) -> None:
+def fork(screen: ChatScreen, text: str) -> None:
     """Go on in a copy that ends at the selected message, at question N, or here."""
     questions = [each for each in screen.chat.chat.messages if each.role is Role.USER]
     draft = screen.chat.fork(_numbered(questions, text) or screen.selected)

@@ -1,22 +1,18 @@
 """Commands that show something else, or leave."""
 
-from typing import TYPE_CHECKING
-
+from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen
 from app.tui.screens.figures import CacheScreen, SpeedScreen
 from kvcache.errors import EmberError
 
-if TYPE_CHECKING:
-    from app.tui.screens.chat import ChatScreen
 
-
-def new(screen: "ChatScreen", _text: str) -> None:
+def new(screen: ChatScreen, _text: str) -> None:
     """Begin another chat."""
     screen.chat.new_chat()
     screen.follow()
 
 
-def sessions(screen: "ChatScreen", _text: str) -> None:
+def sessions(screen: ChatScreen, _text: str) -> None:
     """Choose among the saved chats."""
 
     def done(number: int | None) -> None:
@@ -27,7 +23,7 @@ def sessions(screen: "ChatScreen", _text: str) -> None:
     screen.app.push_screen(ChatsScreen(screen.chat), done)
 
 
-def title(screen: "ChatScreen", text: str) -> None:
+def title(screen: ChatScreen, text: str) -> None:
     """Rename this chat."""
     chat = screen.chat.chat
     if not text:
@@ -39,34 +35,34 @@ def title(screen: "ChatScreen", text: str) -> None:
     screen.notify(f"renamed to {text}", markup=False)
 
 
-def stats(screen: "ChatScreen", _text: str) -> None:
+def stats(screen: ChatScreen, _text: str) -> None:
     """Show the speed in large."""
     screen.app.push_screen(SpeedScreen(screen.chat))
 
 
-def bench(screen: "ChatScreen", _text: str) -> None:
+def bench(screen: ChatScreen, _text: str) -> None:
     """Measure the speed, and show it in large."""
     screen.chat.measure()
     screen.app.push_screen(SpeedScreen(screen.chat))
 
 
-def kv(screen: "ChatScreen", _text: str) -> None:
+def kv(screen: ChatScreen, _text: str) -> None:
     """Show the cache in large."""
     screen.app.push_screen(CacheScreen(screen.chat, screen.service, screen.tier_log))
 
 
-def panes(screen: "ChatScreen", _text: str) -> None:
+def panes(screen: ChatScreen, _text: str) -> None:
     """Show or hide the side pane."""
     if screen.has_class("narrow"):
         raise EmberError("the panes need 100 columns; F3 and F4 open them")
     screen.toggle_class("panes-off")
 
 
-def help_(screen: "ChatScreen", _text: str) -> None:
+def help_(screen: ChatScreen, _text: str) -> None:
     """Show keys and commands."""
     screen.show_help()
 
 
-def quit_(screen: "ChatScreen", _text: str) -> None:
+def quit_(screen: ChatScreen, _text: str) -> None:
     """Leave."""
     screen.app.exit()

@@ -6,8 +6,8 @@ the chat itself.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -17,30 +17,28 @@ from textual.screen import Screen
 
 from app import memory
 from app.sessions.chat import ChatMessage
-from app.tui import clipboard, garbage, terminal
-from app.tui.commands import COMMANDS, Command, find
-from app.tui.controller import ChatController
-from app.tui.hints import HINTS
-from app.tui.model_offer import ModelOffer
+from app.tui.chat.command import Command, find
+from app.tui.chat.completion import Suggestion, suggestions
+from app.tui.chat.controller import ChatController
+from app.tui.chat.model_offer import ModelOffer
+from app.tui.chat.tier_counts import TierLog
+from app.tui.chat.welcome import STARTERS
 from app.tui.screens.help import HelpScreen
 from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import DROP, UNDO, TooLongScreen
-from app.tui.service import ModelService
-from app.tui.settings import Settings
-from app.tui.text.welcome import STARTERS
-from app.tui.tiers import TierLog
+from app.tui.service.contract import ModelService
+from app.tui.settings import Preferences, Settings
+from app.tui.terminal import clipboard, garbage, title
 from app.tui.widgets.composer import Composer
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
+from app.tui.widgets.hints import HINTS
 from app.tui.widgets.key_bar import KeyBar
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.side_pane import SidePane
 from app.tui.widgets.status_line import StatusLine
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats, sum_layers
-
-if TYPE_CHECKING:
-    from app.tui.app import ChatApp
 
 _TICK = 1 / 20
 _FIGURES_TICK = 1 / 4
@@ -50,7 +48,10 @@ _QUIT_SECONDS = 2.0
 
 
 class ChatScreen(Screen[None]):
-    """Conversation, composer and figures."""
+    """Conversation, composer and figures.
+
+    commands: what can be done by name, and how.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", show=False),
@@ -68,11 +69,18 @@ class ChatScreen(Screen[None]):
         Binding("f4", "command('kv')", "Cache", show=False),
         Binding("f5", "command('panes')", "Panes", show=False),
     ]
-    app: "ChatApp"
 
-    def __init__(self, chat: ChatController, service: ModelService, offer: ModelOffer) -> None:
+    def __init__(
+        self,
+        chat: ChatController,
+        service: ModelService,
+        offer: ModelOffer,
+        preferences: Preferences,
+        commands: Sequence[Command["ChatScreen"]],
+    ) -> None:
         super().__init__()
         self.chat, self.service, self.offer = chat, service, offer
+        self._preferences, self._commands = preferences, commands
         self.tier_log = TierLog()
         self._starter = -1
         self._was_busy = False
@@ -87,7 +95,7 @@ class ChatScreen(Screen[None]):
         yield Composer(
             count=self.service.count,
             window=lambda: self.chat.model.window if self.chat.model else 0,
-            choices=self._choices,
+            complete=self._completions,
         )
         yield KeyBar()
 
@@ -125,7 +133,11 @@ class ChatScreen(Screen[None]):
     @property
     def settings(self) -> Settings:
         """The user's settings."""
-        return self.app.settings
+        return self._preferences.settings
+
+    def change_settings(self, settings: Settings, *named: str) -> None:
+        """Use and keep other settings, as `Preferences.change`. Raises EmberError."""
+        self.chat.notices += self._preferences.change(settings, *named)
 
     def follow(self) -> None:
         """Go to the end of the conversation."""
@@ -162,11 +174,11 @@ class ChatScreen(Screen[None]):
         garbage.rest()
         if not self.app.app_focus and self.settings.bell:
             self.app.bell()
-            terminal.set_title(self.app, "● ember: done")
+            title.set_title(self.app, "● ember: done")
 
     def on_app_focus(self) -> None:
         """The user is back."""
-        terminal.set_title(self.app, "ember")
+        title.set_title(self.app, "ember")
 
     def _show_status(self) -> None:
         self.query_one(StatusLine).show(
@@ -193,8 +205,10 @@ class ChatScreen(Screen[None]):
 
     # -- typing --
 
-    def _choices(self, command: Command) -> Iterable[str]:
-        return command.choices(self) if command.choices is not None else ()
+    def _completions(self, before: str) -> list[Suggestion]:
+        return suggestions(
+            before, self._commands, lambda each: each.choices(self) if each.choices else ()
+        )
 
     @on(Composer.Sent)
     def _sent(self, event: Composer.Sent) -> None:
@@ -255,7 +269,7 @@ class ChatScreen(Screen[None]):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command by its name."""
-        self.attempt(lambda: find(name).run(self, argument))
+        self.attempt(lambda: find(self._commands, name).run(self, argument))
 
     def action_submit(self) -> None:
         """Send what is typed."""
@@ -321,7 +335,7 @@ class ChatScreen(Screen[None]):
 
     def show_help(self) -> None:
         """Open the list of keys and commands."""
-        self.app.push_screen(HelpScreen(COMMANDS))
+        self.app.push_screen(HelpScreen(self._commands))
 
     def action_palette(self) -> None:
         """Open the list of commands to run at once."""
@@ -331,7 +345,7 @@ class ChatScreen(Screen[None]):
                 self.action_command(entry.name, entry.argument)
 
         themes = sorted(self.app.available_themes)
-        self.app.push_screen(PaletteScreen(COMMANDS, themes), done)
+        self.app.push_screen(PaletteScreen(self._commands, themes), done)
 
     def _ask_about_length(self) -> None:
         long = self.chat.too_long

@@ -9,11 +9,11 @@ from textual.content import Content
 
 from app.inert import inert, inert_line
 from app.sessions.store import ChatSummary
-from app.tui.controller import ChatController
+from app.tui.chat.controller import ChatController
 from app.tui.screens.question import QuestionScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.text_input import TextInputScreen
-from app.tui.text.palette import MUTED
+from app.tui.text.colours import MUTED
 from kvcache.errors import EmberError
 
 

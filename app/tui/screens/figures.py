@@ -10,14 +10,14 @@ from textual.widgets import Static
 
 from app.inert import inert_line
 from app.transcript import Completion
-from app.tui.controller import ChatController
+from app.tui.chat.controller import ChatController
+from app.tui.chat.state import Phase
+from app.tui.chat.tier_counts import TierLog
 from app.tui.screens.dialog import Dialog
-from app.tui.service import ModelInfo, ModelService
-from app.tui.state import Phase
-from app.tui.text import figures
-from app.tui.text.palette import MUTED
+from app.tui.service.contract import ModelInfo, ModelService
+from app.tui.text import units
+from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline
-from app.tui.tiers import TierLog
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.tier_events import TierEvents
@@ -47,7 +47,7 @@ class SpeedScreen(Dialog[None]):
         self.call_after_refresh(self._show)
 
     def _show(self) -> None:
-        speed, last, rate = self._chat.meter.speed(), self._chat.last, figures.rate
+        speed, last, rate = self._chat.meter.speed(), self._chat.last, units.rate
         target = self.query_one(Static)
         width = max(target.size.width - 8, 10)
         curve = sparkline(speed.bins, width, _HEIGHT)
@@ -74,12 +74,12 @@ class SpeedScreen(Dialog[None]):
 
 
 def _completion(made: Completion) -> list[Content]:
-    rate = figures.rate
+    rate = units.rate
     reused = f", {made.reused_tokens} of them reused" if made.reused_tokens else ""
     return [
         Content(f"  prompt {made.prompt_tokens} tokens{reused}, {rate(made.prefill_tps)} tok/s"),
         Content(f"  answer {len(made.tokens)} tokens, {rate(made.decode_tps)} tok/s"),
-        Content(f"  first token after {figures.seconds(made.ttft_s)}"),
+        Content(f"  first token after {units.seconds(made.ttft_s)}"),
     ]
 
 
@@ -119,9 +119,9 @@ class CacheScreen(Dialog[None]):
         total = sum_layers(layers) if layers else None
         if model is not None and total is not None:
             self.query_one(Static).update(
-                f"{model.kv} · {model.backend} · {figures.size(model.token_bytes)} a token · "
-                f"{figures.size(total.allocated_bytes)} allocated, "
-                f"{figures.size(total.fp16_bytes)} in fp16"
+                f"{model.kv} · {model.backend} · {units.size(model.token_bytes)} a token · "
+                f"{units.size(total.allocated_bytes)} allocated, "
+                f"{units.size(total.fp16_bytes)} in fp16"
             )
         last = self._chat.last
         reused = (

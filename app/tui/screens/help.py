@@ -1,7 +1,7 @@
 """Keys and commands."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 from rich.console import Group
 from rich.table import Table
@@ -11,10 +11,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
+from app.tui.chat.command import Command
 from app.tui.screens.dialog import Dialog
-
-if TYPE_CHECKING:
-    from app.tui.commands import Command
 
 _KEYS = (
     ("⏎", "send"),
@@ -42,7 +40,7 @@ class HelpScreen(Dialog[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("f1,q,enter", "dismiss", "Close", show=False)]
 
-    def __init__(self, commands: Sequence["Command"]) -> None:
+    def __init__(self, commands: Sequence[Command[Any]]) -> None:
         super().__init__()
         self._commands = commands
 

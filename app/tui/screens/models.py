@@ -14,12 +14,12 @@ from textual.widgets.option_list import Option
 from app import memory
 from app.inert import inert_line
 from app.memory import Fit, Memory
-from app.tui.controller import ChatController
-from app.tui.model_list import Cost, ListedModel, examine, fit, foretell, listed
+from app.tui.chat.controller import ChatController
+from app.tui.chat.model_list import Cost, ListedModel, examine, fit, foretell, listed
 from app.tui.screens.dialog import Dialog
-from app.tui.text import figures
-from app.tui.text.palette import MUTED
-from models import catalogue
+from app.tui.text import units
+from app.tui.text.colours import MUTED
+from models.finding import catalogue
 
 _KEYS = "⏎ load or fetch · F8 stop a download · Esc close"
 _TICK = 1 / 10
@@ -95,8 +95,8 @@ class ModelsScreen(Dialog[str | None]):
         if progress is None or not progress.total_bytes:
             line.update(f"fetching {inert_line(fetching.spec)}")
             return
-        filled, empty = figures.bar(progress.done_bytes / progress.total_bytes, 24)
-        done, total = map(figures.file_size, (progress.done_bytes, progress.total_bytes))
+        filled, empty = units.bar(progress.done_bytes / progress.total_bytes, 24)
+        done, total = map(units.file_size, (progress.done_bytes, progress.total_bytes))
         line.update(
             Content.assemble(
                 f"{progress.label} ",
@@ -114,7 +114,7 @@ def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_current: bo
     first = Content.assemble(
         ("● " if is_current else "  ", "$accent"),
         (inert_line(model.spec), "bold"),
-        f"  {figures.file_size(model.size)} {details}",
+        f"  {units.file_size(model.size)} {details}",
         (verdict.value, _STYLES[verdict]),
         ("" if model.path else " · to fetch", "$accent"),
     )
@@ -126,5 +126,5 @@ def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_current: bo
 def _cache_cost(cost: Cost | None) -> str:
     if cost is None or not cost.token_bytes:
         return ""
-    hot, cold = (figures.size(1000 * each) for each in (cost.token_bytes, cost.cold_bytes))
+    hot, cold = (units.size(1000 * each) for each in (cost.token_bytes, cost.cold_bytes))
     return f"KV per 1k tokens {hot}, cold {cold} · "

@@ -4,16 +4,14 @@ In place of Textual 8.2's palette, which raises when it is closed while it searc
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from app.tui.chat.command import Command
 from app.tui.screens.search import SearchScreen
-from app.tui.text.palette import MUTED
-
-if TYPE_CHECKING:
-    from app.tui.commands import Command
+from app.tui.text.colours import MUTED
 
 
 class Entry(NamedTuple):
@@ -37,9 +35,9 @@ class PaletteScreen(SearchScreen[Entry | None, Entry]):
     KEYS = "⏎ run · Esc close"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+p", "dismiss", "Close", show=False)]
 
-    def __init__(self, commands: Sequence["Command"], themes: Sequence[str]) -> None:
+    def __init__(self, commands: Sequence[Command[Any]], themes: Sequence[str]) -> None:
         super().__init__()
-        alone = [each for each in commands if not each.usage or each.usage.startswith("[")]
+        alone = [each for each in commands if each.needs_nothing]
         self._entries = [Entry(each.name, "", each.about) for each in alone]
         self._entries += [Entry("theme", name, "change the colours") for name in themes]
 

@@ -1,7 +1,7 @@
 """What to do with a prompt that the window cannot hold."""
 
 from app.tui.screens.question import QuestionScreen
-from app.tui.service import TooLong
+from app.tui.service.contract import TooLong
 
 DROP, UNDO = "drop", "undo"
 

@@ -18,8 +18,8 @@ from rich.syntax import Syntax
 from rich.text import Text
 from textual.strip import Strip
 
+from app.tui.text.colours import without_background
 from app.tui.text.lines import LineMaker
-from app.tui.text.palette import without_background
 
 _COPY = " ⧉ copy "
 _FRAME = 4

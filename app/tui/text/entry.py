@@ -8,10 +8,10 @@ from textual.strip import Strip
 
 from app.inert import inert, inert_line
 from app.sessions.chat import Attachment, ChatMessage, State
-from app.tui.text import figures
+from app.tui.text import units
 from app.tui.text.lines import LineMaker
 from app.tui.text.markdown import GrowingMarkdown
-from models.chat_template import Role
+from models.text.chat_template import Role
 
 CURSOR = "▍"
 _ENDINGS = {
@@ -112,7 +112,7 @@ def _chip(maker: LineMaker, attachment: Attachment) -> list[Strip]:
     text.append(inert_line(attachment.name), style=maker.palette.text)
     count = attachment.text.count("\n") + 1
     lines = f"{count} line{'s' * (count > 1)}"
-    size = figures.size(len(attachment.text.encode("utf-8", "replace")))
+    size = units.size(len(attachment.text.encode("utf-8", "replace")))
     text.append(f" · {size}, {lines}", style=maker.palette.muted)
     return maker.wrap_text(text)
 
@@ -130,12 +130,12 @@ def _figures_line(message: ChatMessage) -> str:
     assert made is not None
     parts = [f"{made.tokens} tok"]
     if made.decode_tps:
-        parts.append(f"{figures.rate(made.decode_tps)} tok/s")
+        parts.append(f"{units.rate(made.decode_tps)} tok/s")
     if made.ttft_s:
-        parts.append(f"TTFT {figures.seconds(made.ttft_s)}")
-        parts.append(f"prefill {figures.rate(made.prefill_tps)} t/s")
+        parts.append(f"TTFT {units.seconds(made.ttft_s)}")
+        parts.append(f"prefill {units.rate(made.prefill_tps)} t/s")
     if made.reused_tokens:
-        reused, total = figures.count(made.reused_tokens), figures.count(made.prompt_tokens)
+        reused, total = units.count(made.reused_tokens), units.count(made.prompt_tokens)
         parts.append(f"reused {reused} of {total}")
     if ending := _ENDINGS.get(made.finish_reason):
         parts.append(ending)

@@ -7,7 +7,7 @@ from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
 
-from app.tui.text.palette import Palette
+from app.tui.text.colours import Palette
 
 _TAB = 4
 

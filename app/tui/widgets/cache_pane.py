@@ -2,10 +2,10 @@
 
 from textual.content import Content
 
-from app.tui.service import ModelInfo
-from app.tui.text import figures
-from app.tui.text.palette import MUTED
-from app.tui.tiers import bits_per_element, fp16_token_bytes
+from app.tui.chat.tier_counts import bits_per_element, fp16_token_bytes
+from app.tui.service.contract import ModelInfo
+from app.tui.text import units
+from app.tui.text.colours import MUTED
 from app.tui.widgets.pane import Pane
 from kvcache.stats import CacheStats
 
@@ -28,7 +28,7 @@ class CachePane(Pane):
             self.border_title = title
         width = max(self.content_size.width, 20)
         share = stats.held_bytes / model.max_bytes if model.max_bytes else 0.0
-        held = f"{figures.size(stats.held_bytes)} of {figures.size(model.max_bytes)}"
+        held = f"{units.size(stats.held_bytes)} of {units.size(model.max_bytes)}"
         lines = [
             Content(held + f"{share:.0%}".rjust(max(width - len(held), 5))),
             tier_bar(stats, model.max_bytes, width),
@@ -71,7 +71,7 @@ def _tier_lines(stats: CacheStats) -> list[Content]:
         shown = "" if bits is None else f"{bits:.3g}b"
         lines.append(
             Content.assemble(
-                (glyph, style), f" {name:<5}{tokens:>6} tok{figures.size(size):>9} {shown:>5}"
+                (glyph, style), f" {name:<5}{tokens:>6} tok{units.size(size):>9} {shown:>5}"
             )
         )
     return lines
@@ -86,4 +86,4 @@ def _room(model: ModelInfo, stats: CacheStats) -> str:
     """Tokens until something must go; a full window lets go of a block at a time."""
     left = model.window - stats.held
     is_full = left <= 0 or (stats.evicted > 0 and left <= model.block)
-    return "window full" if is_full else f"full in {figures.count(left)} tok"
+    return "window full" if is_full else f"full in {units.count(left)} tok"

@@ -1,7 +1,7 @@
 """The prompt with its completions, attachments, and what the draft would cost."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from textual import on
 from textual.app import ComposeResult
@@ -11,10 +11,9 @@ from textual.widgets import Static
 
 from app.inert import inert_line
 from app.sessions.chat import Attachment, ChatMessage
-from app.tui.commands import Command
-from app.tui.completion import suggestions
-from app.tui.state import Draft
-from app.tui.text import figures
+from app.tui.chat.completion import Suggestion
+from app.tui.chat.state import Draft
+from app.tui.text import units
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.suggestions import Suggestions
 
@@ -25,7 +24,7 @@ class Composer(Vertical):
     """Makes drafts.
 
     count: tokens of a text, run on another thread. window: tokens that the model
-    holds, 0 without a model. choices: completions of a command's argument.
+    holds, 0 without a model. complete: what could follow the text before the cursor.
     """
 
     class Sent(Message):
@@ -53,11 +52,11 @@ class Composer(Vertical):
         *,
         count: Callable[[str], int],
         window: Callable[[], int],
-        choices: Callable[[Command], Iterable[str]],
+        complete: Callable[[str], Sequence[Suggestion]],
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
-        self._count, self._window, self._choices = count, window, choices
+        self._count, self._window, self._complete = count, window, complete
         self._attachments: list[Attachment] = []
         self._cost = ""
         self._counting: asyncio.Task[None] | None = None
@@ -125,7 +124,7 @@ class Composer(Vertical):
         """Send what is typed."""
         chooser = self.query_one(Suggestions)
         if chooser.moved:
-            self._complete()
+            self._take_chosen()
             return
         text = self.prompt.text.strip()
         if text.startswith("/"):
@@ -153,7 +152,7 @@ class Composer(Vertical):
     @on(Prompt.Changed)
     def _typed(self, event: Prompt.Changed) -> None:
         event.stop()
-        self.query_one(Suggestions).show(suggestions(self.prompt.before_cursor, self._choices))
+        self.query_one(Suggestions).show(self._complete(self.prompt.before_cursor))
         self.prompt.suggesting = self.query_one(Suggestions).chosen is not None
         self._recount()
 
@@ -172,9 +171,9 @@ class Composer(Vertical):
             case "down":
                 self.query_one(Suggestions).move(1)
             case _:
-                self._complete()
+                self._take_chosen()
 
-    def _complete(self) -> None:
+    def _take_chosen(self) -> None:
         """Put the chosen completion in."""
         chosen = self.query_one(Suggestions).chosen
         if chosen is not None:
@@ -196,7 +195,7 @@ class Composer(Vertical):
         window = self._window()
         if tokens and window:
             fits = "fits" if tokens < window else f"the window holds {window}"
-            self._cost = f"{figures.count(tokens)} tok · {fits}"
+            self._cost = f"{units.count(tokens)} tok · {fits}"
         else:
             self._cost = ""
         self.post_message(self.Noted())

@@ -21,14 +21,14 @@ from textual.strip import Strip
 
 from app.inert import inert
 from app.sessions.chat import ChatMessage, State
-from app.tui.state import Problem
-from app.tui.text import margin
+from app.tui.chat.state import Problem
+from app.tui.text.colours import Palette, without_background
 from app.tui.text.drawn import DrawnLines
 from app.tui.text.frame import card
 from app.tui.text.lines import LineMaker
-from app.tui.text.palette import Palette, without_background
 from app.tui.text.roll import Roll
 from app.tui.text.selected import selected_text, with_selection
+from app.tui.widgets import margin
 from kvcache.stats import CacheStats
 
 _RIGHT_MARGIN = 1

@@ -5,9 +5,9 @@ from textual.content import Content
 from textual.widget import Widget
 
 from app.inert import inert_line
-from app.tui.service import ModelInfo
-from app.tui.text import figures
-from app.tui.text.palette import MUTED
+from app.tui.service.contract import ModelInfo
+from app.tui.text import units
+from app.tui.text.colours import MUTED
 from kvcache.stats import CacheStats
 
 _BAR = 16
@@ -30,13 +30,13 @@ class HeaderBar(Widget):
         if model and stats:
             parts.append(_window(model, stats, bar=width >= 100, label=width >= 72))
         if speed:
-            parts.append(Content.styled(f"{figures.rate(speed)} tok/s", "bold $accent"))
+            parts.append(Content.styled(f"{units.rate(speed)} tok/s", "bold $accent"))
         if width >= 72:
             parts.append(Content(memory))
         right = Content("   ").join(parts)
         room = max(width - right.cell_length - 3, 8)
         if model and width >= 100:
-            name += f"  {figures.file_size(model.file_bytes)}"
+            name += f"  {units.file_size(model.file_bytes)}"
         shown = Text(name)
         shown.truncate(room, overflow="ellipsis", pad=True)
         content = Content.assemble((shown.plain, "bold"), " ", right, " ")
@@ -51,7 +51,7 @@ class HeaderBar(Widget):
 def _window(model: ModelInfo, stats: CacheStats, *, bar: bool, label: bool) -> Content:
     held = stats.held
     share = held / model.window
-    filled, empty = figures.bar(share, _BAR)
+    filled, empty = units.bar(share, _BAR)
     style = "$error" if share > 0.95 else "$warning" if share > 0.8 else "$accent"
     return Content.assemble(
         f"{'window ' if label else ''}{held}/{model.window} ",

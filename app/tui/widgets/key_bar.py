@@ -9,7 +9,7 @@ from textual import events
 from textual.strip import Strip
 from textual.widget import Widget
 
-from app.tui.text.palette import without_background
+from app.tui.text.colours import without_background
 
 Hint = tuple[str, str, str]
 

@@ -5,9 +5,9 @@ from itertools import groupby
 
 from textual.content import Content
 
-from app.tui.service import ModelInfo
-from app.tui.text import figures
-from app.tui.text.palette import MUTED
+from app.tui.service.contract import ModelInfo
+from app.tui.text import units
+from app.tui.text.colours import MUTED
 from app.tui.widgets.cache_pane import tier_bar
 from app.tui.widgets.pane import Pane
 from kvcache.stats import CacheStats
@@ -40,7 +40,7 @@ class LayerMap(Pane):
                     f"{label:<{_LABEL - 1}}",
                     mark,
                     tier_bar(stats, budget, width),
-                    f"{figures.size(stats.held_bytes):>{_SIZE}}",
+                    f"{units.size(stats.held_bytes):>{_SIZE}}",
                 )
             )
         self.draw(Content("\n").join(lines))

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 
-from app.tui.controller import ChatController
-from app.tui.text import figures
-from app.tui.tiers import TierLog
+from app.tui.chat.controller import ChatController
+from app.tui.chat.tier_counts import TierLog
+from app.tui.text import units
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.speed_pane import SpeedPane
@@ -44,4 +44,4 @@ def _reused(chat: ChatController) -> str:
     last = chat.last
     if last is None:
         return ""
-    return f"reused {figures.count(last.reused_tokens)} of {figures.count(last.prompt_tokens)} tok"
+    return f"reused {units.count(last.reused_tokens)} of {units.count(last.prompt_tokens)} tok"

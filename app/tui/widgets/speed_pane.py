@@ -7,10 +7,10 @@ from textual.widgets import Digits
 
 from app.generation import PrefillProgress
 from app.transcript import Completion
-from app.tui.meter import BIN_SECONDS, BINS, Speed
-from app.tui.service import ModelInfo
-from app.tui.text import figures
-from app.tui.text.palette import MUTED
+from app.tui.chat.speed_meter import BIN_SECONDS, BINS, Speed
+from app.tui.service.contract import ModelInfo
+from app.tui.text import units
+from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline
 from app.tui.widgets.pane import Pane
 
@@ -37,12 +37,12 @@ class SpeedPane(Vertical):
         if self.border_title != title:
             self.border_title = title
         digits = self.query_one(Digits)
-        shown = figures.rate(speed.now or (last.decode_tps if last else 0.0))
+        shown = units.rate(speed.now or (last.decode_tps if last else 0.0))
         if digits.value != shown:
             digits.update(shown)
         pane = self.query_one(Pane)
         width = max(pane.size.width, 10)
-        rate = figures.rate
+        rate = units.rate
         lines = sparkline(speed.bins, min(width, BINS // 2), _HEIGHT)
         span = f"{min(len(speed.bins), 2 * width) * BIN_SECONDS:.0f} s"
         pane.draw(
@@ -73,5 +73,5 @@ def _first_token(prefill: PrefillProgress | None, last: Completion | None) -> Co
         return Content(f"reading {prefill.done}/{prefill.total}")
     if last is None:
         return Content("")
-    ttft, read = figures.seconds(last.ttft_s), figures.rate(last.prefill_tps)
+    ttft, read = units.seconds(last.ttft_s), units.rate(last.prefill_tps)
     return Content(f"TTFT {ttft}  prefill {read} t/s")

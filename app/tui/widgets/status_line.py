@@ -5,11 +5,11 @@ from textual.content import Content
 from textual.widget import Widget
 
 from app.inert import inert_line
-from app.tui.controller import ChatController
-from app.tui.model_holder import Fetching
-from app.tui.state import Phase
-from app.tui.text import figures
-from app.tui.text.palette import MUTED
+from app.tui.chat.controller import ChatController
+from app.tui.chat.model_holder import Fetching
+from app.tui.chat.state import Phase
+from app.tui.text import units
+from app.tui.text.colours import MUTED
 
 _BAR = 14
 
@@ -76,7 +76,7 @@ def _fetching(fetching: Fetching) -> Content:
     progress = fetching.progress
     if progress is None or not progress.total_bytes:
         return Content(f"fetching {inert_line(fetching.spec)} · Esc stops")
-    done, total = map(figures.file_size, (progress.done_bytes, progress.total_bytes))
+    done, total = map(units.file_size, (progress.done_bytes, progress.total_bytes))
     bar = _bar(progress.done_bytes / progress.total_bytes)
     return Content.assemble("fetching ", *bar, f" {done} of {total} · Esc stops")
 
@@ -90,7 +90,7 @@ def _reading(chat: ChatController) -> Content:
     computed = prefill.done - prefill.reused
     if computed > 0 and prefill.seconds > 0:
         rest = (prefill.total - prefill.done) * prefill.seconds / computed
-        left = f", {figures.seconds(rest)} left" if rest > 0.05 else ""
+        left = f", {units.seconds(rest)} left" if rest > 0.05 else ""
     return Content.assemble(
         "reading ",
         *_bar(share),
@@ -99,5 +99,5 @@ def _reading(chat: ChatController) -> Content:
 
 
 def _bar(share: float) -> tuple[tuple[str, str], tuple[str, str]]:
-    filled, empty = figures.bar(share, _BAR)
+    filled, empty = units.bar(share, _BAR)
     return (filled, "$accent"), (empty, MUTED)

@@ -6,8 +6,8 @@ from textual.content import Content
 from textual.widget import Widget
 
 from app.inert import inert_line
-from app.tui.completion import Suggestion
-from app.tui.text.palette import MUTED
+from app.tui.chat.completion import Suggestion
+from app.tui.text.colours import MUTED
 
 _MOST_LINES = 7
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from app.tui.text.palette import MUTED
-from app.tui.tiers import Tier, TierEvent
+from app.tui.chat.tier_counts import Tier, TierEvent
+from app.tui.text.colours import MUTED
 from app.tui.widgets.pane import Pane
 
 _SHOWN = 6

@@ -12,16 +12,17 @@ import jsonschema
 import pytest
 
 from app import cli
-from app.bench import compare, document, meter, readme, report, schema
+from app.bench import compare, meter, readme, report, schema
 from app.bench.environment import environment
-from app.bench.memory import MemoryRow
 from app.bench.meter import Clock, Meter, duration
-from app.bench.sections import SECTIONS
+from app.bench.sections.all import SECTIONS
+from app.bench.sections.memory import MemoryRow
+from app.bench.sections.speed_rows import SpeedRow
 from app.bench.settings import DEFAULT_KV, MemorySettings, Settings
-from app.bench.speed_rows import SpeedRow
-from app.bench.table import Table, to_markdown
-from app.bench.view import View
-from app.bench.words import megabytes, percent, short, tokens
+from app.bench.showing import document
+from app.bench.showing.table import Table, to_markdown
+from app.bench.showing.view import View
+from app.bench.showing.words import megabytes, percent, short, tokens
 from app.options import DEFAULT_KV as SHARED_DEFAULT
 from kvcache import EmberError
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.bench import outside
-from app.bench.case import Case, EngineName
+from app.bench.engines.case import Case, EngineName
 from kvcache import EmberError
+from tests.app.bench import outside
 
 
 def _case(path: Path) -> Case:

@@ -14,7 +14,7 @@ import pytest
 from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
-from models.chat_template import Role
+from models.text.chat_template import Role
 
 FIGURES = Figures(
     model="m",

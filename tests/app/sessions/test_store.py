@@ -15,7 +15,7 @@ from app.sessions import schema
 from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, title_of
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
-from models.chat_template import Role
+from models.text.chat_template import Role
 from tests.full_disk import full_disk
 
 FIGURES = Figures(
@@ -237,7 +237,7 @@ def test_programs_that_start_at_once_make_one_file(tmp_path: Path) -> None:
 from pathlib import Path
 from app.sessions.chat import Chat, ChatMessage
 from app.sessions.store import SessionStore
-from models.chat_template import Role
+from models.text.chat_template import Role
 store = SessionStore.open(Path({str(path)!r}))
 store.wait()
 store.save(Chat(messages=[ChatMessage(role=Role.USER, text="hi")]))
@@ -293,7 +293,7 @@ import os, signal
 from pathlib import Path
 from app.sessions.chat import Chat, ChatMessage, State
 from app.sessions.store import SessionStore
-from models.chat_template import Role
+from models.text.chat_template import Role
 store = SessionStore.open(Path({str(path)!r}))
 chat = Chat(title="killed", model="m")
 for role, text in ((Role.USER, "ask"), (Role.ASSISTANT, "half an ans")):

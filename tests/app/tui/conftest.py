@@ -12,14 +12,14 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from app.sessions.store import SessionStore
-from app.tui import clipboard
 from app.tui.app import ChatApp
 from app.tui.screens.chat import ChatScreen
-from app.tui.scripted_service import ScriptedService
 from app.tui.settings import Settings
+from app.tui.terminal import clipboard
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.prompt import Prompt
 from kvcache import Backend
+from tests.app.tui.scripted_service import ScriptedService
 from tests.patience import patience
 
 _SECONDS = 10.0

@@ -7,16 +7,16 @@ from textual.events import Paste
 
 from app.sessions.chat import State
 from app.tui.screens.models import ModelsScreen
-from app.tui.scripted_service import ScriptedService, layer_stats
-from app.tui.service import TooLong
+from app.tui.service.contract import TooLong
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.status_line import StatusLine
 from app.tui.widgets.tier_events import TierEvents
 from kvcache import EmberError
-from models.store import models_folder
+from models.finding.store import models_folder
 from tests.app.tui.conftest import on_screen, talk
+from tests.app.tui.scripted_service import ScriptedService, layer_stats
 
 HOSTILE = (
     "[bold red]markup[/] \x1b[2J\x1b]0;owned\x07 \x9b31m \u202eevil\u202c "

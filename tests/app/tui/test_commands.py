@@ -7,7 +7,8 @@ import pytest
 from textual.widgets import Static
 
 from app.tui import settings as settings_file
-from app.tui.commands import COMMANDS, find
+from app.tui.chat.command import find
+from app.tui.commands import COMMANDS
 from app.tui.screens.figures import CacheScreen, SpeedScreen
 from app.tui.screens.help import HelpScreen
 from app.tui.screens.settings import SettingsScreen
@@ -25,12 +26,12 @@ async def two_turns(chat: Talk) -> None:
 
 
 def test_commands_are_found_by_their_only_beginning() -> None:
-    assert find("ret").name == "retry"
-    assert find("set").name == "set"
+    assert find(COMMANDS, "ret").name == "retry"
+    assert find(COMMANDS, "set").name == "set"
     with pytest.raises(EmberError, match="/continue, /copy"):
-        find("co")
+        find(COMMANDS, "co")
     with pytest.raises(EmberError, match="/help lists them"):
-        find("nonsense")
+        find(COMMANDS, "nonsense")
 
 
 @on_screen

@@ -17,12 +17,12 @@ from app.tui.screens.help import HelpScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.settings import SettingsScreen
-from app.tui.scripted_service import ScriptedService
 from app.tui.widgets.pane import Pane
 from app.tui.widgets.speed_pane import SpeedPane
 from app.tui.widgets.status_line import StatusLine
-from models.store import models_folder
+from models.finding.store import models_folder
 from tests.app.tui.conftest import on_screen, talk
+from tests.app.tui.scripted_service import ScriptedService
 
 
 @on_screen
@@ -37,7 +37,7 @@ async def test_the_settings_screen_checks_before_it_saves() -> None:
         field.value = "1.5"  # type: ignore[attr-defined]
         await chat.press("ctrl+s")
         await chat.until(lambda: chat.app.screen is chat.screen)
-        assert chat.app.settings.temp == 1.5
+        assert chat.app.preferences.settings.temp == 1.5
 
 
 @on_screen

@@ -12,11 +12,11 @@ from app import memory
 from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State
 from app.transcript import Completion, FinishReason
 from app.tui.app import ChatApp
+from app.tui.chat.state import Draft
 from app.tui.screens.chat import ChatScreen
-from app.tui.scripted_service import ScriptedService, layer_stats
-from app.tui.state import Draft
 from kvcache import EmberError
-from models.chat_template import Role
+from models.text.chat_template import Role
+from tests.app.tui.scripted_service import ScriptedService, layer_stats
 
 SIZES = [(120, 36), (80, 24), (60, 20)]
 FIGURES = Figures(

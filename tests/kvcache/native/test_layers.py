@@ -14,18 +14,18 @@ from kvcache import (
     CacheError,
     HotDtype,
     TwoTierKVCache,
-    host_tiers,
     make_prompt_cache,
     resolve,
     set_policy,
 )
-from kvcache.host_tiers import HostTiers
-from kvcache.native import host_codec
+from kvcache.native import codec as host_codec
 from kvcache.native.library import Library
+from kvcache.tiers import cpu as host_tiers
+from kvcache.tiers.cpu import HostTiers
 from models import load
-from models.llama import Model
-from models.native_ops import NativeOps
-from models.tensor_types import TensorType
+from models.gguf.tensor_types import TensorType
+from models.network.llama import Model
+from models.network.native_ops import NativeOps
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
 
 SHAPE = LlamaShape(layers=3, width=96, ffn=160, heads=6, kv_heads=2, vocab=311, context=4000)

@@ -10,10 +10,10 @@ import pytest
 
 from kvcache import CacheError, codec
 from kvcache.native import structs
-from kvcache.native.host_codec import HostCodec, Role
+from kvcache.native.codec import HostCodec, Role
 from kvcache.native.library import Library
-from kvcache.native.tiers import ColdBlocks, DensePiece, attend_tiers
 from kvcache.native.weights import Layer, Weight
+from tests.kvcache.native.native_tiers import ColdBlocks, DensePiece, attend_tiers
 
 HKV, HQ, DIM, BLOCK = 2, 4, 32, 32
 HIDDEN, INNER = 64, 96

@@ -10,10 +10,10 @@ import pytest
 from kvcache import CacheError
 from kvcache.codecs import NAMES, codec
 from kvcache.codecs.base import Encoded
-from kvcache.native.host_codec import HostCodec, Role
+from kvcache.native.codec import HostCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.structs import Array, Bytes, Floats
-from kvcache.native.tiers import ColdBlocks, DensePiece, attend_tiers
+from tests.kvcache.native.native_tiers import ColdBlocks, DensePiece, attend_tiers
 
 TAKEN = tuple(name for name in NAMES if not name.endswith("p"))
 Double = npt.NDArray[np.float64]

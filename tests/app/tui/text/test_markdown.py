@@ -4,9 +4,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.inert import inert
+from app.tui.text.colours import Palette
 from app.tui.text.lines import LineMaker
 from app.tui.text.markdown import GrowingMarkdown
-from app.tui.text.palette import Palette
 
 PIECES = [
     "# Title\n",

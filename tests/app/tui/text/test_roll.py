@@ -1,8 +1,8 @@
 from app.sessions.chat import ChatMessage, State
+from app.tui.text.colours import Palette
 from app.tui.text.lines import LineMaker
-from app.tui.text.palette import Palette
 from app.tui.text.roll import Roll
-from models.chat_template import Role
+from models.text.chat_template import Role
 
 
 def said(*texts: str) -> list[ChatMessage]:

@@ -1,0 +1,83 @@
+"""Times ember's own network and cache."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from app.bench.engines.case import NO_CACHE, WARM_UP, Case, Measurement
+from app.bench.engines.timing import time_case
+from app.engine import PREFILL_STEP
+from app.rss import peak_rss
+from kvcache import Backend, CacheConfig, TwoTierKVCache, make_prompt_cache
+from kvcache.codecs import parse_pair
+from kvcache.native.library import library
+from kvcache.stats import sum_layers
+from models import load
+from models.network.llama import Model
+
+
+class Run:
+    """A model and its caches. seen: [B, n], the tokens so far."""
+
+    def __init__(
+        self, case: Case, model: Model, cache: Sequence[TwoTierKVCache], step: int
+    ) -> None:
+        self._case, self._model, self._cache, self._step = case, model, cache, step
+        self._logits = mx.zeros((case.batch, model.vocabulary))
+        self.seen = np.zeros((case.batch, 0), np.int64)
+
+    def read(self, start: int, count: int) -> None:
+        """Prompt tokens from position `start` on."""
+        rows = self._case.rows(start, count, self._model.vocabulary)
+        self._append(np.array(rows, np.int64))
+
+    def advance(self) -> None:
+        """The most likely token of each row; without a cache, after all that came before."""
+        token = np.asarray(mx.argmax(self._logits, axis=-1)).astype(np.int64)[:, None]  # [B, 1]
+        if self._case.kv == NO_CACHE:
+            before = self.seen
+            self.forget()
+            token = np.concatenate([before, token], axis=1)
+        self._append(token)
+
+    def forget(self) -> None:
+        """Empty the caches."""
+        for layer in self._cache:
+            layer.clear()
+        self.seen = self.seen[:, :0]
+
+    def _append(self, ids: npt.NDArray[np.int64]) -> None:
+        for at in range(0, ids.shape[1], self._step):
+            hidden = self._model.hidden(mx.array(ids[:, at : at + self._step]), self._cache)
+            mx.eval([layer.pending() for layer in self._cache], hidden)
+        self._logits = self._model.logits(hidden[:, -1])
+        mx.eval(self._logits)
+        self.seen = np.concatenate([self.seen, ids], axis=1)
+
+
+def measure(case: Case) -> Measurement:
+    """Fill the cache to the case's depth, then read and generate."""
+    keys, values = parse_pair("f16" if case.kv == NO_CACHE else case.kv)
+    base = CacheConfig(
+        keys=keys.name, values=values.name, backend=Backend(case.backend), beyond_context=True
+    )
+    # Whole blocks, so that nothing that is measured is let go.
+    config = replace(base, max_tokens=case.window + base.sinks + base.hot + 2 * base.block)
+    model = load(case.model, backend=config.backend).model
+    cache = make_prompt_cache(model, config)
+    backend = config.backend.resolve()
+    run = Run(case, model, cache, PREFILL_STEP[backend])
+    run.read(0, min(case.pp, WARM_UP))
+    run.forget()
+    pp_s, token_s = time_case(case, run.read, run.advance)
+    return Measurement(
+        backend=backend.value,
+        threads=library().threads if backend is Backend.CPU else 0,
+        pp_s=pp_s,
+        token_s=token_s,
+        kv_bytes=sum_layers(layer.stats() for layer in cache).held_bytes,
+        peak_rss_bytes=peak_rss(),
+    )

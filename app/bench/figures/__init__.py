@@ -1,0 +1,1 @@
+"""Formulas, statistics and published numbers; nothing is measured here."""

@@ -1,0 +1,108 @@
+"""Dimensions of networks that people quote figures of, and of a loaded file.
+
+Sources: the models' own config.json (TinyLlama-1.1B-Chat-v1.0, Llama-2-7b, phi-2).
+"""
+
+from dataclasses import dataclass
+
+from kvcache import ModelShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A transformer's dimensions.
+
+    ffn_matrices: 3 for gated feed-forward layers (Llama), 2 for plain ones (phi-2).
+    weight_bytes: of the weights in memory.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context: int
+    weight_bytes: int
+    ffn_matrices: int = 3
+
+    @property
+    def shape(self) -> ModelShape:
+        """What a cache needs to know."""
+        return ModelShape(
+            layers=self.layers,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            context=self.context,
+        )
+
+
+# Weights: Q4_K_M files of 669 and 4081 MB, of which ember keeps 1.25 times in memory
+# (ARCHITECTURE.md, tensor types); phi-2 as the original claim ran it, in fp16.
+TINYLLAMA = Network(
+    name="TinyLlama 1.1B",
+    layers=22,
+    hidden=2048,
+    ffn=5632,
+    heads=32,
+    kv_heads=4,
+    head_dim=64,
+    vocabulary=32000,
+    context=2048,
+    weight_bytes=836_000_000,
+)
+LLAMA_2_7B = Network(
+    name="Llama-2-7B",
+    layers=32,
+    hidden=4096,
+    ffn=11008,
+    heads=32,
+    kv_heads=32,
+    head_dim=128,
+    vocabulary=32000,
+    context=4096,
+    weight_bytes=5_101_000_000,
+)
+PHI_2 = Network(
+    name="phi-2",
+    layers=32,
+    hidden=2560,
+    ffn=10240,
+    heads=32,
+    kv_heads=32,
+    head_dim=80,
+    vocabulary=51200,
+    context=2048,
+    weight_bytes=5_560_000_000,
+    ffn_matrices=2,
+)
+
+# As --shape takes them.
+NETWORKS = {"tinyllama": TINYLLAMA, "llama-2-7b": LLAMA_2_7B, "phi-2": PHI_2}
+
+
+def network_of(path: str) -> Network:
+    """The dimensions of a GGUF file; reads its header only."""
+    from models.finding.source import locate
+    from models.gguf.file import GGUFFile
+    from models.gguf.repack import stored_bytes
+    from models.network.config import LlamaConfig
+
+    with GGUFFile(locate(path)) as file:
+        config = LlamaConfig.from_metadata(file.metadata)
+        vocabulary = file.tensors["token_embd.weight"].shape[0]
+        weight_bytes = sum(stored_bytes(info) for info in file.tensors.values())
+    return Network(
+        name=file.path.stem,
+        layers=config.layers,
+        hidden=config.hidden,
+        ffn=config.ffn,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        vocabulary=vocabulary,
+        context=config.shape.context,
+        weight_bytes=weight_bytes,
+    )

@@ -1,0 +1,128 @@
+"""The sections of `bench` by name: what each runs, and how its rows are shown."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from app.bench.machine import machine
+from app.bench.meter import Meter
+from app.bench.sections import (
+    attention,
+    attention_view,
+    claim,
+    claim_view,
+    endless,
+    endless_view,
+    memory,
+    memory_view,
+    needle,
+    needle_view,
+    quality,
+    quality_view,
+    roofline,
+    roofline_view,
+    speed,
+    speed_view,
+)
+from app.bench.settings import (
+    AttentionSettings,
+    ClaimSettings,
+    EndlessSettings,
+    MemorySettings,
+    NeedleSettings,
+    QualitySettings,
+    RooflineSettings,
+    Settings,
+    SpeedSettings,
+)
+from app.bench.showing.view import View
+
+
+def _nothing(_settings: Settings) -> dict[str, Any]:
+    return {}
+
+
+def _machine(_settings: Settings) -> dict[str, Any]:
+    """What the rows' shares are shares of."""
+    found = machine()
+    return {
+        "read_gb_s": round(found.read_bytes_s / 1e9, 2),
+        "gflops": round(found.flops / 1e9, 1),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """settings: the class of its settings. seconds, run: functions of them.
+
+    surroundings: what the environment block has beside chip and versions.
+    by_name: left out of the full run of all sections, which would take half as long again.
+    """
+
+    view: View[Any]
+    settings: type[Settings]
+    seconds: Callable[[Any], float]
+    run: Callable[[Any, Meter], Iterator[Any]]
+    surroundings: Callable[[Any], dict[str, Any]] = _nothing
+    by_name: bool = False
+
+
+# In the order in which they are shown.
+SECTIONS = {
+    section.view.name: section
+    for section in (
+        Section(
+            view=speed_view.VIEW,
+            settings=SpeedSettings,
+            seconds=speed.expected_seconds,
+            run=speed.run,
+            surroundings=speed.surroundings,
+        ),
+        Section(
+            view=attention_view.VIEW,
+            settings=AttentionSettings,
+            seconds=attention.expected_seconds,
+            run=attention.run,
+            surroundings=_machine,
+        ),
+        Section(
+            view=quality_view.VIEW,
+            settings=QualitySettings,
+            seconds=quality.expected_seconds,
+            run=quality.run,
+        ),
+        Section(
+            view=endless_view.VIEW,
+            settings=EndlessSettings,
+            seconds=endless.expected_seconds,
+            run=endless.run,
+            by_name=True,
+        ),
+        Section(
+            view=needle_view.VIEW,
+            settings=NeedleSettings,
+            seconds=needle.expected_seconds,
+            run=needle.run,
+            by_name=True,
+        ),
+        Section(
+            view=memory_view.VIEW,
+            settings=MemorySettings,
+            seconds=memory.expected_seconds,
+            run=memory.run,
+        ),
+        Section(
+            view=roofline_view.VIEW,
+            settings=RooflineSettings,
+            seconds=roofline.expected_seconds,
+            run=roofline.run,
+        ),
+        Section(
+            view=claim_view.VIEW,
+            settings=ClaimSettings,
+            seconds=claim.expected_seconds,
+            run=claim.run,
+            surroundings=_machine,
+        ),
+    )
+}

@@ -1,0 +1,151 @@
+"""One harness for every codec: the same model, text, reference and questions.
+
+What the f16 cache gives is computed once and kept: log-probabilities of the scored
+positions, and the exact keys and last queries of each layer.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from app.bench.sections.passkey import Passkeys
+from app.bench.settings import QUALITY_HOT, QUALITY_SINKS
+from app.divergence import Divergence, Reading, compare, join, read
+from kvcache import CacheConfig, CachePlan, TwoTierKVCache, make_prompt_cache, resolve
+from kvcache.reference import Mask
+from models.network.llama import Model
+
+# Queries of each layer whose scores are compared.
+_QUERIES = 8
+_CHUNK = 64
+
+
+class RecordingCache:
+    """A cache that also keeps the last queries that attended to it.
+
+    Not a TwoTierKVCache itself, so that the kernels do not attend past it.
+    """
+
+    def __init__(self, cache: TwoTierKVCache) -> None:
+        self._cache = cache
+        self.queries = mx.zeros((0,))
+
+    @property
+    def offset(self) -> int:
+        """Position of the next token."""
+        return self._cache.offset
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
+    ) -> mx.array:
+        """The cache's own."""
+        self.queries = q.astype(mx.float32)
+        return self._cache.attend(q, k, v, scale=scale, mask=mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact:
+    """What the f16 cache gives. keys, queries: of each layer."""
+
+    readings: Sequence[Reading]
+    keys: Sequence[mx.array]  # [1, Hkv, S, D]
+    queries: Sequence[mx.array]  # [1, Hq, L, D]
+
+
+class Harness:
+    """ids: the text; skip: first positions that are not scored.
+
+    passkeys: the questions for a hot tier of so many tokens.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        ids: Sequence[int],
+        passkeys: Callable[[int], Passkeys],
+        *,
+        config: CacheConfig,
+        skip: int,
+    ) -> None:
+        self.model, self.ids, self.skip = model, ids, skip
+        self._passkeys = passkeys
+        # Nothing is let go, of text or questions: what is measured is the codecs' loss alone.
+        slack = 8 * config.block + 1024
+        self._config = replace(config, max_tokens=len(ids) + slack, beyond_context=True)
+        self._score_errors: dict[tuple[str, int, int], float] = {}
+        self._f16_recalls: dict[int, float] = {}
+
+    def plan(self, keys: str, values: str, *, hot: int, sinks: int) -> CachePlan:
+        """The tiers that are measured."""
+        config = replace(self._config, keys=keys, values=values, hot=hot, sinks=sinks)
+        return resolve(config, self.model.shape)
+
+    def exact(self) -> Exact:
+        """Read the text under the f16 cache."""
+        plan = self.plan("f16", "f16", hot=QUALITY_HOT, sinks=QUALITY_SINKS)
+        caches = make_prompt_cache(self.model, plan.config)
+        readings = list(read(self.model, caches, self.ids, chunk=self._chunk, skip=self.skip))
+        keys = [cache.keys() for cache in caches]
+        for cache in caches:
+            cache.rewind(_QUERIES)
+        recording = [RecordingCache(cache) for cache in caches]
+        self.model.hidden(mx.array([self.ids[-1 - _QUERIES : -1]]), recording)
+        queries = [cache.queries for cache in recording]
+        mx.eval(keys, queries)
+        return Exact(readings=readings, keys=keys, queries=queries)
+
+    def divergence(self, plan: CachePlan, exact: Exact) -> Divergence:
+        """How far a cache moves the model, at every scored position."""
+        caches = make_prompt_cache(self.model, plan.config)
+        found = read(self.model, caches, self.ids, chunk=self._chunk, skip=self.skip)
+        return join([compare(*pair) for pair in zip(found, exact.readings, strict=True)])
+
+    def recall(self, plan: CachePlan) -> float:
+        """The share of passkeys that are recalled from the cold tier."""
+        passkeys = self._passkeys(plan.config.hot)
+        told = passkeys.answers[0][0] - 1
+        caches = make_prompt_cache(self.model, plan.config)
+        found = read(self.model, caches, passkeys.ids, chunk=self._chunk, skip=told)
+        agrees = [part.log_probabilities.argmax(axis=-1) == part.targets for part in found]
+        return passkeys.recalled(np.concatenate([np.zeros(told, bool), *agrees]))
+
+    def f16_recall(self, plan: CachePlan) -> float:
+        """The same questions under the f16 cache."""
+        hot = plan.config.hot
+        if hot not in self._f16_recalls:
+            plain = self.plan("f16", "f16", hot=hot, sinks=plan.config.sinks)
+            self._f16_recalls[hot] = self.recall(plain)
+        return self._f16_recalls[hot]
+
+    def score_error(self, plan: CachePlan, exact: Exact) -> float:
+        """Root mean square error of the scaled scores against cold keys, over all layers."""
+        if plan.config.keys == "f16":
+            return 0.0
+        key = (plan.config.keys, plan.sizes.hot, plan.sizes.pinned)
+        if key not in self._score_errors:
+            squares = [
+                _squared_error(plan, index, keys, queries)
+                for index, (keys, queries) in enumerate(zip(exact.keys, exact.queries, strict=True))
+            ]
+            self._score_errors[key] = float(np.sqrt(np.mean(squares)))
+        return self._score_errors[key]
+
+    @property
+    def _chunk(self) -> int:
+        return min(self._config.block, _CHUNK)
+
+
+def _squared_error(plan: CachePlan, layer: int, keys: mx.array, queries: mx.array) -> float:
+    """Mean square of score errors of one layer: the very same keys, encoded and exact."""
+    scale = keys.shape[-1] ** -0.5
+    found = []
+    for codec in (plan.config.keys, "f16"):
+        cache = TwoTierKVCache(replace(plan.layer(layer), keys=codec, values="f16"))
+        cache.append(keys, keys)
+        sink, cold = cache.ledger.sink, cache.ledger.cold
+        found.append(cache.scores(queries, scale=scale)[..., sink : sink + cold])
+    if not found[0].size:
+        return 0.0
+    return float(np.asarray(mx.mean(mx.square(found[0] - found[1]))))

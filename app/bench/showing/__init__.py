@@ -1,0 +1,1 @@
+"""Tables, charts and documents of any section."""

@@ -1,0 +1,1 @@
+"""The chat behind the screen: its state, its model, its answers."""

@@ -1,0 +1,115 @@
+"""One answer while it is made: the model's events, written into a message."""
+
+from app.generation import Finished, PrefillProgress, TextChunk, Truncated
+from app.sessions.chat import Chat, ChatMessage, Figures, State
+from app.transcript import Completion, FinishReason
+from app.tui.chat.speed_meter import Meter
+from app.tui.service.contract import AnswerEvent, Ask, ModelService, Prepared, TooLong
+
+
+class Answering:
+    """Begins to answer at once; `take` takes what has come since.
+
+    begun: whether there is text. notices: what the user should know, to be
+    taken away by who shows it.
+    """
+
+    def __init__(
+        self,
+        service: ModelService,
+        ask: Ask,
+        chat: Chat,
+        answer: ChatMessage,
+        *,
+        model: str,
+        meter: Meter,
+    ) -> None:
+        self.answer = answer
+        self.prefill: PrefillProgress | None = None
+        self.completion: Completion | None = None
+        self.too_long: TooLong | None = None
+        self.notices: list[str] = []
+        self.begun = False
+        self._chat, self._model, self._meter = chat, model, meter
+        self._before, self._seen = answer.text, 0
+        answer.state, answer.error = State.STREAMING, None
+        self._job = service.answer(ask)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._job.ended
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the answer broke off with."""
+        return self._job.error
+
+    def take(self) -> bool:
+        """Take what has come; returns whether anything has."""
+        items = self._job.poll()
+        for item in items:
+            self._take(item)
+        if self.ended:
+            self._meter.end()
+            if self.answer.state is State.STREAMING:
+                # Stopped before the model was asked, or the question was too long.
+                self.answer.state = State.STOPPED
+            if self.error is not None:
+                self.answer.state = State.FAILED
+                self.answer.error = str(self.error) or type(self.error).__name__
+        return bool(items) or self.ended
+
+    def _take(self, item: AnswerEvent) -> None:
+        match item:
+            case Prepared():
+                self._take_ends(item)
+            case TooLong():
+                self.too_long = item
+            case Truncated():
+                self.notices.append(f"the oldest {item.dropped} tokens of the question were cut")
+            case PrefillProgress():
+                self.prefill = item
+            case TextChunk():
+                self._take_text(item)
+            case Finished():
+                self._complete(item.completion)
+
+    def _take_ends(self, prepared: Prepared) -> None:
+        """Note where each message ends in the prompt."""
+        ends = prepared.ends[1:] if self._chat.system else prepared.ends
+        for run, end in zip(self._chat.turns(), ends, strict=False):
+            for message in run:
+                message.end = end
+        self.notices.extend(prepared.notes)
+        if prepared.dropped:
+            self.notices.append(
+                f"the oldest {prepared.dropped} messages are outside the window: not read"
+            )
+
+    def _take_text(self, chunk: TextChunk) -> None:
+        if self.begun:
+            self._meter.add(chunk.at, chunk.tokens - self._seen)
+        else:
+            self._meter.begin(chunk.at)
+        self.begun, self._seen = True, chunk.tokens
+        self.answer.text += chunk.text
+        self.answer.end = (self.prefill.total if self.prefill else 0) + chunk.tokens
+
+    def _complete(self, completion: Completion) -> None:
+        self.completion = completion
+        stopped = completion.finish_reason is FinishReason.CANCELLED
+        self.answer.state = State.STOPPED if stopped else State.COMPLETE
+        self.answer.text = self._before + completion.text
+        # What was there before this answer was gone on with.
+        earlier = self.answer.figures if self._before else None
+        self.answer.figures = Figures(
+            model=self._model,
+            tokens=len(completion.tokens) + (earlier.tokens if earlier else 0),
+            prompt_tokens=completion.prompt_tokens,
+            reused_tokens=completion.reused_tokens,
+            finish_reason=completion.finish_reason.value,
+            ttft_s=completion.ttft_s,
+            prefill_tps=completion.prefill_tps,
+            decode_tps=completion.decode_tps or (earlier.decode_tps if earlier else 0.0),
+        )

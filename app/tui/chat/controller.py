@@ -1,0 +1,348 @@
+"""The chat without its screen: what is said, asked, stopped and saved.
+
+Runs on the UI thread and never waits: `tick` takes what the model has given
+since. Knows no widget; the screen reads its state after each tick.
+"""
+
+import time
+from collections.abc import Callable
+
+from app.generation import PrefillProgress
+from app.sessions.chat import Chat, ChatMessage, State, title_of
+from app.sessions.store import SessionStore
+from app.transcript import Completion
+from app.tui.chat.answering import Answering
+from app.tui.chat.autosave import Autosave
+from app.tui.chat.mentions import attached
+from app.tui.chat.model_holder import Fetching, ModelHolder
+from app.tui.chat.speed_look import SpeedLook
+from app.tui.chat.speed_meter import Meter
+from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
+from app.tui.service.contract import Ask, ModelInfo, ModelService, TooLong
+from kvcache.errors import EmberError
+from models.finding.progress import Progress
+from models.text.chat_template import Role
+
+
+class ChatController:
+    """One chat with one model.
+
+    too_long: a prompt that was refused, until the user has decided. queued: a
+    question that waits for the model. last: the last finished answer's figures.
+    """
+
+    def __init__(
+        self,
+        service: ModelService,
+        settings: AnswerSettings | None = None,
+        *,
+        system: str = "",
+        store: SessionStore | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.default_system = system
+        self.chat = Chat(system=system)
+        self.settings = settings or AnswerSettings()
+        self.store = store or SessionStore.in_memory()
+        self.meter = Meter()
+        self.notices: list[str] = []
+        self.stopping = False
+        self.too_long: TooLong | None = None
+        self.queued: Draft | None = None
+        self.last: Completion | None = None
+        self.look = SpeedLook(service)
+        self._service = service
+        self._holder = ModelHolder(service)
+        self._run: Answering | None = None
+        self._answer_problem: Problem | None = None
+        self._autosave = Autosave(self.store, self.notices.append, clock)
+
+    # -- what there is to show --
+
+    @property
+    def phase(self) -> Phase:
+        """What the model is doing."""
+        if self._holder.loading:
+            return Phase.LOADING
+        if self._run is not None:
+            return Phase.ANSWERING if self._run.begun else Phase.READING
+        if self.look.running:
+            return Phase.MEASURING
+        return Phase.READY if self.model else Phase.NO_MODEL
+
+    @property
+    def busy(self) -> bool:
+        """Whether a model is loading or answering."""
+        return self._holder.loading or self._run is not None or self.look.running
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """The loaded model."""
+        return self._holder.model
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the load is."""
+        return self._holder.progress
+
+    @property
+    def fetching(self) -> Fetching | None:
+        """The download that runs."""
+        return self._holder.fetching
+
+    @property
+    def prefill(self) -> PrefillProgress | None:
+        """How much of the prompt has been read."""
+        return None if self._run is None else self._run.prefill
+
+    @property
+    def problem(self) -> Problem | None:
+        """What went wrong last, until something else is done."""
+        return self._answer_problem or self._holder.problem or self.look.problem
+
+    # -- the model --
+
+    def load(self, spec: str) -> None:
+        """Load a model in place of the present one; the chat stays."""
+        self._require_idle()
+        self._holder.load(spec)
+        self._answer_problem = None
+
+    def use(self, spec: str) -> None:
+        """Load a model, fetched first where it is not on this machine."""
+        if self.is_here(spec):
+            self.load(spec)
+        else:
+            self._holder.fetch(spec)
+
+    def is_here(self, spec: str) -> bool:
+        """Whether a model is on this machine."""
+        return self._service.is_here(spec)
+
+    def measure(self) -> None:
+        """Have the model read and answer something beside the chat, to see how fast it is."""
+        self._require_ready()
+        self._answer_problem = None
+        self.look.begin()
+
+    def stop_fetch(self) -> None:
+        """Stop the download."""
+        self._holder.stop_fetch()
+
+    # -- asking --
+
+    def ask(self, draft: Draft, editing: ChatMessage | None = None) -> None:
+        """Ask, or ask an earlier question anew; files that the text mentions go along.
+
+        While the model is busy, one question waits.
+        """
+        known = {each.name for each in draft.attachments}
+        mentioned = tuple(each for each in attached(draft.text) if each.name not in known)
+        draft = Draft(text=draft.text, attachments=draft.attachments + mentioned)
+        if editing is not None and editing in self.chat.messages:
+            self._require_ready()
+            del self.chat.messages[self.chat.messages.index(editing) :]
+        if self.phase is Phase.READY:
+            self._send(draft)
+        elif self.queued is None:
+            self.queued = draft
+        else:
+            raise EmberError("one question waits already; Esc takes it back")
+
+    def unqueue(self) -> Draft:
+        """Take back the question that waits."""
+        assert self.queued is not None
+        draft, self.queued = self.queued, None
+        return draft
+
+    def stop(self) -> None:
+        """End the load or answer that runs; what has come is kept."""
+        if self.busy:
+            self.stopping = True
+            self._service.cancel()
+
+    def retry(self, *, drop_oldest: bool = False) -> None:
+        """Answer the last question again."""
+        self._require_ready()
+        self._drop_answer()
+        if not self.chat.messages:
+            raise EmberError("nothing to answer again: ask something first")
+        self._answer_last(drop_oldest=drop_oldest)
+
+    def continue_(self) -> None:
+        """Go on with the last answer."""
+        self._require_ready()
+        last = self.chat.messages[-1] if self.chat.messages else None
+        if last is None or last.role is not Role.ASSISTANT or not last.text:
+            raise EmberError("no answer to go on with: ask something first")
+        self._begin(last, continues=True)
+
+    def undo(self) -> Draft:
+        """Take back the last question and its answer; returns the question."""
+        self._require_ready()
+        self._drop_answer()
+        if not self.chat.messages:
+            raise EmberError("nothing to take back")
+        question = self.chat.messages.pop()
+        self._autosave.save(self.chat)
+        self._answer_problem = None
+        return Draft(text=question.text, attachments=question.attachments)
+
+    def dismiss_too_long(self) -> None:
+        """The user has seen it; the question stays unanswered."""
+        self.too_long = None
+
+    # -- chats --
+
+    def fork(self, at: ChatMessage | None = None) -> Draft | None:
+        """Go on in a copy of the chat that ends with the message `at` (default: the last).
+
+        Where that is a question, the copy ends before it and the question is returned.
+        """
+        self._require_idle()
+        messages = self.chat.messages
+        if not messages:
+            raise EmberError("nothing to fork yet: ask something first")
+        at = at or messages[-1]
+        copy = self.chat.copy_until(at)
+        self.show_chat(copy)
+        self._autosave.save(copy)
+        is_question = at.role is Role.USER
+        return Draft(text=at.text, attachments=at.attachments) if is_question else None
+
+    def new_chat(self) -> None:
+        """Begin another chat; the present one stays saved."""
+        self.show_chat(Chat(model=self.chat.model, system=self.default_system))
+
+    def show_chat(self, chat: Chat) -> None:
+        """Go on with another chat. The model stays."""
+        self._require_idle()
+        self.chat = chat
+        self._answer_problem = self.too_long = self.last = None
+        if chat.damaged:
+            self.notices.append(
+                f"{chat.damaged} messages of this chat are damaged: what can be read is shown"
+            )
+
+    def set_system(self, text: str) -> None:
+        """Another system prompt, from the next answer on."""
+        self._require_idle()
+        self.chat.system = text
+        self._autosave.save(self.chat)
+
+    def rename(self, title: str) -> None:
+        """Another title."""
+        self.chat.title = title
+        self._autosave.save(self.chat)
+
+    def delete(self, number: int) -> None:
+        """Forget a saved chat that is not the present one. Raises StoreError."""
+        self.store.delete(number)
+        self._autosave.forget(number)
+
+    def close(self) -> EmberError | None:
+        """Save for the last time, what is unfinished too; returns why that failed, if it did."""
+        if (run := self._run) is not None:
+            run.take()
+            if not run.ended:
+                run.answer.state = State.STOPPED
+            self._finish(run)
+        if self.queued is not None:
+            self._add(self.unqueue())
+        return self._autosave.finish(self.chat)
+
+    # -- what the model does --
+
+    def tick(self) -> bool:
+        """Take what has come; returns whether anything has."""
+        had_model = self.model
+        changed = self._holder.tick(may_load=self._run is None and not self.look.running)
+        if self.model is not None and self.model is not had_model:
+            self.chat.model = self.model.spec
+            self.notices.extend(self.model.notes)
+        if self._run is not None:
+            changed |= self._follow(self._run)
+        changed |= self.look.tick()
+        self._autosave.retry_if_due(self.chat)
+        if not self.busy:
+            self.stopping = False
+        if self.phase is Phase.READY and self.queued is not None and self.too_long is None:
+            self._send(self.unqueue())
+            changed = True
+        return changed
+
+    def _follow(self, run: Answering) -> bool:
+        came = run.take()
+        self.notices += run.notices
+        run.notices.clear()
+        if run.ended:
+            self._finish(run)
+        elif came:
+            self._autosave.save_if_due(self.chat)
+        return came
+
+    def _finish(self, run: Answering) -> None:
+        self._run = None
+        self.last, self.too_long = run.completion or self.last, run.too_long
+        if run.error is not None:
+            self._answer_problem = Problem.of("the answer failed", run.error)
+        answer = run.answer
+        empty = not answer.text and (answer.state is not State.COMPLETE or run.too_long)
+        if empty and answer in self.chat.messages:
+            self.chat.messages.remove(answer)
+        self._autosave.save(self.chat)
+
+    # -- steps of the above --
+
+    def _send(self, draft: Draft) -> None:
+        self._add(draft)
+        self._autosave.save(self.chat)
+        self._answer_last()
+
+    def _add(self, draft: Draft) -> None:
+        question = ChatMessage(role=Role.USER, text=draft.text, attachments=draft.attachments)
+        self.chat.messages.append(question)
+        self.chat.title = self.chat.title or title_of(self.chat.messages)
+
+    def _answer_last(self, *, drop_oldest: bool = False) -> None:
+        answer = ChatMessage(role=Role.ASSISTANT, text="")
+        self._begin(answer, drop_oldest=drop_oldest)
+        self.chat.messages.append(answer)
+
+    def _begin(
+        self, answer: ChatMessage, *, continues: bool = False, drop_oldest: bool = False
+    ) -> None:
+        ask = Ask(
+            messages=self.chat.prompt(),
+            max_tokens=self.settings.max_tokens,
+            sampling=self.settings.sampling,
+            stop=self.settings.stop,
+            continues=continues,
+            drop_oldest=drop_oldest,
+        )
+        self._answer_problem = self.too_long = None
+        self._run = Answering(
+            self._service,
+            ask,
+            self.chat,
+            answer,
+            model=self.chat.model,
+            meter=self.meter,
+        )
+
+    def _drop_answer(self) -> None:
+        if self.chat.messages and self.chat.messages[-1].role is Role.ASSISTANT:
+            self.chat.messages.pop()
+
+    def _require_idle(self) -> None:
+        if self._run is not None:
+            raise EmberError("stop the answer first (Esc)")
+        if self.look.running:
+            raise EmberError("the speed is being measured: Esc stops it")
+
+    def _require_ready(self) -> None:
+        self._require_idle()
+        if self._holder.loading:
+            raise EmberError("the model is still loading")
+        if self.model is None:
+            raise EmberError("no model is loaded: pick one (Ctrl-L)")

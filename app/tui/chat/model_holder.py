@@ -1,0 +1,106 @@
+"""The model of the chat: loaded, loading, being fetched, or none."""
+
+from dataclasses import dataclass
+
+from app.job import Job
+from app.tui.chat.state import Problem
+from app.tui.service.contract import LoadEvent, ModelInfo, ModelService
+from kvcache.errors import EmberError
+from models.errors import ModelNotFoundError
+from models.finding.progress import Progress
+
+
+@dataclass(kw_only=True)
+class Fetching:
+    """A download that runs. progress: its last report."""
+
+    spec: str
+    job: Job[Progress]
+    progress: Progress | None = None
+    stopped: bool = False
+
+
+class ModelHolder:
+    """Follows loads and downloads; `tick` takes what they have given.
+
+    problem: why the last of them failed.
+    """
+
+    def __init__(self, service: ModelService) -> None:
+        self.model: ModelInfo | None = None
+        self.progress: Progress | None = None
+        self.fetching: Fetching | None = None
+        self.problem: Problem | None = None
+        self._service = service
+        self._job: Job[LoadEvent] | None = None
+        self._before: ModelInfo | None = None
+
+    @property
+    def loading(self) -> bool:
+        """Whether a load runs."""
+        return self._job is not None
+
+    def load(self, spec: str) -> None:
+        """Load a model in place of the present one."""
+        if self.loading:
+            raise EmberError("a model is loading: Esc stops it")
+        self._before = self.model
+        self.model = self.progress = self.problem = None
+        self._job = self._service.load(spec)
+
+    def fetch(self, spec: str) -> None:
+        """Download a model, to be loaded once nothing else runs."""
+        if self.fetching is not None:
+            raise EmberError(f"{self.fetching.spec} is being fetched: wait for it, or stop it")
+        self.problem = None
+        self.fetching = Fetching(spec=spec, job=self._service.fetch(spec))
+
+    def stop_fetch(self) -> None:
+        """Stop the download."""
+        if self.fetching is not None:
+            self.fetching.stopped = True
+            self._service.cancel_fetch()
+
+    def tick(self, *, may_load: bool) -> bool:
+        """Take what has come; returns whether anything has.
+
+        may_load: nothing else runs, so that a fetched model may be loaded.
+        """
+        changed = False
+        if self.fetching is not None:
+            changed |= self._take_fetch(self.fetching, may_load=may_load)
+        if self._job is not None:
+            changed |= self._take_load(self._job)
+        return changed
+
+    def _take_fetch(self, fetching: Fetching, *, may_load: bool) -> bool:
+        items = fetching.job.poll()
+        if items:
+            fetching.progress = items[-1]
+        if not fetching.job.ended:
+            return bool(items)
+        error = fetching.job.error
+        if fetching.stopped or error is not None:
+            self.fetching = None
+            if error is not None and not fetching.stopped:
+                self.problem = Problem.of(f"{fetching.spec} was not fetched", error)
+        elif may_load and not self.loading:
+            self.fetching = None
+            self.load(fetching.spec)
+        return True
+
+    def _take_load(self, job: Job[LoadEvent]) -> bool:
+        items = job.poll()
+        for item in items:
+            if isinstance(item, ModelInfo):
+                self.model = item
+            else:
+                self.progress = item
+        if not job.ended:
+            return bool(items)
+        self._job = self.progress = None
+        if job.error is not None:
+            self.problem = Problem.of("the model could not be loaded", job.error)
+        if isinstance(job.error, ModelNotFoundError):
+            self.model = self._before
+        return True

@@ -1,0 +1,1 @@
+"""The way from the chat to a model."""

@@ -1,0 +1,131 @@
+"""What the chat needs of a model: the seam between the screen and inference.
+
+`live_service.LiveService` is the real one; tests and the UI benchmark script
+their own. Nothing here waits: work is handed over as a `Job` whose items the
+screen takes on a timer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from app.generation import Event
+from app.job import Job
+from app.sampling import Sampling
+from app.transcript import Completion
+from kvcache.stats import CacheStats
+from models.finding.progress import Progress
+from models.text.chat_template import Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A loaded model and the plan of its cache.
+
+    spec: what names it on the command line. block: tokens that are let go of
+    together. notes: what the user should know about this load, a line each.
+    """
+
+    name: str
+    spec: str
+    path: Path
+    file_bytes: int
+    weight_bytes: int
+    layers: int
+    window: int
+    max_bytes: int
+    token_bytes: int
+    block: int
+    kv: str
+    backend: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A conversation to answer.
+
+    continues: the last message is an answer that goes on.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int = 512
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    continues: bool = False
+    drop_oldest: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The prompt is made: the first event of an answer.
+
+    ends: for each message of the ask, the tokens up to its end (estimates where
+    the chat format does not tell). dropped: messages left out at the start, the
+    system prompt not counted. notes: what the user should know of this prompt, a line each.
+    """
+
+    prompt_tokens: int
+    ends: tuple[int, ...]
+    dropped: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TooLong:
+    """The window cannot hold the prompt; nothing was cut, nothing answered."""
+
+    prompt_tokens: int
+    window: int
+
+
+AnswerEvent = Prepared | TooLong | Event
+LoadEvent = Progress | ModelInfo
+
+
+class ModelService(Protocol):
+    """Loads one model at a time and answers with it. One piece of work at a time."""
+
+    def is_here(self, spec: str) -> bool:
+        """Whether a model must not be fetched first; True for a name that cannot be."""
+        ...
+
+    def load(self, spec: str) -> Job[LoadEvent]:
+        """Load a model that is on this machine; the last item is its `ModelInfo`.
+
+        The present one is let go, unless the job fails by ModelNotFoundError.
+        """
+        ...
+
+    def fetch(self, spec: str) -> Job[Progress]:
+        """Download a model, beside whatever else runs."""
+        ...
+
+    def answer(self, ask: Ask) -> Job[AnswerEvent]:
+        """Answer a conversation."""
+        ...
+
+    def measure(self) -> Job[Completion]:
+        """Read and answer a short text beside the conversation; its cache stays as it is."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop the load or answer that runs; it ends soon, with what it has."""
+        ...
+
+    def cancel_fetch(self) -> None:
+        """Stop the download that runs."""
+        ...
+
+    def layer_stats(self) -> Sequence[CacheStats]:
+        """The cache, layer by layer; empty without a model. Any thread may ask."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Tokens of a text; 0 without a model. Takes a while for a long one."""
+        ...
+
+    def close(self) -> None:
+        """Stop everything and wait for it, unless it does not hear."""
+        ...

@@ -1,0 +1,219 @@
+"""`ModelService` over a real engine on the inference thread."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from app.engine import Engine, PromptTooLongError, Request
+from app.generation import Event, Finished, TextChunk
+from app.inference_thread import LEAVE_SECONDS, InferenceThread
+from app.job import Job
+from app.kernels import compile_kernels, must_compile
+from app.options import LoadOptions
+from app.session import load_admitted, load_notes, system_tokens
+from app.transcript import Completion
+from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
+from app.tui.service.prompting import make_prompt
+from kvcache import CacheConfig
+from kvcache.native.build import BuildStoppedError
+from kvcache.stats import CacheStats
+from models.errors import ModelNotFoundError, RenderStoppedError
+from models.finding.fetch import fetch
+from models.finding.progress import Progress
+from models.finding.source import can_be_fetched, locate
+from models.loader import OnProgress
+
+_STATS_SECONDS = 0.1
+_COMPILING = "compiling the kernels (once)"
+# What a look at the speed reads and answers, in tokens.
+_MEASURED_PROMPT, _MEASURED_ANSWER = 256, 32
+_MEASURED_TEXT = "Once upon a time there was a small robot that counted every star it saw. "
+
+
+class _CancelledError(Exception):
+    """Raised inside a load or a download that the user stopped."""
+
+
+class LiveService:
+    """Owns the inference thread, and the engine that lives there.
+
+    keep_system: pin what a conversation under this system prompt begins with;
+    None pins no more than the configuration says. hot: the hot tokens that were
+    asked for, None for the default. load: for every model.
+    """
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        *,
+        keep_system: str | None = None,
+        hot: int | None = None,
+        load: LoadOptions | None = None,
+    ) -> None:
+        self._config, self._keep_system, self._hot = config, keep_system, hot
+        self._load_options = load or LoadOptions()
+        self._thread = InferenceThread()
+        self._engine: Engine | None = None
+        self._stats: Sequence[CacheStats] = ()
+        self._cancel = threading.Event()
+        self._cancel_fetch = threading.Event()
+
+    def is_here(self, spec: str) -> bool:
+        try:
+            locate(spec)
+        except ModelNotFoundError:
+            return not can_be_fetched(spec)
+        return True
+
+    def load(self, spec: str) -> Job[LoadEvent]:
+        self._cancel = cancel = threading.Event()
+        job: Job[LoadEvent] = Job()
+
+        def report(done: int, total: int) -> None:
+            if cancel.is_set():
+                raise _CancelledError
+            job.put(Progress(done_bytes=done, total_bytes=total, label="loading"))
+
+        def work() -> Iterator[LoadEvent]:
+            try:
+                if must_compile(self._config.backend):
+                    job.put(Progress(done_bytes=0, total_bytes=0, label=_COMPILING))
+                    compile_kernels(cancel.is_set)
+                yield from self._load(spec, report, cancel)
+            except (_CancelledError, BuildStoppedError, RenderStoppedError):
+                return
+
+        return self._thread.submit(work, job)
+
+    def fetch(self, spec: str) -> Job[Progress]:
+        job: Job[Progress] = Job()
+        self._cancel_fetch = cancel = threading.Event()
+
+        def report(progress: Progress) -> None:
+            if cancel.is_set():
+                raise _CancelledError
+            job.put(progress)
+
+        def work() -> Iterator[Progress]:
+            try:
+                fetch(spec, progress=report)
+            except _CancelledError:
+                return
+            yield Progress(done_bytes=1, total_bytes=1, label="done")
+
+        threading.Thread(target=job.run, args=(work,), name="fetch", daemon=True).start()
+        return job
+
+    def answer(self, ask: Ask) -> Job[AnswerEvent]:
+        self._cancel = cancel = threading.Event()
+        return self._thread.submit(lambda: self._answer(ask, cancel))
+
+    def measure(self) -> Job[Completion]:
+        self._cancel = cancel = threading.Event()
+        return self._thread.submit(lambda: self._measure(cancel))
+
+    def cancel(self) -> None:
+        self._cancel.set()
+
+    def cancel_fetch(self) -> None:
+        self._cancel_fetch.set()
+
+    def layer_stats(self) -> Sequence[CacheStats]:
+        return self._stats
+
+    def count(self, text: str) -> int:
+        engine = self._engine
+        return 0 if engine is None else len(engine.loaded.tokenizer.encode(text))
+
+    def close(self) -> None:
+        self.cancel()
+        self.cancel_fetch()
+        self._thread.submit(self._unload)
+        self._thread.close(LEAVE_SECONDS)
+
+    # -- on the inference thread --
+
+    def _load(self, spec: str, report: OnProgress, cancel: threading.Event) -> Iterator[LoadEvent]:
+        path = locate(spec)
+        # The old model goes first, so that two are never in memory together.
+        self._engine, self._stats = None, ()
+        loaded, admitted = load_admitted(path, self._config, self._load_options, report)
+        loaded.template.start()
+        config = admitted.config
+        if self._keep_system is not None:
+            config = replace(config, keep=system_tokens(loaded, self._keep_system or None, cancel))
+        engine = Engine(loaded, config)
+        told = load_notes(engine, asked=config.backend, hot=self._hot, cancel=cancel)
+        notes = (*admitted.notes, *told)
+        self._engine, self._stats = engine, engine.layer_stats()
+        yield _info(engine, spec, path, notes)
+
+    def _answer(self, ask: Ask, cancel: threading.Event) -> Iterator[AnswerEvent]:
+        assert self._engine is not None
+        engine = self._engine
+        try:
+            prompt = make_prompt(engine, ask, cancel)
+        except RenderStoppedError:
+            return
+        request = Request(
+            prompt=prompt.ids,
+            max_tokens=ask.max_tokens,
+            sampling=ask.sampling,
+            stop=ask.stop,
+            truncate=ask.drop_oldest,
+            continues=ask.continues,
+        )
+        yield Prepared(
+            prompt_tokens=len(prompt.ids),
+            ends=prompt.ends,
+            dropped=prompt.dropped,
+            notes=tuple(engine.loaded.template.take_notes()),
+        )
+        try:
+            yield from self._with_stats(engine, engine.generate(request, cancel))
+        except PromptTooLongError as error:
+            yield TooLong(prompt_tokens=error.length, window=error.window)
+
+    def _measure(self, cancel: threading.Event) -> Iterator[Completion]:
+        """In a cache of its own, that the one of the conversation is not touched."""
+        assert self._engine is not None
+        engine = Engine(self._engine.loaded, self._engine.plan.config)
+        ids = engine.loaded.tokenizer.encode(_MEASURED_TEXT)
+        prompt = (ids * _MEASURED_PROMPT)[: min(_MEASURED_PROMPT, engine.plan.max_tokens // 2)]
+        for event in engine.generate(Request(prompt=prompt, max_tokens=_MEASURED_ANSWER), cancel):
+            if isinstance(event, Finished):
+                yield event.completion
+
+    def _with_stats(self, engine: Engine, events: Iterator[Event]) -> Iterator[Event]:
+        """Note the cache's figures between steps, when all layers have had the same tokens."""
+        noted = 0.0
+        for event in events:
+            now = time.monotonic()
+            if now - noted >= _STATS_SECONDS or not isinstance(event, TextChunk):
+                self._stats, noted = engine.layer_stats(), now
+            yield event
+
+    def _unload(self) -> Iterator[None]:
+        self._engine, self._stats = None, ()
+        yield None
+
+
+def _info(engine: Engine, spec: str, path: Path, notes: tuple[str, ...]) -> ModelInfo:
+    loaded, plan = engine.loaded, engine.plan
+    return ModelInfo(
+        name=loaded.name,
+        spec=spec,
+        path=path,
+        file_bytes=loaded.file_bytes,
+        weight_bytes=loaded.weight_bytes,
+        layers=plan.shape.layers,
+        window=plan.max_tokens,
+        max_bytes=plan.max_bytes,
+        token_bytes=plan.token_bytes,
+        block=plan.sizes.block,
+        kv=plan.kv,
+        backend=plan.backend.value,
+        notes=notes,
+    )

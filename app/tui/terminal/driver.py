@@ -1,0 +1,94 @@
+"""Textual's terminal driver with an input of our own (see `terminal_input`), for terminals that go.
+
+A window that was closed, or a line that was cut, ends the program; what is still
+written to it goes nowhere.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from select import select
+from threading import Lock
+from typing import Any
+
+from textual.app import App
+from textual.drivers.linux_driver import LinuxDriver
+from textual.message import Message
+
+from app.tui.terminal.terminal_input import TerminalInput
+
+_READ_BYTES = 1 << 16
+_WAIT_SECONDS = 0.1
+
+
+class TerminalGone(Message):
+    """Nobody is there any more to see or type."""
+
+
+class ForgivingDriver(LinuxDriver):
+    """Reads whatever a terminal may send."""
+
+    def __init__(self, app: App[Any], **options: Any) -> None:
+        super().__init__(app, **options)
+        self._losing = Lock()
+        self._file = _Output(self._lose)
+
+    def run_input_thread(self) -> None:
+        """Read input until the program ends, or the terminal does."""
+        source = TerminalInput(debug=self._debug)
+        while not self.exit_event.is_set():
+            if select([self.fileno], [], [], _WAIT_SECONDS)[0]:
+                data = self._read()
+                if not data:
+                    self._lose()
+                    return
+                for event in source.feed(data):
+                    self.process_message(event)
+            for event in source.tick():
+                self.process_message(event)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self.fileno, _READ_BYTES)
+        except OSError:  # how a pseudo-terminal says that the other side has gone
+            return b""
+
+    def _lose(self) -> None:
+        """Once: read and write nothing from now on, and say so to the app."""
+        if not self._losing.acquire(blocking=False):
+            return
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
+        self.process_message(TerminalGone())
+
+
+class _Output(TextIOWrapper):
+    """Where Textual draws, which is stderr; its writing thread would not outlive an error."""
+
+    def __init__(self, lose: Callable[[], None]) -> None:
+        assert sys.__stderr__ is not None
+        raw = open(sys.__stderr__.fileno(), "wb", closefd=False)  # noqa: SIM115 (closed with this)
+        super().__init__(raw, sys.__stderr__.encoding, "backslashreplace")
+        self._lose = lose
+
+    def write(self, text: str) -> int:
+        with self._losses():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._losses():
+            super().flush()
+
+    @contextmanager
+    def _losses(self) -> Iterator[None]:
+        try:
+            yield
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._lose()

@@ -1,0 +1,233 @@
+"""One resolver: configuration + model shape -> what the cache will hold.
+
+The command line, the log and the cache read the same `CachePlan`, so a setting
+never silently does nothing. This module allocates nothing.
+"""
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from kvcache.codecs import Codec, codec
+from kvcache.codecs.plain import PlainCodec
+from kvcache.codecs.rotation import check_rotatable
+from kvcache.config import MOST_TOKENS, Backend, CacheConfig, HotDtype, on_gpu
+from kvcache.errors import CacheError
+from kvcache.gpu.families import why_unread
+from kvcache.gpu.prefill import MOST_TRANSIENT
+from kvcache.tiers.ledger import TierSizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The dimensions of a model that its cache depends on.
+
+    context is the longest distance the model was trained for, in tokens.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    context: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """What the cache of one layer is made of.
+
+    layer: seeds the codecs' rotations.
+    backend: a resolved one.
+    """
+
+    layer: int
+    sizes: TierSizes
+    keys: str
+    values: str
+    hot_dtype: HotDtype
+    backend: Backend
+    turn_sinks: bool
+    temperature: float
+    check_finite: bool
+
+    @classmethod
+    def of(cls, config: CacheConfig, sizes: TierSizes, layer: int) -> "LayerPlan":
+        """The plan of a layer under `config`. Raises CacheError for a backend that cannot run."""
+        backend = config.backend.resolve()
+        check = config.check_finite
+        return cls(
+            layer=layer,
+            sizes=sizes,
+            keys=config.keys,
+            values=config.values,
+            hot_dtype=config.hot_dtype,
+            backend=backend,
+            turn_sinks=config.turn_sinks,
+            temperature=config.temperature,
+            check_finite=not on_gpu() if check is None else check,
+        )
+
+    @property
+    def key_codec(self) -> Codec:
+        """Of the cold keys."""
+        return cold_codec(self.keys, self.hot_dtype, self.layer)
+
+    @property
+    def value_codec(self) -> Codec:
+        """Of the cold values."""
+        return cold_codec(self.values, self.hot_dtype, self.layer)
+
+    def token_bytes(self, shape: tuple[int, int, int]) -> int:
+        """Bytes of an unencoded token's keys and values of shape [B, Hkv, D]."""
+        return 2 * prod(shape) * self.hot_dtype.mx.size
+
+    def block_bytes(self, shape: tuple[int, int, int]) -> int:
+        """Bytes of an encoded block of tokens of shape [B, Hkv, D]."""
+        batch, heads, dim = shape
+        return batch * heads * _pair_bytes(self.key_codec, self.value_codec, self.sizes.block, dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachePlan:
+    """What one sequence's cache holds, over all layers.
+
+    sizes: the tiers.
+    token_bytes: bytes of one unencoded token's keys and values in all layers.
+    block_bytes: bytes of one encoded block in all layers.
+    capped_from: the window that was asked for, where the model's context cut it.
+    hot_capped_from: the hot tokens that were asked for, where they did not fit.
+    plain_because: why attention is plain MLX's on a GPU, where nobody asked for that.
+    """
+
+    config: CacheConfig
+    shape: ModelShape
+    sizes: TierSizes
+    backend: Backend
+    token_bytes: int
+    block_bytes: int
+    capped_from: int | None
+    hot_capped_from: int | None
+    plain_because: str | None = None
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens held at most."""
+        return self.sizes.max_tokens
+
+    @property
+    def hot_dtype(self) -> HotDtype:
+        """Precision of what is not encoded."""
+        return self.config.hot_dtype
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of a full cache."""
+        return self.bytes_of(self.max_tokens)
+
+    def bytes_of(self, tokens: int) -> int:
+        """Bytes of a cache that was given so many tokens: its unencoded tiers come whole."""
+        unencoded = self.sizes.pinned + self.sizes.ring
+        encoded = max(0, tokens - self.sizes.pinned - self.sizes.hot)
+        blocks = min(self.sizes.slots, -(-encoded // self.sizes.block))
+        return unencoded * self.token_bytes + blocks * self.block_bytes
+
+    @property
+    def prompt_bytes(self) -> int | None:
+        """Bytes that attention of a prompt step may take beside all this, for any window.
+
+        Of one layer, since layers run one after another. None but for the GPU kernels.
+        """
+        return MOST_TRANSIENT if self.backend is Backend.GPU else None
+
+    @property
+    def cold_bits(self) -> float:
+        """Bits per element of the cold tier, all-in, mean of keys and values."""
+        elements = 2 * self.shape.layers * self.shape.kv_heads * self.shape.head_dim
+        return 8 * self.block_bytes / (elements * self.sizes.block)
+
+    @property
+    def kv(self) -> str:
+        """The codecs, as `--kv` takes them."""
+        keys, values = self.config.keys, self.config.values
+        return keys if keys == values else f"{keys}/{values}"
+
+    def layer(self, index: int) -> LayerPlan:
+        """The plan of one layer."""
+        return LayerPlan.of(replace(self.config, backend=self.backend), self.sizes, index)
+
+    def in_plain_mlx(self, because: str) -> "CachePlan":
+        """This plan without the GPU kernels. Raises CacheError where they were asked for."""
+        if self.config.backend is Backend.GPU:
+            raise CacheError(because)
+        return replace(self, backend=Backend.REFERENCE, plain_because=because)
+
+
+def cold_codec(name: str, hot_dtype: HotDtype, layer: int) -> Codec:
+    """The codec called `name` in a layer; `f16` means: as the hot tier has it."""
+    if name == "f16":
+        width = 8 * hot_dtype.mx.size
+        return PlainCodec(name=name, code_bits=width, dtype=hot_dtype.mx)
+    return codec(name, seed=layer)
+
+
+def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
+    """Fit `config` to a model of `shape`.
+
+    Where no GPU kernel reads the codecs or the head dimension, the automatic
+    backend is plain MLX, and the plan says why. Raises CacheError for the gpu
+    backend then, when the window or the budget holds too little to work with, or
+    when a codec does not take the model's head dimension.
+    """
+    elements = 2 * shape.layers * shape.kv_heads * shape.head_dim
+    token_bytes = elements * config.hot_dtype.mx.size
+    keys, values = (cold_codec(name, config.hot_dtype, 0) for name in (config.keys, config.values))
+    per_head_block = _pair_bytes(keys, values, config.block, shape.head_dim)
+    block_bytes = shape.layers * shape.kv_heads * per_head_block
+    wanted = config.max_tokens or shape.context
+    if config.budget is not None:
+        fits = _fitting(config, config.budget, token_bytes, block_bytes)
+        window = min(fits.max_tokens, config.max_tokens or fits.max_tokens)
+        hot = fits.hot
+    else:
+        window, hot = wanted, config.hot
+    window = min(window, MOST_TOKENS if config.beyond_context else shape.context)
+    pinned = max(config.sinks, config.keep)
+    sizes = TierSizes.within(window, pinned=pinned, hot=hot, block=config.block)
+    capped = config.max_tokens is not None and not config.beyond_context and wanted > shape.context
+    plan = CachePlan(
+        config=config,
+        shape=shape,
+        sizes=sizes,
+        backend=config.backend.resolve(),
+        token_bytes=token_bytes,
+        block_bytes=block_bytes,
+        capped_from=wanted if capped else None,
+        hot_capped_from=config.hot if sizes.hot < config.hot else None,
+    )
+    if plan.backend is Backend.GPU:
+        unread = why_unread((keys, values) if sizes.slots else (), shape.head_dim)
+        return plan.in_plain_mlx(unread) if unread else plan
+    return plan
+
+
+def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
+    """Bytes of a block's keys and values, of one KV head."""
+    total = 0
+    for one in (keys, values):
+        if one.rotation is not None:
+            check_rotatable(dim)
+        total += sum(spec.nbytes for spec in one.shapes(block, dim).values())
+    return total
+
+
+def _fitting(config: CacheConfig, budget: int, token_bytes: int, block_bytes: int) -> TierSizes:
+    """The tiers that a budget pays for: pinned, then hot up to half of the rest, then cold."""
+    pinned, block = max(config.sinks, config.keep), config.block
+    rest = budget // token_bytes - pinned
+    if rest < block:
+        needed = (pinned + block) * token_bytes
+        raise CacheError(
+            f"a budget of {budget} bytes does not hold {pinned} pinned tokens and a block of "
+            f"{block}: this model needs {needed} bytes for them; give a larger --kv-budget"
+        )
+    hot = min(config.hot, max(rest // 2, block) - block + 1)
+    left = budget - (pinned + hot + block - 1) * token_bytes
+    return TierSizes(pinned=pinned, hot=hot, block=block, slots=left // block_bytes)

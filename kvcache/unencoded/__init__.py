@@ -1,0 +1,1 @@
+"""Caches that encode nothing: one sequence, or many over shared pages."""

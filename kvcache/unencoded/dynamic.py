@@ -1,0 +1,334 @@
+"""A cache that forgets nothing: unencoded keys and values in a buffer that doubles.
+
+The plain form behind `--kv f16`, and the yardstick of every encoded cache. It
+knows neither positions nor rotations: keys arrive after RoPE.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import mlx.core as mx
+import numpy as np
+
+from kvcache.attention import attend_dense, attend_native
+from kvcache.checks import check_finite, check_queries, check_rows, check_tokens
+from kvcache.config import MOST_TOKENS, Backend, HotDtype
+from kvcache.errors import CacheError
+from kvcache.native.library import HEAD_DIM_STEP
+from kvcache.reference import Mask
+from kvcache.stats import CacheStats
+from kvcache.unencoded.buffers import DeviceBuffer, HostBuffer, Layout, Whole, make_buffer
+from kvcache.unencoded.masks import causal, hide_padding
+from kvcache.unencoded.saved_unencoded import Dynamic, DynamicState
+
+_FIRST_CAPACITY = 256
+
+
+class DynamicKVCache:
+    """Keys and values of one layer, up to `max_seq_len` tokens.
+
+    Follows mlx-lm's cache contract (`update_and_fetch`, `offset`, `make_mask`,
+    `state`, `trim`) and adds `append`, `attend_held` and `attend`.
+
+    left_padding: for a batch of unequal prompts, how many leading tokens of
+    each row are padding; they are never attended to.
+    validate: refuse NaN, infinite and too large tokens. By default only the CPU
+    backend does, which reads them at once anyway; elsewhere each append would
+    wait for the device.
+    """
+
+    def __init__(
+        self,
+        max_seq_len: int,
+        *,
+        dtype: HotDtype = HotDtype.F16,
+        backend: Backend = Backend.AUTO,
+        left_padding: Sequence[int] | None = None,
+        validate: bool | None = None,
+    ) -> None:
+        if max_seq_len < 1:
+            raise CacheError(f"got max_seq_len={max_seq_len}, expected at least 1")
+        if left_padding is not None and min(left_padding, default=0) < 0:
+            raise CacheError(f"got left_padding={list(left_padding)}, expected none below 0")
+        self.max_seq_len = max_seq_len
+        self.offset = 0
+        self.backend = backend.resolve()
+        self.dtype = dtype
+        self._on_host = self.backend is Backend.CPU
+        self._validate = self._on_host if validate is None else validate
+        self._padding = None if left_padding is None else np.array(left_padding, np.int32)
+        self._buffer: DeviceBuffer | HostBuffer | None = None
+
+    # -- what attention needs --
+
+    def append(self, k: mx.array, v: mx.array) -> None:
+        """Add L tokens: k and v are [B, Hkv, L, D].
+
+        Raises CacheError, and leaves the cache as it was, for shapes that do
+        not fit, more tokens than `max_seq_len`, or what `validate` refuses.
+
+        Keys take one write and values another: to join them first would copy both
+        once more. Who has them joined writes once (`append_joined`), as does a kernel
+        that makes both (`reserve`, `buffer`, `advance`).
+        """
+        room = self._checked_room(k, v)
+        room.write(self.offset, k, v)
+        self.offset += k.shape[2]
+
+    def append_joined(self, kv: mx.array) -> None:
+        """Like `append`, for keys and values in one array [2, B, Hkv, L, D]: one launch."""
+        if kv.ndim != 5 or kv.shape[0] != 2:
+            raise CacheError(f"got {kv.shape}, expected keys, then values: [2, B, Hkv, L, D]")
+        room = self._checked_room(kv[0], kv[1])
+        room.write_joined(self.offset, kv)
+        self.offset += kv.shape[3]
+
+    def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
+        """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
+        check_queries(q, self._layout or (q.shape[0], 1, q.shape[3]), self.offset)
+        buffer = self._filled()
+        plain = q.shape[2] == 1 if mask is None else isinstance(mask, str)
+        if plain and q.shape[3] % HEAD_DIM_STEP == 0 and isinstance(buffer, HostBuffer):
+            keys, values = buffer.whole
+            return attend_native(
+                q, keys, values, held=self.offset, scale=scale, padding=self._padding
+            )
+        visible = self._visible(q.shape[2], mask)
+        return attend_dense(
+            q, self.keys(), self.values(), scale=scale, mask=visible, backend=self.backend
+        )
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
+    ) -> mx.array:
+        """`append`, then `attend_held`."""
+        self.append(k, v)
+        return self.attend_held(q, scale=scale, mask=mask)
+
+    # -- what a kernel writes and reads by itself --
+
+    def reserve(self, tokens: int, shape: Layout | None = None) -> None:
+        """Make room for `tokens` more, which a kernel then writes; see `advance`.
+
+        shape: B, Hkv and D, for a cache that has no buffer yet. Raises
+        CacheError past `max_seq_len`.
+        """
+        layout = self._layout or shape
+        if layout is None:
+            raise CacheError("the cache has no buffer yet: give reserve a shape (B, Hkv, D)")
+        if shape not in (None, layout):
+            raise CacheError(f"got shape {shape}, but the cache holds (B, Hkv, D) = {layout}")
+        self._room(tokens, layout)
+
+    def buffer(self) -> Whole:
+        """All keys, then all values: [2, B, Hkv, capacity, D], of which `offset` tokens count.
+
+        Its shape stays until the cache must grow. The CPU backend gives its
+        memory, to be written in place (bfloat16 as its bits); others give an MLX
+        array, which the next append copies while it is still referred to.
+        """
+        return self._filled().whole
+
+    def advance(self, tokens: int, written: mx.array | None = None) -> None:
+        """Count `tokens` that a kernel has written behind the held ones, unseen by `validate`.
+
+        written: the kernel's new whole buffer, where it is an MLX array, which
+        cannot be written in place. Raises CacheError, and changes nothing, for
+        more tokens than there is room or an array unlike `buffer()`.
+        """
+        if not 0 <= tokens <= self._capacity() - self.offset:
+            raise CacheError(
+                f"got {tokens} tokens to count, but {self._capacity() - self.offset} have room; "
+                "reserve them first"
+            )
+        if written is not None:
+            self._buffer = self._filled().replaced(written)
+        self.offset += tokens
+
+    # -- what is held --
+
+    def keys(self) -> mx.array:
+        """The held keys [B, Hkv, offset, D], oldest first."""
+        return self._filled().keys(self.offset)
+
+    def values(self) -> mx.array:
+        """The held values [B, Hkv, offset, D], oldest first."""
+        return self._filled().values(self.offset)
+
+    def stats(self) -> CacheStats:
+        """Tokens and bytes; every held token is hot."""
+        token_bytes = self._token_bytes()
+        held = self.offset * token_bytes
+        return CacheStats(
+            total=self.offset,
+            sink=0,
+            hot=self.offset,
+            cold=0,
+            evicted=0,
+            sink_bytes=0,
+            hot_bytes=held,
+            cold_bytes=0,
+            allocated_bytes=self._capacity() * token_bytes,
+            fp16_bytes=held * HotDtype.F16.mx.size // self.dtype.mx.size,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the allocated memory."""
+        return self.stats().allocated_bytes
+
+    def clear(self) -> None:
+        """Forget all tokens and keep the memory."""
+        self.offset = 0
+
+    def reset(self) -> None:
+        """Forget all tokens and give the memory back."""
+        self.offset = 0
+        self._buffer = None
+
+    # -- mlx-lm's cache contract --
+
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """Append, then return all held keys and values [B, Hkv, offset, D]."""
+        self.append(k, v)
+        return self.keys(), self.values()
+
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Mask:
+        """The mask of `length` tokens about to be appended."""
+        if window_size is None and not return_array and self._padding is None:
+            return None if length == 1 else "causal"
+        return self._unpadded(causal(length, self.offset + length, window=window_size))
+
+    def size(self) -> int:
+        """Tokens held."""
+        return self.offset
+
+    def empty(self) -> bool:
+        """Whether no token is held."""
+        return self.offset == 0
+
+    @property
+    def state(self) -> DynamicState:
+        """Held keys, held values, the token count, its limit, each row's padding, a sum."""
+        tokens = (self.keys(), self.values()) if self.offset else (None, None)
+        padding = None if self._padding is None else mx.array(self._padding)
+        return Dynamic(tokens, self.offset, self.max_seq_len, padding).dump()
+
+    @state.setter
+    def state(self, value: DynamicState) -> None:
+        self._take(Dynamic.of(value))
+
+    @classmethod
+    def from_state(cls, state: DynamicState) -> Self:
+        """A cache over saved keys and values (mlx-lm's `load_prompt_cache`).
+
+        Raises CacheError for a state of something else, or a damaged one.
+        """
+        saved = Dynamic.of(state)
+        cache = cls(saved.limit, dtype=saved.dtype)
+        cache._take(saved)
+        return cache
+
+    def _take(self, saved: Dynamic) -> None:
+        keys, values = saved.tokens
+        if self._validate and keys is not None and values is not None:
+            check_finite(keys, values, self.dtype, on_host=self._on_host)
+        self.reset()
+        self.max_seq_len = saved.limit
+        self._padding = None if saved.padding is None else np.array(saved.padding)
+        if keys is not None and values is not None:
+            self.append(keys, values)
+
+    def pending(self) -> list[mx.array]:
+        """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
+        return [] if self._buffer is None else self._buffer.pending()
+
+    def is_trimmable(self) -> bool:
+        """Always: nothing is ever encoded or let go."""
+        return True
+
+    def trim(self, n: int) -> int:
+        """Drop the newest `n` tokens; returns how many were dropped."""
+        dropped = min(max(n, 0), self.offset)
+        self.offset -= dropped
+        return dropped
+
+    def filter(self, rows: Sequence[int]) -> None:
+        """Keep only the given batch rows. Raises CacheError for rows that there are not."""
+        padded = 0 if self._padding is None else len(self._padding)
+        if count := self._layout[0] if self._layout else padded:
+            check_rows(rows, count)
+        if self._buffer is not None:
+            self._buffer = self._buffer.rows(rows)
+        if self._padding is not None:
+            self._padding = self._padding[list(rows)]
+
+    # -- the buffer --
+
+    @property
+    def _layout(self) -> Layout | None:
+        """B, Hkv and D, once known."""
+        if self._buffer is None:
+            return None
+        _, batch, heads, _, dim = self._buffer.whole.shape
+        return batch, heads, dim
+
+    def _filled(self) -> DeviceBuffer | HostBuffer:
+        if self._buffer is None:
+            raise CacheError("the cache is empty: append keys and values, or reserve room, first")
+        return self._buffer
+
+    def _checked_room(self, k: mx.array, v: mx.array) -> DeviceBuffer | HostBuffer:
+        """Room for k and v, once they are known to fit."""
+        rows = None if self._padding is None else len(self._padding)
+        check_tokens(k, v, self._layout or (rows, None, None))
+        if self._validate:
+            check_finite(k, v, self.dtype, on_host=self._on_host)
+        return self._room(k.shape[2], (k.shape[0], k.shape[1], k.shape[3]))
+
+    def _room(self, tokens: int, layout: Layout) -> DeviceBuffer | HostBuffer:
+        """The buffer, grown to hold `tokens` more."""
+        end = self.offset + tokens
+        if tokens < 0 or end > self._most():
+            raise CacheError(
+                f"{tokens} more tokens do not fit: the cache holds {self.offset} of "
+                f"{self._most()}; raise max_seq_len, or trim or clear it first"
+            )
+        if self._buffer is None:
+            self._buffer = make_buffer(layout, self._capacity_for(end), self.dtype, self.backend)
+        elif end > self._capacity():
+            self._buffer = self._buffer.grown(self._capacity_for(end), self.offset)
+        return self._buffer
+
+    def _capacity_for(self, tokens: int) -> int:
+        capacity = max(self._capacity(), _FIRST_CAPACITY)
+        while capacity < tokens:
+            capacity *= 2
+        return min(capacity, self._most())
+
+    def _most(self) -> int:
+        return min(self.max_seq_len, MOST_TOKENS)
+
+    def _capacity(self) -> int:
+        return 0 if self._buffer is None else self._buffer.whole.shape[3]
+
+    def _token_bytes(self) -> int:
+        if self._layout is None:
+            return 0
+        batch, heads, dim = self._layout
+        return 2 * batch * heads * dim * self.dtype.mx.size
+
+    # -- padding --
+
+    def _visible(self, queries: int, mask: Mask) -> Mask:
+        """`mask` with padded positions hidden; an array is taken as it is (see make_mask)."""
+        if self._padding is None or isinstance(mask, mx.array):
+            return mask
+        if mask is None:
+            return self._unpadded(mx.ones((queries, self.offset), mx.bool_))
+        return self._unpadded(causal(queries, self.offset))
+
+    def _unpadded(self, mask: mx.array) -> mx.array:
+        return mask if self._padding is None else hide_padding(mask, self._padding)

@@ -1,0 +1,1 @@
+"""Models by name: where they are, and how they get here."""

@@ -1,0 +1,166 @@
+"""From what a user types to a file on this machine. Never downloads.
+
+A spec is read in this order:
+
+    hf:OWNER/REPO/FILE.gguf[@REVISION]      a file on the Hub
+    ember:…  lmstudio:…  ollama:…           a name that `models.finding.discover` gives
+    anything with a slash, or *.gguf        a path (`~` is the home folder)
+    anything else                           a catalogue name
+"""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import ModelNotFoundError
+from models.finding import catalogue
+from models.finding.catalogue import CatalogueEntry
+from models.finding.discover import FoundModel, discover
+from models.finding.hub import MAIN, HubFile, cached, file_size
+from models.finding.store import installed, own_path
+
+_HUB_PREFIX = "hf:"
+_FOUND_PREFIXES = ("ember:", "lmstudio:", "ollama:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundName:
+    """A name that only discovery can turn into a file."""
+
+    name: str
+
+
+Source = Path | CatalogueEntry | HubFile | FoundName
+
+
+def parse(spec: str) -> Source:
+    """Read a model spec. Raises ModelNotFoundError for one that can name nothing."""
+    if spec.startswith(_HUB_PREFIX):
+        return _parse_hub(spec)
+    if spec.startswith(_FOUND_PREFIXES):
+        return FoundName(name=spec)
+    if "/" in spec or spec.casefold().endswith(".gguf"):
+        return _parse_path(spec)
+    if known := catalogue.entry(spec):
+        return known
+    raise _unknown(spec)
+
+
+def locate(spec: str) -> Path:
+    """The file that `spec` names on this machine.
+
+    Raises ModelNotFoundError, with close matches and what to do.
+    """
+    match parse(spec):
+        case Path() as path:
+            return _existing(path)
+        case CatalogueEntry() as entry:
+            if found := installed(entry):
+                return found
+            if (size := file_size(own := own_path(entry))) is not None:
+                raise ModelNotFoundError(
+                    f"{own} has {size} bytes, expected {entry.size}: it was cut short or changed; "
+                    f"`ember pull {entry.name}` fetches it anew"
+                )
+            raise ModelNotFoundError(
+                f"{entry.name} is not on this machine: `ember pull {entry.name}` "
+                f"fetches it ({entry.size_text})"
+            )
+        case HubFile() as wanted:
+            if found := cached(wanted):
+                return found
+            raise ModelNotFoundError(
+                f"{wanted} is not on this machine: `ember pull {wanted}` fetches it"
+            )
+        case FoundName(name=name):
+            return _found(name).path
+
+
+def can_be_fetched(spec: str) -> bool:
+    """Whether `models.finding.fetch` knows where to get the model from, should it not be here."""
+    try:
+        return isinstance(parse(spec), CatalogueEntry | HubFile)
+    except ModelNotFoundError:
+        return False
+
+
+def _parse_hub(spec: str) -> HubFile:
+    path, _, revision = spec.removeprefix(_HUB_PREFIX).partition("@")
+    owner, _, rest = path.partition("/")
+    repo, _, file = rest.partition("/")
+    try:
+        if not file.casefold().endswith(".gguf") or spec.endswith("@"):
+            raise ValueError(spec)
+        return HubFile(repo=f"{owner}/{repo}", file=file, revision=revision or MAIN)
+    except ValueError as error:
+        raise ModelNotFoundError(
+            f"{spec!r:.80} names no file on the Hub: expected hf:OWNER/REPO/FILE.gguf or "
+            "hf:OWNER/REPO/FILE.gguf@REVISION"
+        ) from error
+
+
+def _parse_path(spec: str) -> Path:
+    try:
+        return Path(spec).expanduser()
+    except RuntimeError as error:
+        raise ModelNotFoundError(f"{spec!r}: no such user; write the path in full") from error
+
+
+def _existing(path: Path) -> Path:
+    """`path`, if it is a file."""
+    try:
+        if path.is_file():
+            return path
+        is_folder, link = path.is_dir(), path.readlink() if path.is_symlink() else None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelNotFoundError(f"{str(path)!r:.80}: cannot be read ({reason})") from error
+    if is_folder:
+        inside = ", ".join(sorted(each.name for each in path.glob("*.gguf"))[:3])
+        hint = f"name one of its files, such as {inside}" if inside else "it holds no .gguf file"
+        raise ModelNotFoundError(f"{path} is a folder, expected a .gguf file: {hint}")
+    if link is not None and not path.exists():
+        raise ModelNotFoundError(
+            f"{path} is a link to {link}, where there is no file: was it moved, or its disk not "
+            "mounted?"
+        )
+    if path.exists():
+        raise ModelNotFoundError(f"{path} is a device or a pipe, expected a .gguf file")
+    raise ModelNotFoundError(f"{path}: no such file{_path_hint(path)}")
+
+
+def _path_hint(path: Path) -> str:
+    """What may have been meant by a path that leads nowhere."""
+    try:
+        neighbours = [each.name for each in path.parent.iterdir()]
+    except (OSError, ValueError):
+        neighbours = []
+    if close := difflib.get_close_matches(path.name, neighbours, n=1):
+        return f"; did you mean {path.parent / close[0]}?"
+    if not path.is_absolute() and 2 <= len(path.parts) <= 3:
+        return "; a file on the Hub is written hf:OWNER/REPO/FILE.gguf"
+    return ""
+
+
+def _found(name: str) -> FoundModel:
+    """The discovered model of that name; Ollama's `latest` may be left out."""
+    models = {model.name: model for model in discover()}
+    for candidate in (name, f"{name}:latest"):
+        if model := models.get(candidate):
+            return model
+    raise _unknown(name, list(models))
+
+
+def _unknown(name: str, found: list[str] | None = None) -> ModelNotFoundError:
+    """An error that names what is close among the catalogue and the models found."""
+    if not name.strip():
+        return ModelNotFoundError("no model named: expected a name, a path or hf:OWNER/REPO/FILE")
+    here = found if found is not None else [model.name for model in discover()]
+    known = dict.fromkeys([*(entry.name for entry in catalogue.CATALOGUE), *here])
+    folded = {each.casefold(): each for each in known}
+    close = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return ModelNotFoundError(
+        f"no model named {name!r:.80}: {hint}`ember ls` lists what can be used; "
+        f"a file in this folder is written ./{Path(name).name:.80}"
+    )

@@ -1,0 +1,1 @@
+"""The GGUF file: header, metadata, blocks, and their rewriting for MLX."""

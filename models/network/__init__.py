@@ -1,0 +1,1 @@
+"""The network: configuration, weights, and the mathematics."""

@@ -1,0 +1,54 @@
+"""Tensors by GGUF name, handed to the network one by one.
+
+Their names and shapes were checked before they were read (`shapes`).
+"""
+
+from collections.abc import Mapping
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from models.gguf.repack import Dense, Quantized
+from models.network.layers import Embedding, Linear, QuantizedLinear, make_linear
+
+
+class Weights:
+    """The tensors of one file.
+
+    dtype: the activations' dtype; wider or equally wide dense weights are cast to it.
+    """
+
+    def __init__(self, tensors: Mapping[str, Quantized | Dense], dtype: mx.Dtype) -> None:
+        self.dtype = dtype
+        self._tensors = tensors
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def linear(self, name: str) -> Linear | QuantizedLinear:
+        """`name.weight` [rows, columns] and, where the file has one, `name.bias` [rows]."""
+        bias = self.vector(f"{name}.bias") if f"{name}.bias" in self else None
+        return make_linear(self._matrix(f"{name}.weight"), bias)
+
+    def embedding(self, name: str) -> Embedding:
+        """`name.weight` [vocabulary, columns]."""
+        return Embedding(self._matrix(f"{name}.weight"), self.dtype)
+
+    def norm(self, name: str, *, eps: float) -> nn.RMSNorm:
+        """`name.weight` as a root-mean-square norm."""
+        weight = self.vector(f"{name}.weight")
+        norm = nn.RMSNorm(weight.size, eps)
+        norm.weight = weight
+        return norm
+
+    def vector(self, name: str, dtype: mx.Dtype | None = None) -> mx.array:
+        """A dense [size] tensor, in the activations' dtype unless told otherwise."""
+        weight = self._tensors[name]
+        assert isinstance(weight, Dense)
+        return weight.array.astype(dtype or self.dtype)
+
+    def _matrix(self, name: str) -> Quantized | Dense:
+        weight = self._tensors[name]
+        if isinstance(weight, Dense) and weight.array.dtype.size >= self.dtype.size:
+            return Dense(array=weight.array.astype(self.dtype))
+        return weight

@@ -1,0 +1,365 @@
+"""A conversation to the text a model was trained on, by its jinja2 template.
+
+Knows nothing of the network or of sampling. A template comes from the file and is
+untrusted: `template_process` runs it, with limits. It is tried once, at first use, on a
+conversation of made-up words, and what it cannot do is done for it; where it does not
+show what the user said, a built-in template is taken, and `take_notes` says so.
+
+What a message says is not escaped, as in llama.cpp and transformers: a text
+that contains `<|im_end|>` ends its turn.
+"""
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import product
+from threading import Event
+
+from models.errors import ChatTemplateError
+from models.gguf.metadata import Metadata
+from models.text.builtin_templates import (
+    TemplateSource,
+    TemplateText,
+    builtin,
+    builtin_named,
+    builtin_source,
+)
+from models.text.template_process import Rendering, TemplateFault, TemplateProcess
+from models.text.tokenizer import Tokenizer
+
+_KEY = "tokenizer.chat_template"
+_MAX_CHARACTERS = 1 << 18
+_ANOTHER = "--chat-template takes another"
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+def opening(system: str | None) -> list[Message]:
+    """How a conversation begins: with the system prompt, where there is one."""
+    return [Message(role=Role.SYSTEM, content=system)] if system else []
+
+
+def conversation(prompt: str, *, system: str | None = None) -> list[Message]:
+    """A conversation of one question."""
+    return [*opening(system), Message(role=Role.USER, content=prompt)]
+
+
+# What a template is tried on: words that it cannot know.
+_SYSTEM = Message(role=Role.SYSTEM, content="Qsystemq")
+_FIRST = Message(role=Role.USER, content="Qfirstq")
+_ANSWER = Message(role=Role.ASSISTANT, content="Qanswerq")
+_SECOND = Message(role=Role.USER, content="Qsecondq")
+
+_SWITCH = re.compile(r"/\w+")
+
+_ABSENT: dict[str, object] = {"tools": None, "documents": None}
+_EMPTY: dict[str, object] = {"tools": [], "documents": [], "functions": "", "datetime": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Format:
+    """What is rendered, and what is done for the template.
+
+    parts: contents are lists of parts, as templates of models that see want them.
+    empties: what is not there (tools, documents) is empty, where it else is None as in
+    transformers. folds_system: the system prompt goes into the first question.
+    alternates: neighbours of one role become one message. later: what is wrong with a
+    conversation of more than one question.
+    """
+
+    text: str
+    parts: bool = False
+    empties: bool = False
+    folds_system: bool = False
+    alternates: bool = False
+    later: str = ""
+
+    def turns(self, messages: Sequence[Message]) -> list[dict[str, object]]:
+        """The messages as the template takes them."""
+        if self.folds_system:
+            messages = _without_system(messages)
+        if self.alternates:
+            messages = _joined(messages)
+        return [
+            {
+                "role": message.role.value,
+                "content": [{"type": "text", "text": message.content}]
+                if self.parts
+                else message.content,
+            }
+            for message in messages
+        ]
+
+
+class ChatTemplate:
+    """The chat format of one model. Any thread may render.
+
+    source: where the template came from; known for good after its first use (`settle`).
+    """
+
+    def __init__(
+        self,
+        template: TemplateText,
+        tokenizer: Tokenizer,
+        *,
+        otherwise: TemplateSource,
+        process: TemplateProcess | None = None,
+    ) -> None:
+        """A template as it is; that it is none is found at first use.
+
+        otherwise: the built-in template to take instead.
+        """
+        self.source = template.source
+        self._template, self._otherwise = template, otherwise
+        self._tokenizer = tokenizer
+        self._process = process or TemplateProcess()
+        self._format: _Format | None = None
+        self._notes: list[str] = []
+        self._told_of_folding = False
+
+    @classmethod
+    def from_metadata(
+        cls, metadata: Metadata, tokenizer: Tokenizer, given: TemplateText | None = None
+    ) -> "ChatTemplate":
+        """The template that is given, else the file's, else the built-in one that fits best."""
+        text = next((metadata[key] for key in (_KEY, f"{_KEY}.default") if key in metadata), "")
+        otherwise = builtin_source(metadata.get("general.name"), tokenizer, str(text))
+        if given is not None:
+            return cls(given, tokenizer, otherwise=otherwise)
+        if not isinstance(text, str):
+            made = cls(builtin(otherwise), tokenizer, otherwise=otherwise)
+            made._note_instead("the model's chat template is no text")
+            return made
+        template = TemplateText(
+            source=TemplateSource.FILE, text=text, name="the model's chat template"
+        )
+        known = builtin_named(text)
+        if known is not None or not text.strip():
+            template = builtin(known or otherwise)
+        return cls(template, tokenizer, otherwise=otherwise)
+
+    def start(self) -> None:
+        """Make ready for the first rendering, which is then quicker; waits for nothing."""
+        self._process.start()
+
+    def settle(self, cancel: Event | None = None) -> None:
+        """Find out, once, what the template can do. Rendering does this where it was not done.
+
+        Raises:
+            ChatTemplateError: the template that the user gave is none, or loses questions.
+            RenderStoppedError: `cancel` was set.
+        """
+        if self._format is None:
+            self._format = self._tried(cancel)
+
+    def take_notes(self) -> list[str]:
+        """What the user should know of the template since the last call, a line each."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        cancel: Event | None = None,
+    ) -> str:
+        """The conversation as text; with the head of the next answer, unless told otherwise.
+
+        Raises:
+            ChatTemplateError: the template failed, refuses this order of messages, or took
+                more than `template_process.TemplateLimits`.
+            RenderStoppedError: `cancel` was set.
+        """
+        self.settle(cancel)
+        assert self._format is not None
+        if self._format.later and any(each.role is Role.ASSISTANT for each in messages):
+            self._format = self._instead(self._format.later)
+        text = self._text(messages, add_generation_prompt, cancel)
+        if not self.source.is_builtin and not _all_stand(messages, text, self._template.text):
+            self._format = self._instead("does not show all that was asked")
+            text = self._text(messages, add_generation_prompt, cancel)
+        if self._format.folds_system and any(each.role is Role.SYSTEM for each in messages):
+            self._tell_of_folding()
+        return text
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        cancel: Event | None = None,
+    ) -> list[int]:
+        """The conversation as ids, as `encode_text` makes them of `render`'s text."""
+        return self.encode_text(
+            self.render(messages, add_generation_prompt=add_generation_prompt, cancel=cancel)
+        )
+
+    def encode_text(self, text: str) -> list[int]:
+        """A rendered text as ids, with one bos token where the model wants it; never an eos."""
+        ids = self._tokenizer.encode(text, add_special=False, parse_special=True)
+        bos = self._tokenizer.bos_id
+        if self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids
+
+    def _text(
+        self, messages: Sequence[Message], add_generation_prompt: bool, cancel: Event | None
+    ) -> str:
+        assert self._format is not None
+        shown = self._rendering(self._format, messages, add_generation_prompt, cancel)
+        if shown.fault is not None:
+            hint = f" ({_ANOTHER})" if self.source is TemplateSource.FILE else ""
+            raise ChatTemplateError(f"{self._template.name} {shown.complaint}{hint}")
+        return shown.text
+
+    def _rendering(
+        self,
+        format_: _Format,
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
+        cancel: Event | None,
+    ) -> Rendering:
+        variables = {
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self._special(self._tokenizer.bos_id),
+            "eos_token": self._special(self._tokenizer.eos_id),
+        } | (_EMPTY if format_.empties else _ABSENT)
+        turns = format_.turns(messages)
+        return self._process.render(format_.text, turns, variables, cancel=cancel)
+
+    def _tried(self, cancel: Event | None) -> _Format:
+        """The template with what must be done for it, or the built-in one."""
+        text = self._template.text
+        if self.source.is_builtin:
+            return _Format(text=text)
+        if len(text) > _MAX_CHARACTERS:
+            return self._instead(f"has {len(text)} characters, expected at most {_MAX_CHARACTERS}")
+        talk, complaints = [_FIRST, _ANSWER, _SECOND], []
+        for_one: _Format | None = None
+        for empties, parts in product((False, True), repeat=2):
+            format_ = _Format(text=text, parts=parts, empties=empties)
+            complaint, is_over = self._complaint(format_, [_FIRST], cancel)
+            if not complaint:
+                complaint, is_over = self._complaint(format_, talk, cancel)
+                if not complaint:
+                    return self._fitted(format_, cancel)
+                for_one = for_one or replace(format_, later=complaint)
+            complaints.append(complaint)
+            if is_over:
+                return self._instead(complaint)
+        return self._fitted(for_one, cancel) if for_one else self._instead(complaints[0])
+
+    def _fitted(self, format_: _Format, cancel: Event | None) -> _Format:
+        system, _ = self._complaint(format_, [_SYSTEM, _FIRST], cancel)
+        twice, _ = self._complaint(format_, [_FIRST, _SECOND], cancel)
+        return replace(format_, folds_system=bool(system), alternates=bool(twice))
+
+    def _complaint(
+        self, format_: _Format, messages: Sequence[Message], cancel: Event | None
+    ) -> tuple[str, bool]:
+        """What is wrong with how made-up messages are shown, "" if nothing; whether to give up."""
+        shown = self._rendering(format_, messages, True, cancel)
+        if shown.fault is not None:
+            return shown.complaint, shown.fault in (TemplateFault.STOPPED, TemplateFault.SYNTAX)
+        said = [message.content for message in messages]
+        # A list that is written as it stands is no text.
+        forms = ("'{}'", '"{}"') if format_.parts else ("'content': '{}'",)
+        lost = any(each not in shown.text for each in said)
+        listed = any(form.format(each) in shown.text for form in forms for each in said)
+        return ("does not show what was said" if lost or listed else ""), False
+
+    def _instead(self, why: str) -> _Format:
+        """The built-in template, from here on. A template that the user gave is an error."""
+        complaint = f"{self._template.name} {why}"
+        if self.source is TemplateSource.GIVEN:
+            raise ChatTemplateError(complaint)
+        self._note_instead(complaint)
+        self._template = builtin(self._otherwise)
+        self.source = self._otherwise
+        return _Format(text=self._template.text)
+
+    def _note_instead(self, complaint: str) -> None:
+        self._notes.append(f"{complaint}; taken instead: {self._otherwise.value} ({_ANOTHER})")
+
+    def _tell_of_folding(self) -> None:
+        if not self._told_of_folding:
+            self._notes.append(
+                f"{self._template.name} has no place for a system prompt: "
+                "it goes before the first question"
+            )
+        self._told_of_folding = True
+
+    def _special(self, id_: int | None) -> str:
+        return "" if id_ is None else self._tokenizer.text(id_)
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    """The system prompt put before the first question, or alone in its place."""
+    system = [message.content for message in messages if message.role is Role.SYSTEM]
+    rest = [message for message in messages if message.role is not Role.SYSTEM]
+    if not system:
+        return rest
+    if rest and rest[0].role is Role.USER:
+        system.append(rest.pop(0).content)
+    return [Message(role=Role.USER, content="\n\n".join(system)), *rest]
+
+
+def _joined(messages: Sequence[Message]) -> list[Message]:
+    """Neighbours of one role as one message."""
+    joined: list[Message] = []
+    for message in messages:
+        if joined and joined[-1].role is message.role:
+            content = f"{joined.pop().content}\n\n{message.content}"
+            message = replace(message, content=content)
+        joined.append(message)
+    return joined
+
+
+def _all_stand(messages: Sequence[Message], text: str, template: str) -> bool:
+    """Whether all that the user said stands in a text, one after the other."""
+    at = 0
+    for message in messages:
+        if message.role is Role.USER and at >= 0:
+            said = message.content.strip()
+            found = text.find(said, at)
+            at = _end_changed(said, text, at, template) if found < 0 else found + len(said)
+    return at >= 0
+
+
+def _end_changed(said: str, text: str, start: int, template: str) -> int:
+    """Where what was said ends, escaped or spaced anew by a template; -1 if nowhere."""
+    quoted = (json.dumps(said, ensure_ascii=ascii_)[1:-1] for ascii_ in (False, True))
+    # As jinja2's own filter writes quotes.
+    escaped = html.escape(said).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+    for form in (*quoted, escaped):
+        at = text.find(form, start)
+        if at >= 0:
+            return at + len(form)
+    # Switches that the template knows (/no_think) are for it to take away.
+    switches = set(_SWITCH.findall(template))
+    plain = _SWITCH.sub(lambda word: "" if word[0] in switches else word[0], said)
+    at = start
+    for word in re.findall(r"\w+", plain) or plain.split():
+        at = text.find(word, at)
+        if at < 0:
+            return -1
+        at += len(word)
+    return at

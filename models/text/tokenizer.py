@@ -1,0 +1,229 @@
+"""Text to token ids and back, with the same ids as llama.cpp.
+
+Knows nothing of messages, templates or streaming. Special tokens are cut out
+of a text here; what lies between them goes to the family's encoder.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from models.assumptions import Assumptions
+from models.gguf.metadata import Metadata
+from models.text.bpe import ByteLevelBPE, TextBPE
+from models.text.pretokenizers import Spelling, named, of_file
+from models.text.sentencepiece import SentencePieceBPE
+from models.text.vocabulary import (
+    HIDDEN,
+    PREFIX,
+    TokenizerModel,
+    TokenType,
+    Vocabulary,
+    byte_value,
+    text_bytes,
+    tokenizer_model,
+)
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Encoder(Protocol):
+    """What the families of tokenizers share."""
+
+    adds_space_prefix: bool
+
+    def encode(self, text: str, *, after_special: bool) -> list[int]: ...
+    def piece_bytes(self, text: str) -> bytes: ...
+
+
+class Tokenizer:
+    """A GGUF file's tokenizer.
+
+    notes: a sentence for each thing that was assumed where the file does not say.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        encoder: _Encoder,
+        *,
+        adds_bos: bool,
+        adds_eos: bool,
+        notes: tuple[str, ...],
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._encoder = encoder
+        self.adds_bos = adds_bos
+        self.adds_eos = adds_eos
+        self.notes = notes
+        self._always_parsed = _longest_first(vocabulary, frozenset({TokenType.USER_DEFINED}))
+        self._parsed = _longest_first(vocabulary, HIDDEN | {TokenType.USER_DEFINED})
+        self.special_ids = frozenset(
+            index for index, kind in enumerate(vocabulary.types) if kind in HIDDEN
+        )
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata, pretokenizer: str | None = None) -> "Tokenizer":
+        """Build the tokenizer that a GGUF file describes.
+
+        pretokenizer: llama.cpp's name of one, instead of that which the file names.
+
+        Raises:
+            GGUFError: the tokenizer is of an unsupported kind, or its keys are damaged.
+            EmberError: no pre-tokenizer has the given name.
+        """
+        assumed = Assumptions()
+        vocabulary = Vocabulary.from_metadata(metadata, assumed)
+        asked = None if pretokenizer is None else named(pretokenizer)
+        encoder: ByteLevelBPE | TextBPE | SentencePieceBPE
+        if tokenizer_model(metadata) is TokenizerModel.SENTENCEPIECE:
+            if asked:
+                assumed.add("--pretokenizer", "of no use to this model, which has scores")
+            encoder = SentencePieceBPE(vocabulary, metadata, assumed)
+            adds_bos = True
+        else:
+            pre = asked or of_file(metadata, assumed)
+            kind = ByteLevelBPE if pre.spelling is Spelling.BYTES else TextBPE
+            encoder = kind(vocabulary, metadata, pre, assumed)
+            adds_bos = pre.adds_bos
+        return cls(
+            vocabulary,
+            encoder,
+            adds_bos=_adds(metadata, "bos", adds_bos, vocabulary.bos_id, assumed),
+            adds_eos=_adds(metadata, "eos", False, vocabulary.eos_id, assumed),
+            notes=assumed.notes(),
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return len(self._vocabulary)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that opens a text."""
+        return self._vocabulary.bos_id
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that closes a text."""
+        return self._vocabulary.eos_id
+
+    @property
+    def eog_ids(self) -> frozenset[int]:
+        """Every token after which generation stops."""
+        return self._vocabulary.eog_ids
+
+    @property
+    def adds_space_prefix(self) -> bool:
+        """Whether encoding puts a space before a text, which decoding takes away."""
+        return self._encoder.adds_space_prefix
+
+    def id_of(self, text: str) -> int | None:
+        """The id of the token whose text this is, whatever its type."""
+        return self._vocabulary.ids.get(text)
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """The ids of a text.
+
+        `add_special`: put the bos and eos tokens around it where the file asks for it, unless
+        the text brings them (llama.cpp doubles them, and warns).
+        `parse_special`: take a control token's text for the token; else it is plain text.
+        User-defined tokens are always taken for themselves.
+        """
+        ids: list[int] = []
+        after_special = True
+        valid = _LONE_SURROGATE.sub("\ufffd", text)
+        for part in _partition(valid, self._parsed if parse_special else self._always_parsed):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._encoder.encode(part, after_special=after_special)
+            after_special = isinstance(part, int)
+        if add_special and self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        if add_special and self.adds_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
+            ids.append(self.eos_id)
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of ids; bytes that are not UTF-8 become U+FFFD.
+
+        `skip_special`: leave control tokens out; else their text is written.
+        """
+        data = b"".join(
+            text_bytes(self.text(id_))
+            if id_ in self.special_ids and not skip_special
+            else self.token_bytes(id_)
+            for id_ in ids
+        )
+        if self.adds_space_prefix:
+            data = data.removeprefix(b" ")
+        return data.decode(errors="replace")
+
+    def token_bytes(self, id_: int) -> bytes:
+        """The bytes that a token adds to a text; none for control tokens."""
+        text = self.text(id_)
+        match self._vocabulary.types[id_]:
+            case TokenType.NORMAL:
+                return self._encoder.piece_bytes(text)
+            case TokenType.USER_DEFINED:
+                return text_bytes(text)
+            case TokenType.BYTE:
+                return bytes([byte_value(text)])
+            case _:
+                return b""
+
+    def piece(self, id_: int) -> str:
+        r"""A token for display: control tokens by name, bytes that are no character as \xNN."""
+        text = self.text(id_)
+        data = text_bytes(text) if id_ in self.special_ids else self.token_bytes(id_)
+        return data.decode(errors="backslashreplace")
+
+    def text(self, id_: int) -> str:
+        """A token as the vocabulary spells it. Raises `IndexError` outside the vocabulary."""
+        if not 0 <= id_ < self.vocab_size:
+            raise IndexError(f"token id {id_} is not in 0..{self.vocab_size - 1}")
+        return self._vocabulary.texts[id_]
+
+
+def _adds(
+    metadata: Metadata, name: str, default: bool, id_: int | None, assumed: Assumptions
+) -> bool:
+    """Whether the token that opens or closes a text is put there."""
+    asked = metadata.get_bool(f"{PREFIX}add_{name}_token", default)
+    if asked and id_ is None:
+        assumed.add(f"{PREFIX}{name}_token_id is not there", "no such token is put around a text")
+    return asked and id_ is not None
+
+
+def _longest_first(
+    vocabulary: Vocabulary, types: frozenset[TokenType]
+) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(vocabulary.of_type(types), key=lambda token: -len(token[0].encode())))
+
+
+def _partition(text: str, specials: tuple[tuple[str, int], ...]) -> list[str | int]:
+    """Cut special tokens out of a text, each replaced by its id.
+
+    Not leftmost first: like llama.cpp, the longest token is cut out everywhere, then
+    the next longest from what is left.
+    """
+    parts: list[str | int] = [text] if text else []
+    for special, id_ in specials:
+        if special in text:
+            parts = [piece for part in parts for piece in _split(part, special, id_)]
+    return parts
+
+
+def _split(part: str | int, special: str, id_: int) -> Iterator[str | int]:
+    if isinstance(part, int):
+        yield part
+        return
+    for number, plain in enumerate(part.split(special)):
+        if number:
+            yield id_
+        if plain:
+            yield plain

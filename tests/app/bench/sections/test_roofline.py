@@ -1,0 +1,100 @@
+"""Ceilings by hand: one layer, two query heads over a KV head of 64, 32 tokens vocabulary."""
+
+import pytest
+
+from app.bench.figures.chips import CHIPS
+from app.bench.figures.shapes import LLAMA_2_7B, TINYLLAMA, Network
+from app.bench.meter import Meter
+from app.bench.sections import roofline, roofline_view
+from app.bench.sections.roofline import RooflineRow
+from app.bench.settings import RooflineSettings
+
+SMALL = Network(
+    name="small",
+    layers=3,
+    hidden=128,
+    ffn=6,
+    heads=2,
+    kv_heads=1,
+    head_dim=64,
+    vocabulary=32,
+    context=64,
+    weight_bytes=100_000,
+)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[RooflineRow]:
+    settings = RooflineSettings(model="", kv=("hkivi5/turbo3u", "q8"), contexts=(4096, 32768))
+    with Meter(1) as meter:
+        return list(roofline.run(settings, meter))
+
+
+def test_weights_are_read_but_for_the_table() -> None:
+    assert roofline.weights_read(SMALL) == 100_000 - 32 * 128 * 5 // 8
+
+
+@pytest.mark.parametrize(
+    ("context", "pinned", "hot", "blocks"),
+    [(3, 3, 0, 0), (200, 4, 196, 0), (323, 4, 319, 0), (324, 4, 256, 1), (4096, 4, 316, 59)],
+)
+def test_tiers_of_so_many_tokens(context: int, pinned: int, hot: int, blocks: int) -> None:
+    found = roofline.held(context)
+    assert (found.pinned, found.hot, found.blocks) == (pinned, hot, blocks)
+
+
+def test_bytes_of_a_token_by_hand() -> None:
+    """324 tokens: 4 pinned and 256 hot ones of 256 bytes, a block of 64."""
+    found = roofline.moved(SMALL, "q8/q4", 324)
+    # Codes and, for each token and 64 channels, a scale and a zero of 2 bytes.
+    block = 64 * (64 + 4) + 64 * (32 + 4)
+    assert found.cache == 3 * (260 * 256 + block)
+    # Rows of 64 channels, 2 of them: read as pinned, hot and cold tokens meet them; written.
+    queries, output = 2 * 64 * 2 * 3, 2 * 64 * 2
+    # Spans of a threadgroup's four tiles of 32, or blocks: one pinned, two hot, one cold.
+    scratch = 2 * 2 * 4 * (64 + 2) * 4
+    assert found.other == 3 * (queries + output + scratch)
+    plain = roofline.plain_moved(SMALL, 324)
+    assert plain.cache == 3 * 324 * 2 * 64 * 2
+    assert plain.other == 3 * (2 * 64 * 2 * 2)
+    assert plain.total == found.weights + plain.cache + plain.other
+
+
+def test_ceilings_by_hand(rows: list[RooflineRow]) -> None:
+    assert len(rows) == 2 * 2 * len(CHIPS) * 3
+    for row in rows:
+        moved = row.weight_bytes + row.cache_bytes + row.other_bytes
+        assert row.tokens_s == pytest.approx(row.gb_s * 1e9 / moved)
+    plain = next(row for row in rows if row.model == LLAMA_2_7B.name and row.context == 32768)
+    # On an M1: weights of 5.101e9 but for 32000 rows of 2560 bytes, 32768 tokens of 524288, and
+    # queries and outputs of 32 layers.
+    assert (plain.chip, plain.kv, plain.over_f16) == ("M1", "f16", 1)
+    assert plain.tokens_s == pytest.approx(68.25e9 / 22_199_473_472, rel=1e-6)
+    # 17.2 GB of cache beside 5.1 GB of weights, of 16 GiB
+    assert not plain.fits
+
+
+def test_a_ratio_is_that_of_speeds_and_below_that_of_bits(rows: list[RooflineRow]) -> None:
+    found = {(row.model, row.chip, row.context, row.kv): row for row in rows}
+    for (model, chip, context, kv), row in found.items():
+        plain = found[model, chip, context, "f16"]
+        assert row.over_f16 == pytest.approx(row.tokens_s / plain.tokens_s)
+        assert 1 <= row.over_f16 <= {"f16": 1, "q8": 16 / 8.5, "hkivi5/turbo3u": 16 / 4.3}[kv]
+
+
+def test_every_chip_is_shown_and_called_computed(rows: list[RooflineRow]) -> None:
+    of_bytes, *ceilings = roofline_view.tables(rows)
+    assert len(of_bytes.rows) == 2 * 2 * 3
+    assert len(ceilings) == 2 * 2
+    for table in ceilings:
+        assert "computed, nothing measured" in table.title
+        assert [row[0] for row in table.rows] == [chip.name for chip in CHIPS]
+    (m1, *_), llama = ceilings[2].rows, ceilings[2]
+    assert llama.title.startswith(f"Ceiling of {LLAMA_2_7B.name} with hkivi5/turbo3u")
+    assert llama.columns[-3:] == ("32k f16", "32k ember", "times")
+    assert (m1[-3], m1[-1]) == ("-", "-")  # does not fit
+    assert roofline_view.charts(rows) == []
+    said = roofline_view.findings(rows)
+    assert len(said) == 4
+    assert all(sentence.startswith("Computed, nothing measured: at 32k") for sentence in said)
+    assert TINYLLAMA.name in said[0]

@@ -1,0 +1,379 @@
+"""The chat without a screen."""
+
+from pathlib import Path
+
+import pytest
+
+from app.generation import TextChunk
+from app.sessions.chat import Attachment, Chat, ChatMessage, State
+from app.sessions.store import SessionStore
+from app.tui.chat.controller import ChatController
+from app.tui.chat.state import Draft, Phase
+from app.tui.service.contract import Prepared, TooLong
+from kvcache import EmberError
+from models.errors import ModelNotFoundError
+from models.text.chat_template import Role
+from tests.app.tui.scripted_service import ScriptedService
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Talk:
+    """A controller with its scripted model."""
+
+    def __init__(self, store: SessionStore | None = None, **service: bool) -> None:
+        self.clock = Clock()
+        self.service = ScriptedService(**service)
+        self.chat = ChatController(self.service, store=store, clock=self.clock)
+        self.chat.load("m")
+        self.chat.tick()
+
+    def ask(self, text: str) -> None:
+        self.chat.ask(Draft(text=text))
+        self.chat.tick()
+
+    def exchange(self, question: str, answer: str) -> None:
+        self.ask(question)
+        self.service.read(10, 10)
+        self.service.say(answer)
+        self.service.finish()
+        self.chat.tick()
+
+    @property
+    def texts(self) -> list[str]:
+        return [message.text for message in self.chat.chat.messages]
+
+    @property
+    def asked(self) -> list[str]:
+        return [message.content for message in self.service.asks[-1].messages]
+
+
+@pytest.fixture
+def talk() -> Talk:
+    return Talk()
+
+
+def test_the_whole_conversation_is_sent(talk: Talk) -> None:
+    talk.chat.set_system("be brief")
+    talk.exchange("one", "1")
+    talk.ask("two")
+    assert talk.asked == ["be brief", "one", "1", "two"]
+
+
+def test_the_answer_is_saved_at_least_every_second(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    talk = Talk(SessionStore.open(path))
+
+    def saved() -> list[str]:
+        chat = SessionStore.open(path).latest()
+        return [message.text for message in chat.messages] if chat else []
+
+    talk.ask("why?")
+    assert saved() == ["why?"]
+    talk.service.read(10, 10)
+    talk.service.say("be", "cause")
+    talk.clock.now += 0.5
+    talk.chat.tick()
+    assert saved() == ["why?"]
+    talk.service.say(" it")
+    talk.clock.now += 0.6
+    talk.chat.tick()
+    assert saved() == ["why?", "because it"]
+
+
+def test_speed_is_that_of_the_tokens_not_of_the_screen(talk: Talk) -> None:
+    talk.ask("one")
+    for count in range(1, 12):
+        talk.service.put(TextChunk(row=0, text="x", tokens=count, at=7.0 + count / 130))
+    talk.clock.now += 1.0
+    talk.chat.tick()
+    speed = talk.chat.meter.speed()
+    assert speed.now == pytest.approx(130)
+    assert speed.average == pytest.approx(130)
+
+
+def test_one_question_waits_and_a_second_is_refused(talk: Talk) -> None:
+    talk.ask("one")
+    talk.chat.ask(Draft(text="two"))
+    with pytest.raises(EmberError, match="waits already"):
+        talk.chat.ask(Draft(text="three"))
+    talk.service.say("1")
+    talk.service.finish()
+    talk.chat.tick()
+    assert talk.asked == ["one", "1", "two"]
+
+
+def test_a_stop_in_prefill_leaves_the_question_alone(talk: Talk) -> None:
+    talk.ask("long")
+    talk.service.read(256, 1000)
+    talk.chat.tick()
+    assert talk.chat.phase is Phase.READING
+    talk.chat.stop()
+    talk.chat.tick()
+    assert talk.texts == ["long"]
+    talk.ask("more")
+    assert talk.asked == ["long\n\nmore"]
+
+
+def test_retry_replaces_the_answer(talk: Talk) -> None:
+    talk.exchange("one", "bad")
+    talk.chat.retry()
+    talk.service.say("good")
+    talk.service.finish()
+    talk.chat.tick()
+    assert talk.texts == ["one", "good"]
+    assert talk.asked == ["one"]
+
+
+def test_continue_goes_on_in_the_same_message(talk: Talk) -> None:
+    talk.exchange("count", "one two")
+    talk.chat.continue_()
+    assert talk.service.asks[-1].continues
+    assert talk.asked == ["count", "one two"]
+    talk.service.say(" three")
+    talk.service.finish()
+    talk.chat.tick()
+    assert talk.texts == ["count", "one two three"]
+    figures = talk.chat.chat.messages[-1].figures
+    assert figures is not None
+    assert figures.tokens == 2
+
+
+def test_a_stopped_continuation_keeps_what_was_there(talk: Talk) -> None:
+    talk.exchange("count", "one two")
+    talk.chat.continue_()
+    talk.chat.stop()
+    talk.chat.tick()
+    assert talk.texts == ["count", "one two"]
+
+
+def test_undo_gives_the_question_back(talk: Talk) -> None:
+    talk.exchange("one", "1")
+    talk.chat.ask(Draft(text="two", attachments=(Attachment(name="a", text="b"),)))
+    talk.service.say("2")
+    talk.service.finish()
+    talk.chat.tick()
+    draft = talk.chat.undo()
+    assert (draft.text, draft.attachments[0].name) == ("two", "a")
+    assert talk.texts == ["one", "1"]
+
+
+def test_edit_drops_what_followed(talk: Talk) -> None:
+    talk.exchange("one", "1")
+    talk.exchange("two", "2")
+    talk.chat.ask(Draft(text="uno"), talk.chat.chat.messages[0])
+    assert talk.asked == ["uno"]
+    assert talk.texts == ["uno", ""]
+
+
+def test_a_fork_is_another_saved_chat(talk: Talk) -> None:
+    talk.exchange("one", "1")
+    talk.exchange("two", "2")
+    original = talk.chat.chat
+    assert talk.chat.fork(original.messages[1]) is None
+    assert talk.texts == ["one", "1"]
+    draft = talk.chat.fork(talk.chat.chat.messages[0])
+    assert draft == Draft(text="one")
+    titles = [each.title for each in talk.chat.store.chats()]
+    assert sorted(titles) == ["one", "one (fork)"]  # the other has no words yet
+    assert original.id is not None
+    assert len(talk.chat.store.load(original.id).messages) == 4
+
+
+def test_too_long_keeps_the_question_and_asks(talk: Talk) -> None:
+    talk.ask("long")
+    talk.service.put(TooLong(prompt_tokens=1200, window=1000))
+    talk.service.end()
+    talk.chat.tick()
+    assert talk.chat.too_long == TooLong(prompt_tokens=1200, window=1000)
+    assert talk.texts == ["long"]
+    talk.chat.dismiss_too_long()
+    talk.chat.retry(drop_oldest=True)
+    assert talk.service.asks[-1].drop_oldest
+    talk.service.put(Prepared(prompt_tokens=500, ends=(500,), dropped=2))
+    talk.chat.tick()
+    assert "2 messages are outside the window" in talk.chat.notices[0]
+
+
+def test_an_error_becomes_a_card_and_the_partial_answer_stays(talk: Talk) -> None:
+    talk.ask("one")
+    talk.service.say("par")
+    talk.service.fail(EmberError("the disk is gone: plug it in"))
+    talk.chat.tick()
+    assert talk.texts == ["one", "par"]
+    assert talk.chat.chat.messages[-1].state is State.FAILED
+    assert talk.chat.problem is not None
+    assert "plug it in" in talk.chat.problem.cause
+    talk.ask("again")
+    assert talk.chat.problem is None
+
+
+def test_what_is_said_of_a_prompt_is_a_notice(talk: Talk) -> None:
+    talk.ask("one")
+    talk.service.put(Prepared(prompt_tokens=5, ends=(5,), notes=("another template",)))
+    talk.chat.tick()
+    assert talk.chat.notices == ["another template"]
+
+
+def test_an_answer_that_was_stopped_before_it_was_asked_for(talk: Talk) -> None:
+    talk.ask("one")
+    talk.service.end()
+    talk.chat.tick()
+    assert talk.texts == ["one"]
+    talk.chat.retry()
+    talk.service.say("1")
+    talk.service.finish()
+    talk.chat.tick()
+    talk.chat.continue_()
+    talk.service.end()
+    talk.chat.tick()
+    assert (talk.texts, talk.chat.busy) == (["one", "1"], False)
+    assert talk.chat.chat.messages[-1].state is State.STOPPED
+
+
+def test_messages_know_where_they_end(talk: Talk) -> None:
+    talk.exchange("one", "1")
+    talk.ask("three")
+    ends = [message.end for message in talk.chat.chat.messages]
+    assert ends[:3] == [3, 4, 9]
+    talk.service.read(9, 9)
+    talk.service.say("a", "b")
+    talk.chat.tick()
+    assert talk.chat.chat.messages[-1].end == 11
+
+
+def test_actions_are_refused_while_the_model_answers(talk: Talk) -> None:
+    talk.ask("one")
+    chat = talk.chat
+    for refused in (chat.retry, chat.continue_, chat.undo, chat.fork, chat.new_chat):
+        with pytest.raises(EmberError, match="stop the answer"):
+            refused()
+    with pytest.raises(EmberError, match="stop the answer"):
+        chat.load("other")
+
+
+def test_there_is_nothing_to_do_in_an_empty_chat(talk: Talk) -> None:
+    for refused in (talk.chat.retry, talk.chat.continue_, talk.chat.undo, talk.chat.fork):
+        with pytest.raises(EmberError, match=r"nothing|no answer"):
+            refused()
+
+
+def test_a_failed_load_says_why_and_the_next_works() -> None:
+    talk = Talk()
+    talk.service.load_error = EmberError("no such file")
+    talk.chat.load("gone")
+    talk.chat.tick()
+    assert talk.chat.phase is Phase.NO_MODEL
+    assert talk.chat.problem is not None
+    assert talk.chat.problem.cause == "no such file"
+    with pytest.raises(EmberError, match="no model"):
+        talk.chat.retry()
+    talk.service.load_error = None
+    talk.chat.load("here")
+    talk.chat.tick()
+    assert talk.chat.model is not None
+    assert talk.chat.problem is None
+
+
+def test_a_name_of_no_model_leaves_the_present_one(talk: Talk) -> None:
+    before = talk.chat.model
+    talk.service.load_error = ModelNotFoundError("no such file")
+    talk.chat.load("gone")
+    talk.chat.tick()
+    assert talk.chat.problem is not None
+    assert talk.chat.problem.cause == "no such file"
+    assert before is not None
+    assert talk.chat.model is before
+
+
+def test_a_missing_model_is_fetched_then_loaded(talk: Talk) -> None:
+    talk.service.missing.add("big")
+    talk.chat.use("big")
+    talk.ask("meanwhile")
+    talk.service.fetched(1, 2)
+    talk.service.fetched(2, 2)
+    talk.chat.tick()
+    assert talk.service.loads == ["m"]
+    talk.service.say("ok")
+    talk.service.finish()
+    talk.chat.tick()
+    talk.chat.tick()
+    assert talk.service.loads == ["m", "big"]
+    assert talk.texts == ["meanwhile", "ok"]
+
+
+def test_a_stopped_download_loads_nothing(talk: Talk) -> None:
+    talk.service.missing.add("big")
+    talk.chat.use("big")
+    talk.chat.stop_fetch()
+    talk.chat.tick()
+    assert talk.chat.fetching is None
+    assert talk.chat.problem is None
+    assert talk.service.loads == ["m"]
+
+
+def test_a_full_disk_is_told_once_and_the_chat_goes_on(tmp_path: Path) -> None:
+    store = SessionStore.open(tmp_path / "chats.db")
+    talk = Talk(store)
+    store.close()
+    talk.exchange("one", "1")
+    talk.exchange("two", "2")
+    assert [notice for notice in talk.chat.notices if "not saved" in notice] != []
+    assert len(talk.chat.notices) == 1
+    assert talk.texts == ["one", "1", "two", "2"]
+
+
+def test_a_retry_keeps_the_old_answer_on_disk_until_there_are_new_words(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    talk = Talk(SessionStore.open(path))
+    talk.exchange("one", "old")
+    talk.chat.retry()
+
+    def saved() -> list[str]:
+        chat = SessionStore.open(path).latest()
+        return [message.text for message in chat.messages] if chat else []
+
+    assert saved() == ["one", "old"]
+    talk.service.say("new")
+    talk.clock.now += 1.1
+    talk.chat.tick()
+    assert saved() == ["one", "new"]
+
+
+def test_leaving_saves_what_is_unfinished_and_what_waits(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    talk = Talk(SessionStore.open(path))
+    talk.ask("one")
+    talk.service.say("half an ans")
+    talk.chat.ask(Draft(text="two"))
+    assert talk.chat.close() is None
+    chat = SessionStore.open(path).latest()
+    assert chat is not None
+    assert [(each.text, each.state) for each in chat.messages] == [
+        ("one", State.COMPLETE),
+        ("half an ans", State.STOPPED),
+        ("two", State.COMPLETE),
+    ]
+
+
+def test_a_damaged_chat_is_told_when_it_is_shown(talk: Talk) -> None:
+    message = ChatMessage(role=Role.USER, text="?")
+    talk.chat.show_chat(Chat(messages=[message], damaged=1))
+    assert "1 messages of this chat are damaged" in talk.chat.notices[0]
+
+
+def test_an_attachment_is_fenced_beyond_what_it_contains() -> None:
+    message = ChatMessage(
+        role=Role.USER,
+        text="explain",
+        attachments=(Attachment(name="a.md", text="```\ncode\n```\n"),),
+    )
+    assert message.content == "a.md:\n````\n```\ncode\n```\n````\n\nexplain"

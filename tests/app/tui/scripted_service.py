@@ -1,0 +1,229 @@
+"""`ModelService` without a model: says what it is told to, when it is told.
+
+For tests and for the benchmark of the screen. Figures of the cache follow from
+what is said, or are set.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from app.generation import Finished, PrefillProgress, TextChunk
+from app.job import Job
+from app.transcript import Completion, FinishReason
+from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared
+from kvcache.stats import CacheStats
+from models.finding.progress import Progress
+
+TOKEN_BYTES = 1024
+
+
+def scripted_model(spec: str = "scripted") -> ModelInfo:
+    """A model of 7 layers and a window of 1000 tokens."""
+    return ModelInfo(
+        name="Scripted",
+        spec=spec,
+        path=Path(f"{spec}.gguf"),
+        file_bytes=97_000_000,
+        weight_bytes=101_000_000,
+        layers=7,
+        window=1000,
+        max_bytes=1000 * TOKEN_BYTES * 7,
+        token_bytes=TOKEN_BYTES * 7,
+        block=64,
+        kv="f16",
+        backend="scripted",
+    )
+
+
+def scripted_completion(
+    pieces: Sequence[str],
+    *,
+    prompt_tokens: int,
+    reused_tokens: int = 0,
+    reason: FinishReason = FinishReason.STOP,
+) -> Completion:
+    """One token a piece, at speeds that never differ."""
+    return Completion(
+        text="".join(pieces),
+        tokens=tuple(range(len(pieces))),
+        prompt_tokens=prompt_tokens,
+        reused_tokens=reused_tokens,
+        finish_reason=reason,
+        ttft_s=0.38,
+        prefill_tps=1284.0,
+        decode_tps=42.0,
+    )
+
+
+class ScriptedService:
+    """Records what it is asked; the script's owner plays the model.
+
+    holds_load: keep a load open until `finish_load`. missing: models to be fetched.
+    notes: what a load has to say.
+    """
+
+    def __init__(
+        self,
+        *,
+        holds_load: bool = False,
+        missing: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.asks: list[Ask] = []
+        self.loads: list[str] = []
+        self.fetches: list[str] = []
+        self.stats: list[CacheStats] = []
+        self.load_error: Exception | None = None
+        self.missing = set(missing)
+        self._notes = tuple(notes)
+        self.fetch_job: Job[Progress] | None = None
+        self.look: Job[Completion] | None = None
+        self._holds_load = holds_load
+        self._load_job: Job[LoadEvent] | None = None
+        self._job: Job[AnswerEvent] | None = None
+        self._text: list[str] = []
+        self._prompt_tokens = 0
+        self._reused = 0
+
+    # -- the model's side --
+
+    def finish_load(self) -> None:
+        """The load that was asked for succeeds, or fails with `load_error`."""
+        assert self._load_job is not None
+        if self.load_error is None:
+            self._load_job.put(replace(scripted_model(self.loads[-1]), notes=self._notes))
+        self._load_job.finish(self.load_error)
+        self._load_job = None
+
+    def read(self, done: int, total: int, *, reused: int = 0, seconds: float = 0.5) -> None:
+        """Prefill has come this far."""
+        self._prompt_tokens, self._reused = total, reused
+        self.put(PrefillProgress(done=done, total=total, reused=reused, seconds=seconds))
+
+    def say(self, *pieces: str) -> None:
+        """Answer one token a piece."""
+        for piece in pieces:
+            self._text.append(piece)
+            at = time.perf_counter()
+            self.put(TextChunk(row=0, text=piece, tokens=len(self._text), at=at))
+
+    def finish(self, reason: FinishReason = FinishReason.STOP) -> None:
+        """The answer ends."""
+        completion = scripted_completion(
+            self._text, prompt_tokens=self._prompt_tokens, reused_tokens=self._reused, reason=reason
+        )
+        self.put(Finished(row=0, completion=completion))
+        self._end(None)
+
+    def fail(self, error: BaseException) -> None:
+        """The answer breaks."""
+        self._end(error)
+
+    def put(self, event: AnswerEvent) -> None:
+        """Any event of the running answer."""
+        assert self._job is not None
+        self._job.put(event)
+
+    def end(self) -> None:
+        """End the answer with nothing more said."""
+        self._end(None)
+
+    def finish_look(self) -> None:
+        """The look at the speed ends."""
+        assert self.look is not None
+        self.look.put(scripted_completion("x" * 32, prompt_tokens=256))
+        self.look.finish()
+        self.look = None
+
+    @property
+    def answering(self) -> bool:
+        """Whether an answer is open."""
+        return self._job is not None
+
+    def _end(self, error: BaseException | None) -> None:
+        assert self._job is not None
+        job, self._job = self._job, None
+        job.finish(error)
+
+    def fetched(self, done: int, total: int) -> None:
+        """The download has come this far; the last part ends it."""
+        assert self.fetch_job is not None
+        self.fetch_job.put(Progress(done_bytes=done, total_bytes=total, label="fetching"))
+        if done == total:
+            self.missing.discard(self.fetches[-1])
+            self.fetch_job.finish()
+
+    # -- ModelService --
+
+    def is_here(self, spec: str) -> bool:
+        return spec not in self.missing
+
+    def load(self, spec: str) -> Job[LoadEvent]:
+        self.loads.append(spec)
+        self._load_job = job = Job[LoadEvent]()
+        job.put(Progress(done_bytes=1, total_bytes=4, label="loading"))
+        if not self._holds_load:
+            self.finish_load()
+        return job
+
+    def fetch(self, spec: str) -> Job[Progress]:
+        self.fetches.append(spec)
+        self.fetch_job = Job[Progress]()
+        return self.fetch_job
+
+    def answer(self, ask: Ask) -> Job[AnswerEvent]:
+        self.asks.append(ask)
+        self._text = []
+        self._job = job = Job[AnswerEvent]()
+        lengths = [len(message.content) for message in ask.messages]
+        ends = tuple(sum(lengths[: at + 1]) for at in range(len(lengths)))
+        self._prompt_tokens, self._reused = ends[-1], 0
+        job.put(Prepared(prompt_tokens=ends[-1], ends=ends))
+        return job
+
+    def measure(self) -> Job[Completion]:
+        self.look = Job[Completion]()
+        return self.look
+
+    def cancel(self) -> None:
+        if self.look is not None:
+            self.look.finish()
+        if self._load_job is not None:
+            job, self._load_job = self._load_job, None
+            job.finish()
+        if self._job is not None:
+            self.finish(FinishReason.CANCELLED)
+
+    def cancel_fetch(self) -> None:
+        if self.fetch_job is not None:
+            self.fetch_job.finish()
+
+    def layer_stats(self) -> Sequence[CacheStats]:
+        return self.stats
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+    def close(self) -> None:
+        self.cancel_fetch()
+
+
+def layer_stats(
+    *, sink: int = 0, hot: int = 0, cold: int = 0, evicted: int = 0, layers: int = 7
+) -> list[CacheStats]:
+    """Figures of equal layers: fp16 sinks and hot tokens, cold ones at 4.5 bits."""
+    one = CacheStats(
+        total=sink + hot + cold + evicted,
+        sink=sink,
+        hot=hot,
+        cold=cold,
+        evicted=evicted,
+        sink_bytes=sink * TOKEN_BYTES,
+        hot_bytes=hot * TOKEN_BYTES,
+        cold_bytes=cold * TOKEN_BYTES * 9 // 32,
+        allocated_bytes=(sink + hot + cold) * TOKEN_BYTES,
+        fp16_bytes=(sink + hot + cold) * TOKEN_BYTES,
+    )
+    return [replace(one) for _ in range(layers)]

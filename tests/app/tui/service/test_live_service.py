@@ -1,0 +1,218 @@
+"""The chat with models that are real: a tiny random one, and SmolLM2."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.engine import Engine
+from app.generation import Finished, PrefillProgress, TextChunk
+from app.sessions.store import SessionStore
+from app.tui.app import ChatApp
+from app.tui.service.contract import AnswerEvent, Ask, ModelInfo, Prepared, TooLong
+from app.tui.service.live_service import LiveService
+from app.tui.service.prompting import make_prompt
+from app.tui.settings import Settings
+from kvcache import Backend, CacheConfig, EmberError
+from kvcache.stats import sum_layers
+from models.errors import ModelNotFoundError
+from models.finding.progress import Progress
+from models.loader import LoadedModel, load
+from models.text.chat_template import Message, Role
+from tests.app.tui.conftest import Talk, on_screen
+
+WORDS = "ba ce di fo gu "
+
+
+def turns(*texts: str, system: str = "") -> tuple[Message, ...]:
+    """A conversation of alternating speakers."""
+    opening = (Message(role=Role.SYSTEM, content=system),) if system else ()
+    roles = (Role.USER, Role.ASSISTANT)
+    said = (Message(role=roles[at % 2], content=text) for at, text in enumerate(texts))
+    return (*opening, *said)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_path: Path) -> LoadedModel:
+    return load(tiny_path, backend=Backend.REFERENCE)
+
+
+def engine(loaded: LoadedModel, window: int) -> Engine:
+    config = CacheConfig(max_tokens=window, beyond_context=True, backend=Backend.REFERENCE)
+    return Engine(loaded, config)
+
+
+@pytest.fixture
+def service(tiny_path: Path) -> Iterator[LiveService]:
+    service = LiveService(CacheConfig(backend=Backend.REFERENCE))
+    list(service.load(str(tiny_path)))
+    yield service
+    service.close()
+
+
+def test_the_ends_add_up_to_the_prompt(tiny: LoadedModel) -> None:
+    ask = Ask(messages=turns(WORDS, WORDS * 2, WORDS, system=WORDS))
+    prompt = make_prompt(engine(tiny, 1000), ask)
+    assert list(prompt.ends) == sorted(prompt.ends)
+    assert abs(prompt.ends[-1] - len(prompt.ids)) <= len(prompt.ends)
+    assert prompt.dropped == 0
+
+
+def test_ends_are_where_messages_end(tiny: LoadedModel) -> None:
+    said = turns("ba ce ", "di", " di", "fo\n", "di", system="fo")
+    prompt = make_prompt(engine(tiny, 1000), Ask(messages=said))
+    text, at = tiny.template.render(said), 0
+    for message, end in zip(said[:-1], prompt.ends, strict=False):
+        at = text.index(message.content, at) + len(message.content.rstrip())
+        assert abs(end - len(tiny.template.encode_text(text[:at]))) <= 1
+    assert prompt.ends[-1] == len(prompt.ids)
+
+
+def test_whole_turns_are_left_out_and_the_system_prompt_stays(tiny: LoadedModel) -> None:
+    long = WORDS * 8
+    ask = Ask(
+        messages=turns(long, long, long, long, WORDS, system=WORDS), max_tokens=10, drop_oldest=True
+    )
+    whole = len(make_prompt(engine(tiny, 10_000), ask).ids)
+    prompt = make_prompt(engine(tiny, whole - 5), ask)
+    assert prompt.dropped == 2
+    assert prompt.ids == tiny.template.encode(turns(long, long, WORDS, system=WORDS))
+    assert make_prompt(engine(tiny, 80), ask).dropped == 4
+
+
+def test_a_continued_prompt_ends_inside_the_answer(tiny: LoadedModel) -> None:
+    ask = Ask(messages=turns(WORDS, WORDS), continues=True)
+    ids = make_prompt(engine(tiny, 1000), ask).ids
+    head = tiny.template.encode(turns(WORDS))
+    assert ids == head + tiny.tokenizer.encode(WORDS, add_special=False)
+
+
+def test_loading_tells_progress_then_the_plan(tiny_path: Path) -> None:
+    config = CacheConfig(max_tokens=120, keys="q8", backend=Backend.REFERENCE)
+    service = LiveService(config, keep_system="ba")
+    *progress, info = service.load(str(tiny_path))
+    assert all(isinstance(each, Progress) for each in progress)
+    assert isinstance(info, ModelInfo)
+    assert (info.window <= 120, info.layers) == (True, 3)
+    assert info.kv.startswith("q8/")
+    assert 0 < info.max_bytes <= 120 * info.token_bytes
+    assert len(service.layer_stats()) == 3
+    assert service.count(WORDS) > 4
+    service.close()
+
+
+def test_a_load_can_be_stopped_and_another_follow(tiny_path: Path) -> None:
+    service = LiveService(CacheConfig(backend=Backend.REFERENCE))
+    job = service.load(str(tiny_path))
+    service.cancel()
+    assert not any(isinstance(each, ModelInfo) for each in job)
+    assert not service.layer_stats()
+    assert isinstance(list(service.load(str(tiny_path)))[-1], ModelInfo)
+    with pytest.raises(EmberError, match="no such file"):
+        list(service.load("./nowhere.gguf"))
+    service.close()
+
+
+def test_a_name_of_no_model_leaves_the_present_one(service: LiveService) -> None:
+    with pytest.raises(ModelNotFoundError):
+        list(service.load("./nowhere.gguf"))
+    finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5))))
+
+
+def test_names_that_must_be_fetched_are_known(service: LiveService) -> None:
+    assert not service.is_here("smollm2-360m")
+    assert not service.is_here("hf:a/b/c.gguf")
+    assert service.is_here("./nowhere.gguf")
+
+
+def test_an_answer_reuses_what_the_cache_holds(service: LiveService) -> None:
+    events = list(service.answer(Ask(messages=turns(WORDS), max_tokens=5)))
+    assert isinstance(events[0], Prepared)
+    done = finished(events)
+    assert done.completion.reused_tokens == 0
+    stats = sum_layers(service.layer_stats())
+    assert stats.total >= done.completion.prompt_tokens
+    again = finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5))))
+    assert again.completion.reused_tokens == again.completion.prompt_tokens - 1
+    assert again.completion.text == done.completion.text
+
+
+def test_a_look_at_the_speed_leaves_the_cache_alone(service: LiveService) -> None:
+    list(service.answer(Ask(messages=turns(WORDS), max_tokens=5)))
+    before = service.layer_stats()
+    (found,) = list(service.measure())
+    assert found.prompt_tokens == 64
+    assert found.reused_tokens == 0
+    assert found.prefill_tps > 0
+    assert list(service.layer_stats()) == list(before)
+    again = finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5))))
+    assert again.completion.reused_tokens == again.completion.prompt_tokens - 1
+
+
+def finished(events: list[AnswerEvent]) -> Finished:
+    last = events[-1]
+    assert isinstance(last, Finished)
+    return last
+
+
+def test_a_stop_in_prefill_keeps_the_finished_part(tiny_path: Path) -> None:
+    config = CacheConfig(max_tokens=20_000, beyond_context=True, backend=Backend.REFERENCE)
+    service = LiveService(config)
+    list(service.load(str(tiny_path)))
+    ask = Ask(messages=turns(WORDS * 400), max_tokens=5)
+    for event in service.answer(ask):
+        if isinstance(event, PrefillProgress):
+            service.cancel()
+    held = sum_layers(service.layer_stats()).total
+    completion = finished(list(service.answer(ask))).completion
+    assert 32 <= held < completion.prompt_tokens
+    assert completion.reused_tokens == held
+    service.close()
+
+
+def test_what_the_window_cannot_hold_is_told_not_cut(service: LiveService) -> None:
+    events = list(service.answer(Ask(messages=turns(WORDS * 60))))
+    (told,) = [event for event in events if isinstance(event, TooLong)]
+    assert told.prompt_tokens > told.window == 128
+    assert not any(isinstance(event, TextChunk) for event in events)
+    ask = Ask(messages=turns(WORDS * 60), max_tokens=5, drop_oldest=True)
+    assert finished(list(service.answer(ask))).completion.tokens
+
+
+@pytest.mark.network
+@on_screen
+async def test_smollm2_answers_stops_and_is_resumed(smollm2_file: Path, tmp_path: Path) -> None:
+    store = SessionStore.open(tmp_path / "chats.db")
+    service = LiveService(CacheConfig(max_tokens=512))
+    settings = Settings(max_tokens=40)
+    app = ChatApp(service, model=str(smollm2_file), settings=settings, store=store)
+    async with app.run_test(size=(120, 36)) as pilot:
+        chat = Talk(app, service, pilot)
+        await chat.until(lambda: app.chat.model is not None)
+        await chat.type("What is the capital of France?")
+        await chat.until(lambda: "Paris" in chat.shown and not app.chat.busy)
+        held = sum_layers(service.layer_stats())
+        assert held.total == held.sink + held.hot > 40
+        await chat.press("ctrl+r")
+        await chat.until(lambda: "reused 36 of 37" in chat.shown)
+        await chat.type("Write a long story.")
+        await chat.until(lambda: len(chat.texts) == 4 and len(chat.texts[3]) > 20)
+        await chat.press("escape")
+        await chat.until(lambda: not app.chat.busy)
+        assert app.chat.last is not None
+        assert app.chat.last.reused_tokens > 30
+        assert "reused" in chat.shown
+        texts = chat.texts
+    store.close()
+    again = SessionStore.open(tmp_path / "chats.db").latest()
+    assert again is not None
+    assert [message.text for message in again.messages] == texts
+    app = ChatApp(service, model=str(smollm2_file), settings=settings, chat=again)
+    async with app.run_test(size=(80, 24)) as pilot:
+        chat = Talk(app, service, pilot)
+        await chat.until(lambda: app.chat.model is not None)
+        await chat.until(lambda: "Paris" in chat.shown)
+        await chat.type("And of Italy?")
+        await chat.until(lambda: len(chat.texts) == 6 and not app.chat.busy)
+        assert chat.texts[5]
+    service.close()

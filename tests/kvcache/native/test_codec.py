@@ -1,0 +1,186 @@
+"""Records of the CPU against the codecs that they stand for."""
+
+from itertools import product
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from kvcache import CacheError
+from kvcache.codecs import NAMES, codec
+from kvcache.codecs.affine import TokenAffineCodec
+from kvcache.codecs.base import Encoded
+from kvcache.codecs.packing import unpack
+from kvcache.native.codec import HostCodec, Role
+from kvcache.native.library import Library
+from kvcache.native.structs import Array, Bytes, Floats
+
+TAKEN = tuple(name for name in NAMES if not name.endswith("p"))
+BLOCKS, BATCH, HEADS = 2, 2, 3
+SHAPES = [(64, 64), (32, 80), (96, 128)]  # M, D
+
+
+def _forms() -> list[tuple[str, Role, int, int]]:
+    """Every codec in both roles, each in a shape of its own."""
+    forms = []
+    for i, (name, role) in enumerate(product(TAKEN, Role)):
+        tokens, dim = SHAPES[(i + i // len(SHAPES)) % len(SHAPES)]
+        # Heads of 80 have groups of 40, which the kernels do not take.
+        grouped = isinstance(codec(name), TokenAffineCodec)
+        forms.append((name, role, tokens, 96 if grouped and dim == 80 else dim))
+    return forms
+
+
+FORMS = _forms()
+
+
+def _tokens(tokens: int, dim: int) -> Floats:
+    """Keys as models have them: outlier channels, an offset, tokens of unequal length."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(BATCH, HEADS, BLOCKS * tokens, dim)).astype(np.float32)
+    x *= rng.uniform(0.3, 3, size=(BATCH, HEADS, BLOCKS * tokens, 1)).astype(np.float32)
+    x[..., 5] *= 9
+    return x + rng.normal(size=(1, HEADS, 1, dim)).astype(np.float32)
+
+
+def _host(name: str, kernels: Library, role: Role, tokens: int, dim: int) -> HostCodec:
+    host = HostCodec.of(
+        codec(name, seed=7), tokens=tokens, heads=HEADS, dim=dim, role=role, kernels=kernels
+    )
+    assert host is not None
+    return host
+
+
+def _encode(host: HostCodec, x: Array) -> Bytes:
+    records = np.empty((BLOCKS, BATCH, HEADS, host.record_bytes), np.uint8)
+    host.encode(x, records)
+    return records
+
+
+def _blocks(x: Floats, tokens: int) -> mx.array:
+    """[B, Hkv, N * M, D] -> [N, B, Hkv, M, D]."""
+    split = x.reshape(BATCH, HEADS, BLOCKS, tokens, x.shape[-1])
+    return mx.array(np.ascontiguousarray(split.transpose(2, 0, 1, 3, 4)))
+
+
+def _reference(host: HostCodec, x: Floats) -> Encoded:
+    """Encoded by MLX."""
+    blocks = [host.codec.encode(block) for block in _blocks(x, host.tokens)]
+    parts = {name: mx.stack([b.parts[name] for b in blocks]) for name in blocks[0].parts}
+    return Encoded(parts=parts, dim=host.dim)
+
+
+def _joined(blocks: mx.array) -> Floats:
+    """[N, B, Hkv, M, D] -> [B, Hkv, N * M, D]."""
+    moved = np.asarray(blocks).transpose(1, 2, 0, 3, 4)
+    return moved.reshape(*moved.shape[:2], -1, moved.shape[-1])
+
+
+@pytest.mark.parametrize(("name", "role", "tokens", "dim"), FORMS)
+def test_parts_come_back_and_decode_alike(
+    kernels: Library, name: str, role: Role, tokens: int, dim: int
+) -> None:
+    host = _host(name, kernels, role, tokens, dim)
+    encoded = _reference(host, _tokens(tokens, dim))
+    records = host.from_parts(encoded.parts)
+    back = host.to_parts(records)
+    assert back.keys() == encoded.parts.keys()
+    for part, array in encoded.parts.items():
+        assert back[part].dtype == array.dtype
+        np.testing.assert_array_equal(np.asarray(back[part]), np.asarray(array), err_msg=part)
+    want = _joined(host.codec.decode(encoded))
+    np.testing.assert_allclose(host.decode(records), want, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(("name", "role", "tokens", "dim"), FORMS)
+def test_encodes_as_its_codec(
+    kernels: Library, name: str, role: Role, tokens: int, dim: int
+) -> None:
+    host = _host(name, kernels, role, tokens, dim)
+    x = _tokens(tokens, dim)
+    encoded = _reference(host, x)
+    records = _encode(host, x)
+    for part, array in host.to_parts(records).items():
+        got, want = np.asarray(array), np.asarray(encoded.parts[part])
+        if part == "words":
+            bits = host.codec.code_bits
+            codes = [np.asarray(unpack(mx.array(words), bits, dim)) for words in (got, want)]
+            assert (codes[0] != codes[1]).mean() < 0.002  # ties
+        else:
+            near = np.abs(got.view(np.int16).astype(int) - want.view(np.int16)) <= 1
+            assert near.mean() > 0.997
+            # Where two clips cost the same, rounding chooses.
+            np.testing.assert_allclose(got, want, rtol=0.1, atol=1e-3)
+    got, want = host.decode(records), _joined(host.codec.decode(encoded))
+    error, known = ((y - x).astype(np.float64) for y in (got, want))
+    assert (error**2).mean() < 1.0005 * (known**2).mean() + 1e-12
+
+
+@pytest.mark.parametrize(
+    "name", ["hkivi5", "turbo3u", "turbo2", "q8", "h3", "kivi2", "kvarn4", "f16"]
+)
+@pytest.mark.parametrize("role", Role)
+def test_extremes(kernels: Library, name: str, role: Role) -> None:
+    host = _host(name, kernels, role, 32, 64)
+    zeros = np.zeros((BATCH, HEADS, BLOCKS * 32, 64), np.float32)
+    assert (host.decode(_encode(host, zeros)) == 0).all()
+    outlier = _tokens(32, 64)
+    outlier[0, 1, 17, 3] = 3e4
+    for x in (_tokens(32, 64) * 1e3, _tokens(32, 64) * 1e-4, _tokens(32, 64) * 1e-9, outlier):
+        got = host.decode(_encode(host, x))
+        want = _joined(host.codec.decode(_reference(host, x)))
+        assert np.isfinite(got).all()
+        # Where float16 scales have few bits left, a tie moves more.
+        tolerance = 0.02 * np.abs(want).max() + 1e-7
+        assert (np.abs(got - want) > tolerance).mean() < 0.003
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.uint16, np.float32])
+def test_reads_views_of_any_element(kernels: Library, kind: type) -> None:
+    host = _host("hkivi5", kernels, Role.KEYS, 16, 64)
+    x = _tokens(16, 64)
+    wide: Array = np.zeros((BATCH, HEADS + 1, BLOCKS * 16 + 9, 64), kind)
+    if kind is np.uint16:
+        stored = (x.view(np.uint32) >> 16).astype(np.uint16)
+        x = (stored.astype(np.uint32) << 16).view(np.float32)
+    else:
+        stored = x.astype(kind)
+        x = stored.astype(np.float32)
+    view = wide[:, 1:, 4 : 4 + BLOCKS * 16]
+    view[...] = stored
+    np.testing.assert_array_equal(_encode(host, view), _encode(host, x))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_bytes_are_those_of_the_codec(kernels: Library, name: str) -> None:
+    for role in Role:
+        host = _host(name, kernels, role, 64, 128)
+        assert host.record_bytes == host.codec.bits_per_element(64, 128) * 64 * 128 / 8
+
+
+def test_what_the_kernels_do_not_take(kernels: Library) -> None:
+    def of(name: str, tokens: int, dim: int, role: Role = Role.KEYS) -> HostCodec | None:
+        return HostCodec.of(
+            codec(name), tokens=tokens, heads=2, dim=dim, role=role, kernels=kernels
+        )
+
+    assert of("turbo3p", 64, 64) is None
+    assert of("q4", 24, 64) is None
+    assert of("q4", 64, 72) is None
+    assert of("q4", 64, 80) is None  # groups of 40
+    assert of("turbo3u", 48, 64, Role.VALUES) is None
+    assert of("turbo3u", 48, 64) is not None
+    assert of("turbo4u", 48, 64, Role.VALUES) is not None
+    with pytest.raises(CacheError, match="head dimension 144"):
+        of("h4", 64, 144)
+
+
+def test_shapes_that_do_not_fit_are_refused(kernels: Library) -> None:
+    host = _host("q4", kernels, Role.KEYS, 16, 64)
+    records = np.zeros((BLOCKS, BATCH, HEADS, host.record_bytes), np.uint8)
+    with pytest.raises(CacheError, match=r"got tokens .* expected \(2, 3, 32, 64\)"):
+        host.encode(_tokens(32, 64), records)
+    with pytest.raises(CacheError, match="for q4, expected uint8"):
+        host.decode(records[..., 1:])
+    with pytest.raises(CacheError, match="got tokens of float64"):
+        host.encode(_tokens(16, 64).astype(np.float64), records)

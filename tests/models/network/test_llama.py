@@ -1,0 +1,157 @@
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from kvcache import CacheConfig, EmberError, HotDtype, make_prompt_cache
+from models.errors import GGUFError
+from models.gguf.repack import Dense
+from models.network.config import LlamaConfig
+from models.network.llama import Model
+from models.network.weights import Weights
+from tests.models.network import numpy_llama
+
+VOCABULARY = 53
+IDS = [3, 17, 52, 0, 29, 29, 5, 41, 11, 7, 2]
+GQA = LlamaConfig(
+    layers=3,
+    hidden=48,
+    ffn=67,
+    heads=6,
+    kv_heads=2,
+    head_dim=8,
+    context=128,
+    norm_eps=1e-5,
+    rope_dims=8,
+    rope_base=10000.0,
+)
+VARIANTS = {
+    "gqa": GQA,
+    "mqa": replace(GQA, kv_heads=1),
+    "mha": replace(GQA, kv_heads=6),
+    "wide-heads": replace(GQA, head_dim=16, rope_dims=16),
+    "partial-rope": replace(GQA, rope_dims=4),
+    "rope-base": replace(GQA, rope_base=500000.0),
+    "rope-linear": replace(GQA, rope_factor=4.0),
+}
+
+
+def _tensors(
+    config: LlamaConfig, *, tied: bool = False, rope_freqs: bool = False, biases: bool = False
+) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(11)
+    query, held = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (VOCABULARY, config.hidden)}
+    for layer in range(config.layers):
+        shapes |= {
+            f"blk.{layer}.attn_q.weight": (query, config.hidden),
+            f"blk.{layer}.attn_k.weight": (held, config.hidden),
+            f"blk.{layer}.attn_v.weight": (held, config.hidden),
+            f"blk.{layer}.attn_output.weight": (config.hidden, query),
+            f"blk.{layer}.ffn_gate.weight": (config.ffn, config.hidden),
+            f"blk.{layer}.ffn_up.weight": (config.ffn, config.hidden),
+            f"blk.{layer}.ffn_down.weight": (config.hidden, config.ffn),
+        }
+        if biases:
+            shapes |= {f"blk.{layer}.attn_q.bias": (query,), f"blk.{layer}.attn_v.bias": (held,)}
+    if not tied:
+        shapes["output.weight"] = (VOCABULARY, config.hidden)
+    tensors = {name: rng.normal(size=shape) * 0.3 for name, shape in shapes.items()}
+    norms = [
+        f"blk.{i}.{part}_norm.weight" for i in range(config.layers) for part in ("attn", "ffn")
+    ]
+    for name in [*norms, "output_norm.weight"]:
+        tensors[name] = rng.uniform(0.5, 1.5, size=config.hidden)
+    if rope_freqs:
+        tensors["rope_freqs.weight"] = rng.uniform(1, 8, size=config.rope_dims // 2)
+    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+
+def _model(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> Model:
+    dense = {name: Dense(array=mx.array(tensor)) for name, tensor in tensors.items()}
+    return Model(config, Weights(dense, mx.float32))
+
+
+def _oracle(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    doubles = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    return numpy_llama.forward(config, doubles.get, IDS)
+
+
+def _check(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> None:
+    model, want = _model(config, tensors), _oracle(config, tensors)
+    whole = np.asarray(model(mx.array([IDS])))[0]
+    np.testing.assert_allclose(whole, want, atol=2e-4)
+    cache = make_prompt_cache(model, CacheConfig(hot_dtype=HotDtype.F32))
+    spans = (slice(0, 4), slice(4, 5), slice(5, 11))
+    pieces = [model(mx.array([IDS[span]]), cache) for span in spans]
+    np.testing.assert_allclose(np.asarray(mx.concatenate(pieces, axis=1))[0], want, atol=2e-4)
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_logits_match_the_papers(config: LlamaConfig) -> None:
+    _check(config, _tensors(config))
+
+
+@pytest.mark.parametrize("option", ["tied", "rope_freqs", "biases"])
+def test_optional_tensors_are_used(option: str) -> None:
+    tensors = _tensors(GQA, **{option: True})
+    _check(GQA, tensors)
+    plain = _oracle(GQA, _tensors(GQA))
+    assert np.abs(plain - _oracle(GQA, tensors)).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", [mx.float16, mx.bfloat16])
+def test_half_precision_activations_stay_close(kind: mx.Dtype) -> None:
+    tensors = _tensors(GQA)
+    dense = {name: Dense(array=mx.array(tensor)) for name, tensor in tensors.items()}
+    logits = Model(GQA, Weights(dense, kind))(mx.array([IDS]))
+    assert logits.dtype == kind
+    want = _oracle(GQA, tensors)
+    got = np.asarray(logits.astype(mx.float32))[0]
+    assert np.abs(got - want).max() < (0.3 if kind == mx.bfloat16 else 0.03) * want.std()
+
+
+def test_a_batch_row_does_not_see_the_others() -> None:
+    model = _model(GQA, _tensors(GQA))
+    other = IDS[::-1]
+    both = model(mx.array([IDS, other]))
+    np.testing.assert_allclose(
+        np.asarray(both[1]), np.asarray(model(mx.array([other])))[0], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("ids", [[3, VOCABULARY], [-1], [3, 2**31 - 1]])
+def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
+    model = _model(GQA, _tensors(GQA))
+    with pytest.raises(EmberError, match=rf"token ids {min(ids)} to {max(ids)}, expected 0 to 52"):
+        model(mx.array([ids]))
+
+
+@pytest.mark.parametrize("id_", [VOCABULARY, 2**31 - 1])
+def test_one_id_on_a_gpu_stays_inside_the_table_without_being_waited_for(
+    monkeypatch: pytest.MonkeyPatch, id_: int
+) -> None:
+    model = _model(GQA, _tensors(GQA))
+    monkeypatch.setattr("models.network.ops.on_gpu", lambda: True)
+    last = model.ops.embed(mx.array([[VOCABULARY - 1]]), model.embedding)
+    assert mx.array_equal(model.ops.embed(mx.array([[id_]]), model.embedding), last)
+
+
+def test_rope_factors_that_divide_by_nothing_are_refused() -> None:
+    tensors = _tensors(GQA, rope_freqs=True)
+    tensors["rope_freqs.weight"][2] = 0
+    with pytest.raises(GGUFError, match=r"'rope_freqs.weight' holds 0.0, expected positive"):
+        _model(GQA, tensors)
+
+
+def test_mlx_lm_can_generate_with_it() -> None:
+    from mlx_lm.generate import generate_step
+
+    model = _model(GQA, _tensors(GQA))
+    stream = generate_step(mx.array(IDS), model, max_tokens=5)
+    tokens = [int(token) for token, _ in stream]
+    ids = list(IDS)
+    for _ in range(5):
+        ids.append(int(mx.argmax(model(mx.array([ids]))[0, -1]).item()))
+    assert tokens == ids[len(IDS) :]
