@@ -3,8 +3,8 @@
 Cases of one depth run in turns, repetition by repetition, so that a machine
 whose speed drifts treats all engines alike; medians are quoted. Before, a short trial
 decides which settings a peer is measured with, test by test (`tuning`). A peer whose
-figure falls short of its own trial was disturbed: it is measured again, and if that does
-not help, the row says so.
+figure falls short of its own trial is measured again, and if that does not help, a
+finding gives both.
 """
 
 import sys
@@ -95,10 +95,10 @@ class Entry:
         best = dict.fromkeys(next(iter(each)) for each in self.tried) or [None]
         return [replace(self.case, setting=setting) for setting in best]
 
-    def disturbed(self, rows_of: RowsOf) -> list[Case]:
+    def short(self, rows_of: RowsOf) -> list[Case]:
         """Those to be measured again: a row of theirs falls short of its trial."""
-        short = {row.setting for row in self.rows(rows_of) if row.falls_short}
-        return [case for case in self.cases() if str(case.setting) in short]
+        fell = {row.setting for row in self.rows(rows_of) if row.falls_short}
+        return [case for case in self.cases() if str(case.setting) in fell]
 
     def rows(self, rows_of: RowsOf) -> Iterator[SpeedRow]:
         """A row for each test that has been measured."""
@@ -231,7 +231,7 @@ def _measure_again(group: Group, entries: list[Entry], meter: Meter) -> None:
     """What falls short of its trial, all of them in turns."""
     for turn in range(_AGAIN):
         for entry in entries:
-            for case in entry.disturbed(group.rows):
+            for case in entry.short(group.rows):
                 try:
                     _measure_once(entry, case, f"below its trial, again {turn + 1}", meter)
                 except EmberError as error:  # what it gave before stays

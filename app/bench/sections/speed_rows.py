@@ -11,7 +11,7 @@ from app.bench.environment import version_of
 from app.bench.figures.spread import Spread
 
 SHORT_LENGTHS = (10, 50, 100)
-# Of a trial's speed: what lies below was disturbed.
+# Of a trial's speed: what lies below is measured again.
 _ENOUGH = 0.93
 # Of peers: the package whose version counts, and what neither rows nor settings say.
 PACKAGES = {
@@ -58,7 +58,7 @@ class SpeedRow:
 
     @property
     def falls_short(self) -> bool:
-        """Whether something else had the machine: its setting's trial gave clearly more."""
+        """Whether its setting's trial gave clearly more."""
         return self.tps < _ENOUGH * self.tried.get(self.setting, 0.0)
 
 

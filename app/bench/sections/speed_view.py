@@ -52,8 +52,8 @@ def charts(rows: Rows) -> list[Chart]:
 def findings(rows: Rows) -> list[str]:
     """ember's first cache against the best peer, and what a cache is worth."""
     found = []
-    for test, depth, batch in distinct((row.test, row.depth, row.batch) for row in rows):
-        here = [row for row in rows if (row.test, row.depth, row.batch) == (test, depth, batch)]
+    for test, depth, batch in distinct(_test(row) for row in rows):
+        here = [row for row in rows if _test(row) == (test, depth, batch)]
         ours = [row for row in here if row.engine == "ember" and row.kv != NO_CACHE]
         peers = [row for row in here if row.engine != "ember"]
         if ours and peers:
@@ -68,18 +68,26 @@ def findings(rows: Rows) -> list[str]:
         if ours and without:
             times = without[0].seconds / ours[0].seconds
             found.append(f"{test}: a cache ({ours[0].kv}) makes it {short(times)} times faster.")
-    return [*found, *_disturbed(rows)]
+    return [*found, *_fell_short(rows)]
 
 
-def _disturbed(rows: Rows) -> Iterator[str]:
-    """A line for each peer's row that its own trial says is too low."""
-    for row in rows:
-        if row.falls_short:
-            yield (
-                f"{row.test} at depth {row.depth}: {row.engine} {row.kv} fell short of its own "
-                f"trial, {short(row.tps)} against {short(row.tried[row.setting])} tok/s: "
-                f"the machine was not quiet, and ratios to it are too good."
-            )
+def _fell_short(rows: Rows) -> Iterator[str]:
+    """A line for each peer's row that is below its own trial."""
+    for row in (row for row in rows if row.falls_short):
+        trial = row.tried[row.setting]
+        told = (
+            f"{row.test} at depth {row.depth}: {row.engine} {row.kv} gave {short(trial)} tok/s in "
+            f"its trial, {short(row.tps)} in the {row.reps} runs after it"
+        )
+        here = [each for each in rows if each.engine == "ember" and _test(each) == _test(row)]
+        ours = [each.tps for each in here if each.kv != NO_CACHE]
+        if ours:
+            told += f": by the trial, ember is {short(ours[0] / trial)} times as fast"
+        yield f"{told}."
+
+
+def _test(row: SpeedRow) -> tuple[str, int, int]:
+    return row.test, row.depth, row.batch
 
 
 def _together(rows: Rows) -> Table:
