@@ -82,8 +82,9 @@ def main() -> None:
         bits = stored_bits(kind)
         total = bits if kind.block_size == 1 else bits + 1
         error = added_error(kind)
+        in_file = 8 * kind.block_bytes / kind.block_size
         print(
-            f"| {kind.name} | {kind.bits_per_weight:g} | {bits} | {total} | {_HOW[kind]} "
+            f"| {kind.name} | {in_file:g} | {bits} | {total} | {_HOW[kind]} "
             f"| {error.output:.1e} | {error.own:.1e} |"
         )
 

@@ -36,11 +36,6 @@ class TensorType(IntEnum):
         """Bytes of one block in the file."""
         return _BLOCKS[self][1]
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits a weight costs in the file, scales included."""
-        return 8 * self.block_bytes / self.block_size
-
 
 _BLOCKS: dict[TensorType, tuple[int, int]] = {
     TensorType.F32: (1, 4),
