@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from models.finding import discover
 from models.finding.fetch import fetch
+
+# A busy machine may take long over any example.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _FOLDER_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "OLLAMA_MODELS")
 

@@ -26,7 +26,7 @@ HUNG_UP, KILLED = 129, 143
 STUCK = """
 import sys, time
 from app import __main__, session
-from app.tui import live_service
+from app.tui.service import live_service
 
 def stuck(*_, **__):
     print("stuck", flush=True)

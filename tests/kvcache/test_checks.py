@@ -9,7 +9,7 @@ from kvcache import CacheError, HotDtype
 from kvcache.checks import check_finite, check_queries, check_tokens
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=arrays.arrays(np.float32, (1, 2, 3, 5), elements=st.floats(width=32)),
     dtype=st.sampled_from(HotDtype),

@@ -157,7 +157,7 @@ def _run(plan: LayerPlan, steps: list[tuple[str, int]], batch: int) -> None:
 
 
 @pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=_sizes(st.integers(1, 7)), steps=STEPS, kv=CODECS, batch=st.integers(1, 2))
 def test_any_history_equals_the_naive_cache(
     backend: Backend,
@@ -169,7 +169,7 @@ def test_any_history_equals_the_naive_cache(
     _run(make_plan(sizes, kv, backend), steps, batch)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=_sizes(st.just(32)), steps=STEPS, kv=CODECS, scale=st.integers(1, 5))
 def test_native_blocks_equal_the_naive_cache(
     sizes: TierSizes, steps: list[tuple[str, int]], kv: tuple[str, str], scale: int
@@ -193,7 +193,7 @@ WALK = st.lists(
 
 
 @pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes=_sizes(st.integers(1, 64)), steps=WALK, kv=CODECS)
 def test_any_change_of_plans_equals_the_naive_cache(
     backend: Backend, sizes: TierSizes, steps: list[tuple[Any, ...]], kv: tuple[str, str]

@@ -71,7 +71,7 @@ def test_codecs_as_cuda(pair: tuple[str, str]) -> None:
     check(case, Emulator(dialect=Dialect.CUDA, order=Order.BACKWARD))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_state_of_the_tiers(data: st.DataObject) -> None:
     segments = data.draw(st.sampled_from([(1,), (2, 3), (1, 1, 2), (1, 2, 2, 5)]))

@@ -38,7 +38,7 @@ def _emulated(plan: LayerPlan) -> GpuTiers:
 
 
 @pytest.mark.parametrize("kv", [("hkivi5", "turbo3u"), ("kvarn4", "q4")])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     pinned=st.integers(0, 5),
     hot=st.integers(0, 9),
@@ -54,7 +54,7 @@ def test_any_history_equals_the_naive_cache(
         pair.check()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(pinned=st.integers(0, 5), hot=st.integers(0, 9), slots=st.integers(0, 9), steps=WALK)
 def test_any_change_of_plans_equals_the_naive_cache(
     pinned: int, hot: int, slots: int, steps: list[tuple[Any, ...]]

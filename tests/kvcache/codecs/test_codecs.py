@@ -136,7 +136,7 @@ def test_scores_and_outputs_may_be_taken_in_the_rotated_basis(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     tokens=st.integers(1, 70),
     dim=st.sampled_from([24, 64, 80, 128]),

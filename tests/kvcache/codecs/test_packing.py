@@ -39,7 +39,7 @@ def test_words_are_those_of_mlx_quantize(bits: int, group: int) -> None:
     assert mx.array_equal(pack(codes, bits), words)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(bits=st.integers(1, 8), count=st.integers(1, 150), seed=st.integers(0, 99))
 def test_unpack_undoes_pack(bits: int, count: int, seed: int) -> None:
     codes = _codes(bits, (2, 3, count), seed)

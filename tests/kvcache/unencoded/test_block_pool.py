@@ -89,7 +89,7 @@ def test_sizes_below_one_are_refused(size: str) -> None:
         )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     budget=st.integers(1, 400_000),
     heads=st.integers(1, 5),

@@ -22,7 +22,7 @@ from tests.kvcache.cache_inputs import (
 from tests.kvcache.tiny_llama import generate, make_model
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lengths=st.lists(st.integers(1, 140), min_size=1, max_size=7))
 def test_holds_what_was_appended_across_growth(lengths: list[int]) -> None:
     total = sum(lengths)

@@ -155,7 +155,7 @@ def test_local_specs_are_only_located(home: Path) -> None:
 
 
 FETCH_IN_A_PROCESS = """
-from models import catalogue
+from models.finding import catalogue
 from models.finding.fetch import fetch
 from tests.models.samples import WHEEL_ENTRY
 

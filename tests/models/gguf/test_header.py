@@ -181,7 +181,7 @@ def test_truncation_at_any_byte_is_refused(write: Writer) -> None:
             GGUFFile(write(whole[:size]))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_altered_headers_never_raise_anything_else(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

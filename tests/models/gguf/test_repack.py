@@ -135,7 +135,7 @@ def test_k_types_stay_within_their_bound(kind: TensorType, seed: int) -> None:
     assert error.max() > 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(QUANTIZED),
     seed=st.integers(0, 99),

@@ -251,7 +251,7 @@ MARKS = ["{{", "}}", "{%", "%}", "{#", "#}", "(", ")", "|", "'", "=", "~", "**",
 WORDS = ["messages[0]", "for", "in", "if", "endif", "endfor", "set", "x", "9", "batch", "join"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(MARKS + WORDS), max_size=30).map(" ".join))
 def test_no_text_gets_past_the_boundary(strict: TemplateProcess, text: str) -> None:
     found = strict.render(text, SAID, {})

@@ -39,7 +39,7 @@ def rendered(source: str, width: int = 37) -> list[str]:
     return [line.text.rstrip() for line in markdown.lines]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 # Half a number is a paragraph until its stop makes it an item of the list before it.
 @example(["1. one\n", "\n\n", "1. two\n"], 1, 4)
 @given(st.lists(st.sampled_from(PIECES), max_size=14), st.integers(1, 9), st.integers(1, 61))
@@ -56,7 +56,7 @@ def test_streamed_is_whole_and_no_line_is_too_wide(
     assert all(line.cell_length <= max(width, 24) for line in markdown.lines)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(max_size=120))
 def test_any_text_is_rendered(text: str) -> None:
     rendered(inert(text))
