@@ -124,14 +124,14 @@ def _room(rows: Rows) -> list[Table]:
     return [
         Table(
             title=f"Tokens that fit beside {LLAMA_2_7B.name}",
-            columns=("memory of the Mac", "f16, as usual", "ember's default"),
+            columns=("memory of the Mac", "in 16 bits (f16)", "as ember does"),
             rows=[
                 (size, f"{plain:,}", f"{coded:,}")
                 for size, plain, coded in zip(("8 GB", "16 GB", "24 GB"), *fits, strict=True)
             ],
-            note=f"Tokens beside {LLAMA_2_7B.name}, whose weights take "
-            f"{LLAMA_2_7B.weight_bytes / 1e9:.1f} GB, in two thirds of the memory less 400 MB. It "
-            f"was trained for {usual.trained_context:,} tokens; more take `--beyond-context`.",
+            note=f"What a Mac lets its GPU use, two thirds of the memory, less 400 MB and weights of "
+            f"{LLAMA_2_7B.weight_bytes / 1e9:.1f} GB. The model was trained for "
+            f"{usual.trained_context:,} tokens: it gets a longer window with `--beyond-context`.",
         )
     ]
 
