@@ -50,6 +50,12 @@ def _inline(text: str) -> list[str]:
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", _BLOCK.sub("", text))]
 
 
+def _sessions(text: str) -> list[tuple[str, str]]:
+    """Commands after a dollar, each with what stands below it."""
+    typed = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+    return [pair for _, block in _BLOCK.findall(text) for pair in typed.findall(block)]
+
+
 def _shell_lines(text: str) -> list[str]:
     """What is typed in blocks that are not Python or output."""
     blocks = [block for kind, block in _BLOCK.findall(text) if kind in ("", "sh")]
@@ -79,6 +85,19 @@ def test_snippets_print_what_the_page_says(
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet.code, snippet.page, "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out == snippet.output
+
+
+@pytest.mark.network
+@pytest.mark.usefixtures("smollm2_path")
+def test_readmes_command_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    for command, output in _sessions(TEXTS["README.md"]):
+        given = _ember(shlex.split(command))
+        if given is not None:
+            assert cli.run(given) == 0
+            assert capsys.readouterr().out == output
+            printed.append(output)
+    assert len(printed) == 1
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
