@@ -7,11 +7,11 @@ from kvcache import CacheConfig, make_prompt_cache
 from models import load
 
 loaded = load("smollm2")  # or: model, tokenizer = mlx_lm.load(...)
-cache = make_prompt_cache(loaded.model, CacheConfig(max_tokens=256, hot=64, block=32))
+cache = make_prompt_cache(loaded.model, CacheConfig(max_tokens=128, hot=32, block=32))
 prompt = mx.array(loaded.tokenizer.encode("Once upon a time"))
 
-for _ in generate_step(prompt, loaded.model, prompt_cache=cache, max_tokens=600):
+for _ in generate_step(prompt, loaded.model, prompt_cache=cache, max_tokens=300):
     stats = cache[0].stats()
-    if stats.total % 150 == 0:
+    if stats.total % 60 == 0:
         size = sum(layer.nbytes for layer in cache) / 2**20
         print(f"{stats.total} tokens, {stats.evicted} let go: {stats.held} held in {size:.2f} MiB")
