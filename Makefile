@@ -36,7 +36,7 @@ check: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# The project's own results, about 45 minutes, and README's tables from them. With
+# The project's own results, about 45 minutes, and the documentation's tables from them. With
 # llama.cpp's rows where llama-cpp-python is installed; endless and needle are run by name.
 bench: $(VENV)/.run
 	$(PY) -m app bench --out assets/results
@@ -54,6 +54,7 @@ $(VENV)/.pip: pyproject.toml constraints.txt
 
 $(VENV)/.run: $(VENV)/.pip
 	@$(PY) -m pip install --quiet --constraint constraints.txt --editable .
+	@echo "to type ember in a terminal: source $(VENV)/bin/activate (or call $(VENV)/bin/ember)"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -4,6 +4,12 @@ import sys
 
 from app.interrupt import end, exit_on_kill, ignore_signals
 
+_OWN = "app", "kvcache", "models"
+_INSTALL = (
+    "after `make chat` type `source .venv/bin/activate`, or call .venv/bin/ember; "
+    "without make, `pip install -e .` in ember's folder"
+)
+
 
 def main() -> None:
     """Run the command line and exit with its code."""
@@ -21,6 +27,11 @@ def _run(arguments: list[str]) -> int:
 
         streams.prepare()
         return cli.run(arguments)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in _OWN:
+            raise
+        print(f"ember: error: this Python has no {error.name}: {_INSTALL}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("ember: interrupted", file=sys.stderr)
         return 130

@@ -1,14 +1,19 @@
 """What must not change when the code is moved or said anew, and the data that says what it is.
 
-`python -m tests.frozen` writes the data again: only after a change that is meant, with a
-line in CHANGELOG. A saved cache that users may have is never written again; a new form of
-it gets a file beside it.
+`python -m tests.frozen help` (or flags, caches, greedy) writes that data again: only after a
+change that is meant, with a line in CHANGELOG. A saved cache that users may have is never
+written again; a new form of it gets a file beside it.
 """
 
 import argparse
 import json
+import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
+from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +28,7 @@ from models.text.chat_template import conversation
 DATA = Path(__file__).parent / "data"
 GREEDY = DATA / "frozen_greedy.json"
 FLAGS = DATA / "frozen_flags.json"
+HELP = DATA / "frozen_help.json"
 # A codec of each family, keys and values of unlike ones side by side.
 CODECS = (
     *("f16/f16", "q8/q3", "h4/h2", "turbo3/turbo4", "turbo2u/turbo3u", "turbo4p/turbo2p"),
@@ -31,6 +37,7 @@ CODECS = (
 BACKENDS = (Backend.REFERENCE, Backend.CPU)
 _HKV, _DIM, _TOKENS = 2, 64, 139
 _STEPS, _WINDOW = 96, 200
+_LINE = 96
 
 
 def saved_caches(backend: Backend) -> Path:
@@ -73,26 +80,52 @@ def greedy(loaded: LoadedModel, forced: list[int] | None = None) -> list[tuple[i
     return steps
 
 
-def flags(
-    parser: argparse.ArgumentParser | None = None, name: str = "ember"
-) -> dict[str, list[str]]:
+def flags() -> dict[str, list[str]]:
     """What can be typed after each command, and after the commands below it."""
-    parser = parser or cli.parser()
-    found = {name: sorted({flag for each in parser._actions for flag in each.option_strings})}
+    return {
+        name: sorted({flag for each in parser._actions for flag in each.option_strings})
+        for name, parser in _commands(cli.parser(), "ember")
+    }
+
+
+def helps() -> dict[str, list[str]]:
+    """What each command says to --help, whatever the terminal and the Python."""
+    return {name: _help(parser) for name, parser in _commands(cli.parser(), "ember")}
+
+
+def _commands(
+    parser: argparse.ArgumentParser, name: str
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """A command and those below it."""
+    yield name, parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command, below in action.choices.items():
-                found |= flags(below, f"{name} {command}")
-    return found
+                yield from _commands(below, f"{name} {command}")
+
+
+def _help(parser: argparse.ArgumentParser) -> list[str]:
+    with patch.dict(os.environ, COLUMNS="10000"):  # argparse wraps nothing, not even at hyphens
+        said = parser.format_help()
+    text = re.sub(r"\x1b\[[\d;]*m", "", said)  # Python 3.14 paints it
+    # Python 3.13 names a value once: "-m, --model MODEL".
+    text = re.sub(r"(-\w) (\S+), (--\S+ \2)", r"\1, \3", text)
+    return wrap(" ".join(text.split()), _LINE, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> int:
-    """Write the data."""
-    for backend in BACKENDS:
-        save_prompt_cache(str(saved_caches(backend)), make_caches(backend))
-    FLAGS.write_text(json.dumps(flags(), indent=1) + "\n", encoding="utf-8")
-    loaded = load(fetch("smollm2"), backend=Backend.CPU)
-    GREEDY.write_text(json.dumps(greedy(loaded)) + "\n", encoding="utf-8")
+    """Write the data that is named."""
+    for name in sys.argv[1:]:
+        if name == "flags":
+            FLAGS.write_text(json.dumps(flags(), indent=1) + "\n", encoding="utf-8")
+        elif name == "help":
+            HELP.write_text(json.dumps(helps(), indent=1) + "\n", encoding="utf-8")
+        elif name == "greedy":
+            loaded = load(fetch("smollm2"), backend=Backend.CPU)
+            GREEDY.write_text(json.dumps(greedy(loaded)) + "\n", encoding="utf-8")
+        elif name == "caches":
+            for backend in BACKENDS:
+                save_prompt_cache(str(saved_caches(backend)), make_caches(backend))
     return 0
 
 

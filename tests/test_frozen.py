@@ -14,7 +14,18 @@ import kvcache.mlx_lm
 import models
 from kvcache import Backend, TwoTierKVCache
 from models import load
-from tests.frozen import BACKENDS, CODECS, FLAGS, GREEDY, flags, greedy, make_caches, saved_caches
+from tests.frozen import (
+    BACKENDS,
+    CODECS,
+    FLAGS,
+    GREEDY,
+    HELP,
+    flags,
+    greedy,
+    helps,
+    make_caches,
+    saved_caches,
+)
 
 # The last bit of a product may be another on another processor; codes then differ here and there.
 _SAME = 1.0 if platform.machine() == "x86_64" else 0.99
@@ -42,6 +53,13 @@ def test_commands_and_flags_that_are_typed() -> None:
     assert {command: set(known[command]) - set(now.get(command, ())) for command in known} == {
         command: set() for command in known
     }
+
+
+def test_what_commands_say_of_themselves() -> None:
+    known, now = json.loads(HELP.read_text(encoding="utf-8")), helps()
+    assert len(known) > 10
+    for command, lines in known.items():
+        assert now.get(command) == lines, command
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.value)

@@ -1,6 +1,6 @@
-"""README's tables, generated from the project's own results.
+"""The tables of README and docs/, generated from the project's own results.
 
-README.md has places such as
+A page has places such as
 
     <!-- bench: quality, Keys and values together -->
     ...
@@ -24,13 +24,19 @@ from app.bench.showing.view import View
 from kvcache.errors import EmberError
 
 _ROOT = Path(__file__).parents[2]
-README = _ROOT / "README.md"
 RESULTS = _ROOT / "assets" / "results"
 _PLACE = re.compile(r"(<!-- bench: (\w+), (.+?) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 
+def pages() -> dict[Path, str]:
+    """README and the pages of docs/ that have places, with their texts."""
+    paths = [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))]
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    return {path: text for path, text in texts.items() if _PLACE.search(text)}
+
+
 def fill(text: str, results: Path) -> str:
-    """README's text with every place filled.
+    """A page's text with every place filled.
 
     Raises EmberError for a place whose section, results or table there are not.
     """
@@ -50,7 +56,7 @@ def results() -> list[Path]:
 
 def _content(section: str, title: str, results: Path) -> str:
     if section not in SECTIONS:
-        raise EmberError(f"README asks for bench section {section!r}, expected {list(SECTIONS)}")
+        raise EmberError(f"a page asks for bench section {section!r}, expected {list(SECTIONS)}")
     view = SECTIONS[section].view
     rows = view.from_json(read(results / f"{section}.json")["rows"])
     if title == "findings":
@@ -62,18 +68,19 @@ def _table(view: View[Any], rows: Sequence[Any], title: str) -> str:
     tables = {table.title: table for table in view.tables(rows)}
     if title not in tables:
         raise EmberError(
-            f"README asks for the table {title!r} of bench {view.name}, "
+            f"a page asks for the table {title!r} of bench {view.name}, "
             f"whose results have {list(tables)}"
         )
     return to_markdown(tables[title])
 
 
 def main() -> int:
-    """Redraw the results and fill README; returns the exit code."""
+    """Redraw the results and fill the pages; returns the exit code."""
     try:
         for path in results():
             write(RESULTS, SECTIONS[path.stem].view, read(path))
-        README.write_text(fill(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+        for page, text in pages().items():
+            page.write_text(fill(text, RESULTS), encoding="utf-8")
     except EmberError as error:
         print(f"ember: error: {error}", file=sys.stderr)
         return 1

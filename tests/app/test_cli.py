@@ -229,6 +229,15 @@ def test_help_and_version(ember: Ember) -> None:
         assert f"ember {command}" in ember(command, "--help").out
 
 
+def test_a_python_without_the_packages_is_told_where_they_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "app", "run", "--prompt", "x"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "has no mlx" in done.stderr
+    assert "source .venv/bin/activate" in done.stderr
+
+
 def test_ctrl_c_keeps_the_partial_answer(tiny_path: Path) -> None:
     command = [sys.executable, "-m", "app", *RUN[:-1], "1000000", "-m", str(tiny_path)]
     flags = ["--ctx", "1000000", "--beyond-context"]

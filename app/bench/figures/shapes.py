@@ -40,7 +40,7 @@ class Network:
 
 
 # Weights: Q4_K_M files of 669 and 4081 MB, of which ember keeps 1.25 times in memory
-# (ARCHITECTURE.md, tensor types); phi-2 as the original claim ran it, in fp16.
+# (docs/tensor-types.md); phi-2 as the original claim ran it, in fp16.
 TINYLLAMA = Network(
     name="TinyLlama 1.1B",
     layers=22,

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from app.bench.figures.published import FIGURES, verdict
+from app.bench.figures.shapes import LLAMA_2_7B
 from app.bench.sections.memory import MemoryRow
+from app.bench.settings import DEFAULT_KV
 from app.bench.showing.chart import Axis, Chart, Scale, Series
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
@@ -14,7 +16,7 @@ Rows = Sequence[MemoryRow]
 
 def tables(rows: Rows) -> list[Table]:
     """Bytes by window, formula against filled caches, and what fits."""
-    return [_by_window(rows), _measured(rows), _fits(rows)]
+    return [_by_window(rows), _measured(rows), _fits(rows), *_room(rows)]
 
 
 def charts(rows: Rows) -> list[Chart]:
@@ -110,6 +112,28 @@ def _fits(rows: Rows) -> Table:
         ],
         note="Two thirds of the memory, as a Mac lets a GPU wire, less weights and 400 MB.",
     )
+
+
+def _room(rows: Rows) -> list[Table]:
+    """The same for one model as readers ask: in my memory, as usual and by default?"""
+    found = {row.kv: row for row in rows if row.model == LLAMA_2_7B.name}
+    if not found.keys() >= {"f16", DEFAULT_KV}:
+        return []
+    usual, default = found["f16"], found[DEFAULT_KV]
+    fits = [(row.fits_8gib, row.fits_16gib, row.fits_24gib) for row in (usual, default)]
+    return [
+        Table(
+            title=f"Tokens that fit beside {LLAMA_2_7B.name}",
+            columns=("memory of the Mac", "in 16 bits (f16)", "as ember does"),
+            rows=[
+                (size, f"{plain:,}", f"{coded:,}")
+                for size, plain, coded in zip(("8 GB", "16 GB", "24 GB"), *fits, strict=True)
+            ],
+            note=f"What a Mac lets its GPU use, two thirds of the memory, less 400 MB and weights "
+            f"of {LLAMA_2_7B.weight_bytes / 1e9:.1f} GB. The model was trained for "
+            f"{usual.trained_context:,} tokens: it gets a longer window with `--beyond-context`.",
+        )
+    ]
 
 
 def _cell(row: MemoryRow | None) -> str:

@@ -20,7 +20,7 @@ from kvcache.gpu.traffic import Held, traffic
 
 NETWORKS = (TINYLLAMA, LLAMA_2_7B)
 PLAIN = "f16"
-_TABLE_BITS = 5  # of Q4_K as ember stores it (ARCHITECTURE.md, tensor types)
+_TABLE_BITS = 5  # of Q4_K as ember stores it (docs/tensor-types.md)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """How a section's rows become tables, charts and sentences.
 
 A view is a function of rows alone, so that what is printed, written to a folder,
-put into README and compared with another day's comes from the same JSON.
+put into the documentation and compared with another day's comes from the same JSON.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What all sections share: JSON, folder, schema, comparison, README, progress."""
+"""What all sections share: JSON, folder, schema, comparison, pages, progress."""
 
 import json
 import math
@@ -280,7 +280,7 @@ def test_all_sections_findings_are_in_one_document(
     assert found["verdicts"] == []
 
 
-# -- README --
+# -- README and docs/ --
 
 
 def _with_results(folder: Path) -> None:
@@ -290,7 +290,7 @@ def _with_results(folder: Path) -> None:
     (folder / f"{view.name}.json").write_text(json.dumps(found))
 
 
-def test_readmes_places_are_filled(tmp_path: Path) -> None:
+def test_places_of_pages_are_filled(tmp_path: Path) -> None:
     _with_results(tmp_path)
     place = "a\n<!-- bench: speed, tg64 at depth 0 -->\nold\n<!-- /bench -->\nb"
     filled = readme.fill(place, tmp_path)
@@ -310,9 +310,11 @@ def test_a_place_that_cannot_be_filled_is_refused(place: str, said: str, tmp_pat
         readme.fill(f"<!-- bench: {place} -->\n<!-- /bench -->", tmp_path)
 
 
-def test_readme_is_as_the_results_give_it() -> None:
-    text = readme.README.read_text(encoding="utf-8")
-    assert readme.fill(text, readme.RESULTS) == text
+def test_pages_are_as_the_results_give_them() -> None:
+    pages = readme.pages()
+    assert {page.name for page in pages} >= {"README.md", "measurements.md"}
+    for page, text in pages.items():
+        assert readme.fill(text, readme.RESULTS) == text, page.name
 
 
 def test_checked_in_results_fit_the_schema() -> None:

@@ -89,6 +89,6 @@ def test_a_file_gives_its_network(tiny_path: object) -> None:
     found = network_of(str(tiny_path))
     assert (found.layers, found.heads, found.kv_heads, found.head_dim) == (3, 6, 2, 16)
     assert (found.hidden, found.ffn, found.vocabulary, found.context) == (96, 160, 611, 128)
-    # 9 bits for every weight of a matrix (ARCHITECTURE.md, Q8_0)
+    # 9 bits for every weight of a matrix (docs/tensor-types.md, Q8_0)
     matrices = 2 * 611 * 96 + 3 * (96 * 96 * 2 + 2 * 32 * 96 + 3 * 96 * 160)
     assert found.weight_bytes == pytest.approx(matrices * 9 / 8, rel=0.02)
