@@ -2,8 +2,6 @@
 // products of few and many rows, rotation of heads.
 #pragma once
 
-#include <memory>
-
 #include "gemm.h"
 #include "matvec.h"
 #include "pool.h"
@@ -14,7 +12,8 @@ constexpr int64_t kBlock = 32;        // weight rows of one task of a product wi
 constexpr int64_t kBlockRows = 192;   // activation rows that stay in cache beside a panel
 constexpr int kPanelRows = 4;              // activation rows that share a panel's registers
 
-inline std::unique_ptr<Pool> pool;
+// Lent by the library of the caches.
+static Pool* pool;
 
 // Activation rows in two int8 parts; grows to the largest product and stays.
 class Quantized {
