@@ -325,22 +325,18 @@ class TwoTierKVCache:
     def step(self, shape: tuple[int, int, int], length: int) -> CpuStep | None:
         """`length` new tokens of shape [B, Hkv, D], for a kernel that runs all layers.
 
-        None where it must call `attend` of each. Each layer then `lend`s to the step,
-        and is told by `commit`.
+        None where kernels do not take them and each layer must `attend`. Else all layers
+        `lend`, the kernel attends and writes, and they are told by `commit`.
         """
         step = CpuStep(
-            shape=shape,
-            length=length,
-            before=self.ledger,
-            plan=self.plan,
-            rotation=self.rotation,
+            shape=shape, length=length, before=self.ledger, plan=self.plan, rotation=self.rotation
         )
-        return step if step.is_native else None
+        return step if step.is_taken else None
 
     def lend(self, step: CpuStep) -> TierMemory | None:
         """The memory, with room for the tokens of a step, to a kernel that writes them.
 
-        None where this layer is unlike the step's, or its tiers have no native form.
+        None where this layer is unlike the step's, or holds what kernels do not read.
         """
         tiers, shape = self._tiers, self._shape or step.shape
         suits = shape == step.shape and step.suits(self.ledger, self.plan, self.rotation)

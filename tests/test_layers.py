@@ -49,6 +49,7 @@ BELOW = {
 # Of a folder: what lies above it.
 ABOVE = {
     "kvcache.tiers": {"kvcache.two_tier"},
+    "models.network.llama": {"models.native", "models.network.cpu_llama"},
     "app.sessions": {"app.tui", "app.bench", "app.commands"},
     "app.bench": {"app.tui", "app.commands"},
     "app.bench.sections": {"app.bench.report", "app.bench.readme", "app.bench.compare"},

@@ -37,8 +37,8 @@ class CpuStep:
         return self.before.appended(self.length)
 
     @property
-    def is_native(self) -> bool:
-        """Whether the kernels take it: they see pinned tokens whole, new ones causally."""
+    def is_taken(self) -> bool:
+        """Whether kernels take it. They see pinned tokens whole, not causally."""
         pins = self.before.total < self.before.sizes.pinned
         interleaved = self.rotation is None or self.rotation.traditional
         return interleaved and not self.shape[2] % HEAD_DIM_STEP and not (pins and self._gone.any())

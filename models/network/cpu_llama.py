@@ -1,7 +1,7 @@
-"""The Llama network by the CPU kernels: `llama`'s fused steps, or all layers, in one native call.
+"""The Llama network by the CPU kernels: each step of `llama`, or all its layers, in one call.
 
-The second definition of the network, written again in C++ (`models/native`). A step
-with weights that the kernels do not take (dense, or with a bias) stays plain MLX's.
+A second definition of the network, in C++ (`models/native`). A step with weights
+that the kernels do not take (not quantized, or with a bias) stays plain MLX's.
 """
 
 from collections.abc import Sequence
