@@ -113,12 +113,14 @@ def build(wanted: Sequence[Sources], stopped: Callable[[], bool] | None = None) 
         commands = [
             sources.command(compiler, path) for sources, path in zip(wanted, staged, strict=True)
         ]
-        for done in _run(commands, stopped):
+        kept = []
+        for done, path, stem in zip(_run(commands, stopped), staged, stems, strict=True):
             if done.returncode:
                 lines = (line for line in done.stderr.splitlines() if "error" in line)
                 reason = next(lines, "no reason given")
                 raise NativeUnavailableError(f"{compiler} failed on the CPU kernels: {reason}")
-        return [_keep(path, stem) for path, stem in zip(staged, stems, strict=True)]
+            kept.append(_keep(path, stem))
+        return kept
 
 
 def find_compiler() -> str:
