@@ -8,27 +8,27 @@ import mlx.core as mx
 from app.interrupt import cancel_on_interrupt
 from app.progress import busy_bar
 from kvcache import Backend
-from kvcache.native import build
-from kvcache.native.build import BuildStoppedError, NativeUnavailableError
-from kvcache.native.library import is_tried
+from kvcache.native import build, library
+from kvcache.native.build import BuildStoppedError, NativeUnavailableError, Sources
+from models.native import kernels
 
 
 def must_compile(backend: Backend) -> bool:
     """Whether the native kernels will be used here, and are not there yet."""
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    if on_gpu or is_tried() or backend not in (Backend.AUTO, Backend.CPU):
+    if on_gpu or library.is_tried() or backend not in (Backend.AUTO, Backend.CPU):
         return False
     try:
-        return build.built() is None
+        return bool(_missing())
     except NativeUnavailableError:
         return False
 
 
 def compile_kernels(stopped: Callable[[], bool]) -> None:
-    """Compile them, until `stopped` says yes: then BuildStoppedError is raised."""
+    """Compile what is missing, until `stopped` says yes: then BuildStoppedError is raised."""
     # Where it fails, the load says so, or does without.
     with suppress(NativeUnavailableError):
-        build.build(stopped)
+        build.build(_missing(), stopped)
 
 
 def compile_with_bar(backend: Backend) -> None:
@@ -40,3 +40,9 @@ def compile_with_bar(backend: Backend) -> None:
             compile_kernels(cancel.is_set)
         except BuildStoppedError:
             cancel.check()
+
+
+def _missing() -> list[Sources]:
+    """Of the cache's kernels and the network's, what the loads would have to compile."""
+    wanted = (library.SOURCES, kernels.SOURCES)
+    return [sources for sources in wanted if build.built(sources) is None]

@@ -23,7 +23,6 @@ from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
 from models.network.config import LlamaConfig
-from models.network.native_ops import count_plain
 from models.text.builtin_templates import TemplateSource
 from models.text.chat_template import ChatTemplate, Message, conversation
 
@@ -121,7 +120,7 @@ def load_notes(
     yield from _window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
-    if engine.plan.backend is Backend.CPU and (plain := count_plain(loaded.model)):
+    if plain := loaded.model.plain_weights:
         yield f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly"
 
 

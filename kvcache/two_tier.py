@@ -15,10 +15,12 @@ import mlx.core as mx
 from kvcache.checks import check_queries, check_tokens
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
+from kvcache.native.structs import TierMemory
 from kvcache.reference import Mask
 from kvcache.saved import Saved, State, dump, restore
 from kvcache.stats import CacheStats
 from kvcache.tiers.cpu import HostTiers
+from kvcache.tiers.cpu_step import CpuStep
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.ledger import Ledger, TierSizes
 from kvcache.tiers.memory import Attend, Tiers, TokenRun, Tokens
@@ -318,15 +320,37 @@ class TwoTierKVCache:
         """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
         return self._tiers.pending()
 
-    @property
-    def tiers(self) -> Tiers[Any]:
-        """The memory, for code that appends by itself and then sets `ledger`."""
-        return self._tiers
+    # -- tokens that a network's own kernel appends --
 
-    def takes(self, shape: tuple[int, int, int]) -> bool:
-        """Whether tokens of shape [B, Hkv, D] fit; the first ones decide."""
-        self._shape = self._shape or shape
-        return self._shape == shape
+    def step(self, shape: tuple[int, int, int], length: int) -> CpuStep | None:
+        """`length` new tokens of shape [B, Hkv, D], for a kernel that runs all layers.
+
+        None where kernels do not take them and each layer must `attend`. Else all layers
+        `lend`, the kernel attends and writes, and they are told by `commit`.
+        """
+        step = CpuStep(
+            shape=shape, length=length, before=self.ledger, plan=self.plan, rotation=self.rotation
+        )
+        return step if step.is_taken else None
+
+    def lend(self, step: CpuStep) -> TierMemory | None:
+        """The memory, with room for the tokens of a step, to a kernel that writes them.
+
+        None where this layer is unlike the step's, or holds what kernels do not read.
+        """
+        tiers, shape = self._tiers, self._shape or step.shape
+        suits = shape == step.shape and step.suits(self.ledger, self.plan, self.rotation)
+        if not suits or not isinstance(tiers, HostTiers):
+            return None
+        memory = tiers.struct(shape)
+        if memory is not None:
+            tiers.reserve(max(self.ledger.end, step.after.first), step.after.end)
+            self._shape = shape
+        return memory
+
+    def commit(self, step: CpuStep) -> None:
+        """The tokens of a step were written to the lent memory."""
+        self.ledger = step.after
 
     # -- inside --
 

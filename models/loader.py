@@ -12,15 +12,14 @@ import mlx.core as mx
 
 from kvcache import Backend
 from kvcache.config import on_gpu
-from kvcache.native.library import library
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
 from models.gguf.repack import Dense, Quantized, repack, stored_bytes
+from models.native.kernels import kernels
 from models.network.config import LlamaConfig
+from models.network.cpu_llama import CpuModel
 from models.network.llama import Model
-from models.network.native_ops import NativeOps
-from models.network.ops import MlxOps, Ops
 from models.network.shapes import check_tensors
 from models.network.weights import Weights
 from models.text.builtin_templates import given_template
@@ -89,7 +88,7 @@ def load(
         template = ChatTemplate.from_metadata(file.metadata, tokenizer, given)
         tensors = _read_tensors(file, entries, progress or _ignore)
         name = file.metadata.get_string("general.name", path.stem)
-        network = Model(config, Weights(tensors, activation_dtype()), _ops(backend))
+        network = _network(config, Weights(tensors, activation_dtype()), backend)
     return LoadedModel(
         name=name,
         path=path,
@@ -103,10 +102,10 @@ def load(
     )
 
 
-def _ops(backend: Backend) -> Ops:
+def _network(config: LlamaConfig, weights: Weights, backend: Backend) -> Model:
     if backend.resolve() is Backend.CPU:
-        return NativeOps(library())
-    return MlxOps()
+        return CpuModel(config, weights, kernels())
+    return Model(config, weights)
 
 
 def _read_tensors(

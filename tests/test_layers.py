@@ -36,7 +36,8 @@ BELOW = {
         *_SETTINGS,
     },
     "models.gguf": _FILE,
-    "models.network": {*_FILE, "models.network"},
+    "models.native": {"models.native"},
+    "models.network": {*_FILE, "models.native", "models.network"},
     "models.text": {*_FILE, "models.text"},
     "models.finding": {"models.errors", "models.finding"},
     "app.bench.figures": {"app.bench.figures", "app.memory"},
@@ -48,6 +49,7 @@ BELOW = {
 # Of a folder: what lies above it.
 ABOVE = {
     "kvcache.tiers": {"kvcache.two_tier"},
+    "models.network.llama": {"models.native", "models.network.cpu_llama"},
     "app.sessions": {"app.tui", "app.bench", "app.commands"},
     "app.bench": {"app.tui", "app.commands"},
     "app.bench.sections": {"app.bench.report", "app.bench.readme", "app.bench.compare"},

@@ -1,4 +1,4 @@
-"""Native CPU kernels: quantized products and attention in C++, compiled at first use.
+"""Native CPU kernels: codes, attention and the threads they run on; C++ compiled at first use.
 
 The sources lie beside this file; `operations.cpp` includes the rest.
 """

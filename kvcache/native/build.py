@@ -1,11 +1,11 @@
-"""Compiles the native kernels once, for this very machine, with the system's compiler.
+"""Compiles native kernels once, for this very machine, with the system's compiler.
 
-The library lies in the user's cache under two hashes: of all it depends on
+A library lies in the user's cache under two hashes: of all it depends on
 (sources, flags, compiler and processor), and of its own bytes, which are compared
 before they are loaded, since a file that was cut short kills the process. What
 others can write is never loaded: they would be us. Two processes may build at
 once: each writes a file of its own and moves it into place. Knows nothing of what
-the kernels do.
+the kernels do, nor whose they are.
 """
 
 import atexit
@@ -19,17 +19,16 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import platformdirs
 
 from kvcache.errors import CacheError
 
-_FOLDER = Path(__file__).parent
-_ENTRY = _FOLDER / "operations.cpp"
 _COMPILERS = ("c++", "g++", "clang++")
 # Older clang knows no -march=native on ARM.
 _THIS_PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
@@ -54,40 +53,74 @@ class BuildStoppedError(CacheError):
     """Whoever asked for the kernels does not want them any more."""
 
 
-def load() -> ctypes.CDLL:
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a library is compiled from.
+
+    entry: the file that includes the rest. headers: the folders whose headers it
+    includes, beside its own.
+    """
+
+    entry: Path
+    headers: tuple[Path, ...] = ()
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All folders; every file of C++ in them counts."""
+        return (self.entry.parent, *self.headers)
+
+    def command(self, compiler: str, target: Path) -> list[str]:
+        """How `target` is compiled."""
+        includes = (f"-I{folder}" for folder in self.headers)
+        return [compiler, *_FLAGS, *includes, "-o", str(target), str(self.entry)]
+
+
+def load(sources: Sources) -> ctypes.CDLL:
     """The compiled kernels, built first where the cache does not have them whole.
 
     A cached file that does not load is built again once. Raises
     NativeUnavailableError.
     """
-    if path := built():
+    if path := built(sources):
         with suppress(OSError):
             return ctypes.CDLL(str(path))
-    compiler = find_compiler()
-    path = _build(compiler, _stem(compiler))
+    (path,) = build([sources])
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise NativeUnavailableError(f"the compiled kernels do not load: {error}") from error
 
 
-def built() -> Path | None:
+def built(sources: Sources) -> Path | None:
     """The library in the cache, as we once built it; None where `load` has to compile it.
 
     Raises NativeUnavailableError.
     """
-    stem = _stem(find_compiler())
+    stem = _stem(find_compiler(), sources)
     return next((path for path in _candidates(stem) if _is_usable(path)), None)
 
 
-def build(stopped: Callable[[], bool]) -> None:
-    """Compile the kernels, to be loaded later.
+def build(wanted: Sequence[Sources], stopped: Callable[[], bool] | None = None) -> list[Path]:
+    """Compile libraries, to be loaded later, all at the same time.
 
-    stopped: asked again and again; once it says yes, the compiler is killed and
+    stopped: asked again and again; once it says yes, the compilers are killed and
     BuildStoppedError raised. Raises NativeUnavailableError.
     """
     compiler = find_compiler()
-    _build(compiler, _stem(compiler), stopped)
+    stems = [_stem(compiler, sources) for sources in wanted]
+    with ExitStack() as stack:
+        staged = [stack.enter_context(_staged(stem)) for stem in stems]
+        commands = [
+            sources.command(compiler, path) for sources, path in zip(wanted, staged, strict=True)
+        ]
+        kept = []
+        for done, path, stem in zip(_run(commands, stopped), staged, stems, strict=True):
+            if done.returncode:
+                lines = (line for line in done.stderr.splitlines() if "error" in line)
+                reason = next(lines, "no reason given")
+                raise NativeUnavailableError(f"{compiler} failed on the CPU kernels: {reason}")
+            kept.append(_keep(path, stem))
+        return kept
 
 
 def find_compiler() -> str:
@@ -102,17 +135,23 @@ def find_compiler() -> str:
     )
 
 
-def _stem(compiler: str) -> Path:
+def _stem(compiler: str, sources: Sources) -> Path:
     """How the path of a library of these sources, flags, compiler and processor begins."""
     digest = hashlib.sha256()
-    for source in sorted(_FOLDER.glob("*.[ch]*")):
-        digest.update(source.name.encode() + source.read_bytes())
-    version = _run([compiler, "--version"]).stdout
-    for part in (*_FLAGS, compiler, version, platform.machine(), _processor()):
+    for folder in sources.folders:
+        for source in sorted(folder.glob("*.[ch]*")):
+            digest.update(source.name.encode() + source.read_bytes())
+    for part in (*_FLAGS, compiler, _version(compiler), platform.machine(), _processor()):
         digest.update(part.encode() + b"\0")
     override = os.environ.get("EMBER_CACHE")
     root = Path(override).expanduser() if override else platformdirs.user_cache_path("ember")
     return root / "native" / f"kernels-{digest.hexdigest()[:24]}"
+
+
+@cache
+def _version(compiler: str) -> str:
+    (done,) = _run([[compiler, "--version"]])
+    return done.stdout
 
 
 def _candidates(stem: Path) -> list[Path]:
@@ -138,27 +177,31 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
 
-def _build(compiler: str, stem: Path, stopped: Callable[[], bool] | None = None) -> Path:
-    """Compile into a file whose path begins with `stem`; what is not usable there goes."""
-    damaged = [path for path in _candidates(stem) if not _is_usable(path)]
-    with _told(stem.parent, damaged):
+@contextmanager
+def _staged(stem: Path) -> Iterator[Path]:
+    """A file of our own beside where a library will be, to compile into; gone afterwards."""
+    with _told(stem):
         _make_ours(stem.parent)
         handle, name = tempfile.mkstemp(suffix=".so", dir=stem.parent)
         os.close(handle)
-    staged = Path(name)
     try:
-        done = _run([compiler, *_FLAGS, "-o", str(staged), str(_ENTRY)], stopped)
-        if done.returncode:
-            reason = next((s for s in done.stderr.splitlines() if "error" in s), "no reason given")
-            raise NativeUnavailableError(f"{compiler} failed on the CPU kernels: {reason}")
-        with _told(stem.parent, damaged):
-            for path in damaged:
-                path.unlink(missing_ok=True)
-            # Linkers replace the file by one that follows the umask.
-            staged.chmod(_OWNER_ONLY)
-            return staged.replace(stem.with_name(f"{stem.name}-{_hash(staged)}.so"))
+        yield Path(name)
     finally:
-        staged.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
+
+
+def _keep(staged: Path, stem: Path) -> Path:
+    """Move what was compiled into its place; what is not usable there goes."""
+    with _told(stem):
+        for path in _damaged(stem):
+            path.unlink(missing_ok=True)
+        # Linkers replace the file by one that follows the umask.
+        staged.chmod(_OWNER_ONLY)
+        return staged.replace(stem.with_name(f"{stem.name}-{_hash(staged)}.so"))
+
+
+def _damaged(stem: Path) -> list[Path]:
+    return [path for path in _candidates(stem) if not _is_usable(path)]
 
 
 def _make_ours(folder: Path) -> None:
@@ -182,11 +225,12 @@ def _make_ours(folder: Path) -> None:
 
 
 @contextmanager
-def _told(folder: Path, damaged: list[Path]) -> Iterator[None]:
+def _told(stem: Path) -> Iterator[None]:
     """Raises NativeUnavailableError where the folder cannot be written."""
     try:
         yield
     except OSError as error:
+        damaged, folder = _damaged(stem), stem.parent
         because = f"{damaged[0]} is damaged or not ours; " if damaged else ""
         raise NativeUnavailableError(
             f"the compiled CPU kernels cannot be kept: {because}cannot write to {folder}: "
@@ -195,37 +239,54 @@ def _told(folder: Path, damaged: list[Path]) -> Iterator[None]:
 
 
 def _run(
-    command: list[str], stopped: Callable[[], bool] | None = None
-) -> subprocess.CompletedProcess[str]:
+    commands: Sequence[list[str]], stopped: Callable[[], bool] | None = None
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run programs at the same time, to their ends or until one was waited for too long."""
+    until = time.monotonic() + _SECONDS
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(_running(command, group=stopped is not None))
+            for command in commands
+        ]
+        return [_ended(process, until, stopped) for process in processes]
+
+
+@contextmanager
+def _running(command: list[str], *, group: bool) -> Iterator[subprocess.Popen[str]]:
+    """A program that does not outlive us. group: of its own, so that Ctrl-C is ours to act on."""
     try:
-        # The group of its own is for `_kill`; without one, Ctrl-C reaches the compiler too.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=stopped is not None,
+            start_new_session=group,
         )
     except OSError as error:
         raise NativeUnavailableError(f"{command[0]} cannot be run: {error}") from error
-    end = partial(_kill, process, group=stopped is not None)
+    end = partial(_kill, process, group=group)
     # This may be a thread that an interrupted program does not wait for.
     atexit.register(end)
-    until = time.monotonic() + _SECONDS
     try:
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                out, err = process.communicate(timeout=_ASK_SECONDS)
-                return subprocess.CompletedProcess(command, process.returncode, out, err)
-            if stopped is not None and stopped():
-                raise BuildStoppedError("the compilation of the kernels was stopped")
-            if time.monotonic() > until:
-                raise NativeUnavailableError(f"{command[0]} has not ended in {_SECONDS} s")
+        yield process
     finally:
         end()
         process.communicate()
         atexit.unregister(end)
+
+
+def _ended(
+    process: subprocess.Popen[str], until: float, stopped: Callable[[], bool] | None
+) -> subprocess.CompletedProcess[str]:
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            out, err = process.communicate(timeout=_ASK_SECONDS)
+            return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        if stopped is not None and stopped():
+            raise BuildStoppedError("the compilation of the kernels was stopped")
+        if time.monotonic() > until:
+            raise NativeUnavailableError(f"a compiler has not ended in {_SECONDS} s")
 
 
 def _kill(process: subprocess.Popen[str], *, group: bool) -> None:
@@ -238,6 +299,7 @@ def _kill(process: subprocess.Popen[str], *, group: bool) -> None:
         process.kill()
 
 
+@cache
 def _processor() -> str:
     """What the native architecture depends on: the processor's name and features."""
     try:

@@ -9,7 +9,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from ctypes import addressof, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import byref, c_char_p, c_int64, c_void_p, cast
 from functools import cache
 from pathlib import Path
 
@@ -19,10 +19,10 @@ import numpy.typing as npt
 from kvcache.errors import CacheError, EmberError
 from kvcache.native import build, structs
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, checked, strided
-from kvcache.native.weights import Layer, Weight
 
 __all__ = ["HEAD_DIM_STEP", "Array", "Floats", "Library", "library"]
 
+SOURCES = build.Sources(entry=Path(__file__).parent / "operations.cpp")
 # As many as `bench --threads` takes.
 _MOST_THREADS = 1024
 
@@ -36,12 +36,18 @@ class Library:
         compiled.ember_start(threads)
 
     def close(self) -> None:
-        """End the kernels' threads; nothing may be called afterwards."""
+        """End the kernels' threads."""
         self._c.ember_stop()
+
+    def lend(self) -> tuple[c_void_p, c_void_p]:
+        """Where the threads' pool and the function `AttendTiers` are, for another library."""
+        self._c.ember_pool.restype = c_void_p
+        pool = c_void_p(self._c.ember_pool())
+        return pool, cast(self._c.ember_attend_tiers, c_void_p)
 
     @property
     def instructions(self) -> str:
-        """Which form of the products runs."""
+        """Which instructions they were compiled for."""
         name = self._c.ember_instructions
         name.restype = c_char_p
         return str(name().decode())
@@ -52,107 +58,6 @@ class Library:
         reader.restype = c_int64
         where = checked("data", data, np.uint8, (None,))
         return int(reader(c_void_p(where), c_int64(data.size)))
-
-    def linear(self, x: Floats, weight: Weight) -> Floats:
-        """x [rows, columns] times the weight's transpose."""
-        where = checked("x", x, np.float32, (None, weight.columns))
-        out = np.empty((len(x), weight.rows), np.float32)
-        self._c.ember_linear(
-            c_void_p(where), c_int64(len(x)), byref(weight.struct), c_void_p(address(out))
-        )
-        return out
-
-    def linear_add(self, x: Floats, weight: Weight, residual: Floats) -> Floats:
-        """residual + `linear`."""
-        where = checked("x", x, np.float32, (None, weight.columns))
-        added = checked("residual", residual, np.float32, (len(x), weight.rows))
-        out = np.empty_like(residual)
-        self._c.ember_linear_add(
-            c_void_p(where),
-            c_int64(len(x)),
-            byref(weight.struct),
-            c_void_p(added),
-            c_void_p(address(out)),
-        )
-        return out
-
-    def attention_inputs(
-        self,
-        x: Floats,
-        norm: Floats,
-        eps: float,
-        weights: tuple[Weight, Weight, Weight],
-        *,
-        dim: int,
-        periods: npt.NDArray[np.float64],
-        offset: int,
-    ) -> tuple[Floats, Floats, Floats]:
-        """Queries, keys and values of normed x [B, L, hidden], as [B, heads, L, dim].
-
-        Queries and keys are turned by position / periods[i] in their pairs
-        (2i, 2i + 1).
-        """
-        where = checked("x", x, np.float32, (None, None, weights[0].columns))
-        batch, length, hidden = x.shape
-        sizes = [(weight.rows, weight.columns) for weight in weights]
-        whole = dim > 0 and not any(rows % dim for rows, _ in sizes)
-        if not whole or sizes[1] != sizes[2] or {hidden} != {columns for _, columns in sizes}:
-            raise CacheError(f"got weights {sizes} for x {x.shape} and heads of {dim}")
-        if 2 * len(periods) > dim or offset < 0:
-            raise CacheError(f"got {len(periods)} periods, heads of {dim}, position {offset}")
-        outs = tuple(
-            np.empty((batch, weight.rows // dim, length, dim), np.float32) for weight in weights
-        )
-        self._c.ember_attention_inputs(
-            c_void_p(where),
-            c_int64(batch),
-            c_int64(length),
-            c_void_p(checked("norm", norm, np.float32, (hidden,))),
-            c_float(eps),
-            *(byref(weight.struct) for weight in weights),
-            c_int64(dim),
-            c_void_p(checked("periods", periods, np.float64, (None,))),
-            c_int64(len(periods)),
-            c_int64(offset),
-            *(c_void_p(address(out)) for out in outs),
-        )
-        return outs[0], outs[1], outs[2]
-
-    def feed_forward(
-        self, x: Floats, norm: Floats, eps: float, gate: Weight, up: Weight, down: Weight
-    ) -> Floats:
-        """x + down(silu(gate(n)) * up(n)) with n = norm(x); x [rows, hidden]."""
-        hidden, inner = down.rows, down.columns
-        if any((w.rows, w.columns) != (inner, hidden) for w in (gate, up)):
-            raise CacheError(f"got a gate or an up that is not [{inner}, {hidden}], as down is")
-        where = checked("x", x, np.float32, (None, hidden))
-        out = np.empty_like(x)
-        self._c.ember_feed_forward(
-            c_void_p(where),
-            c_int64(len(x)),
-            c_void_p(checked("norm", norm, np.float32, (hidden,))),
-            c_float(eps),
-            byref(gate.struct),
-            byref(up.struct),
-            byref(down.struct),
-            c_void_p(address(out)),
-        )
-        return out
-
-    def embed(self, ids: npt.NDArray[np.int64], table: Weight) -> Floats:
-        """The table's rows `ids` [n] as [n, columns]."""
-        if ids.size and not 0 <= ids.min() <= ids.max() < table.rows:
-            raise CacheError(
-                f"got token ids {ids.min()} to {ids.max()}, expected 0 to {table.rows - 1}"
-            )
-        out = np.empty((len(ids), table.columns), np.float32)
-        self._c.ember_embed(
-            byref(table.struct),
-            c_void_p(address(ids)),
-            c_int64(len(ids)),
-            c_void_p(address(out)),
-        )
-        return out
 
     def attend(
         self,
@@ -226,42 +131,6 @@ class Library:
         )
         return out
 
-    def layers(
-        self,
-        shape: structs.LayersShape,
-        weights: Sequence[Layer],
-        memories: Sequence[structs.TierMemory],
-        state: structs.TierState,
-        x: Floats,
-        *,
-        finite: bool,
-    ) -> int:
-        """x [B, L, hidden] through all layers, in place; see layers.h.
-
-        finite: refuse keys and values that are not. Returns how many layers ran:
-        fewer than all where one was refused.
-        """
-        count = len(weights)
-        hidden, q_rows, kv_rows = weights[0].sizes
-        heads = (hidden, shape.heads * shape.dim, shape.kv_heads * shape.dim)
-        if len(memories) != count or any(weight.sizes != heads for weight in weights):
-            raise CacheError(
-                f"got {count} layers of {q_rows} query and {kv_rows} key rows for "
-                f"{len(memories)} caches and heads of {shape.dim}: {shape.heads}, {shape.kv_heads}"
-            )
-        where = checked("x", x, np.float32, (shape.batch, shape.length, hidden), written=True)
-        self._c.ember_layers.restype = c_int64
-        done: int = self._c.ember_layers(
-            byref(shape),
-            (c_void_p * count)(*(addressof(weight.struct) for weight in weights)),
-            (c_void_p * count)(*map(addressof, memories)),
-            byref(state),
-            c_int64(count),
-            c_int32(finite),
-            c_void_p(where),
-        )
-        return done
-
     def encode(self, form: structs.BlockForm, tokens: Array, records: Bytes) -> None:
         """Tokens [B, Hkv, N * M, D] to records [N, B, Hkv, bytes]."""
         where = checked(
@@ -324,7 +193,7 @@ def library() -> Library:
 @cache
 def _attempt() -> Library | build.NativeUnavailableError:
     try:
-        return Library(build.load(), _threads())
+        return Library(build.load(SOURCES), _threads())
     except build.NativeUnavailableError as error:
         return error
 

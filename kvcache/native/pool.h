@@ -1,5 +1,7 @@
 // Threads that stay alive between calls. A decode step makes hundreds of short parallel
 // regions, so workers spin for a moment before they sleep.
+//
+// A process has one pool; libraries that did not make it are given its address.
 #pragma once
 
 #include <atomic>
@@ -19,37 +21,52 @@ inline void relax() {
 
 class Pool {
   public:
+    ~Pool() { stop(); }
+
     // `threads` counts the calling thread.
-    explicit Pool(int threads) {
+    void start(int threads) {
+        stop();
         for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
     }
 
-    ~Pool() {
-        stop_.store(true);
+    // End the workers: until the next start the caller does all by itself.
+    void stop() {
+        ending_.store(true);
         announce(0);
         for (auto& worker : workers_) worker.join();
+        workers_.clear();
+        ending_.store(false);
     }
 
     int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
     // Call body(i) for every i in [0, tasks), fewer than 2^20, each once, on any thread; returns
-    // when all are done. One caller at a time. A worker that the system does not schedule delays nothing:
-    // the caller takes its tasks.
+    // when all are done. One caller at a time. A worker that the system does not schedule delays
+    // nothing: the caller takes its tasks.
     template <typename Body>
     void run(int64_t tasks, const Body& body) {
         if (tasks <= 1 || workers_.empty()) {
             for (int64_t i = 0; i < tasks; ++i) body(i);
             return;
         }
-        call_ = [](const void* context, int64_t i) { (*static_cast<const Body*>(context))(i); };
-        context_ = &body;
+        share(tasks, [](const void* body, int64_t i) { (*static_cast<const Body*>(body))(i); },
+              &body);
+    }
+
+  private:
+    using Call = void (*)(const void*, int64_t);
+
+    // Virtual, so that it is the code of the library that made the pool: waiting threads and
+    // whoever wakes them must agree on how.
+    virtual void share(int64_t tasks, Call call, const void* body) {
+        call_ = call;
+        body_ = body;
         done_.store(0, std::memory_order_relaxed);
         announce(uint64_t(tasks));
         drain();
         while (done_.load(std::memory_order_acquire) < tasks) relax();
     }
 
-  private:
     static constexpr int kSpins = 1 << 12;
 
     // A ticket is round << 40 | tasks << 20 | next free task. It is published after all else
@@ -66,13 +83,13 @@ class Pool {
     }
 
     // Take tasks until none is free. The round of a taken task cannot end before the task is
-    // done, so call_ and context_ are that round's.
+    // done, so call_ and body_ are that round's.
     void drain() {
         uint64_t ticket = ticket_.load(std::memory_order_acquire);
         while ((ticket & kMask) < (ticket >> kField & kMask)) {
             if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel))
                 continue;
-            call_(context_, int64_t(ticket & kMask));
+            call_(body_, int64_t(ticket & kMask));
             done_.fetch_add(1, std::memory_order_release);
             ticket = ticket_.load(std::memory_order_acquire);
         }
@@ -93,7 +110,7 @@ class Pool {
                 sleepers_.fetch_sub(1);
             }
             seen = round_of(ticket);
-            if (stop_.load()) return;
+            if (ending_.load()) return;
             drain();
         }
     }
@@ -102,9 +119,9 @@ class Pool {
     std::atomic<uint64_t> ticket_{0};
     std::atomic<int64_t> done_{0};
     std::atomic<int> sleepers_{0};
-    std::atomic<bool> stop_{false};
-    void (*call_)(const void*, int64_t) = nullptr;
-    const void* context_ = nullptr;
+    std::atomic<bool> ending_{false};
+    Call call_ = nullptr;
+    const void* body_ = nullptr;
 };
 
 }  // namespace ember

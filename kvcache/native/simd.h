@@ -150,22 +150,6 @@ inline void store(float* to, V vector) {
 // To the nearest integer, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no fraction.
 inline Vector round(Vector x) { return (x + 12582912.0f) - 12582912.0f; }
 
-// exp for x <= 0, relative error below 2e-7: 2^n * p(r), p of degree 6 (Cephes).
-inline Vector exp_below(Vector x) {
-    const Vector floor = x - x - 87.0f;
-    x = x < floor ? floor : x;
-    const Vector n = round(x * 1.44269504f);
-    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
-    return p * reinterpret_cast<Vector>(exponent);
-}
-
 // 2^x for x <= 0, relative error below 2e-7: 2^n * p(r), |r| <= 1/2, p the Taylor series.
 template <typename V>
 inline V exp2_below(V x) {
@@ -183,12 +167,6 @@ inline V exp2_below(V x) {
     // Without its sign, so that the shift is one of plain bits.
     const Bits exponent = (reinterpret_cast<Bits>(shifted) & 511) << 23;
     return reinterpret_cast<V>(reinterpret_cast<Bits>(p) + exponent);
-}
-
-// x * sigmoid(x)
-inline Vector silu(Vector x) {
-    const Vector small = exp_below(x < 0 ? x : -x);
-    return x * (x < 0 ? small : small - small + 1.0f) / (small + 1.0f);
 }
 
 inline float exp2_below(float x) { return exp2_below(Quarter{x, x, x, x})[0]; }

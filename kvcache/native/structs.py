@@ -20,20 +20,6 @@ HEAD_DIM_STEP = 16
 MOST_LEVELS = 16
 
 
-class Weight(Structure):
-    """affine.h"""
-
-    _fields_ = (
-        ("codes", c_void_p),
-        ("scales", c_void_p),
-        ("biases", c_void_p),
-        ("rows", c_int64),
-        ("columns", c_int64),
-        ("bits", c_int32),
-        ("group", c_int32),
-    )
-
-
 class Strided(Structure):
     """dense.h"""
 
@@ -111,32 +97,14 @@ class AttentionShape(Structure):
     )
 
 
-class LayerWeights(Structure):
-    """layers.h"""
-
-    _fields_ = (
-        ("attention_norm", c_void_p),
-        ("mlp_norm", c_void_p),
-        ("attention_eps", c_float),
-        ("mlp_eps", c_float),
-        ("q", c_void_p),
-        ("k", c_void_p),
-        ("v", c_void_p),
-        ("output", c_void_p),
-        ("gate", c_void_p),
-        ("up", c_void_p),
-        ("down", c_void_p),
-    )
-
-
 class Ring(Structure):
-    """layers.h"""
+    """tier_step.h"""
 
     _fields_ = (("keys", Strided), ("values", Strided), ("capacity", c_int64))
 
 
 class TierMemory(Structure):
-    """layers.h"""
+    """tier_step.h"""
 
     _fields_ = (
         ("pinned", Ring),
@@ -149,10 +117,21 @@ class TierMemory(Structure):
     )
 
 
-class TierState(Structure):
-    """layers.h"""
+class TierStep(Structure):
+    """tier_step.h"""
 
     _fields_ = (
+        ("batch", c_int64),
+        ("length", c_int64),
+        ("heads", c_int64),
+        ("kv_heads", c_int64),
+        ("dim", c_int64),
+        ("scale", c_float),
+        ("finite", c_int32),
+        ("periods", c_void_p),
+        ("pairs", c_int64),
+        ("lowest", c_void_p),
+        ("gone", c_void_p),
         ("pinned", c_int64),
         ("start", c_int64),
         ("block", c_int64),
@@ -162,23 +141,6 @@ class TierState(Structure):
         ("end", c_int64),
         ("next_first", c_int64),
         ("next_end", c_int64),
-    )
-
-
-class LayersShape(Structure):
-    """layers.h"""
-
-    _fields_ = (
-        ("batch", c_int64),
-        ("length", c_int64),
-        ("heads", c_int64),
-        ("kv_heads", c_int64),
-        ("dim", c_int64),
-        ("scale", c_float),
-        ("periods", c_void_p),
-        ("pairs", c_int64),
-        ("lowest", c_void_p),
-        ("gone", c_void_p),
     )
 
 

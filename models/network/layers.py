@@ -50,6 +50,9 @@ class Linear(nn.Module):
         return y + self.bias if "bias" in self else y
 
 
+Projection = Linear | QuantizedLinear
+
+
 class Embedding(nn.Module):
     """Token ids [...] -> vectors [..., hidden] in `dtype`, and back to logits when tied."""
 
@@ -73,9 +76,7 @@ class Embedding(nn.Module):
         )
 
 
-def make_linear(
-    weight: Quantized | Dense, bias: mx.array | None = None
-) -> Linear | QuantizedLinear:
+def make_linear(weight: Quantized | Dense, bias: mx.array | None = None) -> Projection:
     """The layer for a weight as it is stored."""
     if isinstance(weight, Quantized):
         return QuantizedLinear(weight, bias)

@@ -1,12 +1,12 @@
-"""The Llama network: grouped-query attention, RoPE, SwiGLU, RMS norms.
+"""The Llama network in plain MLX: grouped-query attention, RoPE, SwiGLU, RMS norms.
 
-One definition for every device. Attention is `kvcache.attend` and nothing else,
-the rest goes through `Ops`; how keys and values are stored, how a weight is packed
-and what computes is not known here.
+The definition, for any device. Attention is `kvcache.attend` and nothing else; how
+keys and values are stored and how a weight is packed is not known here, nor that
+`cpu_llama` computes the same by kernels of its own.
 Source: Touvron et al. (arXiv 2302.13971, 2307.09288); GQA: arXiv 2305.13245.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,6 +14,7 @@ import numpy as np
 
 from kvcache import (
     CacheConfig,
+    EmberError,
     ModelShape,
     Rotation,
     TwoTierKVCache,
@@ -21,9 +22,10 @@ from kvcache import (
     make_prompt_cache,
 )
 from kvcache.attention import AttendingCache
+from kvcache.config import on_gpu
 from models.errors import GGUFError
 from models.network.config import LlamaConfig
-from models.network.ops import MlxOps, Ops
+from models.network.layers import Projection
 from models.network.rope import Rope
 from models.network.weights import Weights
 
@@ -31,13 +33,11 @@ from models.network.weights import Weights
 class Block(nn.Module):
     """One transformer layer: pre-normed attention and SwiGLU feed-forward, with residuals."""
 
-    def __init__(
-        self, config: LlamaConfig, weights: Weights, index: int, rope: Rope, ops: Ops
-    ) -> None:
+    def __init__(self, config: LlamaConfig, weights: Weights, index: int, rope: Rope) -> None:
         super().__init__()
         self.head_dim, self.heads, self.kv_heads = config.head_dim, config.heads, config.kv_heads
         self.scale = config.head_dim**-0.5
-        self.rope, self.ops = rope, ops
+        self.rope = rope
         prefix, eps = f"blk.{index}", config.norm_eps
         self.attention_norm = weights.norm(f"{prefix}.attn_norm", eps=eps)
         self.q = weights.linear(f"{prefix}.attn_q")
@@ -50,32 +50,49 @@ class Block(nn.Module):
         self.down = weights.linear(f"{prefix}.ffn_down")
 
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
-        q, k, v = self.ops.attention_inputs(
-            x,
-            self.attention_norm,
-            (self.q, self.k, self.v),
-            self.rope,
-            head_dim=self.head_dim,
-            offset=0 if cache is None else cache.offset,
-        )  # [B, Hq, L, D], [B, Hkv, L, D] twice
+        """x [B, L, hidden] through the layer, appending to `cache`."""
+        q, k, v = self.attention_inputs(x, 0 if cache is None else cache.offset)
         seen = attend(q, k, v, cache=cache, scale=self.scale)  # [B, Hq, L, D]
-        x = self.ops.attention_output(seen, self.output, x)  # [B, L, hidden]
-        return self.ops.feed_forward(x, self.mlp_norm, self.gate, self.up, self.down)
+        return self.feed_forward(self.attention_output(x, seen))
+
+    def attention_inputs(self, x: mx.array, offset: int) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries [B, Hq, L, D], keys and values [B, Hkv, L, D] of x, from position `offset`."""
+        normed = self.attention_norm(x)
+        q, k, v = (
+            mx.unflatten(project(normed), -1, (-1, self.head_dim)).swapaxes(1, 2)
+            for project in (self.q, self.k, self.v)
+        )
+        return self.rope(q, offset=offset), self.rope(k, offset=offset), v
+
+    def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
+        """x and what its heads have seen [B, Hq, L, D]."""
+        return x + self.output(seen.swapaxes(1, 2).flatten(2))
+
+    def feed_forward(self, x: mx.array) -> mx.array:
+        """x + down(silu(gate(n)) * up(n)) with n = norm(x)."""
+        normed = self.mlp_norm(x)
+        gated = self.gate(normed)
+        return x + self.down(gated * mx.sigmoid(gated) * self.up(normed))
 
 
 class Model(nn.Module):
     """Token ids -> logits. Fits mlx-lm's generation loop (`layers`, `make_cache`)."""
 
-    def __init__(self, config: LlamaConfig, weights: Weights, ops: Ops | None = None) -> None:
-        """Take the network's tensors, all there and well shaped; `ops` defaults to plain MLX."""
+    # Weights that plain MLX computes, slowly, where kernels were asked for.
+    plain_weights = 0
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        weights: Weights,
+        block: Callable[[LlamaConfig, Weights, int, Rope], Block] = Block,
+    ) -> None:
+        """Take the network's tensors, all there and well shaped."""
         super().__init__()
         self.config = config
-        self.ops = ops or MlxOps()
         self.embedding = weights.embedding("token_embd")
-        self._rope = _make_rope(config, weights)
-        self.layers = [
-            Block(config, weights, index, self._rope, self.ops) for index in range(config.layers)
-        ]
+        self.rope = _make_rope(config, weights)
+        self.layers = [block(config, weights, index, self.rope) for index in range(config.layers)]
         self.norm = weights.norm("output_norm", eps=config.norm_eps)
         if "output.weight" in weights:
             self.output = weights.linear("output")
@@ -88,32 +105,56 @@ class Model(nn.Module):
     @property
     def rotation(self) -> Rotation:
         """What rope does to queries and keys."""
-        return Rotation(periods=self._rope.periods, traditional=True)
+        return Rotation(periods=self.rope.periods, traditional=True)
 
     @property
     def vocabulary(self) -> int:
         """How many token ids the network knows."""
         return int(self.embedding.as_linear.weight.shape[0])
 
+    @property
+    def head(self) -> Projection:
+        """States -> logits; the embedding's own table where the file has no other."""
+        return self.output if "output" in self else self.embedding.as_linear
+
     def make_cache(self) -> list[TwoTierKVCache]:
         """An empty default cache, one per layer (mlx-lm calls this)."""
         return make_prompt_cache(self, CacheConfig())
 
-    def hidden(self, ids: mx.array, cache: Sequence[AttendingCache] | None = None) -> mx.array:
-        """Token ids [B, L] -> normed states [B, L, hidden], appending to `cache`."""
-        x = self.ops.embed(ids, self.embedding)
-        x = self.ops.layers(x, self.layers, cache or [None] * len(self.layers))
-        normed: mx.array = self.norm(x)
-        return normed
-
-    def logits(self, hidden: mx.array) -> mx.array:
-        """States [..., hidden] -> logits [..., vocabulary]."""
-        output = self.output if "output" in self else self.embedding.as_linear
-        return self.ops.linear(hidden, output)
-
     def __call__(self, ids: mx.array, cache: Sequence[AttendingCache] | None = None) -> mx.array:
         """Token ids [B, L] -> logits [B, L, vocabulary], appending to `cache`."""
         return self.logits(self.hidden(ids, cache))
+
+    def hidden(self, ids: mx.array, cache: Sequence[AttendingCache] | None = None) -> mx.array:
+        """Token ids [B, L] -> normed states [B, L, hidden], appending to `cache`.
+
+        Raises EmberError for ids outside the vocabulary.
+        """
+        x = self.through_layers(self.embed(ids), cache or [None] * len(self.layers))
+        normed: mx.array = self.norm(x)
+        return normed
+
+    def embed(self, ids: mx.array) -> mx.array:
+        """Token ids [B, L] -> vectors [B, L, hidden]."""
+        if on_gpu() and ids.shape[-1] == 1:
+            # One id may still be on its way: it is kept inside the table, but not waited for.
+            return self.embedding(mx.clip(ids, 0, self.vocabulary - 1))
+        found = np.asarray(ids)
+        if found.size and not 0 <= found.min() <= found.max() < self.vocabulary:
+            raise EmberError(
+                f"got token ids {found.min()} to {found.max()}, expected 0 to {self.vocabulary - 1}"
+            )
+        return self.embedding(ids)
+
+    def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
+        """x [B, L, hidden] through all layers, appending to their caches."""
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x = layer(x, cache)
+        return x
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """States [..., hidden] -> logits [..., vocabulary]."""
+        return self.head(hidden)
 
 
 def _make_rope(config: LlamaConfig, weights: Weights) -> Rope:

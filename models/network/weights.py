@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from models.gguf.repack import Dense, Quantized
-from models.network.layers import Embedding, Linear, QuantizedLinear, make_linear
+from models.network.layers import Embedding, Projection, make_linear
 
 
 class Weights:
@@ -25,7 +25,7 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
-    def linear(self, name: str) -> Linear | QuantizedLinear:
+    def linear(self, name: str) -> Projection:
         """`name.weight` [rows, columns] and, where the file has one, `name.bias` [rows]."""
         bias = self.vector(f"{name}.bias") if f"{name}.bias" in self else None
         return make_linear(self._matrix(f"{name}.weight"), bias)

@@ -12,7 +12,8 @@ from app import cli
 from app.bench.showing.document import document
 from app.sessions.chat import Attachment, Chat, ChatMessage
 from app.sessions.store import SessionStore, default_path
-from kvcache.native import build
+from kvcache.native import build, library
+from models.native import kernels
 from models.text.chat_template import Role
 from tests.app.terminal import END, QUIT, Terminal
 from tests.scripted_model import write_scripted
@@ -67,11 +68,12 @@ class Place:
 
 def _copy_kernels(folder: Path) -> None:
     """They need not be compiled again for a cache of its own."""
-    build.load()
-    compiled = build.built()
-    assert compiled is not None
     folder.mkdir(parents=True)
-    shutil.copy(compiled, folder)
+    for sources in (library.SOURCES, kernels.SOURCES):
+        build.load(sources)
+        compiled = build.built(sources)
+        assert compiled is not None
+        shutil.copy(compiled, folder)
 
 
 @pytest.fixture(scope="module")

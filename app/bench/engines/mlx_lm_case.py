@@ -11,9 +11,8 @@ from app.bench.engines.timing import time_case
 from app.rss import peak_rss
 from kvcache import EmberError
 from models import load
-from models.network.layers import QuantizedLinear
+from models.network.layers import Projection, QuantizedLinear
 from models.network.llama import Model
-from models.network.ops import Projection
 
 _SMALLEST_RING = 128
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kvcache.native import build
-from kvcache.native.library import Library
+from kvcache.native.build import Sources
+from kvcache.native.library import SOURCES, Library
 
 NATIVE = build._THIS_PROCESSOR
 # Without AVX-512 the loops are the portable ones.
@@ -21,27 +22,36 @@ PORTABLE = {"x86_64": "-march=x86-64-v3", "aarch64": "-march=armv8-a"}.get(
 GIVEN = os.environ.get("EMBER_TEST_KERNELS")
 
 
-def compile_kernels(target: Path, architecture: str, *extra: str) -> None:
-    """Build the kernels for another processor, or with other flags."""
-    flags = [architecture if flag == NATIVE else flag for flag in build._FLAGS]
-    entry = str(build._ENTRY)
-    command = [build.find_compiler(), *flags, *extra, "-o", str(target), entry]
-    subprocess.run(command, check=True)
+def compile_kernels(sources: Sources, target: Path, architecture: str, *extra: str) -> None:
+    """Build kernels for another processor, or with other flags."""
+    command = sources.command(build.find_compiler(), target)
+    flags = [architecture if flag == NATIVE else flag for flag in command]
+    subprocess.run([*flags, *extra], check=True)
+
+
+def compiled_for(architecture: str, sources: Sources, folder: Path) -> Path:
+    """A library for this processor, or one for a plain processor of its kind."""
+    if architecture == "native":
+        build.load(sources)
+        path = build.built(sources)
+        assert path is not None
+        return path
+    target = folder / "portable.so"
+    compile_kernels(sources, target, PORTABLE)
+    return target
 
 
 @pytest.fixture(scope="session", params=["given"] if GIVEN else ["native", "portable"])
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library for this processor, and one for a plain processor of its kind."""
-    if GIVEN:
-        return Path(GIVEN)
-    if request.param == "native":
-        build.load()
-        path = build.built()
-        assert path is not None
-        return path
-    target = tmp_path_factory.mktemp("kernels") / "portable.so"
-    compile_kernels(target, PORTABLE)
-    return target
+def architecture(request: pytest.FixtureRequest) -> str:
+    """What the kernels are compiled for."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def compiled(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library under test."""
+    folder = tmp_path_factory.mktemp("kernels")
+    return Path(GIVEN) if GIVEN else compiled_for(architecture, SOURCES, folder)
 
 
 @pytest.fixture(scope="session", params=[1, 2], ids=["1-thread", "2-threads"])

@@ -15,6 +15,9 @@ import pytest
 from kvcache.config import Backend
 from kvcache.errors import EmberError
 from kvcache.native import build, library
+from kvcache.native.build import Sources
+from models.native import kernels
+from tests.kvcache.native.conftest import NATIVE
 from tests.patience import patience
 
 ROOT = Path(build.__file__).parents[2]
@@ -23,71 +26,76 @@ _TRIVIAL = 'extern "C" { void ember_start(int) {} }\n'
 
 
 @pytest.fixture
-def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one trivial source, and an empty cache."""
-    folder = tmp_path / "sources"
-    folder.mkdir()
-    (folder / "operations.cpp").write_text(_TRIVIAL)
-    monkeypatch.setattr(build, "_FOLDER", folder)
-    monkeypatch.setattr(build, "_ENTRY", folder / "operations.cpp")
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sources:
+    """A folder with one trivial source, another of headers, and an empty cache."""
     monkeypatch.setenv("EMBER_CACHE", str(tmp_path / "cache"))
-    return folder
+    return _sources(tmp_path, "trivial")
 
 
-def _loads() -> bool:
+def _sources(folder: Path, name: str) -> Sources:
+    entry, headers = folder / name / "entry.cpp", folder / "headers"
+    for each in (entry.parent, headers):
+        each.mkdir(exist_ok=True)
+    entry.write_text(_TRIVIAL)
+    (headers / "shared.h").write_text("")
+    return Sources(entry=entry, headers=(headers,))
+
+
+def _loads(sources: Sources) -> bool:
     """Whether a process of its own loads and calls the library of the sources."""
     child = os.fork()
     if not child:
         status = 1
         try:
-            build.load().ember_start(1)
+            build.load(sources).ember_start(1)
             status = 0
         finally:
             os._exit(status)
     return os.waitpid(child, 0)[1] == 0
 
 
-def _libraries(sources: Path) -> list[Path]:
-    return sorted((sources.parent / "cache" / "native").iterdir())
+def _libraries(sources: Sources) -> list[Path]:
+    return sorted((sources.entry.parents[1] / "cache" / "native").iterdir())
 
 
-def test_is_compiled_once(sources: Path) -> None:
-    build.load()
+def test_is_compiled_once(sources: Sources) -> None:
+    build.load(sources)
     (first,) = _libraries(sources)
     before = first.stat().st_mtime_ns
-    build.load()
+    build.load(sources)
     assert _libraries(sources) == [first]
     assert first.stat().st_mtime_ns == before
 
 
 def test_a_changed_source_or_flag_is_another_library(
-    sources: Path, monkeypatch: pytest.MonkeyPatch
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build.load()
-    (sources / "extra.h").write_text("// changed\n")
-    build.load()
+    build.load(sources)
+    for folder in sources.folders:
+        (folder / "extra.h").write_text("// changed\n")
+        build.load(sources)
     monkeypatch.setattr(build, "_FLAGS", (*build._FLAGS, "-O2"))
-    build.load()
-    assert len(_libraries(sources)) == 3
+    build.load(sources)
+    assert len(_libraries(sources)) == 4
 
 
 def test_a_compilation_can_be_stopped(
-    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler = tmp_path / "compiler"
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || sleep 600\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    assert build.built() is None
+    assert build.built(sources) is None
     asked = iter([False, True])
     with pytest.raises(build.BuildStoppedError):
-        build.build(lambda: next(asked))
-    assert build.built() is None
+        build.build([sources], lambda: next(asked))
+    assert build.built(sources) is None
     assert _libraries(sources) == []
 
 
 def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
-    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler, pipe = tmp_path / "compiler", tmp_path / "pipe"
     compiler.write_text(
@@ -98,8 +106,8 @@ def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
     os.mkfifo(pipe)
     program = (
         "import pathlib, threading, time\n"
-        "from kvcache.native import build\n"
-        "args = [lambda: False]\n"
+        "from kvcache.native import build, library\n"
+        "args = [library.SOURCES], lambda: False\n"
         "threading.Thread(target=build.build, args=args, daemon=True).start()\n"
         f"while not pathlib.Path('{pipe}-open').exists():\n    time.sleep(0.01)\n"
     )
@@ -109,11 +117,35 @@ def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
     assert process.wait() == 0
 
 
-def test_what_was_built_before_is_loaded(sources: Path) -> None:
-    build.build(lambda: False)
+def test_libraries_are_compiled_at_the_same_time(sources: Sources, tmp_path: Path) -> None:
+    other = _sources(tmp_path, "other")
+    other.entry.write_text(_TRIVIAL + "// another\n")
+    both = build.build([sources, other])
+    assert both == [build.built(sources), build.built(other)]
+    assert _libraries(sources) == sorted(both)
+
+
+def test_both_compilers_run_at_once_and_are_stopped_together(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler, started = tmp_path / "compiler", tmp_path / "started"
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\necho >>{started}\nsleep 600\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+
+    def both_run() -> bool:
+        return started.exists() and started.read_text() == "\n\n"
+
+    with pytest.raises(build.BuildStoppedError):
+        build.build([sources, _sources(tmp_path, "other")], both_run)
+    assert _libraries(sources) == []
+
+
+def test_what_was_built_before_is_loaded(sources: Sources) -> None:
+    build.build([sources])
     (built,) = _libraries(sources)
-    assert build.built() == built
-    build.load()
+    assert build.built(sources) == built
+    build.load(sources)
     assert _libraries(sources) == [built]
 
 
@@ -130,22 +162,22 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_library_is_never_loaded_but_built_again(
-    sources: Path, damage: Callable[[bytes], bytes]
+    sources: Sources, damage: Callable[[bytes], bytes]
 ) -> None:
-    build.build(lambda: False)
+    build.build([sources])
     (path,) = _libraries(sources)
     content = path.read_bytes()
     path.write_bytes(damage(content))
-    assert build.built() is None
+    assert build.built(sources) is None
     # Loaded by another process: a library that was cut short would end this one.
-    assert _loads()
+    assert _loads(sources)
     (repaired,) = _libraries(sources)
-    assert build.built() == repaired
+    assert build.built(sources) == repaired
     assert repaired.stat().st_size == len(content)
     # An older file of the same sources in its place, and nothing to compile with.
     repaired.write_bytes(damage(content))
     path.with_name("kernels-of-others.so").write_bytes(b"")
-    assert build.built() is None
+    assert build.built(sources) is None
 
 
 OPEN = {"by group": 0o775, "by all": 0o757, "by all, sticky": 0o1777}
@@ -154,71 +186,71 @@ OPEN = {"by group": 0o775, "by all": 0o757, "by all, sticky": 0o1777}
 @pytest.mark.parametrize("mode", OPEN.values(), ids=OPEN)
 @pytest.mark.parametrize("which", ["folder", "file"])
 def test_what_others_can_write_is_never_loaded_but_built_again(
-    sources: Path, which: str, mode: int
+    sources: Sources, which: str, mode: int
 ) -> None:
-    build.build(lambda: False)
+    build.build([sources])
     (path,) = _libraries(sources)
     planted = path.with_name("kernels-of-another-version.so")
     planted.write_bytes(b"")
     opened = path.parent if which == "folder" else path
     opened.chmod(mode)
-    assert build.built() is None
-    build.build(lambda: False)
-    assert build.built() == path
+    assert build.built(sources) is None
+    build.build([sources])
+    assert build.built(sources) == path
     assert planted.exists() == (which == "file")
     assert [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)] == [0o700, 0o700]
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o002, 0o000])
-def test_what_is_built_is_ours_whatever_the_umask(sources: Path, umask: int) -> None:
+def test_what_is_built_is_ours_whatever_the_umask(sources: Sources, umask: int) -> None:
     before = os.umask(umask)
     try:
-        build.build(lambda: False)
+        build.build([sources])
     finally:
         os.umask(before)
-    assert build.built() is not None
+    assert build.built(sources) is not None
 
 
 def test_a_folder_of_somebody_else_is_one_line(
-    sources: Path, monkeypatch: pytest.MonkeyPatch
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build.build(lambda: False)
+    build.build([sources])
     (path,) = _libraries(sources)
     owner = path.stat().st_uid
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     if owner == 0:
         # What the administrator has put there is used, and so is what it has closed.
-        assert build.built() == path
+        assert build.built(sources) == path
         os.chown(path.parent, 65534, 65534)
-    assert build.built() is None
+    assert build.built(sources) is None
     with pytest.raises(build.NativeUnavailableError) as caught:
-        build.load()
+        build.load(sources)
     assert f"others can write to {path.parent}; point EMBER_CACHE" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_library_that_cannot_be_repaired_is_one_line(
-    sources: Path, monkeypatch: pytest.MonkeyPatch
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(**_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    build.build(lambda: False)
+    build.build([sources])
     (path,) = _libraries(sources)
     path.write_bytes(path.read_bytes()[:5000])
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     with pytest.raises(build.NativeUnavailableError) as caught:
-        build.load()
+        build.load(sources)
     assert f"{path} is damaged or not ours; cannot write to {path.parent}" in str(caught.value)
     assert "EMBER_CACHE" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_library_that_loads_no_more_is_built_again(
-    sources: Path, monkeypatch: pytest.MonkeyPatch
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is whole, but, say, the system's own libraries are others now."""
-    build.build(lambda: False)
+    build.build([sources])
     load, calls = ctypes.CDLL, []
 
     def refusing_once(path: str) -> ctypes.CDLL:
@@ -228,31 +260,31 @@ def test_a_library_that_loads_no_more_is_built_again(
         return load(path)
 
     monkeypatch.setattr("ctypes.CDLL", refusing_once)
-    assert build.load().ember_start(1) is not None
+    assert build.load(sources).ember_start(1) is not None
     assert len(calls) == 2
 
 
-def test_a_failing_compiler_says_why(sources: Path) -> None:
-    (sources / "operations.cpp").write_text("#error not today\n")
+def test_a_failing_compiler_says_why(sources: Sources) -> None:
+    sources.entry.write_text("#error not today\n")
     with pytest.raises(build.NativeUnavailableError, match=r"failed on the CPU kernels.*not today"):
-        build.load()
+        build.load(sources)
     assert _libraries(sources) == []
 
 
 def test_no_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(build.NativeUnavailableError, match=r"no-such-compiler.*apt install g"):
-        build.load()
+        build.load(library.SOURCES)
 
 
 def test_an_unwritable_cache_is_one_clear_error(
-    sources: Path, monkeypatch: pytest.MonkeyPatch
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocked = sources.parent / "file"
+    blocked = sources.entry.parents[1] / "file"
     blocked.write_text("")
     monkeypatch.setenv("EMBER_CACHE", str(blocked))
     with pytest.raises(build.NativeUnavailableError, match="cannot write to"):
-        build.load()
+        build.load(sources)
 
 
 def test_without_kernels_plain_mlx_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,10 +298,10 @@ def test_without_kernels_plain_mlx_runs(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.skipif(not shutil.which(ARM_COMPILER), reason=f"needs {ARM_COMPILER}")
-def test_compiles_for_arm_without_a_warning(tmp_path: Path) -> None:
-    flags = [f for f in build._FLAGS if f not in (build._THIS_PROCESSOR, "-O3")]
-    entry = ["-o", str(tmp_path / "arm.so"), str(build._ENTRY)]
-    command = [ARM_COMPILER, *flags, "-O1", "-mcpu=cortex-a76", "-Werror", *entry]
+@pytest.mark.parametrize("sources", [library.SOURCES, kernels.SOURCES], ids=["cache", "network"])
+def test_compiles_for_arm_without_a_warning(tmp_path: Path, sources: Sources) -> None:
+    flags = [f for f in sources.command(ARM_COMPILER, tmp_path / "arm.so") if f != NATIVE]
+    command = [*flags, "-O1", "-mcpu=cortex-a76", "-Werror"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -12,11 +12,9 @@ from kvcache import CacheError, codec
 from kvcache.native import structs
 from kvcache.native.codec import HostCodec, Role
 from kvcache.native.library import Library
-from kvcache.native.weights import Layer, Weight
 from tests.kvcache.native.native_tiers import ColdBlocks, DensePiece, attend_tiers
 
 HKV, HQ, DIM, BLOCK = 2, 4, 32, 32
-HIDDEN, INNER = 64, 96
 Misuse = Callable[[Library], object]
 
 
@@ -25,54 +23,6 @@ def _zeros(*shape: int, dtype: type = np.float32) -> np.ndarray[Any, Any]:
 
 
 KEYS = _zeros(1, HKV, 9, DIM)
-
-
-def _weight(rows: int, columns: int) -> Weight:
-    scales = _zeros(rows, columns // 32, dtype=np.float16)
-    return Weight(_zeros(rows, columns // 4, dtype=np.uint32), scales, scales, bits=8, group=32)
-
-
-def _weight_of(
-    codes: tuple[int, ...] = (6, 16),
-    scales: tuple[int, ...] = (6, 2),
-    *,
-    dtype: type = np.uint32,
-    of: type = np.float16,
-    cut: Any = np.s_[:],
-    bits: int = 8,
-) -> Misuse:
-    return lambda _: Weight(
-        _zeros(*codes, dtype=dtype)[cut],
-        _zeros(*scales, dtype=of),
-        _zeros(6, 2, dtype=np.float16),
-        bits=bits,
-        group=32,
-    )
-
-
-def _inputs(**changes: Any) -> Misuse:
-    given = {
-        "x": _zeros(1, 3, HIDDEN),
-        "norm": _zeros(HIDDEN),
-        "eps": 1e-5,
-        "weights": tuple(_weight(rows, HIDDEN) for rows in (HQ * 16, HKV * 16, HKV * 16)),
-        "dim": 16,
-        "periods": np.ones(8),
-        "offset": 0,
-    } | changes
-    x, norm, eps, weights = (given.pop(name) for name in ("x", "norm", "eps", "weights"))
-    return lambda kernels: kernels.attention_inputs(x, norm, eps, weights, **given)
-
-
-def _feed(**changes: Any) -> Misuse:
-    given = {
-        "x": _zeros(3, HIDDEN),
-        "norm": _zeros(HIDDEN),
-        "gate": _weight(INNER, HIDDEN),
-        "up": _weight(INNER, HIDDEN),
-        "down": _weight(HIDDEN, INNER),
-    } | changes
-    return lambda kernels: kernels.feed_forward(eps=1e-5, **given)
 
 
 def _attend(q: Any = None, **changes: Any) -> Misuse:
@@ -158,71 +108,9 @@ def _cold(**changes: Any) -> Misuse:
     return call
 
 
-def _layer(**changes: Weight) -> Layer:
-    w = {
-        "q": _weight(HQ * DIM, HIDDEN),
-        "k": _weight(HKV * DIM, HIDDEN),
-        "v": _weight(HKV * DIM, HIDDEN),
-        "output": _weight(HIDDEN, HQ * DIM),
-        "gate": _weight(INNER, HIDDEN),
-        "up": _weight(INNER, HIDDEN),
-        "down": _weight(HIDDEN, INNER),
-    } | changes
-    norms = [(_zeros(HIDDEN), 1e-5)] * 2
-    return Layer(norms, (w["q"], w["k"], w["v"], w["output"]), (w["gate"], w["up"], w["down"]))
-
-
-def _layers(x: Any = None, *, caches: int = 1, heads: int = HQ) -> Misuse:
-    shape = structs.LayersShape(1, 2, heads, HKV, DIM)
-    memories = [structs.TierMemory()] * caches
-    given = _zeros(1, 2, HIDDEN) if x is None else x
-    return lambda kernels: kernels.layers(
-        shape, [_layer()], memories, structs.TierState(), given, finite=True
-    )
-
-
-STRIPED = _zeros(8, 2 * HIDDEN)[:, ::2]
 MISUSES: dict[str, Misuse] = {
-    "codes of another dtype": _weight_of(dtype=np.int32),
-    "codes of one axis": _weight_of((96,)),
-    "codes in part": _weight_of((6, 32), cut=np.s_[:, ::2]),
-    "codes of half a group": _weight_of((6, 12)),
-    "bits that do not fill words": _weight_of((6, 7), bits=6),
-    "scales of another dtype": _weight_of(of=np.float32),
-    "too few scales": _weight_of(scales=(5, 2)),
-    "too few groups": _weight_of(scales=(6, 1)),
     "memory of another dtype": lambda k: k.read(_zeros(640)),
     "memory in part": lambda k: k.read(_zeros(640, dtype=np.uint8)[::2]),
-    "product: dtype": lambda k: k.linear(_zeros(3, 64, dtype=np.float64), _weight(5, 64)),
-    "product: columns": lambda k: k.linear(_zeros(3, 32), _weight(5, 64)),
-    "product: one axis": lambda k: k.linear(_zeros(64), _weight(5, 64)),
-    "product: in part": lambda k: k.linear(STRIPED, _weight(5, 64)),
-    "product: misaligned": lambda k: k.linear(_misaligned(3, 64), _weight(5, 64)),
-    "sum: rows": lambda k: k.linear_add(_zeros(3, 64), _weight(5, 64), _zeros(2, 5)),
-    "sum: columns": lambda k: k.linear_add(_zeros(3, 64), _weight(5, 64), _zeros(3, 4)),
-    "sum: dtype": lambda k: k.linear_add(
-        _zeros(3, 64), _weight(5, 64), _zeros(3, 5, dtype=np.float16)
-    ),
-    "inputs: x": _inputs(x=_zeros(1, 3, 32)),
-    "inputs: two axes": _inputs(x=_zeros(3, HIDDEN)),
-    "inputs: x in part": _inputs(x=_zeros(1, 6, HIDDEN)[:, ::2]),
-    "inputs: norm": _inputs(norm=_zeros(HIDDEN - 1)),
-    "inputs: norm's dtype": _inputs(norm=_zeros(HIDDEN, dtype=np.float64)),
-    "inputs: one weight": _inputs(weights=(_weight(64, 64), _weight(32, 32), _weight(32, 32))),
-    "inputs: values unlike keys": _inputs(
-        weights=(_weight(64, 64), _weight(32, 64), _weight(48, 64))
-    ),
-    "inputs: part of a head": _inputs(dim=24),
-    "inputs: no head": _inputs(dim=0),
-    "inputs: periods": _inputs(periods=np.ones(9)),
-    "inputs: periods' dtype": _inputs(periods=np.ones(8, np.float32)),
-    "inputs: position": _inputs(offset=-1),
-    "feed-forward: x": _feed(x=_zeros(3, 32)),
-    "feed-forward: x in part": _feed(x=STRIPED),
-    "feed-forward: norm": _feed(norm=_zeros(2)),
-    "feed-forward: gate": _feed(gate=_weight(64, HIDDEN)),
-    "feed-forward: up": _feed(up=_weight(INNER, 32)),
-    "feed-forward: down": _feed(down=_weight(HIDDEN, 64)),
     "attention: dtype": _attend(_zeros(1, HQ, 2, DIM, dtype=np.float64)),
     "attention: three axes": _attend(_zeros(HQ, 2, DIM)),
     "attention: q in part": _attend(_zeros(1, HQ, 4, DIM)[:, :, ::2]),
@@ -292,16 +180,6 @@ MISUSES: dict[str, Misuse] = {
     ),
     "blocks: batch": _cold(batch=2),
     "blocks: roles": _cold(key_codec=_coder(Role.VALUES), value_codec=_coder()),
-    "layer: values": lambda _: _layer(v=_weight(DIM, HIDDEN)),
-    "layer: output": lambda _: _layer(output=_weight(HIDDEN, HKV * DIM)),
-    "layer: keys": lambda _: _layer(k=_weight(HKV * DIM, 32), v=_weight(HKV * DIM, 32)),
-    "layer: down": lambda _: _layer(down=_weight(HIDDEN, HIDDEN)),
-    "layers: x": _layers(_zeros(1, 2, 32)),
-    "layers: length": _layers(_zeros(1, 3, HIDDEN)),
-    "layers: x's dtype": _layers(_zeros(1, 2, HIDDEN, dtype=np.float16)),
-    "layers: read-only": _layers(_read_only(_zeros(1, 2, HIDDEN))),
-    "layers: caches": _layers(caches=2),
-    "layers: heads": _layers(heads=2 * HQ),
 }
 
 
@@ -315,9 +193,6 @@ def test_it_is_refused_in_one_line(kernels: Library, misuse: Misuse) -> None:
 @pytest.mark.parametrize(
     "use",
     [
-        _weight_of(),
-        _inputs(),
-        _feed(),
         _attend(),
         _attend(padding=_zeros(1, dtype=np.int32)),
         _pieces(),
@@ -326,7 +201,6 @@ def test_it_is_refused_in_one_line(kernels: Library, misuse: Misuse) -> None:
         _raw_pack(_zeros(3, BLOCK, DIM, dtype=np.uint8), _records(3)),
         _parts(lambda _: None),
         _cold(),
-        lambda _: _layer(),
     ],
 )
 def test_what_the_misuses_are_made_from_is_taken(kernels: Library, use: Misuse) -> None:

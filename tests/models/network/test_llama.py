@@ -133,9 +133,9 @@ def test_one_id_on_a_gpu_stays_inside_the_table_without_being_waited_for(
     monkeypatch: pytest.MonkeyPatch, id_: int
 ) -> None:
     model = _model(GQA, _tensors(GQA))
-    monkeypatch.setattr("models.network.ops.on_gpu", lambda: True)
-    last = model.ops.embed(mx.array([[VOCABULARY - 1]]), model.embedding)
-    assert mx.array_equal(model.ops.embed(mx.array([[id_]]), model.embedding), last)
+    monkeypatch.setattr("models.network.llama.on_gpu", lambda: True)
+    last = model.embed(mx.array([[VOCABULARY - 1]]))
+    assert mx.array_equal(model.embed(mx.array([[id_]])), last)
 
 
 def test_rope_factors_that_divide_by_nothing_are_refused() -> None:

@@ -2,8 +2,6 @@
 // products of few and many rows, rotation of heads.
 #pragma once
 
-#include <memory>
-
 #include "gemm.h"
 #include "matvec.h"
 #include "pool.h"
@@ -14,7 +12,8 @@ constexpr int64_t kBlock = 32;        // weight rows of one task of a product wi
 constexpr int64_t kBlockRows = 192;   // activation rows that stay in cache beside a panel
 constexpr int kPanelRows = 4;              // activation rows that share a panel's registers
 
-inline std::unique_ptr<Pool> pool;
+// Lent by the library of the caches.
+static Pool* pool;
 
 // Activation rows in two int8 parts; grows to the largest product and stays.
 class Quantized {
@@ -57,6 +56,28 @@ class Quantized {
     std::vector<float> factors_;
     std::vector<Activation> rows_, split_rows_;
 };
+
+// exp for x <= 0, relative error below 2e-7: 2^n * p(r), p of degree 6 (Cephes).
+inline Vector exp_below(Vector x) {
+    const Vector floor = x - x - 87.0f;
+    x = x < floor ? floor : x;
+    const Vector n = round(x * 1.44269504f);
+    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
+    return p * reinterpret_cast<Vector>(exponent);
+}
+
+// x * sigmoid(x)
+inline Vector silu(Vector x) {
+    const Vector small = exp_below(x < 0 ? x : -x);
+    return x * (x < 0 ? small : small - small + 1.0f) / (small + 1.0f);
+}
 
 inline Quantized activations, hidden_activations;
 inline std::vector<float> normed, hidden, gates;

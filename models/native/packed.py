@@ -4,13 +4,44 @@ Knows neither files nor the network; what a kernel does with a weight is not kno
 """
 
 from collections.abc import Sequence
-from ctypes import addressof
+from ctypes import Structure, addressof, c_float, c_int32, c_int64, c_void_p
 
 import numpy as np
 
-from kvcache.errors import CacheError
-from kvcache.native import structs
+from kvcache import CacheError
 from kvcache.native.structs import Array, Floats, checked
+
+
+class WeightStruct(Structure):
+    """affine.h"""
+
+    _fields_ = (
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("biases", c_void_p),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("bits", c_int32),
+        ("group", c_int32),
+    )
+
+
+class LayerStruct(Structure):
+    """layers.h"""
+
+    _fields_ = (
+        ("attention_norm", c_void_p),
+        ("mlp_norm", c_void_p),
+        ("attention_eps", c_float),
+        ("mlp_eps", c_float),
+        ("q", c_void_p),
+        ("k", c_void_p),
+        ("v", c_void_p),
+        ("output", c_void_p),
+        ("gate", c_void_p),
+        ("up", c_void_p),
+        ("down", c_void_p),
+    )
 
 
 class Weight:
@@ -31,7 +62,7 @@ class Weight:
             raise CacheError(f"got codes {codes.shape}, expected rows of whole groups of {group}")
         groups = self.rows, self.columns // group
         self._arrays = codes, scales, biases
-        self.struct = structs.Weight(
+        self.struct = WeightStruct(
             where,
             checked("scales", scales, np.float16, groups),
             checked("biases", biases, np.float16, groups),
@@ -52,8 +83,8 @@ class Layer:
     def __init__(
         self,
         norms: Sequence[tuple[Floats, float]],
-        attention: tuple[Weight, Weight, Weight, Weight],
-        feed_forward: tuple[Weight, Weight, Weight],
+        attention: Sequence[Weight],
+        feed_forward: Sequence[Weight],
     ) -> None:
         (q, k, v, output), (gate, up, down) = attention, feed_forward
         hidden, inner = output.rows, gate.rows
@@ -74,7 +105,7 @@ class Layer:
         # What a call's shape must agree with.
         self.sizes = hidden, q.rows, k.rows
         self._held = norms, attention, feed_forward
-        self.struct = structs.LayerWeights(
+        self.struct = LayerStruct(
             *(checked("norm", norm, np.float32, (hidden,)) for norm, _ in norms),
             *(epsilon for _, epsilon in norms),
             *(addressof(weight.struct) for weight in (*attention, *feed_forward)),

@@ -22,10 +22,10 @@ from kvcache.native import codec as host_codec
 from kvcache.native.library import Library
 from kvcache.tiers import cpu as host_tiers
 from kvcache.tiers.cpu import HostTiers
-from models import load
+from models import load, loader
 from models.gguf.tensor_types import TensorType
-from models.network.llama import Model
-from models.network.native_ops import NativeOps
+from models.native.kernels import Kernels
+from models.network.cpu_llama import CpuModel
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
 
 SHAPE = LlamaShape(layers=3, width=96, ffn=160, heads=6, kv_heads=2, vocab=311, context=4000)
@@ -33,7 +33,9 @@ STEPS = (2, 1, 70, 1, 1, 5, 33, 1, 130, 1, 1, 40, 1)
 
 
 @pytest.fixture(scope="module")
-def model(kernels: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def model(
+    library: Library, kernels: Kernels, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CpuModel]:
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
     write_llama(
         path,
@@ -42,20 +44,20 @@ def model(kernels: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         tokenizer_metadata=sentencepiece_tokenizer(SHAPE.vocab),
         seed=5,
     )
-    model = load(path, backend=Backend.CPU).model
-    model.ops = NativeOps(kernels)
     with pytest.MonkeyPatch.context() as patch:
         # The steps by the same kernels, so that no rounding differs.
-        patch.setattr(host_tiers, "library", lambda: kernels)
-        patch.setattr(host_codec, "library", lambda: kernels)
+        patch.setattr(loader, "kernels", lambda: kernels)
+        patch.setattr(host_tiers, "library", lambda: library)
+        patch.setattr(host_codec, "library", lambda: library)
+        model = load(path, backend=Backend.CPU).model
+        assert isinstance(model, CpuModel)
         yield model
 
 
 def _outputs(
-    model: Model, cache: list[TwoTierKVCache], *, batch: int, at_once: bool
+    model: CpuModel, cache: list[TwoTierKVCache], *, batch: int, at_once: bool
 ) -> list[np.ndarray]:
     """States after each step."""
-    assert isinstance(model.ops, NativeOps)
     start, outputs = 0, []
     for length in STEPS:
         ids = mx.array(
@@ -64,12 +66,9 @@ def _outputs(
                 for row in range(batch)
             ]
         )
-        x = model.ops.embed(ids, model.embedding)
-        if at_once:
-            x = model.ops.layers(x, model.layers, cache)
-        else:
-            for layer, one in zip(model.layers, cache, strict=True):
-                x = layer(x, one)
+        x = model.embed(ids)
+        through = model.through_layers if at_once else super(CpuModel, model).through_layers
+        x = through(x, cache)
         outputs.append(np.array(x))
         start += length
     return outputs
@@ -87,7 +86,7 @@ def _outputs(
     ],
 )
 def test_at_once_is_step_by_step(
-    model: Model, policy: dict[str, Any], dtype: HotDtype, batch: int
+    model: CpuModel, policy: dict[str, Any], dtype: HotDtype, batch: int
 ) -> None:
     config = CacheConfig(max_tokens=190, hot_dtype=dtype, backend=Backend.CPU, **policy)
     once, steps = make_prompt_cache(model, config), make_prompt_cache(model, config)
@@ -108,7 +107,7 @@ def test_at_once_is_step_by_step(
         assert np.abs(keys - other_keys).mean() < 1e-2 * np.abs(other_keys).max()
 
 
-def test_at_once_is_step_by_step_after_a_change_of_blocks(model: Model) -> None:
+def test_at_once_is_step_by_step_after_a_change_of_blocks(model: CpuModel) -> None:
     config = CacheConfig(
         max_tokens=190, hot=20, block=32, keys="f16", values="f16", hot_dtype=HotDtype.F32
     )
@@ -124,7 +123,7 @@ def test_at_once_is_step_by_step_after_a_change_of_blocks(model: Model) -> None:
     assert [layer.stats() for layer in once] == [layer.stats() for layer in steps]
 
 
-def test_one_call_really_runs_all_layers(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_call_really_runs_all_layers(model: CpuModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a layer was attended by itself")
 
@@ -134,7 +133,7 @@ def test_one_call_really_runs_all_layers(model: Model, monkeypatch: pytest.Monke
     assert {layer.offset for layer in cache} == {sum(STEPS)}
 
 
-def test_without_a_native_form_layers_run_one_by_one(model: Model) -> None:
+def test_without_a_native_form_layers_run_one_by_one(model: CpuModel) -> None:
     config = CacheConfig(max_tokens=190, hot=20, block=32, values="turbo4p")
     once, steps = make_prompt_cache(model, config), make_prompt_cache(model, config)
     got = _outputs(model, once, batch=1, at_once=True)
@@ -143,27 +142,26 @@ def test_without_a_native_form_layers_run_one_by_one(model: Model) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_numbers_beyond_the_hot_dtype_are_refused(model: Model) -> None:
+def test_numbers_beyond_the_hot_dtype_are_refused(model: CpuModel) -> None:
     cache = make_prompt_cache(model, CacheConfig(max_tokens=190, hot=20, block=32))
-    assert isinstance(model.ops, NativeOps)
     x = mx.random.normal((1, 2, SHAPE.width), key=mx.random.key(1))
-    model.ops.layers(x, model.layers, cache)
+    model.through_layers(x, cache)
     with pytest.raises(CacheError, match="beyond what f16 holds"):
-        model.ops.layers(mx.full((1, 1, SHAPE.width), mx.nan), model.layers, cache)
+        model.through_layers(mx.full((1, 1, SHAPE.width), mx.nan), cache)
     assert [layer.offset for layer in cache] == [2, 2, 2]
 
 
-def test_layers_that_differ_run_one_by_one(model: Model) -> None:
+def test_layers_that_differ_run_one_by_one(model: CpuModel) -> None:
     cache = make_prompt_cache(model, CacheConfig(max_tokens=190, hot=20, block=32))
     _outputs(model, cache, batch=1, at_once=True)
     cache[1].rewind(1)
     x = mx.random.normal((1, 1, SHAPE.width), key=mx.random.key(1))
-    model.ops.layers(x, model.layers, cache)
+    model.through_layers(x, cache)
     assert [layer.offset for layer in cache] == [sum(STEPS) + 1, sum(STEPS), sum(STEPS) + 1]
 
 
 @pytest.mark.parametrize("change", [{"temperature": 1.7}, {"turn_sinks": False}])
-def test_layers_of_another_policy_keep_it(model: Model, change: dict[str, Any]) -> None:
+def test_layers_of_another_policy_keep_it(model: CpuModel, change: dict[str, Any]) -> None:
     config = CacheConfig(max_tokens=190, hot=20, block=32, keys="f16", values="f16")
     once, steps = (
         [

@@ -1,31 +1,18 @@
 """Each product against MLX's dequantized weights in float64."""
 
-import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from kvcache import CacheError
-from kvcache.native.library import Library
-from kvcache.native.weights import Weight
+from models.native.kernels import Kernels
+from models.native.packed import Weight
+from tests.models.native.random_weight import Double, random_weight
 
 ROWS = [1, 2, 7, 8, 9, 21]
 FORMS = [(bits, group) for bits in (4, 5, 6, 8) for group in (32, 64)]
-Double = npt.NDArray[np.float64]
 # 15 bits per group of 32 leave this much of the largest output, at worst.
 TOLERANCE = 3e-4
-
-
-def _weight(rows: int, columns: int, bits: int, group: int, seed: int = 1) -> tuple[Weight, Double]:
-    rng = np.random.default_rng(seed)
-    dense = mx.array(rng.normal(size=(rows, columns)).astype(np.float32) * 0.07)
-    codes, scales, biases = mx.quantize(dense, group_size=group, bits=bits)
-    scales, biases = scales.astype(mx.float16), biases.astype(mx.float16)
-    exact = mx.dequantize(
-        codes, scales.astype(mx.float32), biases.astype(mx.float32), group_size=group, bits=bits
-    )
-    arrays = (np.asarray(array) for array in (codes, scales, biases))
-    return Weight(*arrays, bits=bits, group=group), np.asarray(exact).astype(np.float64)
 
 
 def _activations(rows: int, columns: int) -> npt.NDArray[np.float32]:
@@ -41,31 +28,31 @@ def _assert_close(got: npt.NDArray[np.float32], want: Double) -> None:
 
 @pytest.mark.parametrize(("bits", "group"), FORMS)
 @pytest.mark.parametrize("columns", [64, 192, 576, 1088])
-def test_linear(kernels: Library, bits: int, group: int, columns: int) -> None:
+def test_linear(kernels: Kernels, bits: int, group: int, columns: int) -> None:
     for rows in ROWS:
-        weight, exact = _weight(53, columns, bits, group)
+        weight, exact = random_weight(53, columns, bits, group)
         x = _activations(rows, columns)
         _assert_close(kernels.linear(x, weight), x @ exact.T)
 
 
 @pytest.mark.parametrize("bits", [4, 5, 6, 8])
-def test_columns_may_fill_half_a_chunk(kernels: Library, bits: int) -> None:
+def test_columns_may_fill_half_a_chunk(kernels: Kernels, bits: int) -> None:
     for columns in (32, 96, 544):
         for rows in (1, 3, 11):
-            weight, exact = _weight(35, columns, bits, 32)
+            weight, exact = random_weight(35, columns, bits, 32)
             x = _activations(rows, columns)
             _assert_close(kernels.linear(x, weight), x @ exact.T)
 
 
-def test_many_rows_cross_blocks(kernels: Library) -> None:
-    weight, exact = _weight(37, 160, 4, 32)
+def test_many_rows_cross_blocks(kernels: Kernels) -> None:
+    weight, exact = random_weight(37, 160, 4, 32)
     x = _activations(401, 160)
     _assert_close(kernels.linear(x, weight), x @ exact.T)
 
 
 @pytest.mark.parametrize("rows", [2, 13])
-def test_extremes_stay_finite(kernels: Library, rows: int) -> None:
-    weight, exact = _weight(33, 96, 8, 32)
+def test_extremes_stay_finite(kernels: Kernels, rows: int) -> None:
+    weight, exact = random_weight(33, 96, 8, 32)
     x = _activations(rows, 96)
     x[0] = 0
     assert (kernels.linear(x, weight)[0] == 0).all()
@@ -76,19 +63,19 @@ def test_extremes_stay_finite(kernels: Library, rows: int) -> None:
         _assert_close(got, huge.astype(np.float64) @ exact.T)
 
 
-def test_linear_add(kernels: Library) -> None:
+def test_linear_add(kernels: Kernels) -> None:
     for rows in ROWS:
-        weight, exact = _weight(53, 96, 5, 32)
+        weight, exact = random_weight(53, 96, 5, 32)
         x, residual = _activations(rows, 96), _activations(rows, 53)
         got = kernels.linear_add(x, weight, residual)
         _assert_close(got - residual, x @ exact.T)
 
 
-def test_feed_forward(kernels: Library) -> None:
+def test_feed_forward(kernels: Kernels) -> None:
     eps = 1e-5
-    gate, gate_exact = _weight(160, 96, 4, 32, seed=1)
-    up, up_exact = _weight(160, 96, 6, 32, seed=2)
-    down, down_exact = _weight(96, 160, 8, 32, seed=3)
+    gate, gate_exact = random_weight(160, 96, 4, 32, seed=1)
+    up, up_exact = random_weight(160, 96, 6, 32, seed=2)
+    down, down_exact = random_weight(96, 160, 8, 32, seed=3)
     norm = np.random.default_rng(4).uniform(0.5, 1.5, 96).astype(np.float32)
     for rows in ROWS:
         x = _activations(rows, 96)
@@ -101,25 +88,25 @@ def test_feed_forward(kernels: Library) -> None:
 
 @pytest.mark.parametrize("rows", [1, 13])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_is_not_hidden(kernels: Library, rows: int, bad: float) -> None:
-    weight, _ = _weight(33, 96, 4, 32)
+def test_what_is_not_finite_is_not_hidden(kernels: Kernels, rows: int, bad: float) -> None:
+    weight, _ = random_weight(33, 96, 4, 32)
     x = _activations(rows, 96)
     x[-1, 40] = bad
     assert np.isnan(kernels.linear(x, weight)[-1]).all()
 
 
-def test_tiny_activations_vanish(kernels: Library) -> None:
-    weight, _ = _weight(33, 96, 4, 32)
+def test_tiny_activations_vanish(kernels: Kernels) -> None:
+    weight, _ = random_weight(33, 96, 4, 32)
     tiny = np.full((1, 96), 1e-40, np.float32)
     assert (np.abs(kernels.linear(tiny, weight)) < 1e-35).all()
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 1), (1, 5), (2, 11)])
-def test_attention_inputs(kernels: Library, batch: int, length: int) -> None:
+def test_attention_inputs(kernels: Kernels, batch: int, length: int) -> None:
     dim, offset, eps = 32, 41, 1e-6
-    q, q_exact = _weight(5 * dim, 96, 4, 32, seed=1)
-    k, k_exact = _weight(2 * dim, 96, 4, 32, seed=2)
-    v, v_exact = _weight(2 * dim, 96, 8, 32, seed=3)
+    q, q_exact = random_weight(5 * dim, 96, 4, 32, seed=1)
+    k, k_exact = random_weight(2 * dim, 96, 4, 32, seed=2)
+    v, v_exact = random_weight(2 * dim, 96, 8, 32, seed=3)
     norm = np.random.default_rng(4).uniform(0.5, 1.5, 96).astype(np.float32)
     periods = 10000.0 ** (np.arange(0, 24, 2) / 24)  # 24 of 32 dimensions turn
     x = _activations(batch * length, 96).reshape(batch, length, 96)
@@ -140,26 +127,26 @@ def test_attention_inputs(kernels: Library, batch: int, length: int) -> None:
 
 
 @pytest.mark.parametrize(("bits", "group"), FORMS)
-def test_embed(kernels: Library, bits: int, group: int) -> None:
-    weight, exact = _weight(53, 192, bits, group)
+def test_embed(kernels: Kernels, bits: int, group: int) -> None:
+    weight, exact = random_weight(53, 192, bits, group)
     ids = np.array([0, 52, 17, 17], np.int64)
     np.testing.assert_allclose(kernels.embed(ids, weight), exact[ids], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("ids", [[53], [-1]])
-def test_ids_outside_the_table_are_refused(kernels: Library, ids: list[int]) -> None:
-    weight, _ = _weight(53, 64, 4, 32)
+def test_ids_outside_the_table_are_refused(kernels: Kernels, ids: list[int]) -> None:
+    weight, _ = random_weight(53, 64, 4, 32)
     with pytest.raises(CacheError, match="expected 0 to 52"):
         kernels.embed(np.array(ids, np.int64), weight)
 
 
-def test_other_layouts_are_refused(kernels: Library) -> None:
+def test_other_layouts_are_refused(kernels: Kernels) -> None:
     codes, scales = np.zeros((4, 12), np.uint32), np.zeros((4, 3), np.float16)
     with pytest.raises(CacheError, match="got 3 bits in groups of 32"):
         Weight(codes, scales, scales, bits=3, group=32)
     with pytest.raises(CacheError, match="got scales float32"):
         Weight(codes, scales.astype(np.float32), scales, bits=4, group=32)
-    weight, _ = _weight(4, 64, 4, 32)
+    weight, _ = random_weight(4, 64, 4, 32)
     with pytest.raises(CacheError, match="not in C order"):
         kernels.linear(np.zeros((128, 2), np.float32).T[:, ::2], weight)
     with pytest.raises(CacheError, match=r"got x float32 \(2, 63\), expected float32 \[any, 64\]"):

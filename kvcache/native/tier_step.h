@@ -1,0 +1,51 @@
+// The tiers of one layer in memory, and what a call over them is told; no code, so that a network
+// can be compiled without the kernels that it calls.
+#pragma once
+
+#include "dense.h"
+
+namespace ember {
+
+struct BlockForm;
+
+// Unencoded keys and values in a ring: token number u lies at u mod capacity.
+struct Ring {
+    Strided keys, values;
+    int64_t capacity;
+};
+
+// The memory of one layer. Cold blocks are tokens in the ring `plain`, or, where its capacity is
+// 0, records, whose addresses repeat after `slots`.
+struct TierMemory {
+    Ring pinned, hot, plain;
+    const BlockForm* key_form;
+    const BlockForm* value_form;
+    uint8_t* const* keys;
+    uint8_t* const* values;
+};
+
+// New tokens, alike in all layers. finite: refuse keys and values that are not. Row i meets pinned
+// tokens turned back by gone[i] positions, pair p by gone[i] / periods[p], and sees unpinned ones
+// from lowest[i] on. Where the tokens are, before and after the new ones: see ledger.py; the token
+// of number 0 stands at `start`.
+struct TierStep {
+    int64_t batch, length, heads, kv_heads, dim;
+    float scale;
+    int32_t finite;
+    const double* periods;
+    int64_t pairs;
+    const int64_t *lowest, *gone;
+    int64_t pinned, start, block, slots;
+    int64_t total, first, end;
+    int64_t next_first, next_end;
+
+    int64_t query_size() const { return batch * heads * length * dim; }
+    int64_t key_size() const { return batch * kv_heads * length * dim; }
+};
+
+// q [batch, heads, length, dim] attends to the tiers and to the new k and v [batch, kv_heads,
+// length, dim], which are then appended. 0, with nothing changed, where a key or value is refused.
+using AttendTiers = int32_t(const TierStep* step, const TierMemory* memory, const float* q,
+                            const float* k, const float* v, float* out);
+
+}  // namespace ember

@@ -1,0 +1,213 @@
+// A step over the tiers of one layer: new queries attend to all that is held and to the new
+// tokens, which are then appended.
+//
+// What `TwoTierKVCache.attend` does, for a network that runs all its layers in one native call.
+#pragma once
+
+#include "attention.h"
+#include "encode.h"
+#include "tier_step.h"
+
+namespace ember {
+
+inline int64_t size_of(Element element) { return element == Element::kFloat ? 4 : 2; }
+
+inline char* token_of(const Strided& all, int64_t batch, int64_t head, int64_t token) {
+    const HeadTokens of_head = head_of(all, batch, head);
+    return (char*)of_head.data + token * of_head.token_stride * size_of(all.element);
+}
+
+// Whether every number is finite and within what the element holds.
+inline bool fits(const float* x, int64_t count, Element element) {
+    const float most = element == Element::kHalf     ? kLargestHalf
+                       : element == Element::kBfloat ? 3.3895314e38f
+                                                     : std::numeric_limits<float>::max();
+    // A comparison with NaN is false.
+    for (int64_t i = 0; i < count; ++i)
+        if (!(std::abs(x[i]) <= most)) return false;
+    return true;
+}
+
+// Tokens [batch, kv_heads, length, dim] of keys and values, side by side.
+class NewTokens {
+  public:
+    void resize(const TierStep& step, int64_t length, Element element) {
+        const int64_t head = length * step.dim;
+        for (int i = 0; i < 2; ++i) {
+            auto& memory = memory_[i];
+            memory.resize(size_t(step.batch * step.kv_heads * head * size_of(element)));
+            (i ? values : keys) = {memory.data(), step.kv_heads * head, head, step.dim, element};
+        }
+    }
+
+    // From floats in the same order.
+    void assign(const TierStep& step, Element element, const float* k, const float* v) {
+        resize(step, step.length, element);
+        narrow(k, step.key_size(), element, memory_[0].data());
+        narrow(v, step.key_size(), element, memory_[1].data());
+    }
+
+    Strided keys, values;
+
+  private:
+    static void narrow(const float* from, int64_t count, Element element, void* to) {
+        if (element == Element::kFloat) {
+            std::memcpy(to, from, size_t(count) * sizeof(float));
+            return;
+        }
+        auto* out = static_cast<uint16_t*>(to);
+        for (int64_t i = 0; i < count; ++i)
+            out[i] = element == Element::kHalf ? float_to_half(from[i]) : float_to_bfloat(from[i]);
+    }
+
+    std::vector<uint8_t> memory_[2];
+};
+
+// One layer's tiers, as one call of attention and the append after it see them.
+class Tiers {
+  public:
+    Tiers(Pool& pool, const TierStep& step, const TierMemory& memory)
+        : pool_(pool), step_(step), memory_(memory) {}
+
+    Element element() const { return memory_.hot.keys.element; }
+
+    std::vector<Piece> pieces(const NewTokens& fresh) const {
+        std::vector<Piece> pieces;
+        const int64_t block = step_.block, cold = step_.end - step_.first;
+        add_ring(memory_.pinned, 0, std::min(step_.total, step_.pinned), 0, true, pieces);
+        if (memory_.plain.capacity)
+            add_ring(memory_.plain, step_.first * block, cold * block,
+                     step_.start + step_.first * block, false, pieces);
+        const int64_t hot_start = step_.start + step_.end * block;
+        add_ring(memory_.hot, step_.end * block, step_.total - hot_start, hot_start, false,
+                 pieces);
+        pieces.push_back({fresh.keys, fresh.values, step_.length, step_.total, false});
+        return pieces;
+    }
+
+    Blocks blocks() const {
+        if (memory_.plain.capacity || step_.first == step_.end) return {};
+        const int64_t at = step_.first % step_.slots;
+        return {memory_.key_form, memory_.value_form, memory_.keys + at, memory_.values + at,
+                step_.end - step_.first, step_.start + step_.first * step_.block};
+    }
+
+    // Write the new tokens, and encode the blocks that leave the hot ring.
+    void append(const NewTokens& fresh) const {
+        const int64_t sinks = std::clamp<int64_t>(step_.pinned - step_.total, 0, step_.length);
+        put(memory_.pinned, step_.total, fresh, 0, sinks);
+        const int64_t number = std::max<int64_t>(0, step_.total - step_.start);
+        for (int64_t b = std::max(step_.end, step_.next_first); b < step_.next_end; ++b)
+            migrate(b, fresh, sinks, number);
+        const int64_t stays = std::max(number, step_.next_end * step_.block);
+        const int64_t first = sinks + stays - number;
+        if (first < step_.length) put(memory_.hot, stays, fresh, first, step_.length - first);
+    }
+
+  private:
+    static void add_ring(const Ring& ring, int64_t number, int64_t count, int64_t position,
+                         bool pinned, std::vector<Piece>& pieces) {
+        for (int64_t done = 0, run; done < count; done += run) {
+            const int64_t at = (number + done) % ring.capacity;
+            run = std::min(count - done, ring.capacity - at);
+            Piece piece{ring.keys, ring.values, run, position + done, pinned};
+            piece.keys.data = token_of(ring.keys, 0, 0, at);
+            piece.values.data = token_of(ring.values, 0, 0, at);
+            pieces.push_back(piece);
+        }
+    }
+
+    template <typename F>
+    void each_head(const F& f) const {
+        for (int64_t b = 0; b < step_.batch; ++b)
+            for (int64_t h = 0; h < step_.kv_heads; ++h) f(b, h);
+    }
+
+    void copy(const Strided& to, int64_t at, const Strided& from, int64_t first) const {
+        const size_t bytes = size_t(step_.dim * size_of(to.element));
+        each_head([&](int64_t b, int64_t h) {
+            std::memcpy(token_of(to, b, h, at), token_of(from, b, h, first), bytes);
+        });
+    }
+
+    // Tokens [first, first + count) of a run to the numbers from `number` of a ring.
+    void put(const Ring& ring, int64_t number, const NewTokens& from, int64_t first,
+             int64_t count) const {
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t at = (number + i) % ring.capacity;
+            copy(ring.keys, at, from.keys, first + i);
+            copy(ring.values, at, from.values, first + i);
+        }
+    }
+
+    // Block `b`, of hot tokens and, from `number` on, of new ones, to the cold ring.
+    void migrate(int64_t b, const NewTokens& fresh, int64_t sinks, int64_t number) const {
+        static NewTokens leaving;
+        leaving.resize(step_, step_.block, element());
+        for (int64_t i = 0; i < step_.block; ++i) {
+            const int64_t u = b * step_.block + i;
+            const int64_t at = u % std::max<int64_t>(1, memory_.hot.capacity);
+            const bool is_new = u >= number;
+            copy(leaving.keys, i, is_new ? fresh.keys : memory_.hot.keys,
+                 is_new ? sinks + u - number : at);
+            copy(leaving.values, i, is_new ? fresh.values : memory_.hot.values,
+                 is_new ? sinks + u - number : at);
+        }
+        if (memory_.plain.capacity)
+            return put(memory_.plain, b * step_.block, leaving, 0, step_.block);
+        const int64_t slot = b % step_.slots, heads = step_.batch * step_.kv_heads;
+        pool_.run(2 * heads, [&](int64_t task) {
+            const int64_t batch = task / 2 / step_.kv_heads, head = task / 2 % step_.kv_heads;
+            const bool keys = task % 2 == 0;
+            const BlockForm& form = keys ? *memory_.key_form : *memory_.value_form;
+            uint8_t* records = (keys ? memory_.keys : memory_.values)[slot];
+            encode_block(form, head_of(keys ? leaving.keys : leaving.values, batch, head), 0, head,
+                         records + task / 2 * form.record_bytes);
+        });
+    }
+
+    Pool& pool_;
+    const TierStep& step_;
+    const TierMemory& memory_;
+};
+
+// q [batch, heads, length, dim] turned back by gone[i] positions in row i.
+inline void turn_back(const TierStep& step, const float* q, std::vector<float>& out) {
+    out.assign(q, q + step.query_size());
+    for (int64_t i = 0; i < step.length; ++i) {
+        if (!step.gone[i]) continue;
+        for (int64_t p = 0; p < step.pairs; ++p) {
+            const double angle = -double(step.gone[i]) / step.periods[p];
+            const float c = float(std::cos(angle)), s = float(std::sin(angle));
+            for (int64_t h = 0; h < step.batch * step.heads; ++h) {
+                const size_t at = size_t((h * step.length + i) * step.dim + 2 * p);
+                out[at] = q[at] * c - q[at + 1] * s;
+                out[at + 1] = q[at] * s + q[at + 1] * c;
+            }
+        }
+    }
+}
+
+// See AttendTiers.
+inline bool attend_and_append(Pool& pool, const TierStep& step, const TierMemory& memory,
+                              const float* q, const float* k, const float* v, float* out) {
+    static std::vector<float> sinks;
+    static NewTokens fresh;
+    const Tiers tiers(pool, step, memory);
+    const int64_t size = step.key_size();
+    if (step.finite && !(fits(k, size, tiers.element()) && fits(v, size, tiers.element())))
+        return false;
+    fresh.assign(step, tiers.element(), k, v);
+    turn_back(step, q, sinks);
+    const std::vector<Piece> pieces = tiers.pieces(fresh);
+    const Blocks blocks = tiers.blocks();
+    const AttentionShape shape{step.batch, step.heads, step.kv_heads, step.length, step.dim,
+                               step.total, step.scale, step.lowest,   0};
+    attention::Attention(pool, shape, pieces.data(), int64_t(pieces.size()), blocks, q,
+                         sinks.data(), out)
+        .run();
+    tiers.append(fresh);
+    return true;
+}
+
+}  // namespace ember

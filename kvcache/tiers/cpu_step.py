@@ -1,0 +1,98 @@
+"""New tokens that a CPU kernel attends to and appends by itself, in all layers of a network.
+
+Knows where tokens go, as the ledger tells; no network, and not what the kernel
+does before and after.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from kvcache.native.structs import HEAD_DIM_STEP, TierStep, address
+from kvcache.tiers.ledger import Ledger
+from kvcache.tiers.plan import LayerPlan
+from kvcache.turn import Rotation
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuStep:
+    """`length` new tokens of shape [B, Hkv, D] behind those that `before` tells of.
+
+    plan, rotation: of a layer that takes them; the others must be like it.
+    """
+
+    shape: tuple[int, int, int]
+    length: int
+    before: Ledger
+    plan: LayerPlan
+    rotation: Rotation | None
+
+    @cached_property
+    def after(self) -> Ledger:
+        """Where the tokens are once these are appended."""
+        return self.before.appended(self.length)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether kernels take it. They see pinned tokens whole, not causally."""
+        pins = self.before.total < self.before.sizes.pinned
+        interleaved = self.rotation is None or self.rotation.traditional
+        return interleaved and not self.shape[2] % HEAD_DIM_STEP and not (pins and self._gone.any())
+
+    def suits(self, ledger: Ledger, plan: LayerPlan, rotation: Rotation | None) -> bool:
+        """Whether one call does what this layer asks for, too."""
+        return (
+            ledger == self.before
+            and plan.temperature == self.plan.temperature
+            and plan.check_finite == self.plan.check_finite
+            and _alike(rotation, self.rotation)
+        )
+
+    def struct(self, *, heads: int, scale: float) -> TierStep:
+        """For queries of `heads` heads; what it points to lives as long as this step."""
+        (batch, kv_heads, dim), before, after = self.shape, self.before, self.after
+        periods = None if self.rotation is None else self.rotation.periods
+        return TierStep(
+            batch=batch,
+            length=self.length,
+            heads=heads,
+            kv_heads=kv_heads,
+            dim=dim,
+            scale=scale / self.plan.temperature,
+            finite=self.plan.check_finite,
+            periods=None if periods is None else address(periods),
+            pairs=0 if periods is None else len(periods),
+            lowest=address(self._lowest),
+            gone=address(self._gone),
+            pinned=before.sizes.pinned,
+            start=before.start,
+            block=before.sizes.block,
+            slots=before.sizes.slots,
+            total=before.total,
+            first=before.first,
+            end=before.end,
+            next_first=after.first,
+            next_end=after.end,
+        )
+
+    @cached_property
+    def _gone(self) -> Integers:
+        """Tokens let go before each row."""
+        total = self.before.total
+        rows = range(total, total + self.length)
+        return np.array([self.before.evicted_before(position) for position in rows], np.int64)
+
+    @cached_property
+    def _lowest(self) -> Integers:
+        # Nothing is let go while pinned tokens are new: they come as any others then.
+        return np.where(self._gone > 0, self.before.sizes.pinned + self._gone, 0)
+
+
+def _alike(one: Rotation | None, other: Rotation | None) -> bool:
+    if one is None or other is None or one is other:
+        return one is other
+    return one.traditional == other.traditional and np.array_equal(one.periods, other.periods)

@@ -1,0 +1,110 @@
+"""Which steps a network's own kernel may take, and what a cache lends it."""
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from kvcache import Backend, CacheConfig, Rotation, TwoTierKVCache
+from kvcache.tiers.cpu_step import CpuStep
+
+SHAPE = 3, 2, 32
+ROTATION = Rotation(periods=100.0 ** np.linspace(0, 1, 13), traditional=True)
+CONFIG = CacheConfig(
+    max_tokens=90, hot=20, block=16, sinks=5, keys="h8", values="h8", backend=Backend.CPU
+)
+
+
+def _cache(config: CacheConfig = CONFIG, rotation: Rotation | None = ROTATION) -> TwoTierKVCache:
+    return TwoTierKVCache.from_config(config, rotation=rotation)
+
+
+def _filled(cache: TwoTierKVCache, tokens: int) -> TwoTierKVCache:
+    batch, heads, dim = SHAPE
+    k = mx.random.normal((batch, heads, tokens, dim), key=mx.random.key(tokens))
+    cache.append(k, -k)
+    return cache
+
+
+def _step(cache: TwoTierKVCache, length: int = 7) -> CpuStep:
+    step = cache.step(SHAPE, length)
+    assert step is not None
+    return step
+
+
+def test_a_step_tells_where_its_tokens_go() -> None:
+    cache = _filled(_cache(), 113)
+    step = _step(cache, 9)
+    struct = step.struct(heads=6, scale=0.25)
+    assert (struct.batch, struct.kv_heads, struct.dim) == SHAPE
+    assert (struct.length, struct.heads, struct.scale, struct.pairs) == (9, 6, 0.25, 13)
+    assert (struct.total, struct.first, struct.end) == (113, 2, 5)
+    after = cache.ledger.appended(9)
+    assert (struct.next_first, struct.next_end) == (after.first, after.end) == (3, 6)
+    lowest = (cache.ledger.lowest(position) for position in range(113, 122))
+    assert list(step._lowest) == list(lowest)
+    assert list(step._gone) == [each - 5 for each in step._lowest]
+
+
+def test_what_is_lent_is_the_memory_itself_and_counts_once_committed() -> None:
+    cache = _filled(_cache(), 41)
+    step = _step(cache)
+    first, again = cache.lend(step), cache.lend(step)
+    assert first is not None
+    assert first is again
+    assert cache.offset == 41
+    cache.commit(step)
+    assert (cache.offset, cache.ledger) == (48, step.after)
+    assert cache.lend(step) is None
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 24), (1, 1, 8)])
+def test_heads_that_kernels_do_not_read_are_not_taken(shape: tuple[int, int, int]) -> None:
+    assert _cache().step(shape, 3) is None
+
+
+def test_pairs_that_lie_apart_are_not_taken() -> None:
+    apart = replace(ROTATION, traditional=False)
+    assert _cache(rotation=apart).step(SHAPE, 3) is None
+    assert _cache(replace(CONFIG, turn_sinks=False), apart).step(SHAPE, 3) is not None
+
+
+def test_new_sinks_are_not_taken_with_what_lets_tokens_go() -> None:
+    assert _cache().step(SHAPE, 89) is not None
+    assert _cache().step(SHAPE, 90) is None
+    assert _filled(_cache(), 5).step(SHAPE, 90) is not None
+
+
+OTHERS = {
+    "more tokens": _filled(_cache(), 42),
+    "another temperature": _filled(_cache(replace(CONFIG, temperature=1.5)), 41),
+    "another check": _filled(_cache(replace(CONFIG, check_finite=False)), 41),
+    "sinks that stay": _filled(_cache(replace(CONFIG, turn_sinks=False)), 41),
+    "another rope": _filled(
+        _cache(rotation=Rotation(periods=2 * ROTATION.periods, traditional=True)), 41
+    ),
+    "a codec of MLX's": _filled(_cache(replace(CONFIG, values="turbo4p")), 41),
+    "plain MLX": _filled(_cache(replace(CONFIG, backend=Backend.REFERENCE)), 41),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_a_layer_that_is_unlike_the_first_lends_nothing(other: TwoTierKVCache) -> None:
+    assert other.lend(_step(_filled(_cache(), 41))) is None
+
+
+def test_tokens_of_another_shape_are_lent_nothing() -> None:
+    assert _cache().lend(_step(_filled(_cache(), 41))) is None
+    batch, heads, dim = SHAPE
+    cache = _filled(_cache(), 41)
+    step = cache.step((batch + 1, heads, dim), 7)
+    assert step is not None
+    assert cache.lend(step) is None
+
+
+def test_a_rope_that_was_saved_is_the_same_rope() -> None:
+    cache = _filled(_cache(), 41)
+    restored = TwoTierKVCache.from_state(cache.state, backend=Backend.CPU)
+    assert restored.rotation is not cache.rotation
+    assert restored.lend(_step(cache)) is not None

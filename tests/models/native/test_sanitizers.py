@@ -1,0 +1,25 @@
+"""The same tests again, over both libraries built with the compiler's sanitizers."""
+
+from pathlib import Path
+
+import pytest
+
+from kvcache.native import library
+from models.native import kernels
+from tests.kvcache.native.conftest import NATIVE, PORTABLE
+from tests.kvcache.native.sanitized import check_addresses, check_races
+
+FOLDER = "tests/models/native"
+TESTS = ("layers", "products")
+LIBRARIES = {"EMBER_TEST_KERNELS": library.SOURCES, "EMBER_TEST_NETWORK": kernels.SOURCES}
+
+
+@pytest.mark.parametrize("architecture", [NATIVE, PORTABLE], ids=["native", "portable"])
+def test_no_bad_access_and_no_undefined_behaviour(tmp_path: Path, architecture: str) -> None:
+    files = (f"{FOLDER}/test_{name}.py" for name in TESTS)
+    check_addresses(tmp_path, LIBRARIES, architecture, "-k", "2-threads", *files)
+
+
+def test_threads_do_not_race(tmp_path: Path) -> None:
+    selected = "2-threads and (feed_forward or many_rows)"
+    check_races(tmp_path, LIBRARIES, "-k", selected, FOLDER)
