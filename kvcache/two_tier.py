@@ -15,14 +15,13 @@ import mlx.core as mx
 from kvcache.checks import check_queries, check_tokens
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
-from kvcache.reference import Mask
+from kvcache.reference import Mask, grouped_scores
 from kvcache.saved import Saved, State, dump, restore
 from kvcache.stats import CacheStats
 from kvcache.tiers.cpu import HostTiers
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.ledger import Ledger, TierSizes
 from kvcache.tiers.memory import Attend, Tiers, TokenRun, Tokens
-from kvcache.tiers.partial import grouped_scores
 from kvcache.tiers.plain_mlx import DeviceTiers
 from kvcache.tiers.plan import LayerPlan
 from kvcache.tiers.sight import Sight

@@ -24,7 +24,7 @@ _FILE = {"models.gguf", "models.errors", "models.assumptions"}
 BELOW = {
     "kvcache.codecs": _CODECS,
     "kvcache.native": {*_CODECS, "kvcache.native"},
-    "kvcache.gpu": {*_CODECS, "kvcache.gpu"},
+    "kvcache.gpu": {*_CODECS, "kvcache.gpu", "kvcache.reference"},
     "kvcache.tiers": {*_KERNELS, *_SETTINGS, "kvcache.turn", "kvcache.tiers"},
     "kvcache.unencoded": {
         "kvcache.attention",

@@ -14,7 +14,6 @@ import mlx.core as mx
 
 from kvcache.codecs.base import Codec
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
-from kvcache.gpu.basis import basis_of
 from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
 from kvcache.gpu.segments import SegmentInputs, key_role, value_role
@@ -122,7 +121,7 @@ class TierDecoder:
 
     def _rotate(self, shape: CallShape, q: mx.array, codec: Codec) -> mx.array:
         """The queries [B, Hkv, rows, D] in the codec's basis; as they are if it has none."""
-        basis = basis_of(codec, shape.kv_heads, shape.dim)
+        basis = codec.basis(shape.kv_heads, shape.dim)
         if basis is None:
             return q
         numbers = {Argument.ROWS: shape.rows, Argument.KV_HEADS: shape.kv_heads}
@@ -234,7 +233,7 @@ class TierDecoder:
         values: Codec | None,
         dtype: mx.Dtype,
     ) -> mx.array:
-        basis = basis_of(values, shape.kv_heads, shape.dim) if values else None
+        basis = values.basis(shape.kv_heads, shape.dim) if values else None
         coded = cold or dense  # not read where there is no cold span
         numbers = {
             Argument.ROWS: shape.rows,

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from kvcache.codecs.base import Codec
-from kvcache.gpu.basis import basis_of
 from kvcache.gpu.expand import Heads, expand
 from kvcache.gpu.kernel import Launcher, launch_on_device
 from kvcache.gpu.shape import CallShape
 from kvcache.gpu.tier_arrays import ColdBlocks, DenseTokens, HotRing, TierArrays
 from kvcache.gpu.window import Mask, Run, Window
+from kvcache.reference import Partial, attend_part, finish, merge
 
 MOST_TRANSIENT = 64 * 2**20  # bytes
 _FUSED_DIMS = (64, 80, 128)  # for others MLX's attention holds all scores (MLX 0.32 on Metal)
@@ -157,7 +157,8 @@ class _Source:
 
     def turned_back(self, out: mx.array, heads: Heads) -> mx.array:
         """out [B, heads, G, L, D] back from the values' basis."""
-        basis = basis_of(self.cold.value_codec, self.kv_heads, out.shape[-1]) if self.cold else None
+        cold = self.cold
+        basis = cold.value_codec.basis(self.kv_heads, out.shape[-1]) if cold else None
         if basis is None:
             return out
         signs = basis.signs[heads.slice, None, None]
@@ -204,33 +205,10 @@ class _Source:
 
     def _turned(self, codec: Codec | None, x: mx.array, heads: Heads) -> mx.array:
         """x [B, heads, S, D] in a codec's basis."""
-        basis = basis_of(codec, self.kv_heads, x.shape[-1]) if codec else None
+        basis = codec.basis(self.kv_heads, x.shape[-1]) if codec else None
         if basis is not None:
             x = (x.astype(mx.float32) * basis.signs[heads.slice, None]) @ basis.matrix
         return x.astype(self.dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Softmax:
-    """Over the tokens so far: top and total [B, heads, G, L], weighted values [..., D]."""
-
-    top: mx.array
-    total: mx.array
-    sums: mx.array
-
-    def and_of(self, q: mx.array, tokens: _Tokens, window: Window) -> "_Softmax":
-        """And over these tokens; q [B, heads, G, L, D]."""
-        keys, values = (x.astype(mx.float32)[:, :, None] for x in (tokens.keys, tokens.values))
-        seen = window.sees(tokens.run)
-        scores = q @ keys.swapaxes(-1, -2) * window.scale  # [B, heads, G, L, S]
-        top = mx.maximum(self.top, mx.where(seen, scores, -1e30).max(axis=-1))
-        weights = mx.where(seen, mx.exp(scores - top[..., None]), 0.0)
-        fade = mx.exp(self.top - top)
-        return _Softmax(
-            top=top,
-            total=self.total * fade + weights.sum(axis=-1),
-            sums=self.sums * fade[..., None] + weights @ values,
-        )
 
 
 def _fused(
@@ -259,13 +237,22 @@ def _in_pieces(
     batch, taken, group, new, dim = q.shape
     # Scores and weights, keys and values, a mask.
     of_token = _FLOAT * batch * taken * (3 * group * new + 4 * dim) + 2 * new
-    wide = q.astype(mx.float32)
-    rows = q.shape[:-1]
-    state = _Softmax(top=mx.full(rows, -1e30), total=mx.zeros(rows), sums=mx.zeros(q.shape))
-    for tokens in source.tokens(heads, most=max(1, most_bytes // of_token)):
-        state = state.and_of(wide, tokens, window)
-        mx.eval(state.top, state.total, state.sums)
-    return state.sums / state.total[..., None]
+    wide = q.astype(mx.float32).flatten(1, 2) * window.scale
+    parts = (
+        attend_part(
+            wide,
+            tokens.keys.astype(mx.float32),
+            tokens.values.astype(mx.float32),
+            window.sees(tokens.run),
+        )
+        for tokens in source.tokens(heads, most=max(1, most_bytes // of_token))
+    )
+    state: Partial | None = None
+    for part in parts:
+        state = part if state is None else merge(state, part)
+        mx.eval(*state)
+    assert state, "attention to nothing"
+    return finish(state).reshape(q.shape)
 
 
 def _first(pinned: DenseTokens) -> _Tokens:

@@ -7,7 +7,6 @@ codecs of `kvcache.codecs` to that layout and back; it knows no cache.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
 from typing import Self
 
 import mlx.core as mx
@@ -20,7 +19,6 @@ from kvcache.codecs.kvarn import KVarNCodec
 from kvcache.codecs.lloyd_max import levels
 from kvcache.codecs.packing import pack, unpack
 from kvcache.codecs.plain import PlainCodec
-from kvcache.codecs.rotation import SignedHadamard
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec
 from kvcache.errors import CacheError
 from kvcache.native.library import Library, library
@@ -224,30 +222,13 @@ def _form(
         form.levels = len(table)
         # Repeated, so that bits above a code do not matter to a look-up.
         form.table[:] = table * (MOST_LEVELS // len(table))
-    if codec.rotation is None:
+    basis = codec.basis(heads, dim)
+    if basis is None:
         return form, ()
-    signs, basis = _signs(codec.rotation, heads, dim), _basis(dim)
-    inverse = _inverse(dim)
-    form.signs, form.basis, form.inverse = address(signs), address(basis), address(inverse)
-    return form, (signs, basis, inverse)
-
-
-@cache
-def _basis(dim: int) -> Floats:
-    """The Hadamard transform as a matrix: transform(x) = x @ basis."""
-    return np.ascontiguousarray(mx.hadamard_transform(mx.eye(dim)))
-
-
-@cache
-def _inverse(dim: int) -> Floats:
-    return np.ascontiguousarray(_basis(dim).T)
-
-
-def _signs(rotation: SignedHadamard, heads: int, dim: int) -> Floats:
-    """Signs [Hkv, D] of a rotation of one round, read off what it does to unit vectors."""
-    units = mx.broadcast_to(mx.eye(dim), (heads, dim, dim))
-    first = np.asarray(rotation.forward(units))[:, :, 0]
-    return np.ascontiguousarray(np.sign(first * _basis(dim)[:, 0]), np.float32)
+    arrays = (basis.signs, basis.matrix, basis.transposed)
+    held = tuple(np.ascontiguousarray(array) for array in arrays)
+    form.signs, form.basis, form.inverse = map(address, held)
+    return form, held
 
 
 def _halves(records: Bytes, at: int, shape: tuple[int, ...]) -> Array:

@@ -9,12 +9,9 @@ from functools import reduce
 
 import mlx.core as mx
 
+from kvcache.reference import MAX_SCORES, Partial, attend_part, finish, merge
 from kvcache.tiers.cold_ring import ColdView, count_blocks, side_by_side
-from kvcache.tiers.partial import Partial, attend_part, finish, merge
 from kvcache.tiers.sight import Piece, Sight
-
-# Scores of a part hold at most this many float32 elements (64 MiB).
-_MAX_SCORES = 2**24
 
 
 def attend_tiers(
@@ -54,7 +51,7 @@ def _attend_cold(q: mx.array, cold: ColdView, sight: Sight, scale: float) -> Ite
     # Rotations differ by KV head: its G query heads become rows.
     grouped = mx.unflatten(q, 1, (cold.kv_heads, -1)).flatten(2, 3)  # [B, Hkv, G*L, D]
     rotated = cold.key_codec.rotate(grouped).reshape(q.shape) * scale
-    step = max(1, _MAX_SCORES // (batch * heads * length * block))
+    step = max(1, MAX_SCORES // (batch * heads * length * block))
     position, parts = sight.ledger.cold_start, []
     for keys, values in cold.in_steps(step):
         count = count_blocks(keys) * block

@@ -33,7 +33,7 @@ def _double(array: mx.array) -> oracle.Array:
 def test_causal_attention_matches_its_definition(
     shape: tuple[int, ...], slice_scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "_MAX_SCORES", slice_scores)
+    monkeypatch.setattr(reference, "MAX_SCORES", slice_scores)
     q, k, v = _random(shape)
     got = reference.attention(q, k, v, scale=0.3)
     visible = oracle.causal(q.shape[0], q.shape[2], k.shape[2])
@@ -45,7 +45,7 @@ def test_causal_attention_matches_its_definition(
 def test_boolean_and_additive_masks_hide_the_same_keys(
     slice_scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "_MAX_SCORES", slice_scores)
+    monkeypatch.setattr(reference, "MAX_SCORES", slice_scores)
     q, k, v = _random((2, 6, 3, 5, 17, 16))
     visible = np.random.default_rng(3).random((2, 5, 17)) < 0.6
     visible[..., 0] = True
