@@ -15,7 +15,7 @@ from kvcache.native import structs
 from kvcache.native.library import Library
 from kvcache.native.structs import HEAD_DIM_STEP, Floats, address
 from kvcache.native.weights import Layer
-from kvcache.tiers.cpu import HostTiers
+from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.ledger import Ledger
 from kvcache.two_tier import TwoTierKVCache
 
@@ -47,7 +47,7 @@ def run_layers(
     batch, length, _ = x.shape
     ledger, plan = caches[0].ledger, caches[0].plan
     tiers = [cache.tiers for cache in caches if _alike(cache, caches[0])]
-    native = [one for one in tiers if isinstance(one, HostTiers)]
+    native = [one for one in tiers if isinstance(one, CpuTiers)]
     held = batch, heads.kv, heads.dim
     fits = len(native) == len(caches) and all(cache.takes(held) for cache in caches)
     memories = [one.struct(held) for one in native] if fits else []

@@ -18,8 +18,8 @@ from kvcache.codecs.base import Parts
 from kvcache.codecs.kvarn import KVarNCodec
 from kvcache.codecs.lloyd_max import levels
 from kvcache.codecs.packing import pack, unpack
-from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec
+from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
 from kvcache.native.library import Library, library
 from kvcache.native.structs import (
@@ -47,7 +47,7 @@ class Role(Enum):
 
 # For each codec: its family in record.h, and where there its float16 arrays go.
 _FAMILIES: Mapping[type[Codec], tuple[int, Mapping[str, str]]] = {
-    PlainCodec: (0, {}),
+    UnencodedCodec: (0, {}),
     TokenAffineCodec: (1, {"scales": "token_scales", "zeros": "token_zeros"}),
     ChannelAffineCodec: (2, {"scales": "channel_scales", "zeros": "channel_zeros"}),
     TurboCodec: (3, {"scales": "token_scales"}),
@@ -64,7 +64,7 @@ _FAMILIES: Mapping[type[Codec], tuple[int, Mapping[str, str]]] = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HostCodec:
+class CpuCodec:
     """Encodes and decodes records of one layer's keys or values. Make one by `of`."""
 
     codec: Codec
@@ -136,7 +136,7 @@ class HostCodec:
     def to_parts(self, records: Bytes) -> Parts:
         """The arrays of `codec` [N, B, Hkv, ...]; loses nothing."""
         self._check_records(records)
-        if isinstance(self.codec, PlainCodec):
+        if isinstance(self.codec, UnencodedCodec):
             return {_PLAIN: mx.array(_halves(records, 0, (self.tokens, self.dim)))}
         codes = self.kernels.unpack(self.form, records)
         parts = {_CODES: pack(mx.array(codes), self.codec.code_bits)}
@@ -150,7 +150,7 @@ class HostCodec:
         Raises CacheError for arrays of other names, shapes or dtypes.
         """
         self._check_parts(parts)
-        if isinstance(self.codec, PlainCodec):
+        if isinstance(self.codec, UnencodedCodec):
             values = np.ascontiguousarray(parts[_PLAIN])
             return values.reshape(*values.shape[:3], -1).view(np.uint8)
         codes = unpack(parts[_CODES], self.codec.code_bits, self.dim)
@@ -193,7 +193,7 @@ def _is_taken(codec: Codec, tokens: int, dim: int, role: Role) -> bool:
         return False
     if codec.rotation is not None and codec.rotation.rounds != 1:
         return False
-    if isinstance(codec, PlainCodec) and codec.dtype != mx.float16:
+    if isinstance(codec, UnencodedCodec) and codec.dtype != mx.float16:
         return False
     if isinstance(codec, TokenAffineCodec) and group_size(dim) % HEAD_DIM_STEP:
         return False

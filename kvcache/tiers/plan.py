@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from kvcache.codecs import Codec, codec
-from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.rotation import check_rotatable
+from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.config import MOST_TOKENS, Backend, CacheConfig, HotDtype, on_gpu
 from kvcache.errors import CacheError
 from kvcache.gpu.families import why_unread
@@ -164,7 +164,7 @@ def cold_codec(name: str, hot_dtype: HotDtype, layer: int) -> Codec:
     """The codec called `name` in a layer; `f16` means: as the hot tier has it."""
     if name == "f16":
         width = 8 * hot_dtype.mx.size
-        return PlainCodec(name=name, code_bits=width, dtype=hot_dtype.mx)
+        return UnencodedCodec(name=name, code_bits=width, dtype=hot_dtype.mx)
     return codec(name, seed=layer)
 
 

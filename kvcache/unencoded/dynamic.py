@@ -54,8 +54,8 @@ class DynamicKVCache:
         self.offset = 0
         self.backend = backend.resolve()
         self.dtype = dtype
-        self._on_host = self.backend is Backend.CPU
-        self._validate = self._on_host if validate is None else validate
+        self._on_cpu = self.backend is Backend.CPU
+        self._validate = self._on_cpu if validate is None else validate
         self._padding = None if left_padding is None else np.array(left_padding, np.int32)
         self._buffer: DeviceBuffer | HostBuffer | None = None
 
@@ -234,7 +234,7 @@ class DynamicKVCache:
     def _take(self, saved: Dynamic) -> None:
         keys, values = saved.tokens
         if self._validate and keys is not None and values is not None:
-            check_finite(keys, values, self.dtype, on_host=self._on_host)
+            check_finite(keys, values, self.dtype, on_cpu=self._on_cpu)
         self.reset()
         self.max_seq_len = saved.limit
         self._padding = None if saved.padding is None else np.array(saved.padding)
@@ -285,7 +285,7 @@ class DynamicKVCache:
         rows = None if self._padding is None else len(self._padding)
         check_tokens(k, v, self._layout or (rows, None, None))
         if self._validate:
-            check_finite(k, v, self.dtype, on_host=self._on_host)
+            check_finite(k, v, self.dtype, on_cpu=self._on_cpu)
         return self._room(k.shape[2], (k.shape[0], k.shape[1], k.shape[3]))
 
     def _room(self, tokens: int, layout: Layout) -> DeviceBuffer | HostBuffer:

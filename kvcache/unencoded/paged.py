@@ -54,8 +54,8 @@ class PagedKVCache:
         self.pool, self.max_pages = pool, max_pages
         self.offset = 0
         self._evicted = 0
-        self._on_host = pool.backend is Backend.CPU
-        self._validate = self._on_host if validate is None else validate
+        self._on_cpu = pool.backend is Backend.CPU
+        self._validate = self._on_cpu if validate is None else validate
         self._tables = PageTables(pool)
 
     # -- what attention needs --
@@ -70,8 +70,8 @@ class PagedKVCache:
         shape = self.pool.shape
         check_tokens(k, v, (len(self._tables.rows) or None, shape.kv_heads, shape.head_dim))
         if self._validate:
-            check_finite(k, v, self.pool.dtype, on_host=self._on_host)
-        elif self._on_host:
+            check_finite(k, v, self.pool.dtype, on_cpu=self._on_cpu)
+        elif self._on_cpu:
             mx.eval(k, v)  # What computes them may fail: before pages are taken.
         batch, _, length, _ = k.shape
         if not length:

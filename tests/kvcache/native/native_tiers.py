@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kvcache.errors import CacheError
 from kvcache.native import structs
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library, library
 from kvcache.native.structs import Array, Bytes, Floats, address, checked, strided
 
@@ -60,8 +60,8 @@ class ColdBlocks:
     position: of the first block's first token.
     """
 
-    key_codec: HostCodec
-    value_codec: HostCodec
+    key_codec: CpuCodec
+    value_codec: CpuCodec
     segments: Sequence[tuple[Bytes, Bytes]]
     order: Integers
     position: int

@@ -11,7 +11,7 @@ from kvcache.codecs import NAMES, codec
 from kvcache.codecs.affine import TokenAffineCodec
 from kvcache.codecs.base import Encoded
 from kvcache.codecs.packing import unpack
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.structs import Array, Bytes, Floats
 
@@ -43,15 +43,15 @@ def _tokens(tokens: int, dim: int) -> Floats:
     return x + rng.normal(size=(1, HEADS, 1, dim)).astype(np.float32)
 
 
-def _host(name: str, kernels: Library, role: Role, tokens: int, dim: int) -> HostCodec:
-    host = HostCodec.of(
+def _host(name: str, kernels: Library, role: Role, tokens: int, dim: int) -> CpuCodec:
+    host = CpuCodec.of(
         codec(name, seed=7), tokens=tokens, heads=HEADS, dim=dim, role=role, kernels=kernels
     )
     assert host is not None
     return host
 
 
-def _encode(host: HostCodec, x: Array) -> Bytes:
+def _encode(host: CpuCodec, x: Array) -> Bytes:
     records = np.empty((BLOCKS, BATCH, HEADS, host.record_bytes), np.uint8)
     host.encode(x, records)
     return records
@@ -63,7 +63,7 @@ def _blocks(x: Floats, tokens: int) -> mx.array:
     return mx.array(np.ascontiguousarray(split.transpose(2, 0, 1, 3, 4)))
 
 
-def _reference(host: HostCodec, x: Floats) -> Encoded:
+def _reference(host: CpuCodec, x: Floats) -> Encoded:
     """Encoded by MLX."""
     blocks = [host.codec.encode(block) for block in _blocks(x, host.tokens)]
     parts = {name: mx.stack([b.parts[name] for b in blocks]) for name in blocks[0].parts}
@@ -159,10 +159,8 @@ def test_bytes_are_those_of_the_codec(kernels: Library, name: str) -> None:
 
 
 def test_what_the_kernels_do_not_take(kernels: Library) -> None:
-    def of(name: str, tokens: int, dim: int, role: Role = Role.KEYS) -> HostCodec | None:
-        return HostCodec.of(
-            codec(name), tokens=tokens, heads=2, dim=dim, role=role, kernels=kernels
-        )
+    def of(name: str, tokens: int, dim: int, role: Role = Role.KEYS) -> CpuCodec | None:
+        return CpuCodec.of(codec(name), tokens=tokens, heads=2, dim=dim, role=role, kernels=kernels)
 
     assert of("turbo3p", 64, 64) is None
     assert of("q4", 24, 64) is None

@@ -21,7 +21,7 @@ from kvcache import (
 from kvcache.native import codec as host_codec
 from kvcache.native.library import Library
 from kvcache.tiers import cpu as host_tiers
-from kvcache.tiers.cpu import HostTiers
+from kvcache.tiers.cpu import CpuTiers
 from models import load
 from models.gguf.tensor_types import TensorType
 from models.network.llama import Model
@@ -128,7 +128,7 @@ def test_one_call_really_runs_all_layers(model: Model, monkeypatch: pytest.Monke
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a layer was attended by itself")
 
-    monkeypatch.setattr(HostTiers, "attend", fail)
+    monkeypatch.setattr(CpuTiers, "attend", fail)
     cache = make_prompt_cache(model, CacheConfig(max_tokens=190, hot=20, block=32))
     _outputs(model, cache, batch=1, at_once=True)
     assert {layer.offset for layer in cache} == {sum(STEPS)}

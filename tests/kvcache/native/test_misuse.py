@@ -10,7 +10,7 @@ import pytest
 
 from kvcache import CacheError, codec
 from kvcache.native import structs
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.weights import Layer, Weight
 from tests.kvcache.native.native_tiers import ColdBlocks, DensePiece, attend_tiers
@@ -96,9 +96,9 @@ def _pieces(**changes: Any) -> Misuse:
     return lambda kernels: kernels.attend_pieces(**given)
 
 
-def _coder(role: Role = Role.KEYS, heads: int = HKV) -> HostCodec:
+def _coder(role: Role = Role.KEYS, heads: int = HKV) -> CpuCodec:
     name = "hkivi4" if role is Role.KEYS else "turbo3u"
-    made = HostCodec.of(codec(name), tokens=BLOCK, heads=heads, dim=DIM, role=role)
+    made = CpuCodec.of(codec(name), tokens=BLOCK, heads=heads, dim=DIM, role=role)
     assert made is not None
     return made
 

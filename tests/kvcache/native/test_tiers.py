@@ -10,7 +10,7 @@ import pytest
 from kvcache import CacheError
 from kvcache.codecs import NAMES, codec
 from kvcache.codecs.base import Encoded
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.structs import Array, Bytes, Floats
 from tests.kvcache.native.native_tiers import ColdBlocks, DensePiece, attend_tiers
@@ -82,7 +82,7 @@ class Tiers:
         slots = [(0, i) for i in range(first)] + [(1, i) for i in range(case.blocks - first)]
         order = np.array(slots[::-1], np.int64)
         for name, role in ((keys, Role.KEYS), (values, Role.VALUES)):
-            host = HostCodec.of(
+            host = CpuCodec.of(
                 codec(name, seed=11),
                 tokens=case.tokens,
                 heads=case.heads,
@@ -135,7 +135,7 @@ class Tiers:
         return out
 
 
-def _decoded(host: HostCodec, records: Bytes) -> Double:
+def _decoded(host: CpuCodec, records: Bytes) -> Double:
     """Tokens [B, Hkv, N * M, D] of records, by MLX."""
     blocks = host.codec.decode(Encoded(parts=host.to_parts(records), dim=host.dim))
     joined = np.asarray(blocks).transpose(1, 2, 0, 3, 4)
