@@ -35,6 +35,7 @@ BELOW = {
         "kvcache.errors",
         "kvcache.integrity",
         "kvcache.native",
+        "kvcache.sight",
         "kvcache.stats",
         "kvcache.unencoded",
         *_SETTINGS,

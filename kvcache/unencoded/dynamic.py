@@ -9,6 +9,7 @@ from typing import Self
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from kvcache.attention import attend_dense, attend_native
 from kvcache.checks import check_finite, check_queries, check_rows, check_tokens
@@ -16,9 +17,9 @@ from kvcache.config import MOST_TOKENS, Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.native.library import HEAD_DIM_STEP
 from kvcache.reference import Mask
+from kvcache.sight import Sight
 from kvcache.stats import CacheStats
 from kvcache.unencoded.buffers import DeviceBuffer, HostBuffer, Layout, Whole, make_buffer
-from kvcache.unencoded.masks import causal, hide_padding
 from kvcache.unencoded.saved_unencoded import Dynamic, DynamicState
 
 _FIRST_CAPACITY = 256
@@ -199,7 +200,7 @@ class DynamicKVCache:
         """The mask of `length` tokens about to be appended."""
         if window_size is None and not return_array and self._padding is None:
             return None if length == 1 else "causal"
-        return self._unpadded(causal(length, self.offset + length, window=window_size))
+        return self._unpadded(Sight.of_all(length, self.offset + length).full(window_size))
 
     def size(self) -> int:
         """Tokens held."""
@@ -328,7 +329,20 @@ class DynamicKVCache:
             return mask
         if mask is None:
             return self._unpadded(mx.ones((queries, self.offset), mx.bool_))
-        return self._unpadded(causal(queries, self.offset))
+        return self._unpadded(Sight.of_all(queries, self.offset).full())
 
     def _unpadded(self, mask: mx.array) -> mx.array:
         return mask if self._padding is None else hide_padding(mask, self._padding)
+
+
+def hide_padding(mask: mx.array, padding: npt.NDArray[np.int32]) -> mx.array:
+    """[L, S] -> [B, 1, L, S] with each row's leading `padding` hidden from its tokens.
+
+    The last query is the newest token. Padding still sees padding: a row with
+    nothing visible would make NaN.
+    """
+    length, held = mask.shape
+    count = mx.array(padding)[:, None, None, None]
+    real_key = mx.arange(held) >= count
+    padding_query = mx.arange(held - length, held)[:, None] < count
+    return mask & (real_key | padding_query)

@@ -19,9 +19,9 @@ from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.native.library import HEAD_DIM_STEP
 from kvcache.reference import Mask
+from kvcache.sight import Sight
 from kvcache.stats import CacheStats
 from kvcache.unencoded.block_pool import BlockPool
-from kvcache.unencoded.masks import causal
 from kvcache.unencoded.page_store import HostPages
 from kvcache.unencoded.page_tables import PageTables
 from kvcache.unencoded.saved_unencoded import Paged, PagedState
@@ -197,7 +197,7 @@ class PagedKVCache:
         if window_size is None and not return_array:
             return None if length == 1 else "causal"
         let_go = self._overdue() * self.pool.shape.page_tokens
-        return causal(length, self.size() - let_go + length, window=window_size)
+        return Sight.of_all(length, self.size() - let_go + length).full(window_size)
 
     def is_trimmable(self) -> bool:
         """Whether every held or past token can still be trimmed: none was evicted."""
