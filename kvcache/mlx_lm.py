@@ -60,7 +60,7 @@ def make_prompt_cache(model: nn.Module, config: CacheConfig | None = None) -> li
     """The caches that `config` asks for, one per layer of an mlx-lm model.
 
     mlx-lm's own networks run in MLX everywhere, so the automatic backend never
-    means the native CPU kernels here. Raises CacheError for a model that ours
+    means the CPU kernels here. Raises CacheError for a model that ours
     do not fit.
     """
     config = config or CacheConfig()

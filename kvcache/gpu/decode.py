@@ -29,7 +29,7 @@ _ROTATE = Kernel.load(
     outputs=("rotated",),
     macros=MACROS,
 )
-_DENSE = Kernel.load(
+_UNENCODED = Kernel.load(
     "dense",
     inputs=(
         *("queries", "sink_queries", "lowest", "args", "pinned_keys", "pinned_values"),
@@ -180,7 +180,7 @@ class TierDecoder:
             *(*pinned, *hot, *new),
         ]
         constants: dict[str, Constant] = {"HOT": none.keys.dtype, "QUERY": q.dtype}
-        return self._partial(_DENSE, shape, inputs, constants, spans)
+        return self._partial(_UNENCODED, shape, inputs, constants, spans)
 
     def _partial(
         self,
@@ -208,26 +208,26 @@ class TierDecoder:
     def _merge(
         self,
         shape: CallShape,
-        cold: _Spans | None,
-        dense: _Spans,
+        encoded: _Spans | None,
+        unencoded: _Spans,
         values: Codec | None,
         dtype: mx.Dtype,
     ) -> mx.array:
         basis = values.basis(shape.kv_heads, shape.dim) if values else None
-        coded = cold or dense  # not read where there is no cold span
+        coded = encoded or unencoded  # not read where there is no block
         numbers = {
             Argument.ROWS: shape.rows,
             Argument.KV_HEADS: shape.kv_heads,
-            Argument.COLD_SPANS: cold.spans if cold else 0,
-            Argument.DENSE_SPANS: dense.spans,
+            Argument.COLD_SPANS: encoded.spans if encoded else 0,
+            Argument.DENSE_SPANS: unencoded.spans,
         }
-        turn = [basis.signs, basis.transposed] if basis else [dense.stats, dense.stats]
+        turn = [basis.signs, basis.transposed] if basis else [unencoded.stats, unencoded.stats]
         threads = _threads_per_row(shape)
         (out,) = self.launch(
             Call(
                 kernel=_MERGE,
                 inputs=[
-                    *(coded.sums, coded.stats, dense.sums, dense.stats),
+                    *(coded.sums, coded.stats, unencoded.sums, unencoded.stats),
                     *(*turn, pack_arguments(numbers)),
                 ],
                 constants={"D": shape.dim, "ROTATED": basis is not None, "OUT": dtype},

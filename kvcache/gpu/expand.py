@@ -1,4 +1,4 @@
-"""Cold blocks decoded by a kernel into one dense array, some KV heads at a time."""
+"""Cold blocks decoded by a kernel into one array, some KV heads at a time."""
 
 from dataclasses import dataclass
 from functools import lru_cache

@@ -35,7 +35,7 @@ from kvcache.native.structs import (
 _TOKEN_STEP = 16
 _RUN = 32  # tokens whose value codes of 3 or 5 bits fill whole words
 _CODES = "words"
-_PLAIN = "values"
+_UNENCODED = "values"
 
 
 class Role(Enum):
@@ -137,7 +137,7 @@ class CpuCodec:
         """The arrays of `codec` [N, B, Hkv, ...]; loses nothing."""
         self._check_records(records)
         if isinstance(self.codec, UnencodedCodec):
-            return {_PLAIN: mx.array(_halves(records, 0, (self.tokens, self.dim)))}
+            return {_UNENCODED: mx.array(_halves(records, 0, (self.tokens, self.dim)))}
         codes = self.kernels.unpack(self.form, records)
         parts = {_CODES: pack(mx.array(codes), self.codec.code_bits)}
         for name, (at, shape) in self._places().items():
@@ -151,7 +151,7 @@ class CpuCodec:
         """
         self._check_parts(parts)
         if isinstance(self.codec, UnencodedCodec):
-            values = np.ascontiguousarray(parts[_PLAIN])
+            values = np.ascontiguousarray(parts[_UNENCODED])
             return values.reshape(*values.shape[:3], -1).view(np.uint8)
         codes = unpack(parts[_CODES], self.codec.code_bits, self.dim)
         packable = np.ascontiguousarray(codes.astype(mx.uint8))

@@ -13,7 +13,7 @@ from typing import Any, Self
 import mlx.core as mx
 import numpy as np
 
-from kvcache.attention import attend_dense, attend_native
+from kvcache.attention import attend_on_cpu, attend_unencoded
 from kvcache.checks import check_finite, check_queries, check_tokens
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
@@ -22,7 +22,7 @@ from kvcache.reference import Mask
 from kvcache.sight import Sight
 from kvcache.stats import CacheStats
 from kvcache.unencoded.block_pool import BlockPool
-from kvcache.unencoded.page_store import HostPages
+from kvcache.unencoded.page_store import CpuPages
 from kvcache.unencoded.page_tables import PageTables
 from kvcache.unencoded.saved_unencoded import Paged, PagedState
 
@@ -87,15 +87,15 @@ class PagedKVCache:
         shape, store = self.pool.shape, self.pool.store
         rows = len(self._tables.rows) or q.shape[0]
         check_queries(q, (rows, shape.kv_heads, shape.head_dim), self.size())
-        plain = q.shape[2] == 1 if mask is None else isinstance(mask, str)
-        if plain and isinstance(store, HostPages) and shape.head_dim % HEAD_DIM_STEP == 0:
+        causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
+        if causal and isinstance(store, CpuPages) and shape.head_dim % HEAD_DIM_STEP == 0:
             out = [
                 self._attend_row(q[row : row + 1], store, table, scale)
                 for row, table in enumerate(self._tables.rows)
             ]
             return mx.concatenate(out) if len(out) > 1 else out[0]
         keys, values = self._read()
-        return attend_dense(q, keys, values, scale=scale, mask=mask, backend=self.pool.backend)
+        return attend_unencoded(q, keys, values, scale=scale, mask=mask, backend=self.pool.backend)
 
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
@@ -105,12 +105,12 @@ class PagedKVCache:
         return self.attend_held(q, scale=scale, mask=mask)
 
     def _attend_row(
-        self, q: mx.array, store: HostPages, table: Sequence[int], scale: float
+        self, q: mx.array, store: CpuPages, table: Sequence[int], scale: float
     ) -> mx.array:
         keys, values, start = store.row(table)
         # What lies before the row's first page in the pool is hidden as if it were padding.
         before = np.array([start], np.int32)
-        return attend_native(q, keys, values, held=start + self.size(), scale=scale, padding=before)
+        return attend_on_cpu(q, keys, values, held=start + self.size(), scale=scale, padding=before)
 
     # -- sequences --
 

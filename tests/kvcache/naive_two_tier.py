@@ -159,7 +159,7 @@ def coder(codec: Codec) -> Coder:
     return lambda block: np.asarray(codec.decode(codec.encode(mx.array(block))))
 
 
-def host_coders(keys: Codec, values: Codec, tokens: int) -> tuple[Coder, Coder]:
+def cpu_coders(keys: Codec, values: Codec, tokens: int) -> tuple[Coder, Coder]:
     """A pair of codecs by the CPU kernels, which may round ties another way.
 
     By MLX where the kernels do not take both.

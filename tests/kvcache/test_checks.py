@@ -15,7 +15,7 @@ from kvcache.checks import check_finite, check_queries, check_tokens
     dtype=st.sampled_from(HotDtype),
     given=st.sampled_from([mx.float16, mx.bfloat16, mx.float32]),
 )
-def test_host_and_device_refuse_what_the_dtype_does_not_hold(
+def test_cpu_and_device_refuse_what_the_dtype_does_not_hold(
     values: np.ndarray, dtype: HotDtype, given: mx.Dtype
 ) -> None:
     tokens = mx.array(values).astype(given)

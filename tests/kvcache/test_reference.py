@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kvcache import reference
-from kvcache.attention import attend_dense
+from kvcache.attention import attend_unencoded
 from kvcache.config import Backend
 from tests.kvcache import oracle
 
@@ -76,6 +76,8 @@ def test_large_scores_do_not_overflow() -> None:
 def test_the_gpu_path_computes_the_same(shape: tuple[int, ...]) -> None:
     # MLX's fused attention has a CPU fallback, so its call is checked here too.
     q, k, v = _random(shape)
-    got = attend_dense(q, k.astype(mx.float16), v, scale=0.3, mask="causal", backend=Backend.GPU)
+    got = attend_unencoded(
+        q, k.astype(mx.float16), v, scale=0.3, mask="causal", backend=Backend.GPU
+    )
     want = reference.attention(q, k.astype(mx.float16), v, scale=0.3)
     np.testing.assert_allclose(np.asarray(got), np.asarray(want), atol=2e-5)

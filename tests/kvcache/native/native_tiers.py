@@ -22,7 +22,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DensePiece:
+class UnencodedPiece:
     """Unencoded tokens of consecutive positions, read in place.
 
     keys, values: [B, Hkv, at least `count`, D] of float16, uint16 (bfloat16's
@@ -120,7 +120,7 @@ class ColdBlocks:
 def attend_tiers(
     q: Floats,
     q_sink: Floats | None,
-    pieces: Sequence[DensePiece],
+    pieces: Sequence[UnencodedPiece],
     cold: ColdBlocks | None,
     *,
     lowest: Integers,

@@ -18,9 +18,9 @@ from kvcache import (
     resolve,
     set_policy,
 )
-from kvcache.native import codec as host_codec
+from kvcache.native import codec as cpu_codec
 from kvcache.native.library import Library
-from kvcache.tiers import cpu as host_tiers
+from kvcache.tiers import cpu as cpu_tiers
 from kvcache.tiers.cpu import CpuTiers
 from models import load
 from models.gguf.tensor_types import TensorType
@@ -46,8 +46,8 @@ def model(kernels: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     model.ops = NativeOps(kernels)
     with pytest.MonkeyPatch.context() as patch:
         # The steps by the same kernels, so that no rounding differs.
-        patch.setattr(host_tiers, "library", lambda: kernels)
-        patch.setattr(host_codec, "library", lambda: kernels)
+        patch.setattr(cpu_tiers, "library", lambda: kernels)
+        patch.setattr(cpu_codec, "library", lambda: kernels)
         yield model
 
 

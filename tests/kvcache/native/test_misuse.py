@@ -13,7 +13,7 @@ from kvcache.native import structs
 from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.weights import Layer, Weight
-from tests.kvcache.native.native_tiers import ColdBlocks, DensePiece, attend_tiers
+from tests.kvcache.native.native_tiers import ColdBlocks, UnencodedPiece, attend_tiers
 
 HKV, HQ, DIM, BLOCK = 2, 4, 32, 32
 HIDDEN, INNER = 64, 96
@@ -246,7 +246,7 @@ MISUSES: dict[str, Misuse] = {
     "pieces: KV heads": _pieces(kv_heads=3),
     "pieces: no KV head": _pieces(kv_heads=0),
     "pieces: position": _pieces(position=-1),
-    "piece: count": lambda _: DensePiece(
+    "piece: count": lambda _: UnencodedPiece(
         keys=_zeros(1, 2, 3, 16), values=_zeros(1, 2, 3, 16), count=4, position=0
     ),
     "piece: three axes": lambda _: structs.strided(_zeros(2, 3, 16)),
