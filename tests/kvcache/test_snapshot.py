@@ -25,7 +25,7 @@ CODECS = pytest.mark.parametrize(
 def tokens_of(positions: range) -> mx.array:
     """[1, 2, L, 16]: each token's channels tell its position."""
     at = mx.array(list(positions), mx.float32)[None, None, :, None]
-    return mx.tile(at, (1, 2, 1, 16))
+    return mx.broadcast_to(at, (1, 2, len(positions), 16))
 
 
 def filled(tiers: Tiers[mx.array], ledger: Ledger, count: int) -> Ledger:
