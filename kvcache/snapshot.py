@@ -41,6 +41,10 @@ class Tokens(NamedTuple, Generic[Array]):
         return Tokens(self.keys[:, :, start:stop], self.values[:, :, start:stop])
 
 
+# The position of the first token, and all of them.
+Placed = tuple[int, Tokens[mx.array]]
+
+
 def joined(parts: Sequence[Tokens[mx.array]]) -> Tokens[mx.array]:
     """Several runs of tokens as one."""
     if len(parts) == 1:
@@ -60,9 +64,9 @@ class Run(NamedTuple):
 
 def runs(first: int, count: int, segments: Sequence[int]) -> Iterator[Run]:
     """The `count` places from number `first` on of a ring that is as large as its segments."""
-    done = 0
+    done, size = 0, sum(segments)
     while done < count:
-        at, segment = (first + done) % sum(segments), 0
+        at, segment = (first + done) % size, 0
         while at >= segments[segment]:
             at, segment = at - segments[segment], segment + 1
         stop = min(at + count - done, segments[segment])
@@ -130,9 +134,9 @@ class Snapshot:
                 return tokens.keys.shape[1]
         return next(iter(self.segments[0][0].values())).shape[2]
 
-    def unencoded(self) -> list[tuple[int, Tokens[mx.array]]]:
-        """Position and tokens of each unbroken run: pinned, hot in one or two, new."""
-        found: list[tuple[int, Tokens[mx.array]]] = []
+    def unencoded(self) -> list[Placed]:
+        """Each unbroken run of tokens: pinned, hot in one or two, new."""
+        found: list[Placed] = []
         if self.pinned is not None and self.pinned_count:
             found.append((0, self.pinned.cut(0, self.pinned_count)))
         if self.hot is not None:

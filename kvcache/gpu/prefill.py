@@ -17,13 +17,11 @@ from kvcache.gpu.kernel import Launcher, launch_on_device
 from kvcache.gpu.shape import CallShape
 from kvcache.reference import Mask, Partial, attend_part, finish, merge
 from kvcache.sight import Sight
-from kvcache.snapshot import Snapshot, Tokens, joined
+from kvcache.snapshot import Placed, Snapshot, Tokens, joined
 
 MOST_TRANSIENT = 64 * 2**20  # bytes
 _FUSED_DIMS = (64, 80, 128)  # for others MLX's attention holds all scores (MLX 0.32 on Metal)
 _FLOAT = 4
-
-Placed = tuple[int, Tokens[mx.array]]  # the position of the first token, and all of them
 
 
 @dataclass(frozen=True, kw_only=True)

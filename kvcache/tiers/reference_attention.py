@@ -4,14 +4,14 @@ The oracle of the tier kernels. Scores and decoded blocks are held for a bounded
 number of tokens at a time, so memory does not grow with the cold tier.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import reduce
 
 import mlx.core as mx
 
 from kvcache.reference import MAX_SCORES, Partial, attend_part, finish, merge
 from kvcache.sight import Sight
-from kvcache.snapshot import Snapshot, side_by_side
+from kvcache.snapshot import Placed, Snapshot, side_by_side
 
 
 def attend_tiers(q: mx.array, held: Snapshot, sight: Sight, scale: float) -> mx.array:
@@ -22,21 +22,21 @@ def attend_tiers(q: mx.array, held: Snapshot, sight: Sight, scale: float) -> mx.
 
 def _unencoded(q: mx.array, held: Snapshot, sight: Sight, scale: float) -> Iterator[Partial]:
     own, turned = (queries.astype(mx.float32) * scale for queries in (q, sight.turned(q)))
-    for position, tokens in held.unencoded():
-        # New tokens may be pinned ones and others.
-        pinned = min(max(sight.pinned - position, 0), tokens.length)
-        apart = (
-            (turned, position, tokens.cut(0, pinned)),
-            (
-                own,
-                position + pinned,
-                tokens.cut(pinned, tokens.length),
-            ),
-        )
-        for queries, first, (keys, values) in apart:
-            if count := keys.shape[2]:
-                k, v = keys.astype(mx.float32), values.astype(mx.float32)
-                yield attend_part(queries, k, v, sight.of(first, count))
+    for first, (keys, values) in _cut(held.unencoded(), sight.pinned):
+        queries = turned if first < sight.pinned else own
+        k, v = keys.astype(mx.float32), values.astype(mx.float32)
+        yield attend_part(queries, k, v, sight.of(first, k.shape[2]))
+
+
+def _cut(pieces: Iterable[Placed], pinned: int) -> Iterator[Placed]:
+    """Pieces of pinned tokens and of others: new tokens may be both. None is empty."""
+    for first, tokens in pieces:
+        sinks = pinned - first
+        if 0 < sinks < tokens.length:
+            yield first, tokens.cut(0, sinks)
+            yield pinned, tokens.cut(sinks, tokens.length)
+        elif tokens.length:
+            yield first, tokens
 
 
 def _cold(q: mx.array, held: Snapshot, sight: Sight, scale: float) -> Iterator[Partial]:
