@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import mlx.core as mx
+import numpy as np
 
 from kvcache.codecs.base import Codec, Encoded, Parts
 
@@ -45,11 +46,12 @@ class Tokens(NamedTuple, Generic[Array]):
 Placed = tuple[int, Tokens[mx.array]]
 
 
-def joined(parts: Sequence[Tokens[mx.array]]) -> Tokens[mx.array]:
+def joined(parts: Sequence[Tokens[Array]]) -> Tokens[Array]:
     """Several runs of tokens as one."""
     if len(parts) == 1:
         return parts[0]
-    keys, values = (mx.concatenate(list(side), axis=2) for side in zip(*parts, strict=True))
+    concatenate: Any = mx.concatenate if isinstance(parts[0].keys, mx.array) else np.concatenate
+    keys, values = (concatenate(side, axis=2) for side in zip(*parts, strict=True))
     return Tokens(keys, values)
 
 

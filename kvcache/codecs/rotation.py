@@ -73,23 +73,23 @@ class SignedHadamard:
 
     def forward(self, x: mx.array) -> mx.array:
         """Rotate x [..., Hkv, rows, D], float32. Raises CacheError for a D without transform."""
-        for turn in range(self.rounds):
-            x = mx.hadamard_transform(x * self._signs_of(x, turn))
+        for at in range(self.rounds):
+            x = mx.hadamard_transform(x * self._signs_of(x, at))
         return x
 
     def inverse(self, y: mx.array) -> mx.array:
         """Undo `forward`."""
-        for turn in reversed(range(self.rounds)):
-            y = _transpose_transform(y) * self._signs_of(y, turn)
+        for at in reversed(range(self.rounds)):
+            y = _transpose_transform(y) * self._signs_of(y, at)
         return y
 
     def basis(self, heads: int, dim: int) -> Basis:
         """The same for kernels, of a rotation of one round. Raises CacheError as `forward`."""
         return _basis(self, heads, dim)
 
-    def _signs_of(self, x: mx.array, turn: int) -> mx.array:
+    def _signs_of(self, x: mx.array, at: int) -> mx.array:
         check_rotatable(x.shape[-1])
-        return _signs(self.seed, f"{self.purpose} {turn}", x.shape[-3], x.shape[-1])
+        return _signs(self.seed, f"{self.purpose} {at}", x.shape[-3], x.shape[-1])
 
 
 @lru_cache(maxsize=256)

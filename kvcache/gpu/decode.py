@@ -221,14 +221,14 @@ class TierDecoder:
             Argument.COLD_SPANS: encoded.spans if encoded else 0,
             Argument.DENSE_SPANS: unencoded.spans,
         }
-        turn = [basis.signs, basis.transposed] if basis else [unencoded.stats, unencoded.stats]
+        back = [basis.signs, basis.transposed] if basis else [unencoded.stats, unencoded.stats]
         threads = _threads_per_row(shape)
         (out,) = self.launch(
             Call(
                 kernel=_MERGE,
                 inputs=[
                     *(coded.sums, coded.stats, unencoded.sums, unencoded.stats),
-                    *(*turn, pack_arguments(numbers)),
+                    *(*back, pack_arguments(numbers)),
                 ],
                 constants={"D": shape.dim, "ROTATED": basis is not None, "OUT": dtype},
                 grid=(threads, shape.heads * shape.rows, 1),

@@ -4,7 +4,7 @@ What the kernels do not take (a mask array, an odd head dimension) is attended i
 plain MLX instead, and a codec without a native form is decoded by MLX.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import mlx.core as mx
@@ -21,7 +21,7 @@ from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
 from kvcache.tiers.cold_ring import ColdRing
 from kvcache.tiers.cpu_blocks import CpuBlocks
-from kvcache.tiers.cpu_ring import CpuRing, CpuTokens, from_mlx, joined, to_mlx
+from kvcache.tiers.cpu_ring import CpuRing, CpuTokens, from_mlx, to_mlx
 from kvcache.tiers.cpu_unencoded import CpuUnencodedBlocks
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.memory import Tiers
@@ -144,9 +144,6 @@ class CpuTiers(Tiers[Array]):
 
     # -- memory --
 
-    def joined(self, parts: Sequence[CpuTokens]) -> CpuTokens:
-        return joined(parts)
-
     def read_hot(self, number: int, count: int) -> CpuTokens:
         assert self._rings is not None, "read before the first write"
         return self._rings[1].read(number, count)
@@ -187,7 +184,7 @@ class CpuTiers(Tiers[Array]):
                 return None
             self._struct = structs.TierMemory(pinned=pinned.struct, hot=hot.struct)
             if isinstance(cold, CpuUnencodedBlocks):
-                self._struct.plain = cold.struct
+                self._struct.plain = cold.ring.struct
             else:
                 cold.fill_in(self._struct)
         return self._struct

@@ -4,16 +4,15 @@ Token number u lies at u mod capacity. The system gives pages as they are
 touched, so the ring is as large as its plan from the beginning.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import mlx.core as mx
-import numpy as np
 
 from kvcache.config import HotDtype
 from kvcache.cpu_memory import DTYPES, storable, zeros
 from kvcache.native import structs
 from kvcache.native.structs import Array, strided
-from kvcache.snapshot import Tokens, runs
+from kvcache.snapshot import Tokens, joined, runs
 
 # bfloat16 as its bits.
 CpuTokens = Tokens[Array]
@@ -51,14 +50,6 @@ class CpuRing:
         """As the kernels take it."""
         keys, values = map(strided, self._memory)
         return structs.Ring(keys, values, self.capacity)
-
-
-def joined(parts: Sequence[CpuTokens]) -> CpuTokens:
-    """Several runs of tokens as one."""
-    if len(parts) == 1:
-        return parts[0]
-    keys, values = zip(*parts, strict=True)
-    return Tokens(np.concatenate(keys, axis=2), np.concatenate(values, axis=2))
 
 
 def from_mlx(tokens: Tokens[mx.array], dtype: HotDtype) -> CpuTokens:

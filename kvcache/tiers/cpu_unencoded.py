@@ -6,7 +6,6 @@ import mlx.core as mx
 
 from kvcache.codecs.base import Encoded, Parts
 from kvcache.config import HotDtype
-from kvcache.native import structs
 from kvcache.snapshot import Tokens, side_by_side
 from kvcache.tiers.cpu_ring import CpuRing, CpuTokens, from_mlx, to_mlx
 
@@ -20,12 +19,12 @@ class CpuUnencodedBlocks:
         self, slots: int, *, block: int, shape: tuple[int, int, int], dtype: HotDtype
     ) -> None:
         self._block, self._dtype = block, dtype
-        self._ring = CpuRing(slots * block, shape, dtype)
+        self.ring = CpuRing(slots * block, shape, dtype)
         self.allocated = slots
 
     def write(self, number: int, tokens: CpuTokens) -> None:
         """Put whole blocks from a block number."""
-        self._ring.write(number * self._block, tokens)
+        self.ring.write(number * self._block, tokens)
 
     def put(self, number: int, keys: Encoded, values: Encoded) -> None:
         """Put blocks as `UnencodedCodec` has them, [N, B, Hkv, M, D]."""
@@ -34,18 +33,13 @@ class CpuUnencodedBlocks:
 
     def pieces(self, first: int, end: int) -> Iterator[tuple[int, CpuTokens]]:
         """(index of its first token, tokens) of each run of the blocks [first, end), in place."""
-        return self._ring.pieces(first * self._block, (end - first) * self._block)
+        return self.ring.pieces(first * self._block, (end - first) * self._block)
 
     def read(self, first: int, end: int) -> tuple[Parts, Parts]:
         """The blocks [first, end) as parts [n, B, Hkv, M, D], copied."""
-        tokens = self._ring.read(first * self._block, (end - first) * self._block)
+        tokens = self.ring.read(first * self._block, (end - first) * self._block)
         keys, values = (self._blocks(array) for array in to_mlx(tokens, self._dtype))
         return keys, values
-
-    @property
-    def struct(self) -> structs.Ring:
-        """As the kernels take it."""
-        return self._ring.struct
 
     def _blocks(self, tokens: mx.array) -> Parts:
         """[B, Hkv, N * M, D] -> [N, B, Hkv, M, D]."""

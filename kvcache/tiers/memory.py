@@ -7,14 +7,13 @@ ledger.start.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Generic
 
 import mlx.core as mx
 
 from kvcache.codecs.base import Encoded
 from kvcache.sight import Sight
-from kvcache.snapshot import Array, Snapshot, Tokens
+from kvcache.snapshot import Array, Snapshot, Tokens, joined
 from kvcache.tiers.ledger import Ledger, TierSizes
 from kvcache.tiers.reference_attention import attend_tiers
 
@@ -64,7 +63,7 @@ class Tiers(ABC, Generic[Array]):
         start, stop = first * self.sizes.block, end * self.sizes.block
         new = fresh.cut(max(start - number, 0), max(stop - number, 0))
         held = min(stop, number) - start
-        return self.joined([self.read_hot(start, held), new]) if held > 0 else new
+        return joined([self.read_hot(start, held), new]) if held > 0 else new
 
     # -- attention --
 
@@ -87,10 +86,6 @@ class Tiers(ABC, Generic[Array]):
         """Whether plain MLX operations attend over tokens of D = `dim`, not kernels of ours."""
 
     # -- memory --
-
-    @abstractmethod
-    def joined(self, parts: Sequence[Tokens[Array]]) -> Tokens[Array]:
-        """Several runs of tokens as one."""
 
     @abstractmethod
     def read_hot(self, number: int, count: int) -> Tokens[Array]:

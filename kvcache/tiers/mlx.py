@@ -1,12 +1,10 @@
 """A layer's tiers in MLX arrays, attended by plain MLX operations."""
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
 from kvcache.checks import check_finite
 from kvcache.codecs.base import Encoded
-from kvcache.snapshot import Snapshot, Tokens, joined
+from kvcache.snapshot import Snapshot, Tokens
 from kvcache.tiers.cold_ring import ColdRing
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.memory import Tiers
@@ -56,9 +54,6 @@ class MlxTiers(Tiers[mx.array]):
 
     def is_reference(self, dim: int) -> bool:
         return True
-
-    def joined(self, parts: Sequence[MlxTokens]) -> MlxTokens:
-        return joined(parts)
 
     def read_hot(self, number: int, count: int) -> MlxTokens:
         return self._hot.read(number, count)

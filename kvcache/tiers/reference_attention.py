@@ -40,7 +40,7 @@ def _cut(pieces: Iterable[Placed], pinned: int) -> Iterator[Placed]:
 
 
 def _cold(q: mx.array, held: Snapshot, sight: Sight, scale: float) -> Iterator[Partial]:
-    """The blocks' partial, if they are seen: attended in the codecs' bases, turned back once."""
+    """The blocks' partial, if they are seen: attended in the codecs' bases, rotated back once."""
     batch, heads, length, _ = q.shape
     keys, values = held.codecs
     # Rotations differ by KV head: its G query heads become rows.

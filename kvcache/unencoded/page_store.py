@@ -13,7 +13,6 @@ values of any other. Who owns a page is not known here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -45,30 +44,6 @@ class PageShape:
         return 2 * self.kv_heads * self.page_tokens * self.head_dim * dtype.mx.size
 
 
-class PageStore(Protocol):
-    """Memory for pages."""
-
-    def write(self, spans: Sequence[range], k: mx.array, v: mx.array) -> None:
-        """Put k and v [B, Hkv, L, D] at the token positions of `spans`, row after row."""
-        ...
-
-    def copy(self, source: int, target: int) -> None:
-        """Make page `target` equal to page `source`."""
-        ...
-
-    def read(self, tables: Tables, held: int) -> tuple[mx.array, mx.array]:
-        """The first `held` tokens of each row's pages: keys and values [B, Hkv, held, D]."""
-        ...
-
-    def prewarm(self, first: int, end: int) -> None:
-        """Claim the memory of pages `first` to `end` now."""
-        ...
-
-    def pending(self) -> list[mx.array]:
-        """Arrays that may still have to be evaluated."""
-        ...
-
-
 class MlxPages:
     """Pages in an MLX array, updated in place once it is donated."""
 
@@ -77,6 +52,7 @@ class MlxPages:
         self._array = mx.zeros(shape.array, dtype.mx)
 
     def write(self, spans: Sequence[range], k: mx.array, v: mx.array) -> None:
+        """Put k and v [B, Hkv, L, D] at the token positions of `spans`, row after row."""
         both = mx.concatenate([k, v], axis=1)  # [B, 2*Hkv, L, D]
         flat = both.swapaxes(0, 1).reshape(both.shape[1], -1, both.shape[3])  # [2*Hkv, B*L, D]
         flat = flat.astype(self._array.dtype)
@@ -86,11 +62,13 @@ class MlxPages:
             self._array[:, mx.array([at for span in spans for at in span])] = flat
 
     def copy(self, source: int, target: int) -> None:
+        """Make page `target` equal to page `source`."""
         page = self.shape.page_tokens
         tokens = self._array[:, source * page : (source + 1) * page]
         self._array[:, target * page : (target + 1) * page] = tokens
 
     def read(self, tables: Tables, held: int) -> tuple[mx.array, mx.array]:
+        """The first `held` tokens of each row's pages: keys and values [B, Hkv, held, D]."""
         heads, dim, page = self.shape.kv_heads, self.shape.head_dim, self.shape.page_tokens
         if len(tables) == 1 and (start := first_of_run(tables[0])) is not None:
             both = self._array[None, :, start * page : start * page + held]
@@ -103,14 +81,16 @@ class MlxPages:
         return both[:, :heads], both[:, heads:]
 
     def prewarm(self, first: int, end: int) -> None:
+        """Claim the memory of pages `first` to `end` now."""
         mx.eval(self._array)
 
     def pending(self) -> list[mx.array]:
+        """Arrays that may still have to be evaluated."""
         return [self._array]
 
 
 class CpuPages:
-    """Pages in CPU memory, which the CPU kernels read in place; bfloat16 as its bits.
+    """`MlxPages` in CPU memory, which the kernels read in place; bfloat16 as its bits.
 
     The system gives memory to a page when it is first written.
     """
