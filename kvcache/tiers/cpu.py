@@ -1,7 +1,7 @@
 """A layer's tiers in CPU memory, attended by the CPU kernels.
 
 What the kernels do not take (a mask array, an odd head dimension) is attended in
-plain MLX instead, and a codec without a native form is decoded by MLX.
+plain MLX instead, and blocks of a codec that they do not read are decoded by MLX.
 """
 
 from collections.abc import Iterator
@@ -177,7 +177,7 @@ class CpuTiers(Tiers[Array]):
         return 0 if self._cold is None else self._cold.allocated
 
     def struct(self, shape: Shape) -> structs.TierMemory | None:
-        """All of it as the kernels take it, for good; None where a codec has no native form."""
+        """All of it as the kernels take it, for good; None where they do not read a codec."""
         if self._struct is None:
             cold, (pinned, hot) = self._made_cold(shape), self._made(shape)
             if isinstance(cold, ColdRing):
@@ -208,13 +208,13 @@ class CpuTiers(Tiers[Array]):
 
 
 def _make_cold(plan: LayerPlan, shape: Shape) -> Cold:
-    """The cold ring of a plan, as native as its codecs allow."""
+    """The cold ring of a plan: for the kernels, if they read its codecs."""
     slots, block = plan.sizes.slots, plan.sizes.block
     codecs = plan.key_codec, plan.value_codec
     if all(isinstance(codec, UnencodedCodec) for codec in codecs):
         return CpuUnencodedBlocks(slots, block=block, shape=shape, dtype=plan.hot_dtype)
-    native = CpuBlocks.of(slots, block=block, shape=shape, codecs=codecs)
-    return native or ColdRing(slots, block=block, codecs=codecs)
+    blocks = CpuBlocks.of(slots, block=block, shape=shape, codecs=codecs)
+    return blocks or ColdRing(slots, block=block, codecs=codecs)
 
 
 def _shape(tokens: CpuTokens) -> Shape:
