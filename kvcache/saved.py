@@ -138,7 +138,7 @@ def _check_arrays(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
         plan.token_bytes(saved.shape) * (plan.sizes.pinned + plan.sizes.ring)
         + plan.block_bytes(saved.shape) * plan.sizes.slots
     )
-    specs = [codec.shapes(plan.sizes.block, dim) for codec in (plan.key_codec, plan.value_codec)]
+    specs = [codec.shapes(plan.sizes.block, dim) for codec in plan.codecs]
     parts = iter(arrays[4:])
     for names, spec in zip((key_names, value_names), specs, strict=True):
         for name in names:
@@ -224,7 +224,7 @@ def _rotation(fields: object) -> Rotation | None:
 
 def _names(plan: LayerPlan) -> tuple[list[str], list[str]]:
     """Names of the parts of keys and of values, in the order they are saved in."""
-    keys, values = (sorted(codec.shapes(1, 1)) for codec in (plan.key_codec, plan.value_codec))
+    keys, values = (sorted(codec.shapes(1, 1)) for codec in plan.codecs)
     return keys, values
 
 

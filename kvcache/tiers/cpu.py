@@ -95,7 +95,7 @@ class CpuTiers(Tiers[Array]):
         """Of the cold blocks alone."""
         blocks, cold = ledger.end - ledger.first, self._cold
         none = Snapshot(
-            codecs=(self._plan.key_codec, self._plan.value_codec),
+            codecs=self._plan.codecs,
             evicted=ledger.evicted,
             pinned_count=ledger.sink,
             block=self.sizes.block,
@@ -209,8 +209,7 @@ class CpuTiers(Tiers[Array]):
 
 def _make_cold(plan: LayerPlan, shape: Shape) -> Cold:
     """The cold ring of a plan: for the kernels, if they read its codecs."""
-    slots, block = plan.sizes.slots, plan.sizes.block
-    codecs = plan.key_codec, plan.value_codec
+    slots, block, codecs = plan.sizes.slots, plan.sizes.block, plan.codecs
     if all(isinstance(codec, UnencodedCodec) for codec in codecs):
         return CpuUnencodedBlocks(slots, block=block, shape=shape, dtype=plan.hot_dtype)
     blocks = CpuBlocks.of(slots, block=block, shape=shape, codecs=codecs)

@@ -22,11 +22,7 @@ class MlxTiers(Tiers[mx.array]):
         self._dtype, self._check = plan.hot_dtype, plan.check_finite
         self._pinned = TokenRing(plan.sizes.pinned, dtype=plan.hot_dtype.mx)
         self._hot = TokenRing(plan.sizes.ring, dtype=plan.hot_dtype.mx)
-        self._cold = ColdRing(
-            plan.sizes.slots,
-            block=plan.sizes.block,
-            codecs=(plan.key_codec, plan.value_codec),
-        )
+        self._cold = ColdRing(plan.sizes.slots, block=plan.sizes.block, codecs=plan.codecs)
 
     def prepare(self, k: mx.array, v: mx.array) -> MlxTokens:
         if self._check:

@@ -123,7 +123,7 @@ class Pair:
 
 
 def _coders(plan: LayerPlan) -> tuple[Coder, Coder]:
-    codecs = plan.key_codec, plan.value_codec
+    codecs = plan.codecs
     if plan.backend is Backend.CPU:
         return cpu_coders(*codecs, plan.sizes.block)
     return coder(codecs[0]), coder(codecs[1])

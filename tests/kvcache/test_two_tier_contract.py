@@ -314,10 +314,10 @@ def test_layers_and_heads_rotate_differently_and_repeatably() -> None:
         None,
     )
     x = mx.broadcast_to(_draw(1, heads=1), (1, HKV, 1, DIM))
-    first, second = (np.asarray(cache.plan.key_codec.rotate(x)) for cache in caches)
+    first, second = (np.asarray(cache.plan.codecs[0].rotate(x)) for cache in caches)
     assert not np.allclose(first[0, 0], first[0, 1])
     assert not np.allclose(first[0, 0], second[0, 0])
-    again = np.asarray(caches[0].plan.key_codec.rotate(x))
+    again = np.asarray(caches[0].plan.codecs[0].rotate(x))
     np.testing.assert_array_equal(first, again)
 
 
