@@ -90,7 +90,7 @@ class MlxPages:
 
 
 class CpuPages:
-    """`MlxPages` in CPU memory, which the kernels read in place; bfloat16 as its bits.
+    """Pages in CPU memory, which the CPU kernels read in place; bfloat16 as its bits.
 
     The system gives memory to a page when it is first written.
     """
@@ -101,6 +101,7 @@ class CpuPages:
         self._memory = zeros(shape.array, DTYPES[dtype])
 
     def write(self, spans: Sequence[range], k: mx.array, v: mx.array) -> None:
+        """Put k and v [B, Hkv, L, D] at the token positions of `spans`, row after row."""
         heads = self.shape.kv_heads
         for into, tokens in ((self._memory[:heads], k), (self._memory[heads:], v)):
             rows = storable(tokens, self._dtype).swapaxes(0, 1)  # [Hkv, B, L, D]
@@ -111,11 +112,13 @@ class CpuPages:
                 done += len(span)
 
     def copy(self, source: int, target: int) -> None:
+        """Make page `target` equal to page `source`."""
         page = self.shape.page_tokens
         tokens = self._memory[:, source * page : (source + 1) * page]
         self._memory[:, target * page : (target + 1) * page] = tokens
 
     def read(self, tables: Tables, held: int) -> tuple[mx.array, mx.array]:
+        """The first `held` tokens of each row's pages: keys and values [B, Hkv, held, D]."""
         rows = []
         for table in tables:
             keys, values, start = self.row(table)
@@ -139,10 +142,12 @@ class CpuPages:
         return both[:, 0], both[:, 1], 0
 
     def prewarm(self, first: int, end: int) -> None:
+        """Claim the memory of pages `first` to `end` now."""
         page = self.shape.page_tokens
         self._memory[:, first * page : end * page] = 0
 
     def pending(self) -> list[mx.array]:
+        """Arrays that may still have to be evaluated."""
         return []
 
 
