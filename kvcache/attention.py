@@ -46,11 +46,11 @@ def attend(
     queries attend to k and v alone. Returns [B, Hq, L, D] in q's dtype.
     """
     if cache is None:
-        return attend_dense(q, k, v, scale=scale, mask=mask, backend=Backend.AUTO.resolve())
+        return attend_unencoded(q, k, v, scale=scale, mask=mask, backend=Backend.AUTO.resolve())
     return cache.attend(q, k, v, scale=scale, mask=mask)
 
 
-def attend_dense(
+def attend_unencoded(
     q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask, backend: Backend
 ) -> mx.array:
     """Attention over unencoded keys and values [B, Hkv, S, D] by a resolved backend."""
@@ -61,7 +61,7 @@ def attend_dense(
     return reference.attention(q, k, v, scale=scale, mask=mask)
 
 
-def attend_native(
+def attend_on_cpu(
     q: mx.array,
     keys: Array,
     values: Array,
@@ -70,7 +70,7 @@ def attend_native(
     scale: float,
     padding: npt.NDArray[np.int32] | None,
 ) -> mx.array:
-    """Causal attention by the native CPU kernels over memory [B, Hkv, capacity, D].
+    """Causal attention by the CPU kernels over memory [B, Hkv, capacity, D].
 
     padding [B]: leading tokens of each row that are never attended to.
     """

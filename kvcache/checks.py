@@ -70,13 +70,13 @@ def check_queries(q: mx.array, like: tuple[int, int, int], held: int) -> None:
         )
 
 
-def check_finite(k: mx.array, v: mx.array, dtype: HotDtype, *, on_host: bool) -> None:
+def check_finite(k: mx.array, v: mx.array, dtype: HotDtype, *, on_cpu: bool) -> None:
     """Refuse keys or values that are NaN, infinite, or too large for `dtype`.
 
-    Evaluates both. On the host they are about to be read anyway and the check
-    costs a microsecond or two; on a device it waits for all work queued before.
+    Evaluates both. On the CPU they are about to be read anyway and the check costs a
+    microsecond or two; on another device it waits for all work queued before.
     """
-    if on_host:
+    if on_cpu:
         finite = _fits(as_numpy(k), dtype) and _fits(as_numpy(v), dtype)
     else:
         seen = [mx.isfinite(tokens.astype(dtype.mx)).all() for tokens in (k, v)]

@@ -37,7 +37,7 @@ class Backend(Enum):
     """Which implementation computes attention and, in ember's network, products.
 
     REFERENCE is plain MLX on any device, GPU is the kernels for Metal and CUDA,
-    CPU is the native ones. AUTO takes GPU where MLX's default device is one, else
+    CPU is those in C++. AUTO takes GPU where MLX's default device is one, else
     CPU where the kernels can be compiled, else REFERENCE.
     """
 

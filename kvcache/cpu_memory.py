@@ -32,8 +32,14 @@ def as_numpy(tokens: mx.array) -> npt.NDArray[Any]:
 
 
 def storable(tokens: mx.array, dtype: HotDtype) -> npt.NDArray[Any]:
-    """As it lies in memory of `dtype`; what is too large for it becomes infinite."""
+    """As it lies in memory of `dtype`, one channel beside the other.
+
+    What is too large for it becomes infinite.
+    """
     if dtype is HotDtype.BF16:
-        return np.asarray(tokens.astype(mx.bfloat16).view(mx.uint16))
-    with np.errstate(over="ignore"):
-        return as_numpy(tokens).astype(DTYPES[dtype], copy=False)
+        found = np.asarray(tokens.astype(mx.bfloat16).view(mx.uint16))
+    else:
+        with np.errstate(over="ignore"):
+            found = as_numpy(tokens).astype(DTYPES[dtype], copy=False)
+    # Channels of a broadcast array may be one number.
+    return found if found.strides[-1] == found.itemsize else np.ascontiguousarray(found)

@@ -60,7 +60,7 @@ def make_prompt_cache(model: nn.Module, config: CacheConfig | None = None) -> li
     """The caches that `config` asks for, one per layer of an mlx-lm model.
 
     mlx-lm's own networks run in MLX everywhere, so the automatic backend never
-    means the native CPU kernels here. Raises CacheError for a model that ours
+    means the CPU kernels here. Raises CacheError for a model that ours
     do not fit.
     """
     config = config or CacheConfig()
@@ -146,7 +146,7 @@ def install(config: CacheConfig | None = None) -> None:
     do not fit then raise CacheError.
     """
     uninstall()
-    TwoTierKVCache.keeps_view = True
+    TwoTierKVCache.keeps_snapshot = True
     _replace(base, _ATTENTION, _routed)
     if config is not None:
         _replace(mlx_lm_cache, _FACTORY, _factory(config))
@@ -154,7 +154,7 @@ def install(config: CacheConfig | None = None) -> None:
 
 def uninstall() -> None:
     """Undo `install`."""
-    TwoTierKVCache.keeps_view = False
+    TwoTierKVCache.keeps_snapshot = False
     _replace(base, _ATTENTION, _stock)
     _replace(mlx_lm_cache, _FACTORY, _stock_factory)
 

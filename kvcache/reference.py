@@ -1,17 +1,20 @@
 """Grouped-query attention in plain MLX operations: the oracle of every other backend.
 
-Runs on any device, in float32, and knows nothing of caches or tiers.
-Source: Ainslie et al., GQA (arXiv 2305.13245); softmax(q k^T * scale) v.
+Runs on any device, in float32, and knows nothing of caches or tiers. `attention` takes all
+tokens at once; `attend_part`, `merge` and `finish` take them in parts, exactly.
+Sources: Ainslie et al., GQA (arXiv 2305.13245), softmax(q k^T * scale) v; online softmax,
+Milakov & Gimelshein (arXiv 1805.02867).
 """
 
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
 Mask: TypeAlias = mx.array | Literal["causal"] | None
 
-# Scores of one slice of queries hold at most this many float32 elements (64 MiB).
-_MAX_SCORES = 2**24
+# Scores of one slice of queries, or of one part, hold at most this many float32 elements (64 MiB).
+MAX_SCORES = 2**24
+_LOWEST = float(mx.finfo(mx.float32).min)
 
 
 def attention(
@@ -27,7 +30,7 @@ def attention(
     """
     queries, keys = q.shape[2], k.shape[2]
     per_query = q.shape[0] * q.shape[1] * keys
-    step = max(1, _MAX_SCORES // max(1, per_query))
+    step = max(1, MAX_SCORES // max(1, per_query))
     k32, v32 = k.astype(mx.float32), v.astype(mx.float32)
     slices = [
         _attend_slice(
@@ -40,6 +43,61 @@ def attention(
         for start in range(0, queries, step)
     ]
     return mx.concatenate(slices, axis=2) if len(slices) > 1 else slices[0]
+
+
+class Partial(NamedTuple):
+    """Of each query row [B, Hq, L, 1 or D]: greatest score, sum of weights, weighted values.
+
+    A weight is exp(score - top).
+    """
+
+    top: mx.array
+    total: mx.array
+    value: mx.array
+
+
+def attend_part(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> Partial:
+    """Attend scaled queries q [B, Hq, L, D] to k, v [B, Hkv, S, D], all float32.
+
+    mask, if any, broadcasts to [B, Hq, L, S]: boolean (True = visible) or added
+    to the scores. A row may see nothing.
+    """
+    scores = grouped_scores(q, k)
+    if mask is not None and mask.dtype != mx.bool_:
+        scores, mask = mx.maximum(scores + mask, _LOWEST), None
+    if mask is not None:
+        scores = mx.where(mask, scores, _LOWEST)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = mx.exp(scores - top)
+    if mask is not None:
+        weights = mx.where(mask, weights, 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    return Partial(top, total, _weigh(weights, v))
+
+
+def merge(a: Partial, b: Partial) -> Partial:
+    """The partial of both sets of tokens."""
+    top = mx.maximum(a.top, b.top)
+    ours, theirs = mx.exp(a.top - top), mx.exp(b.top - top)
+    return Partial(top, a.total * ours + b.total * theirs, a.value * ours + b.value * theirs)
+
+
+def finish(partial: Partial) -> mx.array:
+    """The softmax-weighted mean of the values [B, Hq, L, D]."""
+    return partial.value / partial.total
+
+
+def grouped_scores(q: mx.array, k: mx.array) -> mx.array:
+    """q k^T [B, Hq, L, S]; the G query heads that share a KV head become rows of one product."""
+    batch, heads, length, dim = q.shape
+    rows = q.reshape(batch, k.shape[1], -1, dim)  # [B, Hkv, G*L, D]
+    return (rows @ k.swapaxes(-1, -2)).reshape(batch, heads, length, -1)
+
+
+def _weigh(weights: mx.array, v: mx.array) -> mx.array:
+    batch, heads, length, held = weights.shape
+    rows = weights.reshape(batch, v.shape[1], -1, held)
+    return (rows @ v).reshape(batch, heads, length, -1)
 
 
 def _mask_rows(mask: Mask, start: int, stop: int, queries: int, keys: int) -> mx.array | None:
@@ -58,15 +116,8 @@ def _mask_rows(mask: Mask, start: int, stop: int, queries: int, keys: int) -> mx
 def _attend_slice(
     q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None
 ) -> mx.array:
-    batch, heads, length, dim = q.shape
-    groups = heads // k.shape[1]
-    # The G query heads that share a KV head become rows of one product.
-    grouped = (q.astype(mx.float32) * scale).reshape(batch, -1, groups * length, dim)
-    scores = grouped @ k.swapaxes(-1, -2)  # [B, Hkv, G*L, S]
-    scores = scores.reshape(batch, heads, length, -1)  # [B, Hq, L, S]
+    scores = grouped_scores(q.astype(mx.float32) * scale, k)
     if mask is not None:
-        hidden = mx.array(mx.finfo(mx.float32).min)
+        hidden = mx.array(_LOWEST)
         scores = mx.where(mask, scores, hidden) if mask.dtype == mx.bool_ else scores + mask
-    weights = mx.softmax(scores, axis=-1, precise=True)
-    out = weights.reshape(batch, -1, groups * length, k.shape[2]) @ v  # [B, Hkv, G*L, D]
-    return out.reshape(batch, heads, length, -1).astype(q.dtype)
+    return _weigh(mx.softmax(scores, axis=-1, precise=True), v).astype(q.dtype)

@@ -30,7 +30,7 @@ from kvcache.integrity import (
     count,
     field,
 )
-from kvcache.tiers.cold_ring import ColdView
+from kvcache.snapshot import Snapshot, joined
 from kvcache.tiers.ledger import Ledger, TierSizes
 from kvcache.tiers.memory import Tiers
 from kvcache.tiers.plan import LayerPlan
@@ -67,11 +67,12 @@ def dump(saved: Saved) -> State:
         "shape": saved.shape,
     }
     unencoded: list[mx.array | None] = [None] * 4
-    view = saved.tiers.view(ledger)
-    for piece in view.pieces:
-        at = 0 if piece.pinned else 2
-        unencoded[at : at + 2] = piece.keys, piece.values
-    text, arrays = json.dumps(described), [*unencoded, *_cold_parts(plan, view.cold)]
+    held = saved.tiers.snapshot(ledger)
+    pieces = held.unencoded()
+    for at, pinned in ((0, True), (2, False)):
+        if tier := [tokens for p, tokens in pieces if (p < held.cold_position) == pinned]:
+            unencoded[at : at + 2] = joined(tier)
+    text, arrays = json.dumps(described), [*unencoded, *_cold_parts(held)]
     return text, checksum(text, arrays), *arrays
 
 
@@ -137,7 +138,7 @@ def _check_arrays(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
         plan.token_bytes(saved.shape) * (plan.sizes.pinned + plan.sizes.ring)
         + plan.block_bytes(saved.shape) * plan.sizes.slots
     )
-    specs = [codec.shapes(plan.sizes.block, dim) for codec in (plan.key_codec, plan.value_codec)]
+    specs = [codec.shapes(plan.sizes.block, dim) for codec in plan.codecs]
     parts = iter(arrays[4:])
     for names, spec in zip((key_names, value_names), specs, strict=True):
         for name in names:
@@ -223,15 +224,15 @@ def _rotation(fields: object) -> Rotation | None:
 
 def _names(plan: LayerPlan) -> tuple[list[str], list[str]]:
     """Names of the parts of keys and of values, in the order they are saved in."""
-    keys, values = (sorted(codec.shapes(1, 1)) for codec in (plan.key_codec, plan.value_codec))
+    keys, values = (sorted(codec.shapes(1, 1)) for codec in plan.codecs)
     return keys, values
 
 
-def _cold_parts(plan: LayerPlan, view: ColdView | None) -> Sequence[mx.array | None]:
-    key_names, value_names = _names(plan)
-    if view is None:
-        return [None] * (len(key_names) + len(value_names))
-    keys, values = zip(*view.runs, strict=True)
-    return [mx.concatenate([run.parts[name] for run in keys]) for name in key_names] + [
-        mx.concatenate([run.parts[name] for run in values]) for name in value_names
+def _cold_parts(held: Snapshot) -> Sequence[mx.array | None]:
+    """The parts of keys, then of values, each [blocks, B, Hkv, ...] in the order of blocks."""
+    found = [(keys, values) for _, keys, values in held.encoded()]
+    return [
+        mx.concatenate([run[role].parts[name] for run in found]) if found else None
+        for role, codec in enumerate(held.codecs)
+        for name in sorted(codec.shapes(1, 1))
     ]

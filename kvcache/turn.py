@@ -47,8 +47,8 @@ class Rotation:
             return turned
         return mx.concatenate([turned, x[..., 2 * pairs :]], axis=-1)
 
-    def turn_host(self, x: Floats, by: tuple[int, ...]) -> Floats:
-        """The same in plain memory."""
+    def turned_floats(self, x: Floats, by: tuple[int, ...]) -> Floats:
+        """The same in CPU memory, x [B, H, L, D] in float32."""
         cos, sin = _tables(self, by)
         pairs = len(self.periods)
         first = np.s_[..., 0 : 2 * pairs : 2] if self.traditional else np.s_[..., :pairs]

@@ -5,10 +5,10 @@
 On overflow of the hot ring its oldest block is encoded, once, into the cold
 ring's next slot; when all slots are taken, the oldest block is overwritten. Where
 each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
-sees, `tier_view`. Keys arrive after RoPE; no tokenizer, no model.
+sees, `sight`. Keys arrive after RoPE; no tokenizer, no model.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
@@ -16,27 +16,19 @@ from kvcache.checks import check_queries, check_tokens
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
 from kvcache.native.structs import TierMemory
-from kvcache.reference import Mask
+from kvcache.reference import Mask, grouped_scores
 from kvcache.saved import Saved, State, dump, restore
+from kvcache.sight import Sight
+from kvcache.snapshot import Snapshot, Tokens
 from kvcache.stats import CacheStats
-from kvcache.tiers.cpu import HostTiers
+from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.cpu_step import CpuStep
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.ledger import Ledger, TierSizes
-from kvcache.tiers.memory import Attend, Tiers, TokenRun, Tokens
-from kvcache.tiers.partial import grouped_scores
-from kvcache.tiers.plain_mlx import DeviceTiers
+from kvcache.tiers.memory import Tiers
+from kvcache.tiers.mlx import MlxTiers
 from kvcache.tiers.plan import LayerPlan
-from kvcache.tiers.sight import Sight
 from kvcache.turn import Rotation
-
-
-class _Fetched(NamedTuple):
-    """What queries see right after `update_and_fetch`: the tiers before it, and its tokens."""
-
-    ledger: Ledger
-    new: int
-    attend: Attend
 
 
 class TwoTierKVCache:
@@ -44,10 +36,10 @@ class TwoTierKVCache:
 
     rotation: the layer's rope, so that sinks stay inside the window. None, for
     an unknown rope, attends to them at their true distance; `stats` says which.
-    keeps_view: whether `update_and_fetch` leaves what `attend_fetched` needs.
+    keeps_snapshot: whether `update_and_fetch` leaves what `attend_fetched` needs.
     """
 
-    keeps_view = False
+    keeps_snapshot = False
 
     def __init__(self, plan: LayerPlan, *, rotation: Rotation | None = None) -> None:
         self.plan = plan
@@ -57,7 +49,7 @@ class TwoTierKVCache:
         self.ledger = Ledger(sizes=plan.sizes)
         self._tiers = make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
-        self._fetched: _Fetched | None = None
+        self._fetched: tuple[Ledger, Snapshot] | None = None
 
     @classmethod
     def from_config(
@@ -96,7 +88,7 @@ class TwoTierKVCache:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
         check_queries(q, self._shape or (q.shape[0], 1, q.shape[-1]), self.ledger.total)
         position = self.ledger.total - q.shape[2]
-        return self._attend(q, None, position=position, scale=scale, mask=mask)
+        return self._attend(q, None, position, scale, mask)
 
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
@@ -108,7 +100,7 @@ class TwoTierKVCache:
         """
         new = self._checked(k, v)
         check_queries(q, _like(k), k.shape[2])
-        out = self._attend(q, new, position=self.ledger.total, scale=scale, mask=mask)
+        out = self._attend(q, new, self.ledger.total, scale, mask)
         self._append(new)
         return out
 
@@ -120,7 +112,8 @@ class TwoTierKVCache:
         """
         keys, sink = self.keys().astype(mx.float32), self.ledger.sink
         q = q.astype(mx.float32) * (scale / self.plan.temperature)
-        turned = self._turned(q, [-self.ledger.evicted] * q.shape[2])
+        by = [-self.ledger.evicted] * q.shape[2]
+        turned = q if self.rotation is None else self.rotation(q, by)
         parts = (turned, keys[:, :, :sink]), (q, keys[:, :, sink:])
         return mx.concatenate([grouped_scores(*part) for part in parts], axis=-1)
 
@@ -128,11 +121,11 @@ class TwoTierKVCache:
 
     def keys(self) -> mx.array:
         """The held keys [B, Hkv, held, D], oldest first, cold ones decoded, in the hot dtype."""
-        return self._held()[0]
+        return self._held().keys
 
     def values(self) -> mx.array:
         """The held values, like `keys`."""
-        return self._held()[1]
+        return self._held().values
 
     def stats(self) -> CacheStats:
         """Tokens and bytes by tier; evaluates nothing, may be called from any thread."""
@@ -151,7 +144,7 @@ class TwoTierKVCache:
             allocated_bytes=tiers.allocated_tokens * token + tiers.allocated_blocks * block,
             fp16_bytes=ledger.held * token * mx.float16.size // self.plan.hot_dtype.mx.size,
             sinks_turned=self.rotation is not None,
-            plain=self._shape is not None and tiers.is_plain(self._shape[2]),
+            plain=self._shape is not None and tiers.is_reference(self._shape[2]),
         )
 
     @property
@@ -202,7 +195,7 @@ class TwoTierKVCache:
         """
         ledger, tiers = self.ledger.resized(plan.sizes), make_tiers(plan)
         if ledger.held:
-            tiers.fill(ledger, self._held())
+            tiers.fill(ledger, *self._held())
         self.plan, self.ledger, self._tiers = plan, ledger, tiers
         self.rotation = self._rope if plan.turn_sinks else None
 
@@ -224,25 +217,20 @@ class TwoTierKVCache:
 
     # -- mlx-lm's cache contract --
 
-    def update_and_fetch(self, k: mx.array, v: mx.array) -> Tokens:
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         """Append; returns the tokens that `attend` would see, [B, Hkv, held + L, D].
 
         Pinned keys come turned the other way, for models that attend with one
         query only.
         """
-        new = self._checked(k, v)
-        keys, values = self._tiers.arrays(new)
-        if self.ledger.held:
-            held_keys, held_values = self._held()
-            keys = mx.concatenate([held_keys, keys], axis=2)
-            values = mx.concatenate([held_values, values], axis=2)
-        sink = min(self.plan.sizes.pinned, keys.shape[2])
-        if self.ledger.evicted and self.rotation is not None:
-            ahead = self.rotation(keys[:, :, :sink], [self.ledger.evicted] * sink)
-            keys = mx.concatenate([ahead, keys[:, :, sink:]], axis=2)
-        if self.keeps_view:
-            attend = self._tiers.attending(self.ledger, new)
-            self._fetched = _Fetched(self.ledger, new.length, attend)
+        new, ledger = self._checked(k, v), self.ledger
+        snapshot = self._tiers.snapshot(ledger, new)
+        keys, values = snapshot.decoded(self.plan.hot_dtype.mx)
+        sinks = min(self.plan.sizes.pinned, keys.shape[2])
+        if ledger.evicted and self.rotation is not None:
+            ahead = self.rotation(keys[:, :, :sinks], [ledger.evicted] * sinks)
+            keys = mx.concatenate([ahead, keys[:, :, sinks:]], axis=2)
+        self._fetched = (ledger, snapshot) if self.keeps_snapshot else None
         self._append(new)
         return keys.astype(k.dtype), values.astype(v.dtype)
 
@@ -254,22 +242,17 @@ class TwoTierKVCache:
         fetched, self._fetched = self._fetched, None
         if fetched is None:
             return None
-        sight = Sight(
-            ledger=fetched.ledger,
-            position=fetched.ledger.total,
-            queries=q.shape[2],
-            new=fetched.new,
-            mask="causal" if mask is None and q.shape[2] == 1 else mask,
-        )
-        return fetched.attend(q, sight, self.rotation, scale / self.plan.temperature)
+        ledger, held = fetched
+        sight = self._sight(ledger, ledger.total, q.shape[2], new=held.new_count, mask=mask)
+        return self._tiers.attend_snapshot(q, held, sight, scale / self.plan.temperature)
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
     ) -> Mask:
         """The mask of `length` tokens about to be appended."""
-        sight = self._sight(length, length, position=self.ledger.total, mask="causal")
-        alike = max(sight.lowest) <= self.ledger.cold_start
-        if alike and not return_array and window_size is None:
+        ledger = self.ledger
+        sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
+        if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
         return sight.full(window_size)
 
@@ -328,9 +311,8 @@ class TwoTierKVCache:
         None where kernels do not take them and each layer must `attend`. Else all layers
         `lend`, the kernel attends and writes, and they are told by `commit`.
         """
-        step = CpuStep(
-            shape=shape, length=length, before=self.ledger, plan=self.plan, rotation=self.rotation
-        )
+        sight = self._sight(self.ledger, self.ledger.total, length, new=length, mask="causal")
+        step = CpuStep(shape=shape, sight=sight, before=self.ledger, plan=self.plan)
         return step if step.is_taken else None
 
     def lend(self, step: CpuStep) -> TierMemory | None:
@@ -340,7 +322,7 @@ class TwoTierKVCache:
         """
         tiers, shape = self._tiers, self._shape or step.shape
         suits = shape == step.shape and step.suits(self.ledger, self.plan, self.rotation)
-        if not suits or not isinstance(tiers, HostTiers):
+        if not suits or not isinstance(tiers, CpuTiers):
             return None
         memory = tiers.struct(shape)
         if memory is not None:
@@ -354,35 +336,31 @@ class TwoTierKVCache:
 
     # -- inside --
 
-    def _append(self, new: TokenRun) -> None:
+    def _append(self, new: Tokens[Any]) -> None:
         after = self.ledger.appended(new.length)
         self._tiers.append(self.ledger, after, new)
         self.ledger = after
 
     def _attend(
-        self, q: mx.array, new: TokenRun | None, *, position: int, scale: float, mask: Mask
+        self, q: mx.array, new: Tokens[Any] | None, position: int, scale: float, mask: Mask
     ) -> mx.array:
-        if mask is None and q.shape[2] == 1:
-            mask = "causal"
         count = 0 if new is None else new.length
-        sight = self._sight(q.shape[2], count, position=position, mask=mask)
-        return self._tiers.attend(q, new, sight, self.rotation, scale / self.plan.temperature)
+        sight = self._sight(self.ledger, position, q.shape[2], new=count, mask=mask)
+        return self._tiers.attend(q, self.ledger, new, sight, scale / self.plan.temperature)
 
-    def _sight(self, queries: int, new: int, *, position: int, mask: Mask) -> Sight:
-        return Sight(ledger=self.ledger, position=position, queries=queries, new=new, mask=mask)
+    def _sight(self, ledger: Ledger, position: int, queries: int, *, new: int, mask: Mask) -> Sight:
+        rule = "causal" if mask is None and queries == 1 else mask
+        return ledger.sight(position, queries, new=new, mask=rule, rotation=self.rotation)
 
-    def _turned(self, q: mx.array, by: list[int]) -> mx.array:
-        return q if self.rotation is None else self.rotation(q, by)
-
-    def _held(self) -> Tokens:
+    def _held(self) -> Tokens[mx.array]:
         if not self.ledger.held:
             raise CacheError("the cache is empty: append keys and values first")
-        return self._tiers.view(self.ledger).decoded(self.plan.hot_dtype.mx)
+        return self._tiers.snapshot(self.ledger).decoded(self.plan.hot_dtype.mx)
 
-    def _checked(self, k: mx.array, v: mx.array) -> TokenRun:
+    def _checked(self, k: mx.array, v: mx.array) -> Tokens[Any]:
         """New tokens, as the tiers take them. Raises CacheError for what cannot be held."""
         check_tokens(k, v, self._shape or (None, None, None))
-        new: TokenRun = self._tiers.prepare(k, v)
+        new: Tokens[Any] = self._tiers.prepare(k, v)
         self._shape = _like(k)
         return new
 
@@ -395,5 +373,5 @@ def _like(k: mx.array) -> tuple[int, int, int]:
 def make_tiers(plan: LayerPlan) -> Tiers[Any]:
     """Empty tiers of the kind that the plan's backend works on."""
     if plan.backend is Backend.CPU:
-        return HostTiers(plan)
-    return GpuTiers(plan) if plan.backend is Backend.GPU else DeviceTiers(plan)
+        return CpuTiers(plan)
+    return GpuTiers(plan) if plan.backend is Backend.GPU else MlxTiers(plan)

@@ -53,7 +53,7 @@ _REPORT = "run `make metal-check` and report its table, and use --backend refere
 def _errors(plan: CachePlan, group: int, dtype: mx.Dtype) -> Iterator[float]:
     """Of prompts and of single tokens, before there is a cold block and after."""
     layer = plan.layer(0)
-    ours, plain = (
+    ours, reference = (
         TwoTierKVCache(replace(layer, backend=backend))
         for backend in (Backend.GPU, Backend.REFERENCE)
     )
@@ -67,11 +67,11 @@ def _errors(plan: CachePlan, group: int, dtype: mx.Dtype) -> Iterator[float]:
     for length, filled in ((prompt, 0), (1, 0), (1, _until_cold(plan.sizes)), (prompt, 0)):
         if filled:
             tokens = drawn(shape.kv_heads, filled), drawn(shape.kv_heads, filled)
-            for cache in (ours, plain):
+            for cache in (ours, reference):
                 cache.append(*tokens)
         q, k, v = (drawn(n, length) for n in (shape.kv_heads * group, *[shape.kv_heads] * 2))
         got, right = (
-            cache.attend(q, k, v, scale=scale).astype(mx.float32) for cache in (ours, plain)
+            cache.attend(q, k, v, scale=scale).astype(mx.float32) for cache in (ours, reference)
         )
         yield float(mx.abs(got - right).max() / mx.abs(right).max())
 

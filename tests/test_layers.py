@@ -18,19 +18,24 @@ FORBIDDEN = {
 }
 _CODECS = {"kvcache.codecs", "kvcache.errors"}
 _KERNELS = {*_CODECS, "kvcache.native", "kvcache.gpu"}
+# What tiers hold and who sees it: below kernels and tiers, which both read it.
+_HELD = {"kvcache.snapshot", "kvcache.sight"}
 _SETTINGS = {"kvcache.config", "kvcache.checks", "kvcache.cpu_memory", "kvcache.reference"}
 _FILE = {"models.gguf", "models.errors", "models.assumptions"}
 # Of a folder: what its modules may import of their own package.
 BELOW = {
     "kvcache.codecs": _CODECS,
     "kvcache.native": {*_CODECS, "kvcache.native"},
-    "kvcache.gpu": {*_CODECS, "kvcache.gpu"},
-    "kvcache.tiers": {*_KERNELS, *_SETTINGS, "kvcache.turn", "kvcache.tiers"},
+    "kvcache.snapshot": {*_CODECS, "kvcache.snapshot"},
+    "kvcache.sight": {"kvcache.errors", "kvcache.reference", "kvcache.turn", "kvcache.sight"},
+    "kvcache.gpu": {*_CODECS, *_HELD, "kvcache.gpu", "kvcache.reference"},
+    "kvcache.tiers": {*_KERNELS, *_SETTINGS, *_HELD, "kvcache.turn", "kvcache.tiers"},
     "kvcache.unencoded": {
         "kvcache.attention",
         "kvcache.errors",
         "kvcache.integrity",
         "kvcache.native",
+        "kvcache.sight",
         "kvcache.stats",
         "kvcache.unencoded",
         *_SETTINGS,

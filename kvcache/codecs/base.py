@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from kvcache.codecs.rotation import SignedHadamard
+from kvcache.codecs.rotation import Basis, SignedHadamard
 from kvcache.errors import CacheError
 
 Parts = Mapping[str, mx.array]
@@ -86,6 +86,10 @@ class Codec(ABC):
     def unrotate(self, y: mx.array) -> mx.array:
         """The inverse of `rotate`; of an attention output, once for all its tokens."""
         return y if self.rotation is None else self.rotation.inverse(y)
+
+    def basis(self, heads: int, dim: int) -> Basis | None:
+        """What `rotate` does, as arrays for kernels; None where it does nothing."""
+        return None if self.rotation is None else self.rotation.basis(heads, dim)
 
     def bits_per_element(self, tokens: int, dim: int) -> float:
         """Bits per element of a block, all arrays and their padding included."""

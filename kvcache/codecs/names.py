@@ -6,9 +6,9 @@ from collections.abc import Callable
 from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec
 from kvcache.codecs.base import Codec
 from kvcache.codecs.kvarn import KVarNCodec
-from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.rotation import SignedHadamard
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec, TurboProdCodec
+from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
 
 _Maker = Callable[[str, int, int], Codec]
@@ -34,7 +34,7 @@ def _rotated(kind: type[Codec]) -> _Maker:
 
 
 _FAMILIES: tuple[tuple[str, tuple[int, ...], _Maker], ...] = (
-    ("f{}", (16,), _as_given(PlainCodec)),
+    ("f{}", (16,), _as_given(UnencodedCodec)),
     ("q{}", (8, 6, 5, 4, 3, 2), _as_given(TokenAffineCodec)),
     ("h{}", (8, 6, 5, 4, 3, 2), _rotated(TokenAffineCodec)),
     ("turbo{}", (4, 3, 2), _rotated(TurboCodec)),

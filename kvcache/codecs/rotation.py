@@ -47,6 +47,18 @@ def _signs(seed: int, purpose: str, heads: int, dim: int) -> mx.array:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Basis:
+    """A rotation of one round as arrays: (x * signs) @ matrix, and back (y @ transposed) * signs.
+
+    matrix, transposed [D, D]; signs [Hkv, D]; float32, evaluated.
+    """
+
+    matrix: mx.array
+    transposed: mx.array
+    signs: mx.array
+
+
+@dataclass(frozen=True, kw_only=True)
 class SignedHadamard:
     """An orthonormal rotation per KV head, drawn from `seed` (the layer).
 
@@ -61,19 +73,42 @@ class SignedHadamard:
 
     def forward(self, x: mx.array) -> mx.array:
         """Rotate x [..., Hkv, rows, D], float32. Raises CacheError for a D without transform."""
-        for turn in range(self.rounds):
-            x = mx.hadamard_transform(x * self._signs_of(x, turn))
+        for at in range(self.rounds):
+            x = mx.hadamard_transform(x * self._signs_of(x, at))
         return x
 
     def inverse(self, y: mx.array) -> mx.array:
         """Undo `forward`."""
-        for turn in reversed(range(self.rounds)):
-            y = _transpose_transform(y) * self._signs_of(y, turn)
+        for at in reversed(range(self.rounds)):
+            y = _transpose_transform(y) * self._signs_of(y, at)
         return y
 
-    def _signs_of(self, x: mx.array, turn: int) -> mx.array:
+    def basis(self, heads: int, dim: int) -> Basis:
+        """The same for kernels, of a rotation of one round. Raises CacheError as `forward`."""
+        return _basis(self, heads, dim)
+
+    def _signs_of(self, x: mx.array, at: int) -> mx.array:
         check_rotatable(x.shape[-1])
-        return _signs(self.seed, f"{self.purpose} {turn}", x.shape[-3], x.shape[-1])
+        return _signs(self.seed, f"{self.purpose} {at}", x.shape[-3], x.shape[-1])
+
+
+@lru_cache(maxsize=256)
+def _basis(rotation: SignedHadamard, heads: int, dim: int) -> Basis:
+    assert rotation.rounds == 1, "two rounds are no one matrix"
+    check_rotatable(dim)
+    matrix, transposed = _matrices(dim)
+    signs = _signs(rotation.seed, f"{rotation.purpose} 0", heads, dim).squeeze(1)
+    mx.eval(signs)
+    return Basis(matrix=matrix, transposed=transposed, signs=signs)
+
+
+@lru_cache
+def _matrices(dim: int) -> tuple[mx.array, mx.array]:
+    """The transform as a matrix, x @ matrix, and its transpose; shared by all layers."""
+    matrix = mx.hadamard_transform(mx.eye(dim))
+    transposed = mx.contiguous(matrix.T)
+    mx.eval(matrix, transposed)
+    return matrix, transposed
 
 
 def _transpose_transform(y: mx.array) -> mx.array:
@@ -81,4 +116,4 @@ def _transpose_transform(y: mx.array) -> mx.array:
     if dim % 20 and dim % 28:
         return mx.hadamard_transform(y)
     # These matrices are not symmetric, so not their own inverse.
-    return y @ mx.hadamard_transform(mx.eye(dim)).T
+    return y @ _matrices(dim)[1]

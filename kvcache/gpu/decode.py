@@ -14,12 +14,12 @@ import mlx.core as mx
 
 from kvcache.codecs.base import Codec
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
-from kvcache.gpu.basis import basis_of
 from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
 from kvcache.gpu.segments import SegmentInputs, key_role, value_role
 from kvcache.gpu.shape import THREADGROUPS, TILE, CallShape, ceil_div
-from kvcache.gpu.tier_arrays import ColdBlocks, DenseTokens, HotRing, TierArrays
+from kvcache.sight import Sight
+from kvcache.snapshot import Snapshot, Tokens
 
 MOST_NEW = 8  # new tokens that the kernels are meant for: each eight rows re-read the tiers
 
@@ -29,7 +29,7 @@ _ROTATE = Kernel.load(
     outputs=("rotated",),
     macros=MACROS,
 )
-_DENSE = Kernel.load(
+_UNENCODED = Kernel.load(
     "dense",
     inputs=(
         *("queries", "sink_queries", "lowest", "args", "pinned_keys", "pinned_values"),
@@ -71,7 +71,7 @@ def _cold_kernel(keys: Family, values: Family) -> _ColdKernel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Partial:
+class _Spans:
     """Of each span: sums [B * Hkv, spans, rows, D] and stats [B * Hkv, spans, rows, 2]."""
 
     sums: mx.array
@@ -95,34 +95,24 @@ class TierDecoder:
     threadgroups: int = THREADGROUPS
 
     def attend(
-        self,
-        q: mx.array,
-        q_sink: mx.array,
-        tiers: TierArrays,
-        *,
-        lowest: mx.array,
-        position: int,
-        scale: float,
+        self, q: mx.array, q_sink: mx.array, held: Snapshot, sight: Sight, *, scale: float
     ) -> mx.array:
-        """Attend q [B, Hq, L, D] to the tiers; [B, Hq, L, D] in q's dtype.
+        """Attend q [B, Hq, L, D] to all that is held and new; [B, Hq, L, D] in q's dtype.
 
-        q_sink: the same queries as the pinned tokens see them. Query i is at
-        `position` + i and sees tokens up to its own position: the pinned ones,
-        and every other from position lowest[i] (integers [L]) on. Raises
-        CacheError for codecs that no kernel reads.
+        q_sink: the same queries as the pinned tokens see them.
+        sight: one that suits kernels. Raises CacheError for codecs that no kernel reads.
         """
-        shape = CallShape.of(q, tiers.kv_heads)
-        lowest = lowest.astype(mx.int32)
-        call = _Numbers(shape=shape, position=position, scale=scale)
-        dense = self._dense(call, q, q_sink, tiers, lowest)
-        cold = tiers.cold if tiers.cold and tiers.cold.blocks else None
-        coded = self._cold(call, q, cold, lowest) if cold else None
-        values = cold.value_codec if cold else None
-        return self._merge(shape, coded, dense, values, q.dtype).reshape(q.shape)
+        shape = CallShape.of(q, held.kv_heads)
+        lowest = mx.array(sight.lowest, mx.int32)
+        call = _Numbers(shape=shape, position=sight.position, scale=scale)
+        unencoded = self._unencoded(call, q, q_sink, held, lowest)
+        encoded = self._encoded(call, q, held, lowest) if held.blocks else None
+        values = held.codecs[1] if held.blocks else None
+        return self._merge(shape, encoded, unencoded, values, q.dtype).reshape(q.shape)
 
     def _rotate(self, shape: CallShape, q: mx.array, codec: Codec) -> mx.array:
         """The queries [B, Hkv, rows, D] in the codec's basis; as they are if it has none."""
-        basis = basis_of(codec, shape.kv_heads, shape.dim)
+        basis = codec.basis(shape.kv_heads, shape.dim)
         if basis is None:
             return q
         numbers = {Argument.ROWS: shape.rows, Argument.KV_HEADS: shape.kv_heads}
@@ -140,15 +130,13 @@ class TierDecoder:
         )
         return rotated
 
-    def _cold(self, call: "_Numbers", q: mx.array, cold: ColdBlocks, lowest: mx.array) -> Partial:
+    def _encoded(self, call: "_Numbers", q: mx.array, held: Snapshot, lowest: mx.array) -> _Spans:
         shape = call.shape
-        made = _cold_kernel(
-            family_of(cold.key_codec, shape.dim), family_of(cold.value_codec, shape.dim)
-        )
-        queries = self._rotate(shape, q, cold.key_codec)
-        spans = shape.spans(cold.blocks, self.threadgroups)
-        position = {Argument.COLD_POSITION: cold.position}
-        constants: dict[str, Constant] = {"M": cold.block, "QUERY": queries.dtype}
+        made = _cold_kernel(*(family_of(codec, shape.dim) for codec in held.codecs))
+        queries = self._rotate(shape, q, held.codecs[0])
+        spans = shape.spans(held.blocks, self.threadgroups)
+        position = {Argument.COLD_POSITION: held.cold_position}
+        constants: dict[str, Constant] = {"M": held.block, "QUERY": queries.dtype}
         found = [
             self._partial(
                 made.kernel,
@@ -157,51 +145,42 @@ class TierDecoder:
                 constants,
                 spans,
             )
-            for parts, where in made.segments.launches(cold)
+            for parts, where in made.segments.launches(held)
         ]
         if len(found) == 1:
             return found[0]
-        return Partial(
+        return _Spans(
             sums=mx.concatenate([each.sums for each in found], axis=1),
             stats=mx.concatenate([each.stats for each in found], axis=1),
         )
 
-    def _dense(
-        self,
-        call: "_Numbers",
-        q: mx.array,
-        q_sink: mx.array,
-        tiers: TierArrays,
-        lowest: mx.array,
-    ) -> Partial:
+    def _unencoded(
+        self, call: "_Numbers", q: mx.array, q_sink: mx.array, held: Snapshot, lowest: mx.array
+    ) -> _Spans:
         shape = call.shape
-        none = _no_tokens(shape, tiers, q)
-        nothing = DenseTokens(keys=none, values=none, count=0)
-        pinned, new = tiers.pinned or nothing, tiers.new or nothing
-        hot = tiers.hot or HotRing(keys=none, values=none, start=0, count=0, position=0)
-        pinned_tiles = ceil_div(pinned.count, TILE)
+        none = _no_tokens(shape, held, q)
+        pinned, hot, new = (tier or none for tier in (held.pinned, held.hot, held.new))
+        pinned_tiles = ceil_div(held.pinned_count, TILE)
         pinned_spans = shape.spans(pinned_tiles, self.threadgroups) if pinned_tiles else 0
-        tiles = ceil_div(hot.count + new.count, TILE)
+        tiles = ceil_div(held.hot_count + held.new_count, TILE)
         spans = pinned_spans + shape.spans(tiles, self.threadgroups)
         numbers = {
-            Argument.PINNED: pinned.count,
-            Argument.PINNED_ROOM: pinned.keys.shape[2],
+            Argument.PINNED: held.pinned_count,
+            Argument.PINNED_ROOM: pinned.length,
             Argument.PINNED_SPANS: pinned_spans,
-            Argument.HOT: hot.count,
-            Argument.HOT_START: hot.start,
-            Argument.HOT_POSITION: hot.position,
-            Argument.RING: hot.keys.shape[2],
-            Argument.NEW: new.count,
-            Argument.NEW_POSITION: (
-                call.position if tiers.new_position is None else tiers.new_position
-            ),
+            Argument.HOT: held.hot_count,
+            Argument.HOT_START: held.hot_start,
+            Argument.HOT_POSITION: held.hot_position,
+            Argument.RING: hot.length,
+            Argument.NEW: held.new_count,
+            Argument.NEW_POSITION: held.new_position,
         }
         inputs = [
             *(q, q_sink, lowest, call.pack(spans, numbers)),
-            *(pinned.keys, pinned.values, hot.keys, hot.values, new.keys, new.values),
+            *(*pinned, *hot, *new),
         ]
-        constants: dict[str, Constant] = {"HOT": none.dtype, "QUERY": q.dtype}
-        return self._partial(_DENSE, shape, inputs, constants, spans)
+        constants: dict[str, Constant] = {"HOT": none.keys.dtype, "QUERY": q.dtype}
+        return self._partial(_UNENCODED, shape, inputs, constants, spans)
 
     def _partial(
         self,
@@ -210,7 +189,7 @@ class TierDecoder:
         inputs: Sequence[mx.array],
         constants: dict[str, Constant],
         spans: int,
-    ) -> Partial:
+    ) -> _Spans:
         threads = TILE * shape.simdgroups
         sizes = {"D": shape.dim, "ROWS": shape.tile_rows, "SIMDGROUPS": shape.simdgroups}
         sums, stats = self.launch(
@@ -224,32 +203,32 @@ class TierDecoder:
                 dtypes=[mx.float32, mx.float32],
             )
         )
-        return Partial(sums=sums, stats=stats)
+        return _Spans(sums=sums, stats=stats)
 
     def _merge(
         self,
         shape: CallShape,
-        cold: Partial | None,
-        dense: Partial,
+        encoded: _Spans | None,
+        unencoded: _Spans,
         values: Codec | None,
         dtype: mx.Dtype,
     ) -> mx.array:
-        basis = basis_of(values, shape.kv_heads, shape.dim) if values else None
-        coded = cold or dense  # not read where there is no cold span
+        basis = values.basis(shape.kv_heads, shape.dim) if values else None
+        coded = encoded or unencoded  # not read where there is no block
         numbers = {
             Argument.ROWS: shape.rows,
             Argument.KV_HEADS: shape.kv_heads,
-            Argument.COLD_SPANS: cold.spans if cold else 0,
-            Argument.DENSE_SPANS: dense.spans,
+            Argument.COLD_SPANS: encoded.spans if encoded else 0,
+            Argument.DENSE_SPANS: unencoded.spans,
         }
-        turn = [basis.signs, basis.transposed] if basis else [dense.stats, dense.stats]
+        back = [basis.signs, basis.transposed] if basis else [unencoded.stats, unencoded.stats]
         threads = _threads_per_row(shape)
         (out,) = self.launch(
             Call(
                 kernel=_MERGE,
                 inputs=[
-                    *(coded.sums, coded.stats, dense.sums, dense.stats),
-                    *(*turn, pack_arguments(numbers)),
+                    *(coded.sums, coded.stats, unencoded.sums, unencoded.stats),
+                    *(*back, pack_arguments(numbers)),
                 ],
                 constants={"D": shape.dim, "ROTATED": basis is not None, "OUT": dtype},
                 grid=(threads, shape.heads * shape.rows, 1),
@@ -281,13 +260,14 @@ class _Numbers:
         return pack_arguments(shared | numbers)
 
 
-def _no_tokens(shape: CallShape, tiers: TierArrays, q: mx.array) -> mx.array:
-    """Some array [B, Hkv, room, D] in the tokens' dtype, not read, where a tier holds nothing."""
-    dense = next((tier for tier in (tiers.new, tiers.hot, tiers.pinned) if tier), None)
-    if dense:
-        return dense.keys
+def _no_tokens(shape: CallShape, held: Snapshot, q: mx.array) -> Tokens[mx.array]:
+    """Some tokens of the held ones' dtype, not read, where a tier holds nothing."""
+    for tier in (held.new, held.hot, held.pinned):
+        if tier is not None:
+            return tier
     dtype = mx.bfloat16 if q.dtype == mx.bfloat16 else mx.float16
-    return mx.zeros((shape.batch, shape.kv_heads, 1, shape.dim), dtype)
+    nothing = mx.zeros((shape.batch, shape.kv_heads, 1, shape.dim), dtype)
+    return Tokens(nothing, nothing)
 
 
 def _threads_per_row(shape: CallShape) -> int:

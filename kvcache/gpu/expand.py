@@ -1,4 +1,4 @@
-"""Cold blocks decoded by a kernel into one dense array, some KV heads at a time."""
+"""Cold blocks decoded by a kernel into one array, some KV heads at a time."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +10,7 @@ from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Kernel, Launcher
 from kvcache.gpu.segments import SegmentInputs, value_role
 from kvcache.gpu.shape import TILE, ceil_div
-from kvcache.gpu.tier_arrays import ColdBlocks
+from kvcache.snapshot import Snapshot
 
 _SIMDGROUPS = 4  # of a threadgroup; each takes a block
 
@@ -35,35 +35,32 @@ class _ExpandKernel:
     levels: mx.array
 
 
-def expand(
-    launch: Launcher, cold: ColdBlocks, index: int, heads: Heads, dtype: mx.Dtype
-) -> mx.array:
+def expand(launch: Launcher, held: Snapshot, index: int, heads: Heads, dtype: mx.Dtype) -> mx.array:
     """The keys (index 0) or values (1) of the blocks in order, in the codec's basis.
 
     [B, heads.count, blocks * M, D] of `dtype`. Raises CacheError for a codec
     that no kernel reads.
     """
-    codec = (cold.key_codec, cold.value_codec)[index]
-    words = next(iter(cold.segments[0][index].values()))
+    words = next(iter(held.segments[0][index].values()))
     batch, kv_heads = words.shape[1:3]
-    made = _expand_kernel(family_of(codec, cold.dim), index)
-    ((parts, where),) = made.segments.launches(cold)
+    made = _expand_kernel(family_of(held.codecs[index], held.dim), index)
+    ((parts, where),) = made.segments.launches(held)
     numbers = where | {
         Argument.HEADS: batch * kv_heads,
         Argument.KV_HEADS: kv_heads,
         Argument.FIRST_HEAD: heads.first,
         Argument.HEADS_TAKEN: heads.count,
     }
-    sizes = {"D": cold.dim, "M": cold.block, "SIMDGROUPS": _SIMDGROUPS}
+    sizes = {"D": held.dim, "M": held.block, "SIMDGROUPS": _SIMDGROUPS}
     threads = TILE * _SIMDGROUPS
     (out,) = launch(
         Call(
             kernel=made.kernel,
             inputs=[made.levels, pack_arguments(numbers), *parts],
             constants={**sizes, "OUT": dtype},
-            grid=(threads * ceil_div(cold.blocks, _SIMDGROUPS), batch * heads.count, 1),
+            grid=(threads * ceil_div(held.blocks, _SIMDGROUPS), batch * heads.count, 1),
             threadgroup=(threads, 1, 1),
-            shapes=[(batch, heads.count, cold.blocks * cold.block, cold.dim)],
+            shapes=[(batch, heads.count, held.blocks * held.block, held.dim)],
             dtypes=[dtype],
         )
     )

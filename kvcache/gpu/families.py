@@ -10,8 +10,8 @@ from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec, group_si
 from kvcache.codecs.base import Codec
 from kvcache.codecs.kvarn import KVarNCodec
 from kvcache.codecs.lloyd_max import levels
-from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.turbo import TurboCodec
+from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
 from kvcache.gpu.shape import RUN, check_dim
 
@@ -40,7 +40,7 @@ def family_of(codec: Codec, dim: int) -> Family:
             f"{LARGEST_DIM}; use --backend reference"
         )
     match codec:
-        case PlainCodec() if codec.dtype == mx.float16:
+        case UnencodedCodec() if codec.dtype == mx.float16:
             return Family(structure="Plain<D, M>", parts=("values",))
         case TokenAffineCodec() if group_size(dim) % RUN == 0:
             return Family(
@@ -62,7 +62,7 @@ def family_of(codec: Codec, dim: int) -> Family:
                 structure=f"KVarN<{bits}, D, M>",
                 parts=("words", "token_scales", "channel_scales", "channel_means"),
             )
-    as_held = f" as {str(codec.dtype).split('.')[-1]}" if isinstance(codec, PlainCodec) else ""
+    as_held = f" as {str(codec.dtype).split('.')[-1]}" if isinstance(codec, UnencodedCodec) else ""
     raise CacheError(
         f"no GPU kernel reads codec {codec.name}{as_held} of head dimension {dim}; use another, "
         "such as hkivi5 or turbo3u, or --backend reference"

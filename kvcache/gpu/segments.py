@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from kvcache.gpu.arguments import Argument
 from kvcache.gpu.families import Family
-from kvcache.gpu.tier_arrays import ColdBlocks
+from kvcache.snapshot import Snapshot
 
 _STARTS = (Argument.START_0, Argument.START_1, Argument.START_2, Argument.START_3)
 _SEGMENTS = len(_STARTS)  # as many as a ring has
@@ -88,11 +88,11 @@ class SegmentInputs:
     def _parts(self) -> tuple[tuple[int, str], ...]:
         return tuple((role.index, part) for role in self.roles for part in role.family.parts)
 
-    def launches(self, cold: ColdBlocks) -> Iterator[tuple[list[mx.array], dict[Argument, int]]]:
+    def launches(self, held: Snapshot) -> Iterator[tuple[list[mx.array], dict[Argument, int]]]:
         """The inputs and numbers of each launch; one, unless there are too many parts."""
-        starts = list(accumulate(cold.sizes, initial=0))
-        for at in range(0, len(cold.segments), self.segments):
-            taken = list(cold.segments[at : at + self.segments])
+        starts = list(accumulate(held.slots, initial=0))
+        for at in range(0, len(held.segments), self.segments):
+            taken = list(held.segments[at : at + self.segments])
             stop = starts[at + len(taken)]
             first = [*starts[at : at + len(taken)], *[stop] * (_SEGMENTS - len(taken))]
             taken += taken[:1] * (self.segments - len(taken))  # never read
@@ -100,9 +100,9 @@ class SegmentInputs:
             numbers = {
                 **dict(zip(_STARTS, first, strict=True)),
                 Argument.STOP: stop,
-                Argument.SLOTS: cold.slots,
-                Argument.FIRST_SLOT: cold.first_slot,
-                Argument.BLOCKS: cold.blocks,
+                Argument.SLOTS: sum(held.slots),
+                Argument.FIRST_SLOT: held.first_slot,
+                Argument.BLOCKS: held.blocks,
             }
             yield inputs, numbers
 

@@ -72,17 +72,17 @@ def traffic(
     rows = shape.heads * shape.rows
     units = [ceil_div(held.hot, TILE), ceil_div(held.pinned, TILE), held.blocks]
     spans = sum(shape.spans(count, threadgroups) for count in units if count)
-    turned = [codec for codec in (keys, values) if held.blocks and codec.rotation is not None]
+    rotated = [codec for codec in (keys, values) if held.blocks and codec.rotation is not None]
     # Read by the unencoded tokens' kernel, and as the pinned tokens see them; then by the cold
     # one's or, where the keys are rotated, by the rotation, which writes float32 for it.
     of_row = query_bytes * (1 + (held.pinned > 0) + (held.blocks > 0))
-    of_row += 2 * _FLOAT if keys in turned else 0
+    of_row += 2 * _FLOAT if keys in rotated else 0
     return Traffic(
         pinned=reads * held.pinned * token,
         hot=reads * held.hot * token,
         cold=reads * held.blocks * block_bytes(keys, values, held.block, shape.dim),
         queries=rows * shape.dim * of_row,
-        rotation=len(turned) * _FLOAT * shape.dim * (shape.dim + shape.kv_heads),
+        rotation=len(rotated) * _FLOAT * shape.dim * (shape.dim + shape.kv_heads),
         scratch=2 * rows * spans * (shape.dim + 2) * _FLOAT,
         output=rows * shape.dim * query_bytes,
     )

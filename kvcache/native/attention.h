@@ -2,7 +2,7 @@
 //
 // Each task owns some query rows of one KV head and a span of tiles. It keeps a running softmax
 // per row; spans of the same rows are merged at the end (flash-decoding). Encoded tiles are
-// attended in the basis of their codec: the queries are turned once a task, the gathered values
+// attended in the basis of their codec: the queries are rotated once a task, the gathered values
 // once a row. How work is divided depends on shapes and the number of threads alone.
 #pragma once
 
@@ -25,9 +25,9 @@ constexpr int64_t kFewDenseRows = 8, kFewCodedRows = 20;
 constexpr int64_t kFewDenseRows = 1;
 #endif
 
-// out = (rows * factor) turned into the basis of `form` for KV head `head`.
-inline void turn_into(const BlockForm& form, int64_t head, const float* rows, int64_t count,
-                      float factor, std::vector<float>& scratch, float* out) {
+// out = (rows * factor) rotated into the basis of `form` for KV head `head`.
+inline void rotate_into(const BlockForm& form, int64_t head, const float* rows, int64_t count,
+                        float factor, std::vector<float>& scratch, float* out) {
     const int64_t dim = form.dim;
     float* signed_rows = out;
     if (form.signs) {
@@ -114,8 +114,8 @@ class Attention {
         rows.queries = queries.data();
         const int64_t kv_head = head % shape_.kv_heads;
         if (cold) {
-            turn_into(*blocks_.key_form, kv_head, given, count, scale_, scratch,
-                      queries.data());
+            rotate_into(*blocks_.key_form, kv_head, given, count, scale_, scratch,
+                        queries.data());
             return attend_cold(rows, head, first, from, to);
         }
         const float* given_sink = q_sink_ + (head * rows_ + first) * shape_.dim;
@@ -239,7 +239,7 @@ class Attention {
 
     void merge(int64_t head, int64_t first, int64_t count) const {
         const int64_t dim = shape_.dim;
-        thread_local std::vector<float> tops, totals, turned;
+        thread_local std::vector<float> tops, totals, rotated;
         tops.assign(size_t(count), kUnseen);
         totals.assign(size_t(count), 0.0f);
         for (int64_t span = 0; span < spans(); ++span)
@@ -249,14 +249,14 @@ class Attention {
         const Rows merged{count, dim, nullptr, tops.data(), totals.data(), out};
         std::fill(out, out + count * dim, 0.0f);
         add_spans(0, cold_spans_, head, merged, first);
-        if (cold_spans_ && blocks_.value_form->signs) turn_back(head, out, count, turned);
+        if (cold_spans_ && blocks_.value_form->signs) rotate_back(head, out, count, rotated);
         add_spans(cold_spans_, spans(), head, merged, first);
         for (int64_t r = 0; r < count; ++r)
             for (int64_t d = 0; d < dim; d += kLanes)
                 store(out + r * dim + d, load(out + r * dim + d) / totals[r]);
     }
 
-    void turn_back(int64_t head, float* rows, int64_t count, std::vector<float>& scratch) const {
+    void rotate_back(int64_t head, float* rows, int64_t count, std::vector<float>& scratch) const {
         const int64_t dim = shape_.dim;
         const float* signs = blocks_.value_form->signs + head % shape_.kv_heads * dim;
         scratch.assign(rows, rows + count * dim);

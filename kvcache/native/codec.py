@@ -7,7 +7,6 @@ codecs of `kvcache.codecs` to that layout and back; it knows no cache.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
 from typing import Self
 
 import mlx.core as mx
@@ -19,9 +18,8 @@ from kvcache.codecs.base import Parts
 from kvcache.codecs.kvarn import KVarNCodec
 from kvcache.codecs.lloyd_max import levels
 from kvcache.codecs.packing import pack, unpack
-from kvcache.codecs.plain import PlainCodec
-from kvcache.codecs.rotation import SignedHadamard
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec
+from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
 from kvcache.native.library import Library, library
 from kvcache.native.structs import (
@@ -37,7 +35,7 @@ from kvcache.native.structs import (
 _TOKEN_STEP = 16
 _RUN = 32  # tokens whose value codes of 3 or 5 bits fill whole words
 _CODES = "words"
-_PLAIN = "values"
+_UNENCODED = "values"
 
 
 class Role(Enum):
@@ -49,7 +47,7 @@ class Role(Enum):
 
 # For each codec: its family in record.h, and where there its float16 arrays go.
 _FAMILIES: Mapping[type[Codec], tuple[int, Mapping[str, str]]] = {
-    PlainCodec: (0, {}),
+    UnencodedCodec: (0, {}),
     TokenAffineCodec: (1, {"scales": "token_scales", "zeros": "token_zeros"}),
     ChannelAffineCodec: (2, {"scales": "channel_scales", "zeros": "channel_zeros"}),
     TurboCodec: (3, {"scales": "token_scales"}),
@@ -66,7 +64,7 @@ _FAMILIES: Mapping[type[Codec], tuple[int, Mapping[str, str]]] = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HostCodec:
+class CpuCodec:
     """Encodes and decodes records of one layer's keys or values. Make one by `of`."""
 
     codec: Codec
@@ -138,8 +136,8 @@ class HostCodec:
     def to_parts(self, records: Bytes) -> Parts:
         """The arrays of `codec` [N, B, Hkv, ...]; loses nothing."""
         self._check_records(records)
-        if isinstance(self.codec, PlainCodec):
-            return {_PLAIN: mx.array(_halves(records, 0, (self.tokens, self.dim)))}
+        if isinstance(self.codec, UnencodedCodec):
+            return {_UNENCODED: mx.array(_halves(records, 0, (self.tokens, self.dim)))}
         codes = self.kernels.unpack(self.form, records)
         parts = {_CODES: pack(mx.array(codes), self.codec.code_bits)}
         for name, (at, shape) in self._places().items():
@@ -152,8 +150,8 @@ class HostCodec:
         Raises CacheError for arrays of other names, shapes or dtypes.
         """
         self._check_parts(parts)
-        if isinstance(self.codec, PlainCodec):
-            values = np.ascontiguousarray(parts[_PLAIN])
+        if isinstance(self.codec, UnencodedCodec):
+            values = np.ascontiguousarray(parts[_UNENCODED])
             return values.reshape(*values.shape[:3], -1).view(np.uint8)
         codes = unpack(parts[_CODES], self.codec.code_bits, self.dim)
         packable = np.ascontiguousarray(codes.astype(mx.uint8))
@@ -195,7 +193,7 @@ def _is_taken(codec: Codec, tokens: int, dim: int, role: Role) -> bool:
         return False
     if codec.rotation is not None and codec.rotation.rounds != 1:
         return False
-    if isinstance(codec, PlainCodec) and codec.dtype != mx.float16:
+    if isinstance(codec, UnencodedCodec) and codec.dtype != mx.float16:
         return False
     if isinstance(codec, TokenAffineCodec) and group_size(dim) % HEAD_DIM_STEP:
         return False
@@ -224,30 +222,13 @@ def _form(
         form.levels = len(table)
         # Repeated, so that bits above a code do not matter to a look-up.
         form.table[:] = table * (MOST_LEVELS // len(table))
-    if codec.rotation is None:
+    basis = codec.basis(heads, dim)
+    if basis is None:
         return form, ()
-    signs, basis = _signs(codec.rotation, heads, dim), _basis(dim)
-    inverse = _inverse(dim)
-    form.signs, form.basis, form.inverse = address(signs), address(basis), address(inverse)
-    return form, (signs, basis, inverse)
-
-
-@cache
-def _basis(dim: int) -> Floats:
-    """The Hadamard transform as a matrix: transform(x) = x @ basis."""
-    return np.ascontiguousarray(mx.hadamard_transform(mx.eye(dim)))
-
-
-@cache
-def _inverse(dim: int) -> Floats:
-    return np.ascontiguousarray(_basis(dim).T)
-
-
-def _signs(rotation: SignedHadamard, heads: int, dim: int) -> Floats:
-    """Signs [Hkv, D] of a rotation of one round, read off what it does to unit vectors."""
-    units = mx.broadcast_to(mx.eye(dim), (heads, dim, dim))
-    first = np.asarray(rotation.forward(units))[:, :, 0]
-    return np.ascontiguousarray(np.sign(first * _basis(dim)[:, 0]), np.float32)
+    arrays = (basis.signs, basis.matrix, basis.transposed)
+    held = tuple(np.ascontiguousarray(array) for array in arrays)
+    form.signs, form.basis, form.inverse = map(address, held)
+    return form, held
 
 
 def _halves(records: Bytes, at: int, shape: tuple[int, ...]) -> Array:

@@ -154,7 +154,7 @@ inline void encode_draft(const Draft& draft) {
 inline void encode_block(const BlockForm& form, const HeadTokens& from, int64_t first,
                          int64_t head, uint8_t* record) {
     const int64_t dim = form.dim, size = form.tokens * dim;
-    std::vector<float> given(static_cast<size_t>(size)), turned;
+    std::vector<float> given(static_cast<size_t>(size)), rotated;
     std::vector<uint8_t> codes(static_cast<size_t>(size));
     load_tokens(from, first, form.tokens, dim, given.data());
     if (form.signs) {
@@ -162,11 +162,11 @@ inline void encode_block(const BlockForm& form, const HeadTokens& from, int64_t 
         for (int64_t t = 0; t < form.tokens; ++t)
             for (int64_t c = 0; c < dim; c += kLanes)
                 store(&given[t * dim + c], load(&given[t * dim + c]) * load(signs + c));
-        turned.resize(size_t(size));
+        rotated.resize(size_t(size));
         multiply({given.data(), dim}, form.tokens, {form.basis, dim}, dim, dim,
-                 {turned.data(), dim});
+                 {rotated.data(), dim});
     }
-    encode_draft({form, form.signs ? turned.data() : given.data(), codes.data(), record});
+    encode_draft({form, form.signs ? rotated.data() : given.data(), codes.data(), record});
 }
 
 }  // namespace ember

@@ -104,9 +104,10 @@ class Library:
         position: int,
         scale: float,
     ) -> Floats:
-        """Attention over unencoded pieces and encoded blocks, see `tiers.attend_tiers`.
+        """Attention of q [B, Hq, L, D] over unencoded pieces and encoded blocks.
 
-        lowest: [L], or [B, L].
+        Query i stands at `position` + i and sees every token from lowest[i] up to
+        itself, and all that is pinned, which q_sink meets; lowest: [L], or [B, L].
         """
         batch, heads, queries, dim = _query_shape(q)
         if dim % HEAD_DIM_STEP:

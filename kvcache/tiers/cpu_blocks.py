@@ -1,4 +1,4 @@
-"""Encoded blocks in plain memory, as the CPU kernels write and read them.
+"""Encoded blocks in CPU memory, as the kernels write and read them.
 
 Block number b lies in slot b mod slots of a few segments, as in `cold_ring`.
 """
@@ -7,20 +7,21 @@ from ctypes import addressof
 
 import numpy as np
 
-from kvcache.codecs.base import Codec, Encoded
+from kvcache.codecs.base import Codec, Encoded, Parts
 from kvcache.cpu_memory import zeros
 from kvcache.native import structs
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.structs import Bytes, address
-from kvcache.tiers.cold_ring import ColdView, SlotMap
-from kvcache.tiers.cpu_ring import HostTokens
+from kvcache.snapshot import runs
+from kvcache.tiers.cold_ring import segment_sizes
+from kvcache.tiers.cpu_ring import CpuTokens
 
 
-class HostColdRing:
+class CpuBlocks:
     """Blocks of keys and values as records, for `batch` rows. Make one by `of`."""
 
-    def __init__(self, slots: int, batch: int, keys: HostCodec, values: HostCodec) -> None:
-        self._slot_map = SlotMap(slots)
+    def __init__(self, slots: int, batch: int, keys: CpuCodec, values: CpuCodec) -> None:
+        self._slots = segment_sizes(slots)
         self._batch = batch
         self._codecs = keys, values
         self._segments: list[tuple[Bytes, Bytes]] = []  # each [slots, B, Hkv, record bytes]
@@ -29,30 +30,29 @@ class HostColdRing:
 
     @classmethod
     def of(
-        cls, slots: int, *, block: int, shape: tuple[int, int, int], keys: Codec, values: Codec
-    ) -> "HostColdRing | None":
+        cls, slots: int, *, block: int, shape: tuple[int, int, int], codecs: tuple[Codec, Codec]
+    ) -> "CpuBlocks | None":
         """A ring for tokens of shape [B, Hkv, D]; None where the kernels do not take a codec."""
         batch, heads, dim = shape
         pair = (
-            HostCodec.of(codec, tokens=block, heads=heads, dim=dim, role=role)
-            for codec, role in ((keys, Role.KEYS), (values, Role.VALUES))
+            CpuCodec.of(codec, tokens=block, heads=heads, dim=dim, role=role)
+            for codec, role in zip(codecs, Role, strict=True)
         )
         key_codec, value_codec = pair
         if key_codec is None or value_codec is None:
             return None
         return cls(slots, batch, key_codec, value_codec)
 
-    def write(self, number: int, tokens: HostTokens) -> None:
+    def write(self, number: int, tokens: CpuTokens) -> None:
         """Encode blocks [B, Hkv, N * M, D] and put them at numbers number .. number + N."""
-        block, done = self._codecs[0].tokens, 0
-        for run in self._slot_map.runs(number, number + tokens.length // block):
+        block = self._codecs[0].tokens
+        for run in runs(number, tokens.length // block, self._slots):
             self._reserve(run.segment)
-            end = done + (run.end - run.at) * block
-            for into, codec, new in zip(
-                self._segments[run.segment], self._codecs, tokens.cut(done, end), strict=True
+            new = tokens.cut(run.done * block, (run.done + run.stop - run.at) * block)
+            for into, codec, each in zip(
+                self._segments[run.segment], self._codecs, new, strict=True
             ):
-                codec.encode(new, into[run.at : run.end])
-            done = end
+                codec.encode(each, into[run.at : run.stop])
 
     def put(self, number: int, keys: Encoded, values: Encoded) -> None:
         """Put encoded blocks, parts [N, B, Hkv, ...], at numbers number .. number + N."""
@@ -60,30 +60,27 @@ class HostColdRing:
             codec.from_parts(encoded.parts)
             for codec, encoded in zip(self._codecs, (keys, values), strict=True)
         ]
-        done = 0
-        for run in self._slot_map.runs(number, number + len(records[0])):
+        for run in runs(number, len(records[0]), self._slots):
             self._reserve(run.segment)
-            count = run.end - run.at
+            some = slice(run.done, run.done + run.stop - run.at)
             for into, new in zip(self._segments[run.segment], records, strict=True):
-                into[run.at : run.end] = new[done : done + count]
-            done += count
+                into[run.at : run.stop] = new[some]
 
-    def view(self, first: int, end: int) -> ColdView:
-        """The blocks [first, end) as MLX arrays, copied."""
-        runs = []
-        for run in self._slot_map.runs(first, end):
-            keys, values = (
-                Encoded(parts=codec.to_parts(records[run.at : run.end]), dim=codec.dim)
-                for codec, records in zip(self._codecs, self._segments[run.segment], strict=True)
+    def read(self, first: int, end: int) -> tuple[Parts, Parts]:
+        """The blocks [first, end) as parts [n, B, Hkv, ...], copied."""
+        found = list(runs(first, end - first, self._slots))
+        keys, values = (
+            codec.to_parts(
+                np.concatenate([self._segments[r.segment][role][r.at : r.stop] for r in found])
             )
-            runs.append((keys, values))
-        key_codec, value_codec = self._codecs
-        return ColdView(key_codec.codec, value_codec.codec, runs)
+            for role, codec in enumerate(self._codecs)
+        )
+        return keys, values
 
     def struct(self, first: int, end: int, position: int) -> structs.Blocks:
         """The blocks [first, end), whose first token stands at `position`, for the kernels."""
         keys, values = self._codecs
-        at = first % self._slot_map.slots * self._addresses.itemsize
+        at = first % sum(self._slots) * self._addresses.itemsize
         return structs.Blocks(
             addressof(keys.form),
             addressof(values.form),
@@ -95,7 +92,7 @@ class HostColdRing:
 
     def reserve(self, first: int, end: int) -> None:
         """Make room for the blocks [first, end)."""
-        for run in self._slot_map.runs(first, end):
+        for run in runs(first, end - first, self._slots):
             self._reserve(run.segment)
 
     def fill_in(self, memory: structs.TierMemory) -> None:
@@ -107,11 +104,11 @@ class HostColdRing:
     @property
     def allocated(self) -> int:
         """Blocks that there is memory for now."""
-        return sum(self._slot_map.segments[: len(self._segments)])
+        return sum(self._slots[: len(self._segments)])
 
     def _reserve(self, segment: int) -> None:
         while len(self._segments) <= segment:
-            slots = self._slot_map.segments[len(self._segments)]
+            slots = self._slots[len(self._segments)]
             first = self.allocated
             keys, values = (
                 zeros((slots, self._batch, codec.heads, codec.record_bytes), np.uint8)
@@ -120,5 +117,5 @@ class HostColdRing:
             self._segments.append((keys, values))
             for role, records in enumerate((keys, values)):
                 starts = address(records) + np.arange(slots) * records.strides[0]
-                for turn in (0, self._slot_map.slots):
-                    self._addresses[role, turn + first : turn + first + slots] = starts
+                for again in (0, sum(self._slots)):
+                    self._addresses[role, again + first : again + first + slots] = starts

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.native.structs import HEAD_DIM_STEP, TierStep, address
+from kvcache.sight import Sight
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import LayerPlan
 from kvcache.turn import Rotation
@@ -20,28 +21,28 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class CpuStep:
-    """`length` new tokens of shape [B, Hkv, D] behind those that `before` tells of.
+    """New tokens of shape [B, Hkv, D] behind those that `before` tells of.
 
-    plan, rotation: of a layer that takes them; the others must be like it.
+    sight: what each of them sees. plan: of a layer that takes them; the others must be
+    like it.
     """
 
     shape: tuple[int, int, int]
-    length: int
+    sight: Sight
     before: Ledger
     plan: LayerPlan
-    rotation: Rotation | None
 
     @cached_property
     def after(self) -> Ledger:
         """Where the tokens are once these are appended."""
-        return self.before.appended(self.length)
+        return self.before.appended(self.sight.new)
 
     @property
     def is_taken(self) -> bool:
-        """Whether kernels take it. They see pinned tokens whole, not causally."""
-        pins = self.before.total < self.before.sizes.pinned
-        interleaved = self.rotation is None or self.rotation.traditional
-        return interleaved and not self.shape[2] % HEAD_DIM_STEP and not (pins and self._gone.any())
+        """Whether kernels take it."""
+        rotation = self.sight.rotation
+        interleaved = rotation is None or rotation.traditional
+        return interleaved and not self.shape[2] % HEAD_DIM_STEP and self.sight.suits_kernels
 
     def suits(self, ledger: Ledger, plan: LayerPlan, rotation: Rotation | None) -> bool:
         """Whether one call does what this layer asks for, too."""
@@ -49,16 +50,17 @@ class CpuStep:
             ledger == self.before
             and plan.temperature == self.plan.temperature
             and plan.check_finite == self.plan.check_finite
-            and _alike(rotation, self.rotation)
+            and _alike(rotation, self.sight.rotation)
         )
 
     def struct(self, *, heads: int, scale: float) -> TierStep:
         """For queries of `heads` heads; what it points to lives as long as this step."""
         (batch, kv_heads, dim), before, after = self.shape, self.before, self.after
-        periods = None if self.rotation is None else self.rotation.periods
+        rotation = self.sight.rotation
+        periods = None if rotation is None else rotation.periods
         return TierStep(
             batch=batch,
-            length=self.length,
+            length=self.sight.new,
             heads=heads,
             kv_heads=kv_heads,
             dim=dim,
@@ -81,15 +83,11 @@ class CpuStep:
 
     @cached_property
     def _gone(self) -> Integers:
-        """Tokens let go before each row."""
-        total = self.before.total
-        rows = range(total, total + self.length)
-        return np.array([self.before.evicted_before(position) for position in rows], np.int64)
+        return np.array(self.sight.gone, np.int64)
 
     @cached_property
     def _lowest(self) -> Integers:
-        # Nothing is let go while pinned tokens are new: they come as any others then.
-        return np.where(self._gone > 0, self.before.sizes.pinned + self._gone, 0)
+        return np.array(self.sight.lowest, np.int64)
 
 
 def _alike(one: Rotation | None, other: Rotation | None) -> bool:

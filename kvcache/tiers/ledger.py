@@ -16,6 +16,9 @@ This module does not know what a token holds or what a block is encoded with.
 from dataclasses import dataclass, replace
 
 from kvcache.errors import CacheError
+from kvcache.reference import Mask
+from kvcache.sight import Sight
+from kvcache.turn import Rotation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,9 +214,27 @@ class Ledger:
         first = max(self.first, self._end_after(position) - self.sizes.slots)
         return self.origin + first * self.sizes.block
 
-    def lowest(self, position: int) -> int:
-        """The oldest unpinned position that a query at `position` may see."""
-        return self.sizes.pinned + self.evicted_before(position)
+    def sight(
+        self,
+        position: int,
+        queries: int,
+        *,
+        new: int = 0,
+        mask: Mask = "causal",
+        rotation: Rotation | None = None,
+    ) -> Sight:
+        """What queries from `position` on see of these tokens and of `new` ones behind them."""
+        rows = range(position, position + queries)
+        return Sight(
+            position=position,
+            gone=tuple(map(self.evicted_before, rows)),
+            total=self.total,
+            pinned=self.sizes.pinned,
+            evicted=self.evicted,
+            new=new,
+            mask=mask,
+            rotation=rotation,
+        )
 
     # -- inside --
 

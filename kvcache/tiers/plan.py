@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from kvcache.codecs import Codec, codec
-from kvcache.codecs.plain import PlainCodec
 from kvcache.codecs.rotation import check_rotatable
+from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.config import MOST_TOKENS, Backend, CacheConfig, HotDtype, on_gpu
 from kvcache.errors import CacheError
 from kvcache.gpu.families import why_unread
@@ -66,14 +66,12 @@ class LayerPlan:
         )
 
     @property
-    def key_codec(self) -> Codec:
-        """Of the cold keys."""
-        return cold_codec(self.keys, self.hot_dtype, self.layer)
-
-    @property
-    def value_codec(self) -> Codec:
-        """Of the cold values."""
-        return cold_codec(self.values, self.hot_dtype, self.layer)
+    def codecs(self) -> tuple[Codec, Codec]:
+        """Of the cold keys and values."""
+        keys, values = (
+            cold_codec(name, self.hot_dtype, self.layer) for name in (self.keys, self.values)
+        )
+        return keys, values
 
     def token_bytes(self, shape: tuple[int, int, int]) -> int:
         """Bytes of an unencoded token's keys and values of shape [B, Hkv, D]."""
@@ -82,7 +80,7 @@ class LayerPlan:
     def block_bytes(self, shape: tuple[int, int, int]) -> int:
         """Bytes of an encoded block of tokens of shape [B, Hkv, D]."""
         batch, heads, dim = shape
-        return batch * heads * _pair_bytes(self.key_codec, self.value_codec, self.sizes.block, dim)
+        return batch * heads * _pair_bytes(*self.codecs, self.sizes.block, dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +162,7 @@ def cold_codec(name: str, hot_dtype: HotDtype, layer: int) -> Codec:
     """The codec called `name` in a layer; `f16` means: as the hot tier has it."""
     if name == "f16":
         width = 8 * hot_dtype.mx.size
-        return PlainCodec(name=name, code_bits=width, dtype=hot_dtype.mx)
+        return UnencodedCodec(name=name, code_bits=width, dtype=hot_dtype.mx)
     return codec(name, seed=layer)
 
 

@@ -1,8 +1,8 @@
 """Where an unencoded cache keeps keys and values: [2, B, Hkv, capacity, D] in one piece.
 
 Keys come first, values second, so that whoever has both in one array writes them
-at once. Two kinds: an MLX array for any device, and plain memory that the native
-CPU kernels read and write in place. Neither knows how many of its tokens count.
+at once. Two kinds: an MLX array for any device, and CPU memory that the kernels
+read and write in place. Neither knows how many of its tokens count.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from kvcache.native.library import Array
 # B, Hkv and D.
 Layout = tuple[int, int, int]
 
-# A whole buffer as a kernel takes it: an MLX array, or plain memory to write in place.
+# A whole buffer as a kernel takes it: an MLX array, or CPU memory to write in place.
 Whole = mx.array | Array
 
 _ROOM_AXIS = 3
 
 
-class DeviceBuffer:
+class MlxBuffer:
     """Tokens in an MLX array, updated by slice assignment (in place once it is donated)."""
 
     def __init__(self, array: mx.array) -> None:
         self.whole = array
 
     @classmethod
-    def make(cls, layout: Layout, capacity: int, dtype: HotDtype) -> "DeviceBuffer":
+    def make(cls, layout: Layout, capacity: int, dtype: HotDtype) -> "MlxBuffer":
         """Room for `capacity` tokens."""
         batch, heads, dim = layout
         return cls(mx.zeros((2, batch, heads, capacity, dim), dtype.mx))
@@ -53,19 +53,19 @@ class DeviceBuffer:
         """The first `count` values [B, Hkv, count, D]."""
         return self.whole[1, :, :, :count]
 
-    def grown(self, capacity: int, held: int) -> "DeviceBuffer":
+    def grown(self, capacity: int, held: int) -> "MlxBuffer":
         """A larger buffer that begins with the first `held` tokens of this one."""
         shape = list(self.whole.shape)
         shape[_ROOM_AXIS] = capacity
         array = mx.zeros(shape, self.whole.dtype)
         array[:, :, :, :held] = self.whole[:, :, :, :held]
-        return DeviceBuffer(array)
+        return MlxBuffer(array)
 
-    def rows(self, rows: Sequence[int]) -> "DeviceBuffer":
+    def rows(self, rows: Sequence[int]) -> "MlxBuffer":
         """A buffer of the given batch rows."""
-        return DeviceBuffer(mx.take(self.whole, mx.array(list(rows)), axis=1))
+        return MlxBuffer(mx.take(self.whole, mx.array(list(rows)), axis=1))
 
-    def replaced(self, array: mx.array) -> "DeviceBuffer":
+    def replaced(self, array: mx.array) -> "MlxBuffer":
         """A buffer of an array that a kernel has made from this one.
 
         Raises CacheError for an array of another shape or dtype.
@@ -76,22 +76,22 @@ class DeviceBuffer:
                 f"got a written buffer {array.shape} of {array.dtype}, "
                 f"expected {old.shape} of {old.dtype}"
             )
-        return DeviceBuffer(array)
+        return MlxBuffer(array)
 
     def pending(self) -> list[mx.array]:
         """Arrays that may still have to be evaluated."""
         return [self.whole]
 
 
-class HostBuffer:
-    """Tokens in plain memory; bfloat16 is kept as its 16 bits."""
+class CpuBuffer:
+    """Tokens in CPU memory; bfloat16 is kept as its 16 bits."""
 
     def __init__(self, memory: Array, dtype: HotDtype) -> None:
         self.whole = memory
         self._dtype = dtype
 
     @classmethod
-    def make(cls, layout: Layout, capacity: int, dtype: HotDtype) -> "HostBuffer":
+    def make(cls, layout: Layout, capacity: int, dtype: HotDtype) -> "CpuBuffer":
         """Room for `capacity` tokens."""
         batch, heads, dim = layout
         return cls(zeros((2, batch, heads, capacity, dim), DTYPES[dtype]), dtype)
@@ -115,18 +115,18 @@ class HostBuffer:
         """The first `count` values [B, Hkv, count, D], copied."""
         return self._read(1, count)
 
-    def grown(self, capacity: int, held: int) -> "HostBuffer":
+    def grown(self, capacity: int, held: int) -> "CpuBuffer":
         """A larger buffer that begins with the first `held` tokens of this one."""
         _, batch, heads, _, dim = self.whole.shape
-        buffer = HostBuffer.make((batch, heads, dim), capacity, self._dtype)
+        buffer = CpuBuffer.make((batch, heads, dim), capacity, self._dtype)
         buffer.whole[:, :, :, :held] = self.whole[:, :, :, :held]
         return buffer
 
-    def rows(self, rows: Sequence[int]) -> "HostBuffer":
+    def rows(self, rows: Sequence[int]) -> "CpuBuffer":
         """A buffer of the given batch rows."""
-        return HostBuffer(self.whole[:, list(rows)], self._dtype)
+        return CpuBuffer(self.whole[:, list(rows)], self._dtype)
 
-    def replaced(self, array: mx.array) -> "HostBuffer":
+    def replaced(self, array: mx.array) -> "CpuBuffer":
         """Never: raises CacheError."""
         raise CacheError(
             f"got an array {array.shape}, but the CPU backend's buffers are written in place: "
@@ -134,7 +134,7 @@ class HostBuffer:
         )
 
     def pending(self) -> list[mx.array]:
-        """None: plain memory is written at once."""
+        """None: CPU memory is written at once."""
         return []
 
     def _read(self, kind: int, count: int) -> mx.array:
@@ -144,7 +144,7 @@ class HostBuffer:
 
 def make_buffer(
     layout: Layout, capacity: int, dtype: HotDtype, backend: Backend
-) -> DeviceBuffer | HostBuffer:
+) -> MlxBuffer | CpuBuffer:
     """An empty buffer of the kind that a resolved backend works on."""
-    kind = HostBuffer if backend is Backend.CPU else DeviceBuffer
+    kind = CpuBuffer if backend is Backend.CPU else MlxBuffer
     return kind.make(layout, capacity, dtype)

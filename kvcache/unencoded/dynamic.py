@@ -1,6 +1,6 @@
 """A cache that forgets nothing: unencoded keys and values in a buffer that doubles.
 
-The plain form behind `--kv f16`, and the yardstick of every encoded cache. It
+The unencoded form behind `--kv f16`, and the yardstick of every encoded cache. It
 knows neither positions nor rotations: keys arrive after RoPE.
 """
 
@@ -9,16 +9,17 @@ from typing import Self
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
-from kvcache.attention import attend_dense, attend_native
+from kvcache.attention import attend_on_cpu, attend_unencoded
 from kvcache.checks import check_finite, check_queries, check_rows, check_tokens
 from kvcache.config import MOST_TOKENS, Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.native.library import HEAD_DIM_STEP
 from kvcache.reference import Mask
+from kvcache.sight import Sight
 from kvcache.stats import CacheStats
-from kvcache.unencoded.buffers import DeviceBuffer, HostBuffer, Layout, Whole, make_buffer
-from kvcache.unencoded.masks import causal, hide_padding
+from kvcache.unencoded.buffers import CpuBuffer, Layout, MlxBuffer, Whole, make_buffer
 from kvcache.unencoded.saved_unencoded import Dynamic, DynamicState
 
 _FIRST_CAPACITY = 256
@@ -54,10 +55,10 @@ class DynamicKVCache:
         self.offset = 0
         self.backend = backend.resolve()
         self.dtype = dtype
-        self._on_host = self.backend is Backend.CPU
-        self._validate = self._on_host if validate is None else validate
+        self._on_cpu = self.backend is Backend.CPU
+        self._validate = self._on_cpu if validate is None else validate
         self._padding = None if left_padding is None else np.array(left_padding, np.int32)
-        self._buffer: DeviceBuffer | HostBuffer | None = None
+        self._buffer: MlxBuffer | CpuBuffer | None = None
 
     # -- what attention needs --
 
@@ -87,14 +88,14 @@ class DynamicKVCache:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
         check_queries(q, self._layout or (q.shape[0], 1, q.shape[3]), self.offset)
         buffer = self._filled()
-        plain = q.shape[2] == 1 if mask is None else isinstance(mask, str)
-        if plain and q.shape[3] % HEAD_DIM_STEP == 0 and isinstance(buffer, HostBuffer):
+        causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
+        if causal and q.shape[3] % HEAD_DIM_STEP == 0 and isinstance(buffer, CpuBuffer):
             keys, values = buffer.whole
-            return attend_native(
+            return attend_on_cpu(
                 q, keys, values, held=self.offset, scale=scale, padding=self._padding
             )
         visible = self._visible(q.shape[2], mask)
-        return attend_dense(
+        return attend_unencoded(
             q, self.keys(), self.values(), scale=scale, mask=visible, backend=self.backend
         )
 
@@ -199,7 +200,7 @@ class DynamicKVCache:
         """The mask of `length` tokens about to be appended."""
         if window_size is None and not return_array and self._padding is None:
             return None if length == 1 else "causal"
-        return self._unpadded(causal(length, self.offset + length, window=window_size))
+        return self._unpadded(Sight.of_all(length, self.offset + length).full(window_size))
 
     def size(self) -> int:
         """Tokens held."""
@@ -234,7 +235,7 @@ class DynamicKVCache:
     def _take(self, saved: Dynamic) -> None:
         keys, values = saved.tokens
         if self._validate and keys is not None and values is not None:
-            check_finite(keys, values, self.dtype, on_host=self._on_host)
+            check_finite(keys, values, self.dtype, on_cpu=self._on_cpu)
         self.reset()
         self.max_seq_len = saved.limit
         self._padding = None if saved.padding is None else np.array(saved.padding)
@@ -275,20 +276,20 @@ class DynamicKVCache:
         _, batch, heads, _, dim = self._buffer.whole.shape
         return batch, heads, dim
 
-    def _filled(self) -> DeviceBuffer | HostBuffer:
+    def _filled(self) -> MlxBuffer | CpuBuffer:
         if self._buffer is None:
             raise CacheError("the cache is empty: append keys and values, or reserve room, first")
         return self._buffer
 
-    def _checked_room(self, k: mx.array, v: mx.array) -> DeviceBuffer | HostBuffer:
+    def _checked_room(self, k: mx.array, v: mx.array) -> MlxBuffer | CpuBuffer:
         """Room for k and v, once they are known to fit."""
         rows = None if self._padding is None else len(self._padding)
         check_tokens(k, v, self._layout or (rows, None, None))
         if self._validate:
-            check_finite(k, v, self.dtype, on_host=self._on_host)
+            check_finite(k, v, self.dtype, on_cpu=self._on_cpu)
         return self._room(k.shape[2], (k.shape[0], k.shape[1], k.shape[3]))
 
-    def _room(self, tokens: int, layout: Layout) -> DeviceBuffer | HostBuffer:
+    def _room(self, tokens: int, layout: Layout) -> MlxBuffer | CpuBuffer:
         """The buffer, grown to hold `tokens` more."""
         end = self.offset + tokens
         if tokens < 0 or end > self._most():
@@ -328,7 +329,20 @@ class DynamicKVCache:
             return mask
         if mask is None:
             return self._unpadded(mx.ones((queries, self.offset), mx.bool_))
-        return self._unpadded(causal(queries, self.offset))
+        return self._unpadded(Sight.of_all(queries, self.offset).full())
 
     def _unpadded(self, mask: mx.array) -> mx.array:
         return mask if self._padding is None else hide_padding(mask, self._padding)
+
+
+def hide_padding(mask: mx.array, padding: npt.NDArray[np.int32]) -> mx.array:
+    """[L, S] -> [B, 1, L, S] with each row's leading `padding` hidden from its tokens.
+
+    The last query is the newest token. Padding still sees padding: a row with
+    nothing visible would make NaN.
+    """
+    length, held = mask.shape
+    count = mx.array(padding)[:, None, None, None]
+    real_key = mx.arange(held) >= count
+    padding_query = mx.arange(held - length, held)[:, None] < count
+    return mask & (real_key | padding_query)

@@ -44,7 +44,7 @@ class PageShape:
         return 2 * self.kv_heads * self.page_tokens * self.head_dim * dtype.mx.size
 
 
-class DevicePages:
+class MlxPages:
     """Pages in an MLX array, updated in place once it is donated."""
 
     def __init__(self, shape: PageShape, dtype: HotDtype) -> None:
@@ -89,8 +89,8 @@ class DevicePages:
         return [self._array]
 
 
-class HostPages:
-    """Pages in plain memory, which the CPU kernels read in place; bfloat16 as its bits.
+class CpuPages:
+    """Pages in CPU memory, which the CPU kernels read in place; bfloat16 as its bits.
 
     The system gives memory to a page when it is first written.
     """
@@ -151,9 +151,9 @@ class HostPages:
         return []
 
 
-def make_pages(shape: PageShape, dtype: HotDtype, backend: Backend) -> DevicePages | HostPages:
+def make_pages(shape: PageShape, dtype: HotDtype, backend: Backend) -> MlxPages | CpuPages:
     """Empty pages of the kind that a resolved backend works on."""
-    kind = HostPages if backend is Backend.CPU else DevicePages
+    kind = CpuPages if backend is Backend.CPU else MlxPages
     return kind(shape, dtype)
 
 

@@ -13,16 +13,16 @@ from typing import Any, Self
 import mlx.core as mx
 import numpy as np
 
-from kvcache.attention import attend_dense, attend_native
+from kvcache.attention import attend_on_cpu, attend_unencoded
 from kvcache.checks import check_finite, check_queries, check_tokens
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.native.library import HEAD_DIM_STEP
 from kvcache.reference import Mask
+from kvcache.sight import Sight
 from kvcache.stats import CacheStats
 from kvcache.unencoded.block_pool import BlockPool
-from kvcache.unencoded.masks import causal
-from kvcache.unencoded.page_store import HostPages
+from kvcache.unencoded.page_store import CpuPages
 from kvcache.unencoded.page_tables import PageTables
 from kvcache.unencoded.saved_unencoded import Paged, PagedState
 
@@ -54,8 +54,8 @@ class PagedKVCache:
         self.pool, self.max_pages = pool, max_pages
         self.offset = 0
         self._evicted = 0
-        self._on_host = pool.backend is Backend.CPU
-        self._validate = self._on_host if validate is None else validate
+        self._on_cpu = pool.backend is Backend.CPU
+        self._validate = self._on_cpu if validate is None else validate
         self._tables = PageTables(pool)
 
     # -- what attention needs --
@@ -70,8 +70,8 @@ class PagedKVCache:
         shape = self.pool.shape
         check_tokens(k, v, (len(self._tables.rows) or None, shape.kv_heads, shape.head_dim))
         if self._validate:
-            check_finite(k, v, self.pool.dtype, on_host=self._on_host)
-        elif self._on_host:
+            check_finite(k, v, self.pool.dtype, on_cpu=self._on_cpu)
+        elif self._on_cpu:
             mx.eval(k, v)  # What computes them may fail: before pages are taken.
         batch, _, length, _ = k.shape
         if not length:
@@ -87,15 +87,15 @@ class PagedKVCache:
         shape, store = self.pool.shape, self.pool.store
         rows = len(self._tables.rows) or q.shape[0]
         check_queries(q, (rows, shape.kv_heads, shape.head_dim), self.size())
-        plain = q.shape[2] == 1 if mask is None else isinstance(mask, str)
-        if plain and isinstance(store, HostPages) and shape.head_dim % HEAD_DIM_STEP == 0:
+        causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
+        if causal and isinstance(store, CpuPages) and shape.head_dim % HEAD_DIM_STEP == 0:
             out = [
                 self._attend_row(q[row : row + 1], store, table, scale)
                 for row, table in enumerate(self._tables.rows)
             ]
             return mx.concatenate(out) if len(out) > 1 else out[0]
         keys, values = self._read()
-        return attend_dense(q, keys, values, scale=scale, mask=mask, backend=self.pool.backend)
+        return attend_unencoded(q, keys, values, scale=scale, mask=mask, backend=self.pool.backend)
 
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
@@ -105,12 +105,12 @@ class PagedKVCache:
         return self.attend_held(q, scale=scale, mask=mask)
 
     def _attend_row(
-        self, q: mx.array, store: HostPages, table: Sequence[int], scale: float
+        self, q: mx.array, store: CpuPages, table: Sequence[int], scale: float
     ) -> mx.array:
         keys, values, start = store.row(table)
         # What lies before the row's first page in the pool is hidden as if it were padding.
         before = np.array([start], np.int32)
-        return attend_native(q, keys, values, held=start + self.size(), scale=scale, padding=before)
+        return attend_on_cpu(q, keys, values, held=start + self.size(), scale=scale, padding=before)
 
     # -- sequences --
 
@@ -197,7 +197,7 @@ class PagedKVCache:
         if window_size is None and not return_array:
             return None if length == 1 else "causal"
         let_go = self._overdue() * self.pool.shape.page_tokens
-        return causal(length, self.size() - let_go + length, window=window_size)
+        return Sight.of_all(length, self.size() - let_go + length).full(window_size)
 
     def is_trimmable(self) -> bool:
         """Whether every held or past token can still be trimmed: none was evicted."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.codecs import Codec
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.tiers.ledger import TierSizes
 
 Array = npt.NDArray[np.float64]
@@ -159,15 +159,15 @@ def coder(codec: Codec) -> Coder:
     return lambda block: np.asarray(codec.decode(codec.encode(mx.array(block))))
 
 
-def host_coders(keys: Codec, values: Codec, tokens: int) -> tuple[Coder, Coder]:
+def cpu_coders(keys: Codec, values: Codec, tokens: int) -> tuple[Coder, Coder]:
     """A pair of codecs by the CPU kernels, which may round ties another way.
 
     By MLX where the kernels do not take both.
     """
 
-    def native(role: Role, block: Block) -> HostCodec | None:
+    def native(role: Role, block: Block) -> CpuCodec | None:
         codec = keys if role is Role.KEYS else values
-        return HostCodec.of(
+        return CpuCodec.of(
             codec, tokens=tokens, heads=block.shape[1], dim=block.shape[3], role=role
         )
 

@@ -15,7 +15,7 @@ from kvcache.checks import check_finite, check_queries, check_tokens
     dtype=st.sampled_from(HotDtype),
     given=st.sampled_from([mx.float16, mx.bfloat16, mx.float32]),
 )
-def test_host_and_device_refuse_what_the_dtype_does_not_hold(
+def test_cpu_and_device_refuse_what_the_dtype_does_not_hold(
     values: np.ndarray, dtype: HotDtype, given: mx.Dtype
 ) -> None:
     tokens = mx.array(values).astype(given)
@@ -25,18 +25,18 @@ def test_host_and_device_refuse_what_the_dtype_does_not_hold(
         mx.isfinite(tokens.astype(dtype.mx)).all()
     )
     fine = mx.zeros_like(tokens)
-    for on_host in (True, False):
+    for on_cpu in (True, False):
         # What rounds down to the largest number may be taken or refused.
         if fits:
-            check_finite(tokens, fine, dtype, on_host=on_host)
+            check_finite(tokens, fine, dtype, on_cpu=on_cpu)
         elif not near:
             with pytest.raises(CacheError, match="NaN, infinite or beyond"):
-                check_finite(fine, tokens, dtype, on_host=on_host)
+                check_finite(fine, tokens, dtype, on_cpu=on_cpu)
 
 
 def test_large_sums_of_small_numbers_pass() -> None:
     tokens = mx.full((1, 4, 2000, 16), 300.0)
-    check_finite(tokens, tokens, HotDtype.F16, on_host=True)
+    check_finite(tokens, tokens, HotDtype.F16, on_cpu=True)
 
 
 def test_tokens_of_any_batch_are_taken_before_the_first() -> None:

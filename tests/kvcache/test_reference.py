@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kvcache import reference
-from kvcache.attention import attend_dense
+from kvcache.attention import attend_unencoded
 from kvcache.config import Backend
 from tests.kvcache import oracle
 
@@ -33,7 +33,7 @@ def _double(array: mx.array) -> oracle.Array:
 def test_causal_attention_matches_its_definition(
     shape: tuple[int, ...], slice_scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "_MAX_SCORES", slice_scores)
+    monkeypatch.setattr(reference, "MAX_SCORES", slice_scores)
     q, k, v = _random(shape)
     got = reference.attention(q, k, v, scale=0.3)
     visible = oracle.causal(q.shape[0], q.shape[2], k.shape[2])
@@ -45,7 +45,7 @@ def test_causal_attention_matches_its_definition(
 def test_boolean_and_additive_masks_hide_the_same_keys(
     slice_scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "_MAX_SCORES", slice_scores)
+    monkeypatch.setattr(reference, "MAX_SCORES", slice_scores)
     q, k, v = _random((2, 6, 3, 5, 17, 16))
     visible = np.random.default_rng(3).random((2, 5, 17)) < 0.6
     visible[..., 0] = True
@@ -76,6 +76,8 @@ def test_large_scores_do_not_overflow() -> None:
 def test_the_gpu_path_computes_the_same(shape: tuple[int, ...]) -> None:
     # MLX's fused attention has a CPU fallback, so its call is checked here too.
     q, k, v = _random(shape)
-    got = attend_dense(q, k.astype(mx.float16), v, scale=0.3, mask="causal", backend=Backend.GPU)
+    got = attend_unencoded(
+        q, k.astype(mx.float16), v, scale=0.3, mask="causal", backend=Backend.GPU
+    )
     want = reference.attention(q, k.astype(mx.float16), v, scale=0.3)
     np.testing.assert_allclose(np.asarray(got), np.asarray(want), atol=2e-5)

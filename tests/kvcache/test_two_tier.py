@@ -14,7 +14,7 @@ from kvcache import Backend, CacheConfig, CacheError, HotDtype, TwoTierKVCache
 from kvcache.tiers.ledger import TierSizes
 from kvcache.tiers.plan import LayerPlan
 from kvcache.turn import Rotation
-from tests.kvcache.naive_two_tier import Coder, NaiveTwoTier, coder, host_coders
+from tests.kvcache.naive_two_tier import Coder, NaiveTwoTier, coder, cpu_coders
 
 HKV, HQ, DIM = 2, 6, 16
 PERIODS = 10.0 ** (np.arange(DIM // 2) / 3)
@@ -123,9 +123,9 @@ class Pair:
 
 
 def _coders(plan: LayerPlan) -> tuple[Coder, Coder]:
-    codecs = plan.key_codec, plan.value_codec
+    codecs = plan.codecs
     if plan.backend is Backend.CPU:
-        return host_coders(*codecs, plan.sizes.block)
+        return cpu_coders(*codecs, plan.sizes.block)
     return coder(codecs[0]), coder(codecs[1])
 
 

@@ -203,6 +203,14 @@ def test_attend_held_sees_what_is_held(backend: Backend) -> None:
     np.testing.assert_allclose(got, weights @ values, atol=2e-4)
 
 
+@BACKENDS
+def test_held_pinned_tokens_do_not_see_later_ones(backend: Backend) -> None:
+    q, k, v = _draw(7, heads=HQ, seed=5), _draw(7), _draw(7, seed=2)
+    held, attending = _filled(_cache(backend), 7), _cache(backend)
+    want = np.asarray(attending.attend(q, k, v, scale=SCALE))
+    np.testing.assert_allclose(np.asarray(held.attend_held(q, scale=SCALE)), want, atol=5e-4)
+
+
 @pytest.mark.parametrize("saved_by", [Backend.REFERENCE, Backend.CPU])
 @pytest.mark.parametrize("kv", [("hkivi5", "turbo3u"), ("h4", "f16"), ("f16", "f16")])
 @pytest.mark.parametrize("length", [0, 2, 60, 400])
@@ -306,10 +314,10 @@ def test_layers_and_heads_rotate_differently_and_repeatably() -> None:
         None,
     )
     x = mx.broadcast_to(_draw(1, heads=1), (1, HKV, 1, DIM))
-    first, second = (np.asarray(cache.plan.key_codec.rotate(x)) for cache in caches)
+    first, second = (np.asarray(cache.plan.codecs[0].rotate(x)) for cache in caches)
     assert not np.allclose(first[0, 0], first[0, 1])
     assert not np.allclose(first[0, 0], second[0, 0])
-    again = np.asarray(caches[0].plan.key_codec.rotate(x))
+    again = np.asarray(caches[0].plan.codecs[0].rotate(x))
     np.testing.assert_array_equal(first, again)
 
 

@@ -17,7 +17,9 @@ import numpy as np
 
 from kvcache.codecs import codec
 from kvcache.codecs.base import Parts
-from kvcache.gpu import ColdBlocks, DenseTokens, TierArrays, TierDecoder, TierPrefill
+from kvcache.gpu import TierDecoder, TierPrefill
+from kvcache.sight import Sight
+from kvcache.snapshot import Snapshot, Tokens
 from tests.metal.cases import ALL
 from tests.metal.samples import Case, make, tolerance
 from tests.metal.test_prefill import CASES as PREFILL
@@ -60,20 +62,13 @@ def _line(name: str, case: Case, attend: Callable[[Case], mx.array]) -> str:
 def _decode(case: Case) -> mx.array:
     sample = make(case)
     return TierDecoder(threadgroups=case.threadgroups).attend(
-        sample.q,
-        sample.q_sink,
-        sample.tiers,
-        lowest=sample.lowest,
-        position=sample.position,
-        scale=sample.scale,
+        sample.q, sample.q_sink, sample.held, sample.sight, scale=sample.scale
     )
 
 
 def _prefill(case: Case) -> mx.array:
     sample = make(case)
-    return TierPrefill().attend(
-        sample.q, sample.tiers, lowest=sample.lowest, position=sample.position, scale=sample.scale
-    )
+    return TierPrefill().attend(sample.q, sample.held, sample.sight, scale=sample.scale)
 
 
 def measure() -> Iterator[str]:
@@ -97,26 +92,21 @@ def _our_seconds(shape: Shape, depth: int) -> tuple[float, int]:
     for each in (keys, values):
         one = each.encode(mx.random.normal(size)).parts
         pair.append({name: mx.repeat(part[None], blocks, axis=0) for name, part in one.items()})
-    cold = ColdBlocks(
-        key_codec=keys,
-        value_codec=values,
+    new = mx.random.normal((1, shape.kv_heads, 1, shape.dim)).astype(mx.float16)
+    held = Snapshot(
+        codecs=(keys, values),
         segments=[(pair[0], pair[1])],
-        first_slot=0,
+        slots=[blocks],
         blocks=blocks,
         block=_BLOCK,
         dim=shape.dim,
-        slots=blocks,
-        position=0,
+        new=Tokens(new, new),
     )
-    new = mx.random.normal((1, shape.kv_heads, 1, shape.dim)).astype(mx.float16)
-    tiers = TierArrays(new=DenseTokens(keys=new, values=new, count=1), cold=cold)
     q = _query(shape)
-    lowest = mx.zeros(1, mx.int32)
+    sight = Sight(position=depth, gone=(0,), total=depth, new=1)
     decoder = TierDecoder()
     seconds = _seconds(
-        lambda: decoder.attend(
-            q, q, tiers, lowest=lowest, position=depth, scale=1 / sqrt(shape.dim)
-        ),
+        lambda: decoder.attend(q, q, held, sight, scale=1 / sqrt(shape.dim)),
         [part for parts in pair for part in parts.values()],
     )
     return seconds, sum(part.nbytes for parts in pair for part in parts.values())

@@ -218,14 +218,14 @@ def caught(mutant: Mutant) -> str | None:
 
 def _found_by(launch: MutantLauncher, case: Case) -> str | None:
     sample = _sample(case)
-    given = {"lowest": sample.lowest, "position": sample.position, "scale": sample.scale}
+    held, sight, scale = sample.held, sample.sight, sample.scale
     try:
         if case.one_query:
             prefill = TierPrefill(launch=launch, most_transient=_MOST_TRANSIENT)
-            out = prefill.attend(sample.q, sample.tiers, **given)
+            out = prefill.attend(sample.q, held, sight, scale=scale)
         else:
             out = TierDecoder(launch=launch, threadgroups=case.threadgroups).attend(
-                sample.q, sample.q_sink, sample.tiers, **given
+                sample.q, sample.q_sink, held, sight, scale=scale
             )
         mx.eval(out)
     except RefusedTextError:

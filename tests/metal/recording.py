@@ -27,9 +27,7 @@ def prefill_calls_of(case: Case) -> list[Call]:
     """Every call of prefill over a case's tiers."""
     recorder = Recorder()
     sample = make(case)
-    TierPrefill(launch=recorder).attend(
-        sample.q, sample.tiers, lowest=sample.lowest, position=sample.position, scale=sample.scale
-    )
+    TierPrefill(launch=recorder).attend(sample.q, sample.held, sample.sight, scale=sample.scale)
     return recorder.calls
 
 
@@ -38,11 +36,6 @@ def calls_of(case: Case) -> list[Call]:
     recorder = Recorder()
     sample = make(case)
     TierDecoder(launch=recorder, threadgroups=case.threadgroups).attend(
-        sample.q,
-        sample.q_sink,
-        sample.tiers,
-        lowest=sample.lowest,
-        position=sample.position,
-        scale=sample.scale,
+        sample.q, sample.q_sink, sample.held, sample.sight, scale=sample.scale
     )
     return recorder.calls

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache import codec
-from kvcache.codecs.base import Encoded, Parts
-from kvcache.gpu.tier_arrays import ColdBlocks, DenseTokens, HotRing, TierArrays
+from kvcache.codecs.base import Codec, Encoded, Parts
+from kvcache.sight import Sight
+from kvcache.snapshot import Snapshot, Tokens
 from tests.kvcache.oracle import attention
 
 Array = npt.NDArray[np.float64]
@@ -62,9 +63,8 @@ class Sample:
 
     q: mx.array
     q_sink: mx.array
-    tiers: TierArrays
-    lowest: mx.array
-    position: int
+    held: Snapshot
+    sight: Sight
     scale: float
     expected: Array
 
@@ -74,9 +74,12 @@ def make(case: Case) -> Sample:
     random = np.random.default_rng(case.seed)
     size = case.batch, case.kv_heads
 
-    def tokens(count: int) -> mx.array:
-        drawn = random.normal(size=(*size, count, case.dim)) + random.normal(size=case.dim)
-        return mx.array(drawn.astype(np.float32)).astype(case.dtype)
+    def tokens(count: int) -> Tokens[mx.array]:
+        drawn = [
+            random.normal(size=(*size, count, case.dim)) + random.normal(size=case.dim)
+            for _ in "kv"
+        ]
+        return Tokens(*(mx.array(x.astype(np.float32)).astype(case.dtype) for x in drawn))
 
     heads, queries = case.kv_heads * case.group, case.in_tiers or case.new
     q, q_sink = (
@@ -85,44 +88,50 @@ def make(case: Case) -> Sample:
     )
     q = q.astype(case.query)
     q_sink = q if case.one_query else q_sink.astype(case.query)
-    position = case.evicted + case.pinned + case.blocks * case.block + case.hot
-    first = case.pinned + case.evicted
-    tiers = TierArrays(
-        new=None
-        if case.in_tiers
-        else DenseTokens(keys=tokens(case.new), values=tokens(case.new), count=case.new),
-        pinned=DenseTokens(
-            keys=tokens(case.pinned + 3), values=tokens(case.pinned + 3), count=case.pinned
-        )
-        if case.pinned
-        else None,
-        hot=HotRing(
-            keys=tokens(case.ring),
-            values=tokens(case.ring),
-            start=case.hot_start,
-            count=case.hot,
-            position=position - case.hot,
-        )
-        if case.hot
-        else None,
-        cold=_cold(case, random, first) if case.blocks else None,
+    total = case.evicted + case.pinned + case.blocks * case.block + case.hot
+    codecs = codec(case.keys, seed=3), codec(case.values, seed=3)
+    held = Snapshot(
+        new=None if case.in_tiers else tokens(case.new),
+        evicted=case.evicted,
+        pinned=tokens(case.pinned + 3) if case.pinned else None,
+        pinned_count=case.pinned,
+        hot=tokens(case.ring) if case.hot else None,
+        hot_count=case.hot,
+        hot_start=case.hot_start,
+        codecs=codecs,
+        segments=_segments(case, codecs, random) if case.blocks else (),
+        slots=(*case.segments, case.slots - sum(case.segments)),
+        first_slot=case.first_slot,
+        blocks=case.blocks,
+        block=case.block,
+        dim=case.dim,
     )
-    position -= case.in_tiers
-    lowest = [min(first + case.window_step * i, position + i) for i in range(queries)]
+    position = total - case.in_tiers
+    gone = (
+        min(case.evicted + case.window_step * i, position + i - case.pinned) for i in range(queries)
+    )
+    sight = Sight(
+        position=position,
+        gone=tuple(max(0, each) for each in gone),
+        total=total,
+        pinned=case.pinned,
+        evicted=case.evicted,
+        new=held.new_count,
+    )
     scale = case.sharpness / sqrt(case.dim)
     return Sample(
         q=q,
         q_sink=q_sink,
-        tiers=tiers,
-        lowest=mx.array(lowest),
-        position=position,
+        held=held,
+        sight=sight,
         scale=scale,
-        expected=_expected(q, q_sink, tiers, lowest, position, scale),
+        expected=_expected(q, q_sink, held, sight, scale),
     )
 
 
-def _cold(case: Case, random: np.random.Generator, position: int) -> ColdBlocks:
-    codecs = codec(case.keys, seed=3), codec(case.values, seed=3)
+def _segments(
+    case: Case, codecs: tuple[Codec, Codec], random: np.random.Generator
+) -> list[tuple[Parts, Parts]]:
     size = case.batch, case.kv_heads, case.block, case.dim
     segments: list[tuple[Parts, Parts]] = []
     for count in case.segments:
@@ -132,69 +141,53 @@ def _cold(case: Case, random: np.random.Generator, position: int) -> ColdBlocks:
             slots = [each.encode(mx.array(block.astype(np.float32))).parts for block in drawn]
             pair.append({name: mx.stack([slot[name] for slot in slots]) for name in slots[0]})
         segments.append((pair[0], pair[1]))
-    return ColdBlocks(
-        key_codec=codecs[0],
-        value_codec=codecs[1],
-        segments=segments,
-        first_slot=case.first_slot,
-        blocks=case.blocks,
-        block=case.block,
-        dim=case.dim,
-        slots=case.slots,
-        position=position,
-    )
+    return segments
 
 
-def _expected(
-    q: mx.array,
-    q_sink: mx.array,
-    tiers: TierArrays,
-    lowest: list[int],
-    position: int,
-    scale: float,
-) -> Array:
+def _expected(q: mx.array, q_sink: mx.array, held: Snapshot, sight: Sight, scale: float) -> Array:
     """Attention of each query to all it sees, one softmax over every tier."""
-    keys, values, positions = (
-        list(each) for each in zip(*_pieces(tiers, position, q.shape[3]), strict=True)
-    )
+    keys, values, positions = (list(each) for each in zip(*_pieces(held), strict=True))
     k, v, at = np.concatenate(keys, 2), np.concatenate(values, 2), np.concatenate(positions)
     out = np.zeros(q.shape)
     for i in range(q.shape[2]):
         # The pinned tokens meet the second query: append it as channels of its own.
         both = np.concatenate([_wide(q[:, :, i : i + 1]), _wide(q_sink[:, :, i : i + 1])], 3)
-        is_pinned = at < (tiers.pinned.count if tiers.pinned else 0)
+        is_pinned = at < held.pinned_count
         apart = is_pinned[:, None]
         split = np.concatenate([np.where(apart, 0, k), np.where(apart, k, 0)], 3)
-        seen = (is_pinned | (at >= lowest[i])) & (at <= position + i)
+        seen = (is_pinned | (at >= sight.pinned + sight.gone[i])) & (at <= sight.position + i)
         visible = np.broadcast_to(seen, (q.shape[0], 1, len(at)))
         padded = np.concatenate([v, np.zeros_like(v)], 3)
         out[:, :, i : i + 1] = attention(both, split, padded, scale, visible)[..., : q.shape[3]]
     return out
 
 
-def _pieces(tiers: TierArrays, position: int, dim: int) -> Iterator[tuple[Array, Array, Positions]]:
+def _pieces(held: Snapshot) -> Iterator[tuple[Array, Array, Positions]]:
     """Keys, values and positions of each tier."""
-    if pinned := tiers.pinned:
-        keys, values = _wide(pinned.keys), _wide(pinned.values)
-        yield keys[:, :, : pinned.count], values[:, :, : pinned.count], np.arange(pinned.count)
-    if cold := tiers.cold:
-        for i in range(cold.blocks):
-            parts = _slot(cold, (cold.first_slot + i) % cold.slots)
-            keys, values = (
-                _wide(each.decode(Encoded(parts=part, dim=dim)))
-                for each, part in zip((cold.key_codec, cold.value_codec), parts, strict=True)
-            )
-            yield keys, values, cold.position + i * cold.block + np.arange(cold.block)
-    if hot := tiers.hot:
-        order = (hot.start + np.arange(hot.count)) % hot.keys.shape[2]
-        keys, values = _wide(hot.keys), _wide(hot.values)
-        yield keys[:, :, order], values[:, :, order], hot.position + np.arange(hot.count)
-    if new := tiers.new:
-        yield _wide(new.keys), _wide(new.values), position + np.arange(new.count)
+    if held.pinned:
+        keys, values = map(_wide, held.pinned)
+        count = held.pinned_count
+        yield keys[:, :, :count], values[:, :, :count], np.arange(count)
+    position = held.pinned_count + held.evicted
+    for i in range(held.blocks):
+        parts = _slot(held, (held.first_slot + i) % sum(held.slots))
+        keys, values = (
+            _wide(each.decode(Encoded(parts=part, dim=held.dim)))
+            for each, part in zip(held.codecs, parts, strict=True)
+        )
+        yield keys, values, position + np.arange(held.block)
+        position += held.block
+    if held.hot:
+        order = (held.hot_start + np.arange(held.hot_count)) % held.hot.length
+        keys, values = map(_wide, held.hot)
+        yield keys[:, :, order], values[:, :, order], position + np.arange(held.hot_count)
+    if held.new:
+        first = position + held.hot_count
+        yield _wide(held.new.keys), _wide(held.new.values), first + np.arange(held.new_count)
 
 
-def _slot(cold: ColdBlocks, slot: int) -> tuple[Parts, Parts]:
-    for pair, size in zip(cold.segments, cold.sizes, strict=True):
+def _slot(held: Snapshot, slot: int) -> tuple[Parts, Parts]:
+    for pair, size in zip(held.segments, held.slots, strict=False):
         if slot < size:
             keys, values = ({name: part[slot] for name, part in parts.items()} for parts in pair)
             return keys, values

@@ -24,12 +24,7 @@ def attend(case: Case, launch: Launcher) -> tuple[npt.NDArray[np.float64], npt.N
     """What the kernels give and what they should."""
     sample = make(case)
     out = TierDecoder(launch=launch, threadgroups=case.threadgroups).attend(
-        sample.q,
-        sample.q_sink,
-        sample.tiers,
-        lowest=sample.lowest,
-        position=sample.position,
-        scale=sample.scale,
+        sample.q, sample.q_sink, sample.held, sample.sight, scale=sample.scale
     )
     assert out.dtype == case.query
     return np.array(out.astype(mx.float32), dtype=np.float64), sample.expected

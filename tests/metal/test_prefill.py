@@ -32,9 +32,7 @@ CASES = {
 
 def check(case: Case, prefill: TierPrefill) -> None:
     sample = make(case)
-    out = prefill.attend(
-        sample.q, sample.tiers, lowest=sample.lowest, position=sample.position, scale=sample.scale
-    )
+    out = prefill.attend(sample.q, sample.held, sample.sight, scale=sample.scale)
     assert out.dtype == case.query
     got = np.array(out.astype(mx.float32))
     np.testing.assert_allclose(got, sample.expected, rtol=0, atol=tolerance(case))

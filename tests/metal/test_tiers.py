@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcache import two_tier
+from kvcache import TwoTierKVCache, two_tier
 from kvcache.gpu import TierDecoder, TierPrefill
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.ledger import TierSizes
@@ -15,6 +15,7 @@ from kvcache.tiers.plan import LayerPlan
 from tests.kvcache.test_two_tier import WALK, Pair, make_plan
 from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
+from tests.metal.recording import Recorder
 
 pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
@@ -77,10 +78,10 @@ def test_the_kernels_really_attend(length: int, monkeypatch: pytest.MonkeyPatch)
     pair = _on_gpu(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi5", "turbo3u"))
     pair.append(60)
 
-    def fail(*_: mx.array) -> None:
+    def fail(*_: object) -> None:
         raise AssertionError("attended in plain MLX")
 
-    monkeypatch.setattr("kvcache.tiers.plain_mlx.attend_view", fail)
+    monkeypatch.setattr("kvcache.tiers.memory.attend_tiers", fail)
     pair.attend(length)
 
 
@@ -97,3 +98,30 @@ def test_what_no_kernel_reads_is_attended_in_plain_mlx_and_said(
     pair.attend(3)
     pair.attend(30)
     pair.check()
+
+
+def test_a_decoded_token_slices_no_tier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels get whole buffers; nothing is cut for a fallback that does not run."""
+    recorder = Recorder()
+    plan = make_plan(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi5", "turbo3u"))
+    cache = TwoTierKVCache(plan)
+    cache._tiers = GpuTiers(plan, decoder=TierDecoder(launch=recorder))
+    q, k, v = (mx.random.normal((1, heads, 61, 16)) for heads in (6, 2, 2))
+    cache.append(k[:, :, :60], v[:, :, :60])
+    buffers = cache.pending()
+    assert len(buffers) > 4
+    last = [x[:, :, 60:] for x in (q, k, v)]
+    sliced: list[mx.array] = []
+
+    def cut(array: mx.array, where: object) -> mx.array:
+        sliced.append(array)
+        return plain(array, where)
+
+    plain = mx.array.__getitem__
+    monkeypatch.setattr(mx.array, "__getitem__", cut)
+    cache.attend(*last, scale=0.3)
+    assert not any(array is buffer for array in sliced for buffer in buffers)
+    inputs = [array for call in recorder.calls for array in call.inputs]
+    assert all(any(array is buffer for array in inputs) for buffer in buffers)
+    cache.keys()
+    assert any(array is buffer for array in sliced for buffer in buffers)

@@ -10,10 +10,12 @@ import mlx.core as mx
 import pytest
 
 from kvcache import codec
-from kvcache.gpu import ColdBlocks, DenseTokens, HotRing, TierArrays, TierPrefill
+from kvcache.gpu import TierPrefill
 from kvcache.gpu.kernel import Call
 from kvcache.gpu.prefill import MOST_TRANSIENT
-from kvcache.gpu.window import Mask
+from kvcache.reference import Mask
+from kvcache.sight import Sight
+from kvcache.snapshot import Snapshot, Tokens
 from tests.metal.samples import Case
 
 
@@ -29,36 +31,35 @@ def fused(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask) ->
     return q + nothing.sum() * 0 * scale
 
 
-def tiers_of(case: Case) -> TierArrays:
-    """Of zeros: what they hold does not matter."""
+def held_by(case: Case) -> Snapshot:
+    """Of zeros: what they are does not matter."""
 
-    def tokens(count: int) -> DenseTokens:
+    def tokens(count: int) -> Tokens[mx.array]:
         keys, values = (mx.zeros((1, case.kv_heads, count, case.dim), mx.float16) for _ in "kv")
-        return DenseTokens(keys=keys, values=values, count=count)
+        return Tokens(keys, values)
 
-    keys, values = codec(case.keys), codec(case.values)
-    pair = [
+    codecs = codec(case.keys), codec(case.values)
+    keys, values = (
         {
             name: mx.zeros((case.blocks, 1, case.kv_heads, *spec.shape), spec.dtype)
             for name, spec in each.shapes(case.block, case.dim).items()
         }
-        for each in (keys, values)
-    ]
-    cold = ColdBlocks(
-        key_codec=keys,
-        value_codec=values,
-        segments=[(pair[0], pair[1])],
-        first_slot=0,
+        for each in codecs
+    )
+    return Snapshot(
+        codecs=codecs,
+        pinned=tokens(case.pinned),
+        pinned_count=case.pinned,
+        segments=[(keys, values)],
+        slots=[case.blocks],
         blocks=case.blocks,
         block=case.block,
         dim=case.dim,
-        slots=case.blocks,
-        position=case.pinned,
+        hot=tokens(case.hot),
+        hot_count=case.hot,
+        hot_start=9,
+        new=tokens(case.new),
     )
-    ring, new = tokens(case.hot), tokens(case.new)
-    start = case.pinned + case.blocks * case.block
-    hot = HotRing(keys=ring.keys, values=ring.values, start=9, count=case.hot, position=start)
-    return TierArrays(pinned=tokens(case.pinned), cold=cold, hot=hot, new=new)
 
 
 CASES = {
@@ -80,24 +81,19 @@ def test_a_prompt_step_keeps_to_the_bound(name: str, monkeypatch: pytest.MonkeyP
     # Rows between which a block was let go meet the sinks at other distances, so go in groups.
     moves = CASES[name].window_step > 0
     case = replace(CASES[name], new=64 if moves else 512, hot=319, pinned=4)
-    tiers = tiers_of(case)
+    held = held_by(case)
     q = mx.zeros((1, case.kv_heads * case.group, case.new, case.dim), mx.float16)
-    lowest = mx.array([case.pinned + case.window_step * i for i in range(case.new)])
-    position = case.pinned + case.blocks * case.block + case.hot
-    held = [
-        array
-        for tier in (tiers.pinned, tiers.hot, tiers.new)
-        if tier
-        for array in (tier.keys, tier.values)
-    ]
-    assert tiers.cold
-    mx.eval(q, lowest, held, tiers.cold.segments)
+    gone = tuple(case.window_step * i for i in range(case.new))
+    total = held.new_position
+    sight = Sight(position=total, gone=gone, total=total, pinned=case.pinned, new=case.new)
+    tokens = [tier for tier in (held.pinned, held.hot, held.new) if tier]
+    mx.eval(q, tokens, held.segments)
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     bound = BOUNDS.get(name, MOST_TRANSIENT)
     prefill = TierPrefill(launch=zeros, most_transient=bound)
-    out = prefill.attend(q, tiers, lowest=lowest, position=position, scale=0.1)
+    out = prefill.attend(q, held, sight, scale=0.1)
     mx.eval(out)
     taken = mx.get_peak_memory() - before - out.nbytes
     assert 2**20 < taken <= bound

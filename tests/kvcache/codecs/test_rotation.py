@@ -63,3 +63,18 @@ def test_saved_blocks_decode_alike_for_ever() -> None:
 def test_refuses_lengths_without_a_transform(dim: int) -> None:
     with pytest.raises(CacheError, match=f"head dimension {dim}.*such as q8"):
         check_rotatable(dim)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_the_basis_does_the_same(dim: int) -> None:
+    rotation, x = SignedHadamard(seed=3), gaussian(7, dim)
+    basis, heads = rotation.basis(x.shape[1], dim), x.shape[1]
+    assert basis.signs.shape == (heads, dim)
+    rotated = (x * basis.signs[:, None]) @ basis.matrix
+    assert mx.allclose(rotated, rotation.forward(x), atol=1e-5)
+    assert mx.allclose((rotated @ basis.transposed) * basis.signs[:, None], x, atol=1e-5)
+
+
+def test_a_length_without_a_transform_has_no_basis() -> None:
+    with pytest.raises(CacheError, match="head dimension 72"):
+        SignedHadamard(seed=3).basis(2, 72)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from kvcache.errors import CacheError
 from kvcache.native import structs
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library, library
 from kvcache.native.structs import Array, Bytes, Floats, address, checked, strided
 
@@ -22,7 +22,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DensePiece:
+class UnencodedPiece:
     """Unencoded tokens of consecutive positions, read in place.
 
     keys, values: [B, Hkv, at least `count`, D] of float16, uint16 (bfloat16's
@@ -60,8 +60,8 @@ class ColdBlocks:
     position: of the first block's first token.
     """
 
-    key_codec: HostCodec
-    value_codec: HostCodec
+    key_codec: CpuCodec
+    value_codec: CpuCodec
     segments: Sequence[tuple[Bytes, Bytes]]
     order: Integers
     position: int
@@ -120,7 +120,7 @@ class ColdBlocks:
 def attend_tiers(
     q: Floats,
     q_sink: Floats | None,
-    pieces: Sequence[DensePiece],
+    pieces: Sequence[UnencodedPiece],
     cold: ColdBlocks | None,
     *,
     lowest: Integers,

@@ -11,7 +11,7 @@ from kvcache.codecs import NAMES, codec
 from kvcache.codecs.affine import TokenAffineCodec
 from kvcache.codecs.base import Encoded
 from kvcache.codecs.packing import unpack
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.structs import Array, Bytes, Floats
 
@@ -43,17 +43,17 @@ def _tokens(tokens: int, dim: int) -> Floats:
     return x + rng.normal(size=(1, HEADS, 1, dim)).astype(np.float32)
 
 
-def _host(name: str, kernels: Library, role: Role, tokens: int, dim: int) -> HostCodec:
-    host = HostCodec.of(
+def _coder(name: str, kernels: Library, role: Role, tokens: int, dim: int) -> CpuCodec:
+    coder = CpuCodec.of(
         codec(name, seed=7), tokens=tokens, heads=HEADS, dim=dim, role=role, kernels=kernels
     )
-    assert host is not None
-    return host
+    assert coder is not None
+    return coder
 
 
-def _encode(host: HostCodec, x: Array) -> Bytes:
-    records = np.empty((BLOCKS, BATCH, HEADS, host.record_bytes), np.uint8)
-    host.encode(x, records)
+def _encode(coder: CpuCodec, x: Array) -> Bytes:
+    records = np.empty((BLOCKS, BATCH, HEADS, coder.record_bytes), np.uint8)
+    coder.encode(x, records)
     return records
 
 
@@ -63,11 +63,11 @@ def _blocks(x: Floats, tokens: int) -> mx.array:
     return mx.array(np.ascontiguousarray(split.transpose(2, 0, 1, 3, 4)))
 
 
-def _reference(host: HostCodec, x: Floats) -> Encoded:
+def _reference(coder: CpuCodec, x: Floats) -> Encoded:
     """Encoded by MLX."""
-    blocks = [host.codec.encode(block) for block in _blocks(x, host.tokens)]
+    blocks = [coder.codec.encode(block) for block in _blocks(x, coder.tokens)]
     parts = {name: mx.stack([b.parts[name] for b in blocks]) for name in blocks[0].parts}
-    return Encoded(parts=parts, dim=host.dim)
+    return Encoded(parts=parts, dim=coder.dim)
 
 
 def _joined(blocks: mx.array) -> Floats:
@@ -80,30 +80,30 @@ def _joined(blocks: mx.array) -> Floats:
 def test_parts_come_back_and_decode_alike(
     kernels: Library, name: str, role: Role, tokens: int, dim: int
 ) -> None:
-    host = _host(name, kernels, role, tokens, dim)
-    encoded = _reference(host, _tokens(tokens, dim))
-    records = host.from_parts(encoded.parts)
-    back = host.to_parts(records)
+    coder = _coder(name, kernels, role, tokens, dim)
+    encoded = _reference(coder, _tokens(tokens, dim))
+    records = coder.from_parts(encoded.parts)
+    back = coder.to_parts(records)
     assert back.keys() == encoded.parts.keys()
     for part, array in encoded.parts.items():
         assert back[part].dtype == array.dtype
         np.testing.assert_array_equal(np.asarray(back[part]), np.asarray(array), err_msg=part)
-    want = _joined(host.codec.decode(encoded))
-    np.testing.assert_allclose(host.decode(records), want, atol=2e-6 * np.abs(want).max())
+    want = _joined(coder.codec.decode(encoded))
+    np.testing.assert_allclose(coder.decode(records), want, atol=2e-6 * np.abs(want).max())
 
 
 @pytest.mark.parametrize(("name", "role", "tokens", "dim"), FORMS)
 def test_encodes_as_its_codec(
     kernels: Library, name: str, role: Role, tokens: int, dim: int
 ) -> None:
-    host = _host(name, kernels, role, tokens, dim)
+    coder = _coder(name, kernels, role, tokens, dim)
     x = _tokens(tokens, dim)
-    encoded = _reference(host, x)
-    records = _encode(host, x)
-    for part, array in host.to_parts(records).items():
+    encoded = _reference(coder, x)
+    records = _encode(coder, x)
+    for part, array in coder.to_parts(records).items():
         got, want = np.asarray(array), np.asarray(encoded.parts[part])
         if part == "words":
-            bits = host.codec.code_bits
+            bits = coder.codec.code_bits
             codes = [np.asarray(unpack(mx.array(words), bits, dim)) for words in (got, want)]
             assert (codes[0] != codes[1]).mean() < 0.002  # ties
         else:
@@ -111,7 +111,7 @@ def test_encodes_as_its_codec(
             assert near.mean() > 0.997
             # Where two clips cost the same, rounding chooses.
             np.testing.assert_allclose(got, want, rtol=0.1, atol=1e-3)
-    got, want = host.decode(records), _joined(host.codec.decode(encoded))
+    got, want = coder.decode(records), _joined(coder.codec.decode(encoded))
     error, known = ((y - x).astype(np.float64) for y in (got, want))
     assert (error**2).mean() < 1.0005 * (known**2).mean() + 1e-12
 
@@ -121,14 +121,14 @@ def test_encodes_as_its_codec(
 )
 @pytest.mark.parametrize("role", Role)
 def test_extremes(kernels: Library, name: str, role: Role) -> None:
-    host = _host(name, kernels, role, 32, 64)
+    coder = _coder(name, kernels, role, 32, 64)
     zeros = np.zeros((BATCH, HEADS, BLOCKS * 32, 64), np.float32)
-    assert (host.decode(_encode(host, zeros)) == 0).all()
+    assert (coder.decode(_encode(coder, zeros)) == 0).all()
     outlier = _tokens(32, 64)
     outlier[0, 1, 17, 3] = 3e4
     for x in (_tokens(32, 64) * 1e3, _tokens(32, 64) * 1e-4, _tokens(32, 64) * 1e-9, outlier):
-        got = host.decode(_encode(host, x))
-        want = _joined(host.codec.decode(_reference(host, x)))
+        got = coder.decode(_encode(coder, x))
+        want = _joined(coder.codec.decode(_reference(coder, x)))
         assert np.isfinite(got).all()
         # Where float16 scales have few bits left, a tie moves more.
         tolerance = 0.02 * np.abs(want).max() + 1e-7
@@ -137,7 +137,7 @@ def test_extremes(kernels: Library, name: str, role: Role) -> None:
 
 @pytest.mark.parametrize("kind", [np.float16, np.uint16, np.float32])
 def test_reads_views_of_any_element(kernels: Library, kind: type) -> None:
-    host = _host("hkivi5", kernels, Role.KEYS, 16, 64)
+    coder = _coder("hkivi5", kernels, Role.KEYS, 16, 64)
     x = _tokens(16, 64)
     wide: Array = np.zeros((BATCH, HEADS + 1, BLOCKS * 16 + 9, 64), kind)
     if kind is np.uint16:
@@ -148,21 +148,19 @@ def test_reads_views_of_any_element(kernels: Library, kind: type) -> None:
         x = stored.astype(np.float32)
     view = wide[:, 1:, 4 : 4 + BLOCKS * 16]
     view[...] = stored
-    np.testing.assert_array_equal(_encode(host, view), _encode(host, x))
+    np.testing.assert_array_equal(_encode(coder, view), _encode(coder, x))
 
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_bytes_are_those_of_the_codec(kernels: Library, name: str) -> None:
     for role in Role:
-        host = _host(name, kernels, role, 64, 128)
-        assert host.record_bytes == host.codec.bits_per_element(64, 128) * 64 * 128 / 8
+        coder = _coder(name, kernels, role, 64, 128)
+        assert coder.record_bytes == coder.codec.bits_per_element(64, 128) * 64 * 128 / 8
 
 
 def test_what_the_kernels_do_not_take(kernels: Library) -> None:
-    def of(name: str, tokens: int, dim: int, role: Role = Role.KEYS) -> HostCodec | None:
-        return HostCodec.of(
-            codec(name), tokens=tokens, heads=2, dim=dim, role=role, kernels=kernels
-        )
+    def of(name: str, tokens: int, dim: int, role: Role = Role.KEYS) -> CpuCodec | None:
+        return CpuCodec.of(codec(name), tokens=tokens, heads=2, dim=dim, role=role, kernels=kernels)
 
     assert of("turbo3p", 64, 64) is None
     assert of("q4", 24, 64) is None
@@ -176,11 +174,11 @@ def test_what_the_kernels_do_not_take(kernels: Library) -> None:
 
 
 def test_shapes_that_do_not_fit_are_refused(kernels: Library) -> None:
-    host = _host("q4", kernels, Role.KEYS, 16, 64)
-    records = np.zeros((BLOCKS, BATCH, HEADS, host.record_bytes), np.uint8)
+    coder = _coder("q4", kernels, Role.KEYS, 16, 64)
+    records = np.zeros((BLOCKS, BATCH, HEADS, coder.record_bytes), np.uint8)
     with pytest.raises(CacheError, match=r"got tokens .* expected \(2, 3, 32, 64\)"):
-        host.encode(_tokens(32, 64), records)
+        coder.encode(_tokens(32, 64), records)
     with pytest.raises(CacheError, match="for q4, expected uint8"):
-        host.decode(records[..., 1:])
+        coder.decode(records[..., 1:])
     with pytest.raises(CacheError, match="got tokens of float64"):
-        host.encode(_tokens(16, 64).astype(np.float64), records)
+        coder.encode(_tokens(16, 64).astype(np.float64), records)

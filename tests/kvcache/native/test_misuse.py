@@ -10,9 +10,9 @@ import pytest
 
 from kvcache import CacheError, codec
 from kvcache.native import structs
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
-from tests.kvcache.native.native_tiers import ColdBlocks, DensePiece, attend_tiers
+from tests.kvcache.native.native_tiers import ColdBlocks, UnencodedPiece, attend_tiers
 
 HKV, HQ, DIM, BLOCK = 2, 4, 32, 32
 Misuse = Callable[[Library], object]
@@ -46,9 +46,9 @@ def _pieces(**changes: Any) -> Misuse:
     return lambda kernels: kernels.attend_pieces(**given)
 
 
-def _coder(role: Role = Role.KEYS, heads: int = HKV) -> HostCodec:
+def _coder(role: Role = Role.KEYS, heads: int = HKV) -> CpuCodec:
     name = "hkivi4" if role is Role.KEYS else "turbo3u"
-    made = HostCodec.of(codec(name), tokens=BLOCK, heads=heads, dim=DIM, role=role)
+    made = CpuCodec.of(codec(name), tokens=BLOCK, heads=heads, dim=DIM, role=role)
     assert made is not None
     return made
 
@@ -134,7 +134,7 @@ MISUSES: dict[str, Misuse] = {
     "pieces: KV heads": _pieces(kv_heads=3),
     "pieces: no KV head": _pieces(kv_heads=0),
     "pieces: position": _pieces(position=-1),
-    "piece: count": lambda _: DensePiece(
+    "piece: count": lambda _: UnencodedPiece(
         keys=_zeros(1, 2, 3, 16), values=_zeros(1, 2, 3, 16), count=4, position=0
     ),
     "piece: three axes": lambda _: structs.strided(_zeros(2, 3, 16)),

@@ -10,10 +10,10 @@ import pytest
 from kvcache import CacheError
 from kvcache.codecs import NAMES, codec
 from kvcache.codecs.base import Encoded
-from kvcache.native.codec import HostCodec, Role
+from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.structs import Array, Bytes, Floats
-from tests.kvcache.native.native_tiers import ColdBlocks, DensePiece, attend_tiers
+from tests.kvcache.native.native_tiers import ColdBlocks, UnencodedPiece, attend_tiers
 
 TAKEN = tuple(name for name in NAMES if not name.endswith("p"))
 Double = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ class Tiers:
         x[..., 3] *= 4
         return (x + self.rng.normal(size=(1, case.heads, 1, case.dim))).astype(np.float32)
 
-    def _piece(self, count: int, kind: type, *, pinned: bool = False) -> DensePiece:
+    def _piece(self, count: int, kind: type, *, pinned: bool = False) -> UnencodedPiece:
         """Views into something larger."""
         position, views = self._count(), []
         for _ in range(2):
@@ -72,17 +72,19 @@ class Tiers:
             views.append(x[:, :, 3 : 3 + count])
         keys, values = views
         self.known.append((keys.astype(np.float64), values.astype(np.float64)))
-        return DensePiece(keys=keys, values=values, count=count, position=position, pinned=pinned)
+        return UnencodedPiece(
+            keys=keys, values=values, count=count, position=position, pinned=pinned
+        )
 
     def _cold(self, keys: str, values: str) -> ColdBlocks:
         """Blocks in two segments, in an order of their own."""
         case, position = self.case, self._count()
-        hosts, segments, known = [], [], []
+        coders, segments, known = [], [], []
         first = (case.blocks + 1) // 2
         slots = [(0, i) for i in range(first)] + [(1, i) for i in range(case.blocks - first)]
         order = np.array(slots[::-1], np.int64)
         for name, role in ((keys, Role.KEYS), (values, Role.VALUES)):
-            host = HostCodec.of(
+            coder = CpuCodec.of(
                 codec(name, seed=11),
                 tokens=case.tokens,
                 heads=case.heads,
@@ -90,17 +92,17 @@ class Tiers:
                 role=role,
                 kernels=self.kernels,
             )
-            assert host is not None
-            records = np.empty((case.blocks, case.batch, case.heads, host.record_bytes), np.uint8)
-            host.encode(self._tokens(case.blocks * case.tokens), records)
-            hosts.append(host)
-            known.append(_decoded(host, records))
+            assert coder is not None
+            records = np.empty((case.blocks, case.batch, case.heads, coder.record_bytes), np.uint8)
+            coder.encode(self._tokens(case.blocks * case.tokens), records)
+            coders.append(coder)
+            known.append(_decoded(coder, records))
             backwards = records[::-1]
             segments.append([np.ascontiguousarray(backwards[:first]), backwards[first:].copy()])
         self.known.append((known[0], known[1]))
         return ColdBlocks(
-            key_codec=hosts[0],
-            value_codec=hosts[1],
+            key_codec=coders[0],
+            value_codec=coders[1],
             segments=list(zip(*segments, strict=True)),
             order=order,
             position=position,
@@ -135,11 +137,11 @@ class Tiers:
         return out
 
 
-def _decoded(host: HostCodec, records: Bytes) -> Double:
+def _decoded(coder: CpuCodec, records: Bytes) -> Double:
     """Tokens [B, Hkv, N * M, D] of records, by MLX."""
-    blocks = host.codec.decode(Encoded(parts=host.to_parts(records), dim=host.dim))
+    blocks = coder.codec.decode(Encoded(parts=coder.to_parts(records), dim=coder.dim))
     joined = np.asarray(blocks).transpose(1, 2, 0, 3, 4)
-    return joined.reshape(*joined.shape[:2], -1, host.dim).astype(np.float64)
+    return joined.reshape(*joined.shape[:2], -1, coder.dim).astype(np.float64)
 
 
 def _assert_close(got: Floats, want: Double) -> None:
@@ -229,8 +231,8 @@ def test_what_does_not_fit_is_refused(kernels: Library) -> None:
         tiers.run(np.zeros(2, np.int64))
     x = np.zeros((1, 3, 5, 64), np.float16)
     with pytest.raises(CacheError, match="got 6 tokens in keys"):
-        DensePiece(keys=x, values=x, count=6, position=0)
-    strange = DensePiece(keys=x[..., :48], values=x[..., :48], count=5, position=0)
+        UnencodedPiece(keys=x, values=x, count=6, position=0)
+    strange = UnencodedPiece(keys=x[..., :48], values=x[..., :48], count=5, position=0)
     tiers.pieces.append(strange)
     with pytest.raises(CacheError, match="over keys"):
         tiers.run(np.zeros(1, np.int64))
@@ -242,7 +244,7 @@ def test_what_does_not_fit_is_refused(kernels: Library) -> None:
 def test_elements_out_of_line_are_refused(kernels: Library) -> None:
     tiers = Tiers(Case(dim=32, blocks=0), kernels, "f16", "f16")
     x = np.zeros((1, 3, 5, 64), np.float16)
-    tiers.pieces[-1] = DensePiece(keys=x[..., ::2], values=x[..., ::2], count=5, position=0)
+    tiers.pieces[-1] = UnencodedPiece(keys=x[..., ::2], values=x[..., ::2], count=5, position=0)
     with pytest.raises(CacheError, match="last axis is not contiguous"):
         tiers.run(np.zeros(1, np.int64))
 
@@ -251,7 +253,9 @@ def test_unencoded_bfloat16(kernels: Library) -> None:
     tiers = Tiers(Case(blocks=0, queries=2), kernels, "f16", "f16")
     piece = tiers.pieces[1]
     bits = np.asarray(mx.array(piece.keys).astype(mx.bfloat16).view(mx.uint16))
-    tiers.pieces[1] = DensePiece(keys=bits, values=bits, count=piece.count, position=piece.position)
+    tiers.pieces[1] = UnencodedPiece(
+        keys=bits, values=bits, count=piece.count, position=piece.position
+    )
     exact = (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     tiers.known[1] = exact, exact
     lowest = _lowest(tiers, hidden=2)

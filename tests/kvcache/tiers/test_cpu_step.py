@@ -42,9 +42,9 @@ def test_a_step_tells_where_its_tokens_go() -> None:
     assert (struct.total, struct.first, struct.end) == (113, 2, 5)
     after = cache.ledger.appended(9)
     assert (struct.next_first, struct.next_end) == (after.first, after.end) == (3, 6)
-    lowest = (cache.ledger.lowest(position) for position in range(113, 122))
-    assert list(step._lowest) == list(lowest)
-    assert list(step._gone) == [each - 5 for each in step._lowest]
+    gone = [cache.ledger.evicted_before(position) for position in range(113, 122)]
+    assert list(step._gone) == gone
+    assert list(step._lowest) == [5 + each for each in gone]
 
 
 def test_what_is_lent_is_the_memory_itself_and_counts_once_committed() -> None:

@@ -127,7 +127,8 @@ def test_other_pinned_tokens_while_all_are_held() -> None:
 
 def test_what_a_query_sees_moves_by_blocks() -> None:
     ledger = Ledger(sizes=SIZES).appended(31)
-    assert [ledger.lowest(position) for position in (31, 32, 34, 35, 38)] == [4, 7, 7, 10, 13]
+    sight = ledger.sight(31, 8)
+    assert [sight.lowest[at] for at in (0, 1, 3, 4, 7)] == [0, 7, 7, 10, 13]
 
 
 def test_the_window_is_used_in_whole_blocks() -> None:

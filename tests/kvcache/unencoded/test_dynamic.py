@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from mlx_lm.models import cache as mlx_lm_cache
 
 from kvcache import Backend, CacheError, DynamicKVCache, HotDtype, attend
+from kvcache.sight import Sight
+from kvcache.unencoded.dynamic import hide_padding
 from tests.kvcache import oracle
 from tests.kvcache.cache_inputs import (
     BACKENDS,
@@ -310,3 +312,13 @@ def test_generates_saves_and_loads_in_mlx_lm(
     loaded = mlx_lm_cache.load_prompt_cache(path)
     assert loaded[0].max_seq_len == 99
     assert generate(model, [8, 2], loaded, 7)[0] == generate(model, [8, 2], cache, 7)[0]
+
+
+def test_padding_is_hidden_from_tokens_only() -> None:
+    padding = np.array([0, 5, 2], np.int32)
+    mask = np.asarray(hide_padding(Sight.of_all(4, 7).full(), padding))
+    assert mask.shape == (3, 1, 4, 7)
+    for row, query, key in np.ndindex(3, 4, 7):
+        seen = key <= 3 + query and (key >= padding[row] or 3 + query < padding[row])
+        assert mask[row, 0, query, key] == seen
+    assert mask.any(axis=-1).all()

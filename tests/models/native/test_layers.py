@@ -18,10 +18,10 @@ from kvcache import (
     resolve,
     set_policy,
 )
-from kvcache.native import codec as host_codec
+from kvcache.native import codec as cpu_codec
 from kvcache.native.library import Library
-from kvcache.tiers import cpu as host_tiers
-from kvcache.tiers.cpu import HostTiers
+from kvcache.tiers import cpu as cpu_tiers
+from kvcache.tiers.cpu import CpuTiers
 from models import load, loader
 from models.gguf.tensor_types import TensorType
 from models.native.kernels import Kernels
@@ -47,8 +47,8 @@ def model(
     with pytest.MonkeyPatch.context() as patch:
         # The steps by the same kernels, so that no rounding differs.
         patch.setattr(loader, "kernels", lambda: kernels)
-        patch.setattr(host_tiers, "library", lambda: library)
-        patch.setattr(host_codec, "library", lambda: library)
+        patch.setattr(cpu_tiers, "library", lambda: library)
+        patch.setattr(cpu_codec, "library", lambda: library)
         model = load(path, backend=Backend.CPU).model
         assert isinstance(model, CpuModel)
         yield model
@@ -127,7 +127,7 @@ def test_one_call_really_runs_all_layers(model: CpuModel, monkeypatch: pytest.Mo
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a layer was attended by itself")
 
-    monkeypatch.setattr(HostTiers, "attend", fail)
+    monkeypatch.setattr(CpuTiers, "attend", fail)
     cache = make_prompt_cache(model, CacheConfig(max_tokens=190, hot=20, block=32))
     _outputs(model, cache, batch=1, at_once=True)
     assert {layer.offset for layer in cache} == {sum(STEPS)}

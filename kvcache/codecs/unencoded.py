@@ -10,7 +10,7 @@ from kvcache.codecs.half import to_half
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainCodec(Codec):
+class UnencodedCodec(Codec):
     """Values [M, D] of `dtype`."""
 
     dtype: mx.Dtype = mx.float16

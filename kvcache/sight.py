@@ -1,0 +1,169 @@
+"""Who sees what: the one rule of which tokens a query attends to, and at which distance.
+
+Tokens stand at positions 0, 1, 2, ... as they came. The first `pinned` of them stay, the next
+`evicted` were let go, all others are held. The columns of a mask, of `keys()` and of
+`update_and_fetch` are the held and the new tokens in the order of positions. Knows no tiers,
+no memory and no kernels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+
+import mlx.core as mx
+
+from kvcache.errors import CacheError
+from kvcache.reference import Mask
+from kvcache.turn import Floats, Rotation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What L queries at consecutive positions see.
+
+    position: of the first query.
+    gone: for each query, the tokens let go by the time that it comes.
+    total: position of the first new token.
+    new: tokens beyond the held ones that are looked at too.
+    mask: "causal": a query at p sees pinned tokens up to p, and every other
+    token from its `lowest` to p. None: all. An array broadcasts to
+    [B, Hq, L, columns] and is taken as it is.
+    rotation: the rope, so that pinned tokens are met as if none was let go; None:
+    at their true distance.
+    """
+
+    position: int
+    gone: tuple[int, ...]
+    total: int
+    pinned: int = 0
+    evicted: int = 0
+    new: int = 0
+    mask: Mask = "causal"
+    rotation: Rotation | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.mask, mx.array) and self.mask.shape[-1] != self.columns:
+            raise CacheError(
+                f"got a mask of {self.mask.shape[-1]} columns, expected {self.columns}: "
+                f"{self.columns - self.new} held tokens and {self.new} new ones"
+            )
+
+    @classmethod
+    def of_all(cls, queries: int, held: int) -> "Sight":
+        """The last `queries` of `held` tokens, of which none was let go, see one another."""
+        return cls(position=held - queries, gone=(0,) * queries, total=held)
+
+    @property
+    def queries(self) -> int:
+        """L."""
+        return len(self.gone)
+
+    @property
+    def columns(self) -> int:
+        """Tokens that can be seen."""
+        return self.total + self.new - self.evicted
+
+    @cached_property
+    def lowest(self) -> tuple[int, ...]:
+        """The oldest position that each query sees beside pinned tokens.
+
+        0 where nothing was let go: new pinned tokens then come as any others.
+        """
+        return tuple(self.pinned + gone if gone else 0 for gone in self.gone)
+
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether kernels take it: they see held pinned tokens whole, new ones as any others."""
+        behind = self.position >= min(self.total, self.pinned)
+        pins = self.new > 0 and self.total < self.pinned
+        return self.mask == "causal" and behind and not (pins and any(self.gone))
+
+    # -- which turns a query needs --
+
+    @cached_property
+    def turns(self) -> tuple[int, ...]:
+        """By how much each query turns for pinned tokens: back by what was let go before it."""
+        return tuple(-gone if self.rotation else 0 for gone in self.gone)
+
+    def turned(self, q: mx.array) -> mx.array:
+        """The queries [B, Hq, L, D] as they meet pinned tokens."""
+        return self.rotation(q, self.turns) if self.rotation else q
+
+    def turned_floats(self, q: Floats) -> Floats:
+        """`turned` in CPU memory."""
+        if self.rotation is None or not any(self.turns):
+            return q
+        return self.rotation.turned_floats(q, self.turns)
+
+    def turned_ahead(self, keys: mx.array) -> mx.array:
+        """Pinned keys [B, Hkv, S, D] as the first query meets them without turning itself."""
+        ahead = [-self.turns[0]] * keys.shape[2]
+        return self.rotation(keys, ahead) if self.rotation else keys
+
+    def by_turn(self) -> Iterator[tuple[slice, "Sight"]]:
+        """The runs of queries that turn alike, and what each sees; of a causal rule."""
+        start = 0
+        for _, alike in groupby(self.turns):
+            rows = slice(start, start + len(list(alike)))
+            yield rows, replace(self, position=self.position + start, gone=self.gone[rows])
+            start = rows.stop
+
+    # -- which tokens a query sees --
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether "causal" says it all: the last query's is the last column, none is too old."""
+        last = self.position + self.queries == self.total + self.new
+        return self.mask == "causal" and last and max(self.lowest) <= self.pinned + self.evicted
+
+    def of(self, first: int, count: int) -> mx.array | None:
+        """The mask [..., L, count] of the tokens from position `first`; None: all are seen.
+
+        They are held or new, and not on both sides of a gap.
+        """
+        if isinstance(self.mask, mx.array):
+            column = first if first < self.pinned else first - self.evicted
+            return self.mask[..., column : column + count]
+        stop = first + count
+        # Most tokens are seen by all: only the ends are compared.
+        begin = first if stop <= self.pinned else min(stop, max(first, *self.lowest))
+        end = max(begin, min(self.position + 1, stop))
+        if self.mask is None or (begin, end) == (first, stop):
+            return None
+        ones = mx.broadcast_to(mx.array(True), (self.queries, end - begin))
+        parts = [self._compared(first, begin), ones, self._compared(end, stop)]
+        return mx.concatenate(parts, axis=1)
+
+    def hides(self, first: int, count: int) -> bool:
+        """Whether no query sees any of these tokens, none of them pinned."""
+        return self.mask == "causal" and first + count <= min(self.lowest)
+
+    def full(self, window: int | None = None) -> mx.array:
+        """The rule as one boolean array [L, columns]; with the last `window` positions alone."""
+        masks = [
+            mx.ones((self.queries, len(span)), mx.bool_)
+            if (mask := self.of(span.start, len(span))) is None
+            else mask
+            for span in self._spans()
+            if span
+        ]
+        whole = mx.concatenate(masks, axis=1)
+        if window is None:
+            return whole
+        columns = mx.concatenate([mx.arange(span.start, span.stop) for span in self._spans()])
+        return whole & (self._rows() < columns + window)
+
+    def _spans(self) -> tuple[range, range]:
+        """The positions of the columns: pinned ones and, behind the gap, all others."""
+        end, start = self.total + self.new, self.pinned + self.evicted
+        return range(min(self.pinned, end)), range(start, max(start, end))
+
+    def _rows(self) -> mx.array:
+        """[L, 1]: the positions of the queries."""
+        return mx.arange(self.position, self.position + self.queries)[:, None]
+
+    def _compared(self, first: int, stop: int) -> mx.array:
+        tokens = mx.arange(first, stop)
+        kept = (tokens >= mx.array(self.lowest)[:, None]) | (tokens < self.pinned)
+        return kept & (tokens <= self._rows())

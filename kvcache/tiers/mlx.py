@@ -1,0 +1,79 @@
+"""A layer's tiers in MLX arrays, attended by plain MLX operations."""
+
+import mlx.core as mx
+
+from kvcache.checks import check_finite
+from kvcache.codecs.base import Encoded
+from kvcache.snapshot import Snapshot, Tokens
+from kvcache.tiers.cold_ring import ColdRing
+from kvcache.tiers.ledger import Ledger
+from kvcache.tiers.memory import Tiers
+from kvcache.tiers.plan import LayerPlan
+from kvcache.tiers.token_ring import TokenRing
+
+MlxTokens = Tokens[mx.array]
+
+
+class MlxTiers(Tiers[mx.array]):
+    """Every write makes new arrays, so a snapshot stays what it was."""
+
+    def __init__(self, plan: LayerPlan) -> None:
+        self.sizes = plan.sizes
+        self._dtype, self._check = plan.hot_dtype, plan.check_finite
+        self._pinned = TokenRing(plan.sizes.pinned, dtype=plan.hot_dtype.mx)
+        self._hot = TokenRing(plan.sizes.ring, dtype=plan.hot_dtype.mx)
+        self._cold = ColdRing(plan.sizes.slots, block=plan.sizes.block, codecs=plan.codecs)
+
+    def prepare(self, k: mx.array, v: mx.array) -> MlxTokens:
+        if self._check:
+            check_finite(k, v, self._dtype, on_cpu=False)
+        return Tokens(k.astype(self._dtype.mx), v.astype(self._dtype.mx))
+
+    def snapshot(self, ledger: Ledger, new: MlxTokens | None = None) -> Snapshot:
+        sizes, cold = self.sizes, self._cold
+        return Snapshot(
+            evicted=ledger.evicted,
+            pinned=self._pinned.tokens,
+            pinned_count=ledger.sink,
+            codecs=cold.codecs,
+            segments=tuple(cold.segments),
+            slots=cold.slots,
+            first_slot=ledger.first % max(sizes.slots, 1),
+            blocks=ledger.end - ledger.first,
+            block=sizes.block,
+            dim=cold.dim,
+            hot=self._hot.tokens,
+            hot_count=ledger.hot,
+            hot_start=ledger.hot_number % max(sizes.ring, 1),
+            new=new,
+        )
+
+    def is_reference(self, dim: int) -> bool:
+        return True
+
+    def read_hot(self, number: int, count: int) -> MlxTokens:
+        return self._hot.read(number, count)
+
+    def write_pinned(self, position: int, tokens: MlxTokens) -> None:
+        self._pinned.write(position, tokens)
+
+    def write_hot(self, number: int, tokens: MlxTokens) -> None:
+        self._hot.write(number, tokens)
+
+    def write_cold(self, number: int, tokens: MlxTokens) -> None:
+        self._cold.write(number, tokens)
+
+    def put_cold(self, number: int, keys: Encoded, values: Encoded) -> None:
+        self._cold.put(number, keys, values)
+
+    def pending(self) -> list[mx.array]:
+        unencoded = (*(self._pinned.tokens or ()), *(self._hot.tokens or ()))
+        return [*unencoded, *self._cold.pending()]
+
+    @property
+    def allocated_tokens(self) -> int:
+        return self._pinned.allocated + self._hot.allocated
+
+    @property
+    def allocated_blocks(self) -> int:
+        return self._cold.allocated
