@@ -5,7 +5,7 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kvcache import CacheError, Rotation
@@ -46,6 +46,7 @@ def is_seen(sight: Sight, row: int, at: int) -> bool:
     return kept and at <= sight.position + row
 
 
+@settings(deadline=None)
 @given(sight=sights(), window=st.one_of(st.none(), st.integers(1, 9)))
 def test_the_whole_mask(sight: Sight, window: int | None) -> None:
     columns = columns_of(sight)
@@ -62,6 +63,7 @@ def test_the_whole_mask(sight: Sight, window: int | None) -> None:
         np.testing.assert_array_equal(np.asarray(sight.full()), causal)
 
 
+@settings(deadline=None)
 @given(sight=sights(), data=st.data())
 def test_some_tokens(sight: Sight, data: st.DataObject) -> None:
     columns = columns_of(sight)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import Backend
@@ -35,6 +35,7 @@ def filled(tiers: Tiers[mx.array], ledger: Ledger, count: int) -> Ledger:
     return after
 
 
+@settings(deadline=None)
 @given(
     segments=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     first=st.integers(0, 40),
