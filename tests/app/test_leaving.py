@@ -26,7 +26,7 @@ HUNG_UP, KILLED = 129, 143
 STUCK = """
 import sys, time
 from app import __main__, session
-from app.tui import live_service
+from app.tui.service import live_service
 
 def stuck(*_, **__):
     print("stuck", flush=True)
@@ -36,8 +36,8 @@ def stuck(*_, **__):
 sys.argv[0] = "ember"
 __main__.main()
 """
-STUCK_ANSWER = STUCK.format(patch="live_service.make_prompt")
-STUCK_LOAD = STUCK.format(patch="live_service.load")
+STUCK_ANSWER = STUCK.format(patch="live_service.ChatTokens.prompt")
+STUCK_LOAD = STUCK.format(patch="live_service.load_admitted")
 
 
 @pytest.fixture
