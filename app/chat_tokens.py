@@ -128,16 +128,15 @@ class ChatTokens:
         if answered is not None and text.startswith(answered.text):
             self._asked = answered.then(text[len(answered.text) :])
             return self._asked
-        marks = self._marks if self._asked is self._text else []
         self._text = self._text.changed_to(head)
-        self._marks = [mark for mark in marks if mark.at <= self._text.kept]
+        self._marks = [mark for mark in self._marks if mark.at <= self._text.kept]
         self._asked = self._text.then(begun) if begun else self._text
         return self._asked
 
     def _excess(self, messages: Sequence[Message], room: int, cancel: Flag | None) -> int:
         """How many messages after the system prompt must go for the rest to fit `room`."""
-        self._text = self._text.changed_to(self._template.render(messages, cancel=cancel))
-        ends = _ends(_marked(messages, self._text), self._text)
+        said = self._text.changed_to(self._template.render(messages, cancel=cancel))
+        ends = _ends(_marked(messages, said), said)
         first = _first_turn(messages)
         kept_head = ends[first - 1] if first else 0
         for count in range(len(messages) - first):

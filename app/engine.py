@@ -197,13 +197,12 @@ class Engine:
         # A step that a layer refused leaves the layers before it ahead of the rest.
         offset = min(cache.offset for cache in self._caches)
         seen = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
-        shared = 0
         # The last token is always computed: its logits are needed.
-        for old, new in zip(seen, prompt[:-1], strict=False):
-            if old != new:
-                break
-            shared += 1
-        return shared
+        new = list(prompt[:-1])
+        length = min(len(seen), len(new))
+        if seen[:length] == new[:length]:
+            return length
+        return next(at for at in range(length) if seen[at] != new[at])
 
     def _rewind(self, shared: int, length: int) -> int:
         """Go back to the first `shared` tokens of a prompt of `length`, or before.

@@ -48,10 +48,9 @@ class TokenizedText:
 
     def spoken(self, text: str, ids: list[int]) -> Self:
         """With ids of a model's own at its end, and the text that they stand for."""
-        begin, end = (len(self.text), len(self.ids)), (len(self.text + text), len(self.ids + ids))
-        return replace(
-            self, text=self.text + text, ids=self.ids + ids, cuts=[*self.cuts, begin, end]
-        )
+        at, count = len(self.text), len(self.ids)
+        cuts = [*self.cuts, (at, count), (at + len(text), count + len(ids))]
+        return replace(self, text=self.text + text, ids=self.ids + ids, cuts=cuts)
 
     def changed_to(self, text: str) -> Self:
         """Another text, tokenized from the last cut up to which it is the same.

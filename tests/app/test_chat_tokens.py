@@ -293,6 +293,10 @@ def test_ends_count_the_ids_of_answers(tokenizer: Tokenizer, tiny: LoadedModel) 
     # No answer moves the ends of what follows it.
     questions = prompt.ends[2:-1:2]
     assert len({end - before for before, end in pairwise(questions)}) == 1
+    # Asked again, it is all told by its text.
+    again = chat.prompt(said[:-2], room=10_000)
+    assert again == ChatTokens(own).prompt(said[:-2])
+    assert again.ends != prompt.ends[:-2]
 
 
 def test_whole_turns_are_left_out_and_the_system_prompt_stays(tiny: LoadedModel) -> None:
@@ -318,6 +322,16 @@ def test_a_continued_prompt_ends_inside_the_answer(tiny: LoadedModel) -> None:
     ids = ChatTokens(tiny).prompt(turns(WORDS, WORDS), continues=True).ids
     head = tiny.template.encode(turns(WORDS))
     assert ids == head + tiny.tokenizer.encode(WORDS, add_special=False)
+
+
+def test_what_follows_a_continued_answer_is_tokenized_with_it(tiny: LoadedModel) -> None:
+    tokenizer = Tokenizer.from_metadata(VOCABULARIES["bytes"])
+    own = replace(tiny, tokenizer=tokenizer, template=template("without marks", tokenizer))
+    chat, said = ChatTokens(own), turns("ce", "ba</s>")
+    begun = chat.prompt(said, continues=True)
+    prompt = chat.prompt([*said, *turns("ce")])
+    assert prompt.ids == own.template.encode([*said, *turns("ce")])
+    assert prompt.ids[: len(begun.ids)] != begun.ids
 
 
 class Counter:
