@@ -85,6 +85,15 @@ def test_an_answer_reuses_what_the_cache_holds(service: LiveService) -> None:
     assert again.completion.text == done.completion.text
 
 
+def test_an_answer_is_not_computed_again_for_the_next_question(service: LiveService) -> None:
+    said = turns(WORDS)
+    first = finished(list(service.answer(Ask(messages=said, max_tokens=9)))).completion
+    said = turns(WORDS, first.text, WORDS)
+    second = finished(list(service.answer(Ask(messages=said, max_tokens=9)))).completion
+    # The last token of an answer is in no cache.
+    assert second.reused_tokens == first.prompt_tokens + 9 - 1
+
+
 def test_a_look_at_the_speed_leaves_the_cache_alone(service: LiveService) -> None:
     list(service.answer(Ask(messages=turns(WORDS), max_tokens=5)))
     before = service.layer_stats()
