@@ -12,7 +12,7 @@ from typing import Self
 from app.device_memory import wire
 from app.generation import Event, Generation, Row, Truncated
 from app.sampling import Sampler, Sampling
-from app.transcript import FinishReason, Transcript
+from app.transcript import Transcript
 from kvcache import (
     Backend,
     CacheConfig,
@@ -27,7 +27,6 @@ from kvcache.config import on_gpu
 from kvcache.prompt_cache import from_plan, rows_from_plan
 from kvcache.stats import sum_layers
 from models.loader import LoadedModel, activation_dtype, load
-from models.text.chat_template import Message
 
 # Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
 # soon.
@@ -88,8 +87,6 @@ class Engine:
         self._caches = from_plan(self.plan, loaded.model.rotation)
         # The cache holds the first `offset` tokens of the last prompt and its answer.
         self._last: tuple[Sequence[int], Transcript] | None = None
-        # The last conversation that was encoded: its text and ids.
-        self._asked: tuple[str, list[int]] | None = None
 
     @classmethod
     def load(
@@ -108,35 +105,10 @@ class Engine:
         """Tokens and bytes of each layer's cache."""
         return [cache.stats() for cache in self._caches]
 
-    def encode_chat(self, messages: Sequence[Message], cancel: Flag | None = None) -> list[int]:
-        """Token ids of a conversation, ready for an answer.
-
-        What a conversation shares with the last one and its answer keeps the very
-        ids that the cache holds: an answer's text, tokenized again, may come out
-        as other ids, and all after them would have to be computed anew. `cancel` may be
-        set from any thread. Raises ChatTemplateError.
-        """
-        return self._encode(self.loaded.template.render(messages, cancel=cancel), "")
-
-    def encode_continued(
-        self, messages: Sequence[Message], cancel: Flag | None = None
-    ) -> list[int]:
-        """As `encode_chat`, for a conversation whose last message is an answer that goes on."""
-        *asked, answer = messages
-        return self._encode(self.loaded.template.render(asked, cancel=cancel), answer.content)
-
-    def _encode(self, asked: str, begun: str) -> list[int]:
-        """The ids of a rendered conversation, then the beginning of an answer to it."""
-        text = asked + begun
-        tokenizer, (spoken, ids) = self.loaded.tokenizer, self._spoken()
-        if spoken and text.startswith(spoken):
-            new = text.removeprefix(spoken)
-            ids = [*ids, *tokenizer.encode(new, add_special=False, parse_special=True)]
-        else:
-            ids = self.loaded.template.encode_text(asked)
-            ids += tokenizer.encode(begun, add_special=False)
-        self._asked = text, ids
-        return ids
+    def room(self, max_tokens: int) -> int:
+        """Tokens of a prompt that leave an answer its room, at most half of the window."""
+        window = self.plan.max_tokens
+        return window - min(max_tokens, window // 2)
 
     def check(self, request: Request) -> None:
         """Raise PromptTooLongError where an empty cache cannot take the prompt."""
@@ -218,35 +190,19 @@ class Engine:
             return request.prompt
         if not request.truncate:
             raise PromptTooLongError(length, window)
-        # Leave the answer its room, but never more than half of the window.
-        keep = window - min(request.max_tokens, window // 2)
-        return request.prompt[-max(keep, 1) :]
+        return request.prompt[-max(self.room(request.max_tokens), 1) :]
 
     def _shared(self, prompt: Sequence[int]) -> int:
         """Tokens at the beginning of `prompt` that the cache has seen."""
         # A step that a layer refused leaves the layers before it ahead of the rest.
         offset = min(cache.offset for cache in self._caches)
         seen = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
-        shared = 0
         # The last token is always computed: its logits are needed.
-        for old, new in zip(seen, prompt[:-1], strict=False):
-            if old != new:
-                break
-            shared += 1
-        return shared
-
-    def _spoken(self) -> tuple[str, list[int]]:
-        """The last conversation with its answer, as text and as ids; empty if they may differ."""
-        if self._asked is None or self._last is None or self._asked[1] != list(self._last[0]):
-            return "", []
-        (text, ids), transcript = self._asked, self._last[1]
-        tokens = list(transcript.tokens)
-        if tokens and tokens[-1] in self.loaded.tokenizer.eog_ids:
-            tokens.pop()
-        elif transcript.finish_reason in (None, FinishReason.STOP):
-            # Running, or cut at a stop string: the tokens say more than the text.
-            return "", []
-        return text + transcript.completion().text, [*ids, *tokens]
+        new = list(prompt[:-1])
+        length = min(len(seen), len(new))
+        if seen[:length] == new[:length]:
+            return length
+        return next(at for at in range(length) if seen[at] != new[at])
 
     def _rewind(self, shared: int, length: int) -> int:
         """Go back to the first `shared` tokens of a prompt of `length`, or before.

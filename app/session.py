@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 
+from app.chat_tokens import ChatTokens
 from app.console import note
 from app.engine import Engine, Request
 from app.generation import Event
@@ -23,17 +24,15 @@ from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
 from models.network.config import LlamaConfig
-from models.text.builtin_templates import TemplateSource
-from models.text.chat_template import ChatTemplate, Message, conversation
-
-_GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
+from models.text.chat_template import Message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """An engine and the thread it lives on."""
+    """An engine, the thread it lives on, and the ids of its chat."""
 
     engine: Engine
+    chat: ChatTokens
     thread: InferenceThread
 
     def generate(self, request: Request, cancel: Flag) -> Generator[Event, None, None]:
@@ -46,19 +45,12 @@ class Session:
         """`Engine.generate_batch`, run on the inference thread."""
         return self.thread.stream(lambda: self.engine.generate_batch(requests, cancel))
 
-    def encode_raw(self, text: str) -> list[int]:
-        """Token ids of `text` as it stands."""
-        return self.engine.loaded.tokenizer.encode(text)
-
-    def encode_chat(self, messages: list[Message]) -> list[int]:
-        """Token ids of a conversation in the model's chat format, ready for an answer.
-
-        What the format made of it is told to the user, where it matters.
-        """
-        ids = self.engine.encode_chat(messages)
-        for text in self.engine.loaded.template.take_notes():
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for an answer; what is to be said of it is told."""
+        made = self.chat.prompt(messages)
+        for text in made.notes:
             note(text)
-        return ids
+        return made.ids
 
 
 @contextmanager
@@ -73,31 +65,18 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     compile_with_bar(config.backend)
     with InferenceThread() as thread:
         loaded, admitted = _load_with_bar(thread, path, config, load_options(args))
-        config = admitted.config
+        config, chat = admitted.config, ChatTokens(loaded)
         if not raw:
             loaded.template.start()
         if args.keep == KEEP_SYSTEM:
-            config = replace(config, keep=system_tokens(loaded, args.system))
+            config = replace(config, keep=chat.system_tokens(args.system))
         engine = thread.call(lambda: Engine(loaded, config))
         for text in (
             *admitted.notes,
-            *load_notes(engine, asked=config.backend, hot=args.hot, raw=raw),
+            *load_notes(engine, asked=config.backend, hot=args.hot, chat=None if raw else chat),
         ):
             note(text)
-        yield Session(engine=engine, thread=thread)
-
-
-def system_tokens(loaded: LoadedModel, system: str | None, cancel: Flag | None = None) -> int:
-    """How many tokens begin every conversation under this system prompt.
-
-    What two conversations share before the user's words, templates' own default included.
-    """
-    first, second = (
-        loaded.template.encode(conversation(text, system=system), cancel=cancel)
-        for text in ("a", "0")
-    )
-    shared = [a == b for a, b in zip(first, second, strict=False)]
-    return shared.index(False) if False in shared else len(shared)
+        yield Session(engine=engine, chat=chat, thread=thread)
 
 
 def load_notes(
@@ -105,32 +84,23 @@ def load_notes(
     *,
     asked: Backend,
     hot: int | None,
-    raw: bool = False,
+    chat: ChatTokens | None,
     cancel: Flag | None = None,
 ) -> Iterator[str]:
     """What a user should know about a load, a line each.
 
-    asked, hot: the backend and the hot tokens that were asked for. raw: no chat
-    format will be used; else it is tried now, until `cancel` is set.
+    asked, hot: the backend and the hot tokens that were asked for. chat: its format is
+    tried now, until `cancel` is set; None where none will be used.
     """
     loaded = engine.loaded
     yield from loaded.notes
-    if not raw:
-        yield from _template_notes(loaded.template, cancel)
+    if chat is not None:
+        yield from chat.settle(cancel)
     yield from _window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
     if plain := loaded.model.plain_weights:
         yield f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly"
-
-
-def _template_notes(template: ChatTemplate, cancel: Flag | None) -> Iterator[str]:
-    """What is to be said of the chat format before anything is asked."""
-    template.settle(cancel)
-    notes = template.take_notes()
-    yield from notes
-    if template.source is TemplateSource.GUESS and not notes:
-        yield _GUESS
 
 
 def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:

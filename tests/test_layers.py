@@ -51,8 +51,10 @@ BELOW = {
     "app.tui.text": {"app.inert", "app.sessions", "app.tui.text"},
     "app.tui.terminal": {"app.inert", "app.tui.terminal"},
 }
-# Of a folder: what lies above it.
+# Of a folder or a module: what lies above it.
 ABOVE = {
+    "app.engine": {"app.chat_tokens", "models.text.chat_template", "models.text.tokenized_text"},
+    "app.generation": {"app.chat_tokens", "models.text"},
     "kvcache.tiers": {"kvcache.two_tier"},
     "models.network.llama": {"models.native", "models.network.cpu_llama"},
     "app.sessions": {"app.tui", "app.bench", "app.commands"},

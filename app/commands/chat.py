@@ -213,7 +213,7 @@ def _turn(
 
     asked = [*messages, Message(role=Role.USER, content=line)]
     request = Request(
-        prompt=session.encode_chat(asked),
+        prompt=session.prompt(asked),
         max_tokens=args.max_tokens,
         sampling=options.sampling(args),
         stop=tuple(args.stop),
@@ -222,5 +222,6 @@ def _turn(
         (answer,) = show(session.generate(request, cancel), echo=True)
     cancel.check_killed()
     completion = answer.whole()
+    session.chat.answered(completion)
     print(summary(completion, session.engine), file=sys.stderr)
     return [*asked, Message(role=Role.ASSISTANT, content=completion.text)]

@@ -150,9 +150,9 @@ def _request(args: argparse.Namespace, session: "Session", prompt: str) -> "Requ
     from models.text.chat_template import conversation
 
     ids = (
-        session.encode_raw(prompt)
+        session.engine.loaded.tokenizer.encode(prompt)
         if args.raw
-        else session.encode_chat(conversation(prompt, system=args.system))
+        else session.prompt(conversation(prompt, system=args.system))
     )
     return Request(
         prompt=ids,

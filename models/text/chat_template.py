@@ -9,9 +9,6 @@ What a message says is not escaped, as in llama.cpp and transformers: a text
 that contains `<|im_end|>` ends its turn.
 """
 
-import html
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -27,7 +24,9 @@ from models.text.builtin_templates import (
     builtin_named,
     builtin_source,
 )
+from models.text.shown import all_stand
 from models.text.template_process import Rendering, TemplateFault, TemplateProcess
+from models.text.tokenized_text import TokenizedText
 from models.text.tokenizer import Tokenizer
 
 _KEY = "tokenizer.chat_template"
@@ -66,8 +65,6 @@ _SYSTEM = Message(role=Role.SYSTEM, content="Qsystemq")
 _FIRST = Message(role=Role.USER, content="Qfirstq")
 _ANSWER = Message(role=Role.ASSISTANT, content="Qanswerq")
 _SECOND = Message(role=Role.USER, content="Qsecondq")
-
-_SWITCH = re.compile(r"/\w+")
 
 _ABSENT: dict[str, object] = {"tools": None, "documents": None}
 _EMPTY: dict[str, object] = {"tools": [], "documents": [], "functions": "", "datetime": ""}
@@ -193,7 +190,8 @@ class ChatTemplate:
         if self._format.later and any(each.role is Role.ASSISTANT for each in messages):
             self._format = self._instead(self._format.later)
         text = self._text(messages, add_generation_prompt, cancel)
-        if not self.source.is_builtin and not _all_stand(messages, text, self._template.text):
+        asked = [message.content for message in messages if message.role is Role.USER]
+        if not self.source.is_builtin and not all_stand(asked, text, self._template.text):
             self._format = self._instead("does not show all that was asked")
             text = self._text(messages, add_generation_prompt, cancel)
         if self._format.folds_system and any(each.role is Role.SYSTEM for each in messages):
@@ -207,18 +205,9 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         cancel: Event | None = None,
     ) -> list[int]:
-        """The conversation as ids, as `encode_text` makes them of `render`'s text."""
-        return self.encode_text(
-            self.render(messages, add_generation_prompt=add_generation_prompt, cancel=cancel)
-        )
-
-    def encode_text(self, text: str) -> list[int]:
-        """A rendered text as ids, with one bos token where the model wants it; never an eos."""
-        ids = self._tokenizer.encode(text, add_special=False, parse_special=True)
-        bos = self._tokenizer.bos_id
-        if self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
-            ids.insert(0, bos)
-        return ids
+        """The conversation as ids, as `TokenizedText` makes them of `render`'s text."""
+        text = self.render(messages, add_generation_prompt=add_generation_prompt, cancel=cancel)
+        return TokenizedText.of(self._tokenizer, text).ids
 
     def _text(
         self, messages: Sequence[Message], add_generation_prompt: bool, cancel: Event | None
@@ -331,35 +320,3 @@ def _joined(messages: Sequence[Message]) -> list[Message]:
             message = replace(message, content=content)
         joined.append(message)
     return joined
-
-
-def _all_stand(messages: Sequence[Message], text: str, template: str) -> bool:
-    """Whether all that the user said stands in a text, one after the other."""
-    at = 0
-    for message in messages:
-        if message.role is Role.USER and at >= 0:
-            said = message.content.strip()
-            found = text.find(said, at)
-            at = _end_changed(said, text, at, template) if found < 0 else found + len(said)
-    return at >= 0
-
-
-def _end_changed(said: str, text: str, start: int, template: str) -> int:
-    """Where what was said ends, escaped or spaced anew by a template; -1 if nowhere."""
-    quoted = (json.dumps(said, ensure_ascii=ascii_)[1:-1] for ascii_ in (False, True))
-    # As jinja2's own filter writes quotes.
-    escaped = html.escape(said).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
-    for form in (*quoted, escaped):
-        at = text.find(form, start)
-        if at >= 0:
-            return at + len(form)
-    # Switches that the template knows (/no_think) are for it to take away.
-    switches = set(_SWITCH.findall(template))
-    plain = _SWITCH.sub(lambda word: "" if word[0] in switches else word[0], said)
-    at = start
-    for word in re.findall(r"\w+", plain) or plain.split():
-        at = text.find(word, at)
-        if at < 0:
-            return -1
-        at += len(word)
-    return at

@@ -6,6 +6,7 @@ of a text here; what lies between them goes to the family's encoder.
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from models.assumptions import Assumptions
@@ -25,6 +26,7 @@ from models.text.vocabulary import (
 )
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_CUT_OUT = HIDDEN | {TokenType.USER_DEFINED}
 
 
 class _Encoder(Protocol):
@@ -34,6 +36,19 @@ class _Encoder(Protocol):
 
     def encode(self, text: str, *, after_special: bool) -> list[int]: ...
     def piece_bytes(self, text: str) -> bytes: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPart:
+    """A special token in a text, or what lies between two of them.
+
+    length: characters of the text. closes: it is a token that stands there whatever follows,
+    so that the text may be cut after it: the ids of the halves, joined, are those of the whole.
+    """
+
+    length: int
+    ids: list[int]
+    closes: bool
 
 
 class Tokenizer:
@@ -57,7 +72,8 @@ class Tokenizer:
         self.adds_eos = adds_eos
         self.notes = notes
         self._always_parsed = _longest_first(vocabulary, frozenset({TokenType.USER_DEFINED}))
-        self._parsed = _longest_first(vocabulary, HIDDEN | {TokenType.USER_DEFINED})
+        self._parsed = _longest_first(vocabulary, _CUT_OUT)
+        self._apart: dict[int, bool] = {}
         self.special_ids = frozenset(
             index for index, kind in enumerate(vocabulary.types) if kind in HIDDEN
         )
@@ -133,20 +149,36 @@ class Tokenizer:
         `parse_special`: take a control token's text for the token; else it is plain text.
         User-defined tokens are always taken for themselves.
         """
-        ids: list[int] = []
-        after_special = True
-        valid = _LONE_SURROGATE.sub("\ufffd", text)
-        for part in _partition(valid, self._parsed if parse_special else self._always_parsed):
-            if isinstance(part, int):
-                ids.append(part)
-            else:
-                ids += self._encoder.encode(part, after_special=after_special)
-            after_special = isinstance(part, int)
+        parts = self.parts(text, parse_special=parse_special)
+        ids = [id_ for part in parts for id_ in part.ids]
         if add_special and self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         if add_special and self.adds_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
             ids.append(self.eos_id)
         return ids
+
+    def parts(self, text: str, *, parse_special: bool = True) -> Iterator[TextPart]:
+        """A text, special token by special token, with what lies between; see `encode`."""
+        after_special = True
+        valid = _LONE_SURROGATE.sub("\ufffd", text)
+        for part in _partition(valid, self._parsed if parse_special else self._always_parsed):
+            if isinstance(part, int):
+                length = len(self._vocabulary.texts[part])
+                yield TextPart(length=length, ids=[part], closes=self._stands_apart(part))
+            else:
+                ids = self._encoder.encode(part, after_special=after_special)
+                yield TextPart(length=len(part), ids=ids, closes=False)
+            after_special = isinstance(part, int)
+
+    def spellings(self, ids: Iterable[int]) -> Iterator[bytes]:
+        """The bytes that each id stands for in the text whose ids they are."""
+        after_special = True
+        for id_ in ids:
+            is_special = self._vocabulary.types[id_] in _CUT_OUT
+            data = text_bytes(self.text(id_)) if is_special else self.token_bytes(id_)
+            added = after_special and not is_special and self.adds_space_prefix
+            yield data.removeprefix(b" ") if added else data
+            after_special = is_special
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD.
@@ -182,6 +214,17 @@ class Tokenizer:
         data = text_bytes(text) if id_ in self.special_ids else self.token_bytes(id_)
         return data.decode(errors="backslashreplace")
 
+    def _stands_apart(self, id_: int) -> bool:
+        """Whether no special token that is cut out before this one can overlap it in any text."""
+        if id_ not in self._apart:
+            text = self._vocabulary.texts[id_]
+            size = len(text.encode())
+            others = (other for other, _ in self._parsed if len(other.encode()) >= size)
+            self._apart[id_] = not any(
+                _may_overlap(text, other) for other in others if other != text
+            )
+        return self._apart[id_]
+
     def text(self, id_: int) -> str:
         """A token as the vocabulary spells it. Raises `IndexError` outside the vocabulary."""
         if not 0 <= id_ < self.vocab_size:
@@ -216,6 +259,14 @@ def _partition(text: str, specials: tuple[tuple[str, int], ...]) -> list[str | i
         if special in text:
             parts = [piece for part in parts for piece in _split(part, special, id_)]
     return parts
+
+
+def _may_overlap(text: str, other: str) -> bool:
+    """Whether there is a text in which the two lie over each other."""
+    return text in other or any(
+        other.startswith(text[-shared:]) or other.endswith(text[:shared])
+        for shared in range(1, len(text))
+    )
 
 
 def _split(part: str | int, special: str, id_: int) -> Iterator[str | int]:

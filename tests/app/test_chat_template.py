@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from app import cli
+from app.chat_tokens import ChatTokens
 from app.engine import Engine, Request
 from app.generation import Finished
 from app.tui.service.contract import Ask, ModelInfo, Prepared
@@ -183,15 +184,17 @@ def test_a_conversation_is_reused_whatever_its_format(
     with_template: WithTemplate, template: str
 ) -> None:
     engine = Engine(load(with_template(template), backend=Backend.REFERENCE))
+    chat = ChatTokens(engine.loaded)
     said: list[Message] = []
     held = 0
     for question in (LONG, "di", "fo gu"):
         said += conversation(question)
-        prompt = engine.encode_chat(said)
+        prompt = chat.prompt(said).ids
         *_, end = engine.generate(Request(prompt=prompt, max_tokens=5))
         assert isinstance(end, Finished)
         # The last token that was sampled is not in the cache.
         assert end.completion.reused_tokens == max(held - 1, 0)
+        chat.answered(end.completion)
         held = len(prompt) + len(end.completion.tokens)
         said.append(Message(role=Role.ASSISTANT, content=end.completion.text))
 

@@ -22,7 +22,6 @@ from kvcache import (
     make_prompt_cache,
 )
 from kvcache.tiers.ledger import Ledger
-from models.text.chat_template import Message, Role
 
 CONFIG = CacheConfig(hot_dtype=HotDtype.F32)
 PROMPT = tuple(range(260, 301))  # 41 tokens: more than one prefill step
@@ -281,37 +280,6 @@ def test_every_turn_of_a_chat_holds_what_a_cache_fed_anew_holds(engine: Engine, 
         for stats in small.layer_stats():
             assert (stats.total, stats.evicted <= fed.evicted) == (done.prompt_tokens, True)
         ids = ids[-done.prompt_tokens :]
-
-
-def test_a_conversation_is_never_tokenized_again(engine: Engine) -> None:
-    def said(role: Role, content: str) -> Message:
-        return Message(role=role, content=content)
-
-    messages = [said(Role.USER, "ba ce di")]
-    first = engine.encode_chat(messages)
-    assert first == engine.loaded.template.encode(messages)
-    answer = _finish(engine.generate(Request(prompt=first, max_tokens=6)))
-    messages += [said(Role.ASSISTANT, answer.text), said(Role.USER, "fo gu")]
-    second = engine.encode_chat(messages)
-    assert second[: len(first) + 6] == [*first, *answer.tokens]
-    text = engine.loaded.template.render(messages)
-    assert engine.loaded.tokenizer.decode(second[len(first) + 6 :]) in text
-    # Another history is encoded as it stands.
-    messages[1] = said(Role.ASSISTANT, "di")
-    assert engine.encode_chat(messages) == engine.loaded.template.encode(messages)
-
-
-def test_an_answer_cut_at_a_stop_string_is_tokenized_again(engine: Engine) -> None:
-    messages = [Message(role=Role.USER, content="ba ce di")]
-    first = engine.encode_chat(messages)
-    whole = _finish(engine.generate(Request(prompt=first, max_tokens=8))).text
-    request = Request(prompt=first, max_tokens=8, stop=(whole[4:6],))
-    answer = _finish(engine.generate(request))
-    messages += [
-        Message(role=Role.ASSISTANT, content=answer.text),
-        Message(role=Role.USER, content="fo"),
-    ]
-    assert engine.encode_chat(messages) == engine.loaded.template.encode(messages)
 
 
 def test_a_prompt_beyond_the_window_is_refused_or_cut(engine: Engine) -> None:

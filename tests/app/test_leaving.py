@@ -36,8 +36,8 @@ def stuck(*_, **__):
 sys.argv[0] = "ember"
 __main__.main()
 """
-STUCK_ANSWER = STUCK.format(patch="live_service.make_prompt")
-STUCK_LOAD = STUCK.format(patch="live_service.load")
+STUCK_ANSWER = STUCK.format(patch="live_service.ChatTokens.prompt")
+STUCK_LOAD = STUCK.format(patch="live_service.load_admitted")
 
 
 @pytest.fixture

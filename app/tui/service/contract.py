@@ -61,9 +61,7 @@ class Ask:
 class Prepared:
     """The prompt is made: the first event of an answer.
 
-    ends: for each message of the ask, the tokens up to its end (estimates where
-    the chat format does not tell). dropped: messages left out at the start, the
-    system prompt not counted. notes: what the user should know of this prompt, a line each.
+    ends, dropped, notes: as in `chat_tokens.Prompt`.
     """
 
     prompt_tokens: int

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from app.chat_tokens import ChatTokens
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import compile_kernels, must_compile
 from app.options import LoadOptions
-from app.session import load_admitted, load_notes, system_tokens
+from app.session import load_admitted, load_notes
 from app.transcript import Completion
 from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
-from app.tui.service.prompting import make_prompt
 from kvcache import CacheConfig
 from kvcache.native.build import BuildStoppedError
 from kvcache.stats import CacheStats
@@ -56,6 +56,7 @@ class LiveService:
         self._load_options = load or LoadOptions()
         self._thread = InferenceThread()
         self._engine: Engine | None = None
+        self._chat: ChatTokens | None = None
         self._stats: Sequence[CacheStats] = ()
         self._cancel = threading.Event()
         self._cancel_fetch = threading.Event()
@@ -138,23 +139,25 @@ class LiveService:
     def _load(self, spec: str, report: OnProgress, cancel: threading.Event) -> Iterator[LoadEvent]:
         path = locate(spec)
         # The old model goes first, so that two are never in memory together.
-        self._engine, self._stats = None, ()
+        self._let_go()
         loaded, admitted = load_admitted(path, self._config, self._load_options, report)
         loaded.template.start()
-        config = admitted.config
+        config, chat = admitted.config, ChatTokens(loaded)
         if self._keep_system is not None:
-            config = replace(config, keep=system_tokens(loaded, self._keep_system or None, cancel))
+            config = replace(config, keep=chat.system_tokens(self._keep_system or None, cancel))
         engine = Engine(loaded, config)
-        told = load_notes(engine, asked=config.backend, hot=self._hot, cancel=cancel)
+        told = load_notes(engine, asked=config.backend, hot=self._hot, chat=chat, cancel=cancel)
         notes = (*admitted.notes, *told)
-        self._engine, self._stats = engine, engine.layer_stats()
+        self._engine, self._chat, self._stats = engine, chat, engine.layer_stats()
         yield _info(engine, spec, path, notes)
 
     def _answer(self, ask: Ask, cancel: threading.Event) -> Iterator[AnswerEvent]:
         assert self._engine is not None
-        engine = self._engine
+        assert self._chat is not None
+        engine, chat = self._engine, self._chat
+        room = engine.room(ask.max_tokens) if ask.drop_oldest else None
         try:
-            prompt = make_prompt(engine, ask, cancel)
+            prompt = chat.prompt(ask.messages, continues=ask.continues, room=room, cancel=cancel)
         except RenderStoppedError:
             return
         request = Request(
@@ -169,10 +172,10 @@ class LiveService:
             prompt_tokens=len(prompt.ids),
             ends=prompt.ends,
             dropped=prompt.dropped,
-            notes=tuple(engine.loaded.template.take_notes()),
+            notes=prompt.notes,
         )
         try:
-            yield from self._with_stats(engine, engine.generate(request, cancel))
+            yield from self._followed(engine, chat, engine.generate(request, cancel))
         except PromptTooLongError as error:
             yield TooLong(prompt_tokens=error.length, window=error.window)
 
@@ -186,18 +189,28 @@ class LiveService:
             if isinstance(event, Finished):
                 yield event.completion
 
-    def _with_stats(self, engine: Engine, events: Iterator[Event]) -> Iterator[Event]:
-        """Note the cache's figures between steps, when all layers have had the same tokens."""
+    def _followed(
+        self, engine: Engine, chat: ChatTokens, events: Iterator[Event]
+    ) -> Iterator[Event]:
+        """Tell the chat its answer; note the cache's figures between steps.
+
+        Then all layers have had the same tokens.
+        """
         noted = 0.0
         for event in events:
             now = time.monotonic()
             if now - noted >= _STATS_SECONDS or not isinstance(event, TextChunk):
                 self._stats, noted = engine.layer_stats(), now
+            if isinstance(event, Finished):
+                chat.answered(event.completion)
             yield event
 
     def _unload(self) -> Iterator[None]:
-        self._engine, self._stats = None, ()
+        self._let_go()
         yield None
+
+    def _let_go(self) -> None:
+        self._engine, self._chat, self._stats = None, None, ()
 
 
 def _info(engine: Engine, spec: str, path: Path, notes: tuple[str, ...]) -> ModelInfo:

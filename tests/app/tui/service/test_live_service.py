@@ -5,41 +5,26 @@ from pathlib import Path
 
 import pytest
 
-from app.engine import Engine
 from app.generation import Finished, PrefillProgress, TextChunk
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
 from app.tui.service.contract import AnswerEvent, Ask, ModelInfo, Prepared, TooLong
 from app.tui.service.live_service import LiveService
-from app.tui.service.prompting import make_prompt
 from app.tui.settings import Settings
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.stats import sum_layers
 from models.errors import ModelNotFoundError
 from models.finding.progress import Progress
-from models.loader import LoadedModel, load
 from models.text.chat_template import Message, Role
 from tests.app.tui.conftest import Talk, on_screen
 
 WORDS = "ba ce di fo gu "
 
 
-def turns(*texts: str, system: str = "") -> tuple[Message, ...]:
+def turns(*texts: str) -> tuple[Message, ...]:
     """A conversation of alternating speakers."""
-    opening = (Message(role=Role.SYSTEM, content=system),) if system else ()
     roles = (Role.USER, Role.ASSISTANT)
-    said = (Message(role=roles[at % 2], content=text) for at, text in enumerate(texts))
-    return (*opening, *said)
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_path: Path) -> LoadedModel:
-    return load(tiny_path, backend=Backend.REFERENCE)
-
-
-def engine(loaded: LoadedModel, window: int) -> Engine:
-    config = CacheConfig(max_tokens=window, beyond_context=True, backend=Backend.REFERENCE)
-    return Engine(loaded, config)
+    return tuple(Message(role=roles[at % 2], content=text) for at, text in enumerate(texts))
 
 
 @pytest.fixture
@@ -48,43 +33,6 @@ def service(tiny_path: Path) -> Iterator[LiveService]:
     list(service.load(str(tiny_path)))
     yield service
     service.close()
-
-
-def test_the_ends_add_up_to_the_prompt(tiny: LoadedModel) -> None:
-    ask = Ask(messages=turns(WORDS, WORDS * 2, WORDS, system=WORDS))
-    prompt = make_prompt(engine(tiny, 1000), ask)
-    assert list(prompt.ends) == sorted(prompt.ends)
-    assert abs(prompt.ends[-1] - len(prompt.ids)) <= len(prompt.ends)
-    assert prompt.dropped == 0
-
-
-def test_ends_are_where_messages_end(tiny: LoadedModel) -> None:
-    said = turns("ba ce ", "di", " di", "fo\n", "di", system="fo")
-    prompt = make_prompt(engine(tiny, 1000), Ask(messages=said))
-    text, at = tiny.template.render(said), 0
-    for message, end in zip(said[:-1], prompt.ends, strict=False):
-        at = text.index(message.content, at) + len(message.content.rstrip())
-        assert abs(end - len(tiny.template.encode_text(text[:at]))) <= 1
-    assert prompt.ends[-1] == len(prompt.ids)
-
-
-def test_whole_turns_are_left_out_and_the_system_prompt_stays(tiny: LoadedModel) -> None:
-    long = WORDS * 8
-    ask = Ask(
-        messages=turns(long, long, long, long, WORDS, system=WORDS), max_tokens=10, drop_oldest=True
-    )
-    whole = len(make_prompt(engine(tiny, 10_000), ask).ids)
-    prompt = make_prompt(engine(tiny, whole - 5), ask)
-    assert prompt.dropped == 2
-    assert prompt.ids == tiny.template.encode(turns(long, long, WORDS, system=WORDS))
-    assert make_prompt(engine(tiny, 80), ask).dropped == 4
-
-
-def test_a_continued_prompt_ends_inside_the_answer(tiny: LoadedModel) -> None:
-    ask = Ask(messages=turns(WORDS, WORDS), continues=True)
-    ids = make_prompt(engine(tiny, 1000), ask).ids
-    head = tiny.template.encode(turns(WORDS))
-    assert ids == head + tiny.tokenizer.encode(WORDS, add_special=False)
 
 
 def test_loading_tells_progress_then_the_plan(tiny_path: Path) -> None:
@@ -135,6 +83,15 @@ def test_an_answer_reuses_what_the_cache_holds(service: LiveService) -> None:
     again = finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5))))
     assert again.completion.reused_tokens == again.completion.prompt_tokens - 1
     assert again.completion.text == done.completion.text
+
+
+def test_an_answer_is_not_computed_again_for_the_next_question(service: LiveService) -> None:
+    said = turns(WORDS)
+    first = finished(list(service.answer(Ask(messages=said, max_tokens=9)))).completion
+    said = turns(WORDS, first.text, WORDS)
+    second = finished(list(service.answer(Ask(messages=said, max_tokens=9)))).completion
+    # The last token of an answer is in no cache.
+    assert second.reused_tokens == first.prompt_tokens + 9 - 1
 
 
 def test_a_look_at_the_speed_leaves_the_cache_alone(service: LiveService) -> None:

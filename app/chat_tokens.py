@@ -1,0 +1,175 @@
+"""A chat as the token ids of one model: what is new in it is tokenized, the rest is kept.
+
+Knows no cache and no thread; who generates says what was answered.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from threading import Event as Flag
+
+from app.transcript import Completion, FinishReason
+from models.loader import LoadedModel
+from models.text.builtin_templates import TemplateSource
+from models.text.chat_template import Message, Role, conversation
+from models.text.tokenized_text import TokenizedText
+
+_GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A conversation as token ids.
+
+    ends: for each message, the ids up to the end of what it says, all of them for the last;
+    estimates where the chat format changes what is said, 0 for a message that was left out.
+    dropped: messages left out at the start, the system prompt not counted. notes: what the
+    user should know of this prompt, a line each.
+    """
+
+    ids: list[int]
+    ends: tuple[int, ...]
+    dropped: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mark:
+    """Where a message ends in a prompt: characters and ids up to the end of what it says."""
+
+    message: Message
+    at: int
+    end: int
+
+
+class ChatTokens:
+    """Makes the prompts of a chat with one model; another chat may follow on it.
+
+    An answer keeps the ids that the model gave, where it is told (`answered`): its text,
+    tokenized again, may come out as others, and a cache would compute all after them anew.
+    A conversation that does not go on from that answer is tokenized as its text stands, from
+    the last special token before the change.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._template, self._tokenizer = loaded.template, loaded.tokenizer
+        # The last prompt; the last one whose ids are those of its text; the former answered.
+        self._asked = self._text = TokenizedText.of(self._tokenizer, "")
+        self._answered: TokenizedText | None = None
+        self._marks: list[_Mark] = []
+
+    def settle(self, cancel: Flag | None = None) -> Iterator[str]:
+        """Try the chat format; gives what is to be said of it before anything is asked.
+
+        `cancel` may be set from any thread. Raises ChatTemplateError.
+        """
+        self._template.settle(cancel)
+        notes = self._template.take_notes()
+        yield from notes
+        if self._template.source is TemplateSource.GUESS and not notes:
+            yield _GUESS
+
+    def system_tokens(self, system: str | None, cancel: Flag | None = None) -> int:
+        """How many tokens begin every conversation under this system prompt.
+
+        What two conversations share before the user's words, templates' own default included.
+        """
+        first, second = (
+            self._template.encode(conversation(text, system=system), cancel=cancel)
+            for text in ("a", "0")
+        )
+        shared = [a == b for a, b in zip(first, second, strict=False)]
+        return shared.index(False) if False in shared else len(shared)
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        continues: bool = False,
+        room: int | None = None,
+        cancel: Flag | None = None,
+    ) -> Prompt:
+        """The ids that make the model answer a conversation, or go on with its last answer.
+
+        room: leave out the oldest turns until no more ids than this are left; the system
+        prompt and the last question stay. `cancel` may be set from any thread. Raises
+        ChatTemplateError.
+        """
+        dropped = 0 if room is None else self._excess(messages, room, cancel)
+        first = _first_turn(messages)
+        kept = [*messages[:first], *messages[first + dropped :]]
+        asked, begun = (kept[:-1], kept[-1].content) if continues else (kept, "")
+        said = self._tokenized(self._template.render(asked, cancel=cancel), begun)
+        self._marks = _marked(kept, said, self._marks)
+        ends = _ends(self._marks, said)
+        return Prompt(
+            ids=said.ids,
+            ends=(*ends[:first], *[0] * dropped, *ends[first:]),
+            dropped=dropped,
+            notes=tuple(self._template.take_notes()),
+        )
+
+    def answered(self, completion: Completion) -> None:
+        """Take what the model answered to the last prompt."""
+        tokens = list(completion.tokens)
+        if tokens and tokens[-1] in self._tokenizer.eog_ids:
+            tokens.pop()
+        elif completion.finish_reason is FinishReason.STOP:
+            # Cut at a stop string: the tokens say more than the text.
+            return
+        # Of a prompt that was cut, the ids are not those that the model has read.
+        if completion.prompt_tokens == len(self._asked.ids):
+            self._answered = self._asked.spoken(completion.text, tokens)
+
+    def _tokenized(self, head: str, begun: str) -> TokenizedText:
+        """A rendered conversation, then the beginning of an answer to it."""
+        answered, self._answered = self._answered, None
+        text = head + begun
+        if answered is not None and text.startswith(answered.text):
+            self._asked = answered.then(text[len(answered.text) :])
+            return self._asked
+        self._text = self._text.changed_to(head)
+        self._marks = [mark for mark in self._marks if mark.at <= self._text.kept]
+        self._asked = self._text.then(begun) if begun else self._text
+        return self._asked
+
+    def _excess(self, messages: Sequence[Message], room: int, cancel: Flag | None) -> int:
+        """How many messages after the system prompt must go for the rest to fit `room`."""
+        said = self._text.changed_to(self._template.render(messages, cancel=cancel))
+        ends = _ends(_marked(messages, said), said)
+        first = _first_turn(messages)
+        kept_head = ends[first - 1] if first else 0
+        for count in range(len(messages) - first):
+            opens_turn = messages[first + count].role is Role.USER
+            head = kept_head if count else 0
+            start = ends[first + count - 1] if count else 0
+            if opens_turn and head + ends[-1] - start <= room:
+                return count
+        users = [at for at, each in enumerate(messages) if each.role is Role.USER]
+        return max(max(users, default=0) - first, 0)
+
+
+def _first_turn(messages: Sequence[Message]) -> int:
+    return 1 if messages and messages[0].role is Role.SYSTEM else 0
+
+
+def _marked(
+    messages: Sequence[Message], said: TokenizedText, marks: Sequence[_Mark] = ()
+) -> list[_Mark]:
+    """`marks` as long as they are of the same messages, then those of the others.
+
+    A message that the format leaves out, or writes otherwise, has no ids of its own.
+    """
+    pairs = zip(marks, messages, strict=False)
+    known = [mark for mark, _ in takewhile(lambda pair: pair[0].message == pair[1], pairs)]
+    at = known[-1].at if known else 0
+    for message in messages[len(known) :]:
+        words = message.content.strip()
+        found = said.text.find(words, at)
+        at = at if found < 0 else found + len(words)
+        known.append(_Mark(message=message, at=at, end=said.ids_before(at)))
+    return known
+
+
+def _ends(marks: Sequence[_Mark], said: TokenizedText) -> list[int]:
+    return [*(mark.end for mark in marks[:-1]), len(said.ids)]

@@ -1,0 +1,383 @@
+"""ChatTokens: ids as if all of a chat were tokenized for each question, by work for what is new."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.chat_tokens import ChatTokens
+from app.engine import Engine, Request
+from app.generation import Finished
+from app.transcript import Completion, FinishReason, Transcript
+from kvcache import Backend
+from models.loader import LoadedModel, load
+from models.text.builtin_templates import TemplateSource, TemplateText, given_template
+from models.text.chat_template import ChatTemplate, Message, Role, opening
+from models.text.template_process import TemplateProcess
+from models.text.tokenized_text import TokenizedText
+from models.text.tokenizer import TextPart, Tokenizer
+from models.text.vocabulary import TokenType
+from tests.models.text.vocabularies import Keys, byte_level, with_scores
+
+WORDS = "ba ce di fo gu "
+MARKS = (
+    *("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|user|>"),
+    *("<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<end_of_turn>"),
+)
+SPECIAL = dict.fromkeys(MARKS, TokenType.CONTROL)
+# After all bytes and the merges.
+BOS: Keys = {"bos_token_id": 260, "eos_token_id": 261, "add_bos_token": True}
+PIECES = {"▁": -9.0, "b": -9.0, "a": -9.0, "ba": -2.0, "▁ba": -1.0, "ce": -3.0, "\n": -9.0}
+VOCABULARIES = {
+    "bytes": byte_level(("b a", "Ġ ba", "c e", "Ċ Ċ"), special=SPECIAL, changes=BOS),
+    "scores": with_scores(PIECES),
+}
+TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+ANSWER = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+EACH = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}"
+# Templates that do to a conversation what templates of the field do.
+ODD = {
+    "without marks": EACH + "{% if add_generation_prompt %}assistant {% endif %}",
+    "without a head": EACH,
+    "trims": "{% for m in messages %}" + TURN.replace("content", "content | trim") + "{% endfor %}",
+    "strips thinking": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == "
+    "'assistant' %}{{ m.content.split('</think>')[-1].lstrip() }}{% else %}{{ m.content }}"
+    "{% endif %}<|im_end|>\n{% endfor %}" + ANSWER,
+    "marks the last question": "{% for m in messages %}{% if loop.last %}NOW {% endif %}"
+    + TURN
+    + "{% endfor %}"
+    + ANSWER,
+    "counts": "{{ messages | length }}{% for m in messages %}" + TURN + "{% endfor %}" + ANSWER,
+    "takes turns": "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('alternate') }}{% endif %}" + TURN + "{% endfor %}" + ANSWER,
+    "reads parts": "{% for m in messages %}" + TURN.replace("content", "content[0].text") + ""
+    "{% endfor %}" + ANSWER,
+    "loses a question": "{% for m in messages if m.content != 'ce' %}" + TURN + "{% endfor %}",
+    "for one question": "{{ messages[0].content }}",
+    "useless": "{% if %}",
+}
+BUILT_IN = [source.name.lower() for source in TemplateSource if source.is_builtin]
+NAMES = [*ODD, *(name for name in BUILT_IN if name != "guess")]
+PROCESS = TemplateProcess()
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_path: Path) -> LoadedModel:
+    return load(tiny_path, backend=Backend.REFERENCE)
+
+
+@pytest.fixture(params=VOCABULARIES, scope="module")
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return Tokenizer.from_metadata(VOCABULARIES[request.param])
+
+
+def template(name: str, tokenizer: Tokenizer) -> ChatTemplate:
+    text = TemplateText(source=TemplateSource.FILE, text=ODD.get(name, ""), name="the template")
+    return ChatTemplate(
+        text if name in ODD else given_template(name),
+        tokenizer,
+        otherwise=TemplateSource.CHATML,
+        process=PROCESS,
+    )
+
+
+def turns(*texts: str, system: str = "") -> list[Message]:
+    """A conversation of alternating speakers."""
+    roles = (Role.USER, Role.ASSISTANT)
+    said = (Message(role=roles[at % 2], content=text) for at, text in enumerate(texts))
+    return [*opening(system), *said]
+
+
+class AllAnew:
+    """What ChatTokens has to give: all is tokenized, but where a chat goes on from an answer."""
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
+        self._template, self._tokenizer = template, tokenizer
+        self._asked: tuple[str, list[int]] = "", []
+        self._answered: tuple[str, list[int]] | None = None
+
+    def ids(self, messages: Sequence[Message], *, continues: bool) -> list[int]:
+        begun = messages[-1].content if continues else ""
+        asked = self._template.render(messages[:-1] if continues else messages)
+        text = asked + begun
+        spoken, ids = self._answered or ("", [])
+        if spoken and text.startswith(spoken):
+            new = text.removeprefix(spoken)
+            ids = [*ids, *self._tokenizer.encode(new, add_special=False)]
+        else:
+            ids = self._tokenizer.encode(asked, add_special=False)
+            if self._tokenizer.adds_bos and ids[:1] != [self._tokenizer.bos_id]:
+                ids.insert(0, self._tokenizer.bos_id or 0)
+            ids += self._tokenizer.encode(begun, add_special=False)
+        self._asked, self._answered = (text, ids), None
+        return ids
+
+    def answered(self, completion: Completion) -> None:
+        tokens = list(completion.tokens)
+        if tokens and tokens[-1] in self._tokenizer.eog_ids:
+            tokens.pop()
+        elif completion.finish_reason is FinishReason.STOP:
+            return
+        text, ids = self._asked
+        self._answered = text + completion.text, [*ids, *tokens]
+
+
+def answer(
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    ids: Sequence[int],
+    *,
+    reason: FinishReason = FinishReason.LENGTH,
+    stop: Sequence[str] = (),
+    continuing: bool = False,
+) -> Completion:
+    """What a model that says these ids would have answered, ended for this reason."""
+    transcript = Transcript(
+        tokenizer,
+        prompt_tokens=len(prompt),
+        max_tokens=len(ids) if reason is FinishReason.LENGTH else len(ids) + 2,
+        stop=stop,
+        continuing=continuing,
+    )
+    for id_ in ids:
+        if transcript.finish_reason is None:
+            transcript.add(id_)
+    if transcript.finish_reason is None and reason is FinishReason.STOP:
+        transcript.add(min(tokenizer.eog_ids))
+    if transcript.finish_reason is None:
+        transcript.end(reason)
+    return transcript.completion()
+
+
+SAYINGS = st.sampled_from(
+    ["ba", "ce", "ba ce\n", " di ", "<|im_end|>", "<think>ba</think>\n\nce", "\n\n", "a", "é"]
+)
+# What happens to a chat before the next question is asked.
+CHANGES = ("ask", "ask", "ask", "retry", "undo", "edit", "continue", "fork", "system", "new chat")
+STEPS = st.tuples(
+    st.sampled_from(CHANGES),
+    SAYINGS,
+    st.lists(st.integers(0, 300), max_size=4),
+    st.sampled_from(FinishReason),
+    st.sampled_from(["", "ba", "e"]),
+    st.integers(0, 9),
+)
+
+
+def changed(said: list[Message], change: str, text: str, at: int) -> list[Message]:
+    """The chat as it is asked next; its last answer is taken back where it goes on no more."""
+    system = [each for each in said if each.role is Role.SYSTEM]
+    rest = said[len(system) :]
+    question = Message(role=Role.USER, content=text)
+    match change:
+        case "continue" if rest and rest[-1].role is Role.ASSISTANT:
+            return said
+        case "retry" if len(rest) > 1:
+            return said[:-1]
+        case "undo" if len(rest) > 3:
+            return [*said[:-3], question]
+        case "edit" | "fork" if rest:
+            return [*system, *rest[: at % len(rest) // 2 * 2], question]
+        case "system":
+            return [*opening(text), *rest, question]
+        case "new chat":
+            return [*opening(text if at % 2 else None), question]
+    return [*said, question]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(steps=st.lists(STEPS, max_size=9))
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_ids_are_as_if_all_were_tokenized_anew(
+    tiny: LoadedModel,
+    tokenizer: Tokenizer,
+    name: str,
+    steps: list[tuple[str, str, list[int], FinishReason, str, int]],
+) -> None:
+    own = replace(tiny, tokenizer=tokenizer, template=template(name, tokenizer))
+    chat, whole = ChatTokens(own), AllAnew(template(name, tokenizer), tokenizer)
+    said: list[Message] = []
+    for change, text, ids, reason, stop, at in steps:
+        said = changed(said, change, text, at)
+        continues = said[-1].role is Role.ASSISTANT
+        prompt = chat.prompt(said, continues=continues)
+        assert prompt.ids == whole.ids(said, continues=continues)
+        assert list(prompt.ends) == sorted(prompt.ends)
+        assert (len(prompt.ends), prompt.ends[-1]) == (len(said), len(prompt.ids))
+        if at == 9:
+            # Refused, or never asked of the model.
+            continue
+        spoken = [id_ % tokenizer.vocab_size for id_ in ids]
+        stops = [stop] if stop else []
+        completion = answer(
+            tokenizer, prompt.ids, spoken, reason=reason, stop=stops, continuing=continues
+        )
+        chat.answered(completion)
+        whole.answered(completion)
+        begun = said.pop().content if continues else ""
+        said = [*said, Message(role=Role.ASSISTANT, content=begun + completion.text)]
+
+
+def finished(engine: Engine, request: Request) -> Completion:
+    *_, last = engine.generate(request)
+    assert isinstance(last, Finished)
+    return last.completion
+
+
+def test_an_answer_keeps_its_ids(engine: Engine) -> None:
+    loaded = engine.loaded
+    chat, said = ChatTokens(loaded), turns("ba ce di")
+    first = chat.prompt(said).ids
+    assert first == loaded.template.encode(said)
+    reply = finished(engine, Request(prompt=first, max_tokens=6))
+    chat.answered(reply)
+    said = turns("ba ce di", reply.text, "fo gu")
+    second = chat.prompt(said).ids
+    assert second[: len(first) + 6] == [*first, *reply.tokens]
+    assert loaded.tokenizer.decode(second[len(first) + 6 :]) in loaded.template.render(said)
+    # Another history is encoded as it stands.
+    said[1] = Message(role=Role.ASSISTANT, content="di")
+    assert chat.prompt(said).ids == loaded.template.encode(said)
+
+
+@pytest.mark.parametrize("how", ["at a stop string", "before its question", "not at all"])
+def test_an_answer_that_is_not_all_that_was_read_is_tokenized(engine: Engine, how: str) -> None:
+    loaded = engine.loaded
+    chat, said = ChatTokens(loaded), turns("ba ce di")
+    prompt = chat.prompt(said).ids
+    reply = finished(engine, Request(prompt=prompt, max_tokens=8))
+    if how == "at a stop string":
+        request = Request(prompt=prompt, max_tokens=8, stop=(reply.text[4:6],))
+        reply = finished(engine, request)
+        assert reply.finish_reason is FinishReason.STOP
+    elif how == "before its question":
+        reply = finished(engine, Request(prompt=prompt[3:], max_tokens=8))
+    if how != "not at all":
+        chat.answered(reply)
+    said = turns("ba ce di", reply.text, "fo")
+    assert chat.prompt(said).ids == loaded.template.encode(said)
+
+
+def test_ends_are_where_messages_end(tiny: LoadedModel) -> None:
+    said = turns("ba ce ", "di", " di", "fo\n", "di", system="fo")
+    chat = ChatTokens(tiny)
+    for count in (2, 4, 6):
+        prompt = chat.prompt(said[:count])
+        text, at = tiny.template.render(said[:count]), 0
+        for message, end in zip(said[: count - 1], prompt.ends, strict=False):
+            at = text.index(message.content, at) + len(message.content.rstrip())
+            assert abs(end - len(TokenizedText.of(tiny.tokenizer, text[:at]).ids)) <= 1
+        assert prompt.ends[-1] == len(prompt.ids)
+
+
+def test_ends_count_the_ids_of_answers(tokenizer: Tokenizer, tiny: LoadedModel) -> None:
+    own = replace(tiny, tokenizer=tokenizer, template=template("alpaca", tokenizer))
+    # Of a text tokenized they would be fewer; the first may have a space that the text lacks.
+    first = tokenizer.id_of("▁ba") or tokenizer.id_of("b")
+    spoken = [first or 0, *(tokenizer.id_of(each) or 0 for each in "baba")]
+    chat, said = ChatTokens(own), turns("ce ba")
+    answers: list[int] = []
+    for _ in range(150):
+        prompt = chat.prompt(said)
+        assert list(prompt.ends[1::2]) == answers
+        completion = answer(tokenizer, prompt.ids, spoken, reason=FinishReason.STOP)
+        chat.answered(completion)
+        answers.append(len(prompt.ids) + len(spoken))
+        said += [Message(role=Role.ASSISTANT, content=completion.text), *turns("ce ba")]
+    # No answer moves the ends of what follows it.
+    questions = prompt.ends[2:-1:2]
+    assert len({end - before for before, end in pairwise(questions)}) == 1
+    # Asked again, it is all told by its text.
+    again = chat.prompt(said[:-2], room=10_000)
+    assert again == ChatTokens(own).prompt(said[:-2])
+    assert again.ends != prompt.ends[:-2]
+
+
+def test_whole_turns_are_left_out_and_the_system_prompt_stays(tiny: LoadedModel) -> None:
+    long = WORDS * 8
+    said = turns(long, long, long, long, WORDS, system=WORDS)
+    chat = ChatTokens(tiny)
+    whole = chat.prompt(said, room=10_000)
+    assert whole == chat.prompt(said)
+    assert whole.dropped == 0
+    prompt = chat.prompt(said, room=len(whole.ids) - 15)
+    assert prompt.dropped == 2
+    kept = [said[0], *said[3:]]
+    assert prompt.ids == tiny.template.encode(kept)
+    ends = chat.prompt(kept).ends
+    assert prompt.ends == (ends[0], 0, 0, *ends[1:])
+    exact = chat.prompt(said, room=len(prompt.ids))
+    assert exact == prompt
+    assert chat.prompt(said, room=len(prompt.ids) - 1).dropped == 4
+    assert chat.prompt(said, room=1).dropped == 4
+
+
+def test_a_continued_prompt_ends_inside_the_answer(tiny: LoadedModel) -> None:
+    ids = ChatTokens(tiny).prompt(turns(WORDS, WORDS), continues=True).ids
+    head = tiny.template.encode(turns(WORDS))
+    assert ids == head + tiny.tokenizer.encode(WORDS, add_special=False)
+
+
+def test_what_follows_a_continued_answer_is_tokenized_with_it(tiny: LoadedModel) -> None:
+    tokenizer = Tokenizer.from_metadata(VOCABULARIES["bytes"])
+    own = replace(tiny, tokenizer=tokenizer, template=template("without marks", tokenizer))
+    chat, said = ChatTokens(own), turns("ce", "ba</s>")
+    begun = chat.prompt(said, continues=True)
+    prompt = chat.prompt([*said, *turns("ce")])
+    assert prompt.ids == own.template.encode([*said, *turns("ce")])
+    assert prompt.ids[: len(begun.ids)] != begun.ids
+
+
+class Counter:
+    """Counts what a chat has its tokenizer and its template do."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, chat: ChatTemplate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.characters = self.renders = 0
+        self._parts, self._render = tokenizer.parts, chat.render
+        monkeypatch.setattr(tokenizer, "parts", self._counted_parts)
+        monkeypatch.setattr(chat, "render", self._counted_render)
+
+    def _counted_parts(self, text: str, *, parse_special: bool = True) -> Iterator[TextPart]:
+        self.characters += len(text)
+        return self._parts(text, parse_special=parse_special)
+
+    def _counted_render(self, *args: object, **options: object) -> str:
+        self.renders += 1
+        return self._render(*args, **options)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["chatml", "llama2", "llama3", "mistral", "gemma", "vicuna", "alpaca", "strips thinking"],
+)
+def test_a_question_costs_what_is_new_to_the_chat(
+    tiny: LoadedModel, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer.from_metadata(VOCABULARIES["bytes"])
+    own = replace(tiny, tokenizer=tokenizer, template=template(name, tokenizer))
+    chat, said = ChatTokens(own), turns("ba ce ba", system="ce")
+    count = Counter(tokenizer, own.template, monkeypatch)
+    spent: dict[int, tuple[int, int]] = {}
+    while len(said) <= 400:
+        count.characters = count.renders = 0
+        prompt = chat.prompt(said)
+        spent[len(said)] = count.characters, count.renders
+        # Leading space and thinking, which some templates take away again.
+        reply = tokenizer.encode(" <think>ba</think>ce ba", add_special=False)
+        completion = answer(tokenizer, prompt.ids, reply, reason=FinishReason.STOP)
+        chat.answered(completion)
+        said += [Message(role=Role.ASSISTANT, content=completion.text), *turns("ba ce ba")]
+    assert spent[10] == spent[100] == spent[400]
+    # The answer, the question, and no more around them than the marks of three turns.
+    characters, renders = spent[400]
+    new = len(completion.text) + 2 * len("ba ce ba")
+    assert 0 < characters <= new + 3 * 60
+    assert renders == 1
