@@ -6,6 +6,7 @@ command line, no chat and no screen.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event as Flag
 from typing import Self
 
@@ -26,7 +27,7 @@ from kvcache import (
 from kvcache.config import on_gpu
 from kvcache.prompt_cache import from_plan, rows_from_plan
 from kvcache.stats import sum_layers
-from models.loader import LoadedModel, activation_dtype, load
+from models.loader import Accept, LoadedModel, OnProgress, activation_dtype, load
 from models.text.chat_template import Message
 
 # Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
@@ -93,12 +94,27 @@ class Engine:
 
     @classmethod
     def load(
-        cls, model: str, config: CacheConfig | None = None, *, chat_template: str | None = None
+        cls,
+        model: str | Path,
+        config: CacheConfig | None = None,
+        *,
+        pretokenizer: str | None = None,
+        chat_template: str | None = None,
+        progress: OnProgress | None = None,
+        accept: Accept | None = None,
     ) -> Self:
-        """An engine over a model's path or name, as `models.loader.load` takes them."""
+        """An engine over a model; all but the cache's configuration is as for `loader.load`."""
         config = config or CacheConfig()
         wire()
-        return cls(load(model, backend=config.backend, chat_template=chat_template), config)
+        loaded = load(
+            model,
+            backend=config.backend,
+            pretokenizer=pretokenizer,
+            chat_template=chat_template,
+            progress=progress,
+            accept=accept,
+        )
+        return cls(loaded, config)
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""

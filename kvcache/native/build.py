@@ -26,7 +26,7 @@ from pathlib import Path
 
 import platformdirs
 
-from kvcache.errors import CacheError
+from kvcache.errors import CacheError, reason
 
 _FOLDER = Path(__file__).parent
 _ENTRY = _FOLDER / "operations.cpp"
@@ -68,7 +68,9 @@ def load() -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise NativeUnavailableError(f"the compiled kernels do not load: {error}") from error
+        raise NativeUnavailableError(
+            f"the compiled kernels do not load: {reason(error)}"
+        ) from error
 
 
 def built() -> Path | None:
@@ -190,7 +192,7 @@ def _told(folder: Path, damaged: list[Path]) -> Iterator[None]:
         because = f"{damaged[0]} is damaged or not ours; " if damaged else ""
         raise NativeUnavailableError(
             f"the compiled CPU kernels cannot be kept: {because}cannot write to {folder}: "
-            f"{error.strerror}; point EMBER_CACHE at a folder that can be written"
+            f"{reason(error)}; point EMBER_CACHE at a folder that can be written"
         ) from error
 
 
@@ -208,7 +210,7 @@ def _run(
             start_new_session=stopped is not None,
         )
     except OSError as error:
-        raise NativeUnavailableError(f"{command[0]} cannot be run: {error}") from error
+        raise NativeUnavailableError(f"{command[0]} cannot be run: {reason(error)}") from error
     end = partial(_kill, process, group=stopped is not None)
     # This may be a thread that an interrupted program does not wait for.
     atexit.register(end)

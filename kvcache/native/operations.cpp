@@ -9,7 +9,11 @@ using namespace ember;
 
 extern "C" {
 
-void ember_start(int threads) { pool = std::make_unique<Pool>(threads); }
+// Returns how many threads there are, the calling one among them.
+int32_t ember_start(int32_t threads) {
+    pool = std::make_unique<Pool>(threads);
+    return pool->threads();
+}
 
 void ember_stop() { pool.reset(); }
 

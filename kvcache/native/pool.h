@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -19,9 +20,12 @@ inline void relax() {
 
 class Pool {
   public:
-    // `threads` counts the calling thread.
+    // `threads` counts the calling thread. There are fewer where the system gives no more.
     explicit Pool(int threads) {
-        for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+        try {
+            for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+        } catch (const std::system_error&) {
+        }
     }
 
     ~Pool() {

@@ -6,7 +6,7 @@ the Hub: the Hugging Face cache is shared, and its blobs may serve others.
 
 from pathlib import Path
 
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, reason
 from models.finding.discover import FoundModel, Origin, discover
 from models.finding.source import locate
 from models.finding.store import models_folder
@@ -25,7 +25,7 @@ def remove(spec: str) -> int:
         size = path.lstat().st_size
         path.unlink()
     except OSError as error:
-        raise EmberError(f"{path}: cannot be removed ({error.strerror})") from error
+        raise EmberError(f"{path}: cannot be removed ({reason(error)})") from error
     return size
 
 

@@ -12,7 +12,7 @@ from tests.kvcache.native.conftest import NATIVE, PORTABLE, compile_kernels
 
 ROOT = Path(build.__file__).parents[2]
 FOLDER = "tests/kvcache/native"
-TESTS = ("layers", "products", "attention", "host_codec", "tiers")
+TESTS = ("layers", "products", "attention", "codec", "tiers")
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
