@@ -169,10 +169,13 @@ def test_another_template_is_given(ember: Run, with_template: WithTemplate, tmp_
         prompts.append(json.loads(out)["prompt_tokens"])
     assert len(set(prompts)) == 3
     mine.write_text("{{ 1 // 0 }}", encoding="utf-8")
-    for choice, message in (("nosuch", "no chat template 'nosuch'"), (mine, "mine.jinja failed: ")):
+    for choice, status, message in (
+        ("nosuch", 2, "no chat template 'nosuch'"),
+        (mine, 1, "mine.jinja failed: "),
+    ):
         for command in (["run", "-p", "ba"], ["chat", "--plain"]):
             code, out, err = ember(*command, "-m", path, "--chat-template", choice, *FEW)
-            assert (code, out, err.count("\n")) == (1, "", 1)
+            assert (code, out, err.count("\n")) == (status, "", 1)
             assert message in err
     code, _, err = ember("run", "--raw", "-p", "ba", "-m", path, "--chat-template", "chatml")
     assert (code, err.count("\n")) == (2, 1)
@@ -276,8 +279,10 @@ def test_the_chat_is_left_while_a_template_renders(
 
 def test_a_template_that_is_none_opens_no_full_screen(with_template: WithTemplate) -> None:
     terminal = Terminal("chat", "-m", str(with_template(EACH)), "--chat-template", "nosuch")
-    terminal.wait_for("ember: error: no chat template 'nosuch': expected a file, or one of chatml")
-    assert terminal.close() == 1
+    terminal.wait_for(
+        "--chat-template: no chat template 'nosuch': expected a file, or one of chatml"
+    )
+    assert terminal.close() == 2
 
 
 @pytest.fixture

@@ -111,6 +111,12 @@ def test_chat_survives_a_full_window(
         (["--prompt", "x", "--kv-budget", ""], "--kv-budget: got size ''"),
         (["--prompt", "x", "--ctx", "9", "--kv-budget", "1MiB"], "not allowed with"),
         (["--prompt", "x", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        (["--prompt", "x", "--pretokenizer", "nosuch"], "--pretokenizer: got pre-tokenizer"),
+        (["--prompt", "x", "--chat-template", "nosuch"], "no chat template 'nosuch': expected"),
+        (["--prompt", "x", "--chat-template", "/"], "cannot read the chat template /: Is a dir"),
+        (["--prompts-file", "nosuch"], "cannot read the prompts file nosuch: No such file"),
+        (["--prompts-file", os.devnull], f"the prompts file {os.devnull} is empty"),
+        (["--prompt", "x", "one", "-m", "other"], "got two models, 'one' and 'other'"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(ember: Ember, arguments: list[str], message: str) -> None:
@@ -125,7 +131,6 @@ def test_bad_usage_is_one_line_and_exit_2(ember: Ember, arguments: list[str], me
         (["-m", "./no/such.gguf"], "no/such.gguf"),
         (["-m", "no-such-name"], "no-such-name"),
         (["-m", "TINY", "--kv-budget", "100"], "does not hold 4 pinned tokens"),
-        (["other", "-m", "TINY"], "got two models"),
         (["-m", "TINY", "--ctx", "3"], "a window of 3 tokens does not hold 4"),
         (["-m", "TINY", "--backend", "gpu"], "needs a Metal or CUDA device"),
     ],
@@ -137,12 +142,6 @@ def test_failures_are_one_line_and_exit_1(
     result = ember(*RUN, *given)
     assert result.code == 1
     assert message in result.error_line()
-
-
-def test_a_missing_prompts_file_is_one_line(ember: Ember, tmp_path: Path) -> None:
-    result = ember("run", "--prompts-file", tmp_path / "none.txt")
-    assert result.code == 1
-    assert "cannot read the prompts file" in result.error_line()
 
 
 def test_another_architecture_is_one_line_that_names_the_file(ember: Ember, tmp_path: Path) -> None:
