@@ -5,7 +5,7 @@ command line, no chat and no screen.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import Self
@@ -83,10 +83,7 @@ class Engine:
 
     def __init__(self, loaded: LoadedModel, config: CacheConfig | None = None) -> None:
         self.loaded = loaded
-        shape, heads = loaded.model.shape, loaded.config.heads
-        plan = resolve(config or CacheConfig(), shape)
-        self.plan = warm_up(plan, group=heads // shape.kv_heads, dtype=activation_dtype())
-        self._caches = from_plan(self.plan, loaded.model.rotation)
+        self._hold(config or CacheConfig())
         # The cache holds the first `offset` tokens of the last prompt and its answer.
         self._last: tuple[Sequence[int], Transcript] | None = None
         # The last conversation that was encoded: its text and ids.
@@ -115,6 +112,22 @@ class Engine:
             accept=accept,
         )
         return cls(loaded, config)
+
+    def _hold(self, config: CacheConfig) -> None:
+        """Empty caches of this configuration."""
+        shape, heads = self.loaded.model.shape, self.loaded.config.heads
+        plan = resolve(config, shape)
+        self.plan = warm_up(plan, group=heads // shape.kv_heads, dtype=activation_dtype())
+        self._caches = from_plan(self.plan, self.loaded.model.rotation)
+
+    def keep(self, tokens: int) -> None:
+        """Pin so many first tokens from now on; where that is another number, nothing is held.
+
+        Raises CacheError, and changes nothing, where the window does not hold them.
+        """
+        if tokens != self.plan.config.keep:
+            self._hold(replace(self.plan.config, keep=tokens))
+            self._last = None
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""

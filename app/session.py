@@ -25,17 +25,21 @@ from models.loader import LoadedModel, OnProgress, load
 from models.network.config import LlamaConfig
 from models.network.native_ops import count_plain
 from models.text.builtin_templates import TemplateSource
-from models.text.chat_template import ChatTemplate, Message, conversation
+from models.text.chat_template import ChatTemplate, Message, Role, conversation
 
 _GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """An engine and the thread it lives on."""
+    """An engine and the thread it lives on.
+
+    keeps: whether the system prompt is pinned, as long as the chat format makes it.
+    """
 
     engine: Engine
     thread: InferenceThread
+    keeps: bool = False
 
     def generate(self, request: Request, cancel: Flag) -> Generator[Event, None, None]:
         """`Engine.generate`, run on the inference thread."""
@@ -56,8 +60,13 @@ class Session:
 
         What the format made of it is told to the user, where it matters.
         """
+        loaded = self.engine.loaded
+        before = loaded.template.source
         ids = self.engine.encode_chat(messages)
-        for text in self.engine.loaded.template.take_notes():
+        if self.keeps and loaded.template.source is not before:
+            kept = system_tokens(loaded, system_of(messages))
+            self.thread.call(lambda: self.engine.keep(kept))
+        for text in loaded.template.take_notes():
             note(text)
         return ids
 
@@ -85,7 +94,7 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
             *load_notes(engine, asked=config.backend, hot=args.hot, raw=raw),
         ):
             note(text)
-        yield Session(engine=engine, thread=thread)
+        yield Session(engine=engine, thread=thread, keeps=args.keep == KEEP_SYSTEM)
 
 
 def system_tokens(loaded: LoadedModel, system: str | None, cancel: Flag | None = None) -> int:
@@ -99,6 +108,11 @@ def system_tokens(loaded: LoadedModel, system: str | None, cancel: Flag | None =
     )
     shared = [a == b for a, b in zip(first, second, strict=False)]
     return shared.index(False) if False in shared else len(shared)
+
+
+def system_of(messages: Sequence[Message]) -> str | None:
+    """The system prompt of a conversation."""
+    return next((each.content for each in messages if each.role is Role.SYSTEM), None)
 
 
 def load_notes(

@@ -52,6 +52,8 @@ def _owner_hint(model: FoundModel) -> str:
             )
         case Origin.LM_STUDIO:
             return "belongs to LM Studio; delete it there"
+        case Origin.OLLAMA if model.path.name.startswith(model.name.removeprefix("ollama:")):
+            return "is left over in Ollama's folder, where no name leads to it; delete it by hand"
         case Origin.OLLAMA:
             return f"belongs to Ollama; `ollama rm {model.name.removeprefix('ollama:')}` removes it"
         case Origin.EMBER:

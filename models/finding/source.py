@@ -16,7 +16,7 @@ from kvcache.errors import quoted, reason, short
 from models.errors import ModelNotFoundError
 from models.finding import catalogue
 from models.finding.catalogue import CatalogueEntry
-from models.finding.discover import FoundModel, discover
+from models.finding.discover import FoundModel, discover, without_files
 from models.finding.hub import MAIN, HubFile, cached, file_size
 from models.finding.store import installed, own_path
 
@@ -150,7 +150,17 @@ def _found(name: str) -> FoundModel:
     for candidate in (name, f"{name}:latest"):
         if model := models.get(candidate):
             return model
+        if blob := without_files().get(candidate):
+            raise ModelNotFoundError(f"{candidate} {no_file(candidate, blob)}")
     raise _unknown(name, list(models))
+
+
+def no_file(name: str, blob: Path) -> str:
+    """What is wrong with a model of Ollama's that has no weights."""
+    return (
+        f"has a manifest, but its weights {blob} are missing or may not be read; "
+        f"`ollama pull {name.removeprefix('ollama:')}` fetches them"
+    )
 
 
 def _unknown(name: str, found: list[str] | None = None) -> ModelNotFoundError:

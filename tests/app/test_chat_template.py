@@ -17,6 +17,7 @@ import pytest
 from app import cli
 from app.engine import Engine, Request
 from app.generation import Finished
+from app.options import LoadOptions
 from app.tui.service.contract import Ask, ModelInfo, Prepared
 from app.tui.service.live_service import LiveService
 from kvcache import Backend, CacheConfig
@@ -329,3 +330,38 @@ def test_the_chat_is_told_of_its_template(
     first, *_ = service.answer(Ask(messages=tuple(conversation("ba")), max_tokens=2))
     assert isinstance(first, Prepared)
     assert first.notes == ()
+
+
+DROPS = "{% for m in messages if m.content != 'ba' %}{{ m.content }}{% endfor %}"
+SYSTEM = "ce di fo"
+
+
+def test_what_is_kept_is_counted_by_the_template_that_is_taken(
+    ember: Run, with_template: WithTemplate
+) -> None:
+    command = ["run", "-p", "ba", "--system", SYSTEM, "--keep", "system", "--json", *FEW]
+    command += ["-m", str(with_template(DROPS))]
+    kept = []
+    for flags in ([], ["--chat-template", "chatml"]):
+        code, out, _ = ember(*command, *flags)
+        assert code == 0
+        kept.append(json.loads(out)["cache"]["sink"])
+    assert kept[0] == kept[1] > 4
+
+
+def test_the_chat_keeps_the_system_prompt_as_it_is_now(with_template: WithTemplate) -> None:
+    def asked(service: LiveService, question: str, system: str) -> int:
+        ask = Ask(messages=tuple(conversation(question, system=system)), max_tokens=2)
+        assert isinstance(list(service.answer(ask))[-1], Finished)
+        return service.layer_stats()[0].sink
+
+    config = CacheConfig(backend=Backend.REFERENCE)
+    kept = []
+    for template in (None, "chatml"):
+        service = LiveService(config, keep_system=SYSTEM, load=LoadOptions(chat_template=template))
+        assert list(service.load(str(with_template(DROPS))))
+        asked(service, "ba", SYSTEM)
+        kept.append([asked(service, "ba", SYSTEM), asked(service, "ba", f"{SYSTEM} gu ha")])
+        service.close()
+    assert kept[0] == kept[1]
+    assert kept[0][0] < kept[0][1]

@@ -15,6 +15,7 @@ from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
 from tests.app.conftest import TINY, Ember
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
+from tests.models.samples import CONTENT, put_ollama
 from tests.patience import patience
 
 RUN = ["run", "--raw", "--prompt", "ba ce di", "--max-tokens", "5"]
@@ -344,3 +345,19 @@ def test_a_raw_prompt_that_begins_with_bos_has_one(ember: Ember, tiny_path: Path
     ]
     assert found[0]["prompt_tokens"] == found[1]["prompt_tokens"] == 3
     assert found[0]["tokens"] == found[1]["tokens"]
+
+
+def test_ls_names_models_that_lack_their_weights(ember: Ember, home: Path) -> None:
+    root = home / ".ollama/models"
+    put_ollama(root, "registry.example/library/phi/latest").unlink()
+    left_over = put_ollama(root, "registry.example/library/gone/1b", CONTENT * 2)
+    (root / "manifests/registry.example/library/gone/1b").unlink()
+    result = ember("ls")
+    assert result.code == 0
+    assert f"ollama:{left_over.name[:19]} " in result.out
+    assert "phi" not in result.out
+    assert result.err.startswith("ember: ollama:phi:latest has a manifest, but its weights ")
+    assert result.err.endswith("`ollama pull phi:latest` fetches them\n")
+    refused = ember("rm", f"ollama:{left_over.name[:19]}")
+    assert refused.code == 1
+    assert "no name leads to it; delete it by hand" in refused.error_line()

@@ -29,7 +29,7 @@ def test_a_long_text_keeps_both_its_ends() -> None:
 
 
 def test_a_reason_has_no_number_and_no_path(tmp_path: Path) -> None:
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(FileNotFoundError) as caught:
         (tmp_path / "absent").open()
     assert reason(caught.value) == os.strerror(errno.ENOENT)
     assert reason(OSError("no number")) == reason(ValueError("no number")) == "no number"

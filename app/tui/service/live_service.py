@@ -12,7 +12,7 @@ from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import compile_kernels, must_compile
 from app.options import LoadOptions
-from app.session import load_admitted, load_notes, system_tokens
+from app.session import load_admitted, load_notes, system_of, system_tokens
 from app.transcript import Completion
 from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
 from app.tui.service.prompting import make_prompt
@@ -24,6 +24,7 @@ from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.finding.source import can_be_fetched, locate
 from models.loader import OnProgress
+from models.text.builtin_templates import TemplateSource
 
 _STATS_SECONDS = 0.1
 _COMPILING = "compiling the kernels (once)"
@@ -56,6 +57,8 @@ class LiveService:
         self._load_options = load or LoadOptions()
         self._thread = InferenceThread()
         self._engine: Engine | None = None
+        # The format and the system prompt that the pinned tokens were counted with.
+        self._kept: tuple[TemplateSource, str | None] | None = None
         self._stats: Sequence[CacheStats] = ()
         self._cancel = threading.Event()
         self._cancel_fetch = threading.Event()
@@ -143,7 +146,9 @@ class LiveService:
         loaded.template.start()
         config = admitted.config
         if self._keep_system is not None:
-            config = replace(config, keep=system_tokens(loaded, self._keep_system or None, cancel))
+            system = self._keep_system or None
+            config = replace(config, keep=system_tokens(loaded, system, cancel))
+            self._kept = loaded.template.source, system
         engine = Engine(loaded, config)
         told = load_notes(engine, asked=config.backend, hot=self._hot, cancel=cancel)
         notes = (*admitted.notes, *told)
@@ -155,6 +160,7 @@ class LiveService:
         engine = self._engine
         try:
             prompt = make_prompt(engine, ask, cancel)
+            self._keep(engine, system_of(ask.messages), cancel)
         except RenderStoppedError:
             return
         request = Request(
@@ -175,6 +181,13 @@ class LiveService:
             yield from self._with_stats(engine, engine.generate(request, cancel))
         except PromptTooLongError as error:
             yield TooLong(prompt_tokens=error.length, window=error.window)
+
+    def _keep(self, engine: Engine, system: str | None, cancel: threading.Event) -> None:
+        """Pin the system prompt anew where it, or the format, is another than before."""
+        kept = engine.loaded.template.source, system
+        if self._keep_system is not None and kept != self._kept:
+            engine.keep(system_tokens(engine.loaded, system, cancel))
+            self._kept = kept
 
     def _measure(self, cancel: threading.Event) -> Iterator[Completion]:
         """In a cache of its own, that the one of the conversation is not touched."""
