@@ -56,7 +56,7 @@ def _caught(handler: ast.ExceptHandler) -> str:
     return ast.unparse(handler.type) if handler.type else ""
 
 
-def _told_whole(handler: ast.ExceptHandler) -> list[ast.AST]:
+def _told_whole(handler: ast.ExceptHandler) -> list[ast.FormattedValue]:
     """Where the error itself is put into a text."""
     return [
         node
