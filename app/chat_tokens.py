@@ -57,6 +57,8 @@ class ChatTokens:
         self._asked = self._text = TokenizedText.of(self._tokenizer, "")
         self._answered: TokenizedText | None = None
         self._marks: list[_Mark] = []
+        # How many tokens the last system prompt was, in the format of then.
+        self._system: tuple[TemplateSource, str | None, int] | None = None
 
     def settle(self, cancel: Flag | None = None) -> Iterator[str]:
         """Try the chat format; gives what is to be said of it before anything is asked.
@@ -74,12 +76,15 @@ class ChatTokens:
 
         What two conversations share before the user's words, templates' own default included.
         """
-        first, second = (
-            self._template.encode(conversation(text, system=system), cancel=cancel)
-            for text in ("a", "0")
-        )
-        shared = [a == b for a, b in zip(first, second, strict=False)]
-        return shared.index(False) if False in shared else len(shared)
+        counted = self._template.source, system
+        if self._system is None or self._system[:2] != counted:
+            first, second = (
+                self._template.encode(conversation(text, system=system), cancel=cancel)
+                for text in ("a", "0")
+            )
+            shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+            self._system = (self._template.source, system, sum(1 for _ in shared))
+        return self._system[2]
 
     def prompt(
         self,
@@ -147,6 +152,11 @@ class ChatTokens:
                 return count
         users = [at for at, each in enumerate(messages) if each.role is Role.USER]
         return max(max(users, default=0) - first, 0)
+
+
+def system_of(messages: Sequence[Message]) -> str | None:
+    """The system prompt of a conversation."""
+    return next((each.content for each in messages if each.role is Role.SYSTEM), None)
 
 
 def _first_turn(messages: Sequence[Message]) -> int:

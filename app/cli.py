@@ -12,6 +12,7 @@ from app import __version__
 from app.commands import bench, chat, doctor, inspect, ls, perplexity, pull, rm, tokenize
 from app.commands import run as run_command
 from app.inert import inert_line
+from app.options import UsageError
 from app.streams import OutputError, drop_output
 from kvcache.errors import EmberError
 
@@ -36,13 +37,14 @@ Exit codes: 0 ok, 1 the run failed, 2 bad usage, 130 interrupted, 129 hung up, 1
 
 # As shells count programs that SIGINT and SIGPIPE end.
 _INTERRUPTED, _UNREAD = 130, 141
+_USAGE = 2
 
 
 class _Parser(argparse.ArgumentParser):
     """Says a usage error in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {inert_line(message)} (see {self.prog} --help)\n")
+        self.exit(_USAGE, f"{self.prog}: error: {inert_line(message)} (see {self.prog} --help)\n")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,6 +55,9 @@ def run(arguments: Sequence[str]) -> int:
     except OutputError as error:
         drop_output()
         return _failed(error)
+    except UsageError as error:
+        _failed(error)
+        return _USAGE
     except EmberError as error:
         return _failed(error)
     except KeyboardInterrupt:

@@ -5,7 +5,8 @@ command line, no chat and no screen.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from threading import Event as Flag
 from typing import Self
 
@@ -26,7 +27,7 @@ from kvcache import (
 from kvcache.config import on_gpu
 from kvcache.prompt_cache import from_plan, rows_from_plan
 from kvcache.stats import sum_layers
-from models.loader import LoadedModel, activation_dtype, load
+from models.loader import Accept, LoadedModel, OnProgress, activation_dtype, load
 
 # Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
 # soon.
@@ -81,21 +82,49 @@ class Engine:
 
     def __init__(self, loaded: LoadedModel, config: CacheConfig | None = None) -> None:
         self.loaded = loaded
-        shape, heads = loaded.model.shape, loaded.config.heads
-        plan = resolve(config or CacheConfig(), shape)
-        self.plan = warm_up(plan, group=heads // shape.kv_heads, dtype=activation_dtype())
-        self._caches = from_plan(self.plan, loaded.model.rotation)
+        self._hold(config or CacheConfig())
         # The cache holds the first `offset` tokens of the last prompt and its answer.
         self._last: tuple[Sequence[int], Transcript] | None = None
 
     @classmethod
     def load(
-        cls, model: str, config: CacheConfig | None = None, *, chat_template: str | None = None
+        cls,
+        model: str | Path,
+        config: CacheConfig | None = None,
+        *,
+        pretokenizer: str | None = None,
+        chat_template: str | None = None,
+        progress: OnProgress | None = None,
+        accept: Accept | None = None,
     ) -> Self:
-        """An engine over a model's path or name, as `models.loader.load` takes them."""
+        """An engine over a model; all but the cache's configuration is as for `loader.load`."""
         config = config or CacheConfig()
         wire()
-        return cls(load(model, backend=config.backend, chat_template=chat_template), config)
+        loaded = load(
+            model,
+            backend=config.backend,
+            pretokenizer=pretokenizer,
+            chat_template=chat_template,
+            progress=progress,
+            accept=accept,
+        )
+        return cls(loaded, config)
+
+    def _hold(self, config: CacheConfig) -> None:
+        """Empty caches of this configuration."""
+        shape, heads = self.loaded.model.shape, self.loaded.config.heads
+        plan = resolve(config, shape)
+        self.plan = warm_up(plan, group=heads // shape.kv_heads, dtype=activation_dtype())
+        self._caches = from_plan(self.plan, self.loaded.model.rotation)
+
+    def keep(self, tokens: int) -> None:
+        """Pin so many first tokens from now on; where that is another number, nothing is held.
+
+        Raises CacheError, and changes nothing, where the window does not hold them.
+        """
+        if tokens != self.plan.config.keep:
+            self._hold(replace(self.plan.config, keep=tokens))
+            self._last = None
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""

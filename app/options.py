@@ -5,17 +5,19 @@ Names follow mlx-lm and llama.cpp where those have one.
 
 import argparse
 import math
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from app import texts
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted, short
 
 if TYPE_CHECKING:
     from app.sampling import Sampling
     from kvcache import CacheConfig
 
+T = TypeVar("T")
 DEFAULT_MODEL = "smollm2"
 
 # Known before the cache library is imported; tests hold them to its own.
@@ -35,10 +37,8 @@ class LoadOptions:
     force: bool = False
 
 
-def usage_error(command: str, message: str) -> int:
-    """Say in one line what is wrong with the flags together; returns the exit code."""
-    print(f"ember {command}: error: {message} (see ember {command} --help)", file=sys.stderr)
-    return 2
+class UsageError(EmberError):
+    """What is wrong with the flags, whatever the model."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -68,10 +68,7 @@ def pretokenizer(text: str) -> str:
     """An argparse type: the name of a pre-tokenizer."""
     from models.text.pretokenizers import named
 
-    try:
-        named(text)
-    except EmberError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    _allowed(named, text)
     return text
 
 
@@ -79,21 +76,40 @@ def add_chat_template(parser: argparse.ArgumentParser) -> None:
     """The format of a conversation, in place of the model's own."""
     parser.add_argument(
         "--chat-template",
+        type=chat_template,
         metavar="FILE|NAME",
         help="a jinja2 file, or chatml, llama2, llama3, mistral, gemma, phi3, zephyr, vicuna, "
         "alpaca (default: the model's own)",
     )
 
 
+def chat_template(text: str) -> str:
+    """An argparse type: a jinja2 file that can be read, or the name of a built-in template."""
+    from models.text.builtin_templates import given_template
+
+    _allowed(given_template, text)
+    return text
+
+
+def prompts_file(text: str) -> list[str]:
+    """An argparse type: a file of prompts, a line each."""
+    found = texts.lines(
+        _allowed(lambda path: texts.read_file(Path(path), "the prompts file"), text)
+    )
+    if not found:
+        raise argparse.ArgumentTypeError(f"the prompts file {text} is empty: write a prompt a line")
+    return found
+
+
 def model_name(args: argparse.Namespace) -> str:
-    """The model that the flags name, or the default. Raises EmberError where they name two."""
+    """The model that the flags name, or the default. Raises UsageError where they name two."""
     return named_model(args) or DEFAULT_MODEL
 
 
 def named_model(args: argparse.Namespace) -> str:
-    """The model that the flags name, "" for none. Raises EmberError where they name two."""
+    """The model that the flags name, "" for none. Raises UsageError where they name two."""
     if args.model and args.name and args.model != args.name:
-        raise EmberError(f"got two models, {args.name!r} and {args.model!r}: name one")
+        raise UsageError(f"got two models, {args.name!r} and {args.model!r}: name one")
     return str(args.model or args.name or "")
 
 
@@ -220,10 +236,7 @@ def codecs(text: str) -> str:
     """An argparse type: the codecs of keys and values, K[/V]."""
     from kvcache.codecs import parse_pair
 
-    try:
-        parse_pair(text)
-    except EmberError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    _allowed(parse_pair, text)
     return text
 
 
@@ -231,8 +244,13 @@ def budget(text: str) -> int:
     """An argparse type: a number of bytes, as 64MiB."""
     from kvcache.config import parse_bytes
 
+    return _allowed(parse_bytes, text)
+
+
+def _allowed(read: Callable[[str], T], text: str) -> T:
+    """What `read` makes of a flag's text; what it refuses is bad usage."""
     try:
-        return parse_bytes(text)
+        return read(text)
     except EmberError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -259,9 +277,9 @@ class Bounded:
         try:
             value = self._convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"got {text!r:.60}, expected {kind}") from None
+            raise argparse.ArgumentTypeError(f"got {quoted(text)}, expected {kind}") from None
         if not self.low <= value <= self.high:
-            raise argparse.ArgumentTypeError(f"got {text:.60}, expected {kind}, {bounds}")
+            raise argparse.ArgumentTypeError(f"got {short(text)}, expected {kind}, {bounds}")
         return value
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from kvcache.errors import reason
+
 _FOLDER, _FILE, _OTHERS = 0o700, 0o600, 0o077
 
 
@@ -33,7 +35,7 @@ def narrow(paths: Iterable[Path]) -> list[str]:
         except FileNotFoundError:
             continue
         except OSError as error:
-            lines.append(f"others may be able to read {path}: {error.strerror}")
+            lines.append(f"others may be able to read {path}: {reason(error)}")
     return lines
 
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from kvcache import EmberError
+from kvcache.errors import EmberError, short
 
 _PENALTY_WINDOW = 64
 # Below it log-probabilities over the temperature leave float32; greedy draws the same.
@@ -34,7 +34,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        self._require("temperature", self.temperature, 0 <= self.temperature <= 100, "0 to 100")
+        self._require("temp", self.temperature, 0 <= self.temperature <= 100, "0 to 100")
         self._require("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         self._require("top_k", self.top_k, 0 <= self.top_k < 2**31, "0 (off) to 2^31 - 1")
         self._require("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1")
@@ -47,7 +47,7 @@ class Sampling:
     @staticmethod
     def _require(name: str, value: float | None, holds: bool, expected: str) -> None:
         if not holds:
-            raise EmberError(f"got {name}={value!s:.60}, expected {expected}")
+            raise EmberError(f"got {name}={short(str(value))}, expected {expected}")
 
 
 def require_finite(peaks: npt.NDArray[np.floating]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 
-from app.chat_tokens import ChatTokens
+from app.chat_tokens import ChatTokens, system_of
 from app.console import note
 from app.engine import Engine, Request
 from app.generation import Event
@@ -29,11 +29,15 @@ from models.text.chat_template import Message
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """An engine, the thread it lives on, and the ids of its chat."""
+    """An engine, the thread it lives on, and the ids of its chat.
+
+    keeps: whether the system prompt is pinned, as long as the chat format makes it.
+    """
 
     engine: Engine
     chat: ChatTokens
     thread: InferenceThread
+    keeps: bool = False
 
     def generate(self, request: Request, cancel: Flag) -> Generator[Event, None, None]:
         """`Engine.generate`, run on the inference thread."""
@@ -48,6 +52,9 @@ class Session:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, ready for an answer; what is to be said of it is told."""
         made = self.chat.prompt(messages)
+        if self.keeps:
+            kept = self.chat.system_tokens(system_of(messages))
+            self.thread.call(lambda: self.engine.keep(kept))
         for text in made.notes:
             note(text)
         return made.ids
@@ -76,7 +83,7 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
             *load_notes(engine, asked=config.backend, hot=args.hot, chat=None if raw else chat),
         ):
             note(text)
-        yield Session(engine=engine, chat=chat, thread=thread)
+        yield Session(engine=engine, chat=chat, thread=thread, keeps=args.keep == KEEP_SYSTEM)
 
 
 def load_notes(

@@ -16,7 +16,7 @@ from io import TextIOWrapper
 from typing import TextIO
 
 from app.inert import inert, inert_json
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, reason
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _WHAT_CAN_BE = "ember.what_can_be"
@@ -92,7 +92,7 @@ class Output(TextIOWrapper):
         if isinstance(self._refused, BrokenPipeError):
             raise self._refused
         if self._refused is not None:
-            told = f"cannot write to stdout: {self._refused.strerror}"
+            told = f"cannot write to stdout: {reason(self._refused)}"
             raise OutputError(told) from self._refused
 
 

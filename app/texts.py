@@ -10,7 +10,7 @@ import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted, reason
 
 MOST_BYTES = 64 << 20
 _BYTE_ORDER_MARK = "\ufeff"
@@ -27,8 +27,7 @@ def read_file(path: Path, what: str, *, most: int = MOST_BYTES) -> str:
         with path.open("rb") as file:
             data = file.read(most + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise EmberError(f"cannot read {what} {path}: {reason}") from error
+        raise EmberError(f"cannot read {what} {path}: {reason(error)}") from error
     if len(data) > most:
         raise EmberError(f"{what} {path} has more than {most >> 20} MiB: give a part of it")
     try:
@@ -45,7 +44,7 @@ def read_stdin() -> str:
     try:
         text = sys.stdin.read(MOST_BYTES + 1)
     except OSError as error:
-        raise EmberError(f"cannot read stdin: {error.strerror}") from error
+        raise EmberError(f"cannot read stdin: {reason(error)}") from error
     if len(text) > MOST_BYTES:
         raise EmberError(f"stdin has more than {MOST_BYTES >> 20} MiB: give a part of it")
     return typed(text)
@@ -60,7 +59,7 @@ def typed(text: str) -> str:
         try:
             text = os.fsencode(text).decode("utf-8")
         except UnicodeError:
-            raise EmberError(f"got {text[:40]!r}, expected text in UTF-8") from None
+            raise EmberError(f"got {quoted(text)}, expected text in UTF-8") from None
     return _unmarked(text)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from kvcache.errors import CacheError
+from kvcache.errors import CacheError, quoted, short
 
 # Positions are 32-bit numbers in the GPU's kernels.
 MOST = 2**31 - 1
@@ -70,7 +70,7 @@ def count(fields: Mapping[str, Any], name: str, *, least: int = 0) -> int:
 
 def bad_field(name: str, value: object, expected: str) -> CacheError:
     """The error for a field of a saved cache."""
-    return CacheError(f"this is not a saved cache: got {name}={value!r:.60}, expected {expected}")
+    return CacheError(f"this is not a saved cache: got {name}={quoted(value)}, expected {expected}")
 
 
 def check_array(name: str, array: Any, shape: tuple[int, ...] | None, dtype: mx.Dtype) -> None:
@@ -82,7 +82,9 @@ def check_array(name: str, array: Any, shape: tuple[int, ...] | None, dtype: mx.
     elif array is None:
         found = "none"
     if found != wanted:
-        raise CacheError(f"this is not a saved cache: got {name} {found!s:.60}, expected {wanted}")
+        raise CacheError(
+            f"this is not a saved cache: got {name} {short(str(found))}, expected {wanted}"
+        )
 
 
 def check_memory(nbytes: int) -> None:

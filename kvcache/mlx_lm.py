@@ -28,7 +28,7 @@ import numpy.typing as npt
 from mlx_lm.models import rope_utils
 
 from kvcache.config import Backend, CacheConfig
-from kvcache.errors import CacheError
+from kvcache.errors import CacheError, reason
 from kvcache.reference import Mask
 from kvcache.tiers.plan import ModelShape, resolve
 from kvcache.turn import Rotation
@@ -85,7 +85,7 @@ def load_prompt_cache(path: Path | str) -> list[Any]:
             raise CacheError(f"{path} is damaged: it names places that no saved cache has")
         caches: list[Any] = mlx_lm_cache.load_prompt_cache(str(path))
     except _FAULTS as error:
-        raise CacheError(f"{path} is no saved cache, or a damaged one ({error})") from error
+        raise CacheError(f"{path} is no saved cache, or a damaged one ({reason(error)})") from error
     return caches
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from kvcache.checks import check_rows, check_tokens
+from kvcache.checks import check_finite, check_queries, check_rows, check_tokens
+from kvcache.config import Backend
 from kvcache.errors import CacheError
 from kvcache.reference import Mask
 from kvcache.stats import CacheStats, sum_rows
@@ -36,8 +37,8 @@ class RowsKVCache:
     ) -> mx.array:
         """Each row's `TwoTierKVCache.attend`; padding queries give zeros.
 
-        q [B, Hq, L, D]; k, v [B, Hkv, L, D]. Raises CacheError for a mask array or
-        another B.
+        q [B, Hq, L, D]; k, v [B, Hkv, L, D]. Raises CacheError for a mask array,
+        another B, or what any row refuses; no row has changed then.
         """
         if isinstance(mask, mx.array):
             raise CacheError("rows of unequal length take no mask array: each row is causal")
@@ -45,9 +46,11 @@ class RowsKVCache:
             got = ", ".join(str(x.shape) for x in (q, k, v))
             raise CacheError(f"got {got}, expected {len(self.rows)} batch rows")
         check_tokens(k, v, (None, None, None))
+        check_queries(q, (k.shape[0], k.shape[1], k.shape[3]), k.shape[2])
+        skips = [min(max(0, each - self.offset), k.shape[2]) for each in self._padding]
+        self._check_finite(k, v, skips)
         outputs = []
-        for at, cache in enumerate(self.rows):
-            skip = min(max(0, self._padding[at] - self.offset), k.shape[2])
+        for at, (cache, skip) in enumerate(zip(self.rows, skips, strict=True)):
             row = slice(at, at + 1)
             out = mx.zeros_like(q[row, :, :skip])
             if skip < k.shape[2]:
@@ -56,6 +59,21 @@ class RowsKVCache:
             outputs.append(out)
         self.offset += k.shape[2]
         return mx.concatenate(outputs, axis=0)
+
+    def _check_finite(self, k: mx.array, v: mx.array, skips: Sequence[int]) -> None:
+        """As the rows would one by one, the first of them having appended by then."""
+        plan = self.rows[0].plan
+        if not plan.check_finite:
+            return
+        parts = [(k, v)]
+        if any(skips):
+            parts = [
+                (k[at : at + 1, :, skip:], v[at : at + 1, :, skip:])
+                for at, skip in enumerate(skips)
+                if skip < k.shape[2]
+            ]
+        for keys, values in parts:
+            check_finite(keys, values, plan.hot_dtype, on_cpu=plan.backend is Backend.CPU)
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of all rows together."""

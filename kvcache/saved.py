@@ -19,7 +19,7 @@ import numpy as np
 
 from kvcache.codecs.base import Encoded
 from kvcache.config import Backend, HotDtype
-from kvcache.errors import CacheError
+from kvcache.errors import CacheError, quoted
 from kvcache.integrity import (
     MOST,
     bad_field,
@@ -109,7 +109,7 @@ def _whole(state: State) -> tuple[Mapping[str, Any], Sequence[mx.array | None]]:
         raise CacheError(f"this is not a saved two-tier cache: {error}") from error
     layout = description.get("layout") if isinstance(description, dict) else None
     if layout not in (LAYOUT, _WITHOUT_SUM):
-        raise CacheError(f"got a cache saved as {layout!r:.60}, expected {LAYOUT!r}")
+        raise CacheError(f"got a cache saved as {quoted(layout)}, expected {LAYOUT!r}")
     if not all(array is None or isinstance(array, mx.array) for array in arrays):
         raise CacheError("this is not a saved two-tier cache: it holds what is no array")
     if layout == LAYOUT:

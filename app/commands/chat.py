@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from app import options, texts
 from app.inert import inert_line
 from app.streams import OutputError
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, reason
 
 if TYPE_CHECKING:
     from app.session import Session
@@ -63,17 +63,13 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     from app.tui.app import ChatApp
     from app.tui.service.live_service import LiveService
     from app.tui.terminal.garbage import collected_at_rest
-    from models.text.builtin_templates import given_template
 
-    if args.chat_template is not None:
-        # What is none is told here, rather than by the load on the full screen.
-        given_template(args.chat_template)
     model = options.named_model(args)
     settings, notices = _settings(args)
     try:
         store = SessionStore.open(default_path())
     except StoreError as error:
-        store = SessionStore.in_memory([f"chats are not saved: {error}"])
+        store = SessionStore.in_memory([f"{error}; the chats of this run are not saved"])
     chat = None
     notices += store.notes
     if args.continue_:
@@ -112,7 +108,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         store.close()
         service.close()
     if failure is not None:
-        note(f"the end of the chat is not saved: {failure}")
+        note(f"{failure}; the end of the chat is not saved")
     return code
 
 
@@ -168,7 +164,7 @@ def _read_line() -> str:
     try:
         return input("> ")
     except OSError as error:
-        raise EmberError(f"cannot read stdin: {error.strerror}") from error
+        raise EmberError(f"cannot read stdin: {reason(error)}") from error
 
 
 def _handle(

@@ -13,12 +13,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print found models first, then the catalogue's others."""
+    from app.console import note
     from models.finding.catalogue import CATALOGUE
-    from models.finding.discover import discover
+    from models.finding.discover import discover, without_files
+    from models.finding.source import no_file
 
     found = discover()
     names = {model.name for model in found}
     others = [entry for entry in CATALOGUE if entry.name not in names]
+    for name, blob in without_files().items():
+        note(f"{name} {no_file(name, blob)}")
     if args.json:
         listing = {
             "found": [

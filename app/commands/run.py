@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app import options, texts
@@ -25,7 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-p", "--prompt", type=texts.flag, default="-", help="the prompt; - reads stdin (default)"
     )
     prompts.add_argument(
-        "--prompts-file", type=Path, metavar="FILE", help="a prompt a line, answered as one batch"
+        "--prompts-file",
+        type=options.prompts_file,
+        metavar="FILE",
+        help="a prompt a line, answered as one batch",
     )
     parser.add_argument("--system", type=texts.flag, help="system prompt")
     parser.add_argument(
@@ -44,12 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer on stdout; progress and figures go to stderr."""
     if args.raw and args.system:
-        return options.usage_error("run", "--system has no place in a --raw prompt")
+        raise options.UsageError("--system has no place in a --raw prompt")
     if args.raw and args.chat_template is not None:
-        return options.usage_error("run", "--chat-template has no place in a --raw prompt")
+        raise options.UsageError("--chat-template has no place in a --raw prompt")
     prompts = _prompts(args)
     if not prompts:
-        return options.usage_error("run", "the prompt is empty: give --prompt TEXT, or stdin text")
+        raise options.UsageError("the prompt is empty: give --prompt TEXT, or stdin text")
     from app.session import open_session
 
     with open_session(args, raw=args.raw) as session:
@@ -134,12 +136,7 @@ def _code(answers: "list[Answer]", cancel: "Cancel") -> int:
 
 def _prompts(args: argparse.Namespace) -> list[str]:
     if args.prompts_file is not None:
-        found = texts.lines(texts.read_file(args.prompts_file, "the prompts file"))
-        if not found:
-            raise EmberError(
-                f"the prompts file {args.prompts_file} is empty: write a prompt a line"
-            )
-        return found
+        return list(args.prompts_file)
     # One newline at the end of stdin is the shell's, not the prompt's.
     text = texts.read_stdin().removesuffix("\n") if args.prompt == "-" else args.prompt
     return [text] if text.strip() else []

@@ -25,9 +25,11 @@ from app.sessions.schema import (
     columns,
     migrate,
 )
+from kvcache.errors import reason
 
 _OPEN_SECONDS, _LOOK_SECONDS = 3.0, 0.02
 _JOURNALS = ("-wal", "-shm")
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _RESCUED = "rescued"
 # What SQLite raises of a file: its messages quote the file's names, which may be no text.
@@ -75,8 +77,11 @@ def told(what: str) -> Iterator[None]:
         # Errors that the module itself raises have no code.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         damaged = code in _DAMAGED or isinstance(error, UnicodeDecodeError)
+        because = f"{reason(error)}: check the disk and its permissions"
+        if code in _LOCKED:
+            because = "another program has locked their file: end it, or wait for it"
         raise (DamagedError if damaged else StoreError)(
-            f"cannot {what} the saved chats ({error}): check the disk and its permissions"
+            f"cannot {what} the chats: {because}"
         ) from error
 
 

@@ -18,7 +18,7 @@ import platformdirs
 from app import private
 from app.options import MOST_TOKENS
 from app.sampling import Sampling
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted, reason, short
 
 
 def default_path() -> Path:
@@ -53,7 +53,11 @@ class Settings:
                 raise EmberError(f"got {each.name} = {value!r}, expected {kind}")
         if not 1 <= self.max_tokens <= MOST_TOKENS:
             raise EmberError(
-                f"got max_tokens = {self.max_tokens!s:.60}, expected 1 to {MOST_TOKENS}"
+                f"got max_tokens = {short(str(self.max_tokens))}, expected 1 to {MOST_TOKENS}"
+            )
+        if self.seed < -1:
+            raise EmberError(
+                f"got seed = {short(str(self.seed))}, expected -1 (draws afresh) to 2^64 - 1"
             )
         self.sampling()
 
@@ -78,7 +82,7 @@ class Settings:
         try:
             value = _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
         except (ValueError, KeyError):
-            raise EmberError(f"got {name} = {text!r:.60}, expected {_KINDS[kind]}") from None
+            raise EmberError(f"got {name} = {quoted(text)}, expected {_KINDS[kind]}") from None
         if isinstance(value, float) and not math.isfinite(value):
             raise EmberError(f"got {name} = {text}, expected {_KINDS[kind]}")
         return replace(self, **{name: value})
@@ -173,7 +177,7 @@ def change(path: Path, changes: Mapping[str, Any]) -> list[str]:
         lines = [f"{_key(name)} = {_toml(value)}" for name, value in kept.items()]
         private.write(path, "\n".join([_HEADING, *lines, ""]))
     except OSError as error:
-        raise EmberError(f"{path}: the settings cannot be saved ({error.strerror})") from error
+        raise EmberError(f"{path}: the settings cannot be saved ({reason(error)})") from error
     return [*notes, *private.narrow([path.parent])]
 
 
@@ -185,7 +189,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        cause = " ".join(str(error).split())
+        cause = " ".join(reason(error).split())
         raise EmberError(f"{path}: the settings cannot be read ({cause})") from error
 
 

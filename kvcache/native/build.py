@@ -27,7 +27,7 @@ from pathlib import Path
 
 import platformdirs
 
-from kvcache.errors import CacheError
+from kvcache.errors import CacheError, reason
 
 _COMPILERS = ("c++", "g++", "clang++")
 # Older clang knows no -march=native on ARM.
@@ -88,7 +88,9 @@ def load(sources: Sources) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise NativeUnavailableError(f"the compiled kernels do not load: {error}") from error
+        raise NativeUnavailableError(
+            f"the compiled kernels do not load: {reason(error)}"
+        ) from error
 
 
 def built(sources: Sources) -> Path | None:
@@ -234,7 +236,7 @@ def _told(stem: Path) -> Iterator[None]:
         because = f"{damaged[0]} is damaged or not ours; " if damaged else ""
         raise NativeUnavailableError(
             f"the compiled CPU kernels cannot be kept: {because}cannot write to {folder}: "
-            f"{error.strerror}; point EMBER_CACHE at a folder that can be written"
+            f"{reason(error)}; point EMBER_CACHE at a folder that can be written"
         ) from error
 
 
@@ -264,7 +266,7 @@ def _running(command: list[str], *, group: bool) -> Iterator[subprocess.Popen[st
             start_new_session=group,
         )
     except OSError as error:
-        raise NativeUnavailableError(f"{command[0]} cannot be run: {error}") from error
+        raise NativeUnavailableError(f"{command[0]} cannot be run: {reason(error)}") from error
     end = partial(_kill, process, group=group)
     # This may be a thread that an interrupted program does not wait for.
     atexit.register(end)

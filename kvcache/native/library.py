@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kvcache.errors import CacheError, EmberError
+from kvcache.errors import CacheError, EmberError, quoted
 from kvcache.native import build, structs
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, checked, strided
 
@@ -28,12 +28,15 @@ _MOST_THREADS = 1024
 
 
 class Library:
-    """The kernels. Make one by `library()`."""
+    """The kernels. Make one by `library()`.
+
+    threads: that there are, the calling one among them; fewer than asked for where the
+    system gives no more.
+    """
 
     def __init__(self, compiled: ctypes.CDLL, threads: int) -> None:
         self._c = compiled
-        self.threads = threads
-        compiled.ember_start(threads)
+        self.threads = int(compiled.ember_start(threads))
 
     def close(self) -> None:
         """End the kernels' threads."""
@@ -210,7 +213,7 @@ def _threads() -> int:
         threads = int(given) if given.isdecimal() and len(given) < 10 else 0
         if not 0 < threads <= _MOST_THREADS:
             raise EmberError(
-                f"got EMBER_THREADS={given!r:.60}, expected a whole number, 1 to {_MOST_THREADS}"
+                f"got EMBER_THREADS={quoted(given)}, expected a whole number, 1 to {_MOST_THREADS}"
             )
         return threads
     if sys.platform != "linux":

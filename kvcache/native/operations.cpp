@@ -10,7 +10,11 @@ static Pool pool;
 
 extern "C" {
 
-void ember_start(int threads) { pool.start(threads); }
+// Returns how many threads there are, the calling one among them.
+int32_t ember_start(int32_t threads) {
+    pool.start(threads);
+    return pool.threads();
+}
 
 void ember_stop() { pool.stop(); }
 

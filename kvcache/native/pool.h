@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -23,10 +24,13 @@ class Pool {
   public:
     ~Pool() { stop(); }
 
-    // `threads` counts the calling thread.
+    // `threads` counts the calling thread. There are fewer where the system gives no more.
     void start(int threads) {
         stop();
-        for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+        try {
+            for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+        } catch (const std::system_error&) {
+        }
     }
 
     // End the workers: until the next start the caller does all by itself.

@@ -188,6 +188,12 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
         window, hot = wanted, config.hot
     window = min(window, MOST_TOKENS if config.beyond_context else shape.context)
     pinned = max(config.sinks, config.keep)
+    if not config.beyond_context and shape.context < pinned + config.block:
+        raise CacheError(
+            f"the model was trained for {shape.context} tokens, fewer than {pinned} pinned tokens "
+            f"and a block of {config.block}; give smaller --sinks, --keep or --block, or "
+            f"--beyond-context with --ctx {pinned + config.block} or more"
+        )
     sizes = TierSizes.within(window, pinned=pinned, hot=hot, block=config.block)
     capped = config.max_tokens is not None and not config.beyond_context and wanted > shape.context
     plan = CachePlan(

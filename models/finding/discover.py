@@ -8,6 +8,7 @@ name of a found model is what a user may type back as a spec:
     hf:OWNER/REPO/FILE.gguf       Hugging Face cache (@COMMIT: not its `main`)
     lmstudio:OWNER/REPO/FILE.gguf LM Studio, the path below its model folder
     ollama:llama3.2:1b            Ollama, the name that `ollama ls` shows
+    ollama:sha256-0123456789ab    Ollama, weights that none of its names leads to
 
 Of several split shards only the first is listed; vision projectors are not.
 """
@@ -41,6 +42,7 @@ _OLLAMA_OWN_REGISTRY = "registry."
 _OLLAMA_LIBRARY = "library"
 _OLLAMA_MODEL_LAYER = "application/vnd.ollama.image.model"
 _MANIFEST_LIMIT = 1 << 20
+_SHORT_DIGEST = len("sha256-0123456789ab")
 _MAX_DEPTH = 8
 
 _SHARD = re.compile(r"-(\d{5})-of-\d{5}\.gguf$", re.IGNORECASE)
@@ -120,20 +122,57 @@ def _lm_studio() -> Iterator[FoundModel]:
 
 
 def _ollama() -> Iterator[FoundModel]:
+    for root in _ollama_folders():
+        named: set[Path] = set()
+        for name, blob, others in _ollama_manifests(root):
+            named.update(others)
+            if name and blob and (size := file_size(blob)) is not None:
+                yield FoundModel(name=name, path=blob, size=size, origin=Origin.OLLAMA)
+        for blob in sorted(set(_blobs(root)) - named):
+            if size := file_size(blob):
+                name = f"ollama:{blob.name[:_SHORT_DIGEST]}"
+                yield FoundModel(name=name, path=blob, size=size, origin=Origin.OLLAMA)
+
+
+def without_files() -> dict[str, Path]:
+    """Ollama's models whose weights are missing or may not be read, by name."""
+    found: dict[str, Path] = {}
+    for root in _ollama_folders():
+        for name, blob, _ in _ollama_manifests(root):
+            if name and blob and file_size(blob) is None:
+                found.setdefault(name, blob)
+    return found
+
+
+def _ollama_folders() -> list[Path]:
     own = os.environ.get("OLLAMA_MODELS") or _OLLAMA_FOLDER
-    for folder in (own, *_OLLAMA_SERVICE_FOLDERS):
-        yield from _ollama_models(Path(folder).expanduser())
+    return [Path(folder).expanduser() for folder in (own, *_OLLAMA_SERVICE_FOLDERS)]
 
 
-def _ollama_models(root: Path) -> Iterator[FoundModel]:
+def _ollama_manifests(root: Path) -> Iterator[tuple[str | None, Path | None, list[Path]]]:
+    """Of each manifest: the model's name, the file of its weights, and all its files."""
     for path in _files(root / "manifests"):
         parts = path.relative_to(root / "manifests").parts
-        blob = _ollama_blob(root, path)
-        size = file_size(blob) if blob else None
-        if blob is None or size is None or len(parts) != 4:
-            continue
-        name = f"ollama:{_ollama_name(*parts)}"
-        yield FoundModel(name=name, path=blob, size=size, origin=Origin.OLLAMA)
+        name = f"ollama:{_ollama_name(*parts)}" if len(parts) == 4 else None
+        layers = _ollama_layers(root, path)
+        weights = next((file for kind, file in layers if kind == _OLLAMA_MODEL_LAYER), None)
+        yield name, weights, [file for _, file in layers]
+
+
+def _blobs(root: Path) -> Iterator[Path]:
+    """Files of weights in Ollama's own naming, whoever they belong to."""
+    with suppress(OSError):
+        for path in (root / "blobs").iterdir():
+            if _DIGEST.fullmatch(path.name) and _is_gguf(path):
+                yield path
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
 
 
 def _ollama_name(registry: str, namespace: str, model: str, tag: str) -> str:
@@ -144,17 +183,16 @@ def _ollama_name(registry: str, namespace: str, model: str, tag: str) -> str:
     return f"{'/'.join(parts)}:{tag}"
 
 
-def _ollama_blob(root: Path, manifest: Path) -> Path | None:
-    """The file that holds the weights of a manifest, or None for a manifest of anything else."""
+def _ollama_layers(root: Path, manifest: Path) -> list[tuple[str, Path]]:
+    """Kind and file of a manifest's layers; none for what is no manifest."""
     try:
         with manifest.open(encoding="utf-8") as file:
             layers = json.loads(file.read(_MANIFEST_LIMIT))["layers"]
-        digests = [layer["digest"] for layer in layers if layer["mediaType"] == _OLLAMA_MODEL_LAYER]
-        # The digest names a file: taken only in this form, it cannot lead out of the folder.
-        match = _DIGEST.fullmatch(digests[0])
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return None
-    return root / "blobs" / f"sha256-{match[1]}" if match else None
+        stated = [(layer["mediaType"], _DIGEST.fullmatch(layer["digest"])) for layer in layers]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    # The digest names a file: taken only in this form, it cannot lead out of the folder.
+    return [(kind, root / "blobs" / f"sha256-{match[1]}") for kind, match in stated if match]
 
 
 def _catalogue_names() -> dict[Path, str]:

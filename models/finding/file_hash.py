@@ -4,6 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from kvcache.errors import reason
 from models.errors import FetchError
 from models.finding.progress import Progress, ProgressCallback
 
@@ -32,7 +33,7 @@ def is_sound(path: Path, stated: str, report: ProgressCallback) -> bool:
         for file in {path, blob}:
             file.unlink(missing_ok=True)
     except OSError as error:
-        raise FetchError(f"{path}: cannot be checked and renewed ({error.strerror})") from error
+        raise FetchError(f"{path}: cannot be checked and renewed ({reason(error)})") from error
     return False
 
 

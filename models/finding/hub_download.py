@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from kvcache.errors import quoted, reason
 from models.errors import FetchError
 from models.finding.file_hash import HASH, is_sound
 from models.finding.hub import COMMIT, HubFile, hub_folder
@@ -105,7 +106,9 @@ class _Watch:
             self._asked_at = None
         commit = headers.get("X-Repo-Commit")
         if commit is not None and not COMMIT.fullmatch(commit):
-            raise FetchError(f"{self._wanted}: the server names {commit!r:.60}, expected a commit")
+            raise FetchError(
+                f"{self._wanted}: the server names {quoted(commit)}, expected a commit"
+            )
         self.received |= response.request.method == "GET"
         if response.request.method == "HEAD" and response.status_code < 400:
             self._check_file(headers, redirects=response.status_code >= 300)
@@ -144,7 +147,7 @@ class _Watch:
     def _check_stated(self, stated: str) -> None:
         if not HASH.fullmatch(stated):
             raise FetchError(
-                f"{self._wanted}: the server states {stated!r:.60}, expected a hash to check the "
+                f"{self._wanted}: the server states {quoted(stated)}, expected a hash to check the "
                 "file by; fetch it in another way, and name its path"
             )
         if self._sha256 not in (None, stated):
@@ -158,7 +161,7 @@ class _Watch:
         folder = next(each for each in (hub_folder(), *hub_folder().parents) if each.exists())
         free = shutil.disk_usage(folder).free
         if not (size.isascii() and size.isdigit() and len(size) <= 20):
-            raise FetchError(f"{self._wanted}: the server states {size!r:.60} bytes")
+            raise FetchError(f"{self._wanted}: the server states {quoted(size)} bytes")
         if int(size) > free:
             raise FetchError(
                 f"{self._wanted}: no space left in {hub_folder()} ({free / 1e6:.0f} of "
@@ -287,7 +290,7 @@ def _os_cause(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"no space left in {hub_folder()}: free some, or set HF_HOME to another disk"
     if error.errno is not None:
-        return f"cannot write to {hub_folder()} ({error.strerror}): set HF_HOME to another folder"
+        return f"cannot write to {hub_folder()} ({reason(error)}): set HF_HOME to another folder"
     return f"the download failed ({_first_line(error)}); run it again"
 
 

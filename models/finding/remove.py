@@ -6,7 +6,7 @@ the Hub: the Hugging Face cache is shared, and its blobs may serve others.
 
 from pathlib import Path
 
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, reason
 from models.finding.discover import FoundModel, Origin, discover
 from models.finding.source import locate
 from models.finding.store import models_folder
@@ -25,7 +25,7 @@ def remove(spec: str) -> int:
         size = path.lstat().st_size
         path.unlink()
     except OSError as error:
-        raise EmberError(f"{path}: cannot be removed ({error.strerror})") from error
+        raise EmberError(f"{path}: cannot be removed ({reason(error)})") from error
     return size
 
 
@@ -52,6 +52,8 @@ def _owner_hint(model: FoundModel) -> str:
             )
         case Origin.LM_STUDIO:
             return "belongs to LM Studio; delete it there"
+        case Origin.OLLAMA if model.path.name.startswith(model.name.removeprefix("ollama:")):
+            return "is left over in Ollama's folder, where no name leads to it; delete it by hand"
         case Origin.OLLAMA:
             return f"belongs to Ollama; `ollama rm {model.name.removeprefix('ollama:')}` removes it"
         case Origin.EMBER:

@@ -12,10 +12,11 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvcache.errors import quoted, reason, short
 from models.errors import ModelNotFoundError
 from models.finding import catalogue
 from models.finding.catalogue import CatalogueEntry
-from models.finding.discover import FoundModel, discover
+from models.finding.discover import FoundModel, discover, without_files
 from models.finding.hub import MAIN, HubFile, cached, file_size
 from models.finding.store import installed, own_path
 
@@ -94,7 +95,7 @@ def _parse_hub(spec: str) -> HubFile:
         return HubFile(repo=f"{owner}/{repo}", file=file, revision=revision or MAIN)
     except ValueError as error:
         raise ModelNotFoundError(
-            f"{spec!r:.80} names no file on the Hub: expected hf:OWNER/REPO/FILE.gguf or "
+            f"{quoted(spec, 80)} names no file on the Hub: expected hf:OWNER/REPO/FILE.gguf or "
             "hf:OWNER/REPO/FILE.gguf@REVISION"
         ) from error
 
@@ -113,8 +114,9 @@ def _existing(path: Path) -> Path:
             return path
         is_folder, link = path.is_dir(), path.readlink() if path.is_symlink() else None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ModelNotFoundError(f"{str(path)!r:.80}: cannot be read ({reason})") from error
+        raise ModelNotFoundError(
+            f"{quoted(str(path), 80)}: cannot be read ({reason(error)})"
+        ) from error
     if is_folder:
         inside = ", ".join(sorted(each.name for each in path.glob("*.gguf"))[:3])
         hint = f"name one of its files, such as {inside}" if inside else "it holds no .gguf file"
@@ -148,7 +150,17 @@ def _found(name: str) -> FoundModel:
     for candidate in (name, f"{name}:latest"):
         if model := models.get(candidate):
             return model
+        if blob := without_files().get(candidate):
+            raise ModelNotFoundError(f"{candidate} {no_file(candidate, blob)}")
     raise _unknown(name, list(models))
+
+
+def no_file(name: str, blob: Path) -> str:
+    """What is wrong with a model of Ollama's that has no weights."""
+    return (
+        f"has a manifest, but its weights {blob} are missing or may not be read; "
+        f"`ollama pull {name.removeprefix('ollama:')}` fetches them"
+    )
 
 
 def _unknown(name: str, found: list[str] | None = None) -> ModelNotFoundError:
@@ -161,6 +173,6 @@ def _unknown(name: str, found: list[str] | None = None) -> ModelNotFoundError:
     close = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return ModelNotFoundError(
-        f"no model named {name!r:.80}: {hint}`ember ls` lists what can be used; "
-        f"a file in this folder is written ./{Path(name).name:.80}"
+        f"no model named {quoted(name, 80)}: {hint}`ember ls` lists what can be used; "
+        f"a file in this folder is written ./{short(Path(name).name, 80)}"
     )

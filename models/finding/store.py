@@ -17,6 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
+from kvcache.errors import reason
 from models.errors import FetchError
 from models.finding.catalogue import CatalogueEntry
 from models.finding.hub import cached_revisions, file_size
@@ -72,11 +73,11 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(folder, reason) from error
+            raise _no_space(folder, reason(error)) from error
         raise FetchError(
-            f"cannot write to {folder} ({reason}): set EMBER_CACHE to a folder that can be written"
+            f"cannot write to {folder} ({reason(error)}): set EMBER_CACHE to a folder that can be "
+            "written"
         ) from error
 
 
@@ -102,9 +103,9 @@ def check_file(path: Path, entry: CatalogueEntry) -> None:
         )
 
 
-def _no_space(folder: Path, reason: str) -> FetchError:
+def _no_space(folder: Path, because: str) -> FetchError:
     return FetchError(
-        f"no space left in {folder} ({reason}): free some, or set EMBER_CACHE to another disk"
+        f"no space left in {folder} ({because}): free some, or set EMBER_CACHE to another disk"
     )
 
 

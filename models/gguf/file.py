@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from kvcache.errors import reason
 from models.errors import GGUFError
 from models.gguf.header import TensorInfo, read_header
 from models.gguf.metadata import Metadata
@@ -113,7 +114,5 @@ def _map_file(path: Path) -> mmap.mmap:
             if file.seek(0, 2) == 0:
                 raise GGUFError("is empty, expected a GGUF file")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise GGUFError(f"cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise GGUFError(f"cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise GGUFError(f"cannot be read: {reason(error)}") from error

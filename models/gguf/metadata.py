@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from kvcache.errors import quoted
 from models.errors import GGUFError
 
 MetadataValue = int | float | bool | str | list[str] | npt.NDArray[np.generic]
@@ -97,5 +98,4 @@ def _describe(value: object) -> str:
         return f"an array of {value.dtype}"
     if isinstance(value, list):
         return "an array of strings"
-    text = repr(value)
-    return text if len(text) <= 40 else text[:40] + "..."
+    return quoted(value, 40)

@@ -12,6 +12,7 @@ import re
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
+from kvcache.errors import quoted
 from models.assumptions import Assumptions
 from models.gguf.metadata import Metadata
 from models.text.pretokenizers import PreTokenizer, Spelling
@@ -134,7 +135,7 @@ def _read_merges(
             skipped.append(number)
     if skipped:
         assumed.add(
-            f"{PREFIX}merges[{skipped[0]}] ({listed[skipped[0]]!r:.60})",
+            f"{PREFIX}merges[{skipped[0]}] ({quoted(listed[skipped[0]])})",
             "not two pieces that make a third, it is skipped",
             count=len(skipped),
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from kvcache.errors import reason
 from models.errors import ChatTemplateError
 from models.text.tokenizer import Tokenizer
 
@@ -200,7 +201,7 @@ def given_template(spec: str) -> TemplateText:
             f"no chat template {spec!r}: expected a file, or one of {names}"
         ) from None
     except (OSError, ValueError) as error:
-        raise ChatTemplateError(f"cannot read the chat template {spec}: {error}") from error
+        raise ChatTemplateError(f"cannot read the chat template {spec}: {reason(error)}") from error
     return TemplateText(source=TemplateSource.GIVEN, text=text, name=f"the chat template {spec}")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum, auto
 
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted
 from models.assumptions import Assumptions
 from models.gguf.metadata import Metadata
 
@@ -242,7 +242,7 @@ def named(name: str) -> PreTokenizer:
     if name in PRE_TOKENIZERS:
         return PRE_TOKENIZERS[name]
     close = get_close_matches(name, PRE_TOKENIZERS, n=5, cutoff=0.4) or sorted(PRE_TOKENIZERS)
-    raise EmberError(f"got pre-tokenizer {name!r:.60}, expected one such as {', '.join(close)}")
+    raise EmberError(f"got pre-tokenizer {quoted(name)}, expected one such as {', '.join(close)}")
 
 
 def of_file(metadata: Metadata, assumed: Assumptions) -> PreTokenizer:
@@ -250,7 +250,7 @@ def of_file(metadata: Metadata, assumed: Assumptions) -> PreTokenizer:
     name = metadata.get_string(_KEY, "")
     if name not in PRE_TOKENIZERS:
         assumed.add(
-            f"{_KEY} is {name!r:.60}" if name else f"{_KEY} is missing",
+            f"{_KEY} is {quoted(name)}" if name else f"{_KEY} is missing",
             "ANSWERS MAY BE WORSE, text is cut by llama.cpp's default; "
             "--pretokenizer NAME cuts it otherwise",
         )

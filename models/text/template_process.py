@@ -24,6 +24,7 @@ from threading import Event, Lock
 
 import psutil
 
+from kvcache.errors import reason
 from models.errors import ChatTemplateError, RenderStoppedError
 
 # How often a wait looks whether it was stopped, and at the process's memory.
@@ -211,7 +212,9 @@ def _start() -> "subprocess.Popen[bytes]":
             start_new_session=True,
         )
     except OSError as error:
-        raise ChatTemplateError(f"cannot start a process for the chat template: {error}") from error
+        raise ChatTemplateError(
+            f"cannot start a process for the chat template: {reason(error)}"
+        ) from error
 
 
 def _folders() -> list[str]:

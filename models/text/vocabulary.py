@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvcache.errors import quoted
 from models.assumptions import Assumptions
 from models.errors import GGUFError
 from models.gguf.metadata import Metadata
@@ -189,7 +190,7 @@ def tokenizer_model(metadata: Metadata) -> TokenizerModel:
         return TokenizerModel(name)
     except ValueError:
         supported = ", ".join(TokenizerModel)
-        raise GGUFError(f"{PREFIX}model is {name!r:.60}, supported are: {supported}") from None
+        raise GGUFError(f"{PREFIX}model is {quoted(name)}, supported are: {supported}") from None
 
 
 def _texts(metadata: Metadata, assumed: Assumptions) -> tuple[str, ...]:
@@ -197,9 +198,8 @@ def _texts(metadata: Metadata, assumed: Assumptions) -> tuple[str, ...]:
     if not texts:
         raise GGUFError(f"{PREFIX}tokens is empty, expected at least one token")
     if odd := [index for index, text in enumerate(texts) if not is_unicode(text)]:
-        shown = repr(text_bytes(texts[odd[0]]))
         assumed.add(
-            f"token {odd[0]} ({shown:.60})",
+            f"token {odd[0]} ({quoted(text_bytes(texts[odd[0]]))})",
             "not UTF-8, no text becomes this token",
             count=len(odd),
         )
@@ -211,7 +211,7 @@ def _ids(texts: tuple[str, ...], assumed: Assumptions) -> dict[str, int]:
     again = [index for index, text in enumerate(texts) if ids.setdefault(text, index) != index]
     if again:
         assumed.add(
-            f"token {again[0]} ({texts[again[0]]!r:.60})",
+            f"token {again[0]} ({quoted(texts[again[0]])})",
             "another token has this text, of two that do the first is used",
             count=len(again),
         )
@@ -239,7 +239,7 @@ def _types(metadata: Metadata, texts: tuple[str, ...], assumed: Assumptions) -> 
     ]
     if no_bytes:
         assumed.add(
-            f"token {no_bytes[0]} ({texts[no_bytes[0]]!r:.60}) is of type BYTE",
+            f"token {no_bytes[0]} ({quoted(texts[no_bytes[0]])}) is of type BYTE",
             "not <0xXX>, it is a normal token",
             count=len(no_bytes),
         )

@@ -18,6 +18,7 @@ from app import cli
 from app.chat_tokens import ChatTokens
 from app.engine import Engine, Request
 from app.generation import Finished
+from app.options import LoadOptions
 from app.tui.service.contract import Ask, ModelInfo, Prepared
 from app.tui.service.live_service import LiveService
 from kvcache import Backend, CacheConfig
@@ -170,10 +171,13 @@ def test_another_template_is_given(ember: Run, with_template: WithTemplate, tmp_
         prompts.append(json.loads(out)["prompt_tokens"])
     assert len(set(prompts)) == 3
     mine.write_text("{{ 1 // 0 }}", encoding="utf-8")
-    for choice, message in (("nosuch", "no chat template 'nosuch'"), (mine, "mine.jinja failed: ")):
+    for choice, status, message in (
+        ("nosuch", 2, "no chat template 'nosuch'"),
+        (mine, 1, "mine.jinja failed: "),
+    ):
         for command in (["run", "-p", "ba"], ["chat", "--plain"]):
             code, out, err = ember(*command, "-m", path, "--chat-template", choice, *FEW)
-            assert (code, out, err.count("\n")) == (1, "", 1)
+            assert (code, out, err.count("\n")) == (status, "", 1)
             assert message in err
     code, _, err = ember("run", "--raw", "-p", "ba", "-m", path, "--chat-template", "chatml")
     assert (code, err.count("\n")) == (2, 1)
@@ -279,8 +283,10 @@ def test_the_chat_is_left_while_a_template_renders(
 
 def test_a_template_that_is_none_opens_no_full_screen(with_template: WithTemplate) -> None:
     terminal = Terminal("chat", "-m", str(with_template(EACH)), "--chat-template", "nosuch")
-    terminal.wait_for("ember: error: no chat template 'nosuch': expected a file, or one of chatml")
-    assert terminal.close() == 1
+    terminal.wait_for(
+        "--chat-template: no chat template 'nosuch': expected a file, or one of chatml"
+    )
+    assert terminal.close() == 2
 
 
 @pytest.fixture
@@ -327,3 +333,38 @@ def test_the_chat_is_told_of_its_template(
     first, *_ = service.answer(Ask(messages=tuple(conversation("ba")), max_tokens=2))
     assert isinstance(first, Prepared)
     assert first.notes == ()
+
+
+DROPS = "{% for m in messages if m.content != 'ba' %}{{ m.content }}{% endfor %}"
+SYSTEM = "ce di fo"
+
+
+def test_what_is_kept_is_counted_by_the_template_that_is_taken(
+    ember: Run, with_template: WithTemplate
+) -> None:
+    command = ["run", "-p", "ba", "--system", SYSTEM, "--keep", "system", "--json", *FEW]
+    command += ["-m", str(with_template(DROPS))]
+    kept = []
+    for flags in ([], ["--chat-template", "chatml"]):
+        code, out, _ = ember(*command, *flags)
+        assert code == 0
+        kept.append(json.loads(out)["cache"]["sink"])
+    assert kept[0] == kept[1] > 4
+
+
+def test_the_chat_keeps_the_system_prompt_as_it_is_now(with_template: WithTemplate) -> None:
+    def asked(service: LiveService, question: str, system: str) -> int:
+        ask = Ask(messages=tuple(conversation(question, system=system)), max_tokens=2)
+        assert isinstance(list(service.answer(ask))[-1], Finished)
+        return service.layer_stats()[0].sink
+
+    config = CacheConfig(backend=Backend.REFERENCE)
+    kept = []
+    for template in (None, "chatml"):
+        service = LiveService(config, keep_system=SYSTEM, load=LoadOptions(chat_template=template))
+        assert list(service.load(str(with_template(DROPS))))
+        asked(service, "ba", SYSTEM)
+        kept.append([asked(service, "ba", SYSTEM), asked(service, "ba", f"{SYSTEM} gu ha")])
+        service.close()
+    assert kept[0] == kept[1]
+    assert kept[0][0] < kept[0][1]

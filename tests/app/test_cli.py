@@ -15,6 +15,7 @@ from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
 from tests.app.conftest import TINY, Ember
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
+from tests.models.samples import CONTENT, put_ollama
 from tests.patience import patience
 
 RUN = ["run", "--raw", "--prompt", "ba ce di", "--max-tokens", "5"]
@@ -113,6 +114,12 @@ def test_chat_survives_a_full_window(
         (["--prompt", "x", "--kv-budget", ""], "--kv-budget: got size ''"),
         (["--prompt", "x", "--ctx", "9", "--kv-budget", "1MiB"], "not allowed with"),
         (["--prompt", "x", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        (["--prompt", "x", "--pretokenizer", "nosuch"], "--pretokenizer: got pre-tokenizer"),
+        (["--prompt", "x", "--chat-template", "nosuch"], "no chat template 'nosuch': expected"),
+        (["--prompt", "x", "--chat-template", "/"], "cannot read the chat template /: Is a dir"),
+        (["--prompts-file", "nosuch"], "cannot read the prompts file nosuch: No such file"),
+        (["--prompts-file", os.devnull], f"the prompts file {os.devnull} is empty"),
+        (["--prompt", "x", "one", "-m", "other"], "got two models, 'one' and 'other'"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(ember: Ember, arguments: list[str], message: str) -> None:
@@ -127,7 +134,6 @@ def test_bad_usage_is_one_line_and_exit_2(ember: Ember, arguments: list[str], me
         (["-m", "./no/such.gguf"], "no/such.gguf"),
         (["-m", "no-such-name"], "no-such-name"),
         (["-m", "TINY", "--kv-budget", "100"], "does not hold 4 pinned tokens"),
-        (["other", "-m", "TINY"], "got two models"),
         (["-m", "TINY", "--ctx", "3"], "a window of 3 tokens does not hold 4"),
         (["-m", "TINY", "--backend", "gpu"], "needs a Metal or CUDA device"),
     ],
@@ -139,12 +145,6 @@ def test_failures_are_one_line_and_exit_1(
     result = ember(*RUN, *given)
     assert result.code == 1
     assert message in result.error_line()
-
-
-def test_a_missing_prompts_file_is_one_line(ember: Ember, tmp_path: Path) -> None:
-    result = ember("run", "--prompts-file", tmp_path / "none.txt")
-    assert result.code == 1
-    assert "cannot read the prompts file" in result.error_line()
 
 
 def test_another_architecture_is_one_line_that_names_the_file(ember: Ember, tmp_path: Path) -> None:
@@ -356,3 +356,19 @@ def test_a_raw_prompt_that_begins_with_bos_has_one(ember: Ember, tiny_path: Path
     ]
     assert found[0]["prompt_tokens"] == found[1]["prompt_tokens"] == 3
     assert found[0]["tokens"] == found[1]["tokens"]
+
+
+def test_ls_names_models_that_lack_their_weights(ember: Ember, home: Path) -> None:
+    root = home / ".ollama/models"
+    put_ollama(root, "registry.example/library/phi/latest").unlink()
+    left_over = put_ollama(root, "registry.example/library/gone/1b", CONTENT * 2)
+    (root / "manifests/registry.example/library/gone/1b").unlink()
+    result = ember("ls")
+    assert result.code == 0
+    assert f"ollama:{left_over.name[:19]} " in result.out
+    assert "phi" not in result.out
+    assert result.err.startswith("ember: ollama:phi:latest has a manifest, but its weights ")
+    assert result.err.endswith("`ollama pull phi:latest` fetches them\n")
+    refused = ember("rm", f"ollama:{left_over.name[:19]}")
+    assert refused.code == 1
+    assert "no name leads to it; delete it by hand" in refused.error_line()

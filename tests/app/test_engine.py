@@ -2,6 +2,8 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Pathfrom models.text.chat_template import Message, Role
+
 
 import mlx.core as mx
 import numpy as np
@@ -39,6 +41,25 @@ def _greedy(engine: Engine, prompt: tuple[int, ...], count: int) -> list[int]:
     for _ in range(count):
         ids.append(int(mx.argmax(engine.loaded.model(mx.array([ids]))[0, -1]).item()))
     return ids[len(prompt) :]
+
+
+def test_a_load_is_as_a_models(tiny_path: Path, tmp_path: Path) -> None:
+    template = tmp_path / "mine.jinja"
+    template.write_text("{% for each in messages %}<{{ each.content }}>{% endfor %}")
+    steps, accepted = [], []
+    engine = Engine.load(
+        tiny_path,
+        CacheConfig(backend=Backend.REFERENCE),
+        pretokenizer="gpt-2",
+        chat_template=str(template),
+        progress=lambda done, total: steps.append((done, total)),
+        accept=lambda config, weights: accepted.append((config.shape, weights)),
+    )
+    assert engine.loaded.template.render([Message(role=Role.USER, content="ba")]) == "<ba>"
+    assert steps[-1][0] == steps[-1][1] > 0
+    assert accepted == [(engine.loaded.model.shape, engine.loaded.weight_bytes)]
+    with pytest.raises(EmberError, match="got pre-tokenizer 'nosuch'"):
+        Engine.load(tiny_path, pretokenizer="nosuch")
 
 
 def test_generates_what_a_cacheless_loop_does(engine: Engine) -> None:

@@ -87,7 +87,7 @@ def test_an_empty_prompts_file_is_one_line(ember: Ember, tmp_path: Path) -> None
     path = tmp_path / "empty"
     path.write_bytes(b"\xef\xbb\xbf\n \n")
     result = ember("run", "--prompts-file", path)
-    assert result.code == 1
+    assert result.code == 2
     assert "is empty: write a prompt a line" in result.error_line()
 
 

@@ -61,7 +61,7 @@ def test_repetition_counts_the_prompt_and_what_was_drawn() -> None:
     ],
 )
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
-    (name,) = bad
+    (name,) = ("temp" if field == "temperature" else field for field in bad)
     with pytest.raises(EmberError, match=f"got {name}="):
         Sampling(**bad)
 

@@ -40,8 +40,20 @@ def test_each_row_is_a_cache_of_its_own(backend: Backend) -> None:
     assert batch.extract(0).offset == start - 33
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    plan = resolve(CacheConfig(backend=Backend.REFERENCE), SHAPE)
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_padding_may_be_anything(backend: Backend) -> None:
+    (batch,) = rows_from_plan(
+        resolve(CacheConfig(backend=backend), SHAPE), None, left_padding=[0, 3]
+    )
+    hidden = (np.arange(7) < 3) & (np.arange(2).reshape(2, 1) == 1)
+    k = mx.array(np.where(hidden[:, None, :, None], np.inf, _draw(7, 2, 2)[:2]))
+    batch.attend(_draw(7, 6, 1)[:2], k, k, scale=1.0)
+    assert [row.offset for row in batch.rows] == [7, 4]
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_what_does_not_fit_is_refused(backend: Backend) -> None:
+    plan = resolve(CacheConfig(backend=backend), SHAPE)
     (batch,) = rows_from_plan(plan, None, left_padding=[0, 0])
     with pytest.raises(CacheError, match="expected 2 batch rows"):
         batch.attend(_draw(1, 6, 1), _draw(1, 2, 2), _draw(1, 2, 3), scale=1.0)
@@ -51,6 +63,13 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(CacheError):
             batch.attend(q, k, v, scale=1.0)
         assert (batch.offset, batch.stats().total) == (0, 0)
+    for row in (0, 1):
+        spoiled = mx.array(np.where(np.arange(2).reshape(2, 1, 1, 1) == row, np.nan, k))
+        for keys, values in ((spoiled, k), (k, spoiled)):
+            with pytest.raises(CacheError, match="NaN"):
+                batch.attend(_draw(1, 6, 1)[:2], keys, values, scale=1.0)
+            assert (batch.offset, batch.stats().total) == (0, 0)
+            assert batch.stats().held_bytes == 0
     for rows in ([2], [-1], []):
         with pytest.raises(CacheError, match="at least one of the cache's 2"):
             batch.filter(rows)

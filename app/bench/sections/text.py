@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, reason
 from models.text.tokenizer import Tokenizer
 
 TEXT = Path(__file__).parents[3] / "assets" / "kjv_acts_romans.txt"
@@ -13,5 +13,7 @@ def text_ids(tokenizer: Tokenizer, *, add_special: bool = True) -> list[int]:
     try:
         text = TEXT.read_text(encoding="utf-8")
     except OSError as error:
-        raise EmberError(f"this section runs in ember's source folder only: {error}") from error
+        raise EmberError(
+            f"this section runs in ember's source folder only: {TEXT}: {reason(error)}"
+        ) from error
     return tokenizer.encode(text, add_special=add_special)

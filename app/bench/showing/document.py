@@ -13,7 +13,7 @@ from app import texts
 from app.bench.showing.svg import draw
 from app.bench.showing.table import to_markdown
 from app.bench.showing.view import View
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, reason
 
 SCHEMA = 1
 
@@ -71,7 +71,9 @@ def write(folder: Path, view: View[Any], found: dict[str, Any]) -> list[Path]:
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise EmberError(f"cannot write the results to {folder}: {error}") from error
+        raise EmberError(
+            f"cannot write the results to {folder}: {reason(error)}; name another --out"
+        ) from error
     return [folder / name for name in files]
 
 

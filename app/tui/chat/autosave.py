@@ -33,7 +33,7 @@ class Autosave:
         failed_before = bool(self._unsaved)
         error = self._try(chat)
         if error is not None and not failed_before:
-            self._tell(f"this chat is not saved: {error}")
+            self._tell(f"{error}; this chat is not saved until then")
         elif error is None and failed_before:
             self._tell("the chat is saved again")
 

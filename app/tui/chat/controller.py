@@ -55,6 +55,7 @@ class ChatController:
         self._holder = ModelHolder(service)
         self._run: Answering | None = None
         self._answer_problem: Problem | None = None
+        self._told_of: ModelInfo | None = None
         self._autosave = Autosave(self.store, self.notices.append, clock)
 
     # -- what there is to show --
@@ -259,7 +260,10 @@ class ChatController:
         changed = self._holder.tick(may_load=self._run is None and not self.look.running)
         if self.model is not None and self.model is not had_model:
             self.chat.model = self.model.spec
-            self.notices.extend(self.model.notes)
+            # A model that stays after all has been told of.
+            if self.model is not self._told_of:
+                self.notices.extend(self.model.notes)
+            self._told_of = self.model
         if self._run is not None:
             changed |= self._follow(self._run)
         changed |= self.look.tick()

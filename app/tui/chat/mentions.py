@@ -10,7 +10,7 @@ from pathlib import Path
 from app import texts
 from app.sessions.chat import Attachment
 from app.tui.text import units
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, reason
 
 _MENTION = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
 _STOPS = ".,;:!?)"  # what may end a sentence after a mention
@@ -37,8 +37,7 @@ def read_text(path: Path) -> str:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise EmberError(f"cannot read {path} ({reason})") from error
+        raise EmberError(f"cannot read {path} ({reason(error)})") from error
     # A pipe would never end, nor a device like /dev/zero.
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "no file"

@@ -11,7 +11,7 @@ from app.sessions.chat import Attachment
 from app.sessions.export import as_json, as_markdown
 from app.tui.chat.mentions import read_text
 from app.tui.screens.chat import ChatScreen
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, reason
 from models.text.chat_template import Role
 
 _NOT_IN_NAMES = re.compile(r"[^\w-]+")
@@ -90,7 +90,9 @@ def _write(path: Path, content: str) -> None:
         # Half a file would stand in the way of the whole one.
         with suppress(OSError, ValueError):
             path.unlink()
-        raise EmberError(f"{path} cannot be written ({error})") from error
+        raise EmberError(
+            f"{path} cannot be written: {reason(error)}; name a file in a folder that takes it"
+        ) from error
 
 
 def _slug(title: str) -> str:

@@ -44,7 +44,10 @@ class SpeedScreen(Dialog[None]):
     def on_mount(self) -> None:
         """Keep it up to date."""
         self.set_interval(_TICK, self._show)
-        self.call_after_refresh(self._show)
+
+    def on_resize(self) -> None:
+        """Fill the room there is."""
+        self._show()
 
     def _show(self) -> None:
         speed, last, rate = self._chat.meter.speed(), self._chat.last, units.rate
@@ -112,7 +115,10 @@ class CacheScreen(Dialog[None]):
         """Keep it up to date; arrow keys scroll."""
         self.query_one(VerticalScroll).focus()
         self.set_interval(_TICK, self._show)
-        self.call_after_refresh(self._show)
+
+    def on_resize(self) -> None:
+        """Fill the room there is."""
+        self._show()
 
     def _show(self) -> None:
         model, layers = self._chat.model, self._service.layer_stats()

@@ -23,8 +23,8 @@ _ABOUT = {
     "repeat_penalty": "off at 1",
     "seed": "-1 draws afresh",
     "max_tokens": "longest answer",
-    "panes": "on or off: side pane with the live figures",
-    "bell": "on or off: ring when done and out of sight",
+    "panes": "on or off: side pane with the figures",
+    "bell": "on or off: ring when done and unseen",
 }
 _KEYS = "Tab next · ^S or ⏎ save · Esc leave"
 

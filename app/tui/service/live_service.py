@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from app.chat_tokens import ChatTokens
+from app.chat_tokens import ChatTokens, system_of
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
@@ -158,6 +158,8 @@ class LiveService:
         room = engine.room(ask.max_tokens) if ask.drop_oldest else None
         try:
             prompt = chat.prompt(ask.messages, continues=ask.continues, room=room, cancel=cancel)
+            if self._keep_system is not None:
+                engine.keep(chat.system_tokens(system_of(ask.messages), cancel))
         except RenderStoppedError:
             return
         request = Request(

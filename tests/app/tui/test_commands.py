@@ -117,8 +117,15 @@ async def test_export_and_screenshot_write_new_files_only(
         assert "<svg" in (tmp_path / "shot.svg").read_text()
         await chat.type("/export talk.json")
         await chat.until(lambda: "exists already" in chat.told)
-        await chat.type("/export /nowhere/x.md")
-        await chat.until(lambda: "cannot be written" in chat.told)
+        for command in ("/export", "/screenshot"):
+            await chat.type(f"{command} /nowhere/x")
+            await chat.until(lambda: "cannot be written" in chat.told)
+            assert chat.app._notifications
+            said = next(each.message for each in reversed(list(chat.app._notifications)))
+            assert said == (
+                "/nowhere/x cannot be written: No such file or directory; "
+                "name a file in a folder that takes it"
+            )
 
 
 @on_screen
@@ -147,6 +154,10 @@ async def test_settings_are_used_and_kept(tmp_path: Path) -> None:
         await chat.until(lambda: chat.app.theme == "nord")
         await chat.type("/set temp warm")
         await chat.until(lambda: "expected a number" in chat.told)
+        await chat.type("/set temp 101")
+        await chat.until(lambda: "got temp=101.0, expected 0 to 100" in chat.told)
+        await chat.type("/set seed -7")
+        await chat.until(lambda: "got seed = -7, expected -1 (draws afresh) to 2^64" in chat.told)
         await chat.type("/set top_p")
         await chat.until(lambda: "top_p is 1.0" in chat.told)
         await chat.ask("hi")

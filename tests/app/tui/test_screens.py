@@ -1,10 +1,12 @@
 """The screens beside the chat and its panes, opened and worked by keys."""
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import OptionList, Static
 
 from app.sessions.store import SessionStore
@@ -79,10 +81,14 @@ async def test_chats_that_cannot_be_changed_are_told(tmp_path: Path) -> None:
             await chat.press("f2")
             await chat.fill("felines")
             await chat.press("enter")
-            await chat.until(lambda: "cannot rename the saved chats" in chat.told)
+            await chat.until(
+                lambda: "cannot rename the chats: another program has locked" in chat.told
+            )
             await chat.press("f8")
             await chat.choose(1)
-            await chat.until(lambda: "cannot delete the saved chats" in chat.told)
+            await chat.until(
+                lambda: "cannot delete the chats: another program has locked" in chat.told
+            )
         assert [each.title for each in store.chats()] == ["about cats"]
 
 
@@ -236,3 +242,50 @@ async def test_keys_faster_than_a_screen_goes_do_not_take_the_chat_away(key: str
         await chat.pilot.pause(0.1)
         assert isinstance(chat.app.screen, ChatScreen)
         assert len(chat.app.screen_stack) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "left"),
+    [
+        ("/model", "escape", 2),
+        ("/sessions", "f2", 3),
+        ("/sessions", "down", 3),
+        ("/set", "ctrl+s", 2),
+        ("/help", "escape", 2),
+        ("/stats", "f3", 2),
+        ("/kv", "escape", 2),
+    ],
+)
+@on_screen
+async def test_a_key_that_is_faster_than_a_screen_waits_for_it(
+    command: str, key: str, left: int
+) -> None:
+    """left: the screens that stay."""
+    async with talk() as chat:
+        chat.prompt.put(command)
+        await chat.pilot.pause()
+        for each in ("enter", key):
+            chat.app.post_message(events.Key(each, None))
+        await chat.until(lambda: not chat.prompt.text)
+        await chat.pilot.pause(0.5)
+        assert len(chat.app.screen_stack) == left
+
+
+@pytest.mark.parametrize("screen", [SpeedScreen, CacheScreen])
+@on_screen
+async def test_figures_that_are_closed_at_once_are_not_drawn(
+    screen: type[SpeedScreen | CacheScreen],
+) -> None:
+    async with talk() as chat:
+        opened = (
+            SpeedScreen(chat.app.chat)
+            if screen is SpeedScreen
+            else CacheScreen(chat.app.chat, chat.service, chat.screen.tier_log)
+        )
+        chat.app.push_screen(opened)
+        while not opened.is_mounted:
+            await asyncio.sleep(0)
+        opened.dismiss()
+        chat.screen.refresh(layout=True)
+        await chat.pilot.pause(0.5)
+        assert chat.app.screen is chat.screen

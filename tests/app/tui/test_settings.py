@@ -44,8 +44,8 @@ def test_no_file_means_defaults(tmp_path: Path) -> None:
     [
         ("top_k = 7\ncolour = 1", "no setting 'colour'"),
         ('top_k = 7\ntemp = "hot"', "expected a number"),
-        ("top_k = 7\ntemp = -1.0", "got temperature=-1.0"),
-        ("top_k = 7\ntemp = nan", "got temperature=nan"),
+        ("top_k = 7\ntemp = -1.0", "got temp=-1.0"),
+        ("top_k = 7\ntemp = nan", "got temp=nan"),
         ("top_k = 7\nmax_tokens = 0", "expected 1 to 2147483647"),
         (
             "top_k = 7\nseed = 99999999999999999999999",

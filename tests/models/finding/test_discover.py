@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.errors import ModelNotFoundError
 from models.finding import catalogue
-from models.finding.discover import FoundModel, Origin, discover
+from models.finding.discover import FoundModel, Origin, discover, without_files
 from models.finding.hub import hub_folder
 from models.finding.source import locate
 from models.finding.store import models_folder
@@ -262,3 +263,41 @@ def test_no_manifest_breaks_discovery(
         patch.setenv("EMBER_CACHE", str(root / "ember"))
         patch.setenv("HF_HOME", str(root / "hf"))
         assert discover() == []
+
+
+def test_ollamas_weights_without_a_manifest_have_a_name(home: Path) -> None:
+    root = home / ".ollama/models"
+    kept = put_ollama(root, f"{OLLAMA_DEFAULT}/good/1b")
+    lost = put_ollama(root, f"{OLLAMA_DEFAULT}/gone/1b", CONTENT * 2)
+    (root / "manifests" / OLLAMA_DEFAULT / "gone/1b").unlink()
+    put(root / "blobs" / f"sha256-{'a' * 64}", b'{"a": "template"}')
+    put(root / "blobs" / f"sha256-{'b' * 64}-partial", CONTENT)
+    left_over = f"ollama:{lost.name[:19]}"
+    assert {model.name: model.path for model in discover()} == {
+        "ollama:good:1b": kept,
+        left_over: lost,
+    }
+    assert locate(left_over) == lost
+    assert without_files() == {}
+
+
+def test_files_that_a_manifest_needs_beside_weights_are_not_left_over(home: Path) -> None:
+    root = home / ".ollama/models"
+    put_ollama(root, f"{OLLAMA_DEFAULT}/good/1b")
+    put(root / "blobs" / f"sha256-{'1' * 64}")  # named as a licence there
+    assert names() == ["ollama:good:1b"]
+
+
+def test_ollamas_manifests_without_weights_are_named(home: Path) -> None:
+    root = home / ".ollama/models"
+    blob = put_ollama(root, f"{OLLAMA_DEFAULT}/phi/latest")
+    blob.unlink()
+    assert names() == []
+    assert without_files() == {"ollama:phi:latest": blob}
+    for typed in ("ollama:phi", "ollama:phi:latest"):
+        with pytest.raises(ModelNotFoundError) as caught:
+            locate(typed)
+        assert str(caught.value) == (
+            f"ollama:phi:latest has a manifest, but its weights {blob} are missing or may not be "
+            "read; `ollama pull phi:latest` fetches them"
+        )

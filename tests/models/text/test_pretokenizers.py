@@ -115,6 +115,7 @@ def test_some_put_a_space_before_each_line_or_spell_it_as_a_byte() -> None:
 def test_a_file_without_a_known_name_is_cut_by_the_default_and_says_so() -> None:
     for name, said in (
         ("nosuch\x1b", r"is 'nosuch\x1b'"),
+        ("x" * 61, f"is '{'x' * 36}...{'x' * 19}'"),
         ("", "is missing"),
         (None, "is missing"),
     ):
@@ -124,6 +125,11 @@ def test_a_file_without_a_known_name_is_cut_by_the_default_and_says_so() -> None
         assert "--pretokenizer NAME" in note
         ids = tokenizer.encode("1234", add_special=False)
         assert ids == Tokenizer.from_metadata(byte_level(changes={"pre": "default"})).encode("1234")
+
+
+def test_a_long_name_is_quoted_to_its_end() -> None:
+    with pytest.raises(EmberError, match=r"got pre-tokenizer 'x+\.\.\.x+', expected one such as"):
+        named("x" * 61)
 
 
 def test_a_given_name_goes_before_the_files() -> None:

@@ -54,7 +54,10 @@ def test_a_turn_whose_save_failed_is_saved_with_the_next(saving: Saving) -> None
     saving.say("three", "four")
     assert saving.saved == [["one", "two", "three", "four"]]
     failed, again = saving.told
-    assert "not saved: cannot save the saved chats (database is locked)" in failed
+    assert failed == (
+        "cannot save the chats: another program has locked their file: end it, or wait for it; "
+        "this chat is not saved until then"
+    )
     assert again == "the chat is saved again"
 
 

@@ -1,6 +1,7 @@
 """The chat without a screen."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ class Clock:
 class Talk:
     """A controller with its scripted model."""
 
-    def __init__(self, store: SessionStore | None = None, **service: bool) -> None:
+    def __init__(self, store: SessionStore | None = None, **service: Any) -> None:
         self.clock = Clock()
         self.service = ScriptedService(**service)
         self.chat = ChatController(self.service, store=store, clock=self.clock)
@@ -292,6 +293,20 @@ def test_a_name_of_no_model_leaves_the_present_one(talk: Talk) -> None:
     assert talk.chat.problem.cause == "no such file"
     assert before is not None
     assert talk.chat.model is before
+
+
+def test_a_model_that_stays_is_told_of_once() -> None:
+    talk = Talk(notes=["one thing"])
+    assert talk.chat.notices == ["one thing"]
+    talk.service.load_error = ModelNotFoundError("no such file")
+    talk.chat.load("gone")
+    talk.chat.tick()
+    assert talk.chat.model is not None
+    assert talk.chat.notices == ["one thing"]
+    talk.service.load_error = None
+    talk.chat.load("m")
+    talk.chat.tick()
+    assert talk.chat.notices == ["one thing", "one thing"]
 
 
 def test_a_missing_model_is_fetched_then_loaded(talk: Talk) -> None:

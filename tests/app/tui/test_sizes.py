@@ -1,0 +1,119 @@
+"""Nothing that a screen says of itself is cut, in terminals of the usual sizes."""
+
+from collections import Counter
+from typing import TypeVar
+
+import pytest
+from rich.console import Console
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.geometry import Region
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Input, OptionList, Select, Static
+
+from app.tui.commands import COMMANDS
+from app.tui.screens.too_long import TooLongScreen
+from app.tui.service.contract import TooLong
+from app.tui.widgets.hints import HINTS
+from app.tui.widgets.key_bar import KeyBar
+from app.tui.widgets.pane import Pane
+from app.tui.widgets.suggestions import Suggestions
+from tests.app.tui.conftest import Talk, on_screen, talk
+
+Shown = TypeVar("Shown", bound=Widget)
+SIZES = pytest.mark.parametrize("size", [(120, 36), (100, 30), (80, 24)], ids=str)
+
+
+def said(widget: Static | Pane) -> str:
+    """All that a widget has to say."""
+    found = widget.render() if isinstance(widget, Pane) else widget.content
+    if isinstance(found, str | Content):
+        return str(found)
+    console = Console(width=1000, color_system=None)
+    with console.capture() as capture:
+        console.print(found)
+    return capture.get()
+
+
+def drawn(widget: Widget) -> str:
+    """What is drawn of it."""
+    return "\n".join(line.text for line in widget.render_lines(Region(0, 0, *widget.outer_size)))
+
+
+def own(screen: Screen[object], kind: type[Shown]) -> list[Shown]:
+    """The widgets that are laid out, without the parts of Textual's drop-down list."""
+    found = (each for each in screen.query(kind) if each.region)
+    return [each for each in found if not any(isinstance(a, Select) for a in each.ancestors)]
+
+
+def is_whole(widget: Widget) -> bool:
+    """Whether all lines of a widget can be seen, or be scrolled to."""
+    while isinstance(parent := widget.parent, Widget) and not isinstance(parent, VerticalScroll):
+        if not parent.region.contains_region(widget.region):
+            return False
+        widget = parent
+    return True
+
+
+def cut(screen: Screen[object]) -> list[str]:
+    """What is said and not drawn."""
+    lost = []
+    for each in [*own(screen, Static), *own(screen, Pane)]:
+        missing = Counter(said(each).split()) - Counter(drawn(each).split())
+        lost += [said(each)] if missing or not is_whole(each) else []
+    for chooser in own(screen, OptionList):
+        room = chooser.scrollable_content_region.width
+        if chooser.styles.text_wrap == "nowrap":
+            prompts = [Content(str(option.prompt)) for option in chooser.options]
+            lost += [str(p) for p in prompts if any(n.cell_length > room for n in p.split("\n"))]
+    fields = own(screen, Input)
+    return lost + [each.placeholder for each in fields if len(each.placeholder) > each.size.width]
+
+
+async def opened(chat: Talk, key: str) -> Screen[object]:
+    await chat.press(key)
+    await chat.until(lambda: len(chat.app.screen_stack) == 3)
+    await chat.pilot.pause(0.4)
+    return chat.app.screen
+
+
+@SIZES
+@on_screen
+async def test_screens_say_all_they_have_to_say(size: tuple[int, int]) -> None:
+    async with talk(size=size) as chat:
+        await chat.exchange("what now?", "this")
+        labels = 13 if size[0] < 84 else 25
+        shown = {"f1": 3, "f2": labels, "f3": 1, "f4": 3, "ctrl+l": 1, "ctrl+o": 1, "ctrl+p": 1}
+        for key, least in shown.items():
+            screen = await opened(chat, key)
+            assert len([*own(screen, Static), *own(screen, Pane)]) >= least
+            assert cut(screen) == [], key
+            await chat.press("escape")
+            await chat.until(lambda: chat.app.screen is chat.screen)
+        chat.app.push_screen(TooLongScreen(TooLong(prompt_tokens=123456, window=98765)))
+        await chat.pilot.pause(0.2)
+        assert cut(chat.app.screen) == []
+        await chat.press("escape")
+        await chat.press("ctrl+o", "f8")
+        await chat.pilot.pause(0.2)
+        assert cut(chat.app.screen) == []
+
+
+@SIZES
+@on_screen
+async def test_the_chat_says_all_it_has_to_say(size: tuple[int, int]) -> None:
+    async with talk(size=size) as chat:
+        await chat.exchange("what now?", "this")
+        await chat.pilot.pause(0.4)
+        assert bool(own(chat.screen, Pane)) == (size[0] >= 100)
+        assert cut(chat.screen) == []
+        bar = drawn(chat.screen.query_one(KeyBar)).split("  ")
+        hints = [f"{key} {label}" for key, label, _ in HINTS]
+        told = [each.strip() for each in bar if each.strip()]
+        assert told == hints[: len(told)]
+        assert len(told) >= 8
+        for command in COMMANDS:
+            chat.prompt.put(f"/{command.name}")
+            await chat.pilot.pause()
+            assert command.about in drawn(chat.screen.query_one(Suggestions))
