@@ -325,9 +325,11 @@ class TwoTierKVCache:
         if not suits or not isinstance(tiers, CpuTiers):
             return None
         memory = tiers.struct(shape)
-        if memory is not None:
+        if memory is None:
+            return None
+        self._shape = shape
+        if step.after.end > self.ledger.end:
             tiers.reserve(max(self.ledger.end, step.after.first), step.after.end)
-            self._shape = shape
         return memory
 
     def commit(self, step: CpuStep) -> None:
