@@ -2,8 +2,7 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Pathfrom models.text.chat_template import Message, Role
-
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -24,6 +23,7 @@ from kvcache import (
     make_prompt_cache,
 )
 from kvcache.tiers.ledger import Ledger
+from models.text.chat_template import Message, Role
 
 CONFIG = CacheConfig(hot_dtype=HotDtype.F32)
 PROMPT = tuple(range(260, 301))  # 41 tokens: more than one prefill step
