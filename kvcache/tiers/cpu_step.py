@@ -39,9 +39,10 @@ class CpuStep:
     @property
     def is_taken(self) -> bool:
         """Whether kernels take it. They see pinned tokens whole, not causally."""
-        pins = self.before.total < self.before.sizes.pinned
+        pins, dim = self.before.total < self.before.sizes.pinned, self.shape[2]
         interleaved = self.rotation is None or self.rotation.traditional
-        return interleaved and not self.shape[2] % HEAD_DIM_STEP and not (pins and self._gone.any())
+        turns = interleaved and 2 * len(self._periods) <= dim
+        return turns and not dim % HEAD_DIM_STEP and not (pins and self._gone.any())
 
     def suits(self, ledger: Ledger, plan: LayerPlan, rotation: Rotation | None) -> bool:
         """Whether one call does what this layer asks for, too."""
@@ -55,7 +56,6 @@ class CpuStep:
     def struct(self, *, heads: int, scale: float) -> TierStep:
         """For queries of `heads` heads; what it points to lives as long as this step."""
         (batch, kv_heads, dim), before, after = self.shape, self.before, self.after
-        periods = None if self.rotation is None else self.rotation.periods
         return TierStep(
             batch=batch,
             length=self.length,
@@ -64,8 +64,8 @@ class CpuStep:
             dim=dim,
             scale=scale / self.plan.temperature,
             finite=self.plan.check_finite,
-            periods=None if periods is None else address(periods),
-            pairs=0 if periods is None else len(periods),
+            periods=address(self._periods),
+            pairs=len(self._periods),
             lowest=address(self._lowest),
             gone=address(self._gone),
             pinned=before.sizes.pinned,
@@ -78,6 +78,11 @@ class CpuStep:
             next_first=after.first,
             next_end=after.end,
         )
+
+    @cached_property
+    def _periods(self) -> npt.NDArray[np.float64]:
+        given = () if self.rotation is None else self.rotation.periods
+        return np.ascontiguousarray(given, np.float64)
 
     @cached_property
     def _gone(self) -> Integers:
