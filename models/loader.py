@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from kvcache import Backend
 from kvcache.config import on_gpu
+from kvcache.native.build import NativeUnavailableError
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
@@ -37,7 +38,8 @@ class LoadedModel:
     """All that a GGUF file gives.
 
     file_bytes: size of the file; weight_bytes: what its tensors take in memory.
-    notes: a sentence for each thing that was assumed where the file does not say.
+    notes: a sentence for each thing that was assumed where the file does not say, or that runs
+    slower than it should.
     """
 
     name: str
@@ -88,7 +90,7 @@ def load(
         template = ChatTemplate.from_metadata(file.metadata, tokenizer, given)
         tensors = _read_tensors(file, entries, progress or _ignore)
         name = file.metadata.get_string("general.name", path.stem)
-        network = _network(config, Weights(tensors, activation_dtype()), backend)
+        network, without = _network(config, Weights(tensors, activation_dtype()), backend)
     return LoadedModel(
         name=name,
         path=path,
@@ -98,14 +100,22 @@ def load(
         template=template,
         file_bytes=path.stat().st_size,
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
-        notes=file.notes + tokenizer.notes,
+        notes=file.notes + tokenizer.notes + without,
     )
 
 
-def _network(config: LlamaConfig, weights: Weights, backend: Backend) -> Model:
-    if backend.resolve() is Backend.CPU:
-        return CpuModel(config, weights, kernels())
-    return Model(config, weights)
+def _network(
+    config: LlamaConfig, weights: Weights, backend: Backend
+) -> tuple[Model, tuple[str, ...]]:
+    """The network of a backend, and what is to be said where AUTO must do without kernels."""
+    if backend.resolve() is not Backend.CPU:
+        return Model(config, weights), ()
+    try:
+        return CpuModel(config, weights, kernels()), ()
+    except NativeUnavailableError as error:
+        if backend is Backend.CPU:
+            raise
+        return Model(config, weights), (f"the network runs in plain MLX, slowly: {error}",)
 
 
 def _read_tensors(

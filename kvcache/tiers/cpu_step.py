@@ -40,9 +40,10 @@ class CpuStep:
     @property
     def is_taken(self) -> bool:
         """Whether kernels take it."""
-        rotation = self.sight.rotation
+        rotation, dim = self.sight.rotation, self.shape[2]
         interleaved = rotation is None or rotation.traditional
-        return interleaved and not self.shape[2] % HEAD_DIM_STEP and self.sight.suits_kernels
+        turns = interleaved and 2 * len(self._periods) <= dim
+        return turns and not dim % HEAD_DIM_STEP and self.sight.suits_kernels
 
     def suits(self, ledger: Ledger, plan: LayerPlan, rotation: Rotation | None) -> bool:
         """Whether one call does what this layer asks for, too."""
@@ -56,8 +57,6 @@ class CpuStep:
     def struct(self, *, heads: int, scale: float) -> TierStep:
         """For queries of `heads` heads; what it points to lives as long as this step."""
         (batch, kv_heads, dim), before, after = self.shape, self.before, self.after
-        rotation = self.sight.rotation
-        periods = None if rotation is None else rotation.periods
         return TierStep(
             batch=batch,
             length=self.sight.new,
@@ -66,8 +65,8 @@ class CpuStep:
             dim=dim,
             scale=scale / self.plan.temperature,
             finite=self.plan.check_finite,
-            periods=None if periods is None else address(periods),
-            pairs=0 if periods is None else len(periods),
+            periods=address(self._periods),
+            pairs=len(self._periods),
             lowest=address(self._lowest),
             gone=address(self._gone),
             pinned=before.sizes.pinned,
@@ -80,6 +79,12 @@ class CpuStep:
             next_first=after.first,
             next_end=after.end,
         )
+
+    @cached_property
+    def _periods(self) -> npt.NDArray[np.float64]:
+        rotation = self.sight.rotation
+        given = () if rotation is None else rotation.periods
+        return np.ascontiguousarray(given, np.float64)
 
     @cached_property
     def _gone(self) -> Integers:

@@ -13,10 +13,14 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 
 from kvcache import Backend, EmberError
+from kvcache.native.build import NativeUnavailableError
+from models import loader
 from models.errors import ChatTemplateError, GGUFError
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
 from models.loader import load
+from models.native.kernels import Kernels
+from models.network.llama import Model
 from models.text.chat_template import conversation
 from tests.gguf_factory import (
     LlamaShape,
@@ -52,6 +56,23 @@ def write(path: Path, changes: Mapping[str, MetadataItem]) -> None:
         tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab) | dict(changes),
         seed=3,
     )
+
+
+def test_without_its_kernels_the_network_runs_in_plain_mlx_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Kernels:
+        raise NativeUnavailableError("no compiler here")
+
+    path = tmp_path / "tiny.gguf"
+    write(path, {})
+    monkeypatch.setattr(loader, "kernels", fail)
+    monkeypatch.setattr(Backend, "resolve", lambda _: Backend.CPU)
+    loaded = load(path)
+    assert type(loaded.model) is Model
+    assert loaded.notes[-1] == "the network runs in plain MLX, slowly: no compiler here"
+    with pytest.raises(NativeUnavailableError):
+        load(path, backend=Backend.CPU)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -1,5 +1,6 @@
 """Which steps a network's own kernel may take, and what a cache lends it."""
 
+from ctypes import c_double
 from dataclasses import replace
 
 import mlx.core as mx
@@ -64,9 +65,10 @@ def test_heads_that_kernels_do_not_read_are_not_taken(shape: tuple[int, int, int
     assert _cache().step(shape, 3) is None
 
 
-def test_pairs_that_lie_apart_are_not_taken() -> None:
+def test_pairs_that_lie_apart_or_outside_of_heads_are_not_taken() -> None:
     apart = replace(ROTATION, traditional=False)
     assert _cache(rotation=apart).step(SHAPE, 3) is None
+    assert _cache(rotation=replace(ROTATION, periods=np.ones(17))).step(SHAPE, 3) is None
     assert _cache(replace(CONFIG, turn_sinks=False), apart).step(SHAPE, 3) is not None
 
 
@@ -101,6 +103,13 @@ def test_tokens_of_another_shape_are_lent_nothing() -> None:
     step = cache.step((batch + 1, heads, dim), 7)
     assert step is not None
     assert cache.lend(step) is None
+
+
+def test_periods_are_read_as_doubles_side_by_side() -> None:
+    periods = ROTATION.periods.astype(np.float32)[::-1]
+    step = _step(_cache(rotation=Rotation(periods=periods, traditional=True)))
+    found = (c_double * 13).from_address(step.struct(heads=2, scale=1.0).periods)
+    assert list(found) == list(periods)
 
 
 def test_a_rope_that_was_saved_is_the_same_rope() -> None:
