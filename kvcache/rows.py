@@ -48,32 +48,36 @@ class RowsKVCache:
         check_tokens(k, v, (None, None, None))
         check_queries(q, (k.shape[0], k.shape[1], k.shape[3]), k.shape[2])
         skips = [min(max(0, each - self.offset), k.shape[2]) for each in self._padding]
-        self._check_finite(k, v, skips)
+        parts = [
+            tuple(x[at : at + 1, :, skip:] for x in (q, k, v)) for at, skip in enumerate(skips)
+        ]
+        if self._on_cpu:
+            mx.eval(parts)  # at once: each row would wait for its own
+        self._check_finite([part[1:] for part in parts] if any(skips) else [(k, v)])
         outputs = []
-        for at, (cache, skip) in enumerate(zip(self.rows, skips, strict=True)):
-            row = slice(at, at + 1)
-            out = mx.zeros_like(q[row, :, :skip])
-            if skip < k.shape[2]:
-                parts = (x[row, :, skip:] for x in (q, k, v))
-                out = mx.concatenate([out, cache.attend(*parts, scale=scale)], axis=2)
-            outputs.append(out)
+        for cache, (queries, keys, values) in zip(self.rows, parts, strict=True):
+            if queries.shape[2]:
+                outputs.append(cache.attend(queries, keys, values, scale=scale))
+            else:
+                outputs.append(queries)
         self.offset += k.shape[2]
-        return mx.concatenate(outputs, axis=0)
+        return mx.concatenate(
+            [
+                mx.pad(out, [(0, 0), (0, 0), (skip, 0), (0, 0)]) if skip else out
+                for out, skip in zip(outputs, skips, strict=True)
+            ],
+            axis=0,
+        )
 
-    def _check_finite(self, k: mx.array, v: mx.array, skips: Sequence[int]) -> None:
+    @property
+    def _on_cpu(self) -> bool:
+        return self.rows[0].plan.backend is Backend.CPU
+
+    def _check_finite(self, parts: Sequence[tuple[mx.array, ...]]) -> None:
         """As the rows would one by one, the first of them having appended by then."""
         plan = self.rows[0].plan
-        if not plan.check_finite:
-            return
-        parts = [(k, v)]
-        if any(skips):
-            parts = [
-                (k[at : at + 1, :, skip:], v[at : at + 1, :, skip:])
-                for at, skip in enumerate(skips)
-                if skip < k.shape[2]
-            ]
-        for keys, values in parts:
-            check_finite(keys, values, plan.hot_dtype, on_cpu=plan.backend is Backend.CPU)
+        for keys, values in parts if plan.check_finite else ():
+            check_finite(keys, values, plan.hot_dtype, on_cpu=self._on_cpu)
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of all rows together."""
