@@ -97,6 +97,19 @@ class Terminal:
             assert time.monotonic() < deadline, self.shown[-2000:]
             self.read_for(0.1)
 
+    def type_until(self, keys: bytes, text: str) -> None:
+        """Type again until `text` has been shown.
+
+        Python hears a signal in the moment before it waits for a line with the next key only.
+        """
+
+        def is_shown() -> bool:
+            self.type(keys)
+            self.read_for(2)
+            return text in self.shown
+
+        self.wait_until(is_shown)
+
     @property
     def is_cooked(self) -> bool:
         """Whether the terminal echoes and edits lines, as a shell expects it."""

@@ -16,8 +16,7 @@ def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
     terminal.wait_for(" tok/s · answer")
     terminal.type(b"/stats\n")
     terminal.wait_for("hot=")
-    terminal.type(INTERRUPT)
-    terminal.wait_for("Ctrl-D or /quit ends the chat")
+    terminal.type_until(INTERRUPT, "Ctrl-D or /quit ends the chat")
     terminal.type(END)
     assert terminal.close() == 0
     assert "Traceback" not in terminal.shown
