@@ -20,9 +20,9 @@ constexpr int64_t kMinSpan = 4;          // tiles of a task at least
 constexpr int64_t kFewPartials = 256;
 // More rows of a KV head than these meet tiles in floats, measured.
 #if defined(__AVX512F__)
-constexpr int64_t kFewDenseRows = 8, kFewCodedRows = 20;
+constexpr int64_t kFewUnencodedRows = 8, kFewCodedRows = 20;
 #else
-constexpr int64_t kFewDenseRows = 1;
+constexpr int64_t kFewUnencodedRows = 1;
 #endif
 
 // out = (rows * factor) rotated into the basis of `form` for KV head `head`.
@@ -53,7 +53,8 @@ class Attention {
           rows_(shape.heads / shape.kv_heads * shape.queries),
           row_tasks_((rows_ + kRowsOfTask - 1) / kRowsOfTask),
           heads_(shape.batch * shape.kv_heads),
-          cold_spans_(spans_for(plan_.cold.size())), dense_spans_(spans_for(plan_.dense.size())) {}
+          cold_spans_(spans_for(plan_.cold.size())),
+          unencoded_spans_(spans_for(plan_.unencoded.size())) {}
 
     void run() {
         static std::vector<float> scratch;
@@ -76,7 +77,7 @@ class Attention {
     }
 
   private:
-    int64_t spans() const { return cold_spans_ + dense_spans_; }
+    int64_t spans() const { return cold_spans_ + unencoded_spans_; }
 
     int64_t spans_for(size_t tiles) const {
         const int64_t beside = heads_ * row_tasks_;
@@ -100,9 +101,9 @@ class Attention {
 
     void attend_span(int64_t span, int64_t head, int64_t first, int64_t count) const {
         const bool cold = span < cold_spans_;
-        const auto& tiles = cold ? plan_.cold : plan_.dense;
+        const auto& tiles = cold ? plan_.cold : plan_.unencoded;
         const int64_t part = cold ? span : span - cold_spans_;
-        const int64_t parts = cold ? cold_spans_ : dense_spans_, all = int64_t(tiles.size());
+        const int64_t parts = cold ? cold_spans_ : unencoded_spans_, all = int64_t(tiles.size());
         const TileRef* from = tiles.data() + all * part / parts;
         const TileRef* to = tiles.data() + all * (part + 1) / parts;
         thread_local std::vector<float> queries, sinks, scratch;
@@ -123,7 +124,7 @@ class Attention {
             store(&queries[i], load(given + i) * scale_);
             store(&sinks[i], load(given_sink + i) * scale_);
         }
-        attend_dense(rows, sinks.data(), head, first, from, to);
+        attend_unencoded(rows, sinks.data(), head, first, from, to);
     }
 
     bool any_sees(const TileRef& tile, int64_t batch, const Rows& rows, int64_t first) const {
@@ -132,7 +133,7 @@ class Attention {
         return false;
     }
 
-    void attend_dense(const Rows& rows, const float* sinks, int64_t head, int64_t first,
+    void attend_unencoded(const Rows& rows, const float* sinks, int64_t head, int64_t first,
                       const TileRef* from, const TileRef* to) const {
         const int64_t batch = head / shape_.kv_heads, kv_head = head % shape_.kv_heads;
         for (const TileRef* tile = from; tile < to; ++tile) {
@@ -153,9 +154,9 @@ class Attention {
     void attend_pair(const TileRef& tile, const HeadTokens& keys, const HeadTokens& values,
                      const Rows& rows, const See& see) const {
         const int64_t dim = shape_.dim;
-        if (rows_ <= kFewDenseRows)
-            return attend_tile<kFewQueries>(DenseKeys(keys, tile.first, tile.count, dim),
-                                            DenseValues(values, tile.first, tile.count, dim),
+        if (rows_ <= kFewUnencodedRows)
+            return attend_tile<kFewQueries>(UnencodedKeys(keys, tile.first, tile.count, dim),
+                                            UnencodedValues(values, tile.first, tile.count, dim),
                                             tile.count, rows, see);
         float *key_tile = scratch_tile(0), *value_tile = scratch_tile(1);
         load_transposed(keys, tile.first, tile.count, dim, key_tile);
@@ -203,15 +204,15 @@ class Attention {
             const CodedKeys coded_keys(key_form, keys, first, count, blocks_.keys[next] + key_at);
             const CodedValues coded_values(value_form, levels, values, first, count,
                                            blocks_.values[next] + value_at);
-            const DenseKeys plain_keys({keys, dim, Element::kHalf}, first, count, dim);
-            const DenseValues plain_values({values, dim, Element::kHalf}, first, count, dim);
+            const UnencodedKeys unencoded_keys({keys, dim, Element::kHalf}, first, count, dim);
+            const UnencodedValues plain_values({values, dim, Element::kHalf}, first, count, dim);
             const bool by_codes = scored_by_codes(key_form);
-            const bool plain = key_form.family == Family::kPlain;
-            if (!by_codes && !plain) decode_keys_too();
+            const bool unencoded = key_form.family == Family::kUnencoded;
+            if (!by_codes && !unencoded) decode_keys_too();
             const TileKeys& scored = by_codes ? static_cast<const TileKeys&>(coded_keys)
-                                     : plain  ? static_cast<const TileKeys&>(plain_keys)
+                                     : unencoded ? static_cast<const TileKeys&>(unencoded_keys)
                                               : float_keys;
-            const TileValues& gathered = value_form.family == Family::kPlain
+            const TileValues& gathered = value_form.family == Family::kUnencoded
                                              ? static_cast<const TileValues&>(plain_values)
                                              : coded_values;
             return attend_tile<kFewQueries>(scored, gathered, count, rows, see);
@@ -276,7 +277,7 @@ class Attention {
     const float scale_;
     const Plan plan_;
     const int64_t rows_, row_tasks_, heads_;  // rows: of one KV head; heads: of all batch rows
-    const int64_t cold_spans_, dense_spans_;
+    const int64_t cold_spans_, unencoded_spans_;
     float* partials_ = nullptr;
 };
 

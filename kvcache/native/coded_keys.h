@@ -3,7 +3,7 @@
 #pragma once
 
 #include "decode.h"
-#include "few_dense.h"
+#include "few_unencoded.h"
 
 #ifdef EMBER_VNNI
 
@@ -13,7 +13,7 @@ constexpr int64_t kMostChannels = 256;  // of a group of a coded query
 
 // Keys coded by a table of levels are decoded: products of bytes take codes alone.
 inline bool scored_by_codes(const BlockForm& form) {
-    return form.family != Family::kPlain && !form.levels && form.group <= kMostChannels;
+    return form.family != Family::kUnencoded && !form.levels && form.group <= kMostChannels;
 }
 
 // Query rows times the channel scales, for one group of channels, in two int8 parts:

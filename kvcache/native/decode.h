@@ -1,4 +1,4 @@
-// From a record to a float tile (see dense.h), in the codec's basis.
+// From a record to a float tile (see unencoded.h), in the codec's basis.
 #pragma once
 
 #include "record.h"
@@ -52,7 +52,7 @@ inline void decode_keys(const BlockForm& form, const uint8_t* record, int64_t fi
 // 16.
 inline void decode_keys(const BlockForm& form, const uint8_t* record, int64_t first, int64_t count,
                         float* tile) {
-    if (form.family == Family::kPlain)
+    if (form.family == Family::kUnencoded)
         return load_transposed({record, form.dim, Element::kHalf}, first, count, form.dim, tile);
     with_bits(form.bits, [&](auto bits) { decode_keys<bits>(form, record, first, count, tile); });
 }
@@ -88,7 +88,7 @@ inline void decode_values(const BlockForm& form, const uint8_t* record, int64_t 
 // of a run.
 inline void decode_values(const BlockForm& form, const uint8_t* record, int64_t first,
                           int64_t count, float* tile) {
-    if (form.family == Family::kPlain)
+    if (form.family == Family::kUnencoded)
         return load_tokens({record, form.dim, Element::kHalf}, first, count, form.dim, tile);
     with_bits(form.bits, [&](auto bits) { decode_values<bits>(form, record, first, count, tile); });
 }

@@ -129,7 +129,7 @@ inline void encode_plain(const Draft& draft) {
 // y [tokens, dim], in the codec's basis, to a record; `codes` holds tokens * dim bytes.
 inline void encode_draft(const Draft& draft) {
     switch (draft.form.family) {
-        case Family::kPlain:
+        case Family::kUnencoded:
             return encode_plain(draft);
         case Family::kTokenAffine:
             encode_token_affine(draft);

@@ -10,7 +10,7 @@
 //     1-bit plane    8 bytes a quad: bit 4t + i
 #pragma once
 
-#include "dense.h"
+#include "unencoded.h"
 
 namespace ember {
 

@@ -17,7 +17,7 @@ namespace ember {
 enum class Role : int32_t { kKeys = 0, kValues = 1 };
 
 enum class Family : int32_t {
-    kPlain = 0,
+    kUnencoded = 0,
     kTokenAffine,
     kChannelAffine,
     kTurbo,

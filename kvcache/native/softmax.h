@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "dense.h"
+#include "unencoded.h"
 
 namespace ember {
 
@@ -47,7 +47,7 @@ class TileValues {
                         float* out) const = 0;
 };
 
-// A tile in floats, as dense.h lays it out.
+// A tile in floats, as unencoded.h lays it out.
 class FloatKeys : public TileKeys {
   public:
     FloatKeys(const float* keys, int64_t count, int64_t dim)

@@ -21,7 +21,7 @@ MOST_LEVELS = 16
 
 
 class Strided(Structure):
-    """dense.h"""
+    """unencoded.h"""
 
     _fields_ = (
         ("data", c_void_p),
@@ -109,7 +109,7 @@ class TierMemory(Structure):
     _fields_ = (
         ("pinned", Ring),
         ("hot", Ring),
-        ("plain", Ring),
+        ("unencoded", Ring),
         ("key_form", c_void_p),
         ("value_form", c_void_p),
         ("keys", c_void_p),

@@ -37,7 +37,7 @@ struct TileRef {
 };
 
 struct Plan {
-    std::vector<TileRef> dense, cold;
+    std::vector<TileRef> unencoded, cold;
 };
 
 inline void cut(int64_t source, int64_t count, int64_t position, std::vector<TileRef>& into) {
@@ -47,7 +47,7 @@ inline void cut(int64_t source, int64_t count, int64_t position, std::vector<Til
 
 inline Plan plan_tiles(const Piece* pieces, int64_t count, const Blocks& blocks) {
     Plan plan;
-    for (int64_t i = 0; i < count; ++i) cut(i, pieces[i].count, pieces[i].position, plan.dense);
+    for (int64_t i = 0; i < count; ++i) cut(i, pieces[i].count, pieces[i].position, plan.unencoded);
     for (int64_t i = 0; i < blocks.count; ++i) {
         const int64_t tokens = blocks.key_form->tokens;
         cut(i, tokens, blocks.position + i * tokens, plan.cold);

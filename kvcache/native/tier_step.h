@@ -2,7 +2,7 @@
 // can be compiled without the kernels that it calls.
 #pragma once
 
-#include "dense.h"
+#include "unencoded.h"
 
 namespace ember {
 
@@ -14,10 +14,10 @@ struct Ring {
     int64_t capacity;
 };
 
-// The memory of one layer. Cold blocks are tokens in the ring `plain`, or, where its capacity is
-// 0, records, whose addresses repeat after `slots`.
+// The memory of one layer. Cold blocks are tokens in the ring `unencoded`, or, where its capacity
+// is 0, records, whose addresses repeat after `slots`.
 struct TierMemory {
-    Ring pinned, hot, plain;
+    Ring pinned, hot, unencoded;
     const BlockForm* key_form;
     const BlockForm* value_form;
     uint8_t* const* keys;

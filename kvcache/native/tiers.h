@@ -75,8 +75,8 @@ class Tiers {
         std::vector<Piece> pieces;
         const int64_t block = step_.block, cold = step_.end - step_.first;
         add_ring(memory_.pinned, 0, std::min(step_.total, step_.pinned), 0, true, pieces);
-        if (memory_.plain.capacity)
-            add_ring(memory_.plain, step_.first * block, cold * block,
+        if (memory_.unencoded.capacity)
+            add_ring(memory_.unencoded, step_.first * block, cold * block,
                      step_.start + step_.first * block, false, pieces);
         const int64_t hot_start = step_.start + step_.end * block;
         add_ring(memory_.hot, step_.end * block, step_.total - hot_start, hot_start, false,
@@ -86,7 +86,7 @@ class Tiers {
     }
 
     Blocks blocks() const {
-        if (memory_.plain.capacity || step_.first == step_.end) return {};
+        if (memory_.unencoded.capacity || step_.first == step_.end) return {};
         const int64_t at = step_.first % step_.slots;
         return {memory_.key_form, memory_.value_form, memory_.keys + at, memory_.values + at,
                 step_.end - step_.first, step_.start + step_.first * step_.block};
@@ -153,8 +153,8 @@ class Tiers {
             copy(leaving.values, i, is_new ? fresh.values : memory_.hot.values,
                  is_new ? sinks + u - number : at);
         }
-        if (memory_.plain.capacity)
-            return put(memory_.plain, b * step_.block, leaving, 0, step_.block);
+        if (memory_.unencoded.capacity)
+            return put(memory_.unencoded, b * step_.block, leaving, 0, step_.block);
         const int64_t slot = b % step_.slots, heads = step_.batch * step_.kv_heads;
         pool_.run(2 * heads, [&](int64_t task) {
             const int64_t batch = task / 2 / step_.kv_heads, head = task / 2 % step_.kv_heads;

@@ -19,7 +19,7 @@
 //     word 2         t20 t22 t24 t26 t28  t30 bit 2   t21 t23 t25 t27 t29  t31 bit 2
 #pragma once
 
-#include "dense.h"
+#include "unencoded.h"
 
 namespace ember {
 

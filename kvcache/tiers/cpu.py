@@ -184,7 +184,7 @@ class CpuTiers(Tiers[Array]):
                 return None
             self._struct = structs.TierMemory(pinned=pinned.struct, hot=hot.struct)
             if isinstance(cold, CpuUnencodedBlocks):
-                self._struct.plain = cold.ring.struct
+                self._struct.unencoded = cold.ring.struct
             else:
                 cold.fill_in(self._struct)
         return self._struct

@@ -13,9 +13,9 @@ inline void prefetch_elements(const void* data, int64_t at) {
     __builtin_prefetch(static_cast<const char*>(data) + at * (kElement == Element::kFloat ? 4 : 2));
 }
 
-class DenseKeys : public TileKeys {
+class UnencodedKeys : public TileKeys {
   public:
-    DenseKeys(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
+    UnencodedKeys(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
         : from_(from), first_(first), count_(count), dim_(dim) {}
 
     [[gnu::noinline]] void score(const float* queries, int rows, float* scores) const override {
@@ -57,9 +57,9 @@ class DenseKeys : public TileKeys {
     int64_t first_, count_, dim_;
 };
 
-class DenseValues : public TileValues {
+class UnencodedValues : public TileValues {
   public:
-    DenseValues(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
+    UnencodedValues(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
         : from_(from), first_(first), count_(count), dim_(dim) {}
 
     [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
