@@ -111,7 +111,7 @@ class CacheConfig:
     hot_dtype: precision of keys and values that are not encoded.
     backend: which attention implementation runs.
     beyond_context: allow a window longer than the model was trained for.
-    turn_sinks: meet the sinks at a distance inside the window (see `rotation`).
+    turn_sinks: meet the sinks at a distance inside the window (see `turn`).
     temperature: attention scores are divided by it.
     check_finite: refuse NaN and infinity in appended tokens; None checks
     wherever that costs no wait for a GPU.

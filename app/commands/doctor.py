@@ -74,7 +74,7 @@ def _gpu_kernels() -> dict[str, Any]:
 
 
 def _kernels() -> dict[str, Any]:
-    """The native CPU kernels, or why there are none."""
+    """The CPU kernels of the cache and of the network, or why there are none."""
     from kvcache.native.build import NativeUnavailableError, find_compiler
     from kvcache.native.library import library
 
@@ -85,9 +85,21 @@ def _kernels() -> dict[str, Any]:
     return {
         "compiler": find_compiler(),
         "cpu_kernels": kernels.instructions,
+        "cpu_network": _network(),
         "cpu_threads": kernels.threads,
         "read_gb_per_s": round(_bandwidth(kernels), 1),
     }
+
+
+def _network() -> str:
+    from kvcache.native.build import NativeUnavailableError
+    from models.native.kernels import kernels
+
+    try:
+        kernels()
+    except NativeUnavailableError as error:
+        return f"plain MLX, slowly: {error}"
+    return "compiled too"
 
 
 def _bandwidth(kernels: "Library") -> float:

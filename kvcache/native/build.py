@@ -116,13 +116,22 @@ def build(wanted: Sequence[Sources], stopped: Callable[[], bool] | None = None) 
             sources.command(compiler, path) for sources, path in zip(wanted, staged, strict=True)
         ]
         kept = []
-        for done, path, stem in zip(_run(commands, stopped), staged, stems, strict=True):
+        for done, path, stem, sources in zip(
+            _run(commands, stopped), staged, stems, wanted, strict=True
+        ):
             if done.returncode:
-                lines = (line for line in done.stderr.splitlines() if "error" in line)
-                reason = next(lines, "no reason given")
-                raise NativeUnavailableError(f"{compiler} failed on the CPU kernels: {reason}")
+                raise NativeUnavailableError(
+                    f"{compiler} failed on the CPU kernels of {sources.entry.name}: "
+                    f"{_complaint(done.stderr)}"
+                )
             kept.append(_keep(path, stem))
         return kept
+
+
+def _complaint(said: str) -> str:
+    """The first line that tells of an error, else the last one."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line), lines[-1] if lines else "no reason")
 
 
 def find_compiler() -> str:

@@ -57,12 +57,12 @@ def findings(rows: Rows) -> list[str]:
         ours = [row for row in here if row.engine == "ember" and row.kv != NO_CACHE]
         peers = [row for row in here if row.engine != "ember"]
         if ours and peers:
-            best = max(peers, key=lambda row: row.tps)
+            best = max(peers, key=_most)
             setting = f" ({best.setting})" if best.setting else ""
             found.append(
                 f"{test} at depth {depth}: ember {ours[0].kv} {short(ours[0].tps)} tok/s, "
-                f"{best.engine} {best.kv} {short(best.tps)}{setting}: "
-                f"{short(ours[0].tps / best.tps)} times as fast."
+                f"{best.engine} {best.kv} {short(_most(best))}{setting}: "
+                f"{short(ours[0].tps / _most(best))} times as fast."
             )
         without = [row for row in here if row.kv == NO_CACHE]
         if ours and without:
@@ -71,19 +71,18 @@ def findings(rows: Rows) -> list[str]:
     return [*found, *_fell_short(rows)]
 
 
+def _most(row: SpeedRow) -> float:
+    """What a peer is compared at: where its runs fell short of its trial, the trial."""
+    return row.tried[row.setting] if row.falls_short else row.tps
+
+
 def _fell_short(rows: Rows) -> Iterator[str]:
     """A line for each peer's row that is below its own trial."""
     for row in (row for row in rows if row.falls_short):
-        trial = row.tried[row.setting]
-        told = (
-            f"{row.test} at depth {row.depth}: {row.engine} {row.kv} gave {short(trial)} tok/s in "
-            f"its trial, {short(row.tps)} in the {row.reps} runs after it"
+        yield (
+            f"{row.test} at depth {row.depth}: {row.engine} {row.kv} gave {short(_most(row))} "
+            f"tok/s in its trial, {short(row.tps)} in the {row.reps} runs after it."
         )
-        here = [each for each in rows if each.engine == "ember" and _test(each) == _test(row)]
-        ours = [each.tps for each in here if each.kv != NO_CACHE]
-        if ours:
-            told += f": by the trial, ember is {short(ours[0] / trial)} times as fast"
-        yield f"{told}."
 
 
 def _test(row: SpeedRow) -> tuple[str, int, int]:
