@@ -57,6 +57,9 @@ class ChatTokens:
         self._asked = self._text = TokenizedText.of(self._tokenizer, "")
         self._answered: TokenizedText | None = None
         self._marks: list[_Mark] = []
+        # The last conversation that did not fit, all of it, and where its messages end.
+        self._whole = self._text
+        self._whole_marks: list[_Mark] = []
         # How many tokens the last system prompt was, in the format of then.
         self._system: tuple[TemplateSource, str | None, int] | None = None
 
@@ -140,8 +143,10 @@ class ChatTokens:
 
     def _excess(self, messages: Sequence[Message], room: int, cancel: Flag | None) -> int:
         """How many messages after the system prompt must go for the rest to fit `room`."""
-        said = self._text.changed_to(self._template.render(messages, cancel=cancel))
-        ends = _ends(_marked(messages, said), said)
+        self._whole = said = self._whole.changed_to(self._template.render(messages, cancel=cancel))
+        known = [mark for mark in self._whole_marks if mark.at <= said.kept]
+        self._whole_marks = _marked(messages, said, known)
+        ends = _ends(self._whole_marks, said)
         first = _first_turn(messages)
         kept_head = ends[first - 1] if first else 0
         for count in range(len(messages) - first):

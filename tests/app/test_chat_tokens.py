@@ -381,3 +381,21 @@ def test_a_question_costs_what_is_new_to_the_chat(
     new = len(completion.text) + 2 * len("ba ce ba")
     assert 0 < characters <= new + 3 * 60
     assert renders == 1
+
+
+def test_leaving_turns_out_costs_what_stays_and_what_is_new(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer.from_metadata(VOCABULARIES["bytes"])
+    own = replace(tiny, tokenizer=tokenizer, template=template("chatml", tokenizer))
+    chat, said = ChatTokens(own), turns("ba ce ba", system="ce")
+    count = Counter(tokenizer, own.template, monkeypatch)
+    spent: dict[int, int] = {}
+    while len(said) <= 400:
+        count.characters = count.renders = 0
+        prompt = chat.prompt(said, room=300)
+        spent[len(said)] = count.characters
+        assert count.renders == 2
+        said += [Message(role=Role.ASSISTANT, content="ce ba"), *turns("ba ce ba")]
+    assert prompt.dropped > 300
+    assert 0 < spent[400] <= 2 * max(spent[50], spent[52])
