@@ -10,7 +10,8 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Self
 
-from app.device_memory import wire
+import mlx.core as mx
+
 from app.generation import Event, Generation, Row, Truncated
 from app.sampling import Sampler, Sampling
 from app.transcript import Transcript
@@ -99,7 +100,7 @@ class Engine:
     ) -> Self:
         """An engine over a model; all but the cache's configuration is as for `loader.load`."""
         config = config or CacheConfig()
-        wire()
+        _wire()
         loaded = load(
             model,
             backend=config.backend,
@@ -193,7 +194,8 @@ class Engine:
             rows,
             sampler,
             prefill_step=prefill_step(self.plan.backend),
-            pipelined=_pipelines(),
+            # A CPU gains nothing from queueing a token before the last one is read.
+            pipelined=on_gpu(),
             cancel=cancel or Flag(),
         )
 
@@ -243,12 +245,13 @@ class Engine:
             for cache in self._caches:
                 cache.rewind(cache.offset - shared)
             shared = min(cache.offset for cache in self._caches)
-        if any(cache.must_restart(length) for cache in self._caches):
+        if any(cache.ledger.must_restart(length) for cache in self._caches):
             for cache in self._caches:
                 cache.restart(length)
         return self._caches[0].offset
 
 
-def _pipelines() -> bool:
-    """Whether it gains from queueing a token before the last one is read; a CPU does not."""
-    return on_gpu()
+def _wire() -> None:
+    """Keep macOS from paging weights out between two answers: a limit, it takes nothing."""
+    if mx.metal.is_available():
+        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))

@@ -13,7 +13,6 @@ from threading import Event as Flag
 import mlx.core as mx
 import numpy as np
 
-from app.device_memory import release_scratch
 from app.sampling import Sampler, require_finite
 from app.transcript import Completion, FinishReason, Transcript
 from kvcache import EmberError, RowsKVCache, TwoTierKVCache
@@ -125,7 +124,7 @@ class Generation:
             logits = self._model.logits(hidden[:, -1]) if stop == total else None
             mx.eval([cache.pending() for cache in self._caches], [] if logits is None else logits)
             seconds = time.perf_counter() - began
-            release_scratch()
+            mx.clear_cache()  # freed buffers, which MLX keeps for reuse without bound
             yield PrefillProgress(done=stop, total=total, reused=reused, seconds=seconds)
             if logits is not None:
                 return logits
@@ -151,7 +150,7 @@ class Generation:
                 return
             tokens, peaks = self._advance(tokens) if ahead is None else ahead
             if step % _RELEASE_TOKENS == 0:
-                release_scratch()
+                mx.clear_cache()
 
     def _advance(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
         """Append one token per row; returns what `_draw` does of the next."""

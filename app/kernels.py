@@ -14,7 +14,7 @@ from models.native import kernels
 
 
 def must_compile(backend: Backend) -> bool:
-    """Whether the native kernels will be used here, and are not there yet."""
+    """Whether the CPU kernels will be used here, and are not there yet."""
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     if on_gpu or library.is_tried() or backend not in (Backend.AUTO, Backend.CPU):
         return False

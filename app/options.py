@@ -201,7 +201,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=["auto", "reference", "cpu", "gpu"],
         default="auto",
-        help="what computes: plain MLX, native CPU kernels or the GPU (default: auto)",
+        help="what computes: plain MLX, CPU kernels or the GPU (default: auto)",
     )
 
 

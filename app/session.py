@@ -106,8 +106,8 @@ def load_notes(
     yield from _window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
-    if plain := loaded.model.plain_weights:
-        yield f"{plain} weights are not quantized, or have a bias: plain MLX runs them, slowly"
+    if slow := loaded.model.reference_weights:
+        yield f"{slow} weights are not quantized, or have a bias: plain MLX runs them, slowly"
 
 
 def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
 
 def _reference_notes(engine: Engine) -> Iterator[str]:
     """Why the slow backend runs, since nothing falls back in silence."""
-    if because := engine.plan.plain_because:
+    if because := engine.plan.reference_because:
         yield f"attention runs in plain MLX, slowly: {because}"
         return
     try:

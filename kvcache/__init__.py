@@ -1,6 +1,7 @@
 """Key-value caches for MLX models, and attention over them.
 
-Knows no tokenizer, no file and no user interface.
+Knows no tokenizer, no file and no user interface. `Rotation`, of a rope, keeps the name that
+scripts import: elsewhere that is a turn, and a rotation is a Hadamard one.
 """
 
 from kvcache.attention import attend

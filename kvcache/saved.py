@@ -125,7 +125,7 @@ def _check_arrays(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
         raise CacheError(f"this is not a saved two-tier cache: got {len(arrays)} arrays")
     batch, heads, dim = saved.shape or (1, 1, 1)
     dtype = plan.hot_dtype.mx
-    tokens = ("pinned", ledger.sink, arrays[:2]), ("hot", ledger.hot, arrays[2:4])
+    tokens = ("pinned", ledger.pinned, arrays[:2]), ("hot", ledger.hot, arrays[2:4])
     for tier, held, pair in tokens:
         for array in pair:
             wanted = (batch, heads, held, dim) if held else None

@@ -13,12 +13,13 @@ class CacheStats:
     """Tokens and bytes by tier. A token is in exactly one of sink, hot, cold, evicted.
 
     total: tokens ever appended (and not trimmed) = sink + hot + cold + evicted.
+    sink: pinned tokens: the sinks, and the kept prefix that begins with them.
     *_bytes: bytes of the keys and values that the tier holds now.
     allocated_bytes: bytes of the buffers behind them.
     fp16_bytes: what the held tokens would take in fp16.
     sinks_turned: sinks are met at a distance inside the window, however long the
     chat; False where the model's rope is not known.
-    plain: attention is plain MLX's: on the reference backend, or because no
+    plain: the reference attends, plain MLX: on the reference backend, or because no
     kernel takes the codecs or the head dimension; False before the first token.
     """
 

@@ -110,11 +110,11 @@ class TwoTierKVCache:
         As the codecs estimate them, float32, without a mask; pinned tokens are
         met with the turned queries of the newest position.
         """
-        keys, sink = self.keys().astype(mx.float32), self.ledger.sink
+        keys, pinned = self.keys().astype(mx.float32), self.ledger.pinned
         q = q.astype(mx.float32) * (scale / self.plan.temperature)
         by = [-self.ledger.evicted] * q.shape[2]
         turned = q if self.rotation is None else self.rotation(q, by)
-        parts = (turned, keys[:, :, :sink]), (q, keys[:, :, sink:])
+        parts = (turned, keys[:, :, :pinned]), (q, keys[:, :, pinned:])
         return mx.concatenate([grouped_scores(*part) for part in parts], axis=-1)
 
     # -- what is held --
@@ -134,11 +134,11 @@ class TwoTierKVCache:
         block = self.plan.block_bytes(self._shape) if self._shape else 0
         return CacheStats(
             total=ledger.total,
-            sink=ledger.sink,
+            sink=ledger.pinned,
             hot=ledger.hot,
             cold=ledger.cold,
             evicted=ledger.evicted,
-            sink_bytes=ledger.sink * token,
+            sink_bytes=ledger.pinned * token,
             hot_bytes=ledger.hot * token,
             cold_bytes=(ledger.end - ledger.first) * block,
             allocated_bytes=tiers.allocated_tokens * token + tiers.allocated_blocks * block,
@@ -199,19 +199,12 @@ class TwoTierKVCache:
         self.plan, self.ledger, self._tiers = plan, ledger, tiers
         self.rotation = self._rope if plan.turn_sinks else None
 
-    def must_restart(self, total: int) -> bool:
-        """Whether, at `total` tokens, it would hold fewer than a cache that is fed them anew.
-
-        What was let go before a `rewind` does not come back: see `restart`. So too
-        where only pinned tokens are left of a sequence that does not fit.
-        """
-        return self.ledger.must_restart(total)
-
     def restart(self, total: int) -> None:
         """Keep the pinned tokens, for `total` that begin with them to be held as if fed anew.
 
-        Tokens are then appended from `offset`, which is beyond those that a window
-        of this size lets go.
+        What was let go before a `rewind` does not come back else; the ledger says where
+        it must. Tokens are then appended from `offset`, which is beyond those that a
+        window of this size lets go.
         """
         self.ledger = self.ledger.restarted(total)
 
@@ -226,10 +219,10 @@ class TwoTierKVCache:
         new, ledger = self._checked(k, v), self.ledger
         snapshot = self._tiers.snapshot(ledger, new)
         keys, values = snapshot.decoded(self.plan.hot_dtype.mx)
-        sinks = min(self.plan.sizes.pinned, keys.shape[2])
+        pinned = min(self.plan.sizes.pinned, keys.shape[2])
         if ledger.evicted and self.rotation is not None:
-            ahead = self.rotation(keys[:, :, :sinks], [ledger.evicted] * sinks)
-            keys = mx.concatenate([ahead, keys[:, :, sinks:]], axis=2)
+            ahead = self.rotation(keys[:, :, :pinned], [ledger.evicted] * pinned)
+            keys = mx.concatenate([ahead, keys[:, :, pinned:]], axis=2)
         self._fetched = (ledger, snapshot) if self.keeps_snapshot else None
         self._append(new)
         return keys.astype(k.dtype), values.astype(v.dtype)

@@ -38,9 +38,9 @@ def warm_up(plan: CachePlan, *, group: int, dtype: mx.Dtype) -> CachePlan:
         error = float(np.max([*_errors(plan, group, dtype)]))  # NaN if one is
     except RuntimeError as problem:  # MLX's, for what the GPU's compiler or driver refuses
         said = str(problem).strip().partition("\n")[0]
-        return plan.in_plain_mlx(f"the GPU kernels do not run here: {said}; {_REPORT}")
+        return plan.on_reference(f"the GPU kernels do not run here: {said}; {_REPORT}")
     if not error <= _MOST_ERROR:
-        return plan.in_plain_mlx(
+        return plan.on_reference(
             f"the GPU kernels differ from plain MLX by {error:.2g} of the largest output here, "
             f"expected at most {_MOST_ERROR}; {_REPORT}"
         )

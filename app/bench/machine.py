@@ -1,7 +1,7 @@
 """What the device can do at most: bytes read and operations done per second.
 
 Measured, not looked up: every share of bandwidth that `bench` prints is a share
-of this. On the CPU by the native kernels' reader and numpy's BLAS, on a GPU by MLX.
+of this. On the CPU by the CPU kernels' reader and numpy's BLAS, on a GPU by MLX.
 """
 
 import time

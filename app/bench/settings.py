@@ -171,7 +171,7 @@ class MemorySettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class RooflineSettings(Settings):
-    """contexts: tokens held. kv: beside fp16."""
+    """contexts: tokens held. kv: beside f16."""
 
     kv: tuple[str, ...] = (DEFAULT_KV,)
     contexts: tuple[int, ...] = (4096, 16384, 32768)

@@ -70,13 +70,13 @@ def _measure(session: "Session", ids: list[int], skip: int, cancel: Event) -> "D
 
     engine = session.engine
     model, config = engine.loaded.model, engine.plan.config
-    plain = replace(config, keys="f16", values="f16", max_tokens=engine.plan.max_tokens)
+    f16 = replace(config, keys="f16", values="f16", max_tokens=engine.plan.max_tokens)
     parts = []
     with token_bar("reading") as report:
         for part in diverge(
             model,
             make_prompt_cache(model, config),
-            make_prompt_cache(model, replace(plain, budget=None)),
+            make_prompt_cache(model, replace(f16, budget=None)),
             ids,
             chunk=min(config.block, 64),
             skip=skip,

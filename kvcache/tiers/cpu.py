@@ -58,7 +58,7 @@ class CpuTiers(Tiers[Array]):
         # The pieces point into these, some of which are made for this call.
         held = list(self._unencoded(ledger))
         pieces = [_piece(tokens, position) for position, tokens in held]
-        if ledger.sink:
+        if ledger.pinned:
             pieces[0].pinned = True
         if new is not None:
             pieces.append(_piece(new, ledger.total))
@@ -86,7 +86,7 @@ class CpuTiers(Tiers[Array]):
         pinned, hot = self._rings
         return replace(
             held,
-            pinned=to_mlx(pinned.read(0, ledger.sink), self._dtype),
+            pinned=to_mlx(pinned.read(0, ledger.pinned), self._dtype),
             hot=to_mlx(hot.read(ledger.hot_number, ledger.hot), self._dtype),
             hot_count=ledger.hot,
         )
@@ -97,7 +97,7 @@ class CpuTiers(Tiers[Array]):
         none = Snapshot(
             codecs=self._plan.codecs,
             evicted=ledger.evicted,
-            pinned_count=ledger.sink,
+            pinned_count=ledger.pinned,
             block=self.sizes.block,
             dim=self._rings[0].shape[2] if self._rings else 0,
         )
@@ -119,7 +119,7 @@ class CpuTiers(Tiers[Array]):
         if self._rings is None:
             return
         pinned, hot = self._rings
-        yield from pinned.pieces(0, ledger.sink)
+        yield from pinned.pieces(0, ledger.pinned)
         cold = self._cold
         if isinstance(cold, CpuUnencodedBlocks):
             for at, tokens in cold.pieces(ledger.first, ledger.end):

@@ -107,7 +107,7 @@ class Ledger:
     # -- tokens by tier --
 
     @property
-    def sink(self) -> int:
+    def pinned(self) -> int:
         """Pinned tokens held."""
         return min(self.total, self.sizes.pinned)
 
@@ -134,7 +134,7 @@ class Ledger:
     @property
     def held(self) -> int:
         """Tokens of all tiers."""
-        return self.sink + self.cold + self.hot
+        return self.pinned + self.cold + self.hot
 
     def check(self) -> None:
         """Raise CacheError for numbers that no appending and rewinding leads to."""
@@ -193,8 +193,8 @@ class Ledger:
         It is where more were let go than by a cache that is fed all of them anew,
         or all but the pinned ones, of a sequence that does not fit.
         """
-        anew = self._anew(total)
-        lost = self.held == self.sink and anew.evicted > self.evicted
+        anew = Ledger(sizes=self.sizes).appended(total)
+        lost = self.held == self.pinned and anew.evicted > self.evicted
         return lost or self.appended(total - self.total).evicted > anew.evicted
 
     def restarted(self, total: int) -> "Ledger":
@@ -204,7 +204,8 @@ class Ledger:
         before it counts as let go.
         """
         kept, pinned = min(self.total, self.sizes.pinned), self.sizes.pinned
-        evicted = self._anew(total).evicted if kept == pinned else 0
+        anew = Ledger(sizes=self.sizes).appended(total)
+        evicted = anew.evicted if kept == pinned else 0
         return Ledger(sizes=self.sizes, total=kept + evicted, origin=evicted)
 
     # -- what a query sees --
@@ -241,7 +242,3 @@ class Ledger:
     def _end_after(self, total: int) -> int:
         """Blocks that have left the hot ring once `total` tokens were appended."""
         return max(self.end, (total - self.start - self.sizes.hot) // self.sizes.block)
-
-    def _anew(self, total: int) -> "Ledger":
-        """Of a cache that was fed `total` tokens and never went back."""
-        return Ledger(sizes=self.sizes).appended(total)

@@ -31,10 +31,10 @@ class Tiers(ABC, Generic[Array]):
 
     def append(self, before: Ledger, after: Ledger, new: Tokens[Array]) -> None:
         """Write new tokens, and encode the blocks that leave the hot ring."""
-        sinks = after.sink - before.sink
-        if sinks:
-            self.write_pinned(before.total, new.cut(0, sinks))
-        fresh = new.cut(sinks, new.length) if sinks else new
+        pinned = after.pinned - before.pinned
+        if pinned:
+            self.write_pinned(before.total, new.cut(0, pinned))
+        fresh = new.cut(pinned, new.length) if pinned else new
         number = max(0, before.total - before.start)
         # Blocks that the same append lets go are not encoded.
         first = max(before.end, after.first)
@@ -49,14 +49,14 @@ class Tiers(ABC, Generic[Array]):
 
         Raises CacheError as `prepare` does.
         """
-        tokens, sink = self.prepare(k, v), ledger.sink
-        if sink:
-            self.write_pinned(0, tokens.cut(0, sink))
+        tokens, pinned = self.prepare(k, v), ledger.pinned
+        if pinned:
+            self.write_pinned(0, tokens.cut(0, pinned))
         if ledger.cold:
             first = ledger.first * self.sizes.block
-            self.write_cold(ledger.first, tokens.cut(sink + first, sink + ledger.hot_number))
+            self.write_cold(ledger.first, tokens.cut(pinned + first, pinned + ledger.hot_number))
         if ledger.hot:
-            self.write_hot(ledger.hot_number, tokens.cut(sink + ledger.hot_number, tokens.length))
+            self.write_hot(ledger.hot_number, tokens.cut(pinned + ledger.hot_number, tokens.length))
 
     def _leaving(self, first: int, end: int, fresh: Tokens[Array], number: int) -> Tokens[Array]:
         """The tokens of blocks [first, end), from the hot ring and from the new ones."""

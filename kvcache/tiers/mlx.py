@@ -34,7 +34,7 @@ class MlxTiers(Tiers[mx.array]):
         return Snapshot(
             evicted=ledger.evicted,
             pinned=self._pinned.tokens,
-            pinned_count=ledger.sink,
+            pinned_count=ledger.pinned,
             codecs=cold.codecs,
             segments=tuple(cold.segments),
             slots=cold.slots,

@@ -92,7 +92,7 @@ class CachePlan:
     block_bytes: bytes of one encoded block in all layers.
     capped_from: the window that was asked for, where the model's context cut it.
     hot_capped_from: the hot tokens that were asked for, where they did not fit.
-    plain_because: why attention is plain MLX's on a GPU, where nobody asked for that.
+    reference_because: why attention is plain MLX's on a GPU, where nobody asked for that.
     """
 
     config: CacheConfig
@@ -103,7 +103,7 @@ class CachePlan:
     block_bytes: int
     capped_from: int | None
     hot_capped_from: int | None
-    plain_because: str | None = None
+    reference_because: str | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -151,11 +151,11 @@ class CachePlan:
         """The plan of one layer."""
         return LayerPlan.of(replace(self.config, backend=self.backend), self.sizes, index)
 
-    def in_plain_mlx(self, because: str) -> "CachePlan":
+    def on_reference(self, because: str) -> "CachePlan":
         """This plan without the GPU kernels. Raises CacheError where they were asked for."""
         if self.config.backend is Backend.GPU:
             raise CacheError(because)
-        return replace(self, backend=Backend.REFERENCE, plain_because=because)
+        return replace(self, backend=Backend.REFERENCE, reference_because=because)
 
 
 def cold_codec(name: str, hot_dtype: HotDtype, layer: int) -> Codec:
@@ -208,7 +208,7 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     )
     if plan.backend is Backend.GPU:
         unread = why_unread((keys, values) if sizes.slots else (), shape.head_dim)
-        return plan.in_plain_mlx(unread) if unread else plan
+        return plan.on_reference(unread) if unread else plan
     return plan
 
 

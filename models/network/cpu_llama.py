@@ -87,7 +87,7 @@ class CpuModel(Model):
         self._table = _pack(self.embedding.as_linear)
         self._head = _pack(self.head) if "output" in self else self._table
         matrices = [one for one in self.modules() if isinstance(one, Projection)]
-        self.plain_weights = sum(not _is_taken(matrix) for matrix in matrices)
+        self.reference_weights = sum(not _is_taken(matrix) for matrix in matrices)
         self._packed = tuple(layer.packed for layer in self.layers if layer.packed is not None)
 
     def embed(self, ids: mx.array) -> mx.array:

@@ -79,7 +79,7 @@ class Model(nn.Module):
     """Token ids -> logits. Fits mlx-lm's generation loop (`layers`, `make_cache`)."""
 
     # Weights that plain MLX computes, slowly, where kernels were asked for.
-    plain_weights = 0
+    reference_weights = 0
 
     def __init__(
         self,

@@ -1,46 +1,18 @@
 import random
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 import pytest
 
 from app import engine as engine_module
-from app.divergence import read
 from app.engine import Engine, Request
-from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncated
-from app.sampling import Sampling
-from app.transcript import Completion, FinishReason
-from kvcache import (
-    Backend,
-    CacheConfig,
-    CacheError,
-    EmberError,
-    HotDtype,
-    make_prompt_cache,
-)
+from app.generation import Truncated
+from app.transcript import FinishReason
+from kvcache import Backend, CacheConfig, CacheError, EmberError
 from kvcache.tiers.ledger import Ledger
 from models.text.chat_template import Message, Role
-
-CONFIG = CacheConfig(hot_dtype=HotDtype.F32)
-PROMPT = tuple(range(260, 301))  # 41 tokens: more than one prefill step
-
-
-def _finish(events: Iterator[Event]) -> Completion:
-    *_, last = events
-    assert isinstance(last, Finished)
-    return last.completion
-
-
-def _greedy(engine: Engine, prompt: tuple[int, ...], count: int) -> list[int]:
-    """Greedy decoding without any cache."""
-    ids = list(prompt)
-    for _ in range(count):
-        ids.append(int(mx.argmax(engine.loaded.model(mx.array([ids]))[0, -1]).item()))
-    return ids[len(prompt) :]
+from tests.app.answers import CONFIG, PROMPT, finish, greedy
 
 
 def test_a_load_is_as_a_models(tiny_path: Path, tmp_path: Path) -> None:
@@ -62,9 +34,21 @@ def test_a_load_is_as_a_models(tiny_path: Path, tmp_path: Path) -> None:
         Engine.load(tiny_path, pretokenizer="nosuch")
 
 
+@pytest.mark.parametrize("on_metal", [True, False])
+def test_weights_stay_in_the_memory_that_metal_recommends(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, on_metal: bool
+) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(mx.metal, "is_available", lambda: on_metal)
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 7 << 30})
+    monkeypatch.setattr(mx, "set_wired_limit", limits.append)
+    Engine.load(tiny_path, CacheConfig(backend=Backend.REFERENCE))
+    assert limits == [7 << 30] * on_metal
+
+
 def test_generates_what_a_cacheless_loop_does(engine: Engine) -> None:
-    completion = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=9)))
-    assert list(completion.tokens) == _greedy(engine, PROMPT, 9)
+    completion = finish(engine.generate(Request(prompt=PROMPT, max_tokens=9)))
+    assert list(completion.tokens) == greedy(engine, PROMPT, 9)
     assert completion.text == engine.loaded.tokenizer.decode(completion.tokens)
     assert completion.finish_reason is FinishReason.LENGTH
     assert (completion.prompt_tokens, completion.reused_tokens) == (41, 0)
@@ -73,76 +57,15 @@ def test_generates_what_a_cacheless_loop_does(engine: Engine) -> None:
     assert completion.decode_tps > 0
 
 
-def test_pipelined_decoding_gives_the_same_tokens(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=9)))
-    monkeypatch.setattr(engine_module, "_pipelines", lambda: True)
-    again = Engine(engine.loaded, replace(CONFIG, backend=engine.plan.backend))
-    assert _finish(again.generate(Request(prompt=PROMPT, max_tokens=9))).tokens == plain.tokens
-    # The token in flight when the answer ended is in the cache and must be known.
-    longer = (*PROMPT, *plain.tokens, 270)
-    follow = _finish(again.generate(Request(prompt=longer, max_tokens=5)))
-    assert list(follow.tokens) == _greedy(engine, longer, 5)
-
-
-def test_events_tell_progress_then_text(engine: Engine) -> None:
-    events = list(engine.generate(Request(prompt=PROMPT, max_tokens=4)))
-    prefill = [event for event in events if isinstance(event, PrefillProgress)]
-    chunks = [event for event in events if isinstance(event, TextChunk)]
-    assert [event.done for event in prefill] == [32, 41]
-    assert {event.total for event in prefill} == {41}
-    assert [chunk.tokens for chunk in chunks] == [1, 2, 3, 4]
-    completion = _finish(iter(events))
-    assert "".join(chunk.text for chunk in chunks) == completion.text
-    assert 3 / (chunks[-1].at - chunks[0].at) == pytest.approx(completion.decode_tps)
-
-
 def test_a_shared_prefix_is_not_computed_again(engine: Engine) -> None:
-    first = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=6)))
+    first = finish(engine.generate(Request(prompt=PROMPT, max_tokens=6)))
     longer = (*PROMPT, *first.tokens[:3], 280, 281)
-    second = _finish(engine.generate(Request(prompt=longer, max_tokens=5)))
+    second = finish(engine.generate(Request(prompt=longer, max_tokens=5)))
     assert second.reused_tokens == len(PROMPT) + 3
-    assert list(second.tokens) == _greedy(engine, longer, 5)
+    assert list(second.tokens) == greedy(engine, longer, 5)
     # The same prompt again: all but its last token is reused.
-    third = _finish(engine.generate(Request(prompt=longer, max_tokens=5)))
+    third = finish(engine.generate(Request(prompt=longer, max_tokens=5)))
     assert (third.reused_tokens, third.tokens) == (len(longer) - 1, second.tokens)
-
-
-def test_cancel_in_prefill_keeps_what_was_computed(engine: Engine) -> None:
-    cancel = threading.Event()
-    events = engine.generate(Request(prompt=PROMPT, max_tokens=6), cancel)
-    assert isinstance(next(events), PrefillProgress)
-    cancel.set()
-    completion = _finish(events)
-    assert (completion.finish_reason, completion.tokens) == (FinishReason.CANCELLED, ())
-    again = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=6)))
-    assert again.reused_tokens == 32
-    assert list(again.tokens) == _greedy(engine, PROMPT, 6)
-
-
-def test_cancel_in_decode_keeps_the_partial_answer(engine: Engine) -> None:
-    cancel = threading.Event()
-    shown = []
-    for event in engine.generate(Request(prompt=PROMPT, max_tokens=50), cancel):
-        if isinstance(event, TextChunk):
-            shown.append(event.text)
-            if event.tokens == 5:
-                cancel.set()
-    completion = _finish(iter([event]))
-    assert completion.finish_reason is FinishReason.CANCELLED
-    assert len(completion.tokens) == 5
-    assert completion.text == "".join(shown)
-
-
-def test_an_abandoned_generation_leaves_a_usable_cache(engine: Engine) -> None:
-    events = engine.generate(Request(prompt=PROMPT, max_tokens=50))
-    for _ in range(5):
-        next(events)
-    del events
-    completion = _finish(engine.generate(Request(prompt=PROMPT[:30], max_tokens=5)))
-    assert completion.reused_tokens == 29
-    assert list(completion.tokens) == _greedy(engine, PROMPT[:30], 5)
 
 
 def test_a_step_that_one_layer_refused_leaves_a_usable_cache(
@@ -152,41 +75,22 @@ def test_a_step_that_one_layer_refused_leaves_a_usable_cache(
         raise CacheError("refused")
 
     longer = (*PROMPT, 270, 271, 272)
-    _finish(engine.generate(Request(prompt=PROMPT, max_tokens=3)))
+    finish(engine.generate(Request(prompt=PROMPT, max_tokens=3)))
     with monkeypatch.context() as patch:
         patch.setattr(engine._caches[-1], "attend", refuse)
         # The native kernels run all layers at once where they can.
         patch.setattr(engine._caches[-1], "lend", lambda step: None)
         with pytest.raises(CacheError, match="refused"):
             list(engine.generate(Request(prompt=longer, max_tokens=4)))
-    completion = _finish(engine.generate(Request(prompt=longer, max_tokens=4)))
+    completion = finish(engine.generate(Request(prompt=longer, max_tokens=4)))
     assert completion.reused_tokens == len(PROMPT)
-    assert list(completion.tokens) == _greedy(engine, longer, 4)
-
-
-def test_end_of_generation_ends_the_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    third = _greedy(engine, PROMPT, 3)[2]
-    monkeypatch.setattr(type(engine.loaded.tokenizer), "eog_ids", frozenset({third}))
-    completion = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=50)))
-    first = completion.tokens.index(third)
-    assert completion.finish_reason is FinishReason.STOP
-    assert len(completion.tokens) == first + 1
-    assert completion.text == engine.loaded.tokenizer.decode(completion.tokens[:first])
-
-
-def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
-    whole = _finish(engine.generate(Request(prompt=PROMPT, max_tokens=12))).text
-    stop = whole[5:8]
-    request = Request(prompt=PROMPT, max_tokens=12, stop=(stop,))
-    completion = _finish(engine.generate(request))
-    assert completion.finish_reason is FinishReason.STOP
-    assert completion.text == whole[: whole.index(stop)]
+    assert list(completion.tokens) == greedy(engine, longer, 4)
 
 
 def test_an_answer_goes_on_beyond_the_window(engine: Engine) -> None:
     config = replace(CONFIG, max_tokens=48, block=16, backend=engine.plan.backend)
     small = Engine(engine.loaded, config)
-    completion = _finish(small.generate(Request(prompt=PROMPT, max_tokens=70)))
+    completion = finish(small.generate(Request(prompt=PROMPT, max_tokens=70)))
     assert completion.finish_reason is FinishReason.LENGTH
     stats = small.stats()
     assert (stats.total, stats.sink) == (len(PROMPT) + 69, 4)
@@ -200,7 +104,7 @@ def test_a_chat_longer_than_the_window_goes_on(engine: Engine) -> None:
     small = Engine(engine.loaded, config)
     ids = list(PROMPT)
     for turn in range(5):
-        completion = _finish(small.generate(Request(prompt=ids, max_tokens=9)))
+        completion = finish(small.generate(Request(prompt=ids, max_tokens=9)))
         # The last token of an answer is not in the cache yet.
         assert completion.reused_tokens == (0 if turn == 0 else len(ids) - 8)
         ids = [*ids, *completion.tokens, 3, 4, 5, 6, 7, 8, 9]
@@ -234,39 +138,39 @@ def test_what_an_answer_pushed_out_is_seen_again_once_it_is_taken_back(
 ) -> None:
     again = (*PROMPT[: back[0]], *back[1])
     small, fresh = _small(engine, 55), _small(engine, 55)
-    answer = _finish(small.generate(Request(prompt=PROMPT, max_tokens=60)))
+    answer = finish(small.generate(Request(prompt=PROMPT, max_tokens=60)))
     assert small.stats().evicted > 40
-    got = _finish(small.generate(Request(prompt=again, max_tokens=6)))
-    want = _finish(fresh.generate(Request(prompt=again, max_tokens=6)))
+    got = finish(small.generate(Request(prompt=again, max_tokens=6)))
+    want = finish(fresh.generate(Request(prompt=again, max_tokens=6)))
     assert (got.tokens, _held(small)) == (want.tokens, _held(fresh))
     # Sinks are never let go; whatever else is held cannot be joined to what is not.
     assert got.reused_tokens == 4
     # To go on with the first answer: part of it is still to be let go.
     longer = (*PROMPT, *answer.tokens[:20])
     going_on = Request(prompt=longer, max_tokens=6, continues=True)
-    _finish(small.generate(Request(prompt=PROMPT, max_tokens=60)))
-    _finish(small.generate(going_on))
+    finish(small.generate(Request(prompt=PROMPT, max_tokens=60)))
+    finish(small.generate(going_on))
     alone = _small(engine, 55)
     for at in range(41, 62, 7):
-        _finish(alone.generate(Request(prompt=longer[:at], max_tokens=1)))
-    _finish(alone.generate(going_on))
+        finish(alone.generate(Request(prompt=longer[:at], max_tokens=1)))
+    finish(alone.generate(going_on))
     assert _held(small) == _held(alone)
 
 
 def test_what_is_still_held_is_not_computed_again(engine: Engine) -> None:
     small = _small(engine, 55)
-    _finish(small.generate(Request(prompt=PROMPT, max_tokens=9)))
+    finish(small.generate(Request(prompt=PROMPT, max_tokens=9)))
     assert (small.stats().evicted, small.stats().cold) == (0, 32)
     for asked, reused in ((PROMPT, 40), (PROMPT[:36], 28)):
         # Exactly, among hot tokens; else to the beginning of a cold block.
-        assert _finish(small.generate(Request(prompt=asked, max_tokens=9))).reused_tokens == reused
+        assert finish(small.generate(Request(prompt=asked, max_tokens=9))).reused_tokens == reused
 
 
 def test_a_retry_beyond_the_window_computes_no_more_than_the_window(engine: Engine) -> None:
     small = _small(engine, 55)
     ids: list[int] = list(PROMPT)
     for turn in range(6):
-        completion = _finish(small.generate(Request(prompt=ids, max_tokens=25)))
+        completion = finish(small.generate(Request(prompt=ids, max_tokens=25)))
         computed = len(ids) - completion.reused_tokens
         # A chat that only goes on computes what is new to it.
         assert computed == (41 if turn == 0 else 8)
@@ -274,12 +178,12 @@ def test_a_retry_beyond_the_window_computes_no_more_than_the_window(engine: Engi
     fed = Ledger(sizes=small.plan.sizes)
     for asked in (ids[:-7], ids[:-30], ids[:-70]):
         assert len(asked) > 55
-        completion = _finish(small.generate(Request(prompt=asked, max_tokens=1)))
+        completion = finish(small.generate(Request(prompt=asked, max_tokens=1)))
         assert _held(small) == [(len(asked), fed.appended(len(asked)).evicted)] * 3
         assert len(asked) - completion.reused_tokens <= 55 - 4
     # A retry of an answer as long as the window.
-    _finish(small.generate(Request(prompt=asked, max_tokens=100)))
-    again = _finish(small.generate(Request(prompt=asked, max_tokens=1)))
+    finish(small.generate(Request(prompt=asked, max_tokens=100)))
+    again = finish(small.generate(Request(prompt=asked, max_tokens=1)))
     assert _held(small) == [(len(asked), fed.appended(len(asked)).evicted)] * 3
     assert len(asked) - again.reused_tokens <= 55 - 4
 
@@ -291,12 +195,12 @@ def test_every_turn_of_a_chat_holds_what_a_cache_fed_anew_holds(engine: Engine, 
     rng = random.Random(7)
     ids: list[int] = list(PROMPT)
     for _ in range(10):
-        answer = _finish(small.generate(Request(prompt=ids, max_tokens=rng.randint(1, 30))))
+        answer = finish(small.generate(Request(prompt=ids, max_tokens=rng.randint(1, 30))))
         ids += answer.tokens
         if rng.random() < 0.6:
             del ids[-min(rng.randint(1, 60), len(ids) - 1) :]
         ids += [rng.randint(260, 600) for _ in range(rng.randint(1, 12))]
-        done = _finish(small.generate(Request(prompt=ids, max_tokens=1, truncate=True)))
+        done = finish(small.generate(Request(prompt=ids, max_tokens=1, truncate=True)))
         fed = Ledger(sizes=small.plan.sizes).appended(done.prompt_tokens)
         for stats in small.layer_stats():
             assert (stats.total, stats.evicted <= fed.evicted) == (done.prompt_tokens, True)
@@ -311,47 +215,7 @@ def test_a_prompt_beyond_the_window_is_refused_or_cut(engine: Engine) -> None:
     request = Request(prompt=PROMPT, max_tokens=7, truncate=True)
     events = list(small.generate(request))
     assert events[0] == Truncated(kept=33, dropped=8)
-    assert list(_finish(iter(events)).tokens) == _greedy(engine, PROMPT[8:], 7)
-
-
-def test_sampling_repeats_with_its_seed(engine: Engine) -> None:
-    def draw(seed: int) -> tuple[int, ...]:
-        sampling = Sampling(temperature=1.0, top_k=50, top_p=0.95, min_p=0.01, seed=seed)
-        request = Request(prompt=PROMPT, max_tokens=12, sampling=sampling)
-        return _finish(engine.generate(request)).tokens
-
-    assert draw(3) == draw(3)
-    assert len({draw(seed) for seed in range(4)}) > 1
-
-
-def test_batch_rows_answer_as_they_would_alone(engine: Engine) -> None:
-    prompts = [PROMPT, PROMPT[5:9], PROMPT[:23], (300,)]
-    limits = [4, 11, 7, 9]
-    requests = [
-        Request(prompt=prompt, max_tokens=limit)
-        for prompt, limit in zip(prompts, limits, strict=True)
-    ]
-    done = {
-        event.row: event.completion
-        for event in engine.generate_batch(requests)
-        if isinstance(event, Finished)
-    }
-    assert sorted(done) == [0, 1, 2, 3]
-    for row, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
-        assert list(done[row].tokens) == _greedy(engine, prompt, limit)
-        assert done[row].prompt_tokens == len(prompt)
-
-
-def test_batch_cancel_ends_every_row(engine: Engine) -> None:
-    cancel = threading.Event()
-    completions = []
-    for event in engine.generate_batch([Request(prompt=PROMPT)] * 3, cancel):
-        if isinstance(event, TextChunk):
-            cancel.set()
-        if isinstance(event, Finished):
-            completions.append(event.completion)
-    assert [c.finish_reason for c in completions] == [FinishReason.CANCELLED] * 3
-    assert [len(c.tokens) for c in completions] == [1, 1, 1]
+    assert list(finish(iter(events)).tokens) == greedy(engine, PROMPT[8:], 7)
 
 
 @pytest.mark.parametrize("bad", [{"prompt": ()}, {"prompt": (1,), "max_tokens": 0}])
@@ -362,41 +226,3 @@ def test_impossible_requests_are_refused(bad: dict[str, object]) -> None:
 
 def test_every_backend_has_its_prefill_step() -> None:
     assert set(engine_module.PREFILL_STEP) == set(Backend) - {Backend.AUTO}
-
-
-def _spoil(engine: Engine, factor: float) -> None:
-    """Make the network's last step overflow: its keys and values stay sound."""
-    norm = engine.loaded.model.norm
-    norm.weight = mx.array(np.full(norm.weight.shape, factor, np.float32))
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("factor", [float("nan"), 3e38])
-def test_an_output_that_is_not_finite_ends_the_answer_with_its_cause(
-    engine: Engine, factor: float, temperature: float
-) -> None:
-    _spoil(engine, factor)
-    request = Request(prompt=PROMPT, sampling=Sampling(temperature=temperature, seed=3))
-    with pytest.raises(EmberError, match="the network gave NaN or infinity"):
-        list(engine.generate(request))
-    with pytest.raises(EmberError, match="the network gave NaN or infinity"):
-        list(engine.generate_batch([request, Request(prompt=PROMPT[:5])]))
-
-
-def test_an_output_that_is_not_finite_is_noticed_in_the_middle_of_an_answer(
-    engine: Engine,
-) -> None:
-    events = engine.generate(Request(prompt=PROMPT, max_tokens=9))
-    for event in events:
-        if isinstance(event, TextChunk):
-            break
-    _spoil(engine, float("nan"))
-    with pytest.raises(EmberError, match="the network gave NaN or infinity"):
-        list(events)
-
-
-def test_a_reading_that_is_not_finite_is_refused(engine: Engine) -> None:
-    _spoil(engine, float("nan"))
-    model = engine.loaded.model
-    with pytest.raises(EmberError, match="the network gave NaN or infinity"):
-        list(read(model, make_prompt_cache(model, CONFIG), PROMPT, chunk=16))

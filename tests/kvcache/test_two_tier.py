@@ -77,7 +77,7 @@ class Pair:
         total = self.cache.offset + length
         fresh = TwoTierKVCache(self.cache.plan)
         fresh.append(*(mx.zeros((1, 1, total, DIM)) for _ in range(2)))
-        needed = self.cache.must_restart(total)
+        needed = self.cache.ledger.must_restart(total)
         if needed:
             self.cache.restart(total)
             self.naive.restart(total)

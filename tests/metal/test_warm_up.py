@@ -134,14 +134,14 @@ def test_wrong_kernels_are_not_used(launch: Launcher, use_gpu: UseGpu) -> None:
     use_gpu(launch)
     plan = warmed(plan_of())
     assert plan.backend is plan.layer(0).backend is Backend.REFERENCE
-    assert "differ from plain MLX" in str(plan.plain_because)
+    assert "differ from plain MLX" in str(plan.reference_because)
 
 
 def test_kernels_that_do_not_compile_are_not_used(use_gpu: UseGpu) -> None:
     use_gpu(refuse)
     plan = warmed(plan_of())
     assert plan.backend is Backend.REFERENCE
-    assert "Unable to build metal library from source; run" in str(plan.plain_because)
+    assert "Unable to build metal library from source; run" in str(plan.reference_because)
 
 
 @pytest.mark.parametrize("launch", [zeros, refuse])

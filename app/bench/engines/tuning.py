@@ -49,8 +49,8 @@ def _llama_cpp_settings(case: Case) -> Iterator[LlamaCppSetting]:
     if not case.threads:
         threads |= {1, max(1, most // 2), os.cpu_count() or most}
     # Without flash attention llama.cpp takes no quantized values.
-    plain_values = case.kv.rpartition("/")[2] == "f16"
-    for flash in (True, False) if plain_values else (True,):
+    f16_values = case.kv.rpartition("/")[2] == "f16"
+    for flash in (True, False) if f16_values else (True,):
         base = LlamaCppSetting(flash_attn=flash, n_ubatch=_UBATCH, n_threads=most)
         yield base
         yield from (replace(base, n_threads=n) for n in sorted(threads - {most}))

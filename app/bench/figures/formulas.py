@@ -18,9 +18,9 @@ def elements_per_token(network: Network) -> int:
 
 
 def tier_bytes(network: Network, sizes: TierSizes, *, cold_bits: float) -> float:
-    """A full two-tier cache: pinned and hot tokens in fp16, cold ones in `cold_bits`."""
-    plain = kv_bytes(network, sizes.pinned + sizes.ring)
-    return plain + kv_bytes(network, sizes.slots * sizes.block, bits=cold_bits)
+    """A full two-tier cache: pinned and hot tokens in f16, cold ones in `cold_bits`."""
+    unencoded = kv_bytes(network, sizes.pinned + sizes.ring)
+    return unencoded + kv_bytes(network, sizes.slots * sizes.block, bits=cold_bits)
 
 
 def cache_room(network: Network, memory_bytes: int) -> int:

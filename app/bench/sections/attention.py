@@ -148,18 +148,18 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     # On a CPU MLX's float16 is slower than its float32, whose bytes are twice as many.
     dtypes = (mx.float16,) if on_gpu else (mx.float32, mx.float16)
-    coded = next((kv for kv in settings.kv if kv != "f16"), settings.kv[0])
+    encoded = next((kv for kv in settings.kv if kv != "f16"), settings.kv[0])
     decoding = Kernel(
         name="decode, then attend",
-        kv=coded,
+        kv=encoded,
         backend=backend.value,
         makes={
-            f"dtype {_name(dtype)}": partial(_decoding, network, coded, backend, dtype)
+            f"dtype {_name(dtype)}": partial(_decoding, network, encoded, backend, dtype)
             for dtype in dtypes
         },
     )
     where = "gpu" if on_gpu else "mlx-cpu"
-    plain = [
+    fused = [
         Kernel(
             name="MLX fused attention",
             kv=_name(dtype),
@@ -185,12 +185,12 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
         for bits in (8, 4)
         if groups
     ]
-    return [*ours, decoding, *plain, *quantized]
+    return [*ours, decoding, *fused, *quantized]
 
 
 def _ember(network: Network, kv: str, backend: Backend, context: int) -> tuple[Step, int]:
     caches = filled(network, kv, backend, context)
-    q, scale = queries(network).astype(_plain_dtype()), network.head_dim**-0.5
+    q, scale = queries(network).astype(_mlx_dtype()), network.head_dim**-0.5
 
     def step() -> None:
         mx.eval([cache.attend_held(q, scale=scale) for cache in caches])
@@ -297,7 +297,7 @@ def _name(dtype: mx.Dtype) -> str:
     return str(dtype).removeprefix("mlx.core.")
 
 
-def _plain_dtype() -> mx.Dtype:
+def _mlx_dtype() -> mx.Dtype:
     """What a user of MLX would take on this device."""
     return mx.float16 if mx.default_device().type == mx.DeviceType.gpu else mx.float32
 

@@ -31,8 +31,8 @@ class ClaimRow:
 
     shape: the network whose operations and bytes are counted; model: the one measured.
     *_s: seconds measured; None where the time did not allow that many tokens.
-    cache_bytes, tiers_bytes: keys and values held at the end, in fp16 and in two tiers.
-    read_bytes: weights and fp16 cache, which each token reads.
+    cache_bytes, tiers_bytes: keys and values held at the end, in f16 and in two tiers.
+    read_bytes: weights and f16 cache, which each token reads.
     read_s: to read that cache once; recompute_s: to compute what it holds anew; both at
     the machine's measured rates.
     """
@@ -105,7 +105,7 @@ def _measure(settings: ClaimSettings, meter: Meter, measured: _Measured) -> None
         times = take(steps, longest, until=partial(enough, settings))
         measured.times[Way.NO_CACHE] = times
     reached = _reached(settings.lengths, len(times))
-    for way in (Way.PLAIN, Way.TIERS):
+    for way in (Way.F16, Way.TIERS):
         expected = _likely_length(settings) * _TOKEN_SECONDS
         with meter.step(f"claim: generating, {way.value}", expected):
             steps = generator.steps(way)
@@ -144,7 +144,7 @@ def _rows(settings: ClaimSettings, measured: _Measured) -> Iterator[ClaimRow]:
     network, loaded = counted_network(settings), network_of(settings.model)
     for length in settings.lengths:
         operations = generation_operations(network, prompt=PROMPT, tokens=length)
-        plain, tiers = held_bytes(network, PROMPT + length)
+        f16, tiers = held_bytes(network, PROMPT + length)
         slow, fast, tiered = (measured.seconds(way, length) for way in Way)
         yield ClaimRow(
             shape=network.name,
@@ -158,19 +158,19 @@ def _rows(settings: ClaimSettings, measured: _Measured) -> Iterator[ClaimRow]:
             tiers_s=tiered,
             ratio=_ratio(slow, fast),
             tiers_ratio=_ratio(slow, tiered),
-            cache_bytes=plain,
+            cache_bytes=f16,
             tiers_bytes=tiers,
-            read_bytes=network.weight_bytes + plain,
-            read_s=plain / machine().read_bytes_s,
+            read_bytes=network.weight_bytes + f16,
+            read_s=f16 / machine().read_bytes_s,
             recompute_s=(PROMPT + length) * token_operations(network) / machine().flops,
         )
 
 
 def held_bytes(network: Network, tokens: int) -> tuple[int, int]:
-    """Bytes of the keys and values of `tokens`, in fp16 and in the default two tiers."""
+    """Bytes of the keys and values of `tokens`, in f16 and in the default two tiers."""
     plan = resolve(CacheConfig(max_tokens=2**20, beyond_context=True), network.shape)
     ledger = Ledger(sizes=plan.sizes).appended(tokens)
-    unencoded = (ledger.sink + ledger.hot) * plan.token_bytes
+    unencoded = (ledger.pinned + ledger.hot) * plan.token_bytes
     cold = ledger.cold // plan.sizes.block * plan.block_bytes
     return round(kv_bytes(network, tokens)), unencoded + cold
 

@@ -31,7 +31,7 @@ def charts(rows: Rows) -> list[Chart]:
             y=Axis(label="times", scale=Scale.LOG),
             series=[
                 _series("operations counted", [(r.length, r.ops_ratio) for r in rows]),
-                _series("measured, plain cache", [(r.length, r.ratio) for r in rows]),
+                _series("measured, f16 cache", [(r.length, r.ratio) for r in rows]),
                 _series("measured, two tiers", [(r.length, r.tiers_ratio) for r in rows]),
                 *(
                     Series(name=name, points=[(r.length, times) for r in rows], bound=True)
@@ -45,7 +45,7 @@ def charts(rows: Rows) -> list[Chart]:
             x=Axis(label="tokens generated", scale=Scale.TOKENS),
             y=Axis(label="seconds", scale=Scale.LOG),
             series=[
-                _series("read the fp16 cache", [(r.length, r.read_s) for r in rows]),
+                _series("read the f16 cache", [(r.length, r.read_s) for r in rows]),
                 _series("compute it anew", [(r.length, r.recompute_s) for r in rows]),
             ],
         ),
@@ -66,7 +66,7 @@ def findings(rows: Rows) -> list[str]:
 
 
 def verdicts(rows: Rows) -> list[Verdict]:
-    """On the operations counted, a plain cache and two tiers."""
+    """On the operations counted, an f16 cache and two tiers."""
     return [verdict(*ratios) for ratios in _held_against(rows)]
 
 
@@ -76,7 +76,7 @@ def _held_against(rows: Rows) -> list[tuple[str, Ratios]]:
     return [
         (f"operations counted for {shape}", [(row.length, row.ops_ratio) for row in rows]),
         (
-            f"generation measured with {model}, plain cache",
+            f"generation measured with {model}, f16 cache",
             [(row.length, row.ratio) for row in rows if row.ratio is not None],
         ),
         (
@@ -118,7 +118,7 @@ def _memory_side(row: ClaimRow) -> str:
     times = row.recompute_s / row.read_s
     return (
         f"What a cache costs: at {row.length} tokens {row.shape} holds "
-        f"{megabytes(row.cache_bytes)} MB of keys and values in fp16 "
+        f"{megabytes(row.cache_bytes)} MB of keys and values in f16 "
         f"({megabytes(row.tiers_bytes)} MB in two tiers) and reads them for every token; that "
         f"takes {short(1000 * row.read_s)} ms here, computing them anew "
         f"{short(row.recompute_s)} s: {short(times)} times as long."
@@ -146,7 +146,7 @@ def _operations(rows: Rows) -> Table:
 def _seconds(rows: Rows) -> Table:
     return Table(
         title=f"Seconds, {rows[0].model}, measured",
-        columns=("tokens", "no cache", "plain cache", "two tiers", "ratio", "ratio, tiers"),
+        columns=("tokens", "no cache", "f16 cache", "two tiers", "ratio", "ratio, tiers"),
         texts=0,
         rows=[
             (
@@ -169,7 +169,7 @@ def _bytes(rows: Rows) -> Table:
         title=f"Memory, {rows[0].shape}, by formula at this machine's measured rates",
         columns=(
             "tokens",
-            "cache fp16, MB",
+            "f16 cache, MB",
             "two tiers, MB",
             "read per token, MB",
             "read the cache, ms",
@@ -187,7 +187,7 @@ def _bytes(rows: Rows) -> Table:
             )
             for row in rows
         ],
-        note="Read per token: weights and fp16 cache.",
+        note="Read per token: weights and f16 cache.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Generates tokens three ways and times each step: no cache, a plain cache, two tiers.
+"""Generates tokens three ways and times each step: no cache, an f16 cache, two tiers.
 
 Runs the loaded model in this process; knows nothing of claims.
 """
@@ -24,7 +24,7 @@ class Way(Enum):
     """What is kept between tokens. NO_CACHE computes everything before a token anew."""
 
     NO_CACHE = "no cache"
-    PLAIN = "plain cache"
+    F16 = "f16 cache"
     TIERS = "two tiers"
 
 
@@ -61,8 +61,8 @@ class Generator:
     def caches(self, way: Way) -> list[TwoTierKVCache]:
         """Empty ones; without a cache they are cleared before each token."""
         tiers = CacheConfig(max_tokens=self.window, backend=self.backend, beyond_context=True)
-        plain = replace(tiers, keys="f16", values="f16")
-        return make_prompt_cache(self.model, tiers if way is Way.TIERS else plain)
+        unencoded = replace(tiers, keys="f16", values="f16")
+        return make_prompt_cache(self.model, tiers if way is Way.TIERS else unencoded)
 
     def next(self, ids: Sequence[int], caches: Sequence[TwoTierKVCache]) -> int:
         """Append `ids` and return the most likely token after them."""

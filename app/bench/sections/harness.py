@@ -115,8 +115,8 @@ class Harness:
         """The same questions under the f16 cache."""
         hot = plan.config.hot
         if hot not in self._f16_recalls:
-            plain = self.plan("f16", "f16", hot=hot, sinks=plan.config.sinks)
-            self._f16_recalls[hot] = self.recall(plain)
+            f16 = self.plan("f16", "f16", hot=hot, sinks=plan.config.sinks)
+            self._f16_recalls[hot] = self.recall(f16)
         return self._f16_recalls[hot]
 
     def score_error(self, plan: CachePlan, exact: Exact) -> float:
@@ -144,8 +144,8 @@ def _squared_error(plan: CachePlan, layer: int, keys: mx.array, queries: mx.arra
     for codec in (plan.config.keys, "f16"):
         cache = TwoTierKVCache(replace(plan.layer(layer), keys=codec, values="f16"))
         cache.append(keys, keys)
-        sink, cold = cache.ledger.sink, cache.ledger.cold
-        found.append(cache.scores(queries, scale=scale)[..., sink : sink + cold])
+        pinned, cold = cache.ledger.pinned, cache.ledger.cold
+        found.append(cache.scores(queries, scale=scale)[..., pinned : pinned + cold])
     if not found[0].size:
         return 0.0
     return float(np.asarray(mx.mean(mx.square(found[0] - found[1]))))

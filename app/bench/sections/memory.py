@@ -163,7 +163,7 @@ def _live() -> int:
 def _fill_seconds(network: Network, kv: str, context: int, settings: MemorySettings) -> float:
     """Expected, of one row."""
     elements = 2 * network.kv_heads * network.head_dim * context
-    plain = 16 if kv == "f16" else 5
-    if elements * plain / 8 > settings.filled_bytes:
+    bits = 16 if kv == "f16" else 5
+    if elements * bits / 8 > settings.filled_bytes:
         return 0.01
     return 0.01 + elements / _FILL_RATE / (10 if kv == "f16" else 1)

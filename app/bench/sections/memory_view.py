@@ -126,8 +126,8 @@ def _room(rows: Rows) -> list[Table]:
             title=f"Tokens that fit beside {LLAMA_2_7B.name}",
             columns=("memory of the Mac", "in 16 bits (f16)", "as ember does"),
             rows=[
-                (size, f"{plain:,}", f"{coded:,}")
-                for size, plain, coded in zip(("8 GB", "16 GB", "24 GB"), *fits, strict=True)
+                (size, f"{f16:,}", f"{encoded:,}")
+                for size, f16, encoded in zip(("8 GB", "16 GB", "24 GB"), *fits, strict=True)
             ],
             note=f"What a Mac lets its GPU use, two thirds of the memory, less 400 MB and weights "
             f"of {LLAMA_2_7B.weight_bytes / 1e9:.1f} GB once loaded: for 8 GB, take a smaller "

@@ -113,10 +113,10 @@ def _ask_all(settings: NeedleSettings, meter: Meter, counts: Counts) -> None:
                 for kv in ("f16", *settings.kv)
             }
         for kv in settings.kv:
-            for length, plain, kept in zip(
+            for length, answered, kept in zip(
                 settings.lengths, answers["f16"], answers[kv], strict=True
             ):
-                counts[kv, length].update(asked=1, answered=plain, kept=plain and kept)
+                counts[kv, length].update(asked=1, answered=answered, kept=answered and kept)
 
 
 def make(loaded: LoadedModel, filler: Sequence[int], seed: int) -> Needle:

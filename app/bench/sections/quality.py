@@ -211,8 +211,8 @@ def window_bits(plan: CachePlan, window: int) -> float:
 
 def _every_codec() -> list[str]:
     """Each for both, for keys alone and for values alone."""
-    coded = [name for name in NAMES if name != "f16"]
-    return [kv for name in coded for kv in (name, f"{name}/f16", f"f16/{name}")]
+    encoded = [name for name in NAMES if name != "f16"]
+    return [kv for name in encoded for kv in (name, f"{name}/f16", f"f16/{name}")]
 
 
 def _filler(hot: int) -> int:

@@ -2,7 +2,7 @@
 
 A token moves all weights that it meets, and the keys and values of all held tokens,
 through each layer's attention: for ember by the formula of its GPU kernels, which
-their tests hold against counted bytes, for an fp16 cache 2 bytes a number.
+their tests hold against counted bytes, for an f16 cache 2 bytes a number.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from kvcache.gpu.shape import CallShape
 from kvcache.gpu.traffic import Held, traffic
 
 NETWORKS = (TINYLLAMA, LLAMA_2_7B)
-PLAIN = "f16"
+F16 = "f16"
 _TABLE_BITS = 5  # of Q4_K as ember stores it (docs/tensor-types.md)
 
 
@@ -29,7 +29,7 @@ class RooflineRow:
 
     weight_bytes, cache_bytes, other_bytes: that a token moves; other: queries,
     outputs and partial results of attention.
-    tokens_s: bandwidth over all of them. over_f16: times the fp16 cache's.
+    tokens_s: bandwidth over all of them. over_f16: times the f16 cache's.
     fits: whether two thirds of the chip's largest memory hold weights and cache.
     """
 
@@ -66,15 +66,15 @@ def expected_seconds(_settings: RooflineSettings) -> float:
 
 
 def run(settings: RooflineSettings, meter: Meter) -> Iterator[RooflineRow]:
-    """A row for each model, context, chip and kind of cache, fp16 first."""
+    """A row for each model, context, chip and kind of cache, f16 first."""
     with meter.step("roofline", expected_seconds(settings)):
         for network in NETWORKS:
             for context in settings.contexts:
-                plain = plain_moved(network, context)
-                kinds = {PLAIN: plain} | {kv: moved(network, kv, context) for kv in settings.kv}
+                f16 = f16_moved(network, context)
+                kinds = {F16: f16} | {kv: moved(network, kv, context) for kv in settings.kv}
                 for chip in CHIPS:
                     for kv, bytes_of in kinds.items():
-                        yield _row(network, chip, context, kv, bytes_of, plain)
+                        yield _row(network, chip, context, kv, bytes_of, f16)
 
 
 def moved(network: Network, kv: str, context: int) -> Moved:
@@ -95,8 +95,8 @@ def moved(network: Network, kv: str, context: int) -> Moved:
     )
 
 
-def plain_moved(network: Network, context: int) -> Moved:
-    """With all tokens in fp16: keys and values, queries and outputs once."""
+def f16_moved(network: Network, context: int) -> Moved:
+    """With all tokens in f16: keys and values, queries and outputs once."""
     return Moved(
         weights=weights_read(network),
         cache=int(kv_bytes(network, context)),
@@ -119,7 +119,7 @@ def weights_read(network: Network) -> int:
 
 
 def _row(
-    network: Network, chip: Chip, context: int, kv: str, bytes_of: Moved, plain: Moved
+    network: Network, chip: Chip, context: int, kv: str, bytes_of: Moved, f16: Moved
 ) -> RooflineRow:
     room = cache_room(network, chip.memory_gib * 2**30)
     return RooflineRow(
@@ -132,6 +132,6 @@ def _row(
         cache_bytes=bytes_of.cache,
         other_bytes=bytes_of.other,
         tokens_s=chip.gb_s * 1e9 / bytes_of.total,
-        over_f16=plain.total / bytes_of.total,
+        over_f16=f16.total / bytes_of.total,
         fits=bytes_of.cache <= room,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.bench.sections.roofline import PLAIN, RooflineRow
+from app.bench.sections.roofline import F16, RooflineRow
 from app.bench.showing.chart import Chart
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
@@ -13,7 +13,7 @@ Rows = Sequence[RooflineRow]
 
 def tables(rows: Rows) -> list[Table]:
     """Bytes of a token, then a table of ceilings for each model and kind of cache."""
-    pairs = distinct((row.model, row.kv) for row in rows if row.kv != PLAIN)
+    pairs = distinct((row.model, row.kv) for row in rows if row.kv != F16)
     return [_bytes(rows), *(_ceilings(rows, model, kv) for model, kv in pairs)]
 
 
@@ -25,11 +25,11 @@ def charts(_rows: Rows) -> list[Chart]:
 def findings(rows: Rows) -> list[str]:
     """What the longest context gains, whatever the chip."""
     longest = max(row.context for row in rows)
-    first = {(r.model, r.kv): r for r in reversed(rows) if r.context == longest and r.kv != PLAIN}
+    first = {(r.model, r.kv): r for r in reversed(rows) if r.context == longest and r.kv != F16}
     return [
         f"Computed, nothing measured: at {tokens(longest)} tokens {model} with {kv} moves "
         f"{megabytes(_moved(row))} MB a token, so memory allows {short(row.over_f16)} times the "
-        "tokens a second of an fp16 cache."
+        "tokens a second of an f16 cache."
         for (model, kv), row in reversed(first.items())
     ]
 
@@ -58,7 +58,7 @@ def _bytes(rows: Rows) -> Table:
 
 
 def _ceilings(rows: Rows, model: str, kv: str) -> Table:
-    mine = [row for row in rows if row.model == model and row.kv in (PLAIN, kv)]
+    mine = [row for row in rows if row.model == model and row.kv in (F16, kv)]
     contexts = distinct(row.context for row in mine)
     found = {(row.chip, row.context, row.kv): row for row in mine}
     return Table(
@@ -78,7 +78,7 @@ def _ceilings(rows: Rows, model: str, kv: str) -> Table:
                 *(
                     cell
                     for n in contexts
-                    for cell in _cells(found.get((chip, n, PLAIN)), found.get((chip, n, kv)))
+                    for cell in _cells(found.get((chip, n, F16)), found.get((chip, n, kv)))
                 ),
             )
             for chip, gb_s in distinct((row.chip, row.gb_s) for row in mine)
@@ -87,9 +87,9 @@ def _ceilings(rows: Rows, model: str, kv: str) -> Table:
     )
 
 
-def _cells(plain: RooflineRow | None, ours: RooflineRow | None) -> tuple[str, str, str]:
-    both = plain and ours and plain.fits and ours.fits
-    return _speed(plain), _speed(ours), f"{ours.over_f16:.2f}" if ours and both else "-"
+def _cells(f16: RooflineRow | None, ours: RooflineRow | None) -> tuple[str, str, str]:
+    both = f16 and ours and f16.fits and ours.fits
+    return _speed(f16), _speed(ours), f"{ours.over_f16:.2f}" if ours and both else "-"
 
 
 def _speed(row: RooflineRow | None) -> str:

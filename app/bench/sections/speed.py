@@ -142,7 +142,7 @@ def cases(settings: SpeedSettings, depth: int, batch: int = 1) -> list[Case]:
 
 
 def small_cases(settings: SpeedSettings) -> list[Case]:
-    """mlx-lm's caches where it is slow, and the others' fp16 and default beside them."""
+    """mlx-lm's caches where it is slow, and the others' f16 and default beside them."""
     kinds = [(EngineName.EMBER, settings.kv[0]), (EngineName.EMBER, "f16")]
     kinds += [(EngineName.LLAMA_CPP, "f16")]
     kinds += [(EngineName.MLX_LM, kv) for kv in _MLX_LM_KV]

@@ -23,7 +23,7 @@ SIZES = TierSizes(pinned=4, hot=10, block=3, slots=5)
 )
 def test_tokens_by_tier(total: int, sink: int, hot: int, cold: int, evicted: int) -> None:
     ledger = Ledger(sizes=SIZES).appended(total)
-    assert (ledger.sink, ledger.hot, ledger.cold, ledger.evicted) == (sink, hot, cold, evicted)
+    assert (ledger.pinned, ledger.hot, ledger.cold, ledger.evicted) == (sink, hot, cold, evicted)
     assert ledger.held == total - evicted
 
 
@@ -73,7 +73,7 @@ def test_what_was_let_go_and_fits_again_is_known_and_made_room_for() -> None:
     assert not any(ledger.rewound(10).must_restart(total) for total in (59, 62, 90))
     for total in (31, 32, 58):
         restarted = ledger.rewound(10).restarted(total)
-        assert (restarted.held, restarted.sink) == (4, 4)
+        assert (restarted.held, restarted.pinned) == (4, 4)
         again = restarted.appended(total - restarted.total)
         assert again.held == Ledger(sizes=sizes).appended(total).held
         assert not again.must_restart(total)
@@ -108,7 +108,7 @@ def test_every_token_is_in_one_tier_whatever_sizes_follow(
         ledger = ledger.appended(step) if step > 0 else ledger.rewound(-step)
         before = ledger
         ledger = ledger.resized(sizes[at % len(sizes)])
-        assert ledger.total == ledger.sink + ledger.evicted + ledger.cold + ledger.hot
+        assert ledger.total == ledger.pinned + ledger.evicted + ledger.cold + ledger.hot
         assert 0 <= ledger.hot <= ledger.sizes.ring
         assert 0 <= ledger.cold <= ledger.sizes.slots * ledger.sizes.block
         # All that the sizes have room for, but for a block that is not whole.
@@ -120,7 +120,7 @@ def test_every_token_is_in_one_tier_whatever_sizes_follow(
 def test_other_pinned_tokens_while_all_are_held() -> None:
     ledger = Ledger(sizes=SIZES).appended(25)
     more = ledger.resized(TierSizes(pinned=9, hot=2, block=5, slots=3))
-    assert (more.sink, more.cold, more.hot) == (9, 10, 6)
+    assert (more.pinned, more.cold, more.hot) == (9, 10, 6)
     with pytest.raises(CacheError, match="got 9 pinned tokens, but the cache was made with 4"):
         ledger.appended(9).resized(more.sizes)
 

@@ -173,11 +173,11 @@ def test_what_no_gpu_kernel_reads_is_known_before_the_first_token(
     shape = replace(SMALL, head_dim=dim)
     plan = resolve(CacheConfig.from_dict(fields), shape)
     assert plan.backend is plan.layer(2).backend is Backend.REFERENCE
-    assert reason in str(plan.plain_because)
+    assert reason in str(plan.reference_because)
     with pytest.raises(CacheError, match=reason):
         resolve(CacheConfig.from_dict(fields | {"backend": "gpu"}), shape)
     asked = resolve(CacheConfig.from_dict(fields | {"backend": "reference"}), shape)
-    assert asked.plain_because is None
+    assert asked.reference_because is None
     assert asked.prompt_bytes is None
 
 
@@ -187,7 +187,7 @@ def test_the_gpu_kernels_run_where_they_can() -> None:
         plan = resolve(CacheConfig.from_dict(fields), replace(SMALL, head_dim=128))
         assert plan.layer(1).backend is Backend.GPU
         assert plan.prompt_bytes == 64 * 2**20
-        assert plan.plain_because is None
+        assert plan.reference_because is None
     # Without room for a cold block its codecs do not matter.
     short = CacheConfig(keys="turbo3p", max_tokens=100)
     assert resolve(short, SMALL).backend is Backend.GPU

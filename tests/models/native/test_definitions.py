@@ -82,10 +82,10 @@ def _assert_alike(got: mx.array, want: mx.array) -> None:
     assert float(mx.abs(got - want).max()) < TOLERANCE * float(mx.abs(want).max())
 
 
-def _check(weights: Weights, kernels: Kernels, *, batch: int, plain_weights: int) -> None:
+def _check(weights: Weights, kernels: Kernels, *, batch: int, reference_weights: int) -> None:
     """Each layer's output for the same input, and the logits of all."""
     defined, fast = Model(CONFIG, weights), CpuModel(CONFIG, weights, kernels)
-    assert (defined.plain_weights, fast.plain_weights) == (0, plain_weights)
+    assert (defined.reference_weights, fast.reference_weights) == (0, reference_weights)
     policy = CacheConfig(max_tokens=500, hot_dtype=HotDtype.F32, backend=Backend.CPU)
     reference = make_prompt_cache(defined, replace(policy, backend=Backend.REFERENCE))
     layer_by_layer, at_once = (make_prompt_cache(fast, policy) for _ in range(2))
@@ -110,11 +110,11 @@ def test_every_width_of_codes_that_the_loader_makes_is_compared() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_definitions_say_the_same(kernels: Kernels, kind: str, batch: int) -> None:
     types, plain = KINDS[kind]
-    _check(_weights(types), kernels, batch=batch, plain_weights=plain)
+    _check(_weights(types), kernels, batch=batch, reference_weights=plain)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_both_say_the_same_with_biases_and_with_one_table(kernels: Kernels, batch: int) -> None:
     q8 = every_matrix(TensorType.Q8_0)
-    _check(_weights(q8, biases=True), kernels, batch=batch, plain_weights=MATRICES - 1)
-    _check(_weights(q8, tied=True), kernels, batch=batch, plain_weights=0)
+    _check(_weights(q8, biases=True), kernels, batch=batch, reference_weights=MATRICES - 1)
+    _check(_weights(q8, tied=True), kernels, batch=batch, reference_weights=0)

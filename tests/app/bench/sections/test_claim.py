@@ -68,7 +68,7 @@ def test_an_interrupt_leaves_what_was_measured(
 
 
 def test_every_way_gives_the_same_tokens(tiny_path: object) -> None:
-    """Within the hot tier two tiers are a plain cache, and no cache is only slower."""
+    """Within the hot tier two tiers are an f16 cache, and no cache is only slower."""
     model = load(str(tiny_path), backend=Backend.REFERENCE).model
     generator = Generator(model=model, backend=Backend.REFERENCE, window=512)
     assert len(take(generator.steps(Way.NO_CACHE), 5, until=lambda _: False)) == 5
@@ -91,8 +91,8 @@ def test_measuring_ends_where_the_next_length_does_not_fit() -> None:
 
 
 def test_held_bytes_count_the_tiers_by_hand() -> None:
-    plain, tiers = claim.held_bytes(TINYLLAMA, 1000)
-    assert plain == 22528 * 1000
+    f16, tiers = claim.held_bytes(TINYLLAMA, 1000)
+    assert f16 == 22528 * 1000
     # 4 sinks; (1000 - 4 - 256) // 64 = 11 blocks cold; 292 hot
     cold_elements = 11 * 64 * 22528 // 2
     assert tiers == (4 + 292) * 22528 + round(cold_elements * 4.375 / 8)

@@ -54,10 +54,10 @@ def test_bytes_of_a_token_by_hand() -> None:
     # Spans of a threadgroup's four tiles of 32, or blocks: one pinned, two hot, one cold.
     scratch = 2 * 2 * 4 * (64 + 2) * 4
     assert found.other == 3 * (queries + output + scratch)
-    plain = roofline.plain_moved(SMALL, 324)
-    assert plain.cache == 3 * 324 * 2 * 64 * 2
-    assert plain.other == 3 * (2 * 64 * 2 * 2)
-    assert plain.total == found.weights + plain.cache + plain.other
+    f16 = roofline.f16_moved(SMALL, 324)
+    assert f16.cache == 3 * 324 * 2 * 64 * 2
+    assert f16.other == 3 * (2 * 64 * 2 * 2)
+    assert f16.total == found.weights + f16.cache + f16.other
 
 
 def test_ceilings_by_hand(rows: list[RooflineRow]) -> None:
@@ -65,20 +65,20 @@ def test_ceilings_by_hand(rows: list[RooflineRow]) -> None:
     for row in rows:
         moved = row.weight_bytes + row.cache_bytes + row.other_bytes
         assert row.tokens_s == pytest.approx(row.gb_s * 1e9 / moved)
-    plain = next(row for row in rows if row.model == LLAMA_2_7B.name and row.context == 32768)
+    f16 = next(row for row in rows if row.model == LLAMA_2_7B.name and row.context == 32768)
     # On an M1: weights of 5.101e9 but for 32000 rows of 2560 bytes, 32768 tokens of 524288, and
     # queries and outputs of 32 layers.
-    assert (plain.chip, plain.kv, plain.over_f16) == ("M1", "f16", 1)
-    assert plain.tokens_s == pytest.approx(68.25e9 / 22_199_473_472, rel=1e-6)
+    assert (f16.chip, f16.kv, f16.over_f16) == ("M1", "f16", 1)
+    assert f16.tokens_s == pytest.approx(68.25e9 / 22_199_473_472, rel=1e-6)
     # 17.2 GB of cache beside 5.1 GB of weights, of 16 GiB
-    assert not plain.fits
+    assert not f16.fits
 
 
 def test_a_ratio_is_that_of_speeds_and_below_that_of_bits(rows: list[RooflineRow]) -> None:
     found = {(row.model, row.chip, row.context, row.kv): row for row in rows}
     for (model, chip, context, kv), row in found.items():
-        plain = found[model, chip, context, "f16"]
-        assert row.over_f16 == pytest.approx(row.tokens_s / plain.tokens_s)
+        f16 = found[model, chip, context, "f16"]
+        assert row.over_f16 == pytest.approx(row.tokens_s / f16.tokens_s)
         assert 1 <= row.over_f16 <= {"f16": 1, "q8": 16 / 8.5, "hkivi5/turbo3u": 16 / 4.3}[kv]
 
 
