@@ -16,7 +16,7 @@ from kvcache.native.build import NativeUnavailableError
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
-from models.gguf.repack import Dense, Quantized, repack, stored_bytes
+from models.gguf.repack import Quantized, Unquantized, repack, stored_bytes
 from models.native.kernels import kernels
 from models.network.config import LlamaConfig
 from models.network.cpu_llama import CpuModel
@@ -120,10 +120,10 @@ def _network(
 
 def _read_tensors(
     file: GGUFFile, entries: Mapping[str, TensorInfo], progress: OnProgress
-) -> dict[str, Quantized | Dense]:
+) -> dict[str, Quantized | Unquantized]:
     total = sum(info.nbytes for info in entries.values())
     done = 0
-    tensors: dict[str, Quantized | Dense] = {}
+    tensors: dict[str, Quantized | Unquantized] = {}
     for info in sorted(entries.values(), key=lambda info: -info.nbytes):
         tensors[info.name] = repack(info, file.rows(info.name)[: info.rows])
         file.release(info.name)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.gguf.header import TensorInfo
-from models.gguf.repack import Dense, repack, stored_bits
+from models.gguf.repack import Unquantized, repack, stored_bits
 from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import quantize
 
@@ -62,7 +62,7 @@ def added_error(kind: TensorType, *, rows: int = 131, columns: int = 2048) -> Ad
 
 def _weights(info: TensorInfo, data: npt.NDArray[np.uint8]) -> Floats:
     packed = repack(info, data)
-    if isinstance(packed, Dense):
+    if isinstance(packed, Unquantized):
         return np.asarray(packed.array.astype(mx.float32))
     scales, biases = packed.scales.astype(mx.float32), packed.biases.astype(mx.float32)
     return np.asarray(

@@ -17,7 +17,7 @@ from app.generation import Finished
 from kvcache import Backend, CacheConfig, HotDtype
 from models import load
 from models.gguf.file import GGUFFile
-from models.gguf.repack import Dense, repack
+from models.gguf.repack import Unquantized, repack
 from tests.models.network import numpy_llama
 
 pytestmark = pytest.mark.large
@@ -60,17 +60,17 @@ def test_loading_stays_near_the_files_size(large_path: Path) -> None:
 def test_logits_equal_a_float_forward_over_the_repacked_weights(large_path: Path) -> None:
     loaded = load(large_path, backend=Backend.REFERENCE)
     got = np.asarray(loaded.model(mx.array([IDS])))[0]
-    native = np.asarray(load(large_path).model(mx.array([IDS])))[0]
+    by_kernels = np.asarray(load(large_path).model(mx.array([IDS])))[0]
     with GGUFFile(large_path) as file:
         want = numpy_llama.forward(loaded.config, lambda name: _dequantized(file, name), IDS)
     error = np.abs(got - want).max()
-    native_error = np.abs(native - want).max()
+    kernels_error = np.abs(by_kernels - want).max()
     print(
         f"\n{large_path.stem}: logits up to {np.abs(want).max():.2f}, error {error:.1e} in plain "
-        f"MLX, {native_error:.1e} on the default backend"
+        f"MLX, {kernels_error:.1e} on the default backend"
     )
     assert error < 1e-4
-    assert native_error < 1e-3
+    assert kernels_error < 1e-3
 
 
 def test_it_generates(large_path: Path) -> None:
@@ -88,7 +88,7 @@ def _dequantized(file: GGUFFile, name: str) -> numpy_llama.Array | None:
         return None
     tensor = repack(file.tensors[name], file.rows(name))
     file.release(name)
-    if isinstance(tensor, Dense):
+    if isinstance(tensor, Unquantized):
         return np.asarray(tensor.array.astype(mx.float32))
     return np.asarray(
         mx.dequantize(

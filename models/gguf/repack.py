@@ -28,7 +28,7 @@ from models.gguf.tensor_types import TensorType
 _PIECE_WEIGHTS = 1 << 20
 _MAX_THREADS = 8
 
-_DENSE: dict[TensorType, type[np.generic]] = {
+_UNQUANTIZED: dict[TensorType, type[np.generic]] = {
     TensorType.F32: np.float32,
     TensorType.F16: np.float16,
     TensorType.BF16: np.uint16,
@@ -75,7 +75,7 @@ class Quantized:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Dense:
+class Unquantized:
     """A tensor kept as it is: float32, float16 or bfloat16, in its shape."""
 
     array: mx.array
@@ -87,29 +87,29 @@ class Dense:
 
 
 def stored_bits(kind: TensorType) -> int:
-    """Bits of a code after repacking; of a whole weight for dense types."""
-    return 8 * kind.block_bytes if kind in _DENSE else _READERS[kind][1]
+    """Bits of a code after repacking; of a whole weight for unquantized types."""
+    return 8 * kind.block_bytes if kind in _UNQUANTIZED else _READERS[kind][1]
 
 
 def stored_bytes(info: TensorInfo) -> int:
     """Bytes that a tensor takes in memory after repacking."""
-    if info.type in _DENSE:
+    if info.type in _UNQUANTIZED:
         return info.nbytes
     scale_and_bias = 2 * 16 / GROUP
     return int(info.rows * info.columns * (stored_bits(info.type) + scale_and_bias)) // 8
 
 
-def repack(info: TensorInfo, rows: Bytes) -> Quantized | Dense:
+def repack(info: TensorInfo, rows: Bytes) -> Quantized | Unquantized:
     """Bring a tensor's bytes, uint8 [rows, row bytes], into MLX's layout.
 
     Raises `GGUFError`, naming the tensor, where columns do not fill groups of
-    32, the bytes do not match the shape, a dense weight is NaN or infinite, or
+    32, the bytes do not match the shape, an unquantized weight is NaN or infinite, or
     a scale or bias is that or beyond float16.
     """
     if rows.nbytes != info.nbytes:
         raise GGUFError(f"tensor {info.name!r}: got {rows.nbytes} bytes, expected {info.nbytes}")
-    if info.type in _DENSE:
-        return _dense(info, rows)
+    if info.type in _UNQUANTIZED:
+        return _unquantized(info, rows)
     if info.columns % GROUP:
         raise GGUFError(
             f"tensor {info.name!r}: {info.columns} columns, expected a multiple of {GROUP}"
@@ -117,14 +117,14 @@ def repack(info: TensorInfo, rows: Bytes) -> Quantized | Dense:
     return _quantized(info, rows)
 
 
-def _dense(info: TensorInfo, rows: Bytes) -> Dense:
+def _unquantized(info: TensorInfo, rows: Bytes) -> Unquantized:
     if not _is_finite(rows.reshape(-1), info.type):
         raise GGUFError(
             f"tensor {info.name!r} ({info.type.name}): a weight is NaN or infinite; "
             "the file is damaged or made by an unsound converter"
         )
-    array = mx.array(rows.reshape(-1).view(_DENSE[info.type]).reshape(info.shape))
-    return Dense(array=array.view(mx.bfloat16) if info.type is TensorType.BF16 else array)
+    array = mx.array(rows.reshape(-1).view(_UNQUANTIZED[info.type]).reshape(info.shape))
+    return Unquantized(array=array.view(mx.bfloat16) if info.type is TensorType.BF16 else array)
 
 
 def _is_finite(data: Bytes, kind: TensorType) -> bool:

@@ -1,4 +1,4 @@
-"""Layers over weights as a GGUF file gives them: packed affine or dense.
+"""Layers over weights as a GGUF file gives them: packed affine or unquantized.
 
 The network is written in these and does not know how a weight is stored.
 """
@@ -6,7 +6,7 @@ The network is written in these and does not know how a weight is stored.
 import mlx.core as mx
 import mlx.nn as nn
 
-from models.gguf.repack import Dense, Quantized
+from models.gguf.repack import Quantized, Unquantized
 
 
 class QuantizedLinear(nn.Module):
@@ -56,7 +56,7 @@ Projection = Linear | QuantizedLinear
 class Embedding(nn.Module):
     """Token ids [...] -> vectors [..., hidden] in `dtype`, and back to logits when tied."""
 
-    def __init__(self, weight: Quantized | Dense, dtype: mx.Dtype) -> None:
+    def __init__(self, weight: Quantized | Unquantized, dtype: mx.Dtype) -> None:
         super().__init__()
         self.dtype = dtype
         self.as_linear = make_linear(weight)
@@ -76,7 +76,7 @@ class Embedding(nn.Module):
         )
 
 
-def make_linear(weight: Quantized | Dense, bias: mx.array | None = None) -> Projection:
+def make_linear(weight: Quantized | Unquantized, bias: mx.array | None = None) -> Projection:
     """The layer for a weight as it is stored."""
     if isinstance(weight, Quantized):
         return QuantizedLinear(weight, bias)

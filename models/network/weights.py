@@ -8,17 +8,17 @@ from collections.abc import Mapping
 import mlx.core as mx
 import mlx.nn as nn
 
-from models.gguf.repack import Dense, Quantized
+from models.gguf.repack import Quantized, Unquantized
 from models.network.layers import Embedding, Projection, make_linear
 
 
 class Weights:
     """The tensors of one file.
 
-    dtype: the activations' dtype; wider or equally wide dense weights are cast to it.
+    dtype: the activations' dtype; wider or equally wide unquantized weights are cast to it.
     """
 
-    def __init__(self, tensors: Mapping[str, Quantized | Dense], dtype: mx.Dtype) -> None:
+    def __init__(self, tensors: Mapping[str, Quantized | Unquantized], dtype: mx.Dtype) -> None:
         self.dtype = dtype
         self._tensors = tensors
 
@@ -42,13 +42,13 @@ class Weights:
         return norm
 
     def vector(self, name: str, dtype: mx.Dtype | None = None) -> mx.array:
-        """A dense [size] tensor, in the activations' dtype unless told otherwise."""
+        """An unquantized [size] tensor, in the activations' dtype unless told otherwise."""
         weight = self._tensors[name]
-        assert isinstance(weight, Dense)
+        assert isinstance(weight, Unquantized)
         return weight.array.astype(dtype or self.dtype)
 
-    def _matrix(self, name: str) -> Quantized | Dense:
+    def _matrix(self, name: str) -> Quantized | Unquantized:
         weight = self._tensors[name]
-        if isinstance(weight, Dense) and weight.array.dtype.size >= self.dtype.size:
-            return Dense(array=weight.array.astype(self.dtype))
+        if isinstance(weight, Unquantized) and weight.array.dtype.size >= self.dtype.size:
+            return Unquantized(array=weight.array.astype(self.dtype))
         return weight

@@ -301,7 +301,7 @@ def test_a_known_chat_template_needs_no_word(ember: Ember, tmp_path: Path) -> No
 def test_weights_that_run_slowly_are_told(ember: Ember, tmp_path: Path) -> None:
     from models.gguf.tensor_types import TensorType
 
-    path = tmp_path / "dense.gguf"
+    path = tmp_path / "unquantized.gguf"
     write_llama(
         path,
         config=TINY,

@@ -165,15 +165,15 @@ def cpu_coders(keys: Codec, values: Codec, tokens: int) -> tuple[Coder, Coder]:
     By MLX where the kernels do not take both.
     """
 
-    def native(role: Role, block: Block) -> CpuCodec | None:
+    def by_kernels(role: Role, block: Block) -> CpuCodec | None:
         codec = keys if role is Role.KEYS else values
         return CpuCodec.of(
             codec, tokens=tokens, heads=block.shape[1], dim=block.shape[3], role=role
         )
 
     def code(role: Role, block: Block) -> Block:
-        both = [native(one, block) for one in Role]
-        mine = native(role, block)
+        both = [by_kernels(one, block) for one in Role]
+        mine = by_kernels(role, block)
         if mine is None or None in both:
             return coder(keys if role is Role.KEYS else values)(block)
         records = np.zeros((1, *block.shape[:2], mine.record_bytes), np.uint8)

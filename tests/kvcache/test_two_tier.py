@@ -171,7 +171,7 @@ def test_any_history_equals_the_naive_cache(
 
 @settings(max_examples=40)
 @given(sizes=_sizes(st.just(32)), steps=STEPS, kv=CODECS, scale=st.integers(1, 5))
-def test_native_blocks_equal_the_naive_cache(
+def test_blocks_of_the_kernels_equal_the_naive_cache(
     sizes: TierSizes, steps: list[tuple[str, int]], kv: tuple[str, str], scale: int
 ) -> None:
     longer = [(name, length * scale) for name, length in steps]

@@ -189,7 +189,7 @@ def test_rows_that_pad_a_vocabulary_are_never_drawn(
         loaded.model(mx.array([[TINY.vocab]]))
 
 
-def test_a_dense_weight_that_is_not_finite_names_file_and_tensor(tmp_path: Path) -> None:
+def test_an_unquantized_weight_that_is_not_finite_names_file_and_tensor(tmp_path: Path) -> None:
     path = tmp_path / "bad.gguf"
     write(path, {})
     offset = next(

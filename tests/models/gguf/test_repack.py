@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from models.errors import GGUFError
 from models.gguf.header import TensorInfo
-from models.gguf.repack import Dense, Quantized, repack, stored_bits
+from models.gguf.repack import Quantized, Unquantized, repack, stored_bits
 from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import quantize
 from tests.repack_error import added_error
@@ -259,7 +259,7 @@ def test_scales_that_leave_float16_are_refused(kind: TensorType) -> None:
         repack(info_of(kind, rows), rows)
 
 
-def test_dense_types_keep_type_and_values() -> None:
+def test_unquantized_types_keep_type_and_values() -> None:
     values = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
     for kind, dtype in [
         (TensorType.F32, mx.float32),
@@ -268,7 +268,7 @@ def test_dense_types_keep_type_and_values() -> None:
     ]:
         rows = quantize(values, kind)
         packed = repack(info_of(kind, rows), rows)
-        assert isinstance(packed, Dense)
+        assert isinstance(packed, Unquantized)
         assert (packed.array.dtype, packed.array.shape) == (dtype, (5, 7))
         got = np.asarray(packed.array.astype(mx.float32))
         assert (got == oracle(kind, rows).reshape(5, 7)).all()
@@ -277,7 +277,7 @@ def test_dense_types_keep_type_and_values() -> None:
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", [TensorType.F32, TensorType.F16, TensorType.BF16])
 @pytest.mark.parametrize("place", [0, 17, 34])
-def test_dense_weights_that_are_not_finite_are_refused(
+def test_unquantized_weights_that_are_not_finite_are_refused(
     kind: TensorType, value: float, place: int
 ) -> None:
     values = np.random.default_rng(1).standard_normal((5, 7)).astype(np.float32)
@@ -288,11 +288,11 @@ def test_dense_weights_that_are_not_finite_are_refused(
         repack(info_of(kind, rows), rows)
 
 
-def test_the_largest_dense_weights_are_taken() -> None:
+def test_the_largest_unquantized_weights_are_taken() -> None:
     for kind, largest in ((TensorType.F32, 3.4e38), (TensorType.F16, 65504)):
         rows = quantize(np.array([[largest, -largest, 0.0]], np.float32), kind)
         packed = repack(info_of(kind, rows), rows)
-        assert isinstance(packed, Dense)
+        assert isinstance(packed, Unquantized)
         assert packed.array[0, 1].item() == pytest.approx(-largest)
 
 
@@ -300,7 +300,7 @@ def test_vector_keeps_its_one_axis() -> None:
     rows = np.arange(11, dtype=np.float32).view(np.uint8)[None]
     info = TensorInfo(name="norm", shape=(11,), type=TensorType.F32, offset=0, nbytes=44)
     packed = repack(info, rows)
-    assert isinstance(packed, Dense)
+    assert isinstance(packed, Unquantized)
     assert packed.array.tolist() == list(range(11))
 
 

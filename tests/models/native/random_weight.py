@@ -14,8 +14,8 @@ def random_weight(
 ) -> tuple[Weight, Double]:
     """A weight [rows, columns] for the kernels, and the numbers that MLX takes it for."""
     rng = np.random.default_rng(seed)
-    dense = mx.array(rng.normal(size=(rows, columns)).astype(np.float32) * 0.07)
-    codes, scales, biases = mx.quantize(dense, group_size=group, bits=bits)
+    unquantized = mx.array(rng.normal(size=(rows, columns)).astype(np.float32) * 0.07)
+    codes, scales, biases = mx.quantize(unquantized, group_size=group, bits=bits)
     scales, biases = scales.astype(mx.float16), biases.astype(mx.float16)
     exact = mx.dequantize(
         codes, scales.astype(mx.float32), biases.astype(mx.float32), group_size=group, bits=bits

@@ -9,7 +9,7 @@ import pytest
 
 from kvcache import Backend, CacheConfig, HotDtype, make_prompt_cache
 from models.gguf.header import TensorInfo
-from models.gguf.repack import _DENSE, _READERS, Dense, Quantized, repack
+from models.gguf.repack import _READERS, _UNQUANTIZED, Quantized, Unquantized, repack
 from models.gguf.tensor_types import TensorType
 from models.native.kernels import Kernels
 from models.network import shapes
@@ -41,27 +41,29 @@ TOLERANCE = 1e-3
 
 def _mixed(name: str) -> TypeChoice:
     """A step of each block that plain MLX computes, another in each layer."""
-    dense = {"blk.0.attn_k.weight", "blk.1.attn_output.weight", "blk.2.ffn_up.weight"}
-    return lambda each: TensorType.F16 if each in {*dense, name} else TensorType.Q5_1
+    unquantized = {"blk.0.attn_k.weight", "blk.1.attn_output.weight", "blk.2.ffn_up.weight"}
+    return lambda each: TensorType.F16 if each in {*unquantized, name} else TensorType.Q5_1
 
 
 # What each tensor is stored as, and how many matrices the kernels leave to plain MLX.
 PACKED = TensorType.Q4_1, TensorType.Q5_1, TensorType.Q8_0
 KINDS: dict[str, tuple[TypeChoice, int]] = {
     **{kind.name: (every_matrix(kind), 0) for kind in PACKED},
-    **{kind.name: (every_matrix(kind), MATRICES) for kind in _DENSE},
+    **{kind.name: (every_matrix(kind), MATRICES) for kind in _UNQUANTIZED},
     "in part": (_mixed("output.weight"), 4),
     "but for the table": (_mixed("token_embd.weight"), 4),
 }
 
 
 def _weights(types: TypeChoice, *, biases: bool = False, tied: bool = False) -> Weights:
-    rng, tensors = np.random.default_rng(3), dict[str, Quantized | Dense]()
+    rng, tensors = np.random.default_rng(3), dict[str, Quantized | Unquantized]()
     for expected in shapes._network(CONFIG, VOCABULARY):
         name, shape = expected.name, expected.shape
         if name.endswith(".bias"):
             if biases:
-                tensors[name] = Dense(array=mx.array(rng.normal(size=shape).astype(np.float32)))
+                tensors[name] = Unquantized(
+                    array=mx.array(rng.normal(size=shape).astype(np.float32))
+                )
             continue
         if tied and name == "output.weight":
             continue

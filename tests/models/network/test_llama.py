@@ -6,7 +6,7 @@ import pytest
 
 from kvcache import CacheConfig, EmberError, HotDtype, make_prompt_cache
 from models.errors import GGUFError
-from models.gguf.repack import Dense
+from models.gguf.repack import Unquantized
 from models.network.config import LlamaConfig
 from models.network.llama import Model
 from models.network.weights import Weights
@@ -69,8 +69,8 @@ def _tensors(
 
 
 def _model(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> Model:
-    dense = {name: Dense(array=mx.array(tensor)) for name, tensor in tensors.items()}
-    return Model(config, Weights(dense, mx.float32))
+    unquantized = {name: Unquantized(array=mx.array(tensor)) for name, tensor in tensors.items()}
+    return Model(config, Weights(unquantized, mx.float32))
 
 
 def _oracle(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> np.ndarray:
@@ -104,8 +104,8 @@ def test_optional_tensors_are_used(option: str) -> None:
 @pytest.mark.parametrize("kind", [mx.float16, mx.bfloat16])
 def test_half_precision_activations_stay_close(kind: mx.Dtype) -> None:
     tensors = _tensors(GQA)
-    dense = {name: Dense(array=mx.array(tensor)) for name, tensor in tensors.items()}
-    logits = Model(GQA, Weights(dense, kind))(mx.array([IDS]))
+    unquantized = {name: Unquantized(array=mx.array(tensor)) for name, tensor in tensors.items()}
+    logits = Model(GQA, Weights(unquantized, kind))(mx.array([IDS]))
     assert logits.dtype == kind
     want = _oracle(GQA, tensors)
     got = np.asarray(logits.astype(mx.float32))[0]
