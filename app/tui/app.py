@@ -68,7 +68,7 @@ class ChatApp(App[None]):
         if chat is not None:
             self.chat.show_chat(chat)
         self._model = model or DEFAULT_NAME
-        self._service, self._stop = service, stop
+        self._stop = stop
         self._is_asked_for = bool(model)
         self._leaving: int | None = None
         self.register_theme(EMBER)
@@ -93,9 +93,9 @@ class ChatApp(App[None]):
         title.keep_title(self)
         title.set_title(self, "ember")
         offer = ModelOffer(self.chat, self._model)
-        screen = ChatScreen(self.chat, self._service, offer, self.preferences, COMMANDS)
+        screen = ChatScreen(self.chat, offer, self.preferences, COMMANDS)
         self.push_screen(screen)
-        if self._is_asked_for or self.chat.is_here(self._model):
+        if self._is_asked_for or self.chat.service.is_here(self._model):
             self.chat.use(self._model)
 
     def on_unmount(self) -> None:

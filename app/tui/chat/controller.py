@@ -14,13 +14,12 @@ from app.transcript import Completion
 from app.tui.chat.answering import Answering
 from app.tui.chat.autosave import Autosave
 from app.tui.chat.mentions import attached
-from app.tui.chat.model_holder import Fetching, ModelHolder
+from app.tui.chat.model_holder import ModelHolder
 from app.tui.chat.speed_look import SpeedLook
 from app.tui.chat.speed_meter import Meter
 from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
 from app.tui.service.contract import Ask, ModelInfo, ModelService, TooLong
 from kvcache.errors import EmberError
-from models.finding.progress import Progress
 from models.text.chat_template import Role
 
 
@@ -29,6 +28,7 @@ class ChatController:
 
     too_long: a prompt that was refused, until the user has decided. queued: a
     question that waits for the model. last: the last finished answer's figures.
+    models: the loaded one, and loads and downloads that run.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class ChatController:
         self.queued: Draft | None = None
         self.last: Completion | None = None
         self.look = SpeedLook(service)
-        self._service = service
-        self._holder = ModelHolder(service)
+        self.service = service
+        self.models = ModelHolder(service)
         self._run: Answering | None = None
         self._answer_problem: Problem | None = None
         self._told_of: ModelInfo | None = None
@@ -63,7 +63,7 @@ class ChatController:
     @property
     def phase(self) -> Phase:
         """What the model is doing."""
-        if self._holder.loading:
+        if self.models.loading:
             return Phase.LOADING
         if self._run is not None:
             return Phase.ANSWERING if self._run.begun else Phase.READING
@@ -74,22 +74,12 @@ class ChatController:
     @property
     def busy(self) -> bool:
         """Whether a model is loading or answering."""
-        return self._holder.loading or self._run is not None or self.look.running
+        return self.models.loading or self._run is not None or self.look.running
 
     @property
     def model(self) -> ModelInfo | None:
         """The loaded model."""
-        return self._holder.model
-
-    @property
-    def progress(self) -> Progress | None:
-        """How far the load is."""
-        return self._holder.progress
-
-    @property
-    def fetching(self) -> Fetching | None:
-        """The download that runs."""
-        return self._holder.fetching
+        return self.models.model
 
     @property
     def prefill(self) -> PrefillProgress | None:
@@ -99,36 +89,28 @@ class ChatController:
     @property
     def problem(self) -> Problem | None:
         """What went wrong last, until something else is done."""
-        return self._answer_problem or self._holder.problem or self.look.problem
+        return self._answer_problem or self.models.problem or self.look.problem
 
     # -- the model --
 
     def load(self, spec: str) -> None:
         """Load a model in place of the present one; the chat stays."""
         self._require_idle()
-        self._holder.load(spec)
+        self.models.load(spec)
         self._answer_problem = None
 
     def use(self, spec: str) -> None:
         """Load a model, fetched first where it is not on this machine."""
-        if self.is_here(spec):
+        if self.service.is_here(spec):
             self.load(spec)
         else:
-            self._holder.fetch(spec)
-
-    def is_here(self, spec: str) -> bool:
-        """Whether a model is on this machine."""
-        return self._service.is_here(spec)
+            self.models.fetch(spec)
 
     def measure(self) -> None:
         """Have the model read and answer something beside the chat, to see how fast it is."""
         self._require_ready()
         self._answer_problem = None
         self.look.begin()
-
-    def stop_fetch(self) -> None:
-        """Stop the download."""
-        self._holder.stop_fetch()
 
     # -- asking --
 
@@ -160,7 +142,7 @@ class ChatController:
         """End the load or answer that runs; what has come is kept."""
         if self.busy:
             self.stopping = True
-            self._service.cancel()
+            self.service.cancel()
 
     def retry(self, *, drop_oldest: bool = False) -> None:
         """Answer the last question again."""
@@ -257,7 +239,7 @@ class ChatController:
     def tick(self) -> bool:
         """Take what has come; returns whether anything has."""
         had_model = self.model
-        changed = self._holder.tick(may_load=self._run is None and not self.look.running)
+        changed = self.models.tick(may_load=self._run is None and not self.look.running)
         if self.model is not None and self.model is not had_model:
             self.chat.model = self.model.spec
             # A model that stays after all has been told of.
@@ -326,7 +308,7 @@ class ChatController:
         )
         self._answer_problem = self.too_long = None
         self._run = Answering(
-            self._service,
+            self.service,
             ask,
             self.chat,
             answer,
@@ -346,7 +328,7 @@ class ChatController:
 
     def _require_ready(self) -> None:
         self._require_idle()
-        if self._holder.loading:
+        if self.models.loading:
             raise EmberError("the model is still loading")
         if self.model is None:
             raise EmberError("no model is loaded: pick one (Ctrl-L)")

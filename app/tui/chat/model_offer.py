@@ -42,10 +42,10 @@ class ModelOffer:
         False, and nothing is done, if it is to be fetched while other models are here:
         one of all is to be chosen. Raises EmberError.
         """
-        if self._chat.phase is not Phase.NO_MODEL or self._chat.fetching is not None:
+        if self._chat.phase is not Phase.NO_MODEL or self._chat.models.fetching is not None:
             return True
         others = any(each.path is not None for each in self._found)
-        if others and not self._chat.is_here(self._default):
+        if others and not self._chat.service.is_here(self._default):
             return False
         self._chat.use(self._default)
         return True

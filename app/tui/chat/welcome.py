@@ -54,11 +54,11 @@ def _no_model(
     maker: LineMaker, chat: ChatController, found: Sequence[tuple[str, int]], default: str
 ) -> list[Strip]:
     palette = maker.palette
-    if chat.fetching is not None:
+    if (fetching := chat.models.fetching) is not None:
         return maker.wrap(
-            f"fetching {inert_line(chat.fetching.spec)}; type already, it will wait", palette.muted
+            f"fetching {inert_line(fetching.spec)}; type already, it will wait", palette.muted
         )
-    here = chat.is_here(default)
+    here = chat.service.is_here(default)
     if not found and not here:
         lines = maker.wrap("No model is on this machine yet.", palette.text)
         return [*lines, *_link(maker, f"› Enter fetches {inert_line(default)}", f"model:{default}")]

@@ -25,7 +25,7 @@ def copy(screen: ChatScreen, text: str) -> None:
     if text not in ("", "code"):
         raise EmberError(f"got {text!r}, expected nothing, code or chat")
     answers = [each for each in screen.chat.chat.messages if each.role is Role.ASSISTANT]
-    message = screen.selected or (answers[-1] if answers else None)
+    message = screen.conversation.selected or (answers[-1] if answers else None)
     if message is None:
         raise EmberError("nothing to copy yet: ask something first")
     if not text:

@@ -9,13 +9,13 @@ from models.text.chat_template import Role
 def retry(screen: ChatScreen, _text: str) -> None:
     """Answer the last question again."""
     screen.chat.retry()
-    screen.follow()
+    screen.action_follow()
 
 
 def continue_(screen: ChatScreen, _text: str) -> None:
     """Go on with the last answer."""
     screen.chat.continue_()
-    screen.follow()
+    screen.action_follow()
 
 
 def undo(screen: ChatScreen, _text: str) -> None:
@@ -30,7 +30,7 @@ def edit(screen: ChatScreen, text: str) -> None:
     questions = [each for each in screen.chat.chat.messages if each.role is Role.USER]
     if not questions:
         raise EmberError("nothing to edit yet: ask something first")
-    message = _numbered(questions, text) or screen.selected
+    message = _numbered(questions, text) or screen.conversation.selected
     if message is None:
         message = questions[-1]
     elif message.role is not Role.USER:
@@ -42,7 +42,7 @@ def edit(screen: ChatScreen, text: str) -> None:
 def fork(screen: ChatScreen, text: str) -> None:
     """Go on in a copy that ends at the selected message, at question N, or here."""
     questions = [each for each in screen.chat.chat.messages if each.role is Role.USER]
-    draft = screen.chat.fork(_numbered(questions, text) or screen.selected)
+    draft = screen.chat.fork(_numbered(questions, text) or screen.conversation.selected)
     if draft is not None:
         screen.composer.put(draft)
     screen.notify("this is a copy now; the other chat is as it was (^O)", markup=False)

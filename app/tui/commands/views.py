@@ -3,13 +3,14 @@
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen
 from app.tui.screens.figures import CacheScreen, SpeedScreen
+from app.tui.screens.help import HelpScreen
 from kvcache.errors import EmberError
 
 
 def new(screen: ChatScreen, _text: str) -> None:
     """Begin another chat."""
     screen.chat.new_chat()
-    screen.follow()
+    screen.action_follow()
 
 
 def sessions(screen: ChatScreen, _text: str) -> None:
@@ -18,7 +19,7 @@ def sessions(screen: ChatScreen, _text: str) -> None:
     def done(number: int | None) -> None:
         if number is not None:
             screen.attempt(lambda: screen.chat.show_chat(screen.chat.store.load(number)))
-            screen.follow()
+            screen.action_follow()
 
     screen.app.push_screen(ChatsScreen(screen.chat), done)
 
@@ -48,7 +49,7 @@ def bench(screen: ChatScreen, _text: str) -> None:
 
 def kv(screen: ChatScreen, _text: str) -> None:
     """Show the cache in large."""
-    screen.app.push_screen(CacheScreen(screen.chat, screen.service, screen.tier_log))
+    screen.app.push_screen(CacheScreen(screen.chat, screen.tier_log))
 
 
 def panes(screen: ChatScreen, _text: str) -> None:
@@ -60,7 +61,7 @@ def panes(screen: ChatScreen, _text: str) -> None:
 
 def help_(screen: ChatScreen, _text: str) -> None:
     """Show keys and commands."""
-    screen.show_help()
+    screen.app.push_screen(HelpScreen(screen.commands))
 
 
 def quit_(screen: ChatScreen, _text: str) -> None:

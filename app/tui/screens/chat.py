@@ -16,17 +16,14 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 
 from app import memory
-from app.sessions.chat import ChatMessage
 from app.tui.chat.command import Command, find
 from app.tui.chat.completion import Suggestion, suggestions
 from app.tui.chat.controller import ChatController
 from app.tui.chat.model_offer import ModelOffer
 from app.tui.chat.tier_counts import TierLog
 from app.tui.chat.welcome import STARTERS
-from app.tui.screens.help import HelpScreen
 from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import DROP, UNDO, TooLongScreen
-from app.tui.service.contract import ModelService
 from app.tui.settings import Preferences, Settings
 from app.tui.terminal import clipboard, garbage, title
 from app.tui.widgets.composer import Composer
@@ -73,14 +70,13 @@ class ChatScreen(Screen[None]):
     def __init__(
         self,
         chat: ChatController,
-        service: ModelService,
         offer: ModelOffer,
         preferences: Preferences,
         commands: Sequence[Command["ChatScreen"]],
     ) -> None:
         super().__init__()
-        self.chat, self.service, self.offer = chat, service, offer
-        self._preferences, self._commands = preferences, commands
+        self.chat, self.offer = chat, offer
+        self._preferences, self.commands = preferences, commands
         self.tier_log = TierLog()
         self._starter = -1
         self._was_busy = False
@@ -93,7 +89,7 @@ class ChatScreen(Screen[None]):
             yield SidePane()
         yield StatusLine()
         yield Composer(
-            count=self.service.count,
+            count=self.chat.service.count,
             window=lambda: self.chat.model.window if self.chat.model else 0,
             complete=self._completions,
         )
@@ -126,11 +122,6 @@ class ChatScreen(Screen[None]):
         return self.query_one(Conversation)
 
     @property
-    def selected(self) -> ChatMessage | None:
-        """The message that the keyboard has selected."""
-        return self.conversation.selected
-
-    @property
     def settings(self) -> Settings:
         """The user's settings."""
         return self._preferences.settings
@@ -138,10 +129,6 @@ class ChatScreen(Screen[None]):
     def change_settings(self, settings: Settings, *named: str) -> None:
         """Use and keep other settings, as `Preferences.change`. Raises EmberError."""
         self.chat.notices += self._preferences.change(settings, *named)
-
-    def follow(self) -> None:
-        """Go to the end of the conversation."""
-        self.conversation.action_follow()
 
     def copy(self, text: str, what: str) -> None:
         """Copy a text and say so."""
@@ -186,7 +173,7 @@ class ChatScreen(Screen[None]):
         )
 
     def _show_figures(self) -> None:
-        layers = self.service.layer_stats()
+        layers = self.chat.service.layer_stats()
         total: CacheStats | None = sum_layers(layers) if layers else None
         if total is None:
             self.tier_log.forget()
@@ -207,7 +194,7 @@ class ChatScreen(Screen[None]):
 
     def _completions(self, before: str) -> list[Suggestion]:
         return suggestions(
-            before, self._commands, lambda each: each.choices(self) if each.choices else ()
+            before, self.commands, lambda each: each.choices(self) if each.choices else ()
         )
 
     @on(Composer.Sent)
@@ -215,7 +202,7 @@ class ChatScreen(Screen[None]):
         def send() -> None:
             self.chat.ask(event.draft, event.editing)
             self.composer.accept()
-            self.follow()
+            self.action_follow()
             self._provide_model()
 
         self.attempt(send)
@@ -248,7 +235,7 @@ class ChatScreen(Screen[None]):
             case "home":
                 self.conversation.action_top()
             case "end":
-                self.follow()
+                self.action_follow()
             case "up":
                 self.action_command("edit")
             case "tab":
@@ -269,7 +256,7 @@ class ChatScreen(Screen[None]):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command by its name."""
-        self.attempt(lambda: find(self._commands, name).run(self, argument))
+        self.attempt(lambda: find(self.commands, name).run(self, argument))
 
     def action_submit(self) -> None:
         """Send what is typed."""
@@ -281,7 +268,7 @@ class ChatScreen(Screen[None]):
 
     def action_follow(self) -> None:
         """Go to the end of the conversation."""
-        self.follow()
+        self.conversation.action_follow()
 
     def action_stop(self) -> None:
         """Close what is open, else stop what runs; go back to the prompt."""
@@ -294,8 +281,8 @@ class ChatScreen(Screen[None]):
             self.composer.put(self.chat.unqueue())
         elif self.chat.busy:
             self.chat.stop()
-        elif self.chat.fetching is not None:
-            self.chat.stop_fetch()
+        elif self.chat.models.fetching is not None:
+            self.chat.models.stop_fetch()
 
     def action_interrupt(self) -> None:
         """Ctrl-C: copies a selection, else stops an answer, else quits when pressed twice."""
@@ -333,10 +320,6 @@ class ChatScreen(Screen[None]):
 
     # -- other screens --
 
-    def show_help(self) -> None:
-        """Open the list of keys and commands."""
-        self.app.push_screen(HelpScreen(self._commands))
-
     def action_palette(self) -> None:
         """Open the list of commands to run at once."""
 
@@ -345,7 +328,7 @@ class ChatScreen(Screen[None]):
                 self.action_command(entry.name, entry.argument)
 
         themes = sorted(self.app.available_themes)
-        self.app.push_screen(PaletteScreen(self._commands, themes), done)
+        self.app.push_screen(PaletteScreen(self.commands, themes), done)
 
     def _ask_about_length(self) -> None:
         long = self.chat.too_long

@@ -14,7 +14,7 @@ from app.tui.chat.controller import ChatController
 from app.tui.chat.state import Phase
 from app.tui.chat.tier_counts import TierLog
 from app.tui.screens.dialog import Dialog
-from app.tui.service.contract import ModelInfo, ModelService
+from app.tui.service.contract import ModelInfo
 from app.tui.text import units
 from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline
@@ -99,9 +99,9 @@ class CacheScreen(Dialog[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("f4,q,enter", "dismiss", "Close", show=False)]
 
-    def __init__(self, chat: ChatController, service: ModelService, log: TierLog) -> None:
+    def __init__(self, chat: ChatController, log: TierLog) -> None:
         super().__init__()
-        self._chat, self._service, self._log = chat, service, log
+        self._chat, self._log = chat, log
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="box") as box:
@@ -121,7 +121,7 @@ class CacheScreen(Dialog[None]):
         self._show()
 
     def _show(self) -> None:
-        model, layers = self._chat.model, self._service.layer_stats()
+        model, layers = self._chat.model, self._chat.service.layer_stats()
         total = sum_layers(layers) if layers else None
         if model is not None and total is not None:
             self.query_one(Static).update(

@@ -71,7 +71,7 @@ class ModelsScreen(Dialog[str | None]):
 
     def action_stop(self) -> None:
         """Stop the download that runs."""
-        self._chat.stop_fetch()
+        self._chat.models.stop_fetch()
 
     def _list(self) -> None:
         chooser = self.query_one(OptionList)
@@ -86,7 +86,7 @@ class ModelsScreen(Dialog[str | None]):
             chooser.highlighted = min(at or 0, len(self._listed) - 1)
 
     def _show_download(self) -> None:
-        fetching = self._chat.fetching
+        fetching = self._chat.models.fetching
         line = self.query_one("#download", Static)
         line.display = fetching is not None
         if fetching is None:

@@ -59,11 +59,12 @@ def _activity(chat: ChatController) -> Content:
         case Phase.MEASURING:
             return Content.styled("measuring the speed · Esc stops", MUTED)
         case _:
-            return Content("") if chat.fetching is None else _fetching(chat.fetching)
+            fetching = chat.models.fetching
+            return Content("") if fetching is None else _fetching(fetching)
 
 
 def _loading(chat: ChatController) -> Content:
-    progress = chat.progress
+    progress = chat.models.progress
     if progress is None:
         return Content("loading the model")
     if not progress.total_bytes:

@@ -146,7 +146,7 @@ async def test_a_download_shows_its_progress_and_can_be_stopped() -> None:
         line = chat.app.screen.query_one("#download")
         await chat.until(lambda: "50 MB of 200 MB" in str(line.render()) and line.display)
         await chat.press("f8")
-        await chat.until(lambda: chat.app.chat.fetching is None)
+        await chat.until(lambda: chat.app.chat.models.fetching is None)
         assert service.loads == ["scripted"]
 
 
@@ -280,7 +280,7 @@ async def test_figures_that_are_closed_at_once_are_not_drawn(
         opened = (
             SpeedScreen(chat.app.chat)
             if screen is SpeedScreen
-            else CacheScreen(chat.app.chat, chat.service, chat.screen.tier_log)
+            else CacheScreen(chat.app.chat, chat.screen.tier_log)
         )
         chat.app.push_screen(opened)
         while not opened.is_mounted:

@@ -328,9 +328,9 @@ def test_a_missing_model_is_fetched_then_loaded(talk: Talk) -> None:
 def test_a_stopped_download_loads_nothing(talk: Talk) -> None:
     talk.service.missing.add("big")
     talk.chat.use("big")
-    talk.chat.stop_fetch()
+    talk.chat.models.stop_fetch()
     talk.chat.tick()
-    assert talk.chat.fetching is None
+    assert talk.chat.models.fetching is None
     assert talk.chat.problem is None
     assert talk.service.loads == ["m"]
 
