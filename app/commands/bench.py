@@ -11,6 +11,8 @@ from typing import Any
 from app import options
 from app.bench.settings import Settings
 
+_Add = Callable[..., argparse.Action]
+
 _SUMMARIES = {
     "speed": "prompts and generation, with peers beside ember",
     "attention": "one attention step, kernel by kernel, against the memory's bandwidth",
@@ -30,13 +32,13 @@ _WITHOUT = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's sections and flags."""
     parser.set_defaults(section=None)
-    _add_common(parser)
+    _add_common(_adder(parser))
     sections = parser.add_subparsers(metavar="[SECTION]", description=_WITHOUT)
     for name, summary in _SUMMARIES.items():
         section = sections.add_parser(name, help=summary, description=summary)
         section.set_defaults(section=name)
-        _add_common(section)
-        _FLAGS[name](section)
+        _add_common(_adder(section))
+        _FLAGS[name](_adder(section))
     compare = sections.add_parser(
         "compare", help="what changed between two results", description="what changed"
     )
@@ -104,12 +106,16 @@ def _settings(kind: type[Settings], common: Settings, args: argparse.Namespace) 
 
 
 def _given(args: argparse.Namespace, name: str) -> Any:
-    """A flag's value, or None: flags that were not given leave no trace."""
+    """A flag's value, or None where it was not given."""
     return getattr(args, name, None)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+def _adder(parser: argparse.ArgumentParser) -> _Add:
+    """Adds flags that leave no trace where they are not given."""
+    return partial(parser.add_argument, default=argparse.SUPPRESS)
+
+
+def _add_common(add: _Add) -> None:
     add("-m", "--model", metavar="MODEL", help="as for run (default: smollm2)")
     add("--backend", choices=["auto", "reference", "cpu", "gpu"], help="default: auto")
     add("--threads", type=options.whole(1, 1024), metavar="N", help="default: physical cores")
@@ -119,9 +125,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="write JSON, Markdown and SVG charts there")
 
 
-def _add_speed(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument, default=argparse.SUPPRESS)
-    _add_kv(parser, "codecs of ember's cold tier")
+def _add_speed(add: _Add) -> None:
+    _add_kv(add, "codecs of ember's cold tier")
     add("--pp", type=options.tokens(1), metavar="N", help="prompt tokens to read (default: 512)")
     add("--tg", type=options.tokens(1), metavar="N", help="tokens to generate (default: 64)")
     add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048)")
@@ -131,54 +136,47 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     add("--peers", action="store_true", help="measure llama.cpp and mlx-lm too")
 
 
-def _add_attention(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument, default=argparse.SUPPRESS)
-    _add_kv(parser, "codecs of the cold tier")
+def _add_attention(add: _Add) -> None:
+    _add_kv(add, "codecs of the cold tier")
     shapes = ["loaded", "tinyllama", "llama-2-7b"]
     add("--shape", choices=shapes, help="whose layers and heads (default: the loaded model's)")
     add("--contexts", type=_list(1), metavar="N,N", help="tokens held (default: 512,2048,8192)")
     add("--reps", type=options.tokens(1), metavar="N", help="timed steps (default: 15)")
 
 
-def _add_quality(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument, default=argparse.SUPPRESS)
-    _add_kv(parser, "pairs to measure (default: every codec, alone and together)")
+def _add_quality(add: _Add) -> None:
+    _add_kv(add, "pairs to measure (default: every codec, alone and together)")
     add("--hot", type=_list(0), metavar="N,N", help="hot tokens of further rows (0,256,512)")
     add("--sinks", type=_list(0), metavar="N,N", help="sinks of further rows (default: 0)")
     add("--tokens", type=options.tokens(2), metavar="N", help="of the text (default: 1536)")
     add("--skip", type=options.tokens(0), metavar="N", help="first positions not scored (256)")
 
 
-def _add_endless(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+def _add_endless(add: _Add) -> None:
     add("--ctx", type=options.tokens(1), metavar="N", help="tokens of the window (default: 1024)")
     add("--tokens", type=options.tokens(2), metavar="N", help="of the text (default: 20000)")
     add("--generate", type=options.tokens(0), metavar="N", help="tokens to draw (default: 20000)")
     add("--samples", type=options.tokens(1), metavar="N", help="spans of a quarter (default: 10)")
 
 
-def _add_needle(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument, default=argparse.SUPPRESS)
-    _add_kv(parser, "codecs of the cold tier")
+def _add_needle(add: _Add) -> None:
+    _add_kv(add, "codecs of the cold tier")
     add("--needles", type=options.tokens(1), metavar="N", help="facts (default: 24)")
     add("--lengths", type=_list(1), metavar="N,N", help="of the text (default: 600 to 3000)")
     add("--hot", type=options.tokens(0), metavar="N", help="hot tokens (default: 256)")
 
 
-def _add_memory(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument, default=argparse.SUPPRESS)
-    _add_kv(parser, "codecs of the cold tier")
+def _add_memory(add: _Add) -> None:
+    _add_kv(add, "codecs of the cold tier")
     add("--contexts", type=_list(1), metavar="N,N", help="windows (default: 100 to 131072)")
 
 
-def _add_roofline(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument, default=argparse.SUPPRESS)
-    _add_kv(parser, "codecs of the cold tier, beside fp16")
+def _add_roofline(add: _Add) -> None:
+    _add_kv(add, "codecs of the cold tier, beside f16")
     add("--contexts", type=_list(1), metavar="N,N", help="tokens held (default: 4096,16384,32768)")
 
 
-def _add_claim(parser: argparse.ArgumentParser) -> None:
-    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+def _add_claim(add: _Add) -> None:
     shapes = ["phi-2", "tinyllama", "llama-2-7b", "loaded"]
     add("--shape", choices=shapes, help="whose operations are counted (default: phi-2)")
     add("--lengths", type=_list(1), metavar="N,N", help="tokens generated (default: 8 to 1024)")
@@ -190,15 +188,9 @@ def _add_claim(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_kv(parser: argparse.ArgumentParser, meaning: str) -> None:
-    parser.add_argument(
-        "--kv",
-        type=options.codecs,
-        action="append",
-        metavar="K[/V]",
-        default=argparse.SUPPRESS,
-        help=f"{meaning}; repeatable",
-    )
+def _add_kv(add: _Add, meaning: str) -> None:
+    told = f"{meaning}; repeatable"
+    add("--kv", type=options.codecs, action="append", metavar="K[/V]", help=told)
 
 
 def _list(least: int) -> Callable[[str], tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.bench.sections.attention import AttentionRow
-from app.bench.showing.chart import Axis, Chart, Scale, Series
+from app.bench.showing.chart import Axis, Chart, Scale, curves
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
 from app.bench.showing.words import distinct, megabytes, short, tokens
@@ -18,26 +18,18 @@ def tables(rows: Rows) -> list[Table]:
 
 def charts(rows: Rows) -> list[Chart]:
     """Time of a step by context; ember's first kinds, and the others."""
-    names = distinct((row.kernel, row.kv) for row in rows)
-    ours = [name for name in names if name[0] == "ember"][:3]
-    others = [name for name in names if name[0] != "ember"]
+    ours = distinct(row.kv for row in rows if row.kernel == "ember")[:3]
     return [
         Chart(
             name="attention",
             title="Attention of one token through all layers",
             x=Axis(label="tokens held", scale=Scale.TOKENS),
             y=Axis(label="milliseconds", scale=Scale.LOG),
-            series=[
-                Series(
-                    name=f"{_brief(kernel)}, {kv}",
-                    points=[
-                        (row.context, 1000 * row.seconds)
-                        for row in rows
-                        if (row.kernel, row.kv) == (kernel, kv)
-                    ],
-                )
-                for kernel, kv in [*ours, *others]
-            ],
+            series=curves(
+                (f"{_brief(row.kernel)}, {row.kv}", (row.context, 1000 * row.seconds))
+                for row in rows
+                if row.kernel != "ember" or row.kv in ours
+            ),
         )
     ]
 

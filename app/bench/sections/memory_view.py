@@ -6,7 +6,7 @@ from app.bench.figures.published import FIGURES, verdict
 from app.bench.figures.shapes import LLAMA_2_7B
 from app.bench.sections.memory import MemoryRow
 from app.bench.settings import DEFAULT_KV
-from app.bench.showing.chart import Axis, Chart, Scale, Series
+from app.bench.showing.chart import Axis, Chart, Scale, curves
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
 from app.bench.showing.words import distinct, megabytes, percent, tokens
@@ -27,17 +27,11 @@ def charts(rows: Rows) -> list[Chart]:
             title=f"Cache of {model} by window",
             x=Axis(label="window, tokens", scale=Scale.TOKENS),
             y=Axis(label="MB, all layers", scale=Scale.LOG),
-            series=[
-                Series(
-                    name=kv,
-                    points=[
-                        (row.context, row.formula_bytes / 1e6)
-                        for row in rows
-                        if (row.model, row.kv) == (model, kv)
-                    ],
-                )
-                for kv in distinct(row.kv for row in rows)
-            ],
+            series=curves(
+                (row.kv, (row.context, row.formula_bytes / 1e6))
+                for row in rows
+                if row.model == model
+            ),
         )
         for index, model in enumerate(distinct(row.model for row in rows))
     ]

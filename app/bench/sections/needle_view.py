@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from app.bench.sections.needle import NeedleRow
-from app.bench.showing.chart import Chart
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
 from app.bench.showing.words import distinct
@@ -33,11 +32,6 @@ def tables(rows: Rows) -> list[Table]:
     ]
 
 
-def charts(rows: Rows) -> list[Chart]:
-    """None: the table is short."""
-    return []
-
-
 def findings(rows: Rows) -> list[str]:
     """All lengths together."""
     found = []
@@ -61,7 +55,6 @@ VIEW = View(
     title="A fact in the cold tier",
     row=NeedleRow,
     tables=tables,
-    charts=charts,
     findings=findings,
     identity=("kv", "hot", "length", "asked"),
     measures=(Measure(field="kept", more_is_better=True),),

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from app.bench.sections.roofline import F16, RooflineRow
-from app.bench.showing.chart import Chart
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
 from app.bench.showing.words import distinct, megabytes, short, tokens
@@ -15,11 +14,6 @@ def tables(rows: Rows) -> list[Table]:
     """Bytes of a token, then a table of ceilings for each model and kind of cache."""
     pairs = distinct((row.model, row.kv) for row in rows if row.kv != F16)
     return [_bytes(rows), *(_ceilings(rows, model, kv) for model, kv in pairs)]
-
-
-def charts(_rows: Rows) -> list[Chart]:
-    """None: lines of different chips are one line in other units."""
-    return []
 
 
 def findings(rows: Rows) -> list[str]:
@@ -100,12 +94,12 @@ def _moved(row: RooflineRow) -> int:
     return row.weight_bytes + row.cache_bytes + row.other_bytes
 
 
+# No chart: lines of different chips are one line in other units.
 VIEW = View(
     name="roofline",
     title="Ceilings of memory bandwidth, computed",
     row=RooflineRow,
     tables=tables,
-    charts=charts,
     findings=findings,
     identity=("model", "chip", "context", "kv"),
     measures=(Measure(field="tokens_s", more_is_better=True),),

@@ -5,7 +5,7 @@ from string import ascii_lowercase
 
 from app.bench.engines.case import NO_CACHE
 from app.bench.sections.speed_rows import SpeedRow
-from app.bench.showing.chart import Axis, Chart, Series
+from app.bench.showing.chart import Axis, Chart, curves
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
 from app.bench.showing.words import distinct, megabytes, short
@@ -29,22 +29,14 @@ def tables(rows: Rows) -> list[Table]:
 def charts(rows: Rows) -> list[Chart]:
     """Generation by depth, where there are several."""
     generating = [row for row in rows if row.test.startswith("tg") and row.batch == 1]
-    names = distinct((row.engine, row.kv) for row in generating)
-    points = {
-        name: [(row.depth, row.tps) for row in generating if (row.engine, row.kv) == name]
-        for name in names
-    }
+    found = curves((f"{row.engine} {row.kv}", (row.depth, row.tps)) for row in generating)
     return [
         Chart(
             name="speed",
             title="Tokens per second while generating",
             x=Axis(label="tokens held before"),
             y=Axis(label="tokens per second"),
-            series=[
-                Series(name=f"{engine} {kv}", points=points[engine, kv])
-                for engine, kv in names
-                if len(points[engine, kv]) > 1
-            ],
+            series=[each for each in found if len(each.points) > 1],
         )
     ]
 

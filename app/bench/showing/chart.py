@@ -1,6 +1,6 @@
 """A chart as data: series of points over two axes. `svg` draws it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,6 +35,14 @@ class Series:
     line: bool = True
     labels: Sequence[str] = ()
     bound: bool = False
+
+
+def curves(points: Iterable[tuple[str, tuple[float, float]]]) -> list[Series]:
+    """A series for each name that has points, in the order of their first."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name, point in points:
+        found.setdefault(name, []).append(point)
+    return [Series(name=name, points=each) for name, each in found.items()]
 
 
 @dataclass(frozen=True, kw_only=True)

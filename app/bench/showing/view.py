@@ -47,7 +47,7 @@ class Verdict:
     holds_to: int | None
 
 
-def _none(_rows: Sequence[Any]) -> list[Verdict]:
+def _none(_rows: Sequence[Any]) -> list[Any]:
     return []
 
 
@@ -63,10 +63,10 @@ class View(Generic[R]):
     title: str
     row: type[R]
     tables: Callable[[Sequence[R]], list[Table]]
-    charts: Callable[[Sequence[R]], list[Chart]]
     findings: Callable[[Sequence[R]], list[str]]
     identity: tuple[str, ...]
     measures: tuple[Measure, ...]
+    charts: Callable[[Sequence[R]], list[Chart]] = _none
     verdicts: Callable[[Sequence[R]], list[Verdict]] = _none
 
     def as_json(self, rows: Sequence[R]) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ def test_every_chip_is_shown_and_called_computed(rows: list[RooflineRow]) -> Non
     assert llama.title.startswith(f"Ceiling of {LLAMA_2_7B.name} with hkivi5/turbo3u")
     assert llama.columns[-3:] == ("32k f16", "32k ember", "times")
     assert (m1[-3], m1[-1]) == ("-", "-")  # does not fit
-    assert roofline_view.charts(rows) == []
+    assert roofline_view.VIEW.charts(rows) == []
     said = roofline_view.findings(rows)
     assert len(said) == 4
     assert all(sentence.startswith("Computed, nothing measured: at 32k") for sentence in said)
