@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-import mlx.core as mx
-
 from app.interrupt import cancel_on_interrupt
 from app.progress import busy_bar
 from kvcache import Backend
+from kvcache.config import on_gpu
 from kvcache.native import build, library
 from kvcache.native.build import BuildStoppedError, NativeUnavailableError, Sources
 from models.native import kernels
@@ -15,8 +14,7 @@ from models.native import kernels
 
 def must_compile(backend: Backend) -> bool:
     """Whether the CPU kernels will be used here, and are not there yet."""
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    if on_gpu or library.is_tried() or backend not in (Backend.AUTO, Backend.CPU):
+    if on_gpu() or library.is_tried() or backend not in (Backend.AUTO, Backend.CPU):
         return False
     try:
         return bool(_missing())

@@ -184,6 +184,20 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         default="f16",
         help="precision of unencoded keys and values (default: f16)",
     )
+    _add_window(group)
+    group.add_argument(
+        "--force", action="store_true", help="load what does not fit in this machine's memory"
+    )
+    group.add_argument(
+        "--backend",
+        choices=["auto", "reference", "cpu", "gpu"],
+        default="auto",
+        help="what computes: plain MLX, CPU kernels or the GPU (default: auto)",
+    )
+
+
+def _add_window(group: argparse._ArgumentGroup) -> None:
+    """How much is held."""
     size = group.add_mutually_exclusive_group()
     size.add_argument("--ctx", type=tokens(1), metavar="N", help="tokens the window holds")
     size.add_argument(
@@ -193,15 +207,6 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         "--beyond-context",
         action="store_true",
         help="allow a window longer than the model was trained for",
-    )
-    group.add_argument(
-        "--force", action="store_true", help="load what does not fit in this machine's memory"
-    )
-    group.add_argument(
-        "--backend",
-        choices=["auto", "reference", "cpu", "gpu"],
-        default="auto",
-        help="what computes: plain MLX, CPU kernels or the GPU (default: auto)",
     )
 
 

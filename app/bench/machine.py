@@ -13,6 +13,7 @@ from statistics import median
 import mlx.core as mx
 import numpy as np
 
+from kvcache.config import on_gpu
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
 
@@ -33,8 +34,7 @@ class Machine:
 @cache
 def machine() -> Machine:
     """Measure once in a process; some seconds."""
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    read, multiply = (_gpu_read(), _gpu_multiply()) if on_gpu else (_cpu_read(), _cpu_multiply())
+    read, multiply = (_gpu_read(), _gpu_multiply()) if on_gpu() else (_cpu_read(), _cpu_multiply())
     return Machine(
         read_bytes_s=_READ_BYTES / seconds_of(read, _ROUNDS),
         flops=2 * _SIDE**3 / seconds_of(multiply, _ROUNDS),

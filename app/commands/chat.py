@@ -11,6 +11,9 @@ from kvcache.errors import EmberError, reason
 
 if TYPE_CHECKING:
     from app.session import Session
+    from app.sessions.chat import Chat
+    from app.sessions.store import SessionStore
+    from app.tui.app import ChatApp
     from app.tui.settings import Settings
     from models.text.chat_template import Message
 
@@ -55,14 +58,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_full_screen(args: argparse.Namespace) -> int:
-    from app.console import note
-    from app.interrupt import end_within, ignore_signals, leaving_on_signal
     from app.sessions.schema import StoreError
     from app.sessions.store import SessionStore, default_path
     from app.tui import settings as settings_file
     from app.tui.app import ChatApp
     from app.tui.service.live_service import LiveService
-    from app.tui.terminal.garbage import collected_at_rest
 
     model = options.named_model(args)
     settings, notices = _settings(args)
@@ -70,15 +70,8 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         store = SessionStore.open(default_path())
     except StoreError as error:
         store = SessionStore.in_memory([f"{error}; the chats of this run are not saved"])
-    chat = None
     notices += store.notes
-    if args.continue_:
-        try:
-            chat = store.latest()
-        except StoreError as error:
-            notices.append(str(error))
-        else:
-            notices += [] if chat else ["there is no saved chat yet: this is the first"]
+    chat = _last_chat(store, notices) if args.continue_ else None
     pins_system = args.keep == options.KEEP_SYSTEM
     service = LiveService(
         options.cache_config(args),
@@ -96,6 +89,30 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         model=model or (chat.model if chat else "") or settings.model,
         notices=notices,
     )
+    return _until_left(chat_app)
+
+
+def _last_chat(store: "SessionStore", notices: list[str]) -> "Chat | None":
+    """The chat that was used last; where there is none, a notice says so."""
+    from app.sessions.schema import StoreError
+
+    try:
+        chat = store.latest()
+    except StoreError as error:
+        notices.append(str(error))
+        return None
+    if chat is None:
+        notices.append("there is no saved chat yet: this is the first")
+    return chat
+
+
+def _until_left(chat_app: "ChatApp") -> int:
+    """Run the chat, then save and close all that is its; returns the exit code."""
+    from app.console import note
+    from app.interrupt import end_within, ignore_signals, leaving_on_signal
+    from app.tui.terminal.garbage import collected_at_rest
+
+    chat = chat_app.chat
     try:
         with collected_at_rest(), leaving_on_signal(chat_app.leave):
             chat_app.run()
@@ -104,9 +121,9 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         ignore_signals()
         code = chat_app.return_code or 0
         end_within(_END_SECONDS, code)
-        failure = chat_app.chat.close()
-        store.close()
-        service.close()
+        failure = chat.close()
+        chat.store.close()
+        chat.service.close()
     if failure is not None:
         note(f"{failure}; the end of the chat is not saved")
     return code

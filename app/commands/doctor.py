@@ -119,7 +119,9 @@ def _bandwidth(kernels: "Library") -> float:
 
 
 def _device(mx: Any) -> str:
-    if mx.default_device().type != mx.DeviceType.gpu:
+    from kvcache.config import on_gpu
+
+    if not on_gpu():
         return "CPU"
     info = mx.device_info()
     kind = "Metal" if mx.metal.is_available() else "CUDA"

@@ -179,13 +179,30 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     keys, values = (cold_codec(name, config.hot_dtype, 0) for name in (config.keys, config.values))
     per_head_block = _pair_bytes(keys, values, config.block, shape.head_dim)
     block_bytes = shape.layers * shape.kv_heads * per_head_block
-    wanted = config.max_tokens or shape.context
+    sizes = _sizes(config, shape, token_bytes, block_bytes)
+    capped = not config.beyond_context and (config.max_tokens or 0) > shape.context
+    plan = CachePlan(
+        config=config,
+        shape=shape,
+        sizes=sizes,
+        backend=config.backend.resolve(),
+        token_bytes=token_bytes,
+        block_bytes=block_bytes,
+        capped_from=config.max_tokens if capped else None,
+        hot_capped_from=config.hot if sizes.hot < config.hot else None,
+    )
+    if plan.backend is Backend.GPU:
+        unread = why_unread((keys, values) if sizes.slots else (), shape.head_dim)
+        return plan.on_reference(unread) if unread else plan
+    return plan
+
+
+def _sizes(config: CacheConfig, shape: ModelShape, token_bytes: int, block_bytes: int) -> TierSizes:
+    """The tiers that are asked for, as far as the budget and the model's context go."""
+    window, hot = config.max_tokens or shape.context, config.hot
     if config.budget is not None:
         fits = _fitting(config, config.budget, token_bytes, block_bytes)
-        window = min(fits.max_tokens, config.max_tokens or fits.max_tokens)
-        hot = fits.hot
-    else:
-        window, hot = wanted, config.hot
+        window, hot = min(fits.max_tokens, config.max_tokens or fits.max_tokens), fits.hot
     window = min(window, MOST_TOKENS if config.beyond_context else shape.context)
     pinned = max(config.sinks, config.keep)
     if not config.beyond_context and shape.context < pinned + config.block:
@@ -194,22 +211,7 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
             f"and a block of {config.block}; give smaller --sinks, --keep or --block, or "
             f"--beyond-context with --ctx {pinned + config.block} or more"
         )
-    sizes = TierSizes.within(window, pinned=pinned, hot=hot, block=config.block)
-    capped = config.max_tokens is not None and not config.beyond_context and wanted > shape.context
-    plan = CachePlan(
-        config=config,
-        shape=shape,
-        sizes=sizes,
-        backend=config.backend.resolve(),
-        token_bytes=token_bytes,
-        block_bytes=block_bytes,
-        capped_from=wanted if capped else None,
-        hot_capped_from=config.hot if sizes.hot < config.hot else None,
-    )
-    if plan.backend is Backend.GPU:
-        unread = why_unread((keys, values) if sizes.slots else (), shape.head_dim)
-        return plan.on_reference(unread) if unread else plan
-    return plan
+    return TierSizes.within(window, pinned=pinned, hot=hot, block=config.block)
 
 
 def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:

@@ -10,6 +10,7 @@ from app.bench.engines.case import WARM_UP, Case, Measurement, MlxLmSetting
 from app.bench.engines.timing import time_case
 from app.rss import peak_rss
 from kvcache import EmberError
+from kvcache.config import on_gpu
 from models import load
 from models.network.layers import Projection, QuantizedLinear
 from models.network.llama import Model
@@ -52,9 +53,8 @@ def _measure(case: Case, setting: MlxLmSetting, ours: Model) -> Measurement:
     read(0, min(case.pp, WARM_UP))
     cache[:] = [_cache(case, setting) for _ in ours.layers]
     pp_s, token_s = time_case(case, read, advance)
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
     return Measurement(
-        backend="gpu" if on_gpu else "mlx-cpu",
+        backend="gpu" if on_gpu() else "mlx-cpu",
         threads=0,
         pp_s=pp_s,
         token_s=token_s,
@@ -95,25 +95,7 @@ def _as_mlx_lm(ours: Model, dtype: mx.Dtype) -> nn.Module:
 
     It reads GGUF's interleaved RoPE as `traditional`.
     """
-    from mlx_lm.models import llama
-
-    config = ours.config
-    theirs = llama.Model(
-        llama.ModelArgs(
-            model_type="llama",
-            hidden_size=config.hidden,
-            num_hidden_layers=config.layers,
-            intermediate_size=config.ffn,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            rms_norm_eps=config.norm_eps,
-            vocab_size=ours.vocabulary,
-            rope_theta=config.rope_base,
-            rope_traditional=True,
-            tie_word_embeddings="output" not in ours,
-        )
-    )
+    theirs = _made(ours)
     inner = theirs.model
     embedding = ours.embedding.as_linear
     inner.embed_tokens = _embedding(embedding, dtype)
@@ -129,6 +111,29 @@ def _as_mlx_lm(ours: Model, dtype: mx.Dtype) -> nn.Module:
         mlp.gate_proj, mlp.up_proj = _linear(block.gate), _linear(block.up)
         mlp.down_proj = _linear(block.down)
     return theirs
+
+
+def _made(ours: Model) -> nn.Module:
+    """mlx-lm's Llama in the shape of ours, with weights of its own."""
+    from mlx_lm.models import llama
+
+    config = ours.config
+    return llama.Model(
+        llama.ModelArgs(
+            model_type="llama",
+            hidden_size=config.hidden,
+            num_hidden_layers=config.layers,
+            intermediate_size=config.ffn,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            rms_norm_eps=config.norm_eps,
+            vocab_size=ours.vocabulary,
+            rope_theta=config.rope_base,
+            rope_traditional=True,
+            tie_word_embeddings="output" not in ours,
+        )
+    )
 
 
 def _linear(layer: Projection) -> nn.Module:

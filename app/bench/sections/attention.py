@@ -21,6 +21,7 @@ from app.bench.meter import Meter
 from app.bench.settings import AttentionSettings
 from kvcache import Backend, CacheConfig, TwoTierKVCache, resolve
 from kvcache.codecs import parse_pair
+from kvcache.config import on_gpu
 
 _CHUNK = 512
 _LOADING_SECONDS = 3.0
@@ -145,9 +146,8 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
         )
         for kv in settings.kv
     ]
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
     # On a CPU MLX's float16 is slower than its float32, whose bytes are twice as many.
-    dtypes = (mx.float16,) if on_gpu else (mx.float32, mx.float16)
+    dtypes = (mx.float16,) if on_gpu() else (mx.float32, mx.float16)
     encoded = next((kv for kv in settings.kv if kv != "f16"), settings.kv[0])
     decoding = Kernel(
         name="decode, then attend",
@@ -158,7 +158,12 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
             for dtype in dtypes
         },
     )
-    where = "gpu" if on_gpu else "mlx-cpu"
+    return [*ours, decoding, *_without_ember(network, dtypes)]
+
+
+def _without_ember(network: Network, dtypes: tuple[mx.Dtype, ...]) -> list[Kernel]:
+    """MLX's fused attention, and mlx-lm's over quantized keys and values."""
+    where = "gpu" if on_gpu() else "mlx-cpu"
     fused = [
         Kernel(
             name="MLX fused attention",
@@ -185,7 +190,7 @@ def kernels(network: Network, settings: AttentionSettings) -> list[Kernel]:
         for bits in (8, 4)
         if groups
     ]
-    return [*ours, decoding, *fused, *quantized]
+    return [*fused, *quantized]
 
 
 def _ember(network: Network, kv: str, backend: Backend, context: int) -> tuple[Step, int]:
@@ -299,7 +304,7 @@ def _name(dtype: mx.Dtype) -> str:
 
 def _mlx_dtype() -> mx.Dtype:
     """What a user of MLX would take on this device."""
-    return mx.float16 if mx.default_device().type == mx.DeviceType.gpu else mx.float32
+    return mx.float16 if on_gpu() else mx.float32
 
 
 def _row_seconds(settings: AttentionSettings, context: int) -> float:

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import mlx.core as mx
-
 from app.bench.engines.case import NO_CACHE, Case, EngineName, Measurement, Setting
 from app.bench.engines.process import measure
 from app.bench.engines.tuning import Tried, forms, ranked, settings_of, try_each
@@ -29,6 +27,7 @@ from app.bench.sections.speed_rows import (
 )
 from app.bench.settings import SpeedSettings
 from app.console import note
+from kvcache.config import on_gpu
 from kvcache.errors import EmberError
 
 SHORT_PROMPT = 16
@@ -70,7 +69,7 @@ class Group:
         """The case that decides how a peer is set."""
         if self.whole:
             return case
-        if case.engine is EngineName.MLX_LM and _on_cpu():
+        if case.engine is EngineName.MLX_LM and not on_gpu():
             return replace(case, pp=min(case.pp, _TRIAL_SLOW_PP), tg=min(case.tg, _TRIAL_SLOW_TG))
         return replace(case, tg=min(case.tg, _TRIAL_TG))
 
@@ -119,7 +118,7 @@ def groups(settings: SpeedSettings) -> list[Group]:
         for batch in settings.batch
         for depth in (settings.depths if batch == 1 else settings.depths[:1])
     ]
-    if settings.peers and _on_cpu():
+    if settings.peers and not on_gpu():
         found.append(Group(cases=tuple(small_cases(settings)), rows=rows_of))
     if settings.short:
         short = tuple(short_cases(settings))
@@ -131,9 +130,9 @@ def cases(settings: SpeedSettings, depth: int, batch: int = 1) -> list[Case]:
     """The cases of one depth, ember's first; peers compute one row at a time."""
     kinds = [(EngineName.EMBER, kv) for kv in settings.kv]
     if settings.peers and batch == 1:
-        slow = _on_cpu() and depth > _DEEPEST_SLOW
+        slow = not on_gpu() and depth > _DEEPEST_SLOW
         kinds += [(EngineName.LLAMA_CPP, kv) for kv in _LLAMA_CPP_KV[: 1 if slow else None]]
-        if not _on_cpu():
+        if on_gpu():
             kinds += [(EngineName.MLX_LM, kv) for kv in _MLX_LM_KV]
     return [
         _case(settings, *kind, depth=depth, pp=settings.pp, tg=settings.tg, batch=batch)
@@ -256,7 +255,7 @@ def _settings_of(case: Case) -> list[Setting]:
     """What a peer is tried with; nothing for ember."""
     if case.engine is EngineName.EMBER:
         return []
-    return settings_of(case, on_cpu=_on_cpu())
+    return settings_of(case, on_cpu=not on_gpu())
 
 
 def _case(
@@ -290,14 +289,9 @@ def surroundings(settings: SpeedSettings) -> dict[str, Any]:
     return {"llama.cpp": said(sys.executable, "-c", asked)}
 
 
-def _on_cpu() -> bool:
-    """Where MLX's operators reach a small part of what the processor does, and mlx-lm is slow."""
-    return mx.default_device().type == mx.DeviceType.cpu
-
-
 def _reps(settings: SpeedSettings, case: Case) -> int:
     """As many as asked for, fewer of a long case, but two; mlx-lm, slow and steady, once."""
-    if case.engine is EngineName.MLX_LM and _on_cpu():
+    if case.engine is EngineName.MLX_LM and not on_gpu():
         return 1
     return min(settings.reps, max(_FEWEST, int(_CASE_SECONDS / _case_seconds(case))))
 

@@ -7,7 +7,7 @@ const int rows = args[ARG_ROWS];
 const int head = int(threadgroup_position_in_grid.y) / rows;
 const int row = int(threadgroup_position_in_grid.y) % rows;
 const int cold_spans = args[ARG_COLD_SPANS];
-const int dense_spans = args[ARG_UNQUANTIZED_SPANS];
+const int dense_spans = args[ARG_DENSE_SPANS];
 const int cold_first = head * cold_spans * rows + row;
 const int dense_first = head * dense_spans * rows + row;
 

@@ -367,7 +367,7 @@ def test_a_flag_of_another_section_is_bad_usage(capsys: pytest.CaptureFixture[st
 def test_on_a_cpu_encoded_peers_are_left_out_where_they_take_minutes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(speed, "_on_cpu", lambda: True)
+    monkeypatch.setattr(speed, "on_gpu", lambda: False)
     settings = replace(SETTINGS, peers=True)
     kinds = [
         [case.kv for case in speed.cases(settings, depth) if case.engine is EngineName.LLAMA_CPP]
@@ -436,7 +436,7 @@ def test_every_peer_row_names_the_settings_tried(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(speed, "measure", lambda case: _measurement(1.0, *[0.1] * case.tg))
     monkeypatch.setattr(speed, "try_each", _alike)
     for on_cpu in (True, False):
-        monkeypatch.setattr(speed, "_on_cpu", lambda here=on_cpu: here)
+        monkeypatch.setattr(speed, "on_gpu", lambda here=on_cpu: not here)
         rows = list(speed.run(replace(SETTINGS, peers=True, short=True, threads=0), _Steps()))
         peers = [row for row in rows if row.engine != "ember"]
         assert {row.engine for row in peers} == {"llama.cpp", "mlx-lm"}
