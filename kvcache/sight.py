@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from kvcache.errors import CacheError
 from kvcache.reference import Mask
-from kvcache.turn import Floats, Rotation
+from kvcache.turn import Rotation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +89,6 @@ class Sight:
     def turned(self, q: mx.array) -> mx.array:
         """The queries [B, Hq, L, D] as they meet pinned tokens."""
         return self.rotation(q, self.turns) if self.rotation else q
-
-    def turned_floats(self, q: Floats) -> Floats:
-        """`turned` in CPU memory."""
-        if self.rotation is None or not any(self.turns):
-            return q
-        return self.rotation.turned_floats(q, self.turns)
 
     def turned_ahead(self, keys: mx.array) -> mx.array:
         """Pinned keys [B, Hkv, S, D] as the first query meets them without turning itself."""

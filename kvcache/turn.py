@@ -47,19 +47,6 @@ class Rotation:
             return turned
         return mx.concatenate([turned, x[..., 2 * pairs :]], axis=-1)
 
-    def turned_floats(self, x: Floats, by: tuple[int, ...]) -> Floats:
-        """The same in CPU memory, x [B, H, L, D] in float32."""
-        cos, sin = _tables(self, by)
-        pairs = len(self.periods)
-        first = np.s_[..., 0 : 2 * pairs : 2] if self.traditional else np.s_[..., :pairs]
-        second = (
-            np.s_[..., 1 : 2 * pairs : 2] if self.traditional else np.s_[..., pairs : 2 * pairs]
-        )
-        turned = x.copy()
-        turned[first] = x[first] * cos - x[second] * sin
-        turned[second] = x[first] * sin + x[second] * cos
-        return turned
-
 
 # All layers of a model turn alike, one after the other.
 @lru_cache(maxsize=8)

@@ -1,4 +1,5 @@
-// Softmax attention over unencoded pieces and encoded blocks of tokens, for float32 queries.
+// Softmax attention over the tiers of a layer and new tokens, for float32 queries: over unencoded
+// pieces and encoded blocks.
 //
 // Each task owns some query rows of one KV head and a span of tiles. It keeps a running softmax
 // per row; spans of the same rows are merged at the end (flash-decoding). Encoded tiles are
@@ -46,19 +47,20 @@ inline void rotate_into(const BlockForm& form, int64_t head, const float* rows, 
 // The whole of one call.
 class Attention {
   public:
-    Attention(Pool& pool, const AttentionShape& shape, const Piece* pieces, int64_t count,
-              const Blocks& blocks, const float* q, const float* q_sink, float* out)
-        : pool_(pool), shape_(shape), pieces_(pieces), blocks_(blocks), q_(q), q_sink_(q_sink),
-          out_(out), scale_(shape.scale * kLog2E), plan_(plan_tiles(pieces, count, blocks)),
-          rows_(shape.heads / shape.kv_heads * shape.queries),
+    // keys, values: of the new tokens. q_sink: the queries as they meet pinned tokens.
+    Attention(Pool& pool, const TierStep& step, const TierMemory& memory, const Strided& keys,
+              const Strided& values, const float* q, const float* q_sink, float* out)
+        : pool_(pool), step_(step), memory_(memory), q_(q), q_sink_(q_sink), out_(out),
+          scale_(step.scale * kLog2E), plan_(step, memory, keys, values),
+          rows_(step.heads / step.kv_heads * step.queries),
           row_tasks_((rows_ + kRowsOfTask - 1) / kRowsOfTask),
-          heads_(shape.batch * shape.kv_heads),
+          heads_(step.batch * step.kv_heads),
           cold_spans_(spans_for(plan_.cold.size())),
           unencoded_spans_(spans_for(plan_.unencoded.size())) {}
 
     void run() {
         static std::vector<float> scratch;
-        scratch.resize(size_t(spans() * heads_ * rows_ * (shape_.dim + 2)));
+        scratch.resize(size_t(spans() * heads_ * rows_ * (step_.dim + 2)));
         partials_ = scratch.data();
         pool_.run(spans() * heads_ * row_tasks_, [&](int64_t task) {
             const int64_t first = task % row_tasks_ * kRowsOfTask;
@@ -89,14 +91,14 @@ class Attention {
     Rows partial(int64_t span, int64_t head, int64_t first, int64_t count) const {
         const int64_t all = spans() * heads_ * rows_, at = (span * heads_ + head) * rows_ + first;
         float* values = partials_ + 2 * all;
-        return {count, shape_.dim, nullptr, partials_ + at, partials_ + all + at,
-                values + at * shape_.dim};
+        return {count, step_.dim, nullptr, partials_ + at, partials_ + all + at,
+                values + at * step_.dim};
     }
 
     Seen seen(const TileRef& tile, int64_t batch, int64_t row) const {
-        const int64_t query = row % shape_.queries;
-        return seen_in(tile, shape_.lowest[batch * shape_.lowest_stride + query],
-                       shape_.position + query);
+        const int64_t query = row % step_.queries;
+        return seen_in(tile, step_.lowest[batch * step_.lowest_stride + query],
+                       step_.position() + query);
     }
 
     void attend_span(int64_t span, int64_t head, int64_t first, int64_t count) const {
@@ -107,20 +109,20 @@ class Attention {
         const TileRef* from = tiles.data() + all * part / parts;
         const TileRef* to = tiles.data() + all * (part + 1) / parts;
         thread_local std::vector<float> queries, sinks, scratch;
-        const float* given = q_ + (head * rows_ + first) * shape_.dim;
-        queries.resize(size_t(count * shape_.dim));
-        sinks.resize(size_t(count * shape_.dim));
+        const float* given = q_ + (head * rows_ + first) * step_.dim;
+        queries.resize(size_t(count * step_.dim));
+        sinks.resize(size_t(count * step_.dim));
         Rows rows = partial(span, head, first, count);
         rows.clear();
         rows.queries = queries.data();
-        const int64_t kv_head = head % shape_.kv_heads;
+        const int64_t kv_head = head % step_.kv_heads;
         if (cold) {
-            rotate_into(*blocks_.key_form, kv_head, given, count, scale_, scratch,
+            rotate_into(*memory_.key_form, kv_head, given, count, scale_, scratch,
                         queries.data());
             return attend_cold(rows, head, first, from, to);
         }
-        const float* given_sink = q_sink_ + (head * rows_ + first) * shape_.dim;
-        for (int64_t i = 0; i < count * shape_.dim; i += kLanes) {
+        const float* given_sink = q_sink_ + (head * rows_ + first) * step_.dim;
+        for (int64_t i = 0; i < count * step_.dim; i += kLanes) {
             store(&queries[i], load(given + i) * scale_);
             store(&sinks[i], load(given_sink + i) * scale_);
         }
@@ -135,9 +137,9 @@ class Attention {
 
     void attend_unencoded(const Rows& rows, const float* sinks, int64_t head, int64_t first,
                       const TileRef* from, const TileRef* to) const {
-        const int64_t batch = head / shape_.kv_heads, kv_head = head % shape_.kv_heads;
+        const int64_t batch = head / step_.kv_heads, kv_head = head % step_.kv_heads;
         for (const TileRef* tile = from; tile < to; ++tile) {
-            const Piece& piece = pieces_[tile->source];
+            const Piece& piece = plan_.pieces[size_t(tile->source)];
             if (!piece.pinned && !any_sees(*tile, batch, rows, first)) continue;
             Rows seeing = rows;
             if (piece.pinned) seeing.queries = sinks;
@@ -153,7 +155,7 @@ class Attention {
     template <typename See>
     void attend_pair(const TileRef& tile, const HeadTokens& keys, const HeadTokens& values,
                      const Rows& rows, const See& see) const {
-        const int64_t dim = shape_.dim;
+        const int64_t dim = step_.dim;
         if (rows_ <= kFewUnencodedRows)
             return attend_tile<kFewQueries>(UnencodedKeys(keys, tile.first, tile.count, dim),
                                             UnencodedValues(values, tile.first, tile.count, dim),
@@ -168,14 +170,14 @@ class Attention {
     // Room for one of two float tiles, for each thread.
     float* scratch_tile(int which) const {
         thread_local std::vector<float> tiles[2];
-        tiles[which].resize(size_t(kTile * shape_.dim));
+        tiles[which].resize(size_t(kTile * step_.dim));
         return tiles[which].data();
     }
 
     void attend_cold(const Rows& rows, int64_t head, int64_t first, const TileRef* from,
                      const TileRef* to) const {
-        const int64_t batch = head / shape_.kv_heads;
-        const LevelTable levels(*blocks_.value_form);
+        const int64_t batch = head / step_.kv_heads;
+        const LevelTable levels(*memory_.value_form);
         for (const TileRef* tile = from; tile < to; ++tile) {
             if (any_sees(*tile, batch, rows, first))
                 attend_block(*tile, std::min(tile + 1, to - 1)->source, head, levels, rows,
@@ -188,12 +190,12 @@ class Attention {
     void attend_block(const TileRef& tile, [[maybe_unused]] int64_t next, int64_t head,
                       [[maybe_unused]] const LevelTable& levels,
                       const Rows& rows, const See& see) const {
-        const BlockForm &key_form = *blocks_.key_form, &value_form = *blocks_.value_form;
-        const int64_t first = tile.first, count = tile.count, dim = shape_.dim;
+        const BlockForm &key_form = *memory_.key_form, &value_form = *memory_.value_form;
+        const int64_t first = tile.first, count = tile.count, dim = step_.dim;
         const int64_t key_at = head * key_form.record_bytes;
         const int64_t value_at = head * value_form.record_bytes;
-        const uint8_t* keys = blocks_.keys[tile.source] + key_at;
-        const uint8_t* values = blocks_.values[tile.source] + value_at;
+        const uint8_t* keys = memory_.keys[tile.source] + key_at;
+        const uint8_t* values = memory_.values[tile.source] + value_at;
         const FloatKeys float_keys(scratch_tile(0), count, dim);
         const FloatValues float_values(scratch_tile(1), count, dim);
         const auto decode_keys_too = [&] {
@@ -201,9 +203,9 @@ class Attention {
         };
 #ifdef EMBER_VNNI
         if (rows_ <= kFewCodedRows) {
-            const CodedKeys coded_keys(key_form, keys, first, count, blocks_.keys[next] + key_at);
+            const CodedKeys coded_keys(key_form, keys, first, count, memory_.keys[next] + key_at);
             const CodedValues coded_values(value_form, levels, values, first, count,
-                                           blocks_.values[next] + value_at);
+                                           memory_.values[next] + value_at);
             const UnencodedKeys unencoded_keys({keys, dim, Element::kHalf}, first, count, dim);
             const UnencodedValues plain_values({values, dim, Element::kHalf}, first, count, dim);
             const bool by_codes = scored_by_codes(key_form);
@@ -239,7 +241,7 @@ class Attention {
     }
 
     void merge(int64_t head, int64_t first, int64_t count) const {
-        const int64_t dim = shape_.dim;
+        const int64_t dim = step_.dim;
         thread_local std::vector<float> tops, totals, rotated;
         tops.assign(size_t(count), kUnseen);
         totals.assign(size_t(count), 0.0f);
@@ -250,7 +252,7 @@ class Attention {
         const Rows merged{count, dim, nullptr, tops.data(), totals.data(), out};
         std::fill(out, out + count * dim, 0.0f);
         add_spans(0, cold_spans_, head, merged, first);
-        if (cold_spans_ && blocks_.value_form->signs) rotate_back(head, out, count, rotated);
+        if (cold_spans_ && memory_.value_form->signs) rotate_back(head, out, count, rotated);
         add_spans(cold_spans_, spans(), head, merged, first);
         for (int64_t r = 0; r < count; ++r)
             for (int64_t d = 0; d < dim; d += kLanes)
@@ -258,10 +260,10 @@ class Attention {
     }
 
     void rotate_back(int64_t head, float* rows, int64_t count, std::vector<float>& scratch) const {
-        const int64_t dim = shape_.dim;
-        const float* signs = blocks_.value_form->signs + head % shape_.kv_heads * dim;
+        const int64_t dim = step_.dim;
+        const float* signs = memory_.value_form->signs + head % step_.kv_heads * dim;
         scratch.assign(rows, rows + count * dim);
-        multiply({scratch.data(), dim}, count, {blocks_.value_form->inverse, dim}, dim, dim,
+        multiply({scratch.data(), dim}, count, {memory_.value_form->inverse, dim}, dim, dim,
                  {rows, dim});
         for (int64_t r = 0; r < count; ++r)
             for (int64_t d = 0; d < dim; d += kLanes)
@@ -269,9 +271,8 @@ class Attention {
     }
 
     Pool& pool_;
-    const AttentionShape& shape_;
-    const Piece* pieces_;
-    const Blocks& blocks_;
+    const TierStep& step_;
+    const TierMemory& memory_;
     const float *q_, *q_sink_;
     float* out_;
     const float scale_;

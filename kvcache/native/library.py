@@ -8,7 +8,6 @@ process.
 import ctypes
 import os
 import sys
-from collections.abc import Sequence
 from ctypes import byref, c_char_p, c_int64, c_void_p, cast
 from functools import cache
 from pathlib import Path
@@ -78,59 +77,69 @@ class Library:
         ELEMENTS; query i is token held - L + i. padding [B]: hidden leading
         tokens of each row.
         """
-        batch, _, queries, dim = _query_shape(q)
+        checked("q", q, np.float32, (None, None, None, None))
+        batch, heads, queries, dim = q.shape
         kv = keys.shape
         if len(kv) != 4 or kv != values.shape or (kv[0], kv[3]) != (batch, dim):
             raise CacheError(f"got keys {kv} and values {values.shape} for queries {q.shape}")
         if not queries <= held <= kv[2]:
             raise CacheError(f"got {queries} queries, {held} held of {kv[2]} tokens")
-        position = held - queries
         lowest = np.zeros((batch, queries), np.int64)
         if padding is not None:
             checked("padding", padding, np.int32, (batch,))
             # Padding sees padding, so that no row is without tokens.
-            real = np.arange(position, held) >= padding[:, None]
+            real = np.arange(held - queries, held) >= padding[:, None]
             lowest = np.where(real, padding[:, None], 0).astype(np.int64)
-        piece = structs.Piece(strided(keys), strided(values), held, 0, 0)
-        return self.attend_pieces(
-            q, q, [piece], structs.Blocks(), keys.shape[1], lowest, position, scale
+        step = structs.TierStep(
+            batch=batch,
+            queries=queries,
+            heads=heads,
+            kv_heads=kv[1],
+            dim=dim,
+            scale=scale,
+            lowest=address(lowest),
+            lowest_stride=queries,
+            total=held,
         )
+        ring = structs.Ring(strided(keys), strided(values), kv[2])
+        return self.attend_tiers(q, step, structs.TierMemory(hot=ring), None)
 
-    def attend_pieces(
+    def attend_tiers(
         self,
         q: Floats,
-        q_sink: Floats,
-        pieces: Sequence[structs.Piece],
-        blocks: structs.Blocks,
-        kv_heads: int,
-        lowest: npt.NDArray[np.int64],
-        position: int,
-        scale: float,
+        step: structs.TierStep,
+        memory: structs.TierMemory,
+        new: tuple[Array, Array] | None,
     ) -> Floats:
-        """Attention of q [B, Hq, L, D] over unencoded pieces and encoded blocks.
+        """Attention of q [B, Hq, L, D] to what tiers hold and to new tokens, which stay new.
 
-        Query i stands at `position` + i and sees every token from lowest[i] up to
-        itself, and all that is pinned, which q_sink meets; lowest: [L], or [B, L].
+        memory: of tiers for tokens as `step` has them. new: keys and values
+        [B, Hkv, length, D] of a dtype in ELEMENTS; None: there are none.
         """
-        batch, heads, queries, dim = _query_shape(q)
-        if dim % HEAD_DIM_STEP:
-            raise CacheError(f"got heads of {dim} dimensions, expected a multiple of 16")
-        if kv_heads < 1 or heads % kv_heads or position < 0:
-            raise CacheError(f"got {heads} heads over {kv_heads} KV heads, position {position}")
+        heads, kv_heads, dim = step.heads, step.kv_heads, step.dim
+        where = checked("q", q, np.float32, (step.batch, heads, step.queries, dim))
+        if dim % HEAD_DIM_STEP or 2 * step.pairs > dim:
+            raise CacheError(
+                f"got heads of {dim} dimensions, expected a multiple of 16, and {step.pairs} pairs"
+            )
+        if kv_heads < 1 or heads % kv_heads or step.total + step.length < step.queries:
+            raise CacheError(
+                f"got {heads} heads over {kv_heads} KV heads, {step.queries} queries to "
+                f"{step.total} tokens and {step.length} new ones"
+            )
+        shapes = [tokens.shape for tokens in new or ()]
+        if shapes != [(step.batch, kv_heads, step.length, dim)] * (2 if step.length else 0):
+            raise CacheError(
+                f"got new tokens {shapes}, expected {step.length} of {kv_heads} KV heads"
+            )
+        keys, values = map(strided, new) if new else (structs.Strided(), structs.Strided())
         out = np.empty(q.shape, np.float32)
-        stride = queries if lowest.ndim == 2 else 0
-        where = checked("lowest", lowest, np.int64, (batch, queries)[lowest.ndim == 1 :])
         self._c.ember_attend(
-            byref(
-                structs.AttentionShape(
-                    batch, heads, kv_heads, queries, dim, position, scale, where, stride
-                )
-            ),
-            c_void_p(address(q)),
-            c_void_p(checked("q_sink", q_sink, np.float32, q.shape)),
-            (structs.Piece * len(pieces))(*pieces),
-            c_int64(len(pieces)),
-            byref(blocks),
+            byref(step),
+            byref(memory),
+            byref(keys),
+            byref(values),
+            c_void_p(where),
             c_void_p(address(out)),
         )
         return out
@@ -228,10 +237,3 @@ def _core(cpu: int) -> str:
         return path.read_text()
     except OSError:
         return str(cpu)
-
-
-def _query_shape(q: Floats) -> tuple[int, int, int, int]:
-    """B, Hq, L and D of queries. Raises CacheError."""
-    checked("q", q, np.float32, (None, None, None, None))
-    batch, heads, queries, dim = q.shape
-    return batch, heads, queries, dim

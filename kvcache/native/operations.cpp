@@ -43,10 +43,10 @@ int64_t ember_read(const uint8_t* data, int64_t count) {
     return total.load();
 }
 
-// out and queries: [batch, heads, queries, dim], dim a multiple of 16; see attention.h
-void ember_attend(const AttentionShape* shape, const float* q, const float* q_sink,
-                  const Piece* pieces, int64_t count, const Blocks* blocks, float* out) {
-    attention::Attention(pool, *shape, pieces, count, *blocks, q, q_sink, out).run();
+// out and q: [batch, heads, queries, dim], dim a multiple of 16; keys and values: of the new tokens
+void ember_attend(const TierStep* step, const TierMemory* memory, const Strided* keys,
+                  const Strided* values, const float* q, float* out) {
+    attend(pool, *step, *memory, *keys, *values, q, out);
 }
 
 // Tokens [batch, heads, blocks * form->tokens, dim] to records [blocks, batch, heads]

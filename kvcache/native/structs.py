@@ -32,18 +32,6 @@ class Strided(Structure):
     )
 
 
-class Piece(Structure):
-    """attention.h"""
-
-    _fields_ = (
-        ("keys", Strided),
-        ("values", Strided),
-        ("count", c_int64),
-        ("position", c_int64),
-        ("pinned", c_int32),
-    )
-
-
 class BlockForm(Structure):
     """record.h"""
 
@@ -65,35 +53,6 @@ class BlockForm(Structure):
         ("signs", c_void_p),
         ("basis", c_void_p),
         ("inverse", c_void_p),
-    )
-
-
-class Blocks(Structure):
-    """attention.h"""
-
-    _fields_ = (
-        ("key_form", c_void_p),
-        ("value_form", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        ("count", c_int64),
-        ("position", c_int64),
-    )
-
-
-class AttentionShape(Structure):
-    """attention.h"""
-
-    _fields_ = (
-        ("batch", c_int64),
-        ("heads", c_int64),
-        ("kv_heads", c_int64),
-        ("queries", c_int64),
-        ("dim", c_int64),
-        ("position", c_int64),
-        ("scale", c_float),
-        ("lowest", c_void_p),
-        ("lowest_stride", c_int64),
     )
 
 
@@ -122,6 +81,7 @@ class TierStep(Structure):
 
     _fields_ = (
         ("batch", c_int64),
+        ("queries", c_int64),
         ("length", c_int64),
         ("heads", c_int64),
         ("kv_heads", c_int64),
@@ -130,8 +90,10 @@ class TierStep(Structure):
         ("finite", c_int32),
         ("periods", c_void_p),
         ("pairs", c_int64),
-        ("lowest", c_void_p),
+        ("apart", c_int32),
         ("gone", c_void_p),
+        ("lowest", c_void_p),
+        ("lowest_stride", c_int64),
         ("pinned", c_int64),
         ("start", c_int64),
         ("block", c_int64),

@@ -15,7 +15,7 @@ struct Ring {
 };
 
 // The memory of one layer. Cold blocks are tokens in the ring `unencoded`, or, where its capacity
-// is 0, records, whose addresses repeat after `slots`.
+// is 0, records [batch, kv_heads], whose addresses repeat after `slots`.
 struct TierMemory {
     Ring pinned, hot, unencoded;
     const BlockForm* key_form;
@@ -24,22 +24,27 @@ struct TierMemory {
     uint8_t* const* values;
 };
 
-// New tokens, alike in all layers. finite: refuse keys and values that are not. Row i meets pinned
-// tokens turned back by gone[i] positions, pair p by gone[i] / periods[p], and sees unpinned ones
-// from lowest[i] on. Where the tokens are, before and after the new ones: see ledger.py; the token
-// of number 0 stands at `start`.
+// The last `queries` of the tokens held and of `length` new ones behind them, alike in all layers.
+// finite: refuse new keys and values that are not. Query i of row b meets pinned tokens turned back
+// by gone[i] positions, pair p by gone[i] / periods[p], where pairs lie side by side or, if apart,
+// `pairs` from each other; it sees unpinned ones from lowest[b * lowest_stride + i] up to itself.
+// Where the tokens are, before and after the new ones: see ledger.py; the token of number 0 stands
+// at `start`.
 struct TierStep {
-    int64_t batch, length, heads, kv_heads, dim;
+    int64_t batch, queries, length, heads, kv_heads, dim;
     float scale;
     int32_t finite;
     const double* periods;
     int64_t pairs;
-    const int64_t *lowest, *gone;
+    int32_t apart;
+    const int64_t *gone, *lowest;
+    int64_t lowest_stride;
     int64_t pinned, start, block, slots;
     int64_t total, first, end;
     int64_t next_first, next_end;
 
-    int64_t query_size() const { return batch * heads * length * dim; }
+    int64_t position() const { return total + length - queries; }  // of the first query
+    int64_t query_size() const { return batch * heads * queries * dim; }
     int64_t key_size() const { return batch * kv_heads * length * dim; }
 };
 

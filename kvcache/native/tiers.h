@@ -10,13 +10,6 @@
 
 namespace ember {
 
-inline int64_t size_of(Element element) { return element == Element::kFloat ? 4 : 2; }
-
-inline char* token_of(const Strided& all, int64_t batch, int64_t head, int64_t token) {
-    const HeadTokens of_head = head_of(all, batch, head);
-    return (char*)of_head.data + token * of_head.token_stride * size_of(all.element);
-}
-
 // Whether every number is finite and within what the element holds.
 inline bool fits(const float* x, int64_t count, Element element) {
     const float most = element == Element::kHalf     ? kLargestHalf
@@ -63,34 +56,13 @@ class NewTokens {
     std::vector<uint8_t> memory_[2];
 };
 
-// One layer's tiers, as one call of attention and the append after it see them.
+// One layer's tiers, as an append sees them.
 class Tiers {
   public:
     Tiers(Pool& pool, const TierStep& step, const TierMemory& memory)
         : pool_(pool), step_(step), memory_(memory) {}
 
     Element element() const { return memory_.hot.keys.element; }
-
-    std::vector<Piece> pieces(const NewTokens& fresh) const {
-        std::vector<Piece> pieces;
-        const int64_t block = step_.block, cold = step_.end - step_.first;
-        add_ring(memory_.pinned, 0, std::min(step_.total, step_.pinned), 0, true, pieces);
-        if (memory_.unencoded.capacity)
-            add_ring(memory_.unencoded, step_.first * block, cold * block,
-                     step_.start + step_.first * block, false, pieces);
-        const int64_t hot_start = step_.start + step_.end * block;
-        add_ring(memory_.hot, step_.end * block, step_.total - hot_start, hot_start, false,
-                 pieces);
-        pieces.push_back({fresh.keys, fresh.values, step_.length, step_.total, false});
-        return pieces;
-    }
-
-    Blocks blocks() const {
-        if (memory_.unencoded.capacity || step_.first == step_.end) return {};
-        const int64_t at = step_.first % step_.slots;
-        return {memory_.key_form, memory_.value_form, memory_.keys + at, memory_.values + at,
-                step_.end - step_.first, step_.start + step_.first * step_.block};
-    }
 
     // Write the new tokens, and encode the blocks that leave the hot ring.
     void append(const NewTokens& fresh) const {
@@ -105,18 +77,6 @@ class Tiers {
     }
 
   private:
-    static void add_ring(const Ring& ring, int64_t number, int64_t count, int64_t position,
-                         bool pinned, std::vector<Piece>& pieces) {
-        for (int64_t done = 0, run; done < count; done += run) {
-            const int64_t at = (number + done) % ring.capacity;
-            run = std::min(count - done, ring.capacity - at);
-            Piece piece{ring.keys, ring.values, run, position + done, pinned};
-            piece.keys.data = token_of(ring.keys, 0, 0, at);
-            piece.values.data = token_of(ring.values, 0, 0, at);
-            pieces.push_back(piece);
-        }
-    }
-
     template <typename F>
     void each_head(const F& f) const {
         for (int64_t b = 0; b < step_.batch; ++b)
@@ -171,41 +131,43 @@ class Tiers {
     const TierMemory& memory_;
 };
 
-// q [batch, heads, length, dim] turned back by gone[i] positions in row i.
-inline void turn_back(const TierStep& step, const float* q, std::vector<float>& out) {
+// q [batch, heads, queries, dim] as it meets pinned tokens: turned back by gone[i] in row i.
+inline const float* turned_back(const TierStep& step, const float* q) {
+    static std::vector<float> out;
+    // What was let go stays so: the last query has most behind it.
+    if (!step.pairs || !step.queries || !step.gone[step.queries - 1]) return q;
     out.assign(q, q + step.query_size());
-    for (int64_t i = 0; i < step.length; ++i) {
-        if (!step.gone[i]) continue;
+    const int64_t from = step.apart ? 1 : 2, to = step.apart ? step.pairs : 1;
+    for (int64_t i = 0; i < step.queries; ++i)
         for (int64_t p = 0; p < step.pairs; ++p) {
             const double angle = -double(step.gone[i]) / step.periods[p];
             const float c = float(std::cos(angle)), s = float(std::sin(angle));
             for (int64_t h = 0; h < step.batch * step.heads; ++h) {
-                const size_t at = size_t((h * step.length + i) * step.dim + 2 * p);
-                out[at] = q[at] * c - q[at + 1] * s;
-                out[at + 1] = q[at] * s + q[at + 1] * c;
+                const size_t at = size_t((h * step.queries + i) * step.dim + from * p);
+                const size_t other = at + size_t(to);
+                out[at] = q[at] * c - q[other] * s;
+                out[other] = q[at] * s + q[other] * c;
             }
         }
-    }
+    return out.data();
+}
+
+// See ember_attend.
+inline void attend(Pool& pool, const TierStep& step, const TierMemory& memory, const Strided& keys,
+                   const Strided& values, const float* q, float* out) {
+    attention::Attention(pool, step, memory, keys, values, q, turned_back(step, q), out).run();
 }
 
 // See AttendTiers.
 inline bool attend_and_append(Pool& pool, const TierStep& step, const TierMemory& memory,
                               const float* q, const float* k, const float* v, float* out) {
-    static std::vector<float> sinks;
     static NewTokens fresh;
     const Tiers tiers(pool, step, memory);
     const int64_t size = step.key_size();
     if (step.finite && !(fits(k, size, tiers.element()) && fits(v, size, tiers.element())))
         return false;
     fresh.assign(step, tiers.element(), k, v);
-    turn_back(step, q, sinks);
-    const std::vector<Piece> pieces = tiers.pieces(fresh);
-    const Blocks blocks = tiers.blocks();
-    const AttentionShape shape{step.batch, step.heads, step.kv_heads, step.length, step.dim,
-                               step.total, step.scale, step.lowest,   0};
-    attention::Attention(pool, shape, pieces.data(), int64_t(pieces.size()), blocks, q,
-                         sinks.data(), out)
-        .run();
+    attend(pool, step, memory, fresh.keys, fresh.values, q, out);
     tiers.append(fresh);
     return true;
 }

@@ -4,7 +4,6 @@ What the kernels do not take (a mask array, an odd head dimension) is attended i
 plain MLX instead, and blocks of a codec that they do not read are decoded by MLX.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import mlx.core as mx
@@ -16,12 +15,13 @@ from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.config import HotDtype
 from kvcache.native import structs
 from kvcache.native.library import library
-from kvcache.native.structs import HEAD_DIM_STEP, Array, Floats, strided
+from kvcache.native.structs import HEAD_DIM_STEP, Array, Floats
 from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
 from kvcache.tiers.cold_ring import ColdRing
 from kvcache.tiers.cpu_blocks import CpuBlocks
 from kvcache.tiers.cpu_ring import CpuRing, CpuTokens, from_mlx, to_mlx
+from kvcache.tiers.cpu_step import CpuStep
 from kvcache.tiers.cpu_unencoded import CpuUnencodedBlocks
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.memory import Tiers
@@ -40,7 +40,7 @@ class CpuTiers(Tiers[Array]):
         # Allocated with the first tokens, whose shape they need.
         self._rings: tuple[CpuRing, CpuRing] | None = None  # pinned, hot
         self._cold: Cold | None = None
-        self._struct: structs.TierMemory | None = None
+        self._memory = structs.TierMemory()
 
     def prepare(self, k: mx.array, v: mx.array) -> CpuTokens:
         if self._plan.check_finite:
@@ -52,25 +52,16 @@ class CpuTiers(Tiers[Array]):
     def attend(
         self, q: mx.array, ledger: Ledger, new: CpuTokens | None, sight: Sight, scale: float
     ) -> mx.array:
-        if not sight.suits_kernels or self.is_reference(q.shape[3]):
+        step = CpuStep(shape=self._shape(new), sight=sight, before=ledger, plan=self._plan)
+        if not step.is_taken:
             return super().attend(q, ledger, new, sight, scale)
+        pinned, hot = self._made(step.shape)
+        memory = self._memory
+        if decoded := self._decoded(ledger):
+            memory = structs.TierMemory(pinned.struct, hot.struct, decoded.struct)
         queries: Floats = np.ascontiguousarray(q.astype(mx.float32))
-        # The pieces point into these, some of which are made for this call.
-        held = list(self._unencoded(ledger))
-        pieces = [_piece(tokens, position) for position, tokens in held]
-        if ledger.pinned:
-            pieces[0].pinned = True
-        if new is not None:
-            pieces.append(_piece(new, ledger.total))
-        out = library().attend_pieces(
-            queries,
-            sight.turned_floats(queries),
-            pieces,
-            self._encoded(ledger),
-            self._kv_heads(new),
-            np.array(sight.lowest, np.int64),
-            sight.position,
-            scale,
+        out = library().attend_tiers(
+            queries, step.struct(heads=q.shape[1], scale=scale), memory, new
         )
         return mx.array(out).astype(q.dtype)
 
@@ -114,33 +105,20 @@ class CpuTiers(Tiers[Array]):
         parts = cold.read(ledger.first, ledger.end)
         return replace(none, segments=(parts,), slots=(blocks,), blocks=blocks)
 
-    def _unencoded(self, ledger: Ledger) -> Iterator[tuple[int, CpuTokens]]:
-        """Position and tokens of what the kernels read unencoded, pinned tokens first."""
-        if self._rings is None:
-            return
-        pinned, hot = self._rings
-        yield from pinned.pieces(0, ledger.pinned)
-        cold = self._cold
-        if isinstance(cold, CpuUnencodedBlocks):
-            for at, tokens in cold.pieces(ledger.first, ledger.end):
-                yield ledger.cold_start + at, tokens
-        elif isinstance(cold, ColdRing) and ledger.cold:
-            decoded = self._cold_snapshot(ledger).decoded(mx.float32)
-            yield ledger.cold_start, from_mlx(decoded, HotDtype.F32)
-        for at, tokens in hot.pieces(ledger.hot_number, ledger.hot):
-            yield ledger.hot_start + at, tokens
+    def _decoded(self, ledger: Ledger) -> CpuRing | None:
+        """The cold blocks that kernels do not read, in a ring of tokens; None: there are none."""
+        if not isinstance(self._cold, ColdRing) or not ledger.cold:
+            return None
+        tokens = from_mlx(self._cold_snapshot(ledger).decoded(mx.float32), HotDtype.F32)
+        ring = CpuRing(ledger.cold, _shape(tokens), HotDtype.F32)
+        ring.write(ledger.first * self.sizes.block, tokens)
+        return ring
 
-    def _encoded(self, ledger: Ledger) -> structs.Blocks:
-        """The cold blocks that the kernels read encoded."""
-        if not isinstance(self._cold, CpuBlocks) or not ledger.cold:
-            return structs.Blocks()
-        return self._cold.struct(ledger.first, ledger.end, ledger.cold_start)
-
-    def _kv_heads(self, new: CpuTokens | None) -> int:
+    def _shape(self, new: CpuTokens | None) -> Shape:
         if new is not None:
-            return int(new.keys.shape[1])
+            return _shape(new)
         assert self._rings is not None, "attended before the first token"
-        return self._rings[0].shape[1]
+        return self._rings[0].shape
 
     # -- memory --
 
@@ -178,16 +156,7 @@ class CpuTiers(Tiers[Array]):
 
     def struct(self, shape: Shape) -> structs.TierMemory | None:
         """All of it as the kernels take it, for good; None where they do not read a codec."""
-        if self._struct is None:
-            cold, (pinned, hot) = self._made_cold(shape), self._made(shape)
-            if isinstance(cold, ColdRing):
-                return None
-            self._struct = structs.TierMemory(pinned=pinned.struct, hot=hot.struct)
-            if isinstance(cold, CpuUnencodedBlocks):
-                self._struct.unencoded = cold.ring.struct
-            else:
-                cold.fill_in(self._struct)
-        return self._struct
+        return None if isinstance(self._made_cold(shape), ColdRing) else self._memory
 
     def reserve(self, first: int, end: int) -> None:
         """Make room for the blocks [first, end), once the memory is made."""
@@ -198,12 +167,17 @@ class CpuTiers(Tiers[Array]):
         if self._rings is None:
             pinned = CpuRing(self.sizes.pinned, shape, self._dtype)
             self._rings = pinned, CpuRing(self.sizes.ring, shape, self._dtype)
+            self._memory.pinned, self._memory.hot = (ring.struct for ring in self._rings)
         return self._rings
 
     def _made_cold(self, shape: Shape) -> Cold:
         self._made(shape)
         if self._cold is None:
             self._cold = _make_cold(self._plan, shape)
+            if isinstance(self._cold, CpuUnencodedBlocks):
+                self._memory.unencoded = self._cold.ring.struct
+            elif isinstance(self._cold, CpuBlocks):
+                self._cold.fill_in(self._memory)
         return self._cold
 
 
@@ -219,8 +193,3 @@ def _make_cold(plan: LayerPlan, shape: Shape) -> Cold:
 def _shape(tokens: CpuTokens) -> Shape:
     batch, heads, _, dim = tokens.keys.shape
     return batch, heads, dim
-
-
-def _piece(tokens: CpuTokens, position: int) -> structs.Piece:
-    keys, values = map(strided, tokens)
-    return structs.Piece(keys, values, tokens.length, position, False)

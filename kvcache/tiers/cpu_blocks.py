@@ -77,19 +77,6 @@ class CpuBlocks:
         )
         return keys, values
 
-    def struct(self, first: int, end: int, position: int) -> structs.Blocks:
-        """The blocks [first, end), whose first token stands at `position`, for the kernels."""
-        keys, values = self._codecs
-        at = first % sum(self._slots) * self._addresses.itemsize
-        return structs.Blocks(
-            addressof(keys.form),
-            addressof(values.form),
-            address(self._addresses[0]) + at,
-            address(self._addresses[1]) + at,
-            end - first,
-            position,
-        )
-
     def reserve(self, first: int, end: int) -> None:
         """Make room for the blocks [first, end)."""
         for run in runs(first, end - first, self._slots):

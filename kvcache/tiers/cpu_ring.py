@@ -4,8 +4,6 @@ Token number u lies at u mod capacity. The system gives pages as they are
 touched, so the ring is as large as its plan from the beginning.
 """
 
-from collections.abc import Iterator
-
 import mlx.core as mx
 
 from kvcache.config import HotDtype
@@ -35,14 +33,9 @@ class CpuRing:
             new = tokens.cut(run.done, run.done + into.length)
             into.keys[...], into.values[...] = new
 
-    def pieces(self, number: int, count: int) -> Iterator[tuple[int, CpuTokens]]:
-        """(index of its first token, tokens) of one or two runs, in place."""
-        for run in runs(number, count, [self.capacity]):
-            yield run.done, self._memory.cut(run.at, run.stop)
-
     def read(self, number: int, count: int) -> CpuTokens:
         """`count` tokens from a number; in place where they lie side by side."""
-        found = [tokens for _, tokens in self.pieces(number, count)]
+        found = [self._memory.cut(run.at, run.stop) for run in runs(number, count, [self.capacity])]
         return joined(found or [self._memory.cut(0, 0)])
 
     @property

@@ -1,7 +1,7 @@
-"""New tokens that a CPU kernel attends to and appends by itself, in all layers of a network.
+"""Queries and new tokens as a CPU kernel takes them, alike in all layers of a network.
 
-Knows where tokens go, as the ledger tells; no network, and not what the kernel
-does before and after.
+Knows where tokens are, as the ledger tells, and where they go; no network, and not
+what the kernel does before and after.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class CpuStep:
-    """New tokens of shape [B, Hkv, D] behind those that `before` tells of.
+    """New tokens of shape [B, Hkv, D], if any, behind those that `before` tells of.
 
-    sight: what each of them sees. plan: of a layer that takes them; the others must be
+    sight: what each query sees. plan: of a layer that takes them; the others must be
     like it.
     """
 
@@ -40,9 +40,8 @@ class CpuStep:
     @property
     def is_taken(self) -> bool:
         """Whether kernels take it."""
-        rotation, dim = self.sight.rotation, self.shape[2]
-        interleaved = rotation is None or rotation.traditional
-        turns = interleaved and 2 * len(self._periods) <= dim
+        dim = self.shape[2]
+        turns = 2 * len(self._periods) <= dim
         return turns and not dim % HEAD_DIM_STEP and self.sight.suits_kernels
 
     def suits(self, ledger: Ledger, plan: LayerPlan, rotation: Rotation | None) -> bool:
@@ -55,20 +54,26 @@ class CpuStep:
         )
 
     def struct(self, *, heads: int, scale: float) -> TierStep:
-        """For queries of `heads` heads; what it points to lives as long as this step."""
+        """For queries of `heads` heads; what it points to lives as long as this step.
+
+        scale: of scores, the plan's temperature included.
+        """
         (batch, kv_heads, dim), before, after = self.shape, self.before, self.after
+        rotation = self.sight.rotation
         return TierStep(
             batch=batch,
+            queries=self.sight.queries,
             length=self.sight.new,
             heads=heads,
             kv_heads=kv_heads,
             dim=dim,
-            scale=scale / self.plan.temperature,
+            scale=scale,
             finite=self.plan.check_finite,
             periods=address(self._periods),
             pairs=len(self._periods),
-            lowest=address(self._lowest),
+            apart=rotation is not None and not rotation.traditional,
             gone=address(self._gone),
+            lowest=address(self._lowest),
             pinned=before.sizes.pinned,
             start=before.start,
             block=before.sizes.block,

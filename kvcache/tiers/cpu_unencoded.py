@@ -1,7 +1,5 @@
 """Cold blocks that are not encoded: tokens side by side in CPU memory."""
 
-from collections.abc import Iterator
-
 import mlx.core as mx
 
 from kvcache.codecs.base import Encoded, Parts
@@ -30,10 +28,6 @@ class CpuUnencodedBlocks:
         """Put blocks as `UnencodedCodec` has them, [N, B, Hkv, M, D]."""
         tokens = Tokens(side_by_side(keys.parts[_PART]), side_by_side(values.parts[_PART]))
         self.write(number, from_mlx(tokens, self._dtype))
-
-    def pieces(self, first: int, end: int) -> Iterator[tuple[int, CpuTokens]]:
-        """(index of its first token, tokens) of each run of the blocks [first, end), in place."""
-        return self.ring.pieces(first * self._block, (end - first) * self._block)
 
     def read(self, first: int, end: int) -> tuple[Parts, Parts]:
         """The blocks [first, end) as parts [n, B, Hkv, M, D], copied."""

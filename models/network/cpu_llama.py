@@ -122,7 +122,8 @@ class CpuModel(Model):
         if len(lent) < len(caches):
             return None
         out = np.array(x, np.float32)
-        struct = step.struct(heads=config.heads, scale=config.head_dim**-0.5)
+        scale = config.head_dim**-0.5 / step.plan.temperature
+        struct = step.struct(heads=config.heads, scale=scale)
         done = self._kernels.layers(struct, self.rope.periods, self._packed, lent, out)
         for cache in caches[:done]:
             cache.commit(step)

@@ -25,8 +25,6 @@ def test_rows_turn_by_what_they_are_told(traditional: bool, pairs: int) -> None:
             freqs=mx.array(periods.astype(np.float32)),
         )
         np.testing.assert_allclose(got[:, :, row : row + 1], np.asarray(want), atol=3e-5)
-    in_floats = rotation.turned_floats(np.asarray(x), tuple(by))
-    np.testing.assert_allclose(in_floats, got, atol=1e-6)
 
 
 def test_turning_by_nothing_changes_nothing() -> None:

@@ -12,7 +12,6 @@ from kvcache import CacheError, codec
 from kvcache.native import structs
 from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
-from tests.kvcache.native.native_tiers import ColdBlocks, UnencodedPiece, attend_tiers
 
 HKV, HQ, DIM, BLOCK = 2, 4, 32, 32
 Misuse = Callable[[Library], object]
@@ -31,19 +30,25 @@ def _attend(q: Any = None, **changes: Any) -> Misuse:
     return lambda kernels: kernels.attend(queries, **given)
 
 
-def _pieces(**changes: Any) -> Misuse:
-    keys = structs.strided(KEYS)
-    given = {
-        "q": _zeros(1, HQ, 2, DIM),
-        "q_sink": _zeros(1, HQ, 2, DIM),
-        "pieces": [structs.Piece(keys, keys, 9, 0, 0)],
-        "blocks": structs.Blocks(),
-        "kv_heads": HKV,
-        "lowest": _zeros(2, dtype=np.int64),
-        "position": 7,
-        "scale": 0.2,
-    } | changes
-    return lambda kernels: kernels.attend_pieces(**given)
+def _tiers(q: Any = None, new: Any = None, **changes: int) -> Misuse:
+    queries = _zeros(1, HQ, 2, DIM) if q is None else q
+    tokens = _zeros(1, HKV, 2, DIM)
+    given = {"queries": 2, "length": 2, "total": 9, "dim": DIM} | changes
+    lowest = _zeros(2, dtype=np.int64)
+
+    def call(kernels: Library) -> object:
+        step = structs.TierStep(
+            batch=1,
+            heads=HQ,
+            **{"kv_heads": HKV} | given,
+            scale=0.2,
+            lowest=structs.address(lowest),
+        )
+        ring = structs.Ring(structs.strided(KEYS), structs.strided(KEYS), 9)
+        memory = structs.TierMemory(hot=ring)
+        return kernels.attend_tiers(queries, step, memory, new or (tokens, tokens))
+
+    return call
 
 
 def _coder(role: Role = Role.KEYS, heads: int = HKV) -> CpuCodec:
@@ -88,26 +93,6 @@ def _parts(change: Callable[[dict[str, mx.array]], object]) -> Misuse:
     return call
 
 
-def _cold(**changes: Any) -> Misuse:
-    given = {
-        "key_codec": _coder(),
-        "value_codec": _coder(Role.VALUES),
-        "segments": [(_records(4, 1, HKV), _records(4, 1, HKV, role=Role.VALUES))],
-        "order": np.array([[0, 1], [0, 3]], np.int64),
-        "position": 0,
-    } | changes
-    batch = given.pop("batch", 1)
-
-    def call(kernels: Library) -> object:
-        cold = ColdBlocks(**given)
-        q, lowest = _zeros(batch, HQ, 1, DIM), _zeros(1, dtype=np.int64)
-        return attend_tiers(
-            q, None, [], cold, lowest=lowest, position=64, scale=0.2, kernels=kernels
-        )
-
-    return call
-
-
 MISUSES: dict[str, Misuse] = {
     "memory of another dtype": lambda k: k.read(_zeros(640)),
     "memory in part": lambda k: k.read(_zeros(640, dtype=np.uint8)[::2]),
@@ -125,19 +110,19 @@ MISUSES: dict[str, Misuse] = {
     "attention: too few held": _attend(held=1),
     "attention: padding": _attend(padding=_zeros(2, dtype=np.int32)),
     "attention: padding's dtype": _attend(padding=_zeros(1, dtype=np.int64)),
-    "pieces: sink queries": _pieces(q_sink=_zeros(1, HQ, 1, DIM)),
-    "pieces: sink queries' dtype": _pieces(q_sink=_zeros(1, HQ, 2, DIM, dtype=np.float16)),
-    "pieces: lowest": _pieces(lowest=_zeros(1, dtype=np.int64)),
-    "pieces: lowest of rows": _pieces(lowest=_zeros(1, 1, dtype=np.int64)),
-    "pieces: lowest of three axes": _pieces(lowest=_zeros(1, 1, 2, dtype=np.int64)),
-    "pieces: lowest's dtype": _pieces(lowest=_zeros(2, dtype=np.int32)),
-    "pieces: KV heads": _pieces(kv_heads=3),
-    "pieces: no KV head": _pieces(kv_heads=0),
-    "pieces: position": _pieces(position=-1),
-    "piece: count": lambda _: UnencodedPiece(
-        keys=_zeros(1, 2, 3, 16), values=_zeros(1, 2, 3, 16), count=4, position=0
-    ),
-    "piece: three axes": lambda _: structs.strided(_zeros(2, 3, 16)),
+    "tiers: batch": _tiers(_zeros(2, HQ, 2, DIM)),
+    "tiers: queries": _tiers(_zeros(1, HQ, 3, DIM)),
+    "tiers: queries' dtype": _tiers(_zeros(1, HQ, 2, DIM, dtype=np.float16)),
+    "tiers: dim": _tiers(_zeros(1, HQ, 2, 24), dim=24),
+    "tiers: pairs": _tiers(pairs=DIM // 2 + 1),
+    "tiers: KV heads": _tiers(kv_heads=3),
+    "tiers: no KV head": _tiers(kv_heads=0),
+    "tiers: too few tokens": _tiers(total=-1),
+    "tiers: new tokens unasked for": _tiers(length=0),
+    "tiers: new tokens": _tiers(new=(_zeros(1, HKV, 3, DIM),) * 2),
+    "tiers: new keys alone": _tiers(new=(_zeros(1, HKV, 2, DIM),)),
+    "tiers: new tokens' dtype": _tiers(new=(_zeros(1, HKV, 2, DIM, dtype=np.int8),) * 2),
+    "tokens of three axes": lambda _: structs.strided(_zeros(2, 3, 16)),
     "encode: records too few": _encode(_zeros(1, HKV, 64, DIM), _records(1, 1, HKV)),
     "encode: heads": _encode(_zeros(1, 3, BLOCK, DIM), _records(1, 1, 3)),
     "encode: record size": _encode(_zeros(1, HKV, BLOCK, DIM), _records(1, 1, HKV, more=-1)),
@@ -168,18 +153,6 @@ MISUSES: dict[str, Misuse] = {
     "parts: tokens": _parts(lambda parts: parts.update(words=parts["words"][:, :, :, :16])),
     "parts: words": _parts(lambda parts: parts.update(words=parts["words"][..., :1])),
     "parts: blocks": _parts(lambda parts: parts.update(scales=parts["scales"][:2])),
-    "blocks: slot": _cold(order=np.array([[0, 4]], np.int64)),
-    "blocks: slot below 0": _cold(order=np.array([[0, -1]], np.int64)),
-    "blocks: segment": _cold(order=np.array([[1, 0]], np.int64)),
-    "blocks: segment below 0": _cold(order=np.array([[-2, 0]], np.int64)),
-    "blocks: order's dtype": _cold(order=np.array([[0, 1]], np.int32)),
-    "blocks: order's shape": _cold(order=np.array([0, 1], np.int64)),
-    "blocks: records": _cold(segments=[(_records(4, 1, HKV), _records(4, 1, HKV, more=64))]),
-    "blocks: value slots": _cold(
-        segments=[(_records(4, 1, HKV), _records(2, 1, HKV, role=Role.VALUES))]
-    ),
-    "blocks: batch": _cold(batch=2),
-    "blocks: roles": _cold(key_codec=_coder(Role.VALUES), value_codec=_coder()),
 }
 
 
@@ -195,12 +168,10 @@ def test_it_is_refused_in_one_line(kernels: Library, misuse: Misuse) -> None:
     [
         _attend(),
         _attend(padding=_zeros(1, dtype=np.int32)),
-        _pieces(),
-        _pieces(lowest=_zeros(1, 2, dtype=np.int64)),
+        _tiers(),
         _encode(_zeros(1, HKV, BLOCK, DIM), _records(1, 1, HKV)),
         _raw_pack(_zeros(3, BLOCK, DIM, dtype=np.uint8), _records(3)),
         _parts(lambda _: None),
-        _cold(),
     ],
 )
 def test_what_the_misuses_are_made_from_is_taken(kernels: Library, use: Misuse) -> None:

@@ -1,5 +1,6 @@
 """Attention over tiers against its definition in float64 over the decoded blocks."""
 
+from ctypes import addressof
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -7,19 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kvcache import CacheError
+from kvcache import Rotation
 from kvcache.codecs import NAMES, codec
 from kvcache.codecs.base import Encoded
+from kvcache.native import structs
 from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
-from kvcache.native.structs import Array, Bytes, Floats
-from tests.kvcache.native.native_tiers import ColdBlocks, UnencodedPiece, attend_tiers
+from kvcache.native.structs import Array, Bytes, Floats, address, strided
 
 TAKEN = tuple(name for name in NAMES if not name.endswith("p"))
 Double = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 SCALE = 0.13
 TOLERANCE = 3e-4  # a query of 15 bits against wide score spreads
+LET_GO = 3  # blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,28 +36,48 @@ class Case:
     tokens: int = 64  # M
     blocks: int = 5
     sinks: int = 4
-    hot: tuple[int, int] = (37, 70)  # the ring's two pieces
+    hot: int = 107  # in a ring of 120
     spread: float = 1.0
+    traditional: bool = True
+    ring: bool = False  # cold tokens are not encoded
+
+    @property
+    def evicted(self) -> int:
+        """Tokens let go."""
+        return LET_GO * self.tokens
 
 
 class Tiers:
     """Random tokens in their tiers, and what the kernels should make of them."""
 
-    def __init__(self, case: Case, kernels: Library, keys: str, values: str) -> None:
+    def __init__(
+        self, case: Case, kernels: Library, keys: str, values: str, hot: type = np.float16
+    ) -> None:
         self.case, self.kernels = case, kernels
         self.rng = np.random.default_rng(case.dim + case.queries)
         heads = case.heads * case.groups
         shape = case.batch, heads, case.queries, case.dim
-        self.q, self.q_sink = self.rng.normal(size=(2, *shape)).astype(np.float32) * case.spread
+        self.q = self.rng.normal(size=shape).astype(np.float32) * case.spread
+        self.rotation = Rotation(
+            periods=30.0 ** np.linspace(0, 1, case.dim // 2 - 3), traditional=case.traditional
+        )
+        self.gone = [case.evicted + 7 * at for at in range(case.queries)]
         self.known: list[tuple[Double, Double]] = []  # keys and values, in order
-        self.pieces = [self._piece(case.sinks, np.float16, pinned=True)]
-        self.cold: ColdBlocks | None = self._cold(keys, values) if case.blocks else None
-        self.pieces += [self._piece(count, np.float16) for count in case.hot]
-        self.pieces.append(self._piece(case.queries, np.float32))
-        self.position = self._count() - case.queries
-
-    def _count(self) -> int:
-        return sum(k.shape[2] for k, _ in self.known)
+        self._held: list[object] = []  # what the memory points to
+        self.memory = structs.TierMemory(pinned=self._ring(case.sinks, case.sinks, 0, np.float16))
+        if case.ring:
+            self.memory.unencoded = self._ring(
+                case.blocks * case.tokens, 400, case.evicted, np.float32
+            )
+        elif case.blocks:
+            self._fill_cold(keys, values)
+        number = (LET_GO + case.blocks) * case.tokens
+        self.memory.hot = self._ring(case.hot, 120, number, hot)
+        self.new = self._tokens(case.queries), self._tokens(case.queries)
+        self.known.append(tuple(x.astype(np.float64) for x in self.new))
+        count = sum(k.shape[2] for k, _ in self.known)
+        self.at = np.arange(count) + np.where(np.arange(count) < case.sinks, 0, case.evicted)
+        self.position = int(self.at[-case.queries])
 
     def _tokens(self, count: int) -> Floats:
         case = self.case
@@ -64,25 +86,25 @@ class Tiers:
         x[..., 3] *= 4
         return (x + self.rng.normal(size=(1, case.heads, 1, case.dim))).astype(np.float32)
 
-    def _piece(self, count: int, kind: type, *, pinned: bool = False) -> UnencodedPiece:
-        """Views into something larger."""
-        position, views = self._count(), []
+    def _ring(self, count: int, capacity: int, number: int, kind: type) -> structs.Ring:
+        """`count` tokens from a number, in views into something larger."""
+        views, known = [], []
         for _ in range(2):
-            x: Array = self._tokens(count + 7).astype(kind)
-            views.append(x[:, :, 3 : 3 + count])
-        keys, values = views
-        self.known.append((keys.astype(np.float64), values.astype(np.float64)))
-        return UnencodedPiece(
-            keys=keys, values=values, count=count, position=position, pinned=pinned
-        )
+            x, exact = _stored(self._tokens(count), kind)
+            memory = np.full((*x.shape[:2], capacity + 7, x.shape[3]), 0x7E00, np.uint16)
+            if kind is np.float32:
+                memory = memory.astype(np.float32)
+            view = memory.view(x.dtype)[:, :, 3 : 3 + capacity]
+            view[:, :, (number + np.arange(count)) % capacity] = x
+            views.append(view)
+            known.append(exact)
+        self._held += views
+        self.known.append((known[0], known[1]))
+        return structs.Ring(*map(strided, views), capacity)
 
-    def _cold(self, keys: str, values: str) -> ColdBlocks:
-        """Blocks in two segments, in an order of their own."""
-        case, position = self.case, self._count()
-        coders, segments, known = [], [], []
-        first = (case.blocks + 1) // 2
-        slots = [(0, i) for i in range(first)] + [(1, i) for i in range(case.blocks - first)]
-        order = np.array(slots[::-1], np.int64)
+    def _fill_cold(self, keys: str, values: str) -> None:
+        case = self.case
+        coders, tables, known = [], [], []
         for name, role in ((keys, Role.KEYS), (values, Role.VALUES)):
             coder = CpuCodec.of(
                 codec(name, seed=11),
@@ -95,46 +117,76 @@ class Tiers:
             assert coder is not None
             records = np.empty((case.blocks, case.batch, case.heads, coder.record_bytes), np.uint8)
             coder.encode(self._tokens(case.blocks * case.tokens), records)
-            coders.append(coder)
             known.append(_decoded(coder, records))
-            backwards = records[::-1]
-            segments.append([np.ascontiguousarray(backwards[:first]), backwards[first:].copy()])
+            tables.append(self._scattered(records))
+            coders.append(coder)
+        self._held += coders
         self.known.append((known[0], known[1]))
-        return ColdBlocks(
-            key_codec=coders[0],
-            value_codec=coders[1],
-            segments=list(zip(*segments, strict=True)),
-            order=order,
-            position=position,
-        )
+        self.memory.key_form, self.memory.value_form = (addressof(each.form) for each in coders)
+        self.memory.keys, self.memory.values = map(address, tables)
+
+    def _scattered(self, records: Bytes) -> Integers:
+        """Where slots of records begin, twice over; they lie in memory in an order of their own."""
+        blocks, slots = len(records), self.case.blocks + 1
+        backwards = np.ascontiguousarray(records[::-1])
+        addresses = np.zeros((2, slots), np.int64)
+        for at in range(blocks):
+            addresses[:, (LET_GO + at) % slots] = address(backwards[blocks - 1 - at])
+        self._held += [backwards, addresses]
+        return addresses
 
     def run(self, lowest: Integers) -> Floats:
-        return attend_tiers(
-            self.q,
-            self.q_sink,
-            self.pieces,
-            self.cold,
-            lowest=lowest,
-            position=self.position,
+        case, periods = self.case, self.rotation.periods
+        gone = np.array(self.gone, np.int64)
+        step = structs.TierStep(
+            batch=case.batch,
+            queries=case.queries,
+            length=case.queries,
+            heads=case.heads * case.groups,
+            kv_heads=case.heads,
+            dim=case.dim,
             scale=SCALE,
-            kernels=self.kernels,
+            periods=address(periods),
+            pairs=len(periods),
+            apart=not case.traditional,
+            gone=address(gone),
+            lowest=address(lowest),
+            lowest_stride=case.queries if lowest.ndim == 2 else 0,
+            pinned=case.sinks,
+            start=case.sinks,
+            block=case.tokens,
+            slots=case.blocks + 1,
+            total=self.position,
+            first=LET_GO,
+            end=LET_GO + case.blocks,
         )
+        return self.kernels.attend_tiers(self.q, step, self.memory, self.new)
 
     def expected(self, lowest: Integers) -> Double:
         case = self.case
         keys, values = (np.concatenate(x, axis=2) for x in zip(*self.known, strict=True))
-        at = np.arange(self._count())
+        q_sink = np.asarray(self.rotation(mx.array(self.q), [-gone for gone in self.gone]))
         out = np.zeros(self.q.shape)
         for row, head, query in np.ndindex(self.q.shape[:3]):
             k, v = keys[row, head // case.groups], values[row, head // case.groups]
             low = lowest[query] if lowest.ndim == 1 else lowest[row, query]
-            seen = (at < case.sinks) | ((at >= low) & (at <= self.position + query))
+            pinned = self.at < case.sinks
+            seen = pinned | ((self.at >= low) & (self.at <= self.position + query))
             scores = k @ self.q[row, head, query].astype(np.float64)
-            scores[: case.sinks] = k[: case.sinks] @ self.q_sink[row, head, query]
+            scores[pinned] = k[pinned] @ q_sink[row, head, query]
             scores = np.where(seen, scores * SCALE, -np.inf)
             weights = np.exp(scores - scores.max())
             out[row, head, query] = weights / weights.sum() @ v
         return out
+
+
+def _stored(x: Floats, kind: type) -> tuple[Array, Double]:
+    """Tokens as they lie in memory, uint16 standing for bfloat16, and what they stand for."""
+    if kind is not np.uint16:
+        stored: Array = x.astype(kind)
+        return stored, stored.astype(np.float64)
+    bits = np.asarray(mx.array(x).astype(mx.bfloat16).view(mx.uint16))
+    return bits, (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
 def _decoded(coder: CpuCodec, records: Bytes) -> Double:
@@ -144,13 +196,13 @@ def _decoded(coder: CpuCodec, records: Bytes) -> Double:
     return joined.reshape(*joined.shape[:2], -1, coder.dim).astype(np.float64)
 
 
-def _assert_close(got: Floats, want: Double) -> None:
-    assert np.abs(got - want).max() < TOLERANCE * np.abs(want).max()
+def _assert_close(got: Floats, want: Double, tolerance: float = TOLERANCE) -> None:
+    assert np.abs(got - want).max() < tolerance * np.abs(want).max()
 
 
 def _lowest(tiers: Tiers, *, hidden: int) -> Integers:
     """Each query's first visible token, `hidden` past the sinks for the first query."""
-    first = tiers.case.sinks + hidden
+    first = tiers.case.sinks + tiers.case.evicted + hidden
     return np.arange(first, first + tiers.case.queries, dtype=np.int64)
 
 
@@ -162,6 +214,8 @@ CASES = {
     "many-groups": Case(heads=1, groups=8, tokens=16, blocks=9, dim=64),
     "no-cold": Case(groups=1, queries=5, blocks=0, dim=16),
     "sharp": Case(spread=2.0, groups=7, queries=3),
+    "apart": Case(batch=2, queries=5, traditional=False),
+    "ring": Case(batch=2, queries=3, ring=True),
 }
 
 
@@ -186,7 +240,7 @@ def test_every_codec_in_both_roles(kernels: Library, name: str, queries: int) ->
 
 def test_rows_of_a_batch_have_windows_of_their_own(kernels: Library) -> None:
     tiers = Tiers(Case(batch=3, queries=2), kernels, "hkivi5", "turbo3u")
-    lowest = np.array([[4, 4], [70, 71], [360, 361]], np.int64)
+    lowest = tiers.case.evicted + np.array([[4, 4], [70, 71], [360, 361]], np.int64)
     _assert_close(tiers.run(lowest), tiers.expected(lowest))
 
 
@@ -201,7 +255,6 @@ def test_nothing_but_itself_and_the_sinks(kernels: Library) -> None:
 def test_extreme_queries(kernels: Library, factor: float, queries: int) -> None:
     tiers = Tiers(Case(queries=queries), kernels, "hkivi5", "turbo3u")
     tiers.q[...] *= factor
-    tiers.q_sink[...] *= factor
     lowest = _lowest(tiers, hidden=0)
     got = tiers.run(lowest)
     assert np.isfinite(got).all()
@@ -214,7 +267,8 @@ def test_an_outlier_in_the_query(kernels: Library, queries: int) -> None:
     tiers = Tiers(Case(queries=queries), kernels, "kivi5", "turbo3u")
     tiers.q[..., 3] *= 50
     lowest = _lowest(tiers, hidden=0)
-    _assert_close(tiers.run(lowest), tiers.expected(lowest))
+    # The last of its 15 bits are worth 50 times as much.
+    _assert_close(tiers.run(lowest), tiers.expected(lowest), 50 * TOLERANCE)
 
 
 def test_same_results_each_time(kernels: Library) -> None:
@@ -225,38 +279,8 @@ def test_same_results_each_time(kernels: Library) -> None:
         np.testing.assert_array_equal(tiers.run(lowest), first)
 
 
-def test_what_does_not_fit_is_refused(kernels: Library) -> None:
-    tiers = Tiers(Case(), kernels, "hkivi5", "turbo3u")
-    with pytest.raises(CacheError, match=r"got lowest int64 \(2,\), expected int64 \(1,\)"):
-        tiers.run(np.zeros(2, np.int64))
-    x = np.zeros((1, 3, 5, 64), np.float16)
-    with pytest.raises(CacheError, match="got 6 tokens in keys"):
-        UnencodedPiece(keys=x, values=x, count=6, position=0)
-    strange = UnencodedPiece(keys=x[..., :48], values=x[..., :48], count=5, position=0)
-    tiers.pieces.append(strange)
-    with pytest.raises(CacheError, match="over keys"):
-        tiers.run(np.zeros(1, np.int64))
-    tiers.pieces, tiers.cold = [], None
-    with pytest.raises(CacheError, match="over keys none"):
-        tiers.run(np.zeros(1, np.int64))
-
-
-def test_elements_out_of_line_are_refused(kernels: Library) -> None:
-    tiers = Tiers(Case(dim=32, blocks=0), kernels, "f16", "f16")
-    x = np.zeros((1, 3, 5, 64), np.float16)
-    tiers.pieces[-1] = UnencodedPiece(keys=x[..., ::2], values=x[..., ::2], count=5, position=0)
-    with pytest.raises(CacheError, match="last axis is not contiguous"):
-        tiers.run(np.zeros(1, np.int64))
-
-
-def test_unencoded_bfloat16(kernels: Library) -> None:
-    tiers = Tiers(Case(blocks=0, queries=2), kernels, "f16", "f16")
-    piece = tiers.pieces[1]
-    bits = np.asarray(mx.array(piece.keys).astype(mx.bfloat16).view(mx.uint16))
-    tiers.pieces[1] = UnencodedPiece(
-        keys=bits, values=bits, count=piece.count, position=piece.position
-    )
-    exact = (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    tiers.known[1] = exact, exact
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_hot_tokens_of_every_dtype(kernels: Library, kind: type) -> None:
+    tiers = Tiers(Case(blocks=0, queries=2), kernels, "f16", "f16", hot=kind)
     lowest = _lowest(tiers, hidden=2)
     _assert_close(tiers.run(lowest), tiers.expected(lowest))

@@ -65,11 +65,14 @@ def test_heads_that_kernels_do_not_read_are_not_taken(shape: tuple[int, int, int
     assert _cache().step(shape, 3) is None
 
 
-def test_pairs_that_lie_apart_or_outside_of_heads_are_not_taken() -> None:
-    apart = replace(ROTATION, traditional=False)
-    assert _cache(rotation=apart).step(SHAPE, 3) is None
-    assert _cache(rotation=replace(ROTATION, periods=np.ones(17))).step(SHAPE, 3) is None
-    assert _cache(replace(CONFIG, turn_sinks=False), apart).step(SHAPE, 3) is not None
+@pytest.mark.parametrize("traditional", [True, False])
+def test_pairs_outside_of_heads_are_not_taken(traditional: bool) -> None:
+    rotation = replace(ROTATION, traditional=traditional)
+    step = _step(_cache(rotation=rotation))
+    assert step.struct(heads=2, scale=1.0).apart == (not traditional)
+    outside = replace(rotation, periods=np.ones(17))
+    assert _cache(rotation=outside).step(SHAPE, 3) is None
+    assert _cache(replace(CONFIG, turn_sinks=False), outside).step(SHAPE, 3) is not None
 
 
 def test_new_sinks_are_not_taken_with_what_lets_tokens_go() -> None:
