@@ -4,6 +4,7 @@ Runs on the thread that loaded the model (see `inference_thread`). Knows no
 command line, no chat and no screen.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from app.transcript import Transcript
 from kvcache import (
     Backend,
     CacheConfig,
+    CachePlan,
     CacheStats,
     EmberError,
     RowsKVCache,
@@ -81,9 +83,26 @@ class Engine:
     do is computed only from where it differs.
     """
 
-    def __init__(self, loaded: LoadedModel, config: CacheConfig | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: CacheConfig | None = None,
+        *,
+        warming: OnProgress | None = None,
+    ) -> None:
+        """warming: told the steps of the GPU kernels' warm-up, done and all (`warm_up`)."""
         self.loaded = loaded
-        self._hold(config or CacheConfig())
+        shape = loaded.model.shape
+        began = time.perf_counter()
+        plan = warm_up(
+            resolve(config or CacheConfig(), shape),
+            group=loaded.config.heads // shape.kv_heads,
+            dtype=activation_dtype(),
+            rotation=loaded.model.rotation,
+            progress=warming,
+        )
+        self.warm_up_seconds = time.perf_counter() - began
+        self._hold(plan)
         # The cache holds the first `offset` tokens of the last prompt and its answer.
         self._last: tuple[Sequence[int], Transcript] | None = None
 
@@ -111,21 +130,23 @@ class Engine:
         )
         return cls(loaded, config)
 
-    def _hold(self, config: CacheConfig) -> None:
-        """Empty caches of this configuration."""
-        shape, heads = self.loaded.model.shape, self.loaded.config.heads
-        plan = resolve(config, shape)
-        self.plan = warm_up(plan, group=heads // shape.kv_heads, dtype=activation_dtype())
-        self._caches = from_plan(self.plan, self.loaded.model.rotation)
+    def _hold(self, plan: CachePlan) -> None:
+        """Empty caches of this plan."""
+        self.plan = plan
+        self._caches = from_plan(plan, self.loaded.model.rotation)
 
     def keep(self, tokens: int) -> None:
         """Pin so many first tokens from now on; where that is another number, nothing is held.
 
         Raises CacheError, and changes nothing, where the window does not hold them.
         """
-        if tokens != self.plan.config.keep:
-            self._hold(replace(self.plan.config, keep=tokens))
-            self._last = None
+        if tokens == self.plan.config.keep:
+            return
+        plan = resolve(replace(self.plan.config, keep=tokens), self.loaded.model.shape)
+        # The kernels are those that the load has tried.
+        because = self.plan.plain_because
+        self._hold(plan.in_plain_mlx(because) if because else plan)
+        self._last = None
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""

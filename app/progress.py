@@ -15,6 +15,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -45,6 +46,19 @@ def token_bar(label: str) -> Iterator[Report]:
         MofNCompleteColumn(),
         TextColumn("tokens"),
         TimeRemainingColumn(),
+    )
+    with _bar(label, *columns) as report:
+        yield report
+
+
+@contextmanager
+def step_bar(label: str) -> Iterator[Report]:
+    """A bar over steps, with the time they took; call the result with (done, total)."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
     )
     with _bar(label, *columns) as report:
         yield report

@@ -16,7 +16,7 @@ from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
 from app.memory import Admitted, admit
 from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
-from app.progress import byte_bar
+from app.progress import byte_bar, step_bar
 from kvcache import Backend, CacheConfig
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
@@ -25,6 +25,8 @@ from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
 from models.network.config import LlamaConfig
 from models.text.chat_template import Message
+
+_LONG_WARM_UP = 3.0  # seconds, from which on a user is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
             loaded.template.start()
         if args.keep == KEEP_SYSTEM:
             config = replace(config, keep=chat.system_tokens(args.system))
-        engine = thread.call(lambda: Engine(loaded, config))
+        engine = _engine_with_bar(thread, loaded, config)
         for text in (
             *admitted.notes,
             *load_notes(engine, asked=config.backend, hot=args.hot, chat=None if raw else chat),
@@ -106,6 +108,11 @@ def load_notes(
     yield from _window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
+    if engine.warm_up_seconds > _LONG_WARM_UP:
+        yield (
+            f"compiling the GPU kernels and comparing them with plain MLX took "
+            f"{engine.warm_up_seconds:.0f} s of this load"
+        )
     if slow := loaded.model.reference_weights:
         yield f"{slow} weights are not quantized, or have a bias: plain MLX runs them, slowly"
 
@@ -166,6 +173,19 @@ def _load_with_bar(
             report(done, total)
 
         return thread.call(lambda: load_admitted(path, config, options, on_progress))
+
+
+def _engine_with_bar(thread: InferenceThread, loaded: LoadedModel, config: CacheConfig) -> Engine:
+    """The bar is of the GPU kernels' warm-up; without a GPU there is none."""
+    with step_bar("compiling the GPU kernels") as report, cancel_on_interrupt() as cancel:
+
+        def warming(done: int, total: int) -> None:
+            cancel.check()
+            report(done, total)
+
+        engine = thread.call(lambda: Engine(loaded, config, warming=warming))
+        cancel.check()
+        return engine
 
 
 def fetch_with_bar(model: str, *, check: bool = False) -> Path:

@@ -6,8 +6,8 @@ cache is attended in each way that a chat attends, beside one in plain MLX. Know
 kernel and no model.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import count
 
 import mlx.core as mx
@@ -16,32 +16,56 @@ import numpy as np
 from kvcache.config import Backend
 from kvcache.gpu.decode import MOST_NEW
 from kvcache.tiers.ledger import TierSizes
-from kvcache.tiers.plan import CachePlan
+from kvcache.tiers.plan import CachePlan, ModelShape
+from kvcache.turn import Rotation
 from kvcache.two_tier import TwoTierKVCache
 
 # Of the largest output: far above what float16 rounds off, far below a misread token.
 _MOST_ERROR = 0.05
 
+OnProgress = Callable[[int, int], None]
 
-def warm_up(plan: CachePlan, *, group: int, dtype: mx.Dtype) -> CachePlan:
+
+def warm_up(
+    plan: CachePlan,
+    *,
+    group: int,
+    dtype: mx.Dtype,
+    rotation: Rotation | None = None,
+    progress: OnProgress | None = None,
+) -> CachePlan:
     """The plan, its GPU kernels compiled and compared with plain MLX; at once without a GPU.
 
-    group: query heads of each KV head. dtype: of queries. Some seconds, for answers
-    token by token and for prompts; two to eight new tokens at once may still
-    compile kernels of their own. Where the kernels do not run or give something
-    else, the automatic backend becomes plain MLX and the plan says why. Raises
-    CacheError for the gpu backend then.
+    group: query heads of each KV head. dtype: of queries. rotation: the model's, as its
+    caches have it. progress: called with (steps done, all steps); what it raises ends
+    the work. Some seconds, most of them the GPU's compiler's: prompts and every number of
+    new tokens that decoding takes, before and after tokens are encoded and let go.
+
+    Where the kernels do not run or give something else, the automatic backend becomes
+    plain MLX and the plan says why. Raises CacheError for the gpu backend then.
     """
     if plan.backend is not Backend.GPU:
         return plan
+    report = progress or _ignore
+    layer = plan.layer(0)
+    sizes = _small(layer.sizes)
+    steps = _steps(sizes)
+    caches = [
+        TwoTierKVCache(replace(layer, sizes=sizes, backend=backend), rotation=rotation)
+        for backend in (Backend.GPU, Backend.REFERENCE)
+    ]
+    errors = []
+    report(0, len(steps))
     try:
-        error = float(np.max([*_errors(plan, group, dtype)]))  # NaN if one is
-    except RuntimeError as problem:  # MLX's, for what the GPU's compiler or driver refuses
-        said = str(problem).strip().partition("\n")[0]
-        return plan.on_reference(f"the GPU kernels do not run here: {said}; {_REPORT}")
-    if not error <= _MOST_ERROR:
+        for error in _errors(steps, caches, plan.shape, group, dtype):
+            errors.append(error)
+            report(len(errors), len(steps))
+    except (RuntimeError, ValueError) as problem:  # MLX's two: see `_said`
+        return plan.on_reference(f"the GPU kernels do not run here: {_said(problem)}; {_REPORT}")
+    worst = float(np.max(errors))  # NaN if one is
+    if not worst <= _MOST_ERROR:
         return plan.on_reference(
-            f"the GPU kernels differ from plain MLX by {error:.2g} of the largest output here, "
+            f"the GPU kernels differ from plain MLX by {worst:.2g} of the largest output here, "
             f"expected at most {_MOST_ERROR}; {_REPORT}"
         )
     return plan
@@ -50,32 +74,63 @@ def warm_up(plan: CachePlan, *, group: int, dtype: mx.Dtype) -> CachePlan:
 _REPORT = "run `make metal-check` and report its table, and use --backend reference until then"
 
 
-def _errors(plan: CachePlan, group: int, dtype: mx.Dtype) -> Iterator[float]:
-    """Of prompts and of single tokens, before there is a cold block and after."""
-    layer = plan.layer(0)
-    ours, reference = (
-        TwoTierKVCache(replace(layer, backend=backend))
-        for backend in (Backend.GPU, Backend.REFERENCE)
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """So many tokens are appended, then `new` ones attend."""
+
+    append: int = 0
+    new: int
+
+
+def _small(sizes: TierSizes) -> TierSizes:
+    """The same tiers with fewer tokens: how many there are is a number that kernels are told."""
+    return replace(
+        sizes, pinned=min(sizes.pinned, 4), hot=min(sizes.hot, 64), slots=min(sizes.slots, 2)
     )
-    prompt, shape = MOST_NEW + 1, plan.shape
-    scale, seeds = shape.head_dim**-0.5, count()
+
+
+def _steps(sizes: TierSizes) -> list[_Step]:
+    """Nothing encoded; a block encoded; tokens let go, which turns the pinned ones."""
+    prompt = MOST_NEW + 1
+    few = [_Step(new=new) for new in range(1, MOST_NEW + 1)]
+    a_block = _Step(append=sizes.pinned + sizes.ring + sizes.block, new=1)
+    let_go = _Step(append=(sizes.slots + 1) * sizes.block, new=prompt)
+    return [_Step(new=prompt), few[0], a_block, _Step(new=prompt), let_go, *few]
+
+
+def _errors(
+    steps: list[_Step],
+    caches: list[TwoTierKVCache],
+    shape: ModelShape,
+    group: int,
+    dtype: mx.Dtype,
+) -> Iterator[float]:
+    """Of each step: the largest difference of both caches' outputs, by the largest output."""
+    seeds = count()
 
     def drawn(heads: int, length: int) -> mx.array:
         size = 1, heads, length, shape.head_dim
         return mx.random.normal(size, key=mx.random.key(next(seeds))).astype(dtype)
 
-    for length, filled in ((prompt, 0), (1, 0), (1, _until_cold(plan.sizes)), (prompt, 0)):
-        if filled:
-            tokens = drawn(shape.kv_heads, filled), drawn(shape.kv_heads, filled)
-            for cache in (ours, reference):
+    for step in steps:
+        if step.append:
+            tokens = [drawn(shape.kv_heads, step.append) for _ in "kv"]
+            for cache in caches:
                 cache.append(*tokens)
-        q, k, v = (drawn(n, length) for n in (shape.kv_heads * group, *[shape.kv_heads] * 2))
-        got, right = (
-            cache.attend(q, k, v, scale=scale).astype(mx.float32) for cache in (ours, reference)
-        )
+        q, k, v = (drawn(n, step.new) for n in (shape.kv_heads * group, *[shape.kv_heads] * 2))
+        scale = shape.head_dim**-0.5
+        got, right = (cache.attend(q, k, v, scale=scale).astype(mx.float32) for cache in caches)
         yield float(mx.abs(got - right).max() / mx.abs(right).max())
 
 
-def _until_cold(sizes: TierSizes) -> int:
-    """Tokens after which there are cold blocks, if there is room for any."""
-    return sizes.pinned + sizes.ring + sizes.block
+def _said(problem: Exception) -> str:
+    """The first line of MLX's words.
+
+    It raises RuntimeError for what the GPU's compiler or driver refuses, ValueError for
+    more threads than a kernel of so many registers can have, or too large a buffer.
+    """
+    return str(problem).strip().partition("\n")[0]
+
+
+def _ignore(_done: int, _total: int) -> None:
+    """Progress nobody asked for."""

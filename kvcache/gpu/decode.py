@@ -103,7 +103,8 @@ class TierDecoder:
         sight: one that suits kernels. Raises CacheError for codecs that no kernel reads.
         """
         shape = CallShape.of(q, held.kv_heads)
-        lowest = mx.array(sight.lowest, mx.int32)
+        # As many whatever L is: MLX passes fewer than eight numbers by another kind of pointer.
+        lowest = mx.array([*sight.lowest, *[0] * (MOST_NEW - shape.new)], mx.int32)
         call = _Numbers(shape=shape, position=sight.position, scale=scale)
         unencoded = self._unencoded(call, q, q_sink, held, lowest)
         encoded = self._encoded(call, q, held, lowest) if held.blocks else None

@@ -50,8 +50,12 @@ class CallShape:
 
     @property
     def tile_rows(self) -> int:
-        """Rows of a part."""
-        return ceil_div(self.rows, self.row_tiles)
+        """Rows of a part, a constant of kernels: of several new tokens a power of two.
+
+        So few kernels serve every number of new tokens, and none is compiled in an answer.
+        """
+        rows = ceil_div(self.rows, self.row_tiles)
+        return rows if self.new == 1 else 1 << (rows - 1).bit_length()
 
     @property
     def simdgroups(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from kvcache import (
@@ -12,13 +13,16 @@ from kvcache import (
     CacheError,
     CachePlan,
     ModelShape,
+    Rotation,
     TwoTierKVCache,
     resolve,
     two_tier,
     warm_up,
 )
 from kvcache.gpu import TierDecoder, TierPrefill
+from kvcache.gpu.decode import MOST_NEW
 from kvcache.gpu.kernel import Call, Launcher
+from kvcache.gpu.shape import CallShape
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.plan import LayerPlan
 from tests.metal.build import find_compiler
@@ -30,7 +34,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 GROUP = 3
+MOST_KERNELS = 12  # of a plan
 SHAPE = ModelShape(layers=5, kv_heads=2, head_dim=64, context=4096)
+ROTATION = Rotation(periods=10000.0 ** (np.arange(32) / 32), traditional=True)
 UseGpu = Callable[[Launcher], None]
 
 
@@ -69,7 +75,7 @@ def plan_of(**fields: object) -> CachePlan:
 
 
 def warmed(plan: CachePlan, dtype: mx.Dtype = mx.float16) -> CachePlan:
-    return warm_up(plan, group=GROUP, dtype=dtype)
+    return warm_up(plan, group=GROUP, dtype=dtype, rotation=ROTATION)
 
 
 @pytest.mark.parametrize("kv", [("hkivi5", "turbo3u"), ("q4", "kvarn3"), ("f16", "kivi2")])
@@ -80,8 +86,10 @@ def test_no_answer_compiles_anything_more(kv: tuple[str, str], use_gpu: UseGpu) 
     plan = plan_of(keys=kv[0], values=kv[1])
     assert warmed(plan) is plan
     before = set(launch.compiled)
-    cache = TwoTierKVCache(plan.layer(3))
-    for length in (70, 1, 1, 65, 130, 300, 1, 260, 1, 1):
+    assert len(before) <= MOST_KERNELS
+    cache = TwoTierKVCache(plan.layer(3), rotation=ROTATION)
+    before_let_go, after = (70, 1, 3, 65, 2, 8, 130), (300, 1, 260, *range(8, 0, -1), 9, 1)
+    for length in (*before_let_go, *after):
         q, k, v = (
             mx.random.normal((1, heads, length, 64)).astype(mx.float16)
             for heads in (2 * GROUP, 2, 2)
@@ -115,6 +123,16 @@ def refuse(_call: Call) -> list[mx.array]:
     raise RuntimeError("[metal::Device] Unable to build metal library from source\nmore")
 
 
+def run_out_of_threads(_call: Call) -> list[mx.array]:
+    """What MLX does where a kernel needs more registers than so many threads have."""
+    raise ValueError("Thread group size (128) is greater than the maximum allowed (64).")
+
+
+def mistake(_call: Call) -> list[mx.array]:
+    """Nothing that MLX would raise."""
+    raise KeyError("ours")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Slip:
     """An emulator with one kernel wrong."""
@@ -137,14 +155,59 @@ def test_wrong_kernels_are_not_used(launch: Launcher, use_gpu: UseGpu) -> None:
     assert "differ from plain MLX" in str(plan.reference_because)
 
 
-def test_kernels_that_do_not_compile_are_not_used(use_gpu: UseGpu) -> None:
-    use_gpu(refuse)
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        (refuse, "Unable to build metal library from source; run"),
+        (run_out_of_threads, "the maximum allowed (64).; run"),
+    ],
+)
+def test_kernels_that_do_not_run_are_not_used(launch: Launcher, said: str, use_gpu: UseGpu) -> None:
+    use_gpu(launch)
     plan = warmed(plan_of())
     assert plan.backend is Backend.REFERENCE
-    assert "Unable to build metal library from source; run" in str(plan.reference_because)
+    assert said in str(plan.reference_because)
 
 
-@pytest.mark.parametrize("launch", [zeros, refuse])
+def test_a_mistake_of_ours_is_not_hidden(use_gpu: UseGpu) -> None:
+    use_gpu(mistake)
+    with pytest.raises(KeyError, match="ours"):
+        warmed(plan_of())
+
+
+def test_each_step_is_told(use_gpu: UseGpu) -> None:
+    use_gpu(Emulator())
+    told: list[tuple[int, int]] = []
+    plan = plan_of(keep=200, hot=400, max_tokens=2000)
+    warm_up(plan, group=GROUP, dtype=mx.float16, progress=lambda *step: told.append(step))
+    assert told == [(done, 13) for done in range(14)]
+
+
+@pytest.mark.parametrize("group", [1, 3, 5, 8, 11])
+def test_few_kernels_serve_every_number_of_new_tokens(group: int) -> None:
+    shapes = [
+        CallShape(batch=1, kv_heads=2, group=group, new=new, dim=64)
+        for new in range(1, MOST_NEW + 1)
+    ]
+    assert all(0 <= s.tile_rows * s.row_tiles - s.rows < s.tile_rows for s in shapes)
+    assert len({(shape.tile_rows, shape.simdgroups) for shape in shapes}) <= 4
+
+
+class StoppedError(Exception):
+    """A user's Esc."""
+
+
+def test_progress_can_end_it(use_gpu: UseGpu) -> None:
+    def stop(done: int, _total: int) -> None:
+        if done == 2:
+            raise StoppedError
+
+    use_gpu(Emulator())
+    with pytest.raises(StoppedError):
+        warm_up(plan_of(), group=GROUP, dtype=mx.float16, progress=stop)
+
+
+@pytest.mark.parametrize("launch", [zeros, refuse, run_out_of_threads])
 def test_who_asks_for_the_gpu_backend_is_told(launch: Launcher, use_gpu: UseGpu) -> None:
     use_gpu(launch)
     with pytest.raises(CacheError, match="reference"):

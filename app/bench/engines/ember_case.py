@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from app.bench.engines.case import NO_CACHE, WARM_UP, Case, Measurement
+from app.bench.engines.queued import QueuedTokens
 from app.bench.engines.timing import time_case
 from app.engine import PREFILL_STEP
 from app.rss import peak_rss
 from kvcache import Backend, CacheConfig, TwoTierKVCache, make_prompt_cache
 from kvcache.codecs import parse_pair
+from kvcache.config import on_gpu
 from kvcache.native.library import library
 from kvcache.stats import sum_layers
 from models import load
@@ -20,12 +22,23 @@ from models.network.llama import Model
 
 
 class Run:
-    """A model and its caches. seen: [B, n], the tokens so far."""
+    """A model and its caches. seen: [B, n], the tokens so far; not those that were queued.
+
+    queues: generate as on a GPU, with one wait a token.
+    """
 
     def __init__(
-        self, case: Case, model: Model, cache: Sequence[TwoTierKVCache], step: int
+        self,
+        case: Case,
+        model: Model,
+        cache: Sequence[TwoTierKVCache],
+        step: int,
+        *,
+        queues: bool = False,
     ) -> None:
         self._case, self._model, self._cache, self._step = case, model, cache, step
+        self._queues = queues and case.kv != NO_CACHE
+        self._queued: QueuedTokens | None = None
         self._logits = mx.zeros((case.batch, model.vocabulary))
         self.seen = np.zeros((case.batch, 0), np.int64)
 
@@ -36,6 +49,11 @@ class Run:
 
     def advance(self) -> None:
         """The most likely token of each row; without a cache, after all that came before."""
+        if self._queues:
+            first = mx.argmax(self._logits, axis=-1)
+            self._queued = self._queued or QueuedTokens(self._queue, first)
+            self._queued.advance()
+            return
         token = np.asarray(mx.argmax(self._logits, axis=-1)).astype(np.int64)[:, None]  # [B, 1]
         if self._case.kv == NO_CACHE:
             before = self.seen
@@ -45,6 +63,7 @@ class Run:
 
     def forget(self) -> None:
         """Empty the caches."""
+        self._queued = None
         for layer in self._cache:
             layer.clear()
         self.seen = self.seen[:, :0]
@@ -55,7 +74,14 @@ class Run:
             mx.eval([layer.pending() for layer in self._cache], hidden)
         self._logits = self._model.logits(hidden[:, -1])
         mx.eval(self._logits)
+        self._queued = None
         self.seen = np.concatenate([self.seen, ids], axis=1)
+
+    def _queue(self, token: mx.array) -> tuple[mx.array, list[list[mx.array]]]:
+        """One more token of each row, nothing waited for."""
+        hidden = self._model.hidden(token[:, None], self._cache)
+        found = mx.argmax(self._model.logits(hidden[:, -1]), axis=-1)
+        return found, [layer.pending() for layer in self._cache]
 
 
 def measure(case: Case) -> Measurement:
@@ -69,7 +95,7 @@ def measure(case: Case) -> Measurement:
     model = load(case.model, backend=config.backend).model
     cache = make_prompt_cache(model, config)
     backend = config.backend.resolve()
-    run = Run(case, model, cache, PREFILL_STEP[backend])
+    run = Run(case, model, cache, PREFILL_STEP[backend], queues=on_gpu())
     run.read(0, min(case.pp, WARM_UP))
     run.forget()
     pp_s, token_s = time_case(case, run.read, run.advance)

@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from app.bench.engines.case import WARM_UP, Case, Measurement, MlxLmSetting
+from app.bench.engines.queued import QueuedTokens
 from app.bench.engines.timing import time_case
 from app.rss import peak_rss
 from kvcache import EmberError
@@ -31,34 +32,66 @@ def measure(cases: Sequence[Case]) -> Iterator[Measurement | None]:
         yield _measure(case, case.setting, ours) if fits else None
 
 
+class Run:
+    """mlx-lm's network over our weights, with its own caches.
+
+    queues: generate as on a GPU, with one wait a token.
+    """
+
+    def __init__(
+        self, case: Case, setting: MlxLmSetting, ours: Model, *, queues: bool = False
+    ) -> None:
+        self._case, self._setting, self._layers = case, setting, len(ours.layers)
+        self._vocabulary, self._queues = ours.vocabulary, queues
+        self._model = _as_mlx_lm(ours, getattr(mx, setting.dtype))
+        self._queued: QueuedTokens | None = None
+        self._logits = mx.zeros((case.batch, ours.vocabulary))
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the caches."""
+        self.cache = [_cache(self._case, self._setting) for _ in range(self._layers)]
+        self._queued = None
+
+    def read(self, start: int, count: int) -> None:
+        """Prompt tokens from position `start` on."""
+        ids, step = mx.array(self._case.rows(start, count, self._vocabulary)), self._step
+        for at in range(0, count, step):
+            self._logits = self._model(ids[:, at : at + step], self.cache)[:, -1]
+            mx.eval([layer.state for layer in self.cache])
+        mx.eval(self._logits)
+        self._queued = None
+
+    def advance(self) -> None:
+        """The most likely token of each row."""
+        first = mx.argmax(self._logits, axis=-1)  # [B]
+        if self._queues:
+            self._queued = self._queued or QueuedTokens(self._queue, first)
+            self._queued.advance()
+            return
+        self._logits = self._model(first[:, None], self.cache)[:, -1]
+        mx.eval(self._logits)
+
+    @property
+    def _step(self) -> int:
+        return self._setting.prefill_step_size
+
+    def _queue(self, token: mx.array) -> tuple[mx.array, list[mx.array]]:
+        """One more token of each row; its writes are read by itself, so that none is left."""
+        return mx.argmax(self._model(token[:, None], self.cache)[:, -1], axis=-1), []
+
+
 def _measure(case: Case, setting: MlxLmSetting, ours: Model) -> Measurement:
-    model = _as_mlx_lm(ours, getattr(mx, setting.dtype))
-    cache = [_cache(case, setting) for _ in ours.layers]
-    logits = mx.zeros((case.batch, ours.vocabulary))
-
-    def read(start: int, count: int) -> None:
-        nonlocal logits
-        ids = mx.array(case.rows(start, count, ours.vocabulary))
-        for at in range(0, count, setting.prefill_step_size):
-            logits = model(ids[:, at : at + setting.prefill_step_size], cache)[:, -1]
-            mx.eval([layer.state for layer in cache])
-        mx.eval(logits)
-
-    def advance() -> None:
-        nonlocal logits
-        token = mx.argmax(logits, axis=-1)  # [B]
-        logits = model(token[:, None], cache)[:, -1]
-        mx.eval(logits)
-
-    read(0, min(case.pp, WARM_UP))
-    cache[:] = [_cache(case, setting) for _ in ours.layers]
-    pp_s, token_s = time_case(case, read, advance)
+    run = Run(case, setting, ours, queues=on_gpu())
+    run.read(0, min(case.pp, WARM_UP))
+    run.forget()
+    pp_s, token_s = time_case(case, run.read, run.advance)
     return Measurement(
         backend="gpu" if on_gpu() else "mlx-cpu",
         threads=0,
         pp_s=pp_s,
         token_s=token_s,
-        kv_bytes=sum(_held_bytes(layer) for layer in cache),
+        kv_bytes=sum(_held_bytes(layer) for layer in run.cache),
         peak_rss_bytes=peak_rss(),
     )
 
@@ -158,7 +191,8 @@ def _embedding(layer: Projection, dtype: mx.Dtype) -> nn.Module:
         table.weight = layer.weight.astype(dtype)
         return table
     table = nn.QuantizedEmbedding(1, 32, group_size=layer.group_size, bits=layer.weight_bits)
-    # Its lookup gives the scales' dtype, which then spreads to every activation.
+    # Its lookup gives the scales' dtype, which then spreads to every activation: float16, as in
+    # the file, on a GPU.
     table.weight = layer.weight
     table.scales, table.biases = layer.scales.astype(dtype), layer.biases.astype(dtype)
     return table

@@ -77,12 +77,18 @@ class LiveService:
                 raise _CancelledError
             job.put(Progress(done_bytes=done, total_bytes=total, label="loading"))
 
+        def warming(done: int, total: int) -> None:
+            if cancel.is_set():
+                raise _CancelledError
+            label = f"compiling the GPU kernels, step {done} of {total}"
+            job.put(Progress(done_bytes=0, total_bytes=0, label=label))
+
         def work() -> Iterator[LoadEvent]:
             try:
                 if must_compile(self._config.backend):
                     job.put(Progress(done_bytes=0, total_bytes=0, label=_COMPILING))
                     compile_kernels(cancel.is_set)
-                yield from self._load(spec, report, cancel)
+                yield from self._load(spec, report, warming, cancel)
             except (_CancelledError, BuildStoppedError, RenderStoppedError):
                 return
 
@@ -136,7 +142,9 @@ class LiveService:
 
     # -- on the inference thread --
 
-    def _load(self, spec: str, report: OnProgress, cancel: threading.Event) -> Iterator[LoadEvent]:
+    def _load(
+        self, spec: str, report: OnProgress, warming: OnProgress, cancel: threading.Event
+    ) -> Iterator[LoadEvent]:
         path = locate(spec)
         # The old model goes first, so that two are never in memory together.
         self._let_go()
@@ -145,7 +153,7 @@ class LiveService:
         config, chat = admitted.config, ChatTokens(loaded)
         if self._keep_system is not None:
             config = replace(config, keep=chat.system_tokens(self._keep_system or None, cancel))
-        engine = Engine(loaded, config)
+        engine = Engine(loaded, config, warming=warming)
         told = load_notes(engine, asked=config.backend, hot=self._hot, chat=chat, cancel=cancel)
         notes = (*admitted.notes, *told)
         self._engine, self._chat, self._stats = engine, chat, engine.layer_stats()
