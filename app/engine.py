@@ -144,8 +144,8 @@ class Engine:
             return
         plan = resolve(replace(self.plan.config, keep=tokens), self.loaded.model.shape)
         # The kernels are those that the load has tried.
-        because = self.plan.plain_because
-        self._hold(plan.in_plain_mlx(because) if because else plan)
+        because = self.plan.reference_because
+        self._hold(plan.on_reference(because) if because else plan)
         self._last = None
 
     def stats(self) -> CacheStats:

@@ -29,7 +29,7 @@ def warmed(monkeypatch: pytest.MonkeyPatch) -> list[CachePlan]:
         for done in range(4):
             if progress:
                 progress(done, 3)
-        return plan.in_plain_mlx("here is none")
+        return plan.on_reference("here is none")
 
     monkeypatch.setattr("app.engine.warm_up", warm_up)
     return plans
@@ -40,7 +40,7 @@ def test_it_is_once_for_an_engine(tiny_path: Path, warmed: list[CachePlan]) -> N
     engine = Engine(load(tiny_path, backend=Backend.REFERENCE), CONFIG)
     engine.keep(9)
     assert engine.plan.sizes.pinned == 9
-    assert engine.plan.plain_because == "here is none"
+    assert engine.plan.reference_because == "here is none"
     assert len(warmed) == 1
 
 
