@@ -163,6 +163,11 @@ class CacheConfig:
         size = parse_bytes(budget) if isinstance(budget, str) else budget
         return cls(budget=size, **policy)
 
+    @property
+    def pinned(self) -> int:
+        """First tokens kept unencoded and never let go: sinks, and the prefix that is kept."""
+        return max(self.sinks, self.keep)
+
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON has them; `from_dict` undoes it."""
         return asdict(self) | {"hot_dtype": self.hot_dtype.value, "backend": self.backend.value}

@@ -24,7 +24,7 @@ from kvcache.stats import CacheStats
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.cpu_step import CpuStep
 from kvcache.tiers.gpu import GpuTiers
-from kvcache.tiers.ledger import Ledger, TierSizes
+from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.memory import Tiers
 from kvcache.tiers.mlx import MlxTiers
 from kvcache.tiers.plan import LayerPlan
@@ -56,18 +56,7 @@ class TwoTierKVCache:
         cls, config: CacheConfig, *, layer: int = 0, rotation: Rotation | None = None
     ) -> "TwoTierKVCache":
         """A cache for a model that is not known: `config` must say `max_tokens`."""
-        if config.max_tokens is None or config.budget is not None:
-            raise CacheError(
-                "a cache without a model needs max_tokens and takes no budget; "
-                "use make_prompt_cache(model, config) for a budget"
-            )
-        sizes = TierSizes.within(
-            config.max_tokens,
-            pinned=max(config.sinks, config.keep),
-            hot=config.hot,
-            block=config.block,
-        )
-        return cls(LayerPlan.of(config, sizes, layer), rotation=rotation)
+        return cls(LayerPlan.alone(config, layer), rotation=rotation)
 
     @property
     def offset(self) -> int:
@@ -87,8 +76,7 @@ class TwoTierKVCache:
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
         check_queries(q, self._shape or (q.shape[0], 1, q.shape[-1]), self.ledger.total)
-        position = self.ledger.total - q.shape[2]
-        return self._attend(q, None, position, scale, mask)
+        return self._attend(q, None, self.ledger.total - q.shape[2], scale, mask)
 
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
@@ -99,7 +87,7 @@ class TwoTierKVCache:
         then one for each new token.
         """
         new = self._checked(k, v)
-        check_queries(q, _like(k), k.shape[2])
+        check_queries(q, (k.shape[0], k.shape[1], k.shape[3]), k.shape[2])
         out = self._attend(q, new, self.ledger.total, scale, mask)
         self._append(new)
         return out
@@ -202,9 +190,9 @@ class TwoTierKVCache:
     def restart(self, total: int) -> None:
         """Keep the pinned tokens, for `total` that begin with them to be held as if fed anew.
 
-        What was let go before a `rewind` does not come back else; the ledger says where
-        it must. Tokens are then appended from `offset`, which is beyond those that a
-        window of this size lets go.
+        For what was let go before a `rewind`, which does not come back by itself: see
+        `Ledger.must_restart`. Tokens are then appended from `offset`, which is beyond
+        those that a window of this size lets go.
         """
         self.ledger = self.ledger.restarted(total)
 
@@ -356,13 +344,8 @@ class TwoTierKVCache:
         """New tokens, as the tiers take them. Raises CacheError for what cannot be held."""
         check_tokens(k, v, self._shape or (None, None, None))
         new: Tokens[Any] = self._tiers.prepare(k, v)
-        self._shape = _like(k)
+        self._shape = k.shape[0], k.shape[1], k.shape[3]
         return new
-
-
-def _like(k: mx.array) -> tuple[int, int, int]:
-    """B, Hkv and D of tokens [B, Hkv, L, D]."""
-    return k.shape[0], k.shape[1], k.shape[3]
 
 
 def make_tiers(plan: LayerPlan) -> Tiers[Any]:

@@ -65,6 +65,18 @@ class LayerPlan:
             check_finite=not on_gpu() if check is None else check,
         )
 
+    @classmethod
+    def alone(cls, config: CacheConfig, layer: int) -> "LayerPlan":
+        """Of a layer whose model is not known: `config` must say `max_tokens`."""
+        if config.max_tokens is None or config.budget is not None:
+            raise CacheError(
+                "a cache without a model needs max_tokens and takes no budget; "
+                "use make_prompt_cache(model, config) for a budget"
+            )
+        window, pinned = config.max_tokens, config.pinned
+        sizes = TierSizes.within(window, pinned=pinned, hot=config.hot, block=config.block)
+        return cls.of(config, sizes, layer)
+
     @property
     def codecs(self) -> tuple[Codec, Codec]:
         """Of the cold keys and values."""
@@ -204,14 +216,14 @@ def _sizes(config: CacheConfig, shape: ModelShape, token_bytes: int, block_bytes
         fits = _fitting(config, config.budget, token_bytes, block_bytes)
         window, hot = min(fits.max_tokens, config.max_tokens or fits.max_tokens), fits.hot
     window = min(window, MOST_TOKENS if config.beyond_context else shape.context)
-    pinned = max(config.sinks, config.keep)
-    if not config.beyond_context and shape.context < pinned + config.block:
+    least = config.pinned + config.block
+    if not config.beyond_context and shape.context < least:
         raise CacheError(
-            f"the model was trained for {shape.context} tokens, fewer than {pinned} pinned tokens "
-            f"and a block of {config.block}; give smaller --sinks, --keep or --block, or "
-            f"--beyond-context with --ctx {pinned + config.block} or more"
+            f"the model was trained for {shape.context} tokens, fewer than {config.pinned} pinned "
+            f"tokens and a block of {config.block}; give smaller --sinks, --keep or --block, or "
+            f"--beyond-context with --ctx {least} or more"
         )
-    return TierSizes.within(window, pinned=pinned, hot=hot, block=config.block)
+    return TierSizes.within(window, pinned=config.pinned, hot=hot, block=config.block)
 
 
 def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
@@ -226,7 +238,7 @@ def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
 
 def _fitting(config: CacheConfig, budget: int, token_bytes: int, block_bytes: int) -> TierSizes:
     """The tiers that a budget pays for: pinned, then hot up to half of the rest, then cold."""
-    pinned, block = max(config.sinks, config.keep), config.block
+    pinned, block = config.pinned, config.block
     rest = budget // token_bytes - pinned
     if rest < block:
         needed = (pinned + block) * token_bytes

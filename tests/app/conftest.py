@@ -1,7 +1,8 @@
 """A tiny random Llama in a GGUF file, for end-to-end tests that need no download."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -11,7 +12,13 @@ from app.engine import Engine
 from kvcache import Backend, CacheConfig, HotDtype
 from models import load
 from models.gguf.tensor_types import TensorType
-from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
+from tests.gguf_factory import (
+    LlamaShape,
+    MetadataItem,
+    every_matrix,
+    sentencepiece_tokenizer,
+    write_llama,
+)
 
 TINY = LlamaShape(layers=3, width=96, ffn=160, heads=6, kv_heads=2, vocab=611, context=128)
 
@@ -19,15 +26,33 @@ TINY = LlamaShape(layers=3, width=96, ffn=160, heads=6, kv_heads=2, vocab=611, c
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file; its answers are noise, but the same noise every time."""
-    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+def write_tiny(
+    path: Path,
+    kind: TensorType = TensorType.Q8_0,
+    changes: Mapping[str, MetadataItem] = MappingProxyType({}),
+) -> Path:
+    """Write it with matrices of a kind and changes to its metadata."""
     write_llama(
         path,
         config=TINY,
-        types=every_matrix(TensorType.Q8_0),
-        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab),
+        types=every_matrix(kind),
+        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab) | dict(changes),
         seed=5,
     )
     return path
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, str]:
+    """Data and configuration folders of their own."""
+    return {
+        "HOME": str(tmp_path / "home"),
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
 
 
 class Result:

@@ -21,6 +21,7 @@ from models.text.template_process import TemplateProcess
 from models.text.tokenized_text import TokenizedText
 from models.text.tokenizer import TextPart, Tokenizer
 from models.text.vocabulary import TokenType
+from tests.app.all_anew import AllAnew
 from tests.models.text.vocabularies import Keys, byte_level, with_scores
 
 WORDS = "ba ce di fo gu "
@@ -90,40 +91,6 @@ def turns(*texts: str, system: str = "") -> list[Message]:
     roles = (Role.USER, Role.ASSISTANT)
     said = (Message(role=roles[at % 2], content=text) for at, text in enumerate(texts))
     return [*opening(system), *said]
-
-
-class AllAnew:
-    """What ChatTokens has to give: all is tokenized, but where a chat goes on from an answer."""
-
-    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
-        self._template, self._tokenizer = template, tokenizer
-        self._asked: tuple[str, list[int]] = "", []
-        self._answered: tuple[str, list[int]] | None = None
-
-    def ids(self, messages: Sequence[Message], *, continues: bool) -> list[int]:
-        begun = messages[-1].content if continues else ""
-        asked = self._template.render(messages[:-1] if continues else messages)
-        text = asked + begun
-        spoken, ids = self._answered or ("", [])
-        if spoken and text.startswith(spoken):
-            new = text.removeprefix(spoken)
-            ids = [*ids, *self._tokenizer.encode(new, add_special=False)]
-        else:
-            ids = self._tokenizer.encode(asked, add_special=False)
-            if self._tokenizer.adds_bos and ids[:1] != [self._tokenizer.bos_id]:
-                ids.insert(0, self._tokenizer.bos_id or 0)
-            ids += self._tokenizer.encode(begun, add_special=False)
-        self._asked, self._answered = (text, ids), None
-        return ids
-
-    def answered(self, completion: Completion) -> None:
-        tokens = list(completion.tokens)
-        if tokens and tokens[-1] in self._tokenizer.eog_ids:
-            tokens.pop()
-        elif completion.finish_reason is FinishReason.STOP:
-            return
-        text, ids = self._asked
-        self._answered = text + completion.text, [*ids, *tokens]
 
 
 def answer(

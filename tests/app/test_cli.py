@@ -13,8 +13,7 @@ import pytest
 from app import cli
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
-from tests.app.conftest import TINY, Ember
-from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
+from tests.app.conftest import TINY, Ember, write_tiny
 from tests.models.samples import CONTENT, put_ollama
 from tests.patience import patience
 
@@ -286,29 +285,13 @@ def test_a_guessed_chat_template_is_told_once(
 
 
 def test_a_known_chat_template_needs_no_word(ember: Ember, tmp_path: Path) -> None:
-    path = tmp_path / "named.gguf"
-    write_llama(
-        path,
-        config=TINY,
-        types=every_matrix(TensorType.Q4_0),
-        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab) | {"general.name": "TinyLlama"},
-        seed=1,
-    )
+    path = write_tiny(tmp_path / "named.gguf", changes={"general.name": "TinyLlama"})
     result = ember("run", "-p", "ba", "-m", path, "--max-tokens", "3", "--json")
     assert (result.code, result.err) == (0, "")
 
 
 def test_weights_that_run_slowly_are_told(ember: Ember, tmp_path: Path) -> None:
-    from models.gguf.tensor_types import TensorType
-
-    path = tmp_path / "unquantized.gguf"
-    write_llama(
-        path,
-        config=TINY,
-        types=every_matrix(TensorType.F16),
-        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab),
-        seed=1,
-    )
+    path = write_tiny(tmp_path / "unquantized.gguf", TensorType.F16)
     told = ember(*RUN, "-m", path, "--backend", "cpu")
     # 3 layers of 7, the embedding and the output.
     assert "ember: 23 weights are not quantized" in told.err
@@ -330,14 +313,7 @@ def test_an_overflow_in_the_network_is_no_empty_answer(
     ember: Ember, tmp_path: Path, flags: list[str]
 ) -> None:
     """Weights near the largest float32 are finite, what comes of them is not."""
-    path = tmp_path / "loud.gguf"
-    write_llama(
-        path,
-        config=TINY,
-        types=every_matrix(TensorType.Q8_0),
-        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab),
-        seed=5,
-    )
+    path = write_tiny(tmp_path / "loud.gguf")
     with GGUFFile(path) as file:
         norm = file.tensors["output_norm.weight"]
     data = bytearray(path.read_bytes())

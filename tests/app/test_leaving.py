@@ -40,16 +40,6 @@ STUCK_ANSWER = STUCK.format(patch="live_service.ChatTokens.prompt")
 STUCK_LOAD = STUCK.format(patch="live_service.load_admitted")
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> dict[str, str]:
-    """Data and configuration folders of their own."""
-    return {
-        "HOME": str(tmp_path / "home"),
-        "XDG_DATA_HOME": str(tmp_path / "data"),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-    }
-
-
 def saved(folders: dict[str, str]) -> Chat:
     """The chat that was saved last."""
     chat = SessionStore.open(Path(folders["XDG_DATA_HOME"]) / "ember" / "chats.db").latest()

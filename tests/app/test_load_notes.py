@@ -16,8 +16,8 @@ from app.tui.service.live_service import LiveService
 from kvcache import CacheConfig
 from models import load
 from models.gguf.tensor_types import TensorType
-from tests.app.conftest import TINY
-from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
+from tests.app.conftest import TINY, write_tiny
+from tests.gguf_factory import every_matrix, write_llama
 from tests.models.text.vocabularies import byte_level
 
 NAME = "metadata 'general.name': not UTF-8, the bytes that are not are replaced"
@@ -27,14 +27,9 @@ SHOWN = f"ember: {NAME}\nember: {BOS}\n"
 
 @pytest.fixture(scope="module")
 def odd_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "odd.gguf"
-    write_llama(
-        path,
-        config=TINY,
-        types=every_matrix(TensorType.Q8_0),
-        tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab)
-        | {"tokenizer.ggml.bos_token_id": 4294967295, "general.tags": ["small one", "toy"]},
-        seed=5,
+    path = write_tiny(
+        tmp_path_factory.mktemp("models") / "odd.gguf",
+        changes={"tokenizer.ggml.bos_token_id": 4294967295, "general.tags": ["small one", "toy"]},
     )
     data = path.read_bytes().replace(b"random weights", b"random\x9bweights")
     path.write_bytes(data.replace(b"small one", b"small\xffone"))

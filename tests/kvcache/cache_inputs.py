@@ -12,6 +12,14 @@ BACKENDS = [Backend.AUTO, Backend.REFERENCE]
 needs_kernels = pytest.mark.skipif(
     Backend.AUTO.resolve() is not Backend.CPU, reason="needs the CPU kernels"
 )
+# Of keys and values, none of which goes behind [1, HKV, L, DIM].
+MISFITS = [
+    ((1, HKV, 2, DIM), (1, HKV, 3, DIM)),
+    ((1, HKV + 1, 2, DIM), (1, HKV + 1, 2, DIM)),
+    ((2, HKV, 2, DIM), (2, HKV, 2, DIM)),
+    ((1, HKV, 2, DIM + 1), (1, HKV, 2, DIM + 1)),
+    ((HKV, 2, DIM), (HKV, 2, DIM)),
+]
 
 
 def tokens(count: int, *, batch: int = 1, seed: int = 7) -> tuple[mx.array, mx.array]:

@@ -1,7 +1,6 @@
-"""What all sections share: JSON, folder, schema, comparison, pages, progress."""
+"""What all sections share: JSON, folder, schema, progress."""
 
 import json
-import math
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import jsonschema
 import pytest
 
 from app import cli
-from app.bench import compare, meter, readme, report, schema
+from app.bench import meter, report, schema
 from app.bench.environment import environment
 from app.bench.meter import Clock, Meter, duration
 from app.bench.sections.all import SECTIONS
@@ -25,22 +24,9 @@ from app.bench.showing.view import View
 from app.bench.showing.words import megabytes, percent, short, tokens
 from app.options import DEFAULT_KV as SHARED_DEFAULT
 from kvcache import EmberError
+from tests.app.bench.made_up import VIEWS, example
 
-VIEWS: list[View[Any]] = [section.view for section in SECTIONS.values()]
 MEMORY = SECTIONS["memory"]
-
-
-def _example(view: View[Any]) -> Any:
-    """A row with something in every field."""
-    values = {"str": "a", "int": 7, "float": 0.5, "bool": True}
-    values |= {"int | None": 7, "float | None": 0.5, "dict[str, float]": {"a 1, b on": 0.5}}
-    kinds = {
-        field.name: field.type.__name__
-        if field.type in (str, int, float, bool)
-        else str(field.type)
-        for field in fields(view.row)
-    }
-    return view.row(**{name: values[kind] for name, kind in kinds.items()})
 
 
 # -- JSON and schema --
@@ -53,7 +39,7 @@ def test_the_checked_in_schema_is_that_of_the_rows() -> None:
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
 def test_rows_survive_json_and_fit_the_schema(view: View[Any]) -> None:
-    row = _example(view)
+    row = example(view)
     told = environment() | {"settings": {}}
     found = json.loads(json.dumps(document.document(view.as_json([row]), told, [view])))
     jsonschema.validate(found, schema.make())
@@ -76,7 +62,7 @@ def test_views_name_fields_of_their_rows(view: View[Any]) -> None:
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
 def test_one_row_is_enough_to_be_shown_and_written(view: View[Any], tmp_path: Path) -> None:
-    row = _example(view)
+    row = example(view)
     found = document.document(view.as_json([row]), {"processor": "p"}, [view])
     files = document.write(tmp_path / "new", view, found)
     assert {path.suffix for path in files} >= {".json", ".md"}
@@ -183,89 +169,6 @@ def test_the_quick_run_is_expected_to_take_two_minutes(tiny_path: Path) -> None:
     assert whole > 10 * quick
 
 
-# -- comparison --
-
-
-def _speed(kv: str, tps: float, **more: Any) -> dict[str, Any]:
-    view = SECTIONS["speed"].view
-    row = replace(_example(view), kv=kv, tps=tps, tps_sd=1.0, **more)
-    return view.as_json([row])[0]
-
-
-def test_changes_beyond_two_deviations_count() -> None:
-    view = SECTIONS["speed"].view
-    before = [_speed("a", 50.0), _speed("b", 50.0), _speed("c", 50.0), _speed("gone", 1.0)]
-    after = [_speed("a", 60.0), _speed("b", 51.0), _speed("c", 40.0, kv_bytes=8)]
-    found = {(c.row.split()[2], c.field): c for c in compare.changes(view, before, after)}
-    assert found["a", "tps"].better is True
-    assert found["a", "tps"].share == pytest.approx(0.2)
-    assert found["b", "tps"].better is None
-    assert found["c", "tps"].better is False
-    assert found["c", "kv_bytes"].better is False
-    shown = compare.table(view, list(found.values()))
-    assert len(shown.rows) == 3
-    assert shown.note.startswith("9 other figures")
-    assert compare.missing(view, before, after) == ["only before: speed a a gone a 7 a 7 7"]
-
-
-def test_two_results_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, tps, mlx in (("a", 50.0, "1"), ("b", 60.0, "2")):
-        found = document.document([_speed("f16", tps)], {"mlx": mlx}, VIEWS)
-        (tmp_path / f"{name}.json").write_text(json.dumps(found))
-    code = cli.run(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
-    out = capsys.readouterr().out
-    assert code == 0
-    assert "mlx: 1 before, 2 after" in out
-    assert "+20.0%" in out
-    assert "better" in out
-
-
-def test_a_result_of_before_is_compared_with_one_of_today(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It has no findings, no verdicts, and no settings of peers."""
-    view = SECTIONS["speed"].view
-    today = document.document([_speed("f16", 60.0)], {"mlx": "1"}, [view])
-    row = {k: v for k, v in _speed("f16", 50.0).items() if k not in ("setting", "tried")}
-    before = {"schema": 1, "env": {"mlx": "1"}, "rows": [row]}
-    for name, found in (("a", before), ("b", today)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(found))
-    code = cli.run(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
-    assert code == 0
-    assert "+20.0%" in capsys.readouterr().out
-    told = {"settings": {}} | environment()
-    jsonschema.validate(before | {"env": told}, schema.make())
-    assert view.from_json(before["rows"])[0].tried == {}
-
-
-ROW = _speed("f16", 50.0)
-_ABSENT = object()
-
-
-@pytest.mark.parametrize("field", ["depth", "tps", "tps_sd"])
-@pytest.mark.parametrize(
-    "value",
-    [_ABSENT, None, "fast", [1, {}], math.nan, math.inf, 10**400],
-    ids=lambda v: f"{v!s:.9}",
-)
-def test_rows_of_strangers_are_compared_as_far_as_they_can_be(
-    field: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    odd = {k: v for k, v in (ROW | {field: value}).items() if v is not _ABSENT}
-    for name, tps, row in (("a", 50.0, odd), ("b", 60.0, ROW)):
-        rows = [_speed("other", tps), row]
-        found = {"schema": 1, "env": {}, "rows": rows}
-        (tmp_path / f"{name}.json").write_text(json.dumps(found))
-    paths = [str(tmp_path / f"{name}.json") for name in ("a", "b")]
-    for given in (paths, paths[::-1]):
-        assert cli.run(["bench", "compare", *given]) == 0
-        out = " ".join(capsys.readouterr().out.split())
-        assert out.count("better") + out.count("worse") == 1
-        assert ("without all of engine, model" in out) == (
-            field == "depth" and not isinstance(value, str | int | float)
-        )
-
-
 def test_all_sections_findings_are_in_one_document(
     tiny_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,69 +181,6 @@ def test_all_sections_findings_are_in_one_document(
     assert list(found["findings"]) == ["memory", "roofline"]
     assert all(found["findings"].values())
     assert found["verdicts"] == []
-
-
-# -- README and docs/ --
-
-
-def _with_results(folder: Path) -> None:
-    view = SECTIONS["speed"].view
-    found = document.document([_speed("f16", 50.0, test="tg64", depth=0, batch=1)], {}, [view])
-    folder.mkdir(exist_ok=True)
-    (folder / f"{view.name}.json").write_text(json.dumps(found))
-
-
-def test_places_of_pages_are_filled(tmp_path: Path) -> None:
-    _with_results(tmp_path)
-    place = "a\n<!-- bench: speed, tg64 at depth 0 -->\nold\n<!-- /bench -->\nb"
-    filled = readme.fill(place, tmp_path)
-    assert "old" not in filled
-    assert "| a | f16 | a | 7 | 50.0 |" in filled
-    assert filled.endswith("<!-- /bench -->\nb")
-    assert readme.fill(filled, tmp_path) == filled
-
-
-@pytest.mark.parametrize(
-    ("place", "said"),
-    [("speed, tg9 at depth 0", "results have"), ("spead, x", "expected"), ("claim, x", "cannot")],
-)
-def test_a_place_that_cannot_be_filled_is_refused(place: str, said: str, tmp_path: Path) -> None:
-    _with_results(tmp_path)
-    with pytest.raises(EmberError, match=said):
-        readme.fill(f"<!-- bench: {place} -->\n<!-- /bench -->", tmp_path)
-
-
-def test_pages_are_as_the_results_give_them() -> None:
-    pages = readme.pages()
-    assert {page.name for page in pages} >= {"README.md", "measurements.md"}
-    for page, text in pages.items():
-        assert readme.fill(text, readme.RESULTS) == text, page.name
-
-
-def test_checked_in_results_fit_the_schema() -> None:
-    for path in readme.results():
-        jsonschema.validate(document.read(path), schema.make())
-
-
-def test_checked_in_peers_name_the_settings_tried() -> None:
-    found = document.read(readme.RESULTS / "speed.json")
-    peers = [row for row in found["rows"] if row["engine"] != "ember"]
-    assert peers
-    assert found["env"]["llama.cpp"]
-    assert all(row["setting"] in row["tried"] for row in peers)
-
-
-def test_checked_in_tables_and_charts_are_those_of_the_results(tmp_path: Path) -> None:
-    for path in readme.results():
-        view = SECTIONS[path.stem].view
-        for made in document.write(tmp_path, view, document.read(path)):
-            assert (readme.RESULTS / made.name).read_text() == made.read_text(), made.name
-
-
-def test_every_result_is_named_with_its_command() -> None:
-    told = (readme.RESULTS / "README.md").read_text()
-    for path in readme.RESULTS.iterdir():
-        assert path.name == "README.md" or f"`{path.stem.split('-')[0]}" in told, path.name
 
 
 # -- words, tables, progress --
@@ -404,7 +244,7 @@ def test_durations_are_said_as_people_do() -> None:
 
 def test_rows_of_two_sections_share_a_document() -> None:
     speed, memory = SECTIONS["speed"].view, MEMORY.view
-    rows = [*speed.as_json([_example(speed)]), *memory.as_json([_example(memory)])]
+    rows = [*speed.as_json([example(speed)]), *memory.as_json([example(memory)])]
     assert isinstance(speed.from_json(rows)[0], SpeedRow)
     assert isinstance(memory.from_json(rows)[0], MemoryRow)
     assert len(speed.from_json(rows)) == 1

@@ -11,21 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State
+from app.sessions.chat import Attachment, Chat, ChatMessage, State
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
 from models.text.chat_template import Role
+from tests.app.sessions.samples import FIGURES
 
-FIGURES = Figures(
-    model="m",
-    tokens=7,
-    prompt_tokens=31,
-    reused_tokens=5,
-    finish_reason="stop",
-    ttft_s=0.5,
-    prefill_tps=100.0,
-    decode_tps=42.0,
-)
 FAMILY = ("", "-wal", "-shm")
 
 

@@ -12,22 +12,12 @@ from pathlib import Path
 import pytest
 
 from app.sessions import schema
-from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, title_of
+from app.sessions.chat import Attachment, Chat, ChatMessage, State, title_of
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
 from models.text.chat_template import Role
+from tests.app.sessions.samples import FIGURES
 from tests.full_disk import full_disk
-
-FIGURES = Figures(
-    model="m",
-    tokens=7,
-    prompt_tokens=31,
-    reused_tokens=5,
-    finish_reason="stop",
-    ttft_s=0.5,
-    prefill_tps=100.0,
-    decode_tps=42.0,
-)
 
 
 @pytest.fixture
@@ -238,6 +228,7 @@ from pathlib import Path
 from app.sessions.chat import Chat, ChatMessage
 from app.sessions.store import SessionStore
 from models.text.chat_template import Role
+from tests.app.sessions.samples import FIGURES
 store = SessionStore.open(Path({str(path)!r}))
 store.wait()
 store.save(Chat(messages=[ChatMessage(role=Role.USER, text="hi")]))
@@ -294,6 +285,7 @@ from pathlib import Path
 from app.sessions.chat import Chat, ChatMessage, State
 from app.sessions.store import SessionStore
 from models.text.chat_template import Role
+from tests.app.sessions.samples import FIGURES
 store = SessionStore.open(Path({str(path)!r}))
 chat = Chat(title="killed", model="m")
 for role, text in ((Role.USER, "ask"), (Role.ASSISTANT, "half an ans")):

@@ -19,16 +19,6 @@ ENTER, ESCAPE = b"\r", b"\x1b"
 _COLOUR = re.compile(r"\x1b\[[\d;]*(?:38|48);[25];[\d;]*m")
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> dict[str, str]:
-    """Data and configuration folders of their own."""
-    return {
-        "HOME": str(tmp_path / "home"),
-        "XDG_DATA_HOME": str(tmp_path / "data"),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-    }
-
-
 def saved(tmp_path: Path) -> SessionStore:
     """The store that the chat has written."""
     (path,) = tmp_path.rglob("chats.db")

@@ -16,6 +16,7 @@ from tests.kvcache.cache_inputs import (
     BACKENDS,
     DIM,
     HKV,
+    MISFITS,
     full_precision,
     needs_kernels,
     queries,
@@ -81,14 +82,7 @@ def test_overflow_is_refused_and_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("k_shape", "v_shape"),
-    [
-        ((1, HKV, 2, DIM), (1, HKV, 3, DIM)),
-        ((1, HKV + 1, 2, DIM), (1, HKV + 1, 2, DIM)),
-        ((2, HKV, 2, DIM), (2, HKV, 2, DIM)),
-        ((1, HKV, 2, DIM + 1), (1, HKV, 2, DIM + 1)),
-        ((HKV, 2, DIM), (HKV, 2, DIM)),
-        ((0, HKV, 2, DIM), (0, HKV, 2, DIM)),
-    ],
+    [*MISFITS, ((0, HKV, 2, DIM), (0, HKV, 2, DIM))],
 )
 def test_shapes_that_do_not_fit_are_refused(
     k_shape: tuple[int, ...], v_shape: tuple[int, ...]

@@ -8,7 +8,7 @@ import pytest
 
 from kvcache import Backend, BlockPool, CacheError, DynamicKVCache, HotDtype, PagedKVCache, attend
 from tests.kvcache import oracle
-from tests.kvcache.cache_inputs import BACKENDS, DIM, HKV, needs_kernels, queries, tokens
+from tests.kvcache.cache_inputs import BACKENDS, DIM, HKV, MISFITS, needs_kernels, queries, tokens
 
 PAGE = 5
 
@@ -291,16 +291,7 @@ def test_what_the_dtype_cannot_hold_is_refused(bad: float, backend: Backend) -> 
     assert np.array_equal(np.asarray(cache.keys()), before[1])
 
 
-@pytest.mark.parametrize(
-    ("k_shape", "v_shape"),
-    [
-        ((1, HKV, 2, DIM), (1, HKV, 3, DIM)),
-        ((1, HKV + 1, 2, DIM), (1, HKV + 1, 2, DIM)),
-        ((2, HKV, 2, DIM), (2, HKV, 2, DIM)),
-        ((1, HKV, 2, DIM + 1), (1, HKV, 2, DIM + 1)),
-        ((HKV, 2, DIM), (HKV, 2, DIM)),
-    ],
-)
+@pytest.mark.parametrize(("k_shape", "v_shape"), MISFITS)
 def test_shapes_that_do_not_fit_are_refused(
     k_shape: tuple[int, ...], v_shape: tuple[int, ...]
 ) -> None:
