@@ -1,18 +1,19 @@
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from app import engine as engine_module
 from app.divergence import read
 from app.engine import Engine, Request
 from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncated
-from app.sampling import Sampling
+from app.sampling import Sampling, require_finite
 from app.transcript import Completion, FinishReason
 from kvcache import (
     Backend,
@@ -84,6 +85,29 @@ def test_pipelined_decoding_gives_the_same_tokens(
     longer = (*PROMPT, *plain.tokens, 270)
     follow = _finish(again.generate(Request(prompt=longer, max_tokens=5)))
     assert list(follow.tokens) == _greedy(engine, longer, 5)
+
+
+def test_the_next_token_is_queued_before_one_is_waited_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    queue: Callable[..., None] = mx.async_eval
+
+    def queued(*arrays: mx.array) -> None:
+        calls.append("queue")
+        queue(*arrays)
+
+    def waited(peaks: npt.NDArray[np.floating]) -> None:
+        """The first that asks what a token is."""
+        calls.append("wait")
+        require_finite(peaks)
+
+    monkeypatch.setattr(mx, "async_eval", queued)
+    monkeypatch.setattr("app.generation.require_finite", waited)
+    monkeypatch.setattr(engine_module, "_pipelines", lambda: True)
+    again = Engine(engine.loaded, replace(CONFIG, backend=engine.plan.backend))
+    _finish(again.generate(Request(prompt=PROMPT, max_tokens=4)))
+    assert calls == ["queue", *["queue", "wait"] * 4]
 
 
 def test_events_tell_progress_then_text(engine: Engine) -> None:
