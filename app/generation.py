@@ -136,7 +136,7 @@ class Generation:
         for step in count(1):
             if self._cancel.is_set():
                 return
-            mx.async_eval(tokens, peaks)
+            # Queued before this token is waited for: a GPU goes from one to the next.
             ahead = self._advance(tokens) if self._pipelined else None
             require_finite(np.asarray(peaks))
             yield from self._collect(tokens)
@@ -153,14 +153,16 @@ class Generation:
                 mx.clear_cache()
 
     def _advance(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """Append one token per row; returns what `_draw` does of the next."""
+        """Append one token per row; what `_draw` gives of the next."""
         return self._draw(self._model(tokens[:, None], self._caches)[:, -1])
 
     def _draw(self, logits: mx.array) -> tuple[mx.array, mx.array]:
-        """The next token of each row [B], and its largest logit [B]."""
+        """The next token of each row [B], and its largest logit [B]; queued, not waited for."""
         # numpy finds the largest of a row on the CPU in a microsecond, MLX in twenty.
         peaks = logits.max(-1) if self._pipelined else mx.array(np.asarray(logits).max(-1))
-        return self._sampler(logits), peaks
+        tokens = self._sampler(logits)
+        mx.async_eval(tokens, peaks)
+        return tokens, peaks
 
     def _collect(self, tokens: mx.array) -> Iterator[Event]:
         for row, token in zip(self._rows, np.asarray(tokens), strict=True):

@@ -14,6 +14,7 @@ from kvcache import reference
 from kvcache.config import Backend
 from kvcache.native.library import Array, library
 from kvcache.reference import Mask
+from kvcache.two_tier import TwoTierKVCache
 
 
 class AttendingCache(Protocol):
@@ -39,14 +40,19 @@ def attend(
     cache: AttendingCache | None,
     scale: float,
     mask: Mask = "causal",
+    both: mx.array | None = None,
 ) -> mx.array:
     """Append new keys and values to `cache` and attend the queries to all it holds.
 
     q: [B, Hq, L, D]; k, v: [B, Hkv, L, D], after RoPE. Without a cache the
-    queries attend to k and v alone. Returns [B, Hq, L, D] in q's dtype.
+    queries attend to k and v alone. both: k and v as one array, [2 * B, Hkv, L, D],
+    from who has them so: some caches then write both in one launch. Returns
+    [B, Hq, L, D] in q's dtype.
     """
     if cache is None:
         return attend_unencoded(q, k, v, scale=scale, mask=mask, backend=Backend.AUTO.resolve())
+    if both is not None and isinstance(cache, TwoTierKVCache):
+        return cache.attend(q, k, v, scale=scale, mask=mask, both=both)
     return cache.attend(q, k, v, scale=scale, mask=mask)
 
 

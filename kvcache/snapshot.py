@@ -39,7 +39,31 @@ class Tokens(NamedTuple, Generic[Array]):
 
     def cut(self, start: int, stop: int) -> "Tokens[Array]":
         """The tokens [start, stop)."""
+        if start == 0 and stop >= self.length:
+            return self
         return Tokens(self.keys[:, :, start:stop], self.values[:, :, start:stop])
+
+
+class Joined(Tokens[mx.array]):
+    """Tokens whose keys and values are the halves of one array, which one write then takes.
+
+    both: [2 * B, Hkv, L, D], the keys of all batch rows before the values.
+    """
+
+    both: mx.array
+
+    @classmethod
+    def halves(cls, both: mx.array) -> "Joined":
+        """The tokens of `both`, as views of it."""
+        keys, values = mx.split(both, 2)
+        return cls.of(keys, values, both)
+
+    @classmethod
+    def of(cls, keys: mx.array, values: mx.array, both: mx.array) -> "Joined":
+        """The same where the views are there already."""
+        made = cls(keys, values)
+        made.both = both
+        return made
 
 
 # The position of the first token, and all of them.

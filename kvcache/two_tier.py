@@ -79,14 +79,22 @@ class TwoTierKVCache:
         return self._attend(q, None, self.ledger.total - q.shape[2], scale, mask)
 
     def attend(
-        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        *,
+        scale: float,
+        mask: Mask = "causal",
+        both: mx.array | None = None,
     ) -> mx.array:
         """Attend to the tiers as they are and to the new tokens, unencoded; then `append`.
 
         mask: an array has a column for each held token in the order of `keys()`,
-        then one for each new token.
+        then one for each new token. both: k and v once more as one array,
+        [2 * B, Hkv, L, D], of which they are views, where the caller has them so.
         """
-        new = self._checked(k, v)
+        new = self._checked(k, v, both)
         check_queries(q, (k.shape[0], k.shape[1], k.shape[3]), k.shape[2])
         out = self._attend(q, new, self.ledger.total, scale, mask)
         self._append(new)
@@ -340,10 +348,11 @@ class TwoTierKVCache:
             raise CacheError("the cache is empty: append keys and values first")
         return self._tiers.snapshot(self.ledger).decoded(self.plan.hot_dtype.mx)
 
-    def _checked(self, k: mx.array, v: mx.array) -> Tokens[Any]:
+    def _checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
         """New tokens, as the tiers take them. Raises CacheError for what cannot be held."""
         check_tokens(k, v, self._shape or (None, None, None))
-        new: Tokens[Any] = self._tiers.prepare(k, v)
+        tiers = self._tiers
+        new: Tokens[Any] = tiers.prepare(k, v) if both is None else tiers.prepare_joined(k, v, both)
         self._shape = k.shape[0], k.shape[1], k.shape[3]
         return new
 

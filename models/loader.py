@@ -88,9 +88,9 @@ def load(
             accept(config, sum(map(stored_bytes, entries.values())))
         tokenizer = Tokenizer.from_metadata(file.metadata, pretokenizer)
         template = ChatTemplate.from_metadata(file.metadata, tokenizer, given)
-        tensors = _read_tensors(file, entries, progress or _ignore)
+        weights = Weights(_read_tensors(file, entries, progress or _ignore), activation_dtype())
         name = file.metadata.get_string("general.name", path.stem)
-        network, without = _network(config, Weights(tensors, activation_dtype()), backend)
+        network, without = _network(config, weights, backend)
     return LoadedModel(
         name=name,
         path=path,
@@ -99,7 +99,7 @@ def load(
         tokenizer=tokenizer,
         template=template,
         file_bytes=path.stat().st_size,
-        weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        weight_bytes=weights.nbytes,
         notes=file.notes + tokenizer.notes + without,
     )
 

@@ -5,10 +5,12 @@ each as large as all before it, so that growing copies nothing and a kernel has
 few arrays to read. Knows no positions and no attention.
 """
 
+from copy import copy
+
 import mlx.core as mx
 
 from kvcache.codecs.base import Codec, Encoded, Parts
-from kvcache.snapshot import Tokens, runs
+from kvcache.snapshot import Run, Tokens, runs
 
 _SEGMENTS = 4
 
@@ -52,15 +54,17 @@ class ColdRing:
         for run in runs(number, count, self.slots):
             self._reserve(run.segment, batch, heads)
             some = slice(run.done, run.done + run.stop - run.at)
-            # New arrays each time: a snapshot taken before keeps what it saw.
-            new_keys, new_values = (
+            old_keys, old_values = self.segments[run.segment]
+            self.segments[run.segment] = (
                 {
-                    name: mx.slice_update(into[name], part[some], mx.array(run.at), axes=(0,))
-                    for name, part in encoded.parts.items()
-                }
-                for into, encoded in zip(self.segments[run.segment], (keys, values), strict=True)
+                    name: _written(old_keys[name], run, part[some])
+                    for name, part in keys.parts.items()
+                },
+                {
+                    name: _written(old_values[name], run, part[some])
+                    for name, part in values.parts.items()
+                },
             )
-            self.segments[run.segment] = new_keys, new_values
 
     def pending(self) -> list[mx.array]:
         """Arrays that may still have to be evaluated."""
@@ -92,3 +96,13 @@ class ColdRing:
                 for codec in self.codecs
             )
             self.segments.append((keys, values))
+
+
+def _written(part: mx.array, run: Run, blocks: mx.array) -> mx.array:
+    """The part of a segment with blocks in it: another array, so a snapshot keeps what it saw.
+
+    The start is a number, not an array, which would be a launch of its own.
+    """
+    made = copy(part)
+    made[run.at : run.stop] = blocks
+    return made

@@ -29,6 +29,10 @@ class Tiers(ABC, Generic[Array]):
     def prepare(self, k: mx.array, v: mx.array) -> Tokens[Array]:
         """New tokens in the hot dtype. Raises CacheError for NaN or infinity, if checked."""
 
+    def prepare_joined(self, k: mx.array, v: mx.array, _both: mx.array) -> Tokens[Array]:
+        """The same of views of one array (see `Joined`), which need not be of use."""
+        return self.prepare(k, v)
+
     def append(self, before: Ledger, after: Ledger, new: Tokens[Array]) -> None:
         """Write new tokens, and encode the blocks that leave the hot ring."""
         pinned = after.pinned - before.pinned

@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from kvcache.checks import check_finite
 from kvcache.codecs.base import Encoded
-from kvcache.snapshot import Snapshot, Tokens
+from kvcache.snapshot import Joined, Snapshot, Tokens
 from kvcache.tiers.cold_ring import ColdRing
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.memory import Tiers
@@ -28,6 +28,13 @@ class MlxTiers(Tiers[mx.array]):
         if self._check:
             check_finite(k, v, self._dtype, on_cpu=False)
         return Tokens(k.astype(self._dtype.mx), v.astype(self._dtype.mx))
+
+    def prepare_joined(self, k: mx.array, v: mx.array, both: mx.array) -> MlxTokens:
+        if both.dtype != self._dtype.mx:
+            k, v = mx.split(both := both.astype(self._dtype.mx), 2)
+        if self._check:
+            check_finite(k, v, self._dtype, on_cpu=False)
+        return Joined.of(k, v, both)
 
     def snapshot(self, ledger: Ledger, new: MlxTokens | None = None) -> Snapshot:
         sizes, cold = self.sizes, self._cold
@@ -67,7 +74,7 @@ class MlxTiers(Tiers[mx.array]):
         self._cold.put(number, keys, values)
 
     def pending(self) -> list[mx.array]:
-        unencoded = (*(self._pinned.tokens or ()), *(self._hot.tokens or ()))
+        unencoded = [ring.tokens.both for ring in (self._pinned, self._hot) if ring.tokens]
         return [*unencoded, *self._cold.pending()]
 
     @property

@@ -18,7 +18,7 @@ from models.native.kernels import Kernels
 from models.native.packed import Layer, Weight
 from models.network.config import LlamaConfig
 from models.network.layers import Projection, QuantizedLinear
-from models.network.llama import Block, Model
+from models.network.llama import AttentionInputs, Block, Model
 from models.network.rope import Rope
 from models.network.weights import Weights
 
@@ -29,6 +29,8 @@ class CpuBlock(Block):
     packed: all of them, for calls over all layers; None where one is not taken.
     """
 
+    joins = False  # the kernels take each matrix by itself
+
     def __init__(
         self, config: LlamaConfig, weights: Weights, index: int, rope: Rope, *, kernels: Kernels
     ) -> None:
@@ -36,9 +38,9 @@ class CpuBlock(Block):
         self._kernels = kernels
         self._attention_norm = _floats(self.attention_norm.weight)
         self._mlp_norm = _floats(self.mlp_norm.weight)
-        self._inputs = _pack_all(self.q, self.k, self.v)
+        self._inputs = _pack_all(*self.inputs.products)
         self._output = _pack(self.output)
-        self._feed_forward = _pack_all(self.gate, self.up, self.down)
+        self._feed_forward = _pack_all(*self.gate_up.products, self.down)
         self.packed: Layer | None = None
         if self._inputs and self._output and self._feed_forward:
             self.packed = Layer(
@@ -50,7 +52,7 @@ class CpuBlock(Block):
                 self._feed_forward,
             )
 
-    def attention_inputs(self, x: mx.array, offset: int) -> tuple[mx.array, mx.array, mx.array]:
+    def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
         if self._inputs is None:
             return super().attention_inputs(x, offset)
         q, k, v = self._kernels.attention_inputs(
@@ -62,7 +64,7 @@ class CpuBlock(Block):
             periods=self.rope.periods,
             offset=offset,
         )
-        return mx.array(q), mx.array(k), mx.array(v)
+        return AttentionInputs(mx.array(q), mx.array(k), mx.array(v))
 
     def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
         if self._output is None:

@@ -7,6 +7,7 @@ Source: Touvron et al. (arXiv 2302.13971, 2307.09288); GQA: arXiv 2305.13245.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -30,39 +31,67 @@ from models.network.rope import Rope
 from models.network.weights import Weights
 
 
+class AttentionInputs(NamedTuple):
+    """Queries [B, Hq, L, D], keys and values [B, Hkv, L, D] after RoPE.
+
+    both: keys and values as one array (see `attend`), where they are views of it.
+    """
+
+    q: mx.array
+    k: mx.array
+    v: mx.array
+    both: mx.array | None = None
+
+
 class Block(nn.Module):
     """One transformer layer: pre-normed attention and SwiGLU feed-forward, with residuals."""
+
+    # Matrices over the same input become one: fewer launches, and exactly the same rows.
+    joins = True
 
     def __init__(self, config: LlamaConfig, weights: Weights, index: int, rope: Rope) -> None:
         super().__init__()
         self.head_dim, self.heads, self.kv_heads = config.head_dim, config.heads, config.kv_heads
+        self.turning = config.heads + config.kv_heads  # by their position; values do not
         self.scale = config.head_dim**-0.5
         self.rope = rope
         prefix, eps = f"blk.{index}", config.norm_eps
         self.attention_norm = weights.norm(f"{prefix}.attn_norm", eps=eps)
-        self.q = weights.linear(f"{prefix}.attn_q")
-        self.k = weights.linear(f"{prefix}.attn_k")
-        self.v = weights.linear(f"{prefix}.attn_v")
+        names = [f"{prefix}.attn_{name}" for name in "qkv"]
+        self.inputs = weights.joined(names, join=self.joins)
         self.output = weights.linear(f"{prefix}.attn_output")
         self.mlp_norm = weights.norm(f"{prefix}.ffn_norm", eps=eps)
-        self.gate = weights.linear(f"{prefix}.ffn_gate")
-        self.up = weights.linear(f"{prefix}.ffn_up")
+        names = [f"{prefix}.ffn_{name}" for name in ("gate", "up")]
+        self.gate_up = weights.joined(names, join=self.joins)
         self.down = weights.linear(f"{prefix}.ffn_down")
+        self._swiglu = _fused_swiglu if on_gpu() else _swiglu
 
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         """x [B, L, hidden] through the layer, appending to `cache`."""
-        q, k, v = self.attention_inputs(x, 0 if cache is None else cache.offset)
-        seen = attend(q, k, v, cache=cache, scale=self.scale)  # [B, Hq, L, D]
+        q, k, v, both = self.attention_inputs(x, 0 if cache is None else cache.offset)
+        seen = attend(q, k, v, cache=cache, scale=self.scale, both=both)  # [B, Hq, L, D]
         return self.feed_forward(self.attention_output(x, seen))
 
-    def attention_inputs(self, x: mx.array, offset: int) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries [B, Hq, L, D], keys and values [B, Hkv, L, D] of x, from position `offset`."""
-        normed = self.attention_norm(x)
-        q, k, v = (
-            mx.unflatten(project(normed), -1, (-1, self.head_dim)).swapaxes(1, 2)
-            for project in (self.q, self.k, self.v)
-        )
-        return self.rope(q, offset=offset), self.rope(k, offset=offset), v
+    def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
+        """Of x [B, L, hidden], whose first token stands at position `offset`."""
+        products = self.inputs(self.attention_norm(x))
+        if len(products) == 1 and x.shape[0] == x.shape[1] == 1:
+            return self._of_one_token(products[0], offset)
+        heads = [mx.unflatten(rows, -1, (-1, self.head_dim)).swapaxes(1, 2) for rows in products]
+        if heads[0].shape[1] == self.heads:
+            q, k, v = heads if len(heads) == 3 else (heads[0], *mx.split(heads[1], 2, axis=1))
+            return AttentionInputs(self.rope(q, offset=offset), self.rope(k, offset=offset), v)
+        turning, v = heads if len(heads) == 2 else mx.split(heads[0], [self.turning], axis=1)
+        q, k = mx.split(self.rope(turning, offset=offset), [self.heads], axis=1)
+        return AttentionInputs(q, k, v)
+
+    def _of_one_token(self, rows: mx.array, offset: int) -> AttentionInputs:
+        """The same where q, k and v are one product: one launch, after which they stay together."""
+        every = rows.reshape(-1, 1, 1, self.head_dim)
+        q, both = mx.split(self.rope.leading(every, self.turning, offset=offset), [self.heads])
+        both = both.reshape(2, self.kv_heads, 1, self.head_dim)
+        k, v = mx.split(both, 2)
+        return AttentionInputs(q.swapaxes(0, 1), k, v, both)
 
     def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
         """x and what its heads have seen [B, Hq, L, D]."""
@@ -71,8 +100,17 @@ class Block(nn.Module):
     def feed_forward(self, x: mx.array) -> mx.array:
         """x + down(silu(gate(n)) * up(n)) with n = norm(x)."""
         normed = self.mlp_norm(x)
-        gated = self.gate(normed)
-        return x + self.down(gated * mx.sigmoid(gated) * self.up(normed))
+        products = self.gate_up(normed)
+        gate, up = products if len(products) == 2 else mx.split(products[0], 2, axis=-1)
+        return x + self.down(self._swiglu(gate, up))
+
+
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * mx.sigmoid(gate) * up
+
+
+# One launch. On the CPU MLX would need a compiler for it, and plain MLX is the oracle there.
+_fused_swiglu: Callable[[mx.array, mx.array], mx.array] = mx.compile(_swiglu, shapeless=True)
 
 
 class Model(nn.Module):

@@ -4,6 +4,8 @@ Source: Su et al., RoFormer (arXiv 2104.09864). llama.cpp permutes the rows of
 attn_q and attn_k so that the pairs (2i, 2i+1) turn together; used as they are.
 """
 
+from functools import lru_cache
+
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +41,16 @@ class Rope:
 
     def __call__(self, x: mx.array, *, offset: int) -> mx.array:
         """Rotate x [B, H, L, D], whose first token stands at position `offset`."""
+        return self._turned(x, offset)
+
+    def leading(self, heads: mx.array, turning: int, *, offset: int) -> mx.array:
+        """Rotate the first `turning` heads [H, 1, 1, D] of one token in one launch.
+
+        The others are turned by nothing, which leaves them as they are.
+        """
+        return self._turned(heads, _offsets(turning, len(heads) - turning, offset))
+
+    def _turned(self, x: mx.array, offset: int | mx.array) -> mx.array:
         return mx.fast.rope(
             x,
             self.dims,
@@ -48,3 +60,10 @@ class Rope:
             offset=offset,
             freqs=self._scaled,
         )
+
+
+# All layers of a model ask for the same, one after the other.
+@lru_cache(maxsize=8)
+def _offsets(turning: int, still: int, offset: int) -> mx.array:
+    """int32 [turning + still]: the position of each head's only token."""
+    return mx.array([offset] * turning + [0] * still, mx.int32)

@@ -3,13 +3,13 @@
 Their names and shapes were checked before they were read (`shapes`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from models.gguf.repack import Quantized, Unquantized
-from models.network.layers import Embedding, Projection, make_linear
+from models.network.layers import Embedding, Joined, Projection, make_linear
 
 
 class Weights:
@@ -20,7 +20,8 @@ class Weights:
 
     def __init__(self, tensors: Mapping[str, Quantized | Unquantized], dtype: mx.Dtype) -> None:
         self.dtype = dtype
-        self._tensors = tensors
+        self._tensors = dict(tensors)
+        self.nbytes = sum(tensor.nbytes for tensor in tensors.values())
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -29,6 +30,19 @@ class Weights:
         """`name.weight` [rows, columns] and, where the file has one, `name.bias` [rows]."""
         bias = self.vector(f"{name}.bias") if f"{name}.bias" in self else None
         return make_linear(self._matrix(f"{name}.weight"), bias)
+
+    def joined(self, names: Sequence[str], *, join: bool) -> Joined:
+        """Matrices over the same input (see `Joined`).
+
+        What is joined is copied and then let go, so that, where nobody else holds it, no
+        more than this is ever there twice.
+        """
+        made = Joined([self.linear(name) for name in names], join=join)
+        if len(made.products) < len(names):
+            for name in names:
+                del self._tensors[f"{name}.weight"]
+            mx.clear_cache()
+        return made
 
     def embedding(self, name: str) -> Embedding:
         """`name.weight` [vocabulary, columns]."""

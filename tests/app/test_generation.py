@@ -1,8 +1,10 @@
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from app import engine as engine_module
@@ -10,7 +12,7 @@ from app import generation
 from app.divergence import read
 from app.engine import PREFILL_STEP, Engine, Request
 from app.generation import Finished, PrefillProgress, TextChunk
-from app.sampling import Sampling
+from app.sampling import Sampling, require_finite
 from app.transcript import FinishReason
 from kvcache import EmberError, make_prompt_cache
 from tests.app.answers import CONFIG, PROMPT, finish, greedy
@@ -27,6 +29,29 @@ def test_pipelined_decoding_gives_the_same_tokens(
     longer = (*PROMPT, *want.tokens, 270)
     follow = finish(again.generate(Request(prompt=longer, max_tokens=5)))
     assert list(follow.tokens) == greedy(engine, longer, 5)
+
+
+def test_the_next_token_is_queued_before_one_is_waited_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    queue: Callable[..., None] = mx.async_eval
+
+    def queued(*arrays: mx.array) -> None:
+        calls.append("queue")
+        queue(*arrays)
+
+    def waited(peaks: npt.NDArray[np.floating]) -> None:
+        """The first that asks what a token is."""
+        calls.append("wait")
+        require_finite(peaks)
+
+    monkeypatch.setattr(mx, "async_eval", queued)
+    monkeypatch.setattr("app.generation.require_finite", waited)
+    monkeypatch.setattr(engine_module, "on_gpu", lambda: True)
+    again = Engine(engine.loaded, replace(CONFIG, backend=engine.plan.backend))
+    finish(again.generate(Request(prompt=PROMPT, max_tokens=4)))
+    assert calls == ["queue", *["queue", "wait"] * 4]
 
 
 def test_events_tell_progress_then_text(engine: Engine) -> None:

@@ -139,9 +139,10 @@ def _as_mlx_lm(ours: Model, dtype: mx.Dtype) -> nn.Module:
         layer.input_layernorm = _norm(block.attention_norm, dtype)
         layer.post_attention_layernorm = _norm(block.mlp_norm, dtype)
         attention, mlp = layer.self_attn, layer.mlp
-        attention.q_proj, attention.k_proj = _linear(block.q), _linear(block.k)
-        attention.v_proj, attention.o_proj = _linear(block.v), _linear(block.output)
-        mlp.gate_proj, mlp.up_proj = _linear(block.gate), _linear(block.up)
+        q, k, v = map(_linear, block.inputs.matrices())
+        attention.q_proj, attention.k_proj, attention.v_proj = q, k, v
+        attention.o_proj = _linear(block.output)
+        mlp.gate_proj, mlp.up_proj = map(_linear, block.gate_up.matrices())
         mlp.down_proj = _linear(block.down)
     return theirs
 

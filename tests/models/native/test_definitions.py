@@ -86,7 +86,8 @@ def _assert_alike(got: mx.array, want: mx.array) -> None:
 
 def _check(weights: Weights, kernels: Kernels, *, batch: int, reference_weights: int) -> None:
     """Each layer's output for the same input, and the logits of all."""
-    defined, fast = Model(CONFIG, weights), CpuModel(CONFIG, weights, kernels)
+    # In this order: `Model` joins weights, and then lets them go.
+    fast, defined = CpuModel(CONFIG, weights, kernels), Model(CONFIG, weights)
     assert (defined.reference_weights, fast.reference_weights) == (0, reference_weights)
     policy = CacheConfig(max_tokens=500, hot_dtype=HotDtype.F32, backend=Backend.CPU)
     reference = make_prompt_cache(defined, replace(policy, backend=Backend.REFERENCE))
