@@ -17,13 +17,14 @@ from kvcache import (
     two_tier,
     warm_up,
 )
-from kvcache.gpu import TierDecoder, TierPrefill
+from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
 from kvcache.gpu.kernel import Call, Launcher
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.plan import LayerPlan
 from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
 from tests.metal.generated import generate
+from tests.metal.recording import zeros
 
 pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
@@ -55,7 +56,8 @@ def use_gpu(monkeypatch: pytest.MonkeyPatch) -> UseGpu:
     def use(launch: Launcher) -> None:
         def make(plan: LayerPlan) -> GpuTiers:
             decoder, prefill = TierDecoder(launch=launch), TierPrefill(launch=launch)
-            return GpuTiers(plan, decoder=decoder, prefill=prefill)
+            encoder = TierEncoder(launch=launch)
+            return GpuTiers(plan, decoder=decoder, prefill=prefill, encoder=encoder)
 
         monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
         monkeypatch.setattr(two_tier, "GpuTiers", make)
@@ -98,11 +100,6 @@ def test_right_kernels_pass(hot_dtype: str, use_gpu: UseGpu) -> None:
     dtype = {"f16": mx.float16, "bf16": mx.bfloat16, "f32": mx.float32}[hot_dtype]
     assert warmed(plan, dtype) is plan
     assert not TwoTierKVCache(plan.layer(0)).stats().plain
-
-
-def zeros(call: Call) -> list[mx.array]:
-    """A launcher that does nothing."""
-    return [mx.zeros(shape, dtype) for shape, dtype in zip(call.shapes, call.dtypes, strict=True)]
 
 
 def nothing(call: Call) -> list[mx.array]:
