@@ -7,6 +7,7 @@ rounding, and stored scales by one unit in the last place: `is_rounding`.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import mlx.core as mx
 import numpy as np
@@ -104,6 +105,7 @@ def encoded(case: EncodeCase, launch: Launcher) -> tuple[Encoded, Encoded]:
     return TierEncoder(launch=launch).encode(case.codecs, leaving(case, drawn(case)))
 
 
+@cache
 def expected(case: EncodeCase) -> list[Parts]:
     """By the codecs: parts [blocks, B, Hkv, ...] of keys and of values."""
     shape = case.batch, case.kv_heads, case.blocks, case.block, case.dim
@@ -113,6 +115,16 @@ def expected(case: EncodeCase) -> list[Parts]:
         parts = [each.encode(block).parts for block in blocks]
         found.append({name: mx.stack([part[name] for part in parts]) for name in parts[0]})
     return found
+
+
+def unlike(case: EncodeCase, launch: Launcher) -> list[str]:
+    """The parts that are not equal, number by number, -0 being 0."""
+    return [
+        name
+        for made, wanted in zip(encoded(case, launch), expected(case), strict=True)
+        for name in {*made.parts, *wanted}
+        if not np.array_equal(*(np.array(parts[name]) for parts in (made.parts, wanted)))
+    ]
 
 
 def differing(case: EncodeCase, launch: Launcher) -> tuple[float, float]:
