@@ -125,7 +125,7 @@ _PREFILL = tuple(
 _MOST_TRANSIENT = 2_200_000
 
 _ENCODING = (
-    EncodeCase(dim=80, block=40, held=50),
+    EncodeCase(dim=80, block=40, blocks=3, held=50),
     EncodeCase(dim=128, block=40, kv_heads=1, batch=1, older=3, blocks=1, dtype=mx.float32),
     EncodeCase(keys="turbo3u", values="kivi4", dim=128, block=65, batch=1, blocks=1, held=65),
 )
