@@ -17,8 +17,8 @@ from kvcache.codecs.fit import least_error, unbiased_scale
 from kvcache.codecs.half import half_spec, nonzero, to_half
 from kvcache.codecs.packing import pack, unpack, words_spec
 
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)  # of a token's largest
 _ROUNDS = 4
-_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 _SHORTEST_TOKEN = 0.01  # of the mean square; a token of zeros weighs no more than this one
 _SMALLEST_RMS = 1e-6  # of the largest entry; a channel of zeros is divided by this
 _SMALLEST_CHANNEL = 2.0**-14  # of the largest; keeps its float16 scale a normal number
@@ -83,7 +83,7 @@ class KVarNCodec(Codec):
         channels = _channel_scales(y)
         even = y / channels
         largest = mx.abs(even).max(axis=-1, keepdims=True) / self._centre
-        step = least_error(even, [largest * clip for clip in _CLIPS], self._coded)
+        step = least_error(even, [largest * clip for clip in CLIPS], self._coded)
         levels = self._levels(even, step)
         tokens = to_half(unbiased_scale(y, levels * channels))
         return {

@@ -18,14 +18,19 @@ from kvcache.errors import CacheError
 _FACTORS = (1, 12, 20, 28)  # MLX transforms lengths m * 2^k for these m
 
 
+def hadamard_factor(dim: int) -> int | None:
+    """The m of a length m * 2^k, k > 0, that MLX transforms; None for another."""
+    powers = {m: dim // m for m in _FACTORS if dim % m == 0}
+    return next((m for m, q in powers.items() if q > 1 and q & (q - 1) == 0), None)
+
+
 def check_rotatable(dim: int) -> None:
     """Raise CacheError unless MLX has a Hadamard transform of this length.
 
     MLX itself must not be asked: its CPU transform of, say, 72 writes out of
     bounds, and its Metal one does not compile for 12, 20 and 28.
     """
-    quotients = [dim // m for m in _FACTORS if dim % m == 0]
-    if not any(q > 1 and q & (q - 1) == 0 for q in quotients):
+    if hadamard_factor(dim) is None:
         raise CacheError(
             f"got head dimension {dim}, but Hadamard-rotated codecs need m * 2^k with k > 0 and m "
             f"one of {', '.join(map(str, _FACTORS))}; use one that does not rotate, such as q8"

@@ -17,7 +17,7 @@ from kvcache.codecs.lloyd_max import levels, lookup, nearest
 from kvcache.codecs.packing import pack, unpack, words_spec
 from kvcache.codecs.rotation import SignedHadamard
 
-_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.55)  # more candidates lower the loss no further
+CLIPS = (1.0, 0.9, 0.8, 0.7, 0.55)  # of a token's largest; more lower the loss no further
 
 
 def _norm(x: mx.array) -> mx.array:
@@ -68,7 +68,7 @@ class FittedTurboCodec(TurboCodec):
 
     def _encode(self, y: mx.array) -> Parts:
         largest = mx.abs(y).max(axis=-1, keepdims=True) / levels(self.code_bits)[-1]
-        scale = least_error(y, [largest * clip for clip in _CLIPS], self._coded)
+        scale = least_error(y, [largest * clip for clip in CLIPS], self._coded)
         codes = nearest(y / nonzero(scale), self.code_bits)
         scales = unbiased_scale(y, lookup(codes, self.code_bits))
         return {"words": pack(codes, self.code_bits), "scales": to_half(scales.squeeze(-1))}

@@ -20,7 +20,7 @@ class Argument(IntEnum):
     HEADS = auto()  # B * Hkv
     KV_HEADS = auto()  # Hkv
     SPANS = auto()  # spans of this launch
-    SCALE = auto()  # of scores, in units of log2; the bits of a float32
+    SCALE = auto()  # of scores, in units of log2, or of a rotation; the bits of a float32
     POSITION = auto()  # of the first query
     # cold
     COLD_POSITION = auto()  # of the oldest token
@@ -48,6 +48,10 @@ class Argument(IntEnum):
     # merge
     COLD_SPANS = auto()
     DENSE_SPANS = auto()
+    # encode
+    NUMBER = auto()  # of the first token
+    END = auto()  # of the numbers in the ring
+    CAPACITY = auto()  # of the ring
 
 
 MACROS: tuple[tuple[str, str | int], ...] = tuple(

@@ -43,10 +43,14 @@ class Tiers(ABC, Generic[Array]):
         # Blocks that the same append lets go are not encoded.
         first = max(before.end, after.first)
         if first < after.end:
-            self.write_cold(first, self._leaving(first, after.end, fresh, number))
+            self.write_leaving(first, after.end, fresh, number)
         stays = max(number, after.hot_number)
         if stays - number < fresh.length:
             self.write_hot(stays, fresh.cut(stays - number, fresh.length))
+
+    def write_leaving(self, first: int, end: int, fresh: Tokens[Array], number: int) -> None:
+        """Encode blocks [first, end) of hot tokens and of fresh ones, which begin at `number`."""
+        self.write_cold(first, self._leaving(first, end, fresh, number))
 
     def fill(self, ledger: Ledger, k: mx.array, v: mx.array) -> None:
         """Take over tokens [B, Hkv, S, D]: the pinned ones and those from number 0 on.

@@ -16,8 +16,13 @@ typedef bfloat __nv_bfloat16;
 
 inline float2 make_float2(float x, float y) { return float2{x, y}; }
 inline float2 __half22float2(half2 pair) { return float2{float(pair.x), float(pair.y)}; }
+using std::fabs;
 using std::max;
 using std::min;
+using std::rint;
+using std::sqrt;
+
+inline float __fmul_rn(float a, float b) { return a * b; }
 
 inline void __syncthreads(PLACE) { metal_wait(1, line, column); }
 inline void __syncwarp(PLACE) { metal_wait(0, line, column); }

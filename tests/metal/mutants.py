@@ -21,9 +21,11 @@ from kvcache.gpu import TierDecoder, TierPrefill
 from kvcache.gpu.kernel import SHARED_HEADERS, Call, text_of
 from tests.metal.build import Mode, RefusedTextError
 from tests.metal.emulator import Emulator, KernelFaultError, Order
+from tests.metal.encoding import EncodeCase, unlike
 from tests.metal.samples import Case, Sample, make, tolerance
 
-BODIES = ("cold.metal", "dense.metal", "merge.metal", "rotate.metal", "expand.metal")
+ENCODING = ("encode.metal", "leaving.h", "encoders.h", "encode_kvarn.h")
+BODIES = ("cold.metal", "dense.metal", "merge.metal", "rotate.metal", "expand.metal", *ENCODING)
 _HARMLESS = Path(__file__).parent / "harmless_mutants.txt"
 
 _RULES: tuple[tuple[str, str], ...] = (
@@ -122,6 +124,37 @@ _PREFILL = tuple(
 # Bytes with which prefill takes the three heads of the last general case in two steps.
 _MOST_TRANSIENT = 2_200_000
 
+_ENCODING = (
+    EncodeCase(dim=80, block=40, blocks=3, held=50),
+    EncodeCase(dim=128, block=40, kv_heads=1, batch=1, older=3, blocks=1, dtype=mx.float32),
+    EncodeCase(keys="turbo3u", values="kivi4", dim=128, block=65, batch=1, blocks=1, held=65),
+)
+_ENCODING_LEVELS = (
+    EncodeCase(keys="turbo3u", values="turbo4", dim=80, block=40, batch=1),
+    EncodeCase(keys="turbo2", values="turbo2u", dim=16, block=3, times=0),
+)
+_ENCODING_BY_STRUCTURE = {
+    "TokenAffineEncoder": (
+        EncodeCase(keys="q5", values="h6", dim=80, block=40, batch=1),
+        EncodeCase(keys="h3", values="q8", dim=128, block=33, batch=1, times=1e4, dtype=mx.float32),
+        EncodeCase(keys="h3", values="q2", dim=16, block=3, times=0),
+    ),
+    "ChannelAffineEncoder": (
+        EncodeCase(keys="hkivi5", values="kivi3", dim=80, block=40, batch=1),
+        EncodeCase(keys="hkivi2", values="kivi4", dim=128, block=70, batch=1, blocks=1),
+        EncodeCase(keys="hkivi2", values="kivi4", dim=16, block=3, times=0),
+    ),
+    "Nearest": _ENCODING_LEVELS,
+    "LevelsEncoder": _ENCODING_LEVELS,
+    "PlainEncoder": (EncodeCase(keys="f16", values="f16", dim=16, block=40),),
+    "KVarNEncoder": (
+        EncodeCase(keys="kvarn4", values="kvarn2", dim=80, block=40, batch=1),
+        EncodeCase(keys="kvarn3", values="kvarn8", dim=128, block=66, batch=1, blocks=1),
+        EncodeCase(keys="kvarn3", values="kvarn8", dim=16, block=3, times=0),
+        EncodeCase(keys="kvarn3", values="kvarn8", dim=16, block=5, times=1e12, dtype=mx.float32),
+    ),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
@@ -147,13 +180,16 @@ class Mutant:
         before, after = whole[begin : self.start], whole[self.start + len(self.old) : end]
         return f"{self.file}: {before.lstrip()}[{self.old.strip()} -> {self.new.strip()}]{after}"
 
-    def cases(self) -> Sequence[Case]:
+    def cases(self) -> Sequence[Case | EncodeCase]:
         """What to try it with: the family that it is in, or everything."""
         if self.file == "expand.metal":
             return _PREFILL
         structures = [
             m[1] for m in _STRUCTURE.finditer(text_of(self.file)) if m.start() < self.start
         ]
+        if self.file in ENCODING:
+            known = [each for each in structures if each in _ENCODING_BY_STRUCTURE]
+            return _ENCODING_BY_STRUCTURE[known[-1]] if known else _ENCODING
         if self.file == "codecs.h" and structures:
             return _BY_STRUCTURE[[each for each in structures if each in _BY_STRUCTURE][-1]]
         others = [case for cases in _BY_STRUCTURE.values() for case in cases]
@@ -170,9 +206,9 @@ class MutantLauncher:
     def __call__(self, call: Call) -> list[mx.array]:
         """The outputs of the changed kernel, or kernels where it is in a header."""
         stem = Path(self.mutant.file).stem
-        if self.mutant.file not in SHARED_HEADERS and call.kernel.stem != stem:
-            return self.emulator(call)
         old = text_of(self.mutant.file)
+        if old not in call.kernel.headers and call.kernel.stem != stem:
+            return self.emulator(call)
         kernel = replace(
             call.kernel,
             source=call.kernel.source.replace(old, self.mutant.text),
@@ -216,25 +252,29 @@ def caught(mutant: Mutant) -> str | None:
     return None
 
 
-def _found_by(launch: MutantLauncher, case: Case) -> str | None:
-    sample = _sample(case)
-    held, sight, scale = sample.held, sample.sight, sample.scale
+def _found_by(launch: MutantLauncher, case: Case | EncodeCase) -> str | None:
     try:
-        if case.one_query:
-            prefill = TierPrefill(launch=launch, most_transient=_MOST_TRANSIENT)
-            out = prefill.attend(sample.q, held, sight, scale=scale)
-        else:
-            out = TierDecoder(launch=launch, threadgroups=case.threadgroups).attend(
-                sample.q, sample.q_sink, held, sight, scale=scale
-            )
-        mx.eval(out)
+        encodes = isinstance(case, EncodeCase)
+        right = not unlike(case, launch) if encodes else _attends(launch, case)
     except RefusedTextError:
         return "refused by the compiler"
     except KernelFaultError as error:
         return f"{launch.emulator.mode.name}: {str(error).strip().splitlines()[0][:80]}"
+    return None if right else f"{launch.emulator.mode.name}: wrong result"
+
+
+def _attends(launch: MutantLauncher, case: Case) -> bool:
+    sample = _sample(case)
+    held, sight, scale = sample.held, sample.sight, sample.scale
+    if case.one_query:
+        prefill = TierPrefill(launch=launch, most_transient=_MOST_TRANSIENT)
+        out = prefill.attend(sample.q, held, sight, scale=scale)
+    else:
+        out = TierDecoder(launch=launch, threadgroups=case.threadgroups).attend(
+            sample.q, sample.q_sink, held, sight, scale=scale
+        )
     got = np.array(out.astype(mx.float32))
-    close = np.allclose(got, sample.expected, rtol=0, atol=tolerance(case))
-    return None if close else f"{launch.emulator.mode.name}: wrong result"
+    return np.allclose(got, sample.expected, rtol=0, atol=tolerance(case))
 
 
 @cache

@@ -60,6 +60,9 @@ inline T simd_shuffle_xor(T v, ushort mask, PLACE) {
 
 inline float exp(float x) { return ::expf(x); }
 inline float exp2(float x) { return ::exp2f(x); }
+inline float fabs(float x) { return __builtin_fabsf(x); }
+inline float rint(float x) { return __builtin_rintf(x); }
+inline float sqrt(float x) { return __builtin_sqrtf(x); }
 inline float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 namespace fast {
 using metal::exp;

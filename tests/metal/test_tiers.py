@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import TwoTierKVCache, two_tier
-from kvcache.gpu import TierDecoder, TierPrefill
+from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.ledger import TierSizes
 from kvcache.tiers.plan import LayerPlan
 from tests.kvcache.test_two_tier import WALK, Pair, make_plan
 from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
-from tests.metal.recording import Recorder
+from tests.metal.recording import Recorder, zeros
 
 pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
@@ -35,7 +35,12 @@ def _on_gpu(sizes: TierSizes, kv: tuple[str, str]) -> Pair:
 
 def _emulated(plan: LayerPlan) -> GpuTiers:
     launch = Emulator()
-    return GpuTiers(plan, decoder=TierDecoder(launch=launch), prefill=TierPrefill(launch=launch))
+    return GpuTiers(
+        plan,
+        decoder=TierDecoder(launch=launch),
+        prefill=TierPrefill(launch=launch),
+        encoder=TierEncoder(launch=launch),
+    )
 
 
 @pytest.mark.parametrize("kv", [("hkivi5", "turbo3u"), ("kvarn4", "q4")])
@@ -105,7 +110,9 @@ def test_a_decoded_token_slices_no_tier(monkeypatch: pytest.MonkeyPatch) -> None
     recorder = Recorder()
     plan = make_plan(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi5", "turbo3u"))
     cache = TwoTierKVCache(plan)
-    cache._tiers = GpuTiers(plan, decoder=TierDecoder(launch=recorder))
+    cache._tiers = GpuTiers(
+        plan, decoder=TierDecoder(launch=recorder), encoder=TierEncoder(launch=zeros)
+    )
     q, k, v = (mx.random.normal((1, heads, 61, 16)) for heads in (6, 2, 2))
     cache.append(k[:, :, :60], v[:, :, :60])
     snapshot = cache._tiers.snapshot(cache.ledger)

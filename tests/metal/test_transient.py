@@ -11,17 +11,12 @@ import pytest
 
 from kvcache import codec
 from kvcache.gpu import TierPrefill
-from kvcache.gpu.kernel import Call
 from kvcache.gpu.prefill import MOST_TRANSIENT
 from kvcache.reference import Mask
 from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
+from tests.metal.recording import zeros
 from tests.metal.samples import Case
-
-
-def zeros(call: Call) -> list[mx.array]:
-    """A launcher that allocates the outputs."""
-    return [mx.zeros(shape, dtype) for shape, dtype in zip(call.shapes, call.dtypes, strict=True)]
 
 
 def fused(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask) -> mx.array:

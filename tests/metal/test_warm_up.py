@@ -1,7 +1,7 @@
 """Warm-up of a plan's kernels, in the emulator: what it compiles, and what it notices."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +19,7 @@ from kvcache import (
     two_tier,
     warm_up,
 )
-from kvcache.gpu import TierDecoder, TierPrefill
+from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
 from kvcache.gpu.decode import MOST_NEW
 from kvcache.gpu.kernel import Call, Launcher
 from kvcache.gpu.shape import CallShape
@@ -28,6 +28,7 @@ from kvcache.tiers.plan import LayerPlan
 from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
 from tests.metal.generated import generate
+from tests.metal.recording import zeros
 
 pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
@@ -61,7 +62,8 @@ def use_gpu(monkeypatch: pytest.MonkeyPatch) -> UseGpu:
     def use(launch: Launcher) -> None:
         def make(plan: LayerPlan) -> GpuTiers:
             decoder, prefill = TierDecoder(launch=launch), TierPrefill(launch=launch)
-            return GpuTiers(plan, decoder=decoder, prefill=prefill)
+            encoder = TierEncoder(launch=launch)
+            return GpuTiers(plan, decoder=decoder, prefill=prefill, encoder=encoder)
 
         monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
         monkeypatch.setattr(two_tier, "GpuTiers", make)
@@ -108,11 +110,6 @@ def test_right_kernels_pass(hot_dtype: str, use_gpu: UseGpu) -> None:
     assert not TwoTierKVCache(plan.layer(0)).stats().plain
 
 
-def zeros(call: Call) -> list[mx.array]:
-    """A launcher that does nothing."""
-    return [mx.zeros(shape, dtype) for shape, dtype in zip(call.shapes, call.dtypes, strict=True)]
-
-
 def nothing(call: Call) -> list[mx.array]:
     """As zeros, but of the merge, whose output is then not a number."""
     return [array / 0 for array in zeros(call)]
@@ -147,7 +144,21 @@ class Slip:
         return [mx.roll(outputs[0], 1), *outputs[1:]]
 
 
-@pytest.mark.parametrize("launch", [zeros, nothing, *(Slip(stem=s) for s in ("cold", "expand"))])
+def one_clip(call: Call) -> list[mx.array]:
+    """An emulator whose encoder tries no clip but the whole range."""
+    if call.kernel.stem == "encode":
+        at = call.kernel.inputs.index("numbers")
+        clips = mx.arange(80) % 40 >= 32
+        inputs = [*call.inputs]
+        inputs[at] = mx.where(clips, 1.0, inputs[at])
+        call = replace(call, inputs=inputs)
+    return Emulator()(call)
+
+
+SLIPS = [Slip(stem=stem) for stem in ("cold", "expand", "encode")]
+
+
+@pytest.mark.parametrize("launch", [zeros, nothing, one_clip, *SLIPS])
 def test_wrong_kernels_are_not_used(launch: Launcher, use_gpu: UseGpu) -> None:
     use_gpu(launch)
     plan = warmed(plan_of())

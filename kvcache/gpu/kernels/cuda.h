@@ -51,3 +51,5 @@ METAL_FUNC float2 both_halves(uint word, half) { return __half22float2(as_type<h
 METAL_FUNC float2 both_halves(uint word, bfloat16_t) {
   return make_float2(as_type<float>(word << 16), as_type<float>(word & 0xffff0000u));
 }
+
+METAL_FUNC float product(float a, float b) { return __fmul_rn(a, b); }

@@ -15,3 +15,9 @@ METAL_FUNC float2 both_halves(uint word, half) {
 METAL_FUNC float2 both_halves(uint word, bfloat16_t) {
   return float2(as_type<float>(word << 16), as_type<float>(word & 0xffff0000u));
 }
+
+// A product that is rounded before it is added to anything.
+METAL_FUNC float product(float a, float b) {
+#pragma clang fp contract(off)
+  return a * b;
+}

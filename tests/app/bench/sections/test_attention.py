@@ -13,7 +13,7 @@ from app.bench.sections import attention, attention_view
 from app.bench.sections.attention import AttentionRow
 from app.bench.settings import AttentionSettings
 from kvcache import Backend
-from kvcache.gpu import TierDecoder
+from kvcache.gpu import TierDecoder, TierEncoder
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.plan import LayerPlan
 from tests.metal.build import find_compiler
@@ -119,7 +119,9 @@ def test_the_gpu_backend_runs_our_kernels(
     launch = Emulator()
 
     def make(plan: LayerPlan) -> GpuTiers:
-        return GpuTiers(plan, decoder=TierDecoder(launch=launch))
+        return GpuTiers(
+            plan, decoder=TierDecoder(launch=launch), encoder=TierEncoder(launch=launch)
+        )
 
     monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
     monkeypatch.setattr("kvcache.two_tier.GpuTiers", make)

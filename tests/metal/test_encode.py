@@ -1,0 +1,256 @@
+"""The encoding kernel's own text, executed here: the very bits of the codecs' MLX operations."""
+
+import re
+import tempfile
+from math import prod
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from kvcache import CacheError, TwoTierKVCache, codec
+from kvcache.codecs import NAMES
+from kvcache.gpu import TierDecoder, TierEncoder
+from kvcache.gpu.encode import Leaving, encodes
+from kvcache.gpu.kernel import Call, Dialect, Launcher
+from kvcache.snapshot import Tokens
+from kvcache.tiers.gpu import GpuTiers
+from kvcache.tiers.ledger import TierSizes
+from tests.kvcache.test_two_tier import make_plan
+from tests.metal import cuda
+from tests.metal.build import Mode, find_compiler
+from tests.metal.cases import PAIRS, UNREAD
+from tests.metal.emulator import Emulator, Order
+from tests.metal.encoding import EncodeCase, differing, drawn, encoded, is_rounding, unlike
+from tests.metal.generated import generate
+from tests.metal.lint import lint
+from tests.metal.recording import Recorder, zeros
+
+needs_clang = pytest.mark.skipif(
+    find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
+)
+needs_nvrtc = pytest.mark.skipif(
+    not cuda.is_available(), reason="needs the dependency group nvrtc (Linux, x86-64)"
+)
+
+MOST_REGISTERS = 128  # of a thread on M1 and M2
+MOST_SHARED = 32 * 1024  # bytes of a threadgroup on Metal
+DIMS = (64, 80, 96, 128)
+
+CODECS = {
+    name: EncodeCase(keys=name, values=name, dim=DIMS[i % 4], block=(64, 40, 33)[i % 3])
+    for i, name in enumerate(NAMES)
+    if name not in UNREAD
+}
+SHAPES = {
+    f"D{dim} M{block}": EncodeCase(dim=dim, block=block)
+    for dim in (8, 16, 24, 40, 56, *DIMS, 112)
+    for block in (64,)
+} | {
+    f"{keys}/{values} M{block}": EncodeCase(keys=keys, values=values, dim=dim, block=block)
+    for keys, values in (("hkivi5", "turbo3u"), ("kvarn3", "q6"), ("turbo2", "kivi4"))
+    for dim, block in ((64, 1), (128, 20), (96, 96), (80, 130))
+}
+PLACES = {
+    "in the ring": EncodeCase(held=128),
+    "in the ring, of one block": EncodeCase(held=64, blocks=1, batch=1, start=200),
+    "most in the ring": EncodeCase(held=127),
+    "one in the ring": EncodeCase(held=1),
+    "after others": EncodeCase(older=17),
+    "of one head": EncodeCase(kv_heads=1, batch=1, blocks=5),
+}
+NUMBERS = {
+    "bf16": EncodeCase(dtype=mx.bfloat16),
+    "f32": EncodeCase(dtype=mx.float32),
+    "large": EncodeCase(times=300),
+    "small": EncodeCase(times=1e-4),
+    "tiny": EncodeCase(times=1e-9, dtype=mx.float32),
+    "past half": EncodeCase(times=1e7, dtype=mx.float32),
+    "zeros": EncodeCase(times=0),
+    **{
+        f"{times:g} {keys}/{values}": EncodeCase(
+            keys=keys, values=values, times=times, dtype=mx.float32, dim=80, block=20
+        )
+        for times in (0, 1e-9, 1e7)
+        for keys, values in (("kvarn4", "h3"), ("turbo3", "f16"))
+    },
+}
+ALL = CODECS | SHAPES | PLACES | NUMBERS
+DEFAULT = EncodeCase()
+
+
+def check(case: EncodeCase, launch: Launcher) -> None:
+    assert unlike(case, launch) == []
+
+
+def call_of(case: EncodeCase) -> Call:
+    recorder = Recorder()
+    encoded(case, recorder)
+    (call,) = recorder.calls
+    return call
+
+
+@needs_clang
+@pytest.mark.parametrize("name", ALL)
+def test_bits_are_the_codecs(name: str) -> None:
+    check(ALL[name], Emulator())
+
+
+@needs_clang
+@pytest.mark.parametrize("order", [Order.BACKWARD, Order.RANDOM])
+@pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+def test_in_any_order_as_cuda(pair: tuple[str, str], order: Order) -> None:
+    case = EncodeCase(keys=pair[0], values=pair[1], dim=80, block=40, held=50)
+    check(case, Emulator(dialect=Dialect.CUDA, order=order))
+
+
+@needs_clang
+@pytest.mark.parametrize("mode", [Mode.MEMORY, Mode.RACES])
+@pytest.mark.parametrize("pair", [("hkivi5", "turbo3u"), ("kvarn4", "q5"), ("turbo4", "f16")])
+def test_under_sanitizers(pair: tuple[str, str], mode: Mode) -> None:
+    keys, values = pair
+    case = EncodeCase(keys=keys, values=values, dim=40, block=36, kv_heads=1, batch=1, held=50)
+    check(case, Emulator(mode=mode, order=Order.RANDOM))
+
+
+@needs_clang
+def test_what_differs_is_counted() -> None:
+    def slip(call: Call) -> list[mx.array]:
+        words, *others = Emulator()(call)
+        return [words + (mx.arange(words.size).reshape(words.shape) % 50 == 7), *others]
+
+    assert differing(DEFAULT, Emulator()) == (0, 0)
+    codes, scales = differing(DEFAULT, slip)
+    assert codes > 0.002
+    assert scales == 0
+    assert is_rounding(0.0001, 0)
+    assert not is_rounding(codes, scales)
+    assert not is_rounding(*differing(DEFAULT, zeros))
+
+
+# -- what is counted --
+
+
+def _launching(arrays: list[mx.array]) -> list[str]:
+    """The primitives of a graph that a GPU runs something for; views are free."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "graph.dot"
+        mx.export_to_dot(str(file), *arrays)
+        names = re.findall(r'\[label ="(\w+)"', file.read_text())
+    views = {"Broadcast", "ExpandDims", "Squeeze", "Reshape", "Slice", "Flatten", "Unflatten"}
+    return [name for name in names if name not in {*views, "View", "Split", "Transpose"}]
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+def test_a_block_is_one_launch(dim: int) -> None:
+    case = EncodeCase(dim=dim, blocks=1, batch=1, held=64)
+    tokens = drawn(case)
+    mx.eval(tokens)
+    composed = [
+        part
+        for each, side in zip(case.codecs, tokens, strict=True)
+        for part in each.encode(side).parts.values()
+    ]
+    assert len(_launching(composed)) > 200
+    recorder = Recorder()
+    encoded(case, recorder)
+    assert len(recorder.calls) == 1
+
+
+def test_inputs_are_whole_buffers() -> None:
+    """A decoded token that completes a block: the rings as they are, no slice and no copy."""
+    plan = make_plan(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi5", "turbo3u"))
+    cache, recorder = TwoTierKVCache(plan), Recorder()
+    cache._tiers = tiers = GpuTiers(
+        plan, decoder=TierDecoder(launch=zeros), encoder=TierEncoder(launch=recorder)
+    )
+    k, v = (mx.random.normal((1, 2, 14, 16)) for _ in "kv")
+    cache.append(k[:, :, :13], v[:, :, :13])
+    assert not recorder.calls
+    buffers = tiers.pending()
+    cache.append(k[:, :, 13:], v[:, :, 13:])
+    (call,) = recorder.calls
+    assert all(any(array is buffer for buffer in buffers) for array in call.inputs[:4])
+
+
+@needs_clang
+@pytest.mark.parametrize(
+    ("case", "passes"),
+    [
+        (DEFAULT, (1, 1)),
+        (EncodeCase(held=64), (1, 1)),
+        (EncodeCase(dim=112, kv_heads=1), (1, 1)),
+        (EncodeCase(dim=128, block=32), (1, 1)),
+        # 64 tokens of 128 channels do not fit in threadgroup memory, as channels need them.
+        (EncodeCase(dim=128), (3, 1)),
+        (EncodeCase(keys="turbo3u", values="q4", dim=128), (1, 1)),
+        (EncodeCase(keys="kvarn4", values="turbo3u"), (1, 1)),
+        (EncodeCase(keys="f16", values="kvarn4", dim=128), (1, 12)),
+    ],
+    ids=str,
+)
+def test_tokens_are_loaded_once_where_they_fit(case: EncodeCase, passes: tuple[int, int]) -> None:
+    emulator = Emulator(mode=Mode.COUNTING)
+    check(case, emulator)
+    size = case.batch * case.kv_heads * case.tokens * case.dim * case.dtype.size
+    for side, times in zip(("keys", "values"), passes, strict=True):
+        loaded = sum(emulator.loads.get(("encode", f"{at}_{side}"), 0) for at in ("ring", "new"))
+        assert loaded == times * size
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("name", [*CODECS, "D64 M64", "D128 M64", "D112 M64", "D80 M64"])
+def test_registers_and_threadgroup_memory(name: str) -> None:
+    call = call_of(ALL[name])
+    resources = cuda.compile_cuda(call)
+    assert resources.registers <= MOST_REGISTERS
+    assert (resources.spilled, resources.stack) == (0, 0)
+    assert resources.shared <= MOST_SHARED
+
+
+@needs_clang
+@pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+def test_address_spaces(pair: tuple[str, str]) -> None:
+    for dtype in (mx.float16, mx.bfloat16, mx.float32):
+        case = EncodeCase(keys=pair[0], values=pair[1], dtype=dtype)
+        assert lint(generate(call_of(case))) == []
+
+
+def test_lengths_are_no_constants() -> None:
+    """Text and template, what MLX compiles anew for, are those of any place and number."""
+    cases = DEFAULT, EncodeCase(batch=1, blocks=7, held=31), EncodeCase(kv_heads=5, older=3)
+    made = [generate(call_of(case)) for case in cases]
+    assert len({(each.text, each.template) for each in made}) == 1
+
+
+def test_outputs_are_what_the_codecs_hold() -> None:
+    call = call_of(DEFAULT)
+    written = sum(
+        prod(shape) * dtype.size for shape, dtype in zip(call.shapes, call.dtypes, strict=True)
+    )
+    bits = sum(each.bits_per_element(64, 64) for each in DEFAULT.codecs)
+    assert written == bits / 8 * 64 * 64 * DEFAULT.blocks * DEFAULT.batch * DEFAULT.kv_heads
+
+
+# -- what it does not take --
+
+
+def test_what_is_too_large_stays_with_mlx() -> None:
+    kvarn, kivi = codec("kvarn4"), codec("hkivi5")
+    assert encodes((kivi, kivi), 4096, 128)
+    assert encodes((kvarn, kivi), 512, 128)
+    assert not encodes((kvarn, kivi), 2048, 128)
+    plan = make_plan(TierSizes(pinned=0, hot=0, block=2600, slots=2), ("kvarn4", "kvarn2"))
+    tiers = GpuTiers(plan, encoder=TierEncoder(launch=zeros))
+    k, v = (mx.random.normal((1, 1, 2600, 8)) for _ in "kv")
+    tiers.write_cold(0, Tokens(k, v))
+    assert np.array(tiers.pending()[0]).any()
+
+
+def test_a_head_dimension_that_does_not_rotate_is_told() -> None:
+    tokens = Tokens(mx.zeros((1, 1, 8, 72)), mx.zeros((1, 1, 8, 72)))
+    with pytest.raises(CacheError, match="head dimension 72"):
+        TierEncoder(launch=zeros).encode(
+            (codec("hkivi5"), codec("kivi3")), Leaving(blocks=1, block=8, new=tokens)
+        )
