@@ -90,6 +90,11 @@ _GENERAL = (
         keys="kvarn4", values="kvarn3", dim=128, group=8, segments=(1, 1, 2, 4), slots=8, blocks=8
     ),
     Case(blocks=0, dtype=mx.bfloat16, query=mx.bfloat16),
+    # Rotations of 28 and of 12 parts; turns of some channels, whose pairs lie apart.
+    Case(dim=112, values="turbo4", new=2, pairs=5, traditional=False, window_step=9),
+    Case(dim=24, group=2, values="turbo3", pairs=9, kv_heads=3),
+    # As many spans as lanes and more.
+    Case(group=1, segments=(70,), slots=70, blocks=70, block=4, pinned=150, first_slot=0),
     Case(new=3, sharpness=300),
     Case(keys="kivi4", values="kivi3", dim=88, dtype=mx.float32, kv_heads=3, batch=2, blocks=5),
 )

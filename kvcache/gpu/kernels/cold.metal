@@ -29,20 +29,9 @@ SHARED_POINTER(float) weights = all_weights + simdgroup * uint(32 * ROWS);
 SHARED_POINTER(uint) staged = all_staged + simdgroup * uint(VALUES::STAGED);
 
 for (int r = int(simdgroup); r < ROWS; r += SIMDGROUPS) {
-  const device QUERY* query = queries + (head * rows + min(first_row + r, rows - 1)) * D;
-  float x[Hadamard<D>::EACH];
-  UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
-    const int d = 32 * e + int(lane);
-    x[e] = d < D ? float(query[d]) : 0.0f;
-  }
-  if (ROTATED) {
-    apply_signs<D>(x, words, head % args[ARG_KV_HEADS], lane);
-    transform<D>(x, words, rotated + r * D, lane);
-  }
-  UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
-    const int d = 32 * e + int(lane);
-    if (d < D) rotated[r * D + d] = x[e];
-  }
+  const int from = (head * rows + min(first_row + r, rows - 1)) * D;
+  load_query<D, ROTATED>(
+      queries + from, words, head % args[ARG_KV_HEADS], rotated + r * D, lane);
 }
 if (simdgroup == 0u) level_table[lane] = levels[lane];
 threadgroup_barrier(mem_flags::mem_threadgroup);

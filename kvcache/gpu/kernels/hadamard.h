@@ -66,3 +66,22 @@ METAL_FUNC void transform(
   const float scale = as_type<float>(words[0]);
   UNROLL for (int e = 0; e < EACH; e++) x[e] *= scale;
 }
+
+// A query by one simdgroup to threadgroup memory, and, where ROTATED, into the keys' basis.
+template <int D, bool ROTATED, typename T>
+METAL_FUNC void load_query(const device T* query, const device uint* words, int kv_head,
+    SHARED_POINTER(float) to, uint lane) {
+  float x[Hadamard<D>::EACH];
+  UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
+    const int d = 32 * e + int(lane);
+    x[e] = d < D ? float(query[d]) : 0.0f;
+  }
+  if (ROTATED) {
+    apply_signs<D>(x, words, kv_head, lane);
+    transform<D>(x, words, to, lane);
+  }
+  UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
+    const int d = 32 * e + int(lane);
+    if (d < D) to[d] = x[e];
+  }
+}
