@@ -8,7 +8,7 @@ Source: RoPE, arXiv 2104.09864; sinks, StreamingLLM, arXiv 2309.17453.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -29,11 +29,16 @@ class Rotation:
     periods: npt.NDArray[np.float64]
     traditional: bool
 
+    @cached_property
+    def key(self) -> tuple[bytes, bool]:
+        """The same for rotations that do the same, such as those of a restored cache's layers."""
+        return self.periods.tobytes(), self.traditional
+
     def __call__(self, x: mx.array, by: Sequence[int]) -> mx.array:
         """Turn x [B, H, L, D]: row i by by[i] positions; float32 inside, x's dtype outside."""
         if not any(by):
             return x
-        cos, sin = (mx.array(table) for table in _tables(self, tuple(by)))  # [L, pairs]
+        cos, sin = (mx.array(table) for table in _tables(self.key, tuple(by)))  # [L, pairs]
         pairs = len(self.periods)
         turning = x[..., : 2 * pairs].astype(mx.float32)
         if self.traditional:
@@ -47,10 +52,19 @@ class Rotation:
             return turned
         return mx.concatenate([turned, x[..., 2 * pairs :]], axis=-1)
 
+    def table(self, by: tuple[int, ...]) -> mx.array:
+        """Cosine and sine [L, pairs, 2] of turning by by[i] positions, float32, for kernels."""
+        return _interleaved(self.key, by)
+
 
 # All layers of a model turn alike, one after the other.
 @lru_cache(maxsize=8)
-def _tables(rotation: Rotation, by: tuple[int, ...]) -> tuple[Floats, Floats]:
+def _tables(key: tuple[bytes, bool], by: tuple[int, ...]) -> tuple[Floats, Floats]:
     """Cosines and sines [L, pairs]."""
-    angles = np.array(by, np.float64)[:, None] / rotation.periods
+    angles = np.array(by, np.float64)[:, None] / np.frombuffer(key[0], np.float64)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _interleaved(key: tuple[bytes, bool], by: tuple[int, ...]) -> mx.array:
+    return mx.array(np.stack(_tables(key, by), axis=-1))

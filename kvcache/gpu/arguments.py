@@ -1,7 +1,7 @@
 """The run-time numbers of the kernels: one int32 array, named alike in Python and in the text."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum, auto
 from functools import lru_cache
 
@@ -35,7 +35,7 @@ class Argument(IntEnum):
     # expand
     FIRST_HEAD = auto()
     HEADS_TAKEN = auto()
-    # dense
+    # unencoded
     PINNED = auto()
     PINNED_ROOM = auto()
     PINNED_SPANS = auto()
@@ -45,9 +45,13 @@ class Argument(IntEnum):
     RING = auto()
     NEW = auto()
     NEW_POSITION = auto()
+    PAIRS = auto()  # of channels that turn for pinned tokens
+    APART = auto()  # from the first channel of a pair to the second
     # merge
     COLD_SPANS = auto()
-    DENSE_SPANS = auto()
+    UNENCODED_SPANS = auto()
+    # of all that look at a window
+    LOWEST = auto()  # position that the first query sees; the other queries' follow
     # encode
     NUMBER = auto()  # of the first token
     END = auto()  # of the numbers in the ring
@@ -59,12 +63,12 @@ MACROS: tuple[tuple[str, str | int], ...] = tuple(
 )
 
 
-def pack_arguments(values: Mapping[Argument, int]) -> mx.array:
-    """int32 [len(Argument)]; what is not given is 0."""
-    numbers = [0] * len(MACROS)
+def pack_arguments(values: Mapping[Argument, int], lowest: Sequence[int] = (0,)) -> mx.array:
+    """int32: a number for each Argument, 0 if not given, and `lowest` in the last one's place."""
+    numbers = [0] * Argument.LOWEST
     for argument, value in values.items():
         numbers[argument] = value
-    return _array(tuple(numbers))
+    return _array((*numbers, *lowest))
 
 
 @lru_cache(maxsize=64)

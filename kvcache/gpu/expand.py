@@ -44,7 +44,10 @@ def expand(launch: Launcher, held: Snapshot, index: int, heads: Heads, dtype: mx
     words = next(iter(held.segments[0][index].values()))
     batch, kv_heads = words.shape[1:3]
     made = _expand_kernel(family_of(held.codecs[index], held.dim), index)
-    ((parts, where),) = made.segments.launches(held)
+    (parts,) = made.segments.inputs(held)
+    (where,) = made.segments.numbers(
+        len(held.segments), held.slots, first_slot=held.first_slot, blocks=held.blocks
+    )
     numbers = where | {
         Argument.HEADS: batch * kv_heads,
         Argument.KV_HEADS: kv_heads,
@@ -77,6 +80,7 @@ def _expand_kernel(family: Family, index: int) -> _ExpandKernel:
         "expand",
         inputs=(*inputs, *segments.names),
         outputs=outputs,
+        headers=("packing.h", "codecs.h", "ring.h"),
         macros=(*MACROS, *segments.macros),
     )
     return _ExpandKernel(kernel=kernel, segments=segments, levels=level_table((family,)))

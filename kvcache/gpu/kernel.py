@@ -4,6 +4,7 @@ Knows nothing of attention. The text that a kernel is made of lies in `kernels/`
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,7 +15,9 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 _FOLDER = Path(__file__).parent / "kernels"
-SHARED_HEADERS = ("packing.h", "codecs.h", "softmax.h", "ring.h")
+SHARED_HEADERS = ("packing.h", "codecs.h", "softmax.h", "ring.h", "hadamard.h")
+LEAST_SIZE = 8  # numbers; MLX puts smaller inputs into constant memory, another kind of pointer
+_COMMENT = re.compile(r"\s*//.*$|^\s+", re.MULTILINE)
 
 Constant = int | bool | mx.Dtype
 Size = tuple[int, int, int]
@@ -33,7 +36,22 @@ def text_of(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True, kw_only=True)
+def bare(text: str) -> str:
+    """The text without comments, indentation and empty lines.
+
+    MLX puts a kernel's whole text together at each call, and hashes it.
+    """
+    return _COMMENT.sub("", text)
+
+
+def in_device_memory(array: mx.array) -> mx.array:
+    """The array, with room after it if it is tiny."""
+    if array.size >= LEAST_SIZE:
+        return array
+    return mx.pad(array.flatten(), (0, LEAST_SIZE - array.size))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Kernel:
     """A kernel's text: `source` is the inside of the function, `headers` stand before it.
 
@@ -54,22 +72,28 @@ class Kernel:
         *,
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
+        headers: tuple[str, ...],
         macros: tuple[tuple[str, str | int], ...] = (),
     ) -> "Kernel":
-        """The kernel of the file `stem`.metal, after the headers that all share."""
+        """The kernel of the file `stem`.metal, after these of the shared headers."""
         return cls(
             stem=stem,
             source=text_of(f"{stem}.metal"),
-            headers="".join(map(text_of, SHARED_HEADERS)),
+            headers="".join(map(text_of, headers)),
             inputs=inputs,
             outputs=outputs,
             macros=macros,
         )
 
     def header(self, dialect: Dialect) -> str:
-        """All that stands before the function in one dialect."""
+        """All that stands before the function in one dialect, bare."""
         defines = "".join(f"#define {name} {value}\n" for name, value in self.macros)
-        return text_of(dialect.value) + defines + self.headers
+        return bare(text_of(dialect.value) + defines + self.headers)
+
+    @property
+    def body(self) -> str:
+        """The inside of the function, bare."""
+        return bare(self.source)
 
     @cached_property
     def metal_function(self) -> Any:
@@ -88,7 +112,7 @@ class Kernel:
             "name": self.name,
             "input_names": list(self.inputs),
             "output_names": list(self.outputs),
-            "source": self.source,
+            "source": self.body,
             "header": self.header(dialect),
         }
 
@@ -114,12 +138,12 @@ class Call:
     def arguments(self) -> dict[str, Any]:
         """As the functions that MLX makes of kernels take them."""
         return {
-            "inputs": list(self.inputs),
+            "inputs": self.inputs,
             "template": list(self.constants.items()),
             "grid": self.grid,
             "threadgroup": self.threadgroup,
-            "output_shapes": [list(shape) for shape in self.shapes],
-            "output_dtypes": list(self.dtypes),
+            "output_shapes": self.shapes,
+            "output_dtypes": self.dtypes,
         }
 
 

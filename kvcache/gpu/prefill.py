@@ -38,7 +38,7 @@ class TierPrefill:
         queries turned for them would. Where the tokens do not fit in one
         transient this evaluates as it goes. Raises CacheError as the decoder.
         """
-        shape = CallShape.of(q, held.kv_heads)
+        shape = CallShape.of(q.shape, held.kv_heads)
         mask: Mask = "causal" if sight.is_whole else sight.full()
         # An eighth is for small arrays on their way, then the outputs before they are joined.
         left = self.most_transient // 8 * 7 - q.nbytes

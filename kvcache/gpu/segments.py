@@ -3,7 +3,7 @@
 The text names a part once, in PICK(part), and `segment` chooses among its arrays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -12,12 +12,12 @@ import mlx.core as mx
 
 from kvcache.gpu.arguments import Argument
 from kvcache.gpu.families import Family
+from kvcache.gpu.kernel import LEAST_SIZE, in_device_memory
 from kvcache.snapshot import Snapshot
 
 _STARTS = (Argument.START_0, Argument.START_1, Argument.START_2, Argument.START_3)
 _SEGMENTS = len(_STARTS)  # as many as a ring has
 _MOST_BUFFERS = 31  # that a Metal kernel takes
-_LEAST_SIZE = 8  # MLX puts smaller inputs into constant memory, another kind of pointer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,27 +88,34 @@ class SegmentInputs:
     def _parts(self) -> tuple[tuple[int, str], ...]:
         return tuple((role.index, part) for role in self.roles for part in role.family.parts)
 
-    def launches(self, held: Snapshot) -> Iterator[tuple[list[mx.array], dict[Argument, int]]]:
-        """The inputs and numbers of each launch; one, unless there are too many parts."""
-        starts = list(accumulate(held.slots, initial=0))
-        for at in range(0, len(held.segments), self.segments):
-            taken = list(held.segments[at : at + self.segments])
-            stop = starts[at + len(taken)]
-            first = [*starts[at : at + len(taken)], *[stop] * (_SEGMENTS - len(taken))]
-            taken += taken[:1] * (self.segments - len(taken))  # never read
-            inputs = [_in_device_memory(pair[i][part]) for pair in taken for i, part in self._parts]
+    def inputs(self, held: Snapshot) -> list[list[mx.array]]:
+        """Of each launch; one, unless there are too many parts."""
+        count, parts = self.segments, self._parts
+        launches = []
+        for at in range(0, len(held.segments), count):
+            taken = list(held.segments[at : at + count])
+            taken += taken[:1] * (count - len(taken))  # never read
+            launches.append([pair[i][part] for pair in taken for i, part in parts])
+        # No part has fewer numbers than tokens.
+        if held.kv_heads * held.block < LEAST_SIZE:
+            return [[in_device_memory(part) for part in inputs] for inputs in launches]
+        return launches
+
+    def numbers(
+        self, segments: int, slots: Sequence[int], *, first_slot: int, blocks: int
+    ) -> list[dict[Argument, int]]:
+        """Of each launch, of so many segments; otherwise as a `Snapshot` has them."""
+        starts, launches = list(accumulate(slots, initial=0)), []
+        for at in range(0, segments, self.segments):
+            count = min(self.segments, segments - at)
+            stop = starts[at + count]
+            first = [*starts[at : at + count], *[stop] * (_SEGMENTS - count)]
             numbers = {
                 **dict(zip(_STARTS, first, strict=True)),
                 Argument.STOP: stop,
-                Argument.SLOTS: sum(held.slots),
-                Argument.FIRST_SLOT: held.first_slot,
-                Argument.BLOCKS: held.blocks,
+                Argument.SLOTS: sum(slots),
+                Argument.FIRST_SLOT: first_slot,
+                Argument.BLOCKS: blocks,
             }
-            yield inputs, numbers
-
-
-def _in_device_memory(part: mx.array) -> mx.array:
-    """The part, with room after it if it is tiny."""
-    if part.size >= _LEAST_SIZE:
-        return part
-    return mx.pad(part.flatten(), (0, _LEAST_SIZE - part.size))
+            launches.append(numbers)
+        return launches

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from kvcache.errors import CacheError
 
 RUN = 8  # channels that a lane handles together
 TILE = 32  # tokens that a simdgroup takes at a time, one per lane
-THREADGROUPS = 512  # of a launch where there is work for them: they keep any GPU of now busy
 _LARGEST_DIM = 256  # so that the runs of a token fit a simdgroup
 _ROWS = 8  # query rows that share one read of a token: more would not fit in registers
+# Rows of all spans' partial results of one KV head. Written and read they are 135 KB at D = 64, 12%
+# of 16k tokens in the default codecs.
+_PARTIAL_ROWS = 256
+_LEAST_PARTIALS = 4  # so that their stats, two numbers each, are in device memory too
 _SHARED_BYTES = 8 * 1024  # of folded queries and weights, for several threadgroups at a time
 
 
@@ -28,9 +29,9 @@ class CallShape:
         check_dim(self.dim)
 
     @classmethod
-    def of(cls, q: mx.array, kv_heads: int) -> "CallShape":
-        """From q [B, Hq, L, D]."""
-        batch, heads, new, dim = q.shape
+    def of(cls, queries: tuple[int, ...], kv_heads: int) -> "CallShape":
+        """From queries' shape [B, Hq, L, D]."""
+        batch, heads, new, dim = queries
         return cls(batch=batch, kv_heads=kv_heads, group=heads // kv_heads, new=new, dim=dim)
 
     @property
@@ -68,8 +69,10 @@ class CallShape:
 
         threadgroups: how many keep the GPU busy; more only add to what is merged.
         """
-        wanted = max(1, threadgroups // (self.heads * self.row_tiles))
-        return max(1, min(wanted, ceil_div(units, self.simdgroups)))
+        wanted = threadgroups // (self.heads * self.row_tiles)
+        most = min(wanted, _PARTIAL_ROWS // self.rows, ceil_div(units, self.simdgroups))
+        least = ceil_div(_LEAST_PARTIALS, self.heads * self.rows)
+        return max(least, most)
 
 
 def check_dim(dim: int) -> None:

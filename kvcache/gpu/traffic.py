@@ -8,7 +8,9 @@ write. Runs nothing.
 from dataclasses import dataclass
 
 from kvcache.codecs.base import Codec
-from kvcache.gpu.shape import THREADGROUPS, TILE, CallShape, ceil_div
+from kvcache.gpu.device import threadgroups_of
+from kvcache.gpu.hadamard import words_bytes
+from kvcache.gpu.shape import TILE, CallShape, ceil_div
 
 _FLOAT = 4
 
@@ -28,8 +30,8 @@ class Traffic:
     """Bytes of one layer.
 
     pinned, hot, cold: keys and values, cold ones with all their scales.
-    queries: read, and in the keys' basis written and read.
-    rotation: the matrix and the signs of both bases.
+    queries: read by the kernel of each tier.
+    rotation: the words of both bases.
     scratch: partial results of spans, written and read.
     """
 
@@ -60,9 +62,11 @@ def traffic(
     values: Codec,
     hot_bytes: int = 2,
     query_bytes: int = 2,
-    threadgroups: int = THREADGROUPS,
+    threadgroups: int | None = None,
 ) -> Traffic:
     """Of `TierDecoder.attend`. hot_bytes, query_bytes: of one unencoded number, of one of q.
+
+    threadgroups: of the decoder; None: as for a base chip.
 
     Each part of the rows (`CallShape.row_tiles`) reads the tiers once. Of cold
     blocks that one launch reads: scratch is more where codecs have many parts.
@@ -71,18 +75,15 @@ def traffic(
     token = 2 * shape.dim * hot_bytes
     rows = shape.heads * shape.rows
     units = [ceil_div(held.hot, TILE), ceil_div(held.pinned, TILE), held.blocks]
-    spans = sum(shape.spans(count, threadgroups) for count in units if count)
+    wanted = threadgroups or threadgroups_of("g")
+    spans = sum(shape.spans(count, wanted) for count in units if count)
     rotated = [codec for codec in (keys, values) if held.blocks and codec.rotation is not None]
-    # Read by the unencoded tokens' kernel, and as the pinned tokens see them; then by the cold
-    # one's or, where the keys are rotated, by the rotation, which writes float32 for it.
-    of_row = query_bytes * (1 + (held.pinned > 0) + (held.blocks > 0))
-    of_row += 2 * _FLOAT if keys in rotated else 0
     return Traffic(
         pinned=reads * held.pinned * token,
         hot=reads * held.hot * token,
         cold=reads * held.blocks * block_bytes(keys, values, held.block, shape.dim),
-        queries=rows * shape.dim * of_row,
-        rotation=len(rotated) * _FLOAT * shape.dim * (shape.dim + shape.kv_heads),
+        queries=rows * shape.dim * query_bytes * (1 + (held.blocks > 0)),
+        rotation=len(rotated) * words_bytes(shape.kv_heads, shape.dim),
         scratch=2 * rows * spans * (shape.dim + 2) * _FLOAT,
         output=rows * shape.dim * query_bytes,
     )

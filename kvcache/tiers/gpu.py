@@ -74,7 +74,7 @@ class GpuTiers(MlxTiers):
         if not sight.suits_kernels or self.is_reference(q.shape[3]):
             return super().attend_snapshot(q, held, sight, scale)
         if q.shape[2] <= MOST_NEW:
-            return self._decoder.attend(q, sight.turned(q), held, sight, scale=scale)
+            return self._decoder.attend(q, held, sight, scale=scale)
         # Rows that meet the pinned tokens at the same distance go together.
         outputs = [
             self._prefill.attend(q[:, :, rows], _turned_ahead(held, part), part, scale=scale)

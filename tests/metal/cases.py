@@ -27,7 +27,11 @@ SHAPES = {
     "G71": Case(group=71, kv_heads=1),
     "B3": Case(batch=3, group=2),
     "D72": Case(dim=72, keys="kivi4", values="kivi3"),
-    "D112": Case(dim=112, keys="hkivi3", values="q6"),
+    "D112": Case(dim=112, keys="hkivi3", values="turbo4"),
+    "D48": Case(dim=48, values="q6", kv_heads=1),
+    "D40": Case(dim=40, keys="kivi4", values="turbo2"),
+    "D24": Case(dim=24, group=5, values="turbo3"),
+    "D8": Case(dim=8, values="turbo3"),
     "D256": Case(dim=256, group=2, blocks=0),
     "f32": Case(dtype=mx.float32),
     "bf16": Case(dtype=mx.bfloat16, query=mx.bfloat16),
@@ -53,6 +57,14 @@ BLOCKS["M1 in one slot of one head"] = Case(
 )
 
 _NEW = 3
+TURNS = {
+    "half-split": Case(new=_NEW, traditional=False, window_step=13),
+    "of some pairs": Case(new=_NEW, pairs=9, window_step=13),
+    "of some pairs, half-split": Case(new=_NEW, pairs=9, traditional=False, dim=80),
+    "of two pairs": Case(pairs=2, traditional=False),
+    "of one query of two": Case(new=2, evicted=0, window_step=7, pinned=77),
+    "far away": Case(new=2, evicted=1_234_567, pinned=40),
+}
 TIERS = {
     "nothing held": Case(new=_NEW, blocks=0, hot=0, pinned=0, evicted=0),
     "pinned only": Case(new=_NEW, blocks=0, hot=0),
@@ -109,6 +121,7 @@ ALL = {
         ("shape", SHAPES),
         ("block", BLOCKS),
         ("tiers", TIERS),
+        ("turn", TURNS),
     )
     for name, case in cases.items()
 }

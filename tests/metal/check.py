@@ -62,7 +62,7 @@ def _line(name: str, case: Case, attend: Callable[[Case], mx.array]) -> str:
 def _decode(case: Case) -> mx.array:
     sample = make(case)
     return TierDecoder(threadgroups=case.threadgroups).attend(
-        sample.q, sample.q_sink, sample.held, sample.sight, scale=sample.scale
+        sample.q, sample.held, sample.sight, scale=sample.scale
     )
 
 
@@ -106,7 +106,7 @@ def _our_seconds(shape: Shape, depth: int) -> tuple[float, int]:
     sight = Sight(position=depth, gone=(0,), total=depth, new=1)
     decoder = TierDecoder()
     seconds = _seconds(
-        lambda: decoder.attend(q, q, held, sight, scale=1 / sqrt(shape.dim)),
+        lambda: decoder.attend(q, held, sight, scale=1 / sqrt(shape.dim)),
         [part for parts in pair for part in parts.values()],
     )
     return seconds, sum(part.nbytes for parts in pair for part in parts.values())

@@ -107,7 +107,7 @@ def cuda_text(call: Call, *, prelude: str = _PRELUDE) -> str:
     return (
         f"{prelude}{kernel.header(Dialect.CUDA)}\nnamespace mlx::core::cu {{\n"
         f"__global__ void {kernel.name}(\n{','.join(parameters)}) {{\n"
-        f"{constants}\n{kernel.source}\n}}\n}}\n"
+        f"{constants}\n{kernel.body}\n}}\n}}\n"
     )
 
 

@@ -39,6 +39,6 @@ def calls_of(case: Case) -> list[Call]:
     recorder = Recorder()
     sample = make(case)
     TierDecoder(launch=recorder, threadgroups=case.threadgroups).attend(
-        sample.q, sample.q_sink, sample.held, sample.sight, scale=sample.scale
+        sample.q, sample.held, sample.sight, scale=sample.scale
     )
     return recorder.calls

@@ -12,6 +12,7 @@ from kvcache import codec
 from kvcache.codecs.base import Codec, Encoded, Parts
 from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
+from kvcache.turn import Rotation
 from tests.kvcache.oracle import attention
 
 Array = npt.NDArray[np.float64]
@@ -24,7 +25,8 @@ class Case:
 
     Positions begin after `evicted`, so that they differ from indices. Queries are float32 unless
     told: then the output is not rounded, and errors of the kernels show. one_query: pinned tokens
-    are met by the same queries as all others. in_tiers: queries of tokens that are in the tiers
+    are met by the same queries as all others; else these are turned, in so many pairs of channels,
+    None for all, which lie as `traditional` says. in_tiers: queries of tokens that are in the tiers
     already, so that there are no new ones and later tokens must not be seen. threadgroups: the
     decoder's; with few of them each takes several blocks. sharpness: of scores; with 50 their
     powers of two are out of float32's range.
@@ -51,6 +53,8 @@ class Case:
     dtype: mx.Dtype = mx.float16
     query: mx.Dtype = mx.float32
     one_query: bool = False
+    pairs: int | None = None
+    traditional: bool = True
     in_tiers: int = 0
     threadgroups: int = 512
     sharpness: float = 1.3
@@ -62,7 +66,6 @@ class Sample:
     """Arguments of a call and what it must give, [B, Hq, L, D] in float64."""
 
     q: mx.array
-    q_sink: mx.array
     held: Snapshot
     sight: Sight
     scale: float
@@ -82,12 +85,8 @@ def make(case: Case) -> Sample:
         return Tokens(*(mx.array(x.astype(np.float32)).astype(case.dtype) for x in drawn))
 
     heads, queries = case.kv_heads * case.group, case.in_tiers or case.new
-    q, q_sink = (
-        mx.array(random.normal(size=(case.batch, heads, queries, case.dim)).astype(np.float32))
-        for _ in range(2)
-    )
-    q = q.astype(case.query)
-    q_sink = q if case.one_query else q_sink.astype(case.query)
+    drawn = random.normal(size=(case.batch, heads, queries, case.dim)).astype(np.float32)
+    q = mx.array(drawn).astype(case.query)
     total = case.evicted + case.pinned + case.blocks * case.block + case.hot
     codecs = codec(case.keys, seed=3), codec(case.values, seed=3)
     held = Snapshot(
@@ -117,15 +116,15 @@ def make(case: Case) -> Sample:
         pinned=case.pinned,
         evicted=case.evicted,
         new=held.new_count,
+        rotation=_rotation(case),
     )
     scale = case.sharpness / sqrt(case.dim)
     return Sample(
         q=q,
-        q_sink=q_sink,
         held=held,
         sight=sight,
         scale=scale,
-        expected=_expected(q, q_sink, held, sight, scale),
+        expected=_expected(q, _turned(_wide(q), sight), held, sight, scale),
     )
 
 
@@ -144,14 +143,35 @@ def _segments(
     return segments
 
 
-def _expected(q: mx.array, q_sink: mx.array, held: Snapshot, sight: Sight, scale: float) -> Array:
+def _rotation(case: Case) -> Rotation | None:
+    if case.one_query:
+        return None
+    pairs = case.pairs or case.dim // 2
+    return Rotation(periods=500.0 ** (np.arange(pairs) / pairs), traditional=case.traditional)
+
+
+def _turned(q: Array, sight: Sight) -> Array:
+    """Each query turned back by the tokens let go before it, by complex numbers."""
+    if sight.rotation is None:
+        return q
+    periods, turned = sight.rotation.periods, q.copy()
+    pairs = len(periods)
+    first = np.arange(pairs) * (2 if sight.rotation.traditional else 1)
+    second = first + (1 if sight.rotation.traditional else pairs)
+    by = np.exp(-1j * np.array(sight.gone)[:, None] / periods)
+    both = (q[..., first] + 1j * q[..., second]) * by
+    turned[..., first], turned[..., second] = both.real, both.imag
+    return turned
+
+
+def _expected(q: mx.array, q_sink: Array, held: Snapshot, sight: Sight, scale: float) -> Array:
     """Attention of each query to all it sees, one softmax over every tier."""
     keys, values, positions = (list(each) for each in zip(*_pieces(held), strict=True))
     k, v, at = np.concatenate(keys, 2), np.concatenate(values, 2), np.concatenate(positions)
     out = np.zeros(q.shape)
     for i in range(q.shape[2]):
         # The pinned tokens meet the second query: append it as channels of its own.
-        both = np.concatenate([_wide(q[:, :, i : i + 1]), _wide(q_sink[:, :, i : i + 1])], 3)
+        both = np.concatenate([_wide(q[:, :, i : i + 1]), q_sink[:, :, i : i + 1]], 3)
         is_pinned = at < held.pinned_count
         apart = is_pinned[:, None]
         split = np.concatenate([np.where(apart, 0, k), np.where(apart, k, 0)], 3)

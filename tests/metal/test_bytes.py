@@ -30,18 +30,18 @@ def loads(case: Case) -> tuple[int, int]:
         for (stem, name), count in emulator.loads.items()
         if stem == "cold" and name.startswith(("key_", "value_"))
     )
-    dense = sum(
+    unencoded = sum(
         count
         for (stem, name), count in emulator.loads.items()
-        if stem == "dense" and name.endswith(("_keys", "_values"))
+        if stem == "unencoded" and name.endswith(("_keys", "_values"))
     )
-    return cold, dense
+    return cold, unencoded
 
 
 def formula(case: Case) -> Traffic:
     """What the roofline of `bench` counts with."""
     return traffic(
-        CallShape.of(make(case).q, case.kv_heads),
+        CallShape.of(make(case).q.shape, case.kv_heads),
         Held(pinned=case.pinned, hot=case.hot + case.new, blocks=case.blocks, block=case.block),
         keys=codec(case.keys),
         values=codec(case.values),
@@ -68,11 +68,11 @@ def test_each_element_is_loaded_once_for_all_heads_of_a_group(pair: str, group: 
     case = Case(
         keys=keys, values=values, group=group, segments=SEGMENTS, slots=16, first_slot=7, blocks=13
     )
-    cold, dense = loads(case)
+    cold, unencoded = loads(case)
     expected = formula(case)
     assert expected.cold == pytest.approx(codecs_bits(case))
     assert expected.cold * 0.999 <= cold <= expected.cold * 1.05
-    assert dense == expected.pinned + expected.hot
+    assert unencoded == expected.pinned + expected.hot
 
 
 @pytest.mark.parametrize(
@@ -88,48 +88,46 @@ def test_each_element_is_loaded_once_for_all_heads_of_a_group(pair: str, group: 
 def test_what_is_not_keys_and_values(case: Case) -> None:
     """Outputs of all launches but the last are scratch; each is read once."""
     *parts, merge = calls_of(case)
-    expected, written = formula(case), {"rotate": 0, "cold": 0, "dense": 0}
+    expected, written = formula(case), {"cold": 0, "unencoded": 0}
     for call in parts:
         sizes = zip(call.shapes, call.dtypes, strict=True)
         written[call.kernel.stem] += sum(prod(shape) * dtype.size for shape, dtype in sizes)
-    assert expected.scratch == 2 * (written["cold"] + written["dense"])
+    assert expected.scratch == 2 * sum(written.values())
     assert expected.output == prod(merge.shapes[0]) * merge.dtypes[0].size
     q = prod(merge.shapes[0]) * case.query.size
-    reads = 1 + (case.pinned > 0) + (case.blocks > 0)
-    assert expected.queries == reads * q + 2 * written["rotate"]
-    turns = [call for call in calls_of(case) if call.kernel.stem in ("rotate", "merge")]
-    turns = [call for call in turns if call.constants.get("ROTATED", True)]
-    tables = [
+    assert expected.queries == (1 + (case.blocks > 0)) * q
+    words = [
         array.nbytes
-        for call in turns
+        for call in calls_of(case)
+        if call.constants.get("ROTATED", False)
         for name, array in zip(call.kernel.inputs, call.inputs, strict=True)
-        if name in ("signs", "matrix")
+        if name == "words"
     ]
-    assert expected.rotation == sum(tables)
+    assert expected.rotation == sum(words)
 
 
 def test_sums_of_spans_are_read_once() -> None:
     case = Case(group=5)
     emulator = Emulator(mode=Mode.COUNTING)
     attend(case, emulator)
-    read = sum(emulator.loads["merge", f"{tier}_sums"] for tier in ("cold", "dense"))
+    read = sum(emulator.loads["merge", f"{tier}_sums"] for tier in ("cold", "unencoded"))
     assert read == formula(case).scratch // 2 * case.dim // (case.dim + 2)
 
 
 def test_traffic_by_hand() -> None:
-    """One row of 2 heads of 64 over a pinned token, 3 hot ones and two blocks of 4 tokens."""
+    """One row of 4 heads of 64 over a pinned token, 3 hot ones and two blocks of 4 tokens."""
     found = traffic(
-        CallShape(batch=1, kv_heads=2, group=1, new=1, dim=64),
+        CallShape(batch=1, kv_heads=4, group=1, new=1, dim=64),
         Held(pinned=1, hot=3, blocks=2, block=4),
         keys=codec("q8"),
         values=codec("f16"),
     )
     token = 2 * 64 * 2  # keys and values in float16
     block = 4 * (64 + 2 + 2) + 4 * 64 * 2  # codes, a scale and a zero for 64 channels; values
-    assert (found.pinned, found.hot, found.cold) == (2 * token, 2 * 3 * token, 2 * 2 * block)
-    assert found.queries == 2 * 64 * 2 * 3
-    assert (found.rotation, found.output) == (0, 2 * 64 * 2)
-    assert found.scratch == 2 * 2 * 3 * 66 * 4  # one span of each tier, written and read
+    assert (found.pinned, found.hot, found.cold) == (4 * token, 4 * 3 * token, 4 * 2 * block)
+    assert found.queries == 4 * 64 * 2 * 2
+    assert (found.rotation, found.output) == (0, 4 * 64 * 2)
+    assert found.scratch == 2 * 4 * 3 * 66 * 4  # one span of each tier, written and read
     assert found.total == found.cache + found.queries + found.scratch + found.output
 
 

@@ -11,7 +11,7 @@ from kvcache import CacheError
 from kvcache.gpu import TierDecoder
 from kvcache.gpu.kernel import Dialect, Launcher
 from tests.metal.build import Mode, find_compiler
-from tests.metal.cases import BLOCKS, CODECS, PAIRS, SHAPES, TIERS, UNREAD
+from tests.metal.cases import BLOCKS, CODECS, PAIRS, SHAPES, TIERS, TURNS, UNREAD
 from tests.metal.emulator import Emulator, Order
 from tests.metal.samples import Case, make, tolerance
 
@@ -24,7 +24,7 @@ def attend(case: Case, launch: Launcher) -> tuple[npt.NDArray[np.float64], npt.N
     """What the kernels give and what they should."""
     sample = make(case)
     out = TierDecoder(launch=launch, threadgroups=case.threadgroups).attend(
-        sample.q, sample.q_sink, sample.held, sample.sight, scale=sample.scale
+        sample.q, sample.held, sample.sight, scale=sample.scale
     )
     assert out.dtype == case.query
     return np.array(out.astype(mx.float32), dtype=np.float64), sample.expected
@@ -53,6 +53,11 @@ def test_blocks_of_any_length(name: str) -> None:
 @pytest.mark.parametrize("name", TIERS)
 def test_every_state_of_the_tiers(name: str) -> None:
     check(TIERS[name], Emulator())
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_every_way_of_turning_for_pinned_tokens(name: str) -> None:
+    check(TURNS[name], Emulator())
 
 
 @pytest.mark.parametrize("name", ["two launches", "cold of many spans", "window moves"])

@@ -2,8 +2,8 @@
 //
 // Grid: (row tiles * threads, B * Hkv, spans). Template: KEYS and VALUES, the codec families, come
 // as macros; ROWS, D, M and SIMDGROUPS as template constants; all lengths in `args`.
-// queries [B * Hkv, rows, D] in the keys' basis; lowest [L]; outputs sums [B * Hkv, spans, rows, D]
-// and stats [B * Hkv, spans, rows, 2].
+// queries [B * Hkv, rows, D], taken into the keys' basis first where they have one (ROTATED); outputs
+// sums [B * Hkv, spans, rows, D] and stats [B * Hkv, spans, rows, 2].
 //
 // Each simdgroup takes blocks of its own: no barrier of the threadgroup until the end.
 const uint lane = thread_index_in_simdgroup;
@@ -14,8 +14,10 @@ const int span = int(threadgroup_position_in_grid.z);
 const int rows = args[ARG_ROWS];
 const int spans = args[ARG_SPANS];
 const float scale = as_type<float>(args[ARG_SCALE]);
+const device int* lowest = args + ARG_LOWEST;
 
 threadgroup float level_table[16 + 16];
+threadgroup float rotated[ROWS * D];
 threadgroup float all_folded[SIMDGROUPS * ROWS * D];
 threadgroup float all_weights[SIMDGROUPS * 32 * ROWS];
 threadgroup uint all_staged[SIMDGROUPS * VALUES::STAGED];
@@ -26,6 +28,11 @@ SHARED_POINTER(float) folded = all_folded + simdgroup * uint(ROWS * D);
 SHARED_POINTER(float) weights = all_weights + simdgroup * uint(32 * ROWS);
 SHARED_POINTER(uint) staged = all_staged + simdgroup * uint(VALUES::STAGED);
 
+for (int r = int(simdgroup); r < ROWS; r += SIMDGROUPS) {
+  const int from = (head * rows + min(first_row + r, rows - 1)) * D;
+  load_query<D, ROTATED>(
+      queries + from, words, head % args[ARG_KV_HEADS], rotated + r * D, lane);
+}
 if (simdgroup == 0u) level_table[lane] = levels[lane];
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -63,7 +70,7 @@ for (int block = span * per_span + int(simdgroup); block < last_block; block += 
       const float channel_scale = keys.channel_scale(uint(d)) * scale;
       const float channel_offset = keys.channel_offset(uint(d)) * scale;
       UNROLL for (int r = 0; r < ROWS; r++) {
-        const float query = float(queries[(head * rows + min(first_row + r, rows - 1)) * D + d]);
+        const float query = rotated[r * D + d];
         folded[r * D + d] = query * channel_scale;
         bias[r] += query * channel_offset;
       }

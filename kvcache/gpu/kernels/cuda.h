@@ -26,6 +26,10 @@ METAL_FUNC float simd_shuffle(float v, ushort lane) {
   return __shfl_sync(0xffffffffu, v, lane);
 }
 
+METAL_FUNC float simd_shuffle_xor(float v, ushort mask) {
+  return __shfl_xor_sync(0xffffffffu, v, mask);
+}
+
 METAL_FUNC float simd_sum(float v) {
   UNROLL for (int step = 16; step; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
   return v;

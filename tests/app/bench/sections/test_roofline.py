@@ -49,10 +49,10 @@ def test_bytes_of_a_token_by_hand() -> None:
     # Codes and, for each token and 64 channels, a scale and a zero of 2 bytes.
     block = 64 * (64 + 4) + 64 * (32 + 4)
     assert found.cache == 3 * (260 * 256 + block)
-    # Rows of 64 channels, 2 of them: read as pinned, hot and cold tokens meet them; written.
-    queries, output = 2 * 64 * 2 * 3, 2 * 64 * 2
-    # Spans of a threadgroup's four tiles of 32, or blocks: one pinned, two hot, one cold.
-    scratch = 2 * 2 * 4 * (64 + 2) * 4
+    # Rows of 64 channels, 2 of them: read by the kernels of unencoded and of cold tokens; written.
+    queries, output = 2 * 64 * 2 * 2, 2 * 64 * 2
+    # Two spans each of pinned, hot and cold tokens: of two rows there are four partial results.
+    scratch = 2 * 2 * 6 * (64 + 2) * 4
     assert found.other == 3 * (queries + output + scratch)
     f16 = roofline.f16_moved(SMALL, 324)
     assert f16.cache == 3 * 324 * 2 * 64 * 2

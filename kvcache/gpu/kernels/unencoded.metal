@@ -1,8 +1,9 @@
 // Attention of up to ROWS query rows of one KV head to a span of unencoded tokens: a partial result.
 //
 // The first `pinned_spans` spans share the pinned tokens, at positions from 0, which are seen by
-// `sink_queries`; the others share the recent ones, hot ring and new tokens, seen by `queries`.
-// Grid, template and outputs as in cold.metal; queries and sink_queries [B * Hkv, rows, D].
+// turned queries; the others share the recent ones, hot ring and new tokens. Query l turns the first
+// 2 * PAIRS channels, APART from each other in a pair, by cosines and sines turns [L, PAIRS, 2].
+// Grid, template and outputs as in cold.metal; queries [B * Hkv, rows, D].
 const uint lane = thread_index_in_simdgroup;
 const uint simdgroup = simdgroup_index_in_threadgroup;
 const int first_row = int(threadgroup_position_in_grid.x) * ROWS;
@@ -12,6 +13,7 @@ const int rows = args[ARG_ROWS];
 const int spans = args[ARG_SPANS];
 const int pinned_spans = args[ARG_PINNED_SPANS];
 const float scale = as_type<float>(args[ARG_SCALE]);
+const device int* lowest = args + ARG_LOWEST;
 
 threadgroup float scaled[ROWS * D];
 threadgroup float all_weights[SIMDGROUPS * 32 * ROWS];
@@ -21,9 +23,21 @@ threadgroup float slices[SIMDGROUPS * (32 / (D / RUN)) * D];
 SHARED_POINTER(float) weights = all_weights + simdgroup * uint(32 * ROWS);
 
 const bool pinned = span < pinned_spans;
+const int pairs = pinned ? args[ARG_PAIRS] : 0;
 for (int i = int(simdgroup * 32u + lane); i < ROWS * D; i += SIMDGROUPS * 32) {
-  const int from = (head * rows + min(first_row + i / D, rows - 1)) * D + i % D;
-  scaled[i] = (pinned ? float(sink_queries[from]) : float(queries[from])) * scale;
+  const int row = min(first_row + i / D, rows - 1);
+  const int d = i % D;
+  const device QUERY* query = queries + (head * rows + row) * D;
+  float x = float(query[d]);
+  if (d < 2 * pairs) {
+    const int apart = args[ARG_APART];
+    const bool second = d / apart % 2 == 1;
+    const int pair = d / (2 * apart) * apart + d % apart;
+    const int at = (row % args[ARG_QUERIES] * pairs + pair) * 2;
+    const float other = second ? float(query[d - apart]) : -float(query[d + apart]);
+    x = x * turns[at] + other * turns[at + 1];
+  }
+  scaled[i] = x * scale;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
