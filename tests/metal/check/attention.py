@@ -1,7 +1,7 @@
 """One layer's attention: each launch by itself, then all of them, varied one way at a time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 
 import mlx.core as mx
@@ -47,19 +47,16 @@ def run_kernels(launch: Launcher, sizes: Sizes, gb_s: float) -> Iterator[KernelR
 
 
 def run_whole(launch: Launcher, sizes: Sizes, gb_s: float) -> Iterator[AttentionRow]:
-    """Every number of tokens; at the first one, numbers of new tokens and of threadgroups."""
-    first_new, first_threadgroups = sizes.new[0], sizes.threadgroups[0]
+    """Every number of tokens, then numbers of new ones over few, and of threadgroups over many."""
     varied = [
-        *((sizes.tokens[0], new, first_threadgroups) for new in sizes.new[1:]),
-        *((sizes.tokens[-1], first_new, count) for count in sizes.threadgroups[1:]),
+        *((tokens, 1, 0) for tokens in sizes.tokens),
+        *((sizes.tokens[0], new, 0) for new in sizes.new),
+        *((sizes.tokens[-1], 1, count) for count in sizes.threadgroups),
     ]
     for shape in sizes.shapes:
-        for tokens, new, threadgroups in (
-            *((tokens, first_new, first_threadgroups) for tokens in sizes.tokens),
-            *varied,
-        ):
-            layer = Layer(shape, tokens)
-            decoder = TierDecoder(launch=launch, threadgroups=threadgroups)
+        for tokens, new, threadgroups in varied:
+            layer, own = Layer(shape, tokens), TierDecoder(launch=launch)
+            decoder = replace(own, threadgroups=threadgroups) if threadgroups else own
             seconds = _seconds(sizes, layer, decoder, new)
             fused = _fused_seconds(sizes, shape, tokens, new)
             yield AttentionRow(

@@ -47,7 +47,8 @@ class KernelRow:
 class AttentionRow:
     """One layer's attention: all launches of it, beside MLX's fused attention over float16.
 
-    new: tokens that attend together. threadgroups: how many a launch should have at least.
+    new: tokens that attend together. threadgroups: how many a launch should have; 0: as many
+    as the decoder takes by itself.
     cache_bytes: keys and values that ours reads. share: of the measured bandwidth.
     times: how many times faster than MLX's.
     """

@@ -80,7 +80,7 @@ def _attention(rows: Sequence[AttentionRow]) -> list[Table]:
             row.shape,
             tokens(row.tokens),
             str(row.new),
-            str(row.threadgroups),
+            str(row.threadgroups or "own"),
             _microseconds(row.f16_seconds),
             _microseconds(row.seconds),
             f"{row.times:.2f}",
