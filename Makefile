@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: chat test test-large templates check metal-check metal-mutants bench clean
+.PHONY: chat test test-large templates check metal-check cuda-check metal-mutants bench clean
 
 chat: $(VENV)/.run
 	@$(PY) -m app pull smollm2 >/dev/null
@@ -23,9 +23,14 @@ test-large: $(VENV)/.dev
 templates: $(VENV)/.dev
 	$(PY) -m pytest -m templates
 
-# The GPU kernels on this machine's GPU, Metal or CUDA: a table of errors and speed.
+# The GPU kernels on this machine's GPU, right or wrong and how fast, in less than five minutes:
+# one table to paste, and metal-check.json. CHECK="--only correctness" is a part of it.
 metal-check: $(VENV)/.dev
-	@$(PY) -m tests.metal.check
+	@$(PY) -m tests.metal.check $(CHECK)
+
+# The same on an NVIDIA GPU.
+cuda-check: $(VENV)/.cuda
+	@$(PY) -m tests.metal.check $(CHECK)
 
 # The GPU kernels with one mistake each, to see that the tests would find it: half an hour.
 metal-mutants: $(VENV)/.dev
@@ -59,4 +64,8 @@ $(VENV)/.run: $(VENV)/.pip
 
 $(VENV)/.dev: $(VENV)/.run
 	@$(PY) -m pip install --quiet --constraint constraints.txt --group dev
+	@touch $@
+
+$(VENV)/.cuda: $(VENV)/.dev
+	@$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cuda]'
 	@touch $@

@@ -22,7 +22,7 @@ _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(
 def make() -> dict[str, Any]:
     """The schema."""
     definitions = {
-        name: _object(section.view.row, {"const": name}) for name, section in SECTIONS.items()
+        name: object_of(section.view.row, {"const": name}) for name, section in SECTIONS.items()
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -58,12 +58,12 @@ def text() -> str:
 
 
 def _verdict() -> dict[str, Any]:
-    made = _object(Verdict, {"enum": list(SECTIONS)})
+    made = object_of(Verdict, {"enum": list(SECTIONS)})
     made["properties"]["ruling"] = {"enum": [ruling.value for ruling in Ruling]}
     return made
 
 
-def _object(row: type[Any], section: dict[str, Any]) -> dict[str, Any]:
+def object_of(row: type[Any], section: dict[str, Any]) -> dict[str, Any]:
     """Of a dataclass. A field with a default came later than the first results."""
     hints = typing.get_type_hints(row)
     needed = [

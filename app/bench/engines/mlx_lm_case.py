@@ -73,6 +73,11 @@ class Run:
         mx.eval(self._logits)
 
     @property
+    def held_bytes(self) -> int:
+        """Of the tokens held."""
+        return sum(_held_bytes(layer) for layer in self.cache)
+
+    @property
     def _step(self) -> int:
         return self._setting.prefill_step_size
 
@@ -91,7 +96,7 @@ def _measure(case: Case, setting: MlxLmSetting, ours: Model) -> Measurement:
         threads=0,
         pp_s=pp_s,
         token_s=token_s,
-        kv_bytes=sum(_held_bytes(layer) for layer in run.cache),
+        kv_bytes=run.held_bytes,
         peak_rss_bytes=peak_rss(),
     )
 

@@ -1,0 +1,63 @@
+"""Every case of the emulator's tests, on this GPU, against definitions in float64."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from kvcache.gpu import TierPrefill
+from kvcache.gpu.kernel import Launcher
+from tests.metal import test_decode
+from tests.metal.cases import BLOCKS, CODECS, SHAPES, TIERS
+from tests.metal.check.rows import CorrectnessRow
+from tests.metal.samples import Case, make, tolerance
+from tests.metal.test_prefill import CASES as PREFILL
+
+Array = npt.NDArray[Any]
+# What a case gives and what it should; then the difference that is allowed.
+Pair = tuple[Array, Array]
+Outcome = tuple[Array, Array, float]
+Attend = Callable[[Case, Launcher], Pair]
+Check = Callable[[Launcher], Outcome]
+
+
+def cases() -> dict[str, Check]:
+    """By name; what a default configuration reaches comes first, if time should be short."""
+    return {
+        **_of("tiers", TIERS, test_decode.attend),
+        **_of("shape", SHAPES, test_decode.attend),
+        **_of("prefill", PREFILL, _prefill),
+        **_of("codec", CODECS, test_decode.attend),
+        **_of("block", BLOCKS, test_decode.attend),
+    }
+
+
+def run(launch: Launcher, checks: dict[str, Check]) -> Iterator[CorrectnessRow]:
+    """A row for each."""
+    for name, check in checks.items():
+        try:
+            got, expected, most = check(launch)
+            error = float(np.abs(got - expected).max())
+        except (RuntimeError, ValueError) as problem:  # MLX's, for what the GPU refuses
+            said = str(problem).strip().partition("\n")[0]
+            yield CorrectnessRow(case=name, error=None, most=0.0, right=False, problem=said)
+            continue
+        right = error <= most  # NaN is not
+        yield CorrectnessRow(
+            case=name, error=error if np.isfinite(error) else None, most=most, right=right
+        )
+
+
+def _of(kind: str, found: dict[str, Case], attend: Attend) -> dict[str, Check]:
+    def check(case: Case) -> Check:
+        return lambda launch: (*attend(case, launch), tolerance(case))
+
+    return {f"{kind}: {name}": check(case) for name, case in found.items()}
+
+
+def _prefill(case: Case, launch: Launcher) -> Pair:
+    sample = make(case)
+    out = TierPrefill(launch=launch).attend(sample.q, sample.held, sample.sight, scale=sample.scale)
+    return np.array(out.astype(mx.float32)), sample.expected

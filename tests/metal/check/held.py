@@ -1,0 +1,76 @@
+"""A layer's tiers of so many made-up tokens, as a chat's cache holds them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import sqrt
+
+import mlx.core as mx
+
+from kvcache import CacheConfig
+from kvcache.codecs import codec
+from kvcache.gpu import TierDecoder
+from kvcache.sight import Sight
+from kvcache.snapshot import Snapshot, Tokens
+from tests.metal.check.sizes import Shape
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Pinned, cold and hot tokens in the default codecs and sizes, `tokens` in all."""
+
+    shape: Shape
+    tokens: int
+
+    @cached_property
+    def held(self) -> Snapshot:
+        """Without new tokens: those are the hot ring's last."""
+        shape, config = self.shape, CacheConfig()
+        codecs = codec(config.keys), codec(config.values)
+        blocks = max(1, (self.tokens - config.sinks - config.hot) // config.block)
+        hot = max(1, self.tokens - config.sinks - blocks * config.block)
+        size = (1, shape.kv_heads, config.block, shape.dim)
+        keys, values = (
+            {
+                name: mx.repeat(part[None], blocks, axis=0)
+                for name, part in each.encode(mx.random.normal(size)).parts.items()
+            }
+            for each in codecs
+        )
+        found = Snapshot(
+            codecs=codecs,
+            pinned=self._unencoded(config.sinks),
+            pinned_count=config.sinks,
+            segments=[(keys, values)],
+            slots=[blocks],
+            blocks=blocks,
+            block=config.block,
+            dim=shape.dim,
+            hot=self._unencoded(hot),
+            hot_count=hot,
+        )
+        mx.eval(found.segments, found.pinned, found.hot)
+        return found
+
+    @property
+    def cache_bytes(self) -> int:
+        """Keys and values."""
+        held = self.held
+        parts = [part for pair in held.segments for parts in pair for part in parts.values()]
+        unencoded = [*(held.pinned or ()), *(held.hot or ())]
+        return sum(array.nbytes for array in (*parts, *unencoded))
+
+    def queries(self, new: int = 1) -> mx.array:
+        """[1, Hq, new, D]."""
+        heads = self.shape.kv_heads * self.shape.group
+        return mx.random.normal((1, heads, new, self.shape.dim)).astype(mx.float16)
+
+    def attend(self, decoder: TierDecoder, q: mx.array) -> mx.array:
+        """All launches of it."""
+        held, new = self.held, q.shape[2]
+        total = held.new_position
+        sight = Sight(position=total - new, gone=(0,) * new, total=total, pinned=held.pinned_count)
+        return decoder.attend(q, held, sight, scale=1 / sqrt(self.shape.dim))
+
+    def _unencoded(self, count: int) -> Tokens[mx.array]:
+        size = (1, self.shape.kv_heads, count, self.shape.dim)
+        return Tokens(*(mx.random.normal(size).astype(mx.float16) for _ in "kv"))

@@ -1,0 +1,42 @@
+"""How much the check does; tests do the same with less."""
+
+from dataclasses import dataclass, field
+
+from tests.metal.check.timing import Timer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Of one layer's attention."""
+
+    name: str
+    kv_heads: int
+    group: int
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """shapes, tokens: of attention. new, threadgroups: each varied by itself; other numbers of
+    threadgroups than the decoder's own.
+
+    kernel_tokens: of launches by themselves. copied: bytes.
+    depths: tokens held before the model generates. window: of one more cache, which lets go of
+    what is older. generated: tokens a measurement.
+    model: by name, or a path.
+    """
+
+    shapes: tuple[Shape, ...] = (
+        Shape(name="TinyLlama", kv_heads=4, group=8, dim=64),
+        Shape(name="Llama-2-7B", kv_heads=32, group=1, dim=128),
+    )
+    tokens: tuple[int, ...] = (4096, 16384, 32768)
+    kernel_tokens: tuple[int, ...] = (4096, 32768)
+    new: tuple[int, ...] = (2, 4, 8)
+    threadgroups: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    copied: int = 256 * 2**20
+    depths: tuple[int, ...] = (0, 2048, 8192, 32768)
+    window: int = 2048
+    generated: int = 32
+    model: str = "smollm2"
+    timer: Timer = field(default_factory=Timer)
