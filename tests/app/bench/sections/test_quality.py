@@ -166,6 +166,12 @@ def _made(kv: str, bits: float, kld: float, versus: tuple[float, float]) -> Qual
     )
 
 
+def test_the_front_is_what_nothing_beats() -> None:
+    points = [(4.5, 2.0), (3.0, 9.0), (4.5, 1.5), (5.0, 1.7), (8.0, 0.1), (3.5, 9.0)]
+    rows = [_made("q4", bits, kld, (0.0, 0.0)) for bits, kld in points]
+    assert quality_view.best(rows) == [rows[1], rows[2], rows[4]]
+
+
 def test_the_recommended_point_by_hand() -> None:
     rows = [
         _made("h4", 4.5, 0.004, (0, 0)),
