@@ -106,7 +106,7 @@ def test_keys_and_values_alone(rows: list[QualityRow]) -> None:
 
 
 def test_window_bits_count_every_tier(tiny_path: object) -> None:
-    """A window of 128: all 4 + 60 + 63 tokens in fp16, or 4 + 63 of them and a block of 64."""
+    """A window of 128: all 4 + 60 + 63 tokens in f16, or 4 + 63 of them and a block of 64."""
     plain, mixed = (
         quality.window_bits(_plan(tiny_path, hot=hot), 131 if hot == 0 else 128) for hot in (256, 0)
     )
