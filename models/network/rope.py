@@ -38,7 +38,7 @@ class Rope:
         self.periods: npt.NDArray[np.float64] = unscaled * factor
 
     def __call__(self, x: mx.array, *, offset: int) -> mx.array:
-        """Rotate x [B, H, L, D], whose first token stands at position `offset`."""
+        """Turn x [B, H, L, D], whose first token stands at position `offset`."""
         return mx.fast.rope(
             x,
             self.dims,
