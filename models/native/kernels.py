@@ -168,7 +168,7 @@ class Kernels:
 
 
 def _check_heads(weights: Sequence[Weight], hidden: int, dim: int) -> None:
-    """Raise CacheError unless weights make whole heads, as many keys as values, of x [..., hidden]."""
+    """Raise CacheError unless weights make whole heads, as many of keys as of values."""
     sizes = [(weight.rows, weight.columns) for weight in weights]
     whole = dim > 0 and not any(rows % dim for rows, _ in sizes)
     if not whole or sizes[1] != sizes[2] or {hidden} != {columns for _, columns in sizes}:
