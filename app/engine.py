@@ -82,6 +82,7 @@ class Engine:
     """
 
     def __init__(self, loaded: LoadedModel, config: CacheConfig | None = None) -> None:
+        _wire()
         self.loaded = loaded
         self._hold(config or CacheConfig())
         # The cache holds the first `offset` tokens of the last prompt and its answer.
@@ -100,7 +101,6 @@ class Engine:
     ) -> Self:
         """An engine over a model; all but the cache's configuration is as for `loader.load`."""
         config = config or CacheConfig()
-        _wire()
         loaded = load(
             model,
             backend=config.backend,
