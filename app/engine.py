@@ -91,6 +91,7 @@ class Engine:
         warming: OnProgress | None = None,
     ) -> None:
         """warming: told the steps of the GPU kernels' warm-up, done and all (`warm_up`)."""
+        _wire()
         self.loaded = loaded
         shape = loaded.model.shape
         began = time.perf_counter()
@@ -119,7 +120,6 @@ class Engine:
     ) -> Self:
         """An engine over a model; all but the cache's configuration is as for `loader.load`."""
         config = config or CacheConfig()
-        _wire()
         loaded = load(
             model,
             backend=config.backend,

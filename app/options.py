@@ -154,8 +154,23 @@ def sampling(args: argparse.Namespace) -> "Sampling":
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
-    """How keys and values are held."""
+    """How keys and values are held, and what computes."""
     group = parser.add_argument_group("cache")
+    _add_tiers(group)
+    _add_window(group)
+    group.add_argument(
+        "--force", action="store_true", help="load what does not fit in this machine's memory"
+    )
+    group.add_argument(
+        "--backend",
+        choices=["auto", "reference", "cpu", "gpu"],
+        default="auto",
+        help="what computes: plain MLX, CPU kernels or the GPU (default: auto)",
+    )
+
+
+def _add_tiers(group: argparse._ArgumentGroup) -> None:
+    """What each tier holds."""
     group.add_argument(
         "--kv",
         type=codecs,
@@ -183,16 +198,6 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         choices=["f16", "bf16", "f32"],
         default="f16",
         help="precision of unencoded keys and values (default: f16)",
-    )
-    _add_window(group)
-    group.add_argument(
-        "--force", action="store_true", help="load what does not fit in this machine's memory"
-    )
-    group.add_argument(
-        "--backend",
-        choices=["auto", "reference", "cpu", "gpu"],
-        default="auto",
-        help="what computes: plain MLX, CPU kernels or the GPU (default: auto)",
     )
 
 

@@ -8,7 +8,7 @@
 
 Importing this module lets mlx-lm's `load_prompt_cache` find our caches. Without
 `install`, attention runs over what `update_and_fetch` returns: decoded keys
-and values, correct in any model, at the memory of an fp16 window. mlx-lm's batch
+and values, correct in any model, at the memory of an f16 window. mlx-lm's batch
 generation is refused by mlx-lm itself; its server then answers one after another.
 """
 
@@ -92,7 +92,7 @@ def load_prompt_cache(path: Path | str) -> list[Any]:
 def shape_of(model: nn.Module) -> ModelShape:
     """What a cache of an mlx-lm model has to hold.
 
-    Raises CacheError for a model that wants other caches than plain ones (sliding
+    Raises CacheError for a model that wants other caches than KVCache (sliding
     windows, state spaces), or does not say its dimensions.
     """
     _check_caches(model)
@@ -107,7 +107,7 @@ def shape_of(model: nn.Module) -> ModelShape:
 
 
 def rotation_of(model: nn.Module) -> Rotation | None:
-    """What the model's rope does as a pure rotation; None where it is not known."""
+    """What the model's rope does as a pure turn; None where it is not known."""
     found = {id(m): m for layer in model.layers for m in layer.modules() if _is_rope(m)}
     rotations = [_rotation(rope) for rope in found.values()]
     first = rotations[0] if rotations else None
@@ -124,7 +124,7 @@ def _check_caches(model: nn.Module) -> None:
     if others:
         raise CacheError(
             f"{type(model).__name__} wants {', '.join(sorted(others))}: ember's cache stands in "
-            "for plain KVCache layers only"
+            "for KVCache layers only"
         )
 
 
@@ -209,7 +209,7 @@ def _is_rope(module: nn.Module) -> bool:
 
 
 def _rotation(rope: nn.Module) -> Rotation | None:
-    """The rotation of one of the ropes that mlx-lm makes; scales are not part of it."""
+    """The turn of one of the ropes that mlx-lm makes; scales are not part of it."""
     if type(rope) is nn.RoPE:
         base_periods = rope.base ** (np.arange(0, rope.dims, 2) / rope.dims)
         return Rotation(periods=base_periods / rope.scale, traditional=rope.traditional)

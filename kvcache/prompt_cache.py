@@ -23,7 +23,7 @@ class ShapedModel(Protocol):
 
     @property
     def rotation(self) -> Rotation:
-        """What its rope does, as a pure rotation."""
+        """What its rope does, as a pure turn."""
         ...
 
 

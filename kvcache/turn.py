@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rotation:
-    """A pure rotation of head vectors: no scale, whatever the rope itself multiplies by.
+    """A pure turn of head vectors: no scale, whatever the rope itself multiplies by.
 
     periods: [pairs]; pair i turns by position / periods[i]. Dimensions from
     2 * pairs on stay as they are.

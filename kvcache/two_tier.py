@@ -1,4 +1,4 @@
-"""The rotating two-tier cache of one layer: unencoded sinks and recent tokens, encoded older ones.
+"""The two-tier cache of one layer: unencoded sinks and recent tokens, encoded older ones.
 
     pinned | cold ring of encoded blocks | hot ring | new tokens
 

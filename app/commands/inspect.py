@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _memory(file: "GGUFFile") -> dict[str, Any]:
-    """Bytes of the weights once loaded, and of an fp16 cache at several windows."""
+    """Bytes of the weights once loaded, and of an f16 cache at several windows."""
     from kvcache import CacheConfig, resolve
     from models.gguf.repack import stored_bytes
     from models.network.config import LlamaConfig
@@ -97,6 +97,6 @@ def _print(found: dict[str, Any]) -> None:
     memory = found["memory"]
     print("\nmemory")
     print(f"  weights             {memory['weight_bytes'] / 2**20:9.1f} MiB")
-    print(f"  KV cache per token  {memory['kv_bytes_per_token'] / 2**10:9.1f} KiB in fp16")
+    print(f"  KV cache per token  {memory['kv_bytes_per_token'] / 2**10:9.1f} KiB in f16")
     for window, size in memory["kv_bytes_by_window"].items():
-        print(f"  at {window:>7} tokens   {size / 2**20:9.1f} MiB in fp16")
+        print(f"  at {window:>7} tokens   {size / 2**20:9.1f} MiB in f16")

@@ -31,10 +31,10 @@ def _unencoded(q: mx.array, held: Snapshot, sight: Sight, scale: float) -> Itera
 def _cut(pieces: Iterable[Placed], pinned: int) -> Iterator[Placed]:
     """Pieces of pinned tokens and of others: new tokens may be both. None is empty."""
     for first, tokens in pieces:
-        sinks = pinned - first
-        if 0 < sinks < tokens.length:
-            yield first, tokens.cut(0, sinks)
-            yield pinned, tokens.cut(sinks, tokens.length)
+        count = pinned - first
+        if 0 < count < tokens.length:
+            yield first, tokens.cut(0, count)
+            yield pinned, tokens.cut(count, tokens.length)
         elif tokens.length:
             yield first, tokens
 

@@ -1,4 +1,4 @@
-"""Unencoded keys and values in a ring, as MLX arrays: what the sink and hot tiers are kept in.
+"""Unencoded keys and values in a ring, as MLX arrays: what pinned and hot tokens are kept in.
 
 Token number u lies at u mod capacity. Knows no positions, tiers or attention.
 """

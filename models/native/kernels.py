@@ -73,10 +73,7 @@ class Kernels:
         """
         where = checked("x", x, np.float32, (None, None, weights[0].columns))
         batch, length, hidden = x.shape
-        sizes = [(weight.rows, weight.columns) for weight in weights]
-        whole = dim > 0 and not any(rows % dim for rows, _ in sizes)
-        if not whole or sizes[1] != sizes[2] or {hidden} != {columns for _, columns in sizes}:
-            raise CacheError(f"got weights {sizes} for x {x.shape} and heads of {dim}")
+        _check_heads(weights, hidden, dim)
         if 2 * len(periods) > dim or offset < 0:
             raise CacheError(f"got {len(periods)} periods, heads of {dim}, position {offset}")
         outs = tuple(
@@ -168,6 +165,14 @@ class Kernels:
             c_void_p(where),
         )
         return done
+
+
+def _check_heads(weights: Sequence[Weight], hidden: int, dim: int) -> None:
+    """Raise CacheError unless weights make whole heads, as many of keys as of values."""
+    sizes = [(weight.rows, weight.columns) for weight in weights]
+    whole = dim > 0 and not any(rows % dim for rows, _ in sizes)
+    if not whole or sizes[1] != sizes[2] or {hidden} != {columns for _, columns in sizes}:
+        raise CacheError(f"got weights {sizes} for {hidden} columns of x and heads of {dim}")
 
 
 @cache

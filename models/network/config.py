@@ -35,7 +35,7 @@ _UNSCALED = ("none", "llama3")  # Llama-3's factors come as the tensor rope_freq
 class LlamaConfig:
     """Dimensions of the network.
 
-    rope_dims: leading dimensions of a head that are rotated.
+    rope_dims: leading dimensions of a head that turn.
     rope_factor: linear position scaling; 1.0 means none.
     context: tokens the model was trained for, before any scaling.
     """
@@ -69,7 +69,7 @@ class LlamaConfig:
             )
         if not 0 < self.rope_dims <= self.head_dim or self.rope_dims % 2:
             raise GGUFError(
-                f"got {self.rope_dims} rotated dimensions of {self.head_dim}, "
+                f"got {self.rope_dims} turning dimensions of {self.head_dim}, "
                 "expected an even number of them"
             )
 

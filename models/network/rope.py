@@ -40,11 +40,11 @@ class Rope:
         self.periods: npt.NDArray[np.float64] = unscaled * factor
 
     def __call__(self, x: mx.array, *, offset: int) -> mx.array:
-        """Rotate x [B, H, L, D], whose first token stands at position `offset`."""
+        """Turn x [B, H, L, D], whose first token stands at position `offset`."""
         return self._turned(x, offset)
 
     def leading(self, heads: mx.array, turning: int, *, offset: int) -> mx.array:
-        """Rotate the first `turning` heads [H, 1, 1, D] of one token in one launch.
+        """Turn the first `turning` heads [H, 1, 1, D] of one token in one launch.
 
         The others are turned by nothing, which leaves them as they are.
         """

@@ -36,13 +36,13 @@ def test_a_load_is_as_a_models(tiny_path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("on_metal", [True, False])
 def test_weights_stay_in_the_memory_that_metal_recommends(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, on_metal: bool
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, on_metal: bool
 ) -> None:
     limits: list[int] = []
     monkeypatch.setattr(mx.metal, "is_available", lambda: on_metal)
     monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 7 << 30})
     monkeypatch.setattr(mx, "set_wired_limit", limits.append)
-    Engine.load(tiny_path, CacheConfig(backend=Backend.REFERENCE))
+    Engine(engine.loaded, replace(CONFIG, backend=engine.plan.backend))
     assert limits == [7 << 30] * on_metal
 
 

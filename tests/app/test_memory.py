@@ -62,7 +62,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def _model(**more: int) -> LlamaConfig:
-    """1 MB of fp16 keys and values for each token."""
+    """1 MB of f16 keys and values for each token."""
     fields = {"layers": 32, "hidden": 4096, "ffn": 11008, "heads": 64, "kv_heads": 64}
     fields |= {"head_dim": 128, "context": 8192, "rope_dims": 128} | more
     return LlamaConfig(norm_eps=1e-5, rope_base=10000.0, **fields)

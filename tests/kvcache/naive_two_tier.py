@@ -80,8 +80,9 @@ class NaiveTwoTier:
         fresh = NaiveTwoTier(self.sizes, lambda block: block, lambda block: block, self.periods)
         nothing = np.zeros((1, 1, total, 1))
         fresh.append(nothing, nothing)
-        self.tokens = [t for t in self.tokens if t.tier == "sink"]
-        self.origin = self.evicted = fresh.evicted if self.count("sink") == self.sizes.pinned else 0
+        self.tokens = [t for t in self.tokens if t.tier == "pinned"]
+        whole = self.count("pinned") == self.sizes.pinned
+        self.origin = self.evicted = fresh.evicted if whole else 0
         self.total = len(self.tokens) + self.evicted
 
     def replan(
@@ -112,7 +113,7 @@ class NaiveTwoTier:
         return np.stack([token.value for token in self.tokens], axis=2)
 
     def _append_one(self, key: Array, value: Array) -> None:
-        tier = "sink" if self.total < self.sizes.pinned else "hot"
+        tier = "pinned" if self.total < self.sizes.pinned else "hot"
         self.tokens.append(Token(self.total, key, value, tier))
         self.total += 1
         if self.count("hot") == self.sizes.hot + self.sizes.block:

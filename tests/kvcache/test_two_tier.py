@@ -113,7 +113,7 @@ class Pair:
         assert stats.total == stats.sink + stats.hot + stats.cold + stats.evicted
         assert stats.held <= self.cache.plan.sizes.max_tokens
         assert (stats.total, stats.evicted) == (naive.total, naive.evicted)
-        tiers = naive.count("sink"), naive.count("hot"), naive.count("cold")
+        tiers = naive.count("pinned"), naive.count("hot"), naive.count("cold")
         assert (stats.sink, stats.hot, stats.cold) == tiers
         if naive.tokens:
             np.testing.assert_allclose(np.asarray(self.cache.keys()), naive.held_keys(), atol=1e-5)

@@ -1,6 +1,6 @@
 """Cache sizes that others have published, and which assumptions give them.
 
-A figure is right when the model's own dimensions give it in fp16, the usual form.
+A figure is right when the model's own dimensions give it in f16, the usual form.
 Otherwise every plausible mistake is tried, and those that give the figure are named.
 """
 
@@ -11,7 +11,7 @@ from app.bench.figures.shapes import LLAMA_2_7B, TINYLLAMA, Network
 
 # Published figures are rounded to two digits.
 _TOLERANCE = 0.03
-_WIDTHS = {"fp32": 32.0, "fp16": 16.0, "8-bit codes": 8.0, "4-bit codes without scales": 4.0}
+_WIDTHS = {"f32": 32.0, "f16": 16.0, "8-bit codes": 8.0, "4-bit codes without scales": 4.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,13 @@ def verdict(figure: Published) -> str:
     said = f"{network.name}, {tokens} tokens: {figure.stated_bytes / 1e6:g} MB"
     formula = (
         f"2 x {network.layers} layers x {network.kv_heads} KV heads x {network.head_dim} x "
-        f"2 bytes x {tokens} = {right / 1e6:.2f} MB in fp16"
+        f"2 bytes x {tokens} = {right / 1e6:.2f} MB in f16"
     )
     if _near(right, figure.stated_bytes):
         return f"{said} is right: {formula}."
     reasons = explanations(figure)
     because = f"; it is what {' or '.join(reasons)} would take" if reasons else ""
-    return f"{said} is not the fp16 cache, which is {formula}{because}."
+    return f"{said} is not the f16 cache, which is {formula}{because}."
 
 
 def explanations(figure: Published) -> list[str]:
@@ -57,7 +57,7 @@ def explanations(figure: Published) -> list[str]:
         f"{heads} KV heads in {name}"
         for heads in fewer
         for name, bits in _WIDTHS.items()
-        if name in ("fp32", "fp16")
+        if name in ("f32", "f16")
         and _near(
             kv_bytes(replace(figure.network, kv_heads=heads), figure.tokens, bits=bits),
             figure.stated_bytes,

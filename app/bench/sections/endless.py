@@ -1,6 +1,6 @@
 """`bench endless`: does a chat have no end? A text much longer than the window, and a story.
 
-Read: the negative log-likelihood of the text under a rotating cache, beside fresh
+Read: the negative log-likelihood of the text under a bounded cache, beside fresh
 f16 recomputation of the last `ctx` tokens at sampled positions, by quarters of
 the text. Told: tokens drawn at temperature 0.8, with the cache's bytes.
 """

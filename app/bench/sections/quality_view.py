@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from app.bench.figures.pareto import pareto
 from app.bench.sections.quality import QualityRow
 from app.bench.settings import BASELINE_KV, DEFAULT_KV, QUALITY_HOT, QUALITY_SINKS
 from app.bench.showing.chart import Axis, Chart, Scale, Series
@@ -116,7 +115,11 @@ def findings(rows: Rows) -> list[str]:
 
 def best(rows: Rows) -> list[QualityRow]:
     """What no other row beats in both bits and divergence, fewest bits first."""
-    return [rows[i] for i in pareto([(row.bits, row.kld_mean) for row in rows])]
+    front: list[QualityRow] = []
+    for row in sorted(rows, key=lambda row: (row.bits, row.kld_mean)):
+        if not front or row.kld_mean < front[-1].kld_mean:
+            front.append(row)
+    return front
 
 
 def recommended(rows: Rows) -> QualityRow | None:

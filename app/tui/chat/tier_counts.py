@@ -40,7 +40,7 @@ def tier_at(position: float, stats: CacheStats) -> Tier:
 
 @dataclass(frozen=True, kw_only=True)
 class TierEvent:
-    """Tokens moved to another tier. ratio: cold bytes over the same tokens' fp16 bytes."""
+    """Tokens moved to another tier. ratio: cold bytes over the same tokens' bytes in f16."""
 
     at: float
     tier: Tier
@@ -78,21 +78,21 @@ class TierLog:
 
 
 def cold_share(stats: CacheStats) -> float | None:
-    """Bytes of the cold tier over what its tokens would take in fp16; None where it is empty."""
+    """Bytes of the cold tier over what its tokens would take in f16; None where it is empty."""
     held = stats.held
     if not stats.cold or not stats.fp16_bytes:
         return None
     return stats.cold_bytes / (stats.fp16_bytes * stats.cold / held)
 
 
-def bits_per_element(size: int, tokens: int, token_bytes_fp16: float) -> float | None:
+def bits_per_element(size: int, tokens: int, token_bytes_f16: float) -> float | None:
     """Bits that one key or value element takes; None for no tokens."""
-    if not tokens or not token_bytes_fp16:
+    if not tokens or not token_bytes_f16:
         return None
-    return 16 * size / (tokens * token_bytes_fp16)
+    return 16 * size / (tokens * token_bytes_f16)
 
 
-def fp16_token_bytes(stats: CacheStats) -> float:
-    """Bytes of one token in fp16; 0.0 for an empty cache."""
+def f16_token_bytes(stats: CacheStats) -> float:
+    """Bytes of one token in f16; 0.0 for an empty cache."""
     held = stats.held
     return stats.fp16_bytes / held if held else 0.0

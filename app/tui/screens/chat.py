@@ -29,7 +29,6 @@ from app.tui.terminal import clipboard, garbage, title
 from app.tui.widgets.composer import Composer
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
-from app.tui.widgets.hints import HINTS
 from app.tui.widgets.key_bar import KeyBar
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.side_pane import SidePane
@@ -98,7 +97,6 @@ class ChatScreen(Screen[None]):
     def on_mount(self) -> None:
         """Start the timers."""
         self.composer.prompt.focus()
-        self.query_one(KeyBar).show(HINTS)
         self.set_interval(_TICK, self._tick)
         self.set_interval(_FIGURES_TICK, self._show_figures)
         self.set_class(not self.settings.panes, "panes-off")

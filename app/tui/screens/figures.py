@@ -127,7 +127,7 @@ class CacheScreen(Dialog[None]):
             self.query_one(Static).update(
                 f"{model.kv} · {model.backend} · {units.size(model.token_bytes)} a token · "
                 f"{units.size(total.allocated_bytes)} allocated, "
-                f"{units.size(total.fp16_bytes)} in fp16"
+                f"{units.size(total.fp16_bytes)} in f16"
             )
         last = self._chat.last
         reused = (

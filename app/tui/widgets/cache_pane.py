@@ -2,7 +2,7 @@
 
 from textual.content import Content
 
-from app.tui.chat.tier_counts import bits_per_element, fp16_token_bytes
+from app.tui.chat.tier_counts import bits_per_element, f16_token_bytes
 from app.tui.service.contract import ModelInfo
 from app.tui.text import units
 from app.tui.text.colours import MUTED
@@ -59,7 +59,7 @@ def tier_bar(stats: CacheStats, budget: int, width: int) -> Content:
 
 
 def _tier_lines(stats: CacheStats) -> list[Content]:
-    token_bytes = fp16_token_bytes(stats)
+    token_bytes = f16_token_bytes(stats)
     lines = []
     for (glyph, name, style), tokens, size in zip(
         _TIERS,

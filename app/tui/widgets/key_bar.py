@@ -1,6 +1,5 @@
 """The bottom line: keys and what they do, as many as fit; each can be clicked."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -11,23 +10,29 @@ from textual.widget import Widget
 
 from app.tui.text.colours import without_background
 
-Hint = tuple[str, str, str]
+# Key, label and action, the most important first.
+HINTS = (
+    ("⏎", "Send", "screen.submit"),
+    ("esc", "Stop", "screen.stop"),
+    ("F1", "Help", "screen.command('help')"),
+    ("^R", "Retry", "screen.command('retry')"),
+    ("^O", "Chats", "screen.command('sessions')"),
+    ("^L", "Model", "screen.command('model')"),
+    ("^Q", "Quit", "screen.command('quit')"),
+    ("F4", "KV", "screen.command('kv')"),
+    ("F3", "Speed", "screen.command('stats')"),
+    ("F5", "Panes", "screen.command('panes')"),
+    ("F2", "Settings", "screen.command('set')"),
+    ("^J", "Newline", "screen.newline"),
+    ("^Y", "Copy", "screen.command('copy')"),
+    ("^P", "Palette", "screen.palette"),
+)
 
 
 class KeyBar(Widget):
-    """Hints of (key, label, action), the most important first."""
+    """As many of HINTS as there is room for."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"key-bar--key", "key-bar--label"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._hints: list[Hint] = []
-
-    def show(self, hints: Sequence[Hint]) -> None:
-        """Show these hints."""
-        if list(hints) != self._hints:
-            self._hints = list(hints)
-            self.refresh()
 
     async def on_click(self, event: events.Click) -> None:
         """Do what the clicked hint says."""
@@ -38,7 +43,7 @@ class KeyBar(Widget):
         width = self.size.width
         strips = [Strip([Segment(" ")])]
         room = width - 1
-        for key, label, action in self._hints:
+        for key, label, action in HINTS:
             hint = self._hint(key, label, action)
             if hint.cell_length > room:
                 break

@@ -116,7 +116,7 @@ def test_a_section_prints_tables(tiny_path: Path, capsys: pytest.CaptureFixture[
     assert cli.run(_memory_flags(tiny_path)) == 0
     out = capsys.readouterr().out
     assert "What fits beside the weights" in out
-    assert "2.25 MB in fp16; it is what fp32 would take" in out.replace("\n", " ")
+    assert "2.25 MB in f16; it is what f32 would take" in out.replace("\n", " ")
 
 
 def test_an_interrupt_keeps_finished_rows(

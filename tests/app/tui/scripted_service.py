@@ -213,7 +213,7 @@ class ScriptedService:
 def layer_stats(
     *, sink: int = 0, hot: int = 0, cold: int = 0, evicted: int = 0, layers: int = 7
 ) -> list[CacheStats]:
-    """Figures of equal layers: fp16 sinks and hot tokens, cold ones at 4.5 bits."""
+    """Figures of equal layers: f16 sinks and hot tokens, cold ones at 4.5 bits."""
     one = CacheStats(
         total=sink + hot + cold + evicted,
         sink=sink,

@@ -15,8 +15,7 @@ from textual.widgets import Input, OptionList, Select, Static
 from app.tui.commands import COMMANDS
 from app.tui.screens.too_long import TooLongScreen
 from app.tui.service.contract import TooLong
-from app.tui.widgets.hints import HINTS
-from app.tui.widgets.key_bar import KeyBar
+from app.tui.widgets.key_bar import HINTS, KeyBar
 from app.tui.widgets.pane import Pane
 from app.tui.widgets.suggestions import Suggestions
 from tests.app.tui.conftest import Talk, on_screen, talk

@@ -54,8 +54,8 @@ def test_defaults_are_the_specifications() -> None:
         ("rope__scaling__factor", 1e-3, "stretched 0.001 times, expected 1 to 16777216 tokens"),
         ("rope__freq_base", 1e38, "rope_base=1e+38"),
         ("rope__freq_base", 1e-30, "rope_base=1e-30, expected 1 to 1e+18"),
-        ("rope__dimension_count", 18, "18 rotated dimensions of 16"),
-        ("rope__dimension_count", 5, "5 rotated dimensions"),
+        ("rope__dimension_count", 18, "18 turning dimensions of 16"),
+        ("rope__dimension_count", 5, "5 turning dimensions"),
     ],
 )
 def test_numbers_out_of_bounds_end_in_one_line(key: str, value: float, named: str) -> None:

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from app.bench.figures.bootstrap import paired_bootstrap
-from app.bench.figures.pareto import pareto
 from app.bench.figures.spread import Spread
 
 
@@ -48,8 +47,3 @@ def test_spread_by_hand() -> None:
     assert (found.mean, found.median) == (3.0, 2.0)
     assert found.sd == pytest.approx(7**0.5)
     assert Spread.of([4.0]).sd == 0.0
-
-
-def test_the_front_is_what_nothing_beats() -> None:
-    points = [(4.5, 2.0), (3.0, 9.0), (4.5, 1.5), (5.0, 1.7), (8.0, 0.1), (3.5, 9.0)]
-    assert pareto(points) == [1, 2, 4]

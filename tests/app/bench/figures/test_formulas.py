@@ -74,12 +74,12 @@ def test_room_is_two_thirds_less_weights_and_program() -> None:
 
 def test_published_figures_are_checked() -> None:
     tiny, llama = map(published.verdict, published.FIGURES)
-    assert "2.25 MB in fp16; it is what fp32 would take" in tiny
-    assert "52.43 MB in fp16" in llama
+    assert "2.25 MB in f16; it is what f32 would take" in tiny
+    assert "52.43 MB in f16" in llama
     assert published.explanations(published.FIGURES[1]) == [
         "4-bit codes without scales",
-        "4 KV heads in fp32",
-        "8 KV heads in fp16",
+        "4 KV heads in f32",
+        "8 KV heads in f16",
     ]
     right = published.Published(network=TINYLLAMA, tokens=200, stated_bytes=4.5e6)
     assert "is right" in published.verdict(right)

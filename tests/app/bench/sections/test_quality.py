@@ -106,7 +106,7 @@ def test_keys_and_values_alone(rows: list[QualityRow]) -> None:
 
 
 def test_window_bits_count_every_tier(tiny_path: object) -> None:
-    """A window of 128: all 4 + 60 + 63 tokens in fp16, or 4 + 63 of them and a block of 64."""
+    """A window of 128: all 4 + 60 + 63 tokens in f16, or 4 + 63 of them and a block of 64."""
     plain, mixed = (
         quality.window_bits(_plan(tiny_path, hot=hot), 131 if hot == 0 else 128) for hot in (256, 0)
     )
@@ -164,6 +164,12 @@ def _made(kv: str, bits: float, kld: float, versus: tuple[float, float]) -> Qual
         versus_low=versus[0],
         versus_high=versus[1],
     )
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    points = [(4.5, 2.0), (3.0, 9.0), (4.5, 1.5), (5.0, 1.7), (8.0, 0.1), (3.5, 9.0)]
+    rows = [_made("q4", bits, kld, (0.0, 0.0)) for bits, kld in points]
+    assert quality_view.best(rows) == [rows[1], rows[2], rows[4]]
 
 
 def test_the_recommended_point_by_hand() -> None:

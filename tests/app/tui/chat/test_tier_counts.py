@@ -5,7 +5,7 @@ from app.tui.chat.tier_counts import (
     TierLog,
     bits_per_element,
     cold_share,
-    fp16_token_bytes,
+    f16_token_bytes,
     tier_at,
 )
 from tests.app.tui.scripted_service import layer_stats
@@ -44,6 +44,6 @@ def test_moves_are_logged_once() -> None:
 def test_shares_and_bits_count_held_tokens_only() -> None:
     (stats,) = layer_stats(sink=4, hot=8, cold=64, evicted=1000, layers=1)
     assert cold_share(stats) == pytest.approx(9 / 32)
-    assert bits_per_element(stats.cold_bytes, stats.cold, fp16_token_bytes(stats)) == 4.5
+    assert bits_per_element(stats.cold_bytes, stats.cold, f16_token_bytes(stats)) == 4.5
     assert bits_per_element(0, 0, 1024) is None
     assert cold_share(layer_stats(hot=3, layers=1)[0]) is None
