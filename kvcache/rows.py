@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from kvcache.checks import check_finite, check_queries, check_rows, check_tokens
+from kvcache.checks import check_queries, check_rows, check_tokens
 from kvcache.config import Backend
 from kvcache.errors import CacheError
+from kvcache.native.structs import TierMemory
 from kvcache.reference import Mask
 from kvcache.stats import CacheStats, sum_rows
+from kvcache.tiers.cpu_step import CpuStep
 from kvcache.two_tier import TwoTierKVCache
 
 
@@ -51,15 +53,17 @@ class RowsKVCache:
         parts = [
             tuple(x[at : at + 1, :, skip:] for x in (q, k, v)) for at, skip in enumerate(skips)
         ]
-        if self._on_cpu:
+        if self.rows[0].plan.backend is Backend.CPU:
             mx.eval(parts)  # at once: each row would wait for its own
-        self._check_finite([part[1:] for part in parts] if any(skips) else [(k, v)])
-        outputs = []
-        for cache, (queries, keys, values) in zip(self.rows, parts, strict=True):
-            if queries.shape[2]:
-                outputs.append(cache.attend(queries, keys, values, scale=scale))
-            else:
-                outputs.append(queries)
+        # None appends before all are checked.
+        news = [
+            cache.checked(keys, values)
+            for cache, (_, keys, values) in zip(self.rows, parts, strict=True)
+        ]
+        outputs = [
+            cache.attend_checked(part[0], new, scale=scale) if new.length else part[0]
+            for cache, part, new in zip(self.rows, parts, news, strict=True)
+        ]
         self.offset += k.shape[2]
         return mx.concatenate(
             [
@@ -69,15 +73,31 @@ class RowsKVCache:
             axis=0,
         )
 
-    @property
-    def _on_cpu(self) -> bool:
-        return self.rows[0].plan.backend is Backend.CPU
+    # -- tokens that a network's own kernel appends, see `TwoTierKVCache` --
 
-    def _check_finite(self, parts: Sequence[tuple[mx.array, ...]]) -> None:
-        """As the rows would one by one, the first of them having appended by then."""
-        plan = self.rows[0].plan
-        for keys, values in parts if plan.check_finite else ():
-            check_finite(keys, values, plan.hot_dtype, on_cpu=self._on_cpu)
+    def steps(self, shape: tuple[int, int, int], length: int) -> list[CpuStep]:
+        """`length` new tokens of shape [B, Hkv, D]; empty too where some are padding."""
+        batch, heads, dim = shape
+        if batch != len(self.rows) or max(self._padding) > self.offset:
+            return []
+        found = [step for row in self.rows for step in row.steps((1, heads, dim), length)]
+        return found if len(found) == batch else []
+
+    def lend(self, steps: Sequence[CpuStep]) -> list[TierMemory]:
+        """The memory of all rows."""
+        if len(steps) != len(self.rows):
+            return []
+        return [
+            memory
+            for row, step in zip(self.rows, steps, strict=True)
+            for memory in row.lend([step])
+        ]
+
+    def commit(self, steps: Sequence[CpuStep]) -> None:
+        """The tokens of the steps were written to the lent memory."""
+        for row, step in zip(self.rows, steps, strict=True):
+            row.commit([step])
+        self.offset += steps[0].sight.new
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of all rows together."""

@@ -8,6 +8,7 @@ each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
 sees, `sight`. Keys arrive after RoPE; no tokenizer, no model.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -71,7 +72,7 @@ class TwoTierKVCache:
         Raises CacheError, and leaves the cache as it was, for shapes or dtypes that
         do not fit and for numbers that are not finite in the hot dtype.
         """
-        self._append(self._checked(k, v))
+        self._append(self.checked(k, v))
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
@@ -94,8 +95,20 @@ class TwoTierKVCache:
         then one for each new token. both: k and v once more as one array,
         [2 * B, Hkv, L, D], of which they are views, where the caller has them so.
         """
-        new = self._checked(k, v, both)
-        check_queries(q, (k.shape[0], k.shape[1], k.shape[3]), k.shape[2])
+        new = self.checked(k, v, both)
+        check_queries(q, _like(k), k.shape[2])
+        return self.attend_checked(q, new, scale=scale, mask=mask)
+
+    def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
+        """New tokens for `attend_checked`. Raises CacheError for what `append` refuses."""
+        check_tokens(k, v, self._shape or (None, None, None))
+        tiers = self._tiers
+        return tiers.prepare(k, v) if both is None else tiers.prepare_joined(k, v, both)
+
+    def attend_checked(
+        self, q: mx.array, new: Tokens[Any], *, scale: float, mask: Mask = "causal"
+    ) -> mx.array:
+        """`attend` with tokens and queries that are known to fit."""
         out = self._attend(q, new, self.ledger.total, scale, mask)
         self._append(new)
         return out
@@ -212,7 +225,7 @@ class TwoTierKVCache:
         Pinned keys come turned the other way, for models that attend with one
         query only.
         """
-        new, ledger = self._checked(k, v), self.ledger
+        new, ledger = self.checked(k, v), self.ledger
         snapshot = self._tiers.snapshot(ledger, new)
         keys, values = snapshot.decoded(self.plan.hot_dtype.mx)
         pinned = min(self.plan.sizes.pinned, keys.shape[2])
@@ -294,41 +307,43 @@ class TwoTierKVCache:
 
     # -- tokens that a network's own kernel appends --
 
-    def step(self, shape: tuple[int, int, int], length: int) -> CpuStep | None:
+    def steps(self, shape: tuple[int, int, int], length: int) -> list[CpuStep]:
         """`length` new tokens of shape [B, Hkv, D], for a kernel that runs all layers.
 
-        None where kernels do not take them and each layer must `attend`. Else all layers
+        Empty where kernels do not take them and each layer must `attend`. Else all layers
         `lend`, the kernel attends and writes, and they are told by `commit`.
         """
         sight = self._sight(self.ledger, self.ledger.total, length, new=length, mask="causal")
         step = CpuStep(shape=shape, sight=sight, before=self.ledger, plan=self.plan)
-        return step if step.is_taken else None
+        return [step] if step.is_taken else []
 
-    def lend(self, step: CpuStep) -> TierMemory | None:
+    def lend(self, steps: Sequence[CpuStep]) -> list[TierMemory]:
         """The memory, with room for the tokens of a step, to a kernel that writes them.
 
-        None where this layer is unlike the step's, or holds what kernels do not read.
+        Empty where this layer is unlike the step's, or holds what kernels do not read.
         """
-        tiers, shape = self._tiers, self._shape or step.shape
+        tiers = self._tiers
+        if len(steps) != 1 or not isinstance(tiers, CpuTiers):
+            return []
+        (step,), shape = steps, self._shape or steps[0].shape
         suits = shape == step.shape and step.suits(self.ledger, self.plan, self.rotation)
-        if not suits or not isinstance(tiers, CpuTiers):
-            return None
-        memory = tiers.struct(shape)
+        memory = tiers.struct(shape) if suits else None
         if memory is None:
-            return None
+            return []
         self._shape = shape
         if step.after.end > self.ledger.end:
             tiers.reserve(max(self.ledger.end, step.after.first), step.after.end)
-        return memory
+        return [memory]
 
-    def commit(self, step: CpuStep) -> None:
+    def commit(self, steps: Sequence[CpuStep]) -> None:
         """The tokens of a step were written to the lent memory."""
+        (step,) = steps
         self.ledger = step.after
 
     # -- inside --
 
     def _append(self, new: Tokens[Any]) -> None:
-        after = self.ledger.appended(new.length)
+        after, self._shape = self.ledger.appended(new.length), _like(new.keys)
         self._tiers.append(self.ledger, after, new)
         self.ledger = after
 
@@ -348,13 +363,11 @@ class TwoTierKVCache:
             raise CacheError("the cache is empty: append keys and values first")
         return self._tiers.snapshot(self.ledger).decoded(self.plan.hot_dtype.mx)
 
-    def _checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
-        """New tokens, as the tiers take them. Raises CacheError for what cannot be held."""
-        check_tokens(k, v, self._shape or (None, None, None))
-        tiers = self._tiers
-        new: Tokens[Any] = tiers.prepare(k, v) if both is None else tiers.prepare_joined(k, v, both)
-        self._shape = k.shape[0], k.shape[1], k.shape[3]
-        return new
+
+def _like(k: mx.array) -> tuple[int, int, int]:
+    """B, Hkv and D of tokens [B, Hkv, L, D]."""
+    batch, heads, _, dim = k.shape
+    return batch, heads, dim
 
 
 def make_tiers(plan: LayerPlan) -> Tiers[Any]:

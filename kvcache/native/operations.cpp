@@ -86,9 +86,9 @@ void ember_unpack(const BlockForm* form, const uint8_t* records, int64_t count, 
 }
 
 // See AttendTiers; for networks that call it themselves
-int32_t ember_attend_tiers(const TierStep* step, const TierMemory* memory, const float* q,
-                           const float* k, const float* v, float* out) {
-    return attend_and_append(pool, *step, *memory, q, k, v, out);
+int32_t ember_attend_tiers(const TierStep* steps, const TierMemory* const* memories, int64_t count,
+                           const float* q, const float* k, const float* v, float* out) {
+    return attend_and_append(pool, steps, memories, count, q, k, v, out);
 }
 
 }  // extern "C"

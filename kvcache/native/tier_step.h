@@ -48,9 +48,12 @@ struct TierStep {
     int64_t key_size() const { return batch * kv_heads * length * dim; }
 };
 
-// q [batch, heads, length, dim] attends to the tiers and to the new k and v [batch, kv_heads,
-// length, dim], which are then appended. 0, with nothing changed, where a key or value is refused.
-using AttendTiers = int32_t(const TierStep* step, const TierMemory* memory, const float* q,
-                            const float* k, const float* v, float* out);
+// The tiers of `count` caches of one layer, each with a step of its own, alike but for lowest, gone
+// and where tokens are. q [count, batch, heads, length, dim] attends to them and to the new k and v
+// [count, batch, kv_heads, length, dim], which are then appended. 0, with nothing changed, where a
+// key or value is refused.
+using AttendTiers = int32_t(const TierStep* steps, const TierMemory* const* memories,
+                            int64_t count, const float* q, const float* k, const float* v,
+                            float* out);
 
 }  // namespace ember

@@ -159,16 +159,24 @@ inline void attend(Pool& pool, const TierStep& step, const TierMemory& memory, c
 }
 
 // See AttendTiers.
-inline bool attend_and_append(Pool& pool, const TierStep& step, const TierMemory& memory,
-                              const float* q, const float* k, const float* v, float* out) {
+inline bool attend_and_append(Pool& pool, const TierStep* steps, const TierMemory* const* memories,
+                              int64_t count, const float* q, const float* k, const float* v,
+                              float* out) {
     static NewTokens fresh;
-    const Tiers tiers(pool, step, memory);
-    const int64_t size = step.key_size();
-    if (step.finite && !(fits(k, size, tiers.element()) && fits(v, size, tiers.element())))
-        return false;
-    fresh.assign(step, tiers.element(), k, v);
-    attend(pool, step, memory, fresh.keys, fresh.values, q, out);
-    tiers.append(fresh);
+    const int64_t queries = steps->query_size(), keys = steps->key_size();
+    for (int64_t i = 0; i < count; ++i) {
+        const Element element = memories[i]->hot.keys.element;
+        if (steps[i].finite &&
+            !(fits(k + i * keys, keys, element) && fits(v + i * keys, keys, element)))
+            return false;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+        const Tiers tiers(pool, steps[i], *memories[i]);
+        fresh.assign(steps[i], tiers.element(), k + i * keys, v + i * keys);
+        attend(pool, steps[i], *memories[i], fresh.keys, fresh.values, q + i * queries,
+               out + i * queries);
+        tiers.append(fresh);
+    }
     return true;
 }
 

@@ -55,10 +55,10 @@ class CpuTiers(Tiers[Array]):
         step = CpuStep(shape=self._shape(new), sight=sight, before=ledger, plan=self._plan)
         if not step.is_taken:
             return super().attend(q, ledger, new, sight, scale)
-        pinned, hot = self._made(step.shape)
+        self._made(step.shape)
         memory = self._memory
         if decoded := self._decoded(ledger):
-            memory = structs.TierMemory(pinned.struct, hot.struct, decoded.struct)
+            memory = structs.TierMemory(memory.pinned, memory.hot, decoded.struct)
         queries: Floats = np.ascontiguousarray(q.astype(mx.float32))
         out = library().attend_tiers(
             queries, step.struct(heads=q.shape[1], scale=scale), memory, new

@@ -132,7 +132,8 @@ class Kernels:
 
     def layers(
         self,
-        step: structs.TierStep,
+        steps: Sequence[structs.TierStep],
+        offset: int,
         periods: npt.NDArray[np.float64],
         weights: Sequence[Layer],
         memories: Sequence[structs.TierMemory],
@@ -140,27 +141,32 @@ class Kernels:
     ) -> int:
         """x [B, L, hidden] through all layers, in place; see layers.h.
 
-        periods: of the rope, as in `attention_inputs`. Returns how many layers ran:
-        fewer than all where a cache refused the keys or values of one.
+        steps: of the caches of a layer, which share the rows of x. offset, periods: of the
+        rope, as in `attention_inputs`. memories: of the first layer's caches, then the
+        second's, ... Returns how many layers ran: fewer than all where a cache refused
+        the keys or values of one.
         """
-        count = len(weights)
+        count, caches, step = len(weights), len(steps), steps[0]
         hidden, q_rows, kv_rows = weights[0].sizes
         sizes = (hidden, step.heads * step.dim, step.kv_heads * step.dim)
-        if len(memories) != count or any(weight.sizes != sizes for weight in weights):
+        if len(memories) != count * caches or any(weight.sizes != sizes for weight in weights):
             raise CacheError(
                 f"got {count} layers of {q_rows} query and {kv_rows} key rows for "
                 f"{len(memories)} caches and heads of {step.dim}: {step.heads}, {step.kv_heads}"
             )
         if 2 * len(periods) > step.dim:
             raise CacheError(f"got {len(periods)} periods, heads of {step.dim}")
-        where = checked("x", x, np.float32, (step.batch, step.length, hidden), written=True)
+        shape = caches * step.batch, step.length, hidden
+        where = checked("x", x, np.float32, shape, written=True)
         self._c.network_layers.restype = c_int64
         done: int = self._c.network_layers(
-            byref(step),
+            (structs.TierStep * caches)(*steps),
+            c_int64(caches),
+            c_int64(offset),
             c_void_p(checked("periods", periods, np.float64, (None,))),
             c_int64(len(periods)),
             (c_void_p * count)(*(addressof(weight.struct) for weight in weights)),
-            (c_void_p * count)(*map(addressof, memories)),
+            (c_void_p * len(memories))(*map(addressof, memories)),
             c_int64(count),
             c_void_p(where),
         )

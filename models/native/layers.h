@@ -25,22 +25,31 @@ struct Rope {
     int64_t pairs;
 };
 
+// New tokens from position `offset` on, behind those of `count` caches with as many rows each.
+struct Steps {
+    const TierStep* each;
+    int64_t count, offset;
+};
+
 // x [batch, length, hidden] through one layer, in place. False, with nothing changed, where the
-// cache refuses a key or value.
-inline bool run_layer(const TierStep& step, const Rope& rope, const LayerWeights& w,
-                      const TierMemory& memory, float* x) {
+// caches refuse a key or value.
+inline bool run_layer(const Steps& steps, const Rope& rope, const LayerWeights& w,
+                      const TierMemory* const* memories, float* x) {
     static std::vector<float> q, k, v, seen, merged;
-    const int64_t rows = step.batch * step.length;
-    q.resize(size_t(step.query_size()));
-    k.resize(size_t(step.key_size()));
+    const TierStep& step = *steps.each;
+    const int64_t batch = steps.count * step.batch, rows = batch * step.length;
+    q.resize(size_t(steps.count * step.query_size()));
+    k.resize(size_t(steps.count * step.key_size()));
     v.resize(k.size());
     seen.resize(q.size());
     merged.resize(q.size());
-    attention_inputs(x, step.batch, step.length, w.attention_norm, w.attention_eps, *w.q, *w.k,
-                     *w.v, step.dim, rope.periods, rope.pairs, step.total, q.data(), k.data(),
+    attention_inputs(x, batch, step.length, w.attention_norm, w.attention_eps, *w.q, *w.k, *w.v,
+                     step.dim, rope.periods, rope.pairs, steps.offset, q.data(), k.data(),
                      v.data());
-    if (!attend_tiers(&step, &memory, q.data(), k.data(), v.data(), seen.data())) return false;
-    merge_heads(seen.data(), step.batch, step.length, step.heads, step.dim, merged.data());
+    if (!attend_tiers(steps.each, memories, steps.count, q.data(), k.data(), v.data(),
+                      seen.data()))
+        return false;
+    merge_heads(seen.data(), batch, step.length, step.heads, step.dim, merged.data());
     linear_add(merged.data(), rows, *w.output, x, x);
     feed_forward(x, rows, w.mlp_norm, w.mlp_eps, *w.gate, *w.up, *w.down, x);
     return true;

@@ -72,8 +72,10 @@ __m512i first_lanes() {
     return _mm512_load_si512(lanes);
 }
 
-// The scales (or biases) of 16 activation groups from group `at` on, zero past `count`.
-inline __m512 load_groups(const uint16_t* halves, int64_t at, int64_t count, int per_scale) {
+// The scales (or biases) of 16 activation groups from group `at` on, zero past `count`. Never a
+// call, around which the sums of all rows would go through memory.
+[[gnu::always_inline]] inline __m512 load_groups(const uint16_t* halves, int64_t at, int64_t count,
+                                                 int per_scale) {
     if (per_scale == 1) {
         const __mmask16 present = __mmask16((1u << std::min<int64_t>(16, count - at)) - 1);
         return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(present, halves + at));

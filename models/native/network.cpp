@@ -55,13 +55,16 @@ void network_feed_forward(const float* x, int64_t rows, const float* norm, float
     feed_forward(x, rows, norm, eps, *gate, *up, *down, out);
 }
 
-// x [batch, length, hidden] through `count` layers, in place; see layers.h. The layer whose cache
-// refused its keys or values, or `count`.
-int64_t network_layers(const TierStep* step, const double* periods, int64_t pairs,
-                       const LayerWeights* const* weights, const TierMemory* const* memories,
-                       int64_t count, float* x) {
+// x [batch, length, hidden] through `count` layers, in place, each of which has the memory of
+// `caches` caches side by side; see layers.h. The layer whose caches refused its keys or values, or
+// `count`.
+int64_t network_layers(const TierStep* steps, int64_t caches, int64_t offset,
+                       const double* periods, int64_t pairs, const LayerWeights* const* weights,
+                       const TierMemory* const* memories, int64_t count, float* x) {
     for (int64_t i = 0; i < count; ++i)
-        if (!run_layer(*step, {periods, pairs}, *weights[i], *memories[i], x)) return i;
+        if (!run_layer({steps, caches, offset}, {periods, pairs}, *weights[i],
+                       memories + i * caches, x))
+            return i;
     return count;
 }
 

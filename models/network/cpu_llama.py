@@ -10,7 +10,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from kvcache import TwoTierKVCache
+from kvcache import RowsKVCache, TwoTierKVCache
 from kvcache.attention import AttendingCache
 from kvcache.checks import not_finite
 from kvcache.native.structs import Floats
@@ -99,7 +99,7 @@ class CpuModel(Model):
         return mx.array(self._kernels.embed(flat, self._table).reshape(*ids.shape, -1))
 
     def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
-        own = [cache for cache in caches if isinstance(cache, TwoTierKVCache)]
+        own = [cache for cache in caches if isinstance(cache, TwoTierKVCache | RowsKVCache)]
         out = self._all_at_once(x, own) if len(own) == len(self._packed) == len(caches) else None
         return super().through_layers(x, caches) if out is None else out
 
@@ -108,7 +108,9 @@ class CpuModel(Model):
             return super().logits(hidden)
         return _like(self._kernels.linear(_rows(hidden), self._head), hidden)
 
-    def _all_at_once(self, x: mx.array, caches: Sequence[TwoTierKVCache]) -> mx.array | None:
+    def _all_at_once(
+        self, x: mx.array, caches: Sequence[TwoTierKVCache | RowsKVCache]
+    ) -> mx.array | None:
         """x [B, L, hidden] through all layers in one call, appending to their caches.
 
         None, with nothing appended, where the caches are not alike or do not lend to
@@ -117,20 +119,20 @@ class CpuModel(Model):
         """
         batch, length, _ = x.shape
         config = self.config
-        step = caches[0].step((batch, config.kv_heads, config.head_dim), length)
-        if step is None:
+        steps = caches[0].steps((batch, config.kv_heads, config.head_dim), length)
+        lent = [memory for cache in caches for memory in cache.lend(steps)]
+        if not lent or len(lent) < len(caches) * len(steps):
             return None
-        lent = [memory for cache in caches if (memory := cache.lend(step)) is not None]
-        if len(lent) < len(caches):
-            return None
-        out = np.array(x, np.float32)
-        scale = config.head_dim**-0.5 / step.plan.temperature
-        struct = step.struct(heads=config.heads, scale=scale)
-        done = self._kernels.layers(struct, self.rope.periods, self._packed, lent, out)
+        structs = [
+            step.struct(heads=config.heads, scale=config.head_dim**-0.5 / step.plan.temperature)
+            for step in steps
+        ]
+        offset, periods, out = caches[0].offset, self.rope.periods, np.array(x, np.float32)
+        done = self._kernels.layers(structs, offset, periods, self._packed, lent, out)
         for cache in caches[:done]:
-            cache.commit(step)
+            cache.commit(steps)
         if done < len(caches):
-            raise not_finite(step.plan.hot_dtype)
+            raise not_finite(steps[0].plan.hot_dtype)
         return mx.array(out)
 
 

@@ -79,7 +79,7 @@ def test_a_step_that_one_layer_refused_leaves_a_usable_cache(
     with monkeypatch.context() as patch:
         patch.setattr(engine._caches[-1], "attend", refuse)
         # The CPU kernels run all layers at once where they can.
-        patch.setattr(engine._caches[-1], "lend", lambda step: None)
+        patch.setattr(engine._caches[-1], "lend", lambda steps: [])
         with pytest.raises(CacheError, match="refused"):
             list(engine.generate(Request(prompt=longer, max_tokens=4)))
     completion = finish(engine.generate(Request(prompt=longer, max_tokens=4)))

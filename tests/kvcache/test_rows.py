@@ -78,3 +78,20 @@ def test_what_does_not_fit_is_refused(backend: Backend) -> None:
         batch.attend(_draw(1, 6, 1), _draw(1, 2, 2), _draw(1, 2, 3), scale=1.0, mask=mask)
     with pytest.raises(CacheError, match="got 0 rows and 1 paddings"):
         RowsKVCache([], [0])
+
+
+def test_a_kernel_is_lent_the_memory_of_all_rows_behind_their_padding() -> None:
+    plan = resolve(CacheConfig(backend=Backend.CPU), SHAPE)
+    (batch,) = rows_from_plan(plan, None, left_padding=PADDING)
+    for length in (30, 2):
+        batch.attend(_draw(length, 6, 1), _draw(length, 2, 2), _draw(length, 2, 3), scale=1.0)
+        assert batch.steps((3, 2, 16), 5) == []
+    batch.attend(_draw(1, 6, 1), _draw(1, 2, 2), _draw(1, 2, 3), scale=1.0)
+    assert batch.steps((2, 2, 16), 5) == []
+    steps = batch.steps((3, 2, 16), 5)
+    assert [step.before.total for step in steps] == [33, 24, 0]
+    assert len(batch.lend(steps)) == 3
+    assert batch.lend(steps[:2]) == []
+    batch.commit(steps)
+    assert batch.offset == 38
+    assert [row.offset for row in batch.rows] == [38, 29, 5]

@@ -29,8 +29,7 @@ def _filled(cache: TwoTierKVCache, tokens: int) -> TwoTierKVCache:
 
 
 def _step(cache: TwoTierKVCache, length: int = 7) -> CpuStep:
-    step = cache.step(SHAPE, length)
-    assert step is not None
+    (step,) = cache.steps(SHAPE, length)
     return step
 
 
@@ -51,18 +50,17 @@ def test_a_step_tells_where_its_tokens_go() -> None:
 def test_what_is_lent_is_the_memory_itself_and_counts_once_committed() -> None:
     cache = _filled(_cache(), 41)
     step = _step(cache)
-    first, again = cache.lend(step), cache.lend(step)
-    assert first is not None
+    (first,), (again,) = cache.lend([step]), cache.lend([step])
     assert first is again
     assert cache.offset == 41
-    cache.commit(step)
+    cache.commit([step])
     assert (cache.offset, cache.ledger) == (48, step.after)
-    assert cache.lend(step) is None
+    assert cache.lend([step]) == []
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 24), (1, 1, 8)])
 def test_heads_that_kernels_do_not_read_are_not_taken(shape: tuple[int, int, int]) -> None:
-    assert _cache().step(shape, 3) is None
+    assert _cache().steps(shape, 3) == []
 
 
 @pytest.mark.parametrize("traditional", [True, False])
@@ -71,14 +69,14 @@ def test_pairs_outside_of_heads_are_not_taken(traditional: bool) -> None:
     step = _step(_cache(rotation=rotation))
     assert step.struct(heads=2, scale=1.0).apart == (not traditional)
     outside = replace(rotation, periods=np.ones(17))
-    assert _cache(rotation=outside).step(SHAPE, 3) is None
-    assert _cache(replace(CONFIG, turn_sinks=False), outside).step(SHAPE, 3) is not None
+    assert _cache(rotation=outside).steps(SHAPE, 3) == []
+    assert len(_cache(replace(CONFIG, turn_sinks=False), outside).steps(SHAPE, 3)) == 1
 
 
 def test_new_sinks_are_not_taken_with_what_lets_tokens_go() -> None:
-    assert _cache().step(SHAPE, 89) is not None
-    assert _cache().step(SHAPE, 90) is None
-    assert _filled(_cache(), 5).step(SHAPE, 90) is not None
+    assert len(_cache().steps(SHAPE, 89)) == 1
+    assert _cache().steps(SHAPE, 90) == []
+    assert len(_filled(_cache(), 5).steps(SHAPE, 90)) == 1
 
 
 OTHERS = {
@@ -96,16 +94,16 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_a_layer_that_is_unlike_the_first_lends_nothing(other: TwoTierKVCache) -> None:
-    assert other.lend(_step(_filled(_cache(), 41))) is None
+    assert other.lend([_step(_filled(_cache(), 41))]) == []
 
 
 def test_tokens_of_another_shape_are_lent_nothing() -> None:
-    assert _cache().lend(_step(_filled(_cache(), 41))) is None
+    assert _cache().lend([_step(_filled(_cache(), 41))]) == []
     batch, heads, dim = SHAPE
     cache = _filled(_cache(), 41)
-    step = cache.step((batch + 1, heads, dim), 7)
-    assert step is not None
-    assert cache.lend(step) is None
+    steps = cache.steps((batch + 1, heads, dim), 7)
+    assert len(steps) == 1
+    assert cache.lend(steps) == []
 
 
 def test_periods_are_read_as_doubles_side_by_side() -> None:
@@ -119,4 +117,4 @@ def test_a_rope_that_was_saved_is_the_same_rope() -> None:
     cache = _filled(_cache(), 41)
     restored = TwoTierKVCache.from_state(cache.state, backend=Backend.CPU)
     assert restored.rotation is not cache.rotation
-    assert restored.lend(_step(cache)) is not None
+    assert len(restored.lend([_step(cache)])) == 1

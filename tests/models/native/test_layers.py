@@ -13,6 +13,7 @@ from kvcache import (
     CacheConfig,
     CacheError,
     HotDtype,
+    RowsKVCache,
     TwoTierKVCache,
     make_prompt_cache,
     resolve,
@@ -20,6 +21,7 @@ from kvcache import (
 )
 from kvcache.native import codec as cpu_codec
 from kvcache.native.library import Library
+from kvcache.prompt_cache import rows_from_plan
 from kvcache.tiers import cpu as cpu_tiers
 from kvcache.tiers.cpu import CpuTiers
 from models import load, loader
@@ -55,7 +57,7 @@ def model(
 
 
 def _outputs(
-    model: CpuModel, cache: list[TwoTierKVCache], *, batch: int, at_once: bool
+    model: CpuModel, cache: list[TwoTierKVCache] | list[RowsKVCache], *, batch: int, at_once: bool
 ) -> list[np.ndarray]:
     """States after each step."""
     start, outputs = 0, []
@@ -123,14 +125,39 @@ def test_at_once_is_step_by_step_after_a_change_of_blocks(model: CpuModel) -> No
     assert [layer.stats() for layer in once] == [layer.stats() for layer in steps]
 
 
-def test_one_call_really_runs_all_layers(model: CpuModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("a layer was attended by itself")
+def _rows(model: CpuModel, padding: list[int], **policy: Any) -> list[RowsKVCache]:
+    config = CacheConfig(max_tokens=190, hot=20, block=32, backend=Backend.CPU, **policy)
+    return rows_from_plan(resolve(config, model.shape), model.rotation, left_padding=padding)
 
-    monkeypatch.setattr(CpuTiers, "attend", fail)
+
+@pytest.mark.parametrize("codec", ["f16", "q8"])
+def test_rows_at_once_are_rows_step_by_step(model: CpuModel, codec: str) -> None:
+    once, steps = (_rows(model, [0, 37, 3], keys=codec, values=codec) for _ in range(2))
+    got = _outputs(model, once, batch=3, at_once=True)
+    want = _outputs(model, steps, batch=3, at_once=False)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-2 * np.abs(other).max())
+    for layer, other_layer in zip(once, steps, strict=True):
+        assert layer.offset == other_layer.offset == sum(STEPS)
+        assert layer.stats() == other_layer.stats()
+        assert [row.ledger for row in layer.rows] == [row.ledger for row in other_layer.rows]
+    assert len({row.ledger.evicted for row in once[0].rows}) == 2
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise AssertionError("a layer was attended by itself")
+
+
+def test_one_call_really_runs_all_layers(model: CpuModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = _rows(model, [0, 1, 2])
+    model.through_layers(mx.zeros((3, 2, SHAPE.width)), rows)
+    monkeypatch.setattr(CpuTiers, "attend", _fail)
     cache = make_prompt_cache(model, CacheConfig(max_tokens=190, hot=20, block=32))
     _outputs(model, cache, batch=1, at_once=True)
     assert {layer.offset for layer in cache} == {sum(STEPS)}
+    _outputs(model, rows, batch=3, at_once=True)
+    assert {layer.offset for layer in rows} == {2 + sum(STEPS)}
+    assert [row.offset for row in rows[2].rows] == [sum(STEPS) + more for more in (2, 1, 0)]
 
 
 def test_without_a_native_form_layers_run_one_by_one(model: CpuModel) -> None:
@@ -149,6 +176,31 @@ def test_numbers_beyond_the_hot_dtype_are_refused(model: CpuModel) -> None:
     with pytest.raises(CacheError, match="beyond what f16 holds"):
         model.through_layers(mx.full((1, 1, SHAPE.width), mx.nan), cache)
     assert [layer.offset for layer in cache] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_what_one_row_refuses_no_row_takes(model: CpuModel, row: int) -> None:
+    cache = _rows(model, [0, 0])
+    x = np.zeros((2, 1, SHAPE.width), np.float32)
+    model.through_layers(mx.array(x), cache)
+    x[row] = np.nan
+    with pytest.raises(CacheError, match="beyond what f16 holds"):
+        model.through_layers(mx.array(x), cache)
+    assert [layer.offset for layer in cache] == [1, 1, 1]
+    assert {each.offset for layer in cache for each in layer.rows} == {1}
+
+
+def test_rows_that_differ_run_one_by_one(model: CpuModel) -> None:
+    x = mx.random.normal((2, 1, SHAPE.width), key=mx.random.key(1))
+    once, steps = _rows(model, [0, 0]), _rows(model, [0, 0])
+    for cache in (once, steps):
+        _outputs(model, cache, batch=2, at_once=True)
+        cache[1].rows[1].rewind(1)
+    got = model.through_layers(x, once)
+    want = super(CpuModel, model).through_layers(x, steps)
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+    ends = [[row.offset - sum(STEPS) for row in layer.rows] for layer in once]
+    assert ends == [[1, 1], [1, 0], [1, 1]]
 
 
 def test_layers_that_differ_run_one_by_one(model: CpuModel) -> None:

@@ -93,10 +93,10 @@ def _layer(**changes: Weight) -> Layer:
 
 
 def _layers(x: Any = None, *, caches: int = 1, heads: int = HQ, periods: Any = TURNS) -> Misuse:
-    step = structs.TierStep(1, 2, heads, HKV, DIM)
+    step = structs.TierStep(batch=1, queries=2, length=2, heads=heads, kv_heads=HKV, dim=DIM)
     memories = [structs.TierMemory()] * caches
     given = _zeros(1, 2, HIDDEN) if x is None else x
-    return lambda kernels: kernels.layers(step, periods, [_layer()], memories, given)
+    return lambda kernels: kernels.layers([step], 0, periods, [_layer()], memories, given)
 
 
 STRIPED = _zeros(8, 2 * HIDDEN)[:, ::2]
