@@ -378,7 +378,8 @@ class TwoTierKVCache:
 
 def _like(k: mx.array) -> tuple[int, int, int]:
     """B, Hkv and D of tokens [B, Hkv, L, D]."""
-    return k.shape[0], k.shape[1], k.shape[3]
+    batch, heads, _, dim = k.shape
+    return batch, heads, dim
 
 
 def make_tiers(plan: LayerPlan) -> Tiers[Any]:
