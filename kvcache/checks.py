@@ -26,9 +26,10 @@ def check_tokens(k: mx.array, v: mx.array, expected: Expected) -> None:
 
     expected: B, Hkv and D, None for any. Raises CacheError.
     """
-    if k.ndim != 4 or k.shape != v.shape or not k.shape[0] * k.shape[1] * k.shape[3]:
+    shape = k.shape
+    if len(shape) != 4 or shape != v.shape or not shape[0] * shape[1] * shape[3]:
         raise CacheError(
-            f"got keys {k.shape} and values {v.shape}, expected two equal [B, Hkv, L, D] "
+            f"got keys {shape} and values {v.shape}, expected two equal [B, Hkv, L, D] "
             "with B, Hkv and D at least 1"
         )
     for name, array in (("keys", k), ("values", v)):
@@ -37,13 +38,13 @@ def check_tokens(k: mx.array, v: mx.array, expected: Expected) -> None:
                 f"got {name} of {array.dtype}, expected float16, bfloat16 or float32; "
                 "convert them first"
             )
-    batch, heads, _, dim = k.shape
-    if any(
-        want not in (None, got) for want, got in zip(expected, (batch, heads, dim), strict=True)
+    got = shape[0], shape[1], shape[3]
+    if got != expected and any(
+        want not in (None, each) for want, each in zip(expected, got, strict=True)
     ):
         b, h, d = ("any" if want is None else str(want) for want in expected)
         raise CacheError(
-            f"got keys {k.shape}, but the cache holds [B, Hkv, _, D] = [{b}, {h}, _, {d}]"
+            f"got keys {shape}, but the cache holds [B, Hkv, _, D] = [{b}, {h}, _, {d}]"
         )
 
 

@@ -6,8 +6,7 @@ Tokens stand at positions 0, 1, 2, ... as they came. The first `pinned` of them 
 no memory and no kernels.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
@@ -90,18 +89,10 @@ class Sight:
         """The queries [B, Hq, L, D] as they meet pinned tokens."""
         return self.rotation(q, self.turns) if self.rotation else q
 
-    def turned_ahead(self, keys: mx.array) -> mx.array:
-        """Pinned keys [B, Hkv, S, D] as the first query meets them without turning itself."""
-        ahead = [-self.turns[0]] * keys.shape[2]
-        return self.rotation(keys, ahead) if self.rotation else keys
-
-    def by_turn(self) -> Iterator[tuple[slice, "Sight"]]:
-        """The runs of queries that turn alike, and what each sees; of a causal rule."""
-        start = 0
-        for _, alike in groupby(self.turns):
-            rows = slice(start, start + len(list(alike)))
-            yield rows, replace(self, position=self.position + start, gone=self.gone[rows])
-            start = rows.stop
+    @cached_property
+    def turning(self) -> tuple[tuple[int, int], ...]:
+        """The turns that there are, one after the other, and how many queries turn so."""
+        return tuple((turn, len(list(alike))) for turn, alike in groupby(self.turns))
 
     # -- which tokens a query sees --
 

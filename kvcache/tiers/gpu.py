@@ -6,8 +6,6 @@ or the head dimension: `resolve` does not choose this class then, and a cache
 without a model, which learns the dimension late, says so in its stats.
 """
 
-from dataclasses import replace
-
 import mlx.core as mx
 
 from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
@@ -75,17 +73,4 @@ class GpuTiers(MlxTiers):
             return super().attend_snapshot(q, held, sight, scale)
         if q.shape[2] <= MOST_NEW:
             return self._decoder.attend(q, held, sight, scale=scale)
-        # Rows that meet the pinned tokens at the same distance go together.
-        outputs = [
-            self._prefill.attend(q[:, :, rows], _turned_ahead(held, part), part, scale=scale)
-            for rows, part in sight.by_turn()
-        ]
-        return mx.concatenate(outputs, axis=2) if len(outputs) > 1 else outputs[0]
-
-
-def _turned_ahead(held: Snapshot, sight: Sight) -> Snapshot:
-    """The same with pinned keys turned ahead, which is as turning queries back."""
-    if held.pinned is None or not any(sight.turns):
-        return held
-    keys, values = held.pinned.cut(0, held.pinned_count)
-    return replace(held, pinned=Tokens(sight.turned_ahead(keys), values))
+        return self._prefill.attend(q, held, sight, scale=scale)

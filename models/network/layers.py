@@ -1,6 +1,7 @@
 """Layers over weights as a GGUF file gives them: packed affine or unquantized.
 
-The network is written in these and does not know how a weight is stored.
+The network is written in these and does not know how a weight is stored. Items, self["x"],
+not attributes, where a token passes: MLX looks those up eight times as slowly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,16 +28,16 @@ class QuantizedLinear(nn.Module):
             self.bias = bias
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = mx.quantized_matmul(
+        y: mx.array = mx.quantized_matmul(
             x,
-            self.weight,
-            self.scales,
-            self.biases,
+            self["weight"],
+            self["scales"],
+            self["biases"],
             transpose=True,
             group_size=self.group_size,
             bits=self.weight_bits,
         )
-        return y + self.bias if "bias" in self else y
+        return y + self["bias"] if "bias" in self else y
 
 
 class Linear(nn.Module):
@@ -49,8 +50,8 @@ class Linear(nn.Module):
             self.bias = bias
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = x @ self.weight.astype(x.dtype).T
-        return y + self.bias if "bias" in self else y
+        y: mx.array = x @ self["weight"].astype(x.dtype).T
+        return y + self["bias"] if "bias" in self else y
 
 
 Projection = Linear | QuantizedLinear
@@ -73,7 +74,7 @@ class Joined(nn.Module):
 
     def __call__(self, x: mx.array) -> list[mx.array]:
         """x [..., in] -> [..., rows of all its matrices] of each product."""
-        return [product(x) for product in self.products]
+        return [product(x) for product in self["products"]]
 
     def matrices(self) -> list[Projection]:
         """Each matrix by itself, as a view."""

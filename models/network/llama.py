@@ -74,7 +74,7 @@ class Block(nn.Module):
 
     def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
         """Of x [B, L, hidden], whose first token stands at position `offset`."""
-        products = self.inputs(self.attention_norm(x))
+        products = self["inputs"](self["attention_norm"](x))
         if len(products) == 1 and x.shape[0] == x.shape[1] == 1:
             return self._of_one_token(products[0], offset)
         heads = [mx.unflatten(rows, -1, (-1, self.head_dim)).swapaxes(1, 2) for rows in products]
@@ -95,14 +95,15 @@ class Block(nn.Module):
 
     def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
         """x and what its heads have seen [B, Hq, L, D]."""
-        return x + self.output(seen.swapaxes(1, 2).flatten(2))
+        added: mx.array = x + self["output"](seen.swapaxes(1, 2).flatten(2))
+        return added
 
     def feed_forward(self, x: mx.array) -> mx.array:
         """x + down(silu(gate(n)) * up(n)) with n = norm(x)."""
-        normed = self.mlp_norm(x)
-        products = self.gate_up(normed)
+        products = self["gate_up"](self["mlp_norm"](x))
         gate, up = products if len(products) == 2 else mx.split(products[0], 2, axis=-1)
-        return x + self.down(self._swiglu(gate, up))
+        added: mx.array = x + self["down"](self._swiglu(gate, up))
+        return added
 
 
 def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
