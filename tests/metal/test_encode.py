@@ -22,7 +22,16 @@ from tests.metal import cuda
 from tests.metal.build import Mode, find_compiler
 from tests.metal.cases import PAIRS, UNREAD
 from tests.metal.emulator import Emulator, Order
-from tests.metal.encoding import EncodeCase, differing, drawn, encoded, is_rounding, unlike
+from tests.metal.encoding import (
+    EncodeCase,
+    composed,
+    differing,
+    drawn,
+    encoded,
+    is_rounding,
+    shares,
+    unlike,
+)
 from tests.metal.generated import generate
 from tests.metal.lint import lint
 from tests.metal.recording import Recorder, zeros
@@ -112,6 +121,17 @@ def test_under_sanitizers(pair: tuple[str, str], mode: Mode) -> None:
     keys, values = pair
     case = EncodeCase(keys=keys, values=values, dim=40, block=36, kv_heads=1, batch=1, held=50)
     check(case, Emulator(mode=mode, order=Order.RANDOM))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+def test_the_rule_for_gpus_allows_rounding(pair: tuple[str, str]) -> None:
+    """Every number moved by up to one last place, far more than sums in another order do."""
+    case = EncodeCase(keys=pair[0], values=pair[1], blocks=6, dtype=mx.float32)
+    moved = [
+        side * (1 + mx.random.uniform(-1, 1, side.shape, key=mx.random.key(3)) * 2**-23)
+        for side in drawn(case)
+    ]
+    assert is_rounding(*shares(case, composed(case, Tokens(*moved))))
 
 
 @needs_clang
