@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from itertools import cycle
 from math import prod
 from pathlib import Path
 
@@ -47,10 +48,12 @@ MOST_REGISTERS = 128  # of a thread on M1 and M2
 MOST_SHARED = 32 * 1024  # bytes of a threadgroup on Metal
 DIMS = (64, 80, 96, 128)
 
+WRITTEN = [name for name in NAMES if name not in UNREAD]
 CODECS = {
-    name: EncodeCase(keys=name, values=name, dim=DIMS[i % 4], block=(64, 40, 33)[i % 3])
-    for i, name in enumerate(NAMES)
-    if name not in UNREAD
+    f"{keys}/{values}": EncodeCase(keys=keys, values=values, dim=DIMS[i % 4], block=block)
+    for i, (keys, values, block) in enumerate(
+        zip(WRITTEN[::2], [*WRITTEN[1::2], "q3"], cycle((64, 40, 33)), strict=False)
+    )
 }
 SHAPES = {
     f"D{dim} M{block}": EncodeCase(dim=dim, block=block)
