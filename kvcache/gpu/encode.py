@@ -27,7 +27,7 @@ from kvcache.snapshot import Tokens
 
 Codecs = tuple[Codec, Codec]
 
-_SIMDGROUPS = 6  # of a threadgroup: one for each clip that is tried
+_SIMDGROUPS = 6  # of a threadgroup: one for each clip that is tried, or group of channels
 _MOST_SHARED = 32 * 1024  # bytes of threadgroup memory, Metal's limit
 _HEADERS = ("packing.h", "leaving.h", "encoders.h", "encode_kvarn.h")
 _LEVELS, _CLIPS = 16, 8  # numbers of a codec: levels, the middles between them, clips

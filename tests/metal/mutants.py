@@ -162,7 +162,10 @@ _ENCODING_BY_STRUCTURE = {
         EncodeCase(keys="kvarn4", values="kvarn2", dim=80, block=40, batch=1),
         EncodeCase(keys="kvarn3", values="kvarn8", dim=128, block=66, batch=1, blocks=1),
         EncodeCase(keys="kvarn3", values="kvarn8", dim=16, block=3, times=0),
-        EncodeCase(keys="kvarn3", values="kvarn8", dim=16, block=5, times=1e12, dtype=mx.float32),
+        *(
+            EncodeCase(keys="kvarn3", values="kvarn8", dim=16, block=5, times=x, dtype=mx.float32)
+            for x in (1e12, 1e-25)
+        ),
     ),
 }
 

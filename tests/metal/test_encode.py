@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from itertools import cycle
 from math import prod
 from pathlib import Path
 
@@ -22,7 +23,16 @@ from tests.metal import cuda
 from tests.metal.build import Mode, find_compiler
 from tests.metal.cases import PAIRS, UNREAD
 from tests.metal.emulator import Emulator, Order
-from tests.metal.encoding import EncodeCase, differing, drawn, encoded, is_rounding, unlike
+from tests.metal.encoding import (
+    EncodeCase,
+    composed,
+    differing,
+    drawn,
+    encoded,
+    is_rounding,
+    shares,
+    unlike,
+)
 from tests.metal.generated import generate
 from tests.metal.lint import lint
 from tests.metal.recording import Recorder, zeros
@@ -38,10 +48,12 @@ MOST_REGISTERS = 128  # of a thread on M1 and M2
 MOST_SHARED = 32 * 1024  # bytes of a threadgroup on Metal
 DIMS = (64, 80, 96, 128)
 
+WRITTEN = [name for name in NAMES if name not in UNREAD]
 CODECS = {
-    name: EncodeCase(keys=name, values=name, dim=DIMS[i % 4], block=(64, 40, 33)[i % 3])
-    for i, name in enumerate(NAMES)
-    if name not in UNREAD
+    f"{keys}/{values}": EncodeCase(keys=keys, values=values, dim=DIMS[i % 4], block=block)
+    for i, (keys, values, block) in enumerate(
+        zip(WRITTEN[::2], [*WRITTEN[1::2], "q3"], cycle((64, 40, 33)), strict=False)
+    )
 }
 SHAPES = {
     f"D{dim} M{block}": EncodeCase(dim=dim, block=block)
@@ -112,6 +124,17 @@ def test_under_sanitizers(pair: tuple[str, str], mode: Mode) -> None:
     keys, values = pair
     case = EncodeCase(keys=keys, values=values, dim=40, block=36, kv_heads=1, batch=1, held=50)
     check(case, Emulator(mode=mode, order=Order.RANDOM))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+def test_the_rule_for_gpus_allows_rounding(pair: tuple[str, str]) -> None:
+    """Every number moved by up to one last place, far more than sums in another order do."""
+    case = EncodeCase(keys=pair[0], values=pair[1], blocks=6, dtype=mx.float32)
+    moved = [
+        side * (1 + mx.random.uniform(-1, 1, side.shape, key=mx.random.key(3)) * 2**-23)
+        for side in drawn(case)
+    ]
+    assert is_rounding(*shares(case, composed(case, Tokens(*moved))))
 
 
 @needs_clang

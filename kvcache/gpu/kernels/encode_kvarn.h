@@ -164,15 +164,15 @@ struct KVarNEncoder {
       largest = max(largest, fabs((y[c] - means[c]) / scales[c]));
     }
     largest /= centre();
-    for (int clip = simdgroup; clip < CLIPS && lane < count; clip += SIMDGROUPS) {
-      const float step = product(largest, clips[clip]);
+    if (simdgroup < CLIPS && lane < count) {
+      const float step = product(largest, clips[simdgroup]);
       float error = 0.0f;
       for (int c = 0; c < D; c++) {
         const float even = (y[c] - means[c]) / scales[c];
         const float off = product(level(even, step), step) - even;
         error += product(off, off);
       }
-      block.scratch[ERRORS + clip * 32 + lane] = error;
+      block.scratch[ERRORS + simdgroup * 32 + lane] = error;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (simdgroup == 0 && lane < count) {

@@ -18,7 +18,8 @@ struct TokenAffineEncoder {
     const int first = tile * 32;
     const int count = min(32, M - first);
     block.load(first, count);
-    for (int g = simdgroup; g < GROUPS && lane < count; g += SIMDGROUPS) {
+    const int g = simdgroup;
+    if (g < GROUPS && lane < count) {
       SHARED_POINTER(float) y = block.row(lane) + g * GROUP;
       float low = LARGEST_FLOAT;
       float high = -LARGEST_FLOAT;
@@ -124,7 +125,7 @@ struct Nearest {
   }
 };
 
-// turbo, turbo..u: a lane takes a token; where scales are SEARCHED, a simdgroup each clip of it.
+// turbo, turbo..u: a lane takes a token; where there are clips to try, a simdgroup each.
 //
 // numbers: 16 levels, the 16 middles between them, the clips.
 template <int BITS, int D, int M, int CLIPS, int SIMDGROUPS>
@@ -162,15 +163,15 @@ struct LevelsEncoder {
     largest /= levels[COUNT - 1];
     const device float* clips = numbers + 32;
     Nearest<BITS> nearest;
-    for (int clip = simdgroup; clip < CLIPS && lane < count; clip += SIMDGROUPS) {
-      const float scale = product(largest, clips[clip]);
+    if (simdgroup < CLIPS && lane < count) {
+      const float scale = product(largest, clips[simdgroup]);
       float error = 0.0f;
       for (int c = 0; c < D; c++) {
         nearest.find(y[c] / nonzero(scale), levels, middles);
         const float off = product(nearest.level, scale) - y[c];
         error += product(off, off);
       }
-      block.scratch[clip * 32 + lane] = error;
+      block.scratch[simdgroup * 32 + lane] = error;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (simdgroup == 0 && lane < count) {
