@@ -87,9 +87,6 @@ _GENERAL = (
     Case(blocks=0, dtype=mx.bfloat16, query=mx.bfloat16),
     # Turns of some channels, whose pairs lie apart.
     Case(new=2, blocks=0, pairs=5, traditional=False, window_step=9, pinned=40),
-    # More spans than lanes; more channels than runs of 32.
-    Case(group=1, segments=(170,), slots=170, blocks=170, block=4, first_slot=0, kv_heads=1),
-    Case(dim=232, group=1, blocks=0),
     Case(new=3, sharpness=300),
     Case(keys="kivi4", values="kivi3", dim=88, dtype=mx.float32, kv_heads=3, batch=2, blocks=5),
 )
@@ -102,6 +99,11 @@ _ROTATED = (
     Case(dim=64, values="turbo3u", batch=2, blocks=2),
     Case(dim=232, group=1, blocks=0),
 )
+# More spans than lanes; in the second the one after as many outweighs the rest.
+_MANY_SPANS = Case(
+    group=1, segments=(170,), slots=170, blocks=170, block=4, first_slot=0, kv_heads=1
+)
+_MERGED = (*_GENERAL, _MANY_SPANS, replace(_MANY_SPANS, sharpness=300, seed=45))
 # Cases in which a codec family is read as keys and as values: once with blocks whose words are a
 # multiple of four, once with others.
 _BY_STRUCTURE = {
@@ -134,7 +136,7 @@ _PREFILL = tuple(
         *(*_BY_STRUCTURE["KVarN"], *_BY_STRUCTURE["Levels"]),
     )
 )
-_BY_FILE = {"expand.metal": _PREFILL, "hadamard.h": _ROTATED}
+_BY_FILE = {"expand.metal": _PREFILL, "hadamard.h": _ROTATED, "merge.metal": _MERGED}
 # Bytes with which prefill takes the three heads of the last general case in two steps.
 _MOST_TRANSIENT = 2_200_000
 
