@@ -33,13 +33,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     *((" < ", " <= "), (" <= ", " < "), (" >= ", " > "), (" == ", " != "), (" != ", " == ")),
     *((" && ", " || "), (" || ", " && "), (" >> ", " << "), (" << ", " >> ")),
     *((" += ", " -= "), (" *= ", " += "), ("+= ", "= "), ("min(", "max("), ("max(", "min(")),
-    *(
-        ("simd_sum(", "("),
-        ("simd_max(", "("),
-        ("simd_shuffle(", "metal::max("),
-        ("simd_shuffle_xor(", "metal::max("),
-        ("!", ""),
-    ),
+    *(("simd_sum(", "("), ("simd_max(", "("), ("simd_shuffle(", "metal::max("), ("!", "")),
+    ("simd_shuffle_xor(", "metal::max("),
     *(("threadgroup_barrier(", "simdgroup_barrier("), ("simdgroup_barrier(", "(void)(")),
     *(("threadgroup_barrier(", "(void)("), ("continue;", ";"), ("0.0f", "1.0f"), ("1.0f", "2.0f")),
     *(("true", "false"), ("false", "true")),
@@ -92,14 +87,25 @@ _GENERAL = (
         keys="kvarn4", values="kvarn3", dim=128, group=8, segments=(1, 1, 2, 4), slots=8, blocks=8
     ),
     Case(blocks=0, dtype=mx.bfloat16, query=mx.bfloat16),
-    # Rotations of 28 and of 12 parts; turns of some channels, whose pairs lie apart.
-    Case(dim=112, values="turbo4", new=2, pairs=5, traditional=False, window_step=9),
-    Case(dim=24, group=2, values="turbo3", pairs=9, kv_heads=3),
-    # As many spans as lanes and more.
-    Case(group=1, segments=(70,), slots=70, blocks=70, block=4, pinned=150, first_slot=0),
+    # Turns of some channels, whose pairs lie apart.
+    Case(new=2, blocks=0, pairs=5, traditional=False, window_step=9, pinned=40),
     Case(new=3, sharpness=300),
     Case(keys="kivi4", values="kivi3", dim=88, dtype=mx.float32, kv_heads=3, batch=2, blocks=5),
 )
+# Rotations of each number of parts, and of each number of registers.
+_ROTATED = (
+    Case(dim=112, values="turbo4", blocks=2),
+    Case(dim=128, values="turbo3u", group=1, blocks=2),
+    Case(dim=24, values="turbo3", kv_heads=3, blocks=2),
+    Case(dim=80, values="turbo2", blocks=2),
+    Case(dim=64, values="turbo3u", batch=2, blocks=2),
+    Case(dim=232, group=1, blocks=0),
+)
+# More spans than lanes; in the second the one after as many outweighs the rest.
+_MANY_SPANS = Case(
+    group=1, segments=(170,), slots=170, blocks=170, block=4, first_slot=0, kv_heads=1
+)
+_MERGED = (*_GENERAL, _MANY_SPANS, replace(_MANY_SPANS, sharpness=300, seed=45))
 # Cases in which a codec family is read as keys and as values: once with blocks whose words are a
 # multiple of four, once with others.
 _BY_STRUCTURE = {
@@ -132,6 +138,7 @@ _PREFILL = tuple(
         *(*_BY_STRUCTURE["KVarN"], *_BY_STRUCTURE["Levels"]),
     )
 )
+_BY_FILE = {"expand.metal": _PREFILL, "hadamard.h": _ROTATED, "merge.metal": _MERGED}
 # Bytes with which prefill takes the three heads of the last general case in two steps.
 _MOST_TRANSIENT = 2_200_000
 
@@ -196,8 +203,8 @@ class Mutant:
 
     def cases(self) -> Sequence[Case | EncodeCase]:
         """What to try it with: the family that it is in, or everything."""
-        if self.file == "expand.metal":
-            return _PREFILL
+        if self.file in _BY_FILE:
+            return _BY_FILE[self.file]
         structures = [
             m[1] for m in _STRUCTURE.finditer(text_of(self.file)) if m.start() < self.start
         ]

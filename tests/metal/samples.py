@@ -72,7 +72,7 @@ class Sample:
     expected: Array
 
 
-def make(case: Case) -> Sample:
+def make(case: Case, *, codec_seed: int = 3) -> Sample:
     """Random tiers of a case."""
     random = np.random.default_rng(case.seed)
     size = case.batch, case.kv_heads
@@ -88,7 +88,7 @@ def make(case: Case) -> Sample:
     drawn = random.normal(size=(case.batch, heads, queries, case.dim)).astype(np.float32)
     q = mx.array(drawn).astype(case.query)
     total = case.evicted + case.pinned + case.blocks * case.block + case.hot
-    codecs = codec(case.keys, seed=3), codec(case.values, seed=3)
+    codecs = codec(case.keys, seed=codec_seed), codec(case.values, seed=codec_seed)
     held = Snapshot(
         new=None if case.in_tiers else tokens(case.new),
         evicted=case.evicted,

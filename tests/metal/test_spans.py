@@ -1,4 +1,4 @@
-"""How attention is cut to a GPU: spans, their scratch, and the operations of a call."""
+"""How attention is cut to a GPU: spans, their scratch, and what a call costs before it runs."""
 
 import ctypes
 from collections import Counter
@@ -16,6 +16,8 @@ from kvcache.gpu.kernel import Call
 from kvcache.gpu.shape import CallShape
 from kvcache.gpu.traffic import Held, traffic
 from tests.metal.cases import TIERS, TURNS
+from tests.metal.generated import generate
+from tests.metal.recording import Recorder, calls_of
 from tests.metal.samples import Case, make
 
 # KV heads, query heads of each, head dimension.
@@ -124,6 +126,42 @@ def test_a_cuda_gpu_without_driver_is_as_a_base_chip(cuda: pytest.MonkeyPatch) -
 
     cuda.setattr(ctypes, "CDLL", missing)
     assert threadgroups_here() == DEVICES["M1"]
+
+
+def test_layers_share_what_is_the_same_for_all() -> None:
+    """Numbers and turns are made for the first layer of a token."""
+    layers = []
+    for seed in range(2):
+        recorder, sample = Recorder(), make(TIERS["window moves"], codec_seed=seed)
+        decoder = TierDecoder(launch=recorder)
+        decoder.attend(sample.q, sample.held, sample.sight, scale=0.5)
+        layers.append(
+            {
+                (call.kernel.stem, name): array
+                for call in recorder.calls
+                for name, array in zip(call.kernel.inputs, call.inputs, strict=True)
+            }
+        )
+    one, other = layers
+    shared = {key for key, array in one.items() if other[key] is array}
+    of_all = {(stem, "args") for stem in ("cold", "unencoded", "merge")}
+    assert shared == of_all | {("unencoded", "turns"), ("cold", "levels")}
+
+
+@pytest.mark.parametrize("name", ["two launches", "pinned many"])
+def test_text_is_bare(name: str) -> None:
+    """MLX copies and hashes it at each call."""
+    for call in calls_of(TIERS[name]):
+        lines = generate(call).text.splitlines()
+        assert not [line for line in lines if "//" in line]
+        spaces = sum(len(line) - len(line.lstrip()) for line in lines)
+        assert spaces < 300, "MLX indents its parameters"
+
+
+def test_a_kernel_has_only_the_headers_that_it_names() -> None:
+    texts = {call.kernel.stem: generate(call).text for call in calls_of(TIERS["cold grows"])}
+    assert {stem for stem, text in texts.items() if "struct KVarN" in text} == {"cold"}
+    assert {stem for stem, text in texts.items() if "struct Hadamard" in text} == {"cold", "merge"}
 
 
 def operations_of(case: Case) -> Counter[str]:

@@ -2,7 +2,7 @@
 //
 // The transform of D = FACTOR * WIDTH channels, WIDTH a power of two: between the channels of each
 // WIDTH by shuffles, then between the FACTOR parts by the signs in `words`, as they are packed in
-// kvcache/gpu/hadamard.py. A lane holds EACH channels, 32 apart; those from D on are 0.
+// kvcache/gpu/hadamard.py. A lane holds EACH channels, 32 apart; those from D on meet no others.
 
 template <int D>
 struct Hadamard {
@@ -45,7 +45,7 @@ METAL_FUNC void transform(
     }
   }
   if (FACTOR > 1) {
-    UNROLL for (int e = 0; e < EACH; e++) {
+    UNROLL for (int e = 0; 32 * e < D; e++) {
       const int d = 32 * e + int(lane);
       if (d < D) row[d] = x[e];
     }
@@ -80,7 +80,7 @@ METAL_FUNC void load_query(const device T* query, const device uint* words, int 
     apply_signs<D>(x, words, kv_head, lane);
     transform<D>(x, words, to, lane);
   }
-  UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
+  UNROLL for (int e = 0; 32 * e < D; e++) {
     const int d = 32 * e + int(lane);
     if (d < D) to[d] = x[e];
   }
