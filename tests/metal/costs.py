@@ -21,7 +21,7 @@ from tests.metal.ptx import executed_by
 from tests.metal.recording import calls_of
 from tests.metal.samples import Case
 
-_BEFORE, _LETTING_GO = 200, 500  # tokens held: some are encoded; the window lets go
+_BEFORE, _LETTING_GO = 200, 2500  # tokens held: some are encoded; the window lets go
 _FEW, _MANY = 8, 24  # blocks of 64 tokens, or as many tiles of 32
 
 

@@ -36,7 +36,7 @@ _VIEWS = frozenset(
     }
 )
 _MORE = {"DynamicSliceUpdate": 1}  # where it lies is computed by a launch of its own
-_HOT, _BLOCK, _WINDOW = 64, 32, 320
+_HOT, _BLOCK, _WINDOW = 64, 32, 2048
 
 
 def token(held: int) -> int:
@@ -46,8 +46,9 @@ def token(held: int) -> int:
 
 def block() -> int:
     """Of one layer's block on its way to the cold ring, beside those of the token that sends it."""
-    # The ring is full: the next token completes a block that is not hot.
-    return token(4 + _HOT + 2 * _BLOCK - 1) - token(4 + _HOT + 2 * _BLOCK - 2)
+    # One block is encoded, and the hot ring is full: the next token completes another.
+    full = CacheConfig().sinks + _HOT + 3 * _BLOCK - 1
+    return token(full) - token(full - 1)
 
 
 def mlx_lm_token(held: int) -> int:
