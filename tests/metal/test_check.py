@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 
 from kvcache import Backend
-from kvcache.gpu.kernel import Call, Launcher
+from kvcache.gpu.kernel import Call, Dialect, Launcher
 from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
+from tests.metal import cuda
 from tests.metal.build import find_compiler
 from tests.metal.check import correctness, run
 from tests.metal.check.report import ROWS, Report, schema
 from tests.metal.check.rows import CorrectnessRow
 from tests.metal.check.run import Device, check
 from tests.metal.check.sizes import Shape, Sizes
-from tests.metal.check.timing import Timer
+from tests.metal.check.timing import Timer, linking
 from tests.metal.emulator import Emulator
+from tests.metal.generated import generate
+from tests.metal.lint import lint
 
 pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
@@ -288,15 +291,22 @@ def test_a_chain_is_waited_for_once_a_round(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.diff(waits).tolist() == [1, 2, 512, 512, 512]
 
 
-def test_the_link_passes_its_input_on() -> None:
+@pytest.mark.parametrize("dtype", [mx.int32, mx.float16, mx.bfloat16, mx.float32], ids=str)
+def test_the_link_passes_its_input_on(dtype: mx.Dtype) -> None:
     """Whatever came before: the kernel that is timed gets what it got."""
-    from tests.metal.check.timing import _linked
-
-    for dtype in (mx.int32, mx.float16, mx.float32):
-        small = mx.arange(41).astype(dtype)
-        after = _linked(Emulator(), small, mx.full((3,), 7.5, mx.float32))
+    small, before = mx.arange(41).astype(dtype), mx.full((3,), 7.5, dtype)
+    call = linking(small, before)
+    for dialect in Dialect:
+        (after,) = Emulator(dialect=dialect)(call)
         assert after.dtype == dtype
         assert after.tolist() == small.tolist()
+    assert lint(generate(call)) == []
+
+
+@pytest.mark.skipif(not cuda.is_available(), reason="needs the dependency group nvrtc")
+def test_the_link_is_cuda() -> None:
+    call = linking(mx.arange(41).astype(mx.float16), mx.zeros(9))
+    assert cuda.compile_cuda(call).spilled == 0
 
 
 def test_all_cases_of_the_emulator_are_checked() -> None:

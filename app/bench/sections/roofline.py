@@ -2,21 +2,23 @@
 
 A token moves all weights that it meets, and the keys and values of all held tokens,
 through each layer's attention: for ember by the formula of its GPU kernels, which
-their tests hold against counted bytes, for an f16 cache 2 bytes a number.
+their tests hold against counted bytes, for an f16 cache 2 bytes a number. For chips
+whose GPU is known it also gives a token's time, as a range (`figures/gpu_time.py`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.bench.figures.chips import CHIPS, Chip
 from app.bench.figures.formulas import cache_room, kv_bytes
+from app.bench.figures.gpu_time import FAST, SLOW, Work, counted
 from app.bench.figures.shapes import LLAMA_2_7B, TINYLLAMA, Network
 from app.bench.meter import Meter
-from app.bench.settings import RooflineSettings
+from app.bench.settings import DEFAULT_KV, RooflineSettings
 from kvcache import CacheConfig
 from kvcache.codecs import parse_pair
 from kvcache.gpu.shape import CallShape
-from kvcache.gpu.traffic import Held, traffic
+from kvcache.gpu.traffic import Held, Traffic, block_bytes, traffic
 
 NETWORKS = (TINYLLAMA, LLAMA_2_7B)
 F16 = "f16"
@@ -31,6 +33,9 @@ class RooflineRow:
     outputs and partial results of attention.
     tokens_s: bandwidth over all of them. over_f16: times the f16 cache's.
     fits: whether two thirds of the chip's largest memory hold weights and cache.
+    fast_ms, slow_ms: a token's time, with instructions and launches, as the range of what
+    is assumed gives it; before and after the window lets go. None where the GPU is not known,
+    or a kernel's instructions. encoding_ms: of slow_ms.
     """
 
     model: str
@@ -44,6 +49,9 @@ class RooflineRow:
     tokens_s: float
     over_f16: float
     fits: bool
+    fast_ms: float | None = None
+    slow_ms: float | None = None
+    encoding_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +82,13 @@ def run(settings: RooflineSettings, meter: Meter) -> Iterator[RooflineRow]:
                 kinds = {F16: f16} | {kv: moved(network, kv, context) for kv in settings.kv}
                 for chip in CHIPS:
                     for kv, bytes_of in kinds.items():
-                        yield _row(network, chip, context, kv, bytes_of, f16)
+                        row = _row(network, chip, context, kv, bytes_of, f16)
+                        yield _timed(row, network, chip)
 
 
 def moved(network: Network, kv: str, context: int) -> Moved:
     """By ember's kernels over `context` tokens, the new one among them."""
-    keys, values = parse_pair(kv)
-    shape = CallShape(
-        batch=1,
-        kv_heads=network.kv_heads,
-        group=network.heads // network.kv_heads,
-        new=1,
-        dim=network.head_dim,
-    )
-    layer = traffic(shape, held(context), keys=keys, values=values)
+    layer = _layer(network, kv, context)
     return Moved(
         weights=weights_read(network),
         cache=network.layers * layer.cache,
@@ -102,6 +103,56 @@ def f16_moved(network: Network, context: int) -> Moved:
         cache=int(kv_bytes(network, context)),
         other=network.layers * 2 * 2 * network.heads * network.head_dim,
     )
+
+
+def work(network: Network, kv: str, context: int, *, letting_go: bool) -> Work | None:
+    """Of one token by ember's kernels, or in fp16 by mlx-lm's network.
+
+    letting_go: whether the window does. None for codecs whose instructions are not counted.
+    """
+    costs, layers = counted(), network.layers
+    if kv == F16:
+        bytes_of = f16_moved(network, context)
+        return Work(
+            weights=bytes_of.weights,
+            other=bytes_of.cache + bytes_of.other,
+            launches=layers * costs.launches.mlx_lm,
+        )
+    if kv != DEFAULT_KV:
+        return None
+    layer, launches, block = _layer(network, kv, context), costs.launches, CacheConfig().block
+    instructions = costs.instructions[network.name]
+    unencoded = layer.pinned + layer.hot
+    # A threadgroup leaves a partial result for each query head of its KV head.
+    groups = layer.scratch / (2 * 4 * (network.head_dim + 2)) / (network.heads / network.kv_heads)
+    # A block is read as float16 and written encoded.
+    encoding = (
+        2 * 2 * network.head_dim + block_bytes(*parse_pair(kv), block, network.head_dim) / block
+    )
+    return Work(
+        weights=weights_read(network),
+        encoded=layers * layer.cold,
+        unencoded=layers * unencoded,
+        other=layers * (layer.total - layer.cache),
+        encoding=layers * network.kv_heads * encoding,
+        encoded_instructions=layers
+        * (instructions.encoded * layer.cold + instructions.threadgroup * groups),
+        unencoded_instructions=layers * instructions.unencoded * unencoded,
+        launches=layers * (launches.letting_go if letting_go else launches.token),
+        encoding_launches=layers * launches.block / block,
+    )
+
+
+def _layer(network: Network, kv: str, context: int) -> Traffic:
+    keys, values = parse_pair(kv)
+    shape = CallShape(
+        batch=1,
+        kv_heads=network.kv_heads,
+        group=network.heads // network.kv_heads,
+        new=1,
+        dim=network.head_dim,
+    )
+    return traffic(shape, held(context), keys=keys, values=values)
 
 
 def held(context: int) -> Held:
@@ -134,4 +185,19 @@ def _row(
         tokens_s=chip.gb_s * 1e9 / bytes_of.total,
         over_f16=f16.total / bytes_of.total,
         fits=bytes_of.cache <= room,
+    )
+
+
+def _timed(row: RooflineRow, network: Network, chip: Chip) -> RooflineRow:
+    """With a token's time, where what it takes is known."""
+    before, after = (
+        work(network, row.kv, row.context, letting_go=letting_go) for letting_go in (False, True)
+    )
+    if not chip.gpu_cores or before is None or after is None:
+        return row
+    return replace(
+        row,
+        fast_ms=1e3 * before.seconds(chip, FAST),
+        slow_ms=1e3 * after.seconds(chip, SLOW),
+        encoding_ms=1e3 * after.encoding_seconds(chip, SLOW),
     )

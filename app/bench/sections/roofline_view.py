@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from app.bench.figures.gpu_time import FAST, SLOW
 from app.bench.sections.roofline import F16, RooflineRow
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
@@ -13,7 +14,12 @@ Rows = Sequence[RooflineRow]
 def tables(rows: Rows) -> list[Table]:
     """Bytes of a token, then a table of ceilings for each model and kind of cache."""
     pairs = distinct((row.model, row.kv) for row in rows if row.kv != F16)
-    return [_bytes(rows), *(_ceilings(rows, model, kv) for model, kv in pairs)]
+    timed = [row for row in rows if row.slow_ms is not None]
+    return [
+        _bytes(rows),
+        *(_ceilings(rows, model, kv) for model, kv in pairs),
+        *([_times(timed)] if timed else []),
+    ]
 
 
 def findings(rows: Rows) -> list[str]:
@@ -79,6 +85,43 @@ def _ceilings(rows: Rows, model: str, kv: str) -> Table:
         ],
         note="Stated bandwidth over the bytes above. -: more than two thirds of the most memory.",
     )
+
+
+def _times(rows: Rows) -> Table:
+    contexts = distinct(row.context for row in rows)
+    found = {(row.model, row.chip, row.context, row.kv): row for row in rows}
+    return Table(
+        title="Time of a token, ms: computed, nothing measured",
+        columns=("model", "chip", "kv", *map(tokens, contexts), "encoding"),
+        texts=3,
+        rows=[
+            (
+                *(model, chip, kv),
+                *(_range(found.get((model, chip, context, kv))) for context in contexts),
+                _encoding(found[model, chip, contexts[-1], kv]),
+            )
+            for model, chip, kv in distinct((row.model, row.chip, row.kv) for row in rows)
+        ],
+        note=(
+            "f16: mlx-lm's network and cache. Counted: bytes, the kernels' instructions (for "
+            "NVIDIA), launches. Assumed, from the first figure to the second: "
+            f"{FAST.bandwidth:.0%} to {SLOW.bandwidth:.0%} of bandwidth, {FAST.issue:.0%} to "
+            f"{SLOW.issue:.0%} of issue, {FAST.launch_s * 1e6:g} to {SLOW.launch_s * 1e6:g} us a "
+            "launch; before and after the window lets go. encoding: of the second, at most tokens."
+        ),
+    )
+
+
+def _range(row: RooflineRow | None) -> str:
+    if row is None or row.fast_ms is None or row.slow_ms is None or not row.fits:
+        return "-"
+    return f"{short(row.fast_ms)} to {short(row.slow_ms)}"
+
+
+def _encoding(row: RooflineRow) -> str:
+    if not row.encoding_ms or not row.slow_ms or not row.fits:
+        return "-"
+    return f"{row.encoding_ms / row.slow_ms:.1%}"
 
 
 def _cells(f16: RooflineRow | None, ours: RooflineRow | None) -> tuple[str, str, str]:

@@ -31,7 +31,8 @@ def run_kernels(launch: Launcher, sizes: Sizes, gb_s: float) -> Iterator[KernelR
         for tokens in sizes.kernel_tokens:
             recording = _Recording(launch=launch)
             layer = Layer(shape, tokens)
-            mx.eval(layer.attend(TierDecoder(launch=recording), layer.queries()))
+            attend = layer.attending(TierDecoder(launch=recording))
+            mx.eval(attend(layer.queries()))
             for call in recording.calls:
                 mx.eval(call.inputs)
                 seconds, moved = sizes.timer.kernel(launch, call), _bytes(call)
@@ -74,7 +75,7 @@ def run_whole(launch: Launcher, sizes: Sizes, gb_s: float) -> Iterator[Attention
 
 def _seconds(sizes: Sizes, layer: Layer, decoder: TierDecoder, new: int) -> float:
     """What came out is asked next."""
-    return sizes.timer.chained(lambda q: layer.attend(decoder, q), layer.queries(new))
+    return sizes.timer.chained(layer.attending(decoder, new), layer.queries(new))
 
 
 def _fused_seconds(sizes: Sizes, shape: Shape, tokens: int, new: int) -> float:

@@ -6,12 +6,16 @@ from math import sqrt
 
 import mlx.core as mx
 
-from kvcache import CacheConfig
+from kvcache import Backend, CacheConfig
 from kvcache.codecs import codec
 from kvcache.gpu import TierDecoder
 from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
+from kvcache.tiers.gpu import GpuTiers
+from kvcache.tiers.ledger import TierSizes
+from kvcache.tiers.plan import LayerPlan
 from tests.metal.check.sizes import Shape
+from tests.metal.check.timing import Step
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ class Layer:
         heads = self.shape.kv_heads * self.shape.group
         return mx.random.normal((1, heads, new, self.shape.dim)).astype(mx.float16)
 
-    def attend(self, decoder: TierDecoder, q: mx.array) -> mx.array:
-        """All launches of it."""
-        held, new = self.held, q.shape[2]
+    def attending(self, decoder: TierDecoder, new: int = 1) -> Step:
+        """What takes queries [1, Hq, new, D] and gives all launches' result, of the same shape."""
+        sizes = TierSizes(pinned=0, hot=0, block=1, slots=0)  # nothing is appended to them
+        plan = LayerPlan.of(CacheConfig(backend=Backend.REFERENCE), sizes, layer=0)
+        tiers, held = GpuTiers(plan, decoder=decoder), self.held
         total = held.new_position
         sight = Sight(position=total - new, gone=(0,) * new, total=total, pinned=held.pinned_count)
-        return decoder.attend(q, held, sight, scale=1 / sqrt(self.shape.dim))
+        return lambda q: tiers.attend_snapshot(q, held, sight, 1 / sqrt(self.shape.dim))
 
     def _unencoded(self, count: int) -> Tokens[mx.array]:
         size = (1, self.shape.kv_heads, count, self.shape.dim)

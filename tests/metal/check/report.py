@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,16 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
 
+    @cached_property
+    def env(self) -> dict[str, Any]:
+        """The machine and the versions."""
+        return environment() | _device()
+
     def document(self) -> dict[str, Any]:
         """As the file has it."""
         return {
             "schema": SCHEMA,
-            "env": environment() | _device(),
+            "env": self.env,
             "interrupted": self.interrupted,
             "rows": [
                 {"section": section, **asdict(row)}
@@ -71,7 +77,7 @@ class Report:
     def markdown(self) -> str:
         """The machine, a table for each section that has rows, and the notes."""
         found = [table for name, rows in self.rows.items() if rows for table in _tables(name, rows)]
-        parts = [_machine(self.document()["env"])]
+        parts = [_machine(self.env)]
         for table in found:
             parts += [f"**{table.title}**", to_markdown(table)]
         parts += [f"{section}: {note}" for section, note in self.notes.items()]

@@ -69,10 +69,10 @@ class Timer:
 
         def both(now: mx.array) -> mx.array:
             inputs = [now if index == at else each for index, each in enumerate(call.inputs)]
-            return _linked(launch, small, launch(replace(call, inputs=inputs))[0])
+            return link(launch(replace(call, inputs=inputs))[0])
 
-        def link(now: mx.array) -> mx.array:
-            return _linked(launch, small, now)
+        def link(before: mx.array) -> mx.array:
+            return launch(linking(small, before))[0]
 
         return max(0.0, self.chained(both, small) - self.chained(link, small))
 
@@ -90,17 +90,14 @@ def _waited(calls: Calls, count: int) -> float:
     return time.perf_counter() - began
 
 
-def _linked(launch: Launcher, small: mx.array, before: mx.array) -> mx.array:
-    """`small`, once `before` is there."""
-    (after,) = launch(
-        Call(
-            kernel=_LINK,
-            inputs=[small, before],
-            constants={"T": small.dtype, "COUNT": small.size},
-            grid=(32, 1, 1),
-            threadgroup=(32, 1, 1),
-            shapes=[tuple(small.shape)],
-            dtypes=[small.dtype],
-        )
+def linking(small: mx.array, before: mx.array) -> Call:
+    """What gives `small` once `before` is there."""
+    return Call(
+        kernel=_LINK,
+        inputs=[small, before],
+        constants={"T": small.dtype, "COUNT": small.size},
+        grid=(32, 1, 1),
+        threadgroup=(32, 1, 1),
+        shapes=[tuple(small.shape)],
+        dtypes=[small.dtype],
     )
-    return after

@@ -1,7 +1,10 @@
 """Ceilings by hand: one layer, two query heads over a KV head of 64, 32 tokens vocabulary."""
 
+from dataclasses import replace
+
 import pytest
 
+from app.bench.figures import gpu_time
 from app.bench.figures.chips import CHIPS
 from app.bench.figures.shapes import LLAMA_2_7B, TINYLLAMA, Network
 from app.bench.meter import Meter
@@ -83,7 +86,7 @@ def test_a_ratio_is_that_of_speeds_and_below_that_of_bits(rows: list[RooflineRow
 
 
 def test_every_chip_is_shown_and_called_computed(rows: list[RooflineRow]) -> None:
-    of_bytes, *ceilings = roofline_view.tables(rows)
+    of_bytes, *ceilings, _ = roofline_view.tables(rows)
     assert len(of_bytes.rows) == 2 * 2 * 3
     assert len(ceilings) == 2 * 2
     for table in ceilings:
@@ -98,3 +101,67 @@ def test_every_chip_is_shown_and_called_computed(rows: list[RooflineRow]) -> Non
     assert len(said) == 4
     assert all(sentence.startswith("Computed, nothing measured: at 32k") for sentence in said)
     assert TINYLLAMA.name in said[0]
+
+
+def test_the_work_of_a_token_by_hand() -> None:
+    """TinyLlama at 324 tokens: 4 pinned, 256 hot, a block, in 22 layers of 4 KV heads."""
+    costs = gpu_time.counted()
+    found = roofline.work(TINYLLAMA, "hkivi5/turbo3u", 324, letting_go=True)
+    assert found is not None
+    moved = roofline.moved(TINYLLAMA, "hkivi5/turbo3u", 324)
+    assert found.unencoded == 22 * 4 * 260 * 256
+    assert found.encoded + found.unencoded == moved.cache
+    assert found.weights + found.other == moved.weights + moved.other
+    of_tokens = costs.instructions[TINYLLAMA.name]
+    assert found.unencoded_instructions == pytest.approx(of_tokens.unencoded * found.unencoded)
+    assert found.encoded_instructions > of_tokens.encoded * found.encoded
+    # A token read as float16 and a 64th of a block written, of each KV head.
+    assert found.encoding == pytest.approx(22 * 4 * 256 + found.encoded / 64)
+    assert found.launches == 22 * costs.launches.letting_go
+    assert found.encoding_launches == 22 * costs.launches.block / 64
+    before = roofline.work(TINYLLAMA, "hkivi5/turbo3u", 324, letting_go=False)
+    assert before is not None
+    assert before.launches == 22 * costs.launches.token
+
+
+def test_mlx_lms_work_is_bytes_and_launches() -> None:
+    found = roofline.work(TINYLLAMA, "f16", 4096, letting_go=True)
+    assert found is not None
+    plain = roofline.f16_moved(TINYLLAMA, 4096)
+    assert found.weights + found.other == plain.total
+    assert found.launches == 22 * gpu_time.counted().launches.mlx_lm
+    assert found.encoding_launches == found.encoded_instructions == 0
+
+
+def test_times_are_given_where_they_are_known(rows: list[RooflineRow]) -> None:
+    """No chip without a clock, and no codec whose kernels nobody has counted."""
+    timed = {(row.chip, row.kv) for row in rows if row.fast_ms is not None}
+    assert timed == {
+        (chip, kv) for chip in ("M1", "M3 Pro", "M4 Max") for kv in ("f16", "hkivi5/turbo3u")
+    }
+    for row in rows:
+        if row.fast_ms is not None and row.slow_ms is not None and row.encoding_ms is not None:
+            # Slower than bandwidth alone allows.
+            assert 1e3 / row.tokens_s < row.fast_ms < row.slow_ms
+            assert (row.encoding_ms > 0) is (row.kv != "f16")
+
+
+def test_times_are_shown_as_a_range(rows: list[RooflineRow]) -> None:
+    table = roofline_view.tables(rows)[-1]
+    assert table.title == "Time of a token, ms: computed, nothing measured"
+    assert table.columns == ("model", "chip", "kv", "4k", "32k", "encoding")
+    assert len(table.rows) == 2 * 3 * 2
+    f16, ours = table.rows[:2]
+    assert (f16[:3], f16[-1]) == (("TinyLlama 1.1B", "M1", "f16"), "-")
+    assert ours[:3] == ("TinyLlama 1.1B", "M1", "hkivi5/turbo3u")
+    assert all(" to " in cell for cell in (*f16[3:5], *ours[3:5]))
+    assert ours[-1].endswith("%")
+    # Llama-2-7B's fp16 cache of 32k does not fit an M1.
+    assert table.rows[6][:5] == ("Llama-2-7B", "M1", "f16", table.rows[6][3], "-")
+    assert "90% to 70% of bandwidth" in table.note
+
+
+def test_an_earlier_result_has_no_times(rows: list[RooflineRow]) -> None:
+    """Its rows lack the fields; all else is shown."""
+    bare = [replace(row, fast_ms=None, slow_ms=None, encoding_ms=None) for row in rows]
+    assert len(roofline_view.tables(bare)) == 1 + 2 * 2

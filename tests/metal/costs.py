@@ -1,0 +1,111 @@
+"""`python -m tests.metal.costs` writes what the kernels cost, for `bench roofline`'s times.
+
+Instructions are counted by `ptx.py`, which needs NVRTC, and launches by `launches.py`. A test
+holds the file to both.
+"""
+
+import json
+from dataclasses import dataclass
+from math import prod
+
+from app.bench.figures.gpu_time import FILE, Costs, KernelCosts, LaunchCosts
+from app.bench.figures.shapes import Network
+from app.bench.sections.roofline import NETWORKS
+from kvcache import CacheConfig
+from kvcache.codecs import codec
+from kvcache.gpu.kernel import Call
+from kvcache.gpu.shape import TILE, CallShape
+from kvcache.gpu.traffic import Held, traffic
+from tests.metal import launches
+from tests.metal.ptx import executed_by
+from tests.metal.recording import calls_of
+from tests.metal.samples import Case
+
+_BEFORE, _LETTING_GO = 200, 2500  # tokens held: some are encoded; the window lets go
+_FEW, _MANY = 8, 24  # blocks of 64 tokens, or as many tiles of 32
+
+
+def costs() -> Costs:
+    """Count everything."""
+    return Costs(
+        launches=LaunchCosts(
+            token=launches.token(_BEFORE),
+            letting_go=launches.token(_LETTING_GO),
+            block=launches.block(),
+            mlx_lm=launches.mlx_lm_token(_BEFORE),
+        ),
+        instructions={network.name: _instructions(network) for network in NETWORKS},
+    )
+
+
+def _instructions(network: Network) -> KernelCosts:
+    encoded, begin_encoded = _slope(
+        *(_counted(network, blocks=count, hot=0) for count in (_FEW, _MANY))
+    )
+    unencoded, begin_unencoded = _slope(
+        *(_counted(network, blocks=0, hot=TILE * count) for count in (_FEW, _MANY))
+    )
+    return KernelCosts(
+        encoded=encoded,
+        unencoded=unencoded,
+        threadgroup=max(begin_encoded, begin_unencoded),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counted:
+    """Of one launch: instructions of threads, bytes that they read, and threadgroups."""
+
+    instructions: int
+    bytes: int
+    threadgroups: int
+
+
+def _slope(few: _Counted, many: _Counted) -> tuple[float, int]:
+    """Instructions for each byte more, and of a threadgroup without any."""
+    per_byte = (many.instructions - few.instructions) / (many.bytes - few.bytes)
+    rest = few.instructions - per_byte * few.bytes
+    return round(per_byte, 2), round(max(0.0, rest) / few.threadgroups)
+
+
+def _counted(network: Network, *, blocks: int, hot: int) -> _Counted:
+    """Of the kernel that reads so many encoded blocks, or hot tokens; one threadgroup has all."""
+    config = CacheConfig()
+    case = Case(
+        keys=config.keys,
+        values=config.values,
+        group=network.heads // network.kv_heads,
+        dim=network.head_dim,
+        block=config.block,
+        kv_heads=1,
+        pinned=0,
+        segments=(_MANY,),
+        slots=_MANY,
+        first_slot=0,
+        blocks=blocks,
+        ring=TILE * _MANY,
+        hot=hot,
+        hot_start=0,
+        in_tiers=1,
+        threadgroups=1,
+    )
+    call = next(each for each in calls_of(case) if _reads(each, encoded=blocks > 0))
+    read = traffic(
+        CallShape(batch=1, kv_heads=1, group=case.group, new=1, dim=case.dim),
+        Held(pinned=0, hot=hot, blocks=blocks, block=case.block),
+        keys=codec(case.keys),
+        values=codec(case.values),
+    )
+    groups = [size // each for size, each in zip(call.grid, call.threadgroup, strict=True)]
+    return _Counted(
+        instructions=TILE * executed_by(call), bytes=read.cache, threadgroups=prod(groups)
+    )
+
+
+def _reads(call: Call, *, encoded: bool) -> bool:
+    """Whether this is the kernel of encoded, or of unencoded tokens."""
+    return call.kernel.stem == "cold" if encoded else "hot_keys" in call.kernel.inputs
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(costs().as_json(), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,169 @@
+"""How many launches a GPU would make for one layer, counted in MLX's graph where there is none.
+
+Everything runs as on a GPU up to the graph: kernels of ours, and MLX's fast operations, which
+on a CPU are several, are stood in for by one node each. Views are free. Not seen here: copies
+of what is not contiguous, and of arrays that a write cannot take over.
+"""
+
+import io
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import mlx.core as mx
+
+from app.bench.engines import mlx_lm_case
+from app.bench.engines.case import Case, EngineName, MlxLmSetting
+from kvcache import Backend, CacheConfig, TwoTierKVCache, make_prompt_cache
+from kvcache.gpu.kernel import Kernel
+from kvcache.tiers.gpu import GpuTiers
+from models import load
+from models.gguf.tensor_types import TensorType
+from models.network.llama import Model
+from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
+
+_VIEWS = frozenset(
+    {
+        *("Broadcast", "BroadcastAxes", "ExpandDims", "Flatten", "Reshape", "Slice", "Split"),
+        *("Squeeze", "Transpose", "Unflatten", "View"),
+    }
+)
+_MORE = {"DynamicSliceUpdate": 1}  # where it lies is computed by a launch of its own
+_HOT, _BLOCK, _WINDOW = 64, 32, 2048
+
+
+def token(held: int) -> int:
+    """Of one layer and one token, after `held` of them."""
+    return _of_a_layer(lambda layers: _network(layers, held))
+
+
+def block() -> int:
+    """Of one layer's block on its way to the cold ring, beside those of the token that sends it."""
+    # One block is encoded, and the hot ring is full: the next token completes another.
+    full = CacheConfig().sinks + _HOT + 3 * _BLOCK - 1
+    return token(full) - token(full - 1)
+
+
+def mlx_lm_token(held: int) -> int:
+    """Of mlx-lm's network and KVCache."""
+    import_module("mlx_lm.models.llama")  # which asks for the device that there is
+    return _of_a_layer(lambda layers: _mlx_lm(layers, held))
+
+
+def _of_a_layer(graph: Any) -> int:
+    """What a third layer adds."""
+    with _as_on_a_gpu():
+        two, three = (_launches(graph(layers)) for layers in (2, 3))
+    return three - two
+
+
+def _launches(arrays: Sequence[mx.array]) -> int:
+    """To compute these."""
+    with io.StringIO() as drawn:
+        mx.export_to_dot(drawn, *arrays)
+        names = Counter(re.findall(r'label ="(\w+)"', drawn.getvalue()))
+    return sum(
+        count * (1 + _MORE.get(name, 0)) for name, count in names.items() if name not in _VIEWS
+    )
+
+
+def _network(layers: int, held: int) -> list[mx.array]:
+    """A token's logits, and all that it writes."""
+    model = _model(layers)
+    config = CacheConfig(max_tokens=_WINDOW, hot=_HOT, block=_BLOCK)
+    caches = make_prompt_cache(model, config)
+    for cache in caches:
+        _hold(cache, model, held)
+    hidden = model.hidden(_evaluated(mx.array([[5]])), caches)
+    logits = model.logits(hidden[:, -1])
+    return [logits, *(array for cache in caches for array in cache.pending())]
+
+
+def _hold(cache: TwoTierKVCache, model: Model, held: int) -> None:
+    """Tokens in the tiers, put there by plain MLX, which computes here."""
+    config = CacheConfig(max_tokens=_WINDOW, hot=_HOT, block=_BLOCK, backend=Backend.REFERENCE)
+    (plain, *_) = make_prompt_cache(model, config)
+    size = (1, model.shape.kv_heads, held, model.shape.head_dim)
+    plain.append(*(mx.random.normal(size).astype(mx.float16) for _ in "kv"))
+    mx.eval(plain.pending())
+    tiers = GpuTiers(cache.plan)
+    tiers.__dict__.update(plain._tiers.__dict__)
+    cache._tiers, cache.ledger, cache._shape = tiers, plain.ledger, plain._shape
+
+
+def _mlx_lm(layers: int, held: int) -> list[mx.array]:
+    model = _model(layers)
+    case = Case(
+        engine=EngineName.MLX_LM,
+        model="",
+        kv="KVCache",
+        backend="auto",
+        threads=0,
+        depth=held,
+        pp=0,
+        tg=1,
+    )
+    run = mlx_lm_case.Run(case, MlxLmSetting(dtype="float16"), model)
+    size = (1, model.shape.kv_heads, held, model.shape.head_dim)
+    for cache in run.cache:
+        cache.update_and_fetch(*(mx.random.normal(size).astype(mx.float16) for _ in "kv"))
+        mx.eval(cache.state)
+    return [run._model(_evaluated(mx.array([[5]])), run.cache)]
+
+
+def _model(layers: int) -> Model:
+    shape = LlamaShape(
+        layers=layers, width=256, ffn=512, heads=4, kv_heads=2, vocab=611, context=4096
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.gguf"
+        write_llama(
+            path,
+            config=shape,
+            types=every_matrix(TensorType.Q8_0),
+            tokenizer_metadata=sentencepiece_tokenizer(shape.vocab),
+            seed=5,
+        )
+        model = load(path).model
+    mx.eval(model.parameters())
+    return model
+
+
+@contextmanager
+def _as_on_a_gpu() -> Iterator[None]:
+    """MLX says that there is one, and what would run there is one node of the graph."""
+    gpu = SimpleNamespace(type=mx.DeviceType.gpu)
+
+    def kernel(**call: Any) -> list[mx.array]:
+        shapes = zip(call["output_shapes"], call["output_dtypes"], strict=True)
+        return _node([mx.zeros(shape, dtype) for shape, dtype in shapes], call["inputs"])
+
+    def fast(x: mx.array, *others: Any, **_named: Any) -> mx.array:
+        arrays = [each for each in others if isinstance(each, mx.array)]
+        return _node([mx.zeros(x.shape, x.dtype)], [x, *arrays])[0]
+
+    with ExitStack() as patches:
+        patch = patches.enter_context
+        patch(mock.patch.object(mx, "default_device", return_value=gpu))
+        patch(mock.patch.object(Kernel, "device_function", property(lambda _: kernel)))
+        for name in ("rms_norm", "rope", "scaled_dot_product_attention"):
+            patch(mock.patch.object(mx.fast, name, fast))
+        yield
+
+
+def _node(outputs: list[mx.array], inputs: Sequence[mx.array]) -> list[mx.array]:
+    """The outputs, as one primitive that takes the inputs."""
+    mx.eval(outputs)
+    return list(mx.depends(outputs, list(inputs)))
+
+
+def _evaluated(array: mx.array) -> mx.array:
+    mx.eval(array)
+    return array

@@ -1,0 +1,121 @@
+"""What the roofline's times are computed from: instructions and launches, counted."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import pytest
+
+from app.bench.figures.gpu_time import Costs
+from kvcache.gpu.kernel import Call, Kernel
+from tests.metal import costs, cuda, launches
+from tests.metal.ptx import Program, Thread, executed_by
+
+needs_nvrtc = pytest.mark.skipif(
+    not cuda.is_available(), reason="needs the dependency group nvrtc (Linux, x86-64)"
+)
+AGAIN = "python -m tests.metal.costs"
+
+
+@needs_nvrtc
+def test_the_file_says_what_is_counted() -> None:
+    """Another compiler may take some other instructions; launches are what they are."""
+    found, kept = costs.costs(), Costs.read()
+    assert found.launches == kept.launches, AGAIN
+    assert found.instructions.keys() == kept.instructions.keys()
+    for name, counted in found.instructions.items():
+        said = kept.instructions[name]
+        assert counted.encoded == pytest.approx(said.encoded, rel=0.02), AGAIN
+        assert counted.unencoded == pytest.approx(said.unencoded, rel=0.02), AGAIN
+        assert counted.threadgroup == pytest.approx(said.threadgroup, rel=0.05), AGAIN
+
+
+# -- instructions --
+
+
+def toy(source: str, numbers: Sequence[int] = (), *, threads: int = 64, groups: int = 2) -> Call:
+    """A kernel of some whole numbers and some others."""
+    return Call(
+        kernel=Kernel(
+            stem="toy", source=source, headers="", inputs=("numbers", "x"), outputs=("out",)
+        ),
+        inputs=[mx.array([*numbers, *[0] * 8], mx.int32), mx.zeros(4096)],
+        constants={},
+        grid=(threads * groups, 1, 1),
+        threadgroup=(threads, 1, 1),
+        shapes=[(4096,)],
+        dtypes=[mx.float32],
+    )
+
+
+LOOP = """
+const int i = int(thread_index_in_threadgroup) + 64 * int(threadgroup_position_in_grid.x);
+float sum = 0.0f;
+_Pragma("unroll 1") for (int j = numbers[1]; j < numbers[0]; j += 3) sum = sum * x[j] + x[i];
+out[i] = sum;
+"""
+
+
+def executed(call: Call, *, group: int = 0, index: int = 0) -> int:
+    return Program.of(call).executed(Thread(group=(group, 0, 0), index=index))
+
+
+@needs_nvrtc
+def test_a_loop_costs_by_its_rounds() -> None:
+    """What it reads in memory says how many: by the first number from the second, in threes."""
+    counts = [executed(toy(LOOP, (end, 4))) for end in (4, 7, 10, 12, 13, 304)]
+    one = counts[1] - counts[0]
+    rounds = [round((count - counts[1]) / (counts[2] - counts[1])) for count in counts[1:]]
+    assert one > 0
+    assert rounds == [0, 1, 2, 2, 99]
+
+
+@needs_nvrtc
+def test_only_the_path_that_a_thread_takes_counts() -> None:
+    text = """
+const int i = int(thread_index_in_threadgroup);
+float sum = x[i];
+if (threadgroup_position_in_grid.x == 1u && i % 32 >= 16) {
+  _Pragma("unroll 1") for (int j = 0; j < 1000 - i; j++) sum = sum * x[j] + 1.0f;
+}
+out[i] = sum;
+"""
+    call = toy(text)
+    short = executed(call)
+    assert short < 40
+    assert executed(call, group=1, index=15) < 40
+    assert executed(call, group=1, index=16) - executed(call, group=1, index=48) in range(64, 400)
+
+
+@needs_nvrtc
+def test_all_simdgroups_count() -> None:
+    call = toy(LOOP, (40, 1), threads=96, groups=3)
+    each = [executed(call, group=group, index=32 * i) for group in range(3) for i in range(3)]
+    assert executed_by(call) == sum(each)
+
+
+@needs_nvrtc
+def test_a_loop_that_ends_by_what_is_not_known_is_told() -> None:
+    text = "int j = 0; while (x[j] > 0.0f) j = j * 7 + 1; out[j] = 1.0f;"
+    with pytest.raises(RuntimeError, match="a loop whose end is not known"):
+        executed(toy(text))
+
+
+@needs_nvrtc
+def test_what_nvrtc_refuses_is_told() -> None:
+    with pytest.raises(RuntimeError, match="NVRTC refused"):
+        executed(toy("out[0] = nothing;"))
+
+
+# -- launches --
+
+
+def test_mlx_lm_launches_what_its_code_says() -> None:
+    """Norms 2, products 7, ropes 2, cache 2, attention 1, SwiGLU 1, residuals 2."""
+    assert launches.mlx_lm_token(90) == 17
+
+
+def test_a_block_is_encoded_with_the_token_that_completes_it() -> None:
+    """Whatever is held before it, a token that completes none launches the same."""
+    few, many = (launches.token(held) for held in (150, 155))
+    assert few == many
+    assert launches.block() > 0
