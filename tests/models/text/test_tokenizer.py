@@ -140,6 +140,34 @@ def test_special_tokens_longest_first_and_user_defined_always() -> None:
     assert plain == [*"a<|im_end|>xb", "[TAG]", *"<|im_end|>"]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Phi-3 mini", ["<|a|>", "x \n", "<|a|>", "y", "[TAG]", "z", "<|a|>", "<s>", " w"]),
+        ("phi3", ["<|a|>", "x \n", "<|a|>", "y", "[TAG]", "z", "<|a|>", "<s>", " w"]),
+        ("Phi-4", ["<|a|>", "\n x \n", "<|a|>", " y", "[TAG]", " z", "<|a|>", "\t", "<s>", " w"]),
+    ],
+)
+def test_special_tokens_of_phi_3_take_the_spaces_after_them(name: str, expected: list[str]) -> None:
+    special = dict.fromkeys(("<|a|>", "<s>"), TokenType.CONTROL) | {"[TAG]": TokenType.USER_DEFINED}
+    tokenizer = Tokenizer.from_metadata(byte_level(special=special, name=name))
+    text = "<|a|>\n x \n<|a|> y[TAG] z<|a|>\t<s> w"
+    parts = ["".join(map(tokenizer.piece, part.ids)) for part in tokenizer.parts(text)]
+    assert [part for part in parts if part] == expected
+    assert sum(part.length for part in tokenizer.parts(text)) == len(text)
+    assert tokenizer.encode(text) == [id_ for part in tokenizer.parts(text) for id_ in part.ids]
+
+
+def test_gemma_4_is_cut_as_gemma_4_whatever_the_file_says() -> None:
+    pieces = {"\u2581": 0.0, "a": 0.0, "\u2581a": 0.0}
+    keys: Keys = {"model": "gemma4", "pre": "gpt-2", "merges": ["\u2581 a"], "bos_token_id": 1}
+    tokenizer = Tokenizer.from_metadata(with_scores(pieces, changes=keys))
+    ids = tokenizer.encode("a a")
+    assert [tokenizer.text(id_) for id_ in ids] == ["<s>", "a", "\u2581a"]
+    assert tokenizer.decode(ids) == "a a"
+    assert not tokenizer.notes
+
+
 def test_bos_and_eos_around_a_text() -> None:
     special = {"<s>": TokenType.CONTROL, "</s>": TokenType.CONTROL}
     ids: Keys = {"bos_token_id": 256, "eos_token_id": 257}
@@ -217,6 +245,8 @@ def test_a_piece_that_merges_make_is_ordinary() -> None:
         ("</s>", ("<|tool_response>",), False),
         ("</s>", ("<|plamo:eos|>",), False),
         ("</s>", ("<turn|>",), True),
+        ("</s>", ("</em>", "</strong>"), False),
+        ("</s>", ("</em>",), True),
     ],
 )
 def test_families_in_which_a_text_is_no_end(text: str, sign: tuple[str, ...], ends: bool) -> None:
@@ -285,7 +315,7 @@ OPTIONAL = (
     "add_space_prefix",
 )
 DAMAGE: list[tuple[Keys, str]] = [
-    ({"model": "bert"}, "model is 'bert', supported are: llama, gpt2"),
+    ({"model": "bert"}, "model is 'bert', supported are: llama, gpt2, gemma4"),
     ({"model": None}, "model is missing; convert the model again"),
     ({"model": 3}, "model is 3, expected a string"),
     ({"pre": 3}, "pre is 3, expected a string"),
