@@ -1,25 +1,20 @@
 """Tokenizer: llama.cpp's ids on SmolLM2, special tokens, and damaged files."""
 
-import base64
-import json
 import math
 import re
-from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import GGUFError
 from models.gguf.metadata import MetadataValue
-from models.text.bpe import BYTE_ALPHABET
 from models.text.tokenizer import Tokenizer
 from models.text.vocabulary import PREFIX, TokenType
+from tests.models.text.real_vocabularies import tekken
 from tests.models.text.vocabularies import Keys, byte_level, metadata_of, truth, with_scores
 from tests.patience import within
 
@@ -87,44 +82,10 @@ def test_ignore_merges_takes_a_whole_word_without_a_merge() -> None:
         assert pieces(Tokenizer.from_metadata(keys), "dog") == expected
 
 
-@given(text=st.text(st.characters(max_codepoint=0x7F)) | st.text("aZ \n'’日я١!/"))
-def test_tekken_ids_are_tiktokens(tekken: tuple[Tokenizer, tiktoken.Encoding], text: str) -> None:
-    tokenizer, oracle = tekken
-    assert tokenizer.encode(text) == oracle.encode_ordinary(text)
-
-
-@pytest.fixture(scope="module")
-def tekken() -> tuple[Tokenizer, tiktoken.Encoding]:
-    """Mistral's Tekken, cut to its first 4999 tokens, for both libraries."""
-    file = resources.files("mistral_common") / "data" / "tekken_240911.json"
-    content = json.loads(file.read_bytes())
-    spelled = [base64.b64decode(entry["token_bytes"]) for entry in content["vocab"][:4999]]
-    ranks = {token: rank for rank, token in enumerate(spelled)}
-    texts = ["".join(BYTE_ALPHABET[byte] for byte in token) for token in spelled]
-    keys: Keys = {
-        "pre": "tekken",
-        "tokens": texts,
-        "token_type": np.full(len(texts), TokenType.NORMAL),
-        "merges": [merge_of(token, ranks) for token in spelled if len(token) > 1],
-        "add_bos_token": False,
-    }
-    oracle = tiktoken.Encoding(
-        "tekken",
-        pat_str=content["config"]["pattern"],
-        mergeable_ranks=ranks,
-        special_tokens={},
-    )
-    return Tokenizer.from_metadata(byte_level(changes=keys)), oracle
-
-
-def merge_of(token: bytes, ranks: dict[bytes, int]) -> str:
-    """The merge that makes a token, as converters find it: BPE with the tokens before it."""
-    parts = [token[at : at + 1] for at in range(len(token))]
-    while len(parts) > 2:
-        joined = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
-        at = joined.index(min(joined))
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return " ".join("".join(BYTE_ALPHABET[byte] for byte in part) for part in parts)
+@given(text=st.text() | st.text("aZ \n'’日я١!/Жǅ\u0301"))
+def test_tekken_ids_are_tiktokens(text: str) -> None:
+    made = tekken(4999)
+    assert made.tokenizer.encode(text) == made.oracle.encode(text)
 
 
 def test_a_byte_without_a_token_is_dropped_and_parts_its_neighbours() -> None:
