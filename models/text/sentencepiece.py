@@ -23,6 +23,9 @@ from models.text.vocabulary import MERGEABLE, PREFIX, SPACE, Vocabulary, one_for
 
 # Words of a text come again and again: so many are remembered, up to this length.
 _REMEMBERED_WORDS, _REMEMBERED_LENGTH = 1 << 14, 32
+_WORD = re.compile(f"{SPACE}*[^{SPACE}]*")
+# So many pieces are looked for in each text: Gemma has one, pieces of several words are many.
+_FEW_CROSSING = 16
 
 
 class SentencePieceBPE:
@@ -36,15 +39,9 @@ class SentencePieceBPE:
         self._longest = max(map(len, self._ids), default=0)
         self._bytes = [vocabulary.ids.get(f"<0x{byte:02X}>") for byte in range(256)]
         self._unknown = [] if vocabulary.unknown_id is None else [vocabulary.unknown_id]
-        self._word = re.compile(f"{SPACE}*[^{SPACE}]*" if self._parts_words() else "(?s:.*)")
+        # Merges cross the start of a word where they make such a piece, and nowhere else.
+        self._crossing = [text for text in self._ids if SPACE in text.lstrip(SPACE)]
         self._remembered = lru_cache(_REMEMBERED_WORDS)(self._merge)
-
-    def _parts_words(self) -> bool:
-        """Whether no merge crosses the start of a word, so that words can be cut apart.
-
-        So it is where no piece has a space after its first letter.
-        """
-        return not any(SPACE in text.lstrip(SPACE) for text in self._ids)
 
     def encode(self, text: str, *, after_special: bool) -> list[int]:
         """The ids of a text without special tokens.
@@ -54,11 +51,16 @@ class SentencePieceBPE:
         """
         prefix = SPACE if after_special and self.adds_space_prefix else ""
         ids: list[int] = []
-        for match in self._word.finditer(prefix + text.replace(" ", SPACE)):
-            word = match.group()
+        for word in self._words(prefix + text.replace(" ", SPACE)):
             short = len(word) <= _REMEMBERED_LENGTH
             ids += self._remembered(word) if short else self._merge(word)
         return ids
+
+    def _words(self, text: str) -> list[str]:
+        """Parts of a text that merge by themselves: its words, where no merge can cross them."""
+        few = len(self._crossing) <= _FEW_CROSSING
+        parts = few and not any(piece in text for piece in self._crossing)
+        return _WORD.findall(text) if parts else [text]
 
     def _merge(self, word: str) -> list[int]:
         """The ids of a word: neighbours merge until none can.

@@ -39,7 +39,7 @@ class TokenizedText:
     def then(self, text: str) -> Self:
         """With more text at its end, which is tokenized by itself."""
         ids, cuts, at = list(self.ids), list(self.cuts), len(self.text)
-        for part in self.tokenizer.parts(text):
+        for part in self.tokenizer.parts(text, after=ids[-1] if ids else None):
             ids += part.ids
             at += part.length
             if part.closes:
@@ -73,7 +73,9 @@ class TokenizedText:
         after = bisect_right(self.cuts, at, key=itemgetter(0))
         begin, count = self.cuts[after - 1]
         end = self.cuts[after][1] if after < len(self.cuts) else len(self.ids)
-        left = len(self.text[begin:at].encode(errors="surrogatepass"))
+        last = self.ids[count - 1] if count else None
+        tokenized = self.tokenizer.left_after(last, self.text[begin:at])
+        left = len(tokenized.encode(errors="surrogatepass"))
         for spelled in self.tokenizer.spellings(self.ids[count:end]):
             if left <= 0:
                 break

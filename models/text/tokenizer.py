@@ -1,7 +1,10 @@
-"""Text to token ids and back, with the same ids as llama.cpp.
+"""Text to token ids and back, with the ids of the model's own tokenizer.
+
+Where llama.cpp takes others on purpose (a damaged file, special tokens that overlap), its
+are taken.
 
 Knows nothing of messages, templates or streaming. Special tokens are cut out
-of a text here; what lies between them goes to the family's encoder.
+of a text; what lies between them goes to the family's encoder.
 """
 
 import re
@@ -12,8 +15,9 @@ from typing import Protocol
 from models.assumptions import Assumptions
 from models.gguf.metadata import Metadata
 from models.text.bpe import ByteLevelBPE, TextBPE
-from models.text.pretokenizers import Spelling, named, of_file
+from models.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer, Spelling, named, of_file
 from models.text.sentencepiece import SentencePieceBPE
+from models.text.special_tokens import SpecialTokens
 from models.text.vocabulary import (
     HIDDEN,
     PREFIX,
@@ -25,6 +29,11 @@ from models.text.vocabulary import (
     tokenizer_model,
 )
 
+# As C's isspace.
+_SPACES = " \t\n\v\f\r"
+# Models whose special tokens take the spaces after them, bar these; files do not say so.
+_TAKING_SPACES = re.compile("phi-?3", re.IGNORECASE)
+_TAKING_NONE = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CUT_OUT = HIDDEN | {TokenType.USER_DEFINED}
 
@@ -64,6 +73,7 @@ class Tokenizer:
         *,
         adds_bos: bool,
         adds_eos: bool,
+        taking_spaces: frozenset[int],
         notes: tuple[str, ...],
     ) -> None:
         self._vocabulary = vocabulary
@@ -71,9 +81,9 @@ class Tokenizer:
         self.adds_bos = adds_bos
         self.adds_eos = adds_eos
         self.notes = notes
-        self._always_parsed = _longest_first(vocabulary, frozenset({TokenType.USER_DEFINED}))
-        self._parsed = _longest_first(vocabulary, _CUT_OUT)
-        self._apart: dict[int, bool] = {}
+        self._always_parsed = SpecialTokens(vocabulary, frozenset({TokenType.USER_DEFINED}))
+        self._parsed = SpecialTokens(vocabulary, _CUT_OUT)
+        self._taking_spaces = taking_spaces
         self.special_ids = frozenset(
             index for index, kind in enumerate(vocabulary.types) if kind in HIDDEN
         )
@@ -98,7 +108,7 @@ class Tokenizer:
             encoder = SentencePieceBPE(vocabulary, metadata, assumed)
             adds_bos = True
         else:
-            pre = asked or of_file(metadata, assumed)
+            pre = asked or _pretokenizer(metadata, assumed)
             kind = ByteLevelBPE if pre.spelling is Spelling.BYTES else TextBPE
             encoder = kind(vocabulary, metadata, pre, assumed)
             adds_bos = pre.adds_bos
@@ -107,6 +117,7 @@ class Tokenizer:
             encoder,
             adds_bos=_adds(metadata, "bos", adds_bos, vocabulary.bos_id, assumed),
             adds_eos=_adds(metadata, "eos", False, vocabulary.eos_id, assumed),
+            taking_spaces=_taking_spaces(metadata, vocabulary),
             notes=assumed.notes(),
         )
 
@@ -157,18 +168,29 @@ class Tokenizer:
             ids.append(self.eos_id)
         return ids
 
-    def parts(self, text: str, *, parse_special: bool = True) -> Iterator[TextPart]:
-        """A text, special token by special token, with what lies between; see `encode`."""
+    def parts(
+        self, text: str, *, parse_special: bool = True, after: int | None = None
+    ) -> Iterator[TextPart]:
+        """A text, special token by special token, with what lies between; see `encode`.
+
+        `after`: the id of what the text follows.
+        """
         after_special = True
-        valid = _LONE_SURROGATE.sub("\ufffd", text)
-        for part in _partition(valid, self._parsed if parse_special else self._always_parsed):
+        special = self._parsed if parse_special else self._always_parsed
+        for part in special.cut_out_of(_LONE_SURROGATE.sub("\ufffd", text)):
             if isinstance(part, int):
                 length = len(self._vocabulary.texts[part])
-                yield TextPart(length=length, ids=[part], closes=self._stands_apart(part))
-            else:
-                ids = self._encoder.encode(part, after_special=after_special)
-                yield TextPart(length=len(part), ids=ids, closes=False)
-            after_special = isinstance(part, int)
+                yield TextPart(length=length, ids=[part], closes=special.stands_apart(part))
+                after_special, after = True, part
+                continue
+            left = self.left_after(after, part)
+            ids = self._encoder.encode(left, after_special=after_special) if left else []
+            yield TextPart(length=len(part), ids=ids, closes=False)
+            after_special, after = after_special and not left, after if not left else None
+
+    def left_after(self, id_: int | None, text: str) -> str:
+        """What of a text is tokenized after a token, which may take the spaces it begins with."""
+        return text.lstrip(_SPACES) if id_ in self._taking_spaces else text
 
     def spellings(self, ids: Iterable[int]) -> Iterator[bytes]:
         """The bytes that each id stands for in the text whose ids they are."""
@@ -214,17 +236,6 @@ class Tokenizer:
         data = text_bytes(text) if id_ in self.special_ids else self.token_bytes(id_)
         return data.decode(errors="backslashreplace")
 
-    def _stands_apart(self, id_: int) -> bool:
-        """Whether no special token that is cut out before this one can overlap it in any text."""
-        if id_ not in self._apart:
-            text = self._vocabulary.texts[id_]
-            size = len(text.encode())
-            others = (other for other, _ in self._parsed if len(other.encode()) >= size)
-            self._apart[id_] = not any(
-                _may_overlap(text, other) for other in others if other != text
-            )
-        return self._apart[id_]
-
     def text(self, id_: int) -> str:
         """A token as the vocabulary spells it. Raises `IndexError` outside the vocabulary."""
         if not 0 <= id_ < self.vocab_size:
@@ -242,39 +253,15 @@ def _adds(
     return asked and id_ is not None
 
 
-def _longest_first(
-    vocabulary: Vocabulary, types: frozenset[TokenType]
-) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(vocabulary.of_type(types), key=lambda token: -len(token[0].encode())))
+def _pretokenizer(metadata: Metadata, assumed: Assumptions) -> PreTokenizer:
+    if tokenizer_model(metadata) is TokenizerModel.GEMMA4_BPE:
+        return PRE_TOKENIZERS["gemma4"]
+    return of_file(metadata, assumed)
 
 
-def _partition(text: str, specials: tuple[tuple[str, int], ...]) -> list[str | int]:
-    """Cut special tokens out of a text, each replaced by its id.
-
-    Not leftmost first: like llama.cpp, the longest token is cut out everywhere, then
-    the next longest from what is left.
-    """
-    parts: list[str | int] = [text] if text else []
-    for special, id_ in specials:
-        if special in text:
-            parts = [piece for part in parts for piece in _split(part, special, id_)]
-    return parts
-
-
-def _may_overlap(text: str, other: str) -> bool:
-    """Whether there is a text in which the two lie over each other."""
-    return text in other or any(
-        other.startswith(text[-shared:]) or other.endswith(text[:shared])
-        for shared in range(1, len(text))
-    )
-
-
-def _split(part: str | int, special: str, id_: int) -> Iterator[str | int]:
-    if isinstance(part, int):
-        yield part
-        return
-    for number, plain in enumerate(part.split(special)):
-        if number:
-            yield id_
-        if plain:
-            yield plain
+def _taking_spaces(metadata: Metadata, vocabulary: Vocabulary) -> frozenset[int]:
+    """The special tokens that take the spaces after them, as llama.cpp tells them by a name."""
+    if not _TAKING_SPACES.search(str(metadata.get("general.name", ""))):
+        return frozenset()
+    special = dict(vocabulary.of_type(_CUT_OUT))
+    return frozenset(id_ for text, id_ in special.items() if text not in _TAKING_NONE)

@@ -72,7 +72,14 @@ _NO_END: tuple[tuple[str, tuple[frozenset[str], ...]], ...] = (
             for texts in ("<|return|> <|call|>", "<|call|> <|flush|>", "<|calls|> <|flush|>")
         ),
     ),
-    ("</s>", (frozenset({"<|tool_response>"}), frozenset({"<|plamo:eos|>"}))),
+    # Gemma's is HTML's, struck out; llama.cpp knows of Gemma 4's alone.
+    (
+        "</s>",
+        tuple(
+            frozenset(texts.split())
+            for texts in ("<|tool_response>", "<|plamo:eos|>", "</em> </strong>")
+        ),
+    ),
 )
 _FIM_ENDS = ("fim_pad", "fim_rep", "fim_sep")
 
@@ -81,7 +88,8 @@ class TokenizerModel(StrEnum):
     """The families of tokenizers, by their `tokenizer.ggml.model`."""
 
     SENTENCEPIECE = "llama"
-    BYTE_LEVEL_BPE = "gpt2"
+    BPE = "gpt2"
+    GEMMA4_BPE = "gemma4"
 
 
 class TokenType(IntEnum):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -312,9 +313,9 @@ class Counter:
         monkeypatch.setattr(tokenizer, "parts", self._counted_parts)
         monkeypatch.setattr(chat, "render", self._counted_render)
 
-    def _counted_parts(self, text: str, *, parse_special: bool = True) -> Iterator[TextPart]:
+    def _counted_parts(self, text: str, **options: Any) -> Iterator[TextPart]:
         self.characters += len(text)
-        return self._parts(text, parse_special=parse_special)
+        return self._parts(text, **options)
 
     def _counted_render(self, *args: object, **options: object) -> str:
         self.renders += 1

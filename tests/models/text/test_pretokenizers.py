@@ -1,7 +1,7 @@
 """How each pre-tokenizer cuts words, and how vocabularies whose pieces are text spell them.
 
 Words are those of llama.cpp's own splitter (`unicode_regex_split` of src/unicode.cpp, November
-2026) for each name, ids those of llama-cpp-python 0.3.36, computed once.
+2026) for each name but those of OWN, ids those of llama-cpp-python 0.3.36, computed once.
 """
 
 import json
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
@@ -24,6 +24,15 @@ DATA = json.loads(
     (Path(__file__).parents[2] / "data" / "pretokenizers.json").read_text(encoding="utf-8")
 )
 TEXT, WORDS = DATA["text"], DATA["words"]
+# The patterns of the models' tokenizer.json, where llama.cpp's are not the same.
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BEFORE, _AFTER = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+OWN = {
+    "tekken": rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}|{_REST}",
+    "gpt-4o": rf"{_BEFORE}{_UPPER}*{_LOWER}+{_AFTER}|{_BEFORE}{_UPPER}+{_LOWER}*{_AFTER}"
+    rf"|\p{{N}}{{1,3}}|{_REST}",
+}
 
 
 def cut(text: str, name: str) -> list[str]:
@@ -38,12 +47,27 @@ def test_words_are_llama_cpps(name: str) -> None:
     assert cut(TEXT, name) == WORDS[name]
 
 
-def test_tekken_cuts_before_capitals_in_ascii_only() -> None:
-    assert cut("helloWorldЖЖжЖ/\n", "tekken") == ["hello", "WorldЖЖжЖ", "/\n"]
+@pytest.mark.parametrize("name", OWN)
+@given(text=st.text() | st.text("aZßЖжǅʰकि\u0301中1!/' \n"))
+@example(text=TEXT)
+def test_words_are_the_models_own(name: str, text: str) -> None:
+    own = pre_tokenizers.Split(Regex(OWN[name]), "isolated")
+    assert cut(text, name) == [word for word, _ in own.pre_tokenize_str(text)]
+
+
+def test_marks_stay_with_letters_and_capitals_begin_a_word() -> None:
+    assert cut("helloWorldЖЖжЖ हिन्दी/\n", "tekken") == [
+        "hello",
+        "World",
+        "ЖЖж",
+        "Ж",
+        " हिन्दी",
+        "/\n",
+    ]
 
 
 def test_every_way_of_cutting_bytes_has_its_words() -> None:
-    covered = {PRE_TOKENIZERS[name].patterns for name in WORDS}
+    covered = {PRE_TOKENIZERS[name].patterns for name in (*WORDS, *OWN)}
     in_bytes = {pre.patterns for pre in PRE_TOKENIZERS.values() if pre.spelling is Spelling.BYTES}
     assert in_bytes == covered
 

@@ -132,15 +132,16 @@ def leftmost_best(text: str, scores: dict[str, float]) -> list[str]:
 
 
 @given(
-    pieces=st.lists(st.text("ab", min_size=2, max_size=6), unique=True, max_size=12),
-    text=st.text("ab", max_size=30),
+    pieces=st.lists(st.text("ab\u2581", min_size=2, max_size=6), unique=True, max_size=12),
+    text=st.text("ab ", max_size=30),
 )
 def test_any_pieces_of_distinct_scores_follow_the_rule(pieces: list[str], text: str) -> None:
     scores = {piece: -float(rank) for rank, piece in enumerate(pieces)}
-    keys = with_scores(scores | {"a": -90.0, "b": -91.0}, changes=NO_PREFIX)
-    tokenizer = Tokenizer.from_metadata(keys)
+    letters = {"a": -90.0, "b": -91.0, SPACE: -92.0}
+    tokenizer = Tokenizer.from_metadata(with_scores(scores | letters, changes=NO_PREFIX))
     ids = tokenizer.encode(text, add_special=False)
-    assert [tokenizer.text(id_) for id_ in ids] == leftmost_best(text, scores)
+    expected = leftmost_best(text.replace(" ", SPACE), scores)
+    assert [tokenizer.text(id_) for id_ in ids] == expected
 
 
 LETTERS = {SPACE: -90.0, "a": -91.0, "b": -92.0}

@@ -24,6 +24,8 @@ TOKENIZERS = {
     "scores": with_scores(PIECES, special=SPECIAL | DEFINED),
     "scores, no space": with_scores(PIECES, changes={"add_space_prefix": False}),
     "scores, unknown": with_scores(PIECES, byte_fallback=False),
+    "scores, spaces taken": with_scores(PIECES, special=SPECIAL | DEFINED, name="Phi-3"),
+    "bytes, spaces taken": byte_level(MERGES, special=SPECIAL | DEFINED, name="Phi-3"),
 }
 
 
@@ -40,7 +42,7 @@ def expected(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-FRAGMENTS = (*SPECIAL, *DEFINED, *"<>abcd ", "ab", "abc ", "\n", "é", "\ud800", "🙂")
+FRAGMENTS = (*SPECIAL, *DEFINED, *"<>abcd ", "ab", "abc ", "\n", "é", "\ud800", "🙂", " \n\t")
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
 
 
@@ -101,9 +103,9 @@ def counted(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     lengths: list[int] = []
     parts = tokenizer.parts
 
-    def counting(text: str, *, parse_special: bool = True) -> Iterator[TextPart]:
+    def counting(text: str, *, after: int | None) -> Iterator[TextPart]:
         lengths.append(len(text))
-        return parts(text, parse_special=parse_special)
+        return parts(text, after=after)
 
     def taken() -> int:
         total = sum(lengths)

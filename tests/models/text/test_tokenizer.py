@@ -1,25 +1,20 @@
 """Tokenizer: llama.cpp's ids on SmolLM2, special tokens, and damaged files."""
 
-import base64
-import json
 import math
 import re
-from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import GGUFError
 from models.gguf.metadata import MetadataValue
-from models.text.bpe import BYTE_ALPHABET
 from models.text.tokenizer import Tokenizer
 from models.text.vocabulary import PREFIX, TokenType
+from tests.models.text.real_vocabularies import tekken
 from tests.models.text.vocabularies import Keys, byte_level, metadata_of, truth, with_scores
 from tests.patience import within
 
@@ -87,44 +82,10 @@ def test_ignore_merges_takes_a_whole_word_without_a_merge() -> None:
         assert pieces(Tokenizer.from_metadata(keys), "dog") == expected
 
 
-@given(text=st.text(st.characters(max_codepoint=0x7F)) | st.text("aZ \n'’日я١!/"))
-def test_tekken_ids_are_tiktokens(tekken: tuple[Tokenizer, tiktoken.Encoding], text: str) -> None:
-    tokenizer, oracle = tekken
-    assert tokenizer.encode(text) == oracle.encode_ordinary(text)
-
-
-@pytest.fixture(scope="module")
-def tekken() -> tuple[Tokenizer, tiktoken.Encoding]:
-    """Mistral's Tekken, cut to its first 4999 tokens, for both libraries."""
-    file = resources.files("mistral_common") / "data" / "tekken_240911.json"
-    content = json.loads(file.read_bytes())
-    spelled = [base64.b64decode(entry["token_bytes"]) for entry in content["vocab"][:4999]]
-    ranks = {token: rank for rank, token in enumerate(spelled)}
-    texts = ["".join(BYTE_ALPHABET[byte] for byte in token) for token in spelled]
-    keys: Keys = {
-        "pre": "tekken",
-        "tokens": texts,
-        "token_type": np.full(len(texts), TokenType.NORMAL),
-        "merges": [merge_of(token, ranks) for token in spelled if len(token) > 1],
-        "add_bos_token": False,
-    }
-    oracle = tiktoken.Encoding(
-        "tekken",
-        pat_str=content["config"]["pattern"],
-        mergeable_ranks=ranks,
-        special_tokens={},
-    )
-    return Tokenizer.from_metadata(byte_level(changes=keys)), oracle
-
-
-def merge_of(token: bytes, ranks: dict[bytes, int]) -> str:
-    """The merge that makes a token, as converters find it: BPE with the tokens before it."""
-    parts = [token[at : at + 1] for at in range(len(token))]
-    while len(parts) > 2:
-        joined = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
-        at = joined.index(min(joined))
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return " ".join("".join(BYTE_ALPHABET[byte] for byte in part) for part in parts)
+@given(text=st.text() | st.text("aZ \n'’日я١!/Жǅ\u0301"))
+def test_tekken_ids_are_tiktokens(text: str) -> None:
+    made = tekken(4999)
+    assert made.tokenizer.encode(text) == made.oracle.encode(text)
 
 
 def test_a_byte_without_a_token_is_dropped_and_parts_its_neighbours() -> None:
@@ -138,6 +99,34 @@ def test_special_tokens_longest_first_and_user_defined_always() -> None:
     assert pieces(tokenizer, text) == ["a", "<|im_end|>x", "b", "[TAG]", "<|im_end|>"]
     plain = pieces(tokenizer, text, parse_special=False)
     assert plain == [*"a<|im_end|>xb", "[TAG]", *"<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Phi-3 mini", ["<|a|>", "x \n", "<|a|>", "y", "[TAG]", "z", "<|a|>", "<s>", " w"]),
+        ("phi3", ["<|a|>", "x \n", "<|a|>", "y", "[TAG]", "z", "<|a|>", "<s>", " w"]),
+        ("Phi-4", ["<|a|>", "\n x \n", "<|a|>", " y", "[TAG]", " z", "<|a|>", "\t", "<s>", " w"]),
+    ],
+)
+def test_special_tokens_of_phi_3_take_the_spaces_after_them(name: str, expected: list[str]) -> None:
+    special = dict.fromkeys(("<|a|>", "<s>"), TokenType.CONTROL) | {"[TAG]": TokenType.USER_DEFINED}
+    tokenizer = Tokenizer.from_metadata(byte_level(special=special, name=name))
+    text = "<|a|>\n x \n<|a|> y[TAG] z<|a|>\t<s> w"
+    parts = ["".join(map(tokenizer.piece, part.ids)) for part in tokenizer.parts(text)]
+    assert [part for part in parts if part] == expected
+    assert sum(part.length for part in tokenizer.parts(text)) == len(text)
+    assert tokenizer.encode(text) == [id_ for part in tokenizer.parts(text) for id_ in part.ids]
+
+
+def test_gemma_4_is_cut_as_gemma_4_whatever_the_file_says() -> None:
+    pieces = {"\u2581": 0.0, "a": 0.0, "\u2581a": 0.0}
+    keys: Keys = {"model": "gemma4", "pre": "gpt-2", "merges": ["\u2581 a"], "bos_token_id": 1}
+    tokenizer = Tokenizer.from_metadata(with_scores(pieces, changes=keys))
+    ids = tokenizer.encode("a a")
+    assert [tokenizer.text(id_) for id_ in ids] == ["<s>", "a", "\u2581a"]
+    assert tokenizer.decode(ids) == "a a"
+    assert not tokenizer.notes
 
 
 def test_bos_and_eos_around_a_text() -> None:
@@ -217,6 +206,8 @@ def test_a_piece_that_merges_make_is_ordinary() -> None:
         ("</s>", ("<|tool_response>",), False),
         ("</s>", ("<|plamo:eos|>",), False),
         ("</s>", ("<turn|>",), True),
+        ("</s>", ("</em>", "</strong>"), False),
+        ("</s>", ("</em>",), True),
     ],
 )
 def test_families_in_which_a_text_is_no_end(text: str, sign: tuple[str, ...], ends: bool) -> None:
@@ -285,7 +276,7 @@ OPTIONAL = (
     "add_space_prefix",
 )
 DAMAGE: list[tuple[Keys, str]] = [
-    ({"model": "bert"}, "model is 'bert', supported are: llama, gpt2"),
+    ({"model": "bert"}, "model is 'bert', supported are: llama, gpt2, gemma4"),
     ({"model": None}, "model is missing; convert the model again"),
     ({"model": 3}, "model is 3, expected a string"),
     ({"pre": 3}, "pre is 3, expected a string"),

@@ -24,7 +24,12 @@ def truth() -> dict[str, Any]:
     return content
 
 
-def _metadata(model: str, rows: Iterable[tuple[str, TokenType, float]], changes: Keys) -> Metadata:
+def _metadata(
+    model: str,
+    rows: Iterable[tuple[str, TokenType, float]],
+    changes: Keys,
+    name: str | None = None,
+) -> Metadata:
     texts, types, scores = zip(*rows, strict=True)
     keys: Keys = {
         "model": model,
@@ -33,7 +38,8 @@ def _metadata(model: str, rows: Iterable[tuple[str, TokenType, float]], changes:
         "scores": np.array(scores, np.float32),
     }
     keys |= changes
-    return Metadata({PREFIX + name: value for name, value in keys.items() if value is not None})
+    found = {PREFIX + key: value for key, value in keys.items() if value is not None}
+    return Metadata(found | ({} if name is None else {"general.name": name}))
 
 
 def byte_level(
@@ -42,17 +48,18 @@ def byte_level(
     special: Mapping[str, TokenType] | None = None,
     without: str = "",
     changes: Keys | None = None,
+    name: str | None = None,
 ) -> Metadata:
     """All bytes but those of the characters `without`, merged pairs, then specials.
 
-    `changes` replace keys of `tokenizer.ggml`; None leaves a key out.
+    `changes` replace keys of `tokenizer.ggml`; None leaves a key out. `name`: the model's.
     """
     pairs = list(pairs)
     texts = [character for character in BYTE_ALPHABET if character not in without]
     texts += dict.fromkeys(pair.replace(" ", "") for pair in pairs)
     rows = [(text, TokenType.NORMAL, 0.0) for text in texts]
     rows += [(text, kind, 0.0) for text, kind in (special or {}).items()]
-    return _metadata("gpt2", rows, {"pre": "gpt-2", "merges": pairs, **(changes or {})})
+    return _metadata("gpt2", rows, {"pre": "gpt-2", "merges": pairs, **(changes or {})}, name)
 
 
 def with_scores(
@@ -61,10 +68,11 @@ def with_scores(
     special: Mapping[str, TokenType] | None = None,
     byte_fallback: bool = True,
     changes: Keys | None = None,
+    name: str | None = None,
 ) -> Metadata:
     """<unk>, <s>, </s>, 256 bytes, the pieces with their scores, then specials.
 
-    `changes` replace keys of `tokenizer.ggml`; None leaves a key out.
+    `changes` replace keys of `tokenizer.ggml`; None leaves a key out. `name`: the model's.
     """
     rows = [("<unk>", TokenType.UNKNOWN, 0.0)]
     rows += [(text, TokenType.CONTROL, 0.0) for text in ("<s>", "</s>")]
@@ -72,7 +80,7 @@ def with_scores(
         rows += [(f"<0x{byte:02X}>", TokenType.BYTE, 0.0) for byte in range(256)]
     rows += [(text, TokenType.NORMAL, score) for text, score in pieces.items()]
     rows += [(text, kind, 0.0) for text, kind in (special or {}).items()]
-    return _metadata("llama", rows, changes or {})
+    return _metadata("llama", rows, changes or {}, name)
 
 
 def from_sentencepiece(processor: sentencepiece.SentencePieceProcessor) -> Metadata:
