@@ -50,12 +50,12 @@ class Argument(IntEnum):
     # merge
     COLD_SPANS = auto()
     UNENCODED_SPANS = auto()
-    # of all that look at a window
-    LOWEST = auto()  # position that the first query sees; the other queries' follow
     # encode
     NUMBER = auto()  # of the first token
     END = auto()  # of the numbers in the ring
     CAPACITY = auto()  # of the ring
+    # of all that look at a window; the last one
+    LOWEST = auto()  # position that the first query sees; the other queries' follow
 
 
 MACROS: tuple[tuple[str, str | int], ...] = tuple(
