@@ -21,7 +21,7 @@ from kvcache.codecs.rotation import hadamard_factor
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
 from kvcache.gpu.families import family_of
-from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device, text_of
+from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
 from kvcache.gpu.shape import TILE, ceil_div
 from kvcache.snapshot import Tokens
 
@@ -142,10 +142,9 @@ def _kernel(codecs: Codecs, block: int, dim: int) -> _EncodeKernel:
         *(("KEYS", encoders[0].structure), ("KEY_PARTS", ", ".join(parts[0]))),
         *(("VALUES", encoders[1].structure), ("VALUE_PARTS", ", ".join(parts[1]))),
     )
-    kernel = Kernel(
-        stem="encode",
-        source=text_of("encode.metal"),
-        headers="".join(map(text_of, _HEADERS)),
+    kernel = Kernel.load(
+        "encode",
+        headers=_HEADERS,
         inputs=(
             *("ring_keys", "ring_values", "new_keys", "new_values"),
             *("key_signs", "value_signs", "minuses", "numbers", "args"),
