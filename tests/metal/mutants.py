@@ -105,7 +105,10 @@ _ROTATED = (
 _MANY_SPANS = Case(
     group=1, segments=(170,), slots=170, blocks=170, block=4, first_slot=0, kv_heads=1
 )
-_MERGED = (*_GENERAL, _MANY_SPANS, replace(_MANY_SPANS, sharpness=300, seed=45))
+_MERGED = (
+    *(*_GENERAL, _MANY_SPANS, replace(_MANY_SPANS, sharpness=300, seed=45)),
+    Case(group=1, kv_heads=1, blocks=0, ring=1300, hot=1290),
+)
 # Cases in which a codec family is read as keys and as values: once with blocks whose words are a
 # multiple of four, once with others.
 _BY_STRUCTURE = {

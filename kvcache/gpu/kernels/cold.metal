@@ -31,7 +31,7 @@ SHARED_POINTER(uint) staged = all_staged + simdgroup * uint(VALUES::STAGED);
 for (int r = int(simdgroup); r < ROWS; r += SIMDGROUPS) {
   const int from = (head * rows + min(first_row + r, rows - 1)) * D;
   load_query<D, ROTATED>(
-      queries + from, words, head % args[ARG_KV_HEADS], rotated + r * D, lane);
+      queries + from, scale, words, head % args[ARG_KV_HEADS], rotated + r * D, lane);
 }
 if (simdgroup == 0u) level_table[lane] = levels[lane];
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -67,8 +67,8 @@ for (int block = span * per_span + int(simdgroup); block < last_block; block += 
   if (!folded_once) {
     UNROLL for (int r = 0; r < ROWS; r++) bias[r] = 0.0f;
     for (int d = int(lane); d < D; d += 32) {
-      const float channel_scale = keys.channel_scale(uint(d)) * scale;
-      const float channel_offset = keys.channel_offset(uint(d)) * scale;
+      const float channel_scale = keys.channel_scale(uint(d));
+      const float channel_offset = keys.channel_offset(uint(d));
       UNROLL for (int r = 0; r < ROWS; r++) {
         const float query = rotated[r * D + d];
         folded[r * D + d] = query * channel_scale;

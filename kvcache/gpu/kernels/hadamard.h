@@ -67,14 +67,14 @@ METAL_FUNC void transform(
   UNROLL for (int e = 0; e < EACH; e++) x[e] *= scale;
 }
 
-// A query by one simdgroup to threadgroup memory, and, where ROTATED, into the keys' basis.
+// A query, times `scale`, to threadgroup memory and, where ROTATED, into the keys' basis.
 template <int D, bool ROTATED, typename T>
-METAL_FUNC void load_query(const device T* query, const device uint* words, int kv_head,
-    SHARED_POINTER(float) to, uint lane) {
+METAL_FUNC void load_query(const device T* query, float scale, const device uint* words,
+    int kv_head, SHARED_POINTER(float) to, uint lane) {
   float x[Hadamard<D>::EACH];
   UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
     const int d = 32 * e + int(lane);
-    x[e] = d < D ? float(query[d]) : 0.0f;
+    x[e] = d < D ? float(query[d]) * scale : 0.0f;
   }
   if (ROTATED) {
     apply_signs<D>(x, words, kv_head, lane);

@@ -57,7 +57,7 @@ for (int first = 0; first < spans; first += 32) {
 }
 total = simd_sum(total);
 
-UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
+UNROLL for (int e = 0; 32 * e < D; e++) {
   const int d = 32 * e + int(lane);
   if (d < D) {
     shares[int(simdgroup) * D + d] = coded[e];
@@ -66,7 +66,7 @@ UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
 if (simdgroup == 0u) {
-  UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
+  UNROLL for (int e = 0; 32 * e < D; e++) {
     const int d = 32 * e + int(lane);
     for (int s = 1; s < SIMDGROUPS; s++) {
       if (d < D) {
@@ -79,7 +79,7 @@ if (simdgroup == 0u) {
     transform<D>(coded, words, shares, lane);
     apply_signs<D>(coded, words, head % args[ARG_KV_HEADS], lane);
   }
-  UNROLL for (int e = 0; e < Hadamard<D>::EACH; e++) {
+  UNROLL for (int e = 0; 32 * e < D; e++) {
     const int d = 32 * e + int(lane);
     if (d < D) out[(head * rows + row) * D + d] = OUT((coded[e] + unencoded[e]) / total);
   }
