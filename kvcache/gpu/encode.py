@@ -5,9 +5,9 @@ What it must equal, bit for bit, are the codecs' own MLX operations, which take 
 takes 31 buffers, and each layer has rings of its own, written one after the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import mlx.core as mx
@@ -18,7 +18,6 @@ from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec, group_si
 from kvcache.codecs.base import ArraySpec, Codec, Encoded
 from kvcache.codecs.lloyd_max import levels
 from kvcache.codecs.rotation import hadamard_factor
-from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
 from kvcache.gpu.families import family_of
 from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
@@ -54,13 +53,15 @@ class Leaving:
 
 @dataclass(frozen=True, kw_only=True)
 class _Encoder:
-    """What writes a codec: its structure in encoders.h, by the block and D.
+    """What writes a codec, the same for all layers: its structure in encoders.h and its parts.
 
     tiled: whether several threadgroups share a block. scratch: floats of threadgroup
     memory beside the tokens. numbers: its table.
     """
 
     structure: str
+    parts: tuple[str, ...]
+    rotated: bool
     tiled: bool = True
     scratch: int = 1
     numbers: tuple[float, ...] = (0.0,) * (2 * _LEVELS + _CLIPS)
@@ -73,7 +74,10 @@ class TierEncoder:
     launch: Launcher = launch_on_device
 
     def encode(self, codecs: Codecs, tokens: Leaving) -> tuple[Encoded, Encoded]:
-        """Keys and values, parts [blocks, B, Hkv, ...], of codecs that `encodes` them."""
+        """Keys and values, parts [blocks, B, Hkv, ...], of codecs that `encodes` allows.
+
+        Raises CacheError for a codec or head dimension that no kernel reads.
+        """
         ring, new = tokens.ring or tokens.new, tokens.new or tokens.ring
         assert ring, "no tokens to encode"
         assert new
@@ -91,7 +95,7 @@ class TierEncoder:
         }
         specs = [codec.shapes(tokens.block, dim) for codec in codecs]
         arrays: list[ArraySpec] = [spec for each in specs for spec in each.values()]
-        made = _kernel(codecs, tokens.block, dim)
+        made = _kernel(*(_encoder(codec, tokens.block, dim) for codec in codecs), tokens.block, dim)
         threads = TILE * _SIMDGROUPS
         tiles = ceil_div(tokens.block, TILE) if made.tiled else 1
         outputs = self.launch(
@@ -131,16 +135,16 @@ class _EncodeKernel:
 
 
 @lru_cache(maxsize=64)
-def _kernel(codecs: Codecs, block: int, dim: int) -> _EncodeKernel:
-    """The kernel that writes blocks of these codecs, the same text for all layers."""
-    encoders = [_encoder(codec, block, dim) for codec in codecs]
-    parts = [
-        tuple(f"{name}_{part}" for part in family_of(codec, dim).parts)
-        for name, codec in zip(("key", "value"), codecs, strict=True)
-    ]
+def _kernel(keys: _Encoder, values: _Encoder, block: int, dim: int) -> _EncodeKernel:
+    encoders = keys, values
+    parts = (
+        tuple(f"{side}_{part}" for part in encoder.parts)
+        for side, encoder in zip(("key", "value"), encoders, strict=True)
+    )
+    key_parts, value_parts = parts
     structures = (
-        *(("KEYS", encoders[0].structure), ("KEY_PARTS", ", ".join(parts[0]))),
-        *(("VALUES", encoders[1].structure), ("VALUE_PARTS", ", ".join(parts[1]))),
+        *(("KEYS", keys.structure), ("KEY_PARTS", ", ".join(key_parts))),
+        *(("VALUES", values.structure), ("VALUE_PARTS", ", ".join(value_parts))),
     )
     kernel = Kernel.load(
         "encode",
@@ -149,15 +153,15 @@ def _kernel(codecs: Codecs, block: int, dim: int) -> _EncodeKernel:
             *("ring_keys", "ring_values", "new_keys", "new_values"),
             *("key_signs", "value_signs", "minuses", "numbers", "args"),
         ),
-        outputs=(*parts[0], *parts[1]),
+        outputs=(*key_parts, *value_parts),
         macros=(*MACROS, *structures),
     )
     constants = {
         "D": dim,
         "M": block,
         "HELD": _held(encoders, block, dim),
-        "KEY_ROTATED": codecs[0].rotation is not None,
-        "VALUE_ROTATED": codecs[1].rotation is not None,
+        "KEY_ROTATED": keys.rotated,
+        "VALUE_ROTATED": values.rotated,
         "SIMDGROUPS": _SIMDGROUPS,
     }
     return _EncodeKernel(
@@ -168,40 +172,34 @@ def _kernel(codecs: Codecs, block: int, dim: int) -> _EncodeKernel:
     )
 
 
+@lru_cache(maxsize=256)
 def _encoder(codec: Codec, block: int, dim: int) -> _Encoder:
-    """Of a codec that `family_of` knows."""
+    """Raises CacheError for a codec or head dimension that no kernel reads."""
+    made = partial(_Encoder, parts=family_of(codec, dim).parts, rotated=codec.rotation is not None)
     bits = codec.code_bits
     match codec:
         case TokenAffineCodec():
             group = group_size(dim)
-            return _Encoder(structure=f"TokenAffineEncoder<{bits}, D, M, {group}, SIMDGROUPS>")
+            return made(structure=f"TokenAffineEncoder<{bits}, D, M, {group}, SIMDGROUPS>")
         case ChannelAffineCodec():
-            return _Encoder(
-                structure=f"ChannelAffineEncoder<{bits}, D, M, SIMDGROUPS>", tiled=False
-            )
-        case turbo.FittedTurboCodec():
-            clips = len(turbo.CLIPS)
-            return _Encoder(
-                structure=f"LevelsEncoder<{bits}, D, M, {clips}, SIMDGROUPS>",
-                scratch=TILE * clips,
-                numbers=_table(levels(bits), turbo.CLIPS),
-            )
+            return made(structure=f"ChannelAffineEncoder<{bits}, D, M, SIMDGROUPS>", tiled=False)
         case turbo.TurboCodec():
-            return _Encoder(
-                structure=f"LevelsEncoder<{bits}, D, M, 0, SIMDGROUPS>",
-                numbers=_table(levels(bits), ()),
+            clips = turbo.CLIPS if isinstance(codec, turbo.FittedTurboCodec) else ()
+            return made(
+                structure=f"LevelsEncoder<{bits}, D, M, {len(clips)}, SIMDGROUPS>",
+                scratch=max(1, TILE * len(clips)),
+                numbers=_table(levels(bits), clips),
             )
         case kvarn.KVarNCodec():
-            clips = len(kvarn.CLIPS)
-            return _Encoder(
-                structure=f"KVarNEncoder<{bits}, D, M, {clips}, SIMDGROUPS>",
+            count = len(kvarn.CLIPS)
+            return made(
+                structure=f"KVarNEncoder<{bits}, D, M, {count}, SIMDGROUPS>",
                 tiled=False,
-                scratch=3 * block + 6 * dim + TILE * clips + _SIMDGROUPS,
+                scratch=3 * block + 6 * dim + TILE * count + _SIMDGROUPS,
                 numbers=_table((), kvarn.CLIPS),
             )
-        case UnencodedCodec():
-            return _Encoder(structure="PlainEncoder<D, M, SIMDGROUPS>")
-    raise AssertionError(f"no kernel writes {codec.name}")
+        case _:
+            return made(structure="PlainEncoder<D, M, SIMDGROUPS>")
 
 
 def _table(of_levels: tuple[float, ...], clips: tuple[float, ...]) -> tuple[float, ...]:
@@ -211,11 +209,11 @@ def _table(of_levels: tuple[float, ...], clips: tuple[float, ...]) -> tuple[floa
     return tuple(number for row, room in rooms for number in (*row, *[0.0] * (room - len(row))))
 
 
-def _shared_bytes(encoders: list[_Encoder], held: int, dim: int) -> int:
+def _shared_bytes(encoders: Sequence[_Encoder], held: int, dim: int) -> int:
     return 4 * (held * (dim + 1) + max(each.scratch for each in encoders))
 
 
-def _held(encoders: list[_Encoder], block: int, dim: int) -> int:
+def _held(encoders: Sequence[_Encoder], block: int, dim: int) -> int:
     """Tokens that a threadgroup holds at a time: a tile, or the block where that saves loads."""
     whole = max(block, TILE)
     if all(each.tiled for each in encoders) or _shared_bytes(encoders, whole, dim) > _MOST_SHARED:

@@ -248,6 +248,16 @@ def test_lengths_are_no_constants() -> None:
     assert len({(each.text, each.template) for each in made}) == 1
 
 
+def test_layers_share_a_kernel() -> None:
+    made, tokens = Recorder(), Tokens(mx.zeros((1, 1, 8, 64)), mx.zeros((1, 1, 8, 64)))
+    for layer in range(2):
+        codecs = codec("hkivi5", seed=layer), codec("turbo3u", seed=layer)
+        TierEncoder(launch=made).encode(codecs, Leaving(blocks=1, block=8, new=tokens))
+    first, second = made.calls
+    assert first.kernel is second.kernel
+    assert (np.array(first.inputs[4]) != np.array(second.inputs[4])).any()
+
+
 def test_outputs_are_what_the_codecs_hold() -> None:
     call = call_of(DEFAULT)
     written = sum(

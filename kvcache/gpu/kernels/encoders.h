@@ -55,7 +55,7 @@ struct ChannelAffineEncoder {
   device half* zeros;
 
   METAL_FUNC float code(float y, float low, float step) const {
-    return min(rint((y - low) / step), float((1 << BITS) - 1));
+    return rint((y - low) / step);
   }
 
   template <class BLOCK>
