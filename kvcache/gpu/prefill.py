@@ -128,7 +128,7 @@ class _Reader:
         keys, values = (mx.tile(x[:, self.heads.slice], (1, 1, len(turning), 1)) for x in tokens)
         if self.sight.rotation:
             ahead = chain.from_iterable(repeat(-turn, count) for turn, _ in turning)
-            keys = self.sight.rotation(keys, tuple(ahead))
+            keys = self.sight.rotation(keys.astype(mx.float32), tuple(ahead))
         copies = Tokens(self.rotated(0, keys), self.rotated(1, values))
         rows = mx.array([i for i, (_, queries) in enumerate(turning) for _ in range(queries)])
         for at in range(0, copies.length, most):
