@@ -110,15 +110,21 @@ class Sight:
         if isinstance(self.mask, mx.array):
             column = first if first < self.pinned else first - self.evicted
             return self.mask[..., column : column + count]
-        stop = first + count
-        # Most tokens are seen by all: only the ends are compared.
-        begin = first if stop <= self.pinned else min(stop, max(first, *self.lowest))
-        end = max(begin, min(self.position + 1, stop))
-        if self.mask is None or (begin, end) == (first, stop):
+        stop, seen = first + count, self.seen_by_all(first, count)
+        if self.mask is None or len(seen) == count:
             return None
-        ones = mx.broadcast_to(mx.array(True), (self.queries, end - begin))
-        parts = [self._compared(first, begin), ones, self._compared(end, stop)]
+        ones = mx.broadcast_to(mx.array(True), (self.queries, len(seen)))
+        parts = [self.compared(first, seen.start), ones, self.compared(seen.stop, stop)]
         return mx.concatenate(parts, axis=1)
+
+    def seen_by_all(self, first: int, count: int) -> range:
+        """The positions, of `count` from `first` on, that a causal rule shows to every query.
+
+        Most are, and those before and after them alone need to be `compared`.
+        """
+        stop = first + count
+        begin = first if stop <= self.pinned else min(stop, max(first, *self.lowest))
+        return range(begin, max(begin, min(self.position + 1, stop)))
 
     def hides(self, first: int, count: int) -> bool:
         """Whether no query sees any of these tokens, none of them pinned."""
@@ -148,7 +154,8 @@ class Sight:
         """[L, 1]: the positions of the queries."""
         return mx.arange(self.position, self.position + self.queries)[:, None]
 
-    def _compared(self, first: int, stop: int) -> mx.array:
+    def compared(self, first: int, stop: int) -> mx.array:
+        """The causal rule of the positions [first, stop), one by one: boolean [L, stop - first]."""
         tokens = mx.arange(first, stop)
         kept = (tokens >= mx.array(self.lowest)[:, None]) | (tokens < self.pinned)
         return kept & (tokens <= self._rows())

@@ -35,6 +35,7 @@ class Argument(IntEnum):
     # expand
     FIRST_HEAD = auto()
     HEADS_TAKEN = auto()
+    ROOM = auto()  # tokens of each head that the output has
     # unencoded
     PINNED = auto()
     PINNED_ROOM = auto()

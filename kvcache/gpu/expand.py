@@ -35,11 +35,13 @@ class _ExpandKernel:
     levels: mx.array
 
 
-def expand(launch: Launcher, held: Snapshot, index: int, heads: Heads, dtype: mx.Dtype) -> mx.array:
+def expand(
+    launch: Launcher, held: Snapshot, index: int, heads: Heads, dtype: mx.Dtype, *, room: int
+) -> mx.array:
     """The keys (index 0) or values (1) of the blocks in order, in the codec's basis.
 
-    [B, heads.count, blocks * M, D] of `dtype`. Raises CacheError for a codec
-    that no kernel reads.
+    [B, heads.count, room, D] of `dtype`; what follows the blocks' tokens is not set.
+    Raises CacheError for a codec that no kernel reads.
     """
     words = next(iter(held.segments[0][index].values()))
     batch, kv_heads = words.shape[1:3]
@@ -53,6 +55,7 @@ def expand(launch: Launcher, held: Snapshot, index: int, heads: Heads, dtype: mx
         Argument.KV_HEADS: kv_heads,
         Argument.FIRST_HEAD: heads.first,
         Argument.HEADS_TAKEN: heads.count,
+        Argument.ROOM: room,
     }
     sizes = {"D": held.dim, "M": held.block, "SIMDGROUPS": _SIMDGROUPS}
     threads = TILE * _SIMDGROUPS
@@ -63,7 +66,7 @@ def expand(launch: Launcher, held: Snapshot, index: int, heads: Heads, dtype: mx
             constants={**sizes, "OUT": dtype},
             grid=(threads * ceil_div(held.blocks, _SIMDGROUPS), batch * heads.count, 1),
             threadgroup=(threads, 1, 1),
-            shapes=[(batch, heads.count, held.blocks * held.block, held.dim)],
+            shapes=[(batch, heads.count, room, held.dim)],
             dtypes=[dtype],
         )
     )

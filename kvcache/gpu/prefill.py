@@ -8,7 +8,7 @@ keeps to a bound; where even one head's would not, or MLX has no fused attention
 the head dimension, tokens go in pieces whose softmaxes are merged exactly.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from kvcache.gpu.kernel import Launcher, launch_on_device
 from kvcache.gpu.shape import CallShape
 from kvcache.reference import Mask, Partial, attend_part, finish, merge
 from kvcache.sight import Sight
-from kvcache.snapshot import Placed, Snapshot, Tokens, joined
+from kvcache.snapshot import Snapshot, Tokens, joined
 
 MOST_TRANSIENT = 64 * 2**20  # bytes
 _FUSED_DIMS = (64, 80, 128)  # for others MLX's attention holds all scores (MLX 0.32 on Metal)
@@ -46,15 +46,13 @@ class TierPrefill:
         columns = sight.columns + (copies - 1) * held.pinned_count
         # An eighth is for small arrays on their way, then the outputs before they are joined.
         left = self.most_transient // 8 * 7 - q.nbytes
-        # A mask, and what it is made of.
-        left -= 0 if sight.is_whole else 2 * shape.new * columns
+        left -= 0 if sight.is_whole else shape.new * columns  # a mask
         rotated = _rotated_bytes(shape, columns - held.blocks * held.block, q.dtype)
-        # Keys and values, decoded and once more side by side.
-        each = 4 * shape.batch * shape.dim * columns * q.dtype.size + rotated
+        each = 2 * shape.batch * shape.dim * columns * q.dtype.size + rotated
         fits = each <= left and shape.dim in _FUSED_DIMS
         step = max(1, min(shape.kv_heads, left // each))
         queries = q.reshape(shape.batch, shape.kv_heads, shape.rows, shape.dim)
-        mask: Mask = "causal" if sight.is_whole else None
+        mask = _mask(held, sight) if fits else None
         outputs = []
         for first in range(0, shape.kv_heads, step):
             heads = Heads(first=first, count=min(step, shape.kv_heads - first))
@@ -62,9 +60,9 @@ class TierPrefill:
             some = reader.rotated(0, queries[:, heads.slice])
             some = some.reshape(shape.batch, -1, shape.new, shape.dim)
             if fits:
-                pieces = list(reader.pieces(columns))
-                mask = _side_by_side(pieces, shape.new) if mask is None else mask
-                out = _fused(some, pieces, mask, scale)
+                out = mx.fast.scaled_dot_product_attention(
+                    some, *reader.side_by_side(columns), scale=scale, mask=mask
+                )
             else:
                 # Scores and weights, keys and values, a mask.
                 floats = shape.batch * heads.count * (3 * shape.rows + 4 * shape.dim)
@@ -110,69 +108,102 @@ class _Reader:
             return out
         return (out.astype(mx.float32) @ basis.transposed) * basis.signs[self.heads.slice, None]
 
+    def side_by_side(self, columns: int) -> Tokens[mx.array]:
+        """All tokens: the blocks', a copy of the pinned ones for each turn, and the others."""
+        held, rest = self.held, [*self._pinned(), *self._others()]
+        if not held.blocks:
+            return joined(rest)
+        keys, values = self._decoded(held, columns)
+        # Behind the blocks, in arrays that nobody else has: nothing is copied for it.
+        start = held.blocks * held.block
+        for tokens in rest:
+            stop = start + tokens.length
+            keys[:, :, start:stop], values[:, :, start:stop] = tokens
+            start = stop
+        return Tokens(keys, values)
+
     def pieces(self, most: int) -> Iterator[_Piece]:
-        """All tokens, about `most` at a time: the pinned ones, and others in their order."""
-        held, unencoded = self.held, self.held.unencoded()
-        pinned = 1 if held.pinned_count else 0
-        for _, tokens in unencoded[:pinned]:
-            yield from self._pinned(tokens, most)
+        """The same, about `most` tokens at a time."""
+        held, sight = self.held, self.sight
         step = max(1, most // held.block)
         for first in range(0, held.blocks, step):
-            yield self._decoded(first, min(step, held.blocks - first))
-        if others := unencoded[pinned:]:
-            yield from self._unencoded(others, most)
+            slot, count = held.first_slot + first, min(step, held.blocks - first)
+            some = replace(held, first_slot=slot % sum(held.slots), blocks=count)
+            position, length = held.cold_position + first * held.block, count * held.block
+            yield _Piece(self._decoded(some, length), sight.of(position, length))
+        for copies in self._pinned():
+            for at in range(0, copies.length, most):
+                stop = min(at + most, copies.length)
+                yield _Piece(copies.cut(at, stop), _own(sight, held.pinned_count, at, stop))
+        for others in self._others():
+            for at in range(0, others.length, most):
+                piece = others.cut(at, at + most)
+                yield _Piece(piece, sight.of(held.hot_position + at, piece.length))
 
-    def _pinned(self, tokens: Tokens[mx.array], most: int) -> Iterator[_Piece]:
-        """A copy of the pinned tokens for each turn, whose keys are turned ahead by it."""
-        turning, count = self.sight.turning, tokens.length
-        keys, values = (mx.tile(x[:, self.heads.slice], (1, 1, len(turning), 1)) for x in tokens)
-        if self.sight.rotation:
-            ahead = chain.from_iterable(repeat(-turn, count) for turn, _ in turning)
-            keys = self.sight.rotation(keys, tuple(ahead))
-        copies = Tokens(self.rotated(0, keys), self.rotated(1, values))
-        rows = mx.array([i for i, (_, queries) in enumerate(turning) for _ in range(queries)])
-        for at in range(0, copies.length, most):
-            stop = min(at + most, copies.length)
-            mask = self.sight.of(at, stop - at)
-            if len(turning) > 1:
-                mask = rows[:, None] == mx.arange(at, stop)[None] // count
-            yield _Piece(copies.cut(at, stop), mask)
-
-    def _unencoded(self, pieces: Sequence[Placed], most: int) -> Iterator[_Piece]:
-        """Of pieces that follow each other."""
-        (first, _), heads = pieces[0], self.heads.slice
-        keys, values = joined([Tokens(k[:, heads], v[:, heads]) for _, (k, v) in pieces])
-        tokens = Tokens(self.rotated(0, keys), self.rotated(1, values))
-        for at in range(0, tokens.length, most):
-            some = tokens.cut(at, at + most)
-            yield _Piece(some, self.sight.of(first + at, some.length))
-
-    def _decoded(self, first: int, count: int) -> _Piece:
-        """`count` blocks from the first'th on."""
-        held = self.held
-        some = replace(held, first_slot=(held.first_slot + first) % sum(held.slots), blocks=count)
+    def _decoded(self, blocks: Snapshot, room: int) -> Tokens[mx.array]:
+        """The blocks' tokens, at the beginning of arrays with room for more."""
         keys, values = (
-            expand(self.launch, some, role, self.heads, self.dtype) for role in range(2)
+            expand(self.launch, blocks, role, self.heads, self.dtype, room=room)
+            for role in range(2)
         )
-        mask = self.sight.of(held.cold_position + first * held.block, count * held.block)
-        return _Piece(Tokens(keys, values), mask)
+        return Tokens(keys, values)
+
+    def _pinned(self) -> list[Tokens[mx.array]]:
+        """For each turn, one after the other, the pinned tokens, their keys turned ahead by it."""
+        held, sight = self.held, self.sight
+        if not (held.pinned and held.pinned_count):
+            return []
+        tiled = 1, 1, len(sight.turning), 1
+        keys, values = (
+            mx.tile(x[:, self.heads.slice], tiled) for x in held.pinned.cut(0, held.pinned_count)
+        )
+        if sight.rotation:
+            ahead = (repeat(-turn, held.pinned_count) for turn, _ in sight.turning)
+            keys = sight.rotation(keys.astype(mx.float32), tuple(chain.from_iterable(ahead)))
+        return [self._in_basis(keys, values)]
+
+    def _others(self) -> list[Tokens[mx.array]]:
+        """The hot tokens and the new ones, which follow each other."""
+        held, heads = self.held, self.heads.slice
+        runs = [
+            Tokens(keys[:, heads], values[:, heads])
+            for position, (keys, values) in held.unencoded()
+            if position >= held.hot_position
+        ]
+        return [self._in_basis(*joined(runs))] if runs else []
+
+    def _in_basis(self, keys: mx.array, values: mx.array) -> Tokens[mx.array]:
+        return Tokens(self.rotated(0, keys), self.rotated(1, values))
 
 
-def _side_by_side(pieces: Sequence[_Piece], rows: int) -> mx.array:
-    """One mask [rows, columns] of all pieces."""
-    return mx.concatenate(
-        [
-            mx.ones((rows, tokens.length), mx.bool_) if mask is None else mask
-            for tokens, mask in pieces
-        ],
-        axis=1,
-    )
+def _mask(held: Snapshot, sight: Sight) -> Mask:
+    """Which rows see which of all tokens side by side."""
+    if sight.is_whole:
+        return "causal"
+    pinned, cold = held.pinned_count, held.blocks * held.block
+    copies = cold + len(sight.turning) * pinned
+    # One array, of which most is seen by all: the rest is written into it.
+    mask = mx.ones((sight.queries, copies + held.hot_count + held.new_count), mx.bool_)
+    if pinned and (own := _own(sight, pinned, 0, copies - cold)) is not None:
+        mask[:, cold:copies] = own
+    for column, position, count in (
+        (0, held.cold_position, cold),
+        (copies, held.hot_position, held.hot_count + held.new_count),
+    ):
+        seen, stop = sight.seen_by_all(position, count), position + count
+        for first, last in ((position, seen.start), (seen.stop, stop)):
+            if first < last:
+                at = column + first - position
+                mask[:, at : at + last - first] = sight.compared(first, last)
+    return mask
 
 
-def _fused(q: mx.array, pieces: Sequence[_Piece], mask: Mask, scale: float) -> mx.array:
-    """Attend q [B, heads * G, L, D] to all tokens at once; the same shape."""
-    keys, values = joined([tokens for tokens, _ in pieces])
-    return mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale, mask=mask)
+def _own(sight: Sight, pinned: int, start: int, stop: int) -> mx.array | None:
+    """Which rows see which of the pinned tokens' copies [start, stop): each those of its turn."""
+    if len(sight.turning) == 1:
+        return sight.of(start, stop - start)
+    rows = [turn for turn, (_, queries) in enumerate(sight.turning) for _ in range(queries)]
+    return mx.array(rows)[:, None] == mx.arange(start, stop)[None] // pinned
 
 
 def _in_pieces(q: mx.array, pieces: Iterator[_Piece], scale: float) -> mx.array:

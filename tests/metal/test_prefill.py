@@ -1,12 +1,17 @@
 """Attention of many new tokens: the decoding kernel's text run here, the rest by MLX."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from kvcache.gpu import TierPrefill
+from kvcache.tiers.reference_attention import attend_tiers
+from kvcache.turn import Rotation
 from tests.metal.build import Mode, find_compiler
 from tests.metal.emulator import Emulator, Order
+from tests.metal.recording import Recorder
 from tests.metal.samples import Case, make, tolerance
 
 pytestmark = pytest.mark.skipif(
@@ -28,6 +33,11 @@ CASES = {
     "none new, only cold": Case(in_tiers=1, one_query=True, hot=0, pinned=0),
     "odd blocks": Case(new=9, one_query=True, block=33, values="kvarn3", keys="q5", dim=96),
 }
+
+
+# Some blocks are let go between the rows, which turn accordingly.
+TURNING = Case(new=37, one_query=True, window_step=9, kv_heads=3, dim=80)
+ROTATION = Rotation(periods=10.0 ** (np.arange(32) / 7), traditional=True)
 
 
 def check(case: Case, prefill: TierPrefill) -> None:
@@ -60,3 +70,37 @@ def test_no_races() -> None:
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
 def test_dtypes(dtype: mx.Dtype) -> None:
     check(Case(new=9, one_query=True, query=dtype, dtype=dtype), TierPrefill(launch=Emulator()))
+
+
+@pytest.mark.parametrize("pinned", [4, 40])
+@pytest.mark.parametrize("most", [64 * 2**20, SOME_HEADS, PIECES], ids=["one", "heads", "pieces"])
+def test_rows_meet_pinned_tokens_at_their_own_distances(most: int, pinned: int) -> None:
+    sample = make(replace(TURNING, pinned=pinned))
+    gone = tuple(30 + 9 * (row // 8) for row in range(TURNING.new))
+    sight = replace(sample.sight, rotation=ROTATION, gone=gone)
+    assert len(sight.turning) == 5
+    prefill = TierPrefill(launch=Emulator(), most_transient=most)
+    got = prefill.attend(sample.q, sample.held, sight, scale=sample.scale)
+    want = attend_tiers(sample.q, sample.held, sight, sample.scale)
+    still = attend_tiers(sample.q, sample.held, replace(sight, rotation=None), sample.scale)
+    assert float(mx.abs(got - want).max()) < tolerance(TURNING)
+    assert float(mx.abs(got - still).max()) > 30 * tolerance(TURNING)
+
+
+def test_a_moving_window_decodes_the_blocks_once_for_one_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder, masks, fused = Recorder(), [], mx.fast.scaled_dot_product_attention
+
+    def attended(*tokens: mx.array, scale: float, mask: mx.array) -> mx.array:
+        masks.append(mask)
+        out: mx.array = fused(*tokens, scale=scale, mask=mask)
+        return out
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attended)
+    sample = make(TURNING)
+    sight = replace(sample.sight, rotation=ROTATION)
+    TierPrefill(launch=recorder).attend(sample.q, sample.held, sight, scale=sample.scale)
+    assert [call.kernel.stem for call in recorder.calls] == ["expand", "expand"]
+    copies = TURNING.pinned * (TURNING.new - 1)
+    assert [mask.shape for mask in masks] == [(TURNING.new, sight.columns + copies)]

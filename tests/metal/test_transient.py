@@ -7,6 +7,7 @@ GPU holds no scores, is stood in for; all else runs.
 from dataclasses import replace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from kvcache import codec
@@ -15,6 +16,7 @@ from kvcache.gpu.prefill import MOST_TRANSIENT
 from kvcache.reference import Mask
 from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
+from kvcache.turn import Rotation
 from tests.metal.recording import zeros
 from tests.metal.samples import Case
 
@@ -22,8 +24,8 @@ from tests.metal.samples import Case
 def fused(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask) -> mx.array:
     """As large as MLX's, after all of its inputs."""
     seen = [mask] if isinstance(mask, mx.array) else []
-    nothing = mx.stack([array.sum().astype(q.dtype) for array in (k, v, *seen)])
-    return q + nothing.sum() * 0 * scale
+    nothing = [array.flatten()[:1].astype(q.dtype) for array in (k, v, *seen)]
+    return q + mx.concatenate(nothing).sum() * 0 * scale
 
 
 def held_by(case: Case) -> Snapshot:
@@ -63,6 +65,7 @@ CASES = {
     "TinyLlama, 32k, window moves": Case(kv_heads=4, group=8, blocks=512, window_step=1),
     "Llama-2-7B": Case(kv_heads=32, group=1, dim=128, blocks=64),
     "Llama-2-7B, 32k, window moves": Case(kv_heads=32, group=1, dim=128, blocks=512, window_step=1),
+    "a long text is kept": Case(kv_heads=4, group=8, blocks=128, window_step=1, pinned=700),
     "no fused attention": Case(kv_heads=2, group=2, dim=96, blocks=48, keys="kivi4"),
     "one head does not fit": Case(kv_heads=1, group=2, blocks=256, window_step=1),
 }
@@ -73,14 +76,21 @@ BOUNDS = {"no fused attention": 20 * 2**20, "one head does not fit": 8 * 2**20}
 @pytest.mark.parametrize("name", CASES)
 def test_a_prompt_step_keeps_to_the_bound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", fused)
-    # Rows between which a block was let go meet the sinks at other distances, so go in groups.
-    moves = CASES[name].window_step > 0
-    case = replace(CASES[name], new=64 if moves else 512, hot=319, pinned=4)
+    case = replace(CASES[name], new=512, hot=319)
     held = held_by(case)
     q = mx.zeros((1, case.kv_heads * case.group, case.new, case.dim), mx.float16)
-    gone = tuple(case.window_step * i for i in range(case.new))
+    # Blocks are let go between rows, which so meet the sinks at other distances.
+    gone = tuple(case.window_step * (19 + i) // case.block * case.block for i in range(case.new))
     total = held.new_position
-    sight = Sight(position=total, gone=gone, total=total, pinned=case.pinned, new=case.new)
+    sight = Sight(
+        position=total,
+        gone=gone,
+        total=total,
+        pinned=case.pinned,
+        new=case.new,
+        rotation=Rotation(periods=10.0 ** np.arange(case.dim // 2), traditional=True),
+    )
+    assert len(sight.turning) == (9 if case.window_step else 1)
     tokens = [tier for tier in (held.pinned, held.hot, held.new) if tier]
     mx.eval(q, tokens, held.segments)
     mx.clear_cache()

@@ -1,4 +1,5 @@
-// Cold blocks of one tensor, decoded but not rotated back: out [B * HEADS_TAKEN, tokens, D].
+// Cold blocks of one tensor, decoded but not rotated back: out [B * HEADS_TAKEN, ROOM, D], whose
+// first tokens they become.
 //
 // Grid: (blocks * threads / SIMDGROUPS, B * HEADS_TAKEN, 1), one simdgroup for each block. Of the
 // Hkv heads those from FIRST_HEAD are taken.
@@ -39,7 +40,7 @@ if (block < args[ARG_BLOCKS]) {
         float value[RUN];
         values.value_run(staged, uint(first), t, run, level_table, value);
         const float factor = values.factor(uint(first + t));
-        const int token = (row * args[ARG_BLOCKS] + block) * M + first + t;
+        const int token = row * args[ARG_ROOM] + block * M + first + t;
         UNROLL for (int j = 0; j < RUN; j++) {
           value[j] *= factor;
           if (VALUES::CHANNELS) value[j] = value[j] * scale[j] + offset[j];
