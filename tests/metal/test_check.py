@@ -265,9 +265,13 @@ def test_main_runs_what_was_asked(
     assert run.main([]) == 0
     assert asked[0] == (dict.fromkeys(ROWS, float("inf")), ["bandwidth", "attention"])
     assert asked[1] == (run._MOST_SECONDS, list(ROWS))
-    with pytest.raises(SystemExit):
-        run.main(["--only", "speed"])
-    assert "got section 'speed', expected some of correctness" in capsys.readouterr().err
+    for words, said in (
+        (["--only", "speed"], "got section 'speed', expected some of correctness"),
+        (["--out", str(tmp_path / "no" / "a.json")], "but there is no folder"),
+    ):
+        with pytest.raises(SystemExit):
+            run.main(words)
+        assert said in capsys.readouterr().err
 
 
 # -- the clock --
@@ -289,7 +293,7 @@ def test_a_chain_is_waited_for_once_a_round(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(mx, "eval", waiting)
     Timer(seconds=1e9).chained(step, mx.zeros(3))
-    # The first array, one call, two to see how long they take; then rounds of as many as allowed.
+    # The first array, one call, two to see how long they take; then three rounds of the most.
     assert np.diff(waits).tolist() == [1, 2, 512, 512, 512]
 
 
