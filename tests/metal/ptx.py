@@ -186,7 +186,9 @@ def _compare(kinds: list[str], a: int, b: int) -> int:
 
 
 def _divided(_kinds: list[str], a: int, b: int) -> int:
-    return int(a / b) if b else 0
+    """Towards zero."""
+    quotient = abs(a) // abs(b)
+    return quotient if (a < 0) == (b < 0) else -quotient
 
 
 # What whole numbers become; what is not here is not known.

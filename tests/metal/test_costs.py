@@ -87,6 +87,38 @@ out[i] = sum;
 
 
 @needs_nvrtc
+@pytest.mark.parametrize(
+    ("expression", "rounds"),
+    [
+        ("numbers[0] / numbers[1]", -3),
+        ("numbers[0] % numbers[1]", -2),
+        ("min(-numbers[0], numbers[1] * 9)", 17),
+        ("(numbers[0] >> 2) + (numbers[1] << 2)", 15),
+        ("int(uint(numbers[0]) >> 28)", 15),
+        ("numbers[0] & 63", 47),
+        ("(numbers[0] ^ 5) + 40", 18),
+        ("numbers[1] > 4 ? 11 : 3", 11),
+    ],
+)
+def test_whole_numbers_are_computed_as_the_gpu_does(expression: str, rounds: int) -> None:
+    """Of -17 and 5: so often a loop runs, whose rounds cost far more than the expression."""
+
+    def counted(bound: str, *numbers: int) -> int:
+        body = "UNROLL for (int k = 0; k < 40; k++) sum = sum * x[j + k] + 1.0f;"
+        return executed(
+            toy(
+                f"const int n = {bound}; float sum = 0.0f;"
+                f'_Pragma("unroll 1") for (int j = 0; j < n; j++) {{ {body} }} out[0] = sum;',
+                numbers,
+            )
+        )
+
+    ran = counted(f"100 + ({expression})", -17, 5)
+    hundred, one_more = counted("numbers[0]", 100), counted("numbers[0]", 101)
+    assert (ran - hundred) / (one_more - hundred) == pytest.approx(rounds, abs=0.4)
+
+
+@needs_nvrtc
 def test_all_simdgroups_count() -> None:
     call = toy(LOOP, (40, 1), threads=96, groups=3)
     each = [executed(call, group=group, index=32 * i) for group in range(3) for i in range(3)]

@@ -10,14 +10,16 @@ import numpy.typing as npt
 from app.bench.engines.case import NO_CACHE, WARM_UP, Case, Measurement
 from app.bench.engines.queued import QueuedTokens
 from app.bench.engines.timing import time_case
-from app.engine import PREFILL_STEP
+from app.engine import prefill_step
 from app.rss import peak_rss
-from kvcache import Backend, CacheConfig, TwoTierKVCache, make_prompt_cache
+from kvcache import Backend, CacheConfig, TwoTierKVCache, resolve, warm_up
 from kvcache.codecs import parse_pair
 from kvcache.config import on_gpu
 from kvcache.native.library import library
+from kvcache.prompt_cache import from_plan
 from kvcache.stats import sum_layers
 from models import load
+from models.loader import activation_dtype
 from models.network.llama import Model
 
 
@@ -93,15 +95,21 @@ def measure(case: Case) -> Measurement:
     # Whole blocks, so that nothing that is measured is let go.
     config = replace(base, max_tokens=case.window + base.sinks + base.hot + 2 * base.block)
     model = load(case.model, backend=config.backend).model
-    cache = make_prompt_cache(model, config)
-    backend = config.backend.resolve()
-    run = Run(case, model, cache, PREFILL_STEP[backend], queues=on_gpu())
+    # As at a user's load: no token waits for the GPU's compiler.
+    plan = warm_up(
+        resolve(config, model.shape),
+        group=model.config.heads // model.shape.kv_heads,
+        dtype=activation_dtype(),
+        rotation=model.rotation,
+    )
+    cache = from_plan(plan, model.rotation)
+    run = Run(case, model, cache, prefill_step(plan.backend), queues=on_gpu())
     run.read(0, min(case.pp, WARM_UP))
     run.forget()
     pp_s, token_s = time_case(case, run.read, run.advance)
     return Measurement(
-        backend=backend.value,
-        threads=library().threads if backend is Backend.CPU else 0,
+        backend=plan.backend.value,
+        threads=library().threads if plan.backend is Backend.CPU else 0,
         pp_s=pp_s,
         token_s=token_s,
         kv_bytes=sum_layers(layer.stats() for layer in cache).held_bytes,

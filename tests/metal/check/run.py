@@ -114,6 +114,8 @@ def main(words: Sequence[str] | None = None) -> int:
     names = args.only.split(",") if args.only else list(ROWS)
     if unknown := [name for name in names if name not in ROWS]:
         parser.error(f"got section {unknown[0]!r}, expected some of {', '.join(ROWS)}")
+    if not args.out.parent.is_dir():
+        parser.error(f"got --out {args.out}, but there is no folder {args.out.parent}")
     if not on_gpu():
         print(
             "MLX sees no GPU here: run this on a Mac with Apple silicon, or on Linux with an "

@@ -22,7 +22,7 @@ class Sizes:
 
     kernel_tokens: of launches by themselves. copied: bytes.
     depths: tokens held before the model generates. window: of one more cache, which lets go of
-    what is older. generated: tokens a measurement.
+    what is older. generated: tokens a measurement; as many as a block, one is encoded then.
     model: by name, or a path.
     """
 
@@ -37,6 +37,6 @@ class Sizes:
     copied: int = 256 * 2**20
     depths: tuple[int, ...] = (0, 2048, 8192, 32768)
     window: int = 2048
-    generated: int = 32
+    generated: int = 64
     model: str = "smollm2"
     timer: Timer = field(default_factory=Timer)

@@ -79,9 +79,11 @@ class Timer:
     def _best(self, calls: Calls) -> float:
         """Of one call, by the best of some rounds of as many as fill the time."""
         _waited(calls, 1)  # compiles
-        once = max(_waited(calls, 2) / 2, 1e-9)
-        count = int(min(_MOST_CALLS, max(2, self.seconds / once)))
-        return min(_waited(calls, count) for _ in range(_ROUNDS)) / count
+        count, taken = 2, _waited(calls, 2)
+        while taken < self.seconds and count < _MOST_CALLS:
+            count = int(min(_MOST_CALLS, max(2 * count, count * self.seconds / taken)))
+            taken = _waited(calls, count)
+        return min(taken, *(_waited(calls, count) for _ in range(_ROUNDS - 1))) / count
 
 
 def _waited(calls: Calls, count: int) -> float:

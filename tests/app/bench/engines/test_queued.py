@@ -11,7 +11,7 @@ import pytest
 from app.bench.engines import ember_case, mlx_lm_case, tuning
 from app.bench.engines.case import Case, EngineName, MlxLmSetting
 from app.bench.engines.queued import QueuedTokens
-from kvcache import Backend, CacheConfig, HotDtype, make_prompt_cache
+from kvcache import Backend, CacheConfig, CachePlan, HotDtype, make_prompt_cache
 from models import load
 from models.network.llama import Model
 
@@ -116,3 +116,18 @@ def test_scales_are_not_widened_for_float16(model: Model) -> None:
     table = theirs.model.embed_tokens
     assert table.scales.dtype == model.embedding.as_linear.scales.dtype == mx.float16
     assert theirs(mx.array([[5, 3]])).dtype == mx.float16
+
+
+def test_no_token_waits_for_the_compiler(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels are warmed up as at a load; where they do not run the row says what did."""
+    warmed: list[tuple[CachePlan, int]] = []
+
+    def warm_up(plan: CachePlan, *, group: int, **_: Any) -> CachePlan:
+        warmed.append((plan, group))
+        return replace(plan, backend=Backend.REFERENCE)
+
+    monkeypatch.setattr(ember_case, "warm_up", warm_up)
+    found = ember_case.measure(replace(CASE, model=str(tiny_path), backend="auto", depth=5))
+    ((plan, group),) = warmed
+    assert (plan.kv, group) == ("f16", 3)
+    assert found.backend == "reference"
