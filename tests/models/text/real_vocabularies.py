@@ -248,6 +248,7 @@ _GEMMA_KEYS: Keys = {
 _MADE: dict[str, Callable[[], RealVocabulary]] = {
     "qwen2": lambda: _of_package(packages.QWEN3, {"model": "gpt2", "pre": "qwen2"}, _nfc),
     "llama-bpe": lambda: _of_package(packages.LLAMA3_1, _LLAMA3_KEYS),
+    "smaug-bpe": lambda: _of_package(packages.LLAMA3_1, {"model": "gpt2", "pre": "smaug-bpe"}),
     "gpt-4o": lambda: _of_package(packages.GPT4O, {"model": "gpt2", "pre": "gpt-4o"}),
     "llama 2": lambda: _of_package(packages.LLAMA2, _SCORED),
     "gemma 3": lambda: _of_package(packages.GEMMA3, _GEMMA_KEYS),
