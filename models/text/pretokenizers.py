@@ -8,7 +8,8 @@ one before left; a match is a piece, and so is what lies between two matches.
 They are llama.cpp's (`llama_tokenizer_bpe` of src/llama-vocab.cpp, and the hand-written
 splitters of src/unicode.cpp), but for `tekken`'s and `gpt-4o`'s, which are those of the
 models' tokenizer.json: llama.cpp's cut marks from their letters (each vowel sign of
-Hindi a word) and tell upper from lower case in ASCII only. Others differ from their models' as
+Hindi a word) and tell upper from lower case in ASCII only. `smaug-bpe` takes whole words, which
+llama.cpp's does not. Others differ from their models' as
 llama.cpp's do: `youtu` and `tiny_aya` know no case at all, and `afmoe` takes what stands
 before a number along with its first digits. Where llama.cpp's has nested repetitions an equal
 one without them stands here.
@@ -162,8 +163,9 @@ _NAMES: tuple[tuple[str, PreTokenizer], ...] = (
         "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
         PreTokenizer(patterns=(_LLAMA3,), ignore_merges=True, adds_bos=True),
     ),
-    ("dbrx smaug-bpe chatglm-bpe", PreTokenizer(patterns=(_LLAMA3,))),
-    ("glm4 glm5", PreTokenizer(patterns=(_LLAMA3,), ignore_merges=True)),
+    ("dbrx chatglm-bpe", PreTokenizer(patterns=(_LLAMA3,))),
+    # SmolLM3 is smaug-bpe: Llama 3's vocabulary, of which merges do not make every word.
+    ("glm4 glm5 smaug-bpe", PreTokenizer(patterns=(_LLAMA3,), ignore_merges=True)),
     (
         "qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez grok-2 solar-open kormo f2llmv2 "
         "bailingmoe bailingmoe2 llada-moe",

@@ -29,8 +29,11 @@ from models.text.vocabulary import (
     tokenizer_model,
 )
 
-# As C's isspace.
-_SPACES = " \t\n\v\f\r"
+# All of Unicode's, as the library has it; llama.cpp's are those of ASCII.
+_SPACES = (
+    " \t\n\v\f\r\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 # Models whose special tokens take the spaces after them, bar these; files do not say so.
 _TAKING_SPACES = re.compile("phi-?3", re.IGNORECASE)
 _TAKING_NONE = frozenset({"<unk>", "<s>", "<|endoftext|>"})

@@ -227,6 +227,44 @@ def _library(metadata: Metadata, pre: pre_tokenizers.PreTokenizer) -> tokenizers
     return library
 
 
+def _of_scores(metadata: Metadata, *, taking_none: frozenset[str]) -> RealVocabulary:
+    """A file's vocabulary with scores, in the library with the merges that it makes of them.
+
+    taking_none: special tokens that do not take the spaces after them.
+    """
+    content = json.loads(packages.MISTRAL.content_of("tokenizer.json"))
+    texts = metadata.get_strings(PREFIX + "tokens")
+    types = metadata.get_ints(PREFIX + "token_type").tolist()
+    scores = metadata.get_floats(PREFIX + "scores").tolist()
+    ids = {text: id_ for id_, text in enumerate(texts)}
+    special = {TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN}
+    content["model"]["vocab"] = ids
+    content["model"]["merges"] = [
+        [text[:cut], text[cut:]]
+        for text in sorted(ids, key=lambda text: -scores[ids[text]])
+        if types[ids[text]] == TokenType.NORMAL
+        for cut in range(1, len(text))
+        if text[:cut] in ids and text[cut:] in ids
+    ]
+    content["added_tokens"] = [
+        content["added_tokens"][0] | {"id": id_, "content": text, "rstrip": text not in taking_none}
+        for text, id_ in ids.items()
+        if types[id_] in special
+    ]
+    library = tokenizers.Tokenizer.from_str(json.dumps(content))
+    return RealVocabulary(tokenizer=Tokenizer.from_metadata(metadata), oracle=_by_library(library))
+
+
+def _llama_2() -> RealVocabulary:
+    metadata = llama_cpps()["llama-spm"].metadata
+    return _of_scores(metadata, taking_none=frozenset({"<unk>", "<s>", "</s>"}))
+
+
+def _phi_3() -> RealVocabulary:
+    metadata = llama_cpps()["phi-3"].metadata
+    return _of_scores(metadata, taking_none=frozenset({"<unk>", "<s>", "<|endoftext|>"}))
+
+
 def _digits_apart() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _GPT2])
 
@@ -248,8 +286,11 @@ _GEMMA_KEYS: Keys = {
 _MADE: dict[str, Callable[[], RealVocabulary]] = {
     "qwen2": lambda: _of_package(packages.QWEN3, {"model": "gpt2", "pre": "qwen2"}, _nfc),
     "llama-bpe": lambda: _of_package(packages.LLAMA3_1, _LLAMA3_KEYS),
+    "smaug-bpe": lambda: _of_package(packages.LLAMA3_1, {"model": "gpt2", "pre": "smaug-bpe"}),
     "gpt-4o": lambda: _of_package(packages.GPT4O, {"model": "gpt2", "pre": "gpt-4o"}),
-    "llama 2": lambda: _of_package(packages.LLAMA2, _SCORED),
+    "mistral 7b": lambda: _of_package(packages.MISTRAL, _SCORED),
+    "llama 2": _llama_2,
+    "phi 3": _phi_3,
     "gemma 3": lambda: _of_package(packages.GEMMA3, _GEMMA_KEYS),
     "tekken": tekken,
     "dbrx": _cl100k,

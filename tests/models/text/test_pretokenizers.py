@@ -89,12 +89,12 @@ def test_long_runs_take_no_long_time(name: str) -> None:
     ("names", "flags"),
     [
         ("llama-bpe llama3 lfm2 tekken", (True, True)),
-        ("glm4 glm5 minicpm5 youtu granite-embed-multi-97m", (True, False)),
+        ("glm4 glm5 minicpm5 youtu granite-embed-multi-97m smaug-bpe", (True, False)),
         ("chameleon gemma4", (False, True)),
         ("gpt-2 qwen2 gpt-4o deepseek-v3 viking chatglm-bpe kimi-k2 dbrx", (False, False)),
     ],
 )
-def test_names_bring_llama_cpps_flags(names: str, flags: tuple[bool, bool]) -> None:
+def test_names_bring_flags(names: str, flags: tuple[bool, bool]) -> None:
     for name in names.split():
         pre = PRE_TOKENIZERS[name]
         assert (pre.ignore_merges, pre.adds_bos) == flags

@@ -87,7 +87,7 @@ def test_a_text_streams_back_as_it_was(real: RealVocabulary, text: str) -> None:
     assert real.oracle.decode(tokens) == text
 
 
-@pytest.mark.parametrize("name", ["llama-bpe", "llama 2", "gemma 3", "qwen2"])
+@pytest.mark.parametrize("name", ["llama-bpe", "mistral 7b", "llama 2", "gemma 3", "qwen2"])
 def test_a_bos_is_put_where_the_models_library_puts_it(name: str) -> None:
     real = real_vocabulary(name)
     assert real.oracle.added is not None
@@ -104,6 +104,7 @@ TURNS = {
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
         128009,
     ),
+    "mistral 7b": ("<s>[INST] Hi [/INST] Hello </s><s>[INST]", 2),
     "llama 2": ("<s>[INST] Hi [/INST] Hello </s><s>[INST]", 2),
     "gemma 3": ("<bos><start_of_turn>user\nHi\n  there<end_of_turn>\n<start_of_turn>model\n", 106),
 }
@@ -154,8 +155,20 @@ def test_every_vocabulary_of_the_two_families_is_tried() -> None:
     assert set(llama_cpps()) - {"bert-bge"} == set(VOCABULARIES)
 
 
+@given(
+    text=st.lists(
+        st.sampled_from(
+            ("<|user|>", "<|end|>", "<s>", "</s>", "\n", " ", "\t", "\u3000", "\x1c", "a")
+        )
+    ).map("".join)
+)
+def test_special_tokens_of_phi_3_take_the_spaces_that_its_library_takes(text: str) -> None:
+    real = real_vocabulary("phi 3")
+    assert ids(real, text) == real.oracle.encode(text)
+
+
 def test_turns_of_phi_3() -> None:
-    tokenizer = Tokenizer.from_metadata(llama_cpps()["phi-3"].metadata)
+    tokenizer = real_vocabulary("phi 3").tokenizer
     found = tokenizer.encode("<|user|>\nHi there<|end|>\n<|assistant|>\n", add_special=False)
     shown = [tokenizer.piece(id_) for id_ in found]
     assert shown == ["<|user|>", " Hi", " there", "<|end|>", "<|assistant|>"]
