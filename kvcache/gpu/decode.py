@@ -21,7 +21,7 @@ from kvcache.gpu.shape import THREADGROUPS, TILE, CallShape, ceil_div
 from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
 
-MOST_NEW = 8  # new tokens that the kernels are meant for: each eight rows re-read the tiers
+MOST_NEW = 8  # new tokens that the kernels are meant for: each 16 rows re-read the tiers
 
 _ROTATE = Kernel.load(
     "rotate",
@@ -191,13 +191,16 @@ class TierDecoder:
         spans: int,
     ) -> _Spans:
         threads = TILE * shape.simdgroups
-        sizes = {"D": shape.dim, "ROWS": shape.tile_rows, "SIMDGROUPS": shape.simdgroups}
+        sizes = {
+            **{"D": shape.dim, "ROWS": shape.tile_rows},
+            **{"TEAM": shape.team, "TEAMS": shape.teams},
+        }
         sums, stats = self.launch(
             Call(
                 kernel=kernel,
                 inputs=inputs,
                 constants=constants | sizes,
-                grid=(threads * shape.row_tiles, shape.heads, spans),
+                grid=(threads * shape.row_parts, shape.heads, spans),
                 threadgroup=(threads, 1, 1),
                 shapes=[(shape.heads, spans, shape.rows, last) for last in (shape.dim, 2)],
                 dtypes=[mx.float32, mx.float32],

@@ -10,8 +10,9 @@ RUN = 8  # channels that a lane handles together
 TILE = 32  # tokens that a simdgroup takes at a time, one per lane
 THREADGROUPS = 512  # of a launch where there is work for them: they keep any GPU of now busy
 _LARGEST_DIM = 256  # so that the runs of a token fit a simdgroup
-_ROWS = 8  # query rows that share one read of a token: more would not fit in registers
-_SHARED_BYTES = 8 * 1024  # of folded queries and weights, for several threadgroups at a time
+_ROWS = 4  # query rows of a simdgroup: more would not fit in the 128 registers of a thread
+_SIMDGROUPS = 4  # of a threadgroup; half as many where teams' tokens would take too much memory
+_WIDE_DIM = 64  # with more channels they do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +45,37 @@ class CallShape:
         return self.group * self.new
 
     @property
-    def row_tiles(self) -> int:
+    def row_parts(self) -> int:
         """Parts of the rows, each of which reads the tokens once."""
-        return ceil_div(self.rows, _ROWS)
+        return ceil_div(self.rows, _ROWS * _SIMDGROUPS)
+
+    @property
+    def team(self) -> int:
+        """Simdgroups that share the tokens they read; each has rows of its own."""
+        return ceil_div(ceil_div(self.rows, _ROWS), self.row_parts)
 
     @property
     def tile_rows(self) -> int:
-        """Rows of a part."""
-        return ceil_div(self.rows, self.row_tiles)
+        """Rows of a simdgroup."""
+        return ceil_div(self.rows, self.row_parts * self.team)
+
+    @property
+    def teams(self) -> int:
+        """Of a threadgroup: each reads other tokens."""
+        return max(1, (_SIMDGROUPS if self.dim <= _WIDE_DIM else _SIMDGROUPS // 2) // self.team)
 
     @property
     def simdgroups(self) -> int:
-        """Of a threadgroup: four, or two where their threadgroup memory would be too much."""
-        bytes_each = 4 * self.tile_rows * (self.dim + TILE)
-        return 4 if 4 * bytes_each <= _SHARED_BYTES else 2
+        """Of a threadgroup."""
+        return self.team * self.teams
 
     def spans(self, units: int, threadgroups: int) -> int:
-        """How many ways to split units of work, one at a time to a simdgroup.
+        """How many ways to split units of work, one at a time to a team.
 
         threadgroups: how many keep the GPU busy; more only add to what is merged.
         """
-        wanted = max(1, threadgroups // (self.heads * self.row_tiles))
-        return max(1, min(wanted, ceil_div(units, self.simdgroups)))
+        wanted = max(1, threadgroups // (self.heads * self.row_parts))
+        return max(1, min(wanted, ceil_div(units, self.teams)))
 
 
 def check_dim(dim: int) -> None:

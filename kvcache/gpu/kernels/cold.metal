@@ -1,30 +1,45 @@
-// Attention of up to ROWS query rows of one KV head to a span of cold blocks: a partial result.
+// Attention of TEAM * ROWS query rows of one KV head to a span of cold blocks: a partial result.
 //
-// Grid: (row tiles * threads, B * Hkv, spans). Template: KEYS and VALUES, the codec families, come
-// as macros; ROWS, D, M and SIMDGROUPS as template constants; all lengths in `args`.
+// Grid: (row parts * threads, B * Hkv, spans). Template: KEYS and VALUES, the codec families, come
+// as macros; ROWS, D, M, TEAM and TEAMS as template constants; all lengths in `args`.
 // queries [B * Hkv, rows, D] in the keys' basis; lowest [L]; outputs sums [B * Hkv, spans, rows, D]
 // and stats [B * Hkv, spans, rows, 2].
 //
-// Each simdgroup takes blocks of its own: no barrier of the threadgroup until the end.
+// Each team takes blocks of its own. Its simdgroups bring 32 tokens at a time to threadgroup memory
+// together, so that a block is loaded once for all rows, and each attends with rows of its own.
 const uint lane = thread_index_in_simdgroup;
 const uint simdgroup = simdgroup_index_in_threadgroup;
-const int first_row = int(threadgroup_position_in_grid.x) * ROWS;
+const uint member = simdgroup % uint(TEAM);
+const uint team = simdgroup / uint(TEAM);
+const uint worker = member * 32u + lane;
+const int first_row = (int(threadgroup_position_in_grid.x) * TEAM + int(member)) * ROWS;
 const int head = int(threadgroup_position_in_grid.y);
 const int span = int(threadgroup_position_in_grid.z);
 const int rows = args[ARG_ROWS];
 const int spans = args[ARG_SPANS];
 const float scale = as_type<float>(args[ARG_SCALE]);
 
+// After the last tile the sums of the simdgroups lie where tokens did.
+enum {
+  KEY_CHANNELS = Tile<KEYS>::KEY_STAGED,
+  VALUES_AT = KEY_CHANNELS + KEYS::CHANNELS * D,
+  VALUE_CHANNELS = VALUES_AT + Tile<VALUES>::VALUE_STAGED,
+  TILE_WORDS = VALUE_CHANNELS + VALUES::CHANNELS * D,
+  SLICE_WORDS = TEAM * (32 / (D / RUN)) * D,
+  STAGED = TILE_WORDS > SLICE_WORDS ? TILE_WORDS : SLICE_WORDS
+};
 threadgroup float level_table[16 + 16];
-threadgroup float all_folded[SIMDGROUPS * ROWS * D];
-threadgroup float all_weights[SIMDGROUPS * 32 * ROWS];
-threadgroup uint all_staged[SIMDGROUPS * VALUES::STAGED];
-threadgroup float tops[SIMDGROUPS * ROWS];
-threadgroup float totals[SIMDGROUPS * ROWS];
-threadgroup float slices[SIMDGROUPS * (32 / (D / RUN)) * D];
-SHARED_POINTER(float) folded = all_folded + simdgroup * uint(ROWS * D);
-SHARED_POINTER(float) weights = all_weights + simdgroup * uint(32 * ROWS);
-SHARED_POINTER(uint) staged = all_staged + simdgroup * uint(VALUES::STAGED);
+threadgroup float4 all_folded[TEAMS * TEAM * ROWS * D / 4];
+threadgroup float4 all_weights[TEAMS * TEAM * 32];
+threadgroup uint4 all_staged[TEAMS * STAGED / 4];
+threadgroup float tops[TEAMS * TEAM * ROWS];
+threadgroup float totals[TEAMS * TEAM * ROWS];
+SHARED_POINTER(float4) folded = all_folded + simdgroup * uint(ROWS * D / 4);
+SHARED_POINTER(float4) weights = all_weights + simdgroup * 32u;
+SHARED_POINTER(uint) key_tile = (SHARED_POINTER(uint))(all_staged + team * uint(STAGED / 4));
+SHARED_POINTER(uint) key_channels = key_tile + KEY_CHANNELS;
+SHARED_POINTER(uint) value_tile = key_tile + VALUES_AT;
+SHARED_POINTER(uint) value_channels = key_tile + VALUE_CHANNELS;
 
 if (simdgroup == 0u) level_table[lane] = levels[lane];
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -42,74 +57,84 @@ UNROLL for (int r = 0; r < ROWS; r++) {
 const int sub = int(lane) / Running<ROWS, D>::RUNS;
 const int run = int(lane) % Running<ROWS, D>::RUNS;
 const int per_span = (args[ARG_BLOCKS] + spans - 1) / spans;
-bool folded_once = false;
 const int last_block = min((span + 1) * per_span, args[ARG_BLOCKS]);
+bool folded_once = false;
 
-for (int block = span * per_span + int(simdgroup); block < last_block; block += SIMDGROUPS) {
+// All teams go as often around, as they may wait for each other.
+ROLLED for (int step = 0; step < per_span; step += TEAMS) {
+  const int block = span * per_span + step + int(team);
   const Place place = place_of_block(args, block);
   const int segment = place.segment;
-  if (segment < 0) continue;
+  const bool there = block < last_block && segment >= 0;
   const uint held = uint(place.slot * args[ARG_HEADS] + head);
   KEYS keys = {KEY_PARTS};
   keys.seek(held);
   VALUES values = {VALUE_PARTS};
   values.seek(held);
+  if (KEYS::CHANNELS) stage_channels<D, TEAM * 32>(keys, key_channels, worker);
+  if (VALUES::CHANNELS) stage_channels<D, TEAM * 32>(values, value_channels, worker);
 
-  // The channels' scales go into the queries, their offsets into a bias. Whoever read the block
-  // before has passed the barrier at its end.
-  if (!folded_once) {
-    UNROLL for (int r = 0; r < ROWS; r++) bias[r] = 0.0f;
-    for (int d = int(lane); d < D; d += 32) {
-      const float channel_scale = keys.channel_scale(uint(d)) * scale;
-      const float channel_offset = keys.channel_offset(uint(d)) * scale;
-      UNROLL for (int r = 0; r < ROWS; r++) {
-        const float query = float(queries[(head * rows + min(first_row + r, rows - 1)) * D + d]);
-        folded[r * D + d] = query * channel_scale;
-        bias[r] += query * channel_offset;
+  ROLLED for (int first = 0; first < M; first += 32) {
+    const int count = there ? min(32, M - first) : 0;
+    stage_keys<TEAM * 32>(keys, uint(first), count, key_tile, worker);
+    stage_values<TEAM * 32>(values, uint(first), count, value_tile, worker);
+    team_barrier<TEAM>();
+
+    // The channels' scales go into the queries, their offsets into a bias.
+    if (first == 0 && !folded_once) {
+      UNROLL for (int r = 0; r < ROWS; r++) bias[r] = 0.0f;
+      for (int d = int(lane); d < D; d += 32) {
+        const float channel_scale = KEYS::CHANNELS ? channel_number(key_channels, d) * scale : scale;
+        const float channel_offset =
+            KEYS::CHANNELS ? channel_number(key_channels, D + d) * scale : 0.0f;
+        UNROLL for (int r = 0; r < ROWS; r++) {
+          const float query = float(queries[(head * rows + min(first_row + r, rows - 1)) * D + d]);
+          ((SHARED_POINTER(float))folded)[r * D + d] = query * channel_scale;
+          bias[r] += query * channel_offset;
+        }
       }
+      if (KEYS::CHANNELS) {
+        UNROLL for (int r = 0; r < ROWS; r++) bias[r] = simd_sum(bias[r]);
+      }
+      simdgroup_barrier(mem_flags::mem_threadgroup);
+      folded_once = !KEYS::CHANNELS;
     }
-    if (KEYS::CHANNELS) {
-      UNROLL for (int r = 0; r < ROWS; r++) bias[r] = simd_sum(bias[r]);
-    }
-    simdgroup_barrier(mem_flags::mem_threadgroup);
-    folded_once = !KEYS::CHANNELS;
-  }
 
-  float value_scale[RUN];
-  float value_offset[RUN];
-  if (VALUES::CHANNELS) {
-    if (sub == 0) values.channel_runs(uint(run), value_scale, value_offset);
-    UNROLL for (int j = 0; j < RUN; j++) {
-      value_scale[j] = simd_shuffle(value_scale[j], ushort(run));
-      value_offset[j] = simd_shuffle(value_offset[j], ushort(run));
-    }
-  }
-
-  for (int first = 0; first < M; first += 32) {
-    const int count = min(32, M - first);
-    const uint token = uint(first) + lane;
     const bool held_token = int(lane) < count;
     float scores[ROWS];
     float value_factor = 0.0f;
     UNROLL for (int r = 0; r < ROWS; r++) scores[r] = 0.0f;
     if (held_token) {
-      typename KEYS::Row row;
-      keys.load(token, row);
-      UNROLL for (int i = 0; i < D / RUN; i++) {
-        float key[RUN];
-        keys.key_run(row, i, level_table, key);
-        add_scores<ROWS, D>(folded, key, i, scores);
+      SHARED_POINTER(const uint) numbers = key_tile + Tile<KEYS>::KEY_NUMBERS + lane;
+      SHARED_POINTER(const uint) chunk = key_tile + lane;
+      ROLLED for (int at = 0; at < D / RUN; at += CHUNK_RUNS) {
+        UNROLL for (int i = 0; i < CHUNK_RUNS; i++) {
+          if (D / RUN % CHUNK_RUNS != 0 && at + i >= D / RUN) continue;
+          float key[RUN];
+          key_run(keys, chunk, numbers, i, at + i, level_table, key);
+          add_scores<ROWS, D>(folded, key, at + i, scores);
+        }
+        chunk += KEYS::BITS * Columns<KEYS::WORDS>::STRIDE;
       }
-      const float key_factor = keys.factor(token);
+      const float key_factor = keys.factor(numbers);
       UNROLL for (int r = 0; r < ROWS; r++) scores[r] = scores[r] * key_factor + bias[r];
-      value_factor = values.factor(token);
+      value_factor = values.factor(value_tile + Tile<VALUES>::VALUE_NUMBERS + lane);
     }
-    values.stage(uint(first), count, staged, lane);
-    const int position = args[ARG_COLD_POSITION] + block * M + int(token);
+
+    float value_scale[RUN];
+    float value_offset[RUN];
+    if (VALUES::CHANNELS) {
+      UNROLL for (int j = 0; j < RUN; j++) {
+        value_scale[j] = channel_number(value_channels, run * RUN + j);
+        value_offset[j] = channel_number(value_channels, D + run * RUN + j);
+      }
+    }
+    const int position = args[ARG_COLD_POSITION] + block * M + first + int(lane);
+    float of_rows[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     UNROLL for (int r = 0; r < ROWS; r++) {
       const bool in_window = position >= oldest[r] && position <= newest[r];
       const float weight = state.weigh(r, scores[r], held_token && in_window);
-      weights[int(lane) * ROWS + r] = weight * value_factor;
+      of_rows[r] = weight * value_factor;
       if (VALUES::CHANNELS) {
         const float tile_total = simd_sum(weight);
         UNROLL for (int j = 0; j < RUN; j++) {
@@ -117,21 +142,22 @@ for (int block = span * per_span + int(simdgroup); block < last_block; block += 
         }
       }
     }
+    weights[lane] = float4(of_rows[0], of_rows[1], of_rows[2], of_rows[3]);
     simdgroup_barrier(mem_flags::mem_threadgroup);
     if (sub < Running<ROWS, D>::SUBS) {
-      for (int t = sub; t < count; t += Running<ROWS, D>::SUBS) {
+      ROLLED for (int t = sub; t < count; t += Running<ROWS, D>::SUBS) {
         float value[RUN];
-        values.value_run(staged, uint(first), t, run, level_table + 16, value);
+        value_run(values, value_tile, uint(first), t, run, level_table + 16, value);
         if (VALUES::CHANNELS) {
           UNROLL for (int j = 0; j < RUN; j++) value[j] *= value_scale[j];
         }
-        state.add(weights + t * ROWS, value);
+        state.add(weights[t], value);
       }
     }
-    simdgroup_barrier(mem_flags::mem_threadgroup);
+    team_barrier<TEAM>();
   }
 }
 
 const int partial = (head * spans + span) * rows + first_row;
-write_partial<ROWS, D, SIMDGROUPS>(state, tops, totals, slices, sums + partial * D,
-    stats + partial * 2, rows - first_row, simdgroup, lane);
+write_partial<ROWS, D, TEAM, TEAMS>(state, tops, totals, (SHARED_POINTER(float))all_staged,
+    sums + partial * D, stats + partial * 2, rows - first_row, simdgroup, lane);
