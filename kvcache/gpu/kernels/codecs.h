@@ -23,7 +23,7 @@ METAL_FUNC void stage_columns(
     WIDE = WORDS % 4 == 0 ? 4 : WORDS % 2 == 0 ? 2 : 1,
     UNITS = WORDS / WIDE,
     EACH = (32 * UNITS + WORKERS - 1) / WORKERS,
-    AT_ONCE = EACH < 16 / WIDE ? EACH : 16 / WIDE
+    AT_ONCE = EACH < 8 / WIDE ? EACH : 8 / WIDE
   };
   for (int begin = int(worker); begin < tokens * UNITS; begin += AT_ONCE * WORKERS) {
     uint some[AT_ONCE * WIDE];
@@ -48,7 +48,7 @@ METAL_FUNC void stage_rows(
   enum {
     WIDE = BLOCK_WORDS % 4 == 0 ? 4 : 1,
     EACH = (MOST / WIDE + WORKERS - 1) / WORKERS,
-    AT_ONCE = EACH < 16 / WIDE ? EACH : 16 / WIDE
+    AT_ONCE = EACH < 8 / WIDE ? EACH : 8 / WIDE
   };
   for (int begin = int(worker) * WIDE; begin < count; begin += AT_ONCE * WORKERS * WIDE) {
     uint some[AT_ONCE * WIDE];
@@ -67,8 +67,9 @@ METAL_FUNC void stage_rows(
 template <int D, int WORKERS, class FAMILY>
 METAL_FUNC void stage_channels(
     const thread FAMILY& family, SHARED_POINTER(uint) to, uint worker) {
-  for (int i = int(worker); i < D; i += WORKERS) {
-    to[i] = ((const device uint*)family.channel(i / (D / 2)))[i % (D / 2)];
+  ROLLED for (int i = int(worker); i < D / 2; i += WORKERS) {
+    to[i] = ((const device uint*)family.channel(0))[i];
+    to[D / 2 + i] = ((const device uint*)family.channel(1))[i];
   }
 }
 
@@ -88,14 +89,14 @@ METAL_FUNC void stage_numbers(const thread FAMILY& family, uint first, int count
   }
 }
 
-// Where the numbers of 32 tokens of keys and of values are, and the words that all of it takes, a
-// multiple of four.
+// Where the numbers of 32 tokens of keys and of values are, and the words that all of it takes: some
+// fours of them, at least one.
 template <class FAMILY>
 struct Tile {
   enum {
     KEY_NUMBERS = Columns<FAMILY::WORDS>::SIZE,
     KEY_STAGED = (KEY_NUMBERS + 3) / 4 * 4 + 32 * FAMILY::NUMBERS,
-    VALUE_NUMBERS = FAMILY::STAGES_VALUES ? 32 * FAMILY::WORDS : 0,
+    VALUE_NUMBERS = FAMILY::STAGES_VALUES ? 32 * FAMILY::WORDS : 4,
     VALUE_STAGED = VALUE_NUMBERS + 32 * FAMILY::NUMBERS
   };
 };
@@ -104,8 +105,7 @@ struct Tile {
 template <int WORKERS, class FAMILY>
 METAL_FUNC void stage_keys(const thread FAMILY& keys, uint first, int count,
     SHARED_POINTER(uint) to, uint worker) {
-  stage_columns<FAMILY::WORDS, WORKERS>(
-      keys.row(first), to, count, worker);
+  stage_columns<FAMILY::WORDS, WORKERS>(keys.row(first), to, count, worker);
   stage_numbers<WORKERS>(keys, first, count, to + Tile<FAMILY>::KEY_NUMBERS, worker);
 }
 
@@ -140,6 +140,29 @@ METAL_FUNC void value_run(const thread FAMILY& values, SHARED_POINTER(const uint
   const uint next = run_crosses<FAMILY::BITS>(run) ? words[1] : 0u;
   values.elements(run_of_words<FAMILY::BITS>(words[0], next, run),
       staged + Tile<FAMILY>::VALUE_NUMBERS + token, run, levels, out);
+}
+
+// A simdgroup's queries, scaled: the keys' channels' scales go into them, the offsets into a bias.
+template <class FAMILY, int ROWS, int D, typename T>
+METAL_FUNC void fold(const device T* queries, int first_row, int rows, float scale,
+    SHARED_POINTER(const uint) channels, SHARED_POINTER(float4) folded,
+    SHARED_POINTER(float) biases, uint lane) {
+  ROLLED for (int r = 0; r < ROWS; r++) {
+    const device T* row = queries + min(first_row + r, rows - 1) * D;
+    float bias = 0.0f;
+    ROLLED for (int d = int(lane); d < D; d += 32) {
+      float query = float(row[d]) * scale;
+      if (FAMILY::CHANNELS) {
+        bias += query * channel_number(channels, D + d);
+        query *= channel_number(channels, d);
+      }
+      ((SHARED_POINTER(float))folded)[r * D + d] = query;
+    }
+    if (FAMILY::CHANNELS) {
+      bias = simd_sum(bias);
+      if (lane == 0u) biases[r] = bias;
+    }
+  }
 }
 
 // q, h: a scale and a zero for each token and group of channels.

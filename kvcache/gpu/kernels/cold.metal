@@ -26,132 +26,133 @@ enum {
   VALUE_CHANNELS = VALUES_AT + Tile<VALUES>::VALUE_STAGED,
   TILE_WORDS = VALUE_CHANNELS + VALUES::CHANNELS * D,
   SLICE_WORDS = TEAM * (32 / (D / RUN)) * D,
-  STAGED = TILE_WORDS > SLICE_WORDS ? TILE_WORDS : SLICE_WORDS
+  STAGED = TILE_WORDS > SLICE_WORDS ? TILE_WORDS : SLICE_WORDS,
+  FOLDS = KEYS::CHANNELS ? TEAMS : 1
 };
 threadgroup float level_table[16 + 16];
-threadgroup float4 all_folded[TEAMS * TEAM * ROWS * D / 4];
+threadgroup float4 all_folded[FOLDS * TEAM * ROWS * D / 4];
 threadgroup float4 all_weights[TEAMS * TEAM * 32];
 threadgroup uint4 all_staged[TEAMS * STAGED / 4];
+threadgroup float all_biases[TEAMS * TEAM * ROWS];
+threadgroup int all_oldest[TEAM * ROWS];
+threadgroup int all_newest[TEAM * ROWS];
 threadgroup float tops[TEAMS * TEAM * ROWS];
 threadgroup float totals[TEAMS * TEAM * ROWS];
-SHARED_POINTER(float4) folded = all_folded + simdgroup * uint(ROWS * D / 4);
+SHARED_POINTER(float4) folded =
+    all_folded + (KEYS::CHANNELS ? simdgroup : member) * uint(ROWS * D / 4);
 SHARED_POINTER(float4) weights = all_weights + simdgroup * 32u;
+SHARED_POINTER(float) biases = all_biases + simdgroup * uint(ROWS);
+SHARED_POINTER(int) oldest = all_oldest + member * uint(ROWS);
+SHARED_POINTER(int) newest = all_newest + member * uint(ROWS);
 SHARED_POINTER(uint) key_tile = (SHARED_POINTER(uint))(all_staged + team * uint(STAGED / 4));
 SHARED_POINTER(uint) key_channels = key_tile + KEY_CHANNELS;
 SHARED_POINTER(uint) value_tile = key_tile + VALUES_AT;
 SHARED_POINTER(uint) value_channels = key_tile + VALUE_CHANNELS;
 
+// Queries that no channel's scale goes into are the same for all blocks.
+const device QUERY* head_queries = queries + head * rows * D;
+if (!KEYS::CHANNELS && team == 0u) {
+  fold<KEYS, ROWS, D>(head_queries, first_row, rows, scale, key_channels, folded, biases, lane);
+}
 if (simdgroup == 0u) level_table[lane] = levels[lane];
+if (team == 0u && lane < uint(ROWS)) {
+  const int query = min(first_row + int(lane), rows - 1) % args[ARG_QUERIES];
+  oldest[lane] = lowest[query];
+  newest[lane] = args[ARG_POSITION] + query;
+}
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
 Running<ROWS, D> state;
 state.clear();
-float bias[ROWS];
-int oldest[ROWS];
-int newest[ROWS];
-UNROLL for (int r = 0; r < ROWS; r++) {
-  const int query = min(first_row + r, rows - 1) % args[ARG_QUERIES];
-  oldest[r] = lowest[query];
-  newest[r] = args[ARG_POSITION] + query;
-}
 const int sub = int(lane) / Running<ROWS, D>::RUNS;
 const int run = int(lane) % Running<ROWS, D>::RUNS;
 const int per_span = (args[ARG_BLOCKS] + spans - 1) / spans;
 const int last_block = min((span + 1) * per_span, args[ARG_BLOCKS]);
-bool folded_once = false;
 
-// All teams go as often around, as they may wait for each other.
+// Teams of more than one wait for each other, so all go as often around.
 ROLLED for (int step = 0; step < per_span; step += TEAMS) {
   const int block = span * per_span + step + int(team);
   const Place place = place_of_block(args, block);
   const int segment = place.segment;
   const bool there = block < last_block && segment >= 0;
+  if (!there && (TEAM == 1 || TEAMS == 1)) continue;
   const uint held = uint(place.slot * args[ARG_HEADS] + head);
-  KEYS keys = {KEY_PARTS};
-  keys.seek(held);
-  VALUES values = {VALUE_PARTS};
-  values.seek(held);
-  if (KEYS::CHANNELS) stage_channels<D, TEAM * 32>(keys, key_channels, worker);
-  if (VALUES::CHANNELS) stage_channels<D, TEAM * 32>(values, value_channels, worker);
-
   ROLLED for (int first = 0; first < M; first += 32) {
-    const int count = there ? min(32, M - first) : 0;
-    stage_keys<TEAM * 32>(keys, uint(first), count, key_tile, worker);
-    stage_values<TEAM * 32>(values, uint(first), count, value_tile, worker);
+    const int count = min(32, M - first);
+    KEYS keys = {KEY_PARTS};
+    keys.seek(held);
+    VALUES values = {VALUE_PARTS};
+    values.seek(held);
+    if (there) {
+      if (KEYS::CHANNELS && first == 0) stage_channels<D, TEAM * 32>(keys, key_channels, worker);
+      if (VALUES::CHANNELS && first == 0) {
+        stage_channels<D, TEAM * 32>(values, value_channels, worker);
+      }
+      stage_keys<TEAM * 32>(keys, uint(first), count, key_tile, worker);
+      stage_values<TEAM * 32>(values, uint(first), count, value_tile, worker);
+    }
     team_barrier<TEAM>();
+    if (there) {
+      if (KEYS::CHANNELS && first == 0) {
+        fold<KEYS, ROWS, D>(
+            head_queries, first_row, rows, scale, key_channels, folded, biases, lane);
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+      }
 
-    // The channels' scales go into the queries, their offsets into a bias.
-    if (first == 0 && !folded_once) {
-      UNROLL for (int r = 0; r < ROWS; r++) bias[r] = 0.0f;
-      for (int d = int(lane); d < D; d += 32) {
-        const float channel_scale = KEYS::CHANNELS ? channel_number(key_channels, d) * scale : scale;
-        const float channel_offset =
-            KEYS::CHANNELS ? channel_number(key_channels, D + d) * scale : 0.0f;
-        UNROLL for (int r = 0; r < ROWS; r++) {
-          const float query = float(queries[(head * rows + min(first_row + r, rows - 1)) * D + d]);
-          ((SHARED_POINTER(float))folded)[r * D + d] = query * channel_scale;
-          bias[r] += query * channel_offset;
+      const bool held_token = int(lane) < count;
+      float scores[ROWS];
+      float value_factor = 0.0f;
+      UNROLL for (int r = 0; r < ROWS; r++) scores[r] = 0.0f;
+      if (held_token) {
+        SHARED_POINTER(const uint) numbers = key_tile + Tile<KEYS>::KEY_NUMBERS + lane;
+        SHARED_POINTER(const uint) chunk = key_tile + lane;
+        ROLLED for (int at = 0; at < D / RUN; at += CHUNK_RUNS) {
+          UNROLL for (int i = 0; i < CHUNK_RUNS; i++) {
+            if (D / RUN % CHUNK_RUNS != 0 && at + i >= D / RUN) continue;
+            float key[RUN];
+            key_run(keys, chunk, numbers, i, at + i, level_table, key);
+            add_scores<ROWS, D>(folded, key, at + i, scores);
+          }
+          chunk += KEYS::BITS * Columns<KEYS::WORDS>::STRIDE;
         }
+        const float key_factor = keys.factor(numbers);
+        UNROLL for (int r = 0; r < ROWS; r++) scores[r] = scores[r] * key_factor;
+        if (KEYS::CHANNELS) {
+          UNROLL for (int r = 0; r < ROWS; r++) scores[r] += biases[r];
+        }
+        value_factor = values.factor(value_tile + Tile<VALUES>::VALUE_NUMBERS + lane);
       }
-      if (KEYS::CHANNELS) {
-        UNROLL for (int r = 0; r < ROWS; r++) bias[r] = simd_sum(bias[r]);
+
+      const int position = args[ARG_COLD_POSITION] + block * M + first + int(lane);
+      float of_rows[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      float tile_totals[ROWS];
+      UNROLL for (int r = 0; r < ROWS; r++) {
+        const bool in_window = position >= oldest[r] && position <= newest[r];
+        const float weight = state.weigh(r, scores[r], held_token && in_window);
+        of_rows[r] = weight * value_factor;
+        tile_totals[r] = VALUES::CHANNELS ? simd_sum(weight) : 0.0f;
       }
+      weights[lane] = float4(of_rows[0], of_rows[1], of_rows[2], of_rows[3]);
       simdgroup_barrier(mem_flags::mem_threadgroup);
-      folded_once = !KEYS::CHANNELS;
-    }
-
-    const bool held_token = int(lane) < count;
-    float scores[ROWS];
-    float value_factor = 0.0f;
-    UNROLL for (int r = 0; r < ROWS; r++) scores[r] = 0.0f;
-    if (held_token) {
-      SHARED_POINTER(const uint) numbers = key_tile + Tile<KEYS>::KEY_NUMBERS + lane;
-      SHARED_POINTER(const uint) chunk = key_tile + lane;
-      ROLLED for (int at = 0; at < D / RUN; at += CHUNK_RUNS) {
-        UNROLL for (int i = 0; i < CHUNK_RUNS; i++) {
-          if (D / RUN % CHUNK_RUNS != 0 && at + i >= D / RUN) continue;
-          float key[RUN];
-          key_run(keys, chunk, numbers, i, at + i, level_table, key);
-          add_scores<ROWS, D>(folded, key, at + i, scores);
-        }
-        chunk += KEYS::BITS * Columns<KEYS::WORDS>::STRIDE;
-      }
-      const float key_factor = keys.factor(numbers);
-      UNROLL for (int r = 0; r < ROWS; r++) scores[r] = scores[r] * key_factor + bias[r];
-      value_factor = values.factor(value_tile + Tile<VALUES>::VALUE_NUMBERS + lane);
-    }
-
-    float value_scale[RUN];
-    float value_offset[RUN];
-    if (VALUES::CHANNELS) {
-      UNROLL for (int j = 0; j < RUN; j++) {
-        value_scale[j] = channel_number(value_channels, run * RUN + j);
-        value_offset[j] = channel_number(value_channels, D + run * RUN + j);
-      }
-    }
-    const int position = args[ARG_COLD_POSITION] + block * M + first + int(lane);
-    float of_rows[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    UNROLL for (int r = 0; r < ROWS; r++) {
-      const bool in_window = position >= oldest[r] && position <= newest[r];
-      const float weight = state.weigh(r, scores[r], held_token && in_window);
-      of_rows[r] = weight * value_factor;
+      float value_scale[RUN];
       if (VALUES::CHANNELS) {
-        const float tile_total = simd_sum(weight);
         UNROLL for (int j = 0; j < RUN; j++) {
-          if (sub == 0) state.sums[r * RUN + j] += tile_total * value_offset[j];
+          value_scale[j] = channel_number(value_channels, run * RUN + j);
+          const float value_offset = channel_number(value_channels, D + run * RUN + j);
+          UNROLL for (int r = 0; r < ROWS; r++) {
+            if (sub == 0) state.sums[r * RUN + j] += tile_totals[r] * value_offset;
+          }
         }
       }
-    }
-    weights[lane] = float4(of_rows[0], of_rows[1], of_rows[2], of_rows[3]);
-    simdgroup_barrier(mem_flags::mem_threadgroup);
-    if (sub < Running<ROWS, D>::SUBS) {
-      ROLLED for (int t = sub; t < count; t += Running<ROWS, D>::SUBS) {
-        float value[RUN];
-        value_run(values, value_tile, uint(first), t, run, level_table + 16, value);
-        if (VALUES::CHANNELS) {
-          UNROLL for (int j = 0; j < RUN; j++) value[j] *= value_scale[j];
+      if (sub < Running<ROWS, D>::SUBS) {
+        ROLLED for (int t = sub; t < count; t += Running<ROWS, D>::SUBS) {
+          float value[RUN];
+          value_run(values, value_tile, uint(first), t, run, level_table + 16, value);
+          if (VALUES::CHANNELS) {
+            UNROLL for (int j = 0; j < RUN; j++) value[j] *= value_scale[j];
+          }
+          state.add(weights[t], value);
         }
-        state.add(weights[t], value);
       }
     }
     team_barrier<TEAM>();

@@ -103,9 +103,9 @@ METAL_FUNC void write_partial(thread Running<ROWS, D>& state, SHARED_POINTER(flo
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (r < valid_rows) {
-      for (int d = team * 32 + int(lane); d < D; d += TEAMS * 32) {
+      ROLLED for (int d = team * 32 + int(lane); d < D; d += TEAMS * 32) {
         float sum = 0.0f;
-        for (int s = 0; s < TEAMS * SUBS; s++) sum += slices[(member * TEAMS * SUBS + s) * D + d];
+        ROLLED for (int s = 0; s < TEAMS * SUBS; s++) sum += slices[(member * TEAMS * SUBS + s) * D + d];
         sums[r * D + d] = sum;
       }
       if (team == 0 && lane == 0u) {
