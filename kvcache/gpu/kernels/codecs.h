@@ -89,11 +89,13 @@ METAL_FUNC void stage_numbers(const thread FAMILY& family, uint first, int count
   }
 }
 
-// Where the numbers of 32 tokens of keys and of values are, and the words that all of it takes: some
-// fours of them, at least one.
+// RUNS of a key that a lane takes at a time: their codes fill words. And where the numbers of 32
+// tokens of keys and of values are, and the words that all of it takes: some fours of them, at
+// least one.
 template <class FAMILY>
 struct Tile {
   enum {
+    RUNS = FAMILY::BITS % 2 ? 4 : 2,
     KEY_NUMBERS = Columns<FAMILY::WORDS>::SIZE,
     KEY_STAGED = (KEY_NUMBERS + 3) / 4 * 4 + 32 * FAMILY::NUMBERS,
     VALUE_NUMBERS = FAMILY::STAGES_VALUES ? 32 * FAMILY::WORDS : 4,
@@ -119,8 +121,8 @@ METAL_FUNC void stage_values(const thread FAMILY& values, uint first, int count,
   stage_numbers<WORKERS>(values, first, count, to + Tile<FAMILY>::VALUE_NUMBERS, worker);
 }
 
-// Run `i` of a chunk of 32 channels of a staged token, which is `run` of all. staged, numbers: of
-// that token and, the first, of that chunk.
+// Run `i` of some of a staged token, which is `run` of all. staged, numbers: of that token and, the
+// first, from the first of those runs.
 template <class FAMILY>
 METAL_FUNC void key_run(const thread FAMILY& keys, SHARED_POINTER(const uint) staged,
     SHARED_POINTER(const uint) numbers, int i, int run, SHARED_POINTER(const float) levels,

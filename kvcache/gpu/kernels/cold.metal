@@ -106,14 +106,14 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
       if (held_token) {
         SHARED_POINTER(const uint) numbers = key_tile + Tile<KEYS>::KEY_NUMBERS + lane;
         SHARED_POINTER(const uint) chunk = key_tile + lane;
-        ROLLED for (int at = 0; at < D / RUN; at += CHUNK_RUNS) {
-          UNROLL for (int i = 0; i < CHUNK_RUNS; i++) {
-            if (D / RUN % CHUNK_RUNS != 0 && at + i >= D / RUN) continue;
+        ROLLED for (int at = 0; at < D / RUN; at += Tile<KEYS>::RUNS) {
+          UNROLL for (int i = 0; i < Tile<KEYS>::RUNS; i++) {
+            if (D / RUN % Tile<KEYS>::RUNS != 0 && at + i >= D / RUN) continue;
             float key[RUN];
             key_run(keys, chunk, numbers, i, at + i, level_table, key);
             add_scores<ROWS, D>(folded, key, at + i, scores);
           }
-          chunk += KEYS::BITS * Columns<KEYS::WORDS>::STRIDE;
+          chunk += Tile<KEYS>::RUNS * KEYS::BITS / 4 * Columns<KEYS::WORDS>::STRIDE;
         }
         const float key_factor = keys.factor(numbers);
         UNROLL for (int r = 0; r < ROWS; r++) scores[r] = scores[r] * key_factor;

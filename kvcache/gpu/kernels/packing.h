@@ -1,7 +1,7 @@
 // Rows of packed codes (drawn in kvcache/codecs/packing.py): one little-endian bit stream per token.
 
 #define RUN 8  // channels that a lane handles together; their codes fill whole bytes
-#define CHUNK_RUNS 4  // runs whose codes fill whole words
+#define CHUNK_RUNS 4  // of an unencoded key that a lane takes at a time
 
 // The bits of one run, its first code lowest.
 struct RunBits {
