@@ -20,7 +20,7 @@ from kvcache.gpu.step import ColdKernel, Step, Task, cold_kernel, step_of
 from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
 
-MOST_NEW = 8  # new tokens that the kernels are meant for: each eight rows re-read the tiers
+MOST_NEW = 8  # new tokens that the kernels are meant for: each 16 rows re-read the tiers
 # Inputs that are not read, of the type of those that are.
 _NO_TURNS = mx.array([0.0] * LEAST_SIZE)
 _NO_WORDS = mx.array([0] * LEAST_SIZE, mx.uint32)

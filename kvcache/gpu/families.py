@@ -41,7 +41,7 @@ def family_of(codec: Codec, dim: int) -> Family:
         )
     match codec:
         case UnencodedCodec() if codec.dtype == mx.float16:
-            return Family(structure="Plain<D, M>", parts=("values",))
+            return Family(structure="Unencoded<D, M>", parts=("values",))
         case TokenAffineCodec() if group_size(dim) % RUN == 0:
             return Family(
                 structure=f"TokenAffine<{bits}, D, M, {group_size(dim)}>",

@@ -7,12 +7,13 @@ from kvcache.errors import CacheError
 RUN = 8  # channels that a lane handles together
 TILE = 32  # tokens that a simdgroup takes at a time, one per lane
 _LARGEST_DIM = 256  # so that the runs of a token fit a simdgroup
-_ROWS = 8  # query rows that share one read of a token: more would not fit in registers
 # Rows of all spans' partial results of one KV head. Written and read they are 135 KB at D = 64, 12%
 # of 16k tokens in the default codecs.
 _PARTIAL_ROWS = 256
 _LEAST_PARTIALS = 4  # so that their stats, two numbers each, are in device memory too
-_SHARED_BYTES = 8 * 1024  # of folded queries and weights, for several threadgroups at a time
+_ROWS = 4  # query rows of a simdgroup: more would not fit in the 128 registers of a thread
+_SIMDGROUPS = 4  # of a threadgroup; half as many where teams' tokens would take too much memory
+_WIDE_DIM = 64  # with more channels they do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,32 +46,46 @@ class CallShape:
         return self.group * self.new
 
     @property
-    def row_tiles(self) -> int:
+    def row_parts(self) -> int:
         """Parts of the rows, each of which reads the tokens once."""
-        return ceil_div(self.rows, _ROWS)
+        return ceil_div(self.rows, _ROWS * _SIMDGROUPS)
 
     @property
-    def tile_rows(self) -> int:
-        """Rows of a part, a constant of kernels: of several new tokens a power of two.
+    def _part_rows(self) -> int:
+        """Rows of a part, of several new tokens rounded up to a power of two.
 
         So few kernels serve every number of new tokens, and none is compiled in an answer.
         """
-        rows = ceil_div(self.rows, self.row_tiles)
+        rows = ceil_div(self.rows, self.row_parts)
         return rows if self.new == 1 else 1 << (rows - 1).bit_length()
 
     @property
+    def team(self) -> int:
+        """Simdgroups that share the tokens they read; each has rows of its own."""
+        return ceil_div(self._part_rows, _ROWS)
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of a simdgroup, a constant of kernels."""
+        return ceil_div(self._part_rows, self.team)
+
+    @property
+    def teams(self) -> int:
+        """Of a threadgroup: each reads other tokens."""
+        return max(1, (_SIMDGROUPS if self.dim <= _WIDE_DIM else _SIMDGROUPS // 2) // self.team)
+
+    @property
     def simdgroups(self) -> int:
-        """Of a threadgroup: four, or two where their threadgroup memory would be too much."""
-        bytes_each = 4 * self.tile_rows * (self.dim + TILE)
-        return 4 if 4 * bytes_each <= _SHARED_BYTES else 2
+        """Of a threadgroup."""
+        return self.team * self.teams
 
     def spans(self, units: int, threadgroups: int) -> int:
-        """How many ways to split units of work, one at a time to a simdgroup.
+        """How many ways to split units of work, one at a time to a team.
 
         threadgroups: how many keep the GPU busy; more only add to what is merged.
         """
-        wanted = threadgroups // (self.heads * self.row_tiles)
-        most = min(wanted, _PARTIAL_ROWS // self.rows, ceil_div(units, self.simdgroups))
+        wanted = threadgroups // (self.heads * self.row_parts)
+        most = min(wanted, _PARTIAL_ROWS // self.rows, ceil_div(units, self.teams))
         least = ceil_div(_LEAST_PARTIALS, self.heads * self.rows)
         return max(least, most)
 

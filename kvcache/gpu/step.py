@@ -214,12 +214,15 @@ def _partial(
         Argument.SPANS: spans,
         Argument.SCALE: float_bits(task.scale * math.log2(math.e)),
     }
-    sizes = {"D": shape.dim, "ROWS": shape.tile_rows, "SIMDGROUPS": shape.simdgroups}
+    sizes = {
+        **{"D": shape.dim, "ROWS": shape.tile_rows},
+        **{"TEAM": shape.team, "TEAMS": shape.teams},
+    }
     return Launch(
         kernel=kernel,
         numbers=pack_arguments({**shared, **numbers}, task.lowest),
         constants={**constants, **sizes},
-        grid=(threads * shape.row_tiles, shape.heads, spans),
+        grid=(threads * shape.row_parts, shape.heads, spans),
         threadgroup=(threads, 1, 1),
         shapes=[(shape.heads, spans, shape.rows, last) for last in (shape.dim, 2)],
         dtypes=[mx.float32, mx.float32],

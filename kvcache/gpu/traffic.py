@@ -68,10 +68,10 @@ def traffic(
 
     threadgroups: of the decoder; None: as for a base chip.
 
-    Each part of the rows (`CallShape.row_tiles`) reads the tiers once. Of cold
+    Each part of the rows (`CallShape.row_parts`) reads the tiers once. Of cold
     blocks that one launch reads: scratch is more where codecs have many parts.
     """
-    reads = shape.heads * shape.row_tiles
+    reads = shape.heads * shape.row_parts
     token = 2 * shape.dim * hot_bytes
     rows = shape.heads * shape.rows
     units = [ceil_div(held.hot, TILE), ceil_div(held.pinned, TILE), held.blocks]

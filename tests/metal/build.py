@@ -38,19 +38,15 @@ class RefusedTextError(Exception):
 class Mode(Enum):
     """How a kernel is compiled, by the compiler's options.
 
-    PLAIN is quick, COUNTING tells each load from device memory. The others run
-    as programs: APART so that a crash or an endless loop is a fault like others,
-    MEMORY and RACES under sanitizers.
+    PLAIN is quick, COUNTING tells each load from device memory as the text has
+    it, which optimisation would split or join. The others run as programs: APART
+    so that a crash or an endless loop is a fault like others, MEMORY and RACES
+    under sanitizers.
     """
 
     PLAIN = ("-O2",)
     APART = ("-O0",)
-    COUNTING = (
-        "-O1",
-        "-fno-slp-vectorize",
-        "-fno-vectorize",
-        "-fsanitize-coverage=trace-loads,edge",
-    )
+    COUNTING = ("-O0", "-fsanitize-coverage=trace-loads,edge")
     MEMORY = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     RACES = ("-O1", "-fsanitize=thread")
 
@@ -79,7 +75,7 @@ def _version(compiler: str) -> int:
 
 def build(source: str, mode: Mode) -> Path:
     """The shared object, or program, of C++ that has a `metal_entry`. Raises RefusedTextError."""
-    digest = hashlib.sha256(_runtime_text().encode() + source.encode() + mode.name.encode())
+    digest = hashlib.sha256(_runtime_text().encode() + source.encode() + str(mode.value).encode())
     target = _cache() / f"{digest.hexdigest()[:24]}{'' if mode.is_program else '.so'}"
     if target.exists():
         return target
@@ -121,7 +117,7 @@ def _argument(parameter: Parameter) -> str:
 @lru_cache
 def _runtime(mode: Mode) -> Path:
     """The runtime's object file for a mode: never instrumented, whatever the mode."""
-    digest = hashlib.sha256(_runtime_text().encode() + mode.name.encode()).hexdigest()[:24]
+    digest = hashlib.sha256(_runtime_text().encode() + str(mode.value).encode()).hexdigest()[:24]
     target = _cache() / f"{digest}.o"
     if not target.exists():
         staged = target.with_suffix(f".{os.getpid()}")

@@ -9,6 +9,8 @@ template constants as constexpr, all in a namespace after the header.
 import ctypes
 import importlib.util
 import re
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,14 +40,23 @@ _REPORT = re.compile(
 )
 
 
+_INSTRUCTION = 16  # bytes of one, in NVIDIA's machine code since Volta
+_BRANCH, _EXIT = 0x947, 0x94D  # their low twelve bits
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the compiler gave a kernel, per thread; shared is of the thread block, in bytes."""
+    """What the compiler gave a kernel, per thread; shared is of the thread block, in bytes.
+
+    instructions: of the machine code. loop: those of its longest loop, all inside it.
+    """
 
     registers: int
     stack: int
     spilled: int
     shared: int
+    instructions: int
+    loop: int
 
 
 def is_available() -> bool:
@@ -53,8 +64,13 @@ def is_available() -> bool:
     return bool(_library_path()) and bool(_package("nvidia.cuda_runtime"))
 
 
-def compile_cuda(call: Call, *, architecture: str = "sm_90") -> Resources:
-    """Compile the call's kernel to machine code. Raises RuntimeError with the compiler's words."""
+def compile_cuda(
+    call: Call, *, architecture: str = "sm_90", registers: int | None = None
+) -> Resources:
+    """Compile the call's kernel to machine code. Raises RuntimeError with the compiler's words.
+
+    registers: as many as a thread may have, where that is fewer than the architecture's.
+    """
     library = _library()
     program = ctypes.c_void_p()
     library.nvrtcCreateProgram(
@@ -67,6 +83,7 @@ def compile_cuda(call: Call, *, architecture: str = "sm_90") -> Resources:
         f"--gpu-architecture={architecture}",
         *("--std=c++17", "--device-as-default-execution-space", f"-I{include / 'include'}"),
         "--ptxas-options=--verbose",
+        *([f"--maxrregcount={registers}"] if registers else []),
     ]
     words = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
     failed = library.nvrtcCompileProgram(program, len(options), words)
@@ -74,12 +91,51 @@ def compile_cuda(call: Call, *, architecture: str = "sm_90") -> Resources:
     library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     library.nvrtcGetProgramLog(program, log)
+    code = _machine_code(library, program)
     library.nvrtcDestroyProgram(ctypes.byref(program))
     report = _REPORT.search(log.value.decode())
     if failed or not report:
         raise RuntimeError(f"NVRTC refused {call.kernel.name}:\n{log.value.decode()[:4000]}")
-    stack, stores, loads, registers, shared = (int(number or 0) for number in report.groups())
-    return Resources(registers=registers, stack=stack, spilled=stores + loads, shared=shared)
+    stack, stores, loads, used, shared = (int(number or 0) for number in report.groups())
+    return Resources(
+        registers=used,
+        stack=stack,
+        spilled=stores + loads,
+        shared=shared,
+        instructions=len(code) // _INSTRUCTION,
+        loop=max(_loops(code), default=0),
+    )
+
+
+def _machine_code(library: ctypes.CDLL, program: ctypes.c_void_p) -> bytes:
+    """The section of the program's ELF file that holds its one kernel; empty if there is none."""
+    size = ctypes.c_size_t()
+    library.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    elf = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetCUBIN(program, elf)
+    if size.value == 0:
+        return b""
+    (sections,) = struct.unpack_from("<Q", elf, 0x28)
+    each, count, names_index = struct.unpack_from("<HHH", elf, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQ", elf, sections + i * each) for i in range(count)]
+    names = headers[names_index][4]
+    for name, *_, offset, length in headers:
+        if elf.raw[names + name :].startswith(b".text."):
+            return elf.raw[offset : offset + length]
+    return b""
+
+
+def _loops(code: bytes) -> Iterator[int]:
+    """Instructions of each loop, its inner ones among them.
+
+    What lies behind the last exit is called from loops and comes back; it is no loop itself.
+    """
+    words = [struct.unpack_from("<QQ", code, at) for at in range(0, len(code), _INSTRUCTION)]
+    exits = [i for i, (low, _) in enumerate(words) if low & 0xFFF == _EXIT]
+    for low, high in words[: exits[-1]]:
+        distance = (high & 0x3FFFF) << 38 | low >> 34 << 8 | low >> 16 & 0xFF  # in words of 4 bytes
+        if low & 0xFFF == _BRANCH and distance >> 55:
+            yield ((1 << 56) - distance) * 4 // _INSTRUCTION
 
 
 def cuda_on_cpu(call: Call) -> str:

@@ -15,6 +15,8 @@ typedef half __half;
 typedef bfloat __nv_bfloat16;
 
 inline float2 make_float2(float x, float y) { return float2{x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return float4{x, y, z, w}; }
+inline uint4 make_uint4(uint x, uint y, uint z, uint w) { return uint4{x, y, z, w}; }
 inline float2 __half22float2(half2 pair) { return float2{float(pair.x), float(pair.y)}; }
 using std::fabs;
 using std::max;

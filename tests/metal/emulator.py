@@ -40,13 +40,18 @@ class Order(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Emulator:
-    """A launcher. loads: filled in COUNTING mode, bytes loaded by kernel's stem and input name."""
+    """A launcher. loads, lines: filled in COUNTING mode, by kernel's stem and input name.
+
+    loads: bytes that threads loaded. lines: of 128 bytes, as often as a load of a
+    simdgroup touched them.
+    """
 
     mode: Mode = Mode.PLAIN
     dialect: Dialect = Dialect.METAL
     order: Order = Order.FORWARD
     seed: int = 1
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
+    lines: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def __call__(self, call: Call) -> list[mx.array]:
         """Run a call. Raises KernelFaultError."""
@@ -87,10 +92,12 @@ class Emulator:
             raise KernelFaultError(message.value.decode())
         if self.mode is Mode.COUNTING:
             counted = (ctypes.c_uint64 * len(buffers))()
-            library.metal_counted(counted)
-            for name, count in zip(call.kernel.inputs, counted, strict=False):
-                key = call.kernel.stem, name
-                self.loads[key] = self.loads.get(key, 0) + count
+            counts = (self.loads, library.metal_counted), (self.lines, library.metal_counted_lines)
+            for kept, read in counts:
+                read(counted)
+                for name, count in zip(call.kernel.inputs, counted, strict=False):
+                    key = call.kernel.stem, name
+                    kept[key] = kept.get(key, 0) + count
 
     def _run_program(self, path: Path, call: Call, buffers: list[npt.NDArray[Any]]) -> None:
         limit = patience(_SECONDS)

@@ -17,6 +17,7 @@ typedef short bfloat16_t;  // some type of its own that converts to float
 
 #define float2(...) ((float2)(__VA_ARGS__))
 #define float4(...) ((float4)(__VA_ARGS__))
+#define uint4(...) ((uint4)(__VA_ARGS__))
 
 namespace metal {
 enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2 };

@@ -9,7 +9,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "runtime.h"
@@ -74,6 +77,7 @@ struct Fiber {
   unsigned exchanges;
   MetalThread self;
   void* sanitizer;
+  std::map<void*, unsigned> loads;  // how often it has loaded, by the place in the kernel
 };
 
 // Values that a simdgroup exchanges; two slots, as a lane may be one exchange ahead of the rest.
@@ -153,6 +157,36 @@ void* fresh_stack(int index) {
   *--top = reinterpret_cast<void*>(start_fiber);
   for (int i = 0; i < 6; i++) *--top = nullptr;
   return top;
+}
+
+// ---- counting loads, where the kernel was built to ----
+
+constexpr size_t kLine = 128;
+
+// Of each buffer: where it is, the bytes that threads loaded, and the lines that simdgroups did.
+std::vector<std::pair<char*, size_t>> counted;
+std::vector<uint64_t> loaded, lines;
+// What the lanes of a simdgroup touch together: the n-th time that each comes to one place in the
+// kernel, the lines as buffer and number.
+std::map<std::tuple<uint, void*, unsigned>, std::set<std::pair<size_t, size_t>>> touched;
+
+void count_load(const void* address, int size, void* place) {
+  const char* at = static_cast<const char*>(address);
+  for (size_t i = 0; i < counted.size(); i++) {
+    if (at < counted[i].first || at >= counted[i].first + counted[i].second) continue;
+    loaded[i] += size;
+    const size_t line = (at - counted[i].first) / kLine;
+    const uint simdgroup = current->self.simdgroup_index_in_threadgroup;
+    touched[{simdgroup, place, current->loads[place]++}].insert({i, line});
+  }
+}
+
+// Before the next threadgroup, whose lanes come to the same places.
+void count_lines() {
+  for (const auto& [load, all] : touched) {
+    for (const auto& [buffer, line] : all) lines[buffer]++;
+  }
+  touched.clear();
 }
 
 // ---- one threadgroup ----
@@ -354,6 +388,7 @@ bool launch(const Grid& grid, Order order) {
     describe_threads(grid, at);
     name_fibers();
     if (!run_threadgroup(order)) return false;
+    count_lines();
     retire_fibers();
   }
   acquire_end();
@@ -396,30 +431,22 @@ extern "C" void metal_exchange(const void* mine, int size, void* all, int line, 
 
 // ---- called from outside ----
 
-// Bytes that the kernel loaded from each buffer; kept where the kernel was built to count.
-static std::vector<std::pair<char*, size_t>> counted;
-static std::vector<uint64_t> loaded;
-
-static void count_load(const void* address, int size) {
-  const char* at = static_cast<const char*>(address);
-  for (size_t i = 0; i < counted.size(); i++) {
-    if (at >= counted[i].first && at < counted[i].first + counted[i].second) loaded[i] += size;
-  }
-}
 extern "C" {
-void __sanitizer_cov_load1(void* at) { count_load(at, 1); }
-void __sanitizer_cov_load2(void* at) { count_load(at, 2); }
-void __sanitizer_cov_load4(void* at) { count_load(at, 4); }
-void __sanitizer_cov_load8(void* at) { count_load(at, 8); }
-void __sanitizer_cov_load16(void* at) { count_load(at, 16); }
+void __sanitizer_cov_load1(void* at) { count_load(at, 1, __builtin_return_address(0)); }
+void __sanitizer_cov_load2(void* at) { count_load(at, 2, __builtin_return_address(0)); }
+void __sanitizer_cov_load4(void* at) { count_load(at, 4, __builtin_return_address(0)); }
+void __sanitizer_cov_load8(void* at) { count_load(at, 8, __builtin_return_address(0)); }
+void __sanitizer_cov_load16(void* at) { count_load(at, 16, __builtin_return_address(0)); }
 
 void metal_count(void** addresses, const uint64_t* sizes, int count) {
   counted.clear();
   for (int i = 0; i < count; i++) counted.push_back({static_cast<char*>(addresses[i]), sizes[i]});
   loaded.assign(count, 0);
+  lines.assign(count, 0);
 }
 
 void metal_counted(uint64_t* into) { std::copy(loaded.begin(), loaded.end(), into); }
+void metal_counted_lines(uint64_t* into) { std::copy(lines.begin(), lines.end(), into); }
 
 // grid counts threads, as MLX takes it. Returns 0, or 1 and a message.
 int metal_launch(Entry kernel_entry, void** kernel_buffers, const int* threads, const int* group,

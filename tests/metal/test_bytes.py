@@ -19,21 +19,24 @@ pytestmark = pytest.mark.skipif(
 )
 
 SEGMENTS = (2, 2, 4, 8)
+LINE = 128
+_PARTS = ("key_", "value_")
+_TIERS = ("_keys", "_values")
+
+
+def counted(case: Case) -> Emulator:
+    """An emulator that has counted what the case loads."""
+    emulator = Emulator(mode=Mode.COUNTING)
+    attend(case, emulator)
+    return emulator
 
 
 def loads(case: Case) -> tuple[int, int]:
     """Bytes of keys and values loaded from the cold tier, and from the others."""
-    emulator = Emulator(mode=Mode.COUNTING)
-    attend(case, emulator)
-    cold = sum(
-        count
-        for (stem, name), count in emulator.loads.items()
-        if stem == "cold" and name.startswith(("key_", "value_"))
-    )
+    found = counted(case).loads
+    cold = sum(found[each] for each in found if each[0] == "cold" and each[1].startswith(_PARTS))
     unencoded = sum(
-        count
-        for (stem, name), count in emulator.loads.items()
-        if stem == "unencoded" and name.endswith(("_keys", "_values"))
+        found[each] for each in found if each[0] == "unencoded" and each[1].endswith(_TIERS)
     )
     return cold, unencoded
 
@@ -59,20 +62,53 @@ def codecs_bits(case: Case) -> float:
     return bits / 8 * case.blocks * case.block * case.dim * case.batch * case.kv_heads
 
 
-@pytest.mark.parametrize("group", [1, 3, 8])
 @pytest.mark.parametrize(
-    "pair", ["hkivi5/turbo3u", "kvarn4/kvarn4", "q4/h3", "f16/f16", "q3/kivi5"]
+    ("pair", "group"),
+    [
+        *(("hkivi5/turbo3u", group) for group in (1, 3, 8, 16, 33)),
+        *((pair, group) for pair in ("kvarn4/kvarn4", "f16/q8") for group in (1, 8)),
+        *(("q4/h3", 5), ("q3/kivi5", 6)),
+    ],
 )
-def test_each_element_is_loaded_once_for_all_heads_of_a_group(pair: str, group: int) -> None:
+def test_encoded_tokens_are_loaded_once_for_sixteen_rows(pair: str, group: int) -> None:
+    """Unencoded ones by each simdgroup: the others of its team find them in the core's cache."""
     keys, values = pair.split("/")
     case = Case(
-        keys=keys, values=values, group=group, segments=SEGMENTS, slots=16, first_slot=7, blocks=13
+        keys=keys,
+        values=values,
+        group=group,
+        segments=SEGMENTS,
+        slots=16,
+        first_slot=7,
+        blocks=13 if group < 9 else 3,
     )
     cold, unencoded = loads(case)
     expected = formula(case)
-    assert expected.cold == pytest.approx(codecs_bits(case))
+    assert expected.cold == pytest.approx(codecs_bits(case) * (3 if group == 33 else 1))
     assert expected.cold * 0.999 <= cold <= expected.cold * 1.05
-    assert unencoded == expected.pinned + expected.hot
+    assert unencoded == (expected.pinned + expected.hot) * CallShape.of(make(case).q, 2).team
+
+
+@pytest.mark.parametrize(
+    ("pair", "dim", "group"),
+    [
+        *(("hkivi5/turbo3u", dim, group) for dim in (64, 128) for group in (1, 8)),
+        *(("hkivi5/turbo3u", 80, 1), ("kvarn4/kvarn3", 80, 8), ("kvarn4/kvarn3", 96, 1)),
+        *(("q4/h3", 64, 1), ("q4/h3", 80, 8), ("f16/turbo4", 64, 8), ("f16/turbo4", 128, 1)),
+    ],
+)
+def test_a_load_of_a_simdgroup_touches_neighbouring_lines(pair: str, dim: int, group: int) -> None:
+    """As many lines as the bytes fill, and a fifth."""
+    keys, values = pair.split("/")
+    case = Case(keys=keys, values=values, group=group, dim=dim, blocks=3)
+    lines = counted(case).lines
+    for name, part in ((keys, "key_"), (values, "value_")):
+        touched = sum(
+            lines[each] for each in lines if each[0] == "cold" and each[1].startswith(part)
+        )
+        block = sum(spec.nbytes for spec in codec(name).shapes(case.block, dim).values())
+        filled = block * case.blocks * case.kv_heads / LINE
+        assert filled * 0.999 <= touched <= filled * 1.2
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_larger_gpu_is_given_more_to_do(model: str) -> None:
     assert spans == sorted(spans)
     assert spans[0] < spans[-1]
     # A base chip has 8 cores.
-    assert spans[0] * shape.heads * shape.row_tiles >= 3 * 8
+    assert spans[0] * shape.heads * shape.row_parts >= 3 * 8
 
 
 def test_spans_hold_a_block_for_each_simdgroup_at_least() -> None:

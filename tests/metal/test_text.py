@@ -1,12 +1,14 @@
 """The kernels' text as Metal's and CUDA's compilers would judge it, as far as can be told here."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 import mlx.core as mx
 import pytest
 
-from tests.metal import cuda
+from kvcache.gpu.shape import CallShape
+from tests.metal import cuda, registers
 from tests.metal.build import find_compiler
 from tests.metal.cases import ALL, CODECS, PAIRS, SHAPES, TIERS
 from tests.metal.generated import generate
@@ -91,25 +93,40 @@ def test_every_thread_attribute_is_named_in_the_body() -> None:
 
 @needs_nvrtc
 @pytest.mark.parametrize("pair", PAIRS, ids="/".join)
-def test_cuda_without_spills(pair: tuple[str, str]) -> None:
-    for each in calls_of(Case(keys=pair[0], values=pair[1], group=4, query=mx.float16)):
-        resources = cuda.compile_cuda(each)
-        assert resources.spilled == 0
-        assert resources.stack == 0
-        assert resources.shared <= 48 * 1024
-        assert resources.registers * each.threadgroup[0] <= 65536
+def test_registers_of_codecs(pair: tuple[str, str]) -> None:
+    case = Case(keys=pair[0], values=pair[1], group=4, dim=128, query=mx.float16)
+    for _, each in registers.templates([case]):
+        assert registers.excess(each)[1] == []
 
 
 @needs_nvrtc
-def test_cuda_of_prefill_without_spills() -> None:
-    for each in prefill_calls_of(Case(new=9, one_query=True, query=mx.float16)):
-        resources = cuda.compile_cuda(each)
-        assert (resources.spilled, resources.stack) == (0, 0)
+@pytest.mark.parametrize("name", ["D64 G8 L1", "D80 G3 L2", "D96 G5 L8", "D128 G1 L1", "bf16"])
+def test_registers_of_shapes(name: str) -> None:
+    for _, each in registers.templates([SHAPES[name], replace(SHAPES[name], query=mx.float16)]):
+        assert registers.excess(each)[1] == []
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("name", ["D64 G8 L1", "D96 G5 L8", "D128 G1 L1", "D128 G8 L1", "bf16"])
-def test_cuda_shapes_without_spills(name: str) -> None:
-    for each in calls_of(SHAPES[name]):
-        resources = cuda.compile_cuda(each)
-        assert (resources.spilled, resources.stack) == (0, 0)
+def test_what_is_too_large_is_told() -> None:
+    rows = "float sums[96]; for (int i = 0; i < 96; i++) sums[i] = in[i];"
+    turns = "for (int n = 0; n < int(in[0]); n++) {{ {} }}".format(
+        "for (int i = 0; i < 96; i++) sums[i] = sums[i] * sums[(i * 7 + 1) % 96] + in[n];"
+    )
+    made = call(f"{rows} {turns} for (int i = 0; i < 96; i++) out[i] = sums[i];")
+    found = cuda.compile_cuda(made)
+    assert found.registers > 96
+    assert 96 < found.loop < found.instructions
+    assert cuda.compile_cuda(made, registers=64).spilled > 0
+
+
+def test_rows_are_every_way_to_cut_them() -> None:
+    def cuts(shapes: Iterable[CallShape]) -> set[tuple[int, ...]]:
+        return {(each.dim, each.tile_rows, each.team, each.teams) for each in shapes}
+
+    def shape(group: int, new: int, dim: int) -> CallShape:
+        return CallShape(batch=1, kv_heads=1, group=group, new=new, dim=dim)
+
+    eight = range(1, 9)
+    assert cuts(shape(rows, 1, dim) for rows in registers.ROWS for dim in registers.DIMS) == cuts(
+        shape(group, new, dim) for group in eight for new in eight for dim in registers.DIMS
+    )

@@ -200,8 +200,8 @@ def test_few_kernels_serve_every_number_of_new_tokens(group: int) -> None:
         CallShape(batch=1, kv_heads=2, group=group, new=new, dim=64)
         for new in range(1, MOST_NEW + 1)
     ]
-    assert all(0 <= s.tile_rows * s.row_tiles - s.rows < s.tile_rows for s in shapes)
-    assert len({(shape.tile_rows, shape.simdgroups) for shape in shapes}) <= 4
+    assert all(s.rows <= s.row_parts * s.team * s.tile_rows < 2 * s.rows + 4 for s in shapes)
+    assert len({(shape.tile_rows, shape.team, shape.teams) for shape in shapes}) <= 4
 
 
 class StoppedError(Exception):

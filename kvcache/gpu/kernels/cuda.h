@@ -8,6 +8,10 @@
 #define threadgroup __shared__
 #define SHARED_POINTER(T) T*
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
+
+#define float4(...) make_float4(__VA_ARGS__)
+#define uint4(...) make_uint4(__VA_ARGS__)
 
 typedef unsigned int uint;
 typedef unsigned short ushort;

@@ -11,8 +11,9 @@ const int taken = args[ARG_HEADS_TAKEN];
 const int head = row / taken * args[ARG_KV_HEADS] + args[ARG_FIRST_HEAD] + row % taken;
 
 threadgroup float level_table[16];
-threadgroup uint all_staged[SIMDGROUPS * VALUES::STAGED];
-SHARED_POINTER(uint) staged = all_staged + simdgroup * uint(VALUES::STAGED);
+threadgroup uint4 all_staged[SIMDGROUPS * Tile<VALUES>::VALUE_STAGED / 4];
+SHARED_POINTER(uint) staged = (SHARED_POINTER(uint))(
+    all_staged + simdgroup * uint(Tile<VALUES>::VALUE_STAGED / 4));
 if (simdgroup == 0u && lane < 16u) level_table[lane] = levels[lane];
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -28,18 +29,21 @@ if (block < args[ARG_BLOCKS]) {
   values.seek(uint(place.slot * args[ARG_HEADS] + head));
   float scale[RUN];
   float offset[RUN];
-  if (VALUES::CHANNELS) values.channel_runs(uint(run), scale, offset);
+  if (VALUES::CHANNELS) {
+    load_run(values.channel(0) + run * RUN, scale);
+    load_run(values.channel(1) + run * RUN, offset);
+  }
 
   for (int first = 0; first < M; first += 32) {
     const int count = min(32, M - first);
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    values.stage(uint(first), count, staged, lane);
+    stage_values<32>(values, uint(first), count, staged, lane);
     simdgroup_barrier(mem_flags::mem_threadgroup);
     if (sub < subs) {
       for (int t = sub; t < count; t += subs) {
         float value[RUN];
-        values.value_run(staged, uint(first), t, run, level_table, value);
-        const float factor = values.factor(uint(first + t));
+        value_run(values, staged, uint(first), t, run, level_table, value);
+        const float factor = values.factor(staged + Tile<VALUES>::VALUE_NUMBERS + t);
         const int token = row * args[ARG_ROOM] + block * M + first + t;
         UNROLL for (int j = 0; j < RUN; j++) {
           value[j] *= factor;

@@ -3,6 +3,7 @@
 
 #define SHARED_POINTER(T) threadgroup T*
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define ROLLED _Pragma("clang loop unroll(disable)")
 
 METAL_FUNC float power_of_two(float x) { return fast::exp2(x); }
 

@@ -1,6 +1,7 @@
 // Rows of packed codes (drawn in kvcache/codecs/packing.py): one little-endian bit stream per token.
 
 #define RUN 8  // channels that a lane handles together; their codes fill whole bytes
+#define CHUNK_RUNS 4  // of an unencoded key that a lane takes at a time
 
 // The bits of one run, its first code lowest.
 struct RunBits {
@@ -31,29 +32,35 @@ METAL_FUNC uint code_of(const thread RunBits& bits, int index) {
   return (bits.low >> at | bits.high << (32 - at)) & mask;
 }
 
-// One token's words in registers, read with the widest loads that its length allows.
-template <int WORDS>
+// One, two or four words by one load.
+template <int WIDE>
 METAL_FUNC void load_words(const device uint* from, thread uint* to) {
-  if (WORDS % 4 == 0) {
-    UNROLL for (int i = 0; i < WORDS / 4; i++) {
-      const uint4 four = ((const device uint4*)from)[i];
-      to[4 * i] = four.x;
-      to[4 * i + 1] = four.y;
-      to[4 * i + 2] = four.z;
-      to[4 * i + 3] = four.w;
-    }
-  } else if (WORDS % 2 == 0) {
-    UNROLL for (int i = 0; i < WORDS / 2; i++) {
-      const uint2 two = ((const device uint2*)from)[i];
-      to[2 * i] = two.x;
-      to[2 * i + 1] = two.y;
-    }
+  if (WIDE == 4) {
+    const uint4 four = *(const device uint4*)from;
+    to[0] = four.x;
+    to[1] = four.y;
+    to[2] = four.z;
+    to[3] = four.w;
+  } else if (WIDE == 2) {
+    const uint2 two = *(const device uint2*)from;
+    to[0] = two.x;
+    to[1] = two.y;
   } else {
-    UNROLL for (int i = 0; i < WORDS; i++) to[i] = from[i];
+    to[0] = from[0];
   }
 }
 
-// A run of plain values of 16 bits, and of 32.
+// One word or four, by one store.
+template <int WIDE>
+METAL_FUNC void store_words(const thread uint* from, SHARED_POINTER(uint) to) {
+  if (WIDE == 4) {
+    *(SHARED_POINTER(uint4))to = uint4(from[0], from[1], from[2], from[3]);
+  } else {
+    to[0] = from[0];
+  }
+}
+
+// A run of unencoded values of 16 bits, and of 32.
 template <typename T>
 METAL_FUNC void load_run(const device T* from, thread float* to) {
   const uint4 four = *(const device uint4*)from;

@@ -1,5 +1,8 @@
 // The running softmax of one simdgroup over tiles of up to 32 tokens, and its way out.
 //
+// A threadgroup has TEAMS teams of TEAM simdgroups. Those of a team take the same tokens for ROWS
+// query rows each; the teams take other tokens for the same rows.
+//
 // Scores are in units of log2. A lane owns one token while scores are taken, then one run of
 // channels of every SUBS-th token while values are added up.
 
@@ -31,29 +34,49 @@ struct Running {
     return weight;
   }
 
-  METAL_FUNC void add(
-      SHARED_POINTER(const float) weights, const thread float* values) {
+  // `weights`: of the rows, in order.
+  METAL_FUNC void add(float4 weights, const thread float* values) {
+    const float of_rows[4] = {weights.x, weights.y, weights.z, weights.w};
     UNROLL for (int r = 0; r < ROWS; r++) {
-      const float weight = weights[r];
-      UNROLL for (int j = 0; j < RUN; j++) sums[r * RUN + j] += weight * values[j];
+      UNROLL for (int j = 0; j < RUN; j++) sums[r * RUN + j] += of_rows[r] * values[j];
     }
   }
 };
 
 // scores[r] += the dot product of one run of a key with the queries' rows [ROWS, D].
 template <int ROWS, int D>
-METAL_FUNC void add_scores(SHARED_POINTER(const float) queries, const thread float* key,
+METAL_FUNC void add_scores(SHARED_POINTER(const float4) queries, const thread float* key,
     int run, thread float* scores) {
   UNROLL for (int r = 0; r < ROWS; r++) {
-    SHARED_POINTER(const float) query = queries + r * D + run * RUN;
-    UNROLL for (int j = 0; j < RUN; j++) scores[r] += query[j] * key[j];
+    SHARED_POINTER(const float4) query = queries + (r * D + run * RUN) / 4;
+    const float4 low = query[0];
+    const float4 high = query[1];
+    scores[r] += low.x * key[0];
+    scores[r] += low.y * key[1];
+    scores[r] += low.z * key[2];
+    scores[r] += low.w * key[3];
+    scores[r] += high.x * key[4];
+    scores[r] += high.y * key[5];
+    scores[r] += high.z * key[6];
+    scores[r] += high.w * key[7];
   }
 }
 
-// The softmaxes of all simdgroups of a threadgroup, merged into one partial result: for row
-// first_row + r, below `rows`, sums [D] and stats (top, total). tops, totals [SIMDGROUPS * ROWS]
-// and slices [SIMDGROUPS * SUBS * D] are threadgroup memory. All threads must come here.
-template <int ROWS, int D, int SIMDGROUPS>
+// A barrier of the simdgroups that take the same tokens.
+template <int TEAM>
+METAL_FUNC void team_barrier() {
+  if (TEAM == 1) {
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+  } else {
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+  }
+}
+
+// The softmaxes of the TEAMS simdgroups of a threadgroup that have the same rows, merged into one
+// partial result: for row first_row + r, below `rows`, sums [D] and stats (top, total). tops, totals
+// [TEAMS * TEAM * ROWS] and slices [TEAMS * TEAM * SUBS * D] are threadgroup memory. All threads
+// must come here.
+template <int ROWS, int D, int TEAM, int TEAMS>
 METAL_FUNC void write_partial(thread Running<ROWS, D>& state, SHARED_POINTER(float) tops,
     SHARED_POINTER(float) totals, SHARED_POINTER(float) slices, device float* sums,
     device float* stats, int valid_rows, uint simdgroup, uint lane) {
@@ -67,26 +90,27 @@ METAL_FUNC void write_partial(thread Running<ROWS, D>& state, SHARED_POINTER(flo
   }
   const int sub = int(lane) / RUNS;
   const int run = int(lane) % RUNS;
+  const int member = int(simdgroup) % TEAM;
+  const int team = int(simdgroup) / TEAM;
   UNROLL for (int r = 0; r < ROWS; r++) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     float top = LOWEST_SCORE;
-    for (int s = 0; s < SIMDGROUPS; s++) top = max(top, tops[s * ROWS + r]);
+    for (int s = member; s < TEAMS * TEAM; s += TEAM) top = max(top, tops[s * ROWS + r]);
     if (sub < SUBS) {
       const float fade = power_of_two(state.top[r] - top);
-      SHARED_POINTER(float) slice = slices + (int(simdgroup) * SUBS + sub) * D + run * RUN;
+      SHARED_POINTER(float) slice = slices + ((member * TEAMS + team) * SUBS + sub) * D + run * RUN;
       UNROLL for (int j = 0; j < RUN; j++) slice[j] = state.sums[r * RUN + j] * fade;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    const int thread_index = int(simdgroup) * 32 + int(lane);
     if (r < valid_rows) {
-      for (int d = thread_index; d < D; d += SIMDGROUPS * 32) {
+      ROLLED for (int d = team * 32 + int(lane); d < D; d += TEAMS * 32) {
         float sum = 0.0f;
-        for (int s = 0; s < SIMDGROUPS * SUBS; s++) sum += slices[s * D + d];
+        ROLLED for (int s = 0; s < TEAMS * SUBS; s++) sum += slices[(member * TEAMS * SUBS + s) * D + d];
         sums[r * D + d] = sum;
       }
-      if (thread_index == 0) {
+      if (team == 0 && lane == 0u) {
         float total = 0.0f;
-        for (int s = 0; s < SIMDGROUPS; s++) {
+        for (int s = member; s < TEAMS * TEAM; s += TEAM) {
           total += totals[s * ROWS + r] * power_of_two(tops[s * ROWS + r] - top);
         }
         stats[2 * r] = top;
