@@ -108,11 +108,15 @@ def test_registers_of_shapes(name: str) -> None:
 
 @needs_nvrtc
 def test_what_is_too_large_is_told() -> None:
-    rows = "float sums[96]; for (int i = 0; i < 96; i++) sums[i] = in[i];"
-    turns = "for (int n = 0; n < int(in[0]); n++) {{ {} }}".format(
-        "for (int i = 0; i < 96; i++) sums[i] = sums[i] * sums[(i * 7 + 1) % 96] + in[n];"
-    )
-    made = call(f"{rows} {turns} for (int i = 0; i < 96; i++) out[i] = sums[i];")
+    """96 numbers that are alive at once, and a loop over them."""
+    made = call("""
+    float sums[96];
+    UNROLL for (int i = 0; i < 96; i++) sums[i] = in[i];
+    ROLLED for (int n = 0; n < int(in[0]); n++) {
+      UNROLL for (int i = 0; i < 96; i++) sums[i] += sums[(i * 7 + 1) % 96] * in[n];
+    }
+    UNROLL for (int i = 0; i < 96; i++) out[i] = sums[i];
+    """)
     found = cuda.compile_cuda(made)
     assert found.registers > 96
     assert 96 < found.loop < found.instructions

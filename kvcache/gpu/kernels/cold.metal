@@ -163,6 +163,10 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
   }
 }
 
-const int partial = (head * spans + span) * rows + first_row;
+// Where this goes, from the beginning: nothing of it has taken a register through the loop.
+const int own_row = (int(threadgroup_position_in_grid.x) * TEAM + int(member)) * ROWS;
+const int partial = int(threadgroup_position_in_grid.y) * args[ARG_SPANS] +
+    int(threadgroup_position_in_grid.z);
+const int at = partial * args[ARG_ROWS] + own_row;
 write_partial<ROWS, D, TEAM, TEAMS>(state, tops, totals, (SHARED_POINTER(float))all_staged,
-    sums + partial * D, stats + partial * 2, rows - first_row, simdgroup, lane);
+    sums + at * D, stats + at * 2, args[ARG_ROWS] - own_row, simdgroup, lane);
