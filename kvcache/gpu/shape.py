@@ -7,9 +7,10 @@ from kvcache.errors import CacheError
 RUN = 8  # channels that a lane handles together
 TILE = 32  # tokens that a simdgroup takes at a time, one per lane
 _LARGEST_DIM = 256  # so that the runs of a token fit a simdgroup
-# Rows of all spans' partial results of one KV head. Written and read they are 135 KB at D = 64, 12%
+# Rows of all spans' partial results of one KV head. Written and read they are 118 KB at D = 64, 10%
 # of 16k tokens in the default codecs.
-_PARTIAL_ROWS = 256
+_PARTIAL_ROWS = 224
+_LEAST_UNITS = 4  # of a span, tiles or blocks: fewer are not worth a partial result
 _LEAST_PARTIALS = 4  # so that their stats, two numbers each, are in device memory too
 _ROWS = 4  # query rows of a simdgroup: more would not fit in the 128 registers of a thread
 _SIMDGROUPS = 4  # of a threadgroup; half as many where teams' tokens would take too much memory
@@ -85,7 +86,8 @@ class CallShape:
         threadgroups: how many keep the GPU busy; more only add to what is merged.
         """
         wanted = threadgroups // (self.heads * self.row_parts)
-        most = min(wanted, _PARTIAL_ROWS // self.rows, ceil_div(units, self.teams))
+        worth = ceil_div(units, max(self.teams, _LEAST_UNITS))
+        most = min(wanted, _PARTIAL_ROWS // self.rows, worth)
         least = ceil_div(_LEAST_PARTIALS, self.heads * self.rows)
         return max(least, most)
 
