@@ -153,6 +153,7 @@ _ENCODING = (
 _ENCODING_LEVELS = (
     EncodeCase(keys="turbo3u", values="turbo4", dim=80, block=40, batch=1),
     EncodeCase(keys="turbo2", values="turbo2u", dim=16, block=3, times=0),
+    EncodeCase(keys="turbo3u", values="turbo4u", dim=16, block=35, times=1e-3, dtype=mx.float32),
 )
 _ENCODING_BY_STRUCTURE = {
     "TokenAffineEncoder": (

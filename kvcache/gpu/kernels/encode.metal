@@ -19,7 +19,7 @@ threadgroup float rows[HELD * (D + 1)];
 threadgroup float scratch[KEYS::SCRATCH > VALUES::SCRATCH ? KEYS::SCRATCH : VALUES::SCRATCH];
 
 if (of_keys) {
-  if (tile >= KEYS::TILES) return;
+  if (tile > 0 && !KEYS::TILED) return;
   const Leaving<HOT, D, M, HELD, FACTOR, KEY_ROTATED, 32 * SIMDGROUPS> block = {
       ring_keys + ring_start, new_keys + new_start, key_signs + kv_head * D, minuses, rows, scratch,
       as_type<float>(args[ARG_SCALE]), args[ARG_NUMBER] + number * M, args[ARG_END],
@@ -27,7 +27,7 @@ if (of_keys) {
   KEYS keys = {KEY_PARTS};
   keys.encode(block, numbers, tile, at, simdgroup, lane);
 } else {
-  if (tile >= VALUES::TILES) return;
+  if (tile > 0 && !VALUES::TILED) return;
   const Leaving<HOT, D, M, HELD, FACTOR, VALUE_ROTATED, 32 * SIMDGROUPS> block = {
       ring_values + ring_start, new_values + new_start, value_signs + kv_head * D, minuses, rows,
       scratch, as_type<float>(args[ARG_SCALE]), args[ARG_NUMBER] + number * M, args[ARG_END],

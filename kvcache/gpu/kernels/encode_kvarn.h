@@ -8,19 +8,10 @@
 // divide by; for each channel what the rounds divide by, its mean, its scale; errors of clips.
 template <int BITS, int D, int M, int CLIPS, int SIMDGROUPS>
 struct KVarNEncoder {
-  enum {
-    TILES = 1,
-    ROUNDS = 4,
-    TOKENS = 0,
-    CHANNELS = (ROUNDS - 1) * M,
-    MEANS = CHANNELS + ROUNDS * D,
-    SCALES = MEANS + D,
-    ERRORS = SCALES + D,
-    LARGEST = ERRORS + 32 * CLIPS,
-    SCRATCH = LARGEST + SIMDGROUPS,
-    THREADS = 32 * SIMDGROUPS,
-    WORDS = (BITS * D + 31) / 32
-  };
+  enum { TILED = 0, ROUNDS = 4, THREADS = 32 * SIMDGROUPS, WORDS = (BITS * D + 31) / 32 };
+  enum { TOKENS = 0, CHANNELS = (ROUNDS - 1) * M, MEANS = CHANNELS + ROUNDS * D };
+  enum { SCALES = MEANS + D, ERRORS = SCALES + D, LARGEST = ERRORS + 32 * CLIPS };
+  enum { SCRATCH = LARGEST + SIMDGROUPS };
   device uint* words;
   device half* token_scales;
   device half* channel_scales;

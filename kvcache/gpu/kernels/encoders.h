@@ -2,12 +2,13 @@
 // operations: sums in the order of their terms and no product joined to a sum, so that codes and
 // scales are the same bits where MLX adds up in that order, as it does on Linux' processors.
 //
-// A family says how many threadgroups a block is cut to and how much scratch it takes, and encodes.
+// A family says whether a block is cut to tiles of 32 tokens, a threadgroup each, and how much
+// scratch it takes, and encodes.
 
 // q, h: a simdgroup takes a group of channels, a lane a token.
 template <int BITS, int D, int M, int GROUP, int SIMDGROUPS>
 struct TokenAffineEncoder {
-  enum { TILES = (M + 31) / 32, SCRATCH = 1, WORDS = (BITS * D + 31) / 32, GROUPS = D / GROUP };
+  enum { TILED = 1, SCRATCH = 1, WORDS = (BITS * D + 31) / 32, GROUPS = D / GROUP };
   device uint* words;
   device half* scales;
   device half* zeros;
@@ -49,7 +50,7 @@ struct TokenAffineEncoder {
 // matrix [D, D] of the KV head.
 template <int BITS, int D, int M, int SIMDGROUPS>
 struct ChannelAffineEncoder {
-  enum { TILES = 1, SCRATCH = 1, WORDS = (BITS * D + 31) / 32 };
+  enum { TILED = 0, SCRATCH = 1, WORDS = (BITS * D + 31) / 32 };
   device uint* words;
   device half* scales;
   device half* zeros;
@@ -130,12 +131,8 @@ struct Nearest {
 // numbers: 16 levels, the 16 middles between them, the clips.
 template <int BITS, int D, int M, int CLIPS, int SIMDGROUPS>
 struct LevelsEncoder {
-  enum {
-    TILES = (M + 31) / 32,
-    SCRATCH = CLIPS > 0 ? 32 * CLIPS : 1,
-    WORDS = (BITS * D + 31) / 32,
-    COUNT = 1 << BITS
-  };
+  enum { TILED = 1, SEARCHED = CLIPS > 0, WORDS = (BITS * D + 31) / 32, COUNT = 1 << BITS };
+  enum { SCRATCH = SEARCHED ? 32 * CLIPS : 1 };
   device uint* words;
   device half* scales;
 
@@ -177,7 +174,7 @@ struct LevelsEncoder {
     if (simdgroup == 0 && lane < count) {
       const float norm = sqrt(squares);
       float scale = sqrt(float(D)) / max(norm, 1e-30f);
-      if (CLIPS > 0) {
+      if (SEARCHED) {
         int best = 0;
         for (int clip = 1; clip < CLIPS; clip++) {
           if (block.scratch[clip * 32 + lane] < block.scratch[best * 32 + lane]) best = clip;
@@ -187,13 +184,13 @@ struct LevelsEncoder {
       float along = 0.0f;
       float level_squares = 0.0f;
       for (int c = 0; c < D; c++) {
-        nearest.find(CLIPS > 0 ? y[c] / scale : product(y[c], scale), levels, middles);
+        nearest.find(SEARCHED ? y[c] / scale : product(y[c], scale), levels, middles);
         along += product(y[c], nearest.level);
         level_squares += product(nearest.level, nearest.level);
         y[c] = nearest.code;
       }
       scales[at * M + first + lane] =
-          to_half(CLIPS > 0 ? unbiased(along, squares) : norm / sqrt(level_squares));
+          to_half(SEARCHED ? unbiased(along, squares) : norm / sqrt(level_squares));
     }
     write_words<BITS, D, 32 * SIMDGROUPS>(block, count, words + (at * M + first) * WORDS);
   }
@@ -202,7 +199,7 @@ struct LevelsEncoder {
 // f16: float16 as it is.
 template <int D, int M, int SIMDGROUPS>
 struct PlainEncoder {
-  enum { TILES = (M + 31) / 32, SCRATCH = 1 };
+  enum { TILED = 1, SCRATCH = 1 };
   device half* values;
 
   template <class BLOCK>

@@ -24,13 +24,9 @@ METAL_FUNC void butterflies(thread float* x) {
 // simdgroup may each take a token of their own.
 template <typename T, int D, int M, int HELD, int FACTOR, bool ROTATED, int THREADS>
 struct Leaving {
-  enum {
-    STEP = HELD,  // tokens of a block that lie in threadgroup memory at a time
-    ROW = D + 1,
-    RUNS = D / RUN,
-    INNER = FACTOR > 1 ? D / FACTOR : RUN,
-    OUTER = ROTATED ? D / INNER : 1
-  };
+  enum { STEP = HELD };  // tokens of a block that lie in threadgroup memory at a time
+  enum { ROW = D + 1, RUNS = D / RUN, INNER = FACTOR > 1 ? D / FACTOR : RUN };
+  enum { OUTER = ROTATED ? D / INNER : 1 };
   const device T* ring;   // of one KV head, as the other arrays
   const device T* fresh;  // tokens that are in no ring yet
   const device float* signs;
