@@ -128,7 +128,8 @@ def need_of(config: CacheConfig, model: Dimensions, weights: int) -> Need:
     """What a model takes with a cache. Raises CacheError for a cache that cannot be."""
     # The bytes are the same for all backends; this one has nothing to be compiled first.
     plan = resolve(replace(config, backend=Backend.REFERENCE), model.shape)
-    return Need(weights=weights, cache=plan.max_bytes, prompt=_prompt_step(model, _STEP))
+    prompt = _prompt_step(model, _STEP) + (plan.layer_bytes if on_gpu() else 0)
+    return Need(weights=weights, cache=plan.max_bytes, prompt=prompt)
 
 
 def _prompt_step(model: Dimensions, tokens: int) -> int:

@@ -31,6 +31,9 @@ from kvcache.tiers.mlx import MlxTiers
 from kvcache.tiers.plan import LayerPlan
 from kvcache.turn import Rotation
 
+# New tokens that may stay in memory beside the tiers, of all layers at a time.
+_FEW = 8
+
 
 class TwoTierKVCache:
     """Keys and values of one layer, bounded by its plan however long the chat.
@@ -111,7 +114,7 @@ class TwoTierKVCache:
         """`attend` with tokens and queries that are known to fit."""
         out = self._attend(q, new, self.ledger.total, scale, mask)
         self._append(new)
-        return out
+        return self._tiers.after_writes(out) if new.length > _FEW else out
 
     def scores(self, q: mx.array, *, scale: float = 1.0) -> mx.array:
         """Scores [B, Hq, L, held] of q [B, Hq, L, D] against `keys()`, before softmax.

@@ -103,6 +103,9 @@ def _written(part: mx.array, run: Run, blocks: mx.array) -> mx.array:
 
     The start is a number, not an array, which would be a launch of its own.
     """
+    if len(blocks) == len(part):
+        # MLX would take the blocks themselves, which hold on to all that they were cut from.
+        return mx.contiguous(blocks)
     made = copy(part)
     made[run.at : run.stop] = blocks
     return made

@@ -119,6 +119,14 @@ class Tiers(ABC, Generic[Array]):
     def pending(self) -> list[mx.array]:
         """Arrays that may still have to be evaluated."""
 
+    def after_writes(self, out: mx.array) -> mx.array:
+        """`out`, which now is not there before what was written; as it is where writes wait not.
+
+        So the next layer begins once the new tokens of this one are in their tiers: else
+        those of all layers would be held at a time.
+        """
+        return out
+
     @property
     @abstractmethod
     def allocated_tokens(self) -> int:

@@ -77,6 +77,10 @@ class MlxTiers(Tiers[mx.array]):
         unencoded = [ring.tokens.both for ring in (self._pinned, self._hot) if ring.tokens]
         return [*unencoded, *self._cold.pending()]
 
+    def after_writes(self, out: mx.array) -> mx.array:
+        after: mx.array = mx.depends(out, self.pending())
+        return after
+
     @property
     def allocated_tokens(self) -> int:
         return self._pinned.allocated + self._hot.allocated

@@ -141,11 +141,18 @@ class CachePlan:
 
     @property
     def prompt_bytes(self) -> int | None:
-        """Bytes that attention of a prompt step may take beside all this, for any window.
+        """Bytes that a cache's part of a prompt step may take beside all this, for any window.
 
-        Of one layer, since layers run one after another. None but for the GPU kernels.
+        Of one layer, since layers run one after another: attention, and a copy of its
+        tiers, which MLX makes where a step both reads and writes them. None but for the
+        GPU kernels. Blocks that are encoded by MLX operations take more.
         """
-        return MOST_TRANSIENT if self.backend is Backend.GPU else None
+        return MOST_TRANSIENT + self.layer_bytes if self.backend is Backend.GPU else None
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer of a full cache."""
+        return self.max_bytes // self.shape.layers
 
     @property
     def cold_bits(self) -> float:

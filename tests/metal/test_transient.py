@@ -10,12 +10,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from kvcache import codec
-from kvcache.gpu import TierPrefill
+from kvcache import Backend, CacheConfig, TwoTierKVCache, codec
+from kvcache.gpu import TierDecoder, TierPrefill
 from kvcache.gpu.prefill import MOST_TRANSIENT
+from kvcache.prompt_cache import from_plan
 from kvcache.reference import Mask
 from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
+from kvcache.tiers.gpu import GpuTiers
+from kvcache.tiers.plan import ModelShape, resolve
 from kvcache.turn import Rotation
 from tests.metal.recording import zeros
 from tests.metal.samples import Case
@@ -26,6 +29,12 @@ def fused(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask) ->
     seen = [mask] if isinstance(mask, mx.array) else []
     nothing = [array.flatten()[:1].astype(q.dtype) for array in (k, v, *seen)]
     return q + mx.concatenate(nothing).sum() * 0 * scale
+
+
+@pytest.fixture
+def _on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", fused)
 
 
 def held_by(case: Case) -> Snapshot:
@@ -102,3 +111,75 @@ def test_a_prompt_step_keeps_to_the_bound(name: str, monkeypatch: pytest.MonkeyP
     mx.eval(out)
     taken = mx.get_peak_memory() - before - out.nbytes
     assert 2**20 < taken <= bound
+
+
+def _gpu_caches(config: CacheConfig, shape: ModelShape) -> list[TwoTierKVCache]:
+    """One for each layer, whose kernels compute nothing."""
+    caches = from_plan(resolve(config, shape), None)
+    for cache in caches:
+        cache._tiers = GpuTiers(
+            cache.plan, decoder=TierDecoder(launch=zeros), prefill=TierPrefill(launch=zeros)
+        )
+    return caches
+
+
+def _through_layers(caches: list[TwoTierKVCache], x: mx.array, heads: int) -> mx.array:
+    """As a network: each layer's keys and values come of what the one before gave."""
+    for cache in caches:
+        keys = x[:, :heads] * 0.5
+        x = cache.attend(x, keys, keys * 2, scale=0.1)
+    return x
+
+
+@pytest.mark.usefixtures("_on_gpu")
+@pytest.mark.parametrize("layers", [2, 9])
+@pytest.mark.parametrize("held", [900, 2048, 7000])
+def test_a_prompt_step_with_its_writes_takes_what_the_plan_says(layers: int, held: int) -> None:
+    """Whatever the window and the layers: new tokens of one are let go before the next."""
+    config = CacheConfig(
+        keys="f16", values="f16", max_tokens=6000, backend=Backend.GPU, check_finite=False
+    )
+    shape = ModelShape(layers=layers, kv_heads=32, head_dim=64, context=1 << 16)
+    caches = _gpu_caches(config, shape)
+    tokens = mx.zeros((1, 32, held, 64), mx.float16)
+    for cache in caches:
+        cache.append(tokens, tokens)
+        mx.eval(cache.pending())
+    x = mx.zeros((1, 32, 512, 64), mx.float16)
+    mx.eval(x)
+    mx.clear_cache()
+    before, held_before = mx.get_active_memory(), _allocated(caches)
+    mx.reset_peak_memory()
+    _through_layers(caches, x, 32)
+    mx.eval([cache.pending() for cache in caches])
+    grown = _allocated(caches) - held_before
+    taken = mx.get_peak_memory() - before - grown
+    plan = resolve(config, shape)
+    # A network's own: queries, keys, values and output of a layer.
+    assert 0 < taken <= (plan.prompt_bytes or 0) + 5 * x.nbytes
+
+
+@pytest.mark.usefixtures("_on_gpu")
+@pytest.mark.parametrize("held", [300, 5000])
+def test_a_decoded_token_copies_no_ring(held: int) -> None:
+    config = CacheConfig(
+        keys="f16", values="f16", hot=2000, max_tokens=4500, backend=Backend.GPU, check_finite=False
+    )
+    shape = ModelShape(layers=2, kv_heads=8, head_dim=64, context=1 << 16)
+    caches = _gpu_caches(config, shape)
+    tokens = mx.zeros((1, 8, held, 64), mx.float16)
+    x = mx.zeros((1, 8, 1, 64), mx.float16)
+    for cache in caches:
+        cache.append(tokens, tokens)
+    mx.eval(x, [cache.pending() for cache in caches])
+    ring = min(array.nbytes for cache in caches for array in cache.pending() if array.size > 9999)
+    for _ in range(5):
+        assert caches[0].ledger.appended(1).end == caches[0].ledger.end
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(_through_layers(caches, x, 8))
+        assert mx.get_peak_memory() - before < ring // 2
+
+
+def _allocated(caches: list[TwoTierKVCache]) -> int:
+    return sum(cache.stats().allocated_bytes for cache in caches)
