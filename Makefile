@@ -24,7 +24,7 @@ test-large: $(VENV)/.dev
 vocabularies: $(VENV)/.dev
 	$(PY) -m pytest -m vocabularies
 
-# Every chat template of llama.cpp's collection, from a source distribution of 37 MB, and others.
+# Every chat template of llama.cpp's collection and others, of 80 MB of these packages.
 templates: $(VENV)/.dev
 	$(PY) -m pytest -m templates
 

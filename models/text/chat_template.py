@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
 from threading import Event
+from typing import NoReturn
 
 from models.errors import ChatTemplateError
 from models.gguf.metadata import Metadata
@@ -40,6 +41,13 @@ class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        roles = ", ".join(cls)
+        raise ValueError(
+            f"got a message of role {value!r}, expected one of {roles}; no tools are called"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

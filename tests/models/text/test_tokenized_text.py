@@ -14,6 +14,8 @@ from tests.models.text.vocabularies import Keys, byte_level, with_scores
 # Some may lie over each other in a text, some hold others.
 SPECIAL = dict.fromkeys(("<s>", "</s>", "<a>", "<a><b>", "b><a", "<c>", "ab<"), TokenType.CONTROL)
 DEFINED = dict.fromkeys(("<d>", "  ", "d>a"), TokenType.USER_DEFINED)
+# Its special tokens take the spaces after them.
+PHI_3 = dict.fromkeys(("<|end|>", "<|placeholder1|>"), TokenType.CONTROL)
 # After all bytes and the merges.
 BOS: Keys = {"bos_token_id": 261, "add_bos_token": True}
 MERGES = ("a b", "ab c", "Ġ a", "c c", "b c")
@@ -24,8 +26,8 @@ TOKENIZERS = {
     "scores": with_scores(PIECES, special=SPECIAL | DEFINED),
     "scores, no space": with_scores(PIECES, changes={"add_space_prefix": False}),
     "scores, unknown": with_scores(PIECES, byte_fallback=False),
-    "scores, spaces taken": with_scores(PIECES, special=SPECIAL | DEFINED, name="Phi-3"),
-    "bytes, spaces taken": byte_level(MERGES, special=SPECIAL | DEFINED, name="Phi-3"),
+    "scores, spaces taken": with_scores(PIECES, special=SPECIAL | DEFINED | PHI_3),
+    "bytes, spaces taken": byte_level(MERGES, special=SPECIAL | DEFINED | PHI_3),
 }
 
 
@@ -145,3 +147,10 @@ def test_a_models_own_ids_are_taken_as_they_are(tokenizer: Tokenizer) -> None:
     assert more.ids_before(len(asked.text)) == len(asked.ids)
     assert more.ids_before(len(said.text)) == len(said.ids)
     assert said.ids_before(len(asked.text) + 2) == len(asked.ids) + 2
+
+
+def test_spaces_that_a_token_takes_have_no_ids() -> None:
+    tokenizer = Tokenizer.from_metadata(TOKENIZERS["bytes, spaces taken"])
+    said = TokenizedText.of(tokenizer, "<|end|>\n ab<|end|> c")
+    assert [tokenizer.piece(id_) for id_ in said.ids] == ["<|end|>", "ab", "<|end|>", "c"]
+    assert [said.ids_before(at) for at in (7, 8, 9, 10, 11, 18, 19, 20)] == [1, 1, 1, 2, 2, 3, 3, 4]

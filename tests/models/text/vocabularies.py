@@ -24,12 +24,7 @@ def truth() -> dict[str, Any]:
     return content
 
 
-def _metadata(
-    model: str,
-    rows: Iterable[tuple[str, TokenType, float]],
-    changes: Keys,
-    name: str | None = None,
-) -> Metadata:
+def _metadata(model: str, rows: Iterable[tuple[str, TokenType, float]], changes: Keys) -> Metadata:
     texts, types, scores = zip(*rows, strict=True)
     keys: Keys = {
         "model": model,
@@ -38,8 +33,7 @@ def _metadata(
         "scores": np.array(scores, np.float32),
     }
     keys |= changes
-    found = {PREFIX + key: value for key, value in keys.items() if value is not None}
-    return Metadata(found | ({} if name is None else {"general.name": name}))
+    return Metadata({PREFIX + name: value for name, value in keys.items() if value is not None})
 
 
 def byte_level(
@@ -48,18 +42,17 @@ def byte_level(
     special: Mapping[str, TokenType] | None = None,
     without: str = "",
     changes: Keys | None = None,
-    name: str | None = None,
 ) -> Metadata:
     """All bytes but those of the characters `without`, merged pairs, then specials.
 
-    `changes` replace keys of `tokenizer.ggml`; None leaves a key out. `name`: the model's.
+    `changes` replace keys of `tokenizer.ggml`; None leaves a key out.
     """
     pairs = list(pairs)
     texts = [character for character in BYTE_ALPHABET if character not in without]
     texts += dict.fromkeys(pair.replace(" ", "") for pair in pairs)
     rows = [(text, TokenType.NORMAL, 0.0) for text in texts]
     rows += [(text, kind, 0.0) for text, kind in (special or {}).items()]
-    return _metadata("gpt2", rows, {"pre": "gpt-2", "merges": pairs, **(changes or {})}, name)
+    return _metadata("gpt2", rows, {"pre": "gpt-2", "merges": pairs, **(changes or {})})
 
 
 def with_scores(
@@ -68,11 +61,10 @@ def with_scores(
     special: Mapping[str, TokenType] | None = None,
     byte_fallback: bool = True,
     changes: Keys | None = None,
-    name: str | None = None,
 ) -> Metadata:
     """<unk>, <s>, </s>, 256 bytes, the pieces with their scores, then specials.
 
-    `changes` replace keys of `tokenizer.ggml`; None leaves a key out. `name`: the model's.
+    `changes` replace keys of `tokenizer.ggml`; None leaves a key out.
     """
     rows = [("<unk>", TokenType.UNKNOWN, 0.0)]
     rows += [(text, TokenType.CONTROL, 0.0) for text in ("<s>", "</s>")]
@@ -80,7 +72,7 @@ def with_scores(
         rows += [(f"<0x{byte:02X}>", TokenType.BYTE, 0.0) for byte in range(256)]
     rows += [(text, TokenType.NORMAL, score) for text, score in pieces.items()]
     rows += [(text, kind, 0.0) for text, kind in (special or {}).items()]
-    return _metadata("llama", rows, changes or {}, name)
+    return _metadata("llama", rows, changes or {})
 
 
 def from_sentencepiece(processor: sentencepiece.SentencePieceProcessor) -> Metadata:
