@@ -86,7 +86,7 @@ def test_encoded_tokens_are_loaded_once_for_sixteen_rows(pair: str, group: int) 
     expected = formula(case)
     assert expected.cold == pytest.approx(codecs_bits(case) * (3 if group == 33 else 1))
     assert expected.cold * 0.999 <= cold <= expected.cold * 1.05
-    assert unencoded == (expected.pinned + expected.hot) * CallShape.of(make(case).q, 2).team
+    assert unencoded == (expected.pinned + expected.hot) * CallShape.of(make(case).q.shape, 2).team
 
 
 @pytest.mark.parametrize(
