@@ -37,6 +37,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     *(("true", "false"), ("false", "true")),
 )
 _NUMBER = re.compile(r"(?<![\w.])(\d+)(?=u?\b(?!\.))")
+_SIZE = re.compile(r"threadgroup |\s*\w*STAGED = ")
 _STRUCTURE = re.compile(r"^struct (\w+)", re.MULTILINE)
 
 _GENERAL = (
@@ -151,11 +152,13 @@ class Mutant:
         """What to try it with: the family that it is in, or everything."""
         if self.file == "expand.metal":
             return _PREFILL
-        structures = [
-            m[1] for m in _STRUCTURE.finditer(text_of(self.file)) if m.start() < self.start
+        families = [
+            m[1]
+            for m in _STRUCTURE.finditer(text_of(self.file))
+            if m.start() < self.start and m[1] in _BY_STRUCTURE
         ]
-        if self.file == "codecs.h" and structures:
-            return _BY_STRUCTURE[[each for each in structures if each in _BY_STRUCTURE][-1]]
+        if self.file == "codecs.h" and families:
+            return _BY_STRUCTURE[families[-1]]
         others = [case for cases in _BY_STRUCTURE.values() for case in cases]
         return (*_GENERAL, *others) if self.file in (*SHARED_HEADERS, "cold.metal") else _GENERAL
 
@@ -188,15 +191,17 @@ def mutants() -> list[Mutant]:
 
 
 def _mutants_of(file: str) -> Iterator[Mutant]:
-    offset = 0
+    offset, numbers = 0, False
     for line in text_of(file).splitlines(keepends=True):
         code = line.partition("//")[0]
-        if not code.lstrip().startswith(("#", "template", "const device", "enum")):
+        numbers = code.lstrip().startswith("enum {") or (numbers and "}" not in code)
+        skipped = numbers and not _SIZE.match(code)
+        if not skipped and not code.lstrip().startswith(("#", "template", "const device", "enum")):
             for old, new in _RULES:
                 for match in re.finditer(re.escape(old), code):
                     yield Mutant(file=file, start=offset + match.start(), old=old, new=new)
             # An array one too large harms nothing, one too small does.
-            step = -1 if re.match(r"threadgroup |.*STAGED = ", code) else 1
+            step = -1 if _SIZE.match(code) else 1
             for match in _NUMBER.finditer(code):
                 new = str(int(match[1]) + step)
                 yield Mutant(file=file, start=offset + match.start(), old=match[1], new=new)
