@@ -93,7 +93,7 @@ _GENERAL = (
 _BY_STRUCTURE = {
     "TokenAffine": (
         Case(keys="q5", values="h6", dim=80, block=40, threadgroups=1),
-        Case(keys="q8", values="h6", dim=80, block=33),
+        Case(keys="q8", values="h6", dim=80, block=33, group=5),
         Case(keys="q8", values="h8", dim=128, blocks=2),
     ),
     "ChannelAffine": (
@@ -103,7 +103,7 @@ _BY_STRUCTURE = {
     ),
     "Levels": (
         Case(keys="turbo3", values="turbo3u", dim=80, block=40, threadgroups=1),
-        Case(keys="turbo4", values="turbo3", dim=96, block=31),
+        Case(keys="turbo4", values="turbo3", dim=96, block=31, group=7),
     ),
     "KVarN": (
         Case(keys="kvarn5", values="kvarn6", dim=80, block=40, threadgroups=1),
