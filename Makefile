@@ -6,7 +6,8 @@ PY     := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: chat test test-large vocabularies templates check metal-check cuda-check metal-mutants bench clean
+.PHONY: chat test test-large vocabularies templates check metal-check cuda-check \
+	metal-registers metal-mutants bench clean
 
 chat: $(VENV)/.run
 	@$(PY) -m app pull smollm2 >/dev/null
@@ -36,6 +37,10 @@ metal-check: $(VENV)/.dev
 # The same on an NVIDIA GPU.
 cuda-check: $(VENV)/.cuda
 	@$(PY) -m tests.metal.check $(CHECK)
+
+# Registers and machine code of every template of the GPU kernels, by NVIDIA's compiler: minutes.
+metal-registers: $(VENV)/.dev
+	$(PY) -m tests.metal.registers
 
 # The GPU kernels with one mistake each, to see that the tests would find it: half an hour.
 metal-mutants: $(VENV)/.dev

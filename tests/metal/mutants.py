@@ -40,6 +40,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     *(("true", "false"), ("false", "true")),
 )
 _NUMBER = re.compile(r"(?<![\w.])(\d+)(?=u?\b(?!\.))")
+_SIZE = re.compile(r"threadgroup |\s*\w*STAGED = ")
 _STRUCTURE = re.compile(r"^struct (\w+)", re.MULTILINE)
 
 _GENERAL = (
@@ -114,7 +115,7 @@ _MERGED = (
 _BY_STRUCTURE = {
     "TokenAffine": (
         Case(keys="q5", values="h6", dim=80, block=40, threadgroups=1),
-        Case(keys="q8", values="h6", dim=80, block=33),
+        Case(keys="q8", values="h6", dim=80, block=33, group=5),
         Case(keys="q8", values="h8", dim=128, blocks=2),
     ),
     "ChannelAffine": (
@@ -124,7 +125,7 @@ _BY_STRUCTURE = {
     ),
     "Levels": (
         Case(keys="turbo3", values="turbo3u", dim=80, block=40, threadgroups=1),
-        Case(keys="turbo4", values="turbo3", dim=96, block=31),
+        Case(keys="turbo4", values="turbo3", dim=96, block=31, group=7),
     ),
     "KVarN": (
         Case(keys="kvarn5", values="kvarn6", dim=80, block=40, threadgroups=1),
@@ -215,8 +216,9 @@ class Mutant:
         if self.file in ENCODING:
             known = [each for each in structures if each in _ENCODING_BY_STRUCTURE]
             return _ENCODING_BY_STRUCTURE[known[-1]] if known else _ENCODING
-        if self.file == "codecs.h" and structures:
-            return _BY_STRUCTURE[[each for each in structures if each in _BY_STRUCTURE][-1]]
+        families = [each for each in structures if each in _BY_STRUCTURE]
+        if self.file == "codecs.h" and families:
+            return _BY_STRUCTURE[families[-1]]
         others = [case for cases in _BY_STRUCTURE.values() for case in cases]
         return (*_GENERAL, *others) if self.file in (*SHARED_HEADERS, "cold.metal") else _GENERAL
 
@@ -249,15 +251,17 @@ def mutants() -> list[Mutant]:
 
 
 def _mutants_of(file: str) -> Iterator[Mutant]:
-    offset = 0
+    offset, numbers = 0, False
     for line in text_of(file).splitlines(keepends=True):
         code = line.partition("//")[0]
-        if not code.lstrip().startswith(("#", "template", "const device", "enum")):
+        numbers = code.lstrip().startswith("enum {") or (numbers and "}" not in code)
+        skipped = numbers and not _SIZE.match(code)
+        if not skipped and not code.lstrip().startswith(("#", "template", "const device", "enum")):
             for old, new in _RULES:
                 for match in re.finditer(re.escape(old), code):
                     yield Mutant(file=file, start=offset + match.start(), old=old, new=new)
             # An array one too large harms nothing, one too small does.
-            step = -1 if re.match(r"threadgroup |.*STAGED = ", code) else 1
+            step = -1 if _SIZE.match(code) else 1
             for match in _NUMBER.finditer(code):
                 new = str(int(match[1]) + step)
                 yield Mutant(file=file, start=offset + match.start(), old=match[1], new=new)

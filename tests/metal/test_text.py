@@ -120,7 +120,7 @@ def test_what_is_too_large_is_told() -> None:
     found = cuda.compile_cuda(made)
     assert found.registers > 96
     assert 96 < found.loop < found.instructions
-    assert cuda.compile_cuda(made, registers=64).spilled > 0
+    assert cuda.compile_cuda(made, registers=32).spilled > 0
 
 
 def test_rows_are_every_way_to_cut_them() -> None:
