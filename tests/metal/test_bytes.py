@@ -115,7 +115,7 @@ def test_sums_of_spans_are_read_once() -> None:
 
 
 def test_the_lanes_of_a_row_share_the_numbers_of_spans() -> None:
-    """Each simdgroup of a row looks at a top twice and at a total once; no thread at all of them."""
+    """Each simdgroup of a row looks at a top twice and at a total once; no thread at all."""
     case = Case(group=1, blocks=40, segments=(40,), slots=40, first_slot=0, kv_heads=4)
     emulator = Emulator(mode=Mode.COUNTING)
     attend(case, emulator)
