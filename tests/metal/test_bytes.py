@@ -150,6 +150,19 @@ def test_sums_of_spans_are_read_once() -> None:
     assert read == formula(case).scratch // 2 * case.dim // (case.dim + 2)
 
 
+def test_the_lanes_of_a_row_share_the_numbers_of_spans() -> None:
+    """Each simdgroup of a row looks at a top twice and at a total once; no thread at all."""
+    case = Case(group=1, blocks=40, segments=(40,), slots=40, first_slot=0, kv_heads=4)
+    emulator = Emulator(mode=Mode.COUNTING)
+    attend(case, emulator)
+    read = sum(emulator.loads["merge", f"{tier}_stats"] for tier in ("cold", "unencoded"))
+    *_, merge = calls_of(case)
+    simdgroups, rows = merge.threadgroup[0] // 32, case.kv_heads
+    spans = (merge.inputs[1].size + merge.inputs[3].size) // (2 * rows)
+    assert spans > 10
+    assert read == simdgroups * rows * spans * 3 * 4
+
+
 def test_traffic_by_hand() -> None:
     """One row of 4 heads of 64 over a pinned token, 3 hot ones and two blocks of 4 tokens."""
     found = traffic(
