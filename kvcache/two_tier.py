@@ -9,6 +9,7 @@ sees, `sight`. Keys arrive after RoPE; no tokenizer, no model.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -346,7 +347,7 @@ class TwoTierKVCache:
     # -- inside --
 
     def _append(self, new: Tokens[Any]) -> None:
-        after, self._shape = self.ledger.appended(new.length), _like(new.keys)
+        after, self._shape = _appended(self.ledger, new.length), _like(new.keys)
         self._tiers.append(self.ledger, after, new)
         self.ledger = after
 
@@ -358,13 +359,25 @@ class TwoTierKVCache:
         return self._tiers.attend(q, self.ledger, new, sight, scale / self.plan.temperature)
 
     def _sight(self, ledger: Ledger, position: int, queries: int, *, new: int, mask: Mask) -> Sight:
-        rule = "causal" if mask is None and queries == 1 else mask
-        return ledger.sight(position, queries, new=new, mask=rule, rotation=self.rotation)
+        if isinstance(mask, str) or (mask is None and queries == 1):
+            return _causal_sight(ledger, position, queries, new, self.rotation)
+        return ledger.sight(position, queries, new=new, mask=mask, rotation=self.rotation)
 
     def _held(self) -> Tokens[mx.array]:
         if not self.ledger.held:
             raise CacheError("the cache is empty: append keys and values first")
         return self._tiers.snapshot(self.ledger).decoded(self.plan.hot_dtype.mx)
+
+
+# The layers of a model ask for the same, one after the other, and so share one ledger.
+_appended = lru_cache(maxsize=16)(Ledger.appended)
+
+
+@lru_cache(maxsize=16)
+def _causal_sight(
+    ledger: Ledger, position: int, queries: int, new: int, rotation: Rotation | None
+) -> Sight:
+    return ledger.sight(position, queries, new=new, rotation=rotation)
 
 
 def _like(k: mx.array) -> tuple[int, int, int]:

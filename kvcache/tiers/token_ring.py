@@ -57,13 +57,14 @@ class TokenRing:
 
         An array of its own, which shares the memory: a snapshot keeps what it saw.
         """
-        batch, heads, _, dim = like.shape
+        wanted = min(end, self.capacity)
+        if self.tokens is not None and wanted <= self.tokens.length:
+            return copy(self.tokens.both)
         room = max(self.allocated, min(_FIRST_CAPACITY, self.capacity))
-        while room < min(end, self.capacity):
+        while room < wanted:
             room = min(2 * room, self.capacity)
         if self.tokens is None:
+            batch, heads, _, dim = like.shape
             return mx.zeros((2 * batch, heads, room, dim), self._dtype)
-        if room == self.allocated:
-            return copy(self.tokens.both)
         more = [(0, 0), (0, 0), (0, room - self.allocated), (0, 0)]
         return mx.pad(self.tokens.both, more)
