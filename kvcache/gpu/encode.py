@@ -199,7 +199,7 @@ def _encoder(codec: Codec, block: int, dim: int) -> _Encoder:
                 numbers=_table((), kvarn.CLIPS),
             )
         case _:
-            return made(structure="PlainEncoder<D, M, SIMDGROUPS>")
+            return made(structure="UnencodedEncoder<D, M, SIMDGROUPS>")
 
 
 def _table(of_levels: tuple[float, ...], clips: tuple[float, ...]) -> tuple[float, ...]:

@@ -169,7 +169,7 @@ _ENCODING_BY_STRUCTURE = {
     ),
     "Nearest": _ENCODING_LEVELS,
     "LevelsEncoder": _ENCODING_LEVELS,
-    "PlainEncoder": (EncodeCase(keys="f16", values="f16", dim=16, block=40),),
+    "UnencodedEncoder": (EncodeCase(keys="f16", values="f16", dim=16, block=40),),
     "KVarNEncoder": (
         EncodeCase(keys="kvarn4", values="kvarn2", dim=80, block=40, batch=1),
         EncodeCase(keys="kvarn3", values="kvarn8", dim=128, block=66, batch=1, blocks=1),

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from kvcache import Backend, CacheConfig, TwoTierKVCache, codec
-from kvcache.gpu import TierDecoder, TierPrefill
+from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
+from kvcache.gpu.kernel import Call
 from kvcache.gpu.prefill import MOST_TRANSIENT
 from kvcache.prompt_cache import from_plan
 from kvcache.reference import Mask
@@ -126,7 +127,10 @@ def _gpu_caches(plan: CachePlan) -> list[TwoTierKVCache]:
     caches = from_plan(plan, None)
     for cache in caches:
         cache._tiers = GpuTiers(
-            cache.plan, decoder=TierDecoder(launch=zeros), prefill=TierPrefill(launch=zeros)
+            cache.plan,
+            decoder=TierDecoder(launch=zeros),
+            prefill=TierPrefill(launch=zeros),
+            encoder=TierEncoder(launch=zeros),
         )
     return caches
 

@@ -198,7 +198,7 @@ struct LevelsEncoder {
 
 // f16: float16 as it is.
 template <int D, int M, int SIMDGROUPS>
-struct PlainEncoder {
+struct UnencodedEncoder {
   enum { TILED = 1, SCRATCH = 1 };
   device half* values;
 
