@@ -22,7 +22,7 @@ from kvcache.gpu.encode import Leaving
 from kvcache.gpu.kernel import Launcher
 from kvcache.snapshot import Tokens
 
-_MOST_TIES = 0.001  # of codes, and of scales, or values of f16, by more than the last place
+MOST_TIES = 0.001  # of codes, and of scales, or values of f16, by more than the last place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,4 +158,4 @@ def _share(differences: list[npt.NDArray[np.bool_]]) -> float:
 
 def is_rounding(codes: float, scales: float) -> bool:
     """Whether shares that differ are no more than sums in another order give."""
-    return max(codes, scales) <= _MOST_TIES
+    return max(codes, scales) <= MOST_TIES

@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from kvcache.gpu import TierPrefill
 from kvcache.gpu.kernel import Launcher
-from tests.metal import test_decode
+from tests.metal import test_decode, test_encode
 from tests.metal.cases import BLOCKS, CODECS, SHAPES, TIERS
 from tests.metal.check.rows import CorrectnessRow
+from tests.metal.encoding import MOST_TIES, EncodeCase, differing
 from tests.metal.samples import Case, make, tolerance
 from tests.metal.test_prefill import CASES as PREFILL
 
@@ -31,6 +32,7 @@ def cases() -> dict[str, Check]:
         **_of("prefill", PREFILL, _prefill),
         **_of("codec", CODECS, test_decode.attend),
         **_of("block", BLOCKS, test_decode.attend),
+        **{f"encode: {name}": _encoding(case) for name, case in test_encode.ALL.items()},
     }
 
 
@@ -61,3 +63,8 @@ def _prefill(case: Case, launch: Launcher) -> Pair:
     sample = make(case)
     out = TierPrefill(launch=launch).attend(sample.q, sample.held, sample.sight, scale=sample.scale)
     return np.array(out.astype(mx.float32)), sample.expected
+
+
+def _encoding(case: EncodeCase) -> Check:
+    """Shares of codes and of scales that are not those of MLX's operations: ties, on a GPU."""
+    return lambda launch: (np.array(differing(case, launch)), np.zeros(2), MOST_TIES)
