@@ -46,11 +46,11 @@ class TierPrefill:
         columns = sight.columns + (copies - 1) * held.pinned_count
         # An eighth is for small arrays on their way, then the outputs before they are joined.
         left = self.most_transient // 8 * 7 - q.nbytes
-        left -= 0 if sight.is_whole else shape.new * columns  # a mask
+        masked = 0 if sight.is_whole else shape.new * columns
         rotated = _rotated_bytes(shape, columns - held.blocks * held.block, q.dtype)
         each = 2 * shape.batch * shape.dim * columns * q.dtype.size + rotated
-        fits = each <= left and shape.dim in _FUSED_DIMS
-        step = max(1, min(shape.kv_heads, left // each))
+        fits = each <= left - masked and shape.dim in _FUSED_DIMS
+        step = max(1, min(shape.kv_heads, (left - masked) // each))
         queries = q.reshape(shape.batch, shape.kv_heads, shape.rows, shape.dim)
         mask = _mask(held, sight) if fits else None
         outputs = []

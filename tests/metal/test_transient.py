@@ -88,7 +88,7 @@ CASES = {
     "one head does not fit": Case(kv_heads=1, group=2, blocks=256, window_step=1),
 }
 # Bytes of the bound where it is not the default.
-BOUNDS = {"no fused attention": 20 * 2**20, "one head does not fit": 8 * 2**20}
+BOUNDS = {"no fused attention": 32 * 2**20, "one head does not fit": 12 * 2**20}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -115,11 +115,19 @@ def test_a_prompt_step_keeps_to_the_bound(name: str, monkeypatch: pytest.MonkeyP
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     bound = BOUNDS.get(name, MOST_TRANSIENT)
-    prefill = TierPrefill(launch=zeros, most_transient=bound)
+    calls: list[Call] = []
+
+    def counted(call: Call) -> list[mx.array]:
+        calls.append(call)
+        return zeros(call)
+
+    prefill = TierPrefill(launch=counted, most_transient=bound)
     out = prefill.attend(q, held, sight, scale=0.1)
     mx.eval(out)
     taken = mx.get_peak_memory() - before - out.nbytes
     assert 2**20 < taken <= bound
+    # Keys and values of each piece, which are not tiny.
+    assert len(calls) <= 2 * case.kv_heads * (1 + case.blocks // 3)
 
 
 def _gpu_caches(plan: CachePlan) -> list[TwoTierKVCache]:
