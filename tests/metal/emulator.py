@@ -120,6 +120,8 @@ class Emulator:
             if done.returncode:
                 raise KernelFaultError(done.stderr[:4000] or f"exit code {done.returncode}")
             for file, buffer in zip(files, buffers, strict=True):
+                if file.stat().st_size != buffer.nbytes:
+                    raise KernelFaultError("it wrote where its outputs are kept")
                 buffer[...] = np.fromfile(file, buffer.dtype).reshape(buffer.shape)
 
 

@@ -147,9 +147,11 @@ _BY_FILE = {"expand.metal": _PREFILL, "hadamard.h": _ROTATED, "merge.metal": _ME
 _MOST_TRANSIENT = 2_200_000
 
 _ENCODING = (
+    EncodeCase(keys="turbo3u", values="kivi4", dim=128, block=65, batch=1, blocks=1, held=65),
     EncodeCase(dim=80, block=40, blocks=3, held=50),
     EncodeCase(dim=128, block=40, kv_heads=1, batch=1, older=3, blocks=1, dtype=mx.float32),
-    EncodeCase(keys="turbo3u", values="kivi4", dim=128, block=65, batch=1, blocks=1, held=65),
+    EncodeCase(dim=16, block=3, times=0),
+    EncodeCase(dim=16, block=3, times=1e-3, dtype=mx.float32),
 )
 _ENCODING_LEVELS = (
     EncodeCase(keys="turbo3u", values="turbo4", dim=80, block=40, batch=1),
@@ -175,8 +177,8 @@ _ENCODING_BY_STRUCTURE = {
         EncodeCase(keys="kvarn3", values="kvarn8", dim=128, block=66, batch=1, blocks=1),
         EncodeCase(keys="kvarn3", values="kvarn8", dim=16, block=3, times=0),
         *(
-            EncodeCase(keys="kvarn3", values="kvarn8", dim=16, block=5, times=x, dtype=mx.float32)
-            for x in (1e12, 1e-25)
+            EncodeCase(keys=key, values="kvarn8", dim=16, block=n, times=x, dtype=mx.float32)
+            for key, n, x in (("kvarn3", 5, 1e12), ("kvarn2", 200, 1e-25))
         ),
     ),
 }

@@ -144,14 +144,15 @@ METAL_FUNC void value_run(const thread FAMILY& values, SHARED_POINTER(const uint
       staged + Tile<FAMILY>::VALUE_NUMBERS + token, run, levels, out);
 }
 
-// A simdgroup's queries with the keys' channels' scales in them, and the channels' offsets in a bias.
+// Queries [ROWS, D] of one simdgroup as they meet a block: the channels' scales go into them, the
+// channels' offsets into a bias of each row.
 template <int ROWS, int D>
-METAL_FUNC void fold(SHARED_POINTER(const float) queries, SHARED_POINTER(const uint) channels,
+METAL_FUNC void fold(SHARED_POINTER(const float4) queries, SHARED_POINTER(const uint) channels,
     SHARED_POINTER(float4) folded, SHARED_POINTER(float) biases, uint lane) {
   ROLLED for (int r = 0; r < ROWS; r++) {
     float bias = 0.0f;
     ROLLED for (int d = int(lane); d < D; d += 32) {
-      const float query = queries[r * D + d];
+      const float query = ((SHARED_POINTER(const float))queries)[r * D + d];
       bias += query * channel_number(channels, D + d);
       ((SHARED_POINTER(float))folded)[r * D + d] = query * channel_number(channels, d);
     }

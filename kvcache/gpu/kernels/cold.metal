@@ -27,12 +27,11 @@ enum {
   VALUE_CHANNELS = VALUES_AT + Tile<VALUES>::VALUE_STAGED,
   TILE_WORDS = VALUE_CHANNELS + VALUES::CHANNELS * D,
   SLICE_WORDS = TEAM * (32 / (D / RUN)) * D,
-  STAGED = TILE_WORDS > SLICE_WORDS ? TILE_WORDS : SLICE_WORDS,
-  FOLDS = KEYS::CHANNELS ? TEAMS : 1
+  STAGED = TILE_WORDS > SLICE_WORDS ? TILE_WORDS : SLICE_WORDS
 };
 threadgroup float level_table[16 + 16];
-threadgroup float4 all_rotated[KEYS::CHANNELS ? TEAM * ROWS * D / 4 : 1];
-threadgroup float4 all_folded[FOLDS * TEAM * ROWS * D / 4];
+threadgroup float4 all_queries[TEAM * ROWS * D / 4];
+threadgroup float4 all_folded[KEYS::CHANNELS ? TEAMS * TEAM * ROWS * D / 4 : 1];
 threadgroup float4 all_weights[TEAMS * TEAM * 32];
 threadgroup uint4 all_staged[TEAMS * STAGED / 4];
 threadgroup float all_biases[TEAMS * TEAM * ROWS];
@@ -40,8 +39,9 @@ threadgroup int all_oldest[TEAM * ROWS];
 threadgroup int all_newest[TEAM * ROWS];
 threadgroup float tops[TEAMS * TEAM * ROWS];
 threadgroup float totals[TEAMS * TEAM * ROWS];
+SHARED_POINTER(float4) own_queries = all_queries + member * uint(ROWS * D / 4);
 SHARED_POINTER(float4) folded =
-    all_folded + (KEYS::CHANNELS ? simdgroup : member) * uint(ROWS * D / 4);
+    KEYS::CHANNELS ? all_folded + simdgroup * uint(ROWS * D / 4) : own_queries;
 SHARED_POINTER(float4) weights = all_weights + simdgroup * 32u;
 SHARED_POINTER(float) biases = all_biases + simdgroup * uint(ROWS);
 SHARED_POINTER(int) oldest = all_oldest + member * uint(ROWS);
@@ -51,13 +51,10 @@ SHARED_POINTER(uint) key_channels = key_tile + KEY_CHANNELS;
 SHARED_POINTER(uint) value_tile = key_tile + VALUES_AT;
 SHARED_POINTER(uint) value_channels = key_tile + VALUE_CHANNELS;
 
-// Queries that no channel's scale goes into are the same for all blocks.
-SHARED_POINTER(float) rotated =
-    (SHARED_POINTER(float))((KEYS::CHANNELS ? all_rotated : all_folded) + member * uint(ROWS * D / 4));
-ROLLED for (int r = int(team); r < ROWS; r += TEAMS) {
-  const int from = (head * rows + min(first_row + r, rows - 1)) * D;
-  load_query<D, ROTATED>(
-      queries + from, scale, words, head % args[ARG_KV_HEADS], rotated + r * D, lane);
+for (int r = int(simdgroup); r < TEAM * ROWS; r += TEAMS * TEAM) {
+  const int row = min(int(threadgroup_position_in_grid.x) * TEAM * ROWS + r, rows - 1);
+  load_query<D, ROTATED>(queries + (head * rows + row) * D, scale, words,
+      head % args[ARG_KV_HEADS], (SHARED_POINTER(float))all_queries + r * D, lane);
 }
 if (simdgroup == 0u) level_table[lane] = levels[lane];
 if (team == 0u && lane < uint(ROWS)) {
@@ -99,7 +96,7 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
     team_barrier<TEAM>();
     if (there) {
       if (KEYS::CHANNELS && first == 0) {
-        fold<ROWS, D>(rotated, key_channels, folded, biases, lane);
+        fold<ROWS, D>(own_queries, key_channels, folded, biases, lane);
         simdgroup_barrier(mem_flags::mem_threadgroup);
       }
 

@@ -51,9 +51,9 @@ struct KVarNEncoder {
   template <class BLOCK>
   METAL_FUNC float top_of(const thread BLOCK& block, bool without_means, int simdgroup) const {
     float mine = 0.0f;
-    for (int first = 0; first < M; first += BLOCK::STEP) {
-      block.load_again(first);
-      for (int i = block.index; i < block.held(first) * D; i += THREADS) {
+    for (int begin = 0; begin < M; begin += BLOCK::STEP) {
+      block.load_again(begin);
+      for (int i = block.index; i < block.held(begin) * D; i += THREADS) {
         const float mean = without_means ? block.scratch[MEANS + i % D] : 0.0f;
         mine = max(mine, fabs(block.row(i / D)[i % D] - mean));
       }

@@ -19,15 +19,19 @@ const device int* lowest = args + ARG_LOWEST;
 
 threadgroup float4 all_scaled[TEAM * ROWS * D / 4];
 threadgroup float4 all_weights[TEAMS * TEAM * 32];
+threadgroup int all_oldest[TEAM * ROWS];
+threadgroup int all_newest[TEAM * ROWS];
 threadgroup float tops[TEAMS * TEAM * ROWS];
 threadgroup float totals[TEAMS * TEAM * ROWS];
 threadgroup float slices[TEAMS * TEAM * (32 / (D / RUN)) * D];
 SHARED_POINTER(float4) scaled = all_scaled + member * (ROWS * D / 4);
 SHARED_POINTER(float4) weights = all_weights + simdgroup * 32u;
+SHARED_POINTER(int) oldest = all_oldest + member * ROWS;
+SHARED_POINTER(int) newest = all_newest + member * ROWS;
 
 const bool pinned = span < pinned_spans;
 const int pairs = pinned ? args[ARG_PAIRS] : 0;
-for (int i = team * 32 + int(lane); i < ROWS * D; i += TEAMS * 32) {
+ROLLED for (int i = team * 32 + int(lane); i < ROWS * D; i += TEAMS * 32) {
   const int row = min(first_row + i / D, rows - 1);
   const int d = i % D;
   const device QUERY* query = queries + (head * rows + row) * D;
@@ -42,17 +46,15 @@ for (int i = team * 32 + int(lane); i < ROWS * D; i += TEAMS * 32) {
   }
   ((SHARED_POINTER(float))scaled)[i] = x * scale;
 }
+if (team == 0 && lane < uint(ROWS)) {
+  const int query = min(first_row + int(lane), rows - 1) % args[ARG_QUERIES];
+  oldest[lane] = lowest[query];
+  newest[lane] = args[ARG_POSITION] + query;
+}
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
 Running<ROWS, D> state;
 state.clear();
-int oldest[ROWS];
-int newest[ROWS];
-UNROLL for (int r = 0; r < ROWS; r++) {
-  const int query = min(first_row + r, rows - 1) % args[ARG_QUERIES];
-  oldest[r] = lowest[query];
-  newest[r] = args[ARG_POSITION] + query;
-}
 const int sub = int(lane) / Running<ROWS, D>::RUNS;
 const int run = int(lane) % Running<ROWS, D>::RUNS;
 const int hot = args[ARG_HOT];
