@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any, Self
 
 import mlx.core as mx
@@ -25,7 +26,7 @@ class HotDtype(Enum):
     BF16 = "bf16"
     F32 = "f32"
 
-    @property
+    @cached_property
     def mx(self) -> mx.Dtype:
         """The MLX dtype."""
         return {HotDtype.F16: mx.float16, HotDtype.BF16: mx.bfloat16, HotDtype.F32: mx.float32}[

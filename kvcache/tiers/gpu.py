@@ -36,9 +36,12 @@ class GpuTiers(MlxTiers):
         self._decoder, self._prefill = decoder or TierDecoder(), prefill or TierPrefill()
         self._encoder = encoder or TierEncoder()
         self._codecs = self._cold.codecs if plan.sizes.slots else ()
+        self._is_reference: dict[int, bool] = {}  # asked for each token
 
     def is_reference(self, dim: int) -> bool:
-        return why_unread(self._codecs, dim) is not None
+        if dim not in self._is_reference:
+            self._is_reference[dim] = why_unread(self._codecs, dim) is not None
+        return self._is_reference[dim]
 
     def write_leaving(self, first: int, end: int, fresh: Tokens[mx.array], number: int) -> None:
         start, stop = first * self.sizes.block, end * self.sizes.block
