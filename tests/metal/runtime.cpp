@@ -3,9 +3,14 @@
 //
 // A fiber runs until it waits or ends. When all that it waits for have come to the same place they
 // go on; if they never will, that is the bug to be reported: a barrier that some threads miss.
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -482,6 +487,9 @@ static std::vector<char> read_file(const char* path) {
 }
 
 int main(int count, char** words) {
+#ifdef __linux__
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // an endless loop outlives no test that is killed
+#endif
   int numbers[7];
   for (int i = 0; i < 7; i++) numbers[i] = atoi(words[1 + i]);
   std::vector<void*> blocks;  // each in a heap block of its exact size
