@@ -319,7 +319,7 @@ def test_all_cases_of_the_emulator_are_checked() -> None:
     kinds: dict[str, int] = {}
     for name in correctness.cases():
         kinds[name.partition(":")[0]] = kinds.get(name.partition(":")[0], 0) + 1
-    assert set(kinds) == {"tiers", "shape", "prefill", "codec", "block"}
+    assert set(kinds) == {"tiers", "shape", "prefill", "codec", "block", "encode"}
     assert sum(kinds.values()) > 80
 
 
