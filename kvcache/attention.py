@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from kvcache import reference
 from kvcache.config import Backend
-from kvcache.native.library import Array, library
+from kvcache.native.library import library
+from kvcache.native.structs import Array
 from kvcache.reference import Mask
 from kvcache.two_tier import TwoTierKVCache
 

@@ -111,7 +111,7 @@ def rotation_of(model: nn.Module) -> Rotation | None:
     found = {id(m): m for layer in model.layers for m in layer.modules() if _is_rope(m)}
     rotations = [_rotation(rope) for rope in found.values()]
     first = rotations[0] if rotations else None
-    if first is None or not all(_same(first, other) for other in rotations[1:]):
+    if first is None or any(one is None or one.key != first.key for one in rotations):
         return None
     return first
 
@@ -222,11 +222,3 @@ def _rotation(rope: nn.Module) -> Rotation | None:
 
 def _periods(rope: nn.Module) -> npt.NDArray[np.float64]:
     return np.asarray(rope._freqs).astype(np.float64)
-
-
-def _same(one: Rotation, other: Rotation | None) -> bool:
-    return (
-        other is not None
-        and one.traditional == other.traditional
-        and np.array_equal(one.periods, other.periods)
-    )

@@ -5,6 +5,7 @@ cache, so each row has its own sinks, its own migrations and its own window.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import mlx.core as mx
 
@@ -104,9 +105,15 @@ class RowsKVCache:
         return sum_rows(cache.stats() for cache in self.rows)
 
     def filter(self, rows: Sequence[int]) -> None:
-        """Keep only the given rows. Raises CacheError for rows that there are not."""
+        """Keep only the given rows; one that comes again is copied, as its tokens will differ.
+
+        Raises CacheError for rows that there are not.
+        """
         check_rows(rows, len(self.rows))
-        self.rows = [self.rows[at] for at in rows]
+        self.rows = [
+            deepcopy(self.rows[at]) if at in rows[:count] else self.rows[at]
+            for count, at in enumerate(rows)
+        ]
         self._padding = [self._padding[at] for at in rows]
 
     def extract(self, row: int) -> TwoTierKVCache:

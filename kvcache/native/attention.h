@@ -47,10 +47,10 @@ inline void rotate_into(const BlockForm& form, int64_t head, const float* rows, 
 // The whole of one call.
 class Attention {
   public:
-    // keys, values: of the new tokens. q_sink: the queries as they meet pinned tokens.
+    // keys, values: of the new tokens. q_turned: the queries as they meet pinned tokens.
     Attention(Pool& pool, const TierStep& step, const TierMemory& memory, const Strided& keys,
-              const Strided& values, const float* q, const float* q_sink, float* out)
-        : pool_(pool), step_(step), memory_(memory), q_(q), q_sink_(q_sink), out_(out),
+              const Strided& values, const float* q, const float* q_turned, float* out)
+        : pool_(pool), step_(step), memory_(memory), q_(q), q_turned_(q_turned), out_(out),
           scale_(step.scale * kLog2E), plan_(step, memory, keys, values),
           rows_(step.heads / step.kv_heads * step.queries),
           row_tasks_((rows_ + kRowsOfTask - 1) / kRowsOfTask),
@@ -108,10 +108,10 @@ class Attention {
         const int64_t parts = cold ? cold_spans_ : unencoded_spans_, all = int64_t(tiles.size());
         const TileRef* from = tiles.data() + all * part / parts;
         const TileRef* to = tiles.data() + all * (part + 1) / parts;
-        thread_local std::vector<float> queries, sinks, scratch;
+        thread_local std::vector<float> queries, turned, scratch;
         const float* given = q_ + (head * rows_ + first) * step_.dim;
         queries.resize(size_t(count * step_.dim));
-        sinks.resize(size_t(count * step_.dim));
+        turned.resize(size_t(count * step_.dim));
         Rows rows = partial(span, head, first, count);
         rows.clear();
         rows.queries = queries.data();
@@ -121,12 +121,12 @@ class Attention {
                         queries.data());
             return attend_cold(rows, head, first, from, to);
         }
-        const float* given_sink = q_sink_ + (head * rows_ + first) * step_.dim;
+        const float* given_turned = q_turned_ + (head * rows_ + first) * step_.dim;
         for (int64_t i = 0; i < count * step_.dim; i += kLanes) {
             store(&queries[i], load(given + i) * scale_);
-            store(&sinks[i], load(given_sink + i) * scale_);
+            store(&turned[i], load(given_turned + i) * scale_);
         }
-        attend_unencoded(rows, sinks.data(), head, first, from, to);
+        attend_unencoded(rows, turned.data(), head, first, from, to);
     }
 
     bool any_sees(const TileRef& tile, int64_t batch, const Rows& rows, int64_t first) const {
@@ -135,14 +135,14 @@ class Attention {
         return false;
     }
 
-    void attend_unencoded(const Rows& rows, const float* sinks, int64_t head, int64_t first,
+    void attend_unencoded(const Rows& rows, const float* turned, int64_t head, int64_t first,
                       const TileRef* from, const TileRef* to) const {
         const int64_t batch = head / step_.kv_heads, kv_head = head % step_.kv_heads;
         for (const TileRef* tile = from; tile < to; ++tile) {
             const Piece& piece = plan_.pieces[size_t(tile->source)];
             if (!piece.pinned && !any_sees(*tile, batch, rows, first)) continue;
             Rows seeing = rows;
-            if (piece.pinned) seeing.queries = sinks;
+            if (piece.pinned) seeing.queries = turned;
             attend_pair(*tile, head_of(piece.keys, batch, kv_head),
                         head_of(piece.values, batch, kv_head), seeing, [&](int64_t r) {
                             return piece.pinned ? Seen{0, tile->count}
@@ -273,7 +273,7 @@ class Attention {
     Pool& pool_;
     const TierStep& step_;
     const TierMemory& memory_;
-    const float *q_, *q_sink_;
+    const float *q_, *q_turned_;
     float* out_;
     const float scale_;
     const Plan plan_;

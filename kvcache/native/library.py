@@ -19,8 +19,6 @@ from kvcache.errors import CacheError, EmberError, quoted
 from kvcache.native import build, structs
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, checked, strided
 
-__all__ = ["HEAD_DIM_STEP", "Array", "Floats", "Library", "library"]
-
 SOURCES = build.Sources(entry=Path(__file__).parent / "operations.cpp")
 # As many as `bench --threads` takes.
 _MOST_THREADS = 1024

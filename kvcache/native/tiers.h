@@ -66,13 +66,13 @@ class Tiers {
 
     // Write the new tokens, and encode the blocks that leave the hot ring.
     void append(const NewTokens& fresh) const {
-        const int64_t sinks = std::clamp<int64_t>(step_.pinned - step_.total, 0, step_.length);
-        put(memory_.pinned, step_.total, fresh, 0, sinks);
+        const int64_t pinned = std::clamp<int64_t>(step_.pinned - step_.total, 0, step_.length);
+        put(memory_.pinned, step_.total, fresh, 0, pinned);
         const int64_t number = std::max<int64_t>(0, step_.total - step_.start);
         for (int64_t b = std::max(step_.end, step_.next_first); b < step_.next_end; ++b)
-            migrate(b, fresh, sinks, number);
+            migrate(b, fresh, pinned, number);
         const int64_t stays = std::max(number, step_.next_end * step_.block);
-        const int64_t first = sinks + stays - number;
+        const int64_t first = pinned + stays - number;
         if (first < step_.length) put(memory_.hot, stays, fresh, first, step_.length - first);
     }
 
@@ -101,7 +101,7 @@ class Tiers {
     }
 
     // Block `b`, of hot tokens and, from `number` on, of new ones, to the cold ring.
-    void migrate(int64_t b, const NewTokens& fresh, int64_t sinks, int64_t number) const {
+    void migrate(int64_t b, const NewTokens& fresh, int64_t pinned, int64_t number) const {
         static NewTokens leaving;
         leaving.resize(step_, step_.block, element());
         for (int64_t i = 0; i < step_.block; ++i) {
@@ -109,9 +109,9 @@ class Tiers {
             const int64_t at = u % std::max<int64_t>(1, memory_.hot.capacity);
             const bool is_new = u >= number;
             copy(leaving.keys, i, is_new ? fresh.keys : memory_.hot.keys,
-                 is_new ? sinks + u - number : at);
+                 is_new ? pinned + u - number : at);
             copy(leaving.values, i, is_new ? fresh.values : memory_.hot.values,
-                 is_new ? sinks + u - number : at);
+                 is_new ? pinned + u - number : at);
         }
         if (memory_.unencoded.capacity)
             return put(memory_.unencoded, b * step_.block, leaving, 0, step_.block);

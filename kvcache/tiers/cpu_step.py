@@ -103,4 +103,4 @@ class CpuStep:
 def _alike(one: Rotation | None, other: Rotation | None) -> bool:
     if one is None or other is None or one is other:
         return one is other
-    return one.traditional == other.traditional and np.array_equal(one.periods, other.periods)
+    return one.key == other.key

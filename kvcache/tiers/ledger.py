@@ -90,11 +90,6 @@ class Ledger:
         return self.sizes.pinned + self.origin
 
     @property
-    def cold_start(self) -> int:
-        """Position of the oldest cold token, or where it would be."""
-        return self.start + self.first * self.sizes.block
-
-    @property
     def hot_start(self) -> int:
         """Position of the oldest hot token, or where it would be."""
         return self.start + self.end * self.sizes.block

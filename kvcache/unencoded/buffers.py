@@ -12,7 +12,7 @@ import mlx.core as mx
 from kvcache.config import Backend, HotDtype
 from kvcache.cpu_memory import DTYPES, storable, zeros
 from kvcache.errors import CacheError
-from kvcache.native.library import Array
+from kvcache.native.structs import Array
 
 # B, Hkv and D.
 Layout = tuple[int, int, int]

@@ -19,7 +19,7 @@ import numpy as np
 
 from kvcache.config import Backend, HotDtype
 from kvcache.cpu_memory import DTYPES, storable, zeros
-from kvcache.native.library import Array
+from kvcache.native.structs import Array
 
 # Page numbers of each batch row, oldest first; every row has the same number.
 Tables = Sequence[Sequence[int]]

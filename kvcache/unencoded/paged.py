@@ -17,7 +17,7 @@ from kvcache.attention import attend_on_cpu, attend_unencoded
 from kvcache.checks import check_finite, check_queries, check_tokens
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
-from kvcache.native.library import HEAD_DIM_STEP
+from kvcache.native.structs import HEAD_DIM_STEP
 from kvcache.reference import Mask
 from kvcache.sight import Sight
 from kvcache.stats import CacheStats

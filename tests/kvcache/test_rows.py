@@ -41,6 +41,27 @@ def test_each_row_is_a_cache_of_its_own(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_a_row_that_is_kept_twice_goes_two_ways(backend: Backend) -> None:
+    config = CacheConfig(max_tokens=90, hot=16, block=16, backend=backend)
+    plan = resolve(config, SHAPE)
+    (batch,) = rows_from_plan(plan, None, left_padding=PADDING)
+    batch.filter([0, 1, 1])  # nothing is held yet
+    q, k, v = (_draw(57, heads, seed) for heads, seed in ((6, 1), (2, 2), (2, 3)))
+    batch.attend(q, k, v, scale=0.3)
+    batch.filter([2, 0, 2])
+    alone = [from_plan(plan, None)[0] for _ in PADDING]
+    for cache, row, skip in zip(alone, (2, 0, 2), (9, 0, 9), strict=True):
+        cache.attend(*(x[row : row + 1, :, skip:] for x in (q, k, v)), scale=0.3)
+    for step in (1, 20):
+        q, k, v = (_draw(step, heads, 10 + heads + step) for heads in (6, 2, 2))
+        out = np.asarray(batch.attend(q, k, v, scale=0.3))
+        for row, cache in enumerate(alone):
+            want = cache.attend(*(x[row : row + 1] for x in (q, k, v)), scale=0.3)
+            np.testing.assert_allclose(out[row : row + 1], np.asarray(want), atol=1e-5)
+    assert [row.offset for row in batch.rows] == [69, 78, 69]
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
 def test_padding_may_be_anything(backend: Backend) -> None:
     (batch,) = rows_from_plan(
         resolve(CacheConfig(backend=backend), SHAPE), None, left_padding=[0, 3]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from kvcache import CacheError
-from kvcache.native.library import Array, Library
+from kvcache.native.library import Library
+from kvcache.native.structs import Array
 from tests.kvcache import oracle
 
 SHAPES = [  # B, Hq, Hkv, L, held, D
