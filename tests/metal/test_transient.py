@@ -84,7 +84,8 @@ CASES = {
     "Llama-2-7B": Case(kv_heads=32, group=1, dim=128, blocks=64),
     "Llama-2-7B, 32k, window moves": Case(kv_heads=32, group=1, dim=128, blocks=512, window_step=1),
     "a long text is kept": Case(kv_heads=4, group=8, blocks=128, window_step=1, pinned=700),
-    "no fused attention": Case(kv_heads=2, group=2, dim=96, blocks=48, keys="kivi4"),
+    "Phi-3": Case(kv_heads=32, group=1, dim=96, blocks=64),
+    "no fused attention": Case(kv_heads=2, group=2, dim=112, blocks=48, keys="kivi4"),
     "one head does not fit": Case(kv_heads=1, group=2, blocks=256, window_step=1),
 }
 # Bytes of the bound where it is not the default.
