@@ -19,8 +19,8 @@ from kvcache.codecs.base import ArraySpec, Codec, Encoded
 from kvcache.codecs.lloyd_max import levels
 from kvcache.codecs.rotation import hadamard_factor
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
-from kvcache.gpu.families import family_of
-from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
+from kvcache.gpu.families import LEVELS, family_of
+from kvcache.gpu.kernel import LEAST_SIZE, Call, Constant, Kernel, Launcher, launch_on_device
 from kvcache.gpu.shape import TILE, ceil_div
 from kvcache.snapshot import Tokens
 
@@ -29,8 +29,7 @@ Codecs = tuple[Codec, Codec]
 _SIMDGROUPS = 6  # of a threadgroup: one for each clip that is tried, or group of channels
 _MOST_SHARED = 32 * 1024  # bytes of threadgroup memory, Metal's limit
 _HEADERS = ("packing.h", "leaving.h", "encoders.h", "encode_kvarn.h")
-_LEVELS, _CLIPS = 16, 8  # numbers of a codec: levels, the middles between them, clips
-_LEAST_SIZE = 8  # MLX puts smaller inputs into constant memory, another kind of pointer
+_CLIPS = 8  # at most; numbers of a codec: levels, the middles between them, clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class _Encoder:
     rotated: bool
     tiled: bool = True
     scratch: int = 1
-    numbers: tuple[float, ...] = (0.0,) * (2 * _LEVELS + _CLIPS)
+    numbers: tuple[float, ...] = (0.0,) * (2 * LEVELS + _CLIPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +204,7 @@ def _encoder(codec: Codec, block: int, dim: int) -> _Encoder:
 def _table(of_levels: tuple[float, ...], clips: tuple[float, ...]) -> tuple[float, ...]:
     """Levels, the middles between them and clips, each padded to its room."""
     middles = tuple((low + high) / 2 for low, high in pairwise(of_levels))
-    rooms = (of_levels, _LEVELS), (middles, _LEVELS), (clips, _CLIPS)
+    rooms = (of_levels, LEVELS), (middles, LEVELS), (clips, _CLIPS)
     return tuple(number for row, room in rooms for number in (*row, *[0.0] * (room - len(row))))
 
 
@@ -240,4 +239,4 @@ def _minuses(factor: int) -> mx.array:
     """
     matrix = np.array(mx.hadamard_transform(mx.eye(2 * factor)))[::2, ::2].T
     minuses = [sum(1 << int(k) for k in np.flatnonzero(row < 0)) for row in matrix]
-    return mx.array([*minuses, *[0] * (_LEAST_SIZE - factor)], mx.uint32)
+    return mx.array([*minuses, *[0] * (LEAST_SIZE - factor)], mx.uint32)

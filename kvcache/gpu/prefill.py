@@ -23,7 +23,7 @@ from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens, joined
 
 MOST_TRANSIENT = 64 * 2**20  # bytes
-_FUSED_DIMS = (64, 80, 128)  # for others MLX's attention holds all scores (MLX 0.32 on Metal)
+_FUSED_DIMS = (64, 72, 80, 96, 128)  # for others MLX 0.32.1 on Metal holds all scores
 _FLOAT = 4
 
 

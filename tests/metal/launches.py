@@ -9,7 +9,7 @@ import io
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -21,13 +21,18 @@ import mlx.core as mx
 
 from app.bench.engines import mlx_lm_case
 from app.bench.engines.case import Case, EngineName, MlxLmSetting
-from kvcache import Backend, CacheConfig, TwoTierKVCache, make_prompt_cache
+from kvcache import Backend, CacheConfig, make_prompt_cache
 from kvcache.gpu.kernel import Kernel
-from kvcache.tiers.gpu import GpuTiers
 from models import load
 from models.gguf.tensor_types import TensorType
 from models.network.llama import Model
-from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
+from tests.gguf_factory import (
+    LlamaShape,
+    TypeChoice,
+    every_matrix,
+    sentencepiece_tokenizer,
+    write_llama,
+)
 
 _VIEWS = frozenset(
     {
@@ -35,13 +40,19 @@ _VIEWS = frozenset(
         *("Squeeze", "Transpose", "Unflatten", "View"),
     }
 )
-_MORE = {"DynamicSliceUpdate": 1}  # where it lies is computed by a launch of its own
+_TWICE = "DynamicSliceUpdate"  # where it lies is computed by a launch of its own
+_TYPES = every_matrix(TensorType.Q8_0)
 _HOT, _BLOCK, _WINDOW = 64, 32, 2048
 
 
 def token(held: int) -> int:
     """Of one layer and one token, after `held` of them."""
-    return _of_a_layer(lambda layers: _network(layers, held))
+    return of_a_layer(held).total()
+
+
+def of_a_layer(held: int, types: TypeChoice = _TYPES) -> Counter[str]:
+    """The same by primitives; what is one node here but not in MLX is "Depends"."""
+    return _third_layer(lambda layers: _network(layers, held, types))
 
 
 def block() -> int:
@@ -54,52 +65,47 @@ def block() -> int:
 def mlx_lm_token(held: int) -> int:
     """Of mlx-lm's network and KVCache."""
     import_module("mlx_lm.models.llama")  # which asks for the device that there is
-    return _of_a_layer(lambda layers: _mlx_lm(layers, held))
+    return _third_layer(lambda layers: _mlx_lm(layers, held)).total()
 
 
-def _of_a_layer(graph: Any) -> int:
-    """What a third layer adds."""
+def launching(arrays: Sequence[mx.array]) -> Counter[str]:
+    """The primitives that compute these, as often as each launches something."""
+    with io.StringIO() as drawn:
+        mx.export_to_dot(drawn, *arrays)
+        names = Counter(re.findall(r'label ="(\w+)", shape=rectangle', drawn.getvalue()))
+    names[_TWICE] *= 2
+    return Counter({name: count for name, count in names.items() if count and name not in _VIEWS})
+
+
+def node(outputs: list[mx.array], inputs: Sequence[mx.array]) -> list[mx.array]:
+    """The outputs, as one primitive that takes the inputs."""
+    mx.eval(outputs)
+    return list(mx.depends(outputs, list(inputs)))
+
+
+def _third_layer(graph: Callable[[int], list[mx.array]]) -> Counter[str]:
+    """What it adds."""
     with _as_on_a_gpu():
-        two, three = (_launches(graph(layers)) for layers in (2, 3))
+        two, three = (launching(graph(layers)) for layers in (2, 3))
     return three - two
 
 
-def _launches(arrays: Sequence[mx.array]) -> int:
-    """To compute these."""
-    with io.StringIO() as drawn:
-        mx.export_to_dot(drawn, *arrays)
-        names = Counter(re.findall(r'label ="(\w+)"', drawn.getvalue()))
-    return sum(
-        count * (1 + _MORE.get(name, 0)) for name, count in names.items() if name not in _VIEWS
-    )
-
-
-def _network(layers: int, held: int) -> list[mx.array]:
+def _network(layers: int, held: int, types: TypeChoice) -> list[mx.array]:
     """A token's logits, and all that it writes."""
-    model = _model(layers)
-    config = CacheConfig(max_tokens=_WINDOW, hot=_HOT, block=_BLOCK)
+    model = _model(layers, types)
+    config = CacheConfig(max_tokens=_WINDOW, hot=_HOT, block=_BLOCK, backend=Backend.GPU)
     caches = make_prompt_cache(model, config)
+    tokens = mx.zeros((1, model.shape.kv_heads, held, model.shape.head_dim), mx.float16)
     for cache in caches:
-        _hold(cache, model, held)
+        cache.append(tokens, tokens)
+        mx.eval(cache.pending())
     hidden = model.hidden(_evaluated(mx.array([[5]])), caches)
     logits = model.logits(hidden[:, -1])
     return [logits, *(array for cache in caches for array in cache.pending())]
 
 
-def _hold(cache: TwoTierKVCache, model: Model, held: int) -> None:
-    """Tokens in the tiers, put there by plain MLX, which computes here."""
-    config = CacheConfig(max_tokens=_WINDOW, hot=_HOT, block=_BLOCK, backend=Backend.REFERENCE)
-    (plain, *_) = make_prompt_cache(model, config)
-    size = (1, model.shape.kv_heads, held, model.shape.head_dim)
-    plain.append(*(mx.random.normal(size).astype(mx.float16) for _ in "kv"))
-    mx.eval(plain.pending())
-    tiers = GpuTiers(cache.plan)
-    tiers.__dict__.update(plain._tiers.__dict__)
-    cache._tiers, cache.ledger, cache._shape = tiers, plain.ledger, plain._shape
-
-
 def _mlx_lm(layers: int, held: int) -> list[mx.array]:
-    model = _model(layers)
+    model = _model(layers, _TYPES)
     case = Case(
         engine=EngineName.MLX_LM,
         model="",
@@ -118,7 +124,7 @@ def _mlx_lm(layers: int, held: int) -> list[mx.array]:
     return [run._model(_evaluated(mx.array([[5]])), run.cache)]
 
 
-def _model(layers: int) -> Model:
+def _model(layers: int, types: TypeChoice) -> Model:
     shape = LlamaShape(
         layers=layers, width=256, ffn=512, heads=4, kv_heads=2, vocab=611, context=4096
     )
@@ -127,7 +133,7 @@ def _model(layers: int) -> Model:
         write_llama(
             path,
             config=shape,
-            types=every_matrix(TensorType.Q8_0),
+            types=types,
             tokenizer_metadata=sentencepiece_tokenizer(shape.vocab),
             seed=5,
         )
@@ -143,11 +149,11 @@ def _as_on_a_gpu() -> Iterator[None]:
 
     def kernel(**call: Any) -> list[mx.array]:
         shapes = zip(call["output_shapes"], call["output_dtypes"], strict=True)
-        return _node([mx.zeros(shape, dtype) for shape, dtype in shapes], call["inputs"])
+        return node([mx.zeros(shape, dtype) for shape, dtype in shapes], call["inputs"])
 
     def fast(x: mx.array, *others: Any, **_named: Any) -> mx.array:
         arrays = [each for each in others if isinstance(each, mx.array)]
-        return _node([mx.zeros(x.shape, x.dtype)], [x, *arrays])[0]
+        return node([mx.zeros(x.shape, x.dtype)], [x, *arrays])[0]
 
     with ExitStack() as patches:
         patch = patches.enter_context
@@ -156,12 +162,6 @@ def _as_on_a_gpu() -> Iterator[None]:
         for name in ("rms_norm", "rope", "scaled_dot_product_attention"):
             patch(mock.patch.object(mx.fast, name, fast))
         yield
-
-
-def _node(outputs: list[mx.array], inputs: Sequence[mx.array]) -> list[mx.array]:
-    """The outputs, as one primitive that takes the inputs."""
-    mx.eval(outputs)
-    return list(mx.depends(outputs, list(inputs)))
 
 
 def _evaluated(array: mx.array) -> mx.array:

@@ -26,7 +26,7 @@ _MOST = 2_000_000  # instructions: more is an endless loop
 _BUFFER = 1 << 40  # of addresses between one parameter and the next
 _LABEL = re.compile(r"^(\$\w+):$")
 _INSTRUCTION = re.compile(r"^(?:@(?P<not>!?)(?P<guard>%p\d+) )?(?P<op>[\w.:]+)\s*(?P<rest>[^;]*);$")
-_ADDRESS = re.compile(r"^\[(?P<base>[%\w]+)(?P<offset>[+-]\d+)?\]$")
+_ADDRESS = re.compile(r"^\[(?P<base>[%\w]+)(?:\+?(?P<offset>-?\d+))?\]$")
 _PARAMETER = re.compile(r"_param_(\d+)$")
 # Bits, of others than 32.
 _SIZES = {"b16": 16, "u16": 16, "s16": 16, "b64": 64, "u64": 64, "s64": 64}
@@ -191,6 +191,11 @@ def _divided(_kinds: list[str], a: int, b: int) -> int:
     return quotient if (a < 0) == (b < 0) else -quotient
 
 
+def _multiplied(kinds: list[str], a: int, b: int) -> int:
+    """hi: the upper half of the product, by which compilers divide."""
+    return a * b >> _SIZES.get(kinds[-1], 32) if "hi" in kinds else a * b
+
+
 # What whole numbers become; what is not here is not known.
 _COMPUTE: dict[str, Callable[..., int]] = {
     "mov": lambda _, a: a,
@@ -198,8 +203,8 @@ _COMPUTE: dict[str, Callable[..., int]] = {
     "cvt": lambda _, a: a,
     "add": lambda _, a, b: a + b,
     "sub": lambda _, a, b: a - b,
-    "mul": lambda _, a, b: a * b,
-    "mad": lambda _, a, b, c: a * b + c,
+    "mul": _multiplied,
+    "mad": lambda kinds, a, b, c: _multiplied(kinds, a, b) + c,
     "div": _divided,
     "rem": lambda kinds, a, b: a - b * _divided(kinds, a, b),
     "min": lambda _, a, b: min(a, b),

@@ -15,7 +15,7 @@ from kvcache import Backend
 from kvcache.gpu.kernel import Call, Dialect, Launcher
 from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
-from tests.metal import cuda
+from tests.metal import cases, cuda, test_encode, test_prefill
 from tests.metal.build import find_compiler
 from tests.metal.check import correctness, run
 from tests.metal.check.report import ROWS, Report, schema
@@ -316,11 +316,13 @@ def test_the_link_is_cuda() -> None:
 
 
 def test_all_cases_of_the_emulator_are_checked() -> None:
-    kinds: dict[str, int] = {}
-    for name in correctness.cases():
-        kinds[name.partition(":")[0]] = kinds.get(name.partition(":")[0], 0) + 1
-    assert set(kinds) == {"tiers", "shape", "prefill", "codec", "block", "encode"}
-    assert sum(kinds.values()) > 80
+    names = {
+        *cases.ALL,
+        *(f"prefill: {name}" for name in test_prefill.CASES),
+        *(f"encode: {name}" for name in test_encode.ALL),
+    }
+    assert correctness.cases().keys() == names
+    assert len(names) > 150
 
 
 def rows_of(checks: dict[str, correctness.Check]) -> Iterator[CorrectnessRow]:

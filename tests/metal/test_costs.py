@@ -92,6 +92,8 @@ out[i] = sum;
     [
         ("numbers[0] / numbers[1]", -3),
         ("numbers[0] % numbers[1]", -2),
+        ("numbers[0] / 3", -5),
+        ("int(uint(-numbers[0]) % 6u)", 5),
         ("min(-numbers[0], numbers[1] * 9)", 17),
         ("(numbers[0] >> 2) + (numbers[1] << 2)", 15),
         ("int(uint(numbers[0]) >> 28)", 15),

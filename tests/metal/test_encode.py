@@ -1,10 +1,7 @@
 """The encoding kernel's own text, executed here: the very bits of the codecs' MLX operations."""
 
-import re
-import tempfile
 from itertools import cycle
 from math import prod
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -34,6 +31,7 @@ from tests.metal.encoding import (
     unlike,
 )
 from tests.metal.generated import generate
+from tests.metal.launches import launching
 from tests.metal.lint import lint
 from tests.metal.recording import Recorder, zeros
 
@@ -155,16 +153,6 @@ def test_what_differs_is_counted() -> None:
 # -- what is counted --
 
 
-def _launching(arrays: list[mx.array]) -> list[str]:
-    """The primitives of a graph that a GPU runs something for; views are free."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "graph.dot"
-        mx.export_to_dot(str(file), *arrays)
-        names = re.findall(r'\[label ="(\w+)"', file.read_text())
-    views = {"Broadcast", "ExpandDims", "Squeeze", "Reshape", "Slice", "Flatten", "Unflatten"}
-    return [name for name in names if name not in {*views, "View", "Split", "Transpose"}]
-
-
 @pytest.mark.parametrize("dim", [64, 128])
 def test_a_block_is_one_launch(dim: int) -> None:
     case = EncodeCase(dim=dim, blocks=1, batch=1, held=64)
@@ -175,7 +163,7 @@ def test_a_block_is_one_launch(dim: int) -> None:
         for each, side in zip(case.codecs, tokens, strict=True)
         for part in each.encode(side).parts.values()
     ]
-    assert len(_launching(composed)) > 200
+    assert launching(composed).total() > 200
     recorder = Recorder()
     encoded(case, recorder)
     assert len(recorder.calls) == 1

@@ -84,7 +84,8 @@ CASES = {
     "Llama-2-7B": Case(kv_heads=32, group=1, dim=128, blocks=64),
     "Llama-2-7B, 32k, window moves": Case(kv_heads=32, group=1, dim=128, blocks=512, window_step=1),
     "a long text is kept": Case(kv_heads=4, group=8, blocks=128, window_step=1, pinned=700),
-    "no fused attention": Case(kv_heads=2, group=2, dim=96, blocks=48, keys="kivi4"),
+    "Phi-3": Case(kv_heads=32, group=1, dim=96, blocks=64),
+    "no fused attention": Case(kv_heads=2, group=2, dim=112, blocks=48, keys="kivi4"),
     "one head does not fit": Case(kv_heads=1, group=2, blocks=256, window_step=1),
 }
 # Bytes of the bound where it is not the default.
@@ -153,8 +154,11 @@ def _through_layers(caches: list[TwoTierKVCache], x: mx.array, heads: int) -> mx
 
 @pytest.mark.usefixtures("_on_gpu")
 @pytest.mark.parametrize("held", [900, 2048, 7000])
-def test_a_prompt_step_with_its_writes_takes_what_the_plan_says(held: int) -> None:
-    few, many = (_taken_with_writes(layers, held) for layers in (2, 9))
+@pytest.mark.parametrize("kv", [("f16", "f16"), ("hkivi5", "turbo3u")], ids="/".join)
+def test_a_prompt_step_with_its_writes_takes_what_the_plan_says(
+    held: int, kv: tuple[str, str]
+) -> None:
+    few, many = (_taken_with_writes(layers, held, kv) for layers in (2, 9))
     # Whatever the layers: the new tokens of one are let go before the next.
     assert many < few + 2 * _NEW_BYTES
 
@@ -162,10 +166,11 @@ def test_a_prompt_step_with_its_writes_takes_what_the_plan_says(held: int) -> No
 _NEW_BYTES = 2 * 32 * 512 * 64 * 2  # keys and values of a layer's new tokens
 
 
-def _taken_with_writes(layers: int, held: int) -> int:
+def _taken_with_writes(layers: int, held: int, kv: tuple[str, str]) -> int:
     """Bytes of a step at a time, but for what the tiers grow by; checked against the plan."""
+    keys, values = kv
     config = CacheConfig(
-        keys="f16", values="f16", max_tokens=6000, backend=Backend.GPU, check_finite=False
+        keys=keys, values=values, max_tokens=6000, backend=Backend.GPU, check_finite=False
     )
     plan = resolve(config, ModelShape(layers=layers, kv_heads=32, head_dim=64, context=1 << 16))
     caches = _gpu_caches(plan)

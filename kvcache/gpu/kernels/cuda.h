@@ -3,7 +3,6 @@
 
 #define METAL_FUNC __device__ __forceinline__
 #define device
-#define constant
 #define thread
 #define threadgroup __shared__
 #define SHARED_POINTER(T) T*
