@@ -142,9 +142,9 @@ class Model(nn.Module):
         return self.config.shape
 
     @property
-    def rotation(self) -> Rotation:
-        """What rope does to queries and keys."""
-        return Rotation(periods=self.rope.periods, traditional=True)
+    def rotations(self) -> list[Rotation | None]:
+        """What each layer's rope does to queries and keys."""
+        return [Rotation(periods=self.rope.periods, traditional=True)] * self.config.layers
 
     @property
     def vocabulary(self) -> int:
