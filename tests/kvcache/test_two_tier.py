@@ -207,7 +207,9 @@ WALK = st.lists(
     sizes=_windows(st.one_of(st.just(32), st.integers(1, 7))),
     steps=st.lists(
         st.one_of(
-            st.tuples(st.sampled_from(["append", "attend", "attend", "rewind"]), st.integers(1, 47)),
+            st.tuples(
+                st.sampled_from(["append", "attend", "attend", "rewind"]), st.integers(1, 47)
+            ),
             st.tuples(st.sampled_from(["save_and_load", "clear"])),
         ),
         min_size=2,
