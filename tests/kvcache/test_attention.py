@@ -64,8 +64,8 @@ def _seen_within(q: mx.array, k: mx.array, v: mx.array, window: int) -> Any:
     total = q.shape[2]
     at = np.arange(total)
     visible = (at[None] <= at[:, None]) & (at[None] > at[:, None] - window)
-    wide = (np.asarray(x).astype(np.float64) for x in (q, k, v))
-    return oracle.attention(*wide, SCALE, visible[None])
+    queries, keys, values = (np.asarray(x).astype(np.float64) for x in (q, k, v))
+    return oracle.attention(queries, keys, values, SCALE, visible[None])
 
 
 @pytest.mark.parametrize("window", [1, 6, 7, 8, 13, 200])
