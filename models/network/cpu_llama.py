@@ -16,11 +16,27 @@ from kvcache.checks import not_finite
 from kvcache.native.structs import Floats
 from models.native.kernels import Kernels
 from models.native.packed import Layer, Weight
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from models.network.layers import Projection, QuantizedLinear
 from models.network.llama import AttentionInputs, Block, Model
 from models.network.rope import Rope
+from models.network.switches import Switches
 from models.network.weights import Weights
+
+
+def unserved(config: NetworkConfig) -> tuple[str, ...]:
+    """What of a network the kernels do not compute, in words."""
+    switches = config.switches
+    served = Switches(
+        fused=switches.fused,
+        attention_scale=switches.attention_scale,
+        embedding_scale=switches.embedding_scale,
+        logit_divisor=switches.logit_divisor,
+    )
+    left = set(switches.named()) - set(served.named())
+    if config.rope_magnitude != 1 and config.rope_dims < config.head_dim:
+        left.add("rope that multiplies parts of heads")
+    return tuple(sorted(left))
 
 
 class CpuBlock(Block):
@@ -32,7 +48,13 @@ class CpuBlock(Block):
     joins = False  # the kernels take each matrix by itself
 
     def __init__(
-        self, config: LlamaConfig, weights: Weights, index: int, rope: Rope, *, kernels: Kernels
+        self,
+        config: NetworkConfig,
+        weights: Weights,
+        index: int,
+        rope: Rope | None,
+        *,
+        kernels: Kernels,
     ) -> None:
         super().__init__(config, weights, index, rope)
         self._kernels = kernels
@@ -53,7 +75,7 @@ class CpuBlock(Block):
             )
 
     def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
-        if self._inputs is None:
+        if self._inputs is None or self.rope is None:
             return super().attention_inputs(x, offset)
         q, k, v = self._kernels.attention_inputs(
             _floats(x),
@@ -83,7 +105,7 @@ class CpuBlock(Block):
 class CpuModel(Model):
     """`Model` by the CPU kernels, over float32 activations."""
 
-    def __init__(self, config: LlamaConfig, weights: Weights, kernels: Kernels) -> None:
+    def __init__(self, config: NetworkConfig, weights: Weights, kernels: Kernels) -> None:
         super().__init__(config, weights, partial(CpuBlock, kernels=kernels))
         self._kernels = kernels
         self._table = _pack(self.embedding.as_linear)
@@ -93,7 +115,7 @@ class CpuModel(Model):
         self._packed = tuple(layer.packed for layer in self.layers if layer.packed is not None)
 
     def embed(self, ids: mx.array) -> mx.array:
-        if self._table is None:
+        if self._table is None or self.config.switches.embedding_scale != 1:
             return super().embed(ids)
         flat = np.asarray(ids).astype(np.int64).reshape(-1)
         return mx.array(self._kernels.embed(flat, self._table).reshape(*ids.shape, -1))
@@ -118,16 +140,17 @@ class CpuModel(Model):
         before the one that refused them have appended.
         """
         batch, length, _ = x.shape
-        config = self.config
+        config, first = self.config, self.layers[0]
         steps = caches[0].steps((batch, config.kv_heads, config.head_dim), length)
         lent = [memory for cache in caches for memory in cache.lend(steps)]
         if not lent or len(lent) < len(caches) * len(steps):
             return None
         structs = [
-            step.struct(heads=config.heads, scale=config.head_dim**-0.5 / step.plan.temperature)
+            step.struct(heads=config.heads, scale=first.scale / step.plan.temperature)
             for step in steps
         ]
-        offset, periods, out = caches[0].offset, self.rope.periods, np.array(x, np.float32)
+        assert first.rope is not None
+        offset, periods, out = caches[0].offset, first.rope.periods, np.array(x, np.float32)
         done = self._kernels.layers(structs, offset, periods, self._packed, lent, out)
         for cache in caches[:done]:
             cache.commit(steps)
