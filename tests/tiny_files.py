@@ -209,7 +209,10 @@ TINY = {
     "mistral3-plain": replace(_MISTRAL3, tied=True, gains={"token_embd": 0.25}, keys={}),
     "qwen2": _QWEN2,
     "qwen3": _QWEN3,
-    "qwen3-yarn": replace(_QWEN3, keys={**_QWEN3.keys, **_YARN}),
+    # llama.cpp heeds these turns in mistral3 only.
+    "qwen3-yarn": replace(
+        _QWEN3, keys={**_QWEN3.keys, **_YARN, "rope.scaling.yarn_beta_fast": 8.0}
+    ),
     "gemma3": _GEMMA3,
     "gemma3-linear": replace(
         _GEMMA3,
@@ -261,4 +264,16 @@ TINY = {
         gains={"output": 3.75},
     ),
     "olmo2": _OLMO2,
+    # OLMo 3, whose window layers are not scaled; llama.cpp does not heed a base of theirs.
+    "olmo2-window": replace(
+        _OLMO2,
+        layers=5,
+        keys={
+            "rope.freq_base": 500000.0,
+            **_YARN,
+            "attention.sliding_window": 37,
+            "attention.sliding_window_pattern": (True, True, False, True, False),
+            "rope.freq_base_swa": 20000.0,
+        },
+    ),
 }

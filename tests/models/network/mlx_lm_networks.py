@@ -97,6 +97,17 @@ _MLX_LM: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "olmo2": ("olmo2", {"rope_theta": 500000.0}),
+    "olmo2-window": (
+        "olmo3",
+        {
+            "rope_theta": 500000.0,
+            "rope_scaling": _YARN,
+            "sliding_window": 37,
+            "layer_types": [
+                f"{kind}_attention" for kind in ("sliding", "sliding", "full", "sliding", "full")
+            ],
+        },
+    ),
 }
 _INTERLEAVED = ("llama", "mistral3", "smollm3", "granite")
 _NAMES = {
@@ -129,13 +140,14 @@ NETWORKS = tuple(_MLX_LM)
 def mlx_lm_logits(name: str, ids: list[int]) -> np.ndarray:
     """[L, vocabulary] of the ids, in one piece, by the network of a tiny file."""
     network, table = _network(name)
-    if TINY[name].architecture != "gemma3":
-        return np.asarray(network(mx.array([ids])))[0]
-    # mlx-lm rounds the embeddings' scale to bfloat16, llama.cpp does not.
-    scale = TINY[name].width ** 0.5
-    rounded = mx.array(scale, mx.bfloat16).astype(mx.float32)
-    embeddings = table[mx.array([ids])] * (scale / rounded)
-    return np.asarray(network(mx.array([ids]), input_embeddings=embeddings))[0]
+    batch, own = mx.array([ids]), {}
+    if TINY[name].architecture == "gemma3":
+        # mlx-lm rounds the embeddings' scale to bfloat16, llama.cpp does not.
+        scale = TINY[name].width ** 0.5
+        rounded = mx.array(scale, mx.bfloat16).astype(mx.float32)
+        own = {"input_embeddings": table[batch] * (scale / rounded)}
+    logits: mx.array = network(batch, **own)
+    return np.array(logits[0])
 
 
 def _network(name: str) -> tuple[nn.Module, mx.array]:
