@@ -41,6 +41,18 @@ def _rising(pairs: int, last: float) -> tuple[float, ...]:
     return tuple(np.linspace(1, last, pairs, dtype=np.float32).tolist())
 
 
+def _llama3(pairs: int, base: float) -> tuple[float, ...]:
+    """Llama 3's factors as its converter writes them, for a network of 256 tokens, 8 times that.
+
+    Rounded, because powers differ in the last bits from machine to machine.
+    """
+    factor, low, high, span = 8.0, 1.0, 4.0, 256
+    waves = 2 * np.pi * base ** (np.arange(pairs) / pairs)
+    smooth = np.clip((span / waves - low) / (high - low), 0, 1)
+    factors = 1 / ((1 - smooth) / factor + smooth)
+    return tuple(np.round(factors, 6).tolist())
+
+
 _YARN: dict[str, MetadataItem] = {
     "rope.scaling.type": "yarn",
     "rope.scaling.factor": 4.0,
@@ -171,7 +183,7 @@ TINY = {
         width=384,
         head_dim=128,
         keys={"rope.dimension_count": 128, "rope.freq_base": 500000.0},
-        vectors={"rope_freqs.weight": _rising(64, 8.0)},
+        vectors={"rope_freqs.weight": _llama3(64, 500000.0)},
     ),
     "llama-linear": replace(
         _LLAMA,
@@ -197,7 +209,10 @@ TINY = {
     "mistral3-plain": replace(_MISTRAL3, tied=True, gains={"token_embd": 0.25}, keys={}),
     "qwen2": _QWEN2,
     "qwen3": _QWEN3,
-    "qwen3-yarn": replace(_QWEN3, keys={**_QWEN3.keys, **_YARN}),
+    # llama.cpp heeds these turns in mistral3 only.
+    "qwen3-yarn": replace(
+        _QWEN3, keys={**_QWEN3.keys, **_YARN, "rope.scaling.yarn_beta_fast": 8.0}
+    ),
     "gemma3": _GEMMA3,
     "gemma3-linear": replace(
         _GEMMA3,
@@ -249,4 +264,16 @@ TINY = {
         gains={"output": 3.75},
     ),
     "olmo2": _OLMO2,
+    # OLMo 3, whose window layers are not scaled; llama.cpp does not heed a base of theirs.
+    "olmo2-window": replace(
+        _OLMO2,
+        layers=5,
+        keys={
+            "rope.freq_base": 500000.0,
+            **_YARN,
+            "attention.sliding_window": 37,
+            "attention.sliding_window_pattern": (True, True, False, True, False),
+            "rope.freq_base_swa": 20000.0,
+        },
+    ),
 }
