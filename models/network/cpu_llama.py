@@ -1,21 +1,23 @@
 """The Llama network by the CPU kernels: each step of `llama`, or all its layers, in one call.
 
 A second definition of the network, in C++ (`models/native`). A step with weights
-that the kernels do not take (not quantized, or with a bias) stays plain MLX's.
+that the kernels do not take, those that are not quantized, stays plain MLX's.
 """
 
 from collections.abc import Sequence
 from functools import partial
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from kvcache import RowsKVCache, TwoTierKVCache
 from kvcache.attention import AttendingCache
 from kvcache.checks import not_finite
 from kvcache.native.structs import Floats
+from models.native import packed
 from models.native.kernels import Kernels
-from models.native.packed import Layer, Weight
+from models.native.packed import Addition, FeedForward, Inputs, Layer, Norm, Weight
 from models.network.config import LlamaConfig
 from models.network.layers import Projection, QuantizedLinear
 from models.network.llama import AttentionInputs, Block, Model
@@ -36,34 +38,17 @@ class CpuBlock(Block):
     ) -> None:
         super().__init__(config, weights, index, rope)
         self._kernels = kernels
-        self._attention_norm = _floats(self.attention_norm.weight)
-        self._mlp_norm = _floats(self.mlp_norm.weight)
-        self._inputs = _pack_all(*self.inputs.products)
-        self._output = _pack(self.output)
-        self._feed_forward = _pack_all(*self.gate_up.products, self.down)
+        self._inputs = self._pack_inputs()
+        self._output = self._pack_addition(self.output)
+        self._feed_forward = self._pack_feed_forward()
         self.packed: Layer | None = None
         if self._inputs and self._output and self._feed_forward:
-            self.packed = Layer(
-                [
-                    (self._attention_norm, self.attention_norm.eps),
-                    (self._mlp_norm, self.mlp_norm.eps),
-                ],
-                (*self._inputs, self._output),
-                self._feed_forward,
-            )
+            self.packed = Layer(self._inputs, self._output, self._feed_forward)
 
     def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
         if self._inputs is None:
             return super().attention_inputs(x, offset)
-        q, k, v = self._kernels.attention_inputs(
-            _floats(x),
-            self._attention_norm,
-            self.attention_norm.eps,
-            self._inputs,
-            dim=self.head_dim,
-            periods=self.rope.periods,
-            offset=offset,
-        )
+        q, k, v = self._kernels.attention_inputs(_floats(x), self._inputs, offset=offset)
         return AttentionInputs(mx.array(q), mx.array(k), mx.array(v))
 
     def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
@@ -71,13 +56,34 @@ class CpuBlock(Block):
             return super().attention_output(x, seen)
         batch, _, length, _ = seen.shape
         merged = _floats(seen).swapaxes(1, 2).reshape(batch * length, -1)
-        return _like(self._kernels.linear_add(merged, self._output, _rows(x)), x)
+        return _like(self._kernels.add(merged, self._output, _rows(x)), x)
 
     def feed_forward(self, x: mx.array) -> mx.array:
         if self._feed_forward is None:
             return super().feed_forward(x)
-        norm, eps = self._mlp_norm, self.mlp_norm.eps
-        return _like(self._kernels.feed_forward(_rows(x), norm, eps, *self._feed_forward), x)
+        return _like(self._kernels.feed_forward(_rows(x), self._feed_forward), x)
+
+    def _pack_inputs(self) -> Inputs | None:
+        weights = _pack_all(*self.inputs.products)
+        if weights is None:
+            return None
+        return Inputs(
+            weights,
+            dim=self.head_dim,
+            norm=_norm(self.attention_norm),
+            rope=packed.Rope(periods=self.rope.periods),
+        )
+
+    def _pack_addition(self, matrix: Projection) -> Addition | None:
+        weight = _pack(matrix)
+        return None if weight is None else Addition(weight)
+
+    def _pack_feed_forward(self) -> FeedForward | None:
+        weights, down = _pack_all(*self.gate_up.products), self._pack_addition(self.down)
+        if weights is None or down is None:
+            return None
+        gate, up = weights
+        return FeedForward(gate, up, down, norm=_norm(self.mlp_norm))
 
 
 class CpuModel(Model):
@@ -89,7 +95,7 @@ class CpuModel(Model):
         self._table = _pack(self.embedding.as_linear)
         self._head = _pack(self.head) if "output" in self else self._table
         matrices = [one for one in self.modules() if isinstance(one, Projection)]
-        self.reference_weights = sum(not _is_taken(matrix) for matrix in matrices)
+        self.reference_weights = sum(not isinstance(matrix, QuantizedLinear) for matrix in matrices)
         self._packed = tuple(layer.packed for layer in self.layers if layer.packed is not None)
 
     def embed(self, ids: mx.array) -> mx.array:
@@ -127,8 +133,8 @@ class CpuModel(Model):
             step.struct(heads=config.heads, scale=config.head_dim**-0.5 / step.plan.temperature)
             for step in steps
         ]
-        offset, periods, out = caches[0].offset, self.rope.periods, np.array(x, np.float32)
-        done = self._kernels.layers(structs, offset, periods, self._packed, lent, out)
+        offset, out = caches[0].offset, np.array(x, np.float32)
+        done = self._kernels.layers([structs] * len(caches), offset, self._packed, lent, out)
         for cache in caches[:done]:
             cache.commit(steps)
         if done < len(caches):
@@ -138,10 +144,11 @@ class CpuModel(Model):
 
 def _pack(layer: Projection) -> Weight | None:
     """A weight as the kernels take it; None where they do not."""
-    if not _is_taken(layer):
+    if not isinstance(layer, QuantizedLinear):
         return None
     arrays = (np.asarray(array) for array in (layer.weight, layer.scales, layer.biases))
-    return Weight(*arrays, bits=layer.weight_bits, group=layer.group_size)
+    added = _floats(layer.bias) if "bias" in layer else None
+    return Weight(*arrays, bits=layer.weight_bits, group=layer.group_size, added=added)
 
 
 def _pack_all(*layers: Projection) -> tuple[Weight, ...] | None:
@@ -150,8 +157,8 @@ def _pack_all(*layers: Projection) -> tuple[Weight, ...] | None:
     return packed if len(packed) == len(layers) else None
 
 
-def _is_taken(layer: Projection) -> bool:
-    return isinstance(layer, QuantizedLinear) and "bias" not in layer
+def _norm(norm: nn.RMSNorm) -> Norm:
+    return Norm(weight=_floats(norm.weight), eps=norm.eps)
 
 
 def _floats(x: mx.array) -> Floats:
