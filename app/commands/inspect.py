@@ -55,9 +55,9 @@ def _memory(file: "GGUFFile") -> dict[str, Any]:
     """Bytes of the weights once loaded, and of an f16 cache at several windows."""
     from kvcache import CacheConfig, resolve
     from models.gguf.repack import stored_bytes
-    from models.network.config import LlamaConfig
+    from models.network.config import NetworkConfig
 
-    shape = LlamaConfig.from_metadata(file.metadata).shape
+    shape = NetworkConfig.from_metadata(file.metadata).shape
     plan = resolve(CacheConfig(), shape)
     windows = sorted({shape.context, *(size for size in _WINDOWS if size < shape.context)})
     return {

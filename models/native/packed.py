@@ -159,8 +159,8 @@ class Temperature:
 class Inputs:
     """What attention takes of x [..., hidden]: heads of `dim` numbers.
 
-    weights: of queries, keys and values. norm: of x. head_norms: of queries and of
-    keys, before they turn, each over a head or over all of them. query_factors:
+    weights: of queries, keys and values. norm: of x. query_norm, key_norm: of queries
+    and of keys, before they turn, each over a head or over all of them. query_factors:
     float32 [dim], of each query, alike in a pair that turns.
     """
 
@@ -170,7 +170,8 @@ class Inputs:
         *,
         dim: int,
         norm: Norm | None = None,
-        head_norms: tuple[Norm, Norm] | None = None,
+        query_norm: Norm | None = None,
+        key_norm: Norm | None = None,
         rope: Rope | None = None,
         query_factors: Floats | None = None,
         temperature: Temperature | None = None,
@@ -182,8 +183,7 @@ class Inputs:
         if temperature is not None and temperature.span < 1:
             raise CacheError(f"got a span of {temperature.span} positions, expected at least 1")
         self.weights, self.dim, self.hidden = weights, dim, q.columns
-        self._held = norm, head_norms, rope, query_factors
-        query_norm, key_norm = head_norms or (None, None)
+        self._held = norm, query_norm, key_norm, rope, query_factors
         self.struct = InputsStruct(
             *(addressof(weight.struct) for weight in (q, k, v)),
             _norm(norm, q.columns),

@@ -88,10 +88,10 @@ def network_of(path: str) -> Network:
     from models.finding.source import locate
     from models.gguf.file import GGUFFile
     from models.gguf.repack import stored_bytes
-    from models.network.config import LlamaConfig
+    from models.network.config import NetworkConfig
 
     with GGUFFile(locate(path)) as file:
-        config = LlamaConfig.from_metadata(file.metadata)
+        config = NetworkConfig.from_metadata(file.metadata)
         vocabulary = file.tensors["token_embd.weight"].shape[0]
         weight_bytes = sum(stored_bytes(info) for info in file.tensors.values())
     return Network(

@@ -14,7 +14,7 @@ from models.finding.catalogue import CATALOGUE, CatalogueEntry
 from models.finding.discover import discover
 from models.gguf.file import GGUFFile
 from models.gguf.repack import stored_bytes
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 
 # Loaded weights over the file's size, for a file that is not here to be looked into.
 _LOADED_SHARE = 1.25
@@ -66,7 +66,7 @@ def examine(path: Path) -> Cost:
     """Read a file's header."""
     try:
         with GGUFFile(path) as file:
-            shape = LlamaConfig.from_metadata(file.metadata).shape
+            shape = NetworkConfig.from_metadata(file.metadata).shape
             by_type: Counter[str] = Counter()
             for info in file.tensors.values():
                 by_type[info.type.name] += info.nbytes

@@ -13,7 +13,7 @@ from models.gguf.repack import _READERS, _UNQUANTIZED, Quantized, Unquantized, r
 from models.gguf.tensor_types import TensorType
 from models.native.kernels import Kernels
 from models.network import shapes
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel
 from models.network.llama import Model
 from models.network.weights import Weights
@@ -21,7 +21,7 @@ from tests.gguf_factory import TypeChoice, every_matrix, random_tensor
 
 VOCABULARY = 131
 STEPS = (1, 70, 1, 2, 9, 8, 1)
-CONFIG = LlamaConfig(
+CONFIG = NetworkConfig(
     layers=3,
     hidden=96,
     ffn=160,

@@ -62,7 +62,8 @@ def _inputs(x: Any = None, *, offset: int = 0, **changes: Any) -> Misuse:
         "weights": tuple(_weight(rows, HIDDEN) for rows in (HQ * 16, HKV * 16, HKV * 16)),
         "dim": 16,
         "norm": _norm(HIDDEN),
-        "head_norms": (_norm(16), _norm(HKV * 16)),
+        "query_norm": _norm(16),
+        "key_norm": _norm(HKV * 16),
         "rope": Rope(periods=np.ones(8)),
         "query_factors": _zeros(16),
         "temperature": Temperature(scale=0.1, span=3),
@@ -154,9 +155,9 @@ MISUSES: dict[str, Misuse] = {
     "inputs: norm": _inputs(norm=_norm(HIDDEN - 1)),
     "inputs: norm's axes": _inputs(norm=_norm(1, HIDDEN)),
     "inputs: norm's dtype": _inputs(norm=_norm(HIDDEN, dtype=np.float64)),
-    "inputs: norm of queries": _inputs(head_norms=(_norm(32), _norm(16))),
-    "inputs: norm of keys": _inputs(head_norms=(_norm(16), _norm(HQ * 16))),
-    "inputs: no norm of keys": _inputs(head_norms=(_norm(16), _norm(0))),
+    "inputs: norm of queries": _inputs(query_norm=_norm(32)),
+    "inputs: norm of keys": _inputs(key_norm=_norm(HQ * 16)),
+    "inputs: a norm of nothing": _inputs(key_norm=_norm(0)),
     "inputs: one weight": _inputs(weights=(_weight(64, 64), _weight(32, 32), _weight(32, 32))),
     "inputs: values unlike keys": _inputs(
         weights=(_weight(64, 64), _weight(32, 64), _weight(48, 64))

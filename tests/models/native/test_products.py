@@ -229,9 +229,8 @@ def _made(case: _Case, rng: np.random.Generator) -> tuple[Inputs, Callable[..., 
         weights,
         dim=dim,
         norm=Norm(weight=norm, eps=eps) if case.pre_norm else None,
-        head_norms=(Norm(weight=head_norms[0], eps=eps), Norm(weight=head_norms[1], eps=eps))
-        if case.normed
-        else None,
+        query_norm=Norm(weight=head_norms[0], eps=eps) if case.normed else None,
+        key_norm=Norm(weight=head_norms[1], eps=eps) if case.normed else None,
         rope=Rope(periods=periods, apart=case.apart) if case.turning else None,
         query_factors=factors if case.factors else None,
         temperature=case.temperature,
