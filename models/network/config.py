@@ -90,8 +90,13 @@ class NetworkConfig:
         context = int(self.context * self.rope_factor)
         if self.yarn is not None:
             context = max(self.context, int(self.yarn.original * self.rope_factor))
+        windows = tuple(map(self.switches.window_of, range(self.layers)))
         return ModelShape(
-            layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim, context=context
+            layers=self.layers,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            context=context,
+            windows=windows if any(windows) else (),
         )
 
     @classmethod
@@ -127,7 +132,7 @@ class NetworkConfig:
             rope_magnitude=scaling.magnitude,
             yarn=scaling.yarn,
             original_context=scaling.original,
-            switches=_served(architecture.switches(keys)),
+            switches=architecture.switches(keys),
             architecture=keys.architecture,
             frequency_factors=architecture.frequency_factors,
         )
@@ -180,16 +185,6 @@ def _bounded(name: str, value: float) -> None:
     least, most = _BOUNDS[name]
     if not least <= value <= most:
         raise GGUFError(f"got {name}={value}, expected {least:.9g} to {most:.9g}")
-
-
-def _served(switches: Switches) -> Switches:
-    """Raises GGUFError where the caches cannot serve them yet."""
-    if switches.windowed:
-        raise GGUFError(
-            f"layers that see {switches.window} tokens only ({len(switches.windowed)} here) "
-            "are not supported yet"
-        )
-    return switches
 
 
 def _check_whole(metadata: Metadata) -> None:

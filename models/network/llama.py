@@ -26,6 +26,7 @@ from kvcache import (
 )
 from kvcache.attention import AttendingCache
 from kvcache.config import on_gpu
+from kvcache.reference import Mask
 from models.errors import GGUFError
 from models.network.config import NetworkConfig
 from models.network.layers import Projection
@@ -49,7 +50,8 @@ class AttentionInputs(NamedTuple):
 class Block(nn.Module):
     """One transformer layer: attention and a gated feed-forward part, with norms and residuals.
 
-    rope: None where it has none. scale: of scores, with what rope multiplies whole heads by.
+    rope: None where it has none. window: tokens that a query sees, itself included; None: all.
+    scale: of scores, with what rope multiplies whole heads by.
     Norms that its network has not got are not there.
     """
 
@@ -64,6 +66,7 @@ class Block(nn.Module):
         self.head_dim, self.heads, self.kv_heads = config.head_dim, config.heads, config.kv_heads
         self.turning = config.heads + config.kv_heads  # by their position; values do not
         self.rope = rope
+        self.window = switches.window_of(index)
         self.scale = switches.attention_scale or config.head_dim**-0.5
         self.query_factors: mx.array | None = None  # where rope multiplies parts of heads
         if rope is not None and rope.magnitude != 1:
@@ -90,7 +93,11 @@ class Block(nn.Module):
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         """x [B, L, hidden] through the layer, appending to `cache`."""
         q, k, v, both = self.attention_inputs(x, 0 if cache is None else cache.offset)
-        seen = attend(q, k, v, cache=cache, scale=self.scale, both=both)  # [B, Hq, L, D]
+        # A cache sees to the window; without one, a mask does.
+        mask: Mask = "causal"
+        if cache is None and self.window is not None:
+            mask = _within(self.window, x.shape[1])
+        seen = attend(q, k, v, cache=cache, scale=self.scale, mask=mask, both=both)
         return self.feed_forward(self.attention_output(x, seen))
 
     def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
@@ -197,6 +204,12 @@ def temperatures(switches: Switches, offset: int, length: int) -> mx.array:
     return mx.array(factors.astype(np.float32)[:, None])
 
 
+def _within(window: int, length: int) -> mx.array:
+    """bool [L, L]: which tokens each query sees."""
+    behind = mx.arange(length)[:, None] - mx.arange(length)
+    return (behind >= 0) & (behind < window)
+
+
 def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
 
@@ -247,11 +260,6 @@ class Model(nn.Module):
     def rotations(self) -> Sequence[Rotation | None]:
         """What rope does to queries and keys, of each layer; None where it has none."""
         return [layer.rope.rotation if layer.rope else None for layer in self.layers]
-
-    @property
-    def rotation(self) -> Rotation | None:
-        """What rope does in the layers that have one, which is the same in all."""
-        return next((found for found in self.rotations if found is not None), None)
 
     @property
     def vocabulary(self) -> int:

@@ -172,7 +172,7 @@ def test_what_no_gpu_kernel_reads_is_known_before_the_first_token(
 ) -> None:
     shape = replace(SMALL, head_dim=dim)
     plan = resolve(CacheConfig.from_dict(fields), shape)
-    assert plan.backend is plan.layer(2).backend is Backend.REFERENCE
+    assert plan.backend is plan.layer(1).backend is Backend.REFERENCE
     assert reason in str(plan.reference_because)
     with pytest.raises(CacheError, match=reason):
         resolve(CacheConfig.from_dict(fields | {"backend": "gpu"}), shape)
