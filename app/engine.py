@@ -95,8 +95,10 @@ class Engine:
         self.loaded = loaded
         shape = loaded.model.shape
         began = time.perf_counter()
+        plan = resolve(config or CacheConfig(), shape)
+        loaded.model.set_context(plan.max_tokens)
         plan = warm_up(
-            resolve(config or CacheConfig(), shape),
+            plan,
             group=loaded.config.heads // shape.kv_heads,
             dtype=activation_dtype(),
             rotation=loaded.model.rotations,

@@ -243,8 +243,12 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = weights.embedding("token_embd")
-        ropes = _ropes(config, weights)
-        self.layers = [block(config, weights, index, rope) for index, rope in enumerate(ropes)]
+        self._ropes = ropes = _Ropes(config, weights)
+        context = config.shape.context
+        self.layers = [
+            block(config, weights, index, ropes.of(index, context))
+            for index in range(config.layers)
+        ]
         self.norm = weights.norm("output_norm", eps=config.norm_eps)
         if config.switches.logit_divisor != 1:
             self.norm.weight = self.norm.weight / config.switches.logit_divisor
@@ -270,6 +274,15 @@ class Model(nn.Module):
     def head(self) -> Projection:
         """States -> logits; the embedding's own table where the file has no other."""
         return self.output if "output" in self else self.embedding.as_linear
+
+    def set_context(self, tokens: int) -> None:
+        """Turn as in a context of so many tokens; before, as in all that the network has.
+
+        Where a file has factors of rope for short and for long contexts, this chooses, and
+        caches that hold tokens of the other choice are of no use.
+        """
+        for index, layer in enumerate(self.layers):
+            layer.rope = self._ropes.of(index, tokens)
 
     def make_cache(self) -> list[TwoTierKVCache]:
         """An empty default cache, one per layer (mlx-lm calls this)."""
@@ -315,29 +328,44 @@ class Model(nn.Module):
         return self.head(hidden)
 
 
-def _ropes(config: NetworkConfig, weights: Weights) -> list[Rope | None]:
-    """One for each layer, shared by all that turn alike."""
-    switches = config.switches
-    turning = Rope(
-        config.rope_dims,
-        base=config.rope_base,
-        factor=config.rope_factor,
-        frequency_factors=_frequency_factors("rope_freqs.weight", weights),
-        yarn=config.yarn,
-        magnitude=config.rope_magnitude,
-        half_split=switches.half_split,
-    )
-    windowed = turning
-    if switches.window_rope_base is not None:
-        base = switches.window_rope_base
-        windowed = Rope(config.rope_dims, base=base, half_split=switches.half_split)
-    return [
-        None if layer in switches.unturned else windowed if layer in switches.windowed else turning
-        for layer in range(config.layers)
-    ]
+class _Ropes:
+    """The ropes of a network: of all its layers, or of two kinds."""
+
+    def __init__(self, config: NetworkConfig, weights: Weights) -> None:
+        """One set of frequency factors, or two of which the context chooses (LongRoPE)."""
+        every = _factors("rope_freqs.weight", weights)
+        self._original = config.original_context
+        self._short, self._long = (
+            Rope(
+                config.rope_dims,
+                base=config.rope_base,
+                factor=config.rope_factor,
+                frequency_factors=_factors(name, weights) if every is None else every,
+                yarn=config.yarn,
+                magnitude=config.rope_magnitude,
+                half_split=config.switches.half_split,
+            )
+            for name in ("rope_factors_short.weight", "rope_factors_long.weight")
+        )
+        self._unscaled: Rope | None = None
+        self._switches = config.switches
+        if config.switches.window_rope_base is not None:
+            self._unscaled = Rope(
+                config.rope_dims,
+                base=config.switches.window_rope_base,
+                half_split=config.switches.half_split,
+            )
+
+    def of(self, layer: int, context: int) -> Rope | None:
+        """Of a layer in a context of so many tokens; the same object for all that turn alike."""
+        if layer in self._switches.unturned:
+            return None
+        if layer in self._switches.windowed and self._unscaled is not None:
+            return self._unscaled
+        return self._long if context > self._original else self._short
 
 
-def _frequency_factors(name: str, weights: Weights) -> mx.array | None:
+def _factors(name: str, weights: Weights) -> mx.array | None:
     if name not in weights:
         return None
     factors = weights.vector(name, mx.float32)

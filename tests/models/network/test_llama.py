@@ -145,6 +145,26 @@ def test_rope_factors_that_divide_by_nothing_are_refused() -> None:
         _model(GQA, tensors)
 
 
+def test_the_context_chooses_among_factors_of_rope() -> None:
+    config = replace(GQA, original_context=64, context=256)
+    tensors = _tensors(config)
+    for length, last in (("short", 3), ("long", 30)):
+        name = f"rope_factors_{length}.weight"
+        tensors[name] = np.linspace(1, last, config.rope_dims // 2, dtype=np.float32)
+    model, unscaled = _model(config, tensors), _model(GQA, _tensors(GQA))
+    assert _slowest(model) == pytest.approx(30 * _slowest(unscaled))  # in all of its context
+    model.set_context(64)
+    assert _slowest(model) == pytest.approx(3 * _slowest(unscaled))
+    model.set_context(65)
+    assert _slowest(model) == pytest.approx(30 * _slowest(unscaled))
+
+
+def _slowest(model: Model) -> float:
+    """Period of the last pair, which is that of all layers."""
+    (last,) = {float(rotation.periods[-1]) for rotation in model.rotations if rotation}
+    return last
+
+
 def test_mlx_lm_can_generate_with_it() -> None:
     from mlx_lm.generate import generate_step
 

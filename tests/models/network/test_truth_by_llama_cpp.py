@@ -64,7 +64,9 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def model(name: str, backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = tmp_path_factory.mktemp("tiny") / f"{name}.gguf"
-    return load(write_tiny(path, name, KINDS[backend]), backend=backend).model
+    loaded = load(write_tiny(path, name, KINDS[backend]), backend=backend).model
+    loaded.set_context(WINDOW)
+    return loaded
 
 
 def _empty(model: Model, backend: Backend) -> Callable[[Sequence[int]], np.ndarray]:
