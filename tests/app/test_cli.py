@@ -16,6 +16,7 @@ from models.gguf.tensor_types import TensorType
 from tests.app.conftest import TINY, Ember, write_tiny
 from tests.models.samples import CONTENT, put_ollama
 from tests.patience import patience
+from tests.tiny_files import write_tiny as write_architecture
 
 RUN = ["run", "--raw", "--prompt", "ba ce di", "--max-tokens", "5"]
 
@@ -206,6 +207,23 @@ def test_inspect_reads_the_header(ember: Ember, tiny_path: Path) -> None:
     assert found["memory"]["kv_bytes_per_token"] == 384
     assert found["memory"]["kv_bytes_by_window"] == {"128": 384 * 128}
     assert "blk.0.attn_q.weight" in ember("inspect", tiny_path).out
+
+
+def test_inspect_counts_each_layer_as_it_is(ember: Ember, tmp_path: Path) -> None:
+    path = write_architecture(tmp_path / "gemma3.gguf", "gemma3")
+    memory = json.loads(ember("inspect", path, "--json").out)["memory"]
+    kinds = {kind["window"]: kind for kind in memory["kv_layers"]}
+    assert kinds.keys() == {None, 37}
+    layers = {window: kind["layers"] for window, kind in kinds.items()}
+    one = memory["kv_bytes_per_token"] // sum(layers.values())
+    assert memory["kv_bytes_by_window"] == {
+        str(tokens): one * (layers[None] * tokens + layers[37] * 37) for tokens in (2048, 4096)
+    }
+    assert memory["kv_bytes"] == sum(kind["bytes"] for kind in kinds.values())
+    assert kinds[37]["bytes"] == one * layers[37] * (37 + 63)
+    shown = ember("inspect", path).out
+    assert f"{layers[37]} layers that see 37 tokens, 100 held" in shown
+    assert f"{layers[None]} layers that see all tokens" in shown
 
 
 def test_inspect_predicts_the_loaded_weights(ember: Ember, tiny_path: Path) -> None:
