@@ -175,8 +175,6 @@ def _olmo2(keys: Keys) -> Switches:
 
 
 def _gemma3(keys: Keys) -> Switches:
-    if cap := keys.get_float("final_logit_softcapping", 0.0):
-        raise GGUFError(f"logits capped at {cap:g}, as Gemma 2 has them, are not supported")
     window = keys.get_int("attention.sliding_window", 0) or None
     hidden, heads = keys.get_int("embedding_length"), keys.for_all_layers("attention.head_count")
     large = keys.layers == _GEMMA3_LARGE
@@ -190,6 +188,7 @@ def _gemma3(keys: Keys) -> Switches:
         window_rope_base=keys.get_float("rope.freq_base_swa", 10000.0) if window else None,
         attention_scale=(hidden // max(heads, 1)) ** -0.5 if large else None,
         embedding_scale=max(hidden, 1) ** 0.5,
+        logit_cap=keys.get_float("final_logit_softcapping", 0.0) or None,
     )
 
 

@@ -79,7 +79,8 @@ def _network(config: NetworkConfig, tokens: int) -> Iterator[_Expected]:
     yield _Expected(name="token_embd.weight", shape=(tokens, hidden), tokens=True)
     yield _Expected(name="output_norm.weight", shape=(hidden,))
     yield _Expected(name="output.weight", shape=(tokens, hidden), optional=True, tokens=True)
-    yield _Expected(name="output.bias", shape=(tokens,), optional=True)
+    if config.switches.logit_divisor == 1:
+        yield _Expected(name="output.bias", shape=(tokens,), optional=True)
     if config.frequency_factors:
         for name in ("rope_freqs", "rope_factors_long", "rope_factors_short"):
             pairs = (config.rope_dims // 2,)
