@@ -154,8 +154,8 @@ def test_what_sees_pictures_is_left_out() -> None:
 def test_fused_matrices_become_their_parts() -> None:
     fused = {name: shape for name, shape in SHAPES.items() if "ffn_gate" not in name}
     for layer in range(2):
-        for part in "qkv":
-            del fused[f"blk.{layer}.attn_{part}.weight"]
+        for letter in "qkv":
+            del fused[f"blk.{layer}.attn_{letter}.weight"]
         fused[f"blk.{layer}.attn_qkv.weight"] = (256, 64)
         fused[f"blk.{layer}.attn_qkv.bias"] = (256,)
         fused[f"blk.{layer}.ffn_up.weight"] = (192, 64)
