@@ -47,6 +47,7 @@ class Shape:
     head_dim: int
     vocab: int
     context: int = 4096
+    norm_eps: float = 1e-4
     tied: bool = False
     keys: Mapping[str, MetadataItem] = field(default_factory=dict)
     vectors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Shape:
             "feed_forward_length": self.ffn,
             "attention.head_count": self.heads,
             "attention.head_count_kv": self.kv_heads,
-            "attention.layer_norm_rms_epsilon": 1e-5,
+            "attention.layer_norm_rms_epsilon": self.norm_eps,
             "rope.freq_base": 10000.0,
         }
         if self.head_dim != self.width // self.heads:

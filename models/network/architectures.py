@@ -169,7 +169,8 @@ def _olmo2(keys: Keys) -> Switches:
         post_norms=True,
         window=window,
         windowed=keys.windowed(_OLMO3_STEP) if window else frozenset(),
-        window_rope_base=keys.get_float("rope.freq_base_swa", base) if window else None,
+        # llama.cpp does not heed `rope.freq_base_swa` here.
+        window_rope_base=base if window else None,
     )
 
 
