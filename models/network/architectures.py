@@ -161,7 +161,8 @@ def _granite(keys: Keys) -> Switches:
 
 def _olmo2(keys: Keys) -> Switches:
     window = keys.get_int("attention.sliding_window", 0) or None
-    base = keys.get_float("rope.freq_base", 10000.0)
+    # The same base without scaling; a base of their own, `rope.freq_base_swa`, is not heeded.
+    base = keys.get_float("rope.freq_base", 10000.0) if window else None
     return Switches(
         half_split=True,
         query_key_norm=NormOf.ROW,
@@ -169,8 +170,7 @@ def _olmo2(keys: Keys) -> Switches:
         post_norms=True,
         window=window,
         windowed=keys.windowed(_OLMO3_STEP) if window else frozenset(),
-        # llama.cpp does not heed `rope.freq_base_swa` here.
-        window_rope_base=base if window else None,
+        window_rope_base=base,
     )
 
 

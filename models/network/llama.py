@@ -90,6 +90,10 @@ class Block(nn.Module):
             switches.query_key_norm or switches.temperature_scale or self.query_factors is not None
         )
 
+    def turn_by(self, rope: Rope | None) -> None:
+        """Take another rope of the same dimensions and magnitude."""
+        self.rope = rope
+
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         """x [B, L, hidden] through the layer, appending to `cache`."""
         q, k, v, both = self.attention_inputs(x, 0 if cache is None else cache.offset)
@@ -282,7 +286,8 @@ class Model(nn.Module):
         caches that hold tokens of the other choice are of no use.
         """
         for index, layer in enumerate(self.layers):
-            layer.rope = self._ropes.of(index, tokens)
+            if (rope := self._ropes.of(index, tokens)) is not layer.rope:
+                layer.turn_by(rope)
 
     def make_cache(self) -> list[TwoTierKVCache]:
         """An empty default cache, one per layer (mlx-lm calls this)."""

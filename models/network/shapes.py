@@ -55,6 +55,23 @@ def check_tensors(
     return checked
 
 
+def told_by_tensors(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """In words, what a file's tensors alone tell of its network."""
+    biased = dict.fromkeys(
+        name.split(".")[2] for name in tensors if _LAYER.match(name) and name.endswith(".bias")
+    )
+    words = {
+        f"biases of {', '.join(biased)}": bool(biased),
+        "fused attn_qkv": "blk.0.attn_qkv.weight" in tensors,
+        "frequency factors of rope": "rope_freqs.weight" in tensors,
+        "frequency factors of rope for short and long windows": (
+            "rope_factors_long.weight" in tensors
+        ),
+        "output tied to the embeddings": "output.weight" not in tensors,
+    }
+    return tuple(word for word, said in words.items() if said)
+
+
 def _network(config: NetworkConfig, tokens: int) -> Iterator[_Expected]:
     """Every tensor; lazily, because the number of layers is the file's word."""
     hidden, query = config.hidden, config.heads * config.head_dim

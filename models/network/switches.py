@@ -100,7 +100,7 @@ class Switches:
         if self.post_norms:
             yield "norms before and after" if self.pre_norms else "norms after instead of before"
         if self.fused:
-            yield "fused matrices"
+            yield "gate and up fused"
         if self.activation is not Activation.SILU:
             yield self.activation.value
         yield from self._scales()

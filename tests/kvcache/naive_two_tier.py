@@ -84,7 +84,9 @@ class NaiveTwoTier:
         """Exactly there, if the next token finds all that it sees; else to the beginning."""
         oldest = min((t.position for t in self.tokens), default=self.total)
         if target < self.total:
-            self._drop_from(target if oldest <= max(0, target + 1 - self.sizes.window) else 0)
+            self._drop_from(
+                target if oldest <= max(0, target + 1 - (self.sizes.window or 0)) else 0
+            )
         # A block of which some is gone is no block.
         cold = [i for i, token in enumerate(self.tokens) if token.tier == "cold"]
         for i in cold[len(cold) - len(cold) % self.sizes.block :]:

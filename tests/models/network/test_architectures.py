@@ -70,6 +70,13 @@ def test_which_layers_see_a_window(given: dict[str, Any], windowed: set[int]) ->
     assert switches("gemma3").windowed == frozenset()
 
 
+def test_window_layers_of_olmo3_have_the_base_of_all() -> None:
+    bases = {"rope__freq_base": 500000.0, "rope__freq_base_swa": 20000.0}
+    found = switches("olmo2", attention__sliding_window=17, **bases)
+    assert found.windowed == {0, 1, 2, 4, 5, 6}
+    assert found.window_rope_base == 500000
+
+
 def test_a_pattern_of_other_layers_is_refused() -> None:
     pattern = np.array([True, False])
     with pytest.raises(GGUFError, match="has 2 entries of bool, expected a boolean for each of 7"):
