@@ -3,6 +3,8 @@
 In plain MLX from unencoded weights, and by the CPU kernels from the same weights as Q8_0.
 """
 
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,10 +12,10 @@ import pytest
 from kvcache import Backend
 from models.gguf.tensor_types import TensorType
 from models.network.architectures import ARCHITECTURES
-from models.network.llama import Model
+from models.network.llama import Block, Model
 from tests.architectures import fingerprint
 from tests.models.network.truth import TRUTH, furthest, open_tiny, told
-from tests.tiny_files import PROMPTS, SEED, TINY, prompt
+from tests.tiny_files import PROMPTS, SEED, TINY, VOCABULARY, prompt
 
 KINDS = {Backend.REFERENCE: TensorType.F32, Backend.CPU: TensorType.Q8_0}
 TOLERANCE = {Backend.REFERENCE: 0.01, Backend.CPU: 0.02}
@@ -80,3 +82,15 @@ def test_without_a_cache(name: str, model: Model, backend: Backend) -> None:
     truth = TRUTH[name]["prompts"][1]
     logits = np.asarray(model(mx.array([prompt(PROMPTS[1])])))[0]
     assert furthest(truth, logits) < TOLERANCE[backend]
+
+
+@pytest.mark.parametrize("each", TINY)
+def test_the_kernels_compute_all_layers_in_one_call(
+    each: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_tiny(tmp_path, each, kind=TensorType.Q8_0, backend=Backend.CPU)
+    monkeypatch.setattr(Block, "__call__", lambda *_: pytest.fail("a layer by itself"))
+    ask = told(model, Backend.CPU)
+    ask(prompt(PROMPTS[0]))
+    ask([VOCABULARY - 1])
+    assert model.reference_weights == 0
