@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.gguf.tensor_types import TensorType
-from tests.gguf_factory import MetadataItem, write_file
+from tests.gguf_factory import MetadataItem, TypeChoice, random_tensor, write_file
 
 _BLOCK = 32
 _LEVELS = 127
@@ -166,6 +166,32 @@ def write_network(
         shapes=dict(shape.tensors()),
         types=lambda _name: kind,
         data=lambda name, size: _bytes(_tensor(shape, name, size, seed), of_matrices),
+    )
+
+
+def write_large(
+    path: Path,
+    shape: Shape,
+    *,
+    types: TypeChoice,
+    tokenizer_metadata: Mapping[str, MetadataItem],
+    seed: int,
+) -> None:
+    """Write a file of a real network's size, whose weights are not the same everywhere."""
+    rng = np.random.default_rng(seed)
+
+    def data(name: str, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        if name in shape.vectors:
+            return np.array(shape.vectors[name], np.float32).view(np.uint8)
+        return random_tensor(size, types(name), rng)
+
+    write_file(
+        path,
+        architecture=shape.architecture,
+        metadata={**shape.metadata(), **tokenizer_metadata},
+        shapes=dict(shape.tensors()),
+        types=types,
+        data=data,
     )
 
 
