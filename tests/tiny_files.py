@@ -23,10 +23,13 @@ WINDOW = 512
 _LEAST_ID = 3  # below are <unk>, <s> and </s>
 
 
-def write_tiny(path: Path, name: str, kind: TensorType = TensorType.F32) -> Path:
-    """Write the file of this name, with its matrices as F32 or Q8_0."""
+def write_tiny(
+    path: Path, name: str, kind: TensorType = TensorType.F32, *, layers: int | None = None
+) -> Path:
+    """Write the file of this name, or so many layers of it, with its matrices as F32 or Q8_0."""
     tokenizer = sentencepiece_tokenizer(VOCABULARY)
-    write_network(path, TINY[name], kind=kind, tokenizer_metadata=tokenizer, seed=SEED)
+    shape = replace(TINY[name], layers=layers or TINY[name].layers)
+    write_network(path, shape, kind=kind, tokenizer_metadata=tokenizer, seed=SEED)
     return path
 
 
@@ -120,6 +123,7 @@ _QWEN3 = replace(
 _GEMMA3 = replace(
     _LLAMA,
     architecture="gemma3",
+    norm_eps=0.01,
     layers=7,
     width=96,
     heads=4,
@@ -229,7 +233,7 @@ TINY = {
     ),
     "gemma3-27b": replace(_GEMMA3, layers=62, heads=3, head_dim=64),
     "gemma3-full": replace(_GEMMA3, layers=3, head_dim=64, keys={"rope.freq_base": 1000000.0}),
-    "phi3": replace(_PHI3, width=192, head_dim=64, keys={"rope.dimension_count": 64}),
+    "phi3": replace(_PHI3, width=192, head_dim=64, keys={"rope.dimension_count": 48}),
     "phi3-short": replace(
         _PHI3,
         vectors=_PHI3_FACTORS,
