@@ -19,9 +19,9 @@ from models.gguf.header import TensorInfo
 from models.gguf.repack import Quantized, Unquantized, repack, stored_bytes
 from models.native.kernels import kernels
 from models.network.config import NetworkConfig
-from models.network.cpu_llama import CpuModel, unserved
+from models.network.cpu_llama import CpuModel
 from models.network.llama import Model
-from models.network.shapes import check_tensors
+from models.network.shapes import check_tensors, notes_on
 from models.network.weights import Weights
 from models.text.builtin_templates import given_template
 from models.text.chat_template import ChatTemplate
@@ -100,21 +100,16 @@ def load(
         template=template,
         file_bytes=path.stat().st_size,
         weight_bytes=weights.nbytes,
-        notes=file.notes + tokenizer.notes + without,
+        notes=file.notes + notes_on(file.tensors) + tokenizer.notes + without,
     )
 
 
 def _network(
     config: NetworkConfig, weights: Weights, backend: Backend
 ) -> tuple[Model, tuple[str, ...]]:
-    """The network of a backend, and what is to be said where it must do without kernels."""
+    """The network of a backend, and what is to be said where AUTO must do without kernels."""
     if backend.resolve() is not Backend.CPU:
         return Model(config, weights), ()
-    if without := unserved(config):
-        what = ", ".join(without)
-        return Model(config, weights), (
-            f"the network runs in plain MLX, slowly: the CPU kernels do not compute {what} yet",
-        )
     try:
         return CpuModel(config, weights, kernels()), ()
     except NativeUnavailableError as error:

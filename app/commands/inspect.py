@@ -7,7 +7,7 @@ from app.inert import inert_line
 from app.streams import print_json
 
 if TYPE_CHECKING:
-    from kvcache import CachePlan
+    from kvcache import CachePlan, ModelShape
     from models.gguf.file import GGUFFile
 
 _LONG_ARRAY = 16
@@ -25,10 +25,13 @@ def run(args: argparse.Namespace) -> int:
     from app.console import note
     from models.finding.source import locate
     from models.gguf.file import GGUFFile
+    from models.network.config import NetworkConfig
+    from models.network.shapes import told_by_tensors
 
     with GGUFFile(locate(args.file)) as file:
         for text in file.notes:
             note(text)
+        config = NetworkConfig.from_metadata(file.metadata)
         found = {
             "path": str(file.path),
             "bytes": file.path.stat().st_size,
@@ -43,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
                 }
                 for info in file.tensors.values()
             ],
-            "memory": _memory(file),
+            "switches": [*config.named(), *told_by_tensors(file.tensors)],
+            "memory": _memory(file, config.shape),
         }
     if args.json:
         print_json(found)
@@ -52,13 +56,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _memory(file: "GGUFFile") -> dict[str, Any]:
+def _memory(file: "GGUFFile", shape: "ModelShape") -> dict[str, Any]:
     """Bytes of the weights once loaded, of an f16 cache at several windows, and of ours."""
     from kvcache import CacheConfig, resolve
     from models.gguf.repack import stored_bytes
-    from models.network.config import NetworkConfig
 
-    shape = NetworkConfig.from_metadata(file.metadata).shape
     plan = resolve(CacheConfig(), shape)
     windows = sorted({shape.context, *(size for size in _WINDOWS if size < shape.context)})
     return {
@@ -107,6 +109,9 @@ def _print(found: dict[str, Any]) -> None:
     for key, value in found["metadata"].items():
         text = inert_line(value)
         print(f"  {inert_line(key):<42} {text if len(text) <= 80 else text[:77] + '...'}")
+    print("\nwhat differs from Llama")
+    for switch in found["switches"] or ["nothing"]:
+        print(f"  {inert_line(switch)}")
     print("\ntensors")
     for tensor in found["tensors"]:
         shape = " x ".join(map(str, tensor["shape"]))
