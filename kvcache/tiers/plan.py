@@ -22,12 +22,24 @@ class ModelShape:
     """The dimensions of a model that its cache depends on.
 
     context is the longest distance the model was trained for, in tokens.
+    windows: of each layer, how many tokens a query of it sees, its own included; None
+    sees all, as all layers do where there are none.
     """
 
     layers: int
     kv_heads: int
     head_dim: int
     context: int
+    windows: tuple[int | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.windows and len(self.windows) != self.layers:
+            raise CacheError(f"got windows of {len(self.windows)} layers, expected {self.layers}")
+
+    @property
+    def distinct_windows(self) -> list[int]:
+        """The windows that there are, the narrowest first."""
+        return sorted({window for window in self.windows if window is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
