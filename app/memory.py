@@ -124,6 +124,18 @@ def cache_room(most: int, weights: int) -> int:
     return max(0, most - weights - PROGRAM_BYTES)
 
 
+def largest_window(config: CacheConfig, shape: ModelShape, room: int) -> int | None:
+    """Tokens of the longest window whose cache takes no more bytes than `room`.
+
+    No longer than what the model was trained for. None where no window fits that is worth it.
+    """
+    config = replace(config, backend=Backend.REFERENCE)
+    least = replace(config, max_tokens=min(LEAST_WINDOW, shape.context))
+    if resolve(least, shape).max_bytes > room:
+        return None
+    return resolve(replace(config, budget=room), shape).max_tokens
+
+
 def need_of(config: CacheConfig, model: Dimensions, weights: int) -> Need:
     """What a model takes with a cache. Raises CacheError for a cache that cannot be."""
     # The bytes are the same for all backends; this one has nothing to be compiled first.
@@ -191,11 +203,8 @@ def _shrunk(
         return None
     least = replace(config, max_tokens=min(LEAST_WINDOW, model.shape.context))
     beside = weights + need_of(least, model, weights).prompt
-    room = cache_room(here.most, beside)
-    if need_of(least, model, weights).cache > room:
-        return None
-    fields = replace(config, budget=room, backend=Backend.REFERENCE)
-    return replace(config, max_tokens=resolve(fields, model.shape).max_tokens)
+    window = largest_window(config, model.shape, cache_room(here.most, beside))
+    return None if window is None else replace(config, max_tokens=window)
 
 
 def _smaller(need: Need, here: Memory) -> str:

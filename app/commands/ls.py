@@ -1,9 +1,15 @@
 """List models on this machine and those that can be pulled."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from app.inert import inert_line
 from app.streams import print_json
+
+if TYPE_CHECKING:
+    from app.model_list import Cost, ListedModel, Outlook
+
+_Row = tuple["ListedModel", "Cost", "Outlook"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -12,36 +18,90 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print found models first, then the catalogue's others."""
+    """Print them grouped by what this machine's memory can hold, those that are here first."""
     from app.console import note
-    from models.finding.catalogue import CATALOGUE
-    from models.finding.discover import discover, without_files
+    from models.finding.discover import without_files
     from models.finding.source import no_file
 
-    found = discover()
-    names = {model.name for model in found}
-    others = [entry for entry in CATALOGUE if entry.name not in names]
     for name, blob in without_files().items():
         note(f"{name} {no_file(name, blob)}")
+    rows = _rows()
     if args.json:
-        listing = {
-            "found": [
-                {
-                    "name": model.name,
-                    "bytes": model.size,
-                    "origin": model.origin.value,
-                    "path": str(model.path),
-                }
-                for model in found
-            ],
-            "available": [
-                {"name": entry.name, "bytes": entry.size, "about": entry.about} for entry in others
-            ],
-        }
-        print_json(listing)
+        print_json(
+            {
+                "found": [_found_json(*row) for row in rows if row[0].path is not None],
+                "available": [_available_json(*row) for row in rows if row[0].path is None],
+            }
+        )
         return 0
-    for model in found:
-        print(f"{inert_line(model.name):<40} {model.size / 1e9:6.2f} GB  {model.origin.value}")
-    for entry in others:
-        print(f"{entry.name:<40} {entry.size / 1e9:6.2f} GB  to pull: {entry.about}")
+    _print_grouped(rows)
     return 0
+
+
+def _rows() -> list[_Row]:
+    """Every model with its cost, from headers where files are here."""
+    from app.memory import memory
+    from app.model_list import cost_of, listed, outlook
+    from app.progress import step_bar
+
+    here, rows = memory(), []
+    models = listed()
+    with step_bar("reading headers") as report:
+        for at, model in enumerate(models):
+            report(at, len(models))
+            cost = cost_of(model)
+            rows.append((model, cost, outlook(cost, here)))
+    return rows
+
+
+def _print_grouped(rows: list[_Row]) -> None:
+    from app.model_list import Room
+
+    for room in Room:
+        group = [row for row in rows if row[2].room is room]
+        if group:
+            print(room.value)
+        for model, cost, outlook in group:
+            size = " " * 9 if model.size is None else f"{model.size / 1e9:6.2f} GB"
+            window = "" if outlook.window is None else f"{outlook.window:,} tokens"
+            about = f"to pull: {model.about}" if model.path is None else model.about
+            problem = f": {cost.problem}" if cost.problem else ""
+            name, text = inert_line(model.spec), inert_line(about + problem)
+            print(f"  {name:<40} {size}  {window:>14}  {text}")
+
+
+def _found_json(model: "ListedModel", cost: "Cost", outlook: "Outlook") -> dict[str, Any]:
+    return {
+        "name": model.spec,
+        "bytes": model.size,
+        "origin": model.about,
+        "path": str(model.path),
+        **_memory_json(cost, outlook),
+    }
+
+
+def _available_json(model: "ListedModel", cost: "Cost", outlook: "Outlook") -> dict[str, Any]:
+    entry = model.entry
+    assert entry is not None  # as of all that are not here
+    return {
+        "name": model.spec,
+        "bytes": model.size,
+        "about": model.about,
+        "licence": entry.licence,
+        "architecture": entry.architecture,
+        "sha256": entry.sha256,
+        "from": str(entry.hub),
+        **_memory_json(cost, outlook),
+    }
+
+
+def _memory_json(cost: "Cost", outlook: "Outlook") -> dict[str, Any]:
+    """window: tokens. The bytes of a token are those of the layers that see all."""
+    return {
+        "memory": outlook.room.value,
+        "window": outlook.window,
+        "token_bytes_f16": cost.token_bytes,
+        "token_bytes_cold": cost.cold_bytes,
+        "window_layers_bytes": cost.window_bytes,
+        **({"problem": cost.problem} if cost.problem else {}),
+    }

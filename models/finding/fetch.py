@@ -5,7 +5,7 @@ Decides where a file comes from; `wheel` and `hub_download` do the work.
 
 from pathlib import Path
 
-from models.finding.catalogue import CatalogueEntry
+from models.finding.entry import CatalogueEntry
 from models.finding.file_hash import is_sound, stated_hash
 from models.finding.hub import HubFile, cached
 from models.finding.hub_download import download
@@ -27,17 +27,26 @@ def fetch(spec: str, *, progress: ProgressCallback | None = None, check: bool = 
     report = progress or silent
     match parse(spec):
         case CatalogueEntry() as entry:
-            here, stated = installed(entry), entry.sha256
-            if here is None or (check and not is_sound(here, stated, report)):
-                return _fetch_entry(entry, report)
-            return here
+            here = _sound(installed(entry), entry.sha256, report, check=check)
+            return here or _fetch_entry(entry, report)
         case HubFile() as wanted:
-            here = cached(wanted)
-            if here is not None and check and (known := stated_hash(here)):
-                here = here if is_sound(here, known, report) else None
+            here = _sound(cached(wanted), None, report, check=check)
             return here or download(wanted, report)
         case _:
             return locate(spec)
+
+
+def _sound(
+    here: Path | None, known: str | None, report: ProgressCallback, *, check: bool
+) -> Path | None:
+    """The file that is here, None if it is to be checked and is damaged.
+
+    known: its hash; where it is not, the hash that its cache states.
+    """
+    if here is None or not check:
+        return here
+    stated = known or stated_hash(here)
+    return None if stated and not is_sound(here, stated, report) else here
 
 
 def _fetch_entry(entry: CatalogueEntry, report: ProgressCallback) -> Path:

@@ -15,8 +15,8 @@ from pathlib import Path
 from kvcache.errors import quoted, reason, short
 from models.errors import ModelNotFoundError
 from models.finding import catalogue
-from models.finding.catalogue import CatalogueEntry
 from models.finding.discover import FoundModel, discover, without_files
+from models.finding.entry import CatalogueEntry
 from models.finding.hub import MAIN, HubFile, cached, file_size
 from models.finding.store import installed, own_path
 

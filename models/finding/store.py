@@ -19,7 +19,7 @@ import platformdirs
 
 from kvcache.errors import reason
 from models.errors import FetchError
-from models.finding.catalogue import CatalogueEntry
+from models.finding.entry import CatalogueEntry
 from models.finding.hub import cached_revisions, file_size
 
 _STAGING_PREFIX = ".fetch-"
@@ -41,10 +41,14 @@ def own_path(entry: CatalogueEntry) -> Path:
 def installed(entry: CatalogueEntry) -> Path | None:
     """The file of a catalogue entry in ember's folder or the Hugging Face cache, or None.
 
-    Told by its name and exact size; hashes are checked when a file is fetched.
+    Told by its name and, where it is known, exact size; hashes are checked when a file is
+    fetched.
     """
-    candidates = [own_path(entry), *cached_revisions(entry.hub)]
-    return next((path for path in candidates if file_size(path) == entry.size), None)
+    for path in (own_path(entry), *cached_revisions(entry.hub)):
+        size = file_size(path)
+        if size is not None and entry.size in (size, None):
+            return path
+    return None
 
 
 @contextmanager
@@ -92,6 +96,7 @@ def keep(staged: Path) -> Path:
 def check_file(path: Path, entry: CatalogueEntry) -> None:
     """Raise FetchError unless the file is, byte for byte, the one the entry names."""
     size = path.stat().st_size
+    assert entry.sha256 is not None  # which every file of a wheel has
     if size != entry.size:
         raise FetchError(f"{entry.name}: got {size} bytes, expected {entry.size}; fetch it again")
     with path.open("rb") as file:

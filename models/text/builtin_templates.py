@@ -21,6 +21,10 @@ class TemplateSource(Enum):
     MISTRAL = "built-in Mistral"
     GEMMA = "built-in Gemma"
     PHI3 = "built-in Phi-3"
+    PHI4 = "built-in Phi-4"
+    PHI4MINI = "built-in Phi-4-mini"
+    GRANITE = "built-in Granite"
+    OLMO2 = "built-in OLMo-2"
     ZEPHYR = "built-in Zephyr"
     VICUNA = "built-in Vicuna"
     ALPACA = "built-in Alpaca"
@@ -112,6 +116,40 @@ _PHI3 = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 
+_PHI4 = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '<|im_sep|>' + message.content + '<|im_end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+)
+
+_PHI4MINI = (
+    "{% for message in messages %}"
+    "{{ '<|' + message.role + '|>' + message.content + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+# Without the system prompt of its own that IBM's puts where there is none.
+_GRANITE = (
+    "{% for message in messages %}"
+    "{{ '<|start_of_role|>' + message.role + '<|end_of_role|>' }}"
+    "{{ message.content + '<|end_of_text|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
+)
+
+# Only an answer has an end, and the last line none.
+_OLMO2 = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|' + message.role + '|>\n' + message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if message.role != 'assistant' or not loop.last %}{{ '\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
 _ZEPHYR = (
     "{% for message in messages %}"
     "{{ '<|' + message.role + '|>\n' + message.content + eos_token + '\n' }}"
@@ -144,6 +182,10 @@ _TEXTS = {
     TemplateSource.MISTRAL: _MISTRAL,
     TemplateSource.GEMMA: _GEMMA,
     TemplateSource.PHI3: _PHI3,
+    TemplateSource.PHI4: _PHI4,
+    TemplateSource.PHI4MINI: _PHI4MINI,
+    TemplateSource.GRANITE: _GRANITE,
+    TemplateSource.OLMO2: _OLMO2,
     TemplateSource.ZEPHYR: _ZEPHYR,
     TemplateSource.VICUNA: _VICUNA,
     TemplateSource.ALPACA: _ALPACA,
@@ -152,9 +194,12 @@ _TEXTS = {
 
 # What decides, in a vocabulary or in the text of a template that is of no use: all of a line.
 _MARKS = (
+    (("<|im_start|>", "<|im_sep|>"), TemplateSource.PHI4),
     (("<|im_start|>",), TemplateSource.CHATML),
     (("<|start_header_id|>",), TemplateSource.LLAMA3),
     (("<start_of_turn>",), TemplateSource.GEMMA),
+    (("<|start_of_role|>", "<|end_of_role|>"), TemplateSource.GRANITE),
+    (("<|end|>", "<|user|>", "<|assistant|>", "<|tool|>"), TemplateSource.PHI4MINI),
     (("<|end|>", "<|user|>", "<|assistant|>"), TemplateSource.PHI3),
     (("[INST]", "<<SYS>>"), TemplateSource.LLAMA2),
     (("[INST]",), TemplateSource.MISTRAL),
@@ -165,6 +210,7 @@ _MARKS = (
 
 _NAMES = (
     (re.compile(r"tiny[\s_-]*llama|zephyr", re.IGNORECASE), TemplateSource.ZEPHYR),
+    (re.compile(r"olmo[\s_-]*2", re.IGNORECASE), TemplateSource.OLMO2),
     (re.compile(r"llama[\s_-]*v?2|code[\s_-]*llama", re.IGNORECASE), TemplateSource.LLAMA2),
 )
 

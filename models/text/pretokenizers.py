@@ -143,6 +143,8 @@ class PreTokenizer:
     """Line feeds that are a token together are taken whole, whatever the merges say."""
     adds_bos: bool = False
     """The default of `tokenizer.ggml.add_bos_token`."""
+    needs_bos: bool = False
+    """A bos is put before a text even where the file says not to."""
 
 
 _NAMES: tuple[tuple[str, PreTokenizer], ...] = (
@@ -225,7 +227,11 @@ _NAMES: tuple[tuple[str, PreTokenizer], ...] = (
     (
         "gemma4 granite-embed-multi-311m",
         PreTokenizer(
-            patterns=(_LINES,), spelling=Spelling.SPACES, whole_newlines=True, adds_bos=True
+            patterns=(_LINES,),
+            spelling=Spelling.SPACES,
+            whole_newlines=True,
+            adds_bos=True,
+            needs_bos=True,
         ),
     ),
     ("sarvam-moe", PreTokenizer(patterns=(_LINES,), spelling=Spelling.SPACES)),

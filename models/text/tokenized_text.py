@@ -68,7 +68,7 @@ class TokenizedText:
         """How many ids stand for the first `at` characters; one that goes on behind them counts.
 
         Exact at a cut; elsewhere by the bytes of each id, which are not those of the text
-        where the vocabulary lacks a character.
+        where the vocabulary lacks a character, or the next token takes the spaces before it.
         """
         after = bisect_right(self.cuts, at, key=itemgetter(0))
         begin, count = self.cuts[after - 1]

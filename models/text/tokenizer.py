@@ -10,6 +10,7 @@ of a text; what lies between them goes to the family's encoder.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Protocol
 
 from models.assumptions import Assumptions
@@ -34,12 +35,32 @@ _SPACES = (
     " \t\n\v\f\r\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
     "\u200a\u2028\u2029\u202f\u205f\u3000"
 )
-# Files do not say whether special tokens take the spaces after them. Phi-3's do, which is known
-# by these (by its name in llama.cpp), bar three.
-_TAKING_SPACES = frozenset({"<|end|>", "<|placeholder1|>"})
-_TAKING_NONE = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CUT_OUT = HIDDEN | {TokenType.USER_DEFINED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SpaceTakers:
+    """Special tokens that take the spaces after them, and before them too where `before`.
+
+    sign: tokens by which such a vocabulary is known. none: those that take no spaces.
+    """
+
+    sign: frozenset[str]
+    none: frozenset[str] = frozenset()
+    before: bool = False
+
+
+# Files do not say it. Of these models llama.cpp knows Phi-3, by its name.
+_PHI_3 = _SpaceTakers(
+    sign=frozenset({"<|end|>", "<|placeholder1|>"}),
+    none=frozenset({"<unk>", "<s>", "<|endoftext|>"}),
+)
+_PHI_4_MINI = _SpaceTakers(
+    sign=frozenset({"<|end|>", "<|user|>", "<|endofprompt|>"}),
+    none=frozenset({"<|endoftext|>", "<|endofprompt|>"}),
+)
+_PHI_4 = _SpaceTakers(sign=frozenset({"<|im_sep|>", "<|dummy_87|>"}), before=True)
 
 
 class _Encoder(Protocol):
@@ -77,7 +98,8 @@ class Tokenizer:
         *,
         adds_bos: bool,
         adds_eos: bool,
-        taking_spaces: frozenset[int],
+        takes_after: frozenset[int],
+        takes_before: frozenset[int],
         notes: tuple[str, ...],
     ) -> None:
         self._vocabulary = vocabulary
@@ -87,7 +109,7 @@ class Tokenizer:
         self.notes = notes
         self._always_parsed = SpecialTokens(vocabulary, frozenset({TokenType.USER_DEFINED}))
         self._parsed = SpecialTokens(vocabulary, _CUT_OUT)
-        self._taking_spaces = taking_spaces
+        self._takes_after, self._takes_before = takes_after, takes_before
         self.special_ids = frozenset(
             index for index, kind in enumerate(vocabulary.types) if kind in HIDDEN
         )
@@ -110,18 +132,20 @@ class Tokenizer:
             if asked:
                 assumed.add("--pretokenizer", "of no use to this model, which has scores")
             encoder = SentencePieceBPE(vocabulary, metadata, assumed)
-            adds_bos = True
+            adds_bos, needs_bos = True, False
         else:
             pre = asked or _pretokenizer(metadata, assumed)
             kind = ByteLevelBPE if pre.spelling is Spelling.BYTES else TextBPE
             encoder = kind(vocabulary, metadata, pre, assumed)
-            adds_bos = pre.adds_bos
+            adds_bos, needs_bos = pre.adds_bos, pre.needs_bos
+        takes_after, takes_before = _space_takers(vocabulary)
         return cls(
             vocabulary,
             encoder,
-            adds_bos=_adds(metadata, "bos", adds_bos, vocabulary.bos_id, assumed),
+            adds_bos=_adds(metadata, "bos", adds_bos, vocabulary.bos_id, assumed, needs=needs_bos),
             adds_eos=_adds(metadata, "eos", False, vocabulary.eos_id, assumed),
-            taking_spaces=_taking_spaces(vocabulary),
+            takes_after=takes_after,
+            takes_before=takes_before,
             notes=assumed.notes(),
         )
 
@@ -181,20 +205,22 @@ class Tokenizer:
         """
         after_special = True
         special = self._parsed if parse_special else self._always_parsed
-        for part in special.cut_out_of(_LONE_SURROGATE.sub("\ufffd", text)):
+        found = special.cut_out_of(_LONE_SURROGATE.sub("\ufffd", text))
+        for part, following in zip_longest(found, found[1:]):
             if isinstance(part, int):
                 length = len(self._vocabulary.texts[part])
                 yield TextPart(length=length, ids=[part], closes=special.stands_apart(part))
                 after_special, after = True, part
                 continue
             left = self.left_after(after, part)
+            left = left.rstrip(_SPACES) if following in self._takes_before else left
             ids = self._encoder.encode(left, after_special=after_special) if left else []
             yield TextPart(length=len(part), ids=ids, closes=False)
             after_special, after = after_special and not left, after if not left else None
 
     def left_after(self, id_: int | None, text: str) -> str:
         """What of a text is tokenized after a token, which may take the spaces it begins with."""
-        return text.lstrip(_SPACES) if id_ in self._taking_spaces else text
+        return text.lstrip(_SPACES) if id_ in self._takes_after else text
 
     def spellings(self, ids: Iterable[int]) -> Iterator[bytes]:
         """The bytes that each id stands for in the text whose ids they are."""
@@ -248,10 +274,19 @@ class Tokenizer:
 
 
 def _adds(
-    metadata: Metadata, name: str, default: bool, id_: int | None, assumed: Assumptions
+    metadata: Metadata,
+    name: str,
+    default: bool,
+    id_: int | None,
+    assumed: Assumptions,
+    *,
+    needs: bool = False,
 ) -> bool:
-    """Whether the token that opens or closes a text is put there."""
+    """Whether the token that opens or closes a text is put there. needs: whatever the file says."""
     asked = metadata.get_bool(f"{PREFIX}add_{name}_token", default)
+    if needs and not asked and id_ is not None:
+        assumed.add(f"{PREFIX}add_{name}_token is false", "the model needs that token: it is put")
+        return True
     if asked and id_ is None:
         assumed.add(f"{PREFIX}{name}_token_id is not there", "no such token is put around a text")
     return asked and id_ is not None
@@ -263,8 +298,11 @@ def _pretokenizer(metadata: Metadata, assumed: Assumptions) -> PreTokenizer:
     return of_file(metadata, assumed)
 
 
-def _taking_spaces(vocabulary: Vocabulary) -> frozenset[int]:
+def _space_takers(vocabulary: Vocabulary) -> tuple[frozenset[int], frozenset[int]]:
+    """Ids of the special tokens that take the spaces after them, and before them."""
     special = dict(vocabulary.of_type(_CUT_OUT))
-    if not special.keys() >= _TAKING_SPACES:
-        return frozenset()
-    return frozenset(id_ for text, id_ in special.items() if text not in _TAKING_NONE)
+    for takers in (_PHI_3, _PHI_4_MINI, _PHI_4):
+        if special.keys() >= takers.sign:
+            ids = frozenset(id_ for text, id_ in special.items() if text not in takers.none)
+            return ids, ids if takers.before else frozenset()
+    return frozenset(), frozenset()

@@ -10,9 +10,9 @@ import pytest
 
 from app import cli, memory, options
 from app.memory import Fit, Memory, Need, TooLargeError, admit
+from app.model_list import Cost, ListedModel, fit
 from app.options import LoadOptions
 from app.tui.app import ChatApp
-from app.tui.chat.model_list import Cost, ListedModel, fit
 from app.tui.service.contract import ModelInfo
 from app.tui.service.live_service import LiveService
 from kvcache import Backend, CacheConfig, resolve
@@ -226,6 +226,7 @@ def test_the_list_of_models_says_what_a_load_will(
 def test_a_file_that_is_not_here_is_judged_by_its_size() -> None:
     listed = ListedModel(spec="a", size=20 * GB, about="", path=None)
     assert fit(listed, None, MIDDLE) is Fit.TOO_LARGE
+    assert fit(replace(listed, size=None), None, MIDDLE) is None
     assert fit(replace(listed, size=GB), None, MIDDLE) is Fit.FITS
 
 

@@ -7,21 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from kvcache.tiers.plan import ModelShape
-from models.finding.catalogue import CatalogueEntry, WheelFile
+from models.finding.entry import CatalogueEntry, WheelFile
 from models.finding.hub import HubFile
 
 CONTENT = b"GGUF" + bytes(range(251)) * 13
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
 
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 ENTRY = CatalogueEntry(
     name="tiny",
     hub=HubFile(repo="someone/Tiny-GGUF", file="tiny.Q4_1.gguf"),
     shape=ModelShape(layers=3, kv_heads=2, head_dim=64, context=128),
     size=len(CONTENT),
-    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    sha256=SHA256,
     about="a test's own model",
     licence="MIT",
+    architecture="llama",
 )
 WHEEL = WheelFile(requirement="ember-tiny==0.7", member="ember_tiny/tiny.Q4_1.gguf", size=1009)
 WHEEL_ENTRY = replace(ENTRY, wheel=WHEEL)

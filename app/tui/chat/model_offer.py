@@ -4,8 +4,8 @@ import asyncio
 
 from textual.strip import Strip
 
+from app.model_list import ListedModel, listed
 from app.tui.chat.controller import ChatController
-from app.tui.chat.model_list import ListedModel, listed
 from app.tui.chat.state import Phase
 from app.tui.chat.welcome import welcome
 from app.tui.text.lines import LineMaker
@@ -33,7 +33,7 @@ class ModelOffer:
 
     def welcome(self, maker: LineMaker) -> list[Strip]:
         """Lines for an empty chat."""
-        here = [(each.spec, each.size) for each in self._found if each.path is not None]
+        here = [(each.spec, each.size or 0) for each in self._found if each.path is not None]
         return welcome(maker, self._chat, here, self._default)
 
     def take(self) -> bool:

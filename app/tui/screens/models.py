@@ -14,12 +14,11 @@ from textual.widgets.option_list import Option
 from app import memory
 from app.inert import inert_line
 from app.memory import Fit, Memory
+from app.model_list import Cost, ListedModel, cost_of, fit, listed
 from app.tui.chat.controller import ChatController
-from app.tui.chat.model_list import Cost, ListedModel, examine, fit, foretell, listed
 from app.tui.screens.dialog import Dialog
 from app.tui.text import units
 from app.tui.text.colours import MUTED
-from models.finding import catalogue
 
 _KEYS = "⏎ load or fetch · F8 stop a download · Esc close"
 _TICK = 1 / 10
@@ -56,13 +55,12 @@ class ModelsScreen(Dialog[str | None]):
     async def _find(self) -> None:
         self._listed = await asyncio.to_thread(listed)
         for model in self._listed:
-            entry = catalogue.entry(model.spec)
-            if model.path is None and entry is not None:
-                self._costs[model.spec] = foretell(entry)
+            if model.path is None:
+                self._costs[model.spec] = cost_of(model)
         self._list()
         for model in self._listed:
             if model.path is not None:
-                self._costs[model.spec] = await asyncio.to_thread(examine, model.path)
+                self._costs[model.spec] = await asyncio.to_thread(cost_of, model)
                 self._list()
 
     @on(OptionList.OptionSelected)
@@ -110,12 +108,13 @@ class ModelsScreen(Dialog[str | None]):
 def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_current: bool) -> Content:
     """Name, size, quantization, fit; cache cost and what it is, or why it cannot be run."""
     verdict = fit(model, cost, here)
+    size = "" if model.size is None else f"{units.file_size(model.size)} "
     details = f"{cost.quantization} " if cost and cost.quantization else ""
     first = Content.assemble(
         ("● " if is_current else "  ", "$accent"),
         (inert_line(model.spec), "bold"),
-        f"  {units.file_size(model.size)} {details}",
-        (verdict.value, _STYLES[verdict]),
+        f"  {size}{details}",
+        (verdict.value, _STYLES[verdict]) if verdict else ("size unknown", MUTED),
         ("" if model.path else " · to fetch", "$accent"),
     )
     if cost is not None and cost.problem:

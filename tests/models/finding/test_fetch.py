@@ -107,6 +107,18 @@ def test_a_damaged_download_is_taken_out_again(hub: FakeHub) -> None:
     assert fetch("tiny").read_bytes() == CONTENT
 
 
+def test_a_file_of_no_known_hash_is_held_to_what_the_hub_states(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "CATALOGUE", (replace(ENTRY, size=None, sha256=None),))
+    hub.add(ENTRY.hub.repo, ENTRY.hub.file)
+    path = fetch("tiny")
+    assert path.read_bytes() == CONTENT
+    path.resolve().write_bytes(CONTENT[::-1])
+    assert fetch("tiny") == path
+    assert fetch("tiny", check=True).read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("spec", ["tiny", str(ENTRY.hub)])
 @pytest.mark.parametrize("damage", [CONTENT[::-1], bytes(len(CONTENT)), CONTENT[:-7]])
 def test_a_file_that_was_damaged_since_is_noticed_on_request_and_fetched_anew(

@@ -18,7 +18,7 @@ from models.finding.store import (
     staging_folder,
     writing_to,
 )
-from tests.models.samples import CONTENT, ENTRY, OTHER_COMMIT, put, put_hub
+from tests.models.samples import CONTENT, ENTRY, OTHER_COMMIT, SHA256, put, put_hub
 
 
 class Usage(NamedTuple):
@@ -52,6 +52,14 @@ def test_installed_finds_the_file_at_another_revision(home: Path) -> None:
 def test_a_file_of_another_size_is_not_the_entry(home: Path) -> None:
     put(models_folder() / ENTRY.hub.file_name, CONTENT[:-1])
     put_hub(hub_folder(), ENTRY.hub, content=CONTENT + b"!")
+    assert installed(ENTRY) is None
+
+
+def test_a_file_of_no_known_size_is_told_by_its_name(home: Path) -> None:
+    unknown = replace(ENTRY, size=None, sha256=None)
+    assert installed(unknown) is None
+    other = put_hub(hub_folder(), ENTRY.hub, content=CONTENT + b"!")
+    assert installed(unknown) == other
     assert installed(ENTRY) is None
 
 
@@ -113,5 +121,5 @@ def test_check_file_takes_the_right_bytes_only(tmp_path: Path) -> None:
     check_file(put(tmp_path / "right"), ENTRY)
     with pytest.raises(FetchError, match=f"got {len(CONTENT) - 1} bytes, expected {len(CONTENT)}"):
         check_file(put(tmp_path / "short", CONTENT[:-1]), ENTRY)
-    with pytest.raises(FetchError, match=f"expected {ENTRY.sha256[:16]}"):
+    with pytest.raises(FetchError, match=f"expected {SHA256[:16]}"):
         check_file(put(tmp_path / "changed", CONTENT[::-1]), ENTRY)

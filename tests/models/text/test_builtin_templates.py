@@ -56,6 +56,15 @@ def test_llama_2(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["OLMo 2 1124 7B Instruct", "OLMo-2-0425-1B-Instruct"])
+def test_olmo_2(name: str) -> None:
+    chat = builtin(name)
+    assert chat.source is TemplateSource.OLMO2
+    assert chat.render(TALK[:3], add_generation_prompt=False) == (
+        "<s><|system|>\nBe brief.\n<|user|>\n Hi \n<|assistant|>\nHello</s>"
+    )
+
+
 @pytest.mark.parametrize("name", ["Mystery 7B", None, 3])
 def test_a_guess_where_nothing_fits(name: MetadataValue | None) -> None:
     assert builtin(name).source is TemplateSource.GUESS
@@ -86,9 +95,29 @@ BUILTINS = {
     "<end_of_turn>\n<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n",
     "phi3": "<|system|>\nBe brief.<|end|>\n<|user|>\n Hi <|end|>\n<|assistant|>\nHello<|end|>\n"
     "<|user|>\nBye<|end|>\n<|assistant|>\n",
+    "phi4": "<|im_start|>system<|im_sep|>Be brief.<|im_end|>"
+    "<|im_start|>user<|im_sep|> Hi <|im_end|>"
+    "<|im_start|>assistant<|im_sep|>Hello<|im_end|><|im_start|>user<|im_sep|>Bye<|im_end|>"
+    "<|im_start|>assistant<|im_sep|>",
+    "phi4mini": "<|system|>Be brief.<|end|><|user|> Hi <|end|><|assistant|>Hello<|end|>"
+    "<|user|>Bye<|end|><|assistant|>",
+    "granite": "<|start_of_role|>system<|end_of_role|>Be brief.<|end_of_text|>\n"
+    "<|start_of_role|>user<|end_of_role|> Hi <|end_of_text|>\n"
+    "<|start_of_role|>assistant<|end_of_role|>Hello<|end_of_text|>\n"
+    "<|start_of_role|>user<|end_of_role|>Bye<|end_of_text|>\n"
+    "<|start_of_role|>assistant<|end_of_role|>",
+    "olmo2": "<s><|system|>\nBe brief.\n<|user|>\n Hi \n<|assistant|>\nHello</s>\n"
+    "<|user|>\nBye\n<|assistant|>\n",
     "vicuna": "Be brief.\n\nUSER:  Hi \nASSISTANT: Hello</s>\nUSER: Bye\nASSISTANT:",
     "alpaca": "Be brief.\n\n### Instruction:\n Hi \n\n### Response:\nHello</s>\n\n"
     "### Instruction:\nBye\n\n### Response:\n",
+}
+
+
+# Told from another by the vocabulary or the model's name alone.
+ALIKE = {
+    TemplateSource.PHI4MINI: TemplateSource.PHI3,
+    TemplateSource.OLMO2: TemplateSource.ZEPHYR,
 }
 
 
@@ -102,7 +131,8 @@ def test_built_in_templates_by_name(
     assert chat.render(TALK) == BUILTINS[name]
     # What is unusable and looks like it is replaced by it.
     plain = Tokenizer.from_metadata(with_scores({"a": -1.0}))
-    assert builtin_source(None, plain, "{% if %}" + BUILTINS[name]) is taken.source
+    replaced = builtin_source(None, plain, "{% if %}" + BUILTINS[name])
+    assert replaced is ALIKE.get(taken.source, taken.source)
 
 
 def test_every_built_in_template_is_tried_above() -> None:
@@ -117,6 +147,9 @@ def test_every_built_in_template_is_tried_above() -> None:
         (("<|start_header_id|>", "<|eot_id|>"), TemplateSource.LLAMA3),
         (("<start_of_turn>",), TemplateSource.GEMMA),
         (("<|user|>", "<|assistant|>", "<|end|>"), TemplateSource.PHI3),
+        (("<|user|>", "<|assistant|>", "<|end|>", "<|tool|>"), TemplateSource.PHI4MINI),
+        (("<|im_start|>", "<|im_sep|>", "<|im_end|>"), TemplateSource.PHI4),
+        (("<|start_of_role|>", "<|end_of_role|>"), TemplateSource.GRANITE),
         (("[INST]", "[/INST]"), TemplateSource.MISTRAL),
         (("<|eot_id|>",), TemplateSource.ZEPHYR),
     ],

@@ -11,7 +11,7 @@ from itertools import chain
 
 import pytest
 
-from models.text.builtin_templates import TemplateSource, TemplateText
+from models.text.builtin_templates import TemplateSource, TemplateText, builtin
 from models.text.chat_template import ChatTemplate, Message, Role, opening
 from models.text.template_process import TemplateProcess
 from models.text.tokenizer import Tokenizer
@@ -151,6 +151,31 @@ def test_all_of_them_render(
         if notes := chat.take_notes():
             told[name] = notes
     assert (told, other) == (TOLD if system else {}, [])
+
+
+# Of ember's own templates, those that a model's in the collection says the same as.
+BUILTIN = {
+    TemplateSource.CHATML: "Qwen-Qwen2.5-7B-Instruct.jinja",
+    TemplateSource.PHI3: "microsoft-Phi-3.5-mini-instruct.jinja",
+    TemplateSource.PHI4: "Phi-4",
+    TemplateSource.GEMMA: "Gemma 3",
+    TemplateSource.GRANITE: "ibm-granite-granite-3.3-2B-Instruct.jinja",
+    TemplateSource.OLMO2: "OLMo-2",
+}
+
+
+@pytest.mark.parametrize("source", BUILTIN, ids=lambda source: source.name.lower())
+def test_built_in_templates_render_as_the_models_own(
+    collection: dict[str, str],
+    tokenizer: Tokenizer,
+    process: TemplateProcess,
+    source: TemplateSource,
+) -> None:
+    chat = ChatTemplate(builtin(source), tokenizer, otherwise=source, process=process)
+    for talk in ("one question", "two questions"):
+        messages = [*opening("Be brief."), *TALKS[talk]]
+        shown = chat.render(messages, add_generation_prompt=True)
+        assert shown == _by_transformers(collection[BUILTIN[source]], messages, True)
 
 
 def test_nothing_that_was_said_is_lost(

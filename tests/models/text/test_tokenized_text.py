@@ -14,8 +14,9 @@ from tests.models.text.vocabularies import Keys, byte_level, with_scores
 # Some may lie over each other in a text, some hold others.
 SPECIAL = dict.fromkeys(("<s>", "</s>", "<a>", "<a><b>", "b><a", "<c>", "ab<"), TokenType.CONTROL)
 DEFINED = dict.fromkeys(("<d>", "  ", "d>a"), TokenType.USER_DEFINED)
-# Its special tokens take the spaces after them.
+# Its special tokens take the spaces after them, the other's those before them too.
 PHI_3 = dict.fromkeys(("<|end|>", "<|placeholder1|>"), TokenType.CONTROL)
+PHI_4 = dict.fromkeys(("<|im_sep|>", "<|dummy_87|>"), TokenType.CONTROL)
 # After all bytes and the merges.
 BOS: Keys = {"bos_token_id": 261, "add_bos_token": True}
 MERGES = ("a b", "ab c", "Ġ a", "c c", "b c")
@@ -28,6 +29,7 @@ TOKENIZERS = {
     "scores, unknown": with_scores(PIECES, byte_fallback=False),
     "scores, spaces taken": with_scores(PIECES, special=SPECIAL | DEFINED | PHI_3),
     "bytes, spaces taken": byte_level(MERGES, special=SPECIAL | DEFINED | PHI_3),
+    "bytes, spaces taken on both sides": byte_level(MERGES, special=SPECIAL | DEFINED | PHI_4),
 }
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import GGUFError
 from models.gguf.metadata import MetadataValue
+from models.text.bpe import BYTE_ALPHABET
 from models.text.tokenizer import Tokenizer
 from models.text.vocabulary import PREFIX, TokenType
 from tests.models.text.real_vocabularies import tekken
@@ -102,14 +104,20 @@ def test_special_tokens_longest_first_and_user_defined_always() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mark", "expected"),
+    ("marks", "expected"),
     [
         ("<|placeholder1|>", "<|end|> | x \n | <|end|> | y | [TAG] | z | <|end|> | <s> |  w"),
-        ("<|other|>", "<|end|> | \n x \n | <|end|> |  y | [TAG] |  z | <|end|> | \t | <s> |  w"),
+        (
+            "<|user|> <|endofprompt|>",
+            "<|end|> | x \n | <|end|> | y | [TAG] | z | <|end|> | <s> | w",
+        ),
+        ("<|im_sep|> <|dummy_87|>", "<|end|> | x | <|end|> | y | [TAG] | z | <|end|> | <s> | w"),
+        ("<|user|>", "<|end|> | \n x \n | <|end|> |  y | [TAG] |  z | <|end|> | \t | <s> |  w"),
     ],
+    ids=["phi 3", "phi 4 mini", "phi 4", "others"],
 )
-def test_special_tokens_of_phi_3_take_the_spaces_after_them(mark: str, expected: str) -> None:
-    special = dict.fromkeys(("<|end|>", "<s>", mark), TokenType.CONTROL)
+def test_special_tokens_of_phi_take_the_spaces_by_them(marks: str, expected: str) -> None:
+    special = dict.fromkeys(("<|end|>", "<s>", *marks.split()), TokenType.CONTROL)
     special["[TAG]"] = TokenType.USER_DEFINED
     tokenizer = Tokenizer.from_metadata(byte_level(special=special))
     text = "<|end|>\n x \n<|end|> y[TAG] z<|end|>\t<s> w"
@@ -122,6 +130,33 @@ def test_special_tokens_of_phi_3_take_the_spaces_after_them(mark: str, expected:
     assert tokenizer.encode(text) == [id_ for part in parts for id_ in part.ids]
 
 
+PHIS = {
+    "phi 3": (("<|end|>", "<|placeholder1|>", "<|endoftext|>"), False),
+    "phi 4 mini": (("<|end|>", "<|user|>", "<|endofprompt|>", "<|endoftext|>"), False),
+    "phi 4": (("<|im_sep|>", "<|dummy_87|>", "<|endoftext|>"), True),
+}
+
+
+@pytest.mark.parametrize("name", PHIS)
+def test_spaces_are_taken_as_the_library_takes_them(name: str) -> None:
+    marks, everywhere = PHIS[name]
+    library = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={each: at for at, each in enumerate(BYTE_ALPHABET)}, merges=[])
+    )
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    none = set() if everywhere else {"<|endoftext|>", "<|endofprompt|>"}
+    library.add_special_tokens(
+        [tokenizers.AddedToken(mark, lstrip=everywhere, rstrip=mark not in none) for mark in marks]
+    )
+    tokenizer = Tokenizer.from_metadata(byte_level(special=dict.fromkeys(marks, TokenType.CONTROL)))
+
+    @given(st.lists(st.sampled_from((*marks, "\n", " ", "\t", "\u3000", "\x1c", "a"))).map("".join))
+    def are_alike(text: str) -> None:
+        assert tokenizer.encode(text) == library.encode(text).ids
+
+    are_alike()
+
+
 def test_gemma_4_is_cut_as_gemma_4_whatever_the_file_says() -> None:
     pieces = {"\u2581": 0.0, "a": 0.0, "\u2581a": 0.0}
     keys: Keys = {"model": "gemma4", "pre": "gpt-2", "merges": ["\u2581 a"], "bos_token_id": 1}
@@ -130,6 +165,20 @@ def test_gemma_4_is_cut_as_gemma_4_whatever_the_file_says() -> None:
     assert [tokenizer.text(id_) for id_ in ids] == ["<s>", "a", "\u2581a"]
     assert tokenizer.decode(ids) == "a a"
     assert not tokenizer.notes
+
+
+def test_gemma_4_gets_the_bos_that_its_file_forbids() -> None:
+    keys: Keys = {"merges": ["\u2581 a"], "bos_token_id": 1, "add_bos_token": False}
+    models: list[Keys] = [{"model": "gemma4"}, {"model": "gpt2", "pre": "gemma4"}]
+    for model in models:
+        tokenizer = Tokenizer.from_metadata(with_scores({"a": 0.0}, changes=keys | model))
+        assert [tokenizer.text(id_) for id_ in tokenizer.encode("a")] == ["<s>", "a"]
+        (told,) = [note for note in tokenizer.notes if "bos" in note]
+        assert "add_bos_token is false" in told
+    other = Tokenizer.from_metadata(
+        with_scores({"a": 0.0}, changes=keys | {"model": "gpt2", "pre": "sarvam-moe"})
+    )
+    assert not other.adds_bos
 
 
 def test_bos_and_eos_around_a_text() -> None:

@@ -1,0 +1,159 @@
+"""The models that can be chosen, and what each would cost in memory.
+
+Looks at disks, so a screen runs it beside itself. Knows no widget.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from app.memory import LEAST_WINDOW, Fit, Memory, Need, cache_room, largest_window
+from kvcache import Backend, CacheConfig, EmberError, resolve
+from kvcache.tiers.plan import ModelShape
+from models.finding.catalogue import CATALOGUE
+from models.finding.discover import discover
+from models.finding.entry import CatalogueEntry
+from models.gguf.file import GGUFFile
+from models.gguf.repack import stored_bytes
+from models.network.config import NetworkConfig
+
+# Loaded weights over the file's size, for a file that is not here to be looked into.
+_LOADED_SHARE = 1.25
+# The cost of a token is the same for all; this one has nothing to be compiled first.
+_ANY_BACKEND = CacheConfig(backend=Backend.REFERENCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedModel:
+    """A model by the name that loads it. size: bytes, None where nobody has told them.
+
+    path: None where it must be fetched first, which its entry says how.
+    """
+
+    spec: str
+    size: int | None
+    about: str
+    path: Path | None
+    entry: CatalogueEntry | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a model is made of. problem: why it cannot be run.
+
+    weight_bytes: None where nobody has told the file's size. token_bytes: of a hot token's
+    keys and values; cold_bytes: of a cold one's, by the default codecs; both in the layers
+    that see all. window_bytes: most that layers with a window hold, however long the chat.
+    least_bytes: of a cache of LEAST_WINDOW tokens.
+    """
+
+    quantization: str = ""
+    weight_bytes: int | None = None
+    shape: ModelShape | None = None
+    token_bytes: int = 0
+    cold_bytes: int = 0
+    window_bytes: int = 0
+    least_bytes: int = 0
+    problem: str = ""
+
+
+class Room(Enum):
+    """How much of what a model was made for this machine can hold."""
+
+    FITS = "fits"
+    SMALLER = "fits with a smaller window"
+    TOO_LARGE = "too large"
+    UNKNOWN = "size unknown"
+    CANNOT_RUN = "cannot be run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """window: tokens that a cache beside the model could hold; None where that is not known."""
+
+    room: Room
+    window: int | None = None
+
+
+def listed() -> list[ListedModel]:
+    """Found models first, then the catalogue's others."""
+    found = [
+        ListedModel(spec=each.name, size=each.size, about=each.origin.value, path=each.path)
+        for each in discover()
+    ]
+    here = {each.spec for each in found}
+    others = [
+        ListedModel(spec=entry.name, size=entry.size, about=entry.about, path=None, entry=entry)
+        for entry in CATALOGUE
+        if entry.name not in here
+    ]
+    return found + others
+
+
+def cost_of(model: ListedModel) -> Cost:
+    """By the file's header where it is here, else by what the catalogue says."""
+    if model.path is not None:
+        return _examine(model.path)
+    return foretell(model.entry) if model.entry is not None else Cost()
+
+
+def _examine(path: Path) -> Cost:
+    try:
+        with GGUFFile(path) as file:
+            shape = NetworkConfig.from_metadata(file.metadata).shape
+            by_type: Counter[str] = Counter()
+            for info in file.tensors.values():
+                by_type[info.type.name] += info.nbytes
+            quantization = by_type.most_common(1)[0][0] if by_type else ""
+            weight_bytes = sum(stored_bytes(info) for info in file.tensors.values())
+            return _cost(quantization, weight_bytes, shape)
+    except EmberError as error:
+        return Cost(problem=str(error))
+
+
+def foretell(entry: CatalogueEntry) -> Cost:
+    """What is known of a file before it is here."""
+    return _cost(entry.quantization, _loaded(entry.size), entry.shape)
+
+
+def _cost(quantization: str, weight_bytes: int | None, shape: ModelShape) -> Cost:
+    plan = resolve(_ANY_BACKEND, shape)
+    whole, layers = plan.kinds[plan.sizes], shape.layers
+    least = replace(_ANY_BACKEND, max_tokens=min(LEAST_WINDOW, shape.context))
+    return Cost(
+        quantization=quantization,
+        weight_bytes=weight_bytes,
+        shape=shape,
+        token_bytes=plan.token_bytes * whole // layers,
+        cold_bytes=plan.block_bytes * whole // layers // plan.sizes.block,
+        window_bytes=plan.max_bytes - whole * plan.bytes_of_kind(plan.sizes),
+        least_bytes=resolve(least, shape).max_bytes,
+    )
+
+
+def outlook(cost: Cost, here: Memory) -> Outlook:
+    """Whether the weights and a cache of the model's whole context fit, or of how much of it."""
+    if cost.problem:
+        return Outlook(room=Room.CANNOT_RUN)
+    if cost.weight_bytes is None or cost.shape is None:
+        return Outlook(room=Room.UNKNOWN)
+    window = largest_window(CacheConfig(), cost.shape, cache_room(here.most, cost.weight_bytes))
+    if window is None:
+        return Outlook(room=Room.TOO_LARGE)
+    # Whole blocks of tokens, some fewer than the context.
+    whole = resolve(_ANY_BACKEND, cost.shape).max_tokens
+    return Outlook(room=Room.FITS if window == whole else Room.SMALLER, window=window)
+
+
+def fit(model: ListedModel, cost: Cost | None, here: Memory) -> Fit | None:
+    """Judge by the weights and the smallest window that is not refused; None without a size."""
+    if cost is not None and cost.weight_bytes:
+        return Need(weights=cost.weight_bytes, cache=cost.least_bytes).fit(here)
+    weights = _loaded(model.size)
+    return None if weights is None else Need(weights=weights, cache=0).fit(here)
+
+
+def _loaded(size: int | None) -> int | None:
+    """Bytes of a file's weights once they are loaded, as far as its size tells them."""
+    return None if size is None else int(size * _LOADED_SHARE)
