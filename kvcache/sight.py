@@ -17,7 +17,7 @@ from kvcache.reference import Mask
 from kvcache.turn import Rotation
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Sight:
     """What L queries at consecutive positions see.
 
@@ -71,7 +71,7 @@ class Sight:
         """
         return tuple(self.pinned + gone if gone else 0 for gone in self.gone)
 
-    @property
+    @cached_property
     def suits_kernels(self) -> bool:
         """Whether kernels take it: they see held pinned tokens whole, new ones as any others."""
         behind = self.position >= min(self.total, self.pinned)
