@@ -15,6 +15,7 @@ from kvcache.config import HotDtype
 from kvcache.cpu_memory import as_numpy
 from kvcache.errors import CacheError
 
+_FLOATING = frozenset({mx.float16, mx.bfloat16, mx.float32, mx.float64})
 # The largest number of each dtype.
 _LARGEST = {dtype: float(mx.finfo(dtype.mx).max) for dtype in HotDtype}
 
@@ -32,12 +33,12 @@ def check_tokens(k: mx.array, v: mx.array, expected: Expected) -> None:
             f"got keys {shape} and values {v.shape}, expected two equal [B, Hkv, L, D] "
             "with B, Hkv and D at least 1"
         )
-    for name, array in (("keys", k), ("values", v)):
-        if not mx.issubdtype(array.dtype, mx.floating):
-            raise CacheError(
-                f"got {name} of {array.dtype}, expected float16, bfloat16 or float32; "
-                "convert them first"
-            )
+    if k.dtype not in _FLOATING or v.dtype not in _FLOATING:
+        name, array = ("values", v) if k.dtype in _FLOATING else ("keys", k)
+        raise CacheError(
+            f"got {name} of {array.dtype}, expected float16, bfloat16 or float32; "
+            "convert them first"
+        )
     got = shape[0], shape[1], shape[3]
     if got != expected and any(
         want not in (None, each) for want, each in zip(expected, got, strict=True)
@@ -58,15 +59,14 @@ def check_rows(rows: Sequence[int], count: int) -> None:
 
 def check_queries(q: mx.array, like: tuple[int, int, int], held: int) -> None:
     """Refuse queries that cannot attend to `held` tokens of B, Hkv and D = `like`."""
-    batch, kv_heads, dim = like
-    fits = q.ndim == 4 and (q.shape[0], q.shape[3]) == (batch, dim) and not q.shape[1] % kv_heads
-    if not fits:
+    (batch, kv_heads, dim), shape = like, q.shape
+    if len(shape) != 4 or shape[0] != batch or shape[3] != dim or shape[1] % kv_heads:
         raise CacheError(
-            f"got queries {q.shape}, expected [{batch}, a multiple of {kv_heads}, L, {dim}]"
+            f"got queries {shape}, expected [{batch}, a multiple of {kv_heads}, L, {dim}]"
         )
-    if held < max(q.shape[2], 1):
+    if held < max(shape[2], 1):
         raise CacheError(
-            f"got {q.shape[2]} queries over {held} held tokens, "
+            f"got {shape[2]} queries over {held} held tokens, "
             "expected no more queries than tokens; append first"
         )
 

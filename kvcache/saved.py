@@ -73,7 +73,7 @@ def dump(saved: Saved) -> State:
     held = saved.tiers.snapshot(ledger)
     pieces = held.unencoded()
     for at, pinned in ((0, True), (2, False)):
-        if tier := [tokens for p, tokens in pieces if (p < held.cold_position) == pinned]:
+        if tier := [tokens for p, tokens in pieces if (p < held.bounds.cold_position) == pinned]:
             unencoded[at : at + 2] = joined(tier)
     text, arrays = json.dumps(described), [*unencoded, *_cold_parts(held)]
     return text, checksum(text, arrays), *arrays
@@ -237,6 +237,6 @@ def _cold_parts(held: Snapshot) -> Sequence[mx.array | None]:
     found = [(keys, values) for _, keys, values in held.encoded()]
     return [
         mx.concatenate([run[role].parts[name] for run in found]) if found else None
-        for role, codec in enumerate(held.codecs)
+        for role, codec in enumerate(held.cold.codecs)
         for name in sorted(codec.shapes(1, 1))
     ]

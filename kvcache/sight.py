@@ -17,7 +17,7 @@ from kvcache.reference import Mask
 from kvcache.turn import Rotation
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Sight:
     """What L queries at consecutive positions see.
 
@@ -77,7 +77,7 @@ class Sight:
         oldest = self.position + 1 - self.window
         return tuple(map(max, held, range(oldest, oldest + self.queries)))
 
-    @property
+    @cached_property
     def suits_kernels(self) -> bool:
         """Whether kernels take it: they see held pinned tokens whole, new ones as any others."""
         behind = self.position >= min(self.total, self.pinned)

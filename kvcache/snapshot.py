@@ -100,42 +100,29 @@ def runs(first: int, count: int, segments: Sequence[int]) -> Iterator[Run]:
         done += stop - at
 
 
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """All that queries may attend to: pinned tokens, cold blocks, hot tokens, new ones.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bounds:
+    """What of a layer's buffers counts: one object for all layers that hold alike.
 
-    Their positions follow each other, but for `evicted` tokens that were let go after the
-    pinned ones. Where nothing is held, arrays may be missing.
-
-    pinned: a buffer of which the first `pinned_count` tokens count.
-    codecs: of keys and of values.
-    segments: up to four pairs of encoded keys and values, each part [slots, B, Hkv, *trailing].
-    slots: of each segment; the last ones may not be there yet.
-    first_slot, blocks: where the blocks begin, and how many follow, wrapping around.
-    block, dim: tokens of a block, and D.
-    hot: a ring, of which `hot_count` tokens count from `hot_start` on, wrapping around.
-    new: tokens that are in no tier yet.
+    evicted: tokens let go after the pinned ones.
+    pinned: tokens of the pinned buffer, its first.
+    first_slot, blocks: where encoded blocks begin, and how many follow, wrapping around.
+    block: tokens of one.
+    hot, hot_start: tokens of the hot ring, and where they begin, wrapping around.
     """
 
-    codecs: tuple[Codec, Codec]
     evicted: int = 0
-    pinned: Tokens[mx.array] | None = None
-    pinned_count: int = 0
-    segments: Sequence[tuple[Parts, Parts]] = ()
-    slots: Sequence[int] = ()
+    pinned: int = 0
     first_slot: int = 0
     blocks: int = 0
     block: int = 1
-    dim: int = 0
-    hot: Tokens[mx.array] | None = None
-    hot_count: int = 0
+    hot: int = 0
     hot_start: int = 0
-    new: Tokens[mx.array] | None = None
 
     @property
     def cold_position(self) -> int:
         """Of the first token of the oldest block."""
-        return self.pinned_count + self.evicted
+        return self.pinned + self.evicted
 
     @property
     def hot_position(self) -> int:
@@ -145,7 +132,44 @@ class Snapshot:
     @property
     def new_position(self) -> int:
         """Of the first new token."""
-        return self.hot_position + self.hot_count
+        return self.hot_position + self.hot
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ColdBlocks:
+    """Encoded blocks in a ring of slots: another object once a block is written.
+
+    codecs: of keys and of values.
+    segments: up to four pairs of encoded keys and values, each part [slots, B, Hkv, *trailing].
+    slots: of each segment; the last ones may not be there yet.
+    dim: D, once there are blocks.
+    """
+
+    codecs: tuple[Codec, Codec]
+    segments: Sequence[tuple[Parts, Parts]] = ()
+    slots: Sequence[int] = ()
+    dim: int = 0
+
+    @property
+    def kv_heads(self) -> int:
+        """Hkv, once there are blocks."""
+        return next(iter(self.segments[0][0].values())).shape[2]
+
+
+class Snapshot(NamedTuple):
+    """All that queries may attend to: pinned tokens, cold blocks, hot tokens, new ones.
+
+    Their positions follow each other, but for `evicted` tokens that were let go after the
+    pinned ones. Where nothing is held, arrays may be missing.
+
+    bounds: what of these counts. pinned, hot: buffers. new: tokens that are in no tier yet.
+    """
+
+    bounds: Bounds
+    cold: ColdBlocks
+    pinned: Tokens[mx.array] | None = None
+    hot: Tokens[mx.array] | None = None
+    new: Tokens[mx.array] | None = None
 
     @property
     def new_count(self) -> int:
@@ -158,18 +182,19 @@ class Snapshot:
         for tokens in (self.new, self.hot, self.pinned):
             if tokens is not None:
                 return tokens.keys.shape[1]
-        return next(iter(self.segments[0][0].values())).shape[2]
+        return self.cold.kv_heads
 
     def unencoded(self) -> list[Placed]:
         """Each unbroken run of tokens: pinned, hot in one or two, new."""
+        bounds = self.bounds
         found: list[Placed] = []
-        if self.pinned is not None and self.pinned_count:
-            found.append((0, self.pinned.cut(0, self.pinned_count)))
+        if self.pinned is not None and bounds.pinned:
+            found.append((0, self.pinned.cut(0, bounds.pinned)))
         if self.hot is not None:
-            for run in runs(self.hot_start, self.hot_count, [self.hot.length]):
-                found.append((self.hot_position + run.done, self.hot.cut(run.at, run.stop)))
+            for run in runs(bounds.hot_start, bounds.hot, [self.hot.length]):
+                found.append((bounds.hot_position + run.done, self.hot.cut(run.at, run.stop)))
         if self.new is not None:
-            found.append((self.new_position, self.new))
+            found.append((bounds.new_position, self.new))
         return found
 
     def encoded(self, most: int | None = None) -> Iterator[tuple[int, Encoded, Encoded]]:
@@ -177,15 +202,16 @@ class Snapshot:
 
         most: blocks of a run at most.
         """
-        for run in runs(self.first_slot, self.blocks, self.slots):
+        bounds, cold = self.bounds, self.cold
+        for run in runs(bounds.first_slot, bounds.blocks, cold.slots):
             step = most or run.stop - run.at
             for at in range(run.at, run.stop, step):
                 some = slice(at, min(at + step, run.stop))
                 keys, values = (
-                    Encoded(parts={n: part[some] for n, part in parts.items()}, dim=self.dim)
-                    for parts in self.segments[run.segment]
+                    Encoded(parts={n: part[some] for n, part in parts.items()}, dim=cold.dim)
+                    for parts in cold.segments[run.segment]
                 )
-                yield self.cold_position + (run.done + at - run.at) * self.block, keys, values
+                yield bounds.cold_position + (run.done + at - run.at) * bounds.block, keys, values
 
     def decoded(self, dtype: mx.Dtype) -> Tokens[mx.array]:
         """All tokens, oldest first: [B, Hkv, held and new, D] of `dtype`."""
@@ -193,7 +219,7 @@ class Snapshot:
         for position, *pair in self.encoded():
             keys, values = (
                 side_by_side(codec.decode(encoded)).astype(dtype)
-                for codec, encoded in zip(self.codecs, pair, strict=True)
+                for codec, encoded in zip(self.cold.codecs, pair, strict=True)
             )
             parts.append((position, Tokens(keys, values)))
         return joined([tokens for _, tokens in sorted(parts, key=lambda part: part[0])])

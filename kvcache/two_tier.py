@@ -101,7 +101,7 @@ class TwoTierKVCache:
         [2 * B, Hkv, L, D], of which they are views, where the caller has them so.
         """
         new = self.checked(k, v, both)
-        check_queries(q, _like(k), k.shape[2])
+        check_queries(q, _like(k), new.length)
         return self.attend_checked(q, new, scale=scale, mask=mask)
 
     def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:

@@ -21,11 +21,16 @@ def threadgroups_of(architecture: str) -> int:
     return _OF_METAL.get(architecture[-1:], _OF_METAL["g"])
 
 
+def threadgroups_on(multiprocessors: int) -> int:
+    """The same of a CUDA GPU."""
+    return _PER_MULTIPROCESSOR * multiprocessors
+
+
 @cache
 def threadgroups_here() -> int:
     """The same of this machine's GPU; as a base chip's where nothing is told."""
     if mx.cuda.is_available() and (count := _multiprocessors()):
-        return _PER_MULTIPROCESSOR * count
+        return threadgroups_on(count)
     return threadgroups_of(str(mx.device_info().get("architecture", "")))
 
 

@@ -43,13 +43,12 @@ def expand(
     [B, heads.count, room, D] of `dtype`; what follows the blocks' tokens is not set.
     Raises CacheError for a codec that no kernel reads.
     """
-    words = next(iter(held.segments[0][index].values()))
+    bounds, cold = held.bounds, held.cold
+    words = next(iter(cold.segments[0][index].values()))
     batch, kv_heads = words.shape[1:3]
-    made = _expand_kernel(family_of(held.codecs[index], held.dim), index)
-    (parts,) = made.segments.inputs(held)
-    (where,) = made.segments.numbers(
-        len(held.segments), held.slots, first_slot=held.first_slot, blocks=held.blocks
-    )
+    made = _expand_kernel(family_of(cold.codecs[index], cold.dim), index)
+    (parts,) = made.segments.inputs(cold)
+    (where,) = made.segments.numbers(bounds, len(cold.segments), cold.slots)
     numbers = where | {
         Argument.HEADS: batch * kv_heads,
         Argument.KV_HEADS: kv_heads,
@@ -57,16 +56,16 @@ def expand(
         Argument.HEADS_TAKEN: heads.count,
         Argument.ROOM: room,
     }
-    sizes = {"D": held.dim, "M": held.block, "SIMDGROUPS": _SIMDGROUPS}
+    sizes = {"D": cold.dim, "M": bounds.block, "SIMDGROUPS": _SIMDGROUPS}
     threads = TILE * _SIMDGROUPS
     (out,) = launch(
         Call(
             kernel=made.kernel,
             inputs=[made.levels, pack_arguments(numbers), *parts],
             constants={**sizes, "OUT": dtype},
-            grid=(threads * ceil_div(held.blocks, _SIMDGROUPS), batch * heads.count, 1),
+            grid=(threads * ceil_div(bounds.blocks, _SIMDGROUPS), batch * heads.count, 1),
             threadgroup=(threads, 1, 1),
-            shapes=[(batch, heads.count, room, held.dim)],
+            shapes=[(batch, heads.count, room, cold.dim)],
             dtypes=[dtype],
         )
     )

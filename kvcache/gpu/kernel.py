@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -123,8 +123,7 @@ class Kernel:
         return f"ember_{self.stem}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
+class Call(NamedTuple):
     """One launch of a kernel. grid counts threads and is a multiple of the threadgroup."""
 
     kernel: Kernel
@@ -134,6 +133,18 @@ class Call:
     threadgroup: Size
     shapes: Sequence[tuple[int, ...]]
     dtypes: Sequence[mx.Dtype]
+
+    def of(self, *inputs: mx.array) -> "Call":
+        """The same of these inputs, before those that it has."""
+        return Call(
+            self.kernel,
+            (*inputs, *self.inputs),
+            self.constants,
+            self.grid,
+            self.threadgroup,
+            self.shapes,
+            self.dtypes,
+        )
 
     def arguments(self) -> dict[str, Any]:
         """As the functions that MLX makes of kernels take them."""

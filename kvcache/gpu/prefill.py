@@ -41,13 +41,13 @@ class TierPrefill:
         Where the tokens do not fit in one transient this evaluates as it goes. Raises
         CacheError as the decoder.
         """
-        shape = CallShape.of(q.shape, held.kv_heads)
-        copies = len(sight.turning) if held.pinned_count else 1
-        columns = sight.columns + (copies - 1) * held.pinned_count
+        shape, bounds = CallShape.of(q.shape, held.kv_heads), held.bounds
+        copies = len(sight.turning) if bounds.pinned else 1
+        columns = sight.columns + (copies - 1) * bounds.pinned
         # An eighth is for small arrays on their way, then the outputs before they are joined.
         left = self.most_transient // 8 * 7 - q.nbytes
         masked = 0 if sight.is_whole else shape.new * columns
-        rotated = _rotated_bytes(shape, columns - held.blocks * held.block, q.dtype)
+        rotated = _rotated_bytes(shape, columns - bounds.blocks * bounds.block, q.dtype)
         each = 2 * shape.batch * shape.dim * columns * q.dtype.size + rotated
         fits = each <= left - masked and shape.dim in _FUSED_DIMS
         step = max(1, min(shape.kv_heads, (left - masked) // each))
@@ -95,7 +95,8 @@ class _Reader:
     def rotated(self, role: int, x: mx.array) -> mx.array:
         """x [B, heads, S, D] in the basis of keys (role 0) or values (1)."""
         held = self.held
-        basis = held.codecs[role].basis(held.kv_heads, x.shape[-1]) if held.blocks else None
+        codec = held.cold.codecs[role]
+        basis = codec.basis(held.kv_heads, x.shape[-1]) if held.bounds.blocks else None
         if basis is not None:
             x = (x.astype(mx.float32) * basis.signs[self.heads.slice, None]) @ basis.matrix
         return x.astype(self.dtype)
@@ -103,7 +104,8 @@ class _Reader:
     def rotated_back(self, out: mx.array) -> mx.array:
         """out [B, heads, S, D] back from the values' basis."""
         held = self.held
-        basis = held.codecs[1].basis(held.kv_heads, out.shape[-1]) if held.blocks else None
+        codec = held.cold.codecs[1]
+        basis = codec.basis(held.kv_heads, out.shape[-1]) if held.bounds.blocks else None
         if basis is None:
             return out
         return (out.astype(mx.float32) @ basis.transposed) * basis.signs[self.heads.slice, None]
@@ -111,11 +113,11 @@ class _Reader:
     def side_by_side(self, columns: int) -> Tokens[mx.array]:
         """All tokens: the blocks', a copy of the pinned ones for each turn, and the others."""
         held, rest = self.held, [*self._pinned(), *self._others()]
-        if not held.blocks:
+        if not held.bounds.blocks:
             return joined(rest)
         keys, values = self._decoded(held, columns)
         # Behind the blocks, in arrays that nobody else has: nothing is copied for it.
-        start = held.blocks * held.block
+        start = held.bounds.blocks * held.bounds.block
         for tokens in rest:
             stop = start + tokens.length
             keys[:, :, start:stop], values[:, :, start:stop] = tokens
@@ -124,21 +126,22 @@ class _Reader:
 
     def pieces(self, most: int) -> Iterator[_Piece]:
         """The same, about `most` tokens at a time."""
-        held, sight = self.held, self.sight
-        step = max(1, most // held.block)
-        for first in range(0, held.blocks, step):
-            slot, count = held.first_slot + first, min(step, held.blocks - first)
-            some = replace(held, first_slot=slot % sum(held.slots), blocks=count)
-            position, length = held.cold_position + first * held.block, count * held.block
-            yield _Piece(self._decoded(some, length), sight.of(position, length))
+        held, bounds, sight = self.held, self.held.bounds, self.sight
+        step = max(1, most // bounds.block)
+        for first in range(0, bounds.blocks, step):
+            slot, count = bounds.first_slot + first, min(step, bounds.blocks - first)
+            some = replace(bounds, first_slot=slot % sum(held.cold.slots), blocks=count)
+            position, length = bounds.cold_position + first * bounds.block, count * bounds.block
+            decoded = self._decoded(held._replace(bounds=some), length)
+            yield _Piece(decoded, sight.of(position, length))
         for copies in self._pinned():
             for at in range(0, copies.length, most):
                 stop = min(at + most, copies.length)
-                yield _Piece(copies.cut(at, stop), _own(sight, held.pinned_count, at, stop))
+                yield _Piece(copies.cut(at, stop), _own(sight, bounds.pinned, at, stop))
         for others in self._others():
             for at in range(0, others.length, most):
                 piece = others.cut(at, at + most)
-                yield _Piece(piece, sight.of(held.hot_position + at, piece.length))
+                yield _Piece(piece, sight.of(bounds.hot_position + at, piece.length))
 
     def _decoded(self, blocks: Snapshot, room: int) -> Tokens[mx.array]:
         """The blocks' tokens, at the beginning of arrays with room for more."""
@@ -150,15 +153,13 @@ class _Reader:
 
     def _pinned(self) -> list[Tokens[mx.array]]:
         """For each turn, one after the other, the pinned tokens, their keys turned ahead by it."""
-        held, sight = self.held, self.sight
-        if not (held.pinned and held.pinned_count):
+        pinned, count, sight = self.held.pinned, self.held.bounds.pinned, self.sight
+        if not (pinned and count):
             return []
         tiled = 1, 1, len(sight.turning), 1
-        keys, values = (
-            mx.tile(x[:, self.heads.slice], tiled) for x in held.pinned.cut(0, held.pinned_count)
-        )
+        keys, values = (mx.tile(x[:, self.heads.slice], tiled) for x in pinned.cut(0, count))
         if sight.rotation:
-            ahead = (repeat(-turn, held.pinned_count) for turn, _ in sight.turning)
+            ahead = (repeat(-turn, count) for turn, _ in sight.turning)
             keys = sight.rotation(keys.astype(mx.float32), tuple(chain.from_iterable(ahead)))
         return [self._in_basis(keys, values)]
 
@@ -168,7 +169,7 @@ class _Reader:
         runs = [
             Tokens(keys[:, heads], values[:, heads])
             for position, (keys, values) in held.unencoded()
-            if position >= held.hot_position
+            if position >= held.bounds.hot_position
         ]
         return [self._in_basis(*joined(runs))] if runs else []
 
@@ -180,15 +181,17 @@ def _mask(held: Snapshot, sight: Sight) -> Mask:
     """Which rows see which of all tokens side by side."""
     if sight.is_whole:
         return "causal"
-    pinned, cold = held.pinned_count, held.blocks * held.block
+    bounds = held.bounds
+    pinned, cold = bounds.pinned, bounds.blocks * bounds.block
+    recent = bounds.hot + held.new_count
     copies = cold + len(sight.turning) * pinned
     # One array, of which most is seen by all: the rest is written into it.
-    mask = mx.ones((sight.queries, copies + held.hot_count + held.new_count), mx.bool_)
+    mask = mx.ones((sight.queries, copies + recent), mx.bool_)
     if pinned and (own := _own(sight, pinned, 0, copies - cold)) is not None:
         mask[:, cold:copies] = own
     for column, position, count in (
-        (0, held.cold_position, cold),
-        (copies, held.hot_position, held.hot_count + held.new_count),
+        (0, bounds.cold_position, cold),
+        (copies, bounds.hot_position, recent),
     ):
         seen, stop = sight.seen_by_all(position, count), position + count
         for first, last in ((position, seen.start), (seen.stop, stop)):

@@ -12,8 +12,8 @@ import mlx.core as mx
 
 from kvcache.gpu.arguments import Argument
 from kvcache.gpu.families import Family
-from kvcache.gpu.kernel import LEAST_SIZE, in_device_memory
-from kvcache.snapshot import Snapshot
+from kvcache.gpu.kernel import in_device_memory
+from kvcache.snapshot import Bounds, ColdBlocks
 
 _STARTS = (Argument.START_0, Argument.START_1, Argument.START_2, Argument.START_3)
 _SEGMENTS = len(_STARTS)  # as many as a ring has
@@ -84,27 +84,25 @@ class SegmentInputs:
         pick = ("PICK(name)", f"({choice}name##_{last})")
         return (pick, *(macro for role in self.roles for macro in role.macros))
 
-    @cached_property
-    def _parts(self) -> tuple[tuple[int, str], ...]:
-        return tuple((role.index, part) for role in self.roles for part in role.family.parts)
-
-    def inputs(self, held: Snapshot) -> list[list[mx.array]]:
+    def inputs(self, cold: ColdBlocks) -> list[list[mx.array]]:
         """Of each launch; one, unless there are too many parts."""
-        count, parts = self.segments, self._parts
         launches = []
-        for at in range(0, len(held.segments), count):
-            taken = list(held.segments[at : at + count])
-            taken += taken[:1] * (count - len(taken))  # never read
-            launches.append([pair[i][part] for pair in taken for i, part in parts])
-        # No part has fewer numbers than tokens.
-        if held.kv_heads * held.block < LEAST_SIZE:
-            return [[in_device_memory(part) for part in inputs] for inputs in launches]
+        for at in range(0, len(cold.segments), self.segments):
+            taken = list(cold.segments[at : at + self.segments])
+            taken += taken[:1] * (self.segments - len(taken))  # never read
+            parts = (
+                pair[role.index][part]
+                for pair in taken
+                for role in self.roles
+                for part in role.family.parts
+            )
+            launches.append([in_device_memory(part) for part in parts])
         return launches
 
     def numbers(
-        self, segments: int, slots: Sequence[int], *, first_slot: int, blocks: int
+        self, bounds: Bounds, segments: int, slots: Sequence[int]
     ) -> list[dict[Argument, int]]:
-        """Of each launch, of so many segments; otherwise as a `Snapshot` has them."""
+        """Of each launch, of so many segments of these slots."""
         starts, launches = list(accumulate(slots, initial=0)), []
         for at in range(0, segments, self.segments):
             count = min(self.segments, segments - at)
@@ -114,8 +112,8 @@ class SegmentInputs:
                 **dict(zip(_STARTS, first, strict=True)),
                 Argument.STOP: stop,
                 Argument.SLOTS: sum(slots),
-                Argument.FIRST_SLOT: first_slot,
-                Argument.BLOCKS: blocks,
+                Argument.FIRST_SLOT: bounds.first_slot,
+                Argument.BLOCKS: bounds.blocks,
             }
             launches.append(numbers)
         return launches

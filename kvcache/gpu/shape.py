@@ -1,6 +1,7 @@
 """The sizes that a call's queries and tiers share, and how the work is cut to a GPU."""
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from kvcache.errors import CacheError
 
@@ -31,8 +32,9 @@ class CallShape:
         check_dim(self.dim)
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, queries: tuple[int, ...], kv_heads: int) -> "CallShape":
-        """From queries' shape [B, Hq, L, D]."""
+        """From queries' shape [B, Hq, L, D]; the same for all layers and tokens."""
         batch, heads, new, dim = queries
         return cls(batch=batch, kv_heads=kv_heads, group=heads // kv_heads, new=new, dim=dim)
 
@@ -41,17 +43,17 @@ class CallShape:
         """KV heads of all batch rows."""
         return self.batch * self.kv_heads
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Query rows that meet one KV head."""
         return self.group * self.new
 
-    @property
+    @cached_property
     def row_parts(self) -> int:
         """Parts of the rows, each of which reads the tokens once."""
         return ceil_div(self.rows, _ROWS * _SIMDGROUPS)
 
-    @property
+    @cached_property
     def _part_rows(self) -> int:
         """Rows of a part, of several new tokens rounded up to a power of two.
 
@@ -60,17 +62,17 @@ class CallShape:
         rows = ceil_div(self.rows, self.row_parts)
         return rows if self.new == 1 else 1 << (rows - 1).bit_length()
 
-    @property
+    @cached_property
     def team(self) -> int:
         """Simdgroups that share the tokens they read; each has rows of its own."""
         return ceil_div(self._part_rows, _ROWS)
 
-    @property
+    @cached_property
     def tile_rows(self) -> int:
         """Rows of a simdgroup, a constant of kernels."""
         return ceil_div(self._part_rows, self.team)
 
-    @property
+    @cached_property
     def teams(self) -> int:
         """Of a threadgroup: each reads other tokens."""
         return max(1, (_SIMDGROUPS if self.dim <= _WIDE_DIM else _SIMDGROUPS // 2) // self.team)

@@ -1,6 +1,7 @@
 """What attention of a few new tokens launches in each layer, but for the layer's own arrays.
 
-Layers come one after the other and are mostly alike, so this is made once for a token.
+Layers come one after the other and are mostly alike, so this is made once for a token, as are
+the objects that it is found by: where tokens lie (`Bounds`) and who sees them (`Sight`).
 """
 
 import math
@@ -13,11 +14,14 @@ import mlx.core as mx
 
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
 from kvcache.gpu.families import Family, level_table
-from kvcache.gpu.kernel import Call, Constant, Kernel, Size
+from kvcache.gpu.kernel import LEAST_SIZE, Call, Constant, Kernel, in_device_memory
 from kvcache.gpu.segments import SegmentInputs, key_role, value_role
 from kvcache.gpu.shape import TILE, CallShape, ceil_div
+from kvcache.sight import Sight
+from kvcache.snapshot import Bounds
 
 _MERGERS = 8  # simdgroups that share the spans of a row
+_NO_TURNS = mx.array([0.0] * LEAST_SIZE)  # of the type of those that are read
 _UNENCODED = Kernel.load(
     "unencoded",
     inputs=(
@@ -64,132 +68,120 @@ def cold_kernel(keys: Family, values: Family) -> ColdKernel:
     return ColdKernel(kernel=kernel, segments=segments, levels=level_table((keys, values)))
 
 
+class ColdTask(NamedTuple):
+    """Of a layer's blocks: how kernels read them, and the slots of their segments.
+
+    segments: how many there are already. keys_rotated, values_rotated: whether they are.
+    """
+
+    kernel: ColdKernel
+    segments: int
+    slots: tuple[int, ...]
+    keys_rotated: bool
+    values_rotated: bool
+
+
 class Task(NamedTuple):
     """All that the layers of a token have in common.
 
-    queries: [B, Hq, L, D]. dtype: theirs. held_dtype: of unencoded tokens. position,
-    lowest: what queries see, as their sight has it. pairs, apart: of channels that turn for
-    pinned tokens, and from one channel of a pair to the other.
-    evicted to block: of the snapshot; rooms are the lengths of buffers.
-    cold: what reads the blocks, if there are any. keys_rotated, values_rotated: theirs.
-    threadgroups: that a launch should have.
+    queries: [B, Hq, L, D]. dtype: theirs. pinned, hot: shapes of buffers [B, Hkv, room, D], of
+    held_dtype. sight, bounds: of a snapshot, found by what objects they are. cold: None where
+    there are no blocks. threadgroups: that a launch should have.
     """
 
     queries: tuple[int, ...]
     dtype: mx.Dtype
+    pinned: tuple[int, ...]
+    hot: tuple[int, ...]
     held_dtype: mx.Dtype
-    kv_heads: int
     scale: float
-    position: int
-    lowest: tuple[int, ...]
-    pairs: int
-    apart: int
-    evicted: int
-    pinned: int
-    pinned_room: int
-    hot: int
-    hot_start: int
-    hot_room: int
-    new: int
-    segments: int
-    slots: tuple[int, ...]
-    first_slot: int
-    blocks: int
-    block: int
-    cold: ColdKernel | None
-    keys_rotated: bool
-    values_rotated: bool
+    sight: Sight
+    bounds: Bounds
+    cold: ColdTask | None
     threadgroups: int
-
-    @property
-    def shape(self) -> CallShape:
-        """B, Hkv, G, L and D."""
-        return CallShape.of(self.queries, self.kv_heads)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """A call but for its inputs, of which `numbers` is the last."""
-
-    kernel: Kernel
-    numbers: mx.array
-    constants: Mapping[str, Constant]
-    grid: Size
-    threadgroup: Size
-    shapes: Sequence[tuple[int, ...]]
-    dtypes: Sequence[mx.Dtype]
-
-    def of(self, *inputs: mx.array) -> Call:
-        """The call."""
-        return Call(
-            kernel=self.kernel,
-            inputs=(*inputs, self.numbers),
-            constants=self.constants,
-            grid=self.grid,
-            threadgroup=self.threadgroup,
-            shapes=self.shapes,
-            dtypes=self.dtypes,
-        )
 
 
 class Step(NamedTuple):
-    """The launches: no cold one without blocks, and several if a codec has many parts."""
+    """The launches, each of `numbers` alone: no cold one without blocks, several of many parts.
 
-    cold: Sequence[Launch]
-    unencoded: Launch
-    merge: Launch
+    turns: cosines and sines for the pinned tokens.
+    """
+
+    cold: Sequence[Call]
+    unencoded: Call
+    merge: Call
+    turns: mx.array
 
 
 @lru_cache(maxsize=16)
 def step_of(task: Task) -> Step:
     """The launches of a layer. Raises CacheError for a D that the kernels do not take."""
-    shape = task.shape
-    cold_spans = shape.spans(task.blocks, task.threadgroups)
+    shape, bounds = CallShape.of(task.queries, task.hot[1]), task.bounds
+    cold_spans = shape.spans(bounds.blocks, task.threadgroups)
     cold = _cold(task, shape, cold_spans)
-    pinned_spans = _spans_of(task.pinned, task) if task.pinned else 0
-    spans = pinned_spans + _spans_of(task.hot + task.new, task)
+    pinned_spans = _spans_of(bounds.pinned, task, shape) if bounds.pinned else 0
+    spans = pinned_spans + _spans_of(bounds.hot + task.sight.new, task, shape)
+    turns = _turns(task)
     return Step(
         cold=cold,
-        unencoded=_unencoded(task, shape, spans, pinned_spans),
+        unencoded=_unencoded(task, shape, spans, pinned_spans, turns),
         merge=_merge(task, shape, cold_spans * len(cold), spans),
+        turns=turns.table,
     )
 
 
-def _spans_of(tokens: int, task: Task) -> int:
-    return task.shape.spans(ceil_div(tokens, TILE), task.threadgroups)
+class _Turns(NamedTuple):
+    """Cosines and sines for pinned tokens, of so many pairs of channels, so far apart."""
+
+    table: mx.array
+    pairs: int
+    apart: int
 
 
-def _cold(task: Task, shape: CallShape, spans: int) -> list[Launch]:
-    if task.cold is None:
+def _turns(task: Task) -> _Turns:
+    """None, pairs of channels, where no tokens are pinned or none was let go."""
+    sight, rotation = task.sight, task.sight.rotation
+    if rotation is None or not task.bounds.pinned or not any(sight.turns):
+        return _Turns(_NO_TURNS, 0, 0)
+    pairs = len(rotation.periods)
+    apart = 1 if rotation.traditional else pairs
+    return _Turns(in_device_memory(rotation.table(sight.turns)), pairs, apart)
+
+
+def _spans_of(tokens: int, task: Task, shape: CallShape) -> int:
+    return shape.spans(ceil_div(tokens, TILE), task.threadgroups)
+
+
+def _cold(task: Task, shape: CallShape, spans: int) -> list[Call]:
+    cold, bounds = task.cold, task.bounds
+    if cold is None:
         return []
     constants: dict[str, Constant] = {
-        "M": task.block,
+        "M": bounds.block,
         "QUERY": task.dtype,
-        "ROTATED": task.keys_rotated,
+        "ROTATED": cold.keys_rotated,
     }
-    position = {Argument.COLD_POSITION: task.pinned + task.evicted}
+    position = {Argument.COLD_POSITION: bounds.cold_position}
     return [
-        _partial(task, shape, task.cold.kernel, spans, where | position, constants)
-        for where in task.cold.segments.numbers(
-            task.segments, task.slots, first_slot=task.first_slot, blocks=task.blocks
-        )
+        _partial(task, shape, cold.kernel.kernel, spans, where | position, constants)
+        for where in cold.kernel.segments.numbers(bounds, cold.segments, cold.slots)
     ]
 
 
-def _unencoded(task: Task, shape: CallShape, spans: int, pinned_spans: int) -> Launch:
-    hot_position = task.pinned + task.evicted + task.blocks * task.block
+def _unencoded(task: Task, shape: CallShape, spans: int, pinned_spans: int, turns: _Turns) -> Call:
+    bounds = task.bounds
     numbers = {
-        Argument.PINNED: task.pinned,
-        Argument.PINNED_ROOM: task.pinned_room,
+        Argument.PINNED: bounds.pinned,
+        Argument.PINNED_ROOM: task.pinned[2],
         Argument.PINNED_SPANS: pinned_spans,
-        Argument.HOT: task.hot,
-        Argument.HOT_START: task.hot_start,
-        Argument.HOT_POSITION: hot_position,
-        Argument.RING: task.hot_room,
-        Argument.NEW: task.new,
-        Argument.NEW_POSITION: hot_position + task.hot,
-        Argument.PAIRS: task.pairs,
-        Argument.APART: task.apart,
+        Argument.HOT: bounds.hot,
+        Argument.HOT_START: bounds.hot_start,
+        Argument.HOT_POSITION: bounds.hot_position,
+        Argument.RING: task.hot[2],
+        Argument.NEW: task.sight.new,
+        Argument.NEW_POSITION: bounds.new_position,
+        Argument.PAIRS: turns.pairs,
+        Argument.APART: turns.apart,
     }
     constants: dict[str, Constant] = {"HOT": task.held_dtype, "QUERY": task.dtype}
     return _partial(task, shape, _UNENCODED, spans, numbers, constants)
@@ -202,13 +194,13 @@ def _partial(
     spans: int,
     numbers: Mapping[Argument, int],
     constants: Mapping[str, Constant],
-) -> Launch:
+) -> Call:
     """A launch that gives partial results, sums and stats, of each span."""
     threads = TILE * shape.simdgroups
     shared = {
         Argument.ROWS: shape.rows,
         Argument.QUERIES: shape.new,
-        Argument.POSITION: task.position,
+        Argument.POSITION: task.sight.position,
         Argument.HEADS: shape.heads,
         Argument.KV_HEADS: shape.kv_heads,
         Argument.SPANS: spans,
@@ -218,9 +210,9 @@ def _partial(
         **{"D": shape.dim, "ROWS": shape.tile_rows},
         **{"TEAM": shape.team, "TEAMS": shape.teams},
     }
-    return Launch(
+    return Call(
         kernel=kernel,
-        numbers=pack_arguments({**shared, **numbers}, task.lowest),
+        inputs=(pack_arguments({**shared, **numbers}, task.sight.lowest),),
         constants={**constants, **sizes},
         grid=(threads * shape.row_parts, shape.heads, spans),
         threadgroup=(threads, 1, 1),
@@ -229,7 +221,7 @@ def _partial(
     )
 
 
-def _merge(task: Task, shape: CallShape, cold_spans: int, unencoded_spans: int) -> Launch:
+def _merge(task: Task, shape: CallShape, cold_spans: int, unencoded_spans: int) -> Call:
     numbers = {
         Argument.ROWS: shape.rows,
         Argument.KV_HEADS: shape.kv_heads,
@@ -237,12 +229,12 @@ def _merge(task: Task, shape: CallShape, cold_spans: int, unencoded_spans: int) 
         Argument.UNENCODED_SPANS: unencoded_spans,
     }
     threads = TILE * _MERGERS
-    return Launch(
+    return Call(
         kernel=_MERGE,
-        numbers=pack_arguments(numbers),
+        inputs=(pack_arguments(numbers),),
         constants={
             "D": shape.dim,
-            "ROTATED": task.values_rotated,
+            "ROTATED": task.cold is not None and task.cold.values_rotated,
             "SIMDGROUPS": _MERGERS,
             "OUT": task.dtype,
         },

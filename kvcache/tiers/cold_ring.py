@@ -6,11 +6,12 @@ few arrays to read. Knows no positions and no attention.
 """
 
 from copy import copy
+from dataclasses import replace
 
 import mlx.core as mx
 
 from kvcache.codecs.base import Codec, Encoded, Parts
-from kvcache.snapshot import Run, Tokens, runs
+from kvcache.snapshot import ColdBlocks, Run, Tokens, runs
 
 _SEGMENTS = 4
 
@@ -29,51 +30,43 @@ def segment_sizes(slots: int) -> tuple[int, ...]:
 class ColdRing:
     """Blocks of keys and values [B, Hkv, M, D], each encoded by its codec.
 
-    slots: of each segment, allocated or not.
-    segments: those that are, [keys, values] -> parts, each [slots, B, Hkv, *trailing].
+    held: all of it; slots come to it as they are needed.
     """
 
     def __init__(self, slots: int, *, block: int, codecs: tuple[Codec, Codec]) -> None:
-        self.codecs = codecs
-        self.slots = segment_sizes(slots)
-        self.segments: list[tuple[Parts, Parts]] = []
-        self.dim = 0
+        self.held = ColdBlocks(codecs=codecs, slots=segment_sizes(slots))
         self._block = block
 
     def write(self, number: int, tokens: Tokens[mx.array]) -> None:
         """Encode blocks [B, Hkv, N * M, D] and put them at numbers number .. number + N."""
         keys, values = (
-            self._encode(codec, each) for codec, each in zip(self.codecs, tokens, strict=True)
+            self._encode(codec, each) for codec, each in zip(self.held.codecs, tokens, strict=True)
         )
         self.put(number, keys, values)
 
     def put(self, number: int, keys: Encoded, values: Encoded) -> None:
         """Put encoded blocks, parts [N, B, Hkv, ...], at numbers number .. number + N."""
-        self.dim = keys.dim
         count, batch, heads = next(iter(keys.parts.values())).shape[:3]
-        for run in runs(number, count, self.slots):
-            self._reserve(run.segment, batch, heads)
+        segments, slots = [*self.held.segments], self.held.slots
+        for run in runs(number, count, slots):
+            while len(segments) <= run.segment:
+                segments.append(self._empty(slots[len(segments)], batch, heads, keys.dim))
             some = slice(run.done, run.done + run.stop - run.at)
-            old_keys, old_values = self.segments[run.segment]
-            self.segments[run.segment] = (
-                {
-                    name: _written(old_keys[name], run, part[some])
-                    for name, part in keys.parts.items()
-                },
-                {
-                    name: _written(old_values[name], run, part[some])
-                    for name, part in values.parts.items()
-                },
+            made_keys, made_values = (
+                {name: _written(before[name], run, part[some]) for name, part in new.parts.items()}
+                for before, new in zip(segments[run.segment], (keys, values), strict=True)
             )
+            segments[run.segment] = made_keys, made_values
+        self.held = replace(self.held, segments=tuple(segments), dim=keys.dim)
 
     def pending(self) -> list[mx.array]:
         """Arrays that may still have to be evaluated."""
-        return [part for pair in self.segments for parts in pair for part in parts.values()]
+        return [part for pair in self.held.segments for parts in pair for part in parts.values()]
 
     @property
     def allocated(self) -> int:
         """Blocks that there is memory for now."""
-        return sum(self.slots[: len(self.segments)])
+        return sum(self.held.slots[: len(self.held.segments)])
 
     def _encode(self, codec: Codec, tokens: mx.array) -> Encoded:
         """Parts [N, B, Hkv, *trailing] of tokens [B, Hkv, N * M, D]."""
@@ -85,17 +78,16 @@ class ColdRing:
         split = {name: part.reshape(count, batch, *part.shape[1:]) for name, part in parts.items()}
         return Encoded(parts=split, dim=dim)
 
-    def _reserve(self, segment: int, batch: int, heads: int) -> None:
-        while len(self.segments) <= segment:
-            slots = self.slots[len(self.segments)]
-            keys, values = (
-                {
-                    name: mx.zeros((slots, batch, heads, *spec.shape), spec.dtype)
-                    for name, spec in codec.shapes(self._block, self.dim).items()
-                }
-                for codec in self.codecs
-            )
-            self.segments.append((keys, values))
+    def _empty(self, slots: int, batch: int, heads: int, dim: int) -> tuple[Parts, Parts]:
+        """A segment of so many slots."""
+        keys, values = (
+            {
+                name: mx.zeros((slots, batch, heads, *spec.shape), spec.dtype)
+                for name, spec in codec.shapes(self._block, dim).items()
+            }
+            for codec in self.held.codecs
+        )
+        return keys, values
 
 
 def _written(part: mx.array, run: Run, blocks: mx.array) -> mx.array:

@@ -17,7 +17,7 @@ from kvcache.native import structs
 from kvcache.native.library import library
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Floats
 from kvcache.sight import Sight
-from kvcache.snapshot import Snapshot, Tokens
+from kvcache.snapshot import ColdBlocks, Snapshot, Tokens
 from kvcache.tiers.cold_ring import ColdRing
 from kvcache.tiers.cpu_blocks import CpuBlocks
 from kvcache.tiers.cpu_ring import CpuRing, CpuTokens, from_mlx, to_mlx
@@ -71,39 +71,28 @@ class CpuTiers(Tiers[Array]):
     def snapshot(self, ledger: Ledger, new: CpuTokens | None = None) -> Snapshot:
         held = self._cold_snapshot(ledger)
         if new is not None:
-            held = replace(held, new=to_mlx(new, self._dtype))
+            held = held._replace(new=to_mlx(new, self._dtype))
         if self._rings is None:
             return held
         pinned, hot = self._rings
-        return replace(
-            held,
+        return held._replace(
             pinned=to_mlx(pinned.read(0, ledger.pinned), self._dtype),
             hot=to_mlx(hot.read(ledger.hot_number, ledger.hot), self._dtype),
-            hot_count=ledger.hot,
         )
 
     def _cold_snapshot(self, ledger: Ledger) -> Snapshot:
         """Of the cold blocks alone."""
-        blocks, cold = ledger.end - ledger.first, self._cold
-        none = Snapshot(
-            codecs=self._plan.codecs,
-            evicted=ledger.evicted,
-            pinned_count=ledger.pinned,
-            block=self.sizes.block,
-            dim=self._rings[0].shape[2] if self._rings else 0,
-        )
-        if cold is None or not blocks:
-            return none
+        bounds, cold = replace(ledger.bounds, hot_start=0), self._cold
         if isinstance(cold, ColdRing):
-            return replace(
-                none,
-                segments=tuple(cold.segments),
-                slots=cold.slots,
-                first_slot=ledger.first % self.sizes.slots,
-                blocks=blocks,
-            )
-        parts = cold.read(ledger.first, ledger.end)
-        return replace(none, segments=(parts,), slots=(blocks,), blocks=blocks)
+            return Snapshot(bounds, cold.held)
+        dim = self._rings[0].shape[2] if self._rings else 0
+        none = ColdBlocks(codecs=self._plan.codecs, dim=dim)
+        if cold is None or not bounds.blocks:
+            return Snapshot(bounds, none)
+        blocks = replace(
+            none, segments=(cold.read(ledger.first, ledger.end),), slots=(bounds.blocks,)
+        )
+        return Snapshot(replace(bounds, first_slot=0), blocks)
 
     def _decoded(self, ledger: Ledger) -> CpuRing | None:
         """The cold blocks that kernels do not read, in a ring of tokens; None: there are none."""

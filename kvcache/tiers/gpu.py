@@ -35,7 +35,7 @@ class GpuTiers(MlxTiers):
         super().__init__(plan)
         self._decoder, self._prefill = decoder or TierDecoder(), prefill or TierPrefill()
         self._encoder = encoder or TierEncoder()
-        self._codecs = self._cold.codecs if plan.sizes.slots else ()
+        self._codecs = self._cold.held.codecs if plan.sizes.slots else ()
         self._is_reference: dict[int, bool] = {}  # asked for each token
 
     def is_reference(self, dim: int) -> bool:
@@ -65,7 +65,7 @@ class GpuTiers(MlxTiers):
 
     def _encode(self, number: int, tokens: Leaving, dim: int) -> bool:
         """Whether the kernel encodes these blocks, to be put from a block number on."""
-        codecs = self._cold.codecs
+        codecs = self._cold.held.codecs
         taken = not self.is_reference(dim) and encodes(codecs, self.sizes.block, dim)
         if taken:
             self._cold.put(number, *self._encoder.encode(codecs, tokens))

@@ -14,10 +14,12 @@ This module does not know what a token holds or what a block is encoded with.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from kvcache.errors import CacheError
 from kvcache.reference import Mask
 from kvcache.sight import Sight
+from kvcache.snapshot import Bounds
 from kvcache.turn import Rotation
 
 
@@ -100,7 +102,7 @@ class Ledger:
 
     # -- positions --
 
-    @property
+    @cached_property
     def start(self) -> int:
         """Position of the token of number 0: the first of block 0."""
         return self.sizes.pinned + self.origin
@@ -110,14 +112,14 @@ class Ledger:
         """Position of the oldest hot token, or where it would be."""
         return self.start + self.end * self.sizes.block
 
-    @property
+    @cached_property
     def hot_number(self) -> int:
         """Number of the oldest hot token."""
         return self.end * self.sizes.block
 
     # -- tokens by tier --
 
-    @property
+    @cached_property
     def pinned(self) -> int:
         """Pinned tokens held."""
         return min(self.total, self.sizes.pinned)
@@ -153,6 +155,20 @@ class Ledger:
     def held(self) -> int:
         """Tokens of all tiers."""
         return self.pinned + self.cold + self.hot
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """Where the tokens lie in rings of these sizes."""
+        sizes = self.sizes
+        return Bounds(
+            evicted=self.evicted,
+            pinned=self.pinned,
+            first_slot=self.first % max(sizes.slots, 1),
+            blocks=self.end - self.first,
+            block=sizes.block,
+            hot=self.hot,
+            hot_start=self.hot_number % max(sizes.ring, 1),
+        )
 
     def check(self) -> None:
         """Raise CacheError for numbers that no appending and rewinding leads to."""

@@ -44,9 +44,9 @@ class Tiers(ABC, Generic[Array]):
         first = max(before.end, after.first)
         if first < after.end:
             self.write_leaving(first, after.end, fresh, number)
-        stays = max(number, after.hot_number)
-        if stays - number < fresh.length:
-            self.write_hot(stays, fresh.cut(stays - number, fresh.length))
+        passed, length = max(0, after.hot_number - number), fresh.length
+        if passed < length:
+            self.write_hot(number + passed, fresh.cut(passed, length))
 
     def write_leaving(self, first: int, end: int, fresh: Tokens[Array], number: int) -> None:
         """Encode blocks [first, end) of hot tokens and of fresh ones, which begin at `number`."""

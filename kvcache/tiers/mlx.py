@@ -37,23 +37,7 @@ class MlxTiers(Tiers[mx.array]):
         return Joined.of(k, v, both)
 
     def snapshot(self, ledger: Ledger, new: MlxTokens | None = None) -> Snapshot:
-        sizes, cold = self.sizes, self._cold
-        return Snapshot(
-            evicted=ledger.evicted,
-            pinned=self._pinned.tokens,
-            pinned_count=ledger.pinned,
-            codecs=cold.codecs,
-            segments=tuple(cold.segments),
-            slots=cold.slots,
-            first_slot=ledger.first % max(sizes.slots, 1),
-            blocks=ledger.end - ledger.first,
-            block=sizes.block,
-            dim=cold.dim,
-            hot=self._hot.tokens,
-            hot_count=ledger.hot,
-            hot_start=ledger.hot_number % max(sizes.ring, 1),
-            new=new,
-        )
+        return Snapshot(ledger.bounds, self._cold.held, self._pinned.tokens, self._hot.tokens, new)
 
     def is_reference(self, dim: int) -> bool:
         return True

@@ -42,17 +42,15 @@ def _cut(pieces: Iterable[Placed], pinned: int) -> Iterator[Placed]:
 def _cold(q: mx.array, held: Snapshot, sight: Sight, scale: float) -> Iterator[Partial]:
     """The blocks' partial, if they are seen: attended in the codecs' bases, rotated back once."""
     batch, heads, length, _ = q.shape
-    keys, values = held.codecs
+    (keys, values), block = held.cold.codecs, held.bounds.block
     # Rotations differ by KV head: its G query heads become rows.
     grouped = mx.unflatten(q, 1, (held.kv_heads, -1)).flatten(2, 3)  # [B, Hkv, G*L, D]
-    rotated = keys.rotate(grouped).reshape(q.shape) * scale if held.blocks else q
+    rotated = keys.rotate(grouped).reshape(q.shape) * scale if held.bounds.blocks else q
     parts = []
-    for position, *pair in held.encoded(
-        max(1, MAX_SCORES // (batch * heads * length * held.block))
-    ):
+    for position, *pair in held.encoded(max(1, MAX_SCORES // (batch * heads * length * block))):
         k, v = (
             side_by_side(codec.decode_rotated(encoded))
-            for codec, encoded in zip(held.codecs, pair, strict=True)
+            for codec, encoded in zip((keys, values), pair, strict=True)
         )
         if not sight.hides(position, k.shape[2]):
             parts.append(attend_part(rotated, k, v, sight.of(position, k.shape[2])))

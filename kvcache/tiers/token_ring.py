@@ -27,15 +27,16 @@ class TokenRing:
 
     def write(self, start: int, new: Tokens[mx.array]) -> None:
         """Put tokens [B, Hkv, L, D], L at most the capacity, at numbers start .. start + L."""
-        both = self._reserved(new.keys, start + new.length)
-        rows = len(both) // 2
-        for run in runs(start, new.length, [self.capacity]):
+        count = new.length
+        both = self._reserved(new.keys, start + count)
+        for run in runs(start, count, [self.capacity]):
             # Starts are numbers, not arrays, which would be a launch of their own.
             where = slice(run.at, run.stop)
             some = new.cut(run.done, run.done + run.stop - run.at)
             if isinstance(some, Joined):
                 both[:, :, where] = some.both
             else:
+                rows = len(both) // 2
                 both[:rows, :, where] = some.keys
                 both[rows:, :, where] = some.values
         self.tokens = Joined.halves(both)

@@ -76,18 +76,19 @@ def test_positions_follow_each_other(backend: Backend, kv: tuple[str, str], tota
     tiers = make_tiers(make_plan(SIZES, kv, backend))
     ledger = filled(tiers, Ledger(sizes=SIZES), total) if total else Ledger(sizes=SIZES)
     held = tiers.snapshot(ledger, tiers.prepare(tokens_of(range(5)), tokens_of(range(5))))
-    assert (held.pinned_count, held.cold_position) == (
+    bounds = held.bounds
+    assert (bounds.pinned, bounds.cold_position) == (
         ledger.pinned,
         ledger.pinned + ledger.evicted,
     )
-    assert held.new_position == total
+    assert bounds.new_position == total
     for most in (None, 1, 2):
         cold = [
             position + at * SIZES.block
             for position, keys, _ in held.encoded(most)
             for at in range(len(next(iter(keys.parts.values()))))
         ]
-        assert cold == list(range(held.cold_position, held.hot_position, SIZES.block))
+        assert cold == list(range(bounds.cold_position, bounds.hot_position, SIZES.block))
     spans = [(at, at + tokens.length) for at, tokens in held.unencoded()]
     at = [position for span in spans for position in range(*span)]
-    assert at == [*range(ledger.pinned), *range(held.hot_position, total + 5)]
+    assert at == [*range(ledger.pinned), *range(bounds.hot_position, total + 5)]

@@ -10,15 +10,16 @@ from math import prod
 
 from app.bench.figures.gpu_time import FILE, Costs, KernelCosts, LaunchCosts
 from app.bench.figures.shapes import Network
-from app.bench.sections.roofline import NETWORKS
+from app.bench.sections.roofline import NETWORKS, encoding_bytes
 from kvcache import CacheConfig
 from kvcache.codecs import codec
 from kvcache.gpu.kernel import Call
 from kvcache.gpu.shape import TILE, CallShape
 from kvcache.gpu.traffic import Held, traffic
 from tests.metal import launches
+from tests.metal.encoding import EncodeCase, encoded
 from tests.metal.ptx import executed_by
-from tests.metal.recording import calls_of
+from tests.metal.recording import Recorder, calls_of
 from tests.metal.samples import Case
 
 _BEFORE, _LETTING_GO = 200, 2500  # tokens held: some are encoded; the window lets go
@@ -45,11 +46,35 @@ def _instructions(network: Network) -> KernelCosts:
     unencoded, begin_unencoded = _slope(
         *(_counted(network, blocks=0, hot=TILE * count) for count in (_FEW, _MANY))
     )
+    encoding, groups = _encoding(network)
     return KernelCosts(
         encoded=encoded,
         unencoded=unencoded,
         threadgroup=max(begin_encoded, begin_unencoded),
+        encoding=encoding,
+        encoding_threadgroups=groups,
     )
+
+
+def _encoding(network: Network) -> tuple[float, int]:
+    """Instructions for each byte that encoding one block of one KV head moves, and threadgroups."""
+    config, recorder = CacheConfig(), Recorder()
+    case = EncodeCase(
+        keys=config.keys,
+        values=config.values,
+        dim=network.head_dim,
+        block=config.block,
+        held=config.block,
+        **{"blocks": 1, "batch": 1, "kv_heads": 1},
+    )
+    encoded(case, recorder)
+    (call,) = recorder.calls
+    moved = encoding_bytes(network, f"{config.keys}/{config.values}", config.block)
+    return round(TILE * executed_by(call) / moved, 2), _threadgroups(call)
+
+
+def _threadgroups(call: Call) -> int:
+    return prod(size // each for size, each in zip(call.grid, call.threadgroup, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +121,8 @@ def _counted(network: Network, *, blocks: int, hot: int) -> _Counted:
         keys=codec(case.keys),
         values=codec(case.values),
     )
-    groups = [size // each for size, each in zip(call.grid, call.threadgroup, strict=True)]
     return _Counted(
-        instructions=TILE * executed_by(call), bytes=read.cache, threadgroups=prod(groups)
+        instructions=TILE * executed_by(call), bytes=read.cache, threadgroups=_threadgroups(call)
     )
 
 

@@ -21,7 +21,7 @@ import mlx.core as mx
 
 from app.bench.engines import mlx_lm_case
 from app.bench.engines.case import Case, EngineName, MlxLmSetting
-from kvcache import Backend, CacheConfig, make_prompt_cache
+from kvcache import Backend, CacheConfig, TwoTierKVCache, make_prompt_cache
 from kvcache.gpu.kernel import Kernel
 from models import load
 from models.gguf.tensor_types import TensorType
@@ -91,26 +91,32 @@ def node(outputs: list[mx.array], inputs: Sequence[mx.array]) -> list[mx.array]:
 
 def _third_layer(graph: Callable[[int], list[mx.array]]) -> Counter[str]:
     """What it adds."""
-    with _as_on_a_gpu():
+    with as_on_a_gpu():
         two, three = (launching(graph(layers)) for layers in (2, 3))
     return three - two
 
 
 def _network(model: Model, held: int) -> list[mx.array]:
     """A token's logits, and all that it writes."""
+    caches = caches_of(model, held)
+    hidden = model.hidden(_evaluated(mx.array([[5]])), caches)
+    logits = model.logits(hidden[:, -1])
+    return [logits, *(array for cache in caches for array in cache.pending())]
+
+
+def caches_of(model: Model, held: int) -> list[TwoTierKVCache]:
+    """With `held` tokens in them."""
     config = CacheConfig(max_tokens=_WINDOW, hot=_HOT, block=_BLOCK, backend=Backend.GPU)
     caches = make_prompt_cache(model, config)
     tokens = mx.zeros((1, model.shape.kv_heads, held, model.shape.head_dim), mx.float16)
     for cache in caches:
         cache.append(tokens, tokens)
         mx.eval(cache.pending())
-    hidden = model.hidden(_evaluated(mx.array([[5]])), caches)
-    logits = model.logits(hidden[:, -1])
-    return [logits, *(array for cache in caches for array in cache.pending())]
+    return caches
 
 
 def _mlx_lm(layers: int, held: int) -> list[mx.array]:
-    model = _model(layers, _TYPES)
+    model = tiny_model(layers, _TYPES)
     case = Case(
         engine=EngineName.MLX_LM,
         model="",
@@ -129,7 +135,8 @@ def _mlx_lm(layers: int, held: int) -> list[mx.array]:
     return [run._model(_evaluated(mx.array([[5]])), run.cache)]
 
 
-def _model(layers: int, types: TypeChoice) -> Model:
+def tiny_model(layers: int, types: TypeChoice) -> Model:
+    """A network of so many layers, its weights evaluated."""
     shape = LlamaShape(
         layers=layers, width=256, ffn=512, heads=4, kv_heads=2, vocab=611, context=4096
     )
@@ -156,19 +163,26 @@ def _tiny(name: str, layers: int) -> Model:
     return model
 
 
+def _one_node(**call: Any) -> list[mx.array]:
+    shapes = zip(call["output_shapes"], call["output_dtypes"], strict=True)
+    return node([mx.zeros(shape, dtype) for shape, dtype in shapes], call["inputs"])
+
+
+def _one_fast_node(x: mx.array, *others: Any, **_named: Any) -> mx.array:
+    arrays = [each for each in others if isinstance(each, mx.array)]
+    return node([mx.zeros(x.shape, x.dtype)], [x, *arrays])[0]
+
+
 @contextmanager
-def _as_on_a_gpu() -> Iterator[None]:
-    """MLX says that there is one, and what would run there is one node of the graph."""
+def as_on_a_gpu(
+    kernel: Callable[..., list[mx.array]] = _one_node,
+    fast: Callable[..., mx.array] = _one_fast_node,
+) -> Iterator[None]:
+    """MLX says that there is one, and what would run there is one node of the graph.
+
+    kernel, fast: what stands in for kernels of ours and for MLX's fast operations.
+    """
     gpu = SimpleNamespace(type=mx.DeviceType.gpu)
-
-    def kernel(**call: Any) -> list[mx.array]:
-        shapes = zip(call["output_shapes"], call["output_dtypes"], strict=True)
-        return node([mx.zeros(shape, dtype) for shape, dtype in shapes], call["inputs"])
-
-    def fast(x: mx.array, *others: Any, **_named: Any) -> mx.array:
-        arrays = [each for each in others if isinstance(each, mx.array)]
-        return node([mx.zeros(x.shape, x.dtype)], [x, *arrays])[0]
-
     with ExitStack() as patches:
         patch = patches.enter_context
         patch(mock.patch.object(mx, "default_device", return_value=gpu))

@@ -243,7 +243,7 @@ class MutantLauncher:
             source=call.kernel.source.replace(old, self.mutant.text),
             headers=call.kernel.headers.replace(old, self.mutant.text),
         )
-        return self.emulator(replace(call, kernel=kernel))
+        return self.emulator(call._replace(kernel=kernel))
 
 
 def mutants() -> list[Mutant]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from kvcache import codec
 from kvcache.codecs.base import Codec, Encoded, Parts
 from kvcache.sight import Sight
-from kvcache.snapshot import Snapshot, Tokens
+from kvcache.snapshot import Bounds, ColdBlocks, Snapshot, Tokens
 from kvcache.turn import Rotation
 from tests.kvcache.oracle import attention
 
@@ -93,19 +93,23 @@ def make(case: Case, *, codec_seed: int = 3) -> Sample:
     codecs = codec(case.keys, seed=codec_seed), codec(case.values, seed=codec_seed)
     held = Snapshot(
         new=None if case.in_tiers else tokens(case.new),
-        evicted=case.evicted,
         pinned=tokens(case.pinned + 3) if case.pinned else None,
-        pinned_count=case.pinned,
         hot=tokens(case.ring) if case.hot else None,
-        hot_count=case.hot,
-        hot_start=case.hot_start,
-        codecs=codecs,
-        segments=_segments(case, codecs, random) if case.blocks else (),
-        slots=(*case.segments, case.slots - sum(case.segments)),
-        first_slot=case.first_slot,
-        blocks=case.blocks,
-        block=case.block,
-        dim=case.dim,
+        cold=ColdBlocks(
+            codecs=codecs,
+            segments=_segments(case, codecs, random) if case.blocks else (),
+            slots=(*case.segments, case.slots - sum(case.segments)),
+            dim=case.dim,
+        ),
+        bounds=Bounds(
+            evicted=case.evicted,
+            pinned=case.pinned,
+            first_slot=case.first_slot,
+            blocks=case.blocks,
+            block=case.block,
+            hot=case.hot,
+            hot_start=case.hot_start,
+        ),
     )
     position = total - case.in_tiers
     gone = (
@@ -175,7 +179,7 @@ def _expected(q: mx.array, q_sink: Array, held: Snapshot, sight: Sight, scale: f
     for i in range(q.shape[2]):
         # The pinned tokens meet the second query: append it as channels of its own.
         both = np.concatenate([_wide(q[:, :, i : i + 1]), q_sink[:, :, i : i + 1]], 3)
-        is_pinned = at < held.pinned_count
+        is_pinned = at < held.bounds.pinned
         apart = is_pinned[:, None]
         split = np.concatenate([np.where(apart, 0, k), np.where(apart, k, 0)], 3)
         seen = (is_pinned | (at >= sight.pinned + sight.gone[i])) & (at <= sight.position + i)
@@ -189,30 +193,31 @@ def _expected(q: mx.array, q_sink: Array, held: Snapshot, sight: Sight, scale: f
 
 def _pieces(held: Snapshot) -> Iterator[tuple[Array, Array, Positions]]:
     """Keys, values and positions of each tier."""
+    bounds, cold = held.bounds, held.cold
     if held.pinned:
         keys, values = map(_wide, held.pinned)
-        count = held.pinned_count
+        count = bounds.pinned
         yield keys[:, :, :count], values[:, :, :count], np.arange(count)
-    position = held.pinned_count + held.evicted
-    for i in range(held.blocks):
-        parts = _slot(held, (held.first_slot + i) % sum(held.slots))
+    position = bounds.pinned + bounds.evicted
+    for i in range(bounds.blocks):
+        parts = _slot(cold, (bounds.first_slot + i) % sum(cold.slots))
         keys, values = (
-            _wide(each.decode(Encoded(parts=part, dim=held.dim)))
-            for each, part in zip(held.codecs, parts, strict=True)
+            _wide(each.decode(Encoded(parts=part, dim=cold.dim)))
+            for each, part in zip(cold.codecs, parts, strict=True)
         )
-        yield keys, values, position + np.arange(held.block)
-        position += held.block
+        yield keys, values, position + np.arange(bounds.block)
+        position += bounds.block
     if held.hot:
-        order = (held.hot_start + np.arange(held.hot_count)) % held.hot.length
+        order = (bounds.hot_start + np.arange(bounds.hot)) % held.hot.length
         keys, values = map(_wide, held.hot)
-        yield keys[:, :, order], values[:, :, order], position + np.arange(held.hot_count)
+        yield keys[:, :, order], values[:, :, order], position + np.arange(bounds.hot)
     if held.new:
-        first = position + held.hot_count
+        first = position + bounds.hot
         yield _wide(held.new.keys), _wide(held.new.values), first + np.arange(held.new_count)
 
 
-def _slot(held: Snapshot, slot: int) -> tuple[Parts, Parts]:
-    for pair, size in zip(held.segments, held.slots, strict=False):
+def _slot(cold: ColdBlocks, slot: int) -> tuple[Parts, Parts]:
+    for pair, size in zip(cold.segments, cold.slots, strict=False):
         if slot < size:
             keys, values = ({name: part[slot] for name, part in parts.items()} for parts in pair)
             return keys, values

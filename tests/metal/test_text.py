@@ -62,7 +62,7 @@ def test_address_spaces_of_prefill() -> None:
 def test_lint_objects(header: str, source: str) -> None:
     made = call(source, header=header)
     if "first" in header:  # an input this small lies in constant memory
-        made = replace(made, inputs=[made.inputs[0][:4]])
+        made = made._replace(inputs=[made.inputs[0][:4]])
     assert lint(generate(made))
 
 

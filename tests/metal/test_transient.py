@@ -17,7 +17,7 @@ from kvcache.gpu.prefill import MOST_TRANSIENT
 from kvcache.prompt_cache import from_plan
 from kvcache.reference import Mask
 from kvcache.sight import Sight
-from kvcache.snapshot import Snapshot, Tokens
+from kvcache.snapshot import Bounds, ColdBlocks, Snapshot, Tokens
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.plan import CachePlan, ModelShape, resolve
 from kvcache.turn import Rotation
@@ -62,17 +62,18 @@ def held_by(case: Case) -> Snapshot:
         for each in codecs
     )
     return Snapshot(
-        codecs=codecs,
+        bounds=Bounds(
+            pinned=case.pinned,
+            blocks=case.blocks,
+            block=case.block,
+            hot=case.hot,
+            hot_start=9,
+        ),
+        cold=ColdBlocks(
+            codecs=codecs, segments=[(keys, values)], slots=[case.blocks], dim=case.dim
+        ),
         pinned=tokens(case.pinned),
-        pinned_count=case.pinned,
-        segments=[(keys, values)],
-        slots=[case.blocks],
-        blocks=case.blocks,
-        block=case.block,
-        dim=case.dim,
         hot=tokens(case.hot),
-        hot_count=case.hot,
-        hot_start=9,
         new=tokens(case.new),
     )
 
@@ -100,7 +101,7 @@ def test_a_prompt_step_keeps_to_the_bound(name: str, monkeypatch: pytest.MonkeyP
     q = mx.zeros((1, case.kv_heads * case.group, case.new, case.dim), mx.float16)
     # Blocks are let go between rows, which so meet the sinks at other distances.
     gone = tuple(case.window_step * (19 + i) // case.block * case.block for i in range(case.new))
-    total = held.new_position
+    total = held.bounds.new_position
     sight = Sight(
         position=total,
         gone=gone,
@@ -111,7 +112,7 @@ def test_a_prompt_step_keeps_to_the_bound(name: str, monkeypatch: pytest.MonkeyP
     )
     assert len(sight.turning) == (9 if case.window_step else 1)
     tokens = [tier for tier in (held.pinned, held.hot, held.new) if tier]
-    mx.eval(q, tokens, held.segments)
+    mx.eval(q, tokens, held.cold.segments)
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()

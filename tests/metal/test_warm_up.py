@@ -1,7 +1,7 @@
 """Warm-up of a plan's kernels, in the emulator: what it compiles, and what it notices."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
@@ -151,7 +151,7 @@ def one_clip(call: Call) -> list[mx.array]:
         clips = mx.arange(80) % 40 >= 32
         inputs = [*call.inputs]
         inputs[at] = mx.where(clips, 1.0, inputs[at])
-        call = replace(call, inputs=inputs)
+        call = call._replace(inputs=inputs)
     return Emulator()(call)
 
 

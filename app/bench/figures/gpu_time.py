@@ -25,11 +25,15 @@ class KernelCosts:
 
     encoded, unencoded: for each byte of such keys and values that is read.
     threadgroup: to begin and end one, whichever kernel's are more.
+    encoding: for each byte that encoding a block reads and writes, by so many
+    encoding_threadgroups of each KV head.
     """
 
     encoded: float
     unencoded: float
     threadgroup: int
+    encoding: float
+    encoding_threadgroups: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +102,9 @@ class Work:
     """What one token does, in all layers.
 
     weights, encoded, unencoded, other, encoding: bytes that are moved; encoding: for each token.
-    instructions: of the kernels that read encoded and unencoded tokens.
+    instructions: of the kernels that read encoded and unencoded tokens, and that encode.
     launches: of the token, and encoding's share of a block's.
+    encoding_cores: that one launch of encoding has work for.
     """
 
     weights: float
@@ -110,7 +115,9 @@ class Work:
     encoded_instructions: float = 0.0
     unencoded_instructions: float = 0.0
     launches: float = 0.0
+    encoding_instructions: float = 0.0
     encoding_launches: float = 0.0
+    encoding_cores: int = 1
 
     def seconds(self, chip: Chip, assumed: Assumed) -> float:
         """Of one token on a chip whose GPU is known. Each kernel takes its longer side."""
@@ -128,8 +135,10 @@ class Work:
 
     def encoding_seconds(self, chip: Chip, assumed: Assumed) -> float:
         """What of them is encoding."""
-        moved_s, _ = _rates(chip, assumed)
-        return self.encoding / moved_s + self.encoding_launches * assumed.launch_s
+        moved_s, issued_s = _rates(chip, assumed)
+        busy = min(1.0, self.encoding_cores / chip.gpu_cores)
+        work = max(self.encoding / moved_s, self.encoding_instructions / (issued_s * busy))
+        return work + self.encoding_launches * assumed.launch_s
 
 
 def _rates(chip: Chip, assumed: Assumed) -> tuple[float, float]:

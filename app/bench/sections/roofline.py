@@ -78,17 +78,14 @@ def run(settings: RooflineSettings, meter: Meter) -> Iterator[RooflineRow]:
     with meter.step("roofline", expected_seconds(settings)):
         for network in NETWORKS:
             for context in settings.contexts:
-                f16 = f16_moved(network, context)
-                kinds = {F16: f16} | {kv: moved(network, kv, context) for kv in settings.kv}
                 for chip in CHIPS:
-                    for kv, bytes_of in kinds.items():
-                        row = _row(network, chip, context, kv, bytes_of, f16)
-                        yield _timed(row, network, chip)
+                    for kv in (F16, *settings.kv):
+                        yield _timed(_row(network, chip, context, kv), network, chip)
 
 
-def moved(network: Network, kv: str, context: int) -> Moved:
+def moved(network: Network, kv: str, context: int, chip: Chip) -> Moved:
     """By ember's kernels over `context` tokens, the new one among them."""
-    layer = _layer(network, kv, context)
+    layer = _layer(network, kv, context, chip)
     return Moved(
         weights=weights_read(network),
         cache=network.layers * layer.cache,
@@ -105,7 +102,7 @@ def f16_moved(network: Network, context: int) -> Moved:
     )
 
 
-def work(network: Network, kv: str, context: int, *, letting_go: bool) -> Work | None:
+def work(network: Network, kv: str, context: int, chip: Chip, *, letting_go: bool) -> Work | None:
     """Of one token by ember's kernels, or in fp16 by mlx-lm's network.
 
     letting_go: whether the window does. None for codecs whose instructions are not counted.
@@ -120,30 +117,36 @@ def work(network: Network, kv: str, context: int, *, letting_go: bool) -> Work |
         )
     if kv != DEFAULT_KV:
         return None
-    layer, launches, block = _layer(network, kv, context), costs.launches, CacheConfig().block
+    layer, launches = _layer(network, kv, context, chip), costs.launches
+    block = CacheConfig().block
     instructions = costs.instructions[network.name]
     unencoded = layer.pinned + layer.hot
     # A threadgroup leaves a partial result for each query head of its KV head.
     groups = layer.scratch / (2 * 4 * (network.head_dim + 2)) / (network.heads / network.kv_heads)
-    # A block is read as float16 and written encoded.
-    encoding = (
-        2 * 2 * network.head_dim + block_bytes(*parse_pair(kv), block, network.head_dim) / block
-    )
+    encoding = layers * network.kv_heads * encoding_bytes(network, kv, block) / block
     return Work(
         weights=weights_read(network),
         encoded=layers * layer.cold,
         unencoded=layers * unencoded,
         other=layers * (layer.total - layer.cache),
-        encoding=layers * network.kv_heads * encoding,
+        encoding=encoding,
         encoded_instructions=layers
         * (instructions.encoded * layer.cold + instructions.threadgroup * groups),
         unencoded_instructions=layers * instructions.unencoded * unencoded,
         launches=layers * (launches.letting_go if letting_go else launches.token),
+        encoding_instructions=instructions.encoding * encoding,
         encoding_launches=layers * launches.block / block,
+        encoding_cores=network.kv_heads * instructions.encoding_threadgroups,
     )
 
 
-def _layer(network: Network, kv: str, context: int) -> Traffic:
+def encoding_bytes(network: Network, kv: str, block: int) -> int:
+    """Of one block of one KV head: read as float16 and written encoded."""
+    read = 2 * 2 * network.head_dim * block
+    return read + block_bytes(*parse_pair(kv), block, network.head_dim)
+
+
+def _layer(network: Network, kv: str, context: int, chip: Chip) -> Traffic:
     keys, values = parse_pair(kv)
     shape = CallShape(
         batch=1,
@@ -152,7 +155,7 @@ def _layer(network: Network, kv: str, context: int) -> Traffic:
         new=1,
         dim=network.head_dim,
     )
-    return traffic(shape, held(context), keys=keys, values=values)
+    return traffic(shape, held(context), keys=keys, values=values, threadgroups=chip.threadgroups)
 
 
 def held(context: int) -> Held:
@@ -169,10 +172,9 @@ def weights_read(network: Network) -> int:
     return network.weight_bytes - network.vocabulary * network.hidden * _TABLE_BITS // 8
 
 
-def _row(
-    network: Network, chip: Chip, context: int, kv: str, bytes_of: Moved, f16: Moved
-) -> RooflineRow:
-    room = cache_room(network, chip.memory_gib * 2**30)
+def _row(network: Network, chip: Chip, context: int, kv: str) -> RooflineRow:
+    room, f16 = cache_room(network, chip.memory_gib * 2**30), f16_moved(network, context)
+    bytes_of = f16 if kv == F16 else moved(network, kv, context, chip)
     return RooflineRow(
         model=network.name,
         chip=chip.name,
@@ -191,7 +193,8 @@ def _row(
 def _timed(row: RooflineRow, network: Network, chip: Chip) -> RooflineRow:
     """With a token's time, where what it takes is known."""
     before, after = (
-        work(network, row.kv, row.context, letting_go=letting_go) for letting_go in (False, True)
+        work(network, row.kv, row.context, chip, letting_go=letting_go)
+        for letting_go in (False, True)
     )
     if not chip.gpu_cores or before is None or after is None:
         return row

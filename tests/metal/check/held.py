@@ -10,7 +10,7 @@ from kvcache import Backend, CacheConfig
 from kvcache.codecs import codec
 from kvcache.gpu import TierDecoder
 from kvcache.sight import Sight
-from kvcache.snapshot import Snapshot, Tokens
+from kvcache.snapshot import Bounds, ColdBlocks, Snapshot, Tokens
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.ledger import TierSizes
 from kvcache.tiers.plan import LayerPlan
@@ -41,25 +41,21 @@ class Layer:
             for each in codecs
         )
         found = Snapshot(
-            codecs=codecs,
+            bounds=Bounds(pinned=config.sinks, blocks=blocks, block=config.block, hot=hot),
+            cold=ColdBlocks(
+                codecs=codecs, segments=[(keys, values)], slots=[blocks], dim=shape.dim
+            ),
             pinned=self._unencoded(config.sinks),
-            pinned_count=config.sinks,
-            segments=[(keys, values)],
-            slots=[blocks],
-            blocks=blocks,
-            block=config.block,
-            dim=shape.dim,
             hot=self._unencoded(hot),
-            hot_count=hot,
         )
-        mx.eval(found.segments, found.pinned, found.hot)
+        mx.eval(found.cold.segments, found.pinned, found.hot)
         return found
 
     @property
     def cache_bytes(self) -> int:
         """Keys and values."""
         held = self.held
-        parts = [part for pair in held.segments for parts in pair for part in parts.values()]
+        parts = [part for pair in held.cold.segments for parts in pair for part in parts.values()]
         unencoded = [*(held.pinned or ()), *(held.hot or ())]
         return sum(array.nbytes for array in (*parts, *unencoded))
 
@@ -73,8 +69,8 @@ class Layer:
         sizes = TierSizes(pinned=0, hot=0, block=1, slots=0)  # nothing is appended to them
         plan = LayerPlan.of(CacheConfig(backend=Backend.REFERENCE), sizes, layer=0)
         tiers, held = GpuTiers(plan, decoder=decoder), self.held
-        total = held.new_position
-        sight = Sight(position=total - new, gone=(0,) * new, total=total, pinned=held.pinned_count)
+        total, pinned = held.bounds.new_position, held.bounds.pinned
+        sight = Sight(position=total - new, gone=(0,) * new, total=total, pinned=pinned)
         return lambda q: tiers.attend_snapshot(q, held, sight, 1 / sqrt(self.shape.dim))
 
     def _unencoded(self, count: int) -> Tokens[mx.array]:

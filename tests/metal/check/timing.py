@@ -6,7 +6,7 @@ cannot, and the time is the launch's own, latency included.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -69,7 +69,7 @@ class Timer:
 
         def both(now: mx.array) -> mx.array:
             inputs = [now if index == at else each for index, each in enumerate(call.inputs)]
-            return link(launch(replace(call, inputs=inputs))[0])
+            return link(launch(call._replace(inputs=inputs))[0])
 
         def link(before: mx.array) -> mx.array:
             return launch(linking(small, before))[0]

@@ -43,6 +43,14 @@ def test_encoding_is_a_part_of_the_time() -> None:
     assert work.seconds(CHIP, HALF) == pytest.approx(2 + 1 + 0.007 + 0.006)
 
 
+@pytest.mark.parametrize(("cores", "seconds"), [(1, 4 * 4.0), (2, 2 * 4.0), (4, 4.0), (9, 4.0)])
+def test_encoding_issues_on_the_cores_that_it_has_work_for(cores: int, seconds: float) -> None:
+    """512e9 instructions, at a quarter of the 512e9 a second of four cores."""
+    chip = Chip(name="four", gb_s=1, memory_gib=1, gpu_cores=4, gpu_ghz=1.0)
+    work = Work(weights=0, encoding=1, encoding_instructions=512e9, encoding_cores=cores)
+    assert work.encoding_seconds(chip, HALF) == pytest.approx(seconds)
+
+
 def test_the_range_is_one() -> None:
     assert FAST.bandwidth > SLOW.bandwidth
     assert FAST.issue > SLOW.issue
@@ -57,6 +65,12 @@ def test_the_three_chips_have_a_gpu() -> None:
         "M3 Pro": 6.4,
         "M4 Max": 16.2,
     }
+
+
+def test_kernels_have_more_threadgroups_on_larger_chips() -> None:
+    of = {chip.name: chip.threadgroups for chip in CHIPS}
+    assert of["M1"] == of["M3 Pro"] == 96
+    assert (of["M4 Max"], of["M2 Ultra"], of["H200"]) == (192, 384, 528)
 
 
 def test_the_file_is_what_is_read() -> None:

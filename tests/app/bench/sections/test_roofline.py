@@ -26,6 +26,9 @@ SMALL = Network(
 )
 
 
+M1 = next(chip for chip in CHIPS if chip.name == "M1")
+
+
 @pytest.fixture(scope="module")
 def rows() -> list[RooflineRow]:
     settings = RooflineSettings(model="", kv=("hkivi5/turbo3u", "q8"), contexts=(4096, 32768))
@@ -48,7 +51,7 @@ def test_tiers_of_so_many_tokens(context: int, pinned: int, hot: int, blocks: in
 
 def test_bytes_of_a_token_by_hand() -> None:
     """324 tokens: 4 pinned and 256 hot ones of 256 bytes, a block of 64."""
-    found = roofline.moved(SMALL, "q8/q4", 324)
+    found = roofline.moved(SMALL, "q8/q4", 324, M1)
     # Codes and, for each token and 64 channels, a scale and a zero of 2 bytes.
     block = 64 * (64 + 4) + 64 * (32 + 4)
     assert found.cache == 3 * (260 * 256 + block)
@@ -61,6 +64,16 @@ def test_bytes_of_a_token_by_hand() -> None:
     assert f16.cache == 3 * 324 * 2 * 64 * 2
     assert f16.other == 3 * (2 * 64 * 2 * 2)
     assert f16.total == found.weights + f16.cache + f16.other
+
+
+def test_larger_chips_leave_more_partial_results() -> None:
+    """As many as the kernels have spans for there; the cache is the same."""
+    of = {chip.name: roofline.moved(TINYLLAMA, "hkivi5/turbo3u", 32768, chip) for chip in CHIPS}
+    assert len({each.cache for each in of.values()}) == 1
+    others = [of[name].other for name in ("M1", "M4 Max", "M3 Ultra")]
+    assert others[0] < others[1] <= others[2]
+    assert of["M1"] == of["M4 Pro"]
+    assert of["H200"].other >= of["M3 Ultra"].other
 
 
 def test_ceilings_by_hand(rows: list[RooflineRow]) -> None:
@@ -106,9 +119,9 @@ def test_every_chip_is_shown_and_called_computed(rows: list[RooflineRow]) -> Non
 def test_the_work_of_a_token_by_hand() -> None:
     """TinyLlama at 324 tokens: 4 pinned, 256 hot, a block, in 22 layers of 4 KV heads."""
     costs = gpu_time.counted()
-    found = roofline.work(TINYLLAMA, "hkivi5/turbo3u", 324, letting_go=True)
+    found = roofline.work(TINYLLAMA, "hkivi5/turbo3u", 324, M1, letting_go=True)
     assert found is not None
-    moved = roofline.moved(TINYLLAMA, "hkivi5/turbo3u", 324)
+    moved = roofline.moved(TINYLLAMA, "hkivi5/turbo3u", 324, M1)
     assert found.unencoded == 22 * 4 * 260 * 256
     assert found.encoded + found.unencoded == moved.cache
     assert found.weights + found.other == moved.weights + moved.other
@@ -118,14 +131,16 @@ def test_the_work_of_a_token_by_hand() -> None:
     # A token read as float16 and a 64th of a block written, of each KV head.
     assert found.encoding == pytest.approx(22 * 4 * 256 + found.encoded / 64)
     assert found.launches == 22 * costs.launches.letting_go
+    assert found.encoding_instructions == pytest.approx(of_tokens.encoding * found.encoding)
     assert found.encoding_launches == 22 * costs.launches.block / 64
-    before = roofline.work(TINYLLAMA, "hkivi5/turbo3u", 324, letting_go=False)
+    assert found.encoding_cores == 4 * of_tokens.encoding_threadgroups
+    before = roofline.work(TINYLLAMA, "hkivi5/turbo3u", 324, M1, letting_go=False)
     assert before is not None
     assert before.launches == 22 * costs.launches.token
 
 
 def test_mlx_lms_work_is_bytes_and_launches() -> None:
-    found = roofline.work(TINYLLAMA, "f16", 4096, letting_go=True)
+    found = roofline.work(TINYLLAMA, "f16", 4096, M1, letting_go=True)
     assert found is not None
     plain = roofline.f16_moved(TINYLLAMA, 4096)
     assert found.weights + found.other == plain.total

@@ -1,0 +1,36 @@
+"""What Python does for a token and a layer on a GPU is counted, not timed: noise does not count."""
+
+from functools import cache
+
+import pytest
+
+from tests.metal.python_cost import HELD, Counted, counted
+
+# Of 65 and 1,525, and of 84 and 1,997, with Python 3.11; other versions count somewhat differently.
+MOST_CALLS, MOST_INSTRUCTIONS = 68, 1_700
+MOST_SHARED_CALLS, MOST_SHARED_INSTRUCTIONS = 90, 2_200
+
+
+@cache
+def of(state: str) -> Counted:
+    return counted(HELD[state])
+
+
+@pytest.mark.parametrize("state", HELD)
+def test_a_layer_takes_little_python(state: str) -> None:
+    """Time goes by it: `python -m tests.metal.python_cost` says how much."""
+    layer = of(state).layer
+    assert 0 < layer.calls <= MOST_CALLS
+    assert 0 < layer.instructions <= MOST_INSTRUCTIONS
+
+
+@pytest.mark.parametrize("state", HELD)
+def test_what_layers_share_is_made_once(state: str) -> None:
+    """The launches among it, which are most of it."""
+    shared = of(state).token
+    assert 0 < shared.calls <= MOST_SHARED_CALLS
+    assert of(state).layer.instructions / 2 < shared.instructions <= MOST_SHARED_INSTRUCTIONS
+
+
+def test_counts_are_the_same_each_time() -> None:
+    assert counted(HELD["steady"]) == of("steady")
