@@ -73,7 +73,7 @@ class Tiers(ABC, Generic[Array]):
             if position == after.hot_start:
                 keys, values = (
                     side_by_side(codec.decode(each)[..., : after.hot, :])
-                    for codec, each in zip(held.codecs, block, strict=True)
+                    for codec, each in zip(held.cold.codecs, block, strict=True)
                 )
                 self.write_hot(after.hot_number, self.prepare(keys, values))
 

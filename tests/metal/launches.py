@@ -53,7 +53,7 @@ def token(held: int) -> int:
 
 def of_a_layer(held: int, types: TypeChoice = _TYPES) -> Counter[str]:
     """The same by primitives; what is one node here but not in MLX is "Depends"."""
-    return _third_layer(lambda layers: _network(_model(layers, types), held))
+    return _third_layer(lambda layers: _network(tiny_model(layers, types), held))
 
 
 def of_a_tiny_layer(name: str, held: int) -> Counter[str]:
