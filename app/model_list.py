@@ -4,7 +4,7 @@ Looks at disks, so a screen runs it beside itself. Knows no widget.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from models.finding.discover import discover
 from models.finding.entry import CatalogueEntry
 from models.gguf.file import GGUFFile
 from models.gguf.repack import stored_bytes
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 
 # Loaded weights over the file's size, for a file that is not here to be looked into.
 _LOADED_SHARE = 1.25
@@ -43,8 +43,9 @@ class Cost:
     """What a model is made of. problem: why it cannot be run.
 
     weight_bytes: None where nobody has told the file's size. token_bytes: of a hot token's
-    keys and values; cold_bytes: of a cold one's, by the default codecs; both in the layers
-    that see all. window_bytes: most that layers with a window hold, however long the chat.
+    keys and values in layers that see all tokens; cold_bytes: of a cold one's, by the default
+    codecs; window_bytes: of all other layers, full. least_bytes: of a cache of LEAST_WINDOW
+    tokens.
     """
 
     quantization: str = ""
@@ -53,6 +54,7 @@ class Cost:
     token_bytes: int = 0
     cold_bytes: int = 0
     window_bytes: int = 0
+    least_bytes: int = 0
     problem: str = ""
 
 
@@ -99,7 +101,7 @@ def cost_of(model: ListedModel) -> Cost:
 def _examine(path: Path) -> Cost:
     try:
         with GGUFFile(path) as file:
-            shape = LlamaConfig.from_metadata(file.metadata).shape
+            shape = NetworkConfig.from_metadata(file.metadata).shape
             by_type: Counter[str] = Counter()
             for info in file.tensors.values():
                 by_type[info.type.name] += info.nbytes
@@ -117,15 +119,16 @@ def foretell(entry: CatalogueEntry) -> Cost:
 
 def _cost(quantization: str, weight_bytes: int | None, shape: ModelShape) -> Cost:
     plan = resolve(_ANY_BACKEND, shape)
-    windows = shape.windows or (None,) * shape.layers
-    growing = windows.count(None)
+    whole, layers = plan.kinds[plan.sizes], shape.layers
+    least = replace(_ANY_BACKEND, max_tokens=min(LEAST_WINDOW, shape.context))
     return Cost(
         quantization=quantization,
         weight_bytes=weight_bytes,
         shape=shape,
-        token_bytes=plan.token_bytes * growing // shape.layers,
-        cold_bytes=plan.block_bytes * growing // (shape.layers * plan.sizes.block),
-        window_bytes=plan.token_bytes // shape.layers * sum(each or 0 for each in windows),
+        token_bytes=plan.token_bytes * whole // layers,
+        cold_bytes=plan.block_bytes * whole // layers // plan.sizes.block,
+        window_bytes=plan.max_bytes - whole * plan.bytes_of_kind(plan.sizes),
+        least_bytes=resolve(least, shape).max_bytes,
     )
 
 
@@ -146,8 +149,7 @@ def outlook(cost: Cost, here: Memory) -> Outlook:
 def fit(model: ListedModel, cost: Cost | None, here: Memory) -> Fit | None:
     """Judge by the weights and the smallest window that is not refused; None without a size."""
     if cost is not None and cost.weight_bytes:
-        cache = LEAST_WINDOW * cost.token_bytes + cost.window_bytes
-        return Need(weights=cost.weight_bytes, cache=cache).fit(here)
+        return Need(weights=cost.weight_bytes, cache=cost.least_bytes).fit(here)
     weights = _loaded(model.size)
     return None if weights is None else Need(weights=weights, cache=0).fit(here)
 

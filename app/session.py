@@ -23,7 +23,7 @@ from kvcache.native.library import library
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from models.text.chat_template import Message
 
 _LONG_WARM_UP = 3.0  # seconds, from which on a user is told
@@ -148,7 +148,7 @@ def load_admitted(
     """A model, and the cache that fits beside it. Raises TooLargeError before it is read."""
     admitted = Admitted(config=config)
 
-    def accept(model: LlamaConfig, weights: int) -> None:
+    def accept(model: NetworkConfig, weights: int) -> None:
         nonlocal admitted
         admitted = admit(config, model, weights, force=options.force)
 

@@ -4,7 +4,7 @@ Networks call `attend` and nothing else; which implementation runs is the
 cache's backend. This module does not know how a cache stores its tokens.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +15,7 @@ from kvcache.config import Backend
 from kvcache.native.library import library
 from kvcache.native.structs import Array
 from kvcache.reference import Mask
+from kvcache.sight import Sight
 from kvcache.two_tier import TwoTierKVCache
 
 
@@ -33,6 +34,15 @@ class AttendingCache(Protocol):
         ...
 
 
+@runtime_checkable
+class _MaskingCache(Protocol):
+    """A cache that holds what a window hides, and takes a mask that says so."""
+
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Mask: ...
+
+
 def attend(
     q: mx.array,
     k: mx.array,
@@ -42,19 +52,33 @@ def attend(
     scale: float,
     mask: Mask = "causal",
     both: mx.array | None = None,
+    window: int | None = None,
 ) -> mx.array:
     """Append new keys and values to `cache` and attend the queries to all it holds.
 
     q: [B, Hq, L, D]; k, v: [B, Hkv, L, D], after RoPE. Without a cache the
     queries attend to k and v alone. both: k and v as one array, [2 * B, Hkv, L, D],
-    from who has them so: some caches then write both in one launch. Returns
-    [B, Hq, L, D] in q's dtype.
+    from who has them so: some caches then write both in one launch. window: how many tokens
+    a query of this layer sees, its own the last, where mask is "causal"; two-tier caches know
+    it from their plan. Returns [B, Hq, L, D] in q's dtype.
     """
+    if window is not None and isinstance(mask, str):
+        mask = _within(window, q.shape[2], cache)
     if cache is None:
         return attend_unencoded(q, k, v, scale=scale, mask=mask, backend=Backend.AUTO.resolve())
     if both is not None and isinstance(cache, TwoTierKVCache):
         return cache.attend(q, k, v, scale=scale, mask=mask, both=both)
     return cache.attend(q, k, v, scale=scale, mask=mask)
+
+
+def _within(window: int, queries: int, cache: AttendingCache | None) -> Mask:
+    """The mask of new tokens in a layer with a window; "causal" where it hides none."""
+    held = 0 if cache is None else cache.offset
+    if held + queries <= window or isinstance(cache, TwoTierKVCache):
+        return "causal"
+    if cache is None:
+        return Sight.of_all(queries, queries).full(window)
+    return cache.make_mask(queries, True, window) if isinstance(cache, _MaskingCache) else "causal"
 
 
 def attend_unencoded(

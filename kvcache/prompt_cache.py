@@ -6,9 +6,11 @@ from typing import Protocol, runtime_checkable
 import mlx.nn as nn
 
 from kvcache.config import CacheConfig
+from kvcache.errors import CacheError
 from kvcache.rows import RowsKVCache
+from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import CachePlan, ModelShape, resolve
-from kvcache.turn import Rotation
+from kvcache.turn import NO_ROPE, Rotation
 from kvcache.two_tier import TwoTierKVCache
 
 
@@ -18,13 +20,17 @@ class ShapedModel(Protocol):
 
     @property
     def shape(self) -> ModelShape:
-        """Layers, KV heads, head dimension and context."""
+        """Layers and their windows, KV heads, head dimension and context."""
         ...
 
     @property
-    def rotation(self) -> Rotation:
-        """What its rope does, as a pure turn."""
+    def rotations(self) -> Sequence[Rotation | None]:
+        """What the rope of each layer does, as a pure turn; None where it has none."""
         ...
+
+
+# Of all layers alike, where None is an unknown rope, or of each, where None is no rope.
+Rotations = Rotation | Sequence[Rotation | None] | None
 
 
 def make_prompt_cache(
@@ -39,18 +45,31 @@ def make_prompt_cache(
         from kvcache import mlx_lm
 
         return mlx_lm.make_prompt_cache(model, config)
-    return from_plan(resolve(config or CacheConfig(), model.shape), model.rotation)
+    return from_plan(resolve(config or CacheConfig(), model.shape), model.rotations)
 
 
-def from_plan(plan: CachePlan, rotation: Rotation | None) -> list[TwoTierKVCache]:
-    """The caches of an already resolved plan, one per layer."""
+def from_plan(plan: CachePlan, rotation: Rotations) -> list[TwoTierKVCache]:
+    """The caches of an already resolved plan, one per layer.
+
+    Raises CacheError for ropes of more or fewer layers.
+    """
     return [
-        TwoTierKVCache(plan.layer(index), rotation=rotation) for index in range(plan.shape.layers)
+        TwoTierKVCache(plan.layer(index), rotation=each)
+        for index, each in enumerate(each_layer(rotation, plan.shape.layers))
     ]
 
 
+def each_layer(rotation: Rotations, layers: int) -> list[Rotation | None]:
+    """The rope of each layer; None where it is not known."""
+    if rotation is None or isinstance(rotation, Rotation):
+        return [rotation] * layers
+    if len(rotation) != layers:
+        raise CacheError(f"got ropes of {len(rotation)} layers, expected {layers}")
+    return [NO_ROPE if each is None else each for each in rotation]
+
+
 def rows_from_plan(
-    plan: CachePlan, rotation: Rotation | None, *, left_padding: Sequence[int]
+    plan: CachePlan, rotation: Rotations, *, left_padding: Sequence[int]
 ) -> list[RowsKVCache]:
     """Caches for a batch, one per layer; every row gets the whole plan.
 
@@ -67,3 +86,31 @@ def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:
     """Move the caches of a running chat to another plan (`TwoTierKVCache.set_policy`)."""
     for index, cache in enumerate(caches):
         cache.set_policy(plan.layer(index))
+
+
+def rewind(caches: Sequence[TwoTierKVCache], plan: CachePlan, *, tokens: int, total: int) -> int:
+    """Go back to the first `tokens` of the `total` that will be held, or before, in all layers.
+
+    Returns how many are there, from which on all others are to be appended. What was let
+    go does not come back: where a layer would miss what it would hold of `total` tokens fed
+    anew, or of its window, they are to be computed again, but never more than `plan` holds.
+    """
+    whole = [cache for cache in caches if cache.plan.sizes.window is None]
+    while any(cache.offset != tokens for cache in whole):
+        for cache in whole:
+            cache.rewind(cache.offset - tokens)
+        tokens = min(cache.offset for cache in whole)
+    windows = [cache for cache in caches if cache.plan.sizes.window is not None]
+    for cache in windows:
+        cache.rewind(cache.offset - tokens)
+    lost = any(cache.offset != tokens for cache in windows)
+    if not lost and not any(cache.ledger.must_restart(total) for cache in whole):
+        return tokens
+    # What a layer that sees all tokens goes on from, be there any or not.
+    seen = Ledger(sizes=plan.sizes, total=min(tokens, plan.sizes.pinned))
+    start = seen.restarted(total)
+    if windows and not start.evicted:
+        start = Ledger(sizes=plan.sizes)
+    for cache in caches:
+        cache.ledger = Ledger(sizes=cache.plan.sizes).emptied(start.total)
+    return start.total

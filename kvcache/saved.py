@@ -58,9 +58,12 @@ class Saved:
 def dump(saved: Saved) -> State:
     """The state of a cache."""
     plan, ledger, rotation = saved.plan, saved.ledger, saved.rotation
+    sizes = asdict(plan.sizes)
+    if plan.sizes.window is None:
+        del sizes["window"]  # as the layout was before there were any
     described = {
         "layout": LAYOUT,
-        "plan": asdict(plan) | {"hot_dtype": plan.hot_dtype.value, "backend": None},
+        "plan": asdict(plan) | {"sizes": sizes, "hot_dtype": plan.hot_dtype.value, "backend": None},
         "ledger": {name: getattr(ledger, name) for name in _LEDGER},
         "rotation": rotation
         and {"periods": rotation.periods.tolist(), "traditional": rotation.traditional},
@@ -179,6 +182,7 @@ def _plan(fields: Mapping[str, Any], backend: Backend) -> LayerPlan:
             hot=count(sizes, "hot"),
             block=count(sizes, "block", least=1),
             slots=count(sizes, "slots"),
+            window=None if "window" not in sizes else count(sizes, "window", least=1),
         ),
         keys=field(fields, "keys", str),
         values=field(fields, "values", str),

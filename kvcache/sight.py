@@ -24,6 +24,7 @@ class Sight:
     position: of the first query.
     gone: for each query, the tokens let go by the time that it comes.
     total: position of the first new token.
+    window: how many positions a query sees, its own the last; None: all.
     new: tokens beyond the held ones that are looked at too.
     mask: "causal": a query at p sees pinned tokens up to p, and every other
     token from its `lowest` to p. None: all. An array broadcasts to
@@ -37,6 +38,7 @@ class Sight:
     total: int
     pinned: int = 0
     evicted: int = 0
+    window: int | None = None
     new: int = 0
     mask: Mask = "causal"
     rotation: Rotation | None = None
@@ -69,7 +71,11 @@ class Sight:
 
         0 where nothing was let go: new pinned tokens then come as any others.
         """
-        return tuple(self.pinned + gone if gone else 0 for gone in self.gone)
+        held = (self.pinned + gone if gone else 0 for gone in self.gone)
+        if self.window is None:
+            return tuple(held)
+        oldest = self.position + 1 - self.window
+        return tuple(map(max, held, range(oldest, oldest + self.queries)))
 
     @property
     def suits_kernels(self) -> bool:

@@ -61,11 +61,13 @@ _TOKENS = ("total", "sink", "hot", "cold", "evicted")
 
 
 def sum_layers(layers: Iterable[CacheStats]) -> CacheStats:
-    """The stats of a whole model: bytes added over layers, token counts of the first.
+    """The stats of a whole model: bytes added over layers, token counts of one that holds most.
 
-    All layers of one sequence hold the same tokens. Raises ValueError for no layer.
+    Layers with a window hold fewer. Raises ValueError for no layer.
     """
-    return _added(layers, _BYTES)
+    every = sorted(layers, key=lambda layer: layer.held, reverse=True)
+    turned = all(layer.sinks_turned for layer in every)
+    return replace(_added(every, _BYTES), sinks_turned=turned)
 
 
 def sum_rows(rows: Iterable[CacheStats]) -> CacheStats:

@@ -57,6 +57,10 @@ class Rotation:
         return _interleaved(self.key, by)
 
 
+# Of a layer that knows no positions: whatever is let go, sinks are met as they are.
+NO_ROPE = Rotation(periods=np.empty(0), traditional=False)
+
+
 # All layers of a model turn alike, one after the other.
 @lru_cache(maxsize=8)
 def _tables(key: tuple[bytes, bool], by: tuple[int, ...]) -> tuple[Floats, Floats]:

@@ -41,6 +41,7 @@ class TwoTierKVCache:
 
     rotation: the layer's rope, so that sinks stay inside the window. None, for
     an unknown rope, attends to them at their true distance; `stats` says which.
+    So does `NO_ROPE`, where distance is nothing.
     keeps_snapshot: whether `update_and_fetch` leaves what `attend_fetched` needs.
     """
 
@@ -50,7 +51,7 @@ class TwoTierKVCache:
         self.plan = plan
         # The rope, and what of it turns queries for the sinks, read for each token and layer.
         self._rope = rotation
-        self.rotation = rotation if plan.turn_sinks else None
+        self.rotation = _turning(plan, rotation)
         self.ledger = Ledger(sizes=plan.sizes)
         self._tiers = make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
@@ -156,7 +157,7 @@ class TwoTierKVCache:
             cold_bytes=(ledger.end - ledger.first) * block,
             allocated_bytes=tiers.allocated_tokens * token + tiers.allocated_blocks * block,
             fp16_bytes=ledger.held * token * mx.float16.size // self.plan.hot_dtype.mx.size,
-            sinks_turned=self.rotation is not None,
+            sinks_turned=self.plan.turn_sinks and self._rope is not None,
             plain=self._shape is not None and tiers.is_reference(self._shape[2]),
         )
 
@@ -194,11 +195,14 @@ class TwoTierKVCache:
         """Go back at least `tokens`, and return how many were dropped.
 
         Exactly, among hot tokens; else to the edge of a cold block, or to the
-        pinned tokens when what came before is evicted.
+        pinned tokens when what came before is evicted. A layer with a window: exactly
+        where the window is still held, else to the beginning. Layers of a model may so
+        differ: `prompt_cache.rewind` takes all of them.
         """
-        before = self.ledger.total
-        self.ledger = self.ledger.rewound(tokens)
-        return before - self.ledger.total
+        before, self.ledger = self.ledger, self.ledger.rewound(tokens)
+        if self.ledger.hot and self.ledger.end < before.end:
+            self._tiers.take_back(before, self.ledger)
+        return before.total - self.ledger.total
 
     def set_policy(self, plan: LayerPlan) -> None:
         """Move to another plan: all held tokens stay, encoded again, that it has room for.
@@ -210,7 +214,7 @@ class TwoTierKVCache:
         if ledger.held:
             tiers.fill(ledger, *self._held())
         self.plan, self.ledger, self._tiers = plan, ledger, tiers
-        self.rotation = self._rope if plan.turn_sinks else None
+        self.rotation = _turning(plan, self._rope)
 
     def restart(self, total: int) -> None:
         """Keep the pinned tokens, for `total` that begin with them to be held as if fed anew.
@@ -302,7 +306,7 @@ class TwoTierKVCache:
     def _take(self, saved: Saved) -> None:
         self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
         self._rope, self._shape = saved.rotation, saved.shape
-        self.rotation = self._rope if self.plan.turn_sinks else None
+        self.rotation = _turning(self.plan, self._rope)
         self._fetched = None
 
     def pending(self) -> list[mx.array]:
@@ -367,6 +371,12 @@ class TwoTierKVCache:
         if not self.ledger.held:
             raise CacheError("the cache is empty: append keys and values first")
         return self._tiers.snapshot(self.ledger).decoded(self.plan.hot_dtype.mx)
+
+
+def _turning(plan: LayerPlan, rope: Rotation | None) -> Rotation | None:
+    """What turns queries for sinks, if there are any and the rope turns at all."""
+    turns = plan.turn_sinks and rope is not None and len(rope.periods) > 0
+    return rope if turns and plan.sizes.window is None else None
 
 
 # The layers of a model ask for the same, one after the other, and so share one ledger.

@@ -15,9 +15,9 @@ import numpy as np
 
 from kvcache.config import Backend
 from kvcache.gpu.decode import MOST_NEW
+from kvcache.prompt_cache import Rotations, each_layer
 from kvcache.tiers.ledger import TierSizes
 from kvcache.tiers.plan import CachePlan, ModelShape
-from kvcache.turn import Rotation
 from kvcache.two_tier import TwoTierKVCache
 
 # Of the largest output: far above what float16 rounds off, far below a misread token.
@@ -31,15 +31,16 @@ def warm_up(
     *,
     group: int,
     dtype: mx.Dtype,
-    rotation: Rotation | None = None,
+    rotation: Rotations = None,
     progress: OnProgress | None = None,
 ) -> CachePlan:
     """The plan, its GPU kernels compiled and compared with plain MLX; at once without a GPU.
 
-    group: query heads of each KV head. dtype: of queries. rotation: the model's, as its
-    caches have it. progress: called with (steps done, all steps); what it raises ends
-    the work. Some seconds, most of them the GPU's compiler's: prompts and every number of
-    new tokens that decoding takes, before and after tokens are encoded and let go.
+    group: query heads of each KV head. dtype: of queries. rotation: the model's, or each
+    layer's, as its caches have it. progress: called with (steps done, all steps); what it
+    raises ends the work. Some seconds, most of them the GPU's compiler's: prompts and every
+    number of new tokens that decoding takes, before and after tokens are encoded and let go,
+    in each kind of layer.
 
     Where the kernels do not run or give something else, the automatic backend becomes
     plain MLX and the plan says why. Raises CacheError for the gpu backend then.
@@ -47,19 +48,15 @@ def warm_up(
     if plan.backend is not Backend.GPU:
         return plan
     report = progress or _ignore
-    layer = plan.layer(0)
-    sizes = _small(layer.sizes)
-    steps = _steps(sizes)
-    caches = [
-        TwoTierKVCache(replace(layer, sizes=sizes, backend=backend), rotation=rotation)
-        for backend in (Backend.GPU, Backend.REFERENCE)
-    ]
+    trials = _trials(plan, rotation)
+    whole = sum(len(steps) for steps, _ in trials)
     errors = []
-    report(0, len(steps))
+    report(0, whole)
     try:
-        for error in _errors(steps, caches, plan.shape, group, dtype):
-            errors.append(error)
-            report(len(errors), len(steps))
+        for steps, caches in trials:
+            for error in _errors(steps, caches, plan.shape, group, dtype):
+                errors.append(error)
+                report(len(errors), whole)
     except (RuntimeError, ValueError) as problem:  # MLX's two: see `_said`
         return plan.on_reference(f"the GPU kernels do not run here: {_said(problem)}; {_REPORT}")
     worst = float(np.max(errors))  # NaN if one is
@@ -82,11 +79,29 @@ class _Step:
     new: int
 
 
+_Trial = tuple[list[_Step], list[TwoTierKVCache]]
+
+
+def _trials(plan: CachePlan, rotation: Rotations) -> list[_Trial]:
+    """For each kind of layer: the steps, and a cache of each backend that takes them."""
+    ropes, trials = each_layer(rotation, plan.shape.layers), []
+    for kind in plan.kinds:
+        index = plan.layer_sizes.index(kind)
+        layer, sizes = plan.layer(index), _small(kind)
+        caches = [
+            TwoTierKVCache(replace(layer, sizes=sizes, backend=backend), rotation=ropes[index])
+            for backend in (Backend.GPU, Backend.REFERENCE)
+        ]
+        trials.append((_steps(sizes), caches))
+    return trials
+
+
 def _small(sizes: TierSizes) -> TierSizes:
     """The same tiers with fewer tokens: how many there are is a number that kernels are told."""
-    return replace(
-        sizes, pinned=min(sizes.pinned, 4), hot=min(sizes.hot, 64), slots=min(sizes.slots, 2)
-    )
+    pinned, hot, slots = min(sizes.pinned, 4), min(sizes.hot, 64), min(sizes.slots, 2)
+    # A token less than is always held, so that the oldest one is hidden.
+    window = None if sizes.window is None else max(1, hot + slots * sizes.block - 1)
+    return replace(sizes, pinned=pinned, hot=hot, slots=slots, window=window)
 
 
 def _steps(sizes: TierSizes) -> list[_Step]:

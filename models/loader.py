@@ -18,7 +18,7 @@ from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
 from models.gguf.repack import Quantized, Unquantized, repack, stored_bytes
 from models.native.kernels import kernels
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel
 from models.network.llama import Model
 from models.network.shapes import check_tensors
@@ -30,7 +30,7 @@ from models.text.vocabulary import PREFIX
 
 OnProgress = Callable[[int, int], None]
 # Dimensions, and bytes of the weights in memory.
-Accept = Callable[[LlamaConfig, int], None]
+Accept = Callable[[NetworkConfig, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class LoadedModel:
 
     name: str
     path: Path
-    config: LlamaConfig
+    config: NetworkConfig
     model: Model
     tokenizer: Tokenizer
     template: ChatTemplate
@@ -81,7 +81,7 @@ def load(
     path = locate(str(model))
     given = given_template(chat_template) if chat_template is not None else None
     with GGUFFile(path) as file:
-        config = LlamaConfig.from_metadata(file.metadata)
+        config = NetworkConfig.from_metadata(file.metadata)
         tokens = len(file.metadata.get_strings(PREFIX + "tokens"))
         entries = check_tensors(file.tensors, config, tokens=tokens)
         if accept is not None:
@@ -105,7 +105,7 @@ def load(
 
 
 def _network(
-    config: LlamaConfig, weights: Weights, backend: Backend
+    config: NetworkConfig, weights: Weights, backend: Backend
 ) -> tuple[Model, tuple[str, ...]]:
     """The network of a backend, and what is to be said where AUTO must do without kernels."""
     if backend.resolve() is not Backend.CPU:
@@ -125,8 +125,8 @@ def _read_tensors(
     done = 0
     tensors: dict[str, Quantized | Unquantized] = {}
     for info in sorted(entries.values(), key=lambda info: -info.nbytes):
-        tensors[info.name] = repack(info, file.rows(info.name)[: info.rows])
-        file.release(info.name)
+        tensors[info.name] = repack(info, file.rows(info))
+        file.release(info)
         done += info.nbytes
         progress(done, total)
     return tensors

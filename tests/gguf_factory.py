@@ -1,4 +1,4 @@
-"""Llama-shaped GGUF files with random weights, for tests and measurements.
+"""GGUF files with random weights, for tests and measurements: Llama-shaped, or as one is told.
 
 Written by gguf-py and quantized by libgguf, neither of which ember uses to
 read them. The rows of `attn_q` and `attn_k` are in ggml's interleaved order,
@@ -24,6 +24,8 @@ _POOL_ROWS = 128
 
 MetadataItem = bool | int | float | str | Sequence[str] | Sequence[int] | Sequence[float]
 TypeChoice = Callable[[str], TensorType]
+# Bytes of a tensor by name and shape.
+TensorData = Callable[[str, tuple[int, ...]], npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +87,40 @@ def write_llama(
     seed: int,
 ) -> None:
     """Write a complete file; one tensor at a time is in memory."""
-    writer = _with_header(path, config, types, tokenizer_metadata)
     rng = np.random.default_rng(seed)
-    for name, shape in _tensor_shapes(config):
+
+    def data(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         if name == "rope_freqs.weight":
-            data = np.linspace(1, 8, shape[0], dtype=np.float32).view(np.uint8)
-        else:
-            data = random_tensor(shape, _type_of(shape, name, types), rng)
-        writer.write_tensor_data(data)
+            return np.linspace(1, 8, shape[0], dtype=np.float32).view(np.uint8)
+        return random_tensor(shape, _type_of(shape, name, types), rng)
+
+    write_file(
+        path,
+        architecture="llama",
+        metadata={**_model_metadata(config), **tokenizer_metadata},
+        shapes=dict(_tensor_shapes(config)),
+        types=types,
+        data=data,
+    )
+
+
+def write_file(
+    path: Path,
+    *,
+    architecture: str,
+    metadata: Mapping[str, MetadataItem],
+    shapes: Mapping[str, tuple[int, ...]],
+    types: TypeChoice,
+    data: TensorData,
+) -> None:
+    """Write a complete file of any architecture; one tensor at a time is in memory.
+
+    shapes: of the tensors, rows first, in the file's order. types: of those with rows;
+    vectors are F32.
+    """
+    writer = _with_header(path, architecture, metadata, shapes, types)
+    for name, shape in shapes.items():
+        writer.write_tensor_data(data(name, shape))
     writer.close()
 
 
@@ -104,7 +132,8 @@ def write_hollow_llama(
     tokenizer_metadata: Mapping[str, MetadataItem],
 ) -> None:
     """Write a complete header; the weights are a hole, which takes no disk."""
-    writer = _with_header(path, config, types, tokenizer_metadata)
+    metadata = {**_model_metadata(config), **tokenizer_metadata}
+    writer = _with_header(path, "llama", metadata, dict(_tensor_shapes(config)), types)
     writer.close()
     padded = (
         -(-_nbytes(shape, _type_of(shape, name, types)) // writer.data_alignment)
@@ -115,14 +144,15 @@ def write_hollow_llama(
 
 def _with_header(
     path: Path,
-    config: LlamaShape,
+    architecture: str,
+    metadata: Mapping[str, MetadataItem],
+    shapes: Mapping[str, tuple[int, ...]],
     types: TypeChoice,
-    tokenizer_metadata: Mapping[str, MetadataItem],
 ) -> gguf.GGUFWriter:
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, value in {**_model_metadata(config), **tokenizer_metadata}.items():
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in metadata.items():
         _add_metadata(writer, key, value)
-    for name, shape in _tensor_shapes(config):
+    for name, shape in shapes.items():
         kind = _type_of(shape, name, types)
         nbytes = _nbytes(shape, kind)
         writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes, _ggml(kind))

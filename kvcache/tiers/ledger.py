@@ -29,17 +29,27 @@ class TierSizes:
     hot: newest tokens that are never encoded.
     block: tokens that migrate together from hot to cold.
     slots: blocks that the cold ring holds; 0 lets tokens go without encoding them.
+    window: of a layer whose queries see no more tokens, their own the last; None: all
+    that is held. Nothing is pinned then, and all that a window shows is always held.
     """
 
     pinned: int
     hot: int
     block: int
     slots: int
+    window: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("pinned", 0), ("hot", 0), ("block", 1), ("slots", 0)):
             if getattr(self, name) < least:
                 raise CacheError(f"got {name}={getattr(self, name)}, expected at least {least}")
+        if self.window is not None:
+            held = self.hot + self.slots * self.block
+            if self.pinned or not 1 <= self.window <= held:
+                raise CacheError(
+                    f"got a window of {self.window} tokens and {self.pinned} pinned ones, expected "
+                    f"1 to {held}, which these tiers always hold, and none"
+                )
 
     @classmethod
     def within(cls, max_tokens: int, *, pinned: int, hot: int, block: int) -> "TierSizes":
@@ -55,6 +65,12 @@ class TierSizes:
         hot = min(hot, max_tokens - pinned - block + 1)
         slots = (max_tokens - pinned - hot - block + 1) // block
         return cls(pinned=pinned, hot=hot, block=block, slots=slots)
+
+    @classmethod
+    def of_window(cls, window: int, *, hot: int, block: int) -> "TierSizes":
+        """What always holds a window of which `hot` tokens at most stay unencoded."""
+        hot = min(hot, window)
+        return cls(pinned=0, hot=hot, block=block, slots=-(-(window - hot) // block), window=window)
 
     @property
     def ring(self) -> int:
@@ -156,9 +172,12 @@ class Ledger:
         """After going back at least `tokens`.
 
         Inside the hot tier exactly that far; else to the edge of the cold block
-        before, or, when that one is evicted, to the pinned tokens.
+        before, or, when that one is evicted, to the pinned tokens. A layer with a window
+        goes exactly that far, or to the beginning where the next query would miss tokens.
         """
         total = max(0, self.total - max(0, tokens))
+        if self.sizes.window is not None:
+            return self._rewound_window(total) if tokens > 0 else self
         if total >= self.hot_start or self.is_whole:
             return replace(self, total=total)
         end = (total - self.start) // self.sizes.block
@@ -200,8 +219,12 @@ class Ledger:
         """
         kept, pinned = min(self.total, self.sizes.pinned), self.sizes.pinned
         anew = Ledger(sizes=self.sizes).appended(total)
-        evicted = anew.evicted if kept == pinned else 0
-        return Ledger(sizes=self.sizes, total=kept + evicted, origin=evicted)
+        return self.emptied(kept + anew.evicted if kept == pinned else kept)
+
+    def emptied(self, total: int) -> "Ledger":
+        """Of `total` tokens the pinned ones alone: all others count as let go."""
+        origin = max(0, total - self.sizes.pinned)
+        return Ledger(sizes=self.sizes, total=total, origin=origin)
 
     # -- what a query sees --
 
@@ -227,12 +250,20 @@ class Ledger:
             total=self.total,
             pinned=self.sizes.pinned,
             evicted=self.evicted,
+            window=self.sizes.window,
             new=new,
             mask=mask,
             rotation=rotation,
         )
 
     # -- inside --
+
+    def _rewound_window(self, total: int) -> "Ledger":
+        if self.evicted > max(0, total + 1 - (self.sizes.window or 0)):
+            return Ledger(sizes=self.sizes)
+        # What is left of a block that was cold is hot again.
+        end = max(0, total - self.start) // self.sizes.block
+        return replace(self, total=total, end=min(self.end, end))
 
     def _end_after(self, total: int) -> int:
         """Blocks that have left the hot ring once `total` tokens were appended."""

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from kvcache.codecs.base import Encoded
 from kvcache.sight import Sight
-from kvcache.snapshot import Array, Snapshot, Tokens, joined
+from kvcache.snapshot import Array, Snapshot, Tokens, joined, side_by_side
 from kvcache.tiers.ledger import Ledger, TierSizes
 from kvcache.tiers.reference_attention import attend_tiers
 
@@ -65,6 +65,17 @@ class Tiers(ABC, Generic[Array]):
             self.write_cold(ledger.first, tokens.cut(pinned + first, pinned + ledger.hot_number))
         if ledger.hot:
             self.write_hot(ledger.hot_number, tokens.cut(pinned + ledger.hot_number, tokens.length))
+
+    def take_back(self, before: Ledger, after: Ledger) -> None:
+        """Decode what `after` has hot of a block that was cold."""
+        held = self.snapshot(before)
+        for position, *block in held.encoded(most=1):
+            if position == after.hot_start:
+                keys, values = (
+                    side_by_side(codec.decode(each)[..., : after.hot, :])
+                    for codec, each in zip(held.codecs, block, strict=True)
+                )
+                self.write_hot(after.hot_number, self.prepare(keys, values))
 
     def _leaving(self, first: int, end: int, fresh: Tokens[Array], number: int) -> Tokens[Array]:
         """The tokens of blocks [first, end), from the hot ring and from the new ones."""

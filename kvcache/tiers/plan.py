@@ -4,7 +4,9 @@ The command line, the log and the cache read the same `CachePlan`, so a setting
 never silently does nothing. This module allocates nothing.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 from kvcache.codecs import Codec, codec
@@ -35,6 +37,11 @@ class ModelShape:
     def __post_init__(self) -> None:
         if self.windows and len(self.windows) != self.layers:
             raise CacheError(f"got windows of {len(self.windows)} layers, expected {self.layers}")
+
+    @property
+    def sights(self) -> Counter[int | None]:
+        """How many layers see so many tokens; None: all."""
+        return Counter(self.windows or [None] * self.layers)
 
     @property
     def distinct_windows(self) -> list[int]:
@@ -111,7 +118,9 @@ class LayerPlan:
 class CachePlan:
     """What one sequence's cache holds, over all layers.
 
-    sizes: the tiers.
+    sizes: the tiers of layers that see all tokens.
+    layer_sizes: the tiers of each layer. One with a window has its own, as long as other
+    layers hold more tokens than it sees; else it is as they are.
     token_bytes: bytes of one unencoded token's keys and values in all layers.
     block_bytes: bytes of one encoded block in all layers.
     capped_from: the window that was asked for, where the model's context cut it.
@@ -122,6 +131,7 @@ class CachePlan:
     config: CacheConfig
     shape: ModelShape
     sizes: TierSizes
+    layer_sizes: tuple[TierSizes, ...]
     backend: Backend
     token_bytes: int
     block_bytes: int
@@ -131,8 +141,18 @@ class CachePlan:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens held at most."""
+        """Tokens held at most, by layers that see all of them."""
         return self.sizes.max_tokens
+
+    @property
+    def most_held(self) -> int:
+        """Tokens held at most by any layer: fewer than `max_tokens` where all have windows."""
+        return max(sizes.max_tokens for sizes in self.kinds)
+
+    @cached_property
+    def kinds(self) -> Counter[TierSizes]:
+        """How many layers have each tiers."""
+        return Counter(self.layer_sizes)
 
     @property
     def hot_dtype(self) -> HotDtype:
@@ -146,10 +166,7 @@ class CachePlan:
 
     def bytes_of(self, tokens: int) -> int:
         """Bytes of a cache that was given so many tokens: its unencoded tiers come whole."""
-        unencoded = self.sizes.pinned + self.sizes.ring
-        encoded = max(0, tokens - self.sizes.pinned - self.sizes.hot)
-        blocks = min(self.sizes.slots, -(-encoded // self.sizes.block))
-        return unencoded * self.token_bytes + blocks * self.block_bytes
+        return sum(n * self._costs.of(sizes, tokens) for sizes, n in self.kinds.items())
 
     @property
     def prompt_bytes(self) -> int | None:
@@ -163,8 +180,17 @@ class CachePlan:
 
     @property
     def layer_bytes(self) -> int:
-        """Bytes of one layer of a full cache."""
-        return self.max_bytes // self.shape.layers
+        """Bytes of the largest layer of a full cache."""
+        return max(map(self.bytes_of_kind, self.kinds))
+
+    def bytes_of_kind(self, sizes: TierSizes) -> int:
+        """Bytes of a full layer with these tiers."""
+        return self._costs.of(sizes)
+
+    @property
+    def _costs(self) -> "_Costs":
+        layers = self.shape.layers
+        return _Costs(token=self.token_bytes // layers, block=self.block_bytes // layers)
 
     @property
     def cold_bits(self) -> float:
@@ -180,7 +206,8 @@ class CachePlan:
 
     def layer(self, index: int) -> LayerPlan:
         """The plan of one layer."""
-        return LayerPlan.of(replace(self.config, backend=self.backend), self.sizes, index)
+        config = replace(self.config, backend=self.backend)
+        return LayerPlan.of(config, self.layer_sizes[index], index)
 
     def on_reference(self, because: str) -> "CachePlan":
         """This plan without the GPU kernels. Raises CacheError where they were asked for."""
@@ -205,35 +232,103 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     backend then, when the window or the budget holds too little to work with, or
     when a codec does not take the model's head dimension.
     """
-    elements = 2 * shape.layers * shape.kv_heads * shape.head_dim
-    token_bytes = elements * config.hot_dtype.mx.size
+    one_token = 2 * shape.kv_heads * shape.head_dim * config.hot_dtype.mx.size
     keys, values = (cold_codec(name, config.hot_dtype, 0) for name in (config.keys, config.values))
-    per_head_block = _pair_bytes(keys, values, config.block, shape.head_dim)
-    block_bytes = shape.layers * shape.kv_heads * per_head_block
-    sizes = _sizes(config, shape, token_bytes, block_bytes)
+    one_block = shape.kv_heads * _pair_bytes(keys, values, config.block, shape.head_dim)
+    sizes, layer_sizes = _sizes(config, shape, _Costs(token=one_token, block=one_block))
     capped = not config.beyond_context and (config.max_tokens or 0) > shape.context
     plan = CachePlan(
         config=config,
         shape=shape,
         sizes=sizes,
+        layer_sizes=layer_sizes,
         backend=config.backend.resolve(),
-        token_bytes=token_bytes,
-        block_bytes=block_bytes,
+        token_bytes=shape.layers * one_token,
+        block_bytes=shape.layers * one_block,
         capped_from=config.max_tokens if capped else None,
         hot_capped_from=config.hot if sizes.hot < config.hot else None,
     )
     if plan.backend is Backend.GPU:
-        unread = why_unread((keys, values) if sizes.slots else (), shape.head_dim)
+        encodes = any(each.slots for each in layer_sizes)
+        unread = why_unread((keys, values) if encodes else (), shape.head_dim)
         return plan.on_reference(unread) if unread else plan
     return plan
 
 
-def _sizes(config: CacheConfig, shape: ModelShape, token_bytes: int, block_bytes: int) -> TierSizes:
-    """The tiers that are asked for, as far as the budget and the model's context go."""
+@dataclass(frozen=True, kw_only=True)
+class _Costs:
+    """Bytes of an unencoded token and of an encoded block, in one layer."""
+
+    token: int
+    block: int
+
+    def of(self, sizes: TierSizes, tokens: int | None = None) -> int:
+        """Bytes of a layer that was given so many tokens, or is full."""
+        encoded = (sizes.max_tokens if tokens is None else tokens) - sizes.pinned - sizes.hot
+        blocks = min(sizes.slots, max(0, -(-encoded // sizes.block)))
+        return (sizes.pinned + sizes.ring) * self.token + blocks * self.block
+
+    def times(self, layers: int) -> "_Costs":
+        """The same in so many layers."""
+        return _Costs(token=layers * self.token, block=layers * self.block)
+
+
+def _sizes(
+    config: CacheConfig, shape: ModelShape, costs: _Costs
+) -> tuple[TierSizes, tuple[TierSizes, ...]]:
+    """The tiers that are asked for, as far as the budget and the model's context go.
+
+    Of layers that see all tokens, and of each layer. Windows come whole, and other layers
+    share the rest of a budget. Where these then hold no more tokens than a window shows,
+    its layer is one of them, the widest window first: so any budget is used.
+    """
+    widths, least = shape.distinct_windows, config.pinned + config.block
+    # What is too narrow to hold what other layers must.
+    narrow = sum(width < least for width in widths)
+    for whole in range(len(widths), narrow - 1, -1):
+        held = {width: _held_window(config, width, costs) for width in widths[:whole]}
+        fixed = sum(costs.of(held[width]) for width in shape.windows if width in held)
+        others = costs.times(shape.layers - sum(width in held for width in shape.windows))
+        bounded = config if whole == len(widths) else _bounded(config, widths[whole])
+        sizes = _all_seeing(bounded, shape, fixed, others)
+        if sizes is not None and (not whole or sizes.max_tokens > widths[whole - 1]):
+            windows = shape.windows or (None,) * shape.layers
+            return sizes, tuple(
+                sizes if each is None else held.get(each, sizes) for each in windows
+            )
+    raise CacheError(
+        f"a budget of {config.budget} bytes does not hold {config.pinned} pinned tokens and a "
+        f"block of {config.block}: this model needs {fixed + least * others.token} bytes for them; "
+        "give a larger --kv-budget"
+    )
+
+
+def _held_window(config: CacheConfig, width: int, costs: _Costs) -> TierSizes:
+    """What holds a layer's window in the fewest bytes: all of it unencoded, or two tiers."""
+    ways = (TierSizes.of_window(width, hot=hot, block=config.block) for hot in (width, config.hot))
+    return min(ways, key=costs.of)
+
+
+def _bounded(config: CacheConfig, tokens: int) -> CacheConfig:
+    """The same with `max_tokens` of at most so many."""
+    return replace(config, max_tokens=min(config.max_tokens or tokens, tokens))
+
+
+def _all_seeing(
+    config: CacheConfig, shape: ModelShape, fixed: int, costs: _Costs
+) -> TierSizes | None:
+    """The tiers of layers that see all tokens; None where the budget holds too little.
+
+    fixed: bytes of a budget that others take. costs: in all these layers.
+    """
     window, hot = config.max_tokens or shape.context, config.hot
-    if config.budget is not None:
-        fits = _fitting(config, config.budget, token_bytes, block_bytes)
+    if config.budget is not None and costs.token:
+        fits = _fitting(config, config.budget - fixed, costs)
+        if fits is None:
+            return None
         window, hot = min(fits.max_tokens, config.max_tokens or fits.max_tokens), fits.hot
+    elif config.budget is not None and config.budget < fixed:
+        return None
     window = min(window, MOST_TOKENS if config.beyond_context else shape.context)
     least = config.pinned + config.block
     if not config.beyond_context and shape.context < least:
@@ -255,16 +350,12 @@ def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
     return total
 
 
-def _fitting(config: CacheConfig, budget: int, token_bytes: int, block_bytes: int) -> TierSizes:
+def _fitting(config: CacheConfig, budget: int, costs: _Costs) -> TierSizes | None:
     """The tiers that a budget pays for: pinned, then hot up to half of the rest, then cold."""
     pinned, block = config.pinned, config.block
-    rest = budget // token_bytes - pinned
+    rest = budget // costs.token - pinned
     if rest < block:
-        needed = (pinned + block) * token_bytes
-        raise CacheError(
-            f"a budget of {budget} bytes does not hold {pinned} pinned tokens and a block of "
-            f"{block}: this model needs {needed} bytes for them; give a larger --kv-budget"
-        )
+        return None
     hot = min(config.hot, max(rest // 2, block) - block + 1)
-    left = budget - (pinned + hot + block - 1) * token_bytes
-    return TierSizes(pinned=pinned, hot=hot, block=block, slots=left // block_bytes)
+    left = budget - (pinned + hot + block - 1) * costs.token
+    return TierSizes(pinned=pinned, hot=hot, block=block, slots=left // costs.block)

@@ -73,29 +73,32 @@ class GGUFFile:
             raise GGUFError(f"there is no tensor {name!r}, which the model needs")
         return self.tensors[name]
 
-    def rows(self, name: str) -> npt.NDArray[np.uint8]:
-        """The tensor's bytes as [rows, row bytes], without a copy.
+    def rows(self, tensor: str | TensorInfo) -> npt.NDArray[np.uint8]:
+        """The bytes of a tensor, or of a part of one, as [rows, row bytes], without a copy.
 
         A vector is one row; of three or more axes the leading ones are
         flattened. Raises `GGUFError` if there is no such tensor, or no longer.
         """
-        info, mapping = self.tensor(name), self._mapping()
+        info, mapping = self._entry(tensor), self._mapping()
         if mapping.size() < info.offset + info.nbytes:
             raise GGUFError(f"was cut to {mapping.size()} bytes while it was read; get it again")
         data = np.frombuffer(mapping, np.uint8, count=info.nbytes, offset=info.offset)
         return data.reshape(info.rows, -1)
 
-    def release(self, name: str) -> None:
+    def release(self, tensor: str | TensorInfo) -> None:
         """Tell the system that the tensor's pages may leave memory for now.
 
         They come back from the file when read again. Does nothing where the
         platform has no such call.
         """
-        info = self.tensor(name)
+        info = self._entry(tensor)
         if _DONTNEED is None:
             return
         start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
         self._mapping().madvise(_DONTNEED, start, info.offset + info.nbytes - start)
+
+    def _entry(self, tensor: str | TensorInfo) -> TensorInfo:
+        return tensor if isinstance(tensor, TensorInfo) else self.tensor(tensor)
 
     def _mapping(self) -> mmap.mmap:
         if self._map is None:

@@ -23,6 +23,7 @@ struct Weight {
     const uint8_t* codes;
     const uint16_t* scales;
     const uint16_t* biases;
+    const float* added;  // to each row's products; or null
     int64_t rows, columns;
     int32_t bits, group;
 

@@ -18,14 +18,16 @@ constexpr int kPanel = 16;  // weight rows of a panel
 
 struct Panel {
     std::vector<uint8_t> codes;
-    std::vector<float> scales, biases;
+    std::vector<float> scales, biases, added;
 
     void load(const Weight& w, const Unpacker& unpack, int64_t first) {
         const int64_t groups = w.columns / kXGroup;
         codes.assign(size_t(padded(w.columns) * kPanel), 0);
         scales.assign(size_t(groups * kPanel), 0);
         biases.assign(size_t(groups * kPanel), 0);
+        added.assign(size_t(kPanel), 0);
         const int64_t rows = std::min<int64_t>(kPanel, w.rows - first);
+        if (w.added) std::copy_n(w.added + first, rows, added.begin());
         for (int64_t r = 0; r < rows; ++r) {
             load_codes(w, unpack, first + r, r);
             for (int64_t g = 0; g < groups; ++g) {
@@ -53,7 +55,7 @@ struct Panel {
 template <int M>
 void multiply_panel(const Panel& panel, int64_t groups, const Activation* x, float (*out)[kPanel]) {
     __m512 total[M];
-    for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
+    for (int m = 0; m < M; ++m) total[m] = _mm512_loadu_ps(panel.added.data());
     const uint8_t* codes = panel.codes.data();
     for (int64_t g = 0; g < groups; ++g) {
         __m512i high[M], low[M];

@@ -12,29 +12,23 @@ namespace ember {
 // Lent by the library of the caches.
 static AttendTiers* attend_tiers;
 
-// Weights of one layer.
+// The weights of one layer, and what it does with them.
 struct LayerWeights {
-    const float *attention_norm, *mlp_norm;
-    float attention_eps, mlp_eps;
-    const Weight *q, *k, *v, *output, *gate, *up, *down;
+    Inputs inputs;
+    Addition output;
+    FeedForward feed_forward;
 };
 
-// How heads turn with their positions: pair p by position / periods[p].
-struct Rope {
-    const double* periods;
-    int64_t pairs;
-};
-
-// New tokens from position `offset` on, behind those of `count` caches with as many rows each.
+// New tokens behind those of the `count` caches of a layer, with as many rows each.
 struct Steps {
     const TierStep* each;
-    int64_t count, offset;
+    int64_t count;
 };
 
 // x [batch, length, hidden] through one layer, in place. False, with nothing changed, where the
 // caches refuse a key or value.
-inline bool run_layer(const Steps& steps, const Rope& rope, const LayerWeights& w,
-                      const TierMemory* const* memories, float* x) {
+inline bool run_layer(const Steps& steps, const LayerWeights& w, const TierMemory* const* memories,
+                      Turns& turns, float* x) {
     static std::vector<float> q, k, v, seen, merged;
     const TierStep& step = *steps.each;
     const int64_t batch = steps.count * step.batch, rows = batch * step.length;
@@ -43,15 +37,13 @@ inline bool run_layer(const Steps& steps, const Rope& rope, const LayerWeights& 
     v.resize(k.size());
     seen.resize(q.size());
     merged.resize(q.size());
-    attention_inputs(x, batch, step.length, w.attention_norm, w.attention_eps, *w.q, *w.k, *w.v,
-                     step.dim, rope.periods, rope.pairs, steps.offset, q.data(), k.data(),
-                     v.data());
+    attention_inputs(x, batch, w.inputs, turns, q.data(), k.data(), v.data());
     if (!attend_tiers(steps.each, memories, steps.count, q.data(), k.data(), v.data(),
                       seen.data()))
         return false;
     merge_heads(seen.data(), batch, step.length, step.heads, step.dim, merged.data());
-    linear_add(merged.data(), rows, *w.output, x, x);
-    feed_forward(x, rows, w.mlp_norm, w.mlp_eps, *w.gate, *w.up, *w.down, x);
+    add(merged.data(), rows, w.output, x, x);
+    feed_forward(x, rows, w.feed_forward, x);
     return true;
 }
 

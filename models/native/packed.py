@@ -1,12 +1,15 @@
 """A network's weights as the CPU kernels take them, checked once when they are made.
 
-Knows neither files nor the network; what a kernel does with a weight is not known here.
+Each class mirrors a struct of the headers and holds what it points to, so that its
+memory stays. Knows neither files nor the network's definition.
 """
 
 from collections.abc import Sequence
 from ctypes import Structure, addressof, c_float, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from kvcache import CacheError
 from kvcache.native.structs import Array, Floats, checked
@@ -19,6 +22,7 @@ class WeightStruct(Structure):
         ("codes", c_void_p),
         ("scales", c_void_p),
         ("biases", c_void_p),
+        ("added", c_void_p),
         ("rows", c_int64),
         ("columns", c_int64),
         ("bits", c_int32),
@@ -26,33 +30,84 @@ class WeightStruct(Structure):
     )
 
 
+class NormStruct(Structure):
+    """steps.h"""
+
+    _fields_ = (("weight", c_void_p), ("columns", c_int64), ("eps", c_float))
+
+
+class RopeStruct(Structure):
+    """steps.h"""
+
+    _fields_ = (
+        ("periods", c_void_p),
+        ("pairs", c_int64),
+        ("apart", c_int32),
+    )
+
+
+class InputsStruct(Structure):
+    """steps.h"""
+
+    _fields_ = (
+        ("q", c_void_p),
+        ("k", c_void_p),
+        ("v", c_void_p),
+        ("norm", NormStruct),
+        ("query_norm", NormStruct),
+        ("key_norm", NormStruct),
+        ("rope", RopeStruct),
+        ("dim", c_int64),
+        ("query_factors", c_void_p),
+        ("temperature_scale", c_float),
+        ("temperature_span", c_int64),
+    )
+
+
+class AdditionStruct(Structure):
+    """steps.h"""
+
+    _fields_ = (("weight", c_void_p), ("norm", NormStruct), ("scale", c_float))
+
+
+class FeedForwardStruct(Structure):
+    """steps.h"""
+
+    _fields_ = (
+        ("gate", c_void_p),
+        ("up", c_void_p),
+        ("norm", NormStruct),
+        ("gelu", c_int32),
+        ("down", AdditionStruct),
+    )
+
+
 class LayerStruct(Structure):
     """layers.h"""
 
     _fields_ = (
-        ("attention_norm", c_void_p),
-        ("mlp_norm", c_void_p),
-        ("attention_eps", c_float),
-        ("mlp_eps", c_float),
-        ("q", c_void_p),
-        ("k", c_void_p),
-        ("v", c_void_p),
-        ("output", c_void_p),
-        ("gate", c_void_p),
-        ("up", c_void_p),
-        ("down", c_void_p),
+        ("inputs", InputsStruct),
+        ("output", AdditionStruct),
+        ("feed_forward", FeedForwardStruct),
     )
 
 
 class Weight:
-    """A packed affine weight of MLX (group 32 or 64; 4, 5, 6 or 8 bits) for the kernels.
+    """A packed affine weight of MLX (group 32 or 64; 4, 5, 6 or 8 bits).
 
     codes: uint32 [rows, columns * bits / 32]; scales and biases: float16
-    [rows, columns / group]. Holds the arrays, so that their memory stays.
+    [rows, columns / group]. added: float32 [rows], to each row's products.
     """
 
     def __init__(
-        self, codes: Array, scales: Array, biases: Array, *, bits: int, group: int
+        self,
+        codes: Array,
+        scales: Array,
+        biases: Array,
+        *,
+        bits: int,
+        group: int,
+        added: Floats | None = None,
     ) -> None:
         if bits not in (4, 5, 6, 8) or group not in (32, 64):
             raise CacheError(f"got {bits} bits in groups of {group}, expected 4, 5, 6, 8 in 32, 64")
@@ -61,11 +116,12 @@ class Weight:
         if self.columns % group or self.columns * bits != codes.shape[1] * 32:
             raise CacheError(f"got codes {codes.shape}, expected rows of whole groups of {group}")
         groups = self.rows, self.columns // group
-        self._arrays = codes, scales, biases
+        self._arrays = codes, scales, biases, added
         self.struct = WeightStruct(
             where,
             checked("scales", scales, np.float16, groups),
             checked("biases", biases, np.float16, groups),
+            _optional("added", added, self.rows),
             self.rows,
             self.columns,
             bits,
@@ -73,40 +129,148 @@ class Weight:
         )
 
 
-class Layer:
-    """The weights of one layer for the kernels; they must fit each other.
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """A root-mean-square norm: weight float32 [numbers], which are normed together."""
 
-    norms: of what attention and of what the feed-forward part takes, float32
-    [hidden], each with its epsilon. Holds all of them, so that their memory stays.
+    weight: Floats
+    eps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope:
+    """How heads turn: pair i by position / periods[i]; periods float64 [pairs].
+
+    apart: pairs are (i, i + pairs), else (2i, 2i + 1).
+    """
+
+    periods: npt.NDArray[np.float64]
+    apart: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature:
+    """Queries at position p are multiplied by 1 + scale * log(1 + p // span)."""
+
+    scale: float
+    span: int
+
+
+class Inputs:
+    """What attention takes of x [..., hidden]: heads of `dim` numbers.
+
+    weights: of queries, keys and values. norm: of x. query_norm, key_norm: of queries
+    and of keys, before they turn, each over a head or over all of them. query_factors:
+    float32 [dim], of each query, alike in a pair that turns.
     """
 
     def __init__(
         self,
-        norms: Sequence[tuple[Floats, float]],
-        attention: Sequence[Weight],
-        feed_forward: Sequence[Weight],
+        weights: Sequence[Weight],
+        *,
+        dim: int,
+        norm: Norm | None = None,
+        query_norm: Norm | None = None,
+        key_norm: Norm | None = None,
+        rope: Rope | None = None,
+        query_factors: Floats | None = None,
+        temperature: Temperature | None = None,
     ) -> None:
-        (q, k, v, output), (gate, up, down) = attention, feed_forward
-        hidden, inner = output.rows, gate.rows
-        wanted = {
-            "q": (q, q.rows, hidden),
-            "k": (k, k.rows, hidden),
-            "v": (v, k.rows, hidden),
-            "output": (output, hidden, q.rows),
-            "gate": (gate, inner, hidden),
-            "up": (up, inner, hidden),
-            "down": (down, hidden, inner),
-        }
-        for name, (weight, rows, columns) in wanted.items():
-            if (weight.rows, weight.columns) != (rows, columns):
-                raise CacheError(
-                    f"got {name} [{weight.rows}, {weight.columns}], expected [{rows}, {columns}]"
-                )
-        # What a call's shape must agree with.
-        self.sizes = hidden, q.rows, k.rows
-        self._held = norms, attention, feed_forward
-        self.struct = LayerStruct(
-            *(checked("norm", norm, np.float32, (hidden,)) for norm, _ in norms),
-            *(epsilon for _, epsilon in norms),
-            *(addressof(weight.struct) for weight in (*attention, *feed_forward)),
+        q, k, v = weights
+        _check_heads(weights, dim)
+        if rope is not None and 2 * len(rope.periods) > dim:
+            raise CacheError(f"got {len(rope.periods)} periods, heads of {dim}")
+        if temperature is not None and temperature.span < 1:
+            raise CacheError(f"got a span of {temperature.span} positions, expected at least 1")
+        self.weights, self.dim, self.hidden = weights, dim, q.columns
+        self._held = norm, query_norm, key_norm, rope, query_factors
+        self.struct = InputsStruct(
+            *(addressof(weight.struct) for weight in (q, k, v)),
+            _norm(norm, q.columns),
+            _norm(query_norm, dim, q.rows),
+            _norm(key_norm, dim, k.rows),
+            RopeStruct() if rope is None else _rope(rope),
+            dim,
+            _optional("query factors", query_factors, dim),
+            0.0 if temperature is None else temperature.scale,
+            1 if temperature is None else temperature.span,
         )
+
+
+class Addition:
+    """A product that is normed, multiplied by `scale` and added to x."""
+
+    def __init__(self, weight: Weight, *, norm: Norm | None = None, scale: float = 1.0) -> None:
+        self.rows, self.columns = weight.rows, weight.columns
+        self._held = weight, norm
+        self.struct = AdditionStruct(addressof(weight.struct), _norm(norm, weight.rows), scale)
+
+
+class FeedForward:
+    """The product `down` of act(gate(n)) * up(n) with n = norm(x): act is GELU or SiLU."""
+
+    def __init__(
+        self,
+        gate: Weight,
+        up: Weight,
+        down: Addition,
+        *,
+        norm: Norm | None = None,
+        gelu: bool = False,
+    ) -> None:
+        self.hidden = down.rows
+        shape = down.columns, down.rows
+        if any((weight.rows, weight.columns) != shape for weight in (gate, up)):
+            raise CacheError(f"got a gate or an up that is not {list(shape)}, as down is")
+        self._held = gate, up, down, norm
+        self.struct = FeedForwardStruct(
+            addressof(gate.struct), addressof(up.struct), _norm(norm, shape[1]), gelu, down.struct
+        )
+
+
+class Layer:
+    """All of one layer; its parts must fit each other.
+
+    sizes: columns of x, rows of queries and of keys, and numbers of a head, with which
+    a call must agree.
+    """
+
+    def __init__(self, inputs: Inputs, output: Addition, feed_forward: FeedForward) -> None:
+        q, k, _ = inputs.weights
+        self.sizes = inputs.hidden, q.rows, k.rows, inputs.dim
+        if (output.rows, output.columns) != self.sizes[:2]:
+            raise CacheError(
+                f"got an output [{output.rows}, {output.columns}], expected {list(self.sizes[:2])}"
+            )
+        if feed_forward.hidden != inputs.hidden:
+            raise CacheError(
+                f"got {feed_forward.hidden} columns of feed-forward, expected {inputs.hidden}"
+            )
+        self._held = inputs, output, feed_forward
+        self.struct = LayerStruct(*(part.struct for part in self._held))
+
+
+def _check_heads(weights: Sequence[Weight], dim: int) -> None:
+    """Raise CacheError unless weights make whole heads, as many of keys as of values."""
+    (q, k, v), sizes = weights, [(weight.rows, weight.columns) for weight in weights]
+    whole = dim > 0 and not any(weight.rows % dim for weight in weights)
+    if not whole or sizes[1] != sizes[2] or not q.columns == k.columns == v.columns:
+        raise CacheError(f"got weights {sizes} for heads of {dim}")
+
+
+def _optional(name: str, vector: Floats | None, size: int) -> int | None:
+    return None if vector is None else checked(name, vector, np.float32, (size,))
+
+
+def _norm(norm: Norm | None, *columns: int) -> NormStruct:
+    """columns: as many as a norm may be over."""
+    if norm is None:
+        return NormStruct()
+    size = norm.weight.size
+    wanted = size if size in columns else columns[0]
+    return NormStruct(checked("norm", norm.weight, np.float32, (wanted,)), size, norm.eps)
+
+
+def _rope(rope: Rope) -> RopeStruct:
+    where = checked("periods", rope.periods, np.float64, (None,))
+    return RopeStruct(where, len(rope.periods), rope.apart)

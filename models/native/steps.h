@@ -1,60 +1,55 @@
-// The parts of a network's step on the CPU, spread over the pool: norms, quantized activations,
-// products of few and many rows, rotation of heads.
+// The parts of a network's layer on the CPU, spread over the pool: what attention takes, what it
+// adds, and the feed-forward part. A part that a network has not got is a null pointer or a factor
+// that changes nothing.
 #pragma once
 
-#include "gemm.h"
-#include "matvec.h"
-#include "pool.h"
+#include "products.h"
 
 namespace ember {
 
-constexpr int64_t kBlock = 32;        // weight rows of one task of a product with few rows
-constexpr int64_t kBlockRows = 192;   // activation rows that stay in cache beside a panel
-constexpr int kPanelRows = 4;              // activation rows that share a panel's registers
+// A root-mean-square norm of every `columns` numbers side by side: of a whole row, or of each of
+// its heads. None where weight is null.
+struct Norm {
+    const float* weight;
+    int64_t columns;
+    float eps;
+};
 
-// Lent by the library of the caches.
-static Pool* pool;
+// How heads turn with their positions: pair p by position / periods[p], where pairs lie side by
+// side or, if apart, `pairs` from each other.
+struct Rope {
+    const double* periods;
+    int64_t pairs;
+    int32_t apart;
+};
 
-// Activation rows in two int8 parts; grows to the largest product and stays.
-class Quantized {
-  public:
-    void assign(const float* x, int64_t rows, int64_t columns) {
-        columns_ = columns;
-        const int64_t width = padded(columns), groups = width / kXGroup;
-        codes_.resize(size_t(2 * rows * width));
-        factors_.resize(size_t(2 * rows * groups));
-        rows_.resize(size_t(rows));
-        for (int64_t m = 0; m < rows; ++m) {
-            int8_t* codes = codes_.data() + 2 * m * width;
-            float* factors = factors_.data() + 2 * m * groups;
-            rows_[m] = {codes, codes + width, factors, factors + groups};
-        }
-        pool->run(rows, [&](int64_t m) { quantize_row(x + m * columns, columns, rows_[m]); });
-    }
+// What attention takes of x: heads of dim numbers of norm(x) W^T, of which queries and keys are
+// normed and turned. Queries are multiplied by query_factors [dim], alike in a pair, where there are
+// any, and at position p by 1 + temperature_scale * log(1 + p / temperature_span), whole spans.
+struct Inputs {
+    const Weight *q, *k, *v;
+    Norm norm, query_norm, key_norm;
+    Rope rope;
+    int64_t dim;
+    const float* query_factors;
+    float temperature_scale;
+    int64_t temperature_span;
+};
 
-    // In the order of the columns.
-    const Activation* rows() const { return rows_.data(); }
+// A product that is normed, scaled and added to x.
+struct Addition {
+    const Weight* weight;
+    Norm norm;
+    float scale;
+};
 
-    // As `Nibbles` reads them, after `split`.
-    const Activation* split_rows() const { return split_rows_.data(); }
-
-    void split() {
-        split_codes_.resize(codes_.size());
-        split_rows_ = rows_;
-        for (size_t m = 0; m < rows_.size(); ++m) {
-            int8_t* codes = split_codes_.data() + (rows_[m].high - codes_.data());
-            split_rows_[m].high = codes;
-            split_rows_[m].low = codes + padded(columns_);
-            split_nibbles(rows_[m].high, columns_, split_rows_[m].high);
-            split_nibbles(rows_[m].low, columns_, split_rows_[m].low);
-        }
-    }
-
-  private:
-    int64_t columns_ = 0;
-    std::vector<int8_t> codes_, split_codes_;
-    std::vector<float> factors_;
-    std::vector<Activation> rows_, split_rows_;
+// What the feed-forward part adds to x: of act(norm(x) G^T) * norm(x) U^T, where act is silu or
+// gelu.
+struct FeedForward {
+    const Weight *gate, *up;
+    Norm norm;
+    int32_t gelu;
+    Addition down;
 };
 
 // exp for x <= 0, relative error below 2e-7: 2^n * p(r), p of degree 6 (Cephes).
@@ -73,216 +68,195 @@ inline Vector exp_below(Vector x) {
     return p * reinterpret_cast<Vector>(exponent);
 }
 
-// x * sigmoid(x)
-inline Vector silu(Vector x) {
-    const Vector small = exp_below(x < 0 ? x : -x);
-    return x * (x < 0 ? small : small - small + 1.0f) / (small + 1.0f);
+// x * sigmoid(by)
+inline Vector gated(Vector x, Vector by) {
+    const Vector small = exp_below(by < 0 ? by : -by);
+    return x * (by < 0 ? small : small - small + 1.0f) / (small + 1.0f);
+}
+
+inline Vector silu(Vector x) { return gated(x, x); }
+
+// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+inline Vector gelu(Vector x) {
+    return gated(x, (x + x * x * x * 0.044715f) * 1.5957691216f);
 }
 
 inline Quantized activations, hidden_activations;
-inline std::vector<float> normed, hidden, gates;
+inline std::vector<float> normed, hidden, gates, products;
 
-inline void normalize(const float* x, const float* weight, float eps, int64_t rows, int64_t columns,
-               float* out) {
-    pool->run(rows, [&](int64_t m) {
-        const float* from = x + m * columns;
-        float* to = out + m * columns;
-        Vector squares = {};
-        for (int64_t i = 0; i < columns; i += kLanes) squares += load(from + i) * load(from + i);
-        const float factor = 1.0f / std::sqrt(sum(squares) / float(columns) + eps);
-        for (int64_t i = 0; i < columns; ++i) to[i] = from[i] * factor * weight[i];
-    });
+// What a norm multiplies `columns` numbers by, beside its weights.
+inline float norm_factor(const float* x, int64_t columns, float eps) {
+    const int64_t whole = columns / kLanes * kLanes;
+    Vector squares = {};
+    for (int64_t i = 0; i < whole; i += kLanes) squares += load(x + i) * load(x + i);
+    float total = sum(squares);
+    for (int64_t i = whole; i < columns; ++i) total += x[i] * x[i];
+    return 1.0f / std::sqrt(total / float(columns) + eps);
 }
 
-// Products of up to kFewRows activation rows with a block of weight rows.
-struct Block {
-    alignas(64) float values[kFewRows][kBlock];
+// One row of `width` numbers; `out` may be the row itself.
+inline void normalize_row(const float* x, const Norm& norm, int64_t width, float* out) {
+    for (int64_t at = 0; at < width; at += norm.columns) {
+        const float factor = norm_factor(x + at, norm.columns, norm.eps);
+        for (int64_t i = 0; i < norm.columns; ++i)
+            out[at + i] = x[at + i] * factor * norm.weight[i];
+    }
+}
+
+// Rows of x as a product takes them: normed, where there is a norm.
+inline const float* normalize(const float* x, const Norm& norm, int64_t rows, int64_t columns) {
+    if (!norm.weight) return x;
+    normed.resize(size_t(rows * columns));
+    pool->run(rows, [&](int64_t m) {
+        normalize_row(x + m * columns, norm, columns, &normed[m * columns]);
+    });
+    return normed.data();
+}
+
+// Cosines and sines of the positions from `offset` on, made once for layers that turn alike.
+class Turns {
+  public:
+    struct Table {
+        const double* periods;
+        int64_t pairs;
+        std::vector<float> cosines, sines;  // [length, pairs]
+    };
+
+    Turns(int64_t offset, int64_t length) : offset_(offset), length_(length) {}
+
+    int64_t offset() const { return offset_; }
+    int64_t length() const { return length_; }
+
+    // Until the next call.
+    const Table& of(const Rope& rope) {
+        for (const Table& made : tables_)
+            if (made.periods == rope.periods && made.pairs == rope.pairs) return made;
+        Table table{rope.periods, rope.pairs, {}, {}};
+        // In double as far as it goes.
+        for (int64_t position = offset_; position < offset_ + length_; ++position)
+            for (int64_t p = 0; p < rope.pairs; ++p) {
+                const double angle = double(position) / rope.periods[p];
+                table.cosines.push_back(float(std::cos(angle)));
+                table.sines.push_back(float(std::sin(angle)));
+            }
+        tables_.push_back(std::move(table));
+        return tables_.back();
+    }
+
+  private:
+    int64_t offset_, length_;
+    std::vector<Table> tables_;
 };
 
-template <typename Reader>
-inline void multiply_block(const Weight& w, const Reader& reader, const Activation* x, int rows,
-                    int64_t first, int64_t count, Block& out) {
-    int64_t n = 0;
-    if (rows == 1)
-        for (; n + kRowsAtOnce <= count; n += kRowsAtOnce)
-            dot_rows<1, kRowsAtOnce>(w, reader, first + n, x, out.values[0] + n);
-    float column[kFewRows];
-    for (; n < count; ++n) {
-        dot_few(w, reader, first + n, x, rows, column);
-        for (int m = 0; m < rows; ++m) out.values[m][n] = column[m];
+// A head of dim numbers, its pairs turned; the rest as it is.
+inline void turn_head(const float* __restrict x, const Rope& rope, const float* cosines,
+                      const float* sines, int64_t dim, float* __restrict out) {
+    const int64_t pairs = rope.pairs;
+    if (rope.apart)
+        for (int64_t p = 0; p < pairs; ++p) {
+            out[p] = x[p] * cosines[p] - x[p + pairs] * sines[p];
+            out[p + pairs] = x[p] * sines[p] + x[p + pairs] * cosines[p];
+        }
+    else
+        for (int64_t p = 0; p < pairs; ++p) {
+            out[2 * p] = x[2 * p] * cosines[p] - x[2 * p + 1] * sines[p];
+            out[2 * p + 1] = x[2 * p] * sines[p] + x[2 * p + 1] * cosines[p];
+        }
+    std::copy(x + 2 * pairs, x + dim, out + 2 * pairs);
+}
+
+// Multiply the queries of a row by what they are multiplied by.
+inline void scale_queries(const Inputs& w, int64_t position, float* row) {
+    const int64_t width = w.q->rows;
+    if (w.query_factors)
+        for (int64_t at = 0; at < width; at += w.dim)
+            for (int64_t d = 0; d < w.dim; ++d) row[at + d] *= w.query_factors[d];
+    if (w.temperature_scale) {
+        const double spans = std::log1p(double(position / w.temperature_span));
+        const float factor = float(1 + w.temperature_scale * spans);
+        for (int64_t n = 0; n < width; ++n) row[n] *= factor;
     }
 }
 
-inline void multiply_block(const Weight& w, const Quantized& x, int64_t at, int rows, int64_t first,
-                    int64_t count, Block& out) {
-#ifdef EMBER_VNNI
-    if (w.bits == 4)
-        return multiply_block(w, Nibbles(), x.split_rows() + at, rows, first, count, out);
-#endif
-    multiply_block(w, Chunks(w.bits), x.rows() + at, rows, first, count, out);
-}
-
-inline int64_t blocks(const Weight& w) { return (w.rows + kBlock - 1) / kBlock; }
-
-// store(i, m, n, value) for every product of activation row m and row n of weights[i], the
-// activation rows being [at, at + rows).
-template <typename Store>
-inline void multiply_few(const Weight* const* weights, int count, const Quantized& x, int64_t at,
-                  int rows, const Store& store) {
-    int64_t tasks = 0;
-    for (int i = 0; i < count; ++i) tasks += blocks(*weights[i]);
-    pool->run(tasks, [&](int64_t task) {
-        int i = 0;
-        for (; task >= blocks(*weights[i]); ++i) task -= blocks(*weights[i]);
-        const int64_t first = task * kBlock, width = std::min(kBlock, weights[i]->rows - first);
-        Block block;
-        multiply_block(*weights[i], x, at, rows, first, width, block);
-        for (int m = 0; m < rows; ++m)
-            for (int64_t n = 0; n < width; ++n) store(i, at + m, first + n, block.values[m][n]);
-    });
-}
-
-#ifdef EMBER_VNNI
-template <typename Store>
-inline void multiply_many(const Weight& w, const Activation* x, int64_t rows, const Store& store) {
-    const Unpacker unpack(w.bits);
-    const int64_t groups = w.columns / kXGroup;
-    pool->run((w.rows + kPanel - 1) / kPanel, [&](int64_t task) {
-        thread_local Panel panel;
-        const int64_t first = task * kPanel, count = std::min<int64_t>(kPanel, w.rows - first);
-        panel.load(w, unpack, first);
-        alignas(64) float out[kPanelRows][kPanel];
-        for (int64_t m = 0; m < rows; m += kPanelRows) {
-            const int64_t tile = std::min<int64_t>(kPanelRows, rows - m);
-            if (tile == kPanelRows) {
-                multiply_panel<kPanelRows>(panel, groups, x + m, out);
-            } else {
-                for (int64_t i = 0; i < tile; ++i)
-                    multiply_panel<1>(panel, groups, x + m + i, out + i);
-            }
-            for (int64_t i = 0; i < tile; ++i)
-                for (int64_t n = 0; n < count; ++n) store(m + i, first + n, out[i][n]);
-        }
-    });
-}
-
-#endif
-
-// store(i, m, n, value) for every product of activation row m and row n of weights[i].
-template <typename Store>
-inline void multiply(const Weight* const* weights, int count, Quantized& x, int64_t rows,
-              const Store& store) {
-#ifdef EMBER_VNNI
-    if (rows > kFewRows) {
-        for (int i = 0; i < count; ++i)
-            for (int64_t at = 0; at < rows; at += kBlockRows)
-                multiply_many(*weights[i], x.rows() + at, std::min(kBlockRows, rows - at),
-                              [&](int64_t m, int64_t n, float value) {
-                                  store(i, at + m, n, value);
-                              });
-        return;
-    }
-    x.split();
-#endif
-    for (int64_t at = 0; at < rows; at += kFewRows)
-        multiply_few(weights, count, x, at, int(std::min<int64_t>(kFewRows, rows - at)), store);
-}
-
-// The same for one weight: store(m, n, value).
-template <typename Store>
-inline void multiply(const Weight& w, Quantized& x, int64_t rows, const Store& store) {
-    const Weight* weight = &w;
-    multiply(&weight, 1, x, rows,
-             [&](int, int64_t m, int64_t n, float value) { store(m, n, value); });
-}
-
-// Bring a projection [batch * length, heads * dim] into [batch, heads, length, dim], turning the
-// pairs (2i, 2i+1) of the first 2 * pairs dimensions by the given cosines and sines
-// [length, pairs].
-inline void split_heads(const float* from, int64_t batch, int64_t length, int64_t heads, int64_t dim,
-                 const float* cosines, const float* sines, int64_t pairs, float* to) {
-    pool->run(batch * length, [&](int64_t row) {
-        const int64_t b = row / length, t = row % length;
-        for (int64_t h = 0; h < heads; ++h) {
-            const float* x = from + (row * heads + h) * dim;
-            float* y = to + ((b * heads + h) * length + t) * dim;
-            for (int64_t i = 0; i < pairs; ++i) {
-                const float c = cosines[t * pairs + i], s = sines[t * pairs + i];
-                y[2 * i] = x[2 * i] * c - x[2 * i + 1] * s;
-                y[2 * i + 1] = x[2 * i] * s + x[2 * i + 1] * c;
-            }
-            std::copy(x + 2 * pairs, x + dim, y + 2 * pairs);
-        }
-    });
-}
-
-// Angles of positions offset .. offset + length, position / period, in double as far as it goes.
-inline void turn(int64_t offset, int64_t length, const double* periods, int64_t pairs, float* cosines,
-          float* sines) {
-    for (int64_t t = 0; t < length; ++t)
-        for (int64_t i = 0; i < pairs; ++i) {
-            const double angle = double(offset + t) / periods[i];
-            cosines[t * pairs + i] = float(std::cos(angle));
-            sines[t * pairs + i] = float(std::sin(angle));
-        }
-}
-
-// out = residual + x W^T
-inline void linear_add(const float* x, int64_t rows, const Weight& w, const float* residual,
-                       float* out) {
-    activations.assign(x, rows, w.columns);
-    multiply(w, activations, rows, [&](int64_t m, int64_t n, float value) {
-        out[m * w.rows + n] = residual[m * w.rows + n] + value;
-    });
-}
-
-// q, k, v = heads of norm(x) W^T, q and k turned by their positions: [batch, heads, length, dim]
-inline void attention_inputs(const float* x, int64_t batch, int64_t length, const float* norm,
-                            float eps, const Weight& wq, const Weight& wk, const Weight& wv,
-                            int64_t dim, const double* periods, int64_t pairs, int64_t offset,
-                            float* q, float* k, float* v) {
-    const int64_t rows = batch * length, columns = wq.columns;
-    normed.resize(size_t(rows * columns));
-    normalize(x, norm, eps, rows, columns, normed.data());
-    activations.assign(normed.data(), rows, columns);
-    static std::vector<float> cosines, sines;
-    cosines.resize(size_t(length * pairs));
-    sines.resize(size_t(length * pairs));
-    turn(offset, length, periods, pairs, cosines.data(), sines.data());
-    const Weight* weights[] = {&wq, &wk, &wv};
-    float* const outs[] = {q, k, v};
+// q, k, v [batch, heads, length, dim] of x [batch, length, hidden], at the positions of `turns`.
+inline void attention_inputs(const float* x, int64_t batch, const Inputs& w, Turns& turns, float* q,
+                             float* k, float* v) {
+    const int64_t length = turns.length(), rows = batch * length, columns = w.q->columns;
+    activations.assign(normalize(x, w.norm, rows, columns), rows, columns);
+    const Weight* weights[] = {w.q, w.k, w.v};
     static std::vector<float> projected[3];
     for (int i = 0; i < 3; ++i) projected[i].resize(size_t(rows * weights[i]->rows));
     multiply(weights, 3, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
         projected[i][m * weights[i]->rows + n] = value;
     });
-    for (int i = 0; i < 3; ++i)
-        split_heads(projected[i].data(), batch, length, weights[i]->rows / dim, dim,
-                    cosines.data(), sines.data(), i < 2 ? pairs : 0, outs[i]);
+    const Turns::Table& table = turns.of(w.rope);
+    // The heads of a row of a product, each to its place.
+    const auto place = [&](int i, int64_t row, const Rope& rope, float* out) {
+        const int64_t b = row / length, t = row % length, width = weights[i]->rows;
+        const float* from = projected[i].data() + row * width;
+        for (int64_t at = 0; at < width; at += w.dim)
+            turn_head(from + at, rope, table.cosines.data() + t * rope.pairs,
+                      table.sines.data() + t * rope.pairs, w.dim,
+                      out + (b * width + at) * length + t * w.dim);
+    };
+    pool->run(rows, [&](int64_t row) {
+        float* queries = projected[0].data() + row * w.q->rows;
+        float* keys = projected[1].data() + row * w.k->rows;
+        if (w.query_norm.weight) normalize_row(queries, w.query_norm, w.q->rows, queries);
+        if (w.key_norm.weight) normalize_row(keys, w.key_norm, w.k->rows, keys);
+        scale_queries(w, turns.offset() + row % length, queries);
+        place(0, row, w.rope, q);
+        place(1, row, w.rope, k);
+        place(2, row, {}, v);
+    });
 }
 
-// out = x + (silu(norm(x) G^T) * norm(x) U^T) D^T
-inline void feed_forward(const float* x, int64_t rows, const float* norm, float eps,
-                        const Weight& gate, const Weight& up, const Weight& down, float* out) {
-    const int64_t columns = gate.columns, width = gate.rows;
-    normed.resize(size_t(rows * columns));
+// out = residual + scale * norm(x W^T)
+inline void add(Quantized& x, int64_t rows, const Addition& w, const float* residual, float* out) {
+    const int64_t columns = w.weight->rows;
+    if (!w.norm.weight)
+        return multiply(*w.weight, x, rows, [&](int64_t m, int64_t n, float value) {
+            out[m * columns + n] = residual[m * columns + n] + w.scale * value;
+        });
+    products.resize(size_t(rows * columns));
+    multiply(*w.weight, x, rows,
+             [&](int64_t m, int64_t n, float value) { products[m * columns + n] = value; });
+    pool->run(rows, [&](int64_t m) {
+        float* row = products.data() + m * columns;
+        normalize_row(row, w.norm, columns, row);
+        for (int64_t n = 0; n < columns; ++n)
+            out[m * columns + n] = residual[m * columns + n] + w.scale * row[n];
+    });
+}
+
+// The same of x that is not quantized.
+inline void add(const float* x, int64_t rows, const Addition& w, const float* residual,
+                float* out) {
+    activations.assign(x, rows, w.weight->columns);
+    add(activations, rows, w, residual, out);
+}
+
+template <Vector (*act)(Vector)>
+inline void activate(const float* gate, int64_t count, float* up) {
+    for (int64_t i = 0; i < count; i += kLanes) store(up + i, load(up + i) * act(load(gate + i)));
+}
+
+// x [rows, hidden] and what the feed-forward part adds to it.
+inline void feed_forward(const float* x, int64_t rows, const FeedForward& w, float* out) {
+    const int64_t columns = w.gate->columns, width = w.gate->rows;
+    activations.assign(normalize(x, w.norm, rows, columns), rows, columns);
     hidden.resize(size_t(rows * width));
-    normalize(x, norm, eps, rows, columns, normed.data());
-    activations.assign(normed.data(), rows, columns);
     gates.resize(size_t(rows * width));
-    const Weight* weights[] = {&gate, &up};
+    const Weight* weights[] = {w.gate, w.up};
     float* const outs[] = {gates.data(), hidden.data()};
     multiply(weights, 2, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
         outs[i][m * width + n] = value;
     });
     pool->run(rows, [&](int64_t m) {
-        for (int64_t at = m * width; at < (m + 1) * width; at += kLanes)
-            store(&hidden[at], load(&hidden[at]) * silu(load(&gates[at])));
+        (w.gelu ? activate<gelu> : activate<silu>)(&gates[m * width], width, &hidden[m * width]);
     });
     hidden_activations.assign(hidden.data(), rows, width);
-    multiply(down, hidden_activations, rows, [&](int64_t m, int64_t n, float value) {
-        out[m * columns + n] = x[m * columns + n] + value;
-    });
+    add(hidden_activations, rows, w.down, x, out);
 }
 
 // Heads [batch, heads, length, dim] side by side: [batch * length, heads * dim]

@@ -1,19 +1,20 @@
-"""The dimensions of a Llama-family network, read from GGUF metadata.
+"""The dimensions of a network, read from GGUF metadata, and the switches it sets.
 
 Knows the metadata's names; knows no tensor and allocates nothing.
 Keys: the GGUF specification in ggml's docs/gguf.md.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Self
-
-import numpy as np
 
 from kvcache import ModelShape
 from models.errors import GGUFError
 from models.gguf.metadata import Metadata
+from models.network.architectures import Architecture, Keys, architecture_of
+from models.network.rope import Yarn
+from models.network.switches import Switches
 
-_ARCHITECTURE = "llama"
 # Far beyond any model, yet harmless: what lies outside is damage, and would cost time and
 # memory, or overflow. Float32 tells positions apart up to 2^24.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -27,17 +28,23 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "norm_eps": (1e-15, 1.0),
     "rope_base": (1.0, 1e18),
     "rope_factor": (1e-6, 1e6),
+    "rope_magnitude": (1e-3, 1e3),
 }
-_UNSCALED = ("none", "llama3")  # Llama-3's factors come as the tensor rope_freqs.weight
+_UNSCALED = ("none", "llama3", "longrope")  # their factors come as tensors
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
+class NetworkConfig:
     """Dimensions of the network.
 
+    architecture: as the file names it.
     rope_dims: leading dimensions of a head that turn.
     rope_factor: linear position scaling; 1.0 means none.
-    context: tokens the model was trained for, before any scaling.
+    yarn: how rope_factor is spread over the frequencies instead.
+    rope_magnitude: factor of queries and keys where they turn.
+    original_context: tokens the model was trained for before its context was stretched.
+    context: tokens the model was trained for, before any linear scaling.
+    frequency_factors: the file may hold factors of rope's frequencies.
     """
 
     layers: int
@@ -51,14 +58,17 @@ class LlamaConfig:
     rope_dims: int
     rope_base: float
     rope_factor: float = 1.0
+    rope_magnitude: float = 1.0
+    yarn: Yarn | None = None
+    original_context: int = 0
+    switches: Switches = field(default_factory=Switches)
+    architecture: str = "llama"
+    frequency_factors: bool = True
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _BOUNDS.items():
-            if not least <= getattr(self, name) <= most:
-                raise GGUFError(
-                    f"got {name}={getattr(self, name)}, expected {least:.9g} to {most:.9g}"
-                )
-        if not 1 <= int(self.context * self.rope_factor) <= _BOUNDS["context"][1]:
+        for name in _BOUNDS:
+            _bounded(name, getattr(self, name))
+        if not 1 <= self.shape.context <= _BOUNDS["context"][1]:
             raise GGUFError(
                 f"got a context of {self.context} tokens, stretched {self.rope_factor:g} times, "
                 f"expected 1 to {_BOUNDS['context'][1]} tokens"
@@ -72,46 +82,123 @@ class LlamaConfig:
                 f"got {self.rope_dims} turning dimensions of {self.head_dim}, "
                 "expected an even number of them"
             )
+        if self.yarn is not None and self.rope_base == 1:
+            raise GGUFError("got YaRN for a rope of base 1, expected a greater one")
 
     @property
     def shape(self) -> ModelShape:
         """What a cache needs to know."""
+        context = int(self.context * self.rope_factor)
+        if self.yarn is not None:
+            context = max(self.context, int(self.yarn.original * self.rope_factor))
+        windows = tuple(map(self.switches.window_of, range(self.layers)))
         return ModelShape(
             layers=self.layers,
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
-            context=int(self.context * self.rope_factor),
+            context=context,
+            windows=windows if any(windows) else (),
         )
+
+    def named(self) -> tuple[str, ...]:
+        """In words, where it differs from a Llama of its size."""
+        return self.switches.named() + tuple(self._of_rope())
+
+    def _of_rope(self) -> Iterator[str]:
+        if self.rope_dims < self.head_dim:
+            yield f"rope over {self.rope_dims} of {self.head_dim} dimensions"
+        if self.rope_factor != 1:
+            yarn = f" by YaRN from {self.yarn.original} tokens" if self.yarn else ""
+            yield f"rope stretched {self.rope_factor:g} times{yarn}"
+        if self.rope_magnitude != 1:
+            yield f"queries and keys multiplied by {self.rope_magnitude:.4g} where they turn"
 
     @classmethod
     def from_metadata(cls, metadata: Metadata) -> Self:
-        """Read the `llama.*` keys.
+        """Read the keys of the architecture that the file names.
 
-        Raises GGUFError for one part of a split file, another architecture, a
-        mixture of experts, an unknown RoPE scaling, and missing or impossible
-        dimensions.
+        Raises GGUFError for one part of a split file, an architecture that ember does
+        not run, a mixture of experts, an unknown RoPE scaling, and missing or
+        impossible dimensions.
         """
         _check_whole(metadata)
-        _check_architecture(metadata)
-        hidden = metadata.get_int("llama.embedding_length")
-        layers = metadata.get_int("llama.block_count")
-        heads = _for_all_layers(metadata, "llama.attention.head_count", layers)
-        head_dim = metadata.get_int("llama.attention.key_length", hidden // max(heads, 1))
-        if metadata.get_int("llama.attention.value_length", head_dim) != head_dim:
+        keys, architecture = architecture_of(metadata)
+        if experts := keys.get_int("expert_count", 0):
+            raise GGUFError(f"mixtures of experts ({experts} here) are not supported")
+        heads = keys.for_all_layers("attention.head_count")
+        head_dim = keys.head_dim
+        if keys.get_int("attention.value_length", head_dim) != head_dim:
             raise GGUFError("keys and values of different lengths are not supported")
+        _bounded("layers", keys.layers)  # before anything is made for each of them
+        scaling = _Scaling.of(keys, architecture)
         return cls(
-            layers=layers,
-            hidden=hidden,
-            ffn=_for_all_layers(metadata, "llama.feed_forward_length", layers),
+            layers=keys.layers,
+            hidden=keys.get_int("embedding_length"),
+            ffn=keys.for_all_layers("feed_forward_length"),
             heads=heads,
-            kv_heads=_for_all_layers(metadata, "llama.attention.head_count_kv", layers, heads),
+            kv_heads=keys.for_all_layers("attention.head_count_kv", heads),
             head_dim=head_dim,
-            context=metadata.get_int("llama.context_length"),
-            norm_eps=metadata.get_float("llama.attention.layer_norm_rms_epsilon"),
-            rope_dims=metadata.get_int("llama.rope.dimension_count", head_dim),
-            rope_base=metadata.get_float("llama.rope.freq_base", 10000.0),
-            rope_factor=_rope_factor(metadata),
+            context=keys.get_int("context_length"),
+            norm_eps=keys.get_float("attention.layer_norm_rms_epsilon"),
+            rope_dims=keys.get_int("rope.dimension_count", head_dim),
+            rope_base=keys.get_float("rope.freq_base", 10000.0),
+            rope_factor=scaling.factor,
+            rope_magnitude=scaling.magnitude,
+            yarn=scaling.yarn,
+            original_context=scaling.original,
+            switches=architecture.switches(keys),
+            architecture=keys.architecture,
+            frequency_factors=architecture.frequency_factors,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scaling:
+    """How a file stretches rope."""
+
+    factor: float
+    magnitude: float
+    original: int
+    yarn: Yarn | None = None
+
+    @classmethod
+    def of(cls, keys: Keys, architecture: Architecture) -> Self:
+        """Raises GGUFError for a scaling that nobody knows."""
+        kind = keys.get_string("rope.scaling.type", "linear")
+        legacy = keys.get_float("rope.scale_linear", 1.0)
+        factor = keys.get_float("rope.scaling.factor", legacy) or 1.0
+        original = keys.get_int(
+            "rope.scaling.original_context_length", keys.get_int("context_length")
+        )
+        magnitude = keys.get_float("rope.scaling.attn_factor", 1.0)
+        if kind in _UNSCALED:
+            return cls(factor=1.0, magnitude=magnitude, original=original)
+        if kind == "linear":
+            return cls(factor=factor, magnitude=magnitude, original=original)
+        if kind != "yarn":
+            raise GGUFError(
+                f"RoPE scaling {kind!r} is not supported, expected linear, yarn or "
+                f"{', '.join(_UNSCALED)}"
+            )
+        given = keys if architecture.tunes_yarn else Keys(metadata=Metadata(), architecture="")
+        yarn = Yarn(
+            original=original,
+            fast=given.get_float("rope.scaling.yarn_beta_fast", 32.0),
+            slow=given.get_float("rope.scaling.yarn_beta_slow", 1.0),
+            log_multiplier=given.get_float("rope.scaling.yarn_log_multiplier", 0.0),
+        )
+        return cls(
+            factor=factor,
+            magnitude=magnitude * yarn.magnitude(factor),
+            original=original,
+            yarn=yarn,
+        )
+
+
+def _bounded(name: str, value: float) -> None:
+    least, most = _BOUNDS[name]
+    if not least <= value <= most:
+        raise GGUFError(f"got {name}={value}, expected {least:.9g} to {most:.9g}")
 
 
 def _check_whole(metadata: Metadata) -> None:
@@ -120,39 +207,3 @@ def _check_whole(metadata: Metadata) -> None:
             f"this is one of {parts} parts of a model; join them into one file with: "
             "llama-gguf-split --merge FIRST-PART OUT.gguf"
         )
-
-
-def _check_architecture(metadata: Metadata) -> None:
-    architecture = metadata.get_string("general.architecture")
-    if architecture != _ARCHITECTURE:
-        raise GGUFError(
-            f"the architecture {architecture!r} is not supported; ember runs "
-            f"{_ARCHITECTURE!r} files (Llama, TinyLlama, SmolLM2, Mistral and their kin)"
-        )
-    if experts := metadata.get_int("llama.expert_count", 0):
-        raise GGUFError(f"mixtures of experts ({experts} here) are not supported")
-
-
-def _for_all_layers(metadata: Metadata, key: str, layers: int, default: int | None = None) -> int:
-    """A number that a file may state once, or for each layer; here all layers are alike."""
-    if not isinstance(metadata.get(key), np.ndarray):
-        return metadata.get_int(key, default)
-    numbers = metadata.get_ints(key).tolist()
-    if len(numbers) != layers:
-        raise GGUFError(
-            f"{key} has {len(numbers)} entries, expected one for each of {layers} layers"
-        )
-    if len(set(numbers)) != 1:
-        raise GGUFError(f"{key} differs between layers, which is not supported")
-    return int(numbers[0])
-
-
-def _rope_factor(metadata: Metadata) -> float:
-    legacy = metadata.get_float("llama.rope.scale_linear", 1.0)
-    factor = metadata.get_float("llama.rope.scaling.factor", legacy)
-    kind = metadata.get_string("llama.rope.scaling.type", "linear")
-    if kind == "linear":
-        return factor or 1.0
-    if kind not in _UNSCALED:
-        raise GGUFError(f"RoPE scaling {kind!r} is not supported, expected linear, llama3 or none")
-    return 1.0

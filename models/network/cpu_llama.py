@@ -1,7 +1,7 @@
-"""The Llama network by the CPU kernels: each step of `llama`, or all its layers, in one call.
+"""The network by the CPU kernels: each step of `llama`, or all its layers, in one call.
 
-A second definition of the network, in C++ (`models/native`). A step with weights
-that the kernels do not take (not quantized, or with a bias) stays plain MLX's.
+A second definition of every architecture, in C++ (`models/native`). A step with a
+matrix that is not quantized stays plain MLX's.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,15 @@ import numpy as np
 from kvcache import RowsKVCache, TwoTierKVCache
 from kvcache.attention import AttendingCache
 from kvcache.checks import not_finite
-from kvcache.native.structs import Floats
+from kvcache.native.structs import Floats, TierMemory, TierStep
+from kvcache.tiers.cpu_step import CpuStep
+from models.native import packed
 from models.native.kernels import Kernels
-from models.native.packed import Layer, Weight
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from models.network.layers import Projection, QuantizedLinear
 from models.network.llama import AttentionInputs, Block, Model
 from models.network.rope import Rope
+from models.network.switches import Activation
 from models.network.weights import Weights
 
 
@@ -32,38 +34,31 @@ class CpuBlock(Block):
     joins = False  # the kernels take each matrix by itself
 
     def __init__(
-        self, config: LlamaConfig, weights: Weights, index: int, rope: Rope, *, kernels: Kernels
+        self,
+        config: NetworkConfig,
+        weights: Weights,
+        index: int,
+        rope: Rope | None,
+        *,
+        kernels: Kernels,
     ) -> None:
         super().__init__(config, weights, index, rope)
         self._kernels = kernels
-        self._attention_norm = _floats(self.attention_norm.weight)
-        self._mlp_norm = _floats(self.mlp_norm.weight)
-        self._inputs = _pack_all(*self.inputs.products)
-        self._output = _pack(self.output)
-        self._feed_forward = _pack_all(*self.gate_up.products, self.down)
-        self.packed: Layer | None = None
+        self._output = self._pack_addition(self.output, "attention_post_norm")
+        self._feed_forward = self._pack_feed_forward()
+        self.turn_by(rope)
+
+    def turn_by(self, rope: Rope | None) -> None:
+        super().turn_by(rope)
+        self._inputs = self._pack_inputs()
+        self.packed: packed.Layer | None = None
         if self._inputs and self._output and self._feed_forward:
-            self.packed = Layer(
-                [
-                    (self._attention_norm, self.attention_norm.eps),
-                    (self._mlp_norm, self.mlp_norm.eps),
-                ],
-                (*self._inputs, self._output),
-                self._feed_forward,
-            )
+            self.packed = packed.Layer(self._inputs, self._output, self._feed_forward)
 
     def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
         if self._inputs is None:
             return super().attention_inputs(x, offset)
-        q, k, v = self._kernels.attention_inputs(
-            _floats(x),
-            self._attention_norm,
-            self.attention_norm.eps,
-            self._inputs,
-            dim=self.head_dim,
-            periods=self.rope.periods,
-            offset=offset,
-        )
+        q, k, v = self._kernels.attention_inputs(_floats(x), self._inputs, offset=offset)
         return AttentionInputs(mx.array(q), mx.array(k), mx.array(v))
 
     def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
@@ -71,32 +66,79 @@ class CpuBlock(Block):
             return super().attention_output(x, seen)
         batch, _, length, _ = seen.shape
         merged = _floats(seen).swapaxes(1, 2).reshape(batch * length, -1)
-        return _like(self._kernels.linear_add(merged, self._output, _rows(x)), x)
+        return _like(self._kernels.add(merged, self._output, _rows(x)), x)
 
     def feed_forward(self, x: mx.array) -> mx.array:
         if self._feed_forward is None:
             return super().feed_forward(x)
-        norm, eps = self._mlp_norm, self.mlp_norm.eps
-        return _like(self._kernels.feed_forward(_rows(x), norm, eps, *self._feed_forward), x)
+        return _like(self._kernels.feed_forward(_rows(x), self._feed_forward), x)
+
+    def _pack_inputs(self) -> packed.Inputs | None:
+        weights, switches, rope = _pack_all(*self.inputs.products), self.switches, self.rope
+        if weights is None:
+            return None
+        return packed.Inputs(
+            weights,
+            dim=self.head_dim,
+            norm=self._pack_norm("attention_norm"),
+            query_norm=self._pack_norm("query_norm"),
+            key_norm=self._pack_norm("key_norm"),
+            rope=None if rope is None else _packed_rope(rope),
+            query_factors=None if self.query_factors is None else _floats(self.query_factors),
+            temperature=packed.Temperature(
+                scale=switches.temperature_scale, span=switches.temperature_span
+            ),
+        )
+
+    def _pack_addition(self, matrix: Projection, norm: str) -> packed.Addition | None:
+        if (weight := _pack(matrix)) is None:
+            return None
+        scale = self.switches.residual_scale
+        return packed.Addition(weight, norm=self._pack_norm(norm), scale=scale)
+
+    def _pack_feed_forward(self) -> packed.FeedForward | None:
+        weights = _pack_all(*self.gate_up.products)
+        down = self._pack_addition(self.down, "mlp_post_norm")
+        if weights is None or down is None:
+            return None
+        gelu = self.switches.activation is Activation.GELU_TANH
+        gate, up = weights
+        return packed.FeedForward(gate, up, down, norm=self._pack_norm("mlp_norm"), gelu=gelu)
+
+    def _pack_norm(self, name: str) -> packed.Norm | None:
+        """None where the network has not got it."""
+        if name not in self:
+            return None
+        return packed.Norm(weight=_floats(self[name].weight), eps=self[name].eps)
 
 
 class CpuModel(Model):
     """`Model` by the CPU kernels, over float32 activations."""
 
-    def __init__(self, config: LlamaConfig, weights: Weights, kernels: Kernels) -> None:
+    def __init__(self, config: NetworkConfig, weights: Weights, kernels: Kernels) -> None:
         super().__init__(config, weights, partial(CpuBlock, kernels=kernels))
         self._kernels = kernels
         self._table = _pack(self.embedding.as_linear)
         self._head = _pack(self.head) if "output" in self else self._table
         matrices = [one for one in self.modules() if isinstance(one, Projection)]
-        self.reference_weights = sum(not _is_taken(matrix) for matrix in matrices)
-        self._packed = tuple(layer.packed for layer in self.layers if layer.packed is not None)
+        self.reference_weights = sum(not isinstance(one, QuantizedLinear) for one in matrices)
+        self._scales = tuple(layer.scale for layer in self.layers)
+        self._packed = self._pack_layers()
+
+    def set_context(self, tokens: int) -> None:
+        super().set_context(tokens)
+        self._packed = self._pack_layers()
+
+    def _pack_layers(self) -> tuple[packed.Layer, ...]:
+        return tuple(layer.packed for layer in self.layers if layer.packed is not None)
 
     def embed(self, ids: mx.array) -> mx.array:
         if self._table is None:
             return super().embed(ids)
         flat = np.asarray(ids).astype(np.int64).reshape(-1)
-        return mx.array(self._kernels.embed(flat, self._table).reshape(*ids.shape, -1))
+        scale = self.config.switches.embedding_scale
+        found = self._kernels.embed(flat, self._table, factor=scale)
+        return mx.array(found.reshape(*ids.shape, -1))
 
     def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
         own = [cache for cache in caches if isinstance(cache, TwoTierKVCache | RowsKVCache)]
@@ -113,45 +155,78 @@ class CpuModel(Model):
     ) -> mx.array | None:
         """x [B, L, hidden] through all layers in one call, appending to their caches.
 
-        None, with nothing appended, where the caches are not alike or do not lend to
-        kernels. Raises CacheError for keys or values that are not finite; the layers
-        before the one that refused them have appended.
+        None, with nothing appended, where caches do not lend to kernels. Raises
+        CacheError for keys or values that are not finite; the layers before the one
+        that refused them have appended.
         """
         batch, length, _ = x.shape
-        config = self.config
-        steps = caches[0].steps((batch, config.kv_heads, config.head_dim), length)
-        lent = [memory for cache in caches for memory in cache.lend(steps)]
-        if not lent or len(lent) < len(caches) * len(steps):
+        found = _lent(caches, (batch, self.config.kv_heads, self.config.head_dim), length)
+        if found is None:
             return None
-        structs = [
-            step.struct(heads=config.heads, scale=config.head_dim**-0.5 / step.plan.temperature)
-            for step in steps
-        ]
-        offset, periods, out = caches[0].offset, self.rope.periods, np.array(x, np.float32)
-        done = self._kernels.layers(structs, offset, periods, self._packed, lent, out)
-        for cache in caches[:done]:
-            cache.commit(steps)
+        steps, memories = found
+        offset, out = caches[0].offset, np.array(x, np.float32)
+        done = self._kernels.layers(self._structs(steps), offset, self._packed, memories, out)
+        for cache, each in zip(caches[:done], steps, strict=False):
+            cache.commit(each)
         if done < len(caches):
-            raise not_finite(steps[0].plan.hot_dtype)
+            raise not_finite(steps[done][0].plan.hot_dtype)
         return mx.array(out)
 
+    def _structs(self, steps: Sequence[Sequence[CpuStep]]) -> list[list[TierStep]]:
+        """The steps of each layer as the kernels take them; one object where they are alike."""
+        made = dict[tuple[int, float], list[TierStep]]()
+        for each, scale in zip(steps, self._scales, strict=True):
+            if (id(each), scale) not in made:
+                made[id(each), scale] = [
+                    step.struct(heads=self.config.heads, scale=scale / step.plan.temperature)
+                    for step in each
+                ]
+        return [made[id(each), scale] for each, scale in zip(steps, self._scales, strict=True)]
 
-def _pack(layer: Projection) -> Weight | None:
+
+def _lent(
+    caches: Sequence[TwoTierKVCache | RowsKVCache], shape: tuple[int, int, int], length: int
+) -> tuple[list[list[CpuStep]], list[TierMemory]] | None:
+    """The steps of each layer, and the memories of all; None where one does not lend.
+
+    `length` new tokens of shape [B, Hkv, D]. Layers that are alike share their steps.
+    """
+    kinds, steps = list[list[CpuStep]](), list[list[CpuStep]]()
+    memories = list[TierMemory]()
+    for cache in caches:
+        own = None
+        for each in kinds:
+            if len(lent := cache.lend(each)) == len(each):
+                own = each
+                break
+        if own is None:
+            own = cache.steps(shape, length)
+            lent = cache.lend(own)
+            if not own or len(lent) < len(own):
+                return None
+            kinds.append(own)
+        steps.append(own)
+        memories += lent
+    return steps, memories
+
+
+def _pack(layer: Projection) -> packed.Weight | None:
     """A weight as the kernels take it; None where they do not."""
-    if not _is_taken(layer):
+    if not isinstance(layer, QuantizedLinear):
         return None
     arrays = (np.asarray(array) for array in (layer.weight, layer.scales, layer.biases))
-    return Weight(*arrays, bits=layer.weight_bits, group=layer.group_size)
+    added = _floats(layer.bias) if "bias" in layer else None
+    return packed.Weight(*arrays, bits=layer.weight_bits, group=layer.group_size, added=added)
 
 
-def _pack_all(*layers: Projection) -> tuple[Weight, ...] | None:
+def _pack_all(*layers: Projection) -> tuple[packed.Weight, ...] | None:
     """Weights of one step, all or none."""
-    packed = tuple(weight for layer in layers if (weight := _pack(layer)) is not None)
-    return packed if len(packed) == len(layers) else None
+    weights = tuple(weight for layer in layers if (weight := _pack(layer)) is not None)
+    return weights if len(weights) == len(layers) else None
 
 
-def _is_taken(layer: Projection) -> bool:
-    return isinstance(layer, QuantizedLinear) and "bias" not in layer
+def _packed_rope(rope: Rope) -> packed.Rope:
+    return packed.Rope(periods=rope.periods, apart=not rope.traditional)
 
 
 def _floats(x: mx.array) -> Floats:

@@ -1,12 +1,14 @@
-"""The Llama network in plain MLX: grouped-query attention, RoPE, SwiGLU, RMS norms.
+"""The network in plain MLX: grouped-query attention, rope, a gated feed-forward part, RMS norms.
 
-The definition, for any device. Attention is `kvcache.attend` and nothing else; how
-keys and values are stored and how a weight is packed is not known here, nor that
-`cpu_llama` computes the same by kernels of its own.
+The definition of every architecture (they differ in switches), for any device. Attention
+is `kvcache.attend` and nothing else; how keys and values are stored and how a weight is
+packed is not known here, nor that `cpu_llama` computes the same by kernels of its own.
 Source: Touvron et al. (arXiv 2302.13971, 2307.09288); GQA: arXiv 2305.13245.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -24,10 +26,12 @@ from kvcache import (
 )
 from kvcache.attention import AttendingCache
 from kvcache.config import on_gpu
+from kvcache.reference import Mask
 from models.errors import GGUFError
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from models.network.layers import Projection
 from models.network.rope import Rope
+from models.network.switches import Activation, NormOf, Switches
 from models.network.weights import Weights
 
 
@@ -44,40 +48,71 @@ class AttentionInputs(NamedTuple):
 
 
 class Block(nn.Module):
-    """One transformer layer: pre-normed attention and SwiGLU feed-forward, with residuals."""
+    """One transformer layer: attention and a gated feed-forward part, with norms and residuals.
+
+    rope: None where it has none. window: tokens that a query sees, itself included; None: all.
+    scale: of scores, with what rope multiplies whole heads by.
+    Norms that its network has not got are not there.
+    """
 
     # Matrices over the same input become one: fewer launches, and exactly the same rows.
     joins = True
 
-    def __init__(self, config: LlamaConfig, weights: Weights, index: int, rope: Rope) -> None:
+    def __init__(
+        self, config: NetworkConfig, weights: Weights, index: int, rope: Rope | None
+    ) -> None:
         super().__init__()
+        self.switches = switches = config.switches
         self.head_dim, self.heads, self.kv_heads = config.head_dim, config.heads, config.kv_heads
         self.turning = config.heads + config.kv_heads  # by their position; values do not
-        self.scale = config.head_dim**-0.5
         self.rope = rope
-        prefix, eps = f"blk.{index}", config.norm_eps
-        self.attention_norm = weights.norm(f"{prefix}.attn_norm", eps=eps)
+        self.window = switches.window_of(index)
+        self.scale = switches.attention_scale or config.head_dim**-0.5
+        self.query_factors: mx.array | None = None  # where rope multiplies parts of heads
+        if rope is not None and rope.magnitude != 1:
+            if rope.dims == config.head_dim:
+                self.scale *= rope.magnitude**2
+            else:
+                self.query_factors = _query_factors(rope, config.head_dim, weights.dtype)
+        for name, tensor in _norms(switches).items():
+            setattr(self, name, weights.norm(f"blk.{index}.{tensor}", eps=config.norm_eps))
+        prefix = f"blk.{index}"
         names = [f"{prefix}.attn_{name}" for name in "qkv"]
         self.inputs = weights.joined(names, join=self.joins)
         self.output = weights.linear(f"{prefix}.attn_output")
-        self.mlp_norm = weights.norm(f"{prefix}.ffn_norm", eps=eps)
         names = [f"{prefix}.ffn_{name}" for name in ("gate", "up")]
         self.gate_up = weights.joined(names, join=self.joins)
         self.down = weights.linear(f"{prefix}.ffn_down")
-        self._swiglu = _fused_swiglu if on_gpu() else _swiglu
+        gate = _GATES[switches.activation]
+        self._gated = _FUSED_GATES[switches.activation] if on_gpu() else gate
+        # Nothing is done to queries and keys but that they turn, in one launch.
+        self._only_turns = rope is not None and not (
+            switches.query_key_norm or switches.temperature_scale or self.query_factors is not None
+        )
+
+    def turn_by(self, rope: Rope | None) -> None:
+        """Take another rope of the same dimensions and magnitude."""
+        self.rope = rope
 
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         """x [B, L, hidden] through the layer, appending to `cache`."""
         q, k, v, both = self.attention_inputs(x, 0 if cache is None else cache.offset)
-        seen = attend(q, k, v, cache=cache, scale=self.scale, both=both)  # [B, Hq, L, D]
+        # A cache sees to the window; without one, a mask does.
+        mask: Mask = "causal"
+        if cache is None and self.window is not None:
+            mask = _within(self.window, x.shape[1])
+        seen = attend(q, k, v, cache=cache, scale=self.scale, mask=mask, both=both)
         return self.feed_forward(self.attention_output(x, seen))
 
     def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
         """Of x [B, L, hidden], whose first token stands at position `offset`."""
-        products = self["inputs"](self["attention_norm"](x))
+        products = self["inputs"](self._normed("attention_norm", x))
+        if not self._only_turns:
+            return self._of_rows(self._apart(products), offset)
+        assert self.rope is not None
         if len(products) == 1 and x.shape[0] == x.shape[1] == 1:
-            return self._of_one_token(products[0], offset)
-        heads = [mx.unflatten(rows, -1, (-1, self.head_dim)).swapaxes(1, 2) for rows in products]
+            return self._of_one_token(self.rope, products[0], offset)
+        heads = [self._heads(rows) for rows in products]
         if heads[0].shape[1] == self.heads:
             q, k, v = heads if len(heads) == 3 else (heads[0], *mx.split(heads[1], 2, axis=1))
             return AttentionInputs(self.rope(q, offset=offset), self.rope(k, offset=offset), v)
@@ -85,33 +120,115 @@ class Block(nn.Module):
         q, k = mx.split(self.rope(turning, offset=offset), [self.heads], axis=1)
         return AttentionInputs(q, k, v)
 
-    def _of_one_token(self, rows: mx.array, offset: int) -> AttentionInputs:
+    def _of_one_token(self, rope: Rope, rows: mx.array, offset: int) -> AttentionInputs:
         """The same where q, k and v are one product: one launch, after which they stay together."""
         every = rows.reshape(-1, 1, 1, self.head_dim)
-        q, both = mx.split(self.rope.leading(every, self.turning, offset=offset), [self.heads])
+        q, both = mx.split(rope.leading(every, self.turning, offset=offset), [self.heads])
         both = both.reshape(2, self.kv_heads, 1, self.head_dim)
         k, v = mx.split(both, 2)
         return AttentionInputs(q.swapaxes(0, 1), k, v, both)
 
+    def _of_rows(self, rows: Sequence[mx.array], offset: int) -> AttentionInputs:
+        """Of q's, k's and v's rows [B, L, columns]: normed, turned, and queries multiplied."""
+        q, k, v = rows
+        over = self.switches.query_key_norm
+        if over is NormOf.ROW:
+            q, k = self["query_norm"](q), self["key_norm"](k)
+        q, k, v = self._heads(q), self._heads(k), self._heads(v)
+        if over is NormOf.HEAD:
+            q, k = self["query_norm"](q), self["key_norm"](k)
+        if self.rope is not None:
+            q, k = self.rope(q, offset=offset), self.rope(k, offset=offset)
+        if self.query_factors is not None:
+            q = q * self.query_factors
+        if self.switches.temperature_scale:
+            q = q * temperatures(self.switches, offset, q.shape[2]).astype(q.dtype)
+        return AttentionInputs(q, k, v)
+
+    def _apart(self, products: Sequence[mx.array]) -> Sequence[mx.array]:
+        """Rows of q, of k and of v."""
+        ends = [self.heads * self.head_dim, self.turning * self.head_dim]
+        if len(products) == 1:
+            return list(mx.split(products[0], ends, axis=-1))
+        if len(products) == 3:
+            return products
+        first, second = products
+        if first.shape[-1] == ends[0]:
+            return [first, *mx.split(second, 2, axis=-1)]
+        return [*mx.split(first, ends[:1], axis=-1), second]
+
+    def _heads(self, rows: mx.array) -> mx.array:
+        """[B, L, H * D] -> [B, H, L, D]"""
+        return mx.unflatten(rows, -1, (-1, self.head_dim)).swapaxes(1, 2)
+
     def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
         """x and what its heads have seen [B, Hq, L, D]."""
-        added: mx.array = x + self["output"](seen.swapaxes(1, 2).flatten(2))
-        return added
+        return self._added(x, "attention_post_norm", self["output"](seen.swapaxes(1, 2).flatten(2)))
 
     def feed_forward(self, x: mx.array) -> mx.array:
-        """x + down(silu(gate(n)) * up(n)) with n = norm(x)."""
-        products = self["gate_up"](self["mlp_norm"](x))
+        """x + down(act(gate(n)) * up(n)) with n = norm(x)."""
+        products = self["gate_up"](self._normed("mlp_norm", x))
         gate, up = products if len(products) == 2 else mx.split(products[0], 2, axis=-1)
-        added: mx.array = x + self["down"](self._swiglu(gate, up))
-        return added
+        return self._added(x, "mlp_post_norm", self["down"](self._gated(gate, up)))
+
+    def _normed(self, name: str, x: mx.array) -> mx.array:
+        normed: mx.array = self[name](x) if self.switches.pre_norms else x
+        return normed
+
+    def _added(self, x: mx.array, name: str, more: mx.array) -> mx.array:
+        if self.switches.post_norms:
+            more = self[name](more)
+        if self.switches.residual_scale != 1:
+            more = more * self.switches.residual_scale
+        return x + more
+
+
+def _norms(switches: Switches) -> dict[str, str]:
+    """The norms of a layer, and their names in the file."""
+    found = dict[str, str]()
+    if switches.pre_norms:
+        found |= {"attention_norm": "attn_norm", "mlp_norm": "ffn_norm"}
+    if switches.post_norms:
+        found |= {"attention_post_norm": "post_attention_norm", "mlp_post_norm": "post_ffw_norm"}
+    if switches.query_key_norm:
+        found |= {"query_norm": "attn_q_norm", "key_norm": "attn_k_norm"}
+    return found
+
+
+def _query_factors(rope: Rope, dims: int, dtype: mx.Dtype) -> mx.array:
+    """[dims]: what rope multiplies queries and keys by, both on the queries' side."""
+    return mx.where(mx.arange(dims) < rope.dims, rope.magnitude**2, 1.0).astype(dtype)
+
+
+@lru_cache(maxsize=8)
+def temperatures(switches: Switches, offset: int, length: int) -> mx.array:
+    """float32 [L, 1]: factors of queries from a position on."""
+    spans = (np.arange(offset, offset + length) // switches.temperature_span).astype(np.float64)
+    factors = 1 + switches.temperature_scale * np.log1p(spans)
+    return mx.array(factors.astype(np.float32)[:, None])
+
+
+def _within(window: int, length: int) -> mx.array:
+    """bool [L, L]: which tokens each query sees."""
+    behind = mx.arange(length)[:, None] - mx.arange(length)
+    return (behind >= 0) & (behind < window)
 
 
 def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
 
 
+def _geglu(gate: mx.array, up: mx.array) -> mx.array:
+    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+    return 0.5 * gate * (1 + mx.tanh(inner)) * up
+
+
+_GATES: dict[Activation, Callable[[mx.array, mx.array], mx.array]] = {
+    Activation.SILU: _swiglu,
+    Activation.GELU_TANH: _geglu,
+}
 # One launch. On the CPU MLX would need a compiler for it, and plain MLX is the oracle there.
-_fused_swiglu: Callable[[mx.array, mx.array], mx.array] = mx.compile(_swiglu, shapeless=True)
+_FUSED_GATES = {name: mx.compile(gate, shapeless=True) for name, gate in _GATES.items()}
 
 
 class Model(nn.Module):
@@ -122,17 +239,23 @@ class Model(nn.Module):
 
     def __init__(
         self,
-        config: LlamaConfig,
+        config: NetworkConfig,
         weights: Weights,
-        block: Callable[[LlamaConfig, Weights, int, Rope], Block] = Block,
+        block: Callable[[NetworkConfig, Weights, int, Rope | None], Block] = Block,
     ) -> None:
         """Take the network's tensors, all there and well shaped."""
         super().__init__()
         self.config = config
         self.embedding = weights.embedding("token_embd")
-        self.rope = _make_rope(config, weights)
-        self.layers = [block(config, weights, index, self.rope) for index in range(config.layers)]
+        self._ropes = ropes = _Ropes(config, weights)
+        context = config.shape.context
+        self.layers = [
+            block(config, weights, index, ropes.of(index, context))
+            for index in range(config.layers)
+        ]
         self.norm = weights.norm("output_norm", eps=config.norm_eps)
+        if config.switches.logit_divisor != 1:
+            self.norm.weight = self.norm.weight / config.switches.logit_divisor
         if "output.weight" in weights:
             self.output = weights.linear("output")
 
@@ -142,9 +265,9 @@ class Model(nn.Module):
         return self.config.shape
 
     @property
-    def rotation(self) -> Rotation:
-        """What rope does to queries and keys."""
-        return Rotation(periods=self.rope.periods, traditional=True)
+    def rotations(self) -> Sequence[Rotation | None]:
+        """What rope does to queries and keys, of each layer; None where it has none."""
+        return [layer.rope.rotation if layer.rope else None for layer in self.layers]
 
     @property
     def vocabulary(self) -> int:
@@ -155,6 +278,16 @@ class Model(nn.Module):
     def head(self) -> Projection:
         """States -> logits; the embedding's own table where the file has no other."""
         return self.output if "output" in self else self.embedding.as_linear
+
+    def set_context(self, tokens: int) -> None:
+        """Turn as in a context of so many tokens; before, as in all that the network has.
+
+        Where a file has factors of rope for short and for long contexts, this chooses, and
+        caches that hold tokens of the other choice are of no use.
+        """
+        for index, layer in enumerate(self.layers):
+            if (rope := self._ropes.of(index, tokens)) is not layer.rope:
+                layer.turn_by(rope)
 
     def make_cache(self) -> list[TwoTierKVCache]:
         """An empty default cache, one per layer (mlx-lm calls this)."""
@@ -177,13 +310,17 @@ class Model(nn.Module):
         """Token ids [B, L] -> vectors [B, L, hidden]."""
         if on_gpu() and ids.shape[-1] == 1:
             # One id may still be on its way: it is kept inside the table, but not waited for.
-            return self.embedding(mx.clip(ids, 0, self.vocabulary - 1))
+            return self._embedded(mx.clip(ids, 0, self.vocabulary - 1))
         found = np.asarray(ids)
         if found.size and not 0 <= found.min() <= found.max() < self.vocabulary:
             raise EmberError(
                 f"got token ids {found.min()} to {found.max()}, expected 0 to {self.vocabulary - 1}"
             )
-        return self.embedding(ids)
+        return self._embedded(ids)
+
+    def _embedded(self, ids: mx.array) -> mx.array:
+        vectors, scale = self.embedding(ids), self.config.switches.embedding_scale
+        return vectors if scale == 1 else vectors * scale
 
     def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
         """x [B, L, hidden] through all layers, appending to their caches."""
@@ -196,15 +333,47 @@ class Model(nn.Module):
         return self.head(hidden)
 
 
-def _make_rope(config: LlamaConfig, weights: Weights) -> Rope:
-    factors = None
-    if "rope_freqs.weight" in weights:
-        factors = weights.vector("rope_freqs.weight", mx.float32)
-        if (least := float(np.asarray(factors).min())) <= 0:
-            raise GGUFError(f"tensor 'rope_freqs.weight' holds {least}, expected positive numbers")
-    return Rope(
-        config.rope_dims,
-        base=config.rope_base,
-        factor=config.rope_factor,
-        frequency_factors=factors,
-    )
+class _Ropes:
+    """The ropes of a network: of all its layers, or of two kinds."""
+
+    def __init__(self, config: NetworkConfig, weights: Weights) -> None:
+        """One set of frequency factors, or two of which the context chooses (LongRoPE)."""
+        every = _factors("rope_freqs.weight", weights)
+        self._original = config.original_context
+        self._short, self._long = (
+            Rope(
+                config.rope_dims,
+                base=config.rope_base,
+                factor=config.rope_factor,
+                frequency_factors=_factors(name, weights) if every is None else every,
+                yarn=config.yarn,
+                magnitude=config.rope_magnitude,
+                half_split=config.switches.half_split,
+            )
+            for name in ("rope_factors_short.weight", "rope_factors_long.weight")
+        )
+        self._unscaled: Rope | None = None
+        self._switches = config.switches
+        if config.switches.window_rope_base is not None:
+            self._unscaled = Rope(
+                config.rope_dims,
+                base=config.switches.window_rope_base,
+                half_split=config.switches.half_split,
+            )
+
+    def of(self, layer: int, context: int) -> Rope | None:
+        """Of a layer in a context of so many tokens; the same object for all that turn alike."""
+        if layer in self._switches.unturned:
+            return None
+        if layer in self._switches.windowed and self._unscaled is not None:
+            return self._unscaled
+        return self._long if context > self._original else self._short
+
+
+def _factors(name: str, weights: Weights) -> mx.array | None:
+    if name not in weights:
+        return None
+    factors = weights.vector(name, mx.float32)
+    if not (least := float(np.asarray(factors).min())) > 0:
+        raise GGUFError(f"tensor {name!r} holds {least}, expected positive numbers")
+    return factors

@@ -1,4 +1,4 @@
-"""Which tensors a Llama file holds, and their shapes, as its configuration gives them.
+"""Which tensors a network's file holds, and their shapes, as its configuration gives them.
 
 Works on the header's entries alone: knows no bytes, repacks and allocates nothing,
 so that a file that contradicts itself is refused before anything of it is used.
@@ -11,7 +11,8 @@ from math import prod
 
 from models.errors import GGUFError
 from models.gguf.header import TensorInfo
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
+from models.network.switches import NormOf
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
@@ -27,17 +28,18 @@ class _Expected:
 
 
 def check_tensors(
-    tensors: Mapping[str, TensorInfo], config: LlamaConfig, *, tokens: int
+    tensors: Mapping[str, TensorInfo], config: NetworkConfig, *, tokens: int
 ) -> dict[str, TensorInfo]:
     """The entries to read, by name, after every count was held against every other.
 
     tokens: size of the vocabulary. Rows beyond it, with which some vocabularies are
     padded, stand for no token: they are left out of the entries, so that no such id
-    can be drawn. Leading axes of 1 are dropped.
+    can be drawn. Leading axes of 1 are dropped. Matrices that the file has fused, and
+    their biases, become entries of their parts.
     Raises GGUFError for a tensor that is missing, of another shape, quantized where
     it must not be, or not part of the network.
     """
-    left = dict(tensors)
+    left = _unfused(tensors, config)
     checked: dict[str, TensorInfo] = {}
     for expected in _network(config, tokens):
         found = left.pop(expected.name, None)
@@ -53,7 +55,24 @@ def check_tensors(
     return checked
 
 
-def _network(config: LlamaConfig, tokens: int) -> Iterator[_Expected]:
+def told_by_tensors(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """In words, what a file's tensors alone tell of its network."""
+    biased = dict.fromkeys(
+        name.split(".")[2] for name in tensors if _LAYER.match(name) and name.endswith(".bias")
+    )
+    words = {
+        f"biases of {', '.join(biased)}": bool(biased),
+        "fused attn_qkv": "blk.0.attn_qkv.weight" in tensors,
+        "frequency factors of rope": "rope_freqs.weight" in tensors,
+        "frequency factors of rope for short and long windows": (
+            "rope_factors_long.weight" in tensors
+        ),
+        "output tied to the embeddings": "output.weight" not in tensors,
+    }
+    return tuple(word for word, said in words.items() if said)
+
+
+def _network(config: NetworkConfig, tokens: int) -> Iterator[_Expected]:
     """Every tensor; lazily, because the number of layers is the file's word."""
     hidden, query = config.hidden, config.heads * config.head_dim
     held = config.kv_heads * config.head_dim
@@ -61,7 +80,10 @@ def _network(config: LlamaConfig, tokens: int) -> Iterator[_Expected]:
     yield _Expected(name="output_norm.weight", shape=(hidden,))
     yield _Expected(name="output.weight", shape=(tokens, hidden), optional=True, tokens=True)
     yield _Expected(name="output.bias", shape=(tokens,), optional=True)
-    yield _Expected(name="rope_freqs.weight", shape=(config.rope_dims // 2,), optional=True)
+    if config.frequency_factors:
+        for name in ("rope_freqs", "rope_factors_long", "rope_factors_short"):
+            pairs = (config.rope_dims // 2,)
+            yield _Expected(name=f"{name}.weight", shape=pairs, optional=True)
     matrices = {
         "attn_q": (query, hidden),
         "attn_k": (held, hidden),
@@ -71,12 +93,62 @@ def _network(config: LlamaConfig, tokens: int) -> Iterator[_Expected]:
         "ffn_up": (config.ffn, hidden),
         "ffn_down": (hidden, config.ffn),
     }
+    norms = _norms(config)
     for layer in range(config.layers):
-        for norm in ("attn_norm", "ffn_norm"):
-            yield _Expected(name=f"blk.{layer}.{norm}.weight", shape=(hidden,))
+        for name, size in norms.items():
+            yield _Expected(name=f"blk.{layer}.{name}.weight", shape=(size,))
         for name, shape in matrices.items():
             yield _Expected(name=f"blk.{layer}.{name}.weight", shape=shape)
             yield _Expected(name=f"blk.{layer}.{name}.bias", shape=shape[:1], optional=True)
+
+
+def _norms(config: NetworkConfig) -> dict[str, int]:
+    """Sizes of a layer's norms."""
+    switches, hidden, names = config.switches, config.hidden, list[str]()
+    if switches.pre_norms:
+        names += ["attn_norm", "ffn_norm"]
+    if switches.post_norms:
+        names += ["post_attention_norm", "post_ffw_norm"]
+    sizes = dict.fromkeys(names, hidden)
+    if switches.query_key_norm:
+        heads = switches.query_key_norm is NormOf.ROW
+        sizes["attn_q_norm"] = config.head_dim * (config.heads if heads else 1)
+        sizes["attn_k_norm"] = config.head_dim * (config.kv_heads if heads else 1)
+    return sizes
+
+
+def _unfused(tensors: Mapping[str, TensorInfo], config: NetworkConfig) -> dict[str, TensorInfo]:
+    """The entries of a file, with the parts of fused tensors in their place."""
+    query, held = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    parts = {"attn_qkv": {"attn_q": query, "attn_k": held, "attn_v": held}}
+    if config.switches.fused:
+        parts["ffn_up"] = {"ffn_gate": config.ffn, "ffn_up": config.ffn}
+    found = dict[str, TensorInfo]()
+    for name, info in tensors.items():
+        layer, _, rest = name.removeprefix("blk.").partition(".")
+        stem, _, kind = rest.partition(".")
+        if name.startswith("blk.") and stem in parts and kind in ("weight", "bias"):
+            found |= _parted(info, f"blk.{layer}.{{}}.{kind}", parts[stem])
+        else:
+            found[name] = info
+    return found
+
+
+def _parted(info: TensorInfo, name: str, rows: Mapping[str, int]) -> dict[str, TensorInfo]:
+    """A tensor's rows as tensors of their own, one after the other."""
+    if info.shape[0] != sum(rows.values()):
+        raise GGUFError(
+            f"tensor {info.name!r} has shape {list(info.shape)}, expected "
+            f"{sum(rows.values())} rows: of {', '.join(rows)}"
+        )
+    found, start, each = dict[str, TensorInfo](), info.offset, info.nbytes // info.shape[0]
+    for part, count in rows.items():
+        whole = name.format(part)
+        found[whole] = replace(
+            info, name=whole, shape=(count, *info.shape[1:]), offset=start, nbytes=count * each
+        )
+        start += count * each
+    return found
 
 
 def _fitted(found: TensorInfo, expected: _Expected) -> TensorInfo:
@@ -110,14 +182,14 @@ def _check_tables(tensors: Mapping[str, TensorInfo]) -> None:
         )
 
 
-def _left_over(names: list[str], config: LlamaConfig) -> GGUFError:
+def _left_over(names: list[str], config: NetworkConfig) -> GGUFError:
     beyond = [name for name in names if (at := _LAYER.match(name)) and int(at[1]) >= config.layers]
     if beyond:
         return GGUFError(
             f"tensor {beyond[0]!r} belongs to none of the {config.layers} layers "
-            "that llama.block_count gives"
+            f"that {config.architecture}.block_count gives"
         )
     return GGUFError(
-        f"{len(names)} tensors are not part of a plain Llama network "
+        f"{len(names)} tensors are not part of a plain {config.architecture} network "
         f"(first: {names[0]!r}); mixtures of experts and other variants are not supported"
     )

@@ -11,8 +11,10 @@ from app.generation import Truncated
 from app.transcript import FinishReason
 from kvcache import Backend, CacheConfig, CacheError, EmberError
 from kvcache.tiers.ledger import Ledger
+from models.loader import load
 from models.text.chat_template import Message, Role
 from tests.app.answers import CONFIG, PROMPT, finish, greedy
+from tests.tiny_files import write_tiny
 
 
 def test_a_load_is_as_a_models(tiny_path: Path, tmp_path: Path) -> None:
@@ -44,6 +46,21 @@ def test_weights_stay_in_the_memory_that_metal_recommends(
     monkeypatch.setattr(mx, "set_wired_limit", limits.append)
     Engine(engine.loaded, replace(CONFIG, backend=engine.plan.backend))
     assert limits == [7 << 30] * on_metal
+
+
+def test_rope_is_that_of_the_window(tmp_path: Path) -> None:
+    """Phi-3's factors are of two kinds, for windows up to 128 tokens in this file and beyond."""
+    loaded = load(write_tiny(tmp_path / "phi3.gguf", "phi3-long"), backend=Backend.REFERENCE)
+
+    def slowest(window: int) -> float:
+        config = replace(CONFIG, backend=Backend.REFERENCE, hot=window, max_tokens=window)
+        engine = Engine(loaded, config)
+        assert engine.plan.max_tokens == window
+        (rotation, *_) = engine.loaded.model.rotations
+        assert rotation is not None
+        return float(rotation.periods[-1])
+
+    assert slowest(160) == pytest.approx(10 * slowest(128))
 
 
 def test_generates_what_a_cacheless_loop_does(engine: Engine) -> None:

@@ -19,7 +19,7 @@ from kvcache import Backend, CacheConfig, resolve
 from kvcache import config as cache_config
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from tests.app.tui.conftest import Talk, on_screen
 from tests.gguf_factory import (
     LlamaShape,
@@ -61,11 +61,11 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def _model(**more: int) -> LlamaConfig:
+def _model(**more: int) -> NetworkConfig:
     """1 MB of f16 keys and values for each token."""
     fields = {"layers": 32, "hidden": 4096, "ffn": 11008, "heads": 64, "kv_heads": 64}
     fields |= {"head_dim": 128, "context": 8192, "rope_dims": 128} | more
-    return LlamaConfig(norm_eps=1e-5, rope_base=10000.0, **fields)
+    return NetworkConfig(norm_eps=1e-5, rope_base=10000.0, **fields)
 
 
 # -- refused before it is read --
@@ -119,7 +119,7 @@ async def test_the_chat_says_what_does_not_fit(hollow: Path) -> None:
 def test_force_goes_on(hollow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the check the file's lack of sense is found: what is read is a hole."""
     with GGUFFile(hollow) as file:
-        model = LlamaConfig.from_metadata(file.metadata)
+        model = NetworkConfig.from_metadata(file.metadata)
     monkeypatch.setattr(memory, "memory", lambda: MIDDLE)
     found = admit(CacheConfig(), model, 137 * GB, force=True)
     assert found.config == CacheConfig()
@@ -213,8 +213,8 @@ def test_the_list_of_models_says_what_a_load_will(
     model = _model(kv_heads=8, heads=8, context=memory.LEAST_WINDOW)
     config = CacheConfig(keys="f16", values="f16")
     listed = ListedModel(spec="a", size=1, about="", path=Path("a"))
-    token_bytes = resolve(config, model.shape).token_bytes
-    shown = fit(listed, Cost(weight_bytes=weights * GB, token_bytes=token_bytes), MIDDLE)
+    least_bytes = resolve(config, model.shape).max_bytes
+    shown = fit(listed, Cost(weight_bytes=weights * GB, least_bytes=least_bytes), MIDDLE)
     try:
         notes = admit(config, model, weights * GB).notes
         loads = Fit.TIGHT if notes else Fit.FITS

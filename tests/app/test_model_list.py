@@ -16,7 +16,7 @@ from models.errors import FetchError
 from models.finding import catalogue
 from models.finding.entry import CatalogueEntry
 from models.finding.store import models_folder
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from tests.app.conftest import Ember
 from tests.models.samples import ENTRY, put
 
@@ -43,10 +43,10 @@ def offers(home: Path, monkeypatch: pytest.MonkeyPatch) -> Offers:
     return offer
 
 
-def _network(shape: ModelShape) -> LlamaConfig:
+def _network(shape: ModelShape) -> NetworkConfig:
     more = {"layers": shape.layers, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
     more |= {"context": shape.context, "heads": 32, "hidden": 4096, "ffn": 14336}
-    return LlamaConfig(norm_eps=1e-5, rope_base=1e4, rope_dims=shape.head_dim, **more)
+    return NetworkConfig(norm_eps=1e-5, rope_base=1e4, rope_dims=shape.head_dim, **more)
 
 
 # -- costs --
@@ -58,7 +58,9 @@ def test_what_a_token_costs_is_told_by_the_dimensions(entry: CatalogueEntry) -> 
     windows = shape.windows or (None,) * shape.layers
     f16 = 2 * shape.kv_heads * shape.head_dim * 2
     assert cost.token_bytes == f16 * windows.count(None)
-    assert cost.window_bytes == f16 * sum(each or 0 for each in windows)
+    # In f16 or in two tiers, whichever is smaller.
+    assert cost.window_bytes <= f16 * sum(each or 0 for each in windows)
+    assert bool(cost.window_bytes) == bool(shape.windows)
     # hkivi5/turbo3u: four bits and what goes with them, of sixteen.
     assert 3.5 < cost.token_bytes / cost.cold_bytes < 4
 
@@ -67,7 +69,7 @@ def test_gemma_takes_a_fraction_of_what_its_layers_suggest() -> None:
     by_name = {each.name: foretell(each) for each in catalogue.KNOWN}
     gemma, llama = by_name["gemma3-4b"], by_name["llama-3.2-3b"]
     assert gemma.token_bytes < llama.token_bytes / 5
-    assert gemma.window_bytes == 29 * 1024 * 4096
+    assert 0 < gemma.window_bytes < 29 * 1024 * 4096
 
 
 def test_of_a_file_without_a_size_nothing_is_made_up() -> None:

@@ -57,6 +57,8 @@ class NaiveTwoTier:
         one_by_one = replace(self, tokens=list(self.tokens))
         for i, new in enumerate(fresh):
             held = {token.position for token in one_by_one.tokens} | {new.position}
+            if self.sizes.window is not None:
+                held &= set(range(new.position + 1 - self.sizes.window, new.position + 1))
             seen = [token for token in before if token.position in held]
             rows.append(self._attend_row(q[:, :, i], seen, one_by_one.evicted, scale))
             one_by_one.append(new.key[:, :, None], new.value[:, :, None])
@@ -65,6 +67,9 @@ class NaiveTwoTier:
 
     def rewind(self, count: int) -> None:
         target = max(0, self.total - count)
+        if self.sizes.window is not None:
+            self._rewind_window(target)
+            return
         hot = [t.position for t in self.tokens if t.tier == "hot"]
         encoded = self.evicted or any(t.tier == "cold" for t in self.tokens)
         if not encoded or (target >= min(hot, default=self.total)):
@@ -74,6 +79,18 @@ class NaiveTwoTier:
         if not any(t.tier == "cold" and t.position < edge for t in self.tokens):
             edge = min(target, self.sizes.pinned)
         self._drop_from(edge)
+
+    def _rewind_window(self, target: int) -> None:
+        """Exactly there, if the next token finds all that it sees; else to the beginning."""
+        oldest = min((t.position for t in self.tokens), default=self.total)
+        if target < self.total:
+            self._drop_from(
+                target if oldest <= max(0, target + 1 - (self.sizes.window or 0)) else 0
+            )
+        # A block of which some is gone is no block.
+        cold = [i for i, token in enumerate(self.tokens) if token.tier == "cold"]
+        for i in cold[len(cold) - len(cold) % self.sizes.block :]:
+            self.tokens[i] = replace(self.tokens[i], tier="hot")
 
     def restart(self, total: int) -> None:
         """Forget all but the sinks, and go on where a cache of `total` tokens begins."""

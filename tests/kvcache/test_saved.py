@@ -25,6 +25,8 @@ from kvcache import (
 )
 from kvcache.integrity import check_sum, checksum
 from kvcache.mlx_lm import load_prompt_cache as load_damaged
+from kvcache.tiers.ledger import TierSizes
+from kvcache.tiers.plan import LayerPlan
 
 HKV, DIM = 2, 32
 ROTATION = Rotation(periods=9.0 ** (np.arange(DIM // 2) / 5), traditional=True)
@@ -54,9 +56,18 @@ def _paged() -> PagedKVCache:
     return _filled(_filled(PagedKVCache(pool, max_pages=4), 30), 5)
 
 
+def _window(hot: int, length: int = 150) -> TwoTierKVCache:
+    config = CacheConfig(max_tokens=160, backend=Backend.CPU)
+    sizes = TierSizes.of_window(71, hot=hot, block=32)
+    plan = LayerPlan.of(config, sizes, layer=1)
+    return _filled(TwoTierKVCache(plan, rotation=ROTATION), length)
+
+
 KINDS: dict[str, Callable[[], Cache]] = {
     "two-tier": _two_tier,
     "two-tier, short": lambda: _two_tier(Backend.REFERENCE, 20),
+    "window": lambda: _window(71),
+    "window, two tiers": lambda: _window(7),
     "dynamic": _dynamic,
     "paged": _paged,
 }

@@ -149,6 +149,15 @@ def _sizes(block: st.SearchStrategy[int]) -> st.SearchStrategy[TierSizes]:
     )
 
 
+def _windows(block: st.SearchStrategy[int]) -> st.SearchStrategy[TierSizes]:
+    return st.builds(
+        TierSizes.of_window,
+        st.one_of(st.sampled_from([1, 31, 32, 33, 37]), st.integers(1, 60)),
+        hot=st.one_of(st.just(99), st.integers(0, 9)),
+        block=block,
+    )
+
+
 def _run(plan: LayerPlan, steps: list[tuple[str, int]], batch: int) -> None:
     pair = Pair.of(plan, batch=batch)
     for name, length in steps:
@@ -190,6 +199,36 @@ WALK = st.lists(
     min_size=2,
     max_size=9,
 )
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+@settings(max_examples=40)
+@given(
+    sizes=_windows(st.one_of(st.just(32), st.integers(1, 7))),
+    steps=st.lists(
+        st.one_of(
+            st.tuples(
+                st.sampled_from(["append", "attend", "attend", "rewind"]), st.integers(1, 47)
+            ),
+            st.tuples(st.sampled_from(["save_and_load", "clear"])),
+        ),
+        min_size=2,
+        max_size=9,
+    ),
+    kv=CODECS,
+    batch=st.integers(1, 2),
+)
+def test_a_window_equals_the_naive_cache(
+    backend: Backend,
+    sizes: TierSizes,
+    steps: list[tuple[Any, ...]],
+    kv: tuple[str, str],
+    batch: int,
+) -> None:
+    pair = Pair.of(make_plan(sizes, kv, backend), batch=batch)
+    for name, *given_to in [*steps, ("attend", 1), ("attend", 40)]:
+        getattr(pair, name)(*given_to)
+        pair.check()
 
 
 @pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])

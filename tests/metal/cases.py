@@ -114,6 +114,15 @@ TIERS = {
     ),
 }
 
+WINDOWS = {
+    f"W{window} L{new} {name}": Case(new=new, window=window, pinned=0, **tiers)
+    for window, new in ((1, 1), (31, 1), (32, 3), (33, 8), (37, 2), (83, 5))
+    for name, tiers in (
+        ("in one ring", {"blocks": 0, "hot": 83, "dim": 256, "group": 2}),
+        ("across tiers", {"hot": 11}),
+    )
+}
+
 ALL = {
     f"{kind}: {name}": case
     for kind, cases in (
@@ -122,6 +131,7 @@ ALL = {
         ("block", BLOCKS),
         ("tiers", TIERS),
         ("turn", TURNS),
+        ("window", WINDOWS),
     )
     for name, case in cases.items()
 }

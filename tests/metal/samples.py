@@ -27,7 +27,8 @@ class Case:
     told: then the output is not rounded, and errors of the kernels show. one_query: pinned tokens
     are met by the same queries as all others; else these are turned, in so many pairs of channels,
     None for all, which lie as `traditional` says. in_tiers: queries of tokens that are in the tiers
-    already, so that there are no new ones and later tokens must not be seen. threadgroups: the
+    already, so that there are no new ones and later tokens must not be seen. window: how many
+    tokens each query sees, itself the last, where none is pinned. threadgroups: the
     decoder's; with few of them each takes several blocks. sharpness: of scores; with 50 their
     powers of two are out of float32's range.
     """
@@ -50,6 +51,7 @@ class Case:
     hot: int = 50
     evicted: int = 30
     window_step: int = 0
+    window: int | None = None
     dtype: mx.Dtype = mx.float16
     query: mx.Dtype = mx.float32
     one_query: bool = False
@@ -115,6 +117,7 @@ def make(case: Case, *, codec_seed: int = 3) -> Sample:
         total=total,
         pinned=case.pinned,
         evicted=case.evicted,
+        window=case.window,
         new=held.new_count,
         rotation=_rotation(case),
     )
@@ -176,6 +179,8 @@ def _expected(q: mx.array, q_sink: Array, held: Snapshot, sight: Sight, scale: f
         apart = is_pinned[:, None]
         split = np.concatenate([np.where(apart, 0, k), np.where(apart, k, 0)], 3)
         seen = (is_pinned | (at >= sight.pinned + sight.gone[i])) & (at <= sight.position + i)
+        if sight.window is not None:
+            seen &= at > sight.position + i - sight.window
         visible = np.broadcast_to(seen, (q.shape[0], 1, len(at)))
         padded = np.concatenate([v, np.zeros_like(v)], 3)
         out[:, :, i : i + 1] = attention(both, split, padded, scale, visible)[..., : q.shape[3]]

@@ -11,7 +11,7 @@ from kvcache import CacheError
 from kvcache.gpu import TierDecoder
 from kvcache.gpu.kernel import Dialect, Launcher
 from tests.metal.build import Mode, find_compiler
-from tests.metal.cases import BLOCKS, CODECS, PAIRS, SHAPES, TIERS, TURNS, UNREAD
+from tests.metal.cases import BLOCKS, CODECS, PAIRS, SHAPES, TIERS, TURNS, UNREAD, WINDOWS
 from tests.metal.emulator import Emulator, Order
 from tests.metal.samples import Case, make, tolerance
 
@@ -58,6 +58,11 @@ def test_every_state_of_the_tiers(name: str) -> None:
 @pytest.mark.parametrize("name", TURNS)
 def test_every_way_of_turning_for_pinned_tokens(name: str) -> None:
     check(TURNS[name], Emulator())
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_at_the_edges_of_tiles(name: str) -> None:
+    check(WINDOWS[name], Emulator())
 
 
 @pytest.mark.parametrize("name", ["two launches", "cold of many spans", "window moves"])

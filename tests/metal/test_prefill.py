@@ -31,6 +31,12 @@ CASES = {
     "large scores": Case(new=11, one_query=True, sharpness=50),
     "none new": Case(in_tiers=11, one_query=True, hot=23),
     "none new, only cold": Case(in_tiers=1, one_query=True, hot=0, pinned=0),
+    "window of one": Case(new=9, one_query=True, blocks=0, pinned=0, hot=83, window=1),
+    "window in a ring": Case(new=37, one_query=True, blocks=0, pinned=0, hot=83, window=33),
+    "window across tiers": Case(new=21, one_query=True, pinned=0, hot=11, window=67, dim=80),
+    "window of wide heads": Case(
+        new=9, one_query=True, blocks=0, pinned=0, hot=83, window=31, dim=256
+    ),
     "odd blocks": Case(new=9, one_query=True, block=33, values="kvarn3", keys="q5", dim=96),
 }
 

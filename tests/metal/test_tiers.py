@@ -60,6 +60,21 @@ def test_any_history_equals_the_naive_cache(
         pair.check()
 
 
+@settings(max_examples=10)
+@given(
+    window=st.sampled_from([1, 4, 5, 6, 13]),
+    hot=st.sampled_from([3, 99]),
+    steps=STEPS,
+)
+def test_a_window_equals_the_naive_cache(
+    window: int, hot: int, steps: list[tuple[str, int]]
+) -> None:
+    pair = _on_gpu(TierSizes.of_window(window, hot=hot, block=5), ("hkivi5", "turbo3u"))
+    for name, length in [*steps, ("attend", 17), ("attend", 1)]:
+        getattr(pair, name)(length)
+        pair.check()
+
+
 @settings(max_examples=12)
 @given(pinned=st.integers(0, 5), hot=st.integers(0, 9), slots=st.integers(0, 9), steps=WALK)
 def test_any_change_of_plans_equals_the_naive_cache(

@@ -100,9 +100,9 @@ def measure(case: Case) -> Measurement:
         resolve(config, model.shape),
         group=model.config.heads // model.shape.kv_heads,
         dtype=activation_dtype(),
-        rotation=model.rotation,
+        rotation=model.rotations,
     )
-    cache = from_plan(plan, model.rotation)
+    cache = from_plan(plan, model.rotations)
     run = Run(case, model, cache, prefill_step(plan.backend), queues=on_gpu())
     run.read(0, min(case.pp, WARM_UP))
     run.forget()

@@ -9,6 +9,8 @@ import pytest
 
 from kvcache import Backend, CacheConfig, Rotation, TwoTierKVCache
 from kvcache.tiers.cpu_step import CpuStep
+from kvcache.tiers.ledger import TierSizes
+from kvcache.tiers.plan import LayerPlan
 
 SHAPE = 3, 2, 32
 ROTATION = Rotation(periods=100.0 ** np.linspace(0, 1, 13), traditional=True)
@@ -56,6 +58,22 @@ def test_what_is_lent_is_the_memory_itself_and_counts_once_committed() -> None:
     cache.commit([step])
     assert (cache.offset, cache.ledger) == (48, step.after)
     assert cache.lend([step]) == []
+
+
+@pytest.mark.parametrize("window", [1, 15, 16, 17, 37])
+@pytest.mark.parametrize("hot", [3, 99])
+def test_a_layer_with_a_window_has_steps_of_its_own(window: int, hot: int) -> None:
+    sizes = TierSizes.of_window(window, hot=hot, block=16)
+    cache, other = (
+        _filled(TwoTierKVCache(LayerPlan.of(CONFIG, sizes, layer), rotation=ROTATION), 70)
+        for layer in range(2)
+    )
+    whole, step = _filled(_cache(), 70), _step(cache, 9)
+    assert len(other.lend([step])) == 1
+    assert (cache.lend([_step(whole, 9)]), whole.lend([step])) == ([], [])
+    assert list(step._lowest) == [70 + at + 1 - window for at in range(9)]
+    struct = step.struct(heads=6, scale=0.25)
+    assert (struct.pinned, struct.pairs, struct.slots) == (0, 0, sizes.slots)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 24), (1, 1, 8)])

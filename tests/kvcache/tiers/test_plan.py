@@ -9,6 +9,7 @@ from kvcache.codecs import NAMES
 from kvcache.config import parse_bytes
 from kvcache.prompt_cache import from_plan
 from kvcache.stats import sum_layers
+from kvcache.tiers.ledger import TierSizes
 
 TINYLLAMA = ModelShape(layers=22, kv_heads=4, head_dim=64, context=2048)
 LLAMA_2_7B = ModelShape(layers=32, kv_heads=32, head_dim=128, context=4096)
@@ -88,6 +89,99 @@ def test_what_holds_nothing_is_refused() -> None:
     with pytest.raises(CacheError, match="got head dimension 72"):
         resolve(CacheConfig(), odd)
     assert resolve(CacheConfig(keys="q8", values="q4"), odd).block_bytes > 0
+
+
+# Five layers with a window of 1024, then one that sees all.
+GEMMA_3_4B = ModelShape(
+    layers=34,
+    kv_heads=4,
+    head_dim=256,
+    context=131072,
+    windows=tuple(None if layer % 6 == 5 else 1024 for layer in range(34)),
+)
+
+
+def test_windows_are_held_in_the_fewest_bytes() -> None:
+    config = CacheConfig(max_tokens=32768, backend=Backend.REFERENCE)
+    plan = resolve(config, GEMMA_3_4B)
+    window, whole = plan.layer_sizes[0], plan.layer_sizes[5]
+    assert (whole, whole.window) == (plan.sizes, None)
+    assert plan.kinds == {window: 29, whole: 5}
+    # 256 unencoded and 12 blocks always hold 1024; all of them unencoded take twice as much.
+    assert window == TierSizes(pinned=0, hot=256, block=64, slots=12, window=1024)
+    block = 4 * (256 * 64 * 8 // 8 + 2 * 256 * 2 + 64 * 2)
+    assert plan.block_bytes == 34 * block
+    of_window = (256 + 63) * 4096 + 12 * block
+    of_whole = (4 + 256 + 63) * 4096 + whole.slots * block
+    assert plan.max_bytes == 29 * of_window + 5 * of_whole
+    assert plan.layer_bytes == of_whole
+    # Encoding nothing saves nothing: then a window is one ring.
+    plan = resolve(replace(config, keys="f16", values="f16"), GEMMA_3_4B)
+    assert plan.layer_sizes[0] == TierSizes(pinned=0, hot=1024, block=64, slots=0, window=1024)
+    assert plan.max_bytes < resolve(config, replace(GEMMA_3_4B, windows=())).max_bytes
+
+
+def test_a_window_that_holds_as_much_as_all_others_is_as_they_are() -> None:
+    for tokens in (700, 1024):
+        plan = resolve(CacheConfig(max_tokens=tokens), GEMMA_3_4B)
+        assert plan.layer_sizes == (plan.sizes,) * 34
+    plan = resolve(CacheConfig(max_tokens=1100), GEMMA_3_4B)
+    assert plan.layer_sizes[0].window == 1024
+    assert 1024 < plan.max_tokens <= 1100
+    two = replace(GEMMA_3_4B, windows=tuple([512, 2048] * 17))
+    plan = resolve(CacheConfig(max_tokens=2000), two)
+    assert [sizes.window for sizes in plan.layer_sizes[:2]] == [512, None]
+
+
+@pytest.mark.parametrize("mib", [16, 40, 64, 68, 69, 70, 85, 200, 900])
+def test_a_budget_pays_for_windows_first(mib: int) -> None:
+    plan = resolve(CacheConfig(budget=mib << 20, backend=Backend.REFERENCE), GEMMA_3_4B)
+    assert plan.max_bytes <= mib << 20
+    windows = plan.layer_sizes[0].window is not None
+    assert windows == (plan.max_tokens > 1024)
+    assert windows == (mib > 68)
+    # What is left would not pay for a block more, nor for windows that are whole.
+    one = 5 * plan.block_bytes // 34 if windows else plan.block_bytes + plan.token_bytes
+    full = plan.max_tokens > (131072 if windows else 1024) - 64
+    assert full or (mib << 20) - plan.max_bytes < one + plan.token_bytes
+
+
+def test_a_budget_that_does_not_hold_its_windows_is_refused() -> None:
+    """Of 32 tokens: fewer than sinks and a block, which other layers must hold."""
+    shape = replace(SMALL, layers=3, windows=(32, None, 32), context=5000)
+    token, window = 2 * 3 * 16 * 2, 32 + 63
+    least = (2 * window + 68) * token
+    with pytest.raises(CacheError, match=rf"this model needs {least} bytes for them; give a larg"):
+        resolve(CacheConfig(budget=least - 1), shape)
+    plan = resolve(CacheConfig(budget=least), shape)
+    assert (plan.max_bytes, plan.max_tokens) == (least, 68)
+
+
+def test_where_all_layers_have_windows_a_budget_buys_the_whole_context() -> None:
+    shape = replace(SMALL, windows=(32, 32))
+    plan = resolve(CacheConfig(budget=100_000), shape)
+    assert plan.max_tokens > 500 - 64
+    assert plan.max_bytes == 2 * (32 + 63) * 2 * 3 * 16 * 2
+    with pytest.raises(CacheError, match="a budget of 9000 bytes"):
+        resolve(CacheConfig(budget=9000), shape)
+    with pytest.raises(CacheError, match="got windows of 3 layers, expected 2"):
+        replace(SMALL, windows=(1, 2, 3))
+
+
+@pytest.mark.parametrize("pair", ["f16/f16", "hkivi5/turbo3u", "q8/kvarn3"])
+def test_planned_bytes_of_windows_are_the_bytes_of_the_arrays(pair: str) -> None:
+    keys, values = pair.split("/")
+    config = CacheConfig(keys=keys, values=values, hot=9, block=8, backend=Backend.REFERENCE)
+    shape = replace(SMALL, layers=4, windows=(53, None, 53, 21))
+    plan = resolve(config, shape)
+    caches = from_plan(plan, None)
+    for cache in caches:
+        k = mx.random.normal((1, 3, 700, 16), key=mx.random.key(1))
+        cache.append(k, k)
+    total = sum_layers(cache.stats() for cache in caches)
+    assert total.held_bytes <= total.allocated_bytes == plan.max_bytes
+    assert sum(array.nbytes for cache in caches for array in cache.pending()) == plan.max_bytes
+    assert plan.bytes_of(20) < plan.bytes_of(60) < plan.bytes_of(400) < plan.max_bytes
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,7 +266,7 @@ def test_what_no_gpu_kernel_reads_is_known_before_the_first_token(
 ) -> None:
     shape = replace(SMALL, head_dim=dim)
     plan = resolve(CacheConfig.from_dict(fields), shape)
-    assert plan.backend is plan.layer(2).backend is Backend.REFERENCE
+    assert plan.backend is plan.layer(1).backend is Backend.REFERENCE
     assert reason in str(plan.reference_because)
     with pytest.raises(CacheError, match=reason):
         resolve(CacheConfig.from_dict(fields | {"backend": "gpu"}), shape)

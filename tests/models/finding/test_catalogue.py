@@ -7,7 +7,7 @@ from models.finding.catalogue import CATALOGUE, DEFAULT_NAME, KNOWN, entry
 from models.finding.entry import CatalogueEntry, WheelFile
 from models.gguf.file import GGUFFile
 from models.network.architectures import ARCHITECTURES
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from tests.models.samples import ENTRY
 
 # A small and a large file of each family, by what their names begin with.
@@ -132,4 +132,4 @@ def test_the_shape_is_that_of_the_file(smollm2_path: Path) -> None:
     default = entry(DEFAULT_NAME)
     assert default is not None
     with GGUFFile(smollm2_path) as file:
-        assert LlamaConfig.from_metadata(file.metadata).shape == default.shape
+        assert NetworkConfig.from_metadata(file.metadata).shape == default.shape

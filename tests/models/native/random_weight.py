@@ -10,7 +10,13 @@ Double = npt.NDArray[np.float64]
 
 
 def random_weight(
-    rows: int, columns: int, bits: int, group: int, seed: int = 1
+    rows: int,
+    columns: int,
+    bits: int,
+    group: int,
+    seed: int = 1,
+    *,
+    added: npt.NDArray[np.float32] | None = None,
 ) -> tuple[Weight, Double]:
     """A weight [rows, columns] for the kernels, and the numbers that MLX takes it for."""
     rng = np.random.default_rng(seed)
@@ -21,4 +27,5 @@ def random_weight(
         codes, scales.astype(mx.float32), biases.astype(mx.float32), group_size=group, bits=bits
     )
     arrays = (np.asarray(array) for array in (codes, scales, biases))
-    return Weight(*arrays, bits=bits, group=group), np.asarray(exact).astype(np.float64)
+    weight = Weight(*arrays, bits=bits, group=group, added=added)
+    return weight, np.asarray(exact).astype(np.float64)

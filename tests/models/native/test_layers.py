@@ -127,7 +127,7 @@ def test_at_once_is_step_by_step_after_a_change_of_blocks(model: CpuModel) -> No
 
 def _rows(model: CpuModel, padding: list[int], **policy: Any) -> list[RowsKVCache]:
     config = CacheConfig(max_tokens=190, hot=20, block=32, backend=Backend.CPU, **policy)
-    return rows_from_plan(resolve(config, model.shape), model.rotation, left_padding=padding)
+    return rows_from_plan(resolve(config, model.shape), model.rotations, left_padding=padding)
 
 
 @pytest.mark.parametrize("codec", ["f16", "q8"])

@@ -9,11 +9,19 @@ import pytest
 from kvcache import CacheError
 from kvcache.native import structs
 from models.native.kernels import Kernels
-from models.native.packed import Layer, Weight
+from models.native.packed import (
+    Addition,
+    FeedForward,
+    Inputs,
+    Layer,
+    Norm,
+    Rope,
+    Temperature,
+    Weight,
+)
 
 HKV, HQ, DIM = 2, 4, 32
 HIDDEN, INNER = 64, 96
-TURNS = np.ones(DIM // 2)
 Misuse = Callable[[Kernels], object]
 
 
@@ -21,9 +29,10 @@ def _zeros(*shape: int, dtype: type = np.float32) -> np.ndarray[Any, Any]:
     return np.zeros(shape, dtype)
 
 
-def _weight(rows: int, columns: int) -> Weight:
+def _weight(rows: int, columns: int, added: Any = None) -> Weight:
+    codes = _zeros(rows, columns // 4, dtype=np.uint32)
     scales = _zeros(rows, columns // 32, dtype=np.float16)
-    return Weight(_zeros(rows, columns // 4, dtype=np.uint32), scales, scales, bits=8, group=32)
+    return Weight(codes, scales, scales, bits=8, group=32, added=added)
 
 
 def _weight_of(
@@ -44,29 +53,40 @@ def _weight_of(
     )
 
 
-def _inputs(**changes: Any) -> Misuse:
+def _norm(*shape: int, dtype: type = np.float32) -> Norm:
+    return Norm(weight=_zeros(*shape, dtype=dtype), eps=1e-5)
+
+
+def _inputs(x: Any = None, *, offset: int = 0, **changes: Any) -> Misuse:
     given = {
-        "x": _zeros(1, 3, HIDDEN),
-        "norm": _zeros(HIDDEN),
-        "eps": 1e-5,
         "weights": tuple(_weight(rows, HIDDEN) for rows in (HQ * 16, HKV * 16, HKV * 16)),
         "dim": 16,
-        "periods": np.ones(8),
-        "offset": 0,
+        "norm": _norm(HIDDEN),
+        "query_norm": _norm(16),
+        "key_norm": _norm(HKV * 16),
+        "rope": Rope(periods=np.ones(8)),
+        "query_factors": _zeros(16),
+        "temperature": Temperature(scale=0.1, span=3),
     } | changes
-    x, norm, eps, weights = (given.pop(name) for name in ("x", "norm", "eps", "weights"))
-    return lambda kernels: kernels.attention_inputs(x, norm, eps, weights, **given)
+    x = _zeros(1, 3, HIDDEN) if x is None else x
+    return lambda kernels: kernels.attention_inputs(x, Inputs(**given), offset=offset)
 
 
-def _feed(**changes: Any) -> Misuse:
+def _add(x: Any, residual: Any, **changes: Any) -> Misuse:
+    return lambda kernels: kernels.add(x, Addition(_weight(5, 64), **changes), residual)
+
+
+def _feed(x: Any = None, **changes: Any) -> Misuse:
     given = {
-        "x": _zeros(3, HIDDEN),
-        "norm": _zeros(HIDDEN),
         "gate": _weight(INNER, HIDDEN),
         "up": _weight(INNER, HIDDEN),
         "down": _weight(HIDDEN, INNER),
+        "norm": _norm(HIDDEN),
     } | changes
-    return lambda kernels: kernels.feed_forward(eps=1e-5, **given)
+    x = _zeros(3, HIDDEN) if x is None else x
+    return lambda kernels: kernels.feed_forward(
+        x, FeedForward(**given | {"down": Addition(given["down"])})
+    )
 
 
 def _read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -78,25 +98,34 @@ def _misaligned(*shape: int) -> np.ndarray[Any, Any]:
     return np.zeros(4 * int(np.prod(shape)) + 1, np.uint8)[1:].view(np.float32).reshape(shape)
 
 
-def _layer(**changes: Weight) -> Layer:
-    w = {
-        "q": _weight(HQ * DIM, HIDDEN),
-        "k": _weight(HKV * DIM, HIDDEN),
-        "v": _weight(HKV * DIM, HIDDEN),
-        "output": _weight(HIDDEN, HQ * DIM),
-        "gate": _weight(INNER, HIDDEN),
-        "up": _weight(INNER, HIDDEN),
-        "down": _weight(HIDDEN, INNER),
-    } | changes
-    norms = [(_zeros(HIDDEN), 1e-5)] * 2
-    return Layer(norms, (w["q"], w["k"], w["v"], w["output"]), (w["gate"], w["up"], w["down"]))
+def _layer(
+    *, dim: int = DIM, output: Weight | None = None, hidden: int = HIDDEN, rows: int = HQ * DIM
+) -> Layer:
+    heads = tuple(_weight(each, HIDDEN) for each in (rows, HKV * DIM, HKV * DIM))
+    return Layer(
+        Inputs(heads, dim=dim),
+        Addition(output or _weight(HIDDEN, rows)),
+        FeedForward(
+            _weight(INNER, hidden), _weight(INNER, hidden), Addition(_weight(hidden, INNER))
+        ),
+    )
 
 
-def _layers(x: Any = None, *, caches: int = 1, heads: int = HQ, periods: Any = TURNS) -> Misuse:
-    step = structs.TierStep(batch=1, queries=2, length=2, heads=heads, kv_heads=HKV, dim=DIM)
+def _step(**changes: int) -> structs.TierStep:
+    given = {"batch": 1, "queries": 2, "length": 2, "heads": HQ, "kv_heads": HKV, "dim": DIM}
+    return structs.TierStep(**given | changes)
+
+
+def _layers(
+    x: Any = None,
+    *,
+    steps: tuple[list[structs.TierStep], ...] = ([_step()],),
+    caches: int = 1,
+    layers: tuple[Layer, ...] = (_layer(),),
+) -> Misuse:
     memories = [structs.TierMemory()] * caches
     given = _zeros(1, 2, HIDDEN) if x is None else x
-    return lambda kernels: kernels.layers([step], 0, periods, [_layer()], memories, given)
+    return lambda kernels: kernels.layers(steps, 0, layers, memories, given)
 
 
 STRIPED = _zeros(8, 2 * HIDDEN)[:, ::2]
@@ -114,43 +143,60 @@ MISUSES: dict[str, Misuse] = {
     "product: one axis": lambda k: k.linear(_zeros(64), _weight(5, 64)),
     "product: in part": lambda k: k.linear(STRIPED, _weight(5, 64)),
     "product: misaligned": lambda k: k.linear(_misaligned(3, 64), _weight(5, 64)),
-    "sum: rows": lambda k: k.linear_add(_zeros(3, 64), _weight(5, 64), _zeros(2, 5)),
-    "sum: columns": lambda k: k.linear_add(_zeros(3, 64), _weight(5, 64), _zeros(3, 4)),
-    "sum: dtype": lambda k: k.linear_add(
-        _zeros(3, 64), _weight(5, 64), _zeros(3, 5, dtype=np.float16)
-    ),
-    "inputs: x": _inputs(x=_zeros(1, 3, 32)),
-    "inputs: two axes": _inputs(x=_zeros(3, HIDDEN)),
-    "inputs: x in part": _inputs(x=_zeros(1, 6, HIDDEN)[:, ::2]),
-    "inputs: norm": _inputs(norm=_zeros(HIDDEN - 1)),
-    "inputs: norm's dtype": _inputs(norm=_zeros(HIDDEN, dtype=np.float64)),
+    "product: bias": lambda _: _weight(5, 64, added=_zeros(4)),
+    "product: bias's dtype": lambda _: _weight(5, 64, added=_zeros(5, dtype=np.float16)),
+    "sum: rows": _add(_zeros(3, 64), _zeros(2, 5)),
+    "sum: columns": _add(_zeros(3, 64), _zeros(3, 4)),
+    "sum: dtype": _add(_zeros(3, 64), _zeros(3, 5, dtype=np.float16)),
+    "sum: norm": _add(_zeros(3, 64), _zeros(3, 5), norm=_norm(64)),
+    "inputs: x": _inputs(_zeros(1, 3, 32)),
+    "inputs: two axes": _inputs(_zeros(3, HIDDEN)),
+    "inputs: x in part": _inputs(_zeros(1, 6, HIDDEN)[:, ::2]),
+    "inputs: norm": _inputs(norm=_norm(HIDDEN - 1)),
+    "inputs: norm's axes": _inputs(norm=_norm(1, HIDDEN)),
+    "inputs: norm's dtype": _inputs(norm=_norm(HIDDEN, dtype=np.float64)),
+    "inputs: norm of queries": _inputs(query_norm=_norm(32)),
+    "inputs: norm of keys": _inputs(key_norm=_norm(HQ * 16)),
+    "inputs: a norm of nothing": _inputs(key_norm=_norm(0)),
     "inputs: one weight": _inputs(weights=(_weight(64, 64), _weight(32, 32), _weight(32, 32))),
     "inputs: values unlike keys": _inputs(
         weights=(_weight(64, 64), _weight(32, 64), _weight(48, 64))
     ),
     "inputs: part of a head": _inputs(dim=24),
     "inputs: no head": _inputs(dim=0),
-    "inputs: periods": _inputs(periods=np.ones(9)),
-    "inputs: periods' dtype": _inputs(periods=np.ones(8, np.float32)),
+    "inputs: periods": _inputs(rope=Rope(periods=np.ones(9), apart=True)),
+    "inputs: periods' dtype": _inputs(rope=Rope(periods=np.ones(8, np.float32))),
+    "inputs: factors": _inputs(query_factors=_zeros(8)),
+    "inputs: factors' dtype": _inputs(query_factors=_zeros(16, dtype=np.float16)),
+    "inputs: span": _inputs(temperature=Temperature(scale=0.1, span=0)),
     "inputs: position": _inputs(offset=-1),
-    "feed-forward: x": _feed(x=_zeros(3, 32)),
-    "feed-forward: x in part": _feed(x=STRIPED),
-    "feed-forward: norm": _feed(norm=_zeros(2)),
+    "feed-forward: x": _feed(_zeros(3, 32)),
+    "feed-forward: x in part": _feed(STRIPED),
+    "feed-forward: norm": _feed(norm=_norm(2)),
     "feed-forward: gate": _feed(gate=_weight(64, HIDDEN)),
     "feed-forward: up": _feed(up=_weight(INNER, 32)),
     "feed-forward: down": _feed(down=_weight(HIDDEN, 64)),
-    "layer: values": lambda _: _layer(v=_weight(DIM, HIDDEN)),
     "layer: output": lambda _: _layer(output=_weight(HIDDEN, HKV * DIM)),
-    "layer: keys": lambda _: _layer(k=_weight(HKV * DIM, 32), v=_weight(HKV * DIM, 32)),
-    "layer: down": lambda _: _layer(down=_weight(HIDDEN, HIDDEN)),
+    "layer: output's rows": lambda _: _layer(output=_weight(32, HQ * DIM)),
+    "layer: feed-forward": lambda _: _layer(hidden=32),
     "layers: x": _layers(_zeros(1, 2, 32)),
     "layers: length": _layers(_zeros(1, 3, HIDDEN)),
     "layers: x's dtype": _layers(_zeros(1, 2, HIDDEN, dtype=np.float16)),
     "layers: read-only": _layers(_read_only(_zeros(1, 2, HIDDEN))),
     "layers: caches": _layers(caches=2),
-    "layers: heads": _layers(heads=2 * HQ),
-    "layers: periods": _layers(periods=np.ones(DIM // 2 + 1)),
-    "layers: periods' dtype": _layers(periods=np.ones(8, np.float32)),
+    "layers: steps": _layers(steps=([_step()],) * 2),
+    "layers: steps of a layer": _layers(
+        steps=([_step()], [_step()] * 2), layers=(_layer(),) * 2, caches=2
+    ),
+    "layers: step of another length": _layers(
+        steps=([_step()], [_step(queries=3, length=3)]), layers=(_layer(),) * 2, caches=2
+    ),
+    "layers: queries": _layers(steps=([_step(queries=1)],)),
+    "layers: heads": _layers(steps=([_step(heads=2 * HQ)],)),
+    "layers: numbers of a head": _layers(layers=(_layer(dim=16),)),
+    "layers: one unlike the others": _layers(
+        steps=([_step()],) * 2, layers=(_layer(), _layer(rows=2 * HQ * DIM)), caches=2
+    ),
 }
 
 
@@ -166,6 +212,7 @@ def test_it_is_refused_in_one_line(kernels: Kernels, misuse: Misuse) -> None:
     [
         _weight_of(),
         _inputs(),
+        _add(_zeros(3, 64), _zeros(3, 5), norm=_norm(5)),
         _feed(),
         lambda _: _layer(),
     ],

@@ -1,12 +1,24 @@
 """Each product against MLX's dequantized weights in float64."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from kvcache import CacheError
 from models.native.kernels import Kernels
-from models.native.packed import Weight
+from models.native.packed import (
+    Addition,
+    FeedForward,
+    Inputs,
+    Norm,
+    Rope,
+    Temperature,
+    Weight,
+)
 from tests.models.native.random_weight import Double, random_weight
 
 ROWS = [1, 2, 7, 8, 9, 21]
@@ -63,27 +75,67 @@ def test_extremes_stay_finite(kernels: Kernels, rows: int) -> None:
         _assert_close(got, huge.astype(np.float64) @ exact.T)
 
 
-def test_linear_add(kernels: Kernels) -> None:
-    for rows in ROWS:
-        weight, exact = random_weight(53, 96, 5, 32)
-        x, residual = _activations(rows, 96), _activations(rows, 53)
-        got = kernels.linear_add(x, weight, residual)
-        _assert_close(got - residual, x @ exact.T)
+def _rms(x: npt.NDArray[Any], weight: npt.NDArray[np.float32], eps: float) -> Double:
+    wide = x.astype(np.float64)
+    return np.asarray(wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight)
 
 
-def test_feed_forward(kernels: Kernels) -> None:
-    eps = 1e-5
-    gate, gate_exact = random_weight(160, 96, 4, 32, seed=1)
+@pytest.mark.parametrize("bits", [4, 5])
+@pytest.mark.parametrize("rows", [*ROWS, 401])
+def test_a_bias_is_added_to_each_row(kernels: Kernels, bits: int, rows: int) -> None:
+    added = np.linspace(-9, 7, 53).astype(np.float32)
+    weight, exact = random_weight(53, 96, bits, 32, added=added)
+    x = _activations(rows, 96)
+    _assert_close(kernels.linear(x, weight), x @ exact.T + added)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_add(kernels: Kernels, rows: int) -> None:
+    added = np.linspace(-2, 3, 53).astype(np.float32)
+    weight, exact = random_weight(53, 96, 5, 32, added=added)
+    norm = np.random.default_rng(4).uniform(0.5, 1.5, 53).astype(np.float32)
+    x, residual = _activations(rows, 96), _activations(rows, 53)
+    product, normed = x @ exact.T + added, Norm(weight=norm, eps=1e-5)
+    got = kernels.add(x, Addition(weight), residual)
+    _assert_close(got - residual, product)
+    got = kernels.add(x, Addition(weight, scale=0.22), residual)
+    _assert_close(got - residual, 0.22 * product)
+    got = kernels.add(x, Addition(weight, norm=normed, scale=-3), residual)
+    _assert_close(got - residual, -3 * _rms(product, norm, 1e-5))
+
+
+def _silu(x: Double) -> Double:
+    return np.asarray(x / (1 + np.exp(-x)))
+
+
+def _gelu(x: Double) -> Double:
+    return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("normed", ["before", "after", "before and after"])
+def test_feed_forward(kernels: Kernels, normed: str, gelu: bool, rows: int) -> None:
+    eps, rng = 1e-5, np.random.default_rng(4)
+    added = rng.normal(size=160).astype(np.float32)
+    gate, gate_exact = random_weight(160, 96, 4, 32, seed=1, added=added)
     up, up_exact = random_weight(160, 96, 6, 32, seed=2)
     down, down_exact = random_weight(96, 160, 8, 32, seed=3)
-    norm = np.random.default_rng(4).uniform(0.5, 1.5, 96).astype(np.float32)
-    for rows in ROWS:
-        x = _activations(rows, 96)
-        normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + eps) * norm
-        gated = normed @ gate_exact.T
-        hidden = gated / (1 + np.exp(-gated)) * (normed @ up_exact.T)
-        got = kernels.feed_forward(x, norm, eps, gate, up, down)
-        _assert_close(got - x, hidden @ down_exact.T)
+    before, after = (rng.uniform(0.5, 1.5, 96).astype(np.float32) for _ in range(2))
+    weights = FeedForward(
+        gate,
+        up,
+        Addition(down, norm=Norm(weight=after, eps=eps) if "after" in normed else None),
+        norm=Norm(weight=before, eps=eps) if "before" in normed else None,
+        gelu=gelu,
+    )
+    x = _activations(rows, 96)
+    taken = _rms(x, before, eps) if "before" in normed else x.astype(np.float64)
+    act = _gelu if gelu else _silu
+    want = (act(taken @ gate_exact.T + added) * (taken @ up_exact.T)) @ down_exact.T
+    if "after" in normed:
+        want = _rms(want, after, eps)
+    _assert_close(kernels.feed_forward(x, weights) - x, want)
 
 
 @pytest.mark.parametrize("rows", [1, 13])
@@ -101,29 +153,120 @@ def test_tiny_activations_vanish(kernels: Kernels) -> None:
     assert (np.abs(kernels.linear(tiny, weight)) < 1e-35).all()
 
 
+def _turned(heads: Double, periods: Double, offset: int, *, apart: bool) -> Double:
+    """Heads [B, H, L, D] as rope turns them."""
+    pairs, out = len(periods), heads.copy()
+    angles = np.arange(offset, offset + heads.shape[2])[:, None] / periods
+    cos, sin = np.cos(angles), np.sin(angles)
+    one, other = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
+    if apart:
+        one, other = slice(0, pairs), slice(pairs, 2 * pairs)
+    a, b = heads[..., one], heads[..., other]
+    out[..., one], out[..., other] = a * cos - b * sin, a * sin + b * cos
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """Where heads are made another way than Llama's."""
+
+    dim: int = 32
+    kv_heads: int = 2
+    turning: int = 24
+    apart: bool = False
+    pre_norm: bool = True
+    normed: str = ""  # "head", "row"
+    factors: bool = False
+    temperature: Temperature | None = None
+    added: bool = False
+
+
+CASES = {
+    "llama": _Case(),
+    "apart": _Case(apart=True),
+    "all apart": _Case(apart=True, turning=32),
+    "not turned": _Case(turning=0),
+    "no pre-norm": _Case(pre_norm=False),
+    "heads normed": _Case(normed="head", apart=True),
+    "heads of odd vectors normed": _Case(normed="head", dim=24, kv_heads=4, turning=22),
+    "rows normed": _Case(normed="row", pre_norm=False),
+    "factors": _Case(factors=True, apart=True),
+    "temperature": _Case(temperature=Temperature(scale=0.3, span=4), normed="head"),
+    "biases": _Case(added=True, apart=True),
+    "all": _Case(
+        dim=256,
+        kv_heads=1,
+        turning=150,
+        apart=True,
+        normed="row",
+        factors=True,
+        temperature=Temperature(scale=0.1, span=7),
+        added=True,
+    ),
+}
+
+
+def _made(case: _Case, rng: np.random.Generator) -> tuple[Inputs, Callable[..., list[Double]]]:
+    """For the kernels, and as numpy computes it of x [B, L, 96] from a position on."""
+    dim, eps = case.dim, 1e-6
+
+    def vector(size: int) -> npt.NDArray[np.float32]:
+        return rng.uniform(0.5, 1.5, size).astype(np.float32)
+
+    weights, exact, biases = [], [], []
+    for heads, bits in ((3 * case.kv_heads, 4), (case.kv_heads, 5), (case.kv_heads, 8)):
+        bias = vector(heads * dim) if case.added else None
+        weight, numbers = random_weight(heads * dim, 96, bits, 32, seed=heads + bits, added=bias)
+        weights.append(weight)
+        exact.append(numbers)
+        biases.append(0 if bias is None else bias.astype(np.float64))
+    norm, factors = vector(96), np.ones(dim, np.float32)
+    factors[: case.turning] = 1.7
+    over = [dim, dim] if case.normed == "head" else [weight.rows for weight in weights[:2]]
+    head_norms = [vector(size) for size in over]
+    periods = 10000.0 ** (np.arange(0, case.turning, 2) / max(1, case.turning))
+    inputs = Inputs(
+        weights,
+        dim=dim,
+        norm=Norm(weight=norm, eps=eps) if case.pre_norm else None,
+        query_norm=Norm(weight=head_norms[0], eps=eps) if case.normed else None,
+        key_norm=Norm(weight=head_norms[1], eps=eps) if case.normed else None,
+        rope=Rope(periods=periods, apart=case.apart) if case.turning else None,
+        query_factors=factors if case.factors else None,
+        temperature=case.temperature,
+    )
+
+    def wanted(x: npt.NDArray[np.float32], offset: int) -> list[Double]:
+        taken = _rms(x, norm, eps) if case.pre_norm else x.astype(np.float64)
+        positions, outs = offset + np.arange(x.shape[1]), []
+        for i in range(3):
+            rows = taken @ exact[i].T + biases[i]
+            if case.normed == "row" and i < 2:
+                rows = _rms(rows, head_norms[i], eps)
+            heads = rows.reshape(*x.shape[:2], -1, dim).swapaxes(1, 2)
+            if case.normed == "head" and i < 2:
+                heads = _rms(heads, head_norms[i], eps)
+            if i < 2:
+                heads = _turned(heads, periods, offset, apart=case.apart)
+            if i == 0 and case.factors:
+                heads = heads * factors
+            if i == 0 and (by := case.temperature):
+                heads = heads * (1 + by.scale * np.log(1 + positions // by.span))[:, None]
+            outs.append(heads)
+        return outs
+
+    return inputs, wanted
+
+
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 1), (1, 5), (2, 11)])
-def test_attention_inputs(kernels: Kernels, batch: int, length: int) -> None:
-    dim, offset, eps = 32, 41, 1e-6
-    q, q_exact = random_weight(5 * dim, 96, 4, 32, seed=1)
-    k, k_exact = random_weight(2 * dim, 96, 4, 32, seed=2)
-    v, v_exact = random_weight(2 * dim, 96, 8, 32, seed=3)
-    norm = np.random.default_rng(4).uniform(0.5, 1.5, 96).astype(np.float32)
-    periods = 10000.0 ** (np.arange(0, 24, 2) / 24)  # 24 of 32 dimensions turn
-    x = _activations(batch * length, 96).reshape(batch, length, 96)
-    got = kernels.attention_inputs(x, norm, eps, (q, k, v), dim=dim, periods=periods, offset=offset)
-    normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + eps) * norm
-    angles = np.arange(offset, offset + length)[:, None] / periods
-    for out, exact, turns in zip(
-        got, (q_exact, k_exact, v_exact), (True, True, False), strict=True
-    ):
-        heads = (normed @ exact.T).reshape(batch, length, -1, dim).swapaxes(1, 2)
-        want = heads.copy()
-        if turns:
-            even, odd = heads[..., 0:24:2], heads[..., 1:24:2]
-            want[..., 0:24:2] = even * np.cos(angles) - odd * np.sin(angles)
-            want[..., 1:24:2] = even * np.sin(angles) + odd * np.cos(angles)
-        assert out.shape == want.shape
-        _assert_close(out, want)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_attention_inputs(kernels: Kernels, case: _Case, batch: int, length: int) -> None:
+    inputs, wanted = _made(case, np.random.default_rng(4))
+    x, offset = _activations(batch * length, 96).reshape(batch, length, 96), 41
+    outs = kernels.attention_inputs(x, inputs, offset=offset)
+    for out, expected in zip(outs, wanted(x, offset), strict=True):
+        assert out.shape == expected.shape
+        _assert_close(out, expected)
 
 
 @pytest.mark.parametrize(("bits", "group"), FORMS)
@@ -131,6 +274,8 @@ def test_embed(kernels: Kernels, bits: int, group: int) -> None:
     weight, exact = random_weight(53, 192, bits, group)
     ids = np.array([0, 52, 17, 17], np.int64)
     np.testing.assert_allclose(kernels.embed(ids, weight), exact[ids], rtol=1e-6, atol=1e-7)
+    got = kernels.embed(ids, weight, factor=12.5)
+    np.testing.assert_allclose(got, 12.5 * exact[ids], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("ids", [[53], [-1]])

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 
 Array = npt.NDArray[np.floating]
 GetTensor = Callable[[str], Array | None]
 
 
-def forward(config: LlamaConfig, get: GetTensor, ids: Sequence[int]) -> Array:
+def forward(config: NetworkConfig, get: GetTensor, ids: Sequence[int]) -> Array:
     """Token ids -> logits [L, vocabulary]; `get` returns None for an absent tensor."""
     embedding = _need(get, "token_embd.weight")
     x = embedding[list(ids)]
@@ -45,7 +45,7 @@ def _norm(x: Array, weight: Array, eps: float) -> Array:
 
 
 def _attention(
-    config: LlamaConfig, get: GetTensor, prefix: str, x: Array, factors: Array | None
+    config: NetworkConfig, get: GetTensor, prefix: str, x: Array, factors: Array | None
 ) -> Array:
     length, dim = len(x), config.head_dim
     q, k, v = (_project(get, f"{prefix}.attn_{part}", x) for part in "qkv")
@@ -68,7 +68,7 @@ def _project(get: GetTensor, name: str, x: Array) -> Array:
     return y if bias is None else y + bias
 
 
-def _rope(config: LlamaConfig, x: Array, factors: Array | None) -> Array:
+def _rope(config: NetworkConfig, x: Array, factors: Array | None) -> Array:
     """Turn the pairs (2i, 2i+1) of the first rope_dims dimensions of x [L, H, D]."""
     dims = config.rope_dims
     frequencies = config.rope_base ** (-np.arange(0, dims, 2) / dims)

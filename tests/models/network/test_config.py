@@ -5,7 +5,7 @@ import pytest
 
 from models.errors import GGUFError
 from models.gguf.metadata import Metadata
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 
 PLAIN: dict[str, Any] = {
     "general.architecture": "llama",
@@ -19,9 +19,9 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def read(**changes: Any) -> LlamaConfig:
+def read(**changes: Any) -> NetworkConfig:
     keys = {f"llama.{name.replace('__', '.')}": value for name, value in changes.items()}
-    return LlamaConfig.from_metadata(Metadata(PLAIN | keys))
+    return NetworkConfig.from_metadata(Metadata(PLAIN | keys))
 
 
 def test_defaults_are_the_specifications() -> None:

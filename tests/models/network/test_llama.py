@@ -7,14 +7,14 @@ import pytest
 from kvcache import CacheConfig, EmberError, HotDtype, make_prompt_cache
 from models.errors import GGUFError
 from models.gguf.repack import Unquantized
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from models.network.llama import Model
 from models.network.weights import Weights
 from tests.models.network import numpy_llama
 
 VOCABULARY = 53
 IDS = [3, 17, 52, 0, 29, 29, 5, 41, 11, 7, 2]
-GQA = LlamaConfig(
+GQA = NetworkConfig(
     layers=3,
     hidden=48,
     ffn=67,
@@ -38,7 +38,7 @@ VARIANTS = {
 
 
 def _tensors(
-    config: LlamaConfig, *, tied: bool = False, rope_freqs: bool = False, biases: bool = False
+    config: NetworkConfig, *, tied: bool = False, rope_freqs: bool = False, biases: bool = False
 ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(11)
     query, held = config.heads * config.head_dim, config.kv_heads * config.head_dim
@@ -68,17 +68,17 @@ def _tensors(
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
-def _model(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> Model:
+def _model(config: NetworkConfig, tensors: dict[str, np.ndarray]) -> Model:
     unquantized = {name: Unquantized(array=mx.array(tensor)) for name, tensor in tensors.items()}
     return Model(config, Weights(unquantized, mx.float32))
 
 
-def _oracle(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> np.ndarray:
+def _oracle(config: NetworkConfig, tensors: dict[str, np.ndarray]) -> np.ndarray:
     doubles = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
     return numpy_llama.forward(config, doubles.get, IDS)
 
 
-def _check(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> None:
+def _check(config: NetworkConfig, tensors: dict[str, np.ndarray]) -> None:
     model, want = _model(config, tensors), _oracle(config, tensors)
     whole = np.asarray(model(mx.array([IDS])))[0]
     np.testing.assert_allclose(whole, want, atol=2e-4)
@@ -89,7 +89,7 @@ def _check(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
-def test_logits_match_the_papers(config: LlamaConfig) -> None:
+def test_logits_match_the_papers(config: NetworkConfig) -> None:
     _check(config, _tensors(config))
 
 
@@ -143,6 +143,26 @@ def test_rope_factors_that_divide_by_nothing_are_refused() -> None:
     tensors["rope_freqs.weight"][2] = 0
     with pytest.raises(GGUFError, match=r"'rope_freqs.weight' holds 0.0, expected positive"):
         _model(GQA, tensors)
+
+
+def test_the_context_chooses_among_factors_of_rope() -> None:
+    config = replace(GQA, original_context=64, context=256)
+    tensors = _tensors(config)
+    for length, last in (("short", 3), ("long", 30)):
+        name = f"rope_factors_{length}.weight"
+        tensors[name] = np.linspace(1, last, config.rope_dims // 2, dtype=np.float32)
+    model, unscaled = _model(config, tensors), _model(GQA, _tensors(GQA))
+    assert _slowest(model) == pytest.approx(30 * _slowest(unscaled))  # in all of its context
+    model.set_context(64)
+    assert _slowest(model) == pytest.approx(3 * _slowest(unscaled))
+    model.set_context(65)
+    assert _slowest(model) == pytest.approx(30 * _slowest(unscaled))
+
+
+def _slowest(model: Model) -> float:
+    """Period of the last pair, which is that of all layers."""
+    (last,) = {float(rotation.periods[-1]) for rotation in model.rotations if rotation}
+    return last
 
 
 def test_mlx_lm_can_generate_with_it() -> None:

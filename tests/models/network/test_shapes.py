@@ -6,10 +6,10 @@ import pytest
 from models.errors import GGUFError
 from models.gguf.header import TensorInfo
 from models.gguf.tensor_types import TensorType
-from models.network.config import LlamaConfig
+from models.network.config import NetworkConfig
 from models.network.shapes import check_tensors
 
-CONFIG = LlamaConfig(
+CONFIG = NetworkConfig(
     layers=2,
     hidden=64,
     ffn=96,
@@ -52,14 +52,14 @@ def info(name: str, shape: tuple[int, ...], kind: TensorType = TensorType.F16) -
 
 
 def checked(
-    shapes: dict[str, tuple[int, ...]], *, config: LlamaConfig = CONFIG, tokens: int = TOKENS
+    shapes: dict[str, tuple[int, ...]], *, config: NetworkConfig = CONFIG, tokens: int = TOKENS
 ) -> dict[str, TensorInfo]:
     infos = {name: info(name, shape) for name, shape in shapes.items()}
     return check_tensors(infos, config, tokens=tokens)
 
 
 def refusal(
-    shapes: dict[str, tuple[int, ...]], *, config: LlamaConfig = CONFIG, tokens: int = TOKENS
+    shapes: dict[str, tuple[int, ...]], *, config: NetworkConfig = CONFIG, tokens: int = TOKENS
 ) -> str:
     with pytest.raises(GGUFError) as caught:
         checked(shapes, config=config, tokens=tokens)

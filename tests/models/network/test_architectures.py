@@ -1,0 +1,125 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.errors import GGUFError
+from models.gguf.metadata import Metadata
+from models.network.architectures import ARCHITECTURES, architecture_of
+from models.network.switches import Activation, NormOf, Switches
+
+LAYERS = 7
+
+
+def switches(name: str, **more: Any) -> Switches:
+    keys = {
+        "block_count": LAYERS,
+        "embedding_length": 96,
+        "attention.head_count": 6,
+        "context_length": 128,
+        **{key.replace("__", "."): value for key, value in more.items()},
+    }
+    given = {f"{name}.{key}": value for key, value in keys.items()}
+    found, architecture = architecture_of(Metadata({"general.architecture": name, **given}))
+    return architecture.switches(found)
+
+
+def test_what_differs_from_llama() -> None:
+    assert switches("llama") == Switches()
+    assert switches("qwen2") == Switches(half_split=True)
+    assert switches("qwen3") == Switches(half_split=True, query_key_norm=NormOf.HEAD)
+    assert switches("phi3", attention__sliding_window=32) == Switches(half_split=True, fused=True)
+    assert switches("smollm3") == Switches(unturned=frozenset({3}))
+    olmo2 = Switches(half_split=True, query_key_norm=NormOf.ROW, pre_norms=False, post_norms=True)
+    assert switches("olmo2") == olmo2
+
+
+def test_scales_are_what_the_file_says() -> None:
+    found = switches(
+        "granite",
+        attention__scale=0.25,
+        embedding_scale=12.0,
+        residual_scale=0.22,
+        logit_scale=8.0,
+        rope__scaling__finetuned=False,
+    )
+    assert found.unturned == frozenset(range(LAYERS))
+    scales = found.attention_scale, found.embedding_scale, found.residual_scale
+    assert (*scales, found.logit_divisor) == (0.25, 12.0, 0.22, 8.0)
+    original = {"rope__scaling__original_context_length": 31}
+    mistral3 = switches("mistral3", attention__temperature_scale=0.1, **original)
+    assert (mistral3.temperature_scale, mistral3.temperature_span) == (0.1, 31)
+    assert switches("mistral3") == Switches()
+
+
+@pytest.mark.parametrize(
+    ("given", "windowed"),
+    [
+        ({}, {0, 1, 2, 3, 4, 6}),
+        ({"attention__sliding_window_pattern": 3}, {0, 1, 3, 4, 6}),
+        ({"attention__sliding_window_pattern": np.array([True, False] * 3 + [True])}, {0, 2, 4, 6}),
+    ],
+)
+def test_which_layers_see_a_window(given: dict[str, Any], windowed: set[int]) -> None:
+    found = switches("gemma3", attention__sliding_window=17, **given)
+    assert found.windowed == windowed
+    assert [found.window_of(layer) for layer in (0, 5)] == [17, 17 if 5 in windowed else None]
+    assert found.window_rope_base == 10000
+    assert found.activation is Activation.GELU_TANH
+    assert found.embedding_scale == 96**0.5
+    assert switches("gemma3").windowed == frozenset()
+
+
+def test_window_layers_of_olmo3_have_the_base_of_all() -> None:
+    bases = {"rope__freq_base": 500000.0, "rope__freq_base_swa": 20000.0}
+    found = switches("olmo2", attention__sliding_window=17, **bases)
+    assert found.windowed == {0, 1, 2, 4, 5, 6}
+    assert found.window_rope_base == 500000
+
+
+def test_a_pattern_of_other_layers_is_refused() -> None:
+    pattern = np.array([True, False])
+    with pytest.raises(GGUFError, match="has 2 entries of bool, expected a boolean for each of 7"):
+        switches("gemma3", attention__sliding_window=17, attention__sliding_window_pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    ("name", "kin"),
+    [("qwen3moe", "qwen3"), ("gemma2", "gemma3"), ("phi2", "phi3"), ("llama4", "llama")],
+)
+def test_what_is_not_run_has_kin(name: str, kin: str) -> None:
+    with pytest.raises(GGUFError) as caught:
+        switches(name)
+    text = str(caught.value)
+    assert text.startswith(f"the architecture {name!r} is not supported (the nearest that is: ")
+    assert f"{kin!r}" in text
+    assert "\n" not in text
+    assert all(f"{each} (" in text for each in ARCHITECTURES)
+
+
+def test_strangers_have_none() -> None:
+    with pytest.raises(GGUFError, match="'mamba' is not supported; ember runs llama"):
+        switches("mamba")
+
+
+def test_every_architecture_but_llama_says_what_it_does() -> None:
+    more = {"granite": {"logit_scale": 8.0}, "mistral3": {"attention__temperature_scale": 0.1}}
+    for name in ARCHITECTURES:
+        assert bool(switches(name, **more.get(name, {})).named()) is (name != "llama")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("embedding_scale", 0.0),
+        ("residual_scale", -1.0),
+        ("logit_divisor", 1e30),
+        ("attention_scale", float("inf")),
+        ("temperature_scale", -1.0),
+        ("temperature_span", 0),
+        ("windowed", frozenset({1})),
+    ],
+)
+def test_impossible_switches_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(GGUFError, match="expected"):
+        Switches(**{name: value})

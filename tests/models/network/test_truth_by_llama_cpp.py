@@ -1,0 +1,94 @@
+"""Tiny files of every architecture against what llama.cpp says of them (`make truth`).
+
+In plain MLX from unencoded weights, and by the CPU kernels from the same weights as Q8_0.
+"""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from kvcache import Backend, CacheConfig, HotDtype, make_prompt_cache
+from models.gguf.tensor_types import TensorType
+from models.loader import load
+from models.network.architectures import ARCHITECTURES
+from models.network.llama import Model
+from tests.architectures import fingerprint
+from tests.models.network.truth import TRUTH, furthest
+from tests.tiny_files import PROMPTS, SEED, TINY, WINDOW, prompt, write_tiny
+
+KINDS = {Backend.REFERENCE: TensorType.F32, Backend.CPU: TensorType.Q8_0}
+TOLERANCE = {Backend.REFERENCE: 0.01, Backend.CPU: 0.02}
+# Two tokens this near each other may change places.
+MARGIN = 0.02
+PIECE = 29
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda backend: backend.value)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    chosen: Backend = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module", params=TINY)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(name: str, backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("tiny") / f"{name}.gguf"
+    loaded = load(write_tiny(path, name, KINDS[backend]), backend=backend).model
+    loaded.set_context(WINDOW)
+    return loaded
+
+
+def _empty(model: Model, backend: Backend) -> Callable[[Sequence[int]], np.ndarray]:
+    """Asks for the logits [L, vocabulary] of the next tokens; all before them are unencoded."""
+    config = CacheConfig(max_tokens=WINDOW, hot=WINDOW, hot_dtype=HotDtype.F32, backend=backend)
+    cache = make_prompt_cache(model, config)
+    return lambda ids: np.asarray(model(mx.array([list(ids)]), cache))[0]
+
+
+def test_every_architecture_has_its_truth() -> None:
+    assert {TINY[name].architecture for name in TRUTH} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_truth_is_of_these_files(name: str) -> None:
+    assert TRUTH[name]["fingerprint"] == fingerprint(TINY[name], SEED)
+    assert [truth["prompt_tokens"] for truth in TRUTH[name]["prompts"]] == list(PROMPTS)
+
+
+@pytest.mark.parametrize("index", range(len(PROMPTS)), ids=PROMPTS)
+def test_a_prompt_in_one_piece(name: str, model: Model, backend: Backend, index: int) -> None:
+    truth = TRUTH[name]["prompts"][index]
+    ids = prompt(PROMPTS[index])
+    assert furthest(truth, _empty(model, backend)(ids)) < TOLERANCE[backend]
+
+
+@pytest.mark.parametrize("index", range(len(PROMPTS)), ids=PROMPTS)
+def test_a_prompt_in_pieces_and_its_answer(
+    name: str, model: Model, backend: Backend, index: int
+) -> None:
+    """The end of the prompt and the answer token by token, as they are generated."""
+    truth = TRUTH[name]["prompts"][index]
+    ids = prompt(PROMPTS[index])
+    singles = ids[-3:] + truth["greedy_ids"][:-1]
+    ask = _empty(model, backend)
+    for start in range(0, len(ids) - 3, PIECE):
+        ask(ids[start : min(start + PIECE, len(ids) - 3)])
+    rows = np.concatenate([ask([token]) for token in singles])
+    assert furthest(truth, rows[:3]) < TOLERANCE[backend]
+    margins = np.array(truth["greedy_top1_minus_top2_logit"])
+    decided = margins >= MARGIN
+    assert decided.sum() > len(margins) / 2
+    got = rows[2:].argmax(axis=-1)
+    assert got[decided].tolist() == np.array(truth["greedy_ids"])[decided].tolist()
+
+
+def test_without_a_cache(name: str, model: Model, backend: Backend) -> None:
+    truth = TRUTH[name]["prompts"][1]
+    logits = np.asarray(model(mx.array([prompt(PROMPTS[1])])))[0]
+    assert furthest(truth, logits) < TOLERANCE[backend]
