@@ -39,7 +39,7 @@ def _foretold(entry: "CatalogueEntry") -> "Iterator[str]":
 
     cost, here, kv = foretell(entry), memory(), CacheConfig()
     yield f"{entry.name}: {entry.size_text}, licence {entry.licence}. {entry.about}"
-    beside = f", beside {size(cost.window_bytes)} of windows" if cost.window_bytes else ""
+    beside = f"; {size(cost.window_bytes)} for layers with windows" if cost.window_bytes else ""
     yield (
         f"cache per 1k tokens: {size(1000 * cost.token_bytes)} in f16, "
         f"{size(1000 * cost.cold_bytes)} as ember keeps them ({kv.keys}/{kv.values}){beside}"
