@@ -52,7 +52,7 @@ def _network(shape: ModelShape) -> NetworkConfig:
 # -- costs --
 
 
-@pytest.mark.parametrize("entry", catalogue.KNOWN, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", catalogue.CATALOGUE, ids=lambda entry: entry.name)
 def test_what_a_token_costs_is_told_by_the_dimensions(entry: CatalogueEntry) -> None:
     shape, cost = entry.shape, foretell(entry)
     windows = shape.windows or (None,) * shape.layers
@@ -66,7 +66,7 @@ def test_what_a_token_costs_is_told_by_the_dimensions(entry: CatalogueEntry) -> 
 
 
 def test_gemma_takes_a_fraction_of_what_its_layers_suggest() -> None:
-    by_name = {each.name: foretell(each) for each in catalogue.KNOWN}
+    by_name = {each.name: foretell(each) for each in catalogue.CATALOGUE}
     gemma, llama = by_name["gemma3-4b"], by_name["llama-3.2-3b"]
     assert gemma.token_bytes < llama.token_bytes / 5
     assert 0 < gemma.window_bytes < 29 * 1024 * 4096
