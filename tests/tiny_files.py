@@ -23,10 +23,13 @@ WINDOW = 512
 _LEAST_ID = 3  # below are <unk>, <s> and </s>
 
 
-def write_tiny(path: Path, name: str, kind: TensorType = TensorType.F32) -> Path:
-    """Write the file of this name, with its matrices as F32 or Q8_0."""
+def write_tiny(
+    path: Path, name: str, kind: TensorType = TensorType.F32, *, layers: int | None = None
+) -> Path:
+    """Write the file of this name, or so many layers of it, with its matrices as F32 or Q8_0."""
     tokenizer = sentencepiece_tokenizer(VOCABULARY)
-    write_network(path, TINY[name], kind=kind, tokenizer_metadata=tokenizer, seed=SEED)
+    shape = replace(TINY[name], layers=layers or TINY[name].layers)
+    write_network(path, shape, kind=kind, tokenizer_metadata=tokenizer, seed=SEED)
     return path
 
 

@@ -148,7 +148,7 @@ class CpuModel(Model):
     def logits(self, hidden: mx.array) -> mx.array:
         if self._head is None:
             return super().logits(hidden)
-        return _like(self._kernels.linear(_rows(hidden), self._head), hidden)
+        return self.capped(_like(self._kernels.linear(_rows(hidden), self._head), hidden))
 
     def _all_at_once(
         self, x: mx.array, caches: Sequence[TwoTierKVCache | RowsKVCache]
