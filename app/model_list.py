@@ -43,9 +43,9 @@ class Cost:
     """What a model is made of. problem: why it cannot be run.
 
     weight_bytes: None where nobody has told the file's size. token_bytes: of a hot token's
-    keys and values; cold_bytes: of a cold one's, by the default codecs; both in the layers
-    that see all. window_bytes: most that layers with a window hold, however long the chat.
-    least_bytes: of a cache of LEAST_WINDOW tokens.
+    keys and values in layers that see all tokens; cold_bytes: of a cold one's, by the default
+    codecs; window_bytes: of all other layers, full. least_bytes: of a cache of LEAST_WINDOW
+    tokens.
     """
 
     quantization: str = ""

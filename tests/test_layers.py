@@ -44,7 +44,7 @@ BELOW = {
     "models.native": {"models.native"},
     "models.network": {*_FILE, "models.native", "models.network"},
     "models.text": {*_FILE, "models.text"},
-    "models.finding": {"models.errors", "models.finding", "models.network.architectures"},
+    "models.finding": {"models.errors", "models.finding"},
     "app.bench.figures": {"app.bench.figures", "app.memory"},
     "app.bench.showing": {"app.bench.showing", "app.inert", "app.streams", "app.texts"},
     "app.bench.engines": {"app.bench.engines", "app.bench.environment", "app.engine", "app.rss"},

@@ -13,7 +13,6 @@ from typing import Any
 from kvcache.tiers.plan import ModelShape
 from models.finding.entry import CatalogueEntry, WheelFile
 from models.finding.hub import HubFile
-from models.network.architectures import ARCHITECTURES
 
 DEFAULT_NAME = "smollm2"
 
@@ -42,6 +41,4 @@ def _read(row: dict[str, Any]) -> CatalogueEntry:
     return CatalogueEntry(hub=hub, shape=ModelShape(**shape), wheel=wheel, **row)
 
 
-# All that is known, and of these what ember can open.
-KNOWN = tuple(_read(row) for row in json.loads(_FILE.read_text(encoding="utf-8")))
-CATALOGUE = tuple(each for each in KNOWN if each.architecture in ARCHITECTURES)
+CATALOGUE = tuple(_read(row) for row in json.loads(_FILE.read_text(encoding="utf-8")))

@@ -52,23 +52,24 @@ def _network(shape: ModelShape) -> NetworkConfig:
 # -- costs --
 
 
-@pytest.mark.parametrize("entry", catalogue.KNOWN, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", catalogue.CATALOGUE, ids=lambda entry: entry.name)
 def test_what_a_token_costs_is_told_by_the_dimensions(entry: CatalogueEntry) -> None:
     shape, cost = entry.shape, foretell(entry)
     windows = shape.windows or (None,) * shape.layers
     f16 = 2 * shape.kv_heads * shape.head_dim * 2
     assert cost.token_bytes == f16 * windows.count(None)
-    unencoded = f16 * sum(each or 0 for each in windows)  # which two tiers may halve
-    assert 0.4 * unencoded <= cost.window_bytes <= 1.2 * unencoded
+    # In f16 or in two tiers, whichever is smaller.
+    assert cost.window_bytes <= f16 * sum(each or 0 for each in windows)
+    assert bool(cost.window_bytes) == bool(shape.windows)
     # hkivi5/turbo3u: four bits and what goes with them, of sixteen.
     assert 3.5 < cost.token_bytes / cost.cold_bytes < 4
 
 
 def test_gemma_takes_a_fraction_of_what_its_layers_suggest() -> None:
-    by_name = {each.name: foretell(each) for each in catalogue.KNOWN}
+    by_name = {each.name: foretell(each) for each in catalogue.CATALOGUE}
     gemma, llama = by_name["gemma3-4b"], by_name["llama-3.2-3b"]
     assert gemma.token_bytes < llama.token_bytes / 5
-    assert 0 < gemma.window_bytes <= 29 * 1024 * 4096
+    assert 0 < gemma.window_bytes < 29 * 1024 * 4096
 
 
 def test_of_a_file_without_a_size_nothing_is_made_up() -> None:

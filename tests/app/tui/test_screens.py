@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from app.tui.widgets.status_line import StatusLine
 from models.finding.store import models_folder
 from tests.app.tui.conftest import on_screen, talk
 from tests.app.tui.scripted_service import ScriptedService
+from tests.models.samples import ENTRY
 
 
 @on_screen
@@ -131,6 +133,18 @@ async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> Non
         assert chat.texts == ["one", "1"]
         await chat.until(lambda: not chat.app.chat.busy)
         assert chat.app.chat.chat.model == "ember:tiny.gguf"
+
+
+@on_screen
+async def test_the_model_picker_makes_up_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    untold = replace(ENTRY, size=None, sha256=None)
+    monkeypatch.setattr("app.model_list.CATALOGUE", (untold,))
+    async with talk() as chat:
+        await chat.press("ctrl+l")
+        chooser = chat.app.screen.query_one(OptionList)
+        await chat.until(lambda: bool(chooser.options))
+        (line,) = [str(each.prompt) for each in chooser.options if "tiny" in str(each.prompt)]
+        assert line.splitlines()[0] == "  tiny  Q4_1 size unknown · to fetch"
 
 
 @on_screen
