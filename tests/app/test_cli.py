@@ -272,6 +272,23 @@ def test_inspect_says_what_a_network_does(
     assert "\n  ".join(["what differs from Llama", *switches]) in ember("inspect", path).out
 
 
+def test_inspect_counts_each_layer_as_it_is(ember: Ember, tmp_path: Path) -> None:
+    path = write_tiny_network(tmp_path / "gemma3.gguf", "gemma3")
+    memory = json.loads(ember("inspect", path, "--json").out)["memory"]
+    kinds = {kind["window"]: kind for kind in memory["kv_layers"]}
+    assert kinds.keys() == {None, 37}
+    layers = {window: kind["layers"] for window, kind in kinds.items()}
+    one = memory["kv_bytes_per_token"] // sum(layers.values())
+    assert memory["kv_bytes_by_window"] == {
+        str(tokens): one * (layers[None] * tokens + layers[37] * 37) for tokens in (2048, 4096)
+    }
+    assert memory["kv_bytes"] == sum(kind["bytes"] for kind in kinds.values())
+    assert kinds[37]["bytes"] == one * layers[37] * (37 + 63)
+    shown = ember("inspect", path).out
+    assert f"{layers[37]} layers that see 37 tokens, 100 held" in shown
+    assert f"{layers[None]} layers that see all tokens" in shown
+
+
 def test_inspect_predicts_the_loaded_weights(ember: Ember, tiny_path: Path) -> None:
     from models import load
 
