@@ -178,14 +178,19 @@ def _olmo2(keys: Keys) -> Switches:
     )
 
 
-def _gemma3_by_ollama(keys: Keys) -> Mapping[str, MetadataValue]:
-    """What its files of Gemma 3 leave out, or say under other names."""
+def _gemma3_left_out(keys: Keys) -> Mapping[str, MetadataValue]:
+    """That the context in its files is the stretched one; and what Ollama's say otherwise."""
+    factor = 8.0 if keys.layers in _GEMMA3_STRETCHED else 1.0
+    left_out: dict[str, MetadataValue] = {}
+    if (told := keys.get_float("rope.scaling.factor", factor)) > 1:
+        original = int(keys.get_int("context_length") / told)
+        left_out = {"rope.scaling.original_context_length": original}
     if keys.name("rope.freq_base") in keys.metadata:
-        return {}
-    return {
+        return left_out
+    return left_out | {
         "rope.freq_base": keys.get_float("rope.global.freq_base", 1e6),
         "rope.freq_base_swa": keys.get_float("rope.local.freq_base", 1e4),
-        "rope.scaling.factor": 8.0 if keys.layers in _GEMMA3_STRETCHED else 1.0,
+        "rope.scaling.factor": factor,
         "attention.layer_norm_rms_epsilon": 1e-6,
         "attention.key_length": 256,
         "attention.value_length": 256,
@@ -224,7 +229,7 @@ ARCHITECTURES = {
     ),
     "qwen2": Architecture(models="Qwen2, Qwen2.5", switches=_qwen2),
     "qwen3": Architecture(models="Qwen3", switches=_qwen3),
-    "gemma3": Architecture(models="Gemma 3", switches=_gemma3, left_out=_gemma3_by_ollama),
+    "gemma3": Architecture(models="Gemma 3", switches=_gemma3, left_out=_gemma3_left_out),
     "phi3": Architecture(models="Phi-3, Phi-4", switches=_phi3, frequency_factors=True),
     "smollm3": Architecture(models="SmolLM3", switches=_smollm3),
     "granite": Architecture(models="Granite", switches=_granite, frequency_factors=True),

@@ -43,7 +43,8 @@ class NetworkConfig:
     yarn: how rope_factor is spread over the frequencies instead.
     rope_magnitude: factor of queries and keys where they turn.
     original_context: tokens the model was trained for before its context was stretched.
-    context: tokens the model was trained for, before any linear scaling.
+    context: tokens the model was trained for; before any linear scaling, where no
+    original_context tells what that was.
     frequency_factors: the file may hold factors of rope's frequencies.
     """
 
@@ -89,8 +90,8 @@ class NetworkConfig:
     def shape(self) -> ModelShape:
         """What a cache needs to know."""
         context = int(self.context * self.rope_factor)
-        if self.yarn is not None:
-            context = max(self.context, int(self.yarn.original * self.rope_factor))
+        if self.original_context:
+            context = max(self.context, int(self.original_context * self.rope_factor))
         windows = tuple(map(self.switches.window_of, range(self.layers)))
         return ModelShape(
             layers=self.layers,

@@ -87,6 +87,7 @@ def test_what_ollama_leaves_out_of_gemma3() -> None:
     }
     config = NetworkConfig.from_metadata(Metadata(given))
     assert (config.head_dim, config.rope_base, config.rope_factor) == (256, 1e6, 8)
+    assert config.shape.context == 131072  # stretched already
     assert (config.switches.window_rope_base, config.norm_eps) == (10000, 1e-6)
     others = {"gemma3.rope.global.freq_base": 5e5, "gemma3.rope.local.freq_base": 2e4}
     config = NetworkConfig.from_metadata(Metadata(given | others | {"gemma3.block_count": 26}))
