@@ -56,5 +56,5 @@ def summary(completion: Completion, engine: Engine) -> str:
         f"prompt {completion.prompt_tokens} tokens{reused}, {completion.prefill_tps:.1f} tok/s · "
         f"answer {len(completion.tokens)} tokens, {completion.decode_tps:.1f} tok/s · "
         f"first token {completion.ttft_s:.2f} s · "
-        f"window {stats.held}/{engine.plan.max_tokens}, {stats.held_bytes / 2**20:.1f} MiB"
+        f"window {stats.held}/{engine.plan.most_held}, {stats.held_bytes / 2**20:.1f} MiB"
     )

@@ -25,13 +25,13 @@ import mlx_lm.models.base as base
 import mlx_lm.models.cache as mlx_lm_cache
 import numpy as np
 import numpy.typing as npt
-from mlx_lm.models import rope_utils
+from mlx_lm.models import cohere2, rope_utils
 
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError, reason
 from kvcache.reference import Mask
 from kvcache.tiers.plan import ModelShape, resolve
-from kvcache.turn import Rotation
+from kvcache.turn import NO_ROPE, Rotation
 from kvcache.two_tier import TwoTierKVCache
 from kvcache.unencoded.dynamic import DynamicKVCache
 from kvcache.unencoded.paged import PagedKVCache
@@ -66,10 +66,8 @@ def make_prompt_cache(model: nn.Module, config: CacheConfig | None = None) -> li
     config = config or CacheConfig()
     if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
         config = replace(config, backend=Backend.REFERENCE)
-    plan, rotation = resolve(config, shape_of(model)), rotation_of(model)
-    return [
-        TwoTierKVCache(plan.layer(index), rotation=rotation) for index in range(plan.shape.layers)
-    ]
+    plan, ropes = resolve(config, shape_of(model)), rotations_of(model)
+    return [TwoTierKVCache(plan.layer(index), rotation=rope) for index, rope in enumerate(ropes)]
 
 
 def load_prompt_cache(path: Path | str) -> list[Any]:
@@ -92,40 +90,118 @@ def load_prompt_cache(path: Path | str) -> list[Any]:
 def shape_of(model: nn.Module) -> ModelShape:
     """What a cache of an mlx-lm model has to hold.
 
-    Raises CacheError for a model that wants other caches than KVCache (sliding
-    windows, state spaces), or does not say its dimensions.
+    Raises CacheError for a model that wants other caches than one KVCache or
+    RotatingKVCache for each layer (chunks, state spaces), whose layers' keys and values are
+    unlike each other, or that does not say its dimensions.
     """
-    _check_caches(model)
+    made = _made_by(model)
+    windows = tuple(_window(cache, model) for cache in made)
+    context = _told(model, "max_position_embeddings") or _FALLBACK_CONTEXT
+    alike = not any(windows)
+    kv_heads, dim = _said_heads(model) if alike else _appended_heads(model, made)
+    return ModelShape(
+        layers=len(made),
+        kv_heads=kv_heads,
+        head_dim=dim,
+        context=context,
+        windows=() if alike else windows,
+    )
+
+
+def rotation_of(model: nn.Module) -> Rotation | None:
+    """What the rope of all layers does as a pure turn; None where it is not known, or not one."""
+    first, *others = rotations_of(model)
+    alike = first is not None and all(one and one.key == first.key for one in others)
+    return first if alike else None
+
+
+def rotations_of(model: nn.Module) -> list[Rotation | None]:
+    """The same of each layer's own: None where it is not known, NO_ROPE where it has none."""
+    found = [[m for m in layer.modules() if _is_rope(m)] for layer in model.layers]
+    # A model without any knows positions in another way, or not from its modules.
+    absent = NO_ROPE if any(found) else None
+    turns = [
+        _one_of(ropes) if ropes and _is_applied(layer) else absent
+        for layer, ropes in zip(model.layers, found, strict=True)
+    ]
+    # One object for layers that turn alike, so that what follows of it is worked out once.
+    by_key = {turn.key: turn for turn in turns if turn is not None}
+    return [turn and by_key[turn.key] for turn in turns]
+
+
+def _one_of(ropes: list[nn.Module]) -> Rotation | None:
+    """The turn of a layer's ropes; None where they differ or are not known."""
+    first, *others = map(_rotation, ropes)
+    alike = first is not None and all(one and one.key == first.key for one in others)
+    return first if alike else None
+
+
+def _is_applied(layer: nn.Module) -> bool:
+    """Whether a layer uses its rope: Cohere's layers that see all tokens leave theirs aside."""
+    attention = layer.get("self_attn")
+    return not isinstance(attention, cohere2.Attention) or attention.use_sliding_window
+
+
+def _made_by(model: nn.Module) -> list[Any]:
+    """The caches that the model itself would make, one for each layer. Raises CacheError."""
+    # The class's own factory: the instance's may be what `inject` put there.
+    own = getattr(type(model), "make_cache", None)
+    made = own(model) if own else [mlx_lm_cache.KVCache() for _ in model.layers]
+    if len(made) != len(model.layers):
+        raise CacheError(
+            f"{type(model).__name__} wants {len(made)} caches for {len(model.layers)} layers: "
+            "ember's stand for one layer each"
+        )
+    return list(made)
+
+
+def _window(cache: Any, model: nn.Module) -> int | None:
+    """How many tokens the layer of an mlx-lm cache sees. Raises CacheError for other kinds."""
+    if type(cache) is mlx_lm_cache.KVCache:
+        return None
+    if type(cache) is mlx_lm_cache.RotatingKVCache and not cache.keep:
+        return int(cache.max_size)
+    raise CacheError(
+        f"{type(model).__name__} wants {type(cache).__name__}: ember's cache stands in for "
+        "KVCache and RotatingKVCache layers only"
+    )
+
+
+def _said_heads(model: nn.Module) -> tuple[int, int]:
+    """Hkv and D by the model's arguments."""
     args = model.args
     heads = getattr(args, "num_attention_heads", None)
     kv_heads = getattr(args, "num_key_value_heads", None) or heads
     if not kv_heads:
         raise CacheError(f"{type(model).__name__} does not say how many KV heads it has")
-    dim = getattr(args, "head_dim", None) or args.hidden_size // heads
-    context = getattr(args, "max_position_embeddings", None) or _FALLBACK_CONTEXT
-    return ModelShape(layers=len(model.layers), kv_heads=kv_heads, head_dim=dim, context=context)
+    return kv_heads, getattr(args, "head_dim", None) or args.hidden_size // heads
 
 
-def rotation_of(model: nn.Module) -> Rotation | None:
-    """What the model's rope does as a pure turn; None where it is not known."""
-    found = {id(m): m for layer in model.layers for m in layer.modules() if _is_rope(m)}
-    rotations = [_rotation(rope) for rope in found.values()]
-    first = rotations[0] if rotations else None
-    if first is None or any(one is None or one.key != first.key for one in rotations):
-        return None
-    return first
+def _appended_heads(model: nn.Module, caches: list[Any]) -> tuple[int, int]:
+    """Hkv and D of what the layers append for a token, of which nothing is computed.
 
-
-def _check_caches(model: nn.Module) -> None:
-    # The class's own factory: the instance's may be what `inject` put there.
-    own = getattr(type(model), "make_cache", None)
-    wanted = own(model) if own else []
-    others = {type(c).__name__ for c in wanted if type(c) is not mlx_lm_cache.KVCache}
-    if others:
+    Models whose layers differ say their dimensions in words of their own.
+    """
+    model(mx.array([[0]]), cache=caches)
+    name, shapes = type(model).__name__, set()
+    for cache in caches:
+        if cache.keys is None or cache.values is None:
+            raise CacheError(f"{name} has layers that share a cache, which ember's do not take")
+        shapes |= {(x.shape[1], x.shape[3]) for x in (cache.keys, cache.values)}
+    if len(shapes) > 1:
+        said = " and ".join(f"{heads} of {dim}" for heads, dim in sorted(shapes))
         raise CacheError(
-            f"{type(model).__name__} wants {', '.join(sorted(others))}: ember's cache stands in "
-            "for KVCache layers only"
+            f"{name} has keys and values of unlike heads ({said}): ember's cache takes one kind"
         )
+    ((kv_heads, dim),) = shapes
+    return kv_heads, dim
+
+
+def _told(model: nn.Module, name: str) -> Any:
+    """What a model's arguments say, or those of the language model that it wraps."""
+    inner = model.get("language_model")
+    value = getattr(model.args, name, None)
+    return value if value is not None or inner is None else getattr(inner.args, name, None)
 
 
 def inject(model: nn.Module, config: CacheConfig | None = None) -> None:

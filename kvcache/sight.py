@@ -136,8 +136,9 @@ class Sight:
         """Whether no query sees any of these tokens, none of them pinned."""
         return self.mask == "causal" and first + count <= min(self.lowest)
 
-    def full(self, window: int | None = None) -> mx.array:
-        """The rule as one boolean array [L, columns]; with the last `window` positions alone."""
+    @cached_property
+    def whole(self) -> mx.array:
+        """The rule as one boolean array [L, columns]; the same object each time."""
         masks = [
             mx.ones((self.queries, len(span)), mx.bool_)
             if (mask := self.of(span.start, len(span))) is None
@@ -145,11 +146,14 @@ class Sight:
             for span in self._spans()
             if span
         ]
-        whole = mx.concatenate(masks, axis=1)
+        return mx.concatenate(masks, axis=1)
+
+    def full(self, window: int | None = None) -> mx.array:
+        """The rule as one boolean array [L, columns]; with the last `window` positions alone."""
         if window is None:
-            return whole
+            return self.whole
         columns = mx.concatenate([mx.arange(span.start, span.stop) for span in self._spans()])
-        return whole & (self._rows() < columns + window)
+        return self.whole & (self._rows() < columns + window)
 
     def _spans(self) -> tuple[range, range]:
         """The positions of the columns: pinned ones and, behind the gap, all others."""

@@ -253,14 +253,24 @@ class TwoTierKVCache:
         if fetched is None:
             return None
         ledger, held = fetched
-        sight = self._sight(ledger, ledger.total, q.shape[2], new=held.new_count, mask=mask)
+        position, queries, new = ledger.total, q.shape[2], held.new_count
+        sight = self._sight(ledger, position, queries, new=new, mask="causal")
+        # The array that `make_mask` gave says no more, and kernels take no array.
+        if mask is None or (isinstance(mask, mx.array) and mask is not sight.whole):
+            sight = self._sight(ledger, position, queries, new=new, mask=mask)
         return self._tiers.attend_snapshot(q, held, sight, scale / self.plan.temperature)
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
     ) -> Mask:
-        """The mask of `length` tokens about to be appended."""
-        ledger = self.ledger
+        """The mask of `length` tokens about to be appended.
+
+        window_size: of a layer that sees no more tokens; nothing is hidden for it where the
+        plan has seen to that.
+        """
+        ledger, sizes = self.ledger, self.plan.sizes
+        if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
+            window_size = None
         sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
         if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
@@ -271,9 +281,11 @@ class TwoTierKVCache:
         return self.ledger.is_whole
 
     def trim(self, n: int) -> int:
-        """Drop the newest `n` tokens, at most the hot ones; returns how many were dropped."""
-        droppable = self.ledger.total if self.ledger.is_whole else self.ledger.hot
-        return self.rewind(min(max(n, 0), droppable))
+        """Drop the newest `n` tokens, or as many as can be; returns how many were dropped.
+
+        Those are the hot ones, or, with a window, those without which it is whole.
+        """
+        return self.rewind(min(max(n, 0), self.ledger.droppable))
 
     @property
     def state(self) -> State:

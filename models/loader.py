@@ -21,7 +21,7 @@ from models.native.kernels import kernels
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel
 from models.network.llama import Model
-from models.network.shapes import check_tensors
+from models.network.shapes import check_tensors, notes_on
 from models.network.weights import Weights
 from models.text.builtin_templates import given_template
 from models.text.chat_template import ChatTemplate
@@ -100,7 +100,7 @@ def load(
         template=template,
         file_bytes=path.stat().st_size,
         weight_bytes=weights.nbytes,
-        notes=file.notes + tokenizer.notes + without,
+        notes=file.notes + notes_on(file.tensors) + tokenizer.notes + without,
     )
 
 

@@ -23,10 +23,13 @@ WINDOW = 512
 _LEAST_ID = 3  # below are <unk>, <s> and </s>
 
 
-def write_tiny(path: Path, name: str, kind: TensorType = TensorType.F32) -> Path:
-    """Write the file of this name, with its matrices as F32 or Q8_0."""
+def write_tiny(
+    path: Path, name: str, kind: TensorType = TensorType.F32, *, layers: int | None = None
+) -> Path:
+    """Write the file of this name, or so many layers of it, with its matrices as F32 or Q8_0."""
     tokenizer = sentencepiece_tokenizer(VOCABULARY)
-    write_network(path, TINY[name], kind=kind, tokenizer_metadata=tokenizer, seed=SEED)
+    shape = replace(TINY[name], layers=layers or TINY[name].layers)
+    write_network(path, shape, kind=kind, tokenizer_metadata=tokenizer, seed=SEED)
     return path
 
 
@@ -39,6 +42,18 @@ def prompt(length: int) -> list[int]:
 def _rising(pairs: int, last: float) -> tuple[float, ...]:
     """Factors of rope's pairs from 1 for the fastest to `last` for the slowest."""
     return tuple(np.linspace(1, last, pairs, dtype=np.float32).tolist())
+
+
+def _llama3(pairs: int, base: float) -> tuple[float, ...]:
+    """Llama 3's factors as its converter writes them, for a network of 256 tokens, 8 times that.
+
+    Rounded, because powers differ in the last bits from machine to machine.
+    """
+    factor, low, high, span = 8.0, 1.0, 4.0, 256
+    waves = 2 * np.pi * base ** (np.arange(pairs) / pairs)
+    smooth = np.clip((span / waves - low) / (high - low), 0, 1)
+    factors = 1 / ((1 - smooth) / factor + smooth)
+    return tuple(np.round(factors, 6).tolist())
 
 
 _YARN: dict[str, MetadataItem] = {
@@ -171,7 +186,7 @@ TINY = {
         width=384,
         head_dim=128,
         keys={"rope.dimension_count": 128, "rope.freq_base": 500000.0},
-        vectors={"rope_freqs.weight": _rising(64, 8.0)},
+        vectors={"rope_freqs.weight": _llama3(64, 500000.0)},
     ),
     "llama-linear": replace(
         _LLAMA,
@@ -197,7 +212,10 @@ TINY = {
     "mistral3-plain": replace(_MISTRAL3, tied=True, gains={"token_embd": 0.25}, keys={}),
     "qwen2": _QWEN2,
     "qwen3": _QWEN3,
-    "qwen3-yarn": replace(_QWEN3, keys={**_QWEN3.keys, **_YARN}),
+    # llama.cpp heeds these turns in mistral3 only.
+    "qwen3-yarn": replace(
+        _QWEN3, keys={**_QWEN3.keys, **_YARN, "rope.scaling.yarn_beta_fast": 8.0}
+    ),
     "gemma3": _GEMMA3,
     "gemma3-linear": replace(
         _GEMMA3,
@@ -249,4 +267,16 @@ TINY = {
         gains={"output": 3.75},
     ),
     "olmo2": _OLMO2,
+    # OLMo 3, whose window layers are not scaled; llama.cpp does not heed a base of theirs.
+    "olmo2-window": replace(
+        _OLMO2,
+        layers=5,
+        keys={
+            "rope.freq_base": 500000.0,
+            **_YARN,
+            "attention.sliding_window": 37,
+            "attention.sliding_window_pattern": (True, True, False, True, False),
+            "rope.freq_base_swa": 20000.0,
+        },
+    ),
 }

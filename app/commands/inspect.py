@@ -7,6 +7,7 @@ from app.inert import inert_line
 from app.streams import print_json
 
 if TYPE_CHECKING:
+    from kvcache import CachePlan, ModelShape
     from models.gguf.file import GGUFFile
 
 _LONG_ARRAY = 16
@@ -24,10 +25,13 @@ def run(args: argparse.Namespace) -> int:
     from app.console import note
     from models.finding.source import locate
     from models.gguf.file import GGUFFile
+    from models.network.config import NetworkConfig
+    from models.network.shapes import told_by_tensors
 
     with GGUFFile(locate(args.file)) as file:
         for text in file.notes:
             note(text)
+        config = NetworkConfig.from_metadata(file.metadata)
         found = {
             "path": str(file.path),
             "bytes": file.path.stat().st_size,
@@ -42,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
                 }
                 for info in file.tensors.values()
             ],
-            "memory": _memory(file),
+            "switches": [*config.named(), *told_by_tensors(file.tensors)],
+            "memory": _memory(file, config.shape),
         }
     if args.json:
         print_json(found)
@@ -51,21 +56,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _memory(file: "GGUFFile") -> dict[str, Any]:
-    """Bytes of the weights once loaded, and of an f16 cache at several windows."""
+def _memory(file: "GGUFFile", shape: "ModelShape") -> dict[str, Any]:
+    """Bytes of the weights once loaded, of an f16 cache at several windows, and of ours."""
     from kvcache import CacheConfig, resolve
     from models.gguf.repack import stored_bytes
-    from models.network.config import NetworkConfig
 
-    shape = NetworkConfig.from_metadata(file.metadata).shape
     plan = resolve(CacheConfig(), shape)
     windows = sorted({shape.context, *(size for size in _WINDOWS if size < shape.context)})
     return {
         "weight_bytes": sum(stored_bytes(info) for info in file.tensors.values()),
         "context": shape.context,
         "kv_bytes_per_token": plan.token_bytes,
-        "kv_bytes_by_window": {str(size): size * plan.token_bytes for size in windows},
+        "kv_bytes_by_window": {str(size): _f16_bytes(plan, size) for size in windows},
+        "kv_bytes": plan.max_bytes,
+        "kv_layers": [
+            {
+                "layers": layers,
+                "window": sizes.window,
+                "tokens": sizes.max_tokens,
+                "bytes": layers * plan.bytes_of_kind(sizes),
+            }
+            for sizes, layers in plan.kinds.items()
+        ],
     }
+
+
+def _f16_bytes(plan: "CachePlan", tokens: int) -> int:
+    """Keys and values of so many tokens in f16: no more in a layer than its window shows."""
+    held = sum(n * min(tokens, window or tokens) for window, n in plan.shape.sights.items())
+    return plan.token_bytes * held // plan.shape.layers
 
 
 def _shown(value: object) -> object:
@@ -90,6 +109,9 @@ def _print(found: dict[str, Any]) -> None:
     for key, value in found["metadata"].items():
         text = inert_line(value)
         print(f"  {inert_line(key):<42} {text if len(text) <= 80 else text[:77] + '...'}")
+    print("\nwhat differs from Llama")
+    for switch in found["switches"] or ["nothing"]:
+        print(f"  {inert_line(switch)}")
     print("\ntensors")
     for tensor in found["tensors"]:
         shape = " x ".join(map(str, tensor["shape"]))
@@ -100,3 +122,7 @@ def _print(found: dict[str, Any]) -> None:
     print(f"  KV cache per token  {memory['kv_bytes_per_token'] / 2**10:9.1f} KiB in f16")
     for window, size in memory["kv_bytes_by_window"].items():
         print(f"  at {window:>7} tokens   {size / 2**20:9.1f} MiB in f16")
+    for kind in memory["kv_layers"]:
+        seen = "all tokens" if kind["window"] is None else f"{kind['window']} tokens"
+        shown = f"{kind['layers']} layers that see {seen}, {kind['tokens']} held"
+        print(f"  as ember holds them {kind['bytes'] / 2**20:9.1f} MiB in {shown}")

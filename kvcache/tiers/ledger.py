@@ -143,6 +143,13 @@ class Ledger:
         return not (self.end or self.origin)
 
     @property
+    def droppable(self) -> int:
+        """Newest tokens of which any number can be dropped exactly."""
+        if self.sizes.window is not None and self.evicted:
+            return max(0, self.total + 1 - self.sizes.window - self.evicted)
+        return self.total if self.is_whole or self.sizes.window is not None else self.hot
+
+    @property
     def held(self) -> int:
         """Tokens of all tiers."""
         return self.pinned + self.cold + self.hot

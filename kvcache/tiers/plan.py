@@ -39,6 +39,11 @@ class ModelShape:
             raise CacheError(f"got windows of {len(self.windows)} layers, expected {self.layers}")
 
     @property
+    def sights(self) -> Counter[int | None]:
+        """How many layers see so many tokens; None: all."""
+        return Counter(self.windows or [None] * self.layers)
+
+    @property
     def distinct_windows(self) -> list[int]:
         """The windows that there are, the narrowest first."""
         return sorted({window for window in self.windows if window is not None})
@@ -136,8 +141,13 @@ class CachePlan:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens held at most, by the layers that hold most."""
+        """Tokens held at most, by layers that see all of them."""
         return self.sizes.max_tokens
+
+    @property
+    def most_held(self) -> int:
+        """Tokens held at most by any layer: fewer than `max_tokens` where all have windows."""
+        return max(sizes.max_tokens for sizes in self.kinds)
 
     @cached_property
     def kinds(self) -> Counter[TierSizes]:
@@ -171,7 +181,11 @@ class CachePlan:
     @property
     def layer_bytes(self) -> int:
         """Bytes of the largest layer of a full cache."""
-        return max(self._costs.of(sizes, self.max_tokens) for sizes in self.kinds)
+        return max(map(self.bytes_of_kind, self.kinds))
+
+    def bytes_of_kind(self, sizes: TierSizes) -> int:
+        """Bytes of a full layer with these tiers."""
+        return self._costs.of(sizes)
 
     @property
     def _costs(self) -> "_Costs":

@@ -5,7 +5,7 @@ What each does was taken from llama.cpp's behaviour and is held to it
 (docs/architectures.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -13,14 +13,16 @@ import numpy as np
 
 from kvcache.errors import quoted
 from models.errors import GGUFError
-from models.gguf.metadata import Metadata
+from models.gguf.metadata import Metadata, MetadataValue
 from models.network.switches import Activation, NormOf, Switches
 
 # How alike two names must be, 0 to 1, for one to be called the other's kin.
 _ALIKE = 0.7
 _SMOLLM3_STEP = 4  # every fourth layer has no rope; files do not say so
 _OLMO3_STEP, _GEMMA3_STEP = 4, 6  # every fourth or sixth layer sees all, where files do not say
-_GEMMA3_LARGE = 62  # layers of the one size whose scores are scaled by another width
+# Layers of Gemma 3's sizes: of the smallest, of those whose rope is stretched, and of the one
+# whose scores are scaled by another width.
+_GEMMA3_SMALL, _GEMMA3_STRETCHED, _GEMMA3_LARGE = 26, (34, 48, 62), 62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +35,6 @@ class Keys:
     def name(self, key: str) -> str:
         """The whole name."""
         return f"{self.architecture}.{key}"
-
-    def has(self, key: str) -> bool:
-        """Whether the file says it."""
-        return self.name(key) in self.metadata
 
     def get_int(self, key: str, default: int | None = None) -> int:
         """As `Metadata.get_int`."""
@@ -98,12 +96,14 @@ class Keys:
 class Architecture:
     """models: what people know it by. switches: as a file sets them.
 
+    left_out: what files leave out that others say, by keys without prefix.
     frequency_factors: files may divide the frequencies of rope by factors, one set or two
     of which the window chooses. tunes_yarn: files set where YaRN begins and ends.
     """
 
     models: str
     switches: Callable[[Keys], Switches]
+    left_out: Callable[[Keys], Mapping[str, MetadataValue]] | None = None
     frequency_factors: bool = False
     tunes_yarn: bool = False
 
@@ -112,7 +112,11 @@ def architecture_of(metadata: Metadata) -> tuple[Keys, Architecture]:
     """What `general.architecture` names. Raises GGUFError where ember does not run it."""
     name = metadata.get_string("general.architecture")
     if name in ARCHITECTURES:
-        return Keys(metadata=metadata, architecture=name), ARCHITECTURES[name]
+        keys, architecture = Keys(metadata=metadata, architecture=name), ARCHITECTURES[name]
+        if architecture.left_out is not None:
+            left_out = {keys.name(key): value for key, value in architecture.left_out(keys).items()}
+            keys = Keys(metadata=Metadata(left_out | metadata), architecture=name)
+        return keys, architecture
     kin = _KIN.get(name) or next(iter(get_close_matches(name, ARCHITECTURES, 1, _ALIKE)), None)
     nearest = f" (the nearest that is: {kin!r})" if kin else ""
     supported = ", ".join(f"{name} ({each.models})" for name, each in ARCHITECTURES.items())
@@ -161,7 +165,8 @@ def _granite(keys: Keys) -> Switches:
 
 def _olmo2(keys: Keys) -> Switches:
     window = keys.get_int("attention.sliding_window", 0) or None
-    base = keys.get_float("rope.freq_base", 10000.0)
+    # The same base without scaling; a base of their own, `rope.freq_base_swa`, is not heeded.
+    base = keys.get_float("rope.freq_base", 10000.0) if window else None
     return Switches(
         half_split=True,
         query_key_norm=NormOf.ROW,
@@ -169,16 +174,30 @@ def _olmo2(keys: Keys) -> Switches:
         post_norms=True,
         window=window,
         windowed=keys.windowed(_OLMO3_STEP) if window else frozenset(),
-        window_rope_base=keys.get_float("rope.freq_base_swa", base) if window else None,
+        window_rope_base=base,
     )
 
 
+def _gemma3_by_ollama(keys: Keys) -> Mapping[str, MetadataValue]:
+    """What its files of Gemma 3 leave out, or say under other names."""
+    if keys.name("rope.freq_base") in keys.metadata:
+        return {}
+    return {
+        "rope.freq_base": keys.get_float("rope.global.freq_base", 1e6),
+        "rope.freq_base_swa": keys.get_float("rope.local.freq_base", 1e4),
+        "rope.scaling.factor": 8.0 if keys.layers in _GEMMA3_STRETCHED else 1.0,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "attention.key_length": 256,
+        "attention.value_length": 256,
+    }
+
+
 def _gemma3(keys: Keys) -> Switches:
-    if cap := keys.get_float("final_logit_softcapping", 0.0):
-        raise GGUFError(f"logits capped at {cap:g}, as Gemma 2 has them, are not supported")
     window = keys.get_int("attention.sliding_window", 0) or None
     hidden, heads = keys.get_int("embedding_length"), keys.for_all_layers("attention.head_count")
     large = keys.layers == _GEMMA3_LARGE
+    # Ollama's files of the smallest model give Gemma 2's, which it has not got.
+    capped = not (window and keys.layers == _GEMMA3_SMALL)
     return Switches(
         half_split=True,
         query_key_norm=NormOf.HEAD,
@@ -189,6 +208,7 @@ def _gemma3(keys: Keys) -> Switches:
         window_rope_base=keys.get_float("rope.freq_base_swa", 10000.0) if window else None,
         attention_scale=(hidden // max(heads, 1)) ** -0.5 if large else None,
         embedding_scale=max(hidden, 1) ** 0.5,
+        logit_cap=(capped and keys.get_float("final_logit_softcapping", 0.0)) or None,
     )
 
 
@@ -204,7 +224,7 @@ ARCHITECTURES = {
     ),
     "qwen2": Architecture(models="Qwen2, Qwen2.5", switches=_qwen2),
     "qwen3": Architecture(models="Qwen3", switches=_qwen3),
-    "gemma3": Architecture(models="Gemma 3", switches=_gemma3),
+    "gemma3": Architecture(models="Gemma 3", switches=_gemma3, left_out=_gemma3_by_ollama),
     "phi3": Architecture(models="Phi-3, Phi-4", switches=_phi3, frequency_factors=True),
     "smollm3": Architecture(models="SmolLM3", switches=_smollm3),
     "granite": Architecture(models="Granite", switches=_granite, frequency_factors=True),

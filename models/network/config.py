@@ -4,6 +4,7 @@ Knows the metadata's names; knows no tensor and allocates nothing.
 Keys: the GGUF specification in ggml's docs/gguf.md.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -98,6 +99,19 @@ class NetworkConfig:
             context=context,
             windows=windows if any(windows) else (),
         )
+
+    def named(self) -> tuple[str, ...]:
+        """In words, where it differs from a Llama of its size."""
+        return self.switches.named() + tuple(self._of_rope())
+
+    def _of_rope(self) -> Iterator[str]:
+        if self.rope_dims < self.head_dim:
+            yield f"rope over {self.rope_dims} of {self.head_dim} dimensions"
+        if self.rope_factor != 1:
+            yarn = f" by YaRN from {self.yarn.original} tokens" if self.yarn else ""
+            yield f"rope stretched {self.rope_factor:g} times{yarn}"
+        if self.rope_magnitude != 1:
+            yield f"queries and keys multiplied by {self.rope_magnitude:.4g} where they turn"
 
     @classmethod
     def from_metadata(cls, metadata: Metadata) -> Self:

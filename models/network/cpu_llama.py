@@ -44,13 +44,13 @@ class CpuBlock(Block):
     ) -> None:
         super().__init__(config, weights, index, rope)
         self._kernels = kernels
-        self.pack()
-
-    def pack(self) -> None:
-        """Take the weights as the network has them, and its rope."""
-        self._inputs = self._pack_inputs()
         self._output = self._pack_addition(self.output, "attention_post_norm")
         self._feed_forward = self._pack_feed_forward()
+        self.turn_by(rope)
+
+    def turn_by(self, rope: Rope | None) -> None:
+        super().turn_by(rope)
+        self._inputs = self._pack_inputs()
         self.packed: packed.Layer | None = None
         if self._inputs and self._output and self._feed_forward:
             self.packed = packed.Layer(self._inputs, self._output, self._feed_forward)
@@ -122,14 +122,15 @@ class CpuModel(Model):
         self._head = _pack(self.head) if "output" in self else self._table
         matrices = [one for one in self.modules() if isinstance(one, Projection)]
         self.reference_weights = sum(not isinstance(one, QuantizedLinear) for one in matrices)
-        self._packed = self._all_packed()
         self._scales = tuple(layer.scale for layer in self.layers)
+        self._packed = self._pack_layers()
 
     def set_context(self, tokens: int) -> None:
         super().set_context(tokens)
-        for layer in self.layers:
-            layer.pack()
-        self._packed = self._all_packed()
+        self._packed = self._pack_layers()
+
+    def _pack_layers(self) -> tuple[packed.Layer, ...]:
+        return tuple(layer.packed for layer in self.layers if layer.packed is not None)
 
     def embed(self, ids: mx.array) -> mx.array:
         if self._table is None:
@@ -147,7 +148,7 @@ class CpuModel(Model):
     def logits(self, hidden: mx.array) -> mx.array:
         if self._head is None:
             return super().logits(hidden)
-        return _like(self._kernels.linear(_rows(hidden), self._head), hidden)
+        return self.capped(_like(self._kernels.linear(_rows(hidden), self._head), hidden))
 
     def _all_at_once(
         self, x: mx.array, caches: Sequence[TwoTierKVCache | RowsKVCache]
@@ -170,10 +171,6 @@ class CpuModel(Model):
         if done < len(caches):
             raise not_finite(steps[done][0].plan.hot_dtype)
         return mx.array(out)
-
-    def _all_packed(self) -> tuple[packed.Layer, ...]:
-        """Of layers whose weights the kernels take, all of them."""
-        return tuple(layer.packed for layer in self.layers if layer.packed is not None)
 
     def _structs(self, steps: Sequence[Sequence[CpuStep]]) -> list[list[TierStep]]:
         """The steps of each layer as the kernels take them; one object where they are alike."""

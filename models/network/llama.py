@@ -27,10 +27,10 @@ from kvcache import (
 from kvcache.attention import AttendingCache
 from kvcache.config import on_gpu
 from kvcache.reference import Mask
-from models.errors import GGUFError
 from models.network.config import NetworkConfig
 from models.network.layers import Projection
 from models.network.rope import Rope
+from models.network.ropes import Ropes
 from models.network.switches import Activation, NormOf, Switches
 from models.network.weights import Weights
 
@@ -73,7 +73,7 @@ class Block(nn.Module):
             if rope.dims == config.head_dim:
                 self.scale *= rope.magnitude**2
             else:
-                self.query_factors = _query_factors(rope, config.head_dim, weights.dtype)
+                self.query_factors = rope.factors(config.head_dim).astype(weights.dtype)
         for name, tensor in _norms(switches).items():
             setattr(self, name, weights.norm(f"blk.{index}.{tensor}", eps=config.norm_eps))
         prefix = f"blk.{index}"
@@ -85,10 +85,16 @@ class Block(nn.Module):
         self.down = weights.linear(f"{prefix}.ffn_down")
         gate = _GATES[switches.activation]
         self._gated = _FUSED_GATES[switches.activation] if on_gpu() else gate
+        # Gemma's residuals leave float16's range, in a few dimensions that matter little.
+        self._overflows = switches.pre_norms and switches.post_norms and weights.dtype == mx.float16
         # Nothing is done to queries and keys but that they turn, in one launch.
         self._only_turns = rope is not None and not (
             switches.query_key_norm or switches.temperature_scale or self.query_factors is not None
         )
+
+    def turn_by(self, rope: Rope | None) -> None:
+        """Take another rope of the same dimensions and magnitude."""
+        self.rope = rope
 
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         """x [B, L, hidden] through the layer, appending to `cache`."""
@@ -138,7 +144,7 @@ class Block(nn.Module):
         if self.query_factors is not None:
             q = q * self.query_factors
         if self.switches.temperature_scale:
-            q = q * temperatures(self.switches, offset, q.shape[2]).astype(q.dtype)
+            q = q * _temperatures(self.switches, offset, q.shape[2], q.dtype)
         return AttentionInputs(q, k, v)
 
     def _apart(self, products: Sequence[mx.array]) -> Sequence[mx.array]:
@@ -176,6 +182,8 @@ class Block(nn.Module):
             more = self[name](more)
         if self.switches.residual_scale != 1:
             more = more * self.switches.residual_scale
+        if self._overflows:
+            return _fused_clipped_sum(x, more) if on_gpu() else _clipped_sum(x, more)
         return x + more
 
 
@@ -191,17 +199,13 @@ def _norms(switches: Switches) -> dict[str, str]:
     return found
 
 
-def _query_factors(rope: Rope, dims: int, dtype: mx.Dtype) -> mx.array:
-    """[dims]: what rope multiplies queries and keys by, both on the queries' side."""
-    return mx.where(mx.arange(dims) < rope.dims, rope.magnitude**2, 1.0).astype(dtype)
-
-
+# All layers ask for the same, one after the other.
 @lru_cache(maxsize=8)
-def temperatures(switches: Switches, offset: int, length: int) -> mx.array:
-    """float32 [L, 1]: factors of queries from a position on."""
+def _temperatures(switches: Switches, offset: int, length: int, dtype: mx.Dtype) -> mx.array:
+    """[L, 1]: factors of queries from a position on."""
     spans = (np.arange(offset, offset + length) // switches.temperature_span).astype(np.float64)
     factors = 1 + switches.temperature_scale * np.log1p(spans)
-    return mx.array(factors.astype(np.float32)[:, None])
+    return mx.array(factors[:, None].astype(np.float32)).astype(dtype)
 
 
 def _within(window: int, length: int) -> mx.array:
@@ -210,13 +214,21 @@ def _within(window: int, length: int) -> mx.array:
     return (behind >= 0) & (behind < window)
 
 
+def _clipped_sum(x: mx.array, more: mx.array) -> mx.array:
+    """x + more, float16, kept inside its range."""
+    most = mx.finfo(mx.float16).max
+    return mx.clip(x.astype(mx.float32) + more.astype(mx.float32), -most, most).astype(mx.float16)
+
+
 def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
 
 
 def _geglu(gate: mx.array, up: mx.array) -> mx.array:
-    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
-    return 0.5 * gate * (1 + mx.tanh(inner)) * up
+    """Of 0.5 * (1 + tanh(z)), which is sigmoid(2 * z); as flat as one launch needs it."""
+    twice = math.sqrt(8 / math.pi)
+    z = twice * gate + (twice * 0.044715 * gate) * (gate * gate)
+    return gate * mx.sigmoid(z) * up
 
 
 _GATES: dict[Activation, Callable[[mx.array, mx.array], mx.array]] = {
@@ -225,6 +237,7 @@ _GATES: dict[Activation, Callable[[mx.array, mx.array], mx.array]] = {
 }
 # One launch. On the CPU MLX would need a compiler for it, and plain MLX is the oracle there.
 _FUSED_GATES = {name: mx.compile(gate, shapeless=True) for name, gate in _GATES.items()}
+_fused_clipped_sum = mx.compile(_clipped_sum, shapeless=True)
 
 
 class Model(nn.Module):
@@ -243,7 +256,7 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = weights.embedding("token_embd")
-        self._ropes = ropes = _Ropes(config, weights)
+        self._ropes = ropes = Ropes(config, weights)
         context = config.shape.context
         self.layers = [
             block(config, weights, index, ropes.of(index, context))
@@ -282,7 +295,8 @@ class Model(nn.Module):
         caches that hold tokens of the other choice are of no use.
         """
         for index, layer in enumerate(self.layers):
-            layer.rope = self._ropes.of(index, tokens)
+            if (rope := self._ropes.of(index, tokens)) is not layer.rope:
+                layer.turn_by(rope)
 
     def make_cache(self) -> list[TwoTierKVCache]:
         """An empty default cache, one per layer (mlx-lm calls this)."""
@@ -325,50 +339,9 @@ class Model(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """States [..., hidden] -> logits [..., vocabulary]."""
-        return self.head(hidden)
+        return self.capped(self.head(hidden))
 
-
-class _Ropes:
-    """The ropes of a network: of all its layers, or of two kinds."""
-
-    def __init__(self, config: NetworkConfig, weights: Weights) -> None:
-        """One set of frequency factors, or two of which the context chooses (LongRoPE)."""
-        every = _factors("rope_freqs.weight", weights)
-        self._original = config.original_context
-        self._short, self._long = (
-            Rope(
-                config.rope_dims,
-                base=config.rope_base,
-                factor=config.rope_factor,
-                frequency_factors=_factors(name, weights) if every is None else every,
-                yarn=config.yarn,
-                magnitude=config.rope_magnitude,
-                half_split=config.switches.half_split,
-            )
-            for name in ("rope_factors_short.weight", "rope_factors_long.weight")
-        )
-        self._unscaled: Rope | None = None
-        self._switches = config.switches
-        if config.switches.window_rope_base is not None:
-            self._unscaled = Rope(
-                config.rope_dims,
-                base=config.switches.window_rope_base,
-                half_split=config.switches.half_split,
-            )
-
-    def of(self, layer: int, context: int) -> Rope | None:
-        """Of a layer in a context of so many tokens; the same object for all that turn alike."""
-        if layer in self._switches.unturned:
-            return None
-        if layer in self._switches.windowed and self._unscaled is not None:
-            return self._unscaled
-        return self._long if context > self._original else self._short
-
-
-def _factors(name: str, weights: Weights) -> mx.array | None:
-    if name not in weights:
-        return None
-    factors = weights.vector(name, mx.float32)
-    if not (least := float(np.asarray(factors).min())) > 0:
-        raise GGUFError(f"tensor {name!r} holds {least}, expected positive numbers")
-    return factors
+    def capped(self, logits: mx.array) -> mx.array:
+        """cap * tanh(logits / cap), where the network has a cap."""
+        cap = self.config.switches.logit_cap
+        return logits if cap is None else cap * mx.tanh(logits / cap)

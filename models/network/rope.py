@@ -104,6 +104,10 @@ class Rope:
         """What it does to queries and keys, as a pure turn."""
         return Rotation(periods=self.periods, traditional=self.traditional)
 
+    def factors(self, dims: int) -> mx.array:
+        """float32 [dims]: the magnitudes of queries and of keys, both on one side."""
+        return mx.where(mx.arange(dims) < self.dims, self.magnitude**2, 1.0)
+
     def __call__(self, x: mx.array, *, offset: int) -> mx.array:
         """Turn x [B, H, L, D], whose first token stands at position `offset`."""
         return self._turned(x, offset)

@@ -15,6 +15,8 @@ from models.network.config import NetworkConfig
 from models.network.switches import NormOf
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
+# Of a network for pictures beside that for text, in files of Ollama's.
+_PICTURES = ("v.", "mm.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,8 @@ def check_tensors(
 
     tokens: size of the vocabulary. Rows beyond it, with which some vocabularies are
     padded, stand for no token: they are left out of the entries, so that no such id
-    can be drawn. Leading axes of 1 are dropped. Matrices that the file has fused, and
-    their biases, become entries of their parts.
+    can be drawn. Leading axes of 1 are dropped, and what sees pictures is left out.
+    Matrices that the file has fused, and their biases, become entries of their parts.
     Raises GGUFError for a tensor that is missing, of another shape, quantized where
     it must not be, or not part of the network.
     """
@@ -55,6 +57,29 @@ def check_tensors(
     return checked
 
 
+def notes_on(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """A sentence where tensors are left out."""
+    count = sum(name.startswith(_PICTURES) for name in tensors)
+    return (f"{count} tensors that see pictures are left out: text only",) * bool(count)
+
+
+def told_by_tensors(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """In words, what a file's tensors alone tell of its network."""
+    biased = dict.fromkeys(
+        name.split(".")[2] for name in tensors if _LAYER.match(name) and name.endswith(".bias")
+    )
+    words = {
+        f"biases of {', '.join(biased)}": bool(biased),
+        "fused attn_qkv": "blk.0.attn_qkv.weight" in tensors,
+        "frequency factors of rope": "rope_freqs.weight" in tensors,
+        "frequency factors of rope for short and long windows": (
+            "rope_factors_long.weight" in tensors
+        ),
+        "output tied to the embeddings": "output.weight" not in tensors,
+    }
+    return tuple(word for word, said in words.items() if said)
+
+
 def _network(config: NetworkConfig, tokens: int) -> Iterator[_Expected]:
     """Every tensor; lazily, because the number of layers is the file's word."""
     hidden, query = config.hidden, config.heads * config.head_dim
@@ -62,7 +87,8 @@ def _network(config: NetworkConfig, tokens: int) -> Iterator[_Expected]:
     yield _Expected(name="token_embd.weight", shape=(tokens, hidden), tokens=True)
     yield _Expected(name="output_norm.weight", shape=(hidden,))
     yield _Expected(name="output.weight", shape=(tokens, hidden), optional=True, tokens=True)
-    yield _Expected(name="output.bias", shape=(tokens,), optional=True)
+    if config.switches.logit_divisor == 1:
+        yield _Expected(name="output.bias", shape=(tokens,), optional=True)
     if config.frequency_factors:
         for name in ("rope_freqs", "rope_factors_long", "rope_factors_short"):
             pairs = (config.rope_dims // 2,)
@@ -108,6 +134,8 @@ def _unfused(tensors: Mapping[str, TensorInfo], config: NetworkConfig) -> dict[s
         parts["ffn_up"] = {"ffn_gate": config.ffn, "ffn_up": config.ffn}
     found = dict[str, TensorInfo]()
     for name, info in tensors.items():
+        if name.startswith(_PICTURES):
+            continue
         layer, _, rest = name.removeprefix("blk.").partition(".")
         stem, _, kind = rest.partition(".")
         if name.startswith("blk.") and stem in parts and kind in ("weight", "bias"):

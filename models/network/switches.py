@@ -11,7 +11,7 @@ from models.errors import GGUFError
 
 # Far beyond any model, yet harmless, as in `config`.
 _LEAST, _MOST = 1e-6, 1e6
-_SCALES = ("attention_scale", "embedding_scale", "residual_scale", "logit_divisor")
+_SCALES = ("attention_scale", "embedding_scale", "residual_scale", "logit_divisor", "logit_cap")
 
 
 class NormOf(Enum):
@@ -43,7 +43,7 @@ class Switches:
     fused: gate and up are one matrix in the file.
     attention_scale: of scores; None: head dimension ** -0.5.
     embedding_scale, residual_scale: factors of the embeddings, and of what each layer's
-    two halves add. logit_divisor: of the logits.
+    two halves add. logit_divisor: of the logits. logit_cap: what a tanh keeps them below.
     temperature_scale, temperature_span: queries at position p are multiplied by
     1 + scale * log(1 + p // span).
     """
@@ -62,6 +62,7 @@ class Switches:
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
+    logit_cap: float | None = None
     temperature_scale: float = 0.0
     temperature_span: int = 1
 
@@ -100,7 +101,7 @@ class Switches:
         if self.post_norms:
             yield "norms before and after" if self.pre_norms else "norms after instead of before"
         if self.fused:
-            yield "fused matrices"
+            yield "gate and up fused"
         if self.activation is not Activation.SILU:
             yield self.activation.value
         yield from self._scales()
@@ -114,5 +115,7 @@ class Switches:
             yield f"residual scale {self.residual_scale:g}"
         if self.logit_divisor != 1:
             yield f"logits divided by {self.logit_divisor:g}"
+        if self.logit_cap is not None:
+            yield f"logits capped at {self.logit_cap:g}"
         if self.temperature_scale:
             yield f"attention temperature {self.temperature_scale:g}"

@@ -16,6 +16,7 @@ from models.gguf.tensor_types import TensorType
 from tests.app.conftest import TINY, Ember, write_tiny
 from tests.models.samples import CONTENT, put_ollama
 from tests.patience import patience
+from tests.tiny_files import write_tiny as write_tiny_network
 
 RUN = ["run", "--raw", "--prompt", "ba ce di", "--max-tokens", "5"]
 
@@ -205,7 +206,87 @@ def test_inspect_reads_the_header(ember: Ember, tiny_path: Path) -> None:
     # 3 layers * 2 (K, V) * 2 KV heads * 16 dims * 2 bytes
     assert found["memory"]["kv_bytes_per_token"] == 384
     assert found["memory"]["kv_bytes_by_window"] == {"128": 384 * 128}
-    assert "blk.0.attn_q.weight" in ember("inspect", tiny_path).out
+    assert found["switches"] == []
+    text = ember("inspect", tiny_path).out
+    assert "blk.0.attn_q.weight" in text
+    assert "what differs from Llama\n  nothing\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "switches"),
+    [
+        ("qwen2", ["half-split rope", "biases of attn_q, attn_k, attn_v"]),
+        (
+            "gemma3-linear",
+            [
+                "half-split rope",
+                "4 layers see 37 tokens",
+                "their rope's base 20000",
+                "queries and keys normed over each head",
+                "norms before and after",
+                "GELU",
+                "embedding scale 9.79796",
+                "rope stretched 8 times",
+                "output tied to the embeddings",
+            ],
+        ),
+        (
+            "phi3-long",
+            [
+                "half-split rope",
+                "gate and up fused",
+                "rope over 96 of 128 dimensions",
+                "queries and keys multiplied by 1.25 where they turn",
+                "fused attn_qkv",
+                "frequency factors of rope for short and long windows",
+                "output tied to the embeddings",
+            ],
+        ),
+        (
+            "mistral3",
+            [
+                "attention temperature 0.375",
+                "rope stretched 4 times by YaRN from 64 tokens",
+                "queries and keys multiplied by 1.1 where they turn",
+            ],
+        ),
+        (
+            "granite-unturned",
+            ["4 layers without rope", "logits divided by 1.5"],
+        ),
+        (
+            "olmo2",
+            [
+                "half-split rope",
+                "queries and keys normed over all heads",
+                "norms after instead of before",
+            ],
+        ),
+    ],
+)
+def test_inspect_says_what_a_network_does(
+    ember: Ember, tmp_path: Path, name: str, switches: list[str]
+) -> None:
+    path = write_tiny_network(tmp_path / "tiny.gguf", name)
+    assert json.loads(ember("inspect", path, "--json").out)["switches"] == switches
+    assert "\n  ".join(["what differs from Llama", *switches]) in ember("inspect", path).out
+
+
+def test_inspect_counts_each_layer_as_it_is(ember: Ember, tmp_path: Path) -> None:
+    path = write_tiny_network(tmp_path / "gemma3.gguf", "gemma3")
+    memory = json.loads(ember("inspect", path, "--json").out)["memory"]
+    kinds = {kind["window"]: kind for kind in memory["kv_layers"]}
+    assert kinds.keys() == {None, 37}
+    layers = {window: kind["layers"] for window, kind in kinds.items()}
+    one = memory["kv_bytes_per_token"] // sum(layers.values())
+    assert memory["kv_bytes_by_window"] == {
+        str(tokens): one * (layers[None] * tokens + layers[37] * 37) for tokens in (2048, 4096)
+    }
+    assert memory["kv_bytes"] == sum(kind["bytes"] for kind in kinds.values())
+    assert kinds[37]["bytes"] == one * layers[37] * (37 + 63)
+    shown = ember("inspect", path).out
+    assert f"{layers[37]} layers that see 37 tokens, 100 held" in shown
+    assert f"{layers[None]} layers that see all tokens" in shown
 
 
 def test_inspect_predicts_the_loaded_weights(ember: Ember, tiny_path: Path) -> None:

@@ -9,12 +9,12 @@ from app import engine as engine_module
 from app.engine import Engine, Request
 from app.generation import Truncated
 from app.transcript import FinishReason
-from kvcache import Backend, CacheConfig, CacheError, EmberError
+from kvcache import Backend, CacheConfig, CacheError, EmberError, HotDtype
 from kvcache.tiers.ledger import Ledger
 from models.loader import load
 from models.text.chat_template import Message, Role
 from tests.app.answers import CONFIG, PROMPT, finish, greedy
-from tests.tiny_files import write_tiny
+from tests.tiny_files import prompt, write_tiny
 
 
 def test_a_load_is_as_a_models(tiny_path: Path, tmp_path: Path) -> None:
@@ -61,6 +61,22 @@ def test_rope_is_that_of_the_window(tmp_path: Path) -> None:
         return float(rotation.periods[-1])
 
     assert slowest(160) == pytest.approx(10 * slowest(128))
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_layers_with_a_window_answer_as_if_asked_anew(tmp_path: Path, backend: Backend) -> None:
+    """Chats that go on, are taken back a little or far, and are cut short in a prompt."""
+    loaded = load(write_tiny(tmp_path / "gemma3.gguf", "gemma3"), backend=backend)
+    config = CacheConfig(backend=backend, keys="f16", values="f16", block=8, hot=16, sinks=3)
+    config = replace(config, hot_dtype=HotDtype.F32)
+    assert len({sizes.window for sizes in Engine(loaded, config).plan.layer_sizes}) == 2
+    engine, ids = Engine(loaded, config), prompt(150)
+    for length, reused in ((110, 0), (150, 110), (149, 149), (93, 0), (120, 93), (60, 0)):
+        asked = Request(prompt=[*ids[:length], 7], max_tokens=4)
+        got = finish(engine.generate(asked))
+        assert got.reused_tokens == reused
+        assert got.tokens == finish(Engine(loaded, config).generate(asked)).tokens
+        assert len({stats.total for stats in engine.layer_stats()}) == 1
 
 
 def test_generates_what_a_cacheless_loop_does(engine: Engine) -> None:

@@ -213,8 +213,8 @@ def test_the_list_of_models_says_what_a_load_will(
     model = _model(kv_heads=8, heads=8, context=memory.LEAST_WINDOW)
     config = CacheConfig(keys="f16", values="f16")
     listed = ListedModel(spec="a", size=1, about="", path=Path("a"))
-    token_bytes = resolve(config, model.shape).token_bytes
-    shown = fit(listed, Cost(weight_bytes=weights * GB, token_bytes=token_bytes), MIDDLE)
+    least_bytes = resolve(config, model.shape).max_bytes
+    shown = fit(listed, Cost(weight_bytes=weights * GB, least_bytes=least_bytes), MIDDLE)
     try:
         notes = admit(config, model, weights * GB).notes
         loads = Fit.TIGHT if notes else Fit.FITS

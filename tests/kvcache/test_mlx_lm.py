@@ -22,7 +22,7 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
-from kvcache import CacheConfig, CacheError, HotDtype, TwoTierKVCache, make_prompt_cache, mlx_lm
+from kvcache import CacheConfig, HotDtype, TwoTierKVCache, make_prompt_cache, mlx_lm
 from tests.kvcache.tiny_llama import DIM, HKV, LAYERS, generate, make_model
 
 PROMPT = [(7 * i + 3) % 101 for i in range(90)]
@@ -200,22 +200,6 @@ def test_an_unknown_rope_means_true_distances() -> None:
         layer.self_attn.rope = rope_utils.DynamicNTKScalingRoPE(DIM, 64, False, 100.0, 2.0)
     assert mlx_lm.rotation_of(model) is None
     assert not make_prompt_cache(model, SMALL)[0].stats().sinks_turned
-
-
-def test_models_with_other_caches_are_refused() -> None:
-    args = llama.ModelArgs(
-        model_type="llama",
-        hidden_size=32,
-        num_hidden_layers=2,
-        intermediate_size=32,
-        num_attention_heads=2,
-        rms_norm_eps=1e-5,
-        vocab_size=11,
-        layer_types=["full_attention", "sliding_attention"],
-        sliding_window=8,
-    )
-    with pytest.raises(CacheError, match="wants RotatingKVCache"):
-        make_prompt_cache(llama.Model(args), SMALL)
 
 
 def test_batches_are_refused_with_a_clear_message(model: Any) -> None:

@@ -33,6 +33,7 @@ from tests.gguf_factory import (
     sentencepiece_tokenizer,
     write_llama,
 )
+from tests.tiny_files import write_tiny
 
 _VIEWS = frozenset(
     {
@@ -52,7 +53,12 @@ def token(held: int) -> int:
 
 def of_a_layer(held: int, types: TypeChoice = _TYPES) -> Counter[str]:
     """The same by primitives; what is one node here but not in MLX is "Depends"."""
-    return _third_layer(lambda layers: _network(layers, held, types))
+    return _third_layer(lambda layers: _network(_model(layers, types), held))
+
+
+def of_a_tiny_layer(name: str, held: int) -> Counter[str]:
+    """The same of a tiny file's network."""
+    return _third_layer(lambda layers: _network(_tiny(name, layers), held))
 
 
 def block() -> int:
@@ -90,9 +96,8 @@ def _third_layer(graph: Callable[[int], list[mx.array]]) -> Counter[str]:
     return three - two
 
 
-def _network(layers: int, held: int, types: TypeChoice) -> list[mx.array]:
+def _network(model: Model, held: int) -> list[mx.array]:
     """A token's logits, and all that it writes."""
-    model = _model(layers, types)
     config = CacheConfig(max_tokens=_WINDOW, hot=_HOT, block=_BLOCK, backend=Backend.GPU)
     caches = make_prompt_cache(model, config)
     tokens = mx.zeros((1, model.shape.kv_heads, held, model.shape.head_dim), mx.float16)
@@ -137,6 +142,15 @@ def _model(layers: int, types: TypeChoice) -> Model:
             tokenizer_metadata=sentencepiece_tokenizer(shape.vocab),
             seed=5,
         )
+        model = load(path).model
+    mx.eval(model.parameters())
+    return model
+
+
+def _tiny(name: str, layers: int) -> Model:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.gguf"
+        write_tiny(path, name, TensorType.Q8_0, layers=layers)
         model = load(path).model
     mx.eval(model.parameters())
     return model

@@ -131,8 +131,13 @@ def _held_bytes(cache: Any) -> int:
 def _as_mlx_lm(ours: Model, dtype: mx.Dtype) -> nn.Module:
     """mlx-lm's Llama over our weights, with activations of a dtype.
 
-    It reads GGUF's interleaved RoPE as `traditional`.
+    It reads GGUF's interleaved RoPE as `traditional`. Raises EmberError for another network.
     """
+    if others := ours.config.named():
+        raise EmberError(
+            f"mlx-lm is compared with Llama's network only, not with {ours.config.architecture}'s "
+            f"({', '.join(others)}); measure without --peers"
+        )
     theirs = _made(ours)
     inner = theirs.model
     embedding = ours.embedding.as_linear

@@ -1,5 +1,7 @@
 """Bytes and operations by formula, from dimensions alone. Nothing here measures or allocates."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app import memory
@@ -8,8 +10,15 @@ from kvcache.tiers.ledger import TierSizes
 
 
 def kv_bytes(network: Network, tokens: int, *, bits: float = 16.0) -> float:
-    """Keys and values of `tokens` in all layers: 2 x layers x KV heads x head dim x bits / 8."""
-    return elements_per_token(network) * tokens * bits / 8
+    """Keys and values of `tokens` in all layers: 2 x layers x KV heads x head dim x bits / 8.
+
+    A layer with a window has no more than that sees.
+    """
+    held = sum(
+        layers * (tokens if window is None else min(tokens, window))
+        for window, layers in network.shape.sights.items()
+    )
+    return elements_per_token(network) * held * bits / 8 / network.layers
 
 
 def elements_per_token(network: Network) -> int:
@@ -17,10 +26,16 @@ def elements_per_token(network: Network) -> int:
     return 2 * network.layers * network.kv_heads * network.head_dim
 
 
-def tier_bytes(network: Network, sizes: TierSizes, *, cold_bits: float) -> float:
-    """A full two-tier cache: pinned and hot tokens in f16, cold ones in `cold_bits`."""
-    unencoded = kv_bytes(network, sizes.pinned + sizes.ring)
-    return unencoded + kv_bytes(network, sizes.slots * sizes.block, bits=cold_bits)
+def tier_bytes(network: Network, kinds: Mapping[TierSizes, int], *, cold_bits: float) -> float:
+    """A full two-tier cache: pinned and hot tokens in f16, cold ones in `cold_bits`.
+
+    kinds: how many layers have such tiers.
+    """
+    bits = sum(
+        layers * (16 * (sizes.pinned + sizes.ring) + cold_bits * sizes.slots * sizes.block)
+        for sizes, layers in kinds.items()
+    )
+    return elements_per_token(network) * bits / 8 / network.layers
 
 
 def cache_room(network: Network, memory_bytes: int) -> int:
@@ -41,9 +56,19 @@ def token_operations(network: Network) -> int:
 
 
 def attention_operations(network: Network, queries: int, position: int) -> int:
-    """`queries` tokens from `position` on, each meeting itself and all before it."""
-    met = queries * position + queries * (queries + 1) // 2
-    return 4 * network.layers * network.heads * network.head_dim * met  # scores, then values
+    """`queries` tokens from `position` on, each meeting itself and all that it sees before it."""
+    met = sum(
+        layers * (_met(queries, position) - _met(queries, position - (window or math.inf)))
+        for window, layers in network.shape.sights.items()
+    )
+    return 4 * network.heads * network.head_dim * int(met)  # scores, then values
+
+
+def _met(queries: int, position: float) -> float:
+    """Of `queries` tokens from `position` on, each itself and all before it; those below 0 none."""
+    last = max(0, position + queries)
+    first = max(0, position)
+    return (last * (last + 1) - first * (first + 1)) // 2
 
 
 def output_operations(network: Network) -> int:

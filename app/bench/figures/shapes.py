@@ -13,7 +13,7 @@ class Network:
     """A transformer's dimensions.
 
     ffn_matrices: 3 for gated feed-forward layers (Llama), 2 for plain ones (phi-2).
-    weight_bytes: of the weights in memory.
+    weight_bytes: of the weights in memory. windows: as a model's shape has them.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Network:
     context: int
     weight_bytes: int
     ffn_matrices: int = 3
+    windows: tuple[int | None, ...] = ()
 
     @property
     def shape(self) -> ModelShape:
@@ -36,6 +37,7 @@ class Network:
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
             context=self.context,
+            windows=self.windows,
         )
 
 
@@ -105,4 +107,5 @@ def network_of(path: str) -> Network:
         vocabulary=vocabulary,
         context=config.shape.context,
         weight_bytes=weight_bytes,
+        windows=config.shape.windows,
     )

@@ -169,10 +169,12 @@ def _rows(settings: ClaimSettings, measured: _Measured) -> Iterator[ClaimRow]:
 def held_bytes(network: Network, tokens: int) -> tuple[int, int]:
     """Bytes of the keys and values of `tokens`, in f16 and in the default two tiers."""
     plan = resolve(CacheConfig(max_tokens=2**20, beyond_context=True), network.shape)
-    ledger = Ledger(sizes=plan.sizes).appended(tokens)
-    unencoded = (ledger.pinned + ledger.hot) * plan.token_bytes
-    cold = ledger.cold // plan.sizes.block * plan.block_bytes
-    return round(kv_bytes(network, tokens)), unencoded + cold
+    tiers = 0
+    for sizes, layers in plan.kinds.items():
+        ledger = Ledger(sizes=sizes).appended(tokens)
+        unencoded = (ledger.pinned + ledger.hot) * plan.token_bytes
+        tiers += layers * (unencoded + ledger.cold // sizes.block * plan.block_bytes)
+    return round(kv_bytes(network, tokens)), tiers // plan.shape.layers
 
 
 def _ratio(slow: float | None, fast: float | None) -> float | None:

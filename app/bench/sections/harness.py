@@ -126,10 +126,11 @@ class Harness:
         key = (plan.config.keys, plan.sizes.hot, plan.sizes.pinned)
         if key not in self._score_errors:
             squares = [
-                _squared_error(plan, index, keys, queries)
+                square
                 for index, (keys, queries) in enumerate(zip(exact.keys, exact.queries, strict=True))
+                if (square := _squared_error(plan, index, keys, queries)) is not None
             ]
-            self._score_errors[key] = float(np.sqrt(np.mean(squares)))
+            self._score_errors[key] = float(np.sqrt(np.mean(squares or [0.0])))
         return self._score_errors[key]
 
     @property
@@ -137,8 +138,11 @@ class Harness:
         return min(self._config.block, _CHUNK)
 
 
-def _squared_error(plan: CachePlan, layer: int, keys: mx.array, queries: mx.array) -> float:
-    """Mean square of score errors of one layer: the very same keys, encoded and exact."""
+def _squared_error(plan: CachePlan, layer: int, keys: mx.array, queries: mx.array) -> float | None:
+    """Mean square of score errors of one layer: the very same keys, encoded and exact.
+
+    None where it encodes none of them.
+    """
     scale = keys.shape[-1] ** -0.5
     found = []
     for codec in (plan.config.keys, "f16"):
@@ -147,5 +151,5 @@ def _squared_error(plan: CachePlan, layer: int, keys: mx.array, queries: mx.arra
         pinned, cold = cache.ledger.pinned, cache.ledger.cold
         found.append(cache.scores(queries, scale=scale)[..., pinned : pinned + cold])
     if not found[0].size:
-        return 0.0
+        return None
     return float(np.asarray(mx.mean(mx.square(found[0] - found[1]))))

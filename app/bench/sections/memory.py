@@ -1,7 +1,7 @@
 """`bench memory`: what a cache takes, by formula and filled with tokens.
 
-No network runs. One layer's cache is filled to its window, and the arrays that then
-live are counted by their allocators, not by the cache; all layers are alike.
+No network runs. One layer's cache of each kind is filled, and the arrays that then live are
+counted by their allocators, not by the cache; layers of a kind are alike.
 """
 
 import gc
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from app.bench.figures.formulas import cache_room, kv_bytes, tier_bytes
 from app.bench.figures.shapes import LLAMA_2_7B, TINYLLAMA, Network, network_of
@@ -98,7 +99,7 @@ def _row(network: Network, kv: str, context: int, settings: MemorySettings) -> M
         model=network.name,
         kv=kv,
         context=context,
-        formula_bytes=round(tier_bytes(network, plan.sizes, cold_bits=plan.cold_bits)),
+        formula_bytes=round(tier_bytes(network, plan.kinds, cold_bits=plan.cold_bits)),
         held_bytes=held,
         allocated_bytes=allocated,
         live_bytes=live,
@@ -123,19 +124,27 @@ def _fitting(network: Network, config: CacheConfig, memory_bytes: int) -> int:
 
 def _filled(plan: CachePlan, most: int) -> tuple[int, int, int] | None:
     """Held, allocated and live bytes of a full cache; None past `most` bytes a layer."""
-    layers = plan.shape.layers
-    if plan.max_bytes > most * layers:
+    if plan.layer_bytes > most:
         return None
+    totals = np.zeros(3, np.int64)
+    for sizes, layers in plan.kinds.items():
+        totals += layers * np.array(_filled_layer(plan, plan.layer_sizes.index(sizes)))
+    held, allocated, live = map(int, totals)
+    return held, allocated, live
+
+
+def _filled_layer(plan: CachePlan, index: int) -> tuple[int, int, int]:
+    """Held, allocated and live bytes of one layer's full cache."""
     tokens = _tokens(plan)
     tracemalloc.start()
-    cache = TwoTierKVCache(plan.layer(0))
-    _fill(cache, tokens, plan.max_tokens)
+    cache = TwoTierKVCache(plan.layer(index))
+    _fill(cache, tokens, cache.plan.sizes.max_tokens)
     full, stats = _live(), cache.stats()
     # What was made on the way and stays, such as the codecs' tables, is not the cache's.
     del cache
     live = full - _live()
     tracemalloc.stop()
-    return stats.held_bytes * layers, stats.allocated_bytes * layers, live * layers
+    return stats.held_bytes, stats.allocated_bytes, live
 
 
 def _tokens(plan: CachePlan) -> mx.array:

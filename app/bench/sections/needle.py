@@ -16,8 +16,9 @@ import numpy as np
 from app.bench.meter import Meter
 from app.bench.sections.text import text_ids
 from app.bench.settings import NeedleSettings
-from kvcache import Backend, CacheConfig, EmberError, TwoTierKVCache, make_prompt_cache
+from kvcache import Backend, CacheConfig, EmberError, TwoTierKVCache, resolve
 from kvcache.codecs import parse_pair
+from kvcache.prompt_cache import from_plan, rewind
 from models import load
 from models.loader import LoadedModel
 from models.network.llama import Model
@@ -137,7 +138,8 @@ def ask(
     loaded: LoadedModel, config: CacheConfig, needle: Needle, lengths: Sequence[int]
 ) -> list[bool]:
     """Whether the number is answered after each of `lengths` tokens of the text."""
-    cache = make_prompt_cache(loaded.model, config)
+    plan = resolve(config, loaded.model.shape)
+    cache = from_plan(plan, loaded.model.rotations)
     answered, done = [], 0
     for length in lengths:
         for start in range(done, length, _CHUNK):
@@ -145,10 +147,8 @@ def ask(
             loaded.model.hidden(mx.array([chunk]), cache)
         said = loaded.tokenizer.decode(_answer(loaded.model, cache, needle.question))
         answered.append(needle.number in said)
-        for layer in cache:
-            layer.rewind(layer.offset - length)
         # Less than `length` where the question was so long that the text went cold.
-        done = cache[0].offset
+        done = rewind(cache, plan, tokens=length, total=length + _ANSWER)
     return answered
 
 

@@ -205,8 +205,9 @@ def window_bits(plan: CachePlan, window: int) -> float:
     """Per element of a full window of so many tokens, sinks and hot ones included."""
     fields = plan.config.as_dict() | {"max_tokens": window}
     full = resolve(CacheConfig.from_dict(fields), plan.shape)
-    elements = full.token_bytes // full.hot_dtype.mx.size
-    return 8 * full.max_bytes / (elements * full.max_tokens)
+    elements = full.token_bytes // full.hot_dtype.mx.size // full.shape.layers
+    held = sum(layers * sizes.max_tokens for sizes, layers in full.kinds.items())
+    return 8 * full.max_bytes / (elements * held)
 
 
 def _every_codec() -> list[str]:

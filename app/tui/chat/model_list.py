@@ -4,7 +4,7 @@ Looks at disks, so it is run beside the screen. Knows no widget.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.memory import LEAST_WINDOW, Fit, Memory, Need
@@ -36,14 +36,17 @@ class ListedModel:
 class Cost:
     """What a model is made of. problem: why it cannot be run.
 
-    token_bytes: of a hot token's keys and values; cold_bytes: of a cold one's, by the
-    default codecs.
+    token_bytes: of a hot token's keys and values in layers that see all tokens; cold_bytes:
+    of a cold one's, by the default codecs; window_bytes: of all other layers, full.
+    least_bytes: of a cache of LEAST_WINDOW tokens.
     """
 
     quantization: str = ""
     weight_bytes: int = 0
     token_bytes: int = 0
     cold_bytes: int = 0
+    window_bytes: int = 0
+    least_bytes: int = 0
     problem: str = ""
 
 
@@ -84,18 +87,22 @@ def foretell(entry: CatalogueEntry) -> Cost:
 
 def _cost(quantization: str, weight_bytes: int, shape: ModelShape) -> Cost:
     plan = resolve(_ANY_BACKEND, shape)
+    whole, layers = plan.kinds[plan.sizes], shape.layers
+    least = replace(_ANY_BACKEND, max_tokens=min(LEAST_WINDOW, shape.context))
     return Cost(
         quantization=quantization,
         weight_bytes=weight_bytes,
-        token_bytes=plan.token_bytes,
-        cold_bytes=plan.block_bytes // plan.sizes.block,
+        token_bytes=plan.token_bytes * whole // layers,
+        cold_bytes=plan.block_bytes * whole // layers // plan.sizes.block,
+        window_bytes=plan.max_bytes - whole * plan.bytes_of_kind(plan.sizes),
+        least_bytes=resolve(least, shape).max_bytes,
     )
 
 
 def fit(model: ListedModel, cost: Cost | None, here: Memory) -> Fit:
     """Judge by the weights and the smallest window that is not refused."""
     if cost is not None and cost.weight_bytes:
-        need = Need(weights=cost.weight_bytes, cache=LEAST_WINDOW * cost.token_bytes)
+        need = Need(weights=cost.weight_bytes, cache=cost.least_bytes)
     else:
         need = Need(weights=int(model.size * _LOADED_SHARE), cache=0)
     return need.fit(here)

@@ -5,10 +5,11 @@ conversation: sinks first, then the evicted, then the cold, then the hot.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from kvcache.stats import CacheStats
+from kvcache.stats import CacheStats, sum_layers
 
 _KEPT_EVENTS = 100
 
@@ -55,8 +56,9 @@ class TierLog:
         self.events: deque[TierEvent] = deque(maxlen=_KEPT_EVENTS)
         self._last: CacheStats | None = None
 
-    def observe(self, at: float, stats: CacheStats) -> None:
-        """Compare with the figures of the last call."""
+    def observe(self, at: float, layers: Sequence[CacheStats]) -> None:
+        """Compare with the figures of the last call, of all layers."""
+        stats = sum_layers(layers)
         last, self._last = self._last, stats
         if last is None or stats == last:
             return
@@ -66,9 +68,8 @@ class TierLog:
         evicted = stats.evicted - last.evicted
         went_cold = stats.cold - last.cold + evicted
         if went_cold > 0:
-            self.events.append(
-                TierEvent(at=at, tier=Tier.COLD, tokens=went_cold, ratio=cold_share(stats))
-            )
+            ratio = share_of_f16(layers, Tier.COLD)
+            self.events.append(TierEvent(at=at, tier=Tier.COLD, tokens=went_cold, ratio=ratio))
         if evicted > 0:
             self.events.append(TierEvent(at=at, tier=Tier.EVICTED, tokens=evicted))
 
@@ -77,22 +78,11 @@ class TierLog:
         self._last = None
 
 
-def cold_share(stats: CacheStats) -> float | None:
-    """Bytes of the cold tier over what its tokens would take in f16; None where it is empty."""
-    held = stats.held
-    if not stats.cold or not stats.fp16_bytes:
-        return None
-    return stats.cold_bytes / (stats.fp16_bytes * stats.cold / held)
+def share_of_f16(layers: Sequence[CacheStats], tier: Tier) -> float | None:
+    """Bytes of a tier over what its tokens would take in f16; None where it is empty.
 
-
-def bits_per_element(size: int, tokens: int, token_bytes_f16: float) -> float | None:
-    """Bits that one key or value element takes; None for no tokens."""
-    if not tokens or not token_bytes_f16:
-        return None
-    return 16 * size / (tokens * token_bytes_f16)
-
-
-def f16_token_bytes(stats: CacheStats) -> float:
-    """Bytes of one token in f16; 0.0 for an empty cache."""
-    held = stats.held
-    return stats.fp16_bytes / held if held else 0.0
+    Layers may hold more or fewer tokens in it.
+    """
+    held = [layer for layer in layers if layer.held]
+    in_f16 = sum(getattr(each, tier.value) * each.fp16_bytes / each.held for each in held)
+    return sum(getattr(each, f"{tier.value}_bytes") for each in held) / in_f16 if in_f16 else None

@@ -176,13 +176,13 @@ class ChatScreen(Screen[None]):
         if total is None:
             self.tier_log.forget()
         else:
-            self.tier_log.observe(time.time(), total)
+            self.tier_log.observe(time.time(), layers)
         used, installed = memory.resident(), memory.installed()
         ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"
         speed = self.chat.meter.speed().now
         self.query_one(HeaderBar).show(self.chat.model, total, speed, ram)
         self.conversation.mark(total)
-        self.query_one(SidePane).show(self.chat, total, layers, self.tier_log)
+        self.query_one(SidePane).show(self.chat, layers, self.tier_log)
 
     async def _find_models(self) -> None:
         await self.offer.look()

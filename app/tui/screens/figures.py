@@ -133,6 +133,6 @@ class CacheScreen(Dialog[None]):
         reused = (
             f"reused {last.reused_tokens} of {last.prompt_tokens} prompt tokens" if last else ""
         )
-        self.query_one(CachePane).show(model, total, reused)
+        self.query_one(CachePane).show(model, layers, reused)
         self.query_one(LayerMap).show(model, layers)
         self.query_one(TierEvents).show(self._log.events)

@@ -124,7 +124,9 @@ def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_current: bo
 
 
 def _cache_cost(cost: Cost | None) -> str:
-    if cost is None or not cost.token_bytes:
+    if cost is None or not cost.least_bytes:
         return ""
     hot, cold = (units.size(1000 * each) for each in (cost.token_bytes, cost.cold_bytes))
-    return f"KV per 1k tokens {hot}, cold {cold} · "
+    grows = f"KV per 1k tokens {hot}, cold {cold}" if cost.token_bytes else ""
+    windows = f"KV windows {units.size(cost.window_bytes)}" if cost.window_bytes else ""
+    return f"{', '.join(filter(None, (grows, windows)))} · "

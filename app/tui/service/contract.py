@@ -23,8 +23,10 @@ from models.text.chat_template import Message
 class ModelInfo:
     """A loaded model and the plan of its cache.
 
-    spec: what names it on the command line. block: tokens that are let go of
-    together. notes: what the user should know about this load, a line each.
+    spec: what names it on the command line. window: tokens of a prompt at most. holds:
+    tokens that a layer holds at most, fewer than that where all see fewer. layer_bytes: of
+    the largest layer's cache. block: tokens that are let go of together. notes: what the
+    user should know about this load, a line each.
     """
 
     name: str
@@ -34,7 +36,9 @@ class ModelInfo:
     weight_bytes: int
     layers: int
     window: int
+    holds: int
     max_bytes: int
+    layer_bytes: int
     token_bytes: int
     block: int
     kv: str

@@ -1,13 +1,15 @@
 """What the cache holds, by tier, against its budget."""
 
+from collections.abc import Sequence
+
 from textual.content import Content
 
-from app.tui.chat.tier_counts import bits_per_element, f16_token_bytes
+from app.tui.chat.tier_counts import Tier, share_of_f16
 from app.tui.service.contract import ModelInfo
 from app.tui.text import units
 from app.tui.text.colours import MUTED
 from app.tui.widgets.pane import Pane
-from kvcache.stats import CacheStats
+from kvcache.stats import CacheStats, sum_layers
 
 _TIERS = (("◆", "sink", "$success"), ("█", "hot", "$accent"), ("▒", "cold", "$primary"))
 
@@ -18,11 +20,12 @@ class CachePane(Pane):
     def __init__(self) -> None:
         super().__init__("KV cache")
 
-    def show(self, model: ModelInfo | None, stats: CacheStats | None, reused: str) -> None:
-        """Update from the summed figures of all layers."""
-        if model is None or stats is None:
+    def show(self, model: ModelInfo | None, layers: Sequence[CacheStats], reused: str) -> None:
+        """Update from the figures of all layers: bytes of all, tokens of one that holds most."""
+        if model is None or not layers:
             self.draw(Content.styled("no model", MUTED))
             return
+        stats = sum_layers(layers)
         title = f"KV cache · {model.kv}"
         if self.border_title != title:
             self.border_title = title
@@ -32,7 +35,7 @@ class CachePane(Pane):
         lines = [
             Content(held + f"{share:.0%}".rjust(max(width - len(held), 5))),
             tier_bar(stats, model.max_bytes, width),
-            *_tier_lines(stats),
+            *_tier_lines(stats, layers),
             _evicted_line(stats),
             Content(f"ratio {stats.ratio:.2f}x  {_room(model, stats)}"),
         ]
@@ -58,8 +61,7 @@ def tier_bar(stats: CacheStats, budget: int, width: int) -> Content:
     return Content.assemble(*parts)
 
 
-def _tier_lines(stats: CacheStats) -> list[Content]:
-    token_bytes = f16_token_bytes(stats)
+def _tier_lines(stats: CacheStats, layers: Sequence[CacheStats]) -> list[Content]:
     lines = []
     for (glyph, name, style), tokens, size in zip(
         _TIERS,
@@ -67,8 +69,8 @@ def _tier_lines(stats: CacheStats) -> list[Content]:
         (stats.sink_bytes, stats.hot_bytes, stats.cold_bytes),
         strict=True,
     ):
-        bits = bits_per_element(size, tokens, token_bytes)
-        shown = "" if bits is None else f"{bits:.3g}b"
+        share = share_of_f16(layers, Tier(name))
+        shown = "" if share is None else f"{16 * share:.3g}b"
         lines.append(
             Content.assemble(
                 (glyph, style), f" {name:<5}{tokens:>6} tok{units.size(size):>9} {shown:>5}"
@@ -84,6 +86,6 @@ def _evicted_line(stats: CacheStats) -> Content:
 
 def _room(model: ModelInfo, stats: CacheStats) -> str:
     """Tokens until something must go; a full window lets go of a block at a time."""
-    left = model.window - stats.held
+    left = model.holds - stats.held
     is_full = left <= 0 or (stats.evicted > 0 and left <= model.block)
     return "window full" if is_full else f"full in {units.count(left)} tok"

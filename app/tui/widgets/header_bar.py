@@ -50,11 +50,11 @@ class HeaderBar(Widget):
 
 def _window(model: ModelInfo, stats: CacheStats, *, bar: bool, label: bool) -> Content:
     held = stats.held
-    share = held / model.window
+    share = held / model.holds
     filled, empty = units.bar(share, _BAR)
     style = "$error" if share > 0.95 else "$warning" if share > 0.8 else "$accent"
     return Content.assemble(
-        f"{'window ' if label else ''}{held}/{model.window} ",
+        f"{'window ' if label else ''}{held}/{model.holds} ",
         (filled if bar else "", style),
         (empty if bar else "", MUTED),
         (f" {share:.0%}" if bar or label else "", style),

@@ -27,7 +27,7 @@ class LayerMap(Pane):
         if model is None or not layers:
             self.draw(Content.styled("no cache", MUTED))
             return
-        budget = model.max_bytes // len(layers)
+        budget = model.layer_bytes
         width = max(self.content_size.width - _LABEL - _SIZE, 4)
         lines = []
         for stats, run in groupby(enumerate(layers), key=lambda each: each[1]):

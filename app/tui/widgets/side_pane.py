@@ -27,7 +27,6 @@ class SidePane(VerticalScroll, can_focus=False):
     def show(
         self,
         chat: ChatController,
-        total: CacheStats | None,
         layers: Sequence[CacheStats],
         log: TierLog,
     ) -> None:
@@ -35,7 +34,7 @@ class SidePane(VerticalScroll, can_focus=False):
         if not self.display:
             return
         self.query_one(SpeedPane).show(chat.model, chat.meter.speed(), chat.prefill, chat.last)
-        self.query_one(CachePane).show(chat.model, total, _reused(chat))
+        self.query_one(CachePane).show(chat.model, layers, _reused(chat))
         self.query_one(LayerMap).show(chat.model, layers)
         self.query_one(TierEvents).show(log.events)
 

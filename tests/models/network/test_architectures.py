@@ -6,6 +6,7 @@ import pytest
 from models.errors import GGUFError
 from models.gguf.metadata import Metadata
 from models.network.architectures import ARCHITECTURES, architecture_of
+from models.network.config import NetworkConfig
 from models.network.switches import Activation, NormOf, Switches
 
 LAYERS = 7
@@ -68,6 +69,39 @@ def test_which_layers_see_a_window(given: dict[str, Any], windowed: set[int]) ->
     assert found.activation is Activation.GELU_TANH
     assert found.embedding_scale == 96**0.5
     assert switches("gemma3").windowed == frozenset()
+
+
+def test_what_ollama_leaves_out_of_gemma3() -> None:
+    given = {
+        "general.architecture": "gemma3",
+        "gemma3.block_count": 34,
+        "gemma3.context_length": 131072,
+        "gemma3.embedding_length": 2560,
+        "gemma3.feed_forward_length": 10240,
+        "gemma3.attention.head_count": 8,
+        "gemma3.attention.head_count_kv": 4,
+        "gemma3.attention.sliding_window": 1024,
+    }
+    config = NetworkConfig.from_metadata(Metadata(given))
+    assert (config.head_dim, config.rope_base, config.rope_factor) == (256, 1e6, 8)
+    assert (config.switches.window_rope_base, config.norm_eps) == (10000, 1e-6)
+    others = {"gemma3.rope.global.freq_base": 5e5, "gemma3.rope.local.freq_base": 2e4}
+    config = NetworkConfig.from_metadata(Metadata(given | others | {"gemma3.block_count": 26}))
+    assert (config.rope_base, config.switches.window_rope_base) == (5e5, 2e4)
+    assert config.rope_factor == 1
+
+
+@pytest.mark.parametrize(("layers", "cap"), [(7, 30), (26, None)])
+def test_gemma3s_smallest_model_has_no_cap(layers: int, cap: float | None) -> None:
+    given = {"final_logit_softcapping": 30.0, "attention__sliding_window": 17}
+    assert switches("gemma3", block_count=layers, **given).logit_cap == cap
+
+
+def test_window_layers_of_olmo3_have_the_base_of_all() -> None:
+    bases = {"rope__freq_base": 500000.0, "rope__freq_base_swa": 20000.0}
+    found = switches("olmo2", attention__sliding_window=17, **bases)
+    assert found.windowed == {0, 1, 2, 4, 5, 6}
+    assert found.window_rope_base == 500000
 
 
 def test_a_pattern_of_other_layers_is_refused() -> None:

@@ -8,13 +8,28 @@ from kvcache.snapshot import Snapshot
 from kvcache.tiers.gpu import GpuTiers
 from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import every_matrix
-from tests.metal.launches import node, of_a_layer
+from tests.metal.launches import node, of_a_layer, of_a_tiny_layer
 
 PURE = every_matrix(TensorType.Q4_1)
 # Tokens in the cache: some hot ones alone; cold blocks too; a window that has moved. The
 # next one completes no block: encoding is counted where it is done.
 HELD = {"hot": 29, "cold": 151, "steady": 2500}
 MOST_BESIDE_ATTENTION = 11
+# Two where keys and values are no longer one array when they are written: the second write,
+# and rope of keys apart from queries.
+MORE_THAN_LLAMA = {
+    "llama-yarn": 0,
+    "qwen2": 1,  # biases
+    "qwen3": 2 + 2,  # norms of queries and of keys
+    "gemma3-full": 2 + 2 + 2,  # the same, and norms after
+    "phi3": 0,
+    "phi3-long": 2 + 1,  # rope over a part of heads, which multiplies them
+    "smollm3": 0,
+    "granite": 2,  # what both halves add is scaled
+    "olmo2": 2 + 2,
+    "mistral3": 2 + 1,  # temperature
+    "mistral3-plain": 0,
+}
 OF_ATTENTION = {"hot": 2, "cold": 3, "steady": 3}
 
 
@@ -51,6 +66,12 @@ def test_what_the_launches_beside_attention_are(monkeypatch: pytest.MonkeyPatch)
     ((swiglu, count),) = found.items()
     assert swiglu.startswith("CompiledSigmoid")
     assert count == 1
+
+
+@pytest.mark.parametrize(("name", "more"), MORE_THAN_LLAMA.items())
+def test_what_other_networks_add(name: str, more: int) -> None:
+    whole = of_a_layer(HELD["cold"], PURE).total()
+    assert of_a_tiny_layer(name, HELD["cold"]).total() <= whole + more
 
 
 def test_a_mixed_file_joins_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from models.errors import GGUFError
 from models.gguf.repack import Unquantized
 from models.network.config import NetworkConfig
 from models.network.llama import Model
+from models.network.switches import Switches
 from models.network.weights import Weights
 from tests.models.network import numpy_llama
 
@@ -110,6 +111,30 @@ def test_half_precision_activations_stay_close(kind: mx.Dtype) -> None:
     want = _oracle(GQA, tensors)
     got = np.asarray(logits.astype(mx.float32))[0]
     assert np.abs(got - want).max() < (0.3 if kind == mx.bfloat16 else 0.03) * want.std()
+
+
+def test_residuals_beyond_float16_are_kept_inside() -> None:
+    """As Gemma's are: what a norm after each half lets through is greater than 65504 together."""
+    config = replace(GQA, switches=Switches(post_norms=True))
+    tensors = _tensors(config)
+    for layer in range(config.layers):
+        for name in ("post_attention_norm", "post_ffw_norm"):
+            tensors[f"blk.{layer}.{name}.weight"] = np.full(config.hidden, 1.5e4, np.float32)
+    unquantized = {name: Unquantized(array=mx.array(tensor)) for name, tensor in tensors.items()}
+    wide = np.asarray(Model(config, Weights(unquantized, mx.float32)).hidden(mx.array([IDS])))
+    narrow = Model(config, Weights(unquantized, mx.float16)).hidden(mx.array([IDS]))
+    found = np.asarray(narrow.astype(mx.float32))
+    assert np.isfinite(found).all()
+    assert np.corrcoef(found.ravel(), wide.ravel())[0, 1] > 0.98
+
+
+def test_logits_may_have_a_cap() -> None:
+    tensors = _tensors(GQA)
+    without = np.asarray(_model(GQA, tensors)(mx.array([IDS])))
+    config = replace(GQA, switches=Switches(logit_cap=3.0))
+    capped = np.asarray(_model(config, tensors)(mx.array([IDS])))
+    np.testing.assert_allclose(capped, 3 * np.tanh(without / 3), atol=1e-4)
+    assert np.abs(without).max() > 3
 
 
 def test_a_batch_row_does_not_see_the_others() -> None:

@@ -7,7 +7,8 @@ from models.errors import GGUFError
 from models.gguf.header import TensorInfo
 from models.gguf.tensor_types import TensorType
 from models.network.config import NetworkConfig
-from models.network.shapes import check_tensors
+from models.network.shapes import check_tensors, notes_on
+from models.network.switches import Switches
 
 CONFIG = NetworkConfig(
     layers=2,
@@ -140,6 +141,41 @@ def test_a_vector_is_not_quantized() -> None:
     infos[name] = info(name, (64,), TensorType.Q8_0)
     with pytest.raises(GGUFError, match=rf"'{name}' is Q8_0, expected F32, F16 or BF16"):
         check_tensors(infos, CONFIG, tokens=TOKENS)
+
+
+def test_what_sees_pictures_is_left_out() -> None:
+    more = {"v.blk.0.attn_q.weight": (40, 40), "mm.input_projection.weight": (64, 40)}
+    assert checked(SHAPES | more) == checked(SHAPES)
+    infos = {name: info(name, shape) for name, shape in (SHAPES | more).items()}
+    assert notes_on(infos) == ("2 tensors that see pictures are left out: text only",)
+    assert notes_on({name: info(name, shape) for name, shape in SHAPES.items()}) == ()
+
+
+def test_fused_matrices_become_their_parts() -> None:
+    fused = {name: shape for name, shape in SHAPES.items() if "ffn_gate" not in name}
+    for layer in range(2):
+        for letter in "qkv":
+            del fused[f"blk.{layer}.attn_{letter}.weight"]
+        fused[f"blk.{layer}.attn_qkv.weight"] = (256, 64)
+        fused[f"blk.{layer}.attn_qkv.bias"] = (256,)
+        fused[f"blk.{layer}.ffn_up.weight"] = (192, 64)
+        del fused[f"blk.{layer}.attn_q.bias"]
+    config = replace(CONFIG, switches=Switches(fused=True))
+    found = checked(fused, config=config)
+    weights = [set(filter(lambda name: name.endswith("weight"), each)) for each in (found, SHAPES)]
+    assert weights[0] == weights[1]
+    starts = {"attn_q": (0, 128), "attn_k": (128, 64), "attn_v": (192, 64)}
+    for part_name, (start, rows) in starts.items():
+        part, bias = (found[f"blk.1.{part_name}.{kind}"] for kind in ("weight", "bias"))
+        lies = part.offset, part.nbytes
+        assert (part.shape, *lies) == ((rows, 64), 7 + 128 * start, 128 * rows)
+        lies = bias.offset, bias.nbytes
+        assert (bias.shape, *lies) == ((rows,), 7 + 2 * start, 2 * rows)
+    gate, up = (found[f"blk.0.ffn_{name}.weight"] for name in ("gate", "up"))
+    assert (gate.offset, up.offset, gate.shape, up.shape) == (7, 7 + 96 * 128, (96, 64), (96, 64))
+    fused["blk.0.attn_qkv.weight"] = (255, 64)
+    message = refusal(fused, config=config)
+    assert "'blk.0.attn_qkv.weight' has shape [255, 64], expected 256 rows: of attn_q" in message
 
 
 def test_what_the_network_does_not_take_is_refused() -> None:

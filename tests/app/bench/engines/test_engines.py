@@ -2,10 +2,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from app.bench.engines import process, tuning
 from app.bench.engines.case import NO_CACHE, Case, EngineName, MlxLmSetting
 from app.bench.engines.llama_cpp_bytes import kv_bytes
+from kvcache import EmberError
 from tests.app.bench.speed_cases import CASE, peer_case, tiny_case
+from tests.tiny_files import write_tiny as write_tiny_network
 
 
 def test_a_batch_and_no_cache_are_measured(tiny_path: Path) -> None:
@@ -55,6 +59,12 @@ def test_mlx_lm_computes_the_same_network(tiny_path: Path) -> None:
     ids = mx.array([[5, 300, 17, 2]])
     difference = mx.abs(_as_mlx_lm(ours, mx.float32)(ids) - ours(ids)).max()
     assert float(difference) < 2e-3 * float(mx.abs(ours(ids)).max())
+
+
+def test_mlx_lm_is_not_measured_with_another_network(tmp_path: Path) -> None:
+    path = write_tiny_network(tmp_path / "tiny.gguf", "qwen2")
+    with pytest.raises(EmberError, match=r"not with qwen2's \(half-split rope\); measure without"):
+        process.measure(peer_case(path, EngineName.MLX_LM, "KVCache"))
 
 
 def test_mlx_lm_is_measured(tiny_path: Path) -> None:

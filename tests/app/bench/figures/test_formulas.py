@@ -33,14 +33,26 @@ def test_cache_bytes_by_hand() -> None:
 def test_tier_bytes_by_hand() -> None:
     # 3 pinned and 5 + 4 - 1 hot tokens of 32 bytes, 2 blocks of 4 tokens of 16 * 3 / 8 = 6
     sizes = TierSizes(pinned=3, hot=5, block=4, slots=2)
-    assert formulas.tier_bytes(SMALL, sizes, cold_bits=3) == 11 * 32 + 8 * 6
+    assert formulas.tier_bytes(SMALL, {sizes: 2}, cold_bits=3) == 11 * 32 + 8 * 6
 
 
 @pytest.mark.parametrize("kv", ["f16", "q5", "hkivi4/turbo3u", "kvarn3"])
 @pytest.mark.parametrize("network", [TINYLLAMA, LLAMA_2_7B, PHI_2])
 def test_the_resolver_agrees_with_the_formula(network: Network, kv: str) -> None:
     plan = plan_of(network, kv, 5000, "reference")
-    assert formulas.tier_bytes(network, plan.sizes, cold_bits=plan.cold_bits) == plan.max_bytes
+    assert formulas.tier_bytes(network, plan.kinds, cold_bits=plan.cold_bits) == plan.max_bytes
+    windows = tuple(None if layer % 3 == 2 else 700 for layer in range(network.layers))
+    plan = plan_of(replace(network, windows=windows), kv, 5000, "reference")
+    assert formulas.tier_bytes(network, plan.kinds, cold_bits=plan.cold_bits) == plan.max_bytes
+
+
+def test_windows_hold_and_meet_fewer_tokens() -> None:
+    narrow = replace(SMALL, windows=(3, None))
+    assert formulas.kv_bytes(narrow, 2) == formulas.kv_bytes(SMALL, 2)
+    assert formulas.kv_bytes(narrow, 9) == (3 + 9) * 16
+    # At positions 1 to 4: 2, 3, 3, 3 tokens in one layer, 2, 3, 4, 5 in the other.
+    whole = formulas.attention_operations(SMALL, 4, 1)
+    assert formulas.attention_operations(narrow, 4, 1) * 28 == whole * 25
 
 
 def test_operations_by_hand() -> None:

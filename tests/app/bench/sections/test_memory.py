@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from app.bench.figures.formulas import tier_bytes
+from app.bench.figures.shapes import network_of
 from app.bench.meter import Meter
 from app.bench.sections import memory, memory_view
 from app.bench.sections.memory import MemoryRow
@@ -27,6 +29,19 @@ def test_what_lives_is_what_the_formula_says(rows: list[MemoryRow]) -> None:
         # Python objects of a cache, some kilobytes a layer; others come and go meanwhile.
         others = 0.05 * row.formula_bytes + 40_000 * 32
         assert abs(row.live_bytes - row.formula_bytes) < others
+
+
+def test_layers_with_a_window_are_filled_apart(tiny_path: object) -> None:
+    network = replace(network_of(str(tiny_path)), windows=(150, None, 150), context=2000)
+    plan = memory.plan_of(network, "hkivi4/q3", 900, "reference")
+    held, allocated, live = memory._filled(plan, 2**22) or (0, 0, 0)
+    assert (
+        held
+        == allocated
+        == plan.max_bytes
+        == tier_bytes(network, plan.kinds, cold_bits=plan.cold_bits)
+    )
+    assert abs(live - held) < 0.05 * held + 40_000 * 3
 
 
 def test_rows_by_hand(rows: list[MemoryRow]) -> None:

@@ -3,9 +3,7 @@ import pytest
 from app.tui.chat.tier_counts import (
     Tier,
     TierLog,
-    bits_per_element,
-    cold_share,
-    f16_token_bytes,
+    share_of_f16,
     tier_at,
 )
 from tests.app.tui.scripted_service import layer_stats
@@ -32,7 +30,7 @@ def test_moves_are_logged_once() -> None:
         {"hot": 64, "cold": 64, "evicted": 32},
         {"hot": 40},
     ):
-        log.observe(5.0, layer_stats(layers=1, **figures)[0])
+        log.observe(5.0, layer_stats(layers=1, **figures))
     assert [(event.tier, event.tokens) for event in log.events] == [
         (Tier.COLD, 64),
         (Tier.COLD, 32),
@@ -42,8 +40,19 @@ def test_moves_are_logged_once() -> None:
 
 
 def test_shares_and_bits_count_held_tokens_only() -> None:
-    (stats,) = layer_stats(sink=4, hot=8, cold=64, evicted=1000, layers=1)
-    assert cold_share(stats) == pytest.approx(9 / 32)
-    assert bits_per_element(stats.cold_bytes, stats.cold, f16_token_bytes(stats)) == 4.5
-    assert bits_per_element(0, 0, 1024) is None
-    assert cold_share(layer_stats(hot=3, layers=1)[0]) is None
+    layers = layer_stats(sink=4, hot=8, cold=64, evicted=1000, layers=3)
+    assert share_of_f16(layers, Tier.COLD) == pytest.approx(4.5 / 16)
+    assert share_of_f16(layers, Tier.HOT) == 1.0
+    assert share_of_f16(layer_stats(hot=3, layers=1), Tier.COLD) is None
+    assert share_of_f16(layer_stats(layers=1), Tier.HOT) is None
+
+
+def test_shares_are_of_layers_that_hold_different_tokens() -> None:
+    """A layer with a window has no sinks and few cold tokens, or none."""
+    layers = [
+        *layer_stats(sink=4, hot=8, cold=640, layers=1),
+        *layer_stats(hot=50, evicted=602, layers=1),
+        *layer_stats(hot=8, cold=64, evicted=580, layers=1),
+    ]
+    assert share_of_f16(layers, Tier.COLD) == pytest.approx(4.5 / 16)
+    assert (share_of_f16(layers, Tier.SINK), share_of_f16(layers, Tier.HOT)) == (1.0, 1.0)

@@ -1,0 +1,261 @@
+"""mlx-lm's models whose layers see different tokens, with caches of ours and of its own."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx_lm.models import baichuan_m1, gemma3, gemma4_text, iquestloopcoder, llama4, mimo_v2_flash
+from mlx_lm.models import cache as mlx_lm_cache
+from mlx_lm.models.cache import (
+    ChunkedKVCache,
+    KVCache,
+    RotatingKVCache,
+    can_trim_prompt_cache,
+    load_prompt_cache,
+    save_prompt_cache,
+    trim_prompt_cache,
+)
+
+from kvcache import CacheConfig, CacheError, HotDtype, TwoTierKVCache, make_prompt_cache, mlx_lm
+from kvcache.sight import Sight
+from kvcache.snapshot import Snapshot
+from kvcache.tiers.mlx import MlxTiers
+from kvcache.turn import NO_ROPE
+from tests.kvcache.tiny_llama import generate
+from tests.kvcache.tiny_mixed import DIM, HKV, MODELS, VOCABULARY, WINDOW, make_mixed
+
+PROMPT = [(7 * i + 3) % VOCABULARY for i in range(60)]
+LOSSLESS = CacheConfig(
+    keys="f16", values="f16", hot_dtype=HotDtype.F32, max_tokens=400, hot=24, block=8
+)
+# Of an order with `MODELS`: how many tokens the layers see.
+WINDOWS = {
+    "gemma3": [WINDOW, None, WINDOW, None, WINDOW],
+    "gemma3 of images": [WINDOW, None, WINDOW, None, WINDOW],
+    "cohere2": [WINDOW, None, WINDOW, None, WINDOW],
+    "exaone4": [WINDOW, None, WINDOW, None],
+    "gpt-oss": [WINDOW, None, WINDOW],
+    "ministral3": [WINDOW, None, WINDOW],
+    "olmo3": [WINDOW, WINDOW, WINDOW, None, WINDOW],
+    "llama": [WINDOW, None, WINDOW],
+    "smollm3": [None] * 5,
+}
+
+
+@pytest.fixture(params=[False, True], ids=["fetched", "installed"])
+def _hook(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param:
+        mlx_lm.install()
+    yield
+    mlx_lm.uninstall()
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(name: str) -> Any:
+    return make_mixed(name)
+
+
+def _windows(caches: list[TwoTierKVCache]) -> list[int | None]:
+    return [cache.plan.sizes.window for cache in caches]
+
+
+@pytest.mark.usefixtures("_hook")
+@pytest.mark.parametrize("step", [2048, 17])
+def test_generation_is_the_same_as_with_mlx_lms_caches(name: str, model: Any, step: int) -> None:
+    own = mlx_lm_cache.make_prompt_cache(model)
+    assert {type(cache) for cache in own} <= {KVCache, RotatingKVCache}
+    want = generate(model, PROMPT, own, 20, step=step)
+    cache = make_prompt_cache(model, LOSSLESS)
+    got = generate(model, PROMPT, cache, 20, step=step)
+    assert got[0] == want[0]
+    np.testing.assert_allclose(np.array(got[1]), np.array(want[1]), atol=2e-4)
+    assert _windows(cache) == WINDOWS[name]
+    for layer, window in zip(cache, _windows(cache), strict=True):
+        held = layer.stats().held
+        assert held == 80 if window is None else window <= held < window + 8
+
+
+def test_both_ways_agree_once_tokens_are_let_go(model: Any) -> None:
+    """Also of layers that see all, whose sinks turn by their own rope or not at all."""
+    outputs = []
+    for installs in (False, True):
+        if installs:
+            mlx_lm.install()
+        config = replace(LOSSLESS, max_tokens=50, hot=5)
+        cache = make_prompt_cache(model, config)
+        outputs.append(generate(model, PROMPT, cache, 30, step=1)[1])
+        mlx_lm.uninstall()
+        assert all(layer.stats().evicted for layer in cache)
+        assert all(layer.stats().sinks_turned for layer in cache)
+    for fetched, routed in zip(*outputs, strict=True):
+        np.testing.assert_allclose(np.asarray(fetched), np.asarray(routed), atol=5e-4)
+
+
+def test_windows_are_as_all_layers_where_these_hold_no_more(model: Any) -> None:
+    cache = make_prompt_cache(model, replace(LOSSLESS, max_tokens=WINDOW, hot=2, block=4))
+    assert len({layer.plan.sizes for layer in cache}) == 1
+    tokens, logprobs = generate(model, PROMPT, cache, 20, step=7)
+    assert len(tokens) == 20
+    assert all(mx.isfinite(logprob).all().item() for logprob in logprobs)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_mask_that_is_only_the_rule_leaves_the_kernels_their_work(
+    layer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What mlx-lm was given as an array comes back as what it stands for."""
+    monkeypatch.setattr(TwoTierKVCache, "keeps_snapshot", True)
+    caches = make_prompt_cache(make_mixed("gemma3 of 7"), replace(LOSSLESS, max_tokens=50))
+    first, *others = caches[layer::2]
+    k = mx.random.normal((1, HKV, 49, DIM), key=mx.random.key(1))
+    for cache in (first, *others):
+        cache.append(k[:, :, :40], k[:, :, :40])
+    mask = first.make_mask(9, return_array=True, window_size=WINDOW if layer == 0 else None)
+    assert isinstance(mask, mx.array)
+    seen: list[Sight] = []
+    attend = MlxTiers.attend_snapshot
+
+    def seeing(
+        tiers: MlxTiers, q: mx.array, held: Snapshot, sight: Sight, scale: float
+    ) -> mx.array:
+        seen.append(sight)
+        return attend(tiers, q, held, sight, scale)
+
+    monkeypatch.setattr(MlxTiers, "attend_snapshot", seeing)
+    outputs = []
+    for cache, given in zip(others, (mask, mx.array(np.array(mask))), strict=False):
+        cache.update_and_fetch(k[:, :, 40:], k[:, :, 40:])
+        out = cache.attend_fetched(mx.ones((1, 6, 9, DIM)), scale=0.3, mask=given)
+        outputs.append(np.array(out))
+    assert [sight.suits_kernels for sight in seen] == [True, False]
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
+
+
+def test_each_layer_turns_by_its_own_rope() -> None:
+    def slowest(name: str) -> list[float | None]:
+        return [
+            None if one is NO_ROPE else float(one.periods[-1])
+            for one in mlx_lm.rotations_of(make_mixed(name))
+            if one is not None
+        ]
+
+    local, whole = 10_000.0 ** (15 / 16), 1_000_000.0 ** (15 / 16)
+    assert slowest("gemma3") == pytest.approx([local, whole, local, whole, local])
+    cohere = slowest("cohere2")
+    assert [period is None for period in cohere] == [False, True, False, True, False]
+    assert [period is None for period in slowest("exaone4")] == [False, True, False, True]
+    assert [period is None for period in slowest("smollm3")] == [False, False, False, True, False]
+    assert mlx_lm.rotation_of(make_mixed("gemma3")) is None
+    assert mlx_lm.rotation_of(make_mixed("llama")) is not None
+
+
+def test_saved_and_loaded_by_mlx_lm(model: Any, tmp_path: Path) -> None:
+    cache = make_prompt_cache(model, replace(LOSSLESS, keys="hkivi5", values="turbo3u"))
+    generate(model, PROMPT, cache, 20, step=32)
+    file = str(tmp_path / "cache.safetensors")
+    save_prompt_cache(file, cache)
+    loaded = load_prompt_cache(file)
+    assert [layer.ledger for layer in loaded] == [layer.ledger for layer in cache]
+    assert [layer.stats().sinks_turned for layer in loaded] == [True] * len(cache)
+    want, _ = generate(model, [5, 6, 7], copy.deepcopy(cache), 10)
+    assert generate(model, [5, 6, 7], loaded, 10)[0] == want
+
+
+def test_trimming_as_mlx_lm_does(name: str, model: Any) -> None:
+    cache = make_prompt_cache(model, replace(LOSSLESS, hot=99))
+    generate(model, PROMPT[:10], cache, 1)
+    assert can_trim_prompt_cache(cache)
+    assert trim_prompt_cache(cache, 4) == 4
+    assert {layer.offset for layer in cache} == {7}
+    generate(model, PROMPT, cache, 1)
+    assert can_trim_prompt_cache(cache) == (name == "smollm3")
+    # Never more than leaves a window whole.
+    left = cache[0].trim(50)
+    assert left == 50 if name == "smollm3" else left <= 8
+    if name != "smollm3":
+        assert cache[0].stats().evicted <= cache[0].offset + 1 - WINDOW
+
+
+def test_every_cache_that_mlx_lm_makes_is_ours_once_installed_so(name: str, model: Any) -> None:
+    mlx_lm.install(LOSSLESS)
+    try:
+        made = mlx_lm_cache.make_prompt_cache(model, max_kv_size=77)
+        assert {type(layer) for layer in made} == {TwoTierKVCache}
+        assert _windows(made) == WINDOWS[name]
+        assert max(layer.plan.sizes.max_tokens for layer in made) <= 77
+    finally:
+        mlx_lm.uninstall()
+
+
+class _Refused(nn.Module):  # type: ignore[misc]  # mlx tells no types
+    """Makes caches as a model does that ours do not fit."""
+
+    def __init__(self, made: list[Any], layers: int) -> None:
+        super().__init__()
+        self.layers = [nn.Module() for _ in range(layers)]
+        self.made = made
+
+
+def test_models_of_other_caches_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, made, layers, reason in (
+        (llama4, [ChunkedKVCache(8), KVCache()], 2, "wants ChunkedKVCache"),
+        (gemma4_text, [KVCache()], 2, "wants 1 caches for 2 layers"),
+        (iquestloopcoder, [KVCache(), RotatingKVCache(8)], 1, "wants 2 caches for 1 layers"),
+        (baichuan_m1, [mlx_lm_cache.CacheList(KVCache())], 1, "wants CacheList"),
+        (gemma3, [RotatingKVCache(8, keep=4)], 1, "wants RotatingKVCache"),
+    ):
+        model = type(kind.Model.__name__, (_Refused,), {"make_cache": lambda self: self.made})
+        with pytest.raises(CacheError, match=f"Model {reason}"):
+            make_prompt_cache(model(made, layers), LOSSLESS)
+
+
+def test_layers_with_unlike_heads_are_refused() -> None:
+    args = mimo_v2_flash.ModelArgs(
+        model_type="mimo_v2_flash",
+        num_experts_per_tok=1,
+        hybrid_layer_pattern=[0, 1],
+        moe_layer_freq=[0, 0],
+        add_swa_attention_sink_bias=True,
+        add_full_attention_sink_bias=False,
+        sliding_window_size=WINDOW,
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=32,
+        moe_intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        n_shared_experts=None,
+        n_routed_experts=None,
+        routed_scaling_factor=None,
+        topk_method="noaux_tc",
+        scoring_func="sigmoid",
+        norm_topk_prob=True,
+        n_group=1,
+        topk_group=1,
+        max_position_embeddings=99,
+        layernorm_epsilon=1e-5,
+        rope_theta=1000.0,
+        swa_rope_theta=100.0,
+        swa_num_attention_heads=4,
+        swa_num_key_value_heads=1,
+        head_dim=24,
+        v_head_dim=16,
+        swa_head_dim=24,
+        swa_v_head_dim=16,
+        partial_rotary_factor=1,
+    )
+    with pytest.raises(CacheError, match=r"unlike heads \(1 of 16 and 1 of 24 and 2 of 16 and"):
+        make_prompt_cache(mimo_v2_flash.Model(args), LOSSLESS)
