@@ -1,3 +1,5 @@
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from models.network.config import NetworkConfig
 from models.network.switches import Activation, NormOf, Switches
 
 LAYERS = 7
+PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 
 
 def switches(name: str, **more: Any) -> Switches:
@@ -150,3 +153,8 @@ def test_every_architecture_but_llama_says_what_it_does() -> None:
 def test_impossible_switches_are_refused(name: str, value: Any) -> None:
     with pytest.raises(GGUFError, match="expected"):
         Switches(**{name: value})
+
+
+def test_the_page_has_a_row_for_each() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == list(ARCHITECTURES)
