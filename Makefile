@@ -16,7 +16,7 @@ chat: $(VENV)/.run
 test: $(VENV)/.dev
 	$(PY) -m pytest -n 2 --dist loadfile
 
-# Files with the real dimensions of TinyLlama and Llama-2-7B: 5 GB of disk, some minutes.
+# Files with the real dimensions of five models, one after the other: 5 GB of disk, many minutes.
 test-large: $(VENV)/.dev
 	$(PY) -m pytest -m large
 

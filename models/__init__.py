@@ -1,4 +1,4 @@
-"""Llama-family GGUF files: reader, tokenizer, chat template, network, and where files are found.
+"""GGUF files: reader, tokenizer, chat template, network, and where files are found.
 
 Knows no user interface; of the cache only what `kvcache` exports.
 """

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.gguf.tensor_types import TensorType
-from tests.gguf_factory import MetadataItem, write_file
+from tests.gguf_factory import MetadataItem, TypeChoice, random_tensor, write_file
 
 _BLOCK = 32
 _LEVELS = 127
@@ -47,6 +47,7 @@ class Shape:
     head_dim: int
     vocab: int
     context: int = 4096
+    norm_eps: float = 1e-4
     tied: bool = False
     keys: Mapping[str, MetadataItem] = field(default_factory=dict)
     vectors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Shape:
             "feed_forward_length": self.ffn,
             "attention.head_count": self.heads,
             "attention.head_count_kv": self.kv_heads,
-            "attention.layer_norm_rms_epsilon": 1e-5,
+            "attention.layer_norm_rms_epsilon": self.norm_eps,
             "rope.freq_base": 10000.0,
         }
         if self.head_dim != self.width // self.heads:
@@ -165,6 +166,32 @@ def write_network(
         shapes=dict(shape.tensors()),
         types=lambda _name: kind,
         data=lambda name, size: _bytes(_tensor(shape, name, size, seed), of_matrices),
+    )
+
+
+def write_large(
+    path: Path,
+    shape: Shape,
+    *,
+    types: TypeChoice,
+    tokenizer_metadata: Mapping[str, MetadataItem],
+    seed: int,
+) -> None:
+    """Write a file of a real network's size, whose weights are not the same everywhere."""
+    rng = np.random.default_rng(seed)
+
+    def data(name: str, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        if name in shape.vectors:
+            return np.array(shape.vectors[name], np.float32).view(np.uint8)
+        return random_tensor(size, types(name), rng)
+
+    write_file(
+        path,
+        architecture=shape.architecture,
+        metadata={**shape.metadata(), **tokenizer_metadata},
+        shapes=dict(shape.tensors()),
+        types=types,
+        data=data,
     )
 
 

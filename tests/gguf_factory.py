@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Protocol
 
 import gguf
 import libgguf
@@ -61,7 +62,17 @@ def every_matrix(kind: TensorType) -> TypeChoice:
     return lambda name: kind
 
 
-def q4_k_m(config: LlamaShape) -> TypeChoice:
+class Layered(Protocol):
+    """Dimensions on which the types of llama.cpp's mixes depend."""
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def tied(self) -> bool: ...
+
+
+def q4_k_m(config: Layered) -> TypeChoice:
     """llama.cpp's Q4_K_M: Q6_K where errors hurt most, Q4_K elsewhere."""
     last = "token_embd.weight" if config.tied else "output.weight"
     edge = config.layers // 8

@@ -1,6 +1,7 @@
 """Write a GGUF file with a real model's dimensions and random weights.
 
-    python -m tests.make_model tinyllama|llama-2-7b OUT.gguf [--type Q5_K]
+    python -m tests.make_model tinyllama|llama-2-7b|llama-3.1-8b|qwen3-4b|gemma-3-4b OUT.gguf
+        [--type Q5_K]
 
 The types are llama.cpp's Q4_K_M mix unless `--type` gives one for all
 matrices. Such a file answers nonsense at a real model's speed and size.
@@ -10,16 +11,71 @@ import argparse
 from pathlib import Path
 
 from models.gguf.tensor_types import TensorType
+from tests.architectures import Shape, write_large
 from tests.gguf_factory import (
     LLAMA_2_7B,
     TINYLLAMA,
+    LlamaShape,
     every_matrix,
     q4_k_m,
     sentencepiece_tokenizer,
     write_llama,
 )
 
-_SHAPES = {"tinyllama": TINYLLAMA, "llama-2-7b": LLAMA_2_7B}
+LLAMA_3_1_8B = Shape(
+    architecture="llama",
+    layers=32,
+    width=4096,
+    ffn=14336,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    vocab=128256,
+    context=131072,
+    norm_eps=1e-5,
+    keys={"rope.dimension_count": 128, "rope.freq_base": 500000.0},
+    vectors={"rope_freqs.weight": (*[1.0] * 29, *[3.0] * 6, *[8.0] * 29)},
+)
+QWEN3_4B = Shape(
+    architecture="qwen3",
+    layers=36,
+    width=2560,
+    ffn=9728,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    vocab=151936,
+    context=40960,
+    norm_eps=1e-6,
+    tied=True,
+    keys={"rope.freq_base": 1000000.0},
+)
+GEMMA_3_4B = Shape(
+    architecture="gemma3",
+    layers=34,
+    width=2560,
+    ffn=10240,
+    heads=8,
+    kv_heads=4,
+    head_dim=256,
+    vocab=262144,
+    context=131072,
+    norm_eps=1e-6,
+    tied=True,
+    keys={
+        "rope.freq_base": 1000000.0,
+        "rope.scaling.type": "linear",
+        "rope.scaling.factor": 8.0,
+        "attention.sliding_window": 1024,
+    },
+)
+_SHAPES: dict[str, LlamaShape | Shape] = {
+    "tinyllama": TINYLLAMA,
+    "llama-2-7b": LLAMA_2_7B,
+    "llama-3.1-8b": LLAMA_3_1_8B,
+    "qwen3-4b": QWEN3_4B,
+    "gemma-3-4b": GEMMA_3_4B,
+}
 
 
 def main() -> None:
@@ -30,16 +86,14 @@ def main() -> None:
     parser.add_argument("--type", choices=[kind.name for kind in TensorType])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    config = _SHAPES[arguments.model]
+    config, out, seed = _SHAPES[arguments.model], arguments.out, arguments.seed
     types = every_matrix(TensorType[arguments.type]) if arguments.type else q4_k_m(config)
-    write_llama(
-        arguments.out,
-        config=config,
-        types=types,
-        tokenizer_metadata=sentencepiece_tokenizer(config.vocab),
-        seed=arguments.seed,
-    )
-    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.0f} MB")
+    tokenizer = sentencepiece_tokenizer(config.vocab)
+    if isinstance(config, Shape):
+        write_large(out, config, types=types, tokenizer_metadata=tokenizer, seed=seed)
+    else:
+        write_llama(out, config=config, types=types, tokenizer_metadata=tokenizer, seed=seed)
+    print(f"{out}: {out.stat().st_size / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

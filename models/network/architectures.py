@@ -82,7 +82,8 @@ class Keys:
         key = self.name("attention.sliding_window_pattern")
         given = self.metadata.get(key)
         if not isinstance(given, np.ndarray):
-            step = self.metadata.get_int(key, step)
+            if (step := self.metadata.get_int(key, step)) < 0:
+                raise GGUFError(f"{key} is {step}, expected a number of layers")
             return frozenset(at for at in range(self.layers) if not step or (at + 1) % step)
         if given.dtype.kind not in "biu" or len(given) != self.layers:
             raise GGUFError(

@@ -11,6 +11,7 @@ from models.errors import GGUFError
 
 # Far beyond any model, yet harmless, as in `config`.
 _LEAST, _MOST = 1e-6, 1e6
+_LONGEST = 1 << 24
 _SCALES = ("attention_scale", "embedding_scale", "residual_scale", "logit_divisor", "logit_cap")
 
 
@@ -76,8 +77,10 @@ class Switches:
                 f"got temperature_scale={self.temperature_scale} over {self.temperature_span} "
                 f"tokens, expected 0 to {_MOST:g} over at least one"
             )
-        if (self.window or 0) < bool(self.windowed):
-            raise GGUFError(f"got layers that see {self.window} tokens, expected at least one")
+        if self.windowed and not 1 <= (self.window or 0) <= _LONGEST:
+            raise GGUFError(
+                f"got layers that see {self.window} tokens, expected 1 to {_LONGEST} tokens"
+            )
 
     def window_of(self, layer: int) -> int | None:
         """Tokens that a query of the layer sees, itself included; None: all."""

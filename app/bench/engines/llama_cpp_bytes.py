@@ -10,8 +10,10 @@ _BITS = {"f16": 16.0, "q8_0": 8.5, "q4_0": 4.5}
 def kv_bytes(metadata: Mapping[str, str], case: Case) -> int:
     """Bytes of the tokens held, from the file's dimensions and the type's bits."""
 
+    architecture = metadata["general.architecture"]
+
     def number(name: str, default: int = 0) -> int:
-        return int(metadata.get(f"llama.{name}", default))
+        return int(metadata.get(f"{architecture}.{name}", default))
 
     heads = number("attention.head_count")
     dim = number("attention.key_length", number("embedding_length") // heads)

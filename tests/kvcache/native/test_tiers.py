@@ -216,6 +216,7 @@ CASES = {
     "sharp": Case(spread=2.0, groups=7, queries=3),
     "apart": Case(batch=2, queries=5, traditional=False),
     "ring": Case(batch=2, queries=3, ring=True),
+    "wide": Case(heads=1, groups=3, queries=2, dim=256, tokens=32, blocks=5),
 }
 
 

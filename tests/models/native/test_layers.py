@@ -21,7 +21,7 @@ from kvcache import (
 )
 from kvcache.native import codec as cpu_codec
 from kvcache.native.library import Library
-from kvcache.prompt_cache import rows_from_plan
+from kvcache.prompt_cache import from_plan, rows_from_plan
 from kvcache.tiers import cpu as cpu_tiers
 from kvcache.tiers.cpu import CpuTiers
 from models import load, loader
@@ -142,6 +142,28 @@ def test_rows_at_once_are_rows_step_by_step(model: CpuModel, codec: str) -> None
         assert layer.stats() == other_layer.stats()
         assert [row.ledger for row in layer.rows] == [row.ledger for row in other_layer.rows]
     assert len({row.ledger.evicted for row in once[0].rows}) == 2
+
+
+def _mixed(model: CpuModel) -> list[TwoTierKVCache]:
+    """Layers with windows, in one tier and in two, around one that sees all."""
+    config = CacheConfig(
+        max_tokens=190, hot=20, block=16, keys="f16", values="f16", hot_dtype=HotDtype.F32
+    )
+    shape = replace(model.shape, windows=(5, None, 61))
+    return from_plan(resolve(config, shape), model.rotations)
+
+
+def test_layers_of_different_windows_at_once(
+    model: CpuModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, steps = _mixed(model), _mixed(model)
+    want = _outputs(model, steps, batch=1, at_once=False)
+    monkeypatch.setattr(CpuTiers, "attend", _fail)
+    got = _outputs(model, once, batch=1, at_once=True)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-3)
+    assert [layer.stats() for layer in once] == [layer.stats() for layer in steps]
+    assert len({layer.stats().evicted for layer in once}) == 3
 
 
 def _fail(*_: object, **__: object) -> None:

@@ -78,7 +78,7 @@ _MLX_LM: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3_text",
         {**_GEMMA3, "query_pre_attn_scalar": 64, "sliding_window_pattern": 1},
     ),
-    "phi3": ("phi3", {}),
+    "phi3": ("phi3", {"partial_rotary_factor": 0.75}),
     "phi3-short": ("phi3", _long_rope("phi3-short", "short", WINDOW)),
     "phi3-long": (
         "phi3",
@@ -172,7 +172,7 @@ def _arguments(shape: Shape) -> dict[str, Any]:
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
-        "rms_norm_eps": 1e-5,
+        "rms_norm_eps": shape.norm_eps,
         "vocab_size": shape.vocab,
         "max_position_embeddings": shape.context,
         "tie_word_embeddings": shape.tied,

@@ -1,3 +1,5 @@
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -5,11 +7,12 @@ import pytest
 
 from models.errors import GGUFError
 from models.gguf.metadata import Metadata
-from models.network.architectures import ARCHITECTURES, architecture_of
+from models.network.architectures import _KIN, ARCHITECTURES, architecture_of
 from models.network.config import NetworkConfig
 from models.network.switches import Activation, NormOf, Switches
 
 LAYERS = 7
+PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 
 
 def switches(name: str, **more: Any) -> Switches:
@@ -124,6 +127,25 @@ def test_what_is_not_run_has_kin(name: str, kin: str) -> None:
     assert all(f"{each} (" in text for each in ARCHITECTURES)
 
 
+def test_kin_is_run_and_what_has_kin_is_not() -> None:
+    assert set(_KIN.values()) == set(ARCHITECTURES) - {"smollm3"}
+    assert not _KIN.keys() & ARCHITECTURES.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("attention__sliding_window", -1, "layers that see -1 tokens, expected 1 to 16777216"),
+        ("attention__sliding_window", 2**40, "layers that see 1099511627776 tokens"),
+        ("attention__sliding_window_pattern", -3, "pattern is -3, expected a number of layers"),
+        ("final_logit_softcapping", 1e30, r"logit_cap=1e\+30"),
+    ],
+)
+def test_impossible_windows_end_in_one_line(key: str, value: float, told: str) -> None:
+    with pytest.raises(GGUFError, match=told):
+        switches("gemma3", **{"attention__sliding_window": 17, key: value})
+
+
 def test_strangers_have_none() -> None:
     with pytest.raises(GGUFError, match="'mamba' is not supported; ember runs llama"):
         switches("mamba")
@@ -145,8 +167,14 @@ def test_every_architecture_but_llama_says_what_it_does() -> None:
         ("temperature_scale", -1.0),
         ("temperature_span", 0),
         ("windowed", frozenset({1})),
+        ("logit_cap", -30.0),
     ],
 )
 def test_impossible_switches_are_refused(name: str, value: Any) -> None:
     with pytest.raises(GGUFError, match="expected"):
         Switches(**{name: value})
+
+
+def test_the_page_has_a_row_for_each() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == list(ARCHITECTURES)

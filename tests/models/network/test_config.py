@@ -6,6 +6,7 @@ import pytest
 from models.errors import GGUFError
 from models.gguf.metadata import Metadata
 from models.network.config import NetworkConfig
+from models.network.rope import Yarn
 
 PLAIN: dict[str, Any] = {
     "general.architecture": "llama",
@@ -54,6 +55,7 @@ def test_defaults_are_the_specifications() -> None:
         ("rope__scaling__factor", 1e-3, "stretched 0.001 times, expected 1 to 16777216 tokens"),
         ("rope__freq_base", 1e38, "rope_base=1e+38"),
         ("rope__freq_base", 1e-30, "rope_base=1e-30, expected 1 to 1e+18"),
+        ("rope__scaling__attn_factor", 0.0, "rope_magnitude=0.0, expected 0.001 to 1000"),
         ("rope__dimension_count", 18, "18 turning dimensions of 16"),
         ("rope__dimension_count", 5, "5 turning dimensions"),
     ],
@@ -63,6 +65,43 @@ def test_numbers_out_of_bounds_end_in_one_line(key: str, value: float, named: st
         read(**{key: value})
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+YARN = {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0}
+
+
+def test_yarn_stretches_what_the_network_was_trained_for() -> None:
+    assert read(**YARN).shape.context == 512
+    config = read(**YARN, rope__scaling__original_context_length=32)
+    assert config.shape.context == 128  # as the file says, which is the stretched one
+    assert config.yarn == Yarn(original=32)
+    assert config.rope_magnitude == pytest.approx(1 + 0.1 * np.log(4))
+    assert config.named() == (
+        "rope stretched 4 times by YaRN from 32 tokens",
+        "queries and keys multiplied by 1.139 where they turn",
+    )
+    # Where it begins and ends is heeded where llama.cpp does.
+    assert read(**YARN, rope__scaling__yarn_beta_fast=8.0).yarn == Yarn(original=128)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"rope__scaling__original_context_length": 0}, "YaRN over 0 tokens"),
+        ({"rope__scaling__original_context_length": 2**40}, "stretched 4 times, expected 1 to"),
+        ({"rope__freq_base": 1.0}, "YaRN for a rope of base 1"),
+        ({"rope__scaling__type": "ntk"}, "'ntk' is not supported, expected linear, yarn or"),
+    ],
+)
+def test_impossible_scalings_end_in_one_line(more: dict[str, Any], told: str) -> None:
+    with pytest.raises(GGUFError, match=told):
+        read(**YARN | more)
+
+
+@pytest.mark.parametrize("turns", [(1.0, 1.0), (1.0, 2.0), (4.0, 0.0), (4.0, -1.0)])
+def test_yarn_begins_before_it_ends(turns: tuple[float, float]) -> None:
+    with pytest.raises(GGUFError, match="fewer turns at the end than at the start"):
+        Yarn(original=32, fast=turns[0], slow=turns[1])
 
 
 @pytest.mark.parametrize(

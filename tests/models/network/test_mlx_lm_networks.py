@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
-from kvcache import Backend
-from models.loader import load
 from models.network.architectures import ARCHITECTURES
 from tests.models.network.mlx_lm_networks import NETWORKS, mlx_lm_logits
-from tests.models.network.truth import TRUTH, furthest
-from tests.tiny_files import PROMPTS, TINY, prompt, write_tiny
+from tests.models.network.truth import TRUTH, furthest, open_tiny, told
+from tests.tiny_files import PROMPTS, TINY, prompt
 
 LONGEST = len(PROMPTS) - 1
 
@@ -36,6 +33,5 @@ def test_mlx_lm_agrees_with_llama_cpp(name: str, logits: np.ndarray) -> None:
 
 
 def test_ember_agrees_with_mlx_lm(name: str, logits: np.ndarray, tmp_path: Path) -> None:
-    model = load(write_tiny(tmp_path / "tiny.gguf", name), backend=Backend.REFERENCE).model
-    got = np.asarray(model(mx.array([prompt(PROMPTS[LONGEST])])))[0]
+    got = told(open_tiny(tmp_path, name))(prompt(PROMPTS[LONGEST]))
     assert np.abs(got - logits).max() < 0.001 * np.abs(logits).max()

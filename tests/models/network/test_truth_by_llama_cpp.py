@@ -3,26 +3,25 @@
 In plain MLX from unencoded weights, and by the CPU kernels from the same weights as Q8_0.
 """
 
-from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from kvcache import Backend, CacheConfig, HotDtype, make_prompt_cache
+from kvcache import Backend
 from models.gguf.tensor_types import TensorType
-from models.loader import load
 from models.network.architectures import ARCHITECTURES
-from models.network.llama import Model
+from models.network.llama import Block, Model
 from tests.architectures import fingerprint
-from tests.models.network.truth import TRUTH, furthest
-from tests.tiny_files import PROMPTS, SEED, TINY, WINDOW, prompt, write_tiny
+from tests.models.network.truth import TRUTH, furthest, open_tiny, told
+from tests.tiny_files import PROMPTS, SEED, TINY, VOCABULARY, prompt
 
 KINDS = {Backend.REFERENCE: TensorType.F32, Backend.CPU: TensorType.Q8_0}
 TOLERANCE = {Backend.REFERENCE: 0.01, Backend.CPU: 0.02}
 # Two tokens this near each other may change places.
 MARGIN = 0.02
-PIECE = 29
+PIECE = 61
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda backend: backend.value)
@@ -38,17 +37,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def model(name: str, backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    path = tmp_path_factory.mktemp("tiny") / f"{name}.gguf"
-    loaded = load(write_tiny(path, name, KINDS[backend]), backend=backend).model
-    loaded.set_context(WINDOW)
-    return loaded
-
-
-def _empty(model: Model, backend: Backend) -> Callable[[Sequence[int]], np.ndarray]:
-    """Asks for the logits [L, vocabulary] of the next tokens; all before them are unencoded."""
-    config = CacheConfig(max_tokens=WINDOW, hot=WINDOW, hot_dtype=HotDtype.F32, backend=backend)
-    cache = make_prompt_cache(model, config)
-    return lambda ids: np.asarray(model(mx.array([list(ids)]), cache))[0]
+    folder = tmp_path_factory.mktemp("tiny")
+    return open_tiny(folder, name, kind=KINDS[backend], backend=backend)
 
 
 def test_every_architecture_has_its_truth() -> None:
@@ -65,7 +55,7 @@ def test_the_truth_is_of_these_files(name: str) -> None:
 def test_a_prompt_in_one_piece(name: str, model: Model, backend: Backend, index: int) -> None:
     truth = TRUTH[name]["prompts"][index]
     ids = prompt(PROMPTS[index])
-    assert furthest(truth, _empty(model, backend)(ids)) < TOLERANCE[backend]
+    assert furthest(truth, told(model, backend)(ids)) < TOLERANCE[backend]
 
 
 @pytest.mark.parametrize("index", range(len(PROMPTS)), ids=PROMPTS)
@@ -76,7 +66,7 @@ def test_a_prompt_in_pieces_and_its_answer(
     truth = TRUTH[name]["prompts"][index]
     ids = prompt(PROMPTS[index])
     singles = ids[-3:] + truth["greedy_ids"][:-1]
-    ask = _empty(model, backend)
+    ask = told(model, backend)
     for start in range(0, len(ids) - 3, PIECE):
         ask(ids[start : min(start + PIECE, len(ids) - 3)])
     rows = np.concatenate([ask([token]) for token in singles])
@@ -92,3 +82,15 @@ def test_without_a_cache(name: str, model: Model, backend: Backend) -> None:
     truth = TRUTH[name]["prompts"][1]
     logits = np.asarray(model(mx.array([prompt(PROMPTS[1])])))[0]
     assert furthest(truth, logits) < TOLERANCE[backend]
+
+
+@pytest.mark.parametrize("each", TINY)
+def test_the_kernels_compute_all_layers_in_one_call(
+    each: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_tiny(tmp_path, each, kind=TensorType.Q8_0, backend=Backend.CPU)
+    monkeypatch.setattr(Block, "__call__", lambda *_: pytest.fail("a layer by itself"))
+    ask = told(model, Backend.CPU)
+    ask(prompt(PROMPTS[0]))
+    ask([VOCABULARY - 1])
+    assert model.reference_weights == 0

@@ -1,10 +1,18 @@
-"""What llama.cpp says of the tiny files, and how far logits are from it."""
+"""What llama.cpp says of the tiny files, how ember opens them, and how far logits are from it."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
+
+from kvcache import Backend, CacheConfig, HotDtype, make_prompt_cache
+from models.gguf.tensor_types import TensorType
+from models.loader import load
+from models.network.llama import Model
+from tests.tiny_files import WINDOW, write_tiny
 
 TRUTH: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "data" / "architectures_truth.json").read_text(encoding="utf-8")
@@ -22,3 +30,25 @@ def furthest(truth: dict[str, Any], logits: np.ndarray) -> float:
         logprobs = row - row.max() - np.log(np.exp(row - row.max()).sum())
         worst = max(worst, float(np.abs(logprobs[best["ids"]] - best["logprobs"]).max()))
     return worst
+
+
+def open_tiny(
+    folder: Path,
+    name: str,
+    *,
+    kind: TensorType = TensorType.F32,
+    backend: Backend = Backend.REFERENCE,
+) -> Model:
+    """The network of a tiny file, in the context that llama.cpp was given."""
+    model = load(write_tiny(folder / f"{name}.gguf", name, kind), backend=backend).model
+    model.set_context(WINDOW)
+    return model
+
+
+def told(
+    model: Model, backend: Backend = Backend.REFERENCE
+) -> Callable[[Sequence[int]], np.ndarray]:
+    """Asks for the logits [L, vocabulary] of the next tokens; all before them are unencoded."""
+    config = CacheConfig(max_tokens=WINDOW, hot=WINDOW, hot_dtype=HotDtype.F32, backend=backend)
+    cache = make_prompt_cache(model, config)
+    return lambda ids: np.asarray(model(mx.array([list(ids)]), cache))[0]

@@ -37,12 +37,14 @@ def test_no_cache_gives_the_tokens_that_a_cache_gives(tiny_path: Path) -> None:
     assert len(seen[0][1]) == 11
 
 
-def test_llama_cpps_bytes_by_hand() -> None:
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_llama_cpps_bytes_by_hand(architecture: str) -> None:
     metadata = {
-        "llama.block_count": "30",
-        "llama.embedding_length": "576",
-        "llama.attention.head_count": "9",
-        "llama.attention.head_count_kv": "3",
+        "general.architecture": architecture,
+        f"{architecture}.block_count": "30",
+        f"{architecture}.embedding_length": "576",
+        f"{architecture}.attention.head_count": "9",
+        f"{architecture}.attention.head_count_kv": "3",
     }
     case = tiny_case(Path("m"), EngineName.LLAMA_CPP, "q8_0")
     # 2 * 30 layers * 3 KV heads * 64 dims * 8.5 bits, of 3 + 7 + 4 tokens
