@@ -1,4 +1,4 @@
-"""The dispatcher's edge: what it refuses, whatever is behind it."""
+"""Masks that no attention takes, whatever cache is behind it."""
 
 from typing import Any, Protocol
 
