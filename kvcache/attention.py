@@ -85,6 +85,7 @@ def attend_unencoded(
     q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask, backend: Backend
 ) -> mx.array:
     """Attention over unencoded keys and values [B, Hkv, S, D] by a resolved backend."""
+    reference.check_mask(mask)
     if backend is Backend.GPU:
         return mx.fast.scaled_dot_product_attention(
             q, k.astype(q.dtype), v.astype(q.dtype), scale=scale, mask=mask

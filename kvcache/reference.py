@@ -10,11 +10,19 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
+from kvcache.errors import CacheError
+
 Mask: TypeAlias = mx.array | Literal["causal"] | None
 
 # Scores of one slice of queries, or of one part, hold at most this many float32 elements (64 MiB).
 MAX_SCORES = 2**24
 _LOWEST = float(mx.finfo(mx.float32).min)
+
+
+def check_mask(mask: Mask) -> None:
+    """Raise CacheError for a word that names no mask."""
+    if isinstance(mask, str) and mask != "causal":
+        raise CacheError(f"got the mask {mask!r}, expected 'causal', an array, or None for none")
 
 
 def attention(

@@ -13,7 +13,7 @@ from kvcache.checks import check_queries, check_rows, check_tokens
 from kvcache.config import Backend
 from kvcache.errors import CacheError
 from kvcache.native.structs import TierMemory
-from kvcache.reference import Mask
+from kvcache.reference import Mask, check_mask
 from kvcache.stats import CacheStats, sum_rows
 from kvcache.tiers.cpu_step import CpuStep
 from kvcache.two_tier import TwoTierKVCache
@@ -45,6 +45,7 @@ class RowsKVCache:
         """
         if isinstance(mask, mx.array):
             raise CacheError("rows of unequal length take no mask array: each row is causal")
+        check_mask(mask)
         if {x.shape[0] for x in (q, k, v)} != {len(self.rows)}:
             got = ", ".join(str(x.shape) for x in (q, k, v))
             raise CacheError(f"got {got}, expected {len(self.rows)} batch rows")

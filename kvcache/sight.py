@@ -13,7 +13,7 @@ from itertools import groupby
 import mlx.core as mx
 
 from kvcache.errors import CacheError
-from kvcache.reference import Mask
+from kvcache.reference import Mask, check_mask
 from kvcache.turn import Rotation
 
 
@@ -44,6 +44,7 @@ class Sight:
     rotation: Rotation | None = None
 
     def __post_init__(self) -> None:
+        check_mask(self.mask)
         if isinstance(self.mask, mx.array) and self.mask.shape[-1] != self.columns:
             raise CacheError(
                 f"got a mask of {self.mask.shape[-1]} columns, expected {self.columns}: "

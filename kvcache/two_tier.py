@@ -375,7 +375,7 @@ class TwoTierKVCache:
         return self._tiers.attend(q, self.ledger, new, sight, scale / self.plan.temperature)
 
     def _sight(self, ledger: Ledger, position: int, queries: int, *, new: int, mask: Mask) -> Sight:
-        if isinstance(mask, str) or (mask is None and queries == 1):
+        if (mask is None and queries == 1) or (isinstance(mask, str) and mask == "causal"):
             return _causal_sight(ledger, position, queries, new, self.rotation)
         return ledger.sight(position, queries, new=new, mask=mask, rotation=self.rotation)
 

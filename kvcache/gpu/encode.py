@@ -11,7 +11,6 @@ from functools import lru_cache, partial
 from itertools import pairwise
 
 import mlx.core as mx
-import numpy as np
 
 from kvcache.codecs import kvarn, turbo
 from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec, group_size
@@ -20,7 +19,8 @@ from kvcache.codecs.lloyd_max import levels
 from kvcache.codecs.rotation import hadamard_factor
 from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
 from kvcache.gpu.families import LEVELS, family_of
-from kvcache.gpu.kernel import LEAST_SIZE, Call, Constant, Kernel, Launcher, launch_on_device
+from kvcache.gpu.hadamard import part_words
+from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
 from kvcache.gpu.shape import TILE, ceil_div
 from kvcache.snapshot import Tokens
 
@@ -103,7 +103,7 @@ class TierEncoder:
                 inputs=[
                     *(*ring, *new),
                     *(_signs(codec, heads, dim) for codec in codecs),
-                    *(_minuses(factor), made.numbers, pack_arguments(numbers)),
+                    *(part_words(factor), made.numbers, pack_arguments(numbers)),
                 ],
                 constants={**made.constants, "FACTOR": factor, "HOT": ring.keys.dtype},
                 grid=(threads * tiles, batch * heads, 2 * tokens.blocks),
@@ -229,14 +229,3 @@ def _signs(codec: Codec, heads: int, dim: int) -> mx.array:
 @lru_cache
 def _no_signs(heads: int, dim: int) -> mx.array:
     return mx.ones((heads, dim))
-
-
-@lru_cache
-def _minuses(factor: int) -> mx.array:
-    """Of each row of MLX's Hadamard matrix of a factor, the columns that are -1, as bits; uint32.
-
-    MLX transforms no vector of the bare factor, so it is seen in one twice as long.
-    """
-    matrix = np.array(mx.hadamard_transform(mx.eye(2 * factor)))[::2, ::2].T
-    minuses = [sum(1 << int(k) for k in np.flatnonzero(row < 0)) for row in matrix]
-    return mx.array([*minuses, *[0] * (LEAST_SIZE - factor)], mx.uint32)

@@ -1,4 +1,4 @@
-"""A codec's rotation as `kernels/hadamard.h` takes it: signs as bits, instead of a matrix.
+"""A codec's rotation as kernels take it: signs as bits, instead of a matrix.
 
 The transform of D = m * 2^k channels is one of m parts, whose matrix is of signs, and of 2^k
 channels, which the kernels know.
@@ -35,10 +35,15 @@ def rotation_words(
     matrix = np.array(basis.transposed if back else basis.matrix)
     scale = matrix[:1, :1].view(np.uint32).ravel()
     factor = _factor(dim)
-    width = dim // factor
-    parts = _bits(matrix[::width, ::width].T < 0).ravel() if factor > 1 else scale[:0]
+    parts = _part_signs(factor, back=back) if factor > 1 else scale[:0]
     words = np.concatenate([scale, parts, _bits(np.array(basis.signs) < 0).ravel()])
-    return mx.array(np.pad(words, (0, max(0, LEAST_SIZE - len(words)))))
+    return _padded(words)
+
+
+@lru_cache
+def part_words(factor: int) -> mx.array:
+    """uint32: the m words of the parts' signs alone, for m = `factor`."""
+    return _padded(_part_signs(factor, back=False))
 
 
 def words_bytes(heads: int, dim: int) -> int:
@@ -51,6 +56,16 @@ def words_bytes(heads: int, dim: int) -> int:
 def _factor(dim: int) -> int:
     """m."""
     return next((m for m in _FACTORS if dim % m == 0), 1)
+
+
+def _part_signs(factor: int, *, back: bool) -> Words:
+    """[m]. MLX transforms no vector of m channels, so the matrix is seen in one twice as large."""
+    matrix = np.array(mx.hadamard_transform(mx.eye(2 * factor)))[::2, ::2]
+    return _bits((matrix if back else matrix.T) < 0).ravel()
+
+
+def _padded(words: Words) -> mx.array:
+    return mx.array(np.pad(words, (0, max(0, LEAST_SIZE - len(words)))))
 
 
 def _bits(negative: npt.NDArray[np.bool_]) -> Words:

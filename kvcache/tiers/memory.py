@@ -128,7 +128,10 @@ class Tiers(ABC, Generic[Array]):
 
     @abstractmethod
     def pending(self) -> list[mx.array]:
-        """Arrays that may still have to be evaluated."""
+        """Arrays that may still have to be evaluated, in any order.
+
+        What reads a ring in the same go makes its write a copy, whichever comes first.
+        """
 
     def after_writes(self, out: mx.array) -> mx.array:
         """`out`, which now is not there before what was written; as it is where writes wait not.

@@ -16,7 +16,7 @@ from kvcache.checks import check_finite, check_queries, check_rows, check_tokens
 from kvcache.config import MOST_TOKENS, Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.native.structs import HEAD_DIM_STEP
-from kvcache.reference import Mask
+from kvcache.reference import Mask, check_mask
 from kvcache.sight import Sight
 from kvcache.stats import CacheStats
 from kvcache.unencoded.buffers import CpuBuffer, Layout, MlxBuffer, Whole, make_buffer
@@ -88,6 +88,7 @@ class DynamicKVCache:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
         check_queries(q, self._layout or (q.shape[0], 1, q.shape[3]), self.offset)
         buffer = self._filled()
+        check_mask(mask)
         causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
         if causal and q.shape[3] % HEAD_DIM_STEP == 0 and isinstance(buffer, CpuBuffer):
             keys, values = buffer.whole
@@ -103,6 +104,7 @@ class DynamicKVCache:
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
     ) -> mx.array:
         """`append`, then `attend_held`."""
+        check_mask(mask)
         self.append(k, v)
         return self.attend_held(q, scale=scale, mask=mask)
 

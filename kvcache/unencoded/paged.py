@@ -18,7 +18,7 @@ from kvcache.checks import check_finite, check_queries, check_tokens
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
 from kvcache.native.structs import HEAD_DIM_STEP
-from kvcache.reference import Mask
+from kvcache.reference import Mask, check_mask
 from kvcache.sight import Sight
 from kvcache.stats import CacheStats
 from kvcache.unencoded.block_pool import BlockPool
@@ -87,6 +87,7 @@ class PagedKVCache:
         shape, store = self.pool.shape, self.pool.store
         rows = len(self._tables.rows) or q.shape[0]
         check_queries(q, (rows, shape.kv_heads, shape.head_dim), self.size())
+        check_mask(mask)
         causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
         if causal and isinstance(store, CpuPages) and shape.head_dim % HEAD_DIM_STEP == 0:
             out = [
@@ -101,6 +102,7 @@ class PagedKVCache:
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
     ) -> mx.array:
         """`append`, then `attend_held`."""
+        check_mask(mask)
         self.append(k, v)
         return self.attend_held(q, scale=scale, mask=mask)
 

@@ -28,7 +28,7 @@ from tests.metal import launches
 # Tokens in the cache: some hot ones alone; cold blocks too; a window that has moved. Neither
 # the next token nor the one after it completes a block.
 HELD = {"hot": 29, "cold": 151, "steady": 2500}
-_TYPES = every_matrix(TensorType.Q4_1)
+TYPES = every_matrix(TensorType.Q4_1)
 _OURS = tuple(str(Path(package.__path__[0])) for package in (kvcache, models))
 _LAYERS = 22  # TinyLlama's
 _TOKENS = 20  # that one cache is asked for: fewer than complete a block
@@ -61,8 +61,8 @@ def counted(held: int) -> Counted:
 
 def seconds(held: int) -> float:
     """Of each of 22 layers, with a 22nd of what they share: the shortest of many tokens."""
-    with _launching_nothing():
-        model = launches.tiny_model(_LAYERS, _TYPES)
+    with launching_nothing():
+        model = launches.tiny_model(_LAYERS, TYPES)
         shortest = min(
             _seconds(model, caches)
             for caches in (launches.caches_of(model, held) for _ in range(_CACHES))
@@ -78,8 +78,8 @@ def _seconds(model: Model, caches: Sequence[TwoTierKVCache]) -> float:
 
 
 def _of_a_token(layers: int, held: int) -> PythonCost:
-    with _launching_nothing():
-        model = launches.tiny_model(layers, _TYPES)
+    with launching_nothing():
+        model = launches.tiny_model(layers, TYPES)
         caches = launches.caches_of(model, held)
         model.hidden(mx.array([[5]]), caches)  # what the first token alone does
         for shared in (two_tier._appended, two_tier._causal_sight, rope._offsets):
@@ -110,7 +110,8 @@ def _traced(run: Callable[[], Any]) -> PythonCost:
 
 
 @contextmanager
-def _launching_nothing() -> Iterator[None]:
+def launching_nothing() -> Iterator[None]:
+    """As on a GPU whose kernels give zeros, the same arrays each time, and whose others nothing."""
     outputs: dict[Any, list[mx.array]] = {}
 
     def kernel(**call: Any) -> list[mx.array]:

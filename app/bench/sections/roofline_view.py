@@ -53,7 +53,7 @@ def _bytes(rows: Rows) -> Table:
             )
             for (model, kv, context), row in reversed(first.items())
         ],
-        note="other: queries, outputs and partial results of attention.",
+        note="other: queries, outputs and, as on a base chip, partial results of attention.",
     )
 
 
