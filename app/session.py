@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 
-from app.chat_tokens import ChatTokens, system_of
+from app.chat_tokens import NO_SWITCH, ChatTokens, Prompt, system_of
 from app.console import note
 from app.engine import Engine, Request
 from app.generation import Event
@@ -15,7 +15,14 @@ from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
 from app.memory import Admitted, admit
-from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
+from app.options import (
+    KEEP_SYSTEM,
+    LoadOptions,
+    cache_config,
+    load_options,
+    model_name,
+    think_switch,
+)
 from app.progress import byte_bar, step_bar
 from kvcache import Backend, CacheConfig
 from kvcache.native.build import NativeUnavailableError
@@ -33,13 +40,15 @@ _LONG_WARM_UP = 3.0  # seconds, from which on a user is told
 class Session:
     """An engine, the thread it lives on, and the ids of its chat.
 
-    keeps: whether the system prompt is pinned, as long as the chat format makes it.
+    keeps: whether the system prompt is pinned, as long as the chat format makes it. think:
+    whether the model is to think; None leaves it to its template.
     """
 
     engine: Engine
     chat: ChatTokens
     thread: InferenceThread
     keeps: bool = False
+    think: bool | None = None
 
     def generate(self, request: Request, cancel: Flag) -> Generator[Event, None, None]:
         """`Engine.generate`, run on the inference thread."""
@@ -51,15 +60,15 @@ class Session:
         """`Engine.generate_batch`, run on the inference thread."""
         return self.thread.stream(lambda: self.engine.generate_batch(requests, cancel))
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready for an answer; what is to be said of it is told."""
-        made = self.chat.prompt(messages)
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """A conversation, ready for an answer; what is to be said of it is told."""
+        made = self.chat.prompt(messages, think=self.think)
         if self.keeps:
-            kept = self.chat.system_tokens(system_of(messages))
+            kept = self.chat.system_tokens(system_of(messages), think=self.think)
             self.thread.call(lambda: self.engine.keep(kept))
         for text in made.notes:
             note(text)
-        return made.ids
+        return made
 
 
 @contextmanager
@@ -75,17 +84,28 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     with InferenceThread() as thread:
         loaded, admitted = _load_with_bar(thread, path, config, load_options(args))
         config, chat = admitted.config, ChatTokens(loaded)
+        think = None if raw else think_switch(args)
         if not raw:
             loaded.template.start()
         if args.keep == KEEP_SYSTEM:
-            config = replace(config, keep=chat.system_tokens(args.system))
+            config = replace(config, keep=chat.system_tokens(args.system, think=think))
         engine = _engine_with_bar(thread, loaded, config)
         for text in (
             *admitted.notes,
             *load_notes(engine, asked=config.backend, hot=args.hot, chat=None if raw else chat),
         ):
             note(text)
-        yield Session(engine=engine, chat=chat, thread=thread, keeps=args.keep == KEEP_SYSTEM)
+        if think is not None and not chat.has_switch:
+            note(no_switch(chat))
+        keeps = args.keep == KEEP_SYSTEM
+        yield Session(engine=engine, chat=chat, thread=thread, keeps=keeps, think=think)
+
+
+def no_switch(chat: ChatTokens) -> str:
+    """Why a model cannot be told not to think."""
+    if not chat.thinks:
+        return "this model's chat format knows no thinking: there is none to switch off"
+    return f"{NO_SWITCH}: --think-budget 0 ends it as soon as it begins"
 
 
 def load_notes(

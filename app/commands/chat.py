@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_sampling(parser)
     # What is not given here comes from the settings file.
     parser.set_defaults(**dict.fromkeys(_SETTABLE))
+    options.add_thinking(parser)
     options.add_cache(parser)
 
 
@@ -225,16 +226,21 @@ def _turn(
     from models.text.chat_template import Message, Role
 
     asked = [*messages, Message(role=Role.USER, content=line)]
+    made = session.prompt(asked)
     request = Request(
-        prompt=session.prompt(asked),
+        prompt=made.ids,
         max_tokens=args.max_tokens,
         sampling=options.sampling(args),
         stop=tuple(args.stop),
+        thinking=made.thinking,
+        think_budget=args.think_budget,
     )
     with cancel_on_interrupt() as cancel:
-        (answer,) = show(session.generate(request, cancel), echo=True)
+        events = session.generate(request, cancel)
+        (answer,) = show(events, echo=True, thinking=options.shows_thinking(args))
     cancel.check_killed()
     completion = answer.whole()
     session.chat.answered(completion)
     print(summary(completion, session.engine), file=sys.stderr)
-    return [*asked, Message(role=Role.ASSISTANT, content=completion.text)]
+    said = Message(role=Role.ASSISTANT, content=completion.text, thinking=completion.thinking)
+    return [*asked, said]

@@ -158,6 +158,8 @@ class AnswerParts:
         # Whether nothing of this part has been given yet; whether an answer's mark stood there.
         self._is_fresh, self._is_wrapped = True, False
         self.add(begun)
+        if self.is_thinking:
+            self._held = self._held.lstrip()
 
     @property
     def is_thinking(self) -> bool:
