@@ -16,7 +16,6 @@ from models.text.template_thinking import Switch
 from models.text.thinking import Thinking, parted
 from models.text.tokenized_text import TokenizedText
 
-NO_SWITCH = "this model's chat format has no switch for thinking"
 _GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 
-from app.chat_tokens import NO_SWITCH, ChatTokens, Prompt, system_of
+from app.chat_tokens import ChatTokens, Prompt, system_of
 from app.console import note
 from app.engine import Engine, Request
 from app.generation import Event
@@ -15,14 +15,7 @@ from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
 from app.memory import Admitted, admit
-from app.options import (
-    KEEP_SYSTEM,
-    LoadOptions,
-    cache_config,
-    load_options,
-    model_name,
-    think_switch,
-)
+from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
 from app.progress import byte_bar, step_bar
 from kvcache import Backend, CacheConfig
 from kvcache.native.build import NativeUnavailableError
@@ -32,6 +25,7 @@ from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
 from models.network.config import LlamaConfig
 from models.text.chat_template import Message
+from models.text.thinking import no_switch
 
 _LONG_WARM_UP = 3.0  # seconds, from which on a user is told
 
@@ -72,11 +66,13 @@ class Session:
 
 
 @contextmanager
-def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Session]:
+def open_session(
+    args: argparse.Namespace, *, raw: bool = False, think: bool | None = None
+) -> Iterator[Session]:
     """Fetch the model if need be, load it with progress, and own it until the end.
 
     raw: prompts will go to the model as they are; otherwise a chat format that is
-    only a guess is told to the user.
+    only a guess is told to the user, or one that has no switch for `think`.
     """
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
@@ -84,7 +80,6 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
     with InferenceThread() as thread:
         loaded, admitted = _load_with_bar(thread, path, config, load_options(args))
         config, chat = admitted.config, ChatTokens(loaded)
-        think = None if raw else think_switch(args)
         if not raw:
             loaded.template.start()
         if args.keep == KEEP_SYSTEM:
@@ -96,16 +91,9 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
         ):
             note(text)
         if think is not None and not chat.has_switch:
-            note(no_switch(chat))
+            note(no_switch(thinks=chat.thinks, budget="--think-budget 0"))
         keeps = args.keep == KEEP_SYSTEM
         yield Session(engine=engine, chat=chat, thread=thread, keeps=keeps, think=think)
-
-
-def no_switch(chat: ChatTokens) -> str:
-    """Why a model cannot be told not to think."""
-    if not chat.thinks:
-        return "this model's chat format knows no thinking: there is none to switch off"
-    return f"{NO_SWITCH}: --think-budget 0 ends it as soon as it begins"
 
 
 def load_notes(

@@ -26,6 +26,7 @@ _SETTABLE = (
     "repeat_penalty",
     "seed",
     "max_tokens",
+    "think_budget",
 )
 _END_SECONDS = 8.0
 _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
@@ -138,6 +139,11 @@ def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
 
     settings, notices = settings_file.load(settings_file.default_path())
     given = {name: getattr(args, name) for name in _SETTABLE if getattr(args, name) is not None}
+    match args.think:
+        case options.Think.OFF:
+            given |= {"think": "off"}
+        case options.Think.SHOW | options.Think.HIDE:
+            given |= {"show_thinking": args.think == options.Think.SHOW}
     return replace(settings, **given), notices
 
 
@@ -145,6 +151,7 @@ def _run_plain(args: argparse.Namespace) -> int:
     """Read a line, answer it, until the end of input."""
     from app.console import note
     from app.session import open_session
+    from app.tui import settings as settings_file
 
     settings, notices = _settings(args)
     for text in notices:
@@ -154,7 +161,7 @@ def _run_plain(args: argparse.Namespace) -> int:
     args.seed = None if settings.seed == -1 else settings.seed
     args.model = options.named_model(args) or settings.model or None
 
-    with open_session(args) as session:
+    with open_session(args, think=settings_file.THINK[settings.think]) as session:
         loaded = session.engine.loaded
         print(
             f"{inert_line(loaded.name)} · window {session.engine.plan.max_tokens} tokens · {_HELP}"

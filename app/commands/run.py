@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise options.UsageError("the prompt is empty: give --prompt TEXT, or stdin text")
     from app.session import open_session
 
-    with open_session(args, raw=args.raw) as session:
+    with open_session(args, raw=args.raw, think=options.think_switch(args)) as session:
         if args.prompts_file:
             return _answer_all(args, session, prompts)
         return _answer_one(args, session, prompts[0])

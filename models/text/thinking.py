@@ -136,6 +136,16 @@ def thinking_marks(template: str, tokenizer: Tokenizer) -> ThinkingMarks | None:
     return None
 
 
+def no_switch(*, thinks: bool, budget: str) -> str:
+    """That a model cannot be told to think or not. budget: how its tokens are set to 0."""
+    if not thinks:
+        return "this model's chat format knows no thinking"
+    return (
+        "this model's chat format has no switch for thinking: "
+        f"{budget} ends it as soon as it begins"
+    )
+
+
 class _Part(Enum):
     BEFORE = "nothing has been said"
     THINKING = "inside the marks"

@@ -17,6 +17,7 @@ from app.transcript import Completion
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 from models.text.chat_template import Message
+from models.text.thinking import DEFAULT_BUDGET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class ModelInfo:
     """A loaded model and the plan of its cache.
 
     spec: what names it on the command line. block: tokens that are let go of
-    together. notes: what the user should know about this load, a line each.
+    together. thinks: whether it may think before it answers; has_switch: whether it can be
+    told. notes: what the user should know about this load, a line each.
     """
 
     name: str
@@ -39,6 +41,8 @@ class ModelInfo:
     block: int
     kv: str
     backend: str
+    thinks: bool = False
+    has_switch: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -46,7 +50,8 @@ class ModelInfo:
 class Ask:
     """A conversation to answer.
 
-    continues: the last message is an answer that goes on.
+    continues: the last message is an answer that goes on. think: whether to think first,
+    None as the model is used to; think_budget: the most tokens of it.
     """
 
     messages: tuple[Message, ...]
@@ -55,6 +60,8 @@ class Ask:
     stop: tuple[str, ...] = ()
     continues: bool = False
     drop_oldest: bool = False
+    think: bool | None = None
+    think_budget: int = DEFAULT_BUDGET
 
 
 @dataclass(frozen=True, kw_only=True)
