@@ -11,7 +11,7 @@ from threading import Event as Flag
 from app.transcript import Completion, FinishReason
 from models.loader import LoadedModel
 from models.text.builtin_templates import TemplateSource
-from models.text.chat_template import Message, Role, conversation
+from models.text.messages import Message, Role, conversation
 from models.text.template_thinking import Switch
 from models.text.thinking import Thinking, parted
 from models.text.tokenized_text import TokenizedText

@@ -24,7 +24,7 @@ from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
 from models.network.config import LlamaConfig
-from models.text.chat_template import Message
+from models.text.messages import Message
 from models.text.thinking import no_switch
 
 _LONG_WARM_UP = 3.0  # seconds, from which on a user is told

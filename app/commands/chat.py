@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app.sessions.store import SessionStore
     from app.tui.app import ChatApp
     from app.tui.settings import Settings
-    from models.text.chat_template import Message
+    from models.text.messages import Message
 
 _SETTABLE = (
     "system",
@@ -171,7 +171,7 @@ def _run_plain(args: argparse.Namespace) -> int:
 
 
 def _converse(args: argparse.Namespace, session: "Session") -> None:
-    from models.text.chat_template import opening
+    from models.text.messages import opening
 
     messages: list[Message] | None = opening(args.system)
     while messages is not None:
@@ -197,7 +197,7 @@ def _handle(
 ) -> "list[Message] | None":
     """Do what one line says; returns the conversation from then on, None at its end."""
     from app.console import note
-    from models.text.chat_template import opening
+    from models.text.messages import opening
 
     try:
         line = texts.typed(typed).strip()
@@ -230,7 +230,7 @@ def _turn(
     from app.engine import Request
     from app.interrupt import cancel_on_interrupt
     from app.report import summary
-    from models.text.chat_template import Message, Role
+    from models.text.messages import Message, Role
 
     asked = [*messages, Message(role=Role.USER, content=line)]
     made = session.prompt(asked)

@@ -153,7 +153,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 
 def _request(args: argparse.Namespace, session: "Session", prompt: str) -> "Request":
     from app.engine import Request
-    from models.text.chat_template import conversation
+    from models.text.messages import conversation
 
     thinking = None
     if args.raw:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import groupby
 
-from models.text.chat_template import Message, Role
+from models.text.messages import Message, Role
 
 _TITLE_LENGTH = 48
 

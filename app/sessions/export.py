@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 from app.sessions.chat import Chat, ChatMessage, Thought
-from models.text.chat_template import Role
+from models.text.messages import Role
 
 _NAMES = {Role.SYSTEM: "System", Role.USER: "You", Role.ASSISTANT: "Model"}
 

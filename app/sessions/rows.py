@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from app.sessions.chat import Attachment, ChatMessage, Figures, State, Thought
-from models.text.chat_template import Role
+from models.text.messages import Role
 
 E = TypeVar("E", bound=Enum)
 _LAST_SECOND = 253402300799.0  # of the year 9999

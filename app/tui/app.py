@@ -124,7 +124,7 @@ class ChatApp(App[None]):
 
     def _use(self, settings: Settings) -> None:
         """Other settings are in force."""
-        self.chat.settings = _answer_settings(settings, self._stop)
+        self.chat.use_settings(_answer_settings(settings, self._stop))
         self.chat.default_system = settings.system
         self._use_theme(settings.theme)
 

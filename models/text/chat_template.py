@@ -11,10 +11,8 @@ that contains `<|im_end|>` ends its turn.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from itertools import product
 from threading import Event
-from typing import NoReturn
 
 from models.errors import ChatTemplateError
 from models.gguf.metadata import Metadata
@@ -25,6 +23,7 @@ from models.text.builtin_templates import (
     builtin_named,
     builtin_source,
 )
+from models.text.messages import Message, Role, joined, with_word, without_system
 from models.text.shown import all_stand
 from models.text.template_process import Rendering, TemplateFault, TemplateProcess
 from models.text.template_thinking import TemplateThinking, Turn, template_thinking
@@ -35,40 +34,6 @@ from models.text.tokenizer import Tokenizer
 _KEY = "tokenizer.chat_template"
 _MAX_CHARACTERS = 1 << 18
 _ANOTHER = "--chat-template takes another"
-
-
-class Role(StrEnum):
-    """Who speaks."""
-
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-
-    @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        roles = ", ".join(cls)
-        raise ValueError(
-            f"got a message of role {value!r}, expected one of {roles}; no tools are called"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """One turn of a conversation. thinking: what the model thought before it, without marks."""
-
-    role: Role
-    content: str
-    thinking: str = ""
-
-
-def opening(system: str | None) -> list[Message]:
-    """How a conversation begins: with the system prompt, where there is one."""
-    return [Message(role=Role.SYSTEM, content=system)] if system else []
-
-
-def conversation(prompt: str, *, system: str | None = None) -> list[Message]:
-    """A conversation of one question."""
-    return [*opening(system), Message(role=Role.USER, content=prompt)]
 
 
 # What a template is tried on: words that it cannot know.
@@ -103,11 +68,11 @@ class _Format:
     def turns(self, messages: Sequence[Message], think: bool | None = None) -> list[Turn]:
         """The messages as the template takes them."""
         if word := self.thinking.word(think):
-            messages = _with_word(messages, word)
+            messages = with_word(messages, word)
         if self.folds_system:
-            messages = _without_system(messages)
+            messages = without_system(messages)
         if self.alternates:
-            messages = _joined(messages)
+            messages = joined(messages)
         return [{"role": each.role.value, **self._said(each)} for each in messages]
 
     def content(self, text: str) -> object:
@@ -352,35 +317,3 @@ class ChatTemplate:
 
     def _special(self, id_: int | None) -> str:
         return "" if id_ is None else self._tokenizer.text(id_)
-
-
-def _without_system(messages: Sequence[Message]) -> list[Message]:
-    """The system prompt put before the first question, or alone in its place."""
-    system = [message.content for message in messages if message.role is Role.SYSTEM]
-    rest = [message for message in messages if message.role is not Role.SYSTEM]
-    if not system:
-        return rest
-    if rest and rest[0].role is Role.USER:
-        system.append(rest.pop(0).content)
-    return [Message(role=Role.USER, content="\n\n".join(system)), *rest]
-
-
-def _with_word(messages: Sequence[Message], word: str) -> list[Message]:
-    """A word at the end of the system prompt, or alone in its place."""
-    if messages and messages[0].role is Role.SYSTEM:
-        first = replace(messages[0], content=f"{messages[0].content}\n{word}")
-        return [first, *messages[1:]]
-    return [Message(role=Role.SYSTEM, content=word), *messages]
-
-
-def _joined(messages: Sequence[Message]) -> list[Message]:
-    """Neighbours of one role as one message."""
-    joined: list[Message] = []
-    for message in messages:
-        if joined and joined[-1].role is message.role:
-            last = joined.pop()
-            thought = "\n\n".join(filter(None, (last.thinking, message.thinking)))
-            content = f"{last.content}\n\n{message.content}"
-            message = replace(message, content=content, thinking=thought)
-        joined.append(message)
-    return joined

@@ -17,7 +17,8 @@ from app.transcript import Completion, FinishReason, Transcript
 from kvcache import Backend
 from models.loader import LoadedModel, load
 from models.text.builtin_templates import TemplateSource, TemplateText, given_template
-from models.text.chat_template import ChatTemplate, Message, Role, opening
+from models.text.chat_template import ChatTemplate
+from models.text.messages import Message, Role, opening
 from models.text.template_process import TemplateProcess
 from models.text.tokenized_text import TokenizedText
 from models.text.tokenizer import TextPart, Tokenizer

@@ -11,7 +11,7 @@ from app.generation import Truncated
 from app.transcript import FinishReason
 from kvcache import Backend, CacheConfig, CacheError, EmberError
 from kvcache.tiers.ledger import Ledger
-from models.text.chat_template import Message, Role
+from models.text.messages import Message, Role
 from tests.app.answers import CONFIG, PROMPT, finish, greedy
 
 

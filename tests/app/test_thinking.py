@@ -12,7 +12,7 @@ from app.chat_tokens import ChatTokens
 from app.engine import Engine, Request
 from app.generation import Finished, TextChunk, ThinkingChunk
 from kvcache import Backend, CacheConfig
-from models.text.chat_template import Message, Role
+from models.text.messages import Message, Role
 from tests import thinking_models as thinkers
 from tests.app.conftest import Ember
 from tests.thinking_models import ANSWER, THOUGHT
@@ -49,14 +49,19 @@ def test_a_batch_has_thinking_too(ember: Ember, models: dict[str, Path], tmp_pat
     flags = ["-m", models["qwen"], "--prompts-file", tmp_path / "prompts"]
     rows = json.loads(ember("run", *flags, "--json").out)["results"]
     assert [(row["text"], row["thinking"]) for row in rows] == [(ANSWER, THOUGHT)] * 2
+    rows = json.loads(ember("run", *flags, "--json", "--think-budget", 2).out)["results"]
+    assert [(row["text"], row["thinking"]) for row in rows] == [(ANSWER, "Hm")] * 2
     result = ember("run", *flags, "--think", "show")
     assert result.out == f"> a\n{ANSWER}\n\n> b\n{ANSWER}\n\n"
     assert result.err.endswith(f"\n{THOUGHT}\n{THOUGHT}\n")
 
 
+@pytest.mark.parametrize("keep", [(), ("--keep", "system", "--system", "Be brief.")])
 @pytest.mark.parametrize("name", ["qwen", "switched"])
-def test_off_sets_the_templates_switch(ember: Ember, models: dict[str, Path], name: str) -> None:
-    result = ember("run", "-m", models[name], "-p", "x", "--think", "off", "--json")
+def test_off_sets_the_templates_switch(
+    ember: Ember, models: dict[str, Path], name: str, keep: Sequence[str]
+) -> None:
+    result = ember("run", "-m", models[name], "-p", "x", "--think", "off", "--json", *keep)
     found = json.loads(result.out)
     assert (found["text"].strip(), found["thinking_tokens"]) == (ANSWER, 0)
     assert "thinking" not in result.err

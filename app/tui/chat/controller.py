@@ -20,7 +20,7 @@ from app.tui.chat.speed_meter import Meter
 from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
 from app.tui.service.contract import Ask, ModelInfo, ModelService, TooLong
 from kvcache.errors import EmberError
-from models.text.chat_template import Role
+from models.text.messages import Role
 from models.text.thinking import no_switch
 
 
@@ -213,6 +213,13 @@ class ChatController:
             self.notices.append(
                 f"{chat.damaged} messages of this chat are damaged: what can be read is shown"
             )
+
+    def use_settings(self, settings: AnswerSettings) -> None:
+        """Make answers otherwise, from the next one on."""
+        is_other = settings.think != self.settings.think
+        self.settings = settings
+        if is_other and self.model is not None:
+            self._tell_of_switch(self.model)
 
     def set_system(self, text: str) -> None:
         """Another system prompt, from the next answer on."""

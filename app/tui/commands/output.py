@@ -12,7 +12,7 @@ from app.sessions.export import as_json, as_markdown
 from app.tui.chat.mentions import read_text
 from app.tui.screens.chat import ChatScreen
 from kvcache.errors import EmberError, reason
-from models.text.chat_template import Role
+from models.text.messages import Role
 
 _NOT_IN_NAMES = re.compile(r"[^\w-]+")
 

@@ -16,7 +16,7 @@ from app.sampling import Sampling
 from app.transcript import Completion
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
-from models.text.chat_template import Message
+from models.text.messages import Message
 from models.text.thinking import DEFAULT_BUDGET
 
 

@@ -12,7 +12,7 @@ from app.tui.text import units
 from app.tui.text.lines import LineMaker
 from app.tui.text.markdown import GrowingMarkdown
 from app.tui.text.thought import ThoughtLines
-from models.text.chat_template import Role
+from models.text.messages import Role
 
 CURSOR = "▍"
 _GAP = Strip([])

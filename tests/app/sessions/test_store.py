@@ -16,7 +16,7 @@ from app.sessions import schema
 from app.sessions.chat import Attachment, Chat, ChatMessage, State, Thought, title_of
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.sessions.samples import FIGURES
 from tests.full_disk import full_disk
 
@@ -283,7 +283,7 @@ def test_programs_that_start_at_once_make_one_file(tmp_path: Path) -> None:
 from pathlib import Path
 from app.sessions.chat import Chat, ChatMessage
 from app.sessions.store import SessionStore
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.sessions.samples import FIGURES
 store = SessionStore.open(Path({str(path)!r}))
 store.wait()
@@ -340,7 +340,7 @@ import os, signal
 from pathlib import Path
 from app.sessions.chat import Chat, ChatMessage, State
 from app.sessions.store import SessionStore
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.sessions.samples import FIGURES
 store = SessionStore.open(Path({str(path)!r}))
 chat = Chat(title="killed", model="m")

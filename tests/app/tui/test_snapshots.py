@@ -15,7 +15,7 @@ from app.tui.app import ChatApp
 from app.tui.chat.state import Draft
 from app.tui.screens.chat import ChatScreen
 from kvcache import EmberError
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.tui.scripted_service import ScriptedService, layer_stats
 
 SIZES = [(120, 36), (80, 24), (60, 20)]

@@ -141,6 +141,8 @@ async def test_a_model_without_a_switch_is_told_of() -> None:
         await chat.type("/think on")
         await chat.until(lambda: chat.told.count(line) == 2)
         assert chat.screen.settings.think == "off"
+        await chat.type("/set think on")
+        await chat.until(lambda: chat.told.count(line) == 3)
     async with talk() as chat:
         await chat.type("/think off")
         await chat.until(lambda: "knows no thinking" in chat.told)

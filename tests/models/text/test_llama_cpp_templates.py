@@ -12,7 +12,8 @@ from itertools import chain
 import pytest
 
 from models.text.builtin_templates import TemplateSource, TemplateText
-from models.text.chat_template import ChatTemplate, Message, Role, opening
+from models.text.chat_template import ChatTemplate
+from models.text.messages import Message, Role, opening
 from models.text.template_process import TemplateProcess
 from models.text.tokenizer import Tokenizer
 from models.text.vocabulary import TokenType

@@ -3,7 +3,8 @@
 import pytest
 
 from models.text.builtin_templates import TemplateSource, TemplateText
-from models.text.chat_template import ChatTemplate, Message, Role, conversation, opening
+from models.text.chat_template import ChatTemplate
+from models.text.messages import Message, Role, conversation, opening
 from models.text.template_process import TemplateProcess
 from models.text.template_thinking import Form, Switch
 from models.text.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from app.tui.chat.state import Draft, Phase
 from app.tui.service.contract import Prepared, TooLong
 from kvcache import EmberError
 from models.errors import ModelNotFoundError
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.tui.scripted_service import ScriptedService
 
 

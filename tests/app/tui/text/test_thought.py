@@ -8,7 +8,7 @@ from app.tui.text.entry import Entry
 from app.tui.text.lines import LineMaker
 from app.tui.text.roll import Roll
 from app.tui.text.thought import META, ThoughtLines
-from models.text.chat_template import Role
+from models.text.messages import Role
 
 
 def maker(width: int = 40) -> LineMaker:
