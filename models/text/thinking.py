@@ -198,11 +198,20 @@ class AnswerParts:
     def finish(self) -> tuple[str, str]:
         """What is still held back, where no more comes; half a mark that is no text is dropped."""
         held, self._held = self._held, ""
+        size = size_of_beginning(held, self._expected)
+        if ">" in held[len(held) - size :]:
+            held = held[: len(held) - size]
         if self._part is _Part.THINKING:
-            size = size_of_beginning(held, (*self._marks.closes, *self._marks.parts))
-            is_mark = ">" in held[len(held) - size :]
-            return (held[: len(held) - size] if is_mark else held), ""
+            return held, ""
         return "", held if self._part is not _Part.BETWEEN else ""
+
+    @property
+    def _expected(self) -> tuple[str, ...]:
+        """The marks that may come next."""
+        marks = self._marks
+        if self._part is _Part.THINKING:
+            return (*marks.closes, *marks.parts)
+        return (*marks.opens, *marks.answers) if self._part is _Part.BEFORE else ()
 
     def _begin(self) -> None:
         begun = self._held.lstrip()
@@ -211,7 +220,7 @@ class AnswerParts:
             self._held, self._part = begun.removeprefix(mark), _Part.THINKING
         elif any(begun.startswith(each) for each in answers):
             self._part = _Part.BETWEEN
-        elif not any(each.startswith(begun) for each in (*opens, *answers)):
+        elif not any(each.startswith(begun) for each in self._expected):
             self._part = _Part.ANSWER
 
     def _think(self) -> str:
@@ -219,7 +228,7 @@ class AnswerParts:
         while self._part is _Part.THINKING:
             if self._is_fresh:
                 self._held = self._held.lstrip()
-            at, mark = _first(self._held, (*marks.closes, *marks.parts))
+            at, mark = _first(self._held, self._expected)
             if not mark:
                 return given + self._certain_thinking()
             given += self._held[:at].rstrip()
@@ -232,7 +241,7 @@ class AnswerParts:
         return given
 
     def _certain_thinking(self) -> str:
-        size = size_of_beginning(self._held, (*self._marks.closes, *self._marks.parts))
+        size = size_of_beginning(self._held, self._expected)
         given = self._held[: len(self._held) - size].rstrip()
         self._held = self._held[len(given) :]
         self._is_fresh = self._is_fresh and not given

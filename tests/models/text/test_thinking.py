@@ -48,6 +48,7 @@ SAID = [
     (CHANNELS, f"<|channel|>final<|message|>Paris {CHANNEL}", "", f"Paris {CHANNEL}"),
     (CHANNELS, f"{CHANNEL}a<|end|><|start|>assistant{CHANNEL}b{FINAL}c", "a\n\nb", "c"),
     (CHANNELS, f"{CHANNEL}Hm<|end|><|start|>assis", "Hm", ""),
+    (CHANNELS, " <|channel|>ana", "", " "),
     (GRANITE, "<think>Hm</think>\n<response>Paris</response>\n", "Hm", "Paris\n"),
     (GRANITE, "<think>Hm</think> Paris </response>", "Hm", "Paris </response>"),
     (GRANITE, "An <response>?", "", "An <response>?"),
