@@ -45,9 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="go on with the chat that was used last",
     )
     options.add_sampling(parser)
+    options.add_thinking(parser)
     # What is not given here comes from the settings file.
     parser.set_defaults(**dict.fromkeys(_SETTABLE))
-    options.add_thinking(parser)
     options.add_cache(parser)
 
 
