@@ -176,10 +176,13 @@ class Transcript:
 
     def _keep_to_budget(self) -> None:
         """Have thinking end where it has had its tokens."""
-        is_over = self.is_thinking and self.thinking_tokens >= self._think_budget
-        if is_over and self._thinking is not None:
+        if self._parts is None or not self._parts.is_thinking or self.forced:
+            return
+        if self._thinking is None:
+            # It was ended, in a vocabulary that has no words for that.
+            self._parts.end_thinking()
+        elif self.thinking_tokens >= self._think_budget:
             self.forced.extend(self._thinking.closing)
-            # Only once.
             self._thinking = None
 
     def _think(self, thought: str) -> None:

@@ -195,6 +195,10 @@ class AnswerParts:
             answer = self._answer()
         return thinking, answer
 
+    def end_thinking(self) -> None:
+        """Take what comes next for the answer, as if a mark had closed thinking."""
+        self._part, self._held = _Part.BETWEEN, ""
+
     def finish(self) -> tuple[str, str]:
         """What is still held back, where no more comes; half a mark that is no text is dropped."""
         held, self._held = self._held, ""

@@ -15,6 +15,7 @@ from kvcache import Backend, CacheConfig
 from models.text.messages import Message, Role
 from tests import thinking_models as thinkers
 from tests.app.conftest import Ember
+from tests.app.terminal import Terminal
 from tests.thinking_models import ANSWER, THOUGHT
 
 
@@ -42,6 +43,16 @@ def test_stdout_has_the_answer_alone(
     assert (f"\n{THOUGHT}\n" in result.err) is ("show" in flags)
     assert ("Hm" in result.err) is ("show" in flags)
     assert "answer 9 tokens (6 thinking)" in result.err
+
+
+@pytest.mark.parametrize("flags", [(), ("--think", "hide")])
+def test_a_terminal_shows_thinking_dim(models: dict[str, Path], flags: Sequence[str]) -> None:
+    terminal = Terminal("run", "-m", str(models["qwen"]), "-p", "x", *flags)
+    assert terminal.close() == 0
+    plain = terminal.shown.replace("\x1b[0m", "").replace("\x1b[2m", "").replace("\r\n", "\n")
+    assert (f"{THOUGHT}\n{ANSWER}\n" in plain) is (not flags)
+    assert ("\x1b[2mHm\x1b[0m" in terminal.shown) is (not flags)
+    assert f"{ANSWER}\n" in plain
 
 
 def test_a_batch_has_thinking_too(ember: Ember, models: dict[str, Path], tmp_path: Path) -> None:

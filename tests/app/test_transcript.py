@@ -102,12 +102,11 @@ def test_a_budget_of_nothing_ends_it_as_it_begins(begun: str) -> None:
     assert (made.completion().thinking, made.completion().text) == ("", "Paris")
 
 
-def test_a_budget_ends_thinking_once() -> None:
-    made = transcript(budget=1)
-    made.add(ids("<think>")[0])
-    made.forced.clear()
-    feed(made, "abc")
-    assert not made.forced
+def test_a_budget_ends_thinking_also_where_no_word_of_it_is_known() -> None:
+    thinking = Thinking(marks=marks(templates.QWEN), begun="", closing=tuple(ids("?!")))
+    made = Transcript(TOKENIZER, prompt_tokens=7, max_tokens=3, thinking=thinking, think_budget=2)
+    assert feed(made, "<think>abcdefg") == "bcd"
+    assert (made.finish_reason, made.thinking_tokens) == (FinishReason.LENGTH, 4)
 
 
 def test_names_of_control_tokens_are_read_before_the_answer_alone() -> None:
