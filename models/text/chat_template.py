@@ -260,9 +260,14 @@ class ChatTemplate:
         system, _ = self._complaint(format_, [_SYSTEM, _FIRST], cancel)
         twice, _ = self._complaint(format_, [_FIRST, _SECOND], cancel)
 
+        last: Rendering | None = None
+
         def render(turns: Sequence[Turn], more: Mapping[str, object], head: bool) -> str | None:
-            shown = self._rendering(format_, turns, more, head, cancel)
-            return None if shown.fault is not None else shown.text
+            nonlocal last
+            # One that had to be stopped is asked no more.
+            if last is None or last.fault is not TemplateFault.STOPPED:
+                last = self._rendering(format_, turns, more, head, cancel)
+            return None if last.fault is not None else last.text
 
         marks = self._marks(format_.text)
         thinking = template_thinking(format_.text, marks, format_.content, render)

@@ -1,11 +1,13 @@
 """What a chat template does with thinking is found by trying it."""
 
+from typing import Any
+
 import pytest
 
 from models.text.builtin_templates import TemplateSource, TemplateText
 from models.text.chat_template import ChatTemplate
 from models.text.messages import Message, Role, conversation, opening
-from models.text.template_process import TemplateProcess
+from models.text.template_process import Rendering, TemplateFault, TemplateLimits, TemplateProcess
 from models.text.template_thinking import Form, Switch
 from models.text.tokenizer import Tokenizer
 from models.text.vocabulary import TokenType
@@ -67,6 +69,28 @@ def test_a_built_in_template_has_the_vocabularys_marks() -> None:
     known = chat("{% if %}", tokenizer).thinking
     assert known.marks is not None
     assert (known.closing, known.switch) == ("\n</think>\n\n", Switch.NONE)
+
+
+def test_a_template_that_thinking_stops_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    stuck = "{% if thinking is defined %}" + endless + "{% endif %}" + templates.OPENED
+    process = TemplateProcess(TemplateLimits(cpu_seconds=0.3))
+    counted, render = 0, process.render
+
+    def count(*asked: Any, **more: Any) -> Rendering:
+        nonlocal counted
+        shown = render(*asked, **more)
+        counted += shown.fault is TemplateFault.STOPPED
+        return shown
+
+    monkeypatch.setattr(process, "render", count)
+    template = TemplateText(source=TemplateSource.FILE, text=stuck, name="the template")
+    tried = ChatTemplate(template, TOKENIZER, otherwise=TemplateSource.CHATML, process=process)
+    assert (tried.thinking.switch, tried.thinking.form) == (Switch.NONE, Form.LEFT_OUT)
+    assert counted == 1
+    assert "Hi" in tried.render(conversation("Hi"))
 
 
 def test_the_switch_is_set() -> None:
