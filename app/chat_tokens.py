@@ -11,7 +11,9 @@ from threading import Event as Flag
 from app.transcript import Completion, FinishReason
 from models.loader import LoadedModel
 from models.text.builtin_templates import TemplateSource
-from models.text.chat_template import Message, Role, conversation
+from models.text.messages import Message, Role, conversation
+from models.text.template_thinking import Switch
+from models.text.thinking import Thinking, parted
 from models.text.tokenized_text import TokenizedText
 
 _GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
@@ -23,13 +25,15 @@ class Prompt:
 
     ends: for each message, the ids up to the end of what it says, all of them for the last;
     estimates where the chat format changes what is said, 0 for a message that was left out.
-    dropped: messages left out at the start, the system prompt not counted. notes: what the
-    user should know of this prompt, a line each.
+    dropped: messages left out at the start, the system prompt not counted. thinking: how the
+    answer thinks; None for a model that does not. notes: what the user should know of this
+    prompt, a line each.
     """
 
     ids: list[int]
     ends: tuple[int, ...]
     dropped: int
+    thinking: Thinking | None
     notes: tuple[str, ...]
 
 
@@ -48,7 +52,8 @@ class ChatTokens:
     An answer keeps the ids that the model gave, where it is told (`answered`): its text,
     tokenized again, may come out as others, and a cache would compute all after them anew.
     A conversation that does not go on from that answer is tokenized as its text stands, from
-    the last special token before the change.
+    the last special token before the change. So it is after an answer whose thinking the
+    template leaves out.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -61,7 +66,7 @@ class ChatTokens:
         self._whole = self._text
         self._whole_marks: list[_Mark] = []
         # How many tokens the last system prompt was, in the format of then.
-        self._system: tuple[TemplateSource, str | None, int] | None = None
+        self._system: tuple[TemplateSource, str | None, bool | None, int] | None = None
 
     def settle(self, cancel: Flag | None = None) -> Iterator[str]:
         """Try the chat format; gives what is to be said of it before anything is asked.
@@ -74,46 +79,64 @@ class ChatTokens:
         if self._template.source is TemplateSource.GUESS and not notes:
             yield _GUESS
 
-    def system_tokens(self, system: str | None, cancel: Flag | None = None) -> int:
+    @property
+    def thinks(self) -> bool:
+        """Whether the model may think; settles the template, as does the next."""
+        return self._template.thinking.marks is not None
+
+    @property
+    def has_switch(self) -> bool:
+        """Whether the model can be told to think or not."""
+        return self._template.thinking.switch is not Switch.NONE
+
+    def system_tokens(
+        self, system: str | None, cancel: Flag | None = None, *, think: bool | None = None
+    ) -> int:
         """How many tokens begin every conversation under this system prompt.
 
         What two conversations share before the user's words, templates' own default included.
         """
-        counted = self._template.source, system
-        if self._system is None or self._system[:2] != counted:
+        counted = self._template.source, system, think
+        if self._system is None or self._system[:3] != counted:
             first, second = (
-                self._template.encode(conversation(text, system=system), cancel=cancel)
+                self._template.encode(conversation(text, system=system), think=think, cancel=cancel)
                 for text in ("a", "0")
             )
             shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
-            self._system = (self._template.source, system, sum(1 for _ in shared))
-        return self._system[2]
+            self._system = (self._template.source, system, think, sum(1 for _ in shared))
+        return self._system[3]
 
     def prompt(
         self,
         messages: Sequence[Message],
         *,
         continues: bool = False,
+        think: bool | None = None,
         room: int | None = None,
         cancel: Flag | None = None,
     ) -> Prompt:
         """The ids that make the model answer a conversation, or go on with its last answer.
 
-        room: leave out the oldest turns until no more ids than this are left; the system
-        prompt and the last question stay. `cancel` may be set from any thread. Raises
-        ChatTemplateError.
+        think: as for `ChatTemplate.render`. room: leave out the oldest turns until no more ids
+        than this are left; the system prompt and the last question stay. `cancel` may be set
+        from any thread. Raises ChatTemplateError.
         """
-        dropped = 0 if room is None else self._excess(messages, room, cancel)
+        dropped = 0 if room is None else self._excess(messages, room, think, cancel)
         first = _first_turn(messages)
         kept = [*messages[:first], *messages[first + dropped :]]
-        asked, begun = (kept[:-1], kept[-1].content) if continues else (kept, "")
-        said = self._tokenized(self._template.render(asked, cancel=cancel), begun)
+        asked = kept[:-1] if continues else kept
+        head = self._template.render(asked, think=think, cancel=cancel)
+        marks = self._template.thinking.marks
+        opened = "" if marks is None else marks.opened_by(head)
+        begun = self._begun(head, opened, kept[-1]) if continues else ""
+        said = self._tokenized(head, begun)
         self._marks = _marked(kept, said, self._marks)
         ends = _ends(self._marks, said)
         return Prompt(
             ids=said.ids,
             ends=(*ends[:first], *[0] * dropped, *ends[first:]),
             dropped=dropped,
+            thinking=self._thinking(opened + begun),
             notes=tuple(self._template.take_notes()),
         )
 
@@ -127,7 +150,31 @@ class ChatTokens:
             return
         # Of a prompt that was cut, the ids are not those that the model has read.
         if completion.prompt_tokens == len(self._asked.ids):
-            self._answered = self._asked.spoken(completion.text, tokens)
+            self._answered = self._asked.spoken(completion.said, tokens)
+
+    def _begun(self, head: str, opened: str, message: Message) -> str:
+        """What an answer that goes on has begun with: as the model wrote it, where that is known.
+
+        opened: how the head ends, where thinking has begun in it.
+        """
+        known = self._template.thinking
+        if known.marks is None:
+            return message.content
+        if self._answered is not None and self._answered.text.startswith(head):
+            written = self._answered.text[len(head) :]
+            if parted(known.marks, opened + written) == (message.thinking, message.content):
+                return written
+        return known.marks.written(
+            message.thinking, message.content, opened=bool(opened), closing=known.closing
+        )
+
+    def _thinking(self, begun: str) -> Thinking | None:
+        """How an answer thinks that has begun like this."""
+        known = self._template.thinking
+        if known.marks is None:
+            return None
+        closing = self._tokenizer.encode(known.closing, add_special=False)
+        return Thinking(marks=known.marks, begun=begun, closing=tuple(closing))
 
     def _tokenized(self, head: str, begun: str) -> TokenizedText:
         """A rendered conversation, then the beginning of an answer to it."""
@@ -141,9 +188,12 @@ class ChatTokens:
         self._asked = self._text.then(begun) if begun else self._text
         return self._asked
 
-    def _excess(self, messages: Sequence[Message], room: int, cancel: Flag | None) -> int:
+    def _excess(
+        self, messages: Sequence[Message], room: int, think: bool | None, cancel: Flag | None
+    ) -> int:
         """How many messages after the system prompt must go for the rest to fit `room`."""
-        self._whole = said = self._whole.changed_to(self._template.render(messages, cancel=cancel))
+        shown = self._template.render(messages, think=think, cancel=cancel)
+        self._whole = said = self._whole.changed_to(shown)
         known = [mark for mark in self._whole_marks if mark.at <= said.kept]
         self._whole_marks = _marked(messages, said, known)
         ends = _ends(self._whole_marks, said)
@@ -180,7 +230,11 @@ def _marked(
     at = known[-1].at if known else 0
     for message in messages[len(known) :]:
         words = message.content.strip()
+        thought = said.text.find(message.thinking, at) if message.thinking else -1
         found = said.text.find(words, at)
+        if 0 <= thought <= found:
+            # An answer's words may be in what was thought before it.
+            found = said.text.find(words, thought + len(message.thinking))
         at = at if found < 0 else found + len(words)
         known.append(_Mark(message=message, at=at, end=said.ids_before(at)))
     return known

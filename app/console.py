@@ -1,14 +1,24 @@
-"""Shows a stream of events line by line: text on stdout, everything else on stderr."""
+"""Shows a stream of events line by line: answers on stdout, everything else on stderr."""
 
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
-from app.generation import Event, Finished, PrefillProgress, TextChunk, Truncated
-from app.inert import inert_line
+from rich.console import Console
+from rich.text import Text
+
+from app.generation import (
+    Event,
+    Finished,
+    PrefillProgress,
+    TextChunk,
+    ThinkingChunk,
+    Truncated,
+)
+from app.inert import inert, inert_line
 from app.progress import token_bar
-from app.streams import OutputError, check_reader
+from app.streams import OutputError, check_reader, styled
 from app.transcript import Completion, FinishReason
 from kvcache.errors import EmberError
 
@@ -28,30 +38,71 @@ class Answer:
         return self.completion
 
 
-def show(events: Generator[Event, None, None], *, rows: int = 1, echo: bool) -> list[Answer]:
+class _Printer:
+    """Prints text on stdout as it comes, thinking on stderr; each begins a line of its own."""
+
+    def __init__(self, *, thinking: bool) -> None:
+        self._console = Console(file=styled(sys.stderr), highlight=False) if thinking else None
+        self._printed, self._is_thinking = False, False
+
+    def add(self, event: Event) -> None:
+        """Print what of an event is to be seen."""
+        if isinstance(event, ThinkingChunk) and event.text and self._console is not None:
+            self._console.print(_dim(event.text), end="", soft_wrap=True)
+            self._is_thinking = True
+        elif isinstance(event, TextChunk):
+            self._end_thinking()
+            print(event.text, end="", flush=True)
+            self._printed = True
+
+    def end(self) -> None:
+        """End the line."""
+        self._end_thinking()
+        if self._printed:
+            print(flush=True)
+
+    def _end_thinking(self) -> None:
+        if self._is_thinking and self._console is not None:
+            self._console.print()
+        self._is_thinking = False
+
+
+def show_thinking(text: str) -> None:
+    """Print all that was thought before an answer."""
+    if text:
+        Console(file=styled(sys.stderr), highlight=False).print(_dim(text), soft_wrap=True)
+
+
+def _dim(text: str) -> Text:
+    return Text(inert(text), style="dim")
+
+
+def show(
+    events: Generator[Event, None, None], *, rows: int = 1, echo: bool, thinking: bool = False
+) -> list[Answer]:
     """Follow events to their end, or to an error; returns the answers, those before it too.
 
-    echo: print text as it comes (for one row; rows of a batch would mix). The events are
-    stopped where nobody reads stdout (BrokenPipeError) or it takes no more (OutputError).
+    echo: print text as it comes (for one row; rows of a batch would mix), and with thinking
+    that too. The events are stopped where nobody reads stdout (BrokenPipeError) or it takes
+    no more (OutputError).
     """
     completions: dict[int, Completion] = {}
     failure: EmberError | None = None
-    said = False
+    printer = _Printer(thinking=thinking) if echo else None
     with closing(events):
         try:
             for event in _after_prefill(events):
                 check_reader()
-                if isinstance(event, TextChunk) and echo:
-                    print(event.text, end="", flush=True)
-                    said = True
-                elif isinstance(event, Finished):
+                if printer is not None:
+                    printer.add(event)
+                if isinstance(event, Finished):
                     completions[event.row] = event.completion
         except OutputError:
             raise
         except EmberError as error:
             failure = error
-    if said:
-        print(flush=True)
+    if printer is not None:
+        printer.end()
     return [_answer(completions.get(row), failure) for row in range(rows)]
 
 

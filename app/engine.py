@@ -31,6 +31,7 @@ from kvcache.config import on_gpu
 from kvcache.prompt_cache import from_plan, rewind, rows_from_plan
 from kvcache.stats import sum_layers
 from models.loader import Accept, LoadedModel, OnProgress, activation_dtype, load
+from models.text.thinking import DEFAULT_BUDGET, Thinking
 
 # Tokens per prefill step: long enough for full speed, short enough that a cancel is heard
 # soon.
@@ -49,6 +50,8 @@ class Request:
     truncate: drop the oldest tokens of a prompt that the window cannot hold,
     instead of refusing it.
     continues: the prompt ends inside an answer, which goes on.
+    thinking: how it is told from the answer; None takes all for the answer. think_budget: its
+    tokens, with which it is ended as the model would; max_tokens and stop are for the answer.
     """
 
     prompt: Sequence[int]
@@ -57,12 +60,16 @@ class Request:
     stop: tuple[str, ...] = ()
     truncate: bool = False
     continues: bool = False
+    thinking: Thinking | None = None
+    think_budget: int = DEFAULT_BUDGET
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise EmberError("the prompt is empty: give some text")
         if self.max_tokens < 1:
             raise EmberError(f"got max_tokens={self.max_tokens}, expected at least 1")
+        if self.think_budget < 0:
+            raise EmberError(f"got think_budget={self.think_budget}, expected 0 or more")
 
 
 class PromptTooLongError(EmberError):
@@ -230,6 +237,8 @@ class Engine:
             max_tokens=request.max_tokens,
             stop=request.stop,
             continuing=request.continues,
+            thinking=request.thinking,
+            think_budget=request.think_budget,
         )
         return Row(index=index, prompt=prompt, transcript=transcript)
 

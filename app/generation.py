@@ -57,6 +57,21 @@ class TextChunk:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ThinkingChunk:
+    """As `TextChunk`, of what is thought before the answer; its marks are in no text.
+
+    thinking_tokens: those of them so far. seconds: that they took.
+    """
+
+    row: int
+    text: str
+    tokens: int
+    thinking_tokens: int
+    seconds: float
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """A row has ended; the last event of each row."""
 
@@ -64,7 +79,7 @@ class Finished:
     completion: Completion
 
 
-Event = Truncated | PrefillProgress | TextChunk | Finished
+Event = Truncated | PrefillProgress | ThinkingChunk | TextChunk | Finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +148,7 @@ class Generation:
 
     def _decode(self, logits: mx.array) -> Iterator[Event]:
         tokens, peaks = self._draw(logits)  # [B] each
+        tokens = self._said(tokens)
         for step in count(1):
             if self._cancel.is_set():
                 return
@@ -149,6 +165,7 @@ class Generation:
             if not live:
                 return
             tokens, peaks = self._advance(tokens) if ahead is None else ahead
+            tokens = self._said(tokens)
             if step % _RELEASE_TOKENS == 0:
                 mx.clear_cache()
 
@@ -164,10 +181,22 @@ class Generation:
         mx.async_eval(tokens, peaks)
         return tokens, peaks
 
+    def _said(self, drawn: mx.array) -> mx.array:
+        """The next token of each row [B]: the drawn one, or what the row must say."""
+        forced = [row.transcript.forced for row in self._rows]
+        if not any(forced):
+            return drawn
+        said = [ids.popleft() if ids else None for ids in forced]
+        pairs = zip(said, np.asarray(drawn).tolist(), strict=True)
+        tokens = mx.array([own if id_ is None else id_ for id_, own in pairs], drawn.dtype)
+        self._sampler.correct(tokens)
+        return tokens
+
     def _collect(self, tokens: mx.array) -> Iterator[Event]:
         for row, token in zip(self._rows, np.asarray(tokens), strict=True):
+            was_thinking = row.transcript.is_thinking
             text = row.transcript.add(int(token))
-            yield self._chunk(row, text)
+            yield from self._chunks(row, text, was_thinking)
             if row.transcript.finish_reason:
                 yield Finished(row=row.index, completion=row.transcript.completion())
 
@@ -183,16 +212,26 @@ class Generation:
 
     def _end_all(self, reason: FinishReason) -> Iterator[Event]:
         for row in self._rows:
-            if text := row.transcript.end(reason):
-                yield self._chunk(row, text)
+            text = row.transcript.end(reason)
+            if text or row.transcript.thought:
+                yield from self._chunks(row, text, not text)
             yield Finished(row=row.index, completion=row.transcript.completion())
         self._rows = []
 
     @staticmethod
-    def _chunk(row: Row, text: str) -> TextChunk:
-        return TextChunk(
-            row=row.index,
-            text=text,
-            tokens=len(row.transcript.tokens),
-            at=row.transcript.last_at,
-        )
+    def _chunks(row: Row, text: str, was_thinking: bool) -> Iterator[Event]:
+        """What one more token added to thinking, to the answer, or to both."""
+        said = row.transcript
+        count, at = len(said.tokens), said.last_at
+        if was_thinking or said.is_thinking or said.thought:
+            yield ThinkingChunk(
+                row=row.index,
+                text=said.thought,
+                tokens=count,
+                thinking_tokens=said.thinking_tokens,
+                seconds=said.thinking_s,
+                at=at,
+            )
+            if not text:
+                return
+        yield TextChunk(row=row.index, text=text, tokens=count, at=at)

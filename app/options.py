@@ -5,8 +5,10 @@ Names follow mlx-lm and llama.cpp where those have one.
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +24,7 @@ DEFAULT_MODEL = "smollm2"
 
 # Known before the cache library is imported; tests hold them to its own.
 DEFAULT_KV = "hkivi5/turbo3u"
+DEFAULT_THINK_BUDGET = 8192
 MOST_TOKENS = 2**31 - 1
 
 
@@ -137,6 +140,44 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="end at this text; repeatable",
     )
+
+
+class Think(StrEnum):
+    """What becomes of thinking: its text, or the thinking itself."""
+
+    SHOW = "show"
+    HIDE = "hide"
+    OFF = "off"
+
+
+def add_thinking(parser: argparse.ArgumentParser) -> None:
+    """What a model may think before it answers."""
+    group = parser.add_argument_group("thinking")
+    group.add_argument(
+        "--think",
+        choices=[each.value for each in Think],
+        help="show a model's thinking on stderr, hide it, or switch it off (default: show on a "
+        "terminal)",
+    )
+    group.add_argument(
+        "--think-budget",
+        type=tokens(0),
+        default=DEFAULT_THINK_BUDGET,
+        metavar="N",
+        help=f"most tokens of thinking, then the answer (default: {DEFAULT_THINK_BUDGET})",
+    )
+
+
+def think_switch(args: argparse.Namespace) -> bool | None:
+    """Whether the flags have the model think; None leaves it to its template."""
+    return False if args.think == Think.OFF else None
+
+
+def shows_thinking(args: argparse.Namespace) -> bool:
+    """Whether thinking is to be seen on stderr."""
+    if args.think is None:
+        return sys.stderr.isatty()
+    return bool(args.think == Think.SHOW)
 
 
 def sampling(args: argparse.Namespace) -> "Sampling":

@@ -25,10 +25,12 @@ def as_json(answer: Answer) -> dict[str, Any]:
     error = {} if answer.error is None else {"error": str(answer.error)}
     return {
         "text": completion.text,
+        "thinking": completion.thinking,
         "tokens": list(completion.tokens),
         "prompt_tokens": completion.prompt_tokens,
         "reused_tokens": completion.reused_tokens,
         "generated_tokens": len(completion.tokens),
+        "thinking_tokens": completion.thinking_tokens,
         "finish_reason": completion.finish_reason.value,
         "ttft_s": round(completion.ttft_s, 4),
         "prefill_tps": round(completion.prefill_tps, 2),
@@ -51,10 +53,11 @@ def settings_json(engine: Engine) -> dict[str, Any]:
 def summary(completion: Completion, engine: Engine) -> str:
     """One line for people."""
     stats = engine.stats()
+    thought = f" ({completion.thinking_tokens} thinking)" if completion.thinking_tokens else ""
     reused = f" ({completion.reused_tokens} reused)" if completion.reused_tokens else ""
     return (
         f"prompt {completion.prompt_tokens} tokens{reused}, {completion.prefill_tps:.1f} tok/s · "
-        f"answer {len(completion.tokens)} tokens, {completion.decode_tps:.1f} tok/s · "
+        f"answer {len(completion.tokens)} tokens{thought}, {completion.decode_tps:.1f} tok/s · "
         f"first token {completion.ttft_s:.2f} s · "
         f"window {stats.held}/{engine.plan.most_held}, {stats.held_bytes / 2**20:.1f} MiB"
     )

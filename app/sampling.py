@@ -89,6 +89,14 @@ class Sampler:
             ]
         return tokens
 
+    def correct(self, tokens: mx.array) -> None:
+        """Other ids [B] were said than those drawn last."""
+        if self._penalize is not None:
+            self._recent = [
+                mx.concatenate([recent[:-1], tokens[row : row + 1]])
+                for row, recent in enumerate(self._recent)
+            ]
+
     def filter(self, rows: Sequence[int]) -> None:
         """Keep only the given batch rows."""
         self._recent = [self._recent[row] for row in rows]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 
-from app.chat_tokens import ChatTokens, system_of
+from app.chat_tokens import ChatTokens, Prompt, system_of
 from app.console import note
 from app.engine import Engine, Request
 from app.generation import Event
@@ -24,7 +24,8 @@ from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
 from models.network.config import NetworkConfig
-from models.text.chat_template import Message
+from models.text.messages import Message
+from models.text.thinking import no_switch
 
 _LONG_WARM_UP = 3.0  # seconds, from which on a user is told
 
@@ -33,13 +34,15 @@ _LONG_WARM_UP = 3.0  # seconds, from which on a user is told
 class Session:
     """An engine, the thread it lives on, and the ids of its chat.
 
-    keeps: whether the system prompt is pinned, as long as the chat format makes it.
+    keeps: whether the system prompt is pinned, as long as the chat format makes it. think:
+    whether the model is to think; None leaves it to its template.
     """
 
     engine: Engine
     chat: ChatTokens
     thread: InferenceThread
     keeps: bool = False
+    think: bool | None = None
 
     def generate(self, request: Request, cancel: Flag) -> Generator[Event, None, None]:
         """`Engine.generate`, run on the inference thread."""
@@ -51,23 +54,25 @@ class Session:
         """`Engine.generate_batch`, run on the inference thread."""
         return self.thread.stream(lambda: self.engine.generate_batch(requests, cancel))
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready for an answer; what is to be said of it is told."""
-        made = self.chat.prompt(messages)
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """A conversation, ready for an answer; what is to be said of it is told."""
+        made = self.chat.prompt(messages, think=self.think)
         if self.keeps:
-            kept = self.chat.system_tokens(system_of(messages))
+            kept = self.chat.system_tokens(system_of(messages), think=self.think)
             self.thread.call(lambda: self.engine.keep(kept))
         for text in made.notes:
             note(text)
-        return made.ids
+        return made
 
 
 @contextmanager
-def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Session]:
+def open_session(
+    args: argparse.Namespace, *, raw: bool = False, think: bool | None = None
+) -> Iterator[Session]:
     """Fetch the model if need be, load it with progress, and own it until the end.
 
     raw: prompts will go to the model as they are; otherwise a chat format that is
-    only a guess is told to the user.
+    only a guess is told to the user, or one that has no switch for `think`.
     """
     config = cache_config(args)
     path = fetch_with_bar(model_name(args))
@@ -78,14 +83,17 @@ def open_session(args: argparse.Namespace, *, raw: bool = False) -> Iterator[Ses
         if not raw:
             loaded.template.start()
         if args.keep == KEEP_SYSTEM:
-            config = replace(config, keep=chat.system_tokens(args.system))
+            config = replace(config, keep=chat.system_tokens(args.system, think=think))
         engine = _engine_with_bar(thread, loaded, config)
         for text in (
             *admitted.notes,
             *load_notes(engine, asked=config.backend, hot=args.hot, chat=None if raw else chat),
         ):
             note(text)
-        yield Session(engine=engine, chat=chat, thread=thread, keeps=args.keep == KEEP_SYSTEM)
+        if think is not None and not chat.has_switch:
+            note(no_switch(thinks=chat.thinks, budget="--think-budget 0"))
+        keeps = args.keep == KEEP_SYSTEM
+        yield Session(engine=engine, chat=chat, thread=thread, keeps=keeps, think=think)
 
 
 def load_notes(

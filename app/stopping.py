@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from models.text.thinking import size_of_beginning
+
 
 class StopStrings:
     """Watches streamed text for the first of several stop strings."""
@@ -24,7 +26,7 @@ class StopStrings:
         if found:
             self.stopped = True
             return self._release(min(found))
-        return self._release(len(self._held) - self._longest_prefix())
+        return self._release(len(self._held) - size_of_beginning(self._held, self._stops))
 
     def finish(self) -> str:
         """The text still held back, when the answer ended by other means."""
@@ -33,15 +35,3 @@ class StopStrings:
     def _release(self, length: int) -> str:
         shown, self._held = self._held[:length], self._held[length:]
         return shown
-
-    def _longest_prefix(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
-        return max(
-            (
-                size
-                for stop in self._stops
-                for size in range(1, min(len(stop), len(self._held) + 1))
-                if self._held.endswith(stop[:size])
-            ),
-            default=0,
-        )

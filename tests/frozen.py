@@ -23,7 +23,7 @@ from app import cli
 from kvcache import Backend, CacheConfig, Rotation, TwoTierKVCache, make_prompt_cache
 from models import LoadedModel, load
 from models.finding.fetch import fetch
-from models.text.chat_template import conversation
+from models.text.messages import conversation
 
 DATA = Path(__file__).parent / "data"
 GREEDY = DATA / "frozen_greedy.json"

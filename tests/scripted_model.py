@@ -15,7 +15,7 @@ _SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HEAD_DIM, _FFN = 64, 32
 END = "<|im_end|>"
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", END)
-_NORMAL, _CONTROL = 1, 3
+_NORMAL, _CONTROL, _DEFINED = 1, 3, 4
 
 
 def write_scripted(
@@ -24,23 +24,29 @@ def write_scripted(
     *,
     metadata: Mapping[str, str] | None = None,
     special: Sequence[str] = (),
+    defined: Sequence[str] = (),
+    after: Mapping[str, bytes] | None = None,
     endless: bool = False,
     context: int = 512,
 ) -> None:
     """Write the model.
 
     answer: its tokens, all different; after the last one comes the end, or, endless, the first.
-    metadata: more text keys, or others in place of these. special: more control tokens.
+    metadata: more text keys, or others in place of these. special: more control tokens; defined:
+    more tokens of users. after: what follows other tokens, by their text, than the first of
+    the answer.
     """
     controls = [*_SPECIAL, *special]
-    texts = [*controls, *_ALPHABET, "ab"]
-    said = ["".join(_ALPHABET[byte] for byte in piece) for piece in answer]
+    texts = [*controls, *defined, *_ALPHABET, "ab"]
+    said = [_spelled(piece) for piece in answer]
     texts += [text for text in said if text not in texts]
     ids = {text: number for number, text in enumerate(texts)}
     chain = [ids[text] for text in said] + ([] if endless else [ids[END]])
     width = -(-len(texts) // _HEAD_DIM) * _HEAD_DIM
     follows = np.full(len(texts), chain[0])
     follows[chain[:-1]] = chain[1:]
+    for text, piece in (after or {}).items():
+        follows[ids[text]] = ids[_spelled(piece)]
     writer = gguf.GGUFWriter(path, "llama")
     given = {"general.name": "scripted", "tokenizer.ggml.pre": "smollm", **(metadata or {})}
     for key, text in given.items():
@@ -48,7 +54,8 @@ def write_scripted(
     _add_shape(writer, width, context)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(texts)
-    writer.add_token_types([_CONTROL] * len(controls) + [_NORMAL] * (len(texts) - len(controls)))
+    types = [_CONTROL] * len(controls) + [_DEFINED] * len(defined)
+    writer.add_token_types(types + [_NORMAL] * (len(texts) - len(types)))
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(ids[END])
@@ -67,6 +74,10 @@ def _alphabet() -> list[str]:
 
 
 _ALPHABET = _alphabet()
+
+
+def _spelled(piece: bytes) -> str:
+    return "".join(_ALPHABET[byte] for byte in piece)
 
 
 def _add_shape(writer: gguf.GGUFWriter, width: int, context: int) -> None:

@@ -53,8 +53,15 @@ BELOW = {
 }
 # Of a folder or a module: what lies above it.
 ABOVE = {
-    "app.engine": {"app.chat_tokens", "models.text.chat_template", "models.text.tokenized_text"},
+    "app.engine": {
+        "app.chat_tokens",
+        "models.text.chat_template",
+        "models.text.messages",
+        "models.text.tokenized_text",
+    },
     "app.generation": {"app.chat_tokens", "models.text"},
+    "models.text.thinking": {"models.text.messages", "models.text.template_process"},
+    "models.text.template_thinking": {"models.text.messages", "models.text.template_process"},
     "kvcache.tiers": {"kvcache.two_tier"},
     "models.network.llama": {"models.native", "models.network.cpu_llama"},
     "app.sessions": {"app.tui", "app.bench", "app.commands"},

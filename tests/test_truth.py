@@ -11,7 +11,7 @@ from app.engine import Engine, Request
 from app.generation import Finished
 from kvcache import Backend, CacheConfig, HotDtype
 from models import load
-from models.text.chat_template import Message, Role
+from models.text.messages import Message, Role
 
 TRUTH: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "smollm2_truth.json").read_text(encoding="utf-8")

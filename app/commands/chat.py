@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app.sessions.store import SessionStore
     from app.tui.app import ChatApp
     from app.tui.settings import Settings
-    from models.text.chat_template import Message
+    from models.text.messages import Message
 
 _SETTABLE = (
     "system",
@@ -26,6 +26,7 @@ _SETTABLE = (
     "repeat_penalty",
     "seed",
     "max_tokens",
+    "think_budget",
 )
 _END_SECONDS = 8.0
 _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="go on with the chat that was used last",
     )
     options.add_sampling(parser)
+    options.add_thinking(parser)
     # What is not given here comes from the settings file.
     parser.set_defaults(**dict.fromkeys(_SETTABLE))
     options.add_cache(parser)
@@ -137,6 +139,11 @@ def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
 
     settings, notices = settings_file.load(settings_file.default_path())
     given = {name: getattr(args, name) for name in _SETTABLE if getattr(args, name) is not None}
+    match args.think:
+        case options.Think.OFF:
+            given |= {"think": "off"}
+        case options.Think.SHOW | options.Think.HIDE:
+            given |= {"show_thinking": args.think == options.Think.SHOW}
     return replace(settings, **given), notices
 
 
@@ -144,6 +151,7 @@ def _run_plain(args: argparse.Namespace) -> int:
     """Read a line, answer it, until the end of input."""
     from app.console import note
     from app.session import open_session
+    from app.tui import settings as settings_file
 
     settings, notices = _settings(args)
     for text in notices:
@@ -153,7 +161,7 @@ def _run_plain(args: argparse.Namespace) -> int:
     args.seed = None if settings.seed == -1 else settings.seed
     args.model = options.named_model(args) or settings.model or None
 
-    with open_session(args) as session:
+    with open_session(args, think=settings_file.THINK[settings.think]) as session:
         loaded = session.engine.loaded
         print(
             f"{inert_line(loaded.name)} · window {session.engine.plan.max_tokens} tokens · {_HELP}"
@@ -163,7 +171,7 @@ def _run_plain(args: argparse.Namespace) -> int:
 
 
 def _converse(args: argparse.Namespace, session: "Session") -> None:
-    from models.text.chat_template import opening
+    from models.text.messages import opening
 
     messages: list[Message] | None = opening(args.system)
     while messages is not None:
@@ -189,7 +197,7 @@ def _handle(
 ) -> "list[Message] | None":
     """Do what one line says; returns the conversation from then on, None at its end."""
     from app.console import note
-    from models.text.chat_template import opening
+    from models.text.messages import opening
 
     try:
         line = texts.typed(typed).strip()
@@ -222,19 +230,24 @@ def _turn(
     from app.engine import Request
     from app.interrupt import cancel_on_interrupt
     from app.report import summary
-    from models.text.chat_template import Message, Role
+    from models.text.messages import Message, Role
 
     asked = [*messages, Message(role=Role.USER, content=line)]
+    made = session.prompt(asked)
     request = Request(
-        prompt=session.prompt(asked),
+        prompt=made.ids,
         max_tokens=args.max_tokens,
         sampling=options.sampling(args),
         stop=tuple(args.stop),
+        thinking=made.thinking,
+        think_budget=args.think_budget,
     )
     with cancel_on_interrupt() as cancel:
-        (answer,) = show(session.generate(request, cancel), echo=True)
+        events = session.generate(request, cancel)
+        (answer,) = show(events, echo=True, thinking=options.shows_thinking(args))
     cancel.check_killed()
     completion = answer.whole()
     session.chat.answered(completion)
     print(summary(completion, session.engine), file=sys.stderr)
-    return [*asked, Message(role=Role.ASSISTANT, content=completion.text)]
+    said = Message(role=Role.ASSISTANT, content=completion.text, thinking=completion.thinking)
+    return [*asked, said]

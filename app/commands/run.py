@@ -40,21 +40,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_sampling(parser)
+    options.add_thinking(parser)
     options.add_cache(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer on stdout; progress and figures go to stderr."""
+    """Answer on stdout; thinking, progress and figures go to stderr."""
     if args.raw and args.system:
         raise options.UsageError("--system has no place in a --raw prompt")
     if args.raw and args.chat_template is not None:
         raise options.UsageError("--chat-template has no place in a --raw prompt")
+    if args.raw and args.think is not None:
+        raise options.UsageError("--think has no place in a --raw prompt: all of it is the answer")
     prompts = _prompts(args)
     if not prompts:
         raise options.UsageError("the prompt is empty: give --prompt TEXT, or stdin text")
     from app.session import open_session
 
-    with open_session(args, raw=args.raw) as session:
+    with open_session(args, raw=args.raw, think=options.think_switch(args)) as session:
         if args.prompts_file:
             return _answer_all(args, session, prompts)
         return _answer_one(args, session, prompts[0])
@@ -68,7 +71,9 @@ def _answer_one(args: argparse.Namespace, session: "Session", prompt: str) -> in
     # Before the next line: Ctrl-C ends what a chat template does at once.
     request = _request(args, session, prompt)
     with cancel_on_interrupt() as cancel:
-        (answer,) = show(session.generate(request, cancel), echo=not args.json)
+        events = session.generate(request, cancel)
+        thinking = options.shows_thinking(args)
+        (answer,) = show(events, echo=not args.json, thinking=thinking)
     if not args.json or answer.completion is None:
         print(summary(answer.whole(), session.engine), file=sys.stderr)
     else:
@@ -98,8 +103,10 @@ def _answer_all(args: argparse.Namespace, session: "Session", prompts: list[str]
     batch = list(requests.values())
     if batch and not args.force:
         engine, lengths = session.engine, [len(request.prompt) for request in batch]
-        loaded = engine.loaded
-        check_batch(engine.plan, loaded.config, loaded.weight_bytes, lengths, args.max_tokens)
+        loaded, longest = engine.loaded, args.max_tokens
+        if any(request.thinking for request in batch) and session.think is not False:
+            longest += args.think_budget
+        check_batch(engine.plan, loaded.config, loaded.weight_bytes, lengths, longest)
     with cancel_on_interrupt() as cancel:
         if batch:
             events = session.generate_batch(batch, cancel)
@@ -108,18 +115,20 @@ def _answer_all(args: argparse.Namespace, session: "Session", prompts: list[str]
     if args.json:
         results = [as_json(answer) for answer in in_order]
         print_json({"results": results} | settings_json(session.engine))
-    _tell(prompts, in_order, cancel, texts_too=not args.json)
+    _tell(args, prompts, in_order, cancel)
     return _code(in_order, cancel)
 
 
 def _tell(
-    prompts: list[str], answers: "list[Answer]", cancel: "Cancel", *, texts_too: bool
+    args: argparse.Namespace, prompts: list[str], answers: "list[Answer]", cancel: "Cancel"
 ) -> None:
     """Print the answers of a batch, and what kept any of them from its end."""
-    from app.console import error_note, note
+    from app.console import error_note, note, show_thinking
 
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
-        if answer.completion is not None and texts_too:
+        if answer.completion is not None and not args.json:
+            if options.shows_thinking(args):
+                show_thinking(answer.completion.thinking)
             print(f"> {prompt}\n{answer.completion.text}\n")
         if answer.error is not None:
             error_note(f"prompt {number}: {answer.error}")
@@ -144,17 +153,20 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 
 def _request(args: argparse.Namespace, session: "Session", prompt: str) -> "Request":
     from app.engine import Request
-    from models.text.chat_template import conversation
+    from models.text.messages import conversation
 
-    ids = (
-        session.engine.loaded.tokenizer.encode(prompt)
-        if args.raw
-        else session.prompt(conversation(prompt, system=args.system))
-    )
+    thinking = None
+    if args.raw:
+        ids = session.engine.loaded.tokenizer.encode(prompt)
+    else:
+        made = session.prompt(conversation(prompt, system=args.system))
+        ids, thinking = made.ids, made.thinking
     return Request(
         prompt=ids,
         max_tokens=args.max_tokens,
         sampling=options.sampling(args),
         stop=tuple(args.stop),
         truncate=args.truncate,
+        thinking=thinking,
+        think_budget=args.think_budget,
     )

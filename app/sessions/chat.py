@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import groupby
 
-from models.text.chat_template import Message, Role
+from models.text.messages import Message, Role
 
 _TITLE_LENGTH = 48
 
@@ -25,6 +25,15 @@ class Attachment:
 
     name: str
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thought:
+    """What a model thought before an answer, without its marks, and what that took."""
+
+    text: str
+    tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +66,7 @@ class ChatMessage:
     figures: Figures | None = None
     end: int | None = None
     error: str | None = None
+    thought: Thought | None = None
 
     @property
     def content(self) -> str:
@@ -109,21 +119,27 @@ class Chat:
             messages=[replace(message) for message in kept],
         )
 
-    def turns(self) -> list[tuple[ChatMessage, ...]]:
+    def turns(self, *, continues: bool = False) -> list[tuple[ChatMessage, ...]]:
         """Messages with text, those of one speaker in a row together.
 
         Chat formats want speakers to take turns; a question whose answer was
-        stopped before its first word is followed by another question.
+        stopped before its first word is followed by another question. continues: the last
+        message goes on, so it counts though it is no more than thinking.
         """
-        said = [message for message in self.messages if message.content]
+        last = self.messages[-1:] if continues else []
+        said = [message for message in self.messages if message.content or message in last]
         return [tuple(run) for _, run in groupby(said, key=lambda message: message.role)]
 
-    def prompt(self) -> tuple[Message, ...]:
+    def prompt(self, *, continues: bool = False) -> tuple[Message, ...]:
         """The system prompt, where there is one, and the turns, as a model reads them."""
         opening = [Message(role=Role.SYSTEM, content=self.system)] if self.system else []
         turns = [
-            Message(role=run[0].role, content="\n\n".join(each.content for each in run))
-            for run in self.turns()
+            Message(
+                role=run[0].role,
+                content="\n\n".join(each.content for each in run),
+                thinking="\n\n".join(each.thought.text for each in run if each.thought),
+            )
+            for run in self.turns(continues=continues)
         ]
         return (*opening, *turns)
 

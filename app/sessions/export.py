@@ -3,8 +3,8 @@
 import json
 from dataclasses import asdict
 
-from app.sessions.chat import Chat, ChatMessage
-from models.text.chat_template import Role
+from app.sessions.chat import Chat, ChatMessage, Thought
+from models.text.messages import Role
 
 _NAMES = {Role.SYSTEM: "System", Role.USER: "You", Role.ASSISTANT: "Model"}
 
@@ -15,8 +15,18 @@ def as_markdown(chat: Chat) -> str:
     if chat.system:
         parts += ["## System", chat.system]
     for message in chat.messages:
-        parts += [f"## {_NAMES[message.role]}", message.content]
+        parts += [f"## {_NAMES[message.role]}"]
+        if message.thought:
+            parts += [*_folded(message.thought)]
+        parts += [message.content]
     return "\n\n".join(parts) + "\n"
+
+
+def _folded(thought: Thought) -> tuple[str, ...]:
+    """Thinking, as what shows Markdown folds it; it cannot end its own fold."""
+    took = f"{thought.tokens} tokens, {thought.seconds:.0f} s"
+    inside = thought.text.replace("</details", "&lt;/details")
+    return f"<details>\n<summary>Thinking ({took})</summary>", inside, "</details>"
 
 
 def as_json(chat: Chat) -> str:
@@ -35,6 +45,7 @@ def _message(message: ChatMessage) -> dict[str, object]:
     return {
         "role": message.role.value,
         "text": message.text,
+        "thinking": asdict(message.thought) if message.thought else None,
         "attachments": [asdict(each) for each in message.attachments],
         "state": message.state.value,
         "figures": asdict(message.figures) if message.figures else None,

@@ -9,8 +9,8 @@ from dataclasses import asdict, fields
 from enum import Enum
 from typing import Any, TypeVar
 
-from app.sessions.chat import Attachment, ChatMessage, Figures, State
-from models.text.chat_template import Role
+from app.sessions.chat import Attachment, ChatMessage, Figures, State, Thought
+from models.text.messages import Role
 
 E = TypeVar("E", bound=Enum)
 _LAST_SECOND = 253402300799.0  # of the year 9999
@@ -27,6 +27,7 @@ def message(row: dict[str, Any]) -> ChatMessage:
         state=State.STOPPED if state is State.STREAMING else state,
         figures=_figures(row["figures"]),
         error=text(row["error"]) or None,
+        thought=_thought(row),
     )
 
 
@@ -35,6 +36,7 @@ def is_whole(row: dict[str, Any]) -> bool:
     read, attachments = message(row), _json(row["attachments"])
     return (
         isinstance(row["text"], str)
+        and isinstance(row["thinking"], str)
         and row["role"] == read.role.value
         and isinstance(attachments, list)
         and len(attachments) == len(read.attachments)
@@ -51,6 +53,7 @@ def held(each: ChatMessage, position: object) -> tuple[object, ...]:
         each.state,
         each.figures,
         each.error,
+        each.thought,
     )
 
 
@@ -64,6 +67,9 @@ def values(each: ChatMessage, position: int) -> dict[str, object]:
         "state": each.state.value,
         "figures": json.dumps(asdict(each.figures)) if each.figures else None,
         "error": storable(each.error) if each.error else None,
+        "thinking": storable(each.thought.text) if each.thought else "",
+        "thinking_tokens": each.thought.tokens if each.thought else 0,
+        "thinking_seconds": each.thought.seconds if each.thought else 0.0,
     }
 
 
@@ -98,6 +104,14 @@ def _attachments(column: object) -> tuple[Attachment, ...]:
         for each in (found if isinstance(found, list) else ())
         if isinstance(each, dict) and all(type(each.get(key)) is str for key in ("name", "text"))
     )
+
+
+def _thought(row: dict[str, Any]) -> Thought | None:
+    found, tokens = text(row["thinking"]), row["thinking_tokens"]
+    if not found:
+        return None
+    tokens = tokens if isinstance(tokens, int) and tokens > 0 else 0
+    return Thought(text=found, tokens=tokens, seconds=seconds(row["thinking_seconds"]))
 
 
 def _figures(column: object) -> Figures | None:

@@ -61,7 +61,12 @@ _SECOND = (
     "DROP INDEX chats_by_update",
     "CREATE INDEX chats_by_use ON chats (used)",
 )
-_STEPS = (_FIRST, _SECOND)
+_THIRD = (
+    "ALTER TABLE messages ADD COLUMN thinking TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE messages ADD COLUMN thinking_tokens INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE messages ADD COLUMN thinking_seconds REAL NOT NULL DEFAULT 0",
+)
+_STEPS = (_FIRST, _SECOND, _THIRD)
 IS_IN_ORDER = "typeof(used) = 'integer' AND used BETWEEN 0 AND 1 << 52"
 TABLES = ("chats", "messages")
 

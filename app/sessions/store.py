@@ -112,8 +112,11 @@ class SessionStore:
             """
             SELECT c.id, c.title, c.model, c.updated,
                    (SELECT COUNT(*) FROM messages m WHERE m.chat = c.id) AS messages,
-                   (SELECT m.text FROM messages m
-                    WHERE m.chat = c.id AND m.text LIKE :like ESCAPE '\\'
+                   (SELECT CASE WHEN m.text LIKE :like ESCAPE '\\' THEN m.text
+                                ELSE m.thinking END
+                    FROM messages m
+                    WHERE m.chat = c.id AND (m.text LIKE :like ESCAPE '\\'
+                                             OR m.thinking LIKE :like ESCAPE '\\')
                     ORDER BY m.position LIMIT 1) AS hit
             FROM chats c
             WHERE :like = '%%' OR c.title LIKE :like ESCAPE '\\' OR hit IS NOT NULL

@@ -20,7 +20,7 @@ from app.tui.chat.state import AnswerSettings
 from app.tui.commands import COMMANDS
 from app.tui.screens.chat import ChatScreen
 from app.tui.service.contract import ModelService
-from app.tui.settings import Preferences, Settings
+from app.tui.settings import THINK, Preferences, Settings
 from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
@@ -124,7 +124,7 @@ class ChatApp(App[None]):
 
     def _use(self, settings: Settings) -> None:
         """Other settings are in force."""
-        self.chat.settings = _answer_settings(settings, self._stop)
+        self.chat.use_settings(_answer_settings(settings, self._stop))
         self.chat.default_system = settings.system
         self._use_theme(settings.theme)
 
@@ -141,4 +141,10 @@ class ChatApp(App[None]):
 
 
 def _answer_settings(settings: Settings, stop: tuple[str, ...]) -> AnswerSettings:
-    return AnswerSettings(sampling=settings.sampling(), max_tokens=settings.max_tokens, stop=stop)
+    return AnswerSettings(
+        sampling=settings.sampling(),
+        max_tokens=settings.max_tokens,
+        stop=stop,
+        think=THINK[settings.think],
+        think_budget=settings.think_budget,
+    )

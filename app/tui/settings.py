@@ -16,9 +16,12 @@ from typing import Any, Self
 import platformdirs
 
 from app import private
-from app.options import MOST_TOKENS
+from app.options import DEFAULT_THINK_BUDGET, MOST_TOKENS
 from app.sampling import Sampling
 from kvcache.errors import EmberError, quoted, reason, short
+
+# Whether a model is to think, where it can be told.
+THINK: dict[str, bool | None] = {"auto": None, "on": True, "off": False}
 
 
 def default_path() -> Path:
@@ -28,7 +31,7 @@ def default_path() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings of the chat. seed -1 draws afresh each time."""
+    """All settings of the chat. seed -1 draws afresh each time; think is one of `THINK`."""
 
     theme: str = "ember"
     model: str = ""
@@ -40,6 +43,9 @@ class Settings:
     repeat_penalty: float = 1.0
     seed: int = -1
     max_tokens: int = 512
+    think: str = "auto"
+    think_budget: int = DEFAULT_THINK_BUDGET
+    show_thinking: bool = False
     panes: bool = True
     bell: bool = True
 
@@ -58,6 +64,12 @@ class Settings:
         if self.seed < -1:
             raise EmberError(
                 f"got seed = {short(str(self.seed))}, expected -1 (draws afresh) to 2^64 - 1"
+            )
+        if self.think not in THINK:
+            raise EmberError(f"got think = {quoted(self.think)}, expected {', '.join(THINK)}")
+        if not 0 <= self.think_budget <= MOST_TOKENS:
+            raise EmberError(
+                f"got think_budget = {short(str(self.think_budget))}, expected 0 to {MOST_TOKENS}"
             )
         self.sampling()
 

@@ -9,12 +9,10 @@ What a message says is not escaped, as in llama.cpp and transformers: a text
 that contains `<|im_end|>` ends its turn.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from threading import Event
-from typing import NoReturn
 
 from models.errors import ChatTemplateError
 from models.gguf.metadata import Metadata
@@ -25,47 +23,17 @@ from models.text.builtin_templates import (
     builtin_named,
     builtin_source,
 )
+from models.text.messages import Message, Role, joined, with_word, without_system
 from models.text.shown import all_stand
 from models.text.template_process import Rendering, TemplateFault, TemplateProcess
+from models.text.template_thinking import TemplateThinking, Turn, template_thinking
+from models.text.thinking import ThinkingMarks, thinking_marks
 from models.text.tokenized_text import TokenizedText
 from models.text.tokenizer import Tokenizer
 
 _KEY = "tokenizer.chat_template"
 _MAX_CHARACTERS = 1 << 18
 _ANOTHER = "--chat-template takes another"
-
-
-class Role(StrEnum):
-    """Who speaks."""
-
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-
-    @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        roles = ", ".join(cls)
-        raise ValueError(
-            f"got a message of role {value!r}, expected one of {roles}; no tools are called"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Role
-    content: str
-
-
-def opening(system: str | None) -> list[Message]:
-    """How a conversation begins: with the system prompt, where there is one."""
-    return [Message(role=Role.SYSTEM, content=system)] if system else []
-
-
-def conversation(prompt: str, *, system: str | None = None) -> list[Message]:
-    """A conversation of one question."""
-    return [*opening(system), Message(role=Role.USER, content=prompt)]
 
 
 # What a template is tried on: words that it cannot know.
@@ -86,7 +54,7 @@ class _Format:
     empties: what is not there (tools, documents) is empty, where it else is None as in
     transformers. folds_system: the system prompt goes into the first question.
     alternates: neighbours of one role become one message. later: what is wrong with a
-    conversation of more than one question.
+    conversation of more than one question. thinking: what is known of it.
     """
 
     text: str
@@ -95,22 +63,25 @@ class _Format:
     folds_system: bool = False
     alternates: bool = False
     later: str = ""
+    thinking: TemplateThinking = field(default_factory=TemplateThinking)
 
-    def turns(self, messages: Sequence[Message]) -> list[dict[str, object]]:
+    def turns(self, messages: Sequence[Message], think: bool | None = None) -> list[Turn]:
         """The messages as the template takes them."""
+        if word := self.thinking.word(think):
+            messages = with_word(messages, word)
         if self.folds_system:
-            messages = _without_system(messages)
+            messages = without_system(messages)
         if self.alternates:
-            messages = _joined(messages)
-        return [
-            {
-                "role": message.role.value,
-                "content": [{"type": "text", "text": message.content}]
-                if self.parts
-                else message.content,
-            }
-            for message in messages
-        ]
+            messages = joined(messages)
+        return [{"role": each.role.value, **self._said(each)} for each in messages]
+
+    def content(self, text: str) -> object:
+        """A text as the content of a message."""
+        return [{"type": "text", "text": text}] if self.parts else text
+
+    def _said(self, message: Message) -> Turn:
+        content = self.content(message.content)
+        return self.thinking.said(content, message.content, message.thinking)
 
 
 class ChatTemplate:
@@ -174,6 +145,13 @@ class ChatTemplate:
         if self._format is None:
             self._format = self._tried(cancel)
 
+    @property
+    def thinking(self) -> TemplateThinking:
+        """What the template does with thinking; settles it."""
+        self.settle()
+        assert self._format is not None
+        return self._format.thinking
+
     def take_notes(self) -> list[str]:
         """What the user should know of the template since the last call, a line each."""
         notes, self._notes = self._notes, []
@@ -184,9 +162,13 @@ class ChatTemplate:
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
+        think: bool | None = None,
         cancel: Event | None = None,
     ) -> str:
         """The conversation as text; with the head of the next answer, unless told otherwise.
+
+        think: whether the model is to think, where the template has a switch for it; None
+        leaves it to the template.
 
         Raises:
             ChatTemplateError: the template failed, refuses this order of messages, or took
@@ -197,11 +179,11 @@ class ChatTemplate:
         assert self._format is not None
         if self._format.later and any(each.role is Role.ASSISTANT for each in messages):
             self._format = self._instead(self._format.later)
-        text = self._text(messages, add_generation_prompt, cancel)
+        text = self._text(messages, add_generation_prompt, think, cancel)
         asked = [message.content for message in messages if message.role is Role.USER]
         if not self.source.is_builtin and not all_stand(asked, text, self._template.text):
             self._format = self._instead("does not show all that was asked")
-            text = self._text(messages, add_generation_prompt, cancel)
+            text = self._text(messages, add_generation_prompt, think, cancel)
         if self._format.folds_system and any(each.role is Role.SYSTEM for each in messages):
             self._tell_of_folding()
         return text
@@ -211,17 +193,26 @@ class ChatTemplate:
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
+        think: bool | None = None,
         cancel: Event | None = None,
     ) -> list[int]:
         """The conversation as ids, as `TokenizedText` makes them of `render`'s text."""
-        text = self.render(messages, add_generation_prompt=add_generation_prompt, cancel=cancel)
+        text = self.render(
+            messages, add_generation_prompt=add_generation_prompt, think=think, cancel=cancel
+        )
         return TokenizedText.of(self._tokenizer, text).ids
 
     def _text(
-        self, messages: Sequence[Message], add_generation_prompt: bool, cancel: Event | None
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
+        think: bool | None,
+        cancel: Event | None,
     ) -> str:
         assert self._format is not None
-        shown = self._rendering(self._format, messages, add_generation_prompt, cancel)
+        turns = self._format.turns(messages, think)
+        more = self._format.thinking.variables(think)
+        shown = self._rendering(self._format, turns, more, add_generation_prompt, cancel)
         if shown.fault is not None:
             hint = f" ({_ANOTHER})" if self.source is TemplateSource.FILE else ""
             raise ChatTemplateError(f"{self._template.name} {shown.complaint}{hint}")
@@ -230,23 +221,24 @@ class ChatTemplate:
     def _rendering(
         self,
         format_: _Format,
-        messages: Sequence[Message],
+        turns: Sequence[Turn],
+        more: Mapping[str, object],
         add_generation_prompt: bool,
         cancel: Event | None,
     ) -> Rendering:
+        """more: variables beside those that every template is given."""
         variables = {
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self._special(self._tokenizer.bos_id),
             "eos_token": self._special(self._tokenizer.eos_id),
         } | (_EMPTY if format_.empties else _ABSENT)
-        turns = format_.turns(messages)
-        return self._process.render(format_.text, turns, variables, cancel=cancel)
+        return self._process.render(format_.text, turns, {**variables, **more}, cancel=cancel)
 
     def _tried(self, cancel: Event | None) -> _Format:
         """The template with what must be done for it, or the built-in one."""
         text = self._template.text
         if self.source.is_builtin:
-            return _Format(text=text)
+            return self._builtin()
         if len(text) > _MAX_CHARACTERS:
             return self._instead(f"has {len(text)} characters, expected at most {_MAX_CHARACTERS}")
         talk, complaints = [_FIRST, _ANSWER, _SECOND], []
@@ -267,13 +259,37 @@ class ChatTemplate:
     def _fitted(self, format_: _Format, cancel: Event | None) -> _Format:
         system, _ = self._complaint(format_, [_SYSTEM, _FIRST], cancel)
         twice, _ = self._complaint(format_, [_FIRST, _SECOND], cancel)
-        return replace(format_, folds_system=bool(system), alternates=bool(twice))
+
+        last: Rendering | None = None
+
+        def render(turns: Sequence[Turn], more: Mapping[str, object], head: bool) -> str | None:
+            nonlocal last
+            # One that had to be stopped is asked no more.
+            if last is None or last.fault is not TemplateFault.STOPPED:
+                last = self._rendering(format_, turns, more, head, cancel)
+            return None if last.fault is not None else last.text
+
+        marks = self._marks(format_.text)
+        thinking = template_thinking(format_.text, marks, format_.content, render)
+        return replace(
+            format_, folds_system=bool(system), alternates=bool(twice), thinking=thinking
+        )
+
+    def _builtin(self) -> _Format:
+        """A built-in template as it is; of thinking it knows what the vocabulary has."""
+        text = self._template.text
+        marks = self._marks(text)
+        closing = "" if marks is None else marks.closing
+        return _Format(text=text, thinking=TemplateThinking(marks=marks, closing=closing))
+
+    def _marks(self, text: str) -> ThinkingMarks | None:
+        return thinking_marks(text, self._tokenizer)
 
     def _complaint(
         self, format_: _Format, messages: Sequence[Message], cancel: Event | None
     ) -> tuple[str, bool]:
         """What is wrong with how made-up messages are shown, "" if nothing; whether to give up."""
-        shown = self._rendering(format_, messages, True, cancel)
+        shown = self._rendering(format_, format_.turns(messages), {}, True, cancel)
         if shown.fault is not None:
             return shown.complaint, shown.fault in (TemplateFault.STOPPED, TemplateFault.SYNTAX)
         said = [message.content for message in messages]
@@ -291,7 +307,7 @@ class ChatTemplate:
         self._note_instead(complaint)
         self._template = builtin(self._otherwise)
         self.source = self._otherwise
-        return _Format(text=self._template.text)
+        return self._builtin()
 
     def _note_instead(self, complaint: str) -> None:
         self._notes.append(f"{complaint}; taken instead: {self._otherwise.value} ({_ANOTHER})")
@@ -306,25 +322,3 @@ class ChatTemplate:
 
     def _special(self, id_: int | None) -> str:
         return "" if id_ is None else self._tokenizer.text(id_)
-
-
-def _without_system(messages: Sequence[Message]) -> list[Message]:
-    """The system prompt put before the first question, or alone in its place."""
-    system = [message.content for message in messages if message.role is Role.SYSTEM]
-    rest = [message for message in messages if message.role is not Role.SYSTEM]
-    if not system:
-        return rest
-    if rest and rest[0].role is Role.USER:
-        system.append(rest.pop(0).content)
-    return [Message(role=Role.USER, content="\n\n".join(system)), *rest]
-
-
-def _joined(messages: Sequence[Message]) -> list[Message]:
-    """Neighbours of one role as one message."""
-    joined: list[Message] = []
-    for message in messages:
-        if joined and joined[-1].role is message.role:
-            content = f"{joined.pop().content}\n\n{message.content}"
-            message = replace(message, content=content)
-        joined.append(message)
-    return joined

@@ -30,6 +30,10 @@ class StreamingDetokenizer:
             self._drops_space = False
         return self._decoder.decode(data)
 
+    def spell(self, id_: int) -> str:
+        """As `add`, for a control token whose name is to be read."""
+        return self._decoder.decode(self._tokenizer.text(id_).encode(errors="replace"))
+
     def finish(self) -> str:
         """What is still held back, as U+FFFD."""
         return self._decoder.decode(b"", final=True)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from app.transcript import Completion, FinishReason
-from models.text.chat_template import ChatTemplate, Message
+from models.text.chat_template import ChatTemplate
+from models.text.messages import Message
 from models.text.tokenizer import Tokenizer
 
 

@@ -10,6 +10,7 @@ from app import cli, options
 from app.divergence import Divergence, diverge, join
 from kvcache import CacheConfig, make_prompt_cache
 from models import load
+from models.text.thinking import DEFAULT_BUDGET
 
 RUN = ["run", "--raw", "--prompt", "ba ce di", "--max-tokens", "90", "--json"]
 
@@ -20,8 +21,9 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, ob
     return found
 
 
-def test_the_default_codecs_are_the_librarys() -> None:
+def test_defaults_are_the_librarys() -> None:
     assert f"{CacheConfig().keys}/{CacheConfig().values}" == options.DEFAULT_KV
+    assert options.DEFAULT_THINK_BUDGET == DEFAULT_BUDGET
 
 
 def test_flags_reach_the_cache(capsys: pytest.CaptureFixture[str], tiny_path: Path) -> None:

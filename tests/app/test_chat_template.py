@@ -25,7 +25,7 @@ from kvcache import Backend, CacheConfig
 from models import load
 from models.gguf.tensor_types import TensorType
 from models.text.builtin_templates import TemplateSource
-from models.text.chat_template import Message, Role, conversation
+from models.text.messages import Message, Role, conversation
 from tests.app.conftest import TINY
 from tests.app.terminal import END, INTERRUPT, QUIT, Terminal
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama

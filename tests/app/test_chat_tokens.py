@@ -17,11 +17,14 @@ from app.transcript import Completion, FinishReason, Transcript
 from kvcache import Backend
 from models.loader import LoadedModel, load
 from models.text.builtin_templates import TemplateSource, TemplateText, given_template
-from models.text.chat_template import ChatTemplate, Message, Role, opening
+from models.text.chat_template import ChatTemplate
+from models.text.messages import Message, Role, opening
 from models.text.template_process import TemplateProcess
+from models.text.thinking import parted
 from models.text.tokenized_text import TokenizedText
 from models.text.tokenizer import TextPart, Tokenizer
 from models.text.vocabulary import TokenType
+from tests import thinking_templates as templates
 from tests.app.all_anew import AllAnew
 from tests.models.text.vocabularies import Keys, byte_level, with_scores
 
@@ -190,6 +193,94 @@ def test_the_ids_are_as_if_all_were_tokenized_anew(
         whole.answered(completion)
         begun = said.pop().content if continues else ""
         said = [*said, Message(role=Role.ASSISTANT, content=begun + completion.text)]
+
+
+THINKING = {
+    "known to the template": templates.QWEN,
+    "opened by the template": templates.OPENED,
+    "switched in the system prompt": templates.SWITCHED,
+    "kept by the template": templates.PARTS,
+    "in channels": templates.CHANNELS,
+}
+CHANNEL_MARKS = ("<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|return|>", "<|call|>")
+THINKING_TOKENIZER = Tokenizer.from_metadata(
+    byte_level(
+        ("b a", "Ġ ba", "Ċ Ċ"),
+        special=dict.fromkeys(
+            ("<s>", "</s>", "[THINK]", "[/THINK]", "[INST]", "[/INST]", *CHANNEL_MARKS),
+            TokenType.CONTROL,
+        )
+        | dict.fromkeys(("<think>", "</think>"), TokenType.USER_DEFINED),
+        changes={"eos_token_id": 260},
+    )
+)
+THOUGHTS = st.tuples(
+    st.sampled_from(["", "ba", "ba\nce ", " di é", "\n"]),
+    st.sampled_from(["ba", " ce\n", "\n\ndi", "é 🙂"]),
+    st.integers(1, 30),
+    st.sampled_from(["ask", "ask", "continue", "continue", "retry"]),
+    st.sampled_from([None, None, False, True]),
+)
+
+
+@pytest.mark.parametrize("name", THINKING)
+@given(steps=st.lists(THOUGHTS, min_size=1, max_size=7))
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_prompt_says_what_was_said_and_thought(
+    tiny: LoadedModel, name: str, steps: list[tuple[str, str, int, str, bool | None]]
+) -> None:
+    tokenizer = THINKING_TOKENIZER
+    text = TemplateText(source=TemplateSource.FILE, text=THINKING[name], name="the template")
+    chat_template = ChatTemplate(text, tokenizer, otherwise=TemplateSource.CHATML, process=PROCESS)
+    marks = chat_template.thinking.marks
+    assert marks is not None
+    chat = ChatTokens(replace(tiny, tokenizer=tokenizer, template=chat_template))
+    said: list[Message] = []
+    for thinking, words, count, change, think in steps:
+        last = said[-1] if said and said[-1].role is Role.ASSISTANT else None
+        continues = change == "continue" and last is not None
+        if change == "retry" and last is not None:
+            said.pop()
+        elif not continues:
+            said.append(Message(role=Role.USER, content="ba ce?"))
+        prompt = chat.prompt(said, continues=continues, think=think)
+        head = chat_template.render(said[:-1] if continues else said, think=think)
+        begun = tokenizer.decode(prompt.ids, skip_special=False).removeprefix(head)
+        assert prompt.thinking is not None
+        assert prompt.thinking.begun == marks.opened_by(head) + begun
+        assert begun == "" or continues
+        if continues and last is not None:
+            said.pop()
+            assert parted(marks, prompt.thinking.begun) == (last.thinking, last.content)
+        # In an answer that has begun, the names of control tokens have no text.
+        thinking = "" if continues and last is not None and last.content else thinking
+        written = marks.written(thinking, words, opened=False, closing=marks.closing)
+        ids = tokenizer.encode(written, add_special=False)[:count]
+        transcript = Transcript(
+            tokenizer,
+            prompt_tokens=len(prompt.ids),
+            max_tokens=99,
+            continuing=continues,
+            thinking=prompt.thinking,
+        )
+        for id_ in ids:
+            transcript.add(id_)
+        transcript.end(FinishReason.CANCELLED)
+        done = transcript.completion()
+        chat.answered(done)
+        before = last if continues and last is not None else Message(role=Role.USER, content="")
+        answer = Message(
+            role=Role.ASSISTANT,
+            content=before.content + done.text,
+            thinking=before.thinking + done.thinking,
+        )
+        # The chat leaves out an answer that was stopped before its first word.
+        if answer.content:
+            said.append(answer)
+        elif not answer.thinking:
+            said.pop()
 
 
 def finished(engine: Engine, request: Request) -> Completion:

@@ -12,7 +12,7 @@ from app.transcript import FinishReason
 from kvcache import Backend, CacheConfig, CacheError, EmberError, HotDtype
 from kvcache.tiers.ledger import Ledger
 from models.loader import load
-from models.text.chat_template import Message, Role
+from models.text.messages import Message, Role
 from tests.app.answers import CONFIG, PROMPT, finish, greedy
 from tests.tiny_files import prompt, write_tiny
 

@@ -14,7 +14,7 @@ from app.sessions.chat import Attachment, Chat, ChatMessage
 from app.sessions.store import SessionStore, default_path
 from kvcache.native import build, library
 from models.native import kernels
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.terminal import END, QUIT, Terminal
 from tests.scripted_model import write_scripted
 

@@ -47,6 +47,13 @@ def test_repetition_counts_the_prompt_and_what_was_drawn() -> None:
     assert sampler(LOGITS[1:]).tolist() == [4]
 
 
+def test_repetition_counts_what_was_said_in_place_of_what_was_drawn() -> None:
+    sampler = Sampler(Sampling(repeat_penalty=4.0), [[1], [3]])
+    sampler(LOGITS)
+    sampler.correct(mx.array([2, 1]))
+    assert sampler(LOGITS).tolist() == [4, 0]
+
+
 @pytest.mark.parametrize(
     "bad",
     [

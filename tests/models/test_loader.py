@@ -21,7 +21,7 @@ from models.gguf.tensor_types import TensorType
 from models.loader import load
 from models.native.kernels import Kernels
 from models.network.llama import Model
-from models.text.chat_template import conversation
+from models.text.messages import conversation
 from tests.gguf_factory import (
     LlamaShape,
     MetadataItem,

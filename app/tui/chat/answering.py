@@ -1,7 +1,7 @@
 """One answer while it is made: the model's events, written into a message."""
 
-from app.generation import Finished, PrefillProgress, TextChunk, Truncated
-from app.sessions.chat import Chat, ChatMessage, Figures, State
+from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk, Truncated
+from app.sessions.chat import Chat, ChatMessage, Figures, State, Thought
 from app.transcript import Completion, FinishReason
 from app.tui.chat.speed_meter import Meter
 from app.tui.service.contract import AnswerEvent, Ask, ModelService, Prepared, TooLong
@@ -10,8 +10,8 @@ from app.tui.service.contract import AnswerEvent, Ask, ModelService, Prepared, T
 class Answering:
     """Begins to answer at once; `take` takes what has come since.
 
-    begun: whether there is text. notices: what the user should know, to be
-    taken away by who shows it.
+    begun: whether there is text, or thinking; is_thinking: whether that came last. notices:
+    what the user should know, to be taken away by who shows it.
     """
 
     def __init__(
@@ -29,9 +29,11 @@ class Answering:
         self.completion: Completion | None = None
         self.too_long: TooLong | None = None
         self.notices: list[str] = []
-        self.begun = False
+        self.begun = self.is_thinking = False
+        self._continues = ask.continues
         self._chat, self._model, self._meter = chat, model, meter
         self._before, self._seen = answer.text, 0
+        self._thought_before = answer.thought or Thought(text="", tokens=0, seconds=0.0)
         answer.state, answer.error = State.STREAMING, None
         self._job = service.answer(ask)
 
@@ -72,13 +74,16 @@ class Answering:
                 self.prefill = item
             case TextChunk():
                 self._take_text(item)
+            case ThinkingChunk():
+                self._take_thinking(item)
             case Finished():
                 self._complete(item.completion)
 
     def _take_ends(self, prepared: Prepared) -> None:
         """Note where each message ends in the prompt."""
         ends = prepared.ends[1:] if self._chat.system else prepared.ends
-        for run, end in zip(self._chat.turns(), ends, strict=False):
+        turns = self._chat.turns(continues=self._continues)
+        for run, end in zip(turns, ends, strict=False):
             for message in run:
                 message.end = end
         self.notices.extend(prepared.notes)
@@ -88,19 +93,41 @@ class Answering:
             )
 
     def _take_text(self, chunk: TextChunk) -> None:
+        self._count(chunk)
+        self.is_thinking = False
+        self.answer.text += chunk.text
+
+    def _take_thinking(self, chunk: ThinkingChunk) -> None:
+        self._count(chunk)
+        self.is_thinking = True
+        so_far = self.answer.thought.text if self.answer.thought else ""
+        self._set_thought(so_far + chunk.text, chunk.thinking_tokens, chunk.seconds)
+
+    def _count(self, chunk: TextChunk | ThinkingChunk) -> None:
         if self.begun:
             self._meter.add(chunk.at, chunk.tokens - self._seen)
         else:
             self._meter.begin(chunk.at)
         self.begun, self._seen = True, chunk.tokens
-        self.answer.text += chunk.text
         self.answer.end = (self.prefill.total if self.prefill else 0) + chunk.tokens
+
+    def _set_thought(self, text: str, tokens: int, seconds: float) -> None:
+        """Thinking of this answer, after what there was of it before."""
+        before = self._thought_before
+        self.answer.thought = Thought(
+            text=text, tokens=before.tokens + tokens, seconds=before.seconds + seconds
+        )
 
     def _complete(self, completion: Completion) -> None:
         self.completion = completion
         stopped = completion.finish_reason is FinishReason.CANCELLED
         self.answer.state = State.STOPPED if stopped else State.COMPLETE
         self.answer.text = self._before + completion.text
+        thinking = self._thought_before.text + completion.thinking
+        if not thinking:
+            self.answer.thought = None
+        elif completion.thinking_tokens:
+            self._set_thought(thinking, completion.thinking_tokens, completion.thinking_s)
         # What was there before this answer was gone on with.
         earlier = self.answer.figures if self._before else None
         self.answer.figures = Figures(

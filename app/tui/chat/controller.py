@@ -20,7 +20,8 @@ from app.tui.chat.speed_meter import Meter
 from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
 from app.tui.service.contract import Ask, ModelInfo, ModelService, TooLong
 from kvcache.errors import EmberError
-from models.text.chat_template import Role
+from models.text.messages import Role
+from models.text.thinking import no_switch
 
 
 class ChatController:
@@ -85,6 +86,11 @@ class ChatController:
     def prefill(self) -> PrefillProgress | None:
         """How much of the prompt has been read."""
         return None if self._run is None else self._run.prefill
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the model thinks, and does not answer yet."""
+        return self._run is not None and self._run.is_thinking
 
     @property
     def problem(self) -> Problem | None:
@@ -156,7 +162,8 @@ class ChatController:
         """Go on with the last answer."""
         self._require_ready()
         last = self.chat.messages[-1] if self.chat.messages else None
-        if last is None or last.role is not Role.ASSISTANT or not last.text:
+        is_begun = last is not None and bool(last.text or last.thought)
+        if last is None or last.role is not Role.ASSISTANT or not is_begun:
             raise EmberError("no answer to go on with: ask something first")
         self._begin(last, continues=True)
 
@@ -207,6 +214,13 @@ class ChatController:
                 f"{chat.damaged} messages of this chat are damaged: what can be read is shown"
             )
 
+    def use_settings(self, settings: AnswerSettings) -> None:
+        """Make answers otherwise, from the next one on."""
+        is_other = settings.think != self.settings.think
+        self.settings = settings
+        if is_other and self.model is not None:
+            self._tell_of_switch(self.model)
+
     def set_system(self, text: str) -> None:
         """Another system prompt, from the next answer on."""
         self._require_idle()
@@ -245,6 +259,7 @@ class ChatController:
             # A model that stays after all has been told of.
             if self.model is not self._told_of:
                 self.notices.extend(self.model.notes)
+                self._tell_of_switch(self.model)
             self._told_of = self.model
         if self._run is not None:
             changed |= self._follow(self._run)
@@ -256,6 +271,11 @@ class ChatController:
             self._send(self.unqueue())
             changed = True
         return changed
+
+    def _tell_of_switch(self, model: ModelInfo) -> None:
+        """That a model thinks as it likes, where it was to be told."""
+        if self.settings.think is not None and model.thinks and not model.has_switch:
+            self.notices.append(no_switch(thinks=True, budget="/set think_budget 0"))
 
     def _follow(self, run: Answering) -> bool:
         came = run.take()
@@ -273,7 +293,8 @@ class ChatController:
         if run.error is not None:
             self._answer_problem = Problem.of("the answer failed", run.error)
         answer = run.answer
-        empty = not answer.text and (answer.state is not State.COMPLETE or run.too_long)
+        said = answer.text or answer.thought
+        empty = not said and (answer.state is not State.COMPLETE or run.too_long)
         if empty and answer in self.chat.messages:
             self.chat.messages.remove(answer)
         self._autosave.save(self.chat)
@@ -299,12 +320,14 @@ class ChatController:
         self, answer: ChatMessage, *, continues: bool = False, drop_oldest: bool = False
     ) -> None:
         ask = Ask(
-            messages=self.chat.prompt(),
+            messages=self.chat.prompt(continues=continues),
             max_tokens=self.settings.max_tokens,
             sampling=self.settings.sampling,
             stop=self.settings.stop,
             continues=continues,
             drop_oldest=drop_oldest,
+            think=self.settings.think,
+            think_budget=self.settings.think_budget,
         )
         self._answer_problem = self.too_long = None
         self._run = Answering(

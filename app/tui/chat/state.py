@@ -6,6 +6,7 @@ from enum import Enum
 from app.sampling import Sampling
 from app.sessions.chat import Attachment
 from kvcache.errors import EmberError
+from models.text.thinking import DEFAULT_BUDGET
 
 
 class Phase(Enum):
@@ -44,8 +45,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings:
-    """How answers are made."""
+    """How answers are made. think, think_budget: as for `Ask`."""
 
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
+    think: bool | None = None
+    think_budget: int = DEFAULT_BUDGET

@@ -15,9 +15,9 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(name="fork", about="go on in a copy of the chat", run=turns.fork, usage="[N]"),
     Command(
         name="copy",
-        about="copy the last answer, its code, or the chat",
+        about="copy the last answer, its code or thinking, or the chat",
         run=output.copy,
-        usage="[code|chat]",
+        usage="[code|thinking|chat]",
         choices=output.copy_choices,
         key="^Y",
     ),
@@ -54,6 +54,13 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
         usage="[NAME VALUE]",
         key="F2",
         choices=setup.set_choices,
+    ),
+    Command(
+        name="think",
+        about="have the model think before it answers, where it can be told",
+        run=setup.think,
+        usage="[on|off|auto]",
+        choices=setup.think_choices,
     ),
     Command(
         name="theme",

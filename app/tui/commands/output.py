@@ -12,24 +12,29 @@ from app.sessions.export import as_json, as_markdown
 from app.tui.chat.mentions import read_text
 from app.tui.screens.chat import ChatScreen
 from kvcache.errors import EmberError, reason
-from models.text.chat_template import Role
+from models.text.messages import Role
 
 _NOT_IN_NAMES = re.compile(r"[^\w-]+")
 
 
 def copy(screen: ChatScreen, text: str) -> None:
-    """Copy the selected message, or the last answer; its code blocks; or the whole chat."""
+    """Copy the selected message, or the last answer; its code or thinking; or the whole chat."""
     if text == "chat":
         screen.copy(as_markdown(screen.chat.chat), "the chat")
         return
-    if text not in ("", "code"):
-        raise EmberError(f"got {text!r}, expected nothing, code or chat")
+    if text not in ("", "code", "thinking"):
+        raise EmberError(f"got {text!r}, expected nothing, code, thinking or chat")
     answers = [each for each in screen.chat.chat.messages if each.role is Role.ASSISTANT]
     message = screen.conversation.selected or (answers[-1] if answers else None)
     if message is None:
         raise EmberError("nothing to copy yet: ask something first")
     if not text:
         screen.copy(message.text, "the message")
+        return
+    if text == "thinking":
+        if message.thought is None:
+            raise EmberError("this answer has no thinking")
+        screen.copy(message.thought.text, "the thinking")
         return
     blocks = code_blocks(message.text)
     if not blocks:
@@ -39,7 +44,7 @@ def copy(screen: ChatScreen, text: str) -> None:
 
 def copy_choices(_screen: ChatScreen) -> Iterable[str]:
     """What can be copied."""
-    return ("code", "chat")
+    return ("code", "thinking", "chat")
 
 
 def code_blocks(text: str) -> list[str]:

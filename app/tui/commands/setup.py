@@ -6,8 +6,9 @@ from dataclasses import fields
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.settings import SettingsScreen
-from app.tui.settings import Settings
+from app.tui.settings import THINK, Settings
 from kvcache.errors import EmberError
+from models.text.thinking import no_switch
 
 
 def model(screen: ChatScreen, text: str) -> None:
@@ -53,6 +54,23 @@ def set_(screen: ChatScreen, text: str) -> None:
 def set_choices(_screen: ChatScreen) -> Iterable[str]:
     """The names of the settings."""
     return (each.name for each in fields(Settings))
+
+
+def think(screen: ChatScreen, text: str) -> None:
+    """Have the model think or not, or say how that is."""
+    model, budget = screen.chat.model, screen.settings.think_budget
+    if text and text not in THINK:
+        raise EmberError(f"got {text!r}, expected {', '.join(think_choices(screen))}")
+    if model is not None and not model.has_switch and text != "auto":
+        raise EmberError(no_switch(thinks=model.thinks, budget="/set think_budget 0"))
+    if text:
+        screen.change_settings(screen.settings.with_text("think", text), "think")
+    screen.notify(f"think is {screen.settings.think}, at most {budget} tokens", markup=False)
+
+
+def think_choices(_screen: ChatScreen) -> Iterable[str]:
+    """What the model can be told."""
+    return THINK
 
 
 def theme(screen: ChatScreen, text: str) -> None:

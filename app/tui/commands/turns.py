@@ -3,7 +3,7 @@
 from app.sessions.chat import ChatMessage
 from app.tui.screens.chat import ChatScreen
 from kvcache.errors import EmberError
-from models.text.chat_template import Role
+from models.text.messages import Role
 
 
 def retry(screen: ChatScreen, _text: str) -> None:

@@ -58,6 +58,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+o", "command('sessions')", "Chats", show=False),
         Binding("ctrl+l", "command('model')", "Model", show=False),
         Binding("ctrl+y", "command('copy')", "Copy", show=False),
+        Binding("ctrl+t", "thinking", "Thinking", show=False),
         Binding("ctrl+p", "palette", "Palette", show=False),
         Binding("f1", "command('help')", "Help", show=False),
         Binding("f2", "command('set')", "Settings", show=False),
@@ -84,7 +85,7 @@ class ChatScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield HeaderBar()
         with Horizontal(id="main"):
-            yield Conversation(self.offer.welcome)
+            yield Conversation(self.offer.welcome, lambda: self.settings.show_thinking)
             yield SidePane()
         yield StatusLine()
         yield Composer(
@@ -267,6 +268,11 @@ class ChatScreen(Screen[None]):
     def action_follow(self) -> None:
         """Go to the end of the conversation."""
         self.conversation.action_follow()
+
+    def action_thinking(self) -> None:
+        """Open or fold what was thought before an answer."""
+        if not self.conversation.toggle_thought():
+            self.notify("no thinking here", markup=False)
 
     def action_stop(self) -> None:
         """Close what is open, else stop what runs; go back to the prompt."""

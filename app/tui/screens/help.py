@@ -23,6 +23,7 @@ _KEYS = (
     ("PgUp PgDn, wheel", "scroll, also while text arrives"),
     ("Home End on an empty prompt", "first message; end, and follow it"),
     ("↑ ↓ in the conversation", "select a message for /copy /edit /fork"),
+    ("^T", "open or fold the thinking before an answer: the selected, or the last"),
     ("^C", "copy a selection, stop an answer, twice: quit"),
     ("^D on an empty prompt", "quit"),
     ("^P", "palette of all commands"),

@@ -16,7 +16,8 @@ from app.sampling import Sampling
 from app.transcript import Completion
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
-from models.text.chat_template import Message
+from models.text.messages import Message
+from models.text.thinking import DEFAULT_BUDGET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,9 @@ class ModelInfo:
 
     spec: what names it on the command line. window: tokens of a prompt at most. holds:
     tokens that a layer holds at most, fewer than that where all see fewer. layer_bytes: of
-    the largest layer's cache. block: tokens that are let go of together. notes: what the
-    user should know about this load, a line each.
+    the largest layer's cache. block: tokens that are let go of together. thinks: whether it
+    may think before it answers; has_switch: whether it can be told. notes: what the user
+    should know about this load, a line each.
     """
 
     name: str
@@ -43,6 +45,8 @@ class ModelInfo:
     block: int
     kv: str
     backend: str
+    thinks: bool = False
+    has_switch: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -50,7 +54,8 @@ class ModelInfo:
 class Ask:
     """A conversation to answer.
 
-    continues: the last message is an answer that goes on.
+    continues: the last message is an answer that goes on. think: whether to think first,
+    None as the model is used to; think_budget: the most tokens of it.
     """
 
     messages: tuple[Message, ...]
@@ -59,6 +64,8 @@ class Ask:
     stop: tuple[str, ...] = ()
     continues: bool = False
     drop_oldest: bool = False
+    think: bool | None = None
+    think_budget: int = DEFAULT_BUDGET
 
 
 @dataclass(frozen=True, kw_only=True)

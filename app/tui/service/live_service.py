@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.chat_tokens import ChatTokens, system_of
 from app.engine import Engine, PromptTooLongError, Request
-from app.generation import Event, Finished, TextChunk
+from app.generation import Event, Finished, TextChunk, ThinkingChunk
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import compile_kernels, must_compile
@@ -157,7 +157,7 @@ class LiveService:
         told = load_notes(engine, asked=config.backend, hot=self._hot, chat=chat, cancel=cancel)
         notes = (*admitted.notes, *told)
         self._engine, self._chat, self._stats = engine, chat, engine.layer_stats()
-        yield _info(engine, spec, path, notes)
+        yield _info(engine, chat, spec, path, notes)
 
     def _answer(self, ask: Ask, cancel: threading.Event) -> Iterator[AnswerEvent]:
         assert self._engine is not None
@@ -165,9 +165,12 @@ class LiveService:
         engine, chat = self._engine, self._chat
         room = engine.room(ask.max_tokens) if ask.drop_oldest else None
         try:
-            prompt = chat.prompt(ask.messages, continues=ask.continues, room=room, cancel=cancel)
+            prompt = chat.prompt(
+                ask.messages, continues=ask.continues, think=ask.think, room=room, cancel=cancel
+            )
             if self._keep_system is not None:
-                engine.keep(chat.system_tokens(system_of(ask.messages), cancel))
+                system = system_of(ask.messages)
+                engine.keep(chat.system_tokens(system, cancel, think=ask.think))
         except RenderStoppedError:
             return
         request = Request(
@@ -177,6 +180,8 @@ class LiveService:
             stop=ask.stop,
             truncate=ask.drop_oldest,
             continues=ask.continues,
+            thinking=prompt.thinking,
+            think_budget=ask.think_budget,
         )
         yield Prepared(
             prompt_tokens=len(prompt.ids),
@@ -209,7 +214,7 @@ class LiveService:
         noted = 0.0
         for event in events:
             now = time.monotonic()
-            if now - noted >= _STATS_SECONDS or not isinstance(event, TextChunk):
+            if now - noted >= _STATS_SECONDS or not isinstance(event, TextChunk | ThinkingChunk):
                 self._stats, noted = engine.layer_stats(), now
             if isinstance(event, Finished):
                 chat.answered(event.completion)
@@ -223,7 +228,9 @@ class LiveService:
         self._engine, self._chat, self._stats = None, None, ()
 
 
-def _info(engine: Engine, spec: str, path: Path, notes: tuple[str, ...]) -> ModelInfo:
+def _info(
+    engine: Engine, chat: ChatTokens, spec: str, path: Path, notes: tuple[str, ...]
+) -> ModelInfo:
     loaded, plan = engine.loaded, engine.plan
     return ModelInfo(
         name=loaded.name,
@@ -240,5 +247,7 @@ def _info(engine: Engine, spec: str, path: Path, notes: tuple[str, ...]) -> Mode
         block=plan.sizes.block,
         kv=plan.kv,
         backend=plan.backend.value,
+        thinks=chat.thinks,
+        has_switch=chat.has_switch,
         notes=notes,
     )

@@ -11,9 +11,11 @@ from app.sessions.chat import Attachment, ChatMessage, State
 from app.tui.text import units
 from app.tui.text.lines import LineMaker
 from app.tui.text.markdown import GrowingMarkdown
-from models.text.chat_template import Role
+from app.tui.text.thought import ThoughtLines
+from models.text.messages import Role
 
 CURSOR = "▍"
+_GAP = Strip([])
 _ENDINGS = {
     "length": "cut at max tokens · /continue goes on",
     "cancelled": "stopped",
@@ -27,8 +29,10 @@ class Entry:
     stand below. same: how many lines the last change left as they were.
     """
 
-    def __init__(self, message: ChatMessage) -> None:
+    def __init__(self, message: ChatMessage, *, opens_thought: bool = False) -> None:
         self.message = message
+        self._thought_is_open = opens_thought
+        self._thought: ThoughtLines | None = None
         self.lines: list[Strip] = []
         self.body = self.same = 0
         self._maker: LineMaker | None = None
@@ -45,6 +49,10 @@ class Entry:
         """Whether the lines have this width and these colours."""
         return maker is self._maker
 
+    def toggle_thought(self) -> None:
+        """Open what was thought before the answer, or fold it, with the next `sync`."""
+        self._thought_is_open = not self._thought_is_open
+
     def estimate(self, maker: LineMaker) -> None:
         """Stand in with about as many empty lines as there will be."""
         text = self.message.text
@@ -54,13 +62,15 @@ class Entry:
     def sync(self, maker: LineMaker) -> bool:
         """Bring the lines up to date; returns whether they changed."""
         message = self.message
-        state = (message.text, message.state, message.figures, message.error)
+        said = (message.text, message.state, message.figures, message.error)
+        state = (*said, message.thought, self._thought_is_open)
         if maker is self._maker and state == self._state:
             return False
         if maker is not self._maker or not message.text.startswith(self._shown):
             self._maker, self._markdown, self._shown = maker, None, ""
+            self._thought = None
         self._state = state
-        own = self._answer(maker) if self.is_answer else self._question(maker)
+        own = self._answered(maker) if self.is_answer else self._question(maker)
         self.body = len(own)
         lines = [*own, *self._below(maker), Strip([])]
         pairs = zip(self.lines, lines, strict=False)
@@ -73,6 +83,15 @@ class Entry:
         if self.message.text:
             lines += maker.wrap(inert(self.message.text), maker.palette.user)
         return lines
+
+    def _answered(self, maker: LineMaker) -> list[Strip]:
+        """The answer, below what was thought before it."""
+        message = self.message
+        if message.thought is None:
+            return self._answer(maker)
+        self._thought = self._thought or ThoughtLines(maker)
+        thought = self._thought.lines(message.thought, is_open=self._thought_is_open)
+        return [*thought, _GAP, *self._answer(maker)] if message.text else thought
 
     def _answer(self, maker: LineMaker) -> list[Strip]:
         message = self.message

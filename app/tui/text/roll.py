@@ -7,7 +7,7 @@ it; so a change costs the same in a chat of any length. Knows no widget.
 
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.sessions.chat import ChatMessage
 from app.tui.text.entry import Entry
@@ -15,9 +15,13 @@ from app.tui.text.lines import LineMaker
 
 
 class Roll:
-    """The entries of a conversation, and the line that each begins at."""
+    """The entries of a conversation, and the line that each begins at.
 
-    def __init__(self) -> None:
+    opens_thoughts: whether what was thought before an answer is open from the start.
+    """
+
+    def __init__(self, opens_thoughts: Callable[[], bool] = lambda: False) -> None:
+        self._opens_thoughts = opens_thoughts
         self.entries: list[Entry] = []
         self._tops: list[int] = [0]
 
@@ -39,7 +43,8 @@ class Roll:
         same = self._count_same(messages)
         changed = same if same < max(len(self.entries), len(messages)) else None
         if changed is not None:
-            self.entries[same:] = [Entry(message) for message in messages[same:]]
+            opens = self._opens_thoughts()
+            self.entries[same:] = [Entry(each, opens_thought=opens) for each in messages[same:]]
             for entry in self.entries[same:]:
                 entry.estimate(maker)
         for index, entry in enumerate(self.entries):
@@ -66,6 +71,17 @@ class Roll:
             if time.monotonic() > until:
                 break
         return self._place(first)
+
+    def toggle_thought(self, maker: LineMaker, index: int) -> int:
+        """Open or fold what was thought before an answer; returns the first line that changed."""
+        self.entries[index].toggle_thought()
+        self.entries[index].sync(maker)
+        return self._place(index)
+
+    def last_thought(self) -> int | None:
+        """The last entry that shows what was thought; None where none does."""
+        entries = reversed(list(enumerate(self.entries)))
+        return next((at for at, entry in entries if entry.message.thought), None)
 
     def index_at(self, line: int) -> int:
         """The entry that a line belongs to; the nearest one for a line beyond the roll."""

@@ -28,6 +28,7 @@ from app.tui.text.frame import card
 from app.tui.text.lines import LineMaker
 from app.tui.text.roll import Roll
 from app.tui.text.selected import selected_text, with_selection
+from app.tui.text.thought import META
 from app.tui.widgets import margin
 from kvcache.stats import CacheStats
 
@@ -68,12 +69,14 @@ class Conversation(ScrollView, can_focus=True):
             super().__init__()
             self.action = action
 
-    def __init__(self, placeholder: Placeholder) -> None:
+    def __init__(
+        self, placeholder: Placeholder, opens_thoughts: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__()
         self.following = True
         self.selected: ChatMessage | None = None
         self._placeholder = placeholder
-        self._roll = Roll()
+        self._roll = Roll(opens_thoughts)
         self._below: list[Strip] = []
         self._problem: Problem | None = None
         self._maker: LineMaker | None = None
@@ -234,6 +237,22 @@ class Conversation(ScrollView, can_focus=True):
         self._bring_into_view(at)
         self.refresh()
 
+    def toggle_thought(self, index: int | None = None) -> bool:
+        """Open or fold thinking: of an entry, the selected message, or the last that has any.
+
+        Returns whether there is any.
+        """
+        if index is None and self.selected is not None:
+            index = self._roll.messages.index(self.selected)
+        elif index is None:
+            index = self._roll.last_thought()
+        if index is None or self._maker is None or not self._roll.entries[index].message.thought:
+            return False
+        self._fit(self._roll.toggle_thought(self._maker, index))
+        if self._roll.messages[index].state is not State.STREAMING:
+            self._bring_into_view(index)
+        return True
+
     def _to_end(self) -> None:
         self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
 
@@ -256,6 +275,8 @@ class Conversation(ScrollView, can_focus=True):
         meta = event.style.meta
         if "copy" in meta:
             self.post_message(self.CopyRequested(meta["copy"]))
+        elif META in meta:
+            self.toggle_thought(self._roll.index_at(event.y + self.scroll_offset.y))
         elif "ember" in meta:
             self.post_message(self.ActionRequested(meta["ember"]))
 

@@ -55,7 +55,8 @@ def _activity(chat: ChatController) -> Content:
         case Phase.READING:
             return _reading(chat)
         case Phase.ANSWERING:
-            return Content.styled("answering · Esc stops", MUTED)
+            doing = "thinking" if chat.is_thinking else "answering"
+            return Content.styled(f"{doing} · Esc stops", MUTED)
         case Phase.MEASURING:
             return Content.styled("measuring the speed · Esc stops", MUTED)
         case _:

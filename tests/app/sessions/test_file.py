@@ -14,7 +14,7 @@ import pytest
 from app.sessions.chat import Attachment, Chat, ChatMessage, State
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.sessions.samples import FIGURES
 
 FAMILY = ("", "-wal", "-shm")

@@ -7,15 +7,16 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.sessions import schema
-from app.sessions.chat import Attachment, Chat, ChatMessage, State, title_of
+from app.sessions.chat import Attachment, Chat, ChatMessage, State, Thought, title_of
 from app.sessions.schema import StoreError
 from app.sessions.store import SessionStore
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.sessions.samples import FIGURES
 from tests.full_disk import full_disk
 
@@ -221,13 +222,68 @@ def test_chats_of_the_first_format_keep_their_order(tmp_path: Path) -> None:
     assert texts(store.latest()) == ["hi"]
 
 
+def test_chats_from_before_thinking_are_opened(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    with closing(sqlite3.connect(path)) as old, old:
+        for statement in (*schema._FIRST, *schema._SECOND):
+            old.execute(statement)
+        old.execute("PRAGMA user_version = 2")
+        old.execute("INSERT INTO chats VALUES (1, 'chat', 'm', '', 5.0, 5.0, 1, 7)")
+        old.execute(
+            "INSERT INTO messages VALUES (1, 1, 0, 'assistant', 'hi', '[]', 'complete', "
+            "NULL, NULL, 5.0)"
+        )
+    store = SessionStore.open(path)
+    assert store.notes == ()
+    chat = store.load(1)
+    assert (texts(chat), chat.messages[0].thought, chat.damaged) == (["hi"], None, 0)
+    thought = Thought(text="so \ud800", tokens=7, seconds=1.5)
+    chat.messages[0].thought = thought
+    store.save(chat)
+    assert store.load(1).messages[0].thought == replace(thought, text="so ?")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("thinking_tokens", "'x'", Thought(text="Hm", tokens=0, seconds=1.5)),
+        ("thinking_tokens", "-3", Thought(text="Hm", tokens=0, seconds=1.5)),
+        ("thinking_seconds", "'x'", Thought(text="Hm", tokens=7, seconds=0.0)),
+        ("thinking", "x'486d'", Thought(text="Hm", tokens=7, seconds=1.5)),
+        ("thinking", "''", None),
+    ],
+)
+def test_thinking_of_any_kind_is_read(
+    tmp_path: Path, column: str, value: str, expected: Thought | None
+) -> None:
+    store = SessionStore.open(tmp_path / "chats.db")
+    chat = saved(store, "why?", "so")
+    chat.messages[1].thought = Thought(text="Hm", tokens=7, seconds=1.5)
+    store.save(chat)
+    with closing(sqlite3.connect(tmp_path / "chats.db")) as other, other:
+        other.execute(f"UPDATE messages SET {column} = {value} WHERE position = 1")
+    found = store.latest()
+    assert found is not None
+    assert found.messages[1].thought == expected
+    assert found.damaged == (value == "x'486d'")
+
+
+def test_what_was_thought_is_found(store: SessionStore) -> None:
+    chat = saved(store, "why?", "so", title="t")
+    chat.messages[1].thought = Thought(text="Let me see: 42%", tokens=7, seconds=1.5)
+    store.save(chat)
+    (hit,) = store.chats("SEE: 42%")
+    assert "see: 42%" in hit.snippet
+    assert store.chats("43") == []
+
+
 def test_programs_that_start_at_once_make_one_file(tmp_path: Path) -> None:
     path = tmp_path / "chats.db"
     script = f"""
 from pathlib import Path
 from app.sessions.chat import Chat, ChatMessage
 from app.sessions.store import SessionStore
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.sessions.samples import FIGURES
 store = SessionStore.open(Path({str(path)!r}))
 store.wait()
@@ -284,7 +340,7 @@ import os, signal
 from pathlib import Path
 from app.sessions.chat import Chat, ChatMessage, State
 from app.sessions.store import SessionStore
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.sessions.samples import FIGURES
 store = SessionStore.open(Path({str(path)!r}))
 chat = Chat(title="killed", model="m")

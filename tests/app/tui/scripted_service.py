@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from app.generation import Finished, PrefillProgress, TextChunk
+from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk
 from app.job import Job
 from app.transcript import Completion, FinishReason
 from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared
@@ -42,6 +42,7 @@ def scripted_model(spec: str = "scripted") -> ModelInfo:
 def scripted_completion(
     pieces: Sequence[str],
     *,
+    thoughts: Sequence[str] = (),
     prompt_tokens: int,
     reused_tokens: int = 0,
     reason: FinishReason = FinishReason.STOP,
@@ -49,13 +50,16 @@ def scripted_completion(
     """One token a piece, at speeds that never differ."""
     return Completion(
         text="".join(pieces),
-        tokens=tuple(range(len(pieces))),
+        tokens=tuple(range(len(thoughts) + len(pieces))),
         prompt_tokens=prompt_tokens,
         reused_tokens=reused_tokens,
         finish_reason=reason,
         ttft_s=0.38,
         prefill_tps=1284.0,
         decode_tps=42.0,
+        thinking="".join(thoughts),
+        thinking_tokens=len(thoughts),
+        thinking_s=len(thoughts) / 42.0,
     )
 
 
@@ -63,7 +67,7 @@ class ScriptedService:
     """Records what it is asked; the script's owner plays the model.
 
     holds_load: keep a load open until `finish_load`. missing: models to be fetched.
-    notes: what a load has to say.
+    notes: what a load has to say. thinks: whether the model does; has_switch: by a switch.
     """
 
     def __init__(
@@ -72,7 +76,10 @@ class ScriptedService:
         holds_load: bool = False,
         missing: Sequence[str] = (),
         notes: Sequence[str] = (),
+        thinks: bool = False,
+        has_switch: bool = False,
     ) -> None:
+        self._thinks, self._has_switch = thinks, has_switch
         self.asks: list[Ask] = []
         self.loads: list[str] = []
         self.fetches: list[str] = []
@@ -86,6 +93,7 @@ class ScriptedService:
         self._load_job: Job[LoadEvent] | None = None
         self._job: Job[AnswerEvent] | None = None
         self._text: list[str] = []
+        self._thoughts: list[str] = []
         self._prompt_tokens = 0
         self._reused = 0
 
@@ -95,7 +103,10 @@ class ScriptedService:
         """The load that was asked for succeeds, or fails with `load_error`."""
         assert self._load_job is not None
         if self.load_error is None:
-            self._load_job.put(replace(scripted_model(self.loads[-1]), notes=self._notes))
+            thinks, has_switch = self._thinks, self._has_switch
+            model = scripted_model(self.loads[-1])
+            model = replace(model, notes=self._notes, thinks=thinks, has_switch=has_switch)
+            self._load_job.put(model)
         self._load_job.finish(self.load_error)
         self._load_job = None
 
@@ -104,17 +115,32 @@ class ScriptedService:
         self._prompt_tokens, self._reused = total, reused
         self.put(PrefillProgress(done=done, total=total, reused=reused, seconds=seconds))
 
+    def think(self, *pieces: str) -> None:
+        """Think one token a piece."""
+        for piece in pieces:
+            self._thoughts.append(piece)
+            count, at = len(self._thoughts), time.perf_counter()
+            chunk = ThinkingChunk(
+                row=0, text=piece, tokens=count, thinking_tokens=count, seconds=count / 42.0, at=at
+            )
+            self.put(chunk)
+
     def say(self, *pieces: str) -> None:
         """Answer one token a piece."""
         for piece in pieces:
             self._text.append(piece)
             at = time.perf_counter()
-            self.put(TextChunk(row=0, text=piece, tokens=len(self._text), at=at))
+            count = len(self._thoughts) + len(self._text)
+            self.put(TextChunk(row=0, text=piece, tokens=count, at=at))
 
     def finish(self, reason: FinishReason = FinishReason.STOP) -> None:
         """The answer ends."""
         completion = scripted_completion(
-            self._text, prompt_tokens=self._prompt_tokens, reused_tokens=self._reused, reason=reason
+            self._text,
+            thoughts=self._thoughts,
+            prompt_tokens=self._prompt_tokens,
+            reused_tokens=self._reused,
+            reason=reason,
         )
         self.put(Finished(row=0, completion=completion))
         self._end(None)
@@ -177,7 +203,7 @@ class ScriptedService:
 
     def answer(self, ask: Ask) -> Job[AnswerEvent]:
         self.asks.append(ask)
-        self._text = []
+        self._text, self._thoughts = [], []
         self._job = job = Job[AnswerEvent]()
         lengths = [len(message.content) for message in ask.messages]
         ends = tuple(sum(lengths[: at + 1]) for at in range(len(lengths)))

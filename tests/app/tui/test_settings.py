@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import cli
+from app.commands import chat
 from app.tui import settings as file
 from app.tui.settings import Settings
 from kvcache import EmberError
@@ -165,3 +167,32 @@ def test_settings_as_typed() -> None:
             Settings().with_text(name, text)
     with pytest.raises(EmberError, match="no setting 'tempo'"):
         Settings().with_text("tempo", "1")
+
+
+def test_thinking_as_typed() -> None:
+    settings = Settings().with_text("think", "off").with_text("think_budget", "0")
+    assert (settings.think, settings.think_budget) == ("off", 0)
+    assert file.THINK[settings.think] is False
+    with pytest.raises(EmberError, match="got think = 'maybe', expected auto, on, off"):
+        settings.with_text("think", "maybe")
+    with pytest.raises(EmberError, match="got think_budget = -1, expected 0 to"):
+        settings.with_text("think_budget", "-1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), ("on", 70, True)),
+        (("--think", "off"), ("off", 70, True)),
+        (("--think", "show"), ("on", 70, True)),
+        (("--think", "hide", "--think-budget", "9"), ("on", 9, False)),
+    ],
+)
+def test_flags_of_thinking_go_before_the_file(
+    home: Path, flags: tuple[str, ...], expected: tuple[str, int, bool]
+) -> None:
+    kept = {"think": "on", "think_budget": 70, "show_thinking": True}
+    assert file.change(file.default_path(), kept) == []
+    settings, notices = chat._settings(cli.parser().parse_args(["chat", *flags]))
+    assert notices == []
+    assert (settings.think, settings.think_budget, settings.show_thinking) == expected

@@ -9,13 +9,13 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from app import memory
-from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State
+from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, Thought
 from app.transcript import Completion, FinishReason
 from app.tui.app import ChatApp
 from app.tui.chat.state import Draft
 from app.tui.screens.chat import ChatScreen
 from kvcache import EmberError
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.tui.scripted_service import ScriptedService, layer_stats
 
 SIZES = [(120, 36), (80, 24), (60, 20)]
@@ -119,6 +119,24 @@ def test_a_conversation_with_its_panes(snap_compare: Compare, size: tuple[int, i
     service = ScriptedService()
     service.stats = layer_stats(sink=4, hot=256, cold=512, evicted=64)
     assert snap_compare(prepared(service, conversation()), terminal_size=size, run_before=settle)
+
+
+@pytest.mark.parametrize("key", ["", "ctrl+t"], ids=["folded", "open"])
+def test_thinking(snap_compare: Compare, key: str) -> None:
+    thought = Thought(
+        text="A *question* of caches.\n\nSo:\n- every key is read", tokens=312, seconds=7.4
+    )
+    question = ChatMessage(role=Role.USER, text="Why does decoding slow?", end=30)
+    answer = ChatMessage(
+        role=Role.ASSISTANT,
+        text="It reads **every key**.",
+        thought=thought,
+        figures=FIGURES,
+        end=830,
+    )
+    app = prepared(ScriptedService(), Chat(title="KV cache", messages=[question, answer]))
+    press = (key,) if key else ()
+    assert snap_compare(app, press=press, terminal_size=(80, 24), run_before=settle)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from models.errors import ChatTemplateError, RenderStoppedError
 from models.gguf.metadata import Metadata, MetadataValue
 from models.text.builtin_templates import TemplateSource, TemplateText
-from models.text.chat_template import ChatTemplate, Message, Role, conversation, opening
+from models.text.chat_template import ChatTemplate
+from models.text.messages import Message, Role, conversation, opening
 from models.text.template_process import TemplateLimits, TemplateProcess
 from models.text.tokenizer import Tokenizer
 from models.text.vocabulary import TokenType

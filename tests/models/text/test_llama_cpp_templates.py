@@ -8,12 +8,15 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 import pytest
 
 from models.text.builtin_templates import TemplateSource, TemplateText, builtin
-from models.text.chat_template import ChatTemplate, Message, Role, opening
+from models.text.chat_template import ChatTemplate
+from models.text.messages import Message, Role, opening
 from models.text.template_process import TemplateProcess
+from models.text.template_thinking import Form, Switch
 from models.text.tokenizer import Tokenizer
 from models.text.vocabulary import TokenType
 from tests.models.text import packages
@@ -100,10 +103,14 @@ def _others() -> Iterator[tuple[str, str]]:
 
 
 def _by_transformers(text: str, messages: list[Message], add_generation_prompt: bool) -> str:
+    turns = [{"role": turn.role.value, "content": turn.content} for turn in messages]
+    return _rendered(text, turns, add_generation_prompt)
+
+
+def _rendered(text: str, turns: list[dict[str, Any]], add_generation_prompt: bool) -> str:
     # Here, since it takes seconds, and every run of the tests reads this file.
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    turns = [{"role": turn.role.value, "content": turn.content} for turn in messages]
     shown = render_jinja_template(
         [turns],
         chat_template=text,
@@ -188,6 +195,88 @@ def test_nothing_that_was_said_is_lost(
         chat = ChatTemplate(template, tokenizer, otherwise=TemplateSource.GUESS, process=process)
         shown = chat.render([*opening("Be brief."), *talk])
         assert all(each in shown for each in said)
+
+
+# Of models that think: the switch, how earlier thinking is taken, what ends it, and what the
+# head of an answer has opened; with the switch off, then on.
+THINKS = {
+    "Qwen-Qwen3-0.6B.jinja": (Switch.VARIABLE, Form.KEYS, "\n</think>\n\n", "", ""),
+    "Qwen3.5-4B.jinja": (Switch.VARIABLE, Form.KEYS, "\n</think>\n\n", "", "<think>\n"),
+    "HuggingFaceTB-SmolLM3-3B.jinja": (Switch.VARIABLE, Form.LEFT_OUT, "\n</think>\n", "", ""),
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B.jinja": (
+        *(Switch.NONE, Form.LEFT_OUT, "\n</think>\n\n", "<think>\n", "<think>\n"),
+    ),
+    "ibm-granite-granite-3.3-2B-Instruct.jinja": (
+        *(Switch.VARIABLE, Form.LEFT_OUT, "</think>\n<response>", "", ""),
+    ),
+    "mistralai-Ministral-3-14B-Reasoning-2512.jinja": (
+        *(Switch.NONE, Form.PARTS, "[/THINK]", "", ""),
+    ),
+    "openai-gpt-oss-120b.jinja": (
+        *(Switch.NONE, Form.KEYS, "<|end|><|start|>assistant<|channel|>final<|message|>", "", ""),
+    ),
+    "GLM-4.6.jinja": (Switch.VARIABLE, Form.KEYS, "</think>\n", "", ""),
+    "NVIDIA-Nemotron-Nano-v2.jinja": (Switch.WORD, Form.LEFT_OUT, "</think>", "", "<think>\n"),
+    "LFM2.5-Instruct.jinja": (Switch.NONE, Form.LEFT_OUT, "\n</think>\n\n", "", ""),
+    "google-gemma-4-31B-it.jinja": (Switch.VARIABLE, Form.LEFT_OUT, "\n<channel|>", "", ""),
+}
+# Those of them whose template shows again what was thought before earlier answers.
+KEEPS = {"mistralai-Ministral-3-14B-Reasoning-2512.jinja"}
+SILENT = ("Llama", "Qwen2.5", "Gemma 3", "Phi", "OLMo", "granite-4", "Nemo-", "Small-3.2")
+
+
+def test_what_templates_do_with_thinking(
+    collection: dict[str, str], tokenizer: Tokenizer, process: TemplateProcess
+) -> None:
+    found = {}
+    for name, text in collection.items():
+        template = TemplateText(source=TemplateSource.FILE, text=text, name="it")
+        chat = ChatTemplate(template, tokenizer, otherwise=TemplateSource.GUESS, process=process)
+        known = chat.thinking
+        if known.marks is None:
+            continue
+        heads = (chat.render([question("Hi")], think=think) for think in (False, True))
+        opened = (known.marks.opened_by(head) for head in heads)
+        found[name] = (known.switch, known.form, known.closing, *opened)
+        if known.switch is Switch.VARIABLE:
+            assert found[name][3] == ""
+    assert {name: found.get(name) for name in THINKS} == THINKS
+    silent = [name for name in collection if any(each in name for each in SILENT)]
+    assert {name for name in silent if name in found} == {
+        "deepseek-ai-DeepSeek-R1-Distill-Llama-8B.jinja"
+    }
+
+
+def test_earlier_thinking_is_as_the_template_wants_it(
+    collection: dict[str, str], tokenizer: Tokenizer, process: TemplateProcess
+) -> None:
+    thought, said = "Qthoughtq", "Qanswerq"
+    message = Message(role=Role.ASSISTANT, content=said, thinking=thought)
+    talk = [question("1"), message, question("2"), message, question("3")]
+    keys = {"reasoning_content": thought, "thinking": thought}
+    parts = [{"type": "thinking", "thinking": thought}, {"type": "text", "text": said}]
+    forms: dict[Form, dict[str, Any]] = {
+        Form.LEFT_OUT: {"content": said},
+        Form.KEYS: {"content": said, **keys},
+        Form.PARTS: {"content": parts},
+    }
+    keep = set()
+    for name, text in collection.items():
+        template = TemplateText(source=TemplateSource.FILE, text=text, name="it")
+        chat = ChatTemplate(template, tokenizer, otherwise=TemplateSource.GUESS, process=process)
+        shown = chat.render(talk)
+        assert shown.count(said) == 2, name
+        if thought in shown:
+            keep.add(name)
+        if chat.thinking.marks is not None:
+            turns = [
+                {"role": each.role.value, **forms[chat.thinking.form]}
+                if each is message
+                else {"role": each.role.value, "content": each.content}
+                for each in talk
+            ]
+            assert shown == _rendered(text, turns, True), name
+    assert keep & set(THINKS) == KEEPS
 
 
 def test_every_family_is_there(collection: dict[str, str]) -> None:

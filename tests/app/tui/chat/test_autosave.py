@@ -10,7 +10,7 @@ import pytest
 from app.sessions.chat import Chat, ChatMessage
 from app.sessions.store import SessionStore
 from app.tui.chat.autosave import Autosave
-from models.text.chat_template import Role
+from models.text.messages import Role
 
 
 class Saving:

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from app.generation import TextChunk
-from app.sessions.chat import Attachment, Chat, ChatMessage, State
+from app.generation import TextChunk, ThinkingChunk
+from app.sessions.chat import Attachment, Chat, ChatMessage, State, Thought
 from app.sessions.store import SessionStore
 from app.tui.chat.controller import ChatController
 from app.tui.chat.state import Draft, Phase
 from app.tui.service.contract import Prepared, TooLong
 from kvcache import EmberError
 from models.errors import ModelNotFoundError
-from models.text.chat_template import Role
+from models.text.messages import Role
 from tests.app.tui.scripted_service import ScriptedService
 
 
@@ -99,6 +99,23 @@ def test_speed_is_that_of_the_tokens_not_of_the_screen(talk: Talk) -> None:
     speed = talk.chat.meter.speed()
     assert speed.now == pytest.approx(130)
     assert speed.average == pytest.approx(130)
+
+
+def test_tokens_of_thinking_count_for_speed_and_for_where_an_answer_ends(talk: Talk) -> None:
+    talk.ask("one")
+    talk.service.read(10, 10)
+    for count in range(1, 12):
+        at = 7.0 + count / 130
+        chunk = TextChunk(row=0, text="x", tokens=count, at=at)
+        thinking = ThinkingChunk(
+            row=0, text="y", tokens=count, thinking_tokens=count, seconds=count / 130, at=at
+        )
+        talk.service.put(thinking if count < 7 else chunk)
+    talk.chat.tick()
+    assert talk.chat.meter.speed().average == pytest.approx(130)
+    answer = talk.chat.chat.messages[-1]
+    assert (answer.text, answer.end) == ("x" * 5, 21)
+    assert answer.thought == Thought(text="y" * 6, tokens=6, seconds=6 / 130)
 
 
 def test_one_question_waits_and_a_second_is_refused(talk: Talk) -> None:

@@ -15,7 +15,7 @@ from kvcache import Backend, CacheConfig, EmberError
 from kvcache.stats import sum_layers
 from models.errors import ModelNotFoundError
 from models.finding.progress import Progress
-from models.text.chat_template import Message, Role
+from models.text.messages import Message, Role
 from tests.app.tui.conftest import Talk, on_screen
 
 WORDS = "ba ce di fo gu "

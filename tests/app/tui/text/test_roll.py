@@ -2,7 +2,7 @@ from app.sessions.chat import ChatMessage, State
 from app.tui.text.colours import Palette
 from app.tui.text.lines import LineMaker
 from app.tui.text.roll import Roll
-from models.text.chat_template import Role
+from models.text.messages import Role
 
 
 def said(*texts: str) -> list[ChatMessage]:
