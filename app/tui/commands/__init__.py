@@ -15,7 +15,7 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(name="fork", about="go on in a copy of the chat", run=turns.fork, usage="[N]"),
     Command(
         name="copy",
-        about="copy the last answer, its code or thinking, or the chat",
+        about="copy the last answer, parts of it, or all",
         run=output.copy,
         usage="[code|thinking|chat]",
         choices=output.copy_choices,
@@ -57,7 +57,7 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
     ),
     Command(
         name="think",
-        about="have the model think before it answers, where it can be told",
+        about="have the model think first, or not",
         run=setup.think,
         usage="[on|off|auto]",
         choices=setup.think_choices,

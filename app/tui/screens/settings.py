@@ -23,9 +23,9 @@ _ABOUT = {
     "repeat_penalty": "off at 1",
     "seed": "-1 draws afresh",
     "max_tokens": "longest answer",
-    "think": "auto, on or off, where the model has a switch",
-    "think_budget": "most tokens of thinking, then the answer",
-    "show_thinking": "on or off: thinking is open, not folded",
+    "think": "auto, on or off: think first",
+    "think_budget": "most tokens of thinking",
+    "show_thinking": "on or off: thinking stands open",
     "panes": "on or off: side pane with the figures",
     "bell": "on or off: ring when done and unseen",
 }
