@@ -114,7 +114,7 @@ def load_notes(
             f"{engine.warm_up_seconds:.0f} s of this load"
         )
     if slow := loaded.model.reference_weights:
-        yield f"{slow} weights are not quantized, or have a bias: plain MLX runs them, slowly"
+        yield f"{slow} weights are not quantized: plain MLX runs them, slowly"
 
 
 def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:

@@ -83,7 +83,13 @@ def rows_from_plan(
 
 
 def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:
-    """Move the caches of a running chat to another plan (`TwoTierKVCache.set_policy`)."""
+    """Move the caches of a running chat to another plan (`TwoTierKVCache.set_policy`).
+
+    Raises CacheError, and changes no layer, where one cannot hold its tokens as the plan
+    wants: one with a window that let tokens go has no sinks to become as others are.
+    """
+    for cache, sizes in zip(caches, plan.layer_sizes, strict=True):
+        cache.ledger.resized(sizes)
     for index, cache in enumerate(caches):
         cache.set_policy(plan.layer(index))
 

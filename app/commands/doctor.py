@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 # More than any cache holds.
 _BANDWIDTH_BYTES = 512 << 20
+_HEAD_DIM = 128  # of most models
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,11 +66,11 @@ def _gpu_kernels() -> dict[str, Any]:
     """What the GPU kernels do not read, where there is a GPU."""
     from kvcache.codecs import NAMES, codec
     from kvcache.config import on_gpu
-    from kvcache.gpu.families import LARGEST_DIM, why_unread
+    from kvcache.gpu.families import why_unread
 
     if not on_gpu():
         return {}
-    unread = [name for name in NAMES if why_unread((codec(name),), LARGEST_DIM)]
+    unread = [name for name in NAMES if why_unread((codec(name),), _HEAD_DIM)]
     return {"gpu_kernels": f"all codecs but {', '.join(unread)}, which run in plain MLX"}
 
 

@@ -9,7 +9,7 @@ from kvcache.gpu.arguments import MACROS, Argument, pack_arguments
 from kvcache.gpu.families import Family, family_of, level_table
 from kvcache.gpu.kernel import Call, Kernel, Launcher
 from kvcache.gpu.segments import SegmentInputs, value_role
-from kvcache.gpu.shape import TILE, ceil_div
+from kvcache.gpu.shape import TILE, WIDEST_DIM, ceil_div
 from kvcache.snapshot import Snapshot
 
 _SIMDGROUPS = 4  # of a threadgroup; each takes a block
@@ -57,14 +57,16 @@ def expand(
         Argument.HEADS_TAKEN: heads.count,
         Argument.ROOM: room,
     }
-    sizes = {"D": held.dim, "M": held.block, "SIMDGROUPS": _SIMDGROUPS}
-    threads = TILE * _SIMDGROUPS
+    # Twice the channels of each token take twice the memory.
+    simdgroups = _SIMDGROUPS if held.dim <= WIDEST_DIM else _SIMDGROUPS // 2
+    sizes = {"D": held.dim, "M": held.block, "SIMDGROUPS": simdgroups}
+    threads = TILE * simdgroups
     (out,) = launch(
         Call(
             kernel=made.kernel,
             inputs=[made.levels, pack_arguments(numbers), *parts],
             constants={**sizes, "OUT": dtype},
-            grid=(threads * ceil_div(held.blocks, _SIMDGROUPS), batch * heads.count, 1),
+            grid=(threads * ceil_div(held.blocks, simdgroups), batch * heads.count, 1),
             threadgroup=(threads, 1, 1),
             shapes=[(batch, heads.count, room, held.dim)],
             dtypes=[dtype],

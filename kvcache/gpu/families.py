@@ -16,7 +16,6 @@ from kvcache.errors import CacheError
 from kvcache.gpu.shape import RUN, check_dim
 
 LEVELS = 16  # entries of the largest table
-LARGEST_DIM = 128  # so that a threadgroup's staged values fit its memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +33,7 @@ class Family:
 def family_of(codec: Codec, dim: int) -> Family:
     """What reads `codec`. Raises CacheError where no kernel does."""
     bits = codec.code_bits
-    if dim > LARGEST_DIM:
-        raise CacheError(
-            f"got head dimension {dim}, but the GPU kernels read encoded blocks of up to "
-            f"{LARGEST_DIM}; use --backend reference"
-        )
+    check_dim(dim)
     match codec:
         case UnencodedCodec() if codec.dtype == mx.float16:
             return Family(structure="Unencoded<D, M>", parts=("values",))

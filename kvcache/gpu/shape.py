@@ -15,6 +15,7 @@ _LEAST_PARTIALS = 4  # so that their stats, two numbers each, are in device memo
 _ROWS = 4  # query rows of a simdgroup: more would not fit in the 128 registers of a thread
 _SIMDGROUPS = 4  # of a threadgroup; half as many where teams' tokens would take too much memory
 _WIDE_DIM = 64  # with more channels they do
+WIDEST_DIM = 128  # with more, one simdgroup's tokens and rows fill a threadgroup's memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,8 @@ class CallShape:
     @property
     def row_parts(self) -> int:
         """Parts of the rows, each of which reads the tokens once."""
-        return ceil_div(self.rows, _ROWS * _SIMDGROUPS)
+        most = _ROWS * _SIMDGROUPS if self.dim <= WIDEST_DIM else _ROWS
+        return ceil_div(self.rows, most)
 
     @property
     def _part_rows(self) -> int:
@@ -73,6 +75,8 @@ class CallShape:
     @property
     def teams(self) -> int:
         """Of a threadgroup: each reads other tokens."""
+        if self.dim > WIDEST_DIM:
+            return 1
         return max(1, (_SIMDGROUPS if self.dim <= _WIDE_DIM else _SIMDGROUPS // 2) // self.team)
 
     @property

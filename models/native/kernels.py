@@ -121,10 +121,11 @@ class Kernels:
         fewer than all where a cache refused the keys or values of one.
         """
         count, caches, first = len(weights), len(steps[0]), steps[0][0]
-        _check_layers(steps, weights, len(memories))
+        different = {id(each): each for each in steps}
+        _check_layers(steps, list(different.values()), weights, len(memories))
         shape = caches * first.batch, first.length, weights[0].sizes[0]
         where = checked("x", x, np.float32, shape, written=True)
-        arrays = {id(each): (structs.TierStep * caches)(*each) for each in steps}
+        arrays = {key: (structs.TierStep * caches)(*each) for key, each in different.items()}
         self._c.network_layers.restype = c_int64
         done: int = self._c.network_layers(
             (c_void_p * count)(*(addressof(arrays[id(each)]) for each in steps)),
@@ -139,10 +140,13 @@ class Kernels:
 
 
 def _check_layers(
-    steps: Sequence[Sequence[structs.TierStep]], weights: Sequence[Layer], memories: int
+    steps: Sequence[Sequence[structs.TierStep]],
+    different: Sequence[Sequence[structs.TierStep]],
+    weights: Sequence[Layer],
+    memories: int,
 ) -> None:
-    """Raise CacheError unless all fit each other."""
-    caches, different = len(steps[0]), {id(each): each for each in steps}.values()
+    """Raise CacheError unless all fit each other. different: the steps, each once."""
+    caches = len(steps[0])
     forms = {
         (step.batch, step.queries, step.length, step.heads, step.kv_heads, step.dim)
         for each in different

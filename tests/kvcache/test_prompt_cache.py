@@ -19,7 +19,7 @@ from kvcache import (
     TwoTierKVCache,
     resolve,
 )
-from kvcache.prompt_cache import each_layer, from_plan, rewind, rows_from_plan
+from kvcache.prompt_cache import each_layer, from_plan, rewind, rows_from_plan, set_policy
 from kvcache.stats import sum_layers
 from kvcache.tiers.plan import CachePlan
 from kvcache.turn import NO_ROPE
@@ -151,6 +151,28 @@ def test_a_batch_of_rows_has_windows_too(backend: Backend) -> None:
                 one = (x[row : row + 1, :, some] for x in (q, k, v))
                 want = alone[row][layer].attend(*one, scale=SCALE)
                 np.testing.assert_allclose(got[row : row + 1, :, some], want, atol=1e-3)
+
+
+@BACKENDS
+def test_another_policy_keeps_windows_whole(backend: Backend) -> None:
+    plan = _plan(backend, max_tokens=400)
+    caches, alone = (from_plan(plan, ROPE) for _ in range(2))
+    NETWORK(range(90), caches)
+    NETWORK(range(90), alone)
+    set_policy(caches, _plan(backend, block=7, hot=30, max_tokens=300))
+    assert [cache.plan.sizes.block for cache in caches] == [7] * 4
+    for ids in (range(90, 91), range(91, 130), range(130, 131)):
+        np.testing.assert_allclose(NETWORK(ids, caches), NETWORK(ids, alone), atol=2e-2)
+
+
+def test_a_policy_that_does_not_suit_a_window_changes_no_layer() -> None:
+    """A layer that sees no more than others hold would need the sinks that it let go."""
+    caches = from_plan(_plan(windows=(None, 11)), ROPE)
+    Network(2)(range(50), caches)
+    before = [cache.plan for cache in caches]
+    with pytest.raises(CacheError, match="got 3 pinned tokens, but the cache was made with 0"):
+        set_policy(caches, _plan(windows=(None, 11), max_tokens=11))
+    assert [cache.plan for cache in caches] == before
 
 
 def test_stats_are_of_the_layer_that_holds_most() -> None:

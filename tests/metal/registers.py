@@ -30,7 +30,7 @@ def cases() -> Iterator[Case]:
         for rows in ROWS:
             yield Case(dim=dim, group=rows, query=mx.float16)
     for rows in ROWS:
-        yield Case(dim=256, group=rows, blocks=0, query=mx.float16)
+        yield Case(dim=256, group=rows, query=mx.float16)
     for keys, values in PAIRS:
         for dim in DIMS:
             for rows in (1, 4, 8):

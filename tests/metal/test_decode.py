@@ -130,7 +130,7 @@ def test_a_codec_without_kernel_is_told(name: str) -> None:
 @pytest.mark.parametrize(
     ("case", "told"),
     [
-        (Case(dim=256, keys="q4", values="q4"), "encoded blocks of up to 128"),
+        (Case(dim=264, keys="q4", values="q4"), "multiples of 8 up to 256"),
         (Case(dim=72, keys="q4", values="q4"), "no GPU kernel reads codec q4 of head dimension 72"),
         (Case(dim=68, blocks=0), "multiples of 8 up to 256"),
     ],

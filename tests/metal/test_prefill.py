@@ -37,6 +37,7 @@ CASES = {
     "window of wide heads": Case(
         new=9, one_query=True, blocks=0, pinned=0, hot=83, window=31, dim=256
     ),
+    "wide heads": Case(new=9, one_query=True, blocks=3, dim=256, keys="kvarn8", values="f16"),
     "odd blocks": Case(new=9, one_query=True, block=33, values="kvarn3", keys="q5", dim=96),
 }
 

@@ -257,7 +257,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"keys": "turbo3p"}, 64, "no GPU kernel reads codec turbo3p of head dimension 64"),
         ({"values": "turbo2p"}, 64, "no GPU kernel reads codec turbo2p"),
         ({"keys": "f16", "hot_dtype": "bf16"}, 64, "reads codec f16 as bfloat16"),
-        ({"keys": "q4", "values": "q4"}, 136, "got head dimension 136"),
+        ({"keys": "q4", "values": "q4"}, 264, "got head dimension 264"),
         ({"keys": "q4", "values": "q4"}, 20, "got head dimension 20"),
     ],
 )

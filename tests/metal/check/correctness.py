@@ -10,7 +10,7 @@ import numpy.typing as npt
 from kvcache.gpu import TierPrefill
 from kvcache.gpu.kernel import Launcher
 from tests.metal import test_decode, test_encode
-from tests.metal.cases import BLOCKS, CODECS, SHAPES, TIERS, TURNS
+from tests.metal.cases import BLOCKS, CODECS, SHAPES, TIERS, TURNS, WINDOWS
 from tests.metal.check.rows import CorrectnessRow
 from tests.metal.encoding import MOST_TIES, EncodeCase, differing
 from tests.metal.samples import Case, make, tolerance
@@ -30,6 +30,7 @@ def cases() -> dict[str, Check]:
         **_of("tiers", TIERS, test_decode.attend),
         **_of("turn", TURNS, test_decode.attend),
         **_of("shape", SHAPES, test_decode.attend),
+        **_of("window", WINDOWS, test_decode.attend),
         **_of("prefill", PREFILL, _prefill),
         **{f"encode: {name}": _encoding(case) for name, case in test_encode.ALL.items()},
         **_of("codec", CODECS, test_decode.attend),
