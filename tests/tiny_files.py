@@ -233,13 +233,7 @@ TINY = {
     ),
     "gemma3-27b": replace(_GEMMA3, layers=62, heads=3, head_dim=64),
     "gemma3-full": replace(_GEMMA3, layers=3, head_dim=64, keys={"rope.freq_base": 1000000.0}),
-    # Gemma 2's cap, which llama.cpp heeds in these files too.
-    "gemma3-capped": replace(
-        _GEMMA3,
-        layers=2,
-        head_dim=64,
-        keys={"rope.freq_base": 1000000.0, "final_logit_softcapping": 1.5},
-    ),
+    "gemma3-capped": replace(_GEMMA3, layers=2, head_dim=64, keys={"final_logit_softcapping": 3.0}),
     "phi3": replace(_PHI3, width=192, head_dim=64, keys={"rope.dimension_count": 48}),
     "phi3-short": replace(
         _PHI3,
