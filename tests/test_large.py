@@ -93,7 +93,7 @@ def test_the_kernels_agree_with_plain_mlx(large_path: Path, by_reference: np.nda
 
 
 def test_it_generates(large_path: Path) -> None:
-    engine = Engine(load(large_path), CacheConfig(max_tokens=64, hot_dtype=HotDtype.F32))
+    engine = Engine(load(large_path), CacheConfig(max_tokens=128, hot_dtype=HotDtype.F32))
     *_, last = engine.generate(Request(prompt=IDS, max_tokens=4))
     assert isinstance(last, Finished)
     assert len(last.completion.tokens) == 4
