@@ -12,9 +12,12 @@ _LARGEST_DIM = 256  # so that the runs of a token fit a simdgroup
 _PARTIAL_ROWS = 224
 _LEAST_UNITS = 4  # of a span, tiles or blocks: fewer are not worth a partial result
 _LEAST_PARTIALS = 4  # so that their stats, two numbers each, are in device memory too
-_ROWS = 4  # query rows of a simdgroup: more would not fit in the 128 registers of a thread
+_ROWS = 8  # query rows of a simdgroup: more would not fit in the 128 registers of a thread
+_ROWS_OF_LARGEST = 4  # where a lane has eight channels of each
+_PART_ROWS = 16  # that read the tokens once
 _SIMDGROUPS = 4  # of a threadgroup; half as many where teams' tokens would take too much memory
 _WIDE_DIM = 64  # with more channels they do
+_CODED_DIM = 128  # up to which the lanes of a simdgroup have four channels each, or fewer lanes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class CallShape:
     @property
     def row_parts(self) -> int:
         """Parts of the rows, each of which reads the tokens once."""
-        return ceil_div(self.rows, _ROWS * _SIMDGROUPS)
+        return ceil_div(self.rows, _PART_ROWS)
 
     @property
     def _part_rows(self) -> int:
@@ -63,7 +66,8 @@ class CallShape:
     @property
     def team(self) -> int:
         """Simdgroups that share the tokens they read; each has rows of its own."""
-        return ceil_div(self._part_rows, _ROWS)
+        most = _ROWS if self.dim <= _CODED_DIM else _ROWS_OF_LARGEST
+        return ceil_div(self._part_rows, most)
 
     @property
     def tile_rows(self) -> int:
