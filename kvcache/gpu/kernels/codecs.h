@@ -27,7 +27,7 @@ METAL_FUNC void stage_columns(
     UNITS = WORDS / WIDE,
     STRIDE = Columns<WORDS, TILE>::STRIDE,
     EACH = (TILE * UNITS + WORKERS - 1) / WORKERS,
-    AT_ONCE = EACH < 8 / WIDE ? EACH : 8 / WIDE
+    AT_ONCE = EACH < TILE / 8 / WIDE ? EACH : TILE / 8 / WIDE
   };
   for (int begin = int(worker); begin < tokens * UNITS; begin += AT_ONCE * WORKERS) {
     uint some[AT_ONCE * WIDE];
@@ -44,15 +44,15 @@ METAL_FUNC void stage_columns(
   }
 }
 
-// `count` consecutive words, from a block of BLOCK_WORDS. Where that is a multiple of four, so are
+// `count` consecutive words, of tokens of WORDS, from a block of BLOCK_WORDS. Where that is a multiple of four, so are
 // the place and the count: whole tiles precede them.
-template <int BLOCK_WORDS, int MOST, int WORKERS>
+template <int BLOCK_WORDS, int WORDS, int TILE, int WORKERS>
 METAL_FUNC void stage_rows(
     const device uint* from, SHARED_POINTER(uint) to, int count, uint worker) {
   enum {
     WIDE = BLOCK_WORDS % 4 == 0 ? 4 : 1,
-    EACH = (MOST / WIDE + WORKERS - 1) / WORKERS,
-    AT_ONCE = EACH < 8 / WIDE ? EACH : 8 / WIDE
+    EACH = (TILE * WORDS / WIDE + WORKERS - 1) / WORKERS,
+    AT_ONCE = EACH < TILE / 8 / WIDE ? EACH : TILE / 8 / WIDE
   };
   for (int begin = int(worker) * WIDE; begin < count; begin += AT_ONCE * WORKERS * WIDE) {
     uint some[AT_ONCE * WIDE];
@@ -138,7 +138,7 @@ template <int TILE, int WORKERS, class FAMILY>
 METAL_FUNC void stage_values(const thread FAMILY& values, uint first, int count,
     SHARED_POINTER(uint) to, uint worker) {
   if (FAMILY::STAGES_VALUES) {
-    stage_rows<FAMILY::BLOCK_WORDS, TILE * FAMILY::WORDS, WORKERS>(
+    stage_rows<FAMILY::BLOCK_WORDS, FAMILY::WORDS, TILE, WORKERS>(
         values.row(first), to, count * FAMILY::WORDS, worker);
   }
   stage_numbers<TILE, WORKERS>(values, first, count, to + Tile<FAMILY, TILE>::VALUE_NUMBERS, worker);

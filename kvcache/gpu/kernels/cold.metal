@@ -5,7 +5,7 @@
 // queries [B * Hkv, rows, D], taken into the keys' basis first where they have one (ROTATED); outputs
 // sums [B * Hkv, spans, rows, D] and stats [B * Hkv, spans, rows, 2].
 //
-// Each team takes blocks of its own. Its simdgroups bring 32 tokens at a time to threadgroup memory
+// Each team takes blocks of its own. Its simdgroups bring TILE tokens at a time to threadgroup memory
 // together, so that a block is loaded once for all rows, and each attends with rows of its own.
 const uint lane = thread_index_in_simdgroup;
 const uint simdgroup = simdgroup_index_in_threadgroup;
@@ -22,7 +22,8 @@ const float scale = as_type<float>(args[ARG_SCALE]);
 // Two tokens a lane halve the loads of queries, where both have room. A simdgroup alone writes its
 // weights over the keys; after the last tile the sums of the simdgroups lie where tokens did.
 enum {
-  TOKENS = M > 32 && (KEYS::WORDS + VALUES::WORDS) * TEAMS <= 64 ? 2 : 1,
+  WORDS = KEYS::WORDS + VALUES::STAGES_VALUES * VALUES::WORDS,
+  TOKENS = M > 32 && WORDS * TEAMS <= 80 ? 2 : 1,
   TILE = 32 * TOKENS,
   SUBS = Running<ROWS, D>::SUBS,
   SLICE = Running<ROWS, D>::SLICE,
@@ -102,6 +103,8 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
         }
         UNROLL for (int i = 0; i < KEY_CODES; i += KEY_RUN) {
           if (D % KEY_CODES != 0 && channel + i >= D) continue;
+          // Or compilers load all the queries ahead, into more registers than there are.
+          if (TOKENS == 1 && ROWS > 4) simdgroup_barrier(mem_flags::mem_threadgroup);
           float elements[TOKENS * KEY_RUN];
           UNROLL for (int k = 0; k < TOKENS; k++) {
             key_run<TILE>(

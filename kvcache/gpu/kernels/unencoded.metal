@@ -45,7 +45,7 @@ ROLLED for (int i = team * 32 + int(lane); i < ROWS * D; i += TEAMS * 32) {
 }
 
 // Runs of a key that a lane takes at a time.
-enum { AT_ONCE = ROWS > 4 || sizeof(HOT) > 2 ? 2 : 4 };
+enum { AT_ONCE = sizeof(HOT) > 2 ? (ROWS > 4 ? 1 : 2) : (ROWS > 4 ? 2 : 4) };
 Running<ROWS, D> state;
 state.clear(own_tops, lane);
 threadgroup_barrier(mem_flags::mem_threadgroup);
