@@ -3,10 +3,10 @@
 NVRTC compiles the kernel to PTX, which has about as many instructions as machine code. One
 thread is followed through it. Whole numbers are computed, as they say where it goes; floating
 point numbers are not known, nor what lies in memory, but for arrays of whole numbers that the
-kernel is given. Branches on what is not known are not taken; a loop must end by what is. The lanes of a
-simdgroup vote yes the first time that they are asked at a place, and no ever after: so the running
-softmax makes all relative to a larger score for the first tokens, and hardly again. A simdgroup
-executes what its busiest lane does: lane 0, for which all loops over tokens run.
+kernel is given. Branches on what is not known are not taken; a loop must end by what is. The lanes
+of a simdgroup vote yes the first time that they are asked at a place, and no ever after: so the
+running softmax raises its tops for the first tokens, and hardly again. A simdgroup executes what
+its busiest lane does: lane 0, for which all loops over tokens run.
 """
 
 import ctypes
