@@ -80,14 +80,16 @@ METAL_FUNC int place_of_code(int index) {
 template <int D, int BITS, int WORKERS, class FAMILY>
 METAL_FUNC void stage_channels(
     const thread FAMILY& family, SHARED_POINTER(float4) channels, uint worker) {
-  SHARED_POINTER(float) to = (SHARED_POINTER(float))channels;
-  ROLLED for (int d = int(worker) * 2; d < D; d += WORKERS * 2) {
-    const float2 scales = both_halves(*(const device uint*)(family.channel(0) + d), half(0));
-    const float2 offsets = both_halves(*(const device uint*)(family.channel(1) + d), half(0));
-    to[d] = scales.x * as_type<float>(uint(127 - place_of_code<BITS>(d % KEY_CODES)) << 23);
-    to[d + 1] = scales.y * as_type<float>(uint(127 - place_of_code<BITS>((d + 1) % KEY_CODES)) << 23);
-    to[D + d] = offsets.x;
-    to[D + d + 1] = offsets.y;
+  ROLLED for (int d = int(worker) * 4; d < D; d += WORKERS * 4) {
+    float scales[4];
+    float offsets[4];
+    load_run<4>(family.channel(0) + d, scales);
+    load_run<4>(family.channel(1) + d, offsets);
+    UNROLL for (int j = 0; j < 4; j++) {
+      scales[j] *= as_type<float>(uint(127 - place_of_code<BITS>((d + j) % KEY_CODES)) << 23);
+    }
+    channels[d / 4] = float4(scales[0], scales[1], scales[2], scales[3]);
+    channels[(D + d) / 4] = float4(offsets[0], offsets[1], offsets[2], offsets[3]);
   }
 }
 
