@@ -34,6 +34,7 @@ SHAPES = {
     "D8": Case(dim=8, values="turbo3"),
     "D256": Case(dim=256, group=2, blocks=0),
     "f32": Case(dtype=mx.float32),
+    "f32 G8": Case(dtype=mx.float32, group=8, dim=80),
     "bf16": Case(dtype=mx.bfloat16, query=mx.bfloat16),
     "f16": Case(query=mx.float16),
     "bf16 queries": Case(query=mx.bfloat16, dtype=mx.float16),

@@ -33,6 +33,8 @@ def cases() -> Iterator[Case]:
             yield Case(dim=dim, group=rows, query=mx.float16)
     for rows in ROWS:
         yield Case(dim=256, group=rows, blocks=0, query=mx.float16)
+        for dim in (*DIMS, 256):
+            yield Case(dim=dim, group=rows, blocks=0, query=mx.float16, dtype=mx.float32)
     for keys, values in PAIRS:
         for dim in DIMS:
             for rows in (1, 4, 8):

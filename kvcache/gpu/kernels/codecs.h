@@ -234,7 +234,7 @@ struct TokenAffine {
   }
   METAL_FUNC float factor(SHARED_POINTER(const uint)) const { return 1.0f; }
   template <int COUNT, int TILE>
-  METAL_FUNC void elements(RunBits bits, SHARED_POINTER(const uint) numbers, int channel, float,
+  METAL_FUNC void elements(const thread RunBits& bits, SHARED_POINTER(const uint) numbers, int channel, float,
       thread float* out) const {
     const int pair = channel / GROUP * 2 * TILE;
     const float scale = as_type<float>(numbers[pair]);
@@ -269,7 +269,7 @@ struct ChannelAffine {
   METAL_FUNC float factor(SHARED_POINTER(const uint)) const { return 1.0f; }
   template <int COUNT, int>
   METAL_FUNC void elements(
-      RunBits bits, SHARED_POINTER(const uint), int, float, thread float* out) const {
+      const thread RunBits& bits, SHARED_POINTER(const uint), int, float, thread float* out) const {
     UNROLL for (int j = 0; j < COUNT; j++) out[j] = float(code_of<BITS>(bits, j));
   }
 };
@@ -302,7 +302,7 @@ struct Levels {
   // do no harm.
   template <int COUNT, int>
   METAL_FUNC void elements(
-      RunBits bits, SHARED_POINTER(const uint), int, float level, thread float* out) const {
+      const thread RunBits& bits, SHARED_POINTER(const uint), int, float level, thread float* out) const {
     UNROLL for (int j = 0; j < COUNT; j++) out[j] = of_lane(level, bits.low >> (j * BITS));
   }
 };
@@ -339,7 +339,7 @@ struct KVarN {
   }
   template <int COUNT, int>
   METAL_FUNC void elements(
-      RunBits bits, SHARED_POINTER(const uint), int, float, thread float* out) const {
+      const thread RunBits& bits, SHARED_POINTER(const uint), int, float, thread float* out) const {
     UNROLL for (int j = 0; j < COUNT; j++) {
       out[j] = element_of_code(*this, code_of<BITS>(bits, j), 1.0f);
     }
