@@ -80,6 +80,6 @@ def why_unread(codecs: tuple[Codec, ...], dim: int) -> str | None:
 
 
 def level_table(families: Iterable[Family]) -> mx.array:
-    """The levels of each family's codes, padded to LEVELS, one after the other; float32."""
-    rows = (family.levels for family in families)
-    return mx.array([level for row in rows for level in (*row, *[0.0] * (LEVELS - len(row)))])
+    """LEVELS of each family's codes, repeated to be so many, one after the other; float32."""
+    rows = (family.levels or (0.0,) for family in families)
+    return mx.array([row[i % len(row)] for row in rows for i in range(LEVELS)])

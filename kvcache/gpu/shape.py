@@ -13,10 +13,14 @@ _LARGEST_DIM = 256  # so that the runs of a token fit a simdgroup
 _PARTIAL_ROWS = 224
 _LEAST_UNITS = 4  # of a span, tiles or blocks: fewer are not worth a partial result
 _LEAST_PARTIALS = 4  # so that their stats, two numbers each, are in device memory too
-_ROWS = 4  # query rows of a simdgroup: more would not fit in the 128 registers of a thread
+_ROWS = 8  # query rows of a simdgroup: more would not fit in the 128 registers of a thread
+_ROWS_OF_LARGEST = 4  # where a lane has eight channels of each
+_PART_ROWS = 16  # that read the tokens once
 _SIMDGROUPS = 4  # of a threadgroup; half as many where teams' tokens would take too much memory
 _WIDE_DIM = 64  # with more channels they do
-WIDEST_DIM = 128  # with more, one simdgroup's tokens and rows fill a threadgroup's memory
+# Up to which the lanes of a simdgroup have four channels each, or fewer lanes. With more, one
+# simdgroup's tokens and rows fill a threadgroup's memory.
+WIDEST_DIM = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class CallShape:
     @cached_property
     def row_parts(self) -> int:
         """Parts of the rows, each of which reads the tokens once."""
-        most = _ROWS * _SIMDGROUPS if self.dim <= WIDEST_DIM else _ROWS
+        most = _PART_ROWS if self.dim <= WIDEST_DIM else _ROWS_OF_LARGEST
         return ceil_div(self.rows, most)
 
     @cached_property

@@ -22,6 +22,9 @@ from tests.metal.generated import Generated, Parameter
 _FOLDER = Path(__file__).parent
 _COMPILERS = ("clang++-19", "clang++-20", "clang++-18", "clang++")
 _OLDEST = 18
+_PRELUDE = '#include "shim.h"\n'
+# Without a look at the times of the files that it was built from.
+_AS_BUILT = ("-Xclang", "-fno-validate-pch", "-include-pch")
 _DECLARATION = re.compile(r"(?m)^(\s*)threadgroup(\s+\w+ \w+\[[^;]*\];)")
 _FLAGS = (
     *("-std=c++17", "-g1", "-march=x86-64-v3", "-ffp-contract=off", "-fno-strict-aliasing"),
@@ -82,9 +85,11 @@ def build(source: str, mode: Mode) -> Path:
     with tempfile.TemporaryDirectory(dir=_cache()) as folder:
         staged = Path(folder) / "kernel"
         text = Path(folder) / "kernel.cpp"
-        text.write_text(source)
+        text.write_text(source.removeprefix(_PRELUDE))
         how = () if mode.is_program else ("-shared",)
-        _compile(*mode.value, *how, str(text), str(_runtime(mode)), "-o", str(staged))
+        prelude = (*_AS_BUILT, str(_prelude(mode))) if source.startswith(_PRELUDE) else ()
+        words = (*prelude, str(text), str(_runtime(mode)))
+        _compile(*mode.value, *how, *words, "-o", str(staged))
         staged.replace(target)
     return target
 
@@ -99,7 +104,7 @@ def translate(generated: Generated) -> str:
     return (
         # Without a name, so that AddressSanitizer sees where each threadgroup variable ends: those
         # of a template with a name may be shared between files, and are not watched.
-        f'#include "shim.h"\nnamespace {{\n#line 1 "{generated.function}.metal"\n{text}}}\n'
+        f'{_PRELUDE}namespace {{\n#line 1 "{generated.function}.metal"\n{text}}}\n'
         'extern "C" void metal_entry(const MetalThread* self, void** buffers) {\n'
         f"  {generated.function}{template}({arguments});\n}}\n"
     )
@@ -126,6 +131,26 @@ def _runtime(mode: Mode) -> Path:
             *(f"-DEXECUTABLE={int(mode.is_program)}", "-c", str(_FOLDER / "runtime.cpp")),
             *("-o", str(staged)),
         )
+        staged.replace(target)
+    return target
+
+
+@lru_cache
+def _prelude(mode: Mode) -> Path:
+    """The shim, compiled once for a mode: half of what a kernel takes to compile.
+
+    Of copies, which stay as they are however the working tree changes.
+    """
+    digest = hashlib.sha256(_runtime_text().encode() + str(mode.value).encode()).hexdigest()[:24]
+    folder = _cache() / f"{digest}.shim"
+    target = folder / "shim.pch"
+    if not target.exists():
+        folder.mkdir(exist_ok=True)
+        for name in ("shim.h", "runtime.h"):
+            shutil.copyfile(_FOLDER / name, folder / name)
+        staged = folder / str(os.getpid())
+        header = ("-x", "c++-header", str(folder / "shim.h"))
+        _compile(*mode.value, *header, "-o", str(staged))
         staged.replace(target)
     return target
 

@@ -38,6 +38,7 @@ SHAPES = {
     "D256 L8": Case(dim=256, group=2, new=8, keys="kvarn8", values="kvarn8", blocks=2),
     "D256 f16": Case(dim=256, group=4, keys="f16", values="q8", traditional=False),
     "f32": Case(dtype=mx.float32),
+    "f32 G8": Case(dtype=mx.float32, group=8, dim=80),
     "bf16": Case(dtype=mx.bfloat16, query=mx.bfloat16),
     "f16": Case(query=mx.float16),
     "bf16 queries": Case(query=mx.bfloat16, dtype=mx.float16),

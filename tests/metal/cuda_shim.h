@@ -24,15 +24,21 @@ using std::min;
 using std::rint;
 using std::sqrt;
 
+inline uint __funnelshift_r(uint low, uint high, uint shift) {
+  return uint((uint64_t(high) << 32 | low) >> (shift & 31u));
+}
 inline float __fmul_rn(float a, float b) { return a * b; }
 
 inline void __syncthreads(PLACE) { metal_wait(1, line, column); }
 inline void __syncwarp(PLACE) { metal_wait(0, line, column); }
 template <class T>
 inline T __shfl_sync(unsigned, T v, int lane, PLACE) {
-  return value_of_lane(v, uint(lane), line, column);
+  return value_of_lane(v, uint(lane) & 31u, line, column);
 }
 template <class T>
 inline T __shfl_xor_sync(unsigned, T v, int mask, PLACE) {
   return value_of_lane(v, metal_lane() ^ uint(mask), line, column);
+}
+inline bool __any_sync(unsigned, bool v, PLACE) {
+  return reduce(v, [](bool a, bool b) { return a || b; }, line, column);
 }

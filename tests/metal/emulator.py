@@ -19,7 +19,6 @@ from tests.metal.cuda import cuda_on_cpu
 from tests.metal.generated import generate
 from tests.patience import patience
 
-_SECONDS = 20
 _ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=0:detect_leaks=0",
     "TSAN_OPTIONS": "halt_on_error=1:history_size=7:report_signal_unsafe=0",
@@ -42,6 +41,7 @@ class Order(IntEnum):
 class Emulator:
     """A launcher. loads, lines: filled in COUNTING mode, by kernel's stem and input name.
 
+    seconds: after which a program is taken to have no end; more on a busy machine.
     loads: bytes that threads loaded. lines: of 128 bytes, as often as a load of a
     simdgroup touched them.
     """
@@ -50,6 +50,7 @@ class Emulator:
     dialect: Dialect = Dialect.METAL
     order: Order = Order.FORWARD
     seed: int = 1
+    seconds: float = 20
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
     lines: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -100,7 +101,7 @@ class Emulator:
                     kept[key] = kept.get(key, 0) + count
 
     def _run_program(self, path: Path, call: Call, buffers: list[npt.NDArray[Any]]) -> None:
-        limit = patience(_SECONDS)
+        limit = patience(self.seconds)
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder) / str(i) for i in range(len(buffers))]
             for file, buffer in zip(files, buffers, strict=True):

@@ -25,6 +25,7 @@ void threadgroup_barrier(mem_flags) __attribute__((convergent));
 void simdgroup_barrier(mem_flags) __attribute__((convergent));
 template <class T> T simd_sum(T) __attribute__((convergent));
 template <class T> T simd_max(T) __attribute__((convergent));
+bool simd_any(bool) __attribute__((convergent));
 template <class T> T simd_shuffle(T, ushort) __attribute__((convergent));
 template <class T> T simd_shuffle_xor(T, ushort) __attribute__((convergent));
 namespace fast {

@@ -3,8 +3,10 @@
 NVRTC compiles the kernel to PTX, which has about as many instructions as machine code. One
 thread is followed through it. Whole numbers are computed, as they say where it goes; floating
 point numbers are not known, nor what lies in memory, but for arrays of whole numbers that the
-kernel is given. Branches on what is not known are not taken; a loop must end by what is. A
-simdgroup executes what its busiest lane does: lane 0, for which all loops over tokens run.
+kernel is given. Branches on what is not known are not taken; a loop must end by what is. The lanes
+of a simdgroup vote yes the first time that they are asked at a place, and no ever after: so the
+running softmax raises its tops for the first tokens, and hardly again. A simdgroup executes what
+its busiest lane does: lane 0, for which all loops over tokens run.
 """
 
 import ctypes
@@ -103,6 +105,7 @@ class Program:
             **{f"%ctaid.{axis}": at for axis, at in zip("xyz", thread.group, strict=True)},
             "%ntid.x": self.threads,
         }
+        asked = set()
         at = count = 0
         while at < len(self.lines):
             line, at, count = self.lines[at], at + 1, count + 1
@@ -118,6 +121,9 @@ class Program:
                 break
             if name == "bra":
                 at = self.labels[line.operands[-1]]
+            elif name == "vote":
+                registers[line.operands[0]] = int(at not in asked)
+                asked.add(at)
             elif line.operands:
                 registers[line.operands[0]] = self._result(line, registers)
         return count

@@ -19,7 +19,9 @@ from tests.metal.samples import Case
 
 MOST_REGISTERS = 128  # 32 bits each, of a thread on Apple7 and 8 (M1, M2)
 MOST_INSTRUCTIONS = 4000
-MOST_IN_LOOP = 1200  # M1 caches 12 KB of instructions, which take up to ten bytes each
+# M1 caches 12 KB of instructions, which take up to ten bytes each. Some 350 of the loop are for the
+# few tiles that raise the tops of the softmax or that some rows do not see whole.
+MOST_IN_LOOP = 1550
 ROWS = (1, 2, 3, 4, 6, 8, 9, 12, 16)  # one of each way to cut the rows of G and L up to 8
 DIMS = (64, 80, 96, 128)
 
@@ -31,6 +33,8 @@ def cases() -> Iterator[Case]:
             yield Case(dim=dim, group=rows, query=mx.float16)
     for rows in ROWS:
         yield Case(dim=256, group=rows, query=mx.float16)
+        for dim in (*DIMS, 256):
+            yield Case(dim=dim, group=rows, blocks=0, query=mx.float16, dtype=mx.float32)
     for keys, values in PAIRS:
         for dim in DIMS:
             for rows in (1, 4, 8):

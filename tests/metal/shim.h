@@ -45,6 +45,9 @@ template <class T>
 inline T simd_max(T v, PLACE) {
   return reduce(v, [](T a, T b) { return max(a, b); }, line, column);
 }
+inline bool simd_any(bool v, PLACE) {
+  return reduce(v, [](bool a, bool b) { return a || b; }, line, column);
+}
 template <class T>
 inline T simd_min(T v, PLACE) {
   return reduce(v, [](T a, T b) { return min(a, b); }, line, column);

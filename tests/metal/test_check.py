@@ -1,6 +1,7 @@
 """`make metal-check` from end to end where no GPU is: the emulator launches, sizes are tiny."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -222,11 +223,33 @@ def test_ctrl_c_keeps_what_was_done(
 
 def test_a_section_ends_with_its_time(model: str, tmp_path: Path) -> None:
     report = Report(file=tmp_path / "found.json")
-    found = replace(device(model, Emulator()), seconds=SECONDS | {"correctness": 0.0})
+    seconds = SECONDS | {"correctness": 0.0, "bandwidth": 0.0}
+    found = replace(device(model, Emulator()), seconds=seconds, whole=())
     check(found, report, ["correctness", "bandwidth"])
-    assert len(report.rows["correctness"]) == 1
+    assert len(report.rows["correctness"]) == len(report.rows["bandwidth"]) == 1
     assert report.notes["correctness"].startswith("cut off after ")
-    assert len(report.rows["bandwidth"]) == 2
+    assert report.notes["correctness"].endswith(
+        f": 1 of {len(SOME)} cases, the default configuration's all among them"
+    )
+    assert re.fullmatch(r"cut off after \d+ s", report.notes["bandwidth"])
+
+
+def test_the_default_configuration_is_checked_whatever_time_it_takes(
+    model: str, tmp_path: Path
+) -> None:
+    report = Report(file=tmp_path / "found.json")
+    found = replace(device(model, Emulator()), seconds=SECONDS | {"correctness": 0.0})
+    check(replace(found, whole=SOME[:2]), report, ["correctness"])
+    assert len(report.rows["correctness"]) == 2
+
+
+def test_the_default_configuration_comes_first() -> None:
+    names, default = list(correctness.cases()), correctness.of_default()
+    assert set(names[: len(default)]) == default
+    assert {"tiers: window moves", "turn: half-split", "shape: D128 G1 L1"} <= default
+    assert {"prefill: all tiers", "codec: hkivi5", "codec: q4"} & default == {"prefill: all tiers"}
+    kinds = {name.partition(":")[0] for name in default}
+    assert kinds == {"tiers", "turn", "shape", "prefill", "encode"}
 
 
 def test_all_sections_end_within_five_minutes() -> None:

@@ -6,7 +6,10 @@ import mlx.core as mx
 import pytest
 
 from app.bench.figures.gpu_time import Costs
+from kvcache import CacheConfig
+from kvcache.codecs import codec
 from kvcache.gpu.kernel import Call, Kernel
+from kvcache.gpu.traffic import block_bytes
 from tests.metal import costs, cuda, launches
 from tests.metal.ptx import Program, Thread, executed_by
 
@@ -27,6 +30,21 @@ def test_the_file_says_what_is_counted() -> None:
         assert counted.encoded == pytest.approx(said.encoded, rel=0.02), AGAIN
         assert counted.unencoded == pytest.approx(said.unencoded, rel=0.02), AGAIN
         assert counted.threadgroup == pytest.approx(said.threadgroup, rel=0.05), AGAIN
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "dim", "most"), [("TinyLlama 1.1B", 8, 64, 27.5), ("Llama-2-7B", 1, 128, 11.5)]
+)
+def test_an_encoded_byte_takes_few_instructions_beside_the_products(
+    name: str, rows: int, dim: int, most: float
+) -> None:
+    """A product and sum for each row and each number are not to be had for less."""
+    config = CacheConfig()
+    bytes_of_block = block_bytes(codec(config.keys), codec(config.values), config.block, dim)
+    products = 2 * rows * dim * config.block / bytes_of_block
+    encoded = Costs.read().instructions[name].encoded
+    assert products < encoded < most
+    assert encoded - products < 13
 
 
 # -- instructions --
@@ -125,6 +143,17 @@ def test_all_simdgroups_count() -> None:
     call = toy(LOOP, (40, 1), threads=96, groups=3)
     each = [executed(call, group=group, index=32 * i) for group in range(3) for i in range(3)]
     assert executed_by(call) == sum(each)
+
+
+@needs_nvrtc
+def test_a_vote_is_yes_the_first_time() -> None:
+    """What only a vote lets in counts once, whatever it is about and however often it is asked."""
+    body = "UNROLL for (int k = 0; k < 40; k++) sum = sum * x[j + k] + 1.0f;"
+    text = "float sum = 0.0f; ROLLED for (int j = 0; j < numbers[0]; j++) {{ {} }} out[0] = sum;"
+    voted = text.format(f"if (simd_any(x[j] > sum)) {{ {body} }} else sum += 1.0f;")
+    once, often = (executed(toy(voted, (rounds,))) for rounds in (1, 9))
+    assert once > 80
+    assert often - once < 8 * 20
 
 
 @needs_nvrtc

@@ -100,7 +100,9 @@ def test_registers_of_codecs(pair: tuple[str, str]) -> None:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("name", ["D64 G8 L1", "D80 G3 L2", "D96 G5 L8", "D128 G1 L1", "bf16"])
+@pytest.mark.parametrize(
+    "name", ["D64 G8 L1", "D80 G3 L2", "D96 G5 L8", "D128 G8 L1", "D128 G1 L1", "bf16", "f32 G8"]
+)
 def test_registers_of_shapes(name: str) -> None:
     for _, each in registers.templates([SHAPES[name], replace(SHAPES[name], query=mx.float16)]):
         assert registers.excess(each)[1] == []

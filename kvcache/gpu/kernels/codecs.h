@@ -1,4 +1,4 @@
-// How a kernel reads one block of each codec family (kvcache/codecs). 32 tokens at a time come to
+// How a kernel reads one block of each codec family (kvcache/codecs). TILE tokens at a time come to
 // threadgroup memory, each word loaded once beside its neighbours by the `workers` lanes of one
 // team: keys word by word, so that a lane then reads a token of its own; values token by token, so
 // that lanes then read runs of channels. The tokens' numbers lie behind the words, number by number.
@@ -8,22 +8,26 @@
 // and the caller takes the channel's part into the query or the output and the token's into the
 // score or the weight, so that only `element` is computed for each.
 
-// WORDS of each of 32 tokens, word by word. Neither the lanes that write some words of some tokens
+#define KEY_CODES 16  // of a key that a lane takes at a time
+#define KEY_RUN 4     // of them, when they meet the queries
+
+// WORDS of each of TILE tokens, word by word. Neither the lanes that write some words of some tokens
 // nor those that read one word of 32 meet in a bank.
-template <int WORDS>
+template <int WORDS, int TILE>
 struct Columns {
-  enum { STRIDE = 32 + (32 + WORDS - 1) / WORDS, SIZE = WORDS * STRIDE };
+  enum { STRIDE = TILE + (32 + WORDS - 1) / WORDS };
 };
 
 // `tokens` rows of WORDS, from `from` to columns.
-template <int WORDS, int WORKERS>
+template <int WORDS, int TILE, int WORKERS>
 METAL_FUNC void stage_columns(
     const device uint* from, SHARED_POINTER(uint) to, int tokens, uint worker) {
   enum {
     WIDE = WORDS % 4 == 0 ? 4 : WORDS % 2 == 0 ? 2 : 1,
     UNITS = WORDS / WIDE,
-    EACH = (32 * UNITS + WORKERS - 1) / WORKERS,
-    AT_ONCE = EACH < 8 / WIDE ? EACH : 8 / WIDE
+    STRIDE = Columns<WORDS, TILE>::STRIDE,
+    EACH = (TILE * UNITS + WORKERS - 1) / WORKERS,
+    AT_ONCE = EACH < TILE / 8 / WIDE ? EACH : TILE / 8 / WIDE
   };
   for (int begin = int(worker); begin < tokens * UNITS; begin += AT_ONCE * WORKERS) {
     uint some[AT_ONCE * WIDE];
@@ -34,21 +38,21 @@ METAL_FUNC void stage_columns(
     UNROLL for (int k = 0; k < AT_ONCE; k++) {
       const int unit = begin + k * WORKERS;
       if (unit >= tokens * UNITS) continue;
-      SHARED_POINTER(uint) column = to + unit % UNITS * WIDE * Columns<WORDS>::STRIDE + unit / UNITS;
-      UNROLL for (int i = 0; i < WIDE; i++) column[i * Columns<WORDS>::STRIDE] = some[k * WIDE + i];
+      SHARED_POINTER(uint) column = to + unit % UNITS * WIDE * STRIDE + unit / UNITS;
+      UNROLL for (int i = 0; i < WIDE; i++) column[i * STRIDE] = some[k * WIDE + i];
     }
   }
 }
 
-// `count` consecutive words, from a block of BLOCK_WORDS. Where that is a multiple of four, so are
-// the place and the count: whole tiles of 32 tokens precede them.
-template <int BLOCK_WORDS, int MOST, int WORKERS>
+// `count` consecutive words, of tokens of WORDS, from a block of BLOCK_WORDS. Where that is a multiple of four, so are
+// the place and the count: whole tiles precede them.
+template <int BLOCK_WORDS, int WORDS, int TILE, int WORKERS>
 METAL_FUNC void stage_rows(
     const device uint* from, SHARED_POINTER(uint) to, int count, uint worker) {
   enum {
     WIDE = BLOCK_WORDS % 4 == 0 ? 4 : 1,
-    EACH = (MOST / WIDE + WORKERS - 1) / WORKERS,
-    AT_ONCE = EACH < 8 / WIDE ? EACH : 8 / WIDE
+    EACH = (TILE * WORDS / WIDE + WORKERS - 1) / WORKERS,
+    AT_ONCE = EACH < TILE / 8 / WIDE ? EACH : TILE / 8 / WIDE
   };
   for (int begin = int(worker) * WIDE; begin < count; begin += AT_ONCE * WORKERS * WIDE) {
     uint some[AT_ONCE * WIDE];
@@ -63,102 +67,143 @@ METAL_FUNC void stage_rows(
   }
 }
 
-// What the channels of a block say, as it is held: D / 2 words of scales, D / 2 of offsets.
-template <int D, int WORKERS, class FAMILY>
+// Where code `index` of some from the beginning of a word may stay while it becomes a number: so many bits above
+// the beginning of its word. One that lies in two words is moved.
+template <int BITS>
+METAL_FUNC int place_of_code(int index) {
+  const int at = index * BITS % 32;
+  return at + BITS <= 32 ? at : 0;
+}
+
+// What the channels of a block say: D scales, then D offsets. BITS: of the codes, where these stay in
+// their places among KEY_CODES, which the scales take back; or 0.
+template <int D, int BITS, int WORKERS, class FAMILY>
 METAL_FUNC void stage_channels(
-    const thread FAMILY& family, SHARED_POINTER(uint) to, uint worker) {
-  ROLLED for (int i = int(worker); i < D / 2; i += WORKERS) {
-    to[i] = ((const device uint*)family.channel(0))[i];
-    to[D / 2 + i] = ((const device uint*)family.channel(1))[i];
+    const thread FAMILY& family, SHARED_POINTER(float4) channels, uint worker) {
+  ROLLED for (int d = int(worker) * 4; d < D; d += WORKERS * 4) {
+    float scales[4];
+    float offsets[4];
+    load_run<4>(family.channel(0) + d, scales);
+    load_run<4>(family.channel(1) + d, offsets);
+    UNROLL for (int j = 0; j < 4; j++) {
+      scales[j] *= as_type<float>(uint(127 - place_of_code<BITS>((d + j) % KEY_CODES)) << 23);
+    }
+    channels[d / 4] = float4(scales[0], scales[1], scales[2], scales[3]);
+    channels[(D + d) / 4] = float4(offsets[0], offsets[1], offsets[2], offsets[3]);
   }
 }
 
-// Number d of those that stage_channels brought.
-METAL_FUNC float channel_number(SHARED_POINTER(const uint) words, int d) {
-  const float2 pair = both_halves(words[d / 2], half(0));
-  return d % 2 ? pair.y : pair.x;
+// Four elements, from `channel` on, as the numbers that they stand for.
+template <int D>
+METAL_FUNC void with_channels(
+    SHARED_POINTER(const float4) channels, int channel, float factor, thread float* elements) {
+  const float4 scales = channels[channel / 4];
+  const float4 offsets = channels[(D + channel) / 4];
+  elements[0] = elements[0] * factor * scales.x + offsets.x;
+  elements[1] = elements[1] * factor * scales.y + offsets.y;
+  elements[2] = elements[2] * factor * scales.z + offsets.z;
+  elements[3] = elements[3] * factor * scales.w + offsets.w;
 }
 
-template <int WORKERS, class FAMILY>
+template <int TILE, int WORKERS, class FAMILY>
 METAL_FUNC void stage_numbers(const thread FAMILY& family, uint first, int count,
     SHARED_POINTER(uint) to, uint worker) {
-  if (int(worker) < count) {
+  if (FAMILY::NUMBERS == 0) return;
+  for (int token = int(worker); token < count; token += WORKERS) {
     UNROLL for (int i = 0; i < FAMILY::NUMBERS; i++) {
-      to[i * 32 + int(worker)] = as_type<uint>(family.number(first + worker, i));
+      to[i * TILE + token] = as_type<uint>(family.number(first + uint(token), i));
     }
   }
 }
 
-// RUNS of a key that a lane takes at a time: their codes fill words. And where the numbers of 32
-// tokens of keys and of values are, and the words that all of it takes: some fours of them, at
-// least one.
-template <class FAMILY>
+// Where the numbers of TILE tokens of keys and of values are, and the words that all of it takes:
+// some fours of them. Behind the words of either is one that may be looked at with the last.
+template <class FAMILY, int TILE>
 struct Tile {
   enum {
-    RUNS = FAMILY::BITS % 2 ? 4 : 2,
-    KEY_NUMBERS = Columns<FAMILY::WORDS>::SIZE,
-    KEY_STAGED = (KEY_NUMBERS + 3) / 4 * 4 + 32 * FAMILY::NUMBERS,
-    VALUE_NUMBERS = FAMILY::STAGES_VALUES ? 32 * FAMILY::WORDS : 4,
-    VALUE_STAGED = VALUE_NUMBERS + 32 * FAMILY::NUMBERS
+    KEY_NUMBERS = (FAMILY::WORDS + 1) * Columns<FAMILY::WORDS, TILE>::STRIDE,
+    KEY_STAGED = (KEY_NUMBERS + 3) / 4 * 4 + TILE * FAMILY::NUMBERS,
+    VALUE_NUMBERS = (FAMILY::STAGES_VALUES ? TILE * FAMILY::WORDS : 0) + 4,
+    VALUE_STAGED = VALUE_NUMBERS + TILE * FAMILY::NUMBERS
   };
 };
 
-// Tokens of a block from `first`, up to 32 of them.
-template <int WORKERS, class FAMILY>
+// Tokens of a block from `first`, up to TILE of them.
+template <int TILE, int WORKERS, class FAMILY>
 METAL_FUNC void stage_keys(const thread FAMILY& keys, uint first, int count,
     SHARED_POINTER(uint) to, uint worker) {
-  stage_columns<FAMILY::WORDS, WORKERS>(keys.row(first), to, count, worker);
-  stage_numbers<WORKERS>(keys, first, count, to + Tile<FAMILY>::KEY_NUMBERS, worker);
+  stage_columns<FAMILY::WORDS, TILE, WORKERS>(keys.row(first), to, count, worker);
+  stage_numbers<TILE, WORKERS>(keys, first, count, to + Tile<FAMILY, TILE>::KEY_NUMBERS, worker);
 }
 
-template <int WORKERS, class FAMILY>
+template <int TILE, int WORKERS, class FAMILY>
 METAL_FUNC void stage_values(const thread FAMILY& values, uint first, int count,
     SHARED_POINTER(uint) to, uint worker) {
   if (FAMILY::STAGES_VALUES) {
-    stage_rows<FAMILY::BLOCK_WORDS, 32 * FAMILY::WORDS, WORKERS>(
+    stage_rows<FAMILY::BLOCK_WORDS, FAMILY::WORDS, TILE, WORKERS>(
         values.row(first), to, count * FAMILY::WORDS, worker);
   }
-  stage_numbers<WORKERS>(values, first, count, to + Tile<FAMILY>::VALUE_NUMBERS, worker);
+  stage_numbers<TILE, WORKERS>(values, first, count, to + Tile<FAMILY, TILE>::VALUE_NUMBERS, worker);
 }
 
-// Run `i` of some of a staged token, which is `run` of all. staged, numbers: of that token and, the
-// first, from the first of those runs.
+// What a code is as an element, `unit` times, where the code is so many times too large.
 template <class FAMILY>
-METAL_FUNC void key_run(const thread FAMILY& keys, SHARED_POINTER(const uint) staged,
-    SHARED_POINTER(const uint) numbers, int i, int run, SHARED_POINTER(const float) levels,
-    thread float* out) {
-  enum { STRIDE = Columns<FAMILY::WORDS>::STRIDE };
-  const int first = i * FAMILY::BITS / 4;
-  const uint next = run_crosses<FAMILY::BITS>(i) ? staged[(first + 1) * STRIDE] : 0u;
-  keys.elements(
-      run_of_words<FAMILY::BITS>(staged[first * STRIDE], next, i), numbers, run, levels, out);
+METAL_FUNC float element_of_code(const thread FAMILY&, uint code, float) {
+  return float(code);
 }
 
-// A run of token `first` + `token` of the block.
-template <class FAMILY>
-METAL_FUNC void value_run(const thread FAMILY& values, SHARED_POINTER(const uint) staged, uint,
-    int token, int run, SHARED_POINTER(const float) levels, thread float* out) {
-  SHARED_POINTER(const uint) words = staged + token * FAMILY::WORDS + run * FAMILY::BITS / 4;
-  const uint next = run_crosses<FAMILY::BITS>(run) ? words[1] : 0u;
-  values.elements(run_of_words<FAMILY::BITS>(words[0], next, run),
-      staged + Tile<FAMILY>::VALUE_NUMBERS + token, run, levels, out);
-}
-
-// Queries [ROWS, D] of one simdgroup as they meet a block: the channels' scales go into them, the
-// channels' offsets into a bias of each row.
-template <int ROWS, int D>
-METAL_FUNC void fold(SHARED_POINTER(const float4) queries, SHARED_POINTER(const uint) channels,
-    SHARED_POINTER(float4) folded, SHARED_POINTER(float) biases, uint lane) {
-  ROLLED for (int r = 0; r < ROWS; r++) {
-    float bias = 0.0f;
-    ROLLED for (int d = int(lane); d < D; d += 32) {
-      const float query = ((SHARED_POINTER(const float))queries)[r * D + d];
-      bias += query * channel_number(channels, D + d);
-      ((SHARED_POINTER(float))folded)[r * D + d] = query * channel_number(channels, d);
+// KEY_RUN channels of a staged token, `channel` being their first, of KEY_CODES that a lane takes one
+// after the other. words: of these, moved so that their codes begin with the first. level: this
+// lane's of the table.
+template <int TILE, class FAMILY>
+METAL_FUNC void key_run(const thread FAMILY& keys, const thread uint* words,
+    SHARED_POINTER(const uint) numbers, int channel, int i, float level, thread float* out) {
+  enum { BITS = FAMILY::BITS };
+  if (FAMILY::CHANNELS) {
+    UNROLL for (int j = 0; j < KEY_RUN; j++) {
+      const int at = (i + j) * BITS;
+      const int place = place_of_code<BITS>(i + j);
+      const uint bits = at % 32 + BITS <= 32
+          ? words[at / 32]
+          : joined(words[at / 32], words[at / 32 + 1], uint(at % 32));
+      const uint mask = ((1u << BITS) - 1u) << place;
+      out[j] = element_of_code(keys, bits & mask, float(1u << place));
     }
-    bias = simd_sum(bias);
-    if (lane == 0u) biases[r] = bias;
+  } else {
+    const int at = i * BITS;
+    const uint low = words[at / 32] >> (at % 32);
+    const bool crosses = at % 32 + KEY_RUN * BITS > 32;
+    const RunBits bits = {
+        crosses ? joined(words[at / 32], words[at / 32 + 1], uint(at % 32)) : low, 0u};
+    keys.template elements<KEY_RUN, TILE>(bits, numbers, channel, level, out);
   }
+}
+
+// The words of KEY_CODES codes of a staged token from `channel` on, a multiple of so many.
+template <int TILE, class FAMILY>
+METAL_FUNC void key_words(const thread FAMILY&, SHARED_POINTER(const uint) staged, int channel,
+    thread uint* words) {
+  enum { BITS = FAMILY::BITS, STRIDE = Columns<FAMILY::WORDS, TILE>::STRIDE };
+  SHARED_POINTER(const uint) first = staged + channel * BITS / 32 * STRIDE;
+  UNROLL for (int i = 0; i < KEY_CODES * BITS / 32 + BITS % 2; i++) words[i] = first[i * STRIDE];
+  // An odd number of bits makes every second one begin in the middle of a word.
+  if (BITS % 2) {
+    const uint shift = uint(channel * BITS % 32);
+    UNROLL for (int i = 0; i < KEY_CODES * BITS / 32 + 1; i++) {
+      const uint next = i < KEY_CODES * BITS / 32 ? words[i + 1] : first[(i + 1) * STRIDE];
+      words[i] = joined(words[i], next, shift);
+    }
+  }
+}
+
+// COUNT channels of token `first` + `token` of the block, from a multiple of COUNT. words, numbers:
+// of that token.
+template <int COUNT, int TILE, class FAMILY>
+METAL_FUNC void value_run(const thread FAMILY& values, SHARED_POINTER(const uint) words,
+    SHARED_POINTER(const uint) numbers, uint, int, int channel, float level, thread float* out) {
+  const int at = channel * FAMILY::BITS;
+  const RunBits bits = bits_of_words<COUNT * FAMILY::BITS>(words + at / 32, uint(at % 32));
+  values.template elements<COUNT, TILE>(bits, numbers, channel, level, out);
 }
 
 // q, h: a scale and a zero for each token and group of channels.
@@ -188,12 +233,13 @@ struct TokenAffine {
     return float((i % 2 ? zeros : scales)[token * uint(GROUPS) + uint(i / 2)]);
   }
   METAL_FUNC float factor(SHARED_POINTER(const uint)) const { return 1.0f; }
-  METAL_FUNC void elements(RunBits bits, SHARED_POINTER(const uint) numbers, int run,
-      SHARED_POINTER(const float), thread float* out) const {
-    const int pair = run * RUN / GROUP * 64;
+  template <int COUNT, int TILE>
+  METAL_FUNC void elements(const thread RunBits& bits, SHARED_POINTER(const uint) numbers, int channel, float,
+      thread float* out) const {
+    const int pair = channel / GROUP * 2 * TILE;
     const float scale = as_type<float>(numbers[pair]);
-    const float zero = as_type<float>(numbers[pair + 32]);
-    UNROLL for (int j = 0; j < RUN; j++) out[j] = float(code_of<BITS>(bits, j)) * scale + zero;
+    const float zero = as_type<float>(numbers[pair + TILE]);
+    UNROLL for (int j = 0; j < COUNT; j++) out[j] = float(code_of<BITS>(bits, j)) * scale + zero;
   }
 };
 
@@ -221,9 +267,10 @@ struct ChannelAffine {
   METAL_FUNC const device half* channel(int part) const { return part ? zeros : scales; }
   METAL_FUNC float number(uint, int) const { return 0.0f; }
   METAL_FUNC float factor(SHARED_POINTER(const uint)) const { return 1.0f; }
-  METAL_FUNC void elements(RunBits bits, SHARED_POINTER(const uint), int,
-      SHARED_POINTER(const float), thread float* out) const {
-    UNROLL for (int j = 0; j < RUN; j++) out[j] = float(code_of<BITS>(bits, j));
+  template <int COUNT, int>
+  METAL_FUNC void elements(
+      const thread RunBits& bits, SHARED_POINTER(const uint), int, float, thread float* out) const {
+    UNROLL for (int j = 0; j < COUNT; j++) out[j] = float(code_of<BITS>(bits, j));
   }
 };
 
@@ -251,9 +298,12 @@ struct Levels {
   METAL_FUNC float factor(SHARED_POINTER(const uint) numbers) const {
     return as_type<float>(numbers[0]);
   }
-  METAL_FUNC void elements(RunBits bits, SHARED_POINTER(const uint), int,
-      SHARED_POINTER(const float) levels, thread float* out) const {
-    UNROLL for (int j = 0; j < RUN; j++) out[j] = levels[code_of<BITS>(bits, j)];
+  // All lanes come here: lane l has level l modulo 16, and as levels are repeated, bits above a code
+  // do no harm.
+  template <int COUNT, int>
+  METAL_FUNC void elements(
+      const thread RunBits& bits, SHARED_POINTER(const uint), int, float level, thread float* out) const {
+    UNROLL for (int j = 0; j < COUNT; j++) out[j] = of_lane(level, bits.low >> (j * BITS));
   }
 };
 
@@ -287,12 +337,19 @@ struct KVarN {
   METAL_FUNC float factor(SHARED_POINTER(const uint) numbers) const {
     return as_type<float>(numbers[0]);
   }
-  METAL_FUNC void elements(RunBits bits, SHARED_POINTER(const uint), int,
-      SHARED_POINTER(const float), thread float* out) const {
-    const float middle = float((1 << BITS) - 1) * 0.5f;
-    UNROLL for (int j = 0; j < RUN; j++) out[j] = float(code_of<BITS>(bits, j)) - middle;
+  template <int COUNT, int>
+  METAL_FUNC void elements(
+      const thread RunBits& bits, SHARED_POINTER(const uint), int, float, thread float* out) const {
+    UNROLL for (int j = 0; j < COUNT; j++) {
+      out[j] = element_of_code(*this, code_of<BITS>(bits, j), 1.0f);
+    }
   }
 };
+
+template <int BITS, int D, int M>
+METAL_FUNC float element_of_code(const thread KVarN<BITS, D, M>&, uint code, float unit) {
+  return float(code) - float((1 << BITS) - 1) * 0.5f * unit;
+}
 
 // f16: the numbers themselves. Their runs lie side by side, and values are read where they are.
 template <int D, int M>
@@ -316,19 +373,18 @@ struct Unencoded {
   METAL_FUNC float factor(SHARED_POINTER(const uint)) const { return 1.0f; }
 };
 
-template <int D, int M>
-METAL_FUNC void key_run(const thread Unencoded<D, M>&, SHARED_POINTER(const uint) staged,
-    SHARED_POINTER(const uint), int i, int, SHARED_POINTER(const float), thread float* out) {
-  UNROLL for (int j = 0; j < RUN / 2; j++) {
-    const uint word = staged[(i * RUN / 2 + j) * Columns<D / 2>::STRIDE];
-    const float2 pair = both_halves(word, half(0));
+template <int TILE, int D, int M>
+METAL_FUNC void key_run(const thread Unencoded<D, M>&, const thread uint* words,
+    SHARED_POINTER(const uint), int, int i, float, thread float* out) {
+  UNROLL for (int j = 0; j < KEY_RUN / 2; j++) {
+    const float2 pair = both_halves(words[i / 2 + j], half(0));
     out[2 * j] = pair.x;
     out[2 * j + 1] = pair.y;
   }
 }
 
-template <int D, int M>
+template <int COUNT, int TILE, int D, int M>
 METAL_FUNC void value_run(const thread Unencoded<D, M>& values, SHARED_POINTER(const uint),
-    uint first, int token, int run, SHARED_POINTER(const float), thread float* out) {
-  load_run(values.values + (first + uint(token)) * uint(D) + uint(run * RUN), out);
+    SHARED_POINTER(const uint), uint first, int token, int channel, float, thread float* out) {
+  load_run<COUNT>(values.values + (first + uint(token)) * uint(D) + uint(channel), out);
 }

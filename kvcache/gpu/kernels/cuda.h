@@ -7,6 +7,7 @@
 #define threadgroup __shared__
 #define SHARED_POINTER(T) T*
 #define UNROLL _Pragma("unroll")
+#define UNROLL_TWICE _Pragma("unroll 2")
 #define ROLLED _Pragma("unroll 1")
 
 #define float4(...) make_float4(__VA_ARGS__)
@@ -43,6 +44,8 @@ METAL_FUNC float simd_max(float v) {
   return v;
 }
 
+METAL_FUNC bool simd_any(bool v) { return __any_sync(0xffffffffu, v); }
+
 template <class To, class From>
 METAL_FUNC To as_type(From from) {
   static_assert(sizeof(To) == sizeof(From), "as_type keeps the size");
@@ -52,6 +55,14 @@ METAL_FUNC To as_type(From from) {
 }
 
 METAL_FUNC float power_of_two(float x) { return exp2f(x); }
+
+METAL_FUNC float of_lane(float mine, uint lane) {
+  return __shfl_sync(0xffffffffu, mine, int(lane));
+}
+
+METAL_FUNC uint joined(uint low, uint high, uint shift) {
+  return __funnelshift_r(low, high, shift);
+}
 
 METAL_FUNC float2 both_halves(uint word, half) { return __half22float2(as_type<half2>(word)); }
 

@@ -10,13 +10,11 @@ const int row = int(threadgroup_position_in_grid.y);
 const int taken = args[ARG_HEADS_TAKEN];
 const int head = row / taken * args[ARG_KV_HEADS] + args[ARG_FIRST_HEAD] + row % taken;
 
-threadgroup float level_table[16];
-threadgroup uint4 all_staged[SIMDGROUPS * Tile<VALUES>::VALUE_STAGED / 4];
+threadgroup uint4 all_staged[SIMDGROUPS * Tile<VALUES, 32>::VALUE_STAGED / 4];
 SHARED_POINTER(uint) staged = (SHARED_POINTER(uint))(
-    all_staged + simdgroup * uint(Tile<VALUES>::VALUE_STAGED / 4));
-if (simdgroup == 0u && lane < 16u) level_table[lane] = levels[lane];
-threadgroup_barrier(mem_flags::mem_threadgroup);
+    all_staged + simdgroup * uint(Tile<VALUES, 32>::VALUE_STAGED / 4));
 
+const float level = levels[lane % 16u];
 const int runs = D / RUN;
 const int subs = 32 / runs;
 const int sub = int(lane) / runs;
@@ -30,26 +28,28 @@ if (block < args[ARG_BLOCKS]) {
   float scale[RUN];
   float offset[RUN];
   if (VALUES::CHANNELS) {
-    load_run(values.channel(0) + run * RUN, scale);
-    load_run(values.channel(1) + run * RUN, offset);
+    load_run<RUN>(values.channel(0) + run * RUN, scale);
+    load_run<RUN>(values.channel(1) + run * RUN, offset);
   }
 
   for (int first = 0; first < M; first += 32) {
     const int count = min(32, M - first);
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    stage_values<32>(values, uint(first), count, staged, lane);
+    stage_values<32, 32>(values, uint(first), count, staged, lane);
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    if (sub < subs) {
-      for (int t = sub; t < count; t += subs) {
-        float value[RUN];
-        value_run(values, staged, uint(first), t, run, level_table, value);
-        const float factor = values.factor(staged + Tile<VALUES>::VALUE_NUMBERS + t);
-        const int token = row * args[ARG_ROOM] + block * M + first + t;
-        UNROLL for (int j = 0; j < RUN; j++) {
-          value[j] *= factor;
-          if (VALUES::CHANNELS) value[j] = value[j] * scale[j] + offset[j];
-          out[token * D + run * RUN + j] = OUT(value[j]);
-        }
+    for (int begin = 0; begin < count; begin += subs) {
+      const bool taken = sub < subs && begin + sub < count;
+      const int t = taken ? begin + sub : begin;
+      float value[RUN];
+      SHARED_POINTER(const uint) numbers = staged + Tile<VALUES, 32>::VALUE_NUMBERS + t;
+      value_run<RUN, 32>(
+          values, staged + t * VALUES::WORDS, numbers, uint(first), t, run * RUN, level, value);
+      const float factor = values.factor(numbers);
+      const int token = row * args[ARG_ROOM] + block * M + first + t;
+      UNROLL for (int j = 0; j < RUN; j++) {
+        value[j] *= factor;
+        if (VALUES::CHANNELS) value[j] = value[j] * scale[j] + offset[j];
+        if (taken) out[token * D + run * RUN + j] = OUT(value[j]);
       }
     }
   }

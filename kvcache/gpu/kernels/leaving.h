@@ -62,7 +62,7 @@ struct Leaving {
     for (int i = index; i < count * RUNS; i += THREADS) {
       const int run = i % RUNS;
       float x[RUN];
-      load_run(token(first + i / RUNS) + run * RUN, x);
+      load_run<RUN>(token(first + i / RUNS) + run * RUN, x);
       if (ROTATED) {
         UNROLL for (int j = 0; j < RUN; j++) x[j] *= signs[run * RUN + j];
         butterflies<RUN, INNER>(x);

@@ -1,26 +1,19 @@
 // Rows of packed codes (drawn in kvcache/codecs/packing.py): one little-endian bit stream per token.
 
 #define RUN 8  // channels that a lane handles together; their codes fill whole bytes
-#define CHUNK_RUNS 4  // of an unencoded key that a lane takes at a time
 
-// The bits of one run, its first code lowest.
+// Some codes of a row, the first one's bits lowest.
 struct RunBits {
   uint low;
   uint high;
 };
 
-// The bits of `run` where `first` is the word they begin in and `next` the one after it.
+// `BITS` bits, up to 64, from bit `shift` of the first of the words of a row, a multiple of BITS
+// in the row. Looks at the second even where nothing of it is wanted, unless it never is.
 template <int BITS>
-METAL_FUNC RunBits run_of_words(uint first, uint next, int run) {
-  const uint shift = uint(run * BITS % 4) * 8u;
-  if (shift == 0u) return RunBits{first, next};
-  return RunBits{first >> shift | next << (32u - shift), next >> shift};
-}
-
-// Whether `run` reaches into the word after the one it begins in.
-template <int BITS>
-METAL_FUNC bool run_crosses(int run) {
-  return run * BITS % 4 * 8 + RUN * BITS > 32;
+METAL_FUNC RunBits bits_of_words(SHARED_POINTER(const uint) words, uint shift) {
+  if (32 % BITS == 0) return RunBits{words[0] >> shift, 0u};
+  return RunBits{joined(words[0], words[1], shift), words[1] >> shift};
 }
 
 template <int BITS>
@@ -60,33 +53,25 @@ METAL_FUNC void store_words(const thread uint* from, SHARED_POINTER(uint) to) {
   }
 }
 
-// A run of unencoded values of 16 bits, and of 32.
-template <typename T>
+// COUNT unencoded values, four or eight, of 16 bits, and of 32.
+template <int COUNT, typename T>
 METAL_FUNC void load_run(const device T* from, thread float* to) {
-  const uint4 four = *(const device uint4*)from;
-  const float2 a = both_halves(four.x, T(0));
-  const float2 b = both_halves(four.y, T(0));
-  const float2 c = both_halves(four.z, T(0));
-  const float2 d = both_halves(four.w, T(0));
-  to[0] = a.x;
-  to[1] = a.y;
-  to[2] = b.x;
-  to[3] = b.y;
-  to[4] = c.x;
-  to[5] = c.y;
-  to[6] = d.x;
-  to[7] = d.y;
+  uint words[COUNT / 2];
+  load_words<COUNT / 2>((const device uint*)from, words);
+  UNROLL for (int j = 0; j < COUNT / 2; j++) {
+    const float2 pair = both_halves(words[j], T(0));
+    to[2 * j] = pair.x;
+    to[2 * j + 1] = pair.y;
+  }
 }
 
+template <int COUNT>
 METAL_FUNC void load_run(const device float* from, thread float* to) {
-  const float4 low = ((const device float4*)from)[0];
-  const float4 high = ((const device float4*)from)[1];
-  to[0] = low.x;
-  to[1] = low.y;
-  to[2] = low.z;
-  to[3] = low.w;
-  to[4] = high.x;
-  to[5] = high.y;
-  to[6] = high.z;
-  to[7] = high.w;
+  UNROLL for (int j = 0; j < COUNT; j += 4) {
+    const float4 four = *(const device float4*)(from + j);
+    to[j] = four.x;
+    to[j + 1] = four.y;
+    to[j + 2] = four.z;
+    to[j + 3] = four.w;
+  }
 }

@@ -3,63 +3,132 @@
 // A threadgroup has TEAMS teams of TEAM simdgroups. Those of a team take the same tokens for ROWS
 // query rows each; the teams take other tokens for the same rows.
 //
-// Scores are in units of log2. A lane owns one token while scores are taken, then one run of
-// channels of every SUBS-th token while values are added up.
+// Scores are in units of log2. A lane owns one token, or some that lie 32 apart, while scores are
+// taken; then a slice of channels of every SUBS-th token while values are added up. All that is held
+// for the rows of a token has room for PADDED of them.
 
 #define LOWEST_SCORE (-1e30f)
+#define UNSEEN_SCORE (-2e30f)  // so far below that nothing is left of its weight
+#define MOST_ABOVE 12.0f       // by which a score may pass the top before all is made relative to it
 
 template <int ROWS, int D>
 struct Running {
-  enum { RUNS = D / RUN, SUBS = 32 / RUNS };
-  float top[ROWS];         // the largest score so far; the same in all lanes
-  float total[ROWS];       // of the tokens this lane owned, relative to top
-  float sums[ROWS * RUN];  // of this lane's run and tokens, relative to top
+  enum {
+    PADDED = (ROWS + 3) / 4 * 4,
+    SLICE = ROWS > 4 ? 4 : 8,
+    SLICES = D / SLICE,
+    SUBS = 32 / SLICES
+  };
+  float total[ROWS];         // of the tokens this lane owned, relative to the top
+  float sums[ROWS * SLICE];  // of this lane's slice and tokens, relative to the top
 
-  METAL_FUNC void clear() {
+  // tops: about the largest score of each row so far, in threadgroup memory of this simdgroup.
+  METAL_FUNC void clear(SHARED_POINTER(float) tops, uint lane) {
+    if (lane < uint(ROWS)) tops[lane] = LOWEST_SCORE;
+    UNROLL for (int r = 0; r < ROWS; r++) total[r] = 0.0f;
+    UNROLL for (int i = 0; i < ROWS * SLICE; i++) sums[i] = 0.0f;
+  }
+
+  // Turn the scores of this lane's tokens, [TOKENS, PADDED], into weights. A barrier of the simdgroup
+  // must come before the next scores.
+  template <int TOKENS>
+  METAL_FUNC void weigh(thread float* scores, SHARED_POINTER(float) tops, uint lane) {
+    float top[ROWS];
+    bool above = false;
     UNROLL for (int r = 0; r < ROWS; r++) {
-      top[r] = LOWEST_SCORE;
-      total[r] = 0.0f;
+      top[r] = tops[r];
+      UNROLL for (int k = 0; k < TOKENS; k++) {
+        above = above || scores[k * PADDED + r] > top[r] + MOST_ABOVE;
+      }
     }
-    UNROLL for (int i = 0; i < ROWS * RUN; i++) sums[i] = 0.0f;
-  }
-
-  // Turn this lane's score of row r into its weight; nothing if it does not see the token.
-  METAL_FUNC float weigh(int r, float score, bool seen) {
-    const float now = max(top[r], simd_max(seen ? score : LOWEST_SCORE));
-    const float fade = power_of_two(top[r] - now);
-    const float weight = seen ? power_of_two(score - now) : 0.0f;
-    top[r] = now;
-    total[r] = total[r] * fade + weight;
-    UNROLL for (int j = 0; j < RUN; j++) sums[r * RUN + j] *= fade;
-    return weight;
-  }
-
-  // `weights`: of the rows, in order.
-  METAL_FUNC void add(float4 weights, const thread float* values) {
-    const float of_rows[4] = {weights.x, weights.y, weights.z, weights.w};
+    if (simd_any(above)) {
+      simdgroup_barrier(mem_flags::mem_threadgroup);
+      raise_tops<TOKENS>(scores, top);
+      UNROLL for (int r = 0; r < ROWS; r++) {
+        if (lane == 0u) tops[r] = top[r];
+      }
+    }
     UNROLL for (int r = 0; r < ROWS; r++) {
-      UNROLL for (int j = 0; j < RUN; j++) sums[r * RUN + j] += of_rows[r] * values[j];
+      UNROLL for (int k = 0; k < TOKENS; k++) {
+        scores[k * PADDED + r] = power_of_two(scores[k * PADDED + r] - top[r]);
+        total[r] += scores[k * PADDED + r];
+      }
+    }
+  }
+
+  template <int TOKENS>
+  METAL_FUNC void raise_tops(const thread float* scores, thread float* top) {
+    UNROLL for (int r = 0; r < ROWS; r++) {
+      float now = scores[r];
+      UNROLL for (int k = 1; k < TOKENS; k++) now = max(now, scores[k * PADDED + r]);
+      now = max(top[r], simd_max(now));
+      const float fade = power_of_two(top[r] - now);
+      top[r] = now;
+      total[r] *= fade;
+      UNROLL for (int j = 0; j < SLICE; j++) sums[r * SLICE + j] *= fade;
+    }
+  }
+
+  // weights: of one of TILE tokens, four rows of all tokens after four.
+  template <int TILE>
+  METAL_FUNC void add(SHARED_POINTER(const float4) weights, const thread float* values) {
+    UNROLL for (int r = 0; r < ROWS; r += 4) {
+      const float4 four = weights[r / 4 * TILE];
+      const float of_rows[4] = {four.x, four.y, four.z, four.w};
+      UNROLL for (int i = 0; i < 4 && r + i < ROWS; i++) {
+        UNROLL for (int j = 0; j < SLICE; j++) sums[(r + i) * SLICE + j] += of_rows[i] * values[j];
+      }
     }
   }
 };
 
-// scores[r] += the dot product of one run of a key with the queries' rows [ROWS, D].
-template <int ROWS, int D>
-METAL_FUNC void add_scores(SHARED_POINTER(const float4) queries, const thread float* key,
-    int run, thread float* scores) {
-  UNROLL for (int r = 0; r < ROWS; r++) {
-    SHARED_POINTER(const float4) query = queries + (r * D + run * RUN) / 4;
-    const float4 low = query[0];
-    const float4 high = query[1];
-    scores[r] += low.x * key[0];
-    scores[r] += low.y * key[1];
-    scores[r] += low.z * key[2];
-    scores[r] += low.w * key[3];
-    scores[r] += high.x * key[4];
-    scores[r] += high.y * key[5];
-    scores[r] += high.z * key[6];
-    scores[r] += high.w * key[7];
+// One token's weights to where `add` finds them.
+template <int ROWS, int TILE>
+METAL_FUNC void put_weights(const thread float* of_rows, SHARED_POINTER(float4) weights) {
+  UNROLL for (int r = 0; r < ROWS; r += 4) {
+    weights[r / 4 * TILE] = float4(of_rows[r], of_rows[r + 1], of_rows[r + 2], of_rows[r + 3]);
   }
+}
+
+// scores[r] += what four channels of each of TOKENS keys give with the queries' rows [ROWS, D].
+template <int ROWS, int D, int TOKENS>
+METAL_FUNC void add_scores(SHARED_POINTER(const float4) queries, const thread float* keys,
+    int channel, thread float* scores) {
+  UNROLL for (int r = 0; r < ROWS; r++) {
+    const float4 query = queries[(r * D + channel) / 4];
+    UNROLL for (int k = 0; k < TOKENS; k++) {
+      const thread float* key = keys + k * 4;
+      thread float* score = scores + k * Running<ROWS, D>::PADDED + r;
+      score[0] += query.x * key[0];
+      score[0] += query.y * key[1];
+      score[0] += query.z * key[2];
+      score[0] += query.w * key[3];
+    }
+  }
+}
+
+// Hides from each row the scores that it does not see: of this lane's TOKENS, those from `count` on,
+// and outside of the row's window. The first is `token` of the tile, at `position`.
+template <int ROWS, int D, int TOKENS>
+METAL_FUNC void hide_unseen(thread float* scores, int token, int count, int position,
+    bool from_first, int first_row, const device int* args) {
+  int query = first_row % args[ARG_QUERIES];
+  UNROLL for (int r = 0; r < ROWS; r++) {
+    const int oldest = from_first ? 0 : args[ARG_LOWEST + query];
+    const int newest = args[ARG_POSITION] + query;
+    UNROLL for (int k = 0; k < TOKENS; k++) {
+      const int at = position + 32 * k;
+      const bool seen = token + 32 * k < count && at >= oldest && at <= newest;
+      if (!seen) scores[k * Running<ROWS, D>::PADDED + r] = UNSEEN_SCORE;
+    }
+    query = query + 1 == args[ARG_QUERIES] ? 0 : query + 1;
+  }
+}
+
+// Whether all queries see every one of `count` tokens from `position` on: windows only move on.
+METAL_FUNC bool all_see(int position, int count, bool from_first, const device int* args) {
+  const int last = args[ARG_LOWEST + args[ARG_QUERIES] - 1];
+  return (from_first || position >= last) && position + count - 1 <= args[ARG_POSITION];
 }
 
 // A barrier of the simdgroups that take the same tokens.
@@ -80,16 +149,17 @@ template <int ROWS, int D, int TEAM, int TEAMS>
 METAL_FUNC void write_partial(thread Running<ROWS, D>& state, SHARED_POINTER(float) tops,
     SHARED_POINTER(float) totals, SHARED_POINTER(float) slices, device float* sums,
     device float* stats, int valid_rows, uint simdgroup, uint lane) {
-  enum { RUNS = D / RUN, SUBS = 32 / RUNS };
+  enum {
+    SLICE = Running<ROWS, D>::SLICE,
+    SLICES = Running<ROWS, D>::SLICES,
+    SUBS = Running<ROWS, D>::SUBS
+  };
   UNROLL for (int r = 0; r < ROWS; r++) {
     const float total = simd_sum(state.total[r]);
-    if (lane == 0u) {
-      tops[int(simdgroup) * ROWS + r] = state.top[r];
-      totals[int(simdgroup) * ROWS + r] = total;
-    }
+    if (lane == 0u) totals[int(simdgroup) * ROWS + r] = total;
   }
-  const int sub = int(lane) / RUNS;
-  const int run = int(lane) % RUNS;
+  const int sub = int(lane) / SLICES;
+  const int first = int(lane) % SLICES * SLICE;
   const int member = int(simdgroup) % TEAM;
   const int team = int(simdgroup) / TEAM;
   UNROLL for (int r = 0; r < ROWS; r++) {
@@ -97,9 +167,9 @@ METAL_FUNC void write_partial(thread Running<ROWS, D>& state, SHARED_POINTER(flo
     float top = LOWEST_SCORE;
     for (int s = member; s < TEAMS * TEAM; s += TEAM) top = max(top, tops[s * ROWS + r]);
     if (sub < SUBS) {
-      const float fade = power_of_two(state.top[r] - top);
-      SHARED_POINTER(float) slice = slices + ((member * TEAMS + team) * SUBS + sub) * D + run * RUN;
-      UNROLL for (int j = 0; j < RUN; j++) slice[j] = state.sums[r * RUN + j] * fade;
+      const float fade = power_of_two(tops[int(simdgroup) * ROWS + r] - top);
+      SHARED_POINTER(float) slice = slices + ((member * TEAMS + team) * SUBS + sub) * D + first;
+      UNROLL for (int j = 0; j < SLICE; j++) slice[j] = state.sums[r * SLICE + j] * fade;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (r < valid_rows) {

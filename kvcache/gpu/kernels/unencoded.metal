@@ -15,19 +15,16 @@ const int rows = args[ARG_ROWS];
 const int spans = args[ARG_SPANS];
 const int pinned_spans = args[ARG_PINNED_SPANS];
 const float scale = as_type<float>(args[ARG_SCALE]);
-const device int* lowest = args + ARG_LOWEST;
 
 threadgroup float4 all_scaled[TEAM * ROWS * D / 4];
-threadgroup float4 all_weights[TEAMS * TEAM * 32];
-threadgroup int all_oldest[TEAM * ROWS];
-threadgroup int all_newest[TEAM * ROWS];
+threadgroup float4 all_weights[TEAMS * TEAM * 32 * Running<ROWS, D>::PADDED / 4];
 threadgroup float tops[TEAMS * TEAM * ROWS];
 threadgroup float totals[TEAMS * TEAM * ROWS];
-threadgroup float slices[TEAMS * TEAM * (32 / (D / RUN)) * D];
+threadgroup float slices[TEAMS * TEAM * Running<ROWS, D>::SUBS * D];
+SHARED_POINTER(float) own_tops = tops + simdgroup * uint(ROWS);
 SHARED_POINTER(float4) scaled = all_scaled + member * (ROWS * D / 4);
-SHARED_POINTER(float4) weights = all_weights + simdgroup * 32u;
-SHARED_POINTER(int) oldest = all_oldest + member * ROWS;
-SHARED_POINTER(int) newest = all_newest + member * ROWS;
+SHARED_POINTER(float4) weights =
+    all_weights + simdgroup * uint(32 * Running<ROWS, D>::PADDED / 4);
 
 const bool pinned = span < pinned_spans;
 const int pairs = pinned ? args[ARG_PAIRS] : 0;
@@ -46,17 +43,15 @@ ROLLED for (int i = team * 32 + int(lane); i < ROWS * D; i += TEAMS * 32) {
   }
   ((SHARED_POINTER(float))scaled)[i] = x * scale;
 }
-if (team == 0 && lane < uint(ROWS)) {
-  const int query = min(first_row + int(lane), rows - 1) % args[ARG_QUERIES];
-  oldest[lane] = lowest[query];
-  newest[lane] = args[ARG_POSITION] + query;
-}
+
+// Runs of a key that a lane takes at a time.
+enum { AT_ONCE = sizeof(HOT) > 2 ? (ROWS > 4 ? 1 : 2) : (ROWS > 4 ? 2 : 4) };
+Running<ROWS, D> state;
+state.clear(own_tops, lane);
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
-Running<ROWS, D> state;
-state.clear();
-const int sub = int(lane) / Running<ROWS, D>::RUNS;
-const int run = int(lane) % Running<ROWS, D>::RUNS;
+const int sub = int(lane) / Running<ROWS, D>::SLICES;
+const int channel = int(lane) % Running<ROWS, D>::SLICES * Running<ROWS, D>::SLICE;
 const int hot = args[ARG_HOT];
 const int tokens = pinned ? args[ARG_PINNED] : hot + args[ARG_NEW];
 const int shares = pinned ? pinned_spans : spans - pinned_spans;
@@ -69,32 +64,34 @@ for (int tile = share * per_share + team; tile < last_tile; tile += TEAMS) {
   const int first = tile * 32;
   const int count = min(32, tokens - first);
   const int token = first + int(lane);
-  float scores[ROWS];
-  UNROLL for (int r = 0; r < ROWS; r++) scores[r] = 0.0f;
+  float scores[Running<ROWS, D>::PADDED];
+  UNROLL for (int r = 0; r < Running<ROWS, D>::PADDED; r++) scores[r] = 0.0f;
   if (int(lane) < count) {
     const device HOT* row =
         pinned ? pinned_keys + (head * args[ARG_PINNED_ROOM] + token) * D
         : token < hot
         ? hot_keys + (head * args[ARG_RING] + (args[ARG_HOT_START] + token) % args[ARG_RING]) * D
         : new_keys + (head * args[ARG_NEW] + token - hot) * D;
-    ROLLED for (int at = 0; at < D / RUN; at += CHUNK_RUNS) {
-      UNROLL for (int i = 0; i < CHUNK_RUNS; i++) {
-        if (D / RUN % CHUNK_RUNS != 0 && at + i >= D / RUN) continue;
+    ROLLED for (int at = 0; at < D / RUN; at += AT_ONCE) {
+      UNROLL for (int i = 0; i < AT_ONCE; i++) {
+        if (D / RUN % AT_ONCE != 0 && at + i >= D / RUN) continue;
         float key[RUN];
-        load_run(row + (at + i) * RUN, key);
-        add_scores<ROWS, D>(scaled, key, at + i, scores);
+        load_run<RUN>(row + (at + i) * RUN, key);
+        UNROLL for (int j = 0; j < RUN; j += 4) {
+          add_scores<ROWS, D, 1>(scaled, key + j, (at + i) * RUN + j, scores);
+        }
       }
     }
   }
-  const int position = pinned ? token
-      : token < hot           ? args[ARG_HOT_POSITION] + token
-                              : args[ARG_NEW_POSITION] + token - hot;
-  float of_rows[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-  UNROLL for (int r = 0; r < ROWS; r++) {
-    const bool in_window = (pinned || position >= oldest[r]) && position <= newest[r];
-    of_rows[r] = state.weigh(r, scores[r], int(lane) < count && in_window);
+  const int position = pinned ? first
+      : first < hot           ? args[ARG_HOT_POSITION] + first
+                              : args[ARG_NEW_POSITION] + first - hot;
+  if (count < 32 || !all_see(position, 32, pinned, args)) {
+    hide_unseen<ROWS, D, 1>(
+        scores, int(lane), count, position + int(lane), pinned, first_row, args);
   }
-  weights[lane] = float4(of_rows[0], of_rows[1], of_rows[2], of_rows[3]);
+  state.template weigh<1>(scores, own_tops, lane);
+  put_weights<ROWS, 32>(scores, weights + lane);
   simdgroup_barrier(mem_flags::mem_threadgroup);
   if (sub < Running<ROWS, D>::SUBS) {
     ROLLED for (int t = sub; t < count; t += Running<ROWS, D>::SUBS) {
@@ -104,9 +101,9 @@ for (int tile = share * per_share + team; tile < last_tile; tile += TEAMS) {
           : at < hot
           ? hot_values + (head * args[ARG_RING] + (args[ARG_HOT_START] + at) % args[ARG_RING]) * D
           : new_values + (head * args[ARG_NEW] + at - hot) * D;
-      float value[RUN];
-      load_run(row + run * RUN, value);
-      state.add(weights[t], value);
+      float value[Running<ROWS, D>::SLICE];
+      load_run<Running<ROWS, D>::SLICE>(row + channel, value);
+      state.template add<32>(weights + t, value);
     }
   }
   simdgroup_barrier(mem_flags::mem_threadgroup);

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from kvcache import CacheConfig
 from kvcache.gpu import TierPrefill
 from kvcache.gpu.kernel import Launcher
 from tests.metal import test_decode, test_encode
@@ -22,20 +23,46 @@ Pair = tuple[Array, Array]
 Outcome = tuple[Array, Array, float]
 Attend = Callable[[Case, Launcher], Pair]
 Check = Callable[[Launcher], Outcome]
+_ATTENDED = {
+    "tiers": TIERS,
+    "turn": TURNS,
+    "shape": SHAPES,
+    "window": WINDOWS,
+    "codec": CODECS,
+    "block": BLOCKS,
+}
 
 
 def cases() -> dict[str, Check]:
-    """By name; what a default configuration reaches comes first, if time should be short."""
-    return {
-        **_of("tiers", TIERS, test_decode.attend),
-        **_of("turn", TURNS, test_decode.attend),
-        **_of("shape", SHAPES, test_decode.attend),
-        **_of("window", WINDOWS, test_decode.attend),
-        **_of("prefill", PREFILL, _prefill),
-        **{f"encode: {name}": _encoding(case) for name, case in test_encode.ALL.items()},
-        **_of("codec", CODECS, test_decode.attend),
-        **_of("block", BLOCKS, test_decode.attend),
+    """By name, those of the default configuration first."""
+    found = _cases()
+    first = of_default()
+    return {name: found[name] for name in sorted(found, key=lambda name: name not in first)}
+
+
+def of_default() -> set[str]:
+    """Names of the cases with the codecs and blocks of a default configuration, and all dtypes."""
+    config = CacheConfig()
+    default = config.keys, config.values, config.block
+    found: dict[str, dict[str, Case] | dict[str, EncodeCase]] = {
+        **_ATTENDED,
+        "prefill": PREFILL,
+        "encode": test_encode.ALL,
     }
+    return {
+        f"{kind}: {name}"
+        for kind, of_kind in found.items()
+        for name, case in of_kind.items()
+        if (case.keys, case.values, case.block) == default
+    }
+
+
+def _cases() -> dict[str, Check]:
+    checks: dict[str, Check] = {}
+    for kind, found in _ATTENDED.items():
+        checks |= _of(kind, found, test_decode.attend)
+    checks |= _of("prefill", PREFILL, _prefill)
+    return checks | {f"encode: {name}": _encoding(case) for name, case in test_encode.ALL.items()}
 
 
 def run(launch: Launcher, checks: dict[str, Check]) -> Iterator[CorrectnessRow]:
