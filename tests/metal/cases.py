@@ -33,6 +33,8 @@ SHAPES = {
     "D24": Case(dim=24, group=5, values="turbo3"),
     "D8": Case(dim=8, values="turbo3"),
     "D256": Case(dim=256, group=2, blocks=0),
+    "D128 G8, large codecs": Case(dim=128, group=8, keys="f16", values="kvarn8", blocks=2),
+    "D64 G12, large keys": Case(group=12, keys="f16", values="kivi2", blocks=2),
     "f32": Case(dtype=mx.float32),
     "f32 G8": Case(dtype=mx.float32, group=8, dim=80),
     "bf16": Case(dtype=mx.bfloat16, query=mx.bfloat16),
