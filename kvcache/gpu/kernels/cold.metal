@@ -107,7 +107,9 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
         UNROLL for (int i = 0; i < KEY_CODES; i += KEY_RUN) {
           if (D % KEY_CODES != 0 && channel + i >= D) continue;
           // Or compilers load all the queries ahead, into more registers than there are.
-          if (TOKENS == 1 && ROWS > 4) simdgroup_barrier(mem_flags::mem_threadgroup);
+          if (ROWS > 4 && (TOKENS == 1 || !KEYS::CHANNELS)) {
+            simdgroup_barrier(mem_flags::mem_threadgroup);
+          }
           float elements[TOKENS * KEY_RUN];
           UNROLL for (int k = 0; k < TOKENS; k++) {
             key_run<TILE>(
