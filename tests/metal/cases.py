@@ -37,6 +37,8 @@ SHAPES = {
     "D256 G4": Case(dim=256, group=4, kv_heads=1),
     "D256 L8": Case(dim=256, group=2, new=8, keys="kvarn8", values="kvarn8", blocks=2),
     "D256 f16": Case(dim=256, group=4, keys="f16", values="q8", traditional=False),
+    "D128 G8, large codecs": Case(dim=128, group=8, keys="f16", values="kvarn8", blocks=2),
+    "D64 G12, large keys": Case(group=12, keys="f16", values="kivi2", blocks=2),
     "f32": Case(dtype=mx.float32),
     "f32 G8": Case(dtype=mx.float32, group=8, dim=80),
     "bf16": Case(dtype=mx.bfloat16, query=mx.bfloat16),

@@ -96,6 +96,8 @@ _GENERAL = (
     Case(new=3, sharpness=300),
     # Two teams of two simdgroups, of which one has no block in the end.
     Case(group=5, new=2, threadgroups=1, blocks=5, evicted=0),
+    # A tile and some tokens, and rows of which the last four are not all there.
+    Case(block=70, group=6, blocks=2),
     Case(keys="kivi4", values="kivi3", dim=88, dtype=mx.float32, kv_heads=3, batch=2, blocks=5),
 )
 # Rotations of each number of parts, and of each number of registers.
@@ -113,6 +115,7 @@ _MANY_SPANS = Case(
 )
 _MERGED = (
     *(*_GENERAL, _MANY_SPANS, replace(_MANY_SPANS, sharpness=300, seed=45)),
+    Case(dim=24, blocks=1),
     Case(group=1, kv_heads=1, blocks=0, ring=1300, hot=1290),
 )
 # Cases in which a codec family is read as keys and as values: once with blocks whose words are a
@@ -270,8 +273,9 @@ def _mutants_of(file: str) -> Iterator[Mutant]:
     offset, numbers = 0, False
     for line in text_of(file).splitlines(keepends=True):
         code = line.partition("//")[0]
-        numbers = code.lstrip().startswith("enum {") or (numbers and "}" not in code)
-        skipped = numbers and not _SIZE.match(code)
+        inside = code.lstrip().startswith("enum {") or numbers
+        numbers = inside and "}" not in code
+        skipped = inside and not _SIZE.match(code)
         if not skipped and not code.lstrip().startswith(("#", "template", "const device", "enum")):
             for old, new in _RULES:
                 for match in re.finditer(re.escape(old), code):

@@ -1,18 +1,18 @@
 // How a kernel reads one block of each codec family (kvcache/codecs). TILE tokens at a time come to
 // threadgroup memory, each word loaded once beside its neighbours by the `workers` lanes of one
 // team: keys word by word, so that a lane then reads a token of its own; values token by token, so
-// that lanes then read runs of channels. The tokens' numbers lie behind the words, number by number.
+// that lanes then read slices of channels. The tokens' numbers lie behind the words, one by one.
 //
 // Every family states an element of token t and channel d as
 //     channel_scale[d] * factor[t] * element + channel_offset[d]
-// and the caller takes the channel's part into the query or the output and the token's into the
-// score or the weight, so that only `element` is computed for each.
+// of which `element` is what a code says by itself. The caller adds what the channel says, where a
+// family has such numbers (CHANNELS), or else takes the factor into the score or the weight.
 
 #define KEY_CODES 16  // of a key that a lane takes at a time
 #define KEY_RUN 4     // of them, when they meet the queries
 
-// WORDS of each of TILE tokens, word by word. Neither the lanes that write some words of some tokens
-// nor those that read one word of 32 meet in a bank.
+// WORDS of each of TILE tokens, word by word. Neither the lanes that write some words of some
+// tokens nor those that read one word of 32 meet in a bank.
 template <int WORDS, int TILE>
 struct Columns {
   enum { STRIDE = TILE + (32 + WORDS - 1) / WORDS };
@@ -44,8 +44,8 @@ METAL_FUNC void stage_columns(
   }
 }
 
-// `count` consecutive words, of tokens of WORDS, from a block of BLOCK_WORDS. Where that is a multiple of four, so are
-// the place and the count: whole tiles precede them.
+// `count` consecutive words, of tokens of WORDS, from a block of BLOCK_WORDS. Where that is a
+// multiple of four, so are the place and the count: whole tiles precede them.
 template <int BLOCK_WORDS, int WORDS, int TILE, int WORKERS>
 METAL_FUNC void stage_rows(
     const device uint* from, SHARED_POINTER(uint) to, int count, uint worker) {
@@ -67,30 +67,31 @@ METAL_FUNC void stage_rows(
   }
 }
 
-// Where code `index` of some from the beginning of a word may stay while it becomes a number: so many bits above
-// the beginning of its word. One that lies in two words is moved.
+// Where code `index` of some from the beginning of a word may stay while it becomes a number: so
+// many bits above the beginning of its word. One that lies in two words is moved.
 template <int BITS>
 METAL_FUNC int place_of_code(int index) {
   const int at = index * BITS % 32;
   return at + BITS <= 32 ? at : 0;
 }
 
-// What the channels of a block say: D scales, then D offsets. BITS: of the codes, where these stay in
-// their places among KEY_CODES, which the scales take back; or 0.
-template <int D, int BITS, int WORKERS, class FAMILY>
+// What the channels of a block say: D scales, then D offsets; D is at most 128. BITS: of the codes,
+// where these stay in their places among KEY_CODES, which the scales take back; or 0.
+template <int D, int BITS, class FAMILY>
 METAL_FUNC void stage_channels(
     const thread FAMILY& family, SHARED_POINTER(float4) channels, uint worker) {
-  ROLLED for (int d = int(worker) * 4; d < D; d += WORKERS * 4) {
-    float scales[4];
-    float offsets[4];
-    load_run<4>(family.channel(0) + d, scales);
-    load_run<4>(family.channel(1) + d, offsets);
-    UNROLL for (int j = 0; j < 4; j++) {
-      scales[j] *= as_type<float>(uint(127 - place_of_code<BITS>((d + j) % KEY_CODES)) << 23);
-    }
-    channels[d / 4] = float4(scales[0], scales[1], scales[2], scales[3]);
-    channels[(D + d) / 4] = float4(offsets[0], offsets[1], offsets[2], offsets[3]);
+  const int d = int(worker) * 4;
+  if (d >= D) return;
+  float scales[4];
+  float offsets[4];
+  load_run<4>(family.channel(0) + d, scales);
+  load_run<4>(family.channel(1) + d, offsets);
+  UNROLL for (int j = 0; j < 4; j++) {
+    const int place = place_of_code<BITS>((d + j) % KEY_CODES);
+    scales[j] *= as_type<float>(uint(127 - place) << 23);
   }
+  channels[d / 4] = float4(scales[0], scales[1], scales[2], scales[3]);
+  channels[(D + d) / 4] = float4(offsets[0], offsets[1], offsets[2], offsets[3]);
 }
 
 // Four elements, from `channel` on, as the numbers that they stand for.
@@ -143,7 +144,8 @@ METAL_FUNC void stage_values(const thread FAMILY& values, uint first, int count,
     stage_rows<FAMILY::BLOCK_WORDS, FAMILY::WORDS, TILE, WORKERS>(
         values.row(first), to, count * FAMILY::WORDS, worker);
   }
-  stage_numbers<TILE, WORKERS>(values, first, count, to + Tile<FAMILY, TILE>::VALUE_NUMBERS, worker);
+  stage_numbers<TILE, WORKERS>(
+      values, first, count, to + Tile<FAMILY, TILE>::VALUE_NUMBERS, worker);
 }
 
 // What a code is as an element, `unit` times, where the code is so many times too large.
@@ -152,9 +154,8 @@ METAL_FUNC float element_of_code(const thread FAMILY&, uint code, float) {
   return float(code);
 }
 
-// KEY_RUN channels of a staged token, `channel` being their first, of KEY_CODES that a lane takes one
-// after the other. words: of these, moved so that their codes begin with the first. level: this
-// lane's of the table.
+// KEY_RUN channels of a staged token, from `channel`, which is number `i` of the KEY_CODES in `words`.
+// level: this lane's of the table.
 template <int TILE, class FAMILY>
 METAL_FUNC void key_run(const thread FAMILY& keys, const thread uint* words,
     SHARED_POINTER(const uint) numbers, int channel, int i, float level, thread float* out) {
@@ -179,7 +180,8 @@ METAL_FUNC void key_run(const thread FAMILY& keys, const thread uint* words,
   }
 }
 
-// The words of KEY_CODES codes of a staged token from `channel` on, a multiple of so many.
+// KEY_CODES codes of a staged token from `channel` on, a multiple of so many; the first one begins
+// with the first word.
 template <int TILE, class FAMILY>
 METAL_FUNC void key_words(const thread FAMILY&, SHARED_POINTER(const uint) staged, int channel,
     thread uint* words) {
@@ -234,8 +236,8 @@ struct TokenAffine {
   }
   METAL_FUNC float factor(SHARED_POINTER(const uint)) const { return 1.0f; }
   template <int COUNT, int TILE>
-  METAL_FUNC void elements(const thread RunBits& bits, SHARED_POINTER(const uint) numbers, int channel, float,
-      thread float* out) const {
+  METAL_FUNC void elements(const thread RunBits& bits, SHARED_POINTER(const uint) numbers,
+      int channel, float, thread float* out) const {
     const int pair = channel / GROUP * 2 * TILE;
     const float scale = as_type<float>(numbers[pair]);
     const float zero = as_type<float>(numbers[pair + TILE]);
@@ -268,8 +270,8 @@ struct ChannelAffine {
   METAL_FUNC float number(uint, int) const { return 0.0f; }
   METAL_FUNC float factor(SHARED_POINTER(const uint)) const { return 1.0f; }
   template <int COUNT, int>
-  METAL_FUNC void elements(
-      const thread RunBits& bits, SHARED_POINTER(const uint), int, float, thread float* out) const {
+  METAL_FUNC void elements(const thread RunBits& bits, SHARED_POINTER(const uint), int, float,
+      thread float* out) const {
     UNROLL for (int j = 0; j < COUNT; j++) out[j] = float(code_of<BITS>(bits, j));
   }
 };
@@ -298,11 +300,11 @@ struct Levels {
   METAL_FUNC float factor(SHARED_POINTER(const uint) numbers) const {
     return as_type<float>(numbers[0]);
   }
-  // All lanes come here: lane l has level l modulo 16, and as levels are repeated, bits above a code
-  // do no harm.
+  // All lanes come here: lane l has level l modulo 16, and as levels are repeated, bits above a
+  // code do no harm.
   template <int COUNT, int>
-  METAL_FUNC void elements(
-      const thread RunBits& bits, SHARED_POINTER(const uint), int, float level, thread float* out) const {
+  METAL_FUNC void elements(const thread RunBits& bits, SHARED_POINTER(const uint), int,
+      float level, thread float* out) const {
     UNROLL for (int j = 0; j < COUNT; j++) out[j] = of_lane(level, bits.low >> (j * BITS));
   }
 };
@@ -338,8 +340,8 @@ struct KVarN {
     return as_type<float>(numbers[0]);
   }
   template <int COUNT, int>
-  METAL_FUNC void elements(
-      const thread RunBits& bits, SHARED_POINTER(const uint), int, float, thread float* out) const {
+  METAL_FUNC void elements(const thread RunBits& bits, SHARED_POINTER(const uint), int, float,
+      thread float* out) const {
     UNROLL for (int j = 0; j < COUNT; j++) {
       out[j] = element_of_code(*this, code_of<BITS>(bits, j), 1.0f);
     }

@@ -19,16 +19,19 @@ const int rows = args[ARG_ROWS];
 const int spans = args[ARG_SPANS];
 const float scale = as_type<float>(args[ARG_SCALE]);
 
-// Two tokens a lane halve the loads of queries, where both have room. A simdgroup alone writes its
-// weights over the keys; after the last tile the sums of the simdgroups lie where tokens did.
+// Two tokens a lane halve the loads of queries, where both have room: 20 KB of Metal's 32, as other
+// things need some too. A simdgroup alone writes its weights over the keys; after the last tile the
+// sums of the simdgroups lie where tokens did.
 enum {
-  WORDS = KEYS::WORDS + VALUES::STAGES_VALUES * VALUES::WORDS,
-  TOKENS = M > 32 && WORDS * TEAMS <= 80 ? 2 : 1,
-  TILE = 32 * TOKENS,
-  SUBS = Running<ROWS, D>::SUBS,
+  PADDED = Running<ROWS, D>::PADDED,
   SLICE = Running<ROWS, D>::SLICE,
+  SUBS = Running<ROWS, D>::SUBS,
+  WORDS = KEYS::WORDS + VALUES::STAGES_VALUES * VALUES::WORDS,
+  OF_TOKEN = WORDS + KEYS::NUMBERS + VALUES::NUMBERS + (TEAM == 1 ? 0 : TEAM * PADDED),
+  TOKENS = M > 32 && OF_TOKEN * TEAMS <= 80 ? 2 : 1,
+  TILE = 32 * TOKENS,
   EVEN = M % TILE == 0 && TILE % SUBS == 0,
-  WEIGHTS = TILE * Running<ROWS, D>::PADDED,
+  WEIGHTS = TILE * PADDED,
   KEY_WORDS = Tile<KEYS, TILE>::KEY_STAGED,
   VALUES_AT = TEAM == 1 && WEIGHTS > KEY_WORDS ? WEIGHTS : KEY_WORDS,
   KEY_CHANNELS = VALUES_AT + Tile<VALUES, TILE>::VALUE_STAGED,
@@ -83,18 +86,18 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
     values.seek(held);
     if (there) {
       if (KEYS::CHANNELS && first == 0) {
-        stage_channels<D, KEYS::BITS, TEAM * 32>(keys, key_channels, worker);
+        stage_channels<D, KEYS::BITS>(keys, key_channels, worker);
       }
       if (VALUES::CHANNELS && first == 0) {
-        stage_channels<D, 0, TEAM * 32>(values, value_channels, worker);
+        stage_channels<D, 0>(values, value_channels, worker);
       }
       stage_keys<TILE, TEAM * 32>(keys, uint(first), count, key_tile, worker);
       stage_values<TILE, TEAM * 32>(values, uint(first), count, value_tile, worker);
     }
     team_barrier<TEAM>();
     if (there) {
-      float scores[TOKENS * Running<ROWS, D>::PADDED];
-      UNROLL for (int i = 0; i < TOKENS * Running<ROWS, D>::PADDED; i++) scores[i] = 0.0f;
+      float scores[TOKENS * PADDED];
+      UNROLL for (int i = 0; i < TOKENS * PADDED; i++) scores[i] = 0.0f;
       SHARED_POINTER(const uint) numbers = key_tile + Tile<KEYS, TILE>::KEY_NUMBERS + lane;
       ROLLED for (int channel = 0; channel < D; channel += KEY_CODES) {
         uint key[TOKENS][KEY_CODES * KEYS::BITS / 32 + 1];
@@ -104,7 +107,9 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
         UNROLL for (int i = 0; i < KEY_CODES; i += KEY_RUN) {
           if (D % KEY_CODES != 0 && channel + i >= D) continue;
           // Or compilers load all the queries ahead, into more registers than there are.
-          if (TOKENS == 1 && ROWS > 4) simdgroup_barrier(mem_flags::mem_threadgroup);
+          if (ROWS > 4 && (TOKENS == 1 || !KEYS::CHANNELS)) {
+            simdgroup_barrier(mem_flags::mem_threadgroup);
+          }
           float elements[TOKENS * KEY_RUN];
           UNROLL for (int k = 0; k < TOKENS; k++) {
             key_run<TILE>(
@@ -121,7 +126,7 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
       }
       UNROLL for (int k = 0; k < TOKENS; k++) {
         const float factor = KEYS::CHANNELS ? 1.0f : keys.factor(numbers + 32 * k);
-        UNROLL for (int r = 0; r < ROWS; r++) scores[k * Running<ROWS, D>::PADDED + r] *= factor;
+        UNROLL for (int r = 0; r < ROWS; r++) scores[k * PADDED + r] *= factor;
       }
       const int position = args[ARG_COLD_POSITION] + block * M + first;
       if (count < TILE || !all_see(position, TILE, false, args)) {
@@ -132,7 +137,7 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
       simdgroup_barrier(mem_flags::mem_threadgroup);
       UNROLL for (int k = 0; k < TOKENS; k++) {
         const int token = int(lane) + 32 * k;
-        thread float* of_rows = scores + k * Running<ROWS, D>::PADDED;
+        thread float* of_rows = scores + k * PADDED;
         if (!VALUES::CHANNELS) {
           const float factor = token < count
               ? values.factor(value_tile + Tile<VALUES, TILE>::VALUE_NUMBERS + token)
