@@ -100,7 +100,7 @@ _GENERAL = (
     # A tile and some tokens, and rows of which the last four are not all there.
     Case(block=70, group=6, blocks=2),
     # Tiles that the second query sees in part, or not at all.
-    Case(new=2, window_step=70),
+    Case(new=2, window_step=70, hot=63),
     Case(keys="kivi4", values="kivi3", dim=88, dtype=mx.float32, kv_heads=3, batch=2, blocks=5),
 )
 # Rotations of each number of parts, and of each number of registers.
