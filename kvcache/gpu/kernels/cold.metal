@@ -30,6 +30,7 @@ enum {
   OF_TOKEN = WORDS + KEYS::NUMBERS + VALUES::NUMBERS + (TEAM == 1 ? 0 : TEAM * PADDED),
   TOKENS = M > 32 && OF_TOKEN * TEAMS <= 80 ? 2 : 1,
   TILE = 32 * TOKENS,
+  ONE_BY_ONE = ROWS > 4 && (TOKENS == 1 || !KEYS::CHANNELS),
   EVEN = M % TILE == 0 && TILE % SUBS == 0,
   WEIGHTS = TILE * PADDED,
   KEY_WORDS = Tile<KEYS, TILE>::KEY_STAGED,
@@ -107,9 +108,7 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
         UNROLL for (int i = 0; i < KEY_CODES; i += KEY_RUN) {
           if (D % KEY_CODES != 0 && channel + i >= D) continue;
           // Or compilers load all the queries ahead, into more registers than there are.
-          if (ROWS > 4 && (TOKENS == 1 || !KEYS::CHANNELS)) {
-            simdgroup_barrier(mem_flags::mem_threadgroup);
-          }
+          if (ONE_BY_ONE) simdgroup_barrier(mem_flags::mem_threadgroup);
           float elements[TOKENS * KEY_RUN];
           UNROLL for (int k = 0; k < TOKENS; k++) {
             key_run<TILE>(
