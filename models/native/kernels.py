@@ -126,9 +126,10 @@ class Kernels:
         shape = caches * first.batch, first.length, weights[0].sizes[0]
         where = checked("x", x, np.float32, shape, written=True)
         arrays = {key: (structs.TierStep * caches)(*each) for key, each in different.items()}
+        places = {key: addressof(array) for key, array in arrays.items()}
         self._c.network_layers.restype = c_int64
         done: int = self._c.network_layers(
-            (c_void_p * count)(*(addressof(arrays[id(each)]) for each in steps)),
+            (c_void_p * count)(*map(places.__getitem__, map(id, steps))),
             c_int64(caches),
             c_int64(offset),
             (c_void_p * count)(*(addressof(weight.struct) for weight in weights)),

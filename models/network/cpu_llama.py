@@ -175,13 +175,16 @@ class CpuModel(Model):
     def _structs(self, steps: Sequence[Sequence[CpuStep]]) -> list[list[TierStep]]:
         """The steps of each layer as the kernels take them; one object where they are alike."""
         made = dict[tuple[int, float], list[TierStep]]()
+        found = []
         for each, scale in zip(steps, self._scales, strict=True):
-            if (id(each), scale) not in made:
-                made[id(each), scale] = [
+            key = id(each), scale
+            if key not in made:
+                made[key] = [
                     step.struct(heads=self.config.heads, scale=scale / step.plan.temperature)
                     for step in each
                 ]
-        return [made[id(each), scale] for each, scale in zip(steps, self._scales, strict=True)]
+            found.append(made[key])
+        return found
 
 
 def _lent(

@@ -126,7 +126,7 @@ SWITCHED: dict[str, dict[str, Any]] = {
     "embedding scale": _with(embedding_scale=9.7),
     "residual scale": _with(residual_scale=0.3),
     "logit divisor": _with(logit_divisor=5.0),
-    "logit cap": _with(logit_cap=0.7),
+    "logit cap": _with(logit_cap=5.0),
     "temperature": _with(temperature_scale=0.4, temperature_span=7),
     "yarn": YARN,
     "window": _with(window=37, windowed=frozenset({1})),
