@@ -75,23 +75,23 @@ METAL_FUNC int place_of_code(int index) {
   return at + BITS <= 32 ? at : 0;
 }
 
-// What the channels of a block say: D scales, then D offsets; D is at most 128. BITS: of the codes,
-// where these stay in their places among KEY_CODES, which the scales take back; or 0.
-template <int D, int BITS, class FAMILY>
+// What the channels of a block say: D scales, then D offsets. BITS: of the codes, where these stay
+// in their places among KEY_CODES, which the scales take back; or 0.
+template <int D, int BITS, int WORKERS, class FAMILY>
 METAL_FUNC void stage_channels(
     const thread FAMILY& family, SHARED_POINTER(float4) channels, uint worker) {
-  const int d = int(worker) * 4;
-  if (d >= D) return;
-  float scales[4];
-  float offsets[4];
-  load_run<4>(family.channel(0) + d, scales);
-  load_run<4>(family.channel(1) + d, offsets);
-  UNROLL for (int j = 0; j < 4; j++) {
-    const int place = place_of_code<BITS>((d + j) % KEY_CODES);
-    scales[j] *= as_type<float>(uint(127 - place) << 23);
+  ROLLED for (int d = int(worker) * 4; d < D; d += WORKERS * 4) {
+    float scales[4];
+    float offsets[4];
+    load_run<4>(family.channel(0) + d, scales);
+    load_run<4>(family.channel(1) + d, offsets);
+    UNROLL for (int j = 0; j < 4; j++) {
+      const int place = place_of_code<BITS>((d + j) % KEY_CODES);
+      scales[j] *= as_type<float>(uint(127 - place) << 23);
+    }
+    channels[d / 4] = float4(scales[0], scales[1], scales[2], scales[3]);
+    channels[(D + d) / 4] = float4(offsets[0], offsets[1], offsets[2], offsets[3]);
   }
-  channels[d / 4] = float4(scales[0], scales[1], scales[2], scales[3]);
-  channels[(D + d) / 4] = float4(offsets[0], offsets[1], offsets[2], offsets[3]);
 }
 
 // Four elements, from `channel` on, as the numbers that they stand for.

@@ -87,10 +87,10 @@ ROLLED for (int step = 0; step < per_span; step += TEAMS) {
     values.seek(held);
     if (there) {
       if (KEYS::CHANNELS && first == 0) {
-        stage_channels<D, KEYS::BITS>(keys, key_channels, worker);
+        stage_channels<D, KEYS::BITS, TEAM * 32>(keys, key_channels, worker);
       }
       if (VALUES::CHANNELS && first == 0) {
-        stage_channels<D, 0>(values, value_channels, worker);
+        stage_channels<D, 0, TEAM * 32>(values, value_channels, worker);
       }
       stage_keys<TILE, TEAM * 32>(keys, uint(first), count, key_tile, worker);
       stage_values<TILE, TEAM * 32>(values, uint(first), count, value_tile, worker);
