@@ -90,7 +90,7 @@ class NetworkConfig:
     def shape(self) -> ModelShape:
         """What a cache needs to know."""
         context = int(self.context * self.rope_factor)
-        if self.original_context:
+        if self.original_context not in (0, self.context):
             context = max(self.context, int(self.original_context * self.rope_factor))
         windows = tuple(map(self.switches.window_of, range(self.layers)))
         return ModelShape(
