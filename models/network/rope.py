@@ -41,8 +41,8 @@ class Yarn:
             raise GGUFError(
                 f"got YaRN over {self.original} tokens from {self.fast:g} to {self.slow:g} turns "
                 f"(multiplier {self.log_multiplier:g}), expected at least one token, "
-                f"fewer turns at the end than at the start, both {_LEAST_TURNS:g} to {_MOST_TURNS:g}, "
-                "and no negative multiplier"
+                "fewer turns at the end than at the start, both "
+                f"{_LEAST_TURNS:g} to {_MOST_TURNS:g}, and no negative multiplier"
             )
 
     def magnitude(self, factor: float) -> float:
