@@ -146,9 +146,12 @@ def _unfused(tensors: Mapping[str, TensorInfo], config: NetworkConfig) -> dict[s
         layer, _, rest = name.removeprefix("blk.").partition(".")
         stem, _, kind = rest.partition(".")
         if name.startswith("blk.") and stem in parts and kind in ("weight", "bias"):
-            found |= _parted(info, f"blk.{layer}.{{}}.{kind}", parts[stem])
+            entries = _parted(info, f"blk.{layer}.{{}}.{kind}", parts[stem])
         else:
-            found[name] = info
+            entries = {name: info}
+        if twice := sorted(entries.keys() & found.keys()):
+            raise GGUFError(f"tensor {twice[0]!r} is there by itself and in a fused one")
+        found |= entries
     return found
 
 
