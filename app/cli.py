@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     """All commands with their flags."""
     top = _Parser(
         prog="ember",
-        description="Chat with Llama-family GGUF models on MLX in fixed, visible memory.",
+        description="Chat with GGUF models on MLX in fixed, visible memory.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

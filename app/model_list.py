@@ -17,6 +17,7 @@ from models.finding.entry import CatalogueEntry
 from models.gguf.file import GGUFFile
 from models.gguf.repack import stored_bytes
 from models.network.config import NetworkConfig
+from models.network.shapes import tensors_to_read
 
 # Loaded weights over the file's size, for a file that is not here to be looked into.
 _LOADED_SHARE = 1.25
@@ -101,13 +102,13 @@ def cost_of(model: ListedModel) -> Cost:
 def _examine(path: Path) -> Cost:
     try:
         with GGUFFile(path) as file:
-            shape = NetworkConfig.from_metadata(file.metadata).shape
+            config = NetworkConfig.from_metadata(file.metadata)
+            entries = tensors_to_read(file, config).values()
             by_type: Counter[str] = Counter()
-            for info in file.tensors.values():
+            for info in entries:
                 by_type[info.type.name] += info.nbytes
-            quantization = by_type.most_common(1)[0][0] if by_type else ""
-            weight_bytes = sum(stored_bytes(info) for info in file.tensors.values())
-            return _cost(quantization, weight_bytes, shape)
+            quantization = by_type.most_common(1)[0][0]
+            return _cost(quantization, sum(map(stored_bytes, entries)), config.shape)
     except EmberError as error:
         return Cost(problem=str(error))
 

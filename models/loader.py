@@ -21,12 +21,11 @@ from models.native.kernels import kernels
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel
 from models.network.llama import Model
-from models.network.shapes import check_tensors, notes_on
+from models.network.shapes import notes_on, tensors_to_read
 from models.network.weights import Weights
 from models.text.builtin_templates import given_template
 from models.text.chat_template import ChatTemplate
 from models.text.tokenizer import Tokenizer
-from models.text.vocabulary import PREFIX
 
 OnProgress = Callable[[int, int], None]
 # Dimensions, and bytes of the weights in memory.
@@ -82,8 +81,7 @@ def load(
     given = given_template(chat_template) if chat_template is not None else None
     with GGUFFile(path) as file:
         config = NetworkConfig.from_metadata(file.metadata)
-        tokens = len(file.metadata.get_strings(PREFIX + "tokens"))
-        entries = check_tensors(file.tensors, config, tokens=tokens)
+        entries = tensors_to_read(file, config)
         if accept is not None:
             accept(config, sum(map(stored_bytes, entries.values())))
         tokenizer = Tokenizer.from_metadata(file.metadata, pretokenizer)

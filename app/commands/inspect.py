@@ -7,8 +7,9 @@ from app.inert import inert_line
 from app.streams import print_json
 
 if TYPE_CHECKING:
-    from kvcache import CachePlan, ModelShape
+    from kvcache import CachePlan
     from models.gguf.file import GGUFFile
+    from models.network.config import NetworkConfig
 
 _LONG_ARRAY = 16
 _WINDOWS = (2048, 4096, 8192, 32768)
@@ -21,15 +22,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the header only; no tensor is loaded."""
+    """Read the header only; no tensor is loaded. What would keep it from loading is a note."""
     from app.console import note
     from models.finding.source import locate
     from models.gguf.file import GGUFFile
     from models.network.config import NetworkConfig
-    from models.network.shapes import told_by_tensors
+    from models.network.shapes import notes_on, told_by_tensors
 
     with GGUFFile(locate(args.file)) as file:
-        for text in file.notes:
+        for text in file.notes + notes_on(file.tensors):
             note(text)
         config = NetworkConfig.from_metadata(file.metadata)
         found = {
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
                 for info in file.tensors.values()
             ],
             "switches": [*config.named(), *told_by_tensors(file.tensors)],
-            "memory": _memory(file, config.shape),
+            "memory": _memory(file, config),
         }
     if args.json:
         print_json(found)
@@ -56,15 +57,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _memory(file: "GGUFFile", shape: "ModelShape") -> dict[str, Any]:
+def _memory(file: "GGUFFile", config: "NetworkConfig") -> dict[str, Any]:
     """Bytes of the weights once loaded, of an f16 cache at several windows, and of ours."""
     from kvcache import CacheConfig, resolve
-    from models.gguf.repack import stored_bytes
 
+    shape = config.shape
     plan = resolve(CacheConfig(), shape)
     windows = sorted({shape.context, *(size for size in _WINDOWS if size < shape.context)})
     return {
-        "weight_bytes": sum(stored_bytes(info) for info in file.tensors.values()),
+        "weight_bytes": _weight_bytes(file, config),
         "context": shape.context,
         "kv_bytes_per_token": plan.token_bytes,
         "kv_bytes_by_window": {str(size): _f16_bytes(plan, size) for size in windows},
@@ -79,6 +80,21 @@ def _memory(file: "GGUFFile", shape: "ModelShape") -> dict[str, Any]:
             for sizes, layers in plan.kinds.items()
         ],
     }
+
+
+def _weight_bytes(file: "GGUFFile", config: "NetworkConfig") -> int:
+    """Once loaded; of all tensors where the file cannot be, which a note says."""
+    from app.console import note
+    from models.errors import GGUFError
+    from models.gguf.repack import stored_bytes
+    from models.network.shapes import tensors_to_read
+
+    entries = file.tensors
+    try:
+        entries = tensors_to_read(file, config)
+    except GGUFError as error:
+        note(f"it cannot be run: {error}")
+    return sum(map(stored_bytes, entries.values()))
 
 
 def _f16_bytes(plan: "CachePlan", tokens: int) -> int:

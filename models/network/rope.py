@@ -17,6 +17,8 @@ from kvcache import Rotation
 from models.errors import GGUFError
 
 Periods = npt.NDArray[np.float64]
+# Far beyond any model, yet harmless, as in `config`.
+_LEAST_TURNS, _MOST_TURNS = 1e-6, 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,13 @@ class Yarn:
     log_multiplier: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.original < 1 or not self.fast > self.slow > 0 or self.log_multiplier < 0:
+        turns = _MOST_TURNS >= self.fast > self.slow >= _LEAST_TURNS
+        if self.original < 1 or not turns or self.log_multiplier < 0:
             raise GGUFError(
                 f"got YaRN over {self.original} tokens from {self.fast:g} to {self.slow:g} turns "
                 f"(multiplier {self.log_multiplier:g}), expected at least one token, "
-                "fewer turns at the end than at the start, and no negative multiplier"
+                "fewer turns at the end than at the start, both "
+                f"{_LEAST_TURNS:g} to {_MOST_TURNS:g}, and no negative multiplier"
             )
 
     def magnitude(self, factor: float) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from models.errors import GGUFError
+from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
 from models.network.config import NetworkConfig
 from models.network.switches import NormOf
@@ -55,6 +56,12 @@ def check_tensors(
         raise _left_over(sorted(left), config)
     _check_tables(tensors)
     return checked
+
+
+def tensors_to_read(file: GGUFFile, config: NetworkConfig) -> dict[str, TensorInfo]:
+    """As `check_tensors`, for as many tokens as the file's tokenizer has."""
+    tokens = len(file.metadata.get_strings("tokenizer.ggml.tokens"))
+    return check_tensors(file.tensors, config, tokens=tokens)
 
 
 def notes_on(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
@@ -139,9 +146,12 @@ def _unfused(tensors: Mapping[str, TensorInfo], config: NetworkConfig) -> dict[s
         layer, _, rest = name.removeprefix("blk.").partition(".")
         stem, _, kind = rest.partition(".")
         if name.startswith("blk.") and stem in parts and kind in ("weight", "bias"):
-            found |= _parted(info, f"blk.{layer}.{{}}.{kind}", parts[stem])
+            entries = _parted(info, f"blk.{layer}.{{}}.{kind}", parts[stem])
         else:
-            found[name] = info
+            entries = {name: info}
+        if twice := sorted(entries.keys() & found.keys()):
+            raise GGUFError(f"tensor {twice[0]!r} is there by itself and in a fused one")
+        found |= entries
     return found
 
 

@@ -12,6 +12,7 @@ from models.errors import GGUFError
 # Far beyond any model, yet harmless, as in `config`.
 _LEAST, _MOST = 1e-6, 1e6
 _LONGEST = 1 << 24
+_GREATEST_BASE = 1e18
 _SCALES = ("attention_scale", "embedding_scale", "residual_scale", "logit_divisor", "logit_cap")
 
 
@@ -77,6 +78,9 @@ class Switches:
                 f"got temperature_scale={self.temperature_scale} over {self.temperature_span} "
                 f"tokens, expected 0 to {_MOST:g} over at least one"
             )
+        base = self.window_rope_base
+        if base is not None and not 1 <= base <= _GREATEST_BASE:
+            raise GGUFError(f"got window_rope_base={base:g}, expected 1 to {_GREATEST_BASE:g}")
         if self.windowed and not 1 <= (self.window or 0) <= _LONGEST:
             raise GGUFError(
                 f"got layers that see {self.window} tokens, expected 1 to {_LONGEST} tokens"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from app import cli
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
 from tests.app.conftest import TINY, Ember, write_tiny
+from tests.architectures import Shape, write_network
+from tests.gguf_factory import sentencepiece_tokenizer
 from tests.models.samples import CONTENT, put_ollama
 from tests.patience import patience
+from tests.tiny_files import TINY as NETWORKS
 from tests.tiny_files import write_tiny as write_tiny_network
 
 RUN = ["run", "--raw", "--prompt", "ba ce di", "--max-tokens", "5"]
@@ -294,6 +298,35 @@ def test_inspect_predicts_the_loaded_weights(ember: Ember, tiny_path: Path) -> N
 
     found = json.loads(ember("inspect", tiny_path, "--json").out)
     assert found["memory"]["weight_bytes"] == load(tiny_path).weight_bytes
+
+
+def _write(path: Path, shape: Shape) -> Path:
+    tokenizer = sentencepiece_tokenizer(shape.vocab)
+    write_network(path, shape, kind=TensorType.F32, tokenizer_metadata=tokenizer, seed=7)
+    return path
+
+
+def test_what_sees_pictures_counts_in_no_weights(ember: Ember, tmp_path: Path) -> None:
+    from app.bench.figures.shapes import network_of
+    from app.model_list import ListedModel, cost_of
+    from models import load
+
+    pictures = {"v.blk.0.ln1.weight": (1.0,) * 1009, "mm.soft_emb_norm.weight": (1.0,) * 503}
+    path = _write(tmp_path / "seeing.gguf", replace(NETWORKS["gemma3"], layers=2, vectors=pictures))
+    loaded = load(path).weight_bytes
+    told = ember("inspect", path, "--json")
+    assert json.loads(told.out)["memory"]["weight_bytes"] == loaded
+    assert "ember: 2 tensors that see pictures are left out: text only\n" in told.err
+    chosen = ListedModel(spec="seeing", size=path.stat().st_size, about="", path=path)
+    assert cost_of(chosen).weight_bytes == loaded
+    assert network_of(str(path)).weight_bytes == loaded
+
+
+def test_inspect_shows_what_cannot_be_run_and_why(ember: Ember, tmp_path: Path) -> None:
+    path = _write(tmp_path / "cut.gguf", replace(NETWORKS["llama"], keys={"block_count": 5}))
+    told = ember("inspect", path)
+    assert (told.code, "blk.2.ffn_down.weight" in told.out) == (0, True)
+    assert "ember: it cannot be run: tensor 'blk.3.attn_norm.weight' is missing" in told.err
 
 
 def test_doctor_tells_what_will_run(ember: Ember) -> None:

@@ -91,11 +91,11 @@ def network_of(path: str) -> Network:
     from models.gguf.file import GGUFFile
     from models.gguf.repack import stored_bytes
     from models.network.config import NetworkConfig
+    from models.network.shapes import tensors_to_read
 
     with GGUFFile(locate(path)) as file:
         config = NetworkConfig.from_metadata(file.metadata)
-        vocabulary = file.tensors["token_embd.weight"].shape[0]
-        weight_bytes = sum(stored_bytes(info) for info in file.tensors.values())
+        entries = tensors_to_read(file, config)
     return Network(
         name=file.path.stem,
         layers=config.layers,
@@ -104,8 +104,8 @@ def network_of(path: str) -> Network:
         heads=config.heads,
         kv_heads=config.kv_heads,
         head_dim=config.head_dim,
-        vocabulary=vocabulary,
+        vocabulary=entries["token_embd.weight"].rows,
         context=config.shape.context,
-        weight_bytes=weight_bytes,
+        weight_bytes=sum(map(stored_bytes, entries.values())),
         windows=config.shape.windows,
     )

@@ -140,6 +140,8 @@ def test_kin_is_run_and_what_has_kin_is_not() -> None:
         ("attention__sliding_window", 2**40, "layers that see 1099511627776 tokens"),
         ("attention__sliding_window_pattern", -3, "pattern is -3, expected a number of layers"),
         ("final_logit_softcapping", 1e30, r"logit_cap=1e\+30"),
+        ("rope__freq_base_swa", -1.0, r"window_rope_base=-1, expected 1 to 1e\+18"),
+        ("rope__freq_base_swa", 0.0, "window_rope_base=0"),
     ],
 )
 def test_impossible_windows_end_in_one_line(key: str, value: float, told: str) -> None:

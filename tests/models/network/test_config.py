@@ -98,7 +98,9 @@ def test_impossible_scalings_end_in_one_line(more: dict[str, Any], told: str) ->
         read(**YARN | more)
 
 
-@pytest.mark.parametrize("turns", [(1.0, 1.0), (1.0, 2.0), (4.0, 0.0), (4.0, -1.0)])
+@pytest.mark.parametrize(
+    "turns", [(1.0, 1.0), (1.0, 2.0), (4.0, 0.0), (4.0, -1.0), (1e308, 1.0), (4.0, 5e-324)]
+)
 def test_yarn_begins_before_it_ends(turns: tuple[float, float]) -> None:
     with pytest.raises(GGUFError, match="fewer turns at the end than at the start"):
         Yarn(original=32, fast=turns[0], slow=turns[1])

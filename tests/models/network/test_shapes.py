@@ -151,6 +151,13 @@ def test_what_sees_pictures_is_left_out() -> None:
     assert notes_on({name: info(name, shape) for name, shape in SHAPES.items()}) == ()
 
 
+@pytest.mark.parametrize("fused_first", [True, False])
+def test_a_part_beside_the_fused_matrix_is_refused(fused_first: bool) -> None:
+    fused = {"blk.1.attn_qkv.weight": (256, 64)}
+    shapes = fused | SHAPES if fused_first else SHAPES | fused
+    assert refusal(shapes).endswith(".weight' is there by itself and in a fused one")
+
+
 def test_fused_matrices_become_their_parts() -> None:
     fused = {name: shape for name, shape in SHAPES.items() if "ffn_gate" not in name}
     for layer in range(2):
