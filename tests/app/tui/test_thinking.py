@@ -171,6 +171,8 @@ async def test_an_answer_stopped_in_its_thinking_is_kept_and_goes_on() -> None:
         await chat.settled()
         assert answer.text == "Because."
         assert answer.thought == Thought(text="Hm, so", tokens=2, seconds=2 / 42)
+        assert answer.figures is not None
+        assert answer.figures.tokens == 3
         # A new question leaves out an answer that is no more than thinking.
         await chat.press("ctrl+r")
         await chat.until(lambda: chat.service.answering)
