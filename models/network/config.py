@@ -178,7 +178,7 @@ class _Scaling:
             return cls(factor=factor, magnitude=magnitude, original=original)
         if kind != "yarn":
             raise GGUFError(
-                f"RoPE scaling {kind!r} is not supported, expected linear, yarn or "
+                f"RoPE scaling {kind!r} is not supported, expected linear, yarn, "
                 f"{', '.join(_UNSCALED)}"
             )
         given = keys if architecture.tunes_yarn else Keys(metadata=Metadata(), architecture="")
