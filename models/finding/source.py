@@ -184,7 +184,8 @@ def _close(name: str, found: list[str]) -> list[str]:
     The catalogue's have a title too: `deepseek-r1:8b` is r1-llama-8b, or one beside it.
     """
     bare = catalogue.bare
-    titles = {each.name: bare(each.about.partition(":")[0]) for each in catalogue.CATALOGUE}
+    entries = () if name.startswith(_FOUND_PREFIXES) else catalogue.CATALOGUE
+    titles = {each.name: bare(each.about.partition(":")[0]) for each in entries}
     known = {bare(each): each for each in (*titles, *found)}
     close: list[str] = []
     for part in (bare(name), bare(name.rpartition(":")[0])):

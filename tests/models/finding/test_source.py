@@ -134,6 +134,15 @@ def test_names_of_families_are_known(
     assert f"did you mean {offered}?" in refused(spec)
 
 
+def test_names_of_other_programs_are_compared_with_theirs(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "CATALOGUE", WHOLE)
+    assert "did you mean" not in refused("ollama:x")
+    put_ollama(home / ".ollama/models", "registry.example/library/phi/latest")
+    assert "did you mean ollama:phi:latest?" in refused("ollama:x")
+
+
 @pytest.mark.parametrize("spec", ["", "  "])
 def test_empty_spec_is_refused(home: Path, spec: str) -> None:
     assert "no model named" in refused(spec)
