@@ -23,9 +23,13 @@ def as_markdown(chat: Chat) -> str:
 
 
 def _folded(thought: Thought) -> tuple[str, ...]:
-    """Thinking, as what shows Markdown folds it; it cannot end its own fold."""
+    """Thinking, as what shows Markdown folds it; it cannot end its own fold.
+
+    A quotation: what it breaks off in, as a block of code, ends with it.
+    """
     took = f"{thought.tokens} tokens, {thought.seconds:.0f} s"
-    inside = thought.text.replace("</details", "&lt;/details")
+    lines = thought.text.replace("</details", "&lt;/details").splitlines()
+    inside = "\n".join(f"> {line}".rstrip() for line in lines)
     return f"<details>\n<summary>Thinking ({took})</summary>", inside, "</details>"
 
 

@@ -17,16 +17,17 @@ from models.finding.hub import HubFile
 DEFAULT_NAME = "smollm2"
 
 _FILE = Path(__file__).with_suffix(".json")
-_MARKS = str.maketrans("", "", "-_:")
+_MARKS = str.maketrans("", "", "-_: ")
 
 
 def entry(name: str) -> CatalogueEntry | None:
     """The entry of that name, in any case and with any marks: `Gemma-3:4b` is `gemma3-4b`."""
-    wanted = _bare(name)
-    return next((each for each in CATALOGUE if _bare(each.name) == wanted), None)
+    wanted = bare(name)
+    return next((each for each in CATALOGUE if bare(each.name) == wanted), None)
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """A name as it is compared: without marks and spaces, in one case."""
     return name.casefold().translate(_MARKS)
 
 

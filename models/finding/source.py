@@ -22,6 +22,8 @@ from models.finding.store import installed, own_path
 
 _HUB_PREFIX = "hf:"
 _FOUND_PREFIXES = ("ember:", "lmstudio:", "ollama:")
+# How many letters tell a family, and how many names are offered for one that is unknown.
+_LEAST_PART, _MOST_OFFERED = 3, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +170,26 @@ def _unknown(name: str, found: list[str] | None = None) -> ModelNotFoundError:
     if not name.strip():
         return ModelNotFoundError("no model named: expected a name, a path or hf:OWNER/REPO/FILE")
     here = found if found is not None else [model.name for model in discover()]
-    known = dict.fromkeys([*(entry.name for entry in catalogue.CATALOGUE), *here])
-    folded = {each.casefold(): each for each in known}
-    close = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    close = _close(name, here)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return ModelNotFoundError(
         f"no model named {quoted(name, 80)}: {hint}`ember ls` lists what can be used; "
         f"a file in this folder is written ./{short(Path(name).name, 80)}"
     )
+
+
+def _close(name: str, found: list[str]) -> list[str]:
+    """Some three models that a name may mean: it is a part of theirs, or is like one.
+
+    The catalogue's have a title too: `deepseek-r1:8b` is r1-llama-8b, or one beside it.
+    """
+    bare = catalogue.bare
+    entries = () if name.startswith(_FOUND_PREFIXES) else catalogue.CATALOGUE
+    titles = {each.name: bare(each.about.partition(":")[0]) for each in entries}
+    known = {bare(each): each for each in (*titles, *found)}
+    close: list[str] = []
+    for part in (bare(name), bare(name.rpartition(":")[0])):
+        if not close and len(part) >= _LEAST_PART:
+            close = [each for each in known if part in each or part in titles.get(known[each], "")]
+    like = difflib.get_close_matches(bare(name), known, n=_MOST_OFFERED)
+    return [known[each] for each in dict.fromkeys([*sorted(close, key=len), *like])][:_MOST_OFFERED]

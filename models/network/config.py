@@ -69,10 +69,10 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         for name in _BOUNDS:
             _bounded(name, getattr(self, name))
-        if not 1 <= self.shape.context <= _BOUNDS["context"][1]:
+        if self.shape.context > _BOUNDS["context"][1]:
             raise GGUFError(
                 f"got a context of {self.context} tokens, stretched {self.rope_factor:g} times, "
-                f"expected 1 to {_BOUNDS['context'][1]} tokens"
+                f"expected at most {_BOUNDS['context'][1]} tokens"
             )
         if self.heads % self.kv_heads:
             raise GGUFError(
@@ -178,7 +178,7 @@ class _Scaling:
             return cls(factor=factor, magnitude=magnitude, original=original)
         if kind != "yarn":
             raise GGUFError(
-                f"RoPE scaling {kind!r} is not supported, expected linear, yarn or "
+                f"RoPE scaling {kind!r} is not supported, expected linear, yarn, "
                 f"{', '.join(_UNSCALED)}"
             )
         given = keys if architecture.tunes_yarn else Keys(metadata=Metadata(), architecture="")

@@ -129,7 +129,7 @@ class Answering:
         elif completion.thinking_tokens:
             self._set_thought(thinking, completion.thinking_tokens, completion.thinking_s)
         # What was there before this answer was gone on with.
-        earlier = self.answer.figures if self._before else None
+        earlier = self.answer.figures if self._before or self._thought_before.text else None
         self.answer.figures = Figures(
             model=self._model,
             tokens=len(completion.tokens) + (earlier.tokens if earlier else 0),

@@ -51,7 +51,11 @@ class Entry:
 
     def toggle_thought(self) -> None:
         """Open what was thought before the answer, or fold it, with the next `sync`."""
-        self._thought_is_open = not self._thought_is_open
+        self.show_thought(is_open=not self._thought_is_open)
+
+    def show_thought(self, *, is_open: bool) -> None:
+        """Have what was thought before the answer open, or folded, with the next `sync`."""
+        self._thought_is_open = is_open
 
     def estimate(self, maker: LineMaker) -> None:
         """Stand in with about as many empty lines as there will be."""

@@ -17,11 +17,13 @@ from app.tui.text.lines import LineMaker
 class Roll:
     """The entries of a conversation, and the line that each begins at.
 
-    opens_thoughts: whether what was thought before an answer is open from the start.
+    opens_thoughts: whether what was thought before answers stands open; where that changes,
+    all of it opens or folds.
     """
 
     def __init__(self, opens_thoughts: Callable[[], bool] = lambda: False) -> None:
         self._opens_thoughts = opens_thoughts
+        self._opened = opens_thoughts()
         self.entries: list[Entry] = []
         self._tops: list[int] = [0]
 
@@ -40,11 +42,16 @@ class Roll:
 
         New messages before the last two are left to `freshen`.
         """
+        if (opened := self._opens_thoughts()) is not self._opened:
+            self._opened = opened
+            for entry in self.entries:
+                entry.show_thought(is_open=opened)
         same = self._count_same(messages)
         changed = same if same < max(len(self.entries), len(messages)) else None
         if changed is not None:
-            opens = self._opens_thoughts()
-            self.entries[same:] = [Entry(each, opens_thought=opens) for each in messages[same:]]
+            self.entries[same:] = [
+                Entry(each, opens_thought=self._opened) for each in messages[same:]
+            ]
             for entry in self.entries[same:]:
                 entry.estimate(maker)
         for index, entry in enumerate(self.entries):

@@ -97,6 +97,17 @@ async def test_thinking_may_be_open_from_the_start() -> None:
 
 
 @on_screen
+async def test_the_setting_opens_and_folds_what_is_shown() -> None:
+    async with talk() as chat:
+        await thinks(chat, "one")
+        await thinks(chat, "two")
+        await chat.type("/set show_thinking on")
+        await chat.until(lambda: chat.shown.count("│ Hm, 42") == 2)
+        await chat.type("/set show_thinking off")
+        await chat.until(lambda: "│" not in chat.shown)
+
+
+@on_screen
 async def test_copy_and_search_and_export(copied: list[str], tmp_path: Path) -> None:
     store = SessionStore.open(tmp_path / "chats.db")
     async with talk(store=store) as chat:
@@ -110,9 +121,8 @@ async def test_copy_and_search_and_export(copied: list[str], tmp_path: Path) -> 
         found = json.loads((tmp_path / "a.json").read_text())["messages"]
         assert found[1]["thinking"] is None
         assert found[3]["thinking"] == {"text": "Hm, 42\nSo.", "tokens": 3, "seconds": 3 / 42}
-        folded = (
-            "<details>\n<summary>Thinking (3 tokens, 0 s)</summary>\n\nHm, 42\nSo.\n\n</details>"
-        )
+        summary = "<summary>Thinking (3 tokens, 0 s)</summary>"
+        folded = f"<details>\n{summary}\n\n> Hm, 42\n> So.\n\n</details>"
         assert f"## Model\n\n{folded}\n\nBecause.\n" in (tmp_path / "a.md").read_text()
         (hit,) = store.chats("42")
         assert "Hm, 42" in hit.snippet
@@ -171,6 +181,8 @@ async def test_an_answer_stopped_in_its_thinking_is_kept_and_goes_on() -> None:
         await chat.settled()
         assert answer.text == "Because."
         assert answer.thought == Thought(text="Hm, so", tokens=2, seconds=2 / 42)
+        assert answer.figures is not None
+        assert answer.figures.tokens == 3
         # A new question leaves out an answer that is no more than thinking.
         await chat.press("ctrl+r")
         await chat.until(lambda: chat.service.answering)

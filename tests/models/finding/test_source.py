@@ -14,6 +14,8 @@ from models.finding.source import FoundName, locate, parse
 from models.finding.store import models_folder
 from tests.models.samples import COMMIT, CONTENT, ENTRY, put, put_hub, put_ollama
 
+WHOLE = catalogue.CATALOGUE
+
 
 @pytest.fixture(autouse=True)
 def _small_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +116,31 @@ def test_close_names_are_offered(home: Path) -> None:
     far = refused("quite-another")
     assert "did you mean" not in far
     assert "`ember ls`" in far
+
+
+@pytest.mark.parametrize(
+    ("spec", "offered"),
+    [
+        ("llama3", "llama-3.2-1b or llama-3.2-3b or llama-3.1-8b"),
+        ("llama3.1", "llama-3.1-8b or llama-3.2-1b or llama-3.2-3b"),
+        ("Phi", "phi4 or phi4-mini"),
+        ("deepseek-r1:7b", "r1-llama-8b or r1-qwen-14b or r1-qwen-1.5b"),
+    ],
+)
+def test_names_of_families_are_known(
+    home: Path, monkeypatch: pytest.MonkeyPatch, spec: str, offered: str
+) -> None:
+    monkeypatch.setattr(catalogue, "CATALOGUE", WHOLE)
+    assert f"did you mean {offered}?" in refused(spec)
+
+
+def test_names_of_other_programs_are_compared_with_theirs(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "CATALOGUE", WHOLE)
+    assert "did you mean" not in refused("ollama:x")
+    put_ollama(home / ".ollama/models", "registry.example/library/phi/latest")
+    assert "did you mean ollama:phi:latest?" in refused("ollama:x")
 
 
 @pytest.mark.parametrize("spec", ["", "  "])
