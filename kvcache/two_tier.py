@@ -101,7 +101,7 @@ class TwoTierKVCache:
         [2 * B, Hkv, L, D], of which they are views, where the caller has them so.
         """
         new = self.checked(k, v, both)
-        check_queries(q, _like(k), new.length)
+        check_queries(q, _like(k), k.shape[2])
         return self.attend_checked(q, new, scale=scale, mask=mask)
 
     def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
@@ -116,7 +116,7 @@ class TwoTierKVCache:
         """`attend` with tokens and queries that are known to fit."""
         out = self._attend(q, new, self.ledger.total, scale, mask)
         self._append(new)
-        return self._tiers.after_writes(out) if new.length > _FEW else out
+        return self._tiers.after_writes(out) if q.shape[2] > _FEW else out
 
     def scores(self, q: mx.array, *, scale: float = 1.0) -> mx.array:
         """Scores [B, Hq, L, held] of q [B, Hq, L, D] against `keys()`, before softmax.

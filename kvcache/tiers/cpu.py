@@ -160,8 +160,8 @@ class CpuTiers(Tiers[Array]):
         return self._rings
 
     def _made_cold(self, shape: Shape) -> Cold:
-        self._made(shape)
         if self._cold is None:
+            self._made(shape)
             self._cold = _make_cold(self._plan, shape)
             if isinstance(self._cold, CpuUnencodedBlocks):
                 self._memory.unencoded = self._cold.ring.struct

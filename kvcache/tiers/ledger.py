@@ -237,11 +237,13 @@ class Ledger:
     def restarted(self, total: int) -> "Ledger":
         """The pinned tokens alone, before the ones that a cache fed anew holds at `total`.
 
-        The next position is that of the oldest unpinned one of those: what comes
-        before it counts as let go.
+        The next position is that of the oldest unpinned one of those, or of what the last of
+        `total` sees, where its coming lets all go: what comes before counts as let go.
         """
         kept, pinned = min(self.total, self.sizes.pinned), self.sizes.pinned
         anew = Ledger(sizes=self.sizes).appended(total)
+        if anew.held == pinned:
+            anew = Ledger(sizes=self.sizes).appended(total - 1)
         return self.emptied(kept + anew.evicted if kept == pinned else kept)
 
     def emptied(self, total: int) -> "Ledger":

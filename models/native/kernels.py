@@ -6,7 +6,7 @@ kernels.
 """
 
 from collections.abc import Sequence
-from ctypes import CDLL, addressof, byref, c_float, c_int64, c_void_p
+from ctypes import CDLL, Array, addressof, byref, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,10 @@ from kvcache import CacheError
 from kvcache.native import build, structs
 from kvcache.native import library as caches
 from kvcache.native.structs import Floats, address, checked
-from models.native.packed import Addition, FeedForward, Inputs, Layer, Weight
+from models.native.packed import Addition, FeedForward, Inputs, Layers, Weight
+
+# One for each cache of a layer.
+TierSteps = Array[structs.TierStep]
 
 _FOLDER = Path(__file__).parent
 SOURCES = build.Sources(entry=_FOLDER / "network.cpp", headers=(Path(caches.__file__).parent,))
@@ -107,9 +110,9 @@ class Kernels:
 
     def layers(
         self,
-        steps: Sequence[Sequence[structs.TierStep]],
+        steps: Sequence[TierSteps],
         offset: int,
-        weights: Sequence[Layer],
+        weights: Layers,
         memories: Sequence[structs.TierMemory],
         x: Floats,
     ) -> int:
@@ -120,19 +123,16 @@ class Kernels:
         of the first layer's caches, then the second's, ... Returns how many layers ran:
         fewer than all where a cache refused the keys or values of one.
         """
-        count, caches, first = len(weights), len(steps[0]), steps[0][0]
-        different = {id(each): each for each in steps}
-        _check_layers(steps, list(different.values()), weights, len(memories))
-        shape = caches * first.batch, first.length, weights[0].sizes[0]
+        count, caches, first = weights.count, len(steps[0]), steps[0][0]
+        _check_layers(steps, weights, len(memories))
+        shape = caches * first.batch, first.length, weights.sizes[0]
         where = checked("x", x, np.float32, shape, written=True)
-        arrays = {key: (structs.TierStep * caches)(*each) for key, each in different.items()}
-        places = {key: addressof(array) for key, array in arrays.items()}
         self._c.network_layers.restype = c_int64
         done: int = self._c.network_layers(
-            (c_void_p * count)(*map(places.__getitem__, map(id, steps))),
+            (c_void_p * count)(*map(addressof, steps)),
             c_int64(caches),
             c_int64(offset),
-            (c_void_p * count)(*(addressof(weight.struct) for weight in weights)),
+            weights.pointers,
             (c_void_p * len(memories))(*map(addressof, memories)),
             c_int64(count),
             c_void_p(where),
@@ -140,36 +140,29 @@ class Kernels:
         return done
 
 
-def _check_layers(
-    steps: Sequence[Sequence[structs.TierStep]],
-    different: Sequence[Sequence[structs.TierStep]],
-    weights: Sequence[Layer],
-    memories: int,
-) -> None:
-    """Raise CacheError unless all fit each other. different: the steps, each once."""
-    caches = len(steps[0])
+def _check_layers(steps: Sequence[TierSteps], weights: Layers, memories: int) -> None:
+    """Raise CacheError unless all fit each other."""
+    different, caches = dict(zip(map(id, steps), steps, strict=True)).values(), len(steps[0])
+    if (len(steps), memories) != (weights.count, weights.count * caches) or any(
+        len(each) != caches for each in different
+    ):
+        raise CacheError(
+            f"got {weights.count} layers, steps for {len(steps)}, and {memories} caches"
+        )
     forms = {
         (step.batch, step.queries, step.length, step.heads, step.kv_heads, step.dim)
         for each in different
         for step in each
     }
-    if (len(steps), memories) != (len(weights), len(weights) * caches) or any(
-        len(each) != caches for each in different
-    ):
-        raise CacheError(
-            f"got {len(weights)} layers, steps for {len(steps)}, and {memories} caches"
-        )
     _, queries, length, heads, kv_heads, dim = forms.pop()
     if forms or queries != length:
         raise CacheError(f"got steps of {length} tokens and {queries} queries, expected all alike")
-    hidden = weights[0].sizes[0]
-    sizes = hidden, heads * dim, kv_heads * dim, dim
-    for weight in weights:
-        if weight.sizes != sizes:
-            raise CacheError(
-                f"got a layer of {weight.sizes} columns, query and key rows, and numbers of a "
-                f"head, expected {sizes}"
-            )
+    sizes = weights.sizes[0], heads * dim, kv_heads * dim, dim
+    if weights.sizes != sizes:
+        raise CacheError(
+            f"got layers of {weights.sizes} columns, query and key rows, and numbers of a head, "
+            f"expected {sizes}"
+        )
 
 
 @cache

@@ -250,6 +250,24 @@ class Layer:
         self.struct = LayerStruct(*(part.struct for part in self._held))
 
 
+class Layers:
+    """All layers of a network, of the same sizes, which are those of each.
+
+    pointers: to their structs.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.sizes, self.count = layers[0].sizes, len(layers)
+        for layer in layers:
+            if layer.sizes != self.sizes:
+                raise CacheError(
+                    f"got a layer of {layer.sizes} columns, query and key rows, and numbers of a "
+                    f"head, expected {self.sizes}"
+                )
+        self._held = layers
+        self.pointers = (c_void_p * self.count)(*(addressof(layer.struct) for layer in layers))
+
+
 def _check_heads(weights: Sequence[Weight], dim: int) -> None:
     """Raise CacheError unless weights make whole heads, as many of keys as of values."""
     (q, k, v), sizes = weights, [(weight.rows, weight.columns) for weight in weights]

@@ -16,13 +16,16 @@ from kvcache.checks import not_finite
 from kvcache.native.structs import Floats, TierMemory, TierStep
 from kvcache.tiers.cpu_step import CpuStep
 from models.native import packed
-from models.native.kernels import Kernels
+from models.native.kernels import Kernels, TierSteps
 from models.network.config import NetworkConfig
 from models.network.layers import Projection, QuantizedLinear
 from models.network.llama import AttentionInputs, Block, Model
 from models.network.rope import Rope
 from models.network.switches import Activation
 from models.network.weights import Weights
+
+# Caches whose layers can be computed in one call.
+_LENDING = (TwoTierKVCache, RowsKVCache)
 
 
 class CpuBlock(Block):
@@ -129,8 +132,10 @@ class CpuModel(Model):
         super().set_context(tokens)
         self._packed = self._pack_layers()
 
-    def _pack_layers(self) -> tuple[packed.Layer, ...]:
-        return tuple(layer.packed for layer in self.layers if layer.packed is not None)
+    def _pack_layers(self) -> packed.Layers | None:
+        """All layers; None where the kernels do not take one."""
+        found = [layer.packed for layer in self.layers if layer.packed is not None]
+        return packed.Layers(found) if len(found) == len(self.layers) else None
 
     def embed(self, ids: mx.array) -> mx.array:
         if self._table is None:
@@ -141,8 +146,10 @@ class CpuModel(Model):
         return mx.array(found.reshape(*ids.shape, -1))
 
     def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
-        own = [cache for cache in caches if isinstance(cache, TwoTierKVCache | RowsKVCache)]
-        out = self._all_at_once(x, own) if len(own) == len(self._packed) == len(caches) else None
+        layers, own = self._packed, [cache for cache in caches if isinstance(cache, _LENDING)]
+        if layers is None or not len(own) == layers.count == len(caches):
+            return super().through_layers(x, caches)
+        out = self._all_at_once(x, layers, own)
         return super().through_layers(x, caches) if out is None else out
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -151,7 +158,7 @@ class CpuModel(Model):
         return self.capped(_like(self._kernels.linear(_rows(hidden), self._head), hidden))
 
     def _all_at_once(
-        self, x: mx.array, caches: Sequence[TwoTierKVCache | RowsKVCache]
+        self, x: mx.array, layers: packed.Layers, caches: Sequence[TwoTierKVCache | RowsKVCache]
     ) -> mx.array | None:
         """x [B, L, hidden] through all layers in one call, appending to their caches.
 
@@ -165,24 +172,25 @@ class CpuModel(Model):
             return None
         steps, memories = found
         offset, out = caches[0].offset, np.array(x, np.float32)
-        done = self._kernels.layers(self._structs(steps), offset, self._packed, memories, out)
+        done = self._kernels.layers(self._structs(steps), offset, layers, memories, out)
         for cache, each in zip(caches[:done], steps, strict=False):
             cache.commit(each)
         if done < len(caches):
             raise not_finite(steps[done][0].plan.hot_dtype)
         return mx.array(out)
 
-    def _structs(self, steps: Sequence[Sequence[CpuStep]]) -> list[list[TierStep]]:
+    def _structs(self, steps: Sequence[Sequence[CpuStep]]) -> list[TierSteps]:
         """The steps of each layer as the kernels take them; one object where they are alike."""
-        made = dict[tuple[int, float], list[TierStep]]()
-        found = []
+        made, found = dict[tuple[int, float], TierSteps](), list[TierSteps]()
         for each, scale in zip(steps, self._scales, strict=True):
             key = id(each), scale
             if key not in made:
-                made[key] = [
-                    step.struct(heads=self.config.heads, scale=scale / step.plan.temperature)
-                    for step in each
-                ]
+                made[key] = (TierStep * len(each))(
+                    *(
+                        step.struct(heads=self.config.heads, scale=scale / step.plan.temperature)
+                        for step in each
+                    )
+                )
             found.append(made[key])
         return found
 

@@ -26,7 +26,6 @@ from kvcache import (
 )
 from kvcache.attention import AttendingCache
 from kvcache.config import on_gpu
-from kvcache.reference import Mask
 from models.network.config import NetworkConfig
 from models.network.layers import Projection
 from models.network.rope import Rope
@@ -99,11 +98,7 @@ class Block(nn.Module):
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         """x [B, L, hidden] through the layer, appending to `cache`."""
         q, k, v, both = self.attention_inputs(x, 0 if cache is None else cache.offset)
-        # A cache sees to the window; without one, a mask does.
-        mask: Mask = "causal"
-        if cache is None and self.window is not None:
-            mask = _within(self.window, x.shape[1])
-        seen = attend(q, k, v, cache=cache, scale=self.scale, mask=mask, both=both)
+        seen = attend(q, k, v, cache=cache, scale=self.scale, both=both, window=self.window)
         return self.feed_forward(self.attention_output(x, seen))
 
     def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
@@ -206,12 +201,6 @@ def _temperatures(switches: Switches, offset: int, length: int, dtype: mx.Dtype)
     spans = (np.arange(offset, offset + length) // switches.temperature_span).astype(np.float64)
     factors = 1 + switches.temperature_scale * np.log1p(spans)
     return mx.array(factors[:, None].astype(np.float32)).astype(dtype)
-
-
-def _within(window: int, length: int) -> mx.array:
-    """bool [L, L]: which tokens each query sees."""
-    behind = mx.arange(length)[:, None] - mx.arange(length)
-    return (behind >= 0) & (behind < window)
 
 
 def _clipped_sum(x: mx.array, more: mx.array) -> mx.array:

@@ -199,6 +199,16 @@ def test_what_is_still_held_is_not_computed_again(engine: Engine) -> None:
         assert finish(small.generate(Request(prompt=asked, max_tokens=9))).reused_tokens == reused
 
 
+def test_a_window_that_lets_all_go_at_once_still_has_a_token_to_compute(engine: Engine) -> None:
+    """A prompt that ends where a block of tokens, which is all but the sinks, is let go."""
+    config = replace(CONFIG, max_tokens=39, hot=0, block=35, backend=engine.plan.backend)
+    small = Engine(engine.loaded, config)
+    finish(small.generate(Request(prompt=PROMPT[:20], max_tokens=40)))
+    again = finish(small.generate(Request(prompt=(*PROMPT[:19], *range(280, 300)), max_tokens=1)))
+    assert len(again.tokens) == 1
+    assert _held(small) == [(39, 35)] * 3
+
+
 def test_a_retry_beyond_the_window_computes_no_more_than_the_window(engine: Engine) -> None:
     small = _small(engine, 55)
     ids: list[int] = list(PROMPT)

@@ -96,10 +96,13 @@ class NaiveTwoTier:
         """Forget all but the sinks, and go on where a cache of `total` tokens begins."""
         fresh = NaiveTwoTier(self.sizes, lambda block: block, lambda block: block, self.periods)
         nothing = np.zeros((1, 1, total, 1))
-        fresh.append(nothing, nothing)
+        fresh.append(nothing[:, :, 1:], nothing[:, :, 1:])
+        before = fresh.evicted
+        fresh.append(nothing[:, :, :1], nothing[:, :, :1])
+        evicted = fresh.evicted if fresh.count("hot") + fresh.count("cold") else before
         self.tokens = [t for t in self.tokens if t.tier == "pinned"]
         whole = self.count("pinned") == self.sizes.pinned
-        self.origin = self.evicted = fresh.evicted if whole else 0
+        self.origin = self.evicted = evicted if whole else 0
         self.total = len(self.tokens) + self.evicted
 
     def replan(

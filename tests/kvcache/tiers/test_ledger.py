@@ -83,6 +83,16 @@ def test_what_was_let_go_and_fits_again_is_known_and_made_room_for() -> None:
     assert Ledger(sizes=sizes, total=3).restarted(99) == Ledger(sizes=sizes, total=3)
 
 
+@pytest.mark.parametrize("block", [1, 2, 5])
+def test_the_last_token_is_fed_again_where_its_coming_lets_all_others_go(block: int) -> None:
+    sizes = TierSizes(pinned=4, hot=0, block=block, slots=0)
+    for total in range(4 + block, 40):
+        restarted = Ledger(sizes=sizes, total=4).restarted(total)
+        assert 1 <= total - restarted.total <= block
+        again = restarted.appended(total - restarted.total)
+        assert (again.held, again.evicted) == (4 + (total - 4) % block, total - again.held)
+
+
 def test_a_cache_that_never_goes_back_lacks_nothing() -> None:
     ledger = Ledger(sizes=SIZES)
     for step in (7, 30, 1, 1, 1, 1, 64, 2, 3):

@@ -14,6 +14,7 @@ from models.native.packed import (
     FeedForward,
     Inputs,
     Layer,
+    Layers,
     Norm,
     Rope,
     Temperature,
@@ -125,7 +126,10 @@ def _layers(
 ) -> Misuse:
     memories = [structs.TierMemory()] * caches
     given = _zeros(1, 2, HIDDEN) if x is None else x
-    return lambda kernels: kernels.layers(steps, 0, layers, memories, given)
+    arrays = {id(each): (structs.TierStep * len(each))(*each) for each in steps}
+    return lambda kernels: kernels.layers(
+        [arrays[id(each)] for each in steps], 0, Layers(layers), memories, given
+    )
 
 
 STRIPED = _zeros(8, 2 * HIDDEN)[:, ::2]

@@ -3,25 +3,39 @@
 In plain MLX from unencoded weights, and by the CPU kernels from the same weights as Q8_0.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from kvcache import Backend
+from kvcache import Backend, BlockPool, DynamicKVCache, HotDtype, PagedKVCache
+from kvcache.attention import AttendingCache
 from models.gguf.tensor_types import TensorType
 from models.network.architectures import ARCHITECTURES
 from models.network.llama import Block, Model
 from tests.architectures import fingerprint
 from tests.models.network.truth import TRUTH, furthest, open_tiny, told
-from tests.tiny_files import PROMPTS, SEED, TINY, VOCABULARY, prompt
+from tests.tiny_files import PROMPTS, SEED, TINY, VOCABULARY, WINDOW, prompt
 
 KINDS = {Backend.REFERENCE: TensorType.F32, Backend.CPU: TensorType.Q8_0}
 TOLERANCE = {Backend.REFERENCE: 0.01, Backend.CPU: 0.02}
 # Two tokens this near each other may change places.
 MARGIN = 0.02
 PIECE = 61
+
+
+def _paged(model: Model) -> PagedKVCache:
+    heads, dim = model.shape.kv_heads, model.shape.head_dim
+    pool = BlockPool(pages=20, page_tokens=16, kv_heads=heads, head_dim=dim, dtype=HotDtype.F32)
+    return PagedKVCache(pool)
+
+
+KNOW_NO_WINDOWS: dict[str, Callable[[Model], AttendingCache]] = {
+    "dynamic": lambda _: DynamicKVCache(WINDOW, dtype=HotDtype.F32),
+    "paged": _paged,
+}
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda backend: backend.value)
@@ -94,3 +108,14 @@ def test_the_kernels_compute_all_layers_in_one_call(
     ask(prompt(PROMPTS[0]))
     ask([VOCABULARY - 1])
     assert model.reference_weights == 0
+
+
+@pytest.mark.parametrize("make", KNOW_NO_WINDOWS.values(), ids=KNOW_NO_WINDOWS)
+def test_layers_show_their_window_of_caches_that_hold_more(
+    tmp_path: Path, make: Callable[[Model], AttendingCache]
+) -> None:
+    model, ids = open_tiny(tmp_path, "gemma3"), prompt(PROMPTS[-1])
+    caches = [make(model) for _ in model.layers]
+    rows = [np.asarray(model(mx.array([some]), caches))[0] for some in (ids[:-1], ids[-1:])]
+    truth = TRUTH["gemma3"]["prompts"][-1]
+    assert furthest(truth, np.concatenate(rows)) < TOLERANCE[Backend.REFERENCE]
