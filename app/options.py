@@ -81,8 +81,8 @@ def add_chat_template(parser: argparse.ArgumentParser) -> None:
         "--chat-template",
         type=chat_template,
         metavar="FILE|NAME",
-        help="a jinja2 file, or chatml, llama2, llama3, mistral, gemma, phi3, zephyr, vicuna, "
-        "alpaca (default: the model's own)",
+        help="a jinja2 file, or chatml, llama2, llama3, mistral, gemma, phi3, phi4, phi4mini, "
+        "granite, olmo2, zephyr, vicuna, alpaca (default: the model's own)",
     )
 
 

@@ -59,7 +59,7 @@ def outside() -> Iterator[tuple[str, str, str]]:
 def test_all_numbers_are_walked() -> None:
     flags = {flag for command in BASE for flag, _ in numeric_flags(command)}
     sampling = {"--temp", "--top-p", "--top-k", "--min-p", "--repeat-penalty", "--seed"}
-    assert flags == FITTED | sampling | {"--max-tokens"}
+    assert flags == FITTED | sampling | {"--max-tokens", "--think-budget"}
 
 
 @pytest.mark.parametrize(("command", "flag", "value"), list(edges()))
