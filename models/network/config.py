@@ -69,10 +69,10 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         for name in _BOUNDS:
             _bounded(name, getattr(self, name))
-        if self.shape.context > _BOUNDS["context"][1]:
+        if not 1 <= self.shape.context <= _BOUNDS["context"][1]:
             raise GGUFError(
                 f"got a context of {self.context} tokens, stretched {self.rope_factor:g} times, "
-                f"expected at most {_BOUNDS['context'][1]} tokens"
+                f"expected 1 to {_BOUNDS['context'][1]} tokens"
             )
         if self.heads % self.kv_heads:
             raise GGUFError(

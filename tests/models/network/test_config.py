@@ -88,7 +88,7 @@ def test_yarn_stretches_what_the_network_was_trained_for() -> None:
     ("more", "told"),
     [
         ({"rope__scaling__original_context_length": 0}, "YaRN over 0 tokens"),
-        ({"rope__scaling__original_context_length": 2**40}, "stretched 4 times, expected at most"),
+        ({"rope__scaling__original_context_length": 2**40}, "stretched 4 times, expected 1 to"),
         ({"rope__freq_base": 1.0}, "YaRN for a rope of base 1"),
         ({"rope__scaling__type": "ntk"}, "'ntk' is not supported, expected linear, yarn, none"),
     ],
