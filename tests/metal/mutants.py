@@ -150,7 +150,7 @@ _PREFILL = tuple(
     replace(case, one_query=True)
     for case in (
         *(_GENERAL[0], _GENERAL[-1]),
-        *(*_BY_STRUCTURE["KVarN"], *_BY_STRUCTURE["Levels"]),
+        *(*_BY_STRUCTURE["KVarN"], *_BY_STRUCTURE["Levels"], *_BY_STRUCTURE["TokenAffine"]),
     )
 )
 _BY_FILE = {"expand.metal": _PREFILL, "hadamard.h": _ROTATED, "merge.metal": _MERGED}
