@@ -133,6 +133,7 @@ _BY_STRUCTURE = {
         Case(keys="hkivi5", values="kivi3", dim=80, block=40, threadgroups=1),
         Case(keys="kivi2", values="kivi5", dim=96, block=33),
         Case(keys="kivi3", values="kivi4", dim=96, block=31),
+        Case(keys="kivi4", values="kivi3", dim=256, group=2, blocks=2),
     ),
     "Levels": (
         Case(keys="turbo3", values="turbo3u", dim=80, block=40, threadgroups=1),
