@@ -33,7 +33,7 @@ class RowsKVCache:
             )
         self.rows = list(caches)
         self.offset = 0
-        self._padding = list(left_padding)
+        self.left_padding = tuple(left_padding)
 
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
@@ -51,7 +51,7 @@ class RowsKVCache:
             raise CacheError(f"got {got}, expected {len(self.rows)} batch rows")
         check_tokens(k, v, (None, None, None))
         check_queries(q, (k.shape[0], k.shape[1], k.shape[3]), k.shape[2])
-        skips = [min(max(0, each - self.offset), k.shape[2]) for each in self._padding]
+        skips = [min(max(0, each - self.offset), k.shape[2]) for each in self.left_padding]
         parts = [
             tuple(x[at : at + 1, :, skip:] for x in (q, k, v)) for at, skip in enumerate(skips)
         ]
@@ -80,7 +80,7 @@ class RowsKVCache:
     def steps(self, shape: tuple[int, int, int], length: int) -> list[CpuStep]:
         """`length` new tokens of shape [B, Hkv, D]; empty too where some are padding."""
         batch, heads, dim = shape
-        if batch != len(self.rows) or max(self._padding) > self.offset:
+        if batch != len(self.rows) or max(self.left_padding) > self.offset:
             return []
         found = [step for row in self.rows for step in row.steps((1, heads, dim), length)]
         return found if len(found) == batch else []
@@ -115,7 +115,7 @@ class RowsKVCache:
             deepcopy(self.rows[at]) if at in rows[:count] else self.rows[at]
             for count, at in enumerate(rows)
         ]
-        self._padding = [self._padding[at] for at in rows]
+        self.left_padding = tuple(self.left_padding[at] for at in rows)
 
     def extract(self, row: int) -> TwoTierKVCache:
         """The cache of one row."""

@@ -61,11 +61,12 @@ class Kernels:
         return out
 
     def attention_inputs(
-        self, x: Floats, inputs: Inputs, *, offset: int
+        self, x: Floats, inputs: Inputs, *, offset: int, padding: Sequence[int] = ()
     ) -> tuple[Floats, Floats, Floats]:
         """Queries, keys and values of x [B, L, hidden], as [B, heads, L, dim].
 
-        offset: the position of the first of L tokens.
+        offset: the position of the first of L tokens. padding: of each row, how many of the
+        positions are no tokens of its own; none where there are no numbers.
         """
         where = checked("x", x, np.float32, (None, None, inputs.hidden))
         if offset < 0:
@@ -80,6 +81,7 @@ class Kernels:
             c_int64(batch),
             c_int64(length),
             c_int64(offset),
+            _padding(padding, batch),
             byref(inputs.struct),
             *(c_void_p(address(out)) for out in outs),
         )
@@ -115,13 +117,16 @@ class Kernels:
         weights: Layers,
         memories: Sequence[structs.TierMemory],
         x: Floats,
+        *,
+        padding: Sequence[int] = (),
     ) -> int:
         """x [B, L, hidden] through all layers, in place; see layers.h.
 
         steps: of each layer, one for each of its caches, which share the rows of x; one
         object for layers whose steps are the same. offset: of the first token. memories:
-        of the first layer's caches, then the second's, ... Returns how many layers ran:
-        fewer than all where a cache refused the keys or values of one.
+        of the first layer's caches, then the second's, ... padding: as for
+        `attention_inputs`. Returns how many layers ran: fewer than all where a cache refused
+        the keys or values of one.
         """
         count, caches, first = weights.count, len(steps[0]), steps[0][0]
         _check_layers(steps, weights, len(memories))
@@ -132,12 +137,20 @@ class Kernels:
             (c_void_p * count)(*map(addressof, steps)),
             c_int64(caches),
             c_int64(offset),
+            _padding(padding, shape[0]),
             weights.pointers,
             (c_void_p * len(memories))(*map(addressof, memories)),
             c_int64(count),
             c_void_p(where),
         )
         return done
+
+
+def _padding(given: Sequence[int], rows: int) -> Array[c_int64] | None:
+    """Numbers of padding tokens [rows], or null."""
+    if given and len(given) != rows:
+        raise CacheError(f"got padding of {len(given)} rows, expected {rows}")
+    return (c_int64 * rows)(*given) if given else None
 
 
 def _check_layers(steps: Sequence[TierSteps], weights: Layers, memories: int) -> None:

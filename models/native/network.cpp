@@ -37,10 +37,11 @@ void network_embed(const Weight* w, const int64_t* ids, int64_t count, float fac
     });
 }
 
-// The parts of a layer, see steps.h; tokens from position `offset` on.
+// The parts of a layer, see steps.h; tokens from position `offset` on, padding [batch] or null.
 void network_attention_inputs(const float* x, int64_t batch, int64_t length, int64_t offset,
-                              const Inputs* w, float* q, float* k, float* v) {
-    Turns turns(offset, length);
+                              const int64_t* padding, const Inputs* w, float* q, float* k,
+                              float* v) {
+    Turns turns(offset, length, padding);
     attention_inputs(x, batch, *w, turns, q, k, v);
 }
 
@@ -57,9 +58,10 @@ void network_feed_forward(const float* x, int64_t rows, const FeedForward* w, fl
 // with a step and a memory for each of its `caches` caches, from steps[i] and memories[i * caches]
 // on; see layers.h. The layer whose caches refused its keys or values, or `count`.
 int64_t network_layers(const TierStep* const* steps, int64_t caches, int64_t offset,
+                       const int64_t* padding,
                        const LayerWeights* const* weights, const TierMemory* const* memories,
                        int64_t count, float* x) {
-    Turns turns(offset, steps[0]->length);
+    Turns turns(offset, steps[0]->length, padding);
     for (int64_t i = 0; i < count; ++i)
         if (!run_layer({steps[i], caches}, *weights[i], memories + i * caches, turns, x)) return i;
     return count;

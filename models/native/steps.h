@@ -113,7 +113,8 @@ inline const float* normalize(const float* x, const Norm& norm, int64_t rows, in
     return normed.data();
 }
 
-// Cosines and sines of the positions from `offset` on, made once for layers that turn alike.
+// The positions from `offset` on, of which those of a row count from behind its padding where
+// there is any, and their cosines and sines, made once for layers that turn alike.
 class Turns {
   public:
     struct Table {
@@ -122,10 +123,16 @@ class Turns {
         std::vector<float> cosines, sines;  // [length, pairs]
     };
 
-    Turns(int64_t offset, int64_t length) : offset_(offset), length_(length) {}
+    Turns(int64_t offset, int64_t length, const int64_t* padding)
+        : offset_(offset), length_(length), padding_(padding) {}
 
-    int64_t offset() const { return offset_; }
     int64_t length() const { return length_; }
+
+    // Of row `row` of [batch, length], without padding.
+    int64_t position(int64_t row) const {
+        const int64_t ahead = padding_ ? padding_[row / length_] : 0;
+        return std::max<int64_t>(0, offset_ + row % length_ - ahead);
+    }
 
     // Until the next call.
     const Table& of(const Rope& rope) {
@@ -145,6 +152,7 @@ class Turns {
 
   private:
     int64_t offset_, length_;
+    const int64_t* padding_;
     std::vector<Table> tables_;
 };
 
@@ -204,7 +212,7 @@ inline void attention_inputs(const float* x, int64_t batch, const Inputs& w, Tur
         float* keys = projected[1].data() + row * w.k->rows;
         if (w.query_norm.weight) normalize_row(queries, w.query_norm, w.q->rows, queries);
         if (w.key_norm.weight) normalize_row(keys, w.key_norm, w.k->rows, keys);
-        scale_queries(w, turns.offset() + row % length, queries);
+        scale_queries(w, turns.position(row), queries);
         place(0, row, w.rope, q);
         place(1, row, w.rope, k);
         place(2, row, {}, v);

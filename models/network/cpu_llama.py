@@ -58,10 +58,14 @@ class CpuBlock(Block):
         if self._inputs and self._output and self._feed_forward:
             self.packed = packed.Layer(self._inputs, self._output, self._feed_forward)
 
-    def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
+    def attention_inputs(
+        self, x: mx.array, offset: int, padding: tuple[int, ...] = ()
+    ) -> AttentionInputs:
         if self._inputs is None:
-            return super().attention_inputs(x, offset)
-        q, k, v = self._kernels.attention_inputs(_floats(x), self._inputs, offset=offset)
+            return super().attention_inputs(x, offset, padding)
+        q, k, v = self._kernels.attention_inputs(
+            _floats(x), self._inputs, offset=offset, padding=padding
+        )
         return AttentionInputs(mx.array(q), mx.array(k), mx.array(v))
 
     def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
@@ -172,7 +176,9 @@ class CpuModel(Model):
             return None
         steps, memories = found
         offset, out = caches[0].offset, np.array(x, np.float32)
-        done = self._kernels.layers(self._structs(steps), offset, layers, memories, out)
+        first, structs = caches[0], self._structs(steps)
+        padding = first.left_padding if isinstance(first, RowsKVCache) else ()
+        done = self._kernels.layers(structs, offset, layers, memories, out, padding=padding)
         for cache, each in zip(caches[:done], steps, strict=False):
             cache.commit(each)
         if done < len(caches):

@@ -20,6 +20,7 @@ from kvcache import (
     EmberError,
     ModelShape,
     Rotation,
+    RowsKVCache,
     TwoTierKVCache,
     attend,
     make_prompt_cache,
@@ -97,15 +98,22 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         """x [B, L, hidden] through the layer, appending to `cache`."""
-        q, k, v, both = self.attention_inputs(x, 0 if cache is None else cache.offset)
+        offset = 0 if cache is None else cache.offset
+        padding = cache.left_padding if isinstance(cache, RowsKVCache) else ()
+        q, k, v, both = self.attention_inputs(x, offset, padding)
         seen = attend(q, k, v, cache=cache, scale=self.scale, both=both, window=self.window)
         return self.feed_forward(self.attention_output(x, seen))
 
-    def attention_inputs(self, x: mx.array, offset: int) -> AttentionInputs:
-        """Of x [B, L, hidden], whose first token stands at position `offset`."""
+    def attention_inputs(
+        self, x: mx.array, offset: int, padding: tuple[int, ...] = ()
+    ) -> AttentionInputs:
+        """Of x [B, L, hidden], whose first token stands at position `offset`.
+
+        padding: of each row, how many of the positions are no tokens of its own, if any.
+        """
         products = self["inputs"](self._normed("attention_norm", x))
         if not self._only_turns:
-            return self._of_rows(self._apart(products), offset)
+            return self._of_rows(self._apart(products), offset, padding)
         assert self.rope is not None
         if len(products) == 1 and x.shape[0] == x.shape[1] == 1:
             return self._of_one_token(self.rope, products[0], offset)
@@ -125,7 +133,9 @@ class Block(nn.Module):
         k, v = mx.split(both, 2)
         return AttentionInputs(q.swapaxes(0, 1), k, v, both)
 
-    def _of_rows(self, rows: Sequence[mx.array], offset: int) -> AttentionInputs:
+    def _of_rows(
+        self, rows: Sequence[mx.array], offset: int, padding: tuple[int, ...]
+    ) -> AttentionInputs:
         """Of q's, k's and v's rows [B, L, columns]: normed, turned, and queries multiplied."""
         q, k, v = rows
         over = self.switches.query_key_norm
@@ -139,7 +149,8 @@ class Block(nn.Module):
         if self.query_factors is not None:
             q = q * self.query_factors
         if self.switches.temperature_scale:
-            q = q * _temperatures(self.switches, offset, q.shape[2], q.dtype)
+            starts = tuple(offset - ahead for ahead in padding or (0,))
+            q = q * _temperatures(self.switches, starts, q.shape[2], q.dtype)
         return AttentionInputs(q, k, v)
 
     def _apart(self, products: Sequence[mx.array]) -> Sequence[mx.array]:
@@ -196,11 +207,14 @@ def _norms(switches: Switches) -> dict[str, str]:
 
 # All layers ask for the same, one after the other.
 @lru_cache(maxsize=8)
-def _temperatures(switches: Switches, offset: int, length: int, dtype: mx.Dtype) -> mx.array:
-    """[L, 1]: factors of queries from a position on."""
-    spans = (np.arange(offset, offset + length) // switches.temperature_span).astype(np.float64)
+def _temperatures(
+    switches: Switches, starts: tuple[int, ...], length: int, dtype: mx.Dtype
+) -> mx.array:
+    """[B, 1, L, 1]: factors of queries of rows that begin at these positions, or all at one."""
+    positions = np.array(starts)[:, None, None, None] + np.arange(length)[:, None]
+    spans = (positions.clip(0) // switches.temperature_span).astype(np.float64)
     factors = 1 + switches.temperature_scale * np.log1p(spans)
-    return mx.array(factors[:, None].astype(np.float32)).astype(dtype)
+    return mx.array(factors.astype(np.float32)).astype(dtype)
 
 
 def _clipped_sum(x: mx.array, more: mx.array) -> mx.array:

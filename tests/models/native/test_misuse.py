@@ -58,7 +58,9 @@ def _norm(*shape: int, dtype: type = np.float32) -> Norm:
     return Norm(weight=_zeros(*shape, dtype=dtype), eps=1e-5)
 
 
-def _inputs(x: Any = None, *, offset: int = 0, **changes: Any) -> Misuse:
+def _inputs(
+    x: Any = None, *, offset: int = 0, padding: tuple[int, ...] = (), **changes: Any
+) -> Misuse:
     given = {
         "weights": tuple(_weight(rows, HIDDEN) for rows in (HQ * 16, HKV * 16, HKV * 16)),
         "dim": 16,
@@ -70,7 +72,9 @@ def _inputs(x: Any = None, *, offset: int = 0, **changes: Any) -> Misuse:
         "temperature": Temperature(scale=0.1, span=3),
     } | changes
     x = _zeros(1, 3, HIDDEN) if x is None else x
-    return lambda kernels: kernels.attention_inputs(x, Inputs(**given), offset=offset)
+    return lambda kernels: kernels.attention_inputs(
+        x, Inputs(**given), offset=offset, padding=padding
+    )
 
 
 def _add(x: Any, residual: Any, **changes: Any) -> Misuse:
@@ -174,6 +178,7 @@ MISUSES: dict[str, Misuse] = {
     "inputs: factors' dtype": _inputs(query_factors=_zeros(16, dtype=np.float16)),
     "inputs: span": _inputs(temperature=Temperature(scale=0.1, span=0)),
     "inputs: position": _inputs(offset=-1),
+    "inputs: padding": _inputs(padding=(0, 1)),
     "feed-forward: x": _feed(_zeros(3, 32)),
     "feed-forward: x in part": _feed(STRIPED),
     "feed-forward: norm": _feed(norm=_norm(2)),

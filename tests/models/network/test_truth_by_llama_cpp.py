@@ -10,8 +10,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from kvcache import Backend, BlockPool, DynamicKVCache, HotDtype, PagedKVCache
+from kvcache import Backend, BlockPool, CacheConfig, DynamicKVCache, HotDtype, PagedKVCache, resolve
 from kvcache.attention import AttendingCache
+from kvcache.prompt_cache import from_plan, rows_from_plan
 from models.gguf.tensor_types import TensorType
 from models.network.architectures import ARCHITECTURES
 from models.network.llama import Block, Model
@@ -96,6 +97,20 @@ def test_without_a_cache(name: str, model: Model, backend: Backend) -> None:
     truth = TRUTH[name]["prompts"][1]
     logits = np.asarray(model(mx.array([prompt(PROMPTS[1])])))[0]
     assert furthest(truth, logits) < TOLERANCE[backend]
+
+
+def test_rows_of_a_batch_are_as_alone(model: Model, backend: Backend) -> None:
+    lengths = 97, 31
+    config = CacheConfig(max_tokens=WINDOW, hot=WINDOW, hot_dtype=HotDtype.F32, backend=backend)
+    plan, padding = resolve(config, model.shape), [97 - length for length in lengths]
+    together = rows_from_plan(plan, model.rotations, left_padding=padding)
+    rows = [[0] * (97 - length) + prompt(length) for length in lengths]
+    alone = [from_plan(plan, model.rotations) for _ in lengths]
+    for ids in (rows, [[5], [7]]):
+        batch = np.asarray(model(mx.array(ids), together))[:, -1]
+        for at, cache in enumerate(alone):
+            one = np.asarray(model(mx.array([ids[at][-lengths[at] :]]), cache))[0, -1]
+            np.testing.assert_allclose(batch[at], one, atol=0.02 * np.abs(one).max())
 
 
 @pytest.mark.parametrize("each", TINY)
