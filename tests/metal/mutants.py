@@ -144,7 +144,10 @@ _BY_STRUCTURE = {
         Case(keys="kvarn8", values="kvarn5", dim=96, block=33),
         Case(keys="kvarn8", values="kvarn8", dim=128, blocks=2),
     ),
-    "Unencoded": (Case(keys="f16", values="f16", dim=80, block=40, threadgroups=1),),
+    "Unencoded": (
+        Case(keys="f16", values="f16", dim=80, block=40, threadgroups=1),
+        Case(keys="f16", values="f16", dim=80, block=70, blocks=2),
+    ),
 }
 
 _PREFILL = tuple(
