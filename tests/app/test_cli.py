@@ -456,7 +456,7 @@ def test_ls_names_models_that_lack_their_weights(ember: Ember, home: Path) -> No
     result = ember("ls")
     assert result.code == 0
     assert f"ollama:{left_over.name[:19]} " in result.out
-    assert "phi" not in result.out
+    assert "ollama:phi" not in result.out
     assert result.err.startswith("ember: ollama:phi:latest has a manifest, but its weights ")
     assert result.err.endswith("`ollama pull phi:latest` fetches them\n")
     refused = ember("rm", f"ollama:{left_over.name[:19]}")
