@@ -47,7 +47,7 @@ cuda-check: $(VENV)/.cuda
 metal-registers: $(VENV)/.dev
 	$(PY) -m tests.metal.registers
 
-# The GPU kernels with one mistake each, to see that the tests would find it: more than half an hour.
+# The GPU kernels with one mistake each, to see that the tests would find it: about an hour.
 metal-mutants: $(VENV)/.dev
 	$(PY) -m tests.metal.mutants
 
