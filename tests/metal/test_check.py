@@ -249,7 +249,7 @@ def test_the_default_configuration_comes_first() -> None:
     assert {"tiers: window moves", "turn: half-split", "shape: D128 G1 L1"} <= default
     assert {"prefill: all tiers", "codec: hkivi5", "codec: q4"} & default == {"prefill: all tiers"}
     kinds = {name.partition(":")[0] for name in default}
-    assert kinds == {"tiers", "turn", "shape", "prefill", "encode"}
+    assert kinds == {"tiers", "turn", "window", "shape", "prefill", "encode"}
 
 
 def test_all_sections_end_within_five_minutes() -> None:

@@ -254,9 +254,9 @@ def test_both_say_the_same_with_switches(
 ) -> None:
     calls, layers = [], kernels.layers
 
-    def counted(*given: Any) -> int:
+    def counted(*given: Any, **named: Any) -> int:
         calls.append(given)
-        return layers(*given)
+        return layers(*given, **named)
 
     monkeypatch.setattr(kernels, "layers", counted)
     _check(*_switched(name, kernels), lengths=LONG, policy=SMALL)
