@@ -216,15 +216,6 @@ class TwoTierKVCache:
         self.plan, self.ledger, self._tiers = plan, ledger, tiers
         self.rotation = _turning(plan, self._rope)
 
-    def restart(self, total: int) -> None:
-        """Keep the pinned tokens, for `total` that begin with them to be held as if fed anew.
-
-        For what was let go before a `rewind`, which does not come back by itself: see
-        `Ledger.must_restart`. Tokens are then appended from `offset`, which is beyond
-        those that a window of this size lets go.
-        """
-        self.ledger = self.ledger.restarted(total)
-
     # -- mlx-lm's cache contract --
 
     def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:

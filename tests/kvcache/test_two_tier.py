@@ -79,7 +79,7 @@ class Pair:
         fresh.append(*(mx.zeros((1, 1, total, DIM)) for _ in range(2)))
         needed = self.cache.ledger.must_restart(total)
         if needed:
-            self.cache.restart(total)
+            self.cache.ledger = self.cache.ledger.restarted(total)
             self.naive.restart(total)
         self.append(total - self.cache.offset)
         assert self.cache.stats().evicted <= fresh.stats().evicted
