@@ -23,8 +23,9 @@ _COUNT_AFTER = 0.25
 class Composer(Vertical):
     """Makes drafts.
 
-    count: tokens of a text, run on another thread. window: tokens that the model
-    holds, 0 without a model. complete: what could follow the text before the cursor.
+    prompt: where the text is. count: tokens of a text, run on another thread. window:
+    tokens that the model holds, 0 without a model. complete: what could follow the text
+    before the cursor.
     """
 
     class Sent(Message):
@@ -59,20 +60,15 @@ class Composer(Vertical):
         self._count, self._window, self._complete = count, window, complete
         self._attachments: list[Attachment] = []
         self._cost = ""
-        self._counting: asyncio.Task[None] | None = None
+        self.prompt = Prompt()
 
     def compose(self) -> ComposeResult:
         yield Suggestions()
         with Horizontal(id="prompt-row"):
             yield Static("❯", id="prompt-mark")
-            yield Prompt()
+            yield self.prompt
 
     # -- the draft --
-
-    @property
-    def prompt(self) -> Prompt:
-        """Where the text is."""
-        return self.query_one(Prompt)
 
     @property
     def note(self) -> str:
@@ -182,9 +178,7 @@ class Composer(Vertical):
     # -- what it costs --
 
     def _recount(self) -> None:
-        if self._counting is not None:
-            self._counting.cancel()
-        self._counting = asyncio.create_task(self._count_soon())
+        self.run_worker(self._count_soon(), exclusive=True)
 
     async def _count_soon(self) -> None:
         """Count a moment after the last key, on another thread."""

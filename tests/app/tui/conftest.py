@@ -1,7 +1,7 @@
 """A chat with a scripted model, on a screen without a terminal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.app.tui.scripted_service import ScriptedService
 from tests.patience import patience
 
 _SECONDS = 10.0
-Scenario = Callable[..., Awaitable[None]]
+Scenario = Callable[..., Coroutine[Any, Any, None]]
 
 
 def on_screen(scenario: Scenario) -> Callable[..., None]:
@@ -31,9 +31,25 @@ def on_screen(scenario: Scenario) -> Callable[..., None]:
 
     @wraps(scenario)
     def test(*arguments: Any, **named: Any) -> None:
-        asyncio.run(scenario(*arguments, **named))
+        asyncio.run(_without_lost_errors(scenario(*arguments, **named)))
 
     return test
+
+
+async def _without_lost_errors(scenario: Coroutine[Any, Any, None]) -> None:
+    """Run it; fail for what a task raised and nobody took, which Python only logs."""
+    tasks = list[asyncio.Task[Any]]()
+
+    def remember(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **named: Any
+    ) -> asyncio.Task[Any]:
+        tasks.append(asyncio.Task(coroutine, loop=loop, **named))
+        return tasks[-1]
+
+    asyncio.get_running_loop().set_task_factory(remember)
+    await scenario
+    lost = [task.exception() for task in tasks if getattr(task, "_log_traceback", False)]
+    assert not lost
 
 
 class Talk:

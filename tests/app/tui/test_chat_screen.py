@@ -1,5 +1,6 @@
 """Talking: the chat screen, played by a scripted model."""
 
+import asyncio
 from pathlib import Path
 
 from textual import events
@@ -64,6 +65,14 @@ async def test_prefill_is_a_determinate_bar_and_escape_ends_it() -> None:
         await chat.press("escape")
         await chat.settled()
         assert chat.texts == ["long"]
+
+
+@on_screen
+async def test_a_chat_that_ends_while_its_draft_is_counted_leaves_no_error() -> None:
+    async with talk() as chat:
+        chat.prompt.put("not sent")
+        await chat.pilot.pause()
+    await asyncio.sleep(0.4)
 
 
 @on_screen
