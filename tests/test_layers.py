@@ -41,7 +41,7 @@ BELOW = {
         *_SETTINGS,
     },
     "models.gguf": _FILE,
-    "models.native": {"models.native"},
+    "models.native": {"models.gguf.tensor_types", "models.native"},
     "models.network": {*_FILE, "models.native", "models.network"},
     "models.text": {*_FILE, "models.text"},
     "models.finding": {"models.errors", "models.finding"},
