@@ -379,7 +379,7 @@ template <Type kType>
 struct KRows {
     using Of = Reader<kType>;
     static constexpr Form kForm = Of::kForm;
-    static constexpr int kAtOnce = 4;
+    static constexpr int at_once(int rows) { return rows <= 2 ? 4 : 2; }
     static constexpr int64_t kBytes = BlockOf<kType>::kBytes;
 
     template <int M, int R>
