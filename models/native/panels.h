@@ -1,52 +1,58 @@
-// Products of many activation rows: a panel of weight rows is unpacked once and meets all
-// activation rows, kTileRows at a time.
+// Products of many activation rows: a panel of weight rows is unpacked once and meets all of them.
 #pragma once
 
 #include <vector>
 
 #include "activations.h"
 #include "blocks.h"
+#include "product.h"
 
 namespace ember {
 
 constexpr int64_t kPanel = 32;  // weight rows of a panel
-constexpr int kTileRows = 4;    // activation rows that share a panel's registers
 
-// Weights as floats: [columns][kPanel], so that a vector holds a column of some rows.
+// Weights as floats, some columns at a time: [columns][kPanel], so that a vector holds a column of
+// some rows.
 struct FloatPanel {
     static constexpr Form kForm = Form::Floats;
-    static constexpr int64_t kVectors = kPanel / kNativeLanes;
+    // Columns that stay in cache, beside their part of the activations.
+    static constexpr int64_t kDepth = 4 * kMostBlock;
 
-    std::vector<float> numbers;
-    int64_t columns;
+    std::vector<float> numbers = std::vector<float>(kDepth * kPanel);
 
+    // out[m] = kPanel weight rows from `first` on times activation row m.
     template <Type kType>
-    void load(const Weight& w, int64_t first) {
-        columns = w.columns;
-        numbers.assign(size_t(columns * kPanel), 0);
-        const int64_t rows = std::min(kPanel, w.rows - first);
-        for (int64_t r = 0; r < rows; ++r) {
-            const uint8_t* blocks = w.row(first + r);
-            for (int64_t at = 0; at < columns; at += kMostBlock) {
-                alignas(64) float some[kMostBlock];
-                const int64_t count = std::min(kMostBlock, columns - at);
-                decode_blocks<kType>(blocks, count, some);
-                blocks += count / BlockOf<kType>::kColumns * BlockOf<kType>::kBytes;
-                for (int64_t i = 0; i < count; ++i) numbers[(at + i) * kPanel + r] = some[i];
-            }
+    void multiply(const Weight& w, int64_t first, const Activation* x, int64_t rows,
+                  float (*out)[kPanel]) {
+        static constexpr float kOnce[kProductRows] = {1, 1, 1, 1, 1, 1};
+        for (int64_t at = 0; at < w.columns; at += kDepth) {
+            const int64_t depth = std::min(kDepth, w.columns - at);
+            load<kType>(w, first, at, depth);
+            for (int64_t m = 0; m < rows; m += kProductRows)
+                with_constant<kProductRows>(rows - m, [&](auto count) {
+                    multiply_rows<count>({x[m].numbers + at, w.columns}, {numbers.data(), kPanel},
+                                         depth, kPanel, at ? kOnce : nullptr, {out[m], kPanel});
+                });
         }
     }
 
-    // out[m] = all rows of the panel times activation row m.
-    template <int M>
-    void multiply(const Activation* x, float (*out)[kPanel]) const {
-        Native total[M][kVectors] = {};
-        for (int64_t at = 0; at < columns; ++at)
-            for (int v = 0; v < kVectors; ++v) {
-                const Native some = load_native(&numbers[at * kPanel + v * kNativeLanes]);
-                for (int m = 0; m < M; ++m) total[m][v] += some * x[m].numbers[at];
+  private:
+    template <Type kType>
+    void load(const Weight& w, int64_t first, int64_t from, int64_t depth) {
+        alignas(64) float rows[kLanes][kMostBlock];
+        for (int64_t r = 0; r < kPanel; r += kLanes)
+            for (int64_t at = 0; at < depth; at += kMostBlock) {
+                const int64_t count = std::min(kMostBlock, depth - at);
+                for (int64_t i = 0; i < kLanes; ++i) {
+                    if (first + r + i < w.rows)
+                        decode_columns<kType>(w, first + r + i, from + at, count, rows[i]);
+                    else
+                        std::fill_n(rows[i], count, 0.0f);
+                }
+                float* to = &numbers[at * kPanel + r];
+                for (int64_t k = 0; k < count; ++k, to += kPanel)
+                    for (int64_t i = 0; i < kLanes; ++i) to[i] = rows[i][k];
             }
-        std::memcpy(out, total, sizeof total);
     }
 };
 

@@ -7,6 +7,7 @@
 #include "blocks_floats.h"
 #include "blocks_k.h"
 #include "blocks_simple.h"
+#include "blocks_tables.h"
 #include "pool.h"
 
 namespace ember {
@@ -101,11 +102,7 @@ template <Type kType>
 void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
                     Panelful& out) {
     thread_local typename PanelOf<kType>::Panel panel;
-    panel.template load<kType>(w, first);
-    int64_t m = 0;
-    for (; m + kTileRows <= rows; m += kTileRows)
-        panel.template multiply<kTileRows>(x + m, out.values + m);
-    for (; m < rows; ++m) panel.template multiply<1>(x + m, out.values + m);
+    panel.template multiply<kType>(w, first, x, rows, out.values);
 }
 
 // What a type's products read, and what computes them.
