@@ -123,7 +123,7 @@ def _read_tensors(
     done = 0
     tensors: dict[str, Quantized | Unquantized] = {}
     for info in sorted(entries.values(), key=lambda info: -info.nbytes):
-        tensors[info.name] = repack(info, file.rows(info))
+        tensors[info.name] = repack(info, file.tensor(info).data)
         file.release(info)
         done += info.nbytes
         progress(done, total)

@@ -111,7 +111,7 @@ def _logits(path: Path, backend: Backend) -> np.ndarray:
 def _dequantized(file: GGUFFile, name: str) -> numpy_llama.Array | None:
     if name not in file.tensors:
         return None
-    tensor = repack(file.tensors[name], file.rows(name))
+    tensor = repack(file.tensors[name], file.tensor(name).data)
     file.release(name)
     if isinstance(tensor, Unquantized):
         return np.asarray(tensor.array.astype(mx.float32))

@@ -88,7 +88,9 @@ class Unquantized:
 
 def stored_bits(kind: TensorType) -> int:
     """Bits of a code after repacking; of a whole weight for unquantized types."""
-    return 8 * kind.block_bytes if kind in _UNQUANTIZED else _READERS[kind][1]
+    if kind in _UNQUANTIZED:
+        return 8 * kind.block_bytes
+    return _READERS[kind][1] if kind in _READERS else 8
 
 
 def stored_bytes(info: TensorInfo) -> int:
@@ -140,6 +142,8 @@ def _is_finite(data: Bytes, kind: TensorType) -> bool:
 
 
 def _quantized(info: TensorInfo, rows: Bytes) -> Quantized:
+    if info.type not in _READERS:
+        raise GGUFError(f"tensor {info.name!r} is {info.type.name}, which cannot be run yet")
     reader, bits = _READERS[info.type]
     groups = info.columns // GROUP
     weight = mx.zeros((info.rows, groups * bits), mx.uint32)
