@@ -95,19 +95,19 @@ class LayerStruct(Structure):
 class Weight:
     """A matrix [rows, columns] as it lies in a GGUF file.
 
-    data: uint8 [rows, row bytes], whole blocks of `type`, which stay where they are. added:
+    data: uint8 [rows, row bytes], whole blocks of `kind`, which stay where they are. added:
     float32 [rows], to each row's products.
     """
 
-    def __init__(self, data: Bytes, *, type: TensorType, added: Floats | None = None) -> None:
+    def __init__(self, data: Bytes, *, kind: TensorType, added: Floats | None = None) -> None:
         where = checked("data", data, np.uint8, (None, None))
         rows, row_bytes = data.shape
-        if row_bytes % type.block_bytes:
+        if row_bytes % kind.block_bytes:
             raise CacheError(
-                f"got rows of {row_bytes} bytes, expected blocks of {type.block_bytes} "
-                f"({type.name})"
+                f"got rows of {row_bytes} bytes, expected blocks of {kind.block_bytes} "
+                f"({kind.name})"
             )
-        self.rows, self.columns = rows, row_bytes // type.block_bytes * type.block_size
+        self.rows, self.columns = rows, row_bytes // kind.block_bytes * kind.block_size
         self._arrays = data, added
         self.struct = WeightStruct(
             where,
@@ -115,7 +115,7 @@ class Weight:
             rows,
             self.columns,
             row_bytes,
-            type,
+            kind,
         )
 
 

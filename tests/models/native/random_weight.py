@@ -27,4 +27,4 @@ def random_weight(
     stored = quantize(rng.normal(size=(rows, columns)).astype(np.float32) * 0.07, kind)
     data = np.concatenate([np.zeros(1, np.uint8), stored.reshape(-1)])[1:].reshape(stored.shape)
     exact = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType(int(kind)))
-    return Weight(data, type=kind, added=added), exact.astype(np.float64)
+    return Weight(data, kind=kind, added=added), exact.astype(np.float64)

@@ -172,7 +172,7 @@ def _weights(
             continue
         kind = types(name) if len(shape) == 2 else TensorType.F32
         rows = random_tensor(shape, kind, rng).reshape(prod(shape[:-1]), -1)
-        info = TensorInfo(name=name, shape=shape, type=kind, offset=0, nbytes=rows.nbytes)
+        info = TensorInfo(name=name, shape=shape, kind=kind, offset=0, nbytes=rows.nbytes)
         tensors[name] = repack(info, rows)
     return Weights(tensors, mx.float32)
 

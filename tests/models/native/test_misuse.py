@@ -33,11 +33,11 @@ def _zeros(*shape: int, dtype: type = np.float32) -> np.ndarray[Any, Any]:
 
 def _weight(rows: int, columns: int, added: Any = None) -> Weight:
     data = _zeros(rows, columns // 32 * 34, dtype=np.uint8)
-    return Weight(data, type=TensorType.Q8_0, added=added)
+    return Weight(data, kind=TensorType.Q8_0, added=added)
 
 
 def _weight_of(*shape: int, dtype: type = np.uint8, cut: Any = np.s_[:]) -> Misuse:
-    return lambda _: Weight(_zeros(*shape, dtype=dtype)[cut], type=TensorType.Q8_0)
+    return lambda _: Weight(_zeros(*shape, dtype=dtype)[cut], kind=TensorType.Q8_0)
 
 
 def _norm(*shape: int, dtype: type = np.float32) -> Norm:

@@ -290,7 +290,7 @@ def test_ids_outside_the_table_are_refused(kernels: Kernels, ids: list[int]) -> 
 
 def test_other_layouts_are_refused(kernels: Kernels) -> None:
     with pytest.raises(CacheError, match=r"got rows of 48 bytes, expected blocks of 18 \(Q4_0\)"):
-        Weight(np.zeros((4, 48), np.uint8), type=TensorType.Q4_0)
+        Weight(np.zeros((4, 48), np.uint8), kind=TensorType.Q4_0)
     weight, _ = random_weight(4, 64, Q4_1)
     with pytest.raises(CacheError, match="not in C order"):
         kernels.linear(np.zeros((128, 2), np.float32).T[:, ::2], weight)
