@@ -1,7 +1,7 @@
 // Whether a tensor's weights are finite, at the speed of memory.
 //
 // Floats that are NaN or infinite have all bits of their exponent set. Of blocks only the scales
-// are read: where those are finite all weights are, and where one is not no weight of its is.
+// are read: where these are finite, all weights are, and where one is not, no weight of its own is.
 #pragma once
 
 #include <array>

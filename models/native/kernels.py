@@ -41,12 +41,12 @@ class Kernels:
         """The first `size` bytes of an open file in memory. Raises OSError."""
         return Mapping(self._c, file, size)
 
-    def are_finite(self, data: Bytes, type: TensorType) -> bool:
+    def are_finite(self, data: Bytes, kind: TensorType) -> bool:
         """Whether all weights in bytes [rows, row bytes] of whole blocks are finite."""
         where = checked("data", data, np.uint8, (None, None))
-        if data.nbytes % type.block_bytes:
-            raise CacheError(f"got {data.nbytes} bytes, expected blocks of {type.block_bytes}")
-        found = self._c.network_are_finite(c_void_p(where), c_int64(data.nbytes), c_int32(type))
+        if data.nbytes % kind.block_bytes:
+            raise CacheError(f"got {data.nbytes} bytes, expected blocks of {kind.block_bytes}")
+        found = self._c.network_are_finite(c_void_p(where), c_int64(data.nbytes), c_int32(kind))
         return bool(found)
 
     def linear(self, x: Floats, weight: Weight) -> Floats:
