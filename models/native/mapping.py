@@ -1,4 +1,4 @@
-"""A file in memory, mapped to be read while kernels compute, and what becomes of bytes that are gone.
+"""A file in memory, mapped to be read by kernels, and what becomes of bytes that are gone.
 
 A file that is cut while it is mapped, or a disk that fails, would end the process by a signal
 (SIGBUS) in whatever thread reads such a page, our own or not. The kernels' handler puts zeros in
