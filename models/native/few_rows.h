@@ -12,6 +12,8 @@ constexpr int kFewRows = 8;  // more go by panels
 // the same place two blocks of 32 rows on.
 constexpr int64_t kRowsAhead = 64;
 
+inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
+
 // Of weights and activations as they are; `count` columns.
 inline float dot(const float* w, const float* x, int64_t count) {
     const int64_t whole = count / kLanes * kLanes;
