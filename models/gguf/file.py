@@ -2,29 +2,20 @@
 
 Does not know what the bytes of a tensor mean (see `decode`), nor which keys or tensors
 a model needs. The header is read; the data is mapped, read-only, and not touched before
-somebody does. A file that another program cuts or writes into is noticed by reads and by
-`OpenFile.check`; whoever computes on the mapping has a guarded one made (`map_by`), for in
-that of Python's a page that is gone ends the process.
+somebody does. See `open_file` for what happens when another program changes the file.
 """
 
-import mmap
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
-from kvcache.errors import reason
 from models.errors import GGUFError
 from models.gguf.header import MAX_HEADER_BYTES, Header, HeaderEndError, TensorInfo, read_header
 from models.gguf.metadata import Metadata
 from models.gguf.open_file import OpenFile
 from models.gguf.tensor import Bytes, Tensor
 
-# A descriptor's first so many bytes in memory.
-Map = Callable[[int, int], Bytes]
 # How much of a file is read in search of its header's end: most headers are in the first.
 _HEADER_PARTS = 2 << 20, 16 << 20, MAX_HEADER_BYTES
 
@@ -49,7 +40,7 @@ class GGUFFile:
         """Open the file and check its header. Raises `GGUFError`."""
         self.path = Path(path)
         self.opened = OpenFile(self.path)
-        self._is_closed, self._data = False, None
+        self._is_closed = False
         try:
             header = _read_header(self.opened)
         except GGUFError as error:
@@ -73,12 +64,8 @@ class GGUFFile:
             raise self._named(error) from error
 
     def close(self) -> None:
-        """Let the mapping go; it ends when the last tensor's bytes do."""
-        self._is_closed, self._data = True, None
-
-    def map_by(self, make: Map) -> None:
-        """Have the bytes of tensors that are asked for from now on lie in a mapping of `make`'s."""
-        self._data = self._mapped(make)
+        """Give out nothing any more."""
+        self._is_closed = True
 
     def tensor(self, tensor: str | TensorInfo) -> Tensor:
         """A tensor, or a part of one, without a copy.
@@ -89,9 +76,7 @@ class GGUFFile:
         info = self._entry(tensor)
         self._require_open()
         self.opened.check()
-        if self._data is None:
-            self._data = self._mapped(_map)
-        data = self._data[info.offset : info.offset + info.nbytes]
+        data = self.opened.data[info.offset : info.offset + info.nbytes]
         return Tensor(
             name=info.name,
             type=info.type,
@@ -112,22 +97,12 @@ class GGUFFile:
             raise GGUFError(f"there is no tensor {tensor!r}, which the model needs")
         return self.tensors[tensor]
 
-    def _mapped(self, make: Map) -> Bytes:
-        try:
-            return make(self.opened.descriptor, self.opened.size)
-        except (OSError, ValueError) as error:
-            raise GGUFError(f"cannot be mapped: {reason(error)}") from error
-
     def _require_open(self) -> None:
         if self._is_closed:
             raise self._named(GGUFError("is closed"))
 
     def _named(self, error: GGUFError) -> GGUFError:
         return error if str(error).startswith(f"{self.path}: ") else self.opened.error(str(error))
-
-
-def _map(descriptor: int, size: int) -> Bytes:
-    return np.frombuffer(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ), np.uint8)
 
 
 def _read_header(opened: OpenFile) -> Header:

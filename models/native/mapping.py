@@ -24,11 +24,6 @@ import numpy as np
 
 from kvcache.native.structs import Bytes
 
-# Where the platform has it: while the file is read for the first time, from its beginning to its
-# end, the system should read far ahead.
-_SEQUENTIAL: int | None = getattr(mmap, "MADV_SEQUENTIAL", None)
-_NORMAL: int | None = getattr(mmap, "MADV_NORMAL", None)
-
 
 class Mapping:
     """The first `size` bytes of a file. Made by `Kernels.map`.
@@ -57,8 +52,3 @@ class Mapping:
     def is_damaged(self) -> bool:
         """Whether bytes of it could not be had, so that zeros were read instead."""
         return bool(self._c.network_is_damaged(self._guard))
-
-    def advise(self, *, sequential: bool) -> None:
-        """Tell the system whether it is read from its beginning to its end."""
-        if (advice := _SEQUENTIAL if sequential else _NORMAL) is not None:
-            self._memory.madvise(advice)

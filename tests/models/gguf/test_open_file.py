@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models.errors import GGUFError
@@ -106,13 +107,31 @@ def test_a_read_beyond_a_cut_is_refused(path: Path) -> None:
         file.read(memoryview(bytearray(401)), 600)
 
 
-def test_bytes_that_were_lost_are_told_of(path: Path) -> None:
-    with pytest.raises(GGUFError, match="a part of it could not be read; its disk may be failing"):
-        OpenFile(path).check(lost=True)
+class _Damaged:
+    is_damaged = True
+
+    def __init__(self, _descriptor: int, size: int) -> None:
+        self.data = np.full(size, 7, np.uint8)
+
+
+def test_bytes_that_could_not_be_had_are_told_of(path: Path) -> None:
     file = OpenFile(path)
+    assert file.data.tobytes() == DATA
+    file.map_by(_Damaged)
+    assert (file.data == 7).all()
+    with pytest.raises(GGUFError, match="a part of it could not be read; its disk may be failing"):
+        file.check()
     os.truncate(path, 1000)
     with pytest.raises(GGUFError, match="was cut to 1000 bytes"):
-        file.check(lost=True)
+        file.check()
+
+
+def test_a_file_that_cannot_be_mapped_is_refused(path: Path) -> None:
+    def fail(_descriptor: int, _size: int) -> _Damaged:
+        raise OSError(12, "Cannot allocate memory")
+
+    with pytest.raises(GGUFError, match=r"model\.gguf: cannot be mapped: Cannot allocate memory"):
+        OpenFile(path).map_by(fail)
 
 
 def test_its_descriptor_is_closed_with_it(path: Path) -> None:
