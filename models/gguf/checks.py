@@ -6,18 +6,17 @@ only the scales are read: where these are finite all weights are.
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from models.errors import GGUFError
 from models.gguf.tensor import Bytes, Tensor
 from models.gguf.tensor_types import TensorType
 
-# Of a float: the integers that are its bits, and those of its exponent.
-_HALF = np.dtype("<u2"), 0x7C00
-_FLOATS = {
-    TensorType.F32: (np.dtype("<u4"), 0x7F800000),
+# Of a float: the bits of its exponent.
+_HALF = np.uint16(0x7C00)
+_EXPONENTS: dict[TensorType, np.uint16 | np.uint32] = {
+    TensorType.F32: np.uint32(0x7F800000),
     TensorType.F16: _HALF,
-    TensorType.BF16: (np.dtype("<u2"), 0x7F80),
+    TensorType.BF16: np.uint16(0x7F80),
 }
 # Where the float16 numbers of a block lie, if not at its beginning.
 _HALVES = {
@@ -53,16 +52,15 @@ def not_finite(tensor: Tensor) -> GGUFError:
 
 
 def _finite_blocks(kind: TensorType, blocks: Bytes) -> bool:
-    if kind in _FLOATS:
-        return _finite_floats(blocks.reshape(-1), *_FLOATS[kind])
+    if kind in _EXPONENTS:
+        return _finite_floats(blocks, _EXPONENTS[kind])
     if kind is TensorType.MXFP4:
         return _finite_powers(blocks)
-    fields = (blocks[:, at : at + 2] for at in _HALVES.get(kind, (0,)))
-    return all(_finite_floats(np.ascontiguousarray(field).reshape(-1), *_HALF) for field in fields)
+    return all(_finite_floats(blocks[:, at : at + 2], _HALF) for at in _HALVES.get(kind, (0,)))
 
 
-def _finite_floats(data: Bytes, dtype: np.dtype[np.unsignedinteger], exponent: int) -> bool:
-    bits: npt.NDArray[np.unsignedinteger] = data.view(dtype)
+def _finite_floats(floats: Bytes, exponent: np.uint16 | np.uint32) -> bool:
+    bits = floats.view(exponent.dtype)
     return not ((bits & exponent) == exponent).any()
 
 

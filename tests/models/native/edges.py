@@ -60,7 +60,7 @@ def _products(kernels: Kernels, data: Bytes, kind: TensorType) -> Iterator[tuple
         yield f"product of {rows} rows", kernels.linear(_activations(rows, weight.columns), weight)
     ids = np.array([weight.rows - 1, 0, weight.rows // 2], np.int64)
     yield "embedding", kernels.embed(ids, weight)
-    yield "check", np.float32([kernels.are_finite(data, kind)])
+    yield "check", np.array([kernels.are_finite(data, kind)], np.float32)
 
 
 def _together(

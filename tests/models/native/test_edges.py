@@ -8,8 +8,9 @@ from models.gguf.tensor_types import TensorType
 
 
 def test_no_byte_outside_a_weight_is_read(compiled: Path, compiled_network: Path) -> None:
+    libraries = str(compiled), str(compiled_network)
     names = [kind.name for kind in TensorType]
-    command = [sys.executable, "-m", "tests.models.native.edges", compiled, compiled_network]
+    command = [sys.executable, "-m", "tests.models.native.edges", *libraries]
     done = subprocess.run([*command, *names], capture_output=True, text=True, check=False)
     said = done.stdout.splitlines()[-1:], done.stderr
     assert (done.returncode, *said) == (0, ["all well"], "")
