@@ -27,9 +27,20 @@ constexpr auto halves_of() {
     else return std::array{0};
 }
 
+// A power of two may be too large for some codes.
+inline bool is_finite_power(const uint8_t* block) {
+    constexpr uint8_t kLargest = 252;  // that is not
+    if (block[0] <= kLargest) return true;
+    float weights[BlockOf<Type::MXFP4>::kColumns];
+    decode_block<Type::MXFP4>(block, weights);
+    return std::all_of(std::begin(weights), std::end(weights),
+                       [](float weight) { return std::isfinite(weight); });
+}
+
 template <Type kType>
 inline bool is_finite_block(const uint8_t* block) {
-    if constexpr (kType == Type::F32) return is_finite<uint32_t, 0x7F800000>(block);
+    if constexpr (kType == Type::MXFP4) return is_finite_power(block);
+    else if constexpr (kType == Type::F32) return is_finite<uint32_t, 0x7F800000>(block);
     else if constexpr (kType == Type::BF16) return is_finite<uint16_t, 0x7F80>(block);
     else {
         bool finite = true;
