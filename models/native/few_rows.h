@@ -6,10 +6,16 @@
 
 namespace ember {
 
-constexpr int kFewRows = 8;  // more go by panels
+constexpr int kFewRows = 8;      // more go by panels
+constexpr int64_t kBlock = 32;  // weight rows of one task
+
+// Products of up to kFewRows activation rows with a block of weight rows.
+struct Block {
+    alignas(64) float values[kFewRows][kBlock];
+};
 
 // Weights stream from memory once per token. A thread asks for what it will most likely read next:
-// the same place two blocks of 32 rows on.
+// the same place two blocks on.
 constexpr int64_t kRowsAhead = 64;
 
 inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
@@ -24,14 +30,49 @@ inline float dot(const float* w, const float* x, int64_t count) {
     return total;
 }
 
+// Products of a block by `Rows`, which has
+//     template <int M, int R> static void dot(const Weight&, int64_t row, const Activation* x,
+//                                             float* out)
+// for out[m * R + r] = weight row `row` + r times activation row m, and kAtOnce, the R that one
+// activation row meets together.
+template <typename Rows>
+struct RowByRow {
+    static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
+                         int64_t count, Block& out) {
+        int64_t n = 0;
+        if (rows == 1)
+            for (; n + Rows::kAtOnce <= count; n += Rows::kAtOnce)
+                Rows::template dot<1, Rows::kAtOnce>(w, first + n, x, out.values[0] + n);
+        float column[kFewRows];
+        for (; n < count; ++n) {
+            some(w, first + n, x, rows, column);
+            for (int m = 0; m < rows; ++m) out.values[m][n] = column[m];
+        }
+    }
+
+  private:
+    // One weight row, and a row count that is known only at run time.
+    static void some(const Weight& w, int64_t row, const Activation* x, int count, float* out) {
+        switch (count) {
+            case 1: return Rows::template dot<1, 1>(w, row, x, out);
+            case 2: return Rows::template dot<2, 1>(w, row, x, out);
+            case 3: return Rows::template dot<3, 1>(w, row, x, out);
+            case 4: return Rows::template dot<4, 1>(w, row, x, out);
+            case 5: return Rows::template dot<5, 1>(w, row, x, out);
+            case 6: return Rows::template dot<6, 1>(w, row, x, out);
+            case 7: return Rows::template dot<7, 1>(w, row, x, out);
+            default: return Rows::template dot<8, 1>(w, row, x, out);
+        }
+    }
+};
+
 // How weights of a type meet up to kFewRows activation rows, which they read in a form: here as
 // floats. Types with products of their own specialise this.
 template <Type kType>
-struct FewRows {
+struct FewRows : RowByRow<FewRows<kType>> {
     static constexpr Form kForm = Form::Floats;
-    static constexpr int kAtOnce = 1;  // weight rows that one activation row meets together
+    static constexpr int kAtOnce = 1;
 
-    // out[m * R + r] = weight row `row` + r times activation row m.
     template <int M, int R>
     static void dot(const Weight& w, int64_t row, const Activation* x, float* out) {
         for (int i = 0; i < M * R; ++i) out[i] = 0;
@@ -48,22 +89,5 @@ struct FewRows {
         }
     }
 };
-
-// out[m] = weight row `row` times activation row m, for a row count that is known only at run
-// time, 1 to kFewRows.
-template <Type kType>
-void dot_few(const Weight& w, int64_t row, const Activation* x, int count, float* out) {
-    using Rows = FewRows<kType>;
-    switch (count) {
-        case 1: return Rows::template dot<1, 1>(w, row, x, out);
-        case 2: return Rows::template dot<2, 1>(w, row, x, out);
-        case 3: return Rows::template dot<3, 1>(w, row, x, out);
-        case 4: return Rows::template dot<4, 1>(w, row, x, out);
-        case 5: return Rows::template dot<5, 1>(w, row, x, out);
-        case 6: return Rows::template dot<6, 1>(w, row, x, out);
-        case 7: return Rows::template dot<7, 1>(w, row, x, out);
-        default: return Rows::template dot<8, 1>(w, row, x, out);
-    }
-}
 
 }  // namespace ember

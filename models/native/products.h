@@ -11,7 +11,6 @@
 
 namespace ember {
 
-constexpr int64_t kBlock = 32;       // weight rows of one task of a product with few rows
 constexpr int64_t kBlockRows = 192;  // activation rows that stay in cache beside a panel
 
 // Lent by the library of the caches.
@@ -72,35 +71,22 @@ class Quantized {
     }
 };
 
-// Products of up to kFewRows activation rows with a block of weight rows.
-struct Block {
-    alignas(64) float values[kFewRows][kBlock];
-};
-
-template <Type kType>
-void multiply_block(const Weight& w, const Activation* x, int rows, int64_t first, int64_t count,
-                    Block& out) {
-    using Rows = FewRows<kType>;
-    int64_t n = 0;
-    if (rows == 1)
-        for (; n + Rows::kAtOnce <= count; n += Rows::kAtOnce)
-            Rows::template dot<1, Rows::kAtOnce>(w, first + n, x, out.values[0] + n);
-    float column[kFewRows];
-    for (; n < count; ++n) {
-        dot_few<kType>(w, first + n, x, rows, column);
-        for (int m = 0; m < rows; ++m) out.values[m][n] = column[m];
-    }
-}
-
 // Products of up to kBlockRows activation rows with a panel of weight rows.
 struct Panelful {
     alignas(64) float values[kBlockRows][kPanel];
 };
 
+// A thread's own.
+template <typename Panel>
+Panel& own_panel() {
+    thread_local Panel panel;
+    return panel;
+}
+
 template <Type kType>
 void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
                     Panelful& out) {
-    thread_local typename PanelOf<kType>::Panel panel;
+    auto& panel = own_panel<typename PanelOf<kType>::Panel>();
     panel.template load<kType>(w, first);
     int64_t m = 0;
     for (; m + kTileRows <= rows; m += kTileRows)
@@ -118,7 +104,7 @@ struct Products {
 inline Products products_of(Type type) {
     return with_type(type, []<Type kType>() {
         return Products{FewRows<kType>::kForm, PanelOf<kType>::Panel::kForm,
-                        &multiply_block<kType>, &multiply_panel<kType>};
+                        &FewRows<kType>::multiply, &multiply_panel<kType>};
     });
 }
 
