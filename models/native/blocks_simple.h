@@ -119,139 +119,138 @@ inline void decode_block<Type::IQ4_XS>(const uint8_t* block, float* out) {
 
 #ifdef EMBER_VNNI
 
-// Codes of nibbles, which `code` may still change, given their index.
-template <typename Code>
-[[gnu::always_inline]] inline void spread_nibbles(const Quad& nibbles, Lanes& to,
-                                                  const Code& code) {
-    const __m512i mask = _mm512_set1_epi8(15);
-    for (int i = 0; i < 4; ++i) {
-        to.codes[i] = code(i, _mm512_and_si512(nibbles[i], mask));
-        to.codes[4 + i] = code(4 + i, _mm512_and_si512(_mm512_srli_epi16(nibbles[i], 4), mask));
+constexpr int kIQ4Zero = 128;  // moves the table's values up to unsigned ones
+
+// The lanes of a block by the places of its parts in a span.
+template <typename Span>
+class BlockLanes {
+  public:
+    [[gnu::always_inline]] explicit BlockLanes(const Span& span) : span_(span) {}
+
+    operator Lanes() const { return lanes_; }
+
+    // scale * code + minimum, which follows the scale
+    [[gnu::always_inline]] BlockLanes& scale_and_minimum(int at) {
+        lanes_.scale = span_.half(at);
+        lanes_.bias = span_.half(at + 2);
+        return *this;
     }
-}
 
-[[gnu::always_inline]] inline void spread_nibbles(const Quad& nibbles, Lanes& to) {
-    spread_nibbles(nibbles, to, [](int, __m512i codes) { return codes; });
-}
+    // scale * (code - zero)
+    [[gnu::always_inline]] BlockLanes& scale(__m512 scale, int zero) {
+        lanes_.scale = scale;
+        lanes_.bias = _mm512_mul_ps(scale, _mm512_set1_ps(float(-zero)));
+        return *this;
+    }
 
-// The same with bit 4 * i + j of `fifth` above byte j of codes i.
-[[gnu::always_inline]] inline void spread_nibbles(const Quad& nibbles, __m512i fifth, Lanes& to) {
-    // Where to read a byte of each 8 of both rows, for the bit to be its fifth.
-    const __m512i first = _mm512_set1_epi64(0x1f1e1d1c3f3e3d3c);
-    spread_nibbles(nibbles, to, [&](int i, __m512i codes) {
-        const __m512i from = _mm512_add_epi8(first, _mm512_set1_epi8(char(4 * i)));
-        return _mm512_ternarylogic_epi32(codes, _mm512_multishift_epi64_epi8(from, fifth),
-                                         _mm512_set1_epi8(16), 0xf8);
-    });
-}
+    [[gnu::always_inline]] BlockLanes& scale(int at, int zero) {
+        return scale(span_.half(at), zero);
+    }
 
-// The same by the table, moved up by kIQ4Zero.
-constexpr int kIQ4Zero = 128;
+    [[gnu::always_inline]] BlockLanes& nibbles(int at) {
+        const __m512i mask = _mm512_set1_epi8(15);
+        for (int i = 0; i < 4; ++i) {
+            const __m512i both = span_.word(at + 4 * i);
+            lanes_.codes[i] = _mm512_and_si512(both, mask);
+            lanes_.codes[4 + i] = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+        }
+        return *this;
+    }
 
-[[gnu::always_inline]] inline void spread_table(const Quad& nibbles, Lanes& to) {
-    const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kIQ4Values));
-    const __m512i table = _mm512_broadcast_i32x4(_mm_xor_si128(values, _mm_set1_epi8(-128)));
-    spread_nibbles(nibbles, to, [&](int, __m512i codes) {
-        return _mm512_shuffle_epi8(table, codes);
-    });
-}
+    // Bit 4 * i + j of a word above byte j of codes i.
+    [[gnu::always_inline]] BlockLanes& fifth_bits(int at) {
+        const __m512i bits = span_.word(at);
+        // Where to read the bytes of two words for a bit to be the fifth of its byte.
+        const __m512i first = _mm512_set1_epi64(0x1f1e1d1c3f3e3d3c);
+        for (int i = 0; i < 8; ++i) {
+            const __m512i from = _mm512_add_epi8(first, _mm512_set1_epi8(char(4 * i)));
+            lanes_.codes[i] =
+                _mm512_ternarylogic_epi32(lanes_.codes[i], _mm512_multishift_epi64_epi8(from, bits),
+                                          _mm512_set1_epi8(16), 0xf8);
+        }
+        return *this;
+    }
 
-// scale * (code - zero)
-[[gnu::always_inline]] inline void set_zero(__m512 scale, int zero, Lanes& to) {
-    to.scale = scale;
-    to.bias = _mm512_mul_ps(scale, _mm512_set1_ps(float(-zero)));
-}
+    // Codes by the table.
+    [[gnu::always_inline]] BlockLanes& values() {
+        const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kIQ4Values));
+        const __m512i moved = _mm512_broadcast_i32x4(_mm_xor_si128(table, _mm_set1_epi8(-128)));
+        for (auto& codes : lanes_.codes) codes = _mm512_shuffle_epi8(moved, codes);
+        return *this;
+    }
+
+    // Signed ones, moved up by 128.
+    [[gnu::always_inline]] BlockLanes& bytes(int at) {
+        for (int i = 0; i < 8; ++i)
+            lanes_.codes[i] = _mm512_xor_si512(span_.word(at + 4 * i), _mm512_set1_epi8(-128));
+        return *this;
+    }
+
+  private:
+    const Span& span_;
+    Lanes lanes_;
+};
 
 template <>
 struct LanesOf<Type::Q4_0> {
-    static constexpr int kAtOnce = 1;
+    static constexpr int kAtOnce = 4;
 
-    template <int N, typename Use>
-    [[gnu::always_inline]] static void load(const LaneRows& rows, int64_t at, const Use& use) {
-        Lanes lanes;
-        set_zero(low_halves(rows.quad(at)[0]), 8, lanes);
-        spread_nibbles(rows.quad(at + 2), lanes);
-        use(0, lanes);
+    template <typename Span>
+    [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
+        return BlockLanes(span).scale(18 * i, 8).nibbles(18 * i + 2);
     }
 };
 
 template <>
 struct LanesOf<Type::Q4_1> {
-    static constexpr int kAtOnce = 4;  // 20 words, 4 at a time
+    static constexpr int kAtOnce = 4;
 
-    template <int N, typename Use>
-    [[gnu::always_inline]] static void load(const LaneRows& rows, int64_t at, const Use& use) {
-        __m512i words[5 * N];
-        for (int i = 0; i < 5 * N; i += 4) {
-            const int from = std::min(i, 5 * N - 4);
-            const Quad quad = rows.quad(at + 4 * from);
-            for (int j = 0; j < 4; ++j) words[from + j] = quad[j];
-        }
-        for (int i = 0; i < N; ++i) {
-            const __m512i* block = words + 5 * i;
-            Lanes lanes;
-            lanes.scale = low_halves(block[0]);
-            lanes.bias = high_halves(block[0]);
-            spread_nibbles({{block[1], block[2], block[3], block[4]}}, lanes);
-            use(i, lanes);
-        }
+    template <typename Span>
+    [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
+        return BlockLanes(span).scale_and_minimum(20 * i).nibbles(20 * i + 4);
     }
 };
 
 template <>
 struct LanesOf<Type::Q5_0> {
-    static constexpr int kAtOnce = 1;
+    static constexpr int kAtOnce = 4;
 
-    template <int N, typename Use>
-    [[gnu::always_inline]] static void load(const LaneRows& rows, int64_t at, const Use& use) {
-        const Quad head = rows.quad(at);
-        Lanes lanes;
-        set_zero(low_halves(head[0]), 16, lanes);
-        spread_nibbles(rows.quad(at + 6), _mm512_shrdi_epi32(head[0], head[1], 16), lanes);
-        use(0, lanes);
+    template <typename Span>
+    [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
+        return BlockLanes(span).scale(22 * i, 16).nibbles(22 * i + 6).fifth_bits(22 * i + 2);
     }
 };
 
 template <>
 struct LanesOf<Type::Q5_1> {
-    static constexpr int kAtOnce = 1;
+    static constexpr int kAtOnce = 4;
 
-    template <int N, typename Use>
-    [[gnu::always_inline]] static void load(const LaneRows& rows, int64_t at, const Use& use) {
-        const Quad head = rows.quad(at);
-        Lanes lanes;
-        lanes.scale = low_halves(head[0]);
-        lanes.bias = high_halves(head[0]);
-        spread_nibbles(rows.quad(at + 8), head[1], lanes);
-        use(0, lanes);
+    template <typename Span>
+    [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
+        return BlockLanes(span)
+            .scale_and_minimum(24 * i)
+            .nibbles(24 * i + 8)
+            .fifth_bits(24 * i + 4);
     }
 };
 
 template <>
 struct LanesOf<Type::Q8_0> {
-    static constexpr int kAtOnce = 1;
+    static constexpr int kAtOnce = 2;
 
-    template <int N, typename Use>
-    [[gnu::always_inline]] static void load(const LaneRows& rows, int64_t at, const Use& use) {
-        const Quad halves[] = {rows.quad(at + 2), rows.quad(at + 18)};
-        Lanes lanes;
-        set_zero(low_halves(rows.quad(at)[0]), 128, lanes);
-        for (int i = 0; i < 8; ++i)
-            lanes.codes[i] = _mm512_xor_si512(halves[i / 4][i % 4], _mm512_set1_epi8(-128));
-        use(0, lanes);
+    template <typename Span>
+    [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
+        return BlockLanes(span).scale(34 * i, 128).bytes(34 * i + 2);
     }
 };
 
 template <>
 struct LanesOf<Type::IQ4_NL> {
-    static constexpr int kAtOnce = 1;
+    static constexpr int kAtOnce = 4;
 
-    template <int N, typename Use>
-    [[gnu::always_inline]] static void load(const LaneRows& rows, int64_t at, const Use& use) {
-        Lanes lanes;
-        set_zero(low_halves(rows.quad(at)[0]), kIQ4Zero, lanes);
-        spread_table(rows.quad(at + 2), lanes);
-        use(0, lanes);
+    template <typename Span>
+    [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
+        return BlockLanes(span).scale(18 * i, kIQ4Zero).nibbles(18 * i + 2).values();
     }
 };
 
@@ -259,25 +258,19 @@ template <>
 struct LanesOf<Type::IQ4_XS> {
     static constexpr int kAtOnce = 1;
 
-    template <int N, typename Use>
-    [[gnu::always_inline]] static void load(const LaneRows& rows, int64_t at, const Use& use) {
-        const Quad head = rows.quad(at);
-        const __m512 scale = low_halves(head[0]);
-        const __m512i high = _mm512_srli_epi32(head[0], 16);
-        const auto bits = [](__m512i words, int from, int mask) {
-            return _mm512_and_si512(_mm512_srl_epi32(words, _mm_cvtsi32_si128(from)),
-                                    _mm512_set1_epi32(mask));
+    template <typename Span>
+    [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
+        const auto bits = [&](int at, int from, int mask) {
+            const __m128i by = _mm_cvtsi32_si128(from);
+            return _mm512_and_si512(_mm512_srl_epi32(span.word(at), by), _mm512_set1_epi32(mask));
         };
-        for (int b = 0; b < 8; ++b) {
-            const __m512i step = _mm512_or_si512(
-                bits(head[1], 4 * b, 15), _mm512_slli_epi32(bits(high, 2 * b, 3), 4));
-            const __m512 whole =
-                _mm512_cvtepi32_ps(_mm512_sub_epi32(step, _mm512_set1_epi32(32)));
-            Lanes lanes;
-            set_zero(_mm512_mul_ps(scale, whole), kIQ4Zero, lanes);
-            spread_table(rows.quad(at + 8 + 16 * b), lanes);
-            use(b, lanes);
-        }
+        const __m512i high = _mm512_slli_epi32(bits(0, 16 + 2 * i, 3), 4);
+        const __m512i step = _mm512_or_si512(bits(4, 4 * i, 15), high);
+        const __m512 whole = _mm512_cvtepi32_ps(_mm512_sub_epi32(step, _mm512_set1_epi32(32)));
+        return BlockLanes(span)
+            .scale(_mm512_mul_ps(span.half(0), whole), kIQ4Zero)
+            .nibbles(8 + 16 * i)
+            .values();
     }
 };
 

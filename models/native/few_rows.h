@@ -33,36 +33,38 @@ inline float dot(const float* w, const float* x, int64_t count) {
 // Products of a block by `Rows`, which has
 //     template <int M, int R> static void dot(const Weight&, int64_t row, const Activation* x,
 //                                             float* out)
-// for out[m * R + r] = weight row `row` + r times activation row m, and kAtOnce, the R that one
-// activation row meets together.
+// for out[m * R + r] = weight row `row` + r times activation row m, and at_once(M), the R that M
+// activation rows meet together.
 template <typename Rows>
 struct RowByRow {
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
                          int64_t count, Block& out) {
-        int64_t n = 0;
-        if (rows == 1)
-            for (; n + Rows::kAtOnce <= count; n += Rows::kAtOnce)
-                Rows::template dot<1, Rows::kAtOnce>(w, first + n, x, out.values[0] + n);
-        float column[kFewRows];
-        for (; n < count; ++n) {
-            some(w, first + n, x, rows, column);
-            for (int m = 0; m < rows; ++m) out.values[m][n] = column[m];
+        switch (rows) {
+            case 1: return multiply_rows<1>(w, x, first, count, out);
+            case 2: return multiply_rows<2>(w, x, first, count, out);
+            case 3: return multiply_rows<3>(w, x, first, count, out);
+            case 4: return multiply_rows<4>(w, x, first, count, out);
+            case 5: return multiply_rows<5>(w, x, first, count, out);
+            case 6: return multiply_rows<6>(w, x, first, count, out);
+            case 7: return multiply_rows<7>(w, x, first, count, out);
+            default: return multiply_rows<8>(w, x, first, count, out);
         }
     }
 
   private:
-    // One weight row, and a row count that is known only at run time.
-    static void some(const Weight& w, int64_t row, const Activation* x, int count, float* out) {
-        switch (count) {
-            case 1: return Rows::template dot<1, 1>(w, row, x, out);
-            case 2: return Rows::template dot<2, 1>(w, row, x, out);
-            case 3: return Rows::template dot<3, 1>(w, row, x, out);
-            case 4: return Rows::template dot<4, 1>(w, row, x, out);
-            case 5: return Rows::template dot<5, 1>(w, row, x, out);
-            case 6: return Rows::template dot<6, 1>(w, row, x, out);
-            case 7: return Rows::template dot<7, 1>(w, row, x, out);
-            default: return Rows::template dot<8, 1>(w, row, x, out);
+    template <int M>
+    static void multiply_rows(const Weight& w, const Activation* x, int64_t first, int64_t count,
+                              Block& out) {
+        constexpr int R = Rows::at_once(M);
+        int64_t n = 0;
+        float some[M * R];
+        for (; n + R <= count; n += R) {
+            Rows::template dot<M, R>(w, first + n, x, some);
+            for (int m = 0; m < M; ++m) std::copy_n(some + m * R, R, out.values[m] + n);
         }
+        for (; n < count; ++n)
+            for (int m = 0; m < M; ++m)
+                Rows::template dot<1, 1>(w, first + n, x + m, out.values[m] + n);
     }
 };
 
@@ -71,7 +73,7 @@ struct RowByRow {
 template <Type kType>
 struct FewRows : RowByRow<FewRows<kType>> {
     static constexpr Form kForm = Form::Floats;
-    static constexpr int kAtOnce = 1;
+    static constexpr int at_once(int) { return 1; }
 
     template <int M, int R>
     static void dot(const Weight& w, int64_t row, const Activation* x, float* out) {

@@ -11,7 +11,7 @@
 
 namespace ember {
 
-constexpr int64_t kBlockRows = 192;  // activation rows that stay in cache beside a panel
+constexpr int64_t kBlockRows = 256;  // activation rows of one task of a product with many
 
 // Lent by the library of the caches.
 static Pool* pool;
@@ -87,11 +87,16 @@ template <Type kType>
 void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
                     Panelful& out) {
     auto& panel = own_panel<typename PanelOf<kType>::Panel>();
-    panel.template load<kType>(w, first);
-    int64_t m = 0;
-    for (; m + kTileRows <= rows; m += kTileRows)
-        panel.template multiply<kTileRows>(x + m, out.values + m);
-    for (; m < rows; ++m) panel.template multiply<1>(x + m, out.values + m);
+    std::memset(&out, 0, size_t(rows) * sizeof out.values[0]);
+    const int64_t height = std::min(kPanel, w.rows - first);
+    for (int64_t at = 0; at < w.columns; at += kPanelColumns) {
+        const int64_t columns = std::min(kPanelColumns, w.columns - at);
+        panel.template load<kType>(w, first, height, at, columns);
+        int64_t m = 0;
+        for (; m + kTileRows <= rows; m += kTileRows)
+            panel.template multiply<kTileRows>(x + m, at, columns, out.values + m);
+        for (; m < rows; ++m) panel.template multiply<1>(x + m, at, columns, out.values + m);
+    }
 }
 
 // What a type's products read, and what computes them.
