@@ -227,26 +227,46 @@ struct LaneFewRows {
     }
 };
 
-// Many activation rows: lanes are written down, for two times 16 rows.
+// Many activation rows: the lanes of some columns are written down, for two times 16 rows, and meet
+// all of them in the nearest cache.
 class LanePanel {
   public:
     static constexpr Form kForm = Form::InOrder;
 
-    // Further rows are copies of the last.
+    // out[m] = kPanel weight rows from `first` on times activation row m; rows that are not there
+    // are copies of the last.
     template <Type kType>
-    void load(const Weight& w, int64_t row, int64_t rows, int64_t at, int64_t columns) {
-        for (int64_t half = 0; half < kHalves; ++half) {
-            const int64_t skipped = std::min(half * kLaneRows, rows - 1);
-            each_group<kType>(LaneRows(w, row + skipped, rows - skipped), at, columns,
+    void multiply(const Weight& w, int64_t first, const Activation* x, int64_t rows,
+                  float (*out)[kPanel]) {
+        std::memset(out, 0, size_t(rows) * sizeof out[0]);
+        for (int64_t at = 0; at < w.columns; at += kMostBlock) {
+            const int64_t columns = std::min(kMostBlock, w.columns - at);
+            load<kType>(w, first, at, columns);
+            int64_t m = 0;
+            for (; m + kTile <= rows; m += kTile) add<kTile>(x + m, at, columns, out + m);
+            for (; m < rows; ++m) add<1>(x + m, at, columns, out + m);
+        }
+    }
+
+  private:
+    static constexpr int kHalves = kPanel / kLaneRows;
+    static constexpr int kTile = 4;  // activation rows that meet in registers
+
+    Lanes lanes_[kHalves][kMostBlock / kXGroup];
+
+    template <Type kType>
+    void load(const Weight& w, int64_t first, int64_t at, int64_t columns) {
+        for (int half = 0; half < kHalves; ++half) {
+            const int64_t row = std::min(first + half * kLaneRows, w.rows - 1);
+            each_group<kType>(LaneRows(w, row, w.rows - row), at, columns,
                               [&](int64_t group, const Lanes& lanes) {
                                   lanes_[half][group] = lanes;
                               });
         }
     }
 
-    // out[m] += all rows of the panel times activation row m.
     template <int M>
-    void multiply(const Activation* x, int64_t at, int64_t columns, float (*out)[kPanel]) const {
+    void add(const Activation* x, int64_t at, int64_t columns, float (*out)[kPanel]) const {
         __m512 totals[M][kHalves];
         for (int m = 0; m < M; ++m)
             for (int half = 0; half < kHalves; ++half)
@@ -259,11 +279,6 @@ class LanePanel {
             for (int half = 0; half < kHalves; ++half)
                 _mm512_storeu_ps(out[m] + half * kLaneRows, totals[m][half]);
     }
-
-  private:
-    static constexpr int kHalves = kPanel / kLaneRows;
-
-    Lanes lanes_[kHalves][kPanelColumns / kXGroup];
 };
 
 }  // namespace ember
