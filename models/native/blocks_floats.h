@@ -96,7 +96,7 @@ inline void decode_columns<Type::BF16>(const Weight& w, int64_t row, int64_t at,
 
 // Products with the activations' own numbers.
 template <Type kType>
-struct FloatRows {
+struct FloatRows : RowByRow<FloatRows<kType>> {
     static constexpr Form kForm = Form::Floats;
     static constexpr int at_once(int rows) { return rows == 1 ? 4 : 1; }
 
