@@ -49,7 +49,8 @@ template <int M, int R, typename Load>
 template <Type kType>
 struct FewRows {
     static constexpr Form kForm = Form::Floats;
-    static constexpr int kAtOnce = 1;  // weight rows that one activation row meets together
+    // Weight rows that M activation rows meet together.
+    static constexpr int at_once(int) { return 1; }
 
     // out[m * R + r] = weight row `row` + r times activation row m.
     template <int M, int R>
@@ -65,22 +66,5 @@ struct FewRows {
         }
     }
 };
-
-// out[m] = weight row `row` times activation row m, for a row count that is known only at run
-// time, 1 to kFewRows.
-template <Type kType>
-void dot_few(const Weight& w, int64_t row, const Activation* x, int count, float* out) {
-    using Rows = FewRows<kType>;
-    switch (count) {
-        case 1: return Rows::template dot<1, 1>(w, row, x, out);
-        case 2: return Rows::template dot<2, 1>(w, row, x, out);
-        case 3: return Rows::template dot<3, 1>(w, row, x, out);
-        case 4: return Rows::template dot<4, 1>(w, row, x, out);
-        case 5: return Rows::template dot<5, 1>(w, row, x, out);
-        case 6: return Rows::template dot<6, 1>(w, row, x, out);
-        case 7: return Rows::template dot<7, 1>(w, row, x, out);
-        default: return Rows::template dot<8, 1>(w, row, x, out);
-    }
-}
 
 }  // namespace ember

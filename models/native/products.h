@@ -78,18 +78,34 @@ struct Block {
     alignas(64) float values[kFewRows][kBlock];
 };
 
+template <Type kType, int M>
+void multiply_rows(const Weight& w, const Activation* x, int64_t first, int64_t count,
+                   Block& out) {
+    using Rows = FewRows<kType>;
+    constexpr int R = Rows::at_once(M);
+    int64_t n = 0;
+    float some[M * R];
+    for (; n + R <= count; n += R) {
+        Rows::template dot<M, R>(w, first + n, x, some);
+        for (int m = 0; m < M; ++m) std::copy_n(some + m * R, R, out.values[m] + n);
+    }
+    for (; n < count; ++n)
+        for (int m = 0; m < M; ++m)
+            Rows::template dot<1, 1>(w, first + n, x + m, out.values[m] + n);
+}
+
 template <Type kType>
 void multiply_block(const Weight& w, const Activation* x, int rows, int64_t first, int64_t count,
                     Block& out) {
-    using Rows = FewRows<kType>;
-    int64_t n = 0;
-    if (rows == 1)
-        for (; n + Rows::kAtOnce <= count; n += Rows::kAtOnce)
-            Rows::template dot<1, Rows::kAtOnce>(w, first + n, x, out.values[0] + n);
-    float column[kFewRows];
-    for (; n < count; ++n) {
-        dot_few<kType>(w, first + n, x, rows, column);
-        for (int m = 0; m < rows; ++m) out.values[m][n] = column[m];
+    switch (rows) {
+        case 1: return multiply_rows<kType, 1>(w, x, first, count, out);
+        case 2: return multiply_rows<kType, 2>(w, x, first, count, out);
+        case 3: return multiply_rows<kType, 3>(w, x, first, count, out);
+        case 4: return multiply_rows<kType, 4>(w, x, first, count, out);
+        case 5: return multiply_rows<kType, 5>(w, x, first, count, out);
+        case 6: return multiply_rows<kType, 6>(w, x, first, count, out);
+        case 7: return multiply_rows<kType, 7>(w, x, first, count, out);
+        default: return multiply_rows<kType, 8>(w, x, first, count, out);
     }
 }
 
