@@ -84,6 +84,12 @@ void decode_block(const uint8_t* block, float* out);
 
 constexpr int64_t kMostBlock = 256;  // weights of the largest block
 
+// The block of a row whose first column is `at`.
+template <Type kType>
+inline const uint8_t* block_at(const Weight& w, int64_t row, int64_t at) {
+    return w.row(row) + at / BlockOf<kType>::kColumns * BlockOf<kType>::kBytes;
+}
+
 // The same of types that need a grid.
 template <Type kType>
 void decode_block(const uint8_t* block, const uint8_t*, float* out) {
@@ -95,7 +101,7 @@ template <Type kType>
 [[gnu::noinline]] void decode_columns(const Weight& w, int64_t row, int64_t at, int64_t count,
                                       float* out) {
     using Block = BlockOf<kType>;
-    const uint8_t* block = w.row(row) + at / Block::kColumns * Block::kBytes;
+    const uint8_t* block = block_at<kType>(w, row, at);
     for (; count > 0; count -= Block::kColumns, block += Block::kBytes, out += Block::kColumns)
         decode_block<kType>(block, w.grid, out);
 }

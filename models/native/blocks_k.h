@@ -435,6 +435,132 @@ struct FewRows<Type::Q5_K> : KRows<Type::Q5_K> {};
 template <>
 struct FewRows<Type::Q6_K> : KRows<Type::Q6_K> {};
 
+// Rows of panels: codes times the scales of their groups, which fit 16 bits, and so do the sums of
+// 32 products with activations in 32.
+
+inline __m256i load_32(const uint8_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+// Bits of bytes, shifted down.
+inline __m256i bits(__m256i bytes, int shift, int mask) {
+    return _mm256_and_si256(_mm256_srli_epi16(bytes, shift), _mm256_set1_epi8(char(mask)));
+}
+
+// 32 codes times the scales of the two 16.
+inline __m512i scaled(__m512i codes, int first, int second) {
+    return _mm512_mullo_epi16(codes, _mm512_inserti64x4(_mm512_set1_epi16(int16_t(first)),
+                                                        _mm256_set1_epi16(int16_t(second)), 1));
+}
+
+struct WideRow {
+    const uint8_t* block;
+    GroupScales groups;
+
+    explicit WideRow(const uint8_t* from) : block(from), groups(from + 4) {}
+
+    float scale(int) const { return read_half(block); }
+    float minimum(int i) const { return read_half(block + 2) * float(groups.minimums[i]); }
+
+    __m256i nibbles(const uint8_t* from, int g) const {
+        return bits(load_32(from + 32 * (g / 2)), 4 * (g % 2), 15);
+    }
+    __m512i times_scale(__m256i codes, int g) const {
+        return _mm512_mullo_epi16(_mm512_cvtepu8_epi16(codes),
+                                  _mm512_set1_epi16(groups.scales[g]));
+    }
+};
+
+template <>
+struct PanelRow<Type::Q4_K> : WideRow {
+    using WideRow::WideRow;
+    __m512i codes(int g) const { return times_scale(nibbles(block + 16, g), g); }
+};
+
+template <>
+struct PanelRow<Type::Q5_K> : WideRow {
+    using WideRow::WideRow;
+    __m512i codes(int g) const {
+        const __m256i fifth = _mm256_slli_epi16(bits(load_32(block + 16), g, 1), 4);
+        return times_scale(_mm256_or_si256(nibbles(block + 48, g), fifth), g);
+    }
+};
+
+template <>
+struct PanelRow<Type::Q6_K> {
+    const uint8_t* block;
+
+    explicit PanelRow(const uint8_t* from) : block(from) {}
+
+    float scale(int) const { return read_half(block + 208); }
+    float minimum(int) const { return 0; }
+
+    __m512i codes(int g) const {
+        const int half = g / 4, part = g % 4;
+        const __m256i low = load_32(block + 64 * half + 32 * (part % 2));
+        const __m256i high = bits(load_32(block + 128 + 32 * half), 2 * part, 3);
+        const __m256i whole =
+            _mm256_or_si256(bits(low, 4 * (part / 2), 15), _mm256_slli_epi16(high, 4));
+        const int8_t* scales = reinterpret_cast<const int8_t*>(block + 192) + 2 * g;
+        return scaled(_mm512_sub_epi16(_mm512_cvtepu8_epi16(whole), _mm512_set1_epi16(32)),
+                      scales[0], scales[1]);
+    }
+};
+
+template <>
+struct PanelRow<Type::Q2_K> {
+    const uint8_t* block;
+
+    explicit PanelRow(const uint8_t* from) : block(from) {}
+
+    float scale(int) const { return read_half(block + 80); }
+    float minimum(int i) const { return read_half(block + 82) * float(block[i] >> 4); }
+
+    __m512i codes(int g) const {
+        const __m256i low = bits(load_32(block + 16 + 32 * (g / 4)), 2 * (g % 4), 3);
+        return scaled(_mm512_cvtepu8_epi16(low), block[2 * g] & 15, block[2 * g + 1] & 15);
+    }
+};
+
+template <>
+struct PanelRow<Type::Q3_K> {
+    const uint8_t* block;
+
+    explicit PanelRow(const uint8_t* from) : block(from) {}
+
+    float scale(int) const { return read_half(block + 108); }
+    float minimum(int) const { return 0; }
+
+    __m512i codes(int g) const {
+        const __m256i low = bits(load_32(block + 32 + 32 * (g / 4)), 2 * (g % 4), 3);
+        const __m256i third = _mm256_slli_epi16(bits(load_32(block), g, 1), 2);
+        const __m512i whole = _mm512_cvtepu8_epi16(_mm256_or_si256(low, third));
+        return scaled(_mm512_sub_epi16(whole, _mm512_set1_epi16(4)), q3_scale(block + 96, 2 * g),
+                      q3_scale(block + 96, 2 * g + 1));
+    }
+};
+
+template <>
+struct PanelOf<Type::Q2_K> {
+    using Panel = CodePanel<1, 16>;
+};
+template <>
+struct PanelOf<Type::Q3_K> {
+    using Panel = CodePanel<1, 0>;
+};
+template <>
+struct PanelOf<Type::Q4_K> {
+    using Panel = CodePanel<1, 8>;
+};
+template <>
+struct PanelOf<Type::Q5_K> {
+    using Panel = CodePanel<1, 8>;
+};
+template <>
+struct PanelOf<Type::Q6_K> {
+    using Panel = CodePanel<1, 0>;
+};
+
 #endif
 
 }  // namespace ember

@@ -13,7 +13,7 @@
 namespace ember {
 
 constexpr int64_t kBlock = 32;       // weight rows of one task of a product with few rows
-constexpr int64_t kBlockRows = 192;  // activation rows that stay in cache beside a panel
+constexpr int64_t kBlockRows = 256;  // activation rows of one task of a product with many
 
 // Lent by the library of the caches.
 static Pool* pool;
@@ -117,8 +117,18 @@ struct Panelful {
 template <Type kType>
 void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
                     Panelful& out) {
-    thread_local typename PanelOf<kType>::Panel panel;
-    panel.template multiply<kType>(w, first, x, rows, out.values);
+    using Panel = typename PanelOf<kType>::Panel;
+    thread_local Panel panel;
+    std::memset(&out, 0, size_t(rows) * sizeof out.values[0]);
+    const int64_t height = std::min(kPanel, w.rows - first);
+    for (int64_t at = 0; at < w.columns; at += kPanelColumns) {
+        const int64_t columns = std::min(kPanelColumns, w.columns - at);
+        panel.template load<kType>(w, first, height, at, columns);
+        for (int64_t m = 0; m < rows; m += Panel::kTileRows)
+            with_constant<Panel::kTileRows>(rows - m, [&](auto count) {
+                panel.template multiply<count>(x + m, at, columns, out.values + m);
+            });
+    }
 }
 
 // What a type's products read, and what computes them.
