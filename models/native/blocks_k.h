@@ -245,7 +245,7 @@ struct Reader<Type::Q4_K> : WideGroups {
     }
 
     template <int kVector>
-    static __m512i codes(const uint8_t* block) {
+    static __m512i codes(const uint8_t* block, const uint8_t*) {
         const __m512i raw = _mm512_loadu_si512(block + 16 + 64 * (kVector / 2));
         return masked(raw, kVector % 2 ? 0xf0 : 0x0f);
     }
@@ -254,7 +254,7 @@ struct Reader<Type::Q4_K> : WideGroups {
 template <>
 struct Reader<Type::Q5_K> : WideGroups {
     template <int kVector>
-    static __m512i codes(const uint8_t* block) {
+    static __m512i codes(const uint8_t* block, const uint8_t*) {
         constexpr int kGroup = kVector / 2 * 4 + kVector % 2;
         const __m512i raw = _mm512_loadu_si512(block + 48 + 64 * (kVector / 2));
         const __m512i fifth = moved<4 - kGroup, 2 - kGroup>(load_twice(block + 16));
@@ -304,7 +304,7 @@ struct Reader<Type::Q6_K> : NarrowGroups {
     }
 
     template <int kVector>
-    static __m512i codes(const uint8_t* block) {
+    static __m512i codes(const uint8_t* block, const uint8_t*) {
         constexpr int kHalf = kVector / 2, kHigh = kVector % 2;
         const __m512i raw = _mm512_loadu_si512(block + 64 * kHalf);
         const __m512i high =
@@ -340,7 +340,7 @@ struct Reader<Type::Q2_K> : NarrowGroups {
     }
 
     template <int kVector>
-    static __m512i codes(const uint8_t* block) {
+    static __m512i codes(const uint8_t* block, const uint8_t*) {
         return masked(_mm512_loadu_si512(block + 16), 3 << 2 * kVector);
     }
 };
@@ -376,7 +376,7 @@ struct Reader<Type::Q3_K> : NarrowGroups {
 
     // The third bit must fit above the others.
     template <int kVector>
-    static __m512i codes(const uint8_t* block) {
+    static __m512i codes(const uint8_t* block, const uint8_t*) {
         constexpr int kAt = std::min(2 * kVector, 4), kThird = kAt + 2;
         const __m512i raw = _mm512_loadu_si512(block + 32);
         const __m512i low = kVector == 3 ? _mm512_srli_epi16(raw, 2) : raw;
@@ -424,7 +424,7 @@ struct KRows : RowByRow<KRows<kType>> {
                         _mm512_fnmadd_ps(factors.minimums, x_sums[m], total[m * R + r]);
                 }
                 const auto add = [&]<int kVector>() {
-                    const __m512i codes = Of::template codes<kVector>(block);
+                    const __m512i codes = Of::template codes<kVector>(block, w.grid);
                     for (int m = 0; m < M; ++m) {
                         const __m512 sums = dot_codes(codes, x[m], 256 * b + 64 * kVector);
                         const __m512 factor =
