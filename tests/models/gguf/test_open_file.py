@@ -183,10 +183,11 @@ def test_a_disk_that_fails_is_told_of(path: Path, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
-    for name, look in (
-        ("preadv", lambda: file.read(memoryview(bytearray(9)), 0)),
-        ("fstat", file.check),
-    ):
+    looks: dict[str, Callable[[], object]] = {
+        "preadv": lambda: file.read(memoryview(bytearray(9)), 0),
+        "fstat": file.check,
+    }
+    for name, look in looks.items():
         monkeypatch.setattr(os, name, fail)
         with pytest.raises(GGUFError, match=r"model\.gguf: cannot be read: Input/output error"):
             look()
