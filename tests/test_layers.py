@@ -42,6 +42,7 @@ BELOW = {
     },
     "models.gguf": _FILE,
     "models.native": {"models.native"},
+    "models.gpu": {*_FILE, "models.gpu"},
     "models.network": {*_FILE, "models.native", "models.network"},
     "models.text": {*_FILE, "models.text"},
     "models.finding": {"models.errors", "models.finding"},
