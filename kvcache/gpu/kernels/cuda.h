@@ -60,6 +60,10 @@ METAL_FUNC float of_lane(float mine, uint lane) {
   return __shfl_sync(0xffffffffu, mine, int(lane));
 }
 
+METAL_FUNC uint of_lane(uint mine, uint lane) {
+  return __shfl_sync(0xffffffffu, mine, int(lane));
+}
+
 METAL_FUNC uint joined(uint low, uint high, uint shift) {
   return __funnelshift_r(low, high, shift);
 }

@@ -1,0 +1,439 @@
+// How a simdgroup reads a row of blocks, which lie in planes (drawn in models/gpu/blocks.py).
+//
+// It goes in steps of STEP columns. Of a step a lane holds RUNS runs of EACH neighbouring columns,
+// the first of them `column(lane, run)` of the step:
+//     weight = scale(run) * code + offset(run)      offset is 0 where OFFSETS is
+// A code stays in its byte of a word where IN_PLACE is: number i is 2^(8 (i % 4)) times too large,
+// and one mask is all that it takes.
+//
+// Every byte is loaded by one lane, beside its neighbours', and shuffled to those that need it: all
+// lanes come to `load` and to `codes` together. Past the end of the row all of it is 0.
+// load: `block` is the number of the row's first block, `blocks` how many it has.
+
+struct Planes {
+  const device uint* codes;
+  const device uint* high;    // bits of codes above those, where they lie apart
+  const device uint* scales;  // of parts of a block
+  const device uint* whole;   // scales of whole blocks
+};
+
+METAL_FUNC Planes planes_of(const device uint* blocks, const device int* args) {
+  return Planes{blocks + uint(args[ARG_CODES]), blocks + uint(args[ARG_HIGH]),
+      blocks + uint(args[ARG_SCALES]), blocks + uint(args[ARG_WHOLE])};
+}
+
+METAL_FUNC float half_at(const device uint* plane, uint index) {
+  return float(((const device half*)plane)[index]);
+}
+
+template <int WIDE>
+METAL_FUNC void load_inside(const device uint* from, bool inside, thread uint* to) {
+  UNROLL for (int i = 0; i < WIDE; i++) to[i] = 0u;
+  if (inside) load_words<WIDE>(from, to);
+}
+
+// Word `lane` of those that the four blocks of a step have in a plane, WORDS each.
+template <int WORDS>
+METAL_FUNC uint word_of_step(const device uint* plane, uint block, int blocks, int step, uint lane) {
+  const int left = min(blocks - step * 4, 4);
+  return int(lane) < left * WORDS ? plane[(block + uint(step * 4)) * uint(WORDS) + lane] : 0u;
+}
+
+// Half `lane` of a plane that has one for each block.
+METAL_FUNC float half_of_step(const device uint* plane, uint block, int blocks, int step, uint lane) {
+  const int left = min(blocks - step * 4, 4);
+  return int(lane) < left ? half_at(plane, block + uint(step * 4) + lane) : 0.0f;
+}
+
+METAL_FUNC float signed_byte(uint word) { return float(int(word << 24) >> 24); }
+
+// Four nibbles for the bytes of a word, with others above them: those of a run of lanes that hold 16
+// bytes, whose low nibbles are two runs and whose high ones are two more.
+METAL_FUNC uint nibbles(const thread uint* words, int run, int four) {
+  const uint word = words[run % 2 * 2 + four];
+  return run / 2 ? word >> 4 : word;
+}
+
+// Code i of a run whose fours are words: in its place.
+METAL_FUNC float code_in_place(uint word, int i, uint mask) {
+  return float(word & mask << (i % 4 * 8));
+}
+
+// Eight codes that are numbers of a table, of which lane l holds number l modulo 16.
+METAL_FUNC void levels_of(const thread uint* words, int run, float level, thread float* out) {
+  UNROLL for (int i = 0; i < 8; i++) {
+    out[i] = of_lane(level, words[run % 2 * 2 + i / 4] >> (i % 4 * 8 + run / 2 * 4) & 15u);
+  }
+}
+
+// The table of IQ4_NL and IQ4_XS, four of its bytes a word.
+METAL_FUNC float level_of_lane(uint lane) {
+  const uint low = lane & 4u ? 0xf6eaddcfu : 0xbfad9881u;
+  const uint high = lane & 4u ? 0x71594535u : 0x26190d01u;
+  return signed_byte((lane & 8u ? high : low) >> (lane % 4u * 8u));
+}
+
+// ---- blocks of 32 columns, one for each lane ----
+
+// The low nibbles of 16 bytes are the first 16 columns, the high ones the others. FIFTH: bits apart,
+// in the order of columns. LEAST: whether blocks say what is added; else ZERO is the code of 0.
+template <int FIFTH, int LEAST, int ZERO>
+struct Nibbles32 {
+  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  uint words[4];
+  uint fifth;
+  float d;
+  float least;
+
+  METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
+    const uint own = block + uint(step * 32) + lane;
+    const bool inside = step * 32 + int(lane) < blocks;
+    load_inside<4>(planes.codes + own * 4u, inside, words);
+    if (FIFTH) load_inside<1>(planes.high + own, inside, &fifth);
+    if (LEAST) {
+      const float2 both = both_halves(inside ? planes.whole[own] : 0u, half(0));
+      d = both.x;
+      least = both.y;
+    } else {
+      d = inside ? half_at(planes.whole, own) : 0.0f;
+      least = -float(ZERO) * d;
+    }
+  }
+  METAL_FUNC int column(uint lane, int run) const { return int(lane) * 32 + run * EACH; }
+  METAL_FUNC void codes(int run, thread float* out) const {
+    UNROLL for (int four = 0; four < 2; four++) {
+      uint word = nibbles(words, run, four);
+      if (FIFTH) {
+        // Four bits to the fifth places of four bytes: by a product, in which none meet.
+        const uint bits = fifth >> (run * EACH + four * 4) & 15u;
+        word = (word & 0x0f0f0f0fu) | (bits * 0x02040810u & 0x10101010u);
+      }
+      UNROLL for (int i = 0; i < 4; i++) {
+        out[four * 4 + i] = code_in_place(word, i, FIFTH ? 31u : 15u);
+      }
+    }
+  }
+  METAL_FUNC float scale(int) const { return d; }
+  METAL_FUNC float offset(int) const { return least; }
+};
+
+typedef Nibbles32<0, 0, 8> Q4_0;
+typedef Nibbles32<0, 1, 0> Q4_1;
+typedef Nibbles32<1, 0, 16> Q5_0;
+typedef Nibbles32<1, 1, 0> Q5_1;
+
+// Codes are numbers of a table.
+struct IQ4_NL {
+  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 0, IN_PLACE = 0 };
+  uint words[4];
+  float d;
+  float level;
+
+  METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
+    const uint own = block + uint(step * 32) + lane;
+    const bool inside = step * 32 + int(lane) < blocks;
+    load_inside<4>(planes.codes + own * 4u, inside, words);
+    d = inside ? half_at(planes.whole, own) : 0.0f;
+    level = level_of_lane(lane);
+  }
+  METAL_FUNC int column(uint lane, int run) const { return int(lane) * 32 + run * EACH; }
+  METAL_FUNC void codes(int run, thread float* out) const { levels_of(words, run, level, out); }
+  METAL_FUNC float scale(int) const { return d; }
+  METAL_FUNC float offset(int) const { return 0.0f; }
+};
+
+// A block is two lanes': of a step's 64 parts of 16 columns a lane takes numbers lane and 32 + lane.
+struct Q8_0 {
+  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  uint words[8];
+  float d[2];
+
+  METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
+    const uint first = block + uint(step * 32);
+    const int left = blocks - step * 32;
+    const float mine = int(lane) < left ? half_at(planes.whole, first + lane) : 0.0f;
+    UNROLL for (int k = 0; k < 2; k++) {
+      const uint part = lane + uint(32 * k);
+      load_inside<4>(planes.codes + (first * 2u + part) * 4u, int(part / 2u) < left, words + 4 * k);
+      d[k] = of_lane(mine, part / 2u);
+    }
+  }
+  METAL_FUNC int column(uint lane, int run) const {
+    return run / 2 * 512 + int(lane) * 16 + run % 2 * EACH;
+  }
+  METAL_FUNC void codes(int run, thread float* out) const {
+    UNROLL for (int four = 0; four < 2; four++) {
+      const uint word = words[run * 2 + four] ^ 0x80808080u;
+      UNROLL for (int i = 0; i < 4; i++) out[four * 4 + i] = code_in_place(word, i, 255u);
+    }
+  }
+  METAL_FUNC float scale(int run) const { return d[run / 2]; }
+  METAL_FUNC float offset(int run) const { return -128.0f * d[run / 2]; }
+};
+
+// ---- blocks of 256 columns, eight lanes' ----
+
+// Of each 64 columns the low nibbles are the first 32, of which a lane has 16. A scale and a minimum
+// of 6 bits for each 32 columns. FIFTH: bits apart: of byte b, bit k is that of column 32 k + b.
+template <int FIFTH>
+struct Nibbles256 {
+  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  uint words[4];
+  uint fifth[4];
+  float d[2];
+  float least[2];
+
+  METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
+    const uint pair = lane % 8u / 2u;  // of 32 columns
+    const uint own = block + uint(step * 4) + lane / 8u;
+    const bool inside = step * 4 + int(lane / 8u) < blocks;
+    load_inside<4>(planes.codes + own * 32u + lane % 8u * 4u, inside, words);
+    if (FIFTH) {
+      // Four lanes need the same 16 bytes: each loads four of them.
+      uint mine;
+      load_inside<1>(planes.high + own * 8u + lane % 2u * 4u + pair, inside, &mine);
+      UNROLL for (int k = 0; k < 4; k++) {
+        fifth[k] = of_lane(mine, lane / 8u * 8u + uint(2 * k) + lane % 2u) >> (pair * 2u);
+      }
+    }
+    const uint mine = word_of_step<4>(planes.scales, block, blocks, step, lane);
+    const uint first = lane / 8u * 4u;
+    const uint shift = pair % 2u * 16u;
+    const float2 both = both_halves(of_lane(mine, first), half(0));
+    const uint a = of_lane(mine, first + 1u) >> shift;
+    const uint b = of_lane(mine, first + 2u) >> shift;
+    const uint c = of_lane(mine, first + 3u) >> shift;
+    const uint scales = pair < 2u ? a & 0x3f3fu : (c & 0x0f0fu) | (a >> 2 & 0x3030u);
+    const uint mins = pair < 2u ? b & 0x3f3fu : (c >> 4 & 0x0f0fu) | (b >> 2 & 0x3030u);
+    UNROLL for (int k = 0; k < 2; k++) {
+      d[k] = both.x * float(scales >> (8 * k) & 255u);
+      least[k] = both.y * float(mins >> (8 * k) & 255u);
+    }
+  }
+  METAL_FUNC int column(uint lane, int run) const {
+    return int(lane / 2u) * 64 + int(lane % 2u) * 16 + run / 2 * 32 + run % 2 * EACH;
+  }
+  METAL_FUNC void codes(int run, thread float* out) const {
+    UNROLL for (int four = 0; four < 2; four++) {
+      uint word = nibbles(words, run, four);
+      if (FIFTH) {
+        const uint bits = fifth[run % 2 * 2 + four] >> (run / 2) & 0x01010101u;
+        word = (word & 0x0f0f0f0fu) | bits << 4;
+      }
+      UNROLL for (int i = 0; i < 4; i++) {
+        out[four * 4 + i] = code_in_place(word, i, FIFTH ? 31u : 15u);
+      }
+    }
+  }
+  METAL_FUNC float scale(int run) const { return d[run / 2]; }
+  METAL_FUNC float offset(int run) const { return -least[run / 2]; }
+};
+
+typedef Nibbles256<0> Q4_K;
+typedef Nibbles256<1> Q5_K;
+
+// Of each 128 columns the low nibbles are the first 64, of which a lane has 16. Two bits more: of
+// byte b of each 32, bits 2 k and 2 k + 1 are those of column 32 k + b. A scale for each 16 columns.
+struct Q6_K {
+  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  uint words[4];
+  uint high[4];
+  float d[2];
+
+  METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
+    const uint own = block + uint(step * 4) + lane / 8u;
+    const bool inside = step * 4 + int(lane / 8u) < blocks;
+    load_inside<4>(planes.codes + own * 32u + lane % 8u * 4u, inside, words);
+    // Lanes that differ in `second` need the same 16 bytes: each loads eight of them.
+    const uint second = lane / 2u % 2u;
+    const uint eight = lane % 8u / 4u * 4u + lane % 2u * 2u + second;
+    uint mine[2];
+    load_inside<2>(planes.high + own * 16u + eight * 2u, inside, mine);
+    UNROLL for (int k = 0; k < 2; k++) {
+      const uint other = of_lane(mine[k], lane ^ 2u);
+      high[k] = (second ? other : mine[k]) >> (second * 2u);
+      high[2 + k] = (second ? mine[k] : other) >> (second * 2u);
+    }
+    const float whole =
+        of_lane(half_of_step(planes.whole, block, blocks, step, lane), lane / 8u);
+    const uint scales = word_of_step<4>(planes.scales, block, blocks, step, lane);
+    UNROLL for (int k = 0; k < 2; k++) {
+      const uint four = of_lane(scales, lane / 4u * 2u + uint(k));
+      d[k] = whole * signed_byte(four >> (lane % 4u * 8u));
+    }
+  }
+  METAL_FUNC int column(uint lane, int run) const {
+    return int(lane / 4u) * 128 + int(lane % 4u) * 16 + run / 2 * 64 + run % 2 * EACH;
+  }
+  METAL_FUNC void codes(int run, thread float* out) const {
+    UNROLL for (int four = 0; four < 2; four++) {
+      const uint bits = high[run % 2 * 2 + four] >> (run / 2 * 4) & 0x03030303u;
+      const uint word = (nibbles(words, run, four) & 0x0f0f0f0fu) | bits << 4;
+      UNROLL for (int i = 0; i < 4; i++) out[four * 4 + i] = code_in_place(word, i, 63u);
+    }
+  }
+  METAL_FUNC float scale(int run) const { return d[run / 2]; }
+  METAL_FUNC float offset(int run) const { return -32.0f * d[run / 2]; }
+};
+
+// A scale of 6 bits for each 32 columns, and the table of IQ4_NL.
+struct IQ4_XS {
+  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 0, IN_PLACE = 0 };
+  uint words[4];
+  float d;
+  float level;
+
+  METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
+    const uint own = block + uint(step * 4) + lane / 8u;
+    const bool inside = step * 4 + int(lane / 8u) < blocks;
+    load_inside<4>(planes.codes + own * 32u + lane % 8u * 4u, inside, words);
+    const uint mine = word_of_step<2>(planes.scales, block, blocks, step, lane);
+    const uint first = of_lane(mine, lane / 8u * 2u);
+    const uint low = of_lane(mine, lane / 8u * 2u + 1u) >> (lane % 8u * 4u) & 15u;
+    const uint high = first >> (16u + lane % 8u * 2u) & 3u;
+    d = both_halves(first, half(0)).x * float(int(low | high << 4) - 32);
+    level = level_of_lane(lane);
+  }
+  METAL_FUNC int column(uint lane, int run) const { return int(lane) * 32 + run * EACH; }
+  METAL_FUNC void codes(int run, thread float* out) const { levels_of(words, run, level, out); }
+  METAL_FUNC float scale(int) const { return d; }
+  METAL_FUNC float offset(int) const { return 0.0f; }
+};
+
+// Of byte b of each 32, bits 2 k and 2 k + 1 are those of column 32 k + b; a lane has eight bytes. A
+// scale and a minimum of 4 bits for each 16 columns.
+struct Q2_K {
+  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  uint words[2];
+  float d[4];
+  float least[4];
+
+  METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
+    const uint own = block + uint(step * 4) + lane / 8u;
+    const bool inside = step * 4 + int(lane / 8u) < blocks;
+    load_inside<2>(planes.codes + own * 16u + lane % 8u * 2u, inside, words);
+    const uint wholes = word_of_step<1>(planes.whole, block, blocks, step, lane);
+    const float2 both = both_halves(of_lane(wholes, lane / 8u), half(0));
+    const uint mine = word_of_step<4>(planes.scales, block, blocks, step, lane);
+    UNROLL for (int k = 0; k < 2; k++) {
+      const uint four = of_lane(mine, lane / 4u * 2u + uint(k)) >> (lane % 4u / 2u * 8u);
+      UNROLL for (int j = 0; j < 2; j++) {
+        d[2 * k + j] = both.x * float(four >> (16 * j) & 15u);
+        least[2 * k + j] = both.y * float(four >> (16 * j + 4) & 15u);
+      }
+    }
+  }
+  METAL_FUNC int column(uint lane, int run) const {
+    return int(lane / 4u) * 128 + int(lane % 4u) * EACH + run * 32;
+  }
+  METAL_FUNC void codes(int run, thread float* out) const {
+    UNROLL for (int i = 0; i < EACH; i++) {
+      out[i] = code_in_place(words[i / 4] >> (run * 2), i, 3u);
+    }
+  }
+  METAL_FUNC float scale(int run) const { return d[run]; }
+  METAL_FUNC float offset(int run) const { return -least[run]; }
+};
+
+// The same two bits, and a third: of byte b, bit k is that of column 32 k + b. A scale of 6 bits for
+// each 16 columns.
+struct Q3_K {
+  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  uint words[2];
+  uint third[2];
+  float d[4];
+
+  METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
+    const uint own = block + uint(step * 4) + lane / 8u;
+    const bool inside = step * 4 + int(lane / 8u) < blocks;
+    load_inside<2>(planes.codes + own * 16u + lane % 8u * 2u, inside, words);
+    // Lanes that differ in `second` need the same eight bytes: each loads four of them.
+    const uint second = lane / 4u % 2u;
+    uint mine;
+    load_inside<1>(planes.high + own * 8u + lane % 4u * 2u + second, inside, &mine);
+    const uint other = of_lane(mine, lane ^ 4u);
+    third[0] = (second ? other : mine) >> (second * 4u);
+    third[1] = (second ? mine : other) >> (second * 4u);
+    const float whole =
+        of_lane(half_of_step(planes.whole, block, blocks, step, lane), lane / 8u);
+    const uint scales = word_of_step<3>(planes.scales, block, blocks, step, lane);
+    const uint first = lane / 8u * 3u;
+    const uint shift = lane % 4u / 2u * 8u + second * 4u;
+    const uint high = of_lane(scales, first + 2u) >> shift;
+    UNROLL for (int k = 0; k < 2; k++) {
+      const uint low = of_lane(scales, first + uint(k)) >> shift;
+      UNROLL for (int j = 0; j < 2; j++) {
+        const uint six = (low >> (16 * j) & 15u) | (high >> (16 * j + 2 * k) & 3u) << 4;
+        d[2 * k + j] = whole * float(int(six) - 32);
+      }
+    }
+  }
+  METAL_FUNC int column(uint lane, int run) const {
+    return int(lane / 4u) * 128 + int(lane % 4u) * EACH + run * 32;
+  }
+  METAL_FUNC void codes(int run, thread float* out) const {
+    UNROLL for (int four = 0; four < 2; four++) {
+      const uint word = (words[four] >> (run * 2) & 0x03030303u) |
+          (third[four] >> run & 0x01010101u) << 2;
+      UNROLL for (int i = 0; i < 4; i++) out[four * 4 + i] = code_in_place(word, i, 7u);
+    }
+  }
+  METAL_FUNC float scale(int run) const { return d[run]; }
+  METAL_FUNC float offset(int run) const { return -4.0f * d[run]; }
+};
+
+// ---- numbers as they are: a block is what a lane loads at once ----
+
+METAL_FUNC void numbers_of(const thread uint* words, thread float* out, float) {
+  UNROLL for (int i = 0; i < 4; i++) out[i] = as_type<float>(words[i]);
+}
+
+template <typename T>
+METAL_FUNC void numbers_of(const thread uint* words, thread float* out, T) {
+  UNROLL for (int i = 0; i < 4; i++) {
+    const float2 pair = both_halves(words[i], T(0));
+    out[2 * i] = pair.x;
+    out[2 * i + 1] = pair.y;
+  }
+}
+
+// Each run is loaded when it is asked for.
+template <typename T>
+struct Numbers {
+  enum { EACH = 16 / int(sizeof(T)), STEP = 128 * EACH, RUNS = 4, OFFSETS = 0, IN_PLACE = 0 };
+  const device uint* own;
+  int left;
+
+  METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
+    left = blocks - step * 128 - int(lane);
+    own = planes.codes + (block + uint(step * 128) + lane) * 4u;
+  }
+  METAL_FUNC int column(uint lane, int run) const { return (run * 32 + int(lane)) * EACH; }
+  METAL_FUNC void codes(int run, thread float* out) const {
+    uint words[4];
+    load_inside<4>(own + run * 128, run * 32 < left, words);
+    numbers_of(words, out, T(0));
+  }
+  METAL_FUNC float scale(int) const { return 1.0f; }
+  METAL_FUNC float offset(int) const { return 0.0f; }
+};
+
+typedef Numbers<half> F16;
+typedef Numbers<bfloat16_t> BF16;
+typedef Numbers<float> F32;
+
+// What brings number i of a run back from its place.
+template <class TYPE>
+METAL_FUNC float unit_of(int i) {
+  return TYPE::IN_PLACE ? as_type<float>(uint(127 - i % 4 * 8) << 23) : 1.0f;
+}
+
+// The weights of a run.
+template <class TYPE>
+METAL_FUNC void weights_of(const thread TYPE& held, int run, thread float* out) {
+  held.codes(run, out);
+  UNROLL for (int i = 0; i < TYPE::EACH; i++) {
+    out[i] *= held.scale(run) * unit_of<TYPE>(i);
+    if (TYPE::OFFSETS) out[i] += held.offset(run);
+  }
+}
