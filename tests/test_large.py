@@ -16,9 +16,8 @@ import pytest
 from app.engine import Engine, Request
 from app.generation import Finished
 from kvcache import Backend, CacheConfig, HotDtype
-from models import load
+from models import decode, load
 from models.gguf.file import GGUFFile
-from models.gguf.repack import Unquantized, repack
 from models.network.config import NetworkConfig
 from tests.models.network import numpy_llama
 
@@ -29,7 +28,7 @@ IDS = [1, 300, 31999, 2047, 5]
 _MEASURE_LOAD = """
 import json, sys, time
 from app.rss import peak_rss
-from models import load
+from models import decode, load
 began = time.perf_counter()
 loaded = load(sys.argv[1])
 print(json.dumps({"seconds": time.perf_counter() - began, "peak": peak_rss(),
@@ -72,7 +71,7 @@ def by_reference(large_path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("large_path", LLAMAS, indirect=True)
-def test_logits_equal_a_float_forward_over_the_repacked_weights(
+def test_logits_equal_a_float_forward_over_the_decoded_weights(
     large_path: Path, by_reference: np.ndarray
 ) -> None:
     with GGUFFile(large_path) as file:
@@ -109,18 +108,4 @@ def _logits(path: Path, backend: Backend) -> np.ndarray:
 
 
 def _dequantized(file: GGUFFile, name: str) -> numpy_llama.Array | None:
-    if name not in file.tensors:
-        return None
-    tensor = repack(file.tensors[name], file.tensor(name).data)
-    file.release(name)
-    if isinstance(tensor, Unquantized):
-        return np.asarray(tensor.array.astype(mx.float32))
-    return np.asarray(
-        mx.dequantize(
-            tensor.weight,
-            tensor.scales.astype(mx.float32),
-            tensor.biases.astype(mx.float32),
-            group_size=tensor.group_size,
-            bits=tensor.bits,
-        )
-    )
+    return decode(file.tensor(name)) if name in file.tensors else None

@@ -41,7 +41,7 @@ BELOW = {
         *_SETTINGS,
     },
     "models.gguf": _FILE,
-    "models.native": {"models.native"},
+    "models.native": {"models.gguf.tensor_types", "models.native"},
     "models.gpu": {*_FILE, "models.gpu"},
     "models.network": {*_FILE, "models.native", "models.gpu", "models.network"},
     "models.text": {*_FILE, "models.text"},

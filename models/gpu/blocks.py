@@ -51,7 +51,8 @@ _PARTS: dict[TensorType, tuple[tuple[Plane, int], ...]] = {
     TensorType.IQ4_NL: ((_WHOLE, 2), (_CODES, 16)),
     TensorType.IQ4_XS: ((_SCALES, 8), (_CODES, 128)),
 }
-_ALIGNMENT = 16  # bytes, of planes and of the rows of numbers that are no blocks
+_ALIGNMENT = 16  # bytes, of planes and of the rows of unencoded numbers
+_EVEN = 8  # columns of unencoded numbers: rows of 16-bit activations are aligned with them
 
 
 class Argument(IntEnum):
@@ -128,7 +129,8 @@ class Blocks:
     @property
     def blocks_in_row(self) -> int:
         """Blocks, or, of unencoded numbers, 16 bytes of them."""
-        return -(-self.columns // self._block_columns)
+        even = 1 if self.type in _PARTS else _EVEN
+        return -(-self.columns // even) * even // self._block_columns
 
     @property
     def row_bytes(self) -> int:

@@ -1,63 +1,63 @@
-"""y = x W^T + b over a file's blocks, by one launch for a few rows of x."""
+"""A matrix of the network over a file's blocks on a GPU."""
 
-from functools import lru_cache
-from pathlib import Path
+from math import prod
 
 import mlx.core as mx
+import mlx.nn as nn
 
-from kvcache.gpu.kernel import Call, Kernel, Launcher, in_device_memory
-from models.gguf.tensor_types import TensorType
-from models.gpu.blocks import MACROS, Blocks
-
-FOLDER = Path(__file__).parent / "kernels"
-MOST_INPUTS = 8  # rows of x that the kernel takes
-_SIMDGROUPS = 2  # of a threadgroup
-_LANES = 32
-_ROWS = {1: 4, 2: 4, 4: 4, 8: 4}
+from kvcache.gpu.kernel import Call, Launcher, launch_on_device
+from models.gpu.blocks import Blocks
+from models.gpu.product import MOST_INPUTS, product, product_call, with_room
 
 
-def product(
-    launch: Launcher, blocks: Blocks, x: mx.array, added: mx.array | None = None
-) -> mx.array:
-    """x [up to 8, held columns] times the rows of blocks: [rows of x, rows] in x's dtype."""
-    count = x.shape[0]
-    inputs = next(power for power in _ROWS if power >= count)
-    rows = _ROWS[inputs]
-    groups = -(-blocks.rows // (rows * _SIMDGROUPS))
-    threads = _LANES * _SIMDGROUPS
-    (y,) = launch(
-        Call(
-            kernel=kernel(blocks.type),
-            inputs=[
-                blocks.words,
-                x,
-                blocks.arguments(count),
-                in_device_memory(mx.zeros(8) if added is None else added),
-            ],
-            constants={
-                "INPUTS": inputs,
-                "ROWS": rows,
-                "SIMDGROUPS": _SIMDGROUPS,
-                "ADDED": added is not None,
-                "Y": x.dtype,
-            },
-            grid=(threads * groups, 1, 1),
-            threadgroup=(threads, 1, 1),
-            shapes=[(count, blocks.rows)],
-            dtypes=[x.dtype],
-        )
-    )
-    return y
+class BlockLinear(nn.Module):
+    """y = x W^T + b with W as blocks: x [..., columns] -> [..., rows] in x's dtype.
 
+    launch: may be another than the device's, for tests.
+    """
 
-@lru_cache
-def kernel(kind: TensorType) -> Kernel:
-    """The kernel for blocks of a type."""
-    return Kernel.load(
-        "product",
-        folder=FOLDER,
-        inputs=("blocks", "x", "args", "added"),
-        outputs=("y",),
-        headers=("packing.h", "blocks.h"),
-        macros=(*MACROS, ("TYPE", kind.name)),
-    )
+    def __init__(
+        self, blocks: Blocks, bias: mx.array | None = None, *, launch: Launcher = launch_on_device
+    ) -> None:
+        super().__init__()
+        self.weight = blocks.words
+        if bias is not None:
+            self.bias = bias
+        self._blocks = blocks
+        self._launch = launch
+        # The launch for each shape and dtype of x.
+        self._calls: dict[tuple[tuple[int, ...], mx.Dtype], Call] = {}
+
+    def __call__(self, x: mx.array) -> mx.array:
+        key = x.shape, x.dtype
+        found: Call | None = self["_calls"].get(key)
+        if found is None:
+            if prod(x.shape[:-1]) > MOST_INPUTS:
+                return self._of_many(x)
+            found = product_call(self._blocks, *key, self.get("bias"))
+            self["_calls"][key] = found
+        (y,) = self._launch(found.of(with_room(self._blocks, x)))
+        return y
+
+    @property
+    def rows(self) -> int:
+        """Numbers that a product has."""
+        return self._blocks.rows
+
+    @property
+    def columns(self) -> int:
+        """Numbers of x."""
+        return self._blocks.columns
+
+    @property
+    def nbytes(self) -> int:
+        """Of the blocks."""
+        return self._blocks.nbytes
+
+    def _of_many(self, x: mx.array) -> mx.array:
+        rows = x.reshape(-1, x.shape[-1])
+        passes = [
+            product(self._launch, self._blocks, some, self.get("bias"))
+            for some in mx.split(rows, range(MOST_INPUTS, len(rows), MOST_INPUTS))
+        ]
+        return mx.concatenate(passes).reshape(*x.shape[:-1], self.rows)

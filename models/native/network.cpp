@@ -23,17 +23,12 @@ void network_linear(const float* x, int64_t rows, const Weight* w, float* out) {
 
 // The rows `ids` of a weight times a factor, as float32 [count, columns]
 void network_embed(const Weight* w, const int64_t* ids, int64_t count, float factor, float* out) {
-    pool->run(count, [&](int64_t i) {
-        uint8_t codes[kXGroup];
-        const uint8_t* row = w->codes + ids[i] * w->row_bytes();
-        for (int64_t at = 0; at < w->columns; at += kXGroup) {
-            const int64_t group = ids[i] * w->groups() + at / w->group;
-            const float scale = factor * half_to_float(w->scales[group]);
-            const float bias = factor * half_to_float(w->biases[group]);
-            unpack_group(row, w->bits, at, codes);
-            float* to = out + i * w->columns + at;
-            for (int j = 0; j < kXGroup; ++j) to[j] = scale * codes[j] + bias;
-        }
+    with_type(w->type, [&]<Type kType>() {
+        pool->run(count, [&](int64_t i) {
+            float* row = out + i * w->columns;
+            decode_blocks<kType>(w->row(ids[i]), w->columns, row);
+            for (int64_t n = 0; n < w->columns; ++n) row[n] *= factor;
+        });
     });
 }
 

@@ -1,7 +1,8 @@
 // How a simdgroup reads a row of blocks, which lie in planes (drawn in models/gpu/blocks.py).
 //
-// It goes in steps of STEP columns. Of a step a lane holds RUNS runs of EACH neighbouring columns,
-// the first of them `column(lane, run)` of the step:
+// It goes in steps of STEP columns, in two halves. Of each a lane holds two runs of EACH neighbouring
+// columns: the first one of a run is `column(lane, run)` of the step, and APART more in the second
+// half, to which `advance` goes.
 //     weight = scale(run) * code + offset(run)      offset is 0 where OFFSETS is
 // A code stays in its byte of a word where IN_PLACE is: number i is 2^(8 (i % 4)) times too large,
 // and one mask is all that it takes.
@@ -47,23 +48,20 @@ METAL_FUNC float half_of_step(const device uint* plane, uint block, int blocks, 
 
 METAL_FUNC float signed_byte(uint word) { return float(int(word << 24) >> 24); }
 
-// Four nibbles for the bytes of a word, with others above them: those of a run of lanes that hold 16
-// bytes, whose low nibbles are two runs and whose high ones are two more.
-METAL_FUNC uint nibbles(const thread uint* words, int run, int four) {
-  const uint word = words[run % 2 * 2 + four];
-  return run / 2 ? word >> 4 : word;
+// Of COUNT words the next bits.
+template <int COUNT>
+METAL_FUNC void shift_words(thread uint* words, int bits) {
+  UNROLL for (int i = 0; i < COUNT; i++) words[i] = words[i] >> bits;
 }
 
-// Code i of a run whose fours are words: in its place.
+// Code i of a run, of whose word the mask leaves it where it is.
 METAL_FUNC float code_in_place(uint word, int i, uint mask) {
   return float(word & mask << (i % 4 * 8));
 }
 
 // Eight codes that are numbers of a table, of which lane l holds number l modulo 16.
-METAL_FUNC void levels_of(const thread uint* words, int run, float level, thread float* out) {
-  UNROLL for (int i = 0; i < 8; i++) {
-    out[i] = of_lane(level, words[run % 2 * 2 + i / 4] >> (i % 4 * 8 + run / 2 * 4) & 15u);
-  }
+METAL_FUNC void levels_of(const thread uint* words, float level, thread float* out) {
+  UNROLL for (int i = 0; i < 8; i++) out[i] = of_lane(level, words[i / 4] >> (i % 4 * 8) & 15u);
 }
 
 // The table of IQ4_NL and IQ4_XS, four of its bytes a word.
@@ -79,7 +77,7 @@ METAL_FUNC float level_of_lane(uint lane) {
 // in the order of columns. LEAST: whether blocks say what is added; else ZERO is the code of 0.
 template <int FIFTH, int LEAST, int ZERO>
 struct Nibbles32 {
-  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  enum { STEP = 1024, EACH = 8, APART = 16, OFFSETS = 1, IN_PLACE = 1 };
   uint words[4];
   uint fifth;
   float d;
@@ -99,10 +97,14 @@ struct Nibbles32 {
       least = -float(ZERO) * d;
     }
   }
+  METAL_FUNC void advance() {
+    shift_words<4>(words, 4);
+    if (FIFTH) fifth = fifth >> 16;
+  }
   METAL_FUNC int column(uint lane, int run) const { return int(lane) * 32 + run * EACH; }
   METAL_FUNC void codes(int run, thread float* out) const {
     UNROLL for (int four = 0; four < 2; four++) {
-      uint word = nibbles(words, run, four);
+      uint word = words[run * 2 + four];
       if (FIFTH) {
         // Four bits to the fifth places of four bytes: by a product, in which none meet.
         const uint bits = fifth >> (run * EACH + four * 4) & 15u;
@@ -124,7 +126,7 @@ typedef Nibbles32<1, 1, 0> Q5_1;
 
 // Codes are numbers of a table.
 struct IQ4_NL {
-  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 0, IN_PLACE = 0 };
+  enum { STEP = 1024, EACH = 8, APART = 16, OFFSETS = 0, IN_PLACE = 0 };
   uint words[4];
   float d;
   float level;
@@ -136,15 +138,16 @@ struct IQ4_NL {
     d = inside ? half_at(planes.whole, own) : 0.0f;
     level = level_of_lane(lane);
   }
+  METAL_FUNC void advance() { shift_words<4>(words, 4); }
   METAL_FUNC int column(uint lane, int run) const { return int(lane) * 32 + run * EACH; }
-  METAL_FUNC void codes(int run, thread float* out) const { levels_of(words, run, level, out); }
+  METAL_FUNC void codes(int run, thread float* out) const { levels_of(words + run * 2, level, out); }
   METAL_FUNC float scale(int) const { return d; }
   METAL_FUNC float offset(int) const { return 0.0f; }
 };
 
 // A block is two lanes': of a step's 64 parts of 16 columns a lane takes numbers lane and 32 + lane.
 struct Q8_0 {
-  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  enum { STEP = 1024, EACH = 8, APART = 512, OFFSETS = 1, IN_PLACE = 1 };
   uint words[8];
   float d[2];
 
@@ -158,17 +161,19 @@ struct Q8_0 {
       d[k] = of_lane(mine, part / 2u);
     }
   }
-  METAL_FUNC int column(uint lane, int run) const {
-    return run / 2 * 512 + int(lane) * 16 + run % 2 * EACH;
+  METAL_FUNC void advance() {
+    UNROLL for (int i = 0; i < 4; i++) words[i] = words[4 + i];
+    d[0] = d[1];
   }
+  METAL_FUNC int column(uint lane, int run) const { return int(lane) * 16 + run * EACH; }
   METAL_FUNC void codes(int run, thread float* out) const {
     UNROLL for (int four = 0; four < 2; four++) {
       const uint word = words[run * 2 + four] ^ 0x80808080u;
       UNROLL for (int i = 0; i < 4; i++) out[four * 4 + i] = code_in_place(word, i, 255u);
     }
   }
-  METAL_FUNC float scale(int run) const { return d[run / 2]; }
-  METAL_FUNC float offset(int run) const { return -128.0f * d[run / 2]; }
+  METAL_FUNC float scale(int) const { return d[0]; }
+  METAL_FUNC float offset(int) const { return -128.0f * d[0]; }
 };
 
 // ---- blocks of 256 columns, eight lanes' ----
@@ -177,7 +182,7 @@ struct Q8_0 {
 // of 6 bits for each 32 columns. FIFTH: bits apart: of byte b, bit k is that of column 32 k + b.
 template <int FIFTH>
 struct Nibbles256 {
-  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  enum { STEP = 1024, EACH = 8, APART = 32, OFFSETS = 1, IN_PLACE = 1 };
   uint words[4];
   uint fifth[4];
   float d[2];
@@ -210,23 +215,28 @@ struct Nibbles256 {
       least[k] = both.y * float(mins >> (8 * k) & 255u);
     }
   }
+  METAL_FUNC void advance() {
+    shift_words<4>(words, 4);
+    if (FIFTH) shift_words<4>(fifth, 1);
+    d[0] = d[1];
+    least[0] = least[1];
+  }
   METAL_FUNC int column(uint lane, int run) const {
-    return int(lane / 2u) * 64 + int(lane % 2u) * 16 + run / 2 * 32 + run % 2 * EACH;
+    return int(lane / 2u) * 64 + int(lane % 2u) * 16 + run * EACH;
   }
   METAL_FUNC void codes(int run, thread float* out) const {
     UNROLL for (int four = 0; four < 2; four++) {
-      uint word = nibbles(words, run, four);
+      uint word = words[run * 2 + four];
       if (FIFTH) {
-        const uint bits = fifth[run % 2 * 2 + four] >> (run / 2) & 0x01010101u;
-        word = (word & 0x0f0f0f0fu) | bits << 4;
+        word = (word & 0x0f0f0f0fu) | (fifth[run * 2 + four] & 0x01010101u) << 4;
       }
       UNROLL for (int i = 0; i < 4; i++) {
         out[four * 4 + i] = code_in_place(word, i, FIFTH ? 31u : 15u);
       }
     }
   }
-  METAL_FUNC float scale(int run) const { return d[run / 2]; }
-  METAL_FUNC float offset(int run) const { return -least[run / 2]; }
+  METAL_FUNC float scale(int) const { return d[0]; }
+  METAL_FUNC float offset(int) const { return -least[0]; }
 };
 
 typedef Nibbles256<0> Q4_K;
@@ -235,7 +245,7 @@ typedef Nibbles256<1> Q5_K;
 // Of each 128 columns the low nibbles are the first 64, of which a lane has 16. Two bits more: of
 // byte b of each 32, bits 2 k and 2 k + 1 are those of column 32 k + b. A scale for each 16 columns.
 struct Q6_K {
-  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  enum { STEP = 1024, EACH = 8, APART = 64, OFFSETS = 1, IN_PLACE = 1 };
   uint words[4];
   uint high[4];
   float d[2];
@@ -262,23 +272,28 @@ struct Q6_K {
       d[k] = whole * signed_byte(four >> (lane % 4u * 8u));
     }
   }
+  METAL_FUNC void advance() {
+    shift_words<4>(words, 4);
+    shift_words<4>(high, 4);
+    d[0] = d[1];
+  }
   METAL_FUNC int column(uint lane, int run) const {
-    return int(lane / 4u) * 128 + int(lane % 4u) * 16 + run / 2 * 64 + run % 2 * EACH;
+    return int(lane / 4u) * 128 + int(lane % 4u) * 16 + run * EACH;
   }
   METAL_FUNC void codes(int run, thread float* out) const {
     UNROLL for (int four = 0; four < 2; four++) {
-      const uint bits = high[run % 2 * 2 + four] >> (run / 2 * 4) & 0x03030303u;
-      const uint word = (nibbles(words, run, four) & 0x0f0f0f0fu) | bits << 4;
+      const uint at = uint(run * 2 + four);
+      const uint word = (words[at] & 0x0f0f0f0fu) | (high[at] & 0x03030303u) << 4;
       UNROLL for (int i = 0; i < 4; i++) out[four * 4 + i] = code_in_place(word, i, 63u);
     }
   }
-  METAL_FUNC float scale(int run) const { return d[run / 2]; }
-  METAL_FUNC float offset(int run) const { return -32.0f * d[run / 2]; }
+  METAL_FUNC float scale(int) const { return d[0]; }
+  METAL_FUNC float offset(int) const { return -32.0f * d[0]; }
 };
 
 // A scale of 6 bits for each 32 columns, and the table of IQ4_NL.
 struct IQ4_XS {
-  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 0, IN_PLACE = 0 };
+  enum { STEP = 1024, EACH = 8, APART = 16, OFFSETS = 0, IN_PLACE = 0 };
   uint words[4];
   float d;
   float level;
@@ -294,8 +309,9 @@ struct IQ4_XS {
     d = both_halves(first, half(0)).x * float(int(low | high << 4) - 32);
     level = level_of_lane(lane);
   }
+  METAL_FUNC void advance() { shift_words<4>(words, 4); }
   METAL_FUNC int column(uint lane, int run) const { return int(lane) * 32 + run * EACH; }
-  METAL_FUNC void codes(int run, thread float* out) const { levels_of(words, run, level, out); }
+  METAL_FUNC void codes(int run, thread float* out) const { levels_of(words + run * 2, level, out); }
   METAL_FUNC float scale(int) const { return d; }
   METAL_FUNC float offset(int) const { return 0.0f; }
 };
@@ -303,7 +319,7 @@ struct IQ4_XS {
 // Of byte b of each 32, bits 2 k and 2 k + 1 are those of column 32 k + b; a lane has eight bytes. A
 // scale and a minimum of 4 bits for each 16 columns.
 struct Q2_K {
-  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  enum { STEP = 1024, EACH = 8, APART = 64, OFFSETS = 1, IN_PLACE = 1 };
   uint words[2];
   float d[4];
   float least[4];
@@ -323,6 +339,13 @@ struct Q2_K {
       }
     }
   }
+  METAL_FUNC void advance() {
+    shift_words<2>(words, 4);
+    UNROLL for (int i = 0; i < 2; i++) {
+      d[i] = d[2 + i];
+      least[i] = least[2 + i];
+    }
+  }
   METAL_FUNC int column(uint lane, int run) const {
     return int(lane / 4u) * 128 + int(lane % 4u) * EACH + run * 32;
   }
@@ -338,7 +361,7 @@ struct Q2_K {
 // The same two bits, and a third: of byte b, bit k is that of column 32 k + b. A scale of 6 bits for
 // each 16 columns.
 struct Q3_K {
-  enum { STEP = 1024, EACH = 8, RUNS = 4, OFFSETS = 1, IN_PLACE = 1 };
+  enum { STEP = 1024, EACH = 8, APART = 64, OFFSETS = 1, IN_PLACE = 1 };
   uint words[2];
   uint third[2];
   float d[4];
@@ -367,6 +390,11 @@ struct Q3_K {
         d[2 * k + j] = whole * float(int(six) - 32);
       }
     }
+  }
+  METAL_FUNC void advance() {
+    shift_words<2>(words, 4);
+    shift_words<2>(third, 2);
+    UNROLL for (int i = 0; i < 2; i++) d[i] = d[2 + i];
   }
   METAL_FUNC int column(uint lane, int run) const {
     return int(lane / 4u) * 128 + int(lane % 4u) * EACH + run * 32;
@@ -400,13 +428,17 @@ METAL_FUNC void numbers_of(const thread uint* words, thread float* out, T) {
 // Each run is loaded when it is asked for.
 template <typename T>
 struct Numbers {
-  enum { EACH = 16 / int(sizeof(T)), STEP = 128 * EACH, RUNS = 4, OFFSETS = 0, IN_PLACE = 0 };
+  enum { EACH = 16 / int(sizeof(T)), STEP = 128 * EACH, APART = 64 * EACH, OFFSETS = 0, IN_PLACE = 0 };
   const device uint* own;
   int left;
 
   METAL_FUNC void load(const thread Planes& planes, uint block, int blocks, int step, uint lane) {
     left = blocks - step * 128 - int(lane);
     own = planes.codes + (block + uint(step * 128) + lane) * 4u;
+  }
+  METAL_FUNC void advance() {
+    own += 256;
+    left -= 64;
   }
   METAL_FUNC int column(uint lane, int run) const { return (run * 32 + int(lane)) * EACH; }
   METAL_FUNC void codes(int run, thread float* out) const {

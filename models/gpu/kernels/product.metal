@@ -25,40 +25,43 @@ ROLLED for (int step = 0; step * TYPE::STEP < columns; step++) {
     const uint block = uint(args[ARG_FIRST_BLOCK]) + uint(row) * uint(blocks_in_row);
     held[r].load(planes, block, blocks_in_row, step, lane);
   }
-  UNROLL for (int run = 0; run < TYPE::RUNS; run++) {
-    const int column = step * TYPE::STEP + held[0].column(lane, run);
-    const bool inside = column < columns;
-    float weights[ROWS][TYPE::EACH];
-    UNROLL for (int r = 0; r < ROWS; r++) {
-      if (INPUTS == 1) {
-        held[r].codes(run, weights[r]);
-      } else {
-        weights_of(held[r], run, weights[r]);
-      }
-    }
-    UNROLL for (int m = 0; m < INPUTS; m++) {
-      if (!inside) continue;
-      float own[TYPE::EACH];
-      load_run<TYPE::EACH>(x + min(m, inputs - 1) * columns + column, own);
-      if (INPUTS == 1) {
-        // What codes need to be weights, x takes for all rows, and the sums of a run.
-        float all = 0.0f;
-        UNROLL for (int i = 0; i < TYPE::EACH; i++) {
-          all += own[i];
-          own[i] *= unit_of<TYPE>(i);
-        }
-        UNROLL for (int r = 0; r < ROWS; r++) {
-          float dot = 0.0f;
-          UNROLL for (int i = 0; i < TYPE::EACH; i++) dot += own[i] * weights[r][i];
-          sums[r][m] += held[r].scale(run) * dot;
-          if (TYPE::OFFSETS) sums[r][m] += held[r].offset(run) * all;
-        }
-      } else {
-        UNROLL for (int r = 0; r < ROWS; r++) {
-          UNROLL for (int i = 0; i < TYPE::EACH; i++) sums[r][m] += own[i] * weights[r][i];
+  ROLLED for (int part = 0; part < 2; part++) {
+    UNROLL for (int run = 0; run < 2; run++) {
+      const int column = step * TYPE::STEP + part * TYPE::APART + held[0].column(lane, run);
+      const bool inside = column < columns;
+      float weights[ROWS][TYPE::EACH];
+      UNROLL for (int r = 0; r < ROWS; r++) {
+        if (INPUTS == 1) {
+          held[r].codes(run, weights[r]);
+        } else {
+          weights_of(held[r], run, weights[r]);
         }
       }
+      UNROLL for (int m = 0; m < INPUTS; m++) {
+        if (!inside) continue;
+        float own[TYPE::EACH];
+        load_run<TYPE::EACH>(x + min(m, inputs - 1) * columns + column, own);
+        if (INPUTS == 1) {
+          // What codes need to be weights, x takes for all rows, and the sums of a run.
+          float all = 0.0f;
+          UNROLL for (int i = 0; i < TYPE::EACH; i++) {
+            all += own[i];
+            own[i] *= unit_of<TYPE>(i);
+          }
+          UNROLL for (int r = 0; r < ROWS; r++) {
+            float dot = 0.0f;
+            UNROLL for (int i = 0; i < TYPE::EACH; i++) dot += own[i] * weights[r][i];
+            sums[r][m] += held[r].scale(run) * dot;
+            if (TYPE::OFFSETS) sums[r][m] += held[r].offset(run) * all;
+          }
+        } else {
+          UNROLL for (int r = 0; r < ROWS; r++) {
+            UNROLL for (int i = 0; i < TYPE::EACH; i++) sums[r][m] += own[i] * weights[r][i];
+          }
+        }
+      }
     }
+    UNROLL for (int r = 0; r < ROWS; r++) held[r].advance();
   }
 }
 
