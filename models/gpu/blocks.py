@@ -51,6 +51,8 @@ _PARTS: dict[TensorType, tuple[tuple[Plane, int], ...]] = {
     TensorType.IQ4_NL: ((_WHOLE, 2), (_CODES, 16)),
     TensorType.IQ4_XS: ((_SCALES, 8), (_CODES, 128)),
 }
+# Types that the kernels read.
+READ = frozenset({*_PARTS, TensorType.F32, TensorType.F16, TensorType.BF16})
 _ALIGNMENT = 16  # bytes, of planes and of the rows of unencoded numbers
 _EVEN = 8  # columns of unencoded numbers: rows of 16-bit activations are aligned with them
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from kvcache.gpu.kernel import Launcher
 from models.gpu.blocks import Blocks
-from models.gpu.matrix import MOST_INPUTS, product
+from models.gpu.product import MOST_INPUTS, product
 from models.gpu.rows import decoded
 from models.gpu.traffic import TILE_BYTES, ProductTraffic
 

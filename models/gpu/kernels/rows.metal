@@ -19,11 +19,14 @@ if (number < args[ARG_INPUTS]) {
   const Planes planes = planes_of(blocks, args);
   TYPE held;
   held.load(planes, block, blocks_in_row, step, lane);
-  UNROLL for (int run = 0; run < TYPE::RUNS; run++) {
-    float numbers[TYPE::EACH];
-    weights_of(held, run, numbers);
-    UNROLL for (int i = 0; i < TYPE::EACH; i++) numbers[i] *= factor;
-    const int column = step * TYPE::STEP + held.column(lane, run);
-    if (column < columns) store_run(numbers, out + number * columns + column);
+  UNROLL for (int part = 0; part < 2; part++) {
+    UNROLL for (int run = 0; run < 2; run++) {
+      float numbers[TYPE::EACH];
+      weights_of(held, run, numbers);
+      UNROLL for (int i = 0; i < TYPE::EACH; i++) numbers[i] *= factor;
+      const int column = step * TYPE::STEP + part * TYPE::APART + held.column(lane, run);
+      if (column < columns) store_run(numbers, out + number * columns + column);
+    }
+    held.advance();
   }
 }

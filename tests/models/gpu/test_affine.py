@@ -6,7 +6,7 @@ import pytest
 
 from models.gguf.tensor import Tensor
 from models.gguf.tensor_types import TensorType
-from models.gpu.affine_groups import BITS, AffineLinear, regrouped
+from models.gpu.affine import BITS, AffineLinear, regrouped
 from tests.models.gguf.blocks import random_rows, tensor_of, weights_of
 
 ROWS = (17, 5, 2)

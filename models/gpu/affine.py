@@ -60,6 +60,7 @@ class AffineLinear(nn.Module):
         return y + self["bias"] if "bias" in self else y
 
     def look_up(self, ids: mx.array, scale: float) -> mx.array:
+        ids = mx.clip(ids, 0, self.rows - 1)
         # In float32, as MLX computes in the dtype of the scales, which would round a product too.
         scales, biases = (self[name][ids].astype(mx.float32) for name in ("scales", "biases"))
         words = self["weight"][ids]
