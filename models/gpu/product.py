@@ -14,8 +14,8 @@ FOLDER = Path(__file__).parent / "kernels"
 MOST_INPUTS = 8  # rows of x that the kernel takes
 _LANES = 32
 # Rows of the matrix that a simdgroup takes, and simdgroups of a threadgroup, by rows of x. Sums and
-# weights of eight columns must fit into the 128 registers that a thread of Apple7 and 8 has; the more
-# rows of x, the more simdgroups share what they bring of them to threadgroup memory.
+# weights of eight columns must fit into the 128 registers that a thread of Apple7 and 8 has; the
+# more rows of x, the more simdgroups share what they bring of them to threadgroup memory.
 _SHAPES = {1: (4, 2), 2: (4, 4), 4: (3, 8), 8: (2, 8)}
 
 
