@@ -4,7 +4,7 @@ How the network holds the file's matrices is its backend's (`_Backing`): in the 
 itself, which lives as long as the network, or in arrays that are read from it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -19,9 +19,11 @@ from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
 from models.gguf.tensor import Tensor
+from models.gguf.tensor_types import TensorType
 from models.native.kernels import kernels
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel, hold_in_place
+from models.network.gpu_matrices import HELD, GpuMatrices
 from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
 from models.network.shapes import notes_on, tensors_to_read
@@ -105,7 +107,7 @@ def load(
         template=template,
         file_bytes=path.stat().st_size,
         weight_bytes=weight_bytes,
-        notes=file.notes + notes_on(file.tensors) + tokenizer.notes + backing.notes,
+        notes=(*file.notes, *notes_on(file.tensors), *tokenizer.notes, *backing.notes),
     )
 
 
@@ -113,24 +115,30 @@ def load(
 class _Backing:
     """How a backend holds a network's matrices, and computes with them.
 
-    joins: see `Weights`. decoded: whether they are held as floats, instead of as in the file.
+    joins: see `Weights`. as_filed: types that are held in as many bytes as in the file; the
+    others are floats. notes: all there are once the network is made.
     """
 
     hold: HoldMatrix
     network: Callable[[NetworkConfig, Weights], Model]
     joins: bool = True
-    decoded: bool = False
-    notes: tuple[str, ...] = ()
+    as_filed: Collection[TensorType] = ()
+    notes: Sequence[str] = ()
 
     def bytes_of(self, info: TensorInfo) -> int:
         """That a tensor takes in memory."""
-        return prod(info.shape) * activation_dtype().size if self.decoded else info.nbytes
+        if info.type in self.as_filed:
+            return info.nbytes
+        return prod(info.shape) * activation_dtype().size
 
 
 def _backing(backend: Backend) -> _Backing:
     """Of a backend; with what is to be said where AUTO must do without kernels."""
-    plain = _Backing(hold=hold_decoded, network=Model, decoded=True)
-    if backend.resolve() is not Backend.CPU:
+    plain, resolved = _Backing(hold=hold_decoded, network=Model), backend.resolve()
+    if resolved is Backend.GPU:
+        matrices = GpuMatrices()
+        return _Backing(hold=matrices, network=Model, as_filed=HELD, notes=matrices.notes)
+    if resolved is not Backend.CPU:
         return plain
     try:
         found = kernels()
@@ -139,7 +147,9 @@ def _backing(backend: Backend) -> _Backing:
             raise
         return replace(plain, notes=(f"the network runs in plain MLX, slowly: {error}",))
     network = partial(CpuModel, kernels=found)
-    return _Backing(hold=hold_in_place(found), network=network, joins=False)
+    return _Backing(
+        hold=hold_in_place(found), network=network, joins=False, as_filed=frozenset(TensorType)
+    )
 
 
 def _reporting(

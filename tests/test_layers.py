@@ -43,7 +43,7 @@ BELOW = {
     "models.gguf": _FILE,
     "models.native": {"models.gguf.tensor_types", "models.native"},
     "models.gpu": {*_FILE, "models.gpu"},
-    "models.network": {*_FILE, "models.native", "models.network"},
+    "models.network": {*_FILE, "models.native", "models.gpu", "models.network"},
     "models.text": {*_FILE, "models.text"},
     "models.finding": {"models.errors", "models.finding"},
     "app.bench.figures": {"app.bench.figures", "app.memory"},

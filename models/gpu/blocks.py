@@ -52,6 +52,8 @@ _PARTS: dict[TensorType, tuple[tuple[Plane, int], ...]] = {
     TensorType.MXFP4: ((_WHOLE, 1), (_CODES, 16)),
     TensorType.IQ4_XS: ((_SCALES, 8), (_CODES, 128)),
 }
+# Types that the kernels read.
+READ = frozenset({*_PARTS, TensorType.F32, TensorType.F16, TensorType.BF16})
 _ALIGNMENT = 16  # bytes, of planes and of the rows of unencoded numbers
 _EVEN = 8  # columns of unencoded numbers: rows of 16-bit activations are aligned with them
 
@@ -67,7 +69,8 @@ class Argument(IntEnum):
     HIGH = 5
     SCALES = 6
     WHOLE = 7
-    INPUTS = 8  # rows of x
+    INPUTS = 8  # rows of x, or rows that are looked up
+    FACTOR = 9  # of rows that are looked up; the bits of a float32
 
 
 MACROS: tuple[tuple[str, str | int], ...] = tuple(
@@ -142,13 +145,13 @@ class Blocks:
         """Of these rows."""
         return self.rows * self.row_bytes
 
-    def arguments(self, inputs: int = 0) -> mx.array:
-        """int32: the number for each `Argument`; inputs is the rows of x."""
+    def arguments(self, inputs: int = 0, factor: int = 0) -> mx.array:
+        """int32: the number for each `Argument`; inputs, factor: the last ones."""
         ends = self._ends
         in_row = self.blocks_in_row
         starts = (at // 4 for at in ends[:-1])
-        numbers = (self.rows, self.held_columns, in_row, self.row * in_row, *starts, inputs)
-        return mx.array(numbers, mx.int32)
+        matrix = (self.rows, self.held_columns, in_row, self.row * in_row)
+        return mx.array((*matrix, *starts, inputs, factor), mx.int32)
 
     @property
     def _block(self) -> np.dtype[np.void]:

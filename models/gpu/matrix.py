@@ -7,23 +7,30 @@ import mlx.nn as nn
 
 from kvcache.gpu.kernel import Call, Launcher, launch_on_device
 from models.gpu.blocks import Blocks
-from models.gpu.product import MOST_INPUTS, product, product_call, with_room
+from models.gpu.product import MOST_INPUTS, product_call, with_room
+from models.gpu.prompt import product_of_many
+from models.gpu.rows import look_up
 
 
 class BlockLinear(nn.Module):
     """y = x W^T + b with W as blocks: x [..., columns] -> [..., rows] in x's dtype.
 
-    launch: may be another than the device's, for tests.
+    dtype: of what is looked up. launch: may be another than the device's, for tests.
     """
 
     def __init__(
-        self, blocks: Blocks, bias: mx.array | None = None, *, launch: Launcher = launch_on_device
+        self,
+        blocks: Blocks,
+        bias: mx.array | None = None,
+        *,
+        dtype: mx.Dtype = mx.float16,
+        launch: Launcher = launch_on_device,
     ) -> None:
         super().__init__()
         self.weight = blocks.words
         if bias is not None:
             self.bias = bias
-        self._blocks = blocks
+        self._blocks, self._dtype = blocks, dtype
         self._launch = launch
         # The launch for each shape and dtype of x.
         self._calls: dict[tuple[tuple[int, ...], mx.Dtype], Call] = {}
@@ -54,10 +61,11 @@ class BlockLinear(nn.Module):
         """Of the blocks."""
         return self._blocks.nbytes
 
+    def look_up(self, ids: mx.array, scale: float) -> mx.array:
+        """W's rows `ids` [...] times `scale`, [..., columns]; see `rows.look_up`."""
+        return look_up(self._launch, self._blocks, ids, self._dtype, factor=scale)
+
     def _of_many(self, x: mx.array) -> mx.array:
         rows = x.reshape(-1, x.shape[-1])
-        passes = [
-            product(self._launch, self._blocks, some, self.get("bias"))
-            for some in mx.split(rows, range(MOST_INPUTS, len(rows), MOST_INPUTS))
-        ]
-        return mx.concatenate(passes).reshape(*x.shape[:-1], self.rows)
+        found = product_of_many(self._launch, self._blocks, rows, self.get("bias"))
+        return found.reshape(*x.shape[:-1], self.rows)
