@@ -49,6 +49,7 @@ _PARTS: dict[TensorType, tuple[tuple[Plane, int], ...]] = {
     TensorType.Q5_K: ((_SCALES, 16), (_HIGH, 32), (_CODES, 128)),
     TensorType.Q6_K: ((_CODES, 128), (_HIGH, 64), (_SCALES, 16), (_WHOLE, 2)),
     TensorType.IQ4_NL: ((_WHOLE, 2), (_CODES, 16)),
+    TensorType.MXFP4: ((_WHOLE, 1), (_CODES, 16)),
     TensorType.IQ4_XS: ((_SCALES, 8), (_CODES, 128)),
 }
 # Types that the kernels read.

@@ -13,11 +13,10 @@ from models.gpu.blocks import MACROS, Blocks
 FOLDER = Path(__file__).parent / "kernels"
 MOST_INPUTS = 8  # rows of x that the kernel takes
 _LANES = 32
-_SIMDGROUPS = 2  # of a threadgroup
-# Rows of the matrix that a simdgroup takes: by rows of x, so that sums and weights of eight columns
-# fit into the 128 registers that a thread of Apple7 and 8 has.
-_ROWS = {1: 4, 2: 4, 4: 3, 8: 3}
-_ROWS_OF_FLOATS = _ROWS | {8: 2}
+# Rows of the matrix that a simdgroup takes, and simdgroups of a threadgroup, by rows of x. Sums and
+# weights of eight columns must fit into the 128 registers that a thread of Apple7 and 8 has; the
+# more rows of x, the more simdgroups share what they bring of them to threadgroup memory.
+_SHAPES = {1: (4, 2), 2: (4, 4), 4: (3, 8), 8: (2, 8)}
 
 
 def product(
@@ -39,10 +38,10 @@ def product_call(
 ) -> Call:
     """The launch for any x of a shape and dtype, without x (`Call.of`); for `with_room`'s."""
     count = prod(shape[:-1])
-    inputs = next(power for power in _ROWS if power >= count)
-    rows = (_ROWS_OF_FLOATS if dtype == mx.float32 else _ROWS)[inputs]
-    groups = -(-blocks.rows // (rows * _SIMDGROUPS))
-    threads = _LANES * _SIMDGROUPS
+    inputs = next(power for power in _SHAPES if power >= count)
+    rows, simdgroups = _SHAPES[inputs]
+    groups = -(-blocks.rows // (rows * simdgroups))
+    threads = _LANES * simdgroups
     return Call(
         kernel=kernel(blocks.type),
         inputs=[
@@ -53,7 +52,7 @@ def product_call(
         constants={
             "INPUTS": inputs,
             "ROWS": rows,
-            "SIMDGROUPS": _SIMDGROUPS,
+            "SIMDGROUPS": simdgroups,
             "ADDED": added is not None,
             "Y": dtype,
         },

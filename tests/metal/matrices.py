@@ -21,6 +21,7 @@ BLOCKS_ON_GPU = (
     TensorType.Q6_K,
     TensorType.IQ4_NL,
     TensorType.IQ4_XS,
+    TensorType.MXFP4,
 )
 ON_GPU = (*BLOCKS_ON_GPU, *UNQUANTIZED)
 
@@ -28,8 +29,9 @@ ON_GPU = (*BLOCKS_ON_GPU, *UNQUANTIZED)
 def rows_of(kind: TensorType, *, rows: int, columns: int, seed: int = 1) -> Bytes:
     """Random ones, as they lie in a file."""
     size = kind.block_size if kind.block_size > 1 else 32
-    assert columns % size == 0
-    return random_rows(kind, seed, rows=rows, blocks=columns // size)
+    blocks = -(-columns // size)
+    data = random_rows(kind, seed, rows=rows, blocks=blocks)
+    return np.ascontiguousarray(data[:, : columns // kind.block_size * kind.block_bytes])
 
 
 def held(kind: TensorType, data: Bytes) -> Blocks:

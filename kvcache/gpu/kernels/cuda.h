@@ -14,6 +14,7 @@
 #define uint4(...) make_uint4(__VA_ARGS__)
 
 typedef unsigned int uint;
+typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef __nv_bfloat16 bfloat16_t;
 

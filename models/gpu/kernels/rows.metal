@@ -19,7 +19,7 @@ if (number < args[ARG_INPUTS]) {
   const Planes planes = planes_of(blocks, args);
   TYPE held;
   held.load(planes, block, blocks_in_row, step, lane);
-  UNROLL for (int part = 0; part < 2; part++) {
+  UNROLL for (int part = 0; part < TYPE::PARTS; part++) {
     UNROLL for (int run = 0; run < 2; run++) {
       float numbers[TYPE::EACH];
       weights_of(held, run, numbers);
