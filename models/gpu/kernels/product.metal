@@ -33,10 +33,10 @@ UNROLL for (int r = 0; r < ROWS; r++) {
 ROLLED for (int step = 0; step * TYPE::STEP < columns; step++) {
   TYPE held[ROWS];
   UNROLL for (int r = 0; r < ROWS; r++) {
-    // Rows behind the last one are the last one, and are not written.
-    const int row = min(first_row + r, rows - 1);
+    // Rows behind the last one have no blocks.
+    const int row = first_row + r;
     const uint block = uint(args[ARG_FIRST_BLOCK]) + uint(row) * uint(blocks_in_row);
-    held[r].load(planes, block, blocks_in_row, step, lane);
+    held[r].load(planes, block, row < rows ? blocks_in_row : 0, step, lane);
   }
   ROLLED for (int part = 0; part < TYPE::PARTS; part++) {
     const int first = step * TYPE::STEP + part * TYPE::APART;
