@@ -81,6 +81,37 @@ METAL_FUNC float uneven_level(uint lane) {
   return level_of_lane(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u, lane);
 }
 
+// The numbers of words; the last argument only names their type.
+template <int WORDS>
+METAL_FUNC void numbers_of(const thread uint* words, thread float* out, float) {
+  UNROLL for (int i = 0; i < WORDS; i++) out[i] = as_type<float>(words[i]);
+}
+
+template <int WORDS, typename T>
+METAL_FUNC void numbers_of(const thread uint* words, thread float* out, T) {
+  UNROLL for (int i = 0; i < WORDS; i++) {
+    const float2 pair = both_halves(words[i], T(0));
+    out[2 * i] = pair.x;
+    out[2 * i + 1] = pair.y;
+  }
+}
+
+// What brings number i of a run back from its place.
+template <class TYPE>
+METAL_FUNC float unit_of(int i) {
+  return TYPE::IN_PLACE ? as_type<float>(uint(127 - i % 4 * 8) << 23) : 1.0f;
+}
+
+// The weights of a run.
+template <class TYPE>
+METAL_FUNC void weights_of(const thread TYPE& held, int run, thread float* out) {
+  held.codes(run, out);
+  UNROLL for (int i = 0; i < TYPE::EACH; i++) {
+    out[i] *= held.scale() * unit_of<TYPE>(i);
+    if (TYPE::OFFSETS) out[i] += held.offset();
+  }
+}
+
 // ---- blocks of 32 columns, one for each lane ----
 
 // The low nibbles of 16 bytes are the first 16 columns, the high ones the others. FIFTH: bits apart,
@@ -436,21 +467,6 @@ struct Q3_K {
 
 // ---- numbers as they are: a block is what a lane loads at once ----
 
-// The numbers of words; the last argument only names their type.
-template <int WORDS>
-METAL_FUNC void numbers_of(const thread uint* words, thread float* out, float) {
-  UNROLL for (int i = 0; i < WORDS; i++) out[i] = as_type<float>(words[i]);
-}
-
-template <int WORDS, typename T>
-METAL_FUNC void numbers_of(const thread uint* words, thread float* out, T) {
-  UNROLL for (int i = 0; i < WORDS; i++) {
-    const float2 pair = both_halves(words[i], T(0));
-    out[2 * i] = pair.x;
-    out[2 * i + 1] = pair.y;
-  }
-}
-
 // Each run is loaded when it is asked for.
 template <typename T>
 struct Numbers {
@@ -479,19 +495,3 @@ struct Numbers {
 typedef Numbers<half> F16;
 typedef Numbers<bfloat16_t> BF16;
 typedef Numbers<float> F32;
-
-// What brings number i of a run back from its place.
-template <class TYPE>
-METAL_FUNC float unit_of(int i) {
-  return TYPE::IN_PLACE ? as_type<float>(uint(127 - i % 4 * 8) << 23) : 1.0f;
-}
-
-// The weights of a run.
-template <class TYPE>
-METAL_FUNC void weights_of(const thread TYPE& held, int run, thread float* out) {
-  held.codes(run, out);
-  UNROLL for (int i = 0; i < TYPE::EACH; i++) {
-    out[i] *= held.scale() * unit_of<TYPE>(i);
-    if (TYPE::OFFSETS) out[i] += held.offset();
-  }
-}
