@@ -9,7 +9,7 @@ from kvcache.gpu.kernel import Call, Launcher, launch_on_device
 from models.gpu.blocks import Blocks
 from models.gpu.product import MOST_INPUTS, product_call, with_room
 from models.gpu.prompt import product_of_many
-from models.gpu.rows import look_up
+from models.gpu.rows import RowsById
 
 
 class BlockLinear(nn.Module):
@@ -30,7 +30,8 @@ class BlockLinear(nn.Module):
         self.weight = blocks.words
         if bias is not None:
             self.bias = bias
-        self._blocks, self._dtype = blocks, dtype
+        self._blocks, self._by_id = blocks, RowsById(launch, blocks, dtype)
+        self._has_room = blocks.held_columns > blocks.columns
         self._launch = launch
         # The launch for each shape and dtype of x.
         self._calls: dict[tuple[tuple[int, ...], mx.Dtype], Call] = {}
@@ -43,7 +44,7 @@ class BlockLinear(nn.Module):
                 return self._of_many(x)
             found = product_call(self._blocks, *key, self.get("bias"))
             self["_calls"][key] = found
-        (y,) = self._launch(found.of(with_room(self._blocks, x)))
+        (y,) = self._launch(found.of(with_room(self._blocks, x) if self._has_room else x))
         return y
 
     @property
@@ -62,8 +63,8 @@ class BlockLinear(nn.Module):
         return self._blocks.nbytes
 
     def look_up(self, ids: mx.array, scale: float) -> mx.array:
-        """W's rows `ids` [...] times `scale`, [..., columns]; see `rows.look_up`."""
-        return look_up(self._launch, self._blocks, ids, self._dtype, factor=scale)
+        """W's rows `ids` [...] times `scale`, [..., columns]; see `RowsById`."""
+        return self._by_id(ids, scale)
 
     def _of_many(self, x: mx.array) -> mx.array:
         rows = x.reshape(-1, x.shape[-1])

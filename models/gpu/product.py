@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from kvcache.gpu.kernel import Call, Kernel, Launcher, in_device_memory
+from kvcache.gpu.kernel import LEAST_SIZE, Call, Kernel, Launcher, in_device_memory
 from models.gguf.tensor_types import TensorType
 from models.gpu.blocks import MACROS, Blocks
 
@@ -47,7 +47,7 @@ def product_call(
         inputs=[
             blocks.words,
             blocks.arguments(count),
-            in_device_memory(_NOTHING if added is None else added),
+            _NOTHING if added is None else in_device_memory(added),
         ],
         constants={
             "INPUTS": inputs,
@@ -76,4 +76,4 @@ def kernel(kind: TensorType) -> Kernel:
     )
 
 
-_NOTHING = mx.zeros(1)
+_NOTHING = mx.zeros(LEAST_SIZE)

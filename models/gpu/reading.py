@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from models.gguf.checks import are_finite, not_finite
 from models.gguf.tensor import Bytes, Tensor
 
 PutRows = Callable[[int, Bytes], None]
@@ -23,7 +24,7 @@ def read_rows(tensors: Sequence[Tensor], put: PutRows) -> None:
     """Rows of tensors of one shape of row, one behind the other, in any order of pieces.
 
     put: called by several threads at once. Raises `GGUFError` where the file is shorter
-    than it was.
+    than it was, or, naming the tensor, a weight is not finite.
     """
     pieces = list(_pieces(tensors))
 
@@ -31,6 +32,8 @@ def read_rows(tensors: Sequence[Tensor], put: PutRows) -> None:
         tensor, start, count, first = of
         rows = np.empty((count, tensor.data.shape[1]), np.uint8)
         tensor.read(rows, start)
+        if not are_finite(tensor.type, rows):
+            raise not_finite(tensor)
         put(first, rows)
 
     with ThreadPoolExecutor(min(len(pieces), os.cpu_count() or 1, _MOST_THREADS)) as pool:

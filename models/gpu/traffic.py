@@ -11,6 +11,8 @@ from dataclasses import dataclass
 MOST_ROWS = 8
 # Bytes of the rows that are decoded at a time, for which MLX's matmul waits.
 TILE_BYTES = 64 * 2**20
+# Bytes of tiles that are there at most, as MLX is ahead of the GPU (`prompt.Pace`).
+MOST_DECODED = 2 * TILE_BYTES
 _TILE_STEP = 64  # rows of the tiles that MLX's matmul cuts
 
 

@@ -130,6 +130,7 @@ def _mlx_lm(layers: int, held: int) -> list[mx.array]:
         tg=1,
     )
     run = mlx_lm_case.Run(case, MlxLmSetting(dtype="float16"), weights)
+    mx.eval(run._model.parameters())
     size = (1, weights.config.kv_heads, held, weights.config.head_dim)
     for cache in run.cache:
         cache.update_and_fetch(*(mx.random.normal(size).astype(mx.float16) for _ in "kv"))

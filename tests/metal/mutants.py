@@ -23,16 +23,28 @@ from kvcache.gpu import TierDecoder, TierPrefill, kernel
 from kvcache.gpu.kernel import SHARED_HEADERS, Call
 from models.gguf.tensor_types import TensorType
 from models.gpu.product import FOLDER
+from tests.metal import lookups
 from tests.metal.build import Mode, RefusedTextError
 from tests.metal.emulator import Emulator, KernelFaultError, Order
 from tests.metal.encoding import EncodeCase, unlike
+from tests.metal.lookups import LookupCase
 from tests.metal.matrices import ON_GPU
 from tests.metal.products import ProductCase, columns_of, excess
 from tests.metal.samples import Case, Sample, make, tolerance
 
+Tried = Case | EncodeCase | ProductCase | LookupCase
 ENCODING = ("encode.metal", "leaving.h", "encoders.h", "encode_kvarn.h")
 PRODUCTS = ("product.metal", "blocks.h")
-BODIES = ("cold.metal", "unencoded.metal", "merge.metal", "expand.metal", *ENCODING, *PRODUCTS)
+LOOKUPS = ("rows.metal", "numbers.h")
+BODIES = (
+    "cold.metal",
+    "unencoded.metal",
+    "merge.metal",
+    "expand.metal",
+    *ENCODING,
+    *PRODUCTS,
+    *LOOKUPS,
+)
 _HARMLESS = Path(__file__).parent / "harmless_mutants.txt"
 
 _RULES: tuple[tuple[str, str], ...] = (
@@ -244,6 +256,15 @@ _PRODUCTS_BY_STRUCTURE = {
 }
 
 
+_LOOKUPS = (
+    LookupCase(),
+    LookupCase(kind=TensorType.Q2_K, columns=4352, first=2, dtype=mx.float16),
+    LookupCase(kind=TensorType.Q8_0, columns=1056, dtype=mx.bfloat16, rows=1, last=1),
+    LookupCase(ids=(-1, 7, 1 << 30, -(1 << 31), 3, 0, 6, 7, 8), first=1, last=5, factor=-3.5),
+    LookupCase(kind=TensorType.Q6_K, ids=(2,), columns=256, dtype=mx.float16, factor=0.5),
+)
+
+
 def text_of(file: str) -> str:
     """A kernel's text, or a header's."""
     return kernel.text_of(file, FOLDER)
@@ -273,7 +294,7 @@ class Mutant:
         before, after = whole[begin : self.start], whole[self.start + len(self.old) : end]
         return f"{self.file}: {before.lstrip()}[{self.old.strip()} -> {self.new.strip()}]{after}"
 
-    def cases(self) -> Sequence[Case | EncodeCase | ProductCase]:
+    def cases(self) -> Sequence[Tried]:
         """What to try it with: the family that it is in, or everything."""
         if self.file in _BY_FILE:
             return _BY_FILE[self.file]
@@ -282,6 +303,8 @@ class Mutant:
         ]
         if self.file == "product.metal":
             return _PRODUCTS
+        if self.file in LOOKUPS:
+            return _LOOKUPS
         if self.file == "blocks.h":
             of_one = [each for each in structures if each in _PRODUCTS_BY_STRUCTURE]
             return _PRODUCTS_BY_STRUCTURE[of_one[-1]] if of_one else _products(*ON_GPU)
@@ -369,13 +392,15 @@ def caught(mutant: Mutant) -> str | None:
     return None
 
 
-def _found_by(launch: MutantLauncher, case: Case | EncodeCase | ProductCase) -> str | None:
+def _found_by(launch: MutantLauncher, case: Tried) -> str | None:
     try:
         match case:
             case EncodeCase():
                 right = not unlike(case, launch)
             case ProductCase():
                 right = bool(excess(case, launch).max() < 1)
+            case LookupCase():
+                right = bool(lookups.excess(case, launch).max() <= 1)
             case _:
                 right = _attends(launch, case)
     except RefusedTextError:

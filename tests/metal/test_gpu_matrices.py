@@ -141,7 +141,7 @@ def test_each_kind_of_matrix_is_tried_once() -> None:
 
     def launch(call: Call) -> list[mx.array]:
         stems.append(call.kernel.stem)
-        small = call.kernel.stem == "rows" and call.inputs[1].size < 8
+        small = call.kernel.stem == "rows" and call.inputs[0].size < 8
         compiled.add((call.kernel.name, *map(str, call.constants.items()), small))
         return Emulator()(call)
 
@@ -159,8 +159,11 @@ def test_each_kind_of_matrix_is_tried_once() -> None:
     assert compiled == before
 
 
-def test_what_is_not_finite_is_refused_by_name() -> None:
-    several = tensors(TensorType.Q8_0)
-    several[0].data[0, :2] = np.array([np.nan], np.float16).view(np.uint8)
-    with pytest.raises(GGUFError, match="a scale is NaN"):
-        GpuMatrices(launch=zeros)(several, None, mx.float16)
+@needs_clang
+@pytest.mark.parametrize("kind", [TensorType.Q8_0, TensorType.Q5_1], ids=lambda kind: kind.name)
+def test_what_is_not_finite_is_refused_by_name(kind: TensorType) -> None:
+    """Wherever it lies: all is looked at while it is read."""
+    several = tensors(kind)
+    several[1].data[5, :2] = np.array([np.nan], np.float16).view(np.uint8)
+    with pytest.raises(GGUFError, match=r"tensor 'blk.7.ffn_up.weight' .*: a scale is NaN"):
+        GpuMatrices(launch=Emulator())(several, None, mx.float16)
