@@ -230,8 +230,9 @@ def _products(*kinds: TensorType) -> tuple[ProductCase, ...]:
 
 
 _PRODUCTS = (
+    # Simdgroups that share what they stage, of which two have one row or none.
+    ProductCase(rows=19, last=19, columns=1280, inputs=3, biased=True),
     ProductCase(rows=13, first=4, last=9, biased=True, dtype=mx.float16),
-    ProductCase(rows=49, last=49, columns=1280, inputs=3, biased=True),
     ProductCase(rows=33, last=33, columns=256, inputs=8),
     ProductCase(rows=33, last=33, columns=2304, inputs=2, dtype=mx.bfloat16),
     *(ProductCase(kind=TensorType.F32, rows=7, last=7, columns=520, inputs=n) for n in (1, 7)),
@@ -257,6 +258,7 @@ _PRODUCTS_BY_STRUCTURE = {
 
 _LOOKUPS = (
     LookupCase(),
+    LookupCase(columns=1024, rows=9, last=9),
     LookupCase(kind=TensorType.Q2_K, columns=4352, first=2, dtype=mx.float16),
     LookupCase(kind=TensorType.Q8_0, columns=1056, dtype=mx.bfloat16, rows=1, last=1),
     LookupCase(ids=(-1, 7, 1 << 30, -(1 << 31), 3, 0, 6, 7, 8), first=1, last=5, factor=-3.5),
