@@ -16,12 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 
 from models.gguf.tensor_types import TensorType
 from tests import architectures, pure_files
+from tests.models.gguf.blocks import weights_of
 from tests.tiny_files import ANSWER, PROMPTS, SEED, TINY, WINDOW, prompt, write_tiny
 
 OUT = Path(__file__).parent / "data"
@@ -64,14 +64,10 @@ def _of_network(name: str, path: Path) -> dict[str, Any]:
 
 
 def _of_type(kind: TensorType, path: Path) -> dict[str, Any]:
-    pure_files.write_pure(path, kind, decoded=lambda data: _decoded(kind, data))
+    pure_files.write_pure(path, kind, decoded=lambda data: weights_of(kind, data))
     print(kind.name)
     prompts = [_of_prompt(path, pure_files.PROMPT)]
     return {"fingerprint": pure_files.fingerprint(kind), "prompts": prompts}
-
-
-def _decoded(kind: TensorType, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    return gguf.quants.dequantize(data, gguf.GGMLQuantizationType(int(kind)))
 
 
 def _of_prompt(path: Path, length: int) -> dict[str, Any]:

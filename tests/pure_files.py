@@ -147,6 +147,8 @@ def _floats(bits: npt.NDArray[np.uint64], kind: TensorType, level: float) -> Byt
     """Numbers of this level, either sign: as many as there are bits."""
     between = (bits >> np.uint64(40)) / 2.0**23 - 1  # -1 to 1, level 1 / sqrt(3)
     numbers = (between * np.sqrt(3) * level).astype("<f4")
-    if kind is TensorType.BF16:
-        return np.ascontiguousarray(numbers.view("<u2")[1::2]).view(np.uint8)  # the upper halves
-    return numbers.astype("<f2" if kind is TensorType.F16 else "<f4").view(np.uint8)
+    narrowed = numbers.astype("<f2") if kind is TensorType.F16 else numbers
+    data: Bytes = narrowed.view(np.uint8)
+    if kind is TensorType.BF16:  # the upper halves
+        data = data.reshape(-1, 4)[:, 2:].reshape(-1)
+    return data
