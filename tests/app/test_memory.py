@@ -1,6 +1,8 @@
 """What fits in memory: figures, refusals before anything is read, and numbers without bound."""
 
 import json
+import mmap
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -288,10 +290,22 @@ def test_a_container_has_what_its_group_may_take(
     (folder / f"memory.{names[0]}").write_text("700000000\n")
     (folder / f"memory.{names[1]}").write_text("500000000\n")
     (folder / "memory.stat").write_text("anon 1\ninactive_file 90000000\nactive_file 10000000\n")
-    monkeypatch.setattr(memory, "resident", lambda: 30_000_000)
+    monkeypatch.setattr(memory, "_own", lambda: 30_000_000)
     found = memory.memory()
     assert found.most == 700_000_000
     assert found.now == 700_000_000 - 400_000_000 + 30_000_000
+
+
+def test_pages_of_a_mapped_file_are_free_already(tmp_path: Path) -> None:
+    size = 64 << 20
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(size)
+        with mmap.mmap(file.fileno(), size) as mapped:
+            own, resident = memory._own(), memory.resident()
+            assert not mapped[:: mmap.PAGESIZE].strip(b"\0")
+            on_linux = sys.platform == "linux"
+            assert memory.resident() - resident > size / 2
+            assert (memory._own() - own < size / 8) is on_linux
 
 
 def test_groups_without_limits_change_nothing(
