@@ -21,7 +21,6 @@ from models.gguf.header import TensorInfo, read_header
 from models.gguf.metadata import Metadata
 from models.gguf.tensor import Bytes, Tensor
 
-_DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)
 _MOST_READ = 1 << 30  # bytes; macOS takes no 2 GiB at once
 
 
@@ -94,18 +93,6 @@ class GGUFFile:
             data=data.reshape(info.rows, -1),
             by_reading=partial(self._read, info),
         )
-
-    def release(self, tensor: str | TensorInfo) -> None:
-        """Tell the system that the tensor's pages may leave memory for now.
-
-        They come back from the file when read again. Does nothing where the
-        platform has no such call.
-        """
-        info = self._entry(tensor)
-        if _DONTNEED is None:
-            return
-        start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
-        self._mapping().madvise(_DONTNEED, start, info.offset + info.nbytes - start)
 
     def _read(self, info: TensorInfo, out: Bytes, start: int) -> None:
         """Rows of a tensor from `start` on, as many as `out` has."""

@@ -62,11 +62,6 @@ class TensorInfo:
     nbytes: int
 
     @property
-    def columns(self) -> int:
-        """Weights in a row: the last axis, the one a product sums over."""
-        return self.shape[-1]
-
-    @property
     def rows(self) -> int:
         """All leading axes together; 1 for a vector."""
         return prod(self.shape[:-1])

@@ -71,6 +71,12 @@ void decode_block(const uint8_t* block, float* out);
 
 constexpr int64_t kMostBlock = 256;  // weights of the largest block
 
+// The block of a row whose first column is `at`.
+template <Type kType>
+inline const uint8_t* block_at(const Weight& w, int64_t row, int64_t at) {
+    return w.row(row) + at / BlockOf<kType>::kColumns * BlockOf<kType>::kBytes;
+}
+
 // `count` weights, whole blocks. Once in the code for each type.
 template <Type kType>
 [[gnu::noinline]] void decode_blocks(const uint8_t* blocks, int64_t count, float* out) {

@@ -12,6 +12,8 @@ constexpr int kFewRows = 8;  // more go by panels
 // the same place two blocks of 32 rows on.
 constexpr int64_t kRowsAhead = 64;
 
+inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
+
 // Of weights and activations as they are; `count` columns.
 inline float dot(const float* w, const float* x, int64_t count) {
     const int64_t whole = count / kLanes * kLanes;
@@ -27,7 +29,8 @@ inline float dot(const float* w, const float* x, int64_t count) {
 template <Type kType>
 struct FewRows {
     static constexpr Form kForm = Form::Floats;
-    static constexpr int kAtOnce = 1;  // weight rows that one activation row meets together
+    // Weight rows that M activation rows meet together.
+    static constexpr int at_once(int) { return 1; }
 
     // out[m * R + r] = weight row `row` + r times activation row m.
     template <int M, int R>
@@ -46,22 +49,5 @@ struct FewRows {
         }
     }
 };
-
-// out[m] = weight row `row` times activation row m, for a row count that is known only at run
-// time, 1 to kFewRows.
-template <Type kType>
-void dot_few(const Weight& w, int64_t row, const Activation* x, int count, float* out) {
-    using Rows = FewRows<kType>;
-    switch (count) {
-        case 1: return Rows::template dot<1, 1>(w, row, x, out);
-        case 2: return Rows::template dot<2, 1>(w, row, x, out);
-        case 3: return Rows::template dot<3, 1>(w, row, x, out);
-        case 4: return Rows::template dot<4, 1>(w, row, x, out);
-        case 5: return Rows::template dot<5, 1>(w, row, x, out);
-        case 6: return Rows::template dot<6, 1>(w, row, x, out);
-        case 7: return Rows::template dot<7, 1>(w, row, x, out);
-        default: return Rows::template dot<8, 1>(w, row, x, out);
-    }
-}
 
 }  // namespace ember

@@ -12,7 +12,7 @@
 namespace ember {
 
 constexpr int64_t kBlock = 32;       // weight rows of one task of a product with few rows
-constexpr int64_t kBlockRows = 192;  // activation rows that stay in cache beside a panel
+constexpr int64_t kBlockRows = 256;  // activation rows of one task of a product with many
 
 // Lent by the library of the caches.
 static Pool* pool;
@@ -77,18 +77,34 @@ struct Block {
     alignas(64) float values[kFewRows][kBlock];
 };
 
+template <Type kType, int M>
+void multiply_rows(const Weight& w, const Activation* x, int64_t first, int64_t count,
+                   Block& out) {
+    using Rows = FewRows<kType>;
+    constexpr int R = Rows::at_once(M);
+    int64_t n = 0;
+    float some[M * R];
+    for (; n + R <= count; n += R) {
+        Rows::template dot<M, R>(w, first + n, x, some);
+        for (int m = 0; m < M; ++m) std::copy_n(some + m * R, R, out.values[m] + n);
+    }
+    for (; n < count; ++n)
+        for (int m = 0; m < M; ++m)
+            Rows::template dot<1, 1>(w, first + n, x + m, out.values[m] + n);
+}
+
 template <Type kType>
 void multiply_block(const Weight& w, const Activation* x, int rows, int64_t first, int64_t count,
                     Block& out) {
-    using Rows = FewRows<kType>;
-    int64_t n = 0;
-    if (rows == 1)
-        for (; n + Rows::kAtOnce <= count; n += Rows::kAtOnce)
-            Rows::template dot<1, Rows::kAtOnce>(w, first + n, x, out.values[0] + n);
-    float column[kFewRows];
-    for (; n < count; ++n) {
-        dot_few<kType>(w, first + n, x, rows, column);
-        for (int m = 0; m < rows; ++m) out.values[m][n] = column[m];
+    switch (rows) {
+        case 1: return multiply_rows<kType, 1>(w, x, first, count, out);
+        case 2: return multiply_rows<kType, 2>(w, x, first, count, out);
+        case 3: return multiply_rows<kType, 3>(w, x, first, count, out);
+        case 4: return multiply_rows<kType, 4>(w, x, first, count, out);
+        case 5: return multiply_rows<kType, 5>(w, x, first, count, out);
+        case 6: return multiply_rows<kType, 6>(w, x, first, count, out);
+        case 7: return multiply_rows<kType, 7>(w, x, first, count, out);
+        default: return multiply_rows<kType, 8>(w, x, first, count, out);
     }
 }
 
@@ -101,11 +117,16 @@ template <Type kType>
 void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
                     Panelful& out) {
     thread_local typename PanelOf<kType>::Panel panel;
-    panel.template load<kType>(w, first);
-    int64_t m = 0;
-    for (; m + kTileRows <= rows; m += kTileRows)
-        panel.template multiply<kTileRows>(x + m, out.values + m);
-    for (; m < rows; ++m) panel.template multiply<1>(x + m, out.values + m);
+    std::memset(&out, 0, size_t(rows) * sizeof out.values[0]);
+    const int64_t height = std::min(kPanel, w.rows - first);
+    for (int64_t at = 0; at < w.columns; at += kPanelColumns) {
+        const int64_t columns = std::min(kPanelColumns, w.columns - at);
+        panel.template load<kType>(w, first, height, at, columns);
+        int64_t m = 0;
+        for (; m + kTileRows <= rows; m += kTileRows)
+            panel.template multiply<kTileRows>(x + m, at, columns, out.values + m);
+        for (; m < rows; ++m) panel.template multiply<1>(x + m, at, columns, out.values + m);
+    }
 }
 
 // What a type's products read, and what computes them.

@@ -105,14 +105,14 @@ def test_a_file_of_137_gb_is_refused_at_once(
 @on_screen
 async def test_the_chat_says_what_does_not_fit(hollow: Path) -> None:
     service = LiveService(CacheConfig(backend=Backend.REFERENCE))
-    with pytest.raises(TooLargeError, match=r"weights 136\.9 GB.*24\.0 GB"):
+    with pytest.raises(TooLargeError, match=r"weights 273\.8 GB.*24\.0 GB"):
         list(service.load(str(hollow)))
     app = ChatApp(service, model=str(hollow))
     async with app.run_test(size=(100, 30)) as pilot:
         chat = Talk(app, service, pilot)
         await chat.until(lambda: "the model could not be loaded" in chat.shown)
         shown = " ".join(chat.shown.replace("│", "").split())
-        assert "weights 136.9 GB, cache 0.4 GB, prompt step 0.2 GB" in shown
+        assert "weights 273.8 GB, cache 0.4 GB, prompt step 0.2 GB" in shown
         assert "this machine has 24.0 GB for it" in shown
         assert "--force" in shown
     service.close()
@@ -226,7 +226,7 @@ def test_the_list_of_models_says_what_a_load_will(
 
 
 def test_a_file_that_is_not_here_is_judged_by_its_size() -> None:
-    listed = ListedModel(spec="a", size=20 * GB, about="", path=None)
+    listed = ListedModel(spec="a", size=25 * GB, about="", path=None)
     assert fit(listed, None, MIDDLE) is Fit.TOO_LARGE
     assert fit(replace(listed, size=None), None, MIDDLE) is None
     assert fit(replace(listed, size=GB), None, MIDDLE) is Fit.FITS

@@ -116,7 +116,8 @@ def caches_of(model: Model, held: int) -> list[TwoTierKVCache]:
 
 
 def _mlx_lm(layers: int, held: int) -> list[mx.array]:
-    model = tiny_model(layers, _TYPES)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = mlx_lm_case.read_weights(str(_tiny_file(folder, layers, _TYPES)))
     case = Case(
         engine=EngineName.MLX_LM,
         model="",
@@ -127,8 +128,8 @@ def _mlx_lm(layers: int, held: int) -> list[mx.array]:
         pp=0,
         tg=1,
     )
-    run = mlx_lm_case.Run(case, MlxLmSetting(dtype="float16"), model)
-    size = (1, model.shape.kv_heads, held, model.shape.head_dim)
+    run = mlx_lm_case.Run(case, MlxLmSetting(dtype="float16"), weights)
+    size = (1, weights.config.kv_heads, held, weights.config.head_dim)
     for cache in run.cache:
         cache.update_and_fetch(*(mx.random.normal(size).astype(mx.float16) for _ in "kv"))
         mx.eval(cache.state)
@@ -137,21 +138,20 @@ def _mlx_lm(layers: int, held: int) -> list[mx.array]:
 
 def tiny_model(layers: int, types: TypeChoice) -> Model:
     """A network of so many layers, its weights evaluated."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = load(_tiny_file(folder, layers, types)).model
+    mx.eval(model.parameters())
+    return model
+
+
+def _tiny_file(folder: str, layers: int, types: TypeChoice) -> Path:
+    path = Path(folder) / "tiny.gguf"
     shape = LlamaShape(
         layers=layers, width=256, ffn=512, heads=4, kv_heads=2, vocab=611, context=4096
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tiny.gguf"
-        write_llama(
-            path,
-            config=shape,
-            types=types,
-            tokenizer_metadata=sentencepiece_tokenizer(shape.vocab),
-            seed=5,
-        )
-        model = load(path).model
-    mx.eval(model.parameters())
-    return model
+    tokenizer = sentencepiece_tokenizer(shape.vocab)
+    write_llama(path, config=shape, types=types, tokenizer_metadata=tokenizer, seed=5)
+    return path
 
 
 def _tiny(name: str, layers: int) -> Model:

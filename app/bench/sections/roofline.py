@@ -22,7 +22,7 @@ from kvcache.gpu.traffic import Held, Traffic, block_bytes, traffic
 
 NETWORKS = (TINYLLAMA, LLAMA_2_7B)
 F16 = "f16"
-_TABLE_BITS = 5  # of Q4_K as ember stores it (docs/tensor-types.md)
+_TABLE_BITS = 4.5  # of Q4_K
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def held(context: int) -> Held:
 
 def weights_read(network: Network) -> int:
     """All weights but the embedding's table, of which a token reads one row."""
-    return network.weight_bytes - network.vocabulary * network.hidden * _TABLE_BITS // 8
+    return network.weight_bytes - int(network.vocabulary * network.hidden * _TABLE_BITS) // 8
 
 
 def _row(network: Network, chip: Chip, context: int, kv: str) -> RooflineRow:

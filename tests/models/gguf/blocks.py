@@ -50,6 +50,12 @@ def tensor_of(kind: TensorType, rows: Bytes, name: str = "blk.7.ffn_up.weight") 
     return Tensor(name=name, type=kind, shape=(len(rows), columns), data=rows)
 
 
+def of_floats(name: str, array: npt.NDArray[np.float32]) -> Tensor:
+    """A float32 tensor [rows, columns] or [size]."""
+    rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1]).view(np.uint8)
+    return Tensor(name=name, type=TensorType.F32, shape=array.shape, data=rows)
+
+
 def weights_of(kind: TensorType, rows: Bytes) -> Floats:
     """[rows, columns], as gguf-py reads them."""
     found: Floats = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(int(kind)))

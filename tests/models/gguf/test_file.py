@@ -2,7 +2,6 @@
 
 import os
 import struct
-import sys
 from pathlib import Path
 
 import gguf
@@ -141,26 +140,6 @@ def test_a_read_of_a_cut_file_is_refused(llama: Path, tmp_path: Path) -> None:
         os.truncate(path, info.offset + 100)
         with pytest.raises(GGUFError, match=rf"was cut to {info.offset + 100} bytes"):
             tensor.read(np.empty(tensor.data.shape, np.uint8))
-
-
-def _file_backed_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssFile:")[1].split()[0]) << 10
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_release_lets_pages_go_and_keeps_contents(write: Writer) -> None:
-    size = 16 << 20
-    entries = (tensor("big", (size // 4,)), tensor("next", (8,), offset=size))
-    path = write(RawGGUF(tensors=entries, data=b"\x05" * (size + 32)).encode())
-    with GGUFFile(path) as file:
-        rows = file.tensor("big").data
-        assert (rows == 5).all()
-        held = _file_backed_bytes()
-        file.release("big")
-        assert held - _file_backed_bytes() > size // 2
-        assert (rows == 5).all()
-        assert (file.tensor("next").data == 5).all()
 
 
 def test_large_vocabulary_is_read_quickly(write: Writer) -> None:

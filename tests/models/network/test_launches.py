@@ -60,7 +60,7 @@ def test_what_the_launches_beside_attention_are(monkeypatch: pytest.MonkeyPatch)
     found = of_a_layer(HELD["steady"], PURE)
     norms_rope_and_attention, products = 2 + 1 + 1, 4
     assert found.pop("Depends") == norms_rope_and_attention
-    assert found.pop("QuantizedMatmul") == products
+    assert found.pop("Matmul") == products
     assert found.pop("SliceUpdate") == 1  # the hot ring's keys and values
     assert found.pop("Add") == 2  # residuals
     ((swiglu, count),) = found.items()
@@ -78,5 +78,5 @@ def test_a_mixed_file_joins_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None
     """Values are a product and a write of their own."""
     monkeypatch.setattr(GpuTiers, "attend_snapshot", one_launch)
     pure, mix = (of_a_layer(HELD["cold"], types) for types in (PURE, mixed))
-    assert mix - pure == {"QuantizedMatmul": 1, "SliceUpdate": 1}
+    assert mix - pure == {"Matmul": 1, "SliceUpdate": 1}
     assert not pure - mix
