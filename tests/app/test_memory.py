@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from app import cli, memory, options
+from app.bench.figures.shapes import LLAMA_2_7B
 from app.memory import Fit, Memory, Need, TooLargeError, admit
 from app.model_list import Cost, ListedModel, fit
 from app.options import LoadOptions
@@ -186,6 +187,19 @@ def test_a_window_nobody_asked_for_shrinks_to_what_fits() -> None:
     # Beside weights that leave no room for the smallest window nothing shrinks.
     with pytest.raises(TooLargeError, match="a smaller --ctx"):
         admit(CacheConfig(), model, 235 * GB // 10)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_7b_chat_has_its_whole_window_on_a_mac_of_8_gb(
+    gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wired = int((8 << 30) * memory.WIRED_SHARE)
+    monkeypatch.setattr(memory, "on_gpu", lambda: gpu)
+    monkeypatch.setattr(memory, "memory", lambda: Memory(most=wired, now=wired))
+    weights = LLAMA_2_7B.weight_bytes
+    assert admit(CacheConfig(), LLAMA_2_7B, weights) == memory.Admitted(config=CacheConfig())
+    longer = CacheConfig(max_tokens=6000, beyond_context=True)
+    assert not admit(longer, LLAMA_2_7B, weights).notes
 
 
 # -- one notion --
