@@ -22,16 +22,23 @@ enum class Type : int32_t {
     Q4_K = 12,
     Q5_K = 13,
     Q6_K = 14,
+    IQ2_XXS = 16,
+    IQ2_XS = 17,
+    IQ3_XXS = 18,
     IQ4_NL = 20,
+    IQ3_S = 21,
+    IQ2_S = 22,
     IQ4_XS = 23,
     BF16 = 30,
+    MXFP4 = 39,
 };
 
 // A matrix in the mapped file. Nothing is aligned, and the mapping may end with the last row: no
 // byte behind it may be read.
 struct Weight {
     const uint8_t* data;
-    const float* added;  // [rows], to each row's products; or null
+    const float* added;   // [rows], to each row's products; or null
+    const uint8_t* grid;  // runs of weights that codes name, see blocks_tables.h; or null
     int64_t rows, columns, row_bytes;
     Type type;
 
@@ -54,9 +61,15 @@ inline auto with_type(Type type, const Body& body) {
         case Type::Q4_K: return body.template operator()<Type::Q4_K>();
         case Type::Q5_K: return body.template operator()<Type::Q5_K>();
         case Type::Q6_K: return body.template operator()<Type::Q6_K>();
+        case Type::IQ2_XXS: return body.template operator()<Type::IQ2_XXS>();
+        case Type::IQ2_XS: return body.template operator()<Type::IQ2_XS>();
+        case Type::IQ3_XXS: return body.template operator()<Type::IQ3_XXS>();
         case Type::IQ4_NL: return body.template operator()<Type::IQ4_NL>();
+        case Type::IQ3_S: return body.template operator()<Type::IQ3_S>();
+        case Type::IQ2_S: return body.template operator()<Type::IQ2_S>();
         case Type::IQ4_XS: return body.template operator()<Type::IQ4_XS>();
         case Type::BF16: return body.template operator()<Type::BF16>();
+        case Type::MXFP4: return body.template operator()<Type::MXFP4>();
     }
     __builtin_unreachable();  // `packed.Weight` takes no other
 }
@@ -77,12 +90,20 @@ inline const uint8_t* block_at(const Weight& w, int64_t row, int64_t at) {
     return w.row(row) + at / BlockOf<kType>::kColumns * BlockOf<kType>::kBytes;
 }
 
-// `count` weights, whole blocks. Once in the code for each type.
+// The same of types that need a grid.
 template <Type kType>
-[[gnu::noinline]] void decode_blocks(const uint8_t* blocks, int64_t count, float* out) {
+void decode_block(const uint8_t* block, const uint8_t*, float* out) {
+    decode_block<kType>(block, out);
+}
+
+// `count` weights of a row from column `at` on, whole blocks. Once in the code for each type.
+template <Type kType>
+[[gnu::noinline]] void decode_columns(const Weight& w, int64_t row, int64_t at, int64_t count,
+                                      float* out) {
     using Block = BlockOf<kType>;
-    for (int64_t at = 0; at < count; at += Block::kColumns, blocks += Block::kBytes)
-        decode_block<kType>(blocks, out + at);
+    const uint8_t* block = block_at<kType>(w, row, at);
+    for (; count > 0; count -= Block::kColumns, block += Block::kBytes, out += Block::kColumns)
+        decode_block<kType>(block, w.grid, out);
 }
 
 template <typename T>

@@ -14,14 +14,34 @@ constexpr int64_t kRowsAhead = 64;
 
 inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
 
-// Of weights and activations as they are; `count` columns.
-inline float dot(const float* w, const float* x, int64_t count) {
-    const int64_t whole = count / kLanes * kLanes;
-    Vector products = {};
-    for (int64_t i = 0; i < whole; i += kLanes) products += load(w + i) * load(x + i);
-    float total = sum(products);
-    for (int64_t i = whole; i < count; ++i) total += w[i] * x[i];
-    return total;
+// Sums that hide each other's latencies where there are few.
+template <int kSums>
+constexpr int kSplits = std::max(1, 8 / kSums);
+
+// out[m * R + r] += weight row r times activation row m over `count` columns, whole registers:
+// load(r, i) is a register of row r's numbers from column i of these on, which meet x[m].numbers
+// from column `at` + i on.
+template <int M, int R, typename Load>
+[[gnu::always_inline]] inline void add_dots(const Load& load, const Activation* x, int64_t at,
+                                            int64_t count, float* out) {
+    constexpr int U = kSplits<M * R>;
+    Native sums[M * R][U] = {};
+    const auto add = [&](int64_t i, int u) {
+        Native numbers[M];
+        for (int m = 0; m < M; ++m) numbers[m] = load_native(x[m].numbers + at + i);
+        for (int r = 0; r < R; ++r) {
+            const Native weights = load(r, i);
+            for (int m = 0; m < M; ++m) sums[m * R + r][u] += weights * numbers[m];
+        }
+    };
+    int64_t i = 0;
+    for (; i + U * kNativeLanes <= count; i += U * kNativeLanes)
+        for (int u = 0; u < U; ++u) add(i + u * kNativeLanes, u);
+    for (; i < count; i += kNativeLanes) add(i, 0);
+    for (int k = 0; k < M * R; ++k) {
+        for (int u = 1; u < U; ++u) sums[k][0] += sums[k][u];
+        out[k] += sum(sums[k][0]);
+    }
 }
 
 // How weights of a type meet up to kFewRows activation rows, which they read in a form: here as
@@ -35,17 +55,14 @@ struct FewRows {
     // out[m * R + r] = weight row `row` + r times activation row m.
     template <int M, int R>
     static void dot(const Weight& w, int64_t row, const Activation* x, float* out) {
-        for (int i = 0; i < M * R; ++i) out[i] = 0;
-        for (int r = 0; r < R; ++r) {
-            const uint8_t* blocks = w.row(row + r);
-            for (int64_t at = 0; at < w.columns; at += kMostBlock) {
-                alignas(64) float numbers[kMostBlock];
-                const int64_t count = std::min(kMostBlock, w.columns - at);
-                decode_blocks<kType>(blocks, count, numbers);
-                blocks += count / BlockOf<kType>::kColumns * BlockOf<kType>::kBytes;
-                for (int m = 0; m < M; ++m)
-                    out[m * R + r] += ember::dot(numbers, x[m].numbers + at, count);
-            }
+        static_assert(R == 1);
+        std::fill_n(out, M, 0.0f);
+        for (int64_t at = 0; at < w.columns; at += kMostBlock) {
+            alignas(64) float weights[kMostBlock];
+            const int64_t count = std::min(kMostBlock, w.columns - at);
+            decode_columns<kType>(w, row, at, count, weights);
+            add_dots<M, 1>([&](int, int64_t i) { return load_native(weights + i); }, x, at, count,
+                           out);
         }
     }
 };

@@ -26,7 +26,7 @@ void network_embed(const Weight* w, const int64_t* ids, int64_t count, float fac
     with_type(w->type, [&]<Type kType>() {
         pool->run(count, [&](int64_t i) {
             float* row = out + i * w->columns;
-            decode_blocks<kType>(w->row(ids[i]), w->columns, row);
+            decode_columns<kType>(*w, ids[i], 0, w->columns, row);
             for (int64_t n = 0; n < w->columns; ++n) row[n] *= factor;
         });
     });

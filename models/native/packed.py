@@ -8,13 +8,23 @@ network's definition.
 from collections.abc import Sequence
 from ctypes import Structure, addressof, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from kvcache import CacheError
-from kvcache.native.structs import Bytes, Floats, checked
+from kvcache.native.structs import Bytes, Floats, address, checked
 from models.gguf.tensor_types import TensorType
+
+# Whose codes name runs of weights; see blocks_tables.h.
+_BY_GRID = {
+    TensorType.IQ2_XXS,
+    TensorType.IQ2_XS,
+    TensorType.IQ2_S,
+    TensorType.IQ3_XXS,
+    TensorType.IQ3_S,
+}
 
 
 class WeightStruct(Structure):
@@ -23,6 +33,7 @@ class WeightStruct(Structure):
     _fields_ = (
         ("data", c_void_p),
         ("added", c_void_p),
+        ("grid", c_void_p),
         ("rows", c_int64),
         ("columns", c_int64),
         ("row_bytes", c_int64),
@@ -108,10 +119,12 @@ class Weight:
                 f"({kind.name})"
             )
         self.rows, self.columns = rows, row_bytes // kind.block_bytes * kind.block_size
-        self._arrays = data, added
+        grid = _grid(kind)
+        self._arrays = data, added, grid
         self.struct = WeightStruct(
             where,
             _optional("added", added, rows),
+            None if grid is None else address(grid),
             rows,
             self.columns,
             row_bytes,
@@ -264,6 +277,19 @@ def _check_heads(weights: Sequence[Weight], dim: int) -> None:
     whole = dim > 0 and not any(weight.rows % dim for weight in weights)
     if not whole or sizes[1] != sizes[2] or not q.columns == k.columns == v.columns:
         raise CacheError(f"got weights {sizes} for heads of {dim}")
+
+
+@cache
+def _grid(kind: TensorType) -> Bytes | None:
+    """The magnitudes that codes of this type name, [runs, 4 or 8]; None where they name none."""
+    if kind not in _BY_GRID:
+        return None
+    # A quarter of a second to import.
+    from gguf import quants
+
+    blocks = getattr(quants, kind.name)
+    blocks.init_grid()
+    return np.ascontiguousarray(blocks.grid.reshape(blocks.grid_shape), np.uint8)
 
 
 def _optional(name: str, vector: Floats | None, size: int) -> int | None:

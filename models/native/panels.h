@@ -1,45 +1,46 @@
 // Products of many activation rows: a panel of weight rows is unpacked some columns at a time, and
-// those meet all activation rows, kTileRows at a time, while they lie in the nearest cache.
+// those meet all activation rows, some at a time, while they lie in the nearest cache.
 #pragma once
 
 #include "activations.h"
 #include "blocks.h"
+#include "product.h"
 
 namespace ember {
 
 constexpr int64_t kPanel = 32;          // weight rows of a panel
 constexpr int64_t kPanelColumns = 256;  // its columns, fewer at the end of a row
-constexpr int kTileRows = 4;            // activation rows that share a panel's registers
 
-// Weights as floats: [columns][kPanel], so that a vector holds a column of some rows.
+// Weights as floats, so that a vector holds a column of some rows.
 struct FloatPanel {
     static constexpr Form kForm = Form::Floats;
-    static constexpr int64_t kVectors = kPanel / kNativeLanes;
+    static constexpr int kTileRows = kProductRows;
 
     alignas(64) float numbers[kPanelColumns][kPanel];
 
     // `rows` and `columns` of the weight from a place on; further rows are zero.
     template <Type kType>
     void load(const Weight& w, int64_t row, int64_t rows, int64_t at, int64_t columns) {
-        if (rows < kPanel) std::memset(numbers, 0, sizeof numbers);
-        for (int64_t r = 0; r < rows; ++r) {
-            float some[kPanelColumns];
-            decode_blocks<kType>(block_at<kType>(w, row + r, at), columns, some);
-            for (int64_t i = 0; i < columns; ++i) numbers[i][r] = some[i];
+        alignas(64) float some[kLanes][kPanelColumns];
+        for (int64_t first = 0; first < kPanel; first += kLanes) {
+            for (int64_t r = 0; r < kLanes; ++r)
+                if (first + r < rows)
+                    decode_columns<kType>(w, row + first + r, at, columns, some[r]);
+                else
+                    std::fill_n(some[r], columns, 0.0f);
+            for (int64_t i = 0; i < columns; ++i)
+                for (int64_t r = 0; r < kLanes; ++r) numbers[i][first + r] = some[r][i];
         }
     }
 
     // out[m] += all rows of the panel times activation row m.
     template <int M>
     void multiply(const Activation* x, int64_t at, int64_t columns, float (*out)[kPanel]) const {
-        Native total[M][kVectors];
-        std::memcpy(total, out, sizeof total);
-        for (int64_t i = 0; i < columns; ++i)
-            for (int v = 0; v < kVectors; ++v) {
-                const Native some = load_native(&numbers[i][v * kNativeLanes]);
-                for (int m = 0; m < M; ++m) total[m][v] += some * x[m].numbers[at + i];
-            }
-        std::memcpy(out, total, sizeof total);
+        static constexpr float kOnce[] = {1, 1, 1, 1, 1, 1};
+        static_assert(M <= int(std::size(kOnce)));
+        const int64_t stride = M > 1 ? x[1].numbers - x[0].numbers : 0;
+        multiply_rows<M>({x->numbers + at, stride}, {numbers[0], kPanel}, columns, kPanel, kOnce,
+                         {out[0], kPanel});
     }
 };
 
@@ -55,6 +56,7 @@ struct PanelRow;
 template <int kScales, int kMinimums>
 struct CodePanel {
     static constexpr Form kForm = Form::Codes;
+    static constexpr int kTileRows = 4;
     static constexpr int kVectors = kPanel / 16, kGroups = kPanelColumns / kXGroup;
 
     alignas(64) int16_t codes[kPanelColumns / 2][kPanel][2];
@@ -145,7 +147,8 @@ struct CodePanel {
 
 #endif
 
-// Which panel a type's weights are unpacked into. Types with panels of their own specialise this.
+// Which panel a type's weights are unpacked into, and how many activation rows (kTileRows) share its
+// registers. Types with panels of their own specialise this.
 template <Type kType>
 struct PanelOf {
     using Panel = FloatPanel;

@@ -7,6 +7,7 @@
 #include "blocks_floats.h"
 #include "blocks_k.h"
 #include "blocks_simple.h"
+#include "blocks_tables.h"
 #include "pool.h"
 
 namespace ember {
@@ -116,16 +117,17 @@ struct Panelful {
 template <Type kType>
 void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
                     Panelful& out) {
-    thread_local typename PanelOf<kType>::Panel panel;
+    using Panel = typename PanelOf<kType>::Panel;
+    thread_local Panel panel;
     std::memset(&out, 0, size_t(rows) * sizeof out.values[0]);
     const int64_t height = std::min(kPanel, w.rows - first);
     for (int64_t at = 0; at < w.columns; at += kPanelColumns) {
         const int64_t columns = std::min(kPanelColumns, w.columns - at);
         panel.template load<kType>(w, first, height, at, columns);
-        int64_t m = 0;
-        for (; m + kTileRows <= rows; m += kTileRows)
-            panel.template multiply<kTileRows>(x + m, at, columns, out.values + m);
-        for (; m < rows; ++m) panel.template multiply<1>(x + m, at, columns, out.values + m);
+        for (int64_t m = 0; m < rows; m += Panel::kTileRows)
+            with_constant<Panel::kTileRows>(rows - m, [&](auto count) {
+                panel.template multiply<count>(x + m, at, columns, out.values + m);
+            });
     }
 }
 
