@@ -56,8 +56,9 @@ def _table(model: str, rows: Rows) -> Table:
         texts=2,
         rows=[_cells(row) for row in rows],
         note="load: from a path to a model, the file in the system's cache. first token: from the "
-        "start of a process; of ember `ember run`, chat template and all. second process: what it "
-        f"does not share with the first. Medians of {rows[0].reps}. {engines}.",
+        "start of a process; of ember `ember run --prompt hi`, chat template and all, of others "
+        "that word alone. second process: what it does not share with the first. "
+        f"Medians of {rows[0].reps}. {engines}.",
     )
 
 
