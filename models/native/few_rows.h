@@ -18,6 +18,20 @@ inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
 template <int kSums>
 constexpr int kSplits = std::max(1, 8 / kSums);
 
+template <int M, int R, typename Load>
+[[gnu::always_inline]] inline void add_register(const Load& load, const Activation* x, int64_t at,
+                                                int64_t i, Native* sums) {
+    Native weights[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) weights[r] = load(r, i);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+        const Native numbers = load_native(x[m].numbers + at + i);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sums[m * R + r] += weights[r] * numbers;
+    }
+}
+
 // out[m * R + r] += weight row r times activation row m over `count` columns, whole registers:
 // load(r, i) is a register of row r's numbers from column i of these on, which meet x[m].numbers
 // from column `at` + i on.
@@ -25,22 +39,19 @@ template <int M, int R, typename Load>
 [[gnu::always_inline]] inline void add_dots(const Load& load, const Activation* x, int64_t at,
                                             int64_t count, float* out) {
     constexpr int U = kSplits<M * R>;
-    Native sums[M * R][U] = {};
-    const auto add = [&](int64_t i, int u) {
-        Native numbers[M];
-        for (int m = 0; m < M; ++m) numbers[m] = load_native(x[m].numbers + at + i);
-        for (int r = 0; r < R; ++r) {
-            const Native weights = load(r, i);
-            for (int m = 0; m < M; ++m) sums[m * R + r][u] += weights * numbers[m];
-        }
-    };
+    Native sums[U][M * R] = {};
     int64_t i = 0;
     for (; i + U * kNativeLanes <= count; i += U * kNativeLanes)
-        for (int u = 0; u < U; ++u) add(i + u * kNativeLanes, u);
-    for (; i < count; i += kNativeLanes) add(i, 0);
+#pragma GCC unroll 8
+        for (int u = 0; u < U; ++u)
+            add_register<M, R>(load, x, at, i + u * kNativeLanes, sums[u]);
+    for (; i < count; i += kNativeLanes) add_register<M, R>(load, x, at, i, sums[0]);
+    // Or the sums stay in memory.
+#pragma GCC unroll 32
     for (int k = 0; k < M * R; ++k) {
-        for (int u = 1; u < U; ++u) sums[k][0] += sums[k][u];
-        out[k] += sum(sums[k][0]);
+#pragma GCC unroll 8
+        for (int u = 1; u < U; ++u) sums[0][k] += sums[u][k];
+        out[k] += sum(sums[0][k]);
     }
 }
 

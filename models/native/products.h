@@ -79,7 +79,7 @@ struct Block {
 };
 
 template <Type kType, int M>
-void multiply_rows(const Weight& w, const Activation* x, int64_t first, int64_t count,
+void multiply_several(const Weight& w, const Activation* x, int64_t first, int64_t count,
                    Block& out) {
     using Rows = FewRows<kType>;
     constexpr int R = Rows::at_once(M);
@@ -98,14 +98,14 @@ template <Type kType>
 void multiply_block(const Weight& w, const Activation* x, int rows, int64_t first, int64_t count,
                     Block& out) {
     switch (rows) {
-        case 1: return multiply_rows<kType, 1>(w, x, first, count, out);
-        case 2: return multiply_rows<kType, 2>(w, x, first, count, out);
-        case 3: return multiply_rows<kType, 3>(w, x, first, count, out);
-        case 4: return multiply_rows<kType, 4>(w, x, first, count, out);
-        case 5: return multiply_rows<kType, 5>(w, x, first, count, out);
-        case 6: return multiply_rows<kType, 6>(w, x, first, count, out);
-        case 7: return multiply_rows<kType, 7>(w, x, first, count, out);
-        default: return multiply_rows<kType, 8>(w, x, first, count, out);
+        case 1: return multiply_several<kType, 1>(w, x, first, count, out);
+        case 2: return multiply_several<kType, 2>(w, x, first, count, out);
+        case 3: return multiply_several<kType, 3>(w, x, first, count, out);
+        case 4: return multiply_several<kType, 4>(w, x, first, count, out);
+        case 5: return multiply_several<kType, 5>(w, x, first, count, out);
+        case 6: return multiply_several<kType, 6>(w, x, first, count, out);
+        case 7: return multiply_several<kType, 7>(w, x, first, count, out);
+        default: return multiply_several<kType, 8>(w, x, first, count, out);
     }
 }
 
@@ -117,18 +117,8 @@ struct Panelful {
 template <Type kType>
 void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
                     Panelful& out) {
-    using Panel = typename PanelOf<kType>::Panel;
-    thread_local Panel panel;
-    std::memset(&out, 0, size_t(rows) * sizeof out.values[0]);
-    const int64_t height = std::min(kPanel, w.rows - first);
-    for (int64_t at = 0; at < w.columns; at += kPanelColumns) {
-        const int64_t columns = std::min(kPanelColumns, w.columns - at);
-        panel.template load<kType>(w, first, height, at, columns);
-        for (int64_t m = 0; m < rows; m += Panel::kTileRows)
-            with_constant<Panel::kTileRows>(rows - m, [&](auto count) {
-                panel.template multiply<count>(x + m, at, columns, out.values + m);
-            });
-    }
+    thread_local typename PanelOf<kType>::Panel panel;
+    panel.template multiply<kType>(w, first, x, rows, out.values);
 }
 
 // What a type's products read, and what computes them.
