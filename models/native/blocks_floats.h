@@ -96,7 +96,7 @@ inline void decode_columns<Type::BF16>(const Weight& w, int64_t row, int64_t at,
 
 // Products with the activations' own numbers.
 template <Type kType>
-struct FloatRows {
+struct FloatRows : RowByRow<FloatRows<kType>> {
     static constexpr Form kForm = Form::Floats;
 
     // As many sums as registers hold.

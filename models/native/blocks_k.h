@@ -376,7 +376,7 @@ inline __m512 dot_codes(__m512i codes, const Activation& x, int64_t at) {
 }
 
 template <Type kType>
-struct KRows {
+struct KRows : RowByRow<KRows<kType>> {
     using Of = Reader<kType>;
     static constexpr Form kForm = Of::kForm;
     static constexpr int at_once(int rows) { return rows <= 2 ? 4 : 2; }
