@@ -15,12 +15,9 @@ from models.finding.catalogue import CATALOGUE
 from models.finding.discover import discover
 from models.finding.entry import CatalogueEntry
 from models.gguf.file import GGUFFile
-from models.gguf.repack import stored_bytes
 from models.network.config import NetworkConfig
 from models.network.shapes import tensors_to_read
 
-# Loaded weights over the file's size, for a file that is not here to be looked into.
-_LOADED_SHARE = 1.25
 # The cost of a token is the same for all; this one has nothing to be compiled first.
 _ANY_BACKEND = CacheConfig(backend=Backend.REFERENCE)
 
@@ -108,14 +105,14 @@ def _examine(path: Path) -> Cost:
             for info in entries:
                 by_type[info.type.name] += info.nbytes
             quantization = by_type.most_common(1)[0][0]
-            return _cost(quantization, sum(map(stored_bytes, entries)), config.shape)
+            return _cost(quantization, by_type.total(), config.shape)
     except EmberError as error:
         return Cost(problem=str(error))
 
 
 def foretell(entry: CatalogueEntry) -> Cost:
     """What is known of a file before it is here."""
-    return _cost(entry.quantization, _loaded(entry.size), entry.shape)
+    return _cost(entry.quantization, entry.size, entry.shape)
 
 
 def _cost(quantization: str, weight_bytes: int | None, shape: ModelShape) -> Cost:
@@ -151,10 +148,4 @@ def fit(model: ListedModel, cost: Cost | None, here: Memory) -> Fit | None:
     """Judge by the weights and the smallest window that is not refused; None without a size."""
     if cost is not None and cost.weight_bytes:
         return Need(weights=cost.weight_bytes, cache=cost.least_bytes).fit(here)
-    weights = _loaded(model.size)
-    return None if weights is None else Need(weights=weights, cache=0).fit(here)
-
-
-def _loaded(size: int | None) -> int | None:
-    """Bytes of a file's weights once they are loaded, as far as its size tells them."""
-    return None if size is None else int(size * _LOADED_SHARE)
+    return None if model.size is None else Need(weights=model.size, cache=0).fit(here)

@@ -121,8 +121,6 @@ def load_notes(
             f"compiling the GPU kernels and comparing them with plain MLX took "
             f"{engine.warm_up_seconds:.0f} s of this load"
         )
-    if slow := loaded.model.reference_weights:
-        yield f"{slow} weights are not quantized: plain MLX runs them, slowly"
 
 
 def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:

@@ -1,11 +1,12 @@
-"""A GGUF file -> network, tokenizer and chat template in memory.
+"""A GGUF file -> network, tokenizer and chat template.
 
-Tensors are repacked one by one, largest first, and each one's pages are let go
-after it, so that the peak stays near the sum of what is kept.
+How the network holds the file's matrices is its backend's (`_Backing`): in the mapped file
+itself, which lives as long as the network, or in arrays that are read from it.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,10 +17,14 @@ from kvcache.native.build import NativeUnavailableError
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
-from models.gguf.repack import Quantized, Unquantized, repack, stored_bytes
+from models.gguf.open_file import Map
+from models.gguf.tensor import Tensor
+from models.gguf.tensor_types import TensorType
 from models.native.kernels import kernels
 from models.network.config import NetworkConfig
-from models.network.cpu_llama import CpuModel
+from models.network.cpu_llama import CpuModel, hold_in_place
+from models.network.gpu_matrices import HELD, GpuMatrices
+from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
 from models.network.shapes import notes_on, tensors_to_read
 from models.network.weights import Weights
@@ -82,13 +87,20 @@ def load(
     with GGUFFile(path) as file:
         config = NetworkConfig.from_metadata(file.metadata)
         entries = tensors_to_read(file, config)
+        backing = _backing(backend)
+        weight_bytes = sum(map(backing.bytes_of, entries.values()))
         if accept is not None:
-            accept(config, sum(map(stored_bytes, entries.values())))
+            accept(config, weight_bytes)
         tokenizer = Tokenizer.from_metadata(file.metadata, pretokenizer)
         template = ChatTemplate.from_metadata(file.metadata, tokenizer, given)
-        weights = Weights(_read_tensors(file, entries, progress or _ignore), activation_dtype())
+        if backing.map_by is not None:
+            file.opened.map_by(backing.map_by)
+        tensors = {name: file.tensor(info) for name, info in entries.items()}
+        hold = _reporting(backing.hold, entries, progress) if progress else backing.hold
+        weights = Weights(tensors, activation_dtype(), hold, joins=backing.joins)
+        network = backing.network(config, weights, file.opened.check)
+        file.opened.check()
         name = file.metadata.get_string("general.name", path.stem)
-        network, without = _network(config, weights, backend)
     return LoadedModel(
         name=name,
         path=path,
@@ -96,39 +108,80 @@ def load(
         model=network,
         tokenizer=tokenizer,
         template=template,
-        file_bytes=path.stat().st_size,
-        weight_bytes=weights.nbytes,
-        notes=file.notes + notes_on(file.tensors) + tokenizer.notes + without,
+        file_bytes=file.opened.size,
+        weight_bytes=weight_bytes,
+        notes=(*file.notes, *notes_on(file.tensors), *tokenizer.notes, *backing.notes),
     )
 
 
-def _network(
-    config: NetworkConfig, weights: Weights, backend: Backend
-) -> tuple[Model, tuple[str, ...]]:
-    """The network of a backend, and what is to be said where AUTO must do without kernels."""
-    if backend.resolve() is not Backend.CPU:
-        return Model(config, weights), ()
+@dataclass(frozen=True, kw_only=True)
+class _Backing:
+    """How a backend holds a network's matrices, and computes with them.
+
+    network: makes one, with what to call, while the file is computed with, to learn whether it
+    is what it was. map_by: see `OpenFile`. joins: see `Weights`. as_filed: types that are held
+    in as many bytes as in the file; the others are floats. notes: all there are once the
+    network is made.
+    """
+
+    hold: HoldMatrix
+    network: Callable[[NetworkConfig, Weights, Callable[[], None]], Model]
+    map_by: Map | None = None
+    joins: bool = True
+    as_filed: Collection[TensorType] = ()
+    notes: Sequence[str] = ()
+
+    def bytes_of(self, info: TensorInfo) -> int:
+        """That a tensor takes in memory."""
+        if info.type in self.as_filed:
+            return info.nbytes
+        return prod(info.shape) * activation_dtype().size
+
+
+def _backing(backend: Backend) -> _Backing:
+    """Of a backend; with what is to be said where AUTO must do without kernels."""
+    plain, resolved = _Backing(hold=hold_decoded, network=_of_arrays), backend.resolve()
+    if resolved is Backend.GPU:
+        matrices = GpuMatrices()
+        return replace(plain, hold=matrices, as_filed=HELD, notes=matrices.notes)
+    if resolved is not Backend.CPU:
+        return plain
     try:
-        return CpuModel(config, weights, kernels()), ()
+        found = kernels()
     except NativeUnavailableError as error:
         if backend is Backend.CPU:
             raise
-        return Model(config, weights), (f"the network runs in plain MLX, slowly: {error}",)
+        return replace(plain, notes=(f"the network runs in plain MLX, slowly: {error}",))
+
+    def network(config: NetworkConfig, weights: Weights, check: Callable[[], None]) -> Model:
+        return CpuModel(config, weights, found, check)
+
+    return _Backing(
+        hold=hold_in_place(found),
+        network=network,
+        map_by=found.map,
+        joins=False,
+        as_filed=frozenset(TensorType),
+    )
 
 
-def _read_tensors(
-    file: GGUFFile, entries: Mapping[str, TensorInfo], progress: OnProgress
-) -> dict[str, Quantized | Unquantized]:
-    total = sum(info.nbytes for info in entries.values())
+def _of_arrays(config: NetworkConfig, weights: Weights, _check: Callable[[], None]) -> Model:
+    """In plain MLX, whose arrays are its own."""
+    return Model(config, weights)
+
+
+def _reporting(
+    hold: HoldMatrix, entries: Mapping[str, TensorInfo], progress: OnProgress
+) -> HoldMatrix:
+    """The same, told with each matrix."""
+    total = sum(info.nbytes for info in entries.values() if len(info.shape) > 1)
     done = 0
-    tensors: dict[str, Quantized | Unquantized] = {}
-    for info in sorted(entries.values(), key=lambda info: -info.nbytes):
-        tensors[info.name] = repack(info, file.rows(info))
-        file.release(info)
-        done += info.nbytes
+
+    def held(tensors: Sequence[Tensor], bias: mx.array | None, dtype: mx.Dtype) -> Projection:
+        nonlocal done
+        matrix = hold(tensors, bias, dtype)
+        done += sum(tensor.nbytes for tensor in tensors)
         progress(done, total)
-    return tensors
+        return matrix
 
-
-def _ignore(_done: int, _total: int) -> None:
-    """Progress nobody asked for."""
+    return held

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("kvcache", "models", "app")
 FORBIDDEN = {
     "kvcache": {"models", "app", "tests", "tokenizers", "gguf", "textual", "rich"},
-    "models": {"app", "tests", "textual", "rich", "gguf"},
+    "models": {"app", "tests", "textual", "rich"},
     "app": {"tests"},
 }
 _CODECS = {"kvcache.codecs", "kvcache.errors"}
@@ -41,8 +41,9 @@ BELOW = {
         *_SETTINGS,
     },
     "models.gguf": _FILE,
-    "models.native": {"models.native"},
-    "models.network": {*_FILE, "models.native", "models.network"},
+    "models.native": {"models.gguf.tensor_types", "models.native"},
+    "models.gpu": {*_FILE, "models.gpu"},
+    "models.network": {*_FILE, "models.native", "models.gpu", "models.network"},
     "models.text": {*_FILE, "models.text"},
     "models.finding": {"models.errors", "models.finding"},
     "app.bench.figures": {"app.bench.figures", "app.memory"},
@@ -126,6 +127,14 @@ def _inside(folder: str) -> list[str]:
 def test_no_package_imports_a_higher_one(package: str) -> None:
     found = {name: {each.split(".")[0] for each in IMPORTS[name]} for name in _inside(package)}
     assert {name: both for name, each in found.items() if (both := each & FORBIDDEN[package])} == {}
+
+
+def test_gguf_py_gives_numbers_of_blocks_and_nothing_else() -> None:
+    """Weights for the reference, tables for the kernels."""
+    found = {
+        name for name in MODULES if any(each.split(".")[0] == "gguf" for each in IMPORTS[name])
+    }
+    assert found == {"models.gguf.decode", "models.native.packed"}
 
 
 @pytest.mark.parametrize("folder", BELOW)

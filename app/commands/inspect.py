@@ -83,10 +83,9 @@ def _memory(file: "GGUFFile", config: "NetworkConfig") -> dict[str, Any]:
 
 
 def _weight_bytes(file: "GGUFFile", config: "NetworkConfig") -> int:
-    """Once loaded; of all tensors where the file cannot be, which a note says."""
+    """As in the file, of all tensors where the file cannot be, which a note says."""
     from app.console import note
     from models.errors import GGUFError
-    from models.gguf.repack import stored_bytes
     from models.network.shapes import tensors_to_read
 
     entries = file.tensors
@@ -94,7 +93,7 @@ def _weight_bytes(file: "GGUFFile", config: "NetworkConfig") -> int:
         entries = tensors_to_read(file, config)
     except GGUFError as error:
         note(f"it cannot be run: {error}")
-    return sum(map(stored_bytes, entries.values()))
+    return sum(info.nbytes for info in entries.values())
 
 
 def _f16_bytes(plan: "CachePlan", tokens: int) -> int:

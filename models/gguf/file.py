@@ -1,25 +1,23 @@
-"""A GGUF file, memory-mapped: its metadata, its tensors, and their bytes.
+"""A GGUF file: its metadata, its tensors, and their bytes.
 
-Does not know what the bytes of a tensor mean (see `repack`), nor which keys
-or tensors a model needs. The mapping is read-only. A file that another program
-truncates is noticed before a tensor is read; during that it is beyond what this
-module can catch.
+Does not know what the bytes of a tensor mean (see `decode`), nor which keys or tensors
+a model needs. The header is read; the data is mapped, read-only, and not touched before
+somebody does. See `open_file` for what happens when another program changes the file.
 """
 
-import mmap
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-import numpy.typing as npt
-
-from kvcache.errors import reason
 from models.errors import GGUFError
-from models.gguf.header import TensorInfo, read_header
+from models.gguf.header import MAX_HEADER_BYTES, Header, HeaderEndError, TensorInfo, read_header
 from models.gguf.metadata import Metadata
+from models.gguf.open_file import OpenFile
+from models.gguf.tensor import Bytes, Tensor
 
-_DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)
+# How much of a file is read in search of its header's end: most headers are in the first.
+_HEADER_PARTS = 2 << 20, 16 << 20, MAX_HEADER_BYTES
 
 
 class GGUFFile:
@@ -27,22 +25,24 @@ class GGUFFile:
 
     Every `GGUFError` that leaves the `with` block gets the file's path in front,
     so nothing that reads from the file has to know it. `metadata` and `tensors`
-    outlive the file; arrays from `rows` keep the mapping alive for as long as
-    they are held.
+    outlive the file; the bytes of a `Tensor` keep the mapping alive for as long as they
+    are held, and only reading (`Tensor.read`) needs the file open. `opened` stays open for
+    as long as it is held.
     """
 
     version: int
     metadata: Metadata
     tensors: dict[str, TensorInfo]
     notes: tuple[str, ...]
+    opened: OpenFile
 
     def __init__(self, path: Path | str) -> None:
-        """Map the file and check its header. Raises `GGUFError`."""
+        """Open the file and check its header. Raises `GGUFError`."""
         self.path = Path(path)
+        self.opened = OpenFile(self.path)
+        self._is_closed = False
         try:
-            self._map: mmap.mmap | None = _map_file(self.path)
-            with memoryview(self._map) as buffer:
-                header = read_header(buffer)
+            header = _read_header(self.opened)
         except GGUFError as error:
             raise self._named(error) from error
         self.version = header.version
@@ -64,58 +64,56 @@ class GGUFFile:
             raise self._named(error) from error
 
     def close(self) -> None:
-        """Let the mapping go; it ends when the last array of `rows` does."""
-        self._map = None
+        """Give out nothing any more."""
+        self._is_closed = True
 
-    def tensor(self, name: str) -> TensorInfo:
-        """The entry of a tensor. Raises `GGUFError` if there is none."""
-        if name not in self.tensors:
-            raise GGUFError(f"there is no tensor {name!r}, which the model needs")
-        return self.tensors[name]
+    def tensor(self, tensor: str | TensorInfo) -> Tensor:
+        """A tensor, or a part of one, without a copy.
 
-    def rows(self, tensor: str | TensorInfo) -> npt.NDArray[np.uint8]:
-        """The bytes of a tensor, or of a part of one, as [rows, row bytes], without a copy.
-
-        A vector is one row; of three or more axes the leading ones are
+        A vector's bytes are one row; of three or more axes the leading ones are
         flattened. Raises `GGUFError` if there is no such tensor, or no longer.
         """
-        info, mapping = self._entry(tensor), self._mapping()
-        if mapping.size() < info.offset + info.nbytes:
-            raise GGUFError(f"was cut to {mapping.size()} bytes while it was read; get it again")
-        data = np.frombuffer(mapping, np.uint8, count=info.nbytes, offset=info.offset)
-        return data.reshape(info.rows, -1)
-
-    def release(self, tensor: str | TensorInfo) -> None:
-        """Tell the system that the tensor's pages may leave memory for now.
-
-        They come back from the file when read again. Does nothing where the
-        platform has no such call.
-        """
         info = self._entry(tensor)
-        if _DONTNEED is None:
-            return
-        start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
-        self._mapping().madvise(_DONTNEED, start, info.offset + info.nbytes - start)
+        self._require_open()
+        self.opened.check()
+        data = self.opened.data[info.offset : info.offset + info.nbytes]
+        return Tensor(
+            name=info.name,
+            type=info.type,
+            shape=info.shape,
+            data=data.reshape(info.rows, -1),
+            by_reading=partial(self._read, info),
+        )
+
+    def _read(self, info: TensorInfo, out: Bytes, start: int) -> None:
+        """Rows of a tensor from `start` on, as many as `out` has."""
+        self._require_open()
+        self.opened.read(out.data, info.offset + start * (info.nbytes // info.rows))
 
     def _entry(self, tensor: str | TensorInfo) -> TensorInfo:
-        return tensor if isinstance(tensor, TensorInfo) else self.tensor(tensor)
+        if isinstance(tensor, TensorInfo):
+            return tensor
+        if tensor not in self.tensors:
+            raise GGUFError(f"there is no tensor {tensor!r}, which the model needs")
+        return self.tensors[tensor]
 
-    def _mapping(self) -> mmap.mmap:
-        if self._map is None:
+    def _require_open(self) -> None:
+        if self._is_closed:
             raise self._named(GGUFError("is closed"))
-        return self._map
 
     def _named(self, error: GGUFError) -> GGUFError:
-        return GGUFError(f"{self.path}: {error}")
+        return error if str(error).startswith(f"{self.path}: ") else self.opened.error(str(error))
 
 
-def _map_file(path: Path) -> mmap.mmap:
-    try:
-        if path.exists() and not path.is_file():
-            raise GGUFError("is a directory or device, expected a GGUF file")
-        with path.open("rb") as file:
-            if file.seek(0, 2) == 0:
-                raise GGUFError("is empty, expected a GGUF file")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise GGUFError(f"cannot be read: {reason(error)}") from error
+def _read_header(opened: OpenFile) -> Header:
+    """The header, of no more of the file than it takes."""
+    for most in _HEADER_PARTS:
+        buffer = memoryview(bytearray(min(most, opened.size)))
+        opened.read(buffer, 0)
+        try:
+            return read_header(buffer, opened.size)
+        except HeaderEndError as error:
+            found = error
+        if len(buffer) < most:
+            break
+    raise found

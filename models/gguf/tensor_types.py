@@ -1,7 +1,7 @@
 """The ggml tensor types ember reads: their numbers, names and block sizes.
 
-This module does not know how a block is laid out; see `simple_blocks` and
-`kquants` for that. Numbers and sizes are those of ggml's `ggml.h`.
+This module does not know how a block is laid out; see `models/native/blocks_*.h` for
+that. Numbers and sizes are those of ggml's `ggml.h`.
 """
 
 from enum import IntEnum
@@ -22,9 +22,15 @@ class TensorType(IntEnum):
     Q4_K = 12
     Q5_K = 13
     Q6_K = 14
+    IQ2_XXS = 16
+    IQ2_XS = 17
+    IQ3_XXS = 18
     IQ4_NL = 20
+    IQ3_S = 21
+    IQ2_S = 22
     IQ4_XS = 23
     BF16 = 30
+    MXFP4 = 39
 
     @property
     def block_size(self) -> int:
@@ -51,19 +57,20 @@ _BLOCKS: dict[TensorType, tuple[int, int]] = {
     TensorType.Q4_K: (256, 144),
     TensorType.Q5_K: (256, 176),
     TensorType.Q6_K: (256, 210),
+    TensorType.IQ2_XXS: (256, 66),
+    TensorType.IQ2_XS: (256, 74),
+    TensorType.IQ2_S: (256, 82),
+    TensorType.IQ3_XXS: (256, 98),
+    TensorType.IQ3_S: (256, 110),
     TensorType.IQ4_NL: (32, 18),
     TensorType.IQ4_XS: (256, 136),
+    TensorType.MXFP4: (32, 17),
 }
 
 _OTHER_NAMES = {
     9: "Q8_1",
     15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
     19: "IQ1_S",
-    21: "IQ3_S",
-    22: "IQ2_S",
     24: "I8",
     25: "I16",
     26: "I32",
@@ -72,7 +79,6 @@ _OTHER_NAMES = {
     29: "IQ1_M",
     34: "TQ1_0",
     35: "TQ2_0",
-    39: "MXFP4",
     40: "NVFP4",
     41: "Q1_0",
 }

@@ -3,7 +3,9 @@
 // Every function takes float32 activations [rows, columns] in C order and writes float32. One
 // caller at a time; the work is spread over the pool of the library of the caches.
 
+#include "checks.h"
 #include "layers.h"
+#include "mapping.h"
 
 using namespace ember;
 
@@ -12,6 +14,24 @@ extern "C" {
 void network_start(Pool* lent_pool, AttendTiers* lent_attention) {
     pool = lent_pool;
     attend_tiers = lent_attention;
+}
+
+// A file that is mapped from now on, until its end is set to 0; see mapping.h
+Mapping* network_guard(const void* start, int64_t size) {
+    return guard(reinterpret_cast<uintptr_t>(start), size);
+}
+
+void network_forget(Mapping* mapping) { mapping->end.store(0); }
+
+// Whether bytes of the file could not be had
+int32_t network_is_damaged(const Mapping* mapping) {
+    handle_faults();
+    return mapping->damaged.load();
+}
+
+// Whether all weights in `bytes` of whole blocks are finite
+int32_t network_are_finite(const uint8_t* data, int64_t bytes, Type type) {
+    return with_type(type, [&]<Type kType>() { return are_finite<kType>(data, bytes); });
 }
 
 // out = x W^T
@@ -23,17 +43,12 @@ void network_linear(const float* x, int64_t rows, const Weight* w, float* out) {
 
 // The rows `ids` of a weight times a factor, as float32 [count, columns]
 void network_embed(const Weight* w, const int64_t* ids, int64_t count, float factor, float* out) {
-    pool->run(count, [&](int64_t i) {
-        uint8_t codes[kXGroup];
-        const uint8_t* row = w->codes + ids[i] * w->row_bytes();
-        for (int64_t at = 0; at < w->columns; at += kXGroup) {
-            const int64_t group = ids[i] * w->groups() + at / w->group;
-            const float scale = factor * half_to_float(w->scales[group]);
-            const float bias = factor * half_to_float(w->biases[group]);
-            unpack_group(row, w->bits, at, codes);
-            float* to = out + i * w->columns + at;
-            for (int j = 0; j < kXGroup; ++j) to[j] = scale * codes[j] + bias;
-        }
+    with_type(w->type, [&]<Type kType>() {
+        pool->run(count, [&](int64_t i) {
+            float* row = out + i * w->columns;
+            decode_columns<kType>(*w, ids[i], 0, w->columns, row);
+            for (int64_t n = 0; n < w->columns; ++n) row[n] *= factor;
+        });
     });
 }
 

@@ -1,32 +1,43 @@
 """A network's weights as the CPU kernels take them, checked once when they are made.
 
 Each class mirrors a struct of the headers and holds what it points to, so that its
-memory stays. Knows neither files nor the network's definition.
+memory stays. Knows neither files, but for the types of their tensors, nor the
+network's definition.
 """
 
 from collections.abc import Sequence
 from ctypes import Structure, addressof, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from kvcache import CacheError
-from kvcache.native.structs import Array, Floats, checked
+from kvcache.native.structs import Bytes, Floats, address, checked
+from models.gguf.tensor_types import TensorType
+
+# Whose codes name runs of weights; see blocks_tables.h.
+_BY_GRID = {
+    TensorType.IQ2_XXS,
+    TensorType.IQ2_XS,
+    TensorType.IQ2_S,
+    TensorType.IQ3_XXS,
+    TensorType.IQ3_S,
+}
 
 
 class WeightStruct(Structure):
-    """affine.h"""
+    """blocks.h"""
 
     _fields_ = (
-        ("codes", c_void_p),
-        ("scales", c_void_p),
-        ("biases", c_void_p),
+        ("data", c_void_p),
         ("added", c_void_p),
+        ("grid", c_void_p),
         ("rows", c_int64),
         ("columns", c_int64),
-        ("bits", c_int32),
-        ("group", c_int32),
+        ("row_bytes", c_int64),
+        ("type", c_int32),
     )
 
 
@@ -93,39 +104,31 @@ class LayerStruct(Structure):
 
 
 class Weight:
-    """A packed affine weight of MLX (group 32 or 64; 4, 5, 6 or 8 bits).
+    """A matrix [rows, columns] as it lies in a GGUF file.
 
-    codes: uint32 [rows, columns * bits / 32]; scales and biases: float16
-    [rows, columns / group]. added: float32 [rows], to each row's products.
+    data: uint8 [rows, row bytes], whole blocks of `kind`, which stay where they are. added:
+    float32 [rows], to each row's products.
     """
 
-    def __init__(
-        self,
-        codes: Array,
-        scales: Array,
-        biases: Array,
-        *,
-        bits: int,
-        group: int,
-        added: Floats | None = None,
-    ) -> None:
-        if bits not in (4, 5, 6, 8) or group not in (32, 64):
-            raise CacheError(f"got {bits} bits in groups of {group}, expected 4, 5, 6, 8 in 32, 64")
-        where = checked("codes", codes, np.uint32, (None, None))
-        self.rows, self.columns = codes.shape[0], codes.shape[1] * 32 // bits
-        if self.columns % group or self.columns * bits != codes.shape[1] * 32:
-            raise CacheError(f"got codes {codes.shape}, expected rows of whole groups of {group}")
-        groups = self.rows, self.columns // group
-        self._arrays = codes, scales, biases, added
+    def __init__(self, data: Bytes, *, kind: TensorType, added: Floats | None = None) -> None:
+        where = checked("data", data, np.uint8, (None, None))
+        rows, row_bytes = data.shape
+        if row_bytes % kind.block_bytes:
+            raise CacheError(
+                f"got rows of {row_bytes} bytes, expected blocks of {kind.block_bytes} "
+                f"({kind.name})"
+            )
+        self.rows, self.columns = rows, row_bytes // kind.block_bytes * kind.block_size
+        grid = _grid(kind)
+        self._arrays = data, added, grid
         self.struct = WeightStruct(
             where,
-            checked("scales", scales, np.float16, groups),
-            checked("biases", biases, np.float16, groups),
-            _optional("added", added, self.rows),
-            self.rows,
+            _optional("added", added, rows),
+            None if grid is None else address(grid),
+            rows,
             self.columns,
-            bits,
-            group,
+            row_bytes,
+            kind,
         )
 
 
@@ -274,6 +277,26 @@ def _check_heads(weights: Sequence[Weight], dim: int) -> None:
     whole = dim > 0 and not any(weight.rows % dim for weight in weights)
     if not whole or sizes[1] != sizes[2] or not q.columns == k.columns == v.columns:
         raise CacheError(f"got weights {sizes} for heads of {dim}")
+
+
+@cache
+def _grid(kind: TensorType) -> Bytes | None:
+    """The runs of weights that codes of this type name; None where they name none.
+
+    All magnitudes, [runs, 4 or 8]; then all runs again as 16-bit words of the levels of
+    their magnitudes, 4 or 2 bits each, the first lowest.
+    """
+    if kind not in _BY_GRID:
+        return None
+    # A quarter of a second to import.
+    from gguf import quants
+
+    blocks = getattr(quants, kind.name)
+    blocks.init_grid()
+    runs = blocks.grid.reshape(blocks.grid_shape)
+    levels = np.searchsorted(blocks.grid_map, runs)
+    words = (levels << np.arange(runs.shape[1]) * (16 // runs.shape[1])).sum(axis=1)
+    return np.concatenate([runs.astype(np.uint8).ravel(), words.astype("<u2").view(np.uint8)])
 
 
 def _optional(name: str, vector: Floats | None, size: int) -> int | None:

@@ -1,157 +1,165 @@
-// Products of activation rows with packed weights, spread over the pool: of few rows straight from
-// memory, of many by panels.
+// Products of activation rows with weights, spread over the pool: of few rows straight from the
+// blocks, of many by panels.
 #pragma once
 
-#include "gemm.h"
-#include "matvec.h"
+#include <array>
+
+#include "blocks_floats.h"
+#include "blocks_k.h"
+#include "blocks_simple.h"
+#include "blocks_tables.h"
 #include "pool.h"
 
 namespace ember {
 
-constexpr int64_t kBlock = 32;       // weight rows of one task of a product with few rows
-constexpr int64_t kBlockRows = 192;  // activation rows that stay in cache beside a panel
-constexpr int kPanelRows = 4;        // activation rows that share a panel's registers
+constexpr int64_t kBlockRows = 256;  // activation rows of one task of a product with many
 
 // Lent by the library of the caches.
 static Pool* pool;
 
-// Activation rows in two int8 parts; grows to the largest product and stays.
+// Activation rows and those of their forms that were asked for; grows to the largest product and
+// stays.
 class Quantized {
   public:
+    // The numbers must stay until the last product.
     void assign(const float* x, int64_t rows, int64_t columns) {
         columns_ = columns;
-        const int64_t width = padded(columns), groups = width / kXGroup;
-        codes_.resize(size_t(2 * rows * width));
-        factors_.resize(size_t(2 * rows * groups));
-        rows_.resize(size_t(rows));
-        for (int64_t m = 0; m < rows; ++m) {
-            int8_t* codes = codes_.data() + 2 * m * width;
-            float* factors = factors_.data() + 2 * m * groups;
-            rows_[m] = {codes, codes + width, factors, factors + groups};
-        }
-        pool->run(rows, [&](int64_t m) { quantize_row(x + m * columns, columns, rows_[m]); });
+        rows_[0].resize(size_t(rows));
+        for (int64_t m = 0; m < rows; ++m) rows_[0][m].numbers = x + m * columns;
+        made_ = {true};
     }
 
-    // In the order of the columns.
-    const Activation* rows() const { return rows_.data(); }
+    const Activation* rows(Form form) const { return rows_[int(form)].data(); }
 
-    // As `Nibbles` reads them, after `split`.
-    const Activation* split_rows() const { return split_rows_.data(); }
-
-    void split() {
-        split_codes_.resize(codes_.size());
-        split_rows_ = rows_;
-        for (size_t m = 0; m < rows_.size(); ++m) {
-            int8_t* codes = split_codes_.data() + (rows_[m].high - codes_.data());
-            split_rows_[m].high = codes;
-            split_rows_[m].low = codes + padded(columns_);
-            split_nibbles(rows_[m].high, columns_, split_rows_[m].high);
-            split_nibbles(rows_[m].low, columns_, split_rows_[m].low);
-        }
+    void make(Form form) {
+        if (made_[int(form)]) return;
+        made_[int(form)] = true;
+        if (form == Form::Codes) return quantize();
+        make(Form::Codes);
+        std::vector<Activation>& rows = rows_[int(form)];
+        rows = this->rows_[int(Form::Codes)];
+        const int64_t width = padded(columns_);
+        std::vector<int8_t>& parts = parts_[int(form)];
+        parts.resize(size_t(2 * width) * rows.size());
+        pool->run(int64_t(rows.size()), [&](int64_t m) {
+            rows[m].high = parts.data() + 2 * m * width;
+            rows[m].low = rows[m].high + width;
+            split_row(columns_, form, rows[m]);
+        });
     }
 
   private:
     int64_t columns_ = 0;
-    std::vector<int8_t> codes_, split_codes_;
+    std::array<bool, kForms> made_;
+    std::array<std::vector<Activation>, kForms> rows_;
+    std::array<std::vector<int8_t>, kForms> parts_;
+    std::vector<int16_t> codes_;
     std::vector<float> factors_;
-    std::vector<Activation> rows_, split_rows_;
-};
 
-// Products of up to kFewRows activation rows with a block of weight rows.
-struct Block {
-    alignas(64) float values[kFewRows][kBlock];
-};
-
-template <typename Reader>
-inline void multiply_block(const Weight& w, const Reader& reader, const Activation* x, int rows,
-                    int64_t first, int64_t count, Block& out) {
-    int64_t n = 0;
-    if (rows == 1)
-        for (; n + kRowsAtOnce <= count; n += kRowsAtOnce)
-            dot_rows<1, kRowsAtOnce>(w, reader, first + n, x, out.values[0] + n);
-    float column[kFewRows];
-    for (; n < count; ++n) {
-        dot_few(w, reader, first + n, x, rows, column);
-        for (int m = 0; m < rows; ++m) out.values[m][n] = column[m];
+    void quantize() {
+        std::vector<Activation>& rows = rows_[int(Form::Codes)];
+        rows = rows_[int(Form::Floats)];
+        const int64_t width = padded(columns_), groups = width / kXGroup;
+        codes_.resize(size_t(width) * rows.size());
+        factors_.resize(size_t(4 * groups) * rows.size());
+        pool->run(int64_t(rows.size()), [&](int64_t m) {
+            rows[m].codes = codes_.data() + m * width;
+            rows[m].scales = factors_.data() + 4 * m * groups;
+            rows[m].sums = rows[m].scales + groups;
+            rows[m].halves = rows[m].sums + groups;
+            quantize_row(rows[m].numbers, columns_, rows[m]);
+        });
     }
+};
+
+// Products of up to kBlockRows activation rows with a panel of weight rows.
+struct Panelful {
+    alignas(64) float values[kBlockRows][kPanel];
+};
+
+// A thread's own.
+template <typename Panel>
+Panel& own_panel() {
+    thread_local Panel panel;
+    return panel;
 }
 
-inline void multiply_block(const Weight& w, const Quantized& x, int64_t at, int rows, int64_t first,
-                    int64_t count, Block& out) {
-#ifdef EMBER_VNNI
-    if (w.bits == 4)
-        return multiply_block(w, Nibbles(), x.split_rows() + at, rows, first, count, out);
-#endif
-    multiply_block(w, Chunks(w.bits), x.rows() + at, rows, first, count, out);
+template <Type kType>
+void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
+                    Panelful& out) {
+    own_panel<typename PanelOf<kType>::Panel>().template multiply<kType>(w, first, x, rows,
+                                                                         out.values);
+}
+
+// What a type's products read, and what computes them.
+struct Products {
+    Form few, many;
+    void (*block)(const Weight&, const Activation*, int, int64_t, int64_t, Block&);
+    void (*panel)(const Weight&, const Activation*, int64_t, int64_t, Panelful&);
+};
+
+inline Products products_of(Type type) {
+    return with_type(type, []<Type kType>() {
+        return Products{FewRows<kType>::kForm, PanelOf<kType>::Panel::kForm,
+                        &FewRows<kType>::multiply, &multiply_panel<kType>};
+    });
 }
 
 inline int64_t blocks(const Weight& w) { return (w.rows + kBlock - 1) / kBlock; }
 
-// store(i, m, n, value) for every product of activation row m and row n of weights[i], the
-// activation rows being [at, at + rows).
+// store(i, m, n, value) for every product of activation row m and row n of weights[i].
 template <typename Store>
-inline void multiply_few(const Weight* const* weights, int count, const Quantized& x, int64_t at,
-                  int rows, const Store& store) {
+inline void multiply_few(const Weight* const* weights, int count, Quantized& x, int rows,
+                         const Store& store) {
     int64_t tasks = 0;
-    for (int i = 0; i < count; ++i) tasks += blocks(*weights[i]);
+    for (int i = 0; i < count; ++i) {
+        tasks += blocks(*weights[i]);
+        x.make(products_of(weights[i]->type).few);
+    }
     pool->run(tasks, [&](int64_t task) {
         int i = 0;
         for (; task >= blocks(*weights[i]); ++i) task -= blocks(*weights[i]);
-        const int64_t first = task * kBlock, width = std::min(kBlock, weights[i]->rows - first);
+        const Weight& w = *weights[i];
+        const Products of = products_of(w.type);
+        const int64_t first = task * kBlock, width = std::min(kBlock, w.rows - first);
         Block block;
-        multiply_block(*weights[i], x, at, rows, first, width, block);
-        if (const float* added = weights[i]->added)
+        of.block(w, x.rows(of.few), rows, first, width, block);
+        if (w.added)
             for (int m = 0; m < rows; ++m)
-                for (int64_t n = 0; n < width; ++n) block.values[m][n] += added[first + n];
+                for (int64_t n = 0; n < width; ++n) block.values[m][n] += w.added[first + n];
         for (int m = 0; m < rows; ++m)
-            for (int64_t n = 0; n < width; ++n) store(i, at + m, first + n, block.values[m][n]);
+            for (int64_t n = 0; n < width; ++n) store(i, m, first + n, block.values[m][n]);
     });
 }
 
-#ifdef EMBER_VNNI
+// store(m, n, value) for every product of activation row m and row n of a weight.
 template <typename Store>
-inline void multiply_many(const Weight& w, const Activation* x, int64_t rows, const Store& store) {
-    const Unpacker unpack(w.bits);
-    const int64_t groups = w.columns / kXGroup;
-    pool->run((w.rows + kPanel - 1) / kPanel, [&](int64_t task) {
-        thread_local Panel panel;
-        const int64_t first = task * kPanel, count = std::min<int64_t>(kPanel, w.rows - first);
-        panel.load(w, unpack, first);
-        alignas(64) float out[kPanelRows][kPanel];
-        for (int64_t m = 0; m < rows; m += kPanelRows) {
-            const int64_t tile = std::min<int64_t>(kPanelRows, rows - m);
-            if (tile == kPanelRows) {
-                multiply_panel<kPanelRows>(panel, groups, x + m, out);
-            } else {
-                for (int64_t i = 0; i < tile; ++i)
-                    multiply_panel<1>(panel, groups, x + m + i, out + i);
-            }
-            for (int64_t i = 0; i < tile; ++i)
-                for (int64_t n = 0; n < count; ++n) store(m + i, first + n, out[i][n]);
-        }
-    });
+inline void multiply_many(const Weight& w, Quantized& x, int64_t rows, const Store& store) {
+    const Products of = products_of(w.type);
+    x.make(of.many);
+    for (int64_t at = 0; at < rows; at += kBlockRows) {
+        const int64_t height = std::min(kBlockRows, rows - at);
+        pool->run((w.rows + kPanel - 1) / kPanel, [&](int64_t task) {
+            const int64_t first = task * kPanel, width = std::min(kPanel, w.rows - first);
+            Panelful out;
+            of.panel(w, x.rows(of.many) + at, height, first, out);
+            for (int64_t m = 0; m < height; ++m)
+                for (int64_t n = 0; n < width; ++n) {
+                    const float added = w.added ? w.added[first + n] : 0;
+                    store(at + m, first + n, out.values[m][n] + added);
+                }
+        });
+    }
 }
-
-#endif
 
 // store(i, m, n, value) for every product of activation row m and row n of weights[i].
 template <typename Store>
 inline void multiply(const Weight* const* weights, int count, Quantized& x, int64_t rows,
-              const Store& store) {
-#ifdef EMBER_VNNI
-    if (rows > kFewRows) {
-        for (int i = 0; i < count; ++i)
-            for (int64_t at = 0; at < rows; at += kBlockRows)
-                multiply_many(*weights[i], x.rows() + at, std::min(kBlockRows, rows - at),
-                              [&](int64_t m, int64_t n, float value) {
-                                  store(i, at + m, n, value);
-                              });
-        return;
-    }
-    x.split();
-#endif
-    for (int64_t at = 0; at < rows; at += kFewRows)
-        multiply_few(weights, count, x, at, int(std::min<int64_t>(kFewRows, rows - at)), store);
+                     const Store& store) {
+    if (rows <= kFewRows) return multiply_few(weights, count, x, int(rows), store);
+    for (int i = 0; i < count; ++i)
+        multiply_many(*weights[i], x, rows,
+                      [&](int64_t m, int64_t n, float value) { store(i, m, n, value); });
 }
 
 // The same for one weight: store(m, n, value).

@@ -1,13 +1,13 @@
 """The network by the CPU kernels: each step of `llama`, or all its layers, in one call.
 
-A second definition of every architecture, in C++ (`models/native`). A step with a
-matrix that is not quantized stays plain MLX's.
+A second definition of every architecture, in C++ (`models/native`), over the file's own bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from kvcache import RowsKVCache, TwoTierKVCache
@@ -15,10 +15,12 @@ from kvcache.attention import AttendingCache
 from kvcache.checks import not_finite
 from kvcache.native.structs import Floats, TierMemory, TierStep
 from kvcache.tiers.cpu_step import CpuStep
+from models.gguf.checks import not_finite as not_finite_weights
+from models.gguf.tensor import Tensor
 from models.native import packed
 from models.native.kernels import Kernels, TierSteps
 from models.network.config import NetworkConfig
-from models.network.layers import Projection, QuantizedLinear
+from models.network.layers import HoldMatrix, Projection
 from models.network.llama import AttentionInputs, Block, Model
 from models.network.rope import Rope
 from models.network.switches import Activation
@@ -28,13 +30,49 @@ from models.network.weights import Weights
 _LENDING = (TwoTierKVCache, RowsKVCache)
 
 
-class CpuBlock(Block):
-    """A layer and its weights as the kernels take them.
+class CpuMatrix(nn.Module):
+    """A matrix whose bytes stay where they are, in the mapped file.
 
-    packed: all of them, for calls over all layers; None where one is not taken.
+    packed: the same as the kernels take it.
     """
 
-    joins = False  # the kernels take each matrix by itself
+    def __init__(self, kernels: Kernels, tensor: Tensor, bias: mx.array | None) -> None:
+        super().__init__()
+        added = None if bias is None else _floats(bias)
+        self.packed = packed.Weight(tensor.data, kind=tensor.type, added=added)
+        self._kernels = kernels
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return _like(self._kernels.linear(_rows(x), self.packed), x)
+
+    @property
+    def rows(self) -> int:
+        rows: int = self.packed.rows
+        return rows
+
+    def look_up(self, ids: mx.array, scale: float) -> mx.array:
+        flat = np.asarray(ids).astype(np.int64).reshape(-1)
+        found = self._kernels.embed(flat, self.packed, factor=scale)
+        return mx.array(found.reshape(*ids.shape, -1))
+
+
+def hold_in_place(kernels: Kernels) -> HoldMatrix:
+    """Holds one tensor at a time: the kernels need none joined.
+
+    Raises `GGUFError` for one whose weights are not finite; for that its scales are read.
+    """
+
+    def hold(tensors: Sequence[Tensor], bias: mx.array | None, _dtype: mx.Dtype) -> CpuMatrix:
+        (tensor,) = tensors
+        if not kernels.are_finite(tensor.data, tensor.type):
+            raise not_finite_weights(tensor)
+        return CpuMatrix(kernels, tensor, bias)
+
+    return hold
+
+
+class CpuBlock(Block):
+    """A layer and its weights as the kernels take them. packed: all, for calls over all layers."""
 
     def __init__(
         self,
@@ -54,38 +92,28 @@ class CpuBlock(Block):
     def turn_by(self, rope: Rope | None) -> None:
         super().turn_by(rope)
         self._inputs = self._pack_inputs()
-        self.packed: packed.Layer | None = None
-        if self._inputs and self._output and self._feed_forward:
-            self.packed = packed.Layer(self._inputs, self._output, self._feed_forward)
+        self.packed = packed.Layer(self._inputs, self._output, self._feed_forward)
 
     def attention_inputs(
         self, x: mx.array, offset: int, padding: tuple[int, ...] = ()
     ) -> AttentionInputs:
-        if self._inputs is None:
-            return super().attention_inputs(x, offset, padding)
         q, k, v = self._kernels.attention_inputs(
             _floats(x), self._inputs, offset=offset, padding=padding
         )
         return AttentionInputs(mx.array(q), mx.array(k), mx.array(v))
 
     def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
-        if self._output is None:
-            return super().attention_output(x, seen)
         batch, _, length, _ = seen.shape
         merged = _floats(seen).swapaxes(1, 2).reshape(batch * length, -1)
         return _like(self._kernels.add(merged, self._output, _rows(x)), x)
 
     def feed_forward(self, x: mx.array) -> mx.array:
-        if self._feed_forward is None:
-            return super().feed_forward(x)
         return _like(self._kernels.feed_forward(_rows(x), self._feed_forward), x)
 
-    def _pack_inputs(self) -> packed.Inputs | None:
-        weights, switches, rope = _pack_all(*self.inputs.products), self.switches, self.rope
-        if weights is None:
-            return None
+    def _pack_inputs(self) -> packed.Inputs:
+        switches, rope = self.switches, self.rope
         return packed.Inputs(
-            weights,
+            [_packed(matrix) for matrix in self.inputs],
             dim=self.head_dim,
             norm=self._pack_norm("attention_norm"),
             query_norm=self._pack_norm("query_norm"),
@@ -97,19 +125,14 @@ class CpuBlock(Block):
             ),
         )
 
-    def _pack_addition(self, matrix: Projection, norm: str) -> packed.Addition | None:
-        if (weight := _pack(matrix)) is None:
-            return None
+    def _pack_addition(self, matrix: Projection, norm: str) -> packed.Addition:
         scale = self.switches.residual_scale
-        return packed.Addition(weight, norm=self._pack_norm(norm), scale=scale)
+        return packed.Addition(_packed(matrix), norm=self._pack_norm(norm), scale=scale)
 
-    def _pack_feed_forward(self) -> packed.FeedForward | None:
-        weights = _pack_all(*self.gate_up.products)
+    def _pack_feed_forward(self) -> packed.FeedForward:
+        gate, up = map(_packed, self.gate_up)
         down = self._pack_addition(self.down, "mlp_post_norm")
-        if weights is None or down is None:
-            return None
         gelu = self.switches.activation is Activation.GELU_TANH
-        gate, up = weights
         return packed.FeedForward(gate, up, down, norm=self._pack_norm("mlp_norm"), gelu=gelu)
 
     def _pack_norm(self, name: str) -> packed.Norm | None:
@@ -120,55 +143,49 @@ class CpuBlock(Block):
 
 
 class CpuModel(Model):
-    """`Model` by the CPU kernels, over float32 activations."""
+    """`Model` by the CPU kernels, over float32 activations; weights are held in place.
 
-    def __init__(self, config: NetworkConfig, weights: Weights, kernels: Kernels) -> None:
+    check: raises where the weights are not what they were, after which nothing that was
+    computed with them counts.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        weights: Weights,
+        kernels: Kernels,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config, weights, partial(CpuBlock, kernels=kernels))
-        self._kernels = kernels
-        self._table = _pack(self.embedding.as_linear)
-        self._head = _pack(self.head) if "output" in self else self._table
-        matrices = [one for one in self.modules() if isinstance(one, Projection)]
-        self.reference_weights = sum(not isinstance(one, QuantizedLinear) for one in matrices)
+        self._kernels, self._check = kernels, check
         self._scales = tuple(layer.scale for layer in self.layers)
-        self._packed = self._pack_layers()
+        self._packed = packed.Layers([layer.packed for layer in self.layers])
 
     def set_context(self, tokens: int) -> None:
         super().set_context(tokens)
-        self._packed = self._pack_layers()
-
-    def _pack_layers(self) -> packed.Layers | None:
-        """All layers; None where the kernels do not take one."""
-        found = [layer.packed for layer in self.layers if layer.packed is not None]
-        return packed.Layers(found) if len(found) == len(self.layers) else None
-
-    def embed(self, ids: mx.array) -> mx.array:
-        if self._table is None:
-            return super().embed(ids)
-        flat = np.asarray(ids).astype(np.int64).reshape(-1)
-        scale = self.config.switches.embedding_scale
-        found = self._kernels.embed(flat, self._table, factor=scale)
-        return mx.array(found.reshape(*ids.shape, -1))
+        self._packed = packed.Layers([layer.packed for layer in self.layers])
 
     def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
-        layers, own = self._packed, [cache for cache in caches if isinstance(cache, _LENDING)]
-        if layers is None or not len(own) == layers.count == len(caches):
-            return super().through_layers(x, caches)
-        out = self._all_at_once(x, layers, own)
-        return super().through_layers(x, caches) if out is None else out
+        own = [cache for cache in caches if isinstance(cache, _LENDING)]
+        out = self._all_at_once(x, own) if len(own) == len(caches) == self._packed.count else None
+        if out is None:
+            out = super().through_layers(x, caches)
+            self._check()
+        return out
 
     def logits(self, hidden: mx.array) -> mx.array:
-        if self._head is None:
-            return super().logits(hidden)
-        return self.capped(_like(self._kernels.linear(_rows(hidden), self._head), hidden))
+        found = super().logits(hidden)
+        self._check()
+        return found
 
     def _all_at_once(
-        self, x: mx.array, layers: packed.Layers, caches: Sequence[TwoTierKVCache | RowsKVCache]
+        self, x: mx.array, caches: Sequence[TwoTierKVCache | RowsKVCache]
     ) -> mx.array | None:
         """x [B, L, hidden] through all layers in one call, appending to their caches.
 
         None, with nothing appended, where caches do not lend to kernels. Raises
         CacheError for keys or values that are not finite; the layers before the one
-        that refused them have appended.
+        that refused them have appended. What `check` raises leaves all caches as they were.
         """
         batch, length, _ = x.shape
         found = _lent(caches, (batch, self.config.kv_heads, self.config.head_dim), length)
@@ -178,7 +195,8 @@ class CpuModel(Model):
         offset, out = caches[0].offset, np.array(x, np.float32)
         first, structs = caches[0], self._structs(steps)
         padding = first.left_padding if isinstance(first, RowsKVCache) else ()
-        done = self._kernels.layers(structs, offset, layers, memories, out, padding=padding)
+        done = self._kernels.layers(structs, offset, self._packed, memories, out, padding=padding)
+        self._check()
         for cache, each in zip(caches[:done], steps, strict=False):
             cache.commit(each)
         if done < len(caches):
@@ -227,19 +245,9 @@ def _lent(
     return steps, memories
 
 
-def _pack(layer: Projection) -> packed.Weight | None:
-    """A weight as the kernels take it; None where they do not."""
-    if not isinstance(layer, QuantizedLinear):
-        return None
-    arrays = (np.asarray(array) for array in (layer.weight, layer.scales, layer.biases))
-    added = _floats(layer.bias) if "bias" in layer else None
-    return packed.Weight(*arrays, bits=layer.weight_bits, group=layer.group_size, added=added)
-
-
-def _pack_all(*layers: Projection) -> tuple[packed.Weight, ...] | None:
-    """Weights of one step, all or none."""
-    weights = tuple(weight for layer in layers if (weight := _pack(layer)) is not None)
-    return weights if len(weights) == len(layers) else None
+def _packed(matrix: Projection) -> packed.Weight:
+    assert isinstance(matrix, CpuMatrix)
+    return matrix.packed
 
 
 def _packed_rope(rope: Rope) -> packed.Rope:

@@ -2,7 +2,7 @@
 
 The definition of every architecture (they differ in switches), for any device. Attention
 is `kvcache.attend` and nothing else; how keys and values are stored and how a weight is
-packed is not known here, nor that `cpu_llama` computes the same by kernels of its own.
+held is not known here, nor that `cpu_llama` computes the same by kernels of its own.
 Source: Touvron et al. (arXiv 2302.13971, 2307.09288); GQA: arXiv 2305.13245.
 """
 
@@ -55,9 +55,6 @@ class Block(nn.Module):
     Norms that its network has not got are not there.
     """
 
-    # Matrices over the same input become one: fewer launches, and exactly the same rows.
-    joins = True
-
     def __init__(
         self, config: NetworkConfig, weights: Weights, index: int, rope: Rope | None
     ) -> None:
@@ -78,10 +75,10 @@ class Block(nn.Module):
             setattr(self, name, weights.norm(f"blk.{index}.{tensor}", eps=config.norm_eps))
         prefix = f"blk.{index}"
         names = [f"{prefix}.attn_{name}" for name in "qkv"]
-        self.inputs = weights.joined(names, join=self.joins)
+        self.inputs = weights.joined(names)
         self.output = weights.linear(f"{prefix}.attn_output")
         names = [f"{prefix}.ffn_{name}" for name in ("gate", "up")]
-        self.gate_up = weights.joined(names, join=self.joins)
+        self.gate_up = weights.joined(names)
         self.down = weights.linear(f"{prefix}.ffn_down")
         gate = _GATES[switches.activation]
         self._gated = _FUSED_GATES[switches.activation] if on_gpu() else gate
@@ -111,7 +108,8 @@ class Block(nn.Module):
 
         padding: of each row, how many of the positions are no tokens of its own, if any.
         """
-        products = self["inputs"](self._normed("attention_norm", x))
+        normed = self._normed("attention_norm", x)
+        products = [matrix(normed) for matrix in self["inputs"]]
         if not self._only_turns:
             return self._of_rows(self._apart(products), offset, padding)
         assert self.rope is not None
@@ -175,7 +173,8 @@ class Block(nn.Module):
 
     def feed_forward(self, x: mx.array) -> mx.array:
         """x + down(act(gate(n)) * up(n)) with n = norm(x)."""
-        products = self["gate_up"](self._normed("mlp_norm", x))
+        normed = self._normed("mlp_norm", x)
+        products = [matrix(normed) for matrix in self["gate_up"]]
         gate, up = products if len(products) == 2 else mx.split(products[0], 2, axis=-1)
         return self._added(x, "mlp_post_norm", self["down"](self._gated(gate, up)))
 
@@ -246,9 +245,6 @@ _fused_clipped_sum = mx.compile(_clipped_sum, shapeless=True)
 class Model(nn.Module):
     """Token ids -> logits. Fits mlx-lm's generation loop (`layers`, `make_cache`)."""
 
-    # Weights that plain MLX computes, slowly, where kernels were asked for.
-    reference_weights = 0
-
     def __init__(
         self,
         config: NetworkConfig,
@@ -258,7 +254,7 @@ class Model(nn.Module):
         """Take the network's tensors, all there and well shaped."""
         super().__init__()
         self.config = config
-        self.embedding = weights.embedding("token_embd")
+        self.embedding = weights.linear("token_embd")
         self._ropes = ropes = Ropes(config, weights)
         context = config.shape.context
         self.layers = [
@@ -284,12 +280,12 @@ class Model(nn.Module):
     @property
     def vocabulary(self) -> int:
         """How many token ids the network knows."""
-        return int(self.embedding.as_linear.weight.shape[0])
+        return self.embedding.rows
 
     @property
     def head(self) -> Projection:
         """States -> logits; the embedding's own table where the file has no other."""
-        return self.output if "output" in self else self.embedding.as_linear
+        return self.output if "output" in self else self.embedding
 
     def set_context(self, tokens: int) -> None:
         """Turn as in a context of so many tokens; before, as in all that the network has.
@@ -320,19 +316,16 @@ class Model(nn.Module):
 
     def embed(self, ids: mx.array) -> mx.array:
         """Token ids [B, L] -> vectors [B, L, hidden]."""
+        scale = self.config.switches.embedding_scale
         if on_gpu() and ids.shape[-1] == 1:
-            # One id may still be on its way: it is kept inside the table, but not waited for.
-            return self._embedded(mx.clip(ids, 0, self.vocabulary - 1))
+            # One id may still be on its way, and is not waited for.
+            return self.embedding.look_up(ids, scale)
         found = np.asarray(ids)
         if found.size and not 0 <= found.min() <= found.max() < self.vocabulary:
             raise EmberError(
                 f"got token ids {found.min()} to {found.max()}, expected 0 to {self.vocabulary - 1}"
             )
-        return self._embedded(ids)
-
-    def _embedded(self, ids: mx.array) -> mx.array:
-        vectors, scale = self.embedding(ids), self.config.switches.embedding_scale
-        return vectors if scale == 1 else vectors * scale
+        return self.embedding.look_up(ids, scale)
 
     def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
         """x [B, L, hidden] through all layers, appending to their caches."""

@@ -1,6 +1,6 @@
 """Which tensors a network's file holds, and their shapes, as its configuration gives them.
 
-Works on the header's entries alone: knows no bytes, repacks and allocates nothing,
+Works on the header's entries alone: knows no bytes and allocates nothing,
 so that a file that contradicts itself is refused before anything of it is used.
 """
 

@@ -1,52 +1,54 @@
-"""Tensors by GGUF name, handed to the network one by one.
+"""Tensors by GGUF name, handed to the network one by one, as its backend holds them.
 
 Their names and shapes were checked before they were read (`shapes`).
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from models.gguf.repack import Quantized, Unquantized
-from models.network.layers import Embedding, Joined, Projection, make_linear
+from models.gguf.decode import decode
+from models.gguf.tensor import Tensor
+from models.network.layers import HoldMatrix, Projection, hold_decoded
 
 
 class Weights:
     """The tensors of one file.
 
-    dtype: the activations' dtype; wider or equally wide unquantized weights are cast to it.
+    dtype: the activations' dtype, which vectors are cast to. hold: what makes a matrix.
+    joins: whether matrices over the same input become one, which needs fewer launches.
     """
 
-    def __init__(self, tensors: Mapping[str, Quantized | Unquantized], dtype: mx.Dtype) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        dtype: mx.Dtype,
+        hold: HoldMatrix = hold_decoded,
+        *,
+        joins: bool = True,
+    ) -> None:
         self.dtype = dtype
-        self._tensors = dict(tensors)
-        self.nbytes = sum(tensor.nbytes for tensor in tensors.values())
+        self._tensors, self._hold, self._joins = tensors, hold, joins
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
-    def linear(self, name: str) -> Projection:
-        """`name.weight` [rows, columns] and, where the file has one, `name.bias` [rows]."""
-        bias = self.vector(f"{name}.bias") if f"{name}.bias" in self else None
-        return make_linear(self._matrix(f"{name}.weight"), bias)
+    def linear(self, *names: str) -> Projection:
+        """`name.weight` [rows, columns] and, where the file has one, `name.bias` [rows].
 
-    def joined(self, names: Sequence[str], *, join: bool) -> Joined:
-        """Matrices over the same input (see `Joined`).
-
-        What is joined is copied and then let go, so that, where nobody else holds it, no
-        more than this is ever there twice.
+        Of several names: matrices of one type over the same input, all with a bias or none,
+        as one matrix of all their rows.
         """
-        made = Joined([self.linear(name) for name in names], join=join)
-        if len(made.products) < len(names):
-            for name in names:
-                del self._tensors[f"{name}.weight"]
-            mx.clear_cache()
-        return made
+        tensors = [self._tensors[f"{name}.weight"] for name in names]
+        biases = [self.vector(f"{name}.bias") for name in names if f"{name}.bias" in self]
+        bias = mx.concatenate(biases) if len(biases) > 1 else next(iter(biases), None)
+        return self._hold(tensors, bias, self.dtype)
 
-    def embedding(self, name: str) -> Embedding:
-        """`name.weight` [vocabulary, columns]."""
-        return Embedding(self._matrix(f"{name}.weight"), self.dtype)
+    def joined(self, names: Sequence[str]) -> list[Projection]:
+        """Matrices over the same input, in order; those that are joined have one type."""
+        return [self.linear(*run) for _, run in groupby(names, self._alike)]
 
     def norm(self, name: str, *, eps: float) -> nn.RMSNorm:
         """`name.weight` as a root-mean-square norm."""
@@ -57,12 +59,10 @@ class Weights:
 
     def vector(self, name: str, dtype: mx.Dtype | None = None) -> mx.array:
         """An unquantized [size] tensor, in the activations' dtype unless told otherwise."""
-        weight = self._tensors[name]
-        assert isinstance(weight, Unquantized)
-        return weight.array.astype(dtype or self.dtype)
+        return mx.array(decode(self._tensors[name])).astype(dtype or self.dtype)
 
-    def _matrix(self, name: str) -> Quantized | Unquantized:
-        weight = self._tensors[name]
-        if isinstance(weight, Unquantized) and weight.array.dtype.size >= self.dtype.size:
-            return Unquantized(array=weight.array.astype(self.dtype))
-        return weight
+    def _alike(self, name: str) -> tuple[object, ...]:
+        """What matrices that become one have in common."""
+        if not self._joins:
+            return (name,)
+        return self._tensors[f"{name}.weight"].type, f"{name}.bias" in self

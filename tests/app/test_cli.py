@@ -404,14 +404,6 @@ def test_a_known_chat_template_needs_no_word(ember: Ember, tmp_path: Path) -> No
     assert (result.code, result.err) == (0, "")
 
 
-def test_weights_that_run_slowly_are_told(ember: Ember, tmp_path: Path) -> None:
-    path = write_tiny(tmp_path / "unquantized.gguf", TensorType.F16)
-    told = ember(*RUN, "-m", path, "--backend", "cpu")
-    # 3 layers of 7, the embedding and the output.
-    assert "ember: 23 weights are not quantized" in told.err
-    assert "not quantized" not in ember(*RUN, "-m", path, "--backend", "reference").err
-
-
 def test_a_window_that_is_not_as_asked_is_told(ember: Ember, tiny_path: Path) -> None:
     capped = ember(*RUN, "-m", tiny_path, "--ctx", "500")
     assert "ember: the window is 128 tokens, not 500" in capped.err

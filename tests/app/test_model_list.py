@@ -180,7 +180,7 @@ def test_ls_says_the_same_as_json(ember: Ember, offers: Offers, tiny_path: Path)
     [
         (EIGHT, 30, "it fits with its whole window of 131,011 tokens"),
         (EIGHT, 8, "it fits with a smaller window: "),
-        (EIGHT, 5, "it is too large for this machine, which has 5.0 GB for it"),
+        (EIGHT, 4, "it is too large for this machine, which has 4.0 GB for it"),
         (UNTOLD, 8, "its size is not known"),
     ],
 )

@@ -42,9 +42,9 @@ BAD: dict[str, tuple[dict[str, MetadataItem], str]] = {
 }
 
 
-def refusal(path: Path) -> str:
+def refusal(path: Path, backend: Backend = Backend.AUTO) -> str:
     with pytest.raises(GGUFError) as caught:
-        load(path)
+        load(path, backend=backend)
     return str(caught.value)
 
 
@@ -141,7 +141,7 @@ def test_a_scale_that_is_not_finite_names_file_and_tensor(tmp_path: Path) -> Non
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(np.float16(np.nan).tobytes())
-    error = refusal(path)
+    error = refusal(path, Backend.REFERENCE)
     assert error.startswith(f"{path}: tensor 'blk.0.ffn_up.weight' (Q8_0): a scale is NaN")
     assert error.count("bad.gguf") == 1
 
@@ -159,7 +159,7 @@ def test_fewer_rows_than_tokens_are_refused_before_a_tensor_is_read(
         tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab + 1),
         seed=3,
     )
-    monkeypatch.setattr(GGUFFile, "rows", lambda self, name: pytest.fail("read a tensor"))
+    monkeypatch.setattr(GGUFFile, "tensor", lambda self, name: pytest.fail("read a tensor"))
     assert "has 307 rows, expected one for each of the 308 tokens" in refusal(path)
 
 
@@ -210,5 +210,31 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(
     write(path, {})
     with GGUFFile(path) as file:
         os.truncate(path, path.stat().st_size // 2)
-        with pytest.raises(GGUFError, match=r"was cut to .* bytes while it was read"):
-            file.rows("output_norm.weight")
+        with pytest.raises(GGUFError, match=r"was cut to .* bytes while in use"):
+            file.tensor("output_norm.weight")
+
+
+@pytest.mark.parametrize(
+    "kind", [TensorType.F32, TensorType.Q8_0, TensorType.Q4_1], ids=lambda kind: kind.name
+)
+def test_tensors_may_lie_anywhere_and_end_with_the_file(tmp_path: Path, kind: TensorType) -> None:
+    """At multiples of 8 bytes, of a page, and of what is usual: the same numbers to the bit."""
+    found = []
+    for alignment in (8, 32, 4096):
+        path = tmp_path / f"{alignment}.gguf"
+        write_llama(
+            path,
+            config=replace(TINY, width=96, context=128),
+            types=every_matrix(kind),
+            tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab)
+            | {"general.alignment": alignment, "general.description": "x" * 5},
+            seed=4,
+        )
+        with GGUFFile(path) as file:
+            ends = [info.offset + info.nbytes for info in file.tensors.values()]
+            assert (alignment > 8) == all(not info.offset % 32 for info in file.tensors.values())
+        os.truncate(path, max(ends))
+        model = load(path, backend=Backend.CPU).model
+        found.append(np.asarray(model(mx.array([[5, 7, 11]]), model.make_cache())))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[1], found[2])

@@ -1,6 +1,11 @@
-"""Times mlx-lm's own Llama and cache, given the very weights that ember loads."""
+"""Times mlx-lm's own Llama and cache over a file's weights, as MLX quantizes them.
+
+MLX has no products over a file's blocks: matrices are decoded and quantized to as many bits as
+their type has codes of, in groups of 64 (mlx-lm's default) where rows are made of those.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -12,9 +17,11 @@ from app.bench.engines.timing import time_case
 from app.rss import peak_rss
 from kvcache import EmberError
 from kvcache.config import on_gpu
-from models import load
-from models.network.layers import Projection, QuantizedLinear
-from models.network.llama import Model
+from models import GGUFFile, decode
+from models.finding.source import locate
+from models.gguf.tensor import Tensor
+from models.network.config import NetworkConfig
+from models.network.shapes import tensors_to_read
 
 _SMALLEST_RING = 128
 
@@ -24,28 +31,76 @@ def measure(cases: Sequence[Case]) -> Iterator[Measurement | None]:
 
     None for groups that the model's heads are not made of.
     """
-    ours = load(cases[0].model).model
+    weights = read_weights(cases[0].model)
     for case in cases:
         assert isinstance(case.setting, MlxLmSetting)
         group = case.setting.group_size
-        fits = not group or ours.config.head_dim % group == 0
-        yield _measure(case, case.setting, ours) if fits else None
+        fits = not group or weights.config.head_dim % group == 0
+        yield _measure(case, case.setting, weights) if fits else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What a file holds, as MLX takes it, by the file's names without ".weight".
+
+    arrays: float16 or float32 vectors and matrices; or codes, scales and biases of
+    `mx.quantize`. bits: of those that are quantized, with their groups.
+    """
+
+    config: NetworkConfig
+    arrays: dict[str, tuple[mx.array, ...]]
+    bits: dict[str, tuple[int, int]]
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding's table."""
+        return len(self.arrays["token_embd"][0])
+
+
+def read_weights(model: str) -> Weights:
+    """Of a Llama. Raises EmberError for another network."""
+    arrays, bits = dict[str, tuple[mx.array, ...]](), dict[str, tuple[int, int]]()
+    with GGUFFile(locate(model)) as file:
+        config = NetworkConfig.from_metadata(file.metadata)
+        if others := config.named():
+            raise EmberError(
+                f"mlx-lm is compared with Llama's network only, not with {config.architecture}'s "
+                f"({', '.join(others)}); measure without --peers"
+            )
+        for name, info in tensors_to_read(file, config).items():
+            tensor, stem = file.tensor(info), name.removesuffix(".weight")
+            arrays[stem] = (mx.array(decode(tensor)),)
+            if tensor.type.block_size > 1:
+                bits[stem] = packing = _packing(tensor)
+                arrays[stem] = _quantized(arrays[stem][0], *packing)
+            mx.eval(arrays[stem])
+    return Weights(config=config, arrays=arrays, bits=bits)
+
+
+def _packing(tensor: Tensor) -> tuple[int, int]:
+    """Bits, which the names of types have as their first digit, and numbers of a group."""
+    bits = next(int(char) for char in tensor.type.name if char.isdigit())
+    return bits, 32 if tensor.columns % 64 else 64
+
+
+def _quantized(matrix: mx.array, bits: int, group: int) -> tuple[mx.array, ...]:
+    return tuple(mx.quantize(matrix.astype(mx.float16), group_size=group, bits=bits))
 
 
 class Run:
-    """mlx-lm's network over our weights, with its own caches.
+    """mlx-lm's network and caches over a file's weights.
 
     queues: generate as on a GPU, with one wait a token.
     """
 
     def __init__(
-        self, case: Case, setting: MlxLmSetting, ours: Model, *, queues: bool = False
+        self, case: Case, setting: MlxLmSetting, weights: Weights, *, queues: bool = False
     ) -> None:
-        self._case, self._setting, self._layers = case, setting, len(ours.layers)
-        self._vocabulary, self._queues = ours.vocabulary, queues
-        self._model = _as_mlx_lm(ours, getattr(mx, setting.dtype))
+        self._case, self._setting, self._layers = case, setting, weights.config.layers
+        self._vocabulary, self._queues = weights.vocabulary, queues
+        self._model = _as_mlx_lm(weights, getattr(mx, setting.dtype))
         self._queued: QueuedTokens | None = None
-        self._logits = mx.zeros((case.batch, ours.vocabulary))
+        self._logits = mx.zeros((case.batch, weights.vocabulary))
         self.forget()
 
     def forget(self) -> None:
@@ -86,8 +141,8 @@ class Run:
         return mx.argmax(self._model(token[:, None], self.cache)[:, -1], axis=-1), []
 
 
-def _measure(case: Case, setting: MlxLmSetting, ours: Model) -> Measurement:
-    run = Run(case, setting, ours, queues=on_gpu())
+def _measure(case: Case, setting: MlxLmSetting, weights: Weights) -> Measurement:
+    run = Run(case, setting, weights, queues=on_gpu())
     run.read(0, min(case.pp, WARM_UP))
     run.forget()
     pp_s, token_s = time_case(case, run.read, run.advance)
@@ -128,40 +183,34 @@ def _held_bytes(cache: Any) -> int:
     return sum(part[..., : cache.offset, :].nbytes for part in parts)
 
 
-def _as_mlx_lm(ours: Model, dtype: mx.Dtype) -> nn.Module:
-    """mlx-lm's Llama over our weights, with activations of a dtype.
+def _as_mlx_lm(weights: Weights, dtype: mx.Dtype) -> nn.Module:
+    """mlx-lm's Llama over a file's weights, with activations of a dtype.
 
-    It reads GGUF's interleaved RoPE as `traditional`. Raises EmberError for another network.
+    It reads GGUF's interleaved RoPE as `traditional`.
     """
-    if others := ours.config.named():
-        raise EmberError(
-            f"mlx-lm is compared with Llama's network only, not with {ours.config.architecture}'s "
-            f"({', '.join(others)}); measure without --peers"
-        )
-    theirs = _made(ours)
+    theirs = _made(weights)
     inner = theirs.model
-    embedding = ours.embedding.as_linear
-    inner.embed_tokens = _embedding(embedding, dtype)
-    if "output" in ours:
-        theirs.lm_head = _linear(ours.output)
-    inner.norm = _norm(ours.norm, dtype)
-    for block, layer in zip(ours.layers, inner.layers, strict=True):
-        layer.input_layernorm = _norm(block.attention_norm, dtype)
-        layer.post_attention_layernorm = _norm(block.mlp_norm, dtype)
-        attention, mlp = layer.self_attn, layer.mlp
-        q, k, v = map(_linear, block.inputs.matrices())
-        attention.q_proj, attention.k_proj, attention.v_proj = q, k, v
-        attention.o_proj = _linear(block.output)
-        mlp.gate_proj, mlp.up_proj = map(_linear, block.gate_up.matrices())
-        mlp.down_proj = _linear(block.down)
+    inner.embed_tokens = _embedding(weights, dtype)
+    if "output" in weights.arrays:
+        theirs.lm_head = _linear(weights, "output", dtype)
+    inner.norm = _norm(weights, "output_norm", dtype)
+    for index, layer in enumerate(inner.layers):
+        prefix, attention, mlp = f"blk.{index}", layer.self_attn, layer.mlp
+        layer.input_layernorm = _norm(weights, f"{prefix}.attn_norm", dtype)
+        layer.post_attention_layernorm = _norm(weights, f"{prefix}.ffn_norm", dtype)
+        for part in ("q", "k", "v"):
+            attention[f"{part}_proj"] = _linear(weights, f"{prefix}.attn_{part}", dtype)
+        attention.o_proj = _linear(weights, f"{prefix}.attn_output", dtype)
+        for part in ("gate", "up", "down"):
+            mlp[f"{part}_proj"] = _linear(weights, f"{prefix}.ffn_{part}", dtype)
     return theirs
 
 
-def _made(ours: Model) -> nn.Module:
-    """mlx-lm's Llama in the shape of ours, with weights of its own."""
+def _made(weights: Weights) -> nn.Module:
+    """mlx-lm's Llama in the shape of a file's, with weights of its own."""
     from mlx_lm.models import llama
 
-    config = ours.config
+    config = weights.config
     return llama.Model(
         llama.ModelArgs(
             model_type="llama",
@@ -172,38 +221,40 @@ def _made(ours: Model) -> nn.Module:
             num_key_value_heads=config.kv_heads,
             head_dim=config.head_dim,
             rms_norm_eps=config.norm_eps,
-            vocab_size=ours.vocabulary,
+            vocab_size=weights.vocabulary,
             rope_theta=config.rope_base,
             rope_traditional=True,
-            tie_word_embeddings="output" not in ours,
+            tie_word_embeddings="output" not in weights.arrays,
         )
     )
 
 
-def _linear(layer: Projection) -> nn.Module:
-    if not isinstance(layer, QuantizedLinear):
-        return layer
-    linear = nn.QuantizedLinear(
-        32, 1, bias=False, group_size=layer.group_size, bits=layer.weight_bits
-    )
-    linear.weight, linear.scales, linear.biases = layer.weight, layer.scales, layer.biases
-    return linear
+def _linear(weights: Weights, name: str, dtype: mx.Dtype) -> nn.Module:
+    if name not in weights.bits:
+        linear = nn.Linear(1, 1, bias=False)
+        linear.weight = weights.arrays[name][0].astype(dtype)
+        return linear
+    bits, group = weights.bits[name]
+    quantized = nn.QuantizedLinear(64, 1, bias=False, group_size=group, bits=bits)
+    quantized.weight, quantized.scales, quantized.biases = weights.arrays[name]
+    return quantized
 
 
-def _norm(norm: nn.RMSNorm, dtype: mx.Dtype) -> nn.RMSNorm:
-    made = nn.RMSNorm(1, eps=norm.eps)
-    made.weight = norm.weight.astype(dtype)
+def _norm(weights: Weights, name: str, dtype: mx.Dtype) -> nn.RMSNorm:
+    made = nn.RMSNorm(1, eps=weights.config.norm_eps)
+    made.weight = weights.arrays[name][0].astype(dtype)
     return made
 
 
-def _embedding(layer: Projection, dtype: mx.Dtype) -> nn.Module:
-    if not isinstance(layer, QuantizedLinear):
+def _embedding(weights: Weights, dtype: mx.Dtype) -> nn.Module:
+    if "token_embd" not in weights.bits:
         table = nn.Embedding(1, 32)
-        table.weight = layer.weight.astype(dtype)
+        table.weight = weights.arrays["token_embd"][0].astype(dtype)
         return table
-    table = nn.QuantizedEmbedding(1, 32, group_size=layer.group_size, bits=layer.weight_bits)
-    # Its lookup gives the scales' dtype, which then spreads to every activation: float16, as in
-    # the file, on a GPU.
-    table.weight = layer.weight
-    table.scales, table.biases = layer.scales.astype(dtype), layer.biases.astype(dtype)
-    return table
+    bits, group = weights.bits["token_embd"]
+    quantized = nn.QuantizedEmbedding(1, 64, group_size=group, bits=bits)
+    # Its lookup gives the scales' dtype, which then spreads to every activation.
+    codes, scales, biases = weights.arrays["token_embd"]
+    quantized.weight = codes
+    quantized.scales, quantized.biases = scales.astype(dtype), biases.astype(dtype)
+    return quantized

@@ -41,8 +41,7 @@ class Network:
         )
 
 
-# Weights: Q4_K_M files of 669 and 4081 MB, of which ember keeps 1.25 times in memory
-# (docs/tensor-types.md); phi-2 as the original claim ran it, in fp16.
+# Weights: of Q4_K_M files; phi-2 as the original claim ran it, in fp16.
 TINYLLAMA = Network(
     name="TinyLlama 1.1B",
     layers=22,
@@ -53,7 +52,7 @@ TINYLLAMA = Network(
     head_dim=64,
     vocabulary=32000,
     context=2048,
-    weight_bytes=836_000_000,
+    weight_bytes=668_000_000,
 )
 LLAMA_2_7B = Network(
     name="Llama-2-7B",
@@ -65,7 +64,7 @@ LLAMA_2_7B = Network(
     head_dim=128,
     vocabulary=32000,
     context=4096,
-    weight_bytes=5_101_000_000,
+    weight_bytes=4_081_000_000,
 )
 PHI_2 = Network(
     name="phi-2",
@@ -89,7 +88,6 @@ def network_of(path: str) -> Network:
     """The dimensions of a GGUF file; reads its header only."""
     from models.finding.source import locate
     from models.gguf.file import GGUFFile
-    from models.gguf.repack import stored_bytes
     from models.network.config import NetworkConfig
     from models.network.shapes import tensors_to_read
 
@@ -106,6 +104,20 @@ def network_of(path: str) -> Network:
         head_dim=config.head_dim,
         vocabulary=entries["token_embd.weight"].rows,
         context=config.shape.context,
-        weight_bytes=sum(map(stored_bytes, entries.values())),
+        weight_bytes=sum(info.nbytes for info in entries.values()),
         windows=config.shape.windows,
     )
+
+
+def token_bytes(path: str) -> int:
+    """Bytes of a file's weights that each token reads: not the embedding's table, of which it
+    reads a row, unless that is the output's too."""
+    from models.finding.source import locate
+    from models.gguf.file import GGUFFile
+    from models.network.config import NetworkConfig
+    from models.network.shapes import tensors_to_read
+
+    with GGUFFile(locate(path)) as file:
+        entries = tensors_to_read(file, NetworkConfig.from_metadata(file.metadata))
+    table = entries["token_embd.weight"].nbytes if "output.weight" in entries else 0
+    return sum(info.nbytes for info in entries.values()) - table

@@ -22,7 +22,8 @@ from kvcache.gpu.traffic import Held, Traffic, block_bytes, traffic
 
 NETWORKS = (TINYLLAMA, LLAMA_2_7B)
 F16 = "f16"
-_TABLE_BITS = 5  # of Q4_K as ember stores it (docs/tensor-types.md)
+_MOST_OF = "Q4_K"  # the type of most weights, and that with most instructions for a byte
+_TABLE_BITS = 4.5  # of Q4_K
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +124,11 @@ def work(network: Network, kv: str, context: int, chip: Chip, *, letting_go: boo
     unencoded = layer.pinned + layer.hot
     # A threadgroup leaves a partial result for each query head of its KV head.
     groups = layer.scratch / (2 * 4 * (network.head_dim + 2)) / (network.heads / network.kv_heads)
+    weights = weights_read(network)
     encoding = layers * network.kv_heads * encoding_bytes(network, kv, block) / block
     return Work(
-        weights=weights_read(network),
+        weights=weights,
+        weight_instructions=costs.products[_MOST_OF] * weights,
         encoded=layers * layer.cold,
         unencoded=layers * unencoded,
         other=layers * (layer.total - layer.cache),
@@ -169,7 +172,7 @@ def held(context: int) -> Held:
 
 def weights_read(network: Network) -> int:
     """All weights but the embedding's table, of which a token reads one row."""
-    return network.weight_bytes - network.vocabulary * network.hidden * _TABLE_BITS // 8
+    return network.weight_bytes - int(network.vocabulary * network.hidden * _TABLE_BITS) // 8
 
 
 def _row(network: Network, chip: Chip, context: int, kv: str) -> RooflineRow:

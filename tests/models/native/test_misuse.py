@@ -8,6 +8,7 @@ import pytest
 
 from kvcache import CacheError
 from kvcache.native import structs
+from models.gguf.tensor_types import TensorType
 from models.native.kernels import Kernels
 from models.native.packed import (
     Addition,
@@ -31,27 +32,12 @@ def _zeros(*shape: int, dtype: type = np.float32) -> np.ndarray[Any, Any]:
 
 
 def _weight(rows: int, columns: int, added: Any = None) -> Weight:
-    codes = _zeros(rows, columns // 4, dtype=np.uint32)
-    scales = _zeros(rows, columns // 32, dtype=np.float16)
-    return Weight(codes, scales, scales, bits=8, group=32, added=added)
+    data = _zeros(rows, columns // 32 * 34, dtype=np.uint8)
+    return Weight(data, kind=TensorType.Q8_0, added=added)
 
 
-def _weight_of(
-    codes: tuple[int, ...] = (6, 16),
-    scales: tuple[int, ...] = (6, 2),
-    *,
-    dtype: type = np.uint32,
-    of: type = np.float16,
-    cut: Any = np.s_[:],
-    bits: int = 8,
-) -> Misuse:
-    return lambda _: Weight(
-        _zeros(*codes, dtype=dtype)[cut],
-        _zeros(*scales, dtype=of),
-        _zeros(6, 2, dtype=np.float16),
-        bits=bits,
-        group=32,
-    )
+def _weight_of(*shape: int, dtype: type = np.uint8, cut: Any = np.s_[:]) -> Misuse:
+    return lambda _: Weight(_zeros(*shape, dtype=dtype)[cut], kind=TensorType.Q8_0)
 
 
 def _norm(*shape: int, dtype: type = np.float32) -> Norm:
@@ -138,14 +124,10 @@ def _layers(
 
 STRIPED = _zeros(8, 2 * HIDDEN)[:, ::2]
 MISUSES: dict[str, Misuse] = {
-    "codes of another dtype": _weight_of(dtype=np.int32),
-    "codes of one axis": _weight_of((96,)),
-    "codes in part": _weight_of((6, 32), cut=np.s_[:, ::2]),
-    "codes of half a group": _weight_of((6, 12)),
-    "bits that do not fill words": _weight_of((6, 7), bits=6),
-    "scales of another dtype": _weight_of(of=np.float32),
-    "too few scales": _weight_of(scales=(5, 2)),
-    "too few groups": _weight_of(scales=(6, 1)),
+    "data of another dtype": _weight_of(6, 34, dtype=np.int8),
+    "data of one axis": _weight_of(68),
+    "data in part": _weight_of(6, 68, cut=np.s_[:, ::2]),
+    "data of half a block": _weight_of(6, 51),
     "product: dtype": lambda k: k.linear(_zeros(3, 64, dtype=np.float64), _weight(5, 64)),
     "product: columns": lambda k: k.linear(_zeros(3, 32), _weight(5, 64)),
     "product: one axis": lambda k: k.linear(_zeros(64), _weight(5, 64)),
@@ -219,7 +201,7 @@ def test_it_is_refused_in_one_line(kernels: Kernels, misuse: Misuse) -> None:
 @pytest.mark.parametrize(
     "use",
     [
-        _weight_of(),
+        _weight_of(6, 68),
         _inputs(),
         _add(_zeros(3, 64), _zeros(3, 5), norm=_norm(5)),
         _feed(),

@@ -13,9 +13,10 @@ threads = psutil.Process().num_threads
 before = threads()
 caches = library()
 assert threads() == before + 4 == before + caches.threads - 1
+from models.gguf.tensor_types import TensorType
 from models.native.kernels import kernels
 from tests.models.native.random_weight import random_weight
-weight, _ = random_weight(640, 64, 4, 32)
+weight, _ = random_weight(640, 64, TensorType.Q4_1)
 x = np.random.default_rng(1).normal(size=(70, 64)).astype(np.float32)
 during = threads()
 products = [kernels().linear(x[:rows], weight) for rows in (1, 7, 70)]

@@ -14,8 +14,10 @@ from models.gguf.header import TensorInfo
 from models.gguf.metadata import Metadata
 from models.network import shapes
 from models.network.config import NetworkConfig
+from models.network.llama import Model
 from models.network.shapes import check_tensors
 from models.network.switches import Switches
+from models.network.weights import Weights
 from tests.models.network.truth import TRUTH, furthest, open_tiny, told
 from tests.tiny_files import PROMPTS, TINY, prompt
 
@@ -107,13 +109,12 @@ def missed_by(tmp_path: Path) -> Callable[[str], float]:
 @pytest.fixture
 def otherwise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes networks with another configuration than that by which their tensors were read."""
-    network = loader._network
 
     def change(**changes: Any) -> None:
-        def made(config: NetworkConfig, *rest: Any) -> Any:
-            return network(replace(config, **changes), *rest)
+        def made(config: NetworkConfig, weights: Weights) -> Model:
+            return Model(replace(config, **changes), weights)
 
-        monkeypatch.setattr(loader, "_network", made)
+        monkeypatch.setattr(loader, "Model", made)
 
     return change
 

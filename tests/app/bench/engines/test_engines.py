@@ -46,21 +46,19 @@ def test_llama_cpps_bytes_by_hand(architecture: str) -> None:
         f"{architecture}.attention.head_count": "9",
         f"{architecture}.attention.head_count_kv": "3",
     }
-    case = tiny_case(Path("m"), EngineName.LLAMA_CPP, "q8_0")
-    # 2 * 30 layers * 3 KV heads * 64 dims * 8.5 bits, of 3 + 7 + 4 tokens
-    assert kv_bytes(metadata, case) == 2 * 30 * 3 * 64 * 14 * 17 // 16
+    # 2 * 30 layers * 3 KV heads * 64 dims * 8.5 bits, of 14 tokens
+    assert kv_bytes(metadata, "q8_0", 14) == 2 * 30 * 3 * 64 * 14 * 17 // 16
 
 
 def test_mlx_lm_computes_the_same_network(tiny_path: Path) -> None:
     import mlx.core as mx
 
-    from app.bench.engines.mlx_lm_case import _as_mlx_lm
+    from app.bench.engines.mlx_lm_case import _as_mlx_lm, read_weights
     from models import load
 
-    ours = load(tiny_path).model
-    ids = mx.array([[5, 300, 17, 2]])
-    difference = mx.abs(_as_mlx_lm(ours, mx.float32)(ids) - ours(ids)).max()
-    assert float(difference) < 2e-3 * float(mx.abs(ours(ids)).max())
+    ours, ids = load(tiny_path).model(mx.array([[5, 300, 17, 2]])), mx.array([[5, 300, 17, 2]])
+    difference = mx.abs(_as_mlx_lm(read_weights(str(tiny_path)), mx.float32)(ids) - ours).max()
+    assert float(difference) < 2e-2 * float(mx.abs(ours).max())  # codes of MLX's own
 
 
 def test_mlx_lm_is_not_measured_with_another_network(tmp_path: Path) -> None:

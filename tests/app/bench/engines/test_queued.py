@@ -32,21 +32,21 @@ def model(tiny_path: Path) -> Model:
     return load(tiny_path, backend=Backend.REFERENCE).model
 
 
-def ember(model: Model, *, queues: bool) -> ember_case.Run:
+def ember(_path: Path, model: Model, *, queues: bool) -> ember_case.Run:
     config = CacheConfig(hot_dtype=HotDtype.F32, backend=Backend.REFERENCE, check_finite=False)
     return ember_case.Run(CASE, model, make_prompt_cache(model, config), step=64, queues=queues)
 
 
-def mlx_lm(model: Model, *, queues: bool) -> mlx_lm_case.Run:
+def mlx_lm(path: Path, _model: Model, *, queues: bool) -> mlx_lm_case.Run:
     case = replace(CASE, engine=EngineName.MLX_LM, kv="KVCache")
-    return mlx_lm_case.Run(case, MlxLmSetting(), model, queues=queues)
+    return mlx_lm_case.Run(case, MlxLmSetting(), mlx_lm_case.read_weights(str(path)), queues=queues)
 
 
 @pytest.mark.parametrize("engine", [ember, mlx_lm])
 def test_a_token_is_waited_for_once(
-    engine: Any, model: Model, monkeypatch: pytest.MonkeyPatch
+    engine: Any, tiny_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = engine(model, queues=True)
+    run = engine(tiny_path, model, queues=True)
     run.read(0, 7)
     run.advance()
     asked: list[str] = []
@@ -90,9 +90,9 @@ def test_the_tokens_are_those_of_one_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("engine", [ember, mlx_lm])
-def test_queued_tokens_are_the_same(engine: Any, model: Model) -> None:
+def test_queued_tokens_are_the_same(engine: Any, tiny_path: Path, model: Model) -> None:
     """The logits after so many tokens, the queued one among them, whichever way they came."""
-    queued, single = (engine(model, queues=queues) for queues in (True, False))
+    queued, single = (engine(tiny_path, model, queues=queues) for queues in (True, False))
     for run in (queued, single):
         run.read(0, 7)
     for _ in range(3):
@@ -111,10 +111,9 @@ def test_a_gpu_gets_the_scales_own_dtype() -> None:
             assert setting.dtype == dtype
 
 
-def test_scales_are_not_widened_for_float16(model: Model) -> None:
-    theirs: Any = mlx_lm_case._as_mlx_lm(model, mx.float16)
-    table = theirs.model.embed_tokens
-    assert table.scales.dtype == model.embedding.as_linear.scales.dtype == mx.float16
+def test_scales_are_not_widened_for_float16(tiny_path: Path) -> None:
+    theirs: Any = mlx_lm_case._as_mlx_lm(mlx_lm_case.read_weights(str(tiny_path)), mx.float16)
+    assert theirs.model.embed_tokens.scales.dtype == mx.float16
     assert theirs(mx.array([[5, 3]])).dtype == mx.float16
 
 

@@ -1,13 +1,15 @@
 """Bytes and operations by hand: 2 layers, hidden 8, 4 heads over 2 KV heads of 2, ffn 6."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from app.bench.figures import formulas, published
-from app.bench.figures.shapes import LLAMA_2_7B, PHI_2, TINYLLAMA, Network, network_of
+from app.bench.figures.shapes import LLAMA_2_7B, PHI_2, TINYLLAMA, Network, network_of, token_bytes
 from app.bench.sections.memory import plan_of
 from kvcache.tiers.ledger import TierSizes
+from tests.tiny_files import write_tiny
 
 SMALL = Network(
     name="small",
@@ -80,7 +82,7 @@ def test_phi_2_has_its_parameters() -> None:
 
 
 def test_room_is_two_thirds_less_weights_and_program() -> None:
-    assert formulas.cache_room(LLAMA_2_7B, 12_000_000_000) == 8_000_000_000 - 5_501_000_000
+    assert formulas.cache_room(LLAMA_2_7B, 12_000_000_000) == 8_000_000_000 - 4_481_000_000
     assert formulas.cache_room(LLAMA_2_7B, 4_000_000_000) == 0
 
 
@@ -101,6 +103,13 @@ def test_a_file_gives_its_network(tiny_path: object) -> None:
     found = network_of(str(tiny_path))
     assert (found.layers, found.heads, found.kv_heads, found.head_dim) == (3, 6, 2, 16)
     assert (found.hidden, found.ffn, found.vocabulary, found.context) == (96, 160, 611, 128)
-    # 9 bits for every weight of a matrix (docs/tensor-types.md, Q8_0)
+    # 8.5 bits for every weight of a matrix (Q8_0)
     matrices = 2 * 611 * 96 + 3 * (96 * 96 * 2 + 2 * 32 * 96 + 3 * 96 * 160)
-    assert found.weight_bytes == pytest.approx(matrices * 9 / 8, rel=0.02)
+    assert found.weight_bytes == pytest.approx(matrices * 8.5 / 8, rel=0.02)
+
+
+def test_a_token_reads_a_table_that_is_the_output_too(tiny_path: Path, tmp_path: Path) -> None:
+    table = 611 * 96 // 32 * 34  # Q8_0
+    assert token_bytes(str(tiny_path)) == network_of(str(tiny_path)).weight_bytes - table
+    tied = str(write_tiny(tmp_path / "tied.gguf", "gemma3"))
+    assert token_bytes(tied) == network_of(tied).weight_bytes
