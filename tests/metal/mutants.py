@@ -28,7 +28,7 @@ from tests.metal.build import Mode, RefusedTextError
 from tests.metal.emulator import Emulator, KernelFaultError, Order
 from tests.metal.encoding import EncodeCase, unlike
 from tests.metal.lookups import LookupCase
-from tests.metal.matrices import GRIDS_ON_GPU, ON_GPU
+from tests.metal.matrices import GRIDS_ON_GPU
 from tests.metal.products import ProductCase, columns_of, excess
 from tests.metal.samples import Case, Sample, make, tolerance
 
@@ -265,6 +265,11 @@ _LOOKUPS = (
     LookupCase(kind=TensorType.Q6_K, ids=(2,), columns=256, dtype=mx.float16, factor=0.5),
 )
 
+# Types that use what all share in each way that there is.
+_EACH_WAY = (
+    *(TensorType.Q3_K, TensorType.Q6_K, TensorType.Q5_1, TensorType.Q2_K, TensorType.MXFP4),
+    *(TensorType.IQ2_S, TensorType.F16, TensorType.F32),
+)
 # Of what stands before the first structure of a file.
 _BEFORE_STRUCTURES = {
     "grids.h": _products(*GRIDS_ON_GPU),
@@ -313,7 +318,7 @@ class Mutant:
         if self.file in LOOKUPS:
             return _LOOKUPS
         if self.file == "blocks.h":
-            return _products(*ON_GPU)
+            return _products(*_EACH_WAY)
         if self.file in DECODERS:
             of_one = [each for each in structures if each in _PRODUCTS_BY_STRUCTURE]
             return _PRODUCTS_BY_STRUCTURE[of_one[-1]] if of_one else _BEFORE_STRUCTURES[self.file]
