@@ -12,7 +12,6 @@
 
 namespace ember {
 
-constexpr int64_t kBlock = 32;       // weight rows of one task of a product with few rows
 constexpr int64_t kBlockRows = 256;  // activation rows of one task of a product with many
 
 // Lent by the library of the caches.
@@ -73,52 +72,23 @@ class Quantized {
     }
 };
 
-// Products of up to kFewRows activation rows with a block of weight rows.
-struct Block {
-    alignas(64) float values[kFewRows][kBlock];
-};
-
-template <Type kType, int M>
-void multiply_several(const Weight& w, const Activation* x, int64_t first, int64_t count,
-                   Block& out) {
-    using Rows = FewRows<kType>;
-    constexpr int R = Rows::at_once(M);
-    int64_t n = 0;
-    float some[M * R];
-    for (; n + R <= count; n += R) {
-        Rows::template dot<M, R>(w, first + n, x, some);
-        for (int m = 0; m < M; ++m) std::copy_n(some + m * R, R, out.values[m] + n);
-    }
-    for (; n < count; ++n)
-        for (int m = 0; m < M; ++m)
-            Rows::template dot<1, 1>(w, first + n, x + m, out.values[m] + n);
-}
-
-template <Type kType>
-void multiply_block(const Weight& w, const Activation* x, int rows, int64_t first, int64_t count,
-                    Block& out) {
-    switch (rows) {
-        case 1: return multiply_several<kType, 1>(w, x, first, count, out);
-        case 2: return multiply_several<kType, 2>(w, x, first, count, out);
-        case 3: return multiply_several<kType, 3>(w, x, first, count, out);
-        case 4: return multiply_several<kType, 4>(w, x, first, count, out);
-        case 5: return multiply_several<kType, 5>(w, x, first, count, out);
-        case 6: return multiply_several<kType, 6>(w, x, first, count, out);
-        case 7: return multiply_several<kType, 7>(w, x, first, count, out);
-        default: return multiply_several<kType, 8>(w, x, first, count, out);
-    }
-}
-
 // Products of up to kBlockRows activation rows with a panel of weight rows.
 struct Panelful {
     alignas(64) float values[kBlockRows][kPanel];
 };
 
+// A thread's own.
+template <typename Panel>
+Panel& own_panel() {
+    thread_local Panel panel;
+    return panel;
+}
+
 template <Type kType>
 void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
                     Panelful& out) {
-    thread_local typename PanelOf<kType>::Panel panel;
-    panel.template multiply<kType>(w, first, x, rows, out.values);
+    own_panel<typename PanelOf<kType>::Panel>().template multiply<kType>(w, first, x, rows,
+                                                                         out.values);
 }
 
 // What a type's products read, and what computes them.
@@ -131,7 +101,7 @@ struct Products {
 inline Products products_of(Type type) {
     return with_type(type, []<Type kType>() {
         return Products{FewRows<kType>::kForm, PanelOf<kType>::Panel::kForm,
-                        &multiply_block<kType>, &multiply_panel<kType>};
+                        &FewRows<kType>::multiply, &multiply_panel<kType>};
     });
 }
 

@@ -259,6 +259,7 @@ _PRODUCTS_BY_STRUCTURE = {
 
 _LOOKUPS = (
     LookupCase(),
+    LookupCase(columns=1024, rows=9, last=9),
     LookupCase(kind=TensorType.Q2_K, columns=4352, first=2, dtype=mx.float16),
     LookupCase(kind=TensorType.Q8_0, columns=1056, dtype=mx.bfloat16, rows=1, last=1),
     LookupCase(ids=(-1, 7, 1 << 30, -(1 << 31), 3, 0, 6, 7, 8), first=1, last=5, factor=-3.5),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -9,13 +10,19 @@ import pytest
 
 from kvcache.gpu.kernel import Call, Launcher
 from models.errors import GGUFError
+from models.gguf.file import GGUFFile
 from models.gguf.tensor import Tensor
 from models.gguf.tensor_types import TensorType
 from models.gpu.affine import BITS, AffineLinear
 from models.gpu.blocks import READ
 from models.gpu.matrix import BlockLinear
+from models.network.config import NetworkConfig
 from models.network.gpu_matrices import GpuMatrices
 from models.network.layers import Linear, Projection
+from models.network.llama import Model
+from models.network.shapes import tensors_to_read
+from models.network.weights import Weights
+from tests.gguf_factory import LlamaShape, q4_k_m, sentencepiece_tokenizer, write_llama
 from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
 from tests.metal.matrices import ON_GPU, rows_of, weights, wide
@@ -167,3 +174,26 @@ def test_what_is_not_finite_is_refused_by_name(kind: TensorType) -> None:
     several[1].data[5, :2] = np.array([np.nan], np.float16).view(np.uint8)
     with pytest.raises(GGUFError, match=r"tensor 'blk.7.ffn_up.weight' .*: a scale is NaN"):
         GpuMatrices(launch=Emulator())(several, None, mx.float16)
+
+
+@needs_clang
+def test_a_network_over_blocks_says_what_one_of_decoded_weights_says(tmp_path: Path) -> None:
+    """A token, some, and a prompt, of a file with blocks of two types, joined and tied."""
+    shape = LlamaShape(
+        layers=2, width=256, ffn=512, heads=4, kv_heads=2, vocab=611, context=512, tied=True
+    )
+    path, tokenizer = tmp_path / "tiny.gguf", sentencepiece_tokenizer(shape.vocab)
+    write_llama(path, config=shape, types=q4_k_m(shape), tokenizer_metadata=tokenizer, seed=5)
+    with GGUFFile(path) as file:
+        config = NetworkConfig.from_metadata(file.metadata)
+        tensors = {name: file.tensor(info) for name, info in tensors_to_read(file, config).items()}
+        hold = GpuMatrices(launch=Emulator())
+        ours = Model(config, Weights(tensors, mx.float16, hold))
+        theirs = Model(config, Weights(tensors, mx.float32))
+    assert hold.notes == []
+    kinds = [matrix._blocks.type for matrix in ours.modules() if isinstance(matrix, BlockLinear)]
+    assert {*kinds} == {TensorType.Q4_K, TensorType.Q6_K}
+    for length in (1, 11, 90):
+        ids = (mx.arange(length) * 37 % shape.vocab)[None]
+        got, want = wide(ours(ids)), wide(theirs(ids))
+        np.testing.assert_allclose(got, want, rtol=0, atol=0.01 * np.abs(want).max())
