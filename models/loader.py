@@ -6,7 +6,6 @@ itself, which lives as long as the network, or in arrays that are read from it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from kvcache.native.build import NativeUnavailableError
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
+from models.gguf.open_file import Map
 from models.gguf.tensor import Tensor
 from models.native.kernels import kernels
 from models.network.config import NetworkConfig
@@ -91,10 +91,13 @@ def load(
             accept(config, weight_bytes)
         tokenizer = Tokenizer.from_metadata(file.metadata, pretokenizer)
         template = ChatTemplate.from_metadata(file.metadata, tokenizer, given)
+        if backing.map_by is not None:
+            file.opened.map_by(backing.map_by)
         tensors = {name: file.tensor(info) for name, info in entries.items()}
         hold = _reporting(backing.hold, entries, progress) if progress else backing.hold
         weights = Weights(tensors, activation_dtype(), hold, joins=backing.joins)
-        network = backing.network(config, weights)
+        network = backing.network(config, weights, file.opened.check)
+        file.opened.check()
         name = file.metadata.get_string("general.name", path.stem)
     return LoadedModel(
         name=name,
@@ -103,7 +106,7 @@ def load(
         model=network,
         tokenizer=tokenizer,
         template=template,
-        file_bytes=path.stat().st_size,
+        file_bytes=file.opened.size,
         weight_bytes=weight_bytes,
         notes=file.notes + notes_on(file.tensors) + tokenizer.notes + backing.notes,
     )
@@ -113,11 +116,14 @@ def load(
 class _Backing:
     """How a backend holds a network's matrices, and computes with them.
 
-    joins: see `Weights`. decoded: whether they are held as floats, instead of as in the file.
+    network: makes one, with what to call, while the file is computed with, to learn whether it
+    is what it was. map_by: see `OpenFile`. joins: see `Weights`. decoded: whether they are held
+    as floats, instead of as in the file.
     """
 
     hold: HoldMatrix
-    network: Callable[[NetworkConfig, Weights], Model]
+    network: Callable[[NetworkConfig, Weights, Callable[[], None]], Model]
+    map_by: Map | None = None
     joins: bool = True
     decoded: bool = False
     notes: tuple[str, ...] = ()
@@ -129,7 +135,7 @@ class _Backing:
 
 def _backing(backend: Backend) -> _Backing:
     """Of a backend; with what is to be said where AUTO must do without kernels."""
-    plain = _Backing(hold=hold_decoded, network=Model, decoded=True)
+    plain = _Backing(hold=hold_decoded, network=_of_arrays, decoded=True)
     if backend.resolve() is not Backend.CPU:
         return plain
     try:
@@ -138,8 +144,16 @@ def _backing(backend: Backend) -> _Backing:
         if backend is Backend.CPU:
             raise
         return replace(plain, notes=(f"the network runs in plain MLX, slowly: {error}",))
-    network = partial(CpuModel, kernels=found)
-    return _Backing(hold=hold_in_place(found), network=network, joins=False)
+
+    def network(config: NetworkConfig, weights: Weights, check: Callable[[], None]) -> Model:
+        return CpuModel(config, weights, found, check)
+
+    return _Backing(hold=hold_in_place(found), network=network, map_by=found.map, joins=False)
+
+
+def _of_arrays(config: NetworkConfig, weights: Weights, _check: Callable[[], None]) -> Model:
+    """In plain MLX, whose arrays are its own."""
+    return Model(config, weights)
 
 
 def _reporting(

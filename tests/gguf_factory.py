@@ -96,13 +96,19 @@ def write_llama(
     types: TypeChoice,
     tokenizer_metadata: Mapping[str, MetadataItem],
     seed: int,
+    matrix: TensorData | None = None,
 ) -> None:
-    """Write a complete file; one tensor at a time is in memory."""
+    """Write a complete file; one tensor at a time is in memory.
+
+    matrix: what matrices hold, instead of random numbers that were quantized.
+    """
     rng = np.random.default_rng(seed)
 
     def data(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         if name == "rope_freqs.weight":
             return np.linspace(1, 8, shape[0], dtype=np.float32).view(np.uint8)
+        if matrix is not None and len(shape) == 2:
+            return matrix(name, shape)
         return random_tensor(shape, _type_of(shape, name, types), rng)
 
     write_file(

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import GGUFError
+from models.gguf.checks import not_finite
 from models.gguf.tensor import Bytes, Tensor
 from models.gguf.tensor_types import TensorType
 
@@ -49,7 +49,7 @@ def decode_into(tensor: Tensor, out: npt.NDArray[np.floating]) -> None:
     with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1, _MAX_THREADS)) as pool:
         finite = all(pool.map(piece, starts))
     if not finite:
-        raise _not_finite(tensor)
+        raise not_finite(tensor)
 
 
 def _decoded(kind: TensorType, rows: Bytes) -> Floats:
@@ -66,13 +66,3 @@ def _decoded(kind: TensorType, rows: Bytes) -> Floats:
 
     weights: Floats = dequantize(rows, GGMLQuantizationType(int(kind)))
     return weights
-
-
-def _not_finite(tensor: Tensor) -> GGUFError:
-    what, maker = "a weight is NaN or infinite", "converter"
-    if tensor.type.block_size > 1:
-        what, maker = "a scale is NaN, infinite or too large", "quantizer"
-    return GGUFError(
-        f"tensor {tensor.name!r} ({tensor.type.name}): {what}; "
-        f"the file is damaged or made by an unsound {maker}"
-    )

@@ -1,27 +1,23 @@
-"""A GGUF file, memory-mapped: its metadata, its tensors, and their bytes.
+"""A GGUF file: its metadata, its tensors, and their bytes.
 
 Does not know what the bytes of a tensor mean (see `decode`), nor which keys or tensors
-a model needs. The mapping is read-only, and nothing but the header is read before it is
-needed. A file that another program truncates is noticed when a tensor is asked for, and
-where it is read; computing on the mapping then is beyond what this module can catch.
+a model needs. The header is read; the data is mapped, read-only, and not touched before
+somebody does. See `open_file` for what happens when another program changes the file.
 """
 
-import mmap
-import os
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
-from kvcache.errors import reason
 from models.errors import GGUFError
-from models.gguf.header import TensorInfo, read_header
+from models.gguf.header import MAX_HEADER_BYTES, Header, HeaderEndError, TensorInfo, read_header
 from models.gguf.metadata import Metadata
+from models.gguf.open_file import OpenFile
 from models.gguf.tensor import Bytes, Tensor
 
-_MOST_READ = 1 << 30  # bytes; macOS takes no 2 GiB at once
+# How much of a file is read in search of its header's end: most headers are in the first.
+_HEADER_PARTS = 2 << 20, 16 << 20, MAX_HEADER_BYTES
 
 
 class GGUFFile:
@@ -30,26 +26,24 @@ class GGUFFile:
     Every `GGUFError` that leaves the `with` block gets the file's path in front,
     so nothing that reads from the file has to know it. `metadata` and `tensors`
     outlive the file; the bytes of a `Tensor` keep the mapping alive for as long as they
-    are held, and only reading (`Tensor.read`) needs the file open.
+    are held, and only reading (`Tensor.read`) needs the file open. `opened` stays open for
+    as long as it is held.
     """
 
     version: int
     metadata: Metadata
     tensors: dict[str, TensorInfo]
     notes: tuple[str, ...]
-    _map: mmap.mmap | None
+    opened: OpenFile
 
     def __init__(self, path: Path | str) -> None:
-        """Map the file and check its header. Raises `GGUFError`."""
+        """Open the file and check its header. Raises `GGUFError`."""
         self.path = Path(path)
-        self._fd, self._map = -1, None
+        self.opened = OpenFile(self.path)
+        self._is_closed = False
         try:
-            self._fd = _open(self.path)
-            self._map = _map(self._fd)
-            with memoryview(self._map) as buffer:
-                header = read_header(buffer)
+            header = _read_header(self.opened)
         except GGUFError as error:
-            self.close()
             raise self._named(error) from error
         self.version = header.version
         self.metadata = header.metadata
@@ -70,11 +64,8 @@ class GGUFFile:
             raise self._named(error) from error
 
     def close(self) -> None:
-        """Let the mapping go; it ends when the last tensor's bytes do."""
-        self._map = None
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        """Give out nothing any more."""
+        self._is_closed = True
 
     def tensor(self, tensor: str | TensorInfo) -> Tensor:
         """A tensor, or a part of one, without a copy.
@@ -82,10 +73,10 @@ class GGUFFile:
         A vector's bytes are one row; of three or more axes the leading ones are
         flattened. Raises `GGUFError` if there is no such tensor, or no longer.
         """
-        info, mapping = self._entry(tensor), self._mapping()
-        if (size := mapping.size()) < info.offset + info.nbytes:
-            raise _cut(size)
-        data = np.frombuffer(mapping, np.uint8, count=info.nbytes, offset=info.offset)
+        info = self._entry(tensor)
+        self._require_open()
+        self.opened.check()
+        data = self.opened.data[info.offset : info.offset + info.nbytes]
         return Tensor(
             name=info.name,
             type=info.type,
@@ -96,13 +87,8 @@ class GGUFFile:
 
     def _read(self, info: TensorInfo, out: Bytes, start: int) -> None:
         """Rows of a tensor from `start` on, as many as `out` has."""
-        self._mapping()
-        left, at = out.data.cast("B"), info.offset + start * (info.nbytes // info.rows)
-        while left:
-            count = os.preadv(self._fd, [left[:_MOST_READ]], at)
-            if not count:
-                raise _cut(os.fstat(self._fd).st_size)
-            left, at = left[count:], at + count
+        self._require_open()
+        self.opened.read(out.data, info.offset + start * (info.nbytes // info.rows))
 
     def _entry(self, tensor: str | TensorInfo) -> TensorInfo:
         if isinstance(tensor, TensorInfo):
@@ -111,35 +97,23 @@ class GGUFFile:
             raise GGUFError(f"there is no tensor {tensor!r}, which the model needs")
         return self.tensors[tensor]
 
-    def _mapping(self) -> mmap.mmap:
-        if self._map is None:
+    def _require_open(self) -> None:
+        if self._is_closed:
             raise self._named(GGUFError("is closed"))
-        return self._map
 
     def _named(self, error: GGUFError) -> GGUFError:
-        return GGUFError(f"{self.path}: {error}")
+        return error if str(error).startswith(f"{self.path}: ") else self.opened.error(str(error))
 
 
-def _cut(size: int) -> GGUFError:
-    return GGUFError(f"was cut to {size} bytes while it was read; get it again")
-
-
-def _open(path: Path) -> int:
-    """A descriptor of a file that is not empty."""
-    try:
-        if path.exists() and not path.is_file():
-            raise GGUFError("is a directory or device, expected a GGUF file")
-        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise GGUFError(f"cannot be read: {reason(error)}") from error
-    if os.fstat(opened).st_size == 0:
-        os.close(opened)
-        raise GGUFError("is empty, expected a GGUF file")
-    return opened
-
-
-def _map(opened: int) -> mmap.mmap:
-    try:
-        return mmap.mmap(opened, 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise GGUFError(f"cannot be mapped: {reason(error)}") from error
+def _read_header(opened: OpenFile) -> Header:
+    """The header, of no more of the file than it takes."""
+    for most in _HEADER_PARTS:
+        buffer = memoryview(bytearray(min(most, opened.size)))
+        opened.read(buffer, 0)
+        try:
+            return read_header(buffer, opened.size)
+        except HeaderEndError as error:
+            found = error
+        if len(buffer) < most:
+            break
+    raise found

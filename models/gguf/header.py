@@ -77,12 +77,17 @@ class Header:
     notes: tuple[str, ...]
 
 
-def read_header(buffer: memoryview) -> Header:
-    """Parse the header at the start of `buffer`, which holds the whole file.
+class HeaderEndError(GGUFError):
+    """The header goes on behind the bytes that were given, or claims to."""
 
-    Raises `GGUFError` for anything that is damaged, absurd or not supported.
+
+def read_header(buffer: memoryview, size: int) -> Header:
+    """Parse the header at the start of `buffer`, the first bytes of a file of `size` bytes.
+
+    Raises `HeaderEndError` where these do not hold it, and `GGUFError` for anything that is
+    damaged, absurd or not supported.
     """
-    cursor = _Cursor(buffer)
+    cursor = _Cursor(buffer, size)
     version = _read_version(cursor)
     tensor_count = cursor.count("tensors", MAX_TENSORS)
     pair_count = cursor.count("metadata pairs", MAX_PAIRS)
@@ -94,7 +99,7 @@ def read_header(buffer: memoryview) -> Header:
             raise cursor.error(f"metadata {key!r} appears twice")
         metadata[key] = _read_value(cursor, f"metadata {key!r}")
     entries = [_read_tensor(cursor) for _ in range(tensor_count)]
-    tensors = _place(entries, cursor, _alignment(metadata), len(buffer))
+    tensors = _place(entries, cursor, _alignment(metadata), size)
     notes = cursor.assumptions.notes()
     return Header(version=version, metadata=metadata, tensors=tensors, notes=notes)
 
@@ -102,21 +107,24 @@ def read_header(buffer: memoryview) -> Header:
 class _Cursor:
     """A read position in the header; refuses to pass its end."""
 
-    def __init__(self, buffer: memoryview) -> None:
-        self.end = min(len(buffer), MAX_HEADER_BYTES)
-        self.capped = len(buffer) > MAX_HEADER_BYTES
+    def __init__(self, buffer: memoryview, size: int) -> None:
+        self.end = len(buffer)
+        self.capped = size > self.end
         self.buffer = buffer
         self.at = 0
         self.assumptions = Assumptions()
 
-    def error(self, message: str) -> GGUFError:
-        return GGUFError(f"{message}; the file is damaged or not a GGUF model")
+    def error(self, message: str, kind: type[GGUFError] = GGUFError) -> GGUFError:
+        return kind(f"{message}; the file is damaged or not a GGUF model")
+
+    def ends(self, what: str) -> GGUFError:
+        mib = MAX_HEADER_BYTES >> 20
+        limit = f"the {mib} MiB ember reads of a header" if self.capped else "the end"
+        return self.error(f"{what} reaches past {limit}", HeaderEndError)
 
     def require(self, size: int, what: str) -> None:
         if size > self.end - self.at:
-            mib = MAX_HEADER_BYTES >> 20
-            limit = f"the {mib} MiB ember reads of a header" if self.capped else "the end"
-            raise self.error(f"{what} at byte {self.at} reaches past {limit}")
+            raise self.ends(f"{what} at byte {self.at}")
 
     def take(self, size: int, what: str) -> memoryview:
         self.require(size, what)
@@ -160,10 +168,10 @@ class _Cursor:
                 start = at + 8
                 at = start + unpack(buffer, at)[0]
                 if at > end:
-                    raise self.error(f"{what}: string {len(items)} reaches past the end")
+                    raise self.ends(f"{what}: string {len(items)}")
                 items.append(str(buffer[start:at], "utf-8", "surrogateescape"))
         except struct.error as error:
-            raise self.error(f"{what}: string {len(items)} reaches past the end") from error
+            raise self.ends(f"{what}: string {len(items)}") from error
         self.at = at
         return items
 

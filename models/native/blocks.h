@@ -101,7 +101,7 @@ template <Type kType>
 [[gnu::noinline]] void decode_columns(const Weight& w, int64_t row, int64_t at, int64_t count,
                                       float* out) {
     using Block = BlockOf<kType>;
-    const uint8_t* block = w.row(row) + at / Block::kColumns * Block::kBytes;
+    const uint8_t* block = block_at<kType>(w, row, at);
     for (; count > 0; count -= Block::kColumns, block += Block::kBytes, out += Block::kColumns)
         decode_block<kType>(block, w.grid, out);
 }

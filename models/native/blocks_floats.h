@@ -98,7 +98,15 @@ inline void decode_columns<Type::BF16>(const Weight& w, int64_t row, int64_t at,
 template <Type kType>
 struct FloatRows : RowByRow<FloatRows<kType>> {
     static constexpr Form kForm = Form::Floats;
-    static constexpr int at_once(int rows) { return rows == 1 ? 4 : 1; }
+
+    // As many sums as registers hold.
+    static constexpr int at_once(int m) {
+#if defined(__AVX__) && !defined(__AVX512F__)
+        return m <= 2 ? 4 : m <= 5 ? 2 : 1;
+#else
+        return m <= 4 ? 4 : 2;
+#endif
+    }
 
     template <int M, int R>
     static void dot(const Weight& w, int64_t row, const Activation* x, float* out) {

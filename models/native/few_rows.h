@@ -25,6 +25,20 @@ constexpr int64_t kRowsAhead = 64;
 template <int kSums>
 constexpr int kSplits = std::max(1, 8 / kSums);
 
+template <int M, int R, typename Load>
+[[gnu::always_inline]] inline void add_register(const Load& load, const Activation* x, int64_t at,
+                                                int64_t i, Native* sums) {
+    Native weights[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) weights[r] = load(r, i);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+        const Native numbers = load_native(x[m].numbers + at + i);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sums[m * R + r] += weights[r] * numbers;
+    }
+}
+
 // out[m * R + r] += weight row r times activation row m over `count` columns, whole registers:
 // load(r, i) is a register of row r's numbers from column i of these on, which meet x[m].numbers
 // from column `at` + i on.
@@ -32,22 +46,19 @@ template <int M, int R, typename Load>
 [[gnu::always_inline]] inline void add_dots(const Load& load, const Activation* x, int64_t at,
                                             int64_t count, float* out) {
     constexpr int U = kSplits<M * R>;
-    Native sums[M * R][U] = {};
-    const auto add = [&](int64_t i, int u) {
-        Native numbers[M];
-        for (int m = 0; m < M; ++m) numbers[m] = load_native(x[m].numbers + at + i);
-        for (int r = 0; r < R; ++r) {
-            const Native weights = load(r, i);
-            for (int m = 0; m < M; ++m) sums[m * R + r][u] += weights * numbers[m];
-        }
-    };
+    Native sums[U][M * R] = {};
     int64_t i = 0;
     for (; i + U * kNativeLanes <= count; i += U * kNativeLanes)
-        for (int u = 0; u < U; ++u) add(i + u * kNativeLanes, u);
-    for (; i < count; i += kNativeLanes) add(i, 0);
+#pragma GCC unroll 8
+        for (int u = 0; u < U; ++u)
+            add_register<M, R>(load, x, at, i + u * kNativeLanes, sums[u]);
+    for (; i < count; i += kNativeLanes) add_register<M, R>(load, x, at, i, sums[0]);
+    // Or the sums stay in memory.
+#pragma GCC unroll 32
     for (int k = 0; k < M * R; ++k) {
-        for (int u = 1; u < U; ++u) sums[k][0] += sums[k][u];
-        out[k] += sum(sums[k][0]);
+#pragma GCC unroll 8
+        for (int u = 1; u < U; ++u) sums[0][k] += sums[u][k];
+        out[k] += sum(sums[0][k]);
     }
 }
 
@@ -58,34 +69,32 @@ template <int M, int R, typename Load>
 // activation rows meet together.
 template <typename Rows>
 struct RowByRow {
+    // Four, two and one at a time; all but the first find the weights in the cache.
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
                          int64_t count, Block& out) {
-        switch (rows) {
-            case 1: return multiply_rows<1>(w, x, first, count, out);
-            case 2: return multiply_rows<2>(w, x, first, count, out);
-            case 3: return multiply_rows<3>(w, x, first, count, out);
-            case 4: return multiply_rows<4>(w, x, first, count, out);
-            case 5: return multiply_rows<5>(w, x, first, count, out);
-            case 6: return multiply_rows<6>(w, x, first, count, out);
-            case 7: return multiply_rows<7>(w, x, first, count, out);
-            default: return multiply_rows<8>(w, x, first, count, out);
+        int m = 0;
+        for (; m + 4 <= rows; m += 4) multiply_rows<4>(w, x + m, first, count, out.values + m);
+        if (rows - m >= 2) {
+            multiply_rows<2>(w, x + m, first, count, out.values + m);
+            m += 2;
         }
+        if (rows > m) multiply_rows<1>(w, x + m, first, count, out.values + m);
     }
 
   private:
     template <int M>
     static void multiply_rows(const Weight& w, const Activation* x, int64_t first, int64_t count,
-                              Block& out) {
+                              float (*out)[kBlock]) {
         constexpr int R = Rows::at_once(M);
         int64_t n = 0;
         float some[M * R];
         for (; n + R <= count; n += R) {
             Rows::template dot<M, R>(w, first + n, x, some);
-            for (int m = 0; m < M; ++m) std::copy_n(some + m * R, R, out.values[m] + n);
+            for (int m = 0; m < M; ++m) std::copy_n(some + m * R, R, out[m] + n);
         }
         for (; n < count; ++n)
             for (int m = 0; m < M; ++m)
-                Rows::template dot<1, 1>(w, first + n, x + m, out.values[m] + n);
+                Rows::template dot<1, 1>(w, first + n, x + m, out[m] + n);
     }
 };
 

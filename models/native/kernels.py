@@ -6,7 +6,7 @@ kernels.
 """
 
 from collections.abc import Sequence
-from ctypes import CDLL, Array, addressof, byref, c_float, c_int64, c_void_p
+from ctypes import CDLL, Array, addressof, byref, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,9 @@ import numpy.typing as npt
 from kvcache import CacheError
 from kvcache.native import build, structs
 from kvcache.native import library as caches
-from kvcache.native.structs import Floats, address, checked
+from kvcache.native.structs import Bytes, Floats, address, checked
+from models.gguf.tensor_types import TensorType
+from models.native.mapping import Mapping
 from models.native.packed import Addition, FeedForward, Inputs, Layers, Weight
 
 # One for each cache of a layer.
@@ -34,6 +36,18 @@ class Kernels:
         self._c = compiled
         self._library = library
         compiled.network_start(*library.lend())
+
+    def map(self, file: int, size: int) -> Mapping:
+        """The first `size` bytes of an open file in memory. Raises OSError."""
+        return Mapping(self._c, file, size)
+
+    def are_finite(self, data: Bytes, kind: TensorType) -> bool:
+        """Whether all weights in bytes [rows, row bytes] of whole blocks are finite."""
+        where = checked("data", data, np.uint8, (None, None))
+        if data.nbytes % kind.block_bytes:
+            raise CacheError(f"got {data.nbytes} bytes, expected blocks of {kind.block_bytes}")
+        found = self._c.network_are_finite(c_void_p(where), c_int64(data.nbytes), c_int32(kind))
+        return bool(found)
 
     def linear(self, x: Floats, weight: Weight) -> Floats:
         """x [rows, columns] times the weight's transpose."""

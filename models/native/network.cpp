@@ -3,7 +3,9 @@
 // Every function takes float32 activations [rows, columns] in C order and writes float32. One
 // caller at a time; the work is spread over the pool of the library of the caches.
 
+#include "checks.h"
 #include "layers.h"
+#include "mapping.h"
 
 using namespace ember;
 
@@ -12,6 +14,24 @@ extern "C" {
 void network_start(Pool* lent_pool, AttendTiers* lent_attention) {
     pool = lent_pool;
     attend_tiers = lent_attention;
+}
+
+// A file that is mapped from now on, until its end is set to 0; see mapping.h
+Mapping* network_guard(const void* start, int64_t size) {
+    return guard(reinterpret_cast<uintptr_t>(start), size);
+}
+
+void network_forget(Mapping* mapping) { mapping->end.store(0); }
+
+// Whether bytes of the file could not be had
+int32_t network_is_damaged(const Mapping* mapping) {
+    handle_faults();
+    return mapping->damaged.load();
+}
+
+// Whether all weights in `bytes` of whole blocks are finite
+int32_t network_are_finite(const uint8_t* data, int64_t bytes, Type type) {
+    return with_type(type, [&]<Type kType>() { return are_finite<kType>(data, bytes); });
 }
 
 // out = x W^T

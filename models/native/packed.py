@@ -281,7 +281,11 @@ def _check_heads(weights: Sequence[Weight], dim: int) -> None:
 
 @cache
 def _grid(kind: TensorType) -> Bytes | None:
-    """The magnitudes that codes of this type name, [runs, 4 or 8]; None where they name none."""
+    """The runs of weights that codes of this type name; None where they name none.
+
+    All magnitudes, [runs, 4 or 8]; then all runs again as 16-bit words of the levels of
+    their magnitudes, 4 or 2 bits each, the first lowest.
+    """
     if kind not in _BY_GRID:
         return None
     # A quarter of a second to import.
@@ -289,7 +293,10 @@ def _grid(kind: TensorType) -> Bytes | None:
 
     blocks = getattr(quants, kind.name)
     blocks.init_grid()
-    return np.ascontiguousarray(blocks.grid.reshape(blocks.grid_shape), np.uint8)
+    runs = blocks.grid.reshape(blocks.grid_shape)
+    levels = np.searchsorted(blocks.grid_map, runs)
+    words = (levels << np.arange(runs.shape[1]) * (16 // runs.shape[1])).sum(axis=1)
+    return np.concatenate([runs.astype(np.uint8).ravel(), words.astype("<u2").view(np.uint8)])
 
 
 def _optional(name: str, vector: Floats | None, size: int) -> int | None:

@@ -3,7 +3,7 @@
 A second definition of every architecture, in C++ (`models/native`), over the file's own bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -15,6 +15,7 @@ from kvcache.attention import AttendingCache
 from kvcache.checks import not_finite
 from kvcache.native.structs import Floats, TierMemory, TierStep
 from kvcache.tiers.cpu_step import CpuStep
+from models.gguf.checks import not_finite as not_finite_weights
 from models.gguf.tensor import Tensor
 from models.native import packed
 from models.native.kernels import Kernels, TierSteps
@@ -56,10 +57,15 @@ class CpuMatrix(nn.Module):
 
 
 def hold_in_place(kernels: Kernels) -> HoldMatrix:
-    """Holds one tensor at a time: the kernels need none joined."""
+    """Holds one tensor at a time: the kernels need none joined.
+
+    Raises `GGUFError` for one whose weights are not finite; for that its scales are read.
+    """
 
     def hold(tensors: Sequence[Tensor], bias: mx.array | None, _dtype: mx.Dtype) -> CpuMatrix:
         (tensor,) = tensors
+        if not kernels.are_finite(tensor.data, tensor.type):
+            raise not_finite_weights(tensor)
         return CpuMatrix(kernels, tensor, bias)
 
     return hold
@@ -137,11 +143,21 @@ class CpuBlock(Block):
 
 
 class CpuModel(Model):
-    """`Model` by the CPU kernels, over float32 activations; weights are held in place."""
+    """`Model` by the CPU kernels, over float32 activations; weights are held in place.
 
-    def __init__(self, config: NetworkConfig, weights: Weights, kernels: Kernels) -> None:
+    check: raises where the weights are not what they were, after which nothing that was
+    computed with them counts.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        weights: Weights,
+        kernels: Kernels,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config, weights, partial(CpuBlock, kernels=kernels))
-        self._kernels = kernels
+        self._kernels, self._check = kernels, check
         self._scales = tuple(layer.scale for layer in self.layers)
         self._packed = packed.Layers([layer.packed for layer in self.layers])
 
@@ -152,7 +168,15 @@ class CpuModel(Model):
     def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
         own = [cache for cache in caches if isinstance(cache, _LENDING)]
         out = self._all_at_once(x, own) if len(own) == len(caches) == self._packed.count else None
-        return super().through_layers(x, caches) if out is None else out
+        if out is None:
+            out = super().through_layers(x, caches)
+            self._check()
+        return out
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        found = super().logits(hidden)
+        self._check()
+        return found
 
     def _all_at_once(
         self, x: mx.array, caches: Sequence[TwoTierKVCache | RowsKVCache]
@@ -161,7 +185,7 @@ class CpuModel(Model):
 
         None, with nothing appended, where caches do not lend to kernels. Raises
         CacheError for keys or values that are not finite; the layers before the one
-        that refused them have appended.
+        that refused them have appended. What `check` raises leaves all caches as they were.
         """
         batch, length, _ = x.shape
         found = _lent(caches, (batch, self.config.kv_heads, self.config.head_dim), length)
@@ -172,6 +196,7 @@ class CpuModel(Model):
         first, structs = caches[0], self._structs(steps)
         padding = first.left_padding if isinstance(first, RowsKVCache) else ()
         done = self._kernels.layers(structs, offset, self._packed, memories, out, padding=padding)
+        self._check()
         for cache, each in zip(caches[:done], steps, strict=False):
             cache.commit(each)
         if done < len(caches):

@@ -123,20 +123,29 @@ def _read_merges(
     metadata: Metadata, pieces: dict[str, int], assumed: Assumptions
 ) -> list[tuple[str, str]]:
     """The merges, best first; of a merge listed twice the first counts."""
-    merges: dict[tuple[str, str], None] = {}
     listed = metadata.get_strings(PREFIX + "merges")
-    skipped = []
-    for number, merge in enumerate(listed):
-        cut = merge.find(" ", 1)
-        left, right = merge[:cut], merge[cut + 1 :]
-        if cut > 0 and left in pieces and right in pieces and left + right in pieces:
-            merges.setdefault((left, right))
-        else:
-            skipped.append(number)
+    parts = (merge.partition(" ") for merge in listed)
+    pairs = [(left, right) if left else _after_space(right) for left, _, right in parts]
+    once = dict.fromkeys(pairs)
+    merges = [
+        (left, right)
+        for left, right in once
+        if left in pieces and right in pieces and left + right in pieces
+    ]
+    skipped = list[int]()
+    if len(merges) < len(once):
+        known = set(merges)
+        skipped = [number for number, pair in enumerate(pairs) if pair not in known]
     if skipped:
         assumed.add(
             f"{PREFIX}merges[{skipped[0]}] ({quoted(listed[skipped[0]])})",
             "not two pieces that make a third, it is skipped",
             count=len(skipped),
         )
-    return list(merges)
+    return merges
+
+
+def _after_space(rest: str) -> tuple[str, str]:
+    """The pair whose first piece begins with a space."""
+    left, _, right = rest.partition(" ")
+    return " " + left, right

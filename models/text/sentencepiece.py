@@ -34,8 +34,8 @@ class SentencePieceBPE:
     def __init__(self, vocabulary: Vocabulary, metadata: Metadata, assumed: Assumptions) -> None:
         self.adds_space_prefix = metadata.get_bool(PREFIX + "add_space_prefix", True)
         self._ids = dict(vocabulary.of_type(MERGEABLE))
-        scores = _scores(metadata, vocabulary, assumed)
-        self._costs = {text: -float(scores[index]) for text, index in self._ids.items()}
+        costs = (-_scores(metadata, vocabulary, assumed)).tolist()
+        self._costs = {text: costs[index] for text, index in self._ids.items()}
         self._longest = max(map(len, self._ids), default=0)
         self._bytes = [vocabulary.ids.get(f"<0x{byte:02X}>") for byte in range(256)]
         self._unknown = [] if vocabulary.unknown_id is None else [vocabulary.unknown_id]

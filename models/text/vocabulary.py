@@ -130,6 +130,7 @@ class Vocabulary:
     eos_id: int | None
     unknown_id: int | None
     eog_ids: frozenset[int]
+    not_text: frozenset[int]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -141,7 +142,7 @@ class Vocabulary:
         """
         for index, kind in enumerate(self.types):
             text = self.texts[index]
-            if kind in types and self.ids[text] == index and is_unicode(text):
+            if kind in types and self.ids[text] == index and index not in self.not_text:
                 yield text, index
 
     @classmethod
@@ -151,7 +152,7 @@ class Vocabulary:
         Raises:
             GGUFError: a key is missing or of a wrong type.
         """
-        texts = _texts(metadata, assumed)
+        texts, not_text = _texts(metadata, assumed)
         ids = _ids(texts, assumed)
         types = _types(metadata, texts, assumed)
         special = _special_ids(metadata, len(texts), assumed)
@@ -170,6 +171,7 @@ class Vocabulary:
             eos_id=special["eos"],
             unknown_id=special["unknown"],
             eog_ids=by_text | by_key,
+            not_text=not_text,
         )
 
 
@@ -201,17 +203,22 @@ def tokenizer_model(metadata: Metadata) -> TokenizerModel:
         raise GGUFError(f"{PREFIX}model is {quoted(name)}, supported are: {supported}") from None
 
 
-def _texts(metadata: Metadata, assumed: Assumptions) -> tuple[str, ...]:
+def _texts(metadata: Metadata, assumed: Assumptions) -> tuple[tuple[str, ...], frozenset[int]]:
+    """The texts, and ids of those that are no text."""
     texts = metadata.get_strings(PREFIX + "tokens")
     if not texts:
         raise GGUFError(f"{PREFIX}tokens is empty, expected at least one token")
-    if odd := [index for index, text in enumerate(texts) if not is_unicode(text)]:
+    odd = list[int]()
+    if not is_unicode("".join(texts)):
+        odd = [index for index, text in enumerate(texts) if not is_unicode(text)]
+    if odd:
         assumed.add(
             f"token {odd[0]} ({quoted(text_bytes(texts[odd[0]]))})",
             "not UTF-8, no text becomes this token",
             count=len(odd),
         )
-    return tuple(text or f"[EMPTY_{index}]" for index, text in enumerate(texts))
+    every = tuple(text or f"[EMPTY_{index}]" for index, text in enumerate(texts))
+    return every, frozenset(odd)
 
 
 def _ids(texts: tuple[str, ...], assumed: Assumptions) -> dict[str, int]:

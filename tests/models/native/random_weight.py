@@ -1,12 +1,12 @@
 """Weights to multiply by, and what they stand for."""
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 
 from models.gguf.tensor_types import TensorType
 from models.native.packed import Weight
 from tests.gguf_factory import quantize
+from tests.models.gguf.blocks import Bytes, random_rows, weights_of
 
 Double = npt.NDArray[np.float64]
 
@@ -23,8 +23,14 @@ def random_weight(
 
     Its memory is nowhere aligned and ends with its last row.
     """
-    rng = np.random.default_rng(seed)
-    stored = quantize(rng.normal(size=(rows, columns)).astype(np.float32) * 0.07, kind)
+    stored = _stored(rows, columns, kind, seed)
     data = np.concatenate([np.zeros(1, np.uint8), stored.reshape(-1)])[1:].reshape(stored.shape)
-    exact = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType(int(kind)))
-    return Weight(data, kind=kind, added=added), exact.astype(np.float64)
+    exact = weights_of(kind, stored).astype(np.float64)
+    return Weight(data, kind=kind, added=added), exact
+
+
+def _stored(rows: int, columns: int, kind: TensorType, seed: int) -> Bytes:
+    if kind.block_size > 1:
+        return random_rows(kind, seed, rows=rows, blocks=columns // kind.block_size)
+    weights = np.random.default_rng(seed).normal(size=(rows, columns)) * 0.07
+    return quantize(weights, kind)

@@ -1,0 +1,16 @@
+"""No kernel reads past a weight: the mapping may end there. Wherever it lies, it gives the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from models.gguf.tensor_types import TensorType
+
+
+def test_no_byte_outside_a_weight_is_read(compiled: Path, compiled_network: Path) -> None:
+    libraries = str(compiled), str(compiled_network)
+    names = [kind.name for kind in TensorType]
+    command = [sys.executable, "-m", "tests.models.native.edges", *libraries]
+    done = subprocess.run([*command, *names], capture_output=True, text=True, check=False)
+    said = done.stdout.splitlines()[-1:], done.stderr
+    assert (done.returncode, *said) == (0, ["all well"], "")
