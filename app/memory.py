@@ -16,6 +16,7 @@ import psutil
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, ModelShape, resolve
 from kvcache.config import on_gpu
 from kvcache.gpu.prefill import MOST_TRANSIENT
+from models.gpu.traffic import MOST_DECODED
 
 # What the program itself and its transient arrays take beside weights and cache.
 PROGRAM_BYTES = 400_000_000
@@ -156,7 +157,7 @@ def need_of(config: CacheConfig, model: Dimensions, weights: int) -> Need:
 
 def _prompt_step(model: Dimensions, tokens: int) -> int:
     """Bytes of a step: input and output of a block's parts, a few vectors of each token."""
-    transient = MOST_TRANSIENT if on_gpu() else 0
+    transient = MOST_TRANSIENT + MOST_DECODED if on_gpu() else 0
     return tokens * _FLOAT * (4 * model.hidden + 3 * model.ffn) + transient
 
 

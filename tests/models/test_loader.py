@@ -212,3 +212,29 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(
         os.truncate(path, path.stat().st_size // 2)
         with pytest.raises(GGUFError, match=r"was cut to .* bytes while in use"):
             file.tensor("output_norm.weight")
+
+
+@pytest.mark.parametrize(
+    "kind", [TensorType.F32, TensorType.Q8_0, TensorType.Q4_1], ids=lambda kind: kind.name
+)
+def test_tensors_may_lie_anywhere_and_end_with_the_file(tmp_path: Path, kind: TensorType) -> None:
+    """At multiples of 8 bytes, of a page, and of what is usual: the same numbers to the bit."""
+    found = []
+    for alignment in (8, 32, 4096):
+        path = tmp_path / f"{alignment}.gguf"
+        write_llama(
+            path,
+            config=replace(TINY, width=96, context=128),
+            types=every_matrix(kind),
+            tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab)
+            | {"general.alignment": alignment, "general.description": "x" * 5},
+            seed=4,
+        )
+        with GGUFFile(path) as file:
+            ends = [info.offset + info.nbytes for info in file.tensors.values()]
+            assert (alignment > 8) == all(not info.offset % 32 for info in file.tensors.values())
+        os.truncate(path, max(ends))
+        model = load(path, backend=Backend.CPU).model
+        found.append(np.asarray(model(mx.array([[5, 7, 11]]), model.make_cache())))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[1], found[2])

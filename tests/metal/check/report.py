@@ -20,6 +20,7 @@ from tests.metal.check.rows import (
     CorrectnessRow,
     EncodingRow,
     KernelRow,
+    ProductRow,
     Row,
     TokensRow,
 )
@@ -29,6 +30,7 @@ ROWS: dict[str, type[Row]] = {
     "correctness": CorrectnessRow,
     "bandwidth": BandwidthRow,
     "kernels": KernelRow,
+    "products": ProductRow,
     "attention": AttentionRow,
     "encoding": EncodingRow,
     "tokens": TokensRow,
