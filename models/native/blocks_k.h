@@ -3,133 +3,151 @@
 
 #include <array>
 
-#include "few_rows.h"
+#include "groups.h"
 #include "panels.h"
 
 namespace ember {
 
-// scales[16], 4 bits of scale low and of minimum high; codes[64]; half scale, minimum.
-// Groups of 16: scale * group scale * code - minimum * group minimum.
-template <>
-struct BlockOf<Type::Q2_K> {
-    static constexpr int64_t kColumns = 256, kBytes = 84;
-};
-
-// third bits[32]; low bits[64] of codes; scales[12]; half scale.
-// Groups of 16: scale * (group scale - 32) * (code - 4).
-template <>
-struct BlockOf<Type::Q3_K> {
-    static constexpr int64_t kColumns = 256, kBytes = 110;
-};
-
-// half scale, minimum; scales[12]; nibbles[128].
-// Groups of 32: scale * group scale * code - minimum * group minimum.
-template <>
-struct BlockOf<Type::Q4_K> {
-    static constexpr int64_t kColumns = 256, kBytes = 144;
-};
-
-// half scale, minimum; scales[12]; fifth bits[32]; nibbles[128].
-// Groups of 32: scale * group scale * code - minimum * group minimum.
-template <>
-struct BlockOf<Type::Q5_K> {
-    static constexpr int64_t kColumns = 256, kBytes = 176;
-};
-
-// low nibbles[128]; high bits[64], 2 a weight; scales[16], signed; half scale.
-// Groups of 16: scale * group scale * (code - 32).
-template <>
-struct BlockOf<Type::Q6_K> {
-    static constexpr int64_t kColumns = 256, kBytes = 210;
-};
-
-// Two bits a weight: byte j of the low (high) 32 holds weights j, j + 32, j + 64 and j + 96 of the
-// block's first (second) half, from the lowest bits up. (In the third bits of Q3_K, bit i of byte
-// j belongs to weight j + 32 * i of the block.)
-inline int two_bits(const uint8_t* codes, int at) {
-    return codes[at / 128 * 32 + at % 32] >> at % 128 / 32 * 2 & 3;
+// Scales and minimums of 8 groups, 6 bits each, in 12 bytes: of groups 0 to 3 the low six bits of
+// bytes 0 to 3 and 4 to 7; of group 4 + i the nibbles of byte 8 + i below the two high bits of bytes
+// i and 4 + i.
+inline int wide_scale(const uint8_t* from, int i) {
+    return i < 4 ? from[i] & 63 : (from[4 + i] & 15) | (from[i - 4] >> 6) << 4;
 }
 
-// Nibbles of Q4_K and Q5_K: byte j of each 32 holds weight j of 64 low, weight j + 32 high. (Of
-// the fifth bits of Q5_K, bit i of byte j belongs to weight j + 32 * i.)
-inline int nibble(const uint8_t* nibbles, int at) {
-    return nibbles[at / 64 * 32 + at % 32] >> at % 64 / 32 * 4 & 15;
+inline int wide_minimum(const uint8_t* from, int i) {
+    return i < 4 ? from[4 + i] & 63 : from[4 + i] >> 4 | (from[i] >> 6) << 4;
 }
 
-// Low nibbles of Q6_K: byte j of each 64 holds weight j of 128 low, weight j + 64 high.
-inline int wide_nibble(const uint8_t* nibbles, int at) {
-    return nibbles[at / 128 * 64 + at % 64] >> at % 128 / 64 * 4 & 15;
-}
-
-// 8 scales and 8 minimums of 6 bits in 12 bytes: of groups 0 to 3 the low six bits of bytes 0 to 3
-// and 4 to 7; of group 4 + i the nibbles of byte 8 + i below the two high bits of bytes i and 4 + i.
-struct GroupScales {
-    uint8_t scales[8], minimums[8];
-
-    explicit GroupScales(const uint8_t* from) {
-        for (int i = 0; i < 4; ++i) {
-            scales[i] = from[i] & 63;
-            minimums[i] = from[4 + i] & 63;
-            scales[4 + i] = uint8_t((from[8 + i] & 15) | (from[i] >> 6) << 4);
-            minimums[4 + i] = uint8_t(from[8 + i] >> 4 | (from[4 + i] >> 6) << 4);
-        }
-    }
-};
-
-// 16 scales of 6 bits in 12 bytes: low nibbles of scales i and 8 + i in byte i, above them two bits
-// each in bytes 8 to 11, where byte 8 + i holds those of scales i, 4 + i, 8 + i and 12 + i.
-inline int q3_scale(const uint8_t* from, int i) {
+// 16 scales of 6 bits, less 32, in 12 bytes: low nibbles of scales i and 8 + i in byte i, above them
+// two bits each in bytes 8 to 11, where byte 8 + i holds those of scales i, 4 + i, 8 + i and 12 + i.
+inline int narrow_scale(const uint8_t* from, int i) {
     const int low = from[i % 8] >> i / 8 * 4 & 15;
     return (low | (from[8 + i % 4] >> i / 4 * 2 & 3) << 4) - 32;
 }
 
+// kSize weights of a block from number `first` on; code(i) is the code of weight i.
+template <int kSize, typename Code>
+inline Group<kSize> read_group(float scale, float minimum, int first, const Code& code) {
+    Group<kSize> group;
+    group.scale = scale;
+    group.minimum = minimum;
+    for (int j = 0; j < kSize; ++j) group.codes[j] = int8_t(code(first + j));
+    return group;
+}
+
+// scales[16], 4 bits of scale low and of minimum high; codes[64], 2 bits; half scale, minimum.
+// Byte j of the codes' first (second) 32 holds weights j, j + 32, j + 64 and j + 96 of the block's
+// first (second) half, from the lowest bits up.
+// Groups of 16: scale * group scale * code - minimum * group minimum.
+template <>
+struct BlockOf<Type::Q2_K> {
+    static constexpr int64_t kColumns = 256, kBytes = 84;
+
+    static Group<16> group(const uint8_t* block, int i) {
+        return read_group<16>(read_half(block + 80) * float(block[i] & 15),
+                              -read_half(block + 82) * float(block[i] >> 4), 16 * i,
+                              [&](int at) { return two_bits(block + 16, at); });
+    }
+
+    static int two_bits(const uint8_t* codes, int at) {
+        return codes[at / 128 * 32 + at % 32] >> at % 128 / 32 * 2 & 3;
+    }
+};
+
+// third bits[32]; low bits[64] of codes, as Q2_K's; scales[12], see narrow_scale; half scale.
+// Bit i of byte j of the third bits belongs to weight j + 32 * i.
+// Groups of 16: scale * group scale * (code - 4).
+template <>
+struct BlockOf<Type::Q3_K> {
+    static constexpr int64_t kColumns = 256, kBytes = 110;
+
+    static Group<16> group(const uint8_t* block, int i) {
+        const auto code = [&](int at) {
+            const int third = block[at % 32] >> at / 32 & 1;
+            return BlockOf<Type::Q2_K>::two_bits(block + 32, at) + 4 * third - 4;
+        };
+        const float scale = read_half(block + 108) * float(narrow_scale(block + 96, i));
+        return read_group<16>(scale, 0, 16 * i, code);
+    }
+};
+
+// half scale, minimum; scales[12], see wide_scale; nibbles[128].
+// Byte j of each 32 nibbles holds weight j of 64 low, weight j + 32 high.
+// Groups of 32: scale * group scale * code - minimum * group minimum.
+template <>
+struct BlockOf<Type::Q4_K> {
+    static constexpr int64_t kColumns = 256, kBytes = 144;
+
+    static Group<> group(const uint8_t* block, int i) {
+        return read_group<32>(read_half(block) * float(wide_scale(block + 4, i)),
+                              -read_half(block + 2) * float(wide_minimum(block + 4, i)), 32 * i,
+                              [&](int at) { return nibble(block + 16, at); });
+    }
+
+    static int nibble(const uint8_t* nibbles, int at) {
+        return nibbles[at / 64 * 32 + at % 32] >> at % 64 / 32 * 4 & 15;
+    }
+};
+
+// half scale, minimum; scales[12]; fifth bits[32]; nibbles[128], as Q4_K's.
+// Bit i of byte j of the fifth bits belongs to weight j + 32 * i.
+// Groups of 32: scale * group scale * code - minimum * group minimum.
+template <>
+struct BlockOf<Type::Q5_K> {
+    static constexpr int64_t kColumns = 256, kBytes = 176;
+
+    static Group<> group(const uint8_t* block, int i) {
+        const auto code = [&](int at) {
+            const int fifth = block[16 + at % 32] >> at / 32 & 1;
+            return BlockOf<Type::Q4_K>::nibble(block + 48, at) | fifth << 4;
+        };
+        return read_group<32>(read_half(block) * float(wide_scale(block + 4, i)),
+                              -read_half(block + 2) * float(wide_minimum(block + 4, i)), 32 * i,
+                              code);
+    }
+};
+
+// low nibbles[128]; high bits[64], as Q2_K's codes; scales[16], signed; half scale.
+// Byte j of each 64 nibbles holds weight j of 128 low, weight j + 64 high.
+// Groups of 16: scale * group scale * (code - 32).
+template <>
+struct BlockOf<Type::Q6_K> {
+    static constexpr int64_t kColumns = 256, kBytes = 210;
+
+    static Group<16> group(const uint8_t* block, int i) {
+        const auto code = [&](int at) {
+            const int low = block[at / 128 * 64 + at % 64] >> at % 128 / 64 * 4 & 15;
+            return (low | BlockOf<Type::Q2_K>::two_bits(block + 128, at) << 4) - 32;
+        };
+        const float scale = read_half(block + 208) * float(int8_t(block[192 + i]));
+        return read_group<16>(scale, 0, 16 * i, code);
+    }
+};
+
 template <>
 inline void decode_block<Type::Q2_K>(const uint8_t* block, float* out) {
-    const float scale = read_half(block + 80), minimum = read_half(block + 82);
-    for (int i = 0; i < 256; ++i) {
-        const int group = block[i / 16];
-        out[i] = scale * float(group & 15) * float(two_bits(block + 16, i)) -
-                 minimum * float(group >> 4);
-    }
+    decode_groups<Type::Q2_K>(block, out);
 }
 
 template <>
 inline void decode_block<Type::Q3_K>(const uint8_t* block, float* out) {
-    const float scale = read_half(block + 108);
-    for (int i = 0; i < 256; ++i) {
-        const int third = block[i % 32] >> i / 32 & 1;
-        const int code = two_bits(block + 32, i) + 4 * third - 4;
-        out[i] = scale * float(q3_scale(block + 96, i / 16)) * float(code);
-    }
+    decode_groups<Type::Q3_K>(block, out);
 }
 
 template <>
 inline void decode_block<Type::Q4_K>(const uint8_t* block, float* out) {
-    const float scale = read_half(block), minimum = read_half(block + 2);
-    const GroupScales groups(block + 4);
-    for (int i = 0; i < 256; ++i)
-        out[i] = scale * float(groups.scales[i / 32]) * float(nibble(block + 16, i)) -
-                 minimum * float(groups.minimums[i / 32]);
+    decode_groups<Type::Q4_K>(block, out);
 }
 
 template <>
 inline void decode_block<Type::Q5_K>(const uint8_t* block, float* out) {
-    const float scale = read_half(block), minimum = read_half(block + 2);
-    const GroupScales groups(block + 4);
-    for (int i = 0; i < 256; ++i) {
-        const int code = nibble(block + 48, i) | (block[16 + i % 32] >> i / 32 & 1) << 4;
-        out[i] = scale * float(groups.scales[i / 32]) * float(code) -
-                 minimum * float(groups.minimums[i / 32]);
-    }
+    decode_groups<Type::Q5_K>(block, out);
 }
 
 template <>
 inline void decode_block<Type::Q6_K>(const uint8_t* block, float* out) {
-    const float scale = read_half(block + 208);
-    for (int i = 0; i < 256; ++i) {
-        const int code = wide_nibble(block, i) | two_bits(block + 128, i) << 4;
-        out[i] = scale * float(int8_t(block[192 + i / 16])) * float(code - 32);
-    }
+    decode_groups<Type::Q6_K>(block, out);
 }
 
 #ifdef EMBER_VNNI
@@ -182,7 +200,7 @@ struct WideGroups {
 
     static Factors factors(const uint8_t* block) {
         const __m128i raw = load_sixteen(block);
-        // The words of groups 0 to 3 and 4 to 7, of scales and of minimums: see GroupScales.
+        // The words of groups 0 to 3 and 4 to 7, of scales and of minimums: see wide_scale.
         const __m128i low = _mm_shuffle_epi8(
             raw, _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
         const __m128i high = _mm_shuffle_epi8(
@@ -332,7 +350,7 @@ struct Reader<Type::Q3_K> : NarrowGroups {
     static constexpr Form kForm = Form::Quarters;
 
     static Factors factors(const uint8_t* block) {
-        // The block ends with 12 bytes of scales and its own; see q3_scale.
+        // The block ends with 12 bytes of scales and its own; see narrow_scale.
         const __m128i raw = load_sixteen(block + 94);
         const __m128i low = _mm_shuffle_epi8(
             raw, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
@@ -455,19 +473,20 @@ inline __m512i scaled(__m512i codes, int first, int second) {
 
 struct WideRow {
     const uint8_t* block;
-    GroupScales groups;
 
-    explicit WideRow(const uint8_t* from) : block(from), groups(from + 4) {}
+    explicit WideRow(const uint8_t* from) : block(from) {}
 
     float scale(int) const { return read_half(block); }
-    float minimum(int i) const { return read_half(block + 2) * float(groups.minimums[i]); }
+    float minimum(int i) const {
+        return read_half(block + 2) * float(wide_minimum(block + 4, i));
+    }
 
     __m256i nibbles(const uint8_t* from, int g) const {
         return bits(load_32(from + 32 * (g / 2)), 4 * (g % 2), 15);
     }
     __m512i times_scale(__m256i codes, int g) const {
         return _mm512_mullo_epi16(_mm512_cvtepu8_epi16(codes),
-                                  _mm512_set1_epi16(groups.scales[g]));
+                                  _mm512_set1_epi16(int16_t(wide_scale(block + 4, g))));
     }
 };
 
@@ -535,8 +554,8 @@ struct PanelRow<Type::Q3_K> {
         const __m256i low = bits(load_32(block + 32 + 32 * (g / 4)), 2 * (g % 4), 3);
         const __m256i third = _mm256_slli_epi16(bits(load_32(block), g, 1), 2);
         const __m512i whole = _mm512_cvtepu8_epi16(_mm256_or_si256(low, third));
-        return scaled(_mm512_sub_epi16(whole, _mm512_set1_epi16(4)), q3_scale(block + 96, 2 * g),
-                      q3_scale(block + 96, 2 * g + 1));
+        return scaled(_mm512_sub_epi16(whole, _mm512_set1_epi16(4)), narrow_scale(block + 96, 2 * g),
+                      narrow_scale(block + 96, 2 * g + 1));
     }
 };
 

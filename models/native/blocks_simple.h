@@ -1,21 +1,16 @@
 // Blocks of 32 weights with one scale, and IQ4_XS, which has eight of them.
 #pragma once
 
+#include "groups.h"
 #include "lanes.h"
 
 namespace ember {
 
-// 32 weights: scale * code + minimum.
-struct Group {
-    int8_t codes[kXGroup];
-    float scale, minimum;
-};
-
 // Nibbles: byte j holds weight j low and weight j + 16 high. Of fifth bits, bit j belongs to weight
 // j. code(nibble, j) is the code of weight j.
 template <typename Code>
-inline Group read_nibbles(float scale, float minimum, const uint8_t* nibbles, const Code& code) {
-    Group group;
+inline Group<> read_nibbles(float scale, float minimum, const uint8_t* nibbles, const Code& code) {
+    Group<> group;
     group.scale = scale;
     group.minimum = minimum;
     for (int j = 0; j < 16; ++j) {
@@ -47,7 +42,7 @@ template <>
 struct BlockOf<Type::Q4_0> {
     static constexpr int64_t kColumns = 32, kBytes = 18;
 
-    static Group group(const uint8_t* block, int) {
+    static Group<> group(const uint8_t* block, int) {
         return read_nibbles(read_half(block), 0, block + 2, [](int code, int) { return code - 8; });
     }
 };
@@ -57,7 +52,7 @@ template <>
 struct BlockOf<Type::Q4_1> {
     static constexpr int64_t kColumns = 32, kBytes = 20;
 
-    static Group group(const uint8_t* block, int) {
+    static Group<> group(const uint8_t* block, int) {
         return read_nibbles(read_half(block), read_half(block + 2), block + 4,
                             [](int code, int) { return code; });
     }
@@ -68,7 +63,7 @@ template <>
 struct BlockOf<Type::Q5_0> {
     static constexpr int64_t kColumns = 32, kBytes = 22;
 
-    static Group group(const uint8_t* block, int) {
+    static Group<> group(const uint8_t* block, int) {
         const uint32_t fifth = read<uint32_t>(block + 2);
         return read_nibbles(read_half(block), 0, block + 6, [&](int code, int j) {
             return with_fifth(code, fifth, j) - 16;
@@ -81,7 +76,7 @@ template <>
 struct BlockOf<Type::Q5_1> {
     static constexpr int64_t kColumns = 32, kBytes = 24;
 
-    static Group group(const uint8_t* block, int) {
+    static Group<> group(const uint8_t* block, int) {
         const uint32_t fifth = read<uint32_t>(block + 4);
         return read_nibbles(read_half(block), read_half(block + 2), block + 8,
                             [&](int code, int j) { return with_fifth(code, fifth, j); });
@@ -93,8 +88,8 @@ template <>
 struct BlockOf<Type::Q8_0> {
     static constexpr int64_t kColumns = 32, kBytes = 34;
 
-    static Group group(const uint8_t* block, int) {
-        Group group{{}, read_half(block), 0};
+    static Group<> group(const uint8_t* block, int) {
+        Group<> group{{}, read_half(block), 0};
         std::memcpy(group.codes, block + 2, sizeof group.codes);
         return group;
     }
@@ -105,7 +100,7 @@ template <>
 struct BlockOf<Type::IQ4_NL> {
     static constexpr int64_t kColumns = 32, kBytes = 18;
 
-    static Group group(const uint8_t* block, int) {
+    static Group<> group(const uint8_t* block, int) {
         return read_nibbles(read_half(block), 0, block + 2,
                             [](int code, int) { return kIQ4Values[code]; });
     }
@@ -117,7 +112,7 @@ template <>
 struct BlockOf<Type::IQ4_XS> {
     static constexpr int64_t kColumns = 256, kBytes = 136;
 
-    static Group group(const uint8_t* block, int i) {
+    static Group<> group(const uint8_t* block, int i) {
         const int high = read<uint16_t>(block + 2) >> 2 * i & 3;
         const int low = block[4 + i / 2] >> 4 * (i & 1) & 15;
         return read_nibbles(read_half(block) * float((low | high << 4) - 32), 0,
@@ -130,20 +125,11 @@ template <>
 struct BlockOf<Type::MXFP4> {
     static constexpr int64_t kColumns = 32, kBytes = 17;
 
-    static Group group(const uint8_t* block, int) {
+    static Group<> group(const uint8_t* block, int) {
         return read_nibbles(half_power(block[0]), 0, block + 1,
                             [](int code, int) { return kFP4Values[code]; });
     }
 };
-
-template <Type kType>
-inline void decode_groups(const uint8_t* block, float* out) {
-    for (int i = 0; i < BlockOf<kType>::kColumns / kXGroup; ++i, out += kXGroup) {
-        const Group group = BlockOf<kType>::group(block, i);
-        for (int j = 0; j < kXGroup; ++j)
-            out[j] = group.scale * float(group.codes[j]) + group.minimum;
-    }
-}
 
 template <>
 inline void decode_block<Type::Q4_0>(const uint8_t* block, float* out) {
@@ -371,34 +357,6 @@ template <Type kType>
     requires requires { LanesOf<kType>::kAtOnce; }
 struct PanelOf<kType> {
     using Panel = LanePanel;
-};
-
-#else
-
-// 32 columns at a time, in loops that compilers turn into 16-bit products.
-template <Type kType>
-    requires requires { &BlockOf<kType>::group; }
-struct FewRows<kType> : RowByRow<FewRows<kType>> {
-    static constexpr Form kForm = Form::Codes;
-    static constexpr int at_once(int) { return 1; }
-
-    template <int M, int R>
-    static void dot(const Weight& w, int64_t row, const Activation* x, float* out) {
-        static_assert(R == 1);
-        constexpr int kGroups = BlockOf<kType>::kColumns / kXGroup;
-        const uint8_t* block = w.row(row);
-        std::fill_n(out, M, 0.0f);
-        for (int64_t g = 0; g < w.columns / kXGroup; ++g) {
-            const Group group = BlockOf<kType>::group(block, int(g % kGroups));
-            if ((g + 1) % kGroups == 0) block += BlockOf<kType>::kBytes;
-            for (int m = 0; m < M; ++m) {
-                const int16_t* codes = x[m].codes + g * kXGroup;
-                int sum = 0;
-                for (int j = 0; j < kXGroup; ++j) sum += int16_t(group.codes[j]) * codes[j];
-                out[m] += group.scale * x[m].scales[g] * float(sum) + group.minimum * x[m].sums[g];
-            }
-        }
-    }
 };
 
 #endif

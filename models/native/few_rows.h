@@ -68,34 +68,32 @@ template <int M, int R, typename Load>
 // activation rows meet together.
 template <typename Rows>
 struct RowByRow {
+    // Four, two and one at a time; all but the first find the weights in the cache.
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
                          int64_t count, Block& out) {
-        switch (rows) {
-            case 1: return multiply_rows<1>(w, x, first, count, out);
-            case 2: return multiply_rows<2>(w, x, first, count, out);
-            case 3: return multiply_rows<3>(w, x, first, count, out);
-            case 4: return multiply_rows<4>(w, x, first, count, out);
-            case 5: return multiply_rows<5>(w, x, first, count, out);
-            case 6: return multiply_rows<6>(w, x, first, count, out);
-            case 7: return multiply_rows<7>(w, x, first, count, out);
-            default: return multiply_rows<8>(w, x, first, count, out);
+        int m = 0;
+        for (; m + 4 <= rows; m += 4) multiply_rows<4>(w, x + m, first, count, out.values + m);
+        if (rows - m >= 2) {
+            multiply_rows<2>(w, x + m, first, count, out.values + m);
+            m += 2;
         }
+        if (rows > m) multiply_rows<1>(w, x + m, first, count, out.values + m);
     }
 
   private:
     template <int M>
     static void multiply_rows(const Weight& w, const Activation* x, int64_t first, int64_t count,
-                              Block& out) {
+                              float (*out)[kBlock]) {
         constexpr int R = Rows::at_once(M);
         int64_t n = 0;
         float some[M * R];
         for (; n + R <= count; n += R) {
             Rows::template dot<M, R>(w, first + n, x, some);
-            for (int m = 0; m < M; ++m) std::copy_n(some + m * R, R, out.values[m] + n);
+            for (int m = 0; m < M; ++m) std::copy_n(some + m * R, R, out[m] + n);
         }
         for (; n < count; ++n)
             for (int m = 0; m < M; ++m)
-                Rows::template dot<1, 1>(w, first + n, x + m, out.values[m] + n);
+                Rows::template dot<1, 1>(w, first + n, x + m, out[m] + n);
     }
 };
 
