@@ -9,12 +9,13 @@ memory   | codes 0 | codes 1 | ...      | scales 0 | scales 1 | ...      | d 0 |
 
 So every part begins where loads of a GPU want it, whatever a block's size, and a simdgroup's
 loads touch lines that it needs all of. This module knows the parts' sizes, not what a bit of them
-means: see `kernels/blocks.h`, which draws each type's codes.
+means: the headers in `kernels/` draw each type's codes.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cache
 from itertools import accumulate
 
 import mlx.core as mx
@@ -31,11 +32,12 @@ class Plane(IntEnum):
 
     CODES = 0
     HIGH = 1  # bits of codes above those in CODES
-    SCALES = 2  # of parts of a block
-    WHOLE = 3  # of whole blocks
+    SIGNS = 2
+    SCALES = 3  # of parts of a block
+    WHOLE = 4  # of whole blocks
 
 
-_CODES, _HIGH, _SCALES, _WHOLE = Plane
+_CODES, _HIGH, _SIGNS, _SCALES, _WHOLE = Plane
 # The parts of a block as they follow each other in the file, with their bytes.
 _PARTS: dict[TensorType, tuple[tuple[Plane, int], ...]] = {
     TensorType.Q4_0: ((_WHOLE, 2), (_CODES, 16)),
@@ -51,9 +53,29 @@ _PARTS: dict[TensorType, tuple[tuple[Plane, int], ...]] = {
     TensorType.IQ4_NL: ((_WHOLE, 2), (_CODES, 16)),
     TensorType.MXFP4: ((_WHOLE, 1), (_CODES, 16)),
     TensorType.IQ4_XS: ((_SCALES, 8), (_CODES, 128)),
+    TensorType.IQ2_XXS: ((_WHOLE, 2), (_CODES, 64)),
+    TensorType.IQ2_XS: ((_WHOLE, 2), (_CODES, 64), (_SCALES, 8)),
+    TensorType.IQ2_S: ((_WHOLE, 2), (_CODES, 32), (_SIGNS, 32), (_HIGH, 8), (_SCALES, 8)),
+    TensorType.IQ3_XXS: ((_WHOLE, 2), (_CODES, 64), (_SIGNS, 32)),
+    TensorType.IQ3_S: ((_WHOLE, 2), (_CODES, 64), (_HIGH, 8), (_SIGNS, 32), (_SCALES, 4)),
 }
+# The header that draws a type's codes.
+_BY_HEADER = {
+    "blocks_32.h": (
+        *(TensorType.Q4_0, TensorType.Q4_1, TensorType.Q5_0, TensorType.Q5_1, TensorType.Q8_0),
+    ),
+    "blocks_256.h": (TensorType.Q4_K, TensorType.Q5_K, TensorType.Q6_K),
+    "two_bits.h": (TensorType.Q2_K, TensorType.Q3_K),
+    "levels.h": (TensorType.IQ4_NL, TensorType.IQ4_XS, TensorType.MXFP4),
+    "grids.h": (
+        *(TensorType.IQ2_XXS, TensorType.IQ2_XS, TensorType.IQ2_S),
+        *(TensorType.IQ3_XXS, TensorType.IQ3_S),
+    ),
+    "floats.h": (TensorType.F32, TensorType.F16, TensorType.BF16),
+}
+_BY_GRID = _BY_HEADER["grids.h"]
 # Types that the kernels read.
-READ = frozenset({*_PARTS, TensorType.F32, TensorType.F16, TensorType.BF16})
+READ = frozenset(kind for kinds in _BY_HEADER.values() for kind in kinds)
 _ALIGNMENT = 16  # bytes, of planes and of the rows of unencoded numbers
 _EVEN = 8  # columns of unencoded numbers: rows of 16-bit activations are aligned with them
 
@@ -67,15 +89,23 @@ class Argument(IntEnum):
     FIRST_BLOCK = 3  # of the first row
     CODES = 4  # where each plane begins, in words
     HIGH = 5
-    SCALES = 6
-    WHOLE = 7
-    INPUTS = 8  # rows of x, or rows that are looked up
-    FACTOR = 9  # of rows that are looked up; the bits of a float32
+    SIGNS = 6
+    SCALES = 7
+    WHOLE = 8
+    GRID = 9
+    INPUTS = 10  # rows of x, or rows that are looked up
+    FACTOR = 11  # of rows that are looked up; the bits of a float32
 
 
 MACROS: tuple[tuple[str, str | int], ...] = tuple(
     (f"ARG_{argument.name}", argument.value) for argument in Argument
 )
+
+
+def headers_of(kind: TensorType) -> tuple[str, ...]:
+    """The headers that a kernel over blocks of a type needs: no more, as MLX reads them all."""
+    own = next(header for header, kinds in _BY_HEADER.items() if kind in kinds)
+    return ("packing.h", "blocks.h", own)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,9 +126,12 @@ class Blocks:
     def empty(cls, kind: TensorType, *, rows: int, columns: int) -> "Blocks":
         """Room for `rows` rows, to be written."""
         made = cls(type=kind, columns=columns, all_rows=rows, words=mx.zeros(1), row=0, rows=rows)
-        words = mx.zeros(made._ends[-1] // 4, mx.uint32)
+        grid = _grid(kind)
+        words = mx.zeros((made._ends[-1] + grid.nbytes) // 4, mx.uint32)
         mx.eval(words)
-        return replace(made, words=words)
+        made = replace(made, words=words)
+        made._memory[made._ends[-1] :] = grid.view(np.uint8)
+        return made
 
     def part(self, start: int, stop: int) -> "Blocks":
         """Rows [start, stop) of these, in the same memory."""
@@ -109,7 +142,7 @@ class Blocks:
 
         Nothing may be computing with them.
         """
-        memory = np.array(self.words, copy=False).view(np.uint8)
+        memory = self._memory
         first = self.row + start
         if self.type not in _PARTS:
             rows = memory.reshape(self.all_rows, self.row_bytes)
@@ -147,11 +180,15 @@ class Blocks:
 
     def arguments(self, inputs: int = 0, factor: int = 0) -> mx.array:
         """int32: the number for each `Argument`; inputs, factor: the last ones."""
-        ends = self._ends
         in_row = self.blocks_in_row
-        starts = (at // 4 for at in ends[:-1])
+        starts = (at // 4 for at in self._ends)
         matrix = (self.rows, self.held_columns, in_row, self.row * in_row)
         return mx.array((*matrix, *starts, inputs, factor), mx.int32)
+
+    @property
+    def _memory(self) -> npt.NDArray[np.uint8]:
+        """Of MLX's array, to write to."""
+        return np.array(self.words, copy=False).view(np.uint8)
 
     @property
     def _block(self) -> np.dtype[np.void]:
@@ -167,7 +204,7 @@ class Blocks:
 
     @property
     def _ends(self) -> tuple[int, ...]:
-        """Where each plane begins, and, last, where all of them end, in bytes."""
+        """Where each plane begins, and, last, where the grid does, in bytes."""
         sizes = (self._plane_bytes(plane) for plane in Plane)
         padded = (-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)
         return tuple(accumulate(padded, initial=0))
@@ -184,3 +221,23 @@ class Blocks:
             start, size = self._ends[plane], self._plane_bytes(plane)
             part = self._block[name]
             yield name, memory[start : start + size].view(part)
+
+
+@cache
+def _grid(kind: TensorType) -> npt.NDArray[np.uint16]:
+    """A word for each run of magnitudes: their levels, 2 or 4 bits each, the first lowest.
+
+    Nothing where codes are no numbers of runs.
+    """
+    if kind not in _BY_GRID:
+        return np.zeros(0, np.uint16)
+    # A quarter of a second to import.
+    from gguf import quants
+
+    table = getattr(quants, kind.name)
+    table.init_grid()
+    runs = table.grid.reshape(table.grid_shape)
+    levels = np.searchsorted(table.grid_map, runs)
+    each = 16 // runs.shape[1]
+    words: npt.NDArray[np.uint16] = (levels << np.arange(runs.shape[1]) * each).sum(axis=1)
+    return words.astype(np.uint16)

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from kvcache.gpu.kernel import LEAST_SIZE, Call, Kernel, Launcher, in_device_memory
 from models.gguf.tensor_types import TensorType
-from models.gpu.blocks import MACROS, Blocks
+from models.gpu.blocks import MACROS, Blocks, headers_of
 
 FOLDER = Path(__file__).parent / "kernels"
 MOST_INPUTS = 8  # rows of x that the kernel takes
@@ -71,7 +71,7 @@ def kernel(kind: TensorType) -> Kernel:
         folder=FOLDER,
         inputs=("x", "blocks", "args", "added"),
         outputs=("y",),
-        headers=("packing.h", "blocks.h"),
+        headers=headers_of(kind),
         macros=(*MACROS, ("TYPE", kind.name)),
     )
 

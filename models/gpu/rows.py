@@ -8,7 +8,7 @@ import mlx.core as mx
 from kvcache.gpu.arguments import float_bits
 from kvcache.gpu.kernel import Call, Kernel, Launcher
 from models.gguf.tensor_types import TensorType
-from models.gpu.blocks import MACROS, Blocks
+from models.gpu.blocks import MACROS, Blocks, headers_of
 
 FOLDER = Path(__file__).parent / "kernels"
 _SIMDGROUPS = 4  # of a threadgroup
@@ -96,6 +96,6 @@ def kernel(kind: TensorType) -> Kernel:
         folder=FOLDER,
         inputs=("ids", "blocks", "args"),
         outputs=("out",),
-        headers=("packing.h", "blocks.h", "numbers.h"),
+        headers=(*headers_of(kind), "numbers.h"),
         macros=(*MACROS, ("TYPE", kind.name)),
     )

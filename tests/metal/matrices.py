@@ -8,6 +8,13 @@ from models.gguf.tensor_types import TensorType
 from models.gpu.blocks import Blocks
 from tests.models.gguf.blocks import UNQUANTIZED, Bytes, random_rows, weights_of
 
+GRIDS_ON_GPU = (
+    TensorType.IQ2_XXS,
+    TensorType.IQ2_XS,
+    TensorType.IQ2_S,
+    TensorType.IQ3_XXS,
+    TensorType.IQ3_S,
+)
 BLOCKS_ON_GPU = (
     TensorType.Q4_0,
     TensorType.Q4_1,
@@ -22,6 +29,7 @@ BLOCKS_ON_GPU = (
     TensorType.IQ4_NL,
     TensorType.IQ4_XS,
     TensorType.MXFP4,
+    *GRIDS_ON_GPU,
 )
 ON_GPU = (*BLOCKS_ON_GPU, *UNQUANTIZED)
 

@@ -28,13 +28,14 @@ from tests.metal.build import Mode, RefusedTextError
 from tests.metal.emulator import Emulator, KernelFaultError, Order
 from tests.metal.encoding import EncodeCase, unlike
 from tests.metal.lookups import LookupCase
-from tests.metal.matrices import ON_GPU
+from tests.metal.matrices import GRIDS_ON_GPU
 from tests.metal.products import ProductCase, columns_of, excess
 from tests.metal.samples import Case, Sample, make, tolerance
 
 Tried = Case | EncodeCase | ProductCase | LookupCase
 ENCODING = ("encode.metal", "leaving.h", "encoders.h", "encode_kvarn.h")
-PRODUCTS = ("product.metal", "blocks.h")
+DECODERS = ("blocks_32.h", "blocks_256.h", "two_bits.h", "levels.h", "grids.h", "floats.h")
+PRODUCTS = ("product.metal", "blocks.h", *DECODERS)
 LOOKUPS = ("rows.metal", "numbers.h")
 BODIES = (
     "cold.metal",
@@ -250,7 +251,7 @@ _PRODUCTS_BY_STRUCTURE = {
         kind.name: _products(kind)
         for kind in (
             *(TensorType.Q8_0, TensorType.Q6_K, TensorType.IQ4_XS),
-            *(TensorType.Q2_K, TensorType.Q3_K),
+            *(TensorType.Q2_K, TensorType.Q3_K, *GRIDS_ON_GPU),
         )
     },
 }
@@ -264,6 +265,17 @@ _LOOKUPS = (
     LookupCase(ids=(-1, 7, 1 << 30, -(1 << 31), 3, 0, 6, 7, 8), first=1, last=5, factor=-3.5),
     LookupCase(kind=TensorType.Q6_K, ids=(2,), columns=256, dtype=mx.float16, factor=0.5),
 )
+
+# Types that use what all share in each way that there is.
+_EACH_WAY = (
+    *(TensorType.Q3_K, TensorType.Q6_K, TensorType.Q5_1, TensorType.Q2_K, TensorType.MXFP4),
+    *(TensorType.IQ2_S, TensorType.F16, TensorType.F32),
+)
+# Of what stands before the first structure of a file.
+_BEFORE_STRUCTURES = {
+    "grids.h": _products(*GRIDS_ON_GPU),
+    "levels.h": _products(TensorType.MXFP4, TensorType.IQ4_XS),
+}
 
 
 def text_of(file: str) -> str:
@@ -307,8 +319,10 @@ class Mutant:
         if self.file in LOOKUPS:
             return _LOOKUPS
         if self.file == "blocks.h":
+            return _products(*_EACH_WAY)
+        if self.file in DECODERS:
             of_one = [each for each in structures if each in _PRODUCTS_BY_STRUCTURE]
-            return _PRODUCTS_BY_STRUCTURE[of_one[-1]] if of_one else _products(*ON_GPU)
+            return _PRODUCTS_BY_STRUCTURE[of_one[-1]] if of_one else _BEFORE_STRUCTURES[self.file]
         if self.file in ENCODING:
             known = [each for each in structures if each in _ENCODING_BY_STRUCTURE]
             return _ENCODING_BY_STRUCTURE[known[-1]] if known else _ENCODING
