@@ -15,13 +15,13 @@ means: the headers in `kernels/` draw each type's codes.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import cache
 from itertools import accumulate
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from models.gguf.grids import grid_of
 from models.gguf.tensor_types import TensorType
 
 PIECE = 1 << 18  # bytes that are regrouped at a time, so that the parts find them in the cache
@@ -73,7 +73,6 @@ _BY_HEADER = {
     ),
     "floats.h": (TensorType.F32, TensorType.F16, TensorType.BF16),
 }
-_BY_GRID = _BY_HEADER["grids.h"]
 _ALIGNMENT = 16  # bytes, of planes and of the rows of unencoded numbers
 _EVEN = 8  # columns of unencoded numbers: rows of 16-bit activations are aligned with them
 
@@ -123,7 +122,8 @@ class Blocks:
     def empty(cls, kind: TensorType, *, rows: int, columns: int) -> "Blocks":
         """Room for `rows` rows, to be written."""
         made = cls(type=kind, columns=columns, all_rows=rows, words=mx.zeros(1), row=0, rows=rows)
-        grid = _grid(kind)
+        found = grid_of(kind)
+        grid = np.zeros(0, np.uint16) if found is None else found.words
         words = mx.zeros((made._ends[-1] + grid.nbytes) // 4, mx.uint32)
         mx.eval(words)
         made = replace(made, words=words)
@@ -218,23 +218,3 @@ class Blocks:
             start, size = self._ends[plane], self._plane_bytes(plane)
             part = self._block[name]
             yield name, memory[start : start + size].view(part)
-
-
-@cache
-def _grid(kind: TensorType) -> npt.NDArray[np.uint16]:
-    """A word for each run of magnitudes: their levels, 2 or 4 bits each, the first lowest.
-
-    Nothing where codes are no numbers of runs.
-    """
-    if kind not in _BY_GRID:
-        return np.zeros(0, np.uint16)
-    # A quarter of a second to import.
-    from gguf import quants
-
-    table = getattr(quants, kind.name)
-    table.init_grid()
-    runs = table.grid.reshape(table.grid_shape)
-    levels = np.searchsorted(table.grid_map, runs)
-    each = 16 // runs.shape[1]
-    words: npt.NDArray[np.uint16] = (levels << np.arange(runs.shape[1]) * each).sum(axis=1)
-    return words.astype(np.uint16)
