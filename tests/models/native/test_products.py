@@ -86,6 +86,15 @@ def test_many_rows_cross_blocks(kernels: Kernels, kind: TensorType) -> None:
     _assert_exact(kernels.linear(x, weight), x, exact)
 
 
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_weights_of_few_rows(kernels: Kernels, kind: TensorType) -> None:
+    for weight_rows in (1, 15, 17, 33):
+        weight, exact = random_weight(weight_rows, 256, kind)
+        for rows in (1, 3, 6, 193):
+            x = _activations(rows, 256)
+            _assert_exact(kernels.linear(x, weight), x, exact)
+
+
 @pytest.mark.parametrize("rows", [2, 13])
 def test_extremes_stay_finite(kernels: Kernels, rows: int) -> None:
     weight, exact = random_weight(33, 96, Q8_0)
