@@ -98,10 +98,11 @@ def test_weights_of_few_rows(kernels: Kernels, kind: TensorType) -> None:
             _assert_exact(kernels.linear(x, weight), x, exact)
 
 
+@pytest.mark.parametrize("columns", [96, 608])
 @pytest.mark.parametrize("rows", [2, 13])
-def test_extremes_stay_finite(kernels: Kernels, rows: int) -> None:
-    weight, exact = random_weight(33, 96, Q8_0)
-    x = _activations(rows, 96)
+def test_extremes_stay_finite(kernels: Kernels, rows: int, columns: int) -> None:
+    weight, exact = random_weight(33, columns, Q8_0)
+    x = _activations(rows, columns)
     x[0] = 0
     assert (kernels.linear(x, weight)[0] == 0).all()
     for factor in (1e-25, 1e30):
@@ -174,18 +175,22 @@ def test_feed_forward(kernels: Kernels, normed: str, gelu: bool, rows: int) -> N
     _assert_close(kernels.feed_forward(x, weights) - x, want)
 
 
+@pytest.mark.parametrize("columns", [96, 608])
 @pytest.mark.parametrize("rows", [1, 13])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_is_not_hidden(kernels: Kernels, rows: int, bad: float) -> None:
-    weight, _ = random_weight(33, 96, Q4_1)
-    x = _activations(rows, 96)
+def test_what_is_not_finite_is_not_hidden(
+    kernels: Kernels, rows: int, bad: float, columns: int
+) -> None:
+    weight, _ = random_weight(33, columns, Q4_1)
+    x = _activations(rows, columns)
     x[-1, 40] = bad
     assert not np.isfinite(kernels.linear(x, weight)[-1]).any()
 
 
-def test_tiny_activations_vanish(kernels: Kernels) -> None:
-    weight, _ = random_weight(33, 96, Q4_1)
-    tiny = np.full((1, 96), 1e-40, np.float32)
+@pytest.mark.parametrize("columns", [96, 608])
+def test_tiny_activations_vanish(kernels: Kernels, columns: int) -> None:
+    weight, _ = random_weight(33, columns, Q4_1)
+    tiny = np.full((1, columns), 1e-40, np.float32)
     assert (np.abs(kernels.linear(tiny, weight)) < 1e-35).all()
 
 
