@@ -23,7 +23,7 @@ from models.gguf.tensor_types import TensorType
 from models.native.kernels import kernels
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel, hold_in_place
-from models.network.gpu_matrices import HELD, GpuMatrices
+from models.network.gpu_matrices import GpuMatrices
 from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
 from models.network.shapes import notes_on, tensors_to_read
@@ -143,7 +143,7 @@ def _backing(backend: Backend) -> _Backing:
     plain, resolved = _Backing(hold=hold_decoded, network=_of_arrays), backend.resolve()
     if resolved is Backend.GPU:
         matrices = GpuMatrices()
-        return replace(plain, hold=matrices, as_filed=HELD, notes=matrices.notes)
+        return replace(plain, hold=matrices, as_filed=frozenset(TensorType), notes=matrices.notes)
     if resolved is not Backend.CPU:
         return plain
     try:

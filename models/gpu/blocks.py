@@ -74,8 +74,6 @@ _BY_HEADER = {
     "floats.h": (TensorType.F32, TensorType.F16, TensorType.BF16),
 }
 _BY_GRID = _BY_HEADER["grids.h"]
-# Types that the kernels read.
-READ = frozenset(kind for kinds in _BY_HEADER.values() for kind in kinds)
 _ALIGNMENT = 16  # bytes, of planes and of the rows of unencoded numbers
 _EVEN = 8  # columns of unencoded numbers: rows of 16-bit activations are aligned with them
 
@@ -87,14 +85,13 @@ class Argument(IntEnum):
     COLUMNS = 1  # as held
     BLOCKS = 2  # of a row
     FIRST_BLOCK = 3  # of the first row
-    CODES = 4  # where each plane begins, in words
-    HIGH = 5
-    SIGNS = 6
-    SCALES = 7
-    WHOLE = 8
-    GRID = 9
-    INPUTS = 10  # rows of x, or rows that are looked up
-    FACTOR = 11  # of rows that are looked up; the bits of a float32
+    HIGH = 4  # where each plane behind the codes begins, and the grid, in words
+    SIGNS = 5
+    SCALES = 6
+    WHOLE = 7
+    GRID = 8
+    INPUTS = 9  # rows of x, or rows that are looked up
+    FACTOR = 10  # of rows that are looked up; the bits of a float32
 
 
 MACROS: tuple[tuple[str, str | int], ...] = tuple(
@@ -181,7 +178,7 @@ class Blocks:
     def arguments(self, inputs: int = 0, factor: int = 0) -> mx.array:
         """int32: the number for each `Argument`; inputs, factor: the last ones."""
         in_row = self.blocks_in_row
-        starts = (at // 4 for at in self._ends)
+        starts = (at // 4 for at in self._ends[1:])
         matrix = (self.rows, self.held_columns, in_row, self.row * in_row)
         return mx.array((*matrix, *starts, inputs, factor), mx.int32)
 

@@ -14,7 +14,6 @@ from models.gguf.file import GGUFFile
 from models.gguf.tensor import Tensor
 from models.gguf.tensor_types import TensorType
 from models.gpu.affine import BITS, AffineLinear
-from models.gpu.blocks import READ
 from models.gpu.matrix import BlockLinear
 from models.network.config import NetworkConfig
 from models.network.gpu_matrices import GpuMatrices
@@ -33,7 +32,6 @@ needs_clang = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
 )
 ROWS, COLUMNS = (17, 6, 2), 512
-UNREAD = sorted(set(TensorType) - READ)
 
 
 def tensors(kind: TensorType, *, columns: int = COLUMNS) -> list[Tensor]:
@@ -127,17 +125,6 @@ def test_kernels_that_fail_are_not_used(launch: Launcher, said: str) -> None:
         "matrices are decoded to 16-bit floats, which takes more memory, of Q6_K"
     )
     assert said in note
-
-
-def test_types_without_a_kernel_are_decoded() -> None:
-    hold = GpuMatrices(launch=refused)
-    for kind in UNREAD:
-        several = tensors(kind)
-        matrix = hold(several, None, mx.float16)
-        assert isinstance(matrix, Linear)
-        assert f"{kind.name}: no GPU kernel reads it" in hold.notes[-1]
-        check(matrix, several, None)
-    assert len(hold.notes) == len(UNREAD)
 
 
 @needs_clang
