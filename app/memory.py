@@ -3,6 +3,7 @@
 Knows bytes, dimensions and a cache's plan; opens no model and loads nothing.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -97,8 +98,17 @@ class Admitted:
 
 
 def resident() -> int:
-    """Bytes of this process in memory now."""
+    """Bytes of this process in memory now, pages of a mapped model among them."""
     return int(psutil.Process().memory_info().rss)
+
+
+def _own() -> int:
+    """Bytes of this process that would be free without it.
+
+    On Linux pages of mapped files count as available already, be they in use or not.
+    """
+    now = psutil.Process().memory_info()
+    return int(now.rss - (now.shared if sys.platform == "linux" else 0))
 
 
 def installed() -> int:
@@ -108,7 +118,7 @@ def installed() -> int:
 
 def memory() -> Memory:
     """Of this machine: its own, less where a container or what a GPU may wire says so."""
-    own, whole = resident(), psutil.virtual_memory()
+    own, whole = _own(), psutil.virtual_memory()
     most, now = int(whole.total), int(whole.available) + own
     for limit, used in _limits():
         most, now = min(most, limit), min(now, limit - used + own)

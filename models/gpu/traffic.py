@@ -1,14 +1,15 @@
 """Bytes that a product over a matrix of blocks moves between memory and the GPU, by formula.
 
-What is loaded again by neighbours, and so comes from a cache of the GPU, counts once.
-`tests/metal/test_product_bytes.py` holds the formula against what the kernels load and
-write. Runs nothing.
+What is loaded again by neighbours, and so comes from a cache of the GPU, counts once; another
+pass over the blocks counts again, as they may be larger than a cache.
+`tests/metal/test_prompt_products.py` holds the formula against what the kernels load and write.
+Runs nothing.
 """
 
 from dataclasses import dataclass
 
-# Rows of x that one pass of `product.metal` over the blocks takes.
-MOST_ROWS = 8
+from models.gpu.product import MOST_INPUTS
+
 # Bytes of the rows that are decoded at a time, for which MLX's matmul waits.
 TILE_BYTES = 64 * 2**20
 # Bytes of tiles that are there at most, as MLX is ahead of the GPU (`prompt.Pace`).
@@ -38,7 +39,7 @@ class ProductTraffic:
     @property
     def straight(self) -> int:
         """By `product.metal`, which reads the blocks once for every eight rows of x."""
-        return -(-self.tokens // MOST_ROWS) * self.blocks + self._around
+        return -(-self.tokens // MOST_INPUTS) * self.blocks + self._around
 
     @property
     def expanded(self) -> int:

@@ -18,7 +18,8 @@ struct Block {
 // the same place two blocks on.
 constexpr int64_t kRowsAhead = 64;
 
-inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
+// Never a call, which GCC would leave out as one without an effect.
+[[gnu::always_inline]] inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
 
 // Sums that hide each other's latencies where there are few.
 template <int kSums>

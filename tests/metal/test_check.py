@@ -6,19 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jsonschema
 import mlx.core as mx
 import numpy as np
 import pytest
 
+import models
 from kvcache import Backend
 from kvcache.gpu.kernel import Call, Dialect, Launcher
 from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
 from tests.metal import cases, cuda, test_encode, test_prefill, test_product, test_rows
 from tests.metal.build import find_compiler
-from tests.metal.check import correctness, run
+from tests.metal.check import correctness, run, tokens
 from tests.metal.check.report import ROWS, Report, schema
 from tests.metal.check.rows import CorrectnessRow
 from tests.metal.check.run import Device, check
@@ -273,6 +275,16 @@ def test_the_default_configuration_comes_first() -> None:
 def test_all_sections_end_within_five_minutes() -> None:
     assert set(run._MOST_SECONDS) == set(ROWS)
     assert sum(run._MOST_SECONDS.values()) <= 280
+
+
+def test_what_a_load_says_is_in_the_table(model: str, tmp_path: Path) -> None:
+    report = Report(file=tmp_path / "found.json")
+    told = "matrices are decoded to 16-bit floats, of Q6_K"
+    loaded = replace(models.load(model), notes=(told, "and more"))
+    with mock.patch.object(tokens, "load", return_value=loaded):
+        check(device(model, Emulator()), report, ["tokens"])
+    assert report.notes["tokens"] == f"{told}; and more"
+    assert told in report.markdown()
 
 
 def test_a_model_that_is_not_here_is_left_out(

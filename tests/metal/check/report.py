@@ -76,6 +76,11 @@ class Report:
         staged.write_text(json.dumps(self.document(), indent=1) + "\n", encoding="utf-8")
         staged.replace(self.file)
 
+    def tell_of_tokens(self, note: str) -> None:
+        """One more thing to be said of this section."""
+        said = self.notes.get("tokens")
+        self.notes["tokens"] = f"{said}; {note}" if said else note
+
     def markdown(self) -> str:
         """The machine, a table for each section that has rows, and the notes."""
         found = [table for name, rows in self.rows.items() if rows for table in _tables(name, rows)]

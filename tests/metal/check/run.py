@@ -56,7 +56,7 @@ class Device:
             "products": lambda: products.run(launch, sizes, _reached(report)),
             "attention": lambda: attention.run_whole(launch, sizes, _reached(report)),
             "encoding": lambda: encoding.run(self.backend, sizes),
-            "tokens": lambda: tokens.run(sizes.model, self.backend, sizes),
+            "tokens": lambda: tokens.run(sizes.model, self.backend, sizes, report.tell_of_tokens),
         }
 
     def owes(self, section: str, rows: Sequence[Row]) -> bool:
