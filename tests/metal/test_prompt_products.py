@@ -139,10 +139,10 @@ def test_kernels_move_what_the_formula_says(kind: TensorType, tokens: int) -> No
 @pytest.mark.parametrize("kind", BLOCKS_ON_GPU, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", LLAMA_2_7B)
 def test_from_how_many_rows_on_decoding_pays(kind: TensorType, name: str) -> None:
-    """Whatever the matrix: more than 24 rows of x, and never a prompt's 512."""
+    """Whatever the matrix: more than 24 rows of x, and far fewer than a prompt's 512."""
     rows, columns = LLAMA_2_7B[name]
     first = next(n for n in range(9, 600) if of_shape(kind, rows, columns, n).expands)
-    assert 24 < first <= 128
+    assert 24 < first <= 144
     assert all(of_shape(kind, rows, columns, n).expands for n in range(first, 600))
 
 
