@@ -4,7 +4,7 @@ How the network holds the file's matrices is its backend's (`_Backing`): in the 
 itself, which lives as long as the network, or in arrays that are read from it.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -19,11 +19,10 @@ from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
 from models.gguf.open_file import Map
 from models.gguf.tensor import Tensor
-from models.gguf.tensor_types import TensorType
 from models.native.kernels import kernels
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel, hold_in_place
-from models.network.gpu_matrices import HELD, GpuMatrices
+from models.network.gpu_matrices import GpuMatrices
 from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
 from models.network.shapes import notes_on, tensors_to_read
@@ -119,23 +118,20 @@ class _Backing:
     """How a backend holds a network's matrices, and computes with them.
 
     network: makes one, with what to call, while the file is computed with, to learn whether it
-    is what it was. map_by: see `OpenFile`. joins: see `Weights`. as_filed: types that are held
-    in as many bytes as in the file; the others are floats. notes: all there are once the
-    network is made.
+    is what it was. map_by: see `OpenFile`. joins: see `Weights`. as_filed: whether in as many
+    bytes as in the file, or as floats. notes: all there are once the network is made.
     """
 
     hold: HoldMatrix
     network: Callable[[NetworkConfig, Weights, Callable[[], None]], Model]
     map_by: Map | None = None
     joins: bool = True
-    as_filed: Collection[TensorType] = ()
+    as_filed: bool = False
     notes: Sequence[str] = ()
 
     def bytes_of(self, info: TensorInfo) -> int:
         """That a tensor takes in memory."""
-        if info.type in self.as_filed:
-            return info.nbytes
-        return prod(info.shape) * activation_dtype().size
+        return info.nbytes if self.as_filed else prod(info.shape) * activation_dtype().size
 
 
 def _backing(backend: Backend) -> _Backing:
@@ -143,7 +139,7 @@ def _backing(backend: Backend) -> _Backing:
     plain, resolved = _Backing(hold=hold_decoded, network=_of_arrays), backend.resolve()
     if resolved is Backend.GPU:
         matrices = GpuMatrices()
-        return replace(plain, hold=matrices, as_filed=HELD, notes=matrices.notes)
+        return replace(plain, hold=matrices, as_filed=True, notes=matrices.notes)
     if resolved is not Backend.CPU:
         return plain
     try:
@@ -161,7 +157,7 @@ def _backing(backend: Backend) -> _Backing:
         network=network,
         map_by=found.map,
         joins=False,
-        as_filed=frozenset(TensorType),
+        as_filed=True,
     )
 
 

@@ -41,7 +41,7 @@ BELOW = {
         *_SETTINGS,
     },
     "models.gguf": _FILE,
-    "models.native": {"models.gguf.tensor_types", "models.native"},
+    "models.native": {*_FILE, "models.native"},
     "models.gpu": {*_FILE, "models.gpu"},
     "models.network": {*_FILE, "models.native", "models.gpu", "models.network"},
     "models.text": {*_FILE, "models.text"},
@@ -129,12 +129,11 @@ def test_no_package_imports_a_higher_one(package: str) -> None:
     assert {name: both for name, each in found.items() if (both := each & FORBIDDEN[package])} == {}
 
 
-def test_gguf_py_gives_numbers_of_blocks_and_nothing_else() -> None:
-    """Weights for the reference, tables for the kernels."""
+def test_gguf_py_decodes_and_gives_grids() -> None:
     found = {
         name for name in MODULES if any(each.split(".")[0] == "gguf" for each in IMPORTS[name])
     }
-    assert found == {"models.gguf.decode", "models.native.packed"}
+    assert found == {"models.gguf.decode", "models.gguf.grids"}
 
 
 @pytest.mark.parametrize("folder", BELOW)

@@ -15,13 +15,13 @@ means: the headers in `kernels/` draw each type's codes.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import cache
 from itertools import accumulate
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from models.gguf.grids import grid_of
 from models.gguf.tensor_types import TensorType
 
 PIECE = 1 << 18  # bytes that are regrouped at a time, so that the parts find them in the cache
@@ -73,9 +73,6 @@ _BY_HEADER = {
     ),
     "floats.h": (TensorType.F32, TensorType.F16, TensorType.BF16),
 }
-_BY_GRID = _BY_HEADER["grids.h"]
-# Types that the kernels read.
-READ = frozenset(kind for kinds in _BY_HEADER.values() for kind in kinds)
 _ALIGNMENT = 16  # bytes, of planes and of the rows of unencoded numbers
 _EVEN = 8  # columns of unencoded numbers: rows of 16-bit activations are aligned with them
 
@@ -87,14 +84,13 @@ class Argument(IntEnum):
     COLUMNS = 1  # as held
     BLOCKS = 2  # of a row
     FIRST_BLOCK = 3  # of the first row
-    CODES = 4  # where each plane begins, in words
-    HIGH = 5
-    SIGNS = 6
-    SCALES = 7
-    WHOLE = 8
-    GRID = 9
-    INPUTS = 10  # rows of x, or rows that are looked up
-    FACTOR = 11  # of rows that are looked up; the bits of a float32
+    HIGH = 4  # where each plane behind the codes begins, and the grid, in words
+    SIGNS = 5
+    SCALES = 6
+    WHOLE = 7
+    GRID = 8
+    INPUTS = 9  # rows of x, or rows that are looked up
+    FACTOR = 10  # of rows that are looked up; the bits of a float32
 
 
 MACROS: tuple[tuple[str, str | int], ...] = tuple(
@@ -126,7 +122,8 @@ class Blocks:
     def empty(cls, kind: TensorType, *, rows: int, columns: int) -> "Blocks":
         """Room for `rows` rows, to be written."""
         made = cls(type=kind, columns=columns, all_rows=rows, words=mx.zeros(1), row=0, rows=rows)
-        grid = _grid(kind)
+        found = grid_of(kind)
+        grid = np.zeros(0, np.uint16) if found is None else found.words
         words = mx.zeros((made._ends[-1] + grid.nbytes) // 4, mx.uint32)
         mx.eval(words)
         made = replace(made, words=words)
@@ -181,7 +178,7 @@ class Blocks:
     def arguments(self, inputs: int = 0, factor: int = 0) -> mx.array:
         """int32: the number for each `Argument`; inputs, factor: the last ones."""
         in_row = self.blocks_in_row
-        starts = (at // 4 for at in self._ends)
+        starts = (at // 4 for at in self._ends[1:])
         matrix = (self.rows, self.held_columns, in_row, self.row * in_row)
         return mx.array((*matrix, *starts, inputs, factor), mx.int32)
 
@@ -221,23 +218,3 @@ class Blocks:
             start, size = self._ends[plane], self._plane_bytes(plane)
             part = self._block[name]
             yield name, memory[start : start + size].view(part)
-
-
-@cache
-def _grid(kind: TensorType) -> npt.NDArray[np.uint16]:
-    """A word for each run of magnitudes: their levels, 2 or 4 bits each, the first lowest.
-
-    Nothing where codes are no numbers of runs.
-    """
-    if kind not in _BY_GRID:
-        return np.zeros(0, np.uint16)
-    # A quarter of a second to import.
-    from gguf import quants
-
-    table = getattr(quants, kind.name)
-    table.init_grid()
-    runs = table.grid.reshape(table.grid_shape)
-    levels = np.searchsorted(table.grid_map, runs)
-    each = 16 // runs.shape[1]
-    words: npt.NDArray[np.uint16] = (levels << np.arange(runs.shape[1]) * each).sum(axis=1)
-    return words.astype(np.uint16)

@@ -68,9 +68,48 @@ inline void quantize_group(const float* x, int16_t* codes, float* scale, float* 
     for (int half = 0; half < 2; ++half) halves[half] = *scale * sums[half];
 }
 
+// The same of 16 groups side by side.
+inline void quantize_groups(const float* x, int16_t* codes, float* scales, float* sums,
+                            float* halves) {
+    using Shorts = int16_t __attribute__((vector_size(32)));
+    Vector tops[kLanes], top = {};
+    for (int g = 0; g < kLanes; ++g) {
+        const float* group = x + g * kXGroup;
+        tops[g] = larger(magnitude(load(group)), magnitude(load(group + kXHalf)));
+    }
+    transpose(tops);
+    for (const Vector& some : tops) top = larger(some, top);
+    float inverses[kLanes];
+    store(inverses, top < kVanishing ? Vector{} : float(kMaxCode) / top);
+    Vector half_sums[2];
+    for (int half = 0; half < 2; ++half) {
+        Vector rounded[kLanes];
+        for (int g = 0; g < kLanes; ++g) {
+            const int64_t at = g * kXGroup + half * kXHalf;
+            rounded[g] = round(load(x + at) * inverses[g]);
+            const Shorts whole =
+                __builtin_convertvector(__builtin_convertvector(rounded[g], Integers), Shorts);
+            std::memcpy(codes + at, &whole, sizeof whole);
+        }
+        half_sums[half] = sums_of(rounded);
+    }
+    const Vector sum = half_sums[0] + half_sums[1], scale = top / float(kMaxCode) + 0 * sum;
+    store(scales, scale);
+    store(sums, scale * sum);
+    const Vector low = scale * half_sums[0], high = scale * half_sums[1];
+    store(halves, __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6,
+                                          22, 7, 23));
+    store(halves + kLanes, __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28,
+                                                   13, 29, 14, 30, 15, 31));
+}
+
 // `columns` is a multiple of 32.
 inline void quantize_row(const float* x, int64_t columns, const Activation& out) {
-    for (int64_t at = 0, group = 0; at < columns; at += kXGroup, ++group)
+    int64_t at = 0, group = 0;
+    for (; at + kSpan <= columns; at += kSpan, group += kLanes)
+        quantize_groups(x + at, out.codes + at, out.scales + group, out.sums + group,
+                        out.halves + 2 * group);
+    for (; at < columns; at += kXGroup, ++group)
         quantize_group(x + at, out.codes + at, out.scales + group, out.sums + group,
                        out.halves + 2 * group);
     const int64_t rest = padded(columns) - columns;

@@ -137,7 +137,8 @@ template <Type kType, typename Use>
                                               const Use& use) {
     using Of = LanesOf<kType>;
     using Block = BlockOf<kType>;
-    int64_t byte = at / Block::kColumns * Block::kBytes, group = 0, left = columns / Block::kColumns;
+    int64_t byte = at / Block::kColumns * Block::kBytes, group = 0;
+    int64_t left = columns / Block::kColumns;
     const auto load = [&]<int N>() __attribute__((always_inline)) {
         constexpr int kBytes = N * Block::kBytes, kGroups = N * Block::kColumns / kXGroup;
         const Span<kBytes> span(rows, byte);

@@ -15,16 +15,8 @@ import numpy.typing as npt
 
 from kvcache import CacheError
 from kvcache.native.structs import Bytes, Floats, address, checked
+from models.gguf.grids import grid_of
 from models.gguf.tensor_types import TensorType
-
-# Whose codes name runs of weights; see blocks_tables.h.
-_BY_GRID = {
-    TensorType.IQ2_XXS,
-    TensorType.IQ2_XS,
-    TensorType.IQ2_S,
-    TensorType.IQ3_XXS,
-    TensorType.IQ3_S,
-}
 
 
 class WeightStruct(Structure):
@@ -286,20 +278,10 @@ def _grid(kind: TensorType) -> Bytes | None:
     All magnitudes, [runs, 4 or 8]; then all runs again as 16-bit words of the levels of
     their magnitudes, 4 or 2 bits each, the first lowest.
     """
-    if kind not in _BY_GRID:
+    if (found := grid_of(kind)) is None:
         return None
-    # A quarter of a second to import.
-    from gguf import quants
-
-    blocks = getattr(quants, kind.name)
-    blocks.init_grid()
-    runs = blocks.grid.reshape(blocks.grid_shape)
-    levels = np.searchsorted(blocks.grid_map, runs)
-    words = (levels << np.arange(runs.shape[1]) * (16 // runs.shape[1])).sum(axis=1)
-    grid: Bytes = np.concatenate(
-        [runs.astype(np.uint8).ravel(), words.astype("<u2").view(np.uint8)]
-    )
-    return grid
+    both: Bytes = np.concatenate([found.runs.ravel(), found.words.astype("<u2").view(np.uint8)])
+    return both
 
 
 def _optional(name: str, vector: Floats | None, size: int) -> int | None:

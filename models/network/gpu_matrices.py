@@ -10,14 +10,12 @@ from models.gguf.decode import decode
 from models.gguf.tensor import Tensor
 from models.gguf.tensor_types import TensorType
 from models.gpu import affine
-from models.gpu.blocks import READ, Blocks
+from models.gpu.blocks import Blocks
 from models.gpu.matrix import BlockLinear
 from models.gpu.reading import read_rows
 from models.gpu.trial import fault
 from models.network.layers import Projection, hold_decoded
 
-# Types that are held in as many bytes as in the file.
-HELD = READ | affine.BITS.keys()
 _ROWS = 13  # that are tried
 
 _Kind = tuple[TensorType, int, bool]
@@ -55,9 +53,6 @@ class GpuMatrices:
 
     def _must_decode(self, tensor: Tensor, dtype: mx.Dtype, *, biased: bool) -> bool:
         """Whether kernels cannot be had for such matrices."""
-        if tensor.type not in READ:
-            self._note(f"{tensor.type.name}: no GPU kernel reads it")
-            return True
         some = _first_rows(tensor)
         blocks = Blocks.empty(tensor.type, rows=some.rows, columns=some.columns)
         blocks.write(0, some.data)

@@ -8,6 +8,7 @@ from models.gguf.tensor_types import TensorType
 from models.gpu.blocks import Blocks
 from tests.models.gguf.blocks import UNQUANTIZED, Bytes, random_rows, weights_of
 
+# Runs of a grid are loaded for each row anew.
 GRIDS_ON_GPU = (
     TensorType.IQ2_XXS,
     TensorType.IQ2_XS,
@@ -32,6 +33,8 @@ BLOCKS_ON_GPU = (
     *GRIDS_ON_GPU,
 )
 ON_GPU = (*BLOCKS_ON_GPU, *UNQUANTIZED)
+# Those whose blocks are all that is loaded of a matrix.
+WITHOUT_GRID = tuple(kind for kind in ON_GPU if kind not in GRIDS_ON_GPU)
 
 
 def rows_of(kind: TensorType, *, rows: int, columns: int, seed: int = 1) -> Bytes:

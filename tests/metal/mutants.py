@@ -230,6 +230,8 @@ def _products(*kinds: TensorType) -> tuple[ProductCase, ...]:
     )
 
 
+# Where a lane has nothing to load, what a word is by chance is no small number.
+_HALVES = ProductCase(kind=TensorType.F16, columns=520, dtype=mx.float16)
 _PRODUCTS = (
     # Simdgroups that share what they stage, of which two have one row or none.
     ProductCase(rows=19, last=19, columns=1280, inputs=3, biased=True),
@@ -238,6 +240,7 @@ _PRODUCTS = (
     ProductCase(rows=33, last=33, columns=2304, inputs=2, dtype=mx.bfloat16),
     *(ProductCase(kind=TensorType.F32, rows=7, last=7, columns=520, inputs=n) for n in (1, 7)),
     ProductCase(kind=TensorType.F32, rows=7, last=7, columns=520, inputs=2, dtype=mx.float16),
+    _HALVES,
 )
 _PRODUCTS_BY_STRUCTURE = {
     "Nibbles32": _products(TensorType.Q5_1, TensorType.Q5_0, TensorType.Q4_1, TensorType.Q4_0),
@@ -319,7 +322,7 @@ class Mutant:
         if self.file in LOOKUPS:
             return _LOOKUPS
         if self.file == "blocks.h":
-            return _products(*_EACH_WAY)
+            return (*_products(*_EACH_WAY), _HALVES)
         if self.file in DECODERS:
             of_one = [each for each in structures if each in _PRODUCTS_BY_STRUCTURE]
             return _PRODUCTS_BY_STRUCTURE[of_one[-1]] if of_one else _BEFORE_STRUCTURES[self.file]

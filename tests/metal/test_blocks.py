@@ -5,8 +5,8 @@ import pytest
 
 from models.gguf.tensor_types import TensorType
 from models.gpu import blocks as blocks_module
-from models.gpu.blocks import Blocks, Plane
-from tests.metal.matrices import BLOCKS_ON_GPU, ON_GPU, held, rows_of
+from models.gpu.blocks import Argument, Blocks, Plane
+from tests.metal.matrices import BLOCKS_ON_GPU, GRIDS_ON_GPU, ON_GPU, held, rows_of
 from tests.models.gguf.blocks import UNQUANTIZED
 
 ROWS, COLUMNS = 7, 768
@@ -21,9 +21,12 @@ def test_memory_is_that_of_the_file(kind: TensorType) -> None:
     data = rows_of(kind, rows=ROWS, columns=COLUMNS)
     made = held(kind, data)
     assert made.nbytes == data.nbytes
-    assert data.nbytes <= made.words.nbytes <= data.nbytes + 16 * len(Plane)
+    end = 4 * int(made.arguments()[Argument.GRID].item())
+    assert data.nbytes <= end <= data.nbytes + 16 * len(Plane)
+    assert (made.words.nbytes > end) == (kind in GRIDS_ON_GPU)
+    assert made.words.nbytes <= end + 2048
     assert np.array_equal(
-        np.bincount(np.frombuffer(memory_of(made), np.uint8), minlength=256)[1:],
+        np.bincount(np.frombuffer(memory_of(made)[:end], np.uint8), minlength=256)[1:],
         np.bincount(data.flatten(), minlength=256)[1:],
     )
 
@@ -33,10 +36,10 @@ def test_planes_are_the_parts_of_all_blocks(kind: TensorType) -> None:
     data = rows_of(kind, rows=ROWS, columns=COLUMNS)
     made = held(kind, data)
     blocks = data.reshape(-1, kind.block_bytes)
-    starts = np.array(made.arguments())[4:8]
+    starts = {plane: made.arguments()[Argument[plane.name]].item() for plane in list(Plane)[1:]}
     memory, at = memory_of(made), 0
     for plane, size in blocks_module._PARTS[kind]:
-        start = 4 * int(starts[plane])
+        start = 4 * int(starts.get(plane, 0))
         assert start % 16 == 0
         part = blocks[:, at : at + size]
         assert memory[start : start + part.size] == part.tobytes()

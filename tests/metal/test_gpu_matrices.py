@@ -14,7 +14,6 @@ from models.gguf.file import GGUFFile
 from models.gguf.tensor import Tensor
 from models.gguf.tensor_types import TensorType
 from models.gpu.affine import BITS, AffineLinear
-from models.gpu.blocks import READ
 from models.gpu.matrix import BlockLinear
 from models.network.config import NetworkConfig
 from models.network.gpu_matrices import GpuMatrices
@@ -25,7 +24,7 @@ from models.network.weights import Weights
 from tests.gguf_factory import LlamaShape, q4_k_m, sentencepiece_tokenizer, write_llama
 from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
-from tests.metal.matrices import ON_GPU, rows_of, weights, wide
+from tests.metal.matrices import ON_GPU, WITHOUT_GRID, rows_of, weights, wide
 from tests.metal.recording import zeros
 from tests.models.gguf.blocks import tensor_of
 
@@ -33,7 +32,6 @@ needs_clang = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
 )
 ROWS, COLUMNS = (17, 6, 2), 512
-UNREAD = sorted(set(TensorType) - READ)
 
 
 def tensors(kind: TensorType, *, columns: int = COLUMNS) -> list[Tensor]:
@@ -79,8 +77,9 @@ def test_matrices_are_those_of_the_file(kind: TensorType, biased: bool) -> None:
     assert hold.notes == []
     assert isinstance(matrix, AffineLinear if kind in BITS else BlockLinear)
     held = sum(array.nbytes for array in matrix.parameters().values()) - 2 * sum(ROWS) * biased
-    # Planes begin at multiples of 16 bytes.
-    assert 0 <= held - sum(each.nbytes for each in several) < 4 * 16
+    # Planes begin at multiples of 16 bytes; some types have a grid, of 4 KB at most.
+    most = 4 * 16 + 4096 * (kind not in WITHOUT_GRID)
+    assert 0 <= held - sum(each.nbytes for each in several) < most
     check(matrix, several, bias)
 
 
@@ -127,17 +126,6 @@ def test_kernels_that_fail_are_not_used(launch: Launcher, said: str) -> None:
         "matrices are decoded to 16-bit floats, which takes more memory, of Q6_K"
     )
     assert said in note
-
-
-def test_types_without_a_kernel_are_decoded() -> None:
-    hold = GpuMatrices(launch=refused)
-    for kind in UNREAD:
-        several = tensors(kind)
-        matrix = hold(several, None, mx.float16)
-        assert isinstance(matrix, Linear)
-        assert f"{kind.name}: no GPU kernel reads it" in hold.notes[-1]
-        check(matrix, several, None)
-    assert len(hold.notes) == len(UNREAD)
 
 
 @needs_clang

@@ -21,9 +21,9 @@ struct Planes {
 };
 
 METAL_FUNC Planes planes_of(const device uint* blocks, const device int* args) {
-  return Planes{blocks + uint(args[ARG_CODES]), blocks + uint(args[ARG_HIGH]),
-      blocks + uint(args[ARG_SIGNS]), blocks + uint(args[ARG_SCALES]),
-      blocks + uint(args[ARG_WHOLE]), blocks + uint(args[ARG_GRID])};
+  return Planes{blocks, blocks + uint(args[ARG_HIGH]), blocks + uint(args[ARG_SIGNS]),
+      blocks + uint(args[ARG_SCALES]), blocks + uint(args[ARG_WHOLE]),
+      blocks + uint(args[ARG_GRID])};
 }
 
 METAL_FUNC float half_at(const device uint* plane, uint index) {

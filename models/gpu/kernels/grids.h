@@ -15,7 +15,7 @@ METAL_FUNC uint with_eighth_sign(uint seven) {
 }
 
 METAL_FUNC float with_sign(uint magnitude, uint signs, int i) {
-  return signs >> i & 1u ? -float(magnitude) : float(magnitude);
+  return as_type<float>(as_type<uint>(float(magnitude)) ^ (signs << (31 - i) & 0x80000000u));
 }
 
 // Magnitudes 8, 25 and 43.
@@ -31,7 +31,7 @@ template <int FIRST, int STEP, int MORE>
 METAL_FUNC void eight_levels(uint low, uint high, uint signs, thread float* out) {
   UNROLL for (int i = 0; i < 8; i++) {
     const uint level = (i < 4 ? low : high) >> (i % 4 * 4) & 7u;
-    out[i] = with_sign(uint(FIRST) + level * uint(STEP) + level / 7u * uint(MORE), signs, i);
+    out[i] = with_sign(uint(FIRST) + level * uint(STEP) + (level == 7u ? uint(MORE) : 0u), signs, i);
   }
 }
 
