@@ -20,7 +20,8 @@ test: $(VENV)/.dev
 test-large: $(VENV)/.dev
 	$(PY) -m pytest -m large
 
-# What llama.cpp says of tiny files of every architecture, anew; needs llama-cpp-python, once:
+# What llama.cpp says of tiny files of every architecture and tensor type, anew; needs
+# llama-cpp-python, once:
 # .venv/bin/python -m pip install llama-cpp-python
 truth: $(VENV)/.dev
 	@$(PY) -m tests.make_truth

@@ -3,6 +3,7 @@
 Knows bytes, dimensions and a cache's plan; opens no model and loads nothing.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -15,6 +16,7 @@ import psutil
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, ModelShape, resolve
 from kvcache.config import on_gpu
 from kvcache.gpu.prefill import MOST_TRANSIENT
+from models.gpu.traffic import MOST_DECODED
 
 # What the program itself and its transient arrays take beside weights and cache.
 PROGRAM_BYTES = 400_000_000
@@ -96,8 +98,17 @@ class Admitted:
 
 
 def resident() -> int:
-    """Bytes of this process in memory now."""
+    """Bytes of this process in memory now, pages of a mapped model among them."""
     return int(psutil.Process().memory_info().rss)
+
+
+def _own() -> int:
+    """Bytes of this process that would be free without it.
+
+    On Linux pages of mapped files count as available already, be they in use or not.
+    """
+    now = psutil.Process().memory_info()
+    return int(now.rss - (now.shared if sys.platform == "linux" else 0))
 
 
 def installed() -> int:
@@ -107,7 +118,7 @@ def installed() -> int:
 
 def memory() -> Memory:
     """Of this machine: its own, less where a container or what a GPU may wire says so."""
-    own, whole = resident(), psutil.virtual_memory()
+    own, whole = _own(), psutil.virtual_memory()
     most, now = int(whole.total), int(whole.available) + own
     for limit, used in _limits():
         most, now = min(most, limit), min(now, limit - used + own)
@@ -146,7 +157,7 @@ def need_of(config: CacheConfig, model: Dimensions, weights: int) -> Need:
 
 def _prompt_step(model: Dimensions, tokens: int) -> int:
     """Bytes of a step: input and output of a block's parts, a few vectors of each token."""
-    transient = MOST_TRANSIENT if on_gpu() else 0
+    transient = MOST_TRANSIENT + MOST_DECODED if on_gpu() else 0
     return tokens * _FLOAT * (4 * model.hidden + 3 * model.ffn) + transient
 
 

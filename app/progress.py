@@ -4,6 +4,7 @@ Nothing is drawn where stderr is not a terminal.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,18 +23,23 @@ from rich.progress import (
 from app.streams import styled
 
 Report = Callable[[int, int | None], None]
+# Seconds that nobody waits for: a mapped file is loaded before.
+_PATIENCE = 0.3
 
 
 @contextmanager
 def byte_bar(label: str) -> Iterator[Report]:
-    """A bar over bytes; call the result with (done, total), total None if unknown."""
+    """A bar over bytes; call the result with (done, total), total None if unknown.
+
+    It appears where there is something to wait for.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TimeRemainingColumn(),
     )
-    with _bar(label, *columns) as report:
+    with _bar(label, *columns, patience=_PATIENCE) as report:
         yield report
 
 
@@ -73,15 +79,19 @@ def busy_bar(label: str) -> Iterator[None]:
 
 
 @contextmanager
-def _bar(label: str, *columns: ProgressColumn) -> Iterator[Report]:
-    """A bar that appears with the first report, so that a step with nothing to do shows none."""
+def _bar(label: str, *columns: ProgressColumn, patience: float = 0) -> Iterator[Report]:
+    """A bar that appears with the first report, so that a step with nothing to do shows none.
+
+    patience: seconds that must have passed before it does.
+    """
     console = Console(file=styled(sys.stderr))
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task(label, total=None)
+    task, began = bar.add_task(label, total=None), time.monotonic()
 
     def report(done: int, total: int | None) -> None:
         bar.update(task, completed=done, total=total)
-        bar.start()
+        if time.monotonic() >= began + patience:
+            bar.start()
 
     try:
         yield report

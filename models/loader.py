@@ -4,7 +4,7 @@ How the network holds the file's matrices is its backend's (`_Backing`): in the 
 itself, which lives as long as the network, or in arrays that are read from it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -19,9 +19,11 @@ from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
 from models.gguf.open_file import Map
 from models.gguf.tensor import Tensor
+from models.gguf.tensor_types import TensorType
 from models.native.kernels import kernels
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel, hold_in_place
+from models.network.gpu_matrices import GpuMatrices
 from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
 from models.network.shapes import notes_on, tensors_to_read
@@ -108,7 +110,7 @@ def load(
         template=template,
         file_bytes=file.opened.size,
         weight_bytes=weight_bytes,
-        notes=file.notes + notes_on(file.tensors) + tokenizer.notes + backing.notes,
+        notes=(*file.notes, *notes_on(file.tensors), *tokenizer.notes, *backing.notes),
     )
 
 
@@ -117,26 +119,32 @@ class _Backing:
     """How a backend holds a network's matrices, and computes with them.
 
     network: makes one, with what to call, while the file is computed with, to learn whether it
-    is what it was. map_by: see `OpenFile`. joins: see `Weights`. decoded: whether they are held
-    as floats, instead of as in the file.
+    is what it was. map_by: see `OpenFile`. joins: see `Weights`. as_filed: types that are held
+    in as many bytes as in the file; the others are floats. notes: all there are once the
+    network is made.
     """
 
     hold: HoldMatrix
     network: Callable[[NetworkConfig, Weights, Callable[[], None]], Model]
     map_by: Map | None = None
     joins: bool = True
-    decoded: bool = False
-    notes: tuple[str, ...] = ()
+    as_filed: Collection[TensorType] = ()
+    notes: Sequence[str] = ()
 
     def bytes_of(self, info: TensorInfo) -> int:
         """That a tensor takes in memory."""
-        return prod(info.shape) * activation_dtype().size if self.decoded else info.nbytes
+        if info.type in self.as_filed:
+            return info.nbytes
+        return prod(info.shape) * activation_dtype().size
 
 
 def _backing(backend: Backend) -> _Backing:
     """Of a backend; with what is to be said where AUTO must do without kernels."""
-    plain = _Backing(hold=hold_decoded, network=_of_arrays, decoded=True)
-    if backend.resolve() is not Backend.CPU:
+    plain, resolved = _Backing(hold=hold_decoded, network=_of_arrays), backend.resolve()
+    if resolved is Backend.GPU:
+        matrices = GpuMatrices()
+        return replace(plain, hold=matrices, as_filed=frozenset(TensorType), notes=matrices.notes)
+    if resolved is not Backend.CPU:
         return plain
     try:
         found = kernels()
@@ -148,7 +156,13 @@ def _backing(backend: Backend) -> _Backing:
     def network(config: NetworkConfig, weights: Weights, check: Callable[[], None]) -> Model:
         return CpuModel(config, weights, found, check)
 
-    return _Backing(hold=hold_in_place(found), network=network, map_by=found.map, joins=False)
+    return _Backing(
+        hold=hold_in_place(found),
+        network=network,
+        map_by=found.map,
+        joins=False,
+        as_filed=frozenset(TensorType),
+    )
 
 
 def _of_arrays(config: NetworkConfig, weights: Weights, _check: Callable[[], None]) -> Model:

@@ -200,21 +200,31 @@ def random_bits(count: int, *seed: int) -> npt.NDArray[np.uint64]:
     return np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
 
 
-def _tensor(shape: Shape, name: str, size: tuple[int, ...], seed: int) -> Array | _Exact:
+def gain(shape: Shape, name: str) -> float:
+    """Of the product with a matrix, for rows of unit size; the middle of a norm's weights."""
+    kind = name.split(".")[-2]
+    return shape.gains.get(kind, _GAINS.get(kind, 1.0))
+
+
+def vector(shape: Shape, name: str, size: tuple[int, ...], seed: int) -> Array:
+    """A tensor [size]: rope's factors, a norm or a bias."""
     if name in shape.vectors:
         return np.array(shape.vectors[name], np.float32)
     bits = random_bits(int(np.prod(size)), seed, crc32(name.encode()))
-    kind = name.split(".")[-2]
+    between = ((bits >> np.uint64(40)) / 2.0**23 - 1) / 2  # -0.5 to 0.5
+    middle = 0.0 if name.endswith(".bias") else gain(shape, name)
+    return (middle + between).astype(np.float32)
+
+
+def _tensor(shape: Shape, name: str, size: tuple[int, ...], seed: int) -> Array | _Exact:
     if len(size) == 1:
-        between = ((bits >> np.uint64(40)) / 2.0**23 - 1) / 2  # -0.5 to 0.5
-        middle = 0.0 if name.endswith(".bias") else shape.gains.get(kind, 1.0)
-        return (middle + between).astype(np.float32)
+        return vector(shape, name, size, seed)
     rows, columns = size
+    bits = random_bits(rows * columns, seed, crc32(name.encode()))
     levels = (bits % np.uint64(2 * _LEVELS + 1)).astype(np.int64) - _LEVELS
-    gain = shape.gains.get(kind, _GAINS.get(kind, 1.0))
     # Scales of half to one and a half times what gives the gain.
     factors = 0.5 + (bits[::_BLOCK] >> np.uint64(40)) / 2.0**24
-    scales = factors * (gain / _LEVEL / np.sqrt(columns))
+    scales = factors * (gain(shape, name) / _LEVEL / np.sqrt(columns))
     blocks = columns // _BLOCK
     return _Exact(
         scales=scales.reshape(rows, blocks).astype(np.float16),

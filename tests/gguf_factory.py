@@ -167,6 +167,8 @@ def _with_header(
     types: TypeChoice,
 ) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, architecture)
+    if isinstance(alignment := metadata.get("general.alignment"), int):
+        writer.data_alignment = alignment
     for key, value in metadata.items():
         _add_metadata(writer, key, value)
     for name, shape in shapes.items():

@@ -1,13 +1,15 @@
 """Write a GGUF file with a real model's dimensions and random weights.
 
     python -m tests.make_model tinyllama|llama-2-7b|llama-3.1-8b|qwen3-4b|gemma-3-4b OUT.gguf
-        [--type Q5_K]
+        [--type Q5_K] [--layers N]
 
 The types are llama.cpp's Q4_K_M mix unless `--type` gives one for all
-matrices. Such a file answers nonsense at a real model's speed and size.
+matrices. Such a file answers nonsense at a real model's speed and size; with fewer
+`--layers` it is a smaller one.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from models.gguf.tensor_types import TensorType
@@ -84,9 +86,11 @@ def main() -> None:
     parser.add_argument("model", choices=_SHAPES)
     parser.add_argument("out", type=Path)
     parser.add_argument("--type", choices=[kind.name for kind in TensorType])
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     config, out, seed = _SHAPES[arguments.model], arguments.out, arguments.seed
+    config = replace(config, layers=arguments.layers or config.layers)
     types = every_matrix(TensorType[arguments.type]) if arguments.type else q4_k_m(config)
     tokenizer = sentencepiece_tokenizer(config.vocab)
     if isinstance(config, Shape):

@@ -1,7 +1,8 @@
-"""Ask llama.cpp what the tiny files say, and write it to tests/data/architectures_truth.json.
+"""Ask llama.cpp what tiny files say, and write it to tests/data: *_truth.json.
 
     python -m tests.make_truth
 
+Of a file for each architecture, and of one for each tensor type, which gguf-py decodes for it.
 Weights and cache in float32, without flash attention. Needs llama-cpp-python, which no
 other part of ember does.
 """
@@ -18,10 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.architectures import fingerprint
+from models.gguf.tensor_types import TensorType
+from tests import architectures, pure_files
+from tests.models.gguf.blocks import weights_of
 from tests.tiny_files import ANSWER, PROMPTS, SEED, TINY, WINDOW, prompt, write_tiny
 
-OUT = Path(__file__).parent / "data" / "architectures_truth.json"
+OUT = Path(__file__).parent / "data"
 _LAST = 3  # positions of each prompt
 _BEST = 20  # tokens of each position
 _DIGITS = 6
@@ -42,24 +45,37 @@ def main() -> None:
 
     silent = llama_cpp.llama_log_callback(_ignore)  # must live as long as it may be called
     llama_cpp.llama_log_set(silent, None)
-    with TemporaryDirectory() as folder:
-        files = {name: _of_file(name, Path(folder)) for name in TINY}
     made_by = f"llama.cpp through llama-cpp-python {llama_cpp.__version__}, all in float32"
-    OUT.write_text(_document(made_by, files), encoding="utf-8")
-    print(f"{OUT}: {OUT.stat().st_size / 1000:.0f} kB")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.gguf"
+        of_architectures = {name: _of_network(name, path) for name in TINY}
+        of_types = {kind.name: _of_type(kind, path) for kind in TensorType}
+    for name, files in (("architectures", of_architectures), ("types", of_types)):
+        out = OUT / f"{name}_truth.json"
+        out.write_text(_document(made_by, files), encoding="utf-8")
+        print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
 
-def _of_file(name: str, folder: Path) -> dict[str, Any]:
-    path = write_tiny(folder / "tiny.gguf", name)
-    prompts = []
-    for length in PROMPTS:
-        with opened(path) as ask:
-            prompts.append(_of_prompt(ask, prompt(length)))
+def _of_network(name: str, path: Path) -> dict[str, Any]:
+    write_tiny(path, name)
     print(name)
-    return {"fingerprint": fingerprint(TINY[name], SEED), "prompts": prompts}
+    found = architectures.fingerprint(TINY[name], SEED)
+    return {"fingerprint": found, "prompts": [_of_prompt(path, length) for length in PROMPTS]}
 
 
-def _of_prompt(ask: Ask, ids: list[int]) -> dict[str, Any]:
+def _of_type(kind: TensorType, path: Path) -> dict[str, Any]:
+    pure_files.write_pure(path, kind, decoded=lambda data: weights_of(kind, data))
+    print(kind.name)
+    prompts = [_of_prompt(path, pure_files.PROMPT)]
+    return {"fingerprint": pure_files.fingerprint(kind), "prompts": prompts}
+
+
+def _of_prompt(path: Path, length: int) -> dict[str, Any]:
+    with opened(path) as ask:
+        return _of_answer(ask, prompt(length))
+
+
+def _of_answer(ask: Ask, ids: list[int]) -> dict[str, Any]:
     logits = ask(ids, _LAST)
     positions = [_best(row, len(ids) - _LAST + i) for i, row in enumerate(logits)]
     greedy: list[int] = []

@@ -42,7 +42,8 @@ BELOW = {
     },
     "models.gguf": _FILE,
     "models.native": {"models.gguf.tensor_types", "models.native"},
-    "models.network": {*_FILE, "models.native", "models.network"},
+    "models.gpu": {*_FILE, "models.gpu"},
+    "models.network": {*_FILE, "models.native", "models.gpu", "models.network"},
     "models.text": {*_FILE, "models.text"},
     "models.finding": {"models.errors", "models.finding"},
     "app.bench.figures": {"app.bench.figures", "app.memory"},
@@ -128,11 +129,12 @@ def test_no_package_imports_a_higher_one(package: str) -> None:
     assert {name: both for name, each in found.items() if (both := each & FORBIDDEN[package])} == {}
 
 
-def test_gguf_py_decodes_blocks_and_does_nothing_else() -> None:
+def test_gguf_py_gives_numbers_of_blocks_and_nothing_else() -> None:
+    """Weights for the reference, tables for the kernels."""
     found = {
         name for name in MODULES if any(each.split(".")[0] == "gguf" for each in IMPORTS[name])
     }
-    assert found == {"models.gguf.decode"}
+    assert found == {"models.gguf.decode", "models.gpu.blocks", "models.native.packed"}
 
 
 @pytest.mark.parametrize("folder", BELOW)

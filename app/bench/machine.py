@@ -41,6 +41,15 @@ def machine() -> Machine:
     )
 
 
+def figures() -> dict[str, float]:
+    """The same for the environment block: what the rows' shares are shares of."""
+    found = machine()
+    return {
+        "read_gb_s": round(found.read_bytes_s / 1e9, 2),
+        "gflops": round(found.flops / 1e9, 1),
+    }
+
+
 def seconds_of(step: Callable[[], object], rounds: int) -> float:
     """The median of some rounds, after one that does not count."""
     return median(times_of(step, rounds))

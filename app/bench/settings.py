@@ -170,6 +170,24 @@ class MemorySettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoadSettings(Settings):
+    """reps: starts of each engine. peers: measure llama.cpp too."""
+
+    reps: int = 5
+    peers: bool = False
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """One start."""
+        return cls(**vars(common), reps=1)
+
+    @classmethod
+    def whole(cls, common: Settings) -> Self:
+        """Everything there is."""
+        return cls(**vars(common), peers=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RooflineSettings(Settings):
     """contexts: tokens held. kv: beside f16."""
 

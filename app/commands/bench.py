@@ -15,6 +15,7 @@ _Add = Callable[..., argparse.Action]
 
 _SUMMARIES = {
     "speed": "prompts and generation, with peers beside ember",
+    "load": "how soon a model answers, and the memory it takes, with llama.cpp beside ember",
     "attention": "one attention step, kernel by kernel, against the memory's bandwidth",
     "quality": "what each codec changes in the model's answers",
     "endless": "a text and a story far beyond the window",
@@ -136,6 +137,11 @@ def _add_speed(add: _Add) -> None:
     add("--peers", action="store_true", help="measure llama.cpp and mlx-lm too")
 
 
+def _add_load(add: _Add) -> None:
+    add("--reps", type=options.tokens(1), metavar="N", help="starts of each engine (default: 5)")
+    add("--peers", action="store_true", help="measure llama.cpp too")
+
+
 def _add_attention(add: _Add) -> None:
     _add_kv(add, "codecs of the cold tier")
     shapes = ["loaded", "tinyllama", "llama-2-7b"]
@@ -210,6 +216,7 @@ def _list(least: int) -> Callable[[str], tuple[int, ...]]:
 
 _FLAGS = {
     "speed": _add_speed,
+    "load": _add_load,
     "attention": _add_attention,
     "quality": _add_quality,
     "endless": _add_endless,

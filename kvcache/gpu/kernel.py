@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-_FOLDER = Path(__file__).parent / "kernels"
+FOLDER = Path(__file__).parent / "kernels"
 SHARED_HEADERS = ("packing.h", "codecs.h", "softmax.h", "ring.h", "hadamard.h")
 LEAST_SIZE = 8  # numbers; MLX puts smaller inputs into constant memory, another kind of pointer
 _COMMENT = re.compile(r"\s*//.*$|^\s+", re.MULTILINE)
@@ -31,9 +31,10 @@ class Dialect(Enum):
 
 
 @cache
-def text_of(name: str) -> str:
-    """The file `name` of the kernels' folder."""
-    return (_FOLDER / name).read_text(encoding="utf-8")
+def text_of(name: str, folder: Path = FOLDER) -> str:
+    """The file `name` of a folder of kernels, or else of this one."""
+    path = folder / name
+    return (path if path.exists() else FOLDER / name).read_text(encoding="utf-8")
 
 
 def bare(text: str) -> str:
@@ -74,12 +75,13 @@ class Kernel:
         outputs: tuple[str, ...],
         headers: tuple[str, ...],
         macros: tuple[tuple[str, str | int], ...] = (),
+        folder: Path = FOLDER,
     ) -> "Kernel":
-        """The kernel of the file `stem`.metal, after these of the shared headers."""
+        """The kernel of the file `stem`.metal of a folder, after headers of it or of this one."""
         return cls(
             stem=stem,
-            source=text_of(f"{stem}.metal"),
-            headers="".join(map(text_of, headers)),
+            source=text_of(f"{stem}.metal", folder),
+            headers="".join(text_of(header, folder) for header in headers),
             inputs=inputs,
             outputs=outputs,
             macros=macros,

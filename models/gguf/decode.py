@@ -46,8 +46,11 @@ def decode_into(tensor: Tensor, out: npt.NDArray[np.floating]) -> None:
             target[...] = _decoded(tensor.type, rows)
         return bool(np.isfinite(target).all())
 
-    with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1, _MAX_THREADS)) as pool:
-        finite = all(pool.map(piece, starts))
+    if len(starts) == 1:  # a vector: a thread would take longer than it
+        finite = piece(0)
+    else:
+        with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1, _MAX_THREADS)) as pool:
+            finite = all(pool.map(piece, starts))
     if not finite:
         raise not_finite(tensor)
 

@@ -27,6 +27,16 @@ inline int with_fifth(int nibble, uint32_t bits, int j) {
 constexpr int8_t kIQ4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                    1,    13,   25,  38,  53,  69,  89,  113};
 
+constexpr int8_t kFP4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// 2^(exponent - 128), of which the least two are below what floats hold in full.
+inline float half_power(uint8_t exponent) {
+    const uint32_t bits = exponent < 2 ? 0x200000u << exponent : uint32_t(exponent - 1) << 23;
+    float power;
+    std::memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
 // half scale; nibbles[16]: scale * (code - 8)
 template <>
 struct BlockOf<Type::Q4_0> {
@@ -110,6 +120,17 @@ struct BlockOf<Type::IQ4_XS> {
     }
 };
 
+// exponent; nibbles[16]: 2^(exponent - 128) * kFP4Values[code]
+template <>
+struct BlockOf<Type::MXFP4> {
+    static constexpr int64_t kColumns = 32, kBytes = 17;
+
+    static Group<> group(const uint8_t* block, int) {
+        return read_nibbles(half_power(block[0]), 0, block + 1,
+                            [](int code, int) { return kFP4Values[code]; });
+    }
+};
+
 template <>
 inline void decode_block<Type::Q4_0>(const uint8_t* block, float* out) {
     decode_groups<Type::Q4_0>(block, out);
@@ -145,9 +166,15 @@ inline void decode_block<Type::IQ4_XS>(const uint8_t* block, float* out) {
     decode_groups<Type::IQ4_XS>(block, out);
 }
 
+template <>
+inline void decode_block<Type::MXFP4>(const uint8_t* block, float* out) {
+    decode_groups<Type::MXFP4>(block, out);
+}
+
 #ifdef EMBER_VNNI
 
-constexpr int kIQ4Zero = 128;  // moves the table's values up to unsigned ones
+// What moves tables' values up to unsigned ones.
+constexpr int kIQ4Zero = 128, kFP4Zero = 12;
 
 // The lanes of a block by the places of its parts in a span.
 template <typename Span>
@@ -199,11 +226,12 @@ class BlockLanes {
         return *this;
     }
 
-    // Codes by the table.
-    [[gnu::always_inline]] BlockLanes& values() {
-        const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kIQ4Values));
-        const __m512i moved = _mm512_broadcast_i32x4(_mm_xor_si128(table, _mm_set1_epi8(-128)));
-        for (auto& codes : lanes_.codes) codes = _mm512_shuffle_epi8(moved, codes);
+    // Codes by a table, whose values move up by `zero`.
+    [[gnu::always_inline]] BlockLanes& values(const int8_t* table, int zero) {
+        const __m128i moved = _mm_add_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)),
+                                           _mm_set1_epi8(char(zero)));
+        for (auto& codes : lanes_.codes)
+            codes = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(moved), codes);
         return *this;
     }
 
@@ -278,7 +306,7 @@ struct LanesOf<Type::IQ4_NL> {
 
     template <typename Span>
     [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
-        return BlockLanes(span).scale(18 * i, kIQ4Zero).nibbles(18 * i + 2).values();
+        return BlockLanes(span).scale(18 * i, kIQ4Zero).nibbles(18 * i + 2).values(kIQ4Values, kIQ4Zero);
     }
 };
 
@@ -298,7 +326,26 @@ struct LanesOf<Type::IQ4_XS> {
         return BlockLanes(span)
             .scale(_mm512_mul_ps(span.half(0), whole), kIQ4Zero)
             .nibbles(8 + 16 * i)
-            .values();
+            .values(kIQ4Values, kIQ4Zero);
+    }
+};
+
+template <>
+struct LanesOf<Type::MXFP4> {
+    static constexpr int kAtOnce = 4;
+
+    template <typename Span>
+    [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
+        const __m512i one = _mm512_set1_epi32(1);
+        const __m512i exponent = _mm512_and_si512(span.word(17 * i), _mm512_set1_epi32(255));
+        // See half_power.
+        const __m512i power = _mm512_mask_sllv_epi32(
+            _mm512_slli_epi32(_mm512_sub_epi32(exponent, one), 23),
+            _mm512_cmple_epi32_mask(exponent, one), _mm512_set1_epi32(0x200000), exponent);
+        return BlockLanes(span)
+            .scale(_mm512_castsi512_ps(power), kFP4Zero)
+            .nibbles(17 * i + 1)
+            .values(kFP4Values, kFP4Zero);
     }
 };
 

@@ -1,5 +1,4 @@
-// Blocks whose codes name runs of weights in a grid: IQ2 and IQ3; and MXFP4, whose codes name
-// single values.
+// Blocks whose codes name runs of weights in a grid: IQ2 and IQ3.
 //
 // A grid is [runs][4 or 8 magnitudes] bytes, `Weight::grid`. Signs are bits of their own, of which
 // some types store seven of every eight: the eighth makes the number of negative weights even.
@@ -8,12 +7,6 @@
 #include "blocks_k.h"
 
 namespace ember {
-
-// exponent; nibbles[16], byte j weight j low and j + 16 high: 2^(exponent - 128) * kFP4Values[code]
-template <>
-struct BlockOf<Type::MXFP4> {
-    static constexpr int64_t kColumns = 32, kBytes = 17;
-};
 
 // half scale; for each 32 weights: 4 runs of 8 in bytes, then 4 times 7 signs and 4 bits of group
 // scale in 32 bits. Groups of 32: scale * (group scale + 1/2) / 4 * magnitude.
@@ -49,17 +42,6 @@ template <>
 struct BlockOf<Type::IQ3_S> {
     static constexpr int64_t kColumns = 256, kBytes = 110;
 };
-
-constexpr int8_t kFP4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-
-// 2^(exponent - 128); the least two are below what floats hold in full.
-inline float half_power(uint8_t exponent) {
-    const uint32_t bits =
-        exponent < 2 ? 0x00200000u << exponent : uint32_t(exponent - 1) << 23;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 // The eighth sign of each of 8 bytes, of which seven are there.
 inline uint64_t with_eighth(uint64_t sevens) {
@@ -240,15 +222,6 @@ inline void decode_block<Type::IQ3_XXS>(const uint8_t* block, const uint8_t* gri
 template <>
 inline void decode_block<Type::IQ3_S>(const uint8_t* block, const uint8_t* grid, float* out) {
     decode_by_grid<Type::IQ3_S>(block, grid, out);
-}
-
-template <>
-inline void decode_block<Type::MXFP4>(const uint8_t* block, float* out) {
-    const float scale = half_power(block[0]);
-    for (int i = 0; i < 16; ++i) {
-        out[i] = scale * float(kFP4Values[block[1 + i] & 15]);
-        out[16 + i] = scale * float(kFP4Values[block[1 + i] >> 4]);
-    }
 }
 
 #ifdef EMBER_VNNI

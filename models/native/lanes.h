@@ -82,10 +82,13 @@ class Span {
         if constexpr (kLast == 32) rows.load_thirty_two(at + kBytes - 32, last_);
     }
 
-    // The word from an even byte on.
+    // The word from a byte on.
     [[gnu::always_inline]] __m512i word(int at) const {
         if (aligned(at)) return aligned_word(at);
-        return _mm512_shrdi_epi32(aligned_word(at - 2), aligned_word(at + 2), 16);
+        if (aligned(at - 1)) return _mm512_shrdi_epi32(aligned_word(at - 1), aligned_word(at + 3), 8);
+        if (aligned(at - 2))
+            return _mm512_shrdi_epi32(aligned_word(at - 2), aligned_word(at + 2), 16);
+        return _mm512_shrdi_epi32(aligned_word(at - 3), aligned_word(at + 1), 24);
     }
 
     // The float16 there.

@@ -5,8 +5,9 @@
 // it, and marks the mapping: the thread goes on, what it computes is worth nothing, and whoever
 // called it looks at the mark. All other faults go to whom they went before.
 //
-// The handler runs in any thread, at any instruction: it calls nothing but mmap, sigaction and
-// pthread_kill, and reads a list to which mappings are added but never taken off.
+// The handler runs in any thread, at any instruction, and so calls nothing but mmap, sysconf,
+// sigaction and pthread_kill, all without locks or memory of their own, and reads a list to which
+// mappings are added but never taken off.
 #pragma once
 
 #include <pthread.h>
@@ -34,6 +35,11 @@ static_assert(std::atomic<Mapping*>::is_always_lock_free &&
 // Whom other faults go to.
 inline struct sigaction fault_handler_before;
 
+// Whether somebody sent the signal, which then has no address.
+inline bool was_sent(const siginfo_t& info) {
+    return info.si_code <= 0 || info.si_code == SI_USER || info.si_code == SI_QUEUE;
+}
+
 // Give a fault that is none of ours to the handler before us, and a second one to the system: the
 // instruction runs again, or the signal that somebody sent comes again.
 inline void hand_over(int number, const siginfo_t& info) {
@@ -41,7 +47,7 @@ inline void hand_over(int number, const siginfo_t& info) {
     fault_handler_before = {};
     fault_handler_before.sa_handler = SIG_DFL;
     sigaction(number, &before, nullptr);
-    if (info.si_code <= 0) pthread_kill(pthread_self(), number);
+    if (was_sent(info)) pthread_kill(pthread_self(), number);
 }
 
 // Whether zeros are now in the place of the page at `address` and of those behind it.
@@ -61,8 +67,7 @@ inline bool put_zeros(uintptr_t address) {
 
 inline void on_fault(int number, siginfo_t* info, void*) {
     const int error = errno;
-    // Signals that somebody sends have no address.
-    if (info->si_code <= 0 || !put_zeros(reinterpret_cast<uintptr_t>(info->si_addr)))
+    if (was_sent(*info) || !put_zeros(reinterpret_cast<uintptr_t>(info->si_addr)))
         hand_over(number, *info);
     errno = error;
 }

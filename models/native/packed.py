@@ -296,7 +296,10 @@ def _grid(kind: TensorType) -> Bytes | None:
     runs = blocks.grid.reshape(blocks.grid_shape)
     levels = np.searchsorted(blocks.grid_map, runs)
     words = (levels << np.arange(runs.shape[1]) * (16 // runs.shape[1])).sum(axis=1)
-    return np.concatenate([runs.astype(np.uint8).ravel(), words.astype("<u2").view(np.uint8)])
+    both: Bytes = np.concatenate(
+        [runs.astype(np.uint8).ravel(), words.astype("<u2").view(np.uint8)]
+    )
+    return both
 
 
 def _optional(name: str, vector: Floats | None, size: int) -> int | None:

@@ -118,16 +118,15 @@ struct CodePanel {
     // out[m] += the columns at hand of all rows times activation row m.
     template <int M>
     void add(const Activation* x, int64_t at, int groups, float (*out)[kPanel]) const {
-        __m512 total[M][kVectors], scaled[M][kVectors];
-        for (int m = 0; m < M; ++m)
-            for (int v = 0; v < kVectors; ++v) {
-                total[m][v] = _mm512_loadu_ps(out[m] + 16 * v);
-                scaled[m][v] = _mm512_setzero_ps();
-            }
+        __m512 total[M][kVectors];  // but for the scales of all columns, where there is one
+        for (auto& row : total)
+            for (auto& each : row) each = _mm512_setzero_ps();
         for (int g = 0; g < groups; ++g) {
             __m512i sums[M][kVectors];
             for (auto& row : sums)
                 for (auto& sum : row) sum = _mm512_setzero_si512();
+            // Or each sum is moved to another register and back.
+#pragma GCC unroll 4
             for (int i = 16 * g; i < 16 * g + 16; ++i)
                 for (int m = 0; m < M; ++m) {
                     int32_t pair;
@@ -137,39 +136,36 @@ struct CodePanel {
                             _mm512_dpwssd_epi32(sums[m][v], _mm512_load_si512(codes[i][16 * v]),
                                                 _mm512_set1_epi32(pair));
                 }
-            for (int m = 0; m < M; ++m)
-                add_group(x[m], g, at / kXGroup + g, sums[m], scaled[m], total[m]);
+            for (int m = 0; m < M; ++m) {
+                const __m512 x_scale = _mm512_set1_ps(x[m].scales[at / kXGroup + g]);
+                for (int v = 0; v < kVectors; ++v) {
+                    const __m512 scale =
+                        kScales == 1 ? x_scale : _mm512_mul_ps(vector(scales[g], v), x_scale);
+                    total[m][v] =
+                        _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[m][v]), scale, total[m][v]);
+                }
+            }
         }
         for (int m = 0; m < M; ++m)
             for (int v = 0; v < kVectors; ++v) {
-                if constexpr (kScales == 1)
-                    total[m][v] = _mm512_fmadd_ps(scaled[m][v], vector(scales[0], v), total[m][v]);
-                _mm512_storeu_ps(out[m] + 16 * v, total[m][v]);
+                const __m512 before = _mm512_loadu_ps(out[m] + 16 * v);
+                total[m][v] = kScales == 1
+                                  ? _mm512_fmadd_ps(total[m][v], vector(scales[0], v), before)
+                                  : _mm512_add_ps(total[m][v], before);
             }
+        constexpr int kEach = kMinimums / kGroups;  // minimums of 32 columns
+        for (int i = 0; i < groups * kEach; ++i)
+            for (int m = 0; m < M; ++m) {
+                const float* x_sums = kEach == 1 ? x[m].sums : x[m].halves;
+                const __m512 sum = _mm512_set1_ps(x_sums[at / kXGroup * kEach + i]);
+                for (int v = 0; v < kVectors; ++v)
+                    total[m][v] = _mm512_fnmadd_ps(vector(minimums[i], v), sum, total[m][v]);
+            }
+        for (int m = 0; m < M; ++m)
+            for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(out[m] + 16 * v, total[m][v]);
     }
 
     static __m512 vector(const float* of, int v) { return _mm512_load_ps(of + 16 * v); }
-
-    // Sums of codes * x of group g of the panel, which is group x_group of the activations.
-    [[gnu::always_inline]] void add_group(const Activation& x, int g, int64_t x_group,
-                                          const __m512i* sums, __m512* scaled,
-                                          __m512* total) const {
-        constexpr int kEach = kMinimums / kGroups;  // minimums of a group
-        const float* x_sums = kEach == 1 ? x.sums : x.halves;
-        const __m512 x_scale = _mm512_set1_ps(x.scales[x_group]);
-        for (int v = 0; v < kVectors; ++v) {
-            const __m512 sum = _mm512_cvtepi32_ps(sums[v]);
-            if constexpr (kScales == 1) {
-                scaled[v] = _mm512_fmadd_ps(sum, x_scale, scaled[v]);
-            } else {
-                const __m512 scale = _mm512_mul_ps(vector(scales[g], v), x_scale);
-                total[v] = _mm512_fmadd_ps(sum, scale, total[v]);
-            }
-            for (int i = 0; i < kEach; ++i)
-                total[v] = _mm512_fnmadd_ps(vector(minimums[kEach * g + i], v),
-                                            _mm512_set1_ps(x_sums[kEach * x_group + i]), total[v]);
-        }
-    }
 };
 
 #endif

@@ -27,7 +27,11 @@ class Projection(Protocol):
         """y = x W^T + b: x [..., columns] -> [..., rows] in x's dtype."""
 
     def look_up(self, ids: mx.array, scale: float) -> mx.array:
-        """W's rows `ids` [...] times `scale`, as activations [..., columns]."""
+        """W's rows `ids` [...] times `scale`, as activations [..., columns].
+
+        On a GPU an id of no row is taken for the nearest that there is: it may be on its way
+        still, so that nobody can look at it before.
+        """
 
 
 HoldMatrix = Callable[[Sequence[Tensor], mx.array | None, mx.Dtype], Projection]
@@ -53,7 +57,7 @@ class Linear(nn.Module):
         return len(self.weight)
 
     def look_up(self, ids: mx.array, scale: float) -> mx.array:
-        found: mx.array = self["weight"][ids]
+        found: mx.array = self["weight"][mx.clip(ids, 0, self.rows - 1)]
         return found if scale == 1 else found * scale
 
 

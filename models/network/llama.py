@@ -318,8 +318,8 @@ class Model(nn.Module):
         """Token ids [B, L] -> vectors [B, L, hidden]."""
         scale = self.config.switches.embedding_scale
         if on_gpu() and ids.shape[-1] == 1:
-            # One id may still be on its way: it is kept inside the table, but not waited for.
-            return self.embedding.look_up(mx.clip(ids, 0, self.vocabulary - 1), scale)
+            # One id may still be on its way, and is not waited for.
+            return self.embedding.look_up(ids, scale)
         found = np.asarray(ids)
         if found.size and not 0 <= found.min() <= found.max() < self.vocabulary:
             raise EmberError(

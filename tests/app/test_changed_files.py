@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from tests.app.conftest import write_tiny
@@ -57,6 +58,13 @@ def model(tmp_path: Path) -> Path:
     write_scripted(path, [b"one ", b"two ", b"three "], endless=True)
     os.utime(path, ns=(10**18, 10**18))
     return path
+
+
+@pytest.fixture
+def environment(folders: dict[str, str]) -> dict[str, str]:
+    """Folders of our own, but for that of the kernels, which take long to compile."""
+    kernels = os.environ.get("EMBER_CACHE") or str(platformdirs.user_cache_path("ember"))
+    return {**folders, "EMBER_CACHE": kernels}
 
 
 @contextmanager
@@ -181,8 +189,8 @@ def test_while_it_is_loaded(model: Path, backend: str) -> None:
     assert done.stdout == f"{model}: was cut to 9001 bytes while in use; get it again\n"
 
 
-def test_a_chat_says_so_and_goes_on(model: Path, folders: dict[str, str]) -> None:
-    terminal = Terminal("chat", "--plain", *ENDLESS[:2], "-m", str(model), environment=folders)
+def test_a_chat_says_so_and_goes_on(model: Path, environment: dict[str, str]) -> None:
+    terminal = Terminal("chat", "--plain", *ENDLESS[:2], "-m", str(model), environment=environment)
     terminal.wait_for("> ")
     terminal.type(b"hi\n")
     terminal.wait_for("one two three one ")
@@ -195,11 +203,11 @@ def test_a_chat_says_so_and_goes_on(model: Path, folders: dict[str, str]) -> Non
 
 
 def test_the_full_screen_says_so_and_takes_another_model(
-    model: Path, folders: dict[str, str]
+    model: Path, environment: dict[str, str]
 ) -> None:
     other = model.with_name("other.gguf")
     shutil.copyfile(model, other)
-    terminal = Terminal("chat", *ENDLESS[:2], "-m", str(model), environment=folders)
+    terminal = Terminal("chat", *ENDLESS[:2], "-m", str(model), environment=environment)
     terminal.wait_for("Ask anything")
     terminal.type(b"hi\r")
     terminal.wait_for("one two three")

@@ -1,6 +1,8 @@
 """What fits in memory: figures, refusals before anything is read, and numbers without bound."""
 
 import json
+import mmap
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import psutil
 import pytest
 
 from app import cli, memory, options
+from app.bench.figures.shapes import LLAMA_2_7B
 from app.memory import Fit, Memory, Need, TooLargeError, admit
 from app.model_list import Cost, ListedModel, fit
 from app.options import LoadOptions
@@ -186,6 +189,19 @@ def test_a_window_nobody_asked_for_shrinks_to_what_fits() -> None:
         admit(CacheConfig(), model, 235 * GB // 10)
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_7b_chat_has_its_whole_window_on_a_mac_of_8_gb(
+    gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wired = int((8 << 30) * memory.WIRED_SHARE)
+    monkeypatch.setattr(memory, "on_gpu", lambda: gpu)
+    monkeypatch.setattr(memory, "memory", lambda: Memory(most=wired, now=wired))
+    weights = LLAMA_2_7B.weight_bytes
+    assert admit(CacheConfig(), LLAMA_2_7B, weights) == memory.Admitted(config=CacheConfig())
+    longer = CacheConfig(max_tokens=5000, beyond_context=True)
+    assert not admit(longer, LLAMA_2_7B, weights).notes
+
+
 # -- one notion --
 
 
@@ -288,10 +304,22 @@ def test_a_container_has_what_its_group_may_take(
     (folder / f"memory.{names[0]}").write_text("700000000\n")
     (folder / f"memory.{names[1]}").write_text("500000000\n")
     (folder / "memory.stat").write_text("anon 1\ninactive_file 90000000\nactive_file 10000000\n")
-    monkeypatch.setattr(memory, "resident", lambda: 30_000_000)
+    monkeypatch.setattr(memory, "_own", lambda: 30_000_000)
     found = memory.memory()
     assert found.most == 700_000_000
     assert found.now == 700_000_000 - 400_000_000 + 30_000_000
+
+
+def test_pages_of_a_mapped_file_are_free_already(tmp_path: Path) -> None:
+    size = 64 << 20
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(size)
+        with mmap.mmap(file.fileno(), size) as mapped:
+            own, resident = memory._own(), memory.resident()
+            assert not mapped[:: mmap.PAGESIZE].strip(b"\0")
+            on_linux = sys.platform == "linux"
+            assert memory.resident() - resident > size / 2
+            assert (memory._own() - own < size / 8) is on_linux
 
 
 def test_groups_without_limits_change_nothing(

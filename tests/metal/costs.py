@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass
 from math import prod
 
+import mlx.core as mx
+
 from app.bench.figures.gpu_time import FILE, Costs, KernelCosts, LaunchCosts
 from app.bench.figures.shapes import Network
 from app.bench.sections.roofline import NETWORKS, encoding_bytes
@@ -16,6 +18,9 @@ from kvcache.codecs import codec
 from kvcache.gpu.kernel import Call
 from kvcache.gpu.shape import TILE, CallShape
 from kvcache.gpu.traffic import Held, traffic
+from models.gguf.tensor_types import TensorType
+from models.gpu.blocks import Blocks
+from models.gpu.product import product_call
 from tests.metal import launches
 from tests.metal.encoding import EncodeCase, encoded
 from tests.metal.ptx import executed_by
@@ -23,6 +28,8 @@ from tests.metal.recording import Recorder, calls_of
 from tests.metal.samples import Case
 
 _BEFORE, _LETTING_GO = 200, 2500  # tokens held: some are encoded; the window lets go
+PRODUCTS = (TensorType.Q4_K, TensorType.Q6_K, TensorType.Q8_0)
+_ROWS, _COLUMNS = 64, 4096
 _FEW, _MANY = 8, 24  # blocks of 64 tokens, or as many tiles of 32
 
 
@@ -36,7 +43,16 @@ def costs() -> Costs:
             mlx_lm=launches.mlx_lm_token(_BEFORE),
         ),
         instructions={network.name: _instructions(network) for network in NETWORKS},
+        products={kind.name: _product(kind) for kind in PRODUCTS},
     )
+
+
+def _product(kind: TensorType) -> float:
+    """Instructions of threads for each byte of blocks, of which rows are as Llama-2-7B's."""
+    blocks = Blocks.empty(kind, rows=_ROWS, columns=_COLUMNS)
+    x = mx.zeros((1, _COLUMNS), mx.float16)
+    call = product_call(blocks, x.shape, x.dtype, None).of(x)
+    return round(TILE * executed_by(call) / blocks.nbytes, 2)
 
 
 def _instructions(network: Network) -> KernelCosts:

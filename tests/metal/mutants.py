@@ -19,15 +19,33 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from kvcache.gpu import TierDecoder, TierPrefill
-from kvcache.gpu.kernel import SHARED_HEADERS, Call, text_of
+from kvcache.gpu import TierDecoder, TierPrefill, kernel
+from kvcache.gpu.kernel import SHARED_HEADERS, Call
+from models.gguf.tensor_types import TensorType
+from models.gpu.product import FOLDER
+from tests.metal import lookups
 from tests.metal.build import Mode, RefusedTextError
 from tests.metal.emulator import Emulator, KernelFaultError, Order
 from tests.metal.encoding import EncodeCase, unlike
+from tests.metal.lookups import LookupCase
+from tests.metal.matrices import GRIDS_ON_GPU
+from tests.metal.products import ProductCase, columns_of, excess
 from tests.metal.samples import Case, Sample, make, tolerance
 
+Tried = Case | EncodeCase | ProductCase | LookupCase
 ENCODING = ("encode.metal", "leaving.h", "encoders.h", "encode_kvarn.h")
-BODIES = ("cold.metal", "unencoded.metal", "merge.metal", "expand.metal", *ENCODING)
+DECODERS = ("blocks_32.h", "blocks_256.h", "two_bits.h", "levels.h", "grids.h", "floats.h")
+PRODUCTS = ("product.metal", "blocks.h", *DECODERS)
+LOOKUPS = ("rows.metal", "numbers.h")
+BODIES = (
+    "cold.metal",
+    "unencoded.metal",
+    "merge.metal",
+    "expand.metal",
+    *ENCODING,
+    *PRODUCTS,
+    *LOOKUPS,
+)
 _HARMLESS = Path(__file__).parent / "harmless_mutants.txt"
 
 _RULES: tuple[tuple[str, str], ...] = (
@@ -201,6 +219,73 @@ _ENCODING_BY_STRUCTURE = {
 }
 
 
+def _products(*kinds: TensorType) -> tuple[ProductCase, ...]:
+    """Of each type a step and a part of one, once with one row of x and once with several."""
+    return tuple(
+        ProductCase(
+            kind=kind, columns=columns_of(kind, columns), rows=rows, last=rows, inputs=inputs
+        )
+        for kind in kinds
+        for rows, columns, inputs in ((5, 2336, 1), (3, 1056, 3))
+    )
+
+
+# Where a lane has nothing to load, what a word is by chance is no small number.
+_HALVES = ProductCase(kind=TensorType.F16, columns=520, dtype=mx.float16)
+_PRODUCTS = (
+    # Simdgroups that share what they stage, of which two have one row or none.
+    ProductCase(rows=19, last=19, columns=1280, inputs=3, biased=True),
+    ProductCase(rows=13, first=4, last=9, biased=True, dtype=mx.float16),
+    ProductCase(rows=33, last=33, columns=256, inputs=8),
+    ProductCase(rows=33, last=33, columns=2304, inputs=2, dtype=mx.bfloat16),
+    *(ProductCase(kind=TensorType.F32, rows=7, last=7, columns=520, inputs=n) for n in (1, 7)),
+    ProductCase(kind=TensorType.F32, rows=7, last=7, columns=520, inputs=2, dtype=mx.float16),
+    _HALVES,
+)
+_PRODUCTS_BY_STRUCTURE = {
+    "Nibbles32": _products(TensorType.Q5_1, TensorType.Q5_0, TensorType.Q4_1, TensorType.Q4_0),
+    "Levels32": _products(TensorType.IQ4_NL, TensorType.MXFP4),
+    "Nibbles256": _products(TensorType.Q5_K, TensorType.Q4_K),
+    "Numbers": (
+        *_products(TensorType.BF16, TensorType.F32),
+        ProductCase(kind=TensorType.F16, columns=37, inputs=3),
+    ),
+    **{
+        kind.name: _products(kind)
+        for kind in (
+            *(TensorType.Q8_0, TensorType.Q6_K, TensorType.IQ4_XS),
+            *(TensorType.Q2_K, TensorType.Q3_K, *GRIDS_ON_GPU),
+        )
+    },
+}
+
+
+_LOOKUPS = (
+    LookupCase(),
+    LookupCase(columns=1024, rows=9, last=9),
+    LookupCase(kind=TensorType.Q2_K, columns=4352, first=2, dtype=mx.float16),
+    LookupCase(kind=TensorType.Q8_0, columns=1056, dtype=mx.bfloat16, rows=1, last=1),
+    LookupCase(ids=(-1, 7, 1 << 30, -(1 << 31), 3, 0, 6, 7, 8), first=1, last=5, factor=-3.5),
+    LookupCase(kind=TensorType.Q6_K, ids=(2,), columns=256, dtype=mx.float16, factor=0.5),
+)
+
+# Types that use what all share in each way that there is.
+_EACH_WAY = (
+    *(TensorType.Q3_K, TensorType.Q6_K, TensorType.Q5_1, TensorType.Q2_K, TensorType.MXFP4),
+    *(TensorType.IQ2_S, TensorType.F16, TensorType.F32),
+)
+# Of what stands before the first structure of a file.
+_BEFORE_STRUCTURES = {
+    "grids.h": _products(*GRIDS_ON_GPU),
+    "levels.h": _products(TensorType.MXFP4, TensorType.IQ4_XS),
+}
+
+
+def text_of(file: str) -> str:
+    """A kernel's text, or a header's."""
+    return kernel.text_of(file, FOLDER)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
     """A change in a file of `kernels/`: the text at `start` becomes `new`."""
@@ -225,13 +310,22 @@ class Mutant:
         before, after = whole[begin : self.start], whole[self.start + len(self.old) : end]
         return f"{self.file}: {before.lstrip()}[{self.old.strip()} -> {self.new.strip()}]{after}"
 
-    def cases(self) -> Sequence[Case | EncodeCase]:
+    def cases(self) -> Sequence[Tried]:
         """What to try it with: the family that it is in, or everything."""
         if self.file in _BY_FILE:
             return _BY_FILE[self.file]
         structures = [
             m[1] for m in _STRUCTURE.finditer(text_of(self.file)) if m.start() < self.start
         ]
+        if self.file == "product.metal":
+            return _PRODUCTS
+        if self.file in LOOKUPS:
+            return _LOOKUPS
+        if self.file == "blocks.h":
+            return (*_products(*_EACH_WAY), _HALVES)
+        if self.file in DECODERS:
+            of_one = [each for each in structures if each in _PRODUCTS_BY_STRUCTURE]
+            return _PRODUCTS_BY_STRUCTURE[of_one[-1]] if of_one else _BEFORE_STRUCTURES[self.file]
         if self.file in ENCODING:
             known = [each for each in structures if each in _ENCODING_BY_STRUCTURE]
             return _ENCODING_BY_STRUCTURE[known[-1]] if known else _ENCODING
@@ -316,10 +410,17 @@ def caught(mutant: Mutant) -> str | None:
     return None
 
 
-def _found_by(launch: MutantLauncher, case: Case | EncodeCase) -> str | None:
+def _found_by(launch: MutantLauncher, case: Tried) -> str | None:
     try:
-        encodes = isinstance(case, EncodeCase)
-        right = not unlike(case, launch) if encodes else _attends(launch, case)
+        match case:
+            case EncodeCase():
+                right = not unlike(case, launch)
+            case ProductCase():
+                right = bool(excess(case, launch).max() < 1)
+            case LookupCase():
+                right = bool(lookups.excess(case, launch).max() <= 1)
+            case _:
+                right = _attends(launch, case)
     except RefusedTextError:
         return "refused by the compiler"
     except KernelFaultError as error:

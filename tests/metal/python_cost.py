@@ -28,7 +28,7 @@ from tests.metal import launches
 # Tokens in the cache: some hot ones alone; cold blocks too; a window that has moved. Neither
 # the next token nor the one after it completes a block.
 HELD = {"hot": 29, "cold": 151, "steady": 2500}
-TYPES = every_matrix(TensorType.Q4_1)
+TYPES = every_matrix(TensorType.Q4_K)
 _OURS = tuple(str(Path(package.__path__[0])) for package in (kvcache, models))
 _LAYERS = 22  # TinyLlama's
 _TOKENS = 20  # that one cache is asked for: fewer than complete a block

@@ -6,23 +6,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jsonschema
 import mlx.core as mx
 import numpy as np
 import pytest
 
+import models
 from kvcache import Backend
 from kvcache.gpu.kernel import Call, Dialect, Launcher
 from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
-from tests.metal import cases, cuda, test_encode, test_prefill
+from tests.metal import cases, cuda, test_encode, test_prefill, test_product, test_rows
 from tests.metal.build import find_compiler
-from tests.metal.check import correctness, run
+from tests.metal.check import correctness, run, tokens
 from tests.metal.check.report import ROWS, Report, schema
 from tests.metal.check.rows import CorrectnessRow
 from tests.metal.check.run import Device, check
-from tests.metal.check.sizes import Shape, Sizes
+from tests.metal.check.sizes import Matrix, Shape, Sizes
 from tests.metal.check.timing import Timer, linking
 from tests.metal.emulator import Emulator
 from tests.metal.generated import generate
@@ -38,13 +40,19 @@ SIZES = Sizes(
     kernel_tokens=(390,),
     new=(2,),
     threadgroups=(16, 4),
+    matrices=(Matrix(name="tiny", rows=264, columns=256),),
+    types=(TensorType.Q4_K, TensorType.Q8_0),
+    tokens_of_products=(1, 9),
     copied=2**16,
     depths=(0, 90),
     window=80,
     generated=2,
     timer=QUICK,
 )
-SOME = ("tiers: cold of one", "tiers: nothing held", "prefill: hot only")
+SOME = (
+    *("tiers: cold of one", "tiers: nothing held", "prefill: hot only"),
+    *("product: Q4_K x3", "rows: Q8_0, by id"),
+)
 SECONDS = dict.fromkeys(ROWS, 1e9)
 
 
@@ -116,6 +124,18 @@ def test_each_launch_is_timed_by_itself(whole: tuple[int, Report, dict[str, Any]
     assert rows[0]["share"] == pytest.approx(rows[0]["gb_s"] / reached)
 
 
+def test_products_are_beside_mlx(whole: tuple[int, Report, dict[str, Any]]) -> None:
+    rows = of(whole[2], "products")
+    assert [(row["type"], row["tokens"]) for row in rows] == [
+        (kind, tokens) for tokens in (1, 9) for kind in ("Q4_K", "Q8_0")
+    ]
+    reached = max(row["gb_s"] for row in of(whole[2], "bandwidth"))
+    for row, each in zip(rows, (144, 8 * 34) * 2, strict=True):
+        assert row["bytes"] == 264 * each
+        assert row["times"] == pytest.approx(row["mlx_seconds"] / row["seconds"])
+        assert row["share"] == pytest.approx(row["bytes"] / row["seconds"] / 1e9 / reached)
+
+
 def test_one_thing_is_varied_at_a_time(whole: tuple[int, Report, dict[str, Any]]) -> None:
     rows = of(whole[2], "attention")
     assert [(row["tokens"], row["new"], row["threadgroups"]) for row in rows] == [
@@ -178,7 +198,7 @@ def test_what_is_wrong_is_shown_and_fails(
     code = check(device(model, Faulty()), report, ["correctness", "kernels"])
     document = json.loads(report.file.read_text())
     jsonschema.validate(document, schema())
-    refused, off, right = of(document, "correctness")
+    refused, off, right, *_ = of(document, "correctness")
     assert code == 1
     assert refused["problem"] == "Thread group size (128) is greater than allowed (64)."
     assert (off["problem"], off["right"], right["right"]) == ("", False, True)
@@ -249,12 +269,22 @@ def test_the_default_configuration_comes_first() -> None:
     assert {"tiers: window moves", "turn: half-split", "shape: D128 G1 L1"} <= default
     assert {"prefill: all tiers", "codec: hkivi5", "codec: q4"} & default == {"prefill: all tiers"}
     kinds = {name.partition(":")[0] for name in default}
-    assert kinds == {"tiers", "turn", "window", "shape", "prefill", "encode"}
+    assert kinds == {"tiers", "turn", "window", "shape", "prefill", "encode", "product", "rows"}
 
 
 def test_all_sections_end_within_five_minutes() -> None:
     assert set(run._MOST_SECONDS) == set(ROWS)
     assert sum(run._MOST_SECONDS.values()) <= 280
+
+
+def test_what_a_load_says_is_in_the_table(model: str, tmp_path: Path) -> None:
+    report = Report(file=tmp_path / "found.json")
+    told = "matrices are decoded to 16-bit floats, of Q6_K"
+    loaded = replace(models.load(model), notes=(told, "and more"))
+    with mock.patch.object(tokens, "load", return_value=loaded):
+        check(device(model, Emulator()), report, ["tokens"])
+    assert report.notes["tokens"] == f"{told}; and more"
+    assert told in report.markdown()
 
 
 def test_a_model_that_is_not_here_is_left_out(
@@ -343,6 +373,8 @@ def test_all_cases_of_the_emulator_are_checked() -> None:
         *cases.ALL,
         *(f"prefill: {name}" for name in test_prefill.CASES),
         *(f"encode: {name}" for name in test_encode.ALL),
+        *(f"product: {name}" for name in test_product.CASES),
+        *(f"rows: {name}" for name in test_rows.CASES),
     }
     assert correctness.cases().keys() == names
     assert len(names) > 150

@@ -10,12 +10,14 @@ from kvcache import CacheConfig
 from kvcache.codecs import codec
 from kvcache.gpu.kernel import Call, Kernel
 from kvcache.gpu.traffic import block_bytes
+from models.gguf.tensor_types import TensorType
 from tests.metal import costs, cuda, launches
 from tests.metal.ptx import Program, Thread, executed_by
 
 needs_nvrtc = pytest.mark.skipif(
     not cuda.is_available(), reason="needs the dependency group nvrtc (Linux, x86-64)"
 )
+MOST_FOR_A_WEIGHT = {TensorType.Q4_K: 7.5, TensorType.Q6_K: 9.0, TensorType.Q8_0: 7.0}
 AGAIN = "python -m tests.metal.costs"
 
 
@@ -30,6 +32,7 @@ def test_the_file_says_what_is_counted() -> None:
         assert counted.encoded == pytest.approx(said.encoded, rel=0.02), AGAIN
         assert counted.unencoded == pytest.approx(said.unencoded, rel=0.02), AGAIN
         assert counted.threadgroup == pytest.approx(said.threadgroup, rel=0.05), AGAIN
+    assert found.products == pytest.approx(kept.products, rel=0.02), AGAIN
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,13 @@ def test_an_encoded_byte_takes_few_instructions_beside_the_products(
     encoded = Costs.read().instructions[name].encoded
     assert products < encoded < most
     assert encoded - products < 13
+
+
+@pytest.mark.parametrize(("kind", "most"), MOST_FOR_A_WEIGHT.items())
+def test_a_weight_takes_few_instructions_of_a_product(kind: TensorType, most: float) -> None:
+    """Three at the least: its bits, a number of them, a product and sum."""
+    each = Costs.read().products[kind.name] * kind.block_bytes / kind.block_size
+    assert 3 < each < most
 
 
 # -- instructions --

@@ -12,6 +12,7 @@ import pytest
 from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 
+import models
 from kvcache import Backend, EmberError
 from kvcache.native.build import NativeUnavailableError
 from models import loader
@@ -20,6 +21,7 @@ from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
 from models.loader import load
 from models.native.kernels import Kernels
+from models.network.layers import Linear
 from models.network.llama import Model
 from models.text.messages import conversation
 from tests.gguf_factory import (
@@ -212,3 +214,58 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(
         os.truncate(path, path.stat().st_size // 2)
         with pytest.raises(GGUFError, match=r"was cut to .* bytes while in use"):
             file.tensor("output_norm.weight")
+
+
+@pytest.mark.parametrize(
+    "kind", [TensorType.F32, TensorType.Q8_0, TensorType.Q4_1], ids=lambda kind: kind.name
+)
+def test_tensors_may_lie_anywhere_and_end_with_the_file(tmp_path: Path, kind: TensorType) -> None:
+    """At multiples of 8 bytes, of a page, and of what is usual: the same numbers to the bit."""
+    found = []
+    for alignment in (8, 32, 4096):
+        path = tmp_path / f"{alignment}.gguf"
+        write_llama(
+            path,
+            config=replace(TINY, width=96, context=128),
+            types=every_matrix(kind),
+            tokenizer_metadata=sentencepiece_tokenizer(TINY.vocab)
+            | {"general.alignment": alignment, "general.description": "x" * 5},
+            seed=4,
+        )
+        with GGUFFile(path) as file:
+            ends = [info.offset + info.nbytes for info in file.tensors.values()]
+            assert (alignment > 8) == all(not info.offset % 32 for info in file.tensors.values())
+        os.truncate(path, max(ends))
+        model = load(path, backend=Backend.CPU).model
+        found.append(np.asarray(model(mx.array([[5, 7, 11]]), model.make_cache())))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[1], found[2])
+
+
+def test_on_the_cpu_weights_stay_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    write(path, {})
+    before = mx.get_active_memory()
+    loaded = load(path, backend=Backend.CPU)
+    assert mx.get_active_memory() - before < 0.05 * loaded.file_bytes
+    assert 0.8 * loaded.file_bytes < loaded.weight_bytes < loaded.file_bytes
+    memory = mx.array(loaded.model(mx.array([[1, 9, 30]])))
+    del loaded
+    # As the mapping ends with the network, so does what the next one finds in its place.
+    assert mx.array_equal(load(path, backend=Backend.CPU).model(mx.array([[1, 9, 30]])), memory)
+
+
+def test_the_reference_holds_what_gguf_py_decodes(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    write(path, {})
+    steps: list[tuple[int, int]] = []
+    loaded = load(path, backend=Backend.REFERENCE, progress=lambda *step: steps.append(step))
+    with models.GGUFFile(path) as file:
+        weights = sum(models.decode(file.tensor(name)).size for name in file.tensors)
+        table = models.decode(file.tensor("token_embd.weight"))
+    assert loaded.weight_bytes == 4 * weights
+    embedding = loaded.model.embedding
+    assert isinstance(embedding, Linear)
+    assert mx.array_equal(embedding.weight, mx.array(table))
+    assert [done for done, _ in steps] == sorted({done for done, _ in steps})
+    assert steps[-1][0] == steps[-1][1]

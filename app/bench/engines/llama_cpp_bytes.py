@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 
-from app.bench.engines.case import Case
-
 _BITS = {"f16": 16.0, "q8_0": 8.5, "q4_0": 4.5}
 
 
-def kv_bytes(metadata: Mapping[str, str], case: Case) -> int:
-    """Bytes of the tokens held, from the file's dimensions and the type's bits."""
+def kv_bytes(metadata: Mapping[str, str], kv: str, tokens: int) -> int:
+    """Bytes of so many tokens, from the file's dimensions and the bits of the type or types."""
 
     architecture = metadata["general.architecture"]
 
@@ -18,6 +16,6 @@ def kv_bytes(metadata: Mapping[str, str], case: Case) -> int:
     heads = number("attention.head_count")
     dim = number("attention.key_length", number("embedding_length") // heads)
     elements = number("block_count") * number("attention.head_count_kv", heads) * dim
-    keys, _, values = case.kv.partition("/")
+    keys, _, values = kv.partition("/")
     bits = _BITS[keys] + _BITS[values or keys]
-    return int(elements * bits / 8 * (case.depth + case.pp + case.tg))
+    return int(elements * bits / 8 * tokens)

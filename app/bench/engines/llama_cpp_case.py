@@ -83,7 +83,7 @@ class _Run:
             threads=self._case.threads or physical_cores(),
             pp_s=pp_s,
             token_s=token_s,
-            kv_bytes=kv_bytes(self.llama.metadata, self._case),
+            kv_bytes=kv_bytes(self.llama.metadata, self._case.kv, self._case.window - 1),
             peak_rss_bytes=peak_rss(),
         )
 

@@ -1,7 +1,8 @@
 """Times mlx-lm's own Llama and cache over a file's weights, as MLX quantizes them.
 
-MLX has no products over a file's blocks: matrices are decoded and quantized to as many bits as
-their type has codes of, in groups of 64 (mlx-lm's default) where rows are made of those.
+MLX has no products over a file's blocks. Q4_1 and Q5_1 are as in the file; other matrices are
+decoded and quantized anew, to as many bits as their type has codes of, in groups of 64
+(mlx-lm's default) where rows are made of those.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from kvcache.config import on_gpu
 from models import GGUFFile, decode
 from models.finding.source import locate
 from models.gguf.tensor import Tensor
+from models.gpu import affine
 from models.network.config import NetworkConfig
 from models.network.shapes import tensors_to_read
 
@@ -69,10 +71,15 @@ def read_weights(model: str) -> Weights:
             )
         for name, info in tensors_to_read(file, config).items():
             tensor, stem = file.tensor(info), name.removesuffix(".weight")
-            arrays[stem] = (mx.array(decode(tensor)),)
-            if tensor.type.block_size > 1:
+            if tensor.type in affine.BITS:
+                exact = affine.AffineLinear([tensor], None, mx.float16)
+                arrays[stem] = exact.weight, exact.scales, exact.biases
+                bits[stem] = affine.BITS[tensor.type], affine.GROUP
+            elif tensor.type.block_size > 1:
                 bits[stem] = packing = _packing(tensor)
-                arrays[stem] = _quantized(arrays[stem][0], *packing)
+                arrays[stem] = _quantized(mx.array(decode(tensor)), *packing)
+            else:
+                arrays[stem] = (mx.array(decode(tensor)),)
             mx.eval(arrays[stem])
     return Weights(config=config, arrays=arrays, bits=bits)
 

@@ -20,10 +20,9 @@ def command(*cases: Case) -> list[str]:
     ]
 
 
-def surroundings(case: Case) -> dict[str, str]:
-    """The environment variables that the command runs with."""
-    threads = {"EMBER_THREADS": str(case.threads)} if case.threads else {}
-    return dict(os.environ) | threads
+def environment(threads: int) -> dict[str, str]:
+    """The environment variables that a command runs with; 0 threads leave it the default."""
+    return dict(os.environ) | ({"EMBER_THREADS": str(threads)} if threads else {})
 
 
 def measure(case: Case) -> Measurement:
@@ -40,7 +39,11 @@ def measure_each(cases: Sequence[Case]) -> list[Measurement | None]:
     None for a setting that cannot run. Raises EmberError with the process's last line.
     """
     done = subprocess.run(
-        command(*cases), capture_output=True, text=True, env=surroundings(cases[0]), check=False
+        command(*cases),
+        capture_output=True,
+        text=True,
+        env=environment(cases[0].threads),
+        check=False,
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -52,10 +52,15 @@ class LaunchCosts:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """instructions: by the network's name."""
+    """instructions: by the network's name.
+
+    products: instructions of threads for each byte of blocks that a product with one row reads,
+    by the blocks' type.
+    """
 
     launches: LaunchCosts
     instructions: Mapping[str, KernelCosts]
+    products: Mapping[str, float]
 
     @classmethod
     def read(cls) -> Self:
@@ -66,6 +71,7 @@ class Costs:
             instructions={
                 name: KernelCosts(**each) for name, each in found["instructions"].items()
             },
+            products=found["products"],
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -102,7 +108,7 @@ class Work:
     """What one token does, in all layers.
 
     weights, encoded, unencoded, other, encoding: bytes that are moved; encoding: for each token.
-    instructions: of the kernels that read encoded and unencoded tokens, and that encode.
+    instructions: of the kernels that read weights, encoded and unencoded tokens, and that encode.
     launches: of the token, and encoding's share of a block's.
     encoding_cores: that one launch of encoding has work for.
     """
@@ -112,6 +118,7 @@ class Work:
     unencoded: float = 0.0
     other: float = 0.0
     encoding: float = 0.0
+    weight_instructions: float = 0.0
     encoded_instructions: float = 0.0
     unencoded_instructions: float = 0.0
     launches: float = 0.0
@@ -125,13 +132,13 @@ class Work:
         kernels = sum(
             max(moved / moved_s, issued / issued_s)
             for moved, issued in (
+                (self.weights, self.weight_instructions),
                 (self.encoded, self.encoded_instructions),
                 (self.unencoded, self.unencoded_instructions),
             )
         )
         launches = (self.launches + _AROUND) * assumed.launch_s
-        moved = (self.weights + self.other) / moved_s
-        return moved + kernels + launches + self.encoding_seconds(chip, assumed)
+        return self.other / moved_s + kernels + launches + self.encoding_seconds(chip, assumed)
 
     def encoding_seconds(self, chip: Chip, assumed: Assumed) -> float:
         """What of them is encoding."""

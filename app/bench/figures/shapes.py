@@ -107,3 +107,17 @@ def network_of(path: str) -> Network:
         weight_bytes=sum(info.nbytes for info in entries.values()),
         windows=config.shape.windows,
     )
+
+
+def token_bytes(path: str) -> int:
+    """Bytes of a file's weights that each token reads: not the embedding's table, of which it
+    reads a row, unless that is the output's too."""
+    from models.finding.source import locate
+    from models.gguf.file import GGUFFile
+    from models.network.config import NetworkConfig
+    from models.network.shapes import tensors_to_read
+
+    with GGUFFile(locate(path)) as file:
+        entries = tensors_to_read(file, NetworkConfig.from_metadata(file.metadata))
+    table = entries["token_embd.weight"].nbytes if "output.weight" in entries else 0
+    return sum(info.nbytes for info in entries.values()) - table

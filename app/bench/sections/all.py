@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.bench.machine import machine
+from app.bench.machine import figures
 from app.bench.meter import Meter
 from app.bench.sections import (
     attention,
@@ -13,6 +13,8 @@ from app.bench.sections import (
     claim_view,
     endless,
     endless_view,
+    load,
+    load_view,
     memory,
     memory_view,
     needle,
@@ -28,6 +30,7 @@ from app.bench.settings import (
     AttentionSettings,
     ClaimSettings,
     EndlessSettings,
+    LoadSettings,
     MemorySettings,
     NeedleSettings,
     QualitySettings,
@@ -43,12 +46,7 @@ def _nothing(_settings: Settings) -> dict[str, Any]:
 
 
 def _machine(_settings: Settings) -> dict[str, Any]:
-    """What the rows' shares are shares of."""
-    found = machine()
-    return {
-        "read_gb_s": round(found.read_bytes_s / 1e9, 2),
-        "gflops": round(found.flops / 1e9, 1),
-    }
+    return figures()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +75,12 @@ SECTIONS = {
             seconds=speed.expected_seconds,
             run=speed.run,
             surroundings=speed.surroundings,
+        ),
+        Section(
+            view=load_view.VIEW,
+            settings=LoadSettings,
+            seconds=load.expected_seconds,
+            run=load.run,
         ),
         Section(
             view=attention_view.VIEW,

@@ -123,10 +123,10 @@ def _room(rows: Rows) -> list[Table]:
                 (size, f"{f16:,}", f"{encoded:,}")
                 for size, f16, encoded in zip(("8 GB", "16 GB", "24 GB"), *fits, strict=True)
             ],
-            note=f"What a Mac lets its GPU use, two thirds of the memory, less 400 MB and weights "
-            f"of {LLAMA_2_7B.weight_bytes / 1e9:.1f} GB once loaded: for 8 GB, take a smaller "
-            f"model. This one was trained for {usual.trained_context:,} tokens: it gets a longer "
-            "window with `--beyond-context`.",
+            note=f"What a Mac lets its GPU use, two thirds of the memory, less 400 MB and the "
+            f"{LLAMA_2_7B.weight_bytes / 1e9:.1f} GB of its file (Q4_K_M). This one was trained "
+            f"for {usual.trained_context:,} tokens: it gets a longer window with "
+            "`--beyond-context`.",
         )
     ]
 

@@ -22,6 +22,7 @@ from kvcache.gpu.traffic import Held, Traffic, block_bytes, traffic
 
 NETWORKS = (TINYLLAMA, LLAMA_2_7B)
 F16 = "f16"
+_MOST_OF = "Q4_K"  # the type of most weights, and that with most instructions for a byte
 _TABLE_BITS = 4.5  # of Q4_K
 
 
@@ -123,9 +124,11 @@ def work(network: Network, kv: str, context: int, chip: Chip, *, letting_go: boo
     unencoded = layer.pinned + layer.hot
     # A threadgroup leaves a partial result for each query head of its KV head.
     groups = layer.scratch / (2 * 4 * (network.head_dim + 2)) / (network.heads / network.kv_heads)
+    weights = weights_read(network)
     encoding = layers * network.kv_heads * encoding_bytes(network, kv, block) / block
     return Work(
-        weights=weights_read(network),
+        weights=weights,
+        weight_instructions=costs.products[_MOST_OF] * weights,
         encoded=layers * layer.cold,
         unencoded=layers * unencoded,
         other=layers * (layer.total - layer.cache),

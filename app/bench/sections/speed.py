@@ -16,10 +16,13 @@ from app.bench.engines.case import NO_CACHE, Case, EngineName, Measurement, Sett
 from app.bench.engines.process import measure
 from app.bench.engines.tuning import Tried, forms, ranked, settings_of, try_each
 from app.bench.environment import said, version_of
+from app.bench.figures.shapes import token_bytes
+from app.bench.machine import figures, machine
 from app.bench.meter import Meter
 from app.bench.sections.speed_rows import (
     PACKAGES,
     SHORT_LENGTHS,
+    Reading,
     RowsOf,
     SpeedRow,
     rows_of,
@@ -179,6 +182,7 @@ def run(settings: SpeedSettings, meter: Meter) -> Iterator[SpeedRow]:
     A peer that cannot run is left out, with a line on stderr; raises EmberError
     where ember itself cannot.
     """
+    memory = reading(settings)
     for group in groups(settings):
         entries: list[Entry] = []
         try:
@@ -186,9 +190,19 @@ def run(settings: SpeedSettings, meter: Meter) -> Iterator[SpeedRow]:
             _measure_in_turns(settings, entries, meter)
             _measure_again(group, entries, meter)
         except KeyboardInterrupt:
-            yield from (row for entry in entries for row in entry.rows(group.rows))
+            yield from _rows(group, entries, memory)
             raise
-        yield from (row for entry in entries for row in entry.rows(group.rows))
+        yield from _rows(group, entries, memory)
+
+
+def reading(settings: SpeedSettings) -> Reading:
+    """What a token's time is held against."""
+    return Reading(weight_bytes=token_bytes(settings.model), bytes_s=machine().read_bytes_s)
+
+
+def _rows(group: Group, entries: Sequence[Entry], memory: Reading) -> Iterator[SpeedRow]:
+    for entry in entries:
+        yield from map(memory.shown, entry.rows(group.rows))
 
 
 def _tuned(group: Group, meter: Meter) -> Iterator[Entry]:
@@ -282,11 +296,11 @@ def _case(
 
 
 def surroundings(settings: SpeedSettings) -> dict[str, Any]:
-    """How the peer that is compiled was compiled, in its own words."""
+    """The memory's bandwidth; and how the peer that is compiled was, in its own words."""
     if not settings.peers or not version_of(PACKAGES[EngineName.LLAMA_CPP][0]):
-        return {}
+        return figures()
     asked = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
-    return {"llama.cpp": said(sys.executable, "-c", asked)}
+    return figures() | {"llama.cpp": said(sys.executable, "-c", asked)}
 
 
 def _reps(settings: SpeedSettings, case: Case) -> int:

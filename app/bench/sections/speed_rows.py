@@ -1,7 +1,7 @@
 """The rows of `bench speed`, made of measurements."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -32,6 +32,8 @@ class SpeedRow:
     settings: the engine's version, and what the other fields do not say.
     setting: of a peer, what it was measured with: the best of those that were tried.
     tried: tokens per second that each gave in a short trial.
+    read_share: of the memory's measured bandwidth, what tg's weights (as in the file) and cache
+    come to; 0.0 for other tests, and for mlx-lm, whose weights are others.
     """
 
     engine: str
@@ -55,11 +57,27 @@ class SpeedRow:
     settings: str
     setting: str = ""
     tried: dict[str, float] = field(default_factory=dict)
+    read_share: float = 0.0
 
     @property
     def falls_short(self) -> bool:
         """Whether its setting's trial gave clearly more."""
         return self.tps < _ENOUGH * self.tried.get(self.setting, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """weight_bytes: that a step reads. bytes_s: that the memory gives in a second."""
+
+    weight_bytes: int
+    bytes_s: float
+
+    def shown(self, row: SpeedRow) -> SpeedRow:
+        """The row with its share of the bandwidth."""
+        if not row.test.startswith("tg") or row.engine == EngineName.MLX_LM.value:
+            return row
+        steps = row.tps / row.batch
+        return replace(row, read_share=steps * (self.weight_bytes + row.kv_bytes) / self.bytes_s)
 
 
 RowsOf = Callable[[Case, Sequence[Measurement]], "list[SpeedRow]"]

@@ -174,6 +174,7 @@ def _offered(rows: Rows) -> str:
 def _table(test: tuple[str, int, int], rows: Rows) -> Table:
     name, depth, batch = test
     here = [row for row in rows if (row.test, row.depth, row.batch) == test]
+    share = ("of bandwidth",) if any(row.read_share for row in here) else ()
     return Table(
         title=f"{name} at depth {depth}" + (f", batch {batch}" if batch > 1 else ""),
         columns=(
@@ -186,6 +187,7 @@ def _table(test: tuple[str, int, int], rows: Rows) -> Table:
             "sd",
             "runs",
             "p99/median",
+            *share,
             "first token s",
             "KV MB",
             "KV bytes/token",
@@ -193,12 +195,13 @@ def _table(test: tuple[str, int, int], rows: Rows) -> Table:
             "setting",
         ),
         texts=3,
-        rows=[_cells(row) for row in here],
+        rows=[_cells(row, share=bool(share)) for row in here],
         note=_note(here),
     )
 
 
-def _cells(row: SpeedRow) -> tuple[str, ...]:
+def _cells(row: SpeedRow, *, share: bool) -> tuple[str, ...]:
+    read = f"{row.read_share:.0%}" if row.read_share else ""
     return (
         row.engine,
         row.kv,
@@ -209,6 +212,7 @@ def _cells(row: SpeedRow) -> tuple[str, ...]:
         short(row.tps_sd),
         str(row.reps),
         f"{row.p99_over_median:.2f}" if row.p99_over_median else "",
+        *((read,) if share else ()),
         f"{row.ttft_s:.2f}",
         megabytes(row.kv_bytes),
         f"{row.kv_token_bytes:,.0f}",

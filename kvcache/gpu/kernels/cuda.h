@@ -14,6 +14,7 @@
 #define uint4(...) make_uint4(__VA_ARGS__)
 
 typedef unsigned int uint;
+typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef __nv_bfloat16 bfloat16_t;
 
@@ -57,6 +58,10 @@ METAL_FUNC To as_type(From from) {
 METAL_FUNC float power_of_two(float x) { return exp2f(x); }
 
 METAL_FUNC float of_lane(float mine, uint lane) {
+  return __shfl_sync(0xffffffffu, mine, int(lane));
+}
+
+METAL_FUNC uint of_lane(uint mine, uint lane) {
   return __shfl_sync(0xffffffffu, mine, int(lane));
 }
 

@@ -10,6 +10,7 @@ METAL_FUNC float power_of_two(float x) { return fast::exp2(x); }
 
 // What another lane has, the lane's number modulo 32; all lanes must come here.
 METAL_FUNC float of_lane(float mine, uint lane) { return simd_shuffle(mine, ushort(lane & 31u)); }
+METAL_FUNC uint of_lane(uint mine, uint lane) { return simd_shuffle(mine, ushort(lane & 31u)); }
 
 // 32 bits of two words from bit `shift` of the first, which is below 32.
 METAL_FUNC uint joined(uint low, uint high, uint shift) {

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from app.bench.engines.case import Case, EngineName, Measurement
-from app.bench.engines.process import command, parse, surroundings
+from app.bench.engines.process import command, environment, parse
 from app.bench.showing.words import percent, short
 from kvcache.errors import EmberError
 from models.finding.source import locate
@@ -64,7 +64,7 @@ def observe(case: Case) -> Observed:
         [sys.executable, "-S", "-c", _WAITER, *command(case)],
         capture_output=True,
         text=True,
-        env=surroundings(case),
+        env=environment(case.threads),
         check=False,
     )
     lines = done.stdout.splitlines()

@@ -10,10 +10,13 @@ import numpy.typing as npt
 from kvcache import CacheConfig
 from kvcache.gpu import TierPrefill
 from kvcache.gpu.kernel import Launcher
-from tests.metal import test_decode, test_encode
+from models.gguf.tensor_types import TensorType
+from tests.metal import lookups, products, test_decode, test_encode, test_product, test_rows
 from tests.metal.cases import BLOCKS, CODECS, SHAPES, TIERS, TURNS, WINDOWS
 from tests.metal.check.rows import CorrectnessRow
 from tests.metal.encoding import MOST_TIES, EncodeCase, differing
+from tests.metal.lookups import LookupCase
+from tests.metal.products import ProductCase
 from tests.metal.samples import Case, make, tolerance
 from tests.metal.test_prefill import CASES as PREFILL
 
@@ -23,6 +26,7 @@ Pair = tuple[Array, Array]
 Outcome = tuple[Array, Array, float]
 Attend = Callable[[Case, Launcher], Pair]
 Check = Callable[[Launcher], Outcome]
+_OFTEN = (TensorType.Q4_K, TensorType.Q6_K, TensorType.Q8_0)
 _ATTENDED = {
     "tiers": TIERS,
     "turn": TURNS,
@@ -41,7 +45,10 @@ def cases() -> dict[str, Check]:
 
 
 def of_default() -> set[str]:
-    """Names of the cases with the codecs and blocks of a default configuration, and all dtypes."""
+    """Names of the cases with the codecs and blocks of a default configuration, and all dtypes.
+
+    Of matrices those of the types that most files have.
+    """
     config = CacheConfig()
     default = config.keys, config.values, config.block
     found: dict[str, dict[str, Case] | dict[str, EncodeCase]] = {
@@ -49,12 +56,13 @@ def of_default() -> set[str]:
         "prefill": PREFILL,
         "encode": test_encode.ALL,
     }
-    return {
+    attending = {
         f"{kind}: {name}"
         for kind, of_kind in found.items()
         for name, case in of_kind.items()
         if (case.keys, case.values, case.block) == default
     }
+    return attending | {name for name, kind in _kinds().items() if kind in _OFTEN}
 
 
 def _cases() -> dict[str, Check]:
@@ -62,7 +70,15 @@ def _cases() -> dict[str, Check]:
     for kind, found in _ATTENDED.items():
         checks |= _of(kind, found, test_decode.attend)
     checks |= _of("prefill", PREFILL, _prefill)
-    return checks | {f"encode: {name}": _encoding(case) for name, case in test_encode.ALL.items()}
+    checks |= {f"encode: {name}": _encoding(case) for name, case in test_encode.ALL.items()}
+    checks |= {f"product: {name}": _product(case) for name, case in test_product.CASES.items()}
+    return checks | {f"rows: {name}": _rows(case) for name, case in test_rows.CASES.items()}
+
+
+def _kinds() -> dict[str, TensorType]:
+    """The type of each matrix that is checked."""
+    found = {f"product: {name}": case.kind for name, case in test_product.CASES.items()}
+    return found | {f"rows: {name}": case.kind for name, case in test_rows.CASES.items()}
 
 
 def run(launch: Launcher, checks: dict[str, Check]) -> Iterator[CorrectnessRow]:
@@ -97,3 +113,12 @@ def _prefill(case: Case, launch: Launcher) -> Pair:
 def _encoding(case: EncodeCase) -> Check:
     """Shares of codes and of scales that are not those of MLX's operations: ties, on a GPU."""
     return lambda launch: (np.array(differing(case, launch)), np.zeros(2), MOST_TIES)
+
+
+def _product(case: ProductCase) -> Check:
+    """Errors in units of what is allowed."""
+    return lambda launch: (products.excess(case, launch), np.zeros(1), 1.0)
+
+
+def _rows(case: LookupCase) -> Check:
+    return lambda launch: (lookups.excess(case, launch), np.zeros(1), 1.0)

@@ -20,6 +20,7 @@ from tests.metal.check.rows import (
     CorrectnessRow,
     EncodingRow,
     KernelRow,
+    ProductRow,
     Row,
     TokensRow,
 )
@@ -29,6 +30,7 @@ ROWS: dict[str, type[Row]] = {
     "correctness": CorrectnessRow,
     "bandwidth": BandwidthRow,
     "kernels": KernelRow,
+    "products": ProductRow,
     "attention": AttentionRow,
     "encoding": EncodingRow,
     "tokens": TokensRow,
@@ -73,6 +75,11 @@ class Report:
         staged = self.file.with_suffix(".part")
         staged.write_text(json.dumps(self.document(), indent=1) + "\n", encoding="utf-8")
         staged.replace(self.file)
+
+    def tell_of_tokens(self, note: str) -> None:
+        """One more thing to be said of this section."""
+        said = self.notes.get("tokens")
+        self.notes["tokens"] = f"{said}; {note}" if said else note
 
     def markdown(self) -> str:
         """The machine, a table for each section that has rows, and the notes."""

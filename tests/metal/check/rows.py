@@ -65,6 +65,24 @@ class AttentionRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProductRow:
+    """A matrix of blocks times some rows of x.
+
+    mlx_seconds: of MLX's product of as many weights in 4-bit groups of 64; times: how many times
+    faster than it. bytes: of the blocks. share: of the measured bandwidth.
+    """
+
+    matrix: str
+    type: str
+    tokens: int
+    seconds: float
+    mlx_seconds: float
+    times: float
+    bytes: int
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodingRow:
     """One layer's block on its way from the hot ring to the cold one: written, read, encoded.
 
@@ -96,4 +114,6 @@ class TokensRow:
     times: float
 
 
-Row = CorrectnessRow | BandwidthRow | KernelRow | AttentionRow | EncodingRow | TokensRow
+Row = (
+    CorrectnessRow | BandwidthRow | KernelRow | ProductRow | AttentionRow | EncodingRow | TokensRow
+)

@@ -13,7 +13,7 @@ from app.session import fetch_with_bar
 from kvcache import Backend, EmberError
 from kvcache.config import on_gpu
 from kvcache.gpu.kernel import Launcher, launch_on_device
-from tests.metal.check import attention, bandwidth, correctness, encoding, tokens
+from tests.metal.check import attention, bandwidth, correctness, encoding, products, tokens
 from tests.metal.check.report import ROWS, Report
 from tests.metal.check.rows import BandwidthRow, Row
 from tests.metal.check.sizes import Sizes
@@ -24,10 +24,11 @@ _INTERRUPTED = 130
 _MOST_SECONDS = {
     "correctness": 130.0,
     "bandwidth": 5.0,
-    "kernels": 25.0,
+    "kernels": 20.0,
+    "products": 20.0,
     "attention": 40.0,
     "encoding": 10.0,
-    "tokens": 60.0,
+    "tokens": 55.0,
 }
 
 
@@ -52,9 +53,10 @@ class Device:
             "correctness": lambda: correctness.run(launch, self.cases),
             "bandwidth": lambda: bandwidth.run(sizes),
             "kernels": lambda: attention.run_kernels(launch, sizes, _reached(report)),
+            "products": lambda: products.run(launch, sizes, _reached(report)),
             "attention": lambda: attention.run_whole(launch, sizes, _reached(report)),
             "encoding": lambda: encoding.run(self.backend, sizes),
-            "tokens": lambda: tokens.run(sizes.model, self.backend, sizes),
+            "tokens": lambda: tokens.run(sizes.model, self.backend, sizes, report.tell_of_tokens),
         }
 
     def owes(self, section: str, rows: Sequence[Row]) -> bool:
@@ -137,7 +139,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return 1
     limits = dict.fromkeys(ROWS, float("inf")) if args.no_limit else _MOST_SECONDS
-    if "bandwidth" not in names and {"kernels", "attention"} & set(names):
+    if "bandwidth" not in names and {"kernels", "products", "attention"} & set(names):
         names = ["bandwidth", *names]
     mx.random.seed(0)
     return check(Device(seconds=limits), Report(file=args.out), names)

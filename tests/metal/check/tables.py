@@ -11,6 +11,7 @@ from tests.metal.check.rows import (
     CorrectnessRow,
     EncodingRow,
     KernelRow,
+    ProductRow,
     TokensRow,
 )
 
@@ -68,6 +69,33 @@ def _kernels(rows: Sequence[KernelRow]) -> list[Table]:
         Table(
             title="Launches of one layer's attention, each by itself",
             columns=("heads of", "kernel", "tokens", "us", "MB", "of bandwidth"),
+            rows=told,
+            texts=2,
+        )
+    ]
+
+
+def _products(rows: Sequence[ProductRow]) -> list[Table]:
+    told = [
+        (
+            row.matrix,
+            row.type,
+            str(row.tokens),
+            _microseconds(row.mlx_seconds),
+            _microseconds(row.seconds),
+            f"{row.times:.2f}",
+            megabytes(row.bytes),
+            f"{row.share:.0%}",
+        )
+        for row in rows
+    ]
+    return [
+        Table(
+            title="Products over a file's blocks",
+            columns=(
+                *("matrix", "type", "rows of x", "MLX 4 bits, us", "ember, us"),
+                *("times", "MB", "of bandwidth"),
+            ),
             rows=told,
             texts=2,
         )
@@ -153,6 +181,7 @@ OF: dict[str, Callable[[Sequence[Any]], list[Table]]] = {
     "correctness": _correctness,
     "bandwidth": _bandwidth,
     "kernels": _kernels,
+    "products": _products,
     "attention": _attention,
     "encoding": _encoding,
     "tokens": _tokens,

@@ -6,7 +6,7 @@ token (`app.bench.engines`).
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -37,12 +37,17 @@ class _Speed:
     kv_bytes: int
 
 
-def run(model: str, backend: Backend, sizes: Sizes) -> Iterator[TokensRow]:
+def run(
+    model: str, backend: Backend, sizes: Sizes, tell: Callable[[str], None]
+) -> Iterator[TokensRow]:
     """Each depth: mlx-lm's plain cache first, whose speed the others are told in.
 
+    tell: of what the load says, such as matrices whose kernels were not right here.
     Raises EmberError for a model that cannot be loaded.
     """
     loaded = load(model, backend=backend)
+    for note in loaded.notes:
+        tell(note)
     for depth in sizes.depths:
         found = list(_measured(loaded, backend, depth, sizes))
         for engine, kv, setting, speed in found:

@@ -141,3 +141,54 @@ def test_its_descriptor_is_closed_with_it(path: Path) -> None:
     del file
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def _pipe(folder: Path) -> Path:
+    path = folder / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+NO_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "pipe": (_pipe, "is a directory or device"),
+    "folder": (lambda folder: folder, "is a directory or device"),
+    "device that ends": (lambda _: Path("/dev/null"), "is a directory or device"),
+    "device without end": (lambda _: Path("/dev/zero"), "is a directory or device"),
+    "nothing": (lambda folder: folder / "nothing", "cannot be read: No such file"),
+    "below a file": (lambda _: Path(__file__) / "model.gguf", "cannot be read: Not a directory"),
+}
+
+
+@pytest.mark.parametrize("case", NO_FILES)
+def test_what_is_no_file_is_refused(tmp_path: Path, case: str) -> None:
+    make, message = NO_FILES[case]
+    path = make(tmp_path)
+    with pytest.raises(GGUFError) as caught:
+        OpenFile(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_a_file_of_others_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(GGUFError, match=r"model\.gguf: cannot be read: Permission denied"):
+        OpenFile(path)
+
+
+def test_a_disk_that_fails_is_told_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = OpenFile(path)
+
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    looks: dict[str, Callable[[], object]] = {
+        "preadv": lambda: file.read(memoryview(bytearray(9)), 0),
+        "fstat": file.check,
+    }
+    for name, look in looks.items():
+        monkeypatch.setattr(os, name, fail)
+        with pytest.raises(GGUFError, match=r"model\.gguf: cannot be read: Input/output error"):
+            look()
+        monkeypatch.undo()

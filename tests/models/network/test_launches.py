@@ -1,5 +1,7 @@
 """Launches of a decoded token on a GPU, counted in the graph that MLX makes of it."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import pytest
 
@@ -7,10 +9,18 @@ from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot
 from kvcache.tiers.gpu import GpuTiers
 from models.gguf.tensor_types import TensorType
-from tests.gguf_factory import every_matrix
-from tests.metal.launches import node, of_a_layer, of_a_tiny_layer
+from tests.gguf_factory import TypeChoice, every_matrix
+from tests.metal.launches import (
+    as_on_a_gpu,
+    launching,
+    node,
+    of_a_layer,
+    of_a_tiny_layer,
+    tiny_model,
+)
 
-PURE = every_matrix(TensorType.Q4_1)
+PURE = every_matrix(TensorType.Q4_K)
+AFFINE = every_matrix(TensorType.Q4_1)
 # Tokens in the cache: some hot ones alone; cold blocks too; a window that has moved. The
 # next one completes no block: encoding is counted where it is done.
 HELD = {"hot": 29, "cold": 151, "steady": 2500}
@@ -43,14 +53,17 @@ def one_launch(
 
 def mixed(name: str) -> TensorType:
     """Values in another format, as Q4_K_M has them in half of its layers."""
-    return TensorType.Q8_0 if "attn_v" in name or "ffn_down" in name else TensorType.Q4_1
+    return TensorType.Q6_K if "attn_v" in name or "ffn_down" in name else TensorType.Q4_K
 
 
+@pytest.mark.parametrize("types", [PURE, AFFINE], ids=["blocks", "affine"])
 @pytest.mark.parametrize("state", HELD)
-def test_a_token_takes_few_launches(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = of_a_layer(HELD[state], PURE).total()
+def test_a_token_takes_few_launches(
+    state: str, types: TypeChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = of_a_layer(HELD[state], types).total()
     monkeypatch.setattr(GpuTiers, "attend_snapshot", one_launch)
-    rest = of_a_layer(HELD[state], PURE).total() - 1
+    rest = of_a_layer(HELD[state], types).total() - 1
     assert rest <= MOST_BESIDE_ATTENTION
     assert whole - rest == OF_ATTENTION[state]
 
@@ -59,8 +72,7 @@ def test_what_the_launches_beside_attention_are(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(GpuTiers, "attend_snapshot", one_launch)
     found = of_a_layer(HELD["steady"], PURE)
     norms_rope_and_attention, products = 2 + 1 + 1, 4
-    assert found.pop("Depends") == norms_rope_and_attention
-    assert found.pop("Matmul") == products
+    assert found.pop("Depends") == norms_rope_and_attention + products
     assert found.pop("SliceUpdate") == 1  # the hot ring's keys and values
     assert found.pop("Add") == 2  # residuals
     ((swiglu, count),) = found.items()
@@ -78,5 +90,24 @@ def test_a_mixed_file_joins_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None
     """Values are a product and a write of their own."""
     monkeypatch.setattr(GpuTiers, "attend_snapshot", one_launch)
     pure, mix = (of_a_layer(HELD["cold"], types) for types in (PURE, mixed))
-    assert mix - pure == {"Matmul": 1, "SliceUpdate": 1}
+    assert mix - pure == {"Depends": 1, "SliceUpdate": 1}
     assert not pure - mix
+
+
+def test_mlx_computes_products_of_its_own_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GpuTiers, "attend_snapshot", one_launch)
+    blocks, groups = (of_a_layer(HELD["cold"], types) for types in (PURE, AFFINE))
+    assert blocks - groups == {"Depends": 4}
+    assert groups - blocks == {"QuantizedMatmul": 4}
+
+
+def test_an_id_becomes_a_vector_by_one_launch() -> None:
+    """Scaled, and kept inside the table, whether or not it is there yet."""
+    with as_on_a_gpu():
+        model = tiny_model(1, every_matrix(TensorType.Q8_0))
+        model.config = replace(
+            model.config, switches=replace(model.config.switches, embedding_scale=3.0)
+        )
+        drawn = mx.argmax(mx.zeros((1, 611)), axis=-1)
+        mx.eval(drawn)
+        assert launching([model.embed(drawn[:, None])]).total() == 1

@@ -1,4 +1,4 @@
-"""What llama.cpp says of the tiny files, how ember opens them, and how far logits are from it."""
+"""What llama.cpp says of tiny files, how ember opens them, and how far logits are from it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,9 +14,15 @@ from models.loader import load
 from models.network.llama import Model
 from tests.tiny_files import WINDOW, write_tiny
 
-TRUTH: dict[str, Any] = json.loads(
-    (Path(__file__).parents[2] / "data" / "architectures_truth.json").read_text(encoding="utf-8")
-)["files"]
+
+def _files(name: str) -> dict[str, Any]:
+    path = Path(__file__).parents[2] / "data" / f"{name}_truth.json"
+    files: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["files"]
+    return files
+
+
+TRUTH = _files("architectures")
+TRUTH_OF_TYPES = _files("types")
 
 
 def furthest(truth: dict[str, Any], logits: np.ndarray) -> float:
@@ -40,7 +46,12 @@ def open_tiny(
     backend: Backend = Backend.REFERENCE,
 ) -> Model:
     """The network of a tiny file, in the context that llama.cpp was given."""
-    model = load(write_tiny(folder / f"{name}.gguf", name, kind), backend=backend).model
+    return opened(write_tiny(folder / f"{name}.gguf", name, kind), backend)
+
+
+def opened(path: Path, backend: Backend) -> Model:
+    """A network in the context that llama.cpp was given."""
+    model = load(path, backend=backend).model
     model.set_context(WINDOW)
     return model
 

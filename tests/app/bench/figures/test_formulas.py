@@ -1,13 +1,15 @@
 """Bytes and operations by hand: 2 layers, hidden 8, 4 heads over 2 KV heads of 2, ffn 6."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from app.bench.figures import formulas, published
-from app.bench.figures.shapes import LLAMA_2_7B, PHI_2, TINYLLAMA, Network, network_of
+from app.bench.figures.shapes import LLAMA_2_7B, PHI_2, TINYLLAMA, Network, network_of, token_bytes
 from app.bench.sections.memory import plan_of
 from kvcache.tiers.ledger import TierSizes
+from tests.tiny_files import write_tiny
 
 SMALL = Network(
     name="small",
@@ -104,3 +106,10 @@ def test_a_file_gives_its_network(tiny_path: object) -> None:
     # 8.5 bits for every weight of a matrix (Q8_0)
     matrices = 2 * 611 * 96 + 3 * (96 * 96 * 2 + 2 * 32 * 96 + 3 * 96 * 160)
     assert found.weight_bytes == pytest.approx(matrices * 8.5 / 8, rel=0.02)
+
+
+def test_a_token_reads_a_table_that_is_the_output_too(tiny_path: Path, tmp_path: Path) -> None:
+    table = 611 * 96 // 32 * 34  # Q8_0
+    assert token_bytes(str(tiny_path)) == network_of(str(tiny_path)).weight_bytes - table
+    tied = str(write_tiny(tmp_path / "tied.gguf", "gemma3"))
+    assert token_bytes(tied) == network_of(tied).weight_bytes

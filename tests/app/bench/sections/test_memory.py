@@ -56,6 +56,11 @@ def test_rows_by_hand(rows: list[MemoryRow]) -> None:
     assert llama[0].fits_8gib < llama[0].fits_16gib < llama[1].fits_16gib
 
 
+def test_a_chat_with_a_7b_model_fits_8_gb(rows: list[MemoryRow]) -> None:
+    fits = [row.fits_8gib for row in rows if row.model == "Llama-2-7B" and row.kv != "f16"]
+    assert min(fits) >= 4000
+
+
 def test_every_model_and_window_is_shown(rows: list[MemoryRow]) -> None:
     by_window, measured, fits = memory_view.tables(rows)
     assert by_window.columns[3:] == ("100", "900")

@@ -125,6 +125,7 @@ def test_the_work_of_a_token_by_hand() -> None:
     assert found.unencoded == 22 * 4 * 260 * 256
     assert found.encoded + found.unencoded == moved.cache
     assert found.weights + found.other == moved.weights + moved.other
+    assert found.weight_instructions == costs.products["Q4_K"] * found.weights
     of_tokens = costs.instructions[TINYLLAMA.name]
     assert found.unencoded_instructions == pytest.approx(of_tokens.unencoded * found.unencoded)
     assert found.encoded_instructions > of_tokens.encoded * found.encoded
@@ -145,7 +146,15 @@ def test_mlx_lms_work_is_bytes_and_launches() -> None:
     plain = roofline.f16_moved(TINYLLAMA, 4096)
     assert found.weights + found.other == plain.total
     assert found.launches == 22 * gpu_time.counted().launches.mlx_lm
-    assert found.encoding_launches == found.encoded_instructions == 0
+    assert found.encoding_launches == found.encoded_instructions == found.weight_instructions == 0
+
+
+def test_each_kernel_takes_its_longer_side() -> None:
+    assumed = gpu_time.Assumed(bandwidth=0.5, issue=0.25, launch_s=0.0)
+    bytes_s, issued_s = M1.gb_s * 1e9 * 0.5, 8 * 128 * 1.278e9 * 0.25
+    for issued, seconds in ((1e6, 1e9 / bytes_s), (1e12, 1e12 / issued_s)):
+        work = gpu_time.Work(weights=1e9, weight_instructions=issued)
+        assert work.seconds(M1, assumed) == pytest.approx(seconds)
 
 
 def test_times_are_given_where_they_are_known(rows: list[RooflineRow]) -> None:

@@ -8,11 +8,13 @@ import pytest
 from app import cli
 from app.bench import schema
 from app.bench.engines import process
-from app.bench.engines.case import NO_CACHE, Case, Measurement
+from app.bench.engines.case import NO_CACHE, Case, EngineName, Measurement
 from app.bench.environment import environment
 from app.bench.sections import speed, speed_rows, speed_view
 from kvcache import EmberError
 from tests.app.bench.speed_cases import CASE, SETTINGS, Steps, alike, measurement
+
+pytestmark = pytest.mark.usefixtures("memory")
 
 
 def test_rows_quote_medians_by_hand() -> None:
@@ -113,6 +115,21 @@ def test_one_table_has_all_engines_and_depths() -> None:
     assert table.rows[1] == ("ember", "h4", "256", "10.0", "10.0", "0.00", "2")
     assert "2 threads" in table.note
     assert "ember: 0.1.0, defaults" in table.note
+
+
+def test_generation_is_shown_as_a_share_of_what_the_memory_gives() -> None:
+    memory = speed.reading(SETTINGS)
+    found = [measurement(1.0, 0.125, 0.125, 0.125)]
+    reading, writing = map(memory.shown, speed_rows.rows_of(CASE, found))
+    assert reading.read_share == 0
+    # 8 tokens a second of 8,000 bytes of weights and 1,230 of cache
+    assert writing.read_share == pytest.approx(8 * 9230 / 100_000)
+    rows = speed_rows.rows_of(replace(CASE, batch=4), found)
+    assert memory.shown(rows[1]).read_share == writing.read_share
+    others = speed_rows.rows_of(replace(CASE, engine=EngineName.MLX_LM), found)
+    assert memory.shown(others[1]).read_share == 0
+    table = speed_view.tables([reading, writing])[-1]
+    assert table.rows[0][table.columns.index("of bandwidth")] == "74%"
 
 
 def test_an_interrupt_keeps_what_was_finished(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from app.bench.sections import speed, speed_view
 from kvcache import EmberError
 from tests.app.bench.speed_cases import SETTINGS, Steps, alike, measurement
 
+pytestmark = pytest.mark.usefixtures("memory")
+
 
 @pytest.mark.parametrize(
     ("later", "runs", "short"),
