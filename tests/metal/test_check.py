@@ -51,7 +51,7 @@ SIZES = Sizes(
 )
 SOME = (
     *("tiers: cold of one", "tiers: nothing held", "prefill: hot only"),
-    *("product: Q4_K x3", "rows: Q8_0, by id"),
+    *("product: a part", "rows: Q8_0, by id"),
 )
 SECONDS = dict.fromkeys(ROWS, 1e9)
 
