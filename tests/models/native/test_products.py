@@ -52,7 +52,6 @@ def _assert_close(got: npt.NDArray[np.float32], want: Double) -> None:
     assert np.abs(got - want).max() < TOLERANCE * np.abs(want).max()
 
 
-<<<<<<< HEAD
 def _represented(x: npt.NDArray[np.float32], product: type[np.floating]) -> Double:
     """What integer products take x [rows, columns] for: codes of 15 bits for 32 columns.
 
@@ -61,17 +60,6 @@ def _represented(x: npt.NDArray[np.float32], product: type[np.floating]) -> Doub
     groups = x.reshape(len(x), -1, 32)
     top = np.abs(groups).max(-1, keepdims=True)
     codes = np.rint(groups.astype(product) * (np.float32(MAX_CODE) / top).astype(product))
-=======
-def _represented(x: npt.NDArray[np.float32], product: type[np.floating[Any]]) -> Double:
-    """What integer products take x [rows, columns] for: codes of 15 bits for 32 columns.
-
-    product: of x and the inverse scale, before it is rounded; compilers may or may not
-    fuse the two, which tells where a code is all but a half.
-    """
-    groups = x.reshape(len(x), -1, 32)
-    top = np.abs(groups).max(-1, keepdims=True)
-    codes = np.rint(groups.astype(product) * (np.float32(MAX_CODE) / top))
->>>>>>> floats
     scales = (top / np.float32(MAX_CODE)).astype(np.float64)
     return np.asarray((scales * codes).reshape(x.shape))
 
@@ -80,11 +68,7 @@ def _assert_exact(got: npt.NDArray[np.float32], x: npt.NDArray[np.float32], exac
     """But for the rounding of a sum in float32: of x as it is, or as integers represent it."""
     taken = [x.astype(np.float64)]
     if x.shape[1] % 32 == 0:
-<<<<<<< HEAD
         taken += [_represented(x, product) for product in (np.float32, np.float64)]
-=======
-        taken += [_represented(x, np.float64), _represented(x, np.float32)]
->>>>>>> floats
     rounding = ROUNDING * (np.abs(taken[0]) @ np.abs(exact).T + np.finfo(np.float32).tiny)
     assert min((np.abs(got - each @ exact.T) / rounding).max() for each in taken) < 1
 
