@@ -131,46 +131,6 @@ struct BlockOf<Type::MXFP4> {
     }
 };
 
-template <>
-inline void decode_block<Type::Q4_0>(const uint8_t* block, float* out) {
-    decode_groups<Type::Q4_0>(block, out);
-}
-
-template <>
-inline void decode_block<Type::Q4_1>(const uint8_t* block, float* out) {
-    decode_groups<Type::Q4_1>(block, out);
-}
-
-template <>
-inline void decode_block<Type::Q5_0>(const uint8_t* block, float* out) {
-    decode_groups<Type::Q5_0>(block, out);
-}
-
-template <>
-inline void decode_block<Type::Q5_1>(const uint8_t* block, float* out) {
-    decode_groups<Type::Q5_1>(block, out);
-}
-
-template <>
-inline void decode_block<Type::Q8_0>(const uint8_t* block, float* out) {
-    decode_groups<Type::Q8_0>(block, out);
-}
-
-template <>
-inline void decode_block<Type::IQ4_NL>(const uint8_t* block, float* out) {
-    decode_groups<Type::IQ4_NL>(block, out);
-}
-
-template <>
-inline void decode_block<Type::IQ4_XS>(const uint8_t* block, float* out) {
-    decode_groups<Type::IQ4_XS>(block, out);
-}
-
-template <>
-inline void decode_block<Type::MXFP4>(const uint8_t* block, float* out) {
-    decode_groups<Type::MXFP4>(block, out);
-}
-
 #ifdef EMBER_VNNI
 
 // What moves tables' values up to unsigned ones.

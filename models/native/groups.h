@@ -19,8 +19,9 @@ struct Group {
 template <Type kType>
 concept Grouped = requires { &BlockOf<kType>::group; };
 
+// All other types have one of their own.
 template <Type kType>
-inline void decode_groups(const uint8_t* block, float* out) {
+inline void decode_block(const uint8_t* block, float* out) {
     for (int i = 0, at = 0; at < BlockOf<kType>::kColumns; ++i) {
         const auto group = BlockOf<kType>::group(block, i);
         for (const int8_t code : group.codes)

@@ -58,22 +58,21 @@ struct FloatPanel {
 
 #ifdef EMBER_VNNI
 
-// How a row of a panel is read, from a block on: 32 columns at a time as integers, which are
-// multiplied by float scales and less minimums, of which kMostBlock columns have kScales (1 or 8)
-// and kMinimums (0, 8 or 16).
+// How a row of a panel is read, a block: 32 columns at a time as integers, which are multiplied by
+// the block's float scale and less minimums, of which it has kMinimums (0, 8 or 16).
 template <Type>
 struct PanelRow;
 
 // Weights as integers, kMostBlock columns at a time, which stay in the nearest cache: pairs of
 // columns side by side, of 16 rows in a vector.
-template <int kScales, int kMinimums>
+template <int kMinimums>
 struct CodePanel {
     static constexpr Form kForm = Form::Codes;
     static constexpr int kVectors = kPanel / 16, kGroups = kMostBlock / kXGroup;
     static constexpr int kTile = 4;  // activation rows that meet in registers
 
     alignas(64) int16_t codes[kMostBlock / 2][kPanel][2];
-    alignas(64) float scales[kScales][kPanel];
+    alignas(64) float scales[kPanel];
     alignas(64) float minimums[kMinimums + 1][kPanel];
 
     // out[m] = kPanel weight rows from `first` on times activation row m.
@@ -98,12 +97,10 @@ struct CodePanel {
             for (int r = 0; r < 16; ++r) {
                 // Instead of rows that are not there the last one again.
                 const int64_t n = std::min(first + half + r, w.rows - 1);
-                const PanelRow<kType> row(w.row(n) +
-                                          at / BlockOf<kType>::kColumns * BlockOf<kType>::kBytes);
+                const PanelRow<kType> row(block_at<kType>(w, n, at));
                 for (int g = 0; g < groups; ++g)
                     pairs[g][r] = reinterpret_cast<Vector>(row.codes(g));
-                for (int i = 0; i < kScales && i < groups; ++i)
-                    scales[i][half + r] = row.scale(i);
+                scales[half + r] = row.scale();
                 for (int i = 0; i < groups * kMinimums / kGroups; ++i)
                     minimums[i][half + r] = row.minimum(i);
             }
@@ -118,7 +115,7 @@ struct CodePanel {
     // out[m] += the columns at hand of all rows times activation row m.
     template <int M>
     void add(const Activation* x, int64_t at, int groups, float (*out)[kPanel]) const {
-        __m512 total[M][kVectors];  // but for the scales of all columns, where there is one
+        __m512 total[M][kVectors];  // but for the weights' scales
         for (auto& row : total)
             for (auto& each : row) each = _mm512_setzero_ps();
         for (int g = 0; g < groups; ++g) {
@@ -138,21 +135,15 @@ struct CodePanel {
                 }
             for (int m = 0; m < M; ++m) {
                 const __m512 x_scale = _mm512_set1_ps(x[m].scales[at / kXGroup + g]);
-                for (int v = 0; v < kVectors; ++v) {
-                    const __m512 scale =
-                        kScales == 1 ? x_scale : _mm512_mul_ps(vector(scales[g], v), x_scale);
+                for (int v = 0; v < kVectors; ++v)
                     total[m][v] =
-                        _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[m][v]), scale, total[m][v]);
-                }
+                        _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[m][v]), x_scale, total[m][v]);
             }
         }
         for (int m = 0; m < M; ++m)
-            for (int v = 0; v < kVectors; ++v) {
-                const __m512 before = _mm512_loadu_ps(out[m] + 16 * v);
-                total[m][v] = kScales == 1
-                                  ? _mm512_fmadd_ps(total[m][v], vector(scales[0], v), before)
-                                  : _mm512_add_ps(total[m][v], before);
-            }
+            for (int v = 0; v < kVectors; ++v)
+                total[m][v] = _mm512_fmadd_ps(total[m][v], vector(scales, v),
+                                              _mm512_loadu_ps(out[m] + 16 * v));
         constexpr int kEach = kMinimums / kGroups;  // minimums of 32 columns
         for (int i = 0; i < groups * kEach; ++i)
             for (int m = 0; m < M; ++m) {

@@ -5,9 +5,9 @@
 #include <array>
 
 #include "blocks_floats.h"
-#include "blocks_k.h"
 #include "blocks_simple.h"
-#include "blocks_tables.h"
+#include "few_rows_tables.h"
+#include "panels_k.h"
 #include "pool.h"
 
 namespace ember {
