@@ -1,1 +1,1 @@
-"""The GGUF file: header, metadata, blocks, and their rewriting for MLX."""
+"""The GGUF file: header, metadata, and its tensors, as bytes and decoded."""
