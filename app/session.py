@@ -14,7 +14,7 @@ from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
-from app.memory import Admitted, admit
+from app.memory import Admitted, TooLargeError, admit
 from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
 from app.progress import byte_bar, step_bar
 from kvcache import Backend, CacheConfig
@@ -141,11 +141,17 @@ def _reference_notes(engine: Engine) -> Iterator[str]:
     """Why the slow backend runs, since nothing falls back in silence."""
     if because := engine.plan.reference_because:
         yield f"attention runs in plain MLX, slowly: {because}"
-        return
+    elif why := _why_no_kernels():
+        yield why
+
+
+def _why_no_kernels() -> str | None:
+    """Why there are none for the CPU, if so."""
     try:
         library()
     except NativeUnavailableError as error:
-        yield str(error)
+        return str(error)
+    return None
 
 
 def load_admitted(
@@ -156,7 +162,10 @@ def load_admitted(
 
     def accept(model: NetworkConfig, weights: int) -> None:
         nonlocal admitted
-        admitted = admit(config, model, weights, force=options.force)
+        try:
+            admitted = admit(config, model, weights, force=options.force)
+        except TooLargeError as error:
+            raise _explained(error, config.backend) from error
 
     loaded = load(
         path,
@@ -167,6 +176,14 @@ def load_admitted(
         accept=accept,
     )
     return loaded, admitted
+
+
+def _explained(error: TooLargeError, asked: Backend) -> TooLargeError:
+    """The same, with why it is so large where AUTO must decode the weights for want of kernels."""
+    decodes = asked is Backend.AUTO and asked.resolve() is Backend.REFERENCE
+    if decodes and (why := _why_no_kernels()):
+        return TooLargeError(f"{error}; weights are decoded for want of kernels: {why}")
+    return error
 
 
 def _load_with_bar(

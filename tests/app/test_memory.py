@@ -2,6 +2,8 @@
 
 import json
 import mmap
+import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -100,6 +102,18 @@ def test_a_file_of_137_gb_is_refused_at_once(
     assert "does not fit in memory: weights 136.9 GB, cache " in said
     assert "this machine has 24.0 GB for it" in said
     assert "take a smaller model, or --force" in said
+
+
+def test_why_weights_take_more_than_their_file_is_told(hollow: Path) -> None:
+    command = [sys.executable, "-m", "app", "run", "--prompt", "ba", "-m", str(hollow)]
+    environment = os.environ | {"CXX": "no-such-compiler"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(cli.__file__).parents[1], env=environment
+    )
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert "weights 273.8 GB" in said
+    assert "weights are decoded for want of kernels: no C++ compiler (no-such-compiler): " in said
 
 
 @pytest.mark.usefixtures("middling", "home")
