@@ -52,12 +52,12 @@ inline bool is_finite_block(const uint8_t* block) {
 // Of `bytes` of whole blocks
 template <Type kType>
 inline bool are_finite(const uint8_t* data, int64_t bytes) {
-    constexpr int64_t kBlock = BlockOf<kType>::kBytes, kTask = (1 << 18) / kBlock * kBlock;
+    constexpr int64_t kBytes = BlockOf<kType>::kBytes, kTask = (1 << 18) / kBytes * kBytes;
     std::atomic<bool> all{true};
     pool->run((bytes + kTask - 1) / kTask, [&](int64_t task) {
         const uint8_t *at = data + task * kTask, *end = data + std::min(bytes, (task + 1) * kTask);
         bool finite = true;
-        for (; at < end; at += kBlock) finite &= is_finite_block<kType>(at);
+        for (; at < end; at += kBytes) finite &= is_finite_block<kType>(at);
         if (!finite) all.store(false);
     });
     return all.load();

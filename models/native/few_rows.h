@@ -7,15 +7,15 @@
 namespace ember {
 
 constexpr int kFewRows = 8;      // more go by panels
-constexpr int64_t kBlock = 32;  // weight rows of one task
+constexpr int64_t kStrip = 32;  // weight rows of one task
 
-// Products of up to kFewRows activation rows with a block of weight rows.
-struct Block {
-    alignas(64) float values[kFewRows][kBlock];
+// Products of up to kFewRows activation rows with a strip of weight rows.
+struct Strip {
+    alignas(64) float values[kFewRows][kStrip];
 };
 
 // Weights stream from memory once per token. A thread asks for what it will most likely read next:
-// the same place two blocks on.
+// the same place two strips on.
 constexpr int64_t kRowsAhead = 64;
 
 // Never a call, which GCC would leave out as one without an effect.
@@ -62,7 +62,7 @@ template <int M, int R, typename Load>
     }
 }
 
-// Products of a block by `Rows`, which has
+// Products of a strip by `Rows`, which has
 //     template <int M, int R> static void dot(const Weight&, int64_t row, const Activation* x,
 //                                             float* out)
 // for out[m * R + r] = weight row `row` + r times activation row m, and at_once(M), the R that M
@@ -71,7 +71,7 @@ template <typename Rows>
 struct RowByRow {
     // Four, two and one at a time; all but the first find the weights in the cache.
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
-                         int64_t count, Block& out) {
+                         int64_t count, Strip& out) {
         int m = 0;
         for (; m + 4 <= rows; m += 4) multiply_rows<4>(w, x + m, first, count, out.values + m);
         if (rows - m >= 2) {
@@ -84,7 +84,7 @@ struct RowByRow {
   private:
     template <int M>
     static void multiply_rows(const Weight& w, const Activation* x, int64_t first, int64_t count,
-                              float (*out)[kBlock]) {
+                              float (*out)[kStrip]) {
         constexpr int R = Rows::at_once(M);
         int64_t n = 0;
         float some[M * R];

@@ -185,7 +185,7 @@ struct LaneFewRows {
     static constexpr int kTogether = 4;  // activation rows whose sums the registers hold
 
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
-                         int64_t count, Block& out) {
+                         int64_t count, Strip& out) {
         for (int64_t n = 0; n < count; n += kLaneRows) {
             // 5 to 8 rows are two parts; the second finds the weights in the cache.
             const int part = rows > kTogether ? (rows + 1) / 2 : rows;
@@ -197,7 +197,7 @@ struct LaneFewRows {
 
   private:
     static void multiply_some(const Weight& w, const Activation* x, int rows, int64_t first,
-                              int64_t count, float (*out)[kBlock], int64_t n) {
+                              int64_t count, float (*out)[kStrip], int64_t n) {
         switch (rows) {
             case 1: return multiply_rows<1>(w, x, first, count, out, n);
             case 2: return multiply_rows<2>(w, x, first, count, out, n);
@@ -208,7 +208,7 @@ struct LaneFewRows {
 
     template <int M>
     static void multiply_rows(const Weight& w, const Activation* x, int64_t first, int64_t count,
-                              float (*out)[kBlock], int64_t n) {
+                              float (*out)[kStrip], int64_t n) {
         // In a file rows follow each other, and what is read next is all that is in them.
         constexpr int64_t kBytes = kLaneRows * BlockOf<kType>::kBytes * kXGroup /
                                    BlockOf<kType>::kColumns;

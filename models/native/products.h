@@ -12,7 +12,7 @@
 
 namespace ember {
 
-constexpr int64_t kBlockRows = 256;  // activation rows of one task of a product with many
+constexpr int64_t kPanelRows = 256;  // activation rows of one task of a product with many
 
 // Lent by the library of the caches.
 static Pool* pool;
@@ -72,9 +72,9 @@ class Quantized {
     }
 };
 
-// Products of up to kBlockRows activation rows with a panel of weight rows.
+// Products of up to kPanelRows activation rows with a panel of weight rows.
 struct Panelful {
-    alignas(64) float values[kBlockRows][kPanel];
+    alignas(64) float values[kPanelRows][kPanel];
 };
 
 // A thread's own.
@@ -94,7 +94,7 @@ void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t 
 // What a type's products read, and what computes them.
 struct Products {
     Form few, many;
-    void (*block)(const Weight&, const Activation*, int, int64_t, int64_t, Block&);
+    void (*strip)(const Weight&, const Activation*, int, int64_t, int64_t, Strip&);
     void (*panel)(const Weight&, const Activation*, int64_t, int64_t, Panelful&);
 };
 
@@ -105,7 +105,7 @@ inline Products products_of(Type type) {
     });
 }
 
-inline int64_t blocks(const Weight& w) { return (w.rows + kBlock - 1) / kBlock; }
+inline int64_t strips(const Weight& w) { return (w.rows + kStrip - 1) / kStrip; }
 
 // store(i, m, n, value) for every product of activation row m and row n of weights[i].
 template <typename Store>
@@ -113,22 +113,22 @@ inline void multiply_few(const Weight* const* weights, int count, Quantized& x, 
                          const Store& store) {
     int64_t tasks = 0;
     for (int i = 0; i < count; ++i) {
-        tasks += blocks(*weights[i]);
+        tasks += strips(*weights[i]);
         x.make(products_of(weights[i]->type).few);
     }
     pool->run(tasks, [&](int64_t task) {
         int i = 0;
-        for (; task >= blocks(*weights[i]); ++i) task -= blocks(*weights[i]);
+        for (; task >= strips(*weights[i]); ++i) task -= strips(*weights[i]);
         const Weight& w = *weights[i];
         const Products of = products_of(w.type);
-        const int64_t first = task * kBlock, width = std::min(kBlock, w.rows - first);
-        Block block;
-        of.block(w, x.rows(of.few), rows, first, width, block);
+        const int64_t first = task * kStrip, width = std::min(kStrip, w.rows - first);
+        Strip strip;
+        of.strip(w, x.rows(of.few), rows, first, width, strip);
         if (w.added)
             for (int m = 0; m < rows; ++m)
-                for (int64_t n = 0; n < width; ++n) block.values[m][n] += w.added[first + n];
+                for (int64_t n = 0; n < width; ++n) strip.values[m][n] += w.added[first + n];
         for (int m = 0; m < rows; ++m)
-            for (int64_t n = 0; n < width; ++n) store(i, m, first + n, block.values[m][n]);
+            for (int64_t n = 0; n < width; ++n) store(i, m, first + n, strip.values[m][n]);
     });
 }
 
@@ -137,8 +137,8 @@ template <typename Store>
 inline void multiply_many(const Weight& w, Quantized& x, int64_t rows, const Store& store) {
     const Products of = products_of(w.type);
     x.make(of.many);
-    for (int64_t at = 0; at < rows; at += kBlockRows) {
-        const int64_t height = std::min(kBlockRows, rows - at);
+    for (int64_t at = 0; at < rows; at += kPanelRows) {
+        const int64_t height = std::min(kPanelRows, rows - at);
         pool->run((w.rows + kPanel - 1) / kPanel, [&](int64_t task) {
             const int64_t first = task * kPanel, width = std::min(kPanel, w.rows - first);
             Panelful out;
