@@ -128,7 +128,6 @@ def test_each_byte_of_blocks_is_loaded_once(kind: TensorType, inputs: int) -> No
 
 
 @needs_clang
-@needs_clang
 @pytest.mark.parametrize("inputs", [1, 8])
 @pytest.mark.parametrize("kind", [TensorType.IQ2_S, TensorType.IQ3_S])
 def test_a_run_of_a_grid_is_two_bytes_more(kind: TensorType, inputs: int) -> None:
@@ -161,7 +160,8 @@ def test_rows_of_x_are_loaded_for_several_rows_of_the_matrix(inputs: int, times:
 @pytest.mark.parametrize("kind", ON_GPU, ids=lambda kind: kind.name)
 def test_registers(kind: TensorType) -> None:
     for inputs, dtype in ((1, mx.float16), (2, mx.float32), (4, mx.bfloat16), (8, mx.float16)):
-        call = call_of(ProductCase(kind=kind, columns=256, inputs=inputs, dtype=dtype))
+        case = ProductCase(kind=kind, columns=256, inputs=inputs, dtype=dtype, biased=inputs != 2)
+        call = call_of(case)
         assert registers.excess(call)[1] == [], call.constants
 
 
