@@ -412,7 +412,7 @@ struct KRows : RowByRow<KRows<kType>> {
                 x_scales[m] = Of::x_scales(x[m], b);
                 x_sums[m] = Of::x_sums(x[m], b);
             }
-            for (int r = 0; r < R; ++r) {
+            const auto add_row = [&](int r) __attribute__((always_inline)) {
                 const uint8_t* block = blocks + r * bytes;
                 for (int64_t line = 0; line < kBytes; line += 64)
                     prefetch_line(block + ahead + line);
@@ -436,6 +436,13 @@ struct KRows : RowByRow<KRows<kType>> {
                 add.template operator()<1>();
                 add.template operator()<2>();
                 add.template operator()<3>();
+            };
+            if constexpr (M == 1) {
+                // Reads of several rows wait for memory together.
+#pragma GCC unroll 4
+                for (int r = 0; r < R; ++r) add_row(r);
+            } else {
+                for (int r = 0; r < R; ++r) add_row(r);
             }
         }
         for (int i = 0; i < M * R; ++i) out[i] = _mm512_reduce_add_ps(total[i]);
