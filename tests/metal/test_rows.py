@@ -1,6 +1,7 @@
 """Rows of blocks as numbers, by the kernel's text run here, against gguf-py."""
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from kvcache.gpu.kernel import Dialect, Launcher
@@ -12,7 +13,7 @@ from tests.metal.emulator import Emulator, Order
 from tests.metal.generated import generate
 from tests.metal.lint import lint
 from tests.metal.lookups import LookupCase, excess
-from tests.metal.matrices import BLOCKS_ON_GPU, ON_GPU, WITHOUT_GRID, held, rows_of
+from tests.metal.matrices import BLOCKS_ON_GPU, ON_GPU, WITHOUT_GRID, held, rows_of, weights, wide
 from tests.metal.recording import Recorder
 from tests.models.gguf.blocks import UNQUANTIZED
 
@@ -50,8 +51,18 @@ def check(case: LookupCase, launch: Launcher) -> None:
 @needs_clang
 @pytest.mark.parametrize("name", CASES)
 def test_rows_are_those_of_the_file(name: str) -> None:
-    for dialect in Dialect:
-        check(CASES[name], Emulator(dialect=dialect))
+    """Each type by both dialects: by ids as CUDA."""
+    by_id = CASES[name].ids is not None
+    check(CASES[name], Emulator(dialect=Dialect.CUDA if by_id else Dialect.METAL))
+
+
+@needs_clang
+def test_every_scale_of_mxfp4() -> None:
+    """Powers of two, of which the smallest are no normal numbers."""
+    data = rows_of(TensorType.MXFP4, rows=253, columns=32)
+    data[:, 0] = np.arange(253)
+    got = decoded(Emulator(), held(TensorType.MXFP4, data), mx.float32)
+    np.testing.assert_array_equal(wide(got), weights(TensorType.MXFP4, data))
 
 
 @needs_clang
