@@ -47,8 +47,10 @@ class RowsById:
         ids = ids.view(mx.int32)
         if blocks.type in _NUMBERS:
             inside = mx.clip(ids, 0, blocks.rows - 1)
-            found = _unencoded(blocks)[inside].astype(self._dtype)
-            return found if factor == 1 else found * factor
+            found = _unencoded(blocks)[inside]
+            # In float32, as the kernel does: rounded once, the factor not at all.
+            scaled = found if factor == 1 else found.astype(mx.float32) * factor
+            return scaled.astype(self._dtype)
         key = ids.size, factor
         call = self._calls.get(key)
         if call is None:

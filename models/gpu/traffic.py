@@ -43,7 +43,7 @@ class ProductTraffic:
 
     @property
     def expanded(self) -> int:
-        """By `expand.metal` and MLX's matmul: decoded weights are written and read.
+        """By `rows.metal` and MLX's matmul: decoded weights are written and read.
 
         Several tiles give parts of y, which are then put together: read and written again.
         """

@@ -2,7 +2,8 @@
 
 A mutant is the shipped text with one operator, constant, reduction or barrier
 changed. It is caught when clang refuses it, when a run faults, or when its result
-differs; first in a plain run, then in other orders and under the sanitizers.
+differs; first in a plain run, then in other orders and under the sanitizers. Over a
+file's blocks it is also caught when it loads more, or fewer, bytes.
 `python -m tests.metal.mutants [PART/PARTS] [FILE ...]` tries all, or those of some
 files, prints how each is caught, and counts by file; those known to be harmless stand
 with their reasons in harmless_mutants.txt.
@@ -404,6 +405,8 @@ def caught(mutant: Mutant) -> str | None:
     memory = Emulator(mode=Mode.MEMORY, order=Order.BACKWARD, seconds=_SECONDS)
     tries += [(case, memory) for case in cases]
     tries += [(case, Emulator(mode=Mode.RACES, order=Order.RANDOM)) for case in shuffled]
+    products = [case for case in cases if isinstance(case, ProductCase)]
+    tries += [(case, Emulator(mode=Mode.COUNTING)) for case in products]
     for case, emulator in tries:
         if how := _found_by(MutantLauncher(mutant=mutant, emulator=emulator), case):
             return how
@@ -417,6 +420,8 @@ def _found_by(launch: MutantLauncher, case: Tried) -> str | None:
                 right = not unlike(case, launch)
             case ProductCase():
                 right = bool(excess(case, launch).max() < 1)
+                if launch.emulator.mode is Mode.COUNTING and launch.emulator.loads != _loads(case):
+                    return "COUNTING: other bytes are loaded"
             case LookupCase():
                 right = bool(lookups.excess(case, launch).max() <= 1)
             case _:
@@ -440,6 +445,14 @@ def _attends(launch: MutantLauncher, case: Case) -> bool:
         )
     got = np.array(out.astype(mx.float32))
     return np.allclose(got, sample.expected, rtol=0, atol=tolerance(case))
+
+
+@cache
+def _loads(case: ProductCase) -> dict[tuple[str, str], int]:
+    """Bytes that the text itself loads."""
+    emulator = Emulator(mode=Mode.COUNTING)
+    excess(case, emulator)
+    return emulator.loads
 
 
 @cache

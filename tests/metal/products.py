@@ -37,12 +37,15 @@ def columns_of(kind: TensorType, columns: int) -> int:
 
 
 def drawn(case: ProductCase) -> tuple[mx.array, mx.array | None]:
-    """x, of which some numbers are large, and what is added."""
+    """x, of which some numbers are large, and what is added, in x's dtype as in a network."""
     random = np.random.default_rng(7)
     x = random.normal(size=(case.inputs, case.columns)).astype(np.float32)
     x[:, ::41] *= 30
     added = random.normal(size=case.last - case.first).astype(np.float32)
-    return mx.array(x).astype(case.dtype), mx.array(added) if case.biased else None
+    return (
+        mx.array(x).astype(case.dtype),
+        mx.array(added).astype(case.dtype) if case.biased else None,
+    )
 
 
 def excess(case: ProductCase, launch: Launcher) -> npt.NDArray[np.float64]:

@@ -1,8 +1,9 @@
 """Registers and machine code of the kernels, as NVIDIA's compiler allots them to each template.
 
 Apple's compiler is not at hand; both keep the same values alive. `python -m
-tests.metal.registers` counts every template that a decoded token reaches and
-says which are too large: some minutes. CI counts a sample.
+tests.metal.registers` counts every template that attention of a decoded token or
+products over a file's blocks reach, and says which are too large: some minutes. CI
+counts a sample.
 """
 
 import sys
@@ -11,10 +12,14 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from kvcache.gpu.kernel import Call
+from kvcache.gpu.kernel import LEAST_SIZE, Call
+from models.gguf.tensor_types import TensorType
+from models.gpu.product import product
+from models.gpu.rows import decoded, look_up
 from tests.metal.cases import PAIRS
 from tests.metal.cuda import Resources, compile_cuda
-from tests.metal.recording import calls_of, prefill_calls_of
+from tests.metal.matrices import ON_GPU, held, rows_of
+from tests.metal.recording import Recorder, calls_of, prefill_calls_of
 from tests.metal.samples import Case
 
 MOST_REGISTERS = 128  # 32 bits each, of a thread on Apple7 and 8 (M1, M2)
@@ -53,6 +58,35 @@ def templates(chosen: Iterable[Case]) -> Iterator[tuple[Case, Call]]:
                 yield case, call
 
 
+def matrix_calls(kind: TensorType) -> list[Call]:
+    """Every template over blocks of a type: products with a bias, rows in order and by ids."""
+    recorder, columns = Recorder(), 256
+    blocks = held(kind, rows_of(kind, rows=LEAST_SIZE, columns=columns))
+    for dtype in (mx.float16, mx.bfloat16, mx.float32):
+        for inputs in (1, 2, 4, 8):
+            x, bias = mx.zeros((inputs, columns), dtype), mx.zeros(LEAST_SIZE, dtype)
+            product(recorder, blocks, x, bias)
+        decoded(recorder, blocks, dtype)
+        look_up(recorder, blocks, mx.zeros(1, mx.int32), dtype)
+    return recorder.calls
+
+
+def named() -> Iterator[tuple[str, Call]]:
+    """Every template and what it is of."""
+    for case, call in templates(cases()):
+        rows = call.constants.get("ROWS", "-")
+        team = f"{call.constants.get('TEAM', '-')}x{call.constants.get('TEAMS', '-')}"
+        yield (
+            f"{call.kernel.stem} {case.keys}/{case.values} D{case.dim} rows {rows} team {team}",
+            call,
+        )
+    for kind in ON_GPU:
+        for call in matrix_calls(kind):
+            dtype = str(call.dtypes[0]).removeprefix("mlx.core.")
+            of = {"product": "rows of x {INPUTS}", "rows": "by id {BY_ID:d}"}[call.kernel.stem]
+            yield f"{call.kernel.stem} {kind.name} {dtype} {of.format(**call.constants)}", call
+
+
 def excess(call: Call) -> tuple[Resources, list[str]]:
     """What the compiler needed with as many registers as M1 has, and what of it is too much."""
     found = compile_cuda(call, registers=MOST_REGISTERS)
@@ -69,11 +103,8 @@ def excess(call: Call) -> tuple[Resources, list[str]]:
 def main() -> int:
     """Count all; 1 if one is too large."""
     wrong = 0
-    for case, call in templates(cases()):
+    for name, call in named():
         found, reasons = excess(call)
-        rows = call.constants.get("ROWS", "-")
-        team = f"{call.constants.get('TEAM', '-')}x{call.constants.get('TEAMS', '-')}"
-        name = f"{call.kernel.stem} {case.keys}/{case.values} D{case.dim} rows {rows} team {team}"
         print(
             f"{name:<56} {found.registers:>3} registers {found.instructions:>5} instructions "
             f"{found.loop:>5} in a loop {found.shared:>6} bytes {' '.join(reasons)}",

@@ -128,7 +128,6 @@ def test_each_byte_of_blocks_is_loaded_once(kind: TensorType, inputs: int) -> No
 
 
 @needs_clang
-@needs_clang
 @pytest.mark.parametrize("inputs", [1, 8])
 @pytest.mark.parametrize("kind", [TensorType.IQ2_S, TensorType.IQ3_S])
 def test_a_run_of_a_grid_is_two_bytes_more(kind: TensorType, inputs: int) -> None:
@@ -160,9 +159,11 @@ def test_rows_of_x_are_loaded_for_several_rows_of_the_matrix(inputs: int, times:
 @needs_nvrtc
 @pytest.mark.parametrize("kind", ON_GPU, ids=lambda kind: kind.name)
 def test_registers(kind: TensorType) -> None:
-    for inputs, dtype in ((1, mx.float16), (2, mx.float32), (4, mx.bfloat16), (8, mx.float16)):
-        call = call_of(ProductCase(kind=kind, columns=256, inputs=inputs, dtype=dtype))
-        assert registers.excess(call)[1] == [], call.constants
+    """Of every fourth template, others for each type."""
+    for call in registers.matrix_calls(kind)[kind % 4 :: 4]:
+        found, reasons = registers.excess(call)
+        assert reasons == [], call.constants
+        assert found.registers <= (48 if call.kernel.stem == "rows" else registers.MOST_REGISTERS)
 
 
 def call_of(case: ProductCase) -> Call:

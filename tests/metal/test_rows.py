@@ -1,26 +1,24 @@
 """Rows of blocks as numbers, by the kernel's text run here, against gguf-py."""
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
-from kvcache.gpu.kernel import Call, Dialect, Launcher
+from kvcache.gpu.kernel import Dialect, Launcher
 from models.gguf.tensor_types import TensorType
 from models.gpu.rows import decoded, look_up
-from tests.metal import cuda, registers
+from tests.metal import registers
 from tests.metal.build import Mode, find_compiler
 from tests.metal.emulator import Emulator, Order
 from tests.metal.generated import generate
 from tests.metal.lint import lint
 from tests.metal.lookups import LookupCase, excess
-from tests.metal.matrices import BLOCKS_ON_GPU, ON_GPU, WITHOUT_GRID, held, rows_of
+from tests.metal.matrices import BLOCKS_ON_GPU, ON_GPU, WITHOUT_GRID, held, rows_of, weights, wide
 from tests.metal.recording import Recorder
 from tests.models.gguf.blocks import UNQUANTIZED
 
 needs_clang = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
-)
-needs_nvrtc = pytest.mark.skipif(
-    not cuda.is_available(), reason="needs the dependency group nvrtc (Linux, x86-64)"
 )
 CASES = (
     {kind.name: LookupCase(kind=kind) for kind in ON_GPU}
@@ -38,6 +36,9 @@ CASES = (
         ),
         "float16": LookupCase(dtype=mx.float16),
         "bfloat16": LookupCase(dtype=mx.bfloat16, kind=TensorType.Q6_K),
+        "numbers and a factor": LookupCase(
+            kind=TensorType.F32, dtype=mx.float16, columns=37, ids=(4, 1, 1, 3, 0), factor=0.3
+        ),
         "float16, by id": LookupCase(dtype=mx.float16, ids=(4, 1), factor=27.7),
     }
 )
@@ -50,8 +51,18 @@ def check(case: LookupCase, launch: Launcher) -> None:
 @needs_clang
 @pytest.mark.parametrize("name", CASES)
 def test_rows_are_those_of_the_file(name: str) -> None:
-    for dialect in Dialect:
-        check(CASES[name], Emulator(dialect=dialect))
+    """Each type by both dialects: by ids as CUDA."""
+    by_id = CASES[name].ids is not None
+    check(CASES[name], Emulator(dialect=Dialect.CUDA if by_id else Dialect.METAL))
+
+
+@needs_clang
+def test_every_scale_of_mxfp4() -> None:
+    """Powers of two, of which the smallest are no normal numbers."""
+    data = rows_of(TensorType.MXFP4, rows=253, columns=32)
+    data[:, 0] = np.arange(253)
+    got = decoded(Emulator(), held(TensorType.MXFP4, data), mx.float32)
+    np.testing.assert_array_equal(wide(got), weights(TensorType.MXFP4, data))
 
 
 @needs_clang
@@ -98,26 +109,12 @@ def test_ids_are_looked_up_by_one_launch(shape: tuple[int, ...], dtype: mx.Dtype
     assert len(recorder.calls) == 1
 
 
-def _calls() -> list[tuple[str, Call]]:
-    recorder = Recorder()
-    for kind in BLOCKS_ON_GPU:
-        blocks = held(kind, rows_of(kind, rows=3, columns=1280))
-        decoded(recorder, blocks, mx.float16)
-        look_up(recorder, blocks, mx.arange(11), mx.bfloat16)
-        look_up(recorder, blocks, mx.array([1]), mx.float32)
-    return [(str(call.kernel.macros[-1]), call) for call in recorder.calls]
-
-
 @needs_clang
-def test_address_spaces() -> None:
-    for name, call in _calls():
-        assert lint(generate(call)) == [], name
-
-
-@needs_nvrtc
-def test_registers() -> None:
-    for name, call in _calls()[::3]:
-        assert registers.excess(call)[1] == [], name
+@pytest.mark.parametrize("kind", BLOCKS_ON_GPU, ids=lambda kind: kind.name)
+def test_address_spaces(kind: TensorType) -> None:
+    calls = [call for call in registers.matrix_calls(kind) if call.kernel.stem == "rows"]
+    for call in calls[kind % 2 :: 2]:
+        assert lint(generate(call)) == []
 
 
 def test_unencoded_numbers_are_read_by_mlx() -> None:

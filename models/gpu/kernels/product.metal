@@ -103,7 +103,7 @@ UNROLL for (int r = 0; r < ROWS; r++) {
     const float sum = simd_sum(sums[r][m]);
     const int row = first_row + r;
     if (int(lane) == r * INPUTS + m && row < rows && m < inputs) {
-      y[m * rows + row] = Y(sum + (ADDED ? added[row] : 0.0f));
+      y[m * rows + row] = Y(ADDED ? sum + float(added[row]) : sum);
     }
   }
 }
