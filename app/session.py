@@ -14,7 +14,7 @@ from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
-from app.memory import Admitted, admit
+from app.memory import Admitted, TooLargeError, admit
 from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
 from app.progress import byte_bar, step_bar
 from kvcache import Backend, CacheConfig
@@ -23,6 +23,7 @@ from kvcache.native.library import library
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
+from models.native.kernels import kernels
 from models.network.config import NetworkConfig
 from models.text.messages import Message
 from models.text.thinking import no_switch
@@ -156,7 +157,12 @@ def load_admitted(
 
     def accept(model: NetworkConfig, weights: int) -> None:
         nonlocal admitted
-        admitted = admit(config, model, weights, force=options.force)
+        try:
+            admitted = admit(config, model, weights, force=options.force)
+        except TooLargeError as error:
+            if weights <= path.stat().st_size:
+                raise
+            raise TooLargeError(f"{error}; {_floats_because(config.backend)}") from error
 
     loaded = load(
         path,
@@ -167,6 +173,17 @@ def load_admitted(
         accept=accept,
     )
     return loaded, admitted
+
+
+def _floats_because(asked: Backend) -> str:
+    """Why weights take more memory than their file."""
+    said = "the reference backend holds weights as floats"
+    if asked is Backend.AUTO:
+        try:
+            kernels()
+        except NativeUnavailableError as error:
+            return f"{said}, and runs here because of: {error}"
+    return said
 
 
 def _load_with_bar(
