@@ -72,6 +72,7 @@ class OpenFile:
         try:
             self._mapped = make(self.descriptor, self.size)
         except (OSError, ValueError) as error:
+            self.check()  # Python maps nothing of a file that was cut.
             raise self.error(f"cannot be mapped: {reason(error)}") from error
         return self._mapped
 

@@ -135,6 +135,13 @@ def test_a_file_that_cannot_be_mapped_is_refused(path: Path) -> None:
         OpenFile(path).map_by(fail)
 
 
+def test_a_file_that_is_cut_before_it_is_mapped_is_told_as_that(path: Path) -> None:
+    file = OpenFile(path)
+    os.truncate(path, 1000)
+    with pytest.raises(GGUFError, match="was cut to 1000 bytes while in use; get it again"):
+        _ = file.data
+
+
 def test_what_is_only_read_is_not_mapped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a program may have less of addresses than the file has bytes."""
 
