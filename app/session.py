@@ -14,7 +14,7 @@ from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
-from app.memory import Admitted, TooLargeError, admit
+from app.memory import Admitted, Dimensions, TooLargeError, admit
 from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
 from app.progress import byte_bar, step_bar
 from kvcache import Backend, CacheConfig
@@ -162,10 +162,7 @@ def load_admitted(
 
     def accept(model: NetworkConfig, weights: int) -> None:
         nonlocal admitted
-        try:
-            admitted = admit(config, model, weights, force=options.force)
-        except TooLargeError as error:
-            raise _explained(error, config.backend) from error
+        admitted = admit_file(path, config, model, weights, force=options.force)
 
     loaded = load(
         path,
@@ -178,12 +175,23 @@ def load_admitted(
     return loaded, admitted
 
 
-def _explained(error: TooLargeError, asked: Backend) -> TooLargeError:
-    """The same, with why it is so large where AUTO must decode the weights for want of kernels."""
-    decodes = asked is Backend.AUTO and asked.resolve() is Backend.REFERENCE
-    if decodes and (why := _why_no_kernels()):
-        return TooLargeError(f"{error}; weights are decoded for want of kernels: {why}")
-    return error
+def admit_file(
+    path: Path, config: CacheConfig, model: Dimensions, weights: int, *, force: bool
+) -> Admitted:
+    """`admit`, for a file's weights: where they take more than the file, it is said why."""
+    try:
+        return admit(config, model, weights, force=force)
+    except TooLargeError as error:
+        if weights <= path.stat().st_size:
+            raise
+        raise TooLargeError(f"{error}; {_floats_because(config.backend)}") from error
+
+
+def _floats_because(asked: Backend) -> str:
+    said = "the reference backend holds weights as floats"
+    if asked is Backend.AUTO and (why := _why_no_kernels()):
+        return f"{said}, and runs here because of: {why}"
+    return said
 
 
 def _load_with_bar(

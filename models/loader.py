@@ -161,6 +161,11 @@ def _backing(backend: Backend) -> _Backing:
     )
 
 
+def bytes_by(backend: Backend) -> Callable[[TensorInfo], int]:
+    """What tells the bytes that a tensor takes in memory, as a backend holds it."""
+    return _backing(backend).bytes_of
+
+
 def _of_arrays(config: NetworkConfig, weights: Weights, _check: Callable[[], None]) -> Model:
     """In plain MLX, whose arrays are its own."""
     return Model(config, weights)

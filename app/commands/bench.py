@@ -72,24 +72,28 @@ def run(args: argparse.Namespace) -> int:
         (SECTIONS[name], _settings(SECTIONS[name].settings, common, args))
         for name in ([args.section] if args.section else every)
     ]
-    _require_room(model, [settings for _, settings in jobs], force=bool(_given(args, "force")))
+    _require_room(common, [settings for _, settings in jobs], force=bool(_given(args, "force")))
     return measure(jobs, out=_given(args, "out"), as_json=bool(_given(args, "json")))
 
 
-def _require_room(model: str, jobs: list[Settings], *, force: bool) -> None:
+def _require_room(common: Settings, jobs: list[Settings], *, force: bool) -> None:
     """Refuse a model, or caches of it, that the memory cannot hold. Raises TooLargeError."""
-    from app.bench.figures.shapes import network_of
+    from app.bench.figures.shapes import held_bytes, network_of
     from app.console import note
-    from app.memory import LEAST_WINDOW, admit
-    from kvcache import CacheConfig
+    from app.memory import LEAST_WINDOW
+    from app.session import admit_file
+    from kvcache import Backend, CacheConfig
 
     longest = max(settings.longest for settings in jobs)
     if not longest:
         return
     longest = max(longest, LEAST_WINDOW)
-    network = network_of(model)
-    config = CacheConfig(max_tokens=longest, keys="f16", values="f16", beyond_context=True)
-    for text in admit(config, network, network.weight_bytes, force=force).notes:
+    backend, path = Backend(common.backend), Path(common.model)
+    config = CacheConfig(
+        backend=backend, max_tokens=longest, keys="f16", values="f16", beyond_context=True
+    )
+    weights = held_bytes(common.model, backend)
+    for text in admit_file(path, config, network_of(common.model), weights, force=force).notes:
         note(text)
 
 

@@ -60,19 +60,21 @@ class OpenFile:
         self.size, self._changed = found.st_size, found.st_mtime_ns
         if self.size == 0:
             raise self.error("is empty, expected a GGUF file")
-        self._mapped: Mapped = _Unguarded(self.descriptor, self.size)
+        self._mapped: Mapped | None = None
 
     @property
     def data(self) -> Bytes:
-        """The bytes in memory, read-only."""
-        return self._mapped.data
+        """The bytes in memory, read-only; mapped by Python where nobody has done it."""
+        return (self._mapped or self.map_by(_Unguarded)).data
 
-    def map_by(self, make: Map) -> None:
+    def map_by(self, make: Map) -> Mapped:
         """Have the bytes in a mapping that `make` makes, from now on."""
         try:
             self._mapped = make(self.descriptor, self.size)
         except (OSError, ValueError) as error:
+            self.check()  # Python maps nothing of a file that was cut.
             raise self.error(f"cannot be mapped: {reason(error)}") from error
+        return self._mapped
 
     def read(self, out: memoryview, at: int) -> None:
         """Fill bytes with those from `at` on."""
@@ -96,7 +98,7 @@ class OpenFile:
             raise self._cut(found.st_size)
         if (found.st_size, found.st_mtime_ns) != (self.size, self._changed):
             raise self.error("was changed while in use; load it again")
-        if self._mapped.is_damaged:
+        if self._mapped is not None and self._mapped.is_damaged:
             raise self.error("a part of it could not be read; its disk may be failing")
 
     def error(self, message: str) -> GGUFError:
@@ -111,7 +113,7 @@ class OpenFile:
 
 
 class _Unguarded:
-    """By Python. Mapped at once, so that what fails fails here; read by nobody as a rule."""
+    """By Python; read by nobody as a rule."""
 
     is_damaged = False
 

@@ -25,6 +25,7 @@ from kvcache import config as cache_config
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
 from models.network.config import NetworkConfig
+from tests.app.terminal import ROOT
 from tests.app.tui.conftest import Talk, on_screen
 from tests.gguf_factory import (
     LlamaShape,
@@ -36,6 +37,13 @@ from tests.gguf_factory import (
 GB = 10**9
 HUGE = LlamaShape(layers=80, width=8192, ffn=28672, heads=64, kv_heads=8, vocab=611, context=4096)
 MIDDLE = Memory(most=24 * GB, now=20 * GB)
+
+ON_100_GB = """
+import sys
+from app import cli, memory
+memory.memory = lambda: memory.Memory(most=10**11, now=10**11)
+sys.exit(cli.run(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +112,38 @@ def test_a_file_of_137_gb_is_refused_at_once(
     assert "take a smaller model, or --force" in said
 
 
-def test_why_weights_take_more_than_their_file_is_told(hollow: Path) -> None:
-    command = [sys.executable, "-m", "app", "run", "--prompt", "ba", "-m", str(hollow)]
+def test_who_lacks_a_compiler_is_told_why_weights_take_more_than_the_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where the kernels would hold them as they are, and the reference, as floats, cannot."""
+    path = tmp_path / "packed.gguf"
+    write_hollow_llama(
+        path,
+        config=HUGE,
+        types=every_matrix(TensorType.Q4_0),
+        tokenizer_metadata=sentencepiece_tokenizer(HUGE.vocab),
+    )
+    monkeypatch.setattr(memory, "memory", lambda: Memory(most=100 * GB, now=100 * GB))
+    command = ["run", "--prompt", "ba", "-m", str(path), "--backend"]
+    for each in (command, ["bench", "speed", *command[3:]]):
+        assert cli.run([*each, "reference"]) == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "does not fit in memory: weights 273.8 GB, cache " in said
+        assert said.endswith("; the reference backend holds weights as floats")
     environment = os.environ | {"CXX": "no-such-compiler"}
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(cli.__file__).parents[1], env=environment
+        [sys.executable, "-c", ON_100_GB, *command, "auto"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 1
     (said,) = done.stderr.splitlines()
-    assert "weights 273.8 GB" in said
-    assert "weights are decoded for want of kernels: no C++ compiler (no-such-compiler): " in said
+    assert done.returncode == 1
+    assert "holds weights as floats, and runs here because of: no C++ compiler (no-such" in said
 
 
 @pytest.mark.usefixtures("middling", "home")

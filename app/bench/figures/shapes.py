@@ -4,8 +4,14 @@ Sources: the models' own config.json (TinyLlama-1.1B-Chat-v1.0, Llama-2-7b, phi-
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kvcache import ModelShape
+from kvcache import Backend, ModelShape
+
+if TYPE_CHECKING:
+    from models.gguf.header import TensorInfo
+    from models.network.config import NetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +19,7 @@ class Network:
     """A transformer's dimensions.
 
     ffn_matrices: 3 for gated feed-forward layers (Llama), 2 for plain ones (phi-2).
-    weight_bytes: of the weights in memory. windows: as a model's shape has them.
+    weight_bytes: of the weights, as in the file. windows: as a model's shape has them.
     """
 
     name: str
@@ -86,16 +92,9 @@ NETWORKS = {"tinyllama": TINYLLAMA, "llama-2-7b": LLAMA_2_7B, "phi-2": PHI_2}
 
 def network_of(path: str) -> Network:
     """The dimensions of a GGUF file; reads its header only."""
-    from models.finding.source import locate
-    from models.gguf.file import GGUFFile
-    from models.network.config import NetworkConfig
-    from models.network.shapes import tensors_to_read
-
-    with GGUFFile(locate(path)) as file:
-        config = NetworkConfig.from_metadata(file.metadata)
-        entries = tensors_to_read(file, config)
+    file, config, entries = _header(path)
     return Network(
-        name=file.path.stem,
+        name=file.stem,
         layers=config.layers,
         hidden=config.hidden,
         ffn=config.ffn,
@@ -109,15 +108,29 @@ def network_of(path: str) -> Network:
     )
 
 
+def held_bytes(path: str, backend: Backend) -> int:
+    """Bytes of a file's weights in memory, as a backend holds them."""
+    from models.loader import bytes_by
+
+    _, _, entries = _header(path)
+    return sum(map(bytes_by(backend), entries.values()))
+
+
 def token_bytes(path: str) -> int:
     """Bytes of a file's weights that each token reads: not the embedding's table, of which it
     reads a row, unless that is the output's too."""
+    _, _, entries = _header(path)
+    table = entries["token_embd.weight"].nbytes if "output.weight" in entries else 0
+    return sum(info.nbytes for info in entries.values()) - table
+
+
+def _header(path: str) -> tuple[Path, "NetworkConfig", "dict[str, TensorInfo]"]:
+    """Of a file: where it is, its network, and the tensors that are loaded."""
     from models.finding.source import locate
     from models.gguf.file import GGUFFile
     from models.network.config import NetworkConfig
     from models.network.shapes import tensors_to_read
 
     with GGUFFile(locate(path)) as file:
-        entries = tensors_to_read(file, NetworkConfig.from_metadata(file.metadata))
-    table = entries["token_embd.weight"].nbytes if "output.weight" in entries else 0
-    return sum(info.nbytes for info in entries.values()) - table
+        config = NetworkConfig.from_metadata(file.metadata)
+        return file.path, config, tensors_to_read(file, config)

@@ -1,5 +1,6 @@
 """Files that others write into, cut or replace while they are open."""
 
+import mmap
 import os
 import shutil
 from collections.abc import Callable
@@ -132,6 +133,28 @@ def test_a_file_that_cannot_be_mapped_is_refused(path: Path) -> None:
 
     with pytest.raises(GGUFError, match=r"model\.gguf: cannot be mapped: Cannot allocate memory"):
         OpenFile(path).map_by(fail)
+
+
+def test_a_file_that_is_cut_before_it_is_mapped_is_told_as_that(path: Path) -> None:
+    file = OpenFile(path)
+    os.truncate(path, 1000)
+    with pytest.raises(GGUFError, match="was cut to 1000 bytes while in use; get it again"):
+        _ = file.data
+
+
+def test_what_is_only_read_is_not_mapped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a program may have less of addresses than the file has bytes."""
+
+    def fail(*_: object, **_more: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", fail)
+    file, got = OpenFile(path), bytearray(len(DATA))
+    file.read(memoryview(got), 0)
+    file.check()
+    assert got == DATA
+    with pytest.raises(GGUFError, match=r"model\.gguf: cannot be mapped: Cannot allocate memory"):
+        _ = file.data
 
 
 def test_its_descriptor_is_closed_with_it(path: Path) -> None:

@@ -179,3 +179,11 @@ def test_the_first_round_does_not_count() -> None:
     calls: list[int] = []
     assert seconds_of(lambda: calls.append(1), 3) >= 0
     assert len(calls) == 4
+
+
+def test_rounds_that_others_disturb_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or shares of the machine's bandwidth come out larger than one."""
+    from app.bench import machine as module
+
+    monkeypatch.setattr(module, "times_of", lambda _step, _rounds: [7.0, 2.0, 5.0, 3.0, 11.0])
+    assert seconds_of(lambda: None, 5) == 2.0
