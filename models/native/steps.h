@@ -246,7 +246,14 @@ inline void add(const float* x, int64_t rows, const Addition& w, const float* re
 
 template <Vector (*act)(Vector)>
 inline void activate(const float* gate, int64_t count, float* up) {
-    for (int64_t i = 0; i < count; i += kLanes) store(up + i, load(up + i) * act(load(gate + i)));
+    const int64_t whole = count / kLanes * kLanes, rest = count - whole;
+    for (int64_t i = 0; i < whole; i += kLanes) store(up + i, load(up + i) * act(load(gate + i)));
+    // What lies behind a row is another's.
+    float last_gate[kLanes] = {}, last_up[kLanes] = {};
+    std::copy_n(gate + whole, rest, last_gate);
+    std::copy_n(up + whole, rest, last_up);
+    store(last_up, load(last_up) * act(load(last_gate)));
+    std::copy_n(last_up, rest, up + whole);
 }
 
 // x [rows, hidden] and what the feed-forward part adds to it.

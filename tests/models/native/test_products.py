@@ -175,6 +175,22 @@ def test_feed_forward(kernels: Kernels, normed: str, gelu: bool, rows: int) -> N
     _assert_close(kernels.feed_forward(x, weights) - x, want)
 
 
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("width", [1, 37, 172])
+def test_feed_forward_of_floats_has_any_width(
+    kernels: Kernels, width: int, gelu: bool, rows: int
+) -> None:
+    gate, gate_exact = random_weight(width, 96, TensorType.F32, seed=1)
+    up, up_exact = random_weight(width, 96, TensorType.F16, seed=2)
+    down, down_exact = random_weight(96, width, TensorType.BF16, seed=3)
+    x = _activations(rows, 96)
+    act = _gelu if gelu else _silu
+    want = (act(x @ gate_exact.T) * (x @ up_exact.T)) @ down_exact.T
+    got = kernels.feed_forward(x, FeedForward(gate, up, Addition(down), gelu=gelu))
+    _assert_close(got - x, want)
+
+
 @pytest.mark.parametrize("columns", [96, 608])
 @pytest.mark.parametrize("rows", [1, 13])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
