@@ -48,7 +48,7 @@ cuda-check: $(VENV)/.cuda
 metal-registers: $(VENV)/.dev
 	$(PY) -m tests.metal.registers
 
-# The GPU kernels with one mistake each, to see that the tests would find it: about an hour.
+# The GPU kernels with one mistake each, to see that the tests would find it: about two hours.
 metal-mutants: $(VENV)/.dev
 	$(PY) -m tests.metal.mutants
 

@@ -59,8 +59,12 @@ def _errors(
 
 
 def _error(got: mx.array, right: Array) -> float:
-    """The largest difference, by the largest number; more than all others where one is NaN."""
-    error = np.abs(_wide(got) - right).max() / max(np.abs(right).max(), np.finfo(np.float32).tiny)
+    """The largest difference, by the largest number; more than all others where one is NaN.
+
+    Or by the least number that the dtype has all bits of: smaller ones are rounded by more.
+    """
+    largest = max(np.abs(right).max(), mx.finfo(got.dtype).smallest_normal)
+    error = np.abs(_wide(got) - right).max() / largest
     return float(error) if np.isfinite(error) else float("inf")
 
 

@@ -26,7 +26,7 @@ from tests.metal.build import find_compiler
 from tests.metal.emulator import Emulator
 from tests.metal.matrices import ON_GPU, WITHOUT_GRID, rows_of, weights, wide
 from tests.metal.recording import zeros
-from tests.models.gguf.blocks import tensor_of
+from tests.models.gguf.blocks import of_floats, tensor_of
 
 needs_clang = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
@@ -128,6 +128,16 @@ def test_kernels_that_fail_are_not_used(launch: Launcher, said: str) -> None:
         "matrices are decoded to 16-bit floats, which takes more memory, of Q6_K"
     )
     assert said in note
+
+
+@needs_clang
+@pytest.mark.parametrize("size", [0, 1e-30, 1e-6])
+def test_tiny_weights_are_no_fault_of_the_kernels(size: float) -> None:
+    """Tokens that nobody trained, of which 16-bit activations have few bits."""
+    numbers = np.random.default_rng(1).normal(size=(13, 64)).astype(np.float32) * np.float32(size)
+    hold = GpuMatrices(launch=Emulator())
+    hold([of_floats("token_embd.weight", numbers)], None, mx.float16)
+    assert hold.notes == []
 
 
 @needs_clang
