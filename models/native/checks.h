@@ -49,16 +49,23 @@ inline bool is_finite_block(const uint8_t* block) {
     }
 }
 
-// Of `bytes` of whole blocks
 template <Type kType>
-inline bool are_finite(const uint8_t* data, int64_t bytes) {
-    constexpr int64_t kBytes = BlockOf<kType>::kBytes, kTask = (1 << 18) / kBytes * kBytes;
+bool are_finite_blocks(const uint8_t* blocks, int64_t count) {
+    bool finite = true;
+    for (int64_t i = 0; i < count; ++i)
+        finite &= is_finite_block<kType>(blocks + i * BlockOf<kType>::kBytes);
+    return finite;
+}
+
+// Of `bytes` of whole blocks
+inline bool are_finite(const uint8_t* data, int64_t bytes, Type type) {
+    const auto check = with_type(type, []<Type kType>() { return &are_finite_blocks<kType>; });
+    const int64_t each = with_type(type, []<Type kType>() { return BlockOf<kType>::kBytes; });
+    const int64_t blocks = bytes / each, share = (1 << 18) / each;
     std::atomic<bool> all{true};
-    pool->run((bytes + kTask - 1) / kTask, [&](int64_t task) {
-        const uint8_t *at = data + task * kTask, *end = data + std::min(bytes, (task + 1) * kTask);
-        bool finite = true;
-        for (; at < end; at += kBytes) finite &= is_finite_block<kType>(at);
-        if (!finite) all.store(false);
+    pool->run((blocks + share - 1) / share, [&](int64_t task) {
+        const int64_t first = task * share;
+        if (!check(data + first * each, std::min(share, blocks - first))) all.store(false);
     });
     return all.load();
 }

@@ -149,6 +149,25 @@ template <Type kType, typename Use>
     while (left) load.template operator()<1>();
 }
 
+// What a thread asks for while it reads 32 columns of kLaneRows rows. In a file rows follow each
+// other, and what is read next is all that is in them.
+template <Type kType>
+class Ahead {
+  public:
+    Ahead(const Weight& w, int64_t first) : next_(w.row(first) + kRowsAhead * w.row_bytes) {}
+
+    [[gnu::always_inline]] void prefetch() {
+        for (int64_t line = 0; line < kBytes; line += 64) prefetch_line(next_ + line);
+        next_ += kBytes;
+    }
+
+  private:
+    static constexpr int64_t kBytes =
+        kLaneRows * BlockOf<kType>::kBytes * kXGroup / BlockOf<kType>::kColumns;
+
+    const uint8_t* next_;
+};
+
 // totals[m][h] += the product of activation row m with 32 columns of the rows of lanes[h].
 template <int M, int H>
 [[gnu::always_inline]] inline void add_products(const Lanes* const (&lanes)[H], const Activation* x,
@@ -178,57 +197,8 @@ template <int M, int H>
         }
 }
 
-// Few activation rows: codes go from the file's bytes into registers and no further.
-template <Type kType>
-struct LaneFewRows {
-    static constexpr Form kForm = Form::InOrder;
-    static constexpr int kTogether = 4;  // activation rows whose sums the registers hold
-
-    static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
-                         int64_t count, Strip& out) {
-        for (int64_t n = 0; n < count; n += kLaneRows) {
-            // 5 to 8 rows are two parts; the second finds the weights in the cache.
-            const int part = rows > kTogether ? (rows + 1) / 2 : rows;
-            for (int m = 0; m < rows; m += part)
-                multiply_some(w, x + m, std::min(part, rows - m), first + n, count - n,
-                              out.values + m, n);
-        }
-    }
-
-  private:
-    static void multiply_some(const Weight& w, const Activation* x, int rows, int64_t first,
-                              int64_t count, float (*out)[kStrip], int64_t n) {
-        switch (rows) {
-            case 1: return multiply_rows<1>(w, x, first, count, out, n);
-            case 2: return multiply_rows<2>(w, x, first, count, out, n);
-            case 3: return multiply_rows<3>(w, x, first, count, out, n);
-            default: return multiply_rows<4>(w, x, first, count, out, n);
-        }
-    }
-
-    template <int M>
-    static void multiply_rows(const Weight& w, const Activation* x, int64_t first, int64_t count,
-                              float (*out)[kStrip], int64_t n) {
-        // In a file rows follow each other, and what is read next is all that is in them.
-        constexpr int64_t kBytes = kLaneRows * BlockOf<kType>::kBytes * kXGroup /
-                                   BlockOf<kType>::kColumns;
-        const uint8_t* ahead = w.row(first) + kRowsAhead * w.row_bytes;
-        __m512 totals[M][1];
-        for (auto& total : totals) total[0] = _mm512_setzero_ps();
-        const auto add = [&](int64_t group, const Lanes& lanes) __attribute__((always_inline)) {
-            for (int64_t line = 0; line < kBytes; line += 64) prefetch_line(ahead + line);
-            ahead += kBytes;
-            const Lanes* const one[] = {&lanes};
-            add_products<M>(one, x, group, totals);
-        };
-        each_group<kType>(LaneRows(w, first, count), 0, w.columns, add);
-        const __mmask16 present = __mmask16((1u << std::min<int64_t>(kLaneRows, count)) - 1);
-        for (int m = 0; m < M; ++m) _mm512_mask_storeu_ps(out[m] + n, present, totals[m][0]);
-    }
-};
-
-// Many activation rows: the lanes of some columns are written down, for two times 16 rows, and meet
-// all of them in the nearest cache.
+// The lanes of some columns are written down, for two times 16 rows, and meet all activation rows
+// in the nearest cache.
 class LanePanel {
   public:
     static constexpr Form kForm = Form::InOrder;
@@ -239,12 +209,17 @@ class LanePanel {
     void multiply(const Weight& w, int64_t first, const Activation* x, int64_t rows,
                   float (*out)[kPanel]) {
         std::memset(out, 0, size_t(rows) * sizeof out[0]);
+        const int64_t second = std::min(first + kLaneRows, w.rows - 1);
+        const LaneRows halves[] = {{w, first, w.rows - first}, {w, second, w.rows - second}};
+        Ahead<kType> ahead(w, first);
         for (int64_t at = 0; at < w.columns; at += kMostBlock) {
             const int64_t columns = std::min(kMostBlock, w.columns - at);
-            load<kType>(w, first, at, columns);
-            int64_t m = 0;
-            for (; m + kTile <= rows; m += kTile) add<kTile>(x + m, at, columns, out + m);
-            for (; m < rows; ++m) add<1>(x + m, at, columns, out + m);
+            for (int half = 0; half < kHalves; ++half)
+                load<kType>(halves[half], ahead, at, columns, lanes_[half]);
+            for (int64_t m = 0; m < rows; m += kTile)
+                with_constant<kTile>(rows - m, [&](auto count) {
+                    add<count>(x + m, at, columns, out + m);
+                });
         }
     }
 
@@ -255,18 +230,17 @@ class LanePanel {
     Lanes lanes_[kHalves][kMostBlock / kXGroup];
 
     template <Type kType>
-    void load(const Weight& w, int64_t first, int64_t at, int64_t columns) {
-        for (int half = 0; half < kHalves; ++half) {
-            const int64_t row = std::min(first + half * kLaneRows, w.rows - 1);
-            each_group<kType>(LaneRows(w, row, w.rows - row), at, columns,
-                              [&](int64_t group, const Lanes& lanes) {
-                                  lanes_[half][group] = lanes;
-                              });
-        }
+    [[gnu::noinline]] static void load(const LaneRows& rows, Ahead<kType>& ahead, int64_t at,
+                                       int64_t columns, Lanes* out) {
+        each_group<kType>(rows, at, columns, [&](int64_t group, const Lanes& lanes) {
+            ahead.prefetch();
+            out[group] = lanes;
+        });
     }
 
     template <int M>
-    void add(const Activation* x, int64_t at, int64_t columns, float (*out)[kPanel]) const {
+    [[gnu::noinline]] void add(const Activation* x, int64_t at, int64_t columns,
+                               float (*out)[kPanel]) const {
         __m512 totals[M][kHalves];
         for (int m = 0; m < M; ++m)
             for (int half = 0; half < kHalves; ++half)
@@ -278,6 +252,36 @@ class LanePanel {
         for (int m = 0; m < M; ++m)
             for (int half = 0; half < kHalves; ++half)
                 _mm512_storeu_ps(out[m] + half * kLaneRows, totals[m][half]);
+    }
+};
+
+// For one activation row codes go from the file's bytes into registers and no further; a few meet a
+// panel, as many do.
+template <Type kType>
+struct LaneFewRows {
+    static constexpr Form kForm = Form::InOrder;
+    static_assert(kStrip == kPanel);
+
+    static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
+                         int64_t count, Strip& out) {
+        if (rows > 1)
+            return own_panel<LanePanel>().template multiply<kType>(w, first, x, rows, out.values);
+        for (int64_t n = 0; n < count; n += kLaneRows)
+            multiply_one(w, *x, first + n, count - n, out.values[0] + n);
+    }
+
+  private:
+    static void multiply_one(const Weight& w, const Activation& x, int64_t first, int64_t count,
+                             float* out) {
+        __m512 total[1][1] = {{_mm512_setzero_ps()}};
+        Ahead<kType> ahead(w, first);
+        const auto add = [&](int64_t group, const Lanes& lanes) __attribute__((always_inline)) {
+            ahead.prefetch();
+            const Lanes* const one[] = {&lanes};
+            add_products<1>(one, &x, group, total);
+        };
+        each_group<kType>(LaneRows(w, first, count), 0, w.columns, add);
+        _mm512_storeu_ps(out, total[0][0]);
     }
 };
 

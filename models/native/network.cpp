@@ -31,24 +31,22 @@ int32_t network_is_damaged(const Mapping* mapping) {
 
 // Whether all weights in `bytes` of whole blocks are finite
 int32_t network_are_finite(const uint8_t* data, int64_t bytes, Type type) {
-    return with_type(type, [&]<Type kType>() { return are_finite<kType>(data, bytes); });
+    return are_finite(data, bytes, type);
 }
 
 // out = x W^T
 void network_linear(const float* x, int64_t rows, const Weight* w, float* out) {
     activations.assign(x, rows, w->columns);
-    multiply(*w, activations, rows,
-             [&](int64_t m, int64_t n, float value) { out[m * w->rows + n] = value; });
+    multiply({{w, out}}, activations, rows);
 }
 
 // The rows `ids` of a weight times a factor, as float32 [count, columns]
 void network_embed(const Weight* w, const int64_t* ids, int64_t count, float factor, float* out) {
-    with_type(w->type, [&]<Type kType>() {
-        pool->run(count, [&](int64_t i) {
-            float* row = out + i * w->columns;
-            decode_columns<kType>(*w, ids[i], 0, w->columns, row);
-            for (int64_t n = 0; n < w->columns; ++n) row[n] *= factor;
-        });
+    const auto decode = with_type(w->type, []<Type kType>() { return &decode_columns<kType>; });
+    pool->run(count, [&](int64_t i) {
+        float* row = out + i * w->columns;
+        decode(*w, ids[i], 0, w->columns, row);
+        for (int64_t n = 0; n < w->columns; ++n) row[n] *= factor;
     });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <initializer_list>
 
 #include "blocks_floats.h"
 #include "blocks_simple.h"
@@ -77,13 +78,6 @@ struct Panelful {
     alignas(64) float values[kPanelRows][kPanel];
 };
 
-// A thread's own.
-template <typename Panel>
-Panel& own_panel() {
-    thread_local Panel panel;
-    return panel;
-}
-
 template <Type kType>
 void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
                     Panelful& out) {
@@ -107,34 +101,48 @@ inline Products products_of(Type type) {
 
 inline int64_t strips(const Weight& w) { return (w.rows + kStrip - 1) / kStrip; }
 
-// store(i, m, n, value) for every product of activation row m and row n of weights[i].
-template <typename Store>
-inline void multiply_few(const Weight* const* weights, int count, Quantized& x, int rows,
-                         const Store& store) {
+// A weight and where its products go: numbers = before + scale * product, or the products where
+// nothing was before. [rows, weight rows], which may be the same place.
+struct Output {
+    const Weight* weight;
+    float* numbers;
+    const float* before = nullptr;
+    float scale = 1;
+};
+
+// `width` products of activation row m, with the weight's rows from `first` on.
+inline void put(const Output& to, int64_t m, int64_t first, int64_t width, float* products) {
+    const Weight& w = *to.weight;
+    const int64_t at = m * w.rows + first;
+    if (w.added)
+        for (int64_t n = 0; n < width; ++n) products[n] += w.added[first + n];
+    if (to.before)
+        for (int64_t n = 0; n < width; ++n)
+            to.numbers[at + n] = to.before[at + n] + to.scale * products[n];
+    else
+        std::copy_n(products, width, to.numbers + at);
+}
+
+inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, int rows) {
     int64_t tasks = 0;
-    for (int i = 0; i < count; ++i) {
-        tasks += strips(*weights[i]);
-        x.make(products_of(weights[i]->type).few);
+    for (const Output& to : outputs) {
+        tasks += strips(*to.weight);
+        x.make(products_of(to.weight->type).few);
     }
     pool->run(tasks, [&](int64_t task) {
-        int i = 0;
-        for (; task >= strips(*weights[i]); ++i) task -= strips(*weights[i]);
-        const Weight& w = *weights[i];
+        const Output* to = outputs.begin();
+        for (; task >= strips(*to->weight); ++to) task -= strips(*to->weight);
+        const Weight& w = *to->weight;
         const Products of = products_of(w.type);
         const int64_t first = task * kStrip, width = std::min(kStrip, w.rows - first);
         Strip strip;
         of.strip(w, x.rows(of.few), rows, first, width, strip);
-        if (w.added)
-            for (int m = 0; m < rows; ++m)
-                for (int64_t n = 0; n < width; ++n) strip.values[m][n] += w.added[first + n];
-        for (int m = 0; m < rows; ++m)
-            for (int64_t n = 0; n < width; ++n) store(i, m, first + n, strip.values[m][n]);
+        for (int m = 0; m < rows; ++m) put(*to, m, first, width, strip.values[m]);
     });
 }
 
-// store(m, n, value) for every product of activation row m and row n of a weight.
-template <typename Store>
-inline void multiply_many(const Weight& w, Quantized& x, int64_t rows, const Store& store) {
+inline void multiply_many(const Output& to, Quantized& x, int64_t rows) {
+    const Weight& w = *to.weight;
     const Products of = products_of(w.type);
     x.make(of.many);
     for (int64_t at = 0; at < rows; at += kPanelRows) {
@@ -143,31 +151,16 @@ inline void multiply_many(const Weight& w, Quantized& x, int64_t rows, const Sto
             const int64_t first = task * kPanel, width = std::min(kPanel, w.rows - first);
             Panelful out;
             of.panel(w, x.rows(of.many) + at, height, first, out);
-            for (int64_t m = 0; m < height; ++m)
-                for (int64_t n = 0; n < width; ++n) {
-                    const float added = w.added ? w.added[first + n] : 0;
-                    store(at + m, first + n, out.values[m][n] + added);
-                }
+            for (int64_t m = 0; m < height; ++m) put(to, at + m, first, width, out.values[m]);
         });
     }
 }
 
-// store(i, m, n, value) for every product of activation row m and row n of weights[i].
-template <typename Store>
-inline void multiply(const Weight* const* weights, int count, Quantized& x, int64_t rows,
-                     const Store& store) {
-    if (rows <= kFewRows) return multiply_few(weights, count, x, int(rows), store);
-    for (int i = 0; i < count; ++i)
-        multiply_many(*weights[i], x, rows,
-                      [&](int64_t m, int64_t n, float value) { store(i, m, n, value); });
-}
-
-// The same for one weight: store(m, n, value).
-template <typename Store>
-inline void multiply(const Weight& w, Quantized& x, int64_t rows, const Store& store) {
-    const Weight* weight = &w;
-    multiply(&weight, 1, x, rows,
-             [&](int, int64_t m, int64_t n, float value) { store(m, n, value); });
+// All products of activation rows with weights.
+[[gnu::noinline]] inline void multiply(std::initializer_list<Output> outputs, Quantized& x,
+                                       int64_t rows) {
+    if (rows <= kFewRows) return multiply_few(outputs, x, int(rows));
+    for (const Output& to : outputs) multiply_many(to, x, rows);
 }
 
 }  // namespace ember

@@ -95,7 +95,8 @@ inline float norm_factor(const float* x, int64_t columns, float eps) {
 }
 
 // One row of `width` numbers; `out` may be the row itself.
-inline void normalize_row(const float* x, const Norm& norm, int64_t width, float* out) {
+[[gnu::noinline]] inline void normalize_row(const float* x, const Norm& norm, int64_t width,
+                                            float* out) {
     for (int64_t at = 0; at < width; at += norm.columns) {
         const float factor = norm_factor(x + at, norm.columns, norm.eps);
         for (int64_t i = 0; i < norm.columns; ++i)
@@ -157,8 +158,9 @@ class Turns {
 };
 
 // A head of dim numbers, its pairs turned; the rest as it is.
-inline void turn_head(const float* __restrict x, const Rope& rope, const float* cosines,
-                      const float* sines, int64_t dim, float* __restrict out) {
+[[gnu::noinline]] inline void turn_head(const float* __restrict x, const Rope& rope,
+                                        const float* cosines, const float* sines, int64_t dim,
+                                        float* __restrict out) {
     const int64_t pairs = rope.pairs;
     if (rope.apart)
         for (int64_t p = 0; p < pairs; ++p) {
@@ -194,9 +196,8 @@ inline void attention_inputs(const float* x, int64_t batch, const Inputs& w, Tur
     const Weight* weights[] = {w.q, w.k, w.v};
     static std::vector<float> projected[3];
     for (int i = 0; i < 3; ++i) projected[i].resize(size_t(rows * weights[i]->rows));
-    multiply(weights, 3, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
-        projected[i][m * weights[i]->rows + n] = value;
-    });
+    multiply({{w.q, projected[0].data()}, {w.k, projected[1].data()}, {w.v, projected[2].data()}},
+             activations, rows);
     const Turns::Table& table = turns.of(w.rope);
     // The heads of a row of a product, each to its place.
     const auto place = [&](int i, int64_t row, const Rope& rope, float* out) {
@@ -223,12 +224,9 @@ inline void attention_inputs(const float* x, int64_t batch, const Inputs& w, Tur
 inline void add(Quantized& x, int64_t rows, const Addition& w, const float* residual, float* out) {
     const int64_t columns = w.weight->rows;
     if (!w.norm.weight)
-        return multiply(*w.weight, x, rows, [&](int64_t m, int64_t n, float value) {
-            out[m * columns + n] = residual[m * columns + n] + w.scale * value;
-        });
+        return multiply({{w.weight, out, residual, w.scale}}, x, rows);
     products.resize(size_t(rows * columns));
-    multiply(*w.weight, x, rows,
-             [&](int64_t m, int64_t n, float value) { products[m * columns + n] = value; });
+    multiply({{w.weight, products.data()}}, x, rows);
     pool->run(rows, [&](int64_t m) {
         float* row = products.data() + m * columns;
         normalize_row(row, w.norm, columns, row);
@@ -262,11 +260,7 @@ inline void feed_forward(const float* x, int64_t rows, const FeedForward& w, flo
     activations.assign(normalize(x, w.norm, rows, columns), rows, columns);
     hidden.resize(size_t(rows * width));
     gates.resize(size_t(rows * width));
-    const Weight* weights[] = {w.gate, w.up};
-    float* const outs[] = {gates.data(), hidden.data()};
-    multiply(weights, 2, activations, rows, [&](int i, int64_t m, int64_t n, float value) {
-        outs[i][m * width + n] = value;
-    });
+    multiply({{w.gate, gates.data()}, {w.up, hidden.data()}}, activations, rows);
     pool->run(rows, [&](int64_t m) {
         (w.gelu ? activate<gelu> : activate<silu>)(&gates[m * width], width, &hidden[m * width]);
     });
