@@ -259,8 +259,8 @@ class LanePanel {
     }
 };
 
-// For one activation row codes go from the file's bytes into registers and no further; a few meet a
-// panel, as many do.
+// For up to three activation rows codes go from the file's bytes into registers and no further; more
+// meet a panel, as many do. Code for four, too, would take a compiler seconds.
 template <Type kType>
 struct LaneFewRows {
     static constexpr Form kForm = Form::InOrder;
@@ -268,24 +268,28 @@ struct LaneFewRows {
 
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
                          int64_t count, Block& out) {
-        if (rows > 1)
+        if (rows > 3)
             return own_panel<LanePanel>().template multiply<kType>(w, first, x, rows, out.values);
         for (int64_t n = 0; n < count; n += kLaneRows)
-            multiply_one(w, *x, first + n, count - n, out.values[0] + n);
+            with_constant<3>(rows, [&](auto some) {
+                multiply_rows<some>(w, x, first + n, count - n, out.values, n);
+            });
     }
 
   private:
-    static void multiply_one(const Weight& w, const Activation& x, int64_t first, int64_t count,
-                             float* out) {
-        __m512 total[1][1] = {{_mm512_setzero_ps()}};
+    template <int M>
+    [[gnu::noinline]] static void multiply_rows(const Weight& w, const Activation* x, int64_t first,
+                                                int64_t count, float (*out)[kBlock], int64_t n) {
+        __m512 totals[M][1];
+        for (auto& total : totals) total[0] = _mm512_setzero_ps();
         Ahead<kType> ahead(w, first);
         const auto add = [&](int64_t group, const Lanes& lanes) __attribute__((always_inline)) {
             ahead.prefetch();
             const Lanes* const one[] = {&lanes};
-            add_products<1>(one, &x, group, total);
+            add_products<M>(one, x, group, totals);
         };
         each_group<kType>(LaneRows(w, first, count), 0, w.columns, add);
-        _mm512_storeu_ps(out, total[0][0]);
+        for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[m] + n, totals[m][0]);
     }
 };
 
