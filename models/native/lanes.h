@@ -33,8 +33,10 @@ class LaneRows {
     // The same of 32 bytes.
     [[gnu::always_inline]] void load_thirty_two(int64_t at, __m512i* words) const {
         const auto pair = [&](int r) {
-            return _mm512_inserti64x4(_mm512_castsi256_si512(read<__m256i>(rows_[r] + at)),
-                                      read<__m256i>(rows_[r + 4] + at), 1);
+            const auto load = [&](int row) {
+                return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows_[row] + at));
+            };
+            return _mm512_inserti64x4(_mm512_castsi256_si512(load(r)), load(r + 4), 1);
         };
         __m512i first[4], second[4];  // of 8 rows each, words i and, in odd quarters, i + 4
         turn(pair(0), pair(1), pair(2), pair(3), first);
@@ -50,8 +52,10 @@ class LaneRows {
 
     // 16 bytes of rows r and r + 4.
     [[gnu::always_inline]] __m256i two(int r, int64_t at) const {
-        return _mm256_inserti128_si256(_mm256_castsi128_si256(read<__m128i>(rows_[r] + at)),
-                                       read<__m128i>(rows_[r + 4] + at), 1);
+        const auto load = [&](int row) {
+            return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows_[row] + at));
+        };
+        return _mm256_inserti128_si256(_mm256_castsi128_si256(load(r)), load(r + 4), 1);
     }
 
     // Of each quarter, the words i side by side.
@@ -255,33 +259,38 @@ class LanePanel {
     }
 };
 
-// For one activation row codes go from the file's bytes into registers and no further; a few meet a
-// panel, as many do.
+// For up to four activation rows codes go from the file's bytes into registers and no further; more
+// meet a panel, as many do.
 template <Type kType>
 struct LaneFewRows {
     static constexpr Form kForm = Form::InOrder;
+    static constexpr int kTogether = 4;  // activation rows whose sums the registers hold
     static_assert(kStrip == kPanel);
 
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
                          int64_t count, Strip& out) {
-        if (rows > 1)
+        if (rows > kTogether)
             return own_panel<LanePanel>().template multiply<kType>(w, first, x, rows, out.values);
         for (int64_t n = 0; n < count; n += kLaneRows)
-            multiply_one(w, *x, first + n, count - n, out.values[0] + n);
+            with_constant<kTogether>(rows, [&](auto some) {
+                multiply_rows<some>(w, x, first + n, count - n, out.values, n);
+            });
     }
 
   private:
-    static void multiply_one(const Weight& w, const Activation& x, int64_t first, int64_t count,
-                             float* out) {
-        __m512 total[1][1] = {{_mm512_setzero_ps()}};
+    template <int M>
+    [[gnu::noinline]] static void multiply_rows(const Weight& w, const Activation* x, int64_t first,
+                                                int64_t count, float (*out)[kStrip], int64_t n) {
+        __m512 totals[M][1];
+        for (auto& total : totals) total[0] = _mm512_setzero_ps();
         Ahead<kType> ahead(w, first);
         const auto add = [&](int64_t group, const Lanes& lanes) __attribute__((always_inline)) {
             ahead.prefetch();
             const Lanes* const one[] = {&lanes};
-            add_products<1>(one, &x, group, total);
+            add_products<M>(one, x, group, totals);
         };
         each_group<kType>(LaneRows(w, first, count), 0, w.columns, add);
-        _mm512_storeu_ps(out, total[0][0]);
+        for (int m = 0; m < M; ++m) _mm512_storeu_ps(out[m] + n, totals[m][0]);
     }
 };
 
