@@ -33,10 +33,8 @@ class LaneRows {
     // The same of 32 bytes.
     [[gnu::always_inline]] void load_thirty_two(int64_t at, __m512i* words) const {
         const auto pair = [&](int r) {
-            const auto load = [&](int row) {
-                return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows_[row] + at));
-            };
-            return _mm512_inserti64x4(_mm512_castsi256_si512(load(r)), load(r + 4), 1);
+            return _mm512_inserti64x4(_mm512_castsi256_si512(read<__m256i>(rows_[r] + at)),
+                                      read<__m256i>(rows_[r + 4] + at), 1);
         };
         __m512i first[4], second[4];  // of 8 rows each, words i and, in odd quarters, i + 4
         turn(pair(0), pair(1), pair(2), pair(3), first);
@@ -52,10 +50,8 @@ class LaneRows {
 
     // 16 bytes of rows r and r + 4.
     [[gnu::always_inline]] __m256i two(int r, int64_t at) const {
-        const auto load = [&](int row) {
-            return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows_[row] + at));
-        };
-        return _mm256_inserti128_si256(_mm256_castsi128_si256(load(r)), load(r + 4), 1);
+        return _mm256_inserti128_si256(_mm256_castsi128_si256(read<__m128i>(rows_[r] + at)),
+                                       read<__m128i>(rows_[r + 4] + at), 1);
     }
 
     // Of each quarter, the words i side by side.
