@@ -259,19 +259,20 @@ class LanePanel {
     }
 };
 
-// For up to three activation rows codes go from the file's bytes into registers and no further; more
-// meet a panel, as many do. Code for four, too, would take a compiler seconds.
+// For up to four activation rows codes go from the file's bytes into registers and no further; more
+// meet a panel, as many do.
 template <Type kType>
 struct LaneFewRows {
     static constexpr Form kForm = Form::InOrder;
+    static constexpr int kTogether = 4;  // activation rows whose sums the registers hold
     static_assert(kBlock == kPanel);
 
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
                          int64_t count, Block& out) {
-        if (rows > 3)
+        if (rows > kTogether)
             return own_panel<LanePanel>().template multiply<kType>(w, first, x, rows, out.values);
         for (int64_t n = 0; n < count; n += kLaneRows)
-            with_constant<3>(rows, [&](auto some) {
+            with_constant<kTogether>(rows, [&](auto some) {
                 multiply_rows<some>(w, x, first + n, count - n, out.values, n);
             });
     }
