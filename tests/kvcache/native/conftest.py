@@ -18,6 +18,8 @@ NATIVE = build._THIS_PROCESSOR
 PORTABLE = {"x86_64": "-march=x86-64-v3", "aarch64": "-march=armv8-a"}.get(
     platform.machine(), NATIVE
 )
+# Fixtures are made again with every file of tests, and each takes a quarter of a minute.
+_PORTABLE_BUILDS: dict[Sources, Path] = {}
 # A library to test in place of the usual two (see test_sanitizers).
 GIVEN = os.environ.get("EMBER_TEST_KERNELS")
 
@@ -36,9 +38,11 @@ def compiled_for(architecture: str, sources: Sources, folder: Path) -> Path:
         path = build.built(sources)
         assert path is not None
         return path
-    target = folder / "portable.so"
-    compile_kernels(sources, target, PORTABLE)
-    return target
+    if sources not in _PORTABLE_BUILDS:
+        target = folder / "portable.so"
+        compile_kernels(sources, target, PORTABLE)
+        _PORTABLE_BUILDS[sources] = target
+    return _PORTABLE_BUILDS[sources]
 
 
 @pytest.fixture(scope="session", params=["given"] if GIVEN else ["native", "portable"])
