@@ -19,7 +19,7 @@ from kvcache.native.library import library
 # More than any processor cache holds.
 _READ_BYTES = 512 << 20
 _SIDE = 1536
-_ROUNDS = 9
+ROUNDS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ def machine() -> Machine:
     """Measure once in a process; some seconds."""
     read, multiply = (_gpu_read(), _gpu_multiply()) if on_gpu() else (_cpu_read(), _cpu_multiply())
     return Machine(
-        read_bytes_s=_READ_BYTES / seconds_of(read, _ROUNDS),
-        flops=2 * _SIDE**3 / seconds_of(multiply, _ROUNDS),
+        read_bytes_s=_READ_BYTES / seconds_of(read, ROUNDS),
+        flops=2 * _SIDE**3 / seconds_of(multiply, ROUNDS),
     )
 
 

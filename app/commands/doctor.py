@@ -104,19 +104,13 @@ def _network() -> str:
 
 
 def _bandwidth(kernels: "Library") -> float:
-    """Gigabytes per second that all threads read together, the median of a few rounds."""
-    from statistics import median
-    from time import perf_counter
-
+    """Gigabytes per second that all threads read together, measured as `bench` does."""
     import numpy as np
 
+    from app.bench.machine import ROUNDS, seconds_of
+
     data = np.ones(_BANDWIDTH_BYTES, np.uint8)
-    seconds = []
-    for _ in range(5):
-        began = perf_counter()
-        kernels.read(data)
-        seconds.append(perf_counter() - began)
-    return data.size / median(seconds) / 1e9
+    return data.size / seconds_of(lambda: kernels.read(data), ROUNDS) / 1e9
 
 
 def _device(mx: Any) -> str:
