@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import accumulate
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +24,9 @@ import numpy.typing as npt
 
 from models.gguf.grids import grid_of
 from models.gguf.tensor_types import TensorType
+
+# Of the texts of kernels over blocks.
+KERNELS = Path(__file__).parent / "kernels"
 
 PIECE = 1 << 18  # bytes that are regrouped at a time, so that the parts find them in the cache
 

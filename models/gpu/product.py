@@ -2,15 +2,13 @@
 
 from functools import lru_cache
 from math import prod
-from pathlib import Path
 
 import mlx.core as mx
 
 from kvcache.gpu.kernel import LEAST_SIZE, Call, Kernel, Launcher, in_device_memory
 from models.gguf.tensor_types import TensorType
-from models.gpu.blocks import MACROS, Blocks, headers_of
+from models.gpu.blocks import KERNELS, MACROS, Blocks, headers_of
 
-FOLDER = Path(__file__).parent / "kernels"
 MOST_INPUTS = 8  # rows of x that the kernel takes
 _LANES = 32
 # Rows of the matrix that a simdgroup takes, and simdgroups of a threadgroup, by rows of x. Sums and
@@ -68,7 +66,7 @@ def kernel(kind: TensorType) -> Kernel:
     """The kernel for blocks of a type."""
     return Kernel.load(
         "product",
-        folder=FOLDER,
+        folder=KERNELS,
         inputs=("x", "blocks", "args", "added"),
         outputs=("y",),
         headers=headers_of(kind),

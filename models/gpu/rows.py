@@ -1,16 +1,14 @@
 """Rows of a matrix of blocks as numbers: an embedding's by their ids, or a tile before a matmul."""
 
 from functools import lru_cache
-from pathlib import Path
 
 import mlx.core as mx
 
 from kvcache.gpu.arguments import float_bits
 from kvcache.gpu.kernel import Call, Kernel, Launcher
 from models.gguf.tensor_types import TensorType
-from models.gpu.blocks import MACROS, Blocks, headers_of
+from models.gpu.blocks import KERNELS, MACROS, Blocks, headers_of
 
-FOLDER = Path(__file__).parent / "kernels"
 _SIMDGROUPS = 4  # of a threadgroup
 _LANES = 32
 _STEP = 1024  # columns that a simdgroup decodes, or more: then there are simdgroups without any
@@ -95,7 +93,7 @@ def kernel(kind: TensorType) -> Kernel:
     """The kernel for blocks of a type."""
     return Kernel.load(
         "rows",
-        folder=FOLDER,
+        folder=KERNELS,
         inputs=("ids", "blocks", "args"),
         outputs=("out",),
         headers=(*headers_of(kind), "numbers.h"),

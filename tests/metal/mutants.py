@@ -23,7 +23,7 @@ import numpy as np
 from kvcache.gpu import TierDecoder, TierPrefill, kernel
 from kvcache.gpu.kernel import SHARED_HEADERS, Call
 from models.gguf.tensor_types import TensorType
-from models.gpu.product import FOLDER
+from models.gpu.blocks import KERNELS
 from tests.metal import lookups
 from tests.metal.build import Mode, RefusedTextError
 from tests.metal.emulator import Emulator, KernelFaultError, Order
@@ -284,7 +284,7 @@ _BEFORE_STRUCTURES = {
 
 def text_of(file: str) -> str:
     """A kernel's text, or a header's."""
-    return kernel.text_of(file, FOLDER)
+    return kernel.text_of(file, KERNELS)
 
 
 @dataclass(frozen=True, kw_only=True)
