@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
@@ -177,10 +177,8 @@ class Composer(Vertical):
 
     # -- what it costs --
 
-    def _recount(self) -> None:
-        self.run_worker(self._count_soon(), exclusive=True)
-
-    async def _count_soon(self) -> None:
+    @work(exclusive=True)
+    async def _recount(self) -> None:
         """Count a moment after the last key, on another thread."""
         await asyncio.sleep(_COUNT_AFTER)
         text = "\n".join([*(each.text for each in self._attachments), self.prompt.text])
