@@ -46,12 +46,7 @@ class ByteLevelBPE:
     ) -> None:
         pieces = dict(vocabulary.of_type(MERGEABLE))
         merges = _read_merges(metadata, pieces, assumed)
-        self._size = len(vocabulary)
-        absent = [character for character in BYTE_ALPHABET if character not in pieces]
-        self._drops = bool(absent)
-        # A byte without a token is left out, as llama.cpp does, yet must keep its
-        # neighbours from merging: it gets an id past the vocabulary's end.
-        pieces |= {character: self._size + n for n, character in enumerate(absent)}
+        # No unknown token is named: a byte without a token is left out before anything merges.
         self._library = tokenizers.Tokenizer(
             models.BPE(pieces, merges, ignore_merges=pre.ignore_merges)
         )
@@ -61,7 +56,7 @@ class ByteLevelBPE:
     def encode(self, text: str, *, after_special: bool) -> list[int]:
         """The ids of a text without special tokens."""
         ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
-        return [id_ for id_ in ids if id_ < self._size] if self._drops else ids
+        return ids
 
     @staticmethod
     def piece_bytes(text: str) -> bytes:

@@ -90,9 +90,10 @@ def test_tekken_ids_are_tiktokens(text: str) -> None:
     assert made.tokenizer.encode(text) == made.oracle.encode(text)
 
 
-def test_a_byte_without_a_token_is_dropped_and_parts_its_neighbours() -> None:
-    tokenizer = Tokenizer.from_metadata(byte_level(["a b"], without="#"))
+def test_a_byte_without_a_token_is_dropped_before_its_neighbours_merge() -> None:
+    tokenizer = Tokenizer.from_metadata(byte_level(["a b"], without="#Ã©"))
     assert pieces(tokenizer, "ab#a#b") == ["ab", "a", "b"]
+    assert pieces(tokenizer, "aéb aé") == ["ab", " ", "a"]
 
 
 def test_special_tokens_longest_first_and_user_defined_always() -> None:
