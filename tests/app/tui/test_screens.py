@@ -121,10 +121,14 @@ async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> Non
         def lines() -> list[str]:
             return [str(each.prompt) for each in chooser.options]
 
-        await chat.until(lambda: any("Q8_0" in line for line in lines()))
-        (tiny,) = [at for at, line in enumerate(lines()) if "ember:tiny.gguf" in line]
-        assert "KV per 1k tokens 375 KiB, cold " in lines()[tiny]
-        assert "fits" in lines()[tiny]
+        def tinys() -> list[int]:
+            return [at for at, line in enumerate(lines()) if "ember:tiny.gguf" in line]
+
+        # Files are read one after the other, and each line is filled in when its file was.
+        await chat.until(lambda: any("KV per 1k tokens 375 KiB" in lines()[at] for at in tinys()))
+        (tiny,) = tinys()
+        assert "cold " in lines()[tiny]
+        assert "Q8_0 fits" in lines()[tiny]
         (fetchable,) = [line for line in lines() if "smollm2-360m" in line]
         assert "271 MB Q4_K_M fits · to fetch" in fetchable
         assert "KV per 1k tokens 39.1 MiB, cold " in fetchable
