@@ -114,11 +114,11 @@ struct FloatRows : RowByRow<FloatRows<kType>> {
         const uint8_t* from = w.row(row);
         const int64_t whole = w.columns / kNativeLanes * kNativeLanes;
         std::fill_n(out, M * R, 0.0f);
+        Ahead ahead(w, row, R);
         add_dots<M, R>(
             [&](int r, int64_t i) {
-                const uint8_t* at = from + r * w.row_bytes + i * kBytes;
-                prefetch_line(at + kRowsAhead * w.row_bytes);
-                return load_floats<kType>(at);
+                ahead.prefetch<kNativeLanes * kBytes>();
+                return load_floats<kType>(from + r * w.row_bytes + i * kBytes);
             },
             x, 0, whole, out);
         for (int64_t i = whole; i < w.columns; ++i)

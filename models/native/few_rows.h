@@ -14,12 +14,29 @@ struct Strip {
     alignas(64) float values[kFewRows][kStrip];
 };
 
-// Weights stream from memory once per token. A thread asks for what it will most likely read next:
-// the same place two strips on.
-constexpr int64_t kRowsAhead = 64;
-
 // Never a call, which GCC would leave out as one without an effect.
 [[gnu::always_inline]] inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
+
+// Weights stream from memory once per token. While a thread reads rows side by side, it asks for
+// what lies behind them in the order in which it lies there, this far ahead of the last row.
+constexpr int64_t kAhead = 8192;  // bytes; with the rows well within the nearest cache
+
+class Ahead {
+  public:
+    // Of `rows` rows from `first` on, which are read side by side.
+    Ahead(const Weight& w, int64_t first, int64_t rows)
+        : next_(w.row(first) + rows * w.row_bytes + kAhead) {}
+
+    // With each `kBytes` that are read.
+    template <int64_t kBytes>
+    [[gnu::always_inline]] void prefetch() {
+        for (int64_t line = 0; line < kBytes; line += 64) prefetch_line(next_ + line);
+        next_ += kBytes;
+    }
+
+  private:
+    const uint8_t* next_;
+};
 
 // Sums that hide each other's latencies where there are few.
 template <int kSums>

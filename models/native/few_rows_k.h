@@ -252,13 +252,13 @@ template <Type kType>
 struct KRows : RowByRow<KRows<kType>> {
     using Of = Reader<kType>;
     static constexpr Form kForm = Of::kForm;
-    static constexpr int at_once(int rows) { return rows <= 2 ? 4 : 2; }
+    static constexpr int at_once(int) { return 2; }
     static constexpr int64_t kBytes = BlockOf<kType>::kBytes;
 
     template <int M, int R>
     static void dot(const Weight& w, int64_t row, const Activation* x, float* out) {
         const uint8_t* blocks = w.row(row);
-        const int64_t bytes = w.row_bytes, ahead = kRowsAhead * bytes;
+        Ahead ahead(w, row, R);
         __m512 total[M * R];
         for (auto& each : total) each = _mm512_setzero_ps();
         for (int64_t b = 0; b < w.columns / 256; ++b, blocks += kBytes) {
@@ -268,9 +268,8 @@ struct KRows : RowByRow<KRows<kType>> {
                 x_sums[m] = Of::x_sums(x[m], b);
             }
             for (int r = 0; r < R; ++r) {
-                const uint8_t* block = blocks + r * bytes;
-                for (int64_t line = 0; line < kBytes; line += 64)
-                    prefetch_line(block + ahead + line);
+                const uint8_t* block = blocks + r * w.row_bytes;
+                ahead.prefetch<kBytes>();
                 const Factors factors = Of::factors(block);
                 __m512 products[M];
                 for (int m = 0; m < M; ++m) {

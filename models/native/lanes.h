@@ -149,24 +149,10 @@ template <Type kType, typename Use>
     while (left) load.template operator()<1>();
 }
 
-// What a thread asks for while it reads 32 columns of kLaneRows rows. In a file rows follow each
-// other, and what is read next is all that is in them.
+// Bytes of 32 columns of kLaneRows rows.
 template <Type kType>
-class Ahead {
-  public:
-    Ahead(const Weight& w, int64_t first) : next_(w.row(first) + kRowsAhead * w.row_bytes) {}
-
-    [[gnu::always_inline]] void prefetch() {
-        for (int64_t line = 0; line < kBytes; line += 64) prefetch_line(next_ + line);
-        next_ += kBytes;
-    }
-
-  private:
-    static constexpr int64_t kBytes =
-        kLaneRows * BlockOf<kType>::kBytes * kXGroup / BlockOf<kType>::kColumns;
-
-    const uint8_t* next_;
-};
+constexpr int64_t kGroupBytes =
+    kLaneRows * BlockOf<kType>::kBytes * kXGroup / BlockOf<kType>::kColumns;
 
 // totals[m][h] += the product of activation row m with 32 columns of the rows of lanes[h].
 template <int M, int H>
@@ -211,7 +197,7 @@ class LanePanel {
         std::memset(out, 0, size_t(rows) * sizeof out[0]);
         const int64_t second = std::min(first + kLaneRows, w.rows - 1);
         const LaneRows halves[] = {{w, first, w.rows - first}, {w, second, w.rows - second}};
-        Ahead<kType> ahead(w, first);
+        Ahead ahead(w, first, kPanel);
         for (int64_t at = 0; at < w.columns; at += kMostBlock) {
             const int64_t columns = std::min(kMostBlock, w.columns - at);
             for (int half = 0; half < kHalves; ++half)
@@ -230,10 +216,10 @@ class LanePanel {
     Lanes lanes_[kHalves][kMostBlock / kXGroup];
 
     template <Type kType>
-    [[gnu::noinline]] static void load(const LaneRows& rows, Ahead<kType>& ahead, int64_t at,
+    [[gnu::noinline]] static void load(const LaneRows& rows, Ahead& ahead, int64_t at,
                                        int64_t columns, Lanes* out) {
         each_group<kType>(rows, at, columns, [&](int64_t group, const Lanes& lanes) {
-            ahead.prefetch();
+            ahead.prefetch<kGroupBytes<kType>>();
             out[group] = lanes;
         });
     }
@@ -279,9 +265,9 @@ struct LaneFewRows {
                                                 int64_t count, float (*out)[kStrip], int64_t n) {
         __m512 totals[M][1];
         for (auto& total : totals) total[0] = _mm512_setzero_ps();
-        Ahead<kType> ahead(w, first);
+        Ahead ahead(w, first, kLaneRows);
         const auto add = [&](int64_t group, const Lanes& lanes) __attribute__((always_inline)) {
-            ahead.prefetch();
+            ahead.prefetch<kGroupBytes<kType>>();
             const Lanes* const one[] = {&lanes};
             add_products<M>(one, x, group, totals);
         };

@@ -10,6 +10,7 @@
 #include "few_rows_tables.h"
 #include "panels_k.h"
 #include "pool.h"
+#include "shares.h"
 
 namespace ember {
 
@@ -123,21 +124,28 @@ inline void put(const Output& to, int64_t m, int64_t first, int64_t width, float
         std::copy_n(products, width, to.numbers + at);
 }
 
+inline void multiply_strip(const Output& to, Quantized& x, int rows, int64_t index) {
+    const Weight& w = *to.weight;
+    const Products of = products_of(w.type);
+    const int64_t first = index * kStrip, width = std::min(kStrip, w.rows - first);
+    Strip strip;
+    of.strip(w, x.rows(of.few), rows, first, width, strip);
+    for (int m = 0; m < rows; ++m) put(to, m, first, width, strip.values[m]);
+}
+
 inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, int rows) {
-    int64_t tasks = 0;
+    int64_t all = 0;
     for (const Output& to : outputs) {
-        tasks += strips(*to.weight);
+        all += strips(*to.weight);
         x.make(products_of(to.weight->type).few);
     }
-    pool->run(tasks, [&](int64_t task) {
-        const Output* to = outputs.begin();
-        for (; task >= strips(*to->weight); ++to) task -= strips(*to->weight);
-        const Weight& w = *to->weight;
-        const Products of = products_of(w.type);
-        const int64_t first = task * kStrip, width = std::min(kStrip, w.rows - first);
-        Strip strip;
-        of.strip(w, x.rows(of.few), rows, first, width, strip);
-        for (int m = 0; m < rows; ++m) put(*to, m, first, width, strip.values[m]);
+    Shares shares(all, pool->threads());
+    pool->run(pool->threads(), [&](int64_t own) {
+        shares.work(int(own), [&](int64_t index) {
+            const Output* to = outputs.begin();
+            for (; index >= strips(*to->weight); ++to) index -= strips(*to->weight);
+            multiply_strip(*to, x, rows, index);
+        });
     });
 }
 
