@@ -3,7 +3,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
@@ -69,6 +69,8 @@ class ChannelAffineCodec(Codec):
     error, but the largest entries of keys are the ones that attention goes by.
     words [M, W] (see packing), scales and zeros [D].
     """
+
+    feedback: mx.array | None = field(default=None, compare=False, repr=False)
 
     def shapes(self, tokens: int, dim: int) -> Mapping[str, ArraySpec]:
         """Words, scales, zeros."""

@@ -8,7 +8,7 @@ takes 31 buffers, and each layer has rings of its own, written one after the oth
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import mlx.core as mx
 
@@ -21,7 +21,7 @@ from kvcache.gpu.arguments import MACROS, Argument, float_bits, pack_arguments
 from kvcache.gpu.families import LEVELS, family_of
 from kvcache.gpu.hadamard import part_words
 from kvcache.gpu.kernel import Call, Constant, Kernel, Launcher, launch_on_device
-from kvcache.gpu.shape import TILE, ceil_div
+from kvcache.gpu.shape import RUN, TILE, ceil_div
 from kvcache.snapshot import Tokens
 
 Codecs = tuple[Codec, Codec]
@@ -29,6 +29,7 @@ Codecs = tuple[Codec, Codec]
 _SIMDGROUPS = 6  # of a threadgroup: one for each clip that is tried, or group of channels
 _MOST_SHARED = 32 * 1024  # bytes of threadgroup memory, Metal's limit
 _HEADERS = ("packing.h", "leaving.h", "encoders.h", "encode_kvarn.h")
+_FEEDBACK_HEADER = "encode_feedback.h"  # of codecs that have some alone
 _CLIPS = 8  # at most; numbers of a codec: levels, the middles between them, clips
 
 
@@ -55,15 +56,32 @@ class _Encoder:
     """What writes a codec, the same for all layers: its structure in encoders.h and its parts.
 
     tiled: whether several threadgroups share a block. scratch: floats of threadgroup
-    memory beside the tokens. numbers: its table.
+    memory beside the tokens, and for each that is held. numbers: its table.
+    feedback: whether it reads the codec's.
     """
 
     structure: str
     parts: tuple[str, ...]
     rotated: bool
+    feedback: bool = False
     tiled: bool = True
     scratch: int = 1
+    scratch_of_token: int = 0
     numbers: tuple[float, ...] = (0.0,) * (2 * LEVELS + _CLIPS)
+
+    def outputs(self, side: str) -> tuple[str, ...]:
+        """The parts as the text names them."""
+        return tuple(f"{side}_{part}" for part in self.parts)
+
+    def feedback_of(self, side: str) -> str:
+        """The input that has it, [Hkv, D, D]."""
+        return f"{side}_feedback"
+
+    def macros(self, side: str) -> tuple[tuple[str, str], ...]:
+        """The structure, and what to make it of."""
+        of_head = (f"{self.feedback_of(side)} + kv_head * D * D",) if self.feedback else ()
+        members = ", ".join((*self.outputs(side), *of_head))
+        return (f"{side.upper()}S", self.structure), (f"{side.upper()}_PARTS", members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +112,8 @@ class TierEncoder:
         }
         specs = [codec.shapes(tokens.block, dim) for codec in codecs]
         arrays: list[ArraySpec] = [spec for each in specs for spec in each.values()]
-        made = _kernel(*(_encoder(codec, tokens.block, dim) for codec in codecs), tokens.block, dim)
+        feedbacks = [feedback for codec in codecs if (feedback := _feedback(codec)) is not None]
+        made = _kernel(*_encoders(codecs, tokens.block, dim), tokens.block, dim)
         threads = TILE * _SIMDGROUPS
         tiles = ceil_div(tokens.block, TILE) if made.tiled else 1
         outputs = self.launch(
@@ -104,6 +123,7 @@ class TierEncoder:
                     *(*ring, *new),
                     *(_signs(codec, heads, dim) for codec in codecs),
                     *(part_words(factor), made.numbers, pack_arguments(numbers)),
+                    *feedbacks,
                 ],
                 constants={**made.constants, "FACTOR": factor, "HOT": ring.keys.dtype},
                 grid=(threads * tiles, batch * heads, 2 * tokens.blocks),
@@ -121,8 +141,7 @@ class TierEncoder:
 
 def encodes(codecs: Codecs, block: int, dim: int) -> bool:
     """Whether the kernel writes blocks of codecs that kernels read: all but kvarn's largest."""
-    encoders = [_encoder(codec, block, dim) for codec in codecs]
-    return _shared_bytes(encoders, TILE, dim) <= _MOST_SHARED
+    return _shared_bytes(_encoders(codecs, block, dim), TILE, dim) <= _MOST_SHARED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,24 +155,18 @@ class _EncodeKernel:
 @lru_cache(maxsize=64)
 def _kernel(keys: _Encoder, values: _Encoder, block: int, dim: int) -> _EncodeKernel:
     encoders = keys, values
-    parts = (
-        tuple(f"{side}_{part}" for part in encoder.parts)
-        for side, encoder in zip(("key", "value"), encoders, strict=True)
-    )
-    key_parts, value_parts = parts
-    structures = (
-        *(("KEYS", keys.structure), ("KEY_PARTS", ", ".join(key_parts))),
-        *(("VALUES", values.structure), ("VALUE_PARTS", ", ".join(value_parts))),
-    )
+    sides = tuple(zip(("key", "value"), encoders, strict=True))
+    feedback = tuple(each.feedback_of(side) for side, each in sides if each.feedback)
     kernel = Kernel.load(
         "encode",
-        headers=_HEADERS,
+        headers=(*_HEADERS, _FEEDBACK_HEADER) if feedback else _HEADERS,
         inputs=(
             *("ring_keys", "ring_values", "new_keys", "new_values"),
             *("key_signs", "value_signs", "minuses", "numbers", "args"),
+            *feedback,
         ),
-        outputs=(*key_parts, *value_parts),
-        macros=(*MACROS, *structures),
+        outputs=tuple(name for side, each in sides for name in each.outputs(side)),
+        macros=(*MACROS, *(macro for side, each in sides for macro in each.macros(side))),
     )
     constants = {
         "D": dim,
@@ -171,15 +184,30 @@ def _kernel(keys: _Encoder, values: _Encoder, block: int, dim: int) -> _EncodeKe
     )
 
 
-@lru_cache(maxsize=256)
-def _encoder(codec: Codec, block: int, dim: int) -> _Encoder:
+def _encoders(codecs: Codecs, block: int, dim: int) -> tuple[_Encoder, _Encoder]:
     """Raises CacheError for a codec or head dimension that no kernel reads."""
+    keys, values = (
+        _encoder(codec, block, dim, feedback=_feedback(codec) is not None) for codec in codecs
+    )
+    return keys, values
+
+
+@lru_cache(maxsize=256)
+def _encoder(codec: Codec, block: int, dim: int, *, feedback: bool) -> _Encoder:
     made = partial(_Encoder, parts=family_of(codec, dim).parts, rotated=codec.rotation is not None)
     bits = codec.code_bits
     match codec:
         case TokenAffineCodec():
             group = group_size(dim)
             return made(structure=f"TokenAffineEncoder<{bits}, D, M, {group}, SIMDGROUPS>")
+        case ChannelAffineCodec() if feedback:
+            return made(
+                structure=f"FeedbackEncoder<{bits}, D, M, HELD, SIMDGROUPS>",
+                tiled=False,
+                scratch=2 * dim,
+                scratch_of_token=RUN,
+                feedback=True,
+            )
         case ChannelAffineCodec():
             return made(structure=f"ChannelAffineEncoder<{bits}, D, M, SIMDGROUPS>", tiled=False)
         case turbo.TurboCodec():
@@ -209,7 +237,8 @@ def _table(of_levels: tuple[float, ...], clips: tuple[float, ...]) -> tuple[floa
 
 
 def _shared_bytes(encoders: Sequence[_Encoder], held: int, dim: int) -> int:
-    return 4 * (held * (dim + 1) + max(each.scratch for each in encoders))
+    scratch = max(each.scratch + held * each.scratch_of_token for each in encoders)
+    return 4 * (held * (dim + 1) + scratch)
 
 
 def _held(encoders: Sequence[_Encoder], block: int, dim: int) -> int:
@@ -218,6 +247,11 @@ def _held(encoders: Sequence[_Encoder], block: int, dim: int) -> int:
     if all(each.tiled for each in encoders) or _shared_bytes(encoders, whole, dim) > _MOST_SHARED:
         return TILE
     return whole
+
+
+def _feedback(codec: Codec) -> mx.array | None:
+    """[Hkv, D, D] of a codec that has some."""
+    return codec.feedback if isinstance(codec, ChannelAffineCodec) else None
 
 
 def _signs(codec: Codec, heads: int, dim: int) -> mx.array:

@@ -44,10 +44,6 @@ struct TokenAffineEncoder {
 };
 
 // kivi, hkivi: a thread takes a channel and walks the tokens.
-//
-// Error feedback would go before the words are written: codes are then found channel by channel, in
-// order, a lane for each token, and what a channel lost is taken from all later ones by the row of a
-// matrix [D, D] of the KV head.
 template <int BITS, int D, int M, int SIMDGROUPS>
 struct ChannelAffineEncoder {
   enum { TILED = 0, SCRATCH = 1, WORDS = (BITS * D + 31) / 32 };
