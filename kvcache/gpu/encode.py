@@ -8,7 +8,7 @@ takes 31 buffers, and each layer has rings of its own, written one after the oth
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import mlx.core as mx
 
@@ -27,6 +27,8 @@ from kvcache.snapshot import Tokens
 Codecs = tuple[Codec, Codec]
 
 _SIMDGROUPS = 6  # of a threadgroup: one for each clip that is tried, or group of channels
+_SIMDGROUPS_OF_WIDE = 8  # a thread for each channel
+_WIDE_DIM = TILE * _SIMDGROUPS  # with more channels a tile has half as many tokens
 _MOST_SHARED = 32 * 1024  # bytes of threadgroup memory, Metal's limit
 _HEADERS = ("packing.h", "leaving.h", "encoders.h", "encode_kvarn.h")
 _FEEDBACK_HEADER = "encode_feedback.h"  # of codecs that have some alone
@@ -114,8 +116,8 @@ class TierEncoder:
         arrays: list[ArraySpec] = [spec for each in specs for spec in each.values()]
         feedbacks = [feedback for codec in codecs if (feedback := _feedback(codec)) is not None]
         made = _kernel(*_encoders(codecs, tokens.block, dim), tokens.block, dim)
-        threads = TILE * _SIMDGROUPS
-        tiles = ceil_div(tokens.block, TILE) if made.tiled else 1
+        threads = TILE * _simdgroups(dim)
+        tiles = ceil_div(tokens.block, _tile(dim)) if made.tiled else 1
         outputs = self.launch(
             Call(
                 kernel=made.kernel,
@@ -141,7 +143,7 @@ class TierEncoder:
 
 def encodes(codecs: Codecs, block: int, dim: int) -> bool:
     """Whether the kernel writes blocks of codecs that kernels read: all but kvarn's largest."""
-    return _shared_bytes(_encoders(codecs, block, dim), TILE, dim) <= _MOST_SHARED
+    return _shared_bytes(_encoders(codecs, block, dim), _tile(dim), dim) <= _MOST_SHARED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,8 @@ def _kernel(keys: _Encoder, values: _Encoder, block: int, dim: int) -> _EncodeKe
         "HELD": _held(encoders, block, dim),
         "KEY_ROTATED": keys.rotated,
         "VALUE_ROTATED": values.rotated,
-        "SIMDGROUPS": _SIMDGROUPS,
+        "TILE": _tile(dim),
+        "SIMDGROUPS": _simdgroups(dim),
     }
     return _EncodeKernel(
         kernel=kernel,
@@ -222,7 +225,7 @@ def _encoder(codec: Codec, block: int, dim: int, *, feedback: bool) -> _Encoder:
             return made(
                 structure=f"KVarNEncoder<{bits}, D, M, {count}, SIMDGROUPS>",
                 tiled=False,
-                scratch=3 * block + 6 * dim + TILE * count + _SIMDGROUPS,
+                scratch=3 * block + 6 * dim + TILE * count + _simdgroups(dim),
                 numbers=_table((), kvarn.CLIPS),
             )
         case _:
@@ -243,10 +246,19 @@ def _shared_bytes(encoders: Sequence[_Encoder], held: int, dim: int) -> int:
 
 def _held(encoders: Sequence[_Encoder], block: int, dim: int) -> int:
     """Tokens that a threadgroup holds at a time: a tile, or the block where that saves loads."""
-    whole = max(block, TILE)
+    whole = max(block, _tile(dim))
     if all(each.tiled for each in encoders) or _shared_bytes(encoders, whole, dim) > _MOST_SHARED:
-        return TILE
+        return _tile(dim)
     return whole
+
+
+def _tile(dim: int) -> int:
+    """Tokens of a threadgroup, where it does not have the block."""
+    return TILE if dim <= _WIDE_DIM else TILE // 2
+
+
+def _simdgroups(dim: int) -> int:
+    return _SIMDGROUPS if dim <= _WIDE_DIM else _SIMDGROUPS_OF_WIDE
 
 
 def _feedback(codec: Codec) -> mx.array | None:

@@ -62,6 +62,22 @@ SHAPES = {
     for keys, values in (("hkivi5", "turbo3u"), ("kvarn3", "q6"), ("turbo2", "kivi4"))
     for dim, block in ((64, 1), (128, 20), (96, 96), (80, 130))
 }
+# More channels than six simdgroups have threads, or than a token of a tile of 32 has room for.
+WIDE = {
+    f"{keys}/{values} D{dim} M{block}": EncodeCase(
+        keys=keys, values=values, dim=dim, block=block, kv_heads=2, batch=1, held=held
+    )
+    for keys, values, dim, block, held in (
+        *(("hkivi5", "turbo3u", 256, 64, 50), ("kvarn4", "q4", 256, 40, 0)),
+        *(("turbo3", "turbo4u", 256, 16, 16), ("f16", "h8", 256, 33, 0)),
+        *(("hkivi5", "turbo3u", 224, 33, 0), ("kivi4", "kivi2", 208, 20, 0)),
+        *(
+            ("kivi4", "kvarn3", 192, 64, 0),
+            ("h4", "turbo2u", 192, 40, 7),
+            ("h3", "f16", 160, 35, 0),
+        ),
+    )
+}
 PLACES = {
     "in the ring": EncodeCase(held=128),
     "in the ring, of one block": EncodeCase(held=64, blocks=1, batch=1, start=200),
@@ -86,7 +102,7 @@ NUMBERS = {
         for keys, values in (("kvarn4", "h3"), ("turbo3", "f16"))
     },
 }
-ALL = CODECS | SHAPES | PLACES | NUMBERS
+ALL = CODECS | SHAPES | WIDE | PLACES | NUMBERS
 DEFAULT = EncodeCase()
 
 
@@ -199,6 +215,7 @@ def test_inputs_are_whole_buffers() -> None:
         (EncodeCase(keys="turbo3u", values="q4", dim=128), (1, 1)),
         (EncodeCase(keys="kvarn4", values="turbo3u"), (1, 1)),
         (EncodeCase(keys="f16", values="kvarn4", dim=128), (1, 12)),
+        (EncodeCase(keys="turbo3u", values="h4", dim=256), (1, 1)),
     ],
     ids=str,
 )
@@ -212,7 +229,7 @@ def test_tokens_are_loaded_once_where_they_fit(case: EncodeCase, passes: tuple[i
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("name", [*CODECS, "D64 M64", "D128 M64", "D112 M64", "D80 M64"])
+@pytest.mark.parametrize("name", [*CODECS, *WIDE, "D64 M64", "D128 M64", "D112 M64", "D80 M64"])
 def test_registers_and_threadgroup_memory(name: str) -> None:
     call = call_of(ALL[name])
     resources = cuda.compile_cuda(call)
@@ -263,6 +280,7 @@ def test_what_is_too_large_stays_with_mlx() -> None:
     assert encodes((kivi, kivi), 4096, 128)
     assert encodes((kvarn, kivi), 512, 128)
     assert not encodes((kvarn, kivi), 2048, 128)
+    assert all(encodes((codec(keys), codec("turbo3u")), 64, 256) for keys in ("hkivi5", "kvarn4"))
     plan = make_plan(TierSizes(pinned=0, hot=0, block=2600, slots=2), ("kvarn4", "kvarn2"))
     tiers = GpuTiers(plan, encoder=TierEncoder(launch=zeros))
     k, v = (mx.random.normal((1, 1, 2600, 8)) for _ in "kv")

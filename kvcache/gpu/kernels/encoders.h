@@ -2,7 +2,7 @@
 // operations: sums in the order of their terms and no product joined to a sum, so that codes and
 // scales are the same bits where MLX adds up in that order, as it does on Linux' processors.
 //
-// A family says whether a block is cut to tiles of 32 tokens, a threadgroup each, and how much
+// A family says whether a block is cut to tiles of tokens, a threadgroup each, and how much
 // scratch it takes, and encodes.
 
 // q, h: a simdgroup takes a group of channels, a lane a token.
@@ -16,8 +16,8 @@ struct TokenAffineEncoder {
   template <class BLOCK>
   METAL_FUNC void encode(
       const thread BLOCK& block, const device float*, int tile, int at, int simdgroup, int lane) {
-    const int first = tile * 32;
-    const int count = min(32, M - first);
+    const int first = tile * BLOCK::TILE;
+    const int count = min(int(BLOCK::TILE), M - first);
     block.load(first, count);
     const int g = simdgroup;
     if (g < GROUPS && lane < count) {
@@ -135,8 +135,8 @@ struct LevelsEncoder {
   template <class BLOCK>
   METAL_FUNC void encode(const thread BLOCK& block, const device float* numbers, int tile, int at,
       int simdgroup, int lane) {
-    const int first = tile * 32;
-    const int count = min(32, M - first);
+    const int first = tile * BLOCK::TILE;
+    const int count = min(int(BLOCK::TILE), M - first);
     float levels[COUNT];
     float middles[COUNT];
     UNROLL for (int i = 0; i < COUNT; i++) {
@@ -201,8 +201,8 @@ struct UnencodedEncoder {
   template <class BLOCK>
   METAL_FUNC void encode(
       const thread BLOCK& block, const device float*, int tile, int at, int, int) {
-    const int first = tile * 32;
-    const int count = min(32, M - first);
+    const int first = tile * BLOCK::TILE;
+    const int count = min(int(BLOCK::TILE), M - first);
     block.load(first, count);
     for (int i = block.index; i < count * D; i += 32 * SIMDGROUPS) {
       values[(at * M + first) * D + i] = to_half(block.row(i / D)[i % D]);

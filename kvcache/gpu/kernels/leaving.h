@@ -18,15 +18,17 @@ METAL_FUNC void butterflies(thread float* x) {
 }
 
 // Rotated as kvcache/codecs/rotation.py does: signs, then a Hadamard transform of FACTOR * 2^k. Its
-// inner part is of neighbours in a run of channels, its outer part of channels INNER apart.
+// inner part is of neighbours in a slice of channels, its outer part of channels INNER apart.
 //
 // The numbers of a token in threadgroup memory are ROW apart, which is odd, so that the lanes of a
 // simdgroup may each take a token of their own.
-template <typename T, int D, int M, int HELD, int FACTOR, bool ROTATED, int THREADS>
+template <typename T, int D, int M, int HELD, int TILE_TOKENS, int FACTOR, bool ROTATED,
+    int THREADS>
 struct Leaving {
   enum { STEP = HELD };  // tokens of a block that lie in threadgroup memory at a time
-  enum { ROW = D + 1, RUNS = D / RUN, INNER = FACTOR > 1 ? D / FACTOR : RUN };
-  enum { OUTER = ROTATED ? D / INNER : 1 };
+  enum { TILE = TILE_TOKENS };
+  enum { ROW = D + 1, INNER = FACTOR > 1 ? D / FACTOR : RUN, OUTER = ROTATED ? D / INNER : 1 };
+  enum { SLICE = INNER > RUN ? INNER : RUN, SLICES = D / SLICE };
   const device T* ring;   // of one KV head, as the other arrays
   const device T* fresh;  // tokens that are in no ring yet
   const device float* signs;
@@ -59,15 +61,17 @@ struct Leaving {
 
   METAL_FUNC void load(int first, int count) const {
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (int i = index; i < count * RUNS; i += THREADS) {
-      const int run = i % RUNS;
-      float x[RUN];
-      load_run<RUN>(token(first + i / RUNS) + run * RUN, x);
-      if (ROTATED) {
-        UNROLL for (int j = 0; j < RUN; j++) x[j] *= signs[run * RUN + j];
-        butterflies<RUN, INNER>(x);
+    for (int i = index; i < count * SLICES; i += THREADS) {
+      const int begin = i % SLICES * SLICE;
+      float x[SLICE];
+      UNROLL for (int j = 0; j < SLICE; j += RUN) {
+        load_run<RUN>(token(first + i / SLICES) + begin + j, x + j);
       }
-      UNROLL for (int j = 0; j < RUN; j++) row(i / RUNS)[run * RUN + j] = x[j];
+      if (ROTATED) {
+        UNROLL for (int j = 0; j < SLICE; j++) x[j] *= signs[begin + j];
+        butterflies<SLICE, INNER>(x);
+      }
+      UNROLL for (int j = 0; j < SLICE; j++) row(i / SLICES)[begin + j] = x[j];
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (ROTATED) {
