@@ -33,5 +33,5 @@ if (of_keys) {
       scratch, as_type<float>(args[ARG_SCALE]), args[ARG_NUMBER] + number * M, args[ARG_END],
       args[ARG_CAPACITY], index};
   VALUES values = {VALUE_PARTS};
-  values.encode(block, numbers + 40, tile, at, simdgroup, lane);
+  values.encode(block, numbers + NUMBERS_EACH, tile, at, simdgroup, lane);
 }

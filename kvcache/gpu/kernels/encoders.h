@@ -124,7 +124,7 @@ struct Nearest {
 
 // turbo, turbo..u: a lane takes a token; where there are clips to try, a simdgroup each.
 //
-// numbers: 16 levels, the 16 middles between them, the clips.
+// numbers: levels, the middles between them, clips.
 template <int BITS, int D, int M, int CLIPS, int SIMDGROUPS>
 struct LevelsEncoder {
   enum { TILED = 1, SEARCHED = CLIPS > 0, WORDS = (BITS * D + 31) / 32, COUNT = 1 << BITS };
@@ -141,7 +141,7 @@ struct LevelsEncoder {
     float middles[COUNT];
     UNROLL for (int i = 0; i < COUNT; i++) {
       levels[i] = numbers[i];
-      middles[i] = numbers[16 + i];
+      middles[i] = numbers[MIDDLES + i];
     }
     block.load(first, count);
     SHARED_POINTER(float) y = block.row(lane);
@@ -154,7 +154,7 @@ struct LevelsEncoder {
       }
     }
     largest /= levels[COUNT - 1];
-    const device float* clips = numbers + 32;
+    const device float* clips = numbers + CLIPS_AT;
     Nearest<BITS> nearest;
     if (simdgroup < CLIPS && lane < count) {
       const float scale = product(largest, clips[simdgroup]);

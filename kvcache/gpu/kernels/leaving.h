@@ -3,6 +3,11 @@
 #define LARGEST_FLOAT 3.402823466e38f
 #define LARGEST_HALF 65504.0f
 
+// Where the middles between levels and the clips are among a codec's numbers, and how many it has.
+#define MIDDLES 32
+#define CLIPS_AT 64
+#define NUMBERS_EACH 72
+
 // Butterflies of neighbours 1, 2, ... below STOP apart, in COUNT numbers: MLX's order of additions.
 template <int COUNT, int STOP>
 METAL_FUNC void butterflies(thread float* x) {
@@ -105,8 +110,8 @@ METAL_FUNC float nonzero(float x) { return x == 0.0f ? 1.0f : x; }
 METAL_FUNC float unbiased(float along, float length) { return along > 0.0f ? length / along : 0.0f; }
 
 // The word of a token's codes (packing.h): those that begin in it, and the end of one before.
-template <int BITS, int D>
-METAL_FUNC uint word_of_codes(SHARED_POINTER(const float) codes, int word) {
+template <int BITS, int D, typename CODE>
+METAL_FUNC uint word_of_codes(SHARED_POINTER(CODE) codes, int word) {
   const int begin = word * 32;
   uint bits = 0u;
   for (int c = begin / BITS; c < D && c * BITS < begin + 32; c++) {
