@@ -7,7 +7,7 @@ is drawn as it would be without, and what the caches took of others is taken bac
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from threading import Event as Flag
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from app.prompt_lookup import PromptLookup
 from app.sampling import Sampler, require_finite
-from app.transcript import Completion, FinishReason, Transcript
+from app.transcript import Completion, Drafts, FinishReason, Transcript
 from kvcache import CacheError, EmberError, RowsKVCache, TwoTierKVCache
 from models.network.llama import Model
 
@@ -50,12 +50,14 @@ class TextChunk:
     """The text that one more token of a row completed (possibly none).
 
     tokens: of the answer so far. at: when this one was sampled, on `time.perf_counter`.
+    drafts: what became of those so far.
     """
 
     row: int
     text: str
     tokens: int
     at: float
+    drafts: Drafts = field(default_factory=Drafts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class ThinkingChunk:
     thinking_tokens: int
     seconds: float
     at: float
+    drafts: Drafts = field(default_factory=Drafts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +220,7 @@ class Generation:
         transcript, before = self._rows[0].transcript, self._caches[0].offset
         drafted, stay = len(draft), 1
         try:
-            logits = self._through(mx.array([[int(tokens.item()), *draft]]))[0]
+            logits = self._through(mx.array([[_id(tokens), *draft]]))[0]
         except CacheError:
             # A layer refused a token, perhaps one that is not said.
             self._take_back_to(before)
@@ -228,7 +231,7 @@ class Generation:
             while True:
                 tokens, peaks = self._draw(logits[stay - 1 : stay])
                 tokens = self._said(tokens)
-                differs = stay > drafted or int(tokens.item()) != draft[stay - 1]
+                differs = stay > drafted or _id(tokens) != draft[stay - 1]
                 if differs or self._cancel.is_set():
                     return tokens, peaks
                 require_finite(np.asarray(peaks))
@@ -308,7 +311,13 @@ class Generation:
                 thinking_tokens=said.thinking_tokens,
                 seconds=said.thinking_s,
                 at=at,
+                drafts=said.drafts,
             )
             if not text:
                 return
-        yield TextChunk(row=row.index, text=text, tokens=count, at=at)
+        yield TextChunk(row=row.index, text=text, tokens=count, at=at, drafts=said.drafts)
+
+
+def _id(tokens: mx.array) -> int:
+    """The token of the only row."""
+    return int(np.asarray(tokens)[0])

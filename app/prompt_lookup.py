@@ -148,7 +148,9 @@ class PromptLookup:
         self._came = [_BELIEF * share for share in _BELIEVED]
         self._all = [_BELIEF] * len(_BELIEVED)
         # The place of what would come next, and how many tokens before it are the newest ones.
-        self._place = self._length = self._lost = 0
+        self._place = self._length = 0
+        # Where and after how many tokens a match last failed.
+        self._lost = self._lost_length = 0
         self._look()
 
     def add(self, token: int) -> None:
@@ -166,8 +168,8 @@ class PromptLookup:
         if came:
             self._place, self._length = place + 1, self._length + 1
         else:
-            # What follows may go on behind the place that failed.
-            self._lost = place or self._lost
+            if place:
+                self._lost, self._lost_length = place, self._length
             self._look()
 
     def draft(self, most: int) -> list[int]:
@@ -190,11 +192,13 @@ class PromptLookup:
     def _look(self) -> None:
         """Find where the newest tokens stood before."""
         ids, (long, short) = self._ids, self._tables
-        place = long.find(ids) or self._near() or short.find(ids)
-        self._place, self._length = place, 0
-        if place:
-            self._lost = 0
-            self._length = self._matched(place)
+        place = long.find(ids)
+        if place or not (near := self._near()):
+            self._place = place or short.find(ids)
+            self._length = self._matched(self._place)
+        else:
+            # A copy with a change: a long one is believed in again.
+            self._place, self._length = near, max(1, self._lost_length // 4)
 
     def _near(self) -> int:
         """The place behind the newest token where it stands soon after the one that failed."""

@@ -221,6 +221,17 @@ async def test_the_backend_and_why_it_is_that_one_are_shown() -> None:
 
 
 @on_screen
+async def test_accepted_drafts_are_shown_where_there_were_any() -> None:
+    async with talk() as chat:
+        speed = chat.screen.query_one(SpeedPane)
+        pane = speed.query_one(Pane)
+        speed.show(None, Speed(), None, None, Drafts())
+        assert "drafts" not in str(pane.render())
+        speed.show(None, Speed(), None, None, Drafts(tried=40, accepted=33, tokens=55))
+        assert "drafts 82% accepted  2.5 tok/step" in str(pane.render())
+
+
+@on_screen
 async def test_the_palette_runs_commands() -> None:
     async with talk() as chat:
         await chat.press("ctrl+p", *"help", "enter")
