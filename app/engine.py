@@ -161,6 +161,12 @@ class Engine:
         self._hold(plan.on_reference(because) if because else plan)
         self._last = None
 
+    def forget(self) -> None:
+        """Let go of all that the cache holds, and keep its memory."""
+        for cache in self._caches:
+            cache.clear()
+        self._last = None
+
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""
         return sum_layers(self.layer_stats())

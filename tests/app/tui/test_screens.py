@@ -11,6 +11,8 @@ from textual import events
 from textual.widgets import OptionList, Static
 
 from app.sessions.store import SessionStore
+from app.transcript import Drafts
+from app.tui.chat.speed_meter import Speed
 from app.tui.commands import COMMANDS
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen
