@@ -14,6 +14,7 @@ from typing import Self
 import mlx.core as mx
 
 from app.generation import Event, Generation, Row, Truncated
+from app.prompt_lookup import PassCosts, PromptLookup
 from app.sampling import Sampler, Sampling
 from app.transcript import Transcript
 from kvcache import (
@@ -28,7 +29,7 @@ from kvcache import (
     warm_up,
 )
 from kvcache.config import on_gpu
-from kvcache.prompt_cache import from_plan, rewind, rows_from_plan
+from kvcache.prompt_cache import few_are_alike, from_plan, rewind, rows_from_plan
 from kvcache.stats import sum_layers
 from models.loader import Accept, LoadedModel, OnProgress, activation_dtype, load
 from models.text.thinking import DEFAULT_BUDGET, Thinking
@@ -52,6 +53,7 @@ class Request:
     continues: the prompt ends inside an answer, which goes on.
     thinking: how it is told from the answer; None takes all for the answer. think_budget: its
     tokens, with which it is ended as the model would; max_tokens and stop are for the answer.
+    lookup: draft tokens from the context, which changes none of the answer's.
     """
 
     prompt: Sequence[int]
@@ -62,6 +64,7 @@ class Request:
     continues: bool = False
     thinking: Thinking | None = None
     think_budget: int = DEFAULT_BUDGET
+    lookup: bool = True
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -113,6 +116,7 @@ class Engine:
         )
         self.warm_up_seconds = time.perf_counter() - began
         self._hold(plan)
+        self._costs = PassCosts(measures=True)
         # The cache holds the first `offset` tokens of the last prompt and its answer.
         self._last: tuple[Sequence[int], Transcript] | None = None
 
@@ -157,6 +161,12 @@ class Engine:
         self._hold(plan.on_reference(because) if because else plan)
         self._last = None
 
+    def forget(self) -> None:
+        """Let go of all that the cache holds, and keep its memory."""
+        for cache in self._caches:
+            cache.clear()
+        self._last = None
+
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""
         return sum_layers(self.layer_stats())
@@ -189,7 +199,8 @@ class Engine:
         row = self._row(0, prompt, request, reused)
         self._last = prompt, row.transcript
         sampler = Sampler(request.sampling, [prompt])
-        yield from self._generation(self._caches, [row], sampler, cancel).events()
+        lookup = self._lookup(prompt) if request.lookup else None
+        yield from self._generation(self._caches, [row], sampler, cancel, lookup).events()
 
     def generate_batch(
         self, requests: Sequence[Request], cancel: Flag | None = None
@@ -217,6 +228,7 @@ class Engine:
         rows: Sequence[Row],
         sampler: Sampler,
         cancel: Flag | None,
+        lookup: PromptLookup | None = None,
     ) -> Generation:
         return Generation(
             self.loaded.model,
@@ -227,7 +239,18 @@ class Engine:
             # A CPU gains nothing from queueing a token before the last one is read.
             pipelined=on_gpu(),
             cancel=cancel or Flag(),
+            lookup=lookup,
         )
+
+    def _lookup(self, prompt: Sequence[int]) -> PromptLookup | None:
+        """Drafts for the answer to a prompt; None where plain MLX computes, the oracle.
+
+        The same prompt gives the same answer: lengths of drafts follow the clock only where
+        rows of a pass are to the last bit what they are alone.
+        """
+        if self.plan.backend is Backend.GPU:
+            return PromptLookup(prompt, PassCosts(measures=False))
+        return PromptLookup(prompt, self._costs) if few_are_alike(self.plan) else None
 
     def _row(self, index: int, prompt: Sequence[int], request: Request, reused: int) -> Row:
         transcript = Transcript(

@@ -1,21 +1,23 @@
 """One run over a batch of prompts: prefill in steps, then decode to the last row's end.
 
 Yields plain events. Knows no command line and no chat, and does not know where
-its caches come from or what they still held.
+its caches come from or what they still held. Drafts (see `prompt_lookup`) change no token: each
+is drawn as it would be without, and what the caches took of others is taken back.
 """
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from threading import Event as Flag
 
 import mlx.core as mx
 import numpy as np
 
+from app.prompt_lookup import PromptLookup
 from app.sampling import Sampler, require_finite
-from app.transcript import Completion, FinishReason, Transcript
-from kvcache import EmberError, RowsKVCache, TwoTierKVCache
+from app.transcript import Completion, Drafts, FinishReason, Transcript
+from kvcache import CacheError, EmberError, RowsKVCache, TwoTierKVCache
 from models.network.llama import Model
 
 # Often enough for flat memory, rarely enough to cost nothing.
@@ -48,12 +50,14 @@ class TextChunk:
     """The text that one more token of a row completed (possibly none).
 
     tokens: of the answer so far. at: when this one was sampled, on `time.perf_counter`.
+    drafts: what became of those so far.
     """
 
     row: int
     text: str
     tokens: int
     at: float
+    drafts: Drafts = field(default_factory=Drafts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,7 @@ class ThinkingChunk:
     thinking_tokens: int
     seconds: float
     at: float
+    drafts: Drafts = field(default_factory=Drafts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +102,8 @@ class Generation:
     rows: prompts of any length; shorter ones are padded on the left, as the
     caches must have been told. The caches may already hold the first tokens.
     prefill_step: prompt tokens per step; `cancel` is heard between steps.
-    pipelined: queue token n+1 before reading token n.
+    pipelined: queue token n+1 before reading token n. lookup: drafts for the only row of two-tier
+    caches, if any.
     """
 
     def __init__(
@@ -110,10 +116,12 @@ class Generation:
         prefill_step: int,
         pipelined: bool,
         cancel: Flag,
+        lookup: PromptLookup | None = None,
     ) -> None:
         self._model, self._caches, self._sampler = model, caches, sampler
         self._rows = list(rows)
         self._prefill_step, self._pipelined, self._cancel = prefill_step, pipelined, cancel
+        self._lookup = lookup
 
     def events(self) -> Iterator[Event]:
         """Run to the end; after a cancel, or before an error, each row ends with what it has."""
@@ -153,7 +161,7 @@ class Generation:
             if self._cancel.is_set():
                 return
             # Queued before this token is waited for: a GPU goes from one to the next.
-            ahead = self._advance(tokens) if self._pipelined else None
+            ahead = self._advance(tokens) if self._pipelined and not self._draft() else None
             require_finite(np.asarray(peaks))
             yield from self._collect(tokens)
             live = [at for at, row in enumerate(self._rows) if not row.transcript.finish_reason]
@@ -164,14 +172,84 @@ class Generation:
                 ahead = None if ahead is None else (ahead[0][kept], ahead[1][kept])
             if not live:
                 return
-            tokens, peaks = self._advance(tokens) if ahead is None else ahead
-            tokens = self._said(tokens)
+            if ahead is None and (draft := self._draft()):
+                tokens, peaks = yield from self._tried(tokens, draft)
+                if not self._rows:
+                    return
+            else:
+                if self._lookup is not None and self._pipelined and ahead is None:
+                    self._lookup.costs.waited()
+                tokens, peaks = self._advance(tokens) if ahead is None else ahead
+                tokens = self._said(tokens)
             if step % _RELEASE_TOKENS == 0:
                 mx.clear_cache()
 
     def _advance(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
         """Append one token per row; what `_draw` gives of the next."""
-        return self._draw(self._model(tokens[:, None], self._caches)[:, -1])
+        return self._draw(self._through(tokens[:, None])[:, -1])
+
+    def _through(self, ids: mx.array) -> mx.array:
+        """Append ids [B, L]; logits [B, L, vocabulary]."""
+        if self._lookup is None or not self._lookup.costs.measures:
+            return self._model(ids, self._caches)
+        began = time.perf_counter()
+        logits = self._model(ids, self._caches)
+        mx.eval(logits)
+        self._lookup.costs.took(ids.shape[1], time.perf_counter() - began)
+        return logits
+
+    def _draft(self) -> list[int]:
+        """Tokens that may follow the newest one, if they are worth a pass.
+
+        As many as stay in the hot ring with it, so that they can be taken back.
+        """
+        if self._lookup is None:
+            return []
+        room = min(cache.room for cache in self._caches if isinstance(cache, TwoTierKVCache))
+        return self._lookup.draft(min(room, self._rows[0].transcript.left) - 1)
+
+    def _tried(
+        self, tokens: mx.array, draft: list[int]
+    ) -> Generator[Event, None, tuple[mx.array, mx.array]]:
+        """Append the one row's token and a draft; say what of it would have been said.
+
+        Returns the token after that, said, and its largest logit, as `_draw` does; no rows are
+        left where one of the draft ended the answer.
+        """
+        assert self._lookup is not None
+        transcript, before = self._rows[0].transcript, self._caches[0].offset
+        drafted, stay = len(draft), 1
+        try:
+            logits = self._through(mx.array([[_id(tokens), *draft]]))[0]
+        except CacheError:
+            # A layer refused a token, perhaps one that is not said.
+            self._take_back_to(before)
+            tokens, peaks = self._advance(tokens)
+            return self._said(tokens), peaks
+        transcript.drafted += drafted
+        try:
+            while True:
+                tokens, peaks = self._draw(logits[stay - 1 : stay])
+                tokens = self._said(tokens)
+                differs = stay > drafted or _id(tokens) != draft[stay - 1]
+                if differs or self._cancel.is_set():
+                    return tokens, peaks
+                require_finite(np.asarray(peaks))
+                transcript.accepted += 1
+                yield from self._collect(tokens)
+                if transcript.finish_reason:
+                    self._rows = []
+                    return tokens, peaks
+                stay += 1
+        finally:
+            # Also where nobody asks for more.
+            self._lookup.costs.settle(drafted + 1, stay)
+            self._take_back_to(before + stay)
+
+    def _take_back_to(self, offset: int) -> None:
+        for cache in self._caches:
+            assert isinstance(cache, TwoTierKVCache)
+            cache.rewind(cache.offset - offset)
 
     def _draw(self, logits: mx.array) -> tuple[mx.array, mx.array]:
         """The next token of each row [B], and its largest logit [B]; queued, not waited for."""
@@ -196,6 +274,8 @@ class Generation:
         for row, token in zip(self._rows, np.asarray(tokens), strict=True):
             was_thinking = row.transcript.is_thinking
             text = row.transcript.add(int(token))
+            if self._lookup is not None:
+                self._lookup.add(int(token))
             yield from self._chunks(row, text, was_thinking)
             if row.transcript.finish_reason:
                 yield Finished(row=row.index, completion=row.transcript.completion())
@@ -231,7 +311,13 @@ class Generation:
                 thinking_tokens=said.thinking_tokens,
                 seconds=said.thinking_s,
                 at=at,
+                drafts=said.drafts,
             )
             if not text:
                 return
-        yield TextChunk(row=row.index, text=text, tokens=count, at=at)
+        yield TextChunk(row=row.index, text=text, tokens=count, at=at, drafts=said.drafts)
+
+
+def _id(tokens: mx.array) -> int:
+    """The token of the only row."""
+    return int(np.asarray(tokens)[0])

@@ -140,6 +140,12 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="end at this text; repeatable",
     )
+    group.add_argument(
+        "--no-lookup",
+        dest="lookup",
+        action="store_false",
+        help="draft no tokens from the context; the answer is the same",
+    )
 
 
 class Think(StrEnum):

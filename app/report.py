@@ -35,6 +35,8 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "ttft_s": round(completion.ttft_s, 4),
         "prefill_tps": round(completion.prefill_tps, 2),
         "decode_tps": round(completion.decode_tps, 2),
+        "drafted_tokens": completion.drafts.tried,
+        "accepted_tokens": completion.drafts.accepted,
         **error,
     }
 

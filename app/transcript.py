@@ -6,7 +6,7 @@ Knows neither the network nor the clock's owner; the engine feeds it.
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from app.stopping import StopStrings
@@ -25,6 +25,28 @@ class FinishReason(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drafts:
+    """Tokens that were drafted from the context (see `prompt_lookup`), of an answer so far.
+
+    tried: all of them; accepted: those that the answer says. tokens: of the answer.
+    """
+
+    tried: int = 0
+    accepted: int = 0
+    tokens: int = 0
+
+    @property
+    def share(self) -> float:
+        """Of the drafted tokens, those that were accepted; 0.0 where there were none."""
+        return self.accepted / self.tried if self.tried else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens of the answer for each pass through the network."""
+        return self.tokens / max(1, self.tokens - self.accepted)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Completion:
     """A finished answer and its figures.
 
@@ -36,6 +58,7 @@ class Completion:
     ttft_s: seconds from the request to the first token.
     prefill_tps, decode_tps: tokens per second of each phase; 0.0 where there was none.
     thinking_tokens: those of thinking and its marks; thinking_s: seconds that they took.
+    drafts: what became of drafted tokens.
     """
 
     text: str
@@ -50,6 +73,7 @@ class Completion:
     thinking_tokens: int = 0
     thinking_s: float = 0.0
     said: str = ""
+    drafts: Drafts = field(default_factory=Drafts)
 
 
 class Transcript:
@@ -57,6 +81,7 @@ class Transcript:
 
     last_at: when the newest token was sampled, on `time.perf_counter`. thought: what the
     newest token, or the end, added to thinking. forced: ids that must come next.
+    drafted, accepted: tokens that were tried ahead, and those that came.
     """
 
     def __init__(
@@ -90,6 +115,7 @@ class Transcript:
         self._think_budget = think_budget
         self.thinking_tokens, self.thought = 0, ""
         self.forced: deque[int] = deque()
+        self.drafted = self.accepted = 0
         self._text: list[str] = []
         self._thoughts: list[str] = []
         self._said: list[str] = []
@@ -103,6 +129,16 @@ class Transcript:
     def is_thinking(self) -> bool:
         """Whether what comes next is thinking, as far as is known."""
         return self._parts is not None and self._parts.is_thinking
+
+    @property
+    def left(self) -> int:
+        """Tokens of the answer that may still come."""
+        return max(0, self._max_tokens - len(self.tokens) + self.thinking_tokens)
+
+    @property
+    def drafts(self) -> Drafts:
+        """What became of drafts so far."""
+        return Drafts(tried=self.drafted, accepted=self.accepted, tokens=len(self.tokens))
 
     @property
     def thinking_s(self) -> float:
@@ -121,8 +157,7 @@ class Transcript:
         shown = self._stops.add(self._part(token))
         if self._stops.stopped:
             return self._show(shown, FinishReason.STOP)
-        reached = len(self.tokens) - self.thinking_tokens >= self._max_tokens
-        return self._show(shown, FinishReason.LENGTH if reached else None)
+        return self._show(shown, None if self.left else FinishReason.LENGTH)
 
     def end(self, reason: FinishReason) -> str:
         """End the answer from outside; return the text still held back."""
@@ -154,6 +189,7 @@ class Transcript:
             thinking_tokens=self.thinking_tokens,
             thinking_s=self.thinking_s,
             said="".join(self._said),
+            drafts=self.drafts,
         )
 
     def _part(self, token: int) -> str:

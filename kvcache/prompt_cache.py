@@ -5,9 +5,10 @@ from typing import Protocol, runtime_checkable
 
 import mlx.nn as nn
 
-from kvcache.config import CacheConfig
+from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
 from kvcache.rows import RowsKVCache
+from kvcache.tiers.cpu import reads
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import CachePlan, ModelShape, resolve
 from kvcache.turn import NO_ROPE, Rotation
@@ -80,6 +81,15 @@ def rows_from_plan(
         RowsKVCache([row[index] for row in rows], left_padding)
         for index in range(plan.shape.layers)
     ]
+
+
+def few_are_alike(plan: CachePlan) -> bool:
+    """Whether a few new tokens give, to the last bit, what they give one by one.
+
+    By the CPU kernels, which let them attend so; each must have `room`.
+    """
+    shape = plan.shape
+    return plan.backend is Backend.CPU and reads(plan.layer(0), (1, shape.kv_heads, shape.head_dim))
 
 
 def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:

@@ -69,6 +69,11 @@ class TwoTierKVCache:
         """Tokens appended, and the position of the next one."""
         return self.ledger.total
 
+    @property
+    def room(self) -> int:
+        """Tokens that can be appended and taken back (`rewind`) as if they had not come."""
+        return self.ledger.room
+
     # -- what attention needs --
 
     def append(self, k: mx.array, v: mx.array) -> None:
@@ -199,7 +204,7 @@ class TwoTierKVCache:
         where the window is still held, else to the beginning. Layers of a model may so
         differ: `prompt_cache.rewind` takes all of them.
         """
-        before, self.ledger = self.ledger, self.ledger.rewound(tokens)
+        before, self.ledger = self.ledger, _rewound(self.ledger, tokens)
         if self.ledger.hot and self.ledger.end < before.end:
             self._tiers.take_back(before, self.ledger)
         return before.total - self.ledger.total
@@ -384,6 +389,7 @@ def _turning(plan: LayerPlan, rope: Rotation | None) -> Rotation | None:
 
 # The layers of a model ask for the same, one after the other, and so share one ledger.
 _appended = lru_cache(maxsize=16)(Ledger.appended)
+_rewound = lru_cache(maxsize=16)(Ledger.rewound)
 
 
 @lru_cache(maxsize=16)

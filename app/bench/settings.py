@@ -151,6 +151,18 @@ class NeedleSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookupSettings(Settings):
+    """reps: runs of each task, with drafts and without."""
+
+    reps: int = 3
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """One run each."""
+        return cls(**vars(common), reps=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemorySettings(Settings):
     """contexts: windows, in tokens; filled_bytes: the largest cache of a layer that is filled."""
 

@@ -27,6 +27,7 @@ _SETTABLE = (
     "seed",
     "max_tokens",
     "think_budget",
+    "lookup",
 )
 _END_SECONDS = 8.0
 _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
@@ -241,6 +242,7 @@ def _turn(
         stop=tuple(args.stop),
         thinking=made.thinking,
         think_budget=args.think_budget,
+        lookup=args.lookup,
     )
     with cancel_on_interrupt() as cancel:
         events = session.generate(request, cancel)

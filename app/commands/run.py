@@ -169,4 +169,5 @@ def _request(args: argparse.Namespace, session: "Session", prompt: str) -> "Requ
         truncate=args.truncate,
         thinking=thinking,
         think_budget=args.think_budget,
+        lookup=args.lookup,
     )

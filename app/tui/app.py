@@ -147,4 +147,5 @@ def _answer_settings(settings: Settings, stop: tuple[str, ...]) -> AnswerSetting
         stop=stop,
         think=THINK[settings.think],
         think_budget=settings.think_budget,
+        lookup=settings.lookup,
     )

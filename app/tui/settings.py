@@ -31,7 +31,10 @@ def default_path() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings of the chat. seed -1 draws afresh each time; think is one of `THINK`."""
+    """All settings of the chat. seed -1 draws afresh each time; think is one of `THINK`.
+
+    lookup: draft tokens from the context.
+    """
 
     theme: str = "ember"
     model: str = ""
@@ -46,6 +49,7 @@ class Settings:
     think: str = "auto"
     think_budget: int = DEFAULT_THINK_BUDGET
     show_thinking: bool = False
+    lookup: bool = True
     panes: bool = True
     bell: bool = True
 

@@ -158,6 +158,49 @@ inline void attend(Pool& pool, const TierStep& step, const TierMemory& memory, c
     attention::Attention(pool, step, memory, keys, values, q, turned_back(step, q), out).run();
 }
 
+// Up to so many new tokens come one by one where none of them makes a block leave the hot ring.
+constexpr int64_t kFewTokens = 8;
+
+inline bool come_one_by_one(const TierStep& step) {
+    return step.length > 1 && step.length <= kFewTokens && step.queries == step.length &&
+           step.next_end == step.end;
+}
+
+// Token i of x [heads, length, dim], side by side.
+inline const float* token_rows(const float* x, int64_t heads, const TierStep& step, int64_t i,
+                               std::vector<float>& into) {
+    into.resize(size_t(heads * step.dim));
+    for (int64_t h = 0; h < heads; ++h)
+        std::copy_n(x + (h * step.length + i) * step.dim, step.dim, &into[size_t(h * step.dim)]);
+    return into.data();
+}
+
+// Each new token attends and is appended before the next: what they give together is what they
+// give alone, to the last bit, so that drafts of an answer can be tried without changing it.
+inline void attend_one_by_one(Pool& pool, const TierStep& step, const TierMemory& memory,
+                              const float* q, const float* k, const float* v, float* out) {
+    static NewTokens fresh;
+    static std::vector<float> queries, keys, values, seen;
+    const int64_t heads = step.batch * step.heads, kv_heads = step.batch * step.kv_heads;
+    seen.resize(size_t(heads * step.dim));
+    for (int64_t i = 0; i < step.length; ++i) {
+        TierStep one = step;
+        one.queries = one.length = 1;
+        one.gone += i;
+        one.lowest += i;
+        one.total += i;
+        const Tiers tiers(pool, one, memory);
+        fresh.assign(one, tiers.element(), token_rows(k, kv_heads, step, i, keys),
+                     token_rows(v, kv_heads, step, i, values));
+        attend(pool, one, memory, fresh.keys, fresh.values, token_rows(q, heads, step, i, queries),
+               seen.data());
+        for (int64_t h = 0; h < heads; ++h)
+            std::copy_n(&seen[size_t(h * step.dim)], step.dim,
+                        out + (h * step.length + i) * step.dim);
+        tiers.append(fresh);
+    }
+}
+
 // See AttendTiers.
 inline bool attend_and_append(Pool& pool, const TierStep* steps, const TierMemory* const* memories,
                               int64_t count, const float* q, const float* k, const float* v,
@@ -171,6 +214,11 @@ inline bool attend_and_append(Pool& pool, const TierStep* steps, const TierMemor
             return false;
     }
     for (int64_t i = 0; i < count; ++i) {
+        if (come_one_by_one(steps[i])) {
+            attend_one_by_one(pool, steps[i], *memories[i], q + i * queries, k + i * keys,
+                              v + i * keys, out + i * queries);
+            continue;
+        }
         const Tiers tiers(pool, steps[i], *memories[i]);
         fresh.assign(steps[i], tiers.element(), k + i * keys, v + i * keys);
         attend(pool, steps[i], *memories[i], fresh.keys, fresh.values, q + i * queries,

@@ -170,6 +170,11 @@ class CpuTiers(Tiers[Array]):
         return self._cold
 
 
+def reads(plan: LayerPlan, shape: Shape) -> bool:
+    """Whether the kernels take tokens of shape [B, Hkv, D] and all that they are encoded to."""
+    return not shape[2] % HEAD_DIM_STEP and not isinstance(_make_cold(plan, shape), ColdRing)
+
+
 def _make_cold(plan: LayerPlan, shape: Shape) -> Cold:
     """The cold ring of a plan: for the kernels, if they read its codecs."""
     slots, block, codecs = plan.sizes.slots, plan.sizes.block, plan.codecs

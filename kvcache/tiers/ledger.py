@@ -152,6 +152,16 @@ class Ledger:
         return self.total if self.is_whole or self.sizes.window is not None else self.hot
 
     @property
+    def room(self) -> int:
+        """Tokens that can come before a block leaves the hot ring.
+
+        So many can be appended and taken back, and all is as if they had not come.
+        """
+        sizes = self.sizes
+        full = self.start + self.end * sizes.block + sizes.ring
+        return max(0, full - self.total)
+
+    @property
     def held(self) -> int:
         """Tokens of all tiers."""
         return self.pinned + self.cold + self.hot

@@ -102,9 +102,9 @@ struct FloatRows : RowByRow<FloatRows<kType>> {
     // As many sums as registers hold.
     static constexpr int at_once(int m) {
 #if defined(__AVX__) && !defined(__AVX512F__)
-        return m <= 2 ? 4 : m <= 5 ? 2 : 1;
+        return m <= 1 ? 4 : m <= 2 ? 2 : 1;
 #else
-        return m <= 4 ? 4 : 2;
+        return m <= 2 ? 4 : 2;
 #endif
     }
 
@@ -115,7 +115,7 @@ struct FloatRows : RowByRow<FloatRows<kType>> {
         const int64_t whole = w.columns / kNativeLanes * kNativeLanes;
         std::fill_n(out, M * R, 0.0f);
         Ahead ahead(w, row, R);
-        add_dots<M, R>(
+        add_dots<M, R, 2>(
             [&](int r, int64_t i) {
                 ahead.prefetch<kNativeLanes * kBytes>();
                 return load_floats<kType>(from + r * w.row_bytes + i * kBytes);
@@ -125,7 +125,9 @@ struct FloatRows : RowByRow<FloatRows<kType>> {
             for (int r = 0; r < R; ++r) {
                 float weight;
                 decode_block<kType>(from + r * w.row_bytes + i * kBytes, &weight);
-                for (int m = 0; m < M; ++m) out[m * R + r] += weight * x[m].numbers[i];
+                // Rounded once, however compilers see the loop.
+                for (int m = 0; m < M; ++m)
+                    out[m * R + r] = std::fma(weight, x[m].numbers[i], out[m * R + r]);
             }
     }
 };

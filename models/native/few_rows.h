@@ -38,10 +38,6 @@ class Ahead {
     const uint8_t* next_;
 };
 
-// Sums that hide each other's latencies where there are few.
-template <int kSums>
-constexpr int kSplits = std::max(1, 8 / kSums);
-
 template <int M, int R, typename Load>
 [[gnu::always_inline]] inline void add_register(const Load& load, const Activation* x, int64_t at,
                                                 int64_t i, Native* sums) {
@@ -58,11 +54,11 @@ template <int M, int R, typename Load>
 
 // out[m * R + r] += weight row r times activation row m over `count` columns, whole registers:
 // load(r, i) is a register of row r's numbers from column i of these on, which meet x[m].numbers
-// from column `at` + i on.
-template <int M, int R, typename Load>
+// from column `at` + i on. Every product is U sums, which hide each other's latencies: as many
+// whatever M and R are, so that a row among others is to the last bit what it is alone.
+template <int M, int R, int U, typename Load>
 [[gnu::always_inline]] inline void add_dots(const Load& load, const Activation* x, int64_t at,
                                             int64_t count, float* out) {
-    constexpr int U = kSplits<M * R>;
     Native sums[U][M * R] = {};
     int64_t i = 0;
     for (; i + U * kNativeLanes <= count; i += U * kNativeLanes)
@@ -130,8 +126,9 @@ struct FewRows : RowByRow<FewRows<kType>> {
             alignas(64) float weights[kMostBlock];
             const int64_t count = std::min(kMostBlock, w.columns - at);
             decode_columns<kType>(w, row, at, count, weights);
-            add_dots<M, 1>([&](int, int64_t i) { return load_native(weights + i); }, x, at, count,
-                           out);
+            for (int m = 0; m < M; ++m)
+                add_dots<1, 1, 8>([&](int, int64_t i) { return load_native(weights + i); }, x + m,
+                                  at, count, out + m);
         }
     }
 };

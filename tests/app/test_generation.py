@@ -206,6 +206,6 @@ def test_scratch_is_released_after_prompt_steps_and_now_and_then(
     monkeypatch.setattr(mx, "clear_cache", lambda: released.append(1))
     monkeypatch.setattr(generation, "_RELEASE_TOKENS", 4)
     fresh = Engine(engine.loaded, CONFIG)
-    finish(fresh.generate(Request(prompt=PROMPT, max_tokens=10)))
+    finish(fresh.generate(Request(prompt=PROMPT, max_tokens=10, lookup=False)))
     steps = -(-len(PROMPT) // PREFILL_STEP[fresh.plan.backend])
     assert len(released) == steps + 2

@@ -2,7 +2,7 @@
 
 from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk, Truncated
 from app.sessions.chat import Chat, ChatMessage, Figures, State, Thought
-from app.transcript import Completion, FinishReason
+from app.transcript import Completion, Drafts, FinishReason
 from app.tui.chat.speed_meter import Meter
 from app.tui.service.contract import AnswerEvent, Ask, ModelService, Prepared, TooLong
 
@@ -10,8 +10,8 @@ from app.tui.service.contract import AnswerEvent, Ask, ModelService, Prepared, T
 class Answering:
     """Begins to answer at once; `take` takes what has come since.
 
-    begun: whether there is text, or thinking; is_thinking: whether that came last. notices:
-    what the user should know, to be taken away by who shows it.
+    begun: whether there is text, or thinking; is_thinking: whether that came last. drafts: what
+    became of those so far. notices: what the user should know, to be taken away by who shows it.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class Answering:
         self.prefill: PrefillProgress | None = None
         self.completion: Completion | None = None
         self.too_long: TooLong | None = None
+        self.drafts = Drafts()
         self.notices: list[str] = []
         self.begun = self.is_thinking = False
         self._continues = ask.continues
@@ -108,7 +109,7 @@ class Answering:
             self._meter.add(chunk.at, chunk.tokens - self._seen)
         else:
             self._meter.begin(chunk.at)
-        self.begun, self._seen = True, chunk.tokens
+        self.begun, self._seen, self.drafts = True, chunk.tokens, chunk.drafts
         self.answer.end = (self.prefill.total if self.prefill else 0) + chunk.tokens
 
     def _set_thought(self, text: str, tokens: int, seconds: float) -> None:

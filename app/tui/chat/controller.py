@@ -10,7 +10,7 @@ from collections.abc import Callable
 from app.generation import PrefillProgress
 from app.sessions.chat import Chat, ChatMessage, State, title_of
 from app.sessions.store import SessionStore
-from app.transcript import Completion
+from app.transcript import Completion, Drafts
 from app.tui.chat.answering import Answering
 from app.tui.chat.autosave import Autosave
 from app.tui.chat.mentions import attached
@@ -81,6 +81,13 @@ class ChatController:
     def model(self) -> ModelInfo | None:
         """The loaded model."""
         return self.models.model
+
+    @property
+    def drafts(self) -> Drafts:
+        """Of the answer that runs, or the last."""
+        if self._run is not None:
+            return self._run.drafts
+        return self.last.drafts if self.last else Drafts()
 
     @property
     def prefill(self) -> PrefillProgress | None:
@@ -328,6 +335,7 @@ class ChatController:
             drop_oldest=drop_oldest,
             think=self.settings.think,
             think_budget=self.settings.think_budget,
+            lookup=self.settings.lookup,
         )
         self._answer_problem = self.too_long = None
         self._run = Answering(

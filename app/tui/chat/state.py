@@ -45,10 +45,11 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings:
-    """How answers are made. think, think_budget: as for `Ask`."""
+    """How answers are made. think, think_budget, lookup: as for `Ask`."""
 
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     think: bool | None = None
     think_budget: int = DEFAULT_BUDGET
+    lookup: bool = True

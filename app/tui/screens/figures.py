@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from app.inert import inert_line
-from app.transcript import Completion
+from app.transcript import Completion, Drafts
 from app.tui.chat.controller import ChatController
 from app.tui.chat.state import Phase
 from app.tui.chat.tier_counts import TierLog
@@ -83,7 +83,15 @@ def _completion(made: Completion) -> list[Content]:
         Content(f"  prompt {made.prompt_tokens} tokens{reused}, {rate(made.prefill_tps)} tok/s"),
         Content(f"  answer {len(made.tokens)} tokens, {rate(made.decode_tps)} tok/s"),
         Content(f"  first token after {units.seconds(made.ttft_s)}"),
+        *_drafted(made.drafts),
     ]
+
+
+def _drafted(drafts: Drafts) -> list[Content]:
+    if not drafts.tried:
+        return []
+    took = f"{drafts.accepted} of {drafts.tried} drafted tokens accepted"
+    return [Content(f"  {took}, {drafts.tokens_per_step:.2f} tokens a step")]
 
 
 def _running(model: ModelInfo | None) -> list[Content]:

@@ -26,6 +26,7 @@ _ABOUT = {
     "think": "auto, on or off: think first",
     "think_budget": "most tokens of thinking",
     "show_thinking": "on or off: thinking stands open",
+    "lookup": "on or off: draft from the context",
     "panes": "on or off: side pane with the figures",
     "bell": "on or off: ring when done and unseen",
 }

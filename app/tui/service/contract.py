@@ -55,7 +55,8 @@ class Ask:
     """A conversation to answer.
 
     continues: the last message is an answer that goes on. think: whether to think first,
-    None as the model is used to; think_budget: the most tokens of it.
+    None as the model is used to; think_budget: the most tokens of it. lookup: draft tokens
+    from the context.
     """
 
     messages: tuple[Message, ...]
@@ -66,6 +67,7 @@ class Ask:
     drop_oldest: bool = False
     think: bool | None = None
     think_budget: int = DEFAULT_BUDGET
+    lookup: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

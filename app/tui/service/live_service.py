@@ -182,6 +182,7 @@ class LiveService:
             continues=ask.continues,
             thinking=prompt.thinking,
             think_budget=ask.think_budget,
+            lookup=ask.lookup,
         )
         yield Prepared(
             prompt_tokens=len(prompt.ids),

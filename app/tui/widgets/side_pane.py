@@ -33,7 +33,8 @@ class SidePane(VerticalScroll, can_focus=False):
         """Update every pane that is to be seen."""
         if not self.display:
             return
-        self.query_one(SpeedPane).show(chat.model, chat.meter.speed(), chat.prefill, chat.last)
+        speed = chat.meter.speed()
+        self.query_one(SpeedPane).show(chat.model, speed, chat.prefill, chat.last, chat.drafts)
         self.query_one(CachePane).show(chat.model, layers, _reused(chat))
         self.query_one(LayerMap).show(chat.model, layers)
         self.query_one(TierEvents).show(log.events)

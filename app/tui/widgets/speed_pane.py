@@ -6,7 +6,7 @@ from textual.content import Content
 from textual.widgets import Digits
 
 from app.generation import PrefillProgress
-from app.transcript import Completion
+from app.transcript import Completion, Drafts
 from app.tui.chat.speed_meter import BIN_SECONDS, BINS, Speed
 from app.tui.service.contract import ModelInfo
 from app.tui.text import units
@@ -31,8 +31,9 @@ class SpeedPane(Vertical):
         speed: Speed,
         prefill: PrefillProgress | None,
         last: Completion | None,
+        drafts: Drafts,
     ) -> None:
-        """Update from the meter, the running prefill and the last finished answer."""
+        """Update from the meter, the running prefill, the last finished answer and drafts."""
         title = f"Speed · {model.backend}" if model else "Speed"
         if self.border_title != title:
             self.border_title = title
@@ -55,6 +56,7 @@ class SpeedPane(Vertical):
                     *(Content.styled(line, "$accent") for line in lines),
                     Content.styled(f"tok/s from 0, last {span}", MUTED),
                     _first_token(prefill, last),
+                    *_drafted(drafts),
                     *_notes(model),
                 ]
             )
@@ -66,6 +68,14 @@ def _notes(model: ModelInfo | None) -> list[Content]:
     if model is None or not model.notes:
         return []
     return [Content.styled(f"! {len(model.notes)} to know about this: F3", "$warning")]
+
+
+def _drafted(drafts: Drafts) -> list[Content]:
+    """How many drafted tokens were accepted, and what that gives, where there were any."""
+    if not drafts.tried:
+        return []
+    per_step = f"{drafts.tokens_per_step:.1f} tok/step"
+    return [Content(f"drafts {drafts.share:.0%} accepted  {per_step}")]
 
 
 def _first_token(prefill: PrefillProgress | None, last: Completion | None) -> Content:

@@ -11,6 +11,8 @@ from textual import events
 from textual.widgets import OptionList, Static
 
 from app.sessions.store import SessionStore
+from app.transcript import Drafts
+from app.tui.chat.speed_meter import Speed
 from app.tui.commands import COMMANDS
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen
@@ -222,6 +224,17 @@ async def test_the_backend_and_why_it_is_that_one_are_shown() -> None:
         await chat.press("f3")
         page = chat.app.screen.query_one(Static)
         await chat.until(lambda: "! no C++ compiler" in str(page.render()))
+
+
+@on_screen
+async def test_accepted_drafts_are_shown_where_there_were_any() -> None:
+    async with talk() as chat:
+        speed = chat.screen.query_one(SpeedPane)
+        pane = speed.query_one(Pane)
+        speed.show(None, Speed(), None, None, Drafts())
+        assert "drafts" not in str(pane.render())
+        speed.show(None, Speed(), None, None, Drafts(tried=40, accepted=33, tokens=55))
+        assert "drafts 82% accepted  2.5 tok/step" in str(pane.render())
 
 
 @on_screen

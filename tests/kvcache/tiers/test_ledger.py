@@ -149,3 +149,33 @@ def test_the_window_is_used_in_whole_blocks() -> None:
         TierSizes.within(67, pinned=4, hot=256, block=64)
     with pytest.raises(CacheError, match="got block=0, expected at least 1"):
         TierSizes(pinned=0, hot=0, block=0, slots=0)
+
+
+@given(
+    sizes=st.one_of(
+        st.builds(
+            TierSizes,
+            pinned=st.integers(0, 5),
+            hot=st.integers(0, 20),
+            block=st.integers(1, 9),
+            slots=st.integers(0, 3),
+        ),
+        st.builds(
+            TierSizes.of_window, st.integers(1, 40), hot=st.integers(0, 20), block=st.integers(1, 9)
+        ),
+    ),
+    before=st.integers(0, 120),
+    origin=st.integers(0, 9),
+    share=st.floats(0, 1),
+)
+def test_what_has_room_is_taken_back_as_if_it_had_not_come(
+    sizes: TierSizes, before: int, origin: int, share: float
+) -> None:
+    held = Ledger(sizes=sizes).appended(before)
+    if before > sizes.pinned and not sizes.window:
+        held = held.emptied(before).appended(origin)
+    assert held.appended(held.room).end == held.end
+    assert held.appended(held.room + 1).end > held.end
+    for count in range(held.room + 1):
+        stay = round(share * count)
+        assert held.appended(count).rewound(count - stay) == held.appended(stay)

@@ -83,6 +83,19 @@ def test_linear(kernels: Kernels, kind: TensorType) -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_a_row_among_a_few_is_to_the_last_bit_what_it_is_alone(
+    kernels: Kernels, kind: TensorType
+) -> None:
+    """Or drafts that are tried together would change an answer."""
+    for columns in _columns(kind):
+        weight, _ = random_weight(55, columns, kind)
+        x = _activations(8, columns)
+        alone = np.concatenate([kernels.linear(x[at : at + 1], weight) for at in range(8)])
+        for rows in range(2, 9):
+            assert np.array_equal(kernels.linear(x[:rows], weight), alone[:rows]), (columns, rows)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 def test_many_rows_cross_blocks(kernels: Kernels, kind: TensorType) -> None:
     weight, exact = random_weight(37, 256, kind)
     x = _activations(401, 256)
