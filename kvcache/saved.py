@@ -57,21 +57,24 @@ class Saved:
 
 def dump(saved: Saved) -> State:
     """The state of a cache."""
-    plan, ledger, rotation = saved.plan, saved.ledger, saved.rotation
-    sizes = asdict(plan.sizes)
-    if plan.sizes.window is None:
-        del sizes["window"]  # as the layout was before there were any
+    ledger = saved.ledger
     described = {
         "layout": LAYOUT,
-        "plan": asdict(plan) | {"sizes": sizes, "hot_dtype": plan.hot_dtype.value, "backend": None},
+        "plan": _plan_fields(saved.plan),
         "ledger": {name: getattr(ledger, name) for name in _LEDGER},
-        "rotation": rotation
-        and {"periods": rotation.periods.tolist(), "traditional": rotation.traditional},
+        "rotation": _rotation_fields(saved.rotation),
         "shape": saved.shape,
     }
     held = saved.tiers.snapshot(ledger)
     text, arrays = json.dumps(described), [*_unencoded(held), *_cold_parts(held)]
     return text, checksum(text, arrays), *arrays
+
+
+def policy(plan: LayerPlan, rotation: Rotation | None) -> str:
+    """All that two caches must share for one to hold what the other held, as JSON."""
+    fields = _plan_fields(plan)
+    del fields["check_finite"]  # which no token depends on
+    return json.dumps([fields, _rotation_fields(rotation)])
 
 
 def unencoded_tokens(tiers: Tiers[Any], ledger: Ledger) -> list[mx.array | None]:
@@ -183,6 +186,20 @@ def _fill(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
     present = [part for part in arrays[4:] if part is not None]
     if present and saved.shape is not None:
         put_parts(saved.tiers, saved.plan, saved.ledger.first, present, saved.shape[2])
+
+
+def _plan_fields(plan: LayerPlan) -> dict[str, Any]:
+    sizes = asdict(plan.sizes)
+    if plan.sizes.window is None:
+        del sizes["window"]  # as the layout was before there were any
+    other = {"sizes": sizes, "hot_dtype": plan.hot_dtype.value, "backend": None}
+    return asdict(plan) | other
+
+
+def _rotation_fields(rotation: Rotation | None) -> dict[str, Any] | None:
+    if rotation is None:
+        return None
+    return {"periods": rotation.periods.tolist(), "traditional": rotation.traditional}
 
 
 def _plan(fields: Mapping[str, Any], backend: Backend) -> LayerPlan:

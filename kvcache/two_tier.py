@@ -27,6 +27,7 @@ from kvcache.saved import (
     dump,
     fill,
     part_specs,
+    policy,
     put_parts,
     restore,
     unencoded_tokens,
@@ -332,6 +333,11 @@ class TwoTierKVCache:
     def parts(self, first: int, end: int) -> list[mx.array]:
         """Of the cold blocks [first, end): parts [blocks, B, Hkv, ...] of keys, then of values."""
         return cold_parts(self._tiers, self.ledger, first, end)
+
+    @property
+    def policy(self) -> str:
+        """All that another cache must share to hold what this one held, as text."""
+        return policy(self.plan, self._rope)
 
     def part_specs(self, dim: int) -> list[tuple[str, ArraySpec]]:
         """What `parts` gives where D is `dim`: a name for each, and what follows Hkv."""
