@@ -95,9 +95,8 @@ class Layout:
             raise DamagedPieceError("is damaged: its sum is not that of its contents")
         found, at = list[Array](), len(header)
         for part in self.parts:
-            dtype = _DTYPES[_NAMES[part.dtype]][1]
-            flat = np.frombuffer(data, np.uint8, part.nbytes, at).view(dtype)
-            found.append(flat.reshape(part.shape))
+            flat = np.frombuffer(data, np.uint8, part.nbytes, at)
+            found.append(of_bytes(flat, part.dtype).reshape(part.shape))
             at += part.nbytes
         return found
 
@@ -105,8 +104,13 @@ class Layout:
 _SUM_PART = Part(name=_SUM, shape=(1,), dtype=mx.uint32)
 
 
+def of_bytes(data: Array, dtype: mx.Dtype) -> Array:
+    """Bytes as numbers, a row in C order; bfloat16 as uint16."""
+    return np.ascontiguousarray(data).reshape(-1).view(_DTYPES[_NAMES[dtype]][1])
+
+
 def to_mlx(array: Array, dtype: mx.Dtype) -> mx.array:
-    """A copy of what `Layout.read` gave, in its own dtype."""
+    """A copy of what `of_bytes` gave, in its own dtype; there at once but for bfloat16."""
     made = mx.array(array)
     return made.view(mx.bfloat16) if dtype == mx.bfloat16 else made
 

@@ -19,7 +19,16 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from app.wake.piece import Array, DamagedPieceError, Layout, Part, about_in, bytes_of, to_mlx
+from app.wake.piece import (
+    Array,
+    DamagedPieceError,
+    Layout,
+    Part,
+    about_in,
+    bytes_of,
+    of_bytes,
+    to_mlx,
+)
 from kvcache import CachePlan, TwoTierKVCache
 from kvcache.errors import EmberError
 from kvcache.integrity import MOST
@@ -292,9 +301,9 @@ class Pieces:
             if rows is None:
                 flat, at = data[at : at + count * nbytes], at + count * nbytes
             else:
-                flat, at = np.ascontiguousarray(rows[:, at : at + nbytes]), at + nbytes
-            shaped = mx.array(flat.reshape(-1)).view(spec.dtype)
-            found.append(shaped.reshape(count, 1, self._heads, *spec.shape))
+                flat, at = rows[:, at : at + nbytes], at + nbytes
+            shape = count, 1, self._heads, *spec.shape
+            found.append(to_mlx(of_bytes(flat, spec.dtype).reshape(shape), spec.dtype))
         return found
 
 
