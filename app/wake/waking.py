@@ -6,9 +6,10 @@ it. What does not fit, or is not there whole, is computed as if there were nothi
 thread that owns the engine, a small step at a time; the disk is written to by another.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import mlx.core as mx
 import numpy as np
@@ -44,11 +45,12 @@ class _Way:
 
 
 class Waking:
-    """folder: where pieces are kept. tell: called with a line for the user, from any thread."""
+    """folder: where pieces are kept."""
 
-    def __init__(self, folder: PieceFolder, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: PieceFolder) -> None:
         self._folder = folder
-        self._writer = PieceWriter(folder, tell)
+        self._notes: SimpleQueue[str] = SimpleQueue()
+        self._writer = PieceWriter(folder, self._notes.put)
         self._made: tuple[CachePlan, Pieces] | None = None
         self._rests: dict[str, Rest] = {}
         self._needs: dict[str, Sequence[str]] = {}  # the writer's thread's
@@ -94,6 +96,11 @@ class Waking:
             yield from self._writer.write(name, layout, contents)
         gone = [each.name for each in self._known(pieces, present) if _goes_on(each, ids)]
         self._writer.call(lambda: self._settle([*needed, name], gone))
+
+    def notes(self) -> Iterator[str]:
+        """What the user should know since the last call, a line each."""
+        while not self._notes.empty():
+            yield self._notes.get()
 
     def close(self, patience: float) -> None:
         """Wait for the disk, no longer than so many seconds."""

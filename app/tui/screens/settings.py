@@ -26,6 +26,7 @@ _ABOUT = {
     "think": "auto, on or off: think first",
     "think_budget": "most tokens of thinking",
     "show_thinking": "on or off: thinking stands open",
+    "cache_store": "chats kept ready on disk, from the next start on; 0: none",
     "panes": "on or off: side pane with the figures",
     "bell": "on or off: ring when done and unseen",
 }

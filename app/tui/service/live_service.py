@@ -16,6 +16,7 @@ from app.options import LoadOptions
 from app.session import load_admitted, load_notes
 from app.transcript import Completion
 from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
+from app.wake.waking import Waking
 from kvcache import CacheConfig
 from kvcache.native.build import BuildStoppedError
 from kvcache.stats import CacheStats
@@ -41,7 +42,8 @@ class LiveService:
 
     keep_system: pin what a conversation under this system prompt begins with;
     None pins no more than the configuration says. hot: the hot tokens that were
-    asked for, None for the default. load: for every model.
+    asked for, None for the default. load: for every model. waking: what keeps caches between
+    answers and takes them back, None for nothing.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class LiveService:
         keep_system: str | None = None,
         hot: int | None = None,
         load: LoadOptions | None = None,
+        waking: Waking | None = None,
     ) -> None:
+        self._waking = waking
         self._config, self._keep_system, self._hot = config, keep_system, hot
         self._load_options = load or LoadOptions()
         self._thread = InferenceThread()
@@ -137,8 +141,10 @@ class LiveService:
     def close(self) -> None:
         self.cancel()
         self.cancel_fetch()
-        self._thread.submit(self._unload)
+        self._thread.submit(self._leave)
         self._thread.close(LEAVE_SECONDS)
+        if self._waking is not None:
+            self._waking.close(LEAVE_SECONDS)
 
     # -- on the inference thread --
 
@@ -173,6 +179,9 @@ class LiveService:
                 engine.keep(chat.system_tokens(system, cancel, think=ask.think))
         except RenderStoppedError:
             return
+        woken, notes = 0, prompt.notes
+        if self._waking is not None:
+            woken, notes = self._waking.wake(engine, prompt.ids), (*notes, *self._waking.notes())
         request = Request(
             prompt=prompt.ids,
             max_tokens=ask.max_tokens,
@@ -187,12 +196,15 @@ class LiveService:
             prompt_tokens=len(prompt.ids),
             ends=prompt.ends,
             dropped=prompt.dropped,
-            notes=prompt.notes,
+            woken=woken,
+            notes=notes,
         )
         try:
             yield from self._followed(engine, chat, engine.generate(request, cancel))
         except PromptTooLongError as error:
             yield TooLong(prompt_tokens=error.length, window=error.window)
+        finally:
+            self._thread.submit(self._rest)
 
     def _measure(self, cancel: threading.Event) -> Iterator[Completion]:
         """In a cache of its own, that the one of the conversation is not touched."""
@@ -220,7 +232,22 @@ class LiveService:
                 chat.answered(event.completion)
             yield event
 
-    def _unload(self) -> Iterator[None]:
+    def _rest(self) -> Iterator[None]:
+        """Keep what the cache holds while nothing else is to be done; the next rest goes on."""
+        if self._waking is None or self._engine is None:
+            return
+        for _ in self._waking.rest(self._engine):
+            if self._thread.is_wanted:
+                return
+        yield None
+
+    def _leave(self) -> Iterator[None]:
+        """Keep what the cache holds, if that is soon done, and let all go."""
+        if self._waking is not None and self._engine is not None:
+            until = time.monotonic() + LEAVE_SECONDS / 2
+            for _ in self._waking.rest(self._engine):
+                if time.monotonic() > until:
+                    break
         self._let_go()
         yield None
 
