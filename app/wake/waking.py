@@ -6,7 +6,7 @@ it. What does not fit, or is not there whole, is computed as if there were nothi
 thread that owns the engine, a small step at a time; the disk is written to by another.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -77,7 +77,7 @@ class Waking:
             return way.reached
         return 0
 
-    def rest(self, engine: Engine) -> Iterator[None]:
+    def rest(self, engine: Engine) -> Generator[None, None, None]:
         """Keep what an engine holds, a step at a time; what is kept already is not written again.
 
         The engine must stay as it is between steps. Ended early, what is kept is whole.
