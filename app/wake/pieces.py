@@ -33,6 +33,7 @@ from kvcache import CachePlan, TwoTierKVCache
 from kvcache.errors import EmberError
 from kvcache.integrity import MOST
 from kvcache.tiers.ledger import Ledger, TierSizes
+from models.text.tokenized_text import TokenizedText
 
 Ids = npt.NDArray[np.int32]
 
@@ -52,11 +53,15 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rest:
-    """A conversation that was kept. ledgers: of each kind of layers, in their order."""
+    """A conversation that was kept.
+
+    ledgers: of each kind of layers, in their order. said: its text, where that is known.
+    """
 
     name: str
     ids: Ids
     ledgers: tuple[Ledger, ...]
+    said: TokenizedText | None
 
 
 class Pieces:
@@ -153,15 +158,15 @@ class Pieces:
         )
 
     def rest(
-        self, caches: Sequence[TwoTierKVCache], ids: Ids, name: str
+        self, caches: Sequence[TwoTierKVCache], ids: Ids, name: str, said: bytes = b""
     ) -> tuple[Layout, Iterator[bytes]]:
         """All that is neither pinned nor in a block, a layer at a time."""
         ledgers = self.ledgers(caches)
         needs = " ".join(self.needed(ids, ledgers[0]))
-        layout = self._rest_layout(name, len(ids), ledgers, needs)
+        layout = self._rest_layout(name, len(ids), len(said), ledgers, needs)
 
         def contents() -> Iterator[bytes]:
-            yield ids.tobytes()
+            yield ids.tobytes() + said
             for kind in self.kinds:
                 layers = [caches[at] for at in kind.layers]
                 yield from (_tokens(cache, slice(2, 4)) for cache in layers if cache.ledger.hot)
@@ -180,7 +185,7 @@ class Pieces:
         """What a file of this name must be, of its first bytes. Raises DamagedPieceError."""
         about = about_in(file)
         try:
-            count = int(about["tokens"])
+            count, said = int(about["tokens"]), int(about["said"])
             numbers = [[int(each) for each in kind] for kind in json.loads(about["ledgers"])]
             ledgers = tuple(
                 Ledger(sizes=kind.sizes, total=total, first=first, end=end, origin=origin)
@@ -190,9 +195,11 @@ class Pieces:
                 each.check()
         except (KeyError, ValueError, TypeError, RecursionError, EmberError) as error:
             raise DamagedPieceError("does not say what it holds") from error
-        if not 0 < count <= MOST or any(each.total != count for each in ledgers):
+        if not (0 < count <= MOST and 0 <= said <= MOST) or any(
+            each.total != count for each in ledgers
+        ):
             raise DamagedPieceError("does not say what it holds")
-        return self._rest_layout(name, count, ledgers, about.get(_NEEDS, "")), ledgers
+        return self._rest_layout(name, count, said, ledgers, about.get(_NEEDS, "")), ledgers
 
     def ids_in(self, name: str, data: bytes) -> Ids:
         """The ids that a rest of this name holds. Raises DamagedPieceError for others."""
@@ -218,7 +225,7 @@ class Pieces:
         if self.whole is not None and pins is not None:
             (found,) = self._pins_layout(pins[0]).read(pins[1])
             pinned = dict(zip(self.whole.layers, found, strict=True))
-        arrays = iter([] if rest is None else rest[0].read(rest[1])[1:])
+        arrays = iter([] if rest is None else rest[0].read(rest[1])[2:])
         shape = (1, self._heads, self._dim)
         for kind, ledger in zip(self.kinds, ledgers, strict=True):
             hot = next(arrays) if ledger.hot else None
@@ -261,15 +268,26 @@ class Pieces:
         blocks = self._block_part("block", self.whole, 1)
         return Layout(parts=(blocks,), about=self._about(name))
 
-    def _rest_layout(self, name: str, count: int, ledgers: Sequence[Ledger], needs: str) -> Layout:
-        parts = [Part(name="ids", shape=(count,), dtype=mx.int32)]
+    def _rest_layout(
+        self, name: str, count: int, said: int, ledgers: Sequence[Ledger], needs: str
+    ) -> Layout:
+        """count: ids. said: bytes of the text."""
+        parts = [
+            Part(name="ids", shape=(count,), dtype=mx.int32),
+            Part(name="said", shape=(said,), dtype=mx.uint8),
+        ]
         for at, (kind, ledger) in enumerate(zip(self.kinds, ledgers, strict=True)):
             if ledger.hot:
                 parts.append(self._token_part(f"hot.{at}", kind, ledger.hot))
             if ledger.cold and kind.sizes.window is not None:
                 parts.append(self._block_part(f"cold.{at}", kind, ledger.end - ledger.first))
         numbers = [(each.total, each.first, each.end, each.origin) for each in ledgers]
-        more = {"tokens": str(count), "ledgers": json.dumps(numbers), _NEEDS: needs}
+        more = {
+            "tokens": str(count),
+            "said": str(said),
+            "ledgers": json.dumps(numbers),
+            _NEEDS: needs,
+        }
         return Layout(parts=tuple(parts), about=self._about(name, **more))
 
     def _token_part(self, name: str, kind: Kind, count: int) -> Part:

@@ -7,7 +7,7 @@ thread that owns the engine, a small step at a time; the disk is written to by a
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -18,11 +18,14 @@ from app.engine import Engine
 from app.wake.folder import Found, PieceFolder
 from app.wake.piece import DamagedPieceError
 from app.wake.pieces import Ids, Pieces, Rest, needs_of
+from app.wake.said import dump, load, shared
 from app.wake.writer import PieceWriter
 from kvcache import CachePlan
 from kvcache.errors import EmberError
 from kvcache.prompt_cache import reach
 from kvcache.tiers.ledger import Ledger
+from models.text.tokenized_text import TokenizedText
+from models.text.tokenizer import Tokenizer
 
 # Fewer tokens are computed as soon as they are read.
 LEAST_TOKENS = 64
@@ -66,7 +69,7 @@ class Waking:
         ids = np.array(prompt, np.int32)
         least = engine.reusable(prompt) + LEAST_TOKENS
         for _ in range(_TRIES):
-            way = self._best(pieces, engine.plan, ids, least)
+            way = self._best(pieces, engine, ids, least)
             if way is None:
                 return 0
             try:
@@ -77,10 +80,32 @@ class Waking:
             return way.reached
         return 0
 
-    def rest(self, engine: Engine) -> Generator[None, None, None]:
+    def recall(self, engine: Engine, text: str) -> TokenizedText | None:
+        """Of the conversations that were kept, the one whose text begins most as this one does.
+
+        With the ids that the engine held of it, by which it is found.
+        """
+        pieces = self._pieces(engine)
+        if pieces is None:
+            return None
+        known = self._known(pieces, self._folder.pieces(), engine.loaded.tokenizer)
+        said = [(shared(rest.said, text), rest) for rest in known if rest.said is not None]
+        for length, rest in sorted(said, key=lambda each: -each[0]):
+            if length < LEAST_TOKENS:
+                return None
+            with suppress(DamagedPieceError), self._removing([rest.name]):
+                file = self._whole(rest.name)
+                pieces.rest_in(rest.name, file)[0].read(file)
+                return rest.said
+        return None
+
+    def rest(
+        self, engine: Engine, said: TokenizedText | None = None
+    ) -> Generator[None, None, None]:
         """Keep what an engine holds, a step at a time; what is kept already is not written again.
 
         The engine must stay as it is between steps. Ended early, what is kept is whole.
+        said: the text of it, by which `recall` will know it.
         """
         pieces, ids = self._pieces(engine), np.array(engine.held(), np.int32)
         if pieces is None or len(ids) < LEAST_TOKENS:
@@ -92,9 +117,11 @@ class Waking:
         needed = pieces.needed(ids, ledgers[0])
         if name not in present:
             yield from self._write(pieces, engine, needed, present)
-            layout, contents = pieces.rest(engine.caches, ids, name)
+            text = dump(said, engine.held())
+            layout, contents = pieces.rest(engine.caches, ids, name, text)
             yield from self._writer.write(name, layout, contents)
-        gone = [each.name for each in self._known(pieces, present) if _goes_on(each, ids)]
+        known = self._known(pieces, present, engine.loaded.tokenizer)
+        gone = [each.name for each in known if _goes_on(each, ids)]
         self._writer.call(lambda: self._settle([*needed, name], gone))
 
     def notes(self) -> Iterator[str]:
@@ -137,11 +164,11 @@ class Waking:
 
     # -- waking --
 
-    def _best(self, pieces: Pieces, plan: CachePlan, ids: Ids, least: int) -> _Way | None:
+    def _best(self, pieces: Pieces, engine: Engine, ids: Ids, least: int) -> _Way | None:
         """The way to the most tokens, of at least so many; of two, the one of blocks alone."""
-        present = self._folder.pieces()
+        present, plan = self._folder.pieces(), engine.plan
         ways = [*self._by_blocks(pieces, plan, ids, present)]
-        for rest in self._known(pieces, present):
+        for rest in self._known(pieces, present, engine.loaded.tokenizer):
             if (shared := _shared(rest.ids, ids)) >= least:
                 reached = reach(rest.ledgers, plan, tokens=shared, total=len(ids))
                 ways.append(_Way(reached=reached, ids=rest.ids, ledgers=rest.ledgers, rest=rest))
@@ -226,25 +253,31 @@ class Waking:
             self._rests.clear()
         return self._made[1]
 
-    def _known(self, pieces: Pieces, present: Mapping[str, Found]) -> list[Rest]:
+    def _known(
+        self, pieces: Pieces, present: Mapping[str, Found], tokenizer: Tokenizer
+    ) -> list[Rest]:
         """The rests under a plan; what is none is removed."""
         for name in self._rests.keys() - present.keys():
             del self._rests[name]
         for name, found in present.items():
             if name not in self._rests and pieces.is_rest(name):
                 try:
-                    self._rests[name] = self._rest(pieces, name, found)
+                    self._rests[name] = self._rest(pieces, found, tokenizer)
                 except DamagedPieceError:
                     self._folder.remove(name)
         return list(self._rests.values())
 
-    def _rest(self, pieces: Pieces, name: str, found: Found) -> Rest:
+    def _rest(self, pieces: Pieces, found: Found, tokenizer: Tokenizer) -> Rest:
         """Raises DamagedPieceError."""
+        name = found.name
         layout, ledgers = pieces.rest_in(name, self._folder.head(name))
         if found.nbytes != layout.nbytes:
             raise DamagedPieceError("is not what its name says")
-        ids = self._folder.read(name, layout.parts[0].nbytes, at=len(layout.header))
-        return Rest(name=name, ids=pieces.ids_in(name, ids or b""), ledgers=ledgers)
+        count, said = (part.nbytes for part in layout.parts[:2])
+        data = self._folder.read(name, count + said, at=len(layout.header)) or b""
+        ids = pieces.ids_in(name, data[:count])
+        text = load(data[count:], ids.tolist(), tokenizer) if said else None
+        return Rest(name=name, ids=ids, ledgers=ledgers, said=text)
 
 
 def _shared(ids: Ids, prompt: Ids) -> int:

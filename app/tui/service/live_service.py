@@ -25,6 +25,7 @@ from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.finding.source import can_be_fetched, locate
 from models.loader import OnProgress
+from models.text.tokenized_text import TokenizedText
 
 _STATS_SECONDS = 0.1
 _COMPILING = "compiling the kernels (once)"
@@ -156,7 +157,7 @@ class LiveService:
         self._let_go()
         loaded, admitted = load_admitted(path, self._config, self._load_options, report)
         loaded.template.start()
-        config, chat = admitted.config, ChatTokens(loaded)
+        config, chat = admitted.config, ChatTokens(loaded, self._recall)
         if self._keep_system is not None:
             config = replace(config, keep=chat.system_tokens(self._keep_system or None, cancel))
         engine = Engine(loaded, config, warming=warming)
@@ -232,20 +233,26 @@ class LiveService:
                 chat.answered(event.completion)
             yield event
 
+    def _recall(self, text: str) -> TokenizedText | None:
+        """What was kept of a conversation of this text."""
+        if self._waking is None or self._engine is None:
+            return None
+        return self._waking.recall(self._engine, text)
+
     def _rest(self) -> Iterator[None]:
         """Keep what the cache holds while nothing else is to be done; the next rest goes on."""
-        if self._waking is None or self._engine is None:
+        if self._waking is None or self._engine is None or self._chat is None:
             return
-        for _ in self._waking.rest(self._engine):
+        for _ in self._waking.rest(self._engine, self._chat.said):
             if self._thread.is_wanted:
                 return
         yield None
 
     def _leave(self) -> Iterator[None]:
         """Keep what the cache holds, if that is soon done, and let all go."""
-        if self._waking is not None and self._engine is not None:
+        if self._waking is not None and self._engine is not None and self._chat is not None:
             until = time.monotonic() + LEAVE_SECONDS / 2
-            for _ in self._waking.rest(self._engine):
+            for _ in self._waking.rest(self._engine, self._chat.said):
                 if time.monotonic() > until:
                     break
         self._let_go()

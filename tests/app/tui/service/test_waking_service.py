@@ -64,7 +64,8 @@ def test_a_chat_that_is_reopened_goes_on_where_it_was(opened: Open, kept: Path) 
     other, expected = ask(live, *again)
     assert (prepared.woken > 64, other.woken) == (True, 0)
     assert woken.reused_tokens == prepared.woken
-    assert prepared.prompt_tokens - prepared.woken < 30
+    # All but the answer's last token, which no model has read.
+    assert prepared.ends[1] - prepared.woken <= 2
     assert woken.prompt_tokens == expected.prompt_tokens
 
 
@@ -83,7 +84,7 @@ def test_a_question_does_not_wait_for_a_rest(opened: Open, monkeypatch: pytest.M
     """A rest that would take for ever ends with its step when something is asked."""
     service, endless = opened(), threading.Event()
 
-    def resting(_waking: Waking, _engine: object) -> Iterator[None]:
+    def resting(_waking: Waking, _engine: object, _said: object) -> Iterator[None]:
         while True:
             endless.set()
             yield
@@ -106,7 +107,7 @@ def test_a_disk_that_refuses_is_said_once_with_an_answer(opened: Open, kept: Pat
 
 
 def test_a_system_prompt_is_found_in_another_chat(opened: Open, kept: Path) -> None:
-    system = Message(role=Role.SYSTEM, content=QUESTION)
+    system = Message(role=Role.SYSTEM, content="ba ce di fo gu " * 7)
     ask(opened(), system, *turns("ba"))
     _rested(kept, 1)
     prepared, answer = ask(opened(), system, *turns("gu"))
