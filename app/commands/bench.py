@@ -20,14 +20,13 @@ _SUMMARIES = {
     "quality": "what each codec changes in the model's answers",
     "endless": "a text and a story far beyond the window",
     "needle": "is a fact still there once it is in the cold tier?",
+    "wake": "how soon a chat goes on that was kept on disk",
     "memory": "bytes of caches by formula and filled, and what fits",
     "roofline": "the most that memory bandwidth allows, chip by chip: computed, nothing measured",
     "claim": "is a KV cache 10 to 100 times faster?",
 }
 
-_WITHOUT = (
-    "without one, all are run; endless and needle, which take long, only with --quick or by name"
-)
+_WITHOUT = "without one, all are run; endless, needle and wake only with --quick or by name"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +175,11 @@ def _add_needle(add: _Add) -> None:
     add("--hot", type=options.tokens(0), metavar="N", help="hot tokens (default: 256)")
 
 
+def _add_wake(add: _Add) -> None:
+    add("--tokens", type=options.tokens(1), metavar="N", help="of the chat (default: 3000)")
+    add("--reps", type=options.tokens(1), metavar="N", help="questions to it (default: 7)")
+
+
 def _add_memory(add: _Add) -> None:
     _add_kv(add, "codecs of the cold tier")
     add("--contexts", type=_list(1), metavar="N,N", help="windows (default: 100 to 131072)")
@@ -225,6 +229,7 @@ _FLAGS = {
     "quality": _add_quality,
     "endless": _add_endless,
     "needle": _add_needle,
+    "wake": _add_wake,
     "memory": _add_memory,
     "roofline": _add_roofline,
     "claim": _add_claim,

@@ -25,6 +25,8 @@ from app.bench.sections import (
     roofline_view,
     speed,
     speed_view,
+    wake,
+    wake_view,
 )
 from app.bench.settings import (
     AttentionSettings,
@@ -37,6 +39,7 @@ from app.bench.settings import (
     RooflineSettings,
     Settings,
     SpeedSettings,
+    WakeSettings,
 )
 from app.bench.showing.view import View
 
@@ -107,6 +110,13 @@ SECTIONS = {
             settings=NeedleSettings,
             seconds=needle.expected_seconds,
             run=needle.run,
+            by_name=True,
+        ),
+        Section(
+            view=wake_view.VIEW,
+            settings=WakeSettings,
+            seconds=wake.expected_seconds,
+            run=wake.run,
             by_name=True,
         ),
         Section(
