@@ -3,7 +3,7 @@
 Knows no cache and no thread; who generates says what was answered.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from threading import Event as Flag
@@ -56,7 +56,11 @@ class ChatTokens:
     template leaves out.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(
+        self, loaded: LoadedModel, recall: Callable[[str], TokenizedText | None] | None = None
+    ) -> None:
+        """recall: gives a text that begins as another does, with ids that a model gave for it."""
+        self._recall = recall
         self._template, self._tokenizer = loaded.template, loaded.tokenizer
         # The last prompt; the last one whose ids are those of its text; the former answered.
         self._asked = self._text = TokenizedText.of(self._tokenizer, "")
@@ -152,6 +156,11 @@ class ChatTokens:
         if completion.prompt_tokens == len(self._asked.ids):
             self._answered = self._asked.spoken(completion.said, tokens)
 
+    @property
+    def said(self) -> TokenizedText | None:
+        """The last prompt with its answer, where what was answered is known."""
+        return self._answered
+
     def _begun(self, head: str, opened: str, message: Message) -> str:
         """What an answer that goes on has begun with: as the model wrote it, where that is known.
 
@@ -182,6 +191,9 @@ class ChatTokens:
         text = head + begun
         if answered is not None and text.startswith(answered.text):
             self._asked = answered.then(text[len(answered.text) :])
+            return self._asked
+        if self._recall is not None and (known := self._recall(text)) is not None:
+            self._asked, self._marks = known.changed_to(text), []
             return self._asked
         self._text = self._text.changed_to(head)
         self._marks = [mark for mark in self._marks if mark.at <= self._text.kept]

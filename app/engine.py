@@ -29,7 +29,7 @@ from kvcache import (
     warm_up,
 )
 from kvcache.config import on_gpu
-from kvcache.prompt_cache import few_are_alike, from_plan, rewind, rows_from_plan
+from kvcache.prompt_cache import few_are_alike, from_plan, reach, rewind, rows_from_plan
 from kvcache.stats import sum_layers
 from models.loader import Accept, LoadedModel, OnProgress, activation_dtype, load
 from models.text.thinking import DEFAULT_BUDGET, Thinking
@@ -117,8 +117,8 @@ class Engine:
         self.warm_up_seconds = time.perf_counter() - began
         self._hold(plan)
         self._costs = PassCosts(measures=True)
-        # The cache holds the first `offset` tokens of the last prompt and its answer.
-        self._last: tuple[Sequence[int], Transcript] | None = None
+        # The cache holds the first `offset` tokens of the last prompt and its growing answer.
+        self._seen: tuple[Sequence[int], Sequence[int]] = [], []
 
     @classmethod
     def load(
@@ -159,13 +159,13 @@ class Engine:
         # The kernels are those that the load has tried.
         because = self.plan.reference_because
         self._hold(plan.on_reference(because) if because else plan)
-        self._last = None
+        self._seen = [], []
 
     def forget(self) -> None:
         """Let go of all that the cache holds, and keep its memory."""
         for cache in self._caches:
             cache.clear()
-        self._last = None
+        self._seen = [], []
 
     def stats(self) -> CacheStats:
         """Tokens and bytes of the cache, over all layers."""
@@ -174,6 +174,33 @@ class Engine:
     def layer_stats(self) -> list[CacheStats]:
         """Tokens and bytes of each layer's cache."""
         return [cache.stats() for cache in self._caches]
+
+    # -- what was held before, from elsewhere --
+
+    @property
+    def caches(self) -> Sequence[TwoTierKVCache]:
+        """One per layer. Who fills them says with what (`holds`)."""
+        return self._caches
+
+    def held(self) -> list[int]:
+        """The ids that the caches have seen, those of tokens that were let go included."""
+        # A step that a layer refused leaves the layers before it ahead of the rest.
+        offset = min(cache.offset for cache in self._caches)
+        return [*self._seen[0], *self._seen[1]][:offset]
+
+    def holds(self, ids: Sequence[int]) -> None:
+        """The caches were filled with these tokens, or, for none, are to forget all."""
+        if not ids:
+            for cache in self._caches:
+                cache.clear()
+        self._seen = ids, []
+
+    def reusable(self, prompt: Sequence[int]) -> int:
+        """Tokens at the beginning of `prompt` that would not be computed, as things are."""
+        ledgers = [cache.ledger for cache in self._caches]
+        return reach(ledgers, self.plan, tokens=self._shared(prompt), total=len(prompt))
+
+    # -- answers --
 
     def room(self, max_tokens: int) -> int:
         """Tokens of a prompt that leave an answer its room, at most half of the window."""
@@ -197,7 +224,7 @@ class Engine:
             shared = self._shared(prompt)
         reused = rewind(self._caches, self.plan, tokens=shared, total=len(prompt))
         row = self._row(0, prompt, request, reused)
-        self._last = prompt, row.transcript
+        self._seen = prompt, row.transcript.tokens
         sampler = Sampler(request.sampling, [prompt])
         lookup = self._lookup(prompt) if request.lookup else None
         yield from self._generation(self._caches, [row], sampler, cancel, lookup).events()
@@ -280,9 +307,7 @@ class Engine:
 
     def _shared(self, prompt: Sequence[int]) -> int:
         """Tokens at the beginning of `prompt` that the cache has seen."""
-        # A step that a layer refused leaves the layers before it ahead of the rest.
-        offset = min(cache.offset for cache in self._caches)
-        seen = [] if self._last is None else [*self._last[0], *self._last[1].tokens][:offset]
+        seen = self.held()
         # The last token is always computed: its logits are needed.
         new = list(prompt[:-1])
         length = min(len(seen), len(new))

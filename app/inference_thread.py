@@ -69,6 +69,11 @@ class InferenceThread:
         self._jobs.put((items, job))
         return job
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a job waits for the one that runs."""
+        return not self._jobs.empty()
+
     def _run(self) -> None:
         while task := self._jobs.get():
             items, self._running = task

@@ -25,6 +25,7 @@ DEFAULT_MODEL = "smollm2"
 # Known before the cache library is imported; tests hold them to its own.
 DEFAULT_KV = "hkivi5/turbo3u"
 DEFAULT_THINK_BUDGET = 8192
+DEFAULT_CACHE_STORE = "2GiB"
 MOST_TOKENS = 2**31 - 1
 
 
@@ -260,6 +261,24 @@ def _add_window(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="allow a window longer than the model was trained for",
     )
+
+
+def add_cache_store(parser: argparse.ArgumentParser) -> None:
+    """How much is kept on disk."""
+    parser.add_argument(
+        "--cache-store",
+        type=cache_store,
+        metavar="SIZE",
+        help="bytes of encoded chats kept on disk, so that they go on at once; 0: none "
+        f"(default: {DEFAULT_CACHE_STORE})",
+    )
+
+
+def cache_store(text: str) -> str:
+    """An argparse type: a number of bytes that may be 0."""
+    if text.strip() != "0":
+        budget(text)
+    return text
 
 
 def cache_config(args: argparse.Namespace) -> "CacheConfig":

@@ -1,6 +1,7 @@
 """One cache per layer of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import mlx.nn as nn
@@ -104,19 +105,50 @@ def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:
         cache.set_policy(plan.layer(index))
 
 
-def rewind(caches: Sequence[TwoTierKVCache], plan: CachePlan, *, tokens: int, total: int) -> int:
+class _Rewindable(Protocol):
+    """A layer's cache, or its ledger alone."""
+
+    ledger: Ledger
+
+    @property
+    def offset(self) -> int: ...
+
+    def rewind(self, tokens: int, /) -> int: ...
+
+
+@dataclass
+class _Trial:
+    """What becomes of a cache, without one."""
+
+    ledger: Ledger
+
+    @property
+    def offset(self) -> int:
+        return self.ledger.total
+
+    def rewind(self, tokens: int) -> int:
+        before, self.ledger = self.ledger, self.ledger.rewound(tokens)
+        return before.total - self.ledger.total
+
+
+def reach(ledgers: Iterable[Ledger], plan: CachePlan, *, tokens: int, total: int) -> int:
+    """What `rewind` would return of caches with these ledgers; touches none."""
+    return rewind([_Trial(each) for each in ledgers], plan, tokens=tokens, total=total)
+
+
+def rewind(caches: Sequence[_Rewindable], plan: CachePlan, *, tokens: int, total: int) -> int:
     """Go back to the first `tokens` of the `total` that will be held, or before, in all layers.
 
     Returns how many are there, from which on all others are to be appended. What was let
     go does not come back: where a layer would miss what it would hold of `total` tokens fed
     anew, or of its window, they are to be computed again, but never more than `plan` holds.
     """
-    whole = [cache for cache in caches if cache.plan.sizes.window is None]
+    whole = [cache for cache in caches if cache.ledger.sizes.window is None]
     while any(cache.offset != tokens for cache in whole):
         for cache in whole:
             cache.rewind(cache.offset - tokens)
         tokens = min(cache.offset for cache in whole)
-    windows = [cache for cache in caches if cache.plan.sizes.window is not None]
+    windows = [cache for cache in caches if cache.ledger.sizes.window is not None]
     for cache in windows:
         cache.rewind(cache.offset - tokens)
     lost = any(cache.offset != tokens for cache in windows)
@@ -128,5 +160,5 @@ def rewind(caches: Sequence[TwoTierKVCache], plan: CachePlan, *, tokens: int, to
     if windows and not start.evicted:
         start = Ledger(sizes=plan.sizes)
     for cache in caches:
-        cache.ledger = Ledger(sizes=cache.plan.sizes).emptied(start.total)
+        cache.ledger = Ledger(sizes=cache.ledger.sizes).emptied(start.total)
     return start.total

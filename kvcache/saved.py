@@ -11,13 +11,13 @@ is read too, has no sum, and its blocks begin at the first token that is not pin
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from kvcache.codecs.base import Encoded
+from kvcache.codecs.base import ArraySpec, Encoded
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError, quoted
 from kvcache.integrity import (
@@ -57,26 +57,58 @@ class Saved:
 
 def dump(saved: Saved) -> State:
     """The state of a cache."""
-    plan, ledger, rotation = saved.plan, saved.ledger, saved.rotation
-    sizes = asdict(plan.sizes)
-    if plan.sizes.window is None:
-        del sizes["window"]  # as the layout was before there were any
+    ledger = saved.ledger
     described = {
         "layout": LAYOUT,
-        "plan": asdict(plan) | {"sizes": sizes, "hot_dtype": plan.hot_dtype.value, "backend": None},
+        "plan": _plan_fields(saved.plan),
         "ledger": {name: getattr(ledger, name) for name in _LEDGER},
-        "rotation": rotation
-        and {"periods": rotation.periods.tolist(), "traditional": rotation.traditional},
+        "rotation": _rotation_fields(saved.rotation),
         "shape": saved.shape,
     }
-    unencoded: list[mx.array | None] = [None] * 4
     held = saved.tiers.snapshot(ledger)
-    pieces = held.unencoded()
-    for at, pinned in ((0, True), (2, False)):
-        if tier := [tokens for p, tokens in pieces if (p < held.bounds.cold_position) == pinned]:
-            unencoded[at : at + 2] = joined(tier)
-    text, arrays = json.dumps(described), [*unencoded, *_cold_parts(held)]
+    text, arrays = json.dumps(described), [*_unencoded(held), *_cold_parts(held)]
     return text, checksum(text, arrays), *arrays
+
+
+def policy(plan: LayerPlan, rotation: Rotation | None) -> str:
+    """All that two caches must share for one to hold what the other held, as JSON."""
+    fields = _plan_fields(plan)
+    del fields["check_finite"]  # which no token depends on
+    return json.dumps([fields, _rotation_fields(rotation)])
+
+
+def unencoded_tokens(tiers: Tiers[Any], ledger: Ledger) -> list[mx.array | None]:
+    """Of a state: pinned keys and values, then hot ones."""
+    # Without cold blocks, which a snapshot may copy.
+    return _unencoded(tiers.snapshot(replace(ledger, first=ledger.end)))
+
+
+def cold_parts(tiers: Tiers[Any], ledger: Ledger, first: int, end: int) -> list[mx.array]:
+    """Of a state: the parts of keys, then of values, of the cold blocks [first, end)."""
+    total = ledger.start + end * ledger.sizes.block
+    held = tiers.snapshot(replace(ledger, total=total, first=first, end=end))
+    return [part for part in _cold_parts(held) if part is not None]
+
+
+def fill(tiers: Tiers[Any], ledger: Ledger, unencoded: Sequence[mx.array | None]) -> None:
+    """Write the unencoded tokens of a state. Raises CacheError for what is not finite."""
+    pinned_keys, pinned_values, hot_keys, hot_values = unencoded
+    if pinned_keys is not None and pinned_values is not None:
+        tiers.write_pinned(0, tiers.prepare(pinned_keys, pinned_values))
+    if hot_keys is not None and hot_values is not None:
+        tiers.write_hot(ledger.hot_number, tiers.prepare(hot_keys, hot_values))
+
+
+def put_parts(
+    tiers: Tiers[Any], plan: LayerPlan, number: int, parts: Sequence[mx.array], dim: int
+) -> None:
+    """Put cold blocks of head dimension D = `dim` from a block number; parts as of a state."""
+    names, split = _names(plan), len(_names(plan)[0])
+    keys, values = (
+        Encoded(parts=dict(zip(each, some, strict=True)), dim=dim)
+        for each, some in zip(names, (parts[:split], parts[split:]), strict=True)
+    )
+    tiers.put_cold(number, keys, values)
 
 
 def restore(state: State, make: Callable[[LayerPlan], Tiers[Any]], backend: Backend) -> Saved:
@@ -150,22 +182,24 @@ def _check_arrays(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
 
 
 def _fill(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
-    ledger, tiers = saved.ledger, saved.tiers
-    pinned_keys, pinned_values, hot_keys, hot_values, *parts = arrays
-    if pinned_keys is not None and pinned_values is not None:
-        tiers.write_pinned(0, tiers.prepare(pinned_keys, pinned_values))
-    if hot_keys is not None and hot_values is not None:
-        tiers.write_hot(ledger.hot_number, tiers.prepare(hot_keys, hot_values))
-    present = [part for part in parts if part is not None]
+    fill(saved.tiers, saved.ledger, arrays[:4])
+    present = [part for part in arrays[4:] if part is not None]
     if present and saved.shape is not None:
-        split = len(_names(saved.plan)[0])
-        keys, values = (
-            Encoded(parts=dict(zip(names, part, strict=True)), dim=saved.shape[2])
-            for names, part in zip(
-                _names(saved.plan), (present[:split], present[split:]), strict=True
-            )
-        )
-        tiers.put_cold(ledger.first, keys, values)
+        put_parts(saved.tiers, saved.plan, saved.ledger.first, present, saved.shape[2])
+
+
+def _plan_fields(plan: LayerPlan) -> dict[str, Any]:
+    sizes = asdict(plan.sizes)
+    if plan.sizes.window is None:
+        del sizes["window"]  # as the layout was before there were any
+    other = {"sizes": sizes, "hot_dtype": plan.hot_dtype.value, "backend": None}
+    return asdict(plan) | other
+
+
+def _rotation_fields(rotation: Rotation | None) -> dict[str, Any] | None:
+    if rotation is None:
+        return None
+    return {"periods": rotation.periods.tolist(), "traditional": rotation.traditional}
 
 
 def _plan(fields: Mapping[str, Any], backend: Backend) -> LayerPlan:
@@ -226,10 +260,30 @@ def _rotation(fields: object) -> Rotation | None:
     return Rotation(periods=np.array(periods, np.float64), traditional=traditional)
 
 
+def part_specs(plan: LayerPlan, dim: int) -> list[tuple[str, ArraySpec]]:
+    """A name for each part of blocks of head dimension D = `dim`, and what follows Hkv in it."""
+    return [
+        (f"{role}.{name}", specs[name])
+        for role, codec in zip(("keys", "values"), plan.codecs, strict=True)
+        for specs in [codec.shapes(plan.sizes.block, dim)]
+        for name in sorted(specs)
+    ]
+
+
 def _names(plan: LayerPlan) -> tuple[list[str], list[str]]:
     """Names of the parts of keys and of values, in the order they are saved in."""
     keys, values = (sorted(codec.shapes(1, 1)) for codec in plan.codecs)
     return keys, values
+
+
+def _unencoded(held: Snapshot) -> list[mx.array | None]:
+    """Pinned keys and values, then hot ones, [B, Hkv, S, D]; None where there are none."""
+    found: list[mx.array | None] = [None] * 4
+    pieces = held.unencoded()
+    for at, pinned in ((0, True), (2, False)):
+        if tier := [tokens for p, tokens in pieces if (p < held.bounds.cold_position) == pinned]:
+            found[at : at + 2] = joined(tier)
+    return found
 
 
 def _cold_parts(held: Snapshot) -> Sequence[mx.array | None]:

@@ -15,11 +15,23 @@ from typing import Any
 import mlx.core as mx
 
 from kvcache.checks import check_queries, check_tokens
+from kvcache.codecs.base import ArraySpec
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
 from kvcache.native.structs import TierMemory
 from kvcache.reference import Mask, grouped_scores
-from kvcache.saved import Saved, State, dump, restore
+from kvcache.saved import (
+    Saved,
+    State,
+    cold_parts,
+    dump,
+    fill,
+    part_specs,
+    policy,
+    put_parts,
+    restore,
+    unencoded_tokens,
+)
 from kvcache.sight import Sight
 from kvcache.snapshot import Snapshot, Tokens
 from kvcache.stats import CacheStats
@@ -316,6 +328,45 @@ class TwoTierKVCache:
         self._rope, self._shape = saved.rotation, saved.shape
         self.rotation = _turning(self.plan, self._rope)
         self._fetched = None
+
+    # -- a state piece by piece, for who keeps blocks apart --
+
+    def unencoded(self) -> list[mx.array | None]:
+        """Pinned keys and values, then hot ones, [B, Hkv, S, D]; None where there are none."""
+        return unencoded_tokens(self._tiers, self.ledger)
+
+    def parts(self, first: int, end: int) -> list[mx.array]:
+        """Of the cold blocks [first, end): parts [blocks, B, Hkv, ...] of keys, then of values."""
+        return cold_parts(self._tiers, self.ledger, first, end)
+
+    @property
+    def policy(self) -> str:
+        """All that another cache must share to hold what this one held, as text."""
+        return policy(self.plan, self._rope)
+
+    def part_specs(self, dim: int) -> list[tuple[str, ArraySpec]]:
+        """What `parts` gives where D is `dim`: a name for each, and what follows Hkv."""
+        return part_specs(self.plan, dim)
+
+    def hold(
+        self, ledger: Ledger, shape: tuple[int, int, int], unencoded: Sequence[mx.array | None]
+    ) -> None:
+        """Forget all, and hold what a ledger says of tokens of shape [B, Hkv, D].
+
+        unencoded: as above; cold blocks come by `put_parts`. Raises CacheError for a ledger of
+        other sizes, and, holding nothing then, for numbers that are not finite.
+        """
+        if ledger.sizes != self.plan.sizes or (self._shape or shape) != shape:
+            raise CacheError(f"got tokens {shape} in {ledger.sizes}, expected {self.plan.sizes}")
+        ledger.check()
+        self.clear()
+        fill(self._tiers, ledger, unencoded)
+        self.ledger, self._shape, self._fetched = ledger, shape, None
+
+    def put_parts(self, number: int, parts: Sequence[mx.array]) -> None:
+        """Put cold blocks from a block number, all of which `hold` has told of."""
+        assert self._shape is not None, "blocks before `hold`"
+        put_parts(self._tiers, self.plan, number, parts, self._shape[2])
 
     def pending(self) -> list[mx.array]:
         """Arrays to evaluate before the next step; cheaper than `state`, which copies."""

@@ -136,6 +136,19 @@ class EndlessSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WakeSettings(Settings):
+    """tokens: of the chat. reps: questions to it."""
+
+    tokens: int = 3000
+    reps: int = 7
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """A short chat."""
+        return cls(**vars(common), tokens=600, reps=2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NeedleSettings(Settings):
     """lengths: of the text before a question. needles: facts, one a text. hot: tokens."""
 

@@ -21,14 +21,15 @@ _SUMMARIES = {
     "endless": "a text and a story far beyond the window",
     "needle": "is a fact still there once it is in the cold tier?",
     "lookup": "what drafts from the context gain, and cost where nothing matches",
+    "wake": "how soon a chat goes on that was kept on disk",
     "memory": "bytes of caches by formula and filled, and what fits",
     "roofline": "the most that memory bandwidth allows, chip by chip: computed, nothing measured",
     "claim": "is a KV cache 10 to 100 times faster?",
 }
 
 _WITHOUT = (
-    "without one, all are run; endless, needle and lookup, which take long, only with --quick or "
-    "by name"
+    "without one, all are run; endless, needle, lookup and wake, which take long, "
+    "only with --quick or by name"
 )
 
 
@@ -182,6 +183,11 @@ def _add_lookup(add: _Add) -> None:
     add("--reps", type=options.tokens(1), metavar="N", help="runs of each task (default: 3)")
 
 
+def _add_wake(add: _Add) -> None:
+    add("--tokens", type=options.tokens(1), metavar="N", help="of the chat (default: 3000)")
+    add("--reps", type=options.tokens(1), metavar="N", help="questions to it (default: 7)")
+
+
 def _add_memory(add: _Add) -> None:
     _add_kv(add, "codecs of the cold tier")
     add("--contexts", type=_list(1), metavar="N,N", help="windows (default: 100 to 131072)")
@@ -232,6 +238,7 @@ _FLAGS = {
     "endless": _add_endless,
     "needle": _add_needle,
     "lookup": _add_lookup,
+    "wake": _add_wake,
     "memory": _add_memory,
     "roofline": _add_roofline,
     "claim": _add_claim,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from app.sessions.store import SessionStore
     from app.tui.app import ChatApp
     from app.tui.settings import Settings
+    from app.wake.waking import Waking
     from models.text.messages import Message
 
 _SETTABLE = (
@@ -28,6 +29,7 @@ _SETTABLE = (
     "max_tokens",
     "think_budget",
     "lookup",
+    "cache_store",
 )
 _END_SECONDS = 8.0
 _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
@@ -50,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     # What is not given here comes from the settings file.
     parser.set_defaults(**dict.fromkeys(_SETTABLE))
     options.add_cache(parser)
+    options.add_cache_store(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,6 +84,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         keep_system=settings.system if pins_system else None,
         hot=args.hot,
         load=options.load_options(args),
+        waking=_waking(settings),
     )
     chat_app = ChatApp(
         service,
@@ -93,6 +97,15 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         notices=notices,
     )
     return _until_left(chat_app)
+
+
+def _waking(settings: "Settings") -> "Waking | None":
+    """What keeps encoded chats on disk, unless the user wants none."""
+    from app.wake.folder import PieceFolder, default_folder
+    from app.wake.waking import Waking
+
+    most = settings.cache_store_bytes()
+    return Waking(PieceFolder(default_folder(), most)) if most else None
 
 
 def _last_chat(store: "SessionStore", notices: list[str]) -> "Chat | None":

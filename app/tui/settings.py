@@ -16,8 +16,9 @@ from typing import Any, Self
 import platformdirs
 
 from app import private
-from app.options import DEFAULT_THINK_BUDGET, MOST_TOKENS
+from app.options import DEFAULT_CACHE_STORE, DEFAULT_THINK_BUDGET, MOST_TOKENS
 from app.sampling import Sampling
+from kvcache.config import parse_bytes
 from kvcache.errors import EmberError, quoted, reason, short
 
 # Whether a model is to think, where it can be told.
@@ -34,6 +35,7 @@ class Settings:
     """All settings of the chat. seed -1 draws afresh each time; think is one of `THINK`.
 
     lookup: draft tokens from the context.
+    cache_store: a size as text, from the next start on.
     """
 
     theme: str = "ember"
@@ -50,6 +52,7 @@ class Settings:
     think_budget: int = DEFAULT_THINK_BUDGET
     show_thinking: bool = False
     lookup: bool = True
+    cache_store: str = DEFAULT_CACHE_STORE
     panes: bool = True
     bell: bool = True
 
@@ -75,7 +78,12 @@ class Settings:
             raise EmberError(
                 f"got think_budget = {short(str(self.think_budget))}, expected 0 to {MOST_TOKENS}"
             )
+        self.cache_store_bytes()
         self.sampling()
+
+    def cache_store_bytes(self) -> int:
+        """Bytes of encoded chats on disk; 0: none are kept. Raises EmberError."""
+        return 0 if self.cache_store.strip() == "0" else parse_bytes(self.cache_store)
 
     def sampling(self) -> Sampling:
         """The sampling settings. Raises EmberError for one out of its bounds."""

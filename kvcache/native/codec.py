@@ -22,7 +22,7 @@ from kvcache.codecs.affine import (
 from kvcache.codecs.base import Parts
 from kvcache.codecs.kvarn import KVarNCodec
 from kvcache.codecs.lloyd_max import levels
-from kvcache.codecs.packing import pack, unpack
+from kvcache.codecs.packing import pack
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
@@ -158,10 +158,10 @@ class CpuCodec:
         if isinstance(self.codec, UnencodedCodec):
             values = np.ascontiguousarray(parts[_UNENCODED])
             return values.reshape(*values.shape[:3], -1).view(np.uint8)
-        codes = unpack(parts[_CODES], self.codec.code_bits, self.dim)
-        packable = np.ascontiguousarray(codes.astype(mx.uint8))
-        records = np.zeros((*packable.shape[:3], self.record_bytes), np.uint8)
-        self.kernels.pack(self.form, packable, records)
+        words = np.ascontiguousarray(parts[_CODES])
+        codes = self.kernels.codes(words, bits=self.codec.code_bits, dim=self.dim)
+        records = np.empty((*codes.shape[:3], self.record_bytes), np.uint8)
+        self.kernels.pack(self.form, codes, records)
         for name, (at, shape) in self._places().items():
             _halves(records, at, shape)[...] = np.asarray(parts[name])
         return records

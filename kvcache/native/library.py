@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kvcache.codecs.packing import words_per_token
 from kvcache.errors import CacheError, EmberError, quoted
 from kvcache.native import build, structs
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, checked, strided
@@ -185,6 +186,17 @@ class Library:
         codes = np.empty((*outer, form.tokens, form.dim), np.uint8)
         count = c_int64(records[..., 0].size)
         self._c.ember_unpack(byref(form), c_void_p(where), count, c_void_p(address(codes)))
+        return codes
+
+    def codes(self, words: npt.NDArray[np.uint32], *, bits: int, dim: int) -> Bytes:
+        """The codes [..., D] of words [..., W] made by `codecs.packing.pack`, D a multiple of 8."""
+        if not 1 <= bits <= 8 or dim % 8 or dim < 1:
+            raise CacheError(f"got {dim} codes of {bits} bits, expected a multiple of 8, 1 to 8")
+        each = words_per_token(bits, dim)
+        where = checked("words", words, np.uint32, (*words.shape[:-1], each))
+        codes = np.empty((*words.shape[:-1], dim), np.uint8)
+        sizes = (c_int64(n) for n in (codes.size // dim, each, bits, dim))
+        self._c.ember_codes(c_void_p(where), *sizes, c_void_p(address(codes)))
         return codes
 
 

@@ -3,6 +3,7 @@
 // One caller at a time; the work is spread over the pool.
 
 #include "tiers.h"
+#include "words.h"
 
 using namespace ember;
 
@@ -82,6 +83,17 @@ void ember_pack(const BlockForm* form, const uint8_t* codes, int64_t count, uint
 void ember_unpack(const BlockForm* form, const uint8_t* records, int64_t count, uint8_t* codes) {
     pool.run(count, [&](int64_t i) {
         unpack_codes(*form, records + i * form->record_bytes, codes + i * form->tokens * form->dim);
+    });
+}
+
+// Words [tokens, words] of a saved cache to its codes [tokens, dim], one byte each
+void ember_codes(const uint32_t* words, int64_t count, int64_t each, int64_t bits, int64_t dim,
+                 uint8_t* codes) {
+    constexpr int64_t kPart = 1024;
+    const auto read = stream_reader(bits);
+    pool.run((count + kPart - 1) / kPart, [&](int64_t part) {
+        for (int64_t i = part * kPart; i < std::min(count, (part + 1) * kPart); ++i)
+            read(reinterpret_cast<const uint8_t*>(words + i * each), dim, codes + i * dim);
     });
 }
 

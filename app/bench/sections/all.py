@@ -27,6 +27,8 @@ from app.bench.sections import (
     roofline_view,
     speed,
     speed_view,
+    wake,
+    wake_view,
 )
 from app.bench.settings import (
     AttentionSettings,
@@ -40,6 +42,7 @@ from app.bench.settings import (
     RooflineSettings,
     Settings,
     SpeedSettings,
+    WakeSettings,
 )
 from app.bench.showing.view import View
 
@@ -117,6 +120,13 @@ SECTIONS = {
             settings=LookupSettings,
             seconds=lookup.expected_seconds,
             run=lookup.run,
+            by_name=True,
+        ),
+        Section(
+            view=wake_view.VIEW,
+            settings=WakeSettings,
+            seconds=wake.expected_seconds,
+            run=wake.run,
             by_name=True,
         ),
         Section(

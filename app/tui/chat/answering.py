@@ -88,6 +88,8 @@ class Answering:
             for message in run:
                 message.end = end
         self.notices.extend(prepared.notes)
+        if prepared.woken:
+            self.notices.append(f"restored {prepared.woken} tokens")
         if prepared.dropped:
             self.notices.append(
                 f"the oldest {prepared.dropped} messages are outside the window: not read"

@@ -74,12 +74,14 @@ class Ask:
 class Prepared:
     """The prompt is made: the first event of an answer.
 
-    ends, dropped, notes: as in `chat_tokens.Prompt`.
+    ends, dropped, notes: as in `chat_tokens.Prompt`. woken: tokens of it that were kept on disk
+    and taken back now.
     """
 
     prompt_tokens: int
     ends: tuple[int, ...]
     dropped: int = 0
+    woken: int = 0
     notes: tuple[str, ...] = ()
 
 

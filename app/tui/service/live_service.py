@@ -16,6 +16,7 @@ from app.options import LoadOptions
 from app.session import load_admitted, load_notes
 from app.transcript import Completion
 from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
+from app.wake.waking import Waking
 from kvcache import CacheConfig
 from kvcache.native.build import BuildStoppedError
 from kvcache.stats import CacheStats
@@ -24,6 +25,7 @@ from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.finding.source import can_be_fetched, locate
 from models.loader import OnProgress
+from models.text.tokenized_text import TokenizedText
 
 _STATS_SECONDS = 0.1
 _COMPILING = "compiling the kernels (once)"
@@ -41,7 +43,8 @@ class LiveService:
 
     keep_system: pin what a conversation under this system prompt begins with;
     None pins no more than the configuration says. hot: the hot tokens that were
-    asked for, None for the default. load: for every model.
+    asked for, None for the default. load: for every model. waking: what keeps caches between
+    answers and takes them back, None for nothing.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class LiveService:
         keep_system: str | None = None,
         hot: int | None = None,
         load: LoadOptions | None = None,
+        waking: Waking | None = None,
     ) -> None:
+        self._waking = waking
         self._config, self._keep_system, self._hot = config, keep_system, hot
         self._load_options = load or LoadOptions()
         self._thread = InferenceThread()
@@ -137,8 +142,10 @@ class LiveService:
     def close(self) -> None:
         self.cancel()
         self.cancel_fetch()
-        self._thread.submit(self._unload)
+        self._thread.submit(self._leave)
         self._thread.close(LEAVE_SECONDS)
+        if self._waking is not None:
+            self._waking.close(LEAVE_SECONDS)
 
     # -- on the inference thread --
 
@@ -150,7 +157,7 @@ class LiveService:
         self._let_go()
         loaded, admitted = load_admitted(path, self._config, self._load_options, report)
         loaded.template.start()
-        config, chat = admitted.config, ChatTokens(loaded)
+        config, chat = admitted.config, ChatTokens(loaded, self._recall)
         if self._keep_system is not None:
             config = replace(config, keep=chat.system_tokens(self._keep_system or None, cancel))
         engine = Engine(loaded, config, warming=warming)
@@ -173,6 +180,9 @@ class LiveService:
                 engine.keep(chat.system_tokens(system, cancel, think=ask.think))
         except RenderStoppedError:
             return
+        woken, notes = 0, prompt.notes
+        if self._waking is not None:
+            woken, notes = self._waking.wake(engine, prompt.ids), (*notes, *self._waking.notes())
         request = Request(
             prompt=prompt.ids,
             max_tokens=ask.max_tokens,
@@ -188,12 +198,15 @@ class LiveService:
             prompt_tokens=len(prompt.ids),
             ends=prompt.ends,
             dropped=prompt.dropped,
-            notes=prompt.notes,
+            woken=woken,
+            notes=notes,
         )
         try:
             yield from self._followed(engine, chat, engine.generate(request, cancel))
         except PromptTooLongError as error:
             yield TooLong(prompt_tokens=error.length, window=error.window)
+        finally:
+            self._thread.submit(self._rest)
 
     def _measure(self, cancel: threading.Event) -> Iterator[Completion]:
         """In a cache of its own, that the one of the conversation is not touched."""
@@ -221,7 +234,28 @@ class LiveService:
                 chat.answered(event.completion)
             yield event
 
-    def _unload(self) -> Iterator[None]:
+    def _recall(self, text: str) -> TokenizedText | None:
+        """What was kept of a conversation of this text."""
+        if self._waking is None or self._engine is None:
+            return None
+        return self._waking.recall(self._engine, text)
+
+    def _rest(self) -> Iterator[None]:
+        """Keep what the cache holds while nothing else is to be done; the next rest goes on."""
+        if self._waking is None or self._engine is None or self._chat is None:
+            return
+        for _ in self._waking.rest(self._engine, self._chat.said):
+            if self._thread.is_wanted:
+                return
+        yield None
+
+    def _leave(self) -> Iterator[None]:
+        """Keep what the cache holds, if that is soon done, and let all go."""
+        if self._waking is not None and self._engine is not None and self._chat is not None:
+            until = time.monotonic() + LEAVE_SECONDS / 2
+            for _ in self._waking.rest(self._engine, self._chat.said):
+                if time.monotonic() > until:
+                    break
         self._let_go()
         yield None
 

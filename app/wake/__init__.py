@@ -1,0 +1,1 @@
+"""Encoded caches of chats on disk, from which a chat wakes where it was."""

@@ -1,0 +1,132 @@
+"""The chat's service keeps what it holds between answers, and takes it back after a start."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.generation import Finished
+from app.transcript import Completion
+from app.tui.service.contract import Ask, Prepared
+from app.tui.service.live_service import LiveService
+from app.wake.folder import PieceFolder
+from app.wake.waking import Waking
+from kvcache import Backend, CacheConfig
+from models.text.messages import Message, Role
+from tests.app.tui.service.test_live_service import turns
+from tests.patience import patience
+
+CONFIG = CacheConfig(backend=Backend.CPU, hot=16, block=8)
+QUESTION = "ba ce di fo gu " * 11
+
+Open = Callable[[], LiveService]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """The folder of what is kept, which is not there yet."""
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def opened(tiny_path: Path, kept: Path) -> Iterator[Open]:
+    """Makes services that share a folder, as starts of the program do."""
+    made = list[LiveService]()
+
+    def make() -> LiveService:
+        service = LiveService(CONFIG, waking=Waking(PieceFolder(kept)))
+        made.append(service)
+        list(service.load(str(tiny_path)))
+        return service
+
+    yield make
+    for service in made:
+        service.close()
+
+
+def ask(service: LiveService, *messages: Message) -> tuple[Prepared, Completion]:
+    """The prompt and the answer."""
+    prepared, *_, last = service.answer(Ask(messages=messages, max_tokens=9))
+    assert isinstance(prepared, Prepared)
+    assert isinstance(last, Finished)
+    return prepared, last.completion
+
+
+def test_a_chat_that_is_reopened_goes_on_where_it_was(opened: Open, kept: Path) -> None:
+    first, live = opened(), opened()
+    _, answer = ask(first, *turns(QUESTION))
+    assert ask(live, *turns(QUESTION))[0].woken == 0
+    _rested(kept, 1)
+    again = turns(QUESTION, answer.text, "fo gu")
+    prepared, woken = ask(opened(), *again)
+    other, expected = ask(live, *again)
+    assert (prepared.woken > 64, other.woken) == (True, 0)
+    assert woken.reused_tokens == prepared.woken
+    # All but the answer's last token, which no model has read.
+    assert prepared.ends[1] - prepared.woken <= 2
+    assert woken.prompt_tokens == expected.prompt_tokens
+
+
+def test_a_chat_between_others_is_woken_again(opened: Open, kept: Path) -> None:
+    service = opened()
+    one, other = turns(QUESTION), turns("gu fo")
+    ask(service, *one)
+    _rested(kept, 1)
+    assert ask(service, *other)[0].woken == 0
+    prepared, answer = ask(service, *one)
+    assert prepared.woken > 64
+    assert answer.reused_tokens == prepared.woken
+
+
+def test_a_question_does_not_wait_for_a_rest(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rest that would take for ever ends with its step when something is asked."""
+    service, endless = opened(), threading.Event()
+
+    def resting(_waking: Waking, _engine: object, _said: object) -> Iterator[None]:
+        while True:
+            endless.set()
+            yield
+
+    monkeypatch.setattr(Waking, "rest", resting)
+    ask(service, *turns(QUESTION))
+    assert endless.wait(60)
+    assert ask(service, *turns("ba"))[1].tokens
+    service.close()
+
+
+def test_a_disk_that_refuses_is_said_once_with_an_answer(opened: Open, kept: Path) -> None:
+    kept.write_text("a file")
+    service = opened()
+    assert ask(service, *turns(QUESTION))[0].notes == ()
+    _refused(service)
+    notes = ask(service, *turns(QUESTION, "ba", "ce"))[0].notes
+    assert [note.split(":")[0] for note in notes] == ["chats are not kept ready on disk"]
+    assert ask(service, *turns(QUESTION, "ba", "di"))[0].notes == ()
+
+
+def test_a_system_prompt_is_found_in_another_chat(opened: Open, kept: Path) -> None:
+    system = Message(role=Role.SYSTEM, content="ba ce di fo gu " * 7)
+    ask(opened(), system, *turns("ba"))
+    _rested(kept, 1)
+    prepared, answer = ask(opened(), system, *turns("gu"))
+    assert prepared.woken > 64
+    assert answer.reused_tokens == prepared.woken
+
+
+def _rested(folder: Path, rests: int) -> None:
+    """Wait until so many chats are kept."""
+    until = time.monotonic() + patience(30)
+    while sum(name.endswith(".rest") for name in PieceFolder(folder).pieces()) < rests:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def _refused(service: LiveService) -> None:
+    """Wait until the disk has refused."""
+    until = time.monotonic() + patience(30)
+    assert service._waking is not None
+    while service._waking._notes.empty():
+        assert time.monotonic() < until
+        time.sleep(0.02)
