@@ -232,13 +232,13 @@ def test_a_folder_of_somebody_else_is_one_line(
 def test_a_damaged_library_that_cannot_be_repaired_is_one_line(
     sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     build.build([sources])
     (path,) = _libraries(sources)
     path.write_bytes(path.read_bytes()[:5000])
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
     with pytest.raises(build.NativeUnavailableError) as caught:
         build.load(sources)
     assert f"{path} is damaged or not ours; cannot write to {path.parent}" in str(caught.value)
