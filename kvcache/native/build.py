@@ -37,6 +37,8 @@ _FLAGS = (
     # GCC 12's own AVX-512 headers trip these two.
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
+# In a folder of its own, while it is compiled.
+_LIBRARY = "library.so"
 _OWNER_ONLY = 0o700
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # A busy machine may take minutes.
@@ -56,11 +58,12 @@ class BuildStoppedError(CacheError):
 class Sources:
     """What a library is compiled from.
 
-    entry: the file that includes the rest. headers: the folders whose headers it
-    includes, beside its own.
+    entry: the file that it is called by. parts: more files, compiled beside it. headers: the
+    folders whose headers they include, beside their own.
     """
 
     entry: Path
+    parts: tuple[Path, ...] = ()
     headers: tuple[Path, ...] = ()
 
     @property
@@ -69,9 +72,18 @@ class Sources:
         return (self.entry.parent, *self.headers)
 
     def command(self, compiler: str, target: Path) -> list[str]:
-        """How `target` is compiled."""
-        includes = (f"-I{folder}" for folder in self.headers)
-        return [compiler, *_FLAGS, *includes, "-o", str(target), str(self.entry)]
+        """How `target` is compiled, a file after the other."""
+        return [*self._compile(compiler, target), str(self.entry), *map(str, self.parts)]
+
+    def objects(self, compiler: str, folder: Path) -> list[list[str]]:
+        """How each file is compiled into an object in `folder`."""
+        return [
+            [*self._compile(compiler, folder / f"{file.stem}.o"), "-c", str(file)]
+            for file in (self.entry, *self.parts)
+        ]
+
+    def _compile(self, compiler: str, target: Path) -> list[str]:
+        return [compiler, *_FLAGS, *(f"-I{each}" for each in self.headers), "-o", str(target)]
 
 
 def load(sources: Sources) -> ctypes.CDLL:
@@ -110,21 +122,34 @@ def build(wanted: Sequence[Sources], stopped: Callable[[], bool] | None = None) 
     compiler = find_compiler()
     stems = [_stem(compiler, sources) for sources in wanted]
     with ExitStack() as stack:
-        staged = [stack.enter_context(_staged(stem)) for stem in stems]
-        commands = [
-            sources.command(compiler, path) for sources, path in zip(wanted, staged, strict=True)
-        ]
-        kept = []
-        for done, path, stem, sources in zip(
-            _run(commands, stopped), staged, stems, wanted, strict=True
-        ):
-            if done.returncode:
-                raise NativeUnavailableError(
-                    f"{compiler} failed on the CPU kernels of {sources.entry.name}: "
-                    f"{_complaint(done.stderr)}"
-                )
-            kept.append(_keep(path, stem))
-        return kept
+        folders = [stack.enter_context(_staged(stem)) for stem in stems]
+        owned = list(zip(wanted, folders, strict=True))
+        _compile(
+            compiler, [(each, each.objects(compiler, folder)) for each, folder in owned], stopped
+        )
+        _compile(compiler, [(each, [_link(compiler, folder)]) for each, folder in owned], stopped)
+        return [_keep(folder / _LIBRARY, stem) for folder, stem in zip(folders, stems, strict=True)]
+
+
+def _link(compiler: str, folder: Path) -> list[str]:
+    objects = sorted(folder.glob("*.o"))
+    return [compiler, *_FLAGS, "-o", str(folder / _LIBRARY), *map(str, objects)]
+
+
+def _compile(
+    compiler: str,
+    work: Sequence[tuple[Sources, list[list[str]]]],
+    stopped: Callable[[], bool] | None,
+) -> None:
+    """Run the commands of all libraries at the same time."""
+    owners = [sources for sources, commands in work for _ in commands]
+    commands = [command for _, own in work for command in own]
+    for done, sources in zip(_run(commands, stopped), owners, strict=True):
+        if done.returncode:
+            raise NativeUnavailableError(
+                f"{compiler} failed on the CPU kernels of {sources.entry.name}: "
+                f"{_complaint(done.stderr)}"
+            )
 
 
 def _complaint(said: str) -> str:
@@ -187,15 +212,12 @@ def _hash(path: Path) -> str:
 
 @contextmanager
 def _staged(stem: Path) -> Iterator[Path]:
-    """A file of our own beside where a library will be, to compile into; gone afterwards."""
-    with _told(stem):
-        _make_ours(stem.parent)
-        handle, name = tempfile.mkstemp(suffix=".so", dir=stem.parent)
-        os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    """A folder of our own beside where a library will be, to compile in; gone afterwards."""
+    with ExitStack() as stack:
+        with _told(stem):
+            _make_ours(stem.parent)
+            made = tempfile.TemporaryDirectory(dir=stem.parent, ignore_cleanup_errors=True)
+        yield Path(stack.enter_context(made))
 
 
 def _keep(staged: Path, stem: Path) -> Path:

@@ -45,35 +45,6 @@ struct Weight {
     const uint8_t* row(int64_t n) const { return data + n * row_bytes; }
 };
 
-// Call body.operator()<type>().
-template <typename Body>
-inline auto with_type(Type type, const Body& body) {
-    switch (type) {
-        case Type::F32: return body.template operator()<Type::F32>();
-        case Type::F16: return body.template operator()<Type::F16>();
-        case Type::Q4_0: return body.template operator()<Type::Q4_0>();
-        case Type::Q4_1: return body.template operator()<Type::Q4_1>();
-        case Type::Q5_0: return body.template operator()<Type::Q5_0>();
-        case Type::Q5_1: return body.template operator()<Type::Q5_1>();
-        case Type::Q8_0: return body.template operator()<Type::Q8_0>();
-        case Type::Q2_K: return body.template operator()<Type::Q2_K>();
-        case Type::Q3_K: return body.template operator()<Type::Q3_K>();
-        case Type::Q4_K: return body.template operator()<Type::Q4_K>();
-        case Type::Q5_K: return body.template operator()<Type::Q5_K>();
-        case Type::Q6_K: return body.template operator()<Type::Q6_K>();
-        case Type::IQ2_XXS: return body.template operator()<Type::IQ2_XXS>();
-        case Type::IQ2_XS: return body.template operator()<Type::IQ2_XS>();
-        case Type::IQ3_XXS: return body.template operator()<Type::IQ3_XXS>();
-        case Type::IQ4_NL: return body.template operator()<Type::IQ4_NL>();
-        case Type::IQ3_S: return body.template operator()<Type::IQ3_S>();
-        case Type::IQ2_S: return body.template operator()<Type::IQ2_S>();
-        case Type::IQ4_XS: return body.template operator()<Type::IQ4_XS>();
-        case Type::BF16: return body.template operator()<Type::BF16>();
-        case Type::MXFP4: return body.template operator()<Type::MXFP4>();
-    }
-    __builtin_unreachable();  // `packed.Weight` takes no other
-}
-
 // Weights of a block (kColumns), and its bytes (kBytes).
 template <Type>
 struct BlockOf;

@@ -6,8 +6,8 @@
 namespace ember {
 
 // Scales and minimums of 8 groups, 6 bits each, in 12 bytes: of groups 0 to 3 the low six bits of
-// bytes 0 to 3 and 4 to 7; of group 4 + i the nibbles of byte 8 + i below the two high bits of bytes
-// i and 4 + i.
+// bytes 0 to 3 and 4 to 7; of group 4 + i the nibbles of byte 8 + i below the two high bits of
+// bytes i and 4 + i.
 inline int wide_scale(const uint8_t* from, int i) {
     return i < 4 ? from[i] & 63 : (from[4 + i] & 15) | (from[i - 4] >> 6) << 4;
 }
@@ -16,8 +16,9 @@ inline int wide_minimum(const uint8_t* from, int i) {
     return i < 4 ? from[4 + i] & 63 : from[4 + i] >> 4 | (from[i] >> 6) << 4;
 }
 
-// 16 scales of 6 bits, less 32, in 12 bytes: low nibbles of scales i and 8 + i in byte i, above them
-// two bits each in bytes 8 to 11, where byte 8 + i holds those of scales i, 4 + i, 8 + i and 12 + i.
+// 16 scales of 6 bits, less 32, in 12 bytes: low nibbles of scales i and 8 + i in byte i, above
+// them two bits each in bytes 8 to 11, where byte 8 + i holds those of scales i, 4 + i, 8 + i and
+// 12 + i.
 inline int narrow_scale(const uint8_t* from, int i) {
     const int low = from[i % 8] >> i / 8 * 4 & 15;
     return (low | (from[8 + i % 4] >> i / 4 * 2 & 3) << 4) - 32;

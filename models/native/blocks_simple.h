@@ -266,7 +266,10 @@ struct LanesOf<Type::IQ4_NL> {
 
     template <typename Span>
     [[gnu::always_inline]] static Lanes lanes(const Span& span, int i) {
-        return BlockLanes(span).scale(18 * i, kIQ4Zero).nibbles(18 * i + 2).values(kIQ4Values, kIQ4Zero);
+        return BlockLanes(span)
+            .scale(18 * i, kIQ4Zero)
+            .nibbles(18 * i + 2)
+            .values(kIQ4Values, kIQ4Zero);
     }
 };
 

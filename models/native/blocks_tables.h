@@ -58,8 +58,8 @@ inline uint64_t sevens_of(uint32_t low, uint32_t high) {
            (bits & 0x001fc000001fc000) << 2 | (bits & 0x0fe000000fe00000) << 3;
 }
 
-// How a block of 256 names its weights: the magnitudes of every 8; the signs of every 64; the scales
-// of every 16.
+// How a block of 256 names its weights: the magnitudes of every 8; the signs of every 64; the
+// scales of every 16.
 template <Type>
 struct Grid;
 

@@ -75,6 +75,19 @@ template <int M, int R, int U, typename Load>
     }
 }
 
+// Call body(count, m) for four, two and one of `rows` activation rows from row m on, as constants:
+// all but the first find the weights in the cache.
+template <typename Body>
+inline void each_few(int rows, const Body& body) {
+    int m = 0;
+    for (; m + 4 <= rows; m += 4) body(std::integral_constant<int, 4>(), m);
+    if (rows - m >= 2) {
+        body(std::integral_constant<int, 2>(), m);
+        m += 2;
+    }
+    if (rows > m) body(std::integral_constant<int, 1>(), m);
+}
+
 // Products of a strip by `Rows`, which has
 //     template <int M, int R> static void dot(const Weight&, int64_t row, const Activation* x,
 //                                             float* out)
@@ -82,16 +95,11 @@ template <int M, int R, int U, typename Load>
 // activation rows meet together.
 template <typename Rows>
 struct RowByRow {
-    // Four, two and one at a time; all but the first find the weights in the cache.
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
                          int64_t count, Strip& out) {
-        int m = 0;
-        for (; m + 4 <= rows; m += 4) multiply_rows<4>(w, x + m, first, count, out.values + m);
-        if (rows - m >= 2) {
-            multiply_rows<2>(w, x + m, first, count, out.values + m);
-            m += 2;
-        }
-        if (rows > m) multiply_rows<1>(w, x + m, first, count, out.values + m);
+        each_few(rows, [&](auto some, int m) {
+            multiply_rows<some>(w, x + m, first, count, out.values + m);
+        });
     }
 
   private:

@@ -1,5 +1,5 @@
-// Types whose blocks are groups of weights with a scale each: how one is read, number by number, and
-// products for processors without products of their own. `BlockOf` of such a type has
+// Types whose blocks are groups of weights with a scale each: how one is read, number by number,
+// and products for processors without products of their own. `BlockOf` of such a type has
 //     static Group<kSize> group(const uint8_t* block, int i)
 #pragma once
 

@@ -25,7 +25,11 @@ from models.native.packed import Addition, FeedForward, Inputs, Layers, Weight
 TierSteps = Array[structs.TierStep]
 
 _FOLDER = Path(__file__).parent
-SOURCES = build.Sources(entry=_FOLDER / "network.cpp", headers=(Path(caches.__file__).parent,))
+SOURCES = build.Sources(
+    entry=_FOLDER / "network.cpp",
+    parts=tuple(sorted(_FOLDER.glob("types_*.cpp"))),
+    headers=(Path(caches.__file__).parent,),
+)
 
 
 class Kernels:

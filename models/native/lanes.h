@@ -81,7 +81,8 @@ class Span {
     // The word from a byte on.
     [[gnu::always_inline]] __m512i word(int at) const {
         if (aligned(at)) return aligned_word(at);
-        if (aligned(at - 1)) return _mm512_shrdi_epi32(aligned_word(at - 1), aligned_word(at + 3), 8);
+        if (aligned(at - 1))
+            return _mm512_shrdi_epi32(aligned_word(at - 1), aligned_word(at + 3), 8);
         if (aligned(at - 2))
             return _mm512_shrdi_epi32(aligned_word(at - 2), aligned_word(at + 2), 16);
         return _mm512_shrdi_epi32(aligned_word(at - 3), aligned_word(at + 1), 24);
@@ -254,8 +255,8 @@ struct LaneFewRows {
         if (rows > kTogether)
             return own_panel<LanePanel>().template multiply<kType>(w, first, x, rows, out.values);
         for (int64_t n = 0; n < count; n += kLaneRows)
-            with_constant<kTogether>(rows, [&](auto some) {
-                multiply_rows<some>(w, x, first + n, count - n, out.values, n);
+            each_few(rows, [&](auto some, int m) {
+                multiply_rows<some>(w, x + m, first + n, count - n, out.values + m, n);
             });
     }
 

@@ -42,10 +42,10 @@ void network_linear(const float* x, int64_t rows, const Weight* w, float* out) {
 
 // The rows `ids` of a weight times a factor, as float32 [count, columns]
 void network_embed(const Weight* w, const int64_t* ids, int64_t count, float factor, float* out) {
-    const auto decode = with_type(w->type, []<Type kType>() { return &decode_columns<kType>; });
+    const Kind of = kind_of(w->type);
     pool->run(count, [&](int64_t i) {
         float* row = out + i * w->columns;
-        decode(*w, ids[i], 0, w->columns, row);
+        of.decode(*w, ids[i], 0, w->columns, row);
         for (int64_t n = 0; n < w->columns; ++n) row[n] *= factor;
     });
 }

@@ -5,16 +5,11 @@
 #include <array>
 #include <initializer_list>
 
-#include "blocks_floats.h"
-#include "blocks_simple.h"
-#include "few_rows_tables.h"
-#include "panels_k.h"
+#include "kinds.h"
 #include "pool.h"
 #include "shares.h"
 
 namespace ember {
-
-constexpr int64_t kPanelRows = 256;  // activation rows of one task of a product with many
 
 // Lent by the library of the caches.
 static Pool* pool;
@@ -74,30 +69,31 @@ class Quantized {
     }
 };
 
-// Products of up to kPanelRows activation rows with a panel of weight rows.
-struct Panelful {
-    alignas(64) float values[kPanelRows][kPanel];
-};
-
-template <Type kType>
-void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t first,
-                    Panelful& out) {
-    own_panel<typename PanelOf<kType>::Panel>().template multiply<kType>(w, first, x, rows,
-                                                                         out.values);
-}
-
-// What a type's products read, and what computes them.
-struct Products {
-    Form few, many;
-    void (*strip)(const Weight&, const Activation*, int, int64_t, int64_t, Strip&);
-    void (*panel)(const Weight&, const Activation*, int64_t, int64_t, Panelful&);
-};
-
-inline Products products_of(Type type) {
-    return with_type(type, []<Type kType>() {
-        return Products{FewRows<kType>::kForm, PanelOf<kType>::Panel::kForm,
-                        &FewRows<kType>::multiply, &multiply_panel<kType>};
-    });
+inline Kind kind_of(Type type) {
+    switch (type) {
+        case Type::F32: return kind<Type::F32>();
+        case Type::F16: return kind<Type::F16>();
+        case Type::Q4_0: return kind<Type::Q4_0>();
+        case Type::Q4_1: return kind<Type::Q4_1>();
+        case Type::Q5_0: return kind<Type::Q5_0>();
+        case Type::Q5_1: return kind<Type::Q5_1>();
+        case Type::Q8_0: return kind<Type::Q8_0>();
+        case Type::Q2_K: return kind<Type::Q2_K>();
+        case Type::Q3_K: return kind<Type::Q3_K>();
+        case Type::Q4_K: return kind<Type::Q4_K>();
+        case Type::Q5_K: return kind<Type::Q5_K>();
+        case Type::Q6_K: return kind<Type::Q6_K>();
+        case Type::IQ2_XXS: return kind<Type::IQ2_XXS>();
+        case Type::IQ2_XS: return kind<Type::IQ2_XS>();
+        case Type::IQ3_XXS: return kind<Type::IQ3_XXS>();
+        case Type::IQ4_NL: return kind<Type::IQ4_NL>();
+        case Type::IQ3_S: return kind<Type::IQ3_S>();
+        case Type::IQ2_S: return kind<Type::IQ2_S>();
+        case Type::IQ4_XS: return kind<Type::IQ4_XS>();
+        case Type::BF16: return kind<Type::BF16>();
+        case Type::MXFP4: return kind<Type::MXFP4>();
+    }
+    __builtin_unreachable();  // `packed.Weight` takes no other
 }
 
 inline int64_t strips(const Weight& w) { return (w.rows + kStrip - 1) / kStrip; }
@@ -126,7 +122,7 @@ inline void put(const Output& to, int64_t m, int64_t first, int64_t width, float
 
 inline void multiply_strip(const Output& to, Quantized& x, int rows, int64_t index) {
     const Weight& w = *to.weight;
-    const Products of = products_of(w.type);
+    const Kind of = kind_of(w.type);
     const int64_t first = index * kStrip, width = std::min(kStrip, w.rows - first);
     Strip strip;
     of.strip(w, x.rows(of.few), rows, first, width, strip);
@@ -137,7 +133,7 @@ inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, in
     int64_t all = 0;
     for (const Output& to : outputs) {
         all += strips(*to.weight);
-        x.make(products_of(to.weight->type).few);
+        x.make(kind_of(to.weight->type).few);
     }
     Shares shares(all, pool->threads());
     pool->run(pool->threads(), [&](int64_t own) {
@@ -151,7 +147,7 @@ inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, in
 
 inline void multiply_many(const Output& to, Quantized& x, int64_t rows) {
     const Weight& w = *to.weight;
-    const Products of = products_of(w.type);
+    const Kind of = kind_of(w.type);
     x.make(of.many);
     for (int64_t at = 0; at < rows; at += kPanelRows) {
         const int64_t height = std::min(kPanelRows, rows - at);

@@ -24,8 +24,8 @@ struct Rope {
 };
 
 // What attention takes of x: heads of dim numbers of norm(x) W^T, of which queries and keys are
-// normed and turned. Queries are multiplied by query_factors [dim], alike in a pair, where there are
-// any, and at position p by 1 + temperature_scale * log(1 + p / temperature_span), whole spans.
+// normed and turned. Queries are multiplied by query_factors [dim], alike in a pair, where there
+// are any, and at position p by 1 + temperature_scale * log(1 + p / temperature_span), whole spans.
 struct Inputs {
     const Weight *q, *k, *v;
     Norm norm, query_norm, key_norm;

@@ -308,7 +308,7 @@ class Model(nn.Module):
     def hidden(self, ids: mx.array, cache: Sequence[AttendingCache] | None = None) -> mx.array:
         """Token ids [B, L] -> normed states [B, L, hidden], appending to `cache`.
 
-        Raises EmberError for ids outside the vocabulary.
+        Raises EmberError for ids outside the vocabulary, or none at all.
         """
         x = self.through_layers(self.embed(ids), cache or [None] * len(self.layers))
         normed: mx.array = self.norm(x)
@@ -321,7 +321,9 @@ class Model(nn.Module):
             # One id may still be on its way, and is not waited for.
             return self.embedding.look_up(ids, scale)
         found = np.asarray(ids)
-        if found.size and not 0 <= found.min() <= found.max() < self.vocabulary:
+        if not found.size:
+            raise EmberError(f"got token ids of shape {found.shape}, expected at least one")
+        if not 0 <= found.min() <= found.max() < self.vocabulary:
             raise EmberError(
                 f"got token ids {found.min()} to {found.max()}, expected 0 to {self.vocabulary - 1}"
             )

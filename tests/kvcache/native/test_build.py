@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,20 @@ def test_a_changed_source_or_flag_is_another_library(
     monkeypatch.setattr(build, "_FLAGS", (*build._FLAGS, "-O2"))
     build.load(sources)
     assert len(_libraries(sources)) == 4
+
+
+def test_parts_are_compiled_and_linked(sources: Sources) -> None:
+    part = sources.entry.with_name("part.cpp")
+    part.write_text("int two() { return 2; }\n")
+    sources.entry.write_text('int two();\nextern "C" int one() { return two() - 1; }\n')
+    whole = replace(sources, parts=(part,))
+    assert build.load(whole).one() == 1
+    part.write_text("int two() { return 3; }\n")
+    assert build.load(whole).one() == 2
+    part.write_text("#error not in a part\n")
+    with pytest.raises(build.NativeUnavailableError, match="not in a part"):
+        build.load(whole)
+    assert all(path.suffix == ".so" for path in _libraries(sources))
 
 
 def test_a_compilation_can_be_stopped(
@@ -232,13 +247,13 @@ def test_a_folder_of_somebody_else_is_one_line(
 def test_a_damaged_library_that_cannot_be_repaired_is_one_line(
     sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     build.build([sources])
     (path,) = _libraries(sources)
     path.write_bytes(path.read_bytes()[:5000])
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
     with pytest.raises(build.NativeUnavailableError) as caught:
         build.load(sources)
     assert f"{path} is damaged or not ours; cannot write to {path.parent}" in str(caught.value)

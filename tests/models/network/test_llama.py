@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import mlx.core as mx
@@ -151,6 +152,13 @@ def test_ids_outside_the_vocabulary_are_refused(ids: list[int]) -> None:
     model = _model(GQA, _tensors(GQA))
     with pytest.raises(EmberError, match=rf"token ids {min(ids)} to {max(ids)}, expected 0 to 52"):
         model(mx.array([ids]))
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3)])
+def test_no_ids_are_refused(shape: tuple[int, int]) -> None:
+    model = _model(GQA, _tensors(GQA))
+    with pytest.raises(EmberError, match=rf"shape {re.escape(str(shape))}, expected at least one"):
+        model(mx.zeros(shape, mx.int32))
 
 
 @pytest.mark.parametrize("id_", [VOCABULARY, 2**31 - 1])
