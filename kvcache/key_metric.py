@@ -52,11 +52,12 @@ class KeyMetric:
         Moments stay in the file, which is read again where they are asked for.
         """
         arrays, told = _read(path)
-        moments = [arrays.get(str(at)) for at in range(len(arrays) - 1)]
-        if told != _FORMAT or _SUM not in arrays or None in moments:
+        names = [str(at) for at in range(len(arrays) - 1)]
+        if told != _FORMAT or arrays.keys() != {*names, _SUM}:
             raise CacheError(f"{path} is no key metric that this version knows")
+        moments = [arrays[name] for name in names]
         check_sum(arrays[_SUM], _FORMAT, moments)
-        shape = _checked([moment for moment in moments if moment is not None])
+        shape = _checked(moments)
         layers = (LayerMetric(moments=partial(_layer, path, at)) for at in range(len(moments)))
         return cls(layers=tuple(layers), shape=shape)
 

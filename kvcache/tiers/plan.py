@@ -10,7 +10,7 @@ from functools import cached_property
 from math import prod
 
 from kvcache.codecs import Codec, codec
-from kvcache.codecs.affine import ChannelAffineCodec
+from kvcache.codecs.affine import gains_by_metric
 from kvcache.codecs.feedback import LayerMetric, feedback_bytes
 from kvcache.codecs.rotation import check_rotatable
 from kvcache.codecs.unencoded import UnencodedCodec
@@ -107,9 +107,9 @@ class LayerPlan:
         return keys, values
 
     def codecs_in(self, metric: LayerMetric | None) -> tuple[Codec, Codec]:
-        """The same, where keys that can be are encoded in a metric of the layer's queries."""
+        """The same, where keys that gain by it are encoded in a metric of the layer's queries."""
         keys, values = self.codecs
-        if metric is not None and isinstance(keys, ChannelAffineCodec):
+        if metric is not None and gains_by_metric(keys):
             keys = keys.in_metric(metric)
         return keys, values
 
@@ -181,7 +181,7 @@ class CachePlan:
     def takes_metric(self) -> bool:
         """Whether keys are encoded by a codec that a metric of queries makes better."""
         encodes = any(sizes.slots for sizes in self.kinds)
-        return encodes and isinstance(self.layer(0).codecs[0], ChannelAffineCodec)
+        return encodes and gains_by_metric(self.layer(0).codecs[0])
 
     @property
     def metric_bytes(self) -> int:
