@@ -3,6 +3,7 @@
 #pragma once
 
 #include "encode_kvarn.h"
+#include "encode_trellis.h"
 
 namespace ember {
 
@@ -145,6 +146,9 @@ inline void encode_draft(const Draft& draft) {
             break;
         case Family::kVarn:
             encode_kvarn(draft);
+            break;
+        case Family::kTrellis:
+            encode_trellis(draft);
             break;
     }
     pack_codes(draft.form, draft.codes, draft.record);
