@@ -5,7 +5,7 @@ from kvcache.cpu_memory import zeros
 from kvcache.errors import CacheError
 
 
-@pytest.mark.parametrize("shape", [(0,), (1, 3), (5, 7, 11), (3, 1 << 20)])
+@pytest.mark.parametrize("shape", [(1, 3), (5, 7, 11), (3, 1 << 20)])
 @pytest.mark.parametrize("kind", [np.uint8, np.float16, np.int64])
 def test_memory_begins_with_a_line_of_the_cache(shape: tuple[int, ...], kind: type) -> None:
     memory = zeros(shape, kind)
