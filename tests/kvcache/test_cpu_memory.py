@@ -9,7 +9,8 @@ from kvcache.errors import CacheError
 @pytest.mark.parametrize("kind", [np.uint8, np.float16, np.int64])
 def test_memory_begins_with_a_line_of_the_cache(shape: tuple[int, ...], kind: type) -> None:
     memory = zeros(shape, kind)
-    assert (memory.shape, memory.dtype) == (shape, kind)
+    assert memory.shape == shape
+    assert memory.dtype == np.dtype(kind)
     assert memory.__array_interface__["data"][0] % 64 == 0
     assert memory.__array_interface__["strides"] is None
     assert not memory.any()
