@@ -142,7 +142,9 @@ def largest_window(config: CacheConfig, shape: ModelShape, room: int) -> int | N
     """
     config = replace(config, backend=Backend.REFERENCE)
     least = replace(config, max_tokens=min(LEAST_WINDOW, shape.context))
-    if resolve(least, shape).max_bytes > room:
+    smallest = resolve(least, shape)
+    room -= smallest.metric_bytes
+    if smallest.max_bytes > room:
         return None
     return resolve(replace(config, budget=room), shape).max_tokens
 
@@ -152,7 +154,7 @@ def need_of(config: CacheConfig, model: Dimensions, weights: int) -> Need:
     # The bytes are the same for all backends; this one has nothing to be compiled first.
     plan = resolve(replace(config, backend=Backend.REFERENCE), model.shape)
     prompt = _prompt_step(model, _STEP) + (plan.layer_bytes if on_gpu() else 0)
-    return Need(weights=weights, cache=plan.max_bytes, prompt=prompt)
+    return Need(weights=weights, cache=plan.max_bytes + plan.metric_bytes, prompt=prompt)
 
 
 def _prompt_step(model: Dimensions, tokens: int) -> int:
