@@ -34,7 +34,9 @@ _WIDE_DIM = TILE * _SIMDGROUPS  # with more channels a tile has half as many tok
 _MOST_SHARED = 32 * 1024  # bytes of threadgroup memory, Metal's limit
 _HEADERS = ("packing.h", "leaving.h", "encoders.h", "encode_kvarn.h")
 _FEEDBACK_HEADER, _TRELLIS_HEADER = "encode_feedback.h", "encode_trellis.h"
-_CLIPS = 8  # at most; numbers of a codec: levels, the middles between them, clips
+_CLIPS = 8  # at most
+NUMBERS = 2 * LEVELS + _CLIPS  # of a codec: levels, the middles between them, clips
+_NUMBERS_MACROS = (("MIDDLES", LEVELS), ("CLIPS_AT", 2 * LEVELS), ("NUMBERS_EACH", NUMBERS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class _Encoder:
     threads: int = 0
     tiled: bool = True
     scratch: int = 1
-    numbers: tuple[float, ...] = (0.0,) * (2 * LEVELS + _CLIPS)
+    numbers: tuple[float, ...] = (0.0,) * NUMBERS
 
     def outputs(self, side: str) -> tuple[str, ...]:
         """The parts as the text names them."""
@@ -176,7 +178,11 @@ def _kernel(keys: _Encoder, values: _Encoder, block: int, dim: int) -> _EncodeKe
             *feedback,
         ),
         outputs=tuple(name for side, each in sides for name in each.outputs(side)),
-        macros=(*MACROS, *(macro for side, each in sides for macro in each.macros(side))),
+        macros=(
+            *MACROS,
+            *_NUMBERS_MACROS,
+            *(macro for side, each in sides for macro in each.macros(side)),
+        ),
     )
     constants = {
         "D": dim,

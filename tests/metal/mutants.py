@@ -35,14 +35,12 @@ from tests.metal.samples import Case, Sample, make, tolerance
 
 Tried = Case | EncodeCase | ProductCase | LookupCase
 ENCODING = (
-    *(
-        "encode.metal",
-        "leaving.h",
-        "encoders.h",
-        "encode_kvarn.h",
-        "encode_trellis.h",
-        "encode_feedback.h",
-    ),
+    "encode.metal",
+    "leaving.h",
+    "encoders.h",
+    "encode_kvarn.h",
+    "encode_trellis.h",
+    "encode_feedback.h",
 )
 DECODERS = ("blocks_32.h", "blocks_256.h", "two_bits.h", "levels.h", "grids.h", "floats.h")
 PRODUCTS = ("product.metal", "blocks.h", *DECODERS)
@@ -225,7 +223,9 @@ _ENCODING_BY_STRUCTURE = {
     "LevelsEncoder": _ENCODING_LEVELS,
     "FeedbackEncoder": (
         EncodeCase(keys="hkivi4", dim=40, block=35, batch=1, blocks=1, feedback=True),
-        EncodeCase(keys="hkivi2", dim=80, block=70, kv_heads=1, batch=1, blocks=1, feedback=True),
+        EncodeCase(keys="hkivi2", dim=80, block=68, kv_heads=1, batch=1, blocks=1, feedback=True),
+        EncodeCase(keys="kivi3", dim=16, block=36, batch=1, blocks=1, feedback=True),
+        EncodeCase(keys="kivi4", dim=256, block=33, kv_heads=1, batch=1, blocks=1, feedback=True),
         EncodeCase(keys="kivi3", dim=16, block=3, times=0, feedback=True),
     ),
     "TrellisEncoder": (

@@ -22,6 +22,8 @@ from kvcache import (
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
 from kvcache.gpu.decode import MOST_NEW
+from kvcache.gpu.encode import NUMBERS
+from kvcache.gpu.families import LEVELS
 from kvcache.gpu.kernel import Call, Launcher
 from kvcache.gpu.shape import CallShape
 from kvcache.tiers.gpu import GpuTiers
@@ -149,7 +151,7 @@ def one_clip(call: Call) -> list[mx.array]:
     """An emulator whose encoder tries no clip but the whole range."""
     if call.kernel.stem == "encode":
         at = call.kernel.inputs.index("numbers")
-        clips = mx.arange(80) % 40 >= 32
+        clips = mx.arange(2 * NUMBERS) % NUMBERS >= 2 * LEVELS
         inputs = [*call.inputs]
         inputs[at] = mx.where(clips, 1.0, inputs[at])
         call = call._replace(inputs=inputs)

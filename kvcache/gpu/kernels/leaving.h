@@ -3,11 +3,6 @@
 #define LARGEST_FLOAT 3.402823466e38f
 #define LARGEST_HALF 65504.0f
 
-// Where the middles between levels and the clips are among a codec's numbers, and how many it has.
-#define MIDDLES 32
-#define CLIPS_AT 64
-#define NUMBERS_EACH 72
-
 // Butterflies of neighbours 1, 2, ... below STOP apart, in COUNT numbers: MLX's order of additions.
 template <int COUNT, int STOP>
 METAL_FUNC void butterflies(thread float* x) {
