@@ -92,7 +92,10 @@ def tasks() -> Sequence[Task]:
         f'{{"name": "{first} {last}", "town": "{town}"}}'
         for first, last, town in zip(_FIRST, _LAST, _TOWNS, strict=True)
     )
-    settings = "\n".join(f"{name} = {at * 37 % 101}" for at, name in enumerate(_GERMAN))
+    settings = "\n".join(
+        f"{name} = settings.read(section, default={at * 37 % 101})"
+        for at, name in enumerate(_GERMAN)
+    )
     translated = settings
     for german, english in _GERMAN.items():
         translated = re.sub(rf"\b{german}\b", english, translated)
@@ -109,7 +112,7 @@ def tasks() -> Sequence[Task]:
         ),
         Task(
             name="translate names",
-            question=f"Translate the names to English, keep the numbers:\n\n{settings}",
+            question=f"Translate the names in this code to English:\n\n{settings}",
             dictated=translated,
         ),
         Task(name="list names", question="Write each name on a line: " + "; ".join(items)),
