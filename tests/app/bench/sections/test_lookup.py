@@ -31,9 +31,9 @@ def test_rows_of_a_run(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         lookup.Task(name="own", question="ab"),
     )
     monkeypatch.setattr(lookup, "tasks", lambda: tasks)
-    monkeypatch.setattr(lookup, "_MOST_TOKENS", 40)
+    settings = LookupSettings(model=str(tiny_path), backend="cpu", reps=1, tokens=40)
     with Meter(10) as meter:
-        rows = list(lookup.run(LookupSettings(model=str(tiny_path), backend="cpu", reps=1), meter))
+        rows = list(lookup.run(settings, meter))
     assert [(row.task, row.dictated, row.same) for row in rows] == [
         ("told", True, True),
         ("own", False, True),
