@@ -143,7 +143,7 @@ class PromptLookup:
         self.costs = costs
         costs.begin()
         self._ids = array("i", prompt[-_LOOKED_THROUGH:])
-        self._tables = _Table(3, self._ids), _Table(2, self._ids)
+        self._tables = tuple(_Table(n, self._ids) for n in (3, 2, 1))
         # How often a match's next token came, by the bits of its length, and how many came.
         self._came = [_BELIEF * share for share in _BELIEVED]
         self._all = [_BELIEF] * len(_BELIEVED)
@@ -191,10 +191,10 @@ class PromptLookup:
 
     def _look(self) -> None:
         """Find where the newest tokens stood before."""
-        ids, (long, short) = self._ids, self._tables
+        ids, (long, short, single) = self._ids, self._tables
         place = long.find(ids)
         if place or not (near := self._near()):
-            self._place = place or short.find(ids)
+            self._place = place or short.find(ids) or single.find(ids)
             self._length = self._matched(self._place)
         else:
             # A copy with a change: a long one is believed in again.

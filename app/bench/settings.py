@@ -165,14 +165,19 @@ class NeedleSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LookupSettings(Settings):
-    """reps: runs of each task, with drafts and without."""
+    """reps: runs of each task, with drafts and without. tokens: of an answer at most.
+
+    tasks: their names; all where there are none.
+    """
 
     reps: int = 3
+    tokens: int = 256
+    tasks: tuple[str, ...] = ()
 
     @classmethod
     def quick(cls, common: Settings) -> Self:
-        """One run each."""
-        return cls(**vars(common), reps=1)
+        """The beginning of one task."""
+        return cls(**vars(common), reps=1, tokens=24, tasks=("edit code",))
 
 
 @dataclass(frozen=True, kw_only=True)

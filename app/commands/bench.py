@@ -181,6 +181,7 @@ def _add_needle(add: _Add) -> None:
 
 def _add_lookup(add: _Add) -> None:
     add("--reps", type=options.tokens(1), metavar="N", help="runs of each task (default: 3)")
+    add("--tokens", type=options.tokens(2), metavar="N", help="of an answer (default: 256)")
 
 
 def _add_wake(add: _Add) -> None:

@@ -17,7 +17,7 @@ def test_dictated_texts_repeat_their_question_or_do_not(tiny_path: Path) -> None
     by_name = {task.name: task for task in lookup.tasks()}
     assert len(by_name) == len(lookup.tasks())
     assert "class StopTexts" in by_name["edit code"].dictated
-    assert "window_width_left = 0" in by_name["translate names"].dictated
+    assert "window_width_left = settings.read(" in by_name["translate names"].dictated
     assert by_name["extract records"].dictated.count("\n") == 9
     assert {name for name, task in by_name.items() if not task.dictated} == {
         *("list names", "poem", "explain")
@@ -31,9 +31,9 @@ def test_rows_of_a_run(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         lookup.Task(name="own", question="ab"),
     )
     monkeypatch.setattr(lookup, "tasks", lambda: tasks)
-    monkeypatch.setattr(lookup, "_MOST_TOKENS", 40)
+    settings = LookupSettings(model=str(tiny_path), backend="cpu", reps=1, tokens=40)
     with Meter(10) as meter:
-        rows = list(lookup.run(LookupSettings(model=str(tiny_path), backend="cpu", reps=1), meter))
+        rows = list(lookup.run(settings, meter))
     assert [(row.task, row.dictated, row.same) for row in rows] == [
         ("told", True, True),
         ("own", False, True),
