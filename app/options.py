@@ -272,13 +272,25 @@ def add_cache_store(parser: argparse.ArgumentParser) -> None:
         help="bytes of encoded chats kept on disk, so that they go on at once; 0: none "
         f"(default: {DEFAULT_CACHE_STORE})",
     )
+    parser.add_argument(
+        "--sleep",
+        type=cache_store,
+        metavar="SIZE",
+        help="of these, bytes of what a chat has let go of, for when it goes back (default: all)",
+    )
 
 
 def cache_store(text: str) -> str:
-    """An argparse type: a number of bytes that may be 0."""
-    if text.strip() != "0":
-        budget(text)
+    """An argparse type: a number of bytes that may be 0, as text."""
+    _allowed(bytes_or_none, text)
     return text
+
+
+def bytes_or_none(text: str) -> int:
+    """Bytes, as "64MiB", or 0. Raises EmberError for anything else."""
+    from kvcache.config import parse_bytes
+
+    return 0 if text.strip() == "0" else parse_bytes(text)
 
 
 def cache_config(args: argparse.Namespace) -> "CacheConfig":

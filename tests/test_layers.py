@@ -50,6 +50,7 @@ BELOW = {
     "app.bench.figures": {"app.bench.figures", "app.memory"},
     "app.bench.showing": {"app.bench.showing", "app.inert", "app.streams", "app.texts"},
     "app.bench.engines": {"app.bench.engines", "app.bench.environment", "app.engine", "app.rss"},
+    "app.wake": {"app.engine", "app.private", "app.wake"},
     "app.tui.text": {"app.inert", "app.sessions", "app.tui.text"},
     "app.tui.terminal": {"app.inert", "app.tui.terminal"},
 }
@@ -57,6 +58,7 @@ BELOW = {
 ABOVE = {
     "app.engine": {
         "app.chat_tokens",
+        "app.wake",
         "models.text.chat_template",
         "models.text.messages",
         "models.text.tokenized_text",

@@ -84,7 +84,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         keep_system=settings.system if pins_system else None,
         hot=args.hot,
         load=options.load_options(args),
-        waking=_waking(settings),
+        waking=_waking(settings, args.sleep),
     )
     chat_app = ChatApp(
         service,
@@ -99,13 +99,16 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     return _until_left(chat_app)
 
 
-def _waking(settings: "Settings") -> "Waking | None":
+def _waking(settings: "Settings", asleep: str | None) -> "Waking | None":
     """What keeps encoded chats on disk, unless the user wants none."""
     from app.wake.folder import PieceFolder, default_folder
     from app.wake.waking import Waking
 
     most = settings.cache_store_bytes()
-    return Waking(PieceFolder(default_folder(), most)) if most else None
+    if not most:
+        return None
+    sleeping = None if asleep is None else options.bytes_or_none(asleep)
+    return Waking(PieceFolder(default_folder(), most, asleep=sleeping))
 
 
 def _last_chat(store: "SessionStore", notices: list[str]) -> "Chat | None":

@@ -40,11 +40,13 @@ def _findings() -> dict[str, Any]:
 
     from app import __version__
     from app.kernels import compile_with_bar
+    from app.wake.folder import PieceFolder, default_folder
     from kvcache import Backend
     from models.finding.store import models_folder
     from models.loader import activation_dtype
 
     compile_with_bar(Backend.AUTO)
+    kept = PieceFolder(default_folder())
     return {
         "ember": __version__,
         "python": platform.python_version(),
@@ -59,6 +61,8 @@ def _findings() -> dict[str, Any]:
         **_gpu_kernels(),
         **_kernels(),
         "models_folder": str(models_folder()),
+        "kept_chats": str(kept.path),
+        "kept_bytes": kept.nbytes,
     }
 
 

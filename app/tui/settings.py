@@ -16,9 +16,8 @@ from typing import Any, Self
 import platformdirs
 
 from app import private
-from app.options import DEFAULT_CACHE_STORE, DEFAULT_THINK_BUDGET, MOST_TOKENS
+from app.options import DEFAULT_CACHE_STORE, DEFAULT_THINK_BUDGET, MOST_TOKENS, bytes_or_none
 from app.sampling import Sampling
-from kvcache.config import parse_bytes
 from kvcache.errors import EmberError, quoted, reason, short
 
 # Whether a model is to think, where it can be told.
@@ -83,7 +82,7 @@ class Settings:
 
     def cache_store_bytes(self) -> int:
         """Bytes of encoded chats on disk; 0: none are kept. Raises EmberError."""
-        return 0 if self.cache_store.strip() == "0" else parse_bytes(self.cache_store)
+        return bytes_or_none(self.cache_store)
 
     def sampling(self) -> Sampling:
         """The sampling settings. Raises EmberError for one out of its bounds."""

@@ -41,10 +41,11 @@ class Found:
 
 
 class PieceFolder:
-    """most: bytes of all pieces together."""
+    """most: bytes of all pieces together. asleep: of those that nobody needs now; None: as all."""
 
-    def __init__(self, path: Path, most: int = DEFAULT_BYTES) -> None:
+    def __init__(self, path: Path, most: int = DEFAULT_BYTES, *, asleep: int | None = None) -> None:
         self.path, self.most = path, most
+        self.asleep = most if asleep is None else asleep
 
     def pieces(self) -> dict[str, Found]:
         """All that are there, by name; none where the folder cannot be read."""
@@ -116,11 +117,13 @@ class PieceFolder:
         self._sweep()
         found, needed = self.pieces(), frozenset(wanted)
         total = sum(each.nbytes for each in found.values())
+        asleep = sum(each.nbytes for name, each in found.items() if name not in needed)
         for each in sorted(found.values(), key=lambda each: (each.name in needed, each.used)):
-            if total <= self.most:
+            if total <= self.most and asleep <= self.asleep:
                 return
             self.remove(each.name)
             total -= each.nbytes
+            asleep -= 0 if each.name in needed else each.nbytes
 
     def clear(self) -> int:
         """Remove all pieces; returns how many bytes they were."""

@@ -4,6 +4,8 @@ import json
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -284,3 +286,65 @@ def test_a_number_in_a_file_makes_no_list_of_its_length(tmp_path: Path) -> None:
         load_damaged(path)
     with pytest.raises(CacheError, match="no saved cache"):
         load_damaged(tmp_path / "nowhere.safetensors")
+
+
+PIECES = [("hkivi5", "turbo3u"), ("q4", "turbo4p"), ("f16", "f16"), ("kvarn4", "h8")]
+
+
+@pytest.mark.parametrize("codecs", PIECES, ids="/".join)
+@pytest.mark.parametrize("into", [Backend.CPU, Backend.REFERENCE], ids=lambda each: each.value)
+@pytest.mark.parametrize("length", [2, 17, 90, 250])
+def test_a_state_piece_by_piece_is_the_state(
+    codecs: tuple[str, str], into: Backend, length: int
+) -> None:
+    """Blocks one at a time, then some together, into a cache that held something else."""
+    config = CacheConfig(
+        max_tokens=160, hot=16, sinks=3, block=32, keys=codecs[0], values=codecs[1]
+    )
+    cache, other = (
+        _filled(TwoTierKVCache.from_config(replace(config, backend=each), rotation=ROTATION), many)
+        for each, many in ((Backend.CPU, length), (into, 130))
+    )
+    ledger = cache.ledger
+    other.hold(ledger, (1, HKV, DIM), cache.unencoded())
+    edges = [*range(ledger.first, ledger.end, 2), ledger.end]
+    for first, end in pairwise(edges):
+        parts = cache.parts(first, end)
+        specs = cache.part_specs(DIM)
+        assert [part.shape for part in parts] == [
+            (end - first, 1, HKV, *spec.shape) for _, spec in specs
+        ]
+        assert [part.dtype for part in parts] == [spec.dtype for _, spec in specs]
+        other.put_parts(first, parts)
+    assert other.policy == cache.policy
+    (found, wanted) = (_without_backend(each.state) for each in (other, cache))
+    assert len(found) == len(wanted)
+    for got, want in zip(found, wanted, strict=True):
+        assert (got is None) == (want is None)
+        if got is not None:
+            np.testing.assert_array_equal(np.array(got), np.array(want))
+
+
+def test_a_cache_holds_nothing_of_another_plan() -> None:
+    cache, other = _two_tier(), _window(16)
+    before = other.state
+    with pytest.raises(CacheError, match="expected TierSizes"):
+        other.hold(cache.ledger, (1, HKV, DIM), cache.unencoded())
+    with pytest.raises(CacheError, match="got tokens"):
+        cache.hold(cache.ledger, (1, HKV, DIM + 16), cache.unencoded())
+    for one, two in zip(before, other.state, strict=True):
+        assert (one is None) == (two is None)
+    assert cache.policy != other.policy
+
+
+def test_numbers_that_are_not_finite_are_held_by_no_cache() -> None:
+    cache = _two_tier()
+    tokens = [None if each is None else each + mx.inf for each in cache.unencoded()]
+    with pytest.raises(CacheError, match="finite"):
+        cache.hold(cache.ledger, (1, HKV, DIM), tokens)
+    assert cache.offset == 0
+
+
+def _without_backend(state: State) -> list[mx.array | None]:
+    """The arrays; the sum is over the text too."""
+    return list(state[2:])

@@ -10,7 +10,7 @@ from kvcache import CacheError
 from kvcache.codecs import NAMES, codec
 from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec
 from kvcache.codecs.base import Encoded
-from kvcache.codecs.packing import unpack
+from kvcache.codecs.packing import pack, unpack
 from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.structs import Array, Bytes, Floats
@@ -213,3 +213,13 @@ def test_shapes_that_do_not_fit_are_refused(kernels: Library) -> None:
         coder.decode(records[..., 1:])
     with pytest.raises(CacheError, match="got tokens of float64"):
         coder.encode(_tokens(16, 64).astype(np.float64), records)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("dim", [8, 24, 64, 136])
+def test_codes_of_saved_words_are_those_that_were_packed(
+    kernels: Library, bits: int, dim: int
+) -> None:
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (3, 5, 7, dim), np.uint8)
+    words = np.array(pack(mx.array(codes), bits))
+    np.testing.assert_array_equal(kernels.codes(words, bits=bits, dim=dim), codes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.generation import Finished
+from app.sampling import Sampling
 from app.transcript import Completion
 from app.tui.service.contract import Ask, Prepared
 from app.tui.service.live_service import LiveService
@@ -113,6 +114,35 @@ def test_a_system_prompt_is_found_in_another_chat(opened: Open, kept: Path) -> N
     prepared, answer = ask(opened(), system, *turns("gu"))
     assert prepared.woken > 64
     assert answer.reused_tokens == prepared.woken
+
+
+@pytest.mark.network
+def test_smollm2_goes_on_in_another_process_as_it_would_have_here(
+    smollm2_path: Path, kept: Path
+) -> None:
+    """A sampled chat of hundreds of tokens, some of them cold: the same ids are read again."""
+    notes = "Robots count stars. " * 90
+
+    def service() -> LiveService:
+        made = LiveService(CacheConfig(), waking=Waking(PieceFolder(kept)))
+        list(made.load(str(smollm2_path)))
+        return made
+
+    live = service()
+    asked = Message(role=Role.USER, content=notes + "Tell me more of them.")
+    sampling = Sampling(temperature=1.2, seed=3)
+    *_, last = live.answer(Ask(messages=(asked,), max_tokens=40, sampling=sampling))
+    assert isinstance(last, Finished)
+    _rested(kept, 1)
+    again = (*turns(asked.content, last.completion.text, "Why?"),)
+    woken = service()
+    prepared, got = ask(woken, *again)
+    other, expected = ask(live, *again)
+    live.close()
+    woken.close()
+    assert prepared.woken == got.reused_tokens == expected.reused_tokens > 400
+    assert (prepared.prompt_tokens, prepared.ends) == (other.prompt_tokens, other.ends)
+    assert (got.tokens, got.text) == (expected.tokens, expected.text)
 
 
 def _rested(folder: Path, rests: int) -> None:
