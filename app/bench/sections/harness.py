@@ -1,7 +1,7 @@
-"""One harness for every codec: the same model, text, reference and questions.
+"""One harness for every codec: the same model, texts, reference and questions.
 
-What the f16 cache gives is computed once and kept: log-probabilities of the scored
-positions, and the exact keys and last queries of each layer.
+What the f16 cache gives is computed once for each text and kept: log-probabilities of the
+scored positions, and the exact keys and last queries of each layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,15 +47,16 @@ class RecordingCache:
 
 @dataclass(frozen=True, kw_only=True)
 class Exact:
-    """What the f16 cache gives. keys, queries: of each layer."""
+    """What the f16 cache gives of a text's `ids`. keys, queries: of each layer."""
 
+    ids: Sequence[int]
     readings: Sequence[Reading]
     keys: Sequence[mx.array]  # [1, Hkv, S, D]
     queries: Sequence[mx.array]  # [1, Hq, L, D]
 
 
 class Harness:
-    """ids: the text; skip: first positions that are not scored.
+    """longest: tokens of the longest text; skip: first positions that are not scored.
 
     passkeys: the questions for a hot tier of so many tokens.
     """
@@ -63,17 +64,17 @@ class Harness:
     def __init__(
         self,
         model: Model,
-        ids: Sequence[int],
         passkeys: Callable[[int], Passkeys],
         *,
         config: CacheConfig,
+        longest: int,
         skip: int,
     ) -> None:
-        self.model, self.ids, self.skip = model, ids, skip
+        self.model, self.skip = model, skip
         self._passkeys = passkeys
         # Nothing is let go, of text or questions: what is measured is the codecs' loss alone.
         slack = 8 * config.block + 1024
-        self._config = replace(config, max_tokens=len(ids) + slack, beyond_context=True)
+        self._config = replace(config, max_tokens=longest + slack, beyond_context=True)
         self._score_errors: dict[tuple[str, int, int], float] = {}
         self._f16_recalls: dict[int, float] = {}
 
@@ -82,24 +83,24 @@ class Harness:
         config = replace(self._config, keys=keys, values=values, hot=hot, sinks=sinks)
         return resolve(config, self.model.shape)
 
-    def exact(self) -> Exact:
-        """Read the text under the f16 cache."""
+    def exact(self, ids: Sequence[int]) -> Exact:
+        """Read a text under the f16 cache."""
         plan = self.plan("f16", "f16", hot=QUALITY_HOT, sinks=QUALITY_SINKS)
         caches = make_prompt_cache(self.model, plan.config)
-        readings = list(read(self.model, caches, self.ids, chunk=self._chunk, skip=self.skip))
+        readings = list(read(self.model, caches, ids, chunk=self._chunk, skip=self.skip))
         keys = [cache.keys() for cache in caches]
         for cache in caches:
             cache.rewind(_QUERIES)
         recording = [RecordingCache(cache) for cache in caches]
-        self.model.hidden(mx.array([self.ids[-1 - _QUERIES : -1]]), recording)
+        self.model.hidden(mx.array([ids[-1 - _QUERIES : -1]]), recording)
         queries = [cache.queries for cache in recording]
         mx.eval(keys, queries)
-        return Exact(readings=readings, keys=keys, queries=queries)
+        return Exact(ids=ids, readings=readings, keys=keys, queries=queries)
 
     def divergence(self, plan: CachePlan, exact: Exact) -> Divergence:
-        """How far a cache moves the model, at every scored position."""
+        """How far a cache moves the model, at every scored position of the text."""
         caches = make_prompt_cache(self.model, plan.config)
-        found = read(self.model, caches, self.ids, chunk=self._chunk, skip=self.skip)
+        found = read(self.model, caches, exact.ids, chunk=self._chunk, skip=self.skip)
         return join([compare(*pair) for pair in zip(found, exact.readings, strict=True)])
 
     def recall(self, plan: CachePlan) -> float:

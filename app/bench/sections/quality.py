@@ -1,10 +1,11 @@
 """`bench quality`: what each codec costs in bits, and what it changes in the model's answers.
 
 Every row reads the same text and answers the same questions; the f16 cache's side
-is computed once. Differences of mean divergence from `h4` come with an interval.
+is computed once. Differences of mean divergence from `h4` come with an interval. Pairs
+read a second text of another kind too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +17,7 @@ from app.bench.figures.shapes import network_of
 from app.bench.meter import Meter
 from app.bench.sections.harness import Exact, Harness
 from app.bench.sections.passkey import Passkeys, filler_tokens, make
-from app.bench.sections.text import text_ids
+from app.bench.sections.text import Text, text_ids
 from app.bench.settings import (
     BASELINE_KV,
     DEFAULT_KV,
@@ -63,6 +64,20 @@ class Setup:
         keys, _, values = self.kv.partition("/")
         return keys, values or keys
 
+    @property
+    def alone(self) -> bool:
+        """Whether only keys or only values are encoded."""
+        return "f16" in self.pair
+
+    @property
+    def texts(self) -> Sequence[Text]:
+        """What it reads."""
+        whole = not self.alone and (self.hot, self.sinks) == (QUALITY_HOT, QUALITY_SINKS)
+        return tuple(Text) if whole else (Text.ACTS,)
+
+
+_REFERENCE = Setup(kv=BASELINE_KV, hot=QUALITY_HOT, sinks=QUALITY_SINKS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QualityRow:
@@ -74,6 +89,7 @@ class QualityRow:
     score_rms: error of scaled attention scores against cold keys.
     recall, f16_recall: the share of passkeys found.
     versus_*: mean divergence less that of `h4`, and its 95% interval.
+    technical_*: the same of the second text; None where it was not read.
     """
 
     kv: str
@@ -96,11 +112,14 @@ class QualityRow:
     versus: float
     versus_low: float
     versus_high: float
+    technical_kld_mean: float | None = None
+    technical_kld_p999: float | None = None
+    technical_top1: float | None = None
 
     @property
     def alone(self) -> bool:
         """Whether only keys or only values are encoded."""
-        return "f16" in Setup(kv=self.kv, hot=0, sinks=0).pair
+        return Setup(kv=self.kv, hot=0, sinks=0).alone
 
 
 def setups(settings: QualitySettings) -> list[Setup]:
@@ -115,35 +134,36 @@ def setups(settings: QualitySettings) -> list[Setup]:
 
 def expected_seconds(settings: QualitySettings) -> float:
     """Of the whole section."""
-    rows = sum(_row_seconds(settings, setup.hot) for setup in setups(settings))
-    return _LOADING_SECONDS + _row_seconds(settings, QUALITY_HOT) + rows
+    rows = sum(_row_seconds(settings, setup) for setup in setups(settings))
+    return _LOADING_SECONDS + _row_seconds(settings, _REFERENCE) + rows
 
 
 def run(settings: QualitySettings, meter: Meter) -> Iterator[QualityRow]:
     """A row for each setup, as they are measured."""
-    expected = _LOADING_SECONDS + _row_seconds(settings, QUALITY_HOT)
+    expected = _LOADING_SECONDS + _row_seconds(settings, _REFERENCE)
     with meter.step("quality: the f16 reference", expected):
-        harness = open_harness(settings)
-        exact = harness.exact()
+        harness, texts = open_harness(settings)
+        exact = {text: harness.exact(ids) for text, ids in texts.items()}
     baseline: Divergence | None = None
     for setup in setups(settings):
         label = f"quality: {setup.kv}, hot {setup.hot}, sinks {setup.sinks}"
-        with meter.step(label, _row_seconds(settings, setup.hot)):
+        with meter.step(label, _row_seconds(settings, setup)):
             plan = harness.plan(*setup.pair, hot=setup.hot, sinks=setup.sinks)
-            found = harness.divergence(plan, exact)
-            baseline = baseline or found
-            row = _row(harness, setup, plan, exact, found, baseline)
+            found = {text: harness.divergence(plan, exact[text]) for text in setup.texts}
+            baseline = baseline or found[Text.ACTS]
+            row = _row(harness, setup, plan, exact[Text.ACTS], found, baseline)
         yield row
 
 
-def open_harness(settings: QualitySettings) -> Harness:
-    """Load the model and encode text and questions. Raises EmberError for no or a short text."""
+def open_harness(settings: QualitySettings) -> tuple[Harness, Mapping[Text, Sequence[int]]]:
+    """Load the model and encode texts and questions. Raises EmberError for no or a short text."""
     backend = Backend(settings.backend).resolve()
     loaded = load(settings.model, backend=backend)
-    ids = text_ids(loaded.tokenizer)[: settings.tokens]
-    if len(ids) < settings.skip + 2:
+    texts = {text: text_ids(loaded.tokenizer, text)[: settings.tokens] for text in Text}
+    shortest = min(map(len, texts.values()))
+    if shortest < settings.skip + 2:
         raise EmberError(
-            f"got --tokens {len(ids)}, expected more than --skip {settings.skip} and one"
+            f"got --tokens {shortest}, expected more than --skip {settings.skip} and one"
         )
     # One beginning-of-text id at most: pieces are encoded without.
     encode = partial(loaded.tokenizer.encode, add_special=False)
@@ -154,7 +174,9 @@ def open_harness(settings: QualitySettings) -> Harness:
         return make(encode, filler_tokens(words, _filler(hot)), start=start)
 
     config = CacheConfig(backend=backend)
-    return Harness(loaded.model, ids, passkeys, config=config, skip=settings.skip)
+    longest = max(map(len, texts.values()))
+    harness = Harness(loaded.model, passkeys, config=config, longest=longest, skip=settings.skip)
+    return harness, texts
 
 
 def _row(
@@ -162,9 +184,10 @@ def _row(
     setup: Setup,
     plan: CachePlan,
     exact: Exact,
-    found: Divergence,
+    texts: Mapping[Text, Divergence],
     baseline: Divergence,
 ) -> QualityRow:
+    found, second = texts[Text.ACTS], texts.get(Text.TECHNICAL)
     versus = paired_bootstrap(found.kl, baseline.kl, block=_BOOTSTRAP_BLOCK)
     key_bits, value_bits = _bits(plan)
     return QualityRow(
@@ -188,6 +211,9 @@ def _row(
         versus=versus.value,
         versus_low=versus.low,
         versus_high=versus.high,
+        technical_kld_mean=None if second is None else float(second.kl.mean()),
+        technical_kld_p999=None if second is None else float(np.quantile(second.kl, 0.999)),
+        technical_top1=None if second is None else float(second.agrees.mean()),
     )
 
 
@@ -221,7 +247,7 @@ def _filler(hot: int) -> int:
     return hot + 2 * CacheConfig().block
 
 
-def _row_seconds(settings: QualitySettings, hot: int) -> float:
-    questions = _filler(hot) + 210
+def _row_seconds(settings: QualitySettings, setup: Setup) -> float:
+    tokens = len(setup.texts) * settings.tokens + _filler(setup.hot) + 210
     scale = elements_per_token(network_of(settings.model)) / 11520  # of the default model
-    return (settings.tokens + questions) * _TOKEN_SECONDS * max(1.0, scale)
+    return tokens * _TOKEN_SECONDS * max(1.0, scale)
