@@ -6,6 +6,7 @@ itself, which lives as long as the network, or in arrays that are read from it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from kvcache.native.build import NativeUnavailableError
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
-from models.gguf.open_file import Map
+from models.gguf.identity import identity_of
+from models.gguf.open_file import Map, OpenFile
 from models.gguf.tensor import Tensor
 from models.native.kernels import kernels
 from models.network.config import NetworkConfig
@@ -43,6 +45,7 @@ class LoadedModel:
     file_bytes: size of the file; weight_bytes: what its tensors take in memory.
     notes: a sentence for each thing that was assumed where the file does not say, or that runs
     slower than it should.
+    opened, entries: the file, and its tensors there.
     """
 
     name: str
@@ -54,6 +57,16 @@ class LoadedModel:
     file_bytes: int
     weight_bytes: int
     notes: tuple[str, ...]
+    opened: OpenFile
+    entries: Mapping[str, TensorInfo]
+
+    @cached_property
+    def identity(self) -> str:
+        """32 hex digits that tell the file from others, see `identity`; milliseconds, once.
+
+        Raises GGUFError where it is not what it was when it was loaded.
+        """
+        return identity_of(self.opened, self.entries.values())
 
 
 def activation_dtype() -> mx.Dtype:
@@ -110,6 +123,8 @@ def load(
         file_bytes=file.opened.size,
         weight_bytes=weight_bytes,
         notes=(*file.notes, *notes_on(file.tensors), *tokenizer.notes, *backing.notes),
+        opened=file.opened,
+        entries=file.tensors,
     )
 
 

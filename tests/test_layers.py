@@ -17,7 +17,8 @@ FORBIDDEN = {
     "app": {"tests"},
 }
 _CODECS = {"kvcache.codecs", "kvcache.errors"}
-_KERNELS = {*_CODECS, "kvcache.native", "kvcache.gpu"}
+_NATIVE = {*_CODECS, "kvcache.cache_folder", "kvcache.native"}
+_KERNELS = {*_NATIVE, "kvcache.gpu"}
 # What tiers hold and who sees it: below kernels and tiers, which both read it.
 _HELD = {"kvcache.snapshot", "kvcache.sight"}
 _SETTINGS = {"kvcache.config", "kvcache.checks", "kvcache.cpu_memory", "kvcache.reference"}
@@ -25,7 +26,7 @@ _FILE = {"models.gguf", "models.errors", "models.assumptions"}
 # Of a folder: what its modules may import of their own package.
 BELOW = {
     "kvcache.codecs": _CODECS,
-    "kvcache.native": {*_CODECS, "kvcache.native"},
+    "kvcache.native": _NATIVE,
     "kvcache.snapshot": {*_CODECS, "kvcache.snapshot"},
     "kvcache.sight": {"kvcache.errors", "kvcache.reference", "kvcache.turn", "kvcache.sight"},
     "kvcache.gpu": {*_CODECS, *_HELD, "kvcache.gpu", "kvcache.reference"},

@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-import platformdirs
-
+from kvcache.cache_folder import cache_folder
 from kvcache.errors import CacheError, reason
 
 _COMPILERS = ("c++", "g++", "clang++")
@@ -154,9 +153,7 @@ def _stem(compiler: str, sources: Sources) -> Path:
             digest.update(source.name.encode() + source.read_bytes())
     for part in (*_FLAGS, compiler, _version(compiler), platform.machine(), _processor()):
         digest.update(part.encode() + b"\0")
-    override = os.environ.get("EMBER_CACHE")
-    root = Path(override).expanduser() if override else platformdirs.user_cache_path("ember")
-    return root / "native" / f"kernels-{digest.hexdigest()[:24]}"
+    return cache_folder() / "native" / f"kernels-{digest.hexdigest()[:24]}"
 
 
 @cache

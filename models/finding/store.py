@@ -7,7 +7,6 @@ same file at once do not meet. Knows nothing of where the bytes come from.
 
 import errno
 import hashlib
-import os
 import shutil
 import tempfile
 import time
@@ -15,8 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import platformdirs
-
+from kvcache.cache_folder import cache_folder
 from kvcache.errors import reason
 from models.errors import FetchError
 from models.finding.entry import CatalogueEntry
@@ -28,9 +26,7 @@ _STALE_SECONDS = 24 * 60 * 60
 
 def models_folder() -> Path:
     """Where ember keeps what it fetched itself: `models` in EMBER_CACHE or the user's cache."""
-    override = os.environ.get("EMBER_CACHE")
-    root = Path(override).expanduser() if override else platformdirs.user_cache_path("ember")
-    return root / "models"
+    return cache_folder() / "models"
 
 
 def own_path(entry: CatalogueEntry) -> Path:
