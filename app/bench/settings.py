@@ -100,10 +100,12 @@ class QualitySettings(Settings):
     """kv: pairs to measure; none means every codec alone and together, and good mixes.
 
     hot, sinks: further tiers, which the `varied` pairs are measured with.
-    tokens: of the text; skip: first positions that are not scored.
+    allocate: further rows of so many bits, whose codecs are chosen layer by layer.
+    tokens: of each text; skip: first positions that are not scored.
     """
 
     kv: tuple[str, ...] = ()
+    allocate: tuple[float, ...] = ()
     varied: tuple[str, ...] = (DEFAULT_KV, BASELINE_KV, "q4", "h8")
     hot: tuple[int, ...] = (0, 256, 512)
     sinks: tuple[int, ...] = (0,)

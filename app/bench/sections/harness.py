@@ -46,6 +46,17 @@ class RecordingCache:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tiers:
+    """What a row varies of a cache; the fields of `CacheConfig`."""
+
+    keys: str
+    values: str
+    hot: int = QUALITY_HOT
+    sinks: int = QUALITY_SINKS
+    by_layer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exact:
     """What the f16 cache gives of a text's `ids`. keys, queries: of each layer."""
 
@@ -75,17 +86,16 @@ class Harness:
         # Nothing is let go, of text or questions: what is measured is the codecs' loss alone.
         slack = 8 * config.block + 1024
         self._config = replace(config, max_tokens=longest + slack, beyond_context=True)
-        self._score_errors: dict[tuple[str, int, int], float] = {}
+        self._score_errors: dict[tuple[tuple[str, ...], int, int], float] = {}
         self._f16_recalls: dict[int, float] = {}
 
-    def plan(self, keys: str, values: str, *, hot: int, sinks: int) -> CachePlan:
+    def plan(self, tiers: Tiers) -> CachePlan:
         """The tiers that are measured."""
-        config = replace(self._config, keys=keys, values=values, hot=hot, sinks=sinks)
-        return resolve(config, self.model.shape)
+        return resolve(replace(self._config, **vars(tiers)), self.model.shape)
 
     def exact(self, ids: Sequence[int]) -> Exact:
         """Read a text under the f16 cache."""
-        plan = self.plan("f16", "f16", hot=QUALITY_HOT, sinks=QUALITY_SINKS)
+        plan = self.plan(Tiers(keys="f16", values="f16"))
         caches = make_prompt_cache(self.model, plan.config)
         readings = list(read(self.model, caches, ids, chunk=self._chunk, skip=self.skip))
         keys = [cache.keys() for cache in caches]
@@ -116,15 +126,16 @@ class Harness:
         """The same questions under the f16 cache."""
         hot = plan.config.hot
         if hot not in self._f16_recalls:
-            f16 = self.plan("f16", "f16", hot=hot, sinks=plan.config.sinks)
+            f16 = self.plan(Tiers(keys="f16", values="f16", hot=hot, sinks=plan.config.sinks))
             self._f16_recalls[hot] = self.recall(f16)
         return self._f16_recalls[hot]
 
     def score_error(self, plan: CachePlan, exact: Exact) -> float:
         """Root mean square error of the scaled scores against cold keys, over all layers."""
-        if plan.config.keys == "f16":
+        codecs = tuple(plan.layer(index).keys for index in range(plan.shape.layers))
+        if set(codecs) == {"f16"}:
             return 0.0
-        key = (plan.config.keys, plan.sizes.hot, plan.sizes.pinned)
+        key = (codecs, plan.sizes.hot, plan.sizes.pinned)
         if key not in self._score_errors:
             squares = [
                 square
@@ -146,8 +157,9 @@ def _squared_error(plan: CachePlan, layer: int, keys: mx.array, queries: mx.arra
     """
     scale = keys.shape[-1] ** -0.5
     found = []
-    for codec in (plan.config.keys, "f16"):
-        cache = TwoTierKVCache(replace(plan.layer(layer), keys=codec, values="f16"))
+    own = plan.layer(layer)
+    for codec in (own.keys, "f16"):
+        cache = TwoTierKVCache(replace(own, keys=codec, values="f16"))
         cache.append(keys, keys)
         pinned, cold = cache.ledger.pinned, cache.ledger.cold
         found.append(cache.scores(queries, scale=scale)[..., pinned : pinned + cold])

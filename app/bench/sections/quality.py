@@ -15,7 +15,8 @@ from app.bench.figures.bootstrap import paired_bootstrap
 from app.bench.figures.formulas import elements_per_token
 from app.bench.figures.shapes import network_of
 from app.bench.meter import Meter
-from app.bench.sections.harness import Exact, Harness
+from app.bench.sections import allocate
+from app.bench.sections.harness import Exact, Harness, Tiers
 from app.bench.sections.passkey import Passkeys, filler_tokens, make
 from app.bench.sections.text import Text, text_ids
 from app.bench.settings import (
@@ -28,7 +29,6 @@ from app.bench.settings import (
 from app.divergence import Divergence
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, resolve
 from kvcache.codecs.names import NAMES
-from kvcache.tiers.plan import cold_codec
 from models import load
 
 # Pairs of different codecs that lie near the best compromise.
@@ -44,6 +44,7 @@ MIXES = (
     "kvarn3/turbo3u",
     "hkivi4/turbo2u",
 )
+_READ = (Text.ACTS, Text.TECHNICAL)
 # A run of neighbouring tokens that the bootstrap keeps together.
 _BOOTSTRAP_BLOCK = 32
 _TOKEN_SECONDS = 0.002
@@ -52,28 +53,35 @@ _LOADING_SECONDS = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """One row's cache."""
+    """One row's cache. by_layer: the codecs of each layer in place of those of `kv`."""
 
     kv: str
     hot: int
     sinks: int
+    by_layer: tuple[str, ...] = ()
 
     @property
-    def pair(self) -> tuple[str, str]:
-        """Codecs of keys and of values."""
-        keys, _, values = self.kv.partition("/")
-        return keys, values or keys
+    def tiers(self) -> Tiers:
+        """What the harness is to make."""
+        keys, _, values = DEFAULT_KV.partition("/") if self.by_layer else self.kv.partition("/")
+        return Tiers(
+            keys=keys,
+            values=values or keys,
+            hot=self.hot,
+            sinks=self.sinks,
+            by_layer=self.by_layer,
+        )
 
     @property
     def alone(self) -> bool:
         """Whether only keys or only values are encoded."""
-        return "f16" in self.pair
+        return "f16" in self.kv.split("/")
 
     @property
     def texts(self) -> Sequence[Text]:
         """What it reads."""
         whole = not self.alone and (self.hot, self.sinks) == (QUALITY_HOT, QUALITY_SINKS)
-        return tuple(Text) if whole else (Text.ACTS,)
+        return _READ if whole else _READ[:1]
 
 
 _REFERENCE = Setup(kv=BASELINE_KV, hot=QUALITY_HOT, sinks=QUALITY_SINKS)
@@ -123,7 +131,7 @@ class QualityRow:
 
 
 def setups(settings: QualitySettings) -> list[Setup]:
-    """The rows to measure, the baseline first."""
+    """The rows to measure, the baseline first; those with bits by layer come after them."""
     kinds = [BASELINE_KV, DEFAULT_KV, *(settings.kv or (*_every_codec(), *MIXES))]
     tiers = [(hot, QUALITY_SINKS) for hot in settings.hot]
     tiers += [(QUALITY_HOT, sinks) for sinks in settings.sinks]
@@ -135,6 +143,10 @@ def setups(settings: QualitySettings) -> list[Setup]:
 def expected_seconds(settings: QualitySettings) -> float:
     """Of the whole section."""
     rows = sum(_row_seconds(settings, setup) for setup in setups(settings))
+    rows += len(settings.allocate) * _row_seconds(settings, _REFERENCE)
+    if settings.allocate:
+        layers = network_of(settings.model).shape.layers
+        rows += allocate.readings(layers) * _reading_seconds(settings, allocate.TOKENS)
     return _LOADING_SECONDS + _row_seconds(settings, _REFERENCE) + rows
 
 
@@ -142,25 +154,35 @@ def run(settings: QualitySettings, meter: Meter) -> Iterator[QualityRow]:
     """A row for each setup, as they are measured."""
     expected = _LOADING_SECONDS + _row_seconds(settings, _REFERENCE)
     with meter.step("quality: the f16 reference", expected):
-        harness, texts = open_harness(settings)
-        exact = {text: harness.exact(ids) for text, ids in texts.items()}
+        opened = open_harness(settings)
+        harness = opened.harness
+        exact = {text: harness.exact(opened.texts[text]) for text in _READ}
     baseline: Divergence | None = None
-    for setup in setups(settings):
+    for setup in [*setups(settings), *_by_layer(settings, opened, meter)]:
         label = f"quality: {setup.kv}, hot {setup.hot}, sinks {setup.sinks}"
         with meter.step(label, _row_seconds(settings, setup)):
-            plan = harness.plan(*setup.pair, hot=setup.hot, sinks=setup.sinks)
+            plan = harness.plan(setup.tiers)
             found = {text: harness.divergence(plan, exact[text]) for text in setup.texts}
             baseline = baseline or found[Text.ACTS]
             row = _row(harness, setup, plan, exact[Text.ACTS], found, baseline)
         yield row
 
 
-def open_harness(settings: QualitySettings) -> tuple[Harness, Mapping[Text, Sequence[int]]]:
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What rows are measured with. identity: of the model's file."""
+
+    harness: Harness
+    texts: Mapping[Text, Sequence[int]]
+    identity: str
+
+
+def open_harness(settings: QualitySettings) -> Opened:
     """Load the model and encode texts and questions. Raises EmberError for no or a short text."""
     backend = Backend(settings.backend).resolve()
     loaded = load(settings.model, backend=backend)
     texts = {text: text_ids(loaded.tokenizer, text)[: settings.tokens] for text in Text}
-    shortest = min(map(len, texts.values()))
+    shortest = min(len(texts[text]) for text in _READ)
     if shortest < settings.skip + 2:
         raise EmberError(
             f"got --tokens {shortest}, expected more than --skip {settings.skip} and one"
@@ -173,10 +195,30 @@ def open_harness(settings: QualitySettings) -> tuple[Harness, Mapping[Text, Sequ
     def passkeys(hot: int) -> Passkeys:
         return make(encode, filler_tokens(words, _filler(hot)), start=start)
 
-    config = CacheConfig(backend=backend)
-    longest = max(map(len, texts.values()))
-    harness = Harness(loaded.model, passkeys, config=config, longest=longest, skip=settings.skip)
-    return harness, texts
+    harness = Harness(
+        loaded.model,
+        passkeys,
+        config=CacheConfig(backend=backend),
+        longest=max(map(len, texts.values())),
+        skip=settings.skip,
+    )
+    return Opened(harness=harness, texts=texts, identity=loaded.identity)
+
+
+def _by_layer(settings: QualitySettings, opened: Opened, meter: Meter) -> Iterator[Setup]:
+    """Rows of so many bits, with the codecs that lose least in each layer."""
+    if not settings.allocate:
+        return
+    ids = opened.texts[Text.PAGES][: allocate.TOKENS]
+    seconds = _reading_seconds(settings, len(ids))
+    losses = allocate.losses(opened.harness, ids, allocate.kept(opened.identity), meter, seconds)
+    for mean in settings.allocate:
+        yield Setup(
+            kv=f"{mean:g} bits by layer",
+            hot=QUALITY_HOT,
+            sinks=QUALITY_SINKS,
+            by_layer=allocate.codecs(opened.harness, losses, mean),
+        )
 
 
 def _row(
@@ -219,10 +261,11 @@ def _row(
 
 def _bits(plan: CachePlan) -> tuple[float, float]:
     """Per element of cold keys and of cold values."""
-    config = plan.config
+    layers = [plan.layer(index).codecs for index in range(plan.shape.layers)]
+    block, dim = plan.config.block, plan.shape.head_dim
     keys, values = (
-        cold_codec(name, config.hot_dtype, 0).bits_per_element(config.block, plan.shape.head_dim)
-        for name in (config.keys, config.values)
+        sum(codec.bits_per_element(block, dim) for codec in role) / len(layers)
+        for role in zip(*layers, strict=True)
     )
     return keys, values
 
@@ -248,6 +291,10 @@ def _filler(hot: int) -> int:
 
 
 def _row_seconds(settings: QualitySettings, setup: Setup) -> float:
-    tokens = len(setup.texts) * settings.tokens + _filler(setup.hot) + 210
+    questions = _filler(setup.hot) + 210
+    return _reading_seconds(settings, len(setup.texts) * settings.tokens + questions)
+
+
+def _reading_seconds(settings: QualitySettings, tokens: int) -> float:
     scale = elements_per_token(network_of(settings.model)) / 11520  # of the default model
     return tokens * _TOKEN_SECONDS * max(1.0, scale)

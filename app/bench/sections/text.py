@@ -6,18 +6,20 @@ from pathlib import Path
 from kvcache.errors import EmberError, reason
 from models.text.tokenizer import Tokenizer
 
-FOLDER = Path(__file__).parents[3] / "assets"
+FOLDER = Path(__file__).parents[3]
 
 
 class Text(Enum):
-    """Their files. No codec, and no metric of one, was made with either.
+    """Their files. No codec, and no table of bits by layer, was made with the first two.
 
     ACTS: Acts and Romans in the King James version.
     TECHNICAL: explanations, questions with answers and program text, as chats have them.
+    PAGES: of this project, for what is found once per model.
     """
 
-    ACTS = "kjv_acts_romans.txt"
-    TECHNICAL = "technical_english.txt"
+    ACTS = "assets/kjv_acts_romans.txt"
+    TECHNICAL = "assets/technical_english.txt"
+    PAGES = "docs/gpu-kernels.md"
 
 
 def text_ids(

@@ -6,6 +6,7 @@ import pytest
 from app.bench.figures.shapes import network_of
 from app.bench.meter import Meter
 from app.bench.sections import passkey, quality, quality_view, text
+from app.bench.sections.harness import Tiers
 from app.bench.sections.quality import QualityRow, Setup
 from app.bench.sections.text import Text
 from app.bench.settings import QualitySettings
@@ -107,9 +108,9 @@ def test_pairs_of_the_base_tiers_read_both_texts(
     assert 0 < fine.technical_kld_mean < coarse.technical_kld_mean
     assert fine.technical_kld_mean != fine.kld_mean
     # It is the same measurement, of the other text.
-    harness, texts = quality.open_harness(settings)
-    plan = harness.plan("q2", "q2", hot=128, sinks=4)
-    found = harness.divergence(plan, harness.exact(texts[Text.TECHNICAL]))
+    opened = quality.open_harness(settings)
+    exact = opened.harness.exact(opened.texts[Text.TECHNICAL])
+    found = opened.harness.divergence(opened.harness.plan(Tiers(keys="q2", values="q2")), exact)
     assert coarse.technical_kld_mean == pytest.approx(float(found.kl.mean()))
 
 
@@ -144,9 +145,9 @@ def test_scores_are_those_of_the_same_keys(settings: QualitySettings) -> None:
 
     from kvcache import TwoTierKVCache
 
-    harness, texts = quality.open_harness(settings)
-    exact = harness.exact(texts[Text.ACTS])
-    plan = harness.plan("q3", "f16", hot=0, sinks=4)
+    opened = quality.open_harness(settings)
+    harness, exact = opened.harness, opened.harness.exact(opened.texts[Text.ACTS])
+    plan = harness.plan(Tiers(keys="q3", values="f16", hot=0))
     errors = []
     for layer, (keys, queries) in enumerate(zip(exact.keys, exact.queries, strict=True)):
         cache = TwoTierKVCache(plan.layer(layer))
