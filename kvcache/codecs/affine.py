@@ -3,16 +3,20 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Self
 
 import mlx.core as mx
 
 from kvcache.codecs.base import ArraySpec, Codec, Encoded, Parts
+from kvcache.codecs.feedback import Feedback, LayerMetric
 from kvcache.codecs.fit import unbiased_scale
 from kvcache.codecs.half import half_spec, nonzero, to_half
 from kvcache.codecs.packing import pack, unpack, words_spec
 
 _LARGEST_GROUP = 64
+# Of a channel's span, what codes of so many bits span where feedback makes up for what is cut.
+FEEDBACK_SPANS = {5: 1.0, 4: 0.96, 3: 0.93, 2: 0.8}
 
 
 def group_size(dim: int) -> int:
@@ -68,7 +72,16 @@ class ChannelAffineCodec(Codec):
     Codes span the channel from minimum to maximum: clipping would pay in squared
     error, but the largest entries of keys are the ones that attention goes by.
     words [M, W] (see packing), scales and zeros [D].
+
+    feedback: how to encode in the metric of queries; None is plain rounding. No part of
+    equality, since blocks are decoded alike.
     """
+
+    feedback: Feedback | None = field(default=None, compare=False, repr=False)
+
+    def in_metric(self, metric: LayerMetric) -> Self:
+        """The same, which encodes with feedback."""
+        return replace(self, feedback=metric.feedback(self.rotation))
 
     def shapes(self, tokens: int, dim: int) -> Mapping[str, ArraySpec]:
         """Words, scales, zeros."""
@@ -85,6 +98,8 @@ class ChannelAffineCodec(Codec):
         return codes * parts["scales"][..., None, :] + parts["zeros"][..., None, :]
 
     def _encode(self, y: mx.array) -> Parts:
+        if self.feedback is not None:
+            return self._encode_with(self.feedback, y)
         low = y.min(axis=-2, keepdims=True)
         step = (y.max(axis=-2, keepdims=True) - low) / (2**self.code_bits - 1)
         codes = mx.round((y - low) / nonzero(step))
@@ -98,3 +113,64 @@ class ChannelAffineCodec(Codec):
             "scales": scales.squeeze(-2),
             "zeros": zeros.squeeze(-2),
         }
+
+    def _encode_with(self, feedback: Feedback, y: mx.array) -> Parts:
+        """Channel by channel; each is given its share of the errors of those before it."""
+        rest, coded = _placed(y, feedback.order), []
+        for at in range(y.shape[-1]):
+            channel = _ChannelCodes.of(rest[..., :1], self.code_bits)
+            rest = rest[..., 1:] - channel.error * feedback.weights[:, at : at + 1, at + 1 :]
+            coded.append(channel)
+        back = mx.argsort(feedback.order, axis=-1)
+        codes, scales, zeros = (
+            _placed(mx.concatenate(each, axis=-1), back)
+            for each in (
+                [channel.codes for channel in coded],
+                [channel.scale for channel in coded],
+                [channel.zero for channel in coded],
+            )
+        )
+        return {
+            "words": pack(codes, self.code_bits),
+            "scales": scales.squeeze(-2),
+            "zeros": zeros.squeeze(-2),
+        }
+
+
+def _placed(x: mx.array, channels: mx.array) -> mx.array:
+    """The channels [Hkv, D] of each head of x [B, Hkv, rows, D], in that order."""
+    return mx.take_along_axis(x, mx.broadcast_to(channels[:, None], x.shape), axis=-1)
+
+
+class _ChannelCodes(NamedTuple):
+    """One channel of a block: codes [..., M, 1]; scale and zero [..., 1, 1], float16.
+
+    error [..., M, 1]: what the codes leave of the channel, before scale and zero are halved, so
+    that what depends on it does not hang on the last bit of a half.
+    """
+
+    codes: mx.array
+    scale: mx.array
+    zero: mx.array
+    error: mx.array
+
+    @classmethod
+    def of(cls, y: mx.array, bits: int) -> "_ChannelCodes":
+        """Codes over a little less than the channel's span, then the scale of least error."""
+        low, high = y.min(axis=-2, keepdims=True), y.max(axis=-2, keepdims=True)
+        top = 2**bits - 1
+        step = (high - low) * (FEEDBACK_SPANS[bits] / top)
+        middle = low + (high - low) / 2
+        codes = mx.clip(mx.round((y - middle) / nonzero(step) + top / 2), 0, top)
+        code_mean, mean = codes.mean(axis=-2, keepdims=True), y.mean(axis=-2, keepdims=True)
+        centred, centred_codes = y - mean, codes - code_mean
+        length = mx.square(centred_codes).sum(axis=-2, keepdims=True)
+        along = (centred * centred_codes).sum(axis=-2, keepdims=True)
+        wide = mx.where(length > 0, along / mx.where(length > 0, length, 1.0), 0.0)
+        scale = to_half(wide)
+        return cls(
+            codes=codes,
+            scale=scale,
+            zero=to_half(mean - scale * code_mean),
+            error=centred - wide * centred_codes,
+        )

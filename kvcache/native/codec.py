@@ -13,7 +13,12 @@ import mlx.core as mx
 import numpy as np
 
 from kvcache.codecs import Codec
-from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec, group_size
+from kvcache.codecs.affine import (
+    FEEDBACK_SPANS,
+    ChannelAffineCodec,
+    TokenAffineCodec,
+    group_size,
+)
 from kvcache.codecs.base import Parts
 from kvcache.codecs.kvarn import KVarNCodec
 from kvcache.codecs.lloyd_max import levels
@@ -222,13 +227,20 @@ def _form(
         form.levels = len(table)
         # Repeated, so that bits above a code do not matter to a look-up.
         form.table[:] = table * (MOST_LEVELS // len(table))
-    basis = codec.basis(heads, dim)
-    if basis is None:
-        return form, ()
-    arrays = (basis.signs, basis.matrix, basis.transposed)
-    held = tuple(np.ascontiguousarray(array) for array in arrays)
-    form.signs, form.basis, form.inverse = map(address, held)
-    return form, held
+    held: list[Array] = []
+
+    def kept(array: mx.array) -> int:
+        held.append(np.ascontiguousarray(array))
+        return address(held[-1])
+
+    if (basis := codec.basis(heads, dim)) is not None:
+        form.signs, form.basis = kept(basis.signs), kept(basis.matrix)
+        form.inverse = kept(basis.transposed)
+    if isinstance(codec, ChannelAffineCodec) and codec.feedback is not None:
+        feedback = codec.feedback
+        form.order, form.spread = kept(feedback.order), kept(feedback.weights.swapaxes(1, 2))
+        form.span = FEEDBACK_SPANS[codec.code_bits]
+    return form, tuple(held)
 
 
 def _halves(records: Bytes, at: int, shape: tuple[int, ...]) -> Array:

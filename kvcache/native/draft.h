@@ -51,9 +51,10 @@ inline Vector unbiased(Vector along, Vector length) {
     return along > 0 ? length / (along > 0 ? along : splat(1)) : Vector{};
 }
 
-// A block on its way: y [tokens, dim] and its codes, one byte each.
+// A block on its way: y [tokens, dim] of a KV head, and its codes, one byte each.
 struct Draft {
     const BlockForm& form;
+    int64_t head;
     const float* y;
     uint8_t* codes;
     uint8_t* record;

@@ -2,6 +2,7 @@
 // blocks of [M, D] floats in the codec's basis.
 #pragma once
 
+#include "encode_feedback.h"
 #include "encode_kvarn.h"
 
 namespace ember {
@@ -135,7 +136,7 @@ inline void encode_draft(const Draft& draft) {
             encode_token_affine(draft);
             break;
         case Family::kChannelAffine:
-            encode_channel_affine(draft);
+            draft.form.spread ? encode_with_feedback(draft) : encode_channel_affine(draft);
             break;
         case Family::kTurbo:
             encode_turbo(draft);
@@ -166,7 +167,7 @@ inline void encode_block(const BlockForm& form, const HeadTokens& from, int64_t 
         multiply({given.data(), dim}, form.tokens, {form.basis, dim}, dim, dim,
                  {rotated.data(), dim});
     }
-    encode_draft({form, form.signs ? rotated.data() : given.data(), codes.data(), record});
+    encode_draft({form, head, form.signs ? rotated.data() : given.data(), codes.data(), record});
 }
 
 }  // namespace ember

@@ -53,6 +53,9 @@ class BlockForm(Structure):
         ("signs", c_void_p),
         ("basis", c_void_p),
         ("inverse", c_void_p),
+        ("order", c_void_p),
+        ("spread", c_void_p),
+        ("span", c_float),
     )
 
 
