@@ -7,6 +7,7 @@ from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec
 from kvcache.codecs.base import Codec
 from kvcache.codecs.kvarn import KVarNCodec
 from kvcache.codecs.rotation import SignedHadamard
+from kvcache.codecs.trellis import TrellisCodec
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec, TurboProdCodec
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
@@ -40,6 +41,7 @@ _FAMILIES: tuple[tuple[str, tuple[int, ...], _Maker], ...] = (
     ("turbo{}", (4, 3, 2), _rotated(TurboCodec)),
     ("turbo{}u", (4, 3, 2), _rotated(FittedTurboCodec)),
     ("turbo{}p", (4, 3, 2), _turbo_prod),
+    ("trellis{}", (4, 3, 2), _rotated(TrellisCodec)),
     ("kivi{}", (5, 4, 3, 2), _as_given(ChannelAffineCodec)),
     ("hkivi{}", (5, 4, 3, 2), _rotated(ChannelAffineCodec)),
     ("kvarn{}", (8, 6, 5, 4, 3, 2), _rotated(KVarNCodec)),

@@ -12,6 +12,7 @@ def test_a_codec_is_called_what_it_was_asked_for(name: str) -> None:
 def test_all_the_documented_names_exist() -> None:
     documented = (
         "f16 q8 q6 q5 q4 q3 q2 h8 h6 h5 h4 h3 h2 turbo4 turbo3 turbo2 turbo4p turbo3p turbo2p "
+        "trellis4 trellis3 trellis2 "
         "kivi5 kivi4 kivi3 kivi2 hkivi5 hkivi4 hkivi3 hkivi2 "
         "kvarn8 kvarn6 kvarn5 kvarn4 kvarn3 kvarn2"
     )
