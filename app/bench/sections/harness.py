@@ -53,6 +53,7 @@ class Tiers:
     values: str
     hot: int = QUALITY_HOT
     sinks: int = QUALITY_SINKS
+    block: int = CacheConfig.block
     by_layer: tuple[str, ...] = ()
 
 
@@ -84,7 +85,7 @@ class Harness:
         self.model, self.skip = model, skip
         self._passkeys = passkeys
         # Nothing is let go, of text or questions: what is measured is the codecs' loss alone.
-        slack = 8 * config.block + 1024
+        slack = 16 * config.block + 1024
         self._config = replace(config, max_tokens=longest + slack, beyond_context=True)
         self._score_errors: dict[tuple[tuple[str, ...], int, int], float] = {}
         self._f16_recalls: dict[int, float] = {}

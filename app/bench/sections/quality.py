@@ -43,8 +43,13 @@ MIXES = (
     "kvarn4/turbo3u",
     "kvarn3/turbo3u",
     "hkivi4/turbo2u",
+    "hkivi4/turbo4u",
+    "hkivi3/turbo3u",
 )
 _READ = (Text.ACTS, Text.TECHNICAL)
+# Of other projects, as their papers have them: KVarN in blocks of 128 tokens (arXiv 2606.03458).
+# TurboQuant (arXiv 2504.19874) is turbo and, with a trellis, trellis; what MLX packs is q.
+_PEERS = (("kvarn4", 128), ("kvarn3", 128), ("kvarn2", 128))
 # A run of neighbouring tokens that the bootstrap keeps together.
 _BOOTSTRAP_BLOCK = 32
 _TOKEN_SECONDS = 0.002
@@ -58,7 +63,13 @@ class Setup:
     kv: str
     hot: int
     sinks: int
+    block: int = CacheConfig.block
     by_layer: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What the row is called."""
+        return self.kv if self.block == CacheConfig.block else f"{self.kv} in {self.block}s"
 
     @property
     def tiers(self) -> Tiers:
@@ -69,6 +80,7 @@ class Setup:
             values=values or keys,
             hot=self.hot,
             sinks=self.sinks,
+            block=self.block,
             by_layer=self.by_layer,
         )
 
@@ -137,7 +149,11 @@ def setups(settings: QualitySettings) -> list[Setup]:
     tiers += [(QUALITY_HOT, sinks) for sinks in settings.sinks]
     pairs = [Setup(kv=kv, hot=QUALITY_HOT, sinks=QUALITY_SINKS) for kv in kinds]
     further = [Setup(kv=kv, hot=hot, sinks=sinks) for hot, sinks in tiers for kv in settings.varied]
-    return list(dict.fromkeys(pairs + further))
+    peers = [
+        Setup(kv=kv, hot=QUALITY_HOT, sinks=QUALITY_SINKS, block=block)
+        for kv, block in (() if settings.kv else _PEERS)
+    ]
+    return list(dict.fromkeys(pairs + peers + further))
 
 
 def expected_seconds(settings: QualitySettings) -> float:
@@ -159,7 +175,7 @@ def run(settings: QualitySettings, meter: Meter) -> Iterator[QualityRow]:
         exact = {text: harness.exact(opened.texts[text]) for text in _READ}
     baseline: Divergence | None = None
     for setup in [*setups(settings), *_by_layer(settings, opened, meter)]:
-        label = f"quality: {setup.kv}, hot {setup.hot}, sinks {setup.sinks}"
+        label = f"quality: {setup.label}, hot {setup.hot}, sinks {setup.sinks}"
         with meter.step(label, _row_seconds(settings, setup)):
             plan = harness.plan(setup.tiers)
             found = {text: harness.divergence(plan, exact[text]) for text in setup.texts}
@@ -233,7 +249,7 @@ def _row(
     versus = paired_bootstrap(found.kl, baseline.kl, block=_BOOTSTRAP_BLOCK)
     key_bits, value_bits = _bits(plan)
     return QualityRow(
-        kv=setup.kv,
+        kv=setup.label,
         hot=setup.hot,
         sinks=setup.sinks,
         bits=plan.cold_bits,

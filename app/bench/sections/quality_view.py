@@ -18,10 +18,13 @@ CHOSEN = (
     "kvarn4",
     "q4",
     "h4",
+    "4.4 bits by layer",
     DEFAULT_KV,
     "turbo4u",
     "kvarn3/turbo3u",
-    "hkivi4/turbo2u",
+    "hkivi3/turbo3u",
+    "3.4 bits by layer",
+    "2.6 bits by layer",
 )
 
 _COLUMNS = (

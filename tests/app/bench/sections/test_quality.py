@@ -57,6 +57,9 @@ def test_the_baseline_comes_first_and_nothing_twice() -> None:
     every = quality.setups(QualitySettings(model="m"))
     assert Setup(kv="turbo3p/f16", hot=128, sinks=4) in every
     assert Setup(kv="f16/kvarn2", hot=128, sinks=4) in every
+    peer = Setup(kv="kvarn3", hot=128, sinks=4, block=128)
+    assert peer in every
+    assert (peer.label, peer.tiers.block) == ("kvarn3 in 128s", 128)
     assert len(every) == len(set(every))
 
 
