@@ -114,9 +114,9 @@ class QualitySettings(Settings):
 
     @classmethod
     def quick(cls, common: Settings) -> Self:
-        """Six pairs on a third of the text."""
-        pairs = (DEFAULT_KV, "q8", "q4", "kvarn4", "turbo3")
-        return cls(**vars(common), kv=pairs, hot=(), sinks=(), tokens=640)
+        """Five pairs on the beginning of each text."""
+        pairs = (DEFAULT_KV, "q8", "q4", "kvarn4")
+        return cls(**vars(common), kv=pairs, hot=(), sinks=(), tokens=448)
 
 
 @dataclass(frozen=True, kw_only=True)
