@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from app import __version__
-from app.commands import bench, chat, doctor, inspect, ls, perplexity, pull, rm, tokenize
+from app.commands import bench, calibrate, chat, doctor, inspect, ls, perplexity, pull, rm, tokenize
 from app.commands import run as run_command
 from app.inert import inert_line
 from app.options import UsageError
@@ -26,6 +26,7 @@ _COMMANDS = {
     "inspect": inspect,
     "tokenize": tokenize,
     "perplexity": perplexity,
+    "calibrate": calibrate,
     "doctor": doctor,
 }
 _EPILOG = """\

@@ -30,6 +30,7 @@ from kvcache import (
 from kvcache.config import on_gpu
 from kvcache.prompt_cache import from_plan, rewind, rows_from_plan
 from kvcache.stats import sum_layers
+from models.calibrate import key_metric
 from models.loader import Accept, LoadedModel, OnProgress, activation_dtype, load
 from models.text.thinking import DEFAULT_BUDGET, Thinking
 
@@ -96,19 +97,26 @@ class Engine:
         config: CacheConfig | None = None,
         *,
         warming: OnProgress | None = None,
+        counting: OnProgress | None = None,
     ) -> None:
-        """warming: told the steps of the GPU kernels' warm-up, done and all (`warm_up`)."""
+        """warming: told the steps of the GPU kernels' warm-up, done and all (`warm_up`).
+
+        counting: told the tokens read for the metric by which keys are encoded, and all of
+        them, where it is made now (`models.calibrate.key_metric`).
+        """
         _wire()
         self.loaded = loaded
         shape = loaded.model.shape
-        began = time.perf_counter()
         plan = resolve(config or CacheConfig(), shape)
         loaded.model.set_context(plan.max_tokens)
+        self.metric = key_metric(loaded, progress=counting) if plan.takes_metric else None
+        began = time.perf_counter()
         plan = warm_up(
             plan,
             group=loaded.config.heads // shape.kv_heads,
             dtype=activation_dtype(),
             rotation=loaded.model.rotations,
+            metric=self.metric,
             progress=warming,
         )
         self.warm_up_seconds = time.perf_counter() - began
@@ -142,7 +150,7 @@ class Engine:
     def _hold(self, plan: CachePlan) -> None:
         """Empty caches of this plan."""
         self.plan = plan
-        self._caches = from_plan(plan, self.loaded.model.rotations)
+        self._caches = from_plan(plan, self.loaded.model.rotations, self.metric)
 
     def keep(self, tokens: int) -> None:
         """Pin so many first tokens from now on; where that is another number, nothing is held.
@@ -207,7 +215,7 @@ class Engine:
             for index, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
         ]
         rotations = self.loaded.model.rotations
-        caches = rows_from_plan(self.plan, rotations, left_padding=padding)
+        caches = rows_from_plan(self.plan, rotations, self.metric, left_padding=padding)
         sampler = Sampler(requests[0].sampling, prompts)
         yield from self._generation(caches, rows, sampler, cancel).events()
 

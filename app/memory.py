@@ -152,7 +152,7 @@ def need_of(config: CacheConfig, model: Dimensions, weights: int) -> Need:
     # The bytes are the same for all backends; this one has nothing to be compiled first.
     plan = resolve(replace(config, backend=Backend.REFERENCE), model.shape)
     prompt = _prompt_step(model, _STEP) + (plan.layer_bytes if on_gpu() else 0)
-    return Need(weights=weights, cache=plan.max_bytes, prompt=prompt)
+    return Need(weights=weights, cache=plan.max_bytes + plan.metric_bytes, prompt=prompt)
 
 
 def _prompt_step(model: Dimensions, tokens: int) -> int:

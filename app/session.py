@@ -16,10 +16,11 @@ from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
 from app.memory import Admitted, Dimensions, TooLargeError, admit
 from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
-from app.progress import byte_bar, step_bar
+from app.progress import byte_bar, step_bar, token_bar
 from kvcache import Backend, CacheConfig
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
+from models.calibrate import TOKENS, is_wanted
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.loader import LoadedModel, OnProgress, load
@@ -27,6 +28,7 @@ from models.network.config import NetworkConfig
 from models.text.messages import Message
 from models.text.thinking import no_switch
 
+COUNTING = "reading a text, to encode keys better (once)"
 _LONG_WARM_UP = 3.0  # seconds, from which on a user is told
 
 
@@ -116,6 +118,11 @@ def load_notes(
     yield from _window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
+    if engine.plan.takes_metric and engine.metric is None and is_wanted():
+        yield (
+            f"keys are encoded less well than they could be: `ember calibrate {loaded.path}`, "
+            f"which reads {TOKENS:,} tokens, is needed once"
+        )
     if engine.warm_up_seconds > _LONG_WARM_UP:
         yield (
             f"compiling the GPU kernels and comparing them with plain MLX took "
@@ -207,14 +214,22 @@ def _load_with_bar(
 
 
 def _engine_with_bar(thread: InferenceThread, loaded: LoadedModel, config: CacheConfig) -> Engine:
-    """The bar is of the GPU kernels' warm-up; without a GPU there is none."""
-    with step_bar("compiling the GPU kernels") as report, cancel_on_interrupt() as cancel:
+    """Bars are of what a model's first load counts, and of the GPU kernels' warm-up."""
+    with (
+        token_bar(COUNTING) as counted,
+        step_bar("compiling the GPU kernels") as report,
+        cancel_on_interrupt() as cancel,
+    ):
+
+        def counting(done: int, total: int) -> None:
+            cancel.check()
+            counted(done, total)
 
         def warming(done: int, total: int) -> None:
             cancel.check()
             report(done, total)
 
-        engine = thread.call(lambda: Engine(loaded, config, warming=warming))
+        engine = thread.call(lambda: Engine(loaded, config, warming=warming, counting=counting))
         cancel.check()
         return engine
 

@@ -9,6 +9,7 @@ from kvcache.codecs import codec
 from kvcache.config import Backend, CacheConfig, HotDtype
 from kvcache.errors import CacheError, EmberError
 from kvcache.head_view import HeadView
+from kvcache.key_metric import KeyMetric
 from kvcache.prompt_cache import make_prompt_cache, set_policy
 from kvcache.rows import RowsKVCache
 from kvcache.stats import CacheStats
@@ -31,6 +32,7 @@ __all__ = [
     "EmberError",
     "HeadView",
     "HotDtype",
+    "KeyMetric",
     "ModelShape",
     "PagedKVCache",
     "PoolStats",

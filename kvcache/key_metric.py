@@ -2,6 +2,10 @@
 
 They are made once of a model (`models.calibrate`) and stay: so a text is encoded alike
 whatever came before it, and however often. Knows no model and no text.
+
+Queries come turned by their position. A metric counted at the first 1,024 positions alone
+serves keys there best, and at position 5,000 is worse than none; so what was counted is
+turned on, half over the positions of usual chats and half over all that there are.
 """
 
 from dataclasses import dataclass
@@ -9,13 +13,20 @@ from pathlib import Path
 from typing import Any, Self
 
 import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
 
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.errors import CacheError, reason
 from kvcache.integrity import check_sum, checksum
+from kvcache.turn import Rotation
 
 _FORMAT = "ember key metric 1"
 _MOMENTS, _SUM, _TOLD = "moments", "sum", "format"
+_USUAL = 8192  # positions of usual chats
+
+Floats = npt.NDArray[np.float64]
+Complex = npt.NDArray[np.complex128]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,3 +74,48 @@ class KeyMetric:
                 f"got the key metric of another model: layers, KV heads and head dimension are "
                 f"{found}, expected {(layers, kv_heads, dim)}"
             )
+
+
+def anywhere(moments: mx.array, rotation: Rotation | None) -> mx.array:
+    """The mean of moments [Hkv, D, D] over positions: those of queries that stand anywhere.
+
+    rotation: what turned the queries; None is not known, and leaves moments as they are.
+    """
+    if rotation is None or not len(rotation.periods):
+        return moments
+    first, second, speeds = _pairs(rotation, moments.shape[-1])
+    h = np.asarray(moments).astype(np.float64)
+    # A pair as the complex number a + ib, which a position p turns by exp(i speed p).
+    aa, ab = h[:, first[:, None], first], h[:, first[:, None], second]
+    ba, bb = h[:, second[:, None], first], h[:, second[:, None], second]
+    apart = (aa + bb + 1j * (ba - ab)) * _mean_turn(speeds[:, None] - speeds)
+    along = (aa - bb + 1j * (ba + ab)) * _mean_turn(speeds[:, None] + speeds)
+    mean = np.empty_like(h)
+    mean[:, first[:, None], first] = (apart.real + along.real) / 2
+    mean[:, second[:, None], second] = (apart.real - along.real) / 2
+    mean[:, second[:, None], first] = (apart.imag + along.imag) / 2
+    mean[:, first[:, None], second] = (along.imag - apart.imag) / 2
+    return mx.array(mean.astype(np.float32))
+
+
+def _pairs(rotation: Rotation, dim: int) -> tuple[npt.NDArray[Any], ...]:
+    """Channels that turn together, the first and the second of each pair, and how fast."""
+    pairs = len(rotation.periods)
+    turning = np.arange(2 * pairs).reshape((pairs, 2) if rotation.traditional else (2, pairs))
+    first, second = turning.T if rotation.traditional else turning
+    still = np.arange(2 * pairs, dim).reshape(-1, 2)
+    speeds = np.concatenate([1 / rotation.periods, np.zeros(len(still))])
+    return (
+        np.concatenate([first, still[:, 0]]),
+        np.concatenate([second, still[:, 1]]),
+        speeds,
+    )
+
+
+def _mean_turn(speeds: Floats) -> Complex:
+    """The mean of exp(i speed p), half over usual positions p and half over all."""
+    still = speeds == 0
+    angles = np.where(still, 1.0, speeds) * _USUAL
+    usual = np.where(still, 1, (np.exp(1j * angles) - 1) / (1j * angles))
+    mean: Complex = (usual + still) / 2
+    return mean

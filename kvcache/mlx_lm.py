@@ -29,6 +29,7 @@ from mlx_lm.models import cohere2, rope_utils
 
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError, reason
+from kvcache.key_metric import KeyMetric
 from kvcache.reference import Mask
 from kvcache.tiers.plan import ModelShape, resolve
 from kvcache.turn import NO_ROPE, Rotation
@@ -56,7 +57,9 @@ for _class in (TwoTierKVCache, DynamicKVCache, PagedKVCache):
     setattr(mlx_lm_cache, _class.__name__, _class)
 
 
-def make_prompt_cache(model: nn.Module, config: CacheConfig | None = None) -> list[TwoTierKVCache]:
+def make_prompt_cache(
+    model: nn.Module, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
+) -> list[TwoTierKVCache]:
     """The caches that `config` asks for, one per layer of an mlx-lm model.
 
     mlx-lm's own networks run in MLX everywhere, so the automatic backend never
@@ -67,7 +70,16 @@ def make_prompt_cache(model: nn.Module, config: CacheConfig | None = None) -> li
     if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
         config = replace(config, backend=Backend.REFERENCE)
     plan, ropes = resolve(config, shape_of(model)), rotations_of(model)
-    return [TwoTierKVCache(plan.layer(index), rotation=rope) for index, rope in enumerate(ropes)]
+    if metric is not None:
+        metric.check(plan.shape.layers, plan.shape.kv_heads, plan.shape.head_dim)
+    return [
+        TwoTierKVCache(
+            plan.layer(index),
+            rotation=rope,
+            metric=None if metric is None else metric.layers[index],
+        )
+        for index, rope in enumerate(ropes)
+    ]
 
 
 def load_prompt_cache(path: Path | str) -> list[Any]:

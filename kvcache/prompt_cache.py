@@ -5,8 +5,10 @@ from typing import Protocol, runtime_checkable
 
 import mlx.nn as nn
 
+from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import CacheConfig
 from kvcache.errors import CacheError
+from kvcache.key_metric import KeyMetric
 from kvcache.rows import RowsKVCache
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import CachePlan, ModelShape, resolve
@@ -34,28 +36,39 @@ Rotations = Rotation | Sequence[Rotation | None] | None
 
 
 def make_prompt_cache(
-    model: ShapedModel | nn.Module, config: CacheConfig | None = None
+    model: ShapedModel | nn.Module,
+    config: CacheConfig | None = None,
+    *,
+    metric: KeyMetric | None = None,
 ) -> list[TwoTierKVCache]:
     """The caches that `config` (default: all of the model's context) asks for, one per layer.
 
-    model: one of ember's, or one of mlx-lm's (see `kvcache.mlx_lm`). On a GPU the
+    model: one of ember's, or one of mlx-lm's (see `kvcache.mlx_lm`). metric: of the model's
+    queries, by which keys lose less (`models.calibrate`). On a GPU the
     first answer compiles kernels, unless `warm_up(resolve(config, shape), ...)` ran.
     """
     if not isinstance(model, ShapedModel):
         from kvcache import mlx_lm
 
-        return mlx_lm.make_prompt_cache(model, config)
-    return from_plan(resolve(config or CacheConfig(), model.shape), model.rotations)
+        return mlx_lm.make_prompt_cache(model, config, metric=metric)
+    return from_plan(resolve(config or CacheConfig(), model.shape), model.rotations, metric)
 
 
-def from_plan(plan: CachePlan, rotation: Rotations) -> list[TwoTierKVCache]:
+def from_plan(
+    plan: CachePlan, rotation: Rotations, metric: KeyMetric | None = None
+) -> list[TwoTierKVCache]:
     """The caches of an already resolved plan, one per layer.
 
-    Raises CacheError for ropes of more or fewer layers.
+    Raises CacheError for ropes of more or fewer layers, or the metric of another model.
     """
+    metrics: Sequence[LayerMetric | None] = [None] * plan.shape.layers
+    if metric is not None:
+        metric.check(plan.shape.layers, plan.shape.kv_heads, plan.shape.head_dim)
+        metrics = metric.layers
+    turns = each_layer(rotation, plan.shape.layers)
     return [
-        TwoTierKVCache(plan.layer(index), rotation=each)
-        for index, each in enumerate(each_layer(rotation, plan.shape.layers))
+        TwoTierKVCache(plan.layer(index), rotation=turn, metric=of_layer)
+        for index, (turn, of_layer) in enumerate(zip(turns, metrics, strict=True))
     ]
 
 
@@ -69,13 +82,17 @@ def each_layer(rotation: Rotations, layers: int) -> list[Rotation | None]:
 
 
 def rows_from_plan(
-    plan: CachePlan, rotation: Rotations, *, left_padding: Sequence[int]
+    plan: CachePlan,
+    rotation: Rotations,
+    metric: KeyMetric | None = None,
+    *,
+    left_padding: Sequence[int],
 ) -> list[RowsKVCache]:
     """Caches for a batch, one per layer; every row gets the whole plan.
 
     left_padding: leading padding tokens of each row.
     """
-    rows = [from_plan(plan, rotation) for _ in left_padding]
+    rows = [from_plan(plan, rotation, metric) for _ in left_padding]
     return [
         RowsKVCache([row[index] for row in rows], left_padding)
         for index in range(plan.shape.layers)

@@ -9,12 +9,13 @@ sees, `sight`. Keys arrive after RoPE; no tokenizer, no model.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import mlx.core as mx
 
 from kvcache.checks import check_queries, check_tokens
+from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
 from kvcache.native.structs import TierMemory
@@ -42,18 +43,26 @@ class TwoTierKVCache:
     rotation: the layer's rope, so that sinks stay inside the window. None, for
     an unknown rope, attends to them at their true distance; `stats` says which.
     So does `NO_ROPE`, where distance is nothing.
+    metric: of the layer's queries, by which keys are encoded (`codecs.feedback`), whatever
+    plan or state comes later. None rounds them plainly.
     keeps_snapshot: whether `update_and_fetch` leaves what `attend_fetched` needs.
     """
 
     keeps_snapshot = False
 
-    def __init__(self, plan: LayerPlan, *, rotation: Rotation | None = None) -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        plan: LayerPlan,
+        *,
+        rotation: Rotation | None = None,
+        metric: LayerMetric | None = None,
+    ) -> None:
+        self.plan, self.metric = plan, metric
         # The rope, and what of it turns queries for the sinks, read for each token and layer.
         self._rope = rotation
         self.rotation = _turning(plan, rotation)
         self.ledger = Ledger(sizes=plan.sizes)
-        self._tiers = make_tiers(plan)
+        self._tiers = self._make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
         self._fetched: tuple[Ledger, Snapshot] | None = None
 
@@ -188,7 +197,7 @@ class TwoTierKVCache:
     def reset(self) -> None:
         """Forget all tokens and give the memory back."""
         self.clear()
-        self._tiers = make_tiers(self.plan)
+        self._tiers = self._make_tiers(self.plan)
         self._shape = None
 
     def rewind(self, tokens: int) -> int:
@@ -210,7 +219,7 @@ class TwoTierKVCache:
         Raises CacheError, and changes nothing, for other pinned tokens than before
         once any token was let go, or where the new plan cannot hold such tokens.
         """
-        ledger, tiers = self.ledger.resized(plan.sizes), make_tiers(plan)
+        ledger, tiers = self.ledger.resized(plan.sizes), self._make_tiers(plan)
         if ledger.held:
             tiers.fill(ledger, *self._held())
         self.plan, self.ledger, self._tiers = plan, ledger, tiers
@@ -293,18 +302,27 @@ class TwoTierKVCache:
 
     @state.setter
     def state(self, value: State) -> None:
-        self._take(restore(value, make_tiers, self.plan.backend))
+        self._take(restore(value, self._make_tiers, self.plan.backend))
 
     @classmethod
-    def from_state(cls, state: State, *, backend: Backend = Backend.AUTO) -> "TwoTierKVCache":
+    def from_state(
+        cls,
+        state: State,
+        *,
+        backend: Backend = Backend.AUTO,
+        metric: LayerMetric | None = None,
+    ) -> "TwoTierKVCache":
         """A cache with a saved state, for any backend (mlx-lm's `load_prompt_cache`)."""
-        saved = restore(state, make_tiers, backend)
-        cache = cls(saved.plan)
+        saved = restore(state, partial(make_tiers, metric=metric), backend)
+        cache = cls(saved.plan, metric=metric)
         cache._take(saved)
         return cache
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "TwoTierKVCache":
-        return self.from_state(self.state, backend=self.plan.backend)
+        return self.from_state(self.state, backend=self.plan.backend, metric=self.metric)
+
+    def _make_tiers(self, plan: LayerPlan) -> Tiers[Any]:
+        return make_tiers(plan, self.metric)
 
     def _take(self, saved: Saved) -> None:
         self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
@@ -399,8 +417,8 @@ def _like(k: mx.array) -> tuple[int, int, int]:
     return batch, heads, dim
 
 
-def make_tiers(plan: LayerPlan) -> Tiers[Any]:
+def make_tiers(plan: LayerPlan, metric: LayerMetric | None = None) -> Tiers[Any]:
     """Empty tiers of the kind that the plan's backend works on."""
     if plan.backend is Backend.CPU:
-        return CpuTiers(plan)
-    return GpuTiers(plan) if plan.backend is Backend.GPU else MlxTiers(plan)
+        return CpuTiers(plan, metric)
+    return GpuTiers(plan, metric) if plan.backend is Backend.GPU else MlxTiers(plan, metric)

@@ -15,6 +15,7 @@ import numpy as np
 
 from kvcache.config import Backend
 from kvcache.gpu.decode import MOST_NEW
+from kvcache.key_metric import KeyMetric
 from kvcache.prompt_cache import Rotations, each_layer
 from kvcache.tiers.ledger import TierSizes
 from kvcache.tiers.plan import CachePlan, ModelShape
@@ -32,15 +33,16 @@ def warm_up(
     group: int,
     dtype: mx.Dtype,
     rotation: Rotations = None,
+    metric: KeyMetric | None = None,
     progress: OnProgress | None = None,
 ) -> CachePlan:
     """The plan, its GPU kernels compiled and compared with plain MLX; at once without a GPU.
 
     group: query heads of each KV head. dtype: of queries. rotation: the model's, or each
-    layer's, as its caches have it. progress: called with (steps done, all steps); what it
-    raises ends the work. Some seconds, most of them the GPU's compiler's: prompts and every
-    number of new tokens that decoding takes, before and after tokens are encoded and let go,
-    in each kind of layer.
+    layer's, as its caches have it; metric: of its queries, likewise. progress: called with
+    (steps done, all steps); what it raises ends the work. Some seconds, most of them the GPU's
+    compiler's: prompts and every number of new tokens that decoding takes, before and after
+    tokens are encoded and let go, in each kind of layer.
 
     Where the kernels do not run or give something else, the automatic backend becomes
     plain MLX and the plan says why. Raises CacheError for the gpu backend then.
@@ -48,7 +50,7 @@ def warm_up(
     if plan.backend is not Backend.GPU:
         return plan
     report = progress or _ignore
-    trials = _trials(plan, rotation)
+    trials = _trials(plan, rotation, metric)
     whole = sum(len(steps) for steps, _ in trials)
     errors = []
     report(0, whole)
@@ -82,14 +84,18 @@ class _Step:
 _Trial = tuple[list[_Step], list[TwoTierKVCache]]
 
 
-def _trials(plan: CachePlan, rotation: Rotations) -> list[_Trial]:
+def _trials(plan: CachePlan, rotation: Rotations, metric: KeyMetric | None) -> list[_Trial]:
     """For each kind of layer: the steps, and a cache of each backend that takes them."""
     ropes, trials = each_layer(rotation, plan.shape.layers), []
     kinds = [(sizes, plan.config.codecs_of(at)) for at, sizes in enumerate(plan.layer_sizes)]
     for index in map(kinds.index, dict.fromkeys(kinds)):
         layer, sizes = plan.layer(index), _small(plan.layer_sizes[index])
         caches = [
-            TwoTierKVCache(replace(layer, sizes=sizes, backend=backend), rotation=ropes[index])
+            TwoTierKVCache(
+                replace(layer, sizes=sizes, backend=backend),
+                rotation=ropes[index],
+                metric=None if metric is None else metric.layers[index],
+            )
             for backend in (Backend.GPU, Backend.REFERENCE)
         ]
         trials.append((_steps(sizes), caches))

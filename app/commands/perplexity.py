@@ -75,7 +75,7 @@ def _measure(session: "Session", ids: list[int], skip: int, cancel: Event) -> "D
     with token_bar("reading") as report:
         for part in diverge(
             model,
-            make_prompt_cache(model, config),
+            make_prompt_cache(model, config, metric=engine.metric),
             make_prompt_cache(model, replace(f16, budget=None)),
             ids,
             chunk=min(config.block, 64),

@@ -38,6 +38,11 @@ class Feedback:
     weights: mx.array
 
 
+def feedback_bytes(heads: int, dim: int) -> int:
+    """Bytes of a layer's `Feedback`, and of the moments it is made of."""
+    return heads * (2 * dim * dim + dim) * mx.float32.size
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerMetric:
     """The second moments [Hkv, D, D], float32, of one layer's queries as they meet its keys.

@@ -11,6 +11,7 @@ import numpy as np
 
 from kvcache.checks import check_finite
 from kvcache.codecs.base import Encoded
+from kvcache.codecs.feedback import LayerMetric
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.config import HotDtype
 from kvcache.native import structs
@@ -34,9 +35,9 @@ Cold = CpuBlocks | CpuUnencodedBlocks | ColdRing
 class CpuTiers(Tiers[Array]):
     """Written in place."""
 
-    def __init__(self, plan: LayerPlan) -> None:
+    def __init__(self, plan: LayerPlan, metric: LayerMetric | None = None) -> None:
         self.sizes = plan.sizes
-        self._plan, self._dtype = plan, plan.hot_dtype
+        self._plan, self._dtype, self._metric = plan, plan.hot_dtype, metric
         # Allocated with the first tokens, whose shape they need.
         self._rings: tuple[CpuRing, CpuRing] | None = None  # pinned, hot
         self._cold: Cold | None = None
@@ -162,7 +163,7 @@ class CpuTiers(Tiers[Array]):
     def _made_cold(self, shape: Shape) -> Cold:
         if self._cold is None:
             self._made(shape)
-            self._cold = _make_cold(self._plan, shape)
+            self._cold = _make_cold(self._plan, self._metric, shape)
             if isinstance(self._cold, CpuUnencodedBlocks):
                 self._memory.unencoded = self._cold.ring.struct
             elif isinstance(self._cold, CpuBlocks):
@@ -170,9 +171,9 @@ class CpuTiers(Tiers[Array]):
         return self._cold
 
 
-def _make_cold(plan: LayerPlan, shape: Shape) -> Cold:
+def _make_cold(plan: LayerPlan, metric: LayerMetric | None, shape: Shape) -> Cold:
     """The cold ring of a plan: for the kernels, if they read its codecs."""
-    slots, block, codecs = plan.sizes.slots, plan.sizes.block, plan.codecs
+    slots, block, codecs = plan.sizes.slots, plan.sizes.block, plan.codecs_in(metric)
     if all(isinstance(codec, UnencodedCodec) for codec in codecs):
         return CpuUnencodedBlocks(slots, block=block, shape=shape, dtype=plan.hot_dtype)
     blocks = CpuBlocks.of(slots, block=block, shape=shape, codecs=codecs)

@@ -8,6 +8,7 @@ without a model, which learns the dimension late, says so in its stats.
 
 import mlx.core as mx
 
+from kvcache.codecs.feedback import LayerMetric
 from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
 from kvcache.gpu.decode import MOST_NEW
 from kvcache.gpu.encode import Leaving, encodes
@@ -27,12 +28,13 @@ class GpuTiers(MlxTiers):
     def __init__(
         self,
         plan: LayerPlan,
+        metric: LayerMetric | None = None,
         *,
         decoder: TierDecoder | None = None,
         prefill: TierPrefill | None = None,
         encoder: TierEncoder | None = None,
     ) -> None:
-        super().__init__(plan)
+        super().__init__(plan, metric)
         self._decoder, self._prefill = decoder or TierDecoder(), prefill or TierPrefill()
         self._encoder = encoder or TierEncoder()
         self._codecs = self._cold.held.codecs if plan.sizes.slots else ()

@@ -4,6 +4,7 @@ import mlx.core as mx
 
 from kvcache.checks import check_finite
 from kvcache.codecs.base import Encoded
+from kvcache.codecs.feedback import LayerMetric
 from kvcache.snapshot import Joined, Snapshot, Tokens
 from kvcache.tiers.cold_ring import ColdRing
 from kvcache.tiers.ledger import Ledger
@@ -17,12 +18,13 @@ MlxTokens = Tokens[mx.array]
 class MlxTiers(Tiers[mx.array]):
     """Every write makes new arrays, so a snapshot stays what it was."""
 
-    def __init__(self, plan: LayerPlan) -> None:
+    def __init__(self, plan: LayerPlan, metric: LayerMetric | None = None) -> None:
         self.sizes = plan.sizes
         self._dtype, self._check = plan.hot_dtype, plan.check_finite
         self._pinned = TokenRing(plan.sizes.pinned, dtype=plan.hot_dtype.mx)
         self._hot = TokenRing(plan.sizes.ring, dtype=plan.hot_dtype.mx)
-        self._cold = ColdRing(plan.sizes.slots, block=plan.sizes.block, codecs=plan.codecs)
+        codecs = plan.codecs_in(metric)
+        self._cold = ColdRing(plan.sizes.slots, block=plan.sizes.block, codecs=codecs)
 
     def prepare(self, k: mx.array, v: mx.array) -> MlxTokens:
         if self._check:

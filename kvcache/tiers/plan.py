@@ -11,6 +11,8 @@ from functools import cached_property
 from math import prod
 
 from kvcache.codecs import Codec, codec
+from kvcache.codecs.affine import ChannelAffineCodec
+from kvcache.codecs.feedback import LayerMetric, feedback_bytes
 from kvcache.codecs.rotation import check_rotatable
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.config import MOST_TOKENS, Backend, CacheConfig, HotDtype, on_gpu
@@ -106,6 +108,13 @@ class LayerPlan:
         )
         return keys, values
 
+    def codecs_in(self, metric: LayerMetric | None) -> tuple[Codec, Codec]:
+        """The same, where keys that can be are encoded in a metric of the layer's queries."""
+        keys, values = self.codecs
+        if metric is not None and isinstance(keys, ChannelAffineCodec):
+            keys = keys.in_metric(metric)
+        return keys, values
+
     def token_bytes(self, shape: tuple[int, int, int]) -> int:
         """Bytes of an unencoded token's keys and values of shape [B, Hkv, D]."""
         return 2 * prod(shape) * self.hot_dtype.mx.size
@@ -171,6 +180,19 @@ class CachePlan:
         return sum(
             n * costs.of(sizes, tokens) for (sizes, costs), n in Counter(self._layers).items()
         )
+
+    @property
+    def takes_metric(self) -> bool:
+        """Whether keys are encoded by a codec that a metric of queries makes better."""
+        encodes = any(sizes.slots for sizes in self.kinds)
+        return encodes and isinstance(self.layer(0).codecs[0], ChannelAffineCodec)
+
+    @property
+    def metric_bytes(self) -> int:
+        """Bytes that such a metric takes, beside all others; 0 where none is of use."""
+        shape = self.shape
+        each = feedback_bytes(shape.kv_heads, shape.head_dim) if self.takes_metric else 0
+        return shape.layers * each
 
     @property
     def prompt_bytes(self) -> int | None:

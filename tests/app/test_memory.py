@@ -157,7 +157,7 @@ async def test_the_chat_says_what_does_not_fit(hollow: Path) -> None:
         chat = Talk(app, service, pilot)
         await chat.until(lambda: "the model could not be loaded" in chat.shown)
         shown = " ".join(chat.shown.replace("│", "").split())
-        assert "weights 273.8 GB, cache 0.4 GB, prompt step 0.2 GB" in shown
+        assert "weights 273.8 GB, cache 0.5 GB, prompt step 0.2 GB" in shown
         assert "this machine has 24.0 GB for it" in shown
         assert "--force" in shown
     service.close()

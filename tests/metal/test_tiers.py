@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import TwoTierKVCache, two_tier
+from kvcache.codecs.feedback import LayerMetric
 from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.ledger import TierSizes
@@ -33,10 +34,11 @@ def _on_gpu(sizes: TierSizes, kv: tuple[str, str]) -> Pair:
     return pair
 
 
-def _emulated(plan: LayerPlan) -> GpuTiers:
+def _emulated(plan: LayerPlan, metric: LayerMetric | None = None) -> GpuTiers:
     launch = Emulator()
     return GpuTiers(
         plan,
+        metric,
         decoder=TierDecoder(launch=launch),
         prefill=TierPrefill(launch=launch),
         encoder=TierEncoder(launch=launch),

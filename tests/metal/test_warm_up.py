@@ -19,6 +19,7 @@ from kvcache import (
     two_tier,
     warm_up,
 )
+from kvcache.codecs.feedback import LayerMetric
 from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
 from kvcache.gpu.decode import MOST_NEW
 from kvcache.gpu.kernel import Call, Launcher
@@ -60,10 +61,10 @@ def use_gpu(monkeypatch: pytest.MonkeyPatch) -> UseGpu:
     """Makes this machine one with a GPU, which is a launcher."""
 
     def use(launch: Launcher) -> None:
-        def make(plan: LayerPlan) -> GpuTiers:
+        def make(plan: LayerPlan, metric: LayerMetric | None = None) -> GpuTiers:
             decoder, prefill = TierDecoder(launch=launch), TierPrefill(launch=launch)
             encoder = TierEncoder(launch=launch)
-            return GpuTiers(plan, decoder=decoder, prefill=prefill, encoder=encoder)
+            return GpuTiers(plan, metric, decoder=decoder, prefill=prefill, encoder=encoder)
 
         monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
         monkeypatch.setattr(two_tier, "GpuTiers", make)

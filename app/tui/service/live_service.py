@@ -13,7 +13,7 @@ from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import compile_kernels, must_compile
 from app.options import LoadOptions
-from app.session import load_admitted, load_notes
+from app.session import COUNTING, load_admitted, load_notes
 from app.transcript import Completion
 from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
 from kvcache import CacheConfig
@@ -83,12 +83,18 @@ class LiveService:
             label = f"compiling the GPU kernels, step {done} of {total}"
             job.put(Progress(done_bytes=0, total_bytes=0, label=label))
 
+        def counting(done: int, total: int) -> None:
+            if cancel.is_set():
+                raise _CancelledError
+            label = f"{COUNTING}, {done} of {total} tokens"
+            job.put(Progress(done_bytes=0, total_bytes=0, label=label))
+
         def work() -> Iterator[LoadEvent]:
             try:
                 if must_compile(self._config.backend):
                     job.put(Progress(done_bytes=0, total_bytes=0, label=_COMPILING))
                     compile_kernels(cancel.is_set)
-                yield from self._load(spec, report, warming, cancel)
+                yield from self._load(spec, report, (warming, counting), cancel)
             except (_CancelledError, BuildStoppedError, RenderStoppedError):
                 return
 
@@ -143,7 +149,11 @@ class LiveService:
     # -- on the inference thread --
 
     def _load(
-        self, spec: str, report: OnProgress, warming: OnProgress, cancel: threading.Event
+        self,
+        spec: str,
+        report: OnProgress,
+        once: tuple[OnProgress, OnProgress],
+        cancel: threading.Event,
     ) -> Iterator[LoadEvent]:
         path = locate(spec)
         # The old model goes first, so that two are never in memory together.
@@ -153,7 +163,8 @@ class LiveService:
         config, chat = admitted.config, ChatTokens(loaded)
         if self._keep_system is not None:
             config = replace(config, keep=chat.system_tokens(self._keep_system or None, cancel))
-        engine = Engine(loaded, config, warming=warming)
+        warming, counting = once
+        engine = Engine(loaded, config, warming=warming, counting=counting)
         told = load_notes(engine, asked=config.backend, hot=self._hot, chat=chat, cancel=cancel)
         notes = (*admitted.notes, *told)
         self._engine, self._chat, self._stats = engine, chat, engine.layer_stats()
