@@ -184,15 +184,18 @@ class CachePlan:
     @property
     def takes_metric(self) -> bool:
         """Whether keys are encoded by a codec that a metric of queries makes better."""
-        encodes = any(sizes.slots for sizes in self.kinds)
-        return encodes and isinstance(self.layer(0).codecs[0], ChannelAffineCodec)
+        return self._fed_layers > 0
+
+    @property
+    def _fed_layers(self) -> int:
+        layers = (self.layer(at) for at, sizes in enumerate(self.layer_sizes) if sizes.slots)
+        return sum(isinstance(layer.codecs[0], ChannelAffineCodec) for layer in layers)
 
     @property
     def metric_bytes(self) -> int:
         """Bytes that such a metric takes, beside all others; 0 where none is of use."""
         shape = self.shape
-        each = feedback_bytes(shape.kv_heads, shape.head_dim) if self.takes_metric else 0
-        return shape.layers * each
+        return self._fed_layers * feedback_bytes(shape.kv_heads, shape.head_dim)
 
     @property
     def prompt_bytes(self) -> int | None:

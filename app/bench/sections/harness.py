@@ -13,7 +13,14 @@ import numpy as np
 from app.bench.sections.passkey import Passkeys
 from app.bench.settings import QUALITY_HOT, QUALITY_SINKS
 from app.divergence import Divergence, Reading, compare, join, read
-from kvcache import CacheConfig, CachePlan, TwoTierKVCache, make_prompt_cache, resolve
+from kvcache import (
+    CacheConfig,
+    CachePlan,
+    KeyMetric,
+    TwoTierKVCache,
+    make_prompt_cache,
+    resolve,
+)
 from kvcache.reference import Mask
 from models.network.llama import Model
 
@@ -70,7 +77,7 @@ class Exact:
 class Harness:
     """longest: tokens of the longest text; skip: first positions that are not scored.
 
-    passkeys: the questions for a hot tier of so many tokens.
+    passkeys: the questions for a hot tier of so many tokens. metric: by which keys are encoded.
     """
 
     def __init__(
@@ -81,8 +88,9 @@ class Harness:
         config: CacheConfig,
         longest: int,
         skip: int,
+        metric: KeyMetric | None,
     ) -> None:
-        self.model, self.skip = model, skip
+        self.model, self.skip, self._metric = model, skip, metric
         self._passkeys = passkeys
         # Nothing is let go, of text or questions: what is measured is the codecs' loss alone.
         slack = 16 * config.block + 1024
@@ -97,7 +105,7 @@ class Harness:
     def exact(self, ids: Sequence[int]) -> Exact:
         """Read a text under the f16 cache."""
         plan = self.plan(Tiers(keys="f16", values="f16"))
-        caches = make_prompt_cache(self.model, plan.config)
+        caches = make_prompt_cache(self.model, plan.config, metric=self._metric)
         readings = list(read(self.model, caches, ids, chunk=self._chunk, skip=self.skip))
         keys = [cache.keys() for cache in caches]
         for cache in caches:
@@ -110,7 +118,7 @@ class Harness:
 
     def divergence(self, plan: CachePlan, exact: Exact) -> Divergence:
         """How far a cache moves the model, at every scored position of the text."""
-        caches = make_prompt_cache(self.model, plan.config)
+        caches = make_prompt_cache(self.model, plan.config, metric=self._metric)
         found = read(self.model, caches, exact.ids, chunk=self._chunk, skip=self.skip)
         return join([compare(*pair) for pair in zip(found, exact.readings, strict=True)])
 
@@ -118,7 +126,7 @@ class Harness:
         """The share of passkeys that are recalled from the cold tier."""
         passkeys = self._passkeys(plan.config.hot)
         told = passkeys.answers[0][0] - 1
-        caches = make_prompt_cache(self.model, plan.config)
+        caches = make_prompt_cache(self.model, plan.config, metric=self._metric)
         found = read(self.model, caches, passkeys.ids, chunk=self._chunk, skip=told)
         agrees = [part.log_probabilities.argmax(axis=-1) == part.targets for part in found]
         return passkeys.recalled(np.concatenate([np.zeros(told, bool), *agrees]))
@@ -141,29 +149,31 @@ class Harness:
             squares = [
                 square
                 for index, (keys, queries) in enumerate(zip(exact.keys, exact.queries, strict=True))
-                if (square := _squared_error(plan, index, keys, queries)) is not None
+                if (square := self._squared_error(plan, index, keys, queries)) is not None
             ]
             self._score_errors[key] = float(np.sqrt(np.mean(squares or [0.0])))
         return self._score_errors[key]
 
+    def _squared_error(
+        self, plan: CachePlan, layer: int, keys: mx.array, queries: mx.array
+    ) -> float | None:
+        """Mean square of score errors of one layer: the very same keys, encoded and exact.
+
+        None where it encodes none of them.
+        """
+        scale = keys.shape[-1] ** -0.5
+        found = []
+        own = plan.layer(layer)
+        metric = None if self._metric is None else self._metric.layers[layer]
+        for codec in (own.keys, "f16"):
+            cache = TwoTierKVCache(replace(own, keys=codec, values="f16"), metric=metric)
+            cache.append(keys, keys)
+            pinned, cold = cache.ledger.pinned, cache.ledger.cold
+            found.append(cache.scores(queries, scale=scale)[..., pinned : pinned + cold])
+        if not found[0].size:
+            return None
+        return float(np.asarray(mx.mean(mx.square(found[0] - found[1]))))
+
     @property
     def _chunk(self) -> int:
         return min(self._config.block, _CHUNK)
-
-
-def _squared_error(plan: CachePlan, layer: int, keys: mx.array, queries: mx.array) -> float | None:
-    """Mean square of score errors of one layer: the very same keys, encoded and exact.
-
-    None where it encodes none of them.
-    """
-    scale = keys.shape[-1] ** -0.5
-    found = []
-    own = plan.layer(layer)
-    for codec in (own.keys, "f16"):
-        cache = TwoTierKVCache(replace(own, keys=codec, values="f16"))
-        cache.append(keys, keys)
-        pinned, cold = cache.ledger.pinned, cache.ledger.cold
-        found.append(cache.scores(queries, scale=scale)[..., pinned : pinned + cold])
-    if not found[0].size:
-        return None
-    return float(np.asarray(mx.mean(mx.square(found[0] - found[1]))))

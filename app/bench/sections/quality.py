@@ -30,6 +30,7 @@ from app.divergence import Divergence
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, resolve
 from kvcache.codecs.names import NAMES
 from models import load
+from models.calibrate import key_metric
 
 # Pairs of different codecs that lie near the best compromise.
 MIXES = (
@@ -217,6 +218,7 @@ def open_harness(settings: QualitySettings) -> Opened:
         config=CacheConfig(backend=backend),
         longest=max(map(len, texts.values())),
         skip=settings.skip,
+        metric=key_metric(loaded),
     )
     return Opened(harness=harness, texts=texts, identity=loaded.identity)
 
