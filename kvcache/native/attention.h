@@ -11,6 +11,7 @@
 #include "decode.h"
 #include "pool.h"
 #include "tier_plan.h"
+#include "trellis_values.h"
 
 namespace ember {
 
@@ -214,9 +215,12 @@ class Attention {
             const TileKeys& scored = by_codes ? static_cast<const TileKeys&>(coded_keys)
                                      : unencoded ? static_cast<const TileKeys&>(unencoded_keys)
                                               : float_keys;
-            const TileValues& gathered = value_form.family == Family::kUnencoded
-                                             ? static_cast<const TileValues&>(plain_values)
-                                             : coded_values;
+            const TrellisValues trellis_values(value_form, values, first, count,
+                                               memory_.values[next] + value_at);
+            const TileValues& gathered =
+                value_form.family == Family::kUnencoded ? static_cast<const TileValues&>(plain_values)
+                : value_form.family == Family::kTrellis ? static_cast<const TileValues&>(trellis_values)
+                                                        : coded_values;
             return attend_tile<kFewQueries>(scored, gathered, count, rows, see);
         }
 #endif

@@ -23,6 +23,8 @@ from kvcache.codecs.base import Parts
 from kvcache.codecs.kvarn import KVarNCodec
 from kvcache.codecs.lloyd_max import levels
 from kvcache.codecs.packing import pack, unpack
+from kvcache.codecs.trellis import TrellisCodec
+from kvcache.codecs.trellis import levels as trellis_levels
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
@@ -57,6 +59,7 @@ _FAMILIES: Mapping[type[Codec], tuple[int, Mapping[str, str]]] = {
     ChannelAffineCodec: (2, {"scales": "channel_scales", "zeros": "channel_zeros"}),
     TurboCodec: (3, {"scales": "token_scales"}),
     FittedTurboCodec: (4, {"scales": "token_scales"}),
+    TrellisCodec: (6, {"scales": "token_scales"}),
     KVarNCodec: (
         5,
         {
@@ -95,9 +98,9 @@ class CpuCodec:
         """The CPU's form of a codec for blocks [Hkv, M, D], or None where the kernels have none.
 
         They take every codec but the inner-product form of TurboQuant, D and M multiples of 16,
-        values of 3 and 5 bits in multiples of 32 tokens, and per-token affine codes where their
-        group is a multiple of 16 channels (so not D 80). Raises CacheError for a D that the
-        codec cannot rotate.
+        values of 3 and 5 bits and trellises of 3 in multiples of 32 tokens, and per-token affine
+        codes where their group is a multiple of 16 channels (so not D 80). Raises CacheError for
+        a D that the codec cannot rotate.
         """
         if not _is_taken(codec, tokens, dim, role):
             return None
@@ -202,7 +205,8 @@ def _is_taken(codec: Codec, tokens: int, dim: int, role: Role) -> bool:
         return False
     if isinstance(codec, TokenAffineCodec) and group_size(dim) % HEAD_DIM_STEP:
         return False
-    split = role is Role.VALUES and codec.code_bits in (3, 5)
+    either = role is Role.VALUES or isinstance(codec, TrellisCodec)
+    split = either and codec.code_bits in (3, 5)
     return not split or tokens % _RUN == 0
 
 
@@ -227,6 +231,10 @@ def _form(
         form.levels = len(table)
         # Repeated, so that bits above a code do not matter to a look-up.
         form.table[:] = table * (MOST_LEVELS // len(table))
+    if isinstance(codec, TrellisCodec):
+        positive = trellis_levels(codec.code_bits)[2**codec.code_bits :]
+        form.levels = len(positive)
+        form.table[: len(positive)] = positive
     held: list[Array] = []
 
     def kept(array: mx.array) -> int:

@@ -1,7 +1,7 @@
 // From a record to a float tile (see unencoded.h), in the codec's basis.
 #pragma once
 
-#include "record.h"
+#include "decode_trellis.h"
 
 namespace ember {
 
@@ -54,6 +54,7 @@ inline void decode_keys(const BlockForm& form, const uint8_t* record, int64_t fi
                         float* tile) {
     if (form.family == Family::kUnencoded)
         return load_transposed({record, form.dim, Element::kHalf}, first, count, form.dim, tile);
+    if (form.family == Family::kTrellis) return decode_trellis_keys(form, record, first, count, tile);
     with_bits(form.bits, [&](auto bits) { decode_keys<bits>(form, record, first, count, tile); });
 }
 
@@ -90,6 +91,8 @@ inline void decode_values(const BlockForm& form, const uint8_t* record, int64_t 
                           int64_t count, float* tile) {
     if (form.family == Family::kUnencoded)
         return load_tokens({record, form.dim, Element::kHalf}, first, count, form.dim, tile);
+    if (form.family == Family::kTrellis)
+        return decode_trellis_values(form, record, first, count, tile);
     with_bits(form.bits, [&](auto bits) { decode_values<bits>(form, record, first, count, tile); });
 }
 

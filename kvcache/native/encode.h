@@ -4,6 +4,7 @@
 
 #include "encode_feedback.h"
 #include "encode_kvarn.h"
+#include "encode_trellis.h"
 
 namespace ember {
 
@@ -146,6 +147,9 @@ inline void encode_draft(const Draft& draft) {
             break;
         case Family::kVarn:
             encode_kvarn(draft);
+            break;
+        case Family::kTrellis:
+            encode_trellis(draft);
             break;
     }
     pack_codes(draft.form, draft.codes, draft.record);

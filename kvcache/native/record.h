@@ -6,10 +6,11 @@
 // g is the group of c; L(code) is a level of a table, or code - centre. Absent scales are 1,
 // absent zeros 0. A record is its codes, then those of these float16 arrays that the codec has.
 //
-// key_codes.h and value_codes.h draw how codes lie. Codes of 16 bits are float16 [M, D].
+// key_codes.h, value_codes.h and trellis_codes.h draw how codes lie. Codes of 16 bits are float16 [M, D].
 #pragma once
 
 #include "key_codes.h"
+#include "trellis_codes.h"
 #include "value_codes.h"
 
 namespace ember {
@@ -22,7 +23,8 @@ enum class Family : int32_t {
     kChannelAffine,
     kTurbo,
     kFittedTurbo,
-    kVarn
+    kVarn,
+    kTrellis
 };
 
 constexpr int kMostLevels = 16;
@@ -37,7 +39,7 @@ struct BlockForm {
     int64_t record_bytes;
     float centre;
     int32_t levels;  // how many of the table count; 0: L(code) = code - centre
-    float table[kMostLevels];
+    float table[kMostLevels];  // of a trellis: its positive levels
     const float* signs;    // [Hkv, D], or null: the given basis
     const float* basis;    // [D, D] orthonormal: coded is (x * signs) basis
     const float* inverse;  // its transpose
@@ -76,12 +78,16 @@ inline void with_bits(int bits, const F& f) {
 }
 
 inline void pack_codes(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
-    const auto pack = form.role == Role::kKeys ? pack_keys : pack_values;
+    const auto pack = form.family == Family::kTrellis ? pack_trellis
+                      : form.role == Role::kKeys      ? pack_keys
+                                                      : pack_values;
     pack(codes, form.bits, form.tokens, form.dim, record);
 }
 
 // codes [tokens, dim], one byte each.
 inline void unpack_codes(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
+    if (form.family == Family::kTrellis)
+        return unpack_trellis(record, form.bits, form.tokens, form.dim, codes);
     with_bits(form.bits, [&](auto bits) {
         if (form.role == Role::kKeys)
             unpack_keys<bits>(record, form.tokens, form.dim, codes);

@@ -16,7 +16,7 @@ from kvcache.native.library import Library
 from kvcache.native.structs import Array, Bytes, Floats
 from tests.kvcache.codecs.metrics import metric
 
-TAKEN = tuple(name for name in NAMES if not name.endswith("p") and "trellis" not in name)
+TAKEN = tuple(name for name in NAMES if not name.endswith("p"))
 BLOCKS, BATCH, HEADS = 2, 2, 3
 SHAPES = [(64, 64), (32, 80), (96, 128)]  # M, D
 
@@ -147,7 +147,8 @@ def _codes(words: mx.array, coder: CpuCodec) -> Array:
 
 
 @pytest.mark.parametrize(
-    "name", ["hkivi5", "turbo3u", "turbo2", "q8", "h3", "kivi2", "kvarn4", "f16"]
+    "name",
+    ["hkivi5", "turbo3u", "turbo2", "trellis4", "trellis3", "q8", "h3", "kivi2", "kvarn4", "f16"],
 )
 @pytest.mark.parametrize("role", Role)
 def test_extremes(kernels: Library, name: str, role: Role) -> None:

@@ -16,7 +16,7 @@ from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.structs import Array, Bytes, Floats, address, strided
 
-TAKEN = tuple(name for name in NAMES if not name.endswith("p") and "trellis" not in name)
+TAKEN = tuple(name for name in NAMES if not name.endswith("p"))
 Double = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 SCALE = 0.13
