@@ -36,7 +36,7 @@ _POSITIVE = {
 SEAM = 32  # channels on each side of the first that are searched for the state there
 _STATE_BITS = 5
 _STATES = 1 << _STATE_BITS
-_SUBSETS = 4  # of levels: bits 0 and 1 of their indices
+SUBSETS = 4  # of levels: bits 0 and 1 of their indices
 
 
 def _subset(register: int) -> int:
@@ -101,11 +101,11 @@ class _Steps(NamedTuple):
 
     @classmethod
     def of(cls, x: mx.array, bits: int) -> Self:
-        table = mx.array(levels(bits)).reshape(-1, _SUBSETS)  # [rest, subset]
-        rest = mx.zeros((*x.shape, _SUBSETS), mx.uint32)
+        table = mx.array(levels(bits)).reshape(-1, SUBSETS)  # [rest, subset]
+        rest = mx.zeros((*x.shape, SUBSETS), mx.uint32)
         for middle in (table[1:] + table[:-1]) / 2:
             rest = rest + (x[..., None] > middle)
-        nearest = mx.take_along_axis(table, rest.reshape(-1, _SUBSETS), axis=0)
+        nearest = mx.take_along_axis(table, rest.reshape(-1, SUBSETS), axis=0)
         return cls(rest, mx.square(x[..., None] - nearest.reshape(rest.shape)))
 
     def walk(self, costs: mx.array, first: int, end: int) -> tuple[list[mx.array], mx.array]:

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import mlx.core as mx
 
+from kvcache.codecs import trellis
 from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec, group_size
 from kvcache.codecs.base import Codec
 from kvcache.codecs.kvarn import KVarNCodec
@@ -15,14 +16,14 @@ from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
 from kvcache.gpu.shape import RUN, check_dim
 
-LEVELS = 16  # entries of the largest table
+LEVELS = 32  # entries of the largest table, a lane's each
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """structure: a C++ type in terms of D and M. parts: its members, in order.
 
-    levels: of the codes, where they are numbers in a table.
+    levels: of the codes, where they are numbers in a table, in the order that the kernels ask by.
     """
 
     structure: str
@@ -52,6 +53,12 @@ def family_of(codec: Codec, dim: int) -> Family:
                 parts=("words", "scales"),
                 levels=tuple(levels(bits)),
             )
+        case trellis.TrellisCodec():
+            return Family(
+                structure=f"Trellis<{bits}, D, M>",
+                parts=("words", "scales"),
+                levels=_by_code(trellis.levels(bits)),
+            )
         case KVarNCodec():
             return Family(
                 structure=f"KVarN<{bits}, D, M>",
@@ -62,6 +69,11 @@ def family_of(codec: Codec, dim: int) -> Family:
         f"no GPU kernel reads codec {codec.name}{as_held} of head dimension {dim}; use another, "
         "such as hkivi5 or turbo3u, or --backend reference"
     )
+
+
+def _by_code(levels: tuple[float, ...]) -> tuple[float, ...]:
+    """A trellis' levels by the code and then the bit that follows from others."""
+    return tuple(levels[i & ~3 | (i & 1) << 1 | i >> 1 & 1] for i in range(len(levels)))
 
 
 @lru_cache(maxsize=256)

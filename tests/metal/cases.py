@@ -5,12 +5,13 @@ import mlx.core as mx
 from kvcache.codecs import NAMES
 from tests.metal.samples import Case
 
-# What no kernel reads: a residual needs a projection of its own; trellises have no kernel.
-UNREAD = tuple(name for name in NAMES if name.endswith("p") or name.startswith("trellis"))
+# What no kernel reads: its residual needs a projection of its own.
+UNREAD = tuple(name for name in NAMES if name.startswith("turbo") and name.endswith("p"))
 # One of each family, and each width of a code at least once.
 PAIRS = (
     *(("hkivi5", "turbo3u"), ("kvarn4", "kvarn3"), ("q6", "h3"), ("f16", "q8"), ("turbo4", "f16")),
     *(("kivi2", "hkivi4"), ("turbo2", "kvarn5"), ("h5", "kivi3"), ("q2", "turbo4u")),
+    *(("trellis4", "trellis3"), ("kvarn2", "trellis2"), ("trellis3", "trellis4")),
 )
 
 CODECS = {
@@ -39,6 +40,11 @@ SHAPES = {
     "D256 f16": Case(dim=256, group=4, keys="f16", values="q8", traditional=False),
     "D128 G8, large codecs": Case(dim=128, group=8, keys="f16", values="kvarn8", blocks=2),
     "D64 G12, large keys": Case(group=12, keys="f16", values="kivi2", blocks=2),
+    "D112, trellises": Case(dim=112, group=8, keys="trellis4", values="trellis3"),
+    "D8, trellises": Case(dim=8, keys="trellis3", values="trellis2"),
+    "D24, trellises": Case(dim=24, keys="trellis2", values="trellis3"),
+    "D40, trellises": Case(dim=40, group=5, keys="trellis3", values="trellis4"),
+    "D256, trellises": Case(dim=256, group=2, keys="trellis4", values="trellis3", blocks=2),
     "f32": Case(dtype=mx.float32),
     "f32 G8": Case(dtype=mx.float32, group=8, dim=80),
     "bf16": Case(dtype=mx.bfloat16, query=mx.bfloat16),
@@ -49,7 +55,9 @@ SHAPES = {
 BLOCKS = {
     f"M{block} {keys}/{values}": Case(block=block, keys=keys, values=values)
     for block in (1, 20, 33, 96)
-    for keys, values in (("q5", "h3"), ("hkivi5", "turbo3u"), ("kvarn3", "kivi2"))
+    for keys, values in (
+        *(("q5", "h3"), ("hkivi5", "turbo3u"), ("kvarn3", "kivi2"), ("trellis3", "trellis4")),
+    )
 }
 
 BLOCKS["M1 in one slot of one head"] = Case(

@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.codecs import codec
+from kvcache.codecs.affine import ChannelAffineCodec
 from kvcache.codecs.base import Codec, Encoded, Parts
 from kvcache.codecs.packing import unpack
 from kvcache.gpu import TierEncoder
 from kvcache.gpu.encode import Leaving
 from kvcache.gpu.kernel import Launcher
 from kvcache.snapshot import Tokens
+from tests.kvcache.codecs.metrics import metric
 
 MOST_TIES = 0.001  # of codes, and of scales, or values of f16, by more than the last place
 
@@ -31,6 +33,7 @@ class EncodeCase:
 
     held: tokens of the blocks that lie in the hot ring, which begins at `start`; the others
     are new, after `older` new ones that no block takes. times: all numbers are multiplied.
+    feedback: of keys, in the metric of some queries.
     """
 
     keys: str = "hkivi5"
@@ -45,11 +48,16 @@ class EncodeCase:
     older: int = 0
     dtype: mx.Dtype = mx.float16
     times: float = 1.0
+    feedback: bool = False
 
     @property
     def codecs(self) -> tuple[Codec, Codec]:
         """Of keys and values, each with a rotation of its own."""
-        return codec(self.keys, seed=3), codec(self.values, seed=4)
+        keys, values = codec(self.keys, seed=3), codec(self.values, seed=4)
+        if self.feedback:
+            assert isinstance(keys, ChannelAffineCodec)
+            keys = keys.in_metric(metric(self.kv_heads, self.dim))
+        return keys, values
 
     @property
     def tokens(self) -> int:

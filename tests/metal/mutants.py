@@ -34,7 +34,16 @@ from tests.metal.products import ProductCase, columns_of, excess
 from tests.metal.samples import Case, Sample, make, tolerance
 
 Tried = Case | EncodeCase | ProductCase | LookupCase
-ENCODING = ("encode.metal", "leaving.h", "encoders.h", "encode_kvarn.h")
+ENCODING = (
+    *(
+        "encode.metal",
+        "leaving.h",
+        "encoders.h",
+        "encode_kvarn.h",
+        "encode_trellis.h",
+        "encode_feedback.h",
+    ),
+)
 DECODERS = ("blocks_32.h", "blocks_256.h", "two_bits.h", "levels.h", "grids.h", "floats.h")
 PRODUCTS = ("product.metal", "blocks.h", *DECODERS)
 LOOKUPS = ("rows.metal", "numbers.h")
@@ -158,6 +167,11 @@ _BY_STRUCTURE = {
         Case(keys="turbo3", values="turbo3u", dim=80, block=40, threadgroups=1),
         Case(keys="turbo4", values="turbo3", dim=96, block=31, group=7),
     ),
+    "Trellis": (
+        Case(keys="trellis3", values="trellis3", dim=80, block=40, threadgroups=1),
+        Case(keys="trellis4", values="trellis2", dim=96, block=33, group=7),
+        Case(keys="trellis2", values="trellis4", dim=40, block=31),
+    ),
     "KVarN": (
         Case(keys="kvarn5", values="kvarn6", dim=80, block=40, threadgroups=1),
         Case(keys="kvarn8", values="kvarn5", dim=96, block=33),
@@ -188,6 +202,8 @@ _ENCODING = (
     EncodeCase(dim=128, block=40, kv_heads=1, batch=1, older=3, blocks=1, dtype=mx.float32),
     EncodeCase(dim=16, block=3, times=0),
     EncodeCase(dim=16, block=3, times=1e-3, dtype=mx.float32),
+    EncodeCase(values="h4", dim=256, block=20, kv_heads=1, batch=1),
+    EncodeCase(keys="turbo2", values="hkivi4", dim=192, block=9, kv_heads=1, batch=1, blocks=1),
 )
 _ENCODING_LEVELS = (
     EncodeCase(keys="turbo3u", values="turbo4", dim=80, block=40, batch=1),
@@ -207,6 +223,16 @@ _ENCODING_BY_STRUCTURE = {
     ),
     "Nearest": _ENCODING_LEVELS,
     "LevelsEncoder": _ENCODING_LEVELS,
+    "FeedbackEncoder": (
+        EncodeCase(keys="hkivi4", dim=40, block=35, batch=1, blocks=1, feedback=True),
+        EncodeCase(keys="hkivi2", dim=80, block=70, kv_heads=1, batch=1, blocks=1, feedback=True),
+        EncodeCase(keys="kivi3", dim=16, block=3, times=0, feedback=True),
+    ),
+    "TrellisEncoder": (
+        EncodeCase(keys="trellis3", values="trellis4", dim=80, block=9, batch=1, blocks=1),
+        EncodeCase(keys="trellis2", values="trellis3", dim=16, block=35, kv_heads=1, batch=1),
+        EncodeCase(keys="trellis3", values="trellis4", dim=16, block=3, times=0, blocks=1),
+    ),
     "UnencodedEncoder": (EncodeCase(keys="f16", values="f16", dim=16, block=40),),
     "KVarNEncoder": (
         EncodeCase(keys="kvarn4", values="kvarn2", dim=80, block=40, batch=1),

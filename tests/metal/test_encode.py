@@ -1,5 +1,6 @@
 """The encoding kernel's own text, executed here: the very bits of the codecs' MLX operations."""
 
+from dataclasses import replace
 from itertools import cycle
 from math import prod
 
@@ -9,6 +10,7 @@ import pytest
 
 from kvcache import CacheError, TwoTierKVCache, codec
 from kvcache.codecs import NAMES
+from kvcache.codecs.affine import ChannelAffineCodec
 from kvcache.gpu import TierDecoder, TierEncoder
 from kvcache.gpu.encode import Leaving, encodes
 from kvcache.gpu.kernel import Call, Dialect, Launcher
@@ -33,6 +35,7 @@ from tests.metal.encoding import (
 from tests.metal.generated import generate
 from tests.metal.launches import launching
 from tests.metal.lint import lint
+from tests.metal.ptx import Program, Thread
 from tests.metal.recording import Recorder, zeros
 
 needs_clang = pytest.mark.skipif(
@@ -59,8 +62,47 @@ SHAPES = {
     for block in (64,)
 } | {
     f"{keys}/{values} M{block}": EncodeCase(keys=keys, values=values, dim=dim, block=block)
-    for keys, values in (("hkivi5", "turbo3u"), ("kvarn3", "q6"), ("turbo2", "kivi4"))
+    for keys, values in (
+        *(("hkivi5", "turbo3u"), ("kvarn3", "q6"), ("turbo2", "kivi4"), ("f16", "trellis3")),
+    )
     for dim, block in ((64, 1), (128, 20), (96, 96), (80, 130))
+}
+# More channels than six simdgroups have threads, or than a token of a tile of 32 has room for.
+WIDE = {
+    f"{keys}/{values} D{dim} M{block}": EncodeCase(
+        keys=keys, values=values, dim=dim, block=block, kv_heads=2, batch=1, held=held
+    )
+    for keys, values, dim, block, held in (
+        *(("hkivi5", "turbo3u", 256, 64, 50), ("kvarn4", "q4", 256, 40, 0)),
+        *(("turbo3", "turbo4u", 256, 16, 16), ("f16", "h8", 256, 33, 0)),
+        *(("trellis4", "trellis2", 256, 20, 0), ("trellis3", "hkivi4", 8, 40, 0)),
+        *(("hkivi5", "turbo3u", 224, 33, 0), ("kivi4", "kivi2", 208, 20, 0)),
+        *(
+            ("kivi4", "kvarn3", 192, 64, 0),
+            ("h4", "turbo2u", 192, 40, 7),
+            ("h3", "f16", 160, 35, 0),
+        ),
+    )
+}
+FEEDBACK = {
+    f"{keys}/{values} D{dim} M{block} fed": EncodeCase(
+        keys=keys, values=values, dim=dim, block=block, held=held, batch=1, feedback=True
+    )
+    for keys, values, dim, block, held in (
+        *(("hkivi5", "turbo3u", 64, 64, 64), ("hkivi4", "turbo4u", 128, 64, 50)),
+        *(("hkivi3", "q4", 80, 40, 79), ("kivi4", "kvarn3", 64, 33, 1)),
+        *(("hkivi2", "trellis3", 96, 20, 0), ("hkivi5", "kivi2", 256, 64, 0)),
+        *(("hkivi4", "hkivi4", 64, 128, 70), ("kivi5", "f16", 8, 1, 0)),
+        *(("hkivi5", "turbo3u", 16, 200, 130), ("hkivi3", "h4", 112, 9, 5)),
+    )
+} | {
+    f"fed, {name}": EncodeCase(keys="hkivi4", dim=40, block=20, feedback=True, **numbers)
+    for name, numbers in {
+        "zeros": {"times": 0},
+        "tiny": {"times": 1e-9, "dtype": mx.float32},
+        "past half": {"times": 1e7, "dtype": mx.float32},
+        "bf16, of one head": {"dtype": mx.bfloat16, "kv_heads": 1, "batch": 3},
+    }.items()
 }
 PLACES = {
     "in the ring": EncodeCase(held=128),
@@ -86,7 +128,7 @@ NUMBERS = {
         for keys, values in (("kvarn4", "h3"), ("turbo3", "f16"))
     },
 }
-ALL = CODECS | SHAPES | PLACES | NUMBERS
+ALL = CODECS | SHAPES | WIDE | FEEDBACK | PLACES | NUMBERS
 DEFAULT = EncodeCase()
 
 
@@ -117,10 +159,21 @@ def test_in_any_order_as_cuda(pair: tuple[str, str], order: Order) -> None:
 
 @needs_clang
 @pytest.mark.parametrize("mode", [Mode.MEMORY, Mode.RACES])
-@pytest.mark.parametrize("pair", [("hkivi5", "turbo3u"), ("kvarn4", "q5"), ("turbo4", "f16")])
+@pytest.mark.parametrize(
+    "pair", [("hkivi5", "turbo3u"), ("kvarn4", "q5"), ("turbo4", "f16"), ("hkivi3", "trellis3")]
+)
 def test_under_sanitizers(pair: tuple[str, str], mode: Mode) -> None:
     keys, values = pair
-    case = EncodeCase(keys=keys, values=values, dim=40, block=36, kv_heads=1, batch=1, held=50)
+    case = EncodeCase(
+        keys=keys,
+        values=values,
+        dim=40,
+        block=36,
+        kv_heads=1,
+        batch=1,
+        held=50,
+        feedback=keys == "hkivi3",
+    )
     check(case, Emulator(mode=mode, order=Order.RANDOM))
 
 
@@ -153,9 +206,9 @@ def test_what_differs_is_counted() -> None:
 # -- what is counted --
 
 
-@pytest.mark.parametrize("dim", [64, 128])
-def test_a_block_is_one_launch(dim: int) -> None:
-    case = EncodeCase(dim=dim, blocks=1, batch=1, held=64)
+@pytest.mark.parametrize(("dim", "feedback"), [(64, False), (128, False), (64, True)])
+def test_a_block_is_one_launch(dim: int, feedback: bool) -> None:
+    case = EncodeCase(dim=dim, blocks=1, batch=1, held=64, feedback=feedback)
     tokens = drawn(case)
     mx.eval(tokens)
     composed = [
@@ -199,6 +252,8 @@ def test_inputs_are_whole_buffers() -> None:
         (EncodeCase(keys="turbo3u", values="q4", dim=128), (1, 1)),
         (EncodeCase(keys="kvarn4", values="turbo3u"), (1, 1)),
         (EncodeCase(keys="f16", values="kvarn4", dim=128), (1, 12)),
+        (EncodeCase(keys="turbo3u", values="h4", dim=256), (1, 1)),
+        (EncodeCase(keys="trellis3", values="trellis2", dim=128, block=40, kv_heads=1), (1, 1)),
     ],
     ids=str,
 )
@@ -211,8 +266,45 @@ def test_tokens_are_loaded_once_where_they_fit(case: EncodeCase, passes: tuple[i
         assert loaded == times * size
 
 
+@pytest.mark.parametrize(
+    ("fed", "plain"), [(DEFAULT, DEFAULT), (EncodeCase(keys="kivi3"), EncodeCase(keys="kivi3"))]
+)
+def test_feedback_is_another_kernel(fed: EncodeCase, plain: EncodeCase) -> None:
+    """With its own text and two inputs more; without, nothing is told of it."""
+    with_it, without = call_of(replace(fed, feedback=True)), call_of(plain)
+    assert with_it.kernel.inputs == (*without.kernel.inputs, "key_order", "key_weights")
+    assert "FeedbackEncoder" in with_it.kernel.headers
+    assert "Feedback" not in without.kernel.headers
+    assert not any("Feedback" in str(text) for _, text in without.kernel.macros)
+
+
+@pytest.mark.parametrize(
+    ("case", "most"),
+    [
+        (EncodeCase(feedback=True), 33_000),
+        (EncodeCase(dim=128, feedback=True), 71_000),
+        (EncodeCase(values="trellis3"), 50_000),
+        (EncodeCase(values="trellis3", dim=128), 90_000),
+    ],
+    ids=str,
+)
 @needs_nvrtc
-@pytest.mark.parametrize("name", [*CODECS, "D64 M64", "D128 M64", "D112 M64", "D80 M64"])
+def test_instructions_of_the_longest_simdgroup(case: EncodeCase, most: int) -> None:
+    """At eleven cycles each that is 0.7 ms of a 1.3 GHz GPU, for 64 tokens of a layer."""
+    call = call_of(replace(case, blocks=1, batch=1, kv_heads=1))
+    program = Program.of(call)
+    counts = [
+        program.executed(Thread(group=(0, 0, side), index=first))
+        for side in (0, 1)
+        for first in range(0, call.threadgroup[0], 32)
+    ]
+    assert most // 2 < max(counts) < most
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    "name", [*CODECS, *WIDE, *FEEDBACK, "D64 M64", "D128 M64", "D112 M64", "D80 M64"]
+)
 def test_registers_and_threadgroup_memory(name: str) -> None:
     call = call_of(ALL[name])
     resources = cuda.compile_cuda(call)
@@ -227,6 +319,8 @@ def test_address_spaces(pair: tuple[str, str]) -> None:
     for dtype in (mx.float16, mx.bfloat16, mx.float32):
         case = EncodeCase(keys=pair[0], values=pair[1], dtype=dtype)
         assert lint(generate(call_of(case))) == []
+        if isinstance(case.codecs[0], ChannelAffineCodec):
+            assert lint(generate(call_of(replace(case, feedback=True)))) == []
 
 
 def test_lengths_are_no_constants() -> None:
@@ -263,6 +357,10 @@ def test_what_is_too_large_stays_with_mlx() -> None:
     assert encodes((kivi, kivi), 4096, 128)
     assert encodes((kvarn, kivi), 512, 128)
     assert not encodes((kvarn, kivi), 2048, 128)
+    assert all(encodes((codec(keys), codec("turbo3u")), 64, 256) for keys in ("hkivi5", "kvarn4"))
+    fed = EncodeCase(feedback=True).codecs
+    assert all(encodes(fed, block, dim) for block, dim in ((64, 256), (128, 128), (128, 64)))
+    assert not encodes(fed, 256, 64)
     plan = make_plan(TierSizes(pinned=0, hot=0, block=2600, slots=2), ("kvarn4", "kvarn2"))
     tiers = GpuTiers(plan, encoder=TierEncoder(launch=zeros))
     k, v = (mx.random.normal((1, 1, 2600, 8)) for _ in "kv")

@@ -300,14 +300,99 @@ struct Levels {
   METAL_FUNC float factor(SHARED_POINTER(const uint) numbers) const {
     return as_type<float>(numbers[0]);
   }
-  // All lanes come here: lane l has level l modulo 16, and as levels are repeated, bits above a
-  // code do no harm.
+  // All lanes come here: as levels are repeated, a lane each, bits above a code do no harm.
   template <int COUNT, int>
   METAL_FUNC void elements(const thread RunBits& bits, SHARED_POINTER(const uint), int,
       float level, thread float* out) const {
     UNROLL for (int j = 0; j < COUNT; j++) out[j] = of_lane(level, bits.low >> (j * BITS));
   }
 };
+
+// trellis: twice as many levels as codes, and a scale for each token. Which of two levels a code means
+// is said by the lowest bits of the codes two channels before, one after and three after it; after
+// the last channel comes the first.
+template <int BITS_EACH, int D, int M>
+struct Trellis {
+  enum {
+    BITS = BITS_EACH,
+    WORDS = (BITS * D + 31) / 32,
+    BLOCK_WORDS = M * WORDS,
+    NUMBERS = 1,
+    CHANNELS = 0,
+    STAGES_VALUES = 1
+  };
+  enum { BEFORE = 2, AFTER = 3, IN_LAST = BITS * D % 32 };  // bits of the last word, 0 for all
+  const device uint* words;
+  const device half* scales;
+
+  METAL_FUNC void seek(uint block) {
+    words += block * uint(M * WORDS);
+    scales += block * uint(M);
+  }
+  METAL_FUNC const device uint* row(uint token) const { return words + token * uint(WORDS); }
+  METAL_FUNC const device half* channel(int) const { return scales; }
+  METAL_FUNC float number(uint token, int) const { return float(scales[token]); }
+  METAL_FUNC float factor(SHARED_POINTER(const uint) numbers) const {
+    return as_type<float>(numbers[0]);
+  }
+
+  // Word `k` of a token's bits, whose words lie STRIDE apart, with what comes before the first and
+  // after the last of its codes.
+  template <int STRIDE>
+  METAL_FUNC uint word(SHARED_POINTER(const uint) of_token, int k) const {
+    const uint found = of_token[(k < 0 ? WORDS - 1 : k < WORDS ? k : 0) * STRIDE];
+    if (IN_LAST == 0) return found;
+    if (k < 0) return found << (32 - IN_LAST);
+    return k == WORDS - 1 ? found | of_token[0] << IN_LAST : found;
+  }
+
+  // The levels of four channels, of whose bits from BEFORE channels earlier on `low` are the first 32
+  // and `high` those after them. All lanes come here: lane l has the level of code l / 2 for lowest
+  // bits of others whose sum is l modulo 2.
+  METAL_FUNC void levels_of(uint low, uint high, float level, thread float* out) const {
+    uint odd = low ^ low >> (AFTER * BITS) ^ low >> ((BEFORE + AFTER) * BITS);
+    if ((BEFORE + AFTER + 3) * BITS == 32) odd = odd ^ high << (3 * BITS);
+    UNROLL for (int j = 0; j < 4; j++) {
+      const uint code = low >> ((BEFORE + j) * BITS - 1);
+      out[j] = of_lane(level, (code & ~1u) | (odd >> (j * BITS) & 1u));
+    }
+  }
+};
+
+template <int TILE, int BITS, int D, int M>
+METAL_FUNC void key_words(const thread Trellis<BITS, D, M>& keys,
+    SHARED_POINTER(const uint) staged, int channel, thread uint* words) {
+  typedef Trellis<BITS, D, M> Keys;
+  enum { STRIDE = Columns<Keys::WORDS, TILE>::STRIDE };
+  const int at = 32 + (channel - Keys::BEFORE) * BITS;
+  uint word = keys.template word<STRIDE>(staged, at / 32 - 1);
+  UNROLL for (int i = 0; i < KEY_CODES * BITS / 32 + 1; i++) {
+    const uint next = keys.template word<STRIDE>(staged, at / 32 + i);
+    words[i] = joined(word, next, uint(at % 32));
+    word = next;
+  }
+}
+
+template <int TILE, int BITS, int D, int M>
+METAL_FUNC void key_run(const thread Trellis<BITS, D, M>& keys, const thread uint* words,
+    SHARED_POINTER(const uint), int, int i, float level, thread float* out) {
+  const int at = i * BITS;
+  const uint last = words[at / 32];
+  const uint next = at / 32 < KEY_CODES * BITS / 32 ? words[at / 32 + 1] : 0u;
+  keys.levels_of(at % 32 ? joined(last, next, uint(at % 32)) : last, next >> (at % 32), level, out);
+}
+
+template <int COUNT, int TILE, int BITS, int D, int M>
+METAL_FUNC void value_run(const thread Trellis<BITS, D, M>& values,
+    SHARED_POINTER(const uint) words, SHARED_POINTER(const uint), uint, int, int channel,
+    float level, thread float* out) {
+  UNROLL for (int i = 0; i < COUNT; i += 4) {
+    const int at = 32 + (channel + i - Trellis<BITS, D, M>::BEFORE) * BITS;
+    const uint word = values.template word<1>(words, at / 32 - 1);
+    const uint next = values.template word<1>(words, at / 32);
+    values.levels_of(joined(word, next, uint(at % 32)), next >> (at % 32), level, out + i);
+  }
+}
 
 // kvarn: scales of tokens and of channels, means of channels, one symmetric grid.
 template <int BITS_EACH, int D, int M>

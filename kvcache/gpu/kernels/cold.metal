@@ -64,8 +64,8 @@ Running<ROWS, D> state;
 state.clear(own_tops, lane);
 threadgroup_barrier(mem_flags::mem_threadgroup);
 
-const float key_level = levels[lane % 16u];
-const float value_level = levels[16u + lane % 16u];
+const float key_level = levels[lane];
+const float value_level = levels[32u + lane];
 const int sub = min(int(lane) / Running<ROWS, D>::SLICES, SUBS - 1);
 const int channel = int(lane) % Running<ROWS, D>::SLICES * SLICE;
 const int per_span = (args[ARG_BLOCKS] + spans - 1) / spans;

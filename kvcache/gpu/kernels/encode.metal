@@ -20,7 +20,7 @@ threadgroup float scratch[KEYS::SCRATCH > VALUES::SCRATCH ? KEYS::SCRATCH : VALU
 
 if (of_keys) {
   if (tile > 0 && !KEYS::TILED) return;
-  const Leaving<HOT, D, M, HELD, FACTOR, KEY_ROTATED, 32 * SIMDGROUPS> block = {
+  const Leaving<HOT, D, M, HELD, TILE, FACTOR, KEY_ROTATED, 32 * SIMDGROUPS> block = {
       ring_keys + ring_start, new_keys + new_start, key_signs + kv_head * D, minuses, rows, scratch,
       as_type<float>(args[ARG_SCALE]), args[ARG_NUMBER] + number * M, args[ARG_END],
       args[ARG_CAPACITY], index};
@@ -28,10 +28,10 @@ if (of_keys) {
   keys.encode(block, numbers, tile, at, simdgroup, lane);
 } else {
   if (tile > 0 && !VALUES::TILED) return;
-  const Leaving<HOT, D, M, HELD, FACTOR, VALUE_ROTATED, 32 * SIMDGROUPS> block = {
+  const Leaving<HOT, D, M, HELD, TILE, FACTOR, VALUE_ROTATED, 32 * SIMDGROUPS> block = {
       ring_values + ring_start, new_values + new_start, value_signs + kv_head * D, minuses, rows,
       scratch, as_type<float>(args[ARG_SCALE]), args[ARG_NUMBER] + number * M, args[ARG_END],
       args[ARG_CAPACITY], index};
   VALUES values = {VALUE_PARTS};
-  values.encode(block, numbers + 40, tile, at, simdgroup, lane);
+  values.encode(block, numbers + NUMBERS_EACH, tile, at, simdgroup, lane);
 }

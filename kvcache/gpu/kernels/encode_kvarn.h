@@ -4,7 +4,7 @@
 // number after the divisions so far is computed anew each time: a block of 64 tokens and 128
 // channels does not fit in threadgroup memory.
 //
-// numbers: from 32 on the clips. Scratch: for each token its length and, over it, what the rounds
+// numbers: clips. Scratch: for each token its length and, over it, what the rounds
 // divide by; for each channel what the rounds divide by, its mean, its scale; errors of clips.
 template <int BITS, int D, int M, int CLIPS, int SIMDGROUPS>
 struct KVarNEncoder {
@@ -197,7 +197,7 @@ struct KVarNEncoder {
       block.load_again(first);
       const int held = block.held(first);
       for (int part = 0; part < held; part += 32) {
-        code_tokens(block, numbers + 32, part, min(32, held - part), at * M + first + part,
+        code_tokens(block, numbers + CLIPS_AT, part, min(32, held - part), at * M + first + part,
             simdgroup, lane);
       }
       write_words<BITS, D, THREADS>(block, held, words + (at * M + first) * WORDS);

@@ -2,7 +2,7 @@
 // operations: sums in the order of their terms and no product joined to a sum, so that codes and
 // scales are the same bits where MLX adds up in that order, as it does on Linux' processors.
 //
-// A family says whether a block is cut to tiles of 32 tokens, a threadgroup each, and how much
+// A family says whether a block is cut to tiles of tokens, a threadgroup each, and how much
 // scratch it takes, and encodes.
 
 // q, h: a simdgroup takes a group of channels, a lane a token.
@@ -16,8 +16,8 @@ struct TokenAffineEncoder {
   template <class BLOCK>
   METAL_FUNC void encode(
       const thread BLOCK& block, const device float*, int tile, int at, int simdgroup, int lane) {
-    const int first = tile * 32;
-    const int count = min(32, M - first);
+    const int first = tile * BLOCK::TILE;
+    const int count = min(int(BLOCK::TILE), M - first);
     block.load(first, count);
     const int g = simdgroup;
     if (g < GROUPS && lane < count) {
@@ -44,10 +44,6 @@ struct TokenAffineEncoder {
 };
 
 // kivi, hkivi: a thread takes a channel and walks the tokens.
-//
-// Error feedback would go before the words are written: codes are then found channel by channel, in
-// order, a lane for each token, and what a channel lost is taken from all later ones by the row of a
-// matrix [D, D] of the KV head.
 template <int BITS, int D, int M, int SIMDGROUPS>
 struct ChannelAffineEncoder {
   enum { TILED = 0, SCRATCH = 1, WORDS = (BITS * D + 31) / 32 };
@@ -128,7 +124,7 @@ struct Nearest {
 
 // turbo, turbo..u: a lane takes a token; where there are clips to try, a simdgroup each.
 //
-// numbers: 16 levels, the 16 middles between them, the clips.
+// numbers: levels, the middles between them, clips.
 template <int BITS, int D, int M, int CLIPS, int SIMDGROUPS>
 struct LevelsEncoder {
   enum { TILED = 1, SEARCHED = CLIPS > 0, WORDS = (BITS * D + 31) / 32, COUNT = 1 << BITS };
@@ -139,13 +135,13 @@ struct LevelsEncoder {
   template <class BLOCK>
   METAL_FUNC void encode(const thread BLOCK& block, const device float* numbers, int tile, int at,
       int simdgroup, int lane) {
-    const int first = tile * 32;
-    const int count = min(32, M - first);
+    const int first = tile * BLOCK::TILE;
+    const int count = min(int(BLOCK::TILE), M - first);
     float levels[COUNT];
     float middles[COUNT];
     UNROLL for (int i = 0; i < COUNT; i++) {
       levels[i] = numbers[i];
-      middles[i] = numbers[16 + i];
+      middles[i] = numbers[MIDDLES + i];
     }
     block.load(first, count);
     SHARED_POINTER(float) y = block.row(lane);
@@ -158,7 +154,7 @@ struct LevelsEncoder {
       }
     }
     largest /= levels[COUNT - 1];
-    const device float* clips = numbers + 32;
+    const device float* clips = numbers + CLIPS_AT;
     Nearest<BITS> nearest;
     if (simdgroup < CLIPS && lane < count) {
       const float scale = product(largest, clips[simdgroup]);
@@ -205,8 +201,8 @@ struct UnencodedEncoder {
   template <class BLOCK>
   METAL_FUNC void encode(
       const thread BLOCK& block, const device float*, int tile, int at, int, int) {
-    const int first = tile * 32;
-    const int count = min(32, M - first);
+    const int first = tile * BLOCK::TILE;
+    const int count = min(int(BLOCK::TILE), M - first);
     block.load(first, count);
     for (int i = block.index; i < count * D; i += 32 * SIMDGROUPS) {
       values[(at * M + first) * D + i] = to_half(block.row(i / D)[i % D]);

@@ -14,7 +14,7 @@ threadgroup uint4 all_staged[SIMDGROUPS * Tile<VALUES, 32>::VALUE_STAGED / 4];
 SHARED_POINTER(uint) staged = (SHARED_POINTER(uint))(
     all_staged + simdgroup * uint(Tile<VALUES, 32>::VALUE_STAGED / 4));
 
-const float level = levels[lane % 16u];
+const float level = levels[lane];
 const int runs = D / RUN;
 const int subs = 32 / runs;
 const int sub = int(lane) / runs;

@@ -3,6 +3,11 @@
 #define LARGEST_FLOAT 3.402823466e38f
 #define LARGEST_HALF 65504.0f
 
+// Where the middles between levels and the clips are among a codec's numbers, and how many it has.
+#define MIDDLES 32
+#define CLIPS_AT 64
+#define NUMBERS_EACH 72
+
 // Butterflies of neighbours 1, 2, ... below STOP apart, in COUNT numbers: MLX's order of additions.
 template <int COUNT, int STOP>
 METAL_FUNC void butterflies(thread float* x) {
@@ -18,15 +23,17 @@ METAL_FUNC void butterflies(thread float* x) {
 }
 
 // Rotated as kvcache/codecs/rotation.py does: signs, then a Hadamard transform of FACTOR * 2^k. Its
-// inner part is of neighbours in a run of channels, its outer part of channels INNER apart.
+// inner part is of neighbours in a slice of channels, its outer part of channels INNER apart.
 //
 // The numbers of a token in threadgroup memory are ROW apart, which is odd, so that the lanes of a
 // simdgroup may each take a token of their own.
-template <typename T, int D, int M, int HELD, int FACTOR, bool ROTATED, int THREADS>
+template <typename T, int D, int M, int HELD, int TILE_TOKENS, int FACTOR, bool ROTATED,
+    int THREADS>
 struct Leaving {
   enum { STEP = HELD };  // tokens of a block that lie in threadgroup memory at a time
-  enum { ROW = D + 1, RUNS = D / RUN, INNER = FACTOR > 1 ? D / FACTOR : RUN };
-  enum { OUTER = ROTATED ? D / INNER : 1 };
+  enum { TILE = TILE_TOKENS };
+  enum { ROW = D + 1, INNER = FACTOR > 1 ? D / FACTOR : RUN, OUTER = ROTATED ? D / INNER : 1 };
+  enum { SLICE = INNER > RUN ? INNER : RUN, SLICES = D / SLICE };
   const device T* ring;   // of one KV head, as the other arrays
   const device T* fresh;  // tokens that are in no ring yet
   const device float* signs;
@@ -59,15 +66,17 @@ struct Leaving {
 
   METAL_FUNC void load(int first, int count) const {
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (int i = index; i < count * RUNS; i += THREADS) {
-      const int run = i % RUNS;
-      float x[RUN];
-      load_run<RUN>(token(first + i / RUNS) + run * RUN, x);
-      if (ROTATED) {
-        UNROLL for (int j = 0; j < RUN; j++) x[j] *= signs[run * RUN + j];
-        butterflies<RUN, INNER>(x);
+    for (int i = index; i < count * SLICES; i += THREADS) {
+      const int begin = i % SLICES * SLICE;
+      float x[SLICE];
+      UNROLL for (int j = 0; j < SLICE; j += RUN) {
+        load_run<RUN>(token(first + i / SLICES) + begin + j, x + j);
       }
-      UNROLL for (int j = 0; j < RUN; j++) row(i / RUNS)[run * RUN + j] = x[j];
+      if (ROTATED) {
+        UNROLL for (int j = 0; j < SLICE; j++) x[j] *= signs[begin + j];
+        butterflies<SLICE, INNER>(x);
+      }
+      UNROLL for (int j = 0; j < SLICE; j++) row(i / SLICES)[begin + j] = x[j];
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (ROTATED) {
@@ -101,8 +110,8 @@ METAL_FUNC float nonzero(float x) { return x == 0.0f ? 1.0f : x; }
 METAL_FUNC float unbiased(float along, float length) { return along > 0.0f ? length / along : 0.0f; }
 
 // The word of a token's codes (packing.h): those that begin in it, and the end of one before.
-template <int BITS, int D>
-METAL_FUNC uint word_of_codes(SHARED_POINTER(const float) codes, int word) {
+template <int BITS, int D, typename CODE>
+METAL_FUNC uint word_of_codes(SHARED_POINTER(CODE) codes, int word) {
   const int begin = word * 32;
   uint bits = 0u;
   for (int c = begin / BITS; c < D && c * BITS < begin + 32; c++) {
