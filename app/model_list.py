@@ -125,7 +125,7 @@ def _cost(quantization: str, weight_bytes: int | None, shape: ModelShape) -> Cos
         shape=shape,
         token_bytes=plan.token_bytes * whole // layers,
         cold_bytes=plan.block_bytes * whole // layers // plan.sizes.block,
-        window_bytes=plan.max_bytes - whole * plan.bytes_of_kind(plan.sizes),
+        window_bytes=plan.max_bytes - plan.bytes_of_kind(plan.sizes),
         least_bytes=resolve(least, shape).max_bytes,
     )
 

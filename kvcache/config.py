@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import mlx.core as mx
 
-from kvcache.codecs.names import codec
+from kvcache.codecs.names import codec, parted
 from kvcache.errors import CacheError
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
@@ -109,6 +109,7 @@ class CacheConfig:
     keep: the same for a longer prefix, such as a system prompt.
     block: tokens encoded together.
     keys, values: codecs of the cold tier (`kvcache.codec`).
+    by_layer: "KEYS/VALUES" of each layer in place of them; empty where all have the same.
     hot_dtype: precision of keys and values that are not encoded.
     backend: which attention implementation runs.
     beyond_context: allow a window longer than the model was trained for.
@@ -126,6 +127,7 @@ class CacheConfig:
     block: int = 64
     keys: str = "hkivi5"
     values: str = "turbo3u"
+    by_layer: tuple[str, ...] = ()
     hot_dtype: HotDtype = HotDtype.F16
     backend: Backend = Backend.AUTO
     beyond_context: bool = False
@@ -152,8 +154,9 @@ class CacheConfig:
                 raise CacheError(f"got {got}, expected at most {most}")
         if not 0 < self.temperature < float("inf"):
             raise CacheError(f"got temperature={self.temperature}, expected more than 0")
-        codec(self.keys)
-        codec(self.values)
+        for pair in {(self.keys, self.values), *map(parted, self.by_layer)}:
+            for name in pair:
+                codec(name)
 
     @classmethod
     def for_budget(cls, budget: str | int, **policy: Any) -> Self:
@@ -168,6 +171,10 @@ class CacheConfig:
     def pinned(self) -> int:
         """First tokens kept unencoded and never let go: sinks, and the prefix that is kept."""
         return max(self.sinks, self.keep)
+
+    def codecs_of(self, layer: int) -> tuple[str, str]:
+        """The codecs of a layer's keys and values."""
+        return parted(self.by_layer[layer]) if self.by_layer else (self.keys, self.values)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON has them; `from_dict` undoes it."""
@@ -184,6 +191,7 @@ class CacheConfig:
                 "hot_dtype": HotDtype(fields.get("hot_dtype", HotDtype.F16)),
                 "backend": Backend(fields.get("backend", Backend.AUTO)),
             }
-            return cls(**{**fields, **enums})
+            layers = tuple(fields.get("by_layer", ()))
+            return cls(**{**fields, **enums, "by_layer": layers})
         except (TypeError, ValueError) as error:
             raise CacheError(f"this is not a cache configuration: {error}") from error

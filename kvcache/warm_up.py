@@ -87,9 +87,9 @@ _Trial = tuple[list[_Step], list[TwoTierKVCache]]
 def _trials(plan: CachePlan, rotation: Rotations, metric: KeyMetric | None) -> list[_Trial]:
     """For each kind of layer: the steps, and a cache of each backend that takes them."""
     ropes, trials = each_layer(rotation, plan.shape.layers), []
-    for kind in plan.kinds:
-        index = plan.layer_sizes.index(kind)
-        layer, sizes = plan.layer(index), _small(kind)
+    kinds = [(sizes, plan.config.codecs_of(at)) for at, sizes in enumerate(plan.layer_sizes)]
+    for index in map(kinds.index, dict.fromkeys(kinds)):
+        layer, sizes = plan.layer(index), _small(plan.layer_sizes[index])
         caches = [
             TwoTierKVCache(
                 replace(layer, sizes=sizes, backend=backend),

@@ -100,10 +100,12 @@ class QualitySettings(Settings):
     """kv: pairs to measure; none means every codec alone and together, and good mixes.
 
     hot, sinks: further tiers, which the `varied` pairs are measured with.
-    tokens: of the text; skip: first positions that are not scored.
+    allocate: further rows of so many bits, whose codecs are chosen layer by layer.
+    tokens: of each text; skip: first positions that are not scored.
     """
 
     kv: tuple[str, ...] = ()
+    allocate: tuple[float, ...] = ()
     varied: tuple[str, ...] = (DEFAULT_KV, BASELINE_KV, "q4", "h8")
     hot: tuple[int, ...] = (0, 256, 512)
     sinks: tuple[int, ...] = (0,)
@@ -112,9 +114,9 @@ class QualitySettings(Settings):
 
     @classmethod
     def quick(cls, common: Settings) -> Self:
-        """Six pairs on a third of the text."""
-        pairs = (DEFAULT_KV, "q8", "q4", "kvarn4", "turbo3")
-        return cls(**vars(common), kv=pairs, hot=(), sinks=(), tokens=640)
+        """Five pairs on the beginning of each text."""
+        pairs = (DEFAULT_KV, "q8", "q4", "kvarn4")
+        return cls(**vars(common), kv=pairs, hot=(), sinks=(), tokens=448)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,6 +159,12 @@ def _add_attention(add: _Add) -> None:
 
 def _add_quality(add: _Add) -> None:
     _add_kv(add, "pairs to measure (default: every codec, alone and together)")
+    add(
+        "--allocate",
+        type=_bits,
+        metavar="BITS,BITS",
+        help="rows of so many bits too, codecs chosen for each layer by what it loses",
+    )
     add("--hot", type=_list(0), metavar="N,N", help="hot tokens of further rows (0,256,512)")
     add("--sinks", type=_list(0), metavar="N,N", help="sinks of further rows (default: 0)")
     add("--tokens", type=options.tokens(2), metavar="N", help="of the text (default: 1536)")
@@ -229,6 +235,17 @@ def _list(least: int) -> Callable[[str], tuple[int, ...]]:
         return numbers
 
     return parse
+
+
+def _bits(text: str) -> tuple[float, ...]:
+    """An argparse type: bits per element, separated by commas."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (0.0,)
+    if not all(1 <= number <= 16 for number in numbers):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected bits such as 4.4,3.4")
+    return numbers
 
 
 _FLAGS = {

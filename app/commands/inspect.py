@@ -75,7 +75,7 @@ def _memory(file: "GGUFFile", config: "NetworkConfig") -> dict[str, Any]:
                 "layers": layers,
                 "window": sizes.window,
                 "tokens": sizes.max_tokens,
-                "bytes": layers * plan.bytes_of_kind(sizes),
+                "bytes": plan.bytes_of_kind(sizes),
             }
             for sizes, layers in plan.kinds.items()
         ],

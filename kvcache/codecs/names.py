@@ -65,12 +65,21 @@ def codec(name: str, *, seed: int = 0) -> Codec:
     return maker(name, bits, seed)
 
 
-def parse_pair(text: str, *, seed: int = 0) -> tuple[Codec, Codec]:
-    """The codecs of keys and values of "K/V", such as kvarn4/q3; one name means both.
+def parted(text: str) -> tuple[str, str]:
+    """The names of keys' and values' codecs in "K/V", such as kvarn4/q3; one name means both.
 
-    Raises CacheError for an unknown name or more than two.
+    Raises CacheError for more than two.
     """
     names = text.split("/")
     if len(names) > 2:
         raise CacheError(f"got {text!r}, expected one codec or KEYS/VALUES, such as kvarn4/q3")
-    return codec(names[0], seed=seed), codec(names[-1], seed=seed)
+    return names[0], names[-1]
+
+
+def parse_pair(text: str, *, seed: int = 0) -> tuple[Codec, Codec]:
+    """The codecs of keys and values that `parted` names.
+
+    Raises CacheError for an unknown name or more than two.
+    """
+    keys, values = parted(text)
+    return codec(keys, seed=seed), codec(values, seed=seed)

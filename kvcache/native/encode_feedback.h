@@ -47,11 +47,11 @@ inline Fit code_channel(float* y, int64_t tokens, float top, float span, float* 
     const float mean = sum(sums) / float(tokens), code_mean = sum(code_sums) / float(tokens);
     Vector along = {}, length = {};
     for (int64_t t = 0; t < tokens; t += kLanes) {
-        const Vector centred = load(codes + t) - code_mean;
-        along += (load(y + t) - mean) * centred;
+        const Vector centred = load(y + t) - mean;
+        along += (load(codes + t) - code_mean) * centred;
         length += centred * centred;
     }
-    const float whole = sum(length), scale = whole > 0 ? sum(along) / whole : 0.0f;
+    const float shared = sum(along), scale = shared > 0 ? sum(length) / shared : 0.0f;
     for (int64_t t = 0; t < tokens; t += kLanes)
         store(y + t, (load(y + t) - mean) - (load(codes + t) - code_mean) * scale);
     return {scale, mean, code_mean};

@@ -5,6 +5,7 @@ never silently does nothing. This module allocates nothing.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -74,11 +75,12 @@ class LayerPlan:
         """The plan of a layer under `config`. Raises CacheError for a backend that cannot run."""
         backend = config.backend.resolve()
         check = config.check_finite
+        keys, values = config.codecs_of(layer)
         return cls(
             layer=layer,
             sizes=sizes,
-            keys=config.keys,
-            values=config.values,
+            keys=keys,
+            values=values,
             hot_dtype=config.hot_dtype,
             backend=backend,
             turn_sinks=config.turn_sinks,
@@ -131,7 +133,7 @@ class CachePlan:
     layer_sizes: the tiers of each layer. One with a window has its own, as long as other
     layers hold more tokens than it sees; else it is as they are.
     token_bytes: bytes of one unencoded token's keys and values in all layers.
-    block_bytes: bytes of one encoded block in all layers.
+    layer_block_bytes: bytes of one encoded block in each layer.
     capped_from: the window that was asked for, where the model's context cut it.
     hot_capped_from: the hot tokens that were asked for, where they did not fit.
     reference_because: why attention is plain MLX's on a GPU, where nobody asked for that.
@@ -143,7 +145,7 @@ class CachePlan:
     layer_sizes: tuple[TierSizes, ...]
     backend: Backend
     token_bytes: int
-    block_bytes: int
+    layer_block_bytes: tuple[int, ...]
     capped_from: int | None
     hot_capped_from: int | None
     reference_because: str | None = None
@@ -175,20 +177,25 @@ class CachePlan:
 
     def bytes_of(self, tokens: int) -> int:
         """Bytes of a cache that was given so many tokens: its unencoded tiers come whole."""
-        return sum(n * self._costs.of(sizes, tokens) for sizes, n in self.kinds.items())
+        return sum(
+            n * costs.of(sizes, tokens) for (sizes, costs), n in Counter(self._layers).items()
+        )
 
     @property
     def takes_metric(self) -> bool:
         """Whether keys are encoded by a codec that a metric of queries makes better."""
-        encodes = any(sizes.slots for sizes in self.kinds)
-        return encodes and gains_by_metric(self.layer(0).codecs[0])
+        return self._fed_layers > 0
+
+    @property
+    def _fed_layers(self) -> int:
+        layers = (self.layer(at) for at, sizes in enumerate(self.layer_sizes) if sizes.slots)
+        return sum(gains_by_metric(layer.codecs[0]) for layer in layers)
 
     @property
     def metric_bytes(self) -> int:
         """Bytes that such a metric takes, beside all others; 0 where none is of use."""
         shape = self.shape
-        each = feedback_bytes(shape.kv_heads, shape.head_dim) if self.takes_metric else 0
-        return shape.layers * each
+        return self._fed_layers * feedback_bytes(shape.kv_heads, shape.head_dim)
 
     @property
     def prompt_bytes(self) -> int | None:
@@ -203,16 +210,22 @@ class CachePlan:
     @property
     def layer_bytes(self) -> int:
         """Bytes of the largest layer of a full cache."""
-        return max(map(self.bytes_of_kind, self.kinds))
+        return max(costs.of(sizes) for sizes, costs in set(self._layers))
 
     def bytes_of_kind(self, sizes: TierSizes) -> int:
-        """Bytes of a full layer with these tiers."""
-        return self._costs.of(sizes)
+        """Bytes of all full layers with these tiers."""
+        return sum(costs.of(each) for each, costs in self._layers if each == sizes)
 
     @property
-    def _costs(self) -> "_Costs":
-        layers = self.shape.layers
-        return _Costs(token=self.token_bytes // layers, block=self.block_bytes // layers)
+    def block_bytes(self) -> int:
+        """Bytes of one encoded block in all layers."""
+        return sum(self.layer_block_bytes)
+
+    @cached_property
+    def _layers(self) -> list[tuple[TierSizes, "_Costs"]]:
+        token = self.token_bytes // self.shape.layers
+        costs = [_Costs(token=token, block=block) for block in self.layer_block_bytes]
+        return list(zip(self.layer_sizes, costs, strict=True))
 
     @property
     def cold_bits(self) -> float:
@@ -222,7 +235,9 @@ class CachePlan:
 
     @property
     def kv(self) -> str:
-        """The codecs, as `--kv` takes them."""
+        """The codecs, as `--kv` takes them, or what they take where layers have their own."""
+        if self.config.by_layer:
+            return f"{self.cold_bits:.2f} bits by layer"
         keys, values = self.config.keys, self.config.values
         return keys if keys == values else f"{keys}/{values}"
 
@@ -255,9 +270,18 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     when a codec does not take the model's head dimension.
     """
     one_token = 2 * shape.kv_heads * shape.head_dim * config.hot_dtype.mx.size
-    keys, values = (cold_codec(name, config.hot_dtype, 0) for name in (config.keys, config.values))
-    one_block = shape.kv_heads * _pair_bytes(keys, values, config.block, shape.head_dim)
-    sizes, layer_sizes = _sizes(config, shape, _Costs(token=one_token, block=one_block))
+    if config.by_layer and len(config.by_layer) != shape.layers:
+        raise CacheError(f"got codecs by layer for {len(config.by_layer)}, expected {shape.layers}")
+    names = [config.codecs_of(layer) for layer in range(shape.layers)]
+    codecs = {name: cold_codec(name, config.hot_dtype, 0) for pair in names for name in pair}
+    one_block = {
+        (keys, values): shape.kv_heads
+        * _pair_bytes(codecs[keys], codecs[values], config.block, shape.head_dim)
+        for keys, values in names
+    }
+    blocks = tuple(one_block[pair] for pair in names)
+    costs = [_Costs(token=one_token, block=block) for block in blocks]
+    sizes, layer_sizes = _sizes(config, shape, costs)
     capped = not config.beyond_context and (config.max_tokens or 0) > shape.context
     plan = CachePlan(
         config=config,
@@ -266,13 +290,13 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
         layer_sizes=layer_sizes,
         backend=config.backend.resolve(),
         token_bytes=shape.layers * one_token,
-        block_bytes=shape.layers * one_block,
+        layer_block_bytes=blocks,
         capped_from=config.max_tokens if capped else None,
         hot_capped_from=config.hot if sizes.hot < config.hot else None,
     )
     if plan.backend is Backend.GPU:
         encodes = any(each.slots for each in layer_sizes)
-        unread = why_unread((keys, values) if encodes else (), shape.head_dim)
+        unread = why_unread(tuple(codecs.values()) if encodes else (), shape.head_dim)
         return plan.on_reference(unread) if unread else plan
     return plan
 
@@ -290,13 +314,16 @@ class _Costs:
         blocks = min(sizes.slots, max(0, -(-encoded // sizes.block)))
         return (sizes.pinned + sizes.ring) * self.token + blocks * self.block
 
-    def times(self, layers: int) -> "_Costs":
-        """The same in so many layers."""
-        return _Costs(token=layers * self.token, block=layers * self.block)
+    @classmethod
+    def together(cls, layers: Sequence["_Costs"]) -> "_Costs":
+        """In all of these layers."""
+        return cls(
+            token=sum(each.token for each in layers), block=sum(each.block for each in layers)
+        )
 
 
 def _sizes(
-    config: CacheConfig, shape: ModelShape, costs: _Costs
+    config: CacheConfig, shape: ModelShape, costs: Sequence[_Costs]
 ) -> tuple[TierSizes, tuple[TierSizes, ...]]:
     """The tiers that are asked for, as far as the budget and the model's context go.
 
@@ -305,16 +332,20 @@ def _sizes(
     its layer is one of them, the widest window first: so any budget is used.
     """
     widths, least = shape.distinct_windows, config.pinned + config.block
+    windows = shape.windows or (None,) * shape.layers
+    seen = list(zip(windows, costs, strict=True))
+    by_window = {
+        width: _Costs.together([cost for each, cost in seen if each == width]) for width in windows
+    }
     # What is too narrow to hold what other layers must.
     narrow = sum(width < least for width in widths)
     for whole in range(len(widths), narrow - 1, -1):
-        held = {width: _held_window(config, width, costs) for width in widths[:whole]}
-        fixed = sum(costs.of(held[width]) for width in shape.windows if width in held)
-        others = costs.times(shape.layers - sum(width in held for width in shape.windows))
+        held = {width: _held_window(config, width, by_window[width]) for width in widths[:whole]}
+        fixed = sum(by_window[width].of(sizes) for width, sizes in held.items())
+        others = _Costs.together([by_window[width] for width in by_window if width not in held])
         bounded = config if whole == len(widths) else _bounded(config, widths[whole])
         sizes = _all_seeing(bounded, shape, fixed, others)
         if sizes is not None and (not whole or sizes.max_tokens > widths[whole - 1]):
-            windows = shape.windows or (None,) * shape.layers
             return sizes, tuple(
                 sizes if each is None else held.get(each, sizes) for each in windows
             )

@@ -1,10 +1,11 @@
 """`bench quality`: what each codec costs in bits, and what it changes in the model's answers.
 
 Every row reads the same text and answers the same questions; the f16 cache's side
-is computed once. Differences of mean divergence from `h4` come with an interval.
+is computed once. Differences of mean divergence from `h4` come with an interval. Pairs
+read a second text of another kind too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,9 +15,10 @@ from app.bench.figures.bootstrap import paired_bootstrap
 from app.bench.figures.formulas import elements_per_token
 from app.bench.figures.shapes import network_of
 from app.bench.meter import Meter
-from app.bench.sections.harness import Exact, Harness
+from app.bench.sections import allocate
+from app.bench.sections.harness import Exact, Harness, Tiers
 from app.bench.sections.passkey import Passkeys, filler_tokens, make
-from app.bench.sections.text import text_ids
+from app.bench.sections.text import Text, text_ids
 from app.bench.settings import (
     BASELINE_KV,
     DEFAULT_KV,
@@ -27,8 +29,8 @@ from app.bench.settings import (
 from app.divergence import Divergence
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, resolve
 from kvcache.codecs.names import NAMES
-from kvcache.tiers.plan import cold_codec
 from models import load
+from models.calibrate import key_metric
 
 # Pairs of different codecs that lie near the best compromise.
 MIXES = (
@@ -42,7 +44,13 @@ MIXES = (
     "kvarn4/turbo3u",
     "kvarn3/turbo3u",
     "hkivi4/turbo2u",
+    "hkivi4/turbo4u",
+    "hkivi3/turbo3u",
 )
+_READ = (Text.ACTS, Text.TECHNICAL)
+# Of other projects, as their papers have them: KVarN in blocks of 128 tokens (arXiv 2606.03458).
+# TurboQuant (arXiv 2504.19874) is turbo and, with a trellis, trellis; what MLX packs is q.
+_PEERS = (("kvarn4", 128), ("kvarn3", 128), ("kvarn2", 128))
 # A run of neighbouring tokens that the bootstrap keeps together.
 _BOOTSTRAP_BLOCK = 32
 _TOKEN_SECONDS = 0.002
@@ -51,17 +59,45 @@ _LOADING_SECONDS = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """One row's cache."""
+    """One row's cache. by_layer: the codecs of each layer in place of those of `kv`."""
 
     kv: str
     hot: int
     sinks: int
+    block: int = CacheConfig.block
+    by_layer: tuple[str, ...] = ()
 
     @property
-    def pair(self) -> tuple[str, str]:
-        """Codecs of keys and of values."""
-        keys, _, values = self.kv.partition("/")
-        return keys, values or keys
+    def label(self) -> str:
+        """What the row is called."""
+        return self.kv if self.block == CacheConfig.block else f"{self.kv} in {self.block}s"
+
+    @property
+    def tiers(self) -> Tiers:
+        """What the harness is to make."""
+        keys, _, values = DEFAULT_KV.partition("/") if self.by_layer else self.kv.partition("/")
+        return Tiers(
+            keys=keys,
+            values=values or keys,
+            hot=self.hot,
+            sinks=self.sinks,
+            block=self.block,
+            by_layer=self.by_layer,
+        )
+
+    @property
+    def alone(self) -> bool:
+        """Whether only keys or only values are encoded."""
+        return "f16" in self.kv.split("/")
+
+    @property
+    def texts(self) -> Sequence[Text]:
+        """What it reads."""
+        whole = not self.alone and (self.hot, self.sinks) == (QUALITY_HOT, QUALITY_SINKS)
+        return _READ if whole else _READ[:1]
+
+
+_REFERENCE = Setup(kv=BASELINE_KV, hot=QUALITY_HOT, sinks=QUALITY_SINKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +110,7 @@ class QualityRow:
     score_rms: error of scaled attention scores against cold keys.
     recall, f16_recall: the share of passkeys found.
     versus_*: mean divergence less that of `h4`, and its 95% interval.
+    technical_*: the same of the second text; None where it was not read.
     """
 
     kv: str
@@ -96,54 +133,76 @@ class QualityRow:
     versus: float
     versus_low: float
     versus_high: float
+    technical_kld_mean: float | None = None
+    technical_kld_p999: float | None = None
+    technical_top1: float | None = None
 
     @property
     def alone(self) -> bool:
         """Whether only keys or only values are encoded."""
-        return "f16" in Setup(kv=self.kv, hot=0, sinks=0).pair
+        return Setup(kv=self.kv, hot=0, sinks=0).alone
 
 
 def setups(settings: QualitySettings) -> list[Setup]:
-    """The rows to measure, the baseline first."""
+    """The rows to measure, the baseline first; those with bits by layer come after them."""
     kinds = [BASELINE_KV, DEFAULT_KV, *(settings.kv or (*_every_codec(), *MIXES))]
     tiers = [(hot, QUALITY_SINKS) for hot in settings.hot]
     tiers += [(QUALITY_HOT, sinks) for sinks in settings.sinks]
     pairs = [Setup(kv=kv, hot=QUALITY_HOT, sinks=QUALITY_SINKS) for kv in kinds]
     further = [Setup(kv=kv, hot=hot, sinks=sinks) for hot, sinks in tiers for kv in settings.varied]
-    return list(dict.fromkeys(pairs + further))
+    peers = [
+        Setup(kv=kv, hot=QUALITY_HOT, sinks=QUALITY_SINKS, block=block)
+        for kv, block in (() if settings.kv else _PEERS)
+    ]
+    return list(dict.fromkeys(pairs + peers + further))
 
 
 def expected_seconds(settings: QualitySettings) -> float:
     """Of the whole section."""
-    rows = sum(_row_seconds(settings, setup.hot) for setup in setups(settings))
-    return _LOADING_SECONDS + _row_seconds(settings, QUALITY_HOT) + rows
+    rows = sum(_row_seconds(settings, setup) for setup in setups(settings))
+    rows += len(settings.allocate) * _row_seconds(settings, _REFERENCE)
+    if settings.allocate:
+        layers = network_of(settings.model).shape.layers
+        rows += allocate.readings(layers) * _reading_seconds(settings, allocate.TOKENS)
+    return _LOADING_SECONDS + _row_seconds(settings, _REFERENCE) + rows
 
 
 def run(settings: QualitySettings, meter: Meter) -> Iterator[QualityRow]:
     """A row for each setup, as they are measured."""
-    expected = _LOADING_SECONDS + _row_seconds(settings, QUALITY_HOT)
+    expected = _LOADING_SECONDS + _row_seconds(settings, _REFERENCE)
     with meter.step("quality: the f16 reference", expected):
-        harness = open_harness(settings)
-        exact = harness.exact()
+        opened = open_harness(settings)
+        harness = opened.harness
+        exact = {text: harness.exact(opened.texts[text]) for text in _READ}
     baseline: Divergence | None = None
-    for setup in setups(settings):
-        label = f"quality: {setup.kv}, hot {setup.hot}, sinks {setup.sinks}"
-        with meter.step(label, _row_seconds(settings, setup.hot)):
-            plan = harness.plan(*setup.pair, hot=setup.hot, sinks=setup.sinks)
-            found = harness.divergence(plan, exact)
-            baseline = baseline or found
-            row = _row(harness, setup, plan, exact, found, baseline)
+    for setup in [*setups(settings), *_by_layer(settings, opened, meter)]:
+        label = f"quality: {setup.label}, hot {setup.hot}, sinks {setup.sinks}"
+        with meter.step(label, _row_seconds(settings, setup)):
+            plan = harness.plan(setup.tiers)
+            found = {text: harness.divergence(plan, exact[text]) for text in setup.texts}
+            baseline = baseline or found[Text.ACTS]
+            row = _row(harness, setup, plan, exact[Text.ACTS], found, baseline)
         yield row
 
 
-def open_harness(settings: QualitySettings) -> Harness:
-    """Load the model and encode text and questions. Raises EmberError for no or a short text."""
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What rows are measured with. identity: of the model's file."""
+
+    harness: Harness
+    texts: Mapping[Text, Sequence[int]]
+    identity: str
+
+
+def open_harness(settings: QualitySettings) -> Opened:
+    """Load the model and encode texts and questions. Raises EmberError for no or a short text."""
     backend = Backend(settings.backend).resolve()
     loaded = load(settings.model, backend=backend)
-    ids = text_ids(loaded.tokenizer)[: settings.tokens]
-    if len(ids) < settings.skip + 2:
+    texts = {text: text_ids(loaded.tokenizer, text)[: settings.tokens] for text in Text}
+    shortest = min(len(texts[text]) for text in _READ)
+    if shortest < settings.skip + 2:
         raise EmberError(
-            f"got --tokens {len(ids)}, expected more than --skip {settings.skip} and one"
+            f"got --tokens {shortest}, expected more than --skip {settings.skip} and one"
         )
     # One beginning-of-text id at most: pieces are encoded without.
     encode = partial(loaded.tokenizer.encode, add_special=False)
@@ -153,8 +212,31 @@ def open_harness(settings: QualitySettings) -> Harness:
     def passkeys(hot: int) -> Passkeys:
         return make(encode, filler_tokens(words, _filler(hot)), start=start)
 
-    config = CacheConfig(backend=backend)
-    return Harness(loaded.model, ids, passkeys, config=config, skip=settings.skip)
+    harness = Harness(
+        loaded.model,
+        passkeys,
+        config=CacheConfig(backend=backend),
+        longest=max(map(len, texts.values())),
+        skip=settings.skip,
+        metric=key_metric(loaded),
+    )
+    return Opened(harness=harness, texts=texts, identity=loaded.identity)
+
+
+def _by_layer(settings: QualitySettings, opened: Opened, meter: Meter) -> Iterator[Setup]:
+    """Rows of so many bits, with the codecs that lose least in each layer."""
+    if not settings.allocate:
+        return
+    ids = opened.texts[Text.PAGES][: allocate.TOKENS]
+    seconds = _reading_seconds(settings, len(ids))
+    losses = allocate.losses(opened.harness, ids, allocate.kept(opened.identity), meter, seconds)
+    for mean in settings.allocate:
+        yield Setup(
+            kv=f"{mean:g} bits by layer",
+            hot=QUALITY_HOT,
+            sinks=QUALITY_SINKS,
+            by_layer=allocate.codecs(opened.harness, losses, mean),
+        )
 
 
 def _row(
@@ -162,13 +244,14 @@ def _row(
     setup: Setup,
     plan: CachePlan,
     exact: Exact,
-    found: Divergence,
+    texts: Mapping[Text, Divergence],
     baseline: Divergence,
 ) -> QualityRow:
+    found, second = texts[Text.ACTS], texts.get(Text.TECHNICAL)
     versus = paired_bootstrap(found.kl, baseline.kl, block=_BOOTSTRAP_BLOCK)
     key_bits, value_bits = _bits(plan)
     return QualityRow(
-        kv=setup.kv,
+        kv=setup.label,
         hot=setup.hot,
         sinks=setup.sinks,
         bits=plan.cold_bits,
@@ -188,15 +271,19 @@ def _row(
         versus=versus.value,
         versus_low=versus.low,
         versus_high=versus.high,
+        technical_kld_mean=None if second is None else float(second.kl.mean()),
+        technical_kld_p999=None if second is None else float(np.quantile(second.kl, 0.999)),
+        technical_top1=None if second is None else float(second.agrees.mean()),
     )
 
 
 def _bits(plan: CachePlan) -> tuple[float, float]:
     """Per element of cold keys and of cold values."""
-    config = plan.config
+    layers = [plan.layer(index).codecs for index in range(plan.shape.layers)]
+    block, dim = plan.config.block, plan.shape.head_dim
     keys, values = (
-        cold_codec(name, config.hot_dtype, 0).bits_per_element(config.block, plan.shape.head_dim)
-        for name in (config.keys, config.values)
+        sum(codec.bits_per_element(block, dim) for codec in role) / len(layers)
+        for role in zip(*layers, strict=True)
     )
     return keys, values
 
@@ -221,7 +308,11 @@ def _filler(hot: int) -> int:
     return hot + 2 * CacheConfig().block
 
 
-def _row_seconds(settings: QualitySettings, hot: int) -> float:
-    questions = _filler(hot) + 210
+def _row_seconds(settings: QualitySettings, setup: Setup) -> float:
+    questions = _filler(setup.hot) + 210
+    return _reading_seconds(settings, len(setup.texts) * settings.tokens + questions)
+
+
+def _reading_seconds(settings: QualitySettings, tokens: int) -> float:
     scale = elements_per_token(network_of(settings.model)) / 11520  # of the default model
-    return (settings.tokens + questions) * _TOKEN_SECONDS * max(1.0, scale)
+    return tokens * _TOKEN_SECONDS * max(1.0, scale)

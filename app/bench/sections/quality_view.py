@@ -18,10 +18,13 @@ CHOSEN = (
     "kvarn4",
     "q4",
     "h4",
+    "4.4 bits by layer",
     DEFAULT_KV,
     "turbo4u",
     "kvarn3/turbo3u",
-    "hkivi4/turbo2u",
+    "hkivi3/turbo3u",
+    "3.4 bits by layer",
+    "2.6 bits by layer",
 )
 
 _COLUMNS = (
@@ -33,6 +36,7 @@ _COLUMNS = (
     "KL mean",
     "KL median",
     "KL p99.9",
+    "KL mean, technical",
     "top-1",
     "ppl",
     "score err",
@@ -142,20 +146,35 @@ def _chosen(rows: Rows) -> Table:
     first = rows[0]
     return Table(
         title="Chosen codecs",
-        columns=("keys/values", "bits", "KL mean", "KL median", "KL p99.9", "top-1", "perplexity"),
+        columns=(
+            "keys/values",
+            "bits",
+            "KL mean",
+            "KL p99.9",
+            "top-1",
+            "KL mean, technical",
+            "KL p99.9, technical",
+            "top-1, technical",
+        ),
         rows=[
             (
                 f"{row.kv} (default)" if row.kv == DEFAULT_KV else row.kv,
                 f"{row.bits:.4g}",
-                *(f"{kl:.6f}" for kl in (row.kld_mean, row.kld_median, row.kld_p999)),
-                f"{row.top1:.3f}",
-                f"{row.ppl:.2f}",
+                *_figures(row.kld_mean, row.kld_p999, row.top1),
+                *_figures(row.technical_kld_mean, row.technical_kld_p999, row.technical_top1),
             )
             for row in found
         ],
-        note=f"{QUALITY_HOT} hot tokens, {QUALITY_SINKS} sinks; {first.tokens} positions scored; "
-        f"perplexity under the f16 cache {first.f16_ppl:.2f}.",
+        note=f"{QUALITY_HOT} hot tokens, {QUALITY_SINKS} sinks; {first.tokens} positions scored of "
+        f"each text; perplexity of the first under the f16 cache {first.f16_ppl:.2f}.",
     )
+
+
+def _figures(mean: float | None, p999: float | None, top1: float | None) -> tuple[str, str, str]:
+    """Cells of one text; empty where it was not read."""
+    if mean is None or p999 is None or top1 is None:
+        return "", "", ""
+    return f"{mean:.6f}", f"{p999:.6f}", f"{top1:.3f}"
 
 
 def _table(title: str, rows: Rows) -> Table:
@@ -179,6 +198,7 @@ def _cells(row: QualityRow) -> tuple[str, ...]:
         _kl(row.kld_mean),
         _kl(row.kld_median),
         _kl(row.kld_p999),
+        "" if row.technical_kld_mean is None else _kl(row.technical_kld_mean),
         f"{row.top1:.3f}",
         f"{row.ppl:.3f}",
         f"{row.score_rms:.4f}",
@@ -239,6 +259,7 @@ VIEW = View(
         Measure(field="bits"),
         Measure(field="kld_mean"),
         Measure(field="kld_p999"),
+        Measure(field="technical_kld_mean"),
         Measure(field="ppl"),
         Measure(field="top1", more_is_better=True),
         Measure(field="recall", more_is_better=True),

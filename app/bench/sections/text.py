@@ -1,19 +1,36 @@
-"""The text that quality is measured on: a part of ember's source folder, not of an install."""
+"""The texts that are measured on: a part of ember's source folder, not of an install."""
 
+from enum import Enum
 from pathlib import Path
 
 from kvcache.errors import EmberError, reason
 from models.text.tokenizer import Tokenizer
 
-TEXT = Path(__file__).parents[3] / "assets" / "kjv_acts_romans.txt"
+FOLDER = Path(__file__).parents[3]
 
 
-def text_ids(tokenizer: Tokenizer, *, add_special: bool = True) -> list[int]:
+class Text(Enum):
+    """Their files. No codec, and no table of bits by layer, was made with the first two.
+
+    ACTS: Acts and Romans in the King James version.
+    TECHNICAL: explanations, questions with answers and program text, as chats have them.
+    PAGES: of this project, for what is found once per model.
+    """
+
+    ACTS = "assets/kjv_acts_romans.txt"
+    TECHNICAL = "assets/technical_english.txt"
+    PAGES = "docs/gpu-kernels.md"
+
+
+def text_ids(
+    tokenizer: Tokenizer, text: Text = Text.ACTS, *, add_special: bool = True
+) -> list[int]:
     """The whole text. Raises EmberError where it is missing."""
+    path = FOLDER / text.value
     try:
-        text = TEXT.read_text(encoding="utf-8")
+        found = path.read_text(encoding="utf-8")
     except OSError as error:
         raise EmberError(
-            f"this section runs in ember's source folder only: {TEXT}: {reason(error)}"
+            f"this section runs in ember's source folder only: {path}: {reason(error)}"
         ) from error
-    return tokenizer.encode(text, add_special=add_special)
+    return tokenizer.encode(found, add_special=add_special)

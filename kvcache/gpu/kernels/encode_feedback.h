@@ -71,7 +71,7 @@ struct FeedbackEncoder {
       const float centred = code[k] - code_mean;
       if (t < M) {
         codes[t * D] = uchar(code[k]);
-        sums[t] = product(centred, centred);
+        sums[t] = product(given[k], given[k]);
         sums[COLUMN + t] = product(given[k], centred);
       }
     }
@@ -79,7 +79,7 @@ struct FeedbackEncoder {
     const float sum = sum_of((SHARED_POINTER(const float4))(sums + lane % 2 * COLUMN));
     const float length = of_lane(sum, 0u);
     const float along = of_lane(sum, 1u);
-    const float wide = length > 0.0f ? along / length : 0.0f;
+    const float wide = unbiased(along, length);
     UNROLL for (int k = 0; k < EACH; k++) {
       const int t = lane + 32 * k;
       if (t < M) y[t] = given[k] - product(wide, code[k] - code_mean);

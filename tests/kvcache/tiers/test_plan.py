@@ -306,3 +306,64 @@ def test_a_short_sequence_takes_fewer_bytes(block: int) -> None:
     assert at[15] == at[14 + block] == at[0] + plan.block_bytes
     assert at == sorted(at)
     assert at[plan.max_tokens] == at[-1] == at[0] + plan.sizes.slots * plan.block_bytes
+
+
+BY_LAYER = ("hkivi5/turbo3u", "q2", "f16/turbo2u")
+THREE = replace(SMALL, layers=3)
+
+
+def test_layers_may_have_codecs_of_their_own() -> None:
+    config = CacheConfig(by_layer=BY_LAYER, max_tokens=400, block=32, hot=32)
+    plan = resolve(config, THREE)
+    alone = [
+        resolve(
+            replace(config, by_layer=(), keys=pair.split("/")[0], values=pair.split("/")[-1]), THREE
+        )
+        for pair in BY_LAYER
+    ]
+    assert plan.layer_block_bytes == tuple(each.layer_block_bytes[0] for each in alone)
+    assert plan.block_bytes == sum(plan.layer_block_bytes)
+    assert plan.sizes == alone[0].sizes
+    assert plan.max_bytes == sum(each.max_bytes for each in alone) / 3
+    assert plan.layer_bytes == max(each.layer_bytes for each in alone)
+    assert plan.kv == f"{plan.cold_bits:.2f} bits by layer"
+    assert plan.cold_bits == pytest.approx(sum(each.cold_bits for each in alone) / 3)
+    codecs = [[codec.name for codec in plan.layer(at).codecs] for at in range(3)]
+    assert codecs == [["hkivi5", "turbo3u"], ["q2", "q2"], ["f16", "turbo2u"]]
+    assert [cache.plan.keys for cache in from_plan(plan, None)] == ["hkivi5", "q2", "f16"]
+
+
+@pytest.mark.parametrize("budget", [60_000, 83_111, 140_000])
+def test_a_budget_is_used_by_layers_that_differ(budget: int) -> None:
+    shape = replace(THREE, windows=(None, 97, None), context=5000)
+    config = CacheConfig(budget=budget, by_layer=BY_LAYER, block=16, hot=32)
+    plan = resolve(config, shape)
+    assert plan.max_bytes <= budget
+    assert budget - plan.max_bytes < plan.block_bytes + 3 * plan.token_bytes
+    assert plan.max_bytes == sum(plan.bytes_of_kind(sizes) for sizes in plan.kinds)
+
+
+def test_codecs_by_layer_are_checked() -> None:
+    config = CacheConfig(by_layer=BY_LAYER)
+    assert CacheConfig.from_dict(config.as_dict()) == config
+    with pytest.raises(CacheError, match="got codecs by layer for 3, expected 2"):
+        resolve(config, SMALL)
+    with pytest.raises(CacheError, match="did you mean hkivi5"):
+        CacheConfig(by_layer=("q8", "hkivi6/q8"))
+    with pytest.raises(CacheError, match="expected one codec or KEYS/VALUES"):
+        CacheConfig(by_layer=("q8/q8/q8",))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_layer_that_no_gpu_kernel_reads_is_found() -> None:
+    plan = resolve(CacheConfig(by_layer=("q8", "q8", "turbo3p")), replace(THREE, head_dim=64))
+    assert "no GPU kernel reads codec turbo3p" in str(plan.reference_because)
+
+
+def test_a_metric_is_held_by_the_layers_that_it_serves() -> None:
+    all_of_them = resolve(CacheConfig(keys="hkivi4"), THREE)
+    some = resolve(CacheConfig(by_layer=("q8", "hkivi2/q8", "kivi5")), THREE)
+    none = resolve(CacheConfig(by_layer=("q8", "h4", "f16/hkivi4")), THREE)
+    assert some.takes_metric
+    assert not none.takes_metric
+    assert (some.metric_bytes, none.metric_bytes) == (all_of_them.metric_bytes * 2 / 3, 0)

@@ -6,7 +6,9 @@ import pytest
 from app.bench.figures.shapes import network_of
 from app.bench.meter import Meter
 from app.bench.sections import passkey, quality, quality_view, text
+from app.bench.sections.harness import Tiers
 from app.bench.sections.quality import QualityRow, Setup
+from app.bench.sections.text import Text
 from app.bench.settings import QualitySettings
 from kvcache import CacheConfig, CachePlan, EmberError, resolve
 
@@ -55,6 +57,9 @@ def test_the_baseline_comes_first_and_nothing_twice() -> None:
     every = quality.setups(QualitySettings(model="m"))
     assert Setup(kv="turbo3p/f16", hot=128, sinks=4) in every
     assert Setup(kv="f16/kvarn2", hot=128, sinks=4) in every
+    peer = Setup(kv="kvarn3", hot=128, sinks=4, block=128)
+    assert peer in every
+    assert (peer.label, peer.tiers.block) == ("kvarn3 in 128s", 128)
     assert len(every) == len(set(every))
 
 
@@ -83,6 +88,7 @@ def test_f16_loses_nothing(rows: list[QualityRow]) -> None:
     assert row.ppl == pytest.approx(row.f16_ppl)
     assert row.recall == row.f16_recall
     assert row.tokens == 399 - 330
+    assert (row.technical_kld_mean, row.technical_top1) == (None, None)
 
 
 def test_fewer_bits_lose_more(rows: list[QualityRow]) -> None:
@@ -92,6 +98,23 @@ def test_fewer_bits_lose_more(rows: list[QualityRow]) -> None:
     assert (baseline.versus, baseline.versus_low, baseline.versus_high) == (0, 0, 0)
     assert coarse.versus_low <= coarse.versus <= coarse.versus_high
     assert coarse.versus == pytest.approx(coarse.kld_mean - baseline.kld_mean)
+
+
+def test_pairs_of_the_base_tiers_read_both_texts(
+    rows: list[QualityRow], settings: QualitySettings
+) -> None:
+    read = {(row.kv, row.hot) for row in rows if row.technical_kld_mean is not None}
+    assert read == {(kv, 128) for kv in ("h4", "hkivi5/turbo3u", "q8", "q2")}
+    fine, coarse = (_row(rows, kv) for kv in ("q8", "q2"))
+    assert fine.technical_kld_mean is not None
+    assert coarse.technical_kld_mean is not None
+    assert 0 < fine.technical_kld_mean < coarse.technical_kld_mean
+    assert fine.technical_kld_mean != fine.kld_mean
+    # It is the same measurement, of the other text.
+    opened = quality.open_harness(settings)
+    exact = opened.harness.exact(opened.texts[Text.TECHNICAL])
+    found = opened.harness.divergence(opened.harness.plan(Tiers(keys="q2", values="q2")), exact)
+    assert coarse.technical_kld_mean == pytest.approx(float(found.kl.mean()))
 
 
 def test_keys_and_values_alone(rows: list[QualityRow]) -> None:
@@ -125,9 +148,9 @@ def test_scores_are_those_of_the_same_keys(settings: QualitySettings) -> None:
 
     from kvcache import TwoTierKVCache
 
-    harness = quality.open_harness(settings)
-    exact = harness.exact()
-    plan = harness.plan("q3", "f16", hot=0, sinks=4)
+    opened = quality.open_harness(settings)
+    harness, exact = opened.harness, opened.harness.exact(opened.texts[Text.ACTS])
+    plan = harness.plan(Tiers(keys="q3", values="f16", hot=0))
     errors = []
     for layer, (keys, queries) in enumerate(zip(exact.keys, exact.queries, strict=True)):
         cache = TwoTierKVCache(plan.layer(layer))
@@ -188,11 +211,17 @@ def test_the_recommended_point_by_hand() -> None:
     assert best is not None
     assert small is not None
     assert (best.kv, small.kv) == ("hkivi5/turbo3u", "hkivi4/turbo3u")
+    rows[1] = replace(rows[1], technical_kld_mean=0.5, technical_kld_p999=2.5, technical_top1=0.25)
     chosen = quality_view.tables(rows)[0]
     assert [row[:2] for row in chosen.rows] == [
         ("q8", "8.5"),
         ("h4", "4.5"),
         ("hkivi5/turbo3u (default)", "4.4"),
+    ]
+    assert [row[5:] for row in chosen.rows] == [
+        ("", "", ""),
+        ("", "", ""),
+        ("0.500000", "2.500000", "0.250"),
     ]
     told = " ".join(quality_view.findings(rows))
     assert "Recommended: hkivi5/turbo3u (4.4 bits, 0.00200)" in told
@@ -211,7 +240,7 @@ def test_the_recommended_point_by_hand() -> None:
 
 
 def test_no_text_is_refused(tiny_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "TEXT", text.TEXT / "none")
+    monkeypatch.setattr(text, "FOLDER", text.FOLDER / "none")
     with pytest.raises(EmberError, match="source folder only"):
         quality.open_harness(QualitySettings(model=str(tiny_path)))
 
