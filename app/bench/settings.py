@@ -92,7 +92,7 @@ class AttentionSettings(Settings):
     @classmethod
     def quick(cls, common: Settings) -> Self:
         """One context."""
-        return cls(**vars(common), kv=(DEFAULT_KV, "f16"), contexts=(2048,), reps=5)
+        return cls(**vars(common), kv=(DEFAULT_KV, "f16"), contexts=(1024,), reps=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class WakeSettings(Settings):
     @classmethod
     def quick(cls, common: Settings) -> Self:
         """A short chat."""
-        return cls(**vars(common), tokens=600, reps=2)
+        return cls(**vars(common), tokens=300, reps=1)
 
 
 @dataclass(frozen=True, kw_only=True)
