@@ -16,7 +16,7 @@ from kvcache.codecs.packing import pack, unpack, words_spec
 
 _LARGEST_GROUP = 64
 # Of a channel's span, what codes of so many bits span where feedback makes up for what is cut.
-FEEDBACK_SPANS = {5: 1.0, 4: 0.96, 3: 0.93, 2: 0.8}
+FEEDBACK_SPANS = {5: 1.0, 4: 0.96, 3: 0.97, 2: 0.8}
 
 
 def group_size(dim: int) -> int:
