@@ -15,6 +15,7 @@ from app.bench.figures.shapes import Network
 from app.bench.sections.roofline import NETWORKS, encoding_bytes
 from kvcache import CacheConfig
 from kvcache.codecs import codec
+from kvcache.codecs.affine import gains_by_metric
 from kvcache.gpu.kernel import Call
 from kvcache.gpu.shape import TILE, CallShape
 from kvcache.gpu.traffic import Held, traffic
@@ -73,7 +74,10 @@ def _instructions(network: Network) -> KernelCosts:
 
 
 def _encoding(network: Network) -> tuple[float, int]:
-    """Instructions for each byte that encoding one block of one KV head moves, and threadgroups."""
+    """Instructions for each byte that encoding one block of one KV head moves, and threadgroups.
+
+    By the model's metric, which on a GPU is made at the first load.
+    """
     config, recorder = CacheConfig(), Recorder()
     case = EncodeCase(
         keys=config.keys,
@@ -81,6 +85,7 @@ def _encoding(network: Network) -> tuple[float, int]:
         dim=network.head_dim,
         block=config.block,
         held=config.block,
+        feedback=gains_by_metric(codec(config.keys)),
         **{"blocks": 1, "batch": 1, "kv_heads": 1},
     )
     encoded(case, recorder)

@@ -169,6 +169,7 @@ _BY_STRUCTURE = {
         Case(keys="trellis3", values="trellis3", dim=80, block=40, threadgroups=1),
         Case(keys="trellis4", values="trellis2", dim=96, block=33, group=7),
         Case(keys="trellis2", values="trellis4", dim=40, block=31),
+        Case(keys="trellis3", values="trellis3", dim=128, group=1, blocks=2),
     ),
     "KVarN": (
         Case(keys="kvarn5", values="kvarn6", dim=80, block=40, threadgroups=1),
