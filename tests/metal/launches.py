@@ -52,6 +52,11 @@ def token(held: int) -> int:
     return of_a_layer(held).total()
 
 
+def rows(count: int, held: int) -> int:
+    """Of one layer and one pass of `count` tokens."""
+    return _third_layer(lambda layers: _network(tiny_model(layers, _TYPES), held, count)).total()
+
+
 def of_a_layer(held: int, types: TypeChoice = _TYPES) -> Counter[str]:
     """The same by primitives; what is one node here but not in MLX is "Depends"."""
     return _third_layer(lambda layers: _network(tiny_model(layers, types), held))
@@ -97,10 +102,10 @@ def _third_layer(graph: Callable[[int], list[mx.array]]) -> Counter[str]:
     return three - two
 
 
-def _network(model: Model, held: int) -> list[mx.array]:
-    """A token's logits, and all that it writes."""
+def _network(model: Model, held: int, count: int = 1) -> list[mx.array]:
+    """The logits of the last of a few tokens, and all that they write."""
     caches = caches_of(model, held)
-    hidden = model.hidden(_evaluated(mx.array([[5]])), caches)
+    hidden = model.hidden(_evaluated(mx.array([[5] * count])), caches)
     logits = model.logits(hidden[:, -1])
     return [logits, *(array for cache in caches for array in cache.pending())]
 

@@ -182,6 +182,12 @@ def test_what_nvrtc_refuses_is_told() -> None:
 # -- launches --
 
 
+def test_a_draft_takes_a_launch_more_in_each_layer_however_long_it_is() -> None:
+    for held in (20, 60, 500):
+        alone = launches.token(held)
+        assert {launches.rows(count, held) for count in (2, 5, 8)} == {alone + 1}
+
+
 def test_mlx_lm_launches_what_its_code_says() -> None:
     """Norms 2, products 7, ropes 2, cache 2, attention 1, SwiGLU 1, residuals 2."""
     assert launches.mlx_lm_token(90) == 17

@@ -225,7 +225,9 @@ class LiveService:
         engine = Engine(self._engine.loaded, self._engine.plan.config)
         ids = engine.loaded.tokenizer.encode(_MEASURED_TEXT)
         prompt = (ids * _MEASURED_PROMPT)[: min(_MEASURED_PROMPT, engine.plan.max_tokens // 2)]
-        for event in engine.generate(Request(prompt=prompt, max_tokens=_MEASURED_ANSWER), cancel):
+        # The text repeats itself, which drafts would make the most of.
+        request = Request(prompt=prompt, max_tokens=_MEASURED_ANSWER, lookup=False)
+        for event in engine.generate(request, cancel):
             if isinstance(event, Finished):
                 yield event.completion
 
