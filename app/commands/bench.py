@@ -70,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
     compile_with_bar(Backend(backend))
     common = Settings(model=model, backend=backend, threads=threads or 0)
     quick = bool(_given(args, "quick"))
-    every = [name for name, section in SECTIONS.items() if quick or not section.by_name]
+    every = [
+        name
+        for name, section in SECTIONS.items()
+        if (section.is_quick if quick else not section.by_name)
+    ]
     jobs = [
         (SECTIONS[name], _settings(SECTIONS[name].settings, common, args))
         for name in ([args.section] if args.section else every)

@@ -186,18 +186,19 @@ class Waking:
         whole = pieces.whole
         if whole is None or pieces.has_windows or not whole.sizes.slots:
             return
-        slots, run, end = whole.sizes.slots, 0, 0
+        sizes, run, ends = whole.sizes, 0, list[int]()
         # The last token is always computed.
         for number, name in enumerate(pieces.block_names(ids[:-1]), start=1):
             run = run + 1 if name in present else 0
-            if run >= min(number, slots):
-                end = number
-        if not end:
-            return
-        total = whole.sizes.pinned + end * whole.sizes.block
-        ledger = Ledger(sizes=whole.sizes, total=total, first=max(0, end - slots), end=end)
-        reached = reach([ledger], plan, tokens=total, total=len(ids))
-        yield _Way(reached=reached, ids=ids[:total], ledgers=(ledger,))
+            if run >= min(number, sizes.slots):
+                ends.append(number)
+        for end in reversed(ends):
+            total, first = sizes.pinned + end * sizes.block, max(0, end - sizes.slots)
+            ledger = Ledger(sizes=sizes, total=total, first=first, end=end)
+            # Else it lacks what a cache that reads the prompt anew would hold.
+            if reach([ledger], plan, tokens=total, total=len(ids)) == total:
+                yield _Way(reached=total, ids=ids[:total], ledgers=(ledger,))
+                return
 
     def _take(self, pieces: Pieces, engine: Engine, way: _Way) -> None:
         """Fill the engine's caches. Raises EmberError where a piece is not what it must be."""

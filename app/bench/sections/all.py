@@ -61,6 +61,7 @@ class Section:
 
     surroundings: what the environment block has beside chip and versions.
     by_name: left out of the full run of all sections, which would take half as long again.
+    is_quick: part of a look at all sections.
     """
 
     view: View[Any]
@@ -69,6 +70,7 @@ class Section:
     run: Callable[[Any, Meter], Iterator[Any]]
     surroundings: Callable[[Any], dict[str, Any]] = _nothing
     by_name: bool = False
+    is_quick: bool = True
 
 
 # In the order in which they are shown.
@@ -128,6 +130,7 @@ SECTIONS = {
             seconds=wake.expected_seconds,
             run=wake.run,
             by_name=True,
+            is_quick=False,
         ),
         Section(
             view=memory_view.VIEW,

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from app.wake.folder import PieceFolder, default_folder
+from app.commands import chat
+from app.tui.settings import Settings
+from app.wake.folder import DEFAULT_BYTES, PieceFolder, default_folder
+from kvcache import EmberError
+from tests.app.conftest import Ember
 
 
 def _write(folder: PieceFolder, name: str, size: int, age: float = 0.0) -> None:
@@ -76,3 +80,37 @@ def test_all_of_it_can_be_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     assert folder.clear() == 100
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.usefixtures("home")
+def test_kept_chats_are_removed_by_a_command(ember: Ember) -> None:
+    folder = PieceFolder(default_folder())
+    _write(folder, "a", 1_500_000)
+    assert ember("rm", "--kept").out == "removed the kept chats: 1.5 MB freed\n"
+    assert folder.pieces() == {}
+    assert ember("rm").code == 2
+    assert ember("rm", "smollm2", "--kept").code == 2
+
+
+@pytest.mark.parametrize("size", ["-1", "much", "1e9", ""])
+@pytest.mark.parametrize("flag", ["--cache-store", "--sleep"])
+def test_what_is_no_size_is_bad_usage(ember: Ember, flag: str, size: str) -> None:
+    refused = ember("chat", flag, size)
+    assert refused.code == 2
+    assert "expected a number of bytes such as 64MiB" in refused.err
+
+
+def test_how_much_is_kept_is_a_setting() -> None:
+    sizes = {"2GiB": 2 << 30, "0": 0, "500MB": 500_000_000}
+    assert {text: Settings(cache_store=text).cache_store_bytes() for text in sizes} == sizes
+    assert Settings().cache_store_bytes() == DEFAULT_BYTES
+    with pytest.raises(EmberError, match="expected a number of bytes"):
+        Settings().with_text("cache_store", "much")
+
+
+def test_a_chat_without_a_store_keeps_nothing() -> None:
+    assert chat._waking(Settings(cache_store="0"), None) is None
+    waking = chat._waking(Settings(cache_store="1MiB"), "0")
+    assert waking is not None
+    assert (waking._folder.most, waking._folder.asleep) == (1 << 20, 0)
+    waking.close(60)

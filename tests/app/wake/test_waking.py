@@ -179,6 +179,30 @@ def test_a_beginning_is_found_in_any_chat(
     assert got.tokens == answer(engine_of(*loaded, max_tokens=180), prompt).tokens
 
 
+def test_what_was_let_go_wakes_where_a_chat_goes_back(
+    loaded: tuple[LoadedModel, Backend], tmp_path: Path
+) -> None:
+    """As far as --sleep allows; else it is computed."""
+    live = engine_of(*loaded, max_tokens=120)
+    said = _told(live, 110)
+    rest(live, tmp_path)
+    said = _told(live, 110, 210)
+    rest(live, tmp_path)
+    back = [*said[:100], 600, 9]
+    assert live.stats().evicted > 91
+    assert live.reusable(back) <= 3
+    assert wake(live, tmp_path, back) == 3 + 11 * 8
+    assert answer(live, back).reused_tokens == 3 + 11 * 8
+    folder = PieceFolder(tmp_path, asleep=0)
+    other = engine_of(*loaded, max_tokens=120)
+    _told(other, 110, 210)
+    waking = Waking(folder)
+    list(waking.rest(other))
+    waking.close(60)
+    assert wake(engine_of(*loaded, max_tokens=120), tmp_path, back) == 0
+    assert wake(engine_of(*loaded, max_tokens=120), tmp_path, [*said, 9]) == len(other.held())
+
+
 def test_a_beginning_too_short_is_computed(
     loaded: tuple[LoadedModel, Backend], tmp_path: Path
 ) -> None:
