@@ -80,7 +80,9 @@ struct CodedQueries {
 
     // Four channels of a row's low parts, or of its high ones, to meet a quad of 16 tokens.
     __m512i low(int row, int64_t quad) const { return four(parts[row] + quad / 4 * 32, quad); }
-    __m512i high(int row, int64_t quad) const { return four(parts[row] + quad / 4 * 32 + 16, quad); }
+    __m512i high(int row, int64_t quad) const {
+        return four(parts[row] + quad / 4 * 32 + 16, quad);
+    }
 
   private:
     static __m512i four(const int8_t* sixteen, int64_t quad) {
@@ -144,8 +146,8 @@ class CodedKeys : public TileKeys {
     };
 
     template <int kBits, int kRows, int kSets>
-    [[gnu::noinline]] void multiply_tokens(const CodedQueries<kRows>& coded, int64_t group, int64_t t,
-                                           float* out) const {
+    [[gnu::noinline]] void multiply_tokens(const CodedQueries<kRows>& coded, int64_t group,
+                                           int64_t t, float* out) const {
         Sums<kRows, kSets> sums;
         const uint8_t* codes = record_ + keys_at(kBits, form_.dim, first_ + t);
         const uint8_t* later = next_ + (codes - record_);
@@ -206,7 +208,8 @@ class CodedKeys : public TileKeys {
             const Vector scale = halves_of_tokens(scales ? scales + at : nullptr, groups, group, 1);
             const Vector zero = halves_of_tokens(zeros ? zeros + at : nullptr, groups, group, 0);
             for (int r = 0; r < kRows; ++r) {
-                const Vector score = load(dots + r * kTile + t) * scale + q.sum[r] * zero + q.offset[r];
+                const Vector score =
+                    load(dots + r * kTile + t) * scale + q.sum[r] * zero + q.offset[r];
                 float* to = scores + r * kTile + t;
                 store(to, group ? load(to) + score : score);
             }

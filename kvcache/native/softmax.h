@@ -122,7 +122,8 @@ struct FourRows {
     static FourRows of(const float* rows) {
         const auto row = [&](int r) { return rows[r < kRows ? r : 0]; };
         const Quarter four = {row(0), row(1), row(2), row(3)};
-        return {__builtin_shufflevector(four, four, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3)};
+        return {
+            __builtin_shufflevector(four, four, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3)};
     }
 
     Vector operator[](int row) const {
