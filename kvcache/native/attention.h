@@ -4,25 +4,24 @@
 // Each task owns some query rows of one KV head and a span of tiles. It keeps a running softmax
 // per row; spans of the same rows are merged at the end (flash-decoding). Encoded tiles are
 // attended in the basis of their codec: the queries are rotated once a task, the gathered values
-// once a row. How work is divided depends on shapes and the number of threads alone.
+// once a row. A few rows meet them in two passes (see few_coded.h). How work is divided depends on
+// shapes and the number of threads alone.
 #pragma once
 
-#include "coded_values.h"
-#include "decode.h"
+#include "few_coded.h"
 #include "pool.h"
-#include "tier_plan.h"
-#include "trellis_values.h"
+#include "whole_tiles.h"
 
 namespace ember {
 
 namespace attention {
 
-constexpr int64_t kRowsOfTask = 16 * kProductRows;
+constexpr int64_t kRowsOfTask = 64 * kProductRows;  // that share the decoding of a tile
 constexpr int64_t kMinSpan = 4;          // tiles of a task at least
 constexpr int64_t kFewPartials = 256;
-// More rows of a KV head than these meet tiles in floats, measured.
+// More rows of a KV head than these meet unencoded tiles in floats, measured.
 #if defined(__AVX512F__)
-constexpr int64_t kFewUnencodedRows = 8, kFewCodedRows = 20;
+constexpr int64_t kFewUnencodedRows = 8;
 #else
 constexpr int64_t kFewUnencodedRows = 1;
 #endif
@@ -56,18 +55,19 @@ class Attention {
           rows_(step.heads / step.kv_heads * step.queries),
           row_tasks_((rows_ + kRowsOfTask - 1) / kRowsOfTask),
           heads_(step.batch * step.kv_heads),
-          cold_spans_(spans_for(plan_.cold.size())),
-          unencoded_spans_(spans_for(plan_.unencoded.size())) {}
+          few_(rows_ <= FewCoded::kMostRows && !plan_.cold.empty()),
+          cold_spans_(spans_for(plan_.cold.size(), few_ ? 1 : heads_ * row_tasks_)),
+          unencoded_spans_(spans_for(plan_.unencoded.size(), heads_ * row_tasks_)) {}
 
     void run() {
         static std::vector<float> scratch;
         scratch.resize(size_t(spans() * heads_ * rows_ * (step_.dim + 2)));
         partials_ = scratch.data();
-        pool_.run(spans() * heads_ * row_tasks_, [&](int64_t task) {
-            const int64_t first = task % row_tasks_ * kRowsOfTask;
-            attend_span(task / row_tasks_ / heads_, task / row_tasks_ % heads_, first,
-                        std::min(rows_, first + kRowsOfTask) - first);
-        });
+        if (few_) {
+            attend_few();
+        } else {
+            pool_.run(spans() * heads_ * row_tasks_, [&](int64_t task) { attend_task(task); });
+        }
         const auto merge_task = [&](int64_t task) {
             const int64_t first = task % row_tasks_ * kRowsOfTask;
             merge(task / row_tasks_, first, std::min(rows_, first + kRowsOfTask) - first);
@@ -82,10 +82,60 @@ class Attention {
   private:
     int64_t spans() const { return cold_spans_ + unencoded_spans_; }
 
-    int64_t spans_for(size_t tiles) const {
-        const int64_t beside = heads_ * row_tasks_;
+    // Of tiles that `beside` tasks each read.
+    int64_t spans_for(size_t tiles, int64_t beside) const {
         const int64_t wanted = (4 * pool_.threads() + beside - 1) / beside;
         return tiles ? std::clamp<int64_t>(int64_t(tiles) / kMinSpan, 1, wanted) : 0;
+    }
+
+    // A span of some rows; those of encoded tiles come first.
+    void attend_task(int64_t task) const {
+        const int64_t first = task % row_tasks_ * kRowsOfTask;
+        attend_span(task / row_tasks_ / heads_, task / row_tasks_ % heads_, first,
+                    std::min(rows_, first + kRowsOfTask) - first);
+    }
+
+    // Spans of encoded tiles in two passes, the others beside the first.
+    void attend_few() const {
+        static std::vector<float> queries, factors;
+        std::vector<float> scratch;
+        queries.resize(size_t(heads_ * rows_ * step_.dim));
+        for (int64_t head = 0; head < heads_; ++head)
+            rotate_into(*memory_.key_form, head % step_.kv_heads, q_ + head * rows_ * step_.dim,
+                        rows_, scale_, scratch, &queries[head * rows_ * step_.dim]);
+        const FewCoded few(step_, memory_, plan_.cold, heads_, rows_, cold_spans_, queries.data());
+        pool_.run(cold_spans_ + unencoded_spans_ * heads_, [&](int64_t task) {
+            if (task < cold_spans_) return few.score(task);
+            attend_task(cold_spans_ * heads_ + task - cold_spans_);
+        });
+        factors.resize(size_t(heads_ * rows_ * few.lanes()));
+        for (int64_t head = 0; head < heads_; ++head)
+            choose(few, head, &factors[head * rows_ * few.lanes()]);
+        pool_.run(cold_spans_, [&](int64_t span) {
+            few.gather(span, factors.data(),
+                       [&](int64_t head) { return partial(span, head, 0, rows_).values; });
+        });
+    }
+
+    // What encoded tiles weigh, told by the first of their spans; their sums begin as 0.
+    void choose(const FewCoded& few, int64_t head, float* factors) const {
+        const Rows first = partial(0, head, 0, rows_);
+        first.clear();
+        for (int64_t span = cold_spans_; span < spans(); ++span) {
+            const Rows other = partial(span, head, 0, rows_);
+            for (int64_t r = 0; r < rows_; ++r) {
+                const float top = std::max(first.tops[r], other.tops[r]);
+                first.totals[r] = first.totals[r] * exp2_below(first.tops[r] - top) +
+                                  other.totals[r] * exp2_below(other.tops[r] - top);
+                first.tops[r] = top;
+            }
+        }
+        few.choose(head, first.tops, first.totals, factors);
+        for (int64_t span = 1; span < cold_spans_; ++span) {
+            const Rows rows = partial(span, head, 0, rows_);
+            rows.clear();
+            std::copy(first.tops, first.tops + rows_, rows.tops);
+        }
     }
 
     // What rows [first, first + count) gathered in a span.
@@ -177,56 +227,34 @@ class Attention {
 
     void attend_cold(const Rows& rows, int64_t head, int64_t first, const TileRef* from,
                      const TileRef* to) const {
-        const int64_t batch = head / step_.kv_heads;
-        const LevelTable levels(*memory_.value_form);
-        for (const TileRef* tile = from; tile < to; ++tile) {
-            if (any_sees(*tile, batch, rows, first))
-                attend_block(*tile, std::min(tile + 1, to - 1)->source, head, levels, rows,
-                             [&](int64_t r) { return seen(*tile, batch, first + r); });
-        }
-    }
-
-    // A tile of encoded keys and values; `next` is the block that follows.
-    template <typename See>
-    void attend_block(const TileRef& tile, [[maybe_unused]] int64_t next, int64_t head,
-                      [[maybe_unused]] const LevelTable& levels,
-                      const Rows& rows, const See& see) const {
         const BlockForm &key_form = *memory_.key_form, &value_form = *memory_.value_form;
-        const int64_t first = tile.first, count = tile.count, dim = step_.dim;
-        const int64_t key_at = head * key_form.record_bytes;
-        const int64_t value_at = head * value_form.record_bytes;
-        const uint8_t* keys = memory_.keys[tile.source] + key_at;
-        const uint8_t* values = memory_.values[tile.source] + value_at;
-        const FloatKeys float_keys(scratch_tile(0), count, dim);
-        const FloatValues float_values(scratch_tile(1), count, dim);
-        const auto decode_keys_too = [&] {
-            decode_keys(key_form, keys, first, count, scratch_tile(0));
-        };
+        float *keys = scratch_tile(0), *values = scratch_tile(1);
 #ifdef EMBER_VNNI
-        if (rows_ <= kFewCodedRows) {
-            const CodedKeys coded_keys(key_form, keys, first, count, memory_.keys[next] + key_at);
-            const CodedValues coded_values(value_form, levels, values, first, count,
-                                           memory_.values[next] + value_at);
-            const UnencodedKeys unencoded_keys({keys, dim, Element::kHalf}, first, count, dim);
-            const UnencodedValues plain_values({values, dim, Element::kHalf}, first, count, dim);
-            const bool by_codes = scored_by_codes(key_form);
-            const bool unencoded = key_form.family == Family::kUnencoded;
-            if (!by_codes && !unencoded) decode_keys_too();
-            const TileKeys& scored = by_codes ? static_cast<const TileKeys&>(coded_keys)
-                                     : unencoded ? static_cast<const TileKeys&>(unencoded_keys)
-                                              : float_keys;
-            const TrellisValues trellis_values(value_form, values, first, count,
-                                               memory_.values[next] + value_at);
-            const TileValues& gathered =
-                value_form.family == Family::kUnencoded ? static_cast<const TileValues&>(plain_values)
-                : value_form.family == Family::kTrellis ? static_cast<const TileValues&>(trellis_values)
-                                                        : coded_values;
-            return attend_tile<kFewQueries>(scored, gathered, count, rows, see);
-        }
+        thread_local WholeQueries queries;
+        thread_local WholeTile whole;
+        const bool in_whole = fits_whole(key_form) && fits_whole(value_form);
+        if (in_whole) queries.assign(rows.queries, rows.count, step_.dim);
 #endif
-        decode_keys_too();
-        decode_values(value_form, values, first, count, scratch_tile(1));
-        attend_tile<kProductRows>(float_keys, float_values, count, rows, see);
+        for (const TileRef* tile = from; tile < to; ++tile) {
+            if (!any_sees(*tile, head / step_.kv_heads, rows, first)) continue;
+            decode_keys(key_form, memory_.keys[tile->source] + head * key_form.record_bytes,
+                        tile->first, tile->count, keys);
+            decode_values(value_form, memory_.values[tile->source] + head * value_form.record_bytes,
+                          tile->first, tile->count, values);
+            const auto see = [&](int64_t r) {
+                return seen(*tile, head / step_.kv_heads, first + r);
+            };
+#ifdef EMBER_VNNI
+            if (in_whole) {
+                whole.assign(keys, values, tile->count, step_.dim);
+                whole.attend(queries, rows, see);
+                continue;
+            }
+#endif
+            attend_tile<kProductRows>(FloatKeys(keys, tile->count, step_.dim),
+                                      FloatValues(values, tile->count, step_.dim), tile->count,
+                                      rows, see);
+        }
     }
 
     // The spans [from, to) of some rows, relative to their maximum over all spans.
@@ -282,6 +310,7 @@ class Attention {
     const float scale_;
     const Plan plan_;
     const int64_t rows_, row_tasks_, heads_;  // rows: of one KV head; heads: of all batch rows
+    const bool few_;  // rows that meet encoded tiles in two passes
     const int64_t cold_spans_, unencoded_spans_;
     float* partials_ = nullptr;
 };

@@ -17,62 +17,89 @@ inline bool scored_by_codes(const BlockForm& form) {
 }
 
 // Query rows times the channel scales, for one group of channels, in two int8 parts:
-// x = scale * (128 * high + low), 15 bits.
+// x = scale * (256 * high + low), 16 bits. A row has, for each 16 channels, 16 bytes of low parts
+// and 16 of high ones.
+template <int kRows>
 struct CodedQueries {
-    static constexpr float kMostCode = 127 * 128 + 63;
-    alignas(64) int8_t high[kFewQueries][kMostChannels], low[kFewQueries][kMostChannels];
-    float scale[kFewQueries];
-    float relative[kFewQueries];  // what codes are relative to: added to every dot product
-    float sum[kFewQueries];       // of the query itself, for the zeros of tokens
-    float offset[kFewQueries];    // the share of the channels' zeros
+    static constexpr float kMostCode = 127 * 256 + 127;
+    alignas(64) int8_t parts[kRows][2 * kMostChannels];
+    FourRows scale;
+    FourRows relative;  // what codes are relative to: added to every dot product
+    bool by_tokens;     // whether tokens have scales or zeros; if not, the offset is in `relative`
+    FourRows sum;       // of the query itself, for the zeros of tokens
+    FourRows offset;    // the share of the channels' zeros
 
-    template <int kRows>
-    void assign(const BlockForm& form, const uint8_t* record, const float* queries,
-                int64_t group) {
+    CodedQueries(const BlockForm& form, const uint8_t* record, const float* queries,
+                 int64_t group) {
         const int64_t from = group * form.group, vectors = form.group / kLanes;
         const uint16_t* scales = form.halves(record, form.channel_scales);
         const uint16_t* zeros = form.halves(record, form.channel_zeros);
-        Vector scaled[kRows][kMostChannels / kLanes], top[kRows] = {};
-        // Sums are taken at once, 4 to a row: lost, total, of the query, of its zeros.
-        Vector sums[kLanes] = {};
+        Vector scaled[kRows][kMostChannels / kLanes], top[kRows] = {}, offsets[kRows] = {};
         for (int64_t v = 0; v < vectors; ++v) {
             const int64_t c = from + v * kLanes;
             const Vector factor = scales ? load_halves(scales + c) : splat(1);
             const Vector zero = zeros ? load_halves(zeros + c) : Vector{};
-            for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
                 const Vector x = load(queries + r * form.dim + c), y = x * factor;
                 scaled[r][v] = y;
                 top[r] = larger(magnitude(y), top[r]);
-                sums[4 * r + 1] += y;
-                sums[4 * r + 2] += x;
-                sums[4 * r + 3] += x * zero;
+                offsets[r] += x * zero;
             }
         }
-        for (int r = 0; r < kRows; ++r) {
-            const float most = max(top[r]), inverse = most > 1e-30f ? kMostCode / most : 0.0f;
-            scale[r] = most / kMostCode;
-            for (int64_t v = 0; v < vectors; ++v)
-                sums[4 * r] += round_row(r, v, scaled[r][v] * inverse);
-        }
-        alignas(64) float found[kLanes];
-        store(found, sums_of(sums));
+        const Vector most = tops_of_rows(top).lanes;
+        scale.lanes = most / kMostCode;
+        const FourRows inverse{most > 1e-30f ? kMostCode / most : Vector{}};
         // What rounding lost meets, to begin with, the middle of all codes.
         const float middle = float((1 << form.bits) - 1) / 2;
+        Vector lost[kRows] = {};
+#pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-            relative[r] = middle * scale[r] * found[4 * r] - form.centre * found[4 * r + 1];
-            sum[r] = found[4 * r + 2];
-            offset[r] = found[4 * r + 3];
+            const Vector unit = inverse[r];
+            for (int64_t v = 0; v < vectors; ++v)
+                lost[r] += round_row(scaled[r][v] * unit, parts[r] + v * 2 * kLanes);
+            lost[r] *= scale[r] * middle;
         }
+        by_tokens = form.token_scales >= 0 || form.token_zeros >= 0;
+        if (!by_tokens) {
+            for (int r = 0; r < kRows; ++r) lost[r] += offsets[r];
+            relative = sums_of_rows(lost);
+            return;
+        }
+        Vector totals[kRows] = {}, plain[kRows] = {};
+        for (int r = 0; r < kRows; ++r)
+            for (int64_t v = 0; v < vectors; ++v) {
+                totals[r] += scaled[r][v];
+                plain[r] += load(queries + r * form.dim + from + v * kLanes);
+            }
+        for (int r = 0; r < kRows; ++r) lost[r] -= totals[r] * form.centre;
+        relative = sums_of_rows(lost);
+        sum = sums_of_rows(plain);
+        offset = sums_of_rows(offsets);
     }
 
+    // Four channels of a row's low parts, or of its high ones, to meet a quad of 16 tokens.
+    __m512i low(int row, int64_t quad) const { return four(parts[row] + quad / 4 * 32, quad); }
+    __m512i high(int row, int64_t quad) const { return four(parts[row] + quad / 4 * 32 + 16, quad); }
+
   private:
+    static __m512i four(const int8_t* sixteen, int64_t quad) {
+        int32_t word;
+        std::memcpy(&word, sixteen + quad % 4 * kQuad, sizeof word);
+        return _mm512_set1_epi32(word);
+    }
+
     // Returns what is lost.
-    Vector round_row(int r, int64_t v, Vector x) {
+    static Vector round_row(Vector x, int8_t* to) {
         const __m512i whole = _mm512_cvtps_epi32(reinterpret_cast<__m512>(x));
-        const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(64)), 7);
-        const __m512i lower = _mm512_sub_epi32(whole, _mm512_slli_epi32(upper, 7));
-        _mm_store_si128((__m128i*)(high[r] + v * kLanes), _mm512_cvtepi32_epi8(upper));
-        _mm_store_si128((__m128i*)(low[r] + v * kLanes), _mm512_cvtepi32_epi8(lower));
+        // The second byte of x + 128 is the high part, the first one 128 more than the low part.
+        const __m512i bytes = _mm512_xor_si512(_mm512_add_epi32(whole, _mm512_set1_epi32(128)),
+                                               _mm512_set1_epi32(128));
+        const __m512i order = _mm512_zextsi256_si512(_mm256_setr_epi8(
+            0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 1, 5, 9, 13, 17, 21, 25,
+            29, 33, 37, 41, 45, 49, 53, 57, 61));
+        _mm256_store_si256((__m256i*)to, _mm512_castsi512_si256(
+                                             _mm512_permutexvar_epi8(order, bytes)));
         return x - reinterpret_cast<Vector>(_mm512_cvtepi32_ps(whole));
     }
 };
@@ -92,17 +119,22 @@ class CodedKeys : public TileKeys {
     }
 
   private:
+    // Sixteens of tokens that share the loads of a query: as many as registers hold the sums of.
+    static constexpr int sets_of(int rows) { return rows < kFewQueries ? 4 : 2; }
+
     template <int kBits, int kRows>
     void score_rows(const float* queries, float* scores) const {
-        CodedQueries coded;
         for (int64_t group = 0; group < form_.groups(); ++group) {
-            coded.assign<kRows>(form_, record_, queries, group);
+            const CodedQueries<kRows> coded(form_, record_, queries, group);
+            alignas(64) float dots[kRows * kTile];
+            float* to = coded.by_tokens ? dots : scores;
+            constexpr int kSets = sets_of(kRows);
             int64_t t = 0;
-            for (; t + 2 * kLanes <= count_; t += 2 * kLanes)
-                score_tokens<kBits, kRows, 2>(coded, 0, group, t, scores);
-            if (t < count_)
-                for (int r = 0; r < kRows; ++r)
-                    score_tokens<kBits, 1, 1>(coded, r, group, t, scores);
+            for (; t + kSets * kLanes <= count_; t += kSets * kLanes)
+                multiply_tokens<kBits, kRows, kSets>(coded, group, t, to);
+            for (; t < count_; t += kLanes)
+                multiply_tokens<kBits, kRows, 1>(coded, group, t, to);
+            if (coded.by_tokens) add_tokens(coded, group, dots, scores);
         }
     }
 
@@ -111,65 +143,74 @@ class CodedKeys : public TileKeys {
         __m512i high[kRows][kSets] = {}, low[kRows][kSets] = {};
     };
 
-    // Rows from `row` on with 16 * kSets tokens: each load of a query serves several sums.
     template <int kBits, int kRows, int kSets>
-    [[gnu::noinline]] void score_tokens(const CodedQueries& coded, int row, int64_t group,
-                                        int64_t t, float* scores) const {
+    [[gnu::noinline]] void multiply_tokens(const CodedQueries<kRows>& coded, int64_t group, int64_t t,
+                                           float* out) const {
         Sums<kRows, kSets> sums;
         const uint8_t* codes = record_ + keys_at(kBits, form_.dim, first_ + t);
-        const int64_t bytes = keys_at(kBits, form_.dim, kSets * kLanes);
-        prefetch(next_ + (codes - record_), bytes);
+        const uint8_t* later = next_ + (codes - record_);
+        constexpr int64_t kAhead = kSets * kLanes * kQuad * kQuad * kBits / 8;
         const int64_t first = group * form_.group / kQuad, quads = form_.group / kQuad;
         for (int64_t i = 0; i < quads; i += kQuad) {
-            add_quad<kBits, 0>(coded, row, codes, first + i, i, sums);
-            add_quad<kBits, 1>(coded, row, codes, first + i, i, sums);
-            add_quad<kBits, 2>(coded, row, codes, first + i, i, sums);
-            add_quad<kBits, 3>(coded, row, codes, first + i, i, sums);
+            // A few at a time: many at once would hold up the loads of this record.
+            prefetch(later + (first + i) / kQuad * kAhead, kAhead);
+            add_quad<kBits, 0>(coded, codes, first + i, i, sums);
+            add_quad<kBits, 1>(coded, codes, first + i, i, sums);
+            add_quad<kBits, 2>(coded, codes, first + i, i, sums);
+            add_quad<kBits, 3>(coded, codes, first + i, i, sums);
         }
+#pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
             for (int s = 0; s < kSets; ++s) {
                 const __m512i whole =
-                    _mm512_add_epi32(_mm512_slli_epi32(sums.high[r][s], 7), sums.low[r][s]);
+                    _mm512_add_epi32(_mm512_slli_epi32(sums.high[r][s], 8), sums.low[r][s]);
                 const Vector dot = reinterpret_cast<Vector>(_mm512_cvtepi32_ps(whole));
-                float* at = scores + (row + r) * kTile + t + s * kLanes;
-                const Vector score = scored(coded, row + r, dot, group, t + s * kLanes);
-                store(at, group ? load(at) + score : score);
+                store(out + r * kTile + t + s * kLanes,
+                      dot * coded.scale[r] + coded.relative[r]);
             }
     }
 
     template <int kBits, int kIndex, int kRows, int kSets>
-    void add_quad(const CodedQueries& coded, int row, const uint8_t* codes, int64_t first,
-                  int64_t i, Sums<kRows, kSets>& sums) const {
+    [[gnu::always_inline]] void add_quad(const CodedQueries<kRows>& coded, const uint8_t* codes,
+                                         int64_t first, int64_t i,
+                                         Sums<kRows, kSets>& sums) const {
         const int64_t step = keys_at(kBits, form_.dim, kLanes);
         __m512i quad[kSets];
+#pragma GCC unroll 4
         for (int s = 0; s < kSets; ++s)
             quad[s] = reinterpret_cast<__m512i>(
                 key_quad<kBits, kIndex>(codes + s * step, form_.dim, first));
+#pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-            const __m512i upper = part(coded.high[row + r], i + kIndex);
-            const __m512i lower = part(coded.low[row + r], i + kIndex);
-            for (int s = 0; s < kSets; ++s) {
-                sums.high[r][s] = _mm512_dpbusd_epi32(sums.high[r][s], quad[s], upper);
-                sums.low[r][s] = _mm512_dpbusd_epi32(sums.low[r][s], quad[s], lower);
-            }
+            const __m512i high = coded.high(r, i + kIndex);
+#pragma GCC unroll 4
+            for (int s = 0; s < kSets; ++s)
+                add_bytes(sums.high[r][s], quad[s], high);
+            const __m512i low = coded.low(r, i + kIndex);
+#pragma GCC unroll 4
+            for (int s = 0; s < kSets; ++s)
+                add_bytes(sums.low[r][s], quad[s], low);
         }
     }
 
-    static __m512i part(const int8_t* codes, int64_t quad) {
-        int32_t four;
-        std::memcpy(&four, codes + quad * kQuad, sizeof four);
-        return _mm512_set1_epi32(four);
-    }
-
-    Vector scored(const CodedQueries& q, int r, Vector dot, int64_t group,
-                  int64_t t) const {
-        const int64_t groups = form_.groups(), at = (first_ + t) * groups;
-        Vector score = dot * q.scale[r] + q.relative[r];
+    // What tokens' scales and zeros make of the dot products of a group of channels.
+    template <int kRows>
+    [[gnu::noinline]] void add_tokens(const CodedQueries<kRows>& q, int64_t group,
+                                      const float* dots, float* scores) const {
+        const int64_t groups = form_.groups();
         const uint16_t* scales = form_.halves(record_, form_.token_scales);
         const uint16_t* zeros = form_.halves(record_, form_.token_zeros);
-        if (scales) score *= halves_of_tokens(scales + at, groups, group, 1);
-        if (zeros) score += q.sum[r] * halves_of_tokens(zeros + at, groups, group, 0);
-        return score + q.offset[r];
+        for (int64_t t = 0; t < count_; t += kLanes) {
+            const int64_t at = (first_ + t) * groups;
+            const Vector scale = halves_of_tokens(scales ? scales + at : nullptr, groups, group, 1);
+            const Vector zero = halves_of_tokens(zeros ? zeros + at : nullptr, groups, group, 0);
+            for (int r = 0; r < kRows; ++r) {
+                const Vector score = load(dots + r * kTile + t) * scale + q.sum[r] * zero + q.offset[r];
+                float* to = scores + r * kTile + t;
+                store(to, group ? load(to) + score : score);
+            }
+        }
     }
 
     const BlockForm& form_;

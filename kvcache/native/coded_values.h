@@ -51,63 +51,79 @@ class CodedValues : public TileValues {
     }
 
   private:
+    static constexpr int kVectors = 4;  // sixteens of channels that share the loads of weights
+
     // Weights of one group of channels, times the scales of tokens.
     template <int kRows>
     struct Weights {
         alignas(64) int16_t whole[kRows][kTile];
-        float unit[kRows];
-        float relative[kRows];  // what codes are relative to: added to every sum
-        float plain[kRows];     // sum of the weights
-        float zeros[kRows];     // sum of weight * zero of the token
+        FourRows unit;
+        FourRows relative;  // what codes are relative to: added to every sum
+        FourRows plain;     // sum of the weights
+        FourRows zeros;     // sum of weight * zero of the token
+
+        Weights(const CodedValues& of, const float* weights, int64_t group) {
+            const BlockForm& form = of.form_;
+            const int64_t groups = form.groups(), at = of.first_ * groups, count = of.count_;
+            const uint16_t* scales = form.halves(of.record_, form.token_scales);
+            Vector scaled[kRows][kTile / kLanes], top[kRows] = {}, totals[kRows] = {};
+            for (int64_t t = 0; t < count; t += kLanes) {
+                const Vector scale = halves_of_tokens(scales ? scales + at + t * groups : nullptr,
+                                                      groups, group, 1);
+#pragma GCC unroll 4
+                for (int r = 0; r < kRows; ++r) {
+                    const Vector y = load(weights + r * kTile + t) * scale;
+                    scaled[r][t / kLanes] = y;
+                    top[r] = larger(magnitude(y), top[r]);
+                    totals[r] += y;
+                }
+            }
+            // 16 bits to each, and the sum of all products with levels stays below 2^31.
+            const Vector most = tops_of_rows(top).lanes, total = sums_of_rows(totals).lanes;
+            const Vector each = of.whole_scale(most, total);
+            const FourRows inverse{most > 1e-30f ? each : Vector{}};
+            unit.lanes = most > 1e-30f ? 1 / each : Vector{};
+            Vector lost[kRows] = {};
+#pragma GCC unroll 4
+            for (int r = 0; r < kRows; ++r) {
+                const Vector factor = inverse[r];
+                for (int64_t t = 0; t < count; t += kLanes)
+                    lost[r] += round_row(scaled[r][t / kLanes] * factor, whole[r] + t);
+            }
+            if (form.levels) {
+                relative.lanes = zeros.lanes = plain.lanes = Vector{};
+                return;
+            }
+            // What rounding lost meets, to begin with, the middle of all codes.
+            relative.lanes = sums_of_rows(lost).lanes * unit.lanes * (of.levels_.most / 2) -
+                             total * form.centre;
+            add_zeros(of, weights, group);
+        }
+
+      private:
+        void add_zeros(const CodedValues& of, const float* weights, int64_t group) {
+            const BlockForm& form = of.form_;
+            const int64_t groups = form.groups(), at = of.first_ * groups;
+            const uint16_t* halves = form.halves(of.record_, form.token_zeros);
+            Vector sums[kRows] = {}, products[kRows] = {};
+            for (int64_t t = 0; t < of.count_; t += kLanes) {
+                const Vector zero = halves_of_tokens(halves ? halves + at + t * groups : nullptr,
+                                                     groups, group, 0);
+                for (int r = 0; r < kRows; ++r) {
+                    const Vector x = load(weights + r * kTile + t);
+                    sums[r] += x;
+                    products[r] += x * zero;
+                }
+            }
+            plain = sums_of_rows(sums);
+            zeros = sums_of_rows(products);
+        }
     };
 
-    template <int kRows>
-    void weigh(const float* weights, int64_t group, Weights<kRows>& out) const {
-        const int64_t groups = form_.groups(), at = first_ * groups;
-        const uint16_t* scales = form_.halves(record_, form_.token_scales);
-        const uint16_t* zeros = form_.halves(record_, form_.token_zeros);
-        Vector scaled[kRows][kTile / kLanes], top[kRows] = {}, totals[kRows] = {};
-        // Sums are taken at once, 4 to a row: lost, plain, of zeros.
-        Vector sums[kLanes] = {};
-        for (int64_t t = 0; t < count_; t += kLanes) {
-            const Vector scale =
-                halves_of_tokens(scales ? scales + at + t * groups : nullptr, groups, group, 1);
-            const Vector zero =
-                halves_of_tokens(zeros ? zeros + at + t * groups : nullptr, groups, group, 0);
-            for (int r = 0; r < kRows; ++r) {
-                const Vector x = load(weights + r * kTile + t), y = x * scale;
-                scaled[r][t / kLanes] = y;
-                top[r] = larger(magnitude(y), top[r]);
-                totals[r] += y;
-                sums[4 * r + 1] += x;
-                sums[4 * r + 2] += x * zero;
-            }
-        }
-        float total[kRows];
-        for (int r = 0; r < kRows; ++r) {
-            const float most = max(top[r]);
-            total[r] = sum(totals[r]);
-            // 16 bits to each, and the sum of all products with levels stays below 2^31.
-            const float inverse = most > 1e-30f ? whole_scale(most, total[r]) : 0.0f;
-            out.unit[r] = inverse > 0 ? 1 / inverse : 0.0f;
-            for (int64_t t = 0; t < count_; t += kLanes)
-                sums[4 * r] += round_row(scaled[r][t / kLanes] * inverse, out.whole[r] + t);
-        }
-        alignas(64) float found[kLanes] = {};
-        if (!form_.levels) store(found, sums_of(sums));
-        // What rounding lost meets, to begin with, the middle of all codes.
-        const float middle = levels_.most / 2;
-        for (int r = 0; r < kRows; ++r) {
-            out.relative[r] = middle * out.unit[r] * found[4 * r] - form_.centre * total[r];
-            out.plain[r] = found[4 * r + 1];
-            out.zeros[r] = found[4 * r + 2];
-        }
-    }
-
-    float whole_scale(float most, float total) const {
-        const float each = 32767.0f / most;
+    Vector whole_scale(Vector most, Vector total) const {
+        const Vector each = 32767.0f / most;
         // Only levels of a table are so large; their scales are lengths, never negative.
-        return form_.levels ? std::min(each, 2.1e9f / levels_.most / total) : each;
+        return form_.levels ? smaller(each, 2.1e9f / levels_.most / total) : each;
     }
 
     // Returns what is lost.
@@ -119,50 +135,82 @@ class CodedValues : public TileValues {
 
     template <int kBits, int kRows>
     void gather_rows(const float* weights, const float* corrections, float* out) const {
+        for (int64_t group = 0; group < form_.groups(); ++group) {
+            const Weights<kRows> weighed(*this, weights, group);
+            const int64_t end = (group + 1) * form_.group;
+            for (int64_t c = group * form_.group; c < end; c += kVectors * kLanes)
+                with_constant<kVectors>((end - c) / kLanes, [&](auto vectors) {
+                    add_codes<kBits, kRows, vectors>(weighed, c, corrections, out + c);
+                });
+        }
+    }
+
+    // Of kVectors * 16 channels from `channel` on.
+    template <int kBits, int kRows, int kVectors>
+    [[gnu::noinline]] void add_codes(const Weights<kRows>& weighed, int64_t channel,
+                                     const float* corrections, float* out) const {
         const uint16_t* scales = form_.halves(record_, form_.channel_scales);
         const uint16_t* zeros = form_.halves(record_, form_.channel_zeros);
-        Weights<kRows> weighed;
-        for (int64_t group = 0; group < form_.groups(); ++group) {
-            weigh<kRows>(weights, group, weighed);
-            for (int64_t c = group * form_.group; c < (group + 1) * form_.group; c += kLanes) {
-                __m512i sums[kRows];
-                sum_codes<kBits, kRows>(weighed, c, sums);
-                for (int r = 0; r < kRows; ++r) {
-                    float* at = out + r * form_.dim + c;
-                    const Vector whole = reinterpret_cast<Vector>(_mm512_cvtepi32_ps(sums[r]));
-                    Vector sum = whole * (weighed.unit[r] * levels_.unit) + weighed.relative[r];
-                    if (scales) sum *= load_halves(scales + c);
-                    if (zeros) sum += load_halves(zeros + c) * weighed.plain[r];
-                    store(at, load(at) * corrections[r] + (sum + weighed.zeros[r]));
-                }
+        __m512i sums[kRows][kVectors];
+        sum_codes<kBits, kRows, kVectors>(weighed, channel, sums);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+            const int64_t c = v * kLanes;
+            const Vector scale = scales ? load_halves(scales + channel + c) : splat(1);
+            const Vector zero = zeros ? load_halves(zeros + channel + c) : Vector{};
+#pragma GCC unroll 4
+            for (int r = 0; r < kRows; ++r) {
+                float* at = out + r * form_.dim + c;
+                const Vector whole = reinterpret_cast<Vector>(_mm512_cvtepi32_ps(sums[r][v]));
+                const Vector sum =
+                    (whole * (weighed.unit[r] * levels_.unit) + weighed.relative[r]) * scale;
+                const Vector base = zero * weighed.plain[r] + weighed.zeros[r];
+                store(at, load(at) * corrections[r] + (sum + base));
             }
         }
     }
 
-    // sums[r] = sum over tokens of weight * level, of 16 channels.
-    template <int kBits, int kRows>
-    void sum_codes(const Weights<kRows>& weights, int64_t channel, __m512i* sums) const {
+    // sums[r][v] = sum over tokens of weight * level, of 16 channels.
+    template <int kBits, int kRows, int kVectors>
+    [[gnu::always_inline]] void sum_codes(const Weights<kRows>& weights, int64_t channel,
+                                          __m512i (&sums)[kRows][kVectors]) const {
         const __m512i table = _mm512_load_si512(levels_.whole);
         constexpr Run kRun = run_of(kBits);
-        __m512i even[kRows] = {}, odd[kRows] = {};
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_setzero_si512();
         for (int64_t t = 0; t < count_; t += kRun.tokens()) {
             const int64_t at = values_at(kBits, form_.dim, first_ + t, channel);
-            prefetch(next_ + at, kRun.words * 64);
-            each_value_pair<kBits>(record_ + at, [&](int token, Words codes) {
-                const __m512i pairs = levels_of<kBits>(reinterpret_cast<__m512i>(codes), table);
-                for (int r = 0; r < kRows; ++r) {
-                    __m512i& sum = (token / 2 % 2 ? odd : even)[r];
-                    sum = _mm512_dpwssd_epi32(sum, pairs, pair(weights.whole[r] + t + token));
-                }
-            });
+            const int16_t* now[kRows];
+            for (int r = 0; r < kRows; ++r) {
+                now[r] = weights.whole[r] + t;
+                // GCC would keep them for the row in whose place they will be needed next.
+                asm("" : "+r"(now[r]));
+            }
+            each_value_pair<kBits, kVectors>(
+                record_ + at, [&](int token, const Words(&codes)[kVectors])
+                                  __attribute__((always_inline)) {
+                    if (token % (2 * kRun.fit) == 0 && token / (2 * kRun.fit) < kRun.words)
+                        prefetch(next_ + at + token / (2 * kRun.fit) * kVectors * 64,
+                                 kVectors * 64);
+                    __m512i pairs[kVectors];
+#pragma GCC unroll 4
+                    for (int v = 0; v < kVectors; ++v)
+                        pairs[v] = levels_of<kBits>(reinterpret_cast<__m512i>(codes[v]), table);
+#pragma GCC unroll 4
+                    for (int r = 0; r < kRows; ++r) {
+                        const __m512i both = pair(now[r] + token);
+#pragma GCC unroll 4
+                        for (int v = 0; v < kVectors; ++v)
+                            add_pairs(sums[r][v], pairs[v], both);
+                    }
+                });
         }
-        for (int r = 0; r < kRows; ++r) sums[r] = _mm512_add_epi32(even[r], odd[r]);
     }
 
     static __m512i pair(const int16_t* weights) {
-        int32_t both;
-        std::memcpy(&both, weights, sizeof both);
-        return _mm512_set1_epi32(both);
+        return _mm512_broadcastd_epi32(_mm_loadu_si32(weights));
     }
 
     const BlockForm& form_;

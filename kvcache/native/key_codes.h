@@ -41,20 +41,22 @@ inline Words plane_quad(const uint8_t* plane, int64_t first) {
     return words >> uint32_t(kIndex % kShared * kWidth) & (0x01010101u * ((1u << kWidth) - 1));
 }
 
-// Byte i of lane t is `bit` where bit 4t + i of the mask is set, else 0.
+// Lanes of bytes below `bit`, plus `bit` in byte i of lane t where bit 4t + i of the mask is set.
 template <int kBit>
-inline Words spread_mask(const uint8_t* mask) {
+inline Words add_mask(Words lanes, const uint8_t* mask) {
 #if defined(__AVX512BW__)
     uint64_t bits;
     std::memcpy(&bits, mask, sizeof bits);
-    return reinterpret_cast<Words>(_mm512_maskz_set1_epi8(bits, kBit));
+    const __m512i bytes = reinterpret_cast<__m512i>(lanes);
+    return reinterpret_cast<Words>(
+        _mm512_mask_add_epi8(bytes, bits, bytes, _mm512_set1_epi8(kBit)));
 #else
     constexpr Words kShifts = {0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
     uint32_t halves[2];
     std::memcpy(halves, mask, sizeof halves);
-    Words lanes;
-    for (int t = 0; t < kLanes; ++t) lanes[t] = halves[t / 8];
-    return ((lanes >> kShifts & 15) * 0x00204081u & 0x01010101u) * uint32_t(kBit);
+    Words spread;
+    for (int t = 0; t < kLanes; ++t) spread[t] = halves[t / 8];
+    return lanes | ((spread >> kShifts & 15) * 0x00204081u & 0x01010101u) * uint32_t(kBit);
 #endif
 }
 
@@ -64,7 +66,7 @@ inline Words key_quad(const uint8_t* codes, int64_t dim, int64_t first) {
     const Words low = plane_quad<kPlanes.low, kIndex>(codes, first);
     const uint8_t* upper = codes + plane_bytes(kPlanes.low, dim);
     if constexpr (kPlanes.high == 1)
-        return low | spread_mask<1 << kPlanes.low>(upper + (first + kIndex) * 8);
+        return add_mask<1 << kPlanes.low>(low, upper + (first + kIndex) * 8);
     if constexpr (kPlanes.high == 2)
         return low | plane_quad<2, kIndex>(upper, first) << uint32_t(kPlanes.low);
     return low;

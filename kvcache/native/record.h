@@ -45,6 +45,7 @@ struct BlockForm {
     const float* inverse;  // its transpose
 
     int64_t groups() const { return dim / group; }
+    int64_t code_bytes() const { return tokens * dim * bits / 8; }
     const uint16_t* halves(const uint8_t* record, int64_t offset) const {
         return offset < 0 ? nullptr : reinterpret_cast<const uint16_t*>(record + offset);
     }

@@ -48,7 +48,9 @@ inline Native load_native(const float* from) {
 
 inline Vector splat(float x) { return Vector{} + x; }
 
-inline Vector magnitude(Vector x) { return x < 0 ? -x : x; }
+inline Vector magnitude(Vector x) {
+    return reinterpret_cast<Vector>(reinterpret_cast<Integers>(x) & 0x7fffffff);
+}
 
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
@@ -205,6 +207,20 @@ inline void prefetch(const void* from, int64_t bytes) {
         __builtin_prefetch(static_cast<const char*>(from) + at);
 }
 
+#ifdef EMBER_VNNI
+
+// Sums over the bytes, or the pairs of 16 bits, of each lane. Not the compiler's own functions:
+// with those GCC copies each sum once more, and keeps half of them in memory.
+[[gnu::always_inline]] inline void add_bytes(__m512i& sums, __m512i codes, __m512i whole) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(codes), "v"(whole));
+}
+
+[[gnu::always_inline]] inline void add_pairs(__m512i& sums, __m512i a, __m512i b) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+}
+
+#endif
+
 #if defined(__AVX512F__)
 
 // Swap the off-diagonal quarters of each square of 2 * kStep rows and lanes; a and b lie kStep
@@ -271,6 +287,33 @@ inline Vector sums_of(Vector* rows) {
     for (int i = 0; i < kLanes; ++i) sums[i] = sum(rows[i]);
     return load(sums);
 #endif
+}
+
+// fold(a, b) for each of four vectors over its lanes: lane i has the result of vector i % 4.
+template <typename Fold>
+inline Vector fold_four(Vector a, Vector b, Vector c, Vector d, const Fold& fold) {
+    const auto pairs = [&](Vector x, Vector y) {
+        return fold(__builtin_shufflevector(x, y, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28,
+                                            13, 29),
+                    __builtin_shufflevector(x, y, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14,
+                                            30, 15, 31));
+    };
+    const Vector ab = pairs(a, b), cd = pairs(c, d);
+    const Vector all = fold(__builtin_shufflevector(ab, cd, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24,
+                                                    25, 12, 13, 28, 29),
+                            __builtin_shufflevector(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26,
+                                                    27, 14, 15, 30, 31));
+    const Vector halves = fold(all, __builtin_shufflevector(all, all, 8, 9, 10, 11, 12, 13, 14, 15,
+                                                            0, 1, 2, 3, 4, 5, 6, 7));
+    return fold(halves, __builtin_shufflevector(halves, halves, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14,
+                                                15, 8, 9, 10, 11));
+}
+
+// Lane kLane of each four lanes, four times.
+template <int kLane>
+inline Vector repeat_lane(Vector x) {
+    constexpr int a = kLane, b = 4 + kLane, c = 8 + kLane, d = 12 + kLane;
+    return __builtin_shufflevector(x, x, a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
 }
 
 }  // namespace ember

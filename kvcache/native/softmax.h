@@ -114,6 +114,82 @@ inline float soften(float* scores, int64_t lanes, Seen seen, float& top, float& 
     return correction;
 }
 
+// Up to four rows, one in each four lanes' same lane, of sums or maxima.
+struct FourRows {
+    Vector lanes;
+
+    template <int kRows>
+    static FourRows of(const float* rows) {
+        const auto row = [&](int r) { return rows[r < kRows ? r : 0]; };
+        const Quarter four = {row(0), row(1), row(2), row(3)};
+        return {__builtin_shufflevector(four, four, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3)};
+    }
+
+    Vector operator[](int row) const {
+        switch (row) {
+            case 0:
+                return repeat_lane<0>(lanes);
+            case 1:
+                return repeat_lane<1>(lanes);
+            case 2:
+                return repeat_lane<2>(lanes);
+            default:
+                return repeat_lane<3>(lanes);
+        }
+    }
+};
+
+template <int kRows, typename Fold>
+inline FourRows fold_rows(const Vector (&rows)[kRows], const Fold& fold) {
+    const auto row = [&](int r) { return rows[r < kRows ? r : 0]; };
+    return {fold_four(row(0), row(1), row(2), row(3), fold)};
+}
+
+template <int kRows>
+inline FourRows sums_of_rows(const Vector (&rows)[kRows]) {
+    return fold_rows(rows, [](Vector a, Vector b) { return a + b; });
+}
+
+template <int kRows>
+inline FourRows tops_of_rows(const Vector (&rows)[kRows]) {
+    return fold_rows(rows, larger);
+}
+
+// What some rows' scores came to: the largest of a row, and the sum of its weights.
+struct Softened {
+    FourRows tops, totals;
+};
+
+// Scores [kRows, kTile] that a row does not see count for nothing.
+inline void hide(float* scores, Seen seen) {
+    if (seen.first > 0) std::fill(scores, scores + seen.first, kHidden);
+    if (seen.end < kTile) std::fill(scores + seen.end, scores + kTile, kHidden);
+}
+
+// Turn scores [kRows, kTile] into weights relative to each row's largest.
+template <int kRows>
+[[gnu::always_inline]] inline Softened soften_rows(float* scores) {
+    Vector highest[kRows], sums[kRows];
+    for (int r = 0; r < kRows; ++r) {
+        highest[r] = splat(kUnseen);
+        for (int64_t t = 0; t < kTile; t += kLanes)
+            highest[r] = larger(load(scores + r * kTile + t), highest[r]);
+    }
+    const FourRows tops = tops_of_rows(highest);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+        const Vector top = tops[r];
+        sums[r] = Vector{};
+        for (int64_t t = 0; t < kTile; t += kLanes) {
+            float* at = scores + r * kTile + t;
+            const Vector weights = exp2_below(load(at) - top);
+            store(at, weights);
+            sums[r] += weights;
+        }
+    }
+    return {tops, sums_of_rows(sums)};
+}
+
 // Add a tile of `tokens` to all rows, `kMost` at a time; seen(r) says what row r sees of it.
 template <int kMost, typename See>
 inline void attend_tile(const TileKeys& keys, const TileValues& values, int64_t tokens,

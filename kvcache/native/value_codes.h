@@ -42,26 +42,44 @@ inline int64_t values_at(int bits, int64_t dim, int64_t first, int64_t channel) 
     return first * dim * bits / 8 + channel * run_of(bits).words * 4;
 }
 
-// f(token, words) for each second token of a run; the codes of `token` and the next one are the
-// lowest bits of each word's halves. What lies above them is other tokens'.
-template <int kBits, typename F>
-inline void each_value_pair(const uint8_t* words, const F& f) {
+// f(token, words) for each second token of a run of kVectors * 16 channels; the codes of `token`
+// and the next one are the lowest bits of each word's halves. What lies above them is other
+// tokens'.
+template <int kBits, int kVectors, typename F>
+[[gnu::always_inline]] inline void each_value_pair(const uint8_t* words, const F& f) {
     constexpr Run kRun = run_of(kBits);
-    Words spare = {};
+    Words spare[kVectors] = {}, word[kVectors], codes[kVectors];
 #pragma GCC unroll 5
     for (int w = 0; w < kRun.words; ++w) {
-        const Words word = load_words(words + w * 64);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v)
+            word[v] = load_words(words + (v * kRun.words + w) * 64);
 #pragma GCC unroll 8
-        for (int i = 0; i < kRun.fit; ++i)
-            f(2 * (w * kRun.fit + i), word >> uint32_t(i * kBits));
+        for (int i = 0; i < kRun.fit; ++i) {
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) codes[v] = word[v] >> uint32_t(i * kBits);
+            f(2 * (w * kRun.fit + i), codes);
+        }
         if constexpr (kRun.spare_codes > 0)
-            spare |= (word >> uint32_t(16 - kRun.spare_bits) &
-                      (0x00010001u * ((1u << kRun.spare_bits) - 1)))
-                     << uint32_t(kRun.spare_bits * w);
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v)
+                spare[v] |= (word[v] >> uint32_t(16 - kRun.spare_bits) &
+                             (0x00010001u * ((1u << kRun.spare_bits) - 1)))
+                            << uint32_t(kRun.spare_bits * w);
     }
 #pragma GCC unroll 2
-    for (int i = 0; i < kRun.spare_codes; ++i)
-        f(2 * (kRun.words * kRun.fit + i), spare >> uint32_t(i * kBits));
+    for (int i = 0; i < kRun.spare_codes; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) codes[v] = spare[v] >> uint32_t(i * kBits);
+        f(2 * (kRun.words * kRun.fit + i), codes);
+    }
+}
+
+// The same of 16 channels: f(token, words).
+template <int kBits, typename F>
+inline void each_value_pair(const uint8_t* words, const F& f) {
+    each_value_pair<kBits, 1>(words,
+                              [&](int token, const Words(&codes)[1]) { f(token, codes[0]); });
 }
 
 inline void put_value_codes(Words codes, int bits, int t, uint8_t* words) {

@@ -1,7 +1,9 @@
 """Attention over tiers against its definition in float64 over the decoded blocks."""
 
+import ctypes
 from ctypes import addressof
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -249,6 +251,32 @@ def test_nothing_but_itself_and_the_sinks(kernels: Library) -> None:
     tiers = Tiers(Case(queries=9), kernels, "hkivi5", "turbo3u")
     lowest = tiers.position + np.arange(9)
     _assert_close(tiers.run(lowest), tiers.expected(lowest))
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_values_that_cannot_matter_are_not_read(kernels: Library, queries: int) -> None:
+    """Values of blocks that have together less than a hundredth of the softmax mass."""
+    tiers = Tiers(
+        Case(queries=queries, blocks=40, heads=2, spread=2.0), kernels, "hkivi5", "turbo3u"
+    )
+    lowest = _lowest(tiers, hidden=0)
+    want = tiers.expected(lowest)
+    longest = max(np.abs(v).max() for _, v in tiers.known)
+    got = tiers.run(lowest)
+    assert np.abs(got - want).max() < 2 * 0.01 / 0.99 * longest
+    # Were they read, it would be as near as over fewer blocks.
+    assert np.abs(got - want).max() > TOLERANCE * np.abs(want).max()
+
+
+def test_what_is_not_read_does_not_depend_on_threads(compiled: Path) -> None:
+    outputs = []
+    for threads in (1, 2, 3):
+        library = Library(ctypes.CDLL(str(compiled)), threads)
+        tiers = Tiers(Case(queries=2, blocks=50, spread=2.0), library, "hkivi5", "turbo3u")
+        outputs.append(tiers.run(_lowest(tiers, hidden=0)))
+        library.close()
+    for output in outputs[1:]:
+        _assert_close(output, outputs[0].astype(np.float64), 1e-5)
 
 
 @pytest.mark.parametrize("factor", [0.0, 1e-6, 1e4])
