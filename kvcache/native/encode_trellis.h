@@ -1,5 +1,6 @@
 // Viterbi's search for the codes of trellis-coded blocks, as kvcache/codecs/trellis.py makes it:
-// 16 tokens at a time, as lanes, so that a step of the search is the same for all.
+// as many tokens at a time as a register has lanes, so that a step of the search is the same for
+// all.
 #pragma once
 
 #include "draft.h"
@@ -18,22 +19,30 @@ constexpr int subset_of(int state, int bit) {
     return ((reg ^ reg >> 2 ^ reg >> 5) & 1) << 1 | (reg >> 3 & 1);
 }
 
-inline Vector least(Vector a, Vector b) {
+// As many tokens as a register holds, and numbers below 2^32 of them.
+using Bits = uint32_t __attribute__((vector_size(sizeof(Native))));
+
+inline Native same(float x) { return Native{} + x; }
+
+inline Native least(Native a, Native b) {
 #if defined(__AVX512F__)
-    return reinterpret_cast<Vector>(
+    return reinterpret_cast<Native>(
         _mm512_min_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#elif defined(__AVX__)
+    return reinterpret_cast<Native>(
+        _mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
 #else
-    return smaller(a, b);
+    return a < b ? a : b;
 #endif
 }
 
-// Of 16 tokens: the squared distance of a channel to each subset of levels.
+// The squared distance of a channel to each subset of levels.
 template <int kBits>
-inline void distances(const float* levels, Vector x, Vector* out) {
+inline void distances(const float* levels, Native x, Native* out) {
     for (int k = 0; k < kSubsets; ++k) {
-        Vector nearest = splat(1e30f);
+        Native nearest = same(1e30f);
         for (int rest = 0; rest < 1 << (kBits - 1); ++rest) {
-            const Vector off = x - levels[rest * kSubsets + k];
+            const Native off = x - levels[rest * kSubsets + k];
             nearest = least(off * off, nearest);
         }
         out[k] = nearest;
@@ -43,62 +52,62 @@ inline void distances(const float* levels, Vector x, Vector* out) {
 // One channel further: costs of states before and after it. With `came`, bit s of it says which
 // of two states led to s.
 template <bool kTraced>
-inline void step(const Vector* before, const Vector* costs, Vector* after, Words* came) {
-    Words bits = {};
+inline void step(const Native* before, const Native* costs, Native* after, Bits* came) {
+    Bits bits = {};
 #pragma GCC unroll 16
     for (int i = 0; i < kStates / 2; ++i)
 #pragma GCC unroll 2
         for (int bit = 0; bit < 2; ++bit) {
             const int subset = subset_of(i, bit), other = subset_of(i + int(kStates) / 2, bit);
-            const Vector low = before[i] + costs[subset];
-            const Vector high = before[i + kStates / 2] + costs[other];
+            const Native low = before[i] + costs[subset];
+            const Native high = before[i + kStates / 2] + costs[other];
             after[2 * i + bit] = least(high, low);
             if constexpr (kTraced)
-                bits |= reinterpret_cast<Words>(high < low) & (1u << (2 * i + bit));
+                bits |= reinterpret_cast<Bits>(high < low) & (1u << (2 * i + bit));
         }
     if constexpr (kTraced) *came = bits;
 }
 
-// 16 tokens on their way: x [dim][16].
+// A register of tokens on their way: x [dim].
 template <int kBits>
 class Search {
   public:
     Search(const float* levels, int64_t dim)
         : levels_(levels), dim_(dim), x_(size_t(dim)), came_(size_t(std::max(dim, 2 * kSeam))) {}
 
-    Vector* x() { return x_.data(); }
+    Native* x() { return x_.data(); }
 
     // The squared error of the nearest path, whatever it ends in.
-    Vector cost(Vector scale) {
-        begin(Vector{});
+    Native cost(Native scale) {
+        begin(Native{});
         walk<false>(scale, 0, dim_);
         return top().cost;
     }
 
     // f(channel, subset, x / scale) of the path that is found, from the last channel to the first.
     template <typename F>
-    void find(Vector scale, const F& f) {
-        begin(Vector{});
+    void find(Native scale, const F& f) {
+        begin(Native{});
         walk<true>(scale, -kSeam, kSeam);
-        const Words state = trace(top().state, kSeam, 2 * kSeam, [](int64_t, Words) {});
-        begin(splat(INFINITY));
+        const Bits state = trace(top().state, kSeam, 2 * kSeam, [](int64_t, Bits) {});
+        begin(same(INFINITY));
         for (int64_t s = 0; s < kStates; ++s)
-            costs_[s] = reinterpret_cast<Integers>(state) == int32_t(s) ? Vector{} : costs_[s];
+            costs_[s] = state == uint32_t(s) ? Native{} : costs_[s];
         walk<true>(scale, 0, dim_);
-        trace(state, 0, dim_, [&](int64_t d, Words subset) { f(d, subset, x_[d] / scale); });
+        trace(state, 0, dim_, [&](int64_t d, Bits subset) { f(d, subset, x_[d] / scale); });
     }
 
   private:
     struct Top {
-        Vector cost;
-        Words state;
+        Native cost;
+        Bits state;
     };
 
-    void begin(Vector cost) { std::fill(costs_, costs_ + kStates, cost); }
+    void begin(Native cost) { std::fill(costs_, costs_ + kStates, cost); }
 
     template <bool kTraced>
-    void walk(Vector scale, int64_t first, int64_t end) {
-        Vector after[kStates], near[kSubsets];
+    void walk(Native scale, int64_t first, int64_t end) {
+        Native after[kStates], near[kSubsets];
         for (int64_t i = 0; i < end - first; ++i) {
             distances<kBits>(levels_, x_[((first + i) % dim_ + dim_) % dim_] / scale, near);
             step<kTraced>(costs_, near, after, &came_[i]);
@@ -110,7 +119,7 @@ class Search {
         Top top = {costs_[0], {}};
         for (int64_t s = 1; s < kStates; ++s) {
             const auto less = costs_[s] < top.cost;
-            top.state = less ? Words{} + uint32_t(s) : top.state;
+            top.state = less ? Bits{} + uint32_t(s) : top.state;
             top.cost = less ? costs_[s] : top.cost;
         }
         return top;
@@ -118,9 +127,9 @@ class Search {
 
     // From `state`, after step end - 1, back to before step `first`, which is returned.
     template <typename F>
-    Words trace(Words state, int64_t first, int64_t end, const F& f) const {
+    Bits trace(Bits state, int64_t first, int64_t end, const F& f) const {
         for (int64_t i = end; i-- > first;) {
-            const Words reg = (came_[i] >> state & 1) << 5 | state;
+            const Bits reg = (came_[i] >> state & 1) << 5 | state;
             f(i, ((reg ^ reg >> 2 ^ reg >> 5) & 1) << 1 | (reg >> 3 & 1));
             state = reg >> 1;
         }
@@ -129,10 +138,21 @@ class Search {
 
     const float* levels_;
     const int64_t dim_;
-    std::vector<Vector> x_;
-    std::vector<Words> came_;
-    Vector costs_[kStates];
+    std::vector<Native> x_;
+    std::vector<Bits> came_;
+    Native costs_[kStates];
 };
+
+// table[i] for each i < 32
+inline Native levels_at(const float* table, Bits i) {
+#if defined(__AVX512F__)
+    return lookup_32(table, i);
+#else
+    Native found;
+    for (int lane = 0; lane < kNativeLanes; ++lane) found[lane] = table[i[lane]];
+    return found;
+#endif
+}
 
 template <int kBits>
 inline void encode(const Draft& draft) {
@@ -141,36 +161,37 @@ inline void encode(const Draft& draft) {
     const int64_t dim = draft.dim();
     uint16_t* scales = draft.form.halves(draft.record, draft.form.token_scales);
     Search<kBits> search(table, dim);
-    for (int64_t t = 0; t < draft.tokens(); t += kLanes) {
-        Vector *x = search.x(), largest = {}, length = {}, along = {};
-        for (int64_t c = 0; c < dim; c += kLanes) {
-            for (int64_t i = 0; i < kLanes; ++i) x[c + i] = load(draft.row(t + i) + c);
-            transpose(x + c);
-        }
+    for (int64_t t = 0; t < draft.tokens(); t += kNativeLanes) {
+        Native *x = search.x(), largest = {}, length = {}, along = {};
         for (int64_t c = 0; c < dim; ++c) {
-            largest = larger(magnitude(x[c]), largest);
+            for (int64_t i = 0; i < kNativeLanes; ++i) x[c][i] = draft.row(t + i)[c];
+            const Native size = x[c] < 0 ? -x[c] : x[c];
+            largest = size > largest ? size : largest;
             length += x[c] * x[c];
         }
         largest /= table[(2 << kBits) - 1];
-        Vector scale = largest, cost = splat(INFINITY);
+        const auto safe = [](Native scale) { return scale == 0 ? same(1) : scale; };
+        Native scale = largest, cost = same(INFINITY);
         for (const float clip : kClips) {
-            const Vector found = search.cost(nonzero(largest * clip)) * (clip * clip);
+            const Native found = search.cost(safe(largest * clip)) * (clip * clip);
             scale = found < cost ? largest * clip : scale;
-            cost = smaller(found, cost);
+            cost = found < cost ? found : cost;
         }
-        search.find(nonzero(scale), [&](int64_t c, Words subset, Vector near) {
-            Words rest = {};
+        search.find(safe(scale), [&](int64_t c, Bits subset, Native near) {
+            Bits rest = {};
             for (uint32_t i = 1; i < 1u << (kBits - 1); ++i) {
-                const Words above = subset + kSubsets * i;
-                const Vector middle =
-                    (lookup_32(table, above) + lookup_32(table, above - kSubsets)) / 2;
-                rest -= reinterpret_cast<Words>(near > middle);
+                const Bits above = subset + kSubsets * i;
+                const Native middle =
+                    (levels_at(table, above) + levels_at(table, above - kSubsets)) / 2;
+                rest -= reinterpret_cast<Bits>(near > middle);
             }
-            along += x[c] * lookup_32(table, rest << 2 | subset);
-            const Words codes = rest << 1 | (subset & 1);
-            for (int64_t i = 0; i < kLanes; ++i) draft.codes_of(t + i)[c] = uint8_t(codes[i]);
+            along += x[c] * levels_at(table, rest << 2 | subset);
+            const Bits codes = rest << 1 | (subset & 1);
+            for (int64_t i = 0; i < kNativeLanes; ++i)
+                draft.codes_of(t + i)[c] = uint8_t(codes[i]);
         });
-        store_halves(scales + t, unbiased(along, length));
+        for (int64_t i = 0; i < kNativeLanes; ++i)
+            scales[t + i] = to_half(unbiased(along[i], length[i]));
     }
 }
 
