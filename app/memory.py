@@ -142,7 +142,9 @@ def largest_window(config: CacheConfig, shape: ModelShape, room: int) -> int | N
     """
     config = replace(config, backend=Backend.REFERENCE)
     least = replace(config, max_tokens=min(LEAST_WINDOW, shape.context))
-    if resolve(least, shape).max_bytes > room:
+    smallest = resolve(least, shape)
+    room -= smallest.metric_bytes
+    if smallest.max_bytes > room:
         return None
     return resolve(replace(config, budget=room), shape).max_tokens
 

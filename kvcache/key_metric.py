@@ -8,7 +8,9 @@ serves keys there best, and at position 5,000 is worse than none; so what was co
 turned on, half over the positions of usual chats and half over all that there are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +24,7 @@ from kvcache.integrity import check_sum, checksum
 from kvcache.turn import Rotation
 
 _FORMAT = "ember key metric 1"
-_MOMENTS, _SUM, _TOLD = "moments", "sum", "format"
+_SUM, _TOLD = "sum", "format"
 _USUAL = 8192  # positions of usual chats
 
 Floats = npt.NDArray[np.float64]
@@ -31,49 +33,77 @@ Complex = npt.NDArray[np.complex128]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeyMetric:
-    """Of each layer."""
+    """Of each layer. shape: Hkv and D."""
 
     layers: tuple[LayerMetric, ...]
+    shape: tuple[int, int]
 
     @classmethod
-    def of(cls, moments: mx.array) -> Self:
-        """Of moments [layers, Hkv, D, D], float32. Raises CacheError for what are none."""
-        shape, dtype = moments.shape, moments.dtype
-        if len(shape) != 4 or shape[2] != shape[3] or dtype != mx.float32:
-            raise CacheError(f"got moments {dtype} {shape}, expected float32 [layers, Hkv, D, D]")
-        diagonals = mx.diagonal(moments, axis1=2, axis2=3)
-        if not mx.isfinite(moments).all() or (diagonals < 0).any():
-            raise CacheError("got moments that no queries have: infinite, or below zero")
-        return cls(layers=tuple(LayerMetric(moments=each) for each in moments))
-
-    def save(self, path: Path) -> None:
-        """Write a safetensors file. Raises OSError."""
-        moments = mx.stack([layer.moments for layer in self.layers])
-        arrays = {_MOMENTS: moments, _SUM: checksum(_FORMAT, [moments])}
-        mx.save_safetensors(str(path), arrays, metadata={_TOLD: _FORMAT})
+    def of(cls, moments: Sequence[mx.array]) -> Self:
+        """Of each layer's moments [Hkv, D, D], float32. Raises CacheError for what are none."""
+        shape = _checked(moments)
+        layers = (LayerMetric(moments=partial(mx.array, moment)) for moment in moments)
+        return cls(layers=tuple(layers), shape=shape)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What `save` wrote. Raises CacheError for what is damaged or something else."""
-        arrays: Any
-        texts: Any
-        try:
-            arrays, texts = mx.load(str(path), return_metadata=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise CacheError(f"{path} is no key metric ({reason(error)})") from error
-        if texts.get(_TOLD) != _FORMAT or arrays.keys() != {_MOMENTS, _SUM}:
+        """What `save` wrote. Raises CacheError for what is damaged or something else.
+
+        Moments stay in the file, which is read again where they are asked for.
+        """
+        arrays, told = _read(path)
+        names = [str(at) for at in range(len(arrays) - 1)]
+        if told != _FORMAT or arrays.keys() != {*names, _SUM}:
             raise CacheError(f"{path} is no key metric that this version knows")
-        check_sum(arrays[_SUM], _FORMAT, [arrays[_MOMENTS]])
-        return cls.of(arrays[_MOMENTS])
+        moments = [arrays[name] for name in names]
+        check_sum(arrays[_SUM], _FORMAT, moments)
+        shape = _checked(moments)
+        layers = (LayerMetric(moments=partial(_layer, path, at)) for at in range(len(moments)))
+        return cls(layers=tuple(layers), shape=shape)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file. Raises OSError."""
+        moments = [layer.moments() for layer in self.layers]
+        arrays = {str(at): moment for at, moment in enumerate(moments)}
+        total = {_SUM: checksum(_FORMAT, moments)}
+        mx.save_safetensors(str(path), arrays | total, metadata={_TOLD: _FORMAT})
 
     def check(self, layers: int, kv_heads: int, dim: int) -> None:
         """Raise CacheError unless it is of a model of this shape."""
-        found = (len(self.layers), *self.layers[0].moments.shape[:2]) if self.layers else ()
-        if found != (layers, kv_heads, dim):
+        if (len(self.layers), *self.shape) != (layers, kv_heads, dim):
             raise CacheError(
-                f"got the key metric of another model: layers, KV heads and head dimension are "
-                f"{found}, expected {(layers, kv_heads, dim)}"
+                f"got the key metric of another model, {len(self.layers)} layers of "
+                f"{self.shape} KV heads and head dimensions, expected {layers} of "
+                f"{(kv_heads, dim)}"
             )
+
+
+def _layer(path: Path, at: int) -> mx.array:
+    return _read(path)[0][str(at)]
+
+
+def _read(path: Path) -> tuple[dict[str, mx.array], str | None]:
+    """The arrays of a file, each read once it is looked at, and what it says it is."""
+    found: Any
+    try:
+        found = mx.load(str(path), return_metadata=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CacheError(f"{path} is no key metric ({reason(error)})") from error
+    arrays, texts = found
+    return arrays, texts.get(_TOLD)
+
+
+def _checked(moments: Sequence[mx.array]) -> tuple[int, int]:
+    """Hkv and D of them all. Raises CacheError for what no queries have."""
+    kinds = {(each.shape, each.dtype) for each in moments}
+    ((shape, dtype),) = kinds if len(kinds) == 1 else (((), None),)
+    if len(shape) != 3 or shape[1] != shape[2] or dtype != mx.float32:
+        raise CacheError(f"got moments {kinds}, expected float32 [Hkv, D, D] of each layer")
+    for moment in moments:
+        diagonals = mx.diagonal(moment, axis1=1, axis2=2)
+        if not mx.isfinite(moment).all() or (diagonals < 0).any():
+            raise CacheError("got moments that no queries have: infinite, or below zero")
+    return shape[0], shape[1]
 
 
 def anywhere(moments: mx.array, rotation: Rotation | None) -> mx.array:

@@ -55,6 +55,7 @@ def key_metric(loaded: LoadedModel, *, progress: OnProgress | None = None) -> Ke
         found = count(loaded, progress=progress)
         with suppress(EmberError):
             keep(found, loaded)
+            found = kept(loaded) or found  # which need not be held in memory
     return found
 
 
@@ -128,7 +129,7 @@ def count_queries(
         anywhere(cache.moments / len(ids), rotation)
         for cache, rotation in zip(caches, model.rotations, strict=True)
     ]
-    return KeyMetric.of(mx.stack(found))
+    return KeyMetric.of(found)
 
 
 class _CountingCache:

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeGuard
 
 import mlx.core as mx
 
@@ -135,6 +135,11 @@ class ChannelAffineCodec(Codec):
             "scales": scales.squeeze(-2),
             "zeros": zeros.squeeze(-2),
         }
+
+
+def gains_by_metric(codec: Codec) -> TypeGuard[ChannelAffineCodec]:
+    """Whether keys by this codec lose less with feedback: those in the given basis do not."""
+    return isinstance(codec, ChannelAffineCodec) and codec.rotation is not None
 
 
 def _placed(x: mx.array, channels: mx.array) -> mx.array:

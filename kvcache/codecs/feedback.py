@@ -9,8 +9,8 @@ blocks are as large as without, and are decoded alike.
 This module does not know whose queries were counted, nor when.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
@@ -39,29 +39,32 @@ class Feedback:
 
 
 def feedback_bytes(heads: int, dim: int) -> int:
-    """Bytes of a layer's `Feedback`, and of the moments it is made of."""
-    return heads * (2 * dim * dim + dim) * mx.float32.size
+    """Bytes of a layer's `Feedback`."""
+    return heads * (dim * dim + dim) * mx.float32.size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerMetric:
-    """The second moments [Hkv, D, D], float32, of one layer's queries as they meet its keys.
+    """The second moments of one layer's queries as they meet its keys.
 
-    In the given basis, over the G query heads of each KV head. A factor of all makes no
-    difference.
+    moments: reads [Hkv, D, D], float32, over the G query heads of each KV head, in the given
+    basis. They are not held, since only the feedback made of them is used again and again. A
+    factor of all makes no difference.
     """
 
-    moments: mx.array
+    moments: Callable[[], mx.array]
+    _made: dict[SignedHadamard | None, Feedback] = field(default_factory=dict, repr=False)
 
     def feedback(self, rotation: SignedHadamard | None) -> Feedback:
         """For a codec of this basis; the same object for the same basis."""
-        return _feedback(self, rotation)
+        if rotation not in self._made:
+            self._made[rotation] = _feedback(self.moments(), rotation)
+        return self._made[rotation]
 
 
-@lru_cache(maxsize=256)
-def _feedback(metric: LayerMetric, rotation: SignedHadamard | None) -> Feedback:
+def _feedback(moments: mx.array, rotation: SignedHadamard | None) -> Feedback:
     orders, weights = [], []
-    for moment in _in_basis(np.asarray(metric.moments).astype(np.float64), rotation):
+    for moment in _in_basis(np.asarray(moments).astype(np.float64), rotation):
         order = np.argsort(-np.diag(moment), kind="stable")
         orders.append(order.astype(np.int32))
         weights.append(_weights(moment[np.ix_(order, order)]).astype(np.float32))

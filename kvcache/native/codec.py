@@ -246,7 +246,7 @@ def _form(
         form.inverse = kept(basis.transposed)
     if isinstance(codec, ChannelAffineCodec) and codec.feedback is not None:
         feedback = codec.feedback
-        form.order, form.spread = kept(feedback.order), kept(feedback.weights.swapaxes(1, 2))
+        form.order, form.spread = kept(feedback.order), kept(feedback.weights)
         form.span = FEEDBACK_SPANS[codec.code_bits]
     return form, tuple(held)
 

@@ -11,15 +11,16 @@ namespace feedback {
 // Tokens that are moved at a time: their sums stay in registers.
 constexpr int64_t kTokens = 4 * kLanes;
 
-// Take from kVectors vectors of a channel its share of the errors [count, tokens] before it.
+// Take from kVectors vectors of a channel its share of the errors [count, tokens] before it;
+// shares lie `stride` apart.
 template <int kVectors>
-inline void take_errors(const float* shares, const float* errors, int64_t count, int64_t tokens,
-                        float* y) {
+inline void take_errors(const float* shares, int64_t stride, const float* errors, int64_t count,
+                        int64_t tokens, float* y) {
     Vector moved[kVectors];
     for (int v = 0; v < kVectors; ++v) moved[v] = load(y + v * kLanes);
     for (int64_t d = 0; d < count; ++d)
         for (int v = 0; v < kVectors; ++v)
-            moved[v] -= load(errors + d * tokens + v * kLanes) * shares[d];
+            moved[v] -= load(errors + d * tokens + v * kLanes) * shares[d * stride];
     for (int v = 0; v < kVectors; ++v) store(y + v * kLanes, moved[v]);
 }
 
@@ -74,7 +75,7 @@ inline void encode_with_feedback(const Draft& draft) {
         float* channel = &y[d * tokens];
         for (int64_t t = 0; t < tokens; t += kTokens)
             with_constant<4>((tokens - t) / kLanes, [&](auto vectors) {
-                take_errors<vectors>(spread + d * dim, &y[t], d, tokens, channel + t);
+                take_errors<vectors>(spread + d, dim, &y[t], d, tokens, channel + t);
             });
         const Fit fit = code_channel(channel, tokens, draft.top(), form.span, codes.data());
         const int64_t c = order[d];

@@ -43,10 +43,9 @@ struct BlockForm {
     const float* signs;    // [Hkv, D], or null: the given basis
     const float* basis;    // [D, D] orthonormal: coded is (x * signs) basis
     const float* inverse;  // its transpose
-    // Error feedback (kvcache/codecs/feedback.py), or null: plain rounding. A row of `spread` is
-    // what a channel takes of the errors of those before it.
+    // Error feedback (kvcache/codecs/feedback.py), or null: plain rounding.
     const int32_t* order;  // [Hkv, D]
-    const float* spread;   // [Hkv, D, D]
+    const float* spread;   // [Hkv, D, D]: its weights
     float span;            // of a channel's own, that its codes span
 
     int64_t groups() const { return dim / group; }

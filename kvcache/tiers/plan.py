@@ -11,7 +11,7 @@ from functools import cached_property
 from math import prod
 
 from kvcache.codecs import Codec, codec
-from kvcache.codecs.affine import ChannelAffineCodec
+from kvcache.codecs.affine import gains_by_metric
 from kvcache.codecs.feedback import LayerMetric, feedback_bytes
 from kvcache.codecs.rotation import check_rotatable
 from kvcache.codecs.unencoded import UnencodedCodec
@@ -109,9 +109,9 @@ class LayerPlan:
         return keys, values
 
     def codecs_in(self, metric: LayerMetric | None) -> tuple[Codec, Codec]:
-        """The same, where keys that can be are encoded in a metric of the layer's queries."""
+        """The same, where keys that gain by it are encoded in a metric of the layer's queries."""
         keys, values = self.codecs
-        if metric is not None and isinstance(keys, ChannelAffineCodec):
+        if metric is not None and gains_by_metric(keys):
             keys = keys.in_metric(metric)
         return keys, values
 
@@ -189,7 +189,7 @@ class CachePlan:
     @property
     def _fed_layers(self) -> int:
         layers = (self.layer(at) for at, sizes in enumerate(self.layer_sizes) if sizes.slots)
-        return sum(isinstance(layer.codecs[0], ChannelAffineCodec) for layer in layers)
+        return sum(gains_by_metric(layer.codecs[0]) for layer in layers)
 
     @property
     def metric_bytes(self) -> int:

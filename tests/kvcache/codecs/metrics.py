@@ -16,5 +16,10 @@ def queries(heads: int, dim: int, *, seed: int = 3, count: int = 300) -> mx.arra
 
 def metric(heads: int, dim: int, *, seed: int = 3) -> LayerMetric:
     """The second moments of such queries."""
-    q = queries(heads, dim, seed=seed)
-    return LayerMetric(moments=q.swapaxes(1, 2) @ q / q.shape[1])
+    moments = moments_of(queries(heads, dim, seed=seed))
+    return LayerMetric(moments=lambda: moments)
+
+
+def moments_of(q: mx.array) -> mx.array:
+    """[heads, D, D] of queries [heads, count, D]."""
+    return q.swapaxes(1, 2) @ q / q.shape[1]

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from kvcache import Backend, EmberError
+from kvcache.key_metric import anywhere
+from models import calibrate, load
+from models.calibrate import count, count_queries, keep, kept, key_metric, path_of
+from models.loader import LoadedModel
+from tests.app.conftest import write_tiny
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    monkeypatch.setenv("EMBER_CACHE", str(tmp_path))
+    monkeypatch.setenv("EMBER_CALIBRATE", "1")
+    monkeypatch.setattr(calibrate, "TOKENS", 70)
+    return load(write_tiny(tmp_path / "tiny.gguf"), backend=Backend.REFERENCE)
+
+
+def test_the_first_load_counts_and_keeps_and_the_second_finds(loaded: LoadedModel) -> None:
+    steps: list[tuple[int, int]] = []
+    first = key_metric(loaded, progress=lambda *step: steps.append(step))
+    assert first is not None
+    assert steps == [(64, 70), (70, 70)]
+    again = key_metric(loaded, progress=lambda *_: pytest.fail("counted again"))
+    assert again is not None
+    for one, other in zip(first.layers, again.layers, strict=True):
+        assert mx.array_equal(one.moments(), other.moments())
+    assert [path.name for path in path_of(loaded).parent.iterdir()] == [path_of(loaded).name]
+
+
+def test_counting_twice_gives_the_same(loaded: LoadedModel) -> None:
+    one, other = count(loaded), count(loaded)
+    for layers in zip(one.layers, other.layers, strict=True):
+        assert mx.array_equal(*(layer.moments() for layer in layers))
+
+
+def test_what_is_damaged_is_made_anew(loaded: LoadedModel) -> None:
+    keep(count(loaded), loaded)
+    path_of(loaded).write_bytes(path_of(loaded).read_bytes()[:-9])
+    assert kept(loaded) is None
+    assert key_metric(loaded) is not None
+    assert kept(loaded) is not None
+
+
+def test_large_models_wait_for_the_command(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "_FEW_BYTES", loaded.weight_bytes - 1)
+    assert key_metric(loaded) is None
+    keep(count(loaded), loaded)
+    assert key_metric(loaded) is not None
+    monkeypatch.setenv("EMBER_CALIBRATE", "0")
+    assert key_metric(loaded) is None
+
+
+def test_a_folder_that_cannot_be_written_costs_the_next_load_alone(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("EMBER_CACHE", str(blocked))
+    with pytest.raises(EmberError, match="set EMBER_CACHE"):
+        keep(count(loaded), loaded)
+    assert key_metric(loaded) is not None
+
+
+def test_moments_are_those_of_the_queries_of_each_head(loaded: LoadedModel) -> None:
+    """Of the first layer, whose inputs need no attention."""
+    ids = loaded.tokenizer.encode(calibrate.TEXT.read_text(encoding="utf-8"))[:70]
+    layer, shape = loaded.model.layers[0], loaded.model.shape
+    q = layer.attention_inputs(loaded.model.embed(mx.array([ids])), 0).q[0]
+    rows = q.reshape(shape.kv_heads, -1, shape.head_dim)
+    want = anywhere(rows.swapaxes(1, 2) @ rows / 70, loaded.model.rotations[0])
+    got = count_queries(loaded.model, ids).layers[0].moments()
+    assert mx.allclose(got, want, rtol=1e-3, atol=1e-3 * float(mx.abs(want).max()))
+
+
+def test_the_text_is_long_enough_for_any_tokenizer() -> None:
+    # Some seven letters a token at most.
+    assert calibrate.TEXT.stat().st_size > 7 * calibrate.TOKENS
