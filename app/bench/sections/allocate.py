@@ -20,10 +20,10 @@ from kvcache.cache_folder import cache_folder
 from kvcache.errors import reason
 
 KEYS = ("hkivi5", "hkivi4", "hkivi3", "hkivi2")
-VALUES = ("turbo4u", "turbo3u", "turbo2u")
+VALUES = ("trellis4", "trellis3", "trellis2")
 # What is measured layer by layer; finer ones lose a share of what the first of these does.
 _KEYS = "hkivi3", "hkivi2"
-_VALUES = "turbo3u", "turbo2u"
+_VALUES = "trellis3", "trellis2"
 _F16 = "f16"
 TOKENS = 1024
 

@@ -46,6 +46,10 @@ MIXES = (
     "hkivi4/turbo2u",
     "hkivi4/turbo4u",
     "hkivi3/turbo3u",
+    "hkivi5/trellis3",
+    "hkivi4/trellis4",
+    "hkivi4/trellis3",
+    "hkivi3/trellis3",
 )
 _READ = (Text.ACTS, Text.TECHNICAL)
 # Of other projects, as their papers have them: KVarN in blocks of 128 tokens (arXiv 2606.03458).

@@ -20,9 +20,11 @@ CHOSEN = (
     "h4",
     "4.4 bits by layer",
     DEFAULT_KV,
+    "hkivi5/trellis3",
+    "hkivi4/trellis4",
     "turbo4u",
     "kvarn3/turbo3u",
-    "hkivi3/turbo3u",
+    "hkivi3/trellis3",
     "3.4 bits by layer",
     "2.6 bits by layer",
 )

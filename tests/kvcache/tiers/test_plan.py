@@ -362,7 +362,7 @@ def test_a_layer_that_no_gpu_kernel_reads_is_found() -> None:
 
 def test_a_metric_is_held_by_the_layers_that_it_serves() -> None:
     all_of_them = resolve(CacheConfig(keys="hkivi4"), THREE)
-    some = resolve(CacheConfig(by_layer=("q8", "hkivi2/q8", "kivi5")), THREE)
+    some = resolve(CacheConfig(by_layer=("q8", "hkivi2/q8", "hkivi5")), THREE)
     none = resolve(CacheConfig(by_layer=("q8", "h4", "f16/hkivi4")), THREE)
     assert some.takes_metric
     assert not none.takes_metric

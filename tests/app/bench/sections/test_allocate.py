@@ -35,16 +35,16 @@ def test_a_layer_loses_what_it_loses_alone(opened: Opened) -> None:
     layers = opened.harness.model.shape.layers
     assert tuple(found.keys) == allocate.KEYS
     assert tuple(found.values) == allocate.VALUES
-    by_layer = tuple("f16/turbo3u" if at == 1 else "f16/f16" for at in range(layers))
+    by_layer = tuple("f16/trellis3" if at == 1 else "f16/f16" for at in range(layers))
     plan = opened.harness.plan(Tiers(keys="f16", values="f16", by_layer=by_layer))
     exact = opened.harness.exact(opened.texts[Text.PAGES])
     alone = float(opened.harness.divergence(plan, exact).kl.mean())
-    assert found.values["turbo3u"][1] == pytest.approx(alone)
+    assert found.values["trellis3"][1] == pytest.approx(alone)
     assert alone > 0
     # Finer ones lose a share of it, the same in every layer.
     shares = [
         fine / coarse
-        for fine, coarse in zip(found.values["turbo4u"], found.values["turbo3u"], strict=True)
+        for fine, coarse in zip(found.values["trellis4"], found.values["trellis3"], strict=True)
     ]
     assert shares == pytest.approx([shares[0]] * layers)
     assert shares[0] < 1
