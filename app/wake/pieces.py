@@ -29,7 +29,7 @@ from app.wake.piece import (
     of_bytes,
     to_mlx,
 )
-from kvcache import CachePlan, TwoTierKVCache
+from kvcache import CachePlan, KeyMetric, TwoTierKVCache
 from kvcache.errors import EmberError
 from kvcache.integrity import MOST
 from kvcache.tiers.ledger import Ledger, TierSizes
@@ -67,10 +67,16 @@ class Rest:
 class Pieces:
     """caches: of all layers of a model; their plans count, not what they hold.
 
-    model: what tells its file from others.
+    model: what tells its file from others. metric: what its keys are encoded by.
     """
 
-    def __init__(self, caches: Sequence[TwoTierKVCache], plan: CachePlan, model: str) -> None:
+    def __init__(
+        self,
+        caches: Sequence[TwoTierKVCache],
+        plan: CachePlan,
+        model: str,
+        metric: KeyMetric | None,
+    ) -> None:
         self._heads, self._dim = plan.shape.kv_heads, plan.shape.head_dim
         self._dtype = plan.hot_dtype.mx
         sizes = dict.fromkeys(cache.plan.sizes for cache in caches)
@@ -82,7 +88,8 @@ class Pieces:
             for each in sorted(sizes, key=lambda each: each.window is not None)
         )
         self._specs = caches[0].part_specs(self._dim)
-        described = json.dumps([_LAYOUT, model, *(cache.policy for cache in caches)])
+        told = None if metric is None else metric.total
+        described = json.dumps([_LAYOUT, model, told, *(cache.policy for cache in caches)])
         self.plan = _digest(described.encode())[:_PLAN_DIGITS]
 
     @property

@@ -147,6 +147,24 @@ def test_another_model_finds_nothing(loaded: tuple[LoadedModel, Backend], tmp_pa
     assert wake(same, tmp_path / "kept", prompt) > 0
 
 
+def test_what_was_rounded_plainly_is_not_taken_where_keys_have_a_metric(
+    loaded: tuple[LoadedModel, Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the other way round; what was encoded in the same metric is."""
+    plain, kept = engine_of(*loaded), tmp_path / "kept"
+    prompt = [*_told(plain, 120), 9]
+    rest(plain, kept)
+    monkeypatch.setenv("EMBER_CACHE", str(tmp_path))
+    monkeypatch.setenv("EMBER_CALIBRATE", "1")
+    fed, again = engine_of(*loaded), engine_of(*loaded)
+    assert wake(fed, kept, prompt) == 0
+    answer(fed, prompt)
+    rest(fed, kept)
+    assert wake(again, kept, prompt) == len(prompt) - 1
+    monkeypatch.setenv("EMBER_CALIBRATE", "0")
+    assert wake(engine_of(*loaded), kept, prompt) == len(plain.held())
+
+
 @pytest.mark.parametrize("shared", [85, 100, 119, 124])
 def test_ids_that_differ_are_rewound_as_a_live_cache_does(
     loaded: tuple[LoadedModel, Backend], shared: int, tmp_path: Path
