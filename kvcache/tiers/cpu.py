@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from kvcache.checks import check_finite
-from kvcache.codecs.base import Encoded
+from kvcache.codecs.base import Codec, Encoded
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.config import HotDtype
@@ -37,7 +37,9 @@ class CpuTiers(Tiers[Array]):
 
     def __init__(self, plan: LayerPlan, metric: LayerMetric | None = None) -> None:
         self.sizes = plan.sizes
-        self._plan, self._dtype, self._metric = plan, plan.hot_dtype, metric
+        self._plan, self._dtype = plan, plan.hot_dtype
+        # Now, while the metric's file is surely there, and not amid an answer.
+        self._codecs = plan.codecs_in(metric)
         # Allocated with the first tokens, whose shape they need.
         self._rings: tuple[CpuRing, CpuRing] | None = None  # pinned, hot
         self._cold: Cold | None = None
@@ -163,7 +165,7 @@ class CpuTiers(Tiers[Array]):
     def _made_cold(self, shape: Shape) -> Cold:
         if self._cold is None:
             self._made(shape)
-            self._cold = _make_cold(self._plan, self._metric, shape)
+            self._cold = _make_cold(self._plan, self._codecs, shape)
             if isinstance(self._cold, CpuUnencodedBlocks):
                 self._memory.unencoded = self._cold.ring.struct
             elif isinstance(self._cold, CpuBlocks):
@@ -173,12 +175,13 @@ class CpuTiers(Tiers[Array]):
 
 def reads(plan: LayerPlan, shape: Shape) -> bool:
     """Whether the kernels take tokens of shape [B, Hkv, D] and all that they are encoded to."""
-    return not shape[2] % HEAD_DIM_STEP and not isinstance(_make_cold(plan, None, shape), ColdRing)
+    cold = _make_cold(plan, plan.codecs, shape)
+    return not shape[2] % HEAD_DIM_STEP and not isinstance(cold, ColdRing)
 
 
-def _make_cold(plan: LayerPlan, metric: LayerMetric | None, shape: Shape) -> Cold:
+def _make_cold(plan: LayerPlan, codecs: tuple[Codec, Codec], shape: Shape) -> Cold:
     """The cold ring of a plan: for the kernels, if they read its codecs."""
-    slots, block, codecs = plan.sizes.slots, plan.sizes.block, plan.codecs_in(metric)
+    slots, block = plan.sizes.slots, plan.sizes.block
     if all(isinstance(codec, UnencodedCodec) for codec in codecs):
         return CpuUnencodedBlocks(slots, block=block, shape=shape, dtype=plan.hot_dtype)
     blocks = CpuBlocks.of(slots, block=block, shape=shape, codecs=codecs)

@@ -42,6 +42,18 @@ def test_what_is_saved_is_loaded_and_stays_in_the_file(tmp_path: Path) -> None:
         assert mx.array_equal(one.moments(), other.moments())
 
 
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_a_file_that_goes_amid_a_chat_is_not_missed(tmp_path: Path, backend: Backend) -> None:
+    path, expected = tmp_path / "metric.safetensors", _filled(_metric(), backend)
+    _metric().save(path)
+    fields = CONFIG.as_dict() | {"backend": backend.value}
+    plan = resolve(CacheConfig.from_dict(fields), SHAPE)
+    cache = from_plan(plan, None, KeyMetric.load(path))[0]
+    path.unlink()
+    cache.append(*_tokens(90))
+    assert mx.array_equal(cache.keys(), expected.keys())
+
+
 @pytest.mark.parametrize("cut", [0, 9, 4000])
 def test_a_damaged_file_is_refused(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "metric.safetensors"
