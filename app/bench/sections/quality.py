@@ -231,7 +231,7 @@ def _by_layer(settings: QualitySettings, opened: Opened, meter: Meter) -> Iterat
     """Rows of so many bits, with the codecs that lose least in each layer."""
     if not settings.allocate:
         return
-    ids = opened.texts[Text.PAGES][: allocate.TOKENS]
+    ids = opened.texts[Text.CALIBRATION][: allocate.TOKENS]
     seconds = _reading_seconds(settings, len(ids))
     losses = allocate.losses(opened.harness, ids, allocate.kept(opened.identity), meter, seconds)
     for mean in settings.allocate:

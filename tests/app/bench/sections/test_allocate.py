@@ -25,7 +25,7 @@ def opened(tiny_path: object) -> Opened:
 
 
 def _losses(opened: Opened) -> Losses:
-    ids, path = opened.texts[Text.PAGES], allocate.kept(opened.identity)
+    ids, path = opened.texts[Text.CALIBRATION], allocate.kept(opened.identity)
     with Meter(1) as meter:
         return allocate.losses(opened.harness, ids, path, meter, 0.1)
 
@@ -37,7 +37,7 @@ def test_a_layer_loses_what_it_loses_alone(opened: Opened) -> None:
     assert tuple(found.values) == allocate.VALUES
     by_layer = tuple("f16/trellis3" if at == 1 else "f16/f16" for at in range(layers))
     plan = opened.harness.plan(Tiers(keys="f16", values="f16", by_layer=by_layer))
-    exact = opened.harness.exact(opened.texts[Text.PAGES])
+    exact = opened.harness.exact(opened.texts[Text.CALIBRATION])
     alone = float(opened.harness.divergence(plan, exact).kl.mean())
     assert found.values["trellis3"][1] == pytest.approx(alone)
     assert alone > 0
