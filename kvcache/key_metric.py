@@ -33,17 +33,18 @@ Complex = npt.NDArray[np.complex128]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeyMetric:
-    """Of each layer. shape: Hkv and D."""
+    """Of each layer. shape: Hkv and D. total: a sum over all, by which two are told apart."""
 
     layers: tuple[LayerMetric, ...]
     shape: tuple[int, int]
+    total: int
 
     @classmethod
     def of(cls, moments: Sequence[mx.array]) -> Self:
         """Of each layer's moments [Hkv, D, D], float32. Raises CacheError for what are none."""
         shape = _checked(moments)
         layers = (LayerMetric(moments=partial(mx.array, moment)) for moment in moments)
-        return cls(layers=tuple(layers), shape=shape)
+        return cls(layers=tuple(layers), shape=shape, total=_total(moments))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -59,13 +60,12 @@ class KeyMetric:
         check_sum(arrays[_SUM], _FORMAT, moments)
         shape = _checked(moments)
         layers = (LayerMetric(moments=partial(_layer, path, at)) for at in range(len(moments)))
-        return cls(layers=tuple(layers), shape=shape)
+        return cls(layers=tuple(layers), shape=shape, total=_total(moments))
 
     def save(self, path: Path) -> None:
         """Write a safetensors file. Raises OSError."""
-        moments = [layer.moments() for layer in self.layers]
-        arrays = {str(at): moment for at, moment in enumerate(moments)}
-        total = {_SUM: checksum(_FORMAT, moments)}
+        arrays = {str(at): layer.moments() for at, layer in enumerate(self.layers)}
+        total = {_SUM: mx.array(self.total, mx.uint32)}
         mx.save_safetensors(str(path), arrays | total, metadata={_TOLD: _FORMAT})
 
     def check(self, layers: int, kv_heads: int, dim: int) -> None:
@@ -76,6 +76,10 @@ class KeyMetric:
                 f"{self.shape} KV heads and head dimensions, expected {layers} of "
                 f"{(kv_heads, dim)}"
             )
+
+
+def _total(moments: Sequence[mx.array]) -> int:
+    return int(np.asarray(checksum(_FORMAT, moments)))
 
 
 def _layer(path: Path, at: int) -> mx.array:

@@ -29,7 +29,7 @@ from app.wake.piece import (
     of_bytes,
     to_mlx,
 )
-from kvcache import CachePlan, TwoTierKVCache
+from kvcache import CachePlan, KeyMetric, TwoTierKVCache
 from kvcache.errors import EmberError
 from kvcache.integrity import MOST
 from kvcache.tiers.ledger import Ledger, TierSizes
@@ -67,10 +67,16 @@ class Rest:
 class Pieces:
     """caches: of all layers of a model; their plans count, not what they hold.
 
-    model: what tells its file from others.
+    model: what tells its file from others. metric: what its keys are encoded by.
     """
 
-    def __init__(self, caches: Sequence[TwoTierKVCache], plan: CachePlan, model: str) -> None:
+    def __init__(
+        self,
+        caches: Sequence[TwoTierKVCache],
+        plan: CachePlan,
+        model: str,
+        metric: KeyMetric | None,
+    ) -> None:
         self._heads, self._dim = plan.shape.kv_heads, plan.shape.head_dim
         self._dtype = plan.hot_dtype.mx
         sizes = dict.fromkeys(cache.plan.sizes for cache in caches)
@@ -82,7 +88,8 @@ class Pieces:
             for each in sorted(sizes, key=lambda each: each.window is not None)
         )
         self._specs = [cache.part_specs(self._dim) for cache in caches]
-        described = json.dumps([_LAYOUT, model, *(cache.policy for cache in caches)])
+        told = None if metric is None else metric.total
+        described = json.dumps([_LAYOUT, model, told, *(cache.policy for cache in caches)])
         self.plan = _digest(described.encode())[:_PLAN_DIGITS]
 
     @property
@@ -232,7 +239,7 @@ class Pieces:
             blocks = ledger.end - ledger.first
             cold = None
             if ledger.cold and kind.sizes.window is not None:
-                cold = self._by_layer(next(arrays), kind, blocks)
+                cold = self._by_layer(kind, next(arrays), blocks)
             for row, at in enumerate(kind.layers):
                 tokens = [
                     *self._pair(pinned.get(at)),
@@ -248,7 +255,7 @@ class Pieces:
         """Put blocks, by name, from a block number. Raises DamagedPieceError, putting none."""
         assert self.whole is not None
         found = [
-            self._by_layer(self._block_layout(name).read(file)[0], self.whole, 1)
+            self._by_layer(self.whole, self._block_layout(name).read(file)[0], 1)
             for name, file in files
         ]
         for row, at in enumerate(self.whole.layers):
@@ -301,17 +308,18 @@ class Pieces:
         return Part(name=name, shape=shape, dtype=self._dtype)
 
     def _block_part(self, name: str, kind: Kind, count: int) -> Part:
-        """Layer after layer the parts of `count` blocks, one after another, as bytes."""
-        nbytes = sum(count * self._block_bytes(at) for at in kind.layers)
-        return Part(name=name, shape=(nbytes,), dtype=mx.uint8)
+        """Of each layer the parts of `count` blocks, one after another, as bytes."""
+        each = sum(map(self._block_bytes, kind.layers))
+        return Part(name=name, shape=(count * each,), dtype=mx.uint8)
 
     def _block_bytes(self, layer: int) -> int:
+        """Layers may differ in their codecs."""
         return self._heads * sum(spec.nbytes for _, spec in self._specs[layer])
 
-    def _by_layer(self, data: Array, kind: Kind, count: int) -> list[Array]:
-        """The bytes of `count` blocks of each layer of a kind."""
-        ends = np.cumsum([count * self._block_bytes(at) for at in kind.layers])
-        return np.split(data, ends[:-1])
+    def _by_layer(self, kind: Kind, data: Array, count: int) -> list[Array]:
+        """The bytes of each layer, of a part of `count` blocks."""
+        sizes = [count * self._block_bytes(layer) for layer in kind.layers]
+        return np.split(data, np.cumsum(sizes)[:-1])
 
     def _pair(self, tokens: Array | None) -> tuple[mx.array | None, mx.array | None]:
         """Keys and values [1, Hkv, S, D] of [2, Hkv, S, D]."""

@@ -250,7 +250,7 @@ class Waking:
                 model = engine.loaded.identity
             except EmberError:
                 return None
-            self._made = engine.plan, Pieces(engine.caches, engine.plan, model)
+            self._made = engine.plan, Pieces(engine.caches, engine.plan, model, engine.metric)
             self._rests.clear()
         return self._made[1]
 

@@ -161,7 +161,7 @@ def test_numbers_that_are_none_are_not_held(
     engine = engine_of(loaded, Backend.CPU)
     (path,) = _kinds(kept, "rest")
     name, data = path.name.removesuffix(".safetensors"), bytearray(path.read_bytes())
-    pieces = Pieces(engine.caches, engine.plan, loaded.identity)
+    pieces = Pieces(engine.caches, engine.plan, loaded.identity, engine.metric)
     layout, _ = pieces.rest_in(name, bytes(data))
     data[len(layout.header) + layout.parts[0].nbytes : -4] = b"\xff" * (
         len(data) - 4 - len(layout.header) - layout.parts[0].nbytes

@@ -63,6 +63,7 @@ def _told(engine: Engine, *lengths: int) -> list[int]:
         ({"keys": "q4", "values": "turbo4p", "hot_dtype": HotDtype.F16}, (110,)),
         ({"budget": 40_000}, (75, 140)),
         ({"by_layer": ("hkivi5/q6", "f16/turbo3", "q4/kvarn4")}, (90, 133)),
+        ({"by_layer": ("hkivi2/trellis2", "q8", "hkivi5/turbo3u")}, (90, 133)),
     ],
 )
 def test_a_chat_goes_on_as_if_it_had_never_rested(
@@ -148,6 +149,24 @@ def test_another_model_finds_nothing(loaded: tuple[LoadedModel, Backend], tmp_pa
     assert wake(other, tmp_path / "kept", prompt) == 0
     same = engine_of(*_load(tmp_path / "copy.gguf", loaded[1], seed=5))
     assert wake(same, tmp_path / "kept", prompt) > 0
+
+
+def test_what_was_rounded_plainly_is_not_taken_where_keys_have_a_metric(
+    loaded: tuple[LoadedModel, Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the other way round; what was encoded in the same metric is."""
+    plain, kept = engine_of(*loaded), tmp_path / "kept"
+    prompt = [*_told(plain, 120), 9]
+    rest(plain, kept)
+    monkeypatch.setenv("EMBER_CACHE", str(tmp_path))
+    monkeypatch.setenv("EMBER_CALIBRATE", "1")
+    fed, again = engine_of(*loaded), engine_of(*loaded)
+    assert wake(fed, kept, prompt) == 0
+    answer(fed, prompt)
+    rest(fed, kept)
+    assert wake(again, kept, prompt) == len(prompt) - 1
+    monkeypatch.setenv("EMBER_CALIBRATE", "0")
+    assert wake(engine_of(*loaded), kept, prompt) == len(plain.held())
 
 
 @pytest.mark.parametrize("shared", [85, 100, 119, 124])
