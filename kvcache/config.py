@@ -154,6 +154,11 @@ class CacheConfig:
                 raise CacheError(f"got {got}, expected at most {most}")
         if not 0 < self.temperature < float("inf"):
             raise CacheError(f"got temperature={self.temperature}, expected more than 0")
+        names: Any = self.by_layer
+        if not isinstance(names, tuple) or not all(isinstance(each, str) for each in names):
+            raise CacheError(
+                f"got by_layer={names!r}, expected a tuple of KEYS/VALUES, one a layer"
+            )
         for pair in {(self.keys, self.values), *map(parted, self.by_layer)}:
             for name in pair:
                 codec(name)
@@ -191,7 +196,8 @@ class CacheConfig:
                 "hot_dtype": HotDtype(fields.get("hot_dtype", HotDtype.F16)),
                 "backend": Backend(fields.get("backend", Backend.AUTO)),
             }
-            layers = tuple(fields.get("by_layer", ()))
-            return cls(**{**fields, **enums, "by_layer": layers})
+            layers = fields.get("by_layer", ())
+            by_layer = tuple(layers) if isinstance(layers, list) else layers
+            return cls(**{**fields, **enums, "by_layer": by_layer})
         except (TypeError, ValueError) as error:
             raise CacheError(f"this is not a cache configuration: {error}") from error

@@ -106,8 +106,12 @@ def few_are_alike(plan: CachePlan) -> bool:
 
     By the CPU kernels, which let them attend so; each must have `room`.
     """
-    shape = plan.shape
-    return plan.backend is Backend.CPU and reads(plan.layer(0), (1, shape.kv_heads, shape.head_dim))
+    shape = (1, plan.shape.kv_heads, plan.shape.head_dim)
+    # One layer of each pair of codecs.
+    layers = {plan.config.codecs_of(index): index for index in range(plan.shape.layers)}
+    return plan.backend is Backend.CPU and all(
+        reads(plan.layer(index), shape) for index in layers.values()
+    )
 
 
 def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.codecs.rotation import SignedHadamard
+from kvcache.errors import CacheError, reason
 
 Floats = npt.NDArray[np.float64]
 
@@ -85,11 +86,17 @@ def _in_basis(moments: Floats, rotation: SignedHadamard | None) -> Floats:
 
 
 def _weights(moment: Floats) -> Floats:
-    """Strictly upper triangular: the rows of the factor U of H^-1 = U' U, over their diagonal."""
+    """Strictly upper triangular: the rows of the factor U of H^-1 = U' U, over their diagonal.
+
+    Raises CacheError for an H that is no second moment.
+    """
     mean = np.trace(moment) / len(moment)
     if not mean > 0:  # no query came to this head
         return np.zeros_like(moment)
     damped = moment / mean + _DAMPING * np.eye(len(moment))
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    try:
+        upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    except np.linalg.LinAlgError as error:
+        raise CacheError(f"got moments that no queries have: {reason(error)}") from error
     weights: Floats = np.triu(upper / np.diag(upper)[:, None], 1)
     return weights

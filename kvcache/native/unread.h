@@ -14,7 +14,7 @@
 namespace ember {
 
 struct Unread {
-    static constexpr float kMass = 0.01f;
+    static constexpr float kMass = 0.005f;
     static constexpr int64_t kFewest = 32;  // tiles; fewer are all read
 
     // The rows of one query and one KV head. totals and factors [rows, tiles], rows `stride` floats

@@ -96,6 +96,8 @@ class LayerPlan:
                 "a cache without a model needs max_tokens and takes no budget; "
                 "use make_prompt_cache(model, config) for a budget"
             )
+        if config.by_layer and not 0 <= layer < len(config.by_layer):
+            raise CacheError(f"got layer {layer}, expected one of {len(config.by_layer)} by_layer")
         window, pinned = config.max_tokens, config.pinned
         sizes = TierSizes.within(window, pinned=pinned, hot=config.hot, block=config.block)
         return cls.of(config, sizes, layer)

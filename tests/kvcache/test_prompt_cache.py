@@ -19,7 +19,14 @@ from kvcache import (
     TwoTierKVCache,
     resolve,
 )
-from kvcache.prompt_cache import each_layer, from_plan, rewind, rows_from_plan, set_policy
+from kvcache.prompt_cache import (
+    each_layer,
+    few_are_alike,
+    from_plan,
+    rewind,
+    rows_from_plan,
+    set_policy,
+)
 from kvcache.stats import sum_layers
 from kvcache.tiers.plan import CachePlan
 from kvcache.turn import NO_ROPE
@@ -215,3 +222,12 @@ def test_without_a_rope_sinks_are_met_as_they_are(backend: Backend) -> None:
     np.testing.assert_allclose(got, want, atol=1e-3)
     loaded = TwoTierKVCache.from_state(cache.state, backend=backend)
     assert loaded.stats().sinks_turned
+
+
+def test_few_tokens_are_alike_where_every_layer_is_read_by_the_kernels() -> None:
+    fields: dict[str, Any] = {"block": 16, "windows": (None,) * 4}
+    assert few_are_alike(_plan(Backend.CPU, by_layer=("q8", "f16", "turbo2", "q8/q4"), **fields))
+    assert not few_are_alike(_plan(by_layer=("q8",) * 4, **fields))
+    for unread in range(4):
+        layers = ["turbo3p" if at == unread else "q8" for at in range(4)]
+        assert not few_are_alike(_plan(Backend.CPU, by_layer=tuple(layers), **fields))

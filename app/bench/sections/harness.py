@@ -66,18 +66,22 @@ class Tiers:
 
 @dataclass(frozen=True, kw_only=True)
 class Exact:
-    """What the f16 cache gives of a text's `ids`. keys, queries: of each layer."""
+    """What the f16 cache gives of a text's `ids`. keys, queries: of each layer.
+
+    skip: first positions that are not scored.
+    """
 
     ids: Sequence[int]
+    skip: int
     readings: Sequence[Reading]
     keys: Sequence[mx.array]  # [1, Hkv, S, D]
     queries: Sequence[mx.array]  # [1, Hq, L, D]
 
 
 class Harness:
-    """longest: tokens of the longest text; skip: first positions that are not scored.
+    """longest: tokens of the longest text. metric: by which keys are encoded.
 
-    passkeys: the questions for a hot tier of so many tokens. metric: by which keys are encoded.
+    passkeys: the questions for a hot tier of so many tokens.
     """
 
     def __init__(
@@ -87,26 +91,25 @@ class Harness:
         *,
         config: CacheConfig,
         longest: int,
-        skip: int,
         metric: KeyMetric | None,
     ) -> None:
-        self.model, self.skip, self._metric = model, skip, metric
+        self.model, self._metric = model, metric
         self._passkeys = passkeys
         # Nothing is let go, of text or questions: what is measured is the codecs' loss alone.
         slack = 16 * config.block + 1024
         self._config = replace(config, max_tokens=longest + slack, beyond_context=True)
-        self._score_errors: dict[tuple[tuple[str, ...], int, int], float] = {}
+        self._score_errors: dict[tuple[tuple[str, ...], int, int, int], float] = {}
         self._f16_recalls: dict[int, float] = {}
 
     def plan(self, tiers: Tiers) -> CachePlan:
         """The tiers that are measured."""
         return resolve(replace(self._config, **vars(tiers)), self.model.shape)
 
-    def exact(self, ids: Sequence[int]) -> Exact:
-        """Read a text under the f16 cache."""
+    def exact(self, ids: Sequence[int], *, skip: int) -> Exact:
+        """Read a text under the f16 cache, whose first `skip` positions are not scored."""
         plan = self.plan(Tiers(keys="f16", values="f16"))
         caches = make_prompt_cache(self.model, plan.config, metric=self._metric)
-        readings = list(read(self.model, caches, ids, chunk=self._chunk, skip=self.skip))
+        readings = list(read(self.model, caches, ids, chunk=self._chunk, skip=skip))
         keys = [cache.keys() for cache in caches]
         for cache in caches:
             cache.rewind(_QUERIES)
@@ -114,12 +117,12 @@ class Harness:
         self.model.hidden(mx.array([ids[-1 - _QUERIES : -1]]), recording)
         queries = [cache.queries for cache in recording]
         mx.eval(keys, queries)
-        return Exact(ids=ids, readings=readings, keys=keys, queries=queries)
+        return Exact(ids=ids, skip=skip, readings=readings, keys=keys, queries=queries)
 
     def divergence(self, plan: CachePlan, exact: Exact) -> Divergence:
         """How far a cache moves the model, at every scored position of the text."""
         caches = make_prompt_cache(self.model, plan.config, metric=self._metric)
-        found = read(self.model, caches, exact.ids, chunk=self._chunk, skip=self.skip)
+        found = read(self.model, caches, exact.ids, chunk=self._chunk, skip=exact.skip)
         return join([compare(*pair) for pair in zip(found, exact.readings, strict=True)])
 
     def recall(self, plan: CachePlan) -> float:
@@ -144,7 +147,7 @@ class Harness:
         codecs = tuple(plan.layer(index).keys for index in range(plan.shape.layers))
         if set(codecs) == {"f16"}:
             return 0.0
-        key = (codecs, plan.sizes.hot, plan.sizes.pinned)
+        key = (codecs, plan.sizes.hot, plan.sizes.pinned, plan.sizes.block)
         if key not in self._score_errors:
             squares = [
                 square

@@ -177,7 +177,7 @@ def run(settings: QualitySettings, meter: Meter) -> Iterator[QualityRow]:
     with meter.step("quality: the f16 reference", expected):
         opened = open_harness(settings)
         harness = opened.harness
-        exact = {text: harness.exact(opened.texts[text]) for text in _READ}
+        exact = {text: harness.exact(opened.texts[text], skip=settings.skip) for text in _READ}
     baseline: Divergence | None = None
     for setup in [*setups(settings), *_by_layer(settings, opened, meter)]:
         label = f"quality: {setup.label}, hot {setup.hot}, sinks {setup.sinks}"
@@ -202,7 +202,11 @@ def open_harness(settings: QualitySettings) -> Opened:
     """Load the model and encode texts and questions. Raises EmberError for no or a short text."""
     backend = Backend(settings.backend).resolve()
     loaded = load(settings.model, backend=backend)
-    texts = {text: text_ids(loaded.tokenizer, text)[: settings.tokens] for text in Text}
+    lengths = {Text.CALIBRATION: allocate.TOKENS}
+    texts = {
+        text: text_ids(loaded.tokenizer, text)[: lengths.get(text, settings.tokens)]
+        for text in Text
+    }
     shortest = min(len(texts[text]) for text in _READ)
     if shortest < settings.skip + 2:
         raise EmberError(
@@ -221,7 +225,6 @@ def open_harness(settings: QualitySettings) -> Opened:
         passkeys,
         config=CacheConfig(backend=backend),
         longest=max(map(len, texts.values())),
-        skip=settings.skip,
         metric=key_metric(loaded),
     )
     return Opened(harness=harness, texts=texts, identity=loaded.identity)
@@ -231,7 +234,7 @@ def _by_layer(settings: QualitySettings, opened: Opened, meter: Meter) -> Iterat
     """Rows of so many bits, with the codecs that lose least in each layer."""
     if not settings.allocate:
         return
-    ids = opened.texts[Text.PAGES][: allocate.TOKENS]
+    ids = opened.texts[Text.CALIBRATION]
     seconds = _reading_seconds(settings, len(ids))
     losses = allocate.losses(opened.harness, ids, allocate.kept(opened.identity), meter, seconds)
     for mean in settings.allocate:

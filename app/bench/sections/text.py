@@ -14,12 +14,12 @@ class Text(Enum):
 
     ACTS: Acts and Romans in the King James version.
     TECHNICAL: explanations, questions with answers and program text, as chats have them.
-    PAGES: of this project, for what is found once per model.
+    CALIBRATION: what key metrics are counted by, for what else is found once per model.
     """
 
     ACTS = "assets/kjv_acts_romans.txt"
     TECHNICAL = "assets/technical_english.txt"
-    PAGES = "docs/gpu-kernels.md"
+    CALIBRATION = "models/calibration.txt"
 
 
 def text_ids(

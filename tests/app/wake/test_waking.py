@@ -1,6 +1,7 @@
 """What is kept of a chat, when it is found, and that it is then as if it had never been away."""
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def _told(engine: Engine, *lengths: int) -> list[int]:
         ({"keys": "f16", "values": "f16", "hot_dtype": HotDtype.BF16}, (110,)),
         ({"keys": "q4", "values": "turbo4p", "hot_dtype": HotDtype.F16}, (110,)),
         ({"budget": 40_000}, (75, 140)),
+        ({"by_layer": ("hkivi5/q6", "f16/turbo3", "q4/kvarn4")}, (90, 133)),
         ({"by_layer": ("hkivi2/trellis2", "q8", "hkivi5/turbo3u")}, (90, 133)),
     ],
 )
@@ -82,12 +84,12 @@ def test_a_chat_goes_on_as_if_it_had_never_rested(
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.value)
-@pytest.mark.parametrize("codecs", [("f16", "f16"), ("hkivi4", "q4")])
+@pytest.mark.parametrize("codecs", [("f16/f16",), ("hkivi4/q4",), ("hkivi4/q4", "q8/h5")])
 def test_layers_with_a_window_rest_too(
-    backend: Backend, codecs: tuple[str, str], tmp_path: Path
+    backend: Backend, codecs: Sequence[str], tmp_path: Path
 ) -> None:
     loaded = load(write_tiny(tmp_path / "gemma3.gguf", "gemma3"), backend=backend)
-    changes = dict(zip(("keys", "values"), codecs, strict=True))
+    changes = {"by_layer": tuple(islice(cycle(codecs), loaded.model.shape.layers))}
     live, woken = engine_of(loaded, backend, **changes), engine_of(loaded, backend, **changes)
     assert len(set(live.plan.layer_sizes)) == 2
     prompt = [*_told(live, 110, 150), 9, 8]
@@ -120,6 +122,7 @@ def test_what_one_backend_kept_another_takes(tmp_path: Path) -> None:
         {"block": 16},
         {"max_tokens": 120},
         {"budget": 40_000},
+        {"by_layer": ("hkivi5/q6", "hkivi5/q6", "hkivi5/q4")},
         {"hot_dtype": HotDtype.F16},
         {"temperature": 1.5},
         {"turn_sinks": False},

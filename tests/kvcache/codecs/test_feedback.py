@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvcache import CacheError
 from kvcache.codecs import codec
 from kvcache.codecs.affine import ChannelAffineCodec, gains_by_metric
 from kvcache.codecs.feedback import LayerMetric
@@ -95,6 +96,12 @@ def test_a_head_that_no_query_meets_is_rounded_plainly() -> None:
     assert not fed.feedback.weights.any()
     plain = _scheme("hkivi5")
     assert mx.allclose(fed.decode(fed.encode(x)), plain.decode(plain.encode(x)), atol=0.02)
+
+
+def test_what_is_no_moment_is_refused() -> None:
+    made_up = mx.eye(8)[None].at[:, 0, 1].add(5.0).at[:, 1, 0].add(5.0)
+    with pytest.raises(CacheError, match="moments that no queries have"):
+        LayerMetric(moments=lambda: made_up).feedback(None)
 
 
 def test_a_basis_is_worked_out_once() -> None:

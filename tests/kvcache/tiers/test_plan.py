@@ -4,7 +4,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from kvcache import Backend, CacheConfig, CacheError, HotDtype, ModelShape, resolve
+from kvcache import (
+    Backend,
+    CacheConfig,
+    CacheError,
+    HotDtype,
+    ModelShape,
+    TwoTierKVCache,
+    resolve,
+)
 from kvcache.codecs import NAMES
 from kvcache.config import parse_bytes
 from kvcache.prompt_cache import from_plan
@@ -352,6 +360,11 @@ def test_codecs_by_layer_are_checked() -> None:
         CacheConfig(by_layer=("q8", "hkivi6/q8"))
     with pytest.raises(CacheError, match="expected one codec or KEYS/VALUES"):
         CacheConfig(by_layer=("q8/q8/q8",))
+    for wrong in ("hkivi5", None, 5, (1, 2, 3), (("q8",),)):
+        with pytest.raises(CacheError, match=r"got by_layer=.*, expected a tuple of KEYS/VALUES"):
+            CacheConfig.from_dict({"by_layer": wrong})
+    with pytest.raises(CacheError, match="got layer 3, expected one of 3 by_layer"):
+        TwoTierKVCache.from_config(replace(config, max_tokens=300), layer=3)
 
 
 @pytest.mark.usefixtures("gpu")

@@ -25,7 +25,7 @@ def opened(tiny_path: object) -> Opened:
 
 
 def _losses(opened: Opened) -> Losses:
-    ids, path = opened.texts[Text.PAGES], allocate.kept(opened.identity)
+    ids, path = opened.texts[Text.CALIBRATION], allocate.kept(opened.identity)
     with Meter(1) as meter:
         return allocate.losses(opened.harness, ids, path, meter, 0.1)
 
@@ -37,7 +37,7 @@ def test_a_layer_loses_what_it_loses_alone(opened: Opened) -> None:
     assert tuple(found.values) == allocate.VALUES
     by_layer = tuple("f16/trellis3" if at == 1 else "f16/f16" for at in range(layers))
     plan = opened.harness.plan(Tiers(keys="f16", values="f16", by_layer=by_layer))
-    exact = opened.harness.exact(opened.texts[Text.PAGES])
+    exact = opened.harness.exact(opened.texts[Text.CALIBRATION], skip=allocate.SKIP)
     alone = float(opened.harness.divergence(plan, exact).kl.mean())
     assert found.values["trellis3"][1] == pytest.approx(alone)
     assert alone > 0
@@ -60,6 +60,18 @@ def test_it_is_measured_once(opened: Opened, folder: Path, monkeypatch: pytest.M
         kept.write_text(damaged)
         assert _losses(opened) == found
         assert list((folder / "allocation").iterdir()) == [kept]
+
+
+def test_rows_to_measure_make_no_other_table(tiny_path: object, opened: Opened) -> None:
+    """It is kept for all of them, whatever they read and score."""
+    settings = QualitySettings(model=str(tiny_path), tokens=1100, skip=1050)
+    found, other = opened.texts[Text.CALIBRATION], quality.open_harness(settings).texts[Text.CALIBRATION]
+    assert len(found) == allocate.TOKENS
+    assert list(found) == list(other)
+    exact = opened.harness.exact(found, skip=allocate.SKIP)
+    plan = opened.harness.plan(Tiers(keys="hkivi2", values="f16"))
+    scored = opened.harness.divergence(plan, exact).kl
+    assert len(scored) == allocate.TOKENS - allocate.SKIP - 1
 
 
 def test_rows_of_so_many_bits(tiny_path: object) -> None:

@@ -112,7 +112,7 @@ def test_pairs_of_the_base_tiers_read_both_texts(
     assert fine.technical_kld_mean != fine.kld_mean
     # It is the same measurement, of the other text.
     opened = quality.open_harness(settings)
-    exact = opened.harness.exact(opened.texts[Text.TECHNICAL])
+    exact = opened.harness.exact(opened.texts[Text.TECHNICAL], skip=settings.skip)
     found = opened.harness.divergence(opened.harness.plan(Tiers(keys="q2", values="q2")), exact)
     assert coarse.technical_kld_mean == pytest.approx(float(found.kl.mean()))
 
@@ -149,7 +149,8 @@ def test_scores_are_those_of_the_same_keys(settings: QualitySettings) -> None:
     from kvcache import TwoTierKVCache
 
     opened = quality.open_harness(settings)
-    harness, exact = opened.harness, opened.harness.exact(opened.texts[Text.ACTS])
+    harness = opened.harness
+    exact = harness.exact(opened.texts[Text.ACTS], skip=settings.skip)
     plan = harness.plan(Tiers(keys="q3", values="f16", hot=0))
     errors = []
     for layer, (keys, queries) in enumerate(zip(exact.keys, exact.queries, strict=True)):
@@ -162,6 +163,17 @@ def test_scores_are_those_of_the_same_keys(settings: QualitySettings) -> None:
         errors.append(np.asarray(grouped @ off.swapaxes(2, 3)) / 4)
     expected = float(np.sqrt(np.mean([np.mean(error**2) for error in errors])))
     assert harness.score_error(plan, exact) == pytest.approx(expected, rel=0.02)
+
+
+def test_scores_are_of_the_row_s_own_blocks(settings: QualitySettings) -> None:
+    opened = quality.open_harness(settings)
+    harness = opened.harness
+    exact = harness.exact(opened.texts[Text.ACTS], skip=settings.skip)
+    small, large = (
+        harness.score_error(harness.plan(Tiers(keys="kivi2", values="f16", block=block)), exact)
+        for block in (16, 64)
+    )
+    assert small < 0.95 * large
 
 
 def _made(kv: str, bits: float, kld: float, versus: tuple[float, float]) -> QualityRow:
