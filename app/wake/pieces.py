@@ -81,7 +81,8 @@ class Pieces:
             )
             for each in sorted(sizes, key=lambda each: each.window is not None)
         )
-        self._specs = caches[0].part_specs(self._dim)
+        # Of each layer, whose codecs may be its own.
+        self._specs = [cache.part_specs(self._dim) for cache in caches]
         described = json.dumps([_LAYOUT, model, *(cache.policy for cache in caches)])
         self.plan = _digest(described.encode())[:_PLAN_DIGITS]
 
@@ -230,6 +231,7 @@ class Pieces:
         for kind, ledger in zip(self.kinds, ledgers, strict=True):
             hot = next(arrays) if ledger.hot else None
             cold = next(arrays) if ledger.cold and kind.sizes.window is not None else None
+            count, cut = ledger.end - ledger.first, 0
             for row, at in enumerate(kind.layers):
                 tokens = [
                     *self._pair(pinned.get(at)),
@@ -237,8 +239,8 @@ class Pieces:
                 ]
                 caches[at].hold(ledger, shape, tokens)
                 if cold is not None:
-                    parts = self._parts(cold[row], ledger.end - ledger.first)
-                    caches[at].put_parts(ledger.first, parts)
+                    start, cut = cut, cut + count * self._block_bytes(at)
+                    caches[at].put_parts(ledger.first, self._parts(at, cold[start:cut], count))
 
     def put(
         self, caches: Sequence[TwoTierKVCache], number: int, files: Sequence[tuple[str, bytes]]
@@ -246,9 +248,11 @@ class Pieces:
         """Put blocks, by name, from a block number. Raises DamagedPieceError, putting none."""
         assert self.whole is not None
         found = [self._block_layout(name).read(file)[0] for name, file in files]
-        for row, at in enumerate(self.whole.layers):
-            side_by_side = np.stack([each[row] for each in found])
-            caches[at].put_parts(number, self._parts(side_by_side, len(found)))
+        cut = 0
+        for at in self.whole.layers:
+            start, cut = cut, cut + self._block_bytes(at)
+            side_by_side = np.stack([each[start:cut] for each in found])
+            caches[at].put_parts(number, self._parts(at, side_by_side, len(found)))
 
     # -- inside --
 
@@ -297,8 +301,12 @@ class Pieces:
 
     def _block_part(self, name: str, kind: Kind, count: int) -> Part:
         """Of each layer the parts of `count` blocks, one after another, as bytes."""
-        each = self._heads * sum(spec.nbytes for _, spec in self._specs)
-        return Part(name=name, shape=(len(kind.layers), count * each), dtype=mx.uint8)
+        nbytes = count * sum(map(self._block_bytes, kind.layers))
+        return Part(name=name, shape=(nbytes,), dtype=mx.uint8)
+
+    def _block_bytes(self, layer: int) -> int:
+        """Of one block of a layer."""
+        return self._heads * sum(spec.nbytes for _, spec in self._specs[layer])
 
     def _pair(self, tokens: Array | None) -> tuple[mx.array | None, mx.array | None]:
         """Keys and values [1, Hkv, S, D] of [2, Hkv, S, D]."""
@@ -307,14 +315,14 @@ class Pieces:
         keys, values = (to_mlx(each[None], self._dtype) for each in tokens)
         return keys, values
 
-    def _parts(self, data: Array, count: int) -> list[mx.array]:
-        """The parts [count, 1, Hkv, ...] of blocks, as their bytes lie in a file.
+    def _parts(self, layer: int, data: Array, count: int) -> list[mx.array]:
+        """The parts [count, 1, Hkv, ...] of a layer's blocks, as their bytes lie in a file.
 
         data: uint8, the parts of all blocks together, or of each block in a row of its own.
         """
         rows = data.reshape(count, -1) if data.ndim > 1 else None
         found, at = list[mx.array](), 0
-        for _, spec in self._specs:
+        for _, spec in self._specs[layer]:
             nbytes = self._heads * spec.nbytes
             if rows is None:
                 flat, at = data[at : at + count * nbytes], at + count * nbytes
