@@ -102,23 +102,14 @@ class ChannelAffineCodec(Codec):
             return self._encode_with(self.feedback, y)
         low = y.min(axis=-2, keepdims=True)
         step = (y.max(axis=-2, keepdims=True) - low) / (2**self.code_bits - 1)
-        codes = mx.round((y - low) / nonzero(step))
-        # Scale and zero are fitted to the codes: the channel's mean stays, nothing shrinks.
-        code_mean = codes.mean(axis=-2, keepdims=True)
-        mean = y.mean(axis=-2, keepdims=True)
-        scales = to_half(unbiased_scale(y - mean, codes - code_mean, axis=-2))
-        zeros = to_half(mean - scales * code_mean)
-        return {
-            "words": pack(codes, self.code_bits),
-            "scales": scales.squeeze(-2),
-            "zeros": zeros.squeeze(-2),
-        }
+        coded = _CodedChannels.fitted(y, mx.round((y - low) / nonzero(step)))
+        return self._parts(coded.codes, coded.scales, coded.zeros)
 
     def _encode_with(self, feedback: Feedback, y: mx.array) -> Parts:
         """Channel by channel; each is given its share of the errors of those before it."""
         rest, coded = _placed(y, feedback.order), []
         for at in range(y.shape[-1]):
-            channel = _ChannelCodes.of(rest[..., :1], self.code_bits)
+            channel = _CodedChannels.spanning(rest[..., :1], self.code_bits)
             rest = rest[..., 1:] - channel.error * feedback.weights[:, at : at + 1, at + 1 :]
             coded.append(channel)
         back = mx.argsort(feedback.order, axis=-1)
@@ -126,10 +117,13 @@ class ChannelAffineCodec(Codec):
             _placed(mx.concatenate(each, axis=-1), back)
             for each in (
                 [channel.codes for channel in coded],
-                [channel.scale for channel in coded],
-                [channel.zero for channel in coded],
+                [channel.scales for channel in coded],
+                [channel.zeros for channel in coded],
             )
         )
+        return self._parts(codes, scales, zeros)
+
+    def _parts(self, codes: mx.array, scales: mx.array, zeros: mx.array) -> Parts:
         return {
             "words": pack(codes, self.code_bits),
             "scales": scales.squeeze(-2),
@@ -147,35 +141,40 @@ def _placed(x: mx.array, channels: mx.array) -> mx.array:
     return mx.take_along_axis(x, mx.broadcast_to(channels[:, None], x.shape), axis=-1)
 
 
-class _ChannelCodes(NamedTuple):
-    """One channel of a block: codes [..., M, 1]; scale and zero [..., 1, 1], float16.
+class _CodedChannels(NamedTuple):
+    """C channels of a block: codes [..., M, C]; scales and zeros [..., 1, C], float16.
 
-    error [..., M, 1]: what the codes leave of the channel, before scale and zero are halved, so
+    error [..., M, C]: what the codes leave of them, before scales and zeros are halved, so
     that what depends on it does not hang on the last bit of a half.
     """
 
     codes: mx.array
-    scale: mx.array
-    zero: mx.array
+    scales: mx.array
+    zeros: mx.array
     error: mx.array
 
     @classmethod
-    def of(cls, y: mx.array, bits: int) -> "_ChannelCodes":
-        """Codes over the channel's span or, of two bits, a little less; then a scale that keeps
-        its length: one of least error would flatten every score, which costs more than it saves.
+    def fitted(cls, y: mx.array, codes: mx.array) -> "_CodedChannels":
+        """With scales and zeros that keep each channel's length and mean: scales of least error
+        would flatten every score, which costs more than it saves.
         """
+        code_mean, mean = codes.mean(axis=-2, keepdims=True), y.mean(axis=-2, keepdims=True)
+        centred, centred_codes = y - mean, codes - code_mean
+        wide = unbiased_scale(centred, centred_codes, axis=-2)
+        scales = to_half(wide)
+        return cls(
+            codes=codes,
+            scales=scales,
+            zeros=to_half(mean - scales * code_mean),
+            error=centred - wide * centred_codes,
+        )
+
+    @classmethod
+    def spanning(cls, y: mx.array, bits: int) -> "_CodedChannels":
+        """Codes over the channels' spans or, of two bits, a little less."""
         low, high = y.min(axis=-2, keepdims=True), y.max(axis=-2, keepdims=True)
         top = 2**bits - 1
         step = (high - low) * (FEEDBACK_SPANS[bits] / top)
         middle = low + (high - low) / 2
         codes = mx.clip(mx.round((y - middle) / nonzero(step) + top / 2), 0, top)
-        code_mean, mean = codes.mean(axis=-2, keepdims=True), y.mean(axis=-2, keepdims=True)
-        centred, centred_codes = y - mean, codes - code_mean
-        wide = unbiased_scale(centred, centred_codes, axis=-2)
-        scale = to_half(wide)
-        return cls(
-            codes=codes,
-            scale=scale,
-            zero=to_half(mean - scale * code_mean),
-            error=centred - wide * centred_codes,
-        )
+        return cls.fitted(y, codes)

@@ -42,9 +42,10 @@ def codecs(harness: Harness, found: Losses, mean: float) -> tuple[str, ...]:
     return allocate(found, bits, mean)
 
 
-def kept(identity: str) -> Path:
-    """Where the losses of a model's file lie."""
-    return cache_folder() / "allocation" / f"{identity}.json"
+def kept(identity: str, harness: Harness) -> Path:
+    """Where the losses of a model's file lie; apart where keys are rounded plainly."""
+    name = identity if harness.metric is not None else f"{identity}-plain"
+    return cache_folder() / "allocation" / f"{name}.json"
 
 
 def losses(

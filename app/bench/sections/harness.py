@@ -93,7 +93,7 @@ class Harness:
         longest: int,
         metric: KeyMetric | None,
     ) -> None:
-        self.model, self._metric = model, metric
+        self.model, self.metric = model, metric
         self._passkeys = passkeys
         # Nothing is let go, of text or questions: what is measured is the codecs' loss alone.
         slack = 16 * config.block + 1024
@@ -108,7 +108,7 @@ class Harness:
     def exact(self, ids: Sequence[int], *, skip: int) -> Exact:
         """Read a text under the f16 cache, whose first `skip` positions are not scored."""
         plan = self.plan(Tiers(keys="f16", values="f16"))
-        caches = make_prompt_cache(self.model, plan.config, metric=self._metric)
+        caches = make_prompt_cache(self.model, plan.config, metric=self.metric)
         readings = list(read(self.model, caches, ids, chunk=self._chunk, skip=skip))
         keys = [cache.keys() for cache in caches]
         for cache in caches:
@@ -121,7 +121,7 @@ class Harness:
 
     def divergence(self, plan: CachePlan, exact: Exact) -> Divergence:
         """How far a cache moves the model, at every scored position of the text."""
-        caches = make_prompt_cache(self.model, plan.config, metric=self._metric)
+        caches = make_prompt_cache(self.model, plan.config, metric=self.metric)
         found = read(self.model, caches, exact.ids, chunk=self._chunk, skip=exact.skip)
         return join([compare(*pair) for pair in zip(found, exact.readings, strict=True)])
 
@@ -129,7 +129,7 @@ class Harness:
         """The share of passkeys that are recalled from the cold tier."""
         passkeys = self._passkeys(plan.config.hot)
         told = passkeys.answers[0][0] - 1
-        caches = make_prompt_cache(self.model, plan.config, metric=self._metric)
+        caches = make_prompt_cache(self.model, plan.config, metric=self.metric)
         found = read(self.model, caches, passkeys.ids, chunk=self._chunk, skip=told)
         agrees = [part.log_probabilities.argmax(axis=-1) == part.targets for part in found]
         return passkeys.recalled(np.concatenate([np.zeros(told, bool), *agrees]))
@@ -167,7 +167,7 @@ class Harness:
         scale = keys.shape[-1] ** -0.5
         found = []
         own = plan.layer(layer)
-        metric = None if self._metric is None else self._metric.layers[layer]
+        metric = None if self.metric is None else self.metric.layers[layer]
         for codec in (own.keys, "f16"):
             cache = TwoTierKVCache(replace(own, keys=codec, values="f16"), metric=metric)
             cache.append(keys, keys)

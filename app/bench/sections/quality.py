@@ -236,7 +236,8 @@ def _by_layer(settings: QualitySettings, opened: Opened, meter: Meter) -> Iterat
         return
     ids = opened.texts[Text.CALIBRATION]
     seconds = _reading_seconds(settings, len(ids))
-    losses = allocate.losses(opened.harness, ids, allocate.kept(opened.identity), meter, seconds)
+    path = allocate.kept(opened.identity, opened.harness)
+    losses = allocate.losses(opened.harness, ids, path, meter, seconds)
     for mean in settings.allocate:
         yield Setup(
             kv=f"{mean:g} bits by layer",

@@ -63,6 +63,7 @@ def _told(engine: Engine, *lengths: int) -> list[int]:
         ({"keys": "q4", "values": "turbo4p", "hot_dtype": HotDtype.F16}, (110,)),
         ({"budget": 40_000}, (75, 140)),
         ({"by_layer": ("hkivi5/q6", "f16/turbo3", "q4/kvarn4")}, (90, 133)),
+        ({"by_layer": ("hkivi2/trellis2", "f16/trellis4", "q8/turbo3p")}, (90, 133)),
     ],
 )
 def test_a_chat_goes_on_as_if_it_had_never_rested(

@@ -25,7 +25,7 @@ def opened(tiny_path: object) -> Opened:
 
 
 def _losses(opened: Opened) -> Losses:
-    ids, path = opened.texts[Text.CALIBRATION], allocate.kept(opened.identity)
+    ids, path = opened.texts[Text.CALIBRATION], allocate.kept(opened.identity, opened.harness)
     with Meter(1) as meter:
         return allocate.losses(opened.harness, ids, path, meter, 0.1)
 
@@ -65,13 +65,28 @@ def test_it_is_measured_once(opened: Opened, folder: Path, monkeypatch: pytest.M
 def test_rows_to_measure_make_no_other_table(tiny_path: object, opened: Opened) -> None:
     """It is kept for all of them, whatever they read and score."""
     settings = QualitySettings(model=str(tiny_path), tokens=1100, skip=1050)
-    found, other = opened.texts[Text.CALIBRATION], quality.open_harness(settings).texts[Text.CALIBRATION]
+    found, other = (
+        opened.texts[Text.CALIBRATION],
+        quality.open_harness(settings).texts[Text.CALIBRATION],
+    )
     assert len(found) == allocate.TOKENS
     assert list(found) == list(other)
     exact = opened.harness.exact(found, skip=allocate.SKIP)
     plan = opened.harness.plan(Tiers(keys="hkivi2", values="f16"))
     scored = opened.harness.divergence(plan, exact).kl
     assert len(scored) == allocate.TOKENS - allocate.SKIP - 1
+
+
+def test_keys_that_are_rounded_plainly_have_a_table_of_their_own(
+    tiny_path: object, opened: Opened, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBER_CALIBRATE", "0")
+    plain = quality.open_harness(QualitySettings(model=str(tiny_path), tokens=400, skip=330))
+    assert opened.harness.metric is not None
+    assert plain.harness.metric is None
+    paths = [allocate.kept(each.identity, each.harness) for each in (opened, plain)]
+    assert len(set(paths)) == 2
+    assert paths[0] == folder / "allocation" / f"{opened.identity}.json"
 
 
 def test_rows_of_so_many_bits(tiny_path: object) -> None:
