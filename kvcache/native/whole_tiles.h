@@ -3,8 +3,10 @@
 //
 //     keys     [dim / 2][64 tokens][2 channels]        values    [32][dim][2 tokens]
 //
-// A tile's numbers are rounded relative to its largest, a query's to the query's: 14 bits and
-// more, so that no sum of products leaves 32 bits. Decoded floats of codes have fewer.
+// A tile's numbers are rounded relative to its largest, a query's to the query's: up to 14 and 15
+// bits, or as many as keep a sum of products within 32 bits: 11 where 256 channels are all as
+// large. Decoded floats of codes have fewer. Values a thousandth as large as another token's
+// in their tile lose some of theirs.
 #pragma once
 
 #include "record.h"
