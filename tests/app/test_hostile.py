@@ -105,6 +105,7 @@ def _walks(place: Place) -> dict[str, list[list[str]]]:
         "inspect": [[model], [model, "--json"], [text]],
         "tokenize": [["-m", model, f"<|{EVIL}|>{EVIL}"], ["-m", model, EVIL, "--json"]],
         "perplexity": [[text, "-m", model, "--skip", "0", "--tokens", "40"], [EVIL, "-m", model]],
+        "calibrate": [[model], [model, "--json"], [text], [EVIL]],
         "doctor": [[]],
     }
 

@@ -106,7 +106,8 @@ def test_the_outlook_is_what_a_load_makes_of_it(
 def test_the_least_window_is_the_border() -> None:
     weights = 3 * GB
     least = CacheConfig(max_tokens=LEAST_WINDOW, backend=Backend.REFERENCE)
-    room = weights + memory.PROGRAM_BYTES + resolve(least, SHAPE).max_bytes
+    plan = resolve(least, SHAPE)
+    room = weights + memory.PROGRAM_BYTES + plan.max_bytes + plan.metric_bytes
     cost = Cost(weight_bytes=weights, shape=SHAPE)
     assert outlook(cost, Memory(most=room - 1, now=0)) == Outlook(room=Room.TOO_LARGE)
     found = outlook(cost, Memory(most=room, now=0))

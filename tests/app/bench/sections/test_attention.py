@@ -13,6 +13,7 @@ from app.bench.sections import attention, attention_view
 from app.bench.sections.attention import AttentionRow
 from app.bench.settings import AttentionSettings
 from kvcache import Backend
+from kvcache.codecs.feedback import LayerMetric
 from kvcache.gpu import TierDecoder, TierEncoder
 from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.plan import LayerPlan
@@ -118,10 +119,9 @@ def test_the_gpu_backend_runs_our_kernels(
     network = replace(network_of(settings.model), head_dim=64)
     launch = Emulator()
 
-    def make(plan: LayerPlan) -> GpuTiers:
-        return GpuTiers(
-            plan, decoder=TierDecoder(launch=launch), encoder=TierEncoder(launch=launch)
-        )
+    def make(plan: LayerPlan, metric: LayerMetric | None) -> GpuTiers:
+        decoder, encoder = TierDecoder(launch=launch), TierEncoder(launch=launch)
+        return GpuTiers(plan, metric, decoder=decoder, encoder=encoder)
 
     monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
     monkeypatch.setattr("kvcache.two_tier.GpuTiers", make)
