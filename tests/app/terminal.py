@@ -48,7 +48,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=_own_terminal if is_controlling else None,
+            preexec_fn=_own_terminal if is_controlling else _hear_signals,
         )
         os.close(slave)
         self.shown = ""
@@ -151,7 +151,12 @@ def inherited() -> dict[str, str]:
     return {**kept, "TERM": "xterm-256color"}
 
 
+def _hear_signals() -> None:
+    # As a shell starts programs; ours may have been started to ignore them, as nohup does.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _own_terminal() -> None:
-    # As a shell starts programs; ours may have been started to ignore it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _hear_signals()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
