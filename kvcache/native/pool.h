@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -42,10 +43,13 @@ class Pool {
         ending_.store(false);
     }
 
+    // Held during a call, as its working memory is the process's: other callers wait. Calls nest.
+    [[nodiscard]] std::unique_lock<std::recursive_mutex> turn() { return std::unique_lock(turn_); }
+
     int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
     // Call body(i) for every i in [0, tasks), fewer than 2^20, each once, on any thread; returns
-    // when all are done. One caller at a time. A worker that the system does not schedule delays
+    // when all are done. One caller at a time (see `turn`). A worker that the system does not schedule delays
     // nothing: the caller takes its tasks.
     template <typename Body>
     void run(int64_t tasks, const Body& body) {
@@ -119,6 +123,7 @@ class Pool {
         }
     }
 
+    std::recursive_mutex turn_;
     std::vector<std::thread> workers_;
     std::atomic<uint64_t> ticket_{0};
     std::atomic<int64_t> done_{0};

@@ -1,7 +1,7 @@
 // The operations of a network on the CPU, as Python calls them.
 //
 // Every function takes float32 activations [rows, columns] in C order and writes float32. One
-// caller at a time; the work is spread over the pool of the library of the caches.
+// caller at a time, others wait; the work is spread over the pool of the library of the caches.
 
 #include "checks.h"
 #include "layers.h"
@@ -31,17 +31,20 @@ int32_t network_is_damaged(const Mapping* mapping) {
 
 // Whether all weights in `bytes` of whole blocks are finite
 int32_t network_are_finite(const uint8_t* data, int64_t bytes, Type type) {
+    const auto turn = pool->turn();
     return are_finite(data, bytes, type);
 }
 
 // out = x W^T
 void network_linear(const float* x, int64_t rows, const Weight* w, float* out) {
+    const auto turn = pool->turn();
     activations.assign(x, rows, w->columns);
     multiply({{w, out}}, activations, rows);
 }
 
 // The rows `ids` of a weight times a factor, as float32 [count, columns]
 void network_embed(const Weight* w, const int64_t* ids, int64_t count, float factor, float* out) {
+    const auto turn = pool->turn();
     const Kind of = kind_of(w->type);
     pool->run(count, [&](int64_t i) {
         float* row = out + i * w->columns;
@@ -54,16 +57,19 @@ void network_embed(const Weight* w, const int64_t* ids, int64_t count, float fac
 void network_attention_inputs(const float* x, int64_t batch, int64_t length, int64_t offset,
                               const int64_t* padding, const Inputs* w, float* q, float* k,
                               float* v) {
+    const auto turn = pool->turn();
     Turns turns(offset, length, padding);
     attention_inputs(x, batch, *w, turns, q, k, v);
 }
 
 void network_add(const float* x, int64_t rows, const Addition* w, const float* residual,
                  float* out) {
+    const auto turn = pool->turn();
     add(x, rows, *w, residual, out);
 }
 
 void network_feed_forward(const float* x, int64_t rows, const FeedForward* w, float* out) {
+    const auto turn = pool->turn();
     feed_forward(x, rows, *w, out);
 }
 
@@ -74,6 +80,7 @@ int64_t network_layers(const TierStep* const* steps, int64_t caches, int64_t off
                        const int64_t* padding,
                        const LayerWeights* const* weights, const TierMemory* const* memories,
                        int64_t count, float* x) {
+    const auto turn = pool->turn();
     Turns turns(offset, steps[0]->length, padding);
     for (int64_t i = 0; i < count; ++i)
         if (!run_layer({steps[i], caches}, *weights[i], memories + i * caches, turns, x)) return i;
