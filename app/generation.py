@@ -203,7 +203,7 @@ class Generation:
 
         As many as stay in the hot ring with it, so that they can be taken back.
         """
-        if self._lookup is None:
+        if self._lookup is None or not self._lookup.has_found:
             return []
         room = min(cache.room for cache in self._caches if isinstance(cache, TwoTierKVCache))
         return self._lookup.draft(min(room, self._rows[0].transcript.left) - 1)

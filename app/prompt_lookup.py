@@ -172,9 +172,14 @@ class PromptLookup:
                 self._lost, self._lost_length = place, self._length
             self._look()
 
+    @property
+    def has_found(self) -> bool:
+        """Whether the newest tokens stood before: a cheap question, asked for each token."""
+        return self._place > 0
+
     def draft(self, most: int) -> list[int]:
         """At most `most` tokens that are worth a pass; [] where one of a single row is best."""
-        if not self._place:
+        if not self.has_found:
             return []
         costs = self.costs
         likely = tokens = 1.0

@@ -64,10 +64,13 @@ class Waking:
         Returns how many tokens of it need not be computed; 0 where nothing was taken.
         """
         pieces = self._pieces(engine)
-        if pieces is None or len(prompt) <= LEAST_TOKENS:
+        if pieces is None:
+            return 0
+        least = engine.reusable(prompt) + LEAST_TOKENS
+        # As where a chat goes on: nearly all is held, and nothing is looked for on the disk.
+        if len(prompt) <= least:
             return 0
         ids = np.array(prompt, np.int32)
-        least = engine.reusable(prompt) + LEAST_TOKENS
         for _ in range(_TRIES):
             way = self._best(pieces, engine, ids, least)
             if way is None:

@@ -54,7 +54,8 @@ inline void decode_keys(const BlockForm& form, const uint8_t* record, int64_t fi
                         float* tile) {
     if (form.family == Family::kUnencoded)
         return load_transposed({record, form.dim, Element::kHalf}, first, count, form.dim, tile);
-    if (form.family == Family::kTrellis) return decode_trellis_keys(form, record, first, count, tile);
+    if (form.family == Family::kTrellis)
+        return decode_trellis_keys(form, record, first, count, tile);
     with_bits(form.bits, [&](auto bits) { decode_keys<bits>(form, record, first, count, tile); });
 }
 

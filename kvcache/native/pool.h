@@ -49,8 +49,8 @@ class Pool {
     int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
     // Call body(i) for every i in [0, tasks), fewer than 2^20, each once, on any thread; returns
-    // when all are done. One caller at a time (see `turn`). A worker that the system does not schedule delays
-    // nothing: the caller takes its tasks.
+    // when all are done. One caller at a time (see `turn`). A worker that the system does not
+    // schedule delays nothing: the caller takes its tasks.
     template <typename Body>
     void run(int64_t tasks, const Body& body) {
         if (tasks <= 1 || workers_.empty()) {

@@ -6,7 +6,8 @@
 // g is the group of c; L(code) is a level of a table, or code - centre. Absent scales are 1,
 // absent zeros 0. A record is its codes, then those of these float16 arrays that the codec has.
 //
-// key_codes.h, value_codes.h and trellis_codes.h draw how codes lie. Codes of 16 bits are float16 [M, D].
+// key_codes.h, value_codes.h and trellis_codes.h draw how codes lie. Codes of 16 bits are float16
+// [M, D].
 #pragma once
 
 #include "key_codes.h"

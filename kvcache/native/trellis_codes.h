@@ -88,7 +88,8 @@ inline void each_trellis_set(const TrellisRun& run, const F& f) {
         const Words low = load_words(run.here + half * 64), bit_1 = run.bit_1(half);
         Words high = bit_1;  // what stands above the low bits of a code, at the place of its bit 0
         if constexpr (kBits == 3)
-            high = choose(all_bytes(0x55), load_words(run.here + 128) >> uint32_t(half), bit_1 << 1);
+            high = choose(all_bytes(0x55), load_words(run.here + 128) >> uint32_t(half),
+                          bit_1 << 1);
         constexpr int kLow = kBits == 4 ? 4 : 2;
         const auto set = [&](auto s) {
             f(half * kSets + s,
@@ -104,7 +105,8 @@ inline void each_trellis_set(const TrellisRun& run, const F& f) {
     }
 }
 
-// Of an index as each_trellis_set gives it, and noise above: that of the level among all, ascending.
+// Of an index as each_trellis_set gives it, and noise above: that of the level among all,
+// ascending.
 constexpr int ascending(int bits, int index) {
     const int code = index & ((1 << bits) - 1), bit_1 = index >> bits & 1;
     return (code >> 1) << 2 | bit_1 << 1 | (code & 1);

@@ -30,9 +30,10 @@ struct LevelPlaces {
 template <int kBits>
 inline __m512i level_bytes(const float* positive) {
     static constexpr LevelPlaces<kBits> kPlaces;
-    const __m512i whole = _mm512_cvtps_epi32(reinterpret_cast<__m512>(load(positive) / kTrellisUnit));
+    const Vector units = load(positive) / kTrellisUnit;
+    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(reinterpret_cast<__m512>(units)));
     const __m512i all = _mm512_permutexvar_epi8(_mm512_load_si512(kPlaces.place),
-                                                _mm512_castsi128_si512(_mm512_cvtepi32_epi8(whole)));
+                                                _mm512_castsi128_si512(bytes));
     return _mm512_mask_sub_epi8(all, kPlaces.negative, __m512i{}, all);
 }
 

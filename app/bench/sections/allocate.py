@@ -6,12 +6,12 @@ to lose, in each layer, the share of a coarser one's loss that they lose in all 
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
+from app import private
 from app.bench.meter import Meter
 from app.bench.sections.harness import Harness, Tiers
 from kvcache import CachePlan, EmberError, codec
@@ -102,10 +102,8 @@ def _read(path: Path, layers: int) -> Losses | None:
 
 def _write(path: Path, found: Losses) -> None:
     """Whole or not at all."""
-    made = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        made.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
-        made.replace(path)
+        private.write(path, json.dumps(asdict(found), indent=1) + "\n")
     except OSError as error:
         raise EmberError(f"cannot keep the table of losses in {path}: {reason(error)}") from error

@@ -27,7 +27,7 @@ _ABOUT = {
     "think_budget": "most tokens of thinking",
     "show_thinking": "on or off: thinking stands open",
     "lookup": "on or off: draft from the context",
-    "cache_store": "chats kept ready on disk, from the next start on; 0: none",
+    "cache_store": "disk for chats, next start; 0: none",
     "panes": "on or off: side pane with the figures",
     "bell": "on or off: ring when done and unseen",
 }
