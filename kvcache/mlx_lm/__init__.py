@@ -1,0 +1,30 @@
+"""ember's cache in stock mlx-lm: shapes and ropes of its models, injection, attention.
+
+    cache = make_prompt_cache(model, config)        works in every mlx-lm loop as it is
+    inject(model, config)                           mlx-lm's factory makes it for this model
+    install()                                       attention reads the tiers themselves
+    install(config)                                 and every cache that mlx-lm makes is ours
+    load_prompt_cache(path)                         mlx-lm's, for files that may be damaged
+
+Importing this package lets mlx-lm's `load_prompt_cache` find our caches. Without
+`install`, attention runs over what `update_and_fetch` returns: decoded keys
+and values, correct in any model, at the memory of an f16 window. mlx-lm's batch
+generation is refused by mlx-lm itself; its server then answers one after another.
+"""
+
+from kvcache.mlx_lm.factory import inject, make_prompt_cache
+from kvcache.mlx_lm.hook import install, uninstall
+from kvcache.mlx_lm.load import load_prompt_cache
+from kvcache.mlx_lm.model_shape import shape_of
+from kvcache.mlx_lm.ropes import rotation_of, rotations_of
+
+__all__ = [
+    "inject",
+    "install",
+    "load_prompt_cache",
+    "make_prompt_cache",
+    "rotation_of",
+    "rotations_of",
+    "shape_of",
+    "uninstall",
+]

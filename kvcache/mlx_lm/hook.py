@@ -1,0 +1,73 @@
+"""mlx-lm's attention and its factory of caches, replaced by ours while installed."""
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm.models.base as base
+import mlx_lm.models.cache as mlx_lm_cache
+
+from kvcache.config import CacheConfig
+from kvcache.mlx_lm.factory import factory
+from kvcache.reference import Mask
+from kvcache.two_tier import TwoTierKVCache
+
+_ATTENTION, _FACTORY = "scaled_dot_product_attention", "make_prompt_cache"
+
+
+def install(config: CacheConfig | None = None) -> None:
+    """Let mlx-lm's attention read our caches' tiers.
+
+    config: also make every cache that mlx-lm creates, in its server too, one of
+    ours; a `max_kv_size` that mlx-lm is given bounds its tokens. Models that ours
+    do not fit then raise CacheError.
+    """
+    uninstall()
+    TwoTierKVCache.keeps_snapshot = True
+    _replace(base, _ATTENTION, _routed)
+    if config is not None:
+        _replace(mlx_lm_cache, _FACTORY, factory(config))
+
+
+def uninstall() -> None:
+    """Undo `install`."""
+    TwoTierKVCache.keeps_snapshot = False
+    _replace(base, _ATTENTION, _stock)
+    _replace(mlx_lm_cache, _FACTORY, _stock_factory)
+
+
+_stock = base.scaled_dot_product_attention
+_stock_factory = mlx_lm_cache.make_prompt_cache
+
+
+def _routed(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    cache: Any,
+    scale: float,
+    mask: Mask,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """mlx-lm's attention, but over the tiers where they are ours.
+
+    keys and values, which mlx-lm has from update_and_fetch, stay unevaluated then.
+    """
+    if isinstance(cache, TwoTierKVCache) and sinks is None:
+        out = cache.attend_fetched(queries, scale=scale, mask=mask)
+        if out is not None:
+            return out
+    stock: mx.array = _stock(
+        queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
+    )
+    return stock
+
+
+def _replace(home: ModuleType, name: str, new: Callable[..., Any]) -> None:
+    """In mlx-lm's `home`, so that modules imported later have it too, and where it is known."""
+    old = vars(home)[name]
+    for module in [home, *sys.modules.values()]:
+        if module.__name__.startswith("mlx_lm.") and vars(module).get(name) is old:
+            setattr(module, name, new)
