@@ -115,7 +115,7 @@ def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
     compiler, pipe = tmp_path / "compiler", tmp_path / "pipe"
     compiler.write_text(
         '#!/bin/sh\n[ "$1" = --version ] && exit\n'
-        f"exec 3>{pipe}\ntouch {pipe}-open\nsleep 20\necho survived >&3\n"
+        f"exec 3>{pipe}\ntouch {pipe}-open\nsleep {patience(60):.0f}\necho survived >&3\n"
     )
     compiler.chmod(0o755)
     os.mkfifo(pipe)
