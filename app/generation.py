@@ -18,7 +18,7 @@ from app.prompt_lookup import PromptLookup
 from app.sampling import Sampler, require_finite
 from app.transcript import Completion, Drafts, FinishReason, Transcript
 from kvcache import CacheError, EmberError, RowsKVCache, TwoTierKVCache
-from models.network.llama import Model
+from models.network.llama import Model, StepStoppedError
 
 # Often enough for flat memory, rarely enough to cost nothing.
 _RELEASE_TOKENS = 256
@@ -101,7 +101,7 @@ class Generation:
 
     rows: prompts of any length; shorter ones are padded on the left, as the
     caches must have been told. The caches may already hold the first tokens.
-    prefill_step: prompt tokens per step; `cancel` is heard between steps.
+    prefill_step: prompt tokens per step; `cancel` is heard between steps, and in long ones.
     pipelined: queue token n+1 before reading token n. lookup: drafts for the only row of two-tier
     caches, if any.
     """
@@ -143,7 +143,10 @@ class Generation:
         start = reused = self._caches[0].offset
         while not self._cancel.is_set():
             stop = min(start + self._prefill_step, total)
-            hidden = self._model.hidden(ids[:, start:stop], self._caches)
+            try:
+                hidden = self._model.hidden(ids[:, start:stop], self._caches, self._cancel.is_set)
+            except StepStoppedError:
+                return None
             logits = self._model.logits(hidden[:, -1]) if stop == total else None
             mx.eval([cache.pending() for cache in self._caches], [] if logits is None else logits)
             seconds = time.perf_counter() - began

@@ -6,8 +6,9 @@ kernels.
 """
 
 from collections.abc import Sequence
-from ctypes import CDLL, Array, addressof, byref, c_float, c_int32, c_int64, c_void_p
+from ctypes import CDLL, Array, addressof, byref, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -135,23 +136,26 @@ class Kernels:
         weights: Layers,
         memories: Sequence[structs.TierMemory],
         x: Floats,
+        done: c_int64,
         *,
         padding: Sequence[int] = (),
-    ) -> int:
-        """x [B, L, hidden] through all layers, in place; see layers.h.
+        seconds: float = inf,
+    ) -> bool:
+        """x [B, L, hidden] through layers `done` to the last, in place; see layers.h.
 
         steps: of each layer, one for each of its caches, which share the rows of x; one
         object for layers whose steps are the same. offset: of the first token. memories:
         of the first layer's caches, then the second's, ... padding: as for
-        `attention_inputs`. Returns how many layers ran: fewer than all where a cache refused
-        the keys or values of one.
+        `attention_inputs`. seconds: after which no further layer begins. `done` counts the
+        layers as they end. Returns False where a cache refused the keys or values of the next.
         """
         count, caches, first = weights.count, len(steps[0]), steps[0][0]
         _check_layers(steps, weights, len(memories))
+        if not 0 <= done.value < count:
+            raise CacheError(f"got {done.value} layers that ran, expected fewer than {count}")
         shape = caches * first.batch, first.length, weights.sizes[0]
         where = checked("x", x, np.float32, shape, written=True)
-        self._c.network_layers.restype = c_int64
-        done: int = self._c.network_layers(
+        accepted = self._c.network_layers(
             (c_void_p * count)(*map(addressof, steps)),
             c_int64(caches),
             c_int64(offset),
@@ -159,9 +163,11 @@ class Kernels:
             weights.pointers,
             (c_void_p * len(memories))(*map(addressof, memories)),
             c_int64(count),
+            c_double(seconds),
+            byref(done),
             c_void_p(where),
         )
-        return done
+        return bool(accepted)
 
 
 def _padding(given: Sequence[int], rows: int) -> Array[c_int64] | None:

@@ -3,6 +3,8 @@
 // Every function takes float32 activations [rows, columns] in C order and writes float32. One
 // caller at a time, others wait; the work is spread over the pool of the library of the caches.
 
+#include <chrono>
+
 #include "checks.h"
 #include "layers.h"
 #include "mapping.h"
@@ -73,18 +75,24 @@ void network_feed_forward(const float* x, int64_t rows, const FeedForward* w, fl
     feed_forward(x, rows, *w, out);
 }
 
-// x [batch, length, hidden] through `count` layers, in place, from position `offset` on: layer i
-// with a step and a memory for each of its `caches` caches, from steps[i] and memories[i * caches]
-// on; see layers.h. The layer whose caches refused its keys or values, or `count`.
-int64_t network_layers(const TierStep* const* steps, int64_t caches, int64_t offset,
+// x [batch, length, hidden] through layers *done to `count`, in place, from position `offset` on,
+// until all have run or, after one of them, `seconds` have gone by; *done tells how far it came.
+// Layer i has a step and a memory for each of its `caches` caches, from steps[i] and
+// memories[i * caches] on; see layers.h. 0 where the caches of layer *done refused its keys or
+// values.
+int32_t network_layers(const TierStep* const* steps, int64_t caches, int64_t offset,
                        const int64_t* padding,
                        const LayerWeights* const* weights, const TierMemory* const* memories,
-                       int64_t count, float* x) {
+                       int64_t count, double seconds, int64_t* done, float* x) {
     const auto turn = pool->turn();
+    using Clock = std::chrono::steady_clock;
+    const auto until = Clock::now() + std::chrono::duration<double>(seconds);
     Turns turns(offset, steps[0]->length, padding);
-    for (int64_t i = 0; i < count; ++i)
-        if (!run_layer({steps[i], caches}, *weights[i], memories + i * caches, turns, x)) return i;
-    return count;
+    do {
+        const int64_t i = *done;
+        if (!run_layer({steps[i], caches}, *weights[i], memories + i * caches, turns, x)) return 0;
+    } while (++*done < count && Clock::now() < until);
+    return 1;
 }
 
 }  // extern "C"

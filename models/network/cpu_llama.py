@@ -4,6 +4,8 @@ A second definition of every architecture, in C++ (`models/native`), over the fi
 """
 
 from collections.abc import Callable, Sequence
+from ctypes import c_int64
+from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
@@ -15,17 +17,21 @@ from kvcache.attention import AttendingCache
 from kvcache.checks import not_finite
 from kvcache.native.structs import Floats, TierMemory, TierStep
 from kvcache.tiers.cpu_step import CpuStep
+from kvcache.tiers.ledger import Ledger
 from models.gguf.checks import not_finite as not_finite_weights
 from models.gguf.tensor import Tensor
 from models.native import packed
 from models.native.kernels import Kernels, TierSteps
 from models.network.config import NetworkConfig
 from models.network.layers import HoldMatrix, Projection
-from models.network.llama import AttentionInputs, Block, Model
+from models.network.llama import AttentionInputs, Block, Model, StepStoppedError
 from models.network.rope import Rope
 from models.network.switches import Activation
 from models.network.weights import Weights
 
+# Seconds that layers run before `stopped` is asked: no token takes so long, and to begin anew
+# costs a prompt's layers less than a hundredth of it.
+_PATIENCE = 0.2
 # Caches whose layers can be computed in one call.
 _LENDING = (TwoTierKVCache, RowsKVCache)
 
@@ -165,11 +171,17 @@ class CpuModel(Model):
         super().set_context(tokens)
         self._packed = packed.Layers([layer.packed for layer in self.layers])
 
-    def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
+    def through_layers(
+        self,
+        x: mx.array,
+        caches: Sequence[AttendingCache | None],
+        stopped: Callable[[], bool] | None = None,
+    ) -> mx.array:
         own = [cache for cache in caches if isinstance(cache, _LENDING)]
-        out = self._all_at_once(x, own) if len(own) == len(caches) == self._packed.count else None
+        alike = len(own) == len(caches) == self._packed.count
+        out = self._all_at_once(x, own, stopped) if alike else None
         if out is None:
-            out = super().through_layers(x, caches)
+            out = super().through_layers(x, caches, stopped)
             self._check()
         return out
 
@@ -179,13 +191,16 @@ class CpuModel(Model):
         return found
 
     def _all_at_once(
-        self, x: mx.array, caches: Sequence[TwoTierKVCache | RowsKVCache]
+        self,
+        x: mx.array,
+        caches: Sequence[TwoTierKVCache | RowsKVCache],
+        stopped: Callable[[], bool] | None,
     ) -> mx.array | None:
         """x [B, L, hidden] through all layers in one call, appending to their caches.
 
         None, with nothing appended, where caches do not lend to kernels. Raises
-        CacheError for keys or values that are not finite; the layers before the one
-        that refused them have appended. What `check` raises leaves all caches as they were.
+        CacheError for keys or values that are not finite, StepStoppedError, and what `check`
+        raises; caches then hold no new token (see `_take_back`).
         """
         batch, length, _ = x.shape
         found = _lent(caches, (batch, self.config.kv_heads, self.config.head_dim), length)
@@ -193,14 +208,24 @@ class CpuModel(Model):
             return None
         steps, memories = found
         offset, out = caches[0].offset, np.array(x, np.float32)
-        first, structs = caches[0], self._structs(steps)
+        first, structs, done = caches[0], self._structs(steps), c_int64()
         padding = first.left_padding if isinstance(first, RowsKVCache) else ()
-        done = self._kernels.layers(structs, offset, self._packed, memories, out, padding=padding)
-        self._check()
-        for cache, each in zip(caches[:done], steps, strict=False):
-            cache.commit(each)
-        if done < len(caches):
-            raise not_finite(steps[done][0].plan.hot_dtype)
+        run = partial(self._kernels.layers, structs, offset, self._packed, memories, out, done)
+        ended = False
+        try:
+            while (taken := run(padding=padding, seconds=_PATIENCE)) and done.value < len(caches):
+                if stopped is not None and stopped():
+                    raise StepStoppedError
+            self._check()
+            if not taken:
+                raise not_finite(steps[done.value][0].plan.hot_dtype)
+            ended = True
+        finally:
+            # Also where Python itself ends the step between two calls.
+            for cache, each in zip(caches[: done.value], steps, strict=False):
+                cache.commit(each)
+            if not ended:
+                _take_back(caches, steps, done.value)
         return mx.array(out)
 
     def _structs(self, steps: Sequence[Sequence[CpuStep]]) -> list[TierSteps]:
@@ -217,6 +242,34 @@ class CpuModel(Model):
                 )
             found.append(made[key])
         return found
+
+
+def _take_back(
+    caches: Sequence[TwoTierKVCache | RowsKVCache], steps: Sequence[Sequence[CpuStep]], ran: int
+) -> None:
+    """All layers to where they were before a step of which the first `ran` have appended.
+
+    Where its tokens pushed others out of the hot ring, to the oldest of those, or before. A
+    batch's caches cannot: their layers stay apart.
+    """
+    own = [cache for cache in caches if isinstance(cache, TwoTierKVCache)]
+    if not own or not ran:
+        return
+    offset = min(
+        each.before.total if each.after.end == each.before.end else each.before.hot_start
+        for (each,) in steps[:ran]
+    )
+    while any(cache.offset != offset for cache in own):
+        for cache in own:
+            cache.rewind(cache.offset - offset)
+        offset = min(cache.offset for cache in own)
+    # What some have let go all let go: layers that are alike stay so.
+    first = dict[Ledger, int]()
+    for cache in own:
+        kind = replace(cache.ledger, first=0)
+        first[kind] = max(first.get(kind, 0), cache.ledger.first)
+    for cache in own:
+        cache.ledger = replace(cache.ledger, first=first[replace(cache.ledger, first=0)])
 
 
 def _lent(

@@ -35,6 +35,13 @@ from models.network.switches import Activation, NormOf, Switches
 from models.network.weights import Weights
 
 
+class StepStoppedError(EmberError):
+    """Whoever asked for a step does not want it any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the step was stopped before all layers had run")
+
+
 class AttentionInputs(NamedTuple):
     """Queries [B, Hq, L, D], keys and values [B, Hkv, L, D] after RoPE.
 
@@ -305,12 +312,19 @@ class Model(nn.Module):
         """Token ids [B, L] -> logits [B, L, vocabulary], appending to `cache`."""
         return self.logits(self.hidden(ids, cache))
 
-    def hidden(self, ids: mx.array, cache: Sequence[AttendingCache] | None = None) -> mx.array:
+    def hidden(
+        self,
+        ids: mx.array,
+        cache: Sequence[AttendingCache] | None = None,
+        stopped: Callable[[], bool] | None = None,
+    ) -> mx.array:
         """Token ids [B, L] -> normed states [B, L, hidden], appending to `cache`.
 
-        Raises EmberError for ids outside the vocabulary, or none at all.
+        stopped: asked again and again during a step that takes long, where layers are computed
+        at once; once it says yes, StepStoppedError is raised, and `cache` holds none of these
+        tokens. Raises EmberError for ids outside the vocabulary, or none at all.
         """
-        x = self.through_layers(self.embed(ids), cache or [None] * len(self.layers))
+        x = self.through_layers(self.embed(ids), cache or [None] * len(self.layers), stopped)
         normed: mx.array = self.norm(x)
         return normed
 
@@ -329,8 +343,13 @@ class Model(nn.Module):
             )
         return self.embedding.look_up(ids, scale)
 
-    def through_layers(self, x: mx.array, caches: Sequence[AttendingCache | None]) -> mx.array:
-        """x [B, L, hidden] through all layers, appending to their caches."""
+    def through_layers(
+        self,
+        x: mx.array,
+        caches: Sequence[AttendingCache | None],
+        stopped: Callable[[], bool] | None = None,  # what MLX computes, it computes later
+    ) -> mx.array:
+        """x [B, L, hidden] through all layers, appending to their caches; see `hidden`."""
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, cache)
         return x

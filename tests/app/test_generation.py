@@ -14,7 +14,8 @@ from app.engine import PREFILL_STEP, Engine, Request
 from app.generation import Finished, PrefillProgress, TextChunk
 from app.sampling import Sampling, require_finite
 from app.transcript import FinishReason
-from kvcache import EmberError, make_prompt_cache
+from kvcache import Backend, EmberError, make_prompt_cache
+from models.network import cpu_llama
 from tests.app.answers import CONFIG, PROMPT, finish, greedy
 
 
@@ -71,6 +72,33 @@ def test_cancel_in_prefill_keeps_what_was_computed(engine: Engine) -> None:
     events = engine.generate(Request(prompt=PROMPT, max_tokens=6), cancel)
     assert isinstance(next(events), PrefillProgress)
     cancel.set()
+    completion = finish(events)
+    assert (completion.finish_reason, completion.tokens) == (FinishReason.CANCELLED, ())
+    again = finish(engine.generate(Request(prompt=PROMPT, max_tokens=6)))
+    assert again.reused_tokens == 32
+    assert list(again.tokens) == greedy(engine, PROMPT, 6)
+
+
+class _Asked(threading.Event):
+    """Set by being asked so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self._left = times
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+@pytest.mark.parametrize("engine", [Backend.CPU], indirect=True)
+def test_cancel_amid_a_step_of_the_prompt_ends_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_llama, "_PATIENCE", 0.0)
+    # Before each step, and after each of its layers but the last: three.
+    events = engine.generate(Request(prompt=PROMPT, max_tokens=6), _Asked(5))
+    assert isinstance(next(events), PrefillProgress)
     completion = finish(events)
     assert (completion.finish_reason, completion.tokens) == (FinishReason.CANCELLED, ())
     again = finish(engine.generate(Request(prompt=PROMPT, max_tokens=6)))

@@ -39,6 +39,29 @@ __main__.main()
 STUCK_ANSWER = STUCK.format(patch="live_service.ChatTokens.prompt")
 STUCK_LOAD = STUCK.format(patch="live_service.load_admitted")
 
+# Layers wait for the signal, and say that they run.
+WAITING = """
+import sys, threading
+from app import __main__, interrupt
+from models.native.kernels import Kernels
+from models.network import cpu_llama
+
+heard, run, hear = threading.Event(), Kernels.layers, interrupt.Cancel.set
+
+def waiting(*given, **named):
+    print("a layer", flush=True)
+    heard.wait(600)
+    return run(*given, **named)
+
+def told(cancel):
+    hear(cancel)
+    heard.set()
+
+Kernels.layers, interrupt.Cancel.set, cpu_llama._PATIENCE = waiting, told, 0.0
+sys.argv[0] = "ember"
+__main__.main()
+"""
+
 
 def saved(folders: dict[str, str]) -> Chat:
     """The chat that was saved last."""
@@ -186,6 +209,16 @@ def test_a_run_whose_load_does_not_hear_ends_by_a_kill(tiny_path: Path) -> None:
     terminal.wait_for("stuck")
     terminal.process.terminate()
     assert terminal.close() == KILLED
+
+
+def test_an_interrupt_amid_a_step_of_a_prompt_ends_the_run(tiny_path: Path) -> None:
+    command = ("run", "-m", str(tiny_path), "-p", "ba ce di", "--backend", "cpu")
+    terminal = Terminal(*command, "--kv", "f16", program=("-c", WAITING))
+    terminal.wait_for("a layer")
+    terminal.type(INTERRUPT)
+    assert terminal.close() == 128 + signal.SIGINT
+    assert terminal.shown.count("a layer") == 1  # of three
+    assert "Traceback" not in terminal.shown
 
 
 def test_a_killed_run_keeps_what_was_answered(tiny_path: Path) -> None:

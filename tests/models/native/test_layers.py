@@ -27,7 +27,9 @@ from kvcache.tiers.cpu import CpuTiers
 from models import load, loader
 from models.gguf.tensor_types import TensorType
 from models.native.kernels import Kernels
+from models.network import cpu_llama
 from models.network.cpu_llama import CpuModel
+from models.network.llama import StepStoppedError
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
 
 SHAPE = LlamaShape(layers=3, width=96, ffn=160, heads=6, kv_heads=2, vocab=311, context=4000)
@@ -260,6 +262,86 @@ def test_layers_that_differ_run_one_by_one(model: CpuModel) -> None:
     x = mx.random.normal((1, 1, SHAPE.width), key=mx.random.key(1))
     model.through_layers(x, cache)
     assert [layer.offset for layer in cache] == [sum(STEPS) + 1, sum(STEPS), sum(STEPS) + 1]
+
+
+@pytest.mark.parametrize(
+    ("policy", "lengths"),
+    [
+        ({"keys": "hkivi5", "values": "turbo3u"}, ()),  # nothing held
+        ({"keys": "hkivi5", "values": "turbo3u"}, (30, 5)),  # room for all
+        ({"keys": "f16", "values": "f16"}, (30, 70)),  # some are encoded
+        ({"keys": "f16", "values": "f16", "keep": 11}, (70, 170, 90)),  # and some let go
+    ],
+)
+@pytest.mark.parametrize("asked", [1, 2])
+def test_a_step_that_is_stopped_leaves_no_token(
+    model: CpuModel,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: dict[str, Any],
+    lengths: tuple[int, ...],
+    asked: int,
+) -> None:
+    config = CacheConfig(max_tokens=190, hot=20, block=32, hot_dtype=HotDtype.F32, **policy)
+    stopped, whole = make_prompt_cache(model, config), make_prompt_cache(model, config)
+    x = mx.random.normal((1, 900, SHAPE.width), key=mx.random.key(7))
+    for cache in (stopped, whole):
+        at = 0
+        for length in lengths:
+            model.through_layers(x[:, at : at + length], cache)
+            at += length
+    before, new = stopped[0].ledger, 15 if policy["keys"] == "hkivi5" else 60
+    answers = iter([False] * (asked - 1) + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu_llama, "_PATIENCE", 0.0)
+        with pytest.raises(StepStoppedError):
+            model.through_layers(x[:, at : at + new], stopped, lambda: next(answers))
+    assert next(answers, None) is None
+    (ledger,) = {cache.ledger for cache in stopped}
+    assert ledger == before or new > before.room
+    assert at - ledger.total < config.hot + config.block
+    if ledger != before:
+        assert (ledger.total, ledger.end) == (before.hot_start, before.end)
+        model.through_layers(x[:, ledger.total : at], stopped)
+    monkeypatch.setattr(CpuTiers, "attend", _fail)  # layers are still alike
+    if ledger.evicted > before.evicted:
+        model.through_layers(x[:, at : at + 300], stopped)
+        return
+    # From there on all is as if it had not been.
+    for start in range(at, at + 300, 60):
+        got = np.array(model.through_layers(x[:, start : start + 60], stopped))
+        want = np.array(model.through_layers(x[:, start : start + 60], whole))
+        np.testing.assert_allclose(got, want, atol=5e-3)
+
+
+def test_a_stopped_step_of_windows_takes_all_layers_to_one_token(
+    model: CpuModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, x = _mixed(model), mx.random.normal((1, 400, SHAPE.width), key=mx.random.key(7))
+    model.through_layers(x[:, :100], cache)
+    monkeypatch.setattr(cpu_llama, "_PATIENCE", 0.0)
+    with pytest.raises(StepStoppedError):
+        model.through_layers(x[:, 100:], cache, lambda: True)
+    (offset,) = {layer.offset for layer in cache}
+    assert offset <= 100
+    anew = _mixed(model)
+    got, want = (model.through_layers(x[:, offset:], each) for each in (cache, anew))
+    assert offset or np.array_equal(np.asarray(got), np.asarray(want))
+
+
+def test_a_stopped_batch_tells_how_far_each_layer_is(
+    model: CpuModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, x = _rows(model, [0, 0]), mx.zeros((2, 3, SHAPE.width))
+    monkeypatch.setattr(cpu_llama, "_PATIENCE", 0.0)
+    with pytest.raises(StepStoppedError):
+        model.through_layers(x, cache, lambda: True)
+    assert [layer.offset for layer in cache] == [3, 0, 0]
+
+
+def test_no_layer_is_asked_about_in_a_short_step(model: CpuModel) -> None:
+    cache = make_prompt_cache(model, CacheConfig(max_tokens=190, hot=20, block=32))
+    model.through_layers(mx.zeros((1, 3, SHAPE.width)), cache, lambda: pytest.fail("asked"))
+    assert {layer.offset for layer in cache} == {3}
 
 
 @pytest.mark.parametrize("change", [{"temperature": 1.7}, {"turn_sinks": False}])

@@ -1,6 +1,7 @@
 """Whatever the wrappers are given, nothing but what they say they read or write is touched."""
 
 from collections.abc import Callable
+from ctypes import c_int64
 from typing import Any
 
 import numpy as np
@@ -113,12 +114,13 @@ def _layers(
     steps: tuple[list[structs.TierStep], ...] = ([_step()],),
     caches: int = 1,
     layers: tuple[Layer, ...] = (_layer(),),
+    done: int = 0,
 ) -> Misuse:
     memories = [structs.TierMemory()] * caches
     given = _zeros(1, 2, HIDDEN) if x is None else x
     arrays = {id(each): (structs.TierStep * len(each))(*each) for each in steps}
     return lambda kernels: kernels.layers(
-        [arrays[id(each)] for each in steps], 0, Layers(layers), memories, given
+        [arrays[id(each)] for each in steps], 0, Layers(layers), memories, given, c_int64(done)
     )
 
 
@@ -173,6 +175,8 @@ MISUSES: dict[str, Misuse] = {
     "layers: x": _layers(_zeros(1, 2, 32)),
     "layers: length": _layers(_zeros(1, 3, HIDDEN)),
     "layers: x's dtype": _layers(_zeros(1, 2, HIDDEN, dtype=np.float16)),
+    "layers: all ran": _layers(done=1),
+    "layers: fewer than none ran": _layers(done=-1),
     "layers: read-only": _layers(_read_only(_zeros(1, 2, HIDDEN))),
     "layers: caches": _layers(caches=2),
     "layers: steps": _layers(steps=([_step()],) * 2),
