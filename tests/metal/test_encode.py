@@ -107,6 +107,7 @@ FEEDBACK = {
         "zeros": {"times": 0},
         "tiny": {"times": 1e-9, "dtype": mx.float32},
         "past half": {"times": 1e7, "dtype": mx.float32},
+        "the largest": {"times": 3e36, "dtype": mx.float32},
         "bf16, of one head": {"dtype": mx.bfloat16, "kv_heads": 1, "batch": 3},
     }.items()
 }
@@ -121,7 +122,14 @@ PLACES = {
 NUMBERS = {
     "bf16": EncodeCase(dtype=mx.bfloat16),
     "f32": EncodeCase(dtype=mx.float32),
+    "bf16, the largest": EncodeCase(dtype=mx.bfloat16, times=3e36, dim=40, block=20, batch=1),
     "large": EncodeCase(times=300),
+    **{
+        f"{keys}/{values}, the largest": EncodeCase(
+            keys=keys, values=values, times=3e36, dtype=mx.float32, dim=80, block=20, batch=1
+        )
+        for keys, values in (("kivi4", "turbo4u"), ("kvarn4", "trellis3"), ("h4", "turbo3"))
+    },
     "small": EncodeCase(times=1e-4),
     "tiny": EncodeCase(times=1e-9, dtype=mx.float32),
     "past half": EncodeCase(times=1e7, dtype=mx.float32),
