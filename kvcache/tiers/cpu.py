@@ -158,7 +158,7 @@ class CpuTiers(Tiers[Array]):
     def _made(self, shape: Shape) -> tuple[CpuRing, CpuRing]:
         if self._rings is None:
             pinned = CpuRing(self.sizes.pinned, shape, self._dtype)
-            self._rings = pinned, CpuRing(self.sizes.ring, shape, self._dtype)
+            self._rings = pinned, CpuRing(self.sizes.hot_memory, shape, self._dtype)
             self._memory.pinned, self._memory.hot = (ring.struct for ring in self._rings)
         return self._rings
 
@@ -181,7 +181,7 @@ def reads(plan: LayerPlan, shape: Shape) -> bool:
 
 def _make_cold(plan: LayerPlan, codecs: tuple[Codec, Codec], shape: Shape) -> Cold:
     """The cold ring of a plan: for the kernels, if they read its codecs."""
-    slots, block = plan.sizes.slots, plan.sizes.block
+    slots, block = plan.sizes.cold_memory, plan.sizes.block
     if all(isinstance(codec, UnencodedCodec) for codec in codecs):
         return CpuUnencodedBlocks(slots, block=block, shape=shape, dtype=plan.hot_dtype)
     blocks = CpuBlocks.of(slots, block=block, shape=shape, codecs=codecs)
