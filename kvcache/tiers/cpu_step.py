@@ -82,7 +82,7 @@ class CpuStep:
             total=before.total,
             first=before.first,
             end=before.end,
-            next_first=after.floor.first,
+            next_first=after.oldest,
             next_end=after.end,
         )
 

@@ -181,6 +181,11 @@ class Ledger:
         return Floor(left if left <= self.total else self.hot_start, self.first, self.end)
 
     @property
+    def oldest(self) -> int:
+        """The first block that the memory keeps: trimming may bring back what was let go."""
+        return self.floor.first if self.sizes.slots else self.end
+
+    @property
     def droppable(self) -> int:
         """Newest tokens of which any number can be dropped as if they had not come."""
         return self.total - self.floor.total

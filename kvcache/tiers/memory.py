@@ -39,17 +39,16 @@ class Tiers(ABC, Generic[Array]):
 
         What `after` can be trimmed to stays there, or is put there, too.
         """
-        floor = after.floor
         pinned = after.pinned - before.pinned
         if pinned:
             self.write_pinned(before.total, new.cut(0, pinned))
         fresh = new.cut(pinned, new.length) if pinned else new
         number = max(0, before.total - before.start)
         # Blocks that the same append lets go for good are not encoded.
-        first = max(before.end, floor.first)
+        first = max(before.end, after.oldest)
         if first < after.end:
             self.write_leaving(first, after.end, fresh, number)
-        passed, length = max(0, floor.end * self.sizes.block - number), fresh.length
+        passed, length = max(0, after.floor.end * self.sizes.block - number), fresh.length
         if passed < length:
             self.write_hot(number + passed, fresh.cut(passed, length))
 
@@ -73,10 +72,10 @@ class Tiers(ABC, Generic[Array]):
 
     def copy_to(self, other: "Tiers[Array]", ledger: Ledger) -> None:
         """All that is held, and what it can be trimmed to, to empty tiers of the same plan."""
-        if not ledger.held:
+        if not ledger.total:
             return
-        floor, number = ledger.floor, ledger.floor.end * self.sizes.block
-        held = self.snapshot(replace(ledger, first=floor.first, lower=None))
+        number = ledger.floor.end * self.sizes.block
+        held = self.snapshot(replace(ledger, first=ledger.oldest, lower=None))
         for position, tokens in held.unencoded():
             if position < ledger.pinned:
                 other.write_pinned(position, other.prepare(*tokens))

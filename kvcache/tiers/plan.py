@@ -181,7 +181,7 @@ class CachePlan:
     @property
     def max_bytes(self) -> int:
         """Bytes of a full cache."""
-        return self.bytes_of(self.max_tokens)
+        return sum(costs.of(sizes) for sizes, costs in self._layers)
 
     def bytes_of(self, tokens: int) -> int:
         """Bytes of a cache that was given so many tokens: its unencoded tiers come whole."""
@@ -318,8 +318,10 @@ class _Costs:
 
     def of(self, sizes: TierSizes, tokens: int | None = None) -> int:
         """Bytes of a layer that was given so many tokens, or is full."""
-        encoded = (sizes.max_tokens if tokens is None else tokens) - sizes.pinned - sizes.hot
-        blocks = min(sizes.cold_memory, max(0, -(-encoded // sizes.block)))
+        blocks = sizes.cold_memory
+        if tokens is not None:
+            encoded = tokens - sizes.pinned - sizes.hot
+            blocks = min(blocks, max(0, -(-encoded // sizes.block)))
         return (sizes.pinned + sizes.hot_memory) * self.token + blocks * self.block
 
     @classmethod
