@@ -255,6 +255,9 @@ class TwoTierKVCache(LayerCache):
         Empty where kernels do not take them and each layer must `attend`. Else all layers
         `lend`, the kernel attends and writes, and they are told by `commit`.
         """
+        sizes = self.plan.sizes
+        if sizes.slack and length > sizes.hot:
+            return []  # the kernel keeps none of those that pass the hot ring at once
         sight = self._sight(self.ledger, self.ledger.total, length, new=length, mask="causal")
         step = CpuStep(shape=shape, sight=sight, before=self.ledger, plan=self.plan)
         return [step] if step.is_taken else []
@@ -273,8 +276,7 @@ class TwoTierKVCache(LayerCache):
         if memory is None:
             return []
         self._shape = shape
-        if step.after.end > self.ledger.end:
-            tiers.reserve(max(self.ledger.end, step.after.first), step.after.end)
+        tiers.reserve(self.ledger, step.after)
         return [memory]
 
     def commit(self, steps: Sequence[CpuStep]) -> None:

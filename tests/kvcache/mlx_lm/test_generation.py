@@ -145,7 +145,8 @@ def test_saved_and_loaded_by_mlx_lm(model: Any, tmp_path: Path) -> None:
     save_prompt_cache(file, cache, {"note": "x"})
     loaded, metadata = load_prompt_cache(file, return_metadata=True)
     assert metadata == {"note": "x"}
-    assert [layer.stats() for layer in loaded] == [layer.stats() for layer in cache]
+    held = [replace(layer.ledger, lower=None) for layer in cache]
+    assert [layer.ledger for layer in loaded] == held
     assert loaded[0].stats().sinks_turned
     want, _ = generate(model, [5, 6, 7], copy.deepcopy(cache), 10)
     got, _ = generate(model, [5, 6, 7], loaded, 10)

@@ -168,7 +168,8 @@ def test_saved_and_loaded_by_mlx_lm(model: Any, tmp_path: Path) -> None:
     file = str(tmp_path / "cache.safetensors")
     save_prompt_cache(file, cache)
     loaded = load_prompt_cache(file)
-    assert [layer.stats() for layer in loaded] == [layer.stats() for layer in cache]
+    held = [replace(layer.ledger, lower=None) for layer in cache]
+    assert [layer.ledger for layer in loaded] == held
     assert [layer.stats().sinks_turned for layer in loaded] == [True] * len(cache)
     want, _ = generate(model, [5, 6, 7], copy.deepcopy(cache), 10)
     assert generate(model, [5, 6, 7], loaded, 10)[0] == want
