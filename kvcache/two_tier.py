@@ -1,11 +1,6 @@
-"""The two-tier cache of one layer: unencoded sinks and recent tokens, encoded older ones.
+"""The two-tier cache of one layer, as mlx-lm's models, files and networks' kernels take it.
 
-    pinned | cold ring of encoded blocks | hot ring | new tokens
-
-On overflow of the hot ring its oldest block is encoded, once, into the cold
-ring's next slot; when all slots are taken, the oldest block is overwritten. Where
-each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
-sees, `sight`. Keys arrive after RoPE; no tokenizer, no model.
+What it holds, and what of it queries meet, is `layer_cache`'s.
 """
 
 from collections.abc import Sequence
@@ -14,13 +9,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from kvcache.checks import check_queries, check_tokens
 from kvcache.codecs.base import ArraySpec
 from kvcache.codecs.feedback import LayerMetric
-from kvcache.config import Backend, CacheConfig
+from kvcache.config import Backend
 from kvcache.errors import CacheError
+from kvcache.layer_cache import LayerCache, make_tiers, turning
 from kvcache.native.structs import TierMemory
-from kvcache.reference import Mask, grouped_scores
+from kvcache.reference import Mask
 from kvcache.saved import (
     Saved,
     State,
@@ -33,23 +28,19 @@ from kvcache.saved import (
     restore,
     unencoded_tokens,
 )
-from kvcache.sight import Sight
-from kvcache.snapshot import Snapshot, Tokens
-from kvcache.stats import CacheStats
+from kvcache.snapshot import Snapshot, Tokens, joined
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.cpu_step import CpuStep
-from kvcache.tiers.gpu import GpuTiers
 from kvcache.tiers.ledger import Ledger
-from kvcache.tiers.memory import Tiers
-from kvcache.tiers.mlx import MlxTiers
 from kvcache.tiers.plan import LayerPlan
 from kvcache.turn import Rotation
 
-# New tokens that may stay in memory beside the tiers, of all layers at a time.
-_FEW = 8
+# New tokens that meet the same blocks: the ledger before them, and what they meet.
+Fetched = tuple[Ledger, Snapshot]
+Stages = tuple[tuple[Ledger, int], ...]
 
 
-class TwoTierKVCache:
+class TwoTierKVCache(LayerCache):
     """Keys and values of one layer, bounded by its plan however long the chat.
 
     rotation: the layer's rope, so that sinks stay inside the window. None, for
@@ -69,178 +60,8 @@ class TwoTierKVCache:
         rotation: Rotation | None = None,
         metric: LayerMetric | None = None,
     ) -> None:
-        self.plan, self.metric = plan, metric
-        # The rope, and what of it turns queries for the sinks, read for each token and layer.
-        self._rope = rotation
-        self.rotation = _turning(plan, rotation)
-        self.ledger = Ledger(sizes=plan.sizes)
-        self._tiers = self._make_tiers(plan)
-        self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
-        self._fetched: tuple[Ledger, Snapshot] | None = None
-
-    @classmethod
-    def from_config(
-        cls, config: CacheConfig, *, layer: int = 0, rotation: Rotation | None = None
-    ) -> "TwoTierKVCache":
-        """A cache for a model that is not known: `config` must say `max_tokens`."""
-        return cls(LayerPlan.alone(config, layer), rotation=rotation)
-
-    @property
-    def offset(self) -> int:
-        """Tokens appended, and the position of the next one."""
-        return self.ledger.total
-
-    @property
-    def room(self) -> int:
-        """Tokens that can be appended and taken back (`rewind`) as if they had not come."""
-        return self.ledger.room
-
-    # -- what attention needs --
-
-    def append(self, k: mx.array, v: mx.array) -> None:
-        """Add L tokens: k and v are [B, Hkv, L, D].
-
-        Raises CacheError, and leaves the cache as it was, for shapes or dtypes that
-        do not fit and for numbers that are not finite in the hot dtype.
-        """
-        self._append(self.checked(k, v))
-
-    def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
-        """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
-        check_queries(q, self._shape or (q.shape[0], 1, q.shape[-1]), self.ledger.total)
-        return self._attend(q, None, self.ledger.total - q.shape[2], scale, mask)
-
-    def attend(
-        self,
-        q: mx.array,
-        k: mx.array,
-        v: mx.array,
-        *,
-        scale: float,
-        mask: Mask = "causal",
-        both: mx.array | None = None,
-    ) -> mx.array:
-        """Attend to the tiers as they are and to the new tokens, unencoded; then `append`.
-
-        mask: an array has a column for each held token in the order of `keys()`,
-        then one for each new token. both: k and v once more as one array,
-        [2 * B, Hkv, L, D], of which they are views, where the caller has them so.
-        """
-        new = self.checked(k, v, both)
-        check_queries(q, _like(k), k.shape[2])
-        return self.attend_checked(q, new, scale=scale, mask=mask)
-
-    def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
-        """New tokens for `attend_checked`. Raises CacheError for what `append` refuses."""
-        check_tokens(k, v, self._shape or (None, None, None))
-        tiers = self._tiers
-        return tiers.prepare(k, v) if both is None else tiers.prepare_joined(k, v, both)
-
-    def attend_checked(
-        self, q: mx.array, new: Tokens[Any], *, scale: float, mask: Mask = "causal"
-    ) -> mx.array:
-        """`attend` with tokens and queries that are known to fit."""
-        out = self._attend(q, new, self.ledger.total, scale, mask)
-        self._append(new)
-        return self._tiers.after_writes(out) if q.shape[2] > _FEW else out
-
-    def scores(self, q: mx.array, *, scale: float = 1.0) -> mx.array:
-        """Scores [B, Hq, L, held] of q [B, Hq, L, D] against `keys()`, before softmax.
-
-        As the codecs estimate them, float32, without a mask; pinned tokens are
-        met with the turned queries of the newest position.
-        """
-        keys, pinned = self.keys().astype(mx.float32), self.ledger.pinned
-        q = q.astype(mx.float32) * (scale / self.plan.temperature)
-        by = [-self.ledger.evicted] * q.shape[2]
-        turned = q if self.rotation is None else self.rotation(q, by)
-        parts = (turned, keys[:, :, :pinned]), (q, keys[:, :, pinned:])
-        return mx.concatenate([grouped_scores(*part) for part in parts], axis=-1)
-
-    # -- what is held --
-
-    def keys(self) -> mx.array:
-        """The held keys [B, Hkv, held, D], oldest first, cold ones decoded, in the hot dtype."""
-        return self._held().keys
-
-    def values(self) -> mx.array:
-        """The held values, like `keys`."""
-        return self._held().values
-
-    def stats(self) -> CacheStats:
-        """Tokens and bytes by tier; evaluates nothing, may be called from any thread."""
-        ledger, tiers = self.ledger, self._tiers
-        token = self.plan.token_bytes(self._shape) if self._shape else 0
-        block = self.plan.block_bytes(self._shape) if self._shape else 0
-        return CacheStats(
-            total=ledger.total,
-            sink=ledger.pinned,
-            hot=ledger.hot,
-            cold=ledger.cold,
-            evicted=ledger.evicted,
-            sink_bytes=ledger.pinned * token,
-            hot_bytes=ledger.hot * token,
-            cold_bytes=(ledger.end - ledger.first) * block,
-            allocated_bytes=tiers.allocated_tokens * token + tiers.allocated_blocks * block,
-            fp16_bytes=ledger.held * token * mx.float16.size // self.plan.hot_dtype.mx.size,
-            sinks_turned=self.plan.turn_sinks and self._rope is not None,
-            plain=self._shape is not None and tiers.is_reference(self._shape[2]),
-        )
-
-    @property
-    def kv_heads(self) -> int:
-        """KV heads; 1 before the first token."""
-        return self._shape[1] if self._shape else 1
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the allocated memory."""
-        return self.stats().allocated_bytes
-
-    def size(self) -> int:
-        """Tokens held."""
-        return self.ledger.held
-
-    def empty(self) -> bool:
-        """Whether nothing is held."""
-        return not self.ledger.held
-
-    # -- changes of what is held --
-
-    def clear(self) -> None:
-        """Forget all tokens and keep the memory."""
-        self.ledger = Ledger(sizes=self.plan.sizes)
-
-    def reset(self) -> None:
-        """Forget all tokens and give the memory back."""
-        self.clear()
-        self._tiers = self._make_tiers(self.plan)
-        self._shape = None
-
-    def rewind(self, tokens: int) -> int:
-        """Go back at least `tokens`, and return how many were dropped.
-
-        Exactly, among hot tokens; else to the edge of a cold block, or to the
-        pinned tokens when what came before is evicted. A layer with a window: exactly
-        where the window is still held, else to the beginning. Layers of a model may so
-        differ: `prompt_cache.rewind` takes all of them.
-        """
-        before, self.ledger = self.ledger, _rewound(self.ledger, tokens)
-        if self.ledger.hot and self.ledger.end < before.end:
-            self._tiers.take_back(before, self.ledger)
-        return before.total - self.ledger.total
-
-    def set_policy(self, plan: LayerPlan) -> None:
-        """Move to another plan: all held tokens stay, encoded again, that it has room for.
-
-        Raises CacheError, and changes nothing, for other pinned tokens than before
-        once any token was let go, or where the new plan cannot hold such tokens.
-        """
-        ledger, tiers = self.ledger.resized(plan.sizes), self._make_tiers(plan)
-        if ledger.held:
-            tiers.fill(ledger, *self._held())
-        self.plan, self.ledger, self._tiers = plan, ledger, tiers
-        self.rotation = _turning(plan, self._rope)
+        super().__init__(plan, rotation=rotation, metric=metric)
+        self._fetched: Sequence[Fetched] = ()
 
     # -- mlx-lm's cache contract --
 
@@ -248,34 +69,65 @@ class TwoTierKVCache:
         """Append; returns the tokens that `attend` would see, [B, Hkv, held + L, D].
 
         Pinned keys come turned the other way, for models that attend with one
-        query only.
+        query only. As many tokens as a draft has come as if one by one: where a block leaves
+        the hot ring amid them, what they see follows once more, as it is then.
         """
-        new, ledger = self.checked(k, v), self.ledger
-        snapshot = self._tiers.snapshot(ledger, new)
+        new, done = self.checked(k, v), 0
+        fetched, met = [], []
+        for ledger, count in self._stages(self.ledger, new.length):
+            some = new.cut(done, done + count)
+            snapshot = self._tiers.snapshot(ledger, some)
+            fetched.append((ledger, snapshot))
+            met.append(self._met(ledger, snapshot))
+            self._append(some)
+            done += count
+        self._fetched = fetched if self.keeps_snapshot else ()
+        keys, values = joined(met)
+        return keys.astype(k.dtype), values.astype(v.dtype)
+
+    def _met(self, ledger: Ledger, snapshot: Snapshot) -> Tokens[mx.array]:
+        """All tokens of a snapshot, decoded, as the next one meets them."""
         keys, values = snapshot.decoded(self.plan.hot_dtype.mx)
         pinned = min(self.plan.sizes.pinned, keys.shape[2])
         if ledger.evicted and self.rotation is not None:
             ahead = self.rotation(keys[:, :, :pinned], [ledger.evicted] * pinned)
             keys = mx.concatenate([ahead, keys[:, :, pinned:]], axis=2)
-        self._fetched = (ledger, snapshot) if self.keeps_snapshot else None
-        self._append(new)
-        return keys.astype(k.dtype), values.astype(v.dtype)
+        return Tokens(keys, values)
 
     def attend_fetched(self, q: mx.array, *, scale: float, mask: Mask) -> mx.array | None:
         """Attend to what the last `update_and_fetch` returned, without decoding it whole.
 
         Once for each fetch; None where there is none.
         """
-        fetched, self._fetched = self._fetched, None
-        if fetched is None:
+        fetched, self._fetched = self._fetched, ()
+        if len(fetched) > 1:
+            return self._attend_stages(q, fetched, scale=scale, mask=mask)
+        if not fetched:
             return None
-        ledger, held = fetched
+        ((ledger, held),) = fetched
         position, queries, new = ledger.total, q.shape[2], held.new_count
         sight = self._sight(ledger, position, queries, new=new, mask="causal")
         # The array that `make_mask` gave says no more, and kernels take no array.
         if mask is None or (isinstance(mask, mx.array) and mask is not sight.whole):
             sight = self._sight(ledger, position, queries, new=new, mask=mask)
         return self._tiers.attend_snapshot(q, held, sight, scale / self.plan.temperature)
+
+    def _attend_stages(
+        self, q: mx.array, fetched: Sequence[Fetched], *, scale: float, mask: Mask
+    ) -> mx.array | None:
+        """The same where each run of queries has a snapshot; None for a mask of a caller's own."""
+        runs = tuple((ledger, held.new_count) for ledger, held in fetched)
+        if not isinstance(mask, mx.array) or mask is not _mask_of_stages(runs, None):
+            return None
+        found, done = [], 0
+        for ledger, held in fetched:
+            count = held.new_count
+            sight = self._sight(ledger, ledger.total, count, new=count, mask="causal")
+            some = q[:, :, done : done + count]
+            scaled = scale / self.plan.temperature
+            found.append(self._tiers.attend_snapshot(some, held, sight, scaled))
+            done += count
+        return mx.concatenate(found, axis=2)
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
@@ -288,21 +140,26 @@ class TwoTierKVCache:
         ledger, sizes = self.ledger, self.plan.sizes
         if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
             window_size = None
+        if len(runs := self._stages(ledger, length)) > 1:
+            return _mask_of_stages(runs, window_size)
         sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
         if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
         return sight.full(window_size)
 
     def is_trimmable(self) -> bool:
-        """Whether any number of tokens can be trimmed: while none was encoded."""
-        return self.ledger.is_whole
+        """Whether tokens can be trimmed: the newest by the plan's slack; any while none moved."""
+        return self.plan.sizes.slack > 0 or self.ledger.is_whole
 
     def trim(self, n: int) -> int:
-        """Drop the newest `n` tokens, or as many as can be; returns how many were dropped.
+        """Drop the newest `n` tokens, or all, as if they had not come; returns how many.
 
-        Those are the hot ones, or, with a window, those without which it is whole.
+        Always as many as the plan's slack at least. Raises CacheError, and changes nothing, for
+        more where they were encoded or let go: nothing else would be what it was.
         """
-        return self.rewind(min(max(n, 0), self.ledger.droppable))
+        dropped = min(max(n, 0), self.ledger.total)
+        self.ledger = _trimmed(self.ledger, dropped)
+        return dropped
 
     @property
     def state(self) -> State:
@@ -336,16 +193,16 @@ class TwoTierKVCache:
         return cache
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "TwoTierKVCache":
-        return self.from_state(self.state, backend=self.plan.backend, metric=self.metric)
-
-    def _make_tiers(self, plan: LayerPlan) -> Tiers[Any]:
-        return make_tiers(plan, self.metric)
+        made = type(self)(self.plan, rotation=self._rope, metric=self.metric)
+        self._tiers.copy_to(made._tiers, self.ledger)
+        made.ledger, made._shape = self.ledger, self._shape
+        return made
 
     def _take(self, saved: Saved) -> None:
         self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
         self._rope, self._shape = saved.rotation, saved.shape
-        self.rotation = _turning(self.plan, self._rope)
-        self._fetched = None
+        self.rotation = turning(self.plan, self._rope)
+        self._fetched = ()
 
     # -- a state piece by piece, for who keeps blocks apart --
 
@@ -379,7 +236,7 @@ class TwoTierKVCache:
         ledger.check()
         self.clear()
         fill(self._tiers, ledger, unencoded)
-        self.ledger, self._shape, self._fetched = ledger, shape, None
+        self.ledger, self._shape, self._fetched = ledger, shape, ()
 
     def put_parts(self, number: int, parts: Sequence[mx.array]) -> None:
         """Put cold blocks from a block number, all of which `hold` has told of."""
@@ -398,6 +255,9 @@ class TwoTierKVCache:
         Empty where kernels do not take them and each layer must `attend`. Else all layers
         `lend`, the kernel attends and writes, and they are told by `commit`.
         """
+        sizes = self.plan.sizes
+        if sizes.slack and length > sizes.hot:
+            return []  # the kernel keeps none of those that pass the hot ring at once
         sight = self._sight(self.ledger, self.ledger.total, length, new=length, mask="causal")
         step = CpuStep(shape=shape, sight=sight, before=self.ledger, plan=self.plan)
         return [step] if step.is_taken else []
@@ -416,8 +276,7 @@ class TwoTierKVCache:
         if memory is None:
             return []
         self._shape = shape
-        if step.after.end > self.ledger.end:
-            tiers.reserve(max(self.ledger.end, step.after.first), step.after.end)
+        tiers.reserve(self.ledger, step.after)
         return [memory]
 
     def commit(self, steps: Sequence[CpuStep]) -> None:
@@ -425,57 +284,32 @@ class TwoTierKVCache:
         (step,) = steps
         self.ledger = step.after
 
-    # -- inside --
+    # -- drafts --
 
-    def _append(self, new: Tokens[Any]) -> None:
-        after, self._shape = _appended(self.ledger, new.length), _like(new.keys)
-        self._tiers.append(self.ledger, after, new)
-        self.ledger = after
-
-    def _attend(
-        self, q: mx.array, new: Tokens[Any] | None, position: int, scale: float, mask: Mask
-    ) -> mx.array:
-        count = 0 if new is None else new.length
-        sight = self._sight(self.ledger, position, q.shape[2], new=count, mask=mask)
-        return self._tiers.attend(q, self.ledger, new, sight, scale / self.plan.temperature)
-
-    def _sight(self, ledger: Ledger, position: int, queries: int, *, new: int, mask: Mask) -> Sight:
-        if (mask is None and queries == 1) or (isinstance(mask, str) and mask == "causal"):
-            return _causal_sight(ledger, position, queries, new, self.rotation)
-        return ledger.sight(position, queries, new=new, mask=mask, rotation=self.rotation)
-
-    def _held(self) -> Tokens[mx.array]:
-        if not self.ledger.held:
-            raise CacheError("the cache is empty: append keys and values first")
-        return self._tiers.snapshot(self.ledger).decoded(self.plan.hot_dtype.mx)
+    def _stages(self, ledger: Ledger, length: int) -> Stages:
+        """New tokens in runs that meet the same blocks; more than a draft has are one run."""
+        if length <= 1 or length > self.plan.sizes.slack + 1:
+            return ((ledger, length),)
+        return _stages(ledger, length)
 
 
-def _turning(plan: LayerPlan, rope: Rotation | None) -> Rotation | None:
-    """What turns queries for sinks, if there are any and the rope turns at all."""
-    turns = plan.turn_sinks and rope is not None and len(rope.periods) > 0
-    return rope if turns and plan.sizes.window is None else None
-
-
-# The layers of a model ask for the same, one after the other, and so share one ledger.
-_appended = lru_cache(maxsize=16)(Ledger.appended)
-_rewound = lru_cache(maxsize=16)(Ledger.rewound)
+_stages = lru_cache(maxsize=16)(Ledger.stages)
+_trimmed = lru_cache(maxsize=16)(Ledger.trimmed)
 
 
 @lru_cache(maxsize=16)
-def _causal_sight(
-    ledger: Ledger, position: int, queries: int, new: int, rotation: Rotation | None
-) -> Sight:
-    return ledger.sight(position, queries, new=new, rotation=rotation)
-
-
-def _like(k: mx.array) -> tuple[int, int, int]:
-    """B, Hkv and D of tokens [B, Hkv, L, D]."""
-    batch, heads, _, dim = k.shape
-    return batch, heads, dim
-
-
-def make_tiers(plan: LayerPlan, metric: LayerMetric | None = None) -> Tiers[Any]:
-    """Empty tiers of the kind that the plan's backend works on."""
-    if plan.backend is Backend.CPU:
-        return CpuTiers(plan, metric)
-    return GpuTiers(plan, metric) if plan.backend is Backend.GPU else MlxTiers(plan, metric)
+def _mask_of_stages(runs: Stages, window: int | None) -> mx.array:
+    """[L, columns]: each run of queries sees its own columns of those of all runs."""
+    masks = [ledger.sight(ledger.total, count, new=count).full(window) for ledger, count in runs]
+    return mx.concatenate(
+        [
+            mx.concatenate(
+                [
+                    mask if row == column else mx.zeros((len(mask), other.shape[1]), mx.bool_)
+                    for column, other in enumerate(masks)
+                ],
+                axis=1,
+            )
+            for row, mask in enumerate(masks)
+        ]
+    )
