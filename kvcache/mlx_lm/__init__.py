@@ -12,13 +12,14 @@ and values, correct in any model, at the memory of an f16 window. mlx-lm's batch
 generation is refused by mlx-lm itself; its server then answers one after another.
 """
 
-from kvcache.mlx_lm.factory import inject, make_prompt_cache
+from kvcache.mlx_lm.factory import describe, inject, make_prompt_cache
 from kvcache.mlx_lm.hook import install, uninstall
 from kvcache.mlx_lm.load import load_prompt_cache
 from kvcache.mlx_lm.model_shape import shape_of
 from kvcache.mlx_lm.ropes import rotation_of, rotations_of
 
 __all__ = [
+    "describe",
     "inject",
     "install",
     "load_prompt_cache",

@@ -1,62 +1,152 @@
-"""What the ropes of an mlx-lm model's layers do, as pure turns."""
+"""How the layers of an mlx-lm model turn their keys by position, measured and proven on each.
 
+A layer is run on one token at several positions (`probe`). Its keys there say by how much
+each pair of dimensions turns a position, first roughly, from one position to the next, then
+ever finer, from far ones. That is the layer's turn only if it also leads to the keys at
+positions that it was not measured at, the model's context exceeded among them. Scales of
+the keys and of attention do not matter; ropes that change with the length fail the proof,
+and so do those of dimensions that no `Rotation` turns. Knows no kind of rope.
+
+Costs, once for each model: ten projections of one token to keys in each layer, which reads
+a few per cent of the weights, and no more than these projections.
+"""
+
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from mlx_lm.models import cohere2, rope_utils
 
+from kvcache.mlx_lm.model_shape import layout_of
+from kvcache.mlx_lm.probe import Appended, appended
 from kvcache.turn import NO_ROPE, Rotation
+
+# Rounding of keys to bfloat16 turns them by up to 0.01, so that what a step of 32 leaves open,
+# whole turns, the step before has told.
+_LADDER = (0, 1, 2**5, 2**10, 2**15, 2**20)
+_PROOF = (7, 301, 9001)
+# Angles at which a rung may lie from where the last one let it be expected, and keys from
+# where a turn leads, in parts of their length.
+_EXPECTED, _CLOSE = 1.0, 0.05
+
+Turns = list[Rotation | None]
+Keys = dict[int, npt.NDArray[np.float32]]  # [Hkv, D] at each position
+
+_known: dict[int, Turns] = {}
 
 
 def rotation_of(model: nn.Module) -> Rotation | None:
     """What the rope of all layers does as a pure turn; None where it is not known, or not one."""
     first, *others = rotations_of(model)
-    alike = first is not None and all(one and one.key == first.key for one in others)
-    return first if alike else None
+    return first if all(other is first for other in others) else None
 
 
-def rotations_of(model: nn.Module) -> list[Rotation | None]:
-    """The same of each layer's own: None where it is not known, NO_ROPE where it has none."""
-    found = [[m for m in layer.modules() if _is_rope(m)] for layer in model.layers]
-    # A model without any knows positions in another way, or not from its modules.
-    absent = NO_ROPE if any(found) else None
-    turns = [
-        _one_of(ropes) if ropes and _is_applied(layer) else absent
-        for layer, ropes in zip(model.layers, found, strict=True)
-    ]
-    # One object for layers that turn alike, so that what follows of it is worked out once.
-    by_key = {turn.key: turn for turn in turns if turn is not None}
-    return [turn and by_key[turn.key] for turn in turns]
+def rotations_of(model: nn.Module) -> Turns:
+    """The same of each layer's own, of those whose cache ours replaces.
+
+    None where it is not known, NO_ROPE where the layer does not turn keys at all. Layers that
+    turn alike have one object. What was found of a model is kept as long as the model.
+    """
+    if id(model) not in _known:
+        _known[id(model)] = _measured(model)
+        weakref.finalize(model, _known.pop, id(model))
+    return list(_known[id(model)])
 
 
-def _one_of(ropes: list[nn.Module]) -> Rotation | None:
-    """The turn of a layer's ropes; None where they differ or are not known."""
-    first, *others = map(_rotation, ropes)
-    alike = first is not None and all(one and one.key == first.key for one in others)
-    return first if alike else None
+def _measured(model: nn.Module) -> Turns:
+    layout = layout_of(model)
+    beyond = 2 * layout.shape.context + 5
+    proof = (*_PROOF, beyond) if beyond < _LADDER[-1] else _PROOF
+    passes = {position: appended(model, position) for position in (*_LADDER, *proof)}
+    found: list[Rotation] = []
+    turns = [_turn_of(_keys(passes, index), proof, found) for index in layout.ours]
+    unknown = sum(turn is None for turn in turns)
+    if _places_tokens(passes):
+        # Positions come with the tokens: no turn of keys makes up for them.
+        unknown, turns = len(turns), [None] * len(turns)
+    if unknown:
+        warnings.warn(
+            f"{type(model).__name__}: how {unknown} of {len(turns)} layers turn keys is not known; "
+            "their sinks are met at their true distance",
+            stacklevel=2,
+        )
+    return turns
 
 
-def _is_applied(layer: nn.Module) -> bool:
-    """Whether a layer uses its rope: Cohere's layers that see all tokens leave theirs aside."""
-    attention = layer.get("self_attn")
-    return not isinstance(attention, cohere2.Attention) or attention.use_sliding_window
+def _keys(passes: dict[int, Appended], index: int) -> Keys | None:
+    """The keys of a layer at all positions; None where they hang on other layers."""
+    found: dict[int, Any] = {at: each.recorders[index] for at, each in passes.items()}
+    if not all(recorder.isolated for recorder in found.values()):
+        return None
+    keys = {at: recorder.keys[0, :, 0].astype(mx.float32) for at, recorder in found.items()}
+    mx.eval(list(keys.values()))
+    return {at: np.array(each) for at, each in keys.items()}
 
 
-def _is_rope(module: nn.Module) -> bool:
-    return isinstance(module, nn.RoPE) or type(module).__module__ == rope_utils.__name__
+def _places_tokens(passes: dict[int, Appended]) -> bool:
+    """Whether what enters the first layer depends on the position."""
+    first, second = (passes[at].entered for at in _LADDER[:2])
+    return first is not None and second is not None and not mx.array_equal(first, second).item()
 
 
-def _rotation(rope: nn.Module) -> Rotation | None:
-    """The turn of one of the ropes that mlx-lm makes; scales are not part of it."""
-    if type(rope) is nn.RoPE:
-        base_periods = rope.base ** (np.arange(0, rope.dims, 2) / rope.dims)
-        return Rotation(periods=base_periods / rope.scale, traditional=rope.traditional)
-    if isinstance(rope, rope_utils.SuScaledRoPE):
-        return Rotation(periods=_periods(rope), traditional=False)
-    if isinstance(rope, rope_utils.Llama3RoPE | rope_utils.YarnRoPE):
-        return Rotation(periods=_periods(rope), traditional=rope.traditional)
+def _turn_of(keys: Keys | None, proof: Sequence[int], found: list[Rotation]) -> Rotation | None:
+    """The turn of a layer, added to those `found`, of which it may be one."""
+    if keys is None:
+        return None
+    start = keys[0]
+    moving = (
+        np.flatnonzero([(each != start).any(axis=0) for each in keys.values()]) % start.shape[1]
+    )
+    if not len(moving):
+        return NO_ROPE
+    for turn in found:
+        if _leads(turn, keys, keys):
+            return turn
+    half = start.shape[1] // 2
+    for pairs in dict.fromkeys((int(moving.max()) // 2 + 1, half)):
+        for traditional in (False, True):
+            fitted = _fitted(keys, pairs, traditional)
+            if fitted is not None and _leads(fitted, keys, proof):
+                found.append(fitted)
+                return fitted
     return None
 
 
-def _periods(rope: nn.Module) -> npt.NDArray[np.float64]:
-    return np.asarray(rope._freqs).astype(np.float64)
+def _fitted(keys: Keys, pairs: int, traditional: bool) -> Rotation | None:
+    """The turn of so many pairs that leads from rung to rung; None where none does."""
+    start = _as_pairs(keys[0], pairs, traditional)
+    speed = np.zeros(pairs)
+    for rung in _LADDER[1:]:
+        there = _as_pairs(keys[rung], pairs, traditional)
+        expected = np.exp(1j * speed * rung)
+        # Of all heads, which turn alike: the longer ones say it more exactly.
+        left = np.angle((there * np.conj(start * expected)).sum(axis=0))
+        if rung > 1 and np.abs(left).max() > _EXPECTED:
+            return None
+        speed += left / rung
+    with np.errstate(divide="ignore"):
+        return Rotation(periods=1 / speed, traditional=traditional)
+
+
+def _leads(turn: Rotation, keys: Keys, positions: Sequence[int] | Keys) -> bool:
+    """Whether the turn leads from the keys at 0 to those at all positions."""
+    start = mx.array(keys[0])[None, :, None]
+    if 2 * len(turn.periods) > start.shape[-1]:
+        return False
+    reach = np.abs(keys[0]).max()
+    return all(
+        np.abs(np.array(turn(start, [at]))[0, :, 0] - keys[at]).max() <= _CLOSE * reach
+        for at in positions
+    )
+
+
+def _as_pairs(keys: npt.NDArray[np.float32], pairs: int, traditional: bool) -> Any:
+    """The turning dimensions [Hkv, D] as complex numbers [Hkv, pairs]."""
+    turning = keys[:, : 2 * pairs].astype(np.float64)
+    if traditional:
+        return turning[:, 0::2] + 1j * turning[:, 1::2]
+    return turning[:, :pairs] + 1j * turning[:, pairs:]
