@@ -6,6 +6,7 @@ What it holds, and what of it queries meet, is `layer_cache`'s.
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import mlx.core as mx
 
@@ -58,6 +59,8 @@ class TwoTierKVCache(LayerCache):
     ) -> None:
         super().__init__(plan, rotation=rotation, metric=metric)
         self._fetched: tuple[Ledger, Snapshot] | None = None
+        # Not held, so that what a model has attended to is given back.
+        self._returned: list[ref[mx.array]] = []
 
     # -- mlx-lm's cache contract --
 
@@ -76,7 +79,16 @@ class TwoTierKVCache(LayerCache):
             keys = mx.concatenate([ahead, keys[:, :, pinned:]], axis=2)
         self._fetched = (ledger, snapshot) if self.keeps_snapshot else None
         self._append(new)
-        return keys.astype(k.dtype), values.astype(v.dtype)
+        returned = keys.astype(k.dtype), values.astype(v.dtype)
+        self._returned = [ref(x) for x in returned]
+        return returned
+
+    def has_returned(self, k: mx.array, v: mx.array) -> bool:
+        """Whether these are what the last `update_and_fetch` returned, not made from it.
+
+        Some models attend to more heads than they append, or to another layer's tokens.
+        """
+        return [id(was()) for was in self._returned] == [id(k), id(v)]
 
     def attend_fetched(self, q: mx.array, *, scale: float, mask: Mask) -> mx.array | None:
         """Attend to what the last `update_and_fetch` returned, without decoding it whole.

@@ -55,7 +55,7 @@ def _routed(
 
     keys and values, which mlx-lm has from update_and_fetch, stay unevaluated then.
     """
-    if isinstance(cache, TwoTierKVCache) and sinks is None:
+    if isinstance(cache, TwoTierKVCache) and sinks is None and cache.has_returned(keys, values):
         out = cache.attend_fetched(queries, scale=scale, mask=mask)
         if out is not None:
             return out

@@ -12,7 +12,7 @@ import mlx.nn as nn
 import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.errors import CacheError
-from kvcache.mlx_lm.probe import Recorder, appended, is_plain, own_caches
+from kvcache.mlx_lm.probe import Recorder, appended, is_plain, name_of, own_caches
 from kvcache.tiers.plan import ModelShape
 
 _FALLBACK_CONTEXT = 2**17
@@ -52,8 +52,7 @@ def layout_of(model: nn.Module) -> Layout:
     stay where they are bounded by themselves (state spaces, chunks, windows); layers that
     append nothing, such as those that share a cache, stay too.
     """
-    name = type(model).__name__
-    recorders = appended(model, 0).recorders
+    name = name_of(model)
     kinds = [cache for each in own_caches(model) for cache in _leaves(each)]
     for kind in kinds:
         if not is_plain(kind) and not isinstance(kind, _BOUNDED):
@@ -62,6 +61,7 @@ def layout_of(model: nn.Module) -> Layout:
                 "KVCache and RotatingKVCache layers only"
             )
     plain = [kind for kind in kinds if is_plain(kind)]
+    recorders = appended(model, 0).recorders
     told = {
         index: _heads(name, kind, recorder)
         for index, (kind, recorder) in enumerate(zip(plain, recorders, strict=True))
@@ -102,7 +102,7 @@ def context_of(model: nn.Module) -> int:
                 if isinstance(told, int):
                     return told
     warnings.warn(
-        f"{type(model).__name__} does not say for how many tokens it was trained: "
+        f"{name_of(model)} does not say for how many tokens it was trained: "
         f"{_FALLBACK_CONTEXT:,} are assumed",
         stacklevel=2,
     )

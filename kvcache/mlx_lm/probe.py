@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx_lm.models
 import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.errors import CacheError
@@ -80,6 +81,12 @@ class Appended:
     entered: mx.array | None
 
 
+def name_of(model: nn.Module) -> str:
+    """What mlx-lm calls a kind of model; all of its classes are called Model."""
+    home, _, name = type(model).__module__.rpartition(".")
+    return name if home == mlx_lm.models.__name__ else type(model).__name__
+
+
 def is_plain(cache: Any) -> bool:
     """Whether an mlx-lm cache is one that ours can stand in for, by its kind."""
     rotating = type(cache) is mlx_lm_cache.RotatingKVCache
@@ -114,7 +121,7 @@ def appended(model: nn.Module, position: int) -> Appended:
     try:
         isolated(mx.array([[0]]), cache=caches)
     except UnknownUseError as error:
-        raise CacheError(f"{type(model).__name__} {error}: ember's cannot stand in") from error
+        raise CacheError(f"{name_of(model)} {error}: ember's cannot stand in") from error
     return Appended(recorders=recorders, entered=next(iter(layer.given), None))
 
 
@@ -144,16 +151,16 @@ def _isolated(model: nn.Module, layers: Iterable[Any], running: _Layer) -> nn.Mo
 def _fed_noise(kind: type[nn.Module], running: _Layer) -> type[nn.Module]:
     """The class of a layer that takes noise for what it is given first."""
 
-    def noise(x: mx.array) -> mx.array:
-        running.given.append(x)
-        return mx.random.normal(x.shape, dtype=x.dtype, key=mx.random.key(7))
-
     def call(self: nn.Module, *args: Any, **named: Any) -> Any:
-        if args:
-            args = (noise(args[0]), *args[1:])
-        else:
-            first = next(iter(named))
-            named[first] = noise(named[first])
+        given = args[0] if args else next(iter(named.values()))
+        running.given.append(given)
+        noise = mx.random.normal(given.shape, dtype=given.dtype, key=mx.random.key(7))
+
+        def unlike(x: Any) -> Any:
+            """Noise for what the layers before it computed, in one way or another."""
+            return noise if isinstance(x, mx.array) and x.shape == noise.shape else x
+
+        args, named = tuple(map(unlike, args)), {name: unlike(x) for name, x in named.items()}
         running.runs = True
         try:
             return kind.__call__(self, *args, **named)

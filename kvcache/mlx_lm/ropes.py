@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.mlx_lm.model_shape import layout_of
-from kvcache.mlx_lm.probe import Appended, appended
+from kvcache.mlx_lm.probe import Appended, appended, name_of
 from kvcache.turn import NO_ROPE, Rotation
 
 # Rounding of keys to bfloat16 turns them by up to 0.01, so that what a step of 32 leaves open,
@@ -70,7 +70,7 @@ def _measured(model: nn.Module) -> Turns:
         unknown, turns = len(turns), [None] * len(turns)
     if unknown:
         warnings.warn(
-            f"{type(model).__name__}: how {unknown} of {len(turns)} layers turn keys is not known; "
+            f"{name_of(model)}: how {unknown} of {len(turns)} layers turn keys is not known; "
             "their sinks are met at their true distance",
             stacklevel=2,
         )

@@ -16,6 +16,8 @@ import mlx.core as mx
 import mlx_lm.models
 from mlx.utils import tree_flatten
 
+from tests.kvcache.mlx_lm.without_metal import stand_in
+
 VOCABULARY, WINDOW, HQ, HKV, DIM, HIDDEN = 61, 13, 4, 2, 32, 128
 
 _LOCAL = ["sliding_attention", "full_attention"]
@@ -373,6 +375,13 @@ MODELS: dict[str, Mapping[str, Any]] = {
     "minimax_m3_vl": _inside(
         dense_intermediate_size=44, moe_layer_freq=[0, 1], layer_types=["full_attention"] * 2
     ),
+    "minimax_m3_vl (sparse)": _inside(
+        dense_intermediate_size=44,
+        moe_layer_freq=[0, 1],
+        layer_types=["full_attention", "sparse"],
+        index_block_size=4,
+        index_topk_blocks=2,
+    ),
     "ministral3": {
         "rope_parameters": {
             **_PLAIN_ROPE,
@@ -544,7 +553,7 @@ def make(name: str) -> Any:
     wanted = {each: value for each, value in given.items() if each in known}
     mx.random.seed(5)
     model = module.Model(module.ModelArgs.from_dict(wanted))
-    parameters = tree_flatten(model.parameters())
+    parameters: Any = tree_flatten(model.parameters())
     model.load_weights([(path, _loud(path, weight)) for path, weight in parameters], strict=False)
     mx.eval(model.parameters())
     return model
@@ -553,16 +562,17 @@ def make(name: str) -> Any:
 def _module(name: str) -> ModuleType:
     # What mlx-lm's OLMo asks for, to be told of a missing package, and never uses.
     sys.modules.setdefault("hf_olmo", ModuleType("hf_olmo"))
-    return importlib.import_module(f"mlx_lm.models.{name}")
+    module = importlib.import_module(f"mlx_lm.models.{name}")
+    stand_in(module)
+    return module
 
 
 def _loud(path: str, weight: mx.array) -> mx.array:
     """A weight, so that what is attended to is seen in the logits."""
     if weight.dtype == mx.uint8:
         # Four ternary numbers each.
-        return sum(mx.random.randint(0, 3, weight.shape) << shift for shift in (0, 2, 4, 6)).astype(
-            mx.uint8
-        )
+        digits = mx.random.randint(0, 3, (4, *weight.shape))
+        return sum((digits[i] << 2 * i for i in range(4)), mx.array(0)).astype(mx.uint8)
     if weight.ndim < 2 or "embed" in path or weight.dtype == mx.uint32:
         return weight
     return weight * 2 if weight.any().item() else mx.random.normal(weight.shape) / 8
