@@ -65,7 +65,7 @@ def layout_of(model: nn.Module) -> Layout:
     told = {
         index: _heads(name, kind, recorder)
         for index, (kind, recorder) in enumerate(zip(plain, recorders, strict=True))
-        if recorder.keys is not None and not _sees_more(kind, plain, recorders)
+        if recorder.tokens is not None and not _sees_more(kind, plain, recorders)
     }
     dims = [heads[1] for index, heads in told.items() if _window(plain[index]) is None]
     if len(set(dims)) > 1:
@@ -136,9 +136,8 @@ def _heads(name: str, cache: Any, recorder: Recorder) -> tuple[int, int]:
 
     Raises CacheError where it must not, as it would grow without end.
     """
-    keys, values = recorder.keys, recorder.values
-    assert keys is not None, "only layers that append are asked"
-    assert values is not None, "keys come with values"
+    assert recorder.tokens is not None, "only layers that append are asked"
+    keys, values = recorder.tokens
     if keys.shape == values.shape:
         return keys.shape[1], keys.shape[3]
     if _window(cache) is not None:

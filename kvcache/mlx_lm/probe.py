@@ -36,22 +36,23 @@ class _Layer:
 class Recorder:
     """Stands where mlx-lm's plain cache would, at a position, and keeps what is appended.
 
-    keys, values: [1, Hkv, 1, D], not computed; None before the first.
+    tokens: the keys and values [1, Hkv, 1, D], not computed; None before the first.
     isolated: whether they depend on nothing but one layer and its noise.
     widest: the widest window that a mask was asked for.
     """
 
     def __init__(self, kind: str, position: int, layer: _Layer) -> None:
         self.offset, self.isolated, self.widest = position, False, 0
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self.tokens: tuple[mx.array, mx.array] | None = None
         self._kind, self._layer = kind, layer
 
     def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         """Record; returns as many tokens as such a cache would hold, all of them this one."""
-        if self.keys is not None:
+        if self.tokens is not None:
             raise UnknownUseError(f"appends twice to one {self._kind} for a token")
-        self.keys, self.values, self.isolated = k, v, self._layer.runs
+        self.tokens, self.isolated = (k, v), self._layer.runs
+        # What a model ties to its ranks' messages is not what is looked at.
+        self.keys, self.values = k, v
         self.offset += k.shape[2]
         keys, values = (mx.broadcast_to(x, (*x.shape[:2], self.offset, x.shape[3])) for x in (k, v))
         return keys, values

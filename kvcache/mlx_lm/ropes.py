@@ -20,18 +20,21 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
+from mlx_lm.models.pipeline import PipelineMixin
 
 from kvcache.mlx_lm.model_shape import layout_of
 from kvcache.mlx_lm.probe import Appended, appended, name_of
 from kvcache.turn import NO_ROPE, Rotation
 
 # Rounding of keys to bfloat16 turns them by up to 0.01, so that what a step of 32 leaves open,
-# whole turns, the step before has told.
-_LADDER = (0, 1, 2**5, 2**10, 2**15, 2**20)
+# whole turns, the step before has told. Much further, angles in float32 are no longer exact.
+_LADDER = (0, 1, 2**5, 2**10, 2**15, 2**17)
 _PROOF = (7, 301, 9001)
-# Angles at which a rung may lie from where the last one let it be expected, and keys from
-# where a turn leads, in parts of their length.
-_EXPECTED, _CLOSE = 1.0, 0.05
+_FURTHEST = 2**18 + 5
+# By what angle a rung may lie from where the one before let it be expected.
+_EXPECTED = 1.0
+# How far keys may lie from where a turn leads, in parts of their size, near and for each position.
+_CLOSE, _CLOSE_BY = 0.05, 2.0**-21
 
 Turns = list[Rotation | None]
 Keys = dict[int, npt.NDArray[np.float32]]  # [Hkv, D] at each position
@@ -60,14 +63,19 @@ def rotations_of(model: nn.Module) -> Turns:
 def _measured(model: nn.Module) -> Turns:
     layout = layout_of(model)
     beyond = 2 * layout.shape.context + 5
-    proof = (*_PROOF, beyond) if beyond < _LADDER[-1] else _PROOF
+    proof = (*_PROOF, beyond) if beyond <= _FURTHEST else _PROOF
     passes = {position: appended(model, position) for position in (*_LADDER, *proof)}
+    layers = [_keys(passes, index) for index in layout.ours]
+    mx.eval([keys for layer in layers for keys in layer.values()])
     found: list[Rotation] = []
-    turns = [_turn_of(_keys(passes, index), proof, found) for index in layout.ours]
-    unknown = sum(turn is None for turn in turns)
-    if _places_tokens(passes):
+    turns = [
+        _turn_of({at: np.array(each) for at, each in layer.items()}, proof, found)
+        for layer in layers
+    ]
+    if not found and not _is_split(model) and _places_tokens(passes):
         # Positions come with the tokens: no turn of keys makes up for them.
-        unknown, turns = len(turns), [None] * len(turns)
+        turns = [None] * len(turns)
+    unknown = sum(turn is None for turn in turns)
     if unknown:
         warnings.warn(
             f"{name_of(model)}: how {unknown} of {len(turns)} layers turn keys is not known; "
@@ -77,14 +85,20 @@ def _measured(model: nn.Module) -> Turns:
     return turns
 
 
-def _keys(passes: dict[int, Appended], index: int) -> Keys | None:
-    """The keys of a layer at all positions; None where they hang on other layers."""
-    found: dict[int, Any] = {at: each.recorders[index] for at, each in passes.items()}
-    if not all(recorder.isolated for recorder in found.values()):
-        return None
-    keys = {at: recorder.keys[0, :, 0].astype(mx.float32) for at, recorder in found.items()}
-    mx.eval(list(keys.values()))
-    return {at: np.array(each) for at, each in keys.items()}
+def _keys(passes: dict[int, Appended], index: int) -> dict[int, mx.array]:
+    """The keys of a layer at all positions; none where they hang on other layers."""
+    recorders = {at: each.recorders[index] for at, each in passes.items()}
+    return {
+        at: recorder.tokens[0][0, :, 0].astype(mx.float32)
+        for at, recorder in recorders.items()
+        if recorder.isolated and recorder.tokens is not None
+    }
+
+
+def _is_split(model: nn.Module) -> bool:
+    """Whether what enters the first layer comes from another rank, which is not asked."""
+    parts = (module for module in model.modules() if isinstance(module, PipelineMixin))
+    return any(part.pipeline_size > 1 for part in parts)
 
 
 def _places_tokens(passes: dict[int, Appended]) -> bool:
@@ -93,9 +107,9 @@ def _places_tokens(passes: dict[int, Appended]) -> bool:
     return first is not None and second is not None and not mx.array_equal(first, second).item()
 
 
-def _turn_of(keys: Keys | None, proof: Sequence[int], found: list[Rotation]) -> Rotation | None:
+def _turn_of(keys: Keys, proof: Sequence[int], found: list[Rotation]) -> Rotation | None:
     """The turn of a layer, added to those `found`, of which it may be one."""
-    if keys is None:
+    if not keys:
         return None
     start = keys[0]
     moving = (
@@ -106,8 +120,8 @@ def _turn_of(keys: Keys | None, proof: Sequence[int], found: list[Rotation]) -> 
     for turn in found:
         if _leads(turn, keys, keys):
             return turn
-    half = start.shape[1] // 2
-    for pairs in dict.fromkeys((int(moving.max()) // 2 + 1, half)):
+    # Fewer pairs would leave a moving dimension out.
+    for pairs in range(int(moving.max()) // 2 + 1, start.shape[1] // 2 + 1):
         for traditional in (False, True):
             fitted = _fitted(keys, pairs, traditional)
             if fitted is not None and _leads(fitted, keys, proof):
@@ -137,11 +151,12 @@ def _leads(turn: Rotation, keys: Keys, positions: Sequence[int] | Keys) -> bool:
     start = mx.array(keys[0])[None, :, None]
     if 2 * len(turn.periods) > start.shape[-1]:
         return False
-    reach = np.abs(keys[0]).max()
-    return all(
-        np.abs(np.array(turn(start, [at]))[0, :, 0] - keys[at]).max() <= _CLOSE * reach
-        for at in positions
-    )
+    size = np.abs(keys[0]).max()
+
+    def off(at: int) -> float:
+        return float(np.abs(np.array(turn(start, [at]))[0, :, 0] - keys[at]).max())
+
+    return all(off(at) <= (_CLOSE + at * _CLOSE_BY) * size for at in positions)
 
 
 def _as_pairs(keys: npt.NDArray[np.float32], pairs: int, traditional: bool) -> Any:

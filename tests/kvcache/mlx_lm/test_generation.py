@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import _merge_caches
-from mlx_lm.models import base, llama, rope_utils
+from mlx_lm.models import base, llama
 from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import (
     KVCache,
@@ -167,43 +167,6 @@ def test_trimming_as_mlx_lm_does(model: Any) -> None:
     generate(model, PROMPT, full, 2)
     assert not can_trim_prompt_cache(full)
     assert trim_prompt_cache(full, 5) == 0
-
-
-@pytest.mark.parametrize(
-    "scaling",
-    [
-        None,
-        {"type": "linear", "factor": 4.0},
-        {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        },
-        {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "mscale": 0.7},
-    ],
-)
-@pytest.mark.parametrize("traditional", [False, True])
-def test_ropes_are_turned_as_they_turn(scaling: dict[str, Any] | None, traditional: bool) -> None:
-    """Turning a rotated query back by n is the rope of n positions before."""
-    model = make_model()
-    rope = rope_utils.initialize_rope(12, 1000.0, traditional, scaling, 512)
-    for layer in model.layers:
-        layer.self_attn.rope = rope
-    rotation = mlx_lm.rotation_of(model)
-    assert rotation is not None
-    x = mx.random.normal((1, 2, 5, 16), key=mx.random.key(2))
-    got = rotation(rope(x, offset=90), [-40] * 5)
-    np.testing.assert_allclose(np.asarray(got), np.asarray(rope(x, offset=50)), atol=1e-4)
-
-
-def test_an_unknown_rope_means_true_distances() -> None:
-    model = make_model()
-    for layer in model.layers:
-        layer.self_attn.rope = rope_utils.DynamicNTKScalingRoPE(DIM, 64, False, 100.0, 2.0)
-    assert mlx_lm.rotation_of(model) is None
-    assert not make_prompt_cache(model, SMALL)[0].stats().sinks_turned
 
 
 def test_batches_are_refused_with_a_clear_message(model: Any) -> None:

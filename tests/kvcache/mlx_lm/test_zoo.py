@@ -69,6 +69,9 @@ UNTURNED = {
 # their prompts are right one token at a time.
 STEP = {"olmo": 1, "phi3small": 1}
 
+# Their queries grow with the position, so that sinks are the same anywhere only if they are one.
+SCALED = {"llama4", "ministral3", "mistral3"}
+
 Logits = npt.NDArray[np.float32]
 
 
@@ -95,7 +98,8 @@ def test_it_is_refused_by_name(name: str) -> None:
 def test_it_is_exact(name: str) -> None:
     """Greedy tokens and logits, fetched and installed, before tokens are let go and after."""
     model, step = zoo.make(name), STEP.get(name, FIRST)
-    small = make_prompt_cache(model, SMALL)
+    config = replace(SMALL, sinks=1) if name in SCALED else SMALL
+    small = make_prompt_cache(model, config)
     assert all(layer.stats().sinks_turned for layer in ours_of(small)) == (name not in UNTURNED)
     whole = _answers(model, make_own(model), WORDS[:20], step)
     left = _answers(model, naive_caches(model, small, WORDS), WORDS, step, then=1)
@@ -103,7 +107,7 @@ def test_it_is_exact(name: str) -> None:
         with way():
             cache = make_prompt_cache(model, LOSSLESS)
             _alike(_answers(model, cache, WORDS[:20], step), whole)
-            cache = make_prompt_cache(model, SMALL)
+            cache = make_prompt_cache(model, config)
             _alike(_answers(model, cache, WORDS, step, then=1), left)
         assert all(layer.stats().evicted for layer in ours_of(cache))
 

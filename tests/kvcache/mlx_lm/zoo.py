@@ -331,6 +331,7 @@ MODELS: dict[str, Mapping[str, Any]] = {
         model_type="llama4_text",
         num_hidden_layers=4,
         attention_chunk_size=WINDOW,
+        floor_scale=16,
         interleave_moe_layer_step=2,
         intermediate_size_mlp=44,
         num_experts_per_tok=1,
@@ -386,7 +387,7 @@ MODELS: dict[str, Mapping[str, Any]] = {
         "rope_parameters": {
             **_PLAIN_ROPE,
             "llama_4_scaling_beta": 0.1,
-            "original_max_position_embeddings": 64,
+            "original_max_position_embeddings": 16,
         }
     },
     "mistral3": _inside(
@@ -394,7 +395,7 @@ MODELS: dict[str, Mapping[str, Any]] = {
         rope_parameters={
             **_PLAIN_ROPE,
             "llama_4_scaling_beta": 0.1,
-            "original_max_position_embeddings": 64,
+            "original_max_position_embeddings": 16,
         },
     ),
     "mistral4": {
@@ -402,7 +403,7 @@ MODELS: dict[str, Mapping[str, Any]] = {
         "rope_parameters": {
             **_PLAIN_ROPE,
             "llama_4_scaling_beta": 0.1,
-            "original_max_position_embeddings": 64,
+            "original_max_position_embeddings": 16,
         },
     },
     "mixtral": {},
