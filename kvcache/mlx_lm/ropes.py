@@ -7,8 +7,8 @@ positions that it was not measured at, the model's context exceeded among them. 
 the keys and of attention do not matter; ropes that change with the length fail the proof,
 and so do those of dimensions that no `Rotation` turns. Knows no kind of rope.
 
-Costs, once for each model: ten projections of one token to keys in each layer, which reads
-a few per cent of the weights, and no more than these projections.
+Costs, once for each model: four projections of one token to keys in each layer, and five more
+in the first of those that turn alike. They read no other weights: of Llama 3 8B, 1.7 per cent.
 """
 
 import warnings
@@ -29,7 +29,7 @@ from kvcache.turn import NO_ROPE, Rotation
 # Rounding of keys to bfloat16 turns them by up to 0.01, so that what a step of 32 leaves open,
 # whole turns, the step before has told. Much further, angles in float32 are no longer exact.
 _LADDER = (0, 1, 2**5, 2**10, 2**15, 2**17)
-_PROOF = (7, 301, 9001)
+_PROOF = (0, 7, 9001)
 _FURTHEST = 2**18 + 5
 # By what angle a rung may lie from where the one before let it be expected.
 _EXPECTED = 1.0
@@ -65,13 +65,8 @@ def _measured(model: nn.Module) -> Turns:
     beyond = 2 * layout.shape.context + 5
     proof = (*_PROOF, beyond) if beyond <= _FURTHEST else _PROOF
     passes = {position: appended(model, position) for position in (*_LADDER, *proof)}
-    layers = [_keys(passes, index) for index in layout.ours]
-    mx.eval([keys for layer in layers for keys in layer.values()])
     found: list[Rotation] = []
-    turns = [
-        _turn_of({at: np.array(each) for at, each in layer.items()}, proof, found)
-        for layer in layers
-    ]
+    turns = [_turn_of(_keys(passes, index), proof, found) for index in layout.ours]
     if not found and not _is_split(model) and _places_tokens(passes):
         # Positions come with the tokens: no turn of keys makes up for them.
         turns = [None] * len(turns)
@@ -86,7 +81,7 @@ def _measured(model: nn.Module) -> Turns:
 
 
 def _keys(passes: dict[int, Appended], index: int) -> dict[int, mx.array]:
-    """The keys of a layer at all positions; none where they hang on other layers."""
+    """The keys of a layer at all positions, not computed; none where they hang on others."""
     recorders = {at: each.recorders[index] for at, each in passes.items()}
     return {
         at: recorder.tokens[0][0, :, 0].astype(mx.float32)
@@ -107,27 +102,33 @@ def _places_tokens(passes: dict[int, Appended]) -> bool:
     return first is not None and second is not None and not mx.array_equal(first, second).item()
 
 
-def _turn_of(keys: Keys, proof: Sequence[int], found: list[Rotation]) -> Rotation | None:
+def _turn_of(
+    keys: dict[int, mx.array], proof: Sequence[int], found: list[Rotation]
+) -> Rotation | None:
     """The turn of a layer, added to those `found`, of which it may be one."""
     if not keys:
         return None
-    start = keys[0]
-    moving = (
-        np.flatnonzero([(each != start).any(axis=0) for each in keys.values()]) % start.shape[1]
-    )
-    if not len(moving):
+    told = _computed(keys, proof)
+    if all((each == told[0]).all() for each in told.values()):
         return NO_ROPE
     for turn in found:
-        if _leads(turn, keys, keys):
+        if _leads(turn, told):
             return turn
+    rungs = _computed(keys, _LADDER)
+    moving = np.nonzero([(each != rungs[0]).any(axis=0) for each in rungs.values()])[1]
     # Fewer pairs would leave a moving dimension out.
-    for pairs in range(int(moving.max()) // 2 + 1, start.shape[1] // 2 + 1):
+    for pairs in range(int(moving.max()) // 2 + 1, rungs[0].shape[1] // 2 + 1):
         for traditional in (False, True):
-            fitted = _fitted(keys, pairs, traditional)
-            if fitted is not None and _leads(fitted, keys, proof):
+            fitted = _fitted(rungs, pairs, traditional)
+            if fitted is not None and _leads(fitted, told):
                 found.append(fitted)
                 return fitted
     return None
+
+
+def _computed(keys: dict[int, mx.array], positions: Sequence[int]) -> Keys:
+    mx.eval([keys[at] for at in positions])
+    return {at: np.array(keys[at]) for at in positions}
 
 
 def _fitted(keys: Keys, pairs: int, traditional: bool) -> Rotation | None:
@@ -146,8 +147,8 @@ def _fitted(keys: Keys, pairs: int, traditional: bool) -> Rotation | None:
         return Rotation(periods=1 / speed, traditional=traditional)
 
 
-def _leads(turn: Rotation, keys: Keys, positions: Sequence[int] | Keys) -> bool:
-    """Whether the turn leads from the keys at 0 to those at all positions."""
+def _leads(turn: Rotation, keys: Keys) -> bool:
+    """Whether the turn leads from the keys at 0 to all others."""
     start = mx.array(keys[0])[None, :, None]
     if 2 * len(turn.periods) > start.shape[-1]:
         return False
@@ -156,7 +157,7 @@ def _leads(turn: Rotation, keys: Keys, positions: Sequence[int] | Keys) -> bool:
     def off(at: int) -> float:
         return float(np.abs(np.array(turn(start, [at]))[0, :, 0] - keys[at]).max())
 
-    return all(off(at) <= (_CLOSE + at * _CLOSE_BY) * size for at in positions)
+    return all(off(at) <= (_CLOSE + at * _CLOSE_BY) * size for at in keys)
 
 
 def _as_pairs(keys: npt.NDArray[np.float32], pairs: int, traditional: bool) -> Any:
