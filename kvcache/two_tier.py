@@ -6,6 +6,7 @@ What it holds, and what of it queries meet, is `layer_cache`'s.
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
+from weakref import ref
 
 import mlx.core as mx
 
@@ -62,6 +63,8 @@ class TwoTierKVCache(LayerCache):
     ) -> None:
         super().__init__(plan, rotation=rotation, metric=metric)
         self._fetched: Sequence[Fetched] = ()
+        # Not held, so that what a model has attended to is given back.
+        self._returned: list[ref[mx.array]] = []
 
     # -- mlx-lm's cache contract --
 
@@ -83,7 +86,16 @@ class TwoTierKVCache(LayerCache):
             done += count
         self._fetched = fetched if self.keeps_snapshot else ()
         keys, values = joined(met)
-        return keys.astype(k.dtype), values.astype(v.dtype)
+        returned = keys.astype(k.dtype), values.astype(v.dtype)
+        self._returned = [ref(x) for x in returned]
+        return returned
+
+    def has_returned(self, k: mx.array, v: mx.array) -> bool:
+        """Whether these are what the last `update_and_fetch` returned, not made from it.
+
+        Some models attend to more heads than they append, or to another layer's tokens.
+        """
+        return [id(was()) for was in self._returned] == [id(k), id(v)]
 
     def _met(self, ledger: Ledger, snapshot: Snapshot) -> Tokens[mx.array]:
         """All tokens of a snapshot, decoded, as the next one meets them."""

@@ -13,7 +13,7 @@ f16 window. mlx-lm's batch generation is refused by mlx-lm itself; its server th
 after another.
 """
 
-from kvcache.mlx_lm.factory import inject, make_prompt_cache
+from kvcache.mlx_lm.factory import describe, inject, make_prompt_cache
 from kvcache.mlx_lm.hook import install, uninstall
 from kvcache.mlx_lm.load import load_prompt_cache
 from kvcache.mlx_lm.model_shape import shape_of
@@ -22,6 +22,7 @@ from kvcache.mlx_lm.trims import check_drafts
 
 __all__ = [
     "check_drafts",
+    "describe",
     "inject",
     "install",
     "load_prompt_cache",
