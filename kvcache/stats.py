@@ -14,7 +14,8 @@ class CacheStats:
 
     total: tokens ever appended (and not trimmed) = sink + hot + cold + evicted.
     sink: pinned tokens: the sinks, and the kept prefix that begins with them.
-    *_bytes: bytes of the keys and values that the tier holds now.
+    sink_bytes, hot_bytes, cold_bytes: bytes of the keys and values that the tier holds now.
+    key_bytes, value_bytes: of these, of all tiers.
     allocated_bytes: bytes of the buffers behind them.
     fp16_bytes: what the held tokens would take in fp16.
     sinks_turned: sinks are met at a distance inside the window, however long the
@@ -35,6 +36,8 @@ class CacheStats:
     fp16_bytes: int
     sinks_turned: bool = True
     plain: bool = False
+    key_bytes: int = 0
+    value_bytes: int = 0
 
     @property
     def held(self) -> int:
@@ -56,7 +59,11 @@ class CacheStats:
         return asdict(self) | {"ratio": self.ratio}
 
 
-_BYTES = ("sink_bytes", "hot_bytes", "cold_bytes", "allocated_bytes", "fp16_bytes")
+# Of a layer: what shares of it are added from.
+BYTES = (
+    *("sink_bytes", "hot_bytes", "cold_bytes", "allocated_bytes", "fp16_bytes"),
+    *("key_bytes", "value_bytes"),
+)
 _TOKENS = ("total", "sink", "hot", "cold", "evicted")
 
 
@@ -67,12 +74,12 @@ def sum_layers(layers: Iterable[CacheStats]) -> CacheStats:
     """
     every = sorted(layers, key=lambda layer: layer.held, reverse=True)
     turned = all(layer.sinks_turned for layer in every)
-    return replace(_added(every, _BYTES), sinks_turned=turned)
+    return replace(_added(every, BYTES), sinks_turned=turned)
 
 
 def sum_rows(rows: Iterable[CacheStats]) -> CacheStats:
     """The stats of several sequences together. Raises ValueError for none."""
-    return _added(rows, _TOKENS + _BYTES)
+    return _added(rows, _TOKENS + BYTES)
 
 
 def _added(stats: Iterable[CacheStats], names: tuple[str, ...]) -> CacheStats:

@@ -10,15 +10,17 @@ sees, `sight`. Keys arrive after RoPE; no tokenizer, no model.
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from math import inf
 from typing import Any
 
 import mlx.core as mx
 
-from kvcache.checks import check_queries, check_tokens
+from kvcache.checks import check_finite_queries, check_queries, check_tokens, scored
 from kvcache.codecs.base import ArraySpec
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
+from kvcache.given import array, instance, integer, number, optional
 from kvcache.native.structs import TierMemory
 from kvcache.reference import Mask, grouped_scores
 from kvcache.saved import (
@@ -69,7 +71,9 @@ class TwoTierKVCache:
         rotation: Rotation | None = None,
         metric: LayerMetric | None = None,
     ) -> None:
-        self.plan, self.metric = plan, metric
+        self.plan, self.metric = instance("plan", plan, LayerPlan), metric
+        optional("rotation", rotation, Rotation)
+        optional("metric", metric, LayerMetric)
         # The rope, and what of it turns queries for the sinks, read for each token and layer.
         self._rope = rotation
         self.rotation = _turning(plan, rotation)
@@ -103,12 +107,16 @@ class TwoTierKVCache:
         Raises CacheError, and leaves the cache as it was, for shapes or dtypes that
         do not fit and for numbers that are not finite in the hot dtype.
         """
-        self._append(self.checked(k, v))
+        self._append(self.checked(array("k", k), array("v", v)))
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
-        check_queries(q, self._shape or (q.shape[0], 1, q.shape[-1]), self.ledger.total)
-        return self._attend(q, None, self.ledger.total - q.shape[2], scale, mask)
+        held, shape = self.ledger.total, self._shape
+        if not held or shape is None:
+            raise CacheError("the cache is empty: append keys and values first")
+        check_queries(q := array("q", q), shape, held)
+        scale, mask = scored(scale, mask, (*q.shape[:3], self.ledger.held))
+        return self._attend(q, None, held - q.shape[2], scale, mask)
 
     def attend(
         self,
@@ -126,13 +134,22 @@ class TwoTierKVCache:
         then one for each new token. both: k and v once more as one array,
         [2 * B, Hkv, L, D], of which they are views, where the caller has them so.
         """
+        # Without a call where all is as networks give it: for each token and layer.
+        if not q.__class__ is k.__class__ is v.__class__ is mx.array:
+            q, k, v = array("q", q), array("k", k), array("v", v)
         new = self.checked(k, v, both)
         check_queries(q, _like(k), k.shape[2])
+        usual = mask is None or mask.__class__ is str
+        if not (usual and scale.__class__ is float and -inf < scale < inf):
+            shape = *q.shape[:3], self.ledger.held + k.shape[2]
+            scale, mask = scored(scale, mask, shape)
         return self.attend_checked(q, new, scale=scale, mask=mask)
 
     def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
         """New tokens for `attend_checked`. Raises CacheError for what `append` refuses."""
         check_tokens(k, v, self._shape or (None, None, None))
+        if self._shape is None and self.plan.sizes.slots:
+            self.plan.block_bytes(_like(k))  # refuses a D that the codecs do not take
         tiers = self._tiers
         return tiers.prepare(k, v) if both is None else tiers.prepare_joined(k, v, both)
 
@@ -151,7 +168,10 @@ class TwoTierKVCache:
         met with the turned queries of the newest position.
         """
         keys, pinned = self.keys().astype(mx.float32), self.ledger.pinned
-        q = q.astype(mx.float32) * (scale / self.plan.temperature)
+        q = array("q", q)
+        # Any number of queries: each is of the newest position.
+        check_queries(q, _like(keys), max(1, q.shape[-2] if q.ndim == 4 else 1))
+        q = q.astype(mx.float32) * (number("scale", scale) / self.plan.temperature)
         by = [-self.ledger.evicted] * q.shape[2]
         turned = q if self.rotation is None else self.rotation(q, by)
         parts = (turned, keys[:, :, :pinned]), (q, keys[:, :, pinned:])
@@ -225,6 +245,7 @@ class TwoTierKVCache:
         where the window is still held, else to the beginning. Layers of a model may so
         differ: `prompt_cache.rewind` takes all of them.
         """
+        tokens = integer("tokens", tokens)
         before, self.ledger = self.ledger, _rewound(self.ledger, tokens)
         if self.ledger.hot and self.ledger.end < before.end:
             self._tiers.take_back(before, self.ledger)
@@ -236,6 +257,7 @@ class TwoTierKVCache:
         Raises CacheError, and changes nothing, for other pinned tokens than before
         once any token was let go, or where the new plan cannot hold such tokens.
         """
+        instance("plan", plan, LayerPlan)
         ledger, tiers = self.ledger.resized(plan.sizes), self._make_tiers(plan)
         if ledger.held:
             tiers.fill(ledger, *self._held())
@@ -250,6 +272,7 @@ class TwoTierKVCache:
         Pinned keys come turned the other way, for models that attend with one
         query only.
         """
+        k, v = array("k", k), array("v", v)
         new, ledger = self.checked(k, v), self.ledger
         snapshot = self._tiers.snapshot(ledger, new)
         keys, values = snapshot.decoded(self.plan.hot_dtype.mx)
@@ -285,7 +308,7 @@ class TwoTierKVCache:
         window_size: of a layer that sees no more tokens; nothing is hidden for it where the
         plan has seen to that.
         """
-        ledger, sizes = self.ledger, self.plan.sizes
+        ledger, sizes, length = self.ledger, self.plan.sizes, integer("length", length)
         if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
             window_size = None
         sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
@@ -302,7 +325,7 @@ class TwoTierKVCache:
 
         Those are the hot ones, or, with a window, those without which it is whole.
         """
-        return self.rewind(min(max(n, 0), self.ledger.droppable))
+        return self.rewind(min(max(integer("n", n, least=None), 0), self.ledger.droppable))
 
     @property
     def state(self) -> State:
@@ -435,6 +458,8 @@ class TwoTierKVCache:
     def _attend(
         self, q: mx.array, new: Tokens[Any] | None, position: int, scale: float, mask: Mask
     ) -> mx.array:
+        if self.plan.check_finite:
+            check_finite_queries(q)
         count = 0 if new is None else new.length
         sight = self._sight(self.ledger, position, q.shape[2], new=count, mask=mask)
         return self._tiers.attend(q, self.ledger, new, sight, scale / self.plan.temperature)

@@ -11,6 +11,7 @@ from kvcache.codecs.trellis import TrellisCodec
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec, TurboProdCodec
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
+from kvcache.given import integer, refused
 
 _Maker = Callable[[str, int, int], Codec]
 
@@ -57,6 +58,9 @@ def codec(name: str, *, seed: int = 0) -> Codec:
 
     Raises CacheError for an unknown name.
     """
+    if not isinstance(name, str):
+        raise refused("name", name, f"one of {', '.join(NAMES)}")
+    integer("seed", seed)
     if name not in _MAKERS:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import mlx.nn as nn
 
 from kvcache.config import Backend, CacheConfig
+from kvcache.given import optional
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.model_shape import shape_of
 from kvcache.mlx_lm.ropes import rotations_of
@@ -22,7 +23,8 @@ def make_prompt_cache(
     means the CPU kernels here. Raises CacheError for a model that ours
     do not fit.
     """
-    config = config or CacheConfig()
+    config = optional("config", config, CacheConfig) or CacheConfig()
+    optional("metric", metric, KeyMetric)
     if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
         config = replace(config, backend=Backend.REFERENCE)
     plan, ropes = resolve(config, shape_of(model)), rotations_of(model)

@@ -10,6 +10,7 @@ import mlx_lm.models.base as base
 import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.config import CacheConfig
+from kvcache.given import optional
 from kvcache.mlx_lm.factory import factory
 from kvcache.reference import Mask
 from kvcache.two_tier import TwoTierKVCache
@@ -24,6 +25,7 @@ def install(config: CacheConfig | None = None) -> None:
     ours; a `max_kv_size` that mlx-lm is given bounds its tokens. Models that ours
     do not fit then raise CacheError.
     """
+    optional("config", config, CacheConfig)
     uninstall()
     TwoTierKVCache.keeps_snapshot = True
     _replace(base, _ATTENTION, _routed)

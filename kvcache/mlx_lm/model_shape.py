@@ -10,6 +10,7 @@ import mlx.nn as nn
 import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.errors import CacheError
+from kvcache.given import instance
 from kvcache.tiers.plan import ModelShape
 
 _FALLBACK_CONTEXT = 2**17
@@ -22,7 +23,7 @@ def shape_of(model: nn.Module) -> ModelShape:
     RotatingKVCache for each layer (chunks, state spaces), whose layers' keys and values are
     unlike each other, or that does not say its dimensions.
     """
-    made = _made_by(model)
+    made = _made_by(instance("model", model, nn.Module))
     windows = tuple(_window(cache, model) for cache in made)
     context = _told(model, "max_position_embeddings") or _FALLBACK_CONTEXT
     alike = not any(windows)

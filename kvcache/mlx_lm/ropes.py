@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 from mlx_lm.models import cohere2, rope_utils
 
+from kvcache.given import instance
 from kvcache.turn import NO_ROPE, Rotation
 
 
@@ -17,6 +18,7 @@ def rotation_of(model: nn.Module) -> Rotation | None:
 
 def rotations_of(model: nn.Module) -> list[Rotation | None]:
     """The same of each layer's own: None where it is not known, NO_ROPE where it has none."""
+    instance("model", model, nn.Module)
     found = [[m for m in layer.modules() if _is_rope(m)] for layer in model.layers]
     # A model without any knows positions in another way, or not from its modules.
     absent = NO_ROPE if any(found) else None
