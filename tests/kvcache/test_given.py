@@ -469,7 +469,7 @@ CASES: dict[str, Case] = {
 # cache is handed by the modules that know it (each has tests of its own).
 UNASKED = {
     *("CacheError", "EmberError", "CacheStats", "PoolStats", "CachePlan", "KeyMetric"),
-    *("Backend", "HotDtype", "HotDtype.of", "Backend.of"),
+    *("Backend", "HotDtype"),
     *("BlockPool.own_copy", "BlockPool.exhausted", "CachePlan.on_reference"),
     *("DynamicKVCache.from_state", "PagedKVCache.from_state", "TwoTierKVCache.from_state"),
     *("RowsKVCache.commit", "RowsKVCache.lend", "RowsKVCache.steps"),
@@ -490,10 +490,14 @@ def _public(home: ModuleType) -> Iterator[str]:
         if inspect.isfunction(found) or inspect.isclass(found):
             yield prefix + name
         if inspect.isclass(found):
-            for method, made in vars(found).items():
+            for method, made in inspect.getmembers(found):
                 called = getattr(made, "__func__", made)
-                asked = inspect.isfunction(called) and inspect.signature(called).parameters
-                if asked and len(asked) > 1 and not method.startswith("_"):
+                ours = inspect.isfunction(called) and called.__module__.startswith("kvcache")
+                if (
+                    ours
+                    and not method.startswith("_")
+                    and len(inspect.signature(called).parameters) > 1
+                ):
                     yield f"{prefix}{name}.{method}"
 
 

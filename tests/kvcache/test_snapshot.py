@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import Backend
+from kvcache.layer_cache import make_tiers
 from kvcache.snapshot import runs
 from kvcache.tiers.ledger import Ledger, TierSizes
 from kvcache.tiers.memory import Tiers
-from kvcache.two_tier import make_tiers
 from tests.kvcache.test_two_tier import make_plan
 
 SIZES = TierSizes(pinned=3, hot=7, block=32, slots=5)

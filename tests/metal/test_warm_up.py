@@ -15,8 +15,8 @@ from kvcache import (
     ModelShape,
     Rotation,
     TwoTierKVCache,
+    layer_cache,
     resolve,
-    two_tier,
     warm_up,
 )
 from kvcache.codecs.feedback import LayerMetric
@@ -69,7 +69,7 @@ def use_gpu(monkeypatch: pytest.MonkeyPatch) -> UseGpu:
             return GpuTiers(plan, metric, decoder=decoder, prefill=prefill, encoder=encoder)
 
         monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
-        monkeypatch.setattr(two_tier, "GpuTiers", make)
+        monkeypatch.setattr(layer_cache, "GpuTiers", make)
 
     return use
 
