@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from app import texts
+from kvcache.config import DEFAULT_KV
 from kvcache.errors import EmberError, quoted, short
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ T = TypeVar("T")
 DEFAULT_MODEL = "smollm2"
 
 # Known before the cache library is imported; tests hold them to its own.
-DEFAULT_KV = "hkivi5/turbo3u"
 DEFAULT_THINK_BUDGET = 8192
 DEFAULT_CACHE_STORE = "2GiB"
 MOST_TOKENS = 2**31 - 1

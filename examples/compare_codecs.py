@@ -20,7 +20,7 @@ def error(name: str, block: mx.array) -> float:
     return float(mx.linalg.norm(lost) / mx.linalg.norm(block))
 
 
-for name in ("q4", "kvarn4", "hkivi5", "turbo3u"):
+for name in ("q4", "kvarn4", "hkivi4", "turbo4u"):
     bits = codec(name).bits_per_element(tokens=64, dim=64)
     print(
         f"{name}: {bits} bits, keys {error(name, keys):.0%}, values {error(name, values):.0%} off"

@@ -95,6 +95,10 @@ def _best_on_cpu() -> Backend:
 MOST_TOKENS = 2**31 - 1
 MOST_BYTES = 2**63 - 1
 
+# Keys' and values' codecs where nobody says others: docs/library/codecs.md has why.
+DEFAULT_KV = "hkivi4/turbo4u"
+_KEYS, _VALUES = parted(DEFAULT_KV)
+
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -144,8 +148,8 @@ class CacheConfig:
     sinks: int = 4
     keep: int = 0
     block: int = 64
-    keys: str = "hkivi5"
-    values: str = "turbo3u"
+    keys: str = _KEYS
+    values: str = _VALUES
     by_layer: tuple[str, ...] = ()
     hot_dtype: HotDtype = HotDtype.F16
     backend: Backend = Backend.AUTO

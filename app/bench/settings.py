@@ -7,7 +7,8 @@ Expected seconds are those of a machine with two x86-64 cores and the default mo
 from dataclasses import dataclass
 from typing import Self
 
-DEFAULT_KV = "hkivi5/turbo3u"
+from kvcache.config import DEFAULT_KV
+
 BASELINE_KV = "h4"
 
 # The tiers of every row of `quality` that does not say otherwise: with few hot tokens

@@ -9,6 +9,7 @@ import pytest
 from app import cli, options
 from app.divergence import Divergence, diverge, join
 from kvcache import CacheConfig, make_prompt_cache
+from kvcache.config import DEFAULT_KV
 from models import load
 from models.text.thinking import DEFAULT_BUDGET
 
@@ -22,7 +23,7 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, ob
 
 
 def test_defaults_are_the_librarys() -> None:
-    assert f"{CacheConfig().keys}/{CacheConfig().values}" == options.DEFAULT_KV
+    assert f"{CacheConfig().keys}/{CacheConfig().values}" == DEFAULT_KV
     assert options.DEFAULT_THINK_BUDGET == DEFAULT_BUDGET
 
 

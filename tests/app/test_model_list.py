@@ -61,7 +61,7 @@ def test_what_a_token_costs_is_told_by_the_dimensions(entry: CatalogueEntry) -> 
     # In f16 or in two tiers, whichever is smaller.
     assert cost.window_bytes <= f16 * sum(each or 0 for each in windows)
     assert bool(cost.window_bytes) == bool(shape.windows)
-    # hkivi5/turbo3u: four bits and what goes with them, of sixteen.
+    # hkivi4/turbo4u: four bits and what goes with them, of sixteen.
     assert 3.5 < cost.token_bytes / cost.cold_bytes < 4
 
 

@@ -170,7 +170,7 @@ def test_blocks_that_leave_the_hot_ring_and_are_let_go_change_nothing(
     block=st.sampled_from([1, 5, 16, 32]),
     sinks=st.integers(0, 5),
     slots=st.integers(0, 4),
-    kv=st.sampled_from([("f16", "f16"), ("hkivi5", "turbo3u"), ("q4", "h8")]),
+    kv=st.sampled_from([("f16", "f16"), ("hkivi4", "turbo4u"), ("q4", "h8")]),
     prompt=st.integers(1, 60),
     period=st.integers(1, 30),
     seed=st.integers(0, 999),

@@ -9,7 +9,8 @@ from tests.metal.samples import Case
 UNREAD = tuple(name for name in NAMES if name.startswith("turbo") and name.endswith("p"))
 # One of each family, and each width of a code at least once.
 PAIRS = (
-    *(("hkivi5", "turbo3u"), ("kvarn4", "kvarn3"), ("q6", "h3"), ("f16", "q8"), ("turbo4", "f16")),
+    *(("hkivi4", "turbo4u"), ("hkivi5", "turbo3u"), ("kvarn4", "kvarn3"), ("q6", "h3")),
+    *(("f16", "q8"), ("turbo4", "f16")),
     *(("kivi2", "hkivi4"), ("turbo2", "kvarn5"), ("h5", "kivi3"), ("q2", "turbo4u")),
     *(("trellis4", "trellis3"), ("kvarn2", "trellis2"), ("trellis3", "trellis4")),
 )
@@ -56,7 +57,8 @@ BLOCKS = {
     f"M{block} {keys}/{values}": Case(block=block, keys=keys, values=values)
     for block in (1, 20, 33, 96)
     for keys, values in (
-        *(("q5", "h3"), ("hkivi5", "turbo3u"), ("kvarn3", "kivi2"), ("trellis3", "trellis4")),
+        *(("q5", "h3"), ("hkivi4", "turbo4u"), ("hkivi5", "turbo3u"), ("kvarn3", "kivi2")),
+        ("trellis3", "trellis4"),
     )
 }
 

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from kvcache import CacheConfig
 from kvcache.codecs import codec
 from kvcache.codecs.affine import ChannelAffineCodec
 from kvcache.codecs.base import Codec, Encoded, Parts
@@ -36,8 +37,8 @@ class EncodeCase:
     feedback: of keys, in the metric of some queries.
     """
 
-    keys: str = "hkivi5"
-    values: str = "turbo3u"
+    keys: str = CacheConfig.keys
+    values: str = CacheConfig.values
     dim: int = 64
     block: int = 64
     blocks: int = 2

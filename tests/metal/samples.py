@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from kvcache import codec
+from kvcache import CacheConfig, codec
 from kvcache.codecs.base import Codec, Encoded, Parts
 from kvcache.sight import Sight
 from kvcache.snapshot import Bounds, ColdBlocks, Snapshot, Tokens
@@ -33,8 +33,8 @@ class Case:
     powers of two are out of float32's range.
     """
 
-    keys: str = "hkivi5"
-    values: str = "turbo3u"
+    keys: str = CacheConfig.keys
+    values: str = CacheConfig.values
     dim: int = 64
     group: int = 3
     new: int = 1

@@ -156,11 +156,11 @@ def test_mlx_lm_is_beside_ember_at_every_depth(
         ("mlx-lm", "KVCache", ""),
         ("mlx-lm", "QuantizedKVCache 8", "group_size 32"),
         ("mlx-lm", "QuantizedKVCache 4", "group_size 32"),
-        ("ember", "hkivi5/turbo3u", ""),
+        ("ember", "hkivi4/turbo4u", ""),
         ("ember", "f16", ""),
     ]
     found = [(row["engine"], row["kv"], row["setting"]) for row in rows]
-    assert found == [*each, *each, ("ember", "hkivi5/turbo3u", "window 80")]
+    assert found == [*each, *each, ("ember", "hkivi4/turbo4u", "window 80")]
     for row in rows:
         assert row["tokens_s"] > 0
         assert row["kv_bytes"] > 0
@@ -175,7 +175,7 @@ def test_what_is_pasted_has_every_table(whole: tuple[int, Report, dict[str, Any]
     assert text.count("\n| ---") == len(ROWS)
     assert "WRONG" not in text
     assert "| tiers | 2 | 0 | " in text
-    assert "| ember | hkivi5/turbo3u | window 80 | 90 | " in text
+    assert "| ember | hkivi4/turbo4u | window 80 | 90 | " in text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,9 @@ def test_memory_is_kept_to(pair: tuple[str, str]) -> None:
     check(case, Emulator(mode=Mode.MEMORY))
 
 
-@pytest.mark.parametrize("pair", [("hkivi5", "turbo3u"), ("q4", "kvarn4")], ids="/".join)
+@pytest.mark.parametrize(
+    "pair", [("hkivi4", "turbo4u"), ("hkivi5", "turbo3u"), ("q4", "kvarn4")], ids="/".join
+)
 def test_no_races(pair: tuple[str, str]) -> None:
     case = Case(keys=pair[0], values=pair[1], blocks=5, kv_heads=1, ring=161, hot=161)
     check(case, Emulator(mode=Mode.RACES, order=Order.RANDOM))

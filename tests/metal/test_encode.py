@@ -63,7 +63,13 @@ SHAPES = {
 } | {
     f"{keys}/{values} M{block}": EncodeCase(keys=keys, values=values, dim=dim, block=block)
     for keys, values in (
-        *(("hkivi5", "turbo3u"), ("kvarn3", "q6"), ("turbo2", "kivi4"), ("f16", "trellis3")),
+        *(
+            ("hkivi4", "turbo4u"),
+            ("hkivi5", "turbo3u"),
+            ("kvarn3", "q6"),
+            ("turbo2", "kivi4"),
+            ("f16", "trellis3"),
+        ),
     )
     for dim, block in ((64, 1), (128, 20), (96, 96), (80, 130))
 }
@@ -160,7 +166,14 @@ def test_in_any_order_as_cuda(pair: tuple[str, str], order: Order) -> None:
 @needs_clang
 @pytest.mark.parametrize("mode", [Mode.MEMORY, Mode.RACES])
 @pytest.mark.parametrize(
-    "pair", [("hkivi5", "turbo3u"), ("kvarn4", "q5"), ("turbo4", "f16"), ("hkivi3", "trellis3")]
+    "pair",
+    [
+        ("hkivi4", "turbo4u"),
+        ("hkivi5", "turbo3u"),
+        ("kvarn4", "q5"),
+        ("turbo4", "f16"),
+        ("hkivi3", "trellis3"),
+    ],
 )
 def test_under_sanitizers(pair: tuple[str, str], mode: Mode) -> None:
     keys, values = pair
@@ -224,7 +237,7 @@ def test_a_block_is_one_launch(dim: int, feedback: bool) -> None:
 
 def test_inputs_are_whole_buffers() -> None:
     """A decoded token that completes a block: the rings as they are, no slice and no copy."""
-    plan = make_plan(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi5", "turbo3u"))
+    plan = make_plan(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi4", "turbo4u"))
     cache, recorder = TwoTierKVCache(plan), Recorder()
     cache._tiers = tiers = GpuTiers(
         plan, decoder=TierDecoder(launch=zeros), encoder=TierEncoder(launch=recorder)
@@ -333,7 +346,7 @@ def test_lengths_are_no_constants() -> None:
 def test_layers_share_a_kernel() -> None:
     made, tokens = Recorder(), Tokens(mx.zeros((1, 1, 8, 64)), mx.zeros((1, 1, 8, 64)))
     for layer in range(2):
-        codecs = codec("hkivi5", seed=layer), codec("turbo3u", seed=layer)
+        codecs = codec("hkivi4", seed=layer), codec("turbo4u", seed=layer)
         TierEncoder(launch=made).encode(codecs, Leaving(blocks=1, block=8, new=tokens))
     first, second = made.calls
     assert first.kernel is second.kernel
@@ -357,7 +370,7 @@ def test_what_is_too_large_stays_with_mlx() -> None:
     assert encodes((kivi, kivi), 4096, 128)
     assert encodes((kvarn, kivi), 512, 128)
     assert not encodes((kvarn, kivi), 2048, 128)
-    assert all(encodes((codec(keys), codec("turbo3u")), 64, 256) for keys in ("hkivi5", "kvarn4"))
+    assert all(encodes((codec(keys), codec("turbo4u")), 64, 256) for keys in ("hkivi4", "kvarn4"))
     fed = EncodeCase(feedback=True).codecs
     assert all(encodes(fed, block, dim) for block, dim in ((64, 256), (128, 128), (128, 64)))
     assert not encodes(fed, 256, 64)

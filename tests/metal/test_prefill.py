@@ -18,7 +18,15 @@ pytestmark = pytest.mark.skipif(
     find_compiler() is None, reason="needs clang++ 18 or newer on x86-64 Linux"
 )
 
-CODECS = ("hkivi5/turbo3u", "kvarn4/kvarn3", "q6/h3", "f16/kivi5", "turbo4/f16", "kivi2/q8")
+CODECS = (
+    "hkivi4/turbo4u",
+    "hkivi5/turbo3u",
+    "kvarn4/kvarn3",
+    "q6/h3",
+    "f16/kivi5",
+    "turbo4/f16",
+    "kivi2/q8",
+)
 PIECES = 20_000  # bytes, a few blocks of one head
 SOME_HEADS = 700_000
 CASES = {

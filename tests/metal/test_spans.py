@@ -43,8 +43,8 @@ def test_scratch_is_small_beside_the_cache(model: str, threadgroups: int, new: i
     found = traffic(
         CallShape(batch=1, kv_heads=heads, group=group, new=new, dim=dim),
         Held(pinned=4, hot=319, blocks=(TOKENS - 323) // 64, block=64),
-        keys=codec("hkivi5"),
-        values=codec("turbo3u"),
+        keys=codec("hkivi4"),
+        values=codec("turbo4u"),
         threadgroups=threadgroups,
     )
     assert found.scratch <= MOST_SCRATCH * found.cache

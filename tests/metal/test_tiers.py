@@ -45,7 +45,7 @@ def _emulated(plan: LayerPlan, metric: LayerMetric | None = None) -> GpuTiers:
     )
 
 
-@pytest.mark.parametrize("kv", [("hkivi5", "turbo3u"), ("kvarn4", "q4")])
+@pytest.mark.parametrize("kv", [("hkivi4", "turbo4u"), ("kvarn4", "q4")])
 @settings(max_examples=12)
 @given(
     pinned=st.integers(0, 5),
@@ -71,7 +71,7 @@ def test_any_history_equals_the_naive_cache(
 def test_a_window_equals_the_naive_cache(
     window: int, hot: int, steps: list[tuple[str, int]]
 ) -> None:
-    pair = _on_gpu(TierSizes.of_window(window, hot=hot, block=5), ("hkivi5", "turbo3u"))
+    pair = _on_gpu(TierSizes.of_window(window, hot=hot, block=5), ("hkivi4", "turbo4u"))
     for name, length in [*steps, ("attend", 17), ("attend", 1)]:
         getattr(pair, name)(length)
         pair.check()
@@ -82,7 +82,7 @@ def test_a_window_equals_the_naive_cache(
 def test_any_change_of_plans_equals_the_naive_cache(
     pinned: int, hot: int, slots: int, steps: list[tuple[Any, ...]]
 ) -> None:
-    sizes, kv = TierSizes(pinned=pinned, hot=hot, block=5, slots=slots), ("hkivi5", "turbo3u")
+    sizes, kv = TierSizes(pinned=pinned, hot=hot, block=5, slots=slots), ("hkivi4", "turbo4u")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layer_cache, "make_tiers", _emulated)
         pair = Pair.of(make_plan(sizes, kv))
@@ -97,7 +97,7 @@ def test_any_change_of_plans_equals_the_naive_cache(
 
 @pytest.mark.parametrize("length", [1, 8, 9, 40])
 def test_the_kernels_really_attend(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = _on_gpu(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi5", "turbo3u"))
+    pair = _on_gpu(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi4", "turbo4u"))
     pair.append(60)
 
     def fail(*_: object) -> None:
@@ -125,7 +125,7 @@ def test_what_no_kernel_reads_is_attended_in_plain_mlx_and_said(
 def test_a_decoded_token_slices_no_tier(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels get whole buffers; nothing is cut for a fallback that does not run."""
     recorder = Recorder()
-    plan = make_plan(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi5", "turbo3u"))
+    plan = make_plan(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi4", "turbo4u"))
     cache = TwoTierKVCache(plan)
     cache._tiers = GpuTiers(
         plan, decoder=TierDecoder(launch=recorder), encoder=TierEncoder(launch=zeros)

@@ -155,7 +155,7 @@ def _through_layers(caches: list[TwoTierKVCache], x: mx.array, heads: int) -> mx
 
 @pytest.mark.usefixtures("_on_gpu")
 @pytest.mark.parametrize("held", [900, 2048, 7000])
-@pytest.mark.parametrize("kv", [("f16", "f16"), ("hkivi5", "turbo3u")], ids="/".join)
+@pytest.mark.parametrize("kv", [("f16", "f16"), ("hkivi4", "turbo4u")], ids="/".join)
 def test_a_prompt_step_with_its_writes_takes_what_the_plan_says(
     held: int, kv: tuple[str, str]
 ) -> None:

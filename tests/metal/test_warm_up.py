@@ -83,7 +83,9 @@ def warmed(plan: CachePlan, dtype: mx.Dtype = mx.float16) -> CachePlan:
     return warm_up(plan, group=GROUP, dtype=dtype, rotation=ROTATION)
 
 
-@pytest.mark.parametrize("kv", [("hkivi5", "turbo3u"), ("q4", "kvarn3"), ("f16", "kivi2")])
+@pytest.mark.parametrize(
+    "kv", [("hkivi4", "turbo4u"), ("hkivi5", "turbo3u"), ("q4", "kvarn3"), ("f16", "kivi2")]
+)
 def test_no_answer_compiles_anything_more(kv: tuple[str, str], use_gpu: UseGpu) -> None:
     """A prompt in steps, then tokens: layers, lengths and segments other than warm-up's."""
     launch = Watched()

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from app.bench.figures.published import FIGURES, verdict
 from app.bench.figures.shapes import LLAMA_2_7B
 from app.bench.sections.memory import MemoryRow
-from app.bench.settings import DEFAULT_KV
 from app.bench.showing.chart import Axis, Chart, Scale, curves
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
 from app.bench.showing.words import distinct, megabytes, percent, tokens
+from kvcache.config import DEFAULT_KV
 
 Rows = Sequence[MemoryRow]
 

@@ -21,7 +21,6 @@ from app.bench.sections.passkey import Passkeys, filler_tokens, make
 from app.bench.sections.text import Text, text_ids
 from app.bench.settings import (
     BASELINE_KV,
-    DEFAULT_KV,
     QUALITY_HOT,
     QUALITY_SINKS,
     QualitySettings,
@@ -29,11 +28,13 @@ from app.bench.settings import (
 from app.divergence import Divergence
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, resolve
 from kvcache.codecs.names import NAMES
+from kvcache.config import DEFAULT_KV
 from models import load
 from models.calibrate import key_metric
 
 # Pairs of different codecs that lie near the best compromise.
 MIXES = (
+    "hkivi5/turbo3u",
     "hkivi5/turbo3",
     "hkivi5/h4",
     "hkivi4/turbo3u",

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from app.bench.sections.quality import QualityRow
-from app.bench.settings import BASELINE_KV, DEFAULT_KV, QUALITY_HOT, QUALITY_SINKS
+from app.bench.settings import BASELINE_KV, QUALITY_HOT, QUALITY_SINKS
 from app.bench.showing.chart import Axis, Chart, Scale, Series
 from app.bench.showing.table import Table
 from app.bench.showing.view import Measure, View
 from app.bench.showing.words import percent, short
+from kvcache.config import DEFAULT_KV
 
 Rows = Sequence[QualityRow]
 
@@ -20,6 +21,7 @@ CHOSEN = (
     "h4",
     "4.4 bits by layer",
     DEFAULT_KV,
+    "hkivi5/turbo3u",
     "hkivi5/trellis3",
     "hkivi4/trellis4",
     "turbo4u",

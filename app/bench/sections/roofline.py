@@ -14,9 +14,10 @@ from app.bench.figures.formulas import cache_room, kv_bytes
 from app.bench.figures.gpu_time import FAST, SLOW, Work, counted
 from app.bench.figures.shapes import LLAMA_2_7B, TINYLLAMA, Network
 from app.bench.meter import Meter
-from app.bench.settings import DEFAULT_KV, RooflineSettings
+from app.bench.settings import RooflineSettings
 from kvcache import CacheConfig
 from kvcache.codecs import parse_pair
+from kvcache.config import DEFAULT_KV
 from kvcache.gpu.shape import CallShape
 from kvcache.gpu.traffic import Held, Traffic, block_bytes, traffic
 

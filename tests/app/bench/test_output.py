@@ -17,12 +17,11 @@ from app.bench.meter import Clock, Meter, duration
 from app.bench.sections.all import SECTIONS
 from app.bench.sections.memory import MemoryRow
 from app.bench.sections.speed_rows import SpeedRow
-from app.bench.settings import DEFAULT_KV, MemorySettings, Settings
+from app.bench.settings import MemorySettings, Settings
 from app.bench.showing import document
 from app.bench.showing.table import Table, to_markdown
 from app.bench.showing.view import View
 from app.bench.showing.words import megabytes, percent, short, tokens
-from app.options import DEFAULT_KV as SHARED_DEFAULT
 from kvcache import EmberError
 from tests.app.bench.made_up import VIEWS, example
 
@@ -157,7 +156,6 @@ def test_all_sections_have_their_flags_and_a_quick_form() -> None:
     for section in SECTIONS.values():
         for settings in (section.settings.quick(common), section.settings.whole(common)):
             assert (settings.model, settings.backend, settings.threads) == ("m", "cpu", 3)
-    assert DEFAULT_KV == SHARED_DEFAULT
 
 
 def test_the_quick_run_is_expected_to_take_two_minutes(tiny_path: Path) -> None:

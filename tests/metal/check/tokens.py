@@ -14,9 +14,9 @@ import mlx.core as mx
 
 from app.bench.engines import ember_case, mlx_lm_case
 from app.bench.engines.case import Case, EngineName, MlxLmSetting
-from app.bench.settings import DEFAULT_KV
 from kvcache import Backend, CacheConfig, make_prompt_cache
 from kvcache.codecs import parse_pair
+from kvcache.config import DEFAULT_KV
 from kvcache.stats import sum_layers
 from models import load
 from models.loader import LoadedModel, activation_dtype

@@ -126,7 +126,7 @@ def test_the_gpu_backend_runs_our_kernels(
     monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
     monkeypatch.setattr("kvcache.two_tier.GpuTiers", make)
     monkeypatch.setattr("kvcache.tiers.memory.attend_tiers", fail)
-    step, bytes_read = attention._ember(network, "hkivi5/turbo3u", Backend.GPU, 600)
+    step, bytes_read = attention._ember(network, "hkivi4/turbo4u", Backend.GPU, 600)
     step()
     assert bytes_read < 3 * 2 * 2 * 600 * 64 * 2
 

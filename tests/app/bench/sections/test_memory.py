@@ -71,7 +71,7 @@ def test_every_model_and_window_is_shown(rows: list[MemoryRow]) -> None:
 
 
 def test_readers_see_what_fits_as_usual_and_by_default(rows: list[MemoryRow]) -> None:
-    as_default = [replace(row, kv="hkivi5/turbo3u") if row.kv != "f16" else row for row in rows]
+    as_default = [replace(row, kv="hkivi4/turbo4u") if row.kv != "f16" else row for row in rows]
     room = memory_view.tables(as_default)[-1]
     usual, default = (row for row in as_default if (row.model, row.context) == ("Llama-2-7B", 900))
     assert room.rows[1] == ("16 GB", f"{usual.fits_16gib:,}", f"{default.fits_16gib:,}")

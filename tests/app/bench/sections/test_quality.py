@@ -46,7 +46,7 @@ def test_the_baseline_comes_first_and_nothing_twice() -> None:
     )
     assert [(s.kv, s.hot, s.sinks) for s in quality.setups(settings)] == [
         ("h4", 128, 4),
-        ("hkivi5/turbo3u", 128, 4),
+        ("hkivi4/turbo4u", 128, 4),
         ("q4", 128, 4),
         ("q4", 0, 4),
         ("h8", 0, 4),
@@ -104,7 +104,7 @@ def test_pairs_of_the_base_tiers_read_both_texts(
     rows: list[QualityRow], settings: QualitySettings
 ) -> None:
     read = {(row.kv, row.hot) for row in rows if row.technical_kld_mean is not None}
-    assert read == {(kv, 128) for kv in ("h4", "hkivi5/turbo3u", "q8", "q2")}
+    assert read == {(kv, 128) for kv in ("h4", "hkivi4/turbo4u", "q8", "q2")}
     fine, coarse = (_row(rows, kv) for kv in ("q8", "q2"))
     assert fine.technical_kld_mean is not None
     assert coarse.technical_kld_mean is not None
@@ -210,7 +210,7 @@ def test_the_front_is_what_nothing_beats() -> None:
 def test_the_recommended_point_by_hand() -> None:
     rows = [
         _made("h4", 4.5, 0.004, (0, 0)),
-        _made("hkivi5/turbo3u", 4.4, 0.002, (-0.003, -0.001)),
+        _made("hkivi4/turbo4u", 4.4, 0.002, (-0.003, -0.001)),
         _made("turbo3", 3.25, 0.005, (-0.001, 0.002)),
         _made("turbo4", 4.25, 0.0035, (-0.002, 0.001)),
         _made("hkivi4/turbo3u", 3.9, 0.003, (-0.003, -0.0001)),
@@ -222,13 +222,13 @@ def test_the_recommended_point_by_hand() -> None:
     small = quality_view.smallest([row for row in rows if not row.alone])
     assert best is not None
     assert small is not None
-    assert (best.kv, small.kv) == ("hkivi5/turbo3u", "hkivi4/turbo3u")
+    assert (best.kv, small.kv) == ("hkivi4/turbo4u", "hkivi4/turbo3u")
     rows[1] = replace(rows[1], technical_kld_mean=0.5, technical_kld_p999=2.5, technical_top1=0.25)
     chosen = quality_view.tables(rows)[0]
     assert [row[:2] for row in chosen.rows] == [
         ("q8", "8.5"),
         ("h4", "4.5"),
-        ("hkivi5/turbo3u (default)", "4.4"),
+        ("hkivi4/turbo4u (default)", "4.4"),
     ]
     assert [row[5:] for row in chosen.rows] == [
         ("", "", ""),
@@ -236,7 +236,7 @@ def test_the_recommended_point_by_hand() -> None:
         ("0.500000", "2.500000", "0.250"),
     ]
     told = " ".join(quality_view.findings(rows))
-    assert "Recommended: hkivi5/turbo3u (4.4 bits, 0.00200)" in told
+    assert "Recommended: hkivi4/turbo4u (4.4 bits, 0.00200)" in told
     assert "-50.0% (difference -0.00300 to -0.00100" in told
     assert "keys alone lose 13.0 times what values lose" in told
     titles = [table.title for table in quality_view.tables(rows)]
@@ -248,7 +248,7 @@ def test_the_recommended_point_by_hand() -> None:
     ]
     (chart,) = quality_view.charts(rows)
     assert chart.series[2].points == [(4.4, 0.002)]
-    assert list(chart.series[0].labels) == ["turbo3", "hkivi4/turbo3u", "hkivi5/turbo3u", "q8"]
+    assert list(chart.series[0].labels) == ["turbo3", "hkivi4/turbo3u", "hkivi4/turbo4u", "q8"]
 
 
 def test_no_text_is_refused(tiny_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ M1 = next(chip for chip in CHIPS if chip.name == "M1")
 
 @pytest.fixture(scope="module")
 def rows() -> list[RooflineRow]:
-    settings = RooflineSettings(model="", kv=("hkivi5/turbo3u", "q8"), contexts=(4096, 32768))
+    settings = RooflineSettings(model="", kv=("hkivi4/turbo4u", "q8"), contexts=(4096, 32768))
     with Meter(1) as meter:
         return list(roofline.run(settings, meter))
 
@@ -68,7 +68,7 @@ def test_bytes_of_a_token_by_hand() -> None:
 
 def test_larger_chips_leave_more_partial_results() -> None:
     """As many as the kernels have spans for there; the cache is the same."""
-    of = {chip.name: roofline.moved(TINYLLAMA, "hkivi5/turbo3u", 32768, chip) for chip in CHIPS}
+    of = {chip.name: roofline.moved(TINYLLAMA, "hkivi4/turbo4u", 32768, chip) for chip in CHIPS}
     assert len({each.cache for each in of.values()}) == 1
     others = [of[name].other for name in ("M1", "M4 Max", "M3 Ultra")]
     assert others[0] < others[1] <= others[2]
@@ -95,7 +95,7 @@ def test_a_ratio_is_that_of_speeds_and_below_that_of_bits(rows: list[RooflineRow
     for (model, chip, context, kv), row in found.items():
         f16 = found[model, chip, context, "f16"]
         assert row.over_f16 == pytest.approx(row.tokens_s / f16.tokens_s)
-        assert 1 <= row.over_f16 <= {"f16": 1, "q8": 16 / 8.5, "hkivi5/turbo3u": 16 / 4.3}[kv]
+        assert 1 <= row.over_f16 <= {"f16": 1, "q8": 16 / 8.5, "hkivi4/turbo4u": 16 / 4.3}[kv]
 
 
 def test_every_chip_is_shown_and_called_computed(rows: list[RooflineRow]) -> None:
@@ -106,7 +106,7 @@ def test_every_chip_is_shown_and_called_computed(rows: list[RooflineRow]) -> Non
         assert "computed, nothing measured" in table.title
         assert [row[0] for row in table.rows] == [chip.name for chip in CHIPS]
     (m1, *_), llama = ceilings[2].rows, ceilings[2]
-    assert llama.title.startswith(f"Ceiling of {LLAMA_2_7B.name} with hkivi5/turbo3u")
+    assert llama.title.startswith(f"Ceiling of {LLAMA_2_7B.name} with hkivi4/turbo4u")
     assert llama.columns[-3:] == ("32k f16", "32k ember", "times")
     assert (m1[-3], m1[-1]) == ("-", "-")  # does not fit
     assert roofline_view.VIEW.charts(rows) == []
@@ -119,9 +119,9 @@ def test_every_chip_is_shown_and_called_computed(rows: list[RooflineRow]) -> Non
 def test_the_work_of_a_token_by_hand() -> None:
     """TinyLlama at 324 tokens: 4 pinned, 256 hot, a block, in 22 layers of 4 KV heads."""
     costs = gpu_time.counted()
-    found = roofline.work(TINYLLAMA, "hkivi5/turbo3u", 324, M1, letting_go=True)
+    found = roofline.work(TINYLLAMA, "hkivi4/turbo4u", 324, M1, letting_go=True)
     assert found is not None
-    moved = roofline.moved(TINYLLAMA, "hkivi5/turbo3u", 324, M1)
+    moved = roofline.moved(TINYLLAMA, "hkivi4/turbo4u", 324, M1)
     assert found.unencoded == 22 * 4 * 260 * 256
     assert found.encoded + found.unencoded == moved.cache
     assert found.weights + found.other == moved.weights + moved.other
@@ -135,7 +135,7 @@ def test_the_work_of_a_token_by_hand() -> None:
     assert found.encoding_instructions == pytest.approx(of_tokens.encoding * found.encoding)
     assert found.encoding_launches == 22 * costs.launches.block / 64
     assert found.encoding_cores == 4 * of_tokens.encoding_threadgroups
-    before = roofline.work(TINYLLAMA, "hkivi5/turbo3u", 324, M1, letting_go=False)
+    before = roofline.work(TINYLLAMA, "hkivi4/turbo4u", 324, M1, letting_go=False)
     assert before is not None
     assert before.launches == 22 * costs.launches.token
 
@@ -161,7 +161,7 @@ def test_times_are_given_where_they_are_known(rows: list[RooflineRow]) -> None:
     """No chip without a clock, and no codec whose kernels nobody has counted."""
     timed = {(row.chip, row.kv) for row in rows if row.fast_ms is not None}
     assert timed == {
-        (chip, kv) for chip in ("M1", "M3 Pro", "M4 Max") for kv in ("f16", "hkivi5/turbo3u")
+        (chip, kv) for chip in ("M1", "M3 Pro", "M4 Max") for kv in ("f16", "hkivi4/turbo4u")
     }
     for row in rows:
         if row.fast_ms is not None and row.slow_ms is not None and row.encoding_ms is not None:
@@ -177,7 +177,7 @@ def test_times_are_shown_as_a_range(rows: list[RooflineRow]) -> None:
     assert len(table.rows) == 2 * 3 * 2
     f16, ours = table.rows[:2]
     assert (f16[:3], f16[-1]) == (("TinyLlama 1.1B", "M1", "f16"), "-")
-    assert ours[:3] == ("TinyLlama 1.1B", "M1", "hkivi5/turbo3u")
+    assert ours[:3] == ("TinyLlama 1.1B", "M1", "hkivi4/turbo4u")
     assert all(" to " in cell for cell in (*f16[3:5], *ours[3:5]))
     assert ours[-1].endswith("%")
     # Llama-2-7B's fp16 cache of 32k does not fit an M1.
