@@ -12,6 +12,7 @@ from kvcache.head_view import HeadView
 from kvcache.key_metric import KeyMetric
 from kvcache.prompt_cache import make_prompt_cache, set_policy
 from kvcache.rows import RowsKVCache
+from kvcache.shared_budget import SharedBudget
 from kvcache.stats import CacheStats
 from kvcache.tiers.plan import CachePlan, ModelShape, resolve
 from kvcache.turn import Rotation
@@ -38,6 +39,7 @@ __all__ = [
     "PoolStats",
     "Rotation",
     "RowsKVCache",
+    "SharedBudget",
     "TwoTierKVCache",
     "attend",
     "codec",

@@ -8,6 +8,7 @@ each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
 sees, `sight`. Keys arrive after RoPE; no tokenizer, no model, no file.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from math import inf
 from typing import Any, Self
@@ -20,6 +21,7 @@ from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
 from kvcache.given import array, instance, integer, number, optional
 from kvcache.reference import Mask, grouped_scores
+from kvcache.saved import cold_parts, fill, put_parts, unencoded_tokens
 from kvcache.sight import Sight
 from kvcache.snapshot import Tokens
 from kvcache.stats import CacheStats
@@ -29,6 +31,7 @@ from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.memory import Tiers
 from kvcache.tiers.mlx import MlxTiers
 from kvcache.tiers.plan import LayerPlan
+from kvcache.tiers.share import Share
 from kvcache.turn import Rotation
 
 # New tokens that may stay in memory beside the tiers, of all layers at a time.
@@ -54,6 +57,8 @@ class LayerCache:
         self.ledger = Ledger(sizes=plan.sizes)
         self._tiers = self._make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
+        self._share: Share | None = None
+        self._most_slots = 0  # with a share
 
     @classmethod
     def from_config(
@@ -120,9 +125,11 @@ class LayerCache:
 
     def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
         """New tokens for `attend_checked`. Raises CacheError for what `append` refuses."""
-        check_tokens(k, v, self._shape or (None, None, None))
-        if self._shape is None and self.plan.sizes.slots:
+        check_tokens(k, v, self._shape or (1 if self._share else None, None, None))
+        if self._shape is None and (self.plan.sizes.slots or self._most_slots):
             self.plan.block_bytes(_like(k))  # refuses a D that the codecs do not take
+        if self._share is not None:
+            self._make_room(k.shape[2])  # before queries are told what is let go
         tiers = self._tiers
         return tiers.prepare(k, v) if both is None else tiers.prepare_joined(k, v, both)
 
@@ -164,7 +171,12 @@ class LayerCache:
         """Tokens and bytes by tier; evaluates nothing, may be called from any thread."""
         ledger, tiers = self.ledger, self._tiers
         token = self.plan.token_bytes(self._shape) if self._shape else 0
-        block = self.plan.block_bytes(self._shape) if self._shape else 0
+        keys, values = self.plan.block_shares(self._shape) if self._shape else (0, 0)
+        block, blocks, unencoded = (
+            keys + values,
+            ledger.end - ledger.first,
+            ledger.pinned + ledger.hot,
+        )
         return CacheStats(
             total=ledger.total,
             sink=ledger.pinned,
@@ -173,11 +185,13 @@ class LayerCache:
             evicted=ledger.evicted,
             sink_bytes=ledger.pinned * token,
             hot_bytes=ledger.hot * token,
-            cold_bytes=(ledger.end - ledger.first) * block,
+            cold_bytes=blocks * block,
             allocated_bytes=tiers.allocated_tokens * token + tiers.allocated_blocks * block,
             fp16_bytes=ledger.held * token * mx.float16.size // self.plan.hot_dtype.mx.size,
             sinks_turned=self.plan.turn_sinks and self._rope is not None,
             plain=self._shape is not None and tiers.is_reference(self._shape[2]),
+            key_bytes=unencoded * (token // 2) + blocks * keys,
+            value_bytes=unencoded * (token // 2) + blocks * values,
         )
 
     @property
@@ -231,11 +245,55 @@ class LayerCache:
         once any token was let go, or where the new plan cannot hold such tokens.
         """
         instance("plan", plan, LayerPlan)
+        if self._share is not None:
+            raise CacheError("got a plan for a cache of a shared budget, which keeps its own")
         ledger, tiers = self.ledger.resized(plan.sizes), self._make_tiers(plan)
         if ledger.held:
             tiers.fill(ledger, *self._held())
         self.plan, self.ledger, self._tiers = plan, ledger, tiers
         self.rotation = turning(plan, self._rope)
+
+    # -- a budget that chats share --
+
+    def draw_on(self, share: Share) -> None:
+        """Forget all tokens, and take cold blocks from a share as they are needed."""
+        if self.plan.sizes.window is None:
+            self._share, self._most_slots = share, self.plan.sizes.slots
+            self._hold_at_most(0)
+        self.reset()
+
+    def leave_share(self) -> None:
+        """Forget all tokens, give the share back, and be as the cache was before."""
+        if self._share is not None:
+            self._share.end()
+            self._share = None
+            self._hold_at_most(self._most_slots)
+            self._most_slots = 0
+        self.reset()
+
+    def _hold_at_most(self, slots: int) -> None:
+        """Have room for so many cold blocks; more than there were, unless none is held."""
+        sizes = replace(self.plan.sizes, slots=slots)
+        plan, ledger = replace(self.plan, sizes=sizes), replace(self.ledger, sizes=sizes)
+        tiers = self._make_tiers(plan)
+        if self._shape is not None and ledger.held:
+            first, end = ledger.first, ledger.end
+            fill(tiers, ledger, unencoded_tokens(self._tiers, self.ledger))
+            if first < end:
+                parts = cold_parts(self._tiers, self.ledger, first, end)
+                put_parts(tiers, plan, first, parts, self._shape[2])
+        self.plan, self.ledger, self._tiers = plan, ledger, tiers
+
+    def _make_room(self, tokens: int) -> None:
+        """Draw on the share, if there is one, what so many more tokens need."""
+        share, sizes = self._share, self.plan.sizes
+        if share is None:
+            return
+        free = replace(self.ledger, sizes=replace(sizes, slots=self._most_slots))
+        after = free.appended(tokens)
+        slots = share.slots_at(after.total, after.end - after.first, self._most_slots)
+        if slots > sizes.slots:
+            self._hold_at_most(slots)
 
     # -- inside --
 

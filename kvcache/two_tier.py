@@ -138,6 +138,8 @@ class TwoTierKVCache(LayerCache):
 
     @state.setter
     def state(self, value: State) -> None:
+        if self._share is not None:
+            raise CacheError("got a state for a cache of a shared budget: release its chat first")
         self._take(restore(value, self._make_tiers, self.plan.backend))
 
     @classmethod
@@ -214,6 +216,7 @@ class TwoTierKVCache(LayerCache):
         Empty where kernels do not take them and each layer must `attend`. Else all layers
         `lend`, the kernel attends and writes, and they are told by `commit`.
         """
+        self._make_room(length)
         sight = self._sight(self.ledger, self.ledger.total, length, new=length, mask="causal")
         step = CpuStep(shape=shape, sight=sight, before=self.ledger, plan=self.plan)
         return [step] if step.is_taken else []
@@ -226,6 +229,7 @@ class TwoTierKVCache(LayerCache):
         tiers = self._tiers
         if len(steps) != 1 or not isinstance(tiers, CpuTiers):
             return []
+        self._make_room(steps[0].sight.new)
         (step,), shape = steps, self._shape or steps[0].shape
         suits = shape == step.shape and step.suits(self.ledger, self.plan, self.rotation)
         memory = tiers.struct(shape) if suits else None

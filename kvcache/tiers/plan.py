@@ -133,8 +133,13 @@ class LayerPlan:
 
     def block_bytes(self, shape: tuple[int, int, int]) -> int:
         """Bytes of an encoded block of tokens of shape [B, Hkv, D]."""
+        return sum(self.block_shares(shape))
+
+    def block_shares(self, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """The same of its keys, and of its values."""
         batch, heads, dim = shape
-        return batch * heads * _pair_bytes(*self.codecs, self.sizes.block, dim)
+        keys, values = (_bytes_of(one, self.sizes.block, dim) for one in self.codecs)
+        return batch * heads * keys, batch * heads * values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,12 +417,13 @@ def _all_seeing(
 
 def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
     """Bytes of a block's keys and values, of one KV head."""
-    total = 0
-    for one in (keys, values):
-        if one.rotation is not None:
-            check_rotatable(dim)
-        total += sum(spec.nbytes for spec in one.shapes(block, dim).values())
-    return total
+    return _bytes_of(keys, block, dim) + _bytes_of(values, block, dim)
+
+
+def _bytes_of(one: Codec, block: int, dim: int) -> int:
+    if one.rotation is not None:
+        check_rotatable(dim)
+    return sum(spec.nbytes for spec in one.shapes(block, dim).values())
 
 
 def _fitting(config: CacheConfig, budget: int, costs: _Costs) -> TierSizes | None:

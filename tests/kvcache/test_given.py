@@ -26,6 +26,7 @@ from kvcache import (
     PagedKVCache,
     Rotation,
     RowsKVCache,
+    SharedBudget,
     TwoTierKVCache,
     attend,
     codec,
@@ -359,6 +360,20 @@ CASES: dict[str, Case] = {
     "RowsKVCache.extract": Case(
         call=_on(_rows, "extract"), good={"row": 0}, wrong={"row": [*COUNT, 1]}
     ),
+    "SharedBudget": Case(
+        call=SharedBudget,
+        good={"budget": "1MiB"},
+        wrong={"budget": [True, 1.5, -1, 0, None, "1 parsec", [1]]},
+        words={"budget": "budget|number of bytes"},
+    ),
+    "SharedBudget.make_prompt_cache": Case(
+        call=SharedBudget("1MiB").make_prompt_cache,
+        good={"model": MODEL},
+        wrong={"model": [*OTHER, None], "config": [*OTHER, CacheConfig(budget=9)], "metric": OTHER},
+    ),
+    "SharedBudget.release": Case(
+        call=SharedBudget("1MiB").release, good={"caches": []}, wrong={"caches": [5, None, [None]]}
+    ),
     "HeadView": Case(
         call=HeadView,
         good={"cache": _two_tier(), "head": 1},
@@ -475,7 +490,15 @@ UNASKED = {
     *("RowsKVCache.commit", "RowsKVCache.lend", "RowsKVCache.steps"),
     *(
         f"TwoTierKVCache.{name}"
-        for name in ("attend_checked", "attend_fetched", "checked", "commit", "hold", "lend")
+        for name in (
+            "draw_on",
+            "attend_checked",
+            "attend_fetched",
+            "checked",
+            "commit",
+            "hold",
+            "lend",
+        )
     ),
     *(f"TwoTierKVCache.{name}" for name in ("part_specs", "parts", "put_parts", "steps")),
     *("KeyMetric.save", "Rotation.table", "mlx_lm.uninstall"),
