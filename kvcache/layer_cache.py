@@ -67,6 +67,10 @@ class LayerCache:
         """A cache for a model that is not known: `config` must say `max_tokens`."""
         return cls(LayerPlan.alone(config, layer), rotation=rotation)
 
+    def __repr__(self) -> str:
+        keys, values = self.plan.keys, self.plan.values
+        return f"{type(self).__name__}({keys}/{values}, {self.stats()})"
+
     @property
     def offset(self) -> int:
         """Tokens appended, and the position of the next one."""

@@ -9,7 +9,7 @@ import mlx.nn as nn
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
-from kvcache.given import instance, optional, refused
+from kvcache.given import instance, integers, optional, refused
 from kvcache.key_metric import KeyMetric
 from kvcache.rows import RowsKVCache
 from kvcache.tiers.cpu import reads
@@ -108,6 +108,29 @@ def rows_from_plan(
         RowsKVCache([row[index] for row in rows], left_padding)
         for index in range(plan.shape.layers)
     ]
+
+
+def make_rows_cache(
+    model: ShapedModel,
+    config: CacheConfig | None = None,
+    *,
+    left_padding: Sequence[int],
+    metric: KeyMetric | None = None,
+) -> list[RowsKVCache]:
+    """Caches of a batch of unequal prompts, one per layer of one of ember's networks.
+
+    left_padding: leading padding tokens of each row, which no row's cache ever holds. Every
+    row gets all that `config` asks for.
+    """
+    if not isinstance(model, ShapedModel):
+        raise refused("model", model, "one of ember's: mlx-lm's networks take no rows")
+    optional("config", config, CacheConfig)
+    optional("metric", metric, KeyMetric)
+    padding = integers("left_padding", left_padding)
+    if not padding:
+        raise refused("left_padding", left_padding, "padding tokens of each row")
+    plan = resolve(config or CacheConfig(), model.shape)
+    return rows_from_plan(plan, model.rotations, metric, left_padding=padding)
 
 
 def few_are_alike(plan: CachePlan) -> bool:

@@ -39,6 +39,9 @@ class RowsKVCache:
         self.offset = 0
         self.left_padding = tuple(padding)
 
+    def __repr__(self) -> str:
+        return f"RowsKVCache({len(self.rows)} rows, {self.stats()})"
+
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
     ) -> mx.array:

@@ -3,8 +3,9 @@
 What it holds, and what of it queries meet, is `layer_cache`'s.
 """
 
+import warnings
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import mlx.core as mx
@@ -39,6 +40,12 @@ from kvcache.turn import Rotation
 
 class TwoTierKVCache(LayerCache):
     """Keys and values of one layer, bounded by its plan however long the chat.
+
+        cache = TwoTierKVCache.from_config(CacheConfig(max_tokens=4096))
+        out = cache.attend(q, k, v, scale=dim**-0.5)     k and v are appended, all held attended
+        print(cache)                                     what is held, in one line
+
+    For a whole model see `make_prompt_cache`, which knows its layers, budget and ropes.
 
     rotation: the layer's rope, so that sinks stay inside the window. None, for
     an unknown rope, attends to them at their true distance; `stats` says which.
@@ -111,6 +118,11 @@ class TwoTierKVCache(LayerCache):
         if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
         return sight.full(window_size)
+
+    def to_quantized(self, group_size: int = 64, bits: int = 4) -> "TwoTierKVCache":
+        """This cache: mlx-lm asks for another where it is given kv_bits, which is said once."""
+        _say_of_kv_bits(bits)
+        return self
 
     def is_trimmable(self) -> bool:
         """Whether any number of tokens can be trimmed: while none was encoded."""
@@ -244,3 +256,12 @@ class TwoTierKVCache(LayerCache):
         """The tokens of a step were written to the lent memory."""
         (step,) = steps
         self.ledger = step.after
+
+
+@cache
+def _say_of_kv_bits(bits: int) -> None:
+    warnings.warn(
+        f"kv_bits={bits} is ignored: the cache encodes older tokens by its own codecs; give "
+        "CacheConfig keys and values for others",
+        stacklevel=3,
+    )

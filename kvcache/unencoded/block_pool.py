@@ -130,6 +130,10 @@ class BlockPool:
             backend=backend,
         )
 
+    def __repr__(self) -> str:
+        used = self.shape.pages - self.free
+        return f"BlockPool({used} of {self.shape.pages} pages in use, {self.page_bytes} bytes each)"
+
     @property
     def nbytes(self) -> int:
         """Bytes of all pages: what the pool takes at most."""

@@ -69,6 +69,9 @@ class DynamicKVCache:
         self._padding = None if left_padding is None else _padding(left_padding)
         self._buffer: MlxBuffer | CpuBuffer | None = None
 
+    def __repr__(self) -> str:
+        return f"DynamicKVCache({self.dtype.value}, {self.stats()})"
+
     # -- what attention needs --
 
     def append(self, k: mx.array, v: mx.array) -> None:

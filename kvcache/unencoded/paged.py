@@ -64,6 +64,9 @@ class PagedKVCache:
         self._validate = self._on_cpu if validate is None else flag("validate", validate)
         self._tables = PageTables(pool)
 
+    def __repr__(self) -> str:
+        return f"PagedKVCache({self.pool.dtype.value}, {self.stats()})"
+
     # -- what attention needs --
 
     def append(self, k: mx.array, v: mx.array) -> None:

@@ -22,17 +22,22 @@ from kvcache import (
     HeadView,
     HotDtype,
     KeyMetric,
+    Losses,
     ModelShape,
     PagedKVCache,
     Rotation,
     RowsKVCache,
     SharedBudget,
     TwoTierKVCache,
+    allocate,
     attend,
     codec,
     make_prompt_cache,
+    make_rows_cache,
+    parse_bytes,
     resolve,
     set_policy,
+    sum_layers,
     warm_up,
 )
 
@@ -62,6 +67,7 @@ QUERY = {"q": Q, "scale": 0.25, "mask": "causal"}
 CONFIG = CacheConfig(max_tokens=64, hot=8, block=8)
 SHAPE = ModelShape(layers=2, kv_heads=HKV, head_dim=DIM, context=128)
 PLAN = resolve(CONFIG, SHAPE)
+LOSSES = Losses(keys={"q8": [0.1, 0.2]}, values={"q8": [0.1, 0.2], "q4": [0.3, 0.3]})
 MODEL = Model(
     ModelArgs(
         model_type="llama",
@@ -73,6 +79,13 @@ MODEL = Model(
         vocab_size=11,
     )
 )
+
+
+class _Network:
+    """What a cache asks of one of ember's."""
+
+    shape = SHAPE
+    rotations = (None, None)
 
 
 def _two_tier(filled: bool = True) -> TwoTierKVCache:
@@ -374,6 +387,38 @@ CASES: dict[str, Case] = {
     "SharedBudget.release": Case(
         call=SharedBudget("1MiB").release, good={"caches": []}, wrong={"caches": [5, None, [None]]}
     ),
+    "make_rows_cache": Case(
+        call=make_rows_cache,
+        good={"model": _Network(), "left_padding": [0, 2]},
+        wrong={
+            "model": [*OTHER, None, MODEL],
+            "config": OTHER,
+            "left_padding": [*LIST, [], None],
+            "metric": OTHER,
+        },
+    ),
+    "parse_bytes": Case(
+        call=parse_bytes,
+        good={"text": "1.5 GiB"},
+        wrong={"text": [5, None, "", "x", "-1", "0", "1e400", ["1"]]},
+        words={"text": "text|size"},
+    ),
+    "sum_layers": Case(
+        call=sum_layers,
+        good={"layers": [_two_tier().stats()]},
+        wrong={"layers": [[], 5, None, [_two_tier()], "ab"]},
+        words={"layers": "layer"},
+    ),
+    "allocate": Case(
+        call=allocate,
+        good={"losses": LOSSES, "bits": {"q8": 8.5, "q4": 4.5}, "mean": 7.0},
+        wrong={
+            "losses": [*OTHER, Losses(keys={}, values={}), Losses(keys={"q8": [1.0]}, values={})],
+            "bits": [*OTHER, None, {"q8": 8.5}],
+            "mean": [*NUMBER, 0, -1.0, 1.0],
+        },
+        words={"mean": "mean|bits"},
+    ),
     "HeadView": Case(
         call=HeadView,
         good={"cache": _two_tier(), "head": 1},
@@ -484,7 +529,12 @@ CASES: dict[str, Case] = {
 # cache is handed by the modules that know it (each has tests of its own).
 UNASKED = {
     *("CacheError", "EmberError", "CacheStats", "PoolStats", "CachePlan", "KeyMetric"),
-    *("Backend", "HotDtype"),
+    *("Backend", "HotDtype", "Codec", "Encoded", "LayerPlan", "Losses", "TierSizes"),
+    *(f"Codec.{name}" for name in ("basis", "decode", "decode_rotated", "encode", "rotate")),
+    *("Codec.bits_per_element", "Codec.shapes", "Codec.unrotate"),
+    *(f"LayerPlan.{name}" for name in ("alone", "block_bytes", "block_shares", "codecs_in", "of")),
+    *("LayerPlan.token_bytes", "TierSizes.of_window", "TierSizes.within"),
+    "TwoTierKVCache.to_quantized",
     *("BlockPool.own_copy", "BlockPool.exhausted", "CachePlan.on_reference"),
     *("DynamicKVCache.from_state", "PagedKVCache.from_state", "TwoTierKVCache.from_state"),
     *("RowsKVCache.commit", "RowsKVCache.lend", "RowsKVCache.steps"),
