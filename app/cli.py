@@ -11,6 +11,7 @@ from typing import NoReturn
 from app import __version__
 from app.commands import bench, calibrate, chat, doctor, inspect, ls, perplexity, pull, rm, tokenize
 from app.commands import run as run_command
+from app.flag_words import with_flags
 from app.inert import inert_line
 from app.options import UsageError
 from app.streams import OutputError, drop_output
@@ -72,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _failed(error: EmberError) -> int:
-    print(f"ember: error: {inert_line(error)}", file=sys.stderr)
+    print(f"ember: error: {inert_line(with_flags(error))}", file=sys.stderr)
     return 1
 
 

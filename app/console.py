@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from app.flag_words import with_flags
 from app.generation import (
     Event,
     Finished,
@@ -136,4 +137,4 @@ def note(text: str) -> None:
 
 def error_note(error: object) -> None:
     """Say what failed, where the command goes on."""
-    note(f"error: {error}")
+    note(f"error: {with_flags(error)}")

@@ -10,6 +10,7 @@ from threading import Event as Flag
 from app.chat_tokens import ChatTokens, Prompt, system_of
 from app.console import note
 from app.engine import Engine, Request
+from app.flag_words import with_flags
 from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
@@ -148,7 +149,7 @@ def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
 def _reference_notes(engine: Engine) -> Iterator[str]:
     """Why the slow backend runs, since nothing falls back in silence."""
     if because := engine.plan.reference_because:
-        yield f"attention runs in plain MLX, slowly: {because}"
+        yield f"attention runs in plain MLX, slowly: {with_flags(because)}"
     elif why := _why_no_kernels():
         yield why
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kvcache.errors import CacheError
+from kvcache.given import instance, number, refused
 
 # Halvings of the price of a bit: down to where choices differ no more.
 _HALVINGS = 60
@@ -38,8 +39,19 @@ class Losses:
 def allocate(losses: Losses, bits: Mapping[str, float], mean: float) -> tuple[str, ...]:
     """The codecs KEYS/VALUES of each layer that lose least in at most `mean` bits per element.
 
-    bits: per element of each codec, all-in. Raises CacheError where the coarsest take more.
+    bits: per element of each codec, all-in. Raises CacheError where the coarsest take more,
+    and for losses of unlike layers.
     """
+    instance("losses", losses, Losses)
+    mean = number("mean", mean, above=0)
+    each_bits: object = bits
+    if not isinstance(each_bits, Mapping):
+        raise refused("bits", each_bits, "the bits of each codec, by its name")
+    lengths = {len(layers) for role in (losses.keys, losses.values) for layers in role.values()}
+    if len(lengths) != 1 or not (losses.keys and losses.values):
+        raise refused("losses", losses, "as many layers in each of keys and values")
+    if absent := {*losses.keys, *losses.values} - each_bits.keys():
+        raise refused("bits", dict(each_bits), f"those of {', '.join(sorted(absent))} too")
     keys, values = (
         [
             [Choice(name, bits[name], of_layer[layer]) for name, of_layer in role.items()]

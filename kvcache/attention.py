@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache import reference
+from kvcache.checks import check_queries, check_tokens, scored
 from kvcache.config import Backend
+from kvcache.given import array, integer, refused
 from kvcache.native.library import library
 from kvcache.native.structs import Array
 from kvcache.reference import Mask
@@ -19,6 +21,7 @@ from kvcache.sight import Sight
 from kvcache.two_tier import TwoTierKVCache
 
 
+@runtime_checkable
 class AttendingCache(Protocol):
     """A cache that can attend over what it holds."""
 
@@ -61,14 +64,28 @@ def attend(
     from who has them so: some caches then write both in one launch. window: how many tokens
     a query of this layer sees, its own the last, where mask is "causal"; two-tier caches know
     it from their plan. Returns [B, Hq, L, D] in q's dtype.
+
+    Raises CacheError, which names the argument, for what cannot be; caches are then as they
+    were. What is not a number in q, k and v is refused by caches alone (`check_finite`).
     """
     if window is not None and isinstance(mask, str):
-        mask = _within(window, q.shape[2], cache)
+        mask = _within(integer("window", window, least=1), array("q", q).shape[-2], cache)
     if cache is None:
-        return attend_unencoded(q, k, v, scale=scale, mask=mask, backend=Backend.AUTO.resolve())
-    if both is not None and isinstance(cache, TwoTierKVCache):
+        return _attend_alone(array("q", q), array("k", k), array("v", v), scale, mask)
+    if isinstance(cache, TwoTierKVCache):
         return cache.attend(q, k, v, scale=scale, mask=mask, both=both)
+    if not isinstance(cache, AttendingCache):
+        raise refused("cache", cache, "a cache that attends, or None")
     return cache.attend(q, k, v, scale=scale, mask=mask)
+
+
+def _attend_alone(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -> mx.array:
+    """Of new tokens alone."""
+    check_tokens(k, v, (None, None, None))
+    (batch, heads, length, dim), backend = k.shape, Backend.AUTO.resolve()
+    check_queries(q, (batch, heads, dim), length)
+    scale, mask = scored(scale, mask, (*q.shape[:3], length))
+    return attend_unencoded(q, k, v, scale=scale, mask=mask, backend=backend)
 
 
 def _within(window: int, queries: int, cache: AttendingCache | None) -> Mask:

@@ -4,7 +4,6 @@ Knows shapes, dtypes and finiteness; how and where a cache stores tokens is not
 known here.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +13,8 @@ import numpy.typing as npt
 from kvcache.config import HotDtype
 from kvcache.cpu_memory import as_numpy
 from kvcache.errors import CacheError
+from kvcache.given import integers, number
+from kvcache.reference import Mask, fitting_mask
 
 _FLOATING = frozenset({mx.float16, mx.bfloat16, mx.float32, mx.float64})
 # The largest number of each dtype.
@@ -49,25 +50,47 @@ def check_tokens(k: mx.array, v: mx.array, expected: Expected) -> None:
         )
 
 
-def check_rows(rows: Sequence[int], count: int) -> None:
-    """Refuse batch rows that a cache of `count` rows has not, or none. Raises CacheError."""
-    if not len(rows) or not all(0 <= row < count for row in rows):
+def checked_rows(rows: object, count: int) -> list[int]:
+    """Batch rows of a cache of `count`, at least one. Raises CacheError for any other."""
+    found = integers("rows", rows, least=None)
+    if not found or not all(0 <= row < count for row in found):
         raise CacheError(
-            f"got rows {list(rows)}, expected at least one of the cache's {count}, from 0 on"
+            f"got rows {found}, expected at least one of the cache's {count}, from 0 on"
         )
+    return found
 
 
 def check_queries(q: mx.array, like: tuple[int, int, int], held: int) -> None:
     """Refuse queries that cannot attend to `held` tokens of B, Hkv and D = `like`."""
     (batch, kv_heads, dim), shape = like, q.shape
-    if len(shape) != 4 or shape[0] != batch or shape[3] != dim or shape[1] % kv_heads:
-        raise CacheError(
-            f"got queries {shape}, expected [{batch}, a multiple of {kv_heads}, L, {dim}]"
-        )
-    if held < max(shape[2], 1):
+    if len(shape) == 4 and held < max(shape[2], 1):
         raise CacheError(
             f"got {shape[2]} queries over {held} held tokens, "
             "expected no more queries than tokens; append first"
+        )
+    alike = len(shape) == 4 and (shape[0], shape[3]) == (batch, dim)
+    if not alike or not shape[1] or shape[1] % kv_heads:
+        raise CacheError(
+            f"got queries {shape}, expected [{batch}, a multiple of {kv_heads}, L, {dim}]"
+        )
+    if q.dtype not in _FLOATING:
+        raise CacheError(f"got queries of {q.dtype}, expected float16, bfloat16 or float32")
+
+
+def scored(scale: object, mask: object, shape: tuple[int, ...]) -> tuple[float, Mask]:
+    """A caller's scale and mask, for scores of `shape` [B, Hq, L, S]. Raises CacheError."""
+    return number("scale", scale), fitting_mask(mask, shape)
+
+
+def check_finite_queries(q: mx.array) -> None:
+    """Refuse queries that are NaN or infinite. Evaluates them. Raises CacheError."""
+    found = as_numpy(q)
+    # As of tokens: a sum of squares is fast. Where it overflows, each is looked at.
+    whole = found.dtype == np.float32 and np.isfinite(np.vdot(found, found))
+    if not whole and not np.isfinite(found).all():
+        raise CacheError(
+            "got queries that are NaN or infinite; the cache is as it was: look for what "
+            "produced them"
         )
 
 
@@ -91,7 +114,7 @@ def not_finite(dtype: HotDtype) -> CacheError:
     return CacheError(
         f"got keys or values that are NaN, infinite or beyond what {dtype.value} holds "
         f"({_LARGEST[dtype]:.3g}); the cache is as it was: look for what produced them, "
-        "or take a wider dtype (--hot-dtype bf16 or f32)"
+        "or take a wider dtype (`hot_dtype`: bf16 or f32)"
     )
 
 

@@ -5,16 +5,17 @@ and a shape into ring sizes and bytes.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import mlx.core as mx
 
 from kvcache.codecs.names import codec, parted
 from kvcache.errors import CacheError
+from kvcache.given import flag, instance, integer, member, number, refused
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
 
@@ -25,6 +26,14 @@ class HotDtype(Enum):
     F16 = "f16"
     BF16 = "bf16"
     F32 = "f32"
+
+    @classmethod
+    def of(cls, name: str, value: object) -> "HotDtype":
+        """What the argument `name` means: a precision, its word, or MLX's dtype of it."""
+        found = next(
+            (each for each in cls if isinstance(value, mx.Dtype) and each.mx == value), None
+        )
+        return found or member(name, value, cls)
 
     @cached_property
     def mx(self) -> mx.Dtype:
@@ -47,6 +56,11 @@ class Backend(Enum):
     CPU = "cpu"
     GPU = "gpu"
 
+    @classmethod
+    def of(cls, value: object) -> "Backend":
+        """What the argument `backend` means: a backend or its word."""
+        return member("backend", value, cls)
+
     def resolve(self) -> "Backend":
         """The backend that will really run on MLX's default device.
 
@@ -59,7 +73,7 @@ class Backend(Enum):
         if self is Backend.GPU and not on_gpu():
             raise CacheError(
                 "the gpu backend needs a Metal or CUDA device, but MLX runs on the CPU here; "
-                "use --backend auto or --backend reference"
+                "use `backend` auto or reference"
             )
         return self
 
@@ -93,6 +107,8 @@ def parse_bytes(text: str) -> int:
 
     Raises CacheError for anything else, zero included.
     """
+    if not isinstance(text, str):
+        raise refused("text", text, "a number of bytes such as '64MiB'")
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     size = float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else 0.0
     if size < 1:
@@ -122,8 +138,11 @@ class CacheConfig:
     beyond_context: allow a window longer than the model was trained for.
     turn_sinks: meet the sinks at a distance inside the window (see `turn`).
     temperature: attention scores are divided by it.
-    check_finite: refuse NaN and infinity in appended tokens; None checks
+    check_finite: refuse NaN and infinity in appended tokens and in queries; None checks
     wherever that costs no wait for a GPU.
+
+    Words stand for what is written in words: budget="64MiB", hot_dtype="f32", backend="cpu",
+    keys="kvarn4/q3" for keys and values. Raises CacheError, which names the argument.
     """
 
     max_tokens: int | None = None
@@ -144,31 +163,17 @@ class CacheConfig:
     check_finite: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("max_tokens", 1, MOST_TOKENS),
-            ("budget", 1, MOST_BYTES),
-            ("hot", 0, MOST_TOKENS),
-            ("sinks", 0, MOST_TOKENS),
-            ("keep", 0, MOST_TOKENS),
-            ("block", 1, MOST_TOKENS),
-            ("slack", 0, MOST_TOKENS),
-        ):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if value < least:
-                raise CacheError(f"got {name}={value}, expected at least {least}")
-            if value > most:
-                got = f"{name}={value}" if value < 10 * MOST_BYTES else f"an endless {name}"
-                raise CacheError(f"got {got}, expected at most {most}")
-        if not 0 < self.temperature < float("inf"):
-            raise CacheError(f"got temperature={self.temperature}, expected more than 0")
-        names: Any = self.by_layer
-        if not isinstance(names, tuple) or not all(isinstance(each, str) for each in names):
-            raise CacheError(
-                f"got by_layer={names!r}, expected a tuple of KEYS/VALUES, one a layer"
-            )
-        for pair in {(self.keys, self.values), *map(parted, self.by_layer)}:
+        for each in fields(self):
+            # As it is read later, whatever way it was written.
+            object.__setattr__(self, each.name, _meant(each.name, getattr(self, each.name)))
+        keys, values = self.keys, self.values
+        if "/" in keys:
+            if values != type(self).values:
+                raise refused("keys", keys, f"one codec where values={values!r} is given too")
+            keys, values = parted(keys)
+            object.__setattr__(self, "keys", keys)
+            object.__setattr__(self, "values", values)
+        for pair in {(keys, values), *map(parted, self.by_layer)}:
             for name in pair:
                 codec(name)
 
@@ -178,8 +183,13 @@ class CacheConfig:
 
         policy: any other field.
         """
+        if budget is None:
+            raise refused("budget", budget, "a number of bytes such as '64MiB'")
         size = parse_bytes(budget) if isinstance(budget, str) else budget
-        return cls(budget=size, **policy)
+        try:
+            return cls(budget=size, **policy)
+        except TypeError as error:
+            raise CacheError(f"this is no cache configuration: {error}") from error
 
     @property
     def pinned(self) -> int:
@@ -187,7 +197,8 @@ class CacheConfig:
         return max(self.sinks, self.keep)
 
     def codecs_of(self, layer: int) -> tuple[str, str]:
-        """The codecs of a layer's keys and values."""
+        """The codecs of a layer's keys and values. Raises CacheError for no layer."""
+        integer("layer", layer, most=len(self.by_layer) - 1 if self.by_layer else None)
         return parted(self.by_layer[layer]) if self.by_layer else (self.keys, self.values)
 
     def as_dict(self) -> dict[str, Any]:
@@ -200,6 +211,9 @@ class CacheConfig:
 
         Raises CacheError for an unknown field or value.
         """
+        given: object = fields
+        if not isinstance(given, Mapping):
+            raise refused("fields", given, "the fields of a cache configuration")
         try:
             enums = {
                 "hot_dtype": HotDtype(fields.get("hot_dtype", HotDtype.F16)),
@@ -210,3 +224,48 @@ class CacheConfig:
             return cls(**{**fields, **enums, "by_layer": by_layer})
         except (TypeError, ValueError) as error:
             raise CacheError(f"this is not a cache configuration: {error}") from error
+
+
+def _meant(name: str, value: object) -> object:
+    """The value of a field of `CacheConfig` that is meant. Raises CacheError for what is none."""
+    if value is None and name in ("max_tokens", "budget", "slack", "check_finite"):
+        return None
+    if name in _COUNTS:
+        least, most = _COUNTS[name]
+        return integer(name, value, least=least, most=most)
+    if name in ("beyond_context", "turn_sinks", "check_finite"):
+        return flag(name, value)
+    return _READ[name](value)
+
+
+def _bytes(value: object) -> int:
+    if isinstance(value, str):
+        return parse_bytes(value)
+    return integer("budget", value, least=1, most=MOST_BYTES)
+
+
+def _codecs_by_layer(value: object) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, list) else value
+    if not isinstance(names, tuple) or not all(isinstance(each, str) for each in names):
+        raise refused("by_layer", value, "a tuple of KEYS/VALUES, one a layer")
+    return names
+
+
+# The least and the most.
+_COUNTS = {
+    "max_tokens": (1, MOST_TOKENS),
+    "hot": (0, MOST_TOKENS),
+    "sinks": (0, MOST_TOKENS),
+    "keep": (0, MOST_TOKENS),
+    "block": (1, MOST_TOKENS),
+    "slack": (0, MOST_TOKENS),
+}
+_READ: dict[str, Callable[[object], object]] = {
+    "budget": _bytes,
+    "keys": partial(instance, "keys", kind=str),
+    "values": partial(instance, "values", kind=str),
+    "by_layer": _codecs_by_layer,
+    "hot_dtype": partial(HotDtype.of, "hot_dtype"),
+    "backend": Backend.of,
+    "temperature": partial(number, "temperature", above=0),
+}

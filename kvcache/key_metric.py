@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.errors import CacheError, reason
+from kvcache.given import array, refused
 from kvcache.integrity import check_sum, checksum
 from kvcache.turn import Rotation
 
@@ -42,9 +43,13 @@ class KeyMetric:
     @classmethod
     def of(cls, moments: Sequence[mx.array]) -> Self:
         """Of each layer's moments [Hkv, D, D], float32. Raises CacheError for what are none."""
-        shape = _checked(moments)
-        layers = (LayerMetric(moments=partial(mx.array, moment)) for moment in moments)
-        return cls(layers=tuple(layers), shape=shape, total=_total(moments))
+        given: object = moments
+        if not isinstance(given, list | tuple):
+            raise refused("moments", given, "an array [Hkv, D, D] for each layer")
+        found = [array("moments", each) for each in given]
+        shape = _checked(found)
+        layers = (LayerMetric(moments=partial(mx.array, moment)) for moment in found)
+        return cls(layers=tuple(layers), shape=shape, total=_total(found))
 
     @classmethod
     def load(cls, path: Path) -> Self:

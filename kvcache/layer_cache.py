@@ -8,16 +8,20 @@ each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
 sees, `sight`. Keys arrive after RoPE; no tokenizer, no model, no file.
 """
 
+from dataclasses import replace
 from functools import lru_cache
+from math import inf
 from typing import Any, Self
 
 import mlx.core as mx
 
-from kvcache.checks import check_queries, check_tokens
+from kvcache.checks import check_finite_queries, check_queries, check_tokens, scored
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
+from kvcache.given import array, instance, integer, number, optional
 from kvcache.reference import Mask, grouped_scores
+from kvcache.saved import cold_parts, fill, put_parts, unencoded_tokens
 from kvcache.sight import Sight
 from kvcache.snapshot import Tokens
 from kvcache.stats import CacheStats
@@ -27,6 +31,7 @@ from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.memory import Tiers
 from kvcache.tiers.mlx import MlxTiers
 from kvcache.tiers.plan import LayerPlan
+from kvcache.tiers.share import Share
 from kvcache.turn import Rotation
 
 # New tokens that may stay in memory beside the tiers, of all layers at a time.
@@ -43,13 +48,17 @@ class LayerCache:
         rotation: Rotation | None = None,
         metric: LayerMetric | None = None,
     ) -> None:
-        self.plan, self.metric = plan, metric
+        self.plan, self.metric = instance("plan", plan, LayerPlan), metric
+        optional("rotation", rotation, Rotation)
+        optional("metric", metric, LayerMetric)
         # The rope, and what of it turns queries for the sinks, read for each token and layer.
         self._rope = rotation
         self.rotation = turning(plan, rotation)
         self.ledger = Ledger(sizes=plan.sizes)
         self._tiers = self._make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
+        self._share: Share | None = None
+        self._most_slots = 0  # with a share
 
     @classmethod
     def from_config(
@@ -57,6 +66,10 @@ class LayerCache:
     ) -> Self:
         """A cache for a model that is not known: `config` must say `max_tokens`."""
         return cls(LayerPlan.alone(config, layer), rotation=rotation)
+
+    def __repr__(self) -> str:
+        keys, values = self.plan.keys, self.plan.values
+        return f"{type(self).__name__}({keys}/{values}, {self.stats()})"
 
     @property
     def offset(self) -> int:
@@ -76,12 +89,16 @@ class LayerCache:
         Raises CacheError, and leaves the cache as it was, for shapes or dtypes that
         do not fit and for numbers that are not finite in the hot dtype.
         """
-        self._append(self.checked(k, v))
+        self._append(self.checked(array("k", k), array("v", v)))
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
-        check_queries(q, self._shape or (q.shape[0], 1, q.shape[-1]), self.ledger.total)
-        return self._attend(q, None, self.ledger.total - q.shape[2], scale, mask)
+        held, shape = self.ledger.total, self._shape
+        if not held or shape is None:
+            raise CacheError("the cache is empty: append keys and values first")
+        check_queries(q := array("q", q), shape, held)
+        scale, mask = scored(scale, mask, (*q.shape[:3], self.ledger.held))
+        return self._attend(q, None, held - q.shape[2], scale, mask)
 
     def attend(
         self,
@@ -99,13 +116,24 @@ class LayerCache:
         then one for each new token. both: k and v once more as one array,
         [2 * B, Hkv, L, D], of which they are views, where the caller has them so.
         """
+        # Without a call where all is as networks give it: for each token and layer.
+        if not q.__class__ is k.__class__ is v.__class__ is mx.array:
+            q, k, v = array("q", q), array("k", k), array("v", v)
         new = self.checked(k, v, both)
         check_queries(q, _like(k), k.shape[2])
+        usual = mask is None or mask.__class__ is str
+        if not (usual and scale.__class__ is float and -inf < scale < inf):
+            shape = *q.shape[:3], self.ledger.held + k.shape[2]
+            scale, mask = scored(scale, mask, shape)
         return self.attend_checked(q, new, scale=scale, mask=mask)
 
     def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
         """New tokens for `attend_checked`. Raises CacheError for what `append` refuses."""
-        check_tokens(k, v, self._shape or (None, None, None))
+        check_tokens(k, v, self._shape or (1 if self._share else None, None, None))
+        if self._shape is None and (self.plan.sizes.slots or self._most_slots):
+            self.plan.block_bytes(_like(k))  # refuses a D that the codecs do not take
+        if self._share is not None:
+            self._make_room(k.shape[2])  # before queries are told what is let go
         tiers = self._tiers
         return tiers.prepare(k, v) if both is None else tiers.prepare_joined(k, v, both)
 
@@ -124,7 +152,10 @@ class LayerCache:
         met with the turned queries of the newest position.
         """
         keys, pinned = self.keys().astype(mx.float32), self.ledger.pinned
-        q = q.astype(mx.float32) * (scale / self.plan.temperature)
+        q = array("q", q)
+        # Any number of queries: each is of the newest position.
+        check_queries(q, _like(keys), max(1, q.shape[-2] if q.ndim == 4 else 1))
+        q = q.astype(mx.float32) * (number("scale", scale) / self.plan.temperature)
         by = [-self.ledger.evicted] * q.shape[2]
         turned = q if self.rotation is None else self.rotation(q, by)
         parts = (turned, keys[:, :, :pinned]), (q, keys[:, :, pinned:])
@@ -144,7 +175,12 @@ class LayerCache:
         """Tokens and bytes by tier; evaluates nothing, may be called from any thread."""
         ledger, tiers = self.ledger, self._tiers
         token = self.plan.token_bytes(self._shape) if self._shape else 0
-        block = self.plan.block_bytes(self._shape) if self._shape else 0
+        keys, values = self.plan.block_shares(self._shape) if self._shape else (0, 0)
+        block, blocks, unencoded = (
+            keys + values,
+            ledger.end - ledger.first,
+            ledger.pinned + ledger.hot,
+        )
         return CacheStats(
             total=ledger.total,
             sink=ledger.pinned,
@@ -153,11 +189,13 @@ class LayerCache:
             evicted=ledger.evicted,
             sink_bytes=ledger.pinned * token,
             hot_bytes=ledger.hot * token,
-            cold_bytes=(ledger.end - ledger.first) * block,
+            cold_bytes=blocks * block,
             allocated_bytes=tiers.allocated_tokens * token + tiers.allocated_blocks * block,
             fp16_bytes=ledger.held * token * mx.float16.size // self.plan.hot_dtype.mx.size,
             sinks_turned=self.plan.turn_sinks and self._rope is not None,
             plain=self._shape is not None and tiers.is_reference(self._shape[2]),
+            key_bytes=unencoded * (token // 2) + blocks * keys,
+            value_bytes=unencoded * (token // 2) + blocks * values,
         )
 
     @property
@@ -198,6 +236,7 @@ class LayerCache:
         where the window is still held, else to the beginning. Layers of a model may so
         differ: `prompt_cache.rewind` takes all of them.
         """
+        tokens = integer("tokens", tokens)
         before, self.ledger = self.ledger, _rewound(self.ledger, tokens)
         if self.ledger.hot and self.ledger.end < before.end:
             self._tiers.take_back(before, self.ledger)
@@ -209,11 +248,56 @@ class LayerCache:
         Raises CacheError, and changes nothing, for other pinned tokens than before
         once any token was let go, or where the new plan cannot hold such tokens.
         """
+        instance("plan", plan, LayerPlan)
+        if self._share is not None:
+            raise CacheError("got a plan for a cache of a shared budget, which keeps its own")
         ledger, tiers = self.ledger.resized(plan.sizes), self._make_tiers(plan)
         if ledger.held:
             tiers.fill(ledger, *self._held())
         self.plan, self.ledger, self._tiers = plan, ledger, tiers
         self.rotation = turning(plan, self._rope)
+
+    # -- a budget that chats share --
+
+    def draw_on(self, share: Share) -> None:
+        """Forget all tokens, and take cold blocks from a share as they are needed."""
+        if self.plan.sizes.window is None:
+            self._share, self._most_slots = share, self.plan.sizes.slots
+            self._hold_at_most(0)
+        self.reset()
+
+    def leave_share(self) -> None:
+        """Forget all tokens, give the share back, and be as the cache was before."""
+        if self._share is not None:
+            self._share.end()
+            self._share = None
+            self._hold_at_most(self._most_slots)
+            self._most_slots = 0
+        self.reset()
+
+    def _hold_at_most(self, slots: int) -> None:
+        """Have room for so many cold blocks; more than there were, unless none is held."""
+        sizes = replace(self.plan.sizes, slots=slots)
+        plan, ledger = replace(self.plan, sizes=sizes), replace(self.ledger, sizes=sizes)
+        tiers = self._make_tiers(plan)
+        if self._shape is not None and ledger.held:
+            first, end = ledger.first, ledger.end
+            fill(tiers, ledger, unencoded_tokens(self._tiers, self.ledger))
+            if first < end:
+                parts = cold_parts(self._tiers, self.ledger, first, end)
+                put_parts(tiers, plan, first, parts, self._shape[2])
+        self.plan, self.ledger, self._tiers = plan, ledger, tiers
+
+    def _make_room(self, tokens: int) -> None:
+        """Draw on the share, if there is one, what so many more tokens need."""
+        share, sizes = self._share, self.plan.sizes
+        if share is None:
+            return
+        free = replace(self.ledger, sizes=replace(sizes, slots=self._most_slots))
+        after = free.appended(tokens)
+        slots = share.slots_at(after.total, after.end - after.first, self._most_slots)
+        if slots > sizes.slots:
+            self._hold_at_most(slots)
 
     # -- inside --
 
@@ -228,6 +312,8 @@ class LayerCache:
     def _attend(
         self, q: mx.array, new: Tokens[Any] | None, position: int, scale: float, mask: Mask
     ) -> mx.array:
+        if self.plan.check_finite:
+            check_finite_queries(q)
         count = 0 if new is None else new.length
         sight = self._sight(self.ledger, position, q.shape[2], new=count, mask=mask)
         return self._tiers.attend(q, self.ledger, new, sight, scale / self.plan.temperature)

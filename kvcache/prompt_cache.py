@@ -9,6 +9,7 @@ import mlx.nn as nn
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend, CacheConfig
 from kvcache.errors import CacheError
+from kvcache.given import instance, integers, optional, refused
 from kvcache.key_metric import KeyMetric
 from kvcache.rows import RowsKVCache
 from kvcache.tiers.cpu import reads
@@ -49,7 +50,10 @@ def make_prompt_cache(
     queries, by which keys lose less (`models.calibrate`). On a GPU the
     first answer compiles kernels, unless `warm_up(resolve(config, shape), ...)` ran.
     """
+    optional("config", config, CacheConfig)
+    optional("metric", metric, KeyMetric)
     if not isinstance(model, ShapedModel):
+        instance("model", model, nn.Module)
         from kvcache import mlx_lm
 
         return mlx_lm.make_prompt_cache(model, config, metric=metric)
@@ -78,6 +82,11 @@ def each_layer(rotation: Rotations, layers: int) -> list[Rotation | None]:
     """The rope of each layer; None where it is not known."""
     if rotation is None or isinstance(rotation, Rotation):
         return [rotation] * layers
+    given: object = rotation
+    if not isinstance(given, list | tuple):
+        raise refused("rotation", given, "a Rotation, or one for each layer")
+    for each in given:
+        optional("rotation", each, Rotation)
     if len(rotation) != layers:
         raise CacheError(f"got ropes of {len(rotation)} layers, expected {layers}")
     return [NO_ROPE if each is None else each for each in rotation]
@@ -101,6 +110,29 @@ def rows_from_plan(
     ]
 
 
+def make_rows_cache(
+    model: ShapedModel,
+    config: CacheConfig | None = None,
+    *,
+    left_padding: Sequence[int],
+    metric: KeyMetric | None = None,
+) -> list[RowsKVCache]:
+    """Caches of a batch of unequal prompts, one per layer of one of ember's networks.
+
+    left_padding: leading padding tokens of each row, which no row's cache ever holds. Every
+    row gets all that `config` asks for.
+    """
+    if not isinstance(model, ShapedModel):
+        raise refused("model", model, "one of ember's: mlx-lm's networks take no rows")
+    optional("config", config, CacheConfig)
+    optional("metric", metric, KeyMetric)
+    padding = integers("left_padding", left_padding)
+    if not padding:
+        raise refused("left_padding", left_padding, "padding tokens of each row")
+    plan = resolve(config or CacheConfig(), model.shape)
+    return rows_from_plan(plan, model.rotations, metric, left_padding=padding)
+
+
 def few_are_alike(plan: CachePlan) -> bool:
     """Whether a few new tokens give, to the last bit, what they give one by one.
 
@@ -120,6 +152,15 @@ def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:
     Raises CacheError, and changes no layer, where one cannot hold its tokens as the plan
     wants: one with a window that let tokens go has no sinks to become as others are.
     """
+    instance("plan", plan, CachePlan)
+    if not isinstance(caches, Sequence) or not all(
+        isinstance(each, TwoTierKVCache) for each in caches
+    ):
+        raise refused("caches", caches, "a TwoTierKVCache for each layer")
+    if len(caches) != plan.shape.layers:
+        raise CacheError(
+            f"got {len(caches)} caches, expected one for each of {plan.shape.layers} layers"
+        )
     for cache, sizes in zip(caches, plan.layer_sizes, strict=True):
         cache.ledger.resized(sizes)
     for index, cache in enumerate(caches):

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import mlx.core as mx
 
 from kvcache.errors import CacheError
+from kvcache.given import array, refused
 
 Mask: TypeAlias = mx.array | Literal["causal"] | None
 
@@ -19,10 +20,37 @@ MAX_SCORES = 2**24
 _LOWEST = float(mx.finfo(mx.float32).min)
 
 
-def check_mask(mask: Mask) -> None:
+def check_mask(mask: object) -> None:
     """Raise CacheError for a word that names no mask."""
     if isinstance(mask, str) and mask != "causal":
         raise CacheError(f"got the mask {mask!r}, expected 'causal', an array, or None for none")
+
+
+def fitting_mask(mask: object, shape: tuple[int, ...]) -> Mask:
+    """A caller's mask for scores of `shape` [B, Hq, L, S]. Raises CacheError.
+
+    Arrays are booleans (True = visible) or floats, which are added to the scores.
+    """
+    if mask is None:
+        return None
+    if isinstance(mask, str):
+        check_mask(mask)
+        return "causal"
+    found = array("mask", mask)
+    if found.dtype != mx.bool_ and not mx.issubdtype(found.dtype, mx.floating):
+        raise refused("mask", found.dtype, "booleans (True = visible), or floats to be added")
+    if found.ndim and found.shape[-1] != shape[-1]:
+        raise CacheError(
+            f"got a mask of {found.shape[-1]} columns, expected {shape[-1]}: one for each token "
+            "that can be seen"
+        )
+    pairs = list(zip(reversed(found.shape), reversed(shape), strict=False))
+    if found.ndim not in (2, 3, 4) or any(n not in (1, most) for n, most in pairs):
+        raise CacheError(
+            f"got a mask of {found.shape}, expected one that broadcasts to [B, Hq, L, S] = "
+            f"{list(shape)}"
+        )
+    return found
 
 
 def attention(

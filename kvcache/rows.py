@@ -9,9 +9,10 @@ from copy import deepcopy
 
 import mlx.core as mx
 
-from kvcache.checks import check_queries, check_rows, check_tokens
+from kvcache.checks import check_queries, check_tokens, checked_rows
 from kvcache.config import Backend
 from kvcache.errors import CacheError
+from kvcache.given import array, instance, integer, integers, number, refused
 from kvcache.native.structs import TierMemory
 from kvcache.reference import Mask, check_mask
 from kvcache.stats import CacheStats, sum_rows
@@ -27,13 +28,19 @@ class RowsKVCache:
     """
 
     def __init__(self, caches: Sequence[TwoTierKVCache], left_padding: Sequence[int]) -> None:
-        if len(caches) != len(left_padding) or not caches:
+        if not isinstance(caches, Sequence):
+            raise refused("caches", caches, "a list of TwoTierKVCache")
+        padding = integers("left_padding", left_padding)
+        if len(caches) != len(padding) or not caches:
             raise CacheError(
-                f"got {len(caches)} rows and {len(left_padding)} paddings, expected as many of each"
+                f"got {len(caches)} rows and {len(padding)} paddings, expected as many of each"
             )
-        self.rows = list(caches)
+        self.rows = [instance("caches", each, TwoTierKVCache) for each in caches]
         self.offset = 0
-        self.left_padding = tuple(left_padding)
+        self.left_padding = tuple(padding)
+
+    def __repr__(self) -> str:
+        return f"RowsKVCache({len(self.rows)} rows, {self.stats()})"
 
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
@@ -43,10 +50,12 @@ class RowsKVCache:
         q [B, Hq, L, D]; k, v [B, Hkv, L, D]. Raises CacheError for a mask array,
         another B, or what any row refuses; no row has changed then.
         """
-        if isinstance(mask, mx.array):
+        q, k, v = array("q", q), array("k", k), array("v", v)
+        if mask is not None and not isinstance(mask, str):
             raise CacheError("rows of unequal length take no mask array: each row is causal")
         check_mask(mask)
-        if {x.shape[0] for x in (q, k, v)} != {len(self.rows)}:
+        scale = number("scale", scale)
+        if {(x.ndim, *x.shape[:1]) for x in (q, k, v)} != {(4, len(self.rows))}:
             got = ", ".join(str(x.shape) for x in (q, k, v))
             raise CacheError(f"got {got}, expected {len(self.rows)} batch rows")
         check_tokens(k, v, (None, None, None))
@@ -110,16 +119,16 @@ class RowsKVCache:
 
         Raises CacheError for rows that there are not.
         """
-        check_rows(rows, len(self.rows))
+        kept = checked_rows(rows, len(self.rows))
         self.rows = [
-            deepcopy(self.rows[at]) if at in rows[:count] else self.rows[at]
-            for count, at in enumerate(rows)
+            deepcopy(self.rows[at]) if at in kept[:count] else self.rows[at]
+            for count, at in enumerate(kept)
         ]
-        self.left_padding = tuple(self.left_padding[at] for at in rows)
+        self.left_padding = tuple(self.left_padding[at] for at in kept)
 
     def extract(self, row: int) -> TwoTierKVCache:
-        """The cache of one row."""
-        return self.rows[row]
+        """The cache of one row. Raises CacheError for a row that there is not."""
+        return self.rows[integer("row", row, most=len(self.rows) - 1)]
 
     def pending(self) -> list[mx.array]:
         """Arrays to evaluate before the next step."""

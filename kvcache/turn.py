@@ -14,6 +14,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from kvcache.errors import CacheError
+from kvcache.given import flag, refused
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -29,15 +32,33 @@ class Rotation:
     periods: npt.NDArray[np.float64]
     traditional: bool
 
+    def __post_init__(self) -> None:
+        try:
+            periods = np.asarray(self.periods, np.float64)
+        except (TypeError, ValueError):
+            raise refused("periods", self.periods, "a number for each pair of channels") from None
+        if periods.ndim != 1 or np.isnan(periods).any() or not periods.all():
+            raise refused("periods", self.periods, "a number for each pair of channels, none 0")
+        object.__setattr__(self, "periods", periods)
+        flag("traditional", self.traditional)
+
     @cached_property
     def key(self) -> tuple[bytes, bool]:
         """The same for rotations that do the same, such as those of a restored cache's layers."""
         return self.periods.tobytes(), self.traditional
 
     def __call__(self, x: mx.array, by: Sequence[int]) -> mx.array:
-        """Turn x [B, H, L, D]: row i by by[i] positions; float32 inside, x's dtype outside."""
+        """Turn x [B, H, L, D]: row i by by[i] positions; float32 inside, x's dtype outside.
+
+        Raises CacheError for fewer channels than it turns, or another number of rows.
+        """
         if not any(by):
             return x
+        if x.ndim != 4 or x.shape[-1] < 2 * len(self.periods) or x.shape[-2] != len(by):
+            raise CacheError(
+                f"got {x.shape} and {len(by)} positions, expected [B, H, {len(by)}, "
+                f"{2 * len(self.periods)} or more]"
+            )
         cos, sin = (mx.array(table) for table in _tables(self.key, tuple(by)))  # [L, pairs]
         pairs = len(self.periods)
         turning = x[..., : 2 * pairs].astype(mx.float32)

@@ -3,8 +3,9 @@
 What it holds, and what of it queries meet, is `layer_cache`'s.
 """
 
+import warnings
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 from weakref import ref
 
@@ -14,6 +15,7 @@ from kvcache.codecs.base import ArraySpec
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend
 from kvcache.errors import CacheError
+from kvcache.given import array, integer
 from kvcache.layer_cache import LayerCache, make_tiers, turning
 from kvcache.native.structs import TierMemory
 from kvcache.reference import Mask
@@ -43,6 +45,12 @@ Stages = tuple[tuple[Ledger, int], ...]
 
 class TwoTierKVCache(LayerCache):
     """Keys and values of one layer, bounded by its plan however long the chat.
+
+        cache = TwoTierKVCache.from_config(CacheConfig(max_tokens=4096))
+        out = cache.attend(q, k, v, scale=dim**-0.5)     k and v are appended, all held attended
+        print(cache)                                     what is held, in one line
+
+    For a whole model see `make_prompt_cache`, which knows its layers, budget and ropes.
 
     rotation: the layer's rope, so that sinks stay inside the window. None, for
     an unknown rope, attends to them at their true distance; `stats` says which.
@@ -75,6 +83,7 @@ class TwoTierKVCache(LayerCache):
         query only. As many tokens as a draft has come as if one by one: where a block leaves
         the hot ring amid them, what they see follows once more, as it is then.
         """
+        k, v = array("k", k), array("v", v)
         new, done = self.checked(k, v), 0
         fetched, met = [], []
         for ledger, count in self._stages(self.ledger, new.length):
@@ -149,7 +158,7 @@ class TwoTierKVCache(LayerCache):
         window_size: of a layer that sees no more tokens; nothing is hidden for it where the
         plan has seen to that.
         """
-        ledger, sizes = self.ledger, self.plan.sizes
+        ledger, sizes, length = self.ledger, self.plan.sizes, integer("length", length)
         if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
             window_size = None
         if len(runs := self._stages(ledger, length)) > 1:
@@ -158,6 +167,11 @@ class TwoTierKVCache(LayerCache):
         if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
         return sight.full(window_size)
+
+    def to_quantized(self, group_size: int = 64, bits: int = 4) -> "TwoTierKVCache":
+        """This cache: mlx-lm asks for another where it is given kv_bits, which is said once."""
+        _say_of_kv_bits(bits)
+        return self
 
     def is_trimmable(self) -> bool:
         """Whether tokens can be trimmed: the newest by the plan's slack; any while none moved."""
@@ -169,7 +183,7 @@ class TwoTierKVCache(LayerCache):
         Always as many as the plan's slack at least. Raises CacheError, and changes nothing, for
         more where they were encoded or let go: nothing else would be what it was.
         """
-        dropped = min(max(n, 0), self.ledger.total)
+        dropped = min(max(integer("n", n, least=None), 0), self.ledger.total)
         self.ledger = _trimmed(self.ledger, dropped)
         return dropped
 
@@ -188,6 +202,8 @@ class TwoTierKVCache(LayerCache):
 
     @state.setter
     def state(self, value: State) -> None:
+        if self._share is not None:
+            raise CacheError("got a state for a cache of a shared budget: release its chat first")
         self._take(restore(value, self._make_tiers, self.plan.backend))
 
     @classmethod
@@ -267,6 +283,7 @@ class TwoTierKVCache(LayerCache):
         Empty where kernels do not take them and each layer must `attend`. Else all layers
         `lend`, the kernel attends and writes, and they are told by `commit`.
         """
+        self._make_room(length)
         sizes = self.plan.sizes
         if sizes.slack and length > sizes.hot:
             return []  # the kernel keeps none of those that pass the hot ring at once
@@ -282,6 +299,7 @@ class TwoTierKVCache(LayerCache):
         tiers = self._tiers
         if len(steps) != 1 or not isinstance(tiers, CpuTiers):
             return []
+        self._make_room(steps[0].sight.new)
         (step,), shape = steps, self._shape or steps[0].shape
         suits = shape == step.shape and step.suits(self.ledger, self.plan, self.rotation)
         memory = tiers.struct(shape) if suits else None
@@ -324,4 +342,13 @@ def _mask_of_stages(runs: Stages, window: int | None) -> mx.array:
             )
             for row, mask in enumerate(masks)
         ]
+    )
+
+
+@cache
+def _say_of_kv_bits(bits: int) -> None:
+    warnings.warn(
+        f"kv_bits={bits} is ignored: the cache encodes older tokens by its own codecs; give "
+        "CacheConfig keys and values for others",
+        stacklevel=3,
     )

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from kvcache.config import Backend
+from kvcache.given import instance, integer, optional
 from kvcache.gpu.decode import MOST_NEW
 from kvcache.key_metric import KeyMetric
 from kvcache.prompt_cache import Rotations, each_layer
@@ -47,6 +48,11 @@ def warm_up(
     Where the kernels do not run or give something else, the automatic backend becomes
     plain MLX and the plan says why. Raises CacheError for the gpu backend then.
     """
+    instance("plan", plan, CachePlan)
+    integer("group", group, least=1)
+    instance("dtype", dtype, mx.Dtype)
+    each_layer(rotation, plan.shape.layers)
+    optional("metric", metric, KeyMetric)
     if plan.backend is not Backend.GPU:
         return plan
     report = progress or _ignore
@@ -70,7 +76,7 @@ def warm_up(
     return plan
 
 
-_REPORT = "run `make metal-check` and report its table, and use --backend reference until then"
+_REPORT = "run `make metal-check` and report its table, and use `backend` reference until then"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from kvcache import Backend
+from kvcache import Backend, EmberError
 from kvcache.config import on_gpu
+from kvcache.errors import quoted
 from kvcache.native.build import NativeUnavailableError
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
@@ -77,15 +78,15 @@ def activation_dtype() -> mx.Dtype:
 def load(
     model: str | Path,
     *,
-    backend: Backend = Backend.AUTO,
+    backend: Backend | str = Backend.AUTO,
     pretokenizer: str | None = None,
-    chat_template: str | None = None,
+    chat_template: str | Path | None = None,
     progress: OnProgress | None = None,
     accept: Accept | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.finding.source.locate`); downloads nothing.
 
-    backend: what computes the network's products (its cache has its own setting).
+    backend: what computes the network's products (its cache has its own setting), or its word.
     pretokenizer: llama.cpp's name of one, instead of that which the file names.
     chat_template: a jinja2 file, or the name of a built-in one (`models.text.builtin_templates`),
     to take in place of the file's own.
@@ -94,8 +95,10 @@ def load(
     Raises ModelNotFoundError, ChatTemplateError, EmberError for a pre-tokenizer that nobody
     knows, or GGUFError, which names the file, where it cannot be run.
     """
-    path = locate(str(model))
-    given = given_template(chat_template) if chat_template is not None else None
+    path = locate(_named("model", model, or_none=False) or "")
+    _named("pretokenizer", pretokenizer)
+    template_named, backend = _named("chat_template", chat_template), Backend.of(backend)
+    given = None if template_named is None else given_template(template_named)
     with GGUFFile(path) as file:
         config = NetworkConfig.from_metadata(file.metadata)
         entries = tensors_to_read(file, config)
@@ -126,6 +129,15 @@ def load(
         opened=file.opened,
         entries=file.tensors,
     )
+
+
+def _named(argument: str, value: object, *, or_none: bool = True) -> str | None:
+    """A name or a path, as text. Raises EmberError for what is neither."""
+    if isinstance(value, str | Path) and str(value):
+        return str(value)
+    if value is None and or_none:
+        return None
+    raise EmberError(f"got {argument}={quoted(value)}, expected a name or a path")
 
 
 @dataclass(frozen=True, kw_only=True)

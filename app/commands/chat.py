@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from app import options, texts
+from app.flag_words import with_flags
 from app.inert import inert_line
 from app.streams import OutputError
 from kvcache.errors import EmberError, reason
@@ -235,7 +236,7 @@ def _handle(
         except OutputError:
             raise
         except EmberError as error:
-            note(f"{error} (/reset starts over)")
+            note(f"{with_flags(error)} (/reset starts over)")
     return messages
 
 

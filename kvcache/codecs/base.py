@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from kvcache.codecs.rotation import Basis, SignedHadamard
 from kvcache.errors import CacheError
+from kvcache.given import array, instance, integer
 
 Parts = Mapping[str, mx.array]
 
@@ -67,6 +68,7 @@ class Codec(ABC):
         does not take. Finite input never gives NaN; magnitudes past float16's
         range saturate.
         """
+        x = array("x", x)
         if x.ndim != 4 or not mx.issubdtype(x.dtype, mx.floating):
             raise CacheError(
                 f"got {x.dtype} {x.shape} to encode with {self.name}, "
@@ -82,6 +84,7 @@ class Codec(ABC):
 
     def decode(self, encoded: Encoded) -> mx.array:
         """The block [..., Hkv, M, D] in float32."""
+        instance("encoded", encoded, Encoded)
         return self.unrotate(self.decode_rotated(encoded))
 
     def rotate(self, x: mx.array) -> mx.array:
@@ -103,6 +106,7 @@ class Codec(ABC):
 
     def bits_per_element(self, tokens: int, dim: int) -> float:
         """Bits per element of a block, all arrays and their padding included."""
+        tokens, dim = integer("tokens", tokens, least=1), integer("dim", dim, least=1)
         total = sum(spec.nbytes for spec in self.shapes(tokens, dim).values())
         return 8 * total / (tokens * dim)
 

@@ -1,6 +1,7 @@
 """The names of the codecs, as `--kv` takes them."""
 
 import difflib
+import re
 from collections.abc import Callable
 
 from kvcache.codecs.affine import ChannelAffineCodec, TokenAffineCodec
@@ -11,6 +12,7 @@ from kvcache.codecs.trellis import TrellisCodec
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec, TurboProdCodec
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
+from kvcache.given import integer, refused
 
 _Maker = Callable[[str, int, int], Codec]
 
@@ -50,6 +52,9 @@ _MAKERS = {
     pattern.format(bits): (maker, bits) for pattern, widths, maker in _FAMILIES for bits in widths
 }
 NAMES = tuple(_MAKERS)
+_MOST_BITS = 16
+# Families whose numbers stand in a table, which kernels hold in registers.
+_LOOKED_UP = ("turbo", "trellis")
 
 
 def codec(name: str, *, seed: int = 0) -> Codec:
@@ -57,12 +62,29 @@ def codec(name: str, *, seed: int = 0) -> Codec:
 
     Raises CacheError for an unknown name.
     """
+    if not isinstance(name, str):
+        raise refused("name", name, f"one of {', '.join(NAMES)}")
+    integer("seed", seed)
     if name not in _MAKERS:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise CacheError(f"got codec {name!r}, expected one of {', '.join(NAMES)}{hint}")
+        told = _other_bits(name) or f"expected one of {', '.join(NAMES)}"
+        raise CacheError(f"got codec {name!r}, {told}{hint}")
     maker, bits = _MAKERS[name]
     return maker(name, bits, seed)
+
+
+def _other_bits(name: str) -> str:
+    """What is said of a family that has not so many bits; nothing for no family."""
+    parts = re.fullmatch(r"([a-z]+)(\d+)([a-z]?)", name)
+    pattern = f"{parts[1]}{{}}{parts[3]}" if parts else ""
+    widths = next((each for family, each, _ in _FAMILIES if family == pattern), ())
+    if parts is None or not widths or int(parts[2]) > _MOST_BITS:
+        return ""
+    few = f"expected {pattern.format('N')} of {', '.join(map(str, sorted(widths)))} bits"
+    why = ", as many levels as kernels look up" if parts[1] in _LOOKED_UP else ""
+    others = [each for each, (_, bits) in _MAKERS.items() if bits == int(parts[2])]
+    return f"{few}{why}" + (f", or for {parts[2]} bits {', '.join(others)}" if others else "")
 
 
 def parted(text: str) -> tuple[str, str]:

@@ -107,7 +107,7 @@ def check_dim(dim: int) -> None:
     if dim % RUN or dim > _LARGEST_DIM:
         raise CacheError(
             f"got head dimension {dim}, but the GPU kernels take multiples of {RUN} up to "
-            f"{_LARGEST_DIM}; use --backend reference"
+            f"{_LARGEST_DIM}; use `backend` reference"
         )
 
 

@@ -9,6 +9,7 @@ import mlx.nn as nn
 import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.config import Backend, CacheConfig
+from kvcache.given import optional
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.model_shape import layout_of
 from kvcache.mlx_lm.probe import is_plain, own_caches
@@ -32,7 +33,8 @@ def make_prompt_cache(
     own networks run in MLX everywhere, so the automatic backend never means the CPU kernels
     here. Raises CacheError for a model that ours do not fit.
     """
-    config = config or CacheConfig()
+    config = optional("config", config, CacheConfig) or CacheConfig()
+    optional("metric", metric, KeyMetric)
     if config.slack is None:
         config = replace(config, slack=_SLACK)
     if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:

@@ -11,6 +11,7 @@ import mlx_lm.models.cache as mlx_lm_cache
 from mlx_lm import server
 
 from kvcache.config import CacheConfig
+from kvcache.given import optional
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.factory import factory
 from kvcache.mlx_lm.serving import load_default, stock_load_default
@@ -28,6 +29,7 @@ def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = Non
     the one model that is used then. Models that ours, or the metric, do not fit then raise
     CacheError; mlx-lm's server answers with its words.
     """
+    optional("config", config, CacheConfig)
     uninstall()
     TwoTierKVCache.keeps_snapshot = True
     _replace(base, _ATTENTION, _routed)

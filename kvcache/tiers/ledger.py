@@ -68,7 +68,8 @@ class TierSizes:
         if max_tokens < pinned + block:
             raise CacheError(
                 f"a window of {max_tokens} tokens does not hold {pinned} pinned tokens and a "
-                f"block of {block}; give a larger --ctx, or smaller --sinks, --keep or --block"
+                f"block of {block}; give a larger `max_tokens`, or smaller `sinks`, `keep` or "
+                "`block`"
             )
         hot = min(hot, max_tokens - pinned - block + 1)
         slots = (max_tokens - pinned - hot - block + 1) // block

@@ -17,6 +17,7 @@ from kvcache.codecs.rotation import check_rotatable
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.config import MOST_TOKENS, Backend, CacheConfig, HotDtype, on_gpu
 from kvcache.errors import CacheError
+from kvcache.given import instance, integer, refused
 from kvcache.gpu.families import why_unread
 from kvcache.gpu.prefill import MOST_TRANSIENT
 from kvcache.tiers.ledger import TierSizes
@@ -38,6 +39,13 @@ class ModelShape:
     windows: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("layers", "kv_heads", "head_dim", "context"):
+            object.__setattr__(self, name, integer(name, getattr(self, name), least=1))
+        windows: object = self.windows
+        if not isinstance(windows, list | tuple):
+            raise refused("windows", windows, "a window for each layer")
+        given = (None if each is None else integer("windows", each, least=1) for each in windows)
+        object.__setattr__(self, "windows", tuple(given))
         if self.windows and len(self.windows) != self.layers:
             raise CacheError(f"got windows of {len(self.windows)} layers, expected {self.layers}")
 
@@ -91,12 +99,14 @@ class LayerPlan:
     @classmethod
     def alone(cls, config: CacheConfig, layer: int) -> "LayerPlan":
         """Of a layer whose model is not known: `config` must say `max_tokens`."""
+        instance("config", config, CacheConfig)
+        integer("layer", layer)
         if config.max_tokens is None or config.budget is not None:
             raise CacheError(
                 "a cache without a model needs max_tokens and takes no budget; "
                 "use make_prompt_cache(model, config) for a budget"
             )
-        if config.by_layer and not 0 <= layer < len(config.by_layer):
+        if config.by_layer and layer >= len(config.by_layer):
             raise CacheError(f"got layer {layer}, expected one of {len(config.by_layer)} by_layer")
         window, pinned = config.max_tokens, config.pinned
         sizes = TierSizes.within(
@@ -129,8 +139,13 @@ class LayerPlan:
 
     def block_bytes(self, shape: tuple[int, int, int]) -> int:
         """Bytes of an encoded block of tokens of shape [B, Hkv, D]."""
+        return sum(self.block_shares(shape))
+
+    def block_shares(self, shape: tuple[int, int, int]) -> tuple[int, int]:
+        """The same of its keys, and of its values."""
         batch, heads, dim = shape
-        return batch * heads * _pair_bytes(*self.codecs, self.sizes.block, dim)
+        keys, values = (_bytes_of(one, self.sizes.block, dim) for one in self.codecs)
+        return batch * heads * keys, batch * heads * values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +200,7 @@ class CachePlan:
 
     def bytes_of(self, tokens: int) -> int:
         """Bytes of a cache that was given so many tokens: its unencoded tiers come whole."""
+        integer("tokens", tokens)
         return sum(
             n * costs.of(sizes, tokens) for (sizes, costs), n in Counter(self._layers).items()
         )
@@ -222,6 +238,7 @@ class CachePlan:
 
     def bytes_of_kind(self, sizes: TierSizes) -> int:
         """Bytes of all full layers with these tiers."""
+        instance("sizes", sizes, TierSizes)
         return sum(costs.of(each) for each, costs in self._layers if each == sizes)
 
     @property
@@ -250,7 +267,8 @@ class CachePlan:
         return keys if keys == values else f"{keys}/{values}"
 
     def layer(self, index: int) -> LayerPlan:
-        """The plan of one layer."""
+        """The plan of one layer. Raises CacheError for one that the model has not."""
+        integer("index", index, most=self.shape.layers - 1)
         config = replace(self.config, backend=self.backend)
         return LayerPlan.of(config, self.layer_sizes[index], index)
 
@@ -277,6 +295,8 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     backend then, when the window or the budget holds too little to work with, or
     when a codec does not take the model's head dimension.
     """
+    instance("config", config, CacheConfig)
+    instance("shape", shape, ModelShape)
     one_token = 2 * shape.kv_heads * shape.head_dim * config.hot_dtype.mx.size
     if config.by_layer and len(config.by_layer) != shape.layers:
         raise CacheError(f"got codecs by layer for {len(config.by_layer)}, expected {shape.layers}")
@@ -363,7 +383,7 @@ def _sizes(
     raise CacheError(
         f"a budget of {config.budget} bytes does not hold {config.pinned} pinned tokens and a "
         f"block of {config.block}: this model needs {needed} bytes for them; "
-        "give a larger --kv-budget"
+        "give a larger `budget`"
     )
 
 
@@ -402,8 +422,8 @@ def _all_seeing(
     if not config.beyond_context and shape.context < least:
         raise CacheError(
             f"the model was trained for {shape.context} tokens, fewer than {config.pinned} pinned "
-            f"tokens and a block of {config.block}; give smaller --sinks, --keep or --block, or "
-            f"--beyond-context with --ctx {least} or more"
+            f"tokens and a block of {config.block}; give smaller `sinks`, `keep` or `block`, or "
+            f"`beyond_context` with `max_tokens` {least} or more"
         )
     return TierSizes.within(
         window, pinned=config.pinned, hot=hot, block=config.block, slack=config.slack or 0
@@ -412,12 +432,13 @@ def _all_seeing(
 
 def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
     """Bytes of a block's keys and values, of one KV head."""
-    total = 0
-    for one in (keys, values):
-        if one.rotation is not None:
-            check_rotatable(dim)
-        total += sum(spec.nbytes for spec in one.shapes(block, dim).values())
-    return total
+    return _bytes_of(keys, block, dim) + _bytes_of(values, block, dim)
+
+
+def _bytes_of(one: Codec, block: int, dim: int) -> int:
+    if one.rotation is not None:
+        check_rotatable(dim)
+    return sum(spec.nbytes for spec in one.shapes(block, dim).values())
 
 
 def _fitting(config: CacheConfig, budget: int, costs: _Costs) -> TierSizes | None:

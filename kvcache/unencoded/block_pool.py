@@ -12,6 +12,7 @@ from typing import Self
 
 from kvcache.config import MOST_TOKENS, Backend, HotDtype, parse_bytes
 from kvcache.errors import CacheError
+from kvcache.given import integer, integers
 from kvcache.unencoded.page_store import PageShape, make_pages
 
 
@@ -72,30 +73,24 @@ class BlockPool:
         kv_heads: int,
         head_dim: int,
         page_tokens: int = 32,
-        dtype: HotDtype = HotDtype.F16,
-        backend: Backend = Backend.AUTO,
+        dtype: HotDtype | str = HotDtype.F16,
+        backend: Backend | str = Backend.AUTO,
     ) -> None:
-        sizes = {
-            "pages": pages,
-            "kv_heads": kv_heads,
-            "head_dim": head_dim,
-            "page_tokens": page_tokens,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise CacheError(f"got {name}={size}, expected at least 1")
-        if pages * page_tokens > MOST_TOKENS:
+        self.shape = shape = PageShape(
+            pages=integer("pages", pages, least=1),
+            page_tokens=integer("page_tokens", page_tokens, least=1, most=MOST_TOKENS),
+            kv_heads=integer("kv_heads", kv_heads, least=1, most=MOST_TOKENS),
+            head_dim=integer("head_dim", head_dim, least=1, most=MOST_TOKENS),
+        )
+        if shape.pages * shape.page_tokens > MOST_TOKENS:
             raise CacheError(
                 f"got pages of {page_tokens} tokens for more than {MOST_TOKENS} tokens; "
                 "expected fewer pages"
             )
-        self.shape = PageShape(
-            pages=pages, page_tokens=page_tokens, kv_heads=kv_heads, head_dim=head_dim
-        )
-        self.dtype, self.backend = dtype, backend.resolve()
-        self.store = make_pages(self.shape, dtype, self.backend)
-        self._free = bytearray(b"\x01" * pages)
-        self._references = [0] * pages
+        self.dtype, self.backend = HotDtype.of("dtype", dtype), Backend.of(backend).resolve()
+        self.store = make_pages(shape, self.dtype, self.backend)
+        self._free = bytearray(b"\x01" * shape.pages)
+        self._references = [0] * shape.pages
         self._made = self._high_water = 0
         self._taken = self._reused = self._returned = self._evicted = self._copied = 0
 
@@ -107,13 +102,20 @@ class BlockPool:
         kv_heads: int,
         head_dim: int,
         page_tokens: int = 32,
-        dtype: HotDtype = HotDtype.F16,
-        backend: Backend = Backend.AUTO,
+        dtype: HotDtype | str = HotDtype.F16,
+        backend: Backend | str = Backend.AUTO,
     ) -> Self:
         """As many pages as fit in `budget` ("64MiB" or bytes). Raises CacheError for none."""
-        size = parse_bytes(budget) if isinstance(budget, str) else budget
-        one = PageShape(pages=1, page_tokens=page_tokens, kv_heads=kv_heads, head_dim=head_dim)
-        page_bytes = one.page_bytes(dtype)
+        size = (
+            parse_bytes(budget) if isinstance(budget, str) else integer("budget", budget, least=1)
+        )
+        one = PageShape(
+            pages=1,
+            page_tokens=integer("page_tokens", page_tokens, least=1, most=MOST_TOKENS),
+            kv_heads=integer("kv_heads", kv_heads, least=1, most=MOST_TOKENS),
+            head_dim=integer("head_dim", head_dim, least=1, most=MOST_TOKENS),
+        )
+        page_bytes = one.page_bytes(HotDtype.of("dtype", dtype))
         if size < page_bytes:
             raise CacheError(
                 f"a budget of {size} bytes holds no page: one of {page_tokens} tokens takes "
@@ -127,6 +129,10 @@ class BlockPool:
             dtype=dtype,
             backend=backend,
         )
+
+    def __repr__(self) -> str:
+        used = self.shape.pages - self.free
+        return f"BlockPool({used} of {self.shape.pages} pages in use, {self.page_bytes} bytes each)"
 
     @property
     def nbytes(self) -> int:
@@ -161,7 +167,7 @@ class BlockPool:
 
     def prewarm(self, pages: int) -> None:
         """Claim the memory of the first `pages` pages, so that taking them claims none."""
-        if not 0 <= pages <= self.shape.pages:
+        if not 0 <= integer("pages", pages, least=None) <= self.shape.pages:
             raise CacheError(f"got {pages} pages to prewarm, but the pool has {self.shape.pages}")
         if pages > self._made:
             self.store.prewarm(self._made, pages)
@@ -170,8 +176,11 @@ class BlockPool:
     # -- what sequences call --
 
     def references(self, page: int) -> int:
-        """How many sequences' rows hold `page`."""
-        return self._references[page]
+        """How many sequences' rows hold `page`. Raises CacheError for no page of this pool."""
+        return self._references[self._page("page", page)]
+
+    def _page(self, name: str, page: int) -> int:
+        return integer(name, page, most=self.shape.pages - 1)
 
     def take(self, after: int | None = None) -> int:
         """A page held once: the one that follows page `after` if it is free and made.
@@ -180,7 +189,7 @@ class BlockPool:
         claimed and a sequence's pages tend to lie in a row. Raises CacheError
         when no page is free.
         """
-        following = -1 if after is None else after + 1
+        following = -1 if after is None else self._page("after", after) + 1
         if 0 <= following < self._made and self._free[following]:
             page = following
         else:
@@ -207,15 +216,15 @@ class BlockPool:
 
     def share(self, pages: Sequence[int]) -> None:
         """Hold each of `pages` once more."""
-        for page in pages:
-            if not self._references[page]:
+        for page in integers("pages", pages, least=None):
+            if not self.references(page):
                 raise CacheError(f"page {page} is free: it cannot be shared")
             self._references[page] += 1
 
     def give_back(self, pages: Sequence[int]) -> None:
         """Hold each of `pages` once less; one that nobody holds is free."""
-        for page in pages:
-            if not self._references[page]:
+        for page in integers("pages", pages, least=None):
+            if not self.references(page):
                 raise CacheError(f"page {page} is free already: a sequence gave it back twice")
             self._references[page] -= 1
             if not self._references[page]:
@@ -229,6 +238,8 @@ class BlockPool:
 
     def own_copy(self, page: int) -> int:
         """A copy of `page` for the caller alone, in exchange for the caller's hold on it."""
+        if not self.references(page):
+            raise CacheError(f"page {page} is free: nobody holds it")
         copy = self.take()
         self.store.copy(page, copy)
         self.give_back([page])

@@ -12,11 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.attention import attend_on_cpu, attend_unencoded
-from kvcache.checks import check_finite, check_queries, check_rows, check_tokens
+from kvcache.checks import (
+    check_finite,
+    check_finite_queries,
+    check_queries,
+    check_tokens,
+    checked_rows,
+    scored,
+)
 from kvcache.config import MOST_TOKENS, Backend, HotDtype
 from kvcache.errors import CacheError
+from kvcache.given import array, flag, integer, integers, refused
 from kvcache.native.structs import HEAD_DIM_STEP
-from kvcache.reference import Mask, check_mask
+from kvcache.reference import Mask
 from kvcache.sight import Sight
 from kvcache.stats import CacheStats
 from kvcache.unencoded.buffers import CpuBuffer, Layout, MlxBuffer, Whole, make_buffer
@@ -26,11 +34,14 @@ _FIRST_CAPACITY = 256
 
 
 class DynamicKVCache:
-    """Keys and values of one layer, up to `max_seq_len` tokens.
+    """Keys and values of one layer, up to `max_seq_len` tokens; None: as many as come.
 
     Follows mlx-lm's cache contract (`update_and_fetch`, `offset`, `make_mask`,
     `state`, `trim`) and adds `append`, `attend_held` and `attend`.
 
+    capacity: tokens that the buffer has room for at first; it doubles as it must, and there
+    is none before the first token.
+    dtype, backend: or their words, such as "f32" and "cpu".
     left_padding: for a batch of unequal prompts, how many leading tokens of
     each row are padding; they are never attended to.
     validate: refuse NaN, infinite and too large tokens. By default only the CPU
@@ -40,25 +51,26 @@ class DynamicKVCache:
 
     def __init__(
         self,
-        max_seq_len: int,
+        max_seq_len: int | None = None,
         *,
-        dtype: HotDtype = HotDtype.F16,
-        backend: Backend = Backend.AUTO,
+        capacity: int = _FIRST_CAPACITY,
+        dtype: HotDtype | str = HotDtype.F16,
+        backend: Backend | str = Backend.AUTO,
         left_padding: Sequence[int] | None = None,
         validate: bool | None = None,
     ) -> None:
-        if max_seq_len < 1:
-            raise CacheError(f"got max_seq_len={max_seq_len}, expected at least 1")
-        if left_padding is not None and min(left_padding, default=0) < 0:
-            raise CacheError(f"got left_padding={list(left_padding)}, expected none below 0")
-        self.max_seq_len = max_seq_len
+        limit = MOST_TOKENS if max_seq_len is None else max_seq_len
+        self.max_seq_len = integer("max_seq_len", limit, least=1)
+        self._first_capacity = integer("capacity", capacity, least=1, most=MOST_TOKENS)
         self.offset = 0
-        self.backend = backend.resolve()
-        self.dtype = dtype
+        self.dtype, self.backend = HotDtype.of("dtype", dtype), Backend.of(backend).resolve()
         self._on_cpu = self.backend is Backend.CPU
-        self._validate = self._on_cpu if validate is None else validate
-        self._padding = None if left_padding is None else np.array(left_padding, np.int32)
+        self._validate = self._on_cpu if validate is None else flag("validate", validate)
+        self._padding = None if left_padding is None else _padding(left_padding)
         self._buffer: MlxBuffer | CpuBuffer | None = None
+
+    def __repr__(self) -> str:
+        return f"DynamicKVCache({self.dtype.value}, {self.stats()})"
 
     # -- what attention needs --
 
@@ -72,12 +84,14 @@ class DynamicKVCache:
         once more. Who has them joined writes once (`append_joined`), as does a kernel
         that makes both (`reserve`, `buffer`, `advance`).
         """
+        k, v = array("k", k), array("v", v)
         room = self._checked_room(k, v)
         room.write(self.offset, k, v)
         self.offset += k.shape[2]
 
     def append_joined(self, kv: mx.array) -> None:
         """Like `append`, for keys and values in one array [2, B, Hkv, L, D]: one launch."""
+        kv = array("kv", kv)
         if kv.ndim != 5 or kv.shape[0] != 2:
             raise CacheError(f"got {kv.shape}, expected keys, then values: [2, B, Hkv, L, D]")
         room = self._checked_room(kv[0], kv[1])
@@ -86,9 +100,34 @@ class DynamicKVCache:
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
-        check_queries(q, self._layout or (q.shape[0], 1, q.shape[3]), self.offset)
+        q, layout = array("q", q), self._layout
+        if layout is None:
+            raise CacheError("the cache is empty: append keys and values first")
+        scale, mask = self._scored(q, scale, mask, layout, self.offset)
+        return self._attend(q, scale, mask)
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
+    ) -> mx.array:
+        """`append`, then `attend_held`; what is refused changes nothing."""
+        q, k, v = array("q", q), array("k", k), array("v", v)
+        self._check_new(k, v)
+        layout = k.shape[0], k.shape[1], k.shape[3]
+        scale, mask = self._scored(q, scale, mask, layout, self.offset + k.shape[2])
+        self.append(k, v)
+        return self._attend(q, scale, mask)
+
+    def _scored(
+        self, q: mx.array, scale: float, mask: Mask, layout: Layout, held: int
+    ) -> tuple[float, Mask]:
+        """Scale and mask of queries that are known to fit."""
+        check_queries(q, layout, held)
+        if self._validate:
+            check_finite_queries(q)
+        return scored(scale, mask, (*q.shape[:3], held))
+
+    def _attend(self, q: mx.array, scale: float, mask: Mask) -> mx.array:
         buffer = self._filled()
-        check_mask(mask)
         causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
         if causal and q.shape[3] % HEAD_DIM_STEP == 0 and isinstance(buffer, CpuBuffer):
             keys, values = buffer.whole
@@ -100,14 +139,6 @@ class DynamicKVCache:
             q, self.keys(), self.values(), scale=scale, mask=visible, backend=self.backend
         )
 
-    def attend(
-        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
-    ) -> mx.array:
-        """`append`, then `attend_held`."""
-        check_mask(mask)
-        self.append(k, v)
-        return self.attend_held(q, scale=scale, mask=mask)
-
     # -- what a kernel writes and reads by itself --
 
     def reserve(self, tokens: int, shape: Layout | None = None) -> None:
@@ -116,12 +147,12 @@ class DynamicKVCache:
         shape: B, Hkv and D, for a cache that has no buffer yet. Raises
         CacheError past `max_seq_len`.
         """
-        layout = self._layout or shape
-        if layout is None:
+        given = self._layout if shape is None else _layout(shape)
+        if given is None:
             raise CacheError("the cache has no buffer yet: give reserve a shape (B, Hkv, D)")
-        if shape not in (None, layout):
-            raise CacheError(f"got shape {shape}, but the cache holds (B, Hkv, D) = {layout}")
-        self._room(tokens, layout)
+        if self._layout not in (None, given):
+            raise CacheError(f"got shape {given}, but the cache holds (B, Hkv, D) = {self._layout}")
+        self._room(integer("tokens", tokens), given)
 
     def buffer(self) -> Whole:
         """All keys, then all values: [2, B, Hkv, capacity, D], of which `offset` tokens count.
@@ -139,13 +170,13 @@ class DynamicKVCache:
         cannot be written in place. Raises CacheError, and changes nothing, for
         more tokens than there is room or an array unlike `buffer()`.
         """
-        if not 0 <= tokens <= self._capacity() - self.offset:
+        if not 0 <= integer("tokens", tokens, least=None) <= self.capacity - self.offset:
             raise CacheError(
-                f"got {tokens} tokens to count, but {self._capacity() - self.offset} have room; "
+                f"got {tokens} tokens to count, but {self.capacity - self.offset} have room; "
                 "reserve them first"
             )
         if written is not None:
-            self._buffer = self._filled().replaced(written)
+            self._buffer = self._filled().replaced(array("written", written))
         self.offset += tokens
 
     # -- what is held --
@@ -171,9 +202,31 @@ class DynamicKVCache:
             sink_bytes=0,
             hot_bytes=held,
             cold_bytes=0,
-            allocated_bytes=self._capacity() * token_bytes,
+            allocated_bytes=self.capacity * token_bytes,
             fp16_bytes=held * HotDtype.F16.mx.size // self.dtype.mx.size,
+            key_bytes=held // 2,
+            value_bytes=held // 2,
         )
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the buffer has room for; 0 where there is none yet."""
+        return 0 if self._buffer is None else self._buffer.whole.shape[3]
+
+    @property
+    def batch(self) -> int:
+        """B; 0 before the first token."""
+        return self._layout[0] if self._layout else 0
+
+    @property
+    def kv_heads(self) -> int:
+        """Hkv; 0 before the first token."""
+        return self._layout[1] if self._layout else 0
+
+    @property
+    def head_dim(self) -> int:
+        """D; 0 before the first token."""
+        return self._layout[2] if self._layout else 0
 
     @property
     def nbytes(self) -> int:
@@ -200,6 +253,7 @@ class DynamicKVCache:
         self, length: int, return_array: bool = False, window_size: int | None = None
     ) -> Mask:
         """The mask of `length` tokens about to be appended."""
+        length = integer("length", length)
         if window_size is None and not return_array and self._padding is None:
             return None if length == 1 else "causal"
         return self._unpadded(Sight.of_all(length, self.offset + length).full(window_size))
@@ -254,19 +308,18 @@ class DynamicKVCache:
 
     def trim(self, n: int) -> int:
         """Drop the newest `n` tokens; returns how many were dropped."""
-        dropped = min(max(n, 0), self.offset)
+        dropped = min(max(integer("n", n, least=None), 0), self.offset)
         self.offset -= dropped
         return dropped
 
     def filter(self, rows: Sequence[int]) -> None:
         """Keep only the given batch rows. Raises CacheError for rows that there are not."""
         padded = 0 if self._padding is None else len(self._padding)
-        if count := self._layout[0] if self._layout else padded:
-            check_rows(rows, count)
+        kept = checked_rows(rows, self.batch or padded) if self.batch or padded else []
         if self._buffer is not None:
-            self._buffer = self._buffer.rows(rows)
+            self._buffer = self._buffer.rows(kept)
         if self._padding is not None:
-            self._padding = self._padding[list(rows)]
+            self._padding = self._padding[kept]
 
     # -- the buffer --
 
@@ -285,37 +338,37 @@ class DynamicKVCache:
 
     def _checked_room(self, k: mx.array, v: mx.array) -> MlxBuffer | CpuBuffer:
         """Room for k and v, once they are known to fit."""
-        rows = None if self._padding is None else len(self._padding)
-        check_tokens(k, v, self._layout or (rows, None, None))
+        self._check_new(k, v)
         if self._validate:
             check_finite(k, v, self.dtype, on_cpu=self._on_cpu)
         return self._room(k.shape[2], (k.shape[0], k.shape[1], k.shape[3]))
 
+    def _check_new(self, k: mx.array, v: mx.array) -> None:
+        rows = None if self._padding is None else len(self._padding)
+        check_tokens(k, v, self._layout or (rows, None, None))
+
     def _room(self, tokens: int, layout: Layout) -> MlxBuffer | CpuBuffer:
         """The buffer, grown to hold `tokens` more."""
         end = self.offset + tokens
-        if tokens < 0 or end > self._most():
+        if end > self._most():
             raise CacheError(
                 f"{tokens} more tokens do not fit: the cache holds {self.offset} of "
                 f"{self._most()}; raise max_seq_len, or trim or clear it first"
             )
         if self._buffer is None:
             self._buffer = make_buffer(layout, self._capacity_for(end), self.dtype, self.backend)
-        elif end > self._capacity():
+        elif end > self.capacity:
             self._buffer = self._buffer.grown(self._capacity_for(end), self.offset)
         return self._buffer
 
     def _capacity_for(self, tokens: int) -> int:
-        capacity = max(self._capacity(), _FIRST_CAPACITY)
+        capacity = max(self.capacity, self._first_capacity)
         while capacity < tokens:
             capacity *= 2
         return min(capacity, self._most())
 
     def _most(self) -> int:
         return min(self.max_seq_len, MOST_TOKENS)
-
-    def _capacity(self) -> int:
-        return 0 if self._buffer is None else self._buffer.whole.shape[3]
 
     def _token_bytes(self) -> int:
         if self._layout is None:
@@ -335,6 +388,22 @@ class DynamicKVCache:
 
     def _unpadded(self, mask: mx.array) -> mx.array:
         return mask if self._padding is None else hide_padding(mask, self._padding)
+
+
+def _layout(shape: object) -> Layout:
+    """B, Hkv and D. Raises CacheError."""
+    match integers("shape", shape, least=1):
+        case [batch, heads, dim]:
+            return batch, heads, dim
+    raise refused("shape", shape, "(B, Hkv, D)")
+
+
+def _padding(given: Sequence[int]) -> npt.NDArray[np.int32]:
+    """Leading tokens of each row. Raises CacheError."""
+    rows = integers("left_padding", given)
+    if not rows or max(rows) > MOST_TOKENS:
+        raise refused("left_padding", given, "a number of tokens for each row")
+    return np.array(rows, np.int32)
 
 
 def hide_padding(mask: mx.array, padding: npt.NDArray[np.int32]) -> mx.array:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from kvcache.errors import CacheError
+from kvcache.given import integers
 from kvcache.unencoded.block_pool import BlockPool
 
 
@@ -35,7 +36,7 @@ class PageTables:
         Raises CacheError, and adds nothing, for rows that it has not, or none.
         """
         count = len(other.rows)
-        chosen = range(count) if rows is None else rows
+        chosen = range(count) if rows is None else integers("rows", rows, least=None)
         if not all(0 <= row < count for row in chosen) or len(chosen) < min(count, 1):
             raise CacheError(
                 f"got rows {list(chosen)}, expected at least one of the cache's {count}, from 0 on"

@@ -14,11 +14,18 @@ import mlx.core as mx
 import numpy as np
 
 from kvcache.attention import attend_on_cpu, attend_unencoded
-from kvcache.checks import check_finite, check_queries, check_tokens
+from kvcache.checks import (
+    check_finite,
+    check_finite_queries,
+    check_queries,
+    check_tokens,
+    scored,
+)
 from kvcache.config import Backend, HotDtype
 from kvcache.errors import CacheError
+from kvcache.given import array, flag, instance, integer
 from kvcache.native.structs import HEAD_DIM_STEP
-from kvcache.reference import Mask, check_mask
+from kvcache.reference import Mask
 from kvcache.sight import Sight
 from kvcache.stats import CacheStats
 from kvcache.unencoded.block_pool import BlockPool
@@ -49,14 +56,16 @@ class PagedKVCache:
     def __init__(
         self, pool: BlockPool, *, max_pages: int | None = None, validate: bool | None = None
     ) -> None:
-        if max_pages is not None and max_pages < 1:
-            raise CacheError(f"got max_pages={max_pages}, expected at least 1")
-        self.pool, self.max_pages = pool, max_pages
+        self.pool = instance("pool", pool, BlockPool)
+        self.max_pages = None if max_pages is None else integer("max_pages", max_pages, least=1)
         self.offset = 0
         self._evicted = 0
         self._on_cpu = pool.backend is Backend.CPU
-        self._validate = self._on_cpu if validate is None else validate
+        self._validate = self._on_cpu if validate is None else flag("validate", validate)
         self._tables = PageTables(pool)
+
+    def __repr__(self) -> str:
+        return f"PagedKVCache({self.pool.dtype.value}, {self.stats()})"
 
     # -- what attention needs --
 
@@ -67,8 +76,7 @@ class PagedKVCache:
         that do not fit, a pool without enough free pages, or what `validate`
         refuses.
         """
-        shape = self.pool.shape
-        check_tokens(k, v, (len(self._tables.rows) or None, shape.kv_heads, shape.head_dim))
+        shape, (k, v) = self.pool.shape, self._new(k, v)
         if self._validate:
             check_finite(k, v, self.pool.dtype, on_cpu=self._on_cpu)
         elif self._on_cpu:
@@ -84,10 +92,37 @@ class PagedKVCache:
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
+        q = array("q", q)
+        scale, mask = self._scored(q, scale, mask, len(self._tables.rows), self.size())
+        return self._attend(q, scale, mask)
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
+    ) -> mx.array:
+        """`append`, then `attend_held`; what is refused changes nothing."""
+        q, (k, v) = array("q", q), self._new(k, v)
+        # As many as will be held: old pages may go first.
+        held = self.size() - self._overdue() * self.pool.shape.page_tokens + k.shape[2]
+        scale, mask = self._scored(q, scale, mask, k.shape[0], held)
+        self.append(k, v)
+        return self._attend(q, scale, mask)
+
+    def _new(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        k, v, shape = array("k", k), array("v", v), self.pool.shape
+        check_tokens(k, v, (len(self._tables.rows) or None, shape.kv_heads, shape.head_dim))
+        return k, v
+
+    def _scored(
+        self, q: mx.array, scale: float, mask: Mask, rows: int, held: int
+    ) -> tuple[float, Mask]:
+        """Scale and mask of queries that are known to fit."""
+        check_queries(q, (rows, self.pool.shape.kv_heads, self.pool.shape.head_dim), held)
+        if self._validate:
+            check_finite_queries(q)
+        return scored(scale, mask, (*q.shape[:3], held))
+
+    def _attend(self, q: mx.array, scale: float, mask: Mask) -> mx.array:
         shape, store = self.pool.shape, self.pool.store
-        rows = len(self._tables.rows) or q.shape[0]
-        check_queries(q, (rows, shape.kv_heads, shape.head_dim), self.size())
-        check_mask(mask)
         causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
         if causal and isinstance(store, CpuPages) and shape.head_dim % HEAD_DIM_STEP == 0:
             out = [
@@ -97,14 +132,6 @@ class PagedKVCache:
             return mx.concatenate(out) if len(out) > 1 else out[0]
         keys, values = self._read()
         return attend_unencoded(q, keys, values, scale=scale, mask=mask, backend=self.pool.backend)
-
-    def attend(
-        self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = "causal"
-    ) -> mx.array:
-        """`append`, then `attend_held`."""
-        check_mask(mask)
-        self.append(k, v)
-        return self.attend_held(q, scale=scale, mask=mask)
 
     def _attend_row(
         self, q: mx.array, store: CpuPages, table: Sequence[int], scale: float
@@ -178,6 +205,8 @@ class PagedKVCache:
             cold_bytes=0,
             allocated_bytes=self.nbytes,
             fp16_bytes=held * HotDtype.F16.mx.size // self.pool.dtype.mx.size,
+            key_bytes=held // 2,
+            value_bytes=held // 2,
         )
 
     @property
@@ -196,6 +225,7 @@ class PagedKVCache:
         self, length: int, return_array: bool = False, window_size: int | None = None
     ) -> Mask:
         """The mask of `length` tokens about to be appended."""
+        length = integer("length", length)
         if window_size is None and not return_array:
             return None if length == 1 else "causal"
         let_go = self._overdue() * self.pool.shape.page_tokens
@@ -206,11 +236,8 @@ class PagedKVCache:
         return self.max_pages is None
 
     def trim(self, n: int) -> int:
-        """Drop the newest `n` tokens and their pages; returns how many were dropped.
-
-        Pages that were let go stay so.
-        """
-        dropped = min(max(n, 0), self.size())
+        """Drop the newest `n` tokens and their pages; returns how many were dropped."""
+        dropped = min(max(integer("n", n, least=None), 0), self.size())
         self.offset -= dropped
         self._tables.cut(self.size())
         return dropped

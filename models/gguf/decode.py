@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from kvcache.errors import quoted
+from models.errors import GGUFError
 from models.gguf.checks import not_finite
 from models.gguf.tensor import Bytes, Tensor
 from models.gguf.tensor_types import TensorType
@@ -27,6 +29,8 @@ def decode(tensor: Tensor) -> Floats:
     `mlx.core.array` makes an MLX array of them. Raises `GGUFError`, naming the tensor,
     where a weight is NaN or infinite, or the file is shorter than it was.
     """
+    if not isinstance(tensor, Tensor):
+        raise GGUFError(f"got tensor={quoted(tensor)}, expected what a file's `tensor` gives")
     out = np.empty((tensor.rows, tensor.columns), np.float32)
     decode_into(tensor, out)
     return out.reshape(tensor.shape)

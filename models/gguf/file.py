@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kvcache.errors import quoted
 from models.errors import GGUFError
 from models.gguf.header import MAX_HEADER_BYTES, Header, HeaderEndError, TensorInfo, read_header
 from models.gguf.metadata import Metadata
@@ -38,6 +39,8 @@ class GGUFFile:
 
     def __init__(self, path: Path | str) -> None:
         """Open the file and check its header. Raises `GGUFError`."""
+        if not isinstance(path, str | Path) or not str(path):
+            raise GGUFError(f"got path={quoted(path)}, expected the path of a GGUF file")
         self.path = Path(path)
         self.opened = OpenFile(self.path)
         self._is_closed = False
@@ -93,6 +96,8 @@ class GGUFFile:
     def _entry(self, tensor: str | TensorInfo) -> TensorInfo:
         if isinstance(tensor, TensorInfo):
             return tensor
+        if not isinstance(tensor, str):
+            raise GGUFError(f"got tensor={quoted(tensor)}, expected a tensor's name")
         if tensor not in self.tensors:
             raise GGUFError(f"there is no tensor {tensor!r}, which the model needs")
         return self.tensors[tensor]

@@ -27,6 +27,7 @@ from kvcache import (
 )
 from kvcache.attention import AttendingCache
 from kvcache.config import on_gpu
+from kvcache.given import array
 from models.network.config import NetworkConfig
 from models.network.layers import Projection
 from models.network.rope import Rope
@@ -330,7 +331,15 @@ class Model(nn.Module):
         at once; once it says yes, StepStoppedError is raised, and `cache` holds none of these
         tokens. Raises EmberError for ids outside the vocabulary, or none at all.
         """
-        x = self.through_layers(self.embed(ids), cache or [None] * len(self.layers), stopped)
+        ids = array("ids", ids)
+        if ids.ndim != 2 or not mx.issubdtype(ids.dtype, mx.integer):
+            raise EmberError(f"got ids: {ids.shape} of {ids.dtype}, expected whole numbers [B, L]")
+        caches: Sequence[AttendingCache | None] = cache or [None] * len(self.layers)
+        if len(caches) != len(self.layers):
+            raise EmberError(
+                f"got {len(caches)} caches, expected one for each of {len(self.layers)} layers"
+            )
+        x = self.through_layers(self.embed(ids), caches, stopped)
         normed: mx.array = self.norm(x)
         return normed
 

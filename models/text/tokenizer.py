@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
 
+from kvcache.errors import EmberError, quoted
+from kvcache.given import integers
 from models.assumptions import Assumptions
 from models.gguf.metadata import Metadata
 from models.text.bpe import ByteLevelBPE, TextBPE
@@ -188,6 +190,8 @@ class Tokenizer:
         `parse_special`: take a control token's text for the token; else it is plain text.
         User-defined tokens are always taken for themselves.
         """
+        if not isinstance(text, str):
+            raise EmberError(f"got text={quoted(text)}, expected a text to encode")
         parts = self.parts(text, parse_special=parse_special)
         ids = [id_ for part in parts for id_ in part.ids]
         if add_special and self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
@@ -235,8 +239,12 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD.
 
-        `skip_special`: leave control tokens out; else their text is written.
+        `skip_special`: leave control tokens out; else their text is written. Raises EmberError
+        for what are no ids of the vocabulary.
         """
+        ids = integers("ids", ids)
+        if ids and max(ids) >= self.vocab_size:
+            raise EmberError(f"got ids={quoted(ids)}, expected 0 to {self.vocab_size - 1}")
         data = b"".join(
             text_bytes(self.text(id_))
             if id_ in self.special_ids and not skip_special

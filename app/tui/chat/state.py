@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from app.flag_words import with_flags
 from app.sampling import Sampling
 from app.sessions.chat import Attachment
 from kvcache.errors import EmberError
@@ -39,7 +40,7 @@ class Problem:
     def of(cls, title: str, error: BaseException) -> "Problem":
         """From what was raised; a fault of ember's own is told as one."""
         if isinstance(error, EmberError):
-            return cls(title=title, cause=str(error))
+            return cls(title=title, cause=with_flags(error))
         return cls(title=title, cause=f"{type(error).__name__}: {error} (a fault of ember's own)")
 
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from kvcache.codecs import NAMES, codec, parse_pair
@@ -44,3 +46,19 @@ def test_a_pair_is_keys_then_values(text: str, names: tuple[str, str]) -> None:
 def test_a_malformed_pair_is_refused(text: str) -> None:
     with pytest.raises(CacheError, match=r"expected one"):
         parse_pair(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("turbo6", "expected turboN of 2, 3, 4 bits, as many levels as kernels look up"),
+        ("turbo5u", "or for 5 bits q5, h5, kivi5, hkivi5, kvarn5; did you mean turbo4u"),
+        ("trellis8", "expected trellisN of 2, 3, 4 bits, as many levels"),
+        ("hkivi6", "expected hkiviN of 2, 3, 4, 5 bits, or for 6 bits q6, h6, kvarn6"),
+        ("q7", "expected qN of 2, 3, 4, 5, 6, 8 bits"),
+        ("zip4", "expected one of f16, q8"),
+    ],
+)
+def test_bits_that_a_family_has_not_are_said(name: str, said: str) -> None:
+    with pytest.raises(CacheError, match=re.escape(said).replace(r"\$", "$")):
+        codec(name)

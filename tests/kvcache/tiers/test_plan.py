@@ -82,15 +82,19 @@ def test_a_small_window_shortens_the_hot_tier_and_says_so() -> None:
 
 
 def test_what_holds_nothing_is_refused() -> None:
-    with pytest.raises(CacheError, match=r"does not hold 4 pinned tokens .* give a larger --kv-bu"):
+    with pytest.raises(CacheError, match=r"does not hold 4 pinned tokens .* give a larger `bud"):
         resolve(CacheConfig(budget=22528 * 67), TINYLLAMA)
     with pytest.raises(CacheError, match="a window of 67 tokens does not hold 4 pinned"):
         resolve(CacheConfig(max_tokens=67), TINYLLAMA)
     short = replace(TINYLLAMA, context=60)
     for config in (CacheConfig(), CacheConfig(max_tokens=900), CacheConfig.for_budget("64MiB")):
-        with pytest.raises(CacheError, match=r"trained for 60 .* --beyond-context with --ctx 68 "):
+        with pytest.raises(
+            CacheError, match=r"trained for 60 .* `beyond_context` with `max_tokens` 68 "
+        ):
             resolve(config, short)
-    with pytest.raises(CacheError, match=r"a window of 67 tokens .* give a larger --ctx, or sma"):
+    with pytest.raises(
+        CacheError, match=r"a window of 67 tokens .* give a larger `max_tokens`, or sma"
+    ):
         resolve(CacheConfig(max_tokens=67, beyond_context=True), short)
     assert resolve(CacheConfig(max_tokens=68, beyond_context=True), short).max_tokens == 68
     odd = replace(TINYLLAMA, head_dim=72)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mlx_lm.models import cache as mlx_lm_cache
 
 from kvcache import Backend, CacheError, DynamicKVCache, HotDtype, attend
+from kvcache.config import MOST_TOKENS
 from kvcache.sight import Sight
 from kvcache.unencoded.dynamic import hide_padding
 from tests.kvcache import oracle
@@ -316,3 +317,33 @@ def test_padding_is_hidden_from_tokens_only() -> None:
         seen = key <= 3 + query and (key >= padding[row] or 3 + query < padding[row])
         assert mask[row, 0, query, key] == seen
     assert mask.any(axis=-1).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_first_capacity_and_what_the_buffer_is(backend: Backend) -> None:
+    cache = DynamicKVCache(capacity=9, backend=backend)
+    assert (cache.capacity, cache.batch, cache.kv_heads, cache.head_dim) == (0, 0, 0, 0)
+    assert (cache.nbytes, cache.pending()) == (0, [])
+    cache.append(*tokens(5, batch=2))
+    assert (cache.capacity, cache.batch, cache.kv_heads, cache.head_dim) == (9, 2, HKV, DIM)
+    cache.append(*tokens(5, batch=2))
+    assert (cache.capacity, cache.offset) == (18, 10)
+    short = DynamicKVCache(7, capacity=9, backend=backend)
+    short.append(*tokens(1))
+    assert short.capacity == 7
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_a_limit_nothing_is_taken_before_it_is_needed(backend: Backend) -> None:
+    cache = DynamicKVCache(backend=backend)
+    for _ in range(3):
+        cache.append(*tokens(200))
+    assert (cache.offset, cache.capacity) == (600, 1024)
+    again = DynamicKVCache.from_state(cache.state)
+    assert (again.offset, again.max_seq_len) == (600, MOST_TOKENS)
+
+
+def test_keys_and_values_are_counted_apart() -> None:
+    cache = DynamicKVCache(dtype="f32")
+    cache.append(*tokens(5))
+    assert cache.stats().key_bytes == cache.stats().value_bytes == 5 * HKV * DIM * 4
