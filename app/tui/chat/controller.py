@@ -5,21 +5,23 @@ since. Knows no widget; the screen reads its state after each tick.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from app.generation import PrefillProgress
 from app.sessions.chat import Chat, ChatMessage, State, title_of
 from app.sessions.store import SessionStore
 from app.transcript import Completion, Drafts
-from app.tui.chat.answering import Answering
+from app.tui.chat.answering import Answering, last_answer
 from app.tui.chat.autosave import Autosave
 from app.tui.chat.mentions import attached
 from app.tui.chat.model_holder import ModelHolder
 from app.tui.chat.speed_look import SpeedLook
 from app.tui.chat.speed_meter import Meter
 from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
+from app.tui.chat.tier_counts import emptied
 from app.tui.service.contract import Ask, ModelInfo, ModelService, TooLong
 from kvcache.errors import EmberError
+from kvcache.stats import CacheStats
 from models.text.messages import Role
 from models.text.thinking import no_switch
 
@@ -56,7 +58,8 @@ class ChatController:
         self.models = ModelHolder(service)
         self._run: Answering | None = None
         self._answer_problem: Problem | None = None
-        self._told_of: ModelInfo | None = None
+        # The chat whose tokens the model's cache holds; None before the first question.
+        self._held: Chat | None = None
         self._autosave = Autosave(self.store, self.notices.append, clock)
 
     # -- what there is to show --
@@ -81,6 +84,11 @@ class ChatController:
     def model(self) -> ModelInfo | None:
         """The loaded model."""
         return self.models.model
+
+    def layer_stats(self) -> Sequence[CacheStats]:
+        """The cache, layer by layer, of this chat: empty while it holds another."""
+        layers = self.service.layer_stats()
+        return layers if self._held in (None, self.chat) else emptied(layers)
 
     @property
     def drafts(self) -> Drafts:
@@ -202,6 +210,8 @@ class ChatController:
             raise EmberError("nothing to fork yet: ask something first")
         at = at or messages[-1]
         copy = self.chat.copy_until(at)
+        if self._held is self.chat:
+            self._held = copy
         self.show_chat(copy)
         self._autosave.save(copy)
         is_question = at.role is Role.USER
@@ -215,7 +225,8 @@ class ChatController:
         """Go on with another chat. The model stays."""
         self._require_idle()
         self.chat = chat
-        self._answer_problem = self.too_long = self.last = None
+        self._answer_problem = self.too_long = None
+        self.meter, self.last = Meter(), last_answer(chat.messages)
         if chat.damaged:
             self.notices.append(
                 f"{chat.damaged} messages of this chat are damaged: what can be read is shown"
@@ -263,11 +274,8 @@ class ChatController:
         changed = self.models.tick(may_load=self._run is None and not self.look.running)
         if self.model is not None and self.model is not had_model:
             self.chat.model = self.model.spec
-            # A model that stays after all has been told of.
-            if self.model is not self._told_of:
-                self.notices.extend(self.model.notes)
-                self._tell_of_switch(self.model)
-            self._told_of = self.model
+            self.notices.extend(self.model.notes)
+            self._tell_of_switch(self.model)
         if self._run is not None:
             changed |= self._follow(self._run)
         changed |= self.look.tick()
@@ -338,6 +346,7 @@ class ChatController:
             lookup=self.settings.lookup,
         )
         self._answer_problem = self.too_long = None
+        self._held = self.chat
         self._run = Answering(
             self.service,
             ask,

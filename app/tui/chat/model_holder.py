@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from app.job import Job
 from app.tui.chat.state import Problem
-from app.tui.service.contract import LoadEvent, ModelInfo, ModelService
+from app.tui.service.contract import LetGo, LoadEvent, ModelInfo, ModelService
 from kvcache.errors import EmberError
-from models.errors import ModelNotFoundError
 from models.finding.progress import Progress
 
 
@@ -33,7 +32,6 @@ class ModelHolder:
         self.problem: Problem | None = None
         self._service = service
         self._job: Job[LoadEvent] | None = None
-        self._before: ModelInfo | None = None
 
     @property
     def loading(self) -> bool:
@@ -41,11 +39,10 @@ class ModelHolder:
         return self._job is not None
 
     def load(self, spec: str) -> None:
-        """Load a model in place of the present one."""
+        """Load a model in place of the present one, which stays until the other has loaded."""
         if self.loading:
             raise EmberError("a model is loading: Esc stops it")
-        self._before = self.model
-        self.model = self.progress = self.problem = None
+        self.progress = self.problem = None
         self._job = self._service.load(spec)
 
     def fetch(self, spec: str) -> None:
@@ -92,15 +89,16 @@ class ModelHolder:
     def _take_load(self, job: Job[LoadEvent]) -> bool:
         items = job.poll()
         for item in items:
-            if isinstance(item, ModelInfo):
-                self.model = item
-            else:
-                self.progress = item
+            match item:
+                case ModelInfo():
+                    self.model = item
+                case LetGo():
+                    self.model = None
+                case _:
+                    self.progress = item
         if not job.ended:
             return bool(items)
         self._job = self.progress = None
         if job.error is not None:
             self.problem = Problem.of("the model could not be loaded", job.error)
-        if isinstance(job.error, ModelNotFoundError):
-            self.model = self._before
         return True

@@ -80,6 +80,7 @@ class ChatScreen(Screen[None]):
         self.tier_log = TierLog()
         self._starter = -1
         self._was_busy = False
+        self._shown = chat.chat
         self._interrupted_at = 0.0
 
     def compose(self) -> ComposeResult:
@@ -150,6 +151,8 @@ class ChatScreen(Screen[None]):
         if self._was_busy and not self.chat.busy:
             self._settled()
         self._was_busy = self.chat.busy
+        if self.chat.chat is not self._shown:
+            self._show_figures()
         self._show_status()
         if self.chat.too_long is not None and self.is_current:
             self._ask_about_length()
@@ -172,7 +175,9 @@ class ChatScreen(Screen[None]):
         )
 
     def _show_figures(self) -> None:
-        layers = self.chat.service.layer_stats()
+        layers = self.chat.layer_stats()
+        if self.chat.chat is not self._shown:
+            self._shown, self.tier_log = self.chat.chat, TierLog()
         total: CacheStats | None = sum_layers(layers) if layers else None
         if total is None:
             self.tier_log.forget()

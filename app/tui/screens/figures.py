@@ -129,7 +129,7 @@ class CacheScreen(Dialog[None]):
         self._show()
 
     def _show(self) -> None:
-        model, layers = self._chat.model, self._chat.service.layer_stats()
+        model, layers = self._chat.model, self._chat.layer_stats()
         total = sum_layers(layers) if layers else None
         if model is not None and total is not None:
             self.query_one(Static).update(

@@ -94,7 +94,14 @@ class TooLong:
 
 
 AnswerEvent = Prepared | TooLong | Event
-LoadEvent = Progress | ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class LetGo:
+    """The model before has been let go, as memory cannot hold it and the next one."""
+
+
+LoadEvent = Progress | LetGo | ModelInfo
 
 
 class ModelService(Protocol):
@@ -107,7 +114,7 @@ class ModelService(Protocol):
     def load(self, spec: str) -> Job[LoadEvent]:
         """Load a model that is on this machine; the last item is its `ModelInfo`.
 
-        The present one is let go, unless the job fails by ModelNotFoundError.
+        The present one answers until then, unless there was a `LetGo`.
         """
         ...
 

@@ -6,16 +6,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from app import memory
 from app.chat_tokens import ChatTokens, system_of
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk, ThinkingChunk
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import compile_kernels, must_compile
+from app.memory import Need
 from app.options import LoadOptions
 from app.session import COUNTING, load_admitted, load_notes
 from app.transcript import Completion
-from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
+from app.tui.service.contract import (
+    AnswerEvent,
+    Ask,
+    LetGo,
+    LoadEvent,
+    ModelInfo,
+    Prepared,
+    TooLong,
+)
 from app.wake.waking import Waking
 from kvcache import CacheConfig
 from kvcache.native.build import BuildStoppedError
@@ -99,7 +109,7 @@ class LiveService:
                 if must_compile(self._config.backend):
                     job.put(Progress(done_bytes=0, total_bytes=0, label=_COMPILING))
                     compile_kernels(cancel.is_set)
-                yield from self._load(spec, report, (warming, counting), cancel)
+                yield from self._load(spec, job, report, (warming, counting), cancel)
             except (_CancelledError, BuildStoppedError, RenderStoppedError):
                 return
 
@@ -158,14 +168,21 @@ class LiveService:
     def _load(
         self,
         spec: str,
+        job: Job[LoadEvent],
         report: OnProgress,
         once: tuple[OnProgress, OnProgress],
         cancel: threading.Event,
     ) -> Iterator[LoadEvent]:
         path = locate(spec)
-        # The old model goes first, so that two are never in memory together.
-        self._let_go()
-        loaded, admitted = load_admitted(path, self._config, self._load_options, report)
+
+        def make_room(need: Need) -> None:
+            """Two models are in memory together where they fit."""
+            held = 0 if self._engine is None else _bytes_of(self._engine)
+            if held and not need.fits_beside(held, memory.memory()):
+                self._let_go()
+                job.put(LetGo())
+
+        loaded, admitted = load_admitted(path, self._config, self._load_options, report, make_room)
         loaded.template.start()
         config, chat = admitted.config, ChatTokens(loaded, self._recall)
         if self._keep_system is not None:
@@ -274,6 +291,11 @@ class LiveService:
 
     def _let_go(self) -> None:
         self._engine, self._chat, self._stats = None, None, ()
+
+
+def _bytes_of(engine: Engine) -> int:
+    """Of a model's weights and its cache, full."""
+    return engine.loaded.weight_bytes + engine.plan.max_bytes
 
 
 def _info(

@@ -12,7 +12,7 @@ from pathlib import Path
 from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk
 from app.job import Job
 from app.transcript import Completion, FinishReason
-from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared
+from app.tui.service.contract import AnswerEvent, Ask, LetGo, LoadEvent, ModelInfo, Prepared
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 
@@ -109,6 +109,11 @@ class ScriptedService:
             self._load_job.put(model)
         self._load_job.finish(self.load_error)
         self._load_job = None
+
+    def make_room(self) -> None:
+        """The model before does not fit beside the one that loads."""
+        assert self._load_job is not None
+        self._load_job.put(LetGo())
 
     def read(self, done: int, total: int, *, reused: int = 0, seconds: float = 0.5) -> None:
         """Prefill has come this far."""

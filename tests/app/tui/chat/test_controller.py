@@ -14,7 +14,7 @@ from app.tui.service.contract import Prepared, TooLong
 from kvcache import EmberError
 from models.errors import ModelNotFoundError
 from models.text.messages import Role
-from tests.app.tui.scripted_service import ScriptedService
+from tests.app.tui.scripted_service import ScriptedService, layer_stats
 
 
 class Clock:
@@ -285,9 +285,9 @@ def test_there_is_nothing_to_do_in_an_empty_chat(talk: Talk) -> None:
 
 
 def test_a_failed_load_says_why_and_the_next_works() -> None:
-    talk = Talk()
+    talk = Talk(holds_load=True)
     talk.service.load_error = EmberError("no such file")
-    talk.chat.load("gone")
+    talk.service.finish_load()
     talk.chat.tick()
     assert talk.chat.phase is Phase.NO_MODEL
     assert talk.chat.problem is not None
@@ -296,20 +296,63 @@ def test_a_failed_load_says_why_and_the_next_works() -> None:
         talk.chat.retry()
     talk.service.load_error = None
     talk.chat.load("here")
+    talk.service.finish_load()
     talk.chat.tick()
     assert talk.chat.model is not None
     assert talk.chat.problem is None
 
 
-def test_a_name_of_no_model_leaves_the_present_one(talk: Talk) -> None:
+@pytest.mark.parametrize("error", [ModelNotFoundError("no such file"), EmberError("damaged")])
+def test_the_model_that_runs_stays_until_the_next_has_loaded(error: EmberError) -> None:
+    talk = Talk(holds_load=True)
+    talk.service.finish_load()
+    talk.chat.tick()
     before = talk.chat.model
-    talk.service.load_error = ModelNotFoundError("no such file")
+    assert before is not None
+    talk.service.load_error = error
     talk.chat.load("gone")
     talk.chat.tick()
+    assert (talk.chat.phase, talk.chat.model) == (Phase.LOADING, before)
+    talk.ask("who answers?")
+    talk.service.finish_load()
+    talk.chat.tick()
     assert talk.chat.problem is not None
-    assert talk.chat.problem.cause == "no such file"
-    assert before is not None
+    assert talk.chat.problem.cause == str(error)
     assert talk.chat.model is before
+    assert talk.asked == ["who answers?"]
+
+
+def test_a_model_that_had_to_make_room_has_gone() -> None:
+    talk = Talk(holds_load=True)
+    talk.service.finish_load()
+    talk.chat.tick()
+    talk.chat.load("large")
+    assert talk.chat.busy
+    talk.service.make_room()
+    talk.chat.stop()
+    talk.chat.tick()
+    assert talk.chat.phase is Phase.NO_MODEL
+
+
+def test_figures_are_those_of_the_chat_that_is_shown(talk: Talk) -> None:
+    talk.exchange("one", "1")
+    talk.service.stats = layer_stats(sink=4, hot=9, layers=3)
+    first = talk.chat.chat
+    talk.chat.new_chat()
+    empty = talk.chat.layer_stats()
+    assert [(each.total, each.held_bytes) for each in empty] == [(0, 0)] * 3
+    assert [talk.chat.last] == [None]
+    assert talk.chat.meter.speed().average == 0
+    assert first.id is not None
+    talk.chat.show_chat(first)
+    assert [each.total for each in talk.chat.layer_stats()] == [13] * 3
+    again = talk.chat.store.load(first.id)
+    talk.chat.show_chat(again)
+    assert talk.chat.last is not None
+    assert (talk.chat.last.prompt_tokens, talk.chat.last.decode_tps) == (10, 42.0)
+    talk.chat.show_chat(first)
+    talk.chat.fork()
+    assert [each.total for each in talk.chat.layer_stats()] == [13] * 3
 
 
 def test_a_model_that_stays_is_told_of_once() -> None:

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from app import memory
 from app.generation import Finished, PrefillProgress, TextChunk
+from app.memory import Memory
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
-from app.tui.service.contract import AnswerEvent, Ask, ModelInfo, Prepared, TooLong
+from app.tui.service.contract import AnswerEvent, Ask, LetGo, ModelInfo, Prepared, TooLong
 from app.tui.service.live_service import LiveService
 from app.tui.settings import Settings
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.stats import sum_layers
-from models.errors import ModelNotFoundError
+from models.errors import GGUFError, ModelNotFoundError
 from models.finding.progress import Progress
 from models.text.messages import Message, Role
 from tests.app.tui.conftest import Talk, on_screen
@@ -65,6 +67,29 @@ def test_a_name_of_no_model_leaves_the_present_one(service: LiveService) -> None
     with pytest.raises(ModelNotFoundError):
         list(service.load("./nowhere.gguf"))
     finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5))))
+
+
+def test_a_damaged_model_leaves_the_present_one(
+    service: LiveService, tiny_path: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(tiny_path.read_bytes()[:-999])
+    before = finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5)))).completion
+    with pytest.raises(GGUFError):
+        list(service.load(str(damaged)))
+    after = finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5)))).completion
+    assert (after.text, after.reused_tokens) == (before.text, before.prompt_tokens - 1)
+
+
+@pytest.mark.parametrize("room", [1 << 40, 1 << 10])
+def test_two_models_are_in_memory_together_only_where_they_fit(
+    service: LiveService, tiny_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(memory, "memory", lambda: Memory(most=1 << 40, now=room))
+    kept = room == 1 << 40
+    events = list(service.load(str(tiny_path)))
+    assert any(isinstance(each, LetGo) for each in events) is not kept
+    assert isinstance(events[-1], ModelInfo)
 
 
 def test_names_that_must_be_fetched_are_known(service: LiveService) -> None:
