@@ -206,9 +206,17 @@ class Engine:
     def reusable(self, prompt: Sequence[int]) -> int:
         """Tokens at the beginning of `prompt` that would not be computed, as things are."""
         ledgers = [cache.ledger for cache in self._caches]
-        return reach(ledgers, self.plan, tokens=self._shared(prompt), total=len(prompt))
+        return reach(ledgers, self.plan, tokens=self.shared(prompt), total=len(prompt))
 
     # -- answers --
+
+    def fits(self, prompt: Sequence[int], known: int = 0) -> bool:
+        """Whether the window holds what of a prompt the cache has not seen.
+
+        A chat that goes on may be longer than the window. known: tokens at the beginning of the
+        prompt that the cache could be made to have seen.
+        """
+        return len(prompt) - max(known, self.shared(prompt)) <= self.plan.max_tokens
 
     def room(self, max_tokens: int) -> int:
         """Tokens of a prompt that leave an answer its room, at most half of the window."""
@@ -225,11 +233,11 @@ class Engine:
         `cancel` may be set from any thread, also during prefill; what was
         computed is kept. Raises PromptTooLongError.
         """
-        shared = self._shared(request.prompt)
+        shared = self.shared(request.prompt)
         prompt = self._fit(request, held=shared)
         if dropped := len(request.prompt) - len(prompt):
             yield Truncated(kept=len(prompt), dropped=dropped)
-            shared = self._shared(prompt)
+            shared = self.shared(prompt)
         reused = rewind(self._caches, self.plan, tokens=shared, total=len(prompt))
         row = self._row(0, prompt, request, reused)
         self._seen = prompt, row.transcript.tokens
@@ -313,7 +321,7 @@ class Engine:
             raise PromptTooLongError(length, window)
         return request.prompt[-max(self.room(request.max_tokens), 1) :]
 
-    def _shared(self, prompt: Sequence[int]) -> int:
+    def shared(self, prompt: Sequence[int]) -> int:
         """Tokens at the beginning of `prompt` that the cache has seen."""
         seen = self.held()
         # The last token is always computed: its logits are needed.

@@ -108,12 +108,15 @@ class Answering:
         for run, end in zip(turns, ends, strict=False):
             for message in run:
                 message.end = end
+        before = self._chat.left_out
+        self._chat.leave_out(prepared.dropped, continues=self._continues)
         self.notices.extend(prepared.notes)
         if prepared.woken:
             self.notices.append(f"restored {prepared.woken} tokens")
-        if prepared.dropped:
+        if self._chat.left_out > before:
             self.notices.append(
-                f"the oldest {prepared.dropped} messages are outside the window: not read"
+                f"the window does not hold the whole chat: its first {self._chat.left_out} "
+                "messages (×) are not read"
             )
 
     def _take_text(self, chunk: TextChunk) -> None:

@@ -8,18 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.generation import PrefillProgress
+from app.job import Job
 from app.sessions.chat import Chat, ChatMessage, State, title_of
 from app.sessions.store import SessionStore
 from app.transcript import Completion, Drafts
 from app.tui.chat.answering import Answering, last_answer
 from app.tui.chat.autosave import Autosave
-from app.tui.chat.mentions import attached
+from app.tui.chat.mentions import with_mentioned
 from app.tui.chat.model_holder import ModelHolder
 from app.tui.chat.speed_look import SpeedLook
 from app.tui.chat.speed_meter import Meter
 from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
 from app.tui.chat.tier_counts import emptied
-from app.tui.service.contract import Ask, ModelInfo, ModelService, TooLong
+from app.tui.service.contract import Ask, ModelInfo, ModelService, TooLong, Weight
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats
 from models.text.messages import Role
@@ -140,9 +141,7 @@ class ChatController:
 
         While the model is busy, one question waits.
         """
-        known = {each.name for each in draft.attachments}
-        mentioned = tuple(each for each in attached(draft.text) if each.name not in known)
-        draft = Draft(text=draft.text, attachments=draft.attachments + mentioned)
+        draft = with_mentioned(draft)
         if editing is not None and editing in self.chat.messages:
             self._require_ready()
             del self.chat.messages[self.chat.messages.index(editing) :]
@@ -152,6 +151,22 @@ class ChatController:
             self.queued = draft
         else:
             raise EmberError("one question waits already; Esc takes it back")
+
+    def weigh(self, draft: Draft, editing: ChatMessage | None = None) -> Job[Weight] | None:
+        """What a draft would cost with all that goes along; None while the model is busy.
+
+        Raises EmberError for a file that cannot go along.
+        """
+        if self.phase is not Phase.READY:
+            return None
+        chat = self.chat.copy()
+        if editing in self.chat.messages:
+            del chat.messages[self.chat.messages.index(editing) :]
+        question = with_mentioned(draft)
+        chat.messages.append(
+            ChatMessage(role=Role.USER, text=question.text, attachments=question.attachments)
+        )
+        return self.service.weigh(self._asking(chat))
 
     def unqueue(self) -> Draft:
         """Take back the question that waits."""
@@ -165,13 +180,13 @@ class ChatController:
             self.stopping = True
             self.service.cancel()
 
-    def retry(self, *, drop_oldest: bool = False) -> None:
-        """Answer the last question again."""
+    def retry(self, *, cuts: bool = False) -> None:
+        """Answer the last question again. cuts: as for `Ask`."""
         self._require_ready()
         self._drop_answer()
         if not self.chat.messages:
             raise EmberError("nothing to answer again: ask something first")
-        self._answer_last(drop_oldest=drop_oldest)
+        self._answer_last(cuts=cuts)
 
     def continue_(self) -> None:
         """Go on with the last answer."""
@@ -224,6 +239,14 @@ class ChatController:
     def show_chat(self, chat: Chat) -> None:
         """Go on with another chat. The model stays."""
         self._require_idle()
+        if chat.id is not None and not self.store.claim(chat.id):
+            chat = self.store.copy(chat)
+            self.notices.append(
+                "this chat is open in another window: what is said here becomes a chat of its "
+                f"own, “{chat.title}”"
+            )
+        if self.chat.id is not None and self.chat.id != chat.id:
+            self.store.release(self.chat.id)
         self.chat = chat
         self._answer_problem = self.too_long = None
         self.meter, self.last = Meter(), last_answer(chat.messages)
@@ -326,25 +349,13 @@ class ChatController:
         self.chat.messages.append(question)
         self.chat.title = self.chat.title or title_of(self.chat.messages)
 
-    def _answer_last(self, *, drop_oldest: bool = False) -> None:
+    def _answer_last(self, *, cuts: bool = False) -> None:
         answer = ChatMessage(role=Role.ASSISTANT, text="")
-        self._begin(answer, drop_oldest=drop_oldest)
+        self._begin(answer, cuts=cuts)
         self.chat.messages.append(answer)
 
-    def _begin(
-        self, answer: ChatMessage, *, continues: bool = False, drop_oldest: bool = False
-    ) -> None:
-        ask = Ask(
-            messages=self.chat.prompt(continues=continues),
-            max_tokens=self.settings.max_tokens,
-            sampling=self.settings.sampling,
-            stop=self.settings.stop,
-            continues=continues,
-            drop_oldest=drop_oldest,
-            think=self.settings.think,
-            think_budget=self.settings.think_budget,
-            lookup=self.settings.lookup,
-        )
+    def _begin(self, answer: ChatMessage, *, continues: bool = False, cuts: bool = False) -> None:
+        ask = self._asking(self.chat, continues=continues, cuts=cuts)
         self._answer_problem = self.too_long = None
         self._held = self.chat
         self._run = Answering(
@@ -354,6 +365,25 @@ class ChatController:
             answer,
             model=self.chat.model,
             meter=self.meter,
+        )
+
+    def _asking(self, chat: Chat, *, continues: bool = False, cuts: bool = False) -> Ask:
+        """What would be asked of the model to have the chat's last message answered."""
+        settings = self.settings
+        turns, left_out = chat.turns(continues=continues), chat.turns_left_out(continues=continues)
+        return Ask(
+            messages=chat.prompt(continues=continues),
+            max_tokens=settings.max_tokens,
+            sampling=settings.sampling,
+            stop=settings.stop,
+            continues=continues,
+            # The last question is read, whatever was taken back before it.
+            left_out=left_out if left_out < len(turns) - 1 else 0,
+            room=settings.room or settings.max_tokens,
+            cuts=cuts,
+            think=settings.think,
+            think_budget=settings.think_budget,
+            lookup=settings.lookup,
         )
 
     def _drop_answer(self) -> None:

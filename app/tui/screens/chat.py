@@ -16,17 +16,19 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 
 from app import memory
+from app.sessions.chat import ChatMessage
 from app.tui.chat.command import Command, find
 from app.tui.chat.completion import Suggestion, suggestions
 from app.tui.chat.controller import ChatController
 from app.tui.chat.model_offer import ModelOffer
+from app.tui.chat.state import Draft
 from app.tui.chat.tier_counts import TierLog
 from app.tui.chat.welcome import STARTERS
 from app.tui.screens.palette import Entry, PaletteScreen
-from app.tui.screens.too_long import DROP, UNDO, TooLongScreen
+from app.tui.screens.too_long import CUT, UNDO, TooLongScreen
 from app.tui.settings import Preferences, Settings
 from app.tui.terminal import clipboard, garbage, title
-from app.tui.widgets.composer import Composer
+from app.tui.widgets.composer import Composer, cost_line
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
 from app.tui.widgets.key_bar import KeyBar
@@ -90,8 +92,7 @@ class ChatScreen(Screen[None]):
             yield SidePane()
         yield StatusLine()
         yield Composer(
-            count=self.chat.service.count,
-            window=lambda: self.chat.model.window if self.chat.model else 0,
+            weigh=self._cost,
             complete=self._completions,
         )
         yield KeyBar()
@@ -200,6 +201,18 @@ class ChatScreen(Screen[None]):
         return suggestions(
             before, self.commands, lambda each: each.choices(self) if each.choices else ()
         )
+
+    async def _cost(self, draft: Draft, editing: ChatMessage | None) -> str:
+        """What a draft would cost, as it is shown beside it."""
+        try:
+            job = await asyncio.to_thread(self.chat.weigh, draft, editing)
+        except EmberError as error:
+            return str(error)
+        while job is not None and not job.ended:
+            if found := job.poll():
+                return cost_line(found[-1])
+            await asyncio.sleep(_TICK / 4)
+        return ""
 
     @on(Composer.Sent)
     def _sent(self, event: Composer.Sent) -> None:
@@ -345,8 +358,8 @@ class ChatScreen(Screen[None]):
         self.chat.dismiss_too_long()
 
         def done(choice: str | None) -> None:
-            if choice == DROP:
-                self.attempt(lambda: self.chat.retry(drop_oldest=True))
+            if choice == CUT:
+                self.attempt(lambda: self.chat.retry(cuts=True))
             elif choice == UNDO:
                 self.attempt(lambda: self.composer.put(self.chat.undo()))
 

@@ -54,7 +54,10 @@ class ModelInfo:
 class Ask:
     """A conversation to answer.
 
-    continues: the last message is an answer that goes on. think: whether to think first,
+    continues: the last message is an answer that goes on. left_out: so many of the oldest turns
+    are not read, where the model holds what follows. room: tokens of the window that are left
+    for the answer where turns must be left out. cuts: of a question that alone is too long, the
+    oldest tokens are cut. think: whether to think first,
     None as the model is used to; think_budget: the most tokens of it. lookup: draft tokens
     from the context.
     """
@@ -64,7 +67,9 @@ class Ask:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     continues: bool = False
-    drop_oldest: bool = False
+    left_out: int = 0
+    room: int = 512
+    cuts: bool = False
     think: bool | None = None
     think_budget: int = DEFAULT_BUDGET
     lookup: bool = True
@@ -86,8 +91,23 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weight:
+    """What a prompt would be, of an `Ask` that is not answered yet.
+
+    new: tokens of it that are to be computed. dropped: turns that are left out. fits: whether
+    the window holds it.
+    """
+
+    tokens: int
+    new: int
+    window: int
+    dropped: int
+    fits: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TooLong:
-    """The window cannot hold the prompt; nothing was cut, nothing answered."""
+    """The window cannot hold the question alone; nothing was cut, nothing answered."""
 
     prompt_tokens: int
     window: int
@@ -126,6 +146,10 @@ class ModelService(Protocol):
         """Answer a conversation."""
         ...
 
+    def weigh(self, ask: Ask) -> Job[Weight]:
+        """What the prompt of an answer would be; touches neither the cache nor the conversation."""
+        ...
+
     def measure(self) -> Job[Completion]:
         """Read and answer a short text beside the conversation; its cache stays as it is."""
         ...
@@ -140,10 +164,6 @@ class ModelService(Protocol):
 
     def layer_stats(self) -> Sequence[CacheStats]:
         """The cache, layer by layer; empty without a model. Any thread may ask."""
-        ...
-
-    def count(self, text: str) -> int:
-        """Tokens of a text; 0 without a model. Takes a while for a long one."""
         ...
 
     def close(self) -> None:

@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from app import memory
-from app.chat_tokens import ChatTokens, system_of
+from app.chat_tokens import ChatTokens, Prompt, system_of
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk, ThinkingChunk
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
@@ -25,6 +27,7 @@ from app.tui.service.contract import (
     ModelInfo,
     Prepared,
     TooLong,
+    Weight,
 )
 from app.wake.waking import Waking
 from kvcache import CacheConfig
@@ -73,6 +76,10 @@ class LiveService:
         self._engine: Engine | None = None
         self._chat: ChatTokens | None = None
         self._stats: Sequence[CacheStats] = ()
+        # Whether all that the cache holds is kept, as far as it is to be.
+        self._rested = True
+        # Notes on a prompt that was weighed, told with the next answer.
+        self._untold: tuple[str, ...] = ()
         self._cancel = threading.Event()
         self._cancel_fetch = threading.Event()
 
@@ -138,6 +145,11 @@ class LiveService:
         self._cancel = cancel = threading.Event()
         return self._thread.submit(lambda: self._answer(ask, cancel))
 
+    def weigh(self, ask: Ask) -> Job[Weight]:
+        # Whatever else is asked for comes first.
+        cancel = threading.Event()
+        return self._thread.submit(lambda: self._weigh(ask, cancel))
+
     def measure(self) -> Job[Completion]:
         self._cancel = cancel = threading.Event()
         return self._thread.submit(lambda: self._measure(cancel))
@@ -150,10 +162,6 @@ class LiveService:
 
     def layer_stats(self) -> Sequence[CacheStats]:
         return self._stats
-
-    def count(self, text: str) -> int:
-        engine = self._engine
-        return 0 if engine is None else len(engine.loaded.tokenizer.encode(text))
 
     def close(self) -> None:
         self.cancel()
@@ -198,25 +206,23 @@ class LiveService:
         assert self._engine is not None
         assert self._chat is not None
         engine, chat = self._engine, self._chat
-        room = engine.room(ask.max_tokens) if ask.drop_oldest else None
         try:
-            prompt = chat.prompt(
-                ask.messages, continues=ask.continues, think=ask.think, room=room, cancel=cancel
-            )
             if self._keep_system is not None:
                 system = system_of(ask.messages)
                 engine.keep(chat.system_tokens(system, cancel, think=ask.think))
+            prompt, woken = self._awake(chat, ask, cancel)
         except RenderStoppedError:
             return
-        woken, notes = 0, prompt.notes
+        notes = (*self._untold, *prompt.notes)
+        self._untold = ()
         if self._waking is not None:
-            woken, notes = self._waking.wake(engine, prompt.ids), (*notes, *self._waking.notes())
+            notes = (*notes, *self._waking.notes())
         request = Request(
             prompt=prompt.ids,
             max_tokens=ask.max_tokens,
             sampling=ask.sampling,
             stop=ask.stop,
-            truncate=ask.drop_oldest,
+            truncate=ask.cuts,
             continues=ask.continues,
             thinking=prompt.thinking,
             think_budget=ask.think_budget,
@@ -234,6 +240,63 @@ class LiveService:
         except PromptTooLongError as error:
             yield TooLong(prompt_tokens=error.length, window=error.window)
         finally:
+            self._rested = False
+            self._thread.submit(self._rest)
+
+    def _awake(self, chat: ChatTokens, ask: Ask, cancel: threading.Event) -> tuple[Prompt, int]:
+        """The prompt, and how many of its tokens were kept on disk and are held now."""
+        assert self._engine is not None
+        prompt = self._kept(chat, ask, cancel)
+        if self._waking is None:
+            return prompt, 0
+        woken = self._waking.wake(self._engine, prompt.ids)
+        if not self._engine.fits(prompt.ids):
+            # What was kept has gone, or is damaged.
+            prompt = self._kept(chat, ask, cancel)
+        return prompt, woken
+
+    def _kept(self, chat: ChatTokens, ask: Ask, cancel: threading.Event) -> Prompt:
+        """A prompt without those turns that cannot be held.
+
+        All that follow those of `ask.left_out` where the cache has seen the conversation, or can
+        be given it from disk; else whole turns, the newest, up to the window.
+        """
+        assert self._engine is not None
+        engine = self._engine
+        make = partial(
+            chat.prompt, ask.messages, continues=ask.continues, think=ask.think, cancel=cancel
+        )
+        prompt = make(left_out=ask.left_out)
+        if ask.left_out:
+            system = chat.system_tokens(system_of(ask.messages), cancel, think=ask.think)
+            if max(engine.shared(prompt.ids), self._kept_on_disk(prompt.ids)) <= system:
+                prompt = make()
+        fits = engine.fits(prompt.ids, self._kept_on_disk(prompt.ids))
+        return prompt if fits else make(room=engine.room(ask.room))
+
+    def _kept_on_disk(self, ids: Sequence[int]) -> int:
+        """Tokens at the beginning of a prompt that could be taken from there."""
+        assert self._engine is not None
+        return 0 if self._waking is None else self._waking.reach(self._engine, ids)
+
+    def _weigh(self, ask: Ask, cancel: threading.Event) -> Iterator[Weight]:
+        """By a copy of the conversation, which notes nothing."""
+        if self._engine is None or self._chat is None:
+            return
+        try:
+            prompt = self._kept(copy(self._chat), ask, cancel)
+        except RenderStoppedError:
+            return
+        self._untold = (*self._untold, *prompt.notes)
+        engine, ids, on_disk = self._engine, prompt.ids, self._kept_on_disk(prompt.ids)
+        yield Weight(
+            tokens=len(ids),
+            new=len(ids) - max(engine.reusable(ids), on_disk),
+            window=engine.plan.max_tokens,
+            dropped=prompt.dropped,
+            fits=engine.fits(ids, on_disk),
+        )
+        if not self._rested:
             self._thread.submit(self._rest)
 
     def _measure(self, cancel: threading.Event) -> Iterator[Completion]:
@@ -277,6 +340,7 @@ class LiveService:
         for _ in self._waking.rest(self._engine, self._chat.said):
             if self._thread.is_wanted:
                 return
+        self._rested = True
         yield None
 
     def _leave(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk
 from app.job import Job
 from app.transcript import Completion, FinishReason
-from app.tui.service.contract import AnswerEvent, Ask, LetGo, LoadEvent, ModelInfo, Prepared
+from app.tui.service.contract import AnswerEvent, Ask, LetGo, LoadEvent, ModelInfo, Prepared, Weight
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 
@@ -213,7 +213,14 @@ class ScriptedService:
         lengths = [len(message.content) for message in ask.messages]
         ends = tuple(sum(lengths[: at + 1]) for at in range(len(lengths)))
         self._prompt_tokens, self._reused = ends[-1], 0
-        job.put(Prepared(prompt_tokens=ends[-1], ends=ends))
+        job.put(Prepared(prompt_tokens=ends[-1], ends=ends, dropped=ask.left_out))
+        return job
+
+    def weigh(self, ask: Ask) -> Job[Weight]:
+        job = Job[Weight]()
+        tokens = sum(len(message.content) for message in ask.messages)
+        job.put(Weight(tokens=tokens, new=tokens, window=1000, dropped=0, fits=tokens <= 1000))
+        job.finish()
         return job
 
     def measure(self) -> Job[Completion]:
@@ -235,9 +242,6 @@ class ScriptedService:
 
     def layer_stats(self) -> Sequence[CacheStats]:
         return self.stats
-
-    def count(self, text: str) -> int:
-        return len(text.split())
 
     def close(self) -> None:
         self.cancel_fetch()

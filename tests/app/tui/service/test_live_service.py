@@ -1,6 +1,7 @@
 """The chat with models that are real: a tiny random one, and SmolLM2."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,6 @@ def test_loading_tells_progress_then_the_plan(tiny_path: Path) -> None:
     assert info.kv.startswith("q8/")
     assert 0 < info.max_bytes <= 120 * info.token_bytes
     assert len(service.layer_stats()) == 3
-    assert service.count(WORDS) > 4
     service.close()
 
 
@@ -157,8 +157,65 @@ def test_what_the_window_cannot_hold_is_told_not_cut(service: LiveService) -> No
     (told,) = [event for event in events if isinstance(event, TooLong)]
     assert told.prompt_tokens > told.window == 128
     assert not any(isinstance(event, TextChunk) for event in events)
-    ask = Ask(messages=turns(WORDS * 60), max_tokens=5, drop_oldest=True)
+    ask = Ask(messages=turns(WORDS * 60), max_tokens=5, cuts=True)
     assert finished(list(service.answer(ask))).completion.tokens
+
+
+def read(service: LiveService, ask: Ask) -> tuple[Prepared, Finished]:
+    """The prompt that is made, and the answer."""
+    prepared, *events = service.answer(ask)
+    assert isinstance(prepared, Prepared)
+    return prepared, finished(events)
+
+
+def test_a_chat_longer_than_the_window_keeps_whole_newest_turns(tiny_path: Path) -> None:
+    """As one that is opened again, of which no cache holds anything."""
+    window = 400
+    config = CacheConfig(max_tokens=window, beyond_context=True, backend=Backend.REFERENCE)
+    service = LiveService(config)
+    list(service.load(str(tiny_path)))
+    long = (*[each for _ in range(19) for each in turns("ba ce", "di")], *turns("ba ce"))
+    dropped = {}
+    for room in (20, 150):
+        prepared, last = read(service, Ask(messages=long, max_tokens=5, room=room))
+        dropped[room] = prepared.dropped
+        assert prepared.dropped % 2 == 0
+        assert prepared.ends[: prepared.dropped] == (0,) * prepared.dropped
+        assert prepared.prompt_tokens == prepared.ends[-1] <= window - room
+    assert 0 < dropped[20] < dropped[150] < len(long) - 1
+    more = (*long, *turns("ba", last.completion.text)[1:], *turns("di fo"))
+    ask = Ask(messages=more, max_tokens=5, room=20, left_out=dropped[150])
+    prepared, again = read(service, ask)
+    # The chat goes on where it was: nothing that the cache holds is read anew.
+    assert prepared.dropped == dropped[150]
+    assert again.completion.reused_tokens >= last.completion.prompt_tokens
+    read(service, Ask(messages=turns("other"), max_tokens=5))
+    prepared, _ = read(service, ask)
+    assert 0 < prepared.dropped < dropped[150]  # all is read anew: as much as fits
+    service.close()
+
+
+def test_a_question_that_is_too_long_alone_is_told_amid_a_chat_too(service: LiveService) -> None:
+    ask = Ask(messages=turns(WORDS, WORDS, WORDS * 60))
+    (told,) = [event for event in service.answer(ask) if isinstance(event, TooLong)]
+    assert told.prompt_tokens > 128
+
+
+@pytest.mark.parametrize("texts", [("ba ce",), (WORDS, WORDS, "di"), (*[WORDS] * 20, "fo")])
+def test_what_is_weighed_is_what_is_read(service: LiveService, texts: tuple[str, ...]) -> None:
+    ask = Ask(messages=turns(*texts), max_tokens=5, room=9)
+    (weight,) = service.weigh(ask)
+    prepared, last = read(service, ask)
+    assert (weight.tokens, weight.dropped) == (prepared.prompt_tokens, prepared.dropped)
+    assert weight.tokens - weight.new == last.completion.reused_tokens
+    assert weight.fits
+    assert weight.window == 128
+    follow = Ask(messages=turns(*texts, last.completion.text, "gu"), max_tokens=5, room=9)
+    follow = replace(follow, left_out=prepared.dropped)
+    (weight,) = service.weigh(follow)
+    _, last = read(service, follow)
+    assert weight.tokens == last.completion.prompt_tokens
+    assert weight.tokens - weight.new == last.completion.reused_tokens > 0
 
 
 @pytest.mark.network
