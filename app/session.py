@@ -115,7 +115,7 @@ def load_notes(
     yield from loaded.notes
     if chat is not None:
         yield from chat.settle(cancel)
-    yield from _window_notes(engine, hot=hot)
+    yield from window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
     if engine.plan.takes_metric and engine.metric is None and is_wanted():
@@ -130,7 +130,7 @@ def load_notes(
         )
 
 
-def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
+def window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
     """Where the tiers are not what was asked for, or longer than the model knows."""
     window, trained = engine.plan.max_tokens, engine.plan.shape.context
     if asked := engine.plan.capped_from:

@@ -30,6 +30,10 @@ _SETTABLE = (
     "think_budget",
     "lookup",
     "cache_store",
+    "kv",
+    "ctx",
+    "hot",
+    "keep",
 )
 _END_SECONDS = 8.0
 _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
@@ -49,10 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     options.add_sampling(parser)
     options.add_thinking(parser)
-    # What is not given here comes from the settings file.
-    parser.set_defaults(**dict.fromkeys(_SETTABLE))
     options.add_cache(parser)
     options.add_cache_store(parser)
+    # What is not given here comes from the settings file.
+    parser.set_defaults(**dict.fromkeys(_SETTABLE))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,11 +82,13 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         store = SessionStore.in_memory([f"{error}; the chats of this run are not saved"])
     notices += store.notes
     chat = _last_chat(store, notices) if args.continue_ else None
-    pins_system = args.keep == options.KEEP_SYSTEM
+    hot = args.hot
+    pins_system = settings.keep == options.KEEP_SYSTEM
+    _take_cache(args, settings)
     service = LiveService(
         options.cache_config(args),
         keep_system=settings.system if pins_system else None,
-        hot=args.hot,
+        hot=hot,
         load=options.load_options(args),
         waking=_waking(settings, args.sleep),
     )
@@ -156,12 +162,24 @@ def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
 
     settings, notices = settings_file.load(settings_file.default_path())
     given = {name: getattr(args, name) for name in _SETTABLE if getattr(args, name) is not None}
+    if args.keep is not None:
+        given["keep"] = str(args.keep)
+    if args.kv_budget is not None:
+        # The two exclude each other, and a flag goes before the file.
+        given["ctx"] = 0
     match args.think:
         case options.Think.OFF:
             given |= {"think": "off"}
         case options.Think.SHOW | options.Think.HIDE:
             given |= {"show_thinking": args.think == options.Think.SHOW}
     return replace(settings, **given), notices
+
+
+def _take_cache(args: argparse.Namespace, settings: "Settings") -> None:
+    """Have the flags of the cache say what the settings do."""
+    args.kv, args.ctx, args.hot = settings.kv, settings.ctx or None, settings.hot
+    is_system = settings.keep == options.KEEP_SYSTEM
+    args.keep = settings.keep if is_system else int(settings.keep)
 
 
 def _run_plain(args: argparse.Namespace) -> int:
@@ -175,6 +193,7 @@ def _run_plain(args: argparse.Namespace) -> int:
         note(text)
     for name in _SETTABLE:
         setattr(args, name, getattr(settings, name))
+    _take_cache(args, settings)
     args.seed = None if settings.seed == -1 else settings.seed
     args.model = options.named_model(args) or settings.model or None
 

@@ -20,7 +20,7 @@ from app.tui.chat.speed_look import SpeedLook
 from app.tui.chat.speed_meter import Meter
 from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
 from app.tui.chat.tier_counts import emptied
-from app.tui.service.contract import Ask, ModelInfo, ModelService, TooLong, Weight
+from app.tui.service.contract import Ask, CacheWish, ModelInfo, ModelService, TooLong, Weight
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats
 from models.text.messages import Role
@@ -127,6 +127,13 @@ class ChatController:
             self.load(spec)
         else:
             self.models.fetch(spec)
+
+    def change_cache(self, wish: CacheWish, changed: Callable[[], None]) -> None:
+        """Another cache, which takes along what this one holds; `changed` is called after it."""
+        self._require_idle()
+        self._require_loaded()
+        self.models.change_cache(wish, changed)
+        self._answer_problem = None
 
     def measure(self) -> None:
         """Have the model read and answer something beside the chat, to see how fast it is."""
@@ -293,11 +300,12 @@ class ChatController:
 
     def tick(self) -> bool:
         """Take what has come; returns whether anything has."""
-        had_model = self.model
+        loads = self.models.loads
         changed = self.models.tick(may_load=self._run is None and not self.look.running)
-        if self.model is not None and self.model is not had_model:
+        self.notices += self.models.said
+        self.models.said.clear()
+        if self.model is not None and self.models.loads != loads:
             self.chat.model = self.model.spec
-            self.notices.extend(self.model.notes)
             self._tell_of_switch(self.model)
         if self._run is not None:
             changed |= self._follow(self._run)
@@ -398,7 +406,10 @@ class ChatController:
 
     def _require_ready(self) -> None:
         self._require_idle()
-        if self.models.loading:
-            raise EmberError("the model is still loading")
+        self._require_loaded()
         if self.model is None:
             raise EmberError("no model is loaded: pick one (Ctrl-L)")
+
+    def _require_loaded(self) -> None:
+        if self.models.loading:
+            raise EmberError("the model is still loading")

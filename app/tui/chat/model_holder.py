@@ -1,10 +1,18 @@
 """The model of the chat: loaded, loading, being fetched, or none."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.job import Job
 from app.tui.chat.state import Problem
-from app.tui.service.contract import LetGo, LoadEvent, ModelInfo, ModelService
+from app.tui.service.contract import (
+    CacheChanged,
+    CacheWish,
+    LetGo,
+    LoadEvent,
+    ModelInfo,
+    ModelService,
+)
 from kvcache.errors import EmberError
 from models.finding.progress import Progress
 
@@ -20,9 +28,10 @@ class Fetching:
 
 
 class ModelHolder:
-    """Follows loads and downloads; `tick` takes what they have given.
+    """Follows loads, changes of the cache and downloads; `tick` takes what they have given.
 
-    problem: why the last of them failed.
+    problem: why the last of them failed. said: what the user should know of them, to be taken
+    away by who shows it. loads: how many models have been loaded.
     """
 
     def __init__(self, service: ModelService) -> None:
@@ -30,8 +39,11 @@ class ModelHolder:
         self.progress: Progress | None = None
         self.fetching: Fetching | None = None
         self.problem: Problem | None = None
+        self.said: list[str] = []
+        self.loads = 0
         self._service = service
         self._job: Job[LoadEvent] | None = None
+        self._changed: Callable[[], None] | None = None
 
     @property
     def loading(self) -> bool:
@@ -43,7 +55,12 @@ class ModelHolder:
         if self.loading:
             raise EmberError("a model is loading: Esc stops it")
         self.progress = self.problem = None
-        self._job = self._service.load(spec)
+        self._job, self._changed = self._service.load(spec), None
+
+    def change_cache(self, wish: CacheWish, changed: Callable[[], None]) -> None:
+        """Another cache for the model and those to come; `changed` is called once it is there."""
+        self.progress = self.problem = None
+        self._job, self._changed = self._service.change_cache(wish), changed
 
     def fetch(self, spec: str) -> None:
         """Download a model, to be loaded once nothing else runs."""
@@ -91,14 +108,28 @@ class ModelHolder:
         for item in items:
             match item:
                 case ModelInfo():
-                    self.model = item
+                    self._take_model(item)
                 case LetGo():
                     self.model = None
-                case _:
+                case CacheChanged():
+                    self.said += item.said
+                case Progress():
                     self.progress = item
         if not job.ended:
             return bool(items)
         self._job = self.progress = None
+        changed, self._changed = self._changed, None
         if job.error is not None:
-            self.problem = Problem.of("the model could not be loaded", job.error)
+            what = (
+                "the model could not be loaded" if changed is None else "the cache stays as it was"
+            )
+            self.problem = Problem.of(what, job.error)
+        elif changed is not None:
+            changed()
         return True
+
+    def _take_model(self, model: ModelInfo) -> None:
+        self.model = model
+        if self._changed is None:
+            self.loads += 1
+            self.said += model.notes

@@ -128,7 +128,23 @@ class ChatScreen(Screen[None]):
         return self._preferences.settings
 
     def change_settings(self, settings: Settings, *named: str) -> None:
-        """Use and keep other settings, as `Preferences.change`. Raises EmberError."""
+        """Use and keep other settings, as `Preferences.change`. Raises EmberError.
+
+        Those of the cache once it has been changed, which may take a moment, and may fail.
+        """
+        now, wish = self.settings, settings.cache()
+        if wish == now.cache():
+            self._keep(settings, named)
+            return
+
+        def changed() -> None:
+            self.attempt(lambda: self._keep(self.settings.with_cache(wish), named))
+
+        self.chat.change_cache(wish, changed)
+        if (others := settings.with_cache(now.cache())) != now:
+            self._keep(others, ())
+
+    def _keep(self, settings: Settings, named: Sequence[str]) -> None:
         self.chat.notices += self._preferences.change(settings, *named)
 
     def copy(self, text: str, what: str) -> None:

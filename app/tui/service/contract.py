@@ -6,14 +6,17 @@ screen takes on a timer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from app.generation import Event
 from app.job import Job
+from app.options import KEEP_SYSTEM
 from app.sampling import Sampling
 from app.transcript import Completion
+from kvcache import CacheConfig
+from kvcache.codecs import parse_pair
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 from models.text.messages import Message
@@ -121,7 +124,42 @@ class LetGo:
     """The model before has been let go, as memory cannot hold it and the next one."""
 
 
-LoadEvent = Progress | LetGo | ModelInfo
+@dataclass(frozen=True, kw_only=True)
+class CacheChanged:
+    """The cache of the loaded model is another. said: what that did, a line each."""
+
+    said: tuple[str, ...]
+
+
+LoadEvent = Progress | LetGo | CacheChanged | ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheWish:
+    """What a user may set of the cache, also while it holds a chat.
+
+    kv: codecs, K[/V]. ctx: tokens of the window; 0: all that the model was trained for, or what
+    fits. hot: newest tokens that stay unencoded. keep: first tokens that are never let go, a
+    number, or `KEEP_SYSTEM`.
+    """
+
+    kv: str
+    ctx: int
+    hot: int
+    keep: str
+
+    def over(self, config: CacheConfig) -> CacheConfig:
+        """A configuration with these in place of its own. A window goes before a budget."""
+        keys, values = parse_pair(self.kv)
+        return replace(
+            config,
+            keys=keys.name,
+            values=values.name,
+            max_tokens=self.ctx or None,
+            budget=None if self.ctx else config.budget,
+            hot=self.hot,
+            keep=0 if self.keep == KEEP_SYSTEM else int(self.keep),
+        )
 
 
 class ModelService(Protocol):
@@ -135,6 +173,14 @@ class ModelService(Protocol):
         """Load a model that is on this machine; the last item is its `ModelInfo`.
 
         The present one answers until then, unless there was a `LetGo`.
+        """
+        ...
+
+    def change_cache(self, wish: CacheWish) -> Job[LoadEvent]:
+        """Another cache for this model and those to come; what it holds is taken along.
+
+        Gives `CacheChanged` and the model's `ModelInfo` where one is loaded. A job that fails
+        has changed nothing.
         """
         ...
 

@@ -12,7 +12,17 @@ from pathlib import Path
 from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk
 from app.job import Job
 from app.transcript import Completion, FinishReason
-from app.tui.service.contract import AnswerEvent, Ask, LetGo, LoadEvent, ModelInfo, Prepared, Weight
+from app.tui.service.contract import (
+    AnswerEvent,
+    Ask,
+    CacheChanged,
+    CacheWish,
+    LetGo,
+    LoadEvent,
+    ModelInfo,
+    Prepared,
+    Weight,
+)
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 
@@ -82,6 +92,7 @@ class ScriptedService:
         self._thinks, self._has_switch = thinks, has_switch
         self.asks: list[Ask] = []
         self.loads: list[str] = []
+        self.wishes: list[CacheWish] = []
         self.fetches: list[str] = []
         self.stats: list[CacheStats] = []
         self.load_error: Exception | None = None
@@ -199,6 +210,15 @@ class ScriptedService:
         job.put(Progress(done_bytes=1, total_bytes=4, label="loading"))
         if not self._holds_load:
             self.finish_load()
+        return job
+
+    def change_cache(self, wish: CacheWish) -> Job[LoadEvent]:
+        self.wishes.append(wish)
+        job = Job[LoadEvent]()
+        if self.load_error is None:
+            job.put(CacheChanged(said=(f"the cache is {wish.kv} now",)))
+            job.put(replace(scripted_model(self.loads[-1]), kv=wish.kv, window=wish.ctx or 1000))
+        job.finish(self.load_error)
         return job
 
     def fetch(self, spec: str) -> Job[Progress]:

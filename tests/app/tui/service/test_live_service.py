@@ -11,7 +11,16 @@ from app.generation import Finished, PrefillProgress, TextChunk
 from app.memory import Memory
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
-from app.tui.service.contract import AnswerEvent, Ask, LetGo, ModelInfo, Prepared, TooLong
+from app.tui.service.contract import (
+    AnswerEvent,
+    Ask,
+    CacheChanged,
+    CacheWish,
+    LetGo,
+    ModelInfo,
+    Prepared,
+    TooLong,
+)
 from app.tui.service.live_service import LiveService
 from app.tui.settings import Settings
 from kvcache import Backend, CacheConfig, EmberError
@@ -90,6 +99,69 @@ def test_two_models_are_in_memory_together_only_where_they_fit(
     events = list(service.load(str(tiny_path)))
     assert any(isinstance(each, LetGo) for each in events) is not kept
     assert isinstance(events[-1], ModelInfo)
+
+
+def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
+    """Encoded again by other codecs, in a longer window, and let go in a shorter one."""
+    config = CacheConfig(max_tokens=100, hot=8, block=8, backend=Backend.REFERENCE)
+    service = LiveService(config)
+    info = list(service.load(str(tiny_path)))[-1]
+    assert isinstance(info, ModelInfo)
+    wish = CacheWish(kv="hkivi5/turbo3u", ctx=100, hot=8, keep="0")
+    first = Ask(messages=turns("ba ce di fo"), max_tokens=9)
+    _, last = read(service, first)
+    held = sum_layers(service.layer_stats())
+    assert held.cold > 0
+
+    def change(wish: CacheWish) -> tuple[str, ModelInfo]:
+        *_, changed, model = service.change_cache(wish)
+        assert isinstance(changed, CacheChanged)
+        assert isinstance(model, ModelInfo)
+        return changed.said[0], model
+
+    line, model = change(replace(wish, kv="q8/q4"))
+    assert line == (
+        "older tokens are kept as q8/q4, not hkivi5/turbo3u: its "
+        f"{held.held} tokens are still held, {held.cold} of them encoded again"
+    )
+    assert (model.kv, model.window) == ("q8/q4", info.window)
+    assert sum_layers(service.layer_stats()).total == held.total
+    follow = Ask(messages=turns("ba ce di fo", last.completion.text, "gu"), max_tokens=3)
+    _, again = read(service, follow)
+    assert again.completion.reused_tokens >= held.total
+    line, model = change(replace(wish, kv="q8/q4", ctx=48))
+    assert line.startswith(f"the window is {model.window} tokens, not {info.window}: ")
+    assert line.endswith("the oldest were let go")
+    assert model.window <= 48
+    line, model = change(replace(wish, kv="f16", ctx=0, hot=16))
+    assert "16 tokens stay unencoded, not 8" in line
+    assert model.window > 100
+    line, _ = change(replace(wish, kv="f16", ctx=0, hot=16, keep="20"))
+    assert line.startswith("the first 20 tokens are never let go, not 4: its ")
+    assert line.endswith("are read again with the next question")
+    assert sum_layers(service.layer_stats()).total == 0
+    _, once_more = read(service, follow)
+    assert once_more.completion.text
+    with pytest.raises(EmberError):
+        list(service.change_cache(replace(wish, ctx=50, keep="90")))
+    assert sum_layers(service.layer_stats()).sink == 20
+    # Models that are loaded later have this cache too.
+    info = list(service.load(str(tiny_path)))[-1]
+    assert isinstance(info, ModelInfo)
+    assert info.kv == "f16"
+    service.close()
+
+
+def test_a_cache_is_set_before_a_model_is_there(tiny_path: Path) -> None:
+    service = LiveService(CacheConfig(backend=Backend.REFERENCE))
+    wish = CacheWish(kv="q8", ctx=100, hot=8, keep="system")
+    assert all(isinstance(each, Progress) for each in service.change_cache(wish))
+    info = list(service.load(str(tiny_path)))[-1]
+    assert isinstance(info, ModelInfo)
+    assert (info.kv, info.window <= 100) == ("q8", True)
+    read(service, Ask(messages=turns("ba ce"), max_tokens=3))
+    assert sum_layers(service.layer_stats()).sink >= 4
+    service.close()
 
 
 def test_names_that_must_be_fetched_are_known(service: LiveService) -> None:
