@@ -51,6 +51,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with the chat that was used last",
     )
+    parser.add_argument(
+        "--resume",
+        type=options.whole(1),
+        metavar="ID",
+        help="go on with this chat; `ember chats` lists them",
+    )
     options.add_sampling(parser)
     options.add_thinking(parser)
     options.add_cache(parser)
@@ -62,7 +68,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Chat until the user ends it."""
     # The screen is drawn on stderr.
+    if args.resume is not None and args.continue_:
+        raise options.UsageError("got --resume and --continue: give one")
     if args.plain or not all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr)):
+        if args.resume is not None:
+            raise options.UsageError("a chat is resumed on the full screen: give it a terminal")
         return _run_plain(args)
     return _run_full_screen(args)
 
@@ -81,7 +91,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     except StoreError as error:
         store = SessionStore.in_memory([f"{error}; the chats of this run are not saved"])
     notices += store.notes
-    chat = _last_chat(store, notices) if args.continue_ else None
+    chat = _saved_chat(args, store, notices)
     hot = args.hot
     pins_system = settings.keep == options.KEEP_SYSTEM
     _take_cache(args, settings)
@@ -117,6 +127,15 @@ def _waking(settings: "Settings", asleep: str | None) -> "Waking | None":
     return Waking(PieceFolder(default_folder(), most, asleep=sleeping))
 
 
+def _saved_chat(
+    args: argparse.Namespace, store: "SessionStore", notices: list[str]
+) -> "Chat | None":
+    """The chat that is asked for. Raises StoreError where there is none of that number."""
+    if args.resume is not None:
+        return store.load(int(args.resume))
+    return _last_chat(store, notices) if args.continue_ else None
+
+
 def _last_chat(store: "SessionStore", notices: list[str]) -> "Chat | None":
     """The chat that was used last; where there is none, a notice says so."""
     from app.sessions.schema import StoreError
@@ -147,10 +166,14 @@ def _until_left(chat_app: "ChatApp") -> int:
         code = chat_app.return_code or 0
         end_within(_END_SECONDS, code)
         failure = chat.close()
+        number, title = chat.chat.id, chat.chat.title
+        kept = number is not None and chat.store.is_kept
         chat.store.close()
         chat.service.close()
     if failure is not None:
         note(f"{failure}; the end of the chat is not saved")
+    elif kept and not code:
+        note(f"`ember chats resume {number}` goes on with “{title}”")
     return code
 
 

@@ -15,7 +15,7 @@ class Claims:
     """folder: where the locks are; None where no other program can have the chats."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._held: dict[int, int] = {}
 
     def take(self, number: int) -> bool:
@@ -23,10 +23,10 @@ class Claims:
 
         True on a disk without locks, where nobody can tell.
         """
-        if self._folder is None or number in self._held:
+        if self.folder is None or number in self._held:
             return True
         try:
-            private.make_folder(self._folder)
+            private.make_folder(self.folder)
             handle = os.open(self._path(number), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
             return True
@@ -55,5 +55,5 @@ class Claims:
             self.release(number)
 
     def _path(self, number: int) -> Path:
-        assert self._folder is not None
-        return self._folder / f"{number}.open"
+        assert self.folder is not None
+        return self.folder / f"{number}.open"

@@ -69,6 +69,11 @@ class SessionStore:
         """A store that is gone with the program."""
         return cls(connected(":memory:"), notes, Claims(None))
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether chats outlive the program."""
+        return self._claims.folder is not None
+
     def close(self) -> None:
         """Give the file back; what was saved is safe already."""
         with suppress(sqlite3.Error):
