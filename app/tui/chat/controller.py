@@ -5,7 +5,7 @@ since. Knows no widget; the screen reads its state after each tick.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from app.generation import PrefillProgress
 from app.job import Job
@@ -18,7 +18,7 @@ from app.tui.chat.mentions import with_mentioned
 from app.tui.chat.model_holder import ModelHolder
 from app.tui.chat.speed_look import SpeedLook
 from app.tui.chat.speed_meter import Meter
-from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
+from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem, with_own
 from app.tui.chat.tier_counts import emptied
 from app.tui.service.contract import Ask, CacheWish, ModelInfo, ModelService, TooLong, Weight
 from kvcache.errors import EmberError
@@ -271,9 +271,18 @@ class ChatController:
 
     def set_system(self, text: str) -> None:
         """Another system prompt, from the next answer on."""
+        self.set_own(text, self.chat.sampling)
+
+    def set_own(self, system: str, sampling: Mapping[str, float]) -> None:
+        """What this chat alone is given, from the next answer on."""
         self._require_idle()
-        self.chat.system = text
+        self.chat.system, self.chat.sampling = system, dict(sampling)
         self._autosave.save(self.chat)
+
+    @property
+    def own_sampling_line(self) -> str:
+        """The sampling settings that this chat has of its own."""
+        return " ".join(f"{name} {value:g}" for name, value in self.chat.sampling.items())
 
     def rename(self, title: str) -> None:
         """Another title."""
@@ -382,7 +391,7 @@ class ChatController:
         return Ask(
             messages=chat.prompt(continues=continues),
             max_tokens=settings.max_tokens,
-            sampling=settings.sampling,
+            sampling=with_own(settings.sampling, chat.sampling),
             stop=settings.stop,
             continues=continues,
             # The last question is read, whatever was taken back before it.

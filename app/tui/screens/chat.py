@@ -16,14 +16,17 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 
 from app import memory
+from app.inert import inert_line
 from app.sessions.chat import ChatMessage
 from app.tui.chat.command import Command, find
 from app.tui.chat.completion import Suggestion, suggestions
 from app.tui.chat.controller import ChatController
+from app.tui.chat.history import PromptHistory
 from app.tui.chat.model_offer import ModelOffer
 from app.tui.chat.state import Draft
 from app.tui.chat.tier_counts import TierLog
 from app.tui.chat.welcome import STARTERS
+from app.tui.personas import Personas
 from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import CUT, UNDO, TooLongScreen
 from app.tui.settings import Preferences, Settings
@@ -42,6 +45,7 @@ _TICK = 1 / 20
 _FIGURES_TICK = 1 / 4
 _SIDE_PANE_FROM = 100
 _SHORT = 26
+_RECALLED = 500
 _QUIT_SECONDS = 2.0
 
 
@@ -74,11 +78,12 @@ class ChatScreen(Screen[None]):
         chat: ChatController,
         offer: ModelOffer,
         preferences: Preferences,
+        personas: Personas,
         commands: Sequence[Command["ChatScreen"]],
     ) -> None:
         super().__init__()
         self.chat, self.offer = chat, offer
-        self._preferences, self.commands = preferences, commands
+        self._preferences, self.personas, self.commands = preferences, personas, commands
         self.tier_log = TierLog()
         self._starter = -1
         self._was_busy = False
@@ -94,6 +99,7 @@ class ChatScreen(Screen[None]):
         yield Composer(
             weigh=self._cost,
             complete=self._completions,
+            history=PromptHistory(self._asked_before),
         )
         yield KeyBar()
 
@@ -203,9 +209,14 @@ class ChatScreen(Screen[None]):
         used, installed = memory.resident(), memory.installed()
         ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"
         speed = self.chat.meter.speed().now
-        self.query_one(HeaderBar).show(self.chat.model, total, speed, ram)
+        self.query_one(HeaderBar).show(self.chat.model, total, speed, ram, self._own())
         self.conversation.mark(total)
         self.query_one(SidePane).show(self.chat, layers, self.tier_log)
+
+    def _own(self) -> str:
+        """What this chat alone is given."""
+        system, sampling = self.chat.chat.system, self.chat.own_sampling_line
+        return " · ".join(filter(None, (sampling, f"“{inert_line(system)}”" if system else "")))
 
     async def _find_models(self) -> None:
         await self.offer.look()
@@ -217,6 +228,12 @@ class ChatScreen(Screen[None]):
         return suggestions(
             before, self.commands, lambda each: each.choices(self) if each.choices else ()
         )
+
+    def _asked_before(self) -> Sequence[str]:
+        try:
+            return self.chat.store.questions(_RECALLED)
+        except EmberError:
+            return ()
 
     async def _cost(self, draft: Draft, editing: ChatMessage | None) -> str:
         """What a draft would cost, as it is shown beside it."""
@@ -269,7 +286,7 @@ class ChatScreen(Screen[None]):
                 self.conversation.action_top()
             case "end":
                 self.action_follow()
-            case "up":
+            case "ctrl+up":
                 self.action_command("edit")
             case "tab":
                 self._tab()

@@ -12,6 +12,7 @@ from textual.widgets import Static
 from app.inert import inert_line
 from app.sessions.chat import Attachment, ChatMessage
 from app.tui.chat.completion import Suggestion
+from app.tui.chat.history import PromptHistory
 from app.tui.chat.state import Draft
 from app.tui.service.contract import Weight
 from app.tui.text import units
@@ -25,7 +26,8 @@ class Composer(Vertical):
     """Makes drafts.
 
     prompt: where the text is. weigh: what a draft would cost, a line; for a question that it
-    replaces, if any. complete: what could follow the text before the cursor.
+    replaces, if any. complete: what could follow the text before the cursor. history: what
+    was sent before.
     """
 
     class Sent(Message):
@@ -53,12 +55,14 @@ class Composer(Vertical):
         *,
         weigh: Callable[[Draft, ChatMessage | None], Awaitable[str]],
         complete: Callable[[str], Sequence[Suggestion]],
+        history: PromptHistory,
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
-        self._weigh, self._complete = weigh, complete
+        self._weigh, self._complete, self._history = weigh, complete, history
         self._attachments: list[Attachment] = []
         self._cost = ""
+        self._recalled: str | None = None
         self.prompt = Prompt()
 
     def compose(self) -> ComposeResult:
@@ -112,7 +116,7 @@ class Composer(Vertical):
 
     def accept(self) -> None:
         """The draft has been taken; begin another."""
-        self.prompt.take()
+        self._history.add(self.prompt.take())
         self._clear()
 
     def submit(self) -> None:
@@ -123,7 +127,7 @@ class Composer(Vertical):
             return
         text = self.prompt.text.strip()
         if text.startswith("/"):
-            self.prompt.take()
+            self._history.add(self.prompt.take())
             self.post_message(self.CommandSent(text))
         elif text or self._attachments:
             draft = Draft(text=text, attachments=tuple(self._attachments))
@@ -147,7 +151,10 @@ class Composer(Vertical):
     @on(Prompt.Changed)
     def _typed(self, event: Prompt.Changed) -> None:
         event.stop()
-        self.query_one(Suggestions).show(self._complete(self.prompt.before_cursor))
+        # Arrows go on through what was sent before.
+        is_recalled = self.prompt.text == self._recalled
+        found = [] if is_recalled else self._complete(self.prompt.before_cursor)
+        self.query_one(Suggestions).show(found)
         self.prompt.suggesting = self.query_one(Suggestions).chosen is not None
         self._recount()
 
@@ -156,6 +163,14 @@ class Composer(Vertical):
         event.stop()
         number = sum(each.name.startswith("pasted text") for each in self._attachments) + 1
         self.attach(Attachment(name=f"pasted text {number}", text=event.text))
+
+    @on(Prompt.HistoryKey)
+    def _recall(self, event: Prompt.HistoryKey) -> None:
+        event.stop()
+        text = self._history.step(self.prompt.text, event.step) if self.editing is None else None
+        if text is not None:
+            self._recalled = text
+            self.prompt.put(text)
 
     @on(Prompt.SuggestionKey)
     def _choose(self, event: Prompt.SuggestionKey) -> None:
