@@ -18,6 +18,7 @@ from textual.screen import Screen
 from app import memory
 from app.inert import inert_line
 from app.sessions.chat import ChatMessage
+from app.tui.chat.asking import cost_line
 from app.tui.chat.command import Command, find
 from app.tui.chat.completion import Suggestion, suggestions
 from app.tui.chat.controller import ChatController
@@ -31,7 +32,7 @@ from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import CUT, UNDO, TooLongScreen
 from app.tui.settings import Preferences, Settings
 from app.tui.terminal import clipboard, garbage, title
-from app.tui.widgets.composer import Composer, cost_line
+from app.tui.widgets.composer import Composer
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
 from app.tui.widgets.key_bar import KeyBar
@@ -183,6 +184,7 @@ class ChatScreen(Screen[None]):
     def _settled(self) -> None:
         """The model has loaded or answered."""
         self._show_figures()
+        self.composer.recount()
         garbage.rest()
         if not self.app.app_focus and self.settings.bell:
             self.app.bell()
@@ -237,15 +239,7 @@ class ChatScreen(Screen[None]):
 
     async def _cost(self, draft: Draft, editing: ChatMessage | None) -> str:
         """What a draft would cost, as it is shown beside it."""
-        try:
-            job = await asyncio.to_thread(self.chat.weigh, draft, editing)
-        except EmberError as error:
-            return str(error)
-        while job is not None and not job.ended:
-            if found := job.poll():
-                return cost_line(found[-1])
-            await asyncio.sleep(_TICK / 4)
-        return ""
+        return await cost_line(lambda: self.chat.weigh(draft, editing))
 
     @on(Composer.Sent)
     def _sent(self, event: Composer.Sent) -> None:

@@ -14,8 +14,6 @@ from app.sessions.chat import Attachment, ChatMessage
 from app.tui.chat.completion import Suggestion
 from app.tui.chat.history import PromptHistory
 from app.tui.chat.state import Draft
-from app.tui.service.contract import Weight
-from app.tui.text import units
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.suggestions import Suggestions
 
@@ -191,6 +189,10 @@ class Composer(Vertical):
 
     # -- what it costs --
 
+    def recount(self) -> None:
+        """Weigh the draft anew: what else there is has changed."""
+        self._recount()
+
     @work(exclusive=True)
     async def _recount(self) -> None:
         """Weigh the draft a moment after the last key."""
@@ -200,13 +202,3 @@ class Composer(Vertical):
         says = bool(text or draft.attachments) and not text.startswith("/")
         self._cost = await self._weigh(draft, self.editing) if says else ""
         self.post_message(self.Noted())
-
-
-def cost_line(weight: Weight) -> str:
-    """What a draft's prompt is, all of the chat included, and whether the window holds it."""
-    tokens = f"{units.count(weight.tokens)} tok"
-    if weight.new < weight.tokens:
-        tokens += f", {units.count(weight.new)} new"
-    if not weight.fits:
-        return f"{tokens} · the window holds {weight.window}"
-    return f"{tokens} · {'fits without the first turns' if weight.dropped else 'fits'}"
