@@ -5,19 +5,27 @@ file holds what the user has saved, and never the flags of one run.
 """
 
 import math
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import date, time
 from pathlib import Path
 from typing import Any, Self
 
 import platformdirs
 
 from app import private
-from app.options import DEFAULT_CACHE_STORE, DEFAULT_THINK_BUDGET, MOST_TOKENS, bytes_or_none
+from app.options import (
+    DEFAULT_CACHE_STORE,
+    DEFAULT_KV,
+    DEFAULT_THINK_BUDGET,
+    KEEP_SYSTEM,
+    MOST_TOKENS,
+    bytes_or_none,
+)
 from app.sampling import Sampling
+from app.tui import toml_file
+from app.tui.service.contract import CacheWish
+from kvcache import CacheConfig
+from kvcache.codecs import parse_pair
 from kvcache.errors import EmberError, quoted, reason, short
 
 # Whether a model is to think, where it can be told.
@@ -34,6 +42,8 @@ class Settings:
     """All settings of the chat. seed -1 draws afresh each time; think is one of `THINK`.
 
     lookup: draft tokens from the context.
+    room: tokens of the window left for an answer where turns must be left out; 0: max_tokens.
+    kv, ctx, hot, keep: of the cache, as `CacheWish` has them.
     cache_store: a size as text, from the next start on.
     """
 
@@ -51,6 +61,11 @@ class Settings:
     think_budget: int = DEFAULT_THINK_BUDGET
     show_thinking: bool = False
     lookup: bool = True
+    room: int = 0
+    kv: str = DEFAULT_KV
+    ctx: int = 0
+    hot: int = CacheConfig.hot
+    keep: str = "0"
     cache_store: str = DEFAULT_CACHE_STORE
     panes: bool = True
     bell: bool = True
@@ -73,16 +88,28 @@ class Settings:
             )
         if self.think not in THINK:
             raise EmberError(f"got think = {quoted(self.think)}, expected {', '.join(THINK)}")
-        if not 0 <= self.think_budget <= MOST_TOKENS:
+        for name in ("think_budget", "room", "ctx", "hot"):
+            if not 0 <= (count := getattr(self, name)) <= MOST_TOKENS:
+                raise EmberError(f"got {name} = {short(str(count))}, expected 0 to {MOST_TOKENS}")
+        if self.keep != KEEP_SYSTEM and not self.keep.isdecimal():
             raise EmberError(
-                f"got think_budget = {short(str(self.think_budget))}, expected 0 to {MOST_TOKENS}"
+                f"got keep = {quoted(self.keep)}, expected {KEEP_SYSTEM} or a number of tokens"
             )
+        parse_pair(self.kv)
         self.cache_store_bytes()
         self.sampling()
 
     def cache_store_bytes(self) -> int:
         """Bytes of encoded chats on disk; 0: none are kept. Raises EmberError."""
         return bytes_or_none(self.cache_store)
+
+    def cache(self) -> CacheWish:
+        """What of the cache is set."""
+        return CacheWish(kv=self.kv, ctx=self.ctx, hot=self.hot, keep=self.keep)
+
+    def with_cache(self, wish: CacheWish) -> Self:
+        """A copy with another cache."""
+        return replace(self, **asdict(wish))
 
     def sampling(self) -> Sampling:
         """The sampling settings. Raises EmberError for one out of its bounds."""
@@ -152,7 +179,7 @@ _KINDS: dict[type[Any], str] = {
     bool: "on or off",
 }
 _HEADING = "# Settings of the ember chat; F2 or /set changes them."
-_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
+_WHAT = "the settings"
 _BOOLEANS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 _NAMES = frozenset(each.name for each in fields(Settings))
 
@@ -164,7 +191,7 @@ def load(path: Path) -> tuple[Settings, list[str]]:
     """
     settings, wrong = Settings(), []
     try:
-        found = _read(path)
+        found = toml_file.read(path, _WHAT)
     except EmberError as error:
         return settings, [f"{error}; the defaults are used"]
     for name, value in found.items():
@@ -183,62 +210,15 @@ def change(path: Path, changes: Mapping[str, Any]) -> list[str]:
 
     Returns a line where the file was damaged and is now kept under another name.
     """
-    notes = []
     try:
-        private.make_folder(path.parent)
-        try:
-            found = _read(path)
-        except EmberError as error:
-            found = {}
-            notes.append(f"{error}; it is kept as {private.set_aside(path)}")
+        found, notes = toml_file.read_to_write(path, _WHAT)
         defaults = asdict(Settings())
         kept = {
             name: value
             for name, value in (found | dict(changes)).items()
             if name not in defaults or value != defaults[name]
         }
-        lines = [f"{_key(name)} = {_toml(value)}" for name, value in kept.items()]
-        private.write(path, "\n".join([_HEADING, *lines, ""]))
+        toml_file.write(path, _HEADING, kept)
     except OSError as error:
         raise EmberError(f"{path}: the settings cannot be saved ({reason(error)})") from error
     return [*notes, *private.narrow([path.parent])]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What is in the file, {} where there is none. Raises EmberError where it is no TOML."""
-    try:
-        # Editors of another system put a byte order mark first.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        cause = " ".join(reason(error).split())
-        raise EmberError(f"{path}: the settings cannot be read ({cause})") from error
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML, on one line; any that a newer ember may have written."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            storable = value.encode("utf-8", "replace").decode("utf-8")
-            return '"' + "".join(map(_escaped, storable)) + '"'
-        case list():
-            return f"[{', '.join(map(_toml, value))}]"
-        case dict():
-            return f"{{{', '.join(f'{_key(key)} = {_toml(each)}' for key, each in value.items())}}}"
-        case date() | time():
-            return value.isoformat()
-        case _:
-            return repr(value)
-
-
-def _key(name: str) -> str:
-    return name if _BARE_KEY.fullmatch(name) else _toml(name)
-
-
-def _escaped(character: str) -> str:
-    if character in '"\\':
-        return f"\\{character}"
-    return character if character.isprintable() else f"\\U{ord(character):08X}"

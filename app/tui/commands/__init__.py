@@ -1,14 +1,14 @@
 """The chat's commands: what is typed after a slash, or chosen in the palette."""
 
 from app.tui.chat.command import Command
-from app.tui.commands import output, setup, turns, views
+from app.tui.commands import output, persona, setup, turns, views
 from app.tui.screens.chat import ChatScreen
 
 COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(name="new", about="begin another chat", run=views.new, key="^N"),
     Command(name="retry", about="answer the last question again", run=turns.retry, key="^R"),
     Command(
-        name="edit", about="change a question and ask again", run=turns.edit, key="↑", usage="[N]"
+        name="edit", about="change a question and ask again", run=turns.edit, key="^↑", usage="[N]"
     ),
     Command(name="continue", about="go on with the last answer", run=turns.continue_),
     Command(name="undo", about="take back the last question and answer", run=turns.undo),
@@ -48,6 +48,20 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
         usage="[TEXT]",
     ),
     Command(
+        name="prompt",
+        about="a saved prompt or persona: use, save, remove, clear",
+        run=persona.prompt,
+        usage="[NAME]",
+        choices=persona.prompt_choices,
+    ),
+    Command(
+        name="sampling",
+        about="how this chat alone is sampled; `clear` goes by the settings",
+        run=persona.sampling,
+        usage="[NAME VALUE]",
+        choices=persona.sampling_choices,
+    ),
+    Command(
         name="set",
         about="change a setting, as in /set temp 0.7",
         run=setup.set_,
@@ -78,7 +92,15 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(
         name="bench", about="measure the speed, in some seconds; the chat stays", run=views.bench
     ),
-    Command(name="kv", about="the cache in large, layer by layer", run=views.kv, key="F4"),
+    Command(
+        name="kv",
+        about="the cache in large, or other codecs for it",
+        run=setup.kv,
+        usage="[K/V]",
+        key="F4",
+        choices=setup.kv_choices,
+    ),
+    Command(name="ctx", about="how many tokens the window holds", run=setup.ctx, usage="[N]"),
     Command(name="panes", about="show or hide the side pane", run=views.panes, key="F5"),
     Command(name="help", about="keys and commands", run=views.help_, key="F1"),
     Command(name="quit", about="leave; the chat is saved", run=views.quit_, key="^Q"),

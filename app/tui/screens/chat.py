@@ -16,14 +16,20 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 
 from app import memory
+from app.inert import inert_line
+from app.sessions.chat import ChatMessage
+from app.tui.chat.asking import cost_line
 from app.tui.chat.command import Command, find
 from app.tui.chat.completion import Suggestion, suggestions
 from app.tui.chat.controller import ChatController
+from app.tui.chat.history import PromptHistory
 from app.tui.chat.model_offer import ModelOffer
+from app.tui.chat.state import Draft
 from app.tui.chat.tier_counts import TierLog
 from app.tui.chat.welcome import STARTERS
+from app.tui.personas import Personas
 from app.tui.screens.palette import Entry, PaletteScreen
-from app.tui.screens.too_long import DROP, UNDO, TooLongScreen
+from app.tui.screens.too_long import CUT, UNDO, TooLongScreen
 from app.tui.settings import Preferences, Settings
 from app.tui.terminal import clipboard, garbage, title
 from app.tui.widgets.composer import Composer
@@ -40,6 +46,7 @@ _TICK = 1 / 20
 _FIGURES_TICK = 1 / 4
 _SIDE_PANE_FROM = 100
 _SHORT = 26
+_RECALLED = 500
 _QUIT_SECONDS = 2.0
 
 
@@ -72,14 +79,16 @@ class ChatScreen(Screen[None]):
         chat: ChatController,
         offer: ModelOffer,
         preferences: Preferences,
+        personas: Personas,
         commands: Sequence[Command["ChatScreen"]],
     ) -> None:
         super().__init__()
         self.chat, self.offer = chat, offer
-        self._preferences, self.commands = preferences, commands
+        self._preferences, self.personas, self.commands = preferences, personas, commands
         self.tier_log = TierLog()
         self._starter = -1
         self._was_busy = False
+        self._shown = chat.chat
         self._interrupted_at = 0.0
 
     def compose(self) -> ComposeResult:
@@ -89,9 +98,9 @@ class ChatScreen(Screen[None]):
             yield SidePane()
         yield StatusLine()
         yield Composer(
-            count=self.chat.service.count,
-            window=lambda: self.chat.model.window if self.chat.model else 0,
+            weigh=self._cost,
             complete=self._completions,
+            history=PromptHistory(self._asked_before),
         )
         yield KeyBar()
 
@@ -126,7 +135,23 @@ class ChatScreen(Screen[None]):
         return self._preferences.settings
 
     def change_settings(self, settings: Settings, *named: str) -> None:
-        """Use and keep other settings, as `Preferences.change`. Raises EmberError."""
+        """Use and keep other settings, as `Preferences.change`. Raises EmberError.
+
+        Those of the cache once it has been changed, which may take a moment, and may fail.
+        """
+        now, wish = self.settings, settings.cache()
+        if wish == now.cache():
+            self._keep(settings, named)
+            return
+
+        def changed() -> None:
+            self.attempt(lambda: self._keep(self.settings.with_cache(wish), named))
+
+        self.chat.change_cache(wish, changed)
+        if (others := settings.with_cache(now.cache())) != now:
+            self._keep(others, ())
+
+    def _keep(self, settings: Settings, named: Sequence[str]) -> None:
         self.chat.notices += self._preferences.change(settings, *named)
 
     def copy(self, text: str, what: str) -> None:
@@ -150,6 +175,8 @@ class ChatScreen(Screen[None]):
         if self._was_busy and not self.chat.busy:
             self._settled()
         self._was_busy = self.chat.busy
+        if self.chat.chat is not self._shown:
+            self._show_figures()
         self._show_status()
         if self.chat.too_long is not None and self.is_current:
             self._ask_about_length()
@@ -157,6 +184,7 @@ class ChatScreen(Screen[None]):
     def _settled(self) -> None:
         """The model has loaded or answered."""
         self._show_figures()
+        self.composer.recount()
         garbage.rest()
         if not self.app.app_focus and self.settings.bell:
             self.app.bell()
@@ -172,7 +200,9 @@ class ChatScreen(Screen[None]):
         )
 
     def _show_figures(self) -> None:
-        layers = self.chat.service.layer_stats()
+        layers = self.chat.layer_stats()
+        if self.chat.chat is not self._shown:
+            self._shown, self.tier_log = self.chat.chat, TierLog()
         total: CacheStats | None = sum_layers(layers) if layers else None
         if total is None:
             self.tier_log.forget()
@@ -181,9 +211,14 @@ class ChatScreen(Screen[None]):
         used, installed = memory.resident(), memory.installed()
         ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"
         speed = self.chat.meter.speed().now
-        self.query_one(HeaderBar).show(self.chat.model, total, speed, ram)
+        self.query_one(HeaderBar).show(self.chat.model, total, speed, ram, self._own())
         self.conversation.mark(total)
         self.query_one(SidePane).show(self.chat, layers, self.tier_log)
+
+    def _own(self) -> str:
+        """What this chat alone is given."""
+        system, sampling = self.chat.chat.system, self.chat.own_sampling_line
+        return " · ".join(filter(None, (sampling, f"“{inert_line(system)}”" if system else "")))
 
     async def _find_models(self) -> None:
         await self.offer.look()
@@ -195,6 +230,16 @@ class ChatScreen(Screen[None]):
         return suggestions(
             before, self.commands, lambda each: each.choices(self) if each.choices else ()
         )
+
+    def _asked_before(self) -> Sequence[str]:
+        try:
+            return self.chat.store.questions(_RECALLED)
+        except EmberError:
+            return ()
+
+    async def _cost(self, draft: Draft, editing: ChatMessage | None) -> str:
+        """What a draft would cost, as it is shown beside it."""
+        return await cost_line(lambda: self.chat.weigh(draft, editing))
 
     @on(Composer.Sent)
     def _sent(self, event: Composer.Sent) -> None:
@@ -235,7 +280,7 @@ class ChatScreen(Screen[None]):
                 self.conversation.action_top()
             case "end":
                 self.action_follow()
-            case "up":
+            case "ctrl+up":
                 self.action_command("edit")
             case "tab":
                 self._tab()
@@ -340,8 +385,8 @@ class ChatScreen(Screen[None]):
         self.chat.dismiss_too_long()
 
         def done(choice: str | None) -> None:
-            if choice == DROP:
-                self.attempt(lambda: self.chat.retry(drop_oldest=True))
+            if choice == CUT:
+                self.attempt(lambda: self.chat.retry(cuts=True))
             elif choice == UNDO:
                 self.attempt(lambda: self.composer.put(self.chat.undo()))
 

@@ -1,7 +1,7 @@
 """The prompt with its completions, attachments, and what the draft would cost."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -12,8 +12,8 @@ from textual.widgets import Static
 from app.inert import inert_line
 from app.sessions.chat import Attachment, ChatMessage
 from app.tui.chat.completion import Suggestion
+from app.tui.chat.history import PromptHistory
 from app.tui.chat.state import Draft
-from app.tui.text import units
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.suggestions import Suggestions
 
@@ -23,9 +23,9 @@ _COUNT_AFTER = 0.25
 class Composer(Vertical):
     """Makes drafts.
 
-    prompt: where the text is. count: tokens of a text, run on another thread. window:
-    tokens that the model holds, 0 without a model. complete: what could follow the text
-    before the cursor.
+    prompt: where the text is. weigh: what a draft would cost, a line; for a question that it
+    replaces, if any. complete: what could follow the text before the cursor. history: what
+    was sent before.
     """
 
     class Sent(Message):
@@ -51,15 +51,16 @@ class Composer(Vertical):
     def __init__(
         self,
         *,
-        count: Callable[[str], int],
-        window: Callable[[], int],
+        weigh: Callable[[Draft, ChatMessage | None], Awaitable[str]],
         complete: Callable[[str], Sequence[Suggestion]],
+        history: PromptHistory,
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
-        self._count, self._window, self._complete = count, window, complete
+        self._weigh, self._complete, self._history = weigh, complete, history
         self._attachments: list[Attachment] = []
         self._cost = ""
+        self._recalled: str | None = None
         self.prompt = Prompt()
 
     def compose(self) -> ComposeResult:
@@ -113,7 +114,7 @@ class Composer(Vertical):
 
     def accept(self) -> None:
         """The draft has been taken; begin another."""
-        self.prompt.take()
+        self._history.add(self.prompt.take())
         self._clear()
 
     def submit(self) -> None:
@@ -124,7 +125,7 @@ class Composer(Vertical):
             return
         text = self.prompt.text.strip()
         if text.startswith("/"):
-            self.prompt.take()
+            self._history.add(self.prompt.take())
             self.post_message(self.CommandSent(text))
         elif text or self._attachments:
             draft = Draft(text=text, attachments=tuple(self._attachments))
@@ -148,7 +149,10 @@ class Composer(Vertical):
     @on(Prompt.Changed)
     def _typed(self, event: Prompt.Changed) -> None:
         event.stop()
-        self.query_one(Suggestions).show(self._complete(self.prompt.before_cursor))
+        # Arrows go on through what was sent before.
+        is_recalled = self.prompt.text == self._recalled
+        found = [] if is_recalled else self._complete(self.prompt.before_cursor)
+        self.query_one(Suggestions).show(found)
         self.prompt.suggesting = self.query_one(Suggestions).chosen is not None
         self._recount()
 
@@ -157,6 +161,14 @@ class Composer(Vertical):
         event.stop()
         number = sum(each.name.startswith("pasted text") for each in self._attachments) + 1
         self.attach(Attachment(name=f"pasted text {number}", text=event.text))
+
+    @on(Prompt.HistoryKey)
+    def _recall(self, event: Prompt.HistoryKey) -> None:
+        event.stop()
+        text = self._history.step(self.prompt.text, event.step) if self.editing is None else None
+        if text is not None:
+            self._recalled = text
+            self.prompt.put(text)
 
     @on(Prompt.SuggestionKey)
     def _choose(self, event: Prompt.SuggestionKey) -> None:
@@ -177,17 +189,16 @@ class Composer(Vertical):
 
     # -- what it costs --
 
+    def recount(self) -> None:
+        """Weigh the draft anew: what else there is has changed."""
+        self._recount()
+
     @work(exclusive=True)
     async def _recount(self) -> None:
-        """Count a moment after the last key, on another thread."""
+        """Weigh the draft a moment after the last key."""
         await asyncio.sleep(_COUNT_AFTER)
-        text = "\n".join([*(each.text for each in self._attachments), self.prompt.text])
-        plain = text.strip() and not text.startswith("/")
-        tokens = await asyncio.to_thread(self._count, text) if plain else 0
-        window = self._window()
-        if tokens and window:
-            fits = "fits" if tokens < window else f"the window holds {window}"
-            self._cost = f"{units.count(tokens)} tok · {fits}"
-        else:
-            self._cost = ""
+        text = self.prompt.text.strip()
+        draft = Draft(text=text, attachments=tuple(self._attachments))
+        says = bool(text or draft.attachments) and not text.startswith("/")
+        self._cost = await self._weigh(draft, self.editing) if says else ""
         self.post_message(self.Noted())

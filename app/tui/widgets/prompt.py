@@ -11,8 +11,8 @@ from app.inert import inert
 
 # A longer paste becomes an attachment: nobody edits that much in eight lines.
 _MAX_PASTE = 4000
-_WHEN_EMPTY = {"up", "home", "end", "tab", "ctrl+d"}
-_ALWAYS = {"pageup", "pagedown"}
+_WHEN_EMPTY = {"home", "end", "tab", "ctrl+d"}
+_ALWAYS = {"pageup", "pagedown", "ctrl+up"}
 # No binding with priority: that would overtake the letters typed just before.
 _NEWLINE = {"ctrl+j", "shift+enter"}
 _WHILE_SUGGESTING = {"up", "down", "tab"}
@@ -46,6 +46,13 @@ class Prompt(TextArea):
         def __init__(self, key: str) -> None:
             super().__init__()
             self.key = key
+
+    class HistoryKey(Message):
+        """An arrow that leads out of the text: to what was asked before (-1), or after (1)."""
+
+        def __init__(self, step: int) -> None:
+            super().__init__()
+            self.step = step
 
     class SuggestionKey(Message):
         """A key that is for the completions."""
@@ -104,10 +111,20 @@ class Prompt(TextArea):
             self.action_newline()
         elif self.suggesting and event.key in _WHILE_SUGGESTING:
             self._hand_over(event, self.SuggestionKey(event.key))
+        elif (step := self._step(event.key)) is not None:
+            self._hand_over(event, self.HistoryKey(step))
         elif foreign:
             self._hand_over(event, self.ForeignKey(event.key))
         else:
             await super()._on_key(event)
+
+    def _step(self, key: str) -> int | None:
+        """Where an arrow leads out of the text."""
+        at, wrapped = self.cursor_location, self.navigator
+        if key == "up" and at[0] == 0 and wrapped.is_first_wrapped_line(at):
+            return -1
+        last = at[0] == self.document.line_count - 1 and wrapped.is_last_wrapped_line(at)
+        return 1 if key == "down" and last else None
 
     def _hand_over(self, event: events.Key, message: Message) -> None:
         event.stop()
