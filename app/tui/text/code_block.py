@@ -12,6 +12,7 @@ Pygments compile the language's patterns, which takes it 60 ms the first time.
 import threading
 from functools import cache
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from rich.syntax import Syntax
@@ -23,15 +24,19 @@ from app.tui.text.lines import LineMaker
 
 _COPY = " ⧉ copy "
 _FRAME = 4
+# What is said of the code is shown in the frame's edge where the edge is longer by so much.
+_EDGE = 4
 _MAX_COLOURED = 50_000
 
 
 class CodeBlock:
-    """One code block at one width."""
+    """One code block at one width (default: the maker's). info: its language and what follows."""
 
-    def __init__(self, maker: LineMaker, language: str) -> None:
-        self._maker, self._language = maker, language.strip().split(" ")[0][:24]
-        self._inner = max(maker.width - _FRAME, 1)
+    def __init__(self, maker: LineMaker, info: str, width: int | None = None) -> None:
+        self._maker, self._info = maker, " ".join(info.split())
+        self._language = self._info.partition(" ")[0]
+        self._width = maker.width if width is None else width
+        self._inner = max(self._width - _FRAME, 1)
         self._open_lines: list[Strip] = []
         self._open_at = 0
 
@@ -69,10 +74,11 @@ class CodeBlock:
 
     def _head(self, code: str | None) -> list[Strip]:
         """The upper edge; with a place to click where there is code to copy."""
-        palette, width = self._maker.palette, self._maker.width
-        name = f" {self._language} " if self._language else ""
-        copy = _COPY if code is not None and width > len(name) + len(_COPY) + 4 else ""
-        rule = "─" * max(width - 2 - len(name) - len(copy), 0)
+        palette, width = self._maker.palette, self._width
+        fits = cell_len(self._info) + len(_COPY) + _EDGE + 2 < width
+        name = f" {self._info} " if self._info and fits else ""
+        copy = _COPY if code is not None and width > len(_COPY) + _EDGE else ""
+        rule = "─" * max(width - 2 - cell_len(name) - len(copy), 0)
         click = Style(meta={"copy": code}) if copy else Style()
         segments = [
             Segment("┌", palette.border),
@@ -81,10 +87,12 @@ class CodeBlock:
             Segment(copy, palette.accent + click),
             Segment("┐", palette.border),
         ]
-        return [Strip([segment for segment in segments if segment.text])]
+        head = Strip([segment for segment in segments if segment.text])
+        inside = [] if fits else self._maker.fold(self._info, palette.muted, self._inner)
+        return [head, *self._framed(inside)]
 
     def _foot(self) -> Strip:
-        rule = "─" * max(self._maker.width - 2, 0)
+        rule = "─" * max(self._width - 2, 0)
         return Strip([Segment(f"└{rule}┘", self._maker.palette.border)])
 
 

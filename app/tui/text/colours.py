@@ -3,7 +3,6 @@
 from dataclasses import dataclass, fields
 
 from rich.style import Style
-from rich.theme import Theme
 
 _PLAIN, _DIM, _BOLD = Style(), Style(dim=True), Style(bold=True)
 
@@ -37,28 +36,6 @@ class Palette:
         if self.ansi:
             return "ansi_dark" if self.dark else "ansi_light"
         return "monokai" if self.dark else "default"
-
-    def markdown_theme(self) -> Theme:
-        """Rich's names for the parts of a Markdown text."""
-        strong, bullet = Style(bold=True), self.accent
-        headings = {f"markdown.h{level}": self.heading for level in range(1, 7)}
-        return Theme(
-            headings
-            | {
-                "markdown.code": self.code,
-                "markdown.strong": strong,
-                "markdown.em": Style(italic=True),
-                "markdown.s": Style(strike=True),
-                "markdown.item.bullet": bullet,
-                "markdown.item.number": bullet,
-                "markdown.block_quote": self.muted,
-                "markdown.hr": self.border,
-                "markdown.link": self.accent,
-                "markdown.link_url": self.muted,
-                "markdown.table.border": self.border,
-                "markdown.table.header": strong,
-            }
-        )
 
 
 def without_background(style: Style) -> Style:
