@@ -19,7 +19,7 @@ from textual.strip import Strip
 
 from app.tui.text.code_block import CodeBlock
 from app.tui.text.lines import LineMaker
-from app.tui.text.table import Side, table_lines
+from app.tui.text.markdown_table import Side, table_lines
 
 # What stands within marks has at least so many cells; else it stands below them.
 _LEAST = 8
