@@ -24,7 +24,7 @@ from app.tui.settings import THINK, Preferences, Settings
 from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
-from app.tui.theme import EMBER, EMBER_LIGHT
+from app.tui.theme import EMBER, EMBER_LIGHT, readable_variables
 from models.finding.catalogue import DEFAULT_NAME
 
 
@@ -101,6 +101,11 @@ class ChatApp(App[None]):
     def on_unmount(self) -> None:
         """Leave the terminal as it was."""
         title.restore_title(self)
+
+    def get_css_variables(self) -> dict[str, str]:
+        """Textual's variables of the theme, made readable."""
+        self.theme_variables = readable_variables(super().get_css_variables())
+        return self.theme_variables
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters, and that nothing foreign commands the terminal."""

@@ -19,7 +19,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 from textual.strip import Strip
 
-from app.tui.text.colours import without_background
+from app.tui.text.colours import readable, without_background
 from app.tui.text.lines import LineMaker
 
 _COPY = " ⧉ copy "
@@ -58,11 +58,18 @@ class CodeBlock:
         else:
             text = _coloured(code, self._language, self._maker.palette.code_theme)
             text.rstrip()
-            lines = [_on_any(line) for line in self._maker.fold_text(text, self._inner)]
+            lines = [self._on_ours(line) for line in self._maker.fold_text(text, self._inner)]
         return [*self._head(code), *self._framed(lines), self._foot()]
 
     def _plain(self, code: str) -> list[Strip]:
         return self._maker.fold(code, self._maker.palette.text, self._inner)
+
+    def _on_ours(self, line: Strip) -> Strip:
+        """A coloured line on our background, not on that which its colours were made for."""
+        background = self._maker.palette.background
+        styles = [without_background(each.style or Style.null()) for each in line]
+        pairs = zip(line, styles, strict=True)
+        return Strip([Segment(each.text, readable(style, background)) for each, style in pairs])
 
     def _framed(self, lines: list[Strip]) -> list[Strip]:
         border = self._maker.palette.border
@@ -104,8 +111,3 @@ def _coloured(code: str, language: str, theme: str) -> Text:
 def _prepare(language: str, theme: str) -> None:
     """Have Pygments ready for a language by the time its block is complete."""
     threading.Thread(target=_coloured, args=("", language, theme), daemon=True).start()
-
-
-def _on_any(line: Strip) -> Strip:
-    """A coloured line without the background that its colours were made for."""
-    return Strip([Segment(s.text, without_background(s.style or Style.null())) for s in line])

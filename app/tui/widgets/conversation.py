@@ -178,10 +178,9 @@ class Conversation(ScrollView, can_focus=True):
 
     # -- size and style --
 
-    def notify_style_update(self) -> None:
-        """The theme has changed."""
-        super().notify_style_update()
-        self._rebuild()
+    def on_mount(self) -> None:
+        """Take the colours of another theme, once all styles have them."""
+        self.app.theme_changed_signal.subscribe(self, lambda _theme: self._rebuild())
 
     def on_resize(self) -> None:
         """Wrap everything anew, what is in view first."""
@@ -200,7 +199,13 @@ class Conversation(ScrollView, can_focus=True):
             name: without_background(self.get_component_rich_style(f"conversation--{name}"))
             for name in Palette.names()
         }
-        return Palette(**styles, dark=self.app.current_theme.dark, ansi=self.app.native_ansi_color)
+        background = self.background_colors[1]
+        return Palette(
+            **styles,
+            background=None if background.ansi is not None else background,
+            dark=self.app.current_theme.dark,
+            ansi=self.app.native_ansi_color,
+        )
 
     # -- scrolling and selecting --
 
