@@ -191,6 +191,14 @@ class ChatScreen(Screen[None]):
 
     # -- typing --
 
+    def take_keys(self) -> None:
+        """The prompt has the focus, in a terminal that is said not to be in front too.
+
+        Textual takes the focus away then, and some terminals tell too late that they are back.
+        """
+        if self.focused is None and self.is_mounted:
+            self.set_focus(self.composer.prompt)
+
     def _completions(self, before: str) -> list[Suggestion]:
         return suggestions(
             before, self.commands, lambda each: each.choices(self) if each.choices else ()
@@ -201,6 +209,7 @@ class ChatScreen(Screen[None]):
         def send() -> None:
             self.chat.ask(event.draft, event.editing)
             self.composer.accept()
+            self.conversation.unselect()
             self.action_follow()
             self._provide_model()
 
@@ -235,6 +244,8 @@ class ChatScreen(Screen[None]):
                 self.conversation.action_top()
             case "end":
                 self.action_follow()
+            case "up" | "down" if self.conversation.selected is not None:
+                self.conversation.action_select(-1 if event.key == "up" else 1)
             case "up":
                 self.action_command("edit")
             case "tab":
@@ -243,9 +254,10 @@ class ChatScreen(Screen[None]):
                 self.app.exit()
 
     def _tab(self) -> None:
-        """On an empty prompt: a starter, or the way into the conversation."""
+        """On an empty prompt: a starter, or the last message is selected, or none any more."""
+        if self.conversation.unselect():
+            return
         if self.chat.chat.messages:
-            self.conversation.focus()
             self.conversation.action_select(0)
         else:
             self._starter = (self._starter + 1) % len(STARTERS)
@@ -275,13 +287,10 @@ class ChatScreen(Screen[None]):
             self.notify("no thinking here", markup=False)
 
     def action_stop(self) -> None:
-        """Close what is open, else stop what runs; go back to the prompt."""
-        prompt = self.composer.prompt
-        if not prompt.has_focus:
-            prompt.focus()
-        elif self.composer.dismiss():
+        """Close what is open, else stop what runs."""
+        if self.conversation.unselect() or self.composer.dismiss():
             return
-        elif self.chat.queued is not None:
+        if self.chat.queued is not None:
             self.composer.put(self.chat.unqueue())
         elif self.chat.busy:
             self.chat.stop()

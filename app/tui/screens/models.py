@@ -16,7 +16,7 @@ from app.inert import inert_line
 from app.memory import Fit, Memory
 from app.model_list import Cost, ListedModel, cost_of, fit, listed
 from app.tui.chat.controller import ChatController
-from app.tui.screens.dialog import Dialog
+from app.tui.screens.dialog import Dialog, closing
 from app.tui.text import units
 from app.tui.text.colours import MUTED
 
@@ -29,7 +29,7 @@ class ModelsScreen(Dialog[str | None]):
     """Ends with the name of a model that is here, or None; downloads go on beside the chat."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+l", "dismiss", "Close", show=False),
+        *closing("ctrl+l"),
         Binding("f8", "stop", "Stop the download", show=False),
     ]
 

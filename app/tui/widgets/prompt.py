@@ -11,7 +11,7 @@ from app.inert import inert
 
 # A longer paste becomes an attachment: nobody edits that much in eight lines.
 _MAX_PASTE = 4000
-_WHEN_EMPTY = {"up", "home", "end", "tab", "ctrl+d"}
+_WHEN_EMPTY = {"up", "down", "home", "end", "tab", "ctrl+d"}
 _ALWAYS = {"pageup", "pagedown"}
 # No binding with priority: that would overtake the letters typed just before.
 _NEWLINE = {"ctrl+j", "shift+enter"}
