@@ -46,7 +46,8 @@ _QUIT_SECONDS = 2.0
 class ChatScreen(Screen[None]):
     """Conversation, composer and figures.
 
-    commands: what can be done by name, and how.
+    commands: what can be done by name, and how. composer: the prompt and what belongs to it.
+    conversation: the messages.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -78,21 +79,25 @@ class ChatScreen(Screen[None]):
         self.chat, self.offer = chat, offer
         self._preferences, self.commands = preferences, commands
         self.tier_log = TierLog()
+        # Held, not looked up: a timer may fire when some of them are already gone.
+        self.composer = Composer(
+            count=chat.service.count,
+            window=lambda: chat.model.window if chat.model else 0,
+            complete=self._completions,
+        )
+        self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
+        self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
         self._starter = -1
         self._was_busy = False
         self._interrupted_at = 0.0
 
     def compose(self) -> ComposeResult:
-        yield HeaderBar()
+        yield self._header
         with Horizontal(id="main"):
-            yield Conversation(self.offer.welcome, lambda: self.settings.show_thinking)
-            yield SidePane()
-        yield StatusLine()
-        yield Composer(
-            count=self.chat.service.count,
-            window=lambda: self.chat.model.window if self.chat.model else 0,
-            complete=self._completions,
-        )
+            yield self.conversation
+            yield self._side
+        yield self._status
+        yield self.composer
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -109,16 +114,6 @@ class ChatScreen(Screen[None]):
         self.set_class(self.size.height < _SHORT, "short")
 
     # -- parts that commands use --
-
-    @property
-    def composer(self) -> Composer:
-        """The prompt and what belongs to it."""
-        return self.query_one(Composer)
-
-    @property
-    def conversation(self) -> Conversation:
-        """The messages."""
-        return self.query_one(Conversation)
 
     @property
     def settings(self) -> Settings:
@@ -167,9 +162,7 @@ class ChatScreen(Screen[None]):
         title.set_title(self.app, "ember")
 
     def _show_status(self) -> None:
-        self.query_one(StatusLine).show(
-            self.chat, unseen=self.conversation.unseen, draft=self.composer.note
-        )
+        self._status.show(self.chat, unseen=self.conversation.unseen, draft=self.composer.note)
 
     def _show_figures(self) -> None:
         layers = self.chat.service.layer_stats()
@@ -181,9 +174,9 @@ class ChatScreen(Screen[None]):
         used, installed = memory.resident(), memory.installed()
         ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"
         speed = self.chat.meter.speed().now
-        self.query_one(HeaderBar).show(self.chat.model, total, speed, ram)
+        self._header.show(self.chat.model, total, speed, ram)
         self.conversation.mark(total)
-        self.query_one(SidePane).show(self.chat, layers, self.tier_log)
+        self._side.show(self.chat, layers, self.tier_log)
 
     async def _find_models(self) -> None:
         await self.offer.look()

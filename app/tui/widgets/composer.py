@@ -61,9 +61,10 @@ class Composer(Vertical):
         self._attachments: list[Attachment] = []
         self._cost = ""
         self.prompt = Prompt()
+        self._suggestions = Suggestions()
 
     def compose(self) -> ComposeResult:
-        yield Suggestions()
+        yield self._suggestions
         with Horizontal(id="prompt-row"):
             yield Static("❯", id="prompt-mark")
             yield self.prompt
@@ -101,8 +102,8 @@ class Composer(Vertical):
 
     def dismiss(self) -> bool:
         """Close what is open: completions, an edit, attachments. False where nothing was."""
-        if self.query_one(Suggestions).chosen is not None:
-            self.query_one(Suggestions).show([])
+        if self._suggestions.chosen is not None:
+            self._suggestions.show([])
             return True
         if self.editing is None and not self._attachments:
             return False
@@ -118,8 +119,7 @@ class Composer(Vertical):
 
     def submit(self) -> None:
         """Send what is typed."""
-        chooser = self.query_one(Suggestions)
-        if chooser.moved:
+        if self._suggestions.moved:
             self._take_chosen()
             return
         text = self.prompt.text.strip()
@@ -148,8 +148,8 @@ class Composer(Vertical):
     @on(Prompt.Changed)
     def _typed(self, event: Prompt.Changed) -> None:
         event.stop()
-        self.query_one(Suggestions).show(self._complete(self.prompt.before_cursor))
-        self.prompt.suggesting = self.query_one(Suggestions).chosen is not None
+        self._suggestions.show(self._complete(self.prompt.before_cursor))
+        self.prompt.suggesting = self._suggestions.chosen is not None
         self._recount()
 
     @on(Prompt.LongPaste)
@@ -163,15 +163,15 @@ class Composer(Vertical):
         event.stop()
         match event.key:
             case "up":
-                self.query_one(Suggestions).move(-1)
+                self._suggestions.move(-1)
             case "down":
-                self.query_one(Suggestions).move(1)
+                self._suggestions.move(1)
             case _:
                 self._take_chosen()
 
     def _take_chosen(self) -> None:
         """Put the chosen completion in."""
-        chosen = self.query_one(Suggestions).chosen
+        chosen = self._suggestions.chosen
         if chosen is not None:
             self.prompt.replace_before_cursor(chosen.start, chosen.insert)
 
