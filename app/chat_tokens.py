@@ -116,16 +116,18 @@ class ChatTokens:
         *,
         continues: bool = False,
         think: bool | None = None,
+        left_out: int = 0,
         room: int | None = None,
         cancel: Flag | None = None,
     ) -> Prompt:
         """The ids that make the model answer a conversation, or go on with its last answer.
 
-        think: as for `ChatTemplate.render`. room: leave out the oldest turns until no more ids
-        than this are left; the system prompt and the last question stay. `cancel` may be set
-        from any thread. Raises ChatTemplateError.
+        think: as for `ChatTemplate.render`. left_out: so many of the oldest turns are not read.
+        room: leave out the oldest turns until no more ids than this are left; the system
+        prompt and the last question stay. `cancel` may be set from any thread. Raises
+        ChatTemplateError.
         """
-        dropped = 0 if room is None else self._excess(messages, room, think, cancel)
+        dropped = left_out if room is None else self._excess(messages, room, think, cancel)
         first = _first_turn(messages)
         kept = [*messages[:first], *messages[first + dropped :]]
         asked = kept[:-1] if continues else kept

@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from app import __version__
-from app.commands import bench, calibrate, chat, doctor, inspect, ls, perplexity, pull, rm, tokenize
+from app.commands import (
+    bench,
+    calibrate,
+    chat,
+    chats,
+    doctor,
+    inspect,
+    ls,
+    perplexity,
+    pull,
+    rm,
+    tokenize,
+)
 from app.commands import run as run_command
 from app.inert import inert_line
 from app.options import UsageError
@@ -18,6 +30,7 @@ from kvcache.errors import EmberError
 
 _COMMANDS = {
     "chat": chat,
+    "chats": chats,
     "run": run_command,
     "bench": bench,
     "ls": ls,

@@ -20,12 +20,14 @@ from app.transcript import Transcript
 from kvcache import (
     Backend,
     CacheConfig,
+    CacheError,
     CachePlan,
     CacheStats,
     EmberError,
     RowsKVCache,
     TwoTierKVCache,
     resolve,
+    set_policy,
     warm_up,
 )
 from kvcache.config import on_gpu
@@ -114,14 +116,7 @@ class Engine:
         loaded.model.set_context(plan.max_tokens)
         self.metric = key_metric(loaded, progress=counting) if plan.takes_metric else None
         began = time.perf_counter()
-        plan = warm_up(
-            plan,
-            group=loaded.config.heads // shape.kv_heads,
-            dtype=activation_dtype(),
-            rotation=loaded.model.rotations,
-            metric=self.metric,
-            progress=warming,
-        )
+        plan = self._warmed_up(plan, warming)
         self.warm_up_seconds = time.perf_counter() - began
         self._hold(plan)
         self._costs = PassCosts(measures=True)
@@ -155,6 +150,54 @@ class Engine:
         """Empty caches of this plan."""
         self.plan = plan
         self._caches = from_plan(plan, self.loaded.model.rotations, self.metric)
+
+    def _warmed_up(self, plan: CachePlan, progress: OnProgress | None) -> CachePlan:
+        return warm_up(
+            plan,
+            group=self.loaded.config.heads // plan.shape.kv_heads,
+            dtype=activation_dtype(),
+            rotation=self.loaded.model.rotations,
+            metric=self.metric,
+            progress=progress,
+        )
+
+    def adapt(
+        self,
+        config: CacheConfig,
+        *,
+        warming: OnProgress | None = None,
+        counting: OnProgress | None = None,
+    ) -> None:
+        """Go on under another configuration: what is held is encoded again, as far as it fits.
+
+        Where it cannot be taken along, as where other first tokens are to stay, nothing is
+        held. warming, counting: as for a new engine; what they raise changes nothing, as the
+        CacheError of a configuration that cannot be.
+        """
+        model, metric = self.loaded.model, self.metric
+        plan = resolve(config, model.shape)
+        ropes = [layer.rope for layer in model.layers]
+        model.set_context(plan.max_tokens)
+        try:
+            if plan.takes_metric and metric is None:
+                self.metric = key_metric(self.loaded, progress=counting)
+            plan = self._warmed_up(plan, warming)
+        except BaseException:  # raised again
+            self.metric = metric
+            model.set_context(self.plan.max_tokens)
+            raise
+        if self.metric is not metric or any(
+            layer.rope is not rope for layer, rope in zip(model.layers, ropes, strict=True)
+        ):
+            self._hold(plan)
+            self._seen = [], []
+            return
+        try:
+            set_policy(self._caches, plan)
+            self.plan = plan
+        except CacheError:
+            self._hold(plan)
+            self._seen = [], []
 
     def keep(self, tokens: int) -> None:
         """Pin so many first tokens from now on; where that is another number, nothing is held.
@@ -206,9 +249,17 @@ class Engine:
     def reusable(self, prompt: Sequence[int]) -> int:
         """Tokens at the beginning of `prompt` that would not be computed, as things are."""
         ledgers = [cache.ledger for cache in self._caches]
-        return reach(ledgers, self.plan, tokens=self._shared(prompt), total=len(prompt))
+        return reach(ledgers, self.plan, tokens=self.shared(prompt), total=len(prompt))
 
     # -- answers --
+
+    def fits(self, prompt: Sequence[int], known: int = 0) -> bool:
+        """Whether the window holds what of a prompt the cache has not seen.
+
+        A chat that goes on may be longer than the window. known: tokens at the beginning of the
+        prompt that the cache could be made to have seen.
+        """
+        return len(prompt) - max(known, self.shared(prompt)) <= self.plan.max_tokens
 
     def room(self, max_tokens: int) -> int:
         """Tokens of a prompt that leave an answer its room, at most half of the window."""
@@ -225,11 +276,11 @@ class Engine:
         `cancel` may be set from any thread, also during prefill; what was
         computed is kept. Raises PromptTooLongError.
         """
-        shared = self._shared(request.prompt)
+        shared = self.shared(request.prompt)
         prompt = self._fit(request, held=shared)
         if dropped := len(request.prompt) - len(prompt):
             yield Truncated(kept=len(prompt), dropped=dropped)
-            shared = self._shared(prompt)
+            shared = self.shared(prompt)
         reused = rewind(self._caches, self.plan, tokens=shared, total=len(prompt))
         row = self._row(0, prompt, request, reused)
         self._seen = prompt, row.transcript.tokens
@@ -313,7 +364,7 @@ class Engine:
             raise PromptTooLongError(length, window)
         return request.prompt[-max(self.room(request.max_tokens), 1) :]
 
-    def _shared(self, prompt: Sequence[int]) -> int:
+    def shared(self, prompt: Sequence[int]) -> int:
         """Tokens at the beginning of `prompt` that the cache has seen."""
         seen = self.held()
         # The last token is always computed: its logits are needed.

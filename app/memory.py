@@ -83,6 +83,10 @@ class Need:
         tight = self.total + PROGRAM_BYTES > min(memory.now, memory.most)
         return Fit.TIGHT if tight else Fit.FITS
 
+    def fits_beside(self, held: int, memory: Memory) -> bool:
+        """Whether it fits now, beside so many bytes of a model that stays."""
+        return self.total + PROGRAM_BYTES + held <= min(memory.now, memory.most)
+
     def __str__(self) -> str:
         return (
             f"weights {_gb(self.weights)}, cache {_gb(self.cache)}, prompt step {_gb(self.prompt)}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from app.memory import LEAST_WINDOW, Fit, Memory, Need, cache_room, largest_window
 from kvcache import Backend, CacheConfig, EmberError, resolve
 from kvcache.tiers.plan import ModelShape
+from models.errors import UnknownArchitectureError
 from models.finding.catalogue import CATALOGUE
 from models.finding.discover import discover
 from models.finding.entry import CatalogueEntry
@@ -99,7 +100,10 @@ def cost_of(model: ListedModel) -> Cost:
 def _examine(path: Path) -> Cost:
     try:
         with GGUFFile(path) as file:
-            config = NetworkConfig.from_metadata(file.metadata)
+            try:
+                config = NetworkConfig.from_metadata(file.metadata)
+            except UnknownArchitectureError as error:
+                return Cost(problem=f"architecture {error.name}")
             entries = tensors_to_read(file, config).values()
             by_type: Counter[str] = Counter()
             for info in entries:

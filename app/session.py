@@ -1,7 +1,7 @@
 """From command-line flags to an engine that runs on its own thread."""
 
 import argparse
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
-from app.memory import Admitted, Dimensions, TooLargeError, admit
+from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
 from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
 from app.progress import byte_bar, step_bar, token_bar
 from kvcache import Backend, CacheConfig
@@ -115,7 +115,7 @@ def load_notes(
     yield from loaded.notes
     if chat is not None:
         yield from chat.settle(cancel)
-    yield from _window_notes(engine, hot=hot)
+    yield from window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
     if engine.plan.takes_metric and engine.metric is None and is_wanted():
@@ -130,7 +130,7 @@ def load_notes(
         )
 
 
-def _window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
+def window_notes(engine: Engine, *, hot: int | None) -> Iterator[str]:
     """Where the tiers are not what was asked for, or longer than the model knows."""
     window, trained = engine.plan.max_tokens, engine.plan.shape.context
     if asked := engine.plan.capped_from:
@@ -162,14 +162,23 @@ def _why_no_kernels() -> str | None:
 
 
 def load_admitted(
-    path: Path, config: CacheConfig, options: LoadOptions, progress: OnProgress
+    path: Path,
+    config: CacheConfig,
+    options: LoadOptions,
+    progress: OnProgress,
+    make_room: Callable[[Need], None] | None = None,
 ) -> tuple[LoadedModel, Admitted]:
-    """A model, and the cache that fits beside it. Raises TooLargeError before it is read."""
+    """A model, and the cache that fits beside it. Raises TooLargeError before it is read.
+
+    make_room: told what both take, before a tensor is read.
+    """
     admitted = Admitted(config=config)
 
     def accept(model: NetworkConfig, weights: int) -> None:
         nonlocal admitted
         admitted = admit_file(path, config, model, weights, force=options.force)
+        if make_room is not None:
+            make_room(need_of(admitted.config, model, weights))
 
     loaded = load(
         path,

@@ -7,6 +7,14 @@ class GGUFError(EmberError):
     """A GGUF file is damaged, hostile, or holds something ember does not run."""
 
 
+class UnknownArchitectureError(GGUFError):
+    """A file of an architecture that ember does not run. name: as the file has it, quoted."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 class ModelNotFoundError(EmberError):
     """No file answers to the given model name or path."""
 

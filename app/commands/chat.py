@@ -30,6 +30,10 @@ _SETTABLE = (
     "think_budget",
     "lookup",
     "cache_store",
+    "kv",
+    "ctx",
+    "hot",
+    "keep",
 )
 _END_SECONDS = 8.0
 _HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
@@ -47,18 +51,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with the chat that was used last",
     )
+    parser.add_argument(
+        "--resume",
+        type=options.whole(1),
+        metavar="ID",
+        help="go on with this chat; `ember chats` lists them",
+    )
     options.add_sampling(parser)
     options.add_thinking(parser)
-    # What is not given here comes from the settings file.
-    parser.set_defaults(**dict.fromkeys(_SETTABLE))
     options.add_cache(parser)
     options.add_cache_store(parser)
+    # What is not given here comes from the settings file.
+    parser.set_defaults(**dict.fromkeys(_SETTABLE))
 
 
 def run(args: argparse.Namespace) -> int:
     """Chat until the user ends it."""
     # The screen is drawn on stderr.
+    if args.resume is not None and args.continue_:
+        raise options.UsageError("got --resume and --continue: give one")
     if args.plain or not all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr)):
+        if args.resume is not None:
+            raise options.UsageError("a chat is resumed on the full screen: give it a terminal")
         return _run_plain(args)
     return _run_full_screen(args)
 
@@ -77,12 +91,14 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     except StoreError as error:
         store = SessionStore.in_memory([f"{error}; the chats of this run are not saved"])
     notices += store.notes
-    chat = _last_chat(store, notices) if args.continue_ else None
-    pins_system = args.keep == options.KEEP_SYSTEM
+    chat = _saved_chat(args, store, notices)
+    hot = args.hot
+    pins_system = settings.keep == options.KEEP_SYSTEM
+    _take_cache(args, settings)
     service = LiveService(
         options.cache_config(args),
         keep_system=settings.system if pins_system else None,
-        hot=args.hot,
+        hot=hot,
         load=options.load_options(args),
         waking=_waking(settings, args.sleep),
     )
@@ -109,6 +125,15 @@ def _waking(settings: "Settings", asleep: str | None) -> "Waking | None":
         return None
     sleeping = None if asleep is None else options.bytes_or_none(asleep)
     return Waking(PieceFolder(default_folder(), most, asleep=sleeping))
+
+
+def _saved_chat(
+    args: argparse.Namespace, store: "SessionStore", notices: list[str]
+) -> "Chat | None":
+    """The chat that is asked for. Raises StoreError where there is none of that number."""
+    if args.resume is not None:
+        return store.load(int(args.resume))
+    return _last_chat(store, notices) if args.continue_ else None
 
 
 def _last_chat(store: "SessionStore", notices: list[str]) -> "Chat | None":
@@ -141,10 +166,14 @@ def _until_left(chat_app: "ChatApp") -> int:
         code = chat_app.return_code or 0
         end_within(_END_SECONDS, code)
         failure = chat.close()
+        number, title = chat.chat.id, chat.chat.title
+        kept = number is not None and chat.store.is_kept
         chat.store.close()
         chat.service.close()
     if failure is not None:
         note(f"{failure}; the end of the chat is not saved")
+    elif kept and not code:
+        note(f"`ember chats resume {number}` goes on with “{title}”")
     return code
 
 
@@ -156,12 +185,24 @@ def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
 
     settings, notices = settings_file.load(settings_file.default_path())
     given = {name: getattr(args, name) for name in _SETTABLE if getattr(args, name) is not None}
+    if args.keep is not None:
+        given["keep"] = str(args.keep)
+    if args.kv_budget is not None:
+        # The two exclude each other, and a flag goes before the file.
+        given["ctx"] = 0
     match args.think:
         case options.Think.OFF:
             given |= {"think": "off"}
         case options.Think.SHOW | options.Think.HIDE:
             given |= {"show_thinking": args.think == options.Think.SHOW}
     return replace(settings, **given), notices
+
+
+def _take_cache(args: argparse.Namespace, settings: "Settings") -> None:
+    """Have the flags of the cache say what the settings do."""
+    args.kv, args.ctx, args.hot = settings.kv, settings.ctx or None, settings.hot
+    is_system = settings.keep == options.KEEP_SYSTEM
+    args.keep = settings.keep if is_system else int(settings.keep)
 
 
 def _run_plain(args: argparse.Namespace) -> int:
@@ -175,6 +216,7 @@ def _run_plain(args: argparse.Namespace) -> int:
         note(text)
     for name in _SETTABLE:
         setattr(args, name, getattr(settings, name))
+    _take_cache(args, settings)
     args.seed = None if settings.seed == -1 else settings.seed
     args.model = options.named_model(args) or settings.model or None
 

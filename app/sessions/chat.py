@@ -85,7 +85,7 @@ class Saved:
     id: int
     stamp: int
     title: str
-    system: str
+    context: tuple[object, ...]
     messages: Mapping[ChatMessage, tuple[int, tuple[object, ...]]]
 
 
@@ -93,16 +93,22 @@ class Saved:
 class Chat:
     """A conversation with its settings.
 
+    sampling: settings of its own, by name, in place of the user's. left_out: messages at the
+    start that the model does not read, as its window does not hold them.
     saved: what is on disk of it; the store's alone to change. damaged: how many
-    messages could not be read whole.
+    messages could not be read whole. seen: what its rows would hold that need no saving, as
+    they are another chat's.
     """
 
     title: str = ""
     model: str = ""
     system: str = ""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    left_out: int = 0
     messages: list[ChatMessage] = field(default_factory=list)
     saved: Saved | None = None
     damaged: int = 0
+    seen: tuple[tuple[object, ...], ...] = ()
 
     @property
     def id(self) -> int | None:
@@ -111,13 +117,26 @@ class Chat:
 
     def copy_until(self, at: ChatMessage) -> "Chat":
         """An unsaved copy that ends with the answer `at`, or before the question `at`."""
-        kept = self.messages[: self.messages.index(at) + (at.role is Role.ASSISTANT)]
+        return self._copy(self.messages.index(at) + (at.role is Role.ASSISTANT))
+
+    def copy(self) -> "Chat":
+        """An unsaved copy."""
+        return self._copy(len(self.messages))
+
+    def _copy(self, length: int) -> "Chat":
         return Chat(
             title=f"{self.title} (fork)",
             model=self.model,
             system=self.system,
-            messages=[replace(message) for message in kept],
+            sampling=self.sampling,
+            left_out=min(self.left_out, length),
+            messages=[replace(message) for message in self.messages[:length]],
         )
+
+    @property
+    def context(self) -> tuple[object, ...]:
+        """What a model is given beside the messages."""
+        return self.system, self.left_out, tuple(sorted(self.sampling.items()))
 
     def turns(self, *, continues: bool = False) -> list[tuple[ChatMessage, ...]]:
         """Messages with text, those of one speaker in a row together.
@@ -129,6 +148,16 @@ class Chat:
         last = self.messages[-1:] if continues else []
         said = [message for message in self.messages if message.content or message in last]
         return [tuple(run) for _, run in groupby(said, key=lambda message: message.role)]
+
+    def turns_left_out(self, *, continues: bool = False) -> int:
+        """How many of the turns the model does not read."""
+        unread = set(self.messages[: self.left_out])
+        return sum(run[0] in unread for run in self.turns(continues=continues))
+
+    def leave_out(self, turns: int, *, continues: bool = False) -> None:
+        """Have the model not read so many turns."""
+        kept = self.turns(continues=continues)[turns:] if turns else ()
+        self.left_out = self.messages.index(kept[0][0]) if kept else 0
 
     def prompt(self, *, continues: bool = False) -> tuple[Message, ...]:
         """The system prompt, where there is one, and the turns, as a model reads them."""

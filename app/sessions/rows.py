@@ -73,6 +73,21 @@ def values(each: ChatMessage, position: int) -> dict[str, object]:
     }
 
 
+def sampling(column: object) -> dict[str, float]:
+    """The sampling settings of a chat: those of its own, by name."""
+    found = _json(column)
+    return {
+        name: value
+        for name, value in (found.items() if isinstance(found, dict) else ())
+        if type(value) in (int, float) and math.isfinite(value)
+    }
+
+
+def count(value: object, most: int) -> int:
+    """A number of things of which there are `most`, from a column of any type."""
+    return min(max(value, 0), most) if isinstance(value, int) else 0
+
+
 def storable(value: str) -> str:
     """Text that SQLite takes: lone surrogates have no UTF-8."""
     return value.encode("utf-8", "replace").decode("utf-8")

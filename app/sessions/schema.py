@@ -66,7 +66,12 @@ _THIRD = (
     "ALTER TABLE messages ADD COLUMN thinking_tokens INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE messages ADD COLUMN thinking_seconds REAL NOT NULL DEFAULT 0",
 )
-_STEPS = (_FIRST, _SECOND, _THIRD)
+# left_out: messages at the start that the model does not read. sampling: JSON, see `rows`.
+_FOURTH = (
+    "ALTER TABLE chats ADD COLUMN left_out INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE chats ADD COLUMN sampling TEXT NOT NULL DEFAULT ''",
+)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 IS_IN_ORDER = "typeof(used) = 'integer' AND used BETWEEN 0 AND 1 << 52"
 TABLES = ("chats", "messages")
 

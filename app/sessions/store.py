@@ -5,6 +5,7 @@ several programs may have the file open. What a chat in memory knows of its rows
 changes only once they are committed. Use from one thread.
 """
 
+import json
 import secrets
 import sqlite3
 import time
@@ -18,6 +19,7 @@ import platformdirs
 
 from app.sessions import rows
 from app.sessions.chat import Chat, Saved
+from app.sessions.claims import Claims
 from app.sessions.file import connected, opened, told
 from app.sessions.schema import StoreError, roll_back
 
@@ -25,6 +27,7 @@ from app.sessions.schema import StoreError, roll_back
 _SAVE_SECONDS, _LAST_SAVE_SECONDS = 0.3, 3.0
 _SNIPPET = 60
 _COPY = " (copy)"
+_OPEN_FOLDER = "open"
 
 
 def default_path() -> Path:
@@ -47,31 +50,56 @@ class ChatSummary:
 class SessionStore:
     """The saved chats. notes: what the user should know about the file, a line each."""
 
-    def __init__(self, connection: sqlite3.Connection, notes: Iterable[str] = ()) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, notes: Iterable[str], claims: Claims
+    ) -> None:
         """`open` and `in_memory` are for others."""
         self.notes = tuple(notes)
+        self._claims = claims
         self._connection = connection
         self.wait(_SAVE_SECONDS)
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """The store in a file, made if need be, mended if it is damaged. Raises StoreError."""
-        return cls(*opened(path))
+        return cls(*opened(path), Claims(path.resolve().parent / _OPEN_FOLDER))
 
     @classmethod
     def in_memory(cls, notes: Iterable[str] = ()) -> Self:
         """A store that is gone with the program."""
-        return cls(connected(":memory:"), notes)
+        return cls(connected(":memory:"), notes, Claims(None))
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether chats outlive the program."""
+        return self._claims.folder is not None
 
     def close(self) -> None:
         """Give the file back; what was saved is safe already."""
         with suppress(sqlite3.Error):
             self._connection.close()
+        self._claims.close()
 
     def wait(self, seconds: float = _LAST_SAVE_SECONDS) -> None:
         """Wait so long, from now on, for another program that writes."""
         with told("open"):
             self._connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+
+    # -- who has which chat open --
+
+    def claim(self, chat: int) -> bool:
+        """Have a chat to oneself, as after its first save; False where another program has it."""
+        return self._claims.take(chat)
+
+    def release(self, chat: int) -> None:
+        """Let other programs have a chat."""
+        self._claims.release(chat)
+
+    def copy(self, chat: Chat) -> Chat:
+        """A copy of a chat, which is saved once something else is said in it."""
+        made = chat.copy()
+        made.seen = _rows(made)
+        return made
 
     # -- saving --
 
@@ -90,6 +118,7 @@ class SessionStore:
             title = chat.title + _COPY if is_copy else chat.title
             saved = self._write(chat, title, known)
         chat.title, chat.saved = title, saved
+        self._claims.take(saved.id)
         return is_copy
 
     def rename(self, chat: int, title: str) -> None:
@@ -100,9 +129,12 @@ class SessionStore:
             )
 
     def delete(self, chat: int) -> None:
-        """Forget a chat."""
+        """Forget a chat. Raises StoreError where another program has it open."""
+        if not self._claims.take(chat):
+            raise StoreError("this chat is open in another window: close it there first")
         with self._transaction("delete"):
             self._connection.execute("DELETE FROM chats WHERE id = ?", (chat,))
+        self._claims.release(chat)
 
     # -- finding --
 
@@ -146,24 +178,28 @@ class SessionStore:
         if not top:
             raise StoreError(f"there is no chat number {chat}: it may have been deleted")
         messages = [rows.message(row) for row in found]
-        title, system = rows.text(top[0]["title"]), rows.text(top[0]["system"])
-        return Chat(
-            title=title,
+        made = Chat(
+            title=rows.text(top[0]["title"]),
             model=rows.text(top[0]["model"]),
-            system=system,
+            system=rows.text(top[0]["system"]),
+            sampling=rows.sampling(top[0]["sampling"]),
+            left_out=rows.count(top[0]["left_out"], len(messages)),
             messages=messages,
-            saved=Saved(
-                id=chat,
-                stamp=top[0]["stamp"],
-                title=title,
-                system=system,
-                messages={
-                    each: (row["id"], rows.held(each, row["position"]))
-                    for each, row in zip(messages, found, strict=True)
-                },
-            ),
             damaged=sum(not rows.is_whole(row) for row in found),
         )
+        for message in messages[: made.left_out]:
+            message.end = 0
+        made.saved = Saved(
+            id=chat,
+            stamp=top[0]["stamp"],
+            title=made.title,
+            context=made.context,
+            messages={
+                each: (row["id"], rows.held(each, row["position"]))
+                for each, row in zip(messages, found, strict=True)
+            },
+        )
+        return made
 
     def latest(self) -> Chat | None:
         """The chat that was used last, or None."""
@@ -193,7 +229,7 @@ class SessionStore:
             after[message] = (row, now)
         for row, _ in gone.values():
             self._connection.execute("DELETE FROM messages WHERE id = ?", (row,))
-        return Saved(id=number, stamp=stamp, title=title, system=chat.system, messages=after)
+        return Saved(id=number, stamp=stamp, title=title, context=chat.context, messages=after)
 
     def _write_chat(self, chat: Chat, title: str, known: Saved | None) -> tuple[int, int]:
         """Returns the chat's row and its new stamp."""
@@ -201,6 +237,8 @@ class SessionStore:
         values: dict[str, object] = {
             "model": rows.storable(chat.model),
             "system": rows.storable(chat.system),
+            "left_out": chat.left_out,
+            "sampling": json.dumps(dict(chat.sampling)) if chat.sampling else "",
             "stamp": stamp,
         }
         # Another program may have renamed the chat meanwhile.
@@ -250,10 +288,14 @@ def _differs(chat: Chat) -> bool:
     """Whether the user would miss anything of the chat as it was saved."""
     saved = chat.saved
     if saved is None:
-        return bool(chat.messages)
+        return bool(chat.messages) and _rows(chat) != chat.seen
     held = {each: saved.messages[each][1] for each in saved.messages}
     now = {each: rows.held(each, at) for at, each in enumerate(chat.messages)}
-    return (chat.title, chat.system) != (saved.title, saved.system) or held != now
+    return (chat.title, chat.context) != (saved.title, saved.context) or held != now
+
+
+def _rows(chat: Chat) -> tuple[tuple[object, ...], ...]:
+    return tuple(rows.held(each, at) for at, each in enumerate(chat.messages))
 
 
 def _escaped(search: str) -> str:

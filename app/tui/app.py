@@ -168,4 +168,5 @@ def _answer_settings(settings: Settings, stop: tuple[str, ...]) -> AnswerSetting
         think=THINK[settings.think],
         think_budget=settings.think_budget,
         lookup=settings.lookup,
+        room=settings.room,
     )

@@ -16,8 +16,18 @@ from typing import Any, Self
 import platformdirs
 
 from app import private
-from app.options import DEFAULT_CACHE_STORE, DEFAULT_THINK_BUDGET, MOST_TOKENS, bytes_or_none
+from app.options import (
+    DEFAULT_CACHE_STORE,
+    DEFAULT_KV,
+    DEFAULT_THINK_BUDGET,
+    KEEP_SYSTEM,
+    MOST_TOKENS,
+    bytes_or_none,
+)
 from app.sampling import Sampling
+from app.tui.service.contract import CacheWish
+from kvcache import CacheConfig
+from kvcache.codecs import parse_pair
 from kvcache.errors import EmberError, quoted, reason, short
 
 # Whether a model is to think, where it can be told.
@@ -34,6 +44,8 @@ class Settings:
     """All settings of the chat. seed -1 draws afresh each time; think is one of `THINK`.
 
     lookup: draft tokens from the context.
+    room: tokens of the window left for an answer where turns must be left out; 0: max_tokens.
+    kv, ctx, hot, keep: of the cache, as `CacheWish` has them.
     cache_store: a size as text, from the next start on.
     """
 
@@ -51,6 +63,11 @@ class Settings:
     think_budget: int = DEFAULT_THINK_BUDGET
     show_thinking: bool = False
     lookup: bool = True
+    room: int = 0
+    kv: str = DEFAULT_KV
+    ctx: int = 0
+    hot: int = CacheConfig.hot
+    keep: str = "0"
     cache_store: str = DEFAULT_CACHE_STORE
     panes: bool = True
     bell: bool = True
@@ -73,16 +90,28 @@ class Settings:
             )
         if self.think not in THINK:
             raise EmberError(f"got think = {quoted(self.think)}, expected {', '.join(THINK)}")
-        if not 0 <= self.think_budget <= MOST_TOKENS:
+        for name in ("think_budget", "room", "ctx", "hot"):
+            if not 0 <= (count := getattr(self, name)) <= MOST_TOKENS:
+                raise EmberError(f"got {name} = {short(str(count))}, expected 0 to {MOST_TOKENS}")
+        if self.keep != KEEP_SYSTEM and not self.keep.isdecimal():
             raise EmberError(
-                f"got think_budget = {short(str(self.think_budget))}, expected 0 to {MOST_TOKENS}"
+                f"got keep = {quoted(self.keep)}, expected {KEEP_SYSTEM} or a number of tokens"
             )
+        parse_pair(self.kv)
         self.cache_store_bytes()
         self.sampling()
 
     def cache_store_bytes(self) -> int:
         """Bytes of encoded chats on disk; 0: none are kept. Raises EmberError."""
         return bytes_or_none(self.cache_store)
+
+    def cache(self) -> CacheWish:
+        """What of the cache is set."""
+        return CacheWish(kv=self.kv, ctx=self.ctx, hot=self.hot, keep=self.keep)
+
+    def with_cache(self, wish: CacheWish) -> Self:
+        """A copy with another cache."""
+        return replace(self, **asdict(wish))
 
     def sampling(self) -> Sampling:
         """The sampling settings. Raises EmberError for one out of its bounds."""

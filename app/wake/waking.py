@@ -83,6 +83,14 @@ class Waking:
             return way.reached
         return 0
 
+    def reach(self, engine: Engine, prompt: Sequence[int]) -> int:
+        """Tokens of a prompt that `wake` would have an engine hold; 0 where it would do nothing."""
+        pieces, least = self._pieces(engine), engine.reusable(prompt) + LEAST_TOKENS
+        if pieces is None or len(prompt) <= least:
+            return 0
+        way = self._best(pieces, engine, np.array(prompt, np.int32), least)
+        return 0 if way is None else way.reached
+
     def recall(self, engine: Engine, text: str) -> TokenizedText | None:
         """Of the conversations that were kept, the one whose text begins most as this one does.
 

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from kvcache.errors import quoted
-from models.errors import GGUFError
+from models.errors import GGUFError, UnknownArchitectureError
 from models.gguf.metadata import Metadata, MetadataValue
 from models.network.switches import Activation, NormOf, Switches
 
@@ -110,7 +110,7 @@ class Architecture:
 
 
 def architecture_of(metadata: Metadata) -> tuple[Keys, Architecture]:
-    """What `general.architecture` names. Raises GGUFError where ember does not run it."""
+    """What `general.architecture` names. Raises UnknownArchitectureError for any other."""
     name = metadata.get_string("general.architecture")
     if name in ARCHITECTURES:
         keys, architecture = Keys(metadata=metadata, architecture=name), ARCHITECTURES[name]
@@ -121,8 +121,9 @@ def architecture_of(metadata: Metadata) -> tuple[Keys, Architecture]:
     kin = _KIN.get(name) or next(iter(get_close_matches(name, ARCHITECTURES, 1, _ALIKE)), None)
     nearest = f" (the nearest that is: {kin!r})" if kin else ""
     supported = ", ".join(f"{name} ({each.models})" for name, each in ARCHITECTURES.items())
-    raise GGUFError(
-        f"the architecture {quoted(name, 40)} is not supported{nearest}; ember runs {supported}"
+    said = quoted(name, 40)
+    raise UnknownArchitectureError(
+        said, f"the architecture {said} is not supported{nearest}; ember runs {supported}"
     )
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from app import cli
 from app.options import LoadOptions
-from app.tui.service.contract import ModelInfo
+from app.tui.service.contract import Ask, ModelInfo
 from app.tui.service.live_service import LiveService
 from kvcache import CacheConfig
 from models import load
 from models.gguf.tensor_types import TensorType
+from models.text.messages import Message, Role
 from tests.app.conftest import TINY, write_tiny
 from tests.gguf_factory import every_matrix, write_llama
 from tests.models.text.vocabularies import byte_level
@@ -137,7 +138,9 @@ def test_the_chat_takes_a_pretokenizer(unknown_path: Path) -> None:
     service = LiveService(CacheConfig(), load=LoadOptions(pretokenizer="smollm"))
     try:
         events = list(service.load(str(unknown_path)))
-        assert service.count("12") == 2
+        questions = [Message(role=Role.USER, content=text) for text in ("1", "12")]
+        one, two = (next(iter(service.weigh(Ask(messages=(each,))))) for each in questions)
+        assert two.tokens == one.tokens + 1
     finally:
         service.close()
     (info,) = (event for event in events if isinstance(event, ModelInfo))

@@ -1,10 +1,31 @@
 """One answer while it is made: the model's events, written into a message."""
 
+from collections.abc import Sequence
+
 from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk, Truncated
 from app.sessions.chat import Chat, ChatMessage, Figures, State, Thought
 from app.transcript import Completion, Drafts, FinishReason
 from app.tui.chat.speed_meter import Meter
 from app.tui.service.contract import AnswerEvent, Ask, ModelService, Prepared, TooLong
+
+
+def last_answer(messages: Sequence[ChatMessage]) -> Completion | None:
+    """The figures of the last answer that has some, as it gave them; without its words."""
+    known = [each.figures for each in messages if each.figures]
+    if not known:
+        return None
+    figures = known[-1]
+    reasons = {each.value: each for each in FinishReason}
+    return Completion(
+        text="",
+        tokens=(0,) * figures.tokens,
+        prompt_tokens=figures.prompt_tokens,
+        reused_tokens=figures.reused_tokens,
+        finish_reason=reasons.get(figures.finish_reason, FinishReason.STOP),
+        ttft_s=figures.ttft_s,
+        prefill_tps=figures.prefill_tps,
+        decode_tps=figures.decode_tps,
+    )
 
 
 class Answering:
@@ -87,12 +108,15 @@ class Answering:
         for run, end in zip(turns, ends, strict=False):
             for message in run:
                 message.end = end
+        before = self._chat.left_out
+        self._chat.leave_out(prepared.dropped, continues=self._continues)
         self.notices.extend(prepared.notes)
         if prepared.woken:
             self.notices.append(f"restored {prepared.woken} tokens")
-        if prepared.dropped:
+        if self._chat.left_out > before:
             self.notices.append(
-                f"the oldest {prepared.dropped} messages are outside the window: not read"
+                f"the window does not hold the whole chat: its first {self._chat.left_out} "
+                "messages (×) are not read"
             )
 
     def _take_text(self, chunk: TextChunk) -> None:

@@ -5,21 +5,24 @@ since. Knows no widget; the screen reads its state after each tick.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from app.generation import PrefillProgress
+from app.job import Job
 from app.sessions.chat import Chat, ChatMessage, State, title_of
 from app.sessions.store import SessionStore
 from app.transcript import Completion, Drafts
-from app.tui.chat.answering import Answering
+from app.tui.chat.answering import Answering, last_answer
 from app.tui.chat.autosave import Autosave
-from app.tui.chat.mentions import attached
+from app.tui.chat.mentions import with_mentioned
 from app.tui.chat.model_holder import ModelHolder
 from app.tui.chat.speed_look import SpeedLook
 from app.tui.chat.speed_meter import Meter
 from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
-from app.tui.service.contract import Ask, ModelInfo, ModelService, TooLong
+from app.tui.chat.tier_counts import emptied
+from app.tui.service.contract import Ask, CacheWish, ModelInfo, ModelService, TooLong, Weight
 from kvcache.errors import EmberError
+from kvcache.stats import CacheStats
 from models.text.messages import Role
 from models.text.thinking import no_switch
 
@@ -56,7 +59,8 @@ class ChatController:
         self.models = ModelHolder(service)
         self._run: Answering | None = None
         self._answer_problem: Problem | None = None
-        self._told_of: ModelInfo | None = None
+        # The chat whose tokens the model's cache holds; None before the first question.
+        self._held: Chat | None = None
         self._autosave = Autosave(self.store, self.notices.append, clock)
 
     # -- what there is to show --
@@ -81,6 +85,11 @@ class ChatController:
     def model(self) -> ModelInfo | None:
         """The loaded model."""
         return self.models.model
+
+    def layer_stats(self) -> Sequence[CacheStats]:
+        """The cache, layer by layer, of this chat: empty while it holds another."""
+        layers = self.service.layer_stats()
+        return layers if self._held in (None, self.chat) else emptied(layers)
 
     @property
     def drafts(self) -> Drafts:
@@ -119,6 +128,13 @@ class ChatController:
         else:
             self.models.fetch(spec)
 
+    def change_cache(self, wish: CacheWish, changed: Callable[[], None]) -> None:
+        """Another cache, which takes along what this one holds; `changed` is called after it."""
+        self._require_idle()
+        self._require_loaded()
+        self.models.change_cache(wish, changed)
+        self._answer_problem = None
+
     def measure(self) -> None:
         """Have the model read and answer something beside the chat, to see how fast it is."""
         self._require_ready()
@@ -132,9 +148,7 @@ class ChatController:
 
         While the model is busy, one question waits.
         """
-        known = {each.name for each in draft.attachments}
-        mentioned = tuple(each for each in attached(draft.text) if each.name not in known)
-        draft = Draft(text=draft.text, attachments=draft.attachments + mentioned)
+        draft = with_mentioned(draft)
         if editing is not None and editing in self.chat.messages:
             self._require_ready()
             del self.chat.messages[self.chat.messages.index(editing) :]
@@ -144,6 +158,22 @@ class ChatController:
             self.queued = draft
         else:
             raise EmberError("one question waits already; Esc takes it back")
+
+    def weigh(self, draft: Draft, editing: ChatMessage | None = None) -> Job[Weight] | None:
+        """What a draft would cost with all that goes along; None while the model is busy.
+
+        Raises EmberError for a file that cannot go along.
+        """
+        if self.phase is not Phase.READY:
+            return None
+        chat = self.chat.copy()
+        if editing in self.chat.messages:
+            del chat.messages[self.chat.messages.index(editing) :]
+        question = with_mentioned(draft)
+        chat.messages.append(
+            ChatMessage(role=Role.USER, text=question.text, attachments=question.attachments)
+        )
+        return self.service.weigh(self._asking(chat))
 
     def unqueue(self) -> Draft:
         """Take back the question that waits."""
@@ -157,13 +187,13 @@ class ChatController:
             self.stopping = True
             self.service.cancel()
 
-    def retry(self, *, drop_oldest: bool = False) -> None:
-        """Answer the last question again."""
+    def retry(self, *, cuts: bool = False) -> None:
+        """Answer the last question again. cuts: as for `Ask`."""
         self._require_ready()
         self._drop_answer()
         if not self.chat.messages:
             raise EmberError("nothing to answer again: ask something first")
-        self._answer_last(drop_oldest=drop_oldest)
+        self._answer_last(cuts=cuts)
 
     def continue_(self) -> None:
         """Go on with the last answer."""
@@ -202,6 +232,8 @@ class ChatController:
             raise EmberError("nothing to fork yet: ask something first")
         at = at or messages[-1]
         copy = self.chat.copy_until(at)
+        if self._held is self.chat:
+            self._held = copy
         self.show_chat(copy)
         self._autosave.save(copy)
         is_question = at.role is Role.USER
@@ -214,8 +246,17 @@ class ChatController:
     def show_chat(self, chat: Chat) -> None:
         """Go on with another chat. The model stays."""
         self._require_idle()
+        if chat.id is not None and not self.store.claim(chat.id):
+            chat = self.store.copy(chat)
+            self.notices.append(
+                "this chat is open in another window: what is said here becomes a chat of its "
+                f"own, “{chat.title}”"
+            )
+        if self.chat.id is not None and self.chat.id != chat.id:
+            self.store.release(self.chat.id)
         self.chat = chat
-        self._answer_problem = self.too_long = self.last = None
+        self._answer_problem = self.too_long = None
+        self.meter, self.last = Meter(), last_answer(chat.messages)
         if chat.damaged:
             self.notices.append(
                 f"{chat.damaged} messages of this chat are damaged: what can be read is shown"
@@ -259,15 +300,13 @@ class ChatController:
 
     def tick(self) -> bool:
         """Take what has come; returns whether anything has."""
-        had_model = self.model
+        loads = self.models.loads
         changed = self.models.tick(may_load=self._run is None and not self.look.running)
-        if self.model is not None and self.model is not had_model:
+        self.notices += self.models.said
+        self.models.said.clear()
+        if self.model is not None and self.models.loads != loads:
             self.chat.model = self.model.spec
-            # A model that stays after all has been told of.
-            if self.model is not self._told_of:
-                self.notices.extend(self.model.notes)
-                self._tell_of_switch(self.model)
-            self._told_of = self.model
+            self._tell_of_switch(self.model)
         if self._run is not None:
             changed |= self._follow(self._run)
         changed |= self.look.tick()
@@ -318,26 +357,15 @@ class ChatController:
         self.chat.messages.append(question)
         self.chat.title = self.chat.title or title_of(self.chat.messages)
 
-    def _answer_last(self, *, drop_oldest: bool = False) -> None:
+    def _answer_last(self, *, cuts: bool = False) -> None:
         answer = ChatMessage(role=Role.ASSISTANT, text="")
-        self._begin(answer, drop_oldest=drop_oldest)
+        self._begin(answer, cuts=cuts)
         self.chat.messages.append(answer)
 
-    def _begin(
-        self, answer: ChatMessage, *, continues: bool = False, drop_oldest: bool = False
-    ) -> None:
-        ask = Ask(
-            messages=self.chat.prompt(continues=continues),
-            max_tokens=self.settings.max_tokens,
-            sampling=self.settings.sampling,
-            stop=self.settings.stop,
-            continues=continues,
-            drop_oldest=drop_oldest,
-            think=self.settings.think,
-            think_budget=self.settings.think_budget,
-            lookup=self.settings.lookup,
-        )
+    def _begin(self, answer: ChatMessage, *, continues: bool = False, cuts: bool = False) -> None:
+        ask = self._asking(self.chat, continues=continues, cuts=cuts)
         self._answer_problem = self.too_long = None
+        self._held = self.chat
         self._run = Answering(
             self.service,
             ask,
@@ -345,6 +373,25 @@ class ChatController:
             answer,
             model=self.chat.model,
             meter=self.meter,
+        )
+
+    def _asking(self, chat: Chat, *, continues: bool = False, cuts: bool = False) -> Ask:
+        """What would be asked of the model to have the chat's last message answered."""
+        settings = self.settings
+        turns, left_out = chat.turns(continues=continues), chat.turns_left_out(continues=continues)
+        return Ask(
+            messages=chat.prompt(continues=continues),
+            max_tokens=settings.max_tokens,
+            sampling=settings.sampling,
+            stop=settings.stop,
+            continues=continues,
+            # The last question is read, whatever was taken back before it.
+            left_out=left_out if left_out < len(turns) - 1 else 0,
+            room=settings.room or settings.max_tokens,
+            cuts=cuts,
+            think=settings.think,
+            think_budget=settings.think_budget,
+            lookup=settings.lookup,
         )
 
     def _drop_answer(self) -> None:
@@ -359,7 +406,10 @@ class ChatController:
 
     def _require_ready(self) -> None:
         self._require_idle()
-        if self.models.loading:
-            raise EmberError("the model is still loading")
+        self._require_loaded()
         if self.model is None:
             raise EmberError("no model is loaded: pick one (Ctrl-L)")
+
+    def _require_loaded(self) -> None:
+        if self.models.loading:
+            raise EmberError("the model is still loading")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app import texts
 from app.sessions.chat import Attachment
+from app.tui.chat.state import Draft
 from app.tui.text import units
 from kvcache.errors import EmberError, reason
 
@@ -30,6 +31,13 @@ def attached(text: str) -> tuple[Attachment, ...]:
                 found.setdefault(name, Attachment(name=name, text=read_text(path)))
                 break
     return tuple(found.values())
+
+
+def with_mentioned(draft: Draft) -> Draft:
+    """A draft with the files that its text mentions. Raises EmberError as `attached` does."""
+    known = {each.name for each in draft.attachments}
+    mentioned = tuple(each for each in attached(draft.text) if each.name not in known)
+    return Draft(text=draft.text, attachments=draft.attachments + mentioned)
 
 
 def read_text(path: Path) -> str:

@@ -1,12 +1,19 @@
 """The model of the chat: loaded, loading, being fetched, or none."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.job import Job
 from app.tui.chat.state import Problem
-from app.tui.service.contract import LoadEvent, ModelInfo, ModelService
+from app.tui.service.contract import (
+    CacheChanged,
+    CacheWish,
+    LetGo,
+    LoadEvent,
+    ModelInfo,
+    ModelService,
+)
 from kvcache.errors import EmberError
-from models.errors import ModelNotFoundError
 from models.finding.progress import Progress
 
 
@@ -21,9 +28,10 @@ class Fetching:
 
 
 class ModelHolder:
-    """Follows loads and downloads; `tick` takes what they have given.
+    """Follows loads, changes of the cache and downloads; `tick` takes what they have given.
 
-    problem: why the last of them failed.
+    problem: why the last of them failed. said: what the user should know of them, to be taken
+    away by who shows it. loads: how many models have been loaded.
     """
 
     def __init__(self, service: ModelService) -> None:
@@ -31,9 +39,11 @@ class ModelHolder:
         self.progress: Progress | None = None
         self.fetching: Fetching | None = None
         self.problem: Problem | None = None
+        self.said: list[str] = []
+        self.loads = 0
         self._service = service
         self._job: Job[LoadEvent] | None = None
-        self._before: ModelInfo | None = None
+        self._changed: Callable[[], None] | None = None
 
     @property
     def loading(self) -> bool:
@@ -41,12 +51,16 @@ class ModelHolder:
         return self._job is not None
 
     def load(self, spec: str) -> None:
-        """Load a model in place of the present one."""
+        """Load a model in place of the present one, which stays until the other has loaded."""
         if self.loading:
             raise EmberError("a model is loading: Esc stops it")
-        self._before = self.model
-        self.model = self.progress = self.problem = None
-        self._job = self._service.load(spec)
+        self.progress = self.problem = None
+        self._job, self._changed = self._service.load(spec), None
+
+    def change_cache(self, wish: CacheWish, changed: Callable[[], None]) -> None:
+        """Another cache for the model and those to come; `changed` is called once it is there."""
+        self.progress = self.problem = None
+        self._job, self._changed = self._service.change_cache(wish), changed
 
     def fetch(self, spec: str) -> None:
         """Download a model, to be loaded once nothing else runs."""
@@ -92,15 +106,30 @@ class ModelHolder:
     def _take_load(self, job: Job[LoadEvent]) -> bool:
         items = job.poll()
         for item in items:
-            if isinstance(item, ModelInfo):
-                self.model = item
-            else:
-                self.progress = item
+            match item:
+                case ModelInfo():
+                    self._take_model(item)
+                case LetGo():
+                    self.model = None
+                case CacheChanged():
+                    self.said += item.said
+                case Progress():
+                    self.progress = item
         if not job.ended:
             return bool(items)
         self._job = self.progress = None
+        changed, self._changed = self._changed, None
         if job.error is not None:
-            self.problem = Problem.of("the model could not be loaded", job.error)
-        if isinstance(job.error, ModelNotFoundError):
-            self.model = self._before
+            what = (
+                "the model could not be loaded" if changed is None else "the cache stays as it was"
+            )
+            self.problem = Problem.of(what, job.error)
+        elif changed is not None:
+            changed()
         return True
+
+    def _take_model(self, model: ModelInfo) -> None:
+        self.model = model
+        if self._changed is None:
+            self.loads += 1
+            self.said += model.notes

@@ -45,7 +45,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings:
-    """How answers are made. think, think_budget, lookup: as for `Ask`."""
+    """How answers are made. think, think_budget, lookup: as for `Ask`.
+
+    room: tokens left for an answer where turns must be left out; 0: max_tokens.
+    """
 
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 512
@@ -53,3 +56,4 @@ class AnswerSettings:
     think: bool | None = None
     think_budget: int = DEFAULT_BUDGET
     lookup: bool = True
+    room: int = 0

@@ -12,6 +12,10 @@ from enum import Enum
 from kvcache.stats import CacheStats, sum_layers
 
 _KEPT_EVENTS = 100
+_HELD = (
+    *("total", "sink", "hot", "cold", "evicted"),
+    *("sink_bytes", "hot_bytes", "cold_bytes", "fp16_bytes"),
+)
 
 
 class Tier(Enum):
@@ -76,6 +80,19 @@ class TierLog:
     def forget(self) -> None:
         """Another model's cache comes next."""
         self._last = None
+
+
+def emptied(layers: Sequence[CacheStats]) -> list[CacheStats]:
+    """The same caches with no token in them."""
+    return [
+        CacheStats(
+            **dict.fromkeys(_HELD, 0),
+            allocated_bytes=each.allocated_bytes,
+            sinks_turned=each.sinks_turned,
+            plain=each.plain,
+        )
+        for each in layers
+    ]
 
 
 def share_of_f16(layers: Sequence[CacheStats], tier: Tier) -> float | None:

@@ -78,7 +78,15 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(
         name="bench", about="measure the speed, in some seconds; the chat stays", run=views.bench
     ),
-    Command(name="kv", about="the cache in large, layer by layer", run=views.kv, key="F4"),
+    Command(
+        name="kv",
+        about="the cache in large, or other codecs for it",
+        run=setup.kv,
+        usage="[K/V]",
+        key="F4",
+        choices=setup.kv_choices,
+    ),
+    Command(name="ctx", about="how many tokens the window holds", run=setup.ctx, usage="[N]"),
     Command(name="panes", about="show or hide the side pane", run=views.panes, key="F5"),
     Command(name="help", about="keys and commands", run=views.help_, key="F1"),
     Command(name="quit", about="leave; the chat is saved", run=views.quit_, key="^Q"),

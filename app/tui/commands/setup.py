@@ -3,12 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import fields
 
+from app.options import DEFAULT_KV
 from app.tui.screens.chat import ChatScreen
+from app.tui.screens.figures import CacheScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.settings import SettingsScreen
+from app.tui.service.contract import CacheWish
 from app.tui.settings import THINK, Settings
 from kvcache.errors import EmberError
 from models.text.thinking import no_switch
+
+_OF_CACHE = {each.name for each in fields(CacheWish)}
+_PAIRS = ("f16", "h8", "q6", DEFAULT_KV, "q4", "turbo3u")
 
 
 def model(screen: ChatScreen, text: str) -> None:
@@ -48,12 +54,37 @@ def set_(screen: ChatScreen, text: str) -> None:
         raise EmberError(f"{name} is {_value(screen, name)}: /set {name} VALUE changes it")
     else:
         screen.change_settings(screen.settings.with_text(name, value.strip()), name)
-        screen.notify(f"{name} is {_value(screen, name)}", markup=False)
+        # Of the cache it is said what that did, once it has been done.
+        if name not in _OF_CACHE or not screen.chat.busy:
+            screen.notify(f"{name} is {_value(screen, name)}", markup=False)
 
 
 def set_choices(_screen: ChatScreen) -> Iterable[str]:
     """The names of the settings."""
     return (each.name for each in fields(Settings))
+
+
+def kv(screen: ChatScreen, text: str) -> None:
+    """Show the cache in large, or change its codecs."""
+    if text:
+        set_(screen, f"kv {text}")
+    else:
+        screen.app.push_screen(CacheScreen(screen.chat, screen.tier_log))
+
+
+def kv_choices(_screen: ChatScreen) -> Iterable[str]:
+    """Pairs of codecs, from the best to the smallest."""
+    return _PAIRS
+
+
+def ctx(screen: ChatScreen, text: str) -> None:
+    """Change the window, or say what it is."""
+    if text:
+        set_(screen, f"ctx {text}")
+        return
+    model = screen.chat.model
+    window = "" if model is None else f"the window is {model.window} tokens; "
+    screen.notify(f"{window}/ctx N changes it, 0 is all that the model has", markup=False)
 
 
 def think(screen: ChatScreen, text: str) -> None:

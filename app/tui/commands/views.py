@@ -2,7 +2,7 @@
 
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen
-from app.tui.screens.figures import CacheScreen, SpeedScreen
+from app.tui.screens.figures import SpeedScreen
 from app.tui.screens.help import HelpScreen
 from kvcache.errors import EmberError
 
@@ -45,11 +45,6 @@ def bench(screen: ChatScreen, _text: str) -> None:
     """Measure the speed, and show it in large."""
     screen.chat.measure()
     screen.app.push_screen(SpeedScreen(screen.chat))
-
-
-def kv(screen: ChatScreen, _text: str) -> None:
-    """Show the cache in large."""
-    screen.app.push_screen(CacheScreen(screen.chat, screen.tier_log))
 
 
 def panes(screen: ChatScreen, _text: str) -> None:

@@ -16,17 +16,19 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 
 from app import memory
+from app.sessions.chat import ChatMessage
 from app.tui.chat.command import Command, find
 from app.tui.chat.completion import Suggestion, suggestions
 from app.tui.chat.controller import ChatController
 from app.tui.chat.model_offer import ModelOffer
+from app.tui.chat.state import Draft
 from app.tui.chat.tier_counts import TierLog
 from app.tui.chat.welcome import STARTERS
 from app.tui.screens.palette import Entry, PaletteScreen
-from app.tui.screens.too_long import DROP, UNDO, TooLongScreen
+from app.tui.screens.too_long import CUT, UNDO, TooLongScreen
 from app.tui.settings import Preferences, Settings
 from app.tui.terminal import clipboard, garbage, title
-from app.tui.widgets.composer import Composer
+from app.tui.widgets.composer import Composer, cost_line
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
 from app.tui.widgets.key_bar import KeyBar
@@ -80,15 +82,12 @@ class ChatScreen(Screen[None]):
         self._preferences, self.commands = preferences, commands
         self.tier_log = TierLog()
         # Held, not looked up: a timer may fire when some of them are already gone.
-        self.composer = Composer(
-            count=chat.service.count,
-            window=lambda: chat.model.window if chat.model else 0,
-            complete=self._completions,
-        )
+        self.composer = Composer(weigh=self._cost, complete=self._completions)
         self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
         self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
         self._starter = -1
         self._was_busy = False
+        self._shown = chat.chat
         self._interrupted_at = 0.0
 
     def compose(self) -> ComposeResult:
@@ -121,7 +120,23 @@ class ChatScreen(Screen[None]):
         return self._preferences.settings
 
     def change_settings(self, settings: Settings, *named: str) -> None:
-        """Use and keep other settings, as `Preferences.change`. Raises EmberError."""
+        """Use and keep other settings, as `Preferences.change`. Raises EmberError.
+
+        Those of the cache once it has been changed, which may take a moment, and may fail.
+        """
+        now, wish = self.settings, settings.cache()
+        if wish == now.cache():
+            self._keep(settings, named)
+            return
+
+        def changed() -> None:
+            self.attempt(lambda: self._keep(self.settings.with_cache(wish), named))
+
+        self.chat.change_cache(wish, changed)
+        if (others := settings.with_cache(now.cache())) != now:
+            self._keep(others, ())
+
+    def _keep(self, settings: Settings, named: Sequence[str]) -> None:
         self.chat.notices += self._preferences.change(settings, *named)
 
     def copy(self, text: str, what: str) -> None:
@@ -145,6 +160,8 @@ class ChatScreen(Screen[None]):
         if self._was_busy and not self.chat.busy:
             self._settled()
         self._was_busy = self.chat.busy
+        if self.chat.chat is not self._shown:
+            self._show_figures()
         self._show_status()
         if self.chat.too_long is not None and self.is_current:
             self._ask_about_length()
@@ -165,7 +182,9 @@ class ChatScreen(Screen[None]):
         self._status.show(self.chat, unseen=self.conversation.unseen, draft=self.composer.note)
 
     def _show_figures(self) -> None:
-        layers = self.chat.service.layer_stats()
+        layers = self.chat.layer_stats()
+        if self.chat.chat is not self._shown:
+            self._shown, self.tier_log = self.chat.chat, TierLog()
         total: CacheStats | None = sum_layers(layers) if layers else None
         if total is None:
             self.tier_log.forget()
@@ -196,6 +215,18 @@ class ChatScreen(Screen[None]):
         return suggestions(
             before, self.commands, lambda each: each.choices(self) if each.choices else ()
         )
+
+    async def _cost(self, draft: Draft, editing: ChatMessage | None) -> str:
+        """What a draft would cost, as it is shown beside it."""
+        try:
+            job = await asyncio.to_thread(self.chat.weigh, draft, editing)
+        except EmberError as error:
+            return str(error)
+        while job is not None and not job.ended:
+            if found := job.poll():
+                return cost_line(found[-1])
+            await asyncio.sleep(_TICK / 4)
+        return ""
 
     @on(Composer.Sent)
     def _sent(self, event: Composer.Sent) -> None:
@@ -342,8 +373,8 @@ class ChatScreen(Screen[None]):
         self.chat.dismiss_too_long()
 
         def done(choice: str | None) -> None:
-            if choice == DROP:
-                self.attempt(lambda: self.chat.retry(drop_oldest=True))
+            if choice == CUT:
+                self.attempt(lambda: self.chat.retry(cuts=True))
             elif choice == UNDO:
                 self.attempt(lambda: self.composer.put(self.chat.undo()))
 

@@ -20,6 +20,7 @@ from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.layer_map import LayerMap
+from app.tui.widgets.side_pane import prompt_notes
 from app.tui.widgets.tier_events import TierEvents
 from kvcache.stats import sum_layers
 
@@ -129,7 +130,7 @@ class CacheScreen(Page):
         self._show()
 
     def _show(self) -> None:
-        model, layers = self._chat.model, self._chat.service.layer_stats()
+        model, layers = self._chat.model, self._chat.layer_stats()
         total = sum_layers(layers) if layers else None
         if model is not None and total is not None:
             self.query_one(Static).update(
@@ -137,10 +138,6 @@ class CacheScreen(Page):
                 f"{units.size(total.allocated_bytes)} allocated, "
                 f"{units.size(total.fp16_bytes)} in f16"
             )
-        last = self._chat.last
-        reused = (
-            f"reused {last.reused_tokens} of {last.prompt_tokens} prompt tokens" if last else ""
-        )
-        self.query_one(CachePane).show(model, layers, reused)
+        self.query_one(CachePane).show(model, layers, prompt_notes(self._chat))
         self.query_one(LayerMap).show(model, layers)
         self.query_one(TierEvents).show(self._log.events)

@@ -108,20 +108,32 @@ class ModelsScreen(Dialog[str | None]):
 
 
 def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_current: bool) -> Content:
-    """Name, size, quantization, fit; cache cost and what it is, or why it cannot be run."""
-    verdict = fit(model, cost, here)
+    """Name, size, quantization, fit; cache cost and what it is."""
+    if cost is not None and cost.problem:
+        return _refused(model, cost.problem, is_current=is_current)
+    verdict = None if model.path and cost is None else fit(model, cost, here)
+    unknown = "reading" if model.path and cost is None else "size unknown"
     size = "" if model.size is None else f"{units.file_size(model.size)} "
     details = f"{cost.quantization} " if cost and cost.quantization else ""
     first = Content.assemble(
-        ("● " if is_current else "  ", "$accent"),
-        (inert_line(model.spec), "bold"),
-        f"  {size}{details}",
-        (verdict.value, _STYLES[verdict]) if verdict else ("size unknown", MUTED),
+        *_name(model, is_current=is_current),
+        f"{size}{details}",
+        (verdict.value, _STYLES[verdict]) if verdict else (unknown, MUTED),
         ("" if model.path else " · to fetch", "$accent"),
     )
-    if cost is not None and cost.problem:
-        return Content.assemble(first, "\n  ", (inert_line(cost.problem), "$error"))
     return Content.assemble(first, "\n  ", (_cache_cost(cost) + model.about, MUTED))
+
+
+def _refused(model: ListedModel, problem: str, *, is_current: bool) -> Content:
+    """A model that is of no use here, and the whole reason."""
+    size = "" if model.size is None else units.file_size(model.size)
+    cannot = f"cannot run: {inert_line(problem)}"
+    return Content.assemble(*_name(model, is_current=is_current), size, "\n  ", (cannot, "$error"))
+
+
+def _name(model: ListedModel, *, is_current: bool) -> tuple[str | tuple[str, str], ...]:
+    mark = "● " if is_current else "  "
+    return (mark, "$accent"), (inert_line(model.spec), "bold"), "  "
 
 
 def _cache_cost(cost: Cost | None) -> str:

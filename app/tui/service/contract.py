@@ -6,14 +6,17 @@ screen takes on a timer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from app.generation import Event
 from app.job import Job
+from app.options import KEEP_SYSTEM
 from app.sampling import Sampling
 from app.transcript import Completion
+from kvcache import CacheConfig
+from kvcache.codecs import parse_pair
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 from models.text.messages import Message
@@ -54,7 +57,10 @@ class ModelInfo:
 class Ask:
     """A conversation to answer.
 
-    continues: the last message is an answer that goes on. think: whether to think first,
+    continues: the last message is an answer that goes on. left_out: so many of the oldest turns
+    are not read, where the model holds what follows. room: tokens of the window that are left
+    for the answer where turns must be left out. cuts: of a question that alone is too long, the
+    oldest tokens are cut. think: whether to think first,
     None as the model is used to; think_budget: the most tokens of it. lookup: draft tokens
     from the context.
     """
@@ -64,7 +70,9 @@ class Ask:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     continues: bool = False
-    drop_oldest: bool = False
+    left_out: int = 0
+    room: int = 512
+    cuts: bool = False
     think: bool | None = None
     think_budget: int = DEFAULT_BUDGET
     lookup: bool = True
@@ -86,15 +94,72 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weight:
+    """What a prompt would be, of an `Ask` that is not answered yet.
+
+    new: tokens of it that are to be computed. dropped: turns that are left out. fits: whether
+    the window holds it.
+    """
+
+    tokens: int
+    new: int
+    window: int
+    dropped: int
+    fits: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TooLong:
-    """The window cannot hold the prompt; nothing was cut, nothing answered."""
+    """The window cannot hold the question alone; nothing was cut, nothing answered."""
 
     prompt_tokens: int
     window: int
 
 
 AnswerEvent = Prepared | TooLong | Event
-LoadEvent = Progress | ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class LetGo:
+    """The model before has been let go, as memory cannot hold it and the next one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheChanged:
+    """The cache of the loaded model is another. said: what that did, a line each."""
+
+    said: tuple[str, ...]
+
+
+LoadEvent = Progress | LetGo | CacheChanged | ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheWish:
+    """What a user may set of the cache, also while it holds a chat.
+
+    kv: codecs, K[/V]. ctx: tokens of the window; 0: all that the model was trained for, or what
+    fits. hot: newest tokens that stay unencoded. keep: first tokens that are never let go, a
+    number, or `KEEP_SYSTEM`.
+    """
+
+    kv: str
+    ctx: int
+    hot: int
+    keep: str
+
+    def over(self, config: CacheConfig) -> CacheConfig:
+        """A configuration with these in place of its own. A window goes before a budget."""
+        keys, values = parse_pair(self.kv)
+        return replace(
+            config,
+            keys=keys.name,
+            values=values.name,
+            max_tokens=self.ctx or None,
+            budget=None if self.ctx else config.budget,
+            hot=self.hot,
+            keep=0 if self.keep == KEEP_SYSTEM else int(self.keep),
+        )
 
 
 class ModelService(Protocol):
@@ -107,7 +172,15 @@ class ModelService(Protocol):
     def load(self, spec: str) -> Job[LoadEvent]:
         """Load a model that is on this machine; the last item is its `ModelInfo`.
 
-        The present one is let go, unless the job fails by ModelNotFoundError.
+        The present one answers until then, unless there was a `LetGo`.
+        """
+        ...
+
+    def change_cache(self, wish: CacheWish) -> Job[LoadEvent]:
+        """Another cache for this model and those to come; what it holds is taken along.
+
+        Gives `CacheChanged` and the model's `ModelInfo` where one is loaded. A job that fails
+        has changed nothing.
         """
         ...
 
@@ -117,6 +190,10 @@ class ModelService(Protocol):
 
     def answer(self, ask: Ask) -> Job[AnswerEvent]:
         """Answer a conversation."""
+        ...
+
+    def weigh(self, ask: Ask) -> Job[Weight]:
+        """What the prompt of an answer would be; touches neither the cache nor the conversation."""
         ...
 
     def measure(self) -> Job[Completion]:
@@ -133,10 +210,6 @@ class ModelService(Protocol):
 
     def layer_stats(self) -> Sequence[CacheStats]:
         """The cache, layer by layer; empty without a model. Any thread may ask."""
-        ...
-
-    def count(self, text: str) -> int:
-        """Tokens of a text; 0 without a model. Takes a while for a long one."""
         ...
 
     def close(self) -> None:

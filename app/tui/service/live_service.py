@@ -3,39 +3,58 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
+from app import memory
 from app.chat_tokens import ChatTokens, system_of
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk, ThinkingChunk
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import compile_kernels, must_compile
-from app.options import LoadOptions
-from app.session import COUNTING, load_admitted, load_notes
+from app.memory import Need, admit
+from app.options import KEEP_SYSTEM, LoadOptions
+from app.session import load_admitted, load_notes, window_notes
 from app.transcript import Completion
-from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared, TooLong
+from app.tui.service.cache_change import change_line
+from app.tui.service.contract import (
+    AnswerEvent,
+    Ask,
+    CacheChanged,
+    CacheWish,
+    LetGo,
+    LoadEvent,
+    ModelInfo,
+    Prepared,
+    TooLong,
+    Weight,
+)
+from app.tui.service.loading import (
+    CancelledError,
+    bytes_of,
+    doing,
+    info_of,
+    once,
+    planned,
+    until_stopped,
+)
+from app.tui.service.reader import Reader
 from app.wake.waking import Waking
 from kvcache import CacheConfig
-from kvcache.native.build import BuildStoppedError
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError, RenderStoppedError
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.finding.source import can_be_fetched, locate
 from models.loader import OnProgress
-from models.text.tokenized_text import TokenizedText
 
 _STATS_SECONDS = 0.1
 _COMPILING = "compiling the kernels (once)"
+_CHANGING = "changing the cache"
 # What a look at the speed reads and answers, in tokens.
 _MEASURED_PROMPT, _MEASURED_ANSWER = 256, 32
 _MEASURED_TEXT = "Once upon a time there was a small robot that counted every star it saw. "
-
-
-class _CancelledError(Exception):
-    """Raised inside a load or a download that the user stopped."""
 
 
 class LiveService:
@@ -57,12 +76,16 @@ class LiveService:
         waking: Waking | None = None,
     ) -> None:
         self._waking = waking
-        self._config, self._keep_system, self._hot = config, keep_system, hot
+        self._config, self._hot = config, hot
+        # What is kept is the beginning of a conversation under the last system prompt.
+        self._keeps_system, self._system = keep_system is not None, keep_system or None
         self._load_options = load or LoadOptions()
         self._thread = InferenceThread()
-        self._engine: Engine | None = None
-        self._chat: ChatTokens | None = None
+        self._reader: Reader | None = None
+        self._info: ModelInfo | None = None
         self._stats: Sequence[CacheStats] = ()
+        # Whether all that the cache holds is kept, as far as it is to be.
+        self._rested = True
         self._cancel = threading.Event()
         self._cancel_fetch = threading.Event()
 
@@ -79,31 +102,25 @@ class LiveService:
 
         def report(done: int, total: int) -> None:
             if cancel.is_set():
-                raise _CancelledError
+                raise CancelledError
             job.put(Progress(done_bytes=done, total_bytes=total, label="loading"))
 
-        def warming(done: int, total: int) -> None:
-            if cancel.is_set():
-                raise _CancelledError
-            label = f"compiling the GPU kernels, step {done} of {total}"
-            job.put(Progress(done_bytes=0, total_bytes=0, label=label))
-
-        def counting(done: int, total: int) -> None:
-            if cancel.is_set():
-                raise _CancelledError
-            label = f"{COUNTING}, {done} of {total} tokens"
-            job.put(Progress(done_bytes=0, total_bytes=0, label=label))
-
         def work() -> Iterator[LoadEvent]:
-            try:
-                if must_compile(self._config.backend):
-                    job.put(Progress(done_bytes=0, total_bytes=0, label=_COMPILING))
-                    compile_kernels(cancel.is_set)
-                yield from self._load(spec, report, (warming, counting), cancel)
-            except (_CancelledError, BuildStoppedError, RenderStoppedError):
-                return
+            if must_compile(self._config.backend):
+                job.put(doing(_COMPILING))
+                compile_kernels(cancel.is_set)
+            yield from self._load(spec, job, report, once(job, cancel), cancel)
 
-        return self._thread.submit(work, job)
+        return self._thread.submit(lambda: until_stopped(work()), job)
+
+    def change_cache(self, wish: CacheWish) -> Job[LoadEvent]:
+        self._cancel = cancel = threading.Event()
+        job: Job[LoadEvent] = Job()
+        job.put(doing(_CHANGING))
+        change = self._change
+        return self._thread.submit(
+            lambda: until_stopped(change(wish, once(job, cancel), cancel)), job
+        )
 
     def fetch(self, spec: str) -> Job[Progress]:
         job: Job[Progress] = Job()
@@ -111,13 +128,13 @@ class LiveService:
 
         def report(progress: Progress) -> None:
             if cancel.is_set():
-                raise _CancelledError
+                raise CancelledError
             job.put(progress)
 
         def work() -> Iterator[Progress]:
             try:
                 fetch(spec, progress=report)
-            except _CancelledError:
+            except CancelledError:
                 return
             yield Progress(done_bytes=1, total_bytes=1, label="done")
 
@@ -127,6 +144,9 @@ class LiveService:
     def answer(self, ask: Ask) -> Job[AnswerEvent]:
         self._cancel = cancel = threading.Event()
         return self._thread.submit(lambda: self._answer(ask, cancel))
+
+    def weigh(self, ask: Ask) -> Job[Weight]:
+        return self._thread.submit(lambda: self._weigh(ask))
 
     def measure(self) -> Job[Completion]:
         self._cancel = cancel = threading.Event()
@@ -141,10 +161,6 @@ class LiveService:
     def layer_stats(self) -> Sequence[CacheStats]:
         return self._stats
 
-    def count(self, text: str) -> int:
-        engine = self._engine
-        return 0 if engine is None else len(engine.loaded.tokenizer.encode(text))
-
     def close(self) -> None:
         self.cancel()
         self.cancel_fetch()
@@ -158,48 +174,76 @@ class LiveService:
     def _load(
         self,
         spec: str,
+        job: Job[LoadEvent],
         report: OnProgress,
-        once: tuple[OnProgress, OnProgress],
+        told: tuple[OnProgress, OnProgress],
         cancel: threading.Event,
     ) -> Iterator[LoadEvent]:
         path = locate(spec)
-        # The old model goes first, so that two are never in memory together.
-        self._let_go()
-        loaded, admitted = load_admitted(path, self._config, self._load_options, report)
+
+        def make_room(need: Need) -> None:
+            """Two models are in memory together where they fit."""
+            held = 0 if self._reader is None else bytes_of(self._engine_of(self._reader))
+            if held and not need.fits_beside(held, memory.memory()):
+                self._let_go()
+                job.put(LetGo())
+
+        loaded, admitted = load_admitted(path, self._config, self._load_options, report, make_room)
         loaded.template.start()
-        config, chat = admitted.config, ChatTokens(loaded, self._recall)
-        if self._keep_system is not None:
-            config = replace(config, keep=chat.system_tokens(self._keep_system or None, cancel))
-        warming, counting = once
+        config, reader = admitted.config, Reader(loaded, self._waking)
+        chat = reader.chat
+        if self._keeps_system:
+            config = replace(config, keep=chat.system_tokens(self._system, cancel))
+        warming, counting = told
         engine = Engine(loaded, config, warming=warming, counting=counting)
-        told = load_notes(engine, asked=config.backend, hot=self._hot, chat=chat, cancel=cancel)
-        notes = (*admitted.notes, *told)
-        self._engine, self._chat, self._stats = engine, chat, engine.layer_stats()
-        yield _info(engine, chat, spec, path, notes)
+        said = load_notes(engine, asked=config.backend, hot=self._hot, chat=chat, cancel=cancel)
+        notes = (*admitted.notes, *said)
+        reader.engine = engine
+        self._reader, self._stats = reader, engine.layer_stats()
+        self._info = info_of(engine, chat, spec, path, notes)
+        yield self._info
+
+    def _change(
+        self, wish: CacheWish, told: tuple[OnProgress, OnProgress], cancel: threading.Event
+    ) -> Iterator[LoadEvent]:
+        config, keeps = wish.over(self._config), wish.keep == KEEP_SYSTEM
+        reader = self._reader
+        if reader is not None and self._info is not None:
+            engine = self._engine_of(reader)
+            loaded, before, held = engine.loaded, engine.plan, engine.stats()
+            force = self._load_options.force
+            admitted = admit(config, loaded.config, loaded.weight_bytes, force=force)
+            adapted = admitted.config
+            if keeps:
+                adapted = replace(adapted, keep=reader.chat.system_tokens(self._system, cancel))
+            warming, counting = told
+            engine.adapt(adapted, warming=warming, counting=counting)
+            self._stats = engine.layer_stats()
+            line = change_line(before, held, engine.plan, engine.stats())
+            hot = wish.hot if wish.hot != CacheConfig.hot else None
+            yield CacheChanged(said=(line, *admitted.notes, *window_notes(engine, hot=hot)))
+            self._info = replace(self._info, **planned(engine))
+            yield self._info
+        self._config, self._keeps_system = config, keeps
+        self._rested = False
+        self._thread.submit(self._rest)
 
     def _answer(self, ask: Ask, cancel: threading.Event) -> Iterator[AnswerEvent]:
-        assert self._engine is not None
-        assert self._chat is not None
-        engine, chat = self._engine, self._chat
-        room = engine.room(ask.max_tokens) if ask.drop_oldest else None
+        reader = self._reader
+        assert reader is not None
+        engine, self._system = self._engine_of(reader), system_of(ask.messages)
         try:
-            prompt = chat.prompt(
-                ask.messages, continues=ask.continues, think=ask.think, room=room, cancel=cancel
-            )
-            if self._keep_system is not None:
-                system = system_of(ask.messages)
-                engine.keep(chat.system_tokens(system, cancel, think=ask.think))
+            if self._keeps_system:
+                engine.keep(reader.chat.system_tokens(self._system, cancel, think=ask.think))
+            prompt, woken, notes = reader.prompt(ask, cancel)
         except RenderStoppedError:
             return
-        woken, notes = 0, prompt.notes
-        if self._waking is not None:
-            woken, notes = self._waking.wake(engine, prompt.ids), (*notes, *self._waking.notes())
         request = Request(
             prompt=prompt.ids,
             max_tokens=ask.max_tokens,
             sampling=ask.sampling,
             stop=ask.stop,
-            truncate=ask.drop_oldest,
+            truncate=ask.cuts,
             continues=ask.continues,
             thinking=prompt.thinking,
             think_budget=ask.think_budget,
@@ -213,16 +257,32 @@ class LiveService:
             notes=notes,
         )
         try:
-            yield from self._followed(engine, chat, engine.generate(request, cancel))
+            yield from self._followed(engine, reader.chat, engine.generate(request, cancel))
         except PromptTooLongError as error:
             yield TooLong(prompt_tokens=error.length, window=error.window)
         finally:
+            self._rested = False
             self._thread.submit(self._rest)
+
+    def _weigh(self, ask: Ask) -> Iterator[Weight]:
+        if self._reader is None:
+            return
+        with suppress(RenderStoppedError):
+            # Nothing stops it: whatever else is asked for comes first.
+            yield self._reader.weigh(ask, threading.Event())
+        if not self._rested:
+            self._thread.submit(self._rest)
+
+    @staticmethod
+    def _engine_of(reader: Reader) -> Engine:
+        assert reader.engine is not None
+        return reader.engine
 
     def _measure(self, cancel: threading.Event) -> Iterator[Completion]:
         """In a cache of its own, that the one of the conversation is not touched."""
-        assert self._engine is not None
-        engine = Engine(self._engine.loaded, self._engine.plan.config)
+        assert self._reader is not None
+        own = self._engine_of(self._reader)
+        engine = Engine(own.loaded, own.plan.config)
         ids = engine.loaded.tokenizer.encode(_MEASURED_TEXT)
         prompt = (ids * _MEASURED_PROMPT)[: min(_MEASURED_PROMPT, engine.plan.max_tokens // 2)]
         # The text repeats itself, which drafts would make the most of.
@@ -247,55 +307,25 @@ class LiveService:
                 chat.answered(event.completion)
             yield event
 
-    def _recall(self, text: str) -> TokenizedText | None:
-        """What was kept of a conversation of this text."""
-        if self._waking is None or self._engine is None:
-            return None
-        return self._waking.recall(self._engine, text)
-
     def _rest(self) -> Iterator[None]:
         """Keep what the cache holds while nothing else is to be done; the next rest goes on."""
-        if self._waking is None or self._engine is None or self._chat is None:
+        if self._reader is None:
             return
-        for _ in self._waking.rest(self._engine, self._chat.said):
+        for _ in self._reader.rest():
             if self._thread.is_wanted:
                 return
+        self._rested = True
         yield None
 
     def _leave(self) -> Iterator[None]:
         """Keep what the cache holds, if that is soon done, and let all go."""
-        if self._waking is not None and self._engine is not None and self._chat is not None:
+        if self._reader is not None:
             until = time.monotonic() + LEAVE_SECONDS / 2
-            for _ in self._waking.rest(self._engine, self._chat.said):
+            for _ in self._reader.rest():
                 if time.monotonic() > until:
                     break
         self._let_go()
         yield None
 
     def _let_go(self) -> None:
-        self._engine, self._chat, self._stats = None, None, ()
-
-
-def _info(
-    engine: Engine, chat: ChatTokens, spec: str, path: Path, notes: tuple[str, ...]
-) -> ModelInfo:
-    loaded, plan = engine.loaded, engine.plan
-    return ModelInfo(
-        name=loaded.name,
-        spec=spec,
-        path=path,
-        file_bytes=loaded.file_bytes,
-        weight_bytes=loaded.weight_bytes,
-        layers=plan.shape.layers,
-        window=plan.max_tokens,
-        holds=plan.most_held,
-        max_bytes=plan.max_bytes,
-        layer_bytes=plan.layer_bytes,
-        token_bytes=plan.token_bytes,
-        block=plan.sizes.block,
-        kv=plan.kv,
-        backend=plan.backend.value,
-        thinks=chat.thinks,
-        has_switch=chat.has_switch,
-        notes=notes,
-    )
+        self._reader, self._info, self._stats = None, None, ()

@@ -1,7 +1,7 @@
 """The prompt with its completions, attachments, and what the draft would cost."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -13,6 +13,7 @@ from app.inert import inert_line
 from app.sessions.chat import Attachment, ChatMessage
 from app.tui.chat.completion import Suggestion
 from app.tui.chat.state import Draft
+from app.tui.service.contract import Weight
 from app.tui.text import units
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.suggestions import Suggestions
@@ -23,9 +24,8 @@ _COUNT_AFTER = 0.25
 class Composer(Vertical):
     """Makes drafts.
 
-    prompt: where the text is. count: tokens of a text, run on another thread. window:
-    tokens that the model holds, 0 without a model. complete: what could follow the text
-    before the cursor.
+    prompt: where the text is. weigh: what a draft would cost, a line; for a question that it
+    replaces, if any. complete: what could follow the text before the cursor.
     """
 
     class Sent(Message):
@@ -51,13 +51,12 @@ class Composer(Vertical):
     def __init__(
         self,
         *,
-        count: Callable[[str], int],
-        window: Callable[[], int],
+        weigh: Callable[[Draft, ChatMessage | None], Awaitable[str]],
         complete: Callable[[str], Sequence[Suggestion]],
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
-        self._count, self._window, self._complete = count, window, complete
+        self._weigh, self._complete = weigh, complete
         self._attachments: list[Attachment] = []
         self._cost = ""
         self.prompt = Prompt()
@@ -179,15 +178,20 @@ class Composer(Vertical):
 
     @work(exclusive=True)
     async def _recount(self) -> None:
-        """Count a moment after the last key, on another thread."""
+        """Weigh the draft a moment after the last key."""
         await asyncio.sleep(_COUNT_AFTER)
-        text = "\n".join([*(each.text for each in self._attachments), self.prompt.text])
-        plain = text.strip() and not text.startswith("/")
-        tokens = await asyncio.to_thread(self._count, text) if plain else 0
-        window = self._window()
-        if tokens and window:
-            fits = "fits" if tokens < window else f"the window holds {window}"
-            self._cost = f"{units.count(tokens)} tok · {fits}"
-        else:
-            self._cost = ""
+        text = self.prompt.text.strip()
+        draft = Draft(text=text, attachments=tuple(self._attachments))
+        says = bool(text or draft.attachments) and not text.startswith("/")
+        self._cost = await self._weigh(draft, self.editing) if says else ""
         self.post_message(self.Noted())
+
+
+def cost_line(weight: Weight) -> str:
+    """What a draft's prompt is, all of the chat included, and whether the window holds it."""
+    tokens = f"{units.count(weight.tokens)} tok"
+    if weight.new < weight.tokens:
+        tokens += f", {units.count(weight.new)} new"
+    if not weight.fits:
+        return f"{tokens} · the window holds {weight.window}"
+    return f"{tokens} · {'fits without the first turns' if weight.dropped else 'fits'}"

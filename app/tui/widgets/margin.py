@@ -32,6 +32,8 @@ def _tier_mark(roll: Roll, index: int, local: int, stats: CacheStats | None) -> 
     """Where the tokens of a line are, its share of the message's taken by its place."""
     entry = roll.entries[index]
     end = entry.message.end
+    if end == 0 and local < entry.body:
+        return _MARKS[Tier.EVICTED]  # left out: the model does not read it
     if stats is None or end is None or local >= entry.body:
         return " "
     start = roll.tokens_before(index)

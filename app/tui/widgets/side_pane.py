@@ -40,13 +40,17 @@ class SidePane(VerticalScroll, can_focus=False):
             return
         speed = chat.meter.speed()
         self._speed.show(chat.model, speed, chat.prefill, chat.last, chat.drafts)
-        self._cache.show(chat.model, layers, _reused(chat))
+        self._cache.show(chat.model, layers, prompt_notes(chat))
         self._layers.show(chat.model, layers)
         self._events.show(log.events)
 
 
-def _reused(chat: ChatController) -> str:
-    last = chat.last
-    if last is None:
-        return ""
-    return f"reused {units.count(last.reused_tokens)} of {units.count(last.prompt_tokens)} tok"
+def prompt_notes(chat: ChatController) -> str:
+    """What of the chat the model does not read, and what of the last prompt it had read before."""
+    lines, left_out, last = [], chat.chat.left_out, chat.last
+    if left_out:
+        lines.append(f"× left out {left_out} message{'s' * (left_out > 1)}")
+    if last is not None:
+        reused, tokens = units.count(last.reused_tokens), units.count(last.prompt_tokens)
+        lines.append(f"reused {reused} of {tokens} tok")
+    return "\n".join(lines)

@@ -1,6 +1,8 @@
 """Chats on disk."""
 
 import os
+import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -150,6 +152,76 @@ def test_two_windows_on_one_chat_keep_all_words_of_both(tmp_path: Path) -> None:
         assert texts(one.load(chat.id)) == ["q", "a", "q2", "a2", word, "end"]
 
 
+def test_a_chat_is_one_windows_until_that_closes(tmp_path: Path) -> None:
+    one, mine, two, yours = in_two_windows(tmp_path / "chats.db")
+    assert mine.id is not None
+    assert [one.claim(mine.id), two.claim(mine.id)] == [True, False]
+    copy = two.copy(yours)
+    assert not two.save(copy)
+    assert [copy.id] == [None]  # nothing was said in it
+    copy.messages.append(ChatMessage(role=Role.USER, text="more"))
+    assert not two.save(copy)
+    assert copy.title == "pets (fork)"
+    assert copy.id not in (None, mine.id)
+    one.close()
+    assert two.claim(mine.id)
+    assert [each.name for each in (tmp_path / "open").iterdir()] == [
+        f"{number}.open" for number in sorted((mine.id, copy.id or 0))
+    ]
+    two.close()
+    assert list((tmp_path / "open").iterdir()) == []
+
+
+def test_a_claim_goes_with_a_killed_program(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    store = SessionStore.open(path)
+    chat = saved(store, "a")
+    store.close()
+    script = f"""
+import sys
+from pathlib import Path
+from app.sessions.store import SessionStore
+store = SessionStore.open(Path({str(path)!r}))
+print(store.claim({chat.id}), flush=True)
+sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"True\n"
+        store = SessionStore.open(path)
+        assert chat.id is not None
+        assert not store.claim(chat.id)
+        other.kill()
+        other.wait()
+        assert store.claim(chat.id)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_windows_never_interleave_in_one_chat(tmp_path: Path, seed: int) -> None:
+    """Whatever two do to what was one chat, each saved chat is as one of them has it."""
+    chance = random.Random(seed)
+    one, mine, two, yours = in_two_windows(tmp_path / "chats.db")
+    for turn in range(40):
+        window, chat = chance.choice(((one, mine), (two, yours)))
+        if len(chat.messages) > 3 and chance.random() < 0.3:
+            del chat.messages[chance.randrange(3, len(chat.messages)) :]
+        chat.messages.append(ChatMessage(role=chance.choice(list(Role)), text=f"{turn}"))
+        if chance.random() < 0.7:
+            window.save(chat)
+    one.save(mine)
+    two.save(yours)
+    assert mine.id is not None
+    assert yours.id is not None
+    assert mine.id != yours.id
+    for chat in (mine, yours):
+        assert chat.id is not None
+        assert texts(one.load(chat.id)) == texts(chat)
+    with closing(sqlite3.connect(tmp_path / "chats.db")) as file:
+        places = file.execute("SELECT chat, position FROM messages").fetchall()
+    assert len(set(places)) == len(places)
+
+
 def test_undo_in_one_window_takes_nothing_from_the_other(tmp_path: Path) -> None:
     one, mine, two, yours = in_two_windows(tmp_path / "chats.db")
     yours.messages.append(ChatMessage(role=Role.USER, text="more"))
@@ -165,6 +237,9 @@ def test_undo_in_one_window_takes_nothing_from_the_other(tmp_path: Path) -> None
 def test_a_chat_deleted_elsewhere_is_saved_again_and_no_other_in_its_place(tmp_path: Path) -> None:
     one, mine, two, _ = in_two_windows(tmp_path / "chats.db")
     assert mine.id is not None
+    with pytest.raises(StoreError, match="open in another window"):
+        two.delete(mine.id)
+    one.release(mine.id)  # as on a disk without locks
     two.delete(mine.id)
     stranger = saved(two, "hello", title="stranger")
     assert stranger.id == mine.id  # SQLite gives the number again
@@ -220,6 +295,52 @@ def test_chats_of_the_first_format_keep_their_order(tmp_path: Path) -> None:
     assert store.notes == ()
     assert [each.id for each in store.chats()] == [1, 3, 2]
     assert texts(store.latest()) == ["hi"]
+
+
+def test_a_file_of_the_ember_before_this_one_is_opened(tmp_path: Path) -> None:
+    """Made by the code of then, of format 3: nothing of it is lost, and it can be gone on with."""
+    path = tmp_path / "chats.db"
+    shutil.copy(Path(__file__).parents[2] / "data" / "chats_format3.db", path)
+    store = SessionStore.open(path)
+    assert store.notes == ()
+    assert [(each.title, each.messages) for each in store.chats()] == [("dogs", 2), ("boats", 4)]
+    boats = store.load(1)
+    assert (boats.model, boats.system, boats.damaged) == ("smollm2", "be brief", 0)
+    assert (boats.left_out, boats.sampling) == (0, {})
+    assert texts(boats) == ["why do boats float?", "Because.", "and stones?", "They s"]
+    assert boats.messages[0].attachments == (Attachment(name="a.txt", text="one\ntwo"),)
+    assert boats.messages[1].figures == FIGURES
+    assert boats.messages[1].thought == Thought(text="Hm", tokens=3, seconds=0.5)
+    assert boats.messages[3].state is State.STOPPED
+    assert store.load(2).messages[1].error == "the disk is gone"
+    boats.left_out, boats.sampling = 2, {"temp": 0.7, "top_k": 40}
+    assert not store.save(boats)
+    store.close()
+    again = SessionStore.open(path).load(1)
+    assert (again.left_out, again.sampling) == (2, {"temp": 0.7, "top_k": 40})
+    assert [each.end for each in again.messages] == [0, 0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("left_out", "-3", (0, {})),
+        ("left_out", "'x'", (0, {})),
+        ("left_out", "99", (2, {})),
+        ("sampling", "'[1]'", (0, {})),
+        ("sampling", """'{"temp": "hot", "top_p": 0.5, "min_p": NaN}'""", (0, {"top_p": 0.5})),
+    ],
+)
+def test_settings_of_a_chat_of_any_kind_are_read(
+    tmp_path: Path, column: str, value: str, expected: tuple[int, dict[str, float]]
+) -> None:
+    store = SessionStore.open(tmp_path / "chats.db")
+    saved(store, "why?", "so")
+    with closing(sqlite3.connect(tmp_path / "chats.db")) as other, other:
+        other.execute(f"UPDATE chats SET {column} = {value}")
+    found = store.latest()
+    assert found is not None
+    assert (found.left_out, found.sampling) == expected
 
 
 def test_chats_from_before_thinking_are_opened(tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ class WatchedService(LiveService):
         """The figures of all layers, as one job's only item."""
 
         def ask() -> Iterator[CacheStats]:
-            assert self._engine is not None
-            yield sum_layers(self._engine.layer_stats())
+            assert self._reader is not None
+            assert self._reader.engine is not None
+            yield sum_layers(self._reader.engine.layer_stats())
 
         return self._thread.submit(ask)
 

@@ -12,7 +12,17 @@ from pathlib import Path
 from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk
 from app.job import Job
 from app.transcript import Completion, FinishReason
-from app.tui.service.contract import AnswerEvent, Ask, LoadEvent, ModelInfo, Prepared
+from app.tui.service.contract import (
+    AnswerEvent,
+    Ask,
+    CacheChanged,
+    CacheWish,
+    LetGo,
+    LoadEvent,
+    ModelInfo,
+    Prepared,
+    Weight,
+)
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 
@@ -82,6 +92,7 @@ class ScriptedService:
         self._thinks, self._has_switch = thinks, has_switch
         self.asks: list[Ask] = []
         self.loads: list[str] = []
+        self.wishes: list[CacheWish] = []
         self.fetches: list[str] = []
         self.stats: list[CacheStats] = []
         self.load_error: Exception | None = None
@@ -109,6 +120,11 @@ class ScriptedService:
             self._load_job.put(model)
         self._load_job.finish(self.load_error)
         self._load_job = None
+
+    def make_room(self) -> None:
+        """The model before does not fit beside the one that loads."""
+        assert self._load_job is not None
+        self._load_job.put(LetGo())
 
     def read(self, done: int, total: int, *, reused: int = 0, seconds: float = 0.5) -> None:
         """Prefill has come this far."""
@@ -196,6 +212,15 @@ class ScriptedService:
             self.finish_load()
         return job
 
+    def change_cache(self, wish: CacheWish) -> Job[LoadEvent]:
+        self.wishes.append(wish)
+        job = Job[LoadEvent]()
+        if self.load_error is None:
+            job.put(CacheChanged(said=(f"the cache is {wish.kv} now",)))
+            job.put(replace(scripted_model(self.loads[-1]), kv=wish.kv, window=wish.ctx or 1000))
+        job.finish(self.load_error)
+        return job
+
     def fetch(self, spec: str) -> Job[Progress]:
         self.fetches.append(spec)
         self.fetch_job = Job[Progress]()
@@ -208,7 +233,14 @@ class ScriptedService:
         lengths = [len(message.content) for message in ask.messages]
         ends = tuple(sum(lengths[: at + 1]) for at in range(len(lengths)))
         self._prompt_tokens, self._reused = ends[-1], 0
-        job.put(Prepared(prompt_tokens=ends[-1], ends=ends))
+        job.put(Prepared(prompt_tokens=ends[-1], ends=ends, dropped=ask.left_out))
+        return job
+
+    def weigh(self, ask: Ask) -> Job[Weight]:
+        job = Job[Weight]()
+        tokens = sum(len(message.content) for message in ask.messages)
+        job.put(Weight(tokens=tokens, new=tokens, window=1000, dropped=0, fits=tokens <= 1000))
+        job.finish()
         return job
 
     def measure(self) -> Job[Completion]:
@@ -230,9 +262,6 @@ class ScriptedService:
 
     def layer_stats(self) -> Sequence[CacheStats]:
         return self.stats
-
-    def count(self, text: str) -> int:
-        return len(text.split())
 
     def close(self) -> None:
         self.cancel_fetch()

@@ -6,9 +6,9 @@ from pathlib import Path
 from textual import events
 from textual.events import Paste
 
-from app.sessions.chat import State
+from app.sessions.chat import Attachment, State
 from app.tui.screens.models import ModelsScreen
-from app.tui.service.contract import TooLong
+from app.tui.service.contract import Prepared, TooLong
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.layer_map import LayerMap
@@ -199,7 +199,7 @@ async def test_a_long_question_asks_before_anything_is_cut() -> None:
         await chat.until(lambda: chat.app.screen is not chat.screen)
         await chat.choose(0)
         await chat.until(lambda: len(chat.service.asks) == 2)
-        assert chat.service.asks[1].drop_oldest
+        assert chat.service.asks[1].cuts
         chat.service.put(TooLong(prompt_tokens=1200, window=1000))
         chat.service.end()
         await chat.until(lambda: chat.app.screen is not chat.screen)
@@ -351,6 +351,42 @@ async def test_a_mentioned_file_goes_along(tmp_path: Path) -> None:
         assert "remember the milk" in chat.service.asks[0].messages[0].content
         assert "remember the milk" not in chat.shown
         assert "notes.md · 17 B, 1 line" in chat.shown
+
+
+@on_screen
+async def test_what_is_attached_counts_before_it_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "large.md").write_text("word " * 300)
+    async with talk() as chat:
+        await chat.exchange("a" * 60, "b" * 40)
+        chat.prompt.put("and?")
+        await chat.until(lambda: "104 tok · fits" in chat.screen.composer.note)
+        chat.prompt.put(f"@{tmp_path}/large.md")
+        await chat.until(lambda: "tok · the window holds 1000" in chat.screen.composer.note)
+        chat.prompt.put("and?")
+        chat.screen.composer.attach(Attachment(name="paste", text="x" * 500))
+        await chat.until(lambda: " tok · fits" in chat.screen.composer.note)
+        weighed = int(chat.screen.composer.note.split("·")[1].split()[0])
+        await chat.press("enter")
+        await chat.until(lambda: chat.service.answering)
+        assert weighed == sum(len(each.content) for each in chat.service.asks[-1].messages) > 600
+        (tmp_path / "no.bin").write_bytes(b"\0\0")
+        chat.service.finish()
+        await chat.settled()
+        chat.prompt.put(f"@{tmp_path}/no.bin")
+        await chat.until(lambda: "no.bin" in chat.screen.composer.note)
+
+
+@on_screen
+async def test_what_is_left_out_is_marked_and_counted() -> None:
+    async with talk() as chat:
+        await chat.exchange("a" * 40, "b" * 40)
+        await chat.exchange("c" * 40, "d" * 40)
+        chat.service.stats = layer_stats(sink=4, hot=90)
+        await chat.ask("e" * 40)
+        chat.service.put(Prepared(prompt_tokens=94, ends=(0, 0, 40, 60, 94), dropped=2))
+        await chat.until(lambda: marks(chat.conversation).count("×") == 2)
+        pane = chat.screen.query_one(CachePane)
+        await chat.until(lambda: "× left out 2 messages" in str(pane.render()))
 
 
 @on_screen

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from app.tui import settings as settings_file
 from app.tui.chat.command import find
@@ -200,6 +200,52 @@ async def test_flags_of_one_run_are_not_kept(tmp_path: Path) -> None:
         assert settings_file.load(path)[0] == Settings(theme="nord", temp=0.9)
         await chat.ask("hi")
         assert chat.service.asks[-1].max_tokens == 7
+
+
+@on_screen
+async def test_the_cache_is_changed_while_a_chat_runs(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    flags = Settings(hot=9)
+    async with talk(settings=flags, settings_path=path) as chat:
+        await chat.exchange("one", "1")
+        await chat.type("/kv q8/q4")
+        await chat.until(lambda: "the cache is q8/q4 now" in chat.told)
+        assert chat.service.wishes == [flags.with_text("kv", "q8/q4").cache()]
+        await chat.until(lambda: settings_file.load(path)[0] == Settings(kv="q8/q4"))
+        await chat.type("/ctx 512")
+        await chat.until(lambda: settings_file.load(path)[0] == Settings(kv="q8/q4", ctx=512))
+        assert chat.app.chat.model is not None
+        assert chat.app.chat.model.window == 512
+        await chat.type("/ctx")
+        await chat.until(lambda: "the window is 512 tokens" in chat.told)
+        await chat.type("/kv x")
+        await chat.until(lambda: "'x'" in chat.told)
+        await chat.ask("two")
+        await chat.type("/set keep system")
+        await chat.until(lambda: "stop the answer first" in chat.told)
+        chat.service.finish()
+        await chat.settled()
+        chat.service.load_error = EmberError("this does not fit in memory")
+        await chat.type("/ctx 99999999")
+        await chat.until(lambda: "the cache stays as it was" in chat.shown)
+        assert chat.app.preferences.settings.ctx == 512
+        assert settings_file.load(path)[0] == Settings(kv="q8/q4", ctx=512)
+        assert chat.texts == ["one", "1", "two", ""]
+
+
+@on_screen
+async def test_the_settings_screen_changes_the_cache_and_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    async with talk(settings_path=path) as chat:
+        await chat.press("f2")
+        for name, value in (("hot", "64"), ("keep", "system"), ("temp", "0.5")):
+            chat.app.screen.query_one(f"#{name}", Input).value = value
+        await chat.press("ctrl+s")
+        wanted = Settings(hot=64, keep="system", temp=0.5)
+        await chat.until(lambda: settings_file.load(path)[0] == wanted)
+        assert chat.service.wishes == [wanted.cache()]
+        await chat.press("f4")
+        assert isinstance(chat.app.screen, CacheScreen)
 
 
 @on_screen

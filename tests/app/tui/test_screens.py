@@ -22,12 +22,14 @@ from app.tui.screens.help import HelpScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.settings import SettingsScreen
+from app.tui.text import units
 from app.tui.widgets.pane import Pane
 from app.tui.widgets.speed_pane import SpeedPane
 from app.tui.widgets.status_line import StatusLine
 from models.finding.store import models_folder
 from tests.app.tui.conftest import on_screen, talk
 from tests.app.tui.scripted_service import ScriptedService
+from tests.models.gguf.raw_gguf import STRING, RawGGUF, pair, string
 from tests.models.samples import ENTRY
 
 
@@ -113,6 +115,8 @@ async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> Non
     folder.mkdir(parents=True)
     (folder / "tiny.gguf").symlink_to(tiny_path)
     (folder / "broken.gguf").write_bytes(b"GGUF")
+    named = pair("general.architecture", STRING, string("nobody-has-heard-of-it"))
+    (folder / "other.gguf").write_bytes(RawGGUF(pairs=(named,)).encode())
     async with talk() as chat:
         await chat.exchange("one", "1")
         await chat.press("ctrl+l")
@@ -128,6 +132,10 @@ async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> Non
 
         # Files are read one after the other, and each line is filled in when its file was.
         await chat.until(lambda: any("KV per 1k tokens 375 KiB" in lines()[at] for at in tinys()))
+        (other,) = [line for line in lines() if "other.gguf" in line]
+        size = (folder / "other.gguf").stat().st_size
+        assert other.splitlines()[1] == "  cannot run: architecture 'nobody-has-heard-of-it'"
+        assert other.splitlines()[0].endswith(units.file_size(size))
         (tiny,) = tinys()
         assert "cold " in lines()[tiny]
         assert "Q8_0 fits" in lines()[tiny]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from app import cli
 from app.commands import chat
+from app.options import cache_config
 from app.tui import settings as file
-from app.tui.settings import Settings
-from kvcache import EmberError
+from app.tui.settings import Preferences, Settings
+from kvcache import CacheConfig, EmberError
 from tests.full_disk import full_disk
 
 
@@ -167,6 +168,52 @@ def test_settings_as_typed() -> None:
             Settings().with_text(name, text)
     with pytest.raises(EmberError, match="no setting 'tempo'"):
         Settings().with_text("tempo", "1")
+
+
+def test_the_cache_as_typed() -> None:
+    settings = Settings().with_text("kv", "q8/q4").with_text("ctx", "512").with_text("hot", "64")
+    wish = settings.with_text("keep", "system").cache()
+    assert (wish.kv, wish.ctx, wish.hot, wish.keep) == ("q8/q4", 512, 64, "system")
+    budgeted = CacheConfig(budget=1 << 20, sinks=3, keep=9)
+    config = wish.over(budgeted)
+    assert (config.keys, config.values, config.max_tokens, config.budget) == ("q8", "q4", 512, None)
+    assert (config.hot, config.keep, config.sinks) == (64, 0, 3)
+    config = Settings(keep="17").cache().over(budgeted)
+    assert (config.max_tokens, config.budget, config.keep) == (None, 1 << 20, 17)
+    assert Settings().cache().over(CacheConfig()) == CacheConfig()
+    for name, text in (("kv", "x"), ("ctx", "-1"), ("hot", "many"), ("keep", "-1"), ("room", "-3")):
+        with pytest.raises(EmberError, match=r"got|no codec|unknown"):
+            settings.with_text(name, text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), ("q8", 700, 64, "system")),
+        (("--kv", "q4", "--hot", "9"), ("q4", 700, 9, "system")),
+        (("--ctx", "99", "--keep", "7"), ("q8", 99, 64, "7")),
+        (("--kv-budget", "64MiB"), ("q8", 0, 64, "system")),
+    ],
+)
+def test_flags_of_the_cache_go_before_the_file_and_are_not_kept(
+    home: Path, flags: tuple[str, ...], expected: tuple[str, int, int, str]
+) -> None:
+    kept = {"kv": "q8", "ctx": 700, "hot": 64, "keep": "system"}
+    path = file.default_path()
+    assert file.change(path, kept) == []
+    args = cli.parser().parse_args(["chat", *flags])
+    settings, notices = chat._settings(args)
+    assert notices == []
+    assert (settings.kv, settings.ctx, settings.hot, settings.keep) == expected
+    chat._take_cache(args, settings)
+    config = cache_config(args)
+    assert (config.keys, config.max_tokens, config.hot) == (
+        expected[0],
+        expected[1] or None,
+        expected[2],
+    )
+    Preferences(settings, path, lambda _: None).change(replace(settings, bell=False))
+    assert tomllib.loads(path.read_text()) == kept | {"bell": False}
 
 
 def test_thinking_as_typed() -> None:

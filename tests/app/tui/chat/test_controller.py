@@ -14,7 +14,7 @@ from app.tui.service.contract import Prepared, TooLong
 from kvcache import EmberError
 from models.errors import ModelNotFoundError
 from models.text.messages import Role
-from tests.app.tui.scripted_service import ScriptedService
+from tests.app.tui.scripted_service import ScriptedService, layer_stats
 
 
 class Clock:
@@ -214,11 +214,94 @@ def test_too_long_keeps_the_question_and_asks(talk: Talk) -> None:
     assert talk.chat.too_long == TooLong(prompt_tokens=1200, window=1000)
     assert talk.texts == ["long"]
     talk.chat.dismiss_too_long()
-    talk.chat.retry(drop_oldest=True)
-    assert talk.service.asks[-1].drop_oldest
-    talk.service.put(Prepared(prompt_tokens=500, ends=(500,), dropped=2))
+    talk.chat.retry(cuts=True)
+    assert talk.service.asks[-1].cuts
+
+
+def test_what_the_window_does_not_hold_is_left_out_marked_and_kept_so(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    talk = Talk(SessionStore.open(path))
+    for question in ("one", "two", "three"):
+        talk.exchange(question, "answer")
+    talk.ask("four")
+    talk.service.put(Prepared(prompt_tokens=50, ends=(0, 0, 0, 0, 20, 30, 50), dropped=4))
+    talk.service.say("4")
+    talk.service.finish()
     talk.chat.tick()
-    assert "2 messages are outside the window" in talk.chat.notices[0]
+    assert talk.chat.notices == [
+        "the window does not hold the whole chat: its first 4 messages (×) are not read"
+    ]
+    assert [each.end for each in talk.chat.chat.messages[:5]] == [0, 0, 0, 0, 20]
+    talk.chat.notices.clear()
+    talk.ask("five")
+    assert talk.service.asks[-1].left_out == 4
+    talk.service.finish()
+    talk.chat.tick()
+    assert talk.chat.notices == []
+    again = SessionStore.open(path).latest()
+    assert again is not None
+    assert (again.left_out, again.messages[3].end, again.messages[4].end) == (4, 0, None)
+    talk.chat.undo()
+    talk.chat.ask(Draft(text="uno"), talk.chat.chat.messages[2])
+    assert talk.service.asks[-1].left_out == 0  # the last question is always read
+    talk.service.put(Prepared(prompt_tokens=60, ends=(10, 20, 30), dropped=0))
+    talk.chat.tick()
+    assert talk.chat.chat.left_out == 0
+
+
+def test_a_chat_that_another_window_has_open_is_shown_as_a_copy(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    one, two = Talk(SessionStore.open(path)), Talk(SessionStore.open(path))
+    one.exchange("pets", "cats")
+    number = one.chat.chat.id
+    assert number is not None
+    two.chat.show_chat(two.chat.store.load(number))
+    assert two.texts == ["pets", "cats"]
+    assert two.chat.notices == [
+        "this chat is open in another window: what is said here becomes a chat of its own, "
+        "“pets (fork)”"
+    ]
+    assert two.chat.close() is None
+    assert [each.title for each in one.chat.store.chats()] == ["pets"]
+    two.exchange("more?", "dogs")
+    one.exchange("and?", "birds")
+    titles = {each.title: each.id for each in one.chat.store.chats()}
+    assert sorted(titles) == ["pets", "pets (fork)"]
+    words = {
+        title: [each.text for each in one.chat.store.load(number).messages]
+        for title, number in titles.items()
+    }
+    assert words["pets"] == ["pets", "cats", "and?", "birds"]
+    assert words["pets (fork)"] == ["pets", "cats", "more?", "dogs"]
+    # Who goes on to another chat leaves this one to others.
+    one.chat.new_chat()
+    two.chat.notices.clear()
+    two.chat.show_chat(two.chat.store.load(number))
+    assert (two.chat.notices, two.chat.chat.id) == ([], number)
+
+
+def test_a_draft_is_weighed_with_all_that_goes_along(talk: Talk, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("remember the milk")
+    talk.chat.set_system("be brief")
+    talk.exchange("one", "1")
+    draft = Draft(text=f"read @{notes}", attachments=(Attachment(name="b", text="paste"),))
+    job = talk.chat.weigh(draft)
+    assert job is not None
+    (weight,) = job.poll()
+    talk.chat.ask(draft)
+    assert weight.tokens == sum(map(len, talk.asked))
+    assert "remember the milk" in talk.asked[-1]
+    assert talk.chat.weigh(draft) is None  # it answers
+    talk.service.finish()
+    talk.chat.tick()
+    job = talk.chat.weigh(Draft(text="uno"), talk.chat.chat.messages[0])
+    assert job is not None
+    assert [each.tokens for each in job.poll()] == [len("be brief" + "uno")]
+    assert len(talk.texts) == 4
+    (tmp_path / "no.bin").write_bytes(b"\0")
+    with pytest.raises(EmberError, match=r"no\.bin"):
+        talk.chat.weigh(Draft(text=f"@{tmp_path}/no.bin"))
 
 
 def test_an_error_becomes_a_card_and_the_partial_answer_stays(talk: Talk) -> None:
@@ -285,9 +368,9 @@ def test_there_is_nothing_to_do_in_an_empty_chat(talk: Talk) -> None:
 
 
 def test_a_failed_load_says_why_and_the_next_works() -> None:
-    talk = Talk()
+    talk = Talk(holds_load=True)
     talk.service.load_error = EmberError("no such file")
-    talk.chat.load("gone")
+    talk.service.finish_load()
     talk.chat.tick()
     assert talk.chat.phase is Phase.NO_MODEL
     assert talk.chat.problem is not None
@@ -296,20 +379,63 @@ def test_a_failed_load_says_why_and_the_next_works() -> None:
         talk.chat.retry()
     talk.service.load_error = None
     talk.chat.load("here")
+    talk.service.finish_load()
     talk.chat.tick()
     assert talk.chat.model is not None
     assert talk.chat.problem is None
 
 
-def test_a_name_of_no_model_leaves_the_present_one(talk: Talk) -> None:
+@pytest.mark.parametrize("error", [ModelNotFoundError("no such file"), EmberError("damaged")])
+def test_the_model_that_runs_stays_until_the_next_has_loaded(error: EmberError) -> None:
+    talk = Talk(holds_load=True)
+    talk.service.finish_load()
+    talk.chat.tick()
     before = talk.chat.model
-    talk.service.load_error = ModelNotFoundError("no such file")
+    assert before is not None
+    talk.service.load_error = error
     talk.chat.load("gone")
     talk.chat.tick()
+    assert (talk.chat.phase, talk.chat.model) == (Phase.LOADING, before)
+    talk.ask("who answers?")
+    talk.service.finish_load()
+    talk.chat.tick()
     assert talk.chat.problem is not None
-    assert talk.chat.problem.cause == "no such file"
-    assert before is not None
+    assert talk.chat.problem.cause == str(error)
     assert talk.chat.model is before
+    assert talk.asked == ["who answers?"]
+
+
+def test_a_model_that_had_to_make_room_has_gone() -> None:
+    talk = Talk(holds_load=True)
+    talk.service.finish_load()
+    talk.chat.tick()
+    talk.chat.load("large")
+    assert talk.chat.busy
+    talk.service.make_room()
+    talk.chat.stop()
+    talk.chat.tick()
+    assert talk.chat.phase is Phase.NO_MODEL
+
+
+def test_figures_are_those_of_the_chat_that_is_shown(talk: Talk) -> None:
+    talk.exchange("one", "1")
+    talk.service.stats = layer_stats(sink=4, hot=9, layers=3)
+    first = talk.chat.chat
+    talk.chat.new_chat()
+    empty = talk.chat.layer_stats()
+    assert [(each.total, each.held_bytes) for each in empty] == [(0, 0)] * 3
+    assert [talk.chat.last] == [None]
+    assert talk.chat.meter.speed().average == 0
+    assert first.id is not None
+    talk.chat.show_chat(first)
+    assert [each.total for each in talk.chat.layer_stats()] == [13] * 3
+    again = talk.chat.store.load(first.id)
+    talk.chat.show_chat(again)
+    assert talk.chat.last is not None
+    assert (talk.chat.last.prompt_tokens, talk.chat.last.decode_tps) == (10, 42.0)
+    talk.chat.show_chat(first)
+    talk.chat.fork()
+    assert [each.total for each in talk.chat.layer_stats()] == [13] * 3
 
 
 def test_a_model_that_stays_is_told_of_once() -> None:

@@ -1,19 +1,31 @@
 """The chat with models that are real: a tiny random one, and SmolLM2."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app import memory
 from app.generation import Finished, PrefillProgress, TextChunk
+from app.memory import Memory
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
-from app.tui.service.contract import AnswerEvent, Ask, ModelInfo, Prepared, TooLong
+from app.tui.service.contract import (
+    AnswerEvent,
+    Ask,
+    CacheChanged,
+    CacheWish,
+    LetGo,
+    ModelInfo,
+    Prepared,
+    TooLong,
+)
 from app.tui.service.live_service import LiveService
 from app.tui.settings import Settings
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.stats import sum_layers
-from models.errors import ModelNotFoundError
+from models.errors import GGUFError, ModelNotFoundError
 from models.finding.progress import Progress
 from models.text.messages import Message, Role
 from tests.app.tui.conftest import Talk, on_screen
@@ -45,7 +57,6 @@ def test_loading_tells_progress_then_the_plan(tiny_path: Path) -> None:
     assert info.kv.startswith("q8/")
     assert 0 < info.max_bytes <= 120 * info.token_bytes
     assert len(service.layer_stats()) == 3
-    assert service.count(WORDS) > 4
     service.close()
 
 
@@ -65,6 +76,92 @@ def test_a_name_of_no_model_leaves_the_present_one(service: LiveService) -> None
     with pytest.raises(ModelNotFoundError):
         list(service.load("./nowhere.gguf"))
     finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5))))
+
+
+def test_a_damaged_model_leaves_the_present_one(
+    service: LiveService, tiny_path: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(tiny_path.read_bytes()[:-999])
+    before = finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5)))).completion
+    with pytest.raises(GGUFError):
+        list(service.load(str(damaged)))
+    after = finished(list(service.answer(Ask(messages=turns(WORDS), max_tokens=5)))).completion
+    assert (after.text, after.reused_tokens) == (before.text, before.prompt_tokens - 1)
+
+
+@pytest.mark.parametrize("room", [1 << 40, 1 << 10])
+def test_two_models_are_in_memory_together_only_where_they_fit(
+    service: LiveService, tiny_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(memory, "memory", lambda: Memory(most=1 << 40, now=room))
+    kept = room == 1 << 40
+    events = list(service.load(str(tiny_path)))
+    assert any(isinstance(each, LetGo) for each in events) is not kept
+    assert isinstance(events[-1], ModelInfo)
+
+
+def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
+    """Encoded again by other codecs, in a longer window, and let go in a shorter one."""
+    config = CacheConfig(max_tokens=100, hot=8, block=8, backend=Backend.REFERENCE)
+    service = LiveService(config)
+    info = list(service.load(str(tiny_path)))[-1]
+    assert isinstance(info, ModelInfo)
+    wish = CacheWish(kv="hkivi5/turbo3u", ctx=100, hot=8, keep="0")
+    first = Ask(messages=turns("ba ce di fo"), max_tokens=9)
+    _, last = read(service, first)
+    held = sum_layers(service.layer_stats())
+    assert held.cold > 0
+
+    def change(wish: CacheWish) -> tuple[str, ModelInfo]:
+        *_, changed, model = service.change_cache(wish)
+        assert isinstance(changed, CacheChanged)
+        assert isinstance(model, ModelInfo)
+        return changed.said[0], model
+
+    line, model = change(replace(wish, kv="q8/q4"))
+    assert line == (
+        "older tokens are kept as q8/q4, not hkivi5/turbo3u: its "
+        f"{held.held} tokens are still held, {held.cold} of them encoded again"
+    )
+    assert (model.kv, model.window) == ("q8/q4", info.window)
+    assert sum_layers(service.layer_stats()).total == held.total
+    follow = Ask(messages=turns("ba ce di fo", last.completion.text, "gu"), max_tokens=3)
+    _, again = read(service, follow)
+    assert again.completion.reused_tokens >= held.total
+    line, model = change(replace(wish, kv="q8/q4", ctx=48))
+    assert line.startswith(f"the window is {model.window} tokens, not {info.window}: ")
+    assert line.endswith("the oldest were let go")
+    assert model.window <= 48
+    line, model = change(replace(wish, kv="f16", ctx=0, hot=16))
+    assert "16 tokens stay unencoded, not 8" in line
+    assert model.window > 100
+    line, _ = change(replace(wish, kv="f16", ctx=0, hot=16, keep="20"))
+    assert line.startswith("the first 20 tokens are never let go, not 4: its ")
+    assert line.endswith("are read again with the next question")
+    assert sum_layers(service.layer_stats()).total == 0
+    _, once_more = read(service, follow)
+    assert once_more.completion.text
+    with pytest.raises(EmberError):
+        list(service.change_cache(replace(wish, ctx=50, keep="90")))
+    assert sum_layers(service.layer_stats()).sink == 20
+    # Models that are loaded later have this cache too.
+    info = list(service.load(str(tiny_path)))[-1]
+    assert isinstance(info, ModelInfo)
+    assert info.kv == "f16"
+    service.close()
+
+
+def test_a_cache_is_set_before_a_model_is_there(tiny_path: Path) -> None:
+    service = LiveService(CacheConfig(backend=Backend.REFERENCE))
+    wish = CacheWish(kv="q8", ctx=100, hot=8, keep="system")
+    assert all(isinstance(each, Progress) for each in service.change_cache(wish))
+    info = list(service.load(str(tiny_path)))[-1]
+    assert isinstance(info, ModelInfo)
+    assert (info.kv, info.window <= 100) == ("q8", True)
+    read(service, Ask(messages=turns("ba ce"), max_tokens=3))
+    assert sum_layers(service.layer_stats()).sink >= 4
+    service.close()
 
 
 def test_names_that_must_be_fetched_are_known(service: LiveService) -> None:
@@ -132,8 +229,65 @@ def test_what_the_window_cannot_hold_is_told_not_cut(service: LiveService) -> No
     (told,) = [event for event in events if isinstance(event, TooLong)]
     assert told.prompt_tokens > told.window == 128
     assert not any(isinstance(event, TextChunk) for event in events)
-    ask = Ask(messages=turns(WORDS * 60), max_tokens=5, drop_oldest=True)
+    ask = Ask(messages=turns(WORDS * 60), max_tokens=5, cuts=True)
     assert finished(list(service.answer(ask))).completion.tokens
+
+
+def read(service: LiveService, ask: Ask) -> tuple[Prepared, Finished]:
+    """The prompt that is made, and the answer."""
+    prepared, *events = service.answer(ask)
+    assert isinstance(prepared, Prepared)
+    return prepared, finished(events)
+
+
+def test_a_chat_longer_than_the_window_keeps_whole_newest_turns(tiny_path: Path) -> None:
+    """As one that is opened again, of which no cache holds anything."""
+    window = 400
+    config = CacheConfig(max_tokens=window, beyond_context=True, backend=Backend.REFERENCE)
+    service = LiveService(config)
+    list(service.load(str(tiny_path)))
+    long = (*[each for _ in range(19) for each in turns("ba ce", "di")], *turns("ba ce"))
+    dropped = {}
+    for room in (20, 150):
+        prepared, last = read(service, Ask(messages=long, max_tokens=5, room=room))
+        dropped[room] = prepared.dropped
+        assert prepared.dropped % 2 == 0
+        assert prepared.ends[: prepared.dropped] == (0,) * prepared.dropped
+        assert prepared.prompt_tokens == prepared.ends[-1] <= window - room
+    assert 0 < dropped[20] < dropped[150] < len(long) - 1
+    more = (*long, *turns("ba", last.completion.text)[1:], *turns("di fo"))
+    ask = Ask(messages=more, max_tokens=5, room=20, left_out=dropped[150])
+    prepared, again = read(service, ask)
+    # The chat goes on where it was: nothing that the cache holds is read anew.
+    assert prepared.dropped == dropped[150]
+    assert again.completion.reused_tokens >= last.completion.prompt_tokens
+    read(service, Ask(messages=turns("other"), max_tokens=5))
+    prepared, _ = read(service, ask)
+    assert 0 < prepared.dropped < dropped[150]  # all is read anew: as much as fits
+    service.close()
+
+
+def test_a_question_that_is_too_long_alone_is_told_amid_a_chat_too(service: LiveService) -> None:
+    ask = Ask(messages=turns(WORDS, WORDS, WORDS * 60))
+    (told,) = [event for event in service.answer(ask) if isinstance(event, TooLong)]
+    assert told.prompt_tokens > 128
+
+
+@pytest.mark.parametrize("texts", [("ba ce",), (WORDS, WORDS, "di"), (*[WORDS] * 20, "fo")])
+def test_what_is_weighed_is_what_is_read(service: LiveService, texts: tuple[str, ...]) -> None:
+    ask = Ask(messages=turns(*texts), max_tokens=5, room=9)
+    (weight,) = service.weigh(ask)
+    prepared, last = read(service, ask)
+    assert (weight.tokens, weight.dropped) == (prepared.prompt_tokens, prepared.dropped)
+    assert weight.tokens - weight.new == last.completion.reused_tokens
+    assert weight.fits
+    assert weight.window == 128
+    follow = Ask(messages=turns(*texts, last.completion.text, "gu"), max_tokens=5, room=9)
+    follow = replace(follow, left_out=prepared.dropped)
+    (weight,) = service.weigh(follow)
+    _, last = read(service, follow)
+    assert weight.tokens == last.completion.prompt_tokens
+    assert weight.tokens - weight.new == last.completion.reused_tokens > 0
 
 
 @pytest.mark.network

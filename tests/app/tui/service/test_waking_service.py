@@ -70,6 +70,31 @@ def test_a_chat_that_is_reopened_goes_on_where_it_was(opened: Open, kept: Path) 
     assert woken.prompt_tokens == expected.prompt_tokens
 
 
+def test_an_endless_chat_that_is_reopened_leaves_nothing_out(opened: Open, kept: Path) -> None:
+    """More was said than the window holds: what it held is on disk, and no turn is dropped."""
+    service, said = opened(), turns(QUESTION)
+    for _ in range(3):
+        _, answer = ask(service, *said)
+        said = turns(*(each.content for each in said), answer.text, "fo gu ba ce di " * 3)
+    _, answer = ask(service, *said)
+    service.close()
+    again = turns(*(each.content for each in said), answer.text, "fo gu")
+    other = opened()
+    (weight,) = other.weigh(Ask(messages=again, max_tokens=9))
+    prepared, woken = ask(other, *again)
+    assert prepared.prompt_tokens > 3 * weight.window
+    assert (weight.tokens, weight.dropped, weight.fits) == (prepared.prompt_tokens, 0, True)
+    assert prepared.dropped == 0
+    assert woken.reused_tokens == prepared.woken > 3 * 100
+    assert weight.tokens - weight.new == prepared.woken
+    # Without what is kept, whole turns of it are left out.
+    for path in kept.iterdir():
+        path.unlink()
+    prepared, _ = ask(opened(), *again)
+    assert prepared.dropped > 0
+    assert prepared.prompt_tokens <= weight.window
+
+
 def test_a_chat_between_others_is_woken_again(opened: Open, kept: Path) -> None:
     service = opened()
     one, other = turns(QUESTION), turns("gu fo")

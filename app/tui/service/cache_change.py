@@ -1,0 +1,34 @@
+"""What a change of a running cache did, in a line."""
+
+from kvcache import CachePlan
+from kvcache.stats import CacheStats
+
+
+def change_line(before: CachePlan, held: CacheStats, after: CachePlan, now: CacheStats) -> str:
+    """What is otherwise, and what became of the tokens that were held."""
+    return f"{'; '.join(_changes(before, after)) or 'the cache is as it was'}: {_fate(held, now)}"
+
+
+def _changes(before: CachePlan, after: CachePlan) -> list[str]:
+    told = []
+    if after.kv != before.kv:
+        told.append(f"older tokens are kept as {after.kv}, not {before.kv}")
+    if after.max_tokens != before.max_tokens:
+        told.append(f"the window is {after.max_tokens} tokens, not {before.max_tokens}")
+    if after.sizes.hot != before.sizes.hot:
+        told.append(f"{after.sizes.hot} tokens stay unencoded, not {before.sizes.hot}")
+    if after.sizes.pinned != before.sizes.pinned:
+        told.append(
+            f"the first {after.sizes.pinned} tokens are never let go, not {before.sizes.pinned}"
+        )
+    return told
+
+
+def _fate(held: CacheStats, now: CacheStats) -> str:
+    if not held.held:
+        return "it holds nothing yet"
+    if not now.held:
+        return f"its {held.held} tokens are read again with the next question"
+    if now.held < held.held:
+        return f"{now.held} of its {held.held} tokens are still held, the oldest were let go"
+    return f"its {held.held} tokens are still held, {now.cold} of them encoded again"
