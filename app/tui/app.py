@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGHUP
 
-from textual import on
+from textual import events, on
 from textual.actions import ActionParseResult
 from textual.app import App
 from textual.css.query import NoMatches
@@ -20,12 +20,13 @@ from app.tui.chat.state import AnswerSettings
 from app.tui.commands import COMMANDS
 from app.tui.personas import Personas
 from app.tui.screens.chat import ChatScreen
+from app.tui.screens.dialog import Page
 from app.tui.service.contract import ModelService
 from app.tui.settings import THINK, Preferences, Settings
 from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
-from app.tui.theme import EMBER, EMBER_LIGHT
+from app.tui.theme import EMBER, EMBER_LIGHT, readable_variables
 from models.finding.catalogue import DEFAULT_NAME
 
 
@@ -106,9 +107,28 @@ class ChatApp(App[None]):
         """Leave the terminal as it was."""
         title.restore_title(self)
 
+    def get_css_variables(self) -> dict[str, str]:
+        """Textual's variables of the theme, made readable."""
+        self.theme_variables = readable_variables(super().get_css_variables())
+        return self.theme_variables
+
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters, and that nothing foreign commands the terminal."""
         return [*super().get_line_filters(), self._inert]
+
+    async def on_event(self, event: events.Event) -> None:
+        """Pass an event on; what is typed goes to the prompt, wherever the user is."""
+        is_typed = isinstance(event, events.Paste) or (
+            isinstance(event, events.Key) and event.is_printable
+        )
+        match self.screen_stack:
+            case [*_, Page() as page] if is_typed and not event.is_forwarded:
+                page.leave(event)
+            case [*_, ChatScreen() as chat] if is_typed:
+                chat.take_keys()
+            case _:
+                pass
+        await super().on_event(event)
 
     async def run_action(
         self,

@@ -15,7 +15,6 @@ import platformdirs
 from app import private
 from app.options import (
     DEFAULT_CACHE_STORE,
-    DEFAULT_KV,
     DEFAULT_THINK_BUDGET,
     KEEP_SYSTEM,
     MOST_TOKENS,
@@ -26,6 +25,7 @@ from app.tui import toml_file
 from app.tui.service.contract import CacheWish
 from kvcache import CacheConfig
 from kvcache.codecs import parse_pair
+from kvcache.config import DEFAULT_KV
 from kvcache.errors import EmberError, quoted, reason, short
 
 # Whether a model is to think, where it can be told.

@@ -37,12 +37,14 @@ def edit(screen: ChatScreen, text: str) -> None:
         messages = screen.chat.chat.messages
         message = messages[max(messages.index(message) - 1, 0)]
     screen.composer.edit(message)
+    screen.conversation.unselect()
 
 
 def fork(screen: ChatScreen, text: str) -> None:
     """Go on in a copy that ends at the selected message, at question N, or here."""
     questions = [each for each in screen.chat.chat.messages if each.role is Role.USER]
     draft = screen.chat.fork(_numbered(questions, text) or screen.conversation.selected)
+    screen.conversation.unselect()
     if draft is not None:
         screen.composer.put(draft)
     screen.notify("this is a copy now; the other chat is as it was (^O)", markup=False)

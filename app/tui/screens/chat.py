@@ -53,7 +53,8 @@ _QUIT_SECONDS = 2.0
 class ChatScreen(Screen[None]):
     """Conversation, composer and figures.
 
-    commands: what can be done by name, and how.
+    commands: what can be done by name, and how. composer: the prompt and what belongs to it.
+    conversation: the messages.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -86,22 +87,27 @@ class ChatScreen(Screen[None]):
         self.chat, self.offer = chat, offer
         self._preferences, self.personas, self.commands = preferences, personas, commands
         self.tier_log = TierLog()
+        # Held, not looked up: a timer may fire when some of them are already gone.
+        self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
+        self.composer = Composer(
+            weigh=self._cost,
+            complete=self._completions,
+            history=PromptHistory(self._asked_before),
+            selects=lambda: self.conversation.selected is not None,
+        )
+        self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
         self._starter = -1
         self._was_busy = False
         self._shown = chat.chat
         self._interrupted_at = 0.0
 
     def compose(self) -> ComposeResult:
-        yield HeaderBar()
+        yield self._header
         with Horizontal(id="main"):
-            yield Conversation(self.offer.welcome, lambda: self.settings.show_thinking)
-            yield SidePane()
-        yield StatusLine()
-        yield Composer(
-            weigh=self._cost,
-            complete=self._completions,
-            history=PromptHistory(self._asked_before),
-        )
+            yield self.conversation
+            yield self._side
+        yield self._status
+        yield self.composer
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -118,16 +124,6 @@ class ChatScreen(Screen[None]):
         self.set_class(self.size.height < _SHORT, "short")
 
     # -- parts that commands use --
-
-    @property
-    def composer(self) -> Composer:
-        """The prompt and what belongs to it."""
-        return self.query_one(Composer)
-
-    @property
-    def conversation(self) -> Conversation:
-        """The messages."""
-        return self.query_one(Conversation)
 
     @property
     def settings(self) -> Settings:
@@ -195,9 +191,7 @@ class ChatScreen(Screen[None]):
         title.set_title(self.app, "ember")
 
     def _show_status(self) -> None:
-        self.query_one(StatusLine).show(
-            self.chat, unseen=self.conversation.unseen, draft=self.composer.note
-        )
+        self._status.show(self.chat, unseen=self.conversation.unseen, draft=self.composer.note)
 
     def _show_figures(self) -> None:
         layers = self.chat.layer_stats()
@@ -211,9 +205,9 @@ class ChatScreen(Screen[None]):
         used, installed = memory.resident(), memory.installed()
         ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"
         speed = self.chat.meter.speed().now
-        self.query_one(HeaderBar).show(self.chat.model, total, speed, ram, self._own())
+        self._header.show(self.chat.model, total, speed, ram, self._own())
         self.conversation.mark(total)
-        self.query_one(SidePane).show(self.chat, layers, self.tier_log)
+        self._side.show(self.chat, layers, self.tier_log)
 
     def _own(self) -> str:
         """What this chat alone is given."""
@@ -225,6 +219,14 @@ class ChatScreen(Screen[None]):
         self.conversation.refresh_placeholder()
 
     # -- typing --
+
+    def take_keys(self) -> None:
+        """The prompt has the focus, in a terminal that is said not to be in front too.
+
+        Textual takes the focus away then, and some terminals tell too late that they are back.
+        """
+        if self.focused is None and self.is_mounted:
+            self.set_focus(self.composer.prompt)
 
     def _completions(self, before: str) -> list[Suggestion]:
         return suggestions(
@@ -246,6 +248,7 @@ class ChatScreen(Screen[None]):
         def send() -> None:
             self.chat.ask(event.draft, event.editing)
             self.composer.accept()
+            self.conversation.unselect()
             self.action_follow()
             self._provide_model()
 
@@ -280,6 +283,8 @@ class ChatScreen(Screen[None]):
                 self.conversation.action_top()
             case "end":
                 self.action_follow()
+            case "up" | "down":
+                self.conversation.action_select(-1 if event.key == "up" else 1)
             case "ctrl+up":
                 self.action_command("edit")
             case "tab":
@@ -288,9 +293,10 @@ class ChatScreen(Screen[None]):
                 self.app.exit()
 
     def _tab(self) -> None:
-        """On an empty prompt: a starter, or the way into the conversation."""
+        """On an empty prompt: a starter, or the last message is selected, or none any more."""
+        if self.conversation.unselect():
+            return
         if self.chat.chat.messages:
-            self.conversation.focus()
             self.conversation.action_select(0)
         else:
             self._starter = (self._starter + 1) % len(STARTERS)
@@ -320,13 +326,10 @@ class ChatScreen(Screen[None]):
             self.notify("no thinking here", markup=False)
 
     def action_stop(self) -> None:
-        """Close what is open, else stop what runs; go back to the prompt."""
-        prompt = self.composer.prompt
-        if not prompt.has_focus:
-            prompt.focus()
-        elif self.composer.dismiss():
+        """Close what is open, else stop what runs."""
+        if self.conversation.unselect() or self.composer.dismiss():
             return
-        elif self.chat.queued is not None:
+        if self.chat.queued is not None:
             self.composer.put(self.chat.unqueue())
         elif self.chat.busy:
             self.chat.stop()

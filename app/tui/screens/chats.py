@@ -10,6 +10,7 @@ from textual.content import Content
 from app.inert import inert, inert_line
 from app.sessions.store import ChatSummary
 from app.tui.chat.controller import ChatController
+from app.tui.screens.dialog import closing
 from app.tui.screens.question import QuestionScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.text_input import TextInputScreen
@@ -24,7 +25,7 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
     PLACEHOLDER = "search titles and texts"
     KEYS = "⏎ open · F2 rename · F8 delete · Esc close"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+o", "dismiss", "Close", show=False),
+        *closing("ctrl+o"),
         Binding("f2", "rename", "Rename", show=False),
         Binding("f8", "delete", "Delete", show=False),
     ]

@@ -2,9 +2,20 @@
 
 from typing import ClassVar
 
+from textual import events
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen, ScreenResultType
+from textual.widgets import Select
+
+
+def closing(keys: str, action: str = "dismiss") -> list[BindingType]:
+    """Bindings of keys that close a screen.
+
+    With priority, so that what is typed after them is for what is below; and without, for a
+    key that was pressed before the screen was there.
+    """
+    return [Binding(keys, action, "Close", show=False, priority=each) for each in (True, False)]
 
 
 class Dialog(ModalScreen[ScreenResultType]):
@@ -15,7 +26,7 @@ class Dialog(ModalScreen[ScreenResultType]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss", "Close", show=False),
+        *closing("escape", "close"),
         Binding("ctrl+c", "interrupt", "Copy or close", show=False),
     ]
 
@@ -23,9 +34,29 @@ class Dialog(ModalScreen[ScreenResultType]):
         """End, with a result; does nothing where another screen is on top."""
         return super().dismiss(result) if self.is_active else AwaitComplete()
 
+    def action_close(self) -> None:
+        """Close a list that is dropped down, else the screen."""
+        for each in self.query(Select):
+            if each.expanded:
+                each.expanded = False
+                return
+        self.dismiss()
+
     def action_interrupt(self) -> None:
         """Ctrl-C: copies a selection, else closes."""
         if self.get_selected_text():
             self.action_copy_text()
         else:
+            self.dismiss()
+
+
+class Page(Dialog[None]):
+    """A dialog that is only read: who types leaves it, and types into the prompt.
+
+    It binds q to `dismiss`.
+    """
+
+    def leave(self, event: events.Event) -> None:
+        """Make way for what is typed; a q is meant to close it."""
+        if not (isinstance(event, events.Key) and event.key == "q"):
             self.dismiss()

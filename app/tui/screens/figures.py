@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
@@ -13,7 +13,7 @@ from app.transcript import Completion, Drafts
 from app.tui.chat.controller import ChatController
 from app.tui.chat.state import Phase
 from app.tui.chat.tier_counts import TierLog
-from app.tui.screens.dialog import Dialog
+from app.tui.screens.dialog import Page, closing
 from app.tui.service.contract import ModelInfo
 from app.tui.text import units
 from app.tui.text.colours import MUTED
@@ -28,10 +28,10 @@ _TICK = 1 / 4
 _HEIGHT = 8
 
 
-class SpeedScreen(Dialog[None]):
+class SpeedScreen(Page):
     """The last minute as a large curve, and every figure of the last answer."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("f3,q,enter", "dismiss", "Close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = closing("f3,q,enter")
 
     def __init__(self, chat: ChatController) -> None:
         super().__init__()
@@ -103,10 +103,10 @@ def _running(model: ModelInfo | None) -> list[Content]:
     return lines + [Content.styled(f"! {inert_line(note)}", "$warning") for note in model.notes]
 
 
-class CacheScreen(Dialog[None]):
+class CacheScreen(Page):
     """The cache pane, each layer, and what moved between tiers."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("f4,q,enter", "dismiss", "Close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = closing("f4,q,enter")
 
     def __init__(self, chat: ChatController, log: TierLog) -> None:
         super().__init__()

@@ -7,23 +7,23 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from app.tui.chat.command import Command
-from app.tui.screens.dialog import Dialog
+from app.tui.screens.dialog import Page, closing
 
 _KEYS = (
     ("⏎", "send"),
     ("^J, Shift-⏎", "new line"),
     ("Esc", "stop the answer; close what is open"),
-    ("Tab", "complete; on an empty prompt: into the conversation, or a starter"),
+    ("Tab", "complete; on an empty prompt: select a message, or a starter"),
     ("↑ ↓ on the first and last line", "what was asked before, and back"),
     ("^↑", "edit the last question"),
     ("PgUp PgDn, wheel", "scroll, also while text arrives"),
     ("Home End on an empty prompt", "first message; end, and follow it"),
-    ("↑ ↓ in the conversation", "select a message for /copy /edit /fork"),
+    ("↑ ↓ then", "select another, for /copy /edit /fork; Esc or Tab: none"),
     ("^T", "open or fold the thinking before an answer: the selected, or the last"),
     ("^C", "copy a selection, stop an answer, twice: quit"),
     ("^D on an empty prompt", "quit"),
@@ -37,10 +37,10 @@ _MARKS = (
 )
 
 
-class HelpScreen(Dialog[None]):
+class HelpScreen(Page):
     """A page to read."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("f1,q,enter", "dismiss", "Close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = closing("f1,q,enter")
 
     def __init__(self, commands: Sequence[Command[Any]]) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from app.inert import inert_line
 from app.memory import Fit, Memory
 from app.model_list import Cost, ListedModel, cost_of, fit, listed
 from app.tui.chat.controller import ChatController
-from app.tui.screens.dialog import Dialog
+from app.tui.screens.dialog import Dialog, closing
 from app.tui.text import units
 from app.tui.text.colours import MUTED
 
@@ -29,7 +29,7 @@ class ModelsScreen(Dialog[str | None]):
     """Ends with the name of a model that is here, or None; downloads go on beside the chat."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+l", "dismiss", "Close", show=False),
+        *closing("ctrl+l"),
         Binding("f8", "stop", "Stop the download", show=False),
     ]
 
@@ -38,17 +38,19 @@ class ModelsScreen(Dialog[str | None]):
         self._chat = chat
         self._listed: list[ListedModel] = []
         self._costs: dict[str, Cost] = {}
+        self._chooser = OptionList(markup=False)
+        self._download = Static(markup=False, id="download")
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall") as box:
             box.border_title = "Models"
-            yield OptionList(markup=False)
-            yield Static(markup=False, id="download")
+            yield self._chooser
+            yield self._download
             yield Static(_KEYS, markup=False, classes="keys")
 
     def on_mount(self) -> None:
         """Look for models beside the screen."""
-        self.query_one(OptionList).focus()
+        self._chooser.focus()
         self.run_worker(self._find(), exit_on_error=False)
         self.set_interval(_TICK, self._show_download)
 
@@ -72,7 +74,7 @@ class ModelsScreen(Dialog[str | None]):
         self._chat.models.stop_fetch()
 
     def _list(self) -> None:
-        chooser = self.query_one(OptionList)
+        chooser = self._chooser
         at = chooser.highlighted
         current = self._chat.model.spec if self._chat.model else ""
         here = memory.memory()
@@ -85,7 +87,7 @@ class ModelsScreen(Dialog[str | None]):
 
     def _show_download(self) -> None:
         fetching = self._chat.models.fetching
-        line = self.query_one("#download", Static)
+        line = self._download
         line.display = fetching is not None
         if fetching is None:
             return

@@ -6,10 +6,11 @@ In place of Textual 8.2's palette, which raises when it is closed while it searc
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 
 from app.tui.chat.command import Command
+from app.tui.screens.dialog import closing
 from app.tui.screens.search import SearchScreen
 from app.tui.text.colours import MUTED
 
@@ -33,7 +34,7 @@ class PaletteScreen(SearchScreen[Entry | None, Entry]):
     TITLE = "Commands"
     PLACEHOLDER = "search commands"
     KEYS = "⏎ run · Esc close"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+p", "dismiss", "Close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [*closing("ctrl+p")]
 
     def __init__(self, commands: Sequence[Command[Any]], themes: Sequence[str]) -> None:
         super().__init__()

@@ -34,6 +34,8 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     def __init__(self) -> None:
         super().__init__()
         self._listed: Sequence[T] = []
+        self._input = Input(placeholder=self.PLACEHOLDER)
+        self._chooser = OptionList(markup=False)
 
     @abstractmethod
     def find(self, text: str) -> Sequence[T]:
@@ -50,41 +52,39 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall") as box:
             box.border_title = self.TITLE
-            yield Input(placeholder=self.PLACEHOLDER)
-            yield OptionList(markup=False)
+            yield self._input
+            yield self._chooser
             yield Static(self.KEYS, markup=False, classes="keys")
 
     def on_mount(self) -> None:
         """List all of them."""
-        self.query_one(OptionList).can_focus = False
-        self.query_one(Input).focus()
+        self._chooser.can_focus = False
+        self._input.focus()
         self.refresh_list()
 
     def refresh_list(self) -> None:
         """List anew what is searched for."""
-        chooser = self.query_one(OptionList)
-        at = chooser.highlighted or 0
-        self._listed = self.find(self.query_one(Input).value.strip())
-        chooser.set_options(Option(self.line(each)) for each in self._listed)
+        at = self._chooser.highlighted or 0
+        self._listed = self.find(self._input.value.strip())
+        self._chooser.set_options(Option(self.line(each)) for each in self._listed)
         if self._listed:
-            chooser.highlighted = min(at, len(self._listed) - 1)
+            self._chooser.highlighted = min(at, len(self._listed) - 1)
 
     @property
     def chosen(self) -> T | None:
         """The highlighted item."""
-        at = self.query_one(OptionList).highlighted
+        at = self._chooser.highlighted
         return self._listed[at] if at is not None and at < len(self._listed) else None
 
     def action_move(self, step: int) -> None:
         """Choose another."""
-        chooser = self.query_one(OptionList)
         if self._listed:
-            at = (chooser.highlighted or 0) + step
-            chooser.highlighted = min(max(at, 0), len(self._listed) - 1)
+            at = (self._chooser.highlighted or 0) + step
+            self._chooser.highlighted = min(max(at, 0), len(self._listed) - 1)
 
     @on(Input.Changed)
     def _search(self) -> None:
-        self.query_one(OptionList).highlighted = None
+        self._chooser.highlighted = None
         self.refresh_list()
 
     @on(Input.Submitted)

@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Input, Label, Select, Static
 
-from app.tui.screens.dialog import Dialog
+from app.tui.screens.dialog import Dialog, closing
 from app.tui.settings import Settings
 from kvcache.errors import EmberError
 
@@ -43,7 +43,7 @@ class SettingsScreen(Dialog[Settings | None]):
     """Ends with the changed settings, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f2", "dismiss", "Leave", show=False),
+        *closing("f2"),
         Binding("ctrl+s", "save", "Save", show=False),
     ]
 

@@ -1,8 +1,10 @@
 """Plain text to lines of a given width."""
 
 from io import StringIO
+from itertools import accumulate
 
-from rich.console import Console, ConsoleOptions
+from rich.cells import chop_cells
+from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
@@ -10,6 +12,8 @@ from textual.strip import Strip
 from app.tui.text.colours import Palette
 
 _TAB = 4
+# Cells of the widest letter.
+_WIDEST = 2
 
 
 class LineMaker:
@@ -23,39 +27,33 @@ class LineMaker:
             color_system="truecolor",
             force_terminal=True,
             legacy_windows=False,
-            theme=palette.markdown_theme(),
             markup=False,
             highlight=False,
             emoji=False,
         )
-
-    @property
-    def options(self) -> ConsoleOptions:
-        """Rich's options at this width."""
-        return self.console.options
 
     def wrap(self, text: str, style: Style, width: int | None = None) -> list[Strip]:
         """Wrap by words; a word that is too long is folded."""
         return self.wrap_text(_styled(text, style), width)
 
     def wrap_text(self, text: Text, width: int | None = None) -> list[Strip]:
-        """Wrap a styled text."""
-        width = self.width if width is None else max(width, 1)
+        """Wrap a styled text; no line is too narrow for a wide letter."""
+        width = max(self.width if width is None else width, _WIDEST)
         lines = text.wrap(self.console, width, overflow="fold", tab_size=_TAB)
         return [Strip(line.render(self.console), line.cell_len) for line in lines]
 
     def fold(self, text: str, style: Style, width: int) -> list[Strip]:
-        """Break at exactly `width` cells, as code wants it."""
+        """Break at `width` cells, as code wants it; before a wide letter that would cross them."""
         return self.fold_text(_styled(text, style), width)
 
     def fold_text(self, text: Text, width: int) -> list[Strip]:
-        """Break a styled text at exactly `width` cells."""
+        """Break a styled text as `fold`."""
         strips: list[Strip] = []
         for line in text.split("\n", allow_blank=True):
             line.expand_tabs(_TAB)
-            strip = Strip(line.render(self.console))
-            cuts = range(width, strip.cell_length, width)
-            strips += strip.divide([*cuts, strip.cell_length]) if cuts else [strip]
+            parts = chop_cells(line.plain, max(width, _WIDEST))
+            cuts = list(accumulate(map(len, parts)))[:-1]
+            strips += [Strip(part.render(self.console)) for part in line.divide(cuts)]
         return strips
 
 

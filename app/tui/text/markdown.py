@@ -2,27 +2,23 @@
 
 A block of CommonMark ends when a line begins the next one, so everything before
 the last top-level block is final once that line is complete. An open code fence
-is not even parsed again. HTML is text like any other, and links are shown, not
-made.
+is not even parsed again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from rich.markdown import Heading, Markdown
-from rich.segment import Segment
 from textual.strip import Strip
 
+from app.tui.text.blocks import block_lines, parser
 from app.tui.text.code_block import CodeBlock
 from app.tui.text.lines import LineMaker
 
 # A paragraph without end is shown plainly, as parsing it at every token would
 # cost more with every token.
 _MAX_PARSED = 12_000
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+_PARSER = parser()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +33,6 @@ class _Block:
     def fence(self) -> Token | None:
         """The token, where the block is a code fence."""
         return self.tokens[0] if self.tokens[0].type in ("fence", "code_block") else None
-
-
-class _Heading(Heading):
-    LEVEL_ALIGN: ClassVar = dict.fromkeys(Heading.LEVEL_ALIGN, "left")
-
-
-class _LeftAligned(Markdown):
-    """Rich's Markdown with its headings where the text is."""
-
-    elements: ClassVar = {**Markdown.elements, "heading_open": _Heading}
 
 
 class GrowingMarkdown:
@@ -99,7 +85,7 @@ class GrowingMarkdown:
         closed = fence is not None and any(_closes(line, fence.markup) for line in body)
         if fence is None or final or closed or not fence.markup:
             return self._finished(block, lines)
-        code = CodeBlock(self._maker, fence.info)
+        code = CodeBlock(self._maker, _info(head, fence))
         if settled:
             self._open = fence.markup, len(head) + 1, code
         return code.growing("\n".join(body))
@@ -113,14 +99,12 @@ class GrowingMarkdown:
 
     def _finished(self, block: _Block, lines: list[str]) -> list[Strip]:
         if (fence := block.fence) is not None:
-            return CodeBlock(self._maker, fence.info).finished(fence.content)
-        source = lines[block.start : block.end]
-        if sum(map(len, source)) > _MAX_PARSED:
-            return self._maker.wrap("\n".join(source), self._maker.palette.text)
-        rendered = _LeftAligned("", code_theme=self._maker.palette.code_theme, hyperlinks=False)
-        rendered.parsed = block.tokens
-        segments = self._maker.console.render_lines(rendered, self._maker.options, pad=False)
-        return [Strip(_without_padding(line)) for line in segments]
+            info = _info(lines[block.start], fence)
+            return CodeBlock(self._maker, info).finished(fence.content)
+        source = "\n".join(lines[block.start : block.end])
+        if len(source) > _MAX_PARSED:
+            return self._maker.wrap(source, self._maker.palette.text)
+        return block_lines(self._maker, block.tokens, source)
 
 
 def _joined(before: list[Strip], block: list[Strip]) -> list[Strip]:
@@ -141,21 +125,11 @@ def _unsettled(blocks: Sequence[_Block], lines: Sequence[str]) -> int:
     return min(2 if begins_in_last_line else 1, len(blocks))
 
 
-def _without_padding(line: list[Segment]) -> list[Segment]:
-    """Drop the blanks that Rich fills a line with, where they cannot be seen."""
-    while line and not (line[-1].style and line[-1].style.bgcolor):
-        text, style, _ = line.pop()
-        if shown := text.rstrip():
-            return [*line, Segment(shown, style)]
-    return line
-
-
 def _blocks(source: str) -> list[_Block]:
     """The top-level blocks of a text."""
     blocks: list[_Block] = []
     gathered: list[Token] = []
     for token in _PARSER.parse(source):
-        _keep_line_breaks(token)
         gathered.append(token)
         if token.level == 0 and token.nesting <= 0:
             start, end = gathered[0].map or (0, 0)
@@ -164,11 +138,9 @@ def _blocks(source: str) -> list[_Block]:
     return blocks
 
 
-def _keep_line_breaks(token: Token) -> None:
-    """In a chat, a new line is meant as one."""
-    for child in token.children or ():
-        if child.type == "softbreak":
-            child.type = "hardbreak"
+def _info(head: str, fence: Token) -> str:
+    """What follows a fence's mark, as it was written."""
+    return head.strip().removeprefix(fence.markup) if fence.markup else ""
 
 
 def _closes(line: str, markup: str) -> bool:

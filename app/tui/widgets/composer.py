@@ -54,6 +54,7 @@ class Composer(Vertical):
         weigh: Callable[[Draft, ChatMessage | None], Awaitable[str]],
         complete: Callable[[str], Sequence[Suggestion]],
         history: PromptHistory,
+        selects: Callable[[], bool],
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
@@ -61,10 +62,11 @@ class Composer(Vertical):
         self._attachments: list[Attachment] = []
         self._cost = ""
         self._recalled: str | None = None
-        self.prompt = Prompt()
+        self.prompt = Prompt(selects)
+        self._suggestions = Suggestions()
 
     def compose(self) -> ComposeResult:
-        yield Suggestions()
+        yield self._suggestions
         with Horizontal(id="prompt-row"):
             yield Static("❯", id="prompt-mark")
             yield self.prompt
@@ -102,8 +104,8 @@ class Composer(Vertical):
 
     def dismiss(self) -> bool:
         """Close what is open: completions, an edit, attachments. False where nothing was."""
-        if self.query_one(Suggestions).chosen is not None:
-            self.query_one(Suggestions).show([])
+        if self._suggestions.chosen is not None:
+            self._suggestions.show([])
             return True
         if self.editing is None and not self._attachments:
             return False
@@ -119,8 +121,7 @@ class Composer(Vertical):
 
     def submit(self) -> None:
         """Send what is typed."""
-        chooser = self.query_one(Suggestions)
-        if chooser.moved:
+        if self._suggestions.moved:
             self._take_chosen()
             return
         text = self.prompt.text.strip()
@@ -152,8 +153,8 @@ class Composer(Vertical):
         # Arrows go on through what was sent before.
         is_recalled = self.prompt.text == self._recalled
         found = [] if is_recalled else self._complete(self.prompt.before_cursor)
-        self.query_one(Suggestions).show(found)
-        self.prompt.suggesting = self.query_one(Suggestions).chosen is not None
+        self._suggestions.show(found)
+        self.prompt.suggesting = self._suggestions.chosen is not None
         self._recount()
 
     @on(Prompt.LongPaste)
@@ -175,15 +176,15 @@ class Composer(Vertical):
         event.stop()
         match event.key:
             case "up":
-                self.query_one(Suggestions).move(-1)
+                self._suggestions.move(-1)
             case "down":
-                self.query_one(Suggestions).move(1)
+                self._suggestions.move(1)
             case _:
                 self._take_chosen()
 
     def _take_chosen(self) -> None:
         """Put the chosen completion in."""
-        chosen = self.query_one(Suggestions).chosen
+        chosen = self._suggestions.chosen
         if chosen is not None:
             self.prompt.replace_before_cursor(chosen.start, chosen.insert)
 

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from textual import events
-from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import Reactive
@@ -41,15 +40,12 @@ _FIRST_SECONDS, _NEXT_SECONDS = 0.03, 0.008
 Placeholder = Callable[[LineMaker], list[Strip]]
 
 
-class Conversation(ScrollView, can_focus=True):
-    """Shows a list of messages; one of them may be selected with the keyboard."""
+class Conversation(ScrollView, can_focus=False):
+    """Shows a list of messages; one of them may be selected.
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "select(-1)", "Message above", show=False),
-        Binding("down,j", "select(1)", "Message below", show=False),
-        Binding("home,g", "top", "Start", show=False),
-        Binding("end,G", "follow", "End", show=False),
-    ]
+    Takes no keys: what is typed is for the prompt, whatever was clicked before.
+    """
+
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"conversation--{name}" for name in Palette.names()}
 
     # Textual lays the whole screen out anew when this changes; here only the scroll bar does.
@@ -178,10 +174,9 @@ class Conversation(ScrollView, can_focus=True):
 
     # -- size and style --
 
-    def notify_style_update(self) -> None:
-        """The theme has changed."""
-        super().notify_style_update()
-        self._rebuild()
+    def on_mount(self) -> None:
+        """Take the colours of another theme, once all styles have them."""
+        self.app.theme_changed_signal.subscribe(self, lambda _theme: self._rebuild())
 
     def on_resize(self) -> None:
         """Wrap everything anew, what is in view first."""
@@ -200,7 +195,13 @@ class Conversation(ScrollView, can_focus=True):
             name: without_background(self.get_component_rich_style(f"conversation--{name}"))
             for name in Palette.names()
         }
-        return Palette(**styles, dark=self.app.current_theme.dark, ansi=self.app.native_ansi_color)
+        background = self.background_colors[1]
+        return Palette(
+            **styles,
+            background=None if background.ansi is not None else background,
+            dark=self.app.current_theme.dark,
+            ansi=self.app.native_ansi_color,
+        )
 
     # -- scrolling and selecting --
 
@@ -265,10 +266,11 @@ class Conversation(ScrollView, can_focus=True):
         elif bottom > first + view:
             self.scroll_to(y=bottom - view, animate=False, immediate=True)
 
-    def on_blur(self) -> None:
-        """A selection is for keys; they go elsewhere now."""
-        self.selected = None
+    def unselect(self) -> bool:
+        """Select no message; False where none was."""
+        had, self.selected = self.selected is not None, None
         self.refresh()
+        return had
 
     def on_click(self, event: events.Click) -> None:
         """Copy marks and links of the placeholder."""

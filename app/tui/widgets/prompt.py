@@ -1,5 +1,6 @@
 """Where the user types: grows with the text, Enter sends, Ctrl-J breaks the line."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import events
@@ -16,12 +17,14 @@ _ALWAYS = {"pageup", "pagedown", "ctrl+up"}
 # No binding with priority: that would overtake the letters typed just before.
 _NEWLINE = {"ctrl+j", "shift+enter"}
 _WHILE_SUGGESTING = {"up", "down", "tab"}
+_WHILE_SELECTING = {"up", "down"}
 
 
 class Prompt(TextArea):
     """A text area for one question.
 
     suggesting: completions are shown, so that some keys are for them.
+    selects: asked whether a message is selected, which arrows then move on an empty prompt.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -61,7 +64,7 @@ class Prompt(TextArea):
             super().__init__()
             self.key = key
 
-    def __init__(self) -> None:
+    def __init__(self, selects: Callable[[], bool]) -> None:
         super().__init__(
             soft_wrap=True,
             show_line_numbers=False,
@@ -70,7 +73,7 @@ class Prompt(TextArea):
             placeholder="Ask, / commands, @ file",
             tab_behavior="focus",
         )
-        self.suggesting = False
+        self.suggesting, self._selects = False, selects
 
     def action_submit(self) -> None:
         """Send what is typed; an empty prompt too, it may mean something."""
@@ -104,17 +107,20 @@ class Prompt(TextArea):
         self.move_cursor(self.document.end)
 
     async def _on_key(self, event: events.Key) -> None:
-        foreign = event.key in _ALWAYS or (not self.text and event.key in _WHEN_EMPTY)
+        selecting = event.key in _WHILE_SELECTING and self._selects()
+        foreign = event.key in _ALWAYS or (
+            not self.text and (selecting or event.key in _WHEN_EMPTY)
+        )
         if event.key in _NEWLINE:
             event.stop()
             event.prevent_default()
             self.action_newline()
         elif self.suggesting and event.key in _WHILE_SUGGESTING:
             self._hand_over(event, self.SuggestionKey(event.key))
-        elif (step := self._step(event.key)) is not None:
-            self._hand_over(event, self.HistoryKey(step))
         elif foreign:
             self._hand_over(event, self.ForeignKey(event.key))
+        elif (step := self._step(event.key)) is not None:
+            self._hand_over(event, self.HistoryKey(step))
         else:
             await super()._on_key(event)
 

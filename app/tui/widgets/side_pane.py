@@ -18,11 +18,16 @@ from kvcache.stats import CacheStats
 class SidePane(VerticalScroll, can_focus=False):
     """Speed, cache, layers and tier events, one above the other."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._speed, self._cache = SpeedPane(), CachePane()
+        self._layers, self._events = LayerMap(), TierEvents()
+
     def compose(self) -> ComposeResult:
-        yield SpeedPane()
-        yield CachePane()
-        yield LayerMap()
-        yield TierEvents()
+        yield self._speed
+        yield self._cache
+        yield self._layers
+        yield self._events
 
     def show(
         self,
@@ -34,10 +39,10 @@ class SidePane(VerticalScroll, can_focus=False):
         if not self.display:
             return
         speed = chat.meter.speed()
-        self.query_one(SpeedPane).show(chat.model, speed, chat.prefill, chat.last, chat.drafts)
-        self.query_one(CachePane).show(chat.model, layers, prompt_notes(chat))
-        self.query_one(LayerMap).show(chat.model, layers)
-        self.query_one(TierEvents).show(log.events)
+        self._speed.show(chat.model, speed, chat.prefill, chat.last, chat.drafts)
+        self._cache.show(chat.model, layers, prompt_notes(chat))
+        self._layers.show(chat.model, layers)
+        self._events.show(log.events)
 
 
 def prompt_notes(chat: ChatController) -> str:

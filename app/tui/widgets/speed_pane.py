@@ -20,10 +20,14 @@ _HEIGHT = 2
 class SpeedPane(Vertical):
     """Tokens per second now, on average and over the last minute; first token and prefill."""
 
-    def compose(self) -> ComposeResult:
+    def __init__(self) -> None:
+        super().__init__()
         self.border_title = "Speed"
-        yield Digits("0.0")
-        yield Pane("")
+        self._digits, self._pane = Digits("0.0"), Pane("")
+
+    def compose(self) -> ComposeResult:
+        yield self._digits
+        yield self._pane
 
     def show(
         self,
@@ -37,16 +41,14 @@ class SpeedPane(Vertical):
         title = f"Speed · {model.backend}" if model else "Speed"
         if self.border_title != title:
             self.border_title = title
-        digits = self.query_one(Digits)
         shown = units.rate(speed.now or (last.decode_tps if last else 0.0))
-        if digits.value != shown:
-            digits.update(shown)
-        pane = self.query_one(Pane)
-        width = max(pane.size.width, 10)
+        if self._digits.value != shown:
+            self._digits.update(shown)
+        width = max(self._pane.size.width, 10)
         rate = units.rate
         lines = sparkline(speed.bins, min(width, BINS // 2), _HEIGHT)
         span = f"{min(len(speed.bins), 2 * width) * BIN_SECONDS:.0f} s"
-        pane.draw(
+        self._pane.draw(
             Content("\n").join(
                 [
                     Content.styled(

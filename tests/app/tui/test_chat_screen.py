@@ -414,6 +414,56 @@ async def test_fast_keys_keep_their_order() -> None:
 
 
 @on_screen
+async def test_typing_goes_to_the_prompt_after_a_click_a_tab_and_out_of_focus() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        await chat.pilot.click(chat.conversation, offset=(8, 2))
+        await chat.press(*"jkgG")
+        assert chat.prompt.text == "jkgG"
+        await chat.press("ctrl+u", "tab", *"gone")
+        assert chat.prompt.text == "gone"
+        await chat.press("ctrl+u")
+        chat.app.post_message(events.AppBlur())
+        await chat.until(lambda: chat.screen.focused is None)
+        for key in "abc":
+            chat.app.post_message(events.Key(key, key))
+        chat.app.post_message(Paste(" pasted"))
+        await chat.until(lambda: chat.prompt.text == "abc pasted")
+        chat.app.post_message(events.AppFocus())
+        await chat.press("enter")
+        await chat.until(lambda: len(chat.service.asks) == 2)
+        chat.service.finish()
+        await chat.settled()
+        assert chat.texts[2] == "abc pasted"
+
+
+@on_screen
+async def test_keys_that_are_typed_while_a_screen_closes_arrive() -> None:
+    async with talk() as chat:
+        for screen in ("f1", "f4", "ctrl+p"):
+            await chat.press(screen)
+            for key in ("escape", *"typed"):
+                chat.app.post_message(events.Key(key, key if len(key) == 1 else None))
+            await chat.until(lambda: chat.app.screen is chat.screen)
+            await chat.until(lambda: chat.prompt.text == "typed")
+            await chat.press("ctrl+u")
+
+
+@on_screen
+async def test_typing_leaves_a_page_for_the_prompt() -> None:
+    async with talk() as chat:
+        for screen in ("f1", "f3", "f4"):
+            await chat.press(screen)
+            for key in "typed":
+                chat.app.post_message(events.Key(key, key))
+            await chat.until(lambda: chat.prompt.text == "typed")
+            assert chat.app.screen is chat.screen
+            await chat.press("ctrl+u", screen, "q")
+            assert chat.prompt.text == ""
+            assert chat.app.screen is chat.screen
+
+
+@on_screen
 async def test_an_answer_that_goes_on_shows_no_figures_of_before() -> None:
     async with talk() as chat:
         await chat.exchange("one", "first")

@@ -79,10 +79,26 @@ async def test_a_selected_message_is_copied_edited_or_forked(copied: list[str]) 
         assert chat.conversation.selected is chat.app.chat.chat.messages[1]
         await chat.press("ctrl+y")
         await chat.until(lambda: copied == ["first answer"])
-        chat.screen.action_command("fork")
+        await chat.type("/fork")
         await chat.pilot.pause()
         assert chat.texts == ["one", "first answer"]
         assert "copy now" in chat.told
+
+
+@on_screen
+async def test_a_message_stays_selected_while_a_command_is_typed(copied: list[str]) -> None:
+    async with talk() as chat:
+        await two_turns(chat)
+        await chat.press("tab", "up", "up", "up", "down", *"/copy", "enter")
+        await chat.until(lambda: copied == ["first answer"])
+        await chat.press("down", *"/edit", "enter")
+        assert chat.prompt.text == "two"
+        await chat.press("escape", "tab")
+        selected = [chat.conversation.selected]
+        for keys in (("tab",), ("tab", "escape")):
+            await chat.press(*keys)
+            selected.append(chat.conversation.selected)
+        assert [each and each.text for each in selected] == ["second answer", None, None]
 
 
 @on_screen
