@@ -19,7 +19,7 @@ struct Strip {
 
 // Weights stream from memory once per token. While a thread reads rows side by side, it asks for
 // what lies behind them in the order in which it lies there, this far ahead of the last row.
-constexpr int64_t kAhead = 8192;  // bytes; with the rows well within the nearest cache
+constexpr int64_t kAhead = 5120;  // bytes; with the rows well within the nearest cache
 
 class Ahead {
   public:

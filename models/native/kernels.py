@@ -20,7 +20,7 @@ from kvcache.native import library as caches
 from kvcache.native.structs import Bytes, Floats, address, checked
 from models.gguf.tensor_types import TensorType
 from models.native.mapping import Mapping
-from models.native.packed import Addition, FeedForward, Inputs, Layers, Weight
+from models.native.packed import Addition, FeedForward, Inputs, Layers, RowNorm, Weight
 
 # One for each cache of a layer.
 TierSteps = Array[structs.TierStep]
@@ -105,6 +105,19 @@ class Kernels:
             *(c_void_p(address(out)) for out in outs),
         )
         return outs[0], outs[1], outs[2]
+
+    def normalize(self, x: Floats, norm: RowNorm) -> Floats:
+        """x [rows, columns], each row normed."""
+        where = checked("x", x, np.float32, (None, norm.columns))
+        out = np.empty_like(x)
+        self._c.network_normalize(
+            c_void_p(where),
+            c_int64(len(x)),
+            c_int64(norm.columns),
+            byref(norm.struct),
+            c_void_p(address(out)),
+        )
+        return out
 
     def add(self, x: Floats, addition: Addition, residual: Floats) -> Floats:
         """residual [rows, columns of the product] and what x [rows, columns] adds to it."""

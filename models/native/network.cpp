@@ -64,6 +64,11 @@ void network_attention_inputs(const float* x, int64_t batch, int64_t length, int
     attention_inputs(x, batch, *w, turns, q, k, v);
 }
 
+void network_normalize(const float* x, int64_t rows, int64_t columns, const Norm* w, float* out) {
+    for (int64_t m = 0; m < rows; ++m)
+        normalize_row(x + m * columns, *w, columns, out + m * columns);
+}
+
 void network_add(const float* x, int64_t rows, const Addition* w, const float* residual,
                  float* out) {
     const auto turn = pool->turn();

@@ -192,6 +192,15 @@ class Inputs:
         )
 
 
+class RowNorm:
+    """A norm of whole rows, by itself."""
+
+    def __init__(self, norm: Norm) -> None:
+        self.columns = norm.weight.size
+        self._held = norm
+        self.struct = _norm(norm, self.columns)
+
+
 class Addition:
     """A product that is normed, multiplied by `scale` and added to x."""
 

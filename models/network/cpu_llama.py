@@ -62,6 +62,19 @@ class CpuMatrix(nn.Module):
         return mx.array(found.reshape(*ids.shape, -1))
 
 
+class CpuNorm(nn.RMSNorm):
+    """The norm behind the last layer: MLX would wait for a thread of its own."""
+
+    def __init__(self, kernels: Kernels, norm: nn.RMSNorm) -> None:
+        super().__init__(norm.weight.size, norm.eps)
+        self.weight = norm.weight
+        self._kernels = kernels
+
+    def __call__(self, x: mx.array) -> mx.array:
+        norm = packed.RowNorm(packed.Norm(weight=_floats(self.weight), eps=self.eps))
+        return _like(self._kernels.normalize(_rows(x), norm), x)
+
+
 def hold_in_place(kernels: Kernels) -> HoldMatrix:
     """Holds one tensor at a time: the kernels need none joined.
 
@@ -164,6 +177,7 @@ class CpuModel(Model):
     ) -> None:
         super().__init__(config, weights, partial(CpuBlock, kernels=kernels))
         self._kernels, self._check = kernels, check
+        self.norm = CpuNorm(kernels, self.norm)
         self._scales = tuple(layer.scale for layer in self.layers)
         self._packed = packed.Layers([layer.packed for layer in self.layers])
 

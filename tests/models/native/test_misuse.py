@@ -19,6 +19,7 @@ from models.native.packed import (
     Layers,
     Norm,
     Rope,
+    RowNorm,
     Temperature,
     Weight,
 )
@@ -141,6 +142,8 @@ MISUSES: dict[str, Misuse] = {
     "sum: columns": _add(_zeros(3, 64), _zeros(3, 4)),
     "sum: dtype": _add(_zeros(3, 64), _zeros(3, 5, dtype=np.float16)),
     "sum: norm": _add(_zeros(3, 64), _zeros(3, 5), norm=_norm(64)),
+    "norm: columns": lambda k: k.normalize(_zeros(3, 32), RowNorm(_norm(64))),
+    "norm: in part": lambda k: k.normalize(STRIPED, RowNorm(_norm(64))),
     "inputs: x": _inputs(_zeros(1, 3, 32)),
     "inputs: two axes": _inputs(_zeros(3, HIDDEN)),
     "inputs: x in part": _inputs(_zeros(1, 6, HIDDEN)[:, ::2]),
