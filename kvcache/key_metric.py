@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.errors import CacheError, reason
-from kvcache.integrity import check_sum, checksum
+from kvcache.integrity import checksum, is_sum
 from kvcache.turn import Rotation
 
 _FORMAT = "ember key metric 1"
@@ -57,7 +57,11 @@ class KeyMetric:
         if told != _FORMAT or arrays.keys() != {*names, _SUM}:
             raise CacheError(f"{path} is no key metric that this version knows")
         moments = [arrays[name] for name in names]
-        check_sum(arrays[_SUM], _FORMAT, moments)
+        if not is_sum(arrays[_SUM], _FORMAT, moments):
+            raise CacheError(
+                f"the key metric {path} is damaged: its sum is not that of its contents; "
+                "delete the file and count it again"
+            )
         shape = _checked(moments)
         layers = (LayerMetric(moments=partial(_layer, path, at)) for at in range(len(moments)))
         return cls(layers=tuple(layers), shape=shape, total=_total(moments))

@@ -117,9 +117,15 @@ def few_are_alike(plan: CachePlan) -> bool:
 def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:
     """Move the caches of a running chat to another plan (`TwoTierKVCache.set_policy`).
 
-    Raises CacheError, and changes no layer, where one cannot hold its tokens as the plan
-    wants: one with a window that let tokens go has no sinks to become as others are.
+    Raises CacheError, and changes no layer, for the plan of another number of layers, and where
+    one cannot hold its tokens as the plan wants: one with a window that let tokens go has no sinks
+    to become as others are.
     """
+    if len(caches) != plan.shape.layers:
+        raise CacheError(
+            f"got a plan of {plan.shape.layers} layers for {len(caches)} caches, expected as many: "
+            "resolve the configuration with the shape of the caches' model"
+        )
     for cache, sizes in zip(caches, plan.layer_sizes, strict=True):
         cache.ledger.resized(sizes)
     for index, cache in enumerate(caches):
