@@ -3,9 +3,9 @@
 They are made once of a model (`models.calibrate`) and stay: so a text is encoded alike
 whatever came before it, and however often. Knows no model and no text.
 
-Queries come turned by their position. A metric counted at the first 1,024 positions alone
-serves keys there best, and at position 5,000 is worse than none; so what was counted is
-turned on, half over the positions of usual chats and half over all that there are.
+Queries come turned by their position. A metric counted at the first positions alone serves
+keys there; so what was counted is turned on, half over the positions of usual chats and
+half over all that there are.
 """
 
 from collections.abc import Sequence
