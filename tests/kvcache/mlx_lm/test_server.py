@@ -13,15 +13,13 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
 from mlx_lm import server
 from mlx_lm.models.cache import LRUPromptCache
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kvcache import CacheConfig, HotDtype, TwoTierKVCache, mlx_lm
 from tests.kvcache.mlx_lm import zoo
+from tests.kvcache.mlx_lm.saved_model import save_model
 from tests.kvcache.tiny_llama import LAYERS, VOCABULARY, generate, make_model
 from tests.patience import patience
 
@@ -63,6 +61,7 @@ class Served:
         return ids, answer["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 
+<<<<<<< HEAD
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The small random model as mlx-lm loads it."""
@@ -83,6 +82,8 @@ def _saved(model: Any, tmp_path: Path) -> Path:
     return tmp_path
 
 
+=======
+>>>>>>> trim
 @pytest.fixture(params=[False, True], ids=["alone", "with a draft"])
 def served(
     folder: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -150,7 +151,7 @@ def test_it_answers_beyond_the_window_and_goes_on_from_what_it_holds(served: Ser
 def test_a_model_that_cannot_be_served_is_named_at_load_and_to_who_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with _serving(_saved(zoo.make("mamba"), tmp_path), monkeypatch) as served:
+    with _serving(save_model(zoo.make("mamba"), tmp_path), monkeypatch) as served:
         for _ in range(2):
             with pytest.raises(HTTPError) as answered:
                 served.complete(WORDS[:5], 2)
