@@ -1,5 +1,6 @@
 """The caches of an mlx-lm model, made when a script or mlx-lm itself asks for them."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -11,18 +12,18 @@ import mlx_lm.models.cache as mlx_lm_cache
 from kvcache.config import Backend, CacheConfig
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.model_shape import layout_of
-from kvcache.mlx_lm.probe import is_plain, own_caches
+from kvcache.mlx_lm.probe import is_plain, name_of, own_caches
 from kvcache.mlx_lm.ropes import rotations_of
 from kvcache.tiers.plan import resolve
 from kvcache.two_tier import TwoTierKVCache
 
 # A layer's: ours, or mlx-lm's own kind where ours does not replace it.
-LayerCache: TypeAlias = TwoTierKVCache | Any
+AnyCache: TypeAlias = TwoTierKVCache | Any
 
 
 def make_prompt_cache(
     model: nn.Module, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
-) -> list[LayerCache]:
+) -> list[AnyCache]:
     """The caches of an mlx-lm model, as many and in the order that it wants.
 
     Those of layers that keep keys and values are ours, as `config` asks for; others are
@@ -34,6 +35,12 @@ def make_prompt_cache(
     if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
         config = replace(config, backend=Backend.REFERENCE)
     layout = layout_of(model)
+    if config.max_tokens is None and not layout.context_is_said:
+        warnings.warn(
+            f"{name_of(model)} does not say for how many tokens it was trained: "
+            f"{layout.shape.context:,} are assumed; give max_tokens to say it",
+            stacklevel=2,
+        )
     plan, ropes = resolve(config, layout.shape), rotations_of(model)
     if metric is not None:
         metric.check(plan.shape.layers, plan.shape.kv_heads, plan.shape.head_dim)
@@ -47,7 +54,7 @@ def make_prompt_cache(
     }
     places = count()
 
-    def placed(cache: Any) -> LayerCache:
+    def placed(cache: Any) -> AnyCache:
         if type(cache) is mlx_lm_cache.CacheList:
             return mlx_lm_cache.CacheList(*map(placed, cache.caches))
         return made.get(next(places), cache) if is_plain(cache) else cache
@@ -65,7 +72,7 @@ def inject(model: nn.Module, config: CacheConfig | None = None) -> None:
     model.make_cache = lambda: make_prompt_cache(model, config)
 
 
-def factory(config: CacheConfig) -> Callable[..., list[LayerCache]]:
+def factory(config: CacheConfig) -> Callable[..., list[AnyCache]]:
     """What stands in for mlx-lm's make_prompt_cache, with its parameters."""
 
     def make(model: nn.Module, max_kv_size: int | None = None) -> list[TwoTierKVCache]:
@@ -75,7 +82,7 @@ def factory(config: CacheConfig) -> Callable[..., list[LayerCache]]:
     return make
 
 
-def describe(caches: Sequence[LayerCache]) -> str:
+def describe(caches: Sequence[AnyCache]) -> str:
     """What bounds each cache of an mlx-lm model, a line for those that are alike."""
     alike: dict[str, list[int]] = {}
     for number, cache in enumerate(caches):
@@ -83,7 +90,7 @@ def describe(caches: Sequence[LayerCache]) -> str:
     return "\n".join(f"{_runs(numbers)}: {bound}" for bound, numbers in alike.items())
 
 
-def _bound(cache: LayerCache) -> str:
+def _bound(cache: AnyCache) -> str:
     """What bounds one of them."""
     match cache:
         case TwoTierKVCache(plan=plan) if plan.sizes.window:
