@@ -1,10 +1,16 @@
 """ember's cache in stock mlx-lm: shapes and ropes of its models, injection, attention.
 
     cache = make_prompt_cache(model, config)        works in every mlx-lm loop as it is
+    describe(cache)                                 which layers are bounded by what
     inject(model, config)                           mlx-lm's factory makes it for this model
     install()                                       attention reads the tiers themselves
     install(config)                                 and every cache that mlx-lm makes is ours
     load_prompt_cache(path)                         mlx-lm's, for files that may be damaged
+
+Ours replace the caches of layers that keep keys and values; state spaces, chunks and the like
+stay mlx-lm's. A model that ours cannot hold, such as one whose values are shorter than its
+keys, is refused by name before it computes anything. What a layer appends and how it turns
+its keys is found by running it (`probe`, `ropes`), not from a list of models.
 
 Importing this package lets mlx-lm's `load_prompt_cache` find our caches, and its drafts be
 refused that they cannot take back (`trims`). Without `install`, attention runs over what

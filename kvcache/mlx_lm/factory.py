@@ -1,5 +1,6 @@
 """The caches of an mlx-lm model, made when a script or mlx-lm itself asks for them."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -12,20 +13,20 @@ from kvcache.config import Backend, CacheConfig
 from kvcache.given import optional
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.model_shape import layout_of
-from kvcache.mlx_lm.probe import is_plain, own_caches
+from kvcache.mlx_lm.probe import is_plain, name_of, own_caches
 from kvcache.mlx_lm.ropes import rotations_of
 from kvcache.tiers.plan import resolve
 from kvcache.two_tier import TwoTierKVCache
 
 # A layer's: ours, or mlx-lm's own kind where ours does not replace it.
-ModelCache: TypeAlias = TwoTierKVCache | Any
+AnyCache: TypeAlias = TwoTierKVCache | Any
 # Newest tokens that can always be trimmed where nothing else is asked for: drafts are shorter.
 _SLACK = 16
 
 
 def make_prompt_cache(
     model: nn.Module, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
-) -> list[ModelCache]:
+) -> list[AnyCache]:
     """The caches of an mlx-lm model, as many and in the order that it wants.
 
     Those of layers that keep keys and values are ours, as `config` asks for; others are
@@ -40,6 +41,12 @@ def make_prompt_cache(
     if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
         config = replace(config, backend=Backend.REFERENCE)
     layout = layout_of(model)
+    if config.max_tokens is None and not layout.context_is_said:
+        warnings.warn(
+            f"{name_of(model)} does not say for how many tokens it was trained: "
+            f"{layout.shape.context:,} are assumed; give max_tokens to say it",
+            stacklevel=2,
+        )
     plan, ropes = resolve(config, layout.shape), rotations_of(model)
     if metric is not None:
         metric.check(plan.shape.layers, plan.shape.kv_heads, plan.shape.head_dim)
@@ -53,7 +60,7 @@ def make_prompt_cache(
     }
     places = count()
 
-    def placed(cache: Any) -> ModelCache:
+    def placed(cache: Any) -> AnyCache:
         if type(cache) is mlx_lm_cache.CacheList:
             return mlx_lm_cache.CacheList(*map(placed, cache.caches))
         return made.get(next(places), cache) if is_plain(cache) else cache
@@ -73,9 +80,7 @@ def inject(
     model.make_cache = lambda: make_prompt_cache(model, config, metric=metric)
 
 
-def factory(
-    config: CacheConfig, metric: KeyMetric | None = None
-) -> Callable[..., list[ModelCache]]:
+def factory(config: CacheConfig, metric: KeyMetric | None = None) -> Callable[..., list[AnyCache]]:
     """What stands in for mlx-lm's make_prompt_cache, with its parameters."""
 
     def make(model: nn.Module, max_kv_size: int | None = None) -> list[TwoTierKVCache]:
@@ -86,7 +91,7 @@ def factory(
     return make
 
 
-def describe(caches: Sequence[ModelCache]) -> str:
+def describe(caches: Sequence[AnyCache]) -> str:
     """What bounds each cache of an mlx-lm model, a line for those that are alike."""
     alike: dict[str, list[int]] = {}
     for number, cache in enumerate(caches):
@@ -94,7 +99,7 @@ def describe(caches: Sequence[ModelCache]) -> str:
     return "\n".join(f"{_runs(numbers)}: {bound}" for bound, numbers in alike.items())
 
 
-def _bound(cache: ModelCache) -> str:
+def _bound(cache: AnyCache) -> str:
     """What bounds one of them."""
     match cache:
         case TwoTierKVCache(plan=plan) if plan.sizes.window:

@@ -3,7 +3,6 @@
 Knows no configuration and makes no cache of ours.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +30,12 @@ class Layout:
     """Which of a model's caches ours replace, and what these have to hold.
 
     ours: their numbers among the caches that `probe.appended` records.
+    context_is_said: whether the model says for how many tokens it was trained; else it is a guess.
     """
 
     ours: tuple[int, ...]
     shape: ModelShape
+    context_is_said: bool
 
 
 def shape_of(model: nn.Module) -> ModelShape:
@@ -81,19 +82,20 @@ def layout_of(model: nn.Module) -> Layout:
             "caches, which do not grow"
         )
     windows = tuple(_window(plain[index]) for index in ours)
+    context = _context(model)
     shape = ModelShape(
         layers=len(ours),
         # A layer of fewer heads than others takes less than is planned for it.
         kv_heads=max(told[index][0] for index in ours),
         head_dim=dim,
-        context=context_of(model),
+        context=context or _FALLBACK_CONTEXT,
         windows=windows if any(windows) else (),
     )
-    return Layout(ours=ours, shape=shape)
+    return Layout(ours=ours, shape=shape, context_is_said=context is not None)
 
 
-def context_of(model: nn.Module) -> int:
-    """The longest distance that the model was trained for, in tokens, as it says, or a guess."""
+def _context(model: nn.Module) -> int | None:
+    """The longest distance that the model was trained for, in tokens; None: it does not say."""
     for module in model.modules():
         for said in (vars(module).get("args"), vars(module).get("config")):
             known = vars(said) if said is not None else {}
@@ -101,12 +103,7 @@ def context_of(model: nn.Module) -> int:
                 told = known.get(name)
                 if isinstance(told, int):
                     return told
-    warnings.warn(
-        f"{name_of(model)} does not say for how many tokens it was trained: "
-        f"{_FALLBACK_CONTEXT:,} are assumed",
-        stacklevel=2,
-    )
-    return _FALLBACK_CONTEXT
+    return None
 
 
 def _leaves(cache: Any) -> Iterator[Any]:

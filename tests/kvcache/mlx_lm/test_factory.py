@@ -1,5 +1,6 @@
 """Caches of models of which ember's replace only some."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,3 +124,15 @@ def test_lists_of_several_caches_stay_lists(make: Callable[[Any], list[Any]]) ->
     caches = make(zoo.make("falcon_h1"))
     assert {type(cache) for cache in caches} == {CacheList}
     assert len(ours_of(caches)) == 2
+
+
+def test_a_context_that_is_not_said_is_told_of_where_it_matters() -> None:
+    gemma, llama = zoo.make("gemma2"), zoo.make("qwen3")
+    with pytest.warns(UserWarning, match="gemma2 does not say .* 131,072 are assumed"):
+        made = make_prompt_cache(gemma, replace(CONFIG, max_tokens=None))
+    assert made[0].plan.sizes.max_tokens > 2**17 - CONFIG.block
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_prompt_cache(gemma, CONFIG)
+        made = make_prompt_cache(llama, replace(CONFIG, max_tokens=None))
+    assert 999 - CONFIG.block < made[0].plan.sizes.max_tokens <= 999

@@ -61,29 +61,6 @@ class Served:
         return ids, answer["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 
-<<<<<<< HEAD
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The small random model as mlx-lm loads it."""
-    return _saved(make_model(), tmp_path)
-
-
-def _saved(model: Any, tmp_path: Path) -> Path:
-    """A model as mlx-lm loads it: words w0, w1, ... are its ids."""
-    mx.save_safetensors(str(tmp_path / "model.safetensors"), dict(tree_flatten(model.parameters())))
-    known = {name: value for name, value in vars(model.args).items() if value is not None}
-    (tmp_path / "config.json").write_text(json.dumps(known))
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w0"})
-    )
-    return tmp_path
-
-
-=======
->>>>>>> trim
 @pytest.fixture(params=[False, True], ids=["alone", "with a draft"])
 def served(
     folder: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
