@@ -66,7 +66,7 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
         name="theme",
         about="change the colours",
         run=setup.theme,
-        usage="NAME",
+        usage="[NAME]",
         choices=setup.theme_choices,
     ),
     Command(name="attach", about="send a text file along", run=output.attach, usage="FILE"),

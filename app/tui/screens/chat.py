@@ -24,10 +24,11 @@ from app.tui.chat.model_offer import ModelOffer
 from app.tui.chat.state import Draft
 from app.tui.chat.tier_counts import TierLog
 from app.tui.chat.welcome import STARTERS
+from app.tui.screens import copying
 from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import CUT, UNDO, TooLongScreen
 from app.tui.settings import Preferences, Settings
-from app.tui.terminal import clipboard, garbage, title
+from app.tui.terminal import garbage, title
 from app.tui.widgets.composer import Composer, cost_line
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
@@ -141,10 +142,7 @@ class ChatScreen(Screen[None]):
 
     def copy(self, text: str, what: str) -> None:
         """Copy a text and say so."""
-        self.run_worker(
-            asyncio.to_thread(clipboard.copy, text, self.app.copy_to_clipboard), exit_on_error=False
-        )
-        self.notify(f"copied {what}", markup=False)
+        copying.copy(self, text, what)
 
     # -- showing --
 
@@ -291,7 +289,7 @@ class ChatScreen(Screen[None]):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command by its name."""
-        self.attempt(lambda: find(self.commands, name).run(self, argument))
+        self.attempt(lambda: find(self.commands, name).start(self, argument))
 
     def action_submit(self) -> None:
         """Send what is typed."""
@@ -357,15 +355,15 @@ class ChatScreen(Screen[None]):
 
     # -- other screens --
 
-    def action_palette(self) -> None:
-        """Open the list of commands to run at once."""
+    def action_palette(self, search: str = "") -> None:
+        """Open the list of commands to run at once, with a search begun."""
 
         def done(entry: Entry | None) -> None:
             if entry is not None:
                 self.action_command(entry.name, entry.argument)
 
         themes = sorted(self.app.available_themes)
-        self.app.push_screen(PaletteScreen(self.commands, themes), done)
+        self.app.push_screen(PaletteScreen(self.commands, themes, search), done)
 
     def _ask_about_length(self) -> None:
         long = self.chat.too_long

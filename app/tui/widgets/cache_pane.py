@@ -85,7 +85,7 @@ def _evicted_line(stats: CacheStats) -> Content:
 
 
 def _room(model: ModelInfo, stats: CacheStats) -> str:
-    """Tokens until something must go; a full window lets go of a block at a time."""
-    left = model.holds - stats.held
-    is_full = left <= 0 or (stats.evicted > 0 and left <= model.block)
-    return "window full" if is_full else f"full in {units.count(left)} tok"
+    """Tokens until the oldest go; they go a block at a time, so there is room again after."""
+    left = max(model.holds - stats.held, 0)
+    event = "next go" if stats.evicted else "full"
+    return f"{event} in {units.count(left)} tok" if left else "the oldest go next"

@@ -59,6 +59,7 @@ class Composer(Vertical):
         self._weigh, self._complete = weigh, complete
         self._attachments: list[Attachment] = []
         self._cost = ""
+        self._had_text = False
         self.prompt = Prompt()
         self._suggestions = Suggestions()
 
@@ -147,6 +148,9 @@ class Composer(Vertical):
     @on(Prompt.Changed)
     def _typed(self, event: Prompt.Changed) -> None:
         event.stop()
+        if self.editing is not None and self._had_text and not self.prompt.text:
+            self._clear()
+        self._had_text = bool(self.prompt.text)
         self._suggestions.show(self._complete(self.prompt.before_cursor))
         self.prompt.suggesting = self._suggestions.chosen is not None
         self._recount()
