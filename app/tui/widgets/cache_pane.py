@@ -80,7 +80,7 @@ def _tier_lines(stats: CacheStats, layers: Sequence[CacheStats]) -> list[Content
 
 
 def _evicted_line(stats: CacheStats) -> Content:
-    line = f"× gone {stats.evicted:>6} tok"
+    line = f"× evicted {stats.evicted:>3} tok"
     return Content.styled(line, "$warning" if stats.evicted else MUTED)
 
 

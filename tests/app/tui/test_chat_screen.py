@@ -158,7 +158,7 @@ async def test_the_panes_show_the_stats() -> None:
         await chat.until(lambda: "704 tok" in pane.render().plain)
         text = pane.render().plain
         assert "4.5b" in text
-        assert "gone     64 tok" in text
+        assert "evicted  64 tok" in text
         assert "ratio 2.10x  next go in 36 tok" in text
         assert "00-06×" in chat.screen.query_one(LayerMap).render().plain
         events = chat.screen.query_one(TierEvents).render().plain

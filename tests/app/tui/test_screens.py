@@ -384,3 +384,14 @@ async def test_timers_of_a_screen_whose_widgets_are_going_raise_nothing(key: str
             timer.reset()
         await chat.pilot.pause(0.6)
         assert chat.app.is_running
+
+
+@on_screen
+async def test_a_narrow_page_of_settings_says_below_what_the_chosen_one_is() -> None:
+    async with talk(size=(60, 20)) as chat:
+        await chat.press("f2")
+        hint = chat.app.screen.query_one("#hint", Static)
+        for name in ("theme", "model", "system", "temp"):
+            await chat.press("tab")
+            await chat.until(lambda name=name: f"{name}: " in drawn(hint))  # type: ignore[misc]
+        assert "0 takes the likeliest token" in drawn(hint)
