@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_full_screen(args: argparse.Namespace) -> int:
     from app.sessions.schema import StoreError
     from app.sessions.store import SessionStore, default_path
+    from app.tui import personas
     from app.tui import settings as settings_file
     from app.tui.app import ChatApp
     from app.tui.service.live_service import LiveService
@@ -107,6 +108,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         settings=settings,
         stop=tuple(args.stop),
         settings_path=settings_file.default_path(),
+        personas_path=personas.default_path(),
         store=store,
         chat=chat,
         model=model or (chat.model if chat else "") or settings.model,

@@ -168,6 +168,15 @@ class SessionStore:
             for row in found
         ]
 
+    def questions(self, most: int) -> list[str]:
+        """The last questions of all chats, oldest first."""
+        found = self._read(
+            "SELECT text FROM messages WHERE role = 'user' AND text != '' "
+            "ORDER BY id DESC LIMIT :most",
+            {"most": most},
+        )
+        return [rows.text(row["text"]) for row in reversed(found)]
+
     def load(self, chat: int) -> Chat:
         """A chat with its messages. Raises StoreError where there is none of that number."""
         with self._transaction("read", begin="BEGIN"):

@@ -18,6 +18,7 @@ from app.tui.chat.controller import ChatController
 from app.tui.chat.model_offer import ModelOffer
 from app.tui.chat.state import AnswerSettings
 from app.tui.commands import COMMANDS
+from app.tui.personas import Personas
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.dialog import Page
@@ -35,7 +36,8 @@ class ChatApp(App[None]):
 
     The service and the store are their maker's to close. settings: those in
     force, flags included. settings_path: where those that the user changes are
-    kept, None for nowhere. chat: a saved chat to go on with.
+    kept, None for nowhere; personas_path: of prompts that are saved, likewise.
+    chat: a saved chat to go on with.
     model: what to load; empty for the default, which is offered before it is fetched.
     """
 
@@ -54,6 +56,7 @@ class ChatApp(App[None]):
         store: SessionStore | None = None,
         chat: Chat | None = None,
         model: str = "",
+        personas_path: Path | None = None,
         notices: Iterable[str] = (),
     ) -> None:
         super().__init__(driver_class=ForgivingDriver)
@@ -69,6 +72,7 @@ class ChatApp(App[None]):
         self.chat.notices.extend(notices)
         if chat is not None:
             self.chat.show_chat(chat)
+        self._personas = Personas(personas_path)
         self._model = model or DEFAULT_NAME
         self._stop = stop
         self._is_asked_for = bool(model)
@@ -95,7 +99,7 @@ class ChatApp(App[None]):
         title.keep_title(self)
         title.set_title(self, "ember")
         offer = ModelOffer(self.chat, self._model)
-        screen = ChatScreen(self.chat, offer, self.preferences, COMMANDS)
+        screen = ChatScreen(self.chat, offer, self.preferences, self._personas, COMMANDS)
         self.push_screen(screen)
         if self._is_asked_for or self.chat.service.is_here(self._model):
             self.chat.use(self._model)

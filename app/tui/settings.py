@@ -5,11 +5,8 @@ file holds what the user has saved, and never the flags of one run.
 """
 
 import math
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import date, time
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +22,7 @@ from app.options import (
     bytes_or_none,
 )
 from app.sampling import Sampling
+from app.tui import toml_file
 from app.tui.service.contract import CacheWish
 from kvcache import CacheConfig
 from kvcache.codecs import parse_pair
@@ -181,7 +179,7 @@ _KINDS: dict[type[Any], str] = {
     bool: "on or off",
 }
 _HEADING = "# Settings of the ember chat; F2 or /set changes them."
-_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
+_WHAT = "the settings"
 _BOOLEANS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 _NAMES = frozenset(each.name for each in fields(Settings))
 
@@ -193,7 +191,7 @@ def load(path: Path) -> tuple[Settings, list[str]]:
     """
     settings, wrong = Settings(), []
     try:
-        found = _read(path)
+        found = toml_file.read(path, _WHAT)
     except EmberError as error:
         return settings, [f"{error}; the defaults are used"]
     for name, value in found.items():
@@ -212,62 +210,15 @@ def change(path: Path, changes: Mapping[str, Any]) -> list[str]:
 
     Returns a line where the file was damaged and is now kept under another name.
     """
-    notes = []
     try:
-        private.make_folder(path.parent)
-        try:
-            found = _read(path)
-        except EmberError as error:
-            found = {}
-            notes.append(f"{error}; it is kept as {private.set_aside(path)}")
+        found, notes = toml_file.read_to_write(path, _WHAT)
         defaults = asdict(Settings())
         kept = {
             name: value
             for name, value in (found | dict(changes)).items()
             if name not in defaults or value != defaults[name]
         }
-        lines = [f"{_key(name)} = {_toml(value)}" for name, value in kept.items()]
-        private.write(path, "\n".join([_HEADING, *lines, ""]))
+        toml_file.write(path, _HEADING, kept)
     except OSError as error:
         raise EmberError(f"{path}: the settings cannot be saved ({reason(error)})") from error
     return [*notes, *private.narrow([path.parent])]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What is in the file, {} where there is none. Raises EmberError where it is no TOML."""
-    try:
-        # Editors of another system put a byte order mark first.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        cause = " ".join(reason(error).split())
-        raise EmberError(f"{path}: the settings cannot be read ({cause})") from error
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML, on one line; any that a newer ember may have written."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            storable = value.encode("utf-8", "replace").decode("utf-8")
-            return '"' + "".join(map(_escaped, storable)) + '"'
-        case list():
-            return f"[{', '.join(map(_toml, value))}]"
-        case dict():
-            return f"{{{', '.join(f'{_key(key)} = {_toml(each)}' for key, each in value.items())}}}"
-        case date() | time():
-            return value.isoformat()
-        case _:
-            return repr(value)
-
-
-def _key(name: str) -> str:
-    return name if _BARE_KEY.fullmatch(name) else _toml(name)
-
-
-def _escaped(character: str) -> str:
-    if character in '"\\':
-        return f"\\{character}"
-    return character if character.isprintable() else f"\\U{ord(character):08X}"

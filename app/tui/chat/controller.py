@@ -5,7 +5,7 @@ since. Knows no widget; the screen reads its state after each tick.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from app.generation import PrefillProgress
 from app.job import Job
@@ -13,6 +13,7 @@ from app.sessions.chat import Chat, ChatMessage, State, title_of
 from app.sessions.store import SessionStore
 from app.transcript import Completion, Drafts
 from app.tui.chat.answering import Answering, last_answer
+from app.tui.chat.asking import ask_of, with_draft
 from app.tui.chat.autosave import Autosave
 from app.tui.chat.mentions import with_mentioned
 from app.tui.chat.model_holder import ModelHolder
@@ -20,7 +21,7 @@ from app.tui.chat.speed_look import SpeedLook
 from app.tui.chat.speed_meter import Meter
 from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
 from app.tui.chat.tier_counts import emptied
-from app.tui.service.contract import Ask, CacheWish, ModelInfo, ModelService, TooLong, Weight
+from app.tui.service.contract import CacheWish, ModelInfo, ModelService, TooLong, Weight
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats
 from models.text.messages import Role
@@ -152,6 +153,7 @@ class ChatController:
         if editing is not None and editing in self.chat.messages:
             self._require_ready()
             del self.chat.messages[self.chat.messages.index(editing) :]
+        self.models.problem = None
         if self.phase is Phase.READY:
             self._send(draft)
         elif self.queued is None:
@@ -166,14 +168,8 @@ class ChatController:
         """
         if self.phase is not Phase.READY:
             return None
-        chat = self.chat.copy()
-        if editing in self.chat.messages:
-            del chat.messages[self.chat.messages.index(editing) :]
-        question = with_mentioned(draft)
-        chat.messages.append(
-            ChatMessage(role=Role.USER, text=question.text, attachments=question.attachments)
-        )
-        return self.service.weigh(self._asking(chat))
+        chat = with_draft(self.chat, draft, editing)
+        return self.service.weigh(ask_of(chat, self.settings))
 
     def unqueue(self) -> Draft:
         """Take back the question that waits."""
@@ -255,7 +251,7 @@ class ChatController:
         if self.chat.id is not None and self.chat.id != chat.id:
             self.store.release(self.chat.id)
         self.chat = chat
-        self._answer_problem = self.too_long = None
+        self._answer_problem = self.models.problem = self.too_long = None
         self.meter, self.last = Meter(), last_answer(chat.messages)
         if chat.damaged:
             self.notices.append(
@@ -271,9 +267,18 @@ class ChatController:
 
     def set_system(self, text: str) -> None:
         """Another system prompt, from the next answer on."""
+        self.set_own(text, self.chat.sampling)
+
+    def set_own(self, system: str, sampling: Mapping[str, float]) -> None:
+        """What this chat alone is given, from the next answer on."""
         self._require_idle()
-        self.chat.system = text
+        self.chat.system, self.chat.sampling = system, dict(sampling)
         self._autosave.save(self.chat)
+
+    @property
+    def own_sampling_line(self) -> str:
+        """The sampling settings that this chat has of its own."""
+        return " ".join(f"{name} {value:g}" for name, value in self.chat.sampling.items())
 
     def rename(self, title: str) -> None:
         """Another title."""
@@ -363,7 +368,7 @@ class ChatController:
         self.chat.messages.append(answer)
 
     def _begin(self, answer: ChatMessage, *, continues: bool = False, cuts: bool = False) -> None:
-        ask = self._asking(self.chat, continues=continues, cuts=cuts)
+        ask = ask_of(self.chat, self.settings, continues=continues, cuts=cuts)
         self._answer_problem = self.too_long = None
         self._held = self.chat
         self._run = Answering(
@@ -373,25 +378,6 @@ class ChatController:
             answer,
             model=self.chat.model,
             meter=self.meter,
-        )
-
-    def _asking(self, chat: Chat, *, continues: bool = False, cuts: bool = False) -> Ask:
-        """What would be asked of the model to have the chat's last message answered."""
-        settings = self.settings
-        turns, left_out = chat.turns(continues=continues), chat.turns_left_out(continues=continues)
-        return Ask(
-            messages=chat.prompt(continues=continues),
-            max_tokens=settings.max_tokens,
-            sampling=settings.sampling,
-            stop=settings.stop,
-            continues=continues,
-            # The last question is read, whatever was taken back before it.
-            left_out=left_out if left_out < len(turns) - 1 else 0,
-            room=settings.room or settings.max_tokens,
-            cuts=cuts,
-            think=settings.think,
-            think_budget=settings.think_budget,
-            lookup=settings.lookup,
         )
 
     def _drop_answer(self) -> None:

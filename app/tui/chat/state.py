@@ -1,12 +1,32 @@
 """Small things that the chat's parts hand to each other."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from app.sampling import Sampling
 from app.sessions.chat import Attachment
 from kvcache.errors import EmberError
 from models.text.thinking import DEFAULT_BUDGET
+
+# Sampling settings that a chat may have of its own, by what the user calls them.
+OWN_SAMPLING = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repeat_penalty": "repeat_penalty",
+}
+
+
+def with_own(sampling: Sampling, own: Mapping[str, float]) -> Sampling:
+    """Sampling with what a chat has of its own; as it is where that is out of bounds."""
+    known: dict[str, Any] = {OWN_SAMPLING[name]: own[name] for name in own if name in OWN_SAMPLING}
+    try:
+        return replace(sampling, **known)
+    except EmberError:
+        return sampling
 
 
 class Phase(Enum):

@@ -1,14 +1,14 @@
 """The chat's commands: what is typed after a slash, or chosen in the palette."""
 
 from app.tui.chat.command import Command
-from app.tui.commands import output, setup, turns, views
+from app.tui.commands import output, persona, setup, turns, views
 from app.tui.screens.chat import ChatScreen
 
 COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(name="new", about="begin another chat", run=views.new, key="^N"),
     Command(name="retry", about="answer the last question again", run=turns.retry, key="^R"),
     Command(
-        name="edit", about="change a question and ask again", run=turns.edit, key="↑", usage="[N]"
+        name="edit", about="change a question and ask again", run=turns.edit, key="^↑", usage="[N]"
     ),
     Command(name="continue", about="go on with the last answer", run=turns.continue_),
     Command(name="undo", about="take back the last question and answer", run=turns.undo),
@@ -46,6 +46,20 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
         about="set the system prompt; `clear` removes it",
         run=setup.system,
         usage="[TEXT]",
+    ),
+    Command(
+        name="prompt",
+        about="a saved prompt or persona: use, save, remove, clear",
+        run=persona.prompt,
+        usage="[NAME]",
+        choices=persona.prompt_choices,
+    ),
+    Command(
+        name="sampling",
+        about="how this chat alone is sampled; `clear` goes by the settings",
+        run=persona.sampling,
+        usage="[NAME VALUE]",
+        choices=persona.sampling_choices,
     ),
     Command(
         name="set",

@@ -4,7 +4,6 @@ Takes what the controller has on a timer, and shows it; decides nothing about
 the chat itself.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -16,20 +15,24 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 
 from app import memory
+from app.inert import inert_line
 from app.sessions.chat import ChatMessage
+from app.tui.chat.asking import cost_line
 from app.tui.chat.command import Command, find
 from app.tui.chat.completion import Suggestion, suggestions
 from app.tui.chat.controller import ChatController
+from app.tui.chat.history import PromptHistory
 from app.tui.chat.model_offer import ModelOffer
 from app.tui.chat.state import Draft
 from app.tui.chat.tier_counts import TierLog
 from app.tui.chat.welcome import STARTERS
+from app.tui.personas import Personas
 from app.tui.screens import copying
 from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import CUT, UNDO, TooLongScreen
 from app.tui.settings import Preferences, Settings
 from app.tui.terminal import garbage, title
-from app.tui.widgets.composer import Composer, cost_line
+from app.tui.widgets.composer import Composer
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
 from app.tui.widgets.key_bar import KeyBar
@@ -43,6 +46,7 @@ _TICK = 1 / 20
 _FIGURES_TICK = 1 / 4
 _SIDE_PANE_FROM = 100
 _SHORT = 26
+_RECALLED = 500
 _QUIT_SECONDS = 2.0
 
 
@@ -76,14 +80,20 @@ class ChatScreen(Screen[None]):
         chat: ChatController,
         offer: ModelOffer,
         preferences: Preferences,
+        personas: Personas,
         commands: Sequence[Command["ChatScreen"]],
     ) -> None:
         super().__init__()
         self.chat, self.offer = chat, offer
-        self._preferences, self.commands = preferences, commands
+        self._preferences, self.personas, self.commands = preferences, personas, commands
         self.tier_log = TierLog()
         # Held, not looked up: a timer may fire when some of them are already gone.
-        self.composer = Composer(weigh=self._cost, complete=self._completions)
+        self.composer = Composer(
+            weigh=self._cost,
+            complete=self._completions,
+            history=PromptHistory(self._asked_before),
+            selects=lambda: self.conversation.selected is not None,
+        )
         self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
         self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
         self._starter = -1
@@ -167,6 +177,7 @@ class ChatScreen(Screen[None]):
     def _settled(self) -> None:
         """The model has loaded or answered."""
         self._show_figures()
+        self.composer.recount()
         garbage.rest()
         if not self.app.app_focus and self.settings.bell:
             self.app.bell()
@@ -191,9 +202,14 @@ class ChatScreen(Screen[None]):
         used, installed = memory.resident(), memory.installed()
         ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"
         speed = self.chat.meter.speed().now
-        self._header.show(self.chat.model, total, speed, ram)
+        self._header.show(self.chat.model, total, speed, ram, self._own())
         self.conversation.mark(total)
         self._side.show(self.chat, layers, self.tier_log)
+
+    def _own(self) -> str:
+        """What this chat alone is given."""
+        system, sampling = self.chat.chat.system, self.chat.own_sampling_line
+        return " · ".join(filter(None, (sampling, f"“{inert_line(system)}”" if system else "")))
 
     async def _find_models(self) -> None:
         await self.offer.look()
@@ -214,17 +230,15 @@ class ChatScreen(Screen[None]):
             before, self.commands, lambda each: each.choices(self) if each.choices else ()
         )
 
+    def _asked_before(self) -> Sequence[str]:
+        try:
+            return self.chat.store.questions(_RECALLED)
+        except EmberError:
+            return ()
+
     async def _cost(self, draft: Draft, editing: ChatMessage | None) -> str:
         """What a draft would cost, as it is shown beside it."""
-        try:
-            job = await asyncio.to_thread(self.chat.weigh, draft, editing)
-        except EmberError as error:
-            return str(error)
-        while job is not None and not job.ended:
-            if found := job.poll():
-                return cost_line(found[-1])
-            await asyncio.sleep(_TICK / 4)
-        return ""
+        return await cost_line(lambda: self.chat.weigh(draft, editing))
 
     @on(Composer.Sent)
     def _sent(self, event: Composer.Sent) -> None:
@@ -268,7 +282,7 @@ class ChatScreen(Screen[None]):
                 self.action_follow()
             case "up" | "down" if self.conversation.selected is not None:
                 self.conversation.action_select(-1 if event.key == "up" else 1)
-            case "up":
+            case "ctrl+up":
                 self.action_command("edit")
             case "tab":
                 self._tab()

@@ -265,10 +265,10 @@ class LiveService:
             self._thread.submit(self._rest)
 
     def _weigh(self, ask: Ask) -> Iterator[Weight]:
-        if self._reader is None:
+        # Of drafts that follow each other the last is weighed, and an answer comes first.
+        if self._reader is None or self._thread.is_wanted:
             return
         with suppress(RenderStoppedError):
-            # Nothing stops it: whatever else is asked for comes first.
             yield self._reader.weigh(ask, threading.Event())
         if not self._rested:
             self._thread.submit(self._rest)

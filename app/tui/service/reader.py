@@ -6,7 +6,6 @@ Runs on the inference thread, whose owner says when. Knows no job and no screen.
 import threading
 from collections.abc import Generator, Sequence
 from copy import copy
-from functools import partial
 
 from app.chat_tokens import ChatTokens, Prompt, system_of
 from app.engine import Engine
@@ -24,8 +23,8 @@ class Reader:
         self.chat = ChatTokens(loaded, self._recall)
         self.engine: Engine | None = None
         self._waking = waking
-        # Notes on a prompt that was weighed, told with the next answer.
-        self._untold: tuple[str, ...] = ()
+        # Notes on prompts that were made since the last answer, told with the next.
+        self._untold: list[str] = []
 
     def prompt(self, ask: Ask, cancel: threading.Event) -> tuple[Prompt, int, tuple[str, ...]]:
         """The prompt, how many of its tokens were taken from disk, and what is to be said.
@@ -33,21 +32,20 @@ class Reader:
         Raises RenderStoppedError.
         """
         assert self.engine is not None
-        prompt = self._fitting(self.chat, ask, cancel)
-        notes, self._untold = (*self._untold, *prompt.notes), ()
-        if self._waking is None:
-            return prompt, 0, notes
-        woken = self._waking.wake(self.engine, prompt.ids)
-        if not self.engine.fits(prompt.ids):
-            # What was kept has gone, or is damaged.
-            prompt = self._fitting(self.chat, ask, cancel)
-        return prompt, woken, (*notes, *self._waking.notes())
+        prompt, woken = self._fitting(self.chat, ask, cancel), 0
+        if self._waking is not None:
+            woken = self._waking.wake(self.engine, prompt.ids)
+            self._untold += [*self._waking.notes()]
+            if not self.engine.fits(prompt.ids):
+                # What was kept has gone, or is damaged.
+                prompt = self._fitting(self.chat, ask, cancel)
+        notes, self._untold = tuple(self._untold), []
+        return prompt, woken, notes
 
     def weigh(self, ask: Ask, cancel: threading.Event) -> Weight:
         """What `prompt` would give, by a copy of the conversation, which notes nothing."""
         assert self.engine is not None
         prompt = self._fitting(copy(self.chat), ask, cancel)
-        self._untold = (*self._untold, *prompt.notes)
         ids, on_disk = prompt.ids, self._on_disk(prompt.ids)
         return Weight(
             tokens=len(ids),
@@ -69,10 +67,20 @@ class Reader:
         be given it from disk; else whole turns, the newest, up to the window.
         """
         assert self.engine is not None
-        make = partial(
-            chat.prompt, ask.messages, continues=ask.continues, think=ask.think, cancel=cancel
-        )
-        prompt = make(left_out=ask.left_out)
+
+        def make(left_out: int = 0, room: int | None = None) -> Prompt:
+            made = chat.prompt(
+                ask.messages,
+                continues=ask.continues,
+                think=ask.think,
+                left_out=left_out,
+                room=room,
+                cancel=cancel,
+            )
+            self._untold += made.notes
+            return made
+
+        prompt = make(ask.left_out)
         if ask.left_out:
             system = chat.system_tokens(system_of(ask.messages), cancel, think=ask.think)
             if max(self.engine.shared(prompt.ids), self._on_disk(prompt.ids)) <= system:

@@ -12,9 +12,8 @@ from textual.widgets import Static
 from app.inert import inert_line
 from app.sessions.chat import Attachment, ChatMessage
 from app.tui.chat.completion import Suggestion
+from app.tui.chat.history import PromptHistory
 from app.tui.chat.state import Draft
-from app.tui.service.contract import Weight
-from app.tui.text import units
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.suggestions import Suggestions
 
@@ -25,7 +24,8 @@ class Composer(Vertical):
     """Makes drafts.
 
     prompt: where the text is. weigh: what a draft would cost, a line; for a question that it
-    replaces, if any. complete: what could follow the text before the cursor.
+    replaces, if any. complete: what could follow the text before the cursor. history: what
+    was sent before. selects: as for `Prompt`.
     """
 
     class Sent(Message):
@@ -53,14 +53,17 @@ class Composer(Vertical):
         *,
         weigh: Callable[[Draft, ChatMessage | None], Awaitable[str]],
         complete: Callable[[str], Sequence[Suggestion]],
+        history: PromptHistory,
+        selects: Callable[[], bool],
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
-        self._weigh, self._complete = weigh, complete
+        self._weigh, self._complete, self._history = weigh, complete, history
         self._attachments: list[Attachment] = []
         self._cost = ""
         self._had_text = False
-        self.prompt = Prompt()
+        self._recalled: str | None = None
+        self.prompt = Prompt(selects)
         self._suggestions = Suggestions()
 
     def compose(self) -> ComposeResult:
@@ -114,7 +117,7 @@ class Composer(Vertical):
 
     def accept(self) -> None:
         """The draft has been taken; begin another."""
-        self.prompt.take()
+        self._history.add(self.prompt.take())
         self._clear()
 
     def submit(self) -> None:
@@ -124,7 +127,7 @@ class Composer(Vertical):
             return
         text = self.prompt.text.strip()
         if text.startswith("/"):
-            self.prompt.take()
+            self._history.add(self.prompt.take())
             self.post_message(self.CommandSent(text))
         elif text or self._attachments:
             draft = Draft(text=text, attachments=tuple(self._attachments))
@@ -151,7 +154,10 @@ class Composer(Vertical):
         if self.editing is not None and self._had_text and not self.prompt.text:
             self._clear()
         self._had_text = bool(self.prompt.text)
-        self._suggestions.show(self._complete(self.prompt.before_cursor))
+        # Arrows go on through what was sent before.
+        is_recalled = self.prompt.text == self._recalled
+        found = [] if is_recalled else self._complete(self.prompt.before_cursor)
+        self._suggestions.show(found)
         self.prompt.suggesting = self._suggestions.chosen is not None
         self._recount()
 
@@ -160,6 +166,14 @@ class Composer(Vertical):
         event.stop()
         number = sum(each.name.startswith("pasted text") for each in self._attachments) + 1
         self.attach(Attachment(name=f"pasted text {number}", text=event.text))
+
+    @on(Prompt.HistoryKey)
+    def _recall(self, event: Prompt.HistoryKey) -> None:
+        event.stop()
+        text = self._history.step(self.prompt.text, event.step) if self.editing is None else None
+        if text is not None:
+            self._recalled = text
+            self.prompt.put(text)
 
     @on(Prompt.SuggestionKey)
     def _choose(self, event: Prompt.SuggestionKey) -> None:
@@ -180,6 +194,10 @@ class Composer(Vertical):
 
     # -- what it costs --
 
+    def recount(self) -> None:
+        """Weigh the draft anew: what else there is has changed."""
+        self._recount()
+
     @work(exclusive=True)
     async def _recount(self) -> None:
         """Weigh the draft a moment after the last key."""
@@ -189,13 +207,3 @@ class Composer(Vertical):
         says = bool(text or draft.attachments) and not text.startswith("/")
         self._cost = await self._weigh(draft, self.editing) if says else ""
         self.post_message(self.Noted())
-
-
-def cost_line(weight: Weight) -> str:
-    """What a draft's prompt is, all of the chat included, and whether the window holds it."""
-    tokens = f"{units.count(weight.tokens)} tok"
-    if weight.new < weight.tokens:
-        tokens += f", {units.count(weight.new)} new"
-    if not weight.fits:
-        return f"{tokens} · the window holds {weight.window}"
-    return f"{tokens} · {'fits without the first turns' if weight.dropped else 'fits'}"

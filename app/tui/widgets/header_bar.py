@@ -21,9 +21,14 @@ class HeaderBar(Widget):
         self._content = Content("")
 
     def show(
-        self, model: ModelInfo | None, stats: CacheStats | None, speed: float, memory: str
+        self,
+        model: ModelInfo | None,
+        stats: CacheStats | None,
+        speed: float,
+        memory: str,
+        own: str = "",
     ) -> None:
-        """Update all gauges."""
+        """Update all gauges. own: what this chat alone is given, shown where there is room."""
         width = self.size.width
         name = f" ◆ {inert_line(model.path.stem)}" if model else " ◆ ember"
         parts: list[Content] = []
@@ -37,6 +42,8 @@ class HeaderBar(Widget):
         room = max(width - right.cell_length - 3, 8)
         if model and width >= 100:
             name += f"  {units.file_size(model.file_bytes)}"
+        if own:
+            name += f" · {own}"
         shown = Text(name)
         shown.truncate(room, overflow="ellipsis", pad=True)
         content = Content.assemble((shown.plain, "bold"), " ", right, " ")

@@ -1,5 +1,6 @@
 """Where the user types: grows with the text, Enter sends, Ctrl-J breaks the line."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import events
@@ -11,17 +12,19 @@ from app.inert import inert
 
 # A longer paste becomes an attachment: nobody edits that much in eight lines.
 _MAX_PASTE = 4000
-_WHEN_EMPTY = {"up", "down", "home", "end", "tab", "ctrl+d"}
-_ALWAYS = {"pageup", "pagedown"}
+_WHEN_EMPTY = {"home", "end", "tab", "ctrl+d"}
+_ALWAYS = {"pageup", "pagedown", "ctrl+up"}
 # No binding with priority: that would overtake the letters typed just before.
 _NEWLINE = {"ctrl+j", "shift+enter"}
 _WHILE_SUGGESTING = {"up", "down", "tab"}
+_WHILE_SELECTING = {"up", "down"}
 
 
 class Prompt(TextArea):
     """A text area for one question.
 
     suggesting: completions are shown, so that some keys are for them.
+    selects: asked whether a message is selected, which arrows then move on an empty prompt.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -49,6 +52,13 @@ class Prompt(TextArea):
             super().__init__()
             self.key = key
 
+    class HistoryKey(Message):
+        """An arrow that leads out of the text: to what was asked before (-1), or after (1)."""
+
+        def __init__(self, step: int) -> None:
+            super().__init__()
+            self.step = step
+
     class SuggestionKey(Message):
         """A key that is for the completions."""
 
@@ -56,7 +66,7 @@ class Prompt(TextArea):
             super().__init__()
             self.key = key
 
-    def __init__(self) -> None:
+    def __init__(self, selects: Callable[[], bool]) -> None:
         super().__init__(
             soft_wrap=True,
             show_line_numbers=False,
@@ -65,7 +75,7 @@ class Prompt(TextArea):
             placeholder="Ask, / commands, @ file",
             tab_behavior="focus",
         )
-        self.suggesting = False
+        self.suggesting, self._selects = False, selects
 
     def action_submit(self) -> None:
         """Send what is typed; an empty prompt too, it may mean something."""
@@ -99,7 +109,10 @@ class Prompt(TextArea):
         self.move_cursor(self.document.end)
 
     async def _on_key(self, event: events.Key) -> None:
-        foreign = event.key in _ALWAYS or (not self.text and event.key in _WHEN_EMPTY)
+        selecting = event.key in _WHILE_SELECTING and self._selects()
+        foreign = event.key in _ALWAYS or (
+            not self.text and (selecting or event.key in _WHEN_EMPTY)
+        )
         if event.key in _NEWLINE:
             event.stop()
             event.prevent_default()
@@ -108,8 +121,18 @@ class Prompt(TextArea):
             self._hand_over(event, self.SuggestionKey(event.key))
         elif foreign:
             self._hand_over(event, self.ForeignKey(event.key))
+        elif (step := self._step(event.key)) is not None:
+            self._hand_over(event, self.HistoryKey(step))
         else:
             await super()._on_key(event)
+
+    def _step(self, key: str) -> int | None:
+        """Where an arrow leads out of the text."""
+        at, wrapped = self.cursor_location, self.navigator
+        if key == "up" and at[0] == 0 and wrapped.is_first_wrapped_line(at):
+            return -1
+        last = at[0] == self.document.line_count - 1 and wrapped.is_last_wrapped_line(at)
+        return 1 if key == "down" and last else None
 
     def _hand_over(self, event: events.Key, message: Message) -> None:
         event.stop()

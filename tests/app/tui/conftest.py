@@ -144,11 +144,19 @@ async def talk(
     model: str = "scripted",
     settings: Settings | None = None,
     settings_path: Path | None = None,
+    personas_path: Path | None = None,
     store: SessionStore | None = None,
 ) -> AsyncIterator[Talk]:
     """A chat that is ready, or as far as its service lets it be."""
     service = service or ScriptedService()
-    app = ChatApp(service, model=model, settings=settings, settings_path=settings_path, store=store)
+    app = ChatApp(
+        service,
+        model=model,
+        settings=settings,
+        settings_path=settings_path,
+        personas_path=personas_path,
+        store=store,
+    )
     async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause(0.1)
         yield Talk(app, service, pilot)

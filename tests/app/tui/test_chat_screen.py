@@ -372,6 +372,12 @@ async def test_what_is_attached_counts_before_it_is_sent(tmp_path: Path) -> None
         (tmp_path / "no.bin").write_bytes(b"\0\0")
         chat.service.finish()
         await chat.settled()
+        await chat.ask("next")
+        chat.prompt.put("typed meanwhile")
+        await chat.pilot.pause(0.4)
+        assert "tok" not in chat.screen.composer.note
+        chat.service.finish()
+        await chat.until(lambda: " tok · fits" in chat.screen.composer.note)
         chat.prompt.put(f"@{tmp_path}/no.bin")
         await chat.until(lambda: "no.bin" in chat.screen.composer.note)
 

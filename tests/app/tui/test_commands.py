@@ -57,10 +57,10 @@ async def test_retry_continue_undo() -> None:
 
 
 @on_screen
-async def test_up_edits_the_last_question_and_escape_leaves_it() -> None:
+async def test_an_edit_of_the_last_question_and_escape_leaves_it() -> None:
     async with talk() as chat:
         await two_turns(chat)
-        await chat.press("up")
+        await chat.press("ctrl+up")
         assert chat.prompt.text == "two"
         await chat.until(lambda: "editing" in chat.screen.composer.note)
         await chat.press("escape")

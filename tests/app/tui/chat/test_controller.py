@@ -403,6 +403,11 @@ def test_the_model_that_runs_stays_until_the_next_has_loaded(error: EmberError) 
     assert talk.chat.problem.cause == str(error)
     assert talk.chat.model is before
     assert talk.asked == ["who answers?"]
+    talk.service.say("I")
+    talk.service.finish()
+    talk.chat.tick()
+    talk.ask("still?")
+    assert [talk.chat.problem] == [None]
 
 
 def test_a_model_that_had_to_make_room_has_gone() -> None:

@@ -10,7 +10,7 @@ import pytest
 from app.generation import Finished
 from app.sampling import Sampling
 from app.transcript import Completion
-from app.tui.service.contract import Ask, Prepared
+from app.tui.service.contract import Ask, CacheWish, ModelInfo, Prepared
 from app.tui.service.live_service import LiveService
 from app.wake.folder import PieceFolder
 from app.wake.waking import Waking
@@ -93,6 +93,27 @@ def test_an_endless_chat_that_is_reopened_leaves_nothing_out(opened: Open, kept:
     prepared, _ = ask(opened(), *again)
     assert prepared.dropped > 0
     assert prepared.prompt_tokens <= weight.window
+
+
+def test_a_chat_whose_cache_was_changed_is_woken_as_it_is_now(tiny_path: Path, kept: Path) -> None:
+    def service(config: CacheConfig) -> LiveService:
+        made = LiveService(config, waking=Waking(PieceFolder(kept)))
+        list(made.load(str(tiny_path)))
+        return made
+
+    wish = CacheWish(kv="q8/q4", ctx=0, hot=16, keep="0")
+    first, said = service(CONFIG), turns(QUESTION)
+    _, answer = ask(first, *said)
+    _rested(kept, 1)
+    assert isinstance(list(first.change_cache(wish))[-1], ModelInfo)
+    _rested(kept, 2)
+    first.close()
+    again = turns(QUESTION, answer.text, "fo gu")
+    for config in (wish.over(CONFIG), CONFIG):
+        other = service(config)
+        prepared, woken = ask(other, *again)
+        assert woken.reused_tokens == prepared.woken > 64
+        other.close()
 
 
 def test_a_chat_between_others_is_woken_again(opened: Open, kept: Path) -> None:

@@ -1,0 +1,53 @@
+"""The saved prompts and personas: search, use, delete."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+
+from app.inert import inert_line
+from app.tui.personas import Persona, Personas
+from app.tui.screens.search import SearchScreen
+from app.tui.text.colours import MUTED
+from kvcache.errors import EmberError
+
+
+class PromptsScreen(SearchScreen[str | None, Persona]):
+    """Ends with the name of the one to use, or None."""
+
+    TITLE = "Prompts and personas"
+    PLACEHOLDER = "search names and texts"
+    KEYS = "⏎ use · F8 delete · Esc close · /prompt save NAME keeps this chat's"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f8", "delete", "Delete", show=False)]
+
+    def __init__(self, personas: Personas) -> None:
+        super().__init__()
+        self._personas = personas
+
+    def find(self, text: str) -> Sequence[Persona]:
+        wanted = text.lower()
+        try:
+            found = self._personas.all()
+        except EmberError as error:
+            self.notify(str(error), severity="error", markup=False)
+            return []
+        return [each for each in found if wanted in f"{each.name} {each.about}".lower()]
+
+    def line(self, item: Persona) -> Content:
+        about = inert_line(item.about)
+        return Content.assemble((inert_line(item.name), "bold"), (f"\n  {about}", MUTED))
+
+    def result(self, item: Persona) -> str | None:
+        return item.name
+
+    def action_delete(self) -> None:
+        """Forget the chosen one."""
+        chosen = self.chosen
+        if chosen is None:
+            return
+        try:
+            self._personas.remove(chosen.name)
+        except EmberError as error:
+            self.notify(str(error), severity="error", markup=False)
+        self.refresh_list()

@@ -1,0 +1,140 @@
+"""Saved prompts and personas, and what a chat has of its own."""
+
+from pathlib import Path
+
+import pytest
+from textual.widgets import OptionList
+
+from app.sampling import Sampling
+from app.sessions.store import SessionStore
+from app.tui.chat.state import with_own
+from app.tui.personas import Persona, Personas
+from app.tui.screens.prompts import PromptsScreen
+from app.tui.settings import Settings
+from app.tui.widgets.header_bar import HeaderBar
+from app.tui.widgets.suggestions import Suggestions
+from kvcache import EmberError
+from tests.app.tui.conftest import on_screen, talk
+
+BRIEF = Persona(name="brief", system='Say "one" thing.\n', sampling={"temp": 0.2, "top_k": 40})
+
+
+def test_what_is_kept_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "prompts.toml"
+    personas = Personas(path)
+    assert personas.all() == []
+    assert personas.save(BRIEF) == []
+    review = Persona(name="a review", text="Review this:")
+    personas.save(review)
+    assert Personas(path).all() == [review, BRIEF]
+    assert personas.get("brief").about == 'Say "one" thing.\n · temp 0.2 top_k 40'
+    personas.save(Persona(name="brief", text="other"))
+    assert personas.get("brief").system == ""
+    personas.remove("a review")
+    with pytest.raises(EmberError, match="no saved prompt 'a review': there are brief"):
+        personas.get("a review")
+    with pytest.raises(EmberError, match="no saved prompt"):
+        personas.remove("a review")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = 1", "'a' is none: expected text, system, temp"),
+        ("[a]\ncolour = 'red'", "'a' is none: expected text, system, temp"),
+        ("[a]\nsystem = 7", "'a' is none"),
+        ("[a]\ntemp = 'hot'", "no number"),
+        ("[a", "the saved prompts cannot be read"),
+    ],
+)
+def test_a_file_that_somebody_edited_wrongly_is_told(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "prompts.toml"
+    path.write_text(text)
+    with pytest.raises(EmberError, match=said):
+        Personas(path).all()
+
+
+def test_own_sampling_goes_before_the_settings() -> None:
+    base = Sampling(temperature=0.5, top_p=0.9, seed=7)
+    own = with_own(base, {"temp": 0.2, "top_k": 40, "colour": 3})
+    assert own == Sampling(temperature=0.2, top_p=0.9, top_k=40, seed=7)
+    assert with_own(base, {"temp": -3}) == base
+
+
+@on_screen
+async def test_a_persona_is_saved_used_shown_and_removed(tmp_path: Path) -> None:
+    store = SessionStore.open(tmp_path / "chats.db")
+    path = tmp_path / "prompts.toml"
+    settings = Settings(temp=0.5)
+    async with talk(store=store, settings=settings, personas_path=path) as chat:
+        await chat.type("/prompt save brief")
+        await chat.until(lambda: "no system prompt and no sampling" in chat.told)
+        await chat.type("/system be brief")
+        await chat.type("/sampling temp 0.2 top_k 40")
+        await chat.until(lambda: "sampled temp 0.2 top_k 40" in chat.told)
+        await chat.type("/sampling temp warm")
+        await chat.until(lambda: "expected a number" in chat.told)
+        await chat.type("/sampling heat 3")
+        await chat.until(lambda: "expected names of temp" in chat.told)
+        header = chat.screen.query_one(HeaderBar)
+        await chat.until(lambda: "temp 0.2 top_k 40 · “be brief”" in str(header.render()))
+        await chat.type("/prompt save brief")
+        await chat.until(lambda: "kept as brief" in chat.told)
+        await chat.type("/prompt save review Review this code:")
+        await chat.until(lambda: "kept as review" in chat.told)
+        await chat.exchange("one", "1")
+        assert chat.service.asks[-1].sampling == Sampling(temperature=0.2, top_k=40)
+        number = chat.app.chat.chat.id
+        assert number is not None
+        await chat.type("/new")
+        await chat.until(lambda: "be brief" not in str(header.render()))
+        await chat.exchange("two", "2")
+        assert chat.service.asks[-1].sampling == Sampling(temperature=0.5)
+        await chat.type("/prompt brief")
+        await chat.exchange("three", "3")
+        assert chat.service.asks[-1].messages[0].content == "be brief"
+        assert chat.service.asks[-1].sampling == Sampling(temperature=0.2, top_k=40)
+        await chat.type("/prompt clear")
+        await chat.exchange("four", "4")
+        assert chat.service.asks[-1].messages[0].content == "two"
+        assert chat.service.asks[-1].sampling == Sampling(temperature=0.5)
+        await chat.type("/prompt")
+        await chat.until(lambda: isinstance(chat.app.screen, PromptsScreen))
+        assert chat.app.screen.query_one(OptionList).option_count == 2
+        await chat.fill("review")
+        await chat.press("enter")
+        await chat.until(lambda: chat.prompt.text == "Review this code:")
+        await chat.type("/prompt remove review")
+        await chat.until(lambda: "removed review" in chat.told)
+        await chat.type("/prompt nobody")
+        await chat.until(lambda: "no saved prompt 'nobody': there are brief" in chat.told)
+    again = SessionStore.open(tmp_path / "chats.db").load(number)
+    assert (again.system, again.sampling) == ("be brief", {"temp": 0.2, "top_k": 40})
+
+
+@on_screen
+async def test_arrows_recall_what_was_asked_before(tmp_path: Path) -> None:
+    store = SessionStore.open(tmp_path / "chats.db")
+    async with talk(store=store) as chat:
+        await chat.exchange("first question", "1")
+        await chat.type("/new")
+        await chat.exchange("second\nquestion", "2")
+    store.close()
+    async with talk(store=SessionStore.open(tmp_path / "chats.db")) as chat:
+        await chat.type("/panes")
+        chat.prompt.put("my draft")
+        await chat.pilot.pause()
+        await chat.press("up")
+        assert chat.prompt.text == "/panes"
+        assert not chat.screen.query_one(Suggestions).display
+        await chat.press("up")
+        assert chat.prompt.text == "second\nquestion"
+        await chat.press("up", "up")  # to its first line, then further
+        assert chat.prompt.text == "first question"
+        await chat.press("down")
+        assert chat.prompt.text == "second\nquestion"
+        await chat.press("down", "down")
+        assert chat.prompt.text == "my draft"
+        await chat.press("up", "up", "up", "up", "enter")
+        await chat.until(lambda: chat.service.answering)
+        assert chat.texts[0] == "first question"
