@@ -19,6 +19,7 @@ from app.tui.chat.model_offer import ModelOffer
 from app.tui.chat.state import AnswerSettings
 from app.tui.commands import COMMANDS
 from app.tui.personas import Personas
+from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.dialog import Page
 from app.tui.service.contract import ModelService
@@ -106,6 +107,11 @@ class ChatApp(App[None]):
     def on_unmount(self) -> None:
         """Leave the terminal as it was."""
         title.restore_title(self)
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy what is selected in a field or a dialog."""
+        self._clipboard = text  # Textual's own, which a field pastes
+        copying.copy(self.screen, text, "the selection")
 
     def get_css_variables(self) -> dict[str, str]:
         """Textual's variables of the theme, made readable."""

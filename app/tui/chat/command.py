@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted
 
 Screen = TypeVar("Screen")
 
@@ -26,6 +26,12 @@ class Command(Generic[Screen]):
     usage: str = ""
     key: str = ""
     choices: Callable[[Screen], Iterable[str]] | None = None
+
+    def start(self, screen: Screen, text: str) -> None:
+        """Run it, unless it has no use for the text. Raises EmberError."""
+        if text and not self.usage:
+            raise EmberError(f"/{self.name} stands alone: got {quoted(text)} after it")
+        self.run(screen, text)
 
     @property
     def needs_nothing(self) -> bool:

@@ -80,7 +80,7 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
         name="theme",
         about="change the colours",
         run=setup.theme,
-        usage="NAME",
+        usage="[NAME]",
         choices=setup.theme_choices,
     ),
     Command(name="attach", about="send a text file along", run=output.attach, usage="FILE"),

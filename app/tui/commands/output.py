@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -57,7 +58,7 @@ def export(screen: ChatScreen, text: str) -> None:
     chat = screen.chat.chat
     if not chat.messages:
         raise EmberError("nothing to export yet: ask something first")
-    path = _path(text, f"{_slug(chat.title)}.md")
+    path = _path(text) if text else _unused(f"{_slug(chat.title)}.md")
     content = as_json(chat) if path.suffix == ".json" else as_markdown(chat)
     _write(path, content)
     screen.notify(f"written to {path}", markup=False)
@@ -65,7 +66,7 @@ def export(screen: ChatScreen, text: str) -> None:
 
 def screenshot(screen: ChatScreen, text: str) -> None:
     """Write the screen to an SVG file."""
-    path = _path(text, f"{_slug(screen.chat.chat.title)}.svg")
+    path = _path(text) if text else _unused(f"{_slug(screen.chat.chat.title)}.svg")
     _write(path, screen.app.export_screenshot())
     screen.notify(f"written to {path}", markup=False)
 
@@ -74,15 +75,22 @@ def attach(screen: ChatScreen, text: str) -> None:
     """Send a file along with the next question."""
     if not text:
         raise EmberError("expected a file: /attach notes.md")
-    path = _path(text, "")
+    path = _path(text)
     screen.composer.attach(Attachment(name=text, text=read_text(path)))
 
 
-def _path(text: str, otherwise: str) -> Path:
+def _path(text: str) -> Path:
     try:
-        return Path(text or otherwise).expanduser()
+        return Path(text).expanduser()
     except RuntimeError as error:
         raise EmberError(f"{text}: no such user; write the path in full") from error
+
+
+def _unused(name: str) -> Path:
+    """A file of that name, numbered where there is one."""
+    path = Path(name)
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(each for each in chain([path], numbered) if not each.exists())
 
 
 def _write(path: Path, content: str) -> None:

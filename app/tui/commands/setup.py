@@ -105,7 +105,10 @@ def think_choices(_screen: ChatScreen) -> Iterable[str]:
 
 
 def theme(screen: ChatScreen, text: str) -> None:
-    """Change the theme."""
+    """Change the theme, or choose one."""
+    if not text:
+        screen.action_palette("theme ")
+        return
     if text not in screen.app.available_themes:
         raise EmberError(f"no theme {text!r}: there are {', '.join(theme_choices(screen))}")
     screen.change_settings(screen.settings.with_text("theme", text))

@@ -56,7 +56,7 @@ def panes(screen: ChatScreen, _text: str) -> None:
 
 def help_(screen: ChatScreen, _text: str) -> None:
     """Show keys and commands."""
-    screen.app.push_screen(HelpScreen(screen.commands))
+    screen.app.push_screen(HelpScreen(screen.commands, screen.chat))
 
 
 def quit_(screen: ChatScreen, _text: str) -> None:

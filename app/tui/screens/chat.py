@@ -4,7 +4,6 @@ Takes what the controller has on a timer, and shows it; decides nothing about
 the chat itself.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -28,10 +27,11 @@ from app.tui.chat.state import Draft
 from app.tui.chat.tier_counts import TierLog
 from app.tui.chat.welcome import STARTERS
 from app.tui.personas import Personas
+from app.tui.screens import copying
 from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import CUT, UNDO, TooLongScreen
 from app.tui.settings import Preferences, Settings
-from app.tui.terminal import clipboard, garbage, title
+from app.tui.terminal import garbage, title
 from app.tui.widgets.composer import Composer
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
@@ -88,13 +88,13 @@ class ChatScreen(Screen[None]):
         self._preferences, self.personas, self.commands = preferences, personas, commands
         self.tier_log = TierLog()
         # Held, not looked up: a timer may fire when some of them are already gone.
-        self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
         self.composer = Composer(
             weigh=self._cost,
             complete=self._completions,
             history=PromptHistory(self._asked_before),
             selects=lambda: self.conversation.selected is not None,
         )
+        self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
         self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
         self._starter = -1
         self._was_busy = False
@@ -152,10 +152,7 @@ class ChatScreen(Screen[None]):
 
     def copy(self, text: str, what: str) -> None:
         """Copy a text and say so."""
-        self.run_worker(
-            asyncio.to_thread(clipboard.copy, text, self.app.copy_to_clipboard), exit_on_error=False
-        )
-        self.notify(f"copied {what}", markup=False)
+        copying.copy(self, text, what)
 
     # -- showing --
 
@@ -283,7 +280,7 @@ class ChatScreen(Screen[None]):
                 self.conversation.action_top()
             case "end":
                 self.action_follow()
-            case "up" | "down":
+            case "up" | "down" if self.conversation.selected is not None:
                 self.conversation.action_select(-1 if event.key == "up" else 1)
             case "ctrl+up":
                 self.action_command("edit")
@@ -306,7 +303,7 @@ class ChatScreen(Screen[None]):
 
     def action_command(self, name: str, argument: str = "") -> None:
         """Run a command by its name."""
-        self.attempt(lambda: find(self.commands, name).run(self, argument))
+        self.attempt(lambda: find(self.commands, name).start(self, argument))
 
     def action_submit(self) -> None:
         """Send what is typed."""
@@ -372,15 +369,15 @@ class ChatScreen(Screen[None]):
 
     # -- other screens --
 
-    def action_palette(self) -> None:
-        """Open the list of commands to run at once."""
+    def action_palette(self, search: str = "") -> None:
+        """Open the list of commands to run at once, with a search begun."""
 
         def done(entry: Entry | None) -> None:
             if entry is not None:
                 self.action_command(entry.name, entry.argument)
 
         themes = sorted(self.app.available_themes)
-        self.app.push_screen(PaletteScreen(self.commands, themes), done)
+        self.app.push_screen(PaletteScreen(self.commands, themes, search), done)
 
     def _ask_about_length(self) -> None:
         long = self.chat.too_long

@@ -12,6 +12,7 @@ from app.inert import inert_line
 from app.transcript import Completion, Drafts
 from app.tui.chat.controller import ChatController
 from app.tui.chat.state import Phase
+from app.tui.chat.terms import glossary
 from app.tui.chat.tier_counts import TierLog
 from app.tui.screens.dialog import Page, closing
 from app.tui.service.contract import ModelInfo
@@ -19,6 +20,7 @@ from app.tui.text import units
 from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline
 from app.tui.widgets.cache_pane import CachePane
+from app.tui.widgets.glossary import Glossary
 from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.side_pane import prompt_notes
 from app.tui.widgets.tier_events import TierEvents
@@ -36,11 +38,12 @@ class SpeedScreen(Page):
     def __init__(self, chat: ChatController) -> None:
         super().__init__()
         self._chat = chat
+        self._page = Static(markup=False)
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="box") as box:
             box.border_title = "Speed"
-            yield Static(markup=False)
+            yield self._page
 
     def on_mount(self) -> None:
         """Keep it up to date."""
@@ -52,8 +55,7 @@ class SpeedScreen(Page):
 
     def _show(self) -> None:
         speed, last, rate = self._chat.meter.speed(), self._chat.last, units.rate
-        target = self.query_one(Static)
-        width = max(target.size.width - 8, 10)
+        width = max(self._page.size.width - 8, 10)
         curve = sparkline(speed.bins, width, _HEIGHT)
         labels = [rate(speed.peak), *[""] * (_HEIGHT - 2), "0"]
         lines = [
@@ -74,7 +76,7 @@ class SpeedScreen(Page):
         elif self._chat.look.result is not None:
             lines += [Content("measured by /bench"), *_completion(self._chat.look.result)]
         lines += _running(self._chat.model)
-        target.update(Content("\n").join(lines))
+        self._page.update(Content("\n").join(lines))
 
 
 def _completion(made: Completion) -> list[Content]:
@@ -104,25 +106,30 @@ def _running(model: ModelInfo | None) -> list[Content]:
 
 
 class CacheScreen(Page):
-    """The cache pane, each layer, and what moved between tiers."""
+    """The cache pane, what its words mean, each layer, and what moved between tiers."""
 
     BINDINGS: ClassVar[list[BindingType]] = closing("f4,q,enter")
 
     def __init__(self, chat: ChatController, log: TierLog) -> None:
         super().__init__()
         self._chat, self._log = chat, log
+        self._line, self._cache = Static(markup=False), CachePane()
+        self._glossary, self._events = Glossary(), TierEvents()
+        self._layers = LayerMap(joins_alike=False)
+        self._box = VerticalScroll(classes="box")
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(classes="box") as box:
+        with self._box as box:
             box.border_title = "KV cache"
-            yield Static(markup=False)
-            yield CachePane()
-            yield LayerMap()
-            yield TierEvents()
+            yield self._line
+            yield self._cache
+            yield self._glossary
+            yield self._layers
+            yield self._events
 
     def on_mount(self) -> None:
         """Keep it up to date; arrow keys scroll."""
-        self.query_one(VerticalScroll).focus()
+        self._box.focus()
         self.set_interval(_TICK, self._show)
 
     def on_resize(self) -> None:
@@ -133,11 +140,12 @@ class CacheScreen(Page):
         model, layers = self._chat.model, self._chat.layer_stats()
         total = sum_layers(layers) if layers else None
         if model is not None and total is not None:
-            self.query_one(Static).update(
+            self._line.update(
                 f"{model.kv} · {model.backend} · {units.size(model.token_bytes)} a token · "
                 f"{units.size(total.allocated_bytes)} allocated, "
                 f"{units.size(total.fp16_bytes)} in f16"
             )
-        self.query_one(CachePane).show(model, layers, prompt_notes(self._chat))
-        self.query_one(LayerMap).show(model, layers)
-        self.query_one(TierEvents).show(self._log.events)
+        self._cache.show(model, layers, prompt_notes(self._chat))
+        self._glossary.show(glossary(self._chat))
+        self._layers.show(model, layers)
+        self._events.show(self._log.events)

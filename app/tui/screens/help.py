@@ -1,4 +1,4 @@
-"""Keys and commands."""
+"""Keys, commands, and what the words and marks on the screen mean."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -12,21 +12,25 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from app.tui.chat.command import Command
+from app.tui.chat.controller import ChatController
+from app.tui.chat.terms import glossary
 from app.tui.screens.dialog import Page, closing
+from app.tui.widgets.glossary import Glossary
 
 _KEYS = (
     ("⏎", "send"),
     ("^J, Shift-⏎", "new line"),
     ("Esc", "stop the answer; close what is open"),
     ("Tab", "complete; on an empty prompt: select a message, or a starter"),
+    ("↑ ↓ then", "select another, for /copy /edit /fork; Esc or Tab: none"),
     ("↑ ↓ on the first and last line", "what was asked before, and back"),
     ("^↑", "edit the last question"),
     ("PgUp PgDn, wheel", "scroll, also while text arrives"),
     ("Home End on an empty prompt", "first message; end, and follow it"),
-    ("↑ ↓ then", "select another, for /copy /edit /fork; Esc or Tab: none"),
     ("^T", "open or fold the thinking before an answer: the selected, or the last"),
     ("^C", "copy a selection, stop an answer, twice: quit"),
     ("^D on an empty prompt", "quit"),
+    ("^Z, ^_", "back to the shell, where fg returns; undo in the prompt"),
     ("^P", "palette of all commands"),
     ("@", "attach a text file"),
 )
@@ -42,23 +46,28 @@ class HelpScreen(Page):
 
     BINDINGS: ClassVar[list[BindingType]] = closing("f1,q,enter")
 
-    def __init__(self, commands: Sequence[Command[Any]]) -> None:
+    def __init__(self, commands: Sequence[Command[Any]], chat: ChatController) -> None:
         super().__init__()
-        self._commands = commands
+        self._commands, self._chat = commands, chat
+        self._box = VerticalScroll(classes="box")
 
     def compose(self) -> ComposeResult:
         commands = tuple(
             (f"/{each.name} {each.usage}".rstrip(), f"{each.about} {each.key}".rstrip())
             for each in self._commands
         )
-        with VerticalScroll(classes="box") as box:
+        words = Glossary()
+        words.show(glossary(self._chat))
+        with self._box as box:
             box.border_title = "Help"
-            for title, rows in (("Keys", _KEYS), ("Commands", commands), ("Marks", _MARKS)):
+            yield Static(_section("Keys", _KEYS))
+            yield words
+            for title, rows in (("Marks", _MARKS), ("Commands", commands)):
                 yield Static(_section(title, rows))
 
     def on_mount(self) -> None:
         """Arrow keys scroll."""
-        self.query_one(VerticalScroll).focus()
+        self._box.focus()
 
 
 def _section(title: str, rows: tuple[tuple[str, str], ...]) -> Group:

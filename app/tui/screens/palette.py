@@ -36,8 +36,10 @@ class PaletteScreen(SearchScreen[Entry | None, Entry]):
     KEYS = "⏎ run · Esc close"
     BINDINGS: ClassVar[list[BindingType]] = [*closing("ctrl+p")]
 
-    def __init__(self, commands: Sequence[Command[Any]], themes: Sequence[str]) -> None:
-        super().__init__()
+    def __init__(
+        self, commands: Sequence[Command[Any]], themes: Sequence[str], search: str = ""
+    ) -> None:
+        super().__init__(search)
         alone = [each for each in commands if each.needs_nothing]
         self._entries = [Entry(each.name, "", each.about) for each in alone]
         self._entries += [Entry("theme", name, "change the colours") for name in themes]

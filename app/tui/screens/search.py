@@ -31,10 +31,10 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         Binding("pagedown", "move(8)", "Below", show=False),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, search: str = "") -> None:
         super().__init__()
         self._listed: Sequence[T] = []
-        self._input = Input(placeholder=self.PLACEHOLDER)
+        self._input = Input(search, placeholder=self.PLACEHOLDER, select_on_focus=False)
         self._chooser = OptionList(markup=False)
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import ClassVar
 
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -50,6 +51,7 @@ class SettingsScreen(Dialog[Settings | None]):
     def __init__(self, settings: Settings, themes: list[str]) -> None:
         super().__init__()
         self._settings, self._themes = settings, themes
+        self._hint = Static(markup=False, id="hint")
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall") as box:
@@ -60,7 +62,14 @@ class SettingsScreen(Dialog[Settings | None]):
                         yield Label(each.name)
                         yield self._control(each.name)
                         yield Static(_ABOUT[each.name], markup=False, classes="about")
+            yield self._hint
             yield Static(_KEYS, markup=False, classes="keys")
+
+    @on(events.DescendantFocus)
+    def _explain(self, event: events.DescendantFocus) -> None:
+        """Where there is no room beside a field, say below what the chosen one is."""
+        if (name := event.widget.id) in _ABOUT:
+            self._hint.update(f"{name}: {_ABOUT[name]}")
 
     def _control(self, name: str) -> Input | Select[str]:
         value = getattr(self._settings, name)

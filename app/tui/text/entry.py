@@ -3,11 +3,12 @@
 from itertools import takewhile
 
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
 
 from app.inert import inert, inert_line
-from app.sessions.chat import Attachment, ChatMessage, State
+from app.sessions.chat import Attachment, ChatMessage, Figures, State
 from app.tui.text import units
 from app.tui.text.lines import LineMaker
 from app.tui.text.markdown import GrowingMarkdown
@@ -15,6 +16,7 @@ from app.tui.text.thought import ThoughtLines
 from models.text.messages import Role
 
 CURSOR = "▍"
+FIGURES = "figures"
 _GAP = Strip([])
 _ENDINGS = {
     "length": "cut at max tokens · /continue goes on",
@@ -32,6 +34,7 @@ class Entry:
     def __init__(self, message: ChatMessage, *, opens_thought: bool = False) -> None:
         self.message = message
         self._thought_is_open = opens_thought
+        self._figures_are_open = False
         self._thought: ThoughtLines | None = None
         self.lines: list[Strip] = []
         self.body = self.same = 0
@@ -53,6 +56,10 @@ class Entry:
         """Open what was thought before the answer, or fold it, with the next `sync`."""
         self.show_thought(is_open=not self._thought_is_open)
 
+    def toggle_figures(self) -> None:
+        """Say all that the answer cost, or what matters most, with the next `sync`."""
+        self._figures_are_open = not self._figures_are_open
+
     def show_thought(self, *, is_open: bool) -> None:
         """Have what was thought before the answer open, or folded, with the next `sync`."""
         self._thought_is_open = is_open
@@ -67,7 +74,7 @@ class Entry:
         """Bring the lines up to date; returns whether they changed."""
         message = self.message
         said = (message.text, message.state, message.figures, message.error)
-        state = (*said, message.thought, self._thought_is_open)
+        state = (*said, message.thought, self._thought_is_open, self._figures_are_open)
         if maker is self._maker and state == self._state:
             return False
         if maker is not self._maker or not message.text.startswith(self._shown):
@@ -122,7 +129,7 @@ class Entry:
         if message.error:
             lines += maker.wrap(f"✗ {inert(message.error)}", palette.error)
         if message.figures:
-            lines += maker.wrap(_figures_line(message), palette.muted)
+            lines += _figures(maker, message.figures, is_open=self._figures_are_open)
         elif message.state is State.STOPPED:
             lines += maker.wrap("stopped", palette.muted)
         return lines
@@ -147,19 +154,26 @@ def _with_cursor(lines: list[Strip], maker: LineMaker) -> list[Strip]:
     return [*lines[:-1], Strip.join([lines[-1], Strip([cursor])])]
 
 
-def _figures_line(message: ChatMessage) -> str:
-    """What the answer cost, in one line."""
-    made = message.figures
-    assert made is not None
-    parts = [f"{made.tokens} tok"]
+def _figures(maker: LineMaker, made: Figures, *, is_open: bool) -> list[Strip]:
+    """What the answer cost: in a line, which can be clicked for the rest."""
+    parts = [f"{made.tokens} token{'s' * (made.tokens != 1)}"]
     if made.decode_tps:
-        parts.append(f"{units.rate(made.decode_tps)} tok/s")
+        parts.append(f"{units.rate(made.decode_tps)}/s")
     if made.ttft_s:
-        parts.append(f"TTFT {units.seconds(made.ttft_s)}")
-        parts.append(f"prefill {units.rate(made.prefill_tps)} t/s")
-    if made.reused_tokens:
-        reused, total = units.count(made.reused_tokens), units.count(made.prompt_tokens)
-        parts.append(f"reused {reused} of {total}")
-    if ending := _ENDINGS.get(made.finish_reason):
-        parts.append(ending)
-    return " · ".join(parts)
+        parts.append(f"first after {units.seconds(made.ttft_s)}")
+    ending = _ENDINGS.get(made.finish_reason)
+    said = ", ".join(parts) + (f" · {ending}" if ending else "")
+    mark = "▾" if is_open else "▸"
+    lines = maker.wrap(f"{mark} {said}", maker.palette.muted + Style(meta={FIGURES: True}))
+    return [*lines, *(maker.wrap(_rest(made), maker.palette.muted) if is_open else [])]
+
+
+def _rest(made: Figures) -> str:
+    """What an answer cost besides, a fact a line."""
+    reused = f", {made.reused_tokens} of them known from before" if made.reused_tokens else ""
+    facts = [
+        f"the prompt: {made.prompt_tokens} tokens{reused}",
+        f"read at {units.rate(made.prefill_tps)} tokens/s" if made.prefill_tps else "",
+        f"by {inert_line(made.model)}" if made.model else "",
+    ]
+    return "\n".join(f"  {each}" for each in facts if each)

@@ -85,6 +85,12 @@ class Roll:
         self.entries[index].sync(maker)
         return self._place(index)
 
+    def toggle_figures(self, maker: LineMaker, index: int) -> int:
+        """Say more of what an answer cost, or less; returns the first line that changed."""
+        self.entries[index].toggle_figures()
+        self.entries[index].sync(maker)
+        return self._place(index)
+
     def last_thought(self) -> int | None:
         """The last entry that shows what was thought; None where none does."""
         entries = reversed(list(enumerate(self.entries)))

@@ -80,12 +80,12 @@ def _tier_lines(stats: CacheStats, layers: Sequence[CacheStats]) -> list[Content
 
 
 def _evicted_line(stats: CacheStats) -> Content:
-    line = f"× gone {stats.evicted:>6} tok"
+    line = f"× evicted {stats.evicted:>3} tok"
     return Content.styled(line, "$warning" if stats.evicted else MUTED)
 
 
 def _room(model: ModelInfo, stats: CacheStats) -> str:
-    """Tokens until something must go; a full window lets go of a block at a time."""
-    left = model.holds - stats.held
-    is_full = left <= 0 or (stats.evicted > 0 and left <= model.block)
-    return "window full" if is_full else f"full in {units.count(left)} tok"
+    """Tokens until the oldest go; they go a block at a time, so there is room again after."""
+    left = max(model.holds - stats.held, 0)
+    event = "next go" if stats.evicted else "full"
+    return f"{event} in {units.count(left)} tok" if left else "the oldest go next"

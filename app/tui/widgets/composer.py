@@ -25,7 +25,7 @@ class Composer(Vertical):
 
     prompt: where the text is. weigh: what a draft would cost, a line; for a question that it
     replaces, if any. complete: what could follow the text before the cursor. history: what
-    was sent before.
+    was sent before. selects: as for `Prompt`.
     """
 
     class Sent(Message):
@@ -61,6 +61,7 @@ class Composer(Vertical):
         self._weigh, self._complete, self._history = weigh, complete, history
         self._attachments: list[Attachment] = []
         self._cost = ""
+        self._had_text = False
         self._recalled: str | None = None
         self.prompt = Prompt(selects)
         self._suggestions = Suggestions()
@@ -150,6 +151,9 @@ class Composer(Vertical):
     @on(Prompt.Changed)
     def _typed(self, event: Prompt.Changed) -> None:
         event.stop()
+        if self.editing is not None and self._had_text and not self.prompt.text:
+            self._clear()
+        self._had_text = bool(self.prompt.text)
         # Arrows go on through what was sent before.
         is_recalled = self.prompt.text == self._recalled
         found = [] if is_recalled else self._complete(self.prompt.before_cursor)

@@ -23,6 +23,7 @@ from app.sessions.chat import ChatMessage, State
 from app.tui.chat.state import Problem
 from app.tui.text.colours import Palette, without_background
 from app.tui.text.drawn import DrawnLines
+from app.tui.text.entry import FIGURES
 from app.tui.text.frame import card
 from app.tui.text.lines import LineMaker
 from app.tui.text.roll import Roll
@@ -160,10 +161,13 @@ class Conversation(ScrollView, can_focus=False):
         index = self._roll.index_at(near)
         centre = near + self.scrollable_content_region.height // 2
         into = near - self._roll.span(index)[0] if self._roll.entries else 0
+        unseen = self.unseen
         changed = self._roll.freshen(self._maker, centre, seconds)
         if changed is None:
             return
         self._fit(changed)
+        # Lines that were broken otherwise are not new.
+        self._seen = self._height - unseen
         if not self.following:
             top, bottom = self._roll.span(index)
             self.scroll_to(y=min(top + into, bottom), animate=False, immediate=True)
@@ -186,9 +190,11 @@ class Conversation(ScrollView, can_focus=False):
         width = self.scrollable_content_region.width - margin.WIDTH - _RIGHT_MARGIN
         if width < 1 or not self.is_attached:
             return
+        unseen = self.unseen
         self._maker = LineMaker(width, self._palette())
         self._freshen(_FIRST_SECONDS)
         self._fit(0)
+        self._seen = self._height - unseen
 
     def _palette(self) -> Palette:
         styles = {
@@ -279,6 +285,9 @@ class Conversation(ScrollView, can_focus=False):
             self.post_message(self.CopyRequested(meta["copy"]))
         elif META in meta:
             self.toggle_thought(self._roll.index_at(event.y + self.scroll_offset.y))
+        elif FIGURES in meta and self._maker is not None:
+            index = self._roll.index_at(event.y + self.scroll_offset.y)
+            self._fit(self._roll.toggle_figures(self._maker, index))
         elif "ember" in meta:
             self.post_message(self.ActionRequested(meta["ember"]))
 

@@ -1,6 +1,6 @@
-"""The tiers of each layer as a bar; layers that are alike share one."""
+"""The tiers of each layer as a bar; layers that are alike may share one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from textual.content import Content
@@ -17,10 +17,11 @@ _SIZE = 9
 
 
 class LayerMap(Pane):
-    """One line for each run of layers that hold the same."""
+    """One line for each run of layers that hold the same; or for each layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, joins_alike: bool = True) -> None:
         super().__init__("Layers")
+        self._joins_alike = joins_alike
 
     def show(self, model: ModelInfo | None, layers: Sequence[CacheStats]) -> None:
         """Update from the layers' own figures."""
@@ -30,9 +31,7 @@ class LayerMap(Pane):
         budget = model.layer_bytes
         width = max(self.content_size.width - _LABEL - _SIZE, 4)
         lines = []
-        for stats, run in groupby(enumerate(layers), key=lambda each: each[1]):
-            numbers = [number for number, _ in run]
-            first, last = numbers[0], numbers[-1]
+        for first, last, stats in self._runs(layers):
             label = f"{first:02}" if first == last else f"{first:02}-{last:02}"
             mark = ("×", "$warning") if stats.evicted else (" ", "")
             lines.append(
@@ -44,3 +43,12 @@ class LayerMap(Pane):
                 )
             )
         self.draw(Content("\n").join(lines))
+
+    def _runs(self, layers: Sequence[CacheStats]) -> Iterator[tuple[int, int, CacheStats]]:
+        """First and last layer of each line, and what each of them holds."""
+        if not self._joins_alike:
+            yield from ((number, number, stats) for number, stats in enumerate(layers))
+            return
+        for stats, run in groupby(enumerate(layers), key=lambda each: each[1]):
+            numbers = [number for number, _ in run]
+            yield numbers[0], numbers[-1], stats

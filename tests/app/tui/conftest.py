@@ -166,7 +166,12 @@ async def talk(
 def copied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What has been copied to the clipboard."""
     texts: list[str] = []
-    monkeypatch.setattr(clipboard, "copy", lambda text, _by_terminal: texts.append(text))
+
+    def copy(text: str, _by_terminal: Callable[[str], None]) -> clipboard.Copied:
+        texts.append(text)
+        return clipboard.Copied.CLIPBOARD
+
+    monkeypatch.setattr(clipboard, "copy", copy)
     return texts
 
 

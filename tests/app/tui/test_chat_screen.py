@@ -1,6 +1,7 @@
 """Talking: the chat screen, played by a scripted model."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from textual import events
@@ -34,9 +35,8 @@ async def test_an_answer_streams_and_is_kept() -> None:
         await chat.until(lambda: "Because of scattering▍" in chat.shown)
         chat.service.say(".")
         chat.service.finish()
-        await chat.until(lambda: "42.0 tok/s" in chat.shown)
+        await chat.until(lambda: "▸ 4 tokens, 42.0/s, first after 0.38 s" in chat.shown)
         assert "Because of scattering." in chat.shown
-        assert "TTFT 0.38 s" in chat.shown
         (ask,) = chat.service.asks
         assert [message.content for message in ask.messages] == ["why is the sky blue?"]
 
@@ -158,8 +158,8 @@ async def test_the_panes_show_the_stats() -> None:
         await chat.until(lambda: "704 tok" in pane.render().plain)
         text = pane.render().plain
         assert "4.5b" in text
-        assert "gone     64 tok" in text
-        assert "ratio 2.10x  window full" in text
+        assert "evicted  64 tok" in text
+        assert "ratio 2.10x  next go in 36 tok" in text
         assert "00-06×" in chat.screen.query_one(LayerMap).render().plain
         events = chat.screen.query_one(TierEvents).render().plain
         assert "768 tok → cold 28%" in events
@@ -467,8 +467,65 @@ async def test_typing_leaves_a_page_for_the_prompt() -> None:
 async def test_an_answer_that_goes_on_shows_no_figures_of_before() -> None:
     async with talk() as chat:
         await chat.exchange("one", "first")
-        assert "tok/s" in chat.shown
+        assert "42.0/s" in chat.shown
         await chat.type("/continue")
-        await chat.until(lambda: "tok/s" not in chat.shown)
+        await chat.until(lambda: "42.0/s" not in chat.shown)
         chat.service.say(" second")
         await chat.until(lambda: "first second▍" in chat.shown)
+
+
+@on_screen
+async def test_what_an_answer_cost_is_told_in_full_after_a_click() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first", " answer")
+        line = next(at for at, text in enumerate(chat.conversation.text_lines) if "42.0/s" in text)
+        await chat.pilot.click(chat.conversation, offset=(8, line))
+        await chat.until(lambda: "▾ 2 tokens, 42.0/s" in chat.shown)
+        assert "the prompt: 13 tokens\n  read at 1284 tokens/s\n  by scripted" in chat.shown
+        await chat.pilot.click(chat.conversation, offset=(8, line))
+        await chat.until(lambda: "the prompt" not in chat.shown)
+
+
+@on_screen
+async def test_the_pane_never_says_full_beside_room() -> None:
+    async with talk() as chat:
+        pane = chat.screen.query_one(CachePane)
+
+        def says(told: str) -> Callable[[], bool]:
+            return lambda: told in pane.render().plain
+
+        for held, evicted, told in (
+            (500, 0, "full in 500 tok"),
+            (936, 64, "next go in 64 tok"),
+            (1000, 64, "the oldest go next"),
+        ):
+            chat.service.stats = layer_stats(hot=held, evicted=evicted)
+            await chat.until(says(told))
+            assert "window full" not in pane.render().plain
+
+
+@on_screen
+async def test_lines_that_a_resize_breaks_otherwise_are_not_new() -> None:
+    async with talk(size=(120, 24)) as chat:
+        await chat.exchange("list", *("word " * 50 + "\n\n" for _ in range(40)))
+        await chat.press("pageup", "pageup")
+        await chat.pilot.pause(0.1)
+        status = chat.screen.query_one(StatusLine)
+        for width in (60, 40, 120):
+            await chat.pilot.resize_terminal(width, 24)
+            await chat.pilot.pause(0.3)
+            assert not chat.conversation.following
+            assert chat.conversation.unseen == 0
+            assert "new lines" not in status.render().plain
+
+
+@on_screen
+async def test_clearing_the_line_ends_an_edit() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        await chat.type("/edit")
+        await chat.until(lambda: "editing" in chat.screen.composer.note)
+        await chat.press("ctrl+u")
+        await chat.until(lambda: "editing" not in chat.screen.composer.note)
+        await chat.exchange("two", "second answer")
+        assert chat.texts == ["one", "first answer", "two", "second answer"]

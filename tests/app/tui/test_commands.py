@@ -11,6 +11,7 @@ from app.tui.chat.command import find
 from app.tui.commands import COMMANDS
 from app.tui.screens.figures import CacheScreen, SpeedScreen
 from app.tui.screens.help import HelpScreen
+from app.tui.screens.palette import PaletteScreen
 from app.tui.screens.settings import SettingsScreen
 from app.tui.settings import Settings
 from app.tui.widgets.key_bar import KeyBar
@@ -133,6 +134,9 @@ async def test_export_and_screenshot_write_new_files_only(
         assert "<svg" in (tmp_path / "shot.svg").read_text()
         await chat.type("/export talk.json")
         await chat.until(lambda: "exists already" in chat.told)
+        for count in (2, 3):
+            await chat.type("/export")
+            await chat.until((tmp_path / f"what-now-{count}.md").exists)
         for command in ("/export", "/screenshot"):
             await chat.type(f"{command} /nowhere/x")
             await chat.until(lambda: "cannot be written" in chat.told)
@@ -390,3 +394,21 @@ async def test_bench_can_be_stopped() -> None:
         await chat.until(lambda: not chat.app.chat.busy)
         assert chat.app.chat.look.result is None
         assert chat.app.chat.problem is None
+
+
+@on_screen
+async def test_a_theme_without_a_name_is_chosen_from_a_list() -> None:
+    async with talk() as chat:
+        await chat.type("/theme")
+        await chat.until(lambda: isinstance(chat.app.screen, PaletteScreen))
+        await chat.press(*"nord", "enter")
+        await chat.until(lambda: chat.app.theme == "nord")
+
+
+@on_screen
+async def test_what_stands_after_a_command_that_takes_nothing_is_refused() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        await chat.type("/new about cats")
+        await chat.until(lambda: "/new stands alone: got 'about cats' after it" in chat.told)
+        assert chat.texts == ["one", "first answer"]

@@ -13,6 +13,7 @@ from textual.widgets import OptionList, Static
 from app.sessions.store import SessionStore
 from app.transcript import Drafts
 from app.tui.chat.speed_meter import Speed
+from app.tui.chat.terms import glossary
 from app.tui.commands import COMMANDS
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen
@@ -23,12 +24,15 @@ from app.tui.screens.models import ModelsScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.settings import SettingsScreen
 from app.tui.text import units
+from app.tui.widgets.glossary import Glossary
+from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.pane import Pane
 from app.tui.widgets.speed_pane import SpeedPane
 from app.tui.widgets.status_line import StatusLine
 from models.finding.store import models_folder
 from tests.app.tui.conftest import on_screen, talk
-from tests.app.tui.scripted_service import ScriptedService
+from tests.app.tui.scripted_service import ScriptedService, layer_stats
+from tests.app.tui.test_sizes import drawn
 from tests.models.gguf.raw_gguf import STRING, RawGGUF, pair, string
 from tests.models.samples import ENTRY
 
@@ -205,7 +209,7 @@ async def test_every_screen_is_closed_by(key: str, close: str) -> None:
 @on_screen
 async def test_leaving_while_a_screen_opens_is_no_error() -> None:
     async with talk() as chat:
-        chat.app.push_screen(HelpScreen(COMMANDS))
+        chat.app.push_screen(HelpScreen(COMMANDS, chat.app.chat))
         chat.app.exit()
     assert chat.app.return_code == 0
 
@@ -328,3 +332,66 @@ async def test_figures_that_are_closed_at_once_are_not_drawn(
         chat.screen.refresh(layout=True)
         await chat.pilot.pause(0.5)
         assert chat.app.screen is chat.screen
+
+
+@pytest.mark.parametrize("key", ["f1", "f4"])
+@on_screen
+async def test_words_stand_with_their_values_and_meanings(key: str) -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        chat.service.stats = layer_stats(sink=4, hot=256, cold=512, evicted=64)
+        await chat.press(key)
+        words = chat.app.screen.query_one(Glossary)
+        await chat.until(lambda: "512 tok" in drawn(words))
+        shown = " ".join(drawn(words).split())
+        for word, value in (
+            *(("sink", "4 tok"), ("hot", "256 tok"), ("cold", "512 tok"), ("evicted", "64 tok")),
+            *(("codec", "f16"), ("prefill", "1284/s"), ("TTFT", "0.38 s"), ("ratio", "1.91x")),
+        ):
+            assert f"{word} {value} " in shown
+        for term in glossary(chat.app.chat):
+            assert term.meaning.endswith(".")
+            assert ". " not in term.meaning
+
+
+@on_screen
+async def test_words_have_no_values_before_there_is_a_model() -> None:
+    async with talk(ScriptedService(holds_load=True)) as chat:
+        assert {term.value for term in glossary(chat.app.chat)} == {"–"}
+
+
+@on_screen
+async def test_the_cache_page_has_a_row_for_every_layer() -> None:
+    async with talk() as chat:
+        chat.service.stats = layer_stats(hot=300, layers=7)
+        await chat.press("f4")
+        layers = chat.app.screen.query_one(LayerMap)
+        await chat.until(lambda: "06" in layers.render().plain)
+        rows = layers.render().plain.split("\n")
+        assert [row[:2] for row in rows] == [f"{layer:02}" for layer in range(7)]
+
+
+@pytest.mark.parametrize("key", ["", "f1", "f2", "f3", "f4", "ctrl+l", "ctrl+o", "ctrl+p"])
+@on_screen
+async def test_timers_of_a_screen_whose_widgets_are_going_raise_nothing(key: str) -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        if key:
+            await chat.press(key)
+        chat.prompt.put("typed")
+        await chat.app.screen.remove_children()
+        for timer in list(chat.app.screen._timers):
+            timer.reset()
+        await chat.pilot.pause(0.6)
+        assert chat.app.is_running
+
+
+@on_screen
+async def test_a_narrow_page_of_settings_says_below_what_the_chosen_one_is() -> None:
+    async with talk(size=(60, 20)) as chat:
+        await chat.press("f2")
+        hint = chat.app.screen.query_one("#hint", Static)
+        for name in ("theme", "model", "system", "temp"):
+            await chat.press("tab")
+            await chat.until(lambda name=name: f"{name}: " in drawn(hint))  # type: ignore[misc]
+        assert "0 takes the likeliest token" in drawn(hint)

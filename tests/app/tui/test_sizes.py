@@ -21,7 +21,7 @@ from app.tui.widgets.suggestions import Suggestions
 from tests.app.tui.conftest import Talk, on_screen, talk
 
 Shown = TypeVar("Shown", bound=Widget)
-SIZES = pytest.mark.parametrize("size", [(120, 36), (100, 30), (80, 24)], ids=str)
+SIZES = pytest.mark.parametrize("size", [(120, 36), (100, 30), (86, 30), (80, 24)], ids=str)
 
 
 def said(widget: Static | Pane) -> str:

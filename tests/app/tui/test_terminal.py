@@ -155,6 +155,26 @@ def test_files_that_were_cut_short_keep_nobody_from_starting(
     assert plain.close() == 0
 
 
+def test_ctrl_z_gives_the_shell_back_and_fg_returns(
+    tiny_path: Path, folders: dict[str, str]
+) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.wait_for("Ask anything")
+    terminal.type(b"typed before")
+    terminal.wait_for("before")
+    terminal.type(b"\x1a")
+    terminal.wait_for("\x1b[?1049l")
+    terminal.wait_until(lambda: os.waitpid(terminal.process.pid, os.WUNTRACED | os.WNOHANG)[0] != 0)
+    assert terminal.is_cooked
+    terminal.process.send_signal(signal.SIGCONT)
+    terminal.wait_until(lambda: terminal.shown.rindex("[?1049h") > terminal.shown.rindex("[?1049l"))
+    terminal.type(b" and after")
+    terminal.wait_for("after")
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+    assert "Traceback" not in terminal.shown
+
+
 def test_no_color_is_obeyed(tiny_path: Path, folders: dict[str, str]) -> None:
     terminal = Terminal(
         "chat", "-m", str(tiny_path), *BACKEND, environment=folders | {"NO_COLOR": "1"}

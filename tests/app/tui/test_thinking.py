@@ -60,7 +60,7 @@ async def test_thinking_is_a_live_line_and_ctrl_t_opens_it() -> None:
         assert "▸ thinking 3 tok, 0 s\n\nBecause." in chat.shown
         assert "│" not in chat.shown
         # Tokens of thinking are tokens.
-        assert "5 tok · 42.0 tok/s" in chat.shown
+        assert "5 tokens, 42.0/s" in chat.shown
         assert chat.texts == ["why?", "Because."]
 
 

@@ -109,7 +109,7 @@ def test_it_goes_on_where_it_was(screen: Screen, smollm2_file: Path) -> None:
     screen.open("chat", *model)
     screen.wait_for("Ask anything")
     screen.press("What is the capital of France?", "Enter")
-    screen.wait_for("tok/s · TTFT")
+    screen.wait_for("/s, first after")
     screen.press("C-q")
     screen.wait_for("ended with 0")
     screen.open_again("chat", *model, "--continue")
