@@ -9,13 +9,14 @@ sees, `sight`. Keys arrive after RoPE; no tokenizer, no model, no file.
 """
 
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import mlx.core as mx
 
 from kvcache.checks import check_queries, check_tokens
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend, CacheConfig
+from kvcache.decoded_window import DecodedWindow
 from kvcache.errors import CacheError
 from kvcache.reference import Mask, grouped_scores
 from kvcache.sight import Sight
@@ -33,6 +34,15 @@ from kvcache.turn import Rotation
 _FEW = 8
 
 
+class Waiting(NamedTuple):
+    """Tokens [B, Hkv, L, D], not computed, that are to be written between two ledgers."""
+
+    before: Ledger
+    after: Ledger
+    keys: mx.array
+    values: mx.array
+
+
 class LayerCache:
     """What `TwoTierKVCache` is to any caller; that adds what mlx-lm, files and kernels need."""
 
@@ -48,8 +58,10 @@ class LayerCache:
         self._rope = rotation
         self.rotation = turning(plan, rotation)
         self.ledger = Ledger(sizes=plan.sizes)
-        self._tiers = self._make_tiers(plan)
+        self._memory = self._make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
+        self._waiting: Waiting | None = None
+        self._window: DecodedWindow | None = None  # forgotten at each change
 
     @classmethod
     def from_config(
@@ -80,6 +92,7 @@ class LayerCache:
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
+        self._settle()
         check_queries(q, self._shape or (q.shape[0], 1, q.shape[-1]), self.ledger.total)
         return self._attend(q, None, self.ledger.total - q.shape[2], scale, mask)
 
@@ -100,7 +113,7 @@ class LayerCache:
         [2 * B, Hkv, L, D], of which they are views, where the caller has them so.
         """
         new = self.checked(k, v, both)
-        check_queries(q, _like(k), k.shape[2])
+        check_queries(q, like(k), k.shape[2])
         return self.attend_checked(q, new, scale=scale, mask=mask)
 
     def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
@@ -115,7 +128,7 @@ class LayerCache:
         """`attend` with tokens and queries that are known to fit."""
         out = self._attend(q, new, self.ledger.total, scale, mask)
         self._append(new)
-        return self._tiers.after_writes(out) if q.shape[2] > _FEW else out
+        return self._memory.after_writes(out) if q.shape[2] > _FEW else out
 
     def scores(self, q: mx.array, *, scale: float = 1.0) -> mx.array:
         """Scores [B, Hq, L, held] of q [B, Hq, L, D] against `keys()`, before softmax.
@@ -142,7 +155,7 @@ class LayerCache:
 
     def stats(self) -> CacheStats:
         """Tokens and bytes by tier; evaluates nothing, may be called from any thread."""
-        ledger, tiers = self.ledger, self._tiers
+        ledger, tiers = self.ledger, self._memory
         token = self.plan.token_bytes(self._shape) if self._shape else 0
         block = self.plan.block_bytes(self._shape) if self._shape else 0
         return CacheStats(
@@ -182,12 +195,12 @@ class LayerCache:
 
     def clear(self) -> None:
         """Forget all tokens and keep the memory."""
-        self.ledger = Ledger(sizes=self.plan.sizes)
+        self.ledger, self._waiting = Ledger(sizes=self.plan.sizes), None
 
     def reset(self) -> None:
         """Forget all tokens and give the memory back."""
         self.clear()
-        self._tiers = self._make_tiers(self.plan)
+        self._memory, self._window = self._make_tiers(self.plan), None
         self._shape = None
 
     def rewind(self, tokens: int) -> int:
@@ -212,25 +225,47 @@ class LayerCache:
         ledger, tiers = self.ledger.resized(plan.sizes), self._make_tiers(plan)
         if ledger.held:
             tiers.fill(ledger, *self._held())
-        self.plan, self.ledger, self._tiers = plan, ledger, tiers
+        self.plan, self.ledger, self._memory, self._window = plan, ledger, tiers, None
         self.rotation = turning(plan, self._rope)
 
     # -- inside --
+
+    @property
+    def _tiers(self) -> Tiers[Any]:
+        """The memory, once what waits is written to it."""
+        if self._waiting is not None:
+            self._settle()
+        return self._memory
+
+    def _settle(self) -> None:
+        """Write what waits. Raises CacheError, as if it had never come, where it is refused."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._memory.append(waiting.before, waiting.after, self._prepared(waiting))
+
+    def _prepared(self, waiting: Waiting) -> Tokens[Any]:
+        """What waited, ready to be written. Raises CacheError as `_settle` does."""
+        try:
+            return self._memory.prepare(waiting.keys, waiting.values)
+        except CacheError:
+            if self.ledger is waiting.after:
+                self.ledger = waiting.before
+            raise
 
     def _make_tiers(self, plan: LayerPlan) -> Tiers[Any]:
         return make_tiers(plan, self.metric)
 
     def _append(self, new: Tokens[Any]) -> None:
-        after, self._shape = _appended(self.ledger, new.length), _like(new.keys)
-        self._tiers.append(self.ledger, after, new)
-        self.ledger = after
+        after, self._shape = appended(self.ledger, new.length), like(new.keys)
+        self._memory.append(self.ledger, after, new)
+        self.ledger, self._window = after, None
 
     def _attend(
         self, q: mx.array, new: Tokens[Any] | None, position: int, scale: float, mask: Mask
     ) -> mx.array:
         count = 0 if new is None else new.length
         sight = self._sight(self.ledger, position, q.shape[2], new=count, mask=mask)
-        return self._tiers.attend(q, self.ledger, new, sight, scale / self.plan.temperature)
+        return self._memory.attend(q, self.ledger, new, sight, scale / self.plan.temperature)
 
     def _sight(self, ledger: Ledger, position: int, queries: int, *, new: int, mask: Mask) -> Sight:
         if (mask is None and queries == 1) or (isinstance(mask, str) and mask == "causal"):
@@ -250,7 +285,7 @@ def turning(plan: LayerPlan, rope: Rotation | None) -> Rotation | None:
 
 
 # The layers of a model ask for the same, one after the other, and so share one ledger.
-_appended = lru_cache(maxsize=16)(Ledger.appended)
+appended = lru_cache(maxsize=16)(Ledger.appended)
 _rewound = lru_cache(maxsize=16)(Ledger.rewound)
 
 
@@ -261,7 +296,7 @@ def _causal_sight(
     return ledger.sight(position, queries, new=new, rotation=rotation)
 
 
-def _like(k: mx.array) -> tuple[int, int, int]:
+def like(k: mx.array) -> tuple[int, int, int]:
     """B, Hkv and D of tokens [B, Hkv, L, D]."""
     batch, heads, _, dim = k.shape
     return batch, heads, dim

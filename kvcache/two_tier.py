@@ -13,9 +13,9 @@ from kvcache.codecs.base import ArraySpec
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend
 from kvcache.errors import CacheError
-from kvcache.layer_cache import LayerCache, make_tiers, turning
+from kvcache.fetching import FetchingCache
+from kvcache.layer_cache import make_tiers, turning
 from kvcache.native.structs import TierMemory
-from kvcache.reference import Mask
 from kvcache.saved import (
     Saved,
     State,
@@ -28,15 +28,12 @@ from kvcache.saved import (
     restore,
     unencoded_tokens,
 )
-from kvcache.snapshot import Snapshot
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.cpu_step import CpuStep
 from kvcache.tiers.ledger import Ledger
-from kvcache.tiers.plan import LayerPlan
-from kvcache.turn import Rotation
 
 
-class TwoTierKVCache(LayerCache):
+class TwoTierKVCache(FetchingCache):
     """Keys and values of one layer, bounded by its plan however long the chat.
 
     rotation: the layer's rope, so that sinks stay inside the window. None, for
@@ -44,71 +41,7 @@ class TwoTierKVCache(LayerCache):
     So does `NO_ROPE`, where distance is nothing.
     metric: of the layer's queries, by which keys are encoded (`codecs.feedback`), whatever
     plan or state comes later. None rounds them plainly.
-    keeps_snapshot: whether `update_and_fetch` leaves what `attend_fetched` needs.
     """
-
-    keeps_snapshot = False
-
-    def __init__(
-        self,
-        plan: LayerPlan,
-        *,
-        rotation: Rotation | None = None,
-        metric: LayerMetric | None = None,
-    ) -> None:
-        super().__init__(plan, rotation=rotation, metric=metric)
-        self._fetched: tuple[Ledger, Snapshot] | None = None
-
-    # -- mlx-lm's cache contract --
-
-    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
-        """Append; returns the tokens that `attend` would see, [B, Hkv, held + L, D].
-
-        Pinned keys come turned the other way, for models that attend with one
-        query only.
-        """
-        new, ledger = self.checked(k, v), self.ledger
-        snapshot = self._tiers.snapshot(ledger, new)
-        keys, values = snapshot.decoded(self.plan.hot_dtype.mx)
-        pinned = min(self.plan.sizes.pinned, keys.shape[2])
-        if ledger.evicted and self.rotation is not None:
-            ahead = self.rotation(keys[:, :, :pinned], [ledger.evicted] * pinned)
-            keys = mx.concatenate([ahead, keys[:, :, pinned:]], axis=2)
-        self._fetched = (ledger, snapshot) if self.keeps_snapshot else None
-        self._append(new)
-        return keys.astype(k.dtype), values.astype(v.dtype)
-
-    def attend_fetched(self, q: mx.array, *, scale: float, mask: Mask) -> mx.array | None:
-        """Attend to what the last `update_and_fetch` returned, without decoding it whole.
-
-        Once for each fetch; None where there is none.
-        """
-        fetched, self._fetched = self._fetched, None
-        if fetched is None:
-            return None
-        ledger, held = fetched
-        position, queries, new = ledger.total, q.shape[2], held.new_count
-        sight = self._sight(ledger, position, queries, new=new, mask="causal")
-        # The array that `make_mask` gave says no more, and kernels take no array.
-        if mask is None or (isinstance(mask, mx.array) and mask is not sight.whole):
-            sight = self._sight(ledger, position, queries, new=new, mask=mask)
-        return self._tiers.attend_snapshot(q, held, sight, scale / self.plan.temperature)
-
-    def make_mask(
-        self, length: int, return_array: bool = False, window_size: int | None = None
-    ) -> Mask:
-        """The mask of `length` tokens about to be appended.
-
-        window_size: of a layer that sees no more tokens; nothing is hidden for it where the
-        plan has seen to that.
-        """
-        ledger, sizes = self.ledger, self.plan.sizes
-        if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
-            window_size = None
-        sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
-        if sight.is_whole and not return_array and window_size is None:
-            return None if length == 1 else "causal"
-        return sight.full(window_size)
 
     def is_trimmable(self) -> bool:
         """Whether any number of tokens can be trimmed: while none was encoded."""
@@ -156,10 +89,10 @@ class TwoTierKVCache(LayerCache):
         return self.from_state(self.state, backend=self.plan.backend, metric=self.metric)
 
     def _take(self, saved: Saved) -> None:
-        self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
+        self.plan, self.ledger, self._memory = saved.plan, saved.ledger, saved.tiers
+        self._waiting, self._window, self._fetched = None, None, None
         self._rope, self._shape = saved.rotation, saved.shape
         self.rotation = turning(self.plan, self._rope)
-        self._fetched = None
 
     # -- a state piece by piece, for who keeps blocks apart --
 
@@ -193,7 +126,8 @@ class TwoTierKVCache(LayerCache):
         ledger.check()
         self.clear()
         fill(self._tiers, ledger, unencoded)
-        self.ledger, self._shape, self._fetched = ledger, shape, None
+        self.ledger, self._shape = ledger, shape
+        self._window, self._fetched = None, None
 
     def put_parts(self, number: int, parts: Sequence[mx.array]) -> None:
         """Put cold blocks from a block number, all of which `hold` has told of."""
@@ -237,4 +171,4 @@ class TwoTierKVCache(LayerCache):
     def commit(self, steps: Sequence[CpuStep]) -> None:
         """The tokens of a step were written to the lent memory."""
         (step,) = steps
-        self.ledger = step.after
+        self.ledger, self._window = step.after, None

@@ -9,7 +9,8 @@ from kvcache.config import Backend, CacheConfig
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.model_shape import shape_of
 from kvcache.mlx_lm.ropes import rotations_of
-from kvcache.tiers.plan import resolve
+from kvcache.tiers.cpu import reads_all
+from kvcache.tiers.plan import CachePlan, ModelShape, resolve
 from kvcache.two_tier import TwoTierKVCache
 
 
@@ -18,14 +19,10 @@ def make_prompt_cache(
 ) -> list[TwoTierKVCache]:
     """The caches that `config` asks for, one per layer of an mlx-lm model.
 
-    mlx-lm's own networks run in MLX everywhere, so the automatic backend never
-    means the CPU kernels here. Raises CacheError for a model that ours
-    do not fit.
+    The automatic backend means the CPU kernels only where they read all that the plan
+    encodes. Raises CacheError for a model that ours do not fit.
     """
-    config = config or CacheConfig()
-    if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
-        config = replace(config, backend=Backend.REFERENCE)
-    plan, ropes = resolve(config, shape_of(model)), rotations_of(model)
+    plan, ropes = _resolved(config or CacheConfig(), shape_of(model)), rotations_of(model)
     if metric is not None:
         metric.check(plan.shape.layers, plan.shape.kv_heads, plan.shape.head_dim)
     return [
@@ -36,6 +33,13 @@ def make_prompt_cache(
         )
         for index, rope in enumerate(ropes)
     ]
+
+
+def _resolved(config: CacheConfig, shape: ModelShape) -> CachePlan:
+    plan = resolve(config, shape)
+    if plan.backend is Backend.CPU and config.backend is Backend.AUTO and not reads_all(plan):
+        return replace(plan, backend=Backend.REFERENCE)
+    return plan
 
 
 def inject(model: nn.Module, config: CacheConfig | None = None) -> None:

@@ -10,6 +10,7 @@ import mlx_lm.models.base as base
 import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.config import CacheConfig
+from kvcache.fetching import FetchedKeys
 from kvcache.mlx_lm.factory import factory
 from kvcache.reference import Mask
 from kvcache.two_tier import TwoTierKVCache
@@ -26,7 +27,7 @@ def install(config: CacheConfig | None = None) -> None:
     """
     uninstall()
     TwoTierKVCache.keeps_snapshot = True
-    _replace(base, _ATTENTION, _routed)
+    _replace(base, _ATTENTION, attend)
     if config is not None:
         _replace(mlx_lm_cache, _FACTORY, factory(config))
 
@@ -42,7 +43,7 @@ _stock = base.scaled_dot_product_attention
 _stock_factory = mlx_lm_cache.make_prompt_cache
 
 
-def _routed(
+def attend(
     queries: mx.array,
     keys: mx.array,
     values: mx.array,
@@ -55,10 +56,12 @@ def _routed(
 
     keys and values, which mlx-lm has from update_and_fetch, stay unevaluated then.
     """
-    if isinstance(cache, TwoTierKVCache) and sinks is None:
-        out = cache.attend_fetched(queries, scale=scale, mask=mask)
+    if isinstance(keys, FetchedKeys):
+        ours = sinks is None and keys.are_of(cache, values)
+        out = keys.cache.attend_fetched(queries, scale=scale, mask=mask) if ours else None
         if out is not None:
             return out
+        keys.cache.look_at(keys)
     stock: mx.array = _stock(
         queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
     )

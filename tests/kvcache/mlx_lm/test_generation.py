@@ -22,7 +22,9 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
-from kvcache import CacheConfig, HotDtype, TwoTierKVCache, make_prompt_cache, mlx_lm
+from kvcache import Backend, CacheConfig, HotDtype, TwoTierKVCache, make_prompt_cache, mlx_lm
+from kvcache.mlx_lm import hook
+from kvcache.snapshot import Snapshot, Tokens
 from tests.kvcache.tiny_llama import DIM, HKV, LAYERS, generate, make_model
 
 PROMPT = [(7 * i + 3) % 101 for i in range(90)]
@@ -79,28 +81,27 @@ def test_both_ways_agree_token_by_token(model: Any) -> None:
         np.testing.assert_allclose(np.asarray(fetched), np.asarray(routed), atol=2e-4)
 
 
-def test_the_hook_leaves_fetched_tokens_unevaluated(model: Any) -> None:
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_the_hook_leaves_fetched_tokens_unevaluated(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Attention must not depend on the decoded window."""
-    mlx_lm.install()
-    try:
-        cache = make_prompt_cache(model, replace(SMALL, keys="h4", values="h4"))[0]
-        draw = iter(mx.random.normal((202, 1, HKV, 1, DIM), key=mx.random.key(4)))
-        for _ in range(100):
-            cache.append(next(draw), next(draw))
-        poison = mx.full((1, HKV, cache.size() + 1, DIM), mx.nan)
-        cache.update_and_fetch(next(draw), next(draw))
-        q = mx.ones((1, 3 * HKV, 1, DIM))
-        out = base.scaled_dot_product_attention(
-            q, poison, poison, cache=cache, scale=0.2, mask=None
-        )
-        assert mx.isfinite(out).all().item()
-        # Once only: what comes after is not ours to answer.
-        again = base.scaled_dot_product_attention(
-            q, poison, poison, cache=cache, scale=0.2, mask=None
-        )
-        assert mx.isnan(again).all().item()
-    finally:
-        mlx_lm.uninstall()
+    monkeypatch.setattr(TwoTierKVCache, "keeps_snapshot", True)
+    config = replace(SMALL, keys="h4", values="h4", block=16, backend=backend)
+    cache, q = make_prompt_cache(make_model(), config)[0], mx.ones((1, 3 * HKV, 1, DIM))
+    draw = mx.random.normal((102, 1, HKV, 1, DIM), key=mx.random.key(4))
+    routed = hook.attend
+    for token in draw[:100]:
+        routed(q, *cache.update_and_fetch(token, token), cache=cache, scale=0.2, mask=None)
+    held = cache.size()
+    nan = mx.full((1, HKV, held, DIM), mx.nan)
+    monkeypatch.setattr(Snapshot, "decoded", lambda *_: Tokens(nan, nan))
+    keys, values = cache.update_and_fetch(draw[100], draw[101])
+    assert keys.shape == values.shape == (1, HKV, held + 1, DIM)
+    assert mx.isnan(keys[:, :, :held]).all().item()
+    out = routed(q, keys, values, cache=cache, scale=0.2, mask=None)
+    assert mx.isfinite(out).all().item()
+    assert cache.offset == 101
 
 
 def test_models_imported_before_and_after_are_routed() -> None:

@@ -1,0 +1,238 @@
+"""A layer's cache as mlx-lm's networks use it: they append, and attend to what comes back.
+
+What comes back is decoded. `kvcache.mlx_lm.install` has their attention ask the cache itself
+instead; then it need not be, but for networks that look at it in another way.
+"""
+
+from enum import Enum
+
+import mlx.core as mx
+
+from kvcache.checks import check_tokens
+from kvcache.codecs.feedback import LayerMetric
+from kvcache.decoded_window import DecodedWindow
+from kvcache.errors import CacheError
+from kvcache.layer_cache import LayerCache, Waiting, appended, like
+from kvcache.reference import Mask
+from kvcache.sight import Sight
+from kvcache.snapshot import Snapshot, Tokens, joined
+from kvcache.tiers.cpu import CpuTiers
+from kvcache.tiers.ledger import Ledger
+from kvcache.tiers.plan import LayerPlan
+from kvcache.turn import Rotation
+
+
+class FetchedKeys(mx.array):
+    """Keys that `update_and_fetch` returned, by which attention knows whose they are.
+
+    cache: whose. fetched_values: that came with them. is_decoded: whether both are numbers;
+    else they are NaN, for attention that does not look at them.
+    """
+
+    cache: "FetchingCache"
+    fetched_values: mx.array
+    is_decoded: bool
+
+    @classmethod
+    def of(
+        cls, tokens: Tokens[mx.array], cache: "FetchingCache", *, is_decoded: bool
+    ) -> Tokens[mx.array]:
+        """The same tokens, the keys marked."""
+        keys = cls(tokens.keys)
+        keys.cache, keys.fetched_values, keys.is_decoded = cache, tokens.values, is_decoded
+        return Tokens(keys, tokens.values)
+
+    def are_of(self, cache: object, values: mx.array) -> bool:
+        """Whether they and these values are what a cache returned."""
+        return self.cache is cache and self.fetched_values is values
+
+
+class Looks(Enum):
+    """Whether a network computes with fetched keys and values, where attention is ours."""
+
+    UNKNOWN = 0
+    NEVER = 1
+    SOMETIMES = 2
+
+
+class FetchingCache(LayerCache):
+    """`LayerCache` as mlx-lm's networks use it.
+
+    keeps_snapshot: whether `update_and_fetch` leaves what `attend_fetched` needs.
+    most_decoded: bytes that a layer may keep decoded from token to token, beside its tiers,
+    for who calls `update_and_fetch` and no more. 0: the window is decoded for each token.
+    """
+
+    keeps_snapshot = False
+    most_decoded = 2**24
+
+    def __init__(
+        self,
+        plan: LayerPlan,
+        *,
+        rotation: Rotation | None = None,
+        metric: LayerMetric | None = None,
+    ) -> None:
+        super().__init__(plan, rotation=rotation, metric=metric)
+        self._fetched: tuple[Ledger, Snapshot] | None = None
+        self._looks = Looks.UNKNOWN
+
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """Append; returns the tokens that `attend` would see, [B, Hkv, held + L, D].
+
+        Pinned keys come turned the other way, for models that attend with one
+        query only.
+        """
+        if self.keeps_snapshot and isinstance(self._tiers, CpuTiers):
+            return self._wait(k, v)
+        new, before = self.checked(k, v), self.ledger
+        if self.keeps_snapshot:
+            tokens = FetchedKeys.of(self._met(k, v), self, is_decoded=True)
+            self._fetched = before, self._tiers.snapshot(before, new)
+            self._append(new)
+            return tokens
+        after = appended(before, new.length)
+        tokens, window = self._in_window(k, v, after)
+        self._append(new)
+        self._window = window
+        return tokens
+
+    def attend_fetched(self, q: mx.array, *, scale: float, mask: Mask) -> mx.array | None:
+        """Attend to what the last `update_and_fetch` returned, without decoding it whole.
+
+        Once for each fetch; None where there is none.
+        """
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            return self._attend_waiting(q, waiting, scale, mask)
+        fetched, self._fetched = self._fetched, None
+        if fetched is None:
+            return None
+        ledger, held = fetched
+        sight = self._fetched_sight(ledger, q.shape[2], held.new_count, mask)
+        return self._tiers.attend_snapshot(q, held, sight, scale / self.plan.temperature)
+
+    def look_at(self, keys: FetchedKeys) -> None:
+        """A network computes with fetched keys, though attention is ours: they stay decoded.
+
+        Raises CacheError for those that are not, which only `attend_fetched` can follow.
+        """
+        self._looks = Looks.SOMETIMES
+        if not keys.is_decoded:
+            raise CacheError(
+                "this network computes with its cache's keys as it did not before: make new "
+                "caches, and call uninstall() first"
+            )
+
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Mask:
+        """The mask of `length` tokens about to be appended.
+
+        window_size: of a layer that sees no more tokens; nothing is hidden for it where the
+        plan has seen to that.
+        """
+        ledger, sizes = self.ledger, self.plan.sizes
+        if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
+            window_size = None
+        sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
+        if sight.is_whole and not return_array and window_size is None:
+            return None if length == 1 else "causal"
+        return sight.full(window_size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the allocated memory, and of the window that is kept decoded."""
+        return super().nbytes + (0 if self._window is None else self._window.nbytes)
+
+    # -- inside --
+
+    def _wait(self, k: mx.array, v: mx.array) -> Tokens[mx.array]:
+        """`update_and_fetch` for kernels, which attend to the memory as it is before it changes.
+
+        So new tokens are written once they have, or when anything else is asked of the cache.
+        """
+        check_tokens(k, v, self._shape or (None, None, None))
+        before, is_decoded = self.ledger, self._looks is not Looks.NEVER
+        met = self._met(k, v) if is_decoded else _unseen(k, v, before.held)
+        after = appended(before, k.shape[2])
+        self._waiting = Waiting(before, after, k, v)
+        self.ledger, self._shape, self._window = after, like(k), None
+        return FetchedKeys.of(met, self, is_decoded=is_decoded)
+
+    def _attend_waiting(self, q: mx.array, waiting: Waiting, scale: float, mask: Mask) -> mx.array:
+        # All in one go: each wait for MLX takes its time.
+        mx.eval(q, waiting.keys, waiting.values)
+        memory, new = self._memory, self._prepared(waiting)
+        sight = self._fetched_sight(waiting.before, q.shape[2], new.length, mask)
+        out = memory.attend(q, waiting.before, new, sight, scale / self.plan.temperature)
+        memory.append(waiting.before, waiting.after, new)
+        if self._looks is Looks.UNKNOWN:
+            self._looks = Looks.NEVER
+        return out
+
+    def _fetched_sight(self, ledger: Ledger, queries: int, new: int, mask: Mask) -> Sight:
+        """What queries see under the mask that a network was given, or made of it."""
+        rule = self._sight(ledger, ledger.total, queries, new=new, mask="causal")
+        # Kernels take no array, but one that says no more than the rule.
+        if mask is None or (isinstance(mask, mx.array) and not self._is_rule(mask, rule)):
+            return self._sight(ledger, ledger.total, queries, new=new, mask=mask)
+        return rule
+
+    def _is_rule(self, mask: mx.array, rule: Sight) -> bool:
+        """Whether a mask is the one that `make_mask` gave, or on the CPU, where it is known, says
+        the same."""
+        whole = rule.whole
+        if mask is whole or not isinstance(self._memory, CpuTiers):
+            return mask is whole
+        alike = mask.dtype == mx.bool_ and mask.size == whole.size
+        return alike and bool(mx.array_equal(mask.reshape(whole.shape), whole))
+
+    def _met(self, k: mx.array, v: mx.array) -> Tokens[mx.array]:
+        """All tokens as new ones meet them, and those, in the dtypes that these have."""
+        held, new = self._held_as_met(k, v), self._rounded(k, v)
+        return new if held is None else joined([held, new])
+
+    def _in_window(
+        self, k: mx.array, v: mx.array, after: Ledger
+    ) -> tuple[Tokens[mx.array], DecodedWindow | None]:
+        """The same, and a window that holds them, where it is of use after them."""
+        before, window = self.ledger, self._window
+        if window is None or not window.is_of(before, k, v):
+            moves = (before.first, before.end) != (after.first, after.end)
+            held = None if moves else self._held_as_met(k, v)
+            if held is None or sum(x.nbytes for x in held) > self.most_decoded:
+                return self._met(k, v), None
+            window = DecodedWindow.of(before, held)
+        tokens = window.append(*self._rounded(k, v), after)
+        moves = (before.first, before.end) != (after.first, after.end)
+        return tokens, None if moves or window.nbytes > self.most_decoded else window
+
+    def _rounded(self, k: mx.array, v: mx.array) -> Tokens[mx.array]:
+        """As hot tokens are, in the dtypes that they come in."""
+        hot = self.plan.hot_dtype.mx
+        return Tokens(*(x.astype(hot).astype(x.dtype) for x in (k, v)))
+
+    def _held_as_met(self, k: mx.array, v: mx.array) -> Tokens[mx.array] | None:
+        """The held tokens, decoded, in the dtypes of new ones; pinned keys turned ahead."""
+        ledger = self.ledger
+        if not ledger.held:
+            return None
+        keys, values = self._tiers.decoded(ledger, self.plan.hot_dtype.mx)
+        if ledger.evicted and self.rotation is not None:
+            pinned = ledger.pinned
+            ahead = self.rotation(keys[:, :, :pinned], [ledger.evicted] * pinned)
+            keys = mx.concatenate([ahead, keys[:, :, pinned:]], axis=2)
+        return Tokens(keys.astype(k.dtype), values.astype(v.dtype))
+
+
+def _unseen(k: mx.array, v: mx.array, held: int) -> Tokens[mx.array]:
+    """What stands for held tokens and new ones where nothing computes with them."""
+    return Tokens(
+        *(
+            mx.broadcast_to(
+                mx.array(mx.nan, x.dtype), (*x.shape[:2], held + x.shape[2], x.shape[3])
+            )
+            for x in (k, v)
+        )
+    )
