@@ -34,9 +34,17 @@ class DecodedWindow:
         made._make_room(held.length + 1)
         return made
 
-    def is_of(self, ledger: Ledger, k: mx.array, v: mx.array) -> bool:
-        """Whether tokens behind those of a ledger can be appended."""
-        return (self.keys.dtype, self.values.dtype) == (k.dtype, v.dtype) and self.ledger == ledger
+    def goes_on(self, ledger: Ledger, k: mx.array, v: mx.array) -> bool:
+        """Go back to the tokens of a ledger, behind which others come; whether these have it all.
+
+        Nothing was written since: its ledger is the same, or as much of it was trimmed.
+        """
+        dropped = self.ledger.total - ledger.total
+        alike = (self.keys.dtype, self.values.dtype) == (k.dtype, v.dtype)
+        if not alike or dropped < 0 or moved(self.ledger, ledger):
+            return False
+        self.ledger, self.length = ledger, self.length - dropped
+        return True
 
     def append(self, k: mx.array, v: mx.array, after: Ledger) -> Tokens[mx.array]:
         """Put new tokens [B, Hkv, L, D]; returns all as views, not computed."""
@@ -63,3 +71,8 @@ class DecodedWindow:
                     Tokens(*(mx.zeros(more, x.dtype) for x in (self.keys, self.values))),
                 ]
             )
+
+
+def moved(before: Ledger, after: Ledger) -> bool:
+    """Whether blocks lie in another tier than before."""
+    return (before.first, before.end, before.origin) != (after.first, after.end, after.origin)

@@ -34,10 +34,14 @@ from kvcache.turn import Rotation
 _FEW = 8
 
 
-class Waiting(NamedTuple):
-    """Tokens [B, Hkv, L, D], not computed, that are to be written between two ledgers."""
+# New tokens in runs that meet the same blocks: the ledger before each, and how many they are.
+Stages = tuple[tuple[Ledger, int], ...]
 
-    before: Ledger
+
+class Waiting(NamedTuple):
+    """Tokens [B, Hkv, L, D], not computed, that are to be written; after: the ledger then."""
+
+    stages: Stages
     after: Ledger
     keys: mx.array
     values: mx.array
@@ -241,7 +245,11 @@ class LayerCache:
         """Write what waits. Raises CacheError, as if it had never come, where it is refused."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            self._memory.append(waiting.before, waiting.after, self._prepared(waiting))
+            new, done = self._prepared(waiting), 0
+            for ledger, count in waiting.stages:
+                some = new.cut(done, done + count)
+                self._memory.append(ledger, appended(ledger, count), some)
+                done += count
 
     def _prepared(self, waiting: Waiting) -> Tokens[Any]:
         """What waited, ready to be written. Raises CacheError as `_settle` does."""
@@ -249,7 +257,7 @@ class LayerCache:
             return self._memory.prepare(waiting.keys, waiting.values)
         except CacheError:
             if self.ledger is waiting.after:
-                self.ledger = waiting.before
+                self.ledger = waiting.stages[0][0]
             raise
 
     def _make_tiers(self, plan: LayerPlan) -> Tiers[Any]:

@@ -4,7 +4,7 @@ What it holds, and what of it queries meet, is `layer_cache`'s.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import mlx.core as mx
@@ -44,15 +44,18 @@ class TwoTierKVCache(FetchingCache):
     """
 
     def is_trimmable(self) -> bool:
-        """Whether any number of tokens can be trimmed: while none was encoded."""
-        return self.ledger.is_whole
+        """Whether tokens can be trimmed: the newest by the plan's slack; any while none moved."""
+        return self.plan.sizes.slack > 0 or self.ledger.is_whole
 
     def trim(self, n: int) -> int:
-        """Drop the newest `n` tokens, or as many as can be; returns how many were dropped.
+        """Drop the newest `n` tokens, or all, as if they had not come; returns how many.
 
-        Those are the hot ones, or, with a window, those without which it is whole.
+        Always as many as the plan's slack at least. Raises CacheError, and changes nothing, for
+        more where they were encoded or let go: nothing else would be what it was.
         """
-        return self.rewind(min(max(n, 0), self.ledger.droppable))
+        dropped = min(max(n, 0), self.ledger.total)
+        self.ledger = _trimmed(self.ledger, dropped)
+        return dropped
 
     @property
     def state(self) -> State:
@@ -86,11 +89,14 @@ class TwoTierKVCache(FetchingCache):
         return cache
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "TwoTierKVCache":
-        return self.from_state(self.state, backend=self.plan.backend, metric=self.metric)
+        made = type(self)(self.plan, rotation=self._rope, metric=self.metric)
+        self._tiers.copy_to(made._tiers, self.ledger)
+        made.ledger, made._shape = self.ledger, self._shape
+        return made
 
     def _take(self, saved: Saved) -> None:
         self.plan, self.ledger, self._memory = saved.plan, saved.ledger, saved.tiers
-        self._waiting, self._window, self._fetched = None, None, None
+        self._waiting, self._window, self._fetched = None, None, ()
         self._rope, self._shape = saved.rotation, saved.shape
         self.rotation = turning(self.plan, self._rope)
 
@@ -127,7 +133,7 @@ class TwoTierKVCache(FetchingCache):
         self.clear()
         fill(self._tiers, ledger, unencoded)
         self.ledger, self._shape = ledger, shape
-        self._window, self._fetched = None, None
+        self._window, self._fetched = None, ()
 
     def put_parts(self, number: int, parts: Sequence[mx.array]) -> None:
         """Put cold blocks from a block number, all of which `hold` has told of."""
@@ -146,6 +152,9 @@ class TwoTierKVCache(FetchingCache):
         Empty where kernels do not take them and each layer must `attend`. Else all layers
         `lend`, the kernel attends and writes, and they are told by `commit`.
         """
+        sizes = self.plan.sizes
+        if sizes.slack and length > sizes.hot:
+            return []  # the kernel keeps none of those that pass the hot ring at once
         sight = self._sight(self.ledger, self.ledger.total, length, new=length, mask="causal")
         step = CpuStep(shape=shape, sight=sight, before=self.ledger, plan=self.plan)
         return [step] if step.is_taken else []
@@ -164,11 +173,13 @@ class TwoTierKVCache(FetchingCache):
         if memory is None:
             return []
         self._shape = shape
-        if step.after.end > self.ledger.end:
-            tiers.reserve(max(self.ledger.end, step.after.first), step.after.end)
+        tiers.reserve(self.ledger, step.after)
         return [memory]
 
     def commit(self, steps: Sequence[CpuStep]) -> None:
         """The tokens of a step were written to the lent memory."""
         (step,) = steps
         self.ledger, self._window = step.after, None
+
+
+_trimmed = lru_cache(maxsize=16)(Ledger.trimmed)

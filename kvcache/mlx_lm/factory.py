@@ -13,6 +13,9 @@ from kvcache.tiers.cpu import reads_all
 from kvcache.tiers.plan import CachePlan, ModelShape, resolve
 from kvcache.two_tier import TwoTierKVCache
 
+# Newest tokens that can always be trimmed where nothing else is asked for: drafts are shorter.
+_SLACK = 16
+
 
 def make_prompt_cache(
     model: nn.Module, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
@@ -22,7 +25,10 @@ def make_prompt_cache(
     The automatic backend means the CPU kernels only where they read all that the plan
     encodes. Raises CacheError for a model that ours do not fit.
     """
-    plan, ropes = _resolved(config or CacheConfig(), shape_of(model)), rotations_of(model)
+    config = config or CacheConfig()
+    if config.slack is None:
+        config = replace(config, slack=_SLACK)
+    plan, ropes = _resolved(config, shape_of(model)), rotations_of(model)
     if metric is not None:
         metric.check(plan.shape.layers, plan.shape.kv_heads, plan.shape.head_dim)
     return [
