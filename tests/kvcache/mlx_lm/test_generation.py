@@ -4,7 +4,6 @@ import copy
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from mlx_lm.models.cache import (
 )
 
 from kvcache import (
+    Backend,
     CacheConfig,
     CacheError,
     HotDtype,
@@ -31,6 +31,7 @@ from kvcache import (
     make_prompt_cache,
     mlx_lm,
 )
+from kvcache.mlx_lm import hook
 from kvcache.snapshot import Snapshot, Tokens
 from tests.kvcache.codecs.metrics import moments_of, queries
 from tests.kvcache.tiny_llama import DIM, HKV, LAYERS, generate, make_model
@@ -89,32 +90,28 @@ def test_both_ways_agree_token_by_token(model: Any) -> None:
         np.testing.assert_allclose(np.asarray(fetched), np.asarray(routed), atol=2e-4)
 
 
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
 def test_the_hook_leaves_fetched_tokens_unevaluated(
-    model: Any, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attention must not depend on the decoded window."""
-    decoded = Snapshot.decoded
-
-    def poisoned(self: Snapshot, dtype: mx.Dtype) -> Tokens[mx.array]:
-        tokens = decoded(self, dtype)
-        return Tokens(tokens.keys * mx.nan, tokens.values * mx.nan)
-
-    monkeypatch.setattr(Snapshot, "decoded", poisoned)
-    mlx_lm.install()
-    try:
-        cache = make_prompt_cache(model, replace(SMALL, keys="h4", values="h4"))[0]
-        draw = iter(mx.random.normal((202, 1, HKV, 1, DIM), key=mx.random.key(4)))
-        for _ in range(100):
-            cache.append(next(draw), next(draw))
-        fetched = cache.update_and_fetch(next(draw), next(draw))
-        q = mx.ones((1, 3 * HKV, 1, DIM))
-        attend = partial(base.scaled_dot_product_attention, q, cache=cache, scale=0.2, mask=None)
-        # What a model made of them is not ours to answer, nor what comes after.
-        assert mx.isnan(attend(*(mx.tile(x, [1, 1, 1, 1]) for x in fetched))).all().item()
-        assert mx.isfinite(attend(*fetched)).all().item()
-        assert mx.isnan(attend(*fetched)).all().item()
-    finally:
-        mlx_lm.uninstall()
+    monkeypatch.setattr(TwoTierKVCache, "keeps_snapshot", True)
+    config = replace(SMALL, keys="h4", values="h4", block=16, backend=backend)
+    cache, q = make_prompt_cache(make_model(), config)[0], mx.ones((1, 3 * HKV, 1, DIM))
+    draw = mx.random.normal((102, 1, HKV, 1, DIM), key=mx.random.key(4))
+    routed = hook.attend
+    for token in draw[:100]:
+        keys, values = cache.update_and_fetch(token, token)
+        routed(q, keys, values, cache=cache, scale=0.2, mask=None)
+    held = cache.size()
+    nan = mx.full((1, HKV, held, DIM), mx.nan)
+    monkeypatch.setattr(Snapshot, "decoded", lambda *_: Tokens(nan, nan))
+    keys, values = cache.update_and_fetch(draw[100], draw[101])
+    assert keys.shape == values.shape == (1, HKV, held + 1, DIM)
+    assert mx.isnan(keys[:, :, :held]).all().item()
+    out = routed(q, keys, values, cache=cache, scale=0.2, mask=None)
+    assert mx.isfinite(out).all().item()
+    assert cache.offset == 101
 
 
 def test_models_imported_before_and_after_are_routed() -> None:
