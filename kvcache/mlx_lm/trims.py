@@ -26,10 +26,12 @@ _stock_fetch = LRUPromptCache.fetch_nearest_cache
 def check_drafts(caches: Iterable[Any], tokens: int) -> None:
     """Raise CacheError where a cache cannot always take back drafts of so many tokens."""
     slacks = {cache.plan.sizes.slack for cache in caches if isinstance(cache, TwoTierKVCache)}
-    if min(slacks, default=tokens) < tokens:
+    least = min(slacks, default=tokens)
+    if least < tokens:
+        fewer = f"give num_draft_tokens={least}, or " if least else ""
         raise CacheError(
-            f"got drafts of {tokens} tokens, but a cache takes back {min(slacks)}: give "
-            f"num_draft_tokens={min(slacks)}, or make caches by CacheConfig(slack={tokens})"
+            f"got drafts of {tokens} tokens, but a cache takes back {least}: {fewer}"
+            f"make caches with CacheConfig(slack={tokens})"
         )
 
 

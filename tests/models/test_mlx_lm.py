@@ -117,7 +117,7 @@ def test_an_answer_of_mlx_lms_functions_is_embers(
     # A draft of its own, in caches that mlx-lm makes.
     assert generate(loaded.model, tokenizer, ids, max_tokens=20, draft_model=loaded.model) == text
     both = [*make_prompt_cache(loaded.model), *make_prompt_cache(loaded.model)]
-    with pytest.raises(CacheError, match=r"by CacheConfig\(slack=2\)"):
+    with pytest.raises(CacheError, match=r"takes back 0: make caches with CacheConfig\(slack=2\)"):
         generate(loaded.model, tokenizer, ids, draft_model=loaded.model, prompt_cache=both)
 
 
