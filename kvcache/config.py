@@ -108,6 +108,9 @@ class CacheConfig:
     sinks: first tokens kept unencoded and never let go.
     keep: the same for a longer prefix, such as a system prompt.
     block: tokens encoded together.
+    slack: newest tokens that `trim` takes back as if they had not come, whatever was encoded or
+    let go since; it takes memory for them. None: 16 in networks of mlx-lm's, whose drafts and
+    server trim, and none elsewhere.
     keys, values: codecs of the cold tier (`kvcache.codec`).
     by_layer: "KEYS/VALUES" of each layer in place of them; empty where all have the same.
     hot_dtype: precision of keys and values that are not encoded.
@@ -125,6 +128,7 @@ class CacheConfig:
     sinks: int = 4
     keep: int = 0
     block: int = 64
+    slack: int | None = None
     keys: str = "hkivi5"
     values: str = "turbo3u"
     by_layer: tuple[str, ...] = ()
@@ -143,6 +147,7 @@ class CacheConfig:
             ("sinks", 0, MOST_TOKENS),
             ("keep", 0, MOST_TOKENS),
             ("block", 1, MOST_TOKENS),
+            ("slack", 0, MOST_TOKENS),
         ):
             value = getattr(self, name)
             if value is None:

@@ -20,6 +20,9 @@ from kvcache.two_tier import TwoTierKVCache
 # A layer's: ours, or mlx-lm's own kind where ours does not replace it.
 AnyCache: TypeAlias = TwoTierKVCache | Any
 
+# Newest tokens that can always be trimmed where nothing else is asked for: drafts are shorter.
+_SLACK = 16
+
 
 def make_prompt_cache(
     model: nn.Module, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
@@ -32,6 +35,8 @@ def make_prompt_cache(
     here. Raises CacheError for a model that ours do not fit.
     """
     config = config or CacheConfig()
+    if config.slack is None:
+        config = replace(config, slack=_SLACK)
     if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
         config = replace(config, backend=Backend.REFERENCE)
     layout = layout_of(model)
