@@ -3,7 +3,7 @@
 Knows no configuration and makes no cache of ours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,33 +54,15 @@ def layout_of(model: nn.Module) -> Layout:
     append nothing, such as those that share a cache, stay too.
     """
     name = name_of(model)
-    kinds = [cache for each in own_caches(model) for cache in _leaves(each)]
-    for kind in kinds:
-        if not is_plain(kind) and not isinstance(kind, _BOUNDED):
-            raise CacheError(
-                f"{name} wants {type(kind).__name__}: ember's cache stands in for "
-                "KVCache and RotatingKVCache layers only"
-            )
-    plain = [kind for kind in kinds if is_plain(kind)]
+    plain = _plain_of(name, own_caches(model))
     recorders = appended(model, 0).recorders
     told = {
         index: _heads(name, kind, recorder)
         for index, (kind, recorder) in enumerate(zip(plain, recorders, strict=True))
         if recorder.tokens is not None and not _sees_more(kind, plain, recorders)
     }
-    dims = [heads[1] for index, heads in told.items() if _window(plain[index]) is None]
-    if len(set(dims)) > 1:
-        raise CacheError(
-            f"{name} has keys of unlike lengths ({' and '.join(map(str, sorted(set(dims))))}): "
-            "ember's cache takes one"
-        )
-    dim = next(iter(dims), 0) or next((heads[1] for heads in told.values() if heads[1]), 0)
+    dim = _key_length(name, {index: heads[1] for index, heads in told.items()}, plain)
     ours = tuple(index for index, heads in told.items() if heads[1] == dim)
-    if not dim:
-        raise CacheError(
-            f"{name} has no layer whose keys and values ember's cache could hold: use mlx-lm's own "
-            "caches, which do not grow"
-        )
     windows = tuple(_window(plain[index]) for index in ours)
     context = _context(model)
     shape = ModelShape(
@@ -104,6 +86,33 @@ def _context(model: nn.Module) -> int | None:
                 if isinstance(told, int):
                     return told
     return None
+
+
+def _plain_of(name: str, caches: Sequence[Any]) -> list[Any]:
+    """Those that ours can stand in for; the others must be bounded by themselves."""
+    kinds = [cache for each in caches for cache in _leaves(each)]
+    for kind in kinds:
+        if not is_plain(kind) and not isinstance(kind, _BOUNDED):
+            raise CacheError(
+                f"{name} wants {type(kind).__name__}: ember's cache stands in for "
+                "KVCache and RotatingKVCache layers only"
+            )
+    return [kind for kind in kinds if is_plain(kind)]
+
+
+def _key_length(name: str, dims: Mapping[int, int], plain: Sequence[Any]) -> int:
+    """D of the layers that are ours: of those that see all tokens, or else of windows."""
+    whole = {dim for index, dim in dims.items() if _window(plain[index]) is None}
+    if len(whole) > 1:
+        said = " and ".join(map(str, sorted(whole)))
+        raise CacheError(f"{name} has keys of unlike lengths ({said}): ember's cache takes one")
+    found = next(iter(whole or filter(None, dims.values())), 0)
+    if not found:
+        raise CacheError(
+            f"{name} has no layer whose keys and values ember's cache could hold: use mlx-lm's own "
+            "caches, which do not grow"
+        )
+    return found
 
 
 def _leaves(cache: Any) -> Iterator[Any]:

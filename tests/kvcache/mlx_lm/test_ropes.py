@@ -98,6 +98,7 @@ def test_a_rope_on_the_last_dimensions_is_turned_where_pairs_lie_side_by_side() 
 def test_what_is_no_turn_means_true_distances_and_is_said_once(rope: Any) -> None:
     model = _with(rope)
     with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         caches = [make_prompt_cache(model, SMALL) for _ in range(2)]
     assert not any(layer.stats().sinks_turned for cache in caches for layer in cache)
     distance = [str(each.message) for each in said if "distance" in str(each.message)]
