@@ -11,6 +11,7 @@ import pytest
 from app import cli
 from app.bench.showing.document import document
 from app.sessions.chat import Attachment, Chat, ChatMessage
+from app.sessions.export import as_json
 from app.sessions.store import SessionStore, default_path
 from kvcache.native import build, library
 from models.native import kernels
@@ -87,8 +88,20 @@ def _walks(place: Place) -> dict[str, list[list[str]]]:
     prompts = place.root / "prompts.txt"
     prompts.write_text(EVIL.replace("\r", "") + "\n", encoding="utf-8")
     results = [str(path) for path in place.results]
+    exported = place.root / f"{EVIL}.json"
+    message = ChatMessage(role=Role.USER, text=EVIL, attachments=(Attachment(name=NAME, text="x"),))
+    exported.write_text(as_json(Chat(title=EVIL, model=EVIL, system=EVIL, messages=[message])))
     return {
         "chat": [["--plain", "--max-tokens", "40", "-m", each] for each in (model, refusing)],
+        "chats": [
+            ["import", str(exported)],
+            ["import", text],
+            [],
+            ["search", "owned"],
+            ["list", "--json"],
+            ["export", "1"],
+            ["export", "1", str(exported)],
+        ],
         "run": [
             ["-m", model, "-p", EVIL, "--system", EVIL],
             ["-m", model, "-p", "hi", "--json"],

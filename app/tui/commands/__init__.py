@@ -49,14 +49,14 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
     ),
     Command(
         name="prompt",
-        about="a saved prompt or persona: use, save, remove, clear",
+        about="use or save a prompt or persona",
         run=persona.prompt,
         usage="[NAME]",
         choices=persona.prompt_choices,
     ),
     Command(
         name="sampling",
-        about="how this chat alone is sampled; `clear` goes by the settings",
+        about="sampling of this chat alone, or `clear`",
         run=persona.sampling,
         usage="[NAME VALUE]",
         choices=persona.sampling_choices,
@@ -94,7 +94,7 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
     ),
     Command(
         name="kv",
-        about="the cache in large, or other codecs for it",
+        about="the cache in large, or other codecs",
         run=setup.kv,
         usage="[K/V]",
         key="F4",

@@ -10,6 +10,7 @@ import pytest
 
 from app.sessions.chat import State
 from app.sessions.store import SessionStore
+from models.text.messages import Role
 from tests.app.monkey import misuse
 from tests.app.terminal import END, QUIT, Terminal
 
@@ -50,6 +51,44 @@ def test_a_killed_chat_is_resumed(tiny_path: Path, tmp_path: Path, folders: dict
     again.wait_for("ba ce di")
     again.type(QUIT)
     assert again.close() == 0
+
+
+def test_two_windows_on_one_chat_never_mix(
+    tiny_path: Path, tmp_path: Path, folders: dict[str, str]
+) -> None:
+    command = ["chat", "-m", str(tiny_path), *BACKEND, "--max-tokens", "3"]
+
+    def asked(title: str) -> list[str]:
+        """The questions of a chat, all of them answered."""
+        store = saved(tmp_path)
+        found = [store.load(each.id) for each in store.chats() if each.title == title]
+        messages = found[0].messages if found else []
+        store.close()
+        assert [each.role for each in messages[::2]] == [Role.USER] * len(messages[::2])
+        whole = messages and messages[-1].state is not State.STREAMING and len(messages) % 2 == 0
+        return [each.text for each in messages[::2]] if whole else []
+
+    one = Terminal(*command, environment=folders)
+    one.wait_for("Ask anything")
+    one.type(b"ba ce" + ENTER)
+    one.wait_until(lambda: asked("ba ce") == ["ba ce"])
+    two = Terminal(*command, "--continue", environment=folders)
+    two.wait_for("open in another")
+    two.wait_for("reference")  # its model is there
+    two.type(b"fo1" + ENTER)
+    one.type(b"gu1" + ENTER)
+    two.wait_until(lambda: asked("ba ce (fork)") == ["ba ce", "fo1"])
+    one.wait_until(lambda: asked("ba ce") == ["ba ce", "gu1"])
+    one.type(b"gu2" + ENTER)
+    two.type(b"fo2" + ENTER)
+    one.wait_until(lambda: asked("ba ce") == ["ba ce", "gu1", "gu2"])
+    two.wait_until(lambda: asked("ba ce (fork)") == ["ba ce", "fo1", "fo2"])
+    for terminal in (two, one):
+        terminal.type(QUIT)
+        assert terminal.close() == 0
+        assert "Traceback" not in terminal.shown
+    assert asked("ba ce") == ["ba ce", "gu1", "gu2"]
+    assert asked("ba ce (fork)") == ["ba ce", "fo1", "fo2"]
 
 
 def test_sizes_keys_and_pastes_provoke_no_traceback(
