@@ -121,7 +121,7 @@ class Terminal:
         """Take the terminal away; returns the exit code, -SIGKILL for a program that stays."""
         os.close(self._master)
         try:
-            return self.process.wait(timeout=_SECONDS)
+            return self.process.wait(timeout=patience(_SECONDS))
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()

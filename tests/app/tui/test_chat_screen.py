@@ -1,6 +1,7 @@
 """Talking: the chat screen, played by a scripted model."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -529,3 +530,18 @@ async def test_clearing_the_line_ends_an_edit() -> None:
         await chat.until(lambda: "editing" not in chat.screen.composer.note)
         await chat.exchange("two", "second answer")
         assert chat.texts == ["one", "first answer", "two", "second answer"]
+
+
+@on_screen
+async def test_keys_are_not_kept_waiting_by_a_megabyte_that_is_attached() -> None:
+    """A key, and the paste itself, take the screen's thread a tenth of a second at most."""
+    async with talk() as chat:
+        pasted, taken = "some words of text\n" * 55_000, []
+        for event in (Paste(pasted), *(events.Key(key, key) for key in "keys")):
+            began = time.thread_time()
+            chat.prompt.post_message(event)
+            await chat.pilot.pause(0.3)
+            taken.append(time.thread_time() - began)
+        assert chat.prompt.text == "keys"
+        assert "pasted text 1" in chat.screen.composer.note
+        assert max(taken) < 0.1, taken
