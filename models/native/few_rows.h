@@ -3,6 +3,7 @@
 
 #include "activations.h"
 #include "blocks.h"
+#include "product.h"
 
 namespace ember {
 
@@ -75,17 +76,13 @@ template <int M, int R, int U, typename Load>
     }
 }
 
-// Call body(count, m) for four, two and one of `rows` activation rows from row m on, as constants:
-// all but the first find the weights in the cache.
+// Call body(count, m) for four, and at last fewer, of `rows` activation rows from row m on, as
+// constants: all but the first find the weights in the cache.
 template <typename Body>
 inline void each_few(int rows, const Body& body) {
     int m = 0;
     for (; m + 4 <= rows; m += 4) body(std::integral_constant<int, 4>(), m);
-    if (rows - m >= 2) {
-        body(std::integral_constant<int, 2>(), m);
-        m += 2;
-    }
-    if (rows > m) body(std::integral_constant<int, 1>(), m);
+    if (rows > m) with_constant<3>(rows - m, [&](auto count) { body(count, m); });
 }
 
 // Products of a strip by `Rows`, which has
