@@ -206,7 +206,9 @@ def test_calibrate_makes_the_table(
     monkeypatch.setenv("EMBER_CALIBRATE", "1")
     monkeypatch.setattr(layer_losses, "TOKENS", 270)
     assert cli.run(["calibrate", str(loaded.path), "--by-layer", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    told, whole = json.loads(out), layer_losses.readings(loaded.model.shape.layers)
+    assert f"a text is read {whole} times, which takes some minutes" in err
     path = path_of(loaded.identity, plain=False)
     assert told["by_layer"] == str(path)
     assert kept(path, loaded.model.shape.layers) is not None
