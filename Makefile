@@ -57,7 +57,7 @@ check: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# The project's own results, about 45 minutes, and the documentation's tables from them. With
+# The project's own results, about 50 minutes, and the documentation's tables from them. With
 # llama.cpp's rows where llama-cpp-python is installed; endless and needle are run by name.
 bench: $(VENV)/.run
 	$(PY) -m app bench --out assets/results

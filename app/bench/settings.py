@@ -119,6 +119,11 @@ class QualitySettings(Settings):
         pairs = (DEFAULT_KV, "q8", "q4", "kvarn4")
         return cls(**vars(common), kv=pairs, hot=(), sinks=(), tokens=448)
 
+    @classmethod
+    def whole(cls, common: Settings) -> Self:
+        """Everything there is."""
+        return cls(**vars(common), allocate=(4.4, 3.4, 2.6))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EndlessSettings(Settings):

@@ -76,6 +76,7 @@ def _count(loaded: "LoadedModel") -> Path:
 def _measure(loaded: "LoadedModel") -> Path:
     """The table of losses by layer; returns where it is."""
     from app import layer_losses
+    from app.console import note
     from app.interrupt import cancel_on_interrupt
     from app.progress import step_bar
     from models.calibrate import is_wanted, kept
@@ -83,6 +84,7 @@ def _measure(loaded: "LoadedModel") -> Path:
     metric = kept(loaded) if is_wanted() else None
     path = layer_losses.path_of(loaded.identity, plain=metric is None)
     done, whole = 0, layer_losses.readings(loaded.model.shape.layers)
+    note(f"measuring each layer alone: a text is read {whole} times, which takes some minutes")
     with step_bar("measuring layer by layer") as report, cancel_on_interrupt() as cancel:
 
         @contextmanager

@@ -9,6 +9,8 @@ import mlx.core as mx
 import pytest
 
 from app import cli, layer_losses
+from app.bench.engines.case import Case, EngineName
+from app.bench.engines.ember_case import measure as measure_speed
 from app.divergence import compare, join, read
 from app.layer_losses import KEYS, VALUES, in_bits, kept, measure, path_of, with_kv
 from app.options import LoadOptions
@@ -196,6 +198,22 @@ def test_perplexity_is_measured_against_f16(
     assert table.exists()
 
 
+@pytest.mark.usefixtures("table")
+def test_speed_is_measured_in_bits(loaded: LoadedModel) -> None:
+    case = Case(
+        engine=EngineName.EMBER,
+        model=str(loaded.path),
+        kv="3.1",
+        backend="cpu",
+        threads=1,
+        depth=600,
+        pp=8,
+        tg=2,
+    )
+    fewer, usual = (measure_speed(each).kv_bytes for each in (case, replace(case, kv="h8")))
+    assert 0 < fewer < usual
+
+
 def test_calibrate_makes_the_table(
     loaded: LoadedModel,
     folder: Path,
@@ -206,7 +224,9 @@ def test_calibrate_makes_the_table(
     monkeypatch.setenv("EMBER_CALIBRATE", "1")
     monkeypatch.setattr(layer_losses, "TOKENS", 270)
     assert cli.run(["calibrate", str(loaded.path), "--by-layer", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    told, whole = json.loads(out), layer_losses.readings(loaded.model.shape.layers)
+    assert f"a text is read {whole} times, which takes some minutes" in err
     path = path_of(loaded.identity, plain=False)
     assert told["by_layer"] == str(path)
     assert kept(path, loaded.model.shape.layers) is not None
