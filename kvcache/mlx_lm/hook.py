@@ -8,10 +8,12 @@ from typing import Any
 import mlx.core as mx
 import mlx_lm.models.base as base
 import mlx_lm.models.cache as mlx_lm_cache
+from mlx_lm import server
 
 from kvcache.config import CacheConfig
 from kvcache.fetching import FetchedKeys
 from kvcache.mlx_lm.factory import factory
+from kvcache.mlx_lm.serving import load_default, stock_load_default
 from kvcache.reference import Mask
 from kvcache.two_tier import TwoTierKVCache
 
@@ -23,13 +25,14 @@ def install(config: CacheConfig | None = None) -> None:
 
     config: also make every cache that mlx-lm creates, in its server too, one of
     ours; a `max_kv_size` that mlx-lm is given bounds its tokens. Models that ours
-    do not fit then raise CacheError.
+    do not fit then raise CacheError; mlx-lm's server answers with its words.
     """
     uninstall()
     TwoTierKVCache.keeps_snapshot = True
     _replace(base, _ATTENTION, attend)
     if config is not None:
         _replace(mlx_lm_cache, _FACTORY, factory(config))
+        server.ModelProvider.load_default = load_default
 
 
 def uninstall() -> None:
@@ -37,6 +40,7 @@ def uninstall() -> None:
     TwoTierKVCache.keeps_snapshot = False
     _replace(base, _ATTENTION, _stock)
     _replace(mlx_lm_cache, _FACTORY, _stock_factory)
+    server.ModelProvider.load_default = stock_load_default
 
 
 _stock = base.scaled_dot_product_attention
