@@ -10,7 +10,7 @@ from kvcache.config import Backend, CacheConfig, HotDtype
 from kvcache.errors import CacheError, EmberError
 from kvcache.head_view import HeadView
 from kvcache.key_metric import KeyMetric
-from kvcache.prompt_cache import make_prompt_cache, set_policy
+from kvcache.prompt_cache import load_prompt_cache, make_prompt_cache, set_policy
 from kvcache.rows import RowsKVCache
 from kvcache.stats import CacheStats
 from kvcache.tiers.plan import CachePlan, ModelShape, resolve
@@ -41,6 +41,7 @@ __all__ = [
     "TwoTierKVCache",
     "attend",
     "codec",
+    "load_prompt_cache",
     "make_prompt_cache",
     "resolve",
     "set_policy",

@@ -15,14 +15,18 @@ from kvcache.codecs.base import Codec, Encoded, Parts
 from kvcache.snapshot import ColdBlocks, Run, Tokens, runs
 
 _SEGMENTS = 8  # at most: as many as kernels take
+_UNENCODED_BITS = 16
+_DIM = 128  # of heads, as most have: bits hardly depend on it
 
 
-def segment_sizes(slots: int) -> tuple[int, ...]:
-    """Slots of each segment: one, and then so many that all grow by the same factor, 2 or more.
+def segment_sizes(slots: int, codecs: tuple[Codec, Codec], block: int) -> tuple[int, ...]:
+    """Slots of each segment: one, and then so many that all grow by the same factor.
 
-    Up to 2,187 slots it is at most 3: encoded to a third, as much as was held in 16 bits.
+    By 3 where blocks take a third of 16 bits, else by 2, so that no more is taken than tokens
+    take in 16 bits; by more where the segments would else be too many.
     """
-    factor = max(2.0, slots ** (1 / (_SEGMENTS - 1)))
+    bits = sum(codec.bits_per_element(tokens=block, dim=_DIM) for codec in codecs) / len(codecs)
+    factor = max(3.0 if 3 * bits <= _UNENCODED_BITS else 2.0, slots ** (1 / (_SEGMENTS - 1)))
     ends = [min(slots, round(factor**power)) for power in range(_SEGMENTS - 1)]
     pairs = pairwise([0, *ends, slots])
     return tuple(end - start for start, end in pairs if end > start)
@@ -35,7 +39,7 @@ class ColdRing:
     """
 
     def __init__(self, slots: int, *, block: int, codecs: tuple[Codec, Codec]) -> None:
-        self.held = ColdBlocks(codecs=codecs, slots=segment_sizes(slots))
+        self.held = ColdBlocks(codecs=codecs, slots=segment_sizes(slots, codecs, block))
         self._block = block
 
     def write(self, number: int, tokens: Tokens[mx.array]) -> None:

@@ -3,6 +3,7 @@
 Block number b lies in slot b mod slots of a few segments, as in `cold_ring`.
 """
 
+from collections.abc import Sequence
 from ctypes import addressof
 
 import numpy as np
@@ -20,8 +21,10 @@ from kvcache.tiers.cpu_ring import CpuTokens
 class CpuBlocks:
     """Blocks of keys and values as records, for `batch` rows. Make one by `of`."""
 
-    def __init__(self, slots: int, batch: int, keys: CpuCodec, values: CpuCodec) -> None:
-        self._slots = segment_sizes(slots)
+    def __init__(
+        self, segments: Sequence[int], batch: int, keys: CpuCodec, values: CpuCodec
+    ) -> None:
+        self._slots, slots = segments, sum(segments)
         self._batch = batch
         self._codecs = keys, values
         self._segments: list[tuple[Bytes, Bytes]] = []  # each [slots, B, Hkv, record bytes]
@@ -41,7 +44,7 @@ class CpuBlocks:
         key_codec, value_codec = pair
         if key_codec is None or value_codec is None:
             return None
-        return cls(slots, batch, key_codec, value_codec)
+        return cls(segment_sizes(slots, codecs, block), batch, key_codec, value_codec)
 
     def write(self, number: int, tokens: CpuTokens) -> None:
         """Encode blocks [B, Hkv, N * M, D] and put them at numbers number .. number + N."""

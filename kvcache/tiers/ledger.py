@@ -91,12 +91,12 @@ class TierSizes:
         """Tokens held at most."""
         return self.pinned + self.slots * self.block + self.ring
 
-    @property
+    @cached_property
     def hot_memory(self) -> int:
         """Tokens that the hot ring has memory for: token number u lies at u mod this."""
         return self.ring + self.slack
 
-    @property
+    @cached_property
     def cold_memory(self) -> int:
         """Blocks that the cold ring has memory for: block number b lies in slot b mod this."""
         return self.slots and self.slots - (-self.slack // self.block)
@@ -179,6 +179,11 @@ class Ledger:
         left = self._least(self.end)
         # After going back by blocks there may be fewer tokens.
         return Floor(left if left <= self.total else self.hot_start, self.first, self.end)
+
+    @cached_property
+    def kept_number(self) -> int:
+        """Number of the oldest token that the hot ring keeps: trimming may make it hot again."""
+        return self.floor.end * self.sizes.block if self.sizes.slack else self.hot_number
 
     @property
     def oldest(self) -> int:

@@ -45,10 +45,9 @@ class Tiers(ABC, Generic[Array]):
         fresh = new.cut(pinned, new.length) if pinned else new
         number = max(0, before.total - before.start)
         # Blocks that the same append lets go for good are not encoded.
-        first = max(before.end, after.oldest)
-        if first < after.end:
+        if before.end < after.end and (first := max(before.end, after.oldest)) < after.end:
             self.write_leaving(first, after.end, fresh, number)
-        passed, length = max(0, after.floor.end * self.sizes.block - number), fresh.length
+        passed, length = max(0, after.kept_number - number), fresh.length
         if passed < length:
             self.write_hot(number + passed, fresh.cut(passed, length))
 
@@ -74,7 +73,7 @@ class Tiers(ABC, Generic[Array]):
         """All that is held, and what it can be trimmed to, to empty tiers of the same plan."""
         if not ledger.total:
             return
-        number = ledger.floor.end * self.sizes.block
+        number = ledger.kept_number
         held = self.snapshot(replace(ledger, first=ledger.oldest, lower=None))
         for position, tokens in held.unencoded():
             if position < ledger.pinned:

@@ -13,15 +13,13 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
 from mlx_lm import server
 from mlx_lm.models.cache import LRUPromptCache
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kvcache import CacheConfig, HotDtype, TwoTierKVCache, mlx_lm
 from tests.kvcache.mlx_lm import zoo
+from tests.kvcache.mlx_lm.conftest import saved
 from tests.kvcache.tiny_llama import LAYERS, VOCABULARY, generate, make_model
 from tests.patience import patience
 
@@ -61,26 +59,6 @@ class Served:
             answer = json.load(response)
         ids = [int(word[1:]) for word in answer["choices"][0]["text"].split()]
         return ids, answer["usage"]["prompt_tokens_details"]["cached_tokens"]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The small random model as mlx-lm loads it."""
-    return _saved(make_model(), tmp_path)
-
-
-def _saved(model: Any, tmp_path: Path) -> Path:
-    """A model as mlx-lm loads it: words w0, w1, ... are its ids."""
-    mx.save_safetensors(str(tmp_path / "model.safetensors"), dict(tree_flatten(model.parameters())))
-    known = {name: value for name, value in vars(model.args).items() if value is not None}
-    (tmp_path / "config.json").write_text(json.dumps(known))
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w0"})
-    )
-    return tmp_path
 
 
 @pytest.fixture(params=[False, True], ids=["alone", "with a draft"])
@@ -150,7 +128,7 @@ def test_it_answers_beyond_the_window_and_goes_on_from_what_it_holds(served: Ser
 def test_a_model_that_cannot_be_served_is_named_at_load_and_to_who_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with _serving(_saved(zoo.make("mamba"), tmp_path), monkeypatch) as served:
+    with _serving(saved(zoo.make("mamba"), tmp_path), monkeypatch) as served:
         for _ in range(2):
             with pytest.raises(HTTPError) as answered:
                 served.complete(WORDS[:5], 2)

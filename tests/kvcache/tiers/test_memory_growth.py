@@ -39,7 +39,7 @@ def test_a_default_plan_takes_no_more_than_16_bits_and_a_block(
         cache.append(zeros, zeros)
         _check(cache)
     ends, total = [], 0
-    for size in segment_sizes(slots):
+    for size in segment_sizes(slots, cache.plan.codecs, 64):
         ends.append(total := total + size)
     for end in ends:
         for more in (0, 1, 2):
@@ -52,12 +52,16 @@ def test_a_default_plan_takes_no_more_than_16_bits_and_a_block(
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5, 26, 300, 2040, 9000, 2**20])
-def test_segments_begin_with_a_block_and_are_few(slots: int) -> None:
-    sizes = segment_sizes(slots)
+@pytest.mark.parametrize("bits", ["q4", "q8", "f16"])
+def test_segments_begin_with_a_block_and_are_few(slots: int, bits: str) -> None:
+    codecs = cold_codec(bits, HotDtype.F16, 0), cold_codec(bits, HotDtype.F16, 0)
+    sizes = segment_sizes(slots, codecs, 32)
     assert (sizes[0], sum(sizes)) == (1, slots)
     assert len(sizes) <= 8
     assert sorted(sizes[:-1]) == list(sizes[:-1])
-    assert segment_sizes(0) == ()
+    assert segment_sizes(0, codecs, 32) == ()
+    # The default's are read by one launch of up to five segments in windows of 5,000 tokens.
+    assert len(sizes) <= 5 or slots > 81 or bits != "q4"
 
 
 def test_growing_copies_no_block() -> None:
@@ -68,7 +72,7 @@ def test_growing_copies_no_block() -> None:
         ring.write(number, Tokens(tokens, tokens))
         before.append(ring.held.segments)
     grown = [at for at in range(1, 40) if len(before[at]) > len(before[at - 1])]
-    assert len(grown) == len(segment_sizes(40)) - 1
+    assert len(grown) == len(segment_sizes(40, codecs, 8)) - 1
     for at in grown:
         for old, new in zip(before[at - 1], before[at], strict=False):
             assert all(old[role][name] is new[role][name] for role in (0, 1) for name in old[role])
