@@ -8,6 +8,7 @@ each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
 sees, `sight`. Keys arrive after RoPE; no tokenizer, no model, no file.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from math import inf
@@ -52,6 +53,22 @@ class Waiting(NamedTuple):
     values: mx.array
 
 
+class HeldKeys(list[mx.array]):
+    """What `cache.keys` is: `cache.keys()` gives the held keys.
+
+    As a list it is an array that stands for them, to which mlx-lm's pipelines tie what their
+    ranks send, so that it is computed with the cache: `cache.keys = mx.depends(cache.keys, sent)`.
+    """
+
+    def __init__(self, keys: Callable[[], mx.array]) -> None:
+        super().__init__([mx.zeros(())])
+        self._keys = keys
+
+    def __call__(self) -> mx.array:
+        """The held keys [B, Hkv, held, D], oldest first, cold ones decoded, in the hot dtype."""
+        return self._keys()
+
+
 class LayerCache:
     """What `TwoTierKVCache` is to any caller; that adds what mlx-lm, files and kernels need."""
 
@@ -75,6 +92,7 @@ class LayerCache:
         self._most_slots = 0  # with a share
         self._waiting: Waiting | None = None
         self._window: DecodedWindow | None = None  # forgotten at each change
+        self._tied: list[mx.array] = []  # to be computed with all else
 
     @classmethod
     def from_config(
@@ -176,12 +194,17 @@ class LayerCache:
 
     # -- what is held --
 
-    def keys(self) -> mx.array:
-        """The held keys [B, Hkv, held, D], oldest first, cold ones decoded, in the hot dtype."""
-        return self._held().keys
+    @property
+    def keys(self) -> HeldKeys:
+        """Called, the held keys [B, Hkv, held, D], oldest first, cold ones decoded."""
+        return HeldKeys(lambda: self._held().keys)
+
+    @keys.setter
+    def keys(self, tied: list[mx.array]) -> None:
+        self._tied = tied
 
     def values(self) -> mx.array:
-        """The held values, like `keys`."""
+        """The held values, like `keys()`."""
         return self._held().values
 
     def stats(self) -> CacheStats:

@@ -72,7 +72,9 @@ class TwoTierKVCache(FetchingCache):
 
     @property
     def state(self) -> State:
-        """Everything the cache is, as `saved` lays it out."""
+        """Everything the cache is, as `saved` lays it out; mlx-lm asks for it to compute it."""
+        tied, self._tied = self._tied, []
+        mx.eval(tied)
         return dump(
             Saved(
                 plan=self.plan,
@@ -157,7 +159,8 @@ class TwoTierKVCache(FetchingCache):
 
     def pending(self) -> list[mx.array]:
         """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
-        return self._tiers.pending()
+        tied, self._tied = self._tied, []
+        return [*self._tiers.pending(), *tied]
 
     # -- tokens that a network's own kernel appends --
 
