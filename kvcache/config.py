@@ -128,6 +128,9 @@ class CacheConfig:
     sinks: first tokens kept unencoded and never let go.
     keep: the same for a longer prefix, such as a system prompt.
     block: tokens encoded together.
+    slack: newest tokens that `trim` takes back as if they had not come, whatever was encoded or
+    let go since; it takes memory for them. None: 16 in networks of mlx-lm's, whose drafts and
+    server trim, and none elsewhere.
     keys, values: codecs of the cold tier (`kvcache.codec`).
     by_layer: "KEYS/VALUES" of each layer in place of them; empty where all have the same.
     hot_dtype: precision of keys and values that are not encoded.
@@ -148,6 +151,7 @@ class CacheConfig:
     sinks: int = 4
     keep: int = 0
     block: int = 64
+    slack: int | None = None
     keys: str = _KEYS
     values: str = _VALUES
     by_layer: tuple[str, ...] = ()
@@ -224,7 +228,7 @@ class CacheConfig:
 
 def _meant(name: str, value: object) -> object:
     """The value of a field of `CacheConfig` that is meant. Raises CacheError for what is none."""
-    if value is None and name in ("max_tokens", "budget", "check_finite"):
+    if value is None and name in ("max_tokens", "budget", "slack", "check_finite"):
         return None
     if name in _COUNTS:
         least, most = _COUNTS[name]
@@ -254,6 +258,7 @@ _COUNTS = {
     "sinks": (0, MOST_TOKENS),
     "keep": (0, MOST_TOKENS),
     "block": (1, MOST_TOKENS),
+    "slack": (0, MOST_TOKENS),
 }
 _READ: dict[str, Callable[[object], object]] = {
     "budget": _bytes,

@@ -281,8 +281,10 @@ class LayerCache:
         plan, ledger = replace(self.plan, sizes=sizes), replace(self.ledger, sizes=sizes)
         tiers = self._make_tiers(plan)
         if self._shape is not None and ledger.held:
-            first, end = ledger.first, ledger.end
-            fill(tiers, ledger, unencoded_tokens(self._tiers, self.ledger))
+            # Down to what can be trimmed.
+            first, end, low = ledger.floor.first, ledger.end, ledger.floor.end
+            unencoded = unencoded_tokens(self._tiers, replace(self.ledger, first=first, end=low))
+            fill(tiers, replace(ledger, first=first, end=low), unencoded)
             if first < end:
                 parts = cold_parts(self._tiers, self.ledger, first, end)
                 put_parts(tiers, plan, first, parts, self._shape[2])

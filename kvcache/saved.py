@@ -122,7 +122,13 @@ def restore(state: State, make: Callable[[LayerPlan], Tiers[Any]], backend: Back
     shape, ledger = description.get("shape"), {"origin": 0, **_fields(description, "ledger")}
     saved = Saved(
         plan=plan,
-        ledger=Ledger(sizes=plan.sizes, **{n: count(ledger, n) for n in _LEDGER}),
+        ledger=Ledger(
+            sizes=plan.sizes,
+            total=count(ledger, "total"),
+            first=count(ledger, "first"),
+            end=count(ledger, "end"),
+            origin=count(ledger, "origin"),
+        ),
         tiers=make(plan),
         rotation=_rotation(description.get("rotation")),
         shape=None if shape is None else _shape(shape),
@@ -170,8 +176,8 @@ def _check_arrays(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
     if saved.rotation is not None and 2 * len(saved.rotation.periods) > dim:
         raise bad_field("periods", len(saved.rotation.periods), f"at most {dim // 2}")
     check_memory(
-        plan.token_bytes(saved.shape) * (plan.sizes.pinned + plan.sizes.ring)
-        + plan.block_bytes(saved.shape) * plan.sizes.slots
+        plan.token_bytes(saved.shape) * (plan.sizes.pinned + plan.sizes.hot_memory)
+        + plan.block_bytes(saved.shape) * plan.sizes.cold_memory
     )
     specs = [codec.shapes(plan.sizes.block, dim) for codec in plan.codecs]
     parts = iter(arrays[4:])
@@ -190,8 +196,11 @@ def _fill(saved: Saved, arrays: Sequence[mx.array | None]) -> None:
 
 def _plan_fields(plan: LayerPlan) -> dict[str, Any]:
     sizes = asdict(plan.sizes)
+    # As the layout was before there were any.
     if plan.sizes.window is None:
-        del sizes["window"]  # as the layout was before there were any
+        del sizes["window"]
+    if not plan.sizes.slack:
+        del sizes["slack"]
     other = {"sizes": sizes, "hot_dtype": plan.hot_dtype.value, "backend": None}
     return asdict(plan) | other
 
@@ -217,6 +226,7 @@ def _plan(fields: Mapping[str, Any], backend: Backend) -> LayerPlan:
             block=count(sizes, "block", least=1),
             slots=count(sizes, "slots"),
             window=None if "window" not in sizes else count(sizes, "window", least=1),
+            slack=0 if "slack" not in sizes else count(sizes, "slack"),
         ),
         keys=field(fields, "keys", str),
         values=field(fields, "values", str),

@@ -113,9 +113,10 @@ def _bytes(caches: Sequence[TwoTierKVCache], shape: ModelShape) -> tuple[int, in
     """What is held in any case, and a block in all layers that grow."""
     like, fixed, block = (1, shape.kv_heads, shape.head_dim), 0, 0
     for plan in (cache.plan for cache in caches):
-        fixed += (plan.sizes.pinned + plan.sizes.ring) * plan.token_bytes(like)
-        if plan.sizes.window is None:
-            block += plan.block_bytes(like)
-        else:
-            fixed += plan.sizes.slots * plan.block_bytes(like)
+        sizes, of_block = plan.sizes, plan.block_bytes(like)
+        fixed += (sizes.pinned + sizes.hot_memory) * plan.token_bytes(like)
+        fixed += sizes.cold_memory * of_block
+        if sizes.window is None:
+            fixed -= sizes.slots * of_block
+            block += of_block
     return fixed, block

@@ -140,7 +140,7 @@ class ColdBlocks:
     """Encoded blocks in a ring of slots: another object once a block is written.
 
     codecs: of keys and of values.
-    segments: up to four pairs of encoded keys and values, each part [slots, B, Hkv, *trailing].
+    segments: a few pairs of encoded keys and values, each part [slots, B, Hkv, *trailing].
     slots: of each segment; the last ones may not be there yet.
     dim: D, once there are blocks.
     """

@@ -5,7 +5,7 @@ What it holds, and what of it queries meet, is `layer_cache`'s.
 
 import warnings
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import mlx.core as mx
@@ -30,12 +30,16 @@ from kvcache.saved import (
     restore,
     unencoded_tokens,
 )
-from kvcache.snapshot import Snapshot
+from kvcache.snapshot import Snapshot, Tokens, joined
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.cpu_step import CpuStep
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import LayerPlan
 from kvcache.turn import Rotation
+
+# New tokens that meet the same blocks: the ledger before them, and what they meet.
+Fetched = tuple[Ledger, Snapshot]
+Stages = tuple[tuple[Ledger, int], ...]
 
 
 class TwoTierKVCache(LayerCache):
@@ -65,7 +69,7 @@ class TwoTierKVCache(LayerCache):
         metric: LayerMetric | None = None,
     ) -> None:
         super().__init__(plan, rotation=rotation, metric=metric)
-        self._fetched: tuple[Ledger, Snapshot] | None = None
+        self._fetched: Sequence[Fetched] = ()
 
     # -- mlx-lm's cache contract --
 
@@ -73,35 +77,66 @@ class TwoTierKVCache(LayerCache):
         """Append; returns the tokens that `attend` would see, [B, Hkv, held + L, D].
 
         Pinned keys come turned the other way, for models that attend with one
-        query only.
+        query only. As many tokens as a draft has come as if one by one: where a block leaves
+        the hot ring amid them, what they see follows once more, as it is then.
         """
         k, v = array("k", k), array("v", v)
-        new, ledger = self.checked(k, v), self.ledger
-        snapshot = self._tiers.snapshot(ledger, new)
+        new, done = self.checked(k, v), 0
+        fetched, met = [], []
+        for ledger, count in self._stages(self.ledger, new.length):
+            some = new.cut(done, done + count)
+            snapshot = self._tiers.snapshot(ledger, some)
+            fetched.append((ledger, snapshot))
+            met.append(self._met(ledger, snapshot))
+            self._append(some)
+            done += count
+        self._fetched = fetched if self.keeps_snapshot else ()
+        keys, values = joined(met)
+        return keys.astype(k.dtype), values.astype(v.dtype)
+
+    def _met(self, ledger: Ledger, snapshot: Snapshot) -> Tokens[mx.array]:
+        """All tokens of a snapshot, decoded, as the next one meets them."""
         keys, values = snapshot.decoded(self.plan.hot_dtype.mx)
         pinned = min(self.plan.sizes.pinned, keys.shape[2])
         if ledger.evicted and self.rotation is not None:
             ahead = self.rotation(keys[:, :, :pinned], [ledger.evicted] * pinned)
             keys = mx.concatenate([ahead, keys[:, :, pinned:]], axis=2)
-        self._fetched = (ledger, snapshot) if self.keeps_snapshot else None
-        self._append(new)
-        return keys.astype(k.dtype), values.astype(v.dtype)
+        return Tokens(keys, values)
 
     def attend_fetched(self, q: mx.array, *, scale: float, mask: Mask) -> mx.array | None:
         """Attend to what the last `update_and_fetch` returned, without decoding it whole.
 
         Once for each fetch; None where there is none.
         """
-        fetched, self._fetched = self._fetched, None
-        if fetched is None:
+        fetched, self._fetched = self._fetched, ()
+        if len(fetched) > 1:
+            return self._attend_stages(q, fetched, scale=scale, mask=mask)
+        if not fetched:
             return None
-        ledger, held = fetched
+        ((ledger, held),) = fetched
         position, queries, new = ledger.total, q.shape[2], held.new_count
         sight = self._sight(ledger, position, queries, new=new, mask="causal")
         # The array that `make_mask` gave says no more, and kernels take no array.
         if mask is None or (isinstance(mask, mx.array) and mask is not sight.whole):
             sight = self._sight(ledger, position, queries, new=new, mask=mask)
         return self._tiers.attend_snapshot(q, held, sight, scale / self.plan.temperature)
+
+    def _attend_stages(
+        self, q: mx.array, fetched: Sequence[Fetched], *, scale: float, mask: Mask
+    ) -> mx.array | None:
+        """The same where each run of queries has a snapshot; None for a mask of a caller's own."""
+        runs = tuple((ledger, held.new_count) for ledger, held in fetched)
+        if not isinstance(mask, mx.array) or mask is not _mask_of_stages(runs, None):
+            return None
+        found, done = [], 0
+        for ledger, held in fetched:
+            count = held.new_count
+            sight = self._sight(ledger, ledger.total, count, new=count, mask="causal")
+            some = q[:, :, done : done + count]
+            scaled = scale / self.plan.temperature
+            found.append(self._tiers.attend_snapshot(some, held, sight, scaled))
+            done += count
+        return mx.concatenate(found, axis=2)
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
@@ -114,6 +149,8 @@ class TwoTierKVCache(LayerCache):
         ledger, sizes, length = self.ledger, self.plan.sizes, integer("length", length)
         if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
             window_size = None
+        if len(runs := self._stages(ledger, length)) > 1:
+            return _mask_of_stages(runs, window_size)
         sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
         if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
@@ -125,15 +162,18 @@ class TwoTierKVCache(LayerCache):
         return self
 
     def is_trimmable(self) -> bool:
-        """Whether any number of tokens can be trimmed: while none was encoded."""
-        return self.ledger.is_whole
+        """Whether tokens can be trimmed: the newest by the plan's slack; any while none moved."""
+        return self.plan.sizes.slack > 0 or self.ledger.is_whole
 
     def trim(self, n: int) -> int:
-        """Drop the newest `n` tokens, or as many as can be; returns how many were dropped.
+        """Drop the newest `n` tokens, or all, as if they had not come; returns how many.
 
-        Those are the hot ones, or, with a window, those without which it is whole.
+        Always as many as the plan's slack at least. Raises CacheError, and changes nothing, for
+        more where they were encoded or let go: nothing else would be what it was.
         """
-        return self.rewind(min(max(integer("n", n, least=None), 0), self.ledger.droppable))
+        dropped = min(max(integer("n", n, least=None), 0), self.ledger.total)
+        self.ledger = _trimmed(self.ledger, dropped)
+        return dropped
 
     @property
     def state(self) -> State:
@@ -169,13 +209,16 @@ class TwoTierKVCache(LayerCache):
         return cache
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "TwoTierKVCache":
-        return self.from_state(self.state, backend=self.plan.backend, metric=self.metric)
+        made = type(self)(self.plan, rotation=self._rope, metric=self.metric)
+        self._tiers.copy_to(made._tiers, self.ledger)
+        made.ledger, made._shape = self.ledger, self._shape
+        return made
 
     def _take(self, saved: Saved) -> None:
         self.plan, self.ledger, self._tiers = saved.plan, saved.ledger, saved.tiers
         self._rope, self._shape = saved.rotation, saved.shape
         self.rotation = turning(self.plan, self._rope)
-        self._fetched = None
+        self._fetched = ()
 
     # -- a state piece by piece, for who keeps blocks apart --
 
@@ -209,7 +252,7 @@ class TwoTierKVCache(LayerCache):
         ledger.check()
         self.clear()
         fill(self._tiers, ledger, unencoded)
-        self.ledger, self._shape, self._fetched = ledger, shape, None
+        self.ledger, self._shape, self._fetched = ledger, shape, ()
 
     def put_parts(self, number: int, parts: Sequence[mx.array]) -> None:
         """Put cold blocks from a block number, all of which `hold` has told of."""
@@ -229,6 +272,9 @@ class TwoTierKVCache(LayerCache):
         `lend`, the kernel attends and writes, and they are told by `commit`.
         """
         self._make_room(length)
+        sizes = self.plan.sizes
+        if sizes.slack and length > sizes.hot:
+            return []  # the kernel keeps none of those that pass the hot ring at once
         sight = self._sight(self.ledger, self.ledger.total, length, new=length, mask="causal")
         step = CpuStep(shape=shape, sight=sight, before=self.ledger, plan=self.plan)
         return [step] if step.is_taken else []
@@ -238,24 +284,54 @@ class TwoTierKVCache(LayerCache):
 
         Empty where this layer is unlike the step's, or holds what kernels do not read.
         """
+        if steps:
+            self._make_room(steps[0].sight.new)
         tiers = self._tiers
         if len(steps) != 1 or not isinstance(tiers, CpuTiers):
             return []
-        self._make_room(steps[0].sight.new)
         (step,), shape = steps, self._shape or steps[0].shape
         suits = shape == step.shape and step.suits(self.ledger, self.plan, self.rotation)
         memory = tiers.struct(shape) if suits else None
         if memory is None:
             return []
         self._shape = shape
-        if step.after.end > self.ledger.end:
-            tiers.reserve(max(self.ledger.end, step.after.first), step.after.end)
+        tiers.reserve(self.ledger, step.after)
         return [memory]
 
     def commit(self, steps: Sequence[CpuStep]) -> None:
         """The tokens of a step were written to the lent memory."""
         (step,) = steps
         self.ledger = step.after
+
+    # -- drafts --
+
+    def _stages(self, ledger: Ledger, length: int) -> Stages:
+        """New tokens in runs that meet the same blocks; more than a draft has are one run."""
+        if length <= 1 or length > self.plan.sizes.slack + 1:
+            return ((ledger, length),)
+        return _stages(ledger, length)
+
+
+_stages = lru_cache(maxsize=16)(Ledger.stages)
+_trimmed = lru_cache(maxsize=16)(Ledger.trimmed)
+
+
+@lru_cache(maxsize=16)
+def _mask_of_stages(runs: Stages, window: int | None) -> mx.array:
+    """[L, columns]: each run of queries sees its own columns of those of all runs."""
+    masks = [ledger.sight(ledger.total, count, new=count).full(window) for ledger, count in runs]
+    return mx.concatenate(
+        [
+            mx.concatenate(
+                [
+                    mask if row == column else mx.zeros((len(mask), other.shape[1]), mx.bool_)
+                    for column, other in enumerate(masks)
+                ],
+                axis=1,
+            )
+            for row, mask in enumerate(masks)
+        ]
+    )
 
 
 @cache

@@ -31,6 +31,10 @@ class Argument(IntEnum):
     START_1 = auto()
     START_2 = auto()
     START_3 = auto()
+    START_4 = auto()
+    START_5 = auto()
+    START_6 = auto()
+    START_7 = auto()
     STOP = auto()  # first slot after them
     # expand
     FIRST_HEAD = auto()

@@ -15,7 +15,7 @@ from kvcache.gpu.families import Family
 from kvcache.gpu.kernel import in_device_memory
 from kvcache.snapshot import Bounds, ColdBlocks
 
-_STARTS = (Argument.START_0, Argument.START_1, Argument.START_2, Argument.START_3)
+_STARTS = tuple(argument for argument in Argument if argument.name.startswith("START_"))
 _SEGMENTS = len(_STARTS)  # as many as a ring has
 _MOST_BUFFERS = 31  # that a Metal kernel takes
 
@@ -78,11 +78,13 @@ class SegmentInputs:
 
     @property
     def macros(self) -> tuple[tuple[str, str], ...]:
-        """PICK and the roles' own."""
+        """PICK, which segment a slot lies in, and the roles' own."""
         last = self.segments - 1
         choice = "".join(f"segment == {i} ? name##_{i} : " for i in range(last))
         pick = ("PICK(name)", f"({choice}name##_{last})")
-        return (pick, *(macro for role in self.roles for macro in role.macros))
+        passed = (f"int(slot >= args[ARG_START_{i}])" for i in range(1, self.segments))
+        place = ("SEGMENT_OF(slot)", " + ".join(passed) or "0")
+        return (pick, place, *(macro for role in self.roles for macro in role.macros))
 
     def inputs(self, cold: ColdBlocks) -> list[list[mx.array]]:
         """Of each launch; one, unless there are too many parts."""

@@ -6,10 +6,11 @@
     install(config)                                 and every cache that mlx-lm makes is ours
     load_prompt_cache(path)                         mlx-lm's, for files that may be damaged
 
-Importing this package lets mlx-lm's `load_prompt_cache` find our caches. Without
-`install`, attention runs over what `update_and_fetch` returns: decoded keys
-and values, correct in any model, at the memory of an f16 window. mlx-lm's batch
-generation is refused by mlx-lm itself; its server then answers one after another.
+Importing this package lets mlx-lm's `load_prompt_cache` find our caches, and its drafts be
+refused that they cannot take back (`trims`). Without `install`, attention runs over what
+`update_and_fetch` returns: decoded keys and values, correct in any model, at the memory of an
+f16 window. mlx-lm's batch generation is refused by mlx-lm itself; its server then answers one
+after another.
 """
 
 from kvcache.mlx_lm.factory import inject, make_prompt_cache
@@ -17,8 +18,10 @@ from kvcache.mlx_lm.hook import install, uninstall
 from kvcache.mlx_lm.load import load_prompt_cache
 from kvcache.mlx_lm.model_shape import shape_of
 from kvcache.mlx_lm.ropes import rotation_of, rotations_of
+from kvcache.mlx_lm.trims import check_drafts
 
 __all__ = [
+    "check_drafts",
     "inject",
     "install",
     "load_prompt_cache",

@@ -13,6 +13,9 @@ from kvcache.mlx_lm.ropes import rotations_of
 from kvcache.tiers.plan import resolve
 from kvcache.two_tier import TwoTierKVCache
 
+# Newest tokens that can always be trimmed where nothing else is asked for: drafts are shorter.
+_SLACK = 16
+
 
 def make_prompt_cache(
     model: nn.Module, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
@@ -25,6 +28,8 @@ def make_prompt_cache(
     """
     config = optional("config", config, CacheConfig) or CacheConfig()
     optional("metric", metric, KeyMetric)
+    if config.slack is None:
+        config = replace(config, slack=_SLACK)
     if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
         config = replace(config, backend=Backend.REFERENCE)
     plan, ropes = resolve(config, shape_of(model)), rotations_of(model)

@@ -1,30 +1,31 @@
 """Encoded blocks in a ring of slots: what the cold tier is kept in, as MLX arrays.
 
-Block number b lies in slot b mod slots. Slots are allocated in a few segments,
-each as large as all before it, so that growing copies nothing and a kernel has
-few arrays to read. Knows no positions and no attention.
+Block number b lies in slot b mod slots. Slots are allocated in a few segments, the
+first of one block, so that growing copies nothing, takes little more than is held, and
+a kernel has few arrays to read. Knows no positions and no attention.
 """
 
 from copy import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import mlx.core as mx
 
 from kvcache.codecs.base import Codec, Encoded, Parts
 from kvcache.snapshot import ColdBlocks, Run, Tokens, runs
 
-_SEGMENTS = 4
+_SEGMENTS = 8  # at most: as many as kernels take
 
 
 def segment_sizes(slots: int) -> tuple[int, ...]:
-    """Slots of each segment: an eighth of all, the same again, then doubling."""
-    size = -(-slots // 2 ** (_SEGMENTS - 1))
-    ends = []
-    while size < slots:
-        ends.append(size)
-        size *= 2
-    ends.append(slots)
-    return tuple(end - start for start, end in zip([0, *ends[:-1]], ends, strict=True) if end)
+    """Slots of each segment: one, and then so many that all grow by the same factor, 2 or more.
+
+    Up to 2,187 slots it is at most 3: encoded to a third, as much as was held in 16 bits.
+    """
+    factor = max(2.0, slots ** (1 / (_SEGMENTS - 1)))
+    ends = [min(slots, round(factor**power)) for power in range(_SEGMENTS - 1)]
+    pairs = pairwise([0, *ends, slots])
+    return tuple(end - start for start, end in pairs if end > start)
 
 
 class ColdRing:

@@ -140,7 +140,7 @@ class CpuTiers(Tiers[Array]):
 
     @property
     def allocated_tokens(self) -> int:
-        return sum(ring.capacity for ring in self._rings or ())
+        return sum(ring.allocated for ring in self._rings or ())
 
     @property
     def allocated_blocks(self) -> int:
@@ -150,15 +150,21 @@ class CpuTiers(Tiers[Array]):
         """All of it as the kernels take it, for good; None where they do not read a codec."""
         return None if isinstance(self._made_cold(shape), ColdRing) else self._memory
 
-    def reserve(self, first: int, end: int) -> None:
-        """Make room for the blocks [first, end), once the memory is made."""
-        if isinstance(self._cold, CpuBlocks):
-            self._cold.reserve(first, end)
+    def reserve(self, before: Ledger, after: Ledger) -> None:
+        """Make room for what a kernel will write, once the memory is made."""
+        assert self._rings is not None, "reserved before the memory is made"
+        pinned, hot = self._rings
+        pinned.reserve(after.pinned)
+        hot.reserve(after.total - after.start)
+        if isinstance(self._cold, CpuBlocks) and after.end > before.end:
+            self._cold.reserve(max(before.end, after.oldest), after.end)
+        elif isinstance(self._cold, CpuUnencodedBlocks):
+            self._cold.reserve(after.end)
 
     def _made(self, shape: Shape) -> tuple[CpuRing, CpuRing]:
         if self._rings is None:
             pinned = CpuRing(self.sizes.pinned, shape, self._dtype)
-            self._rings = pinned, CpuRing(self.sizes.ring, shape, self._dtype)
+            self._rings = pinned, CpuRing(self.sizes.hot_memory, shape, self._dtype)
             self._memory.pinned, self._memory.hot = (ring.struct for ring in self._rings)
         return self._rings
 
@@ -181,7 +187,7 @@ def reads(plan: LayerPlan, shape: Shape) -> bool:
 
 def _make_cold(plan: LayerPlan, codecs: tuple[Codec, Codec], shape: Shape) -> Cold:
     """The cold ring of a plan: for the kernels, if they read its codecs."""
-    slots, block = plan.sizes.slots, plan.sizes.block
+    slots, block = plan.sizes.cold_memory, plan.sizes.block
     if all(isinstance(codec, UnencodedCodec) for codec in codecs):
         return CpuUnencodedBlocks(slots, block=block, shape=shape, dtype=plan.hot_dtype)
     blocks = CpuBlocks.of(slots, block=block, shape=shape, codecs=codecs)

@@ -21,6 +21,7 @@ class CpuRing:
 
     def __init__(self, capacity: int, shape: tuple[int, int, int], dtype: HotDtype) -> None:
         self.capacity, self.shape = capacity, shape
+        self._end = 0
         batch, heads, dim = shape
         # An empty ring has an address too.
         size = batch, heads, max(capacity, 1), dim
@@ -28,6 +29,7 @@ class CpuRing:
 
     def write(self, number: int, tokens: CpuTokens) -> None:
         """Put at most `capacity` tokens at numbers number .. number + L."""
+        self.reserve(number + tokens.length)
         for run in runs(number, tokens.length, [self.capacity]):
             into = self._memory.cut(run.at, run.stop)
             new = tokens.cut(run.done, run.done + into.length)
@@ -37,6 +39,15 @@ class CpuRing:
         """`count` tokens from a number; in place where they lie side by side."""
         found = [self._memory.cut(run.at, run.stop) for run in runs(number, count, [self.capacity])]
         return joined(found or [self._memory.cut(0, 0)])
+
+    def reserve(self, end: int) -> None:
+        """Tokens up to a number are written, here or by a kernel."""
+        self._end = max(self._end, end)
+
+    @property
+    def allocated(self) -> int:
+        """Tokens that the system has given memory for: those that were ever written."""
+        return min(self._end, self.capacity)
 
     @property
     def struct(self) -> structs.Ring:

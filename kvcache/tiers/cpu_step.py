@@ -78,11 +78,11 @@ class CpuStep:
             pinned=before.sizes.pinned,
             start=before.start,
             block=before.sizes.block,
-            slots=before.sizes.slots,
+            slots=before.sizes.cold_memory,
             total=before.total,
             first=before.first,
             end=before.end,
-            next_first=after.first,
+            next_first=after.oldest,
             next_end=after.end,
         )
 

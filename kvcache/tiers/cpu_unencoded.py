@@ -18,7 +18,15 @@ class CpuUnencodedBlocks:
     ) -> None:
         self._block, self._dtype = block, dtype
         self.ring = CpuRing(slots * block, shape, dtype)
-        self.allocated = slots
+
+    @property
+    def allocated(self) -> int:
+        """Blocks that the system has given memory for."""
+        return self.ring.allocated // self._block
+
+    def reserve(self, end: int) -> None:
+        """Blocks up to a number are written by a kernel."""
+        self.ring.reserve(end * self._block)
 
     def write(self, number: int, tokens: CpuTokens) -> None:
         """Put whole blocks from a block number."""

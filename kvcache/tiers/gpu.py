@@ -53,7 +53,7 @@ class GpuTiers(MlxTiers):
             new=fresh if stop > number else None,
             number=start,
             ring=self._hot.tokens if start < number else None,
-            capacity=self.sizes.ring,
+            capacity=self.sizes.hot_memory,
             end=number,
         )
         if not self._encode(first, leaving, fresh.keys.shape[3]):

@@ -15,6 +15,7 @@ This module does not know what a token holds or what a block is encoded with.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from kvcache.errors import CacheError
 from kvcache.reference import Mask
@@ -33,6 +34,8 @@ class TierSizes:
     slots: blocks that the cold ring holds; 0 lets tokens go without encoding them.
     window: of a layer whose queries see no more tokens, their own the last; None: all
     that is held. Nothing is pinned then, and all that a window shows is always held.
+    slack: newest tokens that can always be dropped as if they had not come. There is memory
+    for what such tokens have encoded and let go, beside all others.
     """
 
     pinned: int
@@ -40,9 +43,10 @@ class TierSizes:
     block: int
     slots: int
     window: int | None = None
+    slack: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("pinned", 0), ("hot", 0), ("block", 1), ("slots", 0)):
+        for name, least in (("pinned", 0), ("hot", 0), ("block", 1), ("slots", 0), ("slack", 0)):
             if getattr(self, name) < least:
                 raise CacheError(f"got {name}={getattr(self, name)}, expected at least {least}")
         if self.window is not None:
@@ -54,7 +58,9 @@ class TierSizes:
                 )
 
     @classmethod
-    def within(cls, max_tokens: int, *, pinned: int, hot: int, block: int) -> "TierSizes":
+    def within(
+        cls, max_tokens: int, *, pinned: int, hot: int, block: int, slack: int = 0
+    ) -> "TierSizes":
         """As many slots as a window of `max_tokens` leaves; hot shrinks where it does not fit.
 
         Raises CacheError when not even the pinned tokens and one block fit.
@@ -67,13 +73,14 @@ class TierSizes:
             )
         hot = min(hot, max_tokens - pinned - block + 1)
         slots = (max_tokens - pinned - hot - block + 1) // block
-        return cls(pinned=pinned, hot=hot, block=block, slots=slots)
+        return cls(pinned=pinned, hot=hot, block=block, slots=slots, slack=slack)
 
     @classmethod
-    def of_window(cls, window: int, *, hot: int, block: int) -> "TierSizes":
+    def of_window(cls, window: int, *, hot: int, block: int, slack: int = 0) -> "TierSizes":
         """What always holds a window of which `hot` tokens at most stay unencoded."""
         hot = min(hot, window)
-        return cls(pinned=0, hot=hot, block=block, slots=-(-(window - hot) // block), window=window)
+        slots = -(-(window - hot) // block)
+        return cls(pinned=0, hot=hot, block=block, slots=slots, window=window, slack=slack)
 
     @property
     def ring(self) -> int:
@@ -85,6 +92,24 @@ class TierSizes:
         """Tokens held at most."""
         return self.pinned + self.slots * self.block + self.ring
 
+    @property
+    def hot_memory(self) -> int:
+        """Tokens that the hot ring has memory for: token number u lies at u mod this."""
+        return self.ring + self.slack
+
+    @property
+    def cold_memory(self) -> int:
+        """Blocks that the cold ring has memory for: block number b lies in slot b mod this."""
+        return self.slots and self.slots - (-self.slack // self.block)
+
+
+class Floor(NamedTuple):
+    """The fewest tokens that a ledger can be trimmed to, and its cold blocks then."""
+
+    total: int
+    first: int
+    end: int
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
@@ -93,6 +118,7 @@ class Ledger:
     total: tokens appended and not rewound.
     first, end: the blocks [first, end) are cold; those before are evicted.
     origin: unpinned tokens before block 0, all of them evicted.
+    lower: the floor, where the memory still has what was encoded or let go above it.
     """
 
     sizes: TierSizes
@@ -100,6 +126,7 @@ class Ledger:
     first: int = 0
     end: int = 0
     origin: int = 0
+    lower: Floor | None = None
 
     # -- positions --
 
@@ -145,12 +172,24 @@ class Ledger:
         """Whether all tokens are as they came: none was encoded or let go."""
         return not (self.end or self.origin)
 
+    @cached_property
+    def floor(self) -> Floor:
+        """How far it can be trimmed: without `lower`, to where the last block left."""
+        if self.lower is not None:
+            return self.lower
+        left = self._least(self.end)
+        # After going back by blocks there may be fewer tokens.
+        return Floor(left if left <= self.total else self.hot_start, self.first, self.end)
+
+    @property
+    def oldest(self) -> int:
+        """The first block that the memory keeps: trimming may bring back what was let go."""
+        return self.floor.first if self.sizes.slots else self.end
+
     @property
     def droppable(self) -> int:
-        """Newest tokens of which any number can be dropped exactly."""
-        if self.sizes.window is not None and self.evicted:
-            return max(0, self.total + 1 - self.sizes.window - self.evicted)
-        return self.total if self.is_whole or self.sizes.window is not None else self.hot
+        """Newest tokens of which any number can be dropped as if they had not come."""
+        return self.total - self.floor.total
 
     @property
     def room(self) -> int:
@@ -174,11 +213,11 @@ class Ledger:
         return Bounds(
             evicted=self.evicted,
             pinned=self.pinned,
-            first_slot=self.first % max(sizes.slots, 1),
+            first_slot=self.first % max(sizes.cold_memory, 1),
             blocks=self.end - self.first,
             block=sizes.block,
             hot=self.hot,
-            hot_start=self.hot_number % max(sizes.ring, 1),
+            hot_start=self.hot_number % max(sizes.hot_memory, 1),
         )
 
     def check(self) -> None:
@@ -200,7 +239,32 @@ class Ledger:
         total = self.total + tokens
         end = self._end_after(total)
         first = max(self.first, end - self.sizes.slots)
-        return replace(self, total=total, first=first, end=end)
+        after = replace(self, total=total, first=first, end=end, lower=None)
+        return after._down_to(self._floor_of(total)) if self.sizes.slack else after
+
+    def trimmed(self, tokens: int) -> "Ledger":
+        """As if the last `tokens` had not come. Raises CacheError for more than `droppable`."""
+        total, floor = self.total - tokens, self.floor
+        if not floor.total <= total <= self.total:
+            raise CacheError(
+                f"got {tokens} tokens to trim, expected at most {self.droppable}: older ones were "
+                "encoded or let go since; feed the prompt to a new cache, or make this one with a "
+                "larger slack"
+            )
+        _, first, end = self._cold_at(total)
+        after = replace(self, total=total, first=first, end=end, lower=None)
+        return after._down_to(floor) if self.sizes.slack else after
+
+    def stages(self, tokens: int) -> "tuple[tuple[Ledger, int], ...]":
+        """That many more in runs that meet the same blocks, and the ledger that each meets."""
+        found: list[tuple[Ledger, int]] = []
+        ledger, left = self, tokens
+        while left:
+            # The one that makes a block leave meets it still.
+            count = min(left, ledger.room + 1)
+            found.append((ledger, count))
+            ledger, left = ledger.appended(count), left - count
+        return tuple(found)
 
     def rewound(self, tokens: int) -> "Ledger":
         """After going back at least `tokens`.
@@ -213,12 +277,12 @@ class Ledger:
         if self.sizes.window is not None:
             return self._rewound_window(total) if tokens > 0 else self
         if total >= self.hot_start or self.is_whole:
-            return replace(self, total=total)
+            return replace(self, total=total, lower=None)
         end = (total - self.start) // self.sizes.block
         if end <= self.first:
             # What precedes is not held, but for the pinned tokens, which always are.
             return Ledger(sizes=self.sizes, total=min(total, self.sizes.pinned))
-        return replace(self, total=self.start + end * self.sizes.block, end=end)
+        return replace(self, total=self.start + end * self.sizes.block, end=end, lower=None)
 
     def resized(self, sizes: TierSizes) -> "Ledger":
         """The same tokens under other sizes; what they do not hold is let go.
@@ -233,7 +297,7 @@ class Ledger:
                 f"{self.sizes.pinned} and let tokens after them go; make a new cache for "
                 "another number"
             )
-        return Ledger(sizes=sizes, origin=self.evicted).appended(self.total)
+        return replace(Ledger(sizes=sizes, origin=self.evicted).appended(self.total), lower=None)
 
     def must_restart(self, total: int) -> bool:
         """Whether `restarted` is the way to `total` tokens, not more tokens behind these.
@@ -299,8 +363,30 @@ class Ledger:
             return Ledger(sizes=self.sizes)
         # What is left of a block that was cold is hot again.
         end = max(0, total - self.start) // self.sizes.block
-        return replace(self, total=total, end=min(self.end, end))
+        return replace(self, total=total, end=min(self.end, end), lower=None)
 
     def _end_after(self, total: int) -> int:
         """Blocks that have left the hot ring once `total` tokens were appended."""
         return max(self.end, (total - self.start - self.sizes.hot) // self.sizes.block)
+
+    def _cold_at(self, total: int) -> Floor:
+        """The cold blocks as they were at `total` tokens, not below the floor."""
+        floor, sizes = self.floor, self.sizes
+        end = max(floor.end, (total - self.start - sizes.hot) // sizes.block)
+        return Floor(total, max(floor.first, end - sizes.slots), end)
+
+    def _least(self, end: int) -> int:
+        """The fewest tokens with that many blocks gone from the hot ring, fed one by one."""
+        if not end:
+            return self.start if self.origin else 0
+        return self.start + end * self.sizes.block + self.sizes.hot
+
+    def _floor_of(self, total: int) -> Floor:
+        """The floor once `total` tokens were appended: what memory for slack still has."""
+        floor = self.floor
+        _, first, end = self._cold_at(max(floor.total, total - self.sizes.slack))
+        # Further back the blocks are the same, to where the last of them left the hot ring.
+        return floor if end == floor.end else Floor(self._least(end), first, end)
+
+    def _down_to(self, floor: Floor) -> "Ledger":
+        return self if floor == self.floor else replace(self, lower=floor)

@@ -7,6 +7,7 @@ ledger.start.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Generic
 
 import mlx.core as mx
@@ -34,17 +35,20 @@ class Tiers(ABC, Generic[Array]):
         return self.prepare(k, v)
 
     def append(self, before: Ledger, after: Ledger, new: Tokens[Array]) -> None:
-        """Write new tokens, and encode the blocks that leave the hot ring."""
+        """Write new tokens, and encode the blocks that leave the hot ring.
+
+        What `after` can be trimmed to stays there, or is put there, too.
+        """
         pinned = after.pinned - before.pinned
         if pinned:
             self.write_pinned(before.total, new.cut(0, pinned))
         fresh = new.cut(pinned, new.length) if pinned else new
         number = max(0, before.total - before.start)
-        # Blocks that the same append lets go are not encoded.
-        first = max(before.end, after.first)
+        # Blocks that the same append lets go for good are not encoded.
+        first = max(before.end, after.oldest)
         if first < after.end:
             self.write_leaving(first, after.end, fresh, number)
-        passed, length = max(0, after.hot_number - number), fresh.length
+        passed, length = max(0, after.floor.end * self.sizes.block - number), fresh.length
         if passed < length:
             self.write_hot(number + passed, fresh.cut(passed, length))
 
@@ -65,6 +69,20 @@ class Tiers(ABC, Generic[Array]):
             self.write_cold(ledger.first, tokens.cut(pinned + first, pinned + ledger.hot_number))
         if ledger.hot:
             self.write_hot(ledger.hot_number, tokens.cut(pinned + ledger.hot_number, tokens.length))
+
+    def copy_to(self, other: "Tiers[Array]", ledger: Ledger) -> None:
+        """All that is held, and what it can be trimmed to, to empty tiers of the same plan."""
+        if not ledger.total:
+            return
+        number = ledger.floor.end * self.sizes.block
+        held = self.snapshot(replace(ledger, first=ledger.oldest, lower=None))
+        for position, tokens in held.unencoded():
+            if position < ledger.pinned:
+                other.write_pinned(position, other.prepare(*tokens))
+        for position, keys, values in held.encoded():
+            other.put_cold((position - ledger.start) // self.sizes.block, keys, values)
+        if (count := ledger.total - ledger.start - number) > 0:
+            other.write_hot(number, self.read_hot(number, count))
 
     def take_back(self, before: Ledger, after: Ledger) -> None:
         """Decode what `after` has hot of a block that was cold."""

@@ -22,9 +22,9 @@ class MlxTiers(Tiers[mx.array]):
         self.sizes = plan.sizes
         self._dtype, self._check = plan.hot_dtype, plan.check_finite
         self._pinned = TokenRing(plan.sizes.pinned, dtype=plan.hot_dtype.mx)
-        self._hot = TokenRing(plan.sizes.ring, dtype=plan.hot_dtype.mx)
+        self._hot = TokenRing(plan.sizes.hot_memory, dtype=plan.hot_dtype.mx)
         codecs = plan.codecs_in(metric)
-        self._cold = ColdRing(plan.sizes.slots, block=plan.sizes.block, codecs=codecs)
+        self._cold = ColdRing(plan.sizes.cold_memory, block=plan.sizes.block, codecs=codecs)
 
     def prepare(self, k: mx.array, v: mx.array) -> MlxTokens:
         if self._check:

@@ -109,7 +109,13 @@ class LayerPlan:
         if config.by_layer and layer >= len(config.by_layer):
             raise CacheError(f"got layer {layer}, expected one of {len(config.by_layer)} by_layer")
         window, pinned = config.max_tokens, config.pinned
-        sizes = TierSizes.within(window, pinned=pinned, hot=config.hot, block=config.block)
+        sizes = TierSizes.within(
+            window,
+            pinned=pinned,
+            hot=config.hot,
+            block=config.block,
+            slack=config.slack or 0,
+        )
         return cls.of(config, sizes, layer)
 
     @property
@@ -190,7 +196,7 @@ class CachePlan:
     @property
     def max_bytes(self) -> int:
         """Bytes of a full cache."""
-        return self.bytes_of(self.max_tokens)
+        return sum(costs.of(sizes) for sizes, costs in self._layers)
 
     def bytes_of(self, tokens: int) -> int:
         """Bytes of a cache that was given so many tokens: its unencoded tiers come whole."""
@@ -332,9 +338,11 @@ class _Costs:
 
     def of(self, sizes: TierSizes, tokens: int | None = None) -> int:
         """Bytes of a layer that was given so many tokens, or is full."""
-        encoded = (sizes.max_tokens if tokens is None else tokens) - sizes.pinned - sizes.hot
-        blocks = min(sizes.slots, max(0, -(-encoded // sizes.block)))
-        return (sizes.pinned + sizes.ring) * self.token + blocks * self.block
+        blocks = sizes.cold_memory
+        if tokens is not None:
+            encoded = tokens - sizes.pinned - sizes.hot
+            blocks = min(blocks, max(0, -(-encoded // sizes.block)))
+        return (sizes.pinned + sizes.hot_memory) * self.token + blocks * self.block
 
     @classmethod
     def together(cls, layers: Sequence["_Costs"]) -> "_Costs":
@@ -371,16 +379,21 @@ def _sizes(
             return sizes, tuple(
                 sizes if each is None else held.get(each, sizes) for each in windows
             )
+    needed = fixed + (least + (config.slack or 0)) * others.token
     raise CacheError(
         f"a budget of {config.budget} bytes does not hold {config.pinned} pinned tokens and a "
-        f"block of {config.block}: this model needs {fixed + least * others.token} bytes for them; "
+        f"block of {config.block}: this model needs {needed} bytes for them; "
         "give a larger `budget`"
     )
 
 
 def _held_window(config: CacheConfig, width: int, costs: _Costs) -> TierSizes:
     """What holds a layer's window in the fewest bytes: all of it unencoded, or two tiers."""
-    ways = (TierSizes.of_window(width, hot=hot, block=config.block) for hot in (width, config.hot))
+    slack = config.slack or 0
+    ways = (
+        TierSizes.of_window(width, hot=hot, block=config.block, slack=slack)
+        for hot in (width, config.hot)
+    )
     return min(ways, key=costs.of)
 
 
@@ -412,7 +425,9 @@ def _all_seeing(
             f"tokens and a block of {config.block}; give smaller `sinks`, `keep` or `block`, or "
             f"`beyond_context` with `max_tokens` {least} or more"
         )
-    return TierSizes.within(window, pinned=config.pinned, hot=hot, block=config.block)
+    return TierSizes.within(
+        window, pinned=config.pinned, hot=hot, block=config.block, slack=config.slack or 0
+    )
 
 
 def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
@@ -429,9 +444,11 @@ def _bytes_of(one: Codec, block: int, dim: int) -> int:
 def _fitting(config: CacheConfig, budget: int, costs: _Costs) -> TierSizes | None:
     """The tiers that a budget pays for: pinned, then hot up to half of the rest, then cold."""
     pinned, block = config.pinned, config.block
-    rest = budget // costs.token - pinned
+    slack = config.slack or 0
+    rest = budget // costs.token - pinned - slack
     if rest < block:
         return None
     hot = min(config.hot, max(rest // 2, block) - block + 1)
-    left = budget - (pinned + hot + block - 1) * costs.token
-    return TierSizes(pinned=pinned, hot=hot, block=block, slots=left // costs.block)
+    left = budget - (pinned + hot + block - 1 + slack) * costs.token
+    slots = max(0, left // costs.block - -(-slack // block))
+    return TierSizes(pinned=pinned, hot=hot, block=block, slots=slots, slack=slack)

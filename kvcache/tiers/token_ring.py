@@ -9,11 +9,11 @@ import mlx.core as mx
 
 from kvcache.snapshot import Joined, Tokens, joined, runs
 
-_FIRST_CAPACITY = 64
+_STEP = 64
 
 
 class TokenRing:
-    """Up to `capacity` tokens of one layer, in memory that grows by doubling until it is full.
+    """Up to `capacity` tokens of one layer, in memory that grows by a few until it is full.
 
     A wrapping number needs the whole capacity, so growing never moves a token.
     tokens: all of the memory, [B, Hkv, allocated, D], as views of one array, so that one
@@ -61,9 +61,7 @@ class TokenRing:
         wanted = min(end, self.capacity)
         if self.tokens is not None and wanted <= self.tokens.length:
             return copy(self.tokens.both)
-        room = max(self.allocated, min(_FIRST_CAPACITY, self.capacity))
-        while room < wanted:
-            room = min(2 * room, self.capacity)
+        room = min(-(-wanted // _STEP) * _STEP, self.capacity)
         if self.tokens is None:
             batch, heads, _, dim = like.shape
             return mx.zeros((2 * batch, heads, room, dim), self._dtype)

@@ -232,11 +232,14 @@ class PagedKVCache:
         return Sight.of_all(length, self.size() - let_go + length).full(window_size)
 
     def is_trimmable(self) -> bool:
-        """Whether every held or past token can still be trimmed: none was evicted."""
-        return self._evicted == 0
+        """Whether any number of tokens can be trimmed: not where pages may be let go."""
+        return self.max_pages is None
 
     def trim(self, n: int) -> int:
-        """Drop the newest `n` tokens and their pages; returns how many were dropped."""
+        """Drop the newest `n` tokens and their pages; returns how many were dropped.
+
+        Pages that were let go stay so.
+        """
         dropped = min(max(integer("n", n, least=None), 0), self.size())
         self.offset -= dropped
         self._tables.cut(self.size())

@@ -516,6 +516,11 @@ CASES: dict[str, Case] = {
         wrong={"path": [5, None, "nowhere"]},
         words={"path": "saved cache"},
     ),
+    "mlx_lm.check_drafts": Case(
+        call=kvcache.mlx_lm.check_drafts,
+        good={"caches": [], "tokens": 2},
+        wrong={"tokens": [*COUNT, None]},
+    ),
     **{
         f"mlx_lm.{name}": Case(
             call=getattr(kvcache.mlx_lm, name),

@@ -68,9 +68,13 @@ class Pair:
         self.naive.rewind(length)
 
     def trim(self, length: int) -> None:
-        hot = self.cache.stats().hot if not self.cache.is_trimmable() else self.cache.offset
-        assert self.cache.trim(length) == min(length, hot)
-        self.naive.rewind(min(length, hot))
+        exact, offset = self.cache.ledger.droppable, self.cache.offset
+        if min(length, offset) > exact:
+            with pytest.raises(CacheError, match=f"tokens to trim, expected at most {exact}"):
+                self.cache.trim(length)
+            assert self.cache.offset == offset
+        assert self.cache.trim(min(length, exact)) == min(length, exact)
+        self.naive.rewind(min(length, exact))
 
     def restart(self, length: int) -> None:
         """What was let go and fits `length` more tokens is fed anew: then as if never gone."""

@@ -245,8 +245,10 @@ def test_trimming_while_nothing_is_encoded(backend: Backend) -> None:
     assert (cache.trim(9), cache.empty()) == (5, True)
     _filled(cache, 60)
     assert not cache.is_trimmable()
-    assert cache.trim(1000) == 25
-    assert cache.offset == 35
+    with pytest.raises(CacheError, match=r"got 60 tokens to trim, expected at most 5: .*slack"):
+        cache.trim(1000)
+    assert cache.offset == 60
+    assert cache.trim(5) == 5
 
 
 @BACKENDS

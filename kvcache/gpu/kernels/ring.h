@@ -10,7 +10,6 @@ METAL_FUNC Place place_of_block(const device int* args, int block) {
   const int after = args[ARG_FIRST_SLOT] + block;
   const int slot = after < args[ARG_SLOTS] ? after : after - args[ARG_SLOTS];
   if (slot < args[ARG_START_0] || slot >= args[ARG_STOP]) return Place{-1, 0};
-  const int segment = int(slot >= args[ARG_START_1]) + int(slot >= args[ARG_START_2]) +
-      int(slot >= args[ARG_START_3]);
+  const int segment = SEGMENT_OF(slot);
   return Place{segment, slot - args[ARG_START_0 + segment]};
 }
