@@ -6,7 +6,7 @@ from mlx_lm.generate import generate_step
 from kvcache import CacheConfig, make_prompt_cache
 from models import load
 
-loaded = load("smollm2")  # or: model, tokenizer = mlx_lm.load(...)
+loaded = load("smollm2")
 cache = make_prompt_cache(loaded.model, CacheConfig(max_tokens=128, hot=32, block=32))
 prompt = mx.array(loaded.tokenizer.encode("Once upon a time"))
 

@@ -4,8 +4,7 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import save_prompt_cache
 
-from kvcache import CacheConfig, make_prompt_cache
-from kvcache.mlx_lm import load_prompt_cache
+from kvcache import CacheConfig, load_prompt_cache, make_prompt_cache
 from models import load
 
 loaded = load("smollm2")

@@ -23,7 +23,12 @@ from kvcache.config import DEFAULT_KV, Backend, CacheConfig, HotDtype, parse_byt
 from kvcache.errors import CacheError, EmberError
 from kvcache.head_view import HeadView
 from kvcache.key_metric import KeyMetric
-from kvcache.prompt_cache import make_prompt_cache, make_rows_cache, set_policy
+from kvcache.prompt_cache import (
+    load_prompt_cache,
+    make_prompt_cache,
+    make_rows_cache,
+    set_policy,
+)
 from kvcache.rows import RowsKVCache
 from kvcache.shared_budget import SharedBudget
 from kvcache.stats import CacheStats, sum_layers
@@ -68,6 +73,7 @@ __all__ = [
     "allocate",
     "attend",
     "codec",
+    "load_prompt_cache",
     "make_prompt_cache",
     "make_rows_cache",
     "parse_bytes",

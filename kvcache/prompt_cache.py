@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import mlx.nn as nn
 
@@ -58,6 +59,16 @@ def make_prompt_cache(
 
         return mlx_lm.make_prompt_cache(model, config, metric=metric)
     return from_plan(resolve(config or CacheConfig(), model.shape), model.rotations, metric)
+
+
+def load_prompt_cache(path: Path | str) -> list[Any]:
+    """The caches of a file of mlx-lm's `save_prompt_cache`, in any process.
+
+    Raises CacheError for what is no such file, or damaged.
+    """
+    from kvcache import mlx_lm
+
+    return mlx_lm.load_prompt_cache(path)
 
 
 def from_plan(

@@ -16,7 +16,7 @@ from kvcache.gpu.kernel import in_device_memory
 from kvcache.snapshot import Bounds, ColdBlocks
 
 _STARTS = tuple(argument for argument in Argument if argument.name.startswith("START_"))
-_SEGMENTS = len(_STARTS)  # as many as a ring has
+_SEGMENTS = len(_STARTS)  # as many as a ring has at most
 _MOST_BUFFERS = 31  # that a Metal kernel takes
 
 

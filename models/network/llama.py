@@ -299,8 +299,8 @@ class Model(nn.Module):
                 layer.turn_by(rope)
 
     def make_cache(self) -> list[TwoTierKVCache]:
-        """An empty default cache, one per layer (mlx-lm calls this)."""
-        return make_prompt_cache(self, CacheConfig())
+        """An empty default cache, one per layer (mlx-lm calls this, with drafts too)."""
+        return make_prompt_cache(self, CacheConfig(slack=16))
 
     def __call__(self, ids: mx.array, cache: Sequence[AttendingCache] | None = None) -> mx.array:
         """Token ids [B, L] -> logits [B, L, vocabulary], appending to `cache`."""

@@ -131,6 +131,11 @@ class ChatTemplate:
             template = builtin(known or otherwise)
         return cls(template, tokenizer, otherwise=otherwise)
 
+    @property
+    def text(self) -> str:
+        """The template as it was given."""
+        return self._template.text
+
     def start(self) -> None:
         """Make ready for the first rendering, which is then quicker; waits for nothing."""
         self._process.start()

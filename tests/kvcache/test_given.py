@@ -32,6 +32,7 @@ from kvcache import (
     allocate,
     attend,
     codec,
+    load_prompt_cache,
     make_prompt_cache,
     make_rows_cache,
     parse_bytes,
@@ -402,6 +403,11 @@ CASES: dict[str, Case] = {
         good={"text": "1.5 GiB"},
         wrong={"text": [5, None, "", "x", "-1", "0", "1e400", ["1"]]},
         words={"text": "text|size"},
+    ),
+    "load_prompt_cache": Case(
+        call=load_prompt_cache,
+        wrong={"path": [5, None, "nowhere"]},
+        words={"path": "saved cache"},
     ),
     "sum_layers": Case(
         call=sum_layers,

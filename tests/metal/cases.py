@@ -97,6 +97,9 @@ TIERS = {
     "cold full, not wrapped": Case(new=_NEW, blocks=6, first_slot=0),
     "cold grows": Case(new=_NEW, blocks=2, first_slot=0, segments=(2,), slots=11),
     "cold of four segments": Case(new=_NEW, segments=(1, 1, 2, 4), slots=8, first_slot=7, blocks=8),
+    "cold of eight segments": Case(
+        new=_NEW, segments=(1, 1, 2, 1, 3, 2, 1, 3), slots=14, first_slot=9, blocks=14
+    ),
     "cold of many spans": Case(
         new=_NEW, segments=(5, 5, 10, 20), slots=40, first_slot=9, blocks=40
     ),

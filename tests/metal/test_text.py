@@ -66,7 +66,7 @@ def test_lint_objects(header: str, source: str) -> None:
     assert lint(generate(made))
 
 
-@pytest.mark.parametrize("name", [*CODECS, "two launches", "cold of four segments"])
+@pytest.mark.parametrize("name", [*CODECS, "two launches", "cold of eight segments"])
 def test_buffers_fit_metal(name: str) -> None:
     for each in calls_of(CODECS.get(name) or TIERS[name]):
         assert len(each.inputs) + len(each.shapes) <= MOST_BUFFERS
