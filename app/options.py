@@ -27,6 +27,7 @@ DEFAULT_MODEL = "smollm2"
 DEFAULT_THINK_BUDGET = 8192
 DEFAULT_CACHE_STORE = "2GiB"
 MOST_TOKENS = 2**31 - 1
+LEAST_BITS, MOST_BITS = 1, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,14 @@ class LoadOptions:
     """What a user may say about a load.
 
     pretokenizer, chat_template: as for `models.load`. force: load what does not fit in memory.
+    bits: a number's in the cache, where each layer has codecs of its own for it, which
+    takes the model's file; None leaves the codecs to the cache's configuration.
     """
 
     pretokenizer: str | None = None
     chat_template: str | None = None
     force: bool = False
+    bits: float | None = None
 
 
 class UsageError(EmberError):
@@ -221,10 +225,11 @@ def _add_tiers(group: argparse._ArgumentGroup) -> None:
     """What each tier holds."""
     group.add_argument(
         "--kv",
-        type=codecs,
+        type=kv,
         default=DEFAULT_KV,
-        metavar="K[/V]",
-        help=f"codecs of older keys and values, as {DEFAULT_KV} (default), h8, q4 or f16",
+        metavar="K[/V]|BITS",
+        help=f"codecs of older keys and values, as {DEFAULT_KV} (default), h8, q4 or f16, or bits "
+        "a number, as 3.4, each layer's codecs chosen by what it loses",
     )
     group.add_argument(
         "--hot", type=tokens(0), metavar="N", help="newest tokens kept unencoded (default: 256)"
@@ -294,13 +299,13 @@ def bytes_or_none(text: str) -> int:
 
 
 def cache_config(args: argparse.Namespace) -> "CacheConfig":
-    """The cache configuration that the flags give."""
+    """The cache configuration that the flags give, but for bits: those are `LoadOptions.bits`."""
     from kvcache import Backend, CacheConfig, HotDtype
     from kvcache.codecs import parse_pair
 
     given = {name: getattr(args, name) for name in ("hot", "sinks", "block")}
     policy = {name: value for name, value in given.items() if value is not None}
-    keys, values = parse_pair(args.kv)
+    keys, values = parse_pair(args.kv if bits_of(args.kv) is None else DEFAULT_KV)
     return CacheConfig(
         max_tokens=args.ctx,
         budget=args.kv_budget,
@@ -317,6 +322,7 @@ def cache_config(args: argparse.Namespace) -> "CacheConfig":
 def load_options(args: argparse.Namespace) -> LoadOptions:
     """What the flags say about a load; a command has those of them that mean something to it."""
     given = {field.name: getattr(args, field.name, None) for field in fields(LoadOptions)}
+    given["bits"] = bits_of(getattr(args, "kv", DEFAULT_KV))
     return LoadOptions(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -326,6 +332,25 @@ def codecs(text: str) -> str:
 
     _allowed(parse_pair, text)
     return text
+
+
+def kv(text: str) -> str:
+    """An argparse type: the codecs of keys and values, K[/V], or their mean bits by layer."""
+    return codecs(text) if _allowed(bits_of, text) is None else text
+
+
+def bits_of(text: str) -> float | None:
+    """The bits that `--kv` names, 1 to 16; None for the names of codecs.
+
+    Raises EmberError for a number beyond them.
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    if not LEAST_BITS <= found <= MOST_BITS:
+        raise EmberError(f"got {short(text)} bits, expected {LEAST_BITS} to {MOST_BITS}")
+    return found
 
 
 def budget(text: str) -> int:

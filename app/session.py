@@ -15,6 +15,7 @@ from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_with_bar
+from app.layer_losses import in_bits
 from app.memory import Admitted, Dimensions, TooLargeError, admit
 from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
 from app.progress import byte_bar, step_bar, token_bar
@@ -163,14 +164,17 @@ def _why_no_kernels() -> str | None:
 
 
 def load_admitted(
-    path: Path, config: CacheConfig, options: LoadOptions, progress: OnProgress
+    path: Path, config: CacheConfig, options: LoadOptions, progress: OnProgress | None = None
 ) -> tuple[LoadedModel, Admitted]:
     """A model, and the cache that fits beside it. Raises TooLargeError before it is read."""
     admitted = Admitted(config=config)
 
     def accept(model: NetworkConfig, weights: int) -> None:
         nonlocal admitted
-        admitted = admit_file(path, config, model, weights, force=options.force)
+        wanted = config
+        if options.bits is not None:
+            wanted = in_bits(config, options.bits, path, model.shape)
+        admitted = admit_file(path, wanted, model, weights, force=options.force)
 
     loaded = load(
         path,

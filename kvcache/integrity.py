@@ -40,11 +40,16 @@ def checksum(text: str, arrays: Arrays) -> mx.array:
     return total
 
 
-def check_sum(found: Any, text: str, arrays: Arrays) -> None:
-    """Raise CacheError unless `found` is the checksum of the rest."""
+def is_sum(found: Any, text: str, arrays: Arrays) -> bool:
+    """Whether `found` is the checksum of the rest."""
     known = all(array is None or array.dtype.size in _UNSIGNED for array in arrays)
     alike = isinstance(found, mx.array) and (found.shape, found.dtype) == ((), mx.uint32)
-    if not (known and alike and found.item() == checksum(text, arrays).item()):
+    return known and alike and found.item() == checksum(text, arrays).item()
+
+
+def check_sum(found: Any, text: str, arrays: Arrays) -> None:
+    """Raise CacheError unless `found` is the checksum of the rest of a saved cache."""
+    if not is_sum(found, text, arrays):
         raise CacheError(
             "this saved cache is damaged: its sum is not that of its contents; "
             "delete the file and save the cache again"

@@ -3,9 +3,9 @@
 They are made once of a model (`models.calibrate`) and stay: so a text is encoded alike
 whatever came before it, and however often. Knows no model and no text.
 
-Queries come turned by their position. A metric counted at the first 1,024 positions alone
-serves keys there best, and at position 5,000 is worse than none; so what was counted is
-turned on, half over the positions of usual chats and half over all that there are.
+Queries come turned by their position. A metric counted at the first positions alone serves
+keys there; so what was counted is turned on, half over the positions of usual chats and
+half over all that there are.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.errors import CacheError, reason
 from kvcache.given import array, refused
-from kvcache.integrity import check_sum, checksum
+from kvcache.integrity import checksum, is_sum
 from kvcache.turn import Rotation
 
 _FORMAT = "ember key metric 1"
@@ -62,7 +62,11 @@ class KeyMetric:
         if told != _FORMAT or arrays.keys() != {*names, _SUM}:
             raise CacheError(f"{path} is no key metric that this version knows")
         moments = [arrays[name] for name in names]
-        check_sum(arrays[_SUM], _FORMAT, moments)
+        if not is_sum(arrays[_SUM], _FORMAT, moments):
+            raise CacheError(
+                f"the key metric {path} is damaged: its sum is not that of its contents; "
+                "delete the file and count it again"
+            )
         shape = _checked(moments)
         layers = (LayerMetric(moments=partial(_layer, path, at)) for at in range(len(moments)))
         return cls(layers=tuple(layers), shape=shape, total=_total(moments))

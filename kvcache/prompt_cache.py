@@ -160,8 +160,9 @@ def few_are_alike(plan: CachePlan) -> bool:
 def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:
     """Move the caches of a running chat to another plan (`TwoTierKVCache.set_policy`).
 
-    Raises CacheError, and changes no layer, where one cannot hold its tokens as the plan
-    wants: one with a window that let tokens go has no sinks to become as others are.
+    Raises CacheError, and changes no layer, for the plan of another number of layers, and where
+    one cannot hold its tokens as the plan wants: one with a window that let tokens go has no sinks
+    to become as others are.
     """
     instance("plan", plan, CachePlan)
     if not isinstance(caches, Sequence) or not all(
@@ -170,7 +171,8 @@ def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:
         raise refused("caches", caches, "a TwoTierKVCache for each layer")
     if len(caches) != plan.shape.layers:
         raise CacheError(
-            f"got {len(caches)} caches, expected one for each of {plan.shape.layers} layers"
+            f"got a plan of {plan.shape.layers} layers for {len(caches)} caches, expected as many: "
+            "resolve the configuration with the shape of the caches' model"
         )
     for cache, sizes in zip(caches, plan.layer_sizes, strict=True):
         cache.ledger.resized(sizes)

@@ -100,8 +100,15 @@ def keep(metric: KeyMetric, loaded: LoadedModel) -> Path:
 
 
 def path_of(loaded: LoadedModel) -> Path:
-    """Where the metric of a model's file is kept."""
-    return cache_folder() / "metrics" / f"{loaded.identity}.safetensors"
+    """Where the metric of a model's file is kept; queries that turn otherwise have their own."""
+    *short, _ = loaded.model.contexts
+    turned = "-short" if any(loaded.model.context <= each for each in short) else ""
+    return folder() / f"{loaded.identity}{turned}.safetensors"
+
+
+def folder() -> Path:
+    """Where metrics are kept, each in a file that begins with the identity of its model's."""
+    return cache_folder() / "metrics"
 
 
 def count_queries(

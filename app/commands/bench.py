@@ -138,7 +138,7 @@ def _add_common(add: _Add) -> None:
 
 
 def _add_speed(add: _Add) -> None:
-    _add_kv(add, "codecs of ember's cold tier")
+    _add_kv(add, "codecs of ember's cold tier", options.kv)
     add("--pp", type=options.tokens(1), metavar="N", help="prompt tokens to read (default: 512)")
     add("--tg", type=options.tokens(1), metavar="N", help="tokens to generate (default: 64)")
     add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048)")
@@ -162,7 +162,7 @@ def _add_attention(add: _Add) -> None:
 
 
 def _add_quality(add: _Add) -> None:
-    _add_kv(add, "pairs to measure (default: every codec, alone and together)")
+    _add_kv(add, "pairs to measure (default: every codec, alone and together)", options.kv)
     add(
         "--allocate",
         type=_bits,
@@ -183,7 +183,7 @@ def _add_endless(add: _Add) -> None:
 
 
 def _add_needle(add: _Add) -> None:
-    _add_kv(add, "codecs of the cold tier")
+    _add_kv(add, "codecs of the cold tier", options.kv)
     add("--needles", type=options.tokens(1), metavar="N", help="facts (default: 24)")
     add("--lengths", type=_list(1), metavar="N,N", help="of the text (default: 600 to 3000)")
     add("--hot", type=options.tokens(0), metavar="N", help="hot tokens (default: 256)")
@@ -221,9 +221,12 @@ def _add_claim(add: _Add) -> None:
     )
 
 
-def _add_kv(add: _Add, meaning: str) -> None:
-    told = f"{meaning}; repeatable"
-    add("--kv", type=options.codecs, action="append", metavar="K[/V]", help=told)
+def _add_kv(add: _Add, meaning: str, kind: Callable[[str], str] = options.codecs) -> None:
+    """kind: `options.kv` where a model's own table of losses is at hand."""
+    told, metavar = f"{meaning}; repeatable", "K[/V]"
+    if kind is options.kv:
+        told, metavar = f"{meaning}, or bits by layer; repeatable", "K[/V]|BITS"
+    add("--kv", type=kind, action="append", metavar=metavar, help=told)
 
 
 def _list(least: int) -> Callable[[str], tuple[int, ...]]:

@@ -70,7 +70,7 @@ def _measure(session: "Session", ids: list[int], skip: int, cancel: Event) -> "D
 
     engine = session.engine
     model, config = engine.loaded.model, engine.plan.config
-    f16 = replace(config, keys="f16", values="f16", max_tokens=engine.plan.max_tokens)
+    f16 = replace(config, keys="f16", values="f16", by_layer=(), max_tokens=engine.plan.max_tokens)
     parts = []
     with token_bar("reading") as report:
         for part in diverge(

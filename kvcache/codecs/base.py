@@ -19,6 +19,10 @@ from kvcache.given import array, instance, integer
 
 Parts = Mapping[str, mx.array]
 
+# Of what is encoded, as which larger numbers count: scales end at 65504 anyway, and sums of a
+# block's squares stay within float32. The kernels have the same.
+LARGEST = 2.0**50
+
 
 class ArraySpec(NamedTuple):
     """Trailing shape and dtype of one encoded array."""
@@ -70,7 +74,13 @@ class Codec(ABC):
                 f"got {x.dtype} {x.shape} to encode with {self.name}, "
                 "expected floating-point [B, Hkv, M, D]"
             )
-        return Encoded(parts=self._encode(self.rotate(x)), dim=x.shape[-1])
+        bounded = x if x.dtype == mx.float16 else mx.clip(x, -self.largest, self.largest)
+        return Encoded(parts=self._encode(self.rotate(bounded)), dim=x.shape[-1])
+
+    @property
+    def largest(self) -> float:
+        """As which larger numbers are encoded."""
+        return LARGEST
 
     def decode(self, encoded: Encoded) -> mx.array:
         """The block [..., Hkv, M, D] in float32."""

@@ -15,6 +15,11 @@ class UnencodedCodec(Codec):
 
     dtype: mx.Dtype = mx.float16
 
+    @property
+    def largest(self) -> float:
+        """Of the dtype."""
+        return float(mx.finfo(self.dtype).max)
+
     def shapes(self, tokens: int, dim: int) -> Mapping[str, ArraySpec]:
         """One array."""
         return {"values": ArraySpec((tokens, dim), self.dtype)}

@@ -45,21 +45,26 @@ def make_prompt_cache(
     ]
 
 
-def inject(model: nn.Module, config: CacheConfig | None = None) -> None:
+def inject(
+    model: nn.Module, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
+) -> None:
     """Make every cache that mlx-lm creates for this model one of ours.
 
-    mlx_lm.generate and mlx-lm's make_prompt_cache ask the model first. Raises
-    CacheError for a model or configuration that does not fit.
+    metric: of the model's queries. mlx_lm.generate and mlx-lm's make_prompt_cache ask the model
+    first. Raises CacheError for a model, configuration or metric that does not fit.
     """
-    make_prompt_cache(model, config)
-    model.make_cache = lambda: make_prompt_cache(model, config)
+    make_prompt_cache(model, config, metric=metric)
+    model.make_cache = lambda: make_prompt_cache(model, config, metric=metric)
 
 
-def factory(config: CacheConfig) -> Callable[..., list[TwoTierKVCache]]:
+def factory(
+    config: CacheConfig, metric: KeyMetric | None = None
+) -> Callable[..., list[TwoTierKVCache]]:
     """What stands in for mlx-lm's make_prompt_cache, with its parameters."""
 
     def make(model: nn.Module, max_kv_size: int | None = None) -> list[TwoTierKVCache]:
         bounds = [size for size in (config.max_tokens, max_kv_size) if size is not None]
-        return make_prompt_cache(model, replace(config, max_tokens=min(bounds, default=None)))
+        bounded = replace(config, max_tokens=min(bounds, default=None))
+        return make_prompt_cache(model, bounded, metric=metric)
 
     return make

@@ -11,6 +11,7 @@ import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.config import CacheConfig
 from kvcache.given import optional
+from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.factory import factory
 from kvcache.reference import Mask
 from kvcache.two_tier import TwoTierKVCache
@@ -18,19 +19,21 @@ from kvcache.two_tier import TwoTierKVCache
 _ATTENTION, _FACTORY = "scaled_dot_product_attention", "make_prompt_cache"
 
 
-def install(config: CacheConfig | None = None) -> None:
+def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = None) -> None:
     """Let mlx-lm's attention read our caches' tiers.
 
     config: also make every cache that mlx-lm creates, in its server too, one of
-    ours; a `max_kv_size` that mlx-lm is given bounds its tokens. Models that ours
-    do not fit then raise CacheError.
+    ours; a `max_kv_size` that mlx-lm is given bounds its tokens. metric: of the queries of
+    the one model that is used then. Models that ours, or the metric, do not fit then raise
+    CacheError.
     """
     optional("config", config, CacheConfig)
+    optional("metric", metric, KeyMetric)
     uninstall()
     TwoTierKVCache.keeps_snapshot = True
     _replace(base, _ATTENTION, _routed)
     if config is not None:
-        _replace(mlx_lm_cache, _FACTORY, factory(config))
+        _replace(mlx_lm_cache, _FACTORY, factory(config, metric))
 
 
 def uninstall() -> None:

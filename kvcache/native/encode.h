@@ -155,6 +155,9 @@ inline void encode_draft(const Draft& draft) {
     pack_codes(draft.form, draft.codes, draft.record);
 }
 
+// As which larger numbers are encoded (kvcache/codecs/base.py).
+constexpr float kLargest = float(1ll << 50);
+
 // Tokens [first, first + form.tokens) of one KV head to a record.
 inline void encode_block(const BlockForm& form, const HeadTokens& from, int64_t first,
                          int64_t head, uint8_t* record) {
@@ -162,6 +165,7 @@ inline void encode_block(const BlockForm& form, const HeadTokens& from, int64_t 
     std::vector<float> given(static_cast<size_t>(size)), rotated;
     std::vector<uint8_t> codes(static_cast<size_t>(size));
     load_tokens(from, first, form.tokens, dim, given.data());
+    for (float& each : given) each = std::min(std::max(each, -kLargest), kLargest);
     if (form.signs) {
         const float* signs = form.signs + head * dim;
         for (int64_t t = 0; t < form.tokens; ++t)

@@ -262,7 +262,7 @@ class CachePlan:
     def kv(self) -> str:
         """The codecs, as `--kv` takes them, or what they take where layers have their own."""
         if self.config.by_layer:
-            return f"{self.cold_bits:.2f} bits by layer"
+            return f"{self.cold_bits:.2f} bits, by layer"
         keys, values = self.config.keys, self.config.values
         return keys if keys == values else f"{keys}/{values}"
 

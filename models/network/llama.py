@@ -257,7 +257,7 @@ class Model(nn.Module):
         self.config = config
         self.embedding = weights.linear("token_embd")
         self._ropes = ropes = Ropes(config, weights)
-        context = config.shape.context
+        self.context = context = config.shape.context
         self.layers = [
             block(config, weights, index, ropes.of(index, context))
             for index in range(config.layers)
@@ -279,6 +279,11 @@ class Model(nn.Module):
         return [layer.rope.rotation if layer.rope else None for layer in self.layers]
 
     @property
+    def contexts(self) -> tuple[int, ...]:
+        """The longest context of each way to turn that `set_context` chooses from, all last."""
+        return self._ropes.contexts
+
+    @property
     def vocabulary(self) -> int:
         """How many token ids the network knows."""
         return self.embedding.rows
@@ -294,6 +299,7 @@ class Model(nn.Module):
         Where a file has factors of rope for short and for long contexts, this chooses, and
         caches that hold tokens of the other choice are of no use.
         """
+        self.context = tokens
         for index, layer in enumerate(self.layers):
             if (rope := self._ropes.of(index, tokens)) is not layer.rope:
                 layer.turn_by(rope)

@@ -15,7 +15,9 @@ class Ropes:
     def __init__(self, config: NetworkConfig, weights: Weights) -> None:
         """One set of frequency factors, or two of which the context chooses (LongRoPE)."""
         every = _factors("rope_freqs.weight", weights)
-        self._original = config.original_context
+        names = ("rope_factors_short.weight", "rope_factors_long.weight")
+        self._original, self._context = config.original_context, config.shape.context
+        self._two = every is None and any(name in weights for name in names)
         self._short, self._long = (
             Rope(
                 config.rope_dims,
@@ -26,7 +28,7 @@ class Ropes:
                 magnitude=config.rope_magnitude,
                 half_split=config.switches.half_split,
             )
-            for name in ("rope_factors_short.weight", "rope_factors_long.weight")
+            for name in names
         )
         self._unscaled: Rope | None = None
         self._switches = config.switches
@@ -36,6 +38,12 @@ class Ropes:
                 base=config.switches.window_rope_base,
                 half_split=config.switches.half_split,
             )
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """The longest context of each set of factors, the network's own last."""
+        whole = self._context
+        return (self._original, whole) if self._two and self._original < whole else (whole,)
 
     def of(self, layer: int, context: int) -> Rope | None:
         """Of a layer in a context of so many tokens; the same object for all that turn alike."""

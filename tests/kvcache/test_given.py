@@ -516,7 +516,7 @@ CASES: dict[str, Case] = {
         good={"model": MODEL},
         wrong={"model": [*OTHER, None], "config": OTHER},
     ),
-    "mlx_lm.install": Case(call=kvcache.mlx_lm.install, wrong={"config": OTHER}),
+    "mlx_lm.install": Case(call=kvcache.mlx_lm.install, wrong={"config": OTHER, "metric": OTHER}),
     "mlx_lm.load_prompt_cache": Case(
         call=kvcache.mlx_lm.load_prompt_cache,
         wrong={"path": [5, None, "nowhere"]},

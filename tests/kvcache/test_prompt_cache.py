@@ -182,6 +182,14 @@ def test_a_policy_that_does_not_suit_a_window_changes_no_layer() -> None:
     assert [cache.plan for cache in caches] == before
 
 
+def test_a_policy_of_another_number_of_layers_changes_none() -> None:
+    caches = from_plan(_plan(windows=(None, 11)), ROPE)
+    before = [cache.plan for cache in caches]
+    with pytest.raises(CacheError, match="got a plan of 4 layers for 2 caches, expected as many"):
+        set_policy(caches, _plan(max_tokens=300))
+    assert [cache.plan for cache in caches] == before
+
+
 def test_stats_are_of_the_layer_that_holds_most() -> None:
     caches = from_plan(_plan(), ROPE)
     NETWORK(range(90), caches)

@@ -201,6 +201,7 @@ _ENCODING = (
     EncodeCase(dim=128, block=40, kv_heads=1, batch=1, older=3, blocks=1, dtype=mx.float32),
     EncodeCase(dim=16, block=3, times=0),
     EncodeCase(dim=16, block=3, times=1e-3, dtype=mx.float32),
+    EncodeCase(dim=16, block=20, times=3e36, dtype=mx.float32),
     EncodeCase(values="h4", dim=256, block=20, kv_heads=1, batch=1),
     EncodeCase(keys="turbo2", values="hkivi4", dim=192, block=9, kv_heads=1, batch=1, blocks=1),
 )

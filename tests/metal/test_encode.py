@@ -107,6 +107,7 @@ FEEDBACK = {
         "zeros": {"times": 0},
         "tiny": {"times": 1e-9, "dtype": mx.float32},
         "past half": {"times": 1e7, "dtype": mx.float32},
+        "the largest": {"times": 3e36, "dtype": mx.float32},
         "bf16, of one head": {"dtype": mx.bfloat16, "kv_heads": 1, "batch": 3},
     }.items()
 }
@@ -121,7 +122,14 @@ PLACES = {
 NUMBERS = {
     "bf16": EncodeCase(dtype=mx.bfloat16),
     "f32": EncodeCase(dtype=mx.float32),
+    "bf16, the largest": EncodeCase(dtype=mx.bfloat16, times=3e36, dim=40, block=20, batch=1),
     "large": EncodeCase(times=300),
+    **{
+        f"{keys}/{values}, the largest": EncodeCase(
+            keys=keys, values=values, times=3e36, dtype=mx.float32, dim=80, block=20, batch=1
+        )
+        for keys, values in (("kivi4", "turbo4u"), ("kvarn4", "trellis3"), ("h4", "turbo3"))
+    },
     "small": EncodeCase(times=1e-4),
     "tiny": EncodeCase(times=1e-9, dtype=mx.float32),
     "past half": EncodeCase(times=1e7, dtype=mx.float32),
@@ -205,7 +213,7 @@ def test_the_rule_for_gpus_allows_rounding(pair: tuple[str, str]) -> None:
 def test_what_differs_is_counted() -> None:
     def slip(call: Call) -> list[mx.array]:
         words, *others = Emulator()(call)
-        return [words + (mx.arange(words.size).reshape(words.shape) % 50 == 7), *others]
+        return [words + (mx.arange(words.size).reshape(words.shape) % 25 == 7), *others]
 
     assert differing(DEFAULT, Emulator()) == (0, 0)
     codes, scales = differing(DEFAULT, slip)

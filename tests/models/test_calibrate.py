@@ -9,6 +9,7 @@ from models import calibrate, load
 from models.calibrate import count, count_queries, keep, kept, key_metric, path_of
 from models.loader import LoadedModel
 from tests.app.conftest import write_tiny
+from tests.tiny_files import write_tiny as write_tiny_of
 
 
 @pytest.fixture
@@ -81,3 +82,35 @@ def test_moments_are_those_of_the_queries_of_each_head(loaded: LoadedModel) -> N
 def test_the_text_is_long_enough_for_any_tokenizer() -> None:
     # Some seven letters a token at most.
     assert calibrate.TEXT.stat().st_size > 7 * calibrate.TOKENS
+
+
+def test_queries_that_turn_otherwise_have_a_metric_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with factors of rope for short and for long contexts."""
+    monkeypatch.setenv("EMBER_CACHE", str(tmp_path))
+    monkeypatch.setenv("EMBER_CALIBRATE", "1")
+    monkeypatch.setattr(calibrate, "TOKENS", 70)
+    path = tmp_path / "phi3.gguf"
+    write_tiny_of(path, "phi3-long")
+    loaded = load(path, backend=Backend.REFERENCE)
+    short, whole = loaded.model.contexts
+    found = {}
+    for context in (short, whole, short - 1, short + 1):
+        loaded.model.set_context(context)
+        metric = key_metric(loaded)
+        assert metric is not None
+        found[context] = path_of(loaded), metric.total
+    assert found[short] == found[short - 1]
+    assert found[whole] == found[short + 1]
+    assert found[short][0] != found[whole][0]
+    assert found[short][1] != found[whole][1]
+    assert len(list(path_of(loaded).parent.iterdir())) == 2
+
+
+def test_a_file_with_one_rope_has_one_metric(loaded: LoadedModel) -> None:
+    assert loaded.model.contexts == (loaded.model.shape.context,)
+    whole = path_of(loaded)
+    loaded.model.set_context(1)
+    assert path_of(loaded) == whole
+    assert whole.name == f"{loaded.identity}.safetensors"

@@ -11,14 +11,15 @@ from app.bench.engines.case import NO_CACHE, WARM_UP, Case, Measurement
 from app.bench.engines.queued import QueuedTokens
 from app.bench.engines.timing import time_case
 from app.engine import prefill_step
+from app.layer_losses import with_kv
 from app.rss import peak_rss
 from kvcache import Backend, CacheConfig, TwoTierKVCache, resolve, warm_up
-from kvcache.codecs import parse_pair
 from kvcache.config import on_gpu
 from kvcache.native.library import library
 from kvcache.prompt_cache import from_plan
 from kvcache.stats import sum_layers
 from models import load
+from models.calibrate import key_metric
 from models.loader import activation_dtype
 from models.network.llama import Model
 
@@ -88,21 +89,23 @@ class Run:
 
 def measure(case: Case) -> Measurement:
     """Fill the cache to the case's depth, then read and generate."""
-    keys, values = parse_pair("f16" if case.kv == NO_CACHE else case.kv)
-    base = CacheConfig(
-        keys=keys.name, values=values.name, backend=Backend(case.backend), beyond_context=True
-    )
+    base = CacheConfig(backend=Backend(case.backend), beyond_context=True)
     # Whole blocks, so that nothing that is measured is let go.
     config = replace(base, max_tokens=case.window + base.sinks + base.hot + 2 * base.block)
-    model = load(case.model, backend=config.backend).model
+    loaded = load(case.model, backend=config.backend)
+    model, kv = loaded.model, "f16" if case.kv == NO_CACHE else case.kv
+    config = with_kv(config, kv, loaded.path, model.shape)
+    plan = resolve(config, model.shape)
+    metric = key_metric(loaded) if plan.takes_metric else None
     # As at a user's load: no token waits for the GPU's compiler.
     plan = warm_up(
-        resolve(config, model.shape),
+        plan,
         group=model.config.heads // model.shape.kv_heads,
         dtype=activation_dtype(),
         rotation=model.rotations,
+        metric=metric,
     )
-    cache = from_plan(plan, model.rotations)
+    cache = from_plan(plan, model.rotations, metric)
     run = Run(case, model, cache, prefill_step(plan.backend), queues=on_gpu())
     run.read(0, min(case.pp, WARM_UP))
     run.forget()

@@ -16,10 +16,11 @@ import numpy as np
 from app.bench.meter import Meter
 from app.bench.sections.text import text_ids
 from app.bench.settings import NeedleSettings
-from kvcache import Backend, CacheConfig, EmberError, TwoTierKVCache, resolve
-from kvcache.codecs import parse_pair
+from app.layer_losses import with_kv
+from kvcache import Backend, CacheConfig, EmberError, KeyMetric, TwoTierKVCache, resolve
 from kvcache.prompt_cache import from_plan, rewind
 from models import load
+from models.calibrate import key_metric
 from models.loader import LoadedModel
 from models.network.llama import Model
 
@@ -105,13 +106,14 @@ def _rows(settings: NeedleSettings, counts: Counts) -> Iterator[NeedleRow]:
 def _ask_all(settings: NeedleSettings, meter: Meter, counts: Counts) -> None:
     with meter.step("needle: loading", _LOADING_SECONDS):
         loaded = load(settings.model, backend=Backend(settings.backend).resolve())
-        filler = text_ids(loaded.tokenizer)
+        filler, metric = text_ids(loaded.tokenizer), key_metric(loaded)
+        configs = {kv: _config(settings, kv, loaded) for kv in ("f16", *settings.kv)}
     for seed in range(settings.needles):
         with meter.step(f"needle: {seed + 1} of {settings.needles}", _needle_seconds(settings)):
             needle = make(loaded, filler[_SHIFT * seed :], seed)
             answers = {
-                kv: ask(loaded, _config(settings, kv), needle, settings.lengths)
-                for kv in ("f16", *settings.kv)
+                kv: ask(loaded, config, needle, settings.lengths, metric)
+                for kv, config in configs.items()
             }
         for kv in settings.kv:
             for length, answered, kept in zip(
@@ -135,11 +137,15 @@ def make(loaded: LoadedModel, filler: Sequence[int], seed: int) -> Needle:
 
 
 def ask(
-    loaded: LoadedModel, config: CacheConfig, needle: Needle, lengths: Sequence[int]
+    loaded: LoadedModel,
+    config: CacheConfig,
+    needle: Needle,
+    lengths: Sequence[int],
+    metric: KeyMetric | None = None,
 ) -> list[bool]:
     """Whether the number is answered after each of `lengths` tokens of the text."""
     plan = resolve(config, loaded.model.shape)
-    cache = from_plan(plan, loaded.model.rotations)
+    cache = from_plan(plan, loaded.model.rotations, metric)
     answered, done = [], 0
     for length in lengths:
         for start in range(done, length, _CHUNK):
@@ -161,10 +167,9 @@ def _answer(model: Model, cache: Sequence[TwoTierKVCache], question: Sequence[in
     return said
 
 
-def _config(settings: NeedleSettings, kv: str) -> CacheConfig:
+def _config(settings: NeedleSettings, kv: str, loaded: LoadedModel) -> CacheConfig:
     """Room for the longest text and its question, so that nothing is let go."""
-    keys, values = parse_pair(kv)
-    base = CacheConfig(keys=keys.name, values=values.name, hot=settings.hot)
+    base = with_kv(CacheConfig(hot=settings.hot), kv, loaded.path, loaded.model.shape)
     room = max(settings.lengths) + base.sinks + base.hot + 4 * base.block
     backend = Backend(settings.backend)
     return replace(base, backend=backend, max_tokens=room, beyond_context=True)

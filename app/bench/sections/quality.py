@@ -11,11 +11,11 @@ from functools import partial
 
 import numpy as np
 
+from app import layer_losses
 from app.bench.figures.bootstrap import paired_bootstrap
 from app.bench.figures.formulas import elements_per_token
 from app.bench.figures.shapes import network_of
 from app.bench.meter import Meter
-from app.bench.sections import allocate
 from app.bench.sections.harness import Exact, Harness, Tiers
 from app.bench.sections.passkey import Passkeys, filler_tokens, make
 from app.bench.sections.text import Text, text_ids
@@ -26,11 +26,14 @@ from app.bench.settings import (
     QualitySettings,
 )
 from app.divergence import Divergence
+from app.options import bits_of
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, resolve
+from kvcache.allocation import Losses
 from kvcache.codecs.names import NAMES
 from kvcache.config import DEFAULT_KV
 from models import load
 from models.calibrate import key_metric
+from models.loader import LoadedModel
 
 # Pairs of different codecs that lie near the best compromise.
 MIXES = (
@@ -150,7 +153,8 @@ class QualityRow:
 
 def setups(settings: QualitySettings) -> list[Setup]:
     """The rows to measure, the baseline first; those with bits by layer come after them."""
-    kinds = [BASELINE_KV, DEFAULT_KV, *(settings.kv or (*_every_codec(), *MIXES))]
+    given = [kv for kv in settings.kv if bits_of(kv) is None]
+    kinds = [BASELINE_KV, DEFAULT_KV, *(given if settings.kv else (*_every_codec(), *MIXES))]
     tiers = [(hot, QUALITY_SINKS) for hot in settings.hot]
     tiers += [(QUALITY_HOT, sinks) for sinks in settings.sinks]
     pairs = [Setup(kv=kv, hot=QUALITY_HOT, sinks=QUALITY_SINKS) for kv in kinds]
@@ -165,10 +169,10 @@ def setups(settings: QualitySettings) -> list[Setup]:
 def expected_seconds(settings: QualitySettings) -> float:
     """Of the whole section."""
     rows = sum(_row_seconds(settings, setup) for setup in setups(settings))
-    rows += len(settings.allocate) * _row_seconds(settings, _REFERENCE)
-    if settings.allocate:
+    rows += len(_wanted_bits(settings)) * _row_seconds(settings, _REFERENCE)
+    if _wanted_bits(settings):
         layers = network_of(settings.model).shape.layers
-        rows += allocate.readings(layers) * _reading_seconds(settings, allocate.TOKENS)
+        rows += layer_losses.readings(layers) * _reading_seconds(settings, layer_losses.TOKENS)
     return _LOADING_SECONDS + _row_seconds(settings, _REFERENCE) + rows
 
 
@@ -192,23 +196,19 @@ def run(settings: QualitySettings, meter: Meter) -> Iterator[QualityRow]:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What rows are measured with. identity: of the model's file."""
+    """What rows are measured with."""
 
+    loaded: LoadedModel
     harness: Harness
     texts: Mapping[Text, Sequence[int]]
-    identity: str
 
 
 def open_harness(settings: QualitySettings) -> Opened:
     """Load the model and encode texts and questions. Raises EmberError for no or a short text."""
     backend = Backend(settings.backend).resolve()
     loaded = load(settings.model, backend=backend)
-    lengths = {Text.CALIBRATION: allocate.TOKENS}
-    texts = {
-        text: text_ids(loaded.tokenizer, text)[: lengths.get(text, settings.tokens)]
-        for text in Text
-    }
-    shortest = min(len(texts[text]) for text in _READ)
+    texts = {text: text_ids(loaded.tokenizer, text)[: settings.tokens] for text in Text}
+    shortest = min(map(len, texts.values()))
     if shortest < settings.skip + 2:
         raise EmberError(
             f"got --tokens {shortest}, expected more than --skip {settings.skip} and one"
@@ -228,24 +228,44 @@ def open_harness(settings: QualitySettings) -> Opened:
         longest=max(map(len, texts.values())),
         metric=key_metric(loaded),
     )
-    return Opened(harness=harness, texts=texts, identity=loaded.identity)
+    return Opened(loaded=loaded, harness=harness, texts=texts)
 
 
 def _by_layer(settings: QualitySettings, opened: Opened, meter: Meter) -> Iterator[Setup]:
     """Rows of so many bits, with the codecs that lose least in each layer."""
-    if not settings.allocate:
+    if not _wanted_bits(settings):
         return
-    ids = opened.texts[Text.CALIBRATION]
-    seconds = _reading_seconds(settings, len(ids))
-    path = allocate.kept(opened.identity, opened.harness)
-    losses = allocate.losses(opened.harness, ids, path, meter, seconds)
-    for mean in settings.allocate:
+    shape = opened.loaded.model.shape
+    losses = _losses(settings, opened, meter)
+    for mean in _wanted_bits(settings):
         yield Setup(
             kv=f"{mean:g} bits by layer",
             hot=QUALITY_HOT,
             sinks=QUALITY_SINKS,
-            by_layer=allocate.codecs(opened.harness, losses, mean),
+            by_layer=layer_losses.chosen(losses, mean, CacheConfig.block, shape.head_dim),
         )
+
+
+def _wanted_bits(settings: QualitySettings) -> list[float]:
+    """Those that rows by layer are asked for."""
+    return [*settings.allocate, *filter(None, map(bits_of, settings.kv))]
+
+
+def _losses(settings: QualitySettings, opened: Opened, meter: Meter) -> Losses:
+    """The table of the model, made and kept where there is none."""
+    loaded, metric = opened.loaded, opened.harness.metric
+    path = layer_losses.path_of(loaded.identity, plain=metric is None)
+    found = layer_losses.kept(path, loaded.model.shape.layers)
+    if found is None:
+        seconds = _reading_seconds(settings, layer_losses.TOKENS)
+        found = layer_losses.measure(
+            loaded,
+            metric,
+            lambda label: meter.step(f"allocate: {label}", seconds),
+            backend=Backend(settings.backend),
+        )
+        layer_losses.keep(found, path)
+    return found
 
 
 def _row(

@@ -10,16 +10,14 @@ FOLDER = Path(__file__).parents[3]
 
 
 class Text(Enum):
-    """Their files. No codec, and no table of bits by layer, was made with the first two.
+    """Their files. No codec, and no table of bits by layer, was made with them.
 
     ACTS: Acts and Romans in the King James version.
     TECHNICAL: explanations, questions with answers and program text, as chats have them.
-    CALIBRATION: what key metrics are counted by, for what else is found once per model.
     """
 
     ACTS = "assets/kjv_acts_romans.txt"
     TECHNICAL = "assets/technical_english.txt"
-    CALIBRATION = "models/calibration.txt"
 
 
 def text_ids(

@@ -2,6 +2,8 @@
 
 #define LARGEST_FLOAT 3.402823466e38f
 #define LARGEST_HALF 65504.0f
+// As which larger numbers are encoded (kvcache/codecs/base.py): 2^50.
+#define LARGEST_ENCODED 1.125899906842624e15f
 
 // Butterflies of neighbours 1, 2, ... below STOP apart, in COUNT numbers: MLX's order of additions.
 template <int COUNT, int STOP>
@@ -66,6 +68,9 @@ struct Leaving {
       float x[SLICE];
       UNROLL for (int j = 0; j < SLICE; j += RUN) {
         load_run<RUN>(token(first + i / SLICES) + begin + j, x + j);
+      }
+      UNROLL for (int j = 0; j < SLICE; j++) {
+        x[j] = min(max(x[j], -LARGEST_ENCODED), LARGEST_ENCODED);
       }
       if (ROTATED) {
         UNROLL for (int j = 0; j < SLICE; j++) x[j] *= signs[begin + j];

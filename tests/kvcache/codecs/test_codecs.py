@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache.codecs import NAMES, Encoded, codec
+from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
 from tests.kvcache.codecs.blocks import gaussian, relative_error, with_outliers
 
@@ -166,6 +167,26 @@ def test_finite_blocks_never_decode_to_nan(
     assert np.isfinite(decoded).all()
     # Past float16's smallest numbers, an error no larger than the block itself.
     assert np.abs(decoded - x).max() <= 4 * np.abs(x).max() + 1e-4
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize("times", [1e12, 1e20, 3e37, 1e38])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_largest_numbers_saturate(name: str, times: float, dtype: mx.Dtype) -> None:
+    """Neither they nor what is computed of them becomes NaN; what is finite stays on its side."""
+    given = mx.clip(gaussian(32, 64), -3, 3)
+    x = (given * times).astype(dtype)
+    decoded = np.asarray(codec(name).decode(codec(name).encode(x)))
+    assert np.isfinite(decoded).all()
+    assert (np.abs(decoded).max(axis=-1) > 3e4).all()
+    along = (decoded / np.abs(decoded).max() * np.asarray(given)).sum(axis=-1)
+    assert (along > 0).mean() > 0.9
+
+
+def test_what_is_not_encoded_keeps_them() -> None:
+    x = mx.array([3e38, -1e20, 2.0]).reshape(1, 1, 1, 3)
+    scheme = UnencodedCodec(name="f16", code_bits=32, dtype=mx.float32)
+    assert mx.array_equal(scheme.decode(scheme.encode(x)), x)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,7 +22,16 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
-from kvcache import CacheConfig, CacheError, HotDtype, TwoTierKVCache, make_prompt_cache, mlx_lm
+from kvcache import (
+    CacheConfig,
+    CacheError,
+    HotDtype,
+    KeyMetric,
+    TwoTierKVCache,
+    make_prompt_cache,
+    mlx_lm,
+)
+from tests.kvcache.codecs.metrics import moments_of, queries
 from tests.kvcache.tiny_llama import DIM, HKV, LAYERS, generate, make_model
 
 PROMPT = [(7 * i + 3) % 101 for i in range(90)]
@@ -120,6 +129,29 @@ def test_injection_reaches_mlx_lms_own_factory() -> None:
     assert len(cache) == LAYERS
     tokens, _ = generate(model, PROMPT, cache, 5)
     assert len(tokens) == 5
+
+
+def test_a_metric_reaches_every_cache(model: Any) -> None:
+    moments = moments_of(queries(HKV, DIM))
+    metric = KeyMetric.of([moments] * LAYERS)
+    other, config = KeyMetric.of([moments] * (LAYERS + 1)), replace(SMALL, keys="hkivi4")
+    own = make_model()
+    mlx_lm.inject(own, config, metric=metric)
+    mlx_lm.install(config, metric=metric)
+    try:
+        for made in (
+            make_prompt_cache(model, config, metric=metric),
+            mlx_lm_cache.make_prompt_cache(own),
+            mlx_lm_cache.make_prompt_cache(model),
+        ):
+            assert [cache.metric for cache in made] == list(metric.layers)
+        mlx_lm.install(config, metric=other)
+        with pytest.raises(CacheError, match="the key metric of another model"):
+            mlx_lm_cache.make_prompt_cache(model)
+    finally:
+        mlx_lm.uninstall()
+    with pytest.raises(CacheError, match="the key metric of another model"):
+        mlx_lm.inject(own, config, metric=other)
 
 
 def test_every_cache_that_mlx_lm_makes_is_ours_once_installed_so(model: Any) -> None:

@@ -157,13 +157,16 @@ def test_extremes(kernels: Library, name: str, role: Role) -> None:
     assert (coder.decode(_encode(coder, zeros)) == 0).all()
     outlier = _tokens(32, 64)
     outlier[0, 1, 17, 3] = 3e4
-    for x in (_tokens(32, 64) * 1e3, _tokens(32, 64) * 1e-4, _tokens(32, 64) * 1e-9, outlier):
+    huge = (np.clip(_tokens(32, 64), -5, 5) * np.float32(6e37)).astype(np.float32)
+    for x in (_tokens(32, 64) * 1e3, _tokens(32, 64) * 1e-4, _tokens(32, 64) * 1e-9, outlier, huge):
         got = coder.decode(_encode(coder, x))
         want = _joined(coder.codec.decode(_reference(coder, x)))
         assert np.isfinite(got).all()
         # Where float16 scales have few bits left, a tie moves more.
         tolerance = 0.02 * np.abs(want).max() + 1e-7
-        assert (np.abs(got - want) > tolerance).mean() < 0.003
+        # Of numbers that all count as the largest whole tokens tie.
+        most = 0.2 if x is huge else 0.003
+        assert (np.abs(got - want) > tolerance).mean() < most
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.uint16, np.float32])

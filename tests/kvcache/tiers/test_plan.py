@@ -338,7 +338,7 @@ def test_layers_may_have_codecs_of_their_own() -> None:
     assert plan.sizes == alone[0].sizes
     assert plan.max_bytes == sum(each.max_bytes for each in alone) / 3
     assert plan.layer_bytes == max(each.layer_bytes for each in alone)
-    assert plan.kv == f"{plan.cold_bits:.2f} bits by layer"
+    assert plan.kv == f"{plan.cold_bits:.2f} bits, by layer"
     assert plan.cold_bits == pytest.approx(sum(each.cold_bits for each in alone) / 3)
     codecs = [[codec.name for codec in plan.layer(at).codecs] for at in range(3)]
     assert codecs == [["hkivi5", "turbo3u"], ["q2", "q2"], ["f16", "turbo2u"]]

@@ -1,8 +1,10 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from app import layer_losses
 from app.bench.figures.shapes import network_of
 from app.bench.meter import Meter
 from app.bench.sections import passkey, quality, quality_view, text
@@ -260,3 +262,39 @@ def test_no_text_is_refused(tiny_path: object, monkeypatch: pytest.MonkeyPatch) 
 def test_the_tail_of_a_text_is_refused(tiny_path: object) -> None:
     with pytest.raises(EmberError, match="expected more than --skip 256"):
         quality.open_harness(QualitySettings(model=str(tiny_path), tokens=200))
+
+
+# -- bits by layer --
+
+
+def test_rows_of_so_many_bits(
+    tiny_path: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_losses, "cache_folder", lambda: tmp_path)
+    settings = QualitySettings(
+        model=str(tiny_path), kv=("q8", "4.4"), varied=(), allocate=(3.1,), tokens=400, skip=330
+    )
+    with Meter(10) as meter:
+        rows = {row.kv: row for row in quality.run(settings, meter)}
+    coarse, fine = rows["3.1 bits by layer"], rows["4.4 bits by layer"]
+    assert list(rows) == ["h4", "hkivi4/turbo4u", "q8", "3.1 bits by layer", "4.4 bits by layer"]
+    assert coarse.bits == pytest.approx((coarse.key_bits + coarse.value_bits) / 2)
+    assert 2.8 < coarse.bits <= 3.1
+    assert 4.0 < fine.bits <= 4.4
+    assert 0 < fine.kld_mean < coarse.kld_mean
+    assert not fine.alone
+    assert fine.technical_kld_mean is not None
+    assert fine.score_rms < coarse.score_rms
+    with monkeypatch.context() as patch:  # the table is made once
+        patch.setattr(layer_losses, "measure", None)
+        with Meter(10) as meter:
+            again = {row.kv: row for row in quality.run(settings, meter)}
+    assert again["4.4 bits by layer"] == fine
+
+
+def test_the_time_that_a_table_takes_is_foretold(tiny_path: object) -> None:
+    settings = QualitySettings(model=str(tiny_path))
+    without, once = (
+        quality.expected_seconds(each) for each in (settings, replace(settings, allocate=(4.0,)))
+    )
+    assert once > without + layer_losses.readings(2) * layer_losses.TOKENS * 0.001
