@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 import mlx.nn as nn
 
@@ -39,15 +39,28 @@ class ShapedModel(Protocol):
 Rotations = Rotation | Sequence[Rotation | None] | None
 
 
+@overload
+def make_prompt_cache(
+    model: ShapedModel, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
+) -> list[TwoTierKVCache]: ...
+
+
+@overload
+def make_prompt_cache(
+    model: nn.Module, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
+) -> list[Any]: ...
+
+
 def make_prompt_cache(
     model: ShapedModel | nn.Module,
     config: CacheConfig | None = None,
     *,
     metric: KeyMetric | None = None,
-) -> list[TwoTierKVCache]:
+) -> list[Any]:
     """The caches that `config` (default: all of the model's context) asks for, one per layer.
 
-    model: one of ember's, or one of mlx-lm's (see `kvcache.mlx_lm`). metric: of the model's
+    model: one of ember's, or one of mlx-lm's, of which some layers keep mlx-lm's own caches
+    (see `kvcache.mlx_lm`). metric: of the model's
     queries, by which keys lose less (`models.calibrate`). On a GPU the
     first answer compiles kernels, unless `warm_up(resolve(config, shape), ...)` ran.
     """

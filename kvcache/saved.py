@@ -264,8 +264,8 @@ def _rotation(fields: object) -> Rotation | None:
         raise bad_field("rotation", fields, "periods")
     periods = field(fields, "periods", list)
     # A period may be infinite: such a pair does not turn.
-    if not all(type(period) is float and period > 0 for period in periods):
-        raise bad_field("periods", periods, "numbers above 0")
+    if not all(type(period) is float and abs(period) > 0 for period in periods):
+        raise bad_field("periods", periods, "numbers other than 0")
     traditional = field(fields, "traditional", bool)
     return Rotation(periods=np.array(periods, np.float64), traditional=traditional)
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cache, lru_cache, partial
 from typing import Any
+from weakref import ref
 
 import mlx.core as mx
 
@@ -70,6 +71,8 @@ class TwoTierKVCache(LayerCache):
     ) -> None:
         super().__init__(plan, rotation=rotation, metric=metric)
         self._fetched: Sequence[Fetched] = ()
+        # Not held, so that what a model has attended to is given back.
+        self._returned: list[ref[mx.array]] = []
 
     # -- mlx-lm's cache contract --
 
@@ -92,7 +95,9 @@ class TwoTierKVCache(LayerCache):
             done += count
         self._fetched = fetched if self.keeps_snapshot else ()
         keys, values = joined(met)
-        return keys.astype(k.dtype), values.astype(v.dtype)
+        returned = keys.astype(k.dtype), values.astype(v.dtype)
+        self._returned = [ref(x) for x in returned]
+        return returned
 
     def _met(self, ledger: Ledger, snapshot: Snapshot) -> Tokens[mx.array]:
         """All tokens of a snapshot, decoded, as the next one meets them."""
@@ -102,6 +107,13 @@ class TwoTierKVCache(LayerCache):
             ahead = self.rotation(keys[:, :, :pinned], [ledger.evicted] * pinned)
             keys = mx.concatenate([ahead, keys[:, :, pinned:]], axis=2)
         return Tokens(keys, values)
+
+    def has_returned(self, k: mx.array, v: mx.array) -> bool:
+        """Whether these are what the last `update_and_fetch` returned, not made from it.
+
+        Some models attend to more heads than they append, or to another layer's tokens.
+        """
+        return [id(was()) for was in self._returned] == [id(k), id(v)]
 
     def attend_fetched(self, q: mx.array, *, scale: float, mask: Mask) -> mx.array | None:
         """Attend to what the last `update_and_fetch` returned, without decoding it whole.

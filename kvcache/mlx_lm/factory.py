@@ -1,17 +1,25 @@
 """The caches of an mlx-lm model, made when a script or mlx-lm itself asks for them."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
+from typing import Any, TypeAlias
 
 import mlx.nn as nn
+import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.config import Backend, CacheConfig
-from kvcache.given import optional
+from kvcache.given import optional, refused
 from kvcache.key_metric import KeyMetric
-from kvcache.mlx_lm.model_shape import shape_of
+from kvcache.mlx_lm.model_shape import layout_of
+from kvcache.mlx_lm.probe import is_plain, name_of, own_caches
 from kvcache.mlx_lm.ropes import rotations_of
 from kvcache.tiers.plan import resolve
 from kvcache.two_tier import TwoTierKVCache
+
+# A layer's: ours, or mlx-lm's own kind where ours does not replace it.
+AnyCache: TypeAlias = TwoTierKVCache | Any
 
 # Newest tokens that can always be trimmed where nothing else is asked for: drafts are shorter.
 _SLACK = 16
@@ -19,12 +27,13 @@ _SLACK = 16
 
 def make_prompt_cache(
     model: nn.Module, config: CacheConfig | None = None, *, metric: KeyMetric | None = None
-) -> list[TwoTierKVCache]:
-    """The caches that `config` asks for, one per layer of an mlx-lm model.
+) -> list[AnyCache]:
+    """The caches of an mlx-lm model, as many and in the order that it wants.
 
-    mlx-lm's own networks run in MLX everywhere, so the automatic backend never
-    means the CPU kernels here. Raises CacheError for a model that ours
-    do not fit.
+    Those of layers that keep keys and values are ours, as `config` asks for; others are
+    mlx-lm's own, which are bounded by themselves (`describe` says which by what). mlx-lm's
+    own networks run in MLX everywhere, so the automatic backend never means the CPU kernels
+    here. Raises CacheError for a model that ours do not fit.
     """
     config = optional("config", config, CacheConfig) or CacheConfig()
     optional("metric", metric, KeyMetric)
@@ -32,17 +41,32 @@ def make_prompt_cache(
         config = replace(config, slack=_SLACK)
     if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
         config = replace(config, backend=Backend.REFERENCE)
-    plan, ropes = resolve(config, shape_of(model)), rotations_of(model)
+    layout = layout_of(model)
+    if config.max_tokens is None and not layout.context_is_said:
+        warnings.warn(
+            f"{name_of(model)} does not say for how many tokens it was trained: "
+            f"{layout.shape.context:,} are assumed; give max_tokens to say it",
+            stacklevel=2,
+        )
+    plan, ropes = resolve(config, layout.shape), rotations_of(model)
     if metric is not None:
         metric.check(plan.shape.layers, plan.shape.kv_heads, plan.shape.head_dim)
-    return [
-        TwoTierKVCache(
+    made = {
+        place: TwoTierKVCache(
             plan.layer(index),
             rotation=rope,
             metric=None if metric is None else metric.layers[index],
         )
-        for index, rope in enumerate(ropes)
-    ]
+        for index, (place, rope) in enumerate(zip(layout.ours, ropes, strict=True))
+    }
+    places = count()
+
+    def placed(cache: Any) -> AnyCache:
+        if type(cache) is mlx_lm_cache.CacheList:
+            return mlx_lm_cache.CacheList(*map(placed, cache.caches))
+        return made.get(next(places), cache) if is_plain(cache) else cache
+
+    return [placed(cache) for cache in own_caches(model)]
 
 
 def inject(
@@ -57,14 +81,58 @@ def inject(
     model.make_cache = lambda: make_prompt_cache(model, config, metric=metric)
 
 
-def factory(
-    config: CacheConfig, metric: KeyMetric | None = None
-) -> Callable[..., list[TwoTierKVCache]]:
+def factory(config: CacheConfig, metric: KeyMetric | None = None) -> Callable[..., list[AnyCache]]:
     """What stands in for mlx-lm's make_prompt_cache, with its parameters."""
 
-    def make(model: nn.Module, max_kv_size: int | None = None) -> list[TwoTierKVCache]:
+    def make(model: nn.Module, max_kv_size: int | None = None) -> list[AnyCache]:
         bounds = [size for size in (config.max_tokens, max_kv_size) if size is not None]
         bounded = replace(config, max_tokens=min(bounds, default=None))
         return make_prompt_cache(model, bounded, metric=metric)
 
     return make
+
+
+def describe(caches: Sequence[AnyCache]) -> str:
+    """What bounds each cache of an mlx-lm model, a line for those that are alike."""
+    given: object = caches
+    if not isinstance(given, Sequence):
+        raise refused("caches", given, "the caches of a model")
+    alike: dict[str, list[int]] = {}
+    for number, cache in enumerate(caches):
+        alike.setdefault(_bound(cache), []).append(number)
+    return "\n".join(f"{_runs(numbers)}: {bound}" for bound, numbers in alike.items())
+
+
+def _bound(cache: AnyCache) -> str:
+    """What bounds one of them."""
+    match cache:
+        case TwoTierKVCache(plan=plan) if plan.sizes.window:
+            return f"ember's, the {plan.sizes.window} tokens that the layer sees"
+        case TwoTierKVCache(plan=plan):
+            older = f", older ones as {plan.keys}/{plan.values}" if plan.sizes.slots else ""
+            return (
+                f"ember's, {plan.sizes.max_tokens} tokens: the first {plan.sizes.pinned} and "
+                f"the newest {plan.sizes.hot} unencoded{older}"
+            )
+        case mlx_lm_cache.CacheList(caches=several):
+            return " and ".join(map(_bound, several))
+        case mlx_lm_cache.RotatingKVCache(max_size=tokens):
+            return f"mlx-lm's, the {tokens} tokens that the layer sees"
+        case mlx_lm_cache.ChunkedKVCache(chunk_size=tokens):
+            return f"mlx-lm's, a chunk of {tokens} tokens"
+        case mlx_lm_cache.ArraysCache():
+            return "mlx-lm's, a state of one size"
+        case _:
+            return "mlx-lm's, empty: the layer keeps no tokens of its own"
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """0, 1, 2, 5 as "layers 0-2, 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    said = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+    return f"layer{'s' * (len(numbers) > 1)} {said}"

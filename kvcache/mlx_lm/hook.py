@@ -8,11 +8,13 @@ from typing import Any
 import mlx.core as mx
 import mlx_lm.models.base as base
 import mlx_lm.models.cache as mlx_lm_cache
+from mlx_lm import server
 
 from kvcache.config import CacheConfig
 from kvcache.given import optional
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.factory import factory
+from kvcache.mlx_lm.serving import load_default, stock_load_default
 from kvcache.reference import Mask
 from kvcache.two_tier import TwoTierKVCache
 
@@ -25,7 +27,7 @@ def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = Non
     config: also make every cache that mlx-lm creates, in its server too, one of
     ours; a `max_kv_size` that mlx-lm is given bounds its tokens. metric: of the queries of
     the one model that is used then. Models that ours, or the metric, do not fit then raise
-    CacheError.
+    CacheError; mlx-lm's server answers with its words.
     """
     optional("config", config, CacheConfig)
     optional("metric", metric, KeyMetric)
@@ -34,6 +36,7 @@ def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = Non
     _replace(base, _ATTENTION, _routed)
     if config is not None:
         _replace(mlx_lm_cache, _FACTORY, factory(config, metric))
+        server.ModelProvider.load_default = load_default
 
 
 def uninstall() -> None:
@@ -41,6 +44,7 @@ def uninstall() -> None:
     TwoTierKVCache.keeps_snapshot = False
     _replace(base, _ATTENTION, _stock)
     _replace(mlx_lm_cache, _FACTORY, _stock_factory)
+    server.ModelProvider.load_default = stock_load_default
 
 
 _stock = base.scaled_dot_product_attention
@@ -60,7 +64,7 @@ def _routed(
 
     keys and values, which mlx-lm has from update_and_fetch, stay unevaluated then.
     """
-    if isinstance(cache, TwoTierKVCache) and sinks is None:
+    if isinstance(cache, TwoTierKVCache) and sinks is None and cache.has_returned(keys, values):
         out = cache.attend_fetched(queries, scale=scale, mask=mask)
         if out is not None:
             return out

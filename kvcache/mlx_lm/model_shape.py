@@ -1,99 +1,146 @@
-"""What an mlx-lm model says of its caches: layers, windows, heads, context.
+"""What an mlx-lm model says of its caches: which ours replace, windows, heads, context.
 
 Knows no configuration and makes no cache of ours.
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.errors import CacheError
 from kvcache.given import instance
+from kvcache.mlx_lm.probe import Recorder, appended, is_plain, name_of, own_caches
 from kvcache.tiers.plan import ModelShape
 
 _FALLBACK_CONTEXT = 2**17
+# What models call the longest distance that they were trained for.
+_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_context_length")
+# Other kinds that hold no more however long the text is.
+_BOUNDED = (
+    mlx_lm_cache.ArraysCache,
+    mlx_lm_cache.ChunkedKVCache,
+    mlx_lm_cache.RotatingKVCache,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which of a model's caches ours replace, and what these have to hold.
+
+    ours: their numbers among the caches that `probe.appended` records.
+    context_is_said: whether the model says for how many tokens it was trained; else it is a guess.
+    """
+
+    ours: tuple[int, ...]
+    shape: ModelShape
+    context_is_said: bool
 
 
 def shape_of(model: nn.Module) -> ModelShape:
-    """What a cache of an mlx-lm model has to hold.
+    """What ours have to hold of an mlx-lm model, whose other layers keep mlx-lm's own caches.
 
-    Raises CacheError for a model that wants other caches than one KVCache or
-    RotatingKVCache for each layer (chunks, state spaces), whose layers' keys and values are
-    unlike each other, or that does not say its dimensions.
+    Raises CacheError for a model whose keys and values ours cannot hold.
     """
-    made = _made_by(instance("model", model, nn.Module))
-    windows = tuple(_window(cache, model) for cache in made)
-    context = _told(model, "max_position_embeddings") or _FALLBACK_CONTEXT
-    alike = not any(windows)
-    kv_heads, dim = _said_heads(model) if alike else _appended_heads(model, made)
-    return ModelShape(
-        layers=len(made),
-        kv_heads=kv_heads,
+    return layout_of(model).shape
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """The same, and where ours go. Runs the model without computing anything.
+
+    All KVCache layers are ours, and RotatingKVCache layers whose keys are as theirs. Others
+    stay where they are bounded by themselves (state spaces, chunks, windows); layers that
+    append nothing, such as those that share a cache, stay too.
+    """
+    name = name_of(instance("model", model, nn.Module))
+    kinds = [cache for each in own_caches(model) for cache in _leaves(each)]
+    for kind in kinds:
+        if not is_plain(kind) and not isinstance(kind, _BOUNDED):
+            raise CacheError(
+                f"{name} wants {type(kind).__name__}: ember's cache stands in for "
+                "KVCache and RotatingKVCache layers only"
+            )
+    plain = [kind for kind in kinds if is_plain(kind)]
+    recorders = appended(model, 0).recorders
+    told = {
+        index: _heads(name, kind, recorder)
+        for index, (kind, recorder) in enumerate(zip(plain, recorders, strict=True))
+        if recorder.tokens is not None and not _sees_more(kind, plain, recorders)
+    }
+    dims = [heads[1] for index, heads in told.items() if _window(plain[index]) is None]
+    if len(set(dims)) > 1:
+        raise CacheError(
+            f"{name} has keys of unlike lengths ({' and '.join(map(str, sorted(set(dims))))}): "
+            "ember's cache takes one"
+        )
+    dim = next(iter(dims), 0) or next((heads[1] for heads in told.values() if heads[1]), 0)
+    ours = tuple(index for index, heads in told.items() if heads[1] == dim)
+    if not dim:
+        raise CacheError(
+            f"{name} has no layer whose keys and values ember's cache could hold: use mlx-lm's own "
+            "caches, which do not grow"
+        )
+    windows = tuple(_window(plain[index]) for index in ours)
+    context = _context(model)
+    shape = ModelShape(
+        layers=len(ours),
+        # A layer of fewer heads than others takes less than is planned for it.
+        kv_heads=max(told[index][0] for index in ours),
         head_dim=dim,
-        context=context,
-        windows=() if alike else windows,
+        context=context or _FALLBACK_CONTEXT,
+        windows=windows if any(windows) else (),
+    )
+    return Layout(ours=ours, shape=shape, context_is_said=context is not None)
+
+
+def _context(model: nn.Module) -> int | None:
+    """The longest distance that the model was trained for, in tokens; None: it does not say."""
+    for module in model.modules():
+        for said in (vars(module).get("args"), vars(module).get("config")):
+            known = vars(said) if said is not None else {}
+            for name in _CONTEXTS:
+                told = known.get(name)
+                if isinstance(told, int):
+                    return told
+    return None
+
+
+def _leaves(cache: Any) -> Iterator[Any]:
+    if type(cache) is mlx_lm_cache.CacheList:
+        for each in cache.caches:
+            yield from _leaves(each)
+    else:
+        yield cache
+
+
+def _window(cache: Any) -> int | None:
+    """How many tokens the layer of a plain cache sees; None: all."""
+    return int(cache.max_size) if type(cache) is mlx_lm_cache.RotatingKVCache else None
+
+
+def _sees_more(cache: Any, plain: Sequence[Any], recorders: Sequence[Recorder]) -> bool:
+    """Whether a window's prompts see more tokens than it holds, which ours would not show."""
+    window = _window(cache)
+    alike = zip(plain, recorders, strict=True)
+    return window is not None and any(
+        recorder.widest > window for each, recorder in alike if _window(each) == window
     )
 
 
-def _made_by(model: nn.Module) -> list[Any]:
-    """The caches that the model itself would make, one for each layer. Raises CacheError."""
-    # The class's own factory: the instance's may be what `inject` put there.
-    own = getattr(type(model), "make_cache", None)
-    made = own(model) if own else [mlx_lm_cache.KVCache() for _ in model.layers]
-    if len(made) != len(model.layers):
-        raise CacheError(
-            f"{type(model).__name__} wants {len(made)} caches for {len(model.layers)} layers: "
-            "ember's stand for one layer each"
-        )
-    return list(made)
+def _heads(name: str, cache: Any, recorder: Recorder) -> tuple[int, int]:
+    """Hkv and D of what a layer appends; no D where mlx-lm's own cache must stay.
 
-
-def _window(cache: Any, model: nn.Module) -> int | None:
-    """How many tokens the layer of an mlx-lm cache sees. Raises CacheError for other kinds."""
-    if type(cache) is mlx_lm_cache.KVCache:
-        return None
-    if type(cache) is mlx_lm_cache.RotatingKVCache and not cache.keep:
-        return int(cache.max_size)
-    raise CacheError(
-        f"{type(model).__name__} wants {type(cache).__name__}: ember's cache stands in for "
-        "KVCache and RotatingKVCache layers only"
-    )
-
-
-def _said_heads(model: nn.Module) -> tuple[int, int]:
-    """Hkv and D by the model's arguments."""
-    args = model.args
-    heads = getattr(args, "num_attention_heads", None)
-    kv_heads = getattr(args, "num_key_value_heads", None) or heads
-    if not kv_heads:
-        raise CacheError(f"{type(model).__name__} does not say how many KV heads it has")
-    return kv_heads, getattr(args, "head_dim", None) or args.hidden_size // heads
-
-
-def _appended_heads(model: nn.Module, caches: list[Any]) -> tuple[int, int]:
-    """Hkv and D of what the layers append for a token, of which nothing is computed.
-
-    Models whose layers differ say their dimensions in words of their own.
+    Raises CacheError where it must not, as it would grow without end.
     """
-    model(mx.array([[0]]), cache=caches)
-    name, shapes = type(model).__name__, set()
-    for cache in caches:
-        if cache.keys is None or cache.values is None:
-            raise CacheError(f"{name} has layers that share a cache, which ember's do not take")
-        shapes |= {(x.shape[1], x.shape[3]) for x in (cache.keys, cache.values)}
-    if len(shapes) > 1:
-        said = " and ".join(f"{heads} of {dim}" for heads, dim in sorted(shapes))
-        raise CacheError(
-            f"{name} has keys and values of unlike heads ({said}): ember's cache takes one kind"
-        )
-    ((kv_heads, dim),) = shapes
-    return kv_heads, dim
-
-
-def _told(model: nn.Module, name: str) -> Any:
-    """What a model's arguments say, or those of the language model that it wraps."""
-    inner = model.get("language_model")
-    value = getattr(model.args, name, None)
-    return value if value is not None or inner is None else getattr(inner.args, name, None)
+    assert recorder.tokens is not None, "only layers that append are asked"
+    keys, values = recorder.tokens
+    if keys.shape == values.shape:
+        return keys.shape[1], keys.shape[3]
+    if _window(cache) is not None:
+        return keys.shape[1], 0
+    raise CacheError(
+        f"{name} keeps keys of {keys.shape[1]} heads of {keys.shape[3]} numbers and values of "
+        f"{values.shape[1]} of {values.shape[3]}: ember's cache takes alike ones"
+    )

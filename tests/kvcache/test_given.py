@@ -522,6 +522,9 @@ CASES: dict[str, Case] = {
         wrong={"path": [5, None, "nowhere"]},
         words={"path": "saved cache"},
     ),
+    "mlx_lm.describe": Case(
+        call=kvcache.mlx_lm.describe, good={"caches": [_two_tier()]}, wrong={"caches": [5, None]}
+    ),
     "mlx_lm.check_drafts": Case(
         call=kvcache.mlx_lm.check_drafts,
         good={"caches": [], "tokens": 2},

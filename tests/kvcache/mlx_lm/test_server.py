@@ -5,17 +5,23 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 from mlx_lm import server
 from mlx_lm.models.cache import LRUPromptCache
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kvcache import CacheConfig, HotDtype, TwoTierKVCache, mlx_lm
+from tests.kvcache.mlx_lm import zoo
 from tests.kvcache.tiny_llama import LAYERS, VOCABULARY, generate, make_model
 from tests.patience import patience
 
@@ -57,14 +63,41 @@ class Served:
         return ids, answer["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The small random model as mlx-lm loads it."""
+    return _saved(make_model(), tmp_path)
+
+
+def _saved(model: Any, tmp_path: Path) -> Path:
+    """A model as mlx-lm loads it: words w0, w1, ... are its ids."""
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), dict(tree_flatten(model.parameters())))
+    known = {name: value for name, value in vars(model.args).items() if value is not None}
+    (tmp_path / "config.json").write_text(json.dumps(known))
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w0"})
+    )
+    return tmp_path
+
+
 @pytest.fixture(params=[False, True], ids=["alone", "with a draft"])
 def served(
     folder: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Served]:
+    drafting = ("--draft-model", str(folder), "--num-draft-tokens", "4") if request.param else ()
+    with _serving(folder, monkeypatch, *drafting) as server:
+        yield server
+
+
+@contextmanager
+def _serving(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Iterator[Served]:
+    """The server of a folder's model, until it has ended."""
     mlx_lm.install(CONFIG)
     remembered = Remembered()
-    drafting = ("--draft-model", str(folder), "--num-draft-tokens", "4") if request.param else ()
-    provider = server.ModelProvider(_arguments(folder, monkeypatch, *drafting))
+    provider = server.ModelProvider(_arguments(folder, monkeypatch, *more))
     generator = server.ResponseGenerator(provider, remembered)
     http = ThreadingHTTPServer(
         ("127.0.0.1", 0),
@@ -74,12 +107,14 @@ def served(
     )
     thread = threading.Thread(target=http.serve_forever)
     thread.start()
-    yield Served(http.server_port, remembered)
-    http.shutdown()
-    thread.join()
-    http.server_close()
-    generator.stop_and_join()
-    mlx_lm.uninstall()
+    try:
+        yield Served(http.server_port, remembered)
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+        generator.stop_and_join()
+        mlx_lm.uninstall()
 
 
 def _arguments(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> argparse.Namespace:
@@ -110,3 +145,18 @@ def test_it_answers_beyond_the_window_and_goes_on_from_what_it_holds(served: Ser
         follow, reused = served.complete(more, 10)
         assert reused == len(more) - 2
         assert follow == generate(model, [5, 6], anew, 10)[0]
+
+
+def test_a_model_that_cannot_be_served_is_named_at_load_and_to_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with _serving(_saved(zoo.make("mamba"), tmp_path), monkeypatch) as served:
+        for _ in range(2):
+            with pytest.raises(HTTPError) as answered:
+                served.complete(WORDS[:5], 2)
+            said = json.load(answered.value)["error"]
+            assert said.startswith("mamba has no layer whose keys and values")
+        with urlopen(f"http://127.0.0.1:{served.port}/health", timeout=patience(60)) as response:
+            assert json.load(response) == {"status": "ok"}
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert errors[0] == (f"this model cannot be served: {said}")
