@@ -8,16 +8,18 @@ each token is, `ledger` knows; how it lies in memory, `tiers`; what a query
 sees, `sight`. Keys arrive after RoPE; no tokenizer, no model, no file.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from math import inf
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import mlx.core as mx
 
 from kvcache.checks import check_finite_queries, check_queries, check_tokens, scored
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend, CacheConfig
+from kvcache.decoded_window import DecodedWindow
 from kvcache.errors import CacheError
 from kvcache.given import array, instance, integer, number, optional
 from kvcache.reference import Mask, grouped_scores
@@ -38,6 +40,35 @@ from kvcache.turn import Rotation
 _FEW = 8
 
 
+# New tokens in runs that meet the same blocks: the ledger before each, and how many they are.
+Stages = tuple[tuple[Ledger, int], ...]
+
+
+class Waiting(NamedTuple):
+    """Tokens [B, Hkv, L, D], not computed, that are to be written; after: the ledger then."""
+
+    stages: Stages
+    after: Ledger
+    keys: mx.array
+    values: mx.array
+
+
+class HeldKeys(list[mx.array]):
+    """What `cache.keys` is: `cache.keys()` gives the held keys.
+
+    As a list it is an array that stands for them, to which mlx-lm's pipelines tie what their
+    ranks send, so that it is computed with the cache: `cache.keys = mx.depends(cache.keys, sent)`.
+    """
+
+    def __init__(self, keys: Callable[[], mx.array]) -> None:
+        super().__init__([mx.zeros(())])
+        self._keys = keys
+
+    def __call__(self) -> mx.array:
+        """The held keys [B, Hkv, held, D], oldest first, cold ones decoded, in the hot dtype."""
+        return self._keys()
+
+
 class LayerCache:
     """What `TwoTierKVCache` is to any caller; that adds what mlx-lm, files and kernels need."""
 
@@ -55,10 +86,13 @@ class LayerCache:
         self._rope = rotation
         self.rotation = turning(plan, rotation)
         self.ledger = Ledger(sizes=plan.sizes)
-        self._tiers = self._make_tiers(plan)
+        self._memory = self._make_tiers(plan)
         self._shape: tuple[int, int, int] | None = None  # B, Hkv, D
         self._share: Share | None = None
         self._most_slots = 0  # with a share
+        self._waiting: Waiting | None = None
+        self._window: DecodedWindow | None = None  # forgotten at each change
+        self._tied: list[mx.array] = []  # to be computed with all else
 
     @classmethod
     def from_config(
@@ -93,6 +127,7 @@ class LayerCache:
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
+        self._settle()
         held, shape = self.ledger.total, self._shape
         if not held or shape is None:
             raise CacheError("the cache is empty: append keys and values first")
@@ -120,7 +155,7 @@ class LayerCache:
         if not q.__class__ is k.__class__ is v.__class__ is mx.array:
             q, k, v = array("q", q), array("k", k), array("v", v)
         new = self.checked(k, v, both)
-        check_queries(q, _like(k), k.shape[2])
+        check_queries(q, like(k), k.shape[2])
         usual = mask is None or mask.__class__ is str
         if not (usual and scale.__class__ is float and -inf < scale < inf):
             shape = *q.shape[:3], self.ledger.held + k.shape[2]
@@ -130,12 +165,19 @@ class LayerCache:
     def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
         """New tokens for `attend_checked`. Raises CacheError for what `append` refuses."""
         check_tokens(k, v, self._shape or (1 if self._share else None, None, None))
-        if self._shape is None and (self.plan.sizes.slots or self._most_slots):
-            self.plan.block_bytes(_like(k))  # refuses a D that the codecs do not take
-        if self._share is not None:
-            self._make_room(k.shape[2])  # before queries are told what is let go
-        tiers = self._tiers
+        if self._shape is None or self._share is not None:
+            self._foresee(k)
+        if self._waiting is not None:
+            self._settle()
+        tiers = self._memory
         return tiers.prepare(k, v) if both is None else tiers.prepare_joined(k, v, both)
+
+    def _foresee(self, k: mx.array) -> None:
+        """Refuse a D that the codecs do not take; draw on a share what new tokens need."""
+        if self.plan.sizes.slots or self._most_slots:
+            self.plan.block_bytes(like(k))
+        # Before queries are told what is let go.
+        self._make_room(k.shape[2])
 
     def attend_checked(
         self, q: mx.array, new: Tokens[Any], *, scale: float, mask: Mask = "causal"
@@ -143,7 +185,7 @@ class LayerCache:
         """`attend` with tokens and queries that are known to fit."""
         out = self._attend(q, new, self.ledger.total, scale, mask)
         self._append(new)
-        return self._tiers.after_writes(out) if q.shape[2] > _FEW else out
+        return self._memory.after_writes(out) if q.shape[2] > _FEW else out
 
     def scores(self, q: mx.array, *, scale: float = 1.0) -> mx.array:
         """Scores [B, Hq, L, held] of q [B, Hq, L, D] against `keys()`, before softmax.
@@ -154,7 +196,7 @@ class LayerCache:
         keys, pinned = self.keys().astype(mx.float32), self.ledger.pinned
         q = array("q", q)
         # Any number of queries: each is of the newest position.
-        check_queries(q, _like(keys), max(1, q.shape[-2] if q.ndim == 4 else 1))
+        check_queries(q, like(keys), max(1, q.shape[-2] if q.ndim == 4 else 1))
         q = q.astype(mx.float32) * (number("scale", scale) / self.plan.temperature)
         by = [-self.ledger.evicted] * q.shape[2]
         turned = q if self.rotation is None else self.rotation(q, by)
@@ -163,17 +205,22 @@ class LayerCache:
 
     # -- what is held --
 
-    def keys(self) -> mx.array:
-        """The held keys [B, Hkv, held, D], oldest first, cold ones decoded, in the hot dtype."""
-        return self._held().keys
+    @property
+    def keys(self) -> HeldKeys:
+        """Called, the held keys [B, Hkv, held, D], oldest first, cold ones decoded."""
+        return HeldKeys(lambda: self._held().keys)
+
+    @keys.setter
+    def keys(self, tied: list[mx.array]) -> None:
+        self._tied = tied
 
     def values(self) -> mx.array:
-        """The held values, like `keys`."""
+        """The held values, like `keys()`."""
         return self._held().values
 
     def stats(self) -> CacheStats:
         """Tokens and bytes by tier; evaluates nothing, may be called from any thread."""
-        ledger, tiers = self.ledger, self._tiers
+        ledger, tiers = self.ledger, self._memory
         token = self.plan.token_bytes(self._shape) if self._shape else 0
         keys, values = self.plan.block_shares(self._shape) if self._shape else (0, 0)
         block, blocks, unencoded = (
@@ -220,12 +267,12 @@ class LayerCache:
 
     def clear(self) -> None:
         """Forget all tokens and keep the memory."""
-        self.ledger = Ledger(sizes=self.plan.sizes)
+        self.ledger, self._waiting = Ledger(sizes=self.plan.sizes), None
 
     def reset(self) -> None:
         """Forget all tokens and give the memory back."""
         self.clear()
-        self._tiers = self._make_tiers(self.plan)
+        self._memory, self._window = self._make_tiers(self.plan), None
         self._shape = None
 
     def rewind(self, tokens: int) -> int:
@@ -254,7 +301,7 @@ class LayerCache:
         ledger, tiers = self.ledger.resized(plan.sizes), self._make_tiers(plan)
         if ledger.held:
             tiers.fill(ledger, *self._held())
-        self.plan, self.ledger, self._tiers = plan, ledger, tiers
+        self.plan, self.ledger, self._memory, self._window = plan, ledger, tiers, None
         self.rotation = turning(plan, self._rope)
 
     # -- a budget that chats share --
@@ -288,7 +335,7 @@ class LayerCache:
             if first < end:
                 parts = cold_parts(self._tiers, self.ledger, first, end)
                 put_parts(tiers, plan, first, parts, self._shape[2])
-        self.plan, self.ledger, self._tiers = plan, ledger, tiers
+        self.plan, self.ledger, self._memory, self._window = plan, ledger, tiers, None
 
     def _make_room(self, tokens: int) -> None:
         """Draw on the share, if there is one, what so many more tokens need."""
@@ -303,13 +350,39 @@ class LayerCache:
 
     # -- inside --
 
+    @property
+    def _tiers(self) -> Tiers[Any]:
+        """The memory, once what waits is written to it."""
+        if self._waiting is not None:
+            self._settle()
+        return self._memory
+
+    def _settle(self) -> None:
+        """Write what waits. Raises CacheError, as if it had never come, where it is refused."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            new, done = self._prepared(waiting), 0
+            for ledger, count in waiting.stages:
+                some = new.cut(done, done + count)
+                self._memory.append(ledger, appended(ledger, count), some)
+                done += count
+
+    def _prepared(self, waiting: Waiting) -> Tokens[Any]:
+        """What waited, ready to be written. Raises CacheError as `_settle` does."""
+        try:
+            return self._memory.prepare(waiting.keys, waiting.values)
+        except CacheError:
+            if self.ledger is waiting.after:
+                self.ledger = waiting.stages[0][0]
+            raise
+
     def _make_tiers(self, plan: LayerPlan) -> Tiers[Any]:
         return make_tiers(plan, self.metric)
 
     def _append(self, new: Tokens[Any]) -> None:
-        after, self._shape = _appended(self.ledger, new.length), _like(new.keys)
-        self._tiers.append(self.ledger, after, new)
-        self.ledger = after
+        after, self._shape = appended(self.ledger, new.length), like(new.keys)
+        self._memory.append(self.ledger, after, new)
+        self.ledger, self._window = after, None
 
     def _attend(
         self, q: mx.array, new: Tokens[Any] | None, position: int, scale: float, mask: Mask
@@ -318,7 +391,7 @@ class LayerCache:
             check_finite_queries(q)
         count = 0 if new is None else new.length
         sight = self._sight(self.ledger, position, q.shape[2], new=count, mask=mask)
-        return self._tiers.attend(q, self.ledger, new, sight, scale / self.plan.temperature)
+        return self._memory.attend(q, self.ledger, new, sight, scale / self.plan.temperature)
 
     def _sight(self, ledger: Ledger, position: int, queries: int, *, new: int, mask: Mask) -> Sight:
         if (mask is None and queries == 1) or (isinstance(mask, str) and mask == "causal"):
@@ -338,7 +411,7 @@ def turning(plan: LayerPlan, rope: Rotation | None) -> Rotation | None:
 
 
 # The layers of a model ask for the same, one after the other, and so share one ledger.
-_appended = lru_cache(maxsize=16)(Ledger.appended)
+appended = lru_cache(maxsize=16)(Ledger.appended)
 _rewound = lru_cache(maxsize=16)(Ledger.rewound)
 
 
@@ -349,7 +422,7 @@ def _causal_sight(
     return ledger.sight(position, queries, new=new, rotation=rotation)
 
 
-def _like(k: mx.array) -> tuple[int, int, int]:
+def like(k: mx.array) -> tuple[int, int, int]:
     """B, Hkv and D of tokens [B, Hkv, L, D]."""
     batch, heads, _, dim = k.shape
     return batch, heads, dim

@@ -13,7 +13,7 @@ from kvcache.errors import CacheError
 from kvcache.given import instance, integers, optional, refused
 from kvcache.key_metric import KeyMetric
 from kvcache.rows import RowsKVCache
-from kvcache.tiers.cpu import reads
+from kvcache.tiers.cpu import reads_all
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import CachePlan, ModelShape, resolve
 from kvcache.turn import NO_ROPE, Rotation
@@ -162,12 +162,7 @@ def few_are_alike(plan: CachePlan) -> bool:
 
     By the CPU kernels, which let them attend so; each must have `room`.
     """
-    shape = (1, plan.shape.kv_heads, plan.shape.head_dim)
-    # One layer of each pair of codecs.
-    layers = {plan.config.codecs_of(index): index for index in range(plan.shape.layers)}
-    return plan.backend is Backend.CPU and all(
-        reads(plan.layer(index), shape) for index in layers.values()
-    )
+    return plan.backend is Backend.CPU and reads_all(plan)
 
 
 def set_policy(caches: Sequence[TwoTierKVCache], plan: CachePlan) -> None:

@@ -184,6 +184,24 @@ class LookupSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HookedSettings(Settings):
+    """depths: tokens held before any is generated. step: prompt tokens read at a time.
+
+    tg: tokens of a turn. reps: turns of each cache.
+    """
+
+    depths: tuple[int, ...] = (0, 2048)
+    step: int = 512
+    tg: int = 8
+    reps: int = 5
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """One short prompt."""
+        return cls(**vars(common), depths=(64,), tg=2, reps=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemorySettings(Settings):
     """contexts: windows, in tokens; filled_bytes: the largest cache of a layer that is filled."""
 

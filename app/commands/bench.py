@@ -21,6 +21,7 @@ _SUMMARIES = {
     "endless": "a text and a story far beyond the window",
     "needle": "is a fact still there once it is in the cold tier?",
     "lookup": "what drafts from the context gain, and cost where nothing matches",
+    "hooked": "ember's caches in mlx-lm's own network, beside mlx-lm's own",
     "wake": "how soon a chat goes on that was kept on disk",
     "memory": "bytes of caches by formula and filled, and what fits",
     "roofline": "the most that memory bandwidth allows, chip by chip: computed, nothing measured",
@@ -28,7 +29,7 @@ _SUMMARIES = {
 }
 
 _WITHOUT = (
-    "without one, all are run; endless, needle, lookup and wake, which take long, "
+    "without one, all are run; endless, needle, lookup, hooked and wake, which take long, "
     "only with --quick or by name"
 )
 
@@ -194,6 +195,13 @@ def _add_lookup(add: _Add) -> None:
     add("--tokens", type=options.tokens(2), metavar="N", help="of an answer (default: 256)")
 
 
+def _add_hooked(add: _Add) -> None:
+    add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048)")
+    add("--step", type=options.tokens(1), metavar="N", help="prompt tokens at a time (512)")
+    add("--tg", type=options.tokens(1), metavar="N", help="tokens of a turn (default: 8)")
+    add("--reps", type=options.tokens(1), metavar="N", help="turns of each cache (default: 5)")
+
+
 def _add_wake(add: _Add) -> None:
     add("--tokens", type=options.tokens(1), metavar="N", help="of the chat (default: 3000)")
     add("--reps", type=options.tokens(1), metavar="N", help="questions to it (default: 7)")
@@ -263,6 +271,7 @@ _FLAGS = {
     "endless": _add_endless,
     "needle": _add_needle,
     "lookup": _add_lookup,
+    "hooked": _add_hooked,
     "wake": _add_wake,
     "memory": _add_memory,
     "roofline": _add_roofline,

@@ -15,14 +15,14 @@ from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.model_shape import layout_of
 from kvcache.mlx_lm.probe import is_plain, name_of, own_caches
 from kvcache.mlx_lm.ropes import rotations_of
-from kvcache.tiers.plan import resolve
+from kvcache.tiers.cpu import reads_all
+from kvcache.tiers.plan import CachePlan, ModelShape, resolve
 from kvcache.two_tier import TwoTierKVCache
-
-# A layer's: ours, or mlx-lm's own kind where ours does not replace it.
-AnyCache: TypeAlias = TwoTierKVCache | Any
 
 # Newest tokens that can always be trimmed where nothing else is asked for: drafts are shorter.
 _SLACK = 16
+# A layer's: ours, or mlx-lm's own kind where ours does not replace it.
+AnyCache: TypeAlias = TwoTierKVCache | Any
 
 
 def make_prompt_cache(
@@ -31,16 +31,14 @@ def make_prompt_cache(
     """The caches of an mlx-lm model, as many and in the order that it wants.
 
     Those of layers that keep keys and values are ours, as `config` asks for; others are
-    mlx-lm's own, which are bounded by themselves (`describe` says which by what). mlx-lm's
-    own networks run in MLX everywhere, so the automatic backend never means the CPU kernels
-    here. Raises CacheError for a model that ours do not fit.
+    mlx-lm's own, which are bounded by themselves (`describe` says which by what). The
+    automatic backend means the CPU kernels only where they read all that the plan
+    encodes. Raises CacheError for a model that ours do not fit.
     """
     config = optional("config", config, CacheConfig) or CacheConfig()
     optional("metric", metric, KeyMetric)
     if config.slack is None:
         config = replace(config, slack=_SLACK)
-    if config.backend is Backend.AUTO and config.backend.resolve() is not Backend.GPU:
-        config = replace(config, backend=Backend.REFERENCE)
     layout = layout_of(model)
     if config.max_tokens is None and not layout.context_is_said:
         warnings.warn(
@@ -48,7 +46,7 @@ def make_prompt_cache(
             f"{layout.shape.context:,} are assumed; give max_tokens to say it",
             stacklevel=2,
         )
-    plan, ropes = resolve(config, layout.shape), rotations_of(model)
+    plan, ropes = _resolved(config, layout.shape), rotations_of(model)
     if metric is not None:
         metric.check(plan.shape.layers, plan.shape.kv_heads, plan.shape.head_dim)
     made = {
@@ -67,6 +65,13 @@ def make_prompt_cache(
         return made.get(next(places), cache) if is_plain(cache) else cache
 
     return [placed(cache) for cache in own_caches(model)]
+
+
+def _resolved(config: CacheConfig, shape: ModelShape) -> CachePlan:
+    plan = resolve(config, shape)
+    if plan.backend is Backend.CPU and config.backend is Backend.AUTO and not reads_all(plan):
+        return replace(plan, backend=Backend.REFERENCE)
+    return plan
 
 
 def inject(

@@ -11,6 +11,7 @@ import mlx_lm.models.cache as mlx_lm_cache
 from mlx_lm import server
 
 from kvcache.config import CacheConfig
+from kvcache.fetching import FetchedKeys
 from kvcache.given import optional
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.factory import factory
@@ -33,7 +34,7 @@ def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = Non
     optional("metric", metric, KeyMetric)
     uninstall()
     TwoTierKVCache.keeps_snapshot = True
-    _replace(base, _ATTENTION, _routed)
+    _replace(base, _ATTENTION, attend)
     if config is not None:
         _replace(mlx_lm_cache, _FACTORY, factory(config, metric))
         server.ModelProvider.load_default = load_default
@@ -51,7 +52,7 @@ _stock = base.scaled_dot_product_attention
 _stock_factory = mlx_lm_cache.make_prompt_cache
 
 
-def _routed(
+def attend(
     queries: mx.array,
     keys: mx.array,
     values: mx.array,
@@ -64,10 +65,12 @@ def _routed(
 
     keys and values, which mlx-lm has from update_and_fetch, stay unevaluated then.
     """
-    if isinstance(cache, TwoTierKVCache) and sinks is None and cache.has_returned(keys, values):
-        out = cache.attend_fetched(queries, scale=scale, mask=mask)
+    if isinstance(keys, FetchedKeys):
+        ours = sinks is None and keys.are_of(cache, values)
+        out = keys.cache.attend_fetched(queries, scale=scale, mask=mask) if ours else None
         if out is not None:
             return out
+        keys.cache.look_at(keys)
     stock: mx.array = _stock(
         queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
     )

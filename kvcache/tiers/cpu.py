@@ -18,7 +18,7 @@ from kvcache.native import structs
 from kvcache.native.library import library
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Floats
 from kvcache.sight import Sight
-from kvcache.snapshot import ColdBlocks, Snapshot, Tokens
+from kvcache.snapshot import ColdBlocks, Snapshot, Tokens, joined
 from kvcache.tiers.cold_ring import ColdRing
 from kvcache.tiers.cpu_blocks import CpuBlocks
 from kvcache.tiers.cpu_ring import CpuRing, CpuTokens, from_mlx, to_mlx
@@ -26,7 +26,7 @@ from kvcache.tiers.cpu_step import CpuStep
 from kvcache.tiers.cpu_unencoded import CpuUnencodedBlocks
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.memory import Tiers
-from kvcache.tiers.plan import LayerPlan
+from kvcache.tiers.plan import CachePlan, LayerPlan
 
 Shape = tuple[int, int, int]
 Cold = CpuBlocks | CpuUnencodedBlocks | ColdRing
@@ -96,6 +96,18 @@ class CpuTiers(Tiers[Array]):
             none, segments=(cold.read(ledger.first, ledger.end),), slots=(bounds.blocks,)
         )
         return Snapshot(replace(bounds, first_slot=0), blocks)
+
+    def decoded(self, ledger: Ledger, dtype: mx.Dtype) -> Tokens[mx.array]:
+        cold = self._cold
+        if not isinstance(cold, CpuBlocks) or not ledger.cold:
+            return super().decoded(ledger, dtype)
+        # By the kernels, which are quicker at it than MLX.
+        encoded = Tokens(
+            *(mx.array(x).astype(dtype) for x in cold.decoded(ledger.first, ledger.end))
+        )
+        unencoded = self.snapshot(replace(ledger, first=ledger.end)).unencoded()
+        parts = [tokens for _, tokens in unencoded]
+        return joined([*parts[: bool(ledger.pinned)], encoded, *parts[bool(ledger.pinned) :]])
 
     def _decoded(self, ledger: Ledger) -> CpuRing | None:
         """The cold blocks that kernels do not read, in a ring of tokens; None: there are none."""
@@ -183,6 +195,14 @@ def reads(plan: LayerPlan, shape: Shape) -> bool:
     """Whether the kernels take tokens of shape [B, Hkv, D] and all that they are encoded to."""
     cold = _make_cold(plan, plan.codecs, shape)
     return not shape[2] % HEAD_DIM_STEP and not isinstance(cold, ColdRing)
+
+
+def reads_all(plan: CachePlan) -> bool:
+    """The same of all layers of a plan, for one sequence."""
+    shape = (1, plan.shape.kv_heads, plan.shape.head_dim)
+    # One layer of each pair of codecs.
+    layers = {plan.config.codecs_of(index): index for index in range(plan.shape.layers)}
+    return all(reads(plan.layer(index), shape) for index in layers.values())
 
 
 def _make_cold(plan: LayerPlan, codecs: tuple[Codec, Codec], shape: Shape) -> Cold:

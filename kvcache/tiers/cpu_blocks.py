@@ -11,8 +11,8 @@ from kvcache.codecs.base import Codec, Encoded, Parts
 from kvcache.cpu_memory import zeros
 from kvcache.native import structs
 from kvcache.native.codec import CpuCodec, Role
-from kvcache.native.structs import Bytes, address
-from kvcache.snapshot import runs
+from kvcache.native.structs import Bytes, Floats, address
+from kvcache.snapshot import Tokens, runs
 from kvcache.tiers.cold_ring import segment_sizes
 from kvcache.tiers.cpu_ring import CpuTokens
 
@@ -68,14 +68,14 @@ class CpuBlocks:
 
     def read(self, first: int, end: int) -> tuple[Parts, Parts]:
         """The blocks [first, end) as parts [n, B, Hkv, ...], copied."""
-        found = list(runs(first, end - first, self._slots))
-        keys, values = (
-            codec.to_parts(
-                np.concatenate([self._segments[r.segment][role][r.at : r.stop] for r in found])
-            )
-            for role, codec in enumerate(self._codecs)
-        )
+        found = self._records(first, end)
+        keys, values = (codec.to_parts(x) for codec, x in zip(self._codecs, found, strict=True))
         return keys, values
+
+    def decoded(self, first: int, end: int) -> Tokens[Floats]:
+        """The tokens [B, Hkv, N * M, D] of the blocks [first, end)."""
+        found = self._records(first, end)
+        return Tokens(*(codec.decode(x) for codec, x in zip(self._codecs, found, strict=True)))
 
     def reserve(self, first: int, end: int) -> None:
         """Make room for the blocks [first, end)."""
@@ -92,6 +92,14 @@ class CpuBlocks:
     def allocated(self) -> int:
         """Blocks that there is memory for now."""
         return sum(self._slots[: len(self._segments)])
+
+    def _records(self, first: int, end: int) -> list[Bytes]:
+        """Of the keys and of the values of blocks [first, end), copied."""
+        found = list(runs(first, end - first, self._slots))
+        return [
+            np.concatenate([self._segments[r.segment][role][r.at : r.stop] for r in found])
+            for role in range(len(self._codecs))
+        ]
 
     def _reserve(self, segment: int) -> None:
         while len(self._segments) <= segment:

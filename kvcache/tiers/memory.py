@@ -108,6 +108,10 @@ class Tiers(ABC, Generic[Array]):
     def snapshot(self, ledger: Ledger, new: Tokens[Array] | None = None) -> Snapshot:
         """What is held now, and new tokens, whatever is appended later."""
 
+    def decoded(self, ledger: Ledger, dtype: mx.Dtype) -> Tokens[mx.array]:
+        """All tokens of a ledger that holds some, oldest first: [B, Hkv, held, D] of `dtype`."""
+        return self.snapshot(ledger).decoded(dtype)
+
     def attend(
         self, q: mx.array, ledger: Ledger, new: Tokens[Array] | None, sight: Sight, scale: float
     ) -> mx.array:

@@ -548,7 +548,7 @@ UNASKED = {
     *("Codec.bits_per_element", "Codec.shapes", "Codec.unrotate"),
     *(f"LayerPlan.{name}" for name in ("alone", "block_bytes", "block_shares", "codecs_in", "of")),
     *("LayerPlan.token_bytes", "TierSizes.of_window", "TierSizes.within"),
-    *("TwoTierKVCache.to_quantized", "TwoTierKVCache.has_returned"),
+    *("TwoTierKVCache.to_quantized", "TwoTierKVCache.look_at"),
     *("BlockPool.own_copy", "BlockPool.exhausted", "CachePlan.on_reference"),
     *("DynamicKVCache.from_state", "PagedKVCache.from_state", "TwoTierKVCache.from_state"),
     *("RowsKVCache.commit", "RowsKVCache.lend", "RowsKVCache.steps"),

@@ -82,7 +82,7 @@ def _of_a_token(layers: int, held: int) -> PythonCost:
         model = launches.tiny_model(layers, TYPES)
         caches = launches.caches_of(model, held)
         model.hidden(mx.array([[5]]), caches)  # what the first token alone does
-        for shared in (layer_cache._appended, layer_cache._causal_sight, rope._offsets):
+        for shared in (layer_cache.appended, layer_cache._causal_sight, rope._offsets):
             shared.cache_clear()  # what a run before this one left
         return _traced(lambda: model.hidden(mx.array([[5]]), caches))
 

@@ -247,7 +247,7 @@ def test_inputs_are_whole_buffers() -> None:
     """A decoded token that completes a block: the rings as they are, no slice and no copy."""
     plan = make_plan(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi4", "turbo4u"))
     cache, recorder = TwoTierKVCache(plan), Recorder()
-    cache._tiers = tiers = GpuTiers(
+    cache._memory = tiers = GpuTiers(
         plan, decoder=TierDecoder(launch=zeros), encoder=TierEncoder(launch=recorder)
     )
     k, v = (mx.random.normal((1, 2, 14, 16)) for _ in "kv")

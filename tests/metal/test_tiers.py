@@ -30,7 +30,7 @@ STEPS = st.lists(
 
 def _on_gpu(sizes: TierSizes, kv: tuple[str, str]) -> Pair:
     pair = Pair.of(make_plan(sizes, kv))
-    pair.cache._tiers = _emulated(pair.cache.plan)
+    pair.cache._memory = _emulated(pair.cache.plan)
     return pair
 
 
@@ -127,13 +127,13 @@ def test_a_decoded_token_slices_no_tier(monkeypatch: pytest.MonkeyPatch) -> None
     recorder = Recorder()
     plan = make_plan(TierSizes(pinned=3, hot=6, block=5, slots=4), ("hkivi4", "turbo4u"))
     cache = TwoTierKVCache(plan)
-    cache._tiers = GpuTiers(
+    cache._memory = GpuTiers(
         plan, decoder=TierDecoder(launch=recorder), encoder=TierEncoder(launch=zeros)
     )
     q, k, v = (mx.random.normal((1, heads, 61, 16)) for heads in (6, 2, 2))
     cache.append(k[:, :, :60], v[:, :, :60])
-    snapshot = cache._tiers.snapshot(cache.ledger)
-    buffers = [*(snapshot.pinned or ()), *(snapshot.hot or ()), *cache._tiers._cold.pending()]
+    snapshot = cache._memory.snapshot(cache.ledger)
+    buffers = [*(snapshot.pinned or ()), *(snapshot.hot or ()), *cache._memory._cold.pending()]
     assert len(buffers) > 8
     last = [x[:, :, 60:] for x in (q, k, v)]
     sliced: list[mx.array] = []

@@ -136,7 +136,7 @@ def _gpu_caches(plan: CachePlan) -> list[TwoTierKVCache]:
     """One for each layer, whose kernels compute nothing."""
     caches = from_plan(plan, None)
     for cache in caches:
-        cache._tiers = GpuTiers(
+        cache._memory = GpuTiers(
             cache.plan,
             decoder=TierDecoder(launch=zeros),
             prefill=TierPrefill(launch=zeros),

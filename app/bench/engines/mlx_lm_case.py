@@ -94,6 +94,17 @@ def _quantized(matrix: mx.array, bits: int, group: int) -> tuple[mx.array, ...]:
     return tuple(mx.quantize(matrix.astype(mx.float16), group_size=group, bits=bits))
 
 
+def unquantized(weights: Weights) -> Weights:
+    """The same, float32 matrices in place of those that are quantized."""
+    arrays = dict(weights.arrays)
+    for name, (bits, group) in weights.bits.items():
+        codes, *rest = arrays[name]
+        scales, biases = (part.astype(mx.float32) for part in rest)
+        matrix = mx.dequantize(codes, scales, biases, group_size=group, bits=bits)
+        arrays[name] = (matrix,)
+    return Weights(config=weights.config, arrays=arrays, bits={})
+
+
 class Run:
     """mlx-lm's network and caches over a file's weights.
 
@@ -105,7 +116,7 @@ class Run:
     ) -> None:
         self._case, self._setting, self._layers = case, setting, weights.config.layers
         self._vocabulary, self._queues = weights.vocabulary, queues
-        self._model = _as_mlx_lm(weights, getattr(mx, setting.dtype))
+        self._model = network(weights, getattr(mx, setting.dtype))
         self._queued: QueuedTokens | None = None
         self._logits = mx.zeros((case.batch, weights.vocabulary))
         self.forget()
@@ -190,7 +201,7 @@ def _held_bytes(cache: Any) -> int:
     return sum(part[..., : cache.offset, :].nbytes for part in parts)
 
 
-def _as_mlx_lm(weights: Weights, dtype: mx.Dtype) -> nn.Module:
+def network(weights: Weights, dtype: mx.Dtype) -> nn.Module:
     """mlx-lm's Llama over a file's weights, with activations of a dtype.
 
     It reads GGUF's interleaved RoPE as `traditional`.

@@ -23,6 +23,7 @@ from mlx_lm.models.cache import (
 )
 
 from kvcache import (
+    Backend,
     CacheConfig,
     CacheError,
     HotDtype,
@@ -31,6 +32,7 @@ from kvcache import (
     make_prompt_cache,
     mlx_lm,
 )
+from kvcache.mlx_lm import hook
 from kvcache.snapshot import Snapshot, Tokens
 from tests.kvcache.codecs.metrics import moments_of, queries
 from tests.kvcache.tiny_llama import DIM, HKV, LAYERS, generate, make_model
@@ -87,6 +89,30 @@ def test_both_ways_agree_token_by_token(model: Any) -> None:
         mlx_lm.uninstall()
     for fetched, routed in zip(*outputs, strict=True):
         np.testing.assert_allclose(np.asarray(fetched), np.asarray(routed), atol=2e-4)
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_attention_does_not_look_at_what_was_fetched(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention must not depend on the decoded window."""
+    monkeypatch.setattr(TwoTierKVCache, "keeps_snapshot", True)
+    config = replace(SMALL, keys="h4", values="h4", block=16, backend=backend)
+    cache, q = make_prompt_cache(make_model(), config)[0], mx.ones((1, 3 * HKV, 1, DIM))
+    draw = mx.random.normal((102, 1, HKV, 1, DIM), key=mx.random.key(4))
+    routed = hook.attend
+    for token in draw[:100]:
+        keys, values = cache.update_and_fetch(token, token)
+        routed(q, keys, values, cache=cache, scale=0.2, mask=None)
+    held = cache.size()
+    nan = mx.full((1, HKV, held, DIM), mx.nan)
+    monkeypatch.setattr(Snapshot, "decoded", lambda *_: Tokens(nan, nan))
+    keys, values = cache.update_and_fetch(draw[100], draw[101])
+    assert keys.shape == values.shape == (1, HKV, held + 1, DIM)
+    assert mx.isnan(keys[:, :, :held]).all().item()
+    out = routed(q, keys, values, cache=cache, scale=0.2, mask=None)
+    assert mx.isfinite(out).all().item()
+    assert cache.offset == 101
 
 
 def test_the_hook_leaves_fetched_tokens_unevaluated(

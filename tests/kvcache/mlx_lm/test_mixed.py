@@ -20,9 +20,17 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
-from kvcache import CacheConfig, CacheError, HotDtype, TwoTierKVCache, make_prompt_cache, mlx_lm
+from kvcache import (
+    Backend,
+    CacheConfig,
+    CacheError,
+    HotDtype,
+    TwoTierKVCache,
+    make_prompt_cache,
+    mlx_lm,
+)
 from kvcache.sight import Sight
-from kvcache.snapshot import Snapshot
+from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.mlx import MlxTiers
 from kvcache.turn import NO_ROPE
 from tests.kvcache.tiny_llama import generate
@@ -109,13 +117,17 @@ def test_windows_are_as_all_layers_where_these_hold_no_more(model: Any) -> None:
     assert all(mx.isfinite(logprob).all().item() for logprob in logprobs)
 
 
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_mask_that_is_only_the_rule_leaves_the_kernels_their_work(
-    layer: int, monkeypatch: pytest.MonkeyPatch
+    layer: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What mlx-lm was given as an array comes back as what it stands for."""
+    """What mlx-lm was given as an array comes back as what it stands for.
+
+    As the same object, or, where the CPU's kernels have to wait anyway, as an equal one.
+    """
     monkeypatch.setattr(TwoTierKVCache, "keeps_snapshot", True)
-    config = replace(LOSSLESS, max_tokens=50, slack=0)
+    config = replace(LOSSLESS, max_tokens=50, slack=0, backend=backend)
     caches = make_prompt_cache(make_mixed("gemma3 of 7"), config)
     first, *others = caches[layer::2]
     k = mx.random.normal((1, HKV, 49, DIM), key=mx.random.key(1))
@@ -124,22 +136,30 @@ def test_a_mask_that_is_only_the_rule_leaves_the_kernels_their_work(
     mask = first.make_mask(9, return_array=True, window_size=WINDOW if layer == 0 else None)
     assert isinstance(mask, mx.array)
     seen: list[Sight] = []
-    attend = MlxTiers.attend_snapshot
+    tiers, name = {
+        Backend.REFERENCE: (MlxTiers, "attend_snapshot"),
+        Backend.CPU: (CpuTiers, "attend"),
+    }[backend]
+    attend = getattr(tiers, name)
 
-    def seeing(
-        tiers: MlxTiers, q: mx.array, held: Snapshot, sight: Sight, scale: float
-    ) -> mx.array:
-        seen.append(sight)
-        return attend(tiers, q, held, sight, scale)
+    def seeing(*args: Any) -> mx.array:
+        seen.append(next(arg for arg in args if isinstance(arg, Sight)))
+        found: mx.array = attend(*args)
+        return found
 
-    monkeypatch.setattr(MlxTiers, "attend_snapshot", seeing)
+    monkeypatch.setattr(tiers, name, seeing)
     outputs = []
-    for cache, given in zip(others, (mask, mx.array(np.array(mask))), strict=False):
+    other = np.array(mask)
+    other[0, 5] = not other[0, 5]
+    for cache, given in zip(
+        (first, *others), (mask, mx.array(np.array(mask)), mx.array(other)), strict=False
+    ):
         cache.update_and_fetch(k[:, :, 40:], k[:, :, 40:])
         out = cache.attend_fetched(mx.ones((1, 6, 9, DIM)), scale=0.3, mask=given)
         outputs.append(np.array(out))
-    assert [sight.suits_kernels for sight in seen] == [True, False]
+    assert [sight.suits_kernels for sight in seen] == [True, backend is Backend.CPU, False]
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
+    assert np.abs(outputs[0] - outputs[2]).max() > 1e-3
 
 
 def test_each_layer_turns_by_its_own_rope() -> None:

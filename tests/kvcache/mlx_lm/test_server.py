@@ -93,11 +93,11 @@ def served(
 
 
 @contextmanager
-def _serving(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Iterator[Served]:
+def _serving(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Iterator[Served]:
     """The server of a folder's model, until it has ended."""
     mlx_lm.install(CONFIG)
     remembered = Remembered()
-    provider = server.ModelProvider(_arguments(folder, monkeypatch, *more))
+    provider = server.ModelProvider(_arguments(folder, monkeypatch, *arguments))
     generator = server.ResponseGenerator(provider, remembered)
     http = ThreadingHTTPServer(
         ("127.0.0.1", 0),

@@ -53,11 +53,11 @@ def test_llama_cpps_bytes_by_hand(architecture: str) -> None:
 def test_mlx_lm_computes_the_same_network(tiny_path: Path) -> None:
     import mlx.core as mx
 
-    from app.bench.engines.mlx_lm_case import _as_mlx_lm, read_weights
+    from app.bench.engines.mlx_lm_case import network, read_weights
     from models import load
 
     ours, ids = load(tiny_path).model(mx.array([[5, 300, 17, 2]])), mx.array([[5, 300, 17, 2]])
-    difference = mx.abs(_as_mlx_lm(read_weights(str(tiny_path)), mx.float32)(ids) - ours).max()
+    difference = mx.abs(network(read_weights(str(tiny_path)), mx.float32)(ids) - ours).max()
     assert float(difference) < 2e-2 * float(mx.abs(ours).max())  # codes of MLX's own
 
 

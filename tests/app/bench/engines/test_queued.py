@@ -112,7 +112,7 @@ def test_a_gpu_gets_the_scales_own_dtype() -> None:
 
 
 def test_scales_are_not_widened_for_float16(tiny_path: Path) -> None:
-    theirs: Any = mlx_lm_case._as_mlx_lm(mlx_lm_case.read_weights(str(tiny_path)), mx.float16)
+    theirs: Any = mlx_lm_case.network(mlx_lm_case.read_weights(str(tiny_path)), mx.float16)
     assert theirs.model.embed_tokens.scales.dtype == mx.float16
     assert theirs(mx.array([[5, 3]])).dtype == mx.float16
 

@@ -1,0 +1,156 @@
+"""`bench hooked`: ember's caches in mlx-lm's own network, beside mlx-lm's own.
+
+The file's weights in mlx-lm's Llama, decoded to float32, which is quickest on a CPU. The three
+ways generate in turns, and their fastest tokens count. Nothing is let go.
+"""
+
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from app.bench.engines import mlx_lm_case
+from app.bench.meter import Meter
+from app.bench.settings import HookedSettings
+from kvcache import Backend, CacheConfig, make_prompt_cache, mlx_lm
+
+_LOADING_SECONDS = 3.0
+_STEP_SECONDS = 4.0  # of a prompt
+_TOKEN_SECONDS = 0.1
+_STRIDE = 7919
+
+
+class Way(Enum):
+    """OWN: mlx-lm's KVCache. FETCHED: ours, as any network of mlx-lm's uses it. INSTALLED: with
+    attention that reads its tiers."""
+
+    OWN = "mlx-lm's KVCache"
+    FETCHED = "ember's, fetched"
+    INSTALLED = "ember's, installed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HookedRow:
+    """One way at one depth.
+
+    tps: of the fastest token of `reps` turns. times: that, over mlx-lm's own. kv_bytes: what the
+    caches have allocated, decoded windows included. step_bytes: the most that MLX and Python
+    took beside them during the last step of a prompt; 0 where there was none.
+    """
+
+    way: str
+    model: str
+    backend: str
+    depth: int
+    tps: float
+    times: float
+    kv_bytes: int
+    step_bytes: int
+    step_tokens: int
+    reps: int
+
+
+def expected_seconds(settings: HookedSettings) -> float:
+    """Of the whole section."""
+    return _LOADING_SECONDS + sum(_depth_seconds(settings, depth) for depth in settings.depths)
+
+
+def run(settings: HookedSettings, meter: Meter) -> Iterator[HookedRow]:
+    """A row for each way and depth."""
+    with meter.step("hooked: load", _LOADING_SECONDS):
+        weights = mlx_lm_case.unquantized(mlx_lm_case.read_weights(settings.model))
+        network = mlx_lm_case.network(weights, mx.float32)
+    for depth in settings.depths:
+        with meter.step(f"hooked: depth {depth}", _depth_seconds(settings, depth)):
+            yield from _rows(network, weights.vocabulary, depth, settings)
+
+
+def _depth_seconds(settings: HookedSettings, depth: int) -> float:
+    steps = -(-depth // settings.step)
+    return len(Way) * (steps * _STEP_SECONDS + settings.reps * settings.tg * _TOKEN_SECONDS)
+
+
+def _rows(
+    network: nn.Module, vocabulary: int, depth: int, settings: HookedSettings
+) -> Iterator[HookedRow]:
+    ids = [(at * _STRIDE + 11) % vocabulary for at in range(depth)]
+    caches, steps = dict[Way, list[Any]](), dict[Way, int]()
+    for way in Way:
+        with _Attention(way):
+            caches[way] = _caches(network, way, depth, settings)
+            steps[way] = _read(network, ids, caches[way], settings.step)
+    fastest = dict.fromkeys(Way, float("inf"))
+    for _ in range(settings.reps):
+        for way in Way:
+            with _Attention(way):
+                fastest[way] = min(fastest[way], *_tokens(network, caches[way], settings.tg))
+    for way in Way:
+        yield HookedRow(
+            way=way.value,
+            model=Path(settings.model).stem,
+            backend="mlx" if way is Way.OWN else caches[way][0].plan.backend.value,
+            depth=depth,
+            tps=1 / fastest[way],
+            times=fastest[Way.OWN] / fastest[way],
+            kv_bytes=sum(cache.nbytes for cache in caches[way]),
+            step_bytes=steps[way],
+            step_tokens=settings.step,
+            reps=settings.reps,
+        )
+
+
+class _Attention:
+    """mlx-lm's attention, or ours where a way asks for that."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+
+    def __enter__(self) -> None:
+        if self._way is Way.INSTALLED:
+            mlx_lm.install()
+
+    def __exit__(self, *_: object) -> None:
+        mlx_lm.uninstall()
+
+
+def _caches(network: nn.Module, way: Way, depth: int, settings: HookedSettings) -> list[Any]:
+    if way is Way.OWN:
+        from mlx_lm.models.cache import KVCache
+
+        return [KVCache() for _ in network.layers]
+    base = CacheConfig(backend=Backend(settings.backend), beyond_context=True)
+    # Whole blocks, so that nothing is let go.
+    most = depth + settings.reps * settings.tg + base.sinks + base.hot + 2 * base.block
+    return list(make_prompt_cache(network, replace(base, max_tokens=most)))
+
+
+def _read(network: nn.Module, ids: list[int], caches: list[Any], step: int) -> int:
+    """Bytes that the last step of a prompt took beside the caches, at most."""
+    taken = 0
+    for at in range(0, len(ids), step):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        tracemalloc.start()
+        hidden = network.model(mx.array([ids[at : at + step]]), caches)
+        mx.eval(hidden, [cache.state for cache in caches])
+        del hidden
+        now, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        taken = mx.get_peak_memory() - mx.get_active_memory() + most - now
+    return taken
+
+
+def _tokens(network: nn.Module, caches: list[Any], count: int) -> Iterator[float]:
+    """Seconds of each of `count` tokens, each the most likely after the one before."""
+    token = mx.array([[1]])
+    for _ in range(count):
+        began = time.perf_counter()
+        token = mx.argmax(network(token, caches)[:, -1], axis=-1)[:, None]
+        mx.eval(token)
+        yield time.perf_counter() - began
