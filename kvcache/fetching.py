@@ -21,6 +21,7 @@ from kvcache.snapshot import Snapshot, Tokens, joined
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import LayerPlan
+from kvcache.tiers.share import Share
 from kvcache.turn import Rotation
 
 
@@ -88,7 +89,9 @@ class FetchingCache(LayerCache):
         """
         k, v = array("k", k), array("v", v)
         self._settle()
-        self._admit(k, v)
+        check_tokens(k, v, self._shape or (1 if self._share else None, None, None))
+        if self._shape is None or self._share is not None:
+            self._foresee(k)
         stages = self._stages(self.ledger, k.shape[2])
         if self.keeps_snapshot and isinstance(self._memory, CpuTiers):
             if len(stages) == 1 or self._looks is Looks.NEVER:
@@ -155,6 +158,11 @@ class FetchingCache(LayerCache):
         if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
         return sight.full(window_size)
+
+    def draw_on(self, share: Share) -> None:
+        """See `LayerCache`; nothing is kept decoded then."""
+        self.most_decoded = 0
+        super().draw_on(share)
 
     @property
     def nbytes(self) -> int:

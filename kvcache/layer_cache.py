@@ -164,9 +164,20 @@ class LayerCache:
 
     def checked(self, k: mx.array, v: mx.array, both: mx.array | None = None) -> Tokens[Any]:
         """New tokens for `attend_checked`. Raises CacheError for what `append` refuses."""
-        self._admit(k, v)
-        tiers = self._tiers
+        check_tokens(k, v, self._shape or (1 if self._share else None, None, None))
+        if self._shape is None or self._share is not None:
+            self._foresee(k)
+        if self._waiting is not None:
+            self._settle()
+        tiers = self._memory
         return tiers.prepare(k, v) if both is None else tiers.prepare_joined(k, v, both)
+
+    def _foresee(self, k: mx.array) -> None:
+        """Refuse a D that the codecs do not take; draw on a share what new tokens need."""
+        if self.plan.sizes.slots or self._most_slots:
+            self.plan.block_bytes(like(k))
+        # Before queries are told what is let go.
+        self._make_room(k.shape[2])
 
     def attend_checked(
         self, q: mx.array, new: Tokens[Any], *, scale: float, mask: Mask = "causal"
@@ -317,8 +328,10 @@ class LayerCache:
         plan, ledger = replace(self.plan, sizes=sizes), replace(self.ledger, sizes=sizes)
         tiers = self._make_tiers(plan)
         if self._shape is not None and ledger.held:
-            first, end = ledger.first, ledger.end
-            fill(tiers, ledger, unencoded_tokens(self._tiers, self.ledger))
+            # Down to what can be trimmed.
+            first, end, low = ledger.floor.first, ledger.end, ledger.floor.end
+            unencoded = unencoded_tokens(self._tiers, replace(self.ledger, first=first, end=low))
+            fill(tiers, replace(ledger, first=first, end=low), unencoded)
             if first < end:
                 parts = cold_parts(self._tiers, self.ledger, first, end)
                 put_parts(tiers, plan, first, parts, self._shape[2])
@@ -362,14 +375,6 @@ class LayerCache:
             if self.ledger is waiting.after:
                 self.ledger = waiting.stages[0][0]
             raise
-
-    def _admit(self, k: mx.array, v: mx.array) -> None:
-        """Refuse tokens that do not fit, and have room for the others."""
-        check_tokens(k, v, self._shape or (1 if self._share else None, None, None))
-        if self._shape is None and (self.plan.sizes.slots or self._most_slots):
-            self.plan.block_bytes(like(k))  # refuses a D that the codecs do not take
-        if self._share is not None:
-            self._make_room(k.shape[2])  # before queries are told what is let go
 
     def _make_tiers(self, plan: LayerPlan) -> Tiers[Any]:
         return make_tiers(plan, self.metric)

@@ -1,12 +1,13 @@
 """Several chats of one model in one number of bytes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.nn as nn
 
 from kvcache.config import CacheConfig, parse_bytes
 from kvcache.errors import CacheError
-from kvcache.given import instance, integer, optional, refused
+from kvcache.given import integer, optional, refused
 from kvcache.key_metric import KeyMetric
 from kvcache.prompt_cache import ShapedModel, make_prompt_cache
 from kvcache.tiers.plan import ModelShape
@@ -67,8 +68,10 @@ class SharedBudget:
         config: CacheConfig | None = None,
         *,
         metric: KeyMetric | None = None,
-    ) -> list[TwoTierKVCache]:
-        """The caches of a new chat, one per layer, as `kvcache.make_prompt_cache` makes them.
+    ) -> list[Any]:
+        """The caches of a new chat, as `kvcache.make_prompt_cache` makes them.
+
+        Those that a model of mlx-lm's keeps of its own are not of the budget.
 
         config: with `max_tokens` or the model's context as its bound, and no budget of its own.
         Raises CacheError where what a chat holds unencoded does not fit beside the others.
@@ -78,18 +81,21 @@ class SharedBudget:
             raise CacheError("got a budget of its own in config, expected none: it shares this one")
         caches = make_prompt_cache(model, config, metric=metric)
         shape = _shape_of(model)
-        fixed, block = _bytes(caches, shape)
+        ours = [cache for cache in caches if isinstance(cache, TwoTierKVCache)]
+        if len(ours) != shape.layers:
+            raise CacheError("got a model with several caches in a layer, which share no budget")
+        fixed, block = _bytes(ours, shape)
         if not self._purse.take(1, fixed):
             raise CacheError(
                 f"a chat holds {fixed} bytes unencoded, but {self.free} of {self.budget} are free: "
                 "release a chat, or give smaller hot, sinks, keep or block, or a larger budget"
             )
         share = Share(self._purse, fixed=fixed, block=block)
-        for cache in caches:
+        for cache in ours:
             cache.draw_on(share)
         return caches
 
-    def release(self, caches: Sequence[TwoTierKVCache]) -> None:
+    def release(self, caches: Sequence[Any]) -> None:
         """End a chat: forget its tokens and give its bytes back. It may be of this budget or none.
 
         The caches are as new then, and no longer of this budget.
@@ -97,8 +103,11 @@ class SharedBudget:
         given: object = caches
         if not isinstance(given, list | tuple):
             raise refused("caches", given, "the caches of a chat")
-        for cache in given:
-            instance("caches", cache, TwoTierKVCache).leave_share()
+        ours = [cache for cache in given if isinstance(cache, TwoTierKVCache)]
+        if given and not ours:
+            raise refused("caches", given, "the caches of a chat")
+        for cache in ours:
+            cache.leave_share()
 
 
 def _shape_of(model: ShapedModel | nn.Module) -> ModelShape:
@@ -113,9 +122,10 @@ def _bytes(caches: Sequence[TwoTierKVCache], shape: ModelShape) -> tuple[int, in
     """What is held in any case, and a block in all layers that grow."""
     like, fixed, block = (1, shape.kv_heads, shape.head_dim), 0, 0
     for plan in (cache.plan for cache in caches):
-        fixed += (plan.sizes.pinned + plan.sizes.ring) * plan.token_bytes(like)
-        if plan.sizes.window is None:
-            block += plan.block_bytes(like)
-        else:
-            fixed += plan.sizes.slots * plan.block_bytes(like)
+        sizes, of_block = plan.sizes, plan.block_bytes(like)
+        fixed += (sizes.pinned + sizes.hot_memory) * plan.token_bytes(like)
+        fixed += sizes.cold_memory * of_block
+        if sizes.window is None:
+            fixed -= sizes.slots * of_block
+            block += of_block
     return fixed, block

@@ -183,10 +183,11 @@ class TwoTierKVCache(FetchingCache):
 
         Empty where this layer is unlike the step's, or holds what kernels do not read.
         """
+        if steps:
+            self._make_room(steps[0].sight.new)
         tiers = self._tiers
         if len(steps) != 1 or not isinstance(tiers, CpuTiers):
             return []
-        self._make_room(steps[0].sight.new)
         (step,), shape = steps, self._shape or steps[0].shape
         suits = shape == step.shape and step.suits(self.ledger, self.plan, self.rotation)
         memory = tiers.struct(shape) if suits else None

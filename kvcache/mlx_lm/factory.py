@@ -10,7 +10,7 @@ import mlx.nn as nn
 import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.config import Backend, CacheConfig
-from kvcache.given import optional
+from kvcache.given import optional, refused
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.model_shape import layout_of
 from kvcache.mlx_lm.probe import is_plain, name_of, own_caches
@@ -89,7 +89,7 @@ def inject(
 def factory(config: CacheConfig, metric: KeyMetric | None = None) -> Callable[..., list[AnyCache]]:
     """What stands in for mlx-lm's make_prompt_cache, with its parameters."""
 
-    def make(model: nn.Module, max_kv_size: int | None = None) -> list[TwoTierKVCache]:
+    def make(model: nn.Module, max_kv_size: int | None = None) -> list[AnyCache]:
         bounds = [size for size in (config.max_tokens, max_kv_size) if size is not None]
         bounded = replace(config, max_tokens=min(bounds, default=None))
         return make_prompt_cache(model, bounded, metric=metric)
@@ -99,6 +99,9 @@ def factory(config: CacheConfig, metric: KeyMetric | None = None) -> Callable[..
 
 def describe(caches: Sequence[AnyCache]) -> str:
     """What bounds each cache of an mlx-lm model, a line for those that are alike."""
+    given: object = caches
+    if not isinstance(given, Sequence):
+        raise refused("caches", given, "the caches of a model")
     alike: dict[str, list[int]] = {}
     for number, cache in enumerate(caches):
         alike.setdefault(_bound(cache), []).append(number)

@@ -31,6 +31,7 @@ def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = Non
     CacheError; mlx-lm's server answers with its words.
     """
     optional("config", config, CacheConfig)
+    optional("metric", metric, KeyMetric)
     uninstall()
     TwoTierKVCache.keeps_snapshot = True
     _replace(base, _ATTENTION, attend)

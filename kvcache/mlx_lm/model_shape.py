@@ -11,6 +11,7 @@ import mlx.nn as nn
 import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.errors import CacheError
+from kvcache.given import instance
 from kvcache.mlx_lm.probe import Recorder, appended, is_plain, name_of, own_caches
 from kvcache.tiers.plan import ModelShape
 
@@ -53,7 +54,7 @@ def layout_of(model: nn.Module) -> Layout:
     stay where they are bounded by themselves (state spaces, chunks, windows); layers that
     append nothing, such as those that share a cache, stay too.
     """
-    name = name_of(model)
+    name = name_of(instance("model", model, nn.Module))
     plain = _plain_of(name, own_caches(model))
     recorders = appended(model, 0).recorders
     told = {

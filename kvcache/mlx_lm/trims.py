@@ -14,6 +14,7 @@ import mlx.nn as nn
 from mlx_lm.models.cache import LRUPromptCache
 
 from kvcache.errors import CacheError
+from kvcache.given import integer
 from kvcache.two_tier import TwoTierKVCache
 
 # By name: `mlx_lm.generate` is a function where it is looked up as an attribute.
@@ -25,6 +26,7 @@ _stock_fetch = LRUPromptCache.fetch_nearest_cache
 
 def check_drafts(caches: Iterable[Any], tokens: int) -> None:
     """Raise CacheError where a cache cannot always take back drafts of so many tokens."""
+    tokens = integer("tokens", tokens)
     slacks = {cache.plan.sizes.slack for cache in caches if isinstance(cache, TwoTierKVCache)}
     least = min(slacks, default=tokens)
     if least < tokens:

@@ -35,6 +35,11 @@ from models.network.ropes import Ropes
 from models.network.switches import Activation, NormOf, Switches
 from models.network.weights import Weights
 
+# Dtypes of ids; a set, since to ask MLX takes time for each token.
+_WHOLE = frozenset(
+    (mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32, mx.uint64)
+)
+
 
 class StepStoppedError(EmberError):
     """Whoever asked for a step does not want it any more."""
@@ -331,8 +336,9 @@ class Model(nn.Module):
         at once; once it says yes, StepStoppedError is raised, and `cache` holds none of these
         tokens. Raises EmberError for ids outside the vocabulary, or none at all.
         """
-        ids = array("ids", ids)
-        if ids.ndim != 2 or not mx.issubdtype(ids.dtype, mx.integer):
+        if ids.__class__ is not mx.array:
+            ids = array("ids", ids)
+        if ids.ndim != 2 or ids.dtype not in _WHOLE:
             raise EmberError(f"got ids: {ids.shape} of {ids.dtype}, expected whole numbers [B, L]")
         caches: Sequence[AttendingCache | None] = cache or [None] * len(self.layers)
         if len(caches) != len(self.layers):

@@ -32,6 +32,7 @@ from kvcache import (
     allocate,
     attend,
     codec,
+    load_prompt_cache,
     make_prompt_cache,
     make_rows_cache,
     parse_bytes,
@@ -403,6 +404,11 @@ CASES: dict[str, Case] = {
         wrong={"text": [5, None, "", "x", "-1", "0", "1e400", ["1"]]},
         words={"text": "text|size"},
     ),
+    "load_prompt_cache": Case(
+        call=load_prompt_cache,
+        wrong={"path": [5, None, "nowhere"]},
+        words={"path": "saved cache"},
+    ),
     "sum_layers": Case(
         call=sum_layers,
         good={"layers": [_two_tier().stats()]},
@@ -510,11 +516,19 @@ CASES: dict[str, Case] = {
         good={"model": MODEL},
         wrong={"model": [*OTHER, None], "config": OTHER},
     ),
-    "mlx_lm.install": Case(call=kvcache.mlx_lm.install, wrong={"config": OTHER}),
+    "mlx_lm.install": Case(call=kvcache.mlx_lm.install, wrong={"config": OTHER, "metric": OTHER}),
     "mlx_lm.load_prompt_cache": Case(
         call=kvcache.mlx_lm.load_prompt_cache,
         wrong={"path": [5, None, "nowhere"]},
         words={"path": "saved cache"},
+    ),
+    "mlx_lm.describe": Case(
+        call=kvcache.mlx_lm.describe, good={"caches": [_two_tier()]}, wrong={"caches": [5, None]}
+    ),
+    "mlx_lm.check_drafts": Case(
+        call=kvcache.mlx_lm.check_drafts,
+        good={"caches": [], "tokens": 2},
+        wrong={"tokens": [*_but(2**70), None]},
     ),
     **{
         f"mlx_lm.{name}": Case(
@@ -534,7 +548,7 @@ UNASKED = {
     *("Codec.bits_per_element", "Codec.shapes", "Codec.unrotate"),
     *(f"LayerPlan.{name}" for name in ("alone", "block_bytes", "block_shares", "codecs_in", "of")),
     *("LayerPlan.token_bytes", "TierSizes.of_window", "TierSizes.within"),
-    "TwoTierKVCache.to_quantized",
+    *("TwoTierKVCache.to_quantized", "TwoTierKVCache.look_at"),
     *("BlockPool.own_copy", "BlockPool.exhausted", "CachePlan.on_reference"),
     *("DynamicKVCache.from_state", "PagedKVCache.from_state", "TwoTierKVCache.from_state"),
     *("RowsKVCache.commit", "RowsKVCache.lend", "RowsKVCache.steps"),

@@ -194,3 +194,18 @@ def test_what_a_shared_cache_does_not_take() -> None:
         with pytest.raises(CacheError, match=r"budget|number of bytes"):
             SharedBudget(budget)
     assert repr(shared) == f"SharedBudget({shared.taken} of 1048576 bytes taken by 1 chats)"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_newest_tokens_are_trimmed_as_ever(backend: str) -> None:
+    config, network = _config(backend, slack=13), Network()
+    like = make_prompt_cache(network, config)
+    shared = SharedBudget("1MiB")
+    chat = shared.make_prompt_cache(network, config)
+    for count in (40, *([1, 5, 3, 9, 14] * 9)):
+        for caches in (chat, like):
+            _feed(caches, count)
+            assert {cache.trim(min(count, 6)) for cache in caches} == {min(count, 6)}
+        for cache, right in zip(chat, like, strict=True):
+            np.testing.assert_array_equal(np.array(cache.keys()), np.array(right.keys()))
+    assert _bytes(chat) <= shared.taken

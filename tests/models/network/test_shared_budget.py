@@ -21,7 +21,7 @@ def test_chats_of_one_budget_say_what_they_say_alone(backend: Backend, tmp_path:
     kind = every_matrix(TensorType.Q8_0)
     write_llama(path, config=SHAPE, types=kind, tokenizer_metadata=vocabulary, seed=7)
     model = load(path, backend=backend).model
-    config = CacheConfig(hot=16, block=8, keys="q8", values="q4", backend=backend)
+    config = CacheConfig(hot=16, block=16, keys="q8", values="q4", backend=backend)
     shared = SharedBudget("1MiB")
     chats = [shared.make_prompt_cache(model, config) for _ in range(2)]
     alone = [make_prompt_cache(model, config) for _ in range(2)]
