@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import mlx.core as mx
 
+from kvcache.checks import check_tokens
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.decoded_window import DecodedWindow, moved
 from kvcache.errors import CacheError
