@@ -57,6 +57,9 @@ def make_prompt_cache(
         )
         for index, (place, rope) in enumerate(zip(layout.ours, ropes, strict=True))
     }
+    if config.budget is not None:
+        for cache in made.values():
+            cache.most_decoded = 0  # which would lie beside the budget
     places = count()
 
     def placed(cache: Any) -> AnyCache:

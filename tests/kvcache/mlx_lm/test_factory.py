@@ -26,6 +26,12 @@ _STATE = "mlx-lm's, a state of one size"
 _THEIRS = f"mlx-lm's, the {zoo.WINDOW} tokens that the layer sees"
 
 
+def test_nothing_is_kept_decoded_beside_a_budget() -> None:
+    config = replace(CONFIG, max_tokens=None, budget=2**16)
+    assert {each.most_decoded for each in make_prompt_cache(zoo.make("llama"), config)} == {0}
+    assert min(each.most_decoded for each in make_prompt_cache(zoo.make("llama"), CONFIG)) > 0
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
