@@ -116,9 +116,8 @@ class FetchingCache(LayerCache):
         a caller's own.
         """
         scale /= self.plan.temperature
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            return self._attend_waiting(q, waiting, scale, mask)
+        if self._waiting is not None:
+            return self._attend_waiting(q, self._waiting, scale, mask)
         fetched, self._fetched = self._fetched, ()
         stages = tuple((ledger, held.new_count) for ledger, held in fetched)
         if len(stages) > 1 and mask is not _mask_of_stages(stages, None):
@@ -194,20 +193,30 @@ class FetchingCache(LayerCache):
     def _attend_waiting(self, q: mx.array, waiting: Waiting, scale: float, mask: Mask) -> mx.array:
         # All in one go: each wait for MLX takes its time.
         mx.eval(q, waiting.keys, waiting.values)
-        memory, new, found, seen = self._memory, self._prepared(waiting), [], 0
-        for at, (ledger, count) in _placed(waiting.stages):
+        asked, found = self._asked(q, waiting.stages, mask), []
+        self._waiting = None
+        memory, new = self._memory, self._prepared(waiting)
+        for (at, (ledger, count)), (some, sight) in zip(
+            _placed(waiting.stages), asked, strict=True
+        ):
+            tokens = new.cut(at, at + count)
+            found.append(memory.attend(some, ledger, tokens, sight, scale))
+            memory.append(ledger, appended(ledger, count), tokens)
+        if self._looks is Looks.UNKNOWN:
+    def _asked(self, q: mx.array, stages: Stages, mask: Mask) -> list[tuple[mx.array, Sight]]:
+        """The queries of each run, and what they see. Raises CacheError for another's mask."""
+        asked, seen = [], 0
+        for at, (ledger, count) in _placed(stages):
             some, its, columns = q, mask, ledger.held + count
-            if len(waiting.stages) > 1:
+            if len(stages) > 1:
                 some = q[:, :, at : at + count]
                 if isinstance(mask, mx.array):
                     # A run sees none of the columns of others.
                     its = mask[..., at : at + count, seen : seen + columns]
-            sight = self._fetched_sight(ledger, some.shape[2], count, its)
-            tokens = new.cut(at, at + count)
-            found.append(memory.attend(some, ledger, tokens, sight, scale))
-            memory.append(ledger, appended(ledger, count), tokens)
+            asked.append((some, self._fetched_sight(ledger, some.shape[2], count, its)))
             seen += columns
-        if self._looks is Looks.UNKNOWN:
+        return asked
+
             self._looks = Looks.NEVER
         return _side_by_side(found)
 

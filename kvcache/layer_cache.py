@@ -284,9 +284,10 @@ class LayerCache:
         differ: `prompt_cache.rewind` takes all of them.
         """
         tokens = integer("tokens", tokens)
+        self._settle()
         before, self.ledger = self.ledger, _rewound(self.ledger, tokens)
         if self.ledger.hot and self.ledger.end < before.end:
-            self._tiers.take_back(before, self.ledger)
+            self._memory.take_back(before, self.ledger)
         return before.total - self.ledger.total
 
     def set_policy(self, plan: LayerPlan) -> None:

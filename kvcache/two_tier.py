@@ -67,6 +67,7 @@ class TwoTierKVCache(FetchingCache):
         more where they were encoded or let go: nothing else would be what it was.
         """
         dropped = min(max(integer("n", n, least=None), 0), self.ledger.total)
+        self._settle()
         self.ledger = _trimmed(self.ledger, dropped)
         return dropped
 
