@@ -99,7 +99,7 @@ class FetchingCache(LayerCache):
                 return self._wait(k, v, stages)
         elif not self.keeps_snapshot and len(stages) == 1:
             return self._in_window(k, v)
-        new, fetched, met = self.checked(k, v), [], []
+        new, fetched, met = self._memory.prepare(k, v), [], []
         for at, (ledger, count) in _placed(stages):
             some = new.cut(at, at + count)
             fetched.append((ledger, self._memory.snapshot(ledger, some)))
