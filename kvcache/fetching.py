@@ -22,7 +22,6 @@ from kvcache.snapshot import Snapshot, Tokens, joined
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import LayerPlan
-from kvcache.tiers.share import Share
 from kvcache.turn import Rotation
 
 
@@ -64,7 +63,8 @@ class FetchingCache(LayerCache):
 
     keeps_snapshot: whether `update_and_fetch` leaves what `attend_fetched` needs.
     most_decoded: bytes that a layer may keep decoded from token to token, beside its tiers,
-    for who calls `update_and_fetch` and no more. 0: the window is decoded for each token.
+    for who calls `update_and_fetch` and no more. 0: the window is decoded for each token, as
+    that of a cache of a shared budget is.
     """
 
     keeps_snapshot = False
@@ -149,7 +149,9 @@ class FetchingCache(LayerCache):
         window_size: of a layer that sees no more tokens; nothing is hidden for it where the
         plan has seen to that.
         """
-        ledger, sizes, length = self.ledger, self.plan.sizes, integer("length", length)
+        # Of a share that has room, they let nothing go.
+        self._make_room(length := integer("length", length))
+        ledger, sizes = self.ledger, self.plan.sizes
         if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
             window_size = None
         if len(stages := self._stages(ledger, length)) > 1:
@@ -158,11 +160,6 @@ class FetchingCache(LayerCache):
         if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
         return sight.full(window_size)
-
-    def draw_on(self, share: Share) -> None:
-        """See `LayerCache`; nothing is kept decoded then."""
-        self.most_decoded = 0
-        super().draw_on(share)
 
     @property
     def nbytes(self) -> int:
@@ -203,6 +200,9 @@ class FetchingCache(LayerCache):
             found.append(memory.attend(some, ledger, tokens, sight, scale))
             memory.append(ledger, appended(ledger, count), tokens)
         if self._looks is Looks.UNKNOWN:
+            self._looks = Looks.NEVER
+        return _side_by_side(found)
+
     def _asked(self, q: mx.array, stages: Stages, mask: Mask) -> list[tuple[mx.array, Sight]]:
         """The queries of each run, and what they see. Raises CacheError for another's mask."""
         asked, seen = [], 0
@@ -216,9 +216,6 @@ class FetchingCache(LayerCache):
             asked.append((some, self._fetched_sight(ledger, some.shape[2], count, its)))
             seen += columns
         return asked
-
-            self._looks = Looks.NEVER
-        return _side_by_side(found)
 
     def _fetched_sight(self, ledger: Ledger, queries: int, new: int, mask: Mask) -> Sight:
         """What queries see under the mask that a network was given, or made of it."""
@@ -244,20 +241,21 @@ class FetchingCache(LayerCache):
 
     def _in_window(self, k: mx.array, v: mx.array) -> Tokens[mx.array]:
         """`update_and_fetch` by a window, which is kept where it will be of use."""
-        new, before, window = self.checked(k, v), self.ledger, self._window
+        new, before, window = self._memory.prepare(k, v), self.ledger, self._window
         after, rounded = appended(before, new.length), self._rounded(k, v)
+        most = 0 if self._share else self.most_decoded
         stays = not moved(before, after)
         if window is not None and window.goes_on(before, k, v):
             tokens = window.append(*rounded, after)
         elif (held := self._held_as_met(k, v)) is None:
             tokens, window = rounded, None
-        elif stays and held.keys.nbytes + held.values.nbytes < self.most_decoded:
+        elif stays and held.keys.nbytes + held.values.nbytes < most:
             window = DecodedWindow.of(before, held)
             tokens = window.append(*rounded, after)
         else:
             tokens, window = joined([held, rounded]), None
         self._append(new)
-        if window is not None and stays and window.nbytes <= self.most_decoded:
+        if window is not None and stays and window.nbytes <= most:
             self._window = window
         return tokens
 
