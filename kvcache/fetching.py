@@ -150,10 +150,12 @@ class FetchingCache(LayerCache):
         plan has seen to that.
         """
         # Of a share that has room, they let nothing go.
-        self._make_room(length := integer("length", length))
+        self._make_room(length := integer("length", length, least=1))
         ledger, sizes = self.ledger, self.plan.sizes
-        if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
-            window_size = None
+        if window_size is not None:
+            window_size = integer("window_size", window_size, least=1)
+            if (sizes.window or sizes.max_tokens) <= window_size:
+                window_size = None
         if len(stages := self._stages(ledger, length)) > 1:
             return _mask_of_stages(stages, window_size)
         sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
