@@ -22,7 +22,6 @@ from kvcache.snapshot import Snapshot, Tokens, joined
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import LayerPlan
-from kvcache.tiers.share import Share
 from kvcache.turn import Rotation
 
 
@@ -64,7 +63,8 @@ class FetchingCache(LayerCache):
 
     keeps_snapshot: whether `update_and_fetch` leaves what `attend_fetched` needs.
     most_decoded: bytes that a layer may keep decoded from token to token, beside its tiers,
-    for who calls `update_and_fetch` and no more. 0: the window is decoded for each token.
+    for who calls `update_and_fetch` and no more. 0: the window is decoded for each token, as
+    that of a cache of a shared budget is.
     """
 
     keeps_snapshot = False
@@ -99,7 +99,7 @@ class FetchingCache(LayerCache):
                 return self._wait(k, v, stages)
         elif not self.keeps_snapshot and len(stages) == 1:
             return self._in_window(k, v)
-        new, fetched, met = self.checked(k, v), [], []
+        new, fetched, met = self._memory.prepare(k, v), [], []
         for at, (ledger, count) in _placed(stages):
             some = new.cut(at, at + count)
             fetched.append((ledger, self._memory.snapshot(ledger, some)))
@@ -116,9 +116,8 @@ class FetchingCache(LayerCache):
         a caller's own.
         """
         scale /= self.plan.temperature
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            return self._attend_waiting(q, waiting, scale, mask)
+        if self._waiting is not None:
+            return self._attend_waiting(q, self._waiting, scale, mask)
         fetched, self._fetched = self._fetched, ()
         stages = tuple((ledger, held.new_count) for ledger, held in fetched)
         if len(stages) > 1 and mask is not _mask_of_stages(stages, None):
@@ -150,20 +149,19 @@ class FetchingCache(LayerCache):
         window_size: of a layer that sees no more tokens; nothing is hidden for it where the
         plan has seen to that.
         """
-        ledger, sizes, length = self.ledger, self.plan.sizes, integer("length", length)
-        if window_size is not None and (sizes.window or sizes.max_tokens) <= window_size:
-            window_size = None
+        # Of a share that has room, they let nothing go.
+        self._make_room(length := integer("length", length, least=1))
+        ledger, sizes = self.ledger, self.plan.sizes
+        if window_size is not None:
+            window_size = integer("window_size", window_size, least=1)
+            if (sizes.window or sizes.max_tokens) <= window_size:
+                window_size = None
         if len(stages := self._stages(ledger, length)) > 1:
             return _mask_of_stages(stages, window_size)
         sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
         if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
         return sight.full(window_size)
-
-    def draw_on(self, share: Share) -> None:
-        """See `LayerCache`; nothing is kept decoded then."""
-        self.most_decoded = 0
-        super().draw_on(share)
 
     @property
     def nbytes(self) -> int:
@@ -194,22 +192,32 @@ class FetchingCache(LayerCache):
     def _attend_waiting(self, q: mx.array, waiting: Waiting, scale: float, mask: Mask) -> mx.array:
         # All in one go: each wait for MLX takes its time.
         mx.eval(q, waiting.keys, waiting.values)
-        memory, new, found, seen = self._memory, self._prepared(waiting), [], 0
-        for at, (ledger, count) in _placed(waiting.stages):
+        asked, found = self._asked(q, waiting.stages, mask), []
+        self._waiting = None
+        memory, new = self._memory, self._prepared(waiting)
+        for (at, (ledger, count)), (some, sight) in zip(
+            _placed(waiting.stages), asked, strict=True
+        ):
+            tokens = new.cut(at, at + count)
+            found.append(memory.attend(some, ledger, tokens, sight, scale))
+            memory.append(ledger, appended(ledger, count), tokens)
+        if self._looks is Looks.UNKNOWN:
+            self._looks = Looks.NEVER
+        return _side_by_side(found)
+
+    def _asked(self, q: mx.array, stages: Stages, mask: Mask) -> list[tuple[mx.array, Sight]]:
+        """The queries of each run, and what they see. Raises CacheError for another's mask."""
+        asked, seen = [], 0
+        for at, (ledger, count) in _placed(stages):
             some, its, columns = q, mask, ledger.held + count
-            if len(waiting.stages) > 1:
+            if len(stages) > 1:
                 some = q[:, :, at : at + count]
                 if isinstance(mask, mx.array):
                     # A run sees none of the columns of others.
                     its = mask[..., at : at + count, seen : seen + columns]
-            sight = self._fetched_sight(ledger, some.shape[2], count, its)
-            tokens = new.cut(at, at + count)
-            found.append(memory.attend(some, ledger, tokens, sight, scale))
-            memory.append(ledger, appended(ledger, count), tokens)
+            asked.append((some, self._fetched_sight(ledger, some.shape[2], count, its)))
             seen += columns
-        if self._looks is Looks.UNKNOWN:
-            self._looks = Looks.NEVER
-        return _side_by_side(found)
+        return asked
 
     def _fetched_sight(self, ledger: Ledger, queries: int, new: int, mask: Mask) -> Sight:
         """What queries see under the mask that a network was given, or made of it."""
@@ -235,20 +243,21 @@ class FetchingCache(LayerCache):
 
     def _in_window(self, k: mx.array, v: mx.array) -> Tokens[mx.array]:
         """`update_and_fetch` by a window, which is kept where it will be of use."""
-        new, before, window = self.checked(k, v), self.ledger, self._window
+        new, before, window = self._memory.prepare(k, v), self.ledger, self._window
         after, rounded = appended(before, new.length), self._rounded(k, v)
+        most = 0 if self._share else self.most_decoded
         stays = not moved(before, after)
         if window is not None and window.goes_on(before, k, v):
             tokens = window.append(*rounded, after)
         elif (held := self._held_as_met(k, v)) is None:
             tokens, window = rounded, None
-        elif stays and held.keys.nbytes + held.values.nbytes < self.most_decoded:
+        elif stays and held.keys.nbytes + held.values.nbytes < most:
             window = DecodedWindow.of(before, held)
             tokens = window.append(*rounded, after)
         else:
             tokens, window = joined([held, rounded]), None
         self._append(new)
-        if window is not None and stays and window.nbytes <= self.most_decoded:
+        if window is not None and stays and window.nbytes <= most:
             self._window = window
         return tokens
 

@@ -174,7 +174,7 @@ class LayerCache:
 
     def _foresee(self, k: mx.array) -> None:
         """Refuse a D that the codecs do not take; draw on a share what new tokens need."""
-        if self.plan.sizes.slots or self._most_slots:
+        if self.full_plan.sizes.slots:
             self.plan.block_bytes(like(k))
         # Before queries are told what is let go.
         self._make_room(k.shape[2])
@@ -284,9 +284,10 @@ class LayerCache:
         differ: `prompt_cache.rewind` takes all of them.
         """
         tokens = integer("tokens", tokens)
+        self._settle()
         before, self.ledger = self.ledger, _rewound(self.ledger, tokens)
         if self.ledger.hot and self.ledger.end < before.end:
-            self._tiers.take_back(before, self.ledger)
+            self._memory.take_back(before, self.ledger)
         return before.total - self.ledger.total
 
     def set_policy(self, plan: LayerPlan) -> None:
@@ -310,23 +311,28 @@ class LayerCache:
         """Forget all tokens, and take cold blocks from a share as they are needed."""
         if self.plan.sizes.window is None:
             self._share, self._most_slots = share, self.plan.sizes.slots
-            self._hold_at_most(0)
+            self.plan = self._with_slots(0)
         self.reset()
 
     def leave_share(self) -> None:
         """Forget all tokens, give the share back, and be as the cache was before."""
         if self._share is not None:
             self._share.end()
-            self._share = None
-            self._hold_at_most(self._most_slots)
-            self._most_slots = 0
+            self.plan, self._share = self.full_plan, None
         self.reset()
 
+    @property
+    def full_plan(self) -> LayerPlan:
+        """The plan, with all cold blocks that it may come to draw on a share."""
+        return self.plan if self._share is None else self._with_slots(self._most_slots)
+
+    def _with_slots(self, slots: int) -> LayerPlan:
+        return replace(self.plan, sizes=replace(self.plan.sizes, slots=slots))
+
     def _hold_at_most(self, slots: int) -> None:
-        """Have room for so many cold blocks; more than there were, unless none is held."""
-        sizes = replace(self.plan.sizes, slots=slots)
-        plan, ledger = replace(self.plan, sizes=sizes), replace(self.ledger, sizes=sizes)
-        tiers = self._make_tiers(plan)
+        """Have room for so many cold blocks, more than there were."""
+        plan = self._with_slots(slots)
+        ledger, tiers = replace(self.ledger, sizes=plan.sizes), self._make_tiers(plan)
         if self._shape is not None and ledger.held:
             # Down to what can be trimmed.
             first, end, low = ledger.floor.first, ledger.end, ledger.floor.end
@@ -339,13 +345,11 @@ class LayerCache:
 
     def _make_room(self, tokens: int) -> None:
         """Draw on the share, if there is one, what so many more tokens need."""
-        share, sizes = self._share, self.plan.sizes
-        if share is None:
+        if self._share is None:
             return
-        free = replace(self.ledger, sizes=replace(sizes, slots=self._most_slots))
-        after = free.appended(tokens)
-        slots = share.slots_at(after.total, after.end - after.first, self._most_slots)
-        if slots > sizes.slots:
+        after = replace(self.ledger, sizes=self.full_plan.sizes).appended(tokens)
+        slots = self._share.slots_at(after.total, after.end - after.first, self._most_slots)
+        if slots > self.plan.sizes.slots:
             self._hold_at_most(slots)
 
     # -- inside --

@@ -29,8 +29,8 @@ class SharedBudget:
       own oldest block go, and no other chat changes. It grows on once there are bytes again.
     - A chat's bytes go back when its caches are dropped, or by `release`.
 
-    A cache of a shared budget takes one sequence, and keeps its policy. A copy of it is not of
-    the budget.
+    A cache of a shared budget takes one sequence, and keeps its policy. A copy of it, or one that
+    was saved, is not of the budget, and has room for all that its own `config` asks for.
     """
 
     def __init__(self, budget: str | int) -> None:

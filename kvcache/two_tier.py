@@ -5,6 +5,7 @@ What it holds, and what of it queries meet, is `layer_cache`'s.
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -66,6 +67,7 @@ class TwoTierKVCache(FetchingCache):
         Always as many as the plan's slack at least. Raises CacheError, and changes nothing, for
         more where they were encoded or let go: nothing else would be what it was.
         """
+        self._settle()
         dropped = min(max(integer("n", n, least=None), 0), self.ledger.total)
         self.ledger = _trimmed(self.ledger, dropped)
         return dropped
@@ -77,7 +79,7 @@ class TwoTierKVCache(FetchingCache):
         mx.eval(tied)
         return dump(
             Saved(
-                plan=self.plan,
+                plan=self.full_plan,
                 ledger=self.ledger,
                 tiers=self._tiers,
                 rotation=self._rope,
@@ -106,9 +108,9 @@ class TwoTierKVCache(FetchingCache):
         return cache
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "TwoTierKVCache":
-        made = type(self)(self.plan, rotation=self._rope, metric=self.metric)
+        made = type(self)(self.full_plan, rotation=self._rope, metric=self.metric)
         self._tiers.copy_to(made._tiers, self.ledger)
-        made.ledger, made._shape = self.ledger, self._shape
+        made.ledger, made._shape = replace(self.ledger, sizes=made.plan.sizes), self._shape
         return made
 
     def _take(self, saved: Saved) -> None:

@@ -114,9 +114,9 @@ def describe(caches: Sequence[AnyCache]) -> str:
 def _bound(cache: AnyCache) -> str:
     """What bounds one of them."""
     match cache:
-        case TwoTierKVCache(plan=plan) if plan.sizes.window:
+        case TwoTierKVCache(full_plan=plan) if plan.sizes.window:
             return f"ember's, the {plan.sizes.window} tokens that the layer sees"
-        case TwoTierKVCache(plan=plan):
+        case TwoTierKVCache(full_plan=plan):
             older = f", older ones as {plan.keys}/{plan.values}" if plan.sizes.slots else ""
             return (
                 f"ember's, {plan.sizes.max_tokens} tokens: the first {plan.sizes.pinned} and "

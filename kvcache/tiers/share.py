@@ -51,9 +51,10 @@ class Share:
     def slots_at(self, position: int, needed: int, most: int) -> int:
         """Blocks that a layer may hold which needs so many once it has `position` tokens.
 
-        All layers get one answer at one position, so that they stay alike: the first asks.
+        All layers get one answer at one position, so that they stay alike: the first asks. Once
+        the share has ended there are no more.
         """
-        if needed > self._slots and position != self._asked:
+        if needed > self._slots and position != self._asked and self._end.alive:
             self._asked = position
             # More than is needed, so that copies are few for each block; not much, for others.
             wanted = min(needed + needed // 4, most) - self._slots

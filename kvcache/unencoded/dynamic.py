@@ -253,7 +253,9 @@ class DynamicKVCache:
         self, length: int, return_array: bool = False, window_size: int | None = None
     ) -> Mask:
         """The mask of `length` tokens about to be appended."""
-        length = integer("length", length)
+        length = integer("length", length, least=1)
+        if window_size is not None:
+            window_size = integer("window_size", window_size, least=1)
         if window_size is None and not return_array and self._padding is None:
             return None if length == 1 else "causal"
         return self._unpadded(Sight.of_all(length, self.offset + length).full(window_size))

@@ -225,7 +225,9 @@ class PagedKVCache:
         self, length: int, return_array: bool = False, window_size: int | None = None
     ) -> Mask:
         """The mask of `length` tokens about to be appended."""
-        length = integer("length", length)
+        length = integer("length", length, least=1)
+        if window_size is not None:
+            window_size = integer("window_size", window_size, least=1)
         if window_size is None and not return_array:
             return None if length == 1 else "causal"
         let_go = self._overdue() * self.pool.shape.page_tokens

@@ -102,6 +102,33 @@ def test_forgetting_all_forgets_what_waits() -> None:
 
 
 @ROUTED
+@pytest.mark.parametrize("asks", [lambda cache: cache.trim(1), lambda cache: cache.rewind(1)])
+def test_going_back_is_refused_with_what_waits(asks: Callable[[TwoTierKVCache], object]) -> None:
+    """And then nothing is held that was never written."""
+    cache = _cache(Backend.CPU)
+    cache.append(_draw(9), _draw(9))
+    cache.update_and_fetch(_draw(2), mx.full((1, HKV, 2, DIM), mx.nan))
+    with pytest.raises(CacheError, match="NaN"):
+        asks(cache)
+    assert cache.offset == 9
+    np.testing.assert_array_equal(np.array(cache.keys()), np.array(_draw(9)))
+
+
+@ROUTED
+@pytest.mark.parametrize("lengths", [(20,), (60, 5)])
+def test_attention_that_is_refused_loses_no_token(lengths: tuple[int, ...]) -> None:
+    cache, own = (_cache(Backend.CPU, slack=7) for _ in range(2))
+    for length in lengths:
+        k = _draw(length, seed=length)
+        own.append(k, k)
+        keys, values = cache.update_and_fetch(k, k)
+        wrong = mx.ones((length, keys.shape[2] + 1), mx.bool_)
+        with pytest.raises(CacheError, match=r"got a mask of \d+ columns"):
+            hook.attend(_draw(length, heads=HQ), keys, values, cache, SCALE, wrong)
+    np.testing.assert_array_equal(np.array(cache.keys()), np.array(own.keys()))
+
+
+@ROUTED
 def test_what_is_refused_late_never_came() -> None:
     cache = _cache(Backend.CPU)
     q, k = _draw(1, heads=HQ), _draw(1)

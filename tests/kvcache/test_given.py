@@ -162,7 +162,9 @@ def _cache_cases(name: str, make: Callable[..., Any]) -> dict[str, Case]:
         ),
         f"{name}.trim": Case(call=_on(make, "trim"), good={"n": 1}, wrong={"n": _but(-1, 2**70)}),
         f"{name}.make_mask": Case(
-            call=_on(make, "make_mask"), good={"length": 2}, wrong={"length": _but(2**70)}
+            call=_on(make, "make_mask"),
+            good={"length": 2},
+            wrong={"length": [0, *_but(2**70)], "window_size": [0, *_but(2**70)]},
         ),
     }
 

@@ -1,5 +1,6 @@
 """Several chats in one number of bytes: who draws, who lets go, and what comes back."""
 
+import copy
 import gc
 from collections.abc import Sequence
 from threading import Thread
@@ -18,6 +19,7 @@ from kvcache import (
     TwoTierKVCache,
     make_prompt_cache,
 )
+from kvcache.mlx_lm import describe
 
 HKV, HQ, DIM, BLOCK, HOT, SINKS = 2, 6, 32, 8, 11, 3
 BACKENDS = ["reference", "cpu"]
@@ -209,3 +211,78 @@ def test_newest_tokens_are_trimmed_as_ever(backend: str) -> None:
         for cache, right in zip(chat, like, strict=True):
             np.testing.assert_array_equal(np.array(cache.keys()), np.array(right.keys()))
     assert _bytes(chat) <= shared.taken
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_prompt_hides_nothing_that_there_is_room_for(backend: str) -> None:
+    """From mlx-lm's networks, which ask for the mask before the tokens come."""
+    config, network = _config(backend), Network()
+    plain = make_prompt_cache(network, config)
+    chat = SharedBudget("1MiB").make_prompt_cache(network, config)
+    for count in (90, 1, 47, 300):
+        for layer, (cache, like) in enumerate(zip(chat, plain, strict=True)):
+            masks = [np.array(each.make_mask(count, True)) for each in (cache, like)]
+            np.testing.assert_array_equal(*masks)
+            k = _tokens(cache.offset, count, layer)
+            for got, right in zip(
+                cache.update_and_fetch(k, k), like.update_and_fetch(k, k), strict=True
+            ):
+                np.testing.assert_array_equal(np.array(got), np.array(right))
+
+
+def test_a_copy_is_bounded_by_what_the_chat_asked_for() -> None:
+    """Not by what the chat had of the share by then; nor is one that was saved."""
+    config, network = _config("cpu", slack=5), Network()
+    like = make_prompt_cache(network, config)
+    chat = SharedBudget("1MiB").make_prompt_cache(network, config)
+    for caches in (chat, like):
+        _feed(caches, 60)
+    loaded = [TwoTierKVCache.from_state(cache.state) for cache in chat]
+    assert describe(chat) == describe(like)
+    for caches in (copy.deepcopy(chat), loaded):
+        _feed(caches, 300)
+        assert {cache.plan.sizes for cache in caches} == {like[0].plan.sizes}
+        assert {cache.stats().evicted for cache in caches} == {0}
+        _feed(caches, 90)
+    _feed(like, 300)
+    _feed(like, 90)
+    for cache, right in zip(loaded, like, strict=True):
+        np.testing.assert_array_equal(np.array(cache.keys()), np.array(right.keys()))
+
+
+def test_a_chat_ends_whatever_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens that would be refused are forgotten with all others, in all layers."""
+    monkeypatch.setattr(TwoTierKVCache, "keeps_snapshot", True)
+    shared = SharedBudget("1MiB")
+    chat = shared.make_prompt_cache(Network(), _config("cpu"))
+    _feed(chat, 60)
+    for cache in chat:
+        cache.update_and_fetch(mx.full((1, HKV, 1, DIM), mx.nan), mx.zeros((1, HKV, 1, DIM)))
+    shared.release(chat)
+    assert all(cache.empty() for cache in chat)
+    fresh = make_prompt_cache(Network(), _config("cpu"))
+    assert [cache.plan for cache in chat] == [cache.plan for cache in fresh]
+
+
+def test_a_chat_that_ended_decodes_no_window_twice() -> None:
+    shared = SharedBudget("1MiB")
+    chat = shared.make_prompt_cache(Network(), _config("reference"))
+    fresh = make_prompt_cache(Network(), _config("reference"))
+    shared.release(chat)
+    for caches in (chat, fresh):
+        for layer, cache in enumerate(caches):
+            for at in (0, 70, 71):
+                k = _tokens(at, 70 if at == 0 else 1, layer)
+                cache.update_and_fetch(k, k)
+    assert {cache.nbytes for cache in chat} == {cache.nbytes for cache in fresh}
+
+
+def test_what_is_left_of_a_chat_that_ended_draws_no_more() -> None:
+    shared = SharedBudget("1MiB")
+    chat = shared.make_prompt_cache(Network(), _config("reference"))
+    _feed(chat, 60)
+    shared.release(chat[:1])
+    slots = chat[1].plan.sizes.slots
+    _feed(chat, 200)
+    assert (shared.taken, chat[1].plan.sizes.slots) == (0, slots)
+    assert chat[1].stats().evicted > 0
