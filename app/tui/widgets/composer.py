@@ -106,7 +106,7 @@ class Composer(Vertical):
     def dismiss(self) -> bool:
         """Close what is open: completions, an edit, attachments. False where nothing was."""
         if self._suggestions.chosen is not None:
-            self._suggestions.show([])
+            self._suggest([])
             return True
         if self.editing is None and not self._attachments:
             return False
@@ -156,10 +156,13 @@ class Composer(Vertical):
         self._had_text = bool(self.prompt.text)
         # Arrows go on through what was sent before.
         is_recalled = self.prompt.text == self._recalled
-        found = [] if is_recalled else self._complete(self.prompt.before_cursor)
-        self._suggestions.show(found)
-        self.prompt.suggesting = self._suggestions.chosen is not None
+        self._suggest([] if is_recalled else self._complete(self.prompt.before_cursor))
         self._recount()
+
+    def _suggest(self, found: Sequence[Suggestion]) -> None:
+        """Show completions, to which some keys are given while there are any."""
+        self._suggestions.show(found)
+        self.prompt.suggesting = bool(found)
 
     @on(Prompt.LongPaste)
     def _pasted(self, event: Prompt.LongPaste) -> None:
