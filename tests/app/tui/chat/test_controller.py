@@ -129,6 +129,21 @@ def test_one_question_waits_and_a_second_is_refused(talk: Talk) -> None:
     assert talk.asked == ["one", "1", "two"]
 
 
+def test_a_question_that_waits_stays_with_its_chat() -> None:
+    talk = Talk(holds_load=True)
+    talk.service.finish_load()
+    talk.chat.tick()
+    talk.exchange("one", "1")
+    talk.chat.load("another")
+    talk.ask("two")
+    for leave in (talk.chat.new_chat, talk.chat.fork, lambda: talk.chat.show_chat(Chat())):
+        with pytest.raises(EmberError, match="waits for the model; Esc"):
+            leave()
+    talk.service.finish_load()
+    talk.chat.tick()
+    assert talk.texts == ["one", "1", "two", ""]
+
+
 def test_a_stop_in_prefill_leaves_the_question_alone(talk: Talk) -> None:
     talk.ask("long")
     talk.service.read(256, 1000)
