@@ -125,7 +125,7 @@ class LetGo:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheChanged:
-    """The cache of the loaded model is another. said: what that did, a line each."""
+    """The cache is another. said: what that did to the one of the loaded model, a line each."""
 
     said: tuple[str, ...]
 
@@ -181,8 +181,8 @@ class ModelService(Protocol):
     def change_cache(self, wish: CacheWish) -> Job[LoadEvent]:
         """Another cache for this model and those to come; what it holds is taken along.
 
-        Gives `CacheChanged` and the model's `ModelInfo` where one is loaded. A job that fails
-        has changed nothing.
+        Gives `CacheChanged`, and the model's `ModelInfo` where one is loaded. A job that fails, or
+        is stopped before, has changed nothing.
         """
         ...
 

@@ -226,6 +226,8 @@ class LiveService:
             yield CacheChanged(said=(line, *admitted.notes, *window_notes(engine, hot=hot)))
             self._info = replace(self._info, **planned(engine))
             yield self._info
+        else:
+            yield CacheChanged(said=())
         self._config, self._load_options, self._keeps_system = config, options, keeps
         self._rested = False
         self._thread.submit(self._rest)

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from app.generation import TextChunk, ThinkingChunk
+from app.job import Job
 from app.sessions.chat import Attachment, Chat, ChatMessage, State, Thought
 from app.sessions.store import SessionStore
 from app.tui.chat.controller import ChatController
 from app.tui.chat.state import Draft, Phase
-from app.tui.service.contract import Prepared, TooLong
+from app.tui.service.contract import LoadEvent, Prepared, TooLong
+from app.tui.settings import Settings
 from kvcache import EmberError
 from models.errors import ModelNotFoundError
 from models.text.messages import Role
@@ -142,6 +144,20 @@ def test_a_question_that_waits_stays_with_its_chat() -> None:
     talk.service.finish_load()
     talk.chat.tick()
     assert talk.texts == ["one", "1", "two", ""]
+
+
+def test_a_change_of_the_cache_that_was_stopped_is_none(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[str] = []
+    stopped = Job[LoadEvent]()
+    stopped.finish()
+    monkeypatch.setattr(talk.service, "change_cache", lambda _wish: stopped)
+    talk.chat.change_cache(Settings(kv="q8").cache(), lambda: changes.append("q8"))
+    talk.chat.tick()
+    assert not talk.chat.busy
+    assert talk.chat.notices == ["stopped: the cache stays as it was"]
+    assert changes == []
 
 
 def test_a_stop_in_prefill_leaves_the_question_alone(talk: Talk) -> None:

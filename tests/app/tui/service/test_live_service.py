@@ -194,7 +194,9 @@ def test_the_codecs_of_layers_are_set_and_others_again(
 def test_a_cache_is_set_before_a_model_is_there(tiny_path: Path) -> None:
     service = LiveService(CacheConfig(backend=Backend.REFERENCE))
     wish = CacheWish(kv="q8", ctx=100, hot=8, keep="system")
-    assert all(isinstance(each, Progress) for each in service.change_cache(wish))
+    *progress, changed = service.change_cache(wish)
+    assert all(isinstance(each, Progress) for each in progress)
+    assert changed == CacheChanged(said=())
     info = list(service.load(str(tiny_path)))[-1]
     assert isinstance(info, ModelInfo)
     assert (info.kv, info.window <= 100) == ("q8", True)
