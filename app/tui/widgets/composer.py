@@ -87,7 +87,8 @@ class Composer(Vertical):
         self.put_text(draft.text)
 
     def put_text(self, text: str) -> None:
-        """Replace the text and go on typing."""
+        """Replace the text and go on typing; what was typed is recalled as what was sent."""
+        self._set_aside()
         self.prompt.put(text)
         self.prompt.focus()
 
@@ -111,6 +112,8 @@ class Composer(Vertical):
         if self.editing is None and not self._attachments:
             return False
         if self.editing is not None:
+            if self.prompt.text != self.editing.text:
+                self._set_aside()
             self.prompt.take()
         self._clear()
         return True
@@ -134,6 +137,11 @@ class Composer(Vertical):
             self.post_message(self.Sent(draft, self.editing))
         else:
             self.post_message(self.EmptySent())
+
+    def _set_aside(self) -> None:
+        """Nothing that was typed is lost."""
+        if self.prompt.text.strip():
+            self._history.add(self.prompt.text)
 
     def _clear(self) -> None:
         self.editing = None
