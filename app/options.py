@@ -301,19 +301,18 @@ def bytes_or_none(text: str) -> int:
 def cache_config(args: argparse.Namespace) -> "CacheConfig":
     """The cache configuration that the flags give, but for bits: those are `LoadOptions.bits`."""
     from kvcache import Backend, CacheConfig, HotDtype
-    from kvcache.codecs import parse_pair
 
     given = {name: getattr(args, name) for name in ("hot", "sinks", "block")}
     policy = {name: value for name, value in given.items() if value is not None}
-    keys, values = parse_pair(args.kv if bits_of(args.kv) is None else DEFAULT_KV)
+    keys, values = pair_of(args.kv)
     return CacheConfig(
         max_tokens=args.ctx,
         budget=args.kv_budget,
         hot_dtype=HotDtype(args.hot_dtype),
         backend=Backend(args.backend),
         beyond_context=args.beyond_context,
-        keys=keys.name,
-        values=values.name,
+        keys=keys,
+        values=values,
         keep=args.keep if isinstance(args.keep, int) else 0,
         **policy,
     )
@@ -336,7 +335,19 @@ def codecs(text: str) -> str:
 
 def kv(text: str) -> str:
     """An argparse type: the codecs of keys and values, K[/V], or their mean bits by layer."""
-    return codecs(text) if _allowed(bits_of, text) is None else text
+    _allowed(pair_of, text)
+    return text
+
+
+def pair_of(kv: str) -> tuple[str, str]:
+    """The codecs of keys and values that `--kv` names; the default ones where it names bits.
+
+    Which those are, a model's file tells (`LoadOptions.bits`). Raises EmberError.
+    """
+    from kvcache.codecs import parse_pair
+
+    keys, values = parse_pair(kv if bits_of(kv) is None else DEFAULT_KV)
+    return keys.name, values.name
 
 
 def bits_of(text: str) -> float | None:

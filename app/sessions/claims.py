@@ -32,12 +32,17 @@ class Claims:
             return True
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_gone = not os.fstat(handle).st_nlink
         except BlockingIOError:
             os.close(handle)
             return False
         except OSError:
             os.close(handle)
             return True
+        if is_gone:
+            # Released, and so removed, between the two: others would lock another file.
+            os.close(handle)
+            return self.take(number)
         self._held[number] = handle
         return True
 

@@ -222,7 +222,7 @@ class ChatController:
 
         Where that is a question, the copy ends before it and the question is returned.
         """
-        self._require_idle()
+        self._require_none_waits()
         messages = self.chat.messages
         if not messages:
             raise EmberError("nothing to fork yet: ask something first")
@@ -241,7 +241,7 @@ class ChatController:
 
     def show_chat(self, chat: Chat) -> None:
         """Go on with another chat. The model stays."""
-        self._require_idle()
+        self._require_none_waits()
         if chat.id is not None and not self.store.claim(chat.id):
             chat = self.store.copy(chat)
             self.notices.append(
@@ -389,6 +389,11 @@ class ChatController:
             raise EmberError("stop the answer first (Esc)")
         if self.look.running:
             raise EmberError("the speed is being measured: Esc stops it")
+
+    def _require_none_waits(self) -> None:
+        self._require_idle()
+        if self.queued is not None:
+            raise EmberError("a question of this chat waits for the model; Esc takes it back")
 
     def _require_ready(self) -> None:
         self._require_idle()

@@ -44,6 +44,7 @@ class ModelHolder:
         self._service = service
         self._job: Job[LoadEvent] | None = None
         self._changed: Callable[[], None] | None = None
+        self._is_changed = False
 
     @property
     def loading(self) -> bool:
@@ -58,8 +59,12 @@ class ModelHolder:
         self._job, self._changed = self._service.load(spec), None
 
     def change_cache(self, wish: CacheWish, changed: Callable[[], None]) -> None:
-        """Another cache for the model and those to come; `changed` is called once it is there."""
+        """Another cache for the model and those to come; `changed` is called once it is there.
+
+        Not where the user stops that before.
+        """
         self.progress = self.problem = None
+        self._is_changed = False
         self._job, self._changed = self._service.change_cache(wish), changed
 
     def fetch(self, spec: str) -> None:
@@ -112,6 +117,7 @@ class ModelHolder:
                 case LetGo():
                     self.model = None
                 case CacheChanged():
+                    self._is_changed = True
                     self.said += item.said
                 case Progress():
                     self.progress = item
@@ -124,8 +130,10 @@ class ModelHolder:
                 "the model could not be loaded" if changed is None else "the cache stays as it was"
             )
             self.problem = Problem.of(what, job.error)
-        elif changed is not None:
+        elif changed is not None and self._is_changed:
             changed()
+        elif changed is not None:
+            self.said.append("stopped: the cache stays as it was")
         return True
 
     def _take_model(self, model: ModelInfo) -> None:

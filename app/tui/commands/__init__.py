@@ -96,7 +96,7 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
         name="kv",
         about="the cache in large, or other codecs",
         run=setup.kv,
-        usage="[K/V]",
+        usage="[K/V|BITS]",
         key="F4",
         choices=setup.kv_choices,
     ),

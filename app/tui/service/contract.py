@@ -12,11 +12,10 @@ from typing import Protocol
 
 from app.generation import Event
 from app.job import Job
-from app.options import KEEP_SYSTEM
+from app.options import KEEP_SYSTEM, pair_of
 from app.sampling import Sampling
 from app.transcript import Completion
 from kvcache import CacheConfig
-from kvcache.codecs import parse_pair
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 from models.text.messages import Message
@@ -126,7 +125,7 @@ class LetGo:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheChanged:
-    """The cache of the loaded model is another. said: what that did, a line each."""
+    """The cache is another. said: what that did to the one of the loaded model, a line each."""
 
     said: tuple[str, ...]
 
@@ -138,9 +137,9 @@ LoadEvent = Progress | LetGo | CacheChanged | ModelInfo
 class CacheWish:
     """What a user may set of the cache, also while it holds a chat.
 
-    kv: codecs, K[/V]. ctx: tokens of the window; 0: all that the model was trained for, or what
-    fits. hot: newest tokens that stay unencoded. keep: first tokens that are never let go, a
-    number, or `KEEP_SYSTEM`.
+    kv: codecs, K[/V], or bits, which each layer's are chosen for. ctx: tokens of the window; 0: all
+    that the model was trained for, or what fits. hot: newest tokens that stay unencoded. keep:
+    first tokens that are never let go, a number, or `KEEP_SYSTEM`.
     """
 
     kv: str
@@ -149,12 +148,15 @@ class CacheWish:
     keep: str
 
     def over(self, config: CacheConfig) -> CacheConfig:
-        """A configuration with these in place of its own. A window goes before a budget."""
-        keys, values = parse_pair(self.kv)
+        """A configuration with these in place of its own, but for bits, as `options.pair_of`.
+
+        A window goes before a budget.
+        """
+        keys, values = pair_of(self.kv)
         return replace(
             config,
-            keys=keys.name,
-            values=values.name,
+            keys=keys,
+            values=values,
             max_tokens=self.ctx or None,
             budget=None if self.ctx else config.budget,
             hot=self.hot,
@@ -179,8 +181,8 @@ class ModelService(Protocol):
     def change_cache(self, wish: CacheWish) -> Job[LoadEvent]:
         """Another cache for this model and those to come; what it holds is taken along.
 
-        Gives `CacheChanged` and the model's `ModelInfo` where one is loaded. A job that fails
-        has changed nothing.
+        Gives `CacheChanged`, and the model's `ModelInfo` where one is loaded. A job that fails, or
+        is stopped before, has changed nothing.
         """
         ...
 

@@ -87,7 +87,8 @@ class Composer(Vertical):
         self.put_text(draft.text)
 
     def put_text(self, text: str) -> None:
-        """Replace the text and go on typing."""
+        """Replace the text and go on typing; what was typed is recalled as what was sent."""
+        self._set_aside()
         self.prompt.put(text)
         self.prompt.focus()
 
@@ -106,11 +107,13 @@ class Composer(Vertical):
     def dismiss(self) -> bool:
         """Close what is open: completions, an edit, attachments. False where nothing was."""
         if self._suggestions.chosen is not None:
-            self._suggestions.show([])
+            self._suggest([])
             return True
         if self.editing is None and not self._attachments:
             return False
         if self.editing is not None:
+            if self.prompt.text != self.editing.text:
+                self._set_aside()
             self.prompt.take()
         self._clear()
         return True
@@ -135,6 +138,11 @@ class Composer(Vertical):
         else:
             self.post_message(self.EmptySent())
 
+    def _set_aside(self) -> None:
+        """Nothing that was typed is lost."""
+        if self.prompt.text.strip():
+            self._history.add(self.prompt.text)
+
     def _clear(self) -> None:
         self.editing = None
         self._attachments.clear()
@@ -156,10 +164,13 @@ class Composer(Vertical):
         self._had_text = bool(self.prompt.text)
         # Arrows go on through what was sent before.
         is_recalled = self.prompt.text == self._recalled
-        found = [] if is_recalled else self._complete(self.prompt.before_cursor)
-        self._suggestions.show(found)
-        self.prompt.suggesting = self._suggestions.chosen is not None
+        self._suggest([] if is_recalled else self._complete(self.prompt.before_cursor))
         self._recount()
+
+    def _suggest(self, found: Sequence[Suggestion]) -> None:
+        """Show completions, to which some keys are given while there are any."""
+        self._suggestions.show(found)
+        self.prompt.suggesting = bool(found)
 
     @on(Prompt.LongPaste)
     def _pasted(self, event: Prompt.LongPaste) -> None:

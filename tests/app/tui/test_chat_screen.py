@@ -533,6 +533,40 @@ async def test_clearing_the_line_ends_an_edit() -> None:
 
 
 @on_screen
+async def test_keys_of_completions_that_were_closed_are_for_what_they_were_before() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        await chat.press(*"/k")
+        await chat.until(lambda: chat.prompt.suggesting)
+        await chat.press("escape", "up")
+        await chat.until(lambda: chat.prompt.text == "one")
+        await chat.press("down")
+        await chat.until(lambda: chat.prompt.text == "/k")
+
+
+@on_screen
+async def test_a_draft_in_whose_place_another_text_comes_is_recalled() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        await chat.press(*"draft", "ctrl+up")
+        await chat.until(lambda: chat.prompt.text == "one")
+        await chat.press("escape", "up")
+        await chat.until(lambda: chat.prompt.text == "draft")
+        await chat.press("ctrl+up")
+        await chat.until(lambda: chat.prompt.text == "one")
+        await chat.press("s", "escape", "up")
+        await chat.until(lambda: chat.prompt.text == "ones")
+        await chat.press("ctrl+u")
+        await chat.ask("two")
+        await chat.type("three")
+        await chat.until(lambda: chat.app.chat.queued is not None)
+        await chat.press(*"four", "escape")
+        await chat.until(lambda: chat.prompt.text == "three")
+        await chat.press("up")
+        await chat.until(lambda: chat.prompt.text == "four")
+
+
+@on_screen
 async def test_keys_are_not_kept_waiting_by_a_megabyte_that_is_attached() -> None:
     """A key, and the paste itself, take the screen's thread a tenth of a second at most."""
     async with talk() as chat:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app import cli
 from app.commands import chat
-from app.options import cache_config
+from app.options import bits_of, cache_config, load_options
 from app.tui import settings as file
 from app.tui.settings import Preferences, Settings
 from kvcache import CacheConfig, EmberError
@@ -181,7 +181,18 @@ def test_the_cache_as_typed() -> None:
     config = Settings(keep="17").cache().over(budgeted)
     assert (config.max_tokens, config.budget, config.keep) == (None, 1 << 20, 17)
     assert Settings().cache().over(CacheConfig()) == CacheConfig()
-    for name, text in (("kv", "x"), ("ctx", "-1"), ("hot", "many"), ("keep", "-1"), ("room", "-3")):
+    # Which codecs bits are, the model's file tells.
+    assert settings.with_text("kv", "3.4").cache().kv == "3.4"
+    config = Settings(kv="3.4").cache().over(CacheConfig(keys="q8"))
+    assert (config.keys, config.values) == (CacheConfig().keys, CacheConfig().values)
+    for name, text in (
+        ("kv", "x"),
+        ("kv", "0.5"),
+        ("ctx", "-1"),
+        ("hot", "many"),
+        ("keep", "-1"),
+        ("room", "-3"),
+    ):
         with pytest.raises(EmberError, match=r"got|no codec|unknown"):
             settings.with_text(name, text)
 
@@ -191,6 +202,7 @@ def test_the_cache_as_typed() -> None:
     [
         ((), ("q8", 700, 64, "system")),
         (("--kv", "q4", "--hot", "9"), ("q4", 700, 9, "system")),
+        (("--kv", "3.4"), ("3.4", 700, 64, "system")),
         (("--ctx", "99", "--keep", "7"), ("q8", 99, 64, "7")),
         (("--kv-budget", "64MiB"), ("q8", 0, 64, "system")),
     ],
@@ -207,8 +219,10 @@ def test_flags_of_the_cache_go_before_the_file_and_are_not_kept(
     assert (settings.kv, settings.ctx, settings.hot, settings.keep) == expected
     chat._take_cache(args, settings)
     config = cache_config(args)
+    bits = bits_of(expected[0])
+    assert load_options(args).bits == bits
     assert (config.keys, config.max_tokens, config.hot) == (
-        expected[0],
+        expected[0] if bits is None else CacheConfig().keys,
         expected[1] or None,
         expected[2],
     )

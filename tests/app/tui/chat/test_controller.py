@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from app.generation import TextChunk, ThinkingChunk
+from app.job import Job
 from app.sessions.chat import Attachment, Chat, ChatMessage, State, Thought
 from app.sessions.store import SessionStore
 from app.tui.chat.controller import ChatController
 from app.tui.chat.state import Draft, Phase
-from app.tui.service.contract import Prepared, TooLong
+from app.tui.service.contract import LoadEvent, Prepared, TooLong
+from app.tui.settings import Settings
 from kvcache import EmberError
 from models.errors import ModelNotFoundError
 from models.text.messages import Role
@@ -127,6 +129,35 @@ def test_one_question_waits_and_a_second_is_refused(talk: Talk) -> None:
     talk.service.finish()
     talk.chat.tick()
     assert talk.asked == ["one", "1", "two"]
+
+
+def test_a_question_that_waits_stays_with_its_chat() -> None:
+    talk = Talk(holds_load=True)
+    talk.service.finish_load()
+    talk.chat.tick()
+    talk.exchange("one", "1")
+    talk.chat.load("another")
+    talk.ask("two")
+    for leave in (talk.chat.new_chat, talk.chat.fork, lambda: talk.chat.show_chat(Chat())):
+        with pytest.raises(EmberError, match="waits for the model; Esc"):
+            leave()
+    talk.service.finish_load()
+    talk.chat.tick()
+    assert talk.texts == ["one", "1", "two", ""]
+
+
+def test_a_change_of_the_cache_that_was_stopped_is_none(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[str] = []
+    stopped = Job[LoadEvent]()
+    stopped.finish()
+    monkeypatch.setattr(talk.service, "change_cache", lambda _wish: stopped)
+    talk.chat.change_cache(Settings(kv="q8").cache(), lambda: changes.append("q8"))
+    talk.chat.tick()
+    assert not talk.chat.busy
+    assert talk.chat.notices == ["stopped: the cache stays as it was"]
+    assert changes == []
 
 
 def test_a_stop_in_prefill_leaves_the_question_alone(talk: Talk) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app import memory
+from app import layer_losses, memory
 from app.generation import Finished, PrefillProgress, TextChunk
+from app.job import Job
 from app.memory import Memory
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
@@ -17,6 +18,7 @@ from app.tui.service.contract import (
     CacheChanged,
     CacheWish,
     LetGo,
+    LoadEvent,
     ModelInfo,
     Prepared,
     TooLong,
@@ -24,9 +26,12 @@ from app.tui.service.contract import (
 from app.tui.service.live_service import LiveService
 from app.tui.settings import Settings
 from kvcache import Backend, CacheConfig, EmberError
+from kvcache.allocation import Losses
+from kvcache.config import DEFAULT_KV
 from kvcache.stats import sum_layers
 from models.errors import GGUFError, ModelNotFoundError
 from models.finding.progress import Progress
+from models.gguf.identity import identity
 from models.text.messages import Message, Role
 from tests.app.tui.conftest import Talk, on_screen
 
@@ -107,7 +112,7 @@ def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
     service = LiveService(config)
     info = list(service.load(str(tiny_path)))[-1]
     assert isinstance(info, ModelInfo)
-    wish = CacheWish(kv="hkivi5/turbo3u", ctx=100, hot=8, keep="0")
+    wish = CacheWish(kv=DEFAULT_KV, ctx=100, hot=8, keep="0")
     first = Ask(messages=turns("ba ce di fo"), max_tokens=9)
     _, last = read(service, first)
     held = sum_layers(service.layer_stats())
@@ -121,7 +126,7 @@ def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
 
     line, model = change(replace(wish, kv="q8/q4"))
     assert line == (
-        "older tokens are kept as q8/q4, not hkivi5/turbo3u: its "
+        f"older tokens are kept as q8/q4, not {DEFAULT_KV}: its "
         f"{held.held} tokens are still held, {held.cold} of them encoded again"
     )
     assert (model.kv, model.window) == ("q8/q4", info.window)
@@ -152,10 +157,46 @@ def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
     service.close()
 
 
+def test_the_codecs_of_layers_are_set_and_others_again(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_losses, "cache_folder", lambda: tmp_path)
+    service = LiveService(CacheConfig(hot=8, block=8, backend=Backend.REFERENCE))
+    info = list(service.load(str(tiny_path)))[-1]
+    assert isinstance(info, ModelInfo)
+    list(service.answer(Ask(messages=turns(WORDS), max_tokens=9)))
+    held = sum_layers(service.layer_stats())
+    wish = CacheWish(kv="5.5", ctx=0, hot=8, keep="0")
+    with pytest.raises(EmberError, match="--by-layer` makes it"):
+        list(service.change_cache(wish))
+    losses = Losses(
+        keys={name: (2.0**at, 3.0**at, 1.0) for at, name in enumerate(layer_losses.KEYS)},
+        values={name: (1.0, 3.0**at, 2.0**at) for at, name in enumerate(layer_losses.VALUES)},
+    )
+    layer_losses.keep(losses, layer_losses.path_of(identity(tiny_path), plain=True))
+
+    def kv_of(job: Job[LoadEvent]) -> str:
+        model = list(job)[-1]
+        assert isinstance(model, ModelInfo)
+        return model.kv
+
+    by_layer = kv_of(service.change_cache(wish))
+    assert by_layer.endswith("bits, by layer")
+    assert sum_layers(service.layer_stats()).total == held.total
+    # Another setting and another model leave them.
+    assert kv_of(service.change_cache(replace(wish, hot=16))) == by_layer
+    assert kv_of(service.load(str(tiny_path))) == by_layer
+    assert kv_of(service.change_cache(replace(wish, kv="q8/q4"))) == "q8/q4"
+    assert kv_of(service.load(str(tiny_path))) == "q8/q4"
+    service.close()
+
+
 def test_a_cache_is_set_before_a_model_is_there(tiny_path: Path) -> None:
     service = LiveService(CacheConfig(backend=Backend.REFERENCE))
     wish = CacheWish(kv="q8", ctx=100, hot=8, keep="system")
-    assert all(isinstance(each, Progress) for each in service.change_cache(wish))
+    *progress, changed = service.change_cache(wish)
+    assert all(isinstance(each, Progress) for each in progress)
+    assert changed == CacheChanged(said=())
     info = list(service.load(str(tiny_path)))[-1]
     assert isinstance(info, ModelInfo)
     assert (info.kv, info.window <= 100) == ("q8", True)
