@@ -19,6 +19,7 @@ from kvcache.errors import EmberError, quoted, short
 if TYPE_CHECKING:
     from app.sampling import Sampling
     from kvcache import CacheConfig
+    from kvcache.codecs import Codec
 
 T = TypeVar("T")
 DEFAULT_MODEL = "smollm2"
@@ -301,11 +302,10 @@ def bytes_or_none(text: str) -> int:
 def cache_config(args: argparse.Namespace) -> "CacheConfig":
     """The cache configuration that the flags give, but for bits: those are `LoadOptions.bits`."""
     from kvcache import Backend, CacheConfig, HotDtype
-    from kvcache.codecs import parse_pair
 
     given = {name: getattr(args, name) for name in ("hot", "sinks", "block")}
     policy = {name: value for name, value in given.items() if value is not None}
-    keys, values = parse_pair(args.kv if bits_of(args.kv) is None else DEFAULT_KV)
+    keys, values = pair_of(args.kv)
     return CacheConfig(
         max_tokens=args.ctx,
         budget=args.kv_budget,
@@ -336,7 +336,18 @@ def codecs(text: str) -> str:
 
 def kv(text: str) -> str:
     """An argparse type: the codecs of keys and values, K[/V], or their mean bits by layer."""
-    return codecs(text) if _allowed(bits_of, text) is None else text
+    _allowed(pair_of, text)
+    return text
+
+
+def pair_of(kv: str) -> "tuple[Codec, Codec]":
+    """The codecs that `--kv` names, those of the default where it names bits by layer.
+
+    Raises EmberError for what it cannot name.
+    """
+    from kvcache.codecs import parse_pair
+
+    return parse_pair(kv if bits_of(kv) is None else DEFAULT_KV)
 
 
 def bits_of(text: str) -> float | None:

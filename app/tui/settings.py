@@ -19,12 +19,12 @@ from app.options import (
     KEEP_SYSTEM,
     MOST_TOKENS,
     bytes_or_none,
+    pair_of,
 )
 from app.sampling import Sampling
 from app.tui import toml_file
 from app.tui.service.contract import CacheWish
 from kvcache import CacheConfig
-from kvcache.codecs import parse_pair
 from kvcache.config import DEFAULT_KV
 from kvcache.errors import EmberError, quoted, reason, short
 
@@ -95,7 +95,7 @@ class Settings:
             raise EmberError(
                 f"got keep = {quoted(self.keep)}, expected {KEEP_SYSTEM} or a number of tokens"
             )
-        parse_pair(self.kv)
+        pair_of(self.kv)
         self.cache_store_bytes()
         self.sampling()
 

@@ -29,7 +29,7 @@ _ABOUT = {
     "show_thinking": "on or off: thinking stands open",
     "lookup": "on or off: draft from the context",
     "room": "left for an answer; 0: max_tokens",
-    "kv": "codecs of older tokens, K/V",
+    "kv": "codecs of older tokens, K/V, or bits",
     "ctx": "tokens of the window; 0: all",
     "hot": "newest tokens kept unencoded",
     "keep": "never let go: system, or N tokens",

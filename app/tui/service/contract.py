@@ -12,11 +12,10 @@ from typing import Protocol
 
 from app.generation import Event
 from app.job import Job
-from app.options import KEEP_SYSTEM
+from app.options import KEEP_SYSTEM, pair_of
 from app.sampling import Sampling
 from app.transcript import Completion
 from kvcache import CacheConfig
-from kvcache.codecs import parse_pair
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 from models.text.messages import Message
@@ -138,9 +137,9 @@ LoadEvent = Progress | LetGo | CacheChanged | ModelInfo
 class CacheWish:
     """What a user may set of the cache, also while it holds a chat.
 
-    kv: codecs, K[/V]. ctx: tokens of the window; 0: all that the model was trained for, or what
-    fits. hot: newest tokens that stay unencoded. keep: first tokens that are never let go, a
-    number, or `KEEP_SYSTEM`.
+    kv: codecs, K[/V], or their mean bits by layer. ctx: tokens of the window; 0: all that the
+    model was trained for, or what fits. hot: newest tokens that stay unencoded. keep: first
+    tokens that are never let go, a number, or `KEEP_SYSTEM`.
     """
 
     kv: str
@@ -149,8 +148,11 @@ class CacheWish:
     keep: str
 
     def over(self, config: CacheConfig) -> CacheConfig:
-        """A configuration with these in place of its own. A window goes before a budget."""
-        keys, values = parse_pair(self.kv)
+        """A configuration with these in place of its own, but for bits by layer.
+
+        A window goes before a budget.
+        """
+        keys, values = pair_of(self.kv)
         return replace(
             config,
             keys=keys.name,

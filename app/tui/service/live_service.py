@@ -13,8 +13,9 @@ from app.generation import Event, Finished, TextChunk, ThinkingChunk
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import compile_kernels, must_compile
+from app.layer_losses import with_kv
 from app.memory import Need, admit
-from app.options import KEEP_SYSTEM, LoadOptions
+from app.options import KEEP_SYSTEM, LoadOptions, bits_of
 from app.session import load_admitted, load_notes, window_notes
 from app.transcript import Completion
 from app.tui.service.cache_change import change_line
@@ -212,7 +213,8 @@ class LiveService:
             engine = self._engine_of(reader)
             loaded, before, held = engine.loaded, engine.plan, engine.stats()
             force = self._load_options.force
-            admitted = admit(config, loaded.config, loaded.weight_bytes, force=force)
+            wanted = with_kv(config, wish.kv, loaded.path, loaded.model.shape)
+            admitted = admit(wanted, loaded.config, loaded.weight_bytes, force=force)
             adapted = admitted.config
             if keeps:
                 adapted = replace(adapted, keep=reader.chat.system_tokens(self._system, cancel))
@@ -225,6 +227,7 @@ class LiveService:
             self._info = replace(self._info, **planned(engine))
             yield self._info
         self._config, self._keeps_system = config, keeps
+        self._load_options = replace(self._load_options, bits=bits_of(wish.kv))
         self._rested = False
         self._thread.submit(self._rest)
 

@@ -181,7 +181,11 @@ def test_the_cache_as_typed() -> None:
     config = Settings(keep="17").cache().over(budgeted)
     assert (config.max_tokens, config.budget, config.keep) == (None, 1 << 20, 17)
     assert Settings().cache().over(CacheConfig()) == CacheConfig()
-    for name, text in (("kv", "x"), ("ctx", "-1"), ("hot", "many"), ("keep", "-1"), ("room", "-3")):
+    assert Settings().with_text("kv", "3.4").cache().kv == "3.4"
+    for name, text in (
+        *(("kv", "x"), ("kv", "0.4"), ("ctx", "-1")),
+        *(("hot", "many"), ("keep", "-1"), ("room", "-3")),
+    ):
         with pytest.raises(EmberError, match=r"got|no codec|unknown"):
             settings.with_text(name, text)
 

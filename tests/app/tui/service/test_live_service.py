@@ -8,6 +8,7 @@ import pytest
 
 from app import memory
 from app.generation import Finished, PrefillProgress, TextChunk
+from app.layer_losses import KEYS, VALUES, keep, path_of
 from app.memory import Memory
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
@@ -24,9 +25,12 @@ from app.tui.service.contract import (
 from app.tui.service.live_service import LiveService
 from app.tui.settings import Settings
 from kvcache import Backend, CacheConfig, EmberError
+from kvcache.allocation import Losses
+from kvcache.config import DEFAULT_KV
 from kvcache.stats import sum_layers
 from models.errors import GGUFError, ModelNotFoundError
 from models.finding.progress import Progress
+from models.gguf.identity import identity
 from models.text.messages import Message, Role
 from tests.app.tui.conftest import Talk, on_screen
 
@@ -107,7 +111,7 @@ def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
     service = LiveService(config)
     info = list(service.load(str(tiny_path)))[-1]
     assert isinstance(info, ModelInfo)
-    wish = CacheWish(kv="hkivi5/turbo3u", ctx=100, hot=8, keep="0")
+    wish = CacheWish(kv=DEFAULT_KV, ctx=100, hot=8, keep="0")
     first = Ask(messages=turns("ba ce di fo"), max_tokens=9)
     _, last = read(service, first)
     held = sum_layers(service.layer_stats())
@@ -121,7 +125,7 @@ def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
 
     line, model = change(replace(wish, kv="q8/q4"))
     assert line == (
-        "older tokens are kept as q8/q4, not hkivi5/turbo3u: its "
+        f"older tokens are kept as q8/q4, not {DEFAULT_KV}: its "
         f"{held.held} tokens are still held, {held.cold} of them encoded again"
     )
     assert (model.kv, model.window) == ("q8/q4", info.window)
@@ -150,6 +154,23 @@ def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
     assert isinstance(info, ModelInfo)
     assert info.kv == "f16"
     service.close()
+
+
+def test_the_cache_is_changed_to_bits_by_layer(service: LiveService, tiny_path: Path) -> None:
+    """And back, for models that are loaded later too; without a table nothing changes."""
+    wish = CacheWish(kv="4", ctx=100, hot=8, keep="0")
+    with pytest.raises(EmberError, match=r"`ember calibrate .* --by-layer` makes it"):
+        list(service.change_cache(wish))
+    names = {role: {each: [0.1, 0.2, 0.3] for each in role} for role in (KEYS, VALUES)}
+    table = path_of(identity(tiny_path), plain=True)
+    keep(Losses(keys=names[KEYS], values=names[VALUES]), table)
+    for kv, found in (("4", "bits, by layer"), ("q8/q4", "q8/q4")):
+        *_, changed, model = service.change_cache(replace(wish, kv=kv))
+        *_, again = service.load(str(tiny_path))
+        assert isinstance(changed, CacheChanged)
+        for each in (model, again):
+            assert isinstance(each, ModelInfo)
+            assert each.kv.endswith(found)
 
 
 def test_a_cache_is_set_before_a_model_is_there(tiny_path: Path) -> None:
