@@ -161,7 +161,7 @@ def kept(path: Path, layers: int) -> Losses | None:
             _checked(found[role], names, layers)
             for role, names in (("keys", KEYS), ("values", VALUES))
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
     return Losses(keys=keys, values=values)
 

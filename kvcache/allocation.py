@@ -7,6 +7,7 @@ values by what it loses there alone. Does not know how that was measured.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import NamedTuple
 
 from kvcache.errors import CacheError
@@ -74,7 +75,8 @@ def _cheapest(options: Sequence[Sequence[Choice]], room: float) -> list[Choice]:
     chosen = _at(options, high)
     if _bits(chosen) > room:
         got, least = room / len(options), _bits(chosen) / len(options)
-        raise CacheError(f"got {got:.3g} bits, expected at least {least:.3g}")
+        # Rounded up, so that so many are enough.
+        raise CacheError(f"got {got:.4g} bits, expected at least {ceil(least * 100) / 100:g}")
     for _ in range(_HALVINGS):
         price = (low + high) / 2
         found = _at(options, price)

@@ -1,3 +1,4 @@
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -102,7 +103,8 @@ def test_a_table_is_kept_and_what_is_none_is_told(loaded: LoadedModel, table: Pa
     without = {name: value for name, value in made.items() if name != "form"}
     first = {**made["keys"], KEYS[0]: [1.0, math.nan, 2.0]}
     for damaged in (
-        *("", "[]", "{}", "3", whole[:-40]),
+        *("", "[]", "{}", "3", whole[:-40], "[" * 100_000),
+        json.dumps(made | {"keys": {**made["keys"], KEYS[0]: [10**400] * layers}}),
         json.dumps(without),  # as it was before it told its form
         json.dumps(made | {"form": 1}),
         json.dumps(made | {"keys": {}}),
@@ -181,6 +183,20 @@ def test_run_says_what_is_in_use(
     for wrong, said in (("0.2", "got 0.2 bits, expected 1 to 16"), ("nan", "got nan bits")):
         assert cli.run([*flags, "--kv", wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_chat_is_held_in_bits(
+    loaded: LoadedModel,
+    table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["chat", "--plain", "-m", str(loaded.path), "--kv", "3.6", "--max-tokens", "9"]
+    for code, said in ((0, "hot"), (1, "--by-layer` makes it")):
+        monkeypatch.setattr("sys.stdin", io.StringIO("ba ce\n/stats\n"))
+        assert cli.run(flags) == code
+        assert said in "".join(capsys.readouterr())
+        table.unlink(missing_ok=True)
 
 
 def test_perplexity_is_measured_against_f16(

@@ -64,3 +64,10 @@ def test_what_matters_more_takes_more_bits() -> None:
 def test_too_few_bits_are_refused() -> None:
     with pytest.raises(CacheError, match=r"got 2.3 bits, expected at least 2.38"):
         allocate(_losses(1, layers=5), BITS, 2.3)
+
+
+def test_bits_that_are_said_to_be_enough_are() -> None:
+    losses, finer = _losses(1, layers=5), BITS | {"turbo2u": 2.1272}
+    with pytest.raises(CacheError, match=r"got 2.31 bits, expected at least 2.32"):
+        allocate(losses, finer, 2.31)
+    assert allocate(losses, finer, 2.32)
