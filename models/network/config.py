@@ -69,7 +69,7 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         for name in _BOUNDS:
             _bounded(name, getattr(self, name))
-        if not 1 <= self.shape.context <= _BOUNDS["context"][1]:
+        if not 1 <= self._stretched <= _BOUNDS["context"][1]:
             raise GGUFError(
                 f"got a context of {self.context} tokens, stretched {self.rope_factor:g} times, "
                 f"expected 1 to {_BOUNDS['context'][1]} tokens"
@@ -89,17 +89,21 @@ class NetworkConfig:
     @property
     def shape(self) -> ModelShape:
         """What a cache needs to know."""
-        context = int(self.context * self.rope_factor)
-        if self.original_context not in (0, self.context):
-            context = max(self.context, int(self.original_context * self.rope_factor))
         windows = tuple(map(self.switches.window_of, range(self.layers)))
         return ModelShape(
             layers=self.layers,
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
-            context=context,
+            context=self._stretched,
             windows=windows if any(windows) else (),
         )
+
+    @property
+    def _stretched(self) -> int:
+        """The context in tokens, as the rope stretches it."""
+        if self.original_context not in (0, self.context):
+            return max(self.context, int(self.original_context * self.rope_factor))
+        return int(self.context * self.rope_factor)
 
     def named(self) -> tuple[str, ...]:
         """In words, where it differs from a Llama of its size."""

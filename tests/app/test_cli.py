@@ -89,7 +89,7 @@ def test_chat_remembers_the_conversation(
     assert f"({held} reused)" in second
     assert first.split("·")[0].split(",")[0] == third.split(" (")[0]
     assert "no command '/nonsense'" in result.out
-    assert "hot=" in result.out
+    assert " hot, 0 cold, 0 evicted; " in result.out
 
 
 def test_chat_survives_a_full_window(
@@ -113,7 +113,7 @@ def test_chat_survives_a_full_window(
         (["--prompt", "x", "--temp", "nan"], "--temp: got nan"),
         (["--prompt", "x", "--top-p", "0"], "--top-p: got 0"),
         (["--prompt", "x", "--max-tokens", "0"], "--max-tokens: got 0"),
-        (["--prompt", "x", "--kv", "q0"], "--kv: got codec 'q0', expected one of"),
+        (["--prompt", "x", "--kv", "q0"], "--kv: got codec 'q0', expected qN of 2, 3,"),
         (["--prompt", "x", "--kv-budget", "12 parsecs"], "--kv-budget: got size '12 parsecs'"),
         (["--prompt", "x", "--kv-budget", ""], "--kv-budget: got size ''"),
         (["--prompt", "x", "--ctx", "9", "--kv-budget", "1MiB"], "not allowed with"),

@@ -32,7 +32,8 @@ def numeric_flags(command: str) -> Iterator[tuple[str, options.Bounded]]:
         action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction)
     )
     for action in commands.choices[command]._actions:
-        if isinstance(action.type, options.Bounded):
+        # A saved chat's number, which is there or not: tests/app/test_chats.py.
+        if isinstance(action.type, options.Bounded) and action.dest != "resume":
             yield action.option_strings[-1], action.type
         elif action.type is options.keep:
             yield action.option_strings[-1], options.tokens(0)

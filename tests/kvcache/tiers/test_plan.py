@@ -252,7 +252,7 @@ def test_a_configuration_survives_json() -> None:
 
 
 def test_stats_of_no_layer_are_refused() -> None:
-    with pytest.raises(ValueError, match="no layer"):
+    with pytest.raises(CacheError, match="no layer"):
         sum_layers([])
 
 
