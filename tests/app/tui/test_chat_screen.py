@@ -415,6 +415,25 @@ async def test_fast_keys_keep_their_order() -> None:
 
 
 @on_screen
+async def test_lines_that_are_typed_fast_are_sent_one_by_one() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        for line in ("two", "three", "four", "/title lines"):
+            for key in line:
+                chat.app.post_message(events.Key(key, key))
+            chat.app.post_message(events.Key("enter", "\r"))
+        for key in "five":
+            chat.app.post_message(events.Key(key, key))
+        await chat.until(lambda: chat.prompt.text == "four\nfive")
+        assert "one question waits already" in chat.told
+        assert chat.texts == ["one", "first answer", "two", ""]
+        assert chat.app.chat.queued is not None
+        assert chat.app.chat.queued.text == "three"
+        await chat.until(lambda: chat.app.chat.chat.title == "lines")
+        assert chat.prompt.text == "four\nfive"
+
+
+@on_screen
 async def test_typing_goes_to_the_prompt_after_a_click_a_tab_and_out_of_focus() -> None:
     async with talk() as chat:
         await chat.exchange("one", "first answer")
