@@ -346,12 +346,12 @@ async def test_a_paste_of_a_megabyte_becomes_an_attachment() -> None:
 
 @on_screen
 async def test_a_mentioned_file_goes_along(tmp_path: Path) -> None:
-    (tmp_path / "notes.md").write_text("remember the milk")
+    (tmp_path / "notes.md").write_text("remember the milk\n")
     async with talk(size=(200, 30)) as chat:
         await chat.ask(f"read @{tmp_path}/notes.md please")
         assert "remember the milk" in chat.service.asks[0].messages[0].content
         assert "remember the milk" not in chat.shown
-        assert "notes.md · 17 B, 1 line" in chat.shown
+        assert "notes.md · 18 B, 1 line" in chat.shown
 
 
 @on_screen
