@@ -243,8 +243,12 @@ class ChatScreen(Screen[None]):
     @on(Composer.Sent)
     def _sent(self, event: Composer.Sent) -> None:
         def send() -> None:
-            self.chat.ask(event.draft, event.editing)
-            self.composer.accept()
+            try:
+                self.chat.ask(event.draft, event.editing)
+            except EmberError:
+                self.composer.give_back(event.draft, event.editing)
+                raise
+            self.composer.accept(event.draft)
             self.conversation.unselect()
             self.action_follow()
             self._provide_model()

@@ -140,7 +140,7 @@ def _chip(maker: LineMaker, attachment: Attachment) -> list[Strip]:
     text = Text()
     text.append("@ ", style=maker.palette.accent)
     text.append(inert_line(attachment.name), style=maker.palette.text)
-    count = attachment.text.count("\n") + 1
+    count = attachment.text.removesuffix("\n").count("\n") + 1
     lines = f"{count} line{'s' * (count > 1)}"
     size = units.size(len(attachment.text.encode("utf-8", "replace")))
     text.append(f" · {size}, {lines}", style=maker.palette.muted)

@@ -63,7 +63,7 @@ class Composer(Vertical):
         self._cost = ""
         self._had_text = False
         self._recalled: str | None = None
-        self.prompt = Prompt(selects)
+        self.prompt = Prompt(selects=selects, submit=self.submit, choose=self._choose)
         self._suggestions = Suggestions()
 
     def compose(self) -> ComposeResult:
@@ -118,13 +118,19 @@ class Composer(Vertical):
         self._clear()
         return True
 
-    def accept(self) -> None:
-        """The draft has been taken; begin another."""
-        self._history.add(self.prompt.take())
-        self._clear()
+    def accept(self, draft: Draft) -> None:
+        """What was sent has been taken."""
+        self._history.add(draft.text)
+
+    def give_back(self, draft: Draft, editing: ChatMessage | None) -> None:
+        """What was sent has been refused: it is here again, before what was typed since."""
+        self.editing = editing
+        self._attachments[:0] = draft.attachments
+        self.prompt.put("\n".join(filter(None, (draft.text, self.prompt.text))))
+        self.post_message(self.Noted())
 
     def submit(self) -> None:
-        """Send what is typed."""
+        """Send what is typed; what is typed next is another draft. Nothing may mean something."""
         if self._suggestions.moved:
             self._take_chosen()
             return
@@ -135,6 +141,8 @@ class Composer(Vertical):
         elif text or self._attachments:
             draft = Draft(text=text, attachments=tuple(self._attachments))
             self.post_message(self.Sent(draft, self.editing))
+            self.prompt.take()
+            self._clear()
         else:
             self.post_message(self.EmptySent())
 
@@ -150,11 +158,6 @@ class Composer(Vertical):
         self.post_message(self.Noted())
 
     # -- typing --
-
-    @on(Prompt.Submitted)
-    def _submitted(self, event: Prompt.Submitted) -> None:
-        event.stop()
-        self.submit()
 
     @on(Prompt.Changed)
     def _typed(self, event: Prompt.Changed) -> None:
@@ -186,10 +189,8 @@ class Composer(Vertical):
             self._recalled = text
             self.prompt.put(text)
 
-    @on(Prompt.SuggestionKey)
-    def _choose(self, event: Prompt.SuggestionKey) -> None:
-        event.stop()
-        match event.key:
+    def _choose(self, key: str) -> None:
+        match key:
             case "up":
                 self._suggestions.move(-1)
             case "down":

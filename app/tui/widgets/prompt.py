@@ -25,18 +25,16 @@ class Prompt(TextArea):
 
     suggesting: completions are shown, so that some keys are for them.
     selects: asked whether a message is selected, which arrows then move on an empty prompt.
+    submit: sends what is typed. choose: is given the keys of completions. Both are called, that
+    nothing which is typed next comes before them, as it would before a message.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Send", show=False, priority=True),
         Binding("ctrl+z", "app.suspend_process", "Back to the shell", show=False, priority=True),
         Binding("ctrl+underscore", "undo", "Undo", show=False),
         Binding("ctrl+c", "screen.interrupt", "Copy, stop or quit", show=False, priority=True),
         Binding("ctrl+y", "screen.command('copy')", "Copy the answer", show=False, priority=True),
     ]
-
-    class Submitted(Message):
-        """The user sends the text."""
 
     class LongPaste(Message):
         """Too much was pasted to be edited here."""
@@ -59,14 +57,13 @@ class Prompt(TextArea):
             super().__init__()
             self.step = step
 
-    class SuggestionKey(Message):
-        """A key that is for the completions."""
-
-        def __init__(self, key: str) -> None:
-            super().__init__()
-            self.key = key
-
-    def __init__(self, selects: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        *,
+        selects: Callable[[], bool],
+        submit: Callable[[], None],
+        choose: Callable[[str], None],
+    ) -> None:
         super().__init__(
             soft_wrap=True,
             show_line_numbers=False,
@@ -76,10 +73,7 @@ class Prompt(TextArea):
             tab_behavior="focus",
         )
         self.suggesting, self._selects = False, selects
-
-    def action_submit(self) -> None:
-        """Send what is typed; an empty prompt too, it may mean something."""
-        self.post_message(self.Submitted())
+        self._submit, self._choose = submit, choose
 
     def action_newline(self) -> None:
         """Break the line."""
@@ -113,18 +107,22 @@ class Prompt(TextArea):
         foreign = event.key in _ALWAYS or (
             not self.text and (selecting or event.key in _WHEN_EMPTY)
         )
+        step = self._step(event.key)
         if event.key in _NEWLINE:
-            event.stop()
-            event.prevent_default()
             self.action_newline()
+        elif event.key == "enter":
+            self._submit()
         elif self.suggesting and event.key in _WHILE_SUGGESTING:
-            self._hand_over(event, self.SuggestionKey(event.key))
+            self._choose(event.key)
         elif foreign:
-            self._hand_over(event, self.ForeignKey(event.key))
-        elif (step := self._step(event.key)) is not None:
-            self._hand_over(event, self.HistoryKey(step))
+            self.post_message(self.ForeignKey(event.key))
+        elif step is not None:
+            self.post_message(self.HistoryKey(step))
         else:
             await super()._on_key(event)
+            return
+        event.stop()
+        event.prevent_default()
 
     def _step(self, key: str) -> int | None:
         """Where an arrow leads out of the text."""
@@ -133,11 +131,6 @@ class Prompt(TextArea):
             return -1
         last = at[0] == self.document.line_count - 1 and wrapped.is_last_wrapped_line(at)
         return 1 if key == "down" and last else None
-
-    def _hand_over(self, event: events.Key, message: Message) -> None:
-        event.stop()
-        event.prevent_default()
-        self.post_message(message)
 
     async def _on_paste(self, event: events.Paste) -> None:
         event.prevent_default()

@@ -346,12 +346,12 @@ async def test_a_paste_of_a_megabyte_becomes_an_attachment() -> None:
 
 @on_screen
 async def test_a_mentioned_file_goes_along(tmp_path: Path) -> None:
-    (tmp_path / "notes.md").write_text("remember the milk")
+    (tmp_path / "notes.md").write_text("remember the milk\n")
     async with talk(size=(200, 30)) as chat:
         await chat.ask(f"read @{tmp_path}/notes.md please")
         assert "remember the milk" in chat.service.asks[0].messages[0].content
         assert "remember the milk" not in chat.shown
-        assert "notes.md · 17 B, 1 line" in chat.shown
+        assert "notes.md · 18 B, 1 line" in chat.shown
 
 
 @on_screen
@@ -412,6 +412,25 @@ async def test_fast_keys_keep_their_order() -> None:
             chat.app.post_message(events.Key(key, character))
         await chat.until(lambda: "c" in chat.prompt.text)
         assert chat.prompt.text == "ab\nc"
+
+
+@on_screen
+async def test_lines_that_are_typed_fast_are_sent_one_by_one() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer")
+        for line in ("two", "three", "four", "/title lines"):
+            for key in line:
+                chat.app.post_message(events.Key(key, key))
+            chat.app.post_message(events.Key("enter", "\r"))
+        for key in "five":
+            chat.app.post_message(events.Key(key, key))
+        await chat.until(lambda: chat.prompt.text == "four\nfive")
+        assert "one question waits already" in chat.told
+        assert chat.texts == ["one", "first answer", "two", ""]
+        assert chat.app.chat.queued is not None
+        assert chat.app.chat.queued.text == "three"
+        await chat.until(lambda: chat.app.chat.chat.title == "lines")
+        assert chat.prompt.text == "four\nfive"
 
 
 @on_screen
