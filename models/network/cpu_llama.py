@@ -270,7 +270,9 @@ def _take_back(
     if not own or not ran:
         return
     offset = min(
-        each.before.total if each.after.end == each.before.end else each.before.hot_start
+        each.before.total
+        if each.after.end == each.before.end
+        else min(each.before.total, each.before.hot_start)
         for (each,) in steps[:ran]
     )
     while any(cache.offset != offset for cache in own):

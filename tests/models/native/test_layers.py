@@ -269,6 +269,7 @@ def test_layers_that_differ_run_one_by_one(model: CpuModel) -> None:
     [
         ({"keys": "hkivi5", "values": "turbo3u"}, ()),  # nothing held
         ({"keys": "hkivi5", "values": "turbo3u"}, (30, 5)),  # room for all
+        ({"keys": "f16", "values": "f16"}, ()),  # some of the first step are encoded
         ({"keys": "f16", "values": "f16"}, (30, 70)),  # some are encoded
         ({"keys": "f16", "values": "f16", "keep": 11}, (70, 170, 90)),  # and some let go
     ],
