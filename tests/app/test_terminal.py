@@ -15,7 +15,7 @@ def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
     terminal.type(INTERRUPT)
     terminal.wait_for(" tok/s · answer")
     terminal.type(b"/stats\n")
-    terminal.wait_for("hot=")
+    terminal.wait_for(" evicted; ")
     terminal.type_until(INTERRUPT, "Ctrl-D or /quit ends the chat")
     terminal.type(END)
     assert terminal.close() == 0
