@@ -26,8 +26,11 @@ pytestmark = pytest.mark.vocabularies
 
 ROOT = Path(__file__).parents[3]
 LANGUAGES = (ROOT / "tests" / "data" / "languages.txt").read_text(encoding="utf-8")
-CODE = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "models").rglob("*.[ch]*"))]
-CODE += [path.read_text(encoding="utf-8") for path in sorted((ROOT / "models").rglob("*.py"))]
+CODE = [
+    path.read_text(encoding="utf-8")
+    for ending in ("h", "cpp", "py")
+    for path in sorted((ROOT / "models").rglob(f"*.{ending}"))
+]
 PAGES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))]
 RUNS = [
     *(
