@@ -67,7 +67,7 @@ def family_of(codec: Codec, dim: int) -> Family:
     as_held = f" as {str(codec.dtype).split('.')[-1]}" if isinstance(codec, UnencodedCodec) else ""
     raise CacheError(
         f"no GPU kernel reads codec {codec.name}{as_held} of head dimension {dim}; use another, "
-        "such as hkivi5 or turbo3u, or `backend` reference"
+        "such as hkivi4 or turbo4u, or `backend` reference"
     )
 
 

@@ -1,7 +1,8 @@
 """`bench hooked`: ember's caches in mlx-lm's own network, beside mlx-lm's own.
 
-The file's weights in mlx-lm's Llama, decoded to float32, which is quickest on a CPU. The three
-ways generate in turns, and their fastest tokens count. Nothing is let go.
+The file's weights in mlx-lm's Llama, decoded to float32, which is quickest on a CPU. All but the
+last step of a prompt is made up: random keys and values, the same for every way. The three ways
+generate in turns, and their fastest tokens count. Nothing is let go.
 """
 
 import time
@@ -18,10 +19,10 @@ import mlx.nn as nn
 from app.bench.engines import mlx_lm_case
 from app.bench.meter import Meter
 from app.bench.settings import HookedSettings
-from kvcache import Backend, CacheConfig, make_prompt_cache, mlx_lm
+from kvcache import Backend, CacheConfig, TwoTierKVCache, make_prompt_cache, mlx_lm
 
 _LOADING_SECONDS = 3.0
-_STEP_SECONDS = 4.0  # of a prompt
+_STEP_SECONDS = 15.0  # of a prompt
 _TOKEN_SECONDS = 0.1
 _STRIDE = 7919
 
@@ -41,7 +42,7 @@ class HookedRow:
 
     tps: of the fastest token of `reps` turns. times: that, over mlx-lm's own. kv_bytes: what the
     caches have allocated, decoded windows included. step_bytes: the most that MLX and Python
-    took beside them during the last step of a prompt; 0 where there was none.
+    took beside them during a step of a prompt, the last; 0 where there was none.
     """
 
     way: str
@@ -72,19 +73,20 @@ def run(settings: HookedSettings, meter: Meter) -> Iterator[HookedRow]:
 
 
 def _depth_seconds(settings: HookedSettings, depth: int) -> float:
-    steps = -(-depth // settings.step)
-    return len(Way) * (steps * _STEP_SECONDS + settings.reps * settings.tg * _TOKEN_SECONDS)
+    reading = _STEP_SECONDS if depth else 0.0
+    return len(Way) * (reading + settings.reps * settings.tg * _TOKEN_SECONDS)
 
 
 def _rows(
     network: nn.Module, vocabulary: int, depth: int, settings: HookedSettings
 ) -> Iterator[HookedRow]:
-    ids = [(at * _STRIDE + 11) % vocabulary for at in range(depth)]
+    ids = [(at * _STRIDE + 11) % vocabulary for at in range(min(depth, settings.step))]
     caches, steps = dict[Way, list[Any]](), dict[Way, int]()
     for way in Way:
         with _Attention(way):
             caches[way] = _caches(network, way, depth, settings)
-            steps[way] = _read(network, ids, caches[way], settings.step)
+            _make_up(network, caches[way], depth - len(ids))
+            steps[way] = _read(network, ids, caches[way]) if ids else 0
     fastest = dict.fromkeys(Way, float("inf"))
     for _ in range(settings.reps):
         for way in Way:
@@ -130,20 +132,30 @@ def _caches(network: nn.Module, way: Way, depth: int, settings: HookedSettings) 
     return list(make_prompt_cache(network, replace(base, max_tokens=most)))
 
 
-def _read(network: nn.Module, ids: list[int], caches: list[Any], step: int) -> int:
-    """Bytes that the last step of a prompt took beside the caches, at most."""
-    taken = 0
-    for at in range(0, len(ids), step):
-        mx.clear_cache()
-        mx.reset_peak_memory()
-        tracemalloc.start()
-        hidden = network.model(mx.array([ids[at : at + step]]), caches)
-        mx.eval(hidden, [cache.state for cache in caches])
-        del hidden
-        now, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        taken = mx.get_peak_memory() - mx.get_active_memory() + most - now
-    return taken
+def _make_up(network: nn.Module, caches: list[Any], tokens: int) -> None:
+    """Fill with so many tokens of random keys and values, of each layer its own."""
+    if not tokens:
+        return
+    args = network.args
+    shape = (1, args.num_key_value_heads, tokens, args.hidden_size // args.num_attention_heads)
+    for layer, cache in enumerate(caches):
+        keys, values = (mx.random.normal(shape, key=mx.random.key(2 * layer + at)) for at in (0, 1))
+        fill = cache.append if isinstance(cache, TwoTierKVCache) else cache.update_and_fetch
+        fill(keys, values)
+        mx.eval(cache.state)
+
+
+def _read(network: nn.Module, ids: list[int], caches: list[Any]) -> int:
+    """Bytes that a step of a prompt took beside the caches, at most."""
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    tracemalloc.start()
+    hidden = network.model(mx.array([ids]), caches)
+    mx.eval(hidden, [cache.state for cache in caches])
+    del hidden
+    now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return int(mx.get_peak_memory() - mx.get_active_memory() + most - now)
 
 
 def _tokens(network: nn.Module, caches: list[Any], count: int) -> Iterator[float]:
