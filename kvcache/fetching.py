@@ -4,50 +4,33 @@ What comes back is decoded. `kvcache.mlx_lm.install` has their attention ask the
 instead; then it need not be, but for networks that look at it in another way.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache, partial
+from typing import Any
 
 import mlx.core as mx
 
-from kvcache.checks import check_tokens
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.decoded_window import DecodedWindow, moved
 from kvcache.errors import CacheError
+from kvcache.fetched import Fetch
 from kvcache.given import array, integer
-from kvcache.layer_cache import LayerCache, Stages, Waiting, appended, like
+from kvcache.holding import Stages, Waiting, appended, like
+from kvcache.layer_cache import LayerCache
 from kvcache.reference import Mask
 from kvcache.sight import Sight
+from kvcache.sink_columns import SinkColumns
 from kvcache.snapshot import Snapshot, Tokens, joined
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.plan import LayerPlan
 from kvcache.turn import Rotation
 
-
-class FetchedKeys(mx.array):
-    """Keys that `update_and_fetch` returned, by which attention knows whose they are.
-
-    cache: whose. fetched_values: that came with them. is_decoded: whether both are numbers;
-    else they are NaN, for attention that does not look at them.
-    """
-
-    cache: "FetchingCache"
-    fetched_values: mx.array
-    is_decoded: bool
-
-    @classmethod
-    def of(
-        cls, tokens: Tokens[mx.array], cache: "FetchingCache", *, is_decoded: bool
-    ) -> Tokens[mx.array]:
-        """The same tokens, the keys marked."""
-        keys = cls(tokens.keys)
-        keys.cache, keys.fetched_values, keys.is_decoded = cache, tokens.values, is_decoded
-        return Tokens(keys, tokens.values)
-
-    def are_of(self, cache: object, values: mx.array) -> bool:
-        """Whether they and these values are what a cache returned."""
-        return self.cache is cache and self.fetched_values is values
+# Columns that pinned tokens may take again in any case, to be met at several distances.
+_FEW_COLUMNS = 2048
 
 
 class Looks(Enum):
@@ -61,7 +44,7 @@ class Looks(Enum):
 class FetchingCache(LayerCache):
     """`LayerCache` as mlx-lm's networks use it.
 
-    keeps_snapshot: whether `update_and_fetch` leaves what `attend_fetched` needs.
+    keeps_snapshot: whether what `update_and_fetch` returns leads attention back here.
     most_decoded: bytes that a layer may keep decoded from token to token, beside its tiers,
     for who calls `update_and_fetch` and no more. 0: the window is decoded for each token, as
     that of a cache of a shared budget is.
@@ -78,68 +61,27 @@ class FetchingCache(LayerCache):
         metric: LayerMetric | None = None,
     ) -> None:
         super().__init__(plan, rotation=rotation, metric=metric)
-        self._fetched: Sequence[tuple[Ledger, Snapshot]] = ()
         self._looks = Looks.UNKNOWN
 
-    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
-        """Append; returns the tokens that `attend` would see, [B, Hkv, held + L, D].
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[Any, Any]:
+        """Append; returns the tokens that `attend` would see, [B, Hkv, columns, D].
 
-        Pinned keys come turned the other way, for models that attend with one
-        query only. As many tokens as a draft has come as if one by one: where a block leaves
+        For attention under the mask of `make_mask`, which was asked before. Columns are the held
+        tokens and the new ones, oldest first. Pinned keys come turned the other way, in place of
+        queries; where a step lets tokens go amid it, pinned tokens come once for each distance
+        (`SinkColumns`). As many tokens as a draft has come as if one by one: where a block leaves
         the hot ring amid them, what they see follows once more, as it is then.
         """
         k, v = array("k", k), array("v", v)
-        self._settle()
-        check_tokens(k, v, self._shape or (1 if self._share else None, None, None))
-        if self._shape is None or self._share is not None:
-            self._foresee(k)
+        self._admit(k, v)
         stages = self._stages(self.ledger, k.shape[2])
-        if self.keeps_snapshot and isinstance(self._memory, CpuTiers):
-            if len(stages) == 1 or self._looks is Looks.NEVER:
-                return self._wait(k, v, stages)
-        elif not self.keeps_snapshot and len(stages) == 1:
-            return self._in_window(k, v)
-        new, fetched, met = self._memory.prepare(k, v), [], []
-        for at, (ledger, count) in _placed(stages):
-            some = new.cut(at, at + count)
-            fetched.append((ledger, self._memory.snapshot(ledger, some)))
-            met.append(self._met(*Tokens(k, v).cut(at, at + count)))
-            self._append(some)
-        self._fetched = fetched if self.keeps_snapshot else ()
-        tokens = joined(met)
-        return FetchedKeys.of(tokens, self, is_decoded=True) if self.keeps_snapshot else tokens
-
-    def attend_fetched(self, q: mx.array, *, scale: float, mask: Mask) -> mx.array | None:
-        """Attend to what the last `update_and_fetch` returned, without decoding it whole.
-
-        Once for each fetch; None where there is none, or several runs of tokens have a mask of
-        a caller's own.
-        """
-        scale /= self.plan.temperature
-        if self._waiting is not None:
-            return self._attend_waiting(q, self._waiting, scale, mask)
-        fetched, self._fetched = self._fetched, ()
-        stages = tuple((ledger, held.new_count) for ledger, held in fetched)
-        if len(stages) > 1 and mask is not _mask_of_stages(stages, None):
-            return None
-        found = []
-        for (at, (ledger, count)), (_, held) in zip(_placed(stages), fetched, strict=True):
-            some, its = (q, mask) if len(stages) == 1 else (q[:, :, at : at + count], "causal")
-            sight = self._fetched_sight(ledger, some.shape[2], count, its)
-            found.append(self._memory.attend_snapshot(some, held, sight, scale))
-        return _side_by_side(found) if found else None
-
-    def look_at(self, keys: FetchedKeys) -> None:
-        """A network computes with fetched keys, though attention is ours: they stay decoded.
-
-        Raises CacheError for those that are not, which only `attend_fetched` can follow.
-        """
-        self._looks = Looks.SOMETIMES
-        if not keys.is_decoded:
-            raise CacheError(
-                "this network computes with its cache's keys as it did not before: make new "
-                "caches, and call uninstall() first"
-            )
+        if not self.keeps_snapshot:
+            return self._in_window(k, v) if len(stages) == 1 else self._met_in_turn(k, v, stages)[1]
+        if isinstance(self._memory, CpuTiers) and (len(stages) == 1 or self._looks is Looks.NEVER):
+            return self._wait(k, v, stages)
+        held, met = self._met_in_turn(k, v, stages)
+        attend = partial(self._attend_snapshots, stages, held)
+        return Fetch(attend, look=self._look, decode=lambda: met).marked(met)
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
@@ -161,7 +103,7 @@ class FetchingCache(LayerCache):
         sight = self._sight(ledger, ledger.total, length, new=length, mask="causal")
         if sight.is_whole and not return_array and window_size is None:
             return None if length == 1 else "causal"
-        return sight.full(window_size)
+        return _mask_of(ledger, length, self._sinks(ledger, length), window_size)
 
     @property
     def nbytes(self) -> int:
@@ -176,20 +118,67 @@ class FetchingCache(LayerCache):
             return ((ledger, length),)
         return _stages(ledger, length)
 
-    def _wait(self, k: mx.array, v: mx.array, stages: Stages) -> Tokens[mx.array]:
+    def _look(self) -> None:
+        """A network computes with what was fetched, though attention is ours."""
+        self._looks = Looks.SOMETIMES
+
+    def _met_in_turn(
+        self, k: mx.array, v: mx.array, stages: Stages
+    ) -> tuple[list[Snapshot], Tokens[mx.array]]:
+        """Append run by run: what each meets, where attention may ask for it, and all decoded."""
+        new, held, met = self._memory.prepare(k, v), list[Snapshot](), []
+        for at, (ledger, count) in _placed(stages):
+            some = new.cut(at, at + count)
+            if self.keeps_snapshot:
+                held.append(self._memory.snapshot(ledger, some))
+            met.append(self._met(ledger, *Tokens(k, v).cut(at, at + count)))
+            self._append(some)
+        return held, joined(met)
+
+    def _attend_snapshots(
+        self, stages: Stages, held: Sequence[Snapshot], q: mx.array, scale: float, mask: Mask
+    ) -> mx.array | None:
+        """None where several runs of tokens have a mask of a caller's own."""
+        if len(stages) > 1 and mask is not _mask_of_stages(stages, None):
+            return None
+        found = []
+        for (at, (ledger, count)), each in zip(_placed(stages), held, strict=True):
+            some, its = (q, mask) if len(stages) == 1 else (q[:, :, at : at + count], "causal")
+            sight = self._fetched_sight(ledger, some.shape[2], count, its)
+            scaled = scale / self.plan.temperature
+            found.append(self._memory.attend_snapshot(some, each, sight, scaled))
+        return _side_by_side(found)
+
+    # -- tokens that wait --
+
+    def _wait(self, k: mx.array, v: mx.array, stages: Stages) -> Tokens[Any]:
         """`update_and_fetch` for kernels, which attend to the memory as it is before it changes.
 
         So new tokens are written once they have, or when anything else is asked of the cache.
         """
-        is_decoded = self._looks is not Looks.NEVER
+        met = None if self._looks is Looks.NEVER else self._met(self.ledger, k, v)
         columns = sum(ledger.held + count for ledger, count in stages)
-        met = self._met(k, v) if is_decoded else _unseen(k, v, columns)
-        after = appended(*stages[-1])
-        self._waiting = Waiting(stages, after, k, v)
-        self.ledger, self._shape, self._window = after, like(k), None
-        return FetchedKeys.of(met, self, is_decoded=is_decoded)
+        if len(stages) == 1:
+            columns += self._sinks(self.ledger, k.shape[2]).added
+        waiting = Waiting(stages, appended(*stages[-1]), k, v)
+        self._waiting, self.ledger = waiting, waiting.after
+        self._shape, self._window = like(k), None
+        fetch = Fetch(
+            partial(self._attend_waiting, waiting),
+            look=self._look,
+            decode=partial(self._decode_waiting, waiting),
+        )
+        if met is not None:
+            return fetch.marked(met)
+        batch, heads, _, dim = k.shape
+        return fetch.standing_in((batch, heads, columns, dim), (k.dtype, v.dtype))
 
-    def _attend_waiting(self, q: mx.array, waiting: Waiting, scale: float, mask: Mask) -> mx.array:
+    def _attend_waiting(
+        self, waiting: Waiting, q: mx.array, scale: float, mask: Mask
+    ) -> mx.array | None:
+        """None where they wait no more."""
+        if self._waiting is not waiting:
+            return None
         # All in one go: each wait for MLX takes its time.
         mx.eval(q, waiting.keys, waiting.values)
         asked, found = self._asked(q, waiting.stages, mask), []
@@ -199,11 +188,23 @@ class FetchingCache(LayerCache):
             _placed(waiting.stages), asked, strict=True
         ):
             tokens = new.cut(at, at + count)
-            found.append(memory.attend(some, ledger, tokens, sight, scale))
+            found.append(memory.attend(some, ledger, tokens, sight, scale / self.plan.temperature))
             memory.append(ledger, appended(ledger, count), tokens)
         if self._looks is Looks.UNKNOWN:
             self._looks = Looks.NEVER
         return _side_by_side(found)
+
+    def _decode_waiting(self, waiting: Waiting) -> Tokens[mx.array]:
+        """What was fetched. Raises CacheError where the cache has gone on since."""
+        if self._waiting is not waiting:
+            raise CacheError(
+                "these keys and values were attended to or left behind, and are no longer there: "
+                "use what update_and_fetch returns before anything else is done with the cache"
+            )
+        self._waiting, self.ledger = None, waiting.stages[0][0]
+        return self._met_in_turn(waiting.keys, waiting.values, waiting.stages)[1]
+
+    # -- who sees what --
 
     def _asked(self, q: mx.array, stages: Stages, mask: Mask) -> list[tuple[mx.array, Sight]]:
         """The queries of each run, and what they see. Raises CacheError for another's mask."""
@@ -221,72 +222,65 @@ class FetchingCache(LayerCache):
 
     def _fetched_sight(self, ledger: Ledger, queries: int, new: int, mask: Mask) -> Sight:
         """What queries see under the mask that a network was given, or made of it."""
-        rule = self._sight(ledger, ledger.total, queries, new=new, mask="causal")
         # Kernels take no array, but one that says no more than the rule.
-        if mask is None or (isinstance(mask, mx.array) and not self._is_rule(mask, rule)):
-            return self._sight(ledger, ledger.total, queries, new=new, mask=mask)
-        return rule
+        if isinstance(mask, mx.array) and not self._is_given(mask, ledger, new):
+            sinks = self._sinks(ledger, new)
+            if sinks.added and mask.shape[-2:] == (new, ledger.held + new + sinks.added):
+                mask = sinks.merged(mask)
+            if not self._is_rule(mask, ledger, new):
+                return self._sight(ledger, ledger.total, queries, new=new, mask=mask)
+        rule = mask if mask is None else "causal"
+        return self._sight(ledger, ledger.total, queries, new=new, mask=rule)
 
-    def _is_rule(self, mask: mx.array, rule: Sight) -> bool:
-        """Whether a mask is the one that `make_mask` gave, or on the CPU, where it is known, says
-        the same."""
-        whole = rule.whole
-        if mask is whole or not isinstance(self._memory, CpuTiers):
-            return mask is whole
-        alike = mask.dtype == mx.bool_ and mask.size == whole.size
-        return alike and bool(mx.array_equal(mask.reshape(whole.shape), whole))
+    def _is_given(self, mask: mx.array, ledger: Ledger, new: int) -> bool:
+        """Whether it is what `make_mask` gave."""
+        return mask is _mask_of(ledger, new, self._sinks(ledger, new), None)
 
-    def _met(self, k: mx.array, v: mx.array) -> Tokens[mx.array]:
+    def _is_rule(self, mask: mx.array, ledger: Ledger, new: int) -> bool:
+        """Whether a mask, on the CPU, where it is known, says what ours would."""
+        if not isinstance(self._memory, CpuTiers) or mask.dtype != mx.bool_:
+            return False
+        whole = self._sight(ledger, ledger.total, new, new=new, mask="causal").whole
+        return mask.size == whole.size and bool(mx.array_equal(mask.reshape(whole.shape), whole))
+
+    def _sinks(self, ledger: Ledger, length: int) -> SinkColumns:
+        """Pinned tokens as a step meets them; turned or not, alike in all layers of a model."""
+        return _sinks(ledger, length, self.plan.turn_sinks)
+
+    # -- decoded tokens --
+
+    def _met(self, ledger: Ledger, k: mx.array, v: mx.array) -> Tokens[mx.array]:
         """All tokens as new ones meet them, and those, in the dtypes that these have."""
-        held, new = self._held_as_met(k, v), self._rounded(k, v)
-        return new if held is None else joined([held, new])
+        hot = self.plan.hot_dtype.mx
+        held = [self._memory.decoded(ledger, hot)] if ledger.held else []
+        new = [Tokens(k.astype(hot), v.astype(hot))] if k.shape[2] else []
+        spread = self._sinks(ledger, k.shape[2]).spread(joined([*held, *new]), self.rotation)
+        return Tokens(spread.keys.astype(k.dtype), spread.values.astype(v.dtype))
 
     def _in_window(self, k: mx.array, v: mx.array) -> Tokens[mx.array]:
         """`update_and_fetch` by a window, which is kept where it will be of use."""
         new, before, window = self._memory.prepare(k, v), self.ledger, self._window
-        after, rounded = appended(before, new.length), self._rounded(k, v)
+        after, hot = appended(before, new.length), self.plan.hot_dtype.mx
+        rounded = Tokens(*(x.astype(hot).astype(x.dtype) for x in (k, v)))
         most = 0 if self._share else self.most_decoded
-        stays = not moved(before, after)
-        if window is not None and window.goes_on(before, k, v):
-            tokens = window.append(*rounded, after)
-        elif (held := self._held_as_met(k, v)) is None:
-            tokens, window = rounded, None
-        elif stays and held.keys.nbytes + held.values.nbytes < most:
-            window = DecodedWindow.of(before, held)
+        stays, sinks = not moved(before, after), self._sinks(before, new.length)
+        if not sinks.is_exact:
+            _say_of_distances(new.length)
+        if sinks.added or not before.held:
+            tokens, window = self._met(before, k, v), None
+        elif window is not None and window.goes_on(before, k, v):
             tokens = window.append(*rounded, after)
         else:
-            tokens, window = joined([held, rounded]), None
+            held = self._met(before, k[:, :, :0], v[:, :, :0])
+            if stays and held.keys.nbytes + held.values.nbytes < most:
+                window = DecodedWindow.of(before, held)
+                tokens = window.append(*rounded, after)
+            else:
+                tokens, window = joined([held, rounded]), None
         self._append(new)
         if window is not None and stays and window.nbytes <= most:
             self._window = window
         return tokens
-
-    def _rounded(self, k: mx.array, v: mx.array) -> Tokens[mx.array]:
-        """As hot tokens are, in the dtypes that they come in."""
-        hot = self.plan.hot_dtype.mx
-        return Tokens(*(x.astype(hot).astype(x.dtype) for x in (k, v)))
-
-    def _held_as_met(self, k: mx.array, v: mx.array) -> Tokens[mx.array] | None:
-        """The held tokens, decoded, in the dtypes of new ones; pinned keys turned ahead."""
-        ledger = self.ledger
-        if not ledger.held:
-            return None
-        keys, values = self._tiers.decoded(ledger, self.plan.hot_dtype.mx)
-        if ledger.evicted and self.rotation is not None:
-            pinned = ledger.pinned
-            ahead = self.rotation(keys[:, :, :pinned], [ledger.evicted] * pinned)
-            keys = mx.concatenate([ahead, keys[:, :, pinned:]], axis=2)
-        return Tokens(keys.astype(k.dtype), values.astype(v.dtype))
-
-
-def _unseen(k: mx.array, v: mx.array, columns: int) -> Tokens[mx.array]:
-    """What stands for held tokens and new ones where nothing computes with them."""
-    return Tokens(
-        *(
-            mx.broadcast_to(mx.array(mx.nan, x.dtype), (*x.shape[:2], columns, x.shape[3]))
-            for x in (k, v)
-        )
-    )
 
 
 def _placed(stages: Stages) -> Iterator[tuple[int, tuple[Ledger, int]]]:
@@ -303,6 +297,32 @@ def _side_by_side(found: list[mx.array]) -> mx.array:
 
 
 _stages = lru_cache(maxsize=16)(Ledger.stages)
+
+
+@lru_cache(maxsize=16)
+def _sinks(ledger: Ledger, length: int, turn: bool) -> SinkColumns:
+    """At one distance where they are met at their own, or would come too often."""
+    sinks = SinkColumns.of(ledger.sight(ledger.total, max(length, 1), new=length))
+    if turn and sinks.added <= max(_FEW_COLUMNS, ledger.held + length):
+        return sinks
+    return replace(sinks, runs=((ledger.evicted, length),), is_exact=not turn)
+
+
+@cache
+def _say_of_distances(length: int) -> None:
+    warnings.warn(
+        f"a step of {length} tokens lets others go so often that all of its queries meet the "
+        "pinned tokens from where the first does: feed shorter steps (prefill_step_size), take "
+        "larger blocks, or call kvcache.mlx_lm.install()",
+        stacklevel=2,
+    )
+
+
+@lru_cache(maxsize=16)
+def _mask_of(ledger: Ledger, length: int, sinks: SinkColumns, window: int | None) -> mx.array:
+    """[L, columns]: what queries see of fetched tokens; the same object for all layers."""
+    whole = ledger.sight(ledger.total, length, new=length).full(window)
+    return sinks.mask(whole) if sinks.added else whole
 
 
 @lru_cache(maxsize=16)

@@ -83,7 +83,10 @@ class SharedBudget:
         shape = _shape_of(model)
         ours = [cache for cache in caches if isinstance(cache, TwoTierKVCache)]
         if len(ours) != shape.layers:
-            raise CacheError("got a model with several caches in a layer, which share no budget")
+            raise CacheError(
+                "got a model with several caches in a layer, which share no budget: give its chats "
+                "budgets of their own (CacheConfig.for_budget)"
+            )
         fixed, block = _bytes(ours, shape)
         if not self._purse.take(1, fixed):
             raise CacheError(

@@ -1,6 +1,6 @@
 """The two-tier cache of one layer, as mlx-lm's models, files and networks' kernels take it.
 
-What it holds, and what of it queries meet, is `layer_cache`'s.
+What it holds is `holding`'s; what queries meet of it, `layer_cache`'s.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from kvcache.config import Backend
 from kvcache.errors import CacheError
 from kvcache.fetching import FetchingCache
 from kvcache.given import integer
-from kvcache.layer_cache import make_tiers, turning
+from kvcache.holding import make_tiers, turning
 from kvcache.native.structs import TierMemory
 from kvcache.saved import (
     Saved,
@@ -115,7 +115,7 @@ class TwoTierKVCache(FetchingCache):
 
     def _take(self, saved: Saved) -> None:
         self.plan, self.ledger, self._memory = saved.plan, saved.ledger, saved.tiers
-        self._waiting, self._window, self._fetched = None, None, ()
+        self._waiting, self._window = None, None
         self._rope, self._shape = saved.rotation, saved.shape
         self.rotation = turning(self.plan, self._rope)
 
@@ -152,7 +152,7 @@ class TwoTierKVCache(FetchingCache):
         self.clear()
         fill(self._tiers, ledger, unencoded)
         self.ledger, self._shape = ledger, shape
-        self._window, self._fetched = None, ()
+        self._window = None
 
     def put_parts(self, number: int, parts: Sequence[mx.array]) -> None:
         """Put cold blocks from a block number, all of which `hold` has told of."""

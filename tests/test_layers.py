@@ -74,7 +74,7 @@ ABOVE = {
     "app.generation": {"app.chat_tokens", "models.text"},
     "models.text.thinking": {"models.text.messages", "models.text.template_process"},
     "models.text.template_thinking": {"models.text.messages", "models.text.template_process"},
-    "kvcache.tiers": {"kvcache.layer_cache", "kvcache.two_tier"},
+    "kvcache.tiers": {"kvcache.holding", "kvcache.layer_cache", "kvcache.two_tier"},
     "models.network.llama": {"models.native", "models.network.cpu_llama"},
     "app.sessions": {"app.tui", "app.bench", "app.commands"},
     "app.bench": {"app.tui", "app.commands"},

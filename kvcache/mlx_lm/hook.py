@@ -1,4 +1,4 @@
-"""mlx-lm's attention and its factory of caches, replaced by ours while installed."""
+"""MLX's attention and mlx-lm's factory of caches, replaced by ours while installed."""
 
 import sys
 from collections.abc import Callable
@@ -6,12 +6,11 @@ from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
-import mlx_lm.models.base as base
 import mlx_lm.models.cache as mlx_lm_cache
 from mlx_lm import server
 
 from kvcache.config import CacheConfig
-from kvcache.fetching import FetchedKeys
+from kvcache.fetched import fetch_of, looked_at
 from kvcache.given import optional
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.factory import factory
@@ -19,11 +18,11 @@ from kvcache.mlx_lm.serving import load_default, stock_load_default
 from kvcache.reference import Mask
 from kvcache.two_tier import TwoTierKVCache
 
-_ATTENTION, _FACTORY = "scaled_dot_product_attention", "make_prompt_cache"
+_FACTORY = "make_prompt_cache"
 
 
 def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = None) -> None:
-    """Let mlx-lm's attention read our caches' tiers.
+    """Let attention read our caches' tiers: MLX's, which mlx-lm's networks call.
 
     config: also make every cache that mlx-lm creates, in its server too, one of
     ours; a `max_kv_size` that mlx-lm is given bounds its tokens. metric: of the queries of
@@ -34,7 +33,7 @@ def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = Non
     optional("metric", metric, KeyMetric)
     uninstall()
     TwoTierKVCache.keeps_snapshot = True
-    _replace(base, _ATTENTION, attend)
+    _attention.take_place()
     if config is not None:
         _replace(mlx_lm_cache, _FACTORY, factory(config, metric))
         server.ModelProvider.load_default = load_default
@@ -43,38 +42,60 @@ def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = Non
 def uninstall() -> None:
     """Undo `install`."""
     TwoTierKVCache.keeps_snapshot = False
-    _replace(base, _ATTENTION, _stock)
+    _attention.give_place()
     _replace(mlx_lm_cache, _FACTORY, _stock_factory)
     server.ModelProvider.load_default = stock_load_default
 
 
-_stock = base.scaled_dot_product_attention
 _stock_factory = mlx_lm_cache.make_prompt_cache
 
 
 def attend(
-    queries: mx.array,
-    keys: mx.array,
-    values: mx.array,
-    cache: Any,
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
     scale: float,
-    mask: Mask,
+    mask: Mask = None,
     sinks: mx.array | None = None,
+    **more: Any,
 ) -> mx.array:
-    """mlx-lm's attention, but over the tiers where they are ours.
+    """MLX's attention, but over the tiers where keys and values are what a cache of ours gave.
 
-    keys and values, which mlx-lm has from update_and_fetch, stay unevaluated then.
+    They are not computed then.
     """
-    if isinstance(keys, FetchedKeys):
-        ours = sinks is None and keys.are_of(cache, values)
-        out = keys.cache.attend_fetched(queries, scale=scale, mask=mask) if ours else None
+    fetch = fetch_of(k, v)
+    if fetch is not None and sinks is None:
+        out = fetch.attend(q, scale, mask)
         if out is not None:
             return out
-        keys.cache.look_at(keys)
-    stock: mx.array = _stock(
-        queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
+    stock: mx.array = _attention.stock(
+        q, looked_at(k), looked_at(v), scale=scale, mask=mask, sinks=sinks, **more
     )
     return stock
+
+
+class _Attention:
+    """The place of MLX's attention. stock: what stands there, or stood before ours."""
+
+    def __init__(self) -> None:
+        self.stock: Callable[..., Any] = mx.fast.scaled_dot_product_attention
+        self._is_taken = False
+
+    def take_place(self) -> None:
+        # Another's may stand on ours since: then ours is called by it.
+        if not self._is_taken:
+            self.stock = mx.fast.scaled_dot_product_attention
+            mx.fast.scaled_dot_product_attention = attend
+            self._is_taken = True
+
+    def give_place(self) -> None:
+        if mx.fast.scaled_dot_product_attention is attend:
+            mx.fast.scaled_dot_product_attention = self.stock
+            self._is_taken = False
+
+
+_attention = _Attention()
 
 
 def _replace(home: ModuleType, name: str, new: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ import mlx_lm.models.cache as mlx_lm_cache
 
 from kvcache.errors import CacheError
 from kvcache.given import instance
-from kvcache.mlx_lm.probe import Recorder, appended, is_plain, name_of, own_caches
+from kvcache.mlx_lm.probe import Probe, Recorder, is_plain, name_of, own_caches
 from kvcache.tiers.plan import ModelShape
 
 _FALLBACK_CONTEXT = 2**17
@@ -30,7 +30,7 @@ _BOUNDED = (
 class Layout:
     """Which of a model's caches ours replace, and what these have to hold.
 
-    ours: their numbers among the caches that `probe.appended` records.
+    ours: their numbers among the caches that a probe records.
     context_is_said: whether the model says for how many tokens it was trained; else it is a guess.
     """
 
@@ -56,7 +56,7 @@ def layout_of(model: nn.Module) -> Layout:
     """
     name = name_of(instance("model", model, nn.Module))
     plain = _plain_of(name, own_caches(model))
-    recorders = appended(model, 0).recorders
+    recorders = Probe(model).appended(0).recorders
     told = {
         index: _heads(name, kind, recorder)
         for index, (kind, recorder) in enumerate(zip(plain, recorders, strict=True))
@@ -96,7 +96,7 @@ def _plain_of(name: str, caches: Sequence[Any]) -> list[Any]:
         if not is_plain(kind) and not isinstance(kind, _BOUNDED):
             raise CacheError(
                 f"{name} wants {type(kind).__name__}: ember's cache stands in for "
-                "KVCache and RotatingKVCache layers only"
+                "KVCache and RotatingKVCache layers only, use mlx-lm's own caches"
             )
     return [kind for kind in kinds if is_plain(kind)]
 
@@ -106,7 +106,10 @@ def _key_length(name: str, dims: Mapping[int, int], plain: Sequence[Any]) -> int
     whole = {dim for index, dim in dims.items() if _window(plain[index]) is None}
     if len(whole) > 1:
         said = " and ".join(map(str, sorted(whole)))
-        raise CacheError(f"{name} has keys of unlike lengths ({said}): ember's cache takes one")
+        raise CacheError(
+            f"{name} has keys of unlike lengths ({said}): ember's cache takes one, use mlx-lm's "
+            "own caches"
+        )
     found = next(iter(whole or filter(None, dims.values())), 0)
     if not found:
         raise CacheError(
@@ -151,5 +154,6 @@ def _heads(name: str, cache: Any, recorder: Recorder) -> tuple[int, int]:
         return keys.shape[1], 0
     raise CacheError(
         f"{name} keeps keys of {keys.shape[1]} heads of {keys.shape[3]} numbers and values of "
-        f"{values.shape[1]} of {values.shape[3]}: ember's cache takes alike ones"
+        f"{values.shape[1]} of {values.shape[3]}: ember's cache takes alike ones, use mlx-lm's own "
+        "caches"
     )

@@ -1,13 +1,15 @@
 """What the layers of an mlx-lm model append for a token at a position, found by running them.
 
 The model's own forward pass runs, on caches that only record, in a copy in which each layer
-is given noise in place of what the layers before it computed. MLX is lazy: what is never
-looked at is never computed, so an evaluated key costs its layer's projection of one token
-and nothing else of the model. Knows no kind of model and no cache of ours.
+is given noise in place of what the layers before it computed, and projects by numbers of our own
+in place of its weights. MLX is lazy: what is never looked at is never computed, so an evaluated
+key costs its layer's norms and ropes of one token and reads no large weight. Knows no kind of
+model and no cache of ours.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -101,49 +103,57 @@ def own_caches(model: nn.Module) -> list[Any]:
     return list(own(model)) if own else [mlx_lm_cache.KVCache() for _ in model.layers]
 
 
-def appended(model: nn.Module, position: int) -> Appended:
-    """What each plain cache of the model is given for a token at `position`.
+class Probe:
+    """A copy of a model, of the same weights, in which each layer is given noise."""
 
-    Raises CacheError for a model that uses such a cache in a way that ours do not know.
-    """
-    layer = _Layer()
-    recorders: list[Recorder] = []
+    def __init__(self, model: nn.Module) -> None:
+        self._name, self._caches = name_of(model), partial(own_caches, model)
+        self._layer = _Layer()
+        self._copy = _isolated(model, model.layers, self._layer)
 
-    def record(cache: Any) -> Any:
-        if type(cache) is mlx_lm_cache.CacheList:
-            return mlx_lm_cache.CacheList(*map(record, cache.caches))
-        if not is_plain(cache):
-            return cache
-        recorders.append(Recorder(type(cache).__name__, position, layer))
-        return recorders[-1]
+    def appended(self, position: int) -> Appended:
+        """What each plain cache of the model is given for a token at `position`.
 
-    caches = [record(cache) for cache in own_caches(model)]
-    isolated = _isolated(model, model.layers, layer)
-    try:
-        isolated(mx.array([[0]]), cache=caches)
-    except UnknownUseError as error:
-        raise CacheError(f"{name_of(model)} {error}: ember's cannot stand in") from error
-    return Appended(recorders=recorders, entered=next(iter(layer.given), None))
+        Raises CacheError for a model that uses such a cache in a way that ours do not know.
+        """
+        recorders: list[Recorder] = []
+
+        def record(cache: Any) -> Any:
+            if type(cache) is mlx_lm_cache.CacheList:
+                return mlx_lm_cache.CacheList(*map(record, cache.caches))
+            if not is_plain(cache):
+                return cache
+            recorders.append(Recorder(type(cache).__name__, position, self._layer))
+            return recorders[-1]
+
+        self._layer.given.clear()
+        try:
+            self._copy(mx.array([[0]]), cache=[record(cache) for cache in self._caches()])
+        except UnknownUseError as error:
+            raise CacheError(
+                f"{self._name} {error}: ember's cannot stand in, use mlx-lm's own caches"
+            ) from error
+        return Appended(recorders=recorders, entered=next(iter(self._layer.given), None))
 
 
 def _isolated(model: nn.Module, layers: Iterable[Any], running: _Layer) -> nn.Module:
-    """A copy of the model, of the same weights, in which each layer is given noise."""
     ours = {id(layer) for layer in layers if isinstance(layer, nn.Module)}
 
-    def copied(node: Any) -> Any:
+    def copied(node: Any, inside: bool = False) -> Any:
         if isinstance(node, nn.Module):
-            kind: Any = _fed_noise(type(node), running) if id(node) in ours else type(node)
-            twin = kind.__new__(kind)
-            vars(twin).update(vars(node))
+            kind: Any = type(node)
             if id(node) in ours:
-                dict.update(twin, node)
-            else:
-                dict.update(twin, {name: copied(each) for name, each in node.items()})
+                kind = _fed_noise(kind, running)
+            elif inside and kind in _PROJECTIONS:
+                kind = _PROJECTIONS[kind]
+            twin, inside = kind.__new__(kind), inside or id(node) in ours
+            vars(twin).update(vars(node))
+            dict.update(twin, {name: copied(each, inside) for name, each in node.items()})
             return twin
         if isinstance(node, list | tuple):
-            return type(node)(map(copied, node))
+            return type(node)(copied(each, inside) for each in node)
         if isinstance(node, dict):
-            return {name: copied(each) for name, each in node.items()}
+            return {name: copied(each, inside) for name, each in node.items()}
         return node
 
     return copied(model)
@@ -169,3 +179,21 @@ def _fed_noise(kind: type[nn.Module], running: _Layer) -> type[nn.Module]:
             running.runs = False
 
     return type(kind.__name__, (kind,), {"__call__": call})
+
+
+def _scattered(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of a projection that costs nothing: each number that leaves is one that enters.
+
+    Where a number depends on the position, so does what it leaves as; by how much does not hang on
+    weights, which need not be read.
+    """
+
+    def call(self: nn.Module, x: mx.array) -> mx.array:
+        leaving = self["weight"].shape[0]
+        scales = mx.random.normal((leaving,), dtype=x.dtype, key=mx.random.key(leaving))
+        return x[..., mx.arange(leaving) % x.shape[-1]] * scales
+
+    return type(kind.__name__, (kind,), {"__call__": call})
+
+
+_PROJECTIONS = {kind: _scattered(kind) for kind in (nn.Linear, nn.QuantizedLinear)}

@@ -5,7 +5,6 @@ never silently does nothing. This module allocates nothing.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -15,12 +14,13 @@ from kvcache.codecs.affine import gains_by_metric
 from kvcache.codecs.feedback import LayerMetric, feedback_bytes
 from kvcache.codecs.rotation import check_rotatable
 from kvcache.codecs.unencoded import UnencodedCodec
-from kvcache.config import MOST_TOKENS, Backend, CacheConfig, HotDtype, on_gpu
+from kvcache.config import Backend, CacheConfig, HotDtype, on_gpu
 from kvcache.errors import CacheError
 from kvcache.given import instance, integer, refused
 from kvcache.gpu.families import why_unread
 from kvcache.gpu.prefill import MOST_TRANSIENT
 from kvcache.tiers.ledger import TierSizes
+from kvcache.tiers.sizing import Costs, layer_tiers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,6 @@ class ModelShape:
     def sights(self) -> Counter[int | None]:
         """How many layers see so many tokens; None: all."""
         return Counter(self.windows or [None] * self.layers)
-
-    @property
-    def distinct_windows(self) -> list[int]:
-        """The windows that there are, the narrowest first."""
-        return sorted({window for window in self.windows if window is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,9 +242,9 @@ class CachePlan:
         return sum(self.layer_block_bytes)
 
     @cached_property
-    def _layers(self) -> list[tuple[TierSizes, "_Costs"]]:
+    def _layers(self) -> list[tuple[TierSizes, Costs]]:
         token = self.token_bytes // self.shape.layers
-        costs = [_Costs(token=token, block=block) for block in self.layer_block_bytes]
+        costs = [Costs(token=token, block=block) for block in self.layer_block_bytes]
         return list(zip(self.layer_sizes, costs, strict=True))
 
     @property
@@ -308,8 +303,9 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
         for keys, values in names
     }
     blocks = tuple(one_block[pair] for pair in names)
-    costs = [_Costs(token=one_token, block=block) for block in blocks]
-    sizes, layer_sizes = _sizes(config, shape, costs)
+    costs = [Costs(token=one_token, block=block) for block in blocks]
+    windows = shape.windows or (None,) * shape.layers
+    sizes, layer_sizes = layer_tiers(config, shape.context, windows, costs)
     capped = not config.beyond_context and (config.max_tokens or 0) > shape.context
     plan = CachePlan(
         config=config,
@@ -329,107 +325,6 @@ def resolve(config: CacheConfig, shape: ModelShape) -> CachePlan:
     return plan
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Costs:
-    """Bytes of an unencoded token and of an encoded block, in one layer."""
-
-    token: int
-    block: int
-
-    def of(self, sizes: TierSizes, tokens: int | None = None) -> int:
-        """Bytes of a layer that was given so many tokens, or is full."""
-        blocks = sizes.cold_memory
-        if tokens is not None:
-            encoded = tokens - sizes.pinned - sizes.hot
-            blocks = min(blocks, max(0, -(-encoded // sizes.block)))
-        return (sizes.pinned + sizes.hot_memory) * self.token + blocks * self.block
-
-    @classmethod
-    def together(cls, layers: Sequence["_Costs"]) -> "_Costs":
-        """In all of these layers."""
-        return cls(
-            token=sum(each.token for each in layers), block=sum(each.block for each in layers)
-        )
-
-
-def _sizes(
-    config: CacheConfig, shape: ModelShape, costs: Sequence[_Costs]
-) -> tuple[TierSizes, tuple[TierSizes, ...]]:
-    """The tiers that are asked for, as far as the budget and the model's context go.
-
-    Of layers that see all tokens, and of each layer. Windows come whole, and other layers
-    share the rest of a budget. Where these then hold no more tokens than a window shows,
-    its layer is one of them, the widest window first: so any budget is used.
-    """
-    widths, least = shape.distinct_windows, config.pinned + config.block
-    windows = shape.windows or (None,) * shape.layers
-    seen = list(zip(windows, costs, strict=True))
-    by_window = {
-        width: _Costs.together([cost for each, cost in seen if each == width]) for width in windows
-    }
-    # What is too narrow to hold what other layers must.
-    narrow = sum(width < least for width in widths)
-    for whole in range(len(widths), narrow - 1, -1):
-        held = {width: _held_window(config, width, by_window[width]) for width in widths[:whole]}
-        fixed = sum(by_window[width].of(sizes) for width, sizes in held.items())
-        others = _Costs.together([by_window[width] for width in by_window if width not in held])
-        bounded = config if whole == len(widths) else _bounded(config, widths[whole])
-        sizes = _all_seeing(bounded, shape, fixed, others)
-        if sizes is not None and (not whole or sizes.max_tokens > widths[whole - 1]):
-            return sizes, tuple(
-                sizes if each is None else held.get(each, sizes) for each in windows
-            )
-    needed = fixed + (least + (config.slack or 0)) * others.token
-    raise CacheError(
-        f"a budget of {config.budget} bytes does not hold {config.pinned} pinned tokens and a "
-        f"block of {config.block}: this model needs {needed} bytes for them; "
-        "give a larger `budget`"
-    )
-
-
-def _held_window(config: CacheConfig, width: int, costs: _Costs) -> TierSizes:
-    """What holds a layer's window in the fewest bytes: all of it unencoded, or two tiers."""
-    slack = config.slack or 0
-    ways = (
-        TierSizes.of_window(width, hot=hot, block=config.block, slack=slack)
-        for hot in (width, config.hot)
-    )
-    return min(ways, key=costs.of)
-
-
-def _bounded(config: CacheConfig, tokens: int) -> CacheConfig:
-    """The same with `max_tokens` of at most so many."""
-    return replace(config, max_tokens=min(config.max_tokens or tokens, tokens))
-
-
-def _all_seeing(
-    config: CacheConfig, shape: ModelShape, fixed: int, costs: _Costs
-) -> TierSizes | None:
-    """The tiers of layers that see all tokens; None where the budget holds too little.
-
-    fixed: bytes of a budget that others take. costs: in all these layers.
-    """
-    window, hot = config.max_tokens or shape.context, config.hot
-    if config.budget is not None and costs.token:
-        fits = _fitting(config, config.budget - fixed, costs)
-        if fits is None:
-            return None
-        window, hot = min(fits.max_tokens, config.max_tokens or fits.max_tokens), fits.hot
-    elif config.budget is not None and config.budget < fixed:
-        return None
-    window = min(window, MOST_TOKENS if config.beyond_context else shape.context)
-    least = config.pinned + config.block
-    if not config.beyond_context and shape.context < least:
-        raise CacheError(
-            f"the model was trained for {shape.context} tokens, fewer than {config.pinned} pinned "
-            f"tokens and a block of {config.block}; give smaller `sinks`, `keep` or `block`, or "
-            f"`beyond_context` with `max_tokens` {least} or more"
-        )
-    return TierSizes.within(
-        window, pinned=config.pinned, hot=hot, block=config.block, slack=config.slack or 0
-    )
-
-
 def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
     """Bytes of a block's keys and values, of one KV head."""
     return _bytes_of(keys, block, dim) + _bytes_of(values, block, dim)
@@ -439,16 +334,3 @@ def _bytes_of(one: Codec, block: int, dim: int) -> int:
     if one.rotation is not None:
         check_rotatable(dim)
     return sum(spec.nbytes for spec in one.shapes(block, dim).values())
-
-
-def _fitting(config: CacheConfig, budget: int, costs: _Costs) -> TierSizes | None:
-    """The tiers that a budget pays for: pinned, then hot up to half of the rest, then cold."""
-    pinned, block = config.pinned, config.block
-    slack = config.slack or 0
-    rest = budget // costs.token - pinned - slack
-    if rest < block:
-        return None
-    hot = min(config.hot, max(rest // 2, block) - block + 1)
-    left = budget - (pinned + hot + block - 1 + slack) * costs.token
-    slots = max(0, left // costs.block - -(-slack // block))
-    return TierSizes(pinned=pinned, hot=hot, block=block, slots=slots, slack=slack)

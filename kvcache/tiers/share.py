@@ -42,26 +42,25 @@ class Share:
     def __init__(self, purse: Purse, *, fixed: int, block: int) -> None:
         self._purse, self._block = purse, block
         self._held = [fixed]
-        self._slots = 0
-        self._asked = -1
+        # Blocks that a layer may hold, and up to which position that is settled.
+        self.slots, self.settled = 0, -1
         purse.count(1)
         self._end = weakref.finalize(self, _end, purse, self._held)
         self._end.atexit = False
 
-    def slots_at(self, position: int, needed: int, most: int) -> int:
-        """Blocks that a layer may hold which needs so many once it has `position` tokens.
+    def settle(self, position: int, needed: int, most: int) -> None:
+        """Have blocks for a layer that needs so many once it has `position` tokens, if there are.
 
-        All layers get one answer at one position, so that they stay alike: the first asks. Once
-        the share has ended there are no more.
+        All layers hold alike at one position, and so the first asks. Once the share has ended
+        there are no more.
         """
-        if needed > self._slots and position != self._asked and self._end.alive:
-            self._asked = position
+        self.settled = position
+        if needed > self.slots and self._end.alive:
             # More than is needed, so that copies are few for each block; not much, for others.
-            wanted = min(needed + needed // 4, most) - self._slots
+            wanted = min(needed + needed // 4, most) - self.slots
             granted = self._purse.take(wanted, self._block)
             self._held[0] += granted * self._block
-            self._slots += granted
-        return self._slots
+            self.slots += granted
 
     def end(self) -> None:
         """Give all of it back."""

@@ -9,7 +9,6 @@ from typing import Self
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 
 from kvcache.attention import attend_on_cpu, attend_unencoded
 from kvcache.checks import (
@@ -27,7 +26,9 @@ from kvcache.native.structs import HEAD_DIM_STEP
 from kvcache.reference import Mask
 from kvcache.sight import Sight
 from kvcache.stats import CacheStats
-from kvcache.unencoded.buffers import CpuBuffer, Layout, MlxBuffer, Whole, make_buffer
+from kvcache.unencoded.buffers import CpuBuffer, Layout, MlxBuffer, Whole
+from kvcache.unencoded.growing_buffer import GrowingBuffer
+from kvcache.unencoded.padding import LeftPadding
 from kvcache.unencoded.saved_unencoded import Dynamic, DynamicState
 
 _FIRST_CAPACITY = 256
@@ -59,15 +60,14 @@ class DynamicKVCache:
         left_padding: Sequence[int] | None = None,
         validate: bool | None = None,
     ) -> None:
-        limit = MOST_TOKENS if max_seq_len is None else max_seq_len
-        self.max_seq_len = integer("max_seq_len", limit, least=1)
-        self._first_capacity = integer("capacity", capacity, least=1, most=MOST_TOKENS)
+        limit = integer("max_seq_len", MOST_TOKENS if max_seq_len is None else max_seq_len, least=1)
+        first = integer("capacity", capacity, least=1, most=MOST_TOKENS)
         self.offset = 0
         self.dtype, self.backend = HotDtype.of("dtype", dtype), Backend.of(backend).resolve()
         self._on_cpu = self.backend is Backend.CPU
         self._validate = self._on_cpu if validate is None else flag("validate", validate)
-        self._padding = None if left_padding is None else _padding(left_padding)
-        self._buffer: MlxBuffer | CpuBuffer | None = None
+        self._padding = None if left_padding is None else LeftPadding.of(left_padding)
+        self._buffer = GrowingBuffer(limit, first, self.dtype, self.backend)
 
     def __repr__(self) -> str:
         return f"DynamicKVCache({self.dtype.value}, {self.stats()})"
@@ -100,7 +100,7 @@ class DynamicKVCache:
 
     def attend_held(self, q: mx.array, *, scale: float, mask: Mask = "causal") -> mx.array:
         """Attend q [B, Hq, L, D] to the held tokens; its last row is the newest token."""
-        q, layout = array("q", q), self._layout
+        q, layout = array("q", q), self._buffer.layout
         if layout is None:
             raise CacheError("the cache is empty: append keys and values first")
         scale, mask = self._scored(q, scale, mask, layout, self.offset)
@@ -127,14 +127,13 @@ class DynamicKVCache:
         return scored(scale, mask, (*q.shape[:3], held))
 
     def _attend(self, q: mx.array, scale: float, mask: Mask) -> mx.array:
-        buffer = self._filled()
+        buffer, padding = self._buffer.filled(), self._padding
         causal = q.shape[2] == 1 if mask is None else isinstance(mask, str)
         if causal and q.shape[3] % HEAD_DIM_STEP == 0 and isinstance(buffer, CpuBuffer):
             keys, values = buffer.whole
-            return attend_on_cpu(
-                q, keys, values, held=self.offset, scale=scale, padding=self._padding
-            )
-        visible = self._visible(q.shape[2], mask)
+            rows = None if padding is None else padding.rows
+            return attend_on_cpu(q, keys, values, held=self.offset, scale=scale, padding=rows)
+        visible = mask if padding is None else padding.visible(q.shape[2], self.offset, mask)
         return attend_unencoded(
             q, self.keys(), self.values(), scale=scale, mask=visible, backend=self.backend
         )
@@ -147,12 +146,13 @@ class DynamicKVCache:
         shape: B, Hkv and D, for a cache that has no buffer yet. Raises
         CacheError past `max_seq_len`.
         """
-        given = self._layout if shape is None else _layout(shape)
+        known = self._buffer.layout
+        given = known if shape is None else _layout(shape)
         if given is None:
             raise CacheError("the cache has no buffer yet: give reserve a shape (B, Hkv, D)")
-        if self._layout not in (None, given):
-            raise CacheError(f"got shape {given}, but the cache holds (B, Hkv, D) = {self._layout}")
-        self._room(integer("tokens", tokens), given)
+        if known not in (None, given):
+            raise CacheError(f"got shape {given}, but the cache holds (B, Hkv, D) = {known}")
+        self._buffer.room(self.offset, integer("tokens", tokens), given)
 
     def buffer(self) -> Whole:
         """All keys, then all values: [2, B, Hkv, capacity, D], of which `offset` tokens count.
@@ -161,7 +161,7 @@ class DynamicKVCache:
         memory, to be written in place (bfloat16 as its bits); others give an MLX
         array, which the next append copies while it is still referred to.
         """
-        return self._filled().whole
+        return self._buffer.filled().whole
 
     def advance(self, tokens: int, written: mx.array | None = None) -> None:
         """Count `tokens` that a kernel has written behind the held ones, unseen by `validate`.
@@ -176,22 +176,22 @@ class DynamicKVCache:
                 "reserve them first"
             )
         if written is not None:
-            self._buffer = self._filled().replaced(array("written", written))
+            self._buffer.replace(array("written", written))
         self.offset += tokens
 
     # -- what is held --
 
     def keys(self) -> mx.array:
         """The held keys [B, Hkv, offset, D], oldest first."""
-        return self._filled().keys(self.offset)
+        return self._buffer.filled().keys(self.offset)
 
     def values(self) -> mx.array:
         """The held values [B, Hkv, offset, D], oldest first."""
-        return self._filled().values(self.offset)
+        return self._buffer.filled().values(self.offset)
 
     def stats(self) -> CacheStats:
         """Tokens and bytes; every held token is hot."""
-        token_bytes = self._token_bytes()
+        token_bytes = self._buffer.token_bytes
         held = self.offset * token_bytes
         return CacheStats(
             total=self.offset,
@@ -209,24 +209,29 @@ class DynamicKVCache:
         )
 
     @property
+    def max_seq_len(self) -> int:
+        """Tokens that it can hold."""
+        return self._buffer.limit
+
+    @property
     def capacity(self) -> int:
         """Tokens that the buffer has room for; 0 where there is none yet."""
-        return 0 if self._buffer is None else self._buffer.whole.shape[3]
+        return self._buffer.capacity
 
     @property
     def batch(self) -> int:
         """B; 0 before the first token."""
-        return self._layout[0] if self._layout else 0
+        return self._buffer.layout[0] if self._buffer.layout else 0
 
     @property
     def kv_heads(self) -> int:
         """Hkv; 0 before the first token."""
-        return self._layout[1] if self._layout else 0
+        return self._buffer.layout[1] if self._buffer.layout else 0
 
     @property
     def head_dim(self) -> int:
         """D; 0 before the first token."""
-        return self._layout[2] if self._layout else 0
+        return self._buffer.layout[2] if self._buffer.layout else 0
 
     @property
     def nbytes(self) -> int:
@@ -240,7 +245,7 @@ class DynamicKVCache:
     def reset(self) -> None:
         """Forget all tokens and give the memory back."""
         self.offset = 0
-        self._buffer = None
+        self._buffer.memory = None
 
     # -- mlx-lm's cache contract --
 
@@ -258,7 +263,8 @@ class DynamicKVCache:
             window_size = integer("window_size", window_size, least=1)
         if window_size is None and not return_array and self._padding is None:
             return None if length == 1 else "causal"
-        return self._unpadded(Sight.of_all(length, self.offset + length).full(window_size))
+        mask = Sight.of_all(length, self.offset + length).full(window_size)
+        return mask if self._padding is None else self._padding.hide(mask)
 
     def size(self) -> int:
         """Tokens held."""
@@ -272,7 +278,7 @@ class DynamicKVCache:
     def state(self) -> DynamicState:
         """Held keys, held values, the token count, its limit, each row's padding, a sum."""
         tokens = (self.keys(), self.values()) if self.offset else (None, None)
-        padding = None if self._padding is None else mx.array(self._padding)
+        padding = None if self._padding is None else mx.array(self._padding.rows)
         return Dynamic(tokens, self.offset, self.max_seq_len, padding).dump()
 
     @state.setter
@@ -295,14 +301,14 @@ class DynamicKVCache:
         if self._validate and keys is not None and values is not None:
             check_finite(keys, values, self.dtype, on_cpu=self._on_cpu)
         self.reset()
-        self.max_seq_len = saved.limit
-        self._padding = None if saved.padding is None else np.array(saved.padding)
+        self._buffer.limit, padding = saved.limit, saved.padding
+        self._padding = None if padding is None else LeftPadding(rows=np.array(padding))
         if keys is not None and values is not None:
             self.append(keys, values)
 
     def pending(self) -> list[mx.array]:
         """Arrays to evaluate before the next step; cheaper than `state`, which copies."""
-        return [] if self._buffer is None else self._buffer.pending()
+        return [] if self._buffer.memory is None else self._buffer.memory.pending()
 
     def is_trimmable(self) -> bool:
         """Always: nothing is ever encoded or let go."""
@@ -316,80 +322,25 @@ class DynamicKVCache:
 
     def filter(self, rows: Sequence[int]) -> None:
         """Keep only the given batch rows. Raises CacheError for rows that there are not."""
-        padded = 0 if self._padding is None else len(self._padding)
+        padded = 0 if self._padding is None else len(self._padding.rows)
         kept = checked_rows(rows, self.batch or padded) if self.batch or padded else []
-        if self._buffer is not None:
-            self._buffer = self._buffer.rows(kept)
+        if self._buffer.memory is not None:
+            self._buffer.memory = self._buffer.memory.rows(kept)
         if self._padding is not None:
-            self._padding = self._padding[kept]
+            self._padding = self._padding.of_rows(kept)
 
-    # -- the buffer --
-
-    @property
-    def _layout(self) -> Layout | None:
-        """B, Hkv and D, once known."""
-        if self._buffer is None:
-            return None
-        _, batch, heads, _, dim = self._buffer.whole.shape
-        return batch, heads, dim
-
-    def _filled(self) -> MlxBuffer | CpuBuffer:
-        if self._buffer is None:
-            raise CacheError("the cache is empty: append keys and values, or reserve room, first")
-        return self._buffer
+    # -- inside --
 
     def _checked_room(self, k: mx.array, v: mx.array) -> MlxBuffer | CpuBuffer:
         """Room for k and v, once they are known to fit."""
         self._check_new(k, v)
         if self._validate:
             check_finite(k, v, self.dtype, on_cpu=self._on_cpu)
-        return self._room(k.shape[2], (k.shape[0], k.shape[1], k.shape[3]))
+        return self._buffer.room(self.offset, k.shape[2], (k.shape[0], k.shape[1], k.shape[3]))
 
     def _check_new(self, k: mx.array, v: mx.array) -> None:
-        rows = None if self._padding is None else len(self._padding)
-        check_tokens(k, v, self._layout or (rows, None, None))
-
-    def _room(self, tokens: int, layout: Layout) -> MlxBuffer | CpuBuffer:
-        """The buffer, grown to hold `tokens` more."""
-        end = self.offset + tokens
-        if end > self._most():
-            raise CacheError(
-                f"{tokens} more tokens do not fit: the cache holds {self.offset} of "
-                f"{self._most()}; raise max_seq_len, or trim or clear it first"
-            )
-        if self._buffer is None:
-            self._buffer = make_buffer(layout, self._capacity_for(end), self.dtype, self.backend)
-        elif end > self.capacity:
-            self._buffer = self._buffer.grown(self._capacity_for(end), self.offset)
-        return self._buffer
-
-    def _capacity_for(self, tokens: int) -> int:
-        capacity = max(self.capacity, self._first_capacity)
-        while capacity < tokens:
-            capacity *= 2
-        return min(capacity, self._most())
-
-    def _most(self) -> int:
-        return min(self.max_seq_len, MOST_TOKENS)
-
-    def _token_bytes(self) -> int:
-        if self._layout is None:
-            return 0
-        batch, heads, dim = self._layout
-        return 2 * batch * heads * dim * self.dtype.mx.size
-
-    # -- padding --
-
-    def _visible(self, queries: int, mask: Mask) -> Mask:
-        """`mask` with padded positions hidden; an array is taken as it is (see make_mask)."""
-        if self._padding is None or isinstance(mask, mx.array):
-            return mask
-        if mask is None:
-            return self._unpadded(mx.ones((queries, self.offset), mx.bool_))
-        return self._unpadded(Sight.of_all(queries, self.offset).full())
-
-    def _unpadded(self, mask: mx.array) -> mx.array:
-        return mask if self._padding is None else hide_padding(mask, self._padding)
+        rows = None if self._padding is None else len(self._padding.rows)
+        check_tokens(k, v, self._buffer.layout or (rows, None, None))
 
 
 def _layout(shape: object) -> Layout:
@@ -398,24 +349,3 @@ def _layout(shape: object) -> Layout:
         case [batch, heads, dim]:
             return batch, heads, dim
     raise refused("shape", shape, "(B, Hkv, D)")
-
-
-def _padding(given: Sequence[int]) -> npt.NDArray[np.int32]:
-    """Leading tokens of each row. Raises CacheError."""
-    rows = integers("left_padding", given)
-    if not rows or max(rows) > MOST_TOKENS:
-        raise refused("left_padding", given, "a number of tokens for each row")
-    return np.array(rows, np.int32)
-
-
-def hide_padding(mask: mx.array, padding: npt.NDArray[np.int32]) -> mx.array:
-    """[L, S] -> [B, 1, L, S] with each row's leading `padding` hidden from its tokens.
-
-    The last query is the newest token. Padding still sees padding: a row with
-    nothing visible would make NaN.
-    """
-    length, held = mask.shape
-    count = mx.array(padding)[:, None, None, None]
-    real_key = mx.arange(held) >= count
-    padding_query = mx.arange(held - length, held)[:, None] < count
-    return mask & (real_key | padding_query)

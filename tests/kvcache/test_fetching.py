@@ -1,6 +1,7 @@
 """What a layer's cache gives mlx-lm's networks, and what they do with it."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from kvcache import Backend, CacheConfig, CacheError, HotDtype, TwoTierKVCache
-from kvcache.fetching import FetchedKeys
+from kvcache import Backend, CacheConfig, CacheError, HotDtype, TwoTierKVCache, fetching
+from kvcache.fetched import StandIn
 from kvcache.mlx_lm import hook
 from kvcache.turn import Rotation
 
@@ -42,7 +43,7 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, cache: TwoTierKVCache) -> mx.
     """As a network of mlx-lm's."""
     mask = cache.make_mask(k.shape[2])
     keys, values = cache.update_and_fetch(k, v)
-    return hook.attend(q, keys, values, cache=cache, scale=SCALE, mask=mask)
+    return hook.attend(q, keys, values, scale=SCALE, mask=mask)
 
 
 @ROUTED
@@ -124,7 +125,7 @@ def test_attention_that_is_refused_loses_no_token(lengths: tuple[int, ...]) -> N
         keys, values = cache.update_and_fetch(k, k)
         wrong = mx.ones((length, keys.shape[2] + 1), mx.bool_)
         with pytest.raises(CacheError, match=r"got a mask of \d+ columns"):
-            hook.attend(_draw(length, heads=HQ), keys, values, cache, SCALE, wrong)
+            hook.attend(_draw(length, heads=HQ), keys, values, scale=SCALE, mask=wrong)
     np.testing.assert_array_equal(np.array(cache.keys()), np.array(own.keys()))
 
 
@@ -149,24 +150,34 @@ def test_what_is_refused_late_never_came() -> None:
     assert cache.ledger == ledger
 
 
-def _twice(q: mx.array, keys: mx.array, values: mx.array, cache: TwoTierKVCache) -> mx.array:
+def _twice(q: mx.array, keys: Any, values: Any) -> mx.array:
     """As layers do that share keys and values."""
-    first = hook.attend(q, keys, values, cache=cache, scale=SCALE, mask=None)
-    return first + hook.attend(q, keys, values, cache=None, scale=SCALE, mask=None)
+    first = hook.attend(q, keys, values, scale=SCALE)
+    return first + hook.attend(q, keys, values, scale=SCALE)
 
 
-def _changed(q: mx.array, keys: mx.array, values: mx.array, cache: TwoTierKVCache) -> mx.array:
-    return hook.attend(q, keys * 2, values, cache=cache, scale=SCALE, mask=None)
+def _changed(q: mx.array, keys: Any, values: Any) -> mx.array:
+    return hook.attend(q, keys * 2, values, scale=SCALE)
 
 
-def _sinking(q: mx.array, keys: mx.array, values: mx.array, cache: TwoTierKVCache) -> mx.array:
+def _changing(q: mx.array, keys: Any, values: Any) -> mx.array:
+    """Now and then only."""
+    return hook.attend(q, keys * 2 if q[0, 0, 0, 0] > 0 else keys, values, scale=SCALE)
+
+
+def _sinking(q: mx.array, keys: Any, values: Any) -> mx.array:
     """As gpt-oss does, whose queries have sinks of their own."""
-    sinks = mx.zeros((HQ,))
-    return hook.attend(q, keys, values, cache=cache, scale=SCALE, mask=None, sinks=sinks)
+    return hook.attend(q, keys, values, scale=SCALE, sinks=mx.zeros((HQ,)))
+
+
+def _scoring(q: mx.array, keys: Any, values: Any) -> mx.array:
+    """Attention of its own."""
+    keys, values = (x[:, mx.arange(HQ) // (HQ // HKV)] for x in (keys, values))
+    return mx.softmax(q @ keys.swapaxes(-1, -2) * SCALE, axis=-1) @ values
 
 
 @BACKENDS
-@pytest.mark.parametrize("network", [_twice, _changed, _sinking])
+@pytest.mark.parametrize("network", [_twice, _changed, _changing, _sinking, _scoring])
 def test_networks_that_compute_with_keys_get_them(
     network: Callable[..., mx.array], backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,25 +188,114 @@ def test_networks_that_compute_with_keys_get_them(
         cache, some = _cache(backend), list[Any]()
         for step in range(160):
             q, k, v = (_draw(1, heads=heads, seed=9 * step + heads) for heads in (HQ, HKV, HKV))
-            some.append(np.array(network(q, *cache.update_and_fetch(k, v), cache)))
+            some.append(np.array(network(q, *cache.update_and_fetch(k, v))))
         assert cache.stats().evicted > 0
         outputs.append(some)
     np.testing.assert_allclose(outputs[0], outputs[1], atol=2e-4)
 
 
+def _standing_in(slack: int = 0, new: int = 2) -> tuple[TwoTierKVCache, Any, Any]:
+    """A cache whose network is known to leave what it fetches to attention, and what that is."""
+    cache = _cache(Backend.CPU, slack=slack)
+    for step in range(150):
+        _attend(_draw(1, heads=HQ), _draw(1, seed=step), _draw(1, seed=step + 500), cache)
+    keys, values = cache.update_and_fetch(_draw(new, seed=8), _draw(new, seed=9))
+    assert isinstance(keys, StandIn)
+    return cache, keys, values
+
+
+USES: list[Callable[[Any], Any]] = [
+    lambda x: x * 2,
+    lambda x: 2 * x,
+    lambda x: x @ mx.ones((DIM, 3)),
+    lambda x: x[..., 5:],
+    lambda x: x.swapaxes(1, 2),
+    lambda x: x.astype(mx.float16),
+    lambda x: mx.array(x),
+    lambda x: mx.add(x, x),
+    lambda x: x == x,
+    lambda x: -x,
+    lambda x: np.array(x),
+    lambda x: np.asarray(x, np.float64),
+    lambda x: next(iter(x)),
+]
+
+
 @ROUTED
-def test_keys_that_are_not_there_are_refused_by_name() -> None:
-    """A network that begins to compute with them once nobody decodes them."""
-    cache = _cache(Backend.CPU)
-    q, k = _draw(1, heads=HQ), _draw(1)
-    for _ in range(3):
-        _attend(q, k, k, cache)
-    keys, values = cache.update_and_fetch(k, k)
-    assert isinstance(keys, FetchedKeys)
-    with pytest.raises(CacheError, match="computes with its cache's keys as it did not before"):
-        _sinking(q, keys, values, cache)
-    keys, _ = cache.update_and_fetch(k, k)
-    np.testing.assert_array_equal(np.array(keys[:, :, -2:]), np.array(mx.concatenate([k, k], 2)))
+@pytest.mark.parametrize("slack", [0, 5])
+@pytest.mark.parametrize("use", USES)
+def test_whatever_is_done_with_keys_that_nobody_decoded(
+    use: Callable[[Any], Any], slack: int
+) -> None:
+    """It is done with the decoded ones, and values too; then the cache goes on."""
+    cache, keys, values = _standing_in(slack, new=5)
+    own = _cache(Backend.CPU, slack=slack)
+    own.keeps_snapshot = False
+    for step in range(150):
+        own.append(_draw(1, seed=step), _draw(1, seed=step + 500))
+    real = own.update_and_fetch(_draw(5, seed=8), _draw(5, seed=9))
+    for stands, right in zip((keys, values), real, strict=True):
+        assert (stands.shape, stands.dtype, stands.ndim) == (right.shape, right.dtype, 4)
+        np.testing.assert_allclose(np.array(use(stands)), np.array(use(right)), atol=1e-5)
+    assert cache.ledger == own.ledger
+    np.testing.assert_array_equal(np.array(cache.values()), np.array(own.values()))
+    # What is fetched from now on is there at once.
+    assert isinstance(cache.update_and_fetch(_draw(1), _draw(1))[0], mx.array)
+
+
+@ROUTED
+def test_mlxs_own_functions_say_what_they_were_given() -> None:
+    """Where attention is not ours: bound by its name before, or uninstalled since."""
+    cache, keys, values = _standing_in()
+    q = _draw(2, heads=HQ)
+    mask = cache.make_mask(2, return_array=True)
+    for call in (
+        lambda: mx.fast.scaled_dot_product_attention(q, keys, values, scale=SCALE),
+        lambda: q @ keys,
+        lambda: mx.sum(keys),
+    ):
+        with pytest.raises(TypeError, match="StandIn"):
+            call()
+    mx.eval(keys, values)
+    assert repr(keys) == f"StandIn(keys {keys.shape} of mlx.core.float32)"
+    assert mask is not None
+    assert mx.isfinite(hook.attend(q, keys, values, scale=SCALE)).all().item()
+
+
+@ROUTED
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        lambda cache, *kv: hook.attend(_draw(2, heads=HQ), *kv, scale=SCALE),
+        lambda cache, *_: cache.update_and_fetch(_draw(1), _draw(1)),
+        lambda cache, *_: cache.keys(),
+        lambda cache, *_: cache.clear(),
+    ],
+)
+def test_keys_that_are_not_there_any_more_are_refused(leaves: Callable[..., object]) -> None:
+    cache, keys, values = _standing_in()
+    leaves(cache, keys, values)
+    for use in (
+        lambda: keys * 2,
+        lambda: values[..., 0],
+        lambda: hook.attend(_draw(2, heads=HQ), keys, values, scale=SCALE),
+    ):
+        with pytest.raises(CacheError, match="are no longer there: use what update_and_fetch"):
+            use()
+
+
+@ROUTED
+def test_keys_of_an_earlier_fetch_are_what_they_were() -> None:
+    """Though the cache has others by now."""
+    cache = _cache(Backend.REFERENCE)
+    cache.append(_draw(50), _draw(50))
+    q, kept = _draw(1, heads=HQ), cache.update_and_fetch(_draw(1, seed=1), _draw(1, seed=2))
+    want = np.array(hook.attend(q, *(mx.array(x) for x in kept), scale=SCALE))
+    for _ in range(100):
+        cache.update_and_fetch(_draw(1), _draw(1))
+    np.testing.assert_allclose(
+        np.array(hook.attend(q, *kept, scale=SCALE)), want, atol=1e-5, rtol=1e-4
+    )
 
 
 # -- without the hook --
@@ -296,3 +396,55 @@ def test_a_window_grows() -> None:
         keys, _ = cache.update_and_fetch(_draw(1, seed=step), _draw(1, seed=step))
     assert cache.nbytes - cache.stats().allocated_bytes == 2 * (7 + 3 * 256) * HKV * DIM * 4
     np.testing.assert_array_equal(np.array(keys), np.array(cache.keys()))
+
+
+# -- steps that let tokens go --
+
+
+@pytest.mark.parametrize("slack", [0, 6])
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_a_step_that_lets_tokens_go_meets_sinks_where_each_query_does(
+    backend: Backend, slack: int
+) -> None:
+    """At every offset around the ring, by steps of 1 to 64, as if one by one."""
+    fields = {"keys": "f16", "values": "f16", "max_tokens": 29, "hot": 11, "block": 5}
+    whole = _draw(64 + 45, seed=1), _draw(64 + 45, seed=2), _draw(64 + 45, heads=HQ, seed=3)
+    single = _cache(backend, slack=slack, **fields)
+    want = mx.concatenate(
+        [
+            single.attend(q, k, v, scale=SCALE)
+            for k, v, q in (tuple(x[:, :, i : i + 1] for x in whole) for i in range(64 + 45))
+        ],
+        axis=2,
+    )
+    assert single.stats().evicted > 64
+    for start in range(45):
+        for length in range(1 + start % 9, 65, 9):
+            cache = _cache(backend, slack=slack, **fields)
+            if start:
+                cache.append(*(x[:, :, :start] for x in whole[:2]))
+            k, v, q = (x[:, :, start : start + length] for x in whole)
+            mask = cache.make_mask(length)
+            keys, values = cache.update_and_fetch(k, v)
+            got = mx.fast.scaled_dot_product_attention(q, keys, values, scale=SCALE, mask=mask)
+            right = want[:, :, start : start + length]
+            np.testing.assert_allclose(np.array(got), np.array(right), atol=2e-5, rtol=1e-4)
+
+
+@BACKENDS
+def test_what_such_a_step_takes_is_bounded(backend: Backend) -> None:
+    """A column more for each pinned token and block that goes; else it is said, once."""
+    config = replace(CONFIG, max_tokens=3000, hot=16, block=16, keep=1000, backend=backend)
+    cache = TwoTierKVCache.from_config(config, rotation=ROTATION)
+    cache.append(_draw(2990), _draw(2990))
+    held = cache.size()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        keys, _ = cache.update_and_fetch(_draw(40), _draw(40))
+    assert keys.shape[2] == held + 40 + 2 * 1000
+    fetching._say_of_distances.cache_clear()
+    held, mask = cache.size(), cache.make_mask(400)
+    with pytest.warns(UserWarning, match="a step of 400 tokens lets others go so often"):
+        keys, _ = cache.update_and_fetch(_draw(400), _draw(400))
+    assert isinstance(mask, mx.array)
+    assert mask.shape == (400, keys.shape[2]) == (400, held + 400)

@@ -550,7 +550,7 @@ UNASKED = {
     *("Codec.bits_per_element", "Codec.shapes", "Codec.unrotate"),
     *(f"LayerPlan.{name}" for name in ("alone", "block_bytes", "block_shares", "codecs_in", "of")),
     *("LayerPlan.token_bytes", "TierSizes.of_window", "TierSizes.within"),
-    *("TwoTierKVCache.to_quantized", "TwoTierKVCache.look_at"),
+    "TwoTierKVCache.to_quantized",
     *("BlockPool.own_copy", "BlockPool.exhausted", "CachePlan.on_reference"),
     *("DynamicKVCache.from_state", "PagedKVCache.from_state", "TwoTierKVCache.from_state"),
     *("RowsKVCache.commit", "RowsKVCache.lend", "RowsKVCache.steps"),
@@ -559,7 +559,6 @@ UNASKED = {
         for name in (
             "draw_on",
             "attend_checked",
-            "attend_fetched",
             "checked",
             "commit",
             "hold",

@@ -20,6 +20,7 @@ from kvcache import (
     make_prompt_cache,
 )
 from kvcache.mlx_lm import describe
+from kvcache.tiers.share import Share
 
 HKV, HQ, DIM, BLOCK, HOT, SINKS = 2, 6, 32, 8, 11, 3
 BACKENDS = ["reference", "cpu"]
@@ -286,3 +287,21 @@ def test_what_is_left_of_a_chat_that_ended_draws_no_more() -> None:
     _feed(chat, 200)
     assert (shared.taken, chat[1].plan.sizes.slots) == (0, slots)
     assert chat[1].stats().evicted > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_budget_is_asked_once_for_all_layers_of_a_step(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = SharedBudget("1MiB").make_prompt_cache(Network(layers=5), _config(backend))
+    settle, asked = Share.settle, list[int]()
+
+    def settling(share: Share, position: int, needed: int, most: int) -> None:
+        asked.append(position)
+        settle(share, position, needed, most)
+
+    monkeypatch.setattr(Share, "settle", settling)
+    for count in (50, 1, 1, 9):
+        chat[0].make_mask(count)
+        _feed(chat, count)
+    assert asked == [50, 51, 52, 61]

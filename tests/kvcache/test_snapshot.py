@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import Backend
-from kvcache.layer_cache import make_tiers
+from kvcache.holding import make_tiers
 from kvcache.snapshot import runs
 from kvcache.tiers.ledger import Ledger, TierSizes
 from kvcache.tiers.memory import Tiers

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import Backend, CacheConfig, CacheError, HotDtype, ModelShape, TwoTierKVCache, resolve
+from kvcache.fetched import fetch_of
+from kvcache.mlx_lm.hook import attend
 from kvcache.prompt_cache import from_plan
 from kvcache.tiers.ledger import TierSizes
 from kvcache.tiers.plan import LayerPlan
@@ -135,9 +137,7 @@ def test_tokens_of_a_draft_are_met_as_if_they_came_one_by_one(
         expected = np.array(mx.concatenate(want, axis=2))
         np.testing.assert_allclose(np.array(got), expected, atol=tolerance)
         given_mask = hooked.make_mask(length)
-        hooked.update_and_fetch(k, v)
-        attended = hooked.attend_fetched(q, scale=SCALE, mask=given_mask)
-        assert attended is not None
+        attended = attend(q, *hooked.update_and_fetch(k, v), scale=SCALE, mask=given_mask)
         np.testing.assert_allclose(np.array(attended), expected, atol=tolerance)
         _same(together, single)
 
@@ -149,9 +149,13 @@ def test_a_mask_of_the_callers_own_is_for_what_was_fetched() -> None:
     q, k, v = (_draw(heads, 6, 7) for heads in (HQ, HKV, HKV))
     mask = cache.make_mask(6)
     assert isinstance(mask, mx.array)
-    keys, _ = cache.update_and_fetch(k, v)
+    keys, values = cache.update_and_fetch(k, v)
     assert mask.shape == (6, keys.shape[2])
-    assert cache.attend_fetched(q, scale=SCALE, mask=mx.array(np.array(mask))) is None
+    fetch, other = fetch_of(keys, values), mx.array(np.array(mask))
+    assert fetch is not None
+    assert fetch.attend(q, SCALE, other) is None
+    given, own = (attend(q, keys, values, scale=SCALE, mask=each) for each in (other, mask))
+    np.testing.assert_allclose(np.array(given), np.array(own), atol=1e-5)
 
 
 @pytest.mark.parametrize("budget", ["5MiB", "1.3MiB"])

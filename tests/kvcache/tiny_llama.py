@@ -22,6 +22,7 @@ def make_model() -> Any:
         head_dim=DIM,
         rms_norm_eps=1e-5,
         vocab_size=VOCABULARY,
+        max_position_embeddings=2**17,
     )
     model = llama.Model(args)
     mx.eval(model.parameters())

@@ -18,7 +18,7 @@ import mlx.core as mx
 
 import kvcache
 import models
-from kvcache import TwoTierKVCache, layer_cache
+from kvcache import TwoTierKVCache, holding, layer_cache
 from models.gguf.tensor_types import TensorType
 from models.network import rope
 from models.network.llama import Model
@@ -82,7 +82,7 @@ def _of_a_token(layers: int, held: int) -> PythonCost:
         model = launches.tiny_model(layers, TYPES)
         caches = launches.caches_of(model, held)
         model.hidden(mx.array([[5]]), caches)  # what the first token alone does
-        for shared in (layer_cache.appended, layer_cache._causal_sight, rope._offsets):
+        for shared in (holding.appended, layer_cache._causal_sight, rope._offsets):
             shared.cache_clear()  # what a run before this one left
         return _traced(lambda: model.hidden(mx.array([[5]]), caches))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcache import TwoTierKVCache, layer_cache
+from kvcache import TwoTierKVCache, holding
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.gpu import TierDecoder, TierEncoder, TierPrefill
 from kvcache.tiers.gpu import GpuTiers
@@ -84,7 +84,7 @@ def test_any_change_of_plans_equals_the_naive_cache(
 ) -> None:
     sizes, kv = TierSizes(pinned=pinned, hot=hot, block=5, slots=slots), ("hkivi4", "turbo4u")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_cache, "make_tiers", _emulated)
+        patch.setattr(holding, "make_tiers", _emulated)
         pair = Pair.of(make_plan(sizes, kv))
         for name, *given_to in steps:
             if name == "set_policy":

@@ -15,7 +15,7 @@ from kvcache import (
     ModelShape,
     Rotation,
     TwoTierKVCache,
-    layer_cache,
+    holding,
     resolve,
     warm_up,
 )
@@ -69,7 +69,7 @@ def use_gpu(monkeypatch: pytest.MonkeyPatch) -> UseGpu:
             return GpuTiers(plan, metric, decoder=decoder, prefill=prefill, encoder=encoder)
 
         monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
-        monkeypatch.setattr(layer_cache, "GpuTiers", make)
+        monkeypatch.setattr(holding, "GpuTiers", make)
 
     return use
 

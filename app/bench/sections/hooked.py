@@ -1,13 +1,15 @@
 """`bench hooked`: ember's caches in mlx-lm's own network, beside mlx-lm's own.
 
 The file's weights in mlx-lm's Llama, decoded to float32, which is quickest on a CPU. All but the
-last step of a prompt is made up: random keys and values, the same for every way. The three ways
-generate in turns, and their fastest tokens count. Nothing is let go.
+last step of a prompt is made up: random keys and values, the same for every way. The ways
+generate in turns, and their fastest tokens count. Nothing is let go. The last way attends to
+nothing, and says what any cache could gain at most.
 """
 
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -25,15 +27,22 @@ _LOADING_SECONDS = 3.0
 _STEP_SECONDS = 15.0  # of a prompt
 _TOKEN_SECONDS = 0.1
 _STRIDE = 7919
+_ATTENTION = "scaled_dot_product_attention"
 
 
 class Way(Enum):
     """OWN: mlx-lm's KVCache. FETCHED: ours, as any network of mlx-lm's uses it. INSTALLED: with
-    attention that reads its tiers."""
+    attention that reads its tiers. NONE: mlx-lm's, and zeros for what attention gives."""
 
     OWN = "mlx-lm's KVCache"
     FETCHED = "ember's, fetched"
     INSTALLED = "ember's, installed"
+    NONE = "no attention"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the cache is mlx-lm's."""
+        return self in (Way.OWN, Way.NONE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +92,20 @@ def _rows(
     ids = [(at * _STRIDE + 11) % vocabulary for at in range(min(depth, settings.step))]
     caches, steps = dict[Way, list[Any]](), dict[Way, int]()
     for way in Way:
-        with _Attention(way):
+        with _attention(way):
             caches[way] = _caches(network, way, depth, settings)
             _make_up(network, caches[way], depth - len(ids))
             steps[way] = _read(network, ids, caches[way]) if ids else 0
     fastest = dict.fromkeys(Way, float("inf"))
     for _ in range(settings.reps):
         for way in Way:
-            with _Attention(way):
+            with _attention(way):
                 fastest[way] = min(fastest[way], *_tokens(network, caches[way], settings.tg))
     for way in Way:
         yield HookedRow(
             way=way.value,
             model=Path(settings.model).stem,
-            backend="mlx" if way is Way.OWN else caches[way][0].plan.backend.value,
+            backend="mlx" if way.is_own else caches[way][0].plan.backend.value,
             depth=depth,
             tps=1 / fastest[way],
             times=fastest[Way.OWN] / fastest[way],
@@ -107,22 +116,29 @@ def _rows(
         )
 
 
-class _Attention:
-    """mlx-lm's attention, or ours where a way asks for that."""
-
-    def __init__(self, way: Way) -> None:
-        self._way = way
-
-    def __enter__(self) -> None:
-        if self._way is Way.INSTALLED:
-            mlx_lm.install()
-
-    def __exit__(self, *_: object) -> None:
+@contextmanager
+def _attention(way: Way) -> Iterator[None]:
+    """MLX's attention, or ours, or none, as a way asks for."""
+    stock = mx.fast.scaled_dot_product_attention
+    if way is Way.INSTALLED:
+        mlx_lm.install()
+    elif way is Way.NONE:
+        setattr(mx.fast, _ATTENTION, _nothing)
+    try:
+        yield
+    finally:
         mlx_lm.uninstall()
+        setattr(mx.fast, _ATTENTION, stock)
+
+
+def _nothing(q: mx.array, k: mx.array, v: mx.array, **_: Any) -> mx.array:
+    """Zeros, once all that attention takes is there."""
+    zeros: mx.array = mx.depends(mx.zeros_like(q), [q, k, v])
+    return zeros
 
 
 def _caches(network: nn.Module, way: Way, depth: int, settings: HookedSettings) -> list[Any]:
-    if way is Way.OWN:
+    if way.is_own:
         from mlx_lm.models.cache import KVCache
 
         return [KVCache() for _ in network.layers]
@@ -142,7 +158,12 @@ def _make_up(network: nn.Module, caches: list[Any], tokens: int) -> None:
         keys, values = (mx.random.normal(shape, key=mx.random.key(2 * layer + at)) for at in (0, 1))
         fill = cache.append if isinstance(cache, TwoTierKVCache) else cache.update_and_fetch
         fill(keys, values)
-        mx.eval(cache.state)
+        mx.eval(_pending(cache))
+
+
+def _pending(cache: Any) -> Any:
+    """What may still have to be computed of it."""
+    return cache.pending() if isinstance(cache, TwoTierKVCache) else cache.state
 
 
 def _read(network: nn.Module, ids: list[int], caches: list[Any]) -> int:
@@ -151,7 +172,7 @@ def _read(network: nn.Module, ids: list[int], caches: list[Any]) -> int:
     mx.reset_peak_memory()
     tracemalloc.start()
     hidden = network.model(mx.array([ids]), caches)
-    mx.eval(hidden, [cache.state for cache in caches])
+    mx.eval(hidden, [_pending(cache) for cache in caches])
     del hidden
     now, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()

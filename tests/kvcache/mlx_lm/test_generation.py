@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import _merge_caches
-from mlx_lm.models import base, llama
+from mlx_lm.models import base
 from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import (
     KVCache,
@@ -32,6 +32,7 @@ from kvcache import (
     make_prompt_cache,
     mlx_lm,
 )
+from kvcache.fetched import StandIn
 from kvcache.mlx_lm import hook
 from kvcache.snapshot import Snapshot, Tokens
 from tests.kvcache.codecs.metrics import moments_of, queries
@@ -40,6 +41,7 @@ from tests.kvcache.tiny_llama import DIM, HKV, LAYERS, generate, make_model
 PROMPT = [(7 * i + 3) % 101 for i in range(90)]
 LOSSLESS = CacheConfig(keys="f16", values="f16", hot_dtype=HotDtype.F32, max_tokens=400)
 SMALL = replace(LOSSLESS, max_tokens=80, hot=16, block=8)
+ATTENTION = "scaled_dot_product_attention"
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +80,14 @@ def test_generation_beyond_the_window_stays_bounded(model: Any, kv: tuple[str, s
     assert stats.evicted > 0
 
 
-def test_both_ways_agree_token_by_token(model: Any) -> None:
+@pytest.mark.parametrize("step", [1, 32])
+def test_both_ways_agree_token_by_token(model: Any, step: int) -> None:
     outputs = []
     for installs in (False, True):
         if installs:
             mlx_lm.install()
         cache = make_prompt_cache(model, replace(SMALL, keys="h4", values="turbo3u"))
-        # Chunks of one: a chunk's later rows may meet sinks a block further away when fetched.
-        outputs.append(generate(model, PROMPT, cache, 60, step=1)[1])
+        outputs.append(generate(model, PROMPT, cache, 60, step=step)[1])
         mlx_lm.uninstall()
     for fetched, routed in zip(*outputs, strict=True):
         np.testing.assert_allclose(np.asarray(fetched), np.asarray(routed), atol=2e-4)
@@ -100,17 +102,15 @@ def test_attention_does_not_look_at_what_was_fetched(
     config = replace(SMALL, keys="h4", values="h4", block=16, backend=backend)
     cache, q = make_prompt_cache(make_model(), config)[0], mx.ones((1, 3 * HKV, 1, DIM))
     draw = mx.random.normal((102, 1, HKV, 1, DIM), key=mx.random.key(4))
-    routed = hook.attend
     for token in draw[:100]:
-        keys, values = cache.update_and_fetch(token, token)
-        routed(q, keys, values, cache=cache, scale=0.2, mask=None)
+        hook.attend(q, *cache.update_and_fetch(token, token), scale=0.2)
     held = cache.size()
     nan = mx.full((1, HKV, held, DIM), mx.nan)
     monkeypatch.setattr(Snapshot, "decoded", lambda *_: Tokens(nan, nan))
     keys, values = cache.update_and_fetch(draw[100], draw[101])
     assert keys.shape == values.shape == (1, HKV, held + 1, DIM)
-    assert mx.isnan(keys[:, :, :held]).all().item()
-    out = routed(q, keys, values, cache=cache, scale=0.2, mask=None)
+    assert isinstance(keys, StandIn) or mx.isnan(keys[:, :, :held]).all().item()
+    out = hook.attend(q, keys, values, scale=0.2)
     assert mx.isfinite(out).all().item()
     assert cache.offset == 101
 
@@ -135,21 +135,41 @@ def test_the_hook_leaves_fetched_tokens_unevaluated(
         fetched = cache.update_and_fetch(next(draw), next(draw))
         q = mx.ones((1, 3 * HKV, 1, DIM))
         attend = partial(base.scaled_dot_product_attention, q, cache=cache, scale=0.2, mask=None)
-        # What a model made of them is not ours to answer, nor what comes after.
+        # What a model made of them is not ours to answer.
         assert mx.isnan(attend(*(mx.tile(x, [1, 1, 1, 1]) for x in fetched))).all().item()
         assert mx.isfinite(attend(*fetched)).all().item()
-        assert mx.isnan(attend(*fetched)).all().item()
     finally:
         mlx_lm.uninstall()
 
 
-def test_models_imported_before_and_after_are_routed() -> None:
-    stock = base.scaled_dot_product_attention
+def test_whoever_replaces_attention_after_us_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock, calls = mx.fast.scaled_dot_product_attention, list[str]()
+
+    def another(*args: Any, **named: Any) -> mx.array:
+        calls.append("another")
+        found: mx.array = ours(*args, **named)
+        return found
+
+    monkeypatch.setattr(mx.fast, ATTENTION, stock)
     mlx_lm.install()
     mlx_lm.install()
-    assert llama.scaled_dot_product_attention is base.scaled_dot_product_attention is not stock
+    ours = mx.fast.scaled_dot_product_attention
+    assert ours is hook.attend
     mlx_lm.uninstall()
-    assert llama.scaled_dot_product_attention is base.scaled_dot_product_attention is stock
+    assert mx.fast.scaled_dot_product_attention is stock
+    mlx_lm.install()
+    setattr(mx.fast, ATTENTION, another)
+    q = mx.random.normal((1, HKV, 3, DIM), key=mx.random.key(1))
+    want = np.array(stock(q, q, q, scale=0.2))
+    for again in (mlx_lm.uninstall, mlx_lm.install, mlx_lm.uninstall):
+        again()
+        assert mx.fast.scaled_dot_product_attention is another
+        got = mx.fast.scaled_dot_product_attention(q, q, q, scale=0.2)
+        np.testing.assert_array_equal(np.array(got), want)
+    assert calls == ["another"] * 3
+    setattr(mx.fast, ATTENTION, ours)
+    mlx_lm.uninstall()
+    assert mx.fast.scaled_dot_product_attention is stock
 
 
 def test_injection_reaches_mlx_lms_own_factory() -> None:

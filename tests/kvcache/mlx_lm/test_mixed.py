@@ -29,6 +29,7 @@ from kvcache import (
     make_prompt_cache,
     mlx_lm,
 )
+from kvcache.mlx_lm import hook
 from kvcache.sight import Sight
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.mlx import MlxTiers
@@ -154,8 +155,8 @@ def test_a_mask_that_is_only_the_rule_leaves_the_kernels_their_work(
     for cache, given in zip(
         (first, *others), (mask, mx.array(np.array(mask)), mx.array(other)), strict=False
     ):
-        cache.update_and_fetch(k[:, :, 40:], k[:, :, 40:])
-        out = cache.attend_fetched(mx.ones((1, 6, 9, DIM)), scale=0.3, mask=given)
+        fetched = cache.update_and_fetch(k[:, :, 40:], k[:, :, 40:])
+        out = hook.attend(mx.ones((1, 6, 9, DIM)), *fetched, scale=0.3, mask=given)
         outputs.append(np.array(out))
     assert [sight.suits_kernels for sight in seen] == [True, backend is Backend.CPU, False]
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)

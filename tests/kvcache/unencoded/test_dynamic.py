@@ -11,7 +11,7 @@ from mlx_lm.models import cache as mlx_lm_cache
 from kvcache import Backend, CacheError, DynamicKVCache, HotDtype, attend
 from kvcache.config import MOST_TOKENS
 from kvcache.sight import Sight
-from kvcache.unencoded.dynamic import hide_padding
+from kvcache.unencoded.padding import LeftPadding
 from tests.kvcache import oracle
 from tests.kvcache.cache_inputs import (
     BACKENDS,
@@ -311,7 +311,7 @@ def test_generates_saves_and_loads_in_mlx_lm(
 
 def test_padding_is_hidden_from_tokens_only() -> None:
     padding = np.array([0, 5, 2], np.int32)
-    mask = np.asarray(hide_padding(Sight.of_all(4, 7).full(), padding))
+    mask = np.asarray(LeftPadding(rows=padding).hide(Sight.of_all(4, 7).full()))
     assert mask.shape == (3, 1, 4, 7)
     for row, query, key in np.ndindex(3, 4, 7):
         seen = key <= 3 + query and (key >= padding[row] or 3 + query < padding[row])

@@ -124,7 +124,7 @@ def test_the_gpu_backend_runs_our_kernels(
         return GpuTiers(plan, metric, decoder=decoder, encoder=encoder)
 
     monkeypatch.setattr("kvcache.config.on_gpu", lambda: True)
-    monkeypatch.setattr("kvcache.layer_cache.GpuTiers", make)
+    monkeypatch.setattr("kvcache.holding.GpuTiers", make)
     monkeypatch.setattr("kvcache.tiers.memory.attend_tiers", fail)
     step, bytes_read = attention._ember(network, "hkivi4/turbo4u", Backend.GPU, 600)
     step()

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
-from mlx_lm.models import base
 
 from app.bench.engines import mlx_lm_case
 from app.bench.meter import Meter
@@ -14,11 +13,11 @@ from app.bench.settings import HookedSettings
 
 
 def test_rows_of_a_run(tiny_path: Path) -> None:
-    stock = base.scaled_dot_product_attention
+    stock = mx.fast.scaled_dot_product_attention
     settings = HookedSettings(model=str(tiny_path), depths=(0, 90), step=32, tg=2, reps=2)
     with Meter(10) as meter:
         rows = list(hooked.run(settings, meter))
-    assert base.scaled_dot_product_attention is stock
+    assert mx.fast.scaled_dot_product_attention is stock
     assert [(row.depth, row.way) for row in rows] == [
         (depth, way.value) for depth in (0, 90) for way in Way
     ]
@@ -26,8 +25,8 @@ def test_rows_of_a_run(tiny_path: Path) -> None:
         assert row.tps > 0
         assert row.kv_bytes > 0
         assert (row.step_bytes > 0) == (row.depth > 0)
-        assert row.backend == ("mlx" if row.way == Way.OWN.value else "cpu")
-    assert [rows[0].times, rows[3].times] == [1.0, 1.0]
+        assert row.backend == ("mlx" if Way(row.way).is_own else "cpu")
+    assert [rows[0].times, rows[len(Way)].times] == [1.0, 1.0]
 
 
 def test_weights_are_decoded(tiny_path: Path) -> None:
@@ -58,5 +57,10 @@ def test_what_rows_say() -> None:
     assert table.rows[1][3:] == ("13.4", "1.34", "94.0", "-")
     assert hooked_view.findings([own, ours]) == [
         "ember's, installed at depth 2,048: 1.34 times the tokens per second of mlx-lm's KVCache."
+    ]
+    nothing = replace(own, way=Way.NONE.value, times=1.351)
+    assert hooked_view.findings([own, ours, nothing]) == [
+        "ember's, installed at depth 2,048: 1.34 times the tokens per second of mlx-lm's "
+        "KVCache, where no attention at all would be 1.35 times."
     ]
     assert hooked_view.findings([]) == []
