@@ -14,15 +14,15 @@ from typing import Any
 import mlx.core as mx
 
 from kvcache.codecs.feedback import LayerMetric
-from kvcache.decoded_window import DecodedWindow, moved
 from kvcache.errors import CacheError
-from kvcache.fetched import Fetch
+from kvcache.fetched.decoded_window import DecodedWindow, moved
+from kvcache.fetched.fetch import Fetch
+from kvcache.fetched.sink_columns import SinkColumns
 from kvcache.given import array, integer
 from kvcache.holding import Stages, Waiting, appended, like
 from kvcache.layer_cache import LayerCache
 from kvcache.reference import Mask
 from kvcache.sight import Sight
-from kvcache.sink_columns import SinkColumns
 from kvcache.snapshot import Snapshot, Tokens, joined
 from kvcache.tiers.cpu import CpuTiers
 from kvcache.tiers.ledger import Ledger

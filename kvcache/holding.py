@@ -12,8 +12,8 @@ import mlx.core as mx
 
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.config import Backend, CacheConfig
-from kvcache.decoded_window import DecodedWindow
 from kvcache.errors import CacheError
+from kvcache.fetched.decoded_window import DecodedWindow
 from kvcache.given import instance, integer, optional
 from kvcache.saved import cold_parts, fill, put_parts, unencoded_tokens
 from kvcache.snapshot import Tokens

@@ -31,6 +31,13 @@ BELOW = {
     "kvcache.given": {"kvcache.errors"},
     "kvcache.sight": {"kvcache.errors", "kvcache.reference", "kvcache.turn", "kvcache.sight"},
     "kvcache.gpu": {*_CODECS, *_HELD, "kvcache.gpu", "kvcache.reference"},
+    "kvcache.fetched": {
+        *_HELD,
+        "kvcache.fetched",
+        "kvcache.reference",
+        "kvcache.tiers",
+        "kvcache.turn",
+    },
     "kvcache.tiers": {*_KERNELS, *_SETTINGS, *_HELD, "kvcache.turn", "kvcache.tiers"},
     "kvcache.unencoded": {
         "kvcache.given",
