@@ -14,9 +14,11 @@ from app.commands import (
     calibrate,
     chat,
     chats,
+    completion,
     doctor,
     inspect,
     ls,
+    man,
     perplexity,
     pull,
     rm,
@@ -42,6 +44,8 @@ _COMMANDS = {
     "perplexity": perplexity,
     "calibrate": calibrate,
     "doctor": doctor,
+    "completion": completion,
+    "man": man,
 }
 _EPILOG = """\
 python -m app [MODEL] is short for chat, and for run when stdin is not a terminal.

@@ -3,7 +3,6 @@
 Looks at disks, so a screen runs it beside itself. Knows no widget.
 """
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -16,8 +15,11 @@ from models.finding.catalogue import CATALOGUE
 from models.finding.discover import discover
 from models.finding.entry import CatalogueEntry
 from models.gguf.file import GGUFFile
+from models.gguf.tensor_types import TensorType
+from models.loader import decoded_bytes
 from models.network.config import NetworkConfig
 from models.network.shapes import tensors_to_read
+from models.title import quantization, readable, title, titled
 
 # The cost of a token is the same for all; this one has nothing to be compiled first.
 _ANY_BACKEND = CacheConfig(backend=Backend.REFERENCE)
@@ -39,14 +41,15 @@ class ListedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a model is made of. problem: why it cannot be run.
+    """What a model is made of. title: for people. problem: why it cannot be run.
 
-    weight_bytes: None where nobody has told the file's size. token_bytes: of a hot token's
-    keys and values in layers that see all tokens; cold_bytes: of a cold one's, by the default
-    codecs; window_bytes: of all other layers, full. least_bytes: of a cache of LEAST_WINDOW
-    tokens.
+    weight_bytes: in memory; None where nobody has told the file's size. token_bytes: of a hot
+    token's keys and values in layers that see all tokens; cold_bytes: of a cold one's, by the
+    default codecs; window_bytes: of all other layers, full. least_bytes: of a cache of
+    LEAST_WINDOW tokens.
     """
 
+    title: str = ""
     quantization: str = ""
     weight_bytes: int | None = None
     shape: ModelShape | None = None
@@ -90,40 +93,54 @@ def listed() -> list[ListedModel]:
     return found + others
 
 
-def cost_of(model: ListedModel) -> Cost:
-    """By the file's header where it is here, else by what the catalogue says."""
+def cost_of(model: ListedModel, *, decoded: bool = False) -> Cost:
+    """By the file's header where it is here, else by what the catalogue says.
+
+    decoded: whether weights will be held as floats (`only_reference`).
+    """
     if model.path is not None:
-        return _examine(model.path)
-    return foretell(model.entry) if model.entry is not None else Cost()
+        return _examine(model.path, decoded=decoded)
+    return foretell(model.entry, decoded=decoded) if model.entry is not None else Cost()
 
 
-def _examine(path: Path) -> Cost:
+def _examine(path: Path, *, decoded: bool) -> Cost:
+    stored, name = "", readable(path.stem)
     try:
         with GGUFFile(path) as file:
-            try:
-                config = NetworkConfig.from_metadata(file.metadata)
-            except UnknownArchitectureError as error:
-                return Cost(problem=f"architecture {error.name}")
+            name = title(file.metadata, path.stem)
+            stored = quantization(file.metadata, file.tensors.values())
+            config = NetworkConfig.from_metadata(file.metadata)
             entries = tensors_to_read(file, config).values()
-            by_type: Counter[str] = Counter()
-            for info in entries:
-                by_type[info.type.name] += info.nbytes
-            quantization = by_type.most_common(1)[0][0]
-            return _cost(quantization, by_type.total(), config.shape)
+            held = [decoded_bytes(each.shape) if decoded else each.nbytes for each in entries]
+            return _cost(titled(name, stored), stored, sum(held), config.shape)
+    except UnknownArchitectureError as error:
+        return Cost(title=titled(name, stored), problem=f"architecture {error.name}")
     except EmberError as error:
-        return Cost(problem=str(error))
+        return Cost(title=titled(name, stored), problem=str(error))
 
 
-def foretell(entry: CatalogueEntry) -> Cost:
+def foretell(entry: CatalogueEntry, *, decoded: bool = False) -> Cost:
     """What is known of a file before it is here."""
-    return _cost(entry.quantization, entry.size, entry.shape)
+    name = titled(entry.title, entry.quantization)
+    weights = _decoded(entry) if decoded else entry.size
+    return _cost(name, entry.quantization, weights, entry.shape)
 
 
-def _cost(quantization: str, weight_bytes: int | None, shape: ModelShape) -> Cost:
+def _decoded(entry: CatalogueEntry) -> int | None:
+    """About what weights take as floats: as if all were stored as the file's name says."""
+    kinds = [kind for kind in TensorType if entry.quantization.startswith(kind.name)]
+    if entry.size is None or not kinds:
+        return None
+    kind = max(kinds, key=lambda each: len(each.name))
+    return decoded_bytes((entry.size // kind.block_bytes, kind.block_size))
+
+
+def _cost(name: str, quantization: str, weight_bytes: int | None, shape: ModelShape) -> Cost:
     plan = resolve(_ANY_BACKEND, shape)
     whole, layers = plan.kinds[plan.sizes], shape.layers
     least = replace(_ANY_BACKEND, max_tokens=min(LEAST_WINDOW, shape.context))
     return Cost(
+        title=name,
         quantization=quantization,
         weight_bytes=weight_bytes,
         shape=shape,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from app import texts
-from kvcache.config import DEFAULT_KV
 from kvcache.errors import EmberError, quoted, short
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ DEFAULT_MODEL = "smollm2"
 # Known before the cache library is imported; tests hold them to its own.
 DEFAULT_THINK_BUDGET = 8192
 DEFAULT_CACHE_STORE = "2GiB"
+DEFAULT_KV = "hkivi4/turbo4u"
 MOST_TOKENS = 2**31 - 1
 LEAST_BITS, MOST_BITS = 1, 16
 
@@ -213,7 +213,12 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--force", action="store_true", help="load what does not fit in this machine's memory"
     )
-    group.add_argument(
+    add_backend(group)
+
+
+def add_backend(to: argparse._ActionsContainer) -> None:
+    """What computes."""
+    to.add_argument(
         "--backend",
         choices=["auto", "reference", "cpu", "gpu"],
         default="auto",

@@ -14,7 +14,7 @@ from app.flag_words import with_flags
 from app.generation import Event
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
-from app.kernels import compile_with_bar
+from app.kernels import compiling
 from app.layer_losses import in_bits
 from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
 from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
@@ -79,8 +79,8 @@ def open_session(
     only a guess is told to the user, or one that has no switch for `think`.
     """
     config = cache_config(args)
-    path = fetch_with_bar(model_name(args))
-    compile_with_bar(config.backend)
+    with compiling(config.backend):
+        path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
         loaded, admitted = _load_with_bar(thread, path, config, load_options(args))
         config, chat = admitted.config, ChatTokens(loaded)

@@ -5,6 +5,7 @@ itself, which lives as long as the network, or in arrays that are read from it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -15,14 +16,14 @@ import mlx.core as mx
 from kvcache import Backend, EmberError
 from kvcache.config import on_gpu
 from kvcache.errors import quoted
-from kvcache.native.build import NativeUnavailableError
+from kvcache.native.build import NativeUnavailableError, build
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
 from models.gguf.identity import identity_of
 from models.gguf.open_file import Map, OpenFile
 from models.gguf.tensor import Tensor
-from models.native.kernels import kernels
+from models.native.kernels import kernels, missing
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel, hold_in_place
 from models.network.gpu_matrices import GpuMatrices
@@ -33,6 +34,7 @@ from models.network.weights import Weights
 from models.text.builtin_templates import given_template
 from models.text.chat_template import ChatTemplate
 from models.text.tokenizer import Tokenizer
+from models.title import quantization, title, titled
 
 OnProgress = Callable[[int, int], None]
 # Dimensions, and bytes of the weights in memory.
@@ -43,6 +45,7 @@ Accept = Callable[[NetworkConfig, int], None]
 class LoadedModel:
     """All that a GGUF file gives.
 
+    name: for people; quantization: how most weights are stored.
     file_bytes: size of the file; weight_bytes: what its tensors take in memory.
     notes: a sentence for each thing that was assumed where the file does not say, or that runs
     slower than it should.
@@ -50,6 +53,7 @@ class LoadedModel:
     """
 
     name: str
+    quantization: str
     path: Path
     config: NetworkConfig
     model: Model
@@ -60,6 +64,11 @@ class LoadedModel:
     notes: tuple[str, ...]
     opened: OpenFile
     entries: Mapping[str, TensorInfo]
+
+    @property
+    def title(self) -> str:
+        """The name, and how the weights are stored: `SmolLM2 135M Instruct · Q4_1`."""
+        return titled(self.name, self.quantization)
 
     @cached_property
     def identity(self) -> str:
@@ -115,9 +124,11 @@ def load(
         weights = Weights(tensors, activation_dtype(), hold, joins=backing.joins)
         network = backing.network(config, weights, file.opened.check)
         file.opened.check()
-        name = file.metadata.get_string("general.name", path.stem)
+        name = title(file.metadata, path.stem)
+        stored = quantization(file.metadata, entries.values())
     return LoadedModel(
         name=name,
+        quantization=stored,
         path=path,
         config=config,
         model=network,
@@ -158,11 +169,15 @@ class _Backing:
 
     def bytes_of(self, info: TensorInfo) -> int:
         """That a tensor takes in memory."""
-        return info.nbytes if self.as_filed else prod(info.shape) * activation_dtype().size
+        return info.nbytes if self.as_filed else decoded_bytes(info.shape)
 
 
 def _backing(backend: Backend) -> _Backing:
     """Of a backend; with what is to be said where AUTO must do without kernels."""
+    if kernels_missing := missing(backend):
+        # Side by side; what fails is said where it is loaded.
+        with suppress(NativeUnavailableError):
+            build(kernels_missing)
     plain, resolved = _Backing(hold=hold_decoded, network=_of_arrays), backend.resolve()
     if resolved is Backend.GPU:
         matrices = GpuMatrices()
@@ -186,6 +201,11 @@ def _backing(backend: Backend) -> _Backing:
         joins=False,
         as_filed=True,
     )
+
+
+def decoded_bytes(shape: Sequence[int]) -> int:
+    """That weights of a shape take where they are decoded, as the reference does."""
+    return prod(shape) * activation_dtype().size
 
 
 def bytes_by(backend: Backend) -> Callable[[TensorInfo], int]:

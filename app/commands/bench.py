@@ -62,13 +62,13 @@ def run(args: argparse.Namespace) -> int:
         os.environ["EMBER_THREADS"] = str(threads)
     from app.bench.report import measure
     from app.bench.sections.all import SECTIONS
-    from app.kernels import compile_with_bar
+    from app.kernels import compiling
     from app.session import fetch_with_bar
     from kvcache import Backend
 
-    model = str(fetch_with_bar(_given(args, "model") or options.DEFAULT_MODEL))
     backend = _given(args, "backend") or "auto"
-    compile_with_bar(Backend(backend))
+    with compiling(Backend(backend)):
+        model = str(fetch_with_bar(_given(args, "model") or options.DEFAULT_MODEL))
     common = Settings(model=model, backend=backend, threads=threads or 0)
     quick = bool(_given(args, "quick"))
     every = [

@@ -31,14 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the text that comes with ember, and keep what was counted; again where it was."""
-    from app.kernels import compile_with_bar
+    from app.kernels import compiling
     from app.options import load_options
     from app.session import fetch_with_bar, load_admitted
     from kvcache import Backend, CacheConfig
     from models.calibrate import TOKENS
 
-    path = fetch_with_bar(args.name)
-    compile_with_bar(Backend.AUTO)
+    with compiling(Backend.AUTO):
+        path = fetch_with_bar(args.name)
     unencoded = CacheConfig(keys="f16", values="f16", max_tokens=2 * TOKENS, beyond_context=True)
     loaded, _ = load_admitted(path, unencoded, load_options(args))
     where = _count(loaded)

@@ -226,7 +226,7 @@ def _run_plain(args: argparse.Namespace) -> int:
     with open_session(args, think=settings_file.THINK[settings.think]) as session:
         loaded = session.engine.loaded
         print(
-            f"{inert_line(loaded.name)} · window {session.engine.plan.max_tokens} tokens · {_HELP}"
+            f"{inert_line(loaded.title)} · window {session.engine.plan.max_tokens} tokens · {_HELP}"
         )
         _converse(args, session)
     return 0

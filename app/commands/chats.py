@@ -67,6 +67,8 @@ def _store() -> "SessionStore":
 
 
 def _list(args: argparse.Namespace) -> int:
+    from app.model_names import title_of
+
     with closing(_store()) as store:
         found = store.chats(args.search)
     if args.json:
@@ -76,7 +78,8 @@ def _list(args: argparse.Namespace) -> int:
     for each in () if args.json else found:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.updated))
         title = inert_line(each.title) or "untitled"
-        print(f"{each.id:>5}  {when}  {each.messages:>4} messages  {title}")
+        model = f"  ({inert_line(title_of(each.model))})" if each.model else ""
+        print(f"{each.id:>5}  {when}  {each.messages:>4} messages  {title}{model}")
         if each.snippet:
             print(f"{'':>7}{inert_line(each.snippet)}")
     return 0

@@ -39,14 +39,14 @@ def _findings() -> dict[str, Any]:
     import mlx.core as mx
 
     from app import __version__
-    from app.kernels import compile_with_bar
+    from app.kernels import compiling
     from app.wake.folder import PieceFolder, default_folder
     from kvcache import Backend
     from models.finding.store import models_folder
     from models.loader import activation_dtype
 
-    compile_with_bar(Backend.AUTO)
-    kept = PieceFolder(default_folder())
+    with compiling(Backend.AUTO):
+        kept = PieceFolder(default_folder())
     return {
         "ember": __version__,
         "python": platform.python_version(),

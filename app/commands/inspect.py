@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from app import options
 from app.inert import inert_line
 from app.streams import print_json
 
@@ -18,6 +19,7 @@ _WINDOWS = (2048, 4096, 8192, 32768)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("file", metavar="FILE", help="a GGUF file or a model's name")
+    options.add_backend(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
                 for info in file.tensors.values()
             ],
             "switches": [*config.named(), *told_by_tensors(file.tensors)],
-            "memory": _memory(file, config),
+            "memory": _memory(file, config, args.backend),
         }
     if args.json:
         print_json(found)
@@ -57,15 +59,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _memory(file: "GGUFFile", config: "NetworkConfig") -> dict[str, Any]:
+def _memory(file: "GGUFFile", config: "NetworkConfig", backend: str) -> dict[str, Any]:
     """Bytes of the weights once loaded, of an f16 cache at several windows, and of ours."""
-    from kvcache import CacheConfig, resolve
+    from app.kernels import only_reference
+    from kvcache import Backend, CacheConfig, resolve
 
-    shape = config.shape
-    plan = resolve(CacheConfig(), shape)
+    shape, decoded = config.shape, only_reference(Backend(backend))
+    # The bytes of a cache are the same for all backends; this one has nothing to be compiled.
+    plan = resolve(CacheConfig(backend=Backend.REFERENCE), shape)
     windows = sorted({shape.context, *(size for size in _WINDOWS if size < shape.context)})
     return {
-        "weight_bytes": _weight_bytes(file, config),
+        "weight_bytes": _weight_bytes(file, config, decoded=decoded),
+        "weights_as": "floats" if decoded else "in the file",
         "context": shape.context,
         "kv_bytes_per_token": plan.token_bytes,
         "kv_bytes_by_window": {str(size): _f16_bytes(plan, size) for size in windows},
@@ -82,10 +87,11 @@ def _memory(file: "GGUFFile", config: "NetworkConfig") -> dict[str, Any]:
     }
 
 
-def _weight_bytes(file: "GGUFFile", config: "NetworkConfig") -> int:
-    """As in the file, of all tensors where the file cannot be, which a note says."""
+def _weight_bytes(file: "GGUFFile", config: "NetworkConfig", *, decoded: bool) -> int:
+    """As in the file or decoded, of all tensors where the file cannot be run, which a note says."""
     from app.console import note
     from models.errors import GGUFError
+    from models.loader import decoded_bytes
     from models.network.shapes import tensors_to_read
 
     entries = file.tensors
@@ -93,7 +99,7 @@ def _weight_bytes(file: "GGUFFile", config: "NetworkConfig") -> int:
         entries = tensors_to_read(file, config)
     except GGUFError as error:
         note(f"it cannot be run: {error}")
-    return sum(info.nbytes for info in entries.values())
+    return sum(decoded_bytes(info.shape) if decoded else info.nbytes for info in entries.values())
 
 
 def _f16_bytes(plan: "CachePlan", tokens: int) -> int:
@@ -132,8 +138,9 @@ def _print(found: dict[str, Any]) -> None:
         shape = " x ".join(map(str, tensor["shape"]))
         print(f"  {inert_line(tensor['name']):<30} {tensor['type']:<7} {shape}")
     memory = found["memory"]
+    held = "as floats" if memory["weights_as"] == "floats" else "as in the file"
     print("\nmemory")
-    print(f"  weights             {memory['weight_bytes'] / 2**20:9.1f} MiB")
+    print(f"  weights             {memory['weight_bytes'] / 2**20:9.1f} MiB, {held}")
     print(f"  KV cache per token  {memory['kv_bytes_per_token'] / 2**10:9.1f} KiB in f16")
     for window, size in memory["kv_bytes_by_window"].items():
         print(f"  at {window:>7} tokens   {size / 2**20:9.1f} MiB in f16")

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from app import options
 from app.inert import inert_line
 from app.streams import print_json
 
@@ -14,6 +15,7 @@ _Row = tuple["ListedModel", "Cost", "Outlook"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
+    options.add_backend(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -25,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     for name, blob in without_files().items():
         note(f"{name} {no_file(name, blob)}")
-    rows = _rows()
+    rows = _rows(args.backend)
     if args.json:
         print_json(
             {
@@ -38,18 +40,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows() -> list[_Row]:
+def _rows(backend: str) -> list[_Row]:
     """Every model with its cost, from headers where files are here."""
+    from app.kernels import only_reference
     from app.memory import memory
     from app.model_list import cost_of, listed, outlook
     from app.progress import step_bar
+    from kvcache import Backend
 
-    here, rows = memory(), []
+    here, rows, decoded = memory(), [], only_reference(Backend(backend))
     models = listed()
     with step_bar("reading headers") as report:
         for at, model in enumerate(models):
             report(at, len(models))
-            cost = cost_of(model)
+            cost = cost_of(model, decoded=decoded)
             rows.append((model, cost, outlook(cost, here)))
     return rows
 
@@ -64,15 +68,23 @@ def _print_grouped(rows: list[_Row]) -> None:
         for model, cost, outlook in group:
             size = " " * 9 if model.size is None else f"{model.size / 1e9:6.2f} GB"
             window = "" if outlook.window is None else f"{outlook.window:,} tokens"
-            about = f"to pull: {model.about}" if model.path is None else model.about
-            problem = f": {cost.problem}" if cost.problem else ""
-            name, text = inert_line(model.spec), inert_line(about + problem)
-            print(f"  {name:<40} {size}  {window:>14}  {text}")
+            name, spec, about = (
+                inert_line(each) for each in (cost.title, model.spec, _about(model, cost))
+            )
+            print(f"  {name:<42} {size}  {window:>14}  {spec:<16}  {about}")
+
+
+def _about(model: "ListedModel", cost: "Cost") -> str:
+    """Where a model is, or what the catalogue says of it; and why it cannot run."""
+    _, _, said = model.about.partition(": ")
+    about = f"to pull: {said or model.about}" if model.path is None else model.about
+    return f"{about}: {cost.problem}" if cost.problem else about
 
 
 def _found_json(model: "ListedModel", cost: "Cost", outlook: "Outlook") -> dict[str, Any]:
     return {
         "name": model.spec,
+        "title": cost.title,
         "bytes": model.size,
         "origin": model.about,
         "path": str(model.path),
@@ -85,6 +97,7 @@ def _available_json(model: "ListedModel", cost: "Cost", outlook: "Outlook") -> d
     assert entry is not None  # as of all that are not here
     return {
         "name": model.spec,
+        "title": cost.title,
         "bytes": model.size,
         "about": model.about,
         "licence": entry.licence,
@@ -103,5 +116,6 @@ def _memory_json(cost: "Cost", outlook: "Outlook") -> dict[str, Any]:
         "token_bytes_f16": cost.token_bytes,
         "token_bytes_cold": cost.cold_bytes,
         "window_layers_bytes": cost.window_bytes,
+        "weight_bytes": cost.weight_bytes,
         **({"problem": cost.problem} if cost.problem else {}),
     }

@@ -3,30 +3,31 @@
 A library lies in the user's cache under two hashes: of all it depends on
 (sources, flags, compiler and processor), and of its own bytes, which are compared
 before they are loaded, since a file that was cut short kills the process. What
-others can write is never loaded: they would be us. Two processes may build at
-once: each writes a file of its own and moves it into place. Knows nothing of what
-the kernels do, nor whose they are.
+others can write is never loaded: they would be us. One process compiles at a time,
+and others take what it made; where disks have no locks each compiles into a folder
+of its own and moves the result into place. Knows nothing of what the kernels do, nor
+whose they are.
 """
 
-import atexit
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
 import shutil
-import signal
 import stat
-import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from kvcache.cache_folder import cache_folder
 from kvcache.errors import CacheError, reason
+from kvcache.native import programs
 
 _COMPILERS = ("c++", "g++", "clang++")
 # Older clang knows no -march=native on ARM.
@@ -38,7 +39,7 @@ _FLAGS = (
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
 # In a folder of its own, while it is compiled.
-_LIBRARY = "library.so"
+_LIBRARY, _FOLDER = "library.so", "compiling-"
 _OWNER_ONLY = 0o700
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # A busy machine may take minutes.
@@ -59,7 +60,8 @@ class Sources:
     """What a library is compiled from.
 
     entry: the file that it is called by. parts: more files, compiled beside it. headers: the
-    folders whose headers they include, beside their own.
+    folders whose headers they include, beside their own. All files are compiled side by side,
+    in this order: what takes longest comes first.
     """
 
     entry: Path
@@ -95,6 +97,8 @@ def load(sources: Sources) -> ctypes.CDLL:
     if path := built(sources):
         with suppress(OSError):
             return ctypes.CDLL(str(path))
+        with suppress(OSError):
+            path.unlink()
     (path,) = build([sources])
     try:
         return ctypes.CDLL(str(path))
@@ -109,26 +113,83 @@ def built(sources: Sources) -> Path | None:
 
     Raises NativeUnavailableError.
     """
-    stem = _stem(find_compiler(), sources)
-    return next((path for path in _candidates(stem) if _is_usable(path)), None)
+    return _usable(_stem(find_compiler(), sources))
 
 
 def build(wanted: Sequence[Sources], stopped: Callable[[], bool] | None = None) -> list[Path]:
-    """Compile libraries, to be loaded later, all at the same time.
+    """Compile the libraries that are not there, to be loaded later, all at the same time.
 
     stopped: asked again and again; once it says yes, the compilers are killed and
-    BuildStoppedError raised. Raises NativeUnavailableError.
+    BuildStoppedError raised. Without it nobody watches, and a line on stderr says what takes
+    so long. Raises NativeUnavailableError.
     """
     compiler = find_compiler()
-    stems = [_stem(compiler, sources) for sources in wanted]
+    stems = {sources: _stem(compiler, sources) for sources in wanted}
+    found = {sources: _usable(stem) for sources, stem in stems.items()}
+    if None in found.values():
+        if stopped is None:
+            print("ember: compiling the CPU kernels (once, some seconds)", file=sys.stderr)
+        for stem in stems.values():
+            with _told(stem):
+                _make_ours(stem.parent)
+        with _turn(kernels_folder(), stopped):
+            # Another process may have compiled them while this one waited.
+            found = {sources: _usable(stem) for sources, stem in stems.items()}
+            missing = {each: stems[each] for each, path in found.items() if path is None}
+            made = _compile_all(compiler, missing, stopped)
+    return [found[each] or made[each] for each in wanted]
+
+
+def _compile_all(
+    compiler: str, missing: Mapping[Sources, Path], stopped: Callable[[], bool] | None
+) -> dict[Sources, Path]:
+    """Libraries by how their paths begin; returns their whole paths."""
     with ExitStack() as stack:
-        folders = [stack.enter_context(_staged(stem)) for stem in stems]
-        owned = list(zip(wanted, folders, strict=True))
-        _compile(
-            compiler, [(each, each.objects(compiler, folder)) for each, folder in owned], stopped
-        )
-        _compile(compiler, [(each, [_link(compiler, folder)]) for each, folder in owned], stopped)
-        return [_keep(folder / _LIBRARY, stem) for folder, stem in zip(folders, stems, strict=True)]
+        folders = {each: stack.enter_context(_staged(stem)) for each, stem in missing.items()}
+        objects = [(each, each.objects(compiler, at)) for each, at in folders.items()]
+        _compile(compiler, objects, stopped)
+        links = [(each, [_link(compiler, at)]) for each, at in folders.items()]
+        _compile(compiler, links, stopped)
+        return {each: _keep(at / _LIBRARY, missing[each]) for each, at in folders.items()}
+
+
+@contextmanager
+def _turn(folder: Path, stopped: Callable[[], bool] | None) -> Iterator[None]:
+    """Wait until nobody else compiles into the folder.
+
+    A turn ends with its process, however that ends; what a killed one left half done goes. On a
+    disk without locks nobody waits.
+    """
+    until = time.monotonic() + _SECONDS
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        while (is_ours := _lock(handle)) is False:
+            _go_on(until, stopped)
+            time.sleep(_ASK_SECONDS)
+        for left in folder.glob(f"{_FOLDER}*") if is_ours else ():
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Whether it is locked now; None where there are no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _go_on(until: float, stopped: Callable[[], bool] | None) -> None:
+    """Raise what ends a build: nobody wants it any more, or it has taken too long."""
+    if stopped is not None and stopped():
+        raise BuildStoppedError("the compilation of the kernels was stopped")
+    if time.monotonic() > until:
+        raise NativeUnavailableError(f"a compiler has not ended in {_SECONDS} s")
 
 
 def _link(compiler: str, folder: Path) -> list[str]:
@@ -147,15 +208,15 @@ def _compile(
     for done, sources in zip(_run(commands, stopped), owners, strict=True):
         if done.returncode:
             raise NativeUnavailableError(
-                f"{compiler} failed on the CPU kernels of {sources.entry.name}: "
-                f"{_complaint(done.stderr)}"
+                f"{compiler} failed on the CPU kernels of {sources.entry.name}: {_complaint(done)}"
             )
 
 
-def _complaint(said: str) -> str:
-    """The first line that tells of an error, else the last one."""
-    lines = [line for line in said.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line), lines[-1] if lines else "no reason")
+def _complaint(done: programs.Ended) -> str:
+    """The first line that tells of an error, else the last one, else how it ended."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    ended = f"exit code {done.returncode}" if done.returncode > 0 else "it was killed"
+    return next((line for line in lines if "error" in line), lines[-1] if lines else ended)
 
 
 def find_compiler() -> str:
@@ -178,7 +239,12 @@ def _stem(compiler: str, sources: Sources) -> Path:
             digest.update(source.name.encode() + source.read_bytes())
     for part in (*_FLAGS, compiler, _version(compiler), platform.machine(), _processor()):
         digest.update(part.encode() + b"\0")
-    return cache_folder() / "native" / f"kernels-{digest.hexdigest()[:24]}"
+    return kernels_folder() / f"kernels-{digest.hexdigest()[:24]}"
+
+
+def kernels_folder() -> Path:
+    """Where compiled libraries are kept."""
+    return cache_folder() / "native"
 
 
 @cache
@@ -189,6 +255,10 @@ def _version(compiler: str) -> str:
 
 def _candidates(stem: Path) -> list[Path]:
     return sorted(stem.parent.glob(f"{stem.name}-*.so"))
+
+
+def _usable(stem: Path) -> Path | None:
+    return next((path for path in _candidates(stem) if _is_usable(path)), None)
 
 
 def _is_usable(path: Path) -> bool:
@@ -215,8 +285,9 @@ def _staged(stem: Path) -> Iterator[Path]:
     """A folder of our own beside where a library will be, to compile in; gone afterwards."""
     with ExitStack() as stack:
         with _told(stem):
-            _make_ours(stem.parent)
-            made = tempfile.TemporaryDirectory(dir=stem.parent, ignore_cleanup_errors=True)
+            made = tempfile.TemporaryDirectory(
+                prefix=_FOLDER, dir=stem.parent, ignore_cleanup_errors=True
+            )
         yield Path(stack.enter_context(made))
 
 
@@ -270,63 +341,13 @@ def _told(stem: Path) -> Iterator[None]:
 
 def _run(
     commands: Sequence[list[str]], stopped: Callable[[], bool] | None = None
-) -> list[subprocess.CompletedProcess[str]]:
-    """Run programs at the same time, to their ends or until one was waited for too long."""
+) -> list[programs.Ended]:
+    """Run programs to their ends, or until that took too long."""
     until = time.monotonic() + _SECONDS
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(_running(command, group=stopped is not None))
-            for command in commands
-        ]
-        return [_ended(process, until, stopped) for process in processes]
-
-
-@contextmanager
-def _running(command: list[str], *, group: bool) -> Iterator[subprocess.Popen[str]]:
-    """A program that does not outlive us. group: of its own, so that Ctrl-C is ours to act on."""
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=group,
-        )
+        return programs.run(commands, lambda: _go_on(until, stopped), group=stopped is not None)
     except OSError as error:
-        raise NativeUnavailableError(f"{command[0]} cannot be run: {reason(error)}") from error
-    end = partial(_kill, process, group=group)
-    # This may be a thread that an interrupted program does not wait for.
-    atexit.register(end)
-    try:
-        yield process
-    finally:
-        end()
-        process.communicate()
-        atexit.unregister(end)
-
-
-def _ended(
-    process: subprocess.Popen[str], until: float, stopped: Callable[[], bool] | None
-) -> subprocess.CompletedProcess[str]:
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            out, err = process.communicate(timeout=_ASK_SECONDS)
-            return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-        if stopped is not None and stopped():
-            raise BuildStoppedError("the compilation of the kernels was stopped")
-        if time.monotonic() > until:
-            raise NativeUnavailableError(f"a compiler has not ended in {_SECONDS} s")
-
-
-def _kill(process: subprocess.Popen[str], *, group: bool) -> None:
-    """End the compiler; with its group, the passes that it has started too."""
-    if process.poll() is not None:
-        return
-    if group:
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
+        raise NativeUnavailableError(f"{commands[0][0]} cannot be run: {reason(error)}") from error
 
 
 @cache

@@ -113,12 +113,7 @@ class CodedKeys : public TileKeys {
               const uint8_t* next)
         : form_(form), record_(record), next_(next), first_(first), count_(count) {}
 
-    [[gnu::noinline]] void score(const float* queries, int rows, float* scores) const override {
-        with_bits(form_.bits, [&](auto bits) {
-            with_constant<kFewQueries>(
-                rows, [&](auto count) { score_rows<bits, count>(queries, scores); });
-        });
-    }
+    void score(const float* queries, int rows, float* scores) const override;
 
   private:
     // Sixteens of tokens that share the loads of a query: as many as registers hold the sums of.

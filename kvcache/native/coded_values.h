@@ -41,14 +41,8 @@ class CodedValues : public TileValues {
         : form_(form), levels_(levels), record_(record), next_(next), first_(first),
           count_(count) {}
 
-    [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
-                                  float* out) const override {
-        with_bits(form_.bits, [&](auto bits) {
-            with_constant<kFewQueries>(rows, [&](auto count) {
-                gather_rows<bits, count>(weights, corrections, out);
-            });
-        });
-    }
+    void gather(const float* weights, int rows, const float* corrections,
+                float* out) const override;
 
   private:
     static constexpr int kVectors = 4;  // sixteens of channels that share the loads of weights

@@ -18,12 +18,7 @@ class UnencodedKeys : public TileKeys {
     UnencodedKeys(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
         : from_(from), first_(first), count_(count), dim_(dim) {}
 
-    [[gnu::noinline]] void score(const float* queries, int rows, float* scores) const override {
-        with_element(from_.element, [&](auto element) {
-            with_constant<kFewQueries>(
-                rows, [&](auto count) { score_rows<element, count>(queries, scores); });
-        });
-    }
+    void score(const float* queries, int rows, float* scores) const override;
 
   private:
     static constexpr int kAtOnce = 4;  // tokens that share the loads of a query
@@ -62,17 +57,8 @@ class UnencodedValues : public TileValues {
     UnencodedValues(const HeadTokens& from, int64_t first, int64_t count, int64_t dim)
         : from_(from), first_(first), count_(count), dim_(dim) {}
 
-    [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
-                                  float* out) const override {
-        with_element(from_.element, [&](auto element) {
-            with_constant<kFewQueries>(rows, [&](auto count) {
-                for (int64_t d = 0; d < dim_; d += kVectorsAtOnce * kLanes)
-                    with_constant<kVectorsAtOnce>((dim_ - d) / kLanes, [&](auto vectors) {
-                        gather_rows<element, count, vectors>(weights, corrections, d, out + d);
-                    });
-            });
-        });
-    }
+    void gather(const float* weights, int rows, const float* corrections,
+                float* out) const override;
 
   private:
     static constexpr int kVectorsAtOnce = 4;

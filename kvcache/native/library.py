@@ -20,7 +20,18 @@ from kvcache.errors import CacheError, EmberError, quoted
 from kvcache.native import build, structs
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, checked, strided
 
-SOURCES = build.Sources(entry=Path(__file__).parent / "operations.cpp")
+_FOLDER = Path(__file__).parent
+# Of the files that take longest to compile, the longest first.
+_LONGEST = ("coded_values.cpp", "coded_keys.cpp", "trellis_values.cpp")
+SOURCES = build.Sources(
+    entry=_FOLDER / "operations.cpp",
+    parts=tuple(
+        sorted(
+            (path for path in _FOLDER.glob("*.cpp") if path.name != "operations.cpp"),
+            key=lambda path: (path.name not in _LONGEST, path.name),
+        )
+    ),
+)
 # As many as `bench --threads` takes.
 _MOST_THREADS = 1024
 

@@ -71,6 +71,20 @@ template <int kRows>
         });
 }
 
+// Compiled once, in product.cpp.
+extern template void multiply_rows<1>(ConstMatrix, ConstMatrix, int64_t, int64_t, const float*,
+                                      Matrix);
+extern template void multiply_rows<2>(ConstMatrix, ConstMatrix, int64_t, int64_t, const float*,
+                                      Matrix);
+extern template void multiply_rows<3>(ConstMatrix, ConstMatrix, int64_t, int64_t, const float*,
+                                      Matrix);
+extern template void multiply_rows<4>(ConstMatrix, ConstMatrix, int64_t, int64_t, const float*,
+                                      Matrix);
+extern template void multiply_rows<5>(ConstMatrix, ConstMatrix, int64_t, int64_t, const float*,
+                                      Matrix);
+extern template void multiply_rows<6>(ConstMatrix, ConstMatrix, int64_t, int64_t, const float*,
+                                      Matrix);
+
 // out = a b for any number of rows.
 inline void multiply(ConstMatrix a, int64_t rows, ConstMatrix b, int64_t depth, int64_t columns,
                      Matrix out) {

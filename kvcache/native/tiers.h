@@ -5,6 +5,7 @@
 #pragma once
 
 #include "attention.h"
+#include "draft.h"
 #include "encode.h"
 #include "tier_step.h"
 

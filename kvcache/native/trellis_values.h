@@ -44,14 +44,8 @@ class TrellisValues : public TileValues {
                   const uint8_t* next)
         : form_(form), record_(record), next_(next), first_(first), count_(count) {}
 
-    [[gnu::noinline]] void gather(const float* weights, int rows, const float* corrections,
-                                  float* out) const override {
-        with_trellis_bits(form_.bits, [&](auto bits) {
-            with_constant<kFewQueries>(rows, [&](auto count) {
-                gather_rows<bits, count>(weights, corrections, out);
-            });
-        });
-    }
+    void gather(const float* weights, int rows, const float* corrections,
+                float* out) const override;
 
   private:
     // weight * scale of the token = unit * (256 * high + low)

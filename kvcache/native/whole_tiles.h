@@ -110,15 +110,24 @@ class WholeTile {
     // Add the tile to all rows; seen(r) says what row r sees of it.
     template <typename See>
     void attend(const WholeQueries& queries, const Rows& rows, const See& seen) const {
-        for (int64_t first = 0; first < rows.count; first += kProductRows)
-            with_constant<kProductRows>(rows.count - first, [&](auto count) {
-                attend_rows<count>(queries, rows, first, seen);
-            });
+        for (int64_t first = 0; first < rows.count; first += kProductRows) {
+            const int64_t count = std::min<int64_t>(kProductRows, rows.count - first);
+            Seen shown[kProductRows];
+            bool any = false;
+            for (int64_t r = 0; r < count; ++r) {
+                shown[r] = seen(first + r);
+                any |= shown[r].first < shown[r].end;
+            }
+            if (any) attend_rows(queries, rows, first, count, shown);
+        }
     }
 
   private:
     static constexpr int kSets = kTile / kLanes;
     static constexpr float kMostValue = 16000, kMostSum = 131000;
+
+    void attend_rows(const WholeQueries& queries, const Rows& rows, int64_t first, int64_t count,
+                     const Seen* shown) const;
 
     void assign_keys(const float* keys) {
         Vector top = {}, longest = {};
@@ -158,19 +167,12 @@ class WholeTile {
             }
     }
 
-    template <int kRows, typename See>
+    template <int kRows>
     [[gnu::noinline]] void attend_rows(const WholeQueries& queries, const Rows& rows,
-                                       int64_t first, const See& seen) const {
+                                       int64_t first, const Seen* shown) const {
         alignas(64) float scores[kRows][kTile];
         alignas(64) int16_t weights[kRows][kTile];
         float corrections[kRows], units[kRows];
-        Seen shown[kRows];
-        bool any = false;
-        for (int r = 0; r < kRows; ++r) {
-            shown[r] = seen(first + r);
-            any |= shown[r].first < shown[r].end;
-        }
-        if (!any) return;
         score<kRows>(queries, first, scores);
         for (int r = 0; r < kRows; ++r) hide(scores[r], shown[r]);
         constexpr int kFirst = std::min(kRows, 4);

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kvcache.tiers.plan import ModelShape
 from models.finding.entry import CatalogueEntry, WheelFile
 from models.finding.hub import HubFile
 
@@ -33,13 +32,13 @@ def bare(name: str) -> str:
 
 def _read(row: dict[str, Any]) -> CatalogueEntry:
     """One object of the file. Its `window`: what all layers but every so many see, in tokens."""
-    hub, shape = HubFile(**row.pop("hub")), row.pop("shape")
+    hub, dimensions = HubFile(**row.pop("hub")), row.pop("shape")
     if window := row.pop("window", None):
         step, tokens = window["all_but_every"], window["tokens"]
-        layers = range(1, shape["layers"] + 1)
-        shape["windows"] = tuple(tokens if layer % step else None for layer in layers)
+        layers = range(1, dimensions["layers"] + 1)
+        dimensions["windows"] = tuple(tokens if layer % step else None for layer in layers)
     wheel = WheelFile(**row.pop("wheel")) if "wheel" in row else None
-    return CatalogueEntry(hub=hub, shape=ModelShape(**shape), wheel=wheel, **row)
+    return CatalogueEntry(hub=hub, dimensions=dimensions, wheel=wheel, **row)
 
 
 CATALOGUE = tuple(_read(row) for row in json.loads(_FILE.read_text(encoding="utf-8")))

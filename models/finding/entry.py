@@ -4,10 +4,15 @@ Only facts: nothing here looks at a disk or a network.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from kvcache.tiers.plan import ModelShape
 from models.finding.hub import HubFile
+
+if TYPE_CHECKING:
+    from kvcache import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,8 @@ class CatalogueEntry:
     """One name, the file it stands for, and where that comes from.
 
     architecture: as the file names it.
-    shape: what the model's cache depends on.
+    about: the model's name for people, and after a colon what is said of it.
+    dimensions: of the model, as `ModelShape` has them.
     size, sha256: bytes and hash of the file; None where nobody has told them, and then
     any file of its name is taken for it.
     """
@@ -38,7 +44,7 @@ class CatalogueEntry:
     licence: str
     architecture: str
     hub: HubFile
-    shape: ModelShape
+    dimensions: Mapping[str, Any]
     size: int | None
     sha256: str | None
     wheel: WheelFile | None = None
@@ -50,6 +56,19 @@ class CatalogueEntry:
             raise ValueError(f"{self.name}: sha256 {self.sha256!r}, expected 64 hex digits")
         if self.wheel is not None and None in (self.size, self.sha256):
             raise ValueError(f"{self.name}: a file in a wheel, expected its size and sha256")
+
+    @cached_property
+    def shape(self) -> "ModelShape":
+        """What the model's cache depends on."""
+        # Names are completed in a shell without waiting for the cache's library.
+        from kvcache import ModelShape
+
+        return ModelShape(**self.dimensions)
+
+    @property
+    def title(self) -> str:
+        """The model's name for people: `SmolLM2 135M Instruct`."""
+        return self.about.partition(":")[0]
 
     @property
     def quantization(self) -> str:

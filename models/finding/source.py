@@ -185,7 +185,7 @@ def _close(name: str, found: list[str]) -> list[str]:
     """
     bare = catalogue.bare
     entries = () if name.startswith(_FOUND_PREFIXES) else catalogue.CATALOGUE
-    titles = {each.name: bare(each.about.partition(":")[0]) for each in entries}
+    titles = {each.name: bare(each.title) for each in entries}
     known = {bare(each): each for each in (*titles, *found)}
     close: list[str] = []
     for part in (bare(name), bare(name.rpartition(":")[0])):

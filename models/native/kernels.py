@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kvcache import CacheError
+from kvcache import Backend, CacheError
+from kvcache.config import on_gpu
 from kvcache.native import build, structs
 from kvcache.native import library as caches
 from kvcache.native.structs import Bytes, Floats, address, checked
@@ -25,11 +26,11 @@ from models.native.packed import Addition, FeedForward, Inputs, Layers, RowNorm,
 # One for each cache of a layer.
 TierSteps = Array[structs.TierStep]
 
-_FOLDER = Path(__file__).parent
+_FOLDER, _CACHES = Path(__file__).parent, Path(caches.__file__).parent
 SOURCES = build.Sources(
     entry=_FOLDER / "network.cpp",
-    parts=tuple(sorted(_FOLDER.glob("types_*.cpp"))),
-    headers=(Path(caches.__file__).parent,),
+    parts=(*sorted(_FOLDER.glob("types_*.cpp")), _CACHES / "product.cpp"),
+    headers=(_CACHES,),
 )
 
 
@@ -213,6 +214,19 @@ def _check_layers(steps: Sequence[TierSteps], weights: Layers, memories: int) ->
             f"got layers of {weights.sizes} columns, query and key rows, and numbers of a head, "
             f"expected {sizes}"
         )
+
+
+def missing(backend: Backend) -> list[build.Sources]:
+    """Of these kernels and the cache's, what `backend` uses here and has to be compiled first.
+
+    None where nothing can compile it, which whoever loads them is told.
+    """
+    if on_gpu() or caches.is_tried() or backend not in (Backend.AUTO, Backend.CPU):
+        return []
+    try:
+        return [each for each in (caches.SOURCES, SOURCES) if build.built(each) is None]
+    except build.NativeUnavailableError:
+        return []
 
 
 @cache

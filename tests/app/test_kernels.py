@@ -1,14 +1,19 @@
 """Compiling the kernels where it can be seen: the cache's and the network's, each once."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from app.kernels import compile_kernels, must_compile
-from kvcache import Backend
+from app.kernels import COMPILING, compile_kernels, compiling, only_reference
+from kvcache import Backend, EmberError
 from kvcache.native import build, library
 from kvcache.native.build import BuildStoppedError, Sources
+from models.loader import bytes_by
 from models.native import kernels
+from models.native.kernels import missing
+from tests.patience import patience
 
 
 @pytest.fixture
@@ -27,22 +32,22 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sources]:
 
 
 def test_both_libraries_are_compiled(wanted: list[Sources]) -> None:
-    assert must_compile(Backend.CPU)
-    compile_kernels(lambda: False)
+    assert missing(Backend.CPU)
+    compile_kernels(Backend.CPU, lambda: False)
     assert [build.load(each).one() for each in wanted] == [0, 1]
-    assert not must_compile(Backend.CPU)
+    assert not missing(Backend.CPU)
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_only_what_is_missing_is_compiled(wanted: list[Sources], which: int) -> None:
-    compile_kernels(lambda: False)
+    compile_kernels(Backend.CPU, lambda: False)
     gone, kept = build.built(wanted[which]), build.built(wanted[1 - which])
     assert gone is not None
     assert kept is not None
     gone.unlink()
     before = kept.stat().st_mtime_ns
-    assert must_compile(Backend.AUTO)
-    compile_kernels(lambda: False)
+    assert missing(Backend.AUTO)
+    compile_kernels(Backend.CPU, lambda: False)
     assert build.built(wanted[which]) == gone
     assert kept.stat().st_mtime_ns == before
 
@@ -55,14 +60,99 @@ def test_whoever_waits_for_them_can_stop(
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(BuildStoppedError):
-        compile_kernels(lambda: True)
-    assert must_compile(Backend.CPU)
+        compile_kernels(Backend.CPU, lambda: True)
+    assert missing(Backend.CPU)
 
 
 def test_other_backends_and_a_missing_compiler_want_none(
     wanted: list[Sources], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not must_compile(Backend.REFERENCE)
+    assert not missing(Backend.REFERENCE)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not must_compile(Backend.CPU)
-    compile_kernels(lambda: False)
+    assert not missing(Backend.CPU)
+    compile_kernels(Backend.CPU, lambda: False)
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A compiler that waits: what tells that it runs, and what lets it go on once it is there."""
+    started, go_on, compiler = (tmp_path / each for each in ("started", "go on", "compiler"))
+    real = build.find_compiler()
+    compiler.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] || {{ touch "{started}"; '
+        f'while [ ! -e "{go_on}" ]; do sleep 0.02; done; }}\nexec {real} "$@"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    return started, go_on
+
+
+def test_kernels_compile_while_something_else_is_done(
+    wanted: list[Sources], slow: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    started, go_on = slow
+    with compiling(Backend.CPU):
+        _until(started.exists)
+        go_on.touch()
+    assert missing(Backend.CPU) == []
+    with compiling(Backend.CPU):  # nothing is left to wait for
+        pass
+    assert capsys.readouterr().err in ("", f"ember: {COMPILING}\n")
+
+
+def test_what_fails_meanwhile_stops_the_compiler(
+    wanted: list[Sources], slow: tuple[Path, Path]
+) -> None:
+    started, _ = slow
+
+    def fail() -> None:
+        with compiling(Backend.CPU):
+            _until(started.exists)
+            raise EmberError("no network")
+
+    with pytest.raises(EmberError, match="no network"):
+        fail()
+    assert missing(Backend.CPU) == wanted
+    assert list(build.kernels_folder().iterdir()) == []
+
+
+def test_a_load_from_python_compiles_both_at_once(
+    wanted: list[Sources], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[list[Sources]] = []
+
+    def refuse() -> None:
+        raise build.NativeUnavailableError("not today")
+
+    monkeypatch.setattr("models.loader.build", lambda each: built.append(list(each)))
+    monkeypatch.setattr("kvcache.config.library", refuse)
+    bytes_by(Backend.AUTO)
+    assert built == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("backend", "compiler", "is_only"),
+    [
+        (Backend.REFERENCE, None, True),
+        (Backend.CPU, "no-such-compiler", False),
+        (Backend.AUTO, "no-such-compiler", True),
+        (Backend.AUTO, None, False),
+    ],
+)
+def test_where_nothing_compiles_plain_mlx_is_all_there_is(
+    backend: Backend,
+    compiler: str | None,
+    is_only: bool,
+    wanted: list[Sources],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if compiler is not None:
+        monkeypatch.setenv("CXX", compiler)
+    assert only_reference(backend) is is_only
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + patience(30)
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,10 @@ from tests.models.samples import ENTRY, put
 GB = 10**9
 # 128 kB a token, as Llama 3.1 8B: 4096 tokens are half a gigabyte in f16.
 SHAPE = ModelShape(layers=32, kv_heads=8, head_dim=128, context=131072)
-EIGHT = replace(ENTRY, name="eight", shape=SHAPE, size=4 * GB, about="eight", licence="MIT")
-SMALL = replace(EIGHT, name="small", shape=replace(SHAPE, context=4096), size=GB)
+EIGHT = replace(
+    ENTRY, name="eight", dimensions=asdict(SHAPE), size=4 * GB, about="eight", licence="MIT"
+)
+SMALL = replace(EIGHT, name="small", dimensions=asdict(SHAPE) | {"context": 4096}, size=GB)
 HUGE = replace(EIGHT, name="huge", size=40 * GB, sha256="ab" * 32)
 UNTOLD = replace(EIGHT, name="untold", size=None, sha256=None)
 

@@ -6,7 +6,6 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from kvcache.tiers.plan import ModelShape
 from models.finding.entry import CatalogueEntry, WheelFile
 from models.finding.hub import HubFile
 
@@ -18,7 +17,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 ENTRY = CatalogueEntry(
     name="tiny",
     hub=HubFile(repo="someone/Tiny-GGUF", file="tiny.Q4_1.gguf"),
-    shape=ModelShape(layers=3, kv_heads=2, head_dim=64, context=128),
+    dimensions={"layers": 3, "kv_heads": 2, "head_dim": 64, "context": 128},
     size=len(CONTENT),
     sha256=SHA256,
     about="a test's own model",

@@ -8,6 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from app.inert import inert, inert_line
+from app.model_names import title_of
 from app.sessions.store import ChatSummary
 from app.tui.chat.controller import ChatController
 from app.tui.screens.dialog import closing
@@ -99,7 +100,7 @@ def _line(chat: ChatSummary, current: int | None) -> Content:
     parts = [
         (mark, "$accent"),
         (title, "bold"),
-        (f"\n  {when} · {chat.messages} messages · {inert_line(chat.model)}", MUTED),
+        (f"\n  {when} · {chat.messages} messages · {inert_line(title_of(chat.model))}", MUTED),
     ]
     if chat.snippet:
         parts.append((f"\n  {inert(chat.snippet)}", MUTED))

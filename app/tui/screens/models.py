@@ -15,6 +15,7 @@ from app import memory
 from app.inert import inert_line
 from app.memory import Fit, Memory
 from app.model_list import Cost, ListedModel, cost_of, fit, listed
+from app.model_names import title_of
 from app.tui.chat.controller import ChatController
 from app.tui.screens.dialog import Dialog, closing
 from app.tui.text import units
@@ -108,32 +109,38 @@ class ModelsScreen(Dialog[str | None]):
 
 
 def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_current: bool) -> Content:
-    """Name, size, quantization, fit; cache cost and what it is."""
+    """Name, size, fit; cache cost, what loads it and what it is."""
     if cost is not None and cost.problem:
-        return _refused(model, cost.problem, is_current=is_current)
+        return _refused(model, cost, is_current=is_current)
     verdict = None if model.path and cost is None else fit(model, cost, here)
     unknown = "reading" if model.path and cost is None else "size unknown"
     size = "" if model.size is None else f"{units.file_size(model.size)} "
-    details = f"{cost.quantization} " if cost and cost.quantization else ""
     first = Content.assemble(
-        *_name(model, is_current=is_current),
-        f"{size}{details}",
+        *_name(model, cost, is_current=is_current),
+        size,
         (verdict.value, _STYLES[verdict]) if verdict else (unknown, MUTED),
         ("" if model.path else " · to fetch", "$accent"),
     )
-    return Content.assemble(first, "\n  ", (_cache_cost(cost) + model.about, MUTED))
+    about = f"{_cache_cost(cost)}{model.spec} · {model.about}"
+    return Content.assemble(first, "\n  ", (inert_line(about), MUTED))
 
 
-def _refused(model: ListedModel, problem: str, *, is_current: bool) -> Content:
+def _refused(model: ListedModel, cost: Cost, *, is_current: bool) -> Content:
     """A model that is of no use here, and the whole reason."""
     size = "" if model.size is None else units.file_size(model.size)
-    cannot = f"cannot run: {inert_line(problem)}"
-    return Content.assemble(*_name(model, is_current=is_current), size, "\n  ", (cannot, "$error"))
+    cannot = f"cannot run: {inert_line(cost.problem)}"
+    return Content.assemble(
+        *_name(model, cost, is_current=is_current), size, "\n  ", (cannot, "$error")
+    )
 
 
-def _name(model: ListedModel, *, is_current: bool) -> tuple[str | tuple[str, str], ...]:
+def _name(
+    model: ListedModel, cost: Cost | None, *, is_current: bool
+) -> tuple[str | tuple[str, str], ...]:
+    """For people, once it is known."""
     mark = "● " if is_current else "  "
-    return (mark, "$accent"), (inert_line(model.spec), "bold"), "  "
+    name = cost.title if cost and cost.title else title_of(model.spec)
+    return (mark, "$accent"), (inert_line(name), "bold"), "  "
 
 
 def _cache_cost(cost: Cost | None) -> str:

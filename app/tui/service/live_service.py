@@ -12,7 +12,7 @@ from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk, ThinkingChunk
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
-from app.kernels import compile_kernels, must_compile
+from app.kernels import COMPILING, compile_beside, compile_kernels
 from app.layer_losses import with_kv
 from app.memory import Need, admit
 from app.options import KEEP_SYSTEM, LoadOptions, bits_of
@@ -49,9 +49,9 @@ from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.finding.source import can_be_fetched, locate
 from models.loader import OnProgress
+from models.native.kernels import missing
 
 _STATS_SECONDS = 0.1
-_COMPILING = "compiling the kernels (once)"
 _CHANGING = "changing the cache"
 # What a look at the speed reads and answers, in tokens.
 _MEASURED_PROMPT, _MEASURED_ANSWER = 256, 32
@@ -89,6 +89,8 @@ class LiveService:
         self._rested = True
         self._cancel = threading.Event()
         self._cancel_fetch = threading.Event()
+        # Beside a download.
+        self._compiling: threading.Thread | None = None
 
     def is_here(self, spec: str) -> bool:
         try:
@@ -107,9 +109,10 @@ class LiveService:
             job.put(Progress(done_bytes=done, total_bytes=total, label="loading"))
 
         def work() -> Iterator[LoadEvent]:
-            if must_compile(self._config.backend):
-                job.put(doing(_COMPILING))
-                compile_kernels(cancel.is_set)
+            backend = self._config.backend
+            if missing(backend):
+                job.put(doing(COMPILING))
+                compile_kernels(backend, cancel.is_set)
             yield from self._load(spec, job, report, once(job, cancel), cancel)
 
         return self._thread.submit(lambda: until_stopped(work()), job)
@@ -133,6 +136,7 @@ class LiveService:
             job.put(progress)
 
         def work() -> Iterator[Progress]:
+            self._compiling = compile_beside(self._config.backend, cancel.is_set)
             try:
                 fetch(spec, progress=report)
             except CancelledError:
@@ -167,6 +171,8 @@ class LiveService:
         self.cancel_fetch()
         self._thread.submit(self._leave)
         self._thread.close(LEAVE_SECONDS)
+        if self._compiling is not None:
+            self._compiling.join(LEAVE_SECONDS)
         if self._waking is not None:
             self._waking.close(LEAVE_SECONDS)
 

@@ -75,7 +75,7 @@ def info_of(
     """What a loaded model is, and its cache."""
     loaded = engine.loaded
     return ModelInfo(
-        name=loaded.name,
+        name=loaded.title,
         spec=spec,
         path=path,
         file_bytes=loaded.file_bytes,

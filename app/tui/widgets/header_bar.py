@@ -30,7 +30,7 @@ class HeaderBar(Widget):
     ) -> None:
         """Update all gauges. own: what this chat alone is given, shown where there is room."""
         width = self.size.width
-        name = f" ◆ {inert_line(model.path.stem)}" if model else " ◆ ember"
+        name = f" ◆ {inert_line(model.name)}" if model else " ◆ ember"
         parts: list[Content] = []
         if model and stats:
             parts.append(_window(model, stats, bar=width >= 100, label=width >= 72))

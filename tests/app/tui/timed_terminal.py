@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 _ROWS, _COLUMNS = 36, 120
 _KEY_EVERY = 0.15
 _PATIENCE = 5.0
@@ -70,6 +72,16 @@ class TimedTerminal:
         os.close(self._master)
         if self._program.wait() and raised is None:
             raise RuntimeError(self._tail.decode(errors="replace"))
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the program has taken, in its code and in the system's for it."""
+        times = psutil.Process(self._program.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def type(self, keys: str) -> bool:
+        """Type what is drawn as it is; whether it was."""
+        self._write(keys.encode())
+        return self.drain(time.monotonic() + _PATIENCE, until=keys.encode())
 
     def press_keys(self, until: float) -> list[Press]:
         """Type letters and wait for each to be drawn, until a time or the program's end."""

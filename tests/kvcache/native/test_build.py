@@ -4,9 +4,11 @@ import ctypes
 import errno
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +132,121 @@ def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
     assert pipe.read_text() == ""
     assert process.wait() == 0
+
+
+COUNTING = """#!/bin/sh
+[ "$1" = --version ] || {{ echo $$ >>{log}; while [ -e {gate} ]; do sleep 0.05; done; }}
+exec {compiler} "$@"
+"""
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How often the compiler has been called, which waits for as long as a file `gate` is there."""
+    log, compiler = tmp_path / "log", tmp_path / "compiler"
+    real = build.find_compiler()
+    compiler.write_text(COUNTING.format(log=log, gate=tmp_path / "gate", compiler=real))
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    return lambda: len(log.read_text().split()) if log.exists() else 0
+
+
+def _building(sources: Sources) -> int:
+    """A process of its own that builds; its number."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            build.build([sources])
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + patience(30)
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_processes_that_start_at_once_share_one_build(
+    sources: Sources, counted: Callable[[], int], tmp_path: Path
+) -> None:
+    (tmp_path / "gate").touch()
+    first = _building(sources)
+    _until(lambda: counted() == 1)
+    others = [_building(sources) for _ in range(2)]
+    (tmp_path / "gate").unlink()
+    assert [os.waitpid(each, 0)[1] for each in (first, *others)] == [0, 0, 0]
+    assert counted() == 2  # compiled and linked
+    assert len(_libraries(sources)) == 1
+
+
+def test_who_waits_for_another_process_can_stop(
+    sources: Sources, counted: Callable[[], int], tmp_path: Path
+) -> None:
+    (tmp_path / "gate").touch()
+    other = _building(sources)
+    _until(lambda: counted() == 1)
+    with pytest.raises(build.BuildStoppedError):
+        build.build([sources], lambda: True)
+    (tmp_path / "gate").unlink()
+    assert os.waitpid(other, 0)[1] == 0
+    assert counted() == 2
+
+
+def test_a_killed_process_leaves_nothing_in_the_way(
+    sources: Sources, counted: Callable[[], int], tmp_path: Path
+) -> None:
+    (tmp_path / "gate").touch()
+    child = _building(sources)
+    _until(lambda: counted() == 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert [path.suffix for path in _libraries(sources)] == [""]  # what it compiled in
+    (tmp_path / "gate").unlink()
+    build.build([sources])
+    assert [path.suffix for path in _libraries(sources)] == [".so"]
+
+
+def test_a_killed_compiler_is_one_line_and_leaves_nothing(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || kill -9 $$\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(build.NativeUnavailableError, match="it was killed"):
+        build.load(sources)
+    assert _libraries(sources) == []
+    monkeypatch.delenv("CXX")
+    build.load(sources)
+
+
+def test_on_a_disk_without_locks_nobody_waits(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    left = build.kernels_folder() / "compiling-of-another"
+    left.mkdir(parents=True)
+    build.build([sources])
+    assert left.exists()
+    assert build.built(sources) is not None
+
+
+def test_a_library_says_once_what_takes_so_long(
+    sources: Sources, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build.load(sources)
+    assert capfd.readouterr().err == "ember: compiling the CPU kernels (once, some seconds)\n"
+    build.load(sources)
+    build.build([_sources(sources.entry.parents[1], "watched")], lambda: False)
+    assert capfd.readouterr().err == ""
 
 
 def test_libraries_are_compiled_at_the_same_time(sources: Sources, tmp_path: Path) -> None:

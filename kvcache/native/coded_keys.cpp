@@ -1,0 +1,18 @@
+// Scores with coded keys, for every width of codes and number of rows.
+
+#include "coded_keys.h"
+
+#ifdef EMBER_VNNI
+
+namespace ember {
+
+void CodedKeys::score(const float* queries, int rows, float* scores) const {
+    with_bits(form_.bits, [&](auto bits) {
+        with_constant<kFewQueries>(rows,
+                                   [&](auto count) { score_rows<bits, count>(queries, scores); });
+    });
+}
+
+}  // namespace ember
+
+#endif

@@ -1,0 +1,78 @@
+"""Programs that run side by side, and do not outlive this one.
+
+Does not know what they are for.
+"""
+
+import atexit
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+_ASK_SECONDS = 0.1
+
+Ended = subprocess.CompletedProcess[str]
+
+
+def run(commands: Sequence[list[str]], go_on: Callable[[], None], *, group: bool) -> list[Ended]:
+    """Run programs to their ends, as many at a time as there are processors, in this order.
+
+    go_on: called again and again; what it raises ends them all. group: each in a group of its
+    own, so that Ctrl-C is ours to act on. Raises OSError where one cannot be run.
+    """
+    waiting, running = deque(enumerate(commands)), dict[int, subprocess.Popen[str]]()
+    done: dict[int, Ended] = {}
+    with ExitStack() as stack:
+        while waiting or running:
+            while waiting and len(running) < max(2, os.cpu_count() or 1):
+                number, command = waiting.popleft()
+                running[number] = stack.enter_context(_running(command, group=group))
+            go_on()
+            for number, process in [*running.items()]:
+                if (ended := _ended(process, _ASK_SECONDS / len(running))) is not None:
+                    done[number] = ended
+                    del running[number]
+    return [done[number] for number in range(len(commands))]
+
+
+@contextmanager
+def _running(command: list[str], *, group: bool) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=group,
+    )
+    end = partial(_kill, process, group=group)
+    # This may be a thread that an interrupted program does not wait for.
+    atexit.register(end)
+    try:
+        yield process
+    finally:
+        end()
+        process.communicate()
+        atexit.unregister(end)
+
+
+def _ended(process: subprocess.Popen[str], seconds: float) -> Ended | None:
+    """What became of a program, if it ends within a time."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def _kill(process: subprocess.Popen[str], *, group: bool) -> None:
+    """End a program; with its group, those that it has started too."""
+    if process.poll() is not None:
+        return
+    if group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
