@@ -5,7 +5,7 @@ Knows no cache and no thread; who generates says what was answered.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from threading import Event as Flag
 
 from app.transcript import Completion, FinishReason
@@ -16,6 +16,8 @@ from models.text.template_thinking import Switch
 from models.text.thinking import Thinking, parted
 from models.text.tokenized_text import TokenizedText
 
+# Ids that are kept of answers, some megabytes of them: many answers of a short chat.
+_MOST_IDS = 1 << 20
 _GUESS = "this file has no chat template; ChatML is a guess, `ember run --raw` sends text as it is"
 
 
@@ -51,7 +53,8 @@ class ChatTokens:
 
     An answer keeps the ids that the model gave, where it is told (`answered`): its text,
     tokenized again, may come out as others, and a cache would compute all after them anew.
-    A conversation that does not go on from that answer is tokenized as its text stands, from
+    So do earlier answers, and others to the same question, as many as `_MOST_IDS` allow.
+    A conversation that goes on from none of them is tokenized as its text stands, from
     the last special token before the change. So it is after an answer whose thinking the
     template leaves out.
     """
@@ -62,9 +65,11 @@ class ChatTokens:
         """recall: gives a text that begins as another does, with ids that a model gave for it."""
         self._recall = recall
         self._template, self._tokenizer = loaded.template, loaded.tokenizer
-        # The last prompt; the last one whose ids are those of its text; the former answered.
+        # The last prompt; the last one whose ids are those of its text; the former answered; such
+        # prompts and answers of before, the newest last.
         self._asked = self._text = TokenizedText.of(self._tokenizer, "")
         self._answered: TokenizedText | None = None
+        self._answers: tuple[TokenizedText, ...] = ()
         self._marks: list[_Mark] = []
         # The last conversation that did not fit, all of it, and where its messages end.
         self._whole = self._text
@@ -157,6 +162,7 @@ class ChatTokens:
         # Of a prompt that was cut, the ids are not those that the model has read.
         if completion.prompt_tokens == len(self._asked.ids):
             self._answered = self._asked.spoken(completion.said, tokens)
+            self._answers = _newest(*self._answers, self._answered)
 
     @property
     def said(self) -> TokenizedText | None:
@@ -171,8 +177,10 @@ class ChatTokens:
         known = self._template.thinking
         if known.marks is None:
             return message.content
-        if self._answered is not None and self._answered.text.startswith(head):
-            written = self._answered.text[len(head) :]
+        for each in reversed(self._answers):
+            if not each.text.startswith(head):
+                continue
+            written = each.text[len(head) :]
             if parted(known.marks, opened + written) == (message.thinking, message.content):
                 return written
         return known.marks.written(
@@ -189,10 +197,14 @@ class ChatTokens:
 
     def _tokenized(self, head: str, begun: str) -> TokenizedText:
         """A rendered conversation, then the beginning of an answer to it."""
-        answered, self._answered = self._answered, None
+        last, self._answered = self._answered, None
         text = head + begun
-        if answered is not None and text.startswith(answered.text):
-            self._asked = answered.then(text[len(answered.text) :])
+        before = [each for each in reversed(self._answers) if text.startswith(each.text)]
+        if before:
+            longest = max(before, key=lambda each: len(each.text))
+            self._asked = longest.then(text[len(longest.text) :])
+            # Where messages end is known in the ids of the last prompt alone.
+            self._marks = self._marks if longest is last else []
             return self._asked
         if self._recall is not None and (known := self._recall(text)) is not None:
             self._asked, self._marks = known.changed_to(text), []
@@ -221,6 +233,13 @@ class ChatTokens:
                 return count
         users = [at for at, each in enumerate(messages) if each.role is Role.USER]
         return max(max(users, default=0) - first, 0)
+
+
+def _newest(*answers: TokenizedText) -> tuple[TokenizedText, ...]:
+    """The last of them, and as many before it as may be kept."""
+    counts = accumulate(len(each.ids) for each in reversed(answers))
+    kept = max(sum(1 for _ in takewhile(lambda count: count <= _MOST_IDS, counts)), 1)
+    return answers[-kept:]
 
 
 def system_of(messages: Sequence[Message]) -> str | None:

@@ -1,10 +1,11 @@
 """A chat and its messages, as they are shown, saved and given to a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
-from itertools import groupby
+from itertools import groupby, takewhile
 
+from app.sessions.variants import Place, Variants, copied, joined
 from models.text.messages import Message, Role
 
 _TITLE_LENGTH = 48
@@ -56,7 +57,8 @@ class ChatMessage:
 
     end: tokens of the conversation up to its end, as the model last read it;
     None while no model has.
-    error: why it failed, for a message that has.
+    error: why it failed, for a message that has. variants: those that stand in one another's
+    place, this one too; None where there never was another.
     """
 
     role: Role
@@ -67,6 +69,12 @@ class ChatMessage:
     end: int | None = None
     error: str | None = None
     thought: Thought | None = None
+    variants: Variants | None = None
+
+    @property
+    def has_words(self) -> bool:
+        """Whether anything was said or thought."""
+        return bool(self.text or self.thought)
 
     @property
     def content(self) -> str:
@@ -96,8 +104,8 @@ class Chat:
     sampling: settings of its own, by name, in place of the user's. left_out: messages at the
     start that the model does not read, as its window does not hold them.
     saved: what is on disk of it; the store's alone to change. damaged: how many
-    messages could not be read whole. seen: what its rows would hold that need no saving, as
-    they are another chat's.
+    messages could not be read whole. seen: what it would hold on disk that needs no saving, as
+    it is another chat's.
     """
 
     title: str = ""
@@ -108,7 +116,7 @@ class Chat:
     messages: list[ChatMessage] = field(default_factory=list)
     saved: Saved | None = None
     damaged: int = 0
-    seen: tuple[tuple[object, ...], ...] = ()
+    seen: tuple[object, ...] = ()
 
     @property
     def id(self) -> int | None:
@@ -130,13 +138,78 @@ class Chat:
             system=self.system,
             sampling=self.sampling,
             left_out=min(self.left_out, length),
-            messages=[replace(message) for message in self.messages[:length]],
+            messages=copied(self.messages[:length]),
         )
+
+    def say(self, message: ChatMessage, instead_of: ChatMessage | None = None) -> None:
+        """Add a message: at the end, or as another variant, which is shown, of one that there is.
+
+        What is said next follows the new one; what had followed the other one stays with it.
+        """
+        if instead_of is None:
+            self.messages.append(message)
+        else:
+            at = self.messages.index(instead_of)
+            variants = instead_of.variants or Variants(tails=[[instead_of]])
+            variants.put_aside(self.messages[at:])
+            variants.tails.append([message])
+            message.variants = instead_of.variants = variants
+            self._go_on(at, [message])
+        self.title = self.title or title_of(self.messages)
+
+    def choose(self, message: ChatMessage, number: int) -> ChatMessage:
+        """Show that variant of a message, from 0, with what was said after it; returns it."""
+        assert message.variants is not None
+        at = self.messages.index(message)
+        message.variants.put_aside(self.messages[at:])
+        self._go_on(at, message.variants.take(number))
+        return self.messages[at]
+
+    def withdraw(self, message: ChatMessage, shows: ChatMessage | None = None) -> None:
+        """Take out a message and what follows it.
+
+        shows: the variant that is shown in its place; else the one before it, where there are some.
+        """
+        at = self.messages.index(message)
+        tail: list[ChatMessage] = []
+        if message.variants is not None and len(message.variants) > 1:
+            number = message.variants.number(message)
+            del message.variants.tails[number]
+            number = message.variants.number(shows) if shows else max(number - 1, 0)
+            tail = message.variants.take(number)
+        self._go_on(at, tail)
+
+    @property
+    def last_varied(self) -> ChatMessage | None:
+        """The last message, or the question before it, that has other variants; None for none."""
+        last = [each for each in self.messages[-2:] if each.variants and len(each.variants) > 1]
+        return last[-1] if last else None
+
+    def restore(self, found: Sequence[Place]) -> None:
+        """Show what was taken apart by `places`."""
+        messages = joined(found)
+        pairs = zip(self.messages, messages, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] is pair[1], pairs))
+        self._go_on(same, messages[same:])
+
+    def _go_on(self, at: int, tail: Sequence[ChatMessage]) -> None:
+        """Show other messages from a place on."""
+        self.messages[at:] = tail
+        if self.left_out and at <= self.left_out:
+            # What the model reads of this is known once it is asked.
+            self.left_out = 0
+            for each in self.messages:
+                each.end = None
 
     @property
     def context(self) -> tuple[object, ...]:
         """What a model is given beside the messages."""
         return self.system, self.left_out, tuple(sorted(self.sampling.items()))
+
+    @property
+    def sampling_line(self) -> str:
+        """The sampling settings of its own."""
+        return " ".join(f"{name} {value:g}" for name, value in self.sampling.items())
 
     def turns(self, *, continues: bool = False) -> list[tuple[ChatMessage, ...]]:
         """Messages with text, those of one speaker in a row together.

@@ -1,10 +1,12 @@
 """A chat as a file for people (Markdown) or for programs (JSON), which is read again."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from app.sessions import rows
 from app.sessions.chat import Chat, ChatMessage, Thought
+from app.sessions.variants import Place, Way, joined, places
 from kvcache.errors import EmberError
 from models.text.messages import Role
 
@@ -13,7 +15,7 @@ _NAMES = {Role.SYSTEM: "System", Role.USER: "You", Role.ASSISTANT: "Model"}
 
 
 def as_markdown(chat: Chat) -> str:
-    """The chat with a heading for each turn."""
+    """The chat with a heading for each turn; below it, folded, what else was said."""
     parts = [f"# {chat.title or 'Chat'}", f"Model: {chat.model}"]
     if chat.system:
         parts += ["## System", chat.system]
@@ -22,31 +24,70 @@ def as_markdown(chat: Chat) -> str:
         if message.thought:
             parts += [*_folded(message.thought)]
         parts += [message.content]
+    for line in _aside(places(chat.messages)):
+        parts += [*_folded_line(line)]
     return "\n\n".join(parts) + "\n"
 
 
 def _folded(thought: Thought) -> tuple[str, ...]:
-    """Thinking, as what shows Markdown folds it; it cannot end its own fold.
+    """Thinking, as what shows Markdown folds it."""
+    return _fold(f"Thinking ({thought.tokens} tokens, {thought.seconds:.0f} s)", thought.text)
+
+
+def _folded_line(line: Sequence[Place]) -> tuple[str, ...]:
+    """A variant of a message and what followed it, as what shows Markdown folds it."""
+    first = line[0]
+    count = len(first.message.variants or ())
+    said = [f"**{_NAMES[each.message.role]}:**\n\n{each.message.content}" for each in line]
+    about = f"Message {first.position + 1}, variant {first.number + 1} of {count}"
+    return _fold(about, "\n\n".join(said))
+
+
+def _fold(summary: str, text: str) -> tuple[str, ...]:
+    """Text that opens with a click; it cannot end its own fold.
 
     A quotation: what it breaks off in, as a block of code, ends with it.
     """
-    took = f"{thought.tokens} tokens, {thought.seconds:.0f} s"
-    lines = thought.text.replace("</details", "&lt;/details").splitlines()
+    lines = text.replace("</details", "&lt;/details").splitlines()
     inside = "\n".join(f"> {line}".rstrip() for line in lines)
-    return f"<details>\n<summary>Thinking ({took})</summary>", inside, "</details>"
+    return f"<details>\n<summary>{summary}</summary>", inside, "</details>"
+
+
+def _aside(found: Sequence[Place]) -> list[list[Place]]:
+    """The lines that are not shown."""
+    lines: list[list[Place]] = []
+    for each in found:
+        if each.way is Way.BEGINS:
+            lines.append([])
+        if each.way is not Way.SHOWN:
+            lines[-1].append(each)
+    return lines
 
 
 def as_json(chat: Chat) -> str:
-    """One JSON object, with the figures of each answer."""
-    found = {
+    """One JSON object, with the figures of each answer.
+
+    aside: variants of messages, each with what was said after it; `after` counts the messages
+    of the object from 1, 0 is the beginning.
+    """
+    found = places(chat.messages)
+    numbers: dict[ChatMessage | None, int] = {
+        None: 0,
+        **{each.message: at for at, each in enumerate(found, start=1)},
+    }
+    written = {
         "schema": _SCHEMA,
         "title": chat.title,
         "model": chat.model,
         "system": chat.system,
         "sampling": dict(chat.sampling),
-        "messages": [_message(message) for message in chat.messages],
+        "messages": [_message(each) for each in found if each.way is Way.SHOWN],
+        "aside": [
+            {"after": numbers[line[0].follows], "messages": [_message(each) for each in line]}
+            for line in _aside(found)
+        ],
     }
-    return json.dumps(found, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(written, ensure_ascii=False, indent=2) + "\n"
 
 
 def from_json(text: str) -> Chat:
@@ -68,7 +109,37 @@ def from_json(text: str) -> Chat:
         model=rows.storable(named["model"]),
         system=rows.storable(named["system"]),
         sampling=rows.sampling(json.dumps(found.get("sampling"))),
-        messages=[_read(at, each) for at, each in enumerate(messages, start=1)],
+        messages=joined(_placed(messages, found.get("aside", []))),
+    )
+
+
+def _placed(shown: list[object], aside: object) -> list[Place]:
+    """The messages of a chat and of its lines aside, and where they stand."""
+    made: list[Place] = []
+    lines = [{"after": 0, "messages": shown}, *(aside if isinstance(aside, list) else ())]
+    for at, line in enumerate(lines):
+        match line:
+            case {"after": int(after), "messages": list(messages)} if 0 <= after <= len(made):
+                pass
+            case _:
+                raise EmberError(f"line {at} aside has no place: export the chat again")
+        follows = made[after - 1].message if after else None
+        for number, each in enumerate(messages):
+            way = Way.GOES_ON if number else Way.BEGINS
+            made.append(_place(len(made) + 1, each, way if at else Way.SHOWN, follows))
+            follows = made[-1].message
+    return made
+
+
+def _place(number: int, found: object, way: Way, follows: ChatMessage | None) -> Place:
+    message = _read(number, found)
+    variant = found.get("variant") if isinstance(found, dict) else None
+    return Place(
+        message=message,
+        way=way,
+        follows=follows,
+        number=variant - 1 if type(variant) is int and variant > 0 else 0,
+        position=number,
     )
 
 
@@ -96,7 +167,8 @@ def _read(number: int, found: object) -> ChatMessage:
     )
 
 
-def _message(message: ChatMessage) -> dict[str, object]:
+def _message(place: Place) -> dict[str, object]:
+    message = place.message
     return {
         "role": message.role.value,
         "text": message.text,
@@ -104,4 +176,5 @@ def _message(message: ChatMessage) -> dict[str, object]:
         "attachments": [asdict(each) for each in message.attachments],
         "state": message.state.value,
         "figures": asdict(message.figures) if message.figures else None,
+        **({"variant": place.number + 1} if message.variants else {}),
     }

@@ -5,15 +5,43 @@ Knows no database.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from enum import Enum
 from typing import Any, TypeVar
 
 from app.sessions.chat import Attachment, ChatMessage, Figures, State, Thought
+from app.sessions.variants import Place, Way
 from models.text.messages import Role
 
 E = TypeVar("E", bound=Enum)
 _LAST_SECOND = 253402300799.0  # of the year 9999
+_MOST_VARIANTS = 1 << 52
+
+
+def places(found: Sequence[dict[str, Any]]) -> list[Place]:
+    """The messages that a chat's rows hold, by the rows' order, and where they stand.
+
+    One whose place is lost stands aside at the beginning.
+    """
+    made: list[Place] = []
+    known: dict[object, ChatMessage] = {}
+    before: ChatMessage | None = None
+    for row in found:
+        way, read, position = _member(row["aside"], Way.SHOWN), message(row), row["position"]
+        follows = before if way is Way.SHOWN else known.get(row["follows"])
+        known[row["id"]] = read
+        before = read if way is Way.SHOWN else before
+        made.append(
+            Place(
+                message=read,
+                way=Way.BEGINS if way is Way.GOES_ON and follows is None else way,
+                follows=follows,
+                number=count(row["number"], _MOST_VARIANTS),
+                position=position if isinstance(position, int) else -1,
+            )
+        )
+    return made
 
 
 def message(row: dict[str, Any]) -> ChatMessage:
@@ -43,10 +71,14 @@ def is_whole(row: dict[str, Any]) -> bool:
     )
 
 
-def held(each: ChatMessage, position: object) -> tuple[object, ...]:
-    """What a row of the message would hold; cheap to make and to compare."""
+def held(place: Place) -> tuple[object, ...]:
+    """What a row of a message would hold; cheap to make and to compare."""
+    each = place.message
     return (
-        position,
+        place.position,
+        place.way,
+        None if place.way is Way.SHOWN else place.follows,
+        place.number,
         each.role,
         each.text,
         each.attachments,
@@ -57,10 +89,14 @@ def held(each: ChatMessage, position: object) -> tuple[object, ...]:
     )
 
 
-def values(each: ChatMessage, position: int) -> dict[str, object]:
-    """The columns of the message's row."""
+def values(place: Place, follows: int) -> dict[str, object]:
+    """The columns of a message's row. follows: the row of the message before it, 0 for none."""
+    each = place.message
     return {
-        "position": position,
+        "position": place.position,
+        "aside": place.way.value,
+        "follows": 0 if place.way is Way.SHOWN else follows,
+        "number": place.number,
         "role": each.role.value,
         "text": storable(each.text),
         "attachments": json.dumps([asdict(one) for one in each.attachments]),

@@ -71,7 +71,14 @@ _FOURTH = (
     "ALTER TABLE chats ADD COLUMN left_out INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE chats ADD COLUMN sampling TEXT NOT NULL DEFAULT ''",
 )
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+# aside: 0 for a message that is shown, else as `variants.Way`. follows: of one aside, the row of
+# the message before it; 0: it is at the beginning. number: which of its variants it is.
+_FIFTH = (
+    "ALTER TABLE messages ADD COLUMN aside INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE messages ADD COLUMN follows INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE messages ADD COLUMN number INTEGER NOT NULL DEFAULT 0",
+)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 IS_IN_ORDER = "typeof(used) = 'integer' AND used BETWEEN 0 AND 1 << 52"
 TABLES = ("chats", "messages")
 

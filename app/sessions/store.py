@@ -18,10 +18,11 @@ from typing import Any, Self
 import platformdirs
 
 from app.sessions import rows
-from app.sessions.chat import Chat, Saved
+from app.sessions.chat import Chat, ChatMessage, Saved
 from app.sessions.claims import Claims
 from app.sessions.file import connected, opened, told
 from app.sessions.schema import StoreError, roll_back
+from app.sessions.variants import joined, places
 
 # A screen waits for a save; one that is refused is tried again later.
 _SAVE_SECONDS, _LAST_SAVE_SECONDS = 0.3, 3.0
@@ -98,7 +99,7 @@ class SessionStore:
     def copy(self, chat: Chat) -> Chat:
         """A copy of a chat, which is saved once something else is said in it."""
         made = chat.copy()
-        made.seen = _rows(made)
+        made.seen = _contents(made)
         return made
 
     # -- saving --
@@ -143,13 +144,14 @@ class SessionStore:
         found = self._read(
             """
             SELECT c.id, c.title, c.model, c.updated,
-                   (SELECT COUNT(*) FROM messages m WHERE m.chat = c.id) AS messages,
+                   (SELECT COUNT(*) FROM messages m
+                    WHERE m.chat = c.id AND m.aside = 0) AS messages,
                    (SELECT CASE WHEN m.text LIKE :like ESCAPE '\\' THEN m.text
                                 ELSE m.thinking END
                     FROM messages m
                     WHERE m.chat = c.id AND (m.text LIKE :like ESCAPE '\\'
                                              OR m.thinking LIKE :like ESCAPE '\\')
-                    ORDER BY m.position LIMIT 1) AS hit
+                    ORDER BY m.aside, m.position LIMIT 1) AS hit
             FROM chats c
             WHERE :like = '%%' OR c.title LIKE :like ESCAPE '\\' OR hit IS NOT NULL
             ORDER BY c.used DESC, c.id DESC
@@ -186,7 +188,8 @@ class SessionStore:
             )
         if not top:
             raise StoreError(f"there is no chat number {chat}: it may have been deleted")
-        messages = [rows.message(row) for row in found]
+        placed = rows.places(found)
+        messages = joined(placed)
         made = Chat(
             title=rows.text(top[0]["title"]),
             model=rows.text(top[0]["model"]),
@@ -204,10 +207,14 @@ class SessionStore:
             title=made.title,
             context=made.context,
             messages={
-                each: (row["id"], rows.held(each, row["position"]))
-                for each, row in zip(messages, found, strict=True)
+                each.message: (row["id"], rows.held(each))
+                for each, row in zip(placed, found, strict=True)
             },
         )
+        last = messages[-1] if messages else None
+        if last is not None and last.variants and not last.has_words and not last.content:
+            # Whoever began another answer died before its first word.
+            made.withdraw(last)
         return made
 
     def latest(self) -> Chat | None:
@@ -228,14 +235,15 @@ class SessionStore:
         """Write what differs from the rows that are known."""
         number, stamp = self._write_chat(chat, title, known)
         gone = {} if known is None else dict(known.messages)
-        after = {}
-        for at, message in enumerate(chat.messages):
-            was = gone.pop(message, None)
+        after: dict[ChatMessage, tuple[int, tuple[object, ...]]] = {}
+        for place in places(chat.messages):
+            was = gone.pop(place.message, None)
             row, held = was or (None, None)
-            now = rows.held(message, at)
+            now = rows.held(place)
             if row is None or held != now:
-                row = self._put("messages", row, {"chat": number, **rows.values(message, at)})
-            after[message] = (row, now)
+                follows = after[place.follows][0] if place.follows else 0
+                row = self._put("messages", row, {"chat": number, **rows.values(place, follows)})
+            after[place.message] = (row, now)
         for row, _ in gone.values():
             self._connection.execute("DELETE FROM messages WHERE id = ?", (row,))
         return Saved(id=number, stamp=stamp, title=title, context=chat.context, messages=after)
@@ -297,14 +305,15 @@ def _differs(chat: Chat) -> bool:
     """Whether the user would miss anything of the chat as it was saved."""
     saved = chat.saved
     if saved is None:
-        return bool(chat.messages) and _rows(chat) != chat.seen
+        return bool(chat.messages) and _contents(chat) != chat.seen
     held = {each: saved.messages[each][1] for each in saved.messages}
-    now = {each: rows.held(each, at) for at, each in enumerate(chat.messages)}
+    now = {each.message: rows.held(each) for each in places(chat.messages)}
     return (chat.title, chat.context) != (saved.title, saved.context) or held != now
 
 
-def _rows(chat: Chat) -> tuple[tuple[object, ...], ...]:
-    return tuple(rows.held(each, at) for at, each in enumerate(chat.messages))
+def _contents(chat: Chat) -> tuple[object, ...]:
+    """All of a chat that is saved."""
+    return chat.title, chat.context, *map(rows.held, places(chat.messages))
 
 
 def _escaped(search: str) -> str:

@@ -39,6 +39,16 @@ def ask_of(
     )
 
 
+def question_of(draft: Draft) -> ChatMessage:
+    """A draft as the message that it becomes."""
+    return ChatMessage(role=Role.USER, text=draft.text, attachments=draft.attachments)
+
+
+def draft_of(question: ChatMessage) -> Draft:
+    """A question as it was typed."""
+    return Draft(text=question.text, attachments=question.attachments)
+
+
 def with_draft(chat: Chat, draft: Draft, editing: ChatMessage | None) -> Chat:
     """A copy of a chat in which a draft has been sent, in place of a question where one is edited.
 
@@ -47,9 +57,7 @@ def with_draft(chat: Chat, draft: Draft, editing: ChatMessage | None) -> Chat:
     sent = chat.copy()
     if editing in chat.messages:
         del sent.messages[chat.messages.index(editing) :]
-    asked = with_mentioned(draft)
-    question = ChatMessage(role=Role.USER, text=asked.text, attachments=asked.attachments)
-    sent.messages.append(question)
+    sent.messages.append(question_of(with_mentioned(draft)))
     return sent
 
 

@@ -7,20 +7,21 @@ since. Knows no widget; the screen reads its state after each tick.
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from app.generation import PrefillProgress
 from app.job import Job
-from app.sessions.chat import Chat, ChatMessage, State, title_of
+from app.sessions.chat import Chat, ChatMessage, State
 from app.sessions.store import SessionStore
-from app.transcript import Completion, Drafts
+from app.sessions.undone import Undone
+from app.transcript import Completion
 from app.tui.chat.answering import Answering, last_answer
-from app.tui.chat.asking import ask_of, with_draft
+from app.tui.chat.asking import ask_of, draft_of, question_of, with_draft
 from app.tui.chat.autosave import Autosave
+from app.tui.chat.held import Held
 from app.tui.chat.mentions import with_mentioned
 from app.tui.chat.model_holder import ModelHolder
+from app.tui.chat.opening import opened
 from app.tui.chat.speed_look import SpeedLook
 from app.tui.chat.speed_meter import Meter
 from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
-from app.tui.chat.tier_counts import emptied
 from app.tui.service.contract import CacheWish, ModelInfo, ModelService, TooLong, Weight
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats
@@ -33,7 +34,8 @@ class ChatController:
 
     too_long: a prompt that was refused, until the user has decided. queued: a
     question that waits for the model. last: the last finished answer's figures.
-    models: the loaded one, and loads and downloads that run.
+    models: the loaded one, and loads and downloads that run. run: the answer that is made.
+    held: which chat the cache holds.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class ChatController:
         self.look = SpeedLook(service)
         self.service = service
         self.models = ModelHolder(service)
-        self._run: Answering | None = None
+        self.run: Answering | None = None
+        self.held = Held()
         self._answer_problem: Problem | None = None
-        # The chat whose tokens the model's cache holds; None before the first question.
-        self._held: Chat | None = None
+        # The answer in place of which another is made; shown again where nothing comes of that.
+        self._retried: ChatMessage | None = None
+        self._undone = Undone()
         self._autosave = Autosave(self.store, self.notices.append, clock)
 
     # -- what there is to show --
@@ -71,8 +75,8 @@ class ChatController:
         """What the model is doing."""
         if self.models.loading:
             return Phase.LOADING
-        if self._run is not None:
-            return Phase.ANSWERING if self._run.begun else Phase.READING
+        if self.run is not None:
+            return Phase.ANSWERING if self.run.begun else Phase.READING
         if self.look.running:
             return Phase.MEASURING
         return Phase.READY if self.model else Phase.NO_MODEL
@@ -80,7 +84,7 @@ class ChatController:
     @property
     def busy(self) -> bool:
         """Whether a model is loading or answering."""
-        return self.models.loading or self._run is not None or self.look.running
+        return self.models.loading or self.run is not None or self.look.running
 
     @property
     def model(self) -> ModelInfo | None:
@@ -89,25 +93,7 @@ class ChatController:
 
     def layer_stats(self) -> Sequence[CacheStats]:
         """The cache, layer by layer, of this chat: empty while it holds another."""
-        layers = self.service.layer_stats()
-        return layers if self._held in (None, self.chat) else emptied(layers)
-
-    @property
-    def drafts(self) -> Drafts:
-        """Of the answer that runs, or the last."""
-        if self._run is not None:
-            return self._run.drafts
-        return self.last.drafts if self.last else Drafts()
-
-    @property
-    def prefill(self) -> PrefillProgress | None:
-        """How much of the prompt has been read."""
-        return None if self._run is None else self._run.prefill
-
-    @property
-    def is_thinking(self) -> bool:
-        """Whether the model thinks, and does not answer yet."""
-        return self._run is not None and self._run.is_thinking
+        return self.held.layers(self.chat, self.service.layer_stats())
 
     @property
     def problem(self) -> Problem | None:
@@ -150,12 +136,12 @@ class ChatController:
         While the model is busy, one question waits.
         """
         draft = with_mentioned(draft)
-        if editing is not None and editing in self.chat.messages:
+        editing = editing if editing in self.chat.messages else None
+        if editing is not None:
             self._require_ready()
-            del self.chat.messages[self.chat.messages.index(editing) :]
         self.models.problem = None
         if self.phase is Phase.READY:
-            self._send(draft)
+            self._send(draft, editing)
         elif self.queued is None:
             self.queued = draft
         else:
@@ -184,9 +170,8 @@ class ChatController:
             self.service.cancel()
 
     def retry(self, *, cuts: bool = False) -> None:
-        """Answer the last question again. cuts: as for `Ask`."""
+        """Answer the last question again; the answer there is stays. cuts: as for `Ask`."""
         self._require_ready()
-        self._drop_answer()
         if not self.chat.messages:
             raise EmberError("nothing to answer again: ask something first")
         self._answer_last(cuts=cuts)
@@ -195,25 +180,36 @@ class ChatController:
         """Go on with the last answer."""
         self._require_ready()
         last = self.chat.messages[-1] if self.chat.messages else None
-        is_begun = last is not None and bool(last.text or last.thought)
-        if last is None or last.role is not Role.ASSISTANT or not is_begun:
+        if last is None or last.role is not Role.ASSISTANT or not last.has_words:
             raise EmberError("no answer to go on with: ask something first")
         self._begin(last, continues=True)
 
     def undo(self) -> Draft:
-        """Take back the last question and its answer; returns the question."""
+        """Take back the last question and its answers; returns the question."""
         self._require_ready()
-        self._drop_answer()
-        if not self.chat.messages:
-            raise EmberError("nothing to take back")
-        question = self.chat.messages.pop()
-        self._autosave.save(self.chat)
-        self._answer_problem = None
-        return Draft(text=question.text, attachments=question.attachments)
+        question = self._undone.take_back(self.chat)
+        self._changed()
+        return draft_of(question)
 
-    def dismiss_too_long(self) -> None:
-        """The user has seen it; the question stays unanswered."""
-        self.too_long = None
+    def redo(self) -> Draft | None:
+        """Undo the last `undo` since something was said; returns the last question."""
+        self._require_none_waits()
+        question = self._undone.bring_back(self.chat)
+        self._changed()
+        return draft_of(question) if question else None
+
+    def choose(self, message: ChatMessage, number: int) -> ChatMessage:
+        """Show that variant of a message, from 0, and what was said after it; returns it."""
+        self._require_none_waits()
+        chosen = self.chat.choose(message, number)
+        self._changed()
+        return chosen
+
+    def _changed(self) -> None:
+        """Other messages are shown than before."""
+        self._answer_problem = None
+        self.last = last_answer(self.chat.messages)
+        self._autosave.save(self.chat)
 
     # -- chats --
 
@@ -228,12 +224,10 @@ class ChatController:
             raise EmberError("nothing to fork yet: ask something first")
         at = at or messages[-1]
         copy = self.chat.copy_until(at)
-        if self._held is self.chat:
-            self._held = copy
+        self.held.move(self.chat, copy)
         self.show_chat(copy)
         self._autosave.save(copy)
-        is_question = at.role is Role.USER
-        return Draft(text=at.text, attachments=at.attachments) if is_question else None
+        return draft_of(at) if at.role is Role.USER else None
 
     def new_chat(self) -> None:
         """Begin another chat; the present one stays saved."""
@@ -242,21 +236,10 @@ class ChatController:
     def show_chat(self, chat: Chat) -> None:
         """Go on with another chat. The model stays."""
         self._require_none_waits()
-        if chat.id is not None and not self.store.claim(chat.id):
-            chat = self.store.copy(chat)
-            self.notices.append(
-                "this chat is open in another window: what is said here becomes a chat of its "
-                f"own, “{chat.title}”"
-            )
-        if self.chat.id is not None and self.chat.id != chat.id:
-            self.store.release(self.chat.id)
-        self.chat = chat
+        self.chat = chat = opened(self.store, chat, self.chat, self.notices.append)
         self._answer_problem = self.models.problem = self.too_long = None
         self.meter, self.last = Meter(), last_answer(chat.messages)
-        if chat.damaged:
-            self.notices.append(
-                f"{chat.damaged} messages of this chat are damaged: what can be read is shown"
-            )
+        self._undone.forget()
 
     def use_settings(self, settings: AnswerSettings) -> None:
         """Make answers otherwise, from the next one on."""
@@ -275,11 +258,6 @@ class ChatController:
         self.chat.system, self.chat.sampling = system, dict(sampling)
         self._autosave.save(self.chat)
 
-    @property
-    def own_sampling_line(self) -> str:
-        """The sampling settings that this chat has of its own."""
-        return " ".join(f"{name} {value:g}" for name, value in self.chat.sampling.items())
-
     def rename(self, title: str) -> None:
         """Another title."""
         self.chat.title = title
@@ -292,13 +270,13 @@ class ChatController:
 
     def close(self) -> EmberError | None:
         """Save for the last time, what is unfinished too; returns why that failed, if it did."""
-        if (run := self._run) is not None:
+        if (run := self.run) is not None:
             run.take()
             if not run.ended:
                 run.answer.state = State.STOPPED
             self._finish(run)
         if self.queued is not None:
-            self._add(self.unqueue())
+            self.chat.say(question_of(self.unqueue()))
         return self._autosave.finish(self.chat)
 
     # -- what the model does --
@@ -306,14 +284,14 @@ class ChatController:
     def tick(self) -> bool:
         """Take what has come; returns whether anything has."""
         loads = self.models.loads
-        changed = self.models.tick(may_load=self._run is None and not self.look.running)
+        changed = self.models.tick(may_load=self.run is None and not self.look.running)
         self.notices += self.models.said
         self.models.said.clear()
         if self.model is not None and self.models.loads != loads:
             self.chat.model = self.model.spec
             self._tell_of_switch(self.model)
-        if self._run is not None:
-            changed |= self._follow(self._run)
+        if self.run is not None:
+            changed |= self._follow(self.run)
         changed |= self.look.tick()
         self._autosave.retry_if_due(self.chat)
         if not self.busy:
@@ -330,6 +308,8 @@ class ChatController:
 
     def _follow(self, run: Answering) -> bool:
         came = run.take()
+        if run.begun:
+            self.held.read(self.chat)
         self.notices += run.notices
         run.notices.clear()
         if run.ended:
@@ -339,39 +319,35 @@ class ChatController:
         return came
 
     def _finish(self, run: Answering) -> None:
-        self._run = None
+        self.run = None
         self.last, self.too_long = run.completion or self.last, run.too_long
         if run.error is not None:
             self._answer_problem = Problem.of("the answer failed", run.error)
         answer = run.answer
-        said = answer.text or answer.thought
-        empty = not said and (answer.state is not State.COMPLETE or run.too_long)
+        empty = not answer.has_words and (answer.state is not State.COMPLETE or run.too_long)
         if empty and answer in self.chat.messages:
-            self.chat.messages.remove(answer)
+            self.chat.withdraw(answer, self._retried)
         self._autosave.save(self.chat)
 
     # -- steps of the above --
 
-    def _send(self, draft: Draft) -> None:
-        self._add(draft)
+    def _send(self, draft: Draft, editing: ChatMessage | None = None) -> None:
+        self.chat.say(question_of(draft), editing)
         self._autosave.save(self.chat)
         self._answer_last()
 
-    def _add(self, draft: Draft) -> None:
-        question = ChatMessage(role=Role.USER, text=draft.text, attachments=draft.attachments)
-        self.chat.messages.append(question)
-        self.chat.title = self.chat.title or title_of(self.chat.messages)
-
     def _answer_last(self, *, cuts: bool = False) -> None:
-        answer = ChatMessage(role=Role.ASSISTANT, text="")
+        last, answer = self.chat.messages[-1], ChatMessage(role=Role.ASSISTANT, text="")
+        self._retried = last if last.role is Role.ASSISTANT else None
+        self.chat.say(answer, self._retried)
         self._begin(answer, cuts=cuts)
-        self.chat.messages.append(answer)
 
     def _begin(self, answer: ChatMessage, *, continues: bool = False, cuts: bool = False) -> None:
         ask = ask_of(self.chat, self.settings, continues=continues, cuts=cuts)
         self._answer_problem = self.too_long = None
-        self._held = self.chat
-        self._run = Answering(
+        self._undone.forget()
+        self.held.begin(self.chat)
+        self.run = Answering(
             self.service,
             ask,
             self.chat,
@@ -380,12 +356,8 @@ class ChatController:
             meter=self.meter,
         )
 
-    def _drop_answer(self) -> None:
-        if self.chat.messages and self.chat.messages[-1].role is Role.ASSISTANT:
-            self.chat.messages.pop()
-
     def _require_idle(self) -> None:
-        if self._run is not None:
+        if self.run is not None:
             raise EmberError("stop the answer first (Esc)")
         if self.look.running:
             raise EmberError("the speed is being measured: Esc stops it")

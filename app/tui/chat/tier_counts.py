@@ -6,7 +6,7 @@ conversation: sinks first, then the evicted, then the cold, then the hot.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from kvcache.stats import CacheStats, sum_layers
@@ -93,6 +93,20 @@ def emptied(layers: Sequence[CacheStats]) -> list[CacheStats]:
         )
         for each in layers
     ]
+
+
+def rewound(total: CacheStats, *, shared: int, end: int) -> CacheStats:
+    """The figures of a cache that is to hold another conversation of `end` tokens.
+
+    shared: so many of them it holds, or has let go, already. What was let go for tokens that are
+    taken back comes again.
+    """
+    sink = min(total.sink, shared)
+    evicted = max(total.evicted - max(total.total - end, 0), 0)
+    evicted = min(evicted, shared - sink)
+    cold = min(total.cold, shared - sink - evicted)
+    hot = shared - sink - evicted - cold
+    return replace(total, total=shared, sink=sink, evicted=evicted, cold=cold, hot=hot)
 
 
 def share_of_f16(layers: Sequence[CacheStats], tier: Tier) -> float | None:

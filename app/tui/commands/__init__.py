@@ -6,12 +6,31 @@ from app.tui.screens.chat import ChatScreen
 
 COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(name="new", about="begin another chat", run=views.new, key="^N"),
-    Command(name="retry", about="answer the last question again", run=turns.retry, key="^R"),
+    Command(
+        name="retry",
+        about="answer the last question again; the answer before stays, ← shows it",
+        run=turns.retry,
+        key="^R",
+    ),
+    Command(
+        name="variant",
+        about="show another variant of the selected message, or the last answer",
+        run=turns.variant,
+        usage="[N|previous|next]",
+        key="← →",
+        choices=turns.variant_choices,
+    ),
     Command(
         name="edit", about="change a question and ask again", run=turns.edit, key="^↑", usage="[N]"
     ),
     Command(name="continue", about="go on with the last answer", run=turns.continue_),
     Command(name="undo", about="take back the last question and answer", run=turns.undo),
+    Command(
+        name="redo",
+        about="undo the last /undo, until something is said",
+        run=turns.redo,
+        key="^G",
+    ),
     Command(name="fork", about="go on in a copy of the chat", run=turns.fork, usage="[N]"),
     Command(
         name="copy",

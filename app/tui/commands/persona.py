@@ -44,7 +44,7 @@ def sampling(screen: ChatScreen, text: str) -> None:
     """Set how answers of this chat alone are drawn, or say how that is."""
     chat = screen.chat.chat
     if not text:
-        said = screen.chat.own_sampling_line or "as in the settings"
+        said = chat.sampling_line or "as in the settings"
         screen.notify(f"this chat is sampled {said}", markup=False)
         return
     if text == _CLEAR:
@@ -61,7 +61,7 @@ def sampling(screen: ChatScreen, text: str) -> None:
         settings = settings.with_text(name, value)
     own = {name: getattr(settings, name) for name in pairs}
     screen.chat.set_own(chat.system, {**chat.sampling, **own})
-    screen.notify(f"this chat is sampled {screen.chat.own_sampling_line}", markup=False)
+    screen.notify(f"this chat is sampled {screen.chat.chat.sampling_line}", markup=False)
 
 
 def sampling_choices(_screen: ChatScreen) -> Iterable[str]:

@@ -69,7 +69,7 @@ def kv(screen: ChatScreen, text: str) -> None:
     if text:
         set_(screen, f"kv {text}")
     else:
-        screen.app.push_screen(CacheScreen(screen.chat, screen.tier_log))
+        screen.app.push_screen(CacheScreen(screen.chat, screen.gauges.tier_log))
 
 
 def kv_choices(_screen: ChatScreen) -> Iterable[str]:

@@ -1,13 +1,13 @@
 """Commands that change the conversation."""
 
 from app.sessions.chat import ChatMessage
-from app.tui.screens.chat import ChatScreen
+from app.tui.screens.chat import NEXT, PREVIOUS, ChatScreen
 from kvcache.errors import EmberError
 from models.text.messages import Role
 
 
 def retry(screen: ChatScreen, _text: str) -> None:
-    """Answer the last question again."""
+    """Answer the last question again; the answer before stays as a variant."""
     screen.chat.retry()
     screen.action_follow()
 
@@ -23,8 +23,52 @@ def undo(screen: ChatScreen, _text: str) -> None:
     screen.composer.put(screen.chat.undo())
 
 
+def redo(screen: ChatScreen, _text: str) -> None:
+    """Have again what was taken back last; its question leaves the prompt."""
+    draft = screen.chat.redo()
+    if draft is not None:
+        screen.composer.drop(draft)
+    screen.action_follow()
+
+
+def variant(screen: ChatScreen, text: str) -> None:
+    """Show another variant of the selected message or the last, and what was said after it."""
+    message, was_selected = screen.varied, screen.conversation.selected is not None
+    variants = message.variants if message else None
+    if message is None or variants is None or len(variants) < 2:
+        raise EmberError(
+            "there is no other variant: ^R gives another answer, and a question that is edited "
+            "stays as one"
+        )
+    present = variants.number(message)
+    if not text:
+        said = f"this is variant {present + 1} of {len(variants)}: /variant N shows another"
+        screen.notify(said, markup=False)
+        return
+    wanted = _wanted(text, present, len(variants))
+    if wanted != present:
+        chosen = screen.chat.choose(message, wanted)
+        screen.show_messages()
+        if was_selected:
+            screen.conversation.select(chosen)
+
+
+def variant_choices(_screen: ChatScreen) -> tuple[str, ...]:
+    """What it takes beside a number."""
+    return PREVIOUS, NEXT
+
+
+def _wanted(text: str, present: int, count: int) -> int:
+    """The variant that is asked for, from 0."""
+    if text in (PREVIOUS, NEXT):
+        return min(max(present + (1 if text == NEXT else -1), 0), count - 1)
+    if not text.isdecimal() or not 1 <= int(text) <= count:
+        raise EmberError(f"got {text!r}, expected {PREVIOUS}, {NEXT} or a number from 1 to {count}")
+    return int(text) - 1
+
+
 def edit(screen: ChatScreen, text: str) -> None:
-    """Put a question into the prompt; sending it drops what followed."""
+    """Put a question into the prompt; what was said from there on stays as a variant."""
     if screen.chat.busy:
         raise EmberError("stop the answer first (Esc), then edit")
     questions = [each for each in screen.chat.chat.messages if each.role is Role.USER]

@@ -14,8 +14,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
 
-from app import memory
-from app.inert import inert_line
 from app.sessions.chat import ChatMessage
 from app.tui.chat.asking import cost_line
 from app.tui.chat.command import Command, find
@@ -24,12 +22,12 @@ from app.tui.chat.controller import ChatController
 from app.tui.chat.history import PromptHistory
 from app.tui.chat.model_offer import ModelOffer
 from app.tui.chat.state import Draft
-from app.tui.chat.tier_counts import TierLog
 from app.tui.chat.welcome import STARTERS
 from app.tui.personas import Personas
 from app.tui.screens import copying
+from app.tui.screens.gauges import Gauges
 from app.tui.screens.palette import Entry, PaletteScreen
-from app.tui.screens.too_long import CUT, UNDO, TooLongScreen
+from app.tui.screens.too_long import ask_about_length
 from app.tui.settings import Preferences, Settings
 from app.tui.terminal import garbage, title
 from app.tui.widgets.composer import Composer
@@ -40,7 +38,6 @@ from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.side_pane import SidePane
 from app.tui.widgets.status_line import StatusLine
 from kvcache.errors import EmberError
-from kvcache.stats import CacheStats, sum_layers
 
 _TICK = 1 / 20
 _FIGURES_TICK = 1 / 4
@@ -48,6 +45,8 @@ _SIDE_PANE_FROM = 100
 _SHORT = 26
 _RECALLED = 500
 _QUIT_SECONDS = 2.0
+# What /variant takes beside a number.
+PREVIOUS, NEXT = "previous", "next"
 
 
 class ChatScreen(Screen[None]):
@@ -62,6 +61,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+c", "interrupt", "Copy, stop or quit", show=False),
         Binding("ctrl+end", "follow", "End", show=False, priority=True),
         Binding("ctrl+r", "command('retry')", "Answer again", show=False),
+        Binding("ctrl+g", "command('redo')", "Redo", show=False),
         Binding("ctrl+n", "command('new')", "New chat", show=False),
         Binding("ctrl+o", "command('sessions')", "Chats", show=False),
         Binding("ctrl+l", "command('model')", "Model", show=False),
@@ -86,7 +86,6 @@ class ChatScreen(Screen[None]):
         super().__init__()
         self.chat, self.offer = chat, offer
         self._preferences, self.personas, self.commands = preferences, personas, commands
-        self.tier_log = TierLog()
         # Held, not looked up: a timer may fire when some of them are already gone.
         self.composer = Composer(
             weigh=self._cost,
@@ -96,9 +95,10 @@ class ChatScreen(Screen[None]):
         )
         self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
         self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
+        self.gauges = Gauges(self._header, self._side, self.conversation)
         self._starter = -1
         self._was_busy = False
-        self._shown = chat.chat
+        self._shown: list[ChatMessage] = []
         self._interrupted_at = 0.0
 
     def compose(self) -> ComposeResult:
@@ -114,7 +114,7 @@ class ChatScreen(Screen[None]):
         """Start the timers."""
         self.composer.prompt.focus()
         self.set_interval(_TICK, self._tick)
-        self.set_interval(_FIGURES_TICK, self._show_figures)
+        self.set_interval(_FIGURES_TICK, lambda: self.gauges.show(self.chat))
         self.set_class(not self.settings.panes, "panes-off")
         self.run_worker(self._find_models(), exit_on_error=False)
 
@@ -161,22 +161,27 @@ class ChatScreen(Screen[None]):
         for notice in self.chat.notices:
             self.notify(notice, markup=False, timeout=8)
         self.chat.notices.clear()
-        messages = self.chat.chat.messages
-        self.conversation.show(messages, self.chat.problem, at_once=not self.chat.busy)
-        if changed and not messages:
+        self.show_messages()
+        if changed and not self.chat.chat.messages:
             self.conversation.refresh_placeholder()
         if self._was_busy and not self.chat.busy:
             self._settled()
         self._was_busy = self.chat.busy
-        if self.chat.chat is not self._shown:
-            self._show_figures()
         self._show_status()
         if self.chat.too_long is not None and self.is_current:
-            self._ask_about_length()
+            ask_about_length(self.app, self.chat, self.attempt, self.composer.put)
+
+    def show_messages(self) -> None:
+        """Show what the chat says now, and its figures at once where that is something else."""
+        messages = self.chat.chat.messages
+        self.conversation.show(messages, self.chat.problem, at_once=not self.chat.busy)
+        if messages != self._shown:
+            self._shown = list(messages)
+            self.gauges.show(self.chat)
 
     def _settled(self) -> None:
         """The model has loaded or answered."""
-        self._show_figures()
+        self.gauges.show(self.chat)
         self.composer.recount()
         garbage.rest()
         if not self.app.app_focus and self.settings.bell:
@@ -189,27 +194,6 @@ class ChatScreen(Screen[None]):
 
     def _show_status(self) -> None:
         self._status.show(self.chat, unseen=self.conversation.unseen, draft=self.composer.note)
-
-    def _show_figures(self) -> None:
-        layers = self.chat.layer_stats()
-        if self.chat.chat is not self._shown:
-            self._shown, self.tier_log = self.chat.chat, TierLog()
-        total: CacheStats | None = sum_layers(layers) if layers else None
-        if total is None:
-            self.tier_log.forget()
-        else:
-            self.tier_log.observe(time.time(), layers)
-        used, installed = memory.resident(), memory.installed()
-        ram = f"RAM {used / 2**30:.1f}/{installed / 2**30:.0f} GiB"
-        speed = self.chat.meter.speed().now
-        self._header.show(self.chat.model, total, speed, ram, self._own())
-        self.conversation.mark(total)
-        self._side.show(self.chat, layers, self.tier_log)
-
-    def _own(self) -> str:
-        """What this chat alone is given."""
-        system, sampling = self.chat.chat.system, self.chat.own_sampling_line
-        return " · ".join(filter(None, (sampling, f"“{inert_line(system)}”" if system else "")))
 
     async def _find_models(self) -> None:
         await self.offer.look()
@@ -286,12 +270,24 @@ class ChatScreen(Screen[None]):
                 self.action_follow()
             case "up" | "down" if self.conversation.selected is not None:
                 self.conversation.action_select(-1 if event.key == "up" else 1)
+            case "left" | "right" if self.varied is not None:
+                self.action_command("variant", PREVIOUS if event.key == "left" else NEXT)
             case "ctrl+up":
                 self.action_command("edit")
             case "tab":
                 self._tab()
             case "ctrl+d":
                 self.app.exit()
+
+    @property
+    def varied(self) -> ChatMessage | None:
+        """The message of which another variant can be shown: the selected one, or the last."""
+        return self.conversation.selected or self.chat.chat.last_varied
+
+    @on(Conversation.VariantRequested)
+    def _variant_requested(self, event: Conversation.VariantRequested) -> None:
+        self.conversation.select(event.message)
+        self.action_command("variant", PREVIOUS if event.step < 0 else NEXT)
 
     def _tab(self) -> None:
         """On an empty prompt: a starter, or the last message is selected, or none any more."""
@@ -382,16 +378,3 @@ class ChatScreen(Screen[None]):
 
         themes = sorted(self.app.available_themes)
         self.app.push_screen(PaletteScreen(self.commands, themes, search), done)
-
-    def _ask_about_length(self) -> None:
-        long = self.chat.too_long
-        assert long is not None
-        self.chat.dismiss_too_long()
-
-        def done(choice: str | None) -> None:
-            if choice == CUT:
-                self.attempt(lambda: self.chat.retry(cuts=True))
-            elif choice == UNDO:
-                self.attempt(lambda: self.composer.put(self.chat.undo()))
-
-        self.app.push_screen(TooLongScreen(long), done)

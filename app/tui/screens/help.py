@@ -24,6 +24,7 @@ _KEYS = (
     ("Tab", "complete; on an empty prompt: select a message, or a starter"),
     ("↑ ↓ then", "select another, for /copy /edit /fork; Esc or Tab: none"),
     ("↑ ↓ on the first and last line", "what was asked before, and back"),
+    ("← → on an empty prompt", "other variants of the selected message, or the last answer"),
     ("^↑", "edit the last question"),
     ("PgUp PgDn, wheel", "scroll, also while text arrives"),
     ("Home End on an empty prompt", "first message; end, and follow it"),

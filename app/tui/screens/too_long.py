@@ -1,5 +1,12 @@
 """What to do with a prompt that the window cannot hold."""
 
+from collections.abc import Callable
+from typing import Any
+
+from textual.app import App
+
+from app.tui.chat.controller import ChatController
+from app.tui.chat.state import Draft
 from app.tui.screens.question import QuestionScreen
 from app.tui.service.contract import TooLong
 
@@ -17,3 +24,25 @@ class TooLongScreen(QuestionScreen):
             "the chat, but the model does not read it. /ctx makes the window larger.",
             {CUT: "Cut the beginning of the question", UNDO: "Take the question back"},
         )
+
+
+def ask_about_length(
+    app: App[Any],
+    chat: ChatController,
+    attempt: Callable[[Callable[[], None]], None],
+    put: Callable[[Draft], None],
+) -> None:
+    """Ask once about the prompt that was refused, and do what is chosen.
+
+    attempt: does it, and says why where that is refused. put: takes the question back.
+    """
+    long, chat.too_long = chat.too_long, None
+    assert long is not None
+
+    def done(choice: str | None) -> None:
+        if choice == CUT:
+            attempt(lambda: chat.retry(cuts=True))
+        elif choice == UNDO:
+            attempt(lambda: put(chat.undo()))
+
+    app.push_screen(TooLongScreen(long), done)

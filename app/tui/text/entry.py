@@ -17,6 +17,7 @@ from models.text.messages import Role
 
 CURSOR = "▍"
 FIGURES = "figures"
+VARIANT = "variant"
 _GAP = Strip([])
 _ENDINGS = {
     "length": "cut at max tokens · /continue goes on",
@@ -73,7 +74,7 @@ class Entry:
     def sync(self, maker: LineMaker) -> bool:
         """Bring the lines up to date; returns whether they changed."""
         message = self.message
-        said = (message.text, message.state, message.figures, message.error)
+        said = (message.text, message.state, message.figures, message.error, _number(message))
         state = (*said, message.thought, self._thought_is_open, self._figures_are_open)
         if maker is self._maker and state == self._state:
             return False
@@ -123,7 +124,7 @@ class Entry:
 
     def _below(self, maker: LineMaker) -> list[Strip]:
         message, palette = self.message, maker.palette
-        lines: list[Strip] = []
+        lines = _variants(maker, message)
         if message.state is State.STREAMING:  # an answer that goes on has figures of before
             return lines
         if message.error:
@@ -133,6 +134,26 @@ class Entry:
         elif message.state is State.STOPPED:
             lines += maker.wrap("stopped", palette.muted)
         return lines
+
+
+def _number(message: ChatMessage) -> tuple[int, int]:
+    """Which of its variants a message is, from 1, and how many there are."""
+    variants = message.variants
+    return (variants.number(message) + 1, len(variants)) if variants else (1, 1)
+
+
+def _variants(maker: LineMaker, message: ChatMessage) -> list[Strip]:
+    """Which variant this is; a click on an arrow shows the one before, or after."""
+    number, count = _number(message)
+    if count < 2:
+        return []
+    accent, muted = maker.palette.accent, maker.palette.muted
+    parts = [
+        Segment("‹", accent + Style(meta={VARIANT: -1})),
+        Segment(f" {number}/{count} ", muted),
+        Segment("›", accent + Style(meta={VARIANT: 1})),
+    ]
+    return [Strip(parts)]
 
 
 def _chip(maker: LineMaker, attachment: Attachment) -> list[Strip]:

@@ -18,6 +18,8 @@ from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.suggestions import Suggestions
 
 _COUNT_AFTER = 0.25
+# A longer text goes along without being put into the prompt, which would wrap it for a second.
+_MAX_EDITED = 50_000
 
 
 class Composer(Vertical):
@@ -84,7 +86,7 @@ class Composer(Vertical):
     def put(self, draft: Draft) -> None:
         """Replace the draft."""
         self._attachments = list(draft.attachments)
-        self.put_text(draft.text)
+        self.put_text(self._taken(draft.text))
 
     def put_text(self, text: str) -> None:
         """Replace the text and go on typing; what was typed is recalled as what was sent."""
@@ -118,6 +120,13 @@ class Composer(Vertical):
         self._clear()
         return True
 
+    def drop(self, draft: Draft) -> None:
+        """A draft that was put here is no more one, unless it was changed."""
+        present = Draft(text=self.prompt.text, attachments=tuple(self._attachments))
+        if self.editing is None and present == draft:
+            self.prompt.take()
+            self._clear()
+
     def accept(self, draft: Draft) -> None:
         """What was sent has been taken."""
         self._history.add(draft.text)
@@ -126,7 +135,7 @@ class Composer(Vertical):
         """What was sent has been refused: it is here again, before what was typed since."""
         self.editing = editing
         self._attachments[:0] = draft.attachments
-        self.prompt.put("\n".join(filter(None, (draft.text, self.prompt.text))))
+        self.prompt.put("\n".join(filter(None, (self._taken(draft.text), self.prompt.text))))
         self.post_message(self.Noted())
 
     def submit(self) -> None:
@@ -145,6 +154,17 @@ class Composer(Vertical):
             self._clear()
         else:
             self.post_message(self.EmptySent())
+
+    def _taken(self, text: str) -> str:
+        """What of a draft's text is put into the prompt: none of one that nobody edits there."""
+        if len(text) <= _MAX_EDITED:
+            return text
+        self._attach_paste(text)
+        return ""
+
+    def _attach_paste(self, text: str) -> None:
+        number = sum(each.name.startswith("pasted text") for each in self._attachments) + 1
+        self.attach(Attachment(name=f"pasted text {number}", text=text))
 
     def _set_aside(self) -> None:
         """Nothing that was typed is lost."""
@@ -178,8 +198,7 @@ class Composer(Vertical):
     @on(Prompt.LongPaste)
     def _pasted(self, event: Prompt.LongPaste) -> None:
         event.stop()
-        number = sum(each.name.startswith("pasted text") for each in self._attachments) + 1
-        self.attach(Attachment(name=f"pasted text {number}", text=event.text))
+        self._attach_paste(event.text)
 
     @on(Prompt.HistoryKey)
     def _recall(self, event: Prompt.HistoryKey) -> None:

@@ -23,7 +23,7 @@ from app.sessions.chat import ChatMessage, State
 from app.tui.chat.state import Problem
 from app.tui.text.colours import Palette, without_background
 from app.tui.text.drawn import DrawnLines
-from app.tui.text.entry import FIGURES
+from app.tui.text.entry import FIGURES, VARIANT
 from app.tui.text.frame import card
 from app.tui.text.lines import LineMaker
 from app.tui.text.roll import Roll
@@ -65,6 +65,13 @@ class Conversation(ScrollView, can_focus=False):
         def __init__(self, action: str) -> None:
             super().__init__()
             self.action = action
+
+    class VariantRequested(Message):
+        """An arrow beside a message's number was clicked."""
+
+        def __init__(self, message: ChatMessage, step: int) -> None:
+            super().__init__()
+            self.message, self.step = message, step
 
     def __init__(
         self, placeholder: Placeholder, opens_thoughts: Callable[[], bool] = lambda: False
@@ -183,15 +190,21 @@ class Conversation(ScrollView, can_focus=False):
         self.app.theme_changed_signal.subscribe(self, lambda _theme: self._rebuild())
 
     def on_resize(self) -> None:
-        """Wrap everything anew, what is in view first."""
-        self._rebuild()
+        """Wrap everything anew, what is in view first; of another height nothing."""
+        if self._maker is None or self._width != self._maker.width:
+            self._rebuild()
+        else:
+            self._fit(0)
+
+    @property
+    def _width(self) -> int:
+        return self.scrollable_content_region.width - margin.WIDTH - _RIGHT_MARGIN
 
     def _rebuild(self) -> None:
-        width = self.scrollable_content_region.width - margin.WIDTH - _RIGHT_MARGIN
-        if width < 1 or not self.is_attached:
+        if self._width < 1 or not self.is_attached:
             return
         unseen = self.unseen
-        self._maker = LineMaker(width, self._palette())
+        self._maker = LineMaker(self._width, self._palette())
         self._freshen(_FIRST_SECONDS)
         self._fit(0)
         self._seen = self._height - unseen
@@ -240,8 +253,12 @@ class Conversation(ScrollView, can_focus=False):
             at = len(messages) - 1
         else:
             at = min(max(messages.index(self.selected) + step, 0), len(messages) - 1)
-        self.selected = messages[at]
-        self._bring_into_view(at)
+        self.select(messages[at])
+
+    def select(self, message: ChatMessage) -> None:
+        """Select a message that is shown."""
+        self.selected = message
+        self._bring_into_view(self._roll.messages.index(message))
         self.refresh()
 
     def toggle_thought(self, index: int | None = None) -> bool:
@@ -288,6 +305,9 @@ class Conversation(ScrollView, can_focus=False):
         elif FIGURES in meta and self._maker is not None:
             index = self._roll.index_at(event.y + self.scroll_offset.y)
             self._fit(self._roll.toggle_figures(self._maker, index))
+        elif VARIANT in meta:
+            index = self._roll.index_at(event.y + self.scroll_offset.y)
+            self.post_message(self.VariantRequested(self._roll.messages[index], meta[VARIANT]))
         elif "ember" in meta:
             self.post_message(self.ActionRequested(meta["ember"]))
 

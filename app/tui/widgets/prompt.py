@@ -12,7 +12,7 @@ from app.inert import inert
 
 # A longer paste becomes an attachment: nobody edits that much in eight lines.
 _MAX_PASTE = 4000
-_WHEN_EMPTY = {"home", "end", "tab", "ctrl+d"}
+_WHEN_EMPTY = {"home", "end", "left", "right", "tab", "ctrl+d"}
 _ALWAYS = {"pageup", "pagedown", "ctrl+up"}
 # No binding with priority: that would overtake the letters typed just before.
 _NEWLINE = {"ctrl+j", "shift+enter"}

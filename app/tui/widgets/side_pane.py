@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 
+from app.transcript import Drafts
 from app.tui.chat.controller import ChatController
 from app.tui.chat.tier_counts import TierLog
 from app.tui.text import units
@@ -38,8 +39,9 @@ class SidePane(VerticalScroll, can_focus=False):
         """Update every pane that is to be seen."""
         if not self.display:
             return
-        speed = chat.meter.speed()
-        self._speed.show(chat.model, speed, chat.prefill, chat.last, chat.drafts)
+        speed, run = chat.meter.speed(), chat.run
+        drafts = run.drafts if run else chat.last.drafts if chat.last else Drafts()
+        self._speed.show(chat.model, speed, run.prefill if run else None, chat.last, drafts)
         self._cache.show(chat.model, layers, prompt_notes(chat))
         self._layers.show(chat.model, layers)
         self._events.show(log.events)

@@ -55,7 +55,7 @@ def _activity(chat: ChatController) -> Content:
         case Phase.READING:
             return _reading(chat)
         case Phase.ANSWERING:
-            doing = "thinking" if chat.is_thinking else "answering"
+            doing = "thinking" if chat.run and chat.run.is_thinking else "answering"
             return Content.styled(f"{doing} · Esc stops", MUTED)
         case Phase.MEASURING:
             return Content.styled("measuring the speed · Esc stops", MUTED)
@@ -84,7 +84,7 @@ def _fetching(fetching: Fetching) -> Content:
 
 
 def _reading(chat: ChatController) -> Content:
-    prefill = chat.prefill
+    prefill = chat.run.prefill if chat.run else None
     if prefill is None:
         return Content("reading the prompt · Esc stops")
     share = prefill.done / prefill.total

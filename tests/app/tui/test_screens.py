@@ -323,7 +323,7 @@ async def test_figures_that_are_closed_at_once_are_not_drawn(
         opened = (
             SpeedScreen(chat.app.chat)
             if screen is SpeedScreen
-            else CacheScreen(chat.app.chat, chat.screen.tier_log)
+            else CacheScreen(chat.app.chat, chat.screen.gauges.tier_log)
         )
         chat.app.push_screen(opened)
         while not opened.is_mounted:

@@ -244,7 +244,7 @@ def test_too_long_keeps_the_question_and_asks(talk: Talk) -> None:
     talk.chat.tick()
     assert talk.chat.too_long == TooLong(prompt_tokens=1200, window=1000)
     assert talk.texts == ["long"]
-    talk.chat.dismiss_too_long()
+    talk.chat.too_long = None
     talk.chat.retry(cuts=True)
     assert talk.service.asks[-1].cuts
 

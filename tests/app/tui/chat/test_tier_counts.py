@@ -3,6 +3,7 @@ import pytest
 from app.tui.chat.tier_counts import (
     Tier,
     TierLog,
+    rewound,
     share_of_f16,
     tier_at,
 )
@@ -56,3 +57,23 @@ def test_shares_are_of_layers_that_hold_different_tokens() -> None:
     ]
     assert share_of_f16(layers, Tier.COLD) == pytest.approx(4.5 / 16)
     assert (share_of_f16(layers, Tier.SINK), share_of_f16(layers, Tier.HOT)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("shared", "end", "expected"),
+    [
+        (200, 200, (4, 50, 100, 46)),  # all of it is still held
+        (150, 150, (4, 0, 100, 46)),  # what was let go for the last 50 comes again
+        (120, 150, (4, 0, 100, 16)),  # another variant, as long, is to be read
+        (120, 300, (4, 50, 66, 0)),  # a longer one pushes out no less
+        (2, 3, (2, 0, 0, 0)),
+        (0, 0, (0, 0, 0, 0)),
+    ],
+)
+def test_figures_of_a_conversation_that_was_taken_back_in_part(
+    shared: int, end: int, expected: tuple[int, ...]
+) -> None:
+    (total,) = layer_stats(sink=4, evicted=50, cold=100, hot=46, layers=1)
+    found = rewound(total, shared=shared, end=end)
+    assert (found.sink, found.evicted, found.cold, found.hot) == expected
+    assert found.total == shared

@@ -1,0 +1,176 @@
+"""Other answers, taking back and having again, on the screen."""
+
+from pathlib import Path
+
+from app.sessions.store import SessionStore
+from app.tui.chat.state import Draft
+from app.tui.text.entry import VARIANT
+from tests.app.tui.conftest import Talk, on_screen, talk
+from tests.app.tui.scripted_service import layer_stats
+from tests.app.tui.test_chat_screen import marks
+
+
+async def answer_again(chat: Talk, answer: str) -> None:
+    """Have the last question answered again."""
+    await chat.press("ctrl+r")
+    await chat.until(lambda: chat.service.answering)
+    chat.service.say(answer)
+    chat.service.finish()
+    await chat.settled()
+
+
+@on_screen
+async def test_arrows_on_an_empty_prompt_show_other_answers() -> None:
+    async with talk() as chat:
+        await chat.exchange("pets?", "cats")
+        assert "1/1" not in chat.shown
+        await chat.press("left")
+        assert chat.texts == ["pets?", "cats"]
+        await answer_again(chat, "dogs")
+        assert "‹ 2/2 ›" in chat.shown
+        await chat.press("left")
+        await chat.until(lambda: "‹ 1/2 ›" in chat.shown)
+        assert chat.texts == ["pets?", "cats"]
+        await chat.exchange("why?", "they purr")
+        asked = [message.content for message in chat.service.asks[-1].messages]
+        assert asked == ["pets?", "cats", "why?"]
+        # Letters that stand in the prompt have the arrows for themselves.
+        await chat.press("tab", "up", "up")
+        await chat.press("x", "left", "y")
+        assert chat.prompt.text == "yx"
+        chat.prompt.put("")
+        await chat.press("right")
+        await chat.until(lambda: chat.texts == ["pets?", "dogs"])
+        selected = chat.conversation.selected
+        assert selected is not None
+        assert selected.text == "dogs"
+        await chat.press("left")
+        await chat.until(lambda: chat.texts == ["pets?", "cats", "why?", "they purr"])
+
+
+@on_screen
+async def test_a_question_that_is_edited_stays_as_a_variant() -> None:
+    async with talk() as chat:
+        await chat.exchange("pets?", "cats")
+        await chat.exchange("why?", "they purr")
+        await chat.type("/edit 1")
+        await chat.until(lambda: chat.prompt.text == "pets?")
+        await chat.press("s", "enter")
+        await chat.until(lambda: chat.service.answering)
+        await chat.type("/variant 1")
+        await chat.until(lambda: "stop the answer first" in chat.told)
+        chat.service.say("birds")
+        chat.service.finish()
+        await chat.settled()
+        assert chat.texts == ["pets?s", "birds"]
+        await chat.type("/variant")
+        await chat.until(lambda: "this is variant 2 of 2" in chat.told)
+        await chat.type("/variant 3")
+        await chat.until(lambda: "a number from 1 to 2" in chat.told)
+        await chat.type("/variant 1")
+        await chat.until(lambda: chat.texts == ["pets?", "cats", "why?", "they purr"])
+
+
+@on_screen
+async def test_a_click_on_the_arrows_shows_another() -> None:
+    async with talk() as chat:
+        await chat.exchange("pets?", "cats")
+        await answer_again(chat, "dogs")
+        line = next(at for at, text in enumerate(chat.conversation.text_lines) if "2/2" in text)
+        y = line - chat.conversation.scroll_offset.y
+        strip = chat.conversation.render_line(y)
+        arrows = [
+            each.style.meta[VARIANT] for each in strip if each.style and VARIANT in each.style.meta
+        ]
+        assert arrows == [-1, 1]
+        x = strip.text.index("‹")
+        await chat.pilot.click(chat.conversation, offset=(x, y))
+        await chat.until(lambda: chat.texts == ["pets?", "cats"])
+        await chat.pilot.click(chat.conversation, offset=(strip.text.index("›"), y))
+        await chat.until(lambda: chat.texts == ["pets?", "dogs"])
+
+
+@on_screen
+async def test_what_was_taken_back_is_had_again() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+g")
+        await chat.until(lambda: "nothing to bring back" in chat.told)
+        await chat.exchange("pets?", "cats")
+        await chat.exchange("why?", "they purr")
+        await chat.type("/undo")
+        await chat.until(lambda: chat.prompt.text == "why?")
+        await chat.type("/undo")
+        await chat.until(lambda: chat.prompt.text == "pets?")
+        assert chat.texts == []
+        await chat.press("ctrl+g")
+        await chat.until(lambda: chat.texts == ["pets?", "cats"])
+        assert chat.prompt.text == ""
+        await chat.type("/redo")
+        await chat.until(lambda: chat.texts == ["pets?", "cats", "why?", "they purr"])
+        # What was typed meanwhile stays.
+        await chat.type("/undo")
+        await chat.until(lambda: chat.prompt.text == "why?")
+        await chat.press("!", "ctrl+g")
+        await chat.until(lambda: len(chat.texts) == 4)
+        assert chat.prompt.text == "why?!"
+
+
+@on_screen
+async def test_marks_are_right_at_once_where_something_was_taken_back() -> None:
+    async with talk() as chat:
+        await chat.exchange("a" * 40, "b" * 40)
+        await chat.exchange("c" * 20, "d" * 20)
+        for at, message in enumerate(chat.app.chat.chat.messages, start=1):
+            message.end = 40 * at
+        chat.service.stats = layer_stats(evicted=60, cold=60, hot=40)
+        await chat.until(lambda: "×" in marks(chat.conversation))
+        await chat.type("/undo")
+        await chat.until(lambda: len(chat.texts) == 2)
+        chat.screen.show_messages()
+        assert "×" not in marks(chat.conversation)
+        await chat.press("ctrl+g")
+        await chat.until(lambda: len(chat.texts) == 4)
+        chat.screen.show_messages()
+        assert "×" in marks(chat.conversation)
+
+
+@on_screen
+async def test_the_title_of_a_copy_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    async with talk(store=SessionStore.open(path)) as first:
+        await first.exchange("pets?", "cats")
+        other = SessionStore.open(path)
+        async with talk(store=other) as second:
+            found = other.latest()
+            assert found is not None
+            second.app.chat.show_chat(found)
+            await second.until(lambda: "open in another window" in second.told)
+            await second.type("/title mine")
+            await second.until(lambda: "renamed to mine" in second.told)
+        titles = [each.title for each in SessionStore.open(path).chats()]
+        assert sorted(titles) == ["mine", "pets?"]
+
+
+@on_screen
+async def test_a_long_question_that_is_taken_back_goes_along_without_being_typed() -> None:
+    async with talk() as chat:
+        await chat.ask("one")
+        chat.app.chat.ask(Draft(text="long " * 20_000))
+        await chat.press("escape")
+        await chat.until(lambda: chat.app.chat.queued is None)
+        assert chat.prompt.text == ""
+        assert "@ pasted text 1" in chat.screen.composer.note
+        await chat.press("escape")
+        await chat.settled()
+
+
+@on_screen
+async def test_another_height_makes_no_line_anew() -> None:
+    async with talk() as chat:
+        await chat.exchange("long " * 500, "short")
+        before = [line for entry in chat.conversation._roll.entries for line in entry.lines]
+        chat.prompt.put("\n" * 5)
+        await chat.until(lambda: chat.prompt.size.height > 5)
+        await chat.pilot.pause()
+        after = [line for entry in chat.conversation._roll.entries for line in entry.lines]
+        assert all(one is other for one, other in zip(before, after, strict=True))
