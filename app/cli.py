@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from app import __version__
+from app import __version__, texts
 from app.commands import (
     bench,
     calibrate,
@@ -96,11 +96,27 @@ def _failed(error: EmberError) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        args = parser().parse_args(_with_command(arguments))
+        args = _parsed(_with_command(arguments))
     except SystemExit as ended:  # argparse has said what there is to say
         return int(ended.code or 0)
     code: int = args.run(args)
     return code
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """What was typed; argparse leaves over the words of a prompt that follow a flag."""
+    top = parser()
+    args, left = top.parse_known_args(arguments)
+    if left and (args.run is not run_command.run or any(map(_is_flag, left))):
+        top.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        args.words += [texts.typed(each) for each in left]
+    return args
+
+
+def _is_flag(text: str) -> bool:
+    """Whether argparse takes a text for a flag that it does not know."""
+    return text.startswith("-") and text != "-" and " " not in text
 
 
 def parser() -> argparse.ArgumentParser:

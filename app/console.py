@@ -39,7 +39,7 @@ class Answer:
         return self.completion
 
 
-class _Printer:
+class Printer:
     """Prints text on stdout as it comes, thinking on stderr; each begins a line of its own."""
 
     def __init__(self, *, thinking: bool) -> None:
@@ -48,13 +48,22 @@ class _Printer:
 
     def add(self, event: Event) -> None:
         """Print what of an event is to be seen."""
-        if isinstance(event, ThinkingChunk) and event.text and self._console is not None:
-            self._console.print(_dim(event.text), end="", soft_wrap=True)
-            self._is_thinking = True
+        if isinstance(event, ThinkingChunk):
+            self.think(event.text)
         elif isinstance(event, TextChunk):
-            self._end_thinking()
-            print(event.text, end="", flush=True)
-            self._printed = True
+            self.say(event.text)
+
+    def think(self, text: str) -> None:
+        """Print what comes next of thinking."""
+        if text and self._console is not None:
+            self._console.print(_dim(text), end="", soft_wrap=True)
+            self._is_thinking = True
+
+    def say(self, text: str) -> None:
+        """Print what comes next of the answer."""
+        self._end_thinking()
+        print(text, end="", flush=True)
+        self._printed = True
 
     def end(self) -> None:
         """End the line."""
@@ -89,7 +98,7 @@ def show(
     """
     completions: dict[int, Completion] = {}
     failure: EmberError | None = None
-    printer = _Printer(thinking=thinking) if echo else None
+    printer = Printer(thinking=thinking) if echo else None
     with closing(events):
         try:
             for event in _after_prefill(events):

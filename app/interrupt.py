@@ -102,6 +102,17 @@ def cancel_on_interrupt() -> Iterator[Cancel]:
             limit.cancel()
 
 
+@contextmanager
+def unheard(seconds: float, code: int) -> Iterator[None]:
+    """Within this, signals change nothing; who is not done in time is ended with this code."""
+    restore, limit = _handle(signal.SIG_IGN), end_within(seconds, code)
+    try:
+        yield
+    finally:
+        limit.cancel()
+        restore()
+
+
 def end_within(seconds: float, code: int) -> threading.Timer:
     """End the process after that time, whatever still runs, unless the timer is cancelled."""
     timer = threading.Timer(seconds, os._exit, (code,))
@@ -124,7 +135,9 @@ def _heard() -> list[signal.Signals]:
     return [number for number in _KILLS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def _handle(handler: Callable[[int, FrameType | None], None]) -> Callable[[], None]:
+def _handle(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+) -> Callable[[], None]:
     """Take the signals that end a program; returns what gives them back."""
     previous = {each: signal.signal(each, handler) for each in (signal.SIGINT, *_heard())}
 

@@ -14,8 +14,8 @@ from math import isfinite
 from pathlib import Path
 
 from app import private
+from app.cache_flags import bits_of
 from app.divergence import Reading, compare, join, read
-from app.options import bits_of
 from kvcache import (
     Backend,
     CacheConfig,

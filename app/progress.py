@@ -5,8 +5,9 @@ Nothing is drawn where stderr is not a terminal.
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +16,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -22,7 +24,13 @@ from rich.progress import (
 
 from app.streams import styled
 
-Report = Callable[[int, int | None], None]
+
+class Report(Protocol):
+    """Takes how much is done of all, None where nobody knows, and of what, where that changes."""
+
+    def __call__(self, done: int, total: int | None, label: str | None = None) -> None: ...
+
+
 # Seconds that nobody waits for: a mapped file is loaded before.
 _PATIENCE = 0.3
 
@@ -71,6 +79,19 @@ def step_bar(label: str) -> Iterator[Report]:
 
 
 @contextmanager
+def load_bar() -> Iterator[Report]:
+    """A bar over all that a load does, which has other labels on the way."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with _bar("loading", *columns, patience=_PATIENCE) as report:
+        yield report
+
+
+@contextmanager
 def busy_bar(label: str) -> Iterator[None]:
     """A bar over something of unknown length, shown at once."""
     with _bar(label, TextColumn("{task.description}", markup=False), BarColumn()) as report:
@@ -85,11 +106,12 @@ def _bar(label: str, *columns: ProgressColumn, patience: float = 0) -> Iterator[
     patience: seconds that must have passed before it does.
     """
     console = Console(file=styled(sys.stderr))
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    draws = console.is_terminal and not console.is_dumb_terminal
+    bar = Progress(*columns, console=console, transient=True, disable=not draws)
     task, began = bar.add_task(label, total=None), time.monotonic()
 
-    def report(done: int, total: int | None) -> None:
-        bar.update(task, completed=done, total=total)
+    def report(done: int, total: int | None, label: str | None = None) -> None:
+        bar.update(task, completed=done, total=total, description=label)
         if time.monotonic() >= began + patience:
             bar.start()
 

@@ -6,6 +6,7 @@ from app.console import Answer
 from app.engine import Engine
 from app.rss import peak_rss
 from app.transcript import Completion, FinishReason
+from kvcache.stats import CacheStats
 
 _NOTHING = Completion(
     text="",
@@ -52,14 +53,13 @@ def settings_json(engine: Engine) -> dict[str, Any]:
     }
 
 
-def summary(completion: Completion, engine: Engine) -> str:
-    """One line for people."""
-    stats = engine.stats()
+def summary(completion: Completion, stats: CacheStats, most_held: int) -> str:
+    """One line for people. most_held: tokens that the cache holds at most."""
     thought = f" ({completion.thinking_tokens} thinking)" if completion.thinking_tokens else ""
     reused = f" ({completion.reused_tokens} reused)" if completion.reused_tokens else ""
     return (
         f"prompt {completion.prompt_tokens} tokens{reused}, {completion.prefill_tps:.1f} tok/s · "
         f"answer {len(completion.tokens)} tokens{thought}, {completion.decode_tps:.1f} tok/s · "
         f"first token {completion.ttft_s:.2f} s · "
-        f"window {stats.held}/{engine.plan.most_held}, {stats.held_bytes / 2**20:.1f} MiB"
+        f"window {stats.held}/{most_held}, {stats.held_bytes / 2**20:.1f} MiB"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 
+from app.cache_flags import KEEP_SYSTEM, cache_config, load_options
 from app.chat_tokens import ChatTokens, Prompt, system_of
 from app.console import note
 from app.engine import Engine, Request
@@ -17,7 +18,7 @@ from app.interrupt import cancel_on_interrupt
 from app.kernels import compiling
 from app.layer_losses import in_bits
 from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
-from app.options import KEEP_SYSTEM, LoadOptions, cache_config, load_options, model_name
+from app.options import LoadOptions, model_name
 from app.progress import byte_bar, step_bar, token_bar
 from kvcache import Backend, CacheConfig
 from kvcache.native.build import NativeUnavailableError

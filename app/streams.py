@@ -9,6 +9,7 @@ import codecs
 import json
 import os
 import select
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from io import TextIOWrapper
 from typing import TextIO
 
 from app.inert import inert, inert_json
+from app.interrupt import exit_code
 from kvcache.errors import EmberError, reason
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -40,7 +42,9 @@ class OutputError(EmberError):
 class Output(TextIOWrapper):
     """stdout or stderr. What stdout refuses raises BrokenPipeError or OutputError.
 
-    styled: nothing is made inert, for texts that are already, between sequences of our own.
+    A terminal that has gone ends the program, as a hang-up does. was_terminal: whether it was
+    one when it was opened. styled: nothing is made inert, for texts that are already, between
+    sequences of our own.
     """
 
     def __init__(self, descriptor: int, encoding: str, *, styled: bool = False) -> None:
@@ -49,6 +53,7 @@ class Output(TextIOWrapper):
         for_people = descriptor == _STDERR or raw.isatty()
         super().__init__(raw, encoding, _WHAT_CAN_BE, line_buffering=for_people)
         self._descriptor, self._inert = descriptor, for_people and not styled
+        self.was_terminal = raw.isatty()
         self._half_end = ""
         self._refused: OSError | None = None
 
@@ -86,7 +91,10 @@ class Output(TextIOWrapper):
         try:
             yield
         except OSError as error:
+            is_gone = self.was_terminal and hung_up(self._descriptor)
             self.drop()
+            if self._descriptor == _STDOUT and is_gone:
+                raise SystemExit(exit_code(signal.SIGHUP)) from error
             if self._descriptor == _STDOUT:
                 self._refused = error
         if isinstance(self._refused, BrokenPipeError):
@@ -97,8 +105,9 @@ class Output(TextIOWrapper):
 
 
 def prepare() -> None:
-    """Replace Python's three streams."""
+    """Replace Python's three streams. A terminal of which nothing is said obeys nothing."""
     _fill_closed()
+    os.environ["TERM"] = os.environ.get("TERM") or "dumb"
     given = sys.stdin, sys.stdout, sys.stderr
     encodings = [stream.encoding if stream else "utf-8" for stream in given]
     source = open(_STDIN, "rb", closefd=False)  # noqa: SIM115
@@ -125,11 +134,21 @@ def drop_output() -> None:
 
 
 def check_reader() -> None:
-    """Raise BrokenPipeError where nobody can read stdout any more, if nothing is written yet."""
-    poll = select.poll()
-    poll.register(_STDOUT, 0)
-    if any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0)):
+    """End where nobody can read stdout any more, also if nothing is written yet.
+
+    Raises BrokenPipeError; SystemExit as for a hang-up where it was a terminal.
+    """
+    if hung_up(_STDOUT):
+        if isinstance(sys.stdout, Output) and sys.stdout.was_terminal:
+            raise SystemExit(exit_code(signal.SIGHUP))
         raise BrokenPipeError
+
+
+def hung_up(descriptor: int) -> bool:
+    """Whether nobody is at the other side."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0))
 
 
 def _fill_closed() -> None:

@@ -4,6 +4,7 @@ A byte order mark is no part of a text, and \\r\\n is a line feed; nothing else 
 might end a line does. Knows no command.
 """
 
+import fcntl
 import os
 import re
 import sys
@@ -39,6 +40,17 @@ def read_file(path: Path, what: str, *, most: int = MOST_BYTES) -> str:
         raise EmberError(f"{what} {path} is no text file (UTF-8; {where})") from error
 
 
+def is_piped() -> bool:
+    """Whether stdin is a file, a pipe or a device that can be read, and no terminal."""
+    try:
+        number = sys.stdin.fileno()
+        way = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError:  # a stand-in for stdin has no number
+        return False
+    # What was closed is open for nobody's writing (`streams`), as nohup does it too.
+    return way != os.O_WRONLY and not os.isatty(number)
+
+
 def read_stdin() -> str:
     """All of stdin. Raises EmberError as `read_file`."""
     try:
@@ -47,20 +59,20 @@ def read_stdin() -> str:
         raise EmberError(f"cannot read stdin: {reason(error)}") from error
     if len(text) > MOST_BYTES:
         raise EmberError(f"stdin has more than {MOST_BYTES >> 20} MiB: give a part of it")
-    return typed(text)
+    if "\0" in text:
+        raise EmberError("stdin is no text (UTF-8; it has a zero byte)")
+    try:
+        return _unmarked(_read(text))
+    except UnicodeError as error:
+        raise EmberError("stdin is no text (UTF-8; it has bytes that are none)") from error
 
 
 def typed(text: str) -> str:
-    """What was read from stdin, or is a flag. Raises EmberError where some bytes are no text.
-
-    Bytes that the locale cannot read are read as UTF-8.
-    """
-    if _UNREAD.search(text):
-        try:
-            text = os.fsencode(text).decode("utf-8")
-        except UnicodeError:
-            raise EmberError(f"got {quoted(text)}, expected text in UTF-8") from None
-    return _unmarked(text)
+    """What was typed, or is a flag. Raises EmberError where some bytes are no text."""
+    try:
+        return _unmarked(_read(text))
+    except UnicodeError:
+        raise EmberError(f"got {quoted(text)}, expected text in UTF-8") from None
 
 
 def flag(text: str) -> str:
@@ -74,6 +86,11 @@ def flag(text: str) -> str:
 def lines(text: str) -> list[str]:
     """The lines that are not blank."""
     return [line for line in text.split("\n") if line.strip()]
+
+
+def _read(text: str) -> str:
+    """A text with the bytes that the locale cannot read read as UTF-8. Raises UnicodeError."""
+    return os.fsencode(text).decode("utf-8") if _UNREAD.search(text) else text
 
 
 def _unmarked(text: str) -> str:

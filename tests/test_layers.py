@@ -209,9 +209,19 @@ def test_a_name_is_a_place(package: str) -> None:
     assert several == SAME_NAMES[package]
 
 
-def test_help_imports_nothing_heavy() -> None:
-    heavy = "{'mlx_lm', 'transformers', 'tokenizers', 'textual', 'rich', 'huggingface_hub'}"
-    script = f"import sys; from app import cli; cli.parser(); print({heavy} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("program", "heavy"),
+    [
+        (
+            "from app import cli; cli.parser()",
+            {"mlx_lm", "transformers", "tokenizers", "textual", "rich", "huggingface_hub"},
+        ),
+        ("import app.line_chat", {"textual", "prompt_toolkit"}),
+        ("import app.line_editor", {"textual"}),
+    ],
+)
+def test_what_is_heavy_is_imported_by_who_needs_it(program: str, heavy: set[str]) -> None:
+    script = f"import sys; {program}; print({heavy!r} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )

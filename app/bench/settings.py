@@ -7,7 +7,7 @@ Expected seconds are those of a machine with two x86-64 cores and the default mo
 from dataclasses import dataclass
 from typing import Self
 
-from app.options import DEFAULT_KV
+from app.cache_flags import DEFAULT_KV
 
 BASELINE_KV = "h4"
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app import options
+from app import cache_flags, options
 from app.bench.settings import Settings
 
 _Add = Callable[..., argparse.Action]
@@ -28,6 +28,13 @@ _SUMMARIES = {
     "claim": "is a KV cache 10 to 100 times faster?",
 }
 
+_EXAMPLES = """\
+ember bench --quick
+ember bench speed -m smollm2-360m        # beside llama.cpp and mlx-lm, where they are installed
+ember bench memory --json
+ember bench quality --kv q8/q4 --kv hkivi4/turbo4u --out results
+ember bench compare before/quality.json after/quality.json
+"""
 _WITHOUT = (
     "without one, all are run; endless, needle, lookup, hooked and wake, which take long, "
     "only with --quick or by name"
@@ -36,6 +43,7 @@ _WITHOUT = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's sections and flags."""
+    options.add_examples(parser, _EXAMPLES)
     parser.set_defaults(section=None)
     _add_common(_adder(parser))
     sections = parser.add_subparsers(metavar="[SECTION]", description=_WITHOUT)
@@ -139,7 +147,7 @@ def _add_common(add: _Add) -> None:
 
 
 def _add_speed(add: _Add) -> None:
-    _add_kv(add, "codecs of ember's cold tier", options.kv)
+    _add_kv(add, "codecs of ember's cold tier", cache_flags.kv)
     add("--pp", type=options.tokens(1), metavar="N", help="prompt tokens to read (default: 512)")
     add("--tg", type=options.tokens(1), metavar="N", help="tokens to generate (default: 64)")
     add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048)")
@@ -163,7 +171,7 @@ def _add_attention(add: _Add) -> None:
 
 
 def _add_quality(add: _Add) -> None:
-    _add_kv(add, "pairs to measure (default: every codec, alone and together)", options.kv)
+    _add_kv(add, "pairs to measure (default: every codec, alone and together)", cache_flags.kv)
     add(
         "--allocate",
         type=_bits,
@@ -184,7 +192,7 @@ def _add_endless(add: _Add) -> None:
 
 
 def _add_needle(add: _Add) -> None:
-    _add_kv(add, "codecs of the cold tier", options.kv)
+    _add_kv(add, "codecs of the cold tier", cache_flags.kv)
     add("--needles", type=options.tokens(1), metavar="N", help="facts (default: 24)")
     add("--lengths", type=_list(1), metavar="N,N", help="of the text (default: 600 to 3000)")
     add("--hot", type=options.tokens(0), metavar="N", help="hot tokens (default: 256)")
@@ -229,10 +237,10 @@ def _add_claim(add: _Add) -> None:
     )
 
 
-def _add_kv(add: _Add, meaning: str, kind: Callable[[str], str] = options.codecs) -> None:
-    """kind: `options.kv` where a model's own table of losses is at hand."""
+def _add_kv(add: _Add, meaning: str, kind: Callable[[str], str] = cache_flags.codecs) -> None:
+    """kind: `cache_flags.kv` where a model's own table of losses is at hand."""
     told, metavar = f"{meaning}; repeatable", "K[/V]"
-    if kind is options.kv:
+    if kind is cache_flags.kv:
         told, metavar = f"{meaning}, or bits by layer; repeatable", "K[/V]|BITS"
     add("--kv", type=kind, action="append", metavar=metavar, help=told)
 

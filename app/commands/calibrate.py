@@ -31,8 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the text that comes with ember, and keep what was counted; again where it was."""
+    from app.cache_flags import load_options
     from app.kernels import compiling
-    from app.options import load_options
     from app.session import fetch_with_bar, load_admitted
     from kvcache import Backend, CacheConfig
     from models.calibrate import TOKENS

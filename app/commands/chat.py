@@ -1,23 +1,21 @@
-"""Chat with a model: full screen, or line by line without a terminal."""
+"""Chat with a model: full screen, or line by line where there is none."""
 
 import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from app import options, texts
-from app.flag_words import with_flags
-from app.inert import inert_line
-from app.streams import OutputError
-from kvcache.errors import EmberError, reason
+from app import cache_flags, options, texts
 
 if TYPE_CHECKING:
-    from app.session import Session
+    from app.line_chat import LineChat
+    from app.line_input import LineInput
     from app.sessions.chat import Chat
     from app.sessions.store import SessionStore
     from app.tui.app import ChatApp
+    from app.tui.chat.controller import ChatController
+    from app.tui.service.live_service import LiveService
     from app.tui.settings import Settings
     from app.wake.waking import Waking
-    from models.text.messages import Message
 
 _SETTABLE = (
     "system",
@@ -37,15 +35,26 @@ _SETTABLE = (
     "keep",
 )
 _END_SECONDS = 8.0
-_HELP = "/reset forgets the conversation, /stats shows the cache, /quit or Ctrl-D ends."
+_EXAMPLES = """\
+ember chat                               # the default model, or the one in the settings
+ember chat smollm2-360m --ctx 4096 --system "Answer in one sentence."
+ember chat --continue                    # where you left
+ember chat --plain                       # line by line
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
+    options.add_examples(parser, _EXAMPLES)
     options.add_model(parser)
     options.add_chat_template(parser)
     parser.add_argument("--system", type=texts.flag, help="system prompt")
-    parser.add_argument("--plain", action="store_true", help="line by line, no full screen")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="line by line, no full screen; what is piped in is answered so too, a line at a time, "
+        "and saved with --continue or --resume",
+    )
     parser.add_argument(
         "--continue",
         dest="continue_",
@@ -60,52 +69,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     options.add_sampling(parser)
     options.add_thinking(parser)
-    options.add_cache(parser)
-    options.add_cache_store(parser)
+    cache_flags.add_cache(parser)
+    cache_flags.add_cache_store(parser)
     # What is not given here comes from the settings file.
     parser.set_defaults(**dict.fromkeys(_SETTABLE))
 
 
 def run(args: argparse.Namespace) -> int:
     """Chat until the user ends it."""
-    # The screen is drawn on stderr.
+    from app.console import note
+    from app.terminal_kind import why_no_screen
+
     if args.resume is not None and args.continue_:
         raise options.UsageError("got --resume and --continue: give one")
-    if args.plain or not all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr)):
-        if args.resume is not None:
-            raise options.UsageError("a chat is resumed on the full screen: give it a terminal")
-        return _run_plain(args)
-    return _run_full_screen(args)
+    why = "" if args.plain else why_no_screen()
+    if why is None:
+        return _run_full_screen(args)
+    if why:
+        note(f"{why}; this is the chat line by line")
+    return _run_lines(args)
 
 
 def _run_full_screen(args: argparse.Namespace) -> int:
-    from app.sessions.schema import StoreError
-    from app.sessions.store import SessionStore, default_path
     from app.tui import personas
     from app.tui import settings as settings_file
     from app.tui.app import ChatApp
-    from app.tui.service.live_service import LiveService
 
     model = options.named_model(args)
     settings, notices = _settings(args)
-    try:
-        store = SessionStore.open(default_path())
-    except StoreError as error:
-        store = SessionStore.in_memory([f"{error}; the chats of this run are not saved"])
-    notices += store.notes
+    store = _store(notices)
     chat = _saved_chat(args, store, notices)
-    hot = args.hot
-    pins_system = settings.keep == options.KEEP_SYSTEM
-    _take_cache(args, settings)
-    service = LiveService(
-        options.cache_config(args),
-        keep_system=settings.system if pins_system else None,
-        hot=hot,
-        load=options.load_options(args),
-        waking=_waking(settings, args.sleep),
-    )
     chat_app = ChatApp(
-        service,
+        _service(args, settings, saves=True),
         settings=settings,
         stop=tuple(args.stop),
         settings_path=settings_file.default_path(),
@@ -118,6 +113,76 @@ def _run_full_screen(args: argparse.Namespace) -> int:
     return _until_left(chat_app)
 
 
+def _run_lines(args: argparse.Namespace) -> int:
+    """Without a screen. A chat with a pipe is saved where it goes on with a saved one."""
+    from app.console import note
+    from app.line_chat import LineChat
+    from app.sessions.store import SessionStore
+    from app.tui.chat.controller import ChatController
+
+    model = options.named_model(args)
+    settings, notices = _settings(args)
+    saves = sys.stdin.isatty() or args.continue_ or args.resume is not None
+    store = _store(notices) if saves else SessionStore.in_memory()
+    saved = _saved_chat(args, store, notices)
+    for text in notices:
+        note(text)
+    chat = ChatController(
+        _service(args, settings, saves=saves),
+        settings.answers(tuple(args.stop)),
+        system=settings.system,
+        store=store,
+        no_thinking="--think-budget 0",
+    )
+    if saved is not None:
+        chat.show_chat(saved)
+    lines = LineChat(chat, _line_input(chat), thinking=options.shows_thinking(args))
+    named = model or (saved.model if saved else "") or settings.model or options.DEFAULT_MODEL
+    return _until_ended(lines, named, args.backend)
+
+
+def _line_input(chat: "ChatController") -> "LineInput":
+    """A line editor, where the terminal lets one draw."""
+    from app.line_input import PlainInput
+    from app.terminal_kind import obeys_nothing
+
+    if obeys_nothing() or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return PlainInput()
+    from app.line_chat import completions
+    from app.line_editor import LineEditor
+
+    return LineEditor(chat.asked_before, completions)
+
+
+def _store(notices: list[str]) -> "SessionStore":
+    """The saved chats; where they cannot be had, those of this run, which a notice says."""
+    from app.sessions.schema import StoreError
+    from app.sessions.store import SessionStore, default_path
+
+    try:
+        store = SessionStore.open(default_path())
+    except StoreError as error:
+        store = SessionStore.in_memory([f"{error}; the chats of this run are not saved"])
+    notices += store.notes
+    return store
+
+
+def _service(args: argparse.Namespace, settings: "Settings", *, saves: bool) -> "LiveService":
+    """The model's, with the cache that flags and settings want; kept on disk for saved chats."""
+    from app.tui.service.live_service import LiveService
+
+    hot = args.hot
+    pins_system = settings.keep == cache_flags.KEEP_SYSTEM
+    _take_cache(args, settings)
+    return LiveService(
+        cache_flags.cache_config(args),
+        keep_system=settings.system if pins_system else None,
+        hot=hot,
+        load=cache_flags.load_options(args),
+        waking=_waking(settings, args.sleep) if saves else None,
+    )
+
+
 def _waking(settings: "Settings", asleep: str | None) -> "Waking | None":
     """What keeps encoded chats on disk, unless the user wants none."""
     from app.wake.folder import PieceFolder, default_folder
@@ -126,7 +191,7 @@ def _waking(settings: "Settings", asleep: str | None) -> "Waking | None":
     most = settings.cache_store_bytes()
     if not most:
         return None
-    sleeping = None if asleep is None else options.bytes_or_none(asleep)
+    sleeping = None if asleep is None else cache_flags.bytes_or_none(asleep)
     return Waking(PieceFolder(default_folder(), most, asleep=sleeping))
 
 
@@ -154,20 +219,45 @@ def _last_chat(store: "SessionStore", notices: list[str]) -> "Chat | None":
 
 
 def _until_left(chat_app: "ChatApp") -> int:
-    """Run the chat, then save and close all that is its; returns the exit code."""
-    from app.console import note
-    from app.interrupt import end_within, ignore_signals, leaving_on_signal
+    """Run the chat, then leave it; returns the exit code."""
+    from app.interrupt import leaving_on_signal
     from app.tui.terminal.garbage import collected_at_rest
 
-    chat = chat_app.chat
     try:
         with collected_at_rest(), leaving_on_signal(chat_app.leave):
             chat_app.run()
     finally:
-        # Ctrl-C, a kill and what is stuck change nothing now: the chat is saved, the rest ends.
-        ignore_signals()
-        code = chat_app.return_code or 0
-        end_within(_END_SECONDS, code)
+        _leave(chat_app.chat, chat_app.return_code or 0)
+    return chat_app.return_code or 0
+
+
+def _until_ended(lines: "LineChat", model: str, backend: str) -> int:
+    """Load the model, fetched first if need be, and chat; returns the exit code."""
+    from app.kernels import compiling
+    from app.session import fetch_with_bar
+    from kvcache import Backend
+
+    code = 1
+    try:
+        with compiling(Backend(backend)):
+            fetch_with_bar(model)
+        lines.load(model)
+        lines.run()
+        code = 0
+    except SystemExit as ended:  # by a kill
+        code = int(ended.code or 0)
+        raise
+    finally:
+        _leave(lines.chat, code)
+    return code
+
+
+def _leave(chat: "ChatController", code: int) -> None:
+    """Save and close all that is a chat's, and say how it goes on."""
+    from app.console import note
+    from app.interrupt import unheard
+
+    with unheard(_END_SECONDS, code):
         failure = chat.close()
         number, title = chat.chat.id, chat.chat.title
         kept = number is not None and chat.store.is_kept
@@ -177,7 +267,6 @@ def _until_left(chat_app: "ChatApp") -> int:
         note(f"{failure}; the end of the chat is not saved")
     elif kept and not code:
         note(f"`ember chats resume {number}` goes on with “{title}”")
-    return code
 
 
 def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
@@ -204,113 +293,5 @@ def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
 def _take_cache(args: argparse.Namespace, settings: "Settings") -> None:
     """Have the flags of the cache say what the settings do."""
     args.kv, args.ctx, args.hot = settings.kv, settings.ctx or None, settings.hot
-    is_system = settings.keep == options.KEEP_SYSTEM
+    is_system = settings.keep == cache_flags.KEEP_SYSTEM
     args.keep = settings.keep if is_system else int(settings.keep)
-
-
-def _run_plain(args: argparse.Namespace) -> int:
-    """Read a line, answer it, until the end of input."""
-    from app.console import note
-    from app.session import open_session
-    from app.tui import settings as settings_file
-
-    settings, notices = _settings(args)
-    for text in notices:
-        note(text)
-    for name in _SETTABLE:
-        setattr(args, name, getattr(settings, name))
-    _take_cache(args, settings)
-    args.seed = None if settings.seed == -1 else settings.seed
-    args.model = options.named_model(args) or settings.model or None
-
-    with open_session(args, think=settings_file.THINK[settings.think]) as session:
-        loaded = session.engine.loaded
-        print(
-            f"{inert_line(loaded.title)} · window {session.engine.plan.max_tokens} tokens · {_HELP}"
-        )
-        _converse(args, session)
-    return 0
-
-
-def _converse(args: argparse.Namespace, session: "Session") -> None:
-    from models.text.messages import opening
-
-    messages: list[Message] | None = opening(args.system)
-    while messages is not None:
-        try:
-            messages = _handle(args, session, messages, _read_line())
-        except EOFError:
-            print()
-            return
-        except KeyboardInterrupt:
-            print("\nCtrl-D or /quit ends the chat")
-
-
-def _read_line() -> str:
-    """What the user types. Raises EOFError at the end, EmberError where there is no stdin."""
-    try:
-        return input("> ")
-    except OSError as error:
-        raise EmberError(f"cannot read stdin: {reason(error)}") from error
-
-
-def _handle(
-    args: argparse.Namespace, session: "Session", messages: "list[Message]", typed: str
-) -> "list[Message] | None":
-    """Do what one line says; returns the conversation from then on, None at its end."""
-    from app.console import note
-    from models.text.messages import opening
-
-    try:
-        line = texts.typed(typed).strip()
-    except EmberError as error:
-        note(str(error))
-        return messages
-    if line == "/quit":
-        return None
-    if line == "/reset":
-        return opening(args.system)
-    if line == "/stats":
-        print(session.engine.stats())
-    elif line.startswith("/"):
-        print(f"no command {inert_line(line.split()[0])!r}: {_HELP}")
-    elif line:
-        try:
-            return _turn(args, session, messages, line)
-        except OutputError:
-            raise
-        except EmberError as error:
-            note(f"{with_flags(error)} (/reset starts over)")
-    return messages
-
-
-def _turn(
-    args: argparse.Namespace, session: "Session", messages: "list[Message]", line: str
-) -> "list[Message]":
-    """Answer one line; returns the conversation with the question and the answer."""
-    from app.console import show
-    from app.engine import Request
-    from app.interrupt import cancel_on_interrupt
-    from app.report import summary
-    from models.text.messages import Message, Role
-
-    asked = [*messages, Message(role=Role.USER, content=line)]
-    made = session.prompt(asked)
-    request = Request(
-        prompt=made.ids,
-        max_tokens=args.max_tokens,
-        sampling=options.sampling(args),
-        stop=tuple(args.stop),
-        thinking=made.thinking,
-        think_budget=args.think_budget,
-        lookup=args.lookup,
-    )
-    with cancel_on_interrupt() as cancel:
-        events = session.generate(request, cancel)
-        (answer,) = show(events, echo=True, thinking=options.shows_thinking(args))
-    cancel.check_killed()
-    completion = answer.whole()
-    session.chat.answered(completion)
-    print(summary(completion, session.engine), file=sys.stderr)
-    said = Message(role=Role.ASSISTANT, content=completion.text, thinking=completion.thinking)
-    return [*asked, said]

@@ -6,18 +6,27 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app import options, texts
+from app import new_file, options, texts
 from app.commands import chat as chat_command
 from app.inert import inert_line
 from app.streams import print_json
-from kvcache.errors import EmberError, reason
+from kvcache.errors import EmberError
 
 if TYPE_CHECKING:
     from app.sessions.store import ChatSummary, SessionStore
 
 
+_EXAMPLES = """\
+ember chats                              # all, the last used first
+ember chats search "python decorators"
+ember chats resume 12
+ember chats export 12 notes.md
+"""
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's commands."""
+    options.add_examples(parser, _EXAMPLES)
     below = parser.add_subparsers(metavar="WHAT")
     parser.set_defaults(run_chats=_list, search="", json=False)
     listing = below.add_parser("list", help="all chats, the last used first")
@@ -26,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for each in (listing, search):
         each.add_argument("--json", action="store_true", help="print one JSON object")
         each.set_defaults(run_chats=_list)
-    resume = below.add_parser("resume", help="go on with a chat, on the full screen")
+    resume = below.add_parser("resume", help="go on with a chat")
     _add_number(resume)
     chat_command.configure(resume)
     resume.set_defaults(run_chats=_resume)
@@ -112,13 +121,7 @@ def _export(args: argparse.Namespace) -> int:
     if file is None:
         print(text, end="")
         return 0
-    try:
-        with file.open("x", encoding="utf-8", errors="replace") as target:
-            target.write(text)
-    except FileExistsError as error:
-        raise EmberError(f"{file} exists already: name another file") from error
-    except (OSError, ValueError) as error:
-        raise EmberError(f"{file} cannot be written: {reason(error)}") from error
+    new_file.write(file, text)
     print(f"written to {inert_line(str(file))}")
     return 0
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from app import options
+from app import cache_flags
 from app.inert import inert_line
 from app.streams import print_json
 
@@ -19,7 +19,7 @@ _WINDOWS = (2048, 4096, 8192, 32768)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("file", metavar="FILE", help="a GGUF file or a model's name")
-    options.add_backend(parser)
+    cache_flags.add_backend(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

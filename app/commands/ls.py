@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from app import options
+from app import cache_flags
 from app.inert import inert_line
 from app.streams import print_json
 
@@ -15,7 +15,7 @@ _Row = tuple["ListedModel", "Cost", "Outlook"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    options.add_backend(parser)
+    cache_flags.add_backend(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from app import options, texts
+from app import cache_flags, options, texts
 from app.streams import check_reader, print_json
 from kvcache.errors import EmberError
 
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="do not score the first N positions (default: 256)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options.add_cache(parser)
+    cache_flags.add_cache(parser)
     parser.set_defaults(name=None, system=None, chat_template=None)
 
 

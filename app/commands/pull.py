@@ -3,14 +3,22 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from app import options
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from models.finding.entry import CatalogueEntry
 
+_EXAMPLES = """\
+ember pull smollm2
+ember pull hf:bartowski/SmolLM2-360M-Instruct-GGUF/SmolLM2-360M-Instruct-Q4_K_M.gguf
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
+    options.add_examples(parser, _EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="a name from `ls`, or hf:owner/repo/file")
 
 

@@ -1,12 +1,13 @@
 """Answer one prompt, or a file of prompts, and end."""
 
 import argparse
+import select
 import sys
 from typing import TYPE_CHECKING
 
-from app import options, texts
+from app import cache_flags, options, texts
 from app.streams import print_json
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted
 
 if TYPE_CHECKING:
     from app.console import Answer
@@ -14,15 +15,31 @@ if TYPE_CHECKING:
     from app.interrupt import Cancel
     from app.session import Session
 
+_STDIN = "-"
+# Who pipes nothing in is told, after so many seconds, what is waited for.
+_PATIENCE = 2.0
+_EXAMPLES = """\
+ember run smollm2 "Why is the sky blue?"
+ember run "Why is the sky blue?"                 # the default model
+ember run smollm2 "Summarize this:" <notes.txt   # the prompt, a blank line, the file
+git diff | ember run smollm2 - "What changed?"   # stdin first
+ember run smollm2 <prompt.txt                    # stdin alone
+ember run smollm2 "Name a colour" --temp 0.7 --seed 1 --json
+"""
+_JOINED = (
+    "the prompt; what is piped in follows it after a blank line, or stands where - does "
+    "(default: stdin alone; </dev/null leaves it out)"
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
+    options.add_examples(parser, _EXAMPLES)
     options.add_model(parser)
+    parser.add_argument("words", nargs="*", type=texts.flag, metavar="PROMPT", help=_JOINED)
     options.add_chat_template(parser)
     prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument(
-        "-p", "--prompt", type=texts.flag, default="-", help="the prompt; - reads stdin (default)"
-    )
+    prompts.add_argument("-p", "--prompt", type=texts.flag, help="same as PROMPT; - is stdin alone")
     prompts.add_argument(
         "--prompts-file",
         type=options.prompts_file,
@@ -41,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_sampling(parser)
     options.add_thinking(parser)
-    options.add_cache(parser)
+    cache_flags.add_cache(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,9 +69,10 @@ def run(args: argparse.Namespace) -> int:
         raise options.UsageError("--chat-template has no place in a --raw prompt")
     if args.raw and args.think is not None:
         raise options.UsageError("--think has no place in a --raw prompt: all of it is the answer")
+    _part(args)
     prompts = _prompts(args)
     if not prompts:
-        raise options.UsageError("the prompt is empty: give --prompt TEXT, or stdin text")
+        raise options.UsageError("the prompt is empty: write it after the model, or pipe it in")
     from app.session import open_session
 
     with open_session(args, raw=args.raw, think=options.think_switch(args)) as session:
@@ -75,7 +93,8 @@ def _answer_one(args: argparse.Namespace, session: "Session", prompt: str) -> in
         thinking = options.shows_thinking(args)
         (answer,) = show(events, echo=not args.json, thinking=thinking)
     if not args.json or answer.completion is None:
-        print(summary(answer.whole(), session.engine), file=sys.stderr)
+        plan, stats = session.engine.plan, session.engine.stats()
+        print(summary(answer.whole(), stats, plan.most_held), file=sys.stderr)
     else:
         cache = {"cache": session.engine.stats().as_dict()}
         print_json(as_json(answer) | cache | settings_json(session.engine))
@@ -143,12 +162,65 @@ def _code(answers: "list[Answer]", cancel: "Cancel") -> int:
     return 1 if any(answer.error for answer in answers) else 0
 
 
+def _part(args: argparse.Namespace) -> None:
+    """Have `name` be a model's and `words` the prompt's, whatever stood first.
+
+    Raises UsageError where there are two prompts, ModelNotFoundError for a word that is neither.
+    """
+    is_model = args.name is not None and args.name == args.model
+    if args.name is not None and not is_model and (args.model or _is_prompt(args)):
+        args.words, args.name = [args.name, *args.words], None
+    if args.words and (args.prompt is not None or args.prompts_file is not None):
+        flag = "--prompt" if args.prompt is not None else "--prompts-file"
+        raise options.UsageError(
+            f"got two prompts, {quoted(' '.join(args.words))} and {flag}: give one"
+        )
+
+
+def _is_prompt(args: argparse.Namespace) -> bool:
+    """Whether what stands in a model's place is a prompt: words alone, which name no file."""
+    from models.errors import ModelNotFoundError
+    from models.finding.source import locate, parse
+
+    name: str = args.name
+    if args.words or name == _STDIN:
+        return name == _STDIN
+    if len(name.split()) > 1 and not name.casefold().endswith(".gguf"):
+        try:
+            locate(name)
+        except ModelNotFoundError:
+            return True
+    elif args.prompt is None and args.prompts_file is None:
+        try:
+            parse(name)
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(f"{error}; a prompt stands after the model") from error
+    return False
+
+
 def _prompts(args: argparse.Namespace) -> list[str]:
     if args.prompts_file is not None:
         return list(args.prompts_file)
-    # One newline at the end of stdin is the shell's, not the prompt's.
-    text = texts.read_stdin().removesuffix("\n") if args.prompt == "-" else args.prompt
-    return [text] if text.strip() else []
+    words = args.words if args.prompt is None else [args.prompt]
+    if _STDIN in words or not words:
+        at = words.index(_STDIN) if words else 0
+        parts = [" ".join(words[:at]), _stdin(), " ".join(words[at + 1 :])]
+    else:
+        parts = [" ".join(words), _stdin() if texts.is_piped() else ""]
+    text = "\n\n".join(part for part in parts if part.strip())
+    return [text] if text else []
+
+
+def _stdin() -> str:
+    """All of stdin; who seems not to know that it is read is told."""
+    from app.console import note
+
+    if sys.stdin.isatty():
+        note("type the prompt; Ctrl-D on a line of its own ends it")
+    elif texts.is_piped() and not select.select([sys.stdin], [], [], _PATIENCE)[0]:
+        note("waiting for the end of stdin, which is a pipe: </dev/null leaves it out")
+    # One newline at its end is the shell's, not the prompt's.
+    return texts.read_stdin().removesuffix("\n")
 
 
 def _request(args: argparse.Namespace, session: "Session", prompt: str) -> "Request":

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
+from app import new_file
 from app.sessions import rows
 from app.sessions.chat import Chat, ChatMessage, Thought
 from app.sessions.variants import Place, Way, joined, places
@@ -88,6 +90,18 @@ def as_json(chat: Chat) -> str:
         ],
     }
     return json.dumps(written, ensure_ascii=False, indent=2) + "\n"
+
+
+def exported(chat: Chat, name: str) -> Path:
+    """Write the chat to a new file, one of its title where none is named; JSON for .json.
+
+    Raises EmberError where there is nothing to write, or it cannot be.
+    """
+    if not chat.messages:
+        raise EmberError("nothing to export yet: ask something first")
+    path = new_file.named(name, title=chat.title, ending=".md")
+    new_file.write(path, as_json(chat) if path.suffix == ".json" else as_markdown(chat))
+    return path
 
 
 def from_json(text: str) -> Chat:

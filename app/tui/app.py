@@ -16,14 +16,13 @@ from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
 from app.tui.chat.controller import ChatController
 from app.tui.chat.model_offer import ModelOffer
-from app.tui.chat.state import AnswerSettings
 from app.tui.commands import COMMANDS
 from app.tui.personas import Personas
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.dialog import Page
 from app.tui.service.contract import ModelService
-from app.tui.settings import THINK, Preferences, Settings
+from app.tui.settings import Preferences, Settings
 from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
@@ -65,7 +64,7 @@ class ChatApp(App[None]):
         self.preferences = Preferences(settings, settings_path, self._use)
         self.chat = ChatController(
             service,
-            _answer_settings(settings, stop),
+            settings.answers(stop),
             system=settings.system,
             store=store,
         )
@@ -154,7 +153,7 @@ class ChatApp(App[None]):
 
     def _use(self, settings: Settings) -> None:
         """Other settings are in force."""
-        self.chat.use_settings(_answer_settings(settings, self._stop))
+        self.chat.use_settings(settings.answers(self._stop))
         self.chat.default_system = settings.system
         self._use_theme(settings.theme)
 
@@ -168,15 +167,3 @@ class ChatApp(App[None]):
             self.theme = name
         else:
             self.chat.notices.append(f"no theme {name!r}: /theme lists them")
-
-
-def _answer_settings(settings: Settings, stop: tuple[str, ...]) -> AnswerSettings:
-    return AnswerSettings(
-        sampling=settings.sampling(),
-        max_tokens=settings.max_tokens,
-        stop=stop,
-        think=THINK[settings.think],
-        think_budget=settings.think_budget,
-        lookup=settings.lookup,
-        room=settings.room,
-    )

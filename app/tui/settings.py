@@ -13,16 +13,11 @@ from typing import Any, Self
 import platformdirs
 
 from app import private
-from app.options import (
-    DEFAULT_CACHE_STORE,
-    DEFAULT_THINK_BUDGET,
-    KEEP_SYSTEM,
-    MOST_TOKENS,
-    bytes_or_none,
-    pair_of,
-)
+from app.cache_flags import DEFAULT_CACHE_STORE, KEEP_SYSTEM, bytes_or_none, pair_of
+from app.options import DEFAULT_THINK_BUDGET, MOST_TOKENS
 from app.sampling import Sampling
 from app.tui import toml_file
+from app.tui.chat.state import AnswerSettings
 from app.tui.service.contract import CacheWish
 from kvcache import CacheConfig
 from kvcache.config import DEFAULT_KV
@@ -120,6 +115,18 @@ class Settings:
             min_p=self.min_p,
             repeat_penalty=self.repeat_penalty,
             seed=None if self.seed == -1 else self.seed,
+        )
+
+    def answers(self, stop: tuple[str, ...]) -> AnswerSettings:
+        """How answers are made, which end at a text of `stop` too."""
+        return AnswerSettings(
+            sampling=self.sampling(),
+            max_tokens=self.max_tokens,
+            stop=stop,
+            think=THINK[self.think],
+            think_budget=self.think_budget,
+            lookup=self.lookup,
+            room=self.room,
         )
 
     def with_text(self, name: str, text: str) -> Self:

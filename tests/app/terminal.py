@@ -146,9 +146,9 @@ class Terminal:
 
 
 def inherited() -> dict[str, str]:
-    """Our environment but for a size of the screen, which would be taken for the terminal's."""
+    """Our environment but for what it says of another terminal: size, kind and characters."""
     kept = {key: value for key, value in os.environ.items() if key not in _SIZES}
-    return {**kept, "TERM": "xterm-256color"}
+    return {**kept, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
 
 
 def _hear_signals() -> None:

@@ -245,14 +245,15 @@ def _workers(owner: psutil.Process) -> list[psutil.Process]:
 
 
 def test_the_line_chat_goes_on_after_a_question_whose_template_was_stopped(
-    with_template: WithTemplate,
+    with_template: WithTemplate, folders: dict[str, str]
 ) -> None:
-    terminal = Terminal("chat", "--plain", "-m", str(with_template(LATER)), *FEW)
+    model = str(with_template(LATER))
+    terminal = Terminal("chat", "--plain", "-m", model, *FEW, environment=folders)
     terminal.wait_for("> ")
     terminal.type(LONG.encode() + b"\n")
     _wait_until_rendering(psutil.Process(terminal.process.pid))
     terminal.type(INTERRUPT)
-    terminal.wait_for("Ctrl-D or /quit ends the chat")
+    terminal.wait_for("ember: stopped")
     terminal.type(b"ba\n")
     terminal.wait_for(" tok/s · answer")
     terminal.type(END)

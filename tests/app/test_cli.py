@@ -1,6 +1,8 @@
+import argparse
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -88,7 +90,7 @@ def test_chat_remembers_the_conversation(
     held = int(first.split()[1]) + 4 - 1
     assert f"({held} reused)" in second
     assert first.split("·")[0].split(",")[0] == third.split(" (")[0]
-    assert "no command '/nonsense'" in result.out
+    assert "no command /nonsense" in result.err
     assert " hot, 0 cold, 0 evicted; " in result.out
 
 
@@ -123,7 +125,7 @@ def test_chat_survives_a_full_window(
         (["--prompt", "x", "--chat-template", "/"], "cannot read the chat template /: Is a dir"),
         (["--prompts-file", "nosuch"], "cannot read the prompts file nosuch: No such file"),
         (["--prompts-file", os.devnull], f"the prompts file {os.devnull} is empty"),
-        (["--prompt", "x", "one", "-m", "other"], "got two models, 'one' and 'other'"),
+        (["--prompt", "x", "one", "-m", "other"], "got two prompts, 'one' and --prompt"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(ember: Ember, arguments: list[str], message: str) -> None:
@@ -342,6 +344,18 @@ def test_help_and_version(ember: Ember) -> None:
     assert ember("--version").out.startswith("ember ")
     for command in cli._COMMANDS:
         assert f"ember {command}" in ember(command, "--help").out
+
+
+def test_examples_of_help_are_taken() -> None:
+    (commands,) = (
+        action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    lines = [line for each in commands.choices.values() for line in (each.epilog or "").split("\n")]
+    examples = [shlex.split(line, comments=True) for line in lines if "ember " in line]
+    assert len(examples) > 15
+    for words in examples:
+        given = [word for word in words[words.index("ember") + 1 :] if not word.startswith("<")]
+        assert cli._parsed(given).run
 
 
 def test_a_python_without_the_packages_is_told_where_they_are() -> None:

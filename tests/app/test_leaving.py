@@ -183,24 +183,102 @@ def test_a_load_that_does_not_hear_keeps_nobody(tiny_path: Path, folders: dict[s
     assert "\x1b[?1049l" in terminal.shown
 
 
-def test_a_line_chat_ends_by_a_kill_after_what_was_said(tiny_path: Path) -> None:
-    terminal = Terminal("chat", "--plain", "-m", str(tiny_path), *BACKEND, *ENDLESS)
+def lines_loading(terminal: Terminal) -> None:
+    terminal.wait_for("stuck")
+
+
+def lines_idle(terminal: Terminal) -> None:
     terminal.wait_for("> ")
-    terminal.type(b"ba ce di\n")
+
+
+def lines_answering(terminal: Terminal) -> None:
+    terminal.wait_for("> ")
+    terminal.type(b"ba ce di" + ENTER)
     terminal.wait_for_more(300)
-    terminal.process.terminate()
-    assert terminal.close() == KILLED
+
+
+LINES = [lines_loading, lines_idle, lines_answering]
+
+
+def line_chat(
+    model: Path,
+    folders: dict[str, str],
+    until: Callable[[Terminal], None],
+    *,
+    is_controlling: bool = True,
+) -> Terminal:
+    """A chat without a screen that is so far; its load goes on for ever where that is wanted."""
+    terminal = Terminal(
+        *("chat", "--plain", "-m", str(model), *BACKEND, *ENDLESS),
+        environment=folders,
+        program=("-c", STUCK_LOAD) if until is lines_loading else ("-m", "app"),
+        is_controlling=is_controlling,
+    )
+    until(terminal)
+    return terminal
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("until", LINES)
+def test_a_signal_ends_a_line_chat_and_restores_the_terminal(
+    tiny_path: Path,
+    folders: dict[str, str],
+    until: Callable[[Terminal], None],
+    number: signal.Signals,
+) -> None:
+    terminal = line_chat(tiny_path, folders, until)
+    terminal.process.send_signal(number)
+    terminal.wait_until(lambda: terminal.process.poll() is not None)
+    assert terminal.is_cooked
+    assert terminal.shown.count("\x1b[?2004h") == terminal.shown.count("\x1b[?2004l")
+    assert terminal.close() == 128 + number
     assert "Traceback" not in terminal.shown
+    if until is lines_answering:
+        question, answer = saved(folders).messages
+        assert (question.text, answer.state) == ("ba ce di", State.STOPPED)
+        assert answer.text
 
 
 @pytest.mark.parametrize("is_controlling", [True, False])
-def test_a_line_chat_whose_terminal_has_gone_ends(tiny_path: Path, is_controlling: bool) -> None:
+@pytest.mark.parametrize("until", LINES)
+def test_a_line_chat_whose_terminal_has_gone_ends(
+    tiny_path: Path,
+    folders: dict[str, str],
+    until: Callable[[Terminal], None],
+    is_controlling: bool,
+) -> None:
+    terminal = line_chat(tiny_path, folders, until, is_controlling=is_controlling)
+    assert terminal.hang_up() == HUNG_UP
+    if until is lines_answering:
+        assert [each.text != "" for each in saved(folders).messages] == [True, True]
+
+
+@pytest.mark.parametrize("is_controlling", [True, False])
+def test_a_chat_whose_terminal_goes_while_it_loads_ends(
+    tiny_path: Path, folders: dict[str, str], is_controlling: bool
+) -> None:
     terminal = Terminal(
-        *("chat", "--plain", "-m", str(tiny_path), *BACKEND), is_controlling=is_controlling
+        *("chat", "-m", str(tiny_path), *BACKEND),
+        environment=folders,
+        program=("-c", STUCK_LOAD),
+        is_controlling=is_controlling,
     )
+    terminal.wait_for("loading the model")
+    assert terminal.hang_up() == HUNG_UP
+
+
+def test_a_line_chat_that_does_not_hear_ends_by_a_second_interrupt(
+    tiny_path: Path, folders: dict[str, str]
+) -> None:
+    command = ("chat", "--plain", "-m", str(tiny_path), *BACKEND)
+    terminal = Terminal(*command, environment=folders, program=("-c", STUCK_ANSWER))
     terminal.wait_for("> ")
-    code = terminal.hang_up()
-    assert code == HUNG_UP if is_controlling else code >= 0
+    terminal.type(b"ba ce di" + ENTER)
+    terminal.wait_for("stuck")
+    terminal.type(INTERRUPT)
+    terminal.type_until(INTERRUPT, "ember: interrupted")
+    assert terminal.close() == 128 + signal.SIGINT
+    assert [each.text for each in saved(folders).messages] == ["ba ce di"]
 
 
 def test_a_run_whose_load_does_not_hear_ends_by_a_kill(tiny_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app import cli, options
+from app import cache_flags, cli, options
 from app.tui.settings import Settings
 from kvcache.errors import EmberError
 
@@ -35,7 +35,7 @@ def numeric_flags(command: str) -> Iterator[tuple[str, options.Bounded]]:
         # A saved chat's number, which is there or not: tests/app/test_chats.py.
         if isinstance(action.type, options.Bounded) and action.dest != "resume":
             yield action.option_strings[-1], action.type
-        elif action.type is options.keep:
+        elif action.type is cache_flags.keep:
             yield action.option_strings[-1], options.tokens(0)
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from tests.app.terminal import END, INTERRUPT, QUIT, Terminal
 
 
-def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
+def test_chat_answers_stops_and_ends(tiny_path: Path, tmp_path: Path) -> None:
+    folders = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     window = ["--ctx", "1000000", "--beyond-context", "--max-tokens", "1000000"]
-    terminal = Terminal("chat", "--plain", "-m", str(tiny_path), *window)
+    terminal = Terminal("chat", "--plain", "-m", str(tiny_path), *window, environment=folders)
     terminal.wait_for("> ")
     terminal.type(b"ba ce di\n")
     terminal.wait_for("reading")
@@ -16,7 +17,7 @@ def test_chat_answers_stops_and_ends(tiny_path: Path) -> None:
     terminal.wait_for(" tok/s · answer")
     terminal.type(b"/stats\n")
     terminal.wait_for(" evicted; ")
-    terminal.type_until(INTERRUPT, "Ctrl-D or /quit ends the chat")
+    terminal.type_until(INTERRUPT, "Ctrl-D ends the chat")
     terminal.type(END)
     assert terminal.close() == 0
     assert "Traceback" not in terminal.shown

@@ -25,8 +25,8 @@ from app.bench.settings import (
     QUALITY_SINKS,
     QualitySettings,
 )
+from app.cache_flags import bits_of
 from app.divergence import Divergence
-from app.options import bits_of
 from kvcache import Backend, CacheConfig, CachePlan, EmberError, resolve
 from kvcache.allocation import Losses
 from kvcache.codecs.names import NAMES

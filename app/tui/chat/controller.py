@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from app.job import Job
+from app.sessions.autosave import Autosave
 from app.sessions.chat import Chat, ChatMessage, State
 from app.sessions.store import SessionStore
 from app.sessions.undone import Undone
 from app.transcript import Completion
 from app.tui.chat.answering import Answering, last_answer
 from app.tui.chat.asking import ask_of, draft_of, question_of, with_draft
-from app.tui.chat.autosave import Autosave
 from app.tui.chat.held import Held
 from app.tui.chat.mentions import with_mentioned
 from app.tui.chat.model_holder import ModelHolder
@@ -27,6 +27,8 @@ from kvcache.errors import EmberError
 from kvcache.stats import CacheStats
 from models.text.messages import Role
 from models.text.thinking import no_switch
+
+_RECALLED = 500
 
 
 class ChatController:
@@ -45,8 +47,11 @@ class ChatController:
         *,
         system: str = "",
         store: SessionStore | None = None,
+        no_thinking: str = "/set think_budget 0",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """no_thinking: how a user ends thinking that the model's format has no switch for."""
+        self._no_thinking = no_thinking
         self.default_system = system
         self.chat = Chat(system=system)
         self.settings = settings or AnswerSettings()
@@ -99,6 +104,13 @@ class ChatController:
     def problem(self) -> Problem | None:
         """What went wrong last, until something else is done."""
         return self._answer_problem or self.models.problem or self.look.problem
+
+    def asked_before(self) -> Sequence[str]:
+        """What was asked in all chats, oldest first; nothing where the disk fails."""
+        try:
+            return self.store.questions(_RECALLED)
+        except EmberError:
+            return ()
 
     # -- the model --
 
@@ -304,7 +316,7 @@ class ChatController:
     def _tell_of_switch(self, model: ModelInfo) -> None:
         """That a model thinks as it likes, where it was to be told."""
         if self.settings.think is not None and model.thinks and not model.has_switch:
-            self.notices.append(no_switch(thinks=True, budget="/set think_budget 0"))
+            self.notices.append(no_switch(thinks=True, budget=self._no_thinking))
 
     def _follow(self, run: Answering) -> bool:
         came = run.take()

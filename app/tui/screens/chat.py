@@ -43,7 +43,6 @@ _TICK = 1 / 20
 _FIGURES_TICK = 1 / 4
 _SIDE_PANE_FROM = 100
 _SHORT = 26
-_RECALLED = 500
 _QUIT_SECONDS = 2.0
 # What /variant takes beside a number.
 PREVIOUS, NEXT = "previous", "next"
@@ -90,7 +89,7 @@ class ChatScreen(Screen[None]):
         self.composer = Composer(
             weigh=self._cost,
             complete=self._completions,
-            history=PromptHistory(self._asked_before),
+            history=PromptHistory(chat.asked_before),
             selects=lambda: self.conversation.selected is not None,
         )
         self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
@@ -213,12 +212,6 @@ class ChatScreen(Screen[None]):
         return suggestions(
             before, self.commands, lambda each: each.choices(self) if each.choices else ()
         )
-
-    def _asked_before(self) -> Sequence[str]:
-        try:
-            return self.chat.store.questions(_RECALLED)
-        except EmberError:
-            return ()
 
     async def _cost(self, draft: Draft, editing: ChatMessage | None) -> str:
         """What a draft would cost, as it is shown beside it."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from app.cache_flags import KEEP_SYSTEM, pair_of
 from app.generation import Event
 from app.job import Job
-from app.options import KEEP_SYSTEM, pair_of
 from app.sampling import Sampling
 from app.transcript import Completion
 from kvcache import CacheConfig
@@ -148,7 +148,7 @@ class CacheWish:
     keep: str
 
     def over(self, config: CacheConfig) -> CacheConfig:
-        """A configuration with these in place of its own, but for bits, as `options.pair_of`.
+        """A configuration with these in place of its own, but for bits, as `cache_flags.pair_of`.
 
         A window goes before a budget.
         """

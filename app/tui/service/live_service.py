@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from app import memory
+from app.cache_flags import KEEP_SYSTEM, bits_of
 from app.chat_tokens import ChatTokens, system_of
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk, ThinkingChunk
@@ -15,7 +16,7 @@ from app.job import Job
 from app.kernels import COMPILING, compile_beside, compile_kernels
 from app.layer_losses import with_kv
 from app.memory import Need, admit
-from app.options import KEEP_SYSTEM, LoadOptions, bits_of
+from app.options import LoadOptions
 from app.session import load_admitted, load_notes, window_notes
 from app.transcript import Completion
 from app.tui.service.cache_change import change_line

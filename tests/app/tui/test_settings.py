@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import cli
+from app.cache_flags import bits_of, cache_config, load_options
 from app.commands import chat
-from app.options import bits_of, cache_config, load_options
 from app.tui import settings as file
 from app.tui.settings import Preferences, Settings
 from kvcache import CacheConfig, EmberError

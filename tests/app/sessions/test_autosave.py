@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from app.sessions.autosave import Autosave
 from app.sessions.chat import Chat, ChatMessage
 from app.sessions.store import SessionStore
-from app.tui.chat.autosave import Autosave
 from models.text.messages import Role
 
 
