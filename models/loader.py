@@ -30,6 +30,7 @@ from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
 from models.network.shapes import notes_on, tensors_to_read
 from models.network.weights import Weights
+from models.sampling_defaults import SamplingDefaults
 from models.text.builtin_templates import given_template
 from models.text.chat_template import ChatTemplate
 from models.text.tokenizer import Tokenizer
@@ -46,6 +47,7 @@ class LoadedModel:
     file_bytes: size of the file; weight_bytes: what its tensors take in memory.
     notes: a sentence for each thing that was assumed where the file does not say, or that runs
     slower than it should.
+    sampling: how its makers would have tokens drawn.
     opened, entries: the file, and its tensors there.
     """
 
@@ -57,6 +59,7 @@ class LoadedModel:
     template: ChatTemplate
     file_bytes: int
     weight_bytes: int
+    sampling: SamplingDefaults
     notes: tuple[str, ...]
     opened: OpenFile
     entries: Mapping[str, TensorInfo]
@@ -116,6 +119,7 @@ def load(
         network = backing.network(config, weights, file.opened.check)
         file.opened.check()
         name = file.metadata.get_string("general.name", path.stem)
+        sampling = SamplingDefaults.from_metadata(file.metadata)
     return LoadedModel(
         name=name,
         path=path,
@@ -125,7 +129,14 @@ def load(
         template=template,
         file_bytes=file.opened.size,
         weight_bytes=weight_bytes,
-        notes=(*file.notes, *notes_on(file.tensors), *tokenizer.notes, *backing.notes),
+        sampling=sampling,
+        notes=(
+            *file.notes,
+            *notes_on(file.tensors),
+            *tokenizer.notes,
+            *sampling.notes,
+            *backing.notes,
+        ),
         opened=file.opened,
         entries=file.tensors,
     )

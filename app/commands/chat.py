@@ -28,6 +28,7 @@ _SETTABLE = (
     "repeat_penalty",
     "seed",
     "max_tokens",
+    "allow_loops",
     "think_budget",
     "lookup",
     "cache_store",
@@ -58,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="go on with this chat; `ember chats` lists them",
     )
-    options.add_sampling(parser)
+    options.add_sampling(parser, by_model=True)
     options.add_thinking(parser)
     options.add_cache(parser)
     options.add_cache_store(parser)
@@ -225,6 +226,11 @@ def _run_plain(args: argparse.Namespace) -> int:
 
     with open_session(args, think=settings_file.THINK[settings.think]) as session:
         loaded = session.engine.loaded
+        recommended = loaded.sampling.recommended(
+            session.think, thinks=session.chat.thinks, has_switch=session.chat.has_switch
+        )
+        for name, value in (recommended.values | settings.own_sampling()).items():
+            setattr(args, name, value)
         print(
             f"{inert_line(loaded.name)} · window {session.engine.plan.max_tokens} tokens · {_HELP}"
         )
@@ -288,7 +294,7 @@ def _turn(
     args: argparse.Namespace, session: "Session", messages: "list[Message]", line: str
 ) -> "list[Message]":
     """Answer one line; returns the conversation with the question and the answer."""
-    from app.console import show
+    from app.console import note_loop, show
     from app.engine import Request
     from app.interrupt import cancel_on_interrupt
     from app.report import summary
@@ -304,6 +310,7 @@ def _turn(
         thinking=made.thinking,
         think_budget=args.think_budget,
         lookup=args.lookup,
+        allow_loops=args.allow_loops,
     )
     with cancel_on_interrupt() as cancel:
         events = session.generate(request, cancel)
@@ -311,6 +318,7 @@ def _turn(
     cancel.check_killed()
     completion = answer.whole()
     session.chat.answered(completion)
+    note_loop(completion)
     print(summary(completion, session.engine), file=sys.stderr)
     said = Message(role=Role.ASSISTANT, content=completion.text, thinking=completion.thinking)
     return [*asked, said]

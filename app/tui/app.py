@@ -172,11 +172,13 @@ class ChatApp(App[None]):
 
 def _answer_settings(settings: Settings, stop: tuple[str, ...]) -> AnswerSettings:
     return AnswerSettings(
-        sampling=settings.sampling(),
+        sampling=settings.own_sampling(),
+        seed=None if settings.seed == -1 else settings.seed,
         max_tokens=settings.max_tokens,
         stop=stop,
         think=THINK[settings.think],
         think_budget=settings.think_budget,
         lookup=settings.lookup,
+        allow_loops=settings.allow_loops,
         room=settings.room,
     )

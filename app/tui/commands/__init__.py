@@ -6,7 +6,14 @@ from app.tui.screens.chat import ChatScreen
 
 COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(name="new", about="begin another chat", run=views.new, key="^N"),
-    Command(name="retry", about="answer the last question again", run=turns.retry, key="^R"),
+    Command(
+        name="retry",
+        about="answer the last question again",
+        run=turns.retry,
+        key="^R",
+        usage="[NAME VALUE]",
+        choices=turns.retry_choices,
+    ),
     Command(
         name="edit", about="change a question and ask again", run=turns.edit, key="^↑", usage="[N]"
     ),
