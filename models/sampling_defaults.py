@@ -5,7 +5,7 @@ Knows no sampler, and nothing of what a user has set.
 
 import re
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from models.errors import GGUFError
 from models.gguf.metadata import Metadata
@@ -171,9 +171,9 @@ class SamplingDefaults:
     def from_metadata(cls, metadata: Metadata) -> Self:
         """By a file: what it says itself goes before what its family's makers published."""
         told, notes = _told(metadata)
-        family = _family(metadata)
-        usual = family.usual if family else GENERIC
-        plain = (family and family.plain) or usual
+        usual = plain = GENERIC
+        if family := _family(metadata):
+            usual, plain = family.usual, family.plain or family.usual
         if told:
             silent = Recommended()
             usual, plain = (
@@ -188,9 +188,9 @@ class SamplingDefaults:
         return self.plain if is_plain else self.usual
 
 
-def _told(metadata: Metadata) -> tuple[dict[str, float], tuple[str, ...]]:
+def _told(metadata: Metadata) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The settings that the file has, and a note for each that it should not have."""
-    told: dict[str, float] = {}
+    told: dict[str, Any] = {}
     notes = []
     for name, (key, low, high) in _KEYS.items():
         if key not in metadata:

@@ -186,7 +186,7 @@ _WHAT = "the settings"
 _BOOLEANS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 # Of each setting, its values' type.
 _TYPES: dict[str, type[Any]] = {each.name: type(each.default) for each in fields(Settings)}
-_TYPES |= {name: int if name == "top_k" else float for name in OWN_SAMPLING}
+_TYPES.update(dict.fromkeys(OWN_SAMPLING, float), top_k=int)
 
 
 def _typed(name: str, value: object) -> object:

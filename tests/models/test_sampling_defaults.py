@@ -113,7 +113,7 @@ def test_what_cannot_be_a_setting_is_left_out_with_a_note(key: str, value: objec
     assert note.endswith("; it is not used")
     assert found.usual == GENERIC
     # The others are used nevertheless.
-    others = {"temp": 0.5} if key != "temp" else {"top_k": 5}
+    others: dict[str, Any] = {"temp": 0.5} if key != "temp" else {"top_k": 5}
     found = _of("llama", "unheard of", **{key: value}, **others)
     assert found.usual == Recommended(**others, source="the model's file")
 
