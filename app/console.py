@@ -144,6 +144,15 @@ def note(text: str) -> None:
     print(f"ember: {inert_line(text)}", file=sys.stderr)
 
 
+def note_loop(completion: Completion, of: str = "") -> None:
+    """Say of an answer that it was stopped where it went round in circles."""
+    if completion.finish_reason is FinishReason.LOOP:
+        note(
+            f"{of}the answer repeats itself: stopped. --temp 0.8 "
+            "--repeat-penalty 1.2 gives another, --allow-loops lets it go on"
+        )
+
+
 def error_note(error: object) -> None:
     """Say what failed, where the command goes on."""
     note(f"error: {with_flags(error)}")

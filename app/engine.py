@@ -57,6 +57,7 @@ class Request:
     thinking: how it is told from the answer; None takes all for the answer. think_budget: its
     tokens, with which it is ended as the model would; max_tokens and stop are for the answer.
     lookup: draft tokens from the context, which changes none of the answer's.
+    allow_loops: go on where the answer says the same again and again.
     """
 
     prompt: Sequence[int]
@@ -68,6 +69,7 @@ class Request:
     thinking: Thinking | None = None
     think_budget: int = DEFAULT_BUDGET
     lookup: bool = True
+    allow_loops: bool = True
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -348,6 +350,7 @@ class Engine:
             continuing=request.continues,
             thinking=request.thinking,
             think_budget=request.think_budget,
+            allow_loops=request.allow_loops,
         )
         return Row(index=index, prompt=prompt, transcript=transcript)
 

@@ -84,7 +84,8 @@ class LineChat:
             with token_bar("reading") as report:
                 while self.chat.phase is Phase.READING:
                     self._step(cancel)
-                    if (read := self.chat.prefill) is not None:
+                    read = self.chat.run.prefill if self.chat.run else None
+                    if read is not None:
                         report(read.done, read.total)
             self._tell()
             shown.add_new()
@@ -150,7 +151,7 @@ class LineChat:
     def _tell_of_end(self, answer: ChatMessage, completion: Completion | None) -> None:
         long, problem, model = self.chat.too_long, self.chat.problem, self.chat.model
         if long is not None:
-            self.chat.dismiss_too_long()
+            self.chat.too_long = None
             self.put(self.chat.undo())
             note(
                 f"the message makes a prompt of {long.prompt_tokens} tokens, but the window holds "

@@ -122,18 +122,31 @@ def named_model(args: argparse.Namespace) -> str:
     return str(args.model or args.name or "")
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """How tokens are drawn."""
-    group = parser.add_argument_group("sampling")
-    group.add_argument(
-        "--temp", type=number(0, 100), default=0.0, help="temperature; 0 is greedy (default: 0)"
-    )
-    group.add_argument("--top-p", type=number(1e-9, 1), default=1.0, help="off at 1 (default)")
-    group.add_argument("--top-k", type=tokens(0), default=0, help="off at 0 (default)")
-    group.add_argument("--min-p", type=number(0, 1), default=0.0, help="off at 0 (default)")
-    group.add_argument(
-        "--repeat-penalty", type=number(0.01, 10), default=1.0, help="off at 1 (default)"
-    )
+_GREEDY = (
+    "Answers are greedy: the likeliest token each time, so that the same prompt gives the same "
+    "answer. --temp 0.7 --top-p 0.95 draws; `ember inspect MODEL` shows what the model's makers "
+    "recommend."
+)
+_BY_MODEL = "What is not given is as the model's makers recommend. --temp 0 is greedy."
+
+
+def add_sampling(parser: argparse.ArgumentParser, *, by_model: bool = False) -> None:
+    """How tokens are drawn. by_model: as the model's makers recommend where no flag says it."""
+    group = parser.add_argument_group("sampling", _BY_MODEL if by_model else _GREEDY)
+
+    def add(flag: str, kind: Bounded, off: float, about: str) -> None:
+        group.add_argument(
+            flag,
+            type=kind,
+            default=None if by_model else off,
+            help=f"{about} (default: {'as the model' if by_model else f'{off:g}'})",
+        )
+
+    add("--temp", number(0, 100), 0.0, "temperature; 0 is greedy")
+    add("--top-p", number(1e-9, 1), 1.0, "the likeliest tokens of so much probability; off at 1")
+    add("--top-k", tokens(0), 0, "so many of the likeliest tokens; off at 0")
+    add("--min-p", number(0, 1), 0.0, "tokens of so large a share of the likeliest; off at 0")
+    add("--repeat-penalty", number(0.01, 10), 1.0, "for what the last 64 tokens said; off at 1")
     group.add_argument("--seed", type=whole(0, 2**64 - 1), help="makes a sampled run repeatable")
     group.add_argument(
         "--max-tokens", type=tokens(1), default=512, help="longest answer (default: 512)"
@@ -151,6 +164,11 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         dest="lookup",
         action="store_false",
         help="draft no tokens from the context; the answer is the same",
+    )
+    group.add_argument(
+        "--allow-loops",
+        action="store_true",
+        help="go on where an answer says the same again and again",
     )
 
 

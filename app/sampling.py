@@ -1,6 +1,6 @@
-"""From logits to the next token, with mlx-lm's samplers.
+"""From logits to the next token: on a GPU with mlx-lm's samplers, on a CPU with `drawing`.
 
-Greedy decoding needs none of them, so mlx-lm is imported only when drawing.
+Greedy decoding needs none of them, and mlx-lm is imported only when it draws.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from app.drawing import Drawer
+from kvcache.config import on_gpu
 from kvcache.errors import EmberError, short
 
 _PENALTY_WINDOW = 64
@@ -64,7 +66,7 @@ class Sampler:
     """Draws the next tokens of a batch whose rows share their settings.
 
     prompts: token ids of each row; the repetition penalty counts them too.
-    Making a sampler seeds MLX's generator when the settings have a seed.
+    Making one seeds what draws when the settings have a seed; on a GPU that is MLX's generator.
     """
 
     def __init__(self, sampling: Sampling, prompts: Sequence[Sequence[int]]) -> None:
@@ -76,8 +78,6 @@ class Sampler:
             from mlx_lm.sample_utils import make_repetition_penalty
 
             self._penalize = make_repetition_penalty(sampling.repeat_penalty, _PENALTY_WINDOW)
-        if sampling.seed is not None:
-            mx.random.seed(sampling.seed)
 
     def __call__(self, logits: mx.array) -> mx.array:
         """Logits [B, vocabulary] -> next ids [B], unevaluated."""
@@ -114,18 +114,35 @@ class Sampler:
             return mx.argmax(logits, axis=-1)
         if self._draw is None:
             self._draw = _drawer(self._sampling, logits.shape[-1])
-        logits = logits.astype(mx.float32)
-        return self._draw(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        return self._draw(logits)
 
 
 def _drawer(sampling: Sampling, size: int) -> Callable[[mx.array], mx.array]:
-    """mlx-lm's sampler for a vocabulary of `size` tokens; it takes log-probabilities."""
+    """What draws from logits over a vocabulary of `size` tokens.
+
+    A GPU is given its next token before it has told this one, so it draws by itself.
+    """
+    if not on_gpu():
+        return Drawer(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            seed=sampling.seed,
+        )
     from mlx_lm.sample_utils import make_sampler
 
-    drawer: Callable[[mx.array], mx.array] = make_sampler(
+    if sampling.seed is not None:
+        mx.random.seed(sampling.seed)
+    draw: Callable[[mx.array], mx.array] = make_sampler(
         temp=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k if sampling.top_k < size else 0,
         min_p=sampling.min_p,
     )
-    return drawer
+
+    def normalized(logits: mx.array) -> mx.array:
+        logits = logits.astype(mx.float32)
+        return draw(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
+    return normalized

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from app.repetition import Repetition
 from app.stopping import StopStrings
 from models.text.detokenizer import StreamingDetokenizer
 from models.text.thinking import DEFAULT_BUDGET, AnswerParts, Thinking
@@ -20,6 +21,7 @@ class FinishReason(Enum):
 
     STOP = "stop"  # the model ended it, or a stop string
     LENGTH = "length"  # max_tokens
+    LOOP = "loop"  # it said the same again and again
     CANCELLED = "cancelled"
     FAILED = "failed"  # an error came in between
 
@@ -95,18 +97,21 @@ class Transcript:
         continuing: bool = False,
         thinking: Thinking | None = None,
         think_budget: int = DEFAULT_BUDGET,
+        allow_loops: bool = True,
     ) -> None:
         """`continuing`: the answer goes on from text that the prompt ends with.
 
         thinking: how it is told from the answer; None takes all for the answer.
         max_tokens and stop strings are for the answer, think_budget is for what comes before:
         with so many tokens thinking is ended as the model would end it.
+        allow_loops: go on where the answer says the same again and again.
         """
         self.finish_reason: FinishReason | None = None
         self.tokens: list[int] = []
         self._eog = tokenizer.eog_ids
         self._detokenizer = StreamingDetokenizer(tokenizer, continuing=continuing)
         self._stops = StopStrings(stop)
+        self._repetition = None if allow_loops else Repetition()
         self._prompt_tokens, self._reused_tokens = prompt_tokens, reused_tokens
         self._max_tokens = max_tokens
         self._thinking = thinking
@@ -157,7 +162,10 @@ class Transcript:
         shown = self._stops.add(self._part(token))
         if self._stops.stopped:
             return self._show(shown, FinishReason.STOP)
-        return self._show(shown, None if self.left else FinishReason.LENGTH)
+        if not self.left:
+            return self._show(shown, FinishReason.LENGTH)
+        is_loop = self._repetition is not None and self._repetition.add(token, self._said[-1])
+        return self._show(shown, FinishReason.LOOP if is_loop else None)
 
     def end(self, reason: FinishReason) -> str:
         """End the answer from outside; return the text still held back."""

@@ -31,6 +31,7 @@ from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
 from models.network.shapes import notes_on, tensors_to_read
 from models.network.weights import Weights
+from models.sampling_defaults import SamplingDefaults
 from models.text.builtin_templates import given_template
 from models.text.chat_template import ChatTemplate
 from models.text.tokenizer import Tokenizer
@@ -49,6 +50,7 @@ class LoadedModel:
     file_bytes: size of the file; weight_bytes: what its tensors take in memory.
     notes: a sentence for each thing that was assumed where the file does not say, or that runs
     slower than it should.
+    sampling: how its makers would have tokens drawn.
     opened, entries: the file, and its tensors there.
     """
 
@@ -61,6 +63,7 @@ class LoadedModel:
     template: ChatTemplate
     file_bytes: int
     weight_bytes: int
+    sampling: SamplingDefaults
     notes: tuple[str, ...]
     opened: OpenFile
     entries: Mapping[str, TensorInfo]
@@ -126,6 +129,7 @@ def load(
         file.opened.check()
         name = title(file.metadata, path.stem)
         stored = quantization(file.metadata, entries.values())
+        sampling = SamplingDefaults.from_metadata(file.metadata)
     return LoadedModel(
         name=name,
         quantization=stored,
@@ -136,7 +140,14 @@ def load(
         template=template,
         file_bytes=file.opened.size,
         weight_bytes=weight_bytes,
-        notes=(*file.notes, *notes_on(file.tensors), *tokenizer.notes, *backing.notes),
+        sampling=sampling,
+        notes=(
+            *file.notes,
+            *notes_on(file.tensors),
+            *tokenizer.notes,
+            *sampling.notes,
+            *backing.notes,
+        ),
         opened=file.opened,
         entries=file.tensors,
     )

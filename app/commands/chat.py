@@ -26,6 +26,7 @@ _SETTABLE = (
     "repeat_penalty",
     "seed",
     "max_tokens",
+    "allow_loops",
     "think_budget",
     "lookup",
     "cache_store",
@@ -67,7 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="go on with this chat; `ember chats` lists them",
     )
-    options.add_sampling(parser)
+    options.add_sampling(parser, by_model=True)
     options.add_thinking(parser)
     cache_flags.add_cache(parser)
     cache_flags.add_cache_store(parser)

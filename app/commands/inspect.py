@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kvcache import CachePlan
     from models.gguf.file import GGUFFile
     from models.network.config import NetworkConfig
+    from models.sampling_defaults import SamplingDefaults
 
 _LONG_ARRAY = 16
 _WINDOWS = (2048, 4096, 8192, 32768)
@@ -30,9 +31,11 @@ def run(args: argparse.Namespace) -> int:
     from models.gguf.file import GGUFFile
     from models.network.config import NetworkConfig
     from models.network.shapes import notes_on, told_by_tensors
+    from models.sampling_defaults import SamplingDefaults
 
     with GGUFFile(locate(args.file)) as file:
-        for text in file.notes + notes_on(file.tensors):
+        sampling = SamplingDefaults.from_metadata(file.metadata)
+        for text in file.notes + notes_on(file.tensors) + sampling.notes:
             note(text)
         config = NetworkConfig.from_metadata(file.metadata)
         found = {
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
                 for info in file.tensors.values()
             ],
             "switches": [*config.named(), *told_by_tensors(file.tensors)],
+            "sampling": _recommended(sampling),
             "memory": _memory(file, config, args.backend),
         }
     if args.json:
@@ -57,6 +61,17 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(found)
     return 0
+
+
+def _recommended(sampling: "SamplingDefaults") -> dict[str, dict[str, Any]]:
+    """By what a model does: answer as it is used to, or without thinking where that differs."""
+    found = {"usual": sampling.usual, "without thinking": sampling.plain}
+    if sampling.plain == sampling.usual:
+        del found["without thinking"]
+    return {
+        name: {key: round(value, 6) for key, value in each.values.items()} | {"source": each.source}
+        for name, each in found.items()
+    }
 
 
 def _memory(file: "GGUFFile", config: "NetworkConfig", backend: str) -> dict[str, Any]:
@@ -137,6 +152,10 @@ def _print(found: dict[str, Any]) -> None:
     for tensor in found["tensors"]:
         shape = " x ".join(map(str, tensor["shape"]))
         print(f"  {inert_line(tensor['name']):<30} {tensor['type']:<7} {shape}")
+    print("\nsampling in the chat")
+    for name, each in found["sampling"].items():
+        values = ", ".join(f"{key} {value:g}" for key, value in each.items() if key != "source")
+        print(f"  {name:<19} {values}\n  {'':<19} by {inert_line(each['source'])}")
     memory = found["memory"]
     held = "as floats" if memory["weights_as"] == "floats" else "as in the file"
     print("\nmemory")

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer_one(args: argparse.Namespace, session: "Session", prompt: str) -> int:
-    from app.console import error_note, show
+    from app.console import error_note, note_loop, show
     from app.interrupt import cancel_on_interrupt
     from app.report import as_json, settings_json, summary
 
@@ -92,6 +92,8 @@ def _answer_one(args: argparse.Namespace, session: "Session", prompt: str) -> in
         events = session.generate(request, cancel)
         thinking = options.shows_thinking(args)
         (answer,) = show(events, echo=not args.json, thinking=thinking)
+    if answer.completion is not None:
+        note_loop(answer.completion)
     if not args.json or answer.completion is None:
         plan, stats = session.engine.plan, session.engine.stats()
         print(summary(answer.whole(), stats, plan.most_held), file=sys.stderr)
@@ -142,13 +144,15 @@ def _tell(
     args: argparse.Namespace, prompts: list[str], answers: "list[Answer]", cancel: "Cancel"
 ) -> None:
     """Print the answers of a batch, and what kept any of them from its end."""
-    from app.console import error_note, note, show_thinking
+    from app.console import error_note, note, note_loop, show_thinking
 
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
         if answer.completion is not None and not args.json:
             if options.shows_thinking(args):
                 show_thinking(answer.completion.thinking)
             print(f"> {prompt}\n{answer.completion.text}\n")
+        if answer.completion is not None:
+            note_loop(answer.completion, of=f"prompt {number}: ")
         if answer.error is not None:
             error_note(f"prompt {number}: {answer.error}")
     if cancel.is_set():
@@ -242,4 +246,5 @@ def _request(args: argparse.Namespace, session: "Session", prompt: str) -> "Requ
         thinking=thinking,
         think_budget=args.think_budget,
         lookup=args.lookup,
+        allow_loops=args.allow_loops,
     )

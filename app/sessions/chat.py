@@ -209,7 +209,7 @@ class Chat:
     @property
     def sampling_line(self) -> str:
         """The sampling settings of its own."""
-        return " ".join(f"{name} {value:g}" for name, value in self.sampling.items())
+        return sampling_line(self.sampling)
 
     def turns(self, *, continues: bool = False) -> list[tuple[ChatMessage, ...]]:
         """Messages with text, those of one speaker in a row together.
@@ -244,6 +244,11 @@ class Chat:
             for run in self.turns(continues=continues)
         ]
         return (*opening, *turns)
+
+
+def sampling_line(values: Mapping[str, float]) -> str:
+    """Settings of sampling by name, in a line."""
+    return " ".join(f"{name} {value:g}" for name, value in values.items())
 
 
 def title_of(messages: Sequence[ChatMessage]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import platformdirs
 
+from app.sessions.chat import sampling_line
 from app.tui import toml_file
 from app.tui.chat.state import OWN_SAMPLING
 from kvcache.errors import EmberError, quoted, reason
@@ -36,8 +37,7 @@ class Persona:
     @property
     def about(self) -> str:
         """What it does, in a line."""
-        settings = " ".join(f"{name} {value:g}" for name, value in self.sampling.items())
-        return " · ".join(filter(None, (self.system, settings, self.text)))
+        return " · ".join(filter(None, (self.system, sampling_line(self.sampling), self.text)))
 
 
 class Personas:

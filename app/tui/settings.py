@@ -17,14 +17,17 @@ from app.cache_flags import DEFAULT_CACHE_STORE, KEEP_SYSTEM, bytes_or_none, pai
 from app.options import DEFAULT_THINK_BUDGET, MOST_TOKENS
 from app.sampling import Sampling
 from app.tui import toml_file
-from app.tui.chat.state import AnswerSettings
+from app.tui.chat.state import OWN_SAMPLING, AnswerSettings
 from app.tui.service.contract import CacheWish
 from kvcache import CacheConfig
 from kvcache.config import DEFAULT_KV
 from kvcache.errors import EmberError, quoted, reason, short
+from models.sampling_defaults import GENERIC, Recommended
 
 # Whether a model is to think, where it can be told.
 THINK: dict[str, bool | None] = {"auto": None, "on": True, "off": False}
+# What a user types to leave a setting of sampling to the model, as an empty one does.
+BY_MODEL = "model"
 
 
 def default_path() -> Path:
@@ -36,6 +39,8 @@ def default_path() -> Path:
 class Settings:
     """All settings of the chat. seed -1 draws afresh each time; think is one of `THINK`.
 
+    temp to repeat_penalty: None is as the model's makers recommend.
+    allow_loops: an answer that says the same again and again is not stopped.
     lookup: draft tokens from the context.
     room: tokens of the window left for an answer where turns must be left out; 0: max_tokens.
     kv, ctx, hot, keep: of the cache, as `CacheWish` has them.
@@ -45,13 +50,14 @@ class Settings:
     theme: str = "ember"
     model: str = ""
     system: str = ""
-    temp: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repeat_penalty: float = 1.0
+    temp: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
     seed: int = -1
     max_tokens: int = 512
+    allow_loops: bool = False
     think: str = "auto"
     think_budget: int = DEFAULT_THINK_BUDGET
     show_thinking: bool = False
@@ -66,13 +72,8 @@ class Settings:
     bell: bool = True
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value, default = getattr(self, each.name), each.default
-            if isinstance(default, float) and type(value) is int:
-                object.__setattr__(self, each.name, float(value))
-            elif type(value) is not type(default):
-                kind = _KINDS[type(default)]
-                raise EmberError(f"got {each.name} = {value!r}, expected {kind}")
+        for name in _TYPES:
+            object.__setattr__(self, name, _typed(name, getattr(self, name)))
         if not 1 <= self.max_tokens <= MOST_TOKENS:
             raise EmberError(
                 f"got max_tokens = {short(str(self.max_tokens))}, expected 1 to {MOST_TOKENS}"
@@ -92,7 +93,7 @@ class Settings:
             )
         pair_of(self.kv)
         self.cache_store_bytes()
-        self.sampling()
+        self.sampling(GENERIC)
 
     def cache_store_bytes(self) -> int:
         """Bytes of encoded chats on disk; 0: none are kept. Raises EmberError."""
@@ -106,35 +107,38 @@ class Settings:
         """A copy with another cache."""
         return replace(self, **asdict(wish))
 
-    def sampling(self) -> Sampling:
-        """The sampling settings. Raises EmberError for one out of its bounds."""
-        return Sampling(
-            temperature=self.temp,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repeat_penalty=self.repeat_penalty,
-            seed=None if self.seed == -1 else self.seed,
-        )
+    def own_sampling(self) -> dict[str, float]:
+        """The settings of sampling that the user has set."""
+        found = {name: getattr(self, name) for name in OWN_SAMPLING}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def sampling(self, recommended: Recommended) -> Sampling:
+        """What the user has set, else what is recommended. Raises EmberError out of bounds."""
+        values: dict[str, Any] = recommended.values | self.own_sampling()
+        known = {OWN_SAMPLING[name]: value for name, value in values.items()}
+        return Sampling(**known, seed=None if self.seed == -1 else self.seed)
 
     def answers(self, stop: tuple[str, ...]) -> AnswerSettings:
         """How answers are made, which end at a text of `stop` too."""
         return AnswerSettings(
-            sampling=self.sampling(),
+            sampling=self.own_sampling(),
+            seed=None if self.seed == -1 else self.seed,
             max_tokens=self.max_tokens,
             stop=stop,
             think=THINK[self.think],
             think_budget=self.think_budget,
             lookup=self.lookup,
+            allow_loops=self.allow_loops,
             room=self.room,
         )
 
     def with_text(self, name: str, text: str) -> Self:
         """A copy with one setting as a user types it. Raises EmberError."""
-        known: dict[str, Any] = {each.name: each.default for each in fields(self)}
-        if name not in known:
-            raise EmberError(f"no setting {name!r}: there are {', '.join(known)}")
-        kind: type[Any] = type(known[name])
+        if name not in _TYPES:
+            raise EmberError(f"no setting {name!r}: there are {', '.join(_TYPES)}")
+        if name in OWN_SAMPLING and text.strip() in ("", BY_MODEL):
+            return replace(self, **{name: None})
+        kind = _TYPES[name]
         value: Any
         try:
             value = _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
@@ -188,7 +192,21 @@ _KINDS: dict[type[Any], str] = {
 _HEADING = "# Settings of the ember chat; F2 or /set changes them."
 _WHAT = "the settings"
 _BOOLEANS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
-_NAMES = frozenset(each.name for each in fields(Settings))
+# Of each setting, its values' type.
+_TYPES: dict[str, type[Any]] = {each.name: type(each.default) for each in fields(Settings)}
+_TYPES.update(dict.fromkeys(OWN_SAMPLING, float), top_k=int)
+
+
+def _typed(name: str, value: object) -> object:
+    """A value of the setting's type. Raises EmberError."""
+    kind = _TYPES[name]
+    if value is None and name in OWN_SAMPLING:
+        return None
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise EmberError(f"got {name} = {value!r}, expected {_KINDS[kind]}")
+    return value
 
 
 def load(path: Path) -> tuple[Settings, list[str]]:
@@ -202,7 +220,7 @@ def load(path: Path) -> tuple[Settings, list[str]]:
     except EmberError as error:
         return settings, [f"{error}; the defaults are used"]
     for name, value in found.items():
-        if name not in _NAMES:
+        if name not in _TYPES:
             wrong.append(f"no setting {name!r}")
             continue
         try:

@@ -16,7 +16,7 @@ from tests.app.terminal import END, QUIT, ROOT, Terminal, inherited
 from tests.scripted_model import write_scripted
 
 Change = Callable[[Path], object]
-ENDLESS = ("--max-tokens", "1000000", "--raw", "--backend", "cpu")
+ENDLESS = ("--max-tokens", "1000000", "--allow-loops", "--raw", "--backend", "cpu")
 CUT = 9001
 
 
@@ -190,7 +190,7 @@ def test_while_it_is_loaded(model: Path, backend: str) -> None:
 
 
 def test_a_chat_says_so_and_goes_on(model: Path, environment: dict[str, str]) -> None:
-    terminal = Terminal("chat", "--plain", *ENDLESS[:2], "-m", str(model), environment=environment)
+    terminal = Terminal("chat", "--plain", *ENDLESS[:3], "-m", str(model), environment=environment)
     terminal.wait_for("> ")
     terminal.type(b"hi\n")
     terminal.wait_for("one two three one ")
@@ -207,7 +207,7 @@ def test_the_full_screen_says_so_and_takes_another_model(
 ) -> None:
     other = model.with_name("other.gguf")
     shutil.copyfile(model, other)
-    terminal = Terminal("chat", *ENDLESS[:2], "-m", str(model), environment=environment)
+    terminal = Terminal("chat", *ENDLESS[:3], "-m", str(model), environment=environment)
     terminal.wait_for("Ask anything")
     terminal.type(b"hi\r")
     terminal.wait_for("one two three")

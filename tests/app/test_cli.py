@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from app import cli
+from app.engine import Engine, Request
+from app.generation import Event
+from app.sampling import Sampling
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
 from tests.app.conftest import TINY, Ember, write_tiny
@@ -213,9 +218,44 @@ def test_inspect_reads_the_header(ember: Ember, tiny_path: Path) -> None:
     assert found["memory"]["kv_bytes_per_token"] == 384
     assert found["memory"]["kv_bytes_by_window"] == {"128": 384 * 128}
     assert found["switches"] == []
+    usual = found["sampling"]["usual"]
+    assert (usual["temp"], usual["top_p"], usual["min_p"]) == (0.7, 0.95, 0.05)
     text = ember("inspect", tiny_path).out
+    assert "sampling in the chat\n  usual               temp 0.7, top_p 0.95, top_k 0," in text
     assert "blk.0.attn_q.weight" in text
     assert "what differs from Llama\n  nothing\n" in text
+
+
+def test_what_a_file_recommends_is_for_the_chat_and_not_for_a_run(
+    ember: Ember, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {
+        "general.sampling.temp": float("nan"),
+        "general.sampling.top_k": 3,
+        "general.sampling.min_p": 0.25,
+    }
+    path = write_tiny(tmp_path / "tiny.gguf", changes=told)
+    result = ember("inspect", path, "--json")
+    assert "ember: general.sampling.temp is nan, expected a finite number; it is not" in result.err
+    usual = json.loads(result.out)["sampling"]["usual"]
+    assert (usual["temp"], usual["top_k"], usual["min_p"]) == (0.7, 3, 0.25)
+    asked: list[Sampling] = []
+    generate = Engine.generate
+
+    def noted(self: Engine, request: Request, *rest: Any) -> Iterator[Event]:
+        asked.append(request.sampling)
+        return generate(self, request, *rest)
+
+    monkeypatch.setattr(Engine, "generate", noted)
+    for flags in ((), ("--temp", "0.5", "--top-k", "0")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("ba ce\n"))
+        assert ember("chat", "--plain", "-m", path, "--max-tokens", "2", *flags).code == 0
+    assert ember("run", "-m", path, "-p", "ba ce", "--max-tokens", "2").code == 0
+    assert asked == [
+        Sampling(temperature=0.7, top_k=3, min_p=0.25),
+        Sampling(temperature=0.5, min_p=0.25),
+        Sampling(),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """`run` where prompts fail, or are interrupted: what was answered is not lost."""
 
+import io
 import json
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +83,36 @@ def test_a_prompt_that_fails_leaves_the_others_their_answers(
     assert set(rows[2]) == {*rows[0], "error"}
     assert result.code == 1
     assert result.err.splitlines()[-1].startswith("ember: error: prompt 3: the prompt has 10")
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["one", "batch"])
+def test_an_answer_that_repeats_itself_is_stopped_and_told(
+    batch: bool, ember: Ember, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts").write_text("a\nb\n")
+    prompt = ["--prompts-file", tmp_path / "prompts"] if batch else ["-p", "a"]
+    flags = ["-m", model, "--raw", "--max-tokens", "600", "--json", *prompt]
+    result = ember("run", *flags)
+    found = json.loads(result.out)
+    for row in found["results"] if batch else [found]:
+        assert row["finish_reason"] == "loop"
+        assert 300 < row["generated_tokens"] < 400
+    told = result.err.count("the answer repeats itself: stopped. --temp 0.8 --repeat-penalty 1.2")
+    assert (result.code, told) == (0, 2 if batch else 1)
+    assert ("prompt 2: the answer" in result.err) == batch
+    allowed = ember("run", *flags, "--allow-loops")
+    found = json.loads(allowed.out)
+    for row in found["results"] if batch else [found]:
+        assert (row["finish_reason"], row["generated_tokens"]) == ("length", 600)
+    assert "repeats itself" not in allowed.err
+
+
+def test_a_chat_line_by_line_tells_of_a_loop(
+    ember: Ember, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("go on\n"))
+    result = ember("chat", "--plain", "-m", model, "--max-tokens", "600", "--temp", "0")
+    assert "the answer repeats itself: stopped" in result.err
 
 
 def test_an_empty_prompts_file_is_one_line(ember: Ember, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.scripted_model import write_scripted
 SECONDS = 120
 ANSWER = "naïve ✓ größer 🙂"
 RUN = "run -m $SAYS --raw -p x"
+LONG = "--max-tokens 300000 --allow-loops"
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +142,10 @@ def test_what_the_locale_cannot_read_is_read_as_utf_8(models: dict[str, str]) ->
 @pytest.mark.parametrize(
     "line",
     [
-        "$E run -m $COUNTS -p x --max-tokens 300000 | head -c 10",
-        "$E run -m $COUNTS -p x --max-tokens 300000 --json | true",
-        "$E run -m $COUNTS --prompts-file <(echo a; echo b) --max-tokens 300000 | true",
-        "$E chat --plain -m $COUNTS --max-tokens 300000 <<<hi | head -c 300",
+        f"$E run -m $COUNTS -p x {LONG} | head -c 10",
+        f"$E run -m $COUNTS -p x {LONG} --json | true",
+        f"$E run -m $COUNTS --prompts-file <(echo a; echo b) {LONG} | true",
+        f"$E chat --plain -m $COUNTS {LONG} <<<hi | head -c 300",
         "$E perplexity <(yes | head -c 1000000) -m $COUNTS | true",
     ],
 )

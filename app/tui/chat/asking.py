@@ -4,29 +4,48 @@ Knows no service: whoever has one weighs.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from app.job import Job
+from app.sampling import Sampling
 from app.sessions.chat import Chat, ChatMessage
 from app.tui.chat.mentions import with_mentioned
 from app.tui.chat.state import AnswerSettings, Draft, with_own
 from app.tui.service.contract import Ask, Weight
 from app.tui.text import units
 from kvcache.errors import EmberError
+from models.sampling_defaults import Recommended
 from models.text.messages import Role
 
 _LOOK_SECONDS = 0.0125
 
 
+def sampling_of(chat: Chat, settings: AnswerSettings, recommended: Recommended) -> Sampling:
+    """The chat's own before the user's, the user's before what is recommended for the model."""
+    sampling = Sampling(seed=settings.seed)
+    for values in (recommended.values, settings.sampling, chat.sampling):
+        sampling = with_own(sampling, values)
+    return sampling
+
+
 def ask_of(
-    chat: Chat, settings: AnswerSettings, *, continues: bool = False, cuts: bool = False
+    chat: Chat,
+    settings: AnswerSettings,
+    recommended: Recommended,
+    *,
+    continues: bool = False,
+    cuts: bool = False,
+    once: Mapping[str, float] | None = None,
 ) -> Ask:
-    """What is asked of the model to have the chat's last message answered."""
+    """What is asked of the model to have the chat's last message answered.
+
+    recommended: for this model. once: settings of sampling for this answer alone.
+    """
     turns, left_out = chat.turns(continues=continues), chat.turns_left_out(continues=continues)
     return Ask(
         messages=chat.prompt(continues=continues),
         max_tokens=settings.max_tokens,
-        sampling=with_own(settings.sampling, chat.sampling),
+        sampling=with_own(sampling_of(chat, settings, recommended), once or {}),
         stop=settings.stop,
         continues=continues,
         # The last question is read, whatever was taken back before it.
@@ -36,6 +55,7 @@ def ask_of(
         think=settings.think,
         think_budget=settings.think_budget,
         lookup=settings.lookup,
+        allow_loops=settings.allow_loops,
     )
 
 

@@ -9,22 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 from app.job import Job
 from app.sessions.autosave import Autosave
-from app.sessions.chat import Chat, ChatMessage, State
+from app.sessions.chat import Chat, ChatMessage, State, sampling_line
 from app.sessions.store import SessionStore
 from app.sessions.undone import Undone
-from app.transcript import Completion
+from app.transcript import Completion, FinishReason
 from app.tui.chat.answering import Answering, last_answer
-from app.tui.chat.asking import ask_of, draft_of, question_of, with_draft
+from app.tui.chat.asking import ask_of, draft_of, question_of, sampling_of, with_draft
 from app.tui.chat.held import Held
 from app.tui.chat.mentions import with_mentioned
 from app.tui.chat.model_holder import ModelHolder
 from app.tui.chat.opening import opened
 from app.tui.chat.speed_look import SpeedLook
 from app.tui.chat.speed_meter import Meter
-from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem
+from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem, livelier
 from app.tui.service.contract import CacheWish, ModelInfo, ModelService, TooLong, Weight
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats
+from models.sampling_defaults import GENERIC, Recommended
 from models.text.messages import Role
 from models.text.thinking import no_switch
 
@@ -95,6 +96,11 @@ class ChatController:
     def model(self) -> ModelInfo | None:
         """The loaded model."""
         return self.models.model
+
+    @property
+    def recommended(self) -> Recommended:
+        """How the model's makers would have its answers drawn."""
+        return self.model.recommended(self.settings.think) if self.model else GENERIC
 
     def layer_stats(self) -> Sequence[CacheStats]:
         """The cache, layer by layer, of this chat: empty while it holds another."""
@@ -167,7 +173,7 @@ class ChatController:
         if self.phase is not Phase.READY:
             return None
         chat = with_draft(self.chat, draft, editing)
-        return self.service.weigh(ask_of(chat, self.settings))
+        return self.service.weigh(ask_of(chat, self.settings, self.recommended))
 
     def unqueue(self) -> Draft:
         """Take back the question that waits."""
@@ -181,12 +187,20 @@ class ChatController:
             self.stopping = True
             self.service.cancel()
 
-    def retry(self, *, cuts: bool = False) -> None:
-        """Answer the last question again; the answer there is stays. cuts: as for `Ask`."""
+    def retry(self, *, cuts: bool = False, once: Mapping[str, float] | None = None) -> None:
+        """Answer the last question again; the answer there is stays. cuts: as for `Ask`.
+
+        once: settings of sampling for that one answer; None: where the last one went round in
+        circles, livelier ones.
+        """
         self._require_ready()
+        if once is None:
+            once = self._out_of_circles()
         if not self.chat.messages:
             raise EmberError("nothing to answer again: ask something first")
-        self._answer_last(cuts=cuts)
+        self._answer_last(cuts=cuts, once=once)
+        if once:
+            self.notices.append(f"answered again with {sampling_line(once)}, this once")
 
     def continue_(self) -> None:
         """Go on with the last answer."""
@@ -348,14 +362,23 @@ class ChatController:
         self._autosave.save(self.chat)
         self._answer_last()
 
-    def _answer_last(self, *, cuts: bool = False) -> None:
+    def _answer_last(self, *, cuts: bool = False, once: Mapping[str, float] | None = None) -> None:
         last, answer = self.chat.messages[-1], ChatMessage(role=Role.ASSISTANT, text="")
         self._retried = last if last.role is Role.ASSISTANT else None
         self.chat.say(answer, self._retried)
-        self._begin(answer, cuts=cuts)
+        self._begin(answer, cuts=cuts, once=once)
 
-    def _begin(self, answer: ChatMessage, *, continues: bool = False, cuts: bool = False) -> None:
-        ask = ask_of(self.chat, self.settings, continues=continues, cuts=cuts)
+    def _begin(
+        self,
+        answer: ChatMessage,
+        *,
+        continues: bool = False,
+        cuts: bool = False,
+        once: Mapping[str, float] | None = None,
+    ) -> None:
+        ask = ask_of(
+            self.chat, self.settings, self.recommended, continues=continues, cuts=cuts, once=once
+        )
         self._answer_problem = self.too_long = None
         self._undone.forget()
         self.held.begin(self.chat)
@@ -367,6 +390,13 @@ class ChatController:
             model=self.chat.model,
             meter=self.meter,
         )
+
+    def _out_of_circles(self) -> dict[str, float]:
+        """What to draw by after an answer that went round in circles; {} after another."""
+        figures = self.chat.messages[-1].figures if self.chat.messages else None
+        if figures is None or figures.finish_reason != FinishReason.LOOP.value:
+            return {}
+        return livelier(sampling_of(self.chat, self.settings, self.recommended))
 
     def _require_idle(self) -> None:
         if self.run is not None:

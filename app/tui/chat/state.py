@@ -21,6 +21,18 @@ OWN_SAMPLING = {
 }
 
 
+# What a retry draws by at least, after an answer that went round in circles.
+_LIVELY, _VARIED, _STEP = 0.8, 1.1, 0.1
+
+
+def livelier(sampling: Sampling) -> dict[str, float]:
+    """Settings by which an answer hardly says the same again and again."""
+    return {
+        "temp": max(sampling.temperature, _LIVELY),
+        "repeat_penalty": round(max(sampling.repeat_penalty, _VARIED) + _STEP, 2),
+    }
+
+
 def with_own(sampling: Sampling, own: Mapping[str, float]) -> Sampling:
     """Sampling with what a chat has of its own; as it is where that is out of bounds."""
     known: dict[str, Any] = {OWN_SAMPLING[name]: own[name] for name in own if name in OWN_SAMPLING}
@@ -66,15 +78,18 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings:
-    """How answers are made. think, think_budget, lookup: as for `Ask`.
+    """How answers are made. think, think_budget, lookup, allow_loops: as for `Ask`.
 
+    sampling: what the user has set of it, by name; the rest is as the model's makers recommend.
     room: tokens left for an answer where turns must be left out; 0: max_tokens.
     """
 
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    seed: int | None = None
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     think: bool | None = None
     think_budget: int = DEFAULT_BUDGET
     lookup: bool = True
+    allow_loops: bool = False
     room: int = 0

@@ -11,6 +11,8 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
         about="answer the last question again; the answer before stays, ← shows it",
         run=turns.retry,
         key="^R",
+        usage="[NAME VALUE]",
+        choices=turns.retry_choices,
     ),
     Command(
         name="variant",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from app.sessions.chat import sampling_line
 from app.tui.chat.state import OWN_SAMPLING
 from app.tui.personas import Persona
 from app.tui.screens.chat import ChatScreen
@@ -44,24 +45,37 @@ def sampling(screen: ChatScreen, text: str) -> None:
     """Set how answers of this chat alone are drawn, or say how that is."""
     chat = screen.chat.chat
     if not text:
-        said = chat.sampling_line or "as in the settings"
-        screen.notify(f"this chat is sampled {said}", markup=False)
+        said, makers = (
+            screen.chat.chat.sampling_line or "as in the settings",
+            screen.chat.recommended,
+        )
+        screen.notify(
+            f"this chat is sampled {said}; recommended for the model: "
+            f"{sampling_line(makers.values)} ({makers.source})",
+            markup=False,
+        )
         return
     if text == _CLEAR:
         screen.chat.set_own(chat.system, {})
         screen.notify("this chat is sampled as in the settings", markup=False)
         return
+    own = {**chat.sampling, **typed_sampling(screen, text, "/sampling")}
+    screen.chat.set_own(chat.system, own)
+    screen.notify(f"this chat is sampled {screen.chat.chat.sampling_line}", markup=False)
+
+
+def typed_sampling(screen: ChatScreen, text: str, command: str) -> dict[str, float]:
+    """Names and values as they are typed after a command. Raises EmberError."""
     words = text.split()
     pairs = dict(zip(words[::2], words[1::2], strict=False))
     if len(words) % 2 or not pairs.keys() <= set(OWN_SAMPLING):
         names = ", ".join(OWN_SAMPLING)
-        raise EmberError(f"expected names of {names}, each with its value: /sampling temp 0.7")
+        raise EmberError(f"expected names of {names}, each with its value: {command} temp 0.7")
     settings = screen.settings
     for name, value in pairs.items():
         settings = settings.with_text(name, value)
-    own = {name: getattr(settings, name) for name in pairs}
-    screen.chat.set_own(chat.system, {**chat.sampling, **own})
-    screen.notify(f"this chat is sampled {screen.chat.chat.sampling_line}", markup=False)
+    models, own = screen.chat.recommended.values, settings.own_sampling()
+    return {name: own.get(name, models[name]) for name in pairs}
 
 
 def sampling_choices(_screen: ChatScreen) -> Iterable[str]:

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import fields
 
+from app.tui.chat.state import OWN_SAMPLING
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.figures import CacheScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.settings import SettingsScreen
 from app.tui.service.contract import CacheWish
-from app.tui.settings import THINK, Settings
+from app.tui.settings import BY_MODEL, THINK, Settings
 from kvcache.config import DEFAULT_KV
 from kvcache.errors import EmberError
 from models.text.thinking import no_switch
@@ -51,7 +52,7 @@ def set_(screen: ChatScreen, text: str) -> None:
     if not name:
         _open_settings(screen)
     elif not value:
-        raise EmberError(f"{name} is {_value(screen, name)}: /set {name} VALUE changes it")
+        raise EmberError(f"{name} is {_value(screen, name)}; /set {name} VALUE changes it")
     else:
         screen.change_settings(screen.settings.with_text(name, value.strip()), name)
         # Of the cache it is said what that did, once it has been done.
@@ -125,10 +126,18 @@ def _open_settings(screen: ChatScreen) -> None:
             screen.attempt(lambda: screen.change_settings(settings))
 
     themes = sorted(screen.app.available_themes)
-    screen.app.push_screen(SettingsScreen(screen.settings, themes), done)
+    models = screen.chat.recommended.values
+    screen.app.push_screen(SettingsScreen(screen.settings, themes, models), done)
 
 
-def _value(screen: ChatScreen, name: str) -> object:
+def _value(screen: ChatScreen, name: str) -> str:
+    """What a setting is; of sampling, whether that is the model's."""
     if name not in set_choices(screen):
         screen.settings.with_text(name, "")
-    return getattr(screen.settings, name)
+    value = getattr(screen.settings, name)
+    if name not in OWN_SAMPLING:
+        return str(value)
+    models = f"{screen.chat.recommended.values[name]:g}"
+    if value is None:
+        return f"{models}, the model's"
+    return f"{value:g}, yours; /set {name} {BY_MODEL} takes the model's, {models}"

@@ -1,15 +1,27 @@
 """Commands that change the conversation."""
 
+from collections.abc import Iterable
+
 from app.sessions.chat import ChatMessage
+from app.tui.chat.state import OWN_SAMPLING
+from app.tui.commands.persona import typed_sampling
 from app.tui.screens.chat import NEXT, PREVIOUS, ChatScreen
 from kvcache.errors import EmberError
 from models.text.messages import Role
 
 
-def retry(screen: ChatScreen, _text: str) -> None:
-    """Answer the last question again; the answer before stays as a variant."""
-    screen.chat.retry()
+def retry(screen: ChatScreen, text: str) -> None:
+    """Answer the last question again, with sampling of its own where some is given.
+
+    The answer before stays as a variant.
+    """
+    screen.chat.retry(once=typed_sampling(screen, text, "/retry") if text else None)
     screen.action_follow()
+
+
+def retry_choices(_screen: ChatScreen) -> Iterable[str]:
+    """The names of the settings."""
+    return OWN_SAMPLING
 
 
 def continue_(screen: ChatScreen, _text: str) -> None:

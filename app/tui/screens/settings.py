@@ -1,5 +1,6 @@
 """All settings on one page."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import ClassVar
 
@@ -17,13 +18,14 @@ _ABOUT = {
     "theme": "colours",
     "model": "loaded at the start; empty: smollm2",
     "system": "system prompt of new chats",
-    "temp": "0 takes the likeliest token",
-    "top_p": "off at 1",
-    "top_k": "off at 0",
-    "min_p": "off at 0",
-    "repeat_penalty": "off at 1",
+    "temp": "0: the likeliest; empty: the model's",
+    "top_p": "off at 1; empty: the model's",
+    "top_k": "off at 0; empty: the model's",
+    "min_p": "off at 0; empty: the model's",
+    "repeat_penalty": "off at 1; empty: the model's",
     "seed": "-1 draws afresh",
     "max_tokens": "longest answer",
+    "allow_loops": "on or off: go on in circles",
     "think": "auto, on or off: think first",
     "think_budget": "most tokens of thinking",
     "show_thinking": "on or off: thinking stands open",
@@ -41,16 +43,19 @@ _KEYS = "Tab next · ^S or ⏎ save · Esc leave"
 
 
 class SettingsScreen(Dialog[Settings | None]):
-    """Ends with the changed settings, or None."""
+    """Ends with the changed settings, or None.
+
+    models: what is recommended for the model, where the user has set nothing.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *closing("f2"),
         Binding("ctrl+s", "save", "Save", show=False),
     ]
 
-    def __init__(self, settings: Settings, themes: list[str]) -> None:
+    def __init__(self, settings: Settings, themes: list[str], models: Mapping[str, float]) -> None:
         super().__init__()
-        self._settings, self._themes = settings, themes
+        self._settings, self._themes, self._models = settings, themes, models
         self._hint = Static(markup=False, id="hint")
 
     def compose(self) -> ComposeResult:
@@ -84,6 +89,9 @@ class SettingsScreen(Dialog[Settings | None]):
             )
         if isinstance(value, bool):
             value = "on" if value else "off"
+        if value is None:
+            models = f"{self._models[name]:g}, the model's"
+            return Input("", placeholder=models, id=name, compact=True)
         return Input(str(value), id=name, compact=True)
 
     def on_input_submitted(self) -> None:

@@ -18,6 +18,7 @@ from app.transcript import Completion
 from kvcache import CacheConfig
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
+from models.sampling_defaults import Recommended, SamplingDefaults
 from models.text.messages import Message
 from models.text.thinking import DEFAULT_BUDGET
 
@@ -29,8 +30,8 @@ class ModelInfo:
     spec: what names it on the command line. window: tokens of a prompt at most. holds:
     tokens that a layer holds at most, fewer than that where all see fewer. layer_bytes: of
     the largest layer's cache. block: tokens that are let go of together. thinks: whether it
-    may think before it answers; has_switch: whether it can be told. notes: what the user
-    should know about this load, a line each.
+    may think before it answers; has_switch: whether it can be told. sampling: as its makers
+    would have it. notes: what the user should know about this load, a line each.
     """
 
     name: str
@@ -49,7 +50,12 @@ class ModelInfo:
     backend: str
     thinks: bool = False
     has_switch: bool = False
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     notes: tuple[str, ...] = ()
+
+    def recommended(self, think: bool | None) -> Recommended:
+        """How to draw its answers, where a user wants it to think or not."""
+        return self.sampling.recommended(think, thinks=self.thinks, has_switch=self.has_switch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,7 @@ class Ask:
     for the answer where turns must be left out. cuts: of a question that alone is too long, the
     oldest tokens are cut. think: whether to think first,
     None as the model is used to; think_budget: the most tokens of it. lookup: draft tokens
-    from the context.
+    from the context. allow_loops: go on where the answer says the same again and again.
     """
 
     messages: tuple[Message, ...]
@@ -75,6 +81,7 @@ class Ask:
     think: bool | None = None
     think_budget: int = DEFAULT_BUDGET
     lookup: bool = True
+    allow_loops: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

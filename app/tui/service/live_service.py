@@ -259,6 +259,7 @@ class LiveService:
             thinking=prompt.thinking,
             think_budget=ask.think_budget,
             lookup=ask.lookup,
+            allow_loops=ask.allow_loops,
         )
         yield Prepared(
             prompt_tokens=len(prompt.ids),

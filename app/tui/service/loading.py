@@ -83,6 +83,7 @@ def info_of(
         layers=engine.plan.shape.layers,
         thinks=chat.thinks,
         has_switch=chat.has_switch,
+        sampling=loaded.sampling,
         notes=notes,
         **planned(engine),
     )

@@ -22,6 +22,7 @@ _GAP = Strip([])
 _ENDINGS = {
     "length": "cut at max tokens · /continue goes on",
     "cancelled": "stopped",
+    "loop": "it repeats itself: stopped · ^R answers otherwise, /continue goes on",
 }
 
 

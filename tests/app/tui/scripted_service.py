@@ -25,8 +25,14 @@ from app.tui.service.contract import (
 )
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
+from models.sampling_defaults import Recommended, SamplingDefaults
 
 TOKEN_BYTES = 1024
+# Of a model whose makers want the likeliest token.
+GREEDY = SamplingDefaults(
+    usual=Recommended(temp=0.0, source="its makers"),
+    plain=Recommended(temp=0.0, source="its makers"),
+)
 
 
 def scripted_model(spec: str = "scripted") -> ModelInfo:
@@ -46,6 +52,7 @@ def scripted_model(spec: str = "scripted") -> ModelInfo:
         block=64,
         kv="f16",
         backend="scripted",
+        sampling=GREEDY,
     )
 
 

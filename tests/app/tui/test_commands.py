@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Static
 
+from app.sampling import Sampling
+from app.transcript import FinishReason
 from app.tui import settings as settings_file
 from app.tui.chat.command import find
 from app.tui.commands import COMMANDS
@@ -179,7 +181,7 @@ async def test_settings_are_used_and_kept(tmp_path: Path) -> None:
         await chat.type("/set seed -7")
         await chat.until(lambda: "got seed = -7, expected -1 (draws afresh) to 2^64" in chat.told)
         await chat.type("/set top_p")
-        await chat.until(lambda: "top_p is 1.0" in chat.told)
+        await chat.until(lambda: "top_p is 1, the model's; /set top_p VALUE" in chat.told)
         await chat.ask("hi")
         ask = chat.service.asks[-1]
         assert (ask.sampling.temperature, ask.max_tokens) == (0.7, 9)
@@ -412,3 +414,62 @@ async def test_what_stands_after_a_command_that_takes_nothing_is_refused() -> No
         await chat.type("/new about cats")
         await chat.until(lambda: "/new stands alone: got 'about cats' after it" in chat.told)
         assert chat.texts == ["one", "first answer"]
+
+
+@on_screen
+async def test_a_loop_is_told_below_the_answer_and_retried_otherwise() -> None:
+    async with talk() as chat:
+        await chat.ask("one")
+        chat.service.say("round", " and", " round")
+        chat.service.finish(FinishReason.LOOP)
+        await chat.settled()
+        assert "it repeats itself: stopped · ^R answers otherwise" in " ".join(chat.shown.split())
+        await chat.press("ctrl+r")
+        await chat.until(lambda: chat.service.answering)
+        assert chat.service.asks[-1].sampling == Sampling(temperature=0.8, repeat_penalty=1.2)
+        await chat.until(lambda: "with temp 0.8 repeat_penalty 1.2, this once" in chat.told)
+        chat.service.finish()
+        await chat.settled()
+        await chat.type("/retry temp 1.3 top_k 9")
+        await chat.until(lambda: chat.service.answering)
+        assert chat.service.asks[-1].sampling == Sampling(temperature=1.3, top_k=9)
+        chat.service.finish()
+        await chat.settled()
+        await chat.type("/retry heat 1")
+        await chat.until(lambda: "each with its value: /retry temp 0.7" in chat.told)
+
+
+@on_screen
+async def test_loops_are_allowed_by_a_setting() -> None:
+    async with talk(settings=Settings(allow_loops=True)) as chat:
+        await chat.ask("one")
+        assert chat.service.asks[-1].allow_loops
+
+
+@on_screen
+async def test_settings_say_what_is_the_model_s_and_go_back_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    async with talk(settings_path=path) as chat:
+        await chat.type("/set temp")
+        await chat.until(lambda: "temp is 0, the model's; /set temp VALUE changes it" in chat.told)
+        await chat.type("/set temp 0.7")
+        await chat.until(
+            lambda: "temp is 0.7, yours; /set temp model takes the model's, 0" in chat.told
+        )
+        await chat.press("f2")
+        await chat.until(lambda: isinstance(chat.app.screen, SettingsScreen))
+        field = chat.app.screen.query_one("#temp", Input)
+        assert field.value == "0.7"
+        other = chat.app.screen.query_one("#repeat_penalty", Input)
+        assert (other.value, other.placeholder) == ("", "1, the model's")
+        field.value = ""
+        await chat.press("ctrl+s")
+        await chat.until(lambda: not isinstance(chat.app.screen, SettingsScreen))
+        assert settings_file.load(path)[0] == Settings()
+        await chat.type("/set temp 0.5")
+        await chat.type("/set temp model")
+        await chat.until(lambda: "\ntemp is 0, the model's" in f"\n{chat.told}")
+        await chat.type("/sampling")
+        await chat.until(lambda: "recommended for the model: temp 0 top_p 1 top_k 0" in chat.told)
+        await chat.ask("hi")
+        assert chat.service.asks[-1].sampling == Sampling()

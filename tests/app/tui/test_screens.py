@@ -394,4 +394,4 @@ async def test_a_narrow_page_of_settings_says_below_what_the_chosen_one_is() -> 
         for name in ("theme", "model", "system", "temp"):
             await chat.press("tab")
             await chat.until(lambda name=name: f"{name}: " in drawn(hint))  # type: ignore[misc]
-        assert "0 takes the likeliest token" in drawn(hint)
+        assert "0: the likeliest; empty: the model's" in drawn(hint)

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from app import cli
 from app.cache_flags import bits_of, cache_config, load_options
 from app.commands import chat
+from app.sampling import Sampling
 from app.tui import settings as file
 from app.tui.settings import Preferences, Settings
 from kvcache import CacheConfig, EmberError
+from models.sampling_defaults import GENERIC, Recommended
 from tests.full_disk import full_disk
 
 
@@ -110,7 +112,7 @@ def test_a_file_cut_anywhere_starts(tmp_path: Path) -> None:
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         settings, _ = file.load(path)
-        assert settings.temp in (0.0, 0.7)
+        assert settings.temp in (None, 0.0, 0.7)
 
 
 def test_what_a_newer_ember_wrote_stays(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_what_a_newer_ember_wrote_stays(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     before = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    file.change(path, {"top_k": 7, "temp": 0.0})
+    file.change(path, {"top_k": 7, "temp": None})
     after = tomllib.loads(path.read_text(encoding="utf-8"))
     assert after == {name: before[name] for name in before if name != "temp"} | {"top_k": 7}
 
@@ -162,12 +164,36 @@ def test_the_file_is_private_and_a_link_to_it_stays(tmp_path: Path) -> None:
 
 def test_settings_as_typed() -> None:
     changed = Settings().with_text("temp", "0.7").with_text("panes", "OFF").with_text("seed", "7")
-    assert (changed.temp, changed.panes, changed.sampling().seed) == (0.7, False, 7)
+    assert (changed.temp, changed.panes, changed.sampling(GENERIC).seed) == (0.7, False, 7)
     for name, text in (("temp", "warm"), ("temp", "nan"), ("top_k", "1.5"), ("bell", "loud")):
         with pytest.raises(EmberError, match=f"got {name} = "):
             Settings().with_text(name, text)
     with pytest.raises(EmberError, match="no setting 'tempo'"):
         Settings().with_text("tempo", "1")
+
+
+def test_sampling_is_the_model_s_until_the_user_sets_it() -> None:
+    recommended = Recommended(temp=0.6, top_k=20)
+    settings = Settings()
+    assert settings.own_sampling() == {}
+    assert settings.sampling(recommended) == Sampling(temperature=0.6, top_k=20)
+    settings = settings.with_text("temp", "0").with_text("top_k", "7")
+    assert settings.own_sampling() == {"temp": 0.0, "top_k": 7}
+    assert settings.sampling(recommended) == Sampling(temperature=0.0, top_k=7)
+    back = settings.with_text("temp", "model").with_text("top_k", " ")
+    assert back == Settings()
+    with pytest.raises(EmberError, match="got max_tokens = 'model', expected a whole number"):
+        settings.with_text("max_tokens", "model")
+
+
+def test_what_is_the_model_s_again_is_not_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    preferences = Preferences(Settings(), path, lambda _: None)
+    preferences.change(preferences.settings.with_text("temp", "0"))
+    assert file.load(path)[0] == Settings(temp=0.0)
+    preferences.change(preferences.settings.with_text("temp", "model"))
+    assert file.load(path)[0] == Settings()
+    assert "temp" not in path.read_text()
 
 
 def test_the_cache_as_typed() -> None:

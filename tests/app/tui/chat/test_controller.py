@@ -7,10 +7,12 @@ import pytest
 
 from app.generation import TextChunk, ThinkingChunk
 from app.job import Job
+from app.sampling import Sampling
 from app.sessions.chat import Attachment, Chat, ChatMessage, State, Thought
 from app.sessions.store import SessionStore
+from app.transcript import FinishReason
 from app.tui.chat.controller import ChatController
-from app.tui.chat.state import Draft, Phase
+from app.tui.chat.state import AnswerSettings, Draft, Phase
 from app.tui.service.contract import LoadEvent, Prepared, TooLong
 from app.tui.settings import Settings
 from kvcache import EmberError
@@ -571,3 +573,54 @@ def test_an_attachment_is_fenced_beyond_what_it_contains() -> None:
         attachments=(Attachment(name="a.md", text="```\ncode\n```\n"),),
     )
     assert message.content == "a.md:\n````\n```\ncode\n```\n````\n\nexplain"
+
+
+def test_the_chat_s_sampling_goes_before_the_user_s_and_that_before_the_model_s(
+    talk: Talk,
+) -> None:
+    def asked() -> Sampling:
+        talk.exchange("one", "1")
+        return talk.service.asks[-1].sampling
+
+    assert asked() == Sampling()  # its makers want it greedy
+    talk.chat.use_settings(AnswerSettings(sampling={"temp": 0.5, "top_p": 0.9}, seed=7))
+    assert asked() == Sampling(temperature=0.5, top_p=0.9, seed=7)
+    talk.chat.set_own("", {"temp": 0.2, "top_k": 40})
+    assert asked() == Sampling(temperature=0.2, top_p=0.9, top_k=40, seed=7)
+    # What a damaged file made of it is left out.
+    talk.chat.set_own("", {"temp": 1e30})
+    assert asked() == Sampling(temperature=0.5, top_p=0.9, seed=7)
+
+
+def test_an_answer_that_repeats_itself_is_answered_otherwise_once(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    talk = Talk(SessionStore.open(path))
+    talk.ask("one")
+    assert not talk.service.asks[-1].allow_loops
+    talk.service.say("1", "1", "1")
+    talk.service.finish(FinishReason.LOOP)
+    talk.chat.tick()
+    figures = talk.chat.chat.messages[-1].figures
+    assert figures is not None
+    assert (figures.finish_reason, talk.chat.chat.messages[-1].state) == ("loop", State.COMPLETE)
+    again = SessionStore.open(path).latest()
+    assert again is not None
+    assert again.messages[-1].figures == figures
+    talk.chat.retry()
+    assert talk.service.asks[-1].sampling == Sampling(temperature=0.8, repeat_penalty=1.2)
+    assert "with temp 0.8 repeat_penalty 1.2, this once" in talk.chat.notices[-1]
+    talk.service.say("2")
+    talk.service.finish()
+    talk.chat.tick()
+    talk.chat.retry()
+    assert talk.service.asks[-1].sampling == Sampling()
+
+
+def test_what_a_retry_is_given_is_for_that_answer(talk: Talk) -> None:
+    talk.exchange("one", "1")
+    talk.chat.retry(once={"temp": 1.5})
+    assert talk.service.asks[-1].sampling == Sampling(temperature=1.5)
+    talk.service.finish(FinishReason.LOOP)
+    talk.chat.tick()
+    talk.exchange("two", "2")
+    assert talk.service.asks[-1].sampling == Sampling()
