@@ -11,11 +11,12 @@ from pathlib import Path
 from app.memory import LEAST_WINDOW, Fit, Memory, Need, cache_room, largest_window
 from kvcache import Backend, CacheConfig, EmberError, resolve
 from kvcache.tiers.plan import ModelShape
-from models.errors import UnknownArchitectureError
+from models.errors import GGUFError, UnknownArchitectureError
 from models.finding.catalogue import CATALOGUE
 from models.finding.discover import discover
 from models.finding.entry import CatalogueEntry
 from models.gguf.file import GGUFFile
+from models.gguf.metadata import Metadata
 from models.network.config import NetworkConfig
 from models.network.shapes import tensors_to_read
 
@@ -74,6 +75,13 @@ class Outlook:
     room: Room
     window: int | None = None
 
+    @property
+    def in_words(self) -> str:
+        """Whether it fits, and how much of it."""
+        if self.room is Room.SMALLER:
+            return f"fits with {self.window:,} tokens"
+        return self.room.value
+
 
 def listed() -> list[ListedModel]:
     """Found models first, then the catalogue's others."""
@@ -109,17 +117,29 @@ def _examine(path: Path) -> Cost:
             for info in entries:
                 by_type[info.type.name] += info.nbytes
             quantization = by_type.most_common(1)[0][0]
-            return _cost(quantization, by_type.total(), config.shape)
+            return cost_by_shape(quantization, by_type.total(), config.shape)
     except EmberError as error:
         return Cost(problem=str(error))
 
 
 def foretell(entry: CatalogueEntry) -> Cost:
     """What is known of a file before it is here."""
-    return _cost(entry.quantization, entry.size, entry.shape)
+    return cost_by_shape(entry.quantization, entry.size, entry.shape)
 
 
-def _cost(quantization: str, weight_bytes: int | None, shape: ModelShape) -> Cost:
+def foretell_by(metadata: Metadata, quantization: str, size: int) -> Cost:
+    """What a file's metadata says of it, before its tensors are here."""
+    try:
+        shape = NetworkConfig.from_metadata(metadata).shape
+    except UnknownArchitectureError as error:
+        return Cost(problem=f"architecture {error.name}")
+    except GGUFError as error:
+        return Cost(problem=str(error))
+    return cost_by_shape(quantization, size, shape)
+
+
+def cost_by_shape(quantization: str, weight_bytes: int | None, shape: ModelShape) -> Cost:
+    """What weights of a size and a cache of such a model take."""
     plan = resolve(_ANY_BACKEND, shape)
     whole, layers = plan.kinds[plan.sizes], shape.layers
     least = replace(_ANY_BACKEND, max_tokens=min(LEAST_WINDOW, shape.context))

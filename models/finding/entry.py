@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kvcache.tiers.plan import ModelShape
 from models.finding.hub import HubFile
+from models.finding.progress import size_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,5 @@ class CatalogueEntry:
 
     @property
     def size_text(self) -> str:
-        """The size as people say it, in decimal units."""
-        if self.size is None:
-            return "size unknown"
-        if self.size < 10**9:
-            return f"{self.size / 10**6:.0f} MB"
-        return f"{self.size / 10**9:.1f} GB"
+        """The size as people say it."""
+        return "size unknown" if self.size is None else size_text(self.size)

@@ -130,6 +130,14 @@ class CacheChanged:
     said: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the user should know of a download, in a line."""
+
+    text: str
+
+
+FetchEvent = Progress | Told
 LoadEvent = Progress | LetGo | CacheChanged | ModelInfo
 
 
@@ -186,7 +194,7 @@ class ModelService(Protocol):
         """
         ...
 
-    def fetch(self, spec: str) -> Job[Progress]:
+    def fetch(self, spec: str) -> Job[FetchEvent]:
         """Download a model, beside whatever else runs."""
         ...
 
