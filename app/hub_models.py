@@ -6,7 +6,7 @@ Asks the Hub, so a screen runs it beside itself; writes nothing. Knows no widget
 from collections.abc import Sequence
 from dataclasses import replace
 
-from app.memory import cache_room, memory
+from app import memory
 from app.model_list import Cost, cost_by_shape, foretell_by
 from models.finding.choice import ListedFile
 from models.finding.hub import HubFile
@@ -23,7 +23,7 @@ _MOST_MODELS = 4
 
 def weights_room() -> int:
     """Bytes that a model's weights can have on this machine."""
-    return cache_room(memory().most, 0)
+    return memory.cache_room(memory.memory().most, 0)
 
 
 def runs(architecture: str) -> bool:

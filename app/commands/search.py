@@ -79,32 +79,45 @@ def _print_repos(words: str, *, as_json: bool) -> None:
 
 def _print_files(model: "HubModel", *, as_json: bool) -> None:
     from app.console import note
-    from app.hub_models import costs_of, weights_room
-    from app.memory import memory
-    from app.model_list import outlook
-    from app.progress import busy_bar
-    from models.errors import FetchError
-    from models.finding.choice import choose
-    from models.finding.hub_listing import listing
 
-    with busy_bar("asking the Hub"):
-        files = listing(model)
-        costs = costs_of(files)
-    here = memory()
-    rows = [(file, cost, outlook(cost, here)) for file, cost in zip(files, costs, strict=True)]
-    taken: ListedFile | None = None
-    try:
-        choice = choose(model, files, weights_room())
-        taken = choice.file
-    except FetchError as error:
-        note(str(error))
+    rows = _rows(model)
+    taken = _taken(model, [row[0] for row in rows])
     if as_json:
         print_json({"repository": model.repo, "files": [_file_json(row, taken) for row in rows]})
         return
     for row in sorted(rows, key=lambda each: each[0].size):
         _print_file(row, is_taken=row[0] is taken)
     if taken is not None:
-        note(f"* is what `ember pull hf:{model.repo}` takes")
+        note(f"* is what `ember pull {model}` takes")
+
+
+def _rows(model: "HubModel") -> list[_Row]:
+    """The files of a repository, the best first, and what is known of each."""
+    from app.hub_models import costs_of
+    from app.memory import memory
+    from app.model_list import outlook
+    from app.progress import busy_bar
+    from models.finding.hub_listing import listing
+
+    with busy_bar("asking the Hub"):
+        files = listing(model)
+        costs = costs_of(files)
+    here = memory()
+    return [(file, cost, outlook(cost, here)) for file, cost in zip(files, costs, strict=True)]
+
+
+def _taken(model: "HubModel", files: list["ListedFile"]) -> "ListedFile | None":
+    """What `pull` would download; None, and why, where it would refuse."""
+    from app.console import note
+    from app.hub_models import weights_room
+    from models.errors import FetchError
+    from models.finding.choice import choose
+
+    try:
+        return choose(model, files, weights_room()).file
+    except FetchError as error:
+        note(str(error))
+        return None
 
 
 def _print_file(row: _Row, *, is_taken: bool) -> None:

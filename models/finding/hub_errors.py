@@ -8,7 +8,7 @@ from models.errors import FetchError
 from models.finding.hub import HubFile, HubModel
 
 UNREACHABLE = "the Hub cannot be reached ({}): check the network connection"
-_MOST_OFFERED = 3
+_MOST_OFFERED, _ALIKE = 3, 0.75
 _TOKEN = "set HF_TOKEN to a token of your account, or log in with `hf auth login`"
 
 
@@ -90,4 +90,4 @@ def _like(repo: str) -> list[str]:
             found += [each.id for each in models]
     except (errors.HTTPError, OSError, ValueError, TypeError):  # type: ignore[attr-defined]
         return []
-    return difflib.get_close_matches(repo, dict.fromkeys(found), n=_MOST_OFFERED, cutoff=0.5)
+    return difflib.get_close_matches(repo, dict.fromkeys(found), n=_MOST_OFFERED, cutoff=_ALIKE)

@@ -15,20 +15,20 @@ from app.tui.service.live_service import LiveService
 from kvcache import Backend, CacheConfig
 from models.finding.hub import hub_folder
 from tests.models.finding.hub_server import FakeHub, running_hub
-from tests.models.samples import CONTENT
 from tests.patience import patience
 
 SPEC = "hf:someone/Tiny-GGUF/tiny.gguf"
+SIZE = 3_300_000
 ROOT = Path(cli.__file__).parent.parent
 
 
 @pytest.fixture(params=["HEAD", "body"])
 def hub(
-    request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, home: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FakeHub]:
     """A Hub that falls silent."""
     with running_hub(monkeypatch) as server:
-        server.add("someone/Tiny-GGUF", "tiny.gguf", CONTENT * 1000)
+        server.add("someone/Tiny-GGUF", "tiny.gguf", tiny_path.read_bytes().ljust(SIZE, b"\0"))
         server.silent = request.param
         yield server
 
@@ -61,16 +61,16 @@ def test_ctrl_c_ends_a_stalled_download(hub: FakeHub, command: list[str]) -> Non
     out, err = process.communicate(timeout=patience(30))
     assert process.returncode == 130, err
     kept = "; 2 MB of 3 MB are kept: the same again goes on there"
+    has_begun = command[0] == "run" and hub.silent == "body"
     assert out == ""
-    assert err in ("ember: interrupted\n", f"ember: interrupted{kept}\n")
-    assert (kept in err) == (command[0] == "run" and hub.silent == "body")
+    assert err.splitlines()[-1] == f"ember: interrupted{kept if has_begun else ''}"
 
 
 def test_the_chat_stops_a_stalled_download(hub: FakeHub) -> None:
     service = LiveService(CacheConfig(backend=Backend.REFERENCE))
     try:
         job = service.fetch(SPEC)
-        assert hub.waiting.wait(60)
+        assert hub.waiting.wait(patience(60))
         service.cancel_fetch()
         items: list[FetchEvent] = []
 

@@ -16,9 +16,9 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Input
 
+from app import memory
 from app.hub_models import costs_of, runs
 from app.inert import inert_line
-from app.memory import memory
 from app.model_list import Cost, Room, outlook
 from app.tui.screens.search import SearchScreen
 from app.tui.text import units
@@ -49,7 +49,7 @@ class FileRow:
     @property
     def room(self) -> Room:
         """Whether it fits this machine."""
-        return Room.UNKNOWN if self.cost is None else outlook(self.cost, memory()).room
+        return Room.UNKNOWN if self.cost is None else outlook(self.cost, memory.memory()).room
 
 
 class HubScreen(SearchScreen[str | None, FoundRepo | FileRow]):
@@ -219,7 +219,7 @@ def _file_line(row: FileRow) -> Content:
     if cost.problem:
         cannot = f"cannot run: {inert_line(cost.problem)}"
         return Content.assemble(*first, (cannot, "$error"), (f"\n  {name}", MUTED))
-    seen = outlook(cost, memory())
+    seen = outlook(cost, memory.memory())
     fits = seen.in_words if cost.shape is not None else ""
     style = _STYLES.get(seen.room, MUTED)
     return Content.assemble(*first, (fits, style), (f"\n  {cache_cost(cost)}{name}", MUTED))
