@@ -22,6 +22,7 @@ from app.commands import (
     perplexity,
     pull,
     rm,
+    search,
     tokenize,
 )
 from app.commands import run as run_command
@@ -37,6 +38,7 @@ _COMMANDS = {
     "run": run_command,
     "bench": bench,
     "ls": ls,
+    "search": search,
     "pull": pull,
     "rm": rm,
     "inspect": inspect,
@@ -79,8 +81,10 @@ def run(arguments: Sequence[str]) -> int:
         return _USAGE
     except EmberError as error:
         return _failed(error)
-    except KeyboardInterrupt:
-        print("ember: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        # What the work that was stopped has to say: how much of a download is kept.
+        said = "".join(f"; {each}" for each in getattr(stop, "__notes__", ()))
+        print(f"ember: interrupted{inert_line(said)}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; nothing is left to say, not even at exit.

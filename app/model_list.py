@@ -10,11 +10,12 @@ from pathlib import Path
 from app.memory import LEAST_WINDOW, Fit, Memory, Need, cache_room, largest_window
 from kvcache import Backend, CacheConfig, EmberError, resolve
 from kvcache.tiers.plan import ModelShape
-from models.errors import UnknownArchitectureError
+from models.errors import GGUFError, UnknownArchitectureError
 from models.finding.catalogue import CATALOGUE
 from models.finding.discover import discover
 from models.finding.entry import CatalogueEntry
 from models.gguf.file import GGUFFile
+from models.gguf.metadata import Metadata
 from models.gguf.tensor_types import TensorType
 from models.loader import decoded_bytes
 from models.network.config import NetworkConfig
@@ -77,6 +78,13 @@ class Outlook:
     room: Room
     window: int | None = None
 
+    @property
+    def in_words(self) -> str:
+        """Whether it fits, and how much of it."""
+        if self.room is Room.SMALLER:
+            return f"fits with {self.window:,} tokens"
+        return self.room.value
+
 
 def listed() -> list[ListedModel]:
     """Found models first, then the catalogue's others."""
@@ -112,7 +120,7 @@ def _examine(path: Path, *, decoded: bool) -> Cost:
             config = NetworkConfig.from_metadata(file.metadata)
             entries = tensors_to_read(file, config).values()
             held = [decoded_bytes(each.shape) if decoded else each.nbytes for each in entries]
-            return _cost(titled(name, stored), stored, sum(held), config.shape)
+            return cost_by_shape(stored, sum(held), config.shape, titled(name, stored))
     except UnknownArchitectureError as error:
         return Cost(title=titled(name, stored), problem=f"architecture {error.name}")
     except EmberError as error:
@@ -123,7 +131,7 @@ def foretell(entry: CatalogueEntry, *, decoded: bool = False) -> Cost:
     """What is known of a file before it is here."""
     name = titled(entry.title, entry.quantization)
     weights = _decoded(entry) if decoded else entry.size
-    return _cost(name, entry.quantization, weights, entry.shape)
+    return cost_by_shape(entry.quantization, weights, entry.shape, name)
 
 
 def _decoded(entry: CatalogueEntry) -> int | None:
@@ -135,7 +143,21 @@ def _decoded(entry: CatalogueEntry) -> int | None:
     return decoded_bytes((entry.size // kind.block_bytes, kind.block_size))
 
 
-def _cost(name: str, quantization: str, weight_bytes: int | None, shape: ModelShape) -> Cost:
+def foretell_by(metadata: Metadata, quantization: str, size: int) -> Cost:
+    """What a file's metadata says of it, before its tensors are here."""
+    try:
+        shape = NetworkConfig.from_metadata(metadata).shape
+    except UnknownArchitectureError as error:
+        return Cost(problem=f"architecture {error.name}")
+    except GGUFError as error:
+        return Cost(problem=str(error))
+    return cost_by_shape(quantization, size, shape)
+
+
+def cost_by_shape(
+    quantization: str, weight_bytes: int | None, shape: ModelShape, name: str = ""
+) -> Cost:
+    """What weights of a size and a cache of such a model take. name: for people."""
     plan = resolve(_ANY_BACKEND, shape)
     whole, layers = plan.kinds[plan.sizes], shape.layers
     least = replace(_ANY_BACKEND, max_tokens=min(LEAST_WINDOW, shape.context))

@@ -59,7 +59,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         metavar="MODEL",
-        help="a GGUF file, a name from `ls`, or hf:owner/repo/file.gguf (default: smollm2)",
+        help="a GGUF file, a name from `ls`, or hf:owner/repo[:Q4_K_M] (default: smollm2)",
     )
     add_pretokenizer(parser)
 

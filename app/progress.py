@@ -20,6 +20,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 from app.streams import styled
@@ -45,6 +46,7 @@ def byte_bar(label: str) -> Iterator[Report]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
     with _bar(label, *columns, patience=_PATIENCE) as report:
@@ -111,7 +113,10 @@ def _bar(label: str, *columns: ProgressColumn, patience: float = 0) -> Iterator[
     task, began = bar.add_task(label, total=None), time.monotonic()
 
     def report(done: int, total: int | None, label: str | None = None) -> None:
-        bar.update(task, completed=done, total=total, description=label)
+        if total == bar.tasks[0].total:
+            bar.update(task, completed=done, description=label)
+        else:  # what was there before counts for no speed
+            bar.reset(task, completed=done, total=total, description=label)
         if time.monotonic() >= began + patience:
             bar.start()
 

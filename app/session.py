@@ -13,6 +13,7 @@ from app.console import note
 from app.engine import Engine, Request
 from app.flag_words import with_flags
 from app.generation import Event
+from app.hub_models import weights_room
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compiling
@@ -259,4 +260,10 @@ def fetch_with_bar(model: str, *, check: bool = False) -> Path:
         def on_progress(progress: Progress) -> None:
             report(progress.done_bytes, progress.total_bytes)
 
-        return fetch(model, progress=on_progress, check=check)
+        return fetch(
+            model,
+            progress=on_progress,
+            check=check,
+            room=weights_room(),
+            chosen=lambda choice: note(choice.because),
+        )

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from models.finding.hub import HubFile
+from models.finding.progress import size_text
 
 if TYPE_CHECKING:
     from kvcache import ModelShape
@@ -77,9 +78,5 @@ class CatalogueEntry:
 
     @property
     def size_text(self) -> str:
-        """The size as people say it, in decimal units."""
-        if self.size is None:
-            return "size unknown"
-        if self.size < 10**9:
-            return f"{self.size / 10**6:.0f} MB"
-        return f"{self.size / 10**9:.1f} GB"
+        """The size as people say it."""
+        return "size unknown" if self.size is None else size_text(self.size)

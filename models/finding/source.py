@@ -3,6 +3,7 @@
 A spec is read in this order:
 
     hf:OWNER/REPO/FILE.gguf[@REVISION]      a file on the Hub
+    hf:OWNER/REPO[:QUANTIZATION][@REVISION] one of a repository's files there
     ember:…  lmstudio:…  ollama:…           a name that `models.finding.discover` gives
     anything with a slash, or *.gguf        a path (`~` is the home folder)
     anything else                           a catalogue name
@@ -15,9 +16,10 @@ from pathlib import Path
 from kvcache.errors import quoted, reason, short
 from models.errors import ModelNotFoundError
 from models.finding import catalogue
+from models.finding.choice import cached_choice
 from models.finding.discover import FoundModel, discover, without_files
 from models.finding.entry import CatalogueEntry
-from models.finding.hub import MAIN, HubFile, cached, file_size
+from models.finding.hub import MAIN, HubFile, HubModel, cached, file_size
 from models.finding.store import installed, own_path
 
 _HUB_PREFIX = "hf:"
@@ -33,7 +35,7 @@ class FoundName:
     name: str
 
 
-Source = Path | CatalogueEntry | HubFile | FoundName
+Source = Path | CatalogueEntry | HubFile | HubModel | FoundName
 
 
 def parse(spec: str) -> Source:
@@ -69,8 +71,9 @@ def locate(spec: str) -> Path:
                 f"{entry.name} is not on this machine: `ember pull {entry.name}` "
                 f"fetches it ({entry.size_text})"
             )
-        case HubFile() as wanted:
-            if found := cached(wanted):
+        case (HubFile() | HubModel()) as wanted:
+            found = cached(wanted) if isinstance(wanted, HubFile) else cached_choice(wanted)
+            if found:
                 return found
             raise ModelNotFoundError(
                 f"{wanted} is not on this machine: `ember pull {wanted}` fetches it"
@@ -82,23 +85,27 @@ def locate(spec: str) -> Path:
 def can_be_fetched(spec: str) -> bool:
     """Whether `models.finding.fetch` knows where to get the model from, should it not be here."""
     try:
-        return isinstance(parse(spec), CatalogueEntry | HubFile)
+        return isinstance(parse(spec), CatalogueEntry | HubFile | HubModel)
     except ModelNotFoundError:
         return False
 
 
-def _parse_hub(spec: str) -> HubFile:
+def _parse_hub(spec: str) -> HubFile | HubModel:
     path, _, revision = spec.removeprefix(_HUB_PREFIX).partition("@")
     owner, _, rest = path.partition("/")
-    repo, _, file = rest.partition("/")
+    repo, slash, file = rest.partition("/")
+    repo, _, quantization = (repo, "", "") if slash else repo.partition(":")
+    revision = revision or MAIN
     try:
-        if not file.casefold().endswith(".gguf") or spec.endswith("@"):
+        if spec.endswith(("@", ":")) or (slash and not file.casefold().endswith(".gguf")):
             raise ValueError(spec)
-        return HubFile(repo=f"{owner}/{repo}", file=file, revision=revision or MAIN)
+        if slash:
+            return HubFile(repo=f"{owner}/{repo}", file=file, revision=revision)
+        return HubModel(repo=f"{owner}/{repo}", quantization=quantization, revision=revision)
     except ValueError as error:
         raise ModelNotFoundError(
-            f"{quoted(spec, 80)} names no file on the Hub: expected hf:OWNER/REPO/FILE.gguf or "
-            "hf:OWNER/REPO/FILE.gguf@REVISION"
+            f"{quoted(spec, 80)} names no model on the Hub: expected hf:OWNER/REPO, "
+            "hf:OWNER/REPO:QUANTIZATION or hf:OWNER/REPO/FILE.gguf, and @REVISION behind it"
         ) from error
 
 
@@ -142,7 +149,7 @@ def _path_hint(path: Path) -> str:
     if close := difflib.get_close_matches(path.name, neighbours, n=1):
         return f"; did you mean {path.parent / close[0]}?"
     if not path.is_absolute() and 2 <= len(path.parts) <= 3:
-        return "; a file on the Hub is written hf:OWNER/REPO/FILE.gguf"
+        return "; a model on the Hub is written hf:OWNER/REPO or hf:OWNER/REPO/FILE.gguf"
     return ""
 
 
@@ -168,7 +175,7 @@ def no_file(name: str, blob: Path) -> str:
 def _unknown(name: str, found: list[str] | None = None) -> ModelNotFoundError:
     """An error that names what is close among the catalogue and the models found."""
     if not name.strip():
-        return ModelNotFoundError("no model named: expected a name, a path or hf:OWNER/REPO/FILE")
+        return ModelNotFoundError("no model named: expected a name, a path or hf:OWNER/REPO")
     here = found if found is not None else [model.name for model in discover()]
     close = _close(name, here)
     hint = f"did you mean {' or '.join(close)}? " if close else ""

@@ -18,6 +18,7 @@ surrogate escapes, because a vocabulary's pieces must stay what they are.
 """
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 
@@ -93,15 +94,25 @@ def read_header(buffer: memoryview, size: int) -> Header:
     pair_count = cursor.count("metadata pairs", MAX_PAIRS)
     cursor.require(pair_count * _MIN_PAIR_BYTES + tensor_count * _MIN_TENSOR_BYTES, "the header")
     metadata = Metadata()
-    for _ in range(pair_count):
-        key = cursor.string("a metadata key", MAX_NAME_BYTES, errors="backslashreplace")
-        if key in metadata:
-            raise cursor.error(f"metadata {key!r} appears twice")
-        metadata[key] = _read_value(cursor, f"metadata {key!r}")
+    _read_pairs(cursor, pair_count, metadata)
     entries = [_read_tensor(cursor) for _ in range(tensor_count)]
     tensors = _place(entries, cursor, _alignment(metadata), size)
     notes = cursor.assumptions.notes()
     return Header(version=version, metadata=metadata, tensors=tensors, notes=notes)
+
+
+def read_leading_metadata(buffer: memoryview, size: int) -> Metadata:
+    """The first pairs of metadata, all that stand whole in `buffer`, of a file of `size` bytes.
+
+    Dimensions usually stand before the vocabulary, which is most of a header. Raises
+    `GGUFError` as `read_header` does, but not for what the bytes do not hold.
+    """
+    cursor, metadata = _Cursor(buffer, size), Metadata()
+    with suppress(HeaderEndError):
+        _read_version(cursor)
+        cursor.count("tensors", MAX_TENSORS)
+        _read_pairs(cursor, cursor.count("metadata pairs", MAX_PAIRS), metadata)
+    return metadata
 
 
 class _Cursor:
@@ -185,6 +196,14 @@ def _read_version(cursor: _Cursor) -> int:
     if version not in (2, 3):
         raise GGUFError(f"is GGUF version {version}, expected 2 or 3; convert it anew")
     return version
+
+
+def _read_pairs(cursor: _Cursor, count: int, metadata: Metadata) -> None:
+    for _ in range(count):
+        key = cursor.string("a metadata key", MAX_NAME_BYTES, errors="backslashreplace")
+        if key in metadata:
+            raise cursor.error(f"metadata {key!r} appears twice")
+        metadata[key] = _read_value(cursor, f"metadata {key!r}")
 
 
 def _read_value(cursor: _Cursor, what: str) -> MetadataValue:

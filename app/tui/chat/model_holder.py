@@ -1,18 +1,23 @@
 """The model of the chat: loaded, loading, being fetched, or none."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.job import Job
+from app.pace import Pace
 from app.tui.chat.state import Problem
 from app.tui.service.contract import (
     CacheChanged,
     CacheWish,
+    FetchEvent,
     LetGo,
     LoadEvent,
     ModelInfo,
     ModelService,
+    Told,
 )
+from app.tui.text import units
 from kvcache.errors import EmberError
 from models.finding.progress import Progress
 
@@ -22,9 +27,29 @@ class Fetching:
     """A download that runs. progress: its last report."""
 
     spec: str
-    job: Job[Progress]
+    job: Job[FetchEvent]
     progress: Progress | None = None
     stopped: bool = False
+    pace: Pace = field(default_factory=Pace)
+
+    def take(self, progress: Progress, at: float) -> None:
+        """It has come so far, at a time in seconds."""
+        self.progress = progress
+        if progress.total_bytes:
+            self.pace.note(progress.done_bytes, at)
+
+    @property
+    def in_words(self) -> str:
+        """How much is here, how fast it comes and how long it will take; empty before that."""
+        progress = self.progress
+        if progress is None or not progress.total_bytes:
+            return ""
+        done, total = map(units.file_size, (progress.done_bytes, progress.total_bytes))
+        left = self.pace.left(progress.total_bytes)
+        if left is None:
+            return f"{done} of {total}"
+        speed = f"{self.pace.rate / 1e6:.1f} MB/s"
+        return f"{done} of {total}, {speed}, {units.seconds(left)} left"
 
 
 class ModelHolder:
@@ -94,8 +119,12 @@ class ModelHolder:
 
     def _take_fetch(self, fetching: Fetching, *, may_load: bool) -> bool:
         items = fetching.job.poll()
-        if items:
-            fetching.progress = items[-1]
+        for item in items:
+            match item:
+                case Told():
+                    self.said.append(item.text)
+                case Progress():
+                    fetching.take(item, time.monotonic())
         if not fetching.job.ended:
             return bool(items)
         error = fetching.job.error

@@ -18,10 +18,11 @@ from app.model_list import Cost, ListedModel, cost_of, fit, listed
 from app.model_names import title_of
 from app.tui.chat.controller import ChatController
 from app.tui.screens.dialog import Dialog, closing
+from app.tui.screens.hub import HubScreen, cache_cost
 from app.tui.text import units
 from app.tui.text.colours import MUTED
 
-_KEYS = "⏎ load or fetch · F8 stop a download · Esc close"
+_KEYS = "⏎ load or fetch · / search the Hub · F8 stop a download · Esc close"
 _TICK = 1 / 10
 _STYLES = {Fit.FITS: "$success", Fit.TIGHT: "$warning", Fit.TOO_LARGE: "$error"}
 
@@ -32,6 +33,7 @@ class ModelsScreen(Dialog[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         *closing("ctrl+l"),
         Binding("f8", "stop", "Stop the download", show=False),
+        Binding("slash", "hub", "Search the Hub", show=False),
     ]
 
     def __init__(self, chat: ChatController) -> None:
@@ -74,6 +76,15 @@ class ModelsScreen(Dialog[str | None]):
         """Stop the download that runs."""
         self._chat.models.stop_fetch()
 
+    def action_hub(self) -> None:
+        """Search the Hub; what is chosen there is this screen's result."""
+
+        def done(spec: str | None) -> None:
+            if spec is not None:
+                self.dismiss(spec)
+
+        self.app.push_screen(HubScreen(), done)
+
     def _list(self) -> None:
         chooser = self._chooser
         at = chooser.highlighted
@@ -97,13 +108,12 @@ class ModelsScreen(Dialog[str | None]):
             line.update(f"fetching {inert_line(fetching.spec)}")
             return
         filled, empty = units.bar(progress.done_bytes / progress.total_bytes, 24)
-        done, total = map(units.file_size, (progress.done_bytes, progress.total_bytes))
         line.update(
             Content.assemble(
                 f"{progress.label} ",
                 (filled, "$accent"),
                 (empty, MUTED),
-                f" {done} of {total}",
+                f" {fetching.in_words}",
             )
         )
 
@@ -121,7 +131,7 @@ def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_current: bo
         (verdict.value, _STYLES[verdict]) if verdict else (unknown, MUTED),
         ("" if model.path else " · to fetch", "$accent"),
     )
-    about = f"{_cache_cost(cost)}{model.spec} · {model.about}"
+    about = f"{cache_cost(cost)}{model.spec} · {model.about}"
     return Content.assemble(first, "\n  ", (inert_line(about), MUTED))
 
 
@@ -141,12 +151,3 @@ def _name(
     mark = "● " if is_current else "  "
     name = cost.title if cost and cost.title else title_of(model.spec)
     return (mark, "$accent"), (inert_line(name), "bold"), "  "
-
-
-def _cache_cost(cost: Cost | None) -> str:
-    if cost is None or not cost.least_bytes:
-        return ""
-    hot, cold = (units.size(1000 * each) for each in (cost.token_bytes, cost.cold_bytes))
-    grows = f"KV per 1k tokens {hot}, cold {cold}" if cost.token_bytes else ""
-    windows = f"KV windows {units.size(cost.window_bytes)}" if cost.window_bytes else ""
-    return f"{', '.join(filter(None, (grows, windows)))} · "

@@ -36,6 +36,8 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         self._listed: Sequence[T] = []
         self._input = Input(search, placeholder=self.PLACEHOLDER, select_on_focus=False)
         self._chooser = OptionList(markup=False)
+        self._said = Static(markup=False, classes="said")
+        self._said.display = False
 
     @abstractmethod
     def find(self, text: str) -> Sequence[T]:
@@ -54,6 +56,7 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
             box.border_title = self.TITLE
             yield self._input
             yield self._chooser
+            yield self._said
             yield Static(self.KEYS, markup=False, classes="keys")
 
     def on_mount(self) -> None:
@@ -76,6 +79,16 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         at = self._chooser.highlighted
         return self._listed[at] if at is not None and at < len(self._listed) else None
 
+    def take(self, item: T) -> None:
+        """Enter on an item, or a click."""
+        self.dismiss(self.result(item))
+
+    def say(self, text: str, *, is_error: bool = False) -> None:
+        """A line below the list; none for an empty text."""
+        self._said.set_class(is_error, "wrong")
+        self._said.update(text)
+        self._said.display = bool(text)
+
     def action_move(self, step: int) -> None:
         """Choose another."""
         if self._listed:
@@ -90,8 +103,8 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     @on(Input.Submitted)
     def _open(self) -> None:
         if (chosen := self.chosen) is not None:
-            self.dismiss(self.result(chosen))
+            self.take(chosen)
 
     @on(OptionList.OptionSelected)
     def _clicked(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(self.result(self._listed[event.option_index]))
+        self.take(self._listed[event.option_index])

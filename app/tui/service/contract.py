@@ -137,6 +137,14 @@ class CacheChanged:
     said: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the user should know of a download, in a line."""
+
+    text: str
+
+
+FetchEvent = Progress | Told
 LoadEvent = Progress | LetGo | CacheChanged | ModelInfo
 
 
@@ -193,7 +201,7 @@ class ModelService(Protocol):
         """
         ...
 
-    def fetch(self, spec: str) -> Job[Progress]:
+    def fetch(self, spec: str) -> Job[FetchEvent]:
         """Download a model, beside whatever else runs."""
         ...
 

@@ -11,6 +11,7 @@ from app.cache_flags import KEEP_SYSTEM, bits_of
 from app.chat_tokens import ChatTokens, system_of
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event, Finished, TextChunk, ThinkingChunk
+from app.hub_models import weights_room
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
 from app.kernels import COMPILING, compile_beside, compile_kernels
@@ -25,10 +26,12 @@ from app.tui.service.contract import (
     Ask,
     CacheChanged,
     CacheWish,
+    FetchEvent,
     LetGo,
     LoadEvent,
     ModelInfo,
     Prepared,
+    Told,
     TooLong,
     Weight,
 )
@@ -46,6 +49,7 @@ from app.wake.waking import Waking
 from kvcache import CacheConfig
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError, RenderStoppedError
+from models.finding.choice import Choice
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.finding.source import can_be_fetched, locate
@@ -127,8 +131,8 @@ class LiveService:
             lambda: until_stopped(change(wish, once(job, cancel), cancel)), job
         )
 
-    def fetch(self, spec: str) -> Job[Progress]:
-        job: Job[Progress] = Job()
+    def fetch(self, spec: str) -> Job[FetchEvent]:
+        job: Job[FetchEvent] = Job()
         self._cancel_fetch = cancel = threading.Event()
 
         def report(progress: Progress) -> None:
@@ -136,11 +140,16 @@ class LiveService:
                 raise CancelledError
             job.put(progress)
 
-        def work() -> Iterator[Progress]:
+        def chosen(choice: Choice) -> None:
+            job.put(Told(text=choice.because))
+
+        def work() -> Iterator[FetchEvent]:
             self._compiling = compile_beside(self._config.backend, cancel.is_set)
             try:
-                fetch(spec, progress=report)
-            except CancelledError:
+                fetch(spec, progress=report, room=weights_room(), chosen=chosen)
+            except CancelledError as stop:
+                for text in getattr(stop, "__notes__", ()):
+                    yield Told(text=text)
                 return
             yield Progress(done_bytes=1, total_bytes=1, label="done")
 

@@ -78,9 +78,8 @@ def _fetching(fetching: Fetching) -> Content:
     progress = fetching.progress
     if progress is None or not progress.total_bytes:
         return Content(f"fetching {inert_line(fetching.spec)} · Esc stops")
-    done, total = map(units.file_size, (progress.done_bytes, progress.total_bytes))
     bar = _bar(progress.done_bytes / progress.total_bytes)
-    return Content.assemble("fetching ", *bar, f" {done} of {total} · Esc stops")
+    return Content.assemble("fetching ", *bar, f" {fetching.in_words} · Esc stops")
 
 
 def _reading(chat: ChatController) -> Content:

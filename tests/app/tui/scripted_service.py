@@ -17,6 +17,7 @@ from app.tui.service.contract import (
     Ask,
     CacheChanged,
     CacheWish,
+    FetchEvent,
     LetGo,
     LoadEvent,
     ModelInfo,
@@ -105,7 +106,7 @@ class ScriptedService:
         self.load_error: Exception | None = None
         self.missing = set(missing)
         self._notes = tuple(notes)
-        self.fetch_job: Job[Progress] | None = None
+        self.fetch_job: Job[FetchEvent] | None = None
         self.look: Job[Completion] | None = None
         self._holds_load = holds_load
         self._load_job: Job[LoadEvent] | None = None
@@ -228,9 +229,9 @@ class ScriptedService:
         job.finish(self.load_error)
         return job
 
-    def fetch(self, spec: str) -> Job[Progress]:
+    def fetch(self, spec: str) -> Job[FetchEvent]:
         self.fetches.append(spec)
-        self.fetch_job = Job[Progress]()
+        self.fetch_job = Job[FetchEvent]()
         return self.fetch_job
 
     def answer(self, ask: Ask) -> Job[AnswerEvent]:

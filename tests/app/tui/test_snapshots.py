@@ -7,14 +7,20 @@ from typing import Protocol
 import pytest
 from textual.app import App
 from textual.pilot import Pilot
+from textual.widgets import Input, OptionList
 
 from app import memory
+from app.model_list import Cost, cost_by_shape
 from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, Thought
 from app.transcript import Completion, FinishReason
 from app.tui.app import ChatApp
 from app.tui.chat.state import Draft
+from app.tui.screens import hub
 from app.tui.screens.chat import ChatScreen
-from kvcache import EmberError
+from kvcache import EmberError, ModelShape
+from models.finding.choice import ListedFile
+from models.finding.hub import HubFile
+from models.finding.hub_listing import FoundRepo
 from models.text.messages import Role
 from tests.app.tui.scripted_service import ScriptedService, layer_stats
 
@@ -143,6 +149,39 @@ def test_thinking(snap_compare: Compare, key: str) -> None:
 def test_the_welcome(snap_compare: Compare, size: tuple[int, int]) -> None:
     app = prepared(ScriptedService(), None)
     assert snap_compare(app, terminal_size=size, run_before=settle)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_repository_on_the_hub(
+    snap_compare: Compare, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    files = [
+        ListedFile(hub=HubFile(repo="o/Nice-3B-GGUF", file=f"Nice-3B-{name}.gguf"), size=count)
+        for name, count in (("Q4_K_M", 2_019_377_696), ("Q8_0", 3_421_899_296), ("f16", 9 << 30))
+    ]
+    shape = ModelShape(layers=28, kv_heads=8, head_dim=128, context=131072)
+    costs = [cost_by_shape(each.quantization, each.size, shape) for each in files]
+    costs[-1] = Cost(problem="architecture 'made-up'")
+    found = FoundRepo(repo="o/Nice-3B-GGUF", downloads=1234, parameters=3_000_000_000)
+    monkeypatch.setattr(hub, "search", lambda _text, _report: [found])
+    monkeypatch.setattr(hub, "listing", lambda _repo, _report: files)
+    monkeypatch.setattr(hub, "costs_of", lambda _files, _report: costs)
+    monkeypatch.setattr(hub, "_PAUSE", 0.01)
+
+    async def before(pilot: Pilot[None]) -> None:
+        await settle(pilot)
+        await pilot.press("ctrl+l", "slash", *"nice")
+        screen = pilot.app.screen
+        assert isinstance(screen, hub.HubScreen)
+        screen.query_one(Input).cursor_blink = False
+        while not screen.query_one(OptionList).option_count:
+            await pilot.pause(0.05)
+        await pilot.press("enter")
+        while screen.query_one(OptionList).option_count < len(files):
+            await pilot.pause(0.05)
+        await pilot.pause(0.35)
+
+    assert snap_compare(prepared(ScriptedService(), None), terminal_size=size, run_before=before)
 
 
 @pytest.mark.parametrize("size", SIZES)

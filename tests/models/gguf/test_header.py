@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.errors import GGUFError
 from models.gguf.file import GGUFFile
-from models.gguf.header import MAX_HEADER_BYTES
+from models.gguf.header import MAX_HEADER_BYTES, read_leading_metadata
 from tests.models.gguf.raw_gguf import (
     ARRAY,
     BOOL,
@@ -179,6 +179,23 @@ def test_truncation_at_any_byte_is_refused(write: Writer) -> None:
     for size in range(1, len(whole)):
         with pytest.raises(GGUFError, match=r"model\.gguf"):
             GGUFFile(write(whole[:size]))
+
+
+def test_of_a_beginning_the_pairs_are_read_that_it_holds() -> None:
+    words = pair("words", ARRAY, array(STRING, 3, text("a") + text("bc") + text("")))
+    whole = RawGGUF(pairs=(GOOD, words), tensors=(tensor("t"),)).encode()
+    found = [
+        list(read_leading_metadata(memoryview(whole[:size]), len(whole)))
+        for size in range(len(whole) + 1)
+    ]
+    assert found == sorted(found, key=len)
+    assert (found[24], found[24 + len(GOOD)], found[-1]) == (
+        [],
+        ["general.architecture"],
+        ["general.architecture", "words"],
+    )
+    with pytest.raises(GGUFError, match="does not start with"):
+        read_leading_metadata(memoryview(b"<html>"), 100)
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
