@@ -229,7 +229,7 @@ class FetchingCache(LayerCache):
                 mask = sinks.merged(mask)
             if not self._is_rule(mask, ledger, new):
                 return self._sight(ledger, ledger.total, queries, new=new, mask=mask)
-        rule = mask if mask is None else "causal"
+        rule: Mask = None if mask is None else "causal"
         return self._sight(ledger, ledger.total, queries, new=new, mask=rule)
 
     def _is_given(self, mask: mx.array, ledger: Ledger, new: int) -> bool:

@@ -18,7 +18,7 @@ from kvcache.mlx_lm.serving import load_default, stock_load_default
 from kvcache.reference import Mask
 from kvcache.two_tier import TwoTierKVCache
 
-_FACTORY = "make_prompt_cache"
+_ATTENTION, _FACTORY = "scaled_dot_product_attention", "make_prompt_cache"
 
 
 def install(config: CacheConfig | None = None, *, metric: KeyMetric | None = None) -> None:
@@ -86,12 +86,12 @@ class _Attention:
         # Another's may stand on ours since: then ours is called by it.
         if not self._is_taken:
             self.stock = mx.fast.scaled_dot_product_attention
-            mx.fast.scaled_dot_product_attention = attend
+            setattr(mx.fast, _ATTENTION, attend)
             self._is_taken = True
 
     def give_place(self) -> None:
         if mx.fast.scaled_dot_product_attention is attend:
-            mx.fast.scaled_dot_product_attention = self.stock
+            setattr(mx.fast, _ATTENTION, self.stock)
             self._is_taken = False
 
 

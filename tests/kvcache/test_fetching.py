@@ -173,7 +173,8 @@ def _sinking(q: mx.array, keys: Any, values: Any) -> mx.array:
 def _scoring(q: mx.array, keys: Any, values: Any) -> mx.array:
     """Attention of its own."""
     keys, values = (x[:, mx.arange(HQ) // (HQ // HKV)] for x in (keys, values))
-    return mx.softmax(q @ keys.swapaxes(-1, -2) * SCALE, axis=-1) @ values
+    out: mx.array = mx.softmax(q @ keys.swapaxes(-1, -2) * SCALE, axis=-1) @ values
+    return out
 
 
 @BACKENDS
