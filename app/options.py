@@ -135,12 +135,9 @@ def add_sampling(parser: argparse.ArgumentParser, *, by_model: bool = False) -> 
     group = parser.add_argument_group("sampling", _BY_MODEL if by_model else _GREEDY)
 
     def add(flag: str, kind: Bounded, off: float, about: str) -> None:
-        group.add_argument(
-            flag,
-            type=kind,
-            default=None if by_model else off,
-            help=f"{about} (default: {'as the model' if by_model else f'{off:g}'})",
-        )
+        said = "the model's" if by_model else f"{off:g}"
+        default = None if by_model else off
+        group.add_argument(flag, type=kind, default=default, help=f"{about} (default: {said})")
 
     add("--temp", number(0, 100), 0.0, "temperature; 0 is greedy")
     add("--top-p", number(1e-9, 1), 1.0, "the likeliest tokens of so much probability; off at 1")

@@ -301,7 +301,7 @@ async def test_commands_and_their_arguments_are_completed(tmp_path: Path) -> Non
         chat.prompt.put("/")
         await chat.pilot.pause()
         await chat.press("down", "down", "up", "enter")
-        assert chat.prompt.text == "/retry"
+        assert chat.prompt.text == "/retry "
         await chat.press("escape")
         assert not offered.display
 
