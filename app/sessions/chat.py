@@ -69,7 +69,7 @@ class ChatMessage:
     end: int | None = None
     error: str | None = None
     thought: Thought | None = None
-    variants: Variants | None = None
+    variants: "Variants[ChatMessage] | None" = None
 
     @property
     def has_words(self) -> bool:
@@ -185,7 +185,7 @@ class Chat:
         last = [each for each in self.messages[-2:] if each.variants and len(each.variants) > 1]
         return last[-1] if last else None
 
-    def restore(self, found: Sequence[Place]) -> None:
+    def restore(self, found: Sequence[Place[ChatMessage]]) -> None:
         """Show what was taken apart by `places`."""
         messages = joined(found)
         pairs = zip(self.messages, messages, strict=False)

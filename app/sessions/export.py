@@ -36,7 +36,7 @@ def _folded(thought: Thought) -> tuple[str, ...]:
     return _fold(f"Thinking ({thought.tokens} tokens, {thought.seconds:.0f} s)", thought.text)
 
 
-def _folded_line(line: Sequence[Place]) -> tuple[str, ...]:
+def _folded_line(line: Sequence[Place[ChatMessage]]) -> tuple[str, ...]:
     """A variant of a message and what followed it, as what shows Markdown folds it."""
     first = line[0]
     count = len(first.message.variants or ())
@@ -55,9 +55,9 @@ def _fold(summary: str, text: str) -> tuple[str, ...]:
     return f"<details>\n<summary>{summary}</summary>", inside, "</details>"
 
 
-def _aside(found: Sequence[Place]) -> list[list[Place]]:
+def _aside(found: Sequence[Place[ChatMessage]]) -> list[list[Place[ChatMessage]]]:
     """The lines that are not shown."""
-    lines: list[list[Place]] = []
+    lines: list[list[Place[ChatMessage]]] = []
     for each in found:
         if each.way is Way.BEGINS:
             lines.append([])
@@ -127,9 +127,9 @@ def from_json(text: str) -> Chat:
     )
 
 
-def _placed(shown: list[object], aside: object) -> list[Place]:
+def _placed(shown: list[object], aside: object) -> list[Place[ChatMessage]]:
     """The messages of a chat and of its lines aside, and where they stand."""
-    made: list[Place] = []
+    made: list[Place[ChatMessage]] = []
     lines = [{"after": 0, "messages": shown}, *(aside if isinstance(aside, list) else ())]
     for at, line in enumerate(lines):
         match line:
@@ -145,7 +145,7 @@ def _placed(shown: list[object], aside: object) -> list[Place]:
     return made
 
 
-def _place(number: int, found: object, way: Way, follows: ChatMessage | None) -> Place:
+def _place(number: int, found: object, way: Way, follows: ChatMessage | None) -> Place[ChatMessage]:
     message = _read(number, found)
     variant = found.get("variant") if isinstance(found, dict) else None
     return Place(
@@ -181,7 +181,7 @@ def _read(number: int, found: object) -> ChatMessage:
     )
 
 
-def _message(place: Place) -> dict[str, object]:
+def _message(place: Place[ChatMessage]) -> dict[str, object]:
     message = place.message
     return {
         "role": message.role.value,

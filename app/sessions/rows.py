@@ -19,12 +19,12 @@ _LAST_SECOND = 253402300799.0  # of the year 9999
 _MOST_VARIANTS = 1 << 52
 
 
-def places(found: Sequence[dict[str, Any]]) -> list[Place]:
+def places(found: Sequence[dict[str, Any]]) -> list[Place[ChatMessage]]:
     """The messages that a chat's rows hold, by the rows' order, and where they stand.
 
     One whose place is lost stands aside at the beginning.
     """
-    made: list[Place] = []
+    made: list[Place[ChatMessage]] = []
     known: dict[object, ChatMessage] = {}
     before: ChatMessage | None = None
     for row in found:
@@ -71,7 +71,7 @@ def is_whole(row: dict[str, Any]) -> bool:
     )
 
 
-def held(place: Place) -> tuple[object, ...]:
+def held(place: Place[ChatMessage]) -> tuple[object, ...]:
     """What a row of a message would hold; cheap to make and to compare."""
     each = place.message
     return (
@@ -89,7 +89,7 @@ def held(place: Place) -> tuple[object, ...]:
     )
 
 
-def values(place: Place, follows: int) -> dict[str, object]:
+def values(place: Place[ChatMessage], follows: int) -> dict[str, object]:
     """The columns of a message's row. follows: the row of the message before it, 0 for none."""
     each = place.message
     return {

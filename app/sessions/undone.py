@@ -10,7 +10,7 @@ class Undone:
     """A chat as it was before each thing that was taken back, the last one last."""
 
     def __init__(self) -> None:
-        self._before: list[list[Place]] = []
+        self._before: list[list[Place[ChatMessage]]] = []
 
     def take_back(self, chat: Chat) -> ChatMessage:
         """Take out the last question with its answers, and return it.

@@ -60,6 +60,9 @@ def variant(screen: ChatScreen, text: str) -> None:
     wanted = _wanted(text, present, len(variants))
     if wanted != present:
         chosen = screen.chat.choose(message, wanted)
+        if later := len(variants.tails[present]) - 1:
+            count = f"{later} message{'s' * (later > 1)}"
+            screen.notify(f"{count} after variant {present + 1} stay with it", markup=False)
         screen.show_messages()
         if was_selected:
             screen.conversation.select(chosen)

@@ -95,8 +95,7 @@ class ChatScreen(Screen[None]):
         self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
         self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
         self.gauges = Gauges(self._header, self._side, self.conversation)
-        self._starter = -1
-        self._was_busy = False
+        self._starter, self._was_busy = -1, False
         self._shown: list[ChatMessage] = []
         self._interrupted_at = 0.0
 
@@ -105,9 +104,7 @@ class ChatScreen(Screen[None]):
         with Horizontal(id="main"):
             yield self.conversation
             yield self._side
-        yield self._status
-        yield self.composer
-        yield KeyBar()
+        yield from (self._status, self.composer, KeyBar())
 
     def on_mount(self) -> None:
         """Start the timers."""
@@ -177,6 +174,7 @@ class ChatScreen(Screen[None]):
         if messages != self._shown:
             self._shown = list(messages)
             self.gauges.show(self.chat)
+            self.conversation.refresh()
 
     def _settled(self) -> None:
         """The model has loaded or answered."""

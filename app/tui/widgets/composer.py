@@ -156,9 +156,13 @@ class Composer(Vertical):
             self.post_message(self.EmptySent())
 
     def _taken(self, text: str) -> str:
-        """What of a draft's text is put into the prompt: none of one that nobody edits there."""
+        """What of a draft's text is put into the prompt: none of one that nobody edits there.
+
+        That one goes along, and is recalled as what was sent where it is taken off again.
+        """
         if len(text) <= _MAX_EDITED:
             return text
+        self._history.add(text)
         self._attach_paste(text)
         return ""
 

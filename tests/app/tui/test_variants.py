@@ -41,6 +41,7 @@ async def test_arrows_on_an_empty_prompt_show_other_answers() -> None:
         chat.prompt.put("")
         await chat.press("right")
         await chat.until(lambda: chat.texts == ["pets?", "dogs"])
+        assert "2 messages after variant 1 stay with it" in chat.told
         selected = chat.conversation.selected
         assert selected is not None
         assert selected.text == "dogs"
@@ -160,7 +161,7 @@ async def test_a_long_question_that_is_taken_back_goes_along_without_being_typed
         await chat.until(lambda: chat.app.chat.queued is None)
         assert chat.prompt.text == ""
         assert "@ pasted text 1" in chat.screen.composer.note
-        await chat.press("escape")
+        await chat.press("escape", "escape")
         await chat.settled()
 
 
