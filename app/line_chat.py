@@ -5,8 +5,6 @@ The chat itself is the one that the full screen shows. Knows no model and no sto
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from app import texts
 from app.console import Printer, note
@@ -46,7 +44,7 @@ class LineChat:
     def load(self, spec: str) -> None:
         """Load the model. Raises EmberError for what keeps it from that, KeyboardInterrupt."""
         self.chat.load(spec)
-        with load_bar() as report, self._working() as cancel:
+        with self._source.unseen(), load_bar() as report, cancel_on_interrupt() as cancel:
             while self.chat.busy:
                 self._step(cancel)
                 cancel.check()
@@ -65,7 +63,9 @@ class LineChat:
         while not self._ended:
             begun, self._begun = self._begun, Draft(text="")
             try:
-                self._take(self._source.read(begun.text), begun)
+                typed = self._source.read(begun.text)
+                with self._source.unseen():
+                    self._take(typed, begun)
             except EOFError:
                 print()
                 return
@@ -80,7 +80,7 @@ class LineChat:
         """Print the answer that has begun, to its end."""
         answer, before = self.chat.chat.messages[-1], self.chat.last
         shown = _Shown(answer, Printer(thinking=self._thinking))
-        with self._working() as cancel:
+        with cancel_on_interrupt() as cancel:
             with token_bar("reading") as report:
                 while self.chat.phase is Phase.READING:
                     self._step(cancel)
@@ -128,11 +128,6 @@ class LineChat:
             note(with_flags(error))
             if not text.startswith("/"):
                 self.put(Draft(text=text, attachments=begun.attachments))
-
-    @contextmanager
-    def _working(self) -> Iterator[Cancel]:
-        with self._source.unseen(), cancel_on_interrupt() as cancel:
-            yield cancel
 
     def _step(self, cancel: Cancel) -> None:
         """Take what the model has given since the last step. A kill ends the program at once."""

@@ -21,6 +21,7 @@ from tests.patience import patience
 
 ROOT = Path(cli.__file__).parent.parent
 INTERRUPT, END, QUIT = b"\x03", b"\x04", b"\x11"
+READS_LINE = "\x1b[?2004h"  # the line editor waits for a message
 _SECONDS = 60
 _SIZE = 120, 36
 _SIZES = "COLUMNS", "LINES"

@@ -12,7 +12,7 @@ import platformdirs
 import pytest
 
 from tests.app.conftest import write_tiny
-from tests.app.terminal import END, QUIT, ROOT, Terminal, inherited
+from tests.app.terminal import END, QUIT, READS_LINE, ROOT, Terminal, inherited
 from tests.scripted_model import write_scripted
 
 Change = Callable[[Path], object]
@@ -191,7 +191,7 @@ def test_while_it_is_loaded(model: Path, backend: str) -> None:
 
 def test_a_chat_says_so_and_goes_on(model: Path, environment: dict[str, str]) -> None:
     terminal = Terminal("chat", "--plain", *ENDLESS[:3], "-m", str(model), environment=environment)
-    terminal.wait_for("> ")
+    terminal.wait_for(READS_LINE)
     terminal.type(b"hi\n")
     terminal.wait_for("one two three one ")
     _cut(model)

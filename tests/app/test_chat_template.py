@@ -27,7 +27,7 @@ from models.gguf.tensor_types import TensorType
 from models.text.builtin_templates import TemplateSource
 from models.text.messages import Message, Role, conversation
 from tests.app.conftest import TINY
-from tests.app.terminal import END, INTERRUPT, QUIT, Terminal
+from tests.app.terminal import END, INTERRUPT, QUIT, READS_LINE, Terminal
 from tests.gguf_factory import every_matrix, sentencepiece_tokenizer, write_llama
 
 ENDLESS = (
@@ -249,7 +249,7 @@ def test_the_line_chat_goes_on_after_a_question_whose_template_was_stopped(
 ) -> None:
     model = str(with_template(LATER))
     terminal = Terminal("chat", "--plain", "-m", model, *FEW, environment=folders)
-    terminal.wait_for("> ")
+    terminal.wait_for(READS_LINE)
     terminal.type(LONG.encode() + b"\n")
     _wait_until_rendering(psutil.Process(terminal.process.pid))
     terminal.type(INTERRUPT)

@@ -16,7 +16,7 @@ from app.sessions.store import SessionStore, default_path
 from kvcache.native import build, library
 from models.native import kernels
 from models.text.messages import Role
-from tests.app.terminal import END, QUIT, Terminal
+from tests.app.terminal import END, QUIT, READS_LINE, Terminal
 from tests.scripted_model import write_scripted
 
 # Sets the title, clears, colours by C1, writes from right to left, rings, goes back, draws a link.
@@ -142,7 +142,7 @@ def _is_obeyed(character: str) -> bool:
 def test_no_command_lets_a_stranger_command_the_terminal(command: str, place: Place) -> None:
     told = ""
     for arguments in _walks(place)[command]:
-        chat = {"keys": b"hi\n/stats\n/nonsense\n" + END, "after": "> "}
+        chat = {"keys": b"hi\n/stats\n/nonsense\n" + END, "after": READS_LINE}
         told += place.shows(command, *arguments, **(chat if command == "chat" else {}))
     told += place.shows(command, f"--{EVIL}")
     _assert_harmless(_EDITOR.sub("", told) if command == "chat" else told)

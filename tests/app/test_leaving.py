@@ -15,7 +15,7 @@ from app.interrupt import leaving_on_signal
 from app.sessions.chat import Chat, State
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
-from tests.app.terminal import INTERRUPT, QUIT, ROOT, Terminal, inherited
+from tests.app.terminal import INTERRUPT, QUIT, READS_LINE, ROOT, Terminal, inherited
 from tests.app.tui.scripted_service import ScriptedService
 
 BACKEND = ("--backend", "reference")
@@ -188,11 +188,11 @@ def lines_loading(terminal: Terminal) -> None:
 
 
 def lines_idle(terminal: Terminal) -> None:
-    terminal.wait_for("> ")
+    terminal.wait_for(READS_LINE)
 
 
 def lines_answering(terminal: Terminal) -> None:
-    terminal.wait_for("> ")
+    terminal.wait_for(READS_LINE)
     terminal.type(b"ba ce di" + ENTER)
     terminal.wait_for_more(300)
 
@@ -272,7 +272,7 @@ def test_a_line_chat_that_does_not_hear_ends_by_a_second_interrupt(
 ) -> None:
     command = ("chat", "--plain", "-m", str(tiny_path), *BACKEND)
     terminal = Terminal(*command, environment=folders, program=("-c", STUCK_ANSWER))
-    terminal.wait_for("> ")
+    terminal.wait_for(READS_LINE)
     terminal.type(b"ba ce di" + ENTER)
     terminal.wait_for("stuck")
     terminal.type(INTERRUPT)

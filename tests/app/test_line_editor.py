@@ -7,7 +7,7 @@ import pytest
 
 from app.sessions.chat import State
 from app.sessions.store import SessionStore
-from tests.app.terminal import END, INTERRUPT, Terminal
+from tests.app.terminal import END, INTERRUPT, READS_LINE, Terminal
 from tests.scripted_model import write_scripted
 
 ENTER, ALT_ENTER, UP, TAB = b"\r", b"\x1b\r", b"\x1b[A", b"\t"
@@ -31,7 +31,7 @@ def open_chat(model: Path, folders: dict[str, str]) -> Open:
     def opened(*flags: str, **environment: str) -> Terminal:
         command = ("chat", "--plain", "-m", str(model), "--backend", "reference", *flags)
         terminal = Terminal(*command, environment=folders | environment)
-        terminal.wait_for("> ")
+        terminal.wait_for(READS_LINE)
         return terminal
 
     return opened
@@ -77,7 +77,6 @@ def test_alt_enter_and_a_backslash_begin_another_line(
 
 def test_a_paste_of_many_lines_is_one_message(open_chat: Open, folders: dict[str, str]) -> None:
     terminal = open_chat()
-    terminal.wait_for("\x1b[?2004h")
     terminal.type(PASTE % b"one\rtwo\r\n\r\n/quit\rthree\x1b[31m\r" + ENTER)
     terminal.wait_for("five")
     left(terminal)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.terminal import END, QUIT, ROOT, Terminal, inherited
+from tests.app.terminal import END, QUIT, READS_LINE, ROOT, Terminal, inherited
 from tests.scripted_model import write_scripted
 
 _SEQUENCE = re.compile(r"[\x1b\x9b\x08]")
@@ -66,7 +66,7 @@ def test_a_locale_that_cannot_show_the_drawing_gets_lines(
     command = ("chat", "-m", str(model), "--backend", "reference")
     terminal = Terminal(*command, environment=folders | environment)
     terminal.wait_for(why)
-    terminal.wait_for("> ")
+    terminal.wait_for(READS_LINE)
     terminal.type(b"hi\r")
     terminal.wait_for("hello")
     terminal.type(END)

@@ -12,7 +12,7 @@ from app.sessions.chat import State
 from app.sessions.store import SessionStore
 from models.text.messages import Role
 from tests.app.monkey import ENDED, misuse
-from tests.app.terminal import END, QUIT, Terminal
+from tests.app.terminal import END, QUIT, READS_LINE, Terminal
 
 # Nothing to be compiled in the empty home folder that these tests give the program.
 BACKEND = ("--backend", "reference")
@@ -189,7 +189,7 @@ def test_files_that_were_cut_short_keep_nobody_from_starting(
     assert modes == [0o600, 0o700]
     plain = Terminal(*command, "--plain", environment=folders)
     plain.wait_for("the defaults are used")
-    plain.wait_for("> ")
+    plain.wait_for(READS_LINE)
     plain.type(END)
     assert plain.close() == 0
 
