@@ -17,10 +17,10 @@ from models.finding.entry import CatalogueEntry
 from models.gguf.file import GGUFFile
 from models.gguf.metadata import Metadata
 from models.gguf.tensor_types import TensorType
-from models.loader import decoded_bytes
+from models.loader import decoded_bytes, title_of
 from models.network.config import NetworkConfig
 from models.network.shapes import tensors_to_read
-from models.title import quantization, readable, title, titled
+from models.title import quantization, readable, titled
 
 # The cost of a token is the same for all; this one has nothing to be compiled first.
 _ANY_BACKEND = CacheConfig(backend=Backend.REFERENCE)
@@ -115,7 +115,7 @@ def _examine(path: Path, *, decoded: bool) -> Cost:
     stored, name = "", readable(path.stem)
     try:
         with GGUFFile(path) as file:
-            name = title(file.metadata, path.stem)
+            name = title_of(path, file.metadata)
             stored = quantization(file.metadata, file.tensors.values())
             config = NetworkConfig.from_metadata(file.metadata)
             entries = tensors_to_read(file, config).values()

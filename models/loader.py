@@ -17,10 +17,12 @@ from kvcache import Backend, EmberError
 from kvcache.config import on_gpu
 from kvcache.errors import quoted
 from kvcache.native.build import NativeUnavailableError, build
+from models.finding import catalogue
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
 from models.gguf.identity import identity_of
+from models.gguf.metadata import Metadata
 from models.gguf.open_file import Map, OpenFile
 from models.gguf.tensor import Tensor
 from models.native.kernels import kernels, missing
@@ -127,7 +129,7 @@ def load(
         weights = Weights(tensors, activation_dtype(), hold, joins=backing.joins)
         network = backing.network(config, weights, file.opened.check)
         file.opened.check()
-        name = title(file.metadata, path.stem)
+        name = title_of(path, file.metadata)
         stored = quantization(file.metadata, entries.values())
         sampling = SamplingDefaults.from_metadata(file.metadata)
     return LoadedModel(
@@ -212,6 +214,12 @@ def _backing(backend: Backend) -> _Backing:
         joins=False,
         as_filed=True,
     )
+
+
+def title_of(path: Path, metadata: Metadata) -> str:
+    """The name for people that the catalogue gives a file, else its own."""
+    known = catalogue.entry_of_file(path.name)
+    return known.title if known is not None else title(metadata, path.stem)
 
 
 def decoded_bytes(shape: Sequence[int]) -> int:

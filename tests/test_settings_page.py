@@ -81,7 +81,7 @@ def _read_variables() -> set[str]:
             # What stands for a flag's value looks the same.
             values = {id(n.value) for n in nodes if isinstance(n, ast.keyword) and n.arg}
             words = [n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in values]
-            found |= {word for word in words if re.fullmatch(r"[A-Z][A-Z_]{2,}", str(word))}
+            found |= {str(word) for word in words if re.fullmatch(r"[A-Z][A-Z_]{2,}", str(word))}
     return found
 
 

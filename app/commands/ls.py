@@ -71,7 +71,7 @@ def _print_grouped(rows: list[_Row]) -> None:
             name, spec, about = (
                 inert_line(each) for each in (cost.title, model.spec, _about(model, cost))
             )
-            print(f"  {name:<42} {size}  {window:>14}  {spec:<16}  {about}")
+            print(f"  {name:<42} {size}  {window:>14}  {spec:<18}  {about}")
 
 
 def _about(model: "ListedModel", cost: "Cost") -> str:

@@ -132,10 +132,11 @@ class CodedValues : public TileValues {
         for (int64_t group = 0; group < form_.groups(); ++group) {
             const Weights<kRows> weighed(*this, weights, group);
             const int64_t end = (group + 1) * form_.group;
-            for (int64_t c = group * form_.group; c < end; c += kVectors * kLanes)
-                with_constant<kVectors>((end - c) / kLanes, [&](auto vectors) {
-                    add_codes<kBits, kRows, vectors>(weighed, c, corrections, out + c);
-                });
+            int64_t c = group * form_.group;
+            for (; c + kVectors * kLanes <= end; c += kVectors * kLanes)
+                add_codes<kBits, kRows, kVectors>(weighed, c, corrections, out + c);
+            for (; c < end; c += kLanes)
+                add_codes<kBits, kRows, 1>(weighed, c, corrections, out + c);
         }
     }
 

@@ -25,6 +25,11 @@ def entry(name: str) -> CatalogueEntry | None:
     return next((each for each in CATALOGUE if bare(each.name) == wanted), None)
 
 
+def entry_of_file(name: str) -> CatalogueEntry | None:
+    """The entry whose file has this name."""
+    return next((each for each in CATALOGUE if each.hub.file_name == name), None)
+
+
 def bare(name: str) -> str:
     """A name as it is compared: without marks and spaces, in one case."""
     return name.casefold().translate(_MARKS)

@@ -242,12 +242,12 @@ class LanePanel {
     }
 };
 
-// For up to four activation rows codes go from the file's bytes into registers and no further; more
-// meet a panel, as many do.
+// For one or two activation rows codes go from the file's bytes into registers and no further; more
+// meet a panel, as many do, by the same operations.
 template <Type kType>
 struct LaneFewRows {
     static constexpr Form kForm = Form::InOrder;
-    static constexpr int kTogether = 4;  // activation rows whose sums the registers hold
+    static constexpr int kTogether = 2;  // for more, compiling each type would take longer
     static_assert(kStrip == kPanel);
 
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
@@ -255,8 +255,8 @@ struct LaneFewRows {
         if (rows > kTogether)
             return own_panel<LanePanel>().template multiply<kType>(w, first, x, rows, out.values);
         for (int64_t n = 0; n < count; n += kLaneRows)
-            each_few(rows, [&](auto some, int m) {
-                multiply_rows<some>(w, x + m, first + n, count - n, out.values + m, n);
+            with_constant<kTogether>(rows, [&](auto some) {
+                multiply_rows<some>(w, x, first + n, count - n, out.values, n);
             });
     }
 

@@ -1,6 +1,7 @@
 """Which models this machine can hold, as `ls`, `pull` and the chat's list tell it."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from app.memory import LEAST_WINDOW, Memory, TooLargeError, admit
 from app.model_list import Cost, Outlook, Room, cost_of, foretell, listed, outlook
 from kvcache import Backend, CacheConfig, resolve
 from kvcache.tiers.plan import ModelShape
+from models import load
 from models.errors import FetchError
 from models.finding import catalogue
 from models.finding.entry import CatalogueEntry
@@ -146,15 +148,60 @@ def test_ls_groups_by_what_the_machine_can_hold(
     lines = ember("ls").out.splitlines()
     heads = [line for line in lines if not line.startswith(" ")]
     assert heads == [room.value for room in Room]
-    starts = [" ".join(line.split()[:3]) for line in lines]
-    tiny = f"ember:tiny.gguf {tiny_path.stat().st_size / 1e9:.2f} GB"
-    broken = "ember:broken.gguf 0.00 GB"
-    assert starts[1:3] == [tiny, "small 1.00 GB"]
-    assert [starts[4], starts[6], starts[10]] == ["eight 4.00 GB", "huge 40.00 GB", broken]
-    assert lines[8].split() == ["untold", "to", "pull:", "eight"]
-    assert " 4,035 tokens  to pull: eight" in lines[2]
+    cells = [re.split(r"  +", line.strip()) for line in lines]
+    tiny = f"{tiny_path.stat().st_size / 1e9:.2f} GB"
+    assert cells[1] == ["random weights · Q8_0", tiny, "128 tokens", "ember:tiny.gguf", "ember"]
+    assert [cells[at][:2] for at in (2, 4, 6, 10)] == [
+        ["eight · Q4_1", "1.00 GB"],
+        ["eight · Q4_1", "4.00 GB"],
+        ["eight · Q4_1", "40.00 GB"],
+        ["Broken", "0.00 GB"],
+    ]
+    assert [cells[at][-2] for at in (2, 4, 6, 10)] == [
+        "small",
+        "eight",
+        "huge",
+        "ember:broken.gguf",
+    ]
+    assert lines[8].split() == ["eight", "·", "Q4_1", "untold", "to", "pull:", "eight"]
+    assert re.search(r" 4,035 tokens  small +to pull: eight", lines[2])
     assert "tokens" not in lines[6]
     assert "  ember: " in lines[10]
+
+
+def test_a_file_of_the_catalogue_has_its_title_there(tmp_path: Path, tiny_path: Path) -> None:
+    path = tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    path.symlink_to(tiny_path)
+    assert load(path).title == "SmolLM2 135M Instruct · Q8_0"
+    assert load(tiny_path).title == "random weights · Q8_0"
+
+
+@pytest.mark.parametrize("how", [["--backend", "reference"], []])
+def test_the_reference_holds_weights_as_floats(
+    how: list[str],
+    ember: Ember,
+    offers: Offers,
+    tiny_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is asked for, or nothing else can be compiled here."""
+    offers(EIGHT, UNTOLD)
+    models_folder().mkdir(parents=True)
+    (models_folder() / "tiny.gguf").symlink_to(tiny_path)
+    loaded = load(tiny_path, backend=Backend.REFERENCE)
+    if not how:
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    listing = json.loads(ember("ls", "--json", *how).out)
+    (found,), (eight, untold) = listing["found"], listing["available"]
+    assert found["weight_bytes"] == loaded.weight_bytes > 2 * loaded.file_bytes
+    # 20 bytes for 32 weights of Q4_1.
+    assert eight["weight_bytes"] == 4 * GB // 20 * 32 * 4
+    assert eight["memory"] == "too large"
+    assert untold["weight_bytes"] is None
+    inspected = json.loads(ember("inspect", tiny_path, "--json", *how).out)["memory"]
+    assert inspected["weight_bytes"] == loaded.weight_bytes
+    assert inspected["weights_as"] == "floats"
+    assert "MiB, as floats" in ember("inspect", tiny_path, *how).out
 
 
 def test_ls_says_the_same_as_json(ember: Ember, offers: Offers, tiny_path: Path) -> None:

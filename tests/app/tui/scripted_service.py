@@ -39,7 +39,7 @@ GREEDY = SamplingDefaults(
 def scripted_model(spec: str = "scripted") -> ModelInfo:
     """A model of 7 layers and a window of 1000 tokens."""
     return ModelInfo(
-        name="Scripted",
+        name=spec,
         spec=spec,
         path=Path(f"{spec}.gguf"),
         file_bytes=97_000_000,

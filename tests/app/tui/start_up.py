@@ -15,8 +15,8 @@ from models import load
 from tests.app.tui.timed_terminal import TimedTerminal
 
 _PATIENCE = 60.0
-# The prompt is drawn last.
-_PROMPT = b"commands"
+# Of the welcome, which is drawn whether a model is loaded or not yet.
+_PROMPT = b"attaches a file"
 
 
 def seconds(model: str) -> float:
