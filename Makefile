@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: chat test test-large truth vocabularies templates check metal-check cuda-check \
+.PHONY: chat test test-large truth vocabularies templates monkey check metal-check cuda-check \
 	metal-registers metal-mutants bench clean
 
 chat: $(VENV)/.run
@@ -34,6 +34,11 @@ vocabularies: $(VENV)/.dev
 # Every chat template of llama.cpp's collection and others, of 80 MB of these packages.
 templates: $(VENV)/.dev
 	$(PY) -m pytest -m templates
+
+# 200 seeds of random misuse of the chat, two windows each: about an hour and a half on two cores.
+# MONKEY="--seeds 20" is fewer.
+monkey: $(VENV)/.dev
+	@$(PY) -m tests.app.monkey smollm2 $(MONKEY)
 
 # The GPU kernels on this machine's GPU, right or wrong and how fast, in less than five minutes:
 # one table to paste, and metal-check.json. CHECK="--only correctness" is a part of it.

@@ -37,13 +37,17 @@ class Terminal:
         environment: Mapping[str, str] | None = None,
         program: Sequence[str] = ("-m", "app"),
         is_controlling: bool = True,
+        folder: Path = ROOT,
     ) -> None:
-        """program: what Python runs. is_controlling: signals come from the terminal too."""
+        """program: what Python runs. is_controlling: signals come from the terminal too.
+
+        folder: where it runs.
+        """
         self._master, slave = pty.openpty()
         self.resize(*_SIZE)
         self.process = subprocess.Popen(
             [sys.executable, *program, *arguments],
-            cwd=ROOT,
+            cwd=folder,
             env={**inherited(), **(environment or {})},
             stdin=slave,
             stdout=slave,

@@ -43,6 +43,7 @@ _TICK = 1 / 20
 _FIGURES_TICK = 1 / 4
 _SIDE_PANE_FROM = 100
 _SHORT = 26
+_LINES = 3  # above the conversation, above the prompt and below it
 _QUIT_SECONDS = 2.0
 # What /variant takes beside a number.
 PREVIOUS, NEXT = "previous", "next"
@@ -118,6 +119,7 @@ class ChatScreen(Screen[None]):
         """Narrow screens have no side pane, short ones no frame."""
         self.set_class(self.size.width < _SIDE_PANE_FROM, "narrow")
         self.set_class(self.size.height < _SHORT, "short")
+        self.composer.fit(self.size.height - _LINES)
 
     # -- parts that commands use --
 

@@ -15,11 +15,12 @@ from app.tui.chat.completion import Suggestion
 from app.tui.chat.history import PromptHistory
 from app.tui.chat.state import Draft
 from app.tui.widgets.prompt import Prompt
-from app.tui.widgets.suggestions import Suggestions
+from app.tui.widgets.suggestions import MOST_LINES, Suggestions
 
 _COUNT_AFTER = 0.25
 # A longer text goes along without being put into the prompt, which would wrap it for a second.
 _MAX_EDITED = 50_000
+_MOST_PROMPT_LINES = 8
 
 
 class Composer(Vertical):
@@ -73,6 +74,11 @@ class Composer(Vertical):
         with Horizontal(id="prompt-row"):
             yield Static("❯", id="prompt-mark")
             yield self.prompt
+
+    def fit(self, rows: int) -> None:
+        """Leave the conversation a part of so many rows, and the cursor in view."""
+        self.prompt.styles.max_height = min(max(rows // 2, 1), _MOST_PROMPT_LINES)
+        self._suggestions.most = min(max(rows // 3, 1), MOST_LINES)
 
     # -- the draft --
 

@@ -9,14 +9,15 @@ from app.inert import inert_line
 from app.tui.chat.completion import Suggestion
 from app.tui.text.colours import MUTED
 
-_MOST_LINES = 7
+MOST_LINES = 7
 
 
 class Suggestions(Widget):
-    """A list of completions with one of them chosen."""
+    """A list of completions with one of them chosen. most: lines that it may take."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.most = MOST_LINES
         self._all: list[Suggestion] = []
         self._at = 0
         self.moved = False
@@ -33,7 +34,7 @@ class Suggestions(Widget):
             return
         self._all, self._at, self.moved = list(found), 0, False
         self.display = bool(found)
-        self.styles.height = min(len(self._all), _MOST_LINES)
+        self.styles.height = min(len(self._all), self.most)
         self.refresh(layout=True)
 
     def move(self, step: int) -> None:
@@ -44,8 +45,8 @@ class Suggestions(Widget):
             self.refresh()
 
     def render(self) -> Content:
-        first = max(min(self._at - _MOST_LINES // 2, len(self._all) - _MOST_LINES), 0)
-        shown = self._all[first : first + _MOST_LINES]
+        first = max(min(self._at - self.most // 2, len(self._all) - self.most), 0)
+        shown = self._all[first : first + self.most]
         width = max((len(inert_line(each.label)) for each in shown), default=0) + 2
         lines = []
         for at, each in enumerate(shown, start=first):

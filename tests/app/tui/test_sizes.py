@@ -116,3 +116,14 @@ async def test_the_chat_says_all_it_has_to_say(size: tuple[int, int]) -> None:
             chat.prompt.put(f"/{command.name}")
             await chat.pilot.pause()
             assert command.about in drawn(chat.screen.query_one(Suggestions))
+
+
+@pytest.mark.parametrize("size", [(20, 5), (40, 8), (60, 19)], ids=str)
+@on_screen
+async def test_what_is_typed_stays_in_view_in_a_low_terminal(size: tuple[int, int]) -> None:
+    async with talk(size=size) as chat:
+        for text, last in (("line\n" * 12 + "end", "end"), ("/", "/")):
+            chat.prompt.put(text)
+            await chat.pilot.pause(0.1)
+            assert chat.screen.region.contains_region(chat.prompt.region)
+            assert drawn(chat.prompt).split()[-1] == last

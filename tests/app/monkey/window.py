@@ -1,0 +1,281 @@
+"""One window with a chat: what its terminal shows, and each action done in it.
+
+Knows what must be seen on the screen; what must be on disk is asked of `kept`.
+"""
+
+import re
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+import pyte
+
+from tests.app.monkey.actions import (
+    NEWLINE,
+    SELECT_ALL,
+    Action,
+    Ask,
+    Edit,
+    End,
+    Interrupt,
+    Keys,
+    Pause,
+    Resize,
+    Type,
+    Undo,
+    pasted,
+)
+from tests.app.monkey.kept import FaultError, Kept
+from tests.app.terminal import INTERRUPT, QUIT, Terminal
+from tests.patience import patience
+
+_LOOK_SECONDS, _SEEN_SECONDS, _KEPT_SECONDS, _READY_SECONDS = 0.05, 1.0, 5.0, 8.0
+_BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
+_PASTE_ENDS = b"\x1b[201~"
+_EMPTY_PROMPT = "Ask, /"
+# The corner of a dialog before its title.
+_DIALOG = "╭─ "
+_WAITS = "1 question waits"
+_MODE = re.compile(r"\x1b\[\?(\d+)([hl])")
+_STAY_ON = {"7", "25"}  # lines wrap, and the cursor is seen
+_CODES = {
+    **dict.fromkeys((End.QUIT, End.COMMAND, End.INTERRUPTED), 0),
+    **{End.SIGINT: 130, End.SIGTERM: 143, End.SIGHUP: 129, End.HANG_UP: 129},
+    End.SIGKILL: -signal.SIGKILL,
+}
+_KEYS = {End.QUIT: QUIT, End.COMMAND: b"/quit\r", End.INTERRUPTED: INTERRUPT * 2}
+
+
+class Window:
+    """A running chat; `follow` raises FaultError for what must not be.
+
+    slowest: the longest that a word took to be seen.
+    """
+
+    def __init__(self, terminal: Terminal, kept: Kept) -> None:
+        self._terminal, self._kept = terminal, kept
+        self._screen = pyte.Screen(120, 36)
+        self._stream = pyte.Stream(self._screen)
+        self._fed = 0
+        self._waiting: str | None = None
+        self.slowest = 0.0
+
+    @property
+    def shown(self) -> str:
+        """All that the terminal was given."""
+        return self._terminal.shown
+
+    def start(self) -> None:
+        """Wait until one can type, and the model is there."""
+
+        def is_ready() -> bool:
+            text = self._text()
+            return _EMPTY_PROMPT in text and "loading" not in text
+
+        self._demand(is_ready, _READY_SECONDS, "no prompt and model at first")
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        self._terminal.process.kill()
+
+    def do(self, action: Action) -> None:
+        """Do one thing, and hold what follows to what must."""
+        self._waiting = None
+        match action:
+            case Keys():
+                self._terminal.type(action.data)
+            case Interrupt():
+                self._terminal.type(INTERRUPT)
+                self._terminal.read_for(2.2)  # the next one is no second one
+            case Resize():
+                self._resize(action)
+            case Pause():
+                self._pause(action)
+            case Type():
+                self._type(action.word, action.paste, at_once=action.at_once)
+            case Ask():
+                self._type(action.word, action.paste, at_once=action.at_once)
+                self._send(action.word)
+            case Edit():
+                self._edit(action.word)
+            case Undo():
+                self._undo()
+        self._terminal.read_for(_LOOK_SECONDS)
+        self._kept_or_seen()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the chat has ended by itself, which keys may well have it do."""
+        return self._terminal.process.poll() is not None
+
+    def end(self, end: End) -> None:
+        """End it so, amid whatever it does; hold the exit code and the terminal to what must be.
+
+        What has ended by itself, by a click on the key bar for one, has ended with 0.
+        """
+        wanted = 0 if self.has_ended else _CODES[end]
+        if end is End.HANG_UP and not self.has_ended:
+            code = self._terminal.hang_up()
+        else:
+            self._bring_to_end(end)
+            code = self._terminal.close()
+            if code >= 0:
+                self._require_restored()
+        if code != wanted:
+            raise FaultError(
+                f"ended by {end.value} with {code}, expected {wanted}: {self._last_lines()}"
+            )
+        if self._waiting and end is not End.SIGKILL and not self._kept.has(self._waiting):
+            raise FaultError(f"{self._waiting} waited for the model at the end, and is not saved")
+
+    def require_no_traceback(self) -> None:
+        """Nothing that was shown is a traceback."""
+        at = self.shown.find("Traceback")
+        if at >= 0:
+            raise FaultError(f"a traceback: {self.shown[at : at + 3000]}")
+
+    # -- actions --
+
+    def _resize(self, resize: Resize) -> None:
+        for columns, rows in resize.sizes:
+            self._feed()
+            self._terminal.resize(columns, rows)
+            self._screen.resize(rows, columns)
+            self._terminal.read_for(0.01)
+
+    def _pause(self, pause: Pause) -> None:
+        if pause.by_key:
+            self._terminal.type(_SUSPEND)
+        elif not self.has_ended:
+            self._terminal.process.send_signal(signal.SIGTSTP)
+        stopped = self._wait(self._is_stopped, 0.3)
+        # By the key only where the prompt has the focus.
+        if not (stopped or pause.by_key or self.has_ended):
+            raise FaultError(f"did not stop by SIGTSTP: {self._last_lines()}")
+        if stopped and not self._terminal.is_cooked:
+            raise FaultError("it is stopped, and the terminal is not as a shell wants it")
+        if not self.has_ended:
+            self._terminal.process.send_signal(signal.SIGCONT)
+
+    def _is_stopped(self) -> bool:
+        try:
+            return psutil.Process(self._terminal.process.pid).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            return False
+
+    def _type(self, word: str, paste: bytes, *, at_once: bool) -> None:
+        if not at_once:
+            self._calm()
+        if self.has_ended:
+            return
+        began = time.monotonic()
+        # On a line of its own, where it is not broken.
+        self._terminal.type((pasted(paste) if paste else b"") + NEWLINE + word.encode())
+        if not self._wait(lambda: word in self._text(), _SEEN_SECONDS) and not self.has_ended:
+            if _DIALOG in self._text():
+                # It has come since: a question was too long.
+                self._type(word, paste, at_once=False)
+                return
+            raise FaultError(f"{word} was typed and is not seen: {self._picture()}")
+        self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def _send(self, word: str) -> None:
+        if self.has_ended:
+            return
+        self._terminal.type(_ENTER)
+
+        def is_taken() -> bool:
+            return self._kept.has(word) or _WAITS in self._text() or self.has_ended
+
+        self._demand(is_taken, _KEPT_SECONDS, f"{word} was sent, and neither waits nor is saved")
+        self._kept.look()
+        # Where another one waits already, it is in the prompt again.
+        if not self._kept.has(word) and word not in self._text():
+            self._waiting = word
+
+    def _edit(self, word: str) -> None:
+        self._calm()
+        self._terminal.type(b"/edit" + _ENTER)
+        if self._wait(lambda: "editing" in self._text(), _SEEN_SECONDS):
+            with self._kept.replacing():
+                self._terminal.type(SELECT_ALL)
+                self._type(word, b"", at_once=True)
+                self._send(word)
+
+    def _undo(self) -> None:
+        self._calm()
+        self._terminal.type(b"/undo" + _ENTER)
+        self._wait(lambda: "/undo" not in self._text(), _SEEN_SECONDS)
+        self._terminal.read_for(patience(0.1))
+
+    def _calm(self) -> None:
+        """Close what is open, and empty the prompt."""
+        self._terminal.type(_PASTE_ENDS)
+
+        def is_calm() -> bool:
+            text = self._text()
+            return _EMPTY_PROMPT in text and _DIALOG not in text
+
+        deadline = time.monotonic() + patience(_READY_SECONDS)
+        while not self._wait(is_calm, _LOOK_SECONDS) and not self.has_ended:
+            if time.monotonic() > deadline:
+                raise FaultError(f"no way back to an empty prompt: {self._picture()}")
+            # One by one: two at once are another key.
+            for keys in (_ESCAPE, _ESCAPE, SELECT_ALL + _BACKSPACE):
+                self._terminal.type(keys)
+                self._terminal.read_for(0.15)
+
+    def _bring_to_end(self, end: End) -> None:
+        if end in _KEYS:
+            self._calm()
+            self._terminal.type(_KEYS[end])
+        elif not self.has_ended:
+            self._terminal.process.send_signal(signal.Signals[end.value])
+
+    # -- what must hold --
+
+    def _kept_or_seen(self) -> None:
+        """What is not in the database any more is in the prompt."""
+        for word in self._kept.vanished():
+            self._demand(
+                lambda word=word: word in self._text() or self._kept.has(word) or self.has_ended,
+                _SEEN_SECONDS,
+                f"{word} was saved, and is neither in the database nor on the screen",
+            )
+
+    def _require_restored(self) -> None:
+        modes = dict(_MODE.findall(self.shown))
+        left = {mode for mode, state in modes.items() if state == "h"} - _STAY_ON
+        if left or any(modes.get(each) == "l" for each in _STAY_ON):
+            raise FaultError(f"the terminal is left with its modes {modes}")
+
+    def _demand(self, holds: Callable[[], bool], seconds: float, otherwise: str) -> None:
+        if not self._wait(holds, seconds):
+            raise FaultError(f"{otherwise}: {self._picture()}")
+
+    def _wait(self, holds: Callable[[], bool], seconds: float) -> bool:
+        deadline = time.monotonic() + patience(seconds)
+        while not holds():
+            if time.monotonic() > deadline or self.has_ended:
+                return holds()
+            self._terminal.read_for(_LOOK_SECONDS)
+        return True
+
+    # -- the screen --
+
+    def _text(self) -> str:
+        self._feed()
+        return "\n".join(self._screen.display)
+
+    def _feed(self) -> None:
+        with suppress(IndexError):  # pyte's own, where a terminal has shrunk
+            self._stream.feed(self.shown[self._fed :])
+        self._fed = len(self.shown)
+
+    def _picture(self) -> str:
+        return "\n" + self._text()
+
+    def _last_lines(self) -> str:
+        return repr(self.shown[-500:])
