@@ -195,10 +195,10 @@ class HookedSettings(Settings):
     tg: tokens of a turn. reps: turns of each cache.
     """
 
-    depths: tuple[int, ...] = (0, 2048)
+    depths: tuple[int, ...] = (0, 2048, 8192)
     step: int = 512
     tg: int = 8
-    reps: int = 5
+    reps: int = 3
 
     @classmethod
     def quick(cls, common: Settings) -> Self:

@@ -150,7 +150,7 @@ def _add_speed(add: _Add) -> None:
     _add_kv(add, "codecs of ember's cold tier", cache_flags.kv)
     add("--pp", type=options.tokens(1), metavar="N", help="prompt tokens to read (default: 512)")
     add("--tg", type=options.tokens(1), metavar="N", help="tokens to generate (default: 64)")
-    add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048)")
+    add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048,8192)")
     add("--reps", type=options.tokens(1), metavar="N", help="runs of each case (default: 3)")
     add("--batch", type=_list(1), metavar="N,N", help="rows computed together (default: 1)")
     add("--short", action="store_true", help="10, 50, 100 tokens too, with and without a cache")
@@ -204,10 +204,10 @@ def _add_lookup(add: _Add) -> None:
 
 
 def _add_hooked(add: _Add) -> None:
-    add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048)")
+    add("--depths", type=_list(0), metavar="N,N", help="tokens held before (default: 0,2048,8192)")
     add("--step", type=options.tokens(1), metavar="N", help="prompt tokens at a time (512)")
     add("--tg", type=options.tokens(1), metavar="N", help="tokens of a turn (default: 8)")
-    add("--reps", type=options.tokens(1), metavar="N", help="turns of each cache (default: 5)")
+    add("--reps", type=options.tokens(1), metavar="N", help="turns of each cache (default: 3)")
 
 
 def _add_wake(add: _Add) -> None:

@@ -55,7 +55,7 @@ class CpuTiers(Tiers[Array]):
     def attend(
         self, q: mx.array, ledger: Ledger, new: CpuTokens | None, sight: Sight, scale: float
     ) -> mx.array:
-        step = CpuStep(shape=self._shape(new), sight=sight, before=ledger, plan=self._plan)
+        step = _step(self._shape(new), sight, ledger, self._plan)
         if not step.is_taken:
             return super().attend(q, ledger, new, sight, scale)
         self._made(step.shape)
@@ -189,6 +189,20 @@ class CpuTiers(Tiers[Array]):
             elif isinstance(self._cold, CpuBlocks):
                 self._cold.fill_in(self._memory)
         return self._cold
+
+
+# Of the layer before, which mostly asked for the same.
+_latest: list[CpuStep] = []
+
+
+def _step(shape: Shape, sight: Sight, before: Ledger, plan: LayerPlan) -> CpuStep:
+    """Queries and new tokens for the kernels; one object for layers that are alike."""
+    for step in _latest:
+        if step.is_for(shape, sight, before, plan):
+            return step
+    made = CpuStep(shape=shape, sight=sight, before=before, plan=plan)
+    _latest[:] = [made]
+    return made
 
 
 def reads(plan: LayerPlan, shape: Shape) -> bool:

@@ -37,7 +37,7 @@ class CpuStep:
         """Where the tokens are once these are appended."""
         return self.before.appended(self.sight.new)
 
-    @property
+    @cached_property
     def is_taken(self) -> bool:
         """Whether kernels take it."""
         dim = self.shape[2]
@@ -54,11 +54,29 @@ class CpuStep:
             and _alike(rotation, self.sight.rotation)
         )
 
+    def is_for(
+        self, shape: tuple[int, int, int], sight: Sight, ledger: Ledger, plan: LayerPlan
+    ) -> bool:
+        """Whether a layer asks for this very step."""
+        return (
+            sight is self.sight and shape == self.shape and self.suits(ledger, plan, sight.rotation)
+        )
+
     def struct(self, *, heads: int, scale: float) -> TierStep:
         """For queries of `heads` heads; what it points to lives as long as this step.
 
         scale: of scores, the plan's temperature included.
         """
+        made = self._structs.get((heads, scale))
+        if made is None:
+            made = self._structs[heads, scale] = self._struct(heads, scale)
+        return made
+
+    @cached_property
+    def _structs(self) -> dict[tuple[int, float], TierStep]:
+        return {}
+
+    def _struct(self, heads: int, scale: float) -> TierStep:
         (batch, kv_heads, dim), before, after = self.shape, self.before, self.after
         rotation = self.sight.rotation
         return TierStep(
