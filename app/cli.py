@@ -132,6 +132,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"ember {__version__}")
+    # For commands that tell of all commands.
+    top.set_defaults(parser=top)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, module in _COMMANDS.items():
         summary = (module.__doc__ or "").strip().splitlines()[0]

@@ -222,7 +222,7 @@ def test_a_name_is_a_place(package: str) -> None:
     [
         (
             "from app import cli; cli.parser()",
-            {"mlx_lm", "transformers", "tokenizers", "textual", "rich", "huggingface_hub"},
+            {"mlx", "numpy", "tokenizers", "textual", "rich", "huggingface_hub", "shtab"},
         ),
         ("import app.line_chat", {"textual", "prompt_toolkit"}),
         ("import app.line_editor", {"textual"}),

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app import cache_flags, options
-from app.bench.settings import Settings
+
+if TYPE_CHECKING:
+    from app.bench.settings import Settings
 
 _Add = Callable[..., argparse.Action]
 
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         os.environ["EMBER_THREADS"] = str(threads)
     from app.bench.report import measure
     from app.bench.sections.all import SECTIONS
+    from app.bench.settings import Settings
     from app.kernels import compiling
     from app.session import fetch_with_bar
     from kvcache import Backend
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     return measure(jobs, out=_given(args, "out"), as_json=bool(_given(args, "json")))
 
 
-def _require_room(common: Settings, jobs: list[Settings], *, force: bool) -> None:
+def _require_room(common: "Settings", jobs: "list[Settings]", *, force: bool) -> None:
     """Refuse a model, or caches of it, that the memory cannot hold. Raises TooLargeError."""
     from app.bench.figures.shapes import held_bytes, network_of
     from app.console import note
@@ -113,7 +116,7 @@ def _require_room(common: Settings, jobs: list[Settings], *, force: bool) -> Non
         note(text)
 
 
-def _settings(kind: type[Settings], common: Settings, args: argparse.Namespace) -> Settings:
+def _settings(kind: "type[Settings]", common: "Settings", args: argparse.Namespace) -> "Settings":
     """The section's own settings, with those that flags give."""
     base = kind(**vars(common)) if args.section else kind.whole(common)
     if _given(args, "quick"):

@@ -24,17 +24,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the script, or the names that it asks for."""
     if args.names is None:
-        print(_script(args.shell))
+        print(_script(args.parser, args.shell))
         return 0
     for name in _NAMES[args.names]():
         print(name)
     return 0
 
 
-def _script(shell: str) -> str:
+def _script(parser: argparse.ArgumentParser, shell: str) -> str:
     import shtab
 
-    from app import cli
     from kvcache import CODECS
 
     completed = {
@@ -43,7 +42,6 @@ def _script(shell: str) -> str:
         "DIR": shtab.DIRECTORY,
         **dict.fromkeys(_FILES, shtab.FILE),
     }
-    parser = cli.parser()
     for action in _actions(parser):
         if action.metavar in completed:
             action.complete = completed[action.metavar]  # type: ignore[attr-defined]

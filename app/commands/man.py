@@ -15,9 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print roff."""
-    from app import cli
-
-    print("\n".join(page(cli.parser())))
+    print("\n".join(page(args.parser)))
     return 0
 
 
