@@ -179,5 +179,5 @@ class Histories(RuleBasedStateMachine):
             assert [each.text for each in loaded.messages] == [each.text for each in self.messages]
 
 
-Histories.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
-test_histories = Histories.TestCase
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
