@@ -5,6 +5,8 @@ The chat itself is the one that the full screen shows. Knows no model and no sto
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from app import texts
 from app.console import Printer, note
@@ -40,14 +42,15 @@ class LineChat:
         self.chat = chat
         self._source, self._thinking = source, thinking
         self._begun, self._ended = Draft(text=""), False
+        self._cancel = Cancel()
 
     def load(self, spec: str) -> None:
         """Load the model. Raises EmberError for what keeps it from that, KeyboardInterrupt."""
         self.chat.load(spec)
-        with self._source.unseen(), load_bar() as report, cancel_on_interrupt() as cancel:
+        with load_bar() as report, self._working():
             while self.chat.busy:
-                self._step(cancel)
-                cancel.check()
+                self._step()
+                self._cancel.check()
                 if (now := self.chat.models.progress) is not None:
                     report(now.done_bytes, now.total_bytes or None, now.label)
         self._tell()
@@ -64,8 +67,9 @@ class LineChat:
             begun, self._begun = self._begun, Draft(text="")
             try:
                 typed = self._source.read(begun.text)
-                with self._source.unseen():
+                with self._working():
                     self._take(typed, begun)
+                self._cancel.check_killed()
             except EOFError:
                 print()
                 return
@@ -80,18 +84,17 @@ class LineChat:
         """Print the answer that has begun, to its end."""
         answer, before = self.chat.chat.messages[-1], self.chat.last
         shown = _Shown(answer, Printer(thinking=self._thinking))
-        with cancel_on_interrupt() as cancel:
-            with token_bar("reading") as report:
-                while self.chat.phase is Phase.READING:
-                    self._step(cancel)
-                    read = self.chat.run.prefill if self.chat.run else None
-                    if read is not None:
-                        report(read.done, read.total)
-            self._tell()
+        with token_bar("reading") as report:
+            while self.chat.phase is Phase.READING:
+                self._step()
+                read = self.chat.run.prefill if self.chat.run else None
+                if read is not None:
+                    report(read.done, read.total)
+        self._tell()
+        shown.add_new()
+        while self.chat.busy:
+            self._step()
             shown.add_new()
-            while self.chat.busy:
-                self._step(cancel)
-                shown.add_new()
         shown.end()
         self._tell()
         self._tell_of_end(answer, None if self.chat.last is before else self.chat.last)
@@ -129,12 +132,18 @@ class LineChat:
             if not text.startswith("/"):
                 self.put(Draft(text=text, attachments=begun.attachments))
 
-    def _step(self, cancel: Cancel) -> None:
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Within this, Ctrl-C stops what the model does, a second one what the program does."""
+        with self._source.unseen(), cancel_on_interrupt() as self._cancel:
+            yield
+
+    def _step(self) -> None:
         """Take what the model has given since the last step. A kill ends the program at once."""
         check_reader()
         time.sleep(_TICK)
-        cancel.check_killed()
-        if cancel.is_set() and not self.chat.stopping:
+        self._cancel.check_killed()
+        if self._cancel.is_set() and not self.chat.stopping:
             self.chat.stop()
         self.chat.tick()
 

@@ -69,6 +69,9 @@ class LineEditor:
             if hung_up(sys.stdin.fileno()):
                 raise SystemExit(exit_code(SIGHUP)) from None
             raise
+        finally:
+            # A kill while it begins leaves out the editor's own end.
+            self._session.app.renderer.reset()
 
     @contextmanager
     def unseen(self) -> Iterator[None]:

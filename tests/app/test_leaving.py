@@ -194,6 +194,9 @@ def lines_idle(terminal: Terminal) -> None:
 def lines_answering(terminal: Terminal) -> None:
     terminal.wait_for(READS_LINE)
     terminal.type(b"ba ce di" + ENTER)
+    terminal.wait_for("reading")
+    begun = terminal.shown.index("reading")
+    terminal.wait_until(lambda: "\x1b[1A\x1b[2K" in terminal.shown[begun:])  # of the bar
     terminal.wait_for_more(300)
 
 
@@ -230,8 +233,8 @@ def test_a_signal_ends_a_line_chat_and_restores_the_terminal(
     terminal.process.send_signal(number)
     terminal.wait_until(lambda: terminal.process.poll() is not None)
     assert terminal.is_cooked
-    assert terminal.shown.count("\x1b[?2004h") == terminal.shown.count("\x1b[?2004l")
     assert terminal.close() == 128 + number
+    assert terminal.shown.count("\x1b[?2004h") == terminal.shown.count("\x1b[?2004l")
     assert "Traceback" not in terminal.shown
     if until is lines_answering:
         question, answer = saved(folders).messages
