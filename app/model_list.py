@@ -83,7 +83,7 @@ class Outlook:
         """Whether it fits, and how much of it."""
         if self.room is Room.SMALLER:
             return f"fits with {self.window:,} tokens"
-        return self.room.value
+        return str(self.room.value)
 
 
 def listed() -> list[ListedModel]:

@@ -8,6 +8,7 @@ from models.errors import FetchError
 from models.finding.hub import HubFile, HubModel
 
 UNREACHABLE = "the Hub cannot be reached ({}): check the network connection"
+_NOT_FOUND = 404
 _MOST_OFFERED, _ALIKE = 3, 0.75
 _TOKEN = "set HF_TOKEN to a token of your account, or log in with `hf auth login`"
 
@@ -55,23 +56,22 @@ def _refusal(error: Exception, wanted: HubFile | HubModel | str) -> str:
         return f"it is gated: accept its terms on its Hub page, then {_TOKEN}"
     if status in (401, 403) and not isinstance(error, errors.RepositoryNotFoundError):
         return f"the Hub refuses access ({status}): {_TOKEN}"
-    if not isinstance(wanted, str):
-        if isinstance(error, errors.RepositoryNotFoundError):
-            close = " or ".join(_like(wanted.repo))
-            meant = f"did you mean {close}? Else " if close else ""
-            return (
-                f"the Hub has no repository {wanted.repo}, or it is private: {meant}"
-                f"check the spelling, or {_TOKEN}"
-            )
-        if isinstance(error, errors.RevisionNotFoundError):
-            return (
-                f"{wanted.repo} has no revision {wanted.revision!r}: leave out what follows the @"
-            )
-        if isinstance(error, errors.EntryNotFoundError) and isinstance(wanted, HubFile):
-            return (
-                f"{wanted.repo} has no file {wanted.file}: names there are case-sensitive; "
-                f"`ember search {wanted.repo}` lists them"
-            )
+    if isinstance(wanted, str):
+        return f"the Hub answered {status}; try again later"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{wanted.repo} has no revision {wanted.revision!r}: leave out what follows the @"
+    if isinstance(error, errors.EntryNotFoundError) and isinstance(wanted, HubFile):
+        return (
+            f"{wanted.repo} has no file {wanted.file}: names there are case-sensitive; "
+            f"`ember search {wanted.repo}` lists them"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError) or status == _NOT_FOUND:
+        close = " or ".join(_like(wanted.repo))
+        meant = f"did you mean {close}? Else " if close else ""
+        return (
+            f"the Hub has no repository {wanted.repo}, or it is private: {meant}"
+            f"check the spelling, or {_TOKEN}"
+        )
     return f"the Hub answered {status}; try again later"
 
 

@@ -17,6 +17,7 @@ from models.finding.hub import HubFile, HubModel
 from models.finding.hub_asking import ask
 from models.finding.hub_errors import explained
 from models.finding.progress import ProgressCallback, silent
+from models.finding.receive import opened
 
 _LIMIT = 20
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -129,19 +130,8 @@ def _listed(wanted: HubModel, siblings: Any) -> Iterator[ListedFile]:
 
 
 def _begin(wanted: HubFile, most: int) -> Beginning:
-    from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-
-    url = hf_hub_url(wanted.repo, wanted.file, revision=wanted.revision)
-    headers = build_hf_headers(library_name="ember")
-    headers |= {"Range": f"bytes=0-{most - 1}", "Accept-Encoding": "identity"}
-    with (
-        explained(wanted),
-        get_session().stream(
-            "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-        ) as response,
-    ):
-        hf_raise_for_status(response)
+    part = f"bytes=0-{most - 1}"
+    with explained(wanted), opened(wanted, wanted.revision, part) as response:
         data = bytearray()
         for chunk in response.iter_bytes():
             data += chunk

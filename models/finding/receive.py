@@ -1,10 +1,12 @@
-"""The bytes of a file on the Hub that are still missing, appended to those that are here.
+"""Parts of a file on the Hub, and how all that are missing are appended to those that are here.
 
 Knows HTTP ranges, and servers and networks that keep to none; knows no cache and no hash.
 """
 
 import re
 import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from models.errors import FetchError
@@ -49,27 +51,45 @@ def receive(
             time.sleep(_RETRY_SECONDS)
 
 
+@contextmanager
+def opened(
+    wanted: HubFile, revision: str, part: str, *, passes: Collection[int] = ()
+) -> Iterator[Any]:
+    """The answer for a part of a file, as HTTP says it, or for all of it where that is empty.
+
+    Raises what huggingface_hub does for a refusal, unless its status is one of `passes`.
+    """
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, not in __all__
+        build_hf_headers,
+        hf_raise_for_status,
+    )
+
+    url = hf_hub_url(wanted.repo, wanted.file, revision=revision)
+    headers = build_hf_headers(library_name="ember") | {"Accept-Encoding": "identity"}
+    if part:
+        headers["Range"] = part
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+        if response.status_code not in passes:
+            hf_raise_for_status(response)
+        yield response
+
+
 def _try(wanted: HubFile, commit: str, file: BinaryIO, size: int, tell: ProgressCallback) -> str:
     """One request for what is missing; returns why not all of it came."""
-    from huggingface_hub import constants, errors, get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub import errors
 
-    # Of the commit that was stated: what the branch holds may be another file by now.
-    url = hf_hub_url(wanted.repo, wanted.file, revision=commit)
-    headers = build_hf_headers(library_name="ember")
-    headers["Accept-Encoding"] = "identity"
-    if file.tell():
-        headers["Range"] = f"bytes={file.tell()}-"
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    part = f"bytes={file.tell()}-" if file.tell() else ""
     with explained(wanted, _BROKEN):
         try:
-            with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+            # Of the commit that was stated: what the branch holds may be another file by now.
+            with opened(wanted, commit, part, passes=(_TOO_FAR, *_AGAIN)) as response:
                 status = response.status_code
-                if status == _TOO_FAR or status in _AGAIN:
+                if status >= 400:
                     if status == _TOO_FAR:
                         _begin_anew(file)
                     return f"the Hub answered {status}"
-                hf_raise_for_status(response)
                 if not _is_next(response, file):
                     return "the server sent another part of it"
                 _append(wanted, response, file, size, tell)

@@ -81,7 +81,7 @@ class HubScreen(SearchScreen[str | None, FoundRepo | FileRow]):
     def take(self, item: FoundRepo | FileRow) -> None:
         """Open a repository; end with a file, unless it cannot be run."""
         if isinstance(item, FoundRepo):
-            self._open(HubModel(repo=item.repo))
+            self._enter(HubModel(repo=item.repo))
         elif item.cost is not None and item.cost.problem:
             self.say(f"cannot run: {inert_line(item.cost.problem)}", is_error=True)
         else:
@@ -117,7 +117,7 @@ class HubScreen(SearchScreen[str | None, FoundRepo | FileRow]):
         self._title("")
         self.refresh_list()
 
-    def _open(self, repo: HubModel) -> None:
+    def _enter(self, repo: HubModel) -> None:
         self._repo, self._files = repo, ()
         self._title(f": {inert_line(repo.repo)}")
         self._ask(partial(self._look_at, repo))

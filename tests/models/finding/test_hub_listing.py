@@ -78,7 +78,8 @@ def test_of_a_files_beginning_no_more_is_read(hub: FakeHub, has_ranges: bool) ->
 @pytest.mark.parametrize(
     ("status", "code", "cause"),
     [
-        (401, "RepoNotFound", "did you mean someone/Tiny-GGUF"),
+        (401, "RepoNotFound", "did you mean someone/Tiny-GGUF? "),
+        (404, "", "did you mean someone/Tiny-GGUF? "),
         (404, "RevisionNotFound", "has no revision 'main'"),
         (403, "GatedRepo", "accept its terms on its Hub page, then set HF_TOKEN"),
         (401, "", "HF_TOKEN"),
