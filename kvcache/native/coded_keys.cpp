@@ -2,14 +2,15 @@
 
 #include "coded_keys.h"
 
-#ifdef EMBER_VNNI
+#ifdef EMBER_BYTES
 
 namespace ember {
 
 void CodedKeys::score(const float* queries, int rows, float* scores) const {
     with_bits(form_.bits, [&](auto bits) {
-        with_constant<kFewQueries>(rows,
-                                   [&](auto count) { score_rows<bits, count>(queries, scores); });
+        if constexpr (bits <= kMostCodeBits)
+            with_constant<kFewQueries>(
+                rows, [&](auto count) { score_rows<bits, count>(queries, scores); });
     });
 }
 

@@ -5,14 +5,24 @@
 
 namespace ember {
 
-// Halves [t * groups + group] for 16 tokens t, or `absent`.
+// Halves [t * groups + group] for a register of tokens t, or `absent`.
+inline Native native_halves_of_tokens(const uint16_t* halves, int64_t groups, int64_t group,
+                                      float absent) {
+    if (!halves) return Native{} + absent;
+    if (groups == 1) return load_native_halves(halves);
+    uint16_t apart[kNativeLanes];
+    for (int64_t t = 0; t < kNativeLanes; ++t) apart[t] = halves[t * groups + group];
+    return load_native_halves(apart);
+}
+
+// The same for 16 tokens.
 inline Vector halves_of_tokens(const uint16_t* halves, int64_t groups, int64_t group,
                                float absent) {
-    if (!halves) return splat(absent);
-    if (groups == 1) return load_halves(halves);
-    uint16_t apart[kLanes];
-    for (int64_t t = 0; t < kLanes; ++t) apart[t] = halves[t * groups + group];
-    return load_halves(apart);
+    alignas(64) float wide[kLanes];
+    for (int64_t t = 0; t < kLanes; t += kNativeLanes)
+        store(wide + t, native_halves_of_tokens(halves ? halves + t * groups : nullptr, groups,
+                                                group, absent));
+    return load(wide);
 }
 
 // Tokens [first, first + count) of a block of keys to [dim][kTile]; first and count multiples of

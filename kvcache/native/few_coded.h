@@ -20,9 +20,11 @@ template <typename F>
 inline void with_coded_keys(const BlockForm& form, const uint8_t* record,
                             [[maybe_unused]] const uint8_t* next, const TileRef& tile,
                             float* floats, const F& f) {
-#ifdef EMBER_VNNI
+#ifdef EMBER_BYTES
     if (scored_by_codes(form))
         return f(CodedKeys(form, record, tile.first, tile.count, next));
+#endif
+#ifdef EMBER_VNNI
     if (form.family == Family::kUnencoded)
         return f(UnencodedKeys({record, form.dim, Element::kHalf}, tile.first, tile.count,
                                form.dim));
@@ -41,7 +43,10 @@ inline void with_coded_values(const BlockForm& form, [[maybe_unused]] const Leve
                                  form.dim));
     if (form.family == Family::kTrellis)
         return f(TrellisValues(form, record, tile.first, tile.count, next));
-    return f(CodedValues(form, levels, record, tile.first, tile.count, next));
+#endif
+#ifdef EMBER_BYTES
+    if (summed_by_codes(form))
+        return f(CodedValues(form, levels, record, tile.first, tile.count, next));
 #endif
     decode_values(form, record, tile.first, tile.count, floats);
     f(FloatValues(floats, tile.count, form.dim));
@@ -99,11 +104,13 @@ class FewCoded {
         sums.resize(size_t(rows_));
         for (int64_t row = 0; row < rows_; ++row) {
             const float others = tops[row], *of_tiles = this->tops(head, row);
-            Vector top = splat(others);
-            for (int64_t i = 0; i < lanes(); i += kLanes) top = larger(load(of_tiles + i), top);
+            Native top = Native{} + others;
+            for (int64_t i = 0; i < lanes(); i += kNativeLanes)
+                top = larger(load_native(of_tiles + i), top);
             tops[row] = max(top);
-            for (int64_t i = 0; i < lanes(); i += kLanes)
-                store(factors + row * lanes() + i, exp2_below(load(of_tiles + i) - tops[row]));
+            for (int64_t i = 0; i < lanes(); i += kNativeLanes)
+                store(factors + row * lanes() + i,
+                      exp2_below(load_native(of_tiles + i) - tops[row]));
             sums[row] = mass(head, row, factors) + totals[row] * exp2_below(others - tops[row]);
         }
         // By queries, whose rows lie apart.
@@ -163,21 +170,28 @@ class FewCoded {
 
     // The weights of a row that count.
     float mass(int64_t head, int64_t row, const float* factors) const {
-        Vector sums = {};
-        for (int64_t i = 0; i < lanes(); i += kLanes)
-            sums += load(factors + row * lanes() + i) * load(totals(head, row) + i);
+        Native sums = {};
+        for (int64_t i = 0; i < lanes(); i += kNativeLanes)
+            sums += load_native(factors + row * lanes() + i) * load_native(totals(head, row) + i);
         return sum(sums);
+    }
+
+    // Whether all queries see all 64 tokens of a tile, as they mostly do.
+    bool seen_whole(const TileRef& tile, const int64_t* lowest) const {
+        return tile.count == kTile && tile.position + kTile <= step_.position() + 1 &&
+               *std::max_element(lowest, lowest + step_.queries) <= tile.position;
     }
 
     template <typename Keys>
     void score_tile(const Keys& keys, int64_t i, int64_t head) const {
         const int64_t* lowest = step_.lowest + head / step_.kv_heads * step_.lowest_stride;
+        const bool whole = seen_whole(tiles_[i], lowest);
         int64_t query = 0;  // of the row
         for (int64_t first = 0; first < rows_; first += kFewQueries)
             with_constant<kFewQueries>(rows_ - first, [&](auto some) {
                 float* scores = weights(i, head, first);
                 keys.score(queries_ + (head * rows_ + first) * step_.dim, some, scores);
-                for (int r = 0; r < some; ++r) {
+                for (int r = 0; r < some && !whole; ++r) {
                     hide(scores + r * kTile,
                          seen_in(tiles_[i], lowest[query], step_.position() + query));
                     query = query + 1 < step_.queries ? query + 1 : 0;
@@ -206,8 +220,8 @@ class FewCoded {
             for (int r = 0; r < some; ++r) {
                 const float factor = factors[(first + r) * lanes()];
                 const float* from = weights(i, head, first + r);
-                for (int64_t t = 0; t < kTile; t += kLanes)
-                    store(weighed + r * kTile + t, load(from + t) * factor);
+                for (int64_t t = 0; t < kTile; t += kNativeLanes)
+                    store(weighed + r * kTile + t, load_native(from + t) * factor);
             }
             values.gather(weighed, some, kOnes, sums + first * step_.dim);
         }

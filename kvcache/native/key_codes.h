@@ -32,53 +32,58 @@ inline int64_t plane_bytes(int width, int64_t dim) { return 2 * width * dim; }
 // The bytes of 16 tokens from token `first` (a multiple of 16) on.
 inline int64_t keys_at(int bits, int64_t dim, int64_t first) { return first * dim * bits / 8; }
 
-// Quad `first` + kIndex of 16 tokens from one plane, a byte a code; `first` is a multiple of 4.
-template <int kWidth, int kIndex>
-inline Words plane_quad(const uint8_t* plane, int64_t first) {
+// Quad `first` + kIndex of the tokens from `token` on of 16, as many as V has lanes, from one plane,
+// a byte a code; `first` is a multiple of 4.
+template <typename V, int kWidth, int kIndex>
+inline V plane_quad(const uint8_t* plane, int64_t first, int64_t token) {
     constexpr int kShared = 8 / kWidth;  // quads to a vector
-    const Words words = load_words(plane + first * 8 * kWidth + kIndex / kShared * 64);
+    V words;
+    std::memcpy(&words, plane + first * 8 * kWidth + kIndex / kShared * 64 + token * kQuad,
+                sizeof words);
     if constexpr (kWidth == 8) return words;
     return words >> uint32_t(kIndex % kShared * kWidth) & (0x01010101u * ((1u << kWidth) - 1));
 }
 
 // Lanes of bytes below `bit`, plus `bit` in byte i of lane t where bit 4t + i of the mask is set.
-template <int kBit>
-inline Words add_mask(Words lanes, const uint8_t* mask) {
+template <int kBit, typename V>
+inline V add_mask(V lanes, const uint8_t* mask, [[maybe_unused]] int64_t token) {
 #if defined(__AVX512BW__)
+    static_assert(sizeof(V) == 64);
     uint64_t bits;
     std::memcpy(&bits, mask, sizeof bits);
     const __m512i bytes = reinterpret_cast<__m512i>(lanes);
-    return reinterpret_cast<Words>(
-        _mm512_mask_add_epi8(bytes, bits, bytes, _mm512_set1_epi8(kBit)));
+    return reinterpret_cast<V>(_mm512_mask_add_epi8(bytes, bits, bytes, _mm512_set1_epi8(kBit)));
 #else
-    constexpr Words kShifts = {0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
+    V shifts;
+    for (int t = 0; t < int(sizeof(V) / 4); ++t) shifts[t] = uint32_t(4 * (t % 8));
     uint32_t halves[2];
     std::memcpy(halves, mask, sizeof halves);
-    Words spread;
-    for (int t = 0; t < kLanes; ++t) spread[t] = halves[t / 8];
-    return lanes | ((spread >> kShifts & 15) * 0x00204081u & 0x01010101u) * uint32_t(kBit);
+    V spread = V{} + (halves[token / 8] >> uint32_t(4 * (token % 8)));
+    if constexpr (sizeof(V) == 64)
+        for (int t = 8; t < kLanes; ++t) spread[t] = halves[1];
+    return lanes | ((spread >> shifts & 15) * 0x00204081u & 0x01010101u) * uint32_t(kBit);
 #endif
 }
 
-template <int kBits, int kIndex>
-inline Words key_quad(const uint8_t* codes, int64_t dim, int64_t first) {
+template <typename V, int kBits, int kIndex>
+inline V key_quad(const uint8_t* codes, int64_t dim, int64_t first, int64_t token = 0) {
     constexpr Planes kPlanes = planes_of(kBits);
-    const Words low = plane_quad<kPlanes.low, kIndex>(codes, first);
+    const V low = plane_quad<V, kPlanes.low, kIndex>(codes, first, token);
     const uint8_t* upper = codes + plane_bytes(kPlanes.low, dim);
     if constexpr (kPlanes.high == 1)
-        return add_mask<1 << kPlanes.low>(low, upper + (first + kIndex) * 8);
+        return add_mask<1 << kPlanes.low>(low, upper + (first + kIndex) * 8, token);
     if constexpr (kPlanes.high == 2)
-        return low | plane_quad<2, kIndex>(upper, first) << uint32_t(kPlanes.low);
+        return low | plane_quad<V, 2, kIndex>(upper, first, token) << uint32_t(kPlanes.low);
     return low;
 }
 
 // f(i, quad first + i) for four quads of the 16 tokens whose codes begin at `codes`.
 template <int kBits, typename F>
 inline void each_key_quad(const uint8_t* codes, int64_t dim, int64_t first, const F& f) {
-    f(0, key_quad<kBits, 0>(codes, dim, first));
-    f(1, key_quad<kBits, 1>(codes, dim, first));
-    f(2, key_quad<kBits, 2>(codes, dim, first));
-    f(3, key_quad<kBits, 3>(codes, dim, first));
+    f(0, key_quad<Words, kBits, 0>(codes, dim, first));
+    f(1, key_quad<Words, kBits, 1>(codes, dim, first));
+    f(2, key_quad<Words, kBits, 2>(codes, dim, first));
+    f(3, key_quad<Words, kBits, 3>(codes, dim, first));
 }
 
 // Bits [from, from + width) of a quad's 16 lanes to its plane, which begins as zeros.

@@ -48,13 +48,20 @@ inline Native load_native(const float* from) {
 
 inline Vector splat(float x) { return Vector{} + x; }
 
-inline Vector magnitude(Vector x) {
-    return reinterpret_cast<Vector>(reinterpret_cast<Integers>(x) & 0x7fffffff);
+template <typename V>
+inline V magnitude(V x) {
+    return reinterpret_cast<V>(reinterpret_cast<decltype(x < x)>(x) & 0x7fffffff);
 }
 
-inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+template <typename V>
+inline V larger(V a, V b) {
+    return a > b ? a : b;
+}
 
-inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
+template <typename V>
+inline V smaller(V a, V b) {
+    return a < b ? a : b;
+}
 
 #if defined(__aarch64__)
 using Float16 = __fp16;  // GCC before 13 has no _Float16 there.
@@ -152,46 +159,68 @@ inline void store(float* to, V vector) {
 // To the nearest integer, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no fraction.
 inline Vector round(Vector x) { return (x + 12582912.0f) - 12582912.0f; }
 
-// 2^x for x <= 0, relative error below 2e-7: 2^n * p(r), |r| <= 1/2, p the Taylor series.
+// 2^r for |r| <= 1/2, relative error below 2e-7: the Taylor series.
+template <typename V>
+inline V exp2_near_zero(V r) {
+    V p = r * 1.5403530e-4f + 1.3333558e-3f;
+    p = p * r + 9.6181291e-3f;
+    p = p * r + 5.5504109e-2f;
+    p = p * r + 2.4022651e-1f;
+    p = p * r + 6.9314718e-1f;
+    return p * r + 1.0f;
+}
+
+// 2^x for x <= 0: 2^n * 2^r.
 template <typename V>
 inline V exp2_below(V x) {
     using Bits = decltype(x < x);
     const V floor = V{} - 125.0f;
     x = x < floor ? floor : x;
     const V shifted = x + 12582912.0f;  // n in its lowest bits, see round
-    const V r = x - (shifted - 12582912.0f);
-    V p = r * 1.5403530e-4f + 1.3333558e-3f;
-    p = p * r + 9.6181291e-3f;
-    p = p * r + 5.5504109e-2f;
-    p = p * r + 2.4022651e-1f;
-    p = p * r + 6.9314718e-1f;
-    p = p * r + 1.0f;
+    const V p = exp2_near_zero(x - (shifted - 12582912.0f));
     // Without its sign, so that the shift is one of plain bits.
     const Bits exponent = (reinterpret_cast<Bits>(shifted) & 511) << 23;
     return reinterpret_cast<V>(reinterpret_cast<Bits>(p) + exponent);
 }
 
+#if defined(__AVX512DQ__)
+
+// The same, with instructions that take the fraction and add to the exponent.
+inline Vector exp2_below(Vector x) {
+    constexpr int kToNearest = 8;  // a whole number, without a word about what is lost
+    const Vector r =
+        reinterpret_cast<Vector>(_mm512_reduce_ps(reinterpret_cast<__m512>(x), kToNearest));
+    return reinterpret_cast<Vector>(
+        _mm512_scalef_ps(reinterpret_cast<__m512>(exp2_near_zero(r)),
+                         reinterpret_cast<__m512>(x - r)));
+}
+
+#endif
+
 inline float exp2_below(float x) { return exp2_below(Quarter{x, x, x, x})[0]; }
 
 constexpr float kLog2E = 1.44269504f;
 
-// 16 float16; compilers do not vectorise the conversion by themselves.
-inline Vector load_halves(const uint16_t* from) {
+// A register of float16; compilers do not vectorise the conversion by themselves.
+inline Native load_native_halves(const uint16_t* from) {
 #if defined(__AVX512F__)
-    return reinterpret_cast<Vector>(_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)));
-#else
-    float wide[kLanes];
-#if defined(__F16C__)
-    _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)));
-    _mm256_storeu_ps(wide + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + 8))));
+    return reinterpret_cast<Native>(_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)));
+#elif defined(__F16C__)
+    return reinterpret_cast<Native>(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)));
 #elif defined(__aarch64__)
-    for (int i = 0; i < kLanes; i += 4)
-        vst1q_f32(wide + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + i))));
+    return reinterpret_cast<Native>(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))));
 #else
-    for (int i = 0; i < kLanes; ++i) wide[i] = half_to_float(from[i]);
+    Native wide;
+    for (int i = 0; i < kNativeLanes; ++i) wide[i] = half_to_float(from[i]);
+    return wide;
 #endif
+}
+
+inline Vector load_halves(const uint16_t* from) {
+    alignas(64) float wide[kLanes];
+    for (int64_t i = 0; i < kLanes; i += kNativeLanes)
+        store(wide + i, load_native_halves(from + i));
     return load(wide);
-#endif
 }
 
 inline Vector load_bfloats(const uint16_t* from) {

@@ -114,6 +114,8 @@ inline float soften(float* scores, int64_t lanes, Seen seen, float& top, float& 
     return correction;
 }
 
+#if defined(__AVX512F__)
+
 // Up to four rows, one in each four lanes' same lane, of sums or maxima.
 struct FourRows {
     Vector lanes;
@@ -153,8 +155,33 @@ inline FourRows sums_of_rows(const Vector (&rows)[kRows]) {
 
 template <int kRows>
 inline FourRows tops_of_rows(const Vector (&rows)[kRows]) {
-    return fold_rows(rows, larger);
+    return fold_rows(rows, larger<Vector>);
 }
+
+#else
+
+// Up to four rows' sums or maxima. Without shuffles of 16 lanes one after the other is faster.
+struct FourRows {
+    Quarter lanes;
+
+    Native operator[](int row) const { return lanes[row] - Native{}; }
+};
+
+template <int kRows>
+inline FourRows sums_of_rows(const Native (&rows)[kRows]) {
+    FourRows all{};
+    for (int r = 0; r < kRows; ++r) all.lanes[r] = sum(rows[r]);
+    return all;
+}
+
+template <int kRows>
+inline FourRows tops_of_rows(const Native (&rows)[kRows]) {
+    FourRows all{};
+    for (int r = 0; r < kRows; ++r) all.lanes[r] = max(rows[r]);
+    return all;
+}
+
+#endif
 
 // What some rows' scores came to: the largest of a row, and the sum of its weights.
 struct Softened {
@@ -170,20 +197,20 @@ inline void hide(float* scores, Seen seen) {
 // Turn scores [kRows, kTile] into weights relative to each row's largest.
 template <int kRows>
 [[gnu::always_inline]] inline Softened soften_rows(float* scores) {
-    Vector highest[kRows], sums[kRows];
+    Native highest[kRows], sums[kRows];
     for (int r = 0; r < kRows; ++r) {
-        highest[r] = splat(kUnseen);
-        for (int64_t t = 0; t < kTile; t += kLanes)
-            highest[r] = larger(load(scores + r * kTile + t), highest[r]);
+        highest[r] = Native{} + kUnseen;
+        for (int64_t t = 0; t < kTile; t += kNativeLanes)
+            highest[r] = larger(load_native(scores + r * kTile + t), highest[r]);
     }
     const FourRows tops = tops_of_rows(highest);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-        const Vector top = tops[r];
-        sums[r] = Vector{};
-        for (int64_t t = 0; t < kTile; t += kLanes) {
+        const Native top = tops[r];
+        sums[r] = Native{};
+        for (int64_t t = 0; t < kTile; t += kNativeLanes) {
             float* at = scores + r * kTile + t;
-            const Vector weights = exp2_below(load(at) - top);
+            const Native weights = exp2_below(load_native(at) - top);
             store(at, weights);
             sums[r] += weights;
         }

@@ -41,9 +41,11 @@ class Plan {
         add_ring(memory.pinned, 0, std::min(step.total, step.pinned), 0, true);
         if (memory.unencoded.capacity)
             add_ring(memory.unencoded, step.first * block, blocks * block, cold_start, false);
-        else
+        else {
+            cold.reserve(size_t(blocks * ((block + kTile - 1) / kTile)));
             for (int64_t i = 0; i < blocks; ++i)
                 cut(step.first % step.slots + i, block, cold_start + i * block, cold);
+        }
         add_ring(memory.hot, step.end * block, step.total - hot_start, hot_start, false);
         add({keys, values, step.length, step.total, false});
     }

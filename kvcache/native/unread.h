@@ -28,10 +28,10 @@ struct Unread {
         masses.assign(size_t(whole_lanes(tiles)), 0.0f);
         for (int64_t r = 0; r < rows; ++r) {
             const float share = 1 / sums[r];
-            for (int64_t i = 0; i < tiles; i += kLanes) {
+            for (int64_t i = 0; i < tiles; i += kNativeLanes) {
                 const int64_t at = r * stride + i;
-                const Vector mass = load(factors + at) * load(totals + at) * share;
-                store(&masses[i], larger(load(&masses[i]), mass));
+                const Native mass = load_native(factors + at) * load_native(totals + at) * share;
+                store(&masses[i], larger(load_native(&masses[i]), mass));
             }
         }
         const uint32_t least = least_read(masses.data(), tiles);
@@ -53,11 +53,17 @@ struct Unread {
 
     // The lowest bucket that is read: those below it have together less than kMass.
     static uint32_t least_read(const float* masses, int64_t tiles) {
-        std::array<float, kBuckets> together{};
+        alignas(64) std::array<float, kBuckets> together{};
         for (int64_t i = 0; i < tiles; ++i) together[bucket_of(masses[i])] += masses[i];
-        float sum = 0;
+        float below = 0;
         uint32_t bucket = 0;
-        while (bucket < kBuckets - 1 && (sum += together[bucket]) < kMass) ++bucket;
+        // Most buckets are empty.
+        for (; bucket < kBuckets - kLanes; bucket += kLanes) {
+            const float more = sum(load(&together[bucket]));
+            if (below + more >= kMass) break;
+            below += more;
+        }
+        while (bucket < kBuckets - 1 && (below += together[bucket]) < kMass) ++bucket;
         return bucket;
     }
 };

@@ -24,9 +24,11 @@ _PORTABLE_BUILDS: dict[Sources, Path] = {}
 GIVEN = os.environ.get("EMBER_TEST_KERNELS")
 
 
-def compile_kernels(sources: Sources, target: Path, architecture: str, *extra: str) -> None:
-    """Build kernels for another processor, or with other flags."""
-    command = sources.command(build.find_compiler(), target)
+def compile_kernels(
+    sources: Sources, target: Path, architecture: str, *extra: str, compiler: str | None = None
+) -> None:
+    """Build kernels for another processor, or with other flags. compiler: other than ours."""
+    command = sources.command(compiler or build.find_compiler(), target)
     flags = [architecture if flag == NATIVE else flag for flag in command]
     subprocess.run([*flags, *extra], check=True)
 
