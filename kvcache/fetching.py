@@ -16,7 +16,7 @@ import mlx.core as mx
 from kvcache.codecs.feedback import LayerMetric
 from kvcache.errors import CacheError
 from kvcache.fetched.decoded_window import DecodedWindow, moved
-from kvcache.fetched.fetch import Fetch
+from kvcache.fetched.marks import Fetch
 from kvcache.fetched.sink_columns import SinkColumns
 from kvcache.given import array, integer
 from kvcache.holding import Stages, Waiting, appended, like

@@ -10,7 +10,7 @@ import mlx_lm.models.cache as mlx_lm_cache
 from mlx_lm import server
 
 from kvcache.config import CacheConfig
-from kvcache.fetched.fetch import fetch_of, looked_at
+from kvcache.fetched.marks import fetch_of, looked_at
 from kvcache.given import optional
 from kvcache.key_metric import KeyMetric
 from kvcache.mlx_lm.factory import factory

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kvcache import Backend, CacheConfig, CacheError, HotDtype, TwoTierKVCache, fetching
-from kvcache.fetched.fetch import StandIn
+from kvcache.fetched.marks import StandIn
 from kvcache.mlx_lm import hook
 from kvcache.turn import Rotation
 

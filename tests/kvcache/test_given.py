@@ -78,6 +78,7 @@ MODEL = Model(
         num_attention_heads=2,
         rms_norm_eps=1e-5,
         vocab_size=11,
+        max_position_embeddings=2**17,
     )
 )
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import Backend, CacheConfig, CacheError, HotDtype, ModelShape, TwoTierKVCache, resolve
-from kvcache.fetched.fetch import fetch_of
+from kvcache.fetched.marks import fetch_of
 from kvcache.mlx_lm.hook import attend
 from kvcache.prompt_cache import from_plan
 from kvcache.tiers.ledger import TierSizes

@@ -26,6 +26,7 @@ _SIZES: dict[str, Any] = {
     "head_dim": DIM,
     "rms_norm_eps": 1e-5,
     "vocab_size": VOCABULARY,
+    "max_position_embeddings": 2**17,
 }
 
 

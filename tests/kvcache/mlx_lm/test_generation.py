@@ -32,7 +32,7 @@ from kvcache import (
     make_prompt_cache,
     mlx_lm,
 )
-from kvcache.fetched.fetch import StandIn
+from kvcache.fetched.marks import StandIn
 from kvcache.mlx_lm import hook
 from kvcache.snapshot import Snapshot, Tokens
 from tests.kvcache.codecs.metrics import moments_of, queries
