@@ -117,12 +117,13 @@ def _examine(path: Path, *, decoded: bool) -> Cost:
         with GGUFFile(path) as file:
             name = title_of(path, file.metadata)
             stored = quantization(file.metadata, file.tensors.values())
-            config = NetworkConfig.from_metadata(file.metadata)
+            try:
+                config = NetworkConfig.from_metadata(file.metadata)
+            except UnknownArchitectureError as error:
+                return Cost(title=titled(name, stored), problem=f"architecture {error.name}")
             entries = tensors_to_read(file, config).values()
             held = [decoded_bytes(each.shape) if decoded else each.nbytes for each in entries]
             return cost_by_shape(stored, sum(held), config.shape, titled(name, stored))
-    except UnknownArchitectureError as error:
-        return Cost(title=titled(name, stored), problem=f"architecture {error.name}")
     except EmberError as error:
         return Cost(title=titled(name, stored), problem=str(error))
 

@@ -56,7 +56,8 @@ def kept(home: Path) -> int:
 def test_chats_are_listed_and_searched(ember: Ember, kept: int) -> None:
     for command in (["chats"], ["chats", "list"]):
         lines = ember(*command).out.splitlines()
-        assert [line.split()[-1] for line in lines] == ["dogs", "boats"]
+        assert [line.split()[5] for line in lines] == ["dogs", "boats"]
+        assert lines[1].endswith("boats  (SmolLM2 135M Instruct · Q4_1)")
     assert f"{kept:>5}  " in lines[1]
     assert "2 messages" in lines[1]
     lines = ember("chats", "search", "FLOAT").out.splitlines()

@@ -40,7 +40,6 @@ BAD: dict[str, tuple[dict[str, MetadataItem], str]] = {
     "missing tensor": ({"llama.block_count": 2}, "tensor 'blk.1.attn_norm.weight' is missing"),
     "tensor of another shape": ({"llama.feed_forward_length": 95}, "has shape [96, 64]"),
     "tokenizer family": ({"tokenizer.ggml.model": "bert"}, "supported are: llama, gpt2"),
-    "name": ({"general.name": 3}, "general.name"),
 }
 
 

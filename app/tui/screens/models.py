@@ -139,9 +139,8 @@ def _refused(model: ListedModel, cost: Cost, *, is_current: bool) -> Content:
     """A model that is of no use here, and the whole reason."""
     size = "" if model.size is None else units.file_size(model.size)
     cannot = f"cannot run: {inert_line(cost.problem)}"
-    return Content.assemble(
-        *_name(model, cost, is_current=is_current), size, "\n  ", (cannot, "$error")
-    )
+    named = (*_name(model, cost, is_current=is_current), (inert_line(model.spec), MUTED))
+    return Content.assemble(*named, f"  {size}", "\n  ", (cannot, "$error"))
 
 
 def _name(

@@ -1,6 +1,6 @@
 """The chat with models that are real: a tiny random one, and SmolLM2."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -367,3 +367,21 @@ async def test_smollm2_answers_stops_and_is_resumed(smollm2_file: Path, tmp_path
         await chat.until(lambda: len(chat.texts) == 6 and not app.chat.busy)
         assert chat.texts[5]
     service.close()
+
+
+def test_kernels_compile_beside_a_download(
+    service: LiveService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def compile_beside(backend: Backend, stopped: Callable[[], bool]) -> None:
+        done.append(f"compiling for {backend.value}, stopped: {stopped()}")
+
+    module = "app.tui.service.live_service"
+    monkeypatch.setattr(f"{module}.compile_beside", compile_beside)
+    monkeypatch.setattr(f"{module}.fetch", lambda spec, progress: done.append(f"fetching {spec}"))
+    list(service.fetch("smollm2"))
+    assert done == [
+        f"compiling for {service._config.backend.value}, stopped: False",
+        "fetching smollm2",
+    ]
