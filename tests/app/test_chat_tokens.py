@@ -305,6 +305,19 @@ def test_an_answer_keeps_its_ids(engine: Engine) -> None:
     assert chat.prompt(said).ids == loaded.template.encode(said)
 
 
+def test_every_answer_to_a_question_keeps_its_ids(engine: Engine) -> None:
+    chat, asked = ChatTokens(engine.loaded), turns("ba ce di")
+    first = chat.prompt(asked).ids
+    given = [[5, 9, 7], [8, 6]]
+    answers = [answer(engine.loaded.tokenizer, first, ids) for ids in given]
+    for each in answers:
+        assert chat.prompt(asked).ids == first
+        chat.answered(each)
+    for each, ids in zip(answers, given, strict=True):
+        said = turns("ba ce di", each.text, "fo gu")
+        assert chat.prompt(said).ids[: len(first) + len(ids)] == [*first, *ids]
+
+
 @pytest.mark.parametrize("how", ["at a stop string", "before its question", "not at all"])
 def test_an_answer_that_is_not_all_that_was_read_is_tokenized(engine: Engine, how: str) -> None:
     loaded = engine.loaded
