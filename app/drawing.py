@@ -14,6 +14,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating]
 # How far below the largest logit to look, one after the other.
 _DEPTHS = (3.0, 5.0, 7.0, 10.0, 16.0, math.inf)
+# Of SplitMix64 (Steele, Lea, Flood 2014).
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIXES = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 class Drawer:
@@ -37,11 +40,25 @@ class Drawer:
             return 0  # whoever reads it is told by `require_finite`
         logits = logits - peak
         ids = left(logits, top_p=self._top_p, top_k=self._top_k, min_p=self._min_p)
-        near = logits if ids is None else logits[ids]
-        sums = np.cumsum(np.exp(near / self._temperature))
-        at = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
-        at = min(at, len(sums) - 1)
-        return at if ids is None else int(ids[at])
+        if ids is None:
+            ids = np.arange(len(logits))
+        key = self._random.integers(2**64, dtype=np.uint64)
+        return int(ids[np.argmax(logits[ids] / self._temperature + _noise(key, ids))])
+
+
+def _noise(key: np.uint64, ids: npt.NDArray[np.intp]) -> Floats:
+    """Gumbel noise: the largest sum of a logit and its noise is a draw from the softmax.
+
+    A token's noise follows from the key and its id alone (SplitMix64), so that a seed gives the
+    same draw also where a last bit decides whether another, unlikely token is left.
+    """
+    bits = key + (ids.astype(np.uint64) + np.uint64(1)) * _STEP
+    for shift, factor in _MIXES:
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    uniform = ((bits >> np.uint64(11)) + 0.5) * 2.0**-53
+    noise: Floats = -np.log(-np.log(uniform))
+    return noise
 
 
 def left(

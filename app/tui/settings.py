@@ -137,7 +137,8 @@ class Settings:
         if name not in _TYPES:
             raise EmberError(f"no setting {name!r}: there are {', '.join(_TYPES)}")
         if name in OWN_SAMPLING and text.strip() in ("", BY_MODEL):
-            return replace(self, **{name: None})
+            none: dict[str, Any] = {name: None}
+            return replace(self, **none)
         kind = _TYPES[name]
         value: Any
         try:
