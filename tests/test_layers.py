@@ -92,7 +92,15 @@ MOST_FILES = {"kvcache": 26, "app/bench": 12, "app/tui": 12}
 SAME_NAMES: dict[str, set[str]] = {
     "kvcache": set(),
     "models": set(),
-    "app": {"chat.py", "chats.py", "memory.py", "report.py", "schema.py", "settings.py"},
+    "app": {
+        "chat.py",
+        "chats.py",
+        "memory.py",
+        "report.py",
+        "schema.py",
+        "search.py",
+        "settings.py",
+    },
 }
 
 
