@@ -114,6 +114,7 @@ SAME_NAMES: dict[str, set[str]] = {
         "memory.py",
         "report.py",
         "schema.py",
+        "search.py",
         "settings.py",
     },
 }

@@ -90,6 +90,7 @@ STATES: list[State] = [
     *(suggestions_an_error_and_notices, the_models, a_search, a_list_of_themes),
     *(opened(key) for key in ("f1", "f3", "f4")),
     opened("ctrl+o", "f8"),
+    opened("ctrl+l", "slash"),
 ]
 
 

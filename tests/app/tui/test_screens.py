@@ -23,6 +23,7 @@ from app.tui.screens.help import HelpScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.settings import SettingsScreen
+from app.tui.service.contract import Told
 from app.tui.text import units
 from app.tui.widgets.glossary import Glossary
 from app.tui.widgets.layer_map import LayerMap
@@ -164,6 +165,23 @@ async def test_the_model_picker_makes_up_no_size(monkeypatch: pytest.MonkeyPatch
         await chat.until(lambda: bool(chooser.options))
         (line,) = [str(each.prompt) for each in chooser.options if "tiny" in str(each.prompt)]
         assert line.splitlines()[0] == "  a test's own model · Q4_1  size unknown · to fetch"
+
+
+@on_screen
+async def test_a_download_says_what_was_chosen_and_how_long_it_takes() -> None:
+    service = ScriptedService(missing=["hf:o/r"])
+    async with talk(service) as chat:
+        await chat.type("/model hf:o/r")
+        await chat.until(lambda: service.fetches == ["hf:o/r"])
+        assert service.fetch_job is not None
+        service.fetch_job.put(Told(text="Q4_K_M of 3 files is taken"))
+        await chat.until(lambda: "Q4_K_M of 3 files is taken" in chat.told)
+        service.fetched(50_000_000, 200_000_000)
+        status = chat.screen.query_one(StatusLine)
+        await chat.until(lambda: "50 MB of 200 MB" in str(status.render()))
+        service.fetched(60_000_000, 200_000_000)
+        await chat.until(lambda: " MB/s, " in str(status.render()))
+        assert " left · Esc stops" in str(status.render())
 
 
 @on_screen

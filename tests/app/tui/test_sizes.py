@@ -13,6 +13,7 @@ from textual.widget import Widget
 from textual.widgets import Input, OptionList, Select, Static
 
 from app.tui.commands import COMMANDS
+from app.tui.screens.hub import HubScreen
 from app.tui.screens.too_long import TooLongScreen
 from app.tui.service.contract import TooLong
 from app.tui.widgets.key_bar import HINTS, KeyBar
@@ -94,6 +95,11 @@ async def test_screens_say_all_they_have_to_say(size: tuple[int, int]) -> None:
         await chat.pilot.pause(0.2)
         assert cut(chat.app.screen) == []
         await chat.press("escape")
+        await chat.press("ctrl+l", "slash")
+        await chat.until(lambda: isinstance(chat.app.screen, HubScreen))
+        await chat.pilot.pause(0.2)
+        assert cut(chat.app.screen) == []
+        await chat.press("escape", "escape")
         await chat.press("ctrl+o", "f8")
         await chat.pilot.pause(0.2)
         assert cut(chat.app.screen) == []
