@@ -9,6 +9,8 @@ from textual.widgets.option_list import Option
 
 from app.tui.screens.dialog import Dialog
 
+_KEYS = "↑ ↓ choose · ⏎ take it · Esc neither"
+
 
 class QuestionScreen(Dialog[str | None]):
     """Ends with the key of the chosen answer, or None for Esc."""
@@ -24,6 +26,7 @@ class QuestionScreen(Dialog[str | None]):
             yield OptionList(
                 *(Option(label, id=key) for key, label in self._choices.items()), markup=False
             )
+            yield Static(_KEYS, classes="keys")
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """An answer was chosen."""

@@ -68,8 +68,10 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     def refresh_list(self) -> None:
         """List anew what is searched for."""
         at = self._chooser.highlighted or 0
-        self._listed = self.find(self._input.value.strip())
-        self._chooser.set_options(Option(self.line(each)) for each in self._listed)
+        text = self._input.value.strip()
+        self._listed = self.find(text)
+        nothing = Option("nothing found" if text else "nothing here yet", disabled=True)
+        self._chooser.set_options([Option(self.line(each)) for each in self._listed] or [nothing])
         if self._listed:
             self._chooser.highlighted = min(at, len(self._listed) - 1)
 

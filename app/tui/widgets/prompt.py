@@ -118,6 +118,10 @@ class Prompt(TextArea):
             self.post_message(self.ForeignKey(event.key))
         elif step is not None:
             self.post_message(self.HistoryKey(step))
+        elif own := self._bindings.key_to_bindings.get(event.key):
+            # Textual would run it once the key has bubbled up to the app: after letters that
+            # were typed later.
+            await self.run_action(own[0].action)
         else:
             await super()._on_key(event)
             return

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from textual import events
 from textual.events import Paste
 
@@ -598,3 +599,20 @@ async def test_keys_are_not_kept_waiting_by_a_megabyte_that_is_attached() -> Non
         assert chat.prompt.text == "keys"
         assert "pasted text 1" in chat.screen.composer.note
         assert max(taken) < 0.1, taken
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (["a", "b", "backspace", "c"], "ac"),
+        (["q", "home", "w"], "wq"),
+        (["a", "ctrl+u", "b"], "b"),
+        (["a", "f7", "backspace", "b"], "b"),
+    ],
+)
+@on_screen
+async def test_keys_that_come_all_at_once_keep_their_order(keys: list[str], text: str) -> None:
+    async with talk() as chat:
+        for key in keys:
+            chat.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await chat.until(lambda: chat.prompt.text == text)

@@ -31,7 +31,7 @@ from app.tui.widgets.pane import Pane
 from app.tui.widgets.speed_pane import SpeedPane
 from app.tui.widgets.status_line import StatusLine
 from models.finding.store import models_folder
-from tests.app.tui.conftest import on_screen, talk
+from tests.app.tui.conftest import Talk, on_screen, talk
 from tests.app.tui.scripted_service import ScriptedService, layer_stats
 from tests.app.tui.test_sizes import drawn
 from tests.models.gguf.raw_gguf import STRING, RawGGUF, pair, string
@@ -51,6 +51,11 @@ async def test_the_settings_screen_checks_before_it_saves() -> None:
         await chat.press("ctrl+s")
         await chat.until(lambda: chat.app.screen is chat.screen)
         assert chat.app.preferences.settings.temp == 1.5
+
+
+def listed(chat: Talk) -> list[str]:
+    """The lines of the list that is open."""
+    return [str(each.prompt) for each in chat.app.screen.query_one(OptionList).options]
 
 
 @on_screen
@@ -285,9 +290,20 @@ async def test_the_palette_lists_what_can_be_run_alone() -> None:
         alone = [each.name for each in COMMANDS if not each.usage or each.usage.startswith("[")]
         assert shown.option_count == len(alone) + len(chat.app.available_themes)
         await chat.press(*"not one of them")
-        await chat.until(lambda: not shown.option_count)
+        await chat.until(lambda: listed(chat) == ["nothing found"])
         await chat.press("enter", "escape")
         assert isinstance(chat.app.screen, ChatScreen)
+
+
+@on_screen
+async def test_a_list_of_nothing_says_so() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+o")
+        await chat.until(lambda: listed(chat) == ["nothing here yet"])
+        await chat.press("down", "f2", "f8", "enter")
+        assert isinstance(chat.app.screen, ChatsScreen)
+        await chat.fill("anything")
+        await chat.until(lambda: listed(chat) == ["nothing found"])
 
 
 @on_screen
