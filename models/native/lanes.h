@@ -242,12 +242,12 @@ class LanePanel {
     }
 };
 
-// For up to three activation rows codes go from the file's bytes into registers and no further;
+// For up to four activation rows codes go from the file's bytes into registers and no further;
 // more meet a panel, as many do, by the same operations.
 template <Type kType>
 struct LaneFewRows {
     static constexpr Form kForm = Form::InOrder;
-    static constexpr int kTogether = 3;  // four would take compilers a third longer for each type
+    static constexpr int kTogether = 4;  // activation rows whose sums the registers hold
     static_assert(kStrip == kPanel);
 
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
