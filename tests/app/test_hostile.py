@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from kvcache.native import build, library
 from models.native import kernels
 from models.text.messages import Role
 from tests.app.terminal import END, QUIT, READS_LINE, Terminal
+from tests.models.finding.hub_server import running_hub
 from tests.scripted_model import write_scripted
 
 # Sets the title, clears, colours by C1, writes from right to left, rings, goes back, draws a link.
@@ -80,8 +82,14 @@ def _copy_kernels(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("hostile"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """With a Hub of strangers, too."""
+    place = Place(tmp_path_factory.mktemp("hostile"))
+    with pytest.MonkeyPatch.context() as patch, running_hub(patch) as hub:
+        hub.add("o/model", "[bold]m[link=x]n-Q4_0.gguf", place.model.read_bytes())
+        hub.told["o/model"] = {"gguf": {"architecture": EVIL}}
+        place.environment["HF_ENDPOINT"] = hub.url
+        yield place
 
 
 def _walks(place: Place) -> dict[str, list[list[str]]]:
@@ -115,6 +123,7 @@ def _walks(place: Place) -> dict[str, list[list[str]]]:
         ],
         "bench": [["roofline", "-m", model], ["compare", *results], ["compare", text, text]],
         "ls": [[], ["--json"]],
+        "search": [["model"], ["model", "--json"], ["o/model"], [EVIL]],
         "pull": [[model], [f"hf:{EVIL}"]],
         "rm": [[f"lmstudio:owner/repo/{NAME}"]],
         "inspect": [[model], [model, "--json"], [text]],
