@@ -241,8 +241,7 @@ def _until_ended(lines: "LineChat", model: str, backend: str) -> int:
     try:
         fetch_with_bar(model)
         compile_with_bar(Backend(backend))
-        lines.load(model)
-        lines.run()
+        lines.run(model)
         code = 0
     except SystemExit as ended:  # by a kill
         code = int(ended.code or 0)
