@@ -44,8 +44,17 @@ class LineChat:
         self._begun, self._ended = Draft(text=""), False
         self._cancel = Cancel()
 
-    def load(self, spec: str) -> None:
-        """Load the model. Raises EmberError for what keeps it from that, KeyboardInterrupt."""
+    def run(self, spec: str) -> None:
+        """Load the model, and ask and answer until the user ends it.
+
+        Raises EmberError for what keeps the model from loading, KeyboardInterrupt.
+        """
+        # Also between two messages: a Ctrl-D that the terminal itself took would be lost.
+        with self._source.unseen():
+            self._load(spec)
+            self._converse()
+
+    def _load(self, spec: str) -> None:
         self.chat.load(spec)
         with load_bar() as report, self._working():
             while self.chat.busy:
@@ -57,8 +66,7 @@ class LineChat:
         if self.chat.problem is not None:
             raise EmberError(self.chat.problem.cause)
 
-    def run(self) -> None:
-        """Ask and answer until the user ends it."""
+    def _converse(self) -> None:
         model = self.chat.model
         assert model is not None
         print(f"{inert_line(model.name)} · window {model.window} tokens · {_HINT}")
@@ -135,7 +143,7 @@ class LineChat:
     @contextmanager
     def _working(self) -> Iterator[None]:
         """Within this, Ctrl-C stops what the model does, a second one what the program does."""
-        with self._source.unseen(), cancel_on_interrupt() as self._cancel:
+        with cancel_on_interrupt() as self._cancel:
             yield
 
     def _step(self) -> None:

@@ -75,7 +75,7 @@ class LineEditor:
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """Within this, the terminal shows nothing that is typed, but hears Ctrl-C and Ctrl-Z."""
+        """Within this, the terminal shows nothing by itself, but hears Ctrl-C and Ctrl-Z."""
         number = sys.stdin.fileno()
         try:
             before = termios.tcgetattr(number)

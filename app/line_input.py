@@ -24,7 +24,7 @@ class LineInput(Protocol):
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """Within this, what is typed is not seen, and belongs to the next message."""
+        """Within this, what is typed between messages is not seen, and belongs to the next."""
         ...
 
 

@@ -242,8 +242,7 @@ def _until_ended(lines: "LineChat", model: str, backend: str) -> int:
     try:
         with compiling(Backend(backend)):
             fetch_with_bar(model)
-        lines.load(model)
-        lines.run()
+        lines.run(model)
         code = 0
     except SystemExit as ended:  # by a kill
         code = int(ended.code or 0)

@@ -35,7 +35,7 @@ RAISES = "{{ raise_exception('" + EVIL + "') }}"
 # What rich's bars and tables write, and line ends as a terminal makes them of ours.
 _OWN = re.compile(r"\x1b\[(\?25[lh]|2K|1A(?=[\x1b\r])|[0-9;]*m)|\r\x1b|\r+\n|[\n\t]")
 # What the line editor writes before, in and after a line that is typed.
-_EDITOR = re.compile(r"([\x08\r]*\x1b\[(\?(1|7|12|25|2004)[lh]|[0-9]*[CDK]|J|0m))+[\x08\r]*")
+_EDITOR = re.compile(r"([\x08\r]*\x1b\[(\?(1|7|12|25|2004)[lh]|[0-9]*[CD]|[JK]|0m))+[\x08\r]*")
 
 
 class Place:
