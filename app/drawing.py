@@ -41,7 +41,9 @@ class Drawer:
         logits = logits - peak
         ids = left(logits, top_p=self._top_p, top_k=self._top_k, min_p=self._min_p)
         if ids is None:
-            ids = np.arange(len(logits))
+            sums = np.cumsum(np.exp(logits / self._temperature))
+            found = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
+            return min(found, len(sums) - 1)
         key = self._random.integers(2**64, dtype=np.uint64)
         return int(ids[np.argmax(logits[ids] / self._temperature + _noise(key, ids))])
 
