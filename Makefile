@@ -35,7 +35,7 @@ vocabularies: $(VENV)/.dev
 templates: $(VENV)/.dev
 	$(PY) -m pytest -m templates
 
-# 200 seeds of random misuse of the chat, two windows each: about an hour and a half on two cores.
+# 200 seeds of random misuse of the chat, two windows each: hours, most of them waiting.
 # MONKEY="--seeds 20" is fewer.
 monkey: $(VENV)/.dev
 	@$(PY) -m tests.app.monkey smollm2 $(MONKEY)

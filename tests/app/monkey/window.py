@@ -32,8 +32,8 @@ from tests.app.terminal import INTERRUPT, QUIT, Terminal
 from tests.patience import patience
 
 _LOOK_SECONDS, _SEEN_SECONDS, _KEPT_SECONDS, _READY_SECONDS = 0.05, 1.0, 5.0, 8.0
-# Of what the chat has its time for; and what is no machine's fault any more.
-_SHARE, _STARVED_SECONDS = 1.5, 120.0
+# Processor time of the chat, answers included, for each second it is given; and an end to that.
+_SHARE, _STARVED_SECONDS = 4.0, 120.0
 _BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
 _PASTE_ENDS = b"\x1b[201~"
 _EMPTY_PROMPT = "Ask, /"
