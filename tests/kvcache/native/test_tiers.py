@@ -223,7 +223,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("pair", [("hkivi5", "turbo4u"), ("kivi4", "kvarn6")])
+@pytest.mark.parametrize(
+    "pair", [("hkivi4", "turbo4u"), ("hkivi5", "turbo4u"), ("kivi4", "kvarn6")]
+)
 def test_matches_its_definition(kernels: Library, case: Case, pair: tuple[str, str]) -> None:
     tiers = Tiers(case, kernels, *pair)
     for hidden in (0, 1, 21, 65):
