@@ -6,8 +6,6 @@ import signal
 import stat
 from pathlib import Path
 
-import pytest
-
 from app.sessions.chat import State
 from app.sessions.store import SessionStore
 from models.text.messages import Role
@@ -115,10 +113,9 @@ def test_sizes_keys_and_pastes_provoke_no_traceback(
     assert "Traceback" not in terminal.shown
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_random_misuse_loses_nothing(tiny_path: Path, tmp_path: Path, seed: int) -> None:
+def test_random_misuse_loses_nothing(tiny_path: Path, tmp_path: Path) -> None:
     game = Game(model=tiny_path, cache=tmp_path, length=10, options=BACKEND)
-    assert play(game, seed).faults == []
+    assert play(game, 1).faults == []
 
 
 def test_a_paste_full_of_escapes_is_text(tiny_path: Path, folders: dict[str, str]) -> None:
