@@ -66,13 +66,12 @@ def require_sound(database: Path) -> None:
         chats = [number for (number,) in connection.execute("SELECT id FROM chats")]
         for number in chats:
             rows = connection.execute(
-                "SELECT position FROM messages WHERE chat = ? ORDER BY id", (number,)
+                "SELECT position FROM messages WHERE chat = ? AND aside = 0 ORDER BY position",
+                (number,),
             ).fetchall()
             positions = [position for (position,) in rows]
             if positions != list(range(len(positions))):
-                raise FaultError(
-                    f"chat {number} has its messages at {positions}, as they were written"
-                )
+                raise FaultError(f"chat {number} has the messages that it shows at {positions}")
         if connection.execute(
             "SELECT 1 FROM messages WHERE chat NOT IN (SELECT id FROM chats)"
         ).fetchone():

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import psutil
 import pyte
@@ -244,10 +245,13 @@ class Window:
         """What is not in the database any more is in the prompt."""
         for word in self._kept.vanished():
             self._demand(
-                lambda word=word: word in self._text() or self._kept.has(word) or self.has_ended,
+                partial(self._is_kept_or_seen, word),
                 _SEEN_SECONDS,
                 f"{word} was saved, and is neither in the database nor on the screen",
             )
+
+    def _is_kept_or_seen(self, word: str) -> bool:
+        return word in self._text() or self._kept.has(word) or self.has_ended
 
     def _require_restored(self) -> None:
         modes = dict(_MODE.findall(self.shown))
