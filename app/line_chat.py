@@ -19,7 +19,7 @@ from app.report import summary
 from app.sessions.chat import ChatMessage, State
 from app.sessions.export import exported
 from app.streams import OutputError, check_reader
-from app.transcript import Completion
+from app.transcript import Completion, FinishReason
 from app.tui.chat.command import Command, find
 from app.tui.chat.completion import Suggestion, suggestions
 from app.tui.chat.controller import ChatController
@@ -172,6 +172,8 @@ class LineChat:
         elif problem is not None:
             note(f"{problem.cause} (/retry asks again, /new begins another chat)")
         elif completion is not None and model is not None:
+            if completion.finish_reason is FinishReason.LOOP:
+                note("the answer repeats itself: stopped. /retry gives another")
             print(summary(completion, self.stats(), model.holds), file=sys.stderr)
         elif answer.state is State.STOPPED:
             note("stopped")

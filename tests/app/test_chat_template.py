@@ -213,7 +213,8 @@ def test_ctrl_c_is_heard_while_a_template_renders(
     arguments = [*command, "-m", str(with_template(template)), "--backend", "reference"]
     process = subprocess.Popen(
         [sys.executable, "-m", "app", *arguments],
-        stdin=subprocess.PIPE,
+        # What is piped in goes along with a prompt.
+        stdin=subprocess.DEVNULL if "-p" in command else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

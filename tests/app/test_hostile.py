@@ -131,6 +131,8 @@ def _walks(place: Place) -> dict[str, list[list[str]]]:
         "perplexity": [[text, "-m", model, "--skip", "0", "--tokens", "40"], [EVIL, "-m", model]],
         "calibrate": [[model], [model, "--json"], [text], [EVIL]],
         "doctor": [[]],
+        "completion": [["bash"], ["--list", "models"], ["--list", "chats"]],
+        "man": [[]],
     }
 
 

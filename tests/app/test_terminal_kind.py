@@ -5,12 +5,14 @@ import re
 import select
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.app.terminal import END, QUIT, READS_LINE, ROOT, Terminal, inherited
+from tests.patience import patience
 from tests.scripted_model import write_scripted
 
 _SEQUENCE = re.compile(r"[\x1b\x9b\x08]")
@@ -102,9 +104,13 @@ def test_a_stream_that_is_no_terminal_is_sent_no_sequences(
     )
     os.close(writing)
     os.close(slave)
-    os.write(master, b"hi\n" + END)
+    os.write(master, b"hi\n")
     piped = shown = b""
+    until, leaves = time.monotonic() + patience(20), False
     while process.poll() is None:
+        assert time.monotonic() < until, (piped, shown)
+        if not leaves and b"hello" in piped + shown:
+            leaves = bool(os.write(master, END))
         ready, _, _ = select.select([reading, master], [], [], 0.1)
         with suppress(OSError):  # how a pseudo-terminal says that the other side has gone
             shown += os.read(master, 1 << 16) if master in ready else b""

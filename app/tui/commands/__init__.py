@@ -8,7 +8,7 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
     Command(name="new", about="begin another chat", run=views.new, key="^N"),
     Command(
         name="retry",
-        about="answer the last question again; the answer before stays, ← shows it",
+        about="answer again; ← shows the answer before",
         run=turns.retry,
         key="^R",
         usage="[NAME VALUE]",
@@ -16,7 +16,7 @@ COMMANDS: tuple[Command[ChatScreen], ...] = (
     ),
     Command(
         name="variant",
-        about="show another variant of the selected message, or the last answer",
+        about="another variant of the selected message",
         run=turns.variant,
         usage="[N|previous|next]",
         key="← →",

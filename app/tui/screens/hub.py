@@ -72,6 +72,10 @@ class HubScreen(SearchScreen[str | None, FoundRepo | FileRow]):
     def find(self, text: str) -> Sequence[FoundRepo | FileRow]:
         return self._repos if self._repo is None else self._files
 
+    def nothing(self, text: str) -> str:
+        """The line below the list says it."""
+        return ""
+
     def line(self, item: FoundRepo | FileRow) -> Content:
         return _repo_line(item) if isinstance(item, FoundRepo) else _file_line(item)
 

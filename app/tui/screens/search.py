@@ -51,6 +51,10 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     def result(self, item: T) -> ScreenResultType:
         """What the screen ends with."""
 
+    def nothing(self, text: str) -> str:
+        """What stands in place of an empty list, if anything."""
+        return "nothing found" if text else "nothing here yet"
+
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall") as box:
             box.border_title = self.TITLE
@@ -70,8 +74,10 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         at = self._chooser.highlighted or 0
         text = self._input.value.strip()
         self._listed = self.find(text)
-        nothing = Option("nothing found" if text else "nothing here yet", disabled=True)
-        self._chooser.set_options([Option(self.line(each)) for each in self._listed] or [nothing])
+        shown = [Option(self.line(each)) for each in self._listed]
+        if not shown and (nothing := self.nothing(text)):
+            shown = [Option(nothing, disabled=True)]
+        self._chooser.set_options(shown)
         if self._listed:
             self._chooser.highlighted = min(at, len(self._listed) - 1)
 

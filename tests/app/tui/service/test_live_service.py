@@ -379,7 +379,7 @@ def test_kernels_compile_beside_a_download(
 
     module = "app.tui.service.live_service"
     monkeypatch.setattr(f"{module}.compile_beside", compile_beside)
-    monkeypatch.setattr(f"{module}.fetch", lambda spec, progress: done.append(f"fetching {spec}"))
+    monkeypatch.setattr(f"{module}.fetch", lambda spec, **_: done.append(f"fetching {spec}"))
     list(service.fetch("smollm2"))
     assert done == [
         f"compiling for {service._config.backend.value}, stopped: False",
