@@ -255,7 +255,8 @@ def test_the_line_chat_goes_on_after_a_question_whose_template_was_stopped(
     _wait_until_rendering(psutil.Process(terminal.process.pid))
     terminal.type(INTERRUPT)
     terminal.wait_for("ember: stopped")
-    terminal.type(b"ba\n")
+    # The question stays in the chat, and would be read with the next.
+    terminal.type(b"/new\nba\n")
     terminal.wait_for(" tok/s · answer")
     terminal.type(END)
     assert terminal.close() == 0

@@ -20,7 +20,10 @@ from tests.app.tui.scripted_service import ScriptedService
 
 BACKEND = ("--backend", "reference")
 ENTER, SETTINGS = b"\r", b"\x1bOQ"
-ENDLESS = ("--ctx", "1000000", "--beyond-context", "--max-tokens", "1000000")
+ENDLESS = (
+    *("--ctx", "1000000", "--beyond-context", "--max-tokens", "1000000"),
+    *("--temp", "0", "--allow-loops"),
+)
 HUNG_UP, KILLED = 129, 143
 # A step that hears nothing; in the model's thread, where steps may be long.
 STUCK = """

@@ -80,7 +80,8 @@ def test_a_locale_that_cannot_show_the_drawing_gets_lines(
 def test_where_no_locale_is_set_the_screen_is_drawn(model: Path, folders: dict[str, str]) -> None:
     """As in containers, whose terminals are the user's own."""
     unset = dict.fromkeys(("LC_ALL", "LANG", "LC_CTYPE"), "")
-    terminal = Terminal("chat", "-m", str(model), environment=folders | unset)
+    command = ("chat", "-m", str(model), "--backend", "reference")
+    terminal = Terminal(*command, environment=folders | unset)
     terminal.wait_for("Ask anything")
     terminal.type(QUIT)
     assert terminal.close() == 0

@@ -31,7 +31,8 @@ def saved_answer(tmp_path: Path) -> str:
 
 
 def test_a_killed_chat_is_resumed(tiny_path: Path, tmp_path: Path, folders: dict[str, str]) -> None:
-    command = ["chat", "-m", str(tiny_path), *BACKEND, "--max-tokens", "99999"]
+    endless = ("--max-tokens", "99999", "--temp", "0", "--allow-loops")
+    command = ["chat", "-m", str(tiny_path), *BACKEND, *endless]
     terminal = Terminal(*command, environment=folders)
     terminal.wait_for("Ask anything")
     terminal.type(b"ba ce di" + ENTER)
