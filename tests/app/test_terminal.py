@@ -7,8 +7,10 @@ from tests.app.terminal import END, INTERRUPT, QUIT, READS_LINE, Terminal
 
 def test_chat_answers_stops_and_ends(tiny_path: Path, tmp_path: Path) -> None:
     folders = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
-    window = ["--ctx", "1000000", "--beyond-context", "--max-tokens", "1000000"]
-    terminal = Terminal("chat", "--plain", "-m", str(tiny_path), *window, environment=folders)
+    window = ["--ctx", "1000000", "--beyond-context", "--max-tokens", "1000000", "--temp", "0"]
+    terminal = Terminal(
+        "chat", "--plain", "-m", str(tiny_path), *window, "--allow-loops", environment=folders
+    )
     terminal.wait_for(READS_LINE)
     terminal.type(b"ba ce di\n")
     terminal.wait_for("reading")
