@@ -105,6 +105,12 @@ _FAMILIES = (
         architectures=("smollm3",),
         usual=Recommended(temp=0.6, top_p=0.95, source=f"{_CARDS}/HuggingFaceTB/SmolLM3-3B"),
     ),
+    # At its makers' 0.2 so small a model answers the plainest question wrongly half of the time.
+    _Family(
+        name=r"smollm.*135m",
+        architectures=("llama",),
+        usual=Recommended(temp=0.0, source="ember's choice for a model so small: the likeliest"),
+    ),
     _Family(
         name=r"smollm",
         architectures=("llama",),
