@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, overload
 
 from mlx_lm.tokenizer_utils import StreamingDetokenizer as Detokenizer
-from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tokenizer_utils import TokenizerWrapper, _infer_tool_parser
 
 from models.loader import LoadedModel
 from models.text.chat_template import ChatTemplate
@@ -19,6 +19,8 @@ from models.text.detokenizer import StreamingDetokenizer
 from models.text.messages import Message, Role
 from models.text.tokenizer import Tokenizer
 
+# Of a message beside what it says.
+_OF_TOOLS = ("tool_calls", "tool_call_id", "name")
 # What mlx-lm must know of our caches before it works with them.
 import_module("kvcache.mlx_lm")
 
@@ -30,7 +32,22 @@ def tokenizer_of(loaded: LoadedModel) -> TokenizerWrapper:
     token after which generation stops is one of `eos_token_ids`.
     """
     made = _Tokenizer(loaded.tokenizer, loaded.template)
-    return TokenizerWrapper(made, _Detokenizer, eos_token_ids=loaded.tokenizer.eog_ids)
+    return TokenizerWrapper(
+        made, _Detokenizer, eos_token_ids=loaded.tokenizer.eog_ids, **_tool_calls(made)
+    )
+
+
+def _tool_calls(made: "_Tokenizer") -> dict[str, Any]:
+    """How calls of tools are told from text, where mlx-lm has a parser for the template."""
+    name = _infer_tool_parser(made)
+    if name is None:
+        return {}
+    parser = import_module(f"mlx_lm.tool_parsers.{name}")
+    return {
+        "tool_call_start": parser.tool_call_start,
+        "tool_call_end": parser.tool_call_end,
+        "tool_parser": parser.parse_tool_call,
+    }
 
 
 class _Tokenizer:
@@ -115,12 +132,18 @@ class _Tokenizer:
         enable_thinking: bool | None = None,
         **_other: Any,
     ) -> str | list[int]:
-        """A chat as ids, or as text. Raises ValueError for tools, and ChatTemplateError."""
-        if tools:
-            raise ValueError("this chat template is given no tools: no tools are called")
+        """A chat as ids, or as text.
+
+        Raises ChatTemplateError, as for tools where the template has no place for them.
+        """
         messages = [_message(each) for each in conversation]
         make = self._template.encode if tokenize else self._template.render
-        return make(messages, add_generation_prompt=add_generation_prompt, think=enable_thinking)
+        return make(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            think=enable_thinking,
+            tools=tools or (),
+        )
 
     def _texts(self) -> Iterable[str]:
         return map(self.of_file.text, range(len(self)))
@@ -155,4 +178,7 @@ class _Detokenizer(Detokenizer):
 def _message(said: Mapping[str, Any]) -> Message:
     """One turn, as chat servers name its parts. Raises ValueError for an unknown role."""
     content, thought = said.get("content"), said.get("reasoning_content")
-    return Message(role=Role(said["role"]), content=content or "", thinking=thought or "")
+    more = {key: said[key] for key in _OF_TOOLS if key in said}
+    return Message(
+        role=Role(said["role"]), content=content or "", thinking=thought or "", more=more
+    )
