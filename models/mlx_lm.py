@@ -6,7 +6,7 @@ mlx-lm wraps the tokenizers of transformers and calls them by their names; `_Tok
 those that it calls. Importing this imports mlx-lm.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from importlib import import_module
 from typing import Any, overload
 
@@ -17,6 +17,7 @@ from models.loader import LoadedModel
 from models.text.chat_template import ChatTemplate
 from models.text.detokenizer import StreamingDetokenizer
 from models.text.messages import Message, Role
+from models.text.thinking import thinking_marks
 from models.text.tokenizer import Tokenizer
 
 # Of a message beside what it says.
@@ -31,10 +32,28 @@ def tokenizer_of(loaded: LoadedModel) -> TokenizerWrapper:
     Ids, texts and chat prompts are those of `loaded.tokenizer` and `loaded.template`; every
     token after which generation stops is one of `eos_token_ids`.
     """
-    made = _Tokenizer(loaded.tokenizer, loaded.template)
-    return TokenizerWrapper(
-        made, _Detokenizer, eos_token_ids=loaded.tokenizer.eog_ids, **_tool_calls(made)
-    )
+    return _Wrapper(_Tokenizer(loaded.tokenizer, loaded.template))
+
+
+class _Wrapper(TokenizerWrapper):
+    """mlx-lm's, that knows the marks of thinking by the file's family too."""
+
+    def __init__(self, made: "_Tokenizer") -> None:
+        ends = made.of_file.eog_ids
+        super().__init__(made, _Detokenizer, eos_token_ids=ends, **_tool_calls(made))
+        marks = thinking_marks(made.chat_template, made.of_file)
+        if marks is not None and not self.has_thinking:
+            self._think_start, self._think_end = marks.opens[0], marks.closes[0]
+            self._think_start_tokens, self._think_end_tokens = (
+                tuple(made.encode(mark, add_special_tokens=False))
+                for mark in (self._think_start, self._think_end)
+            )
+        made.spelled = made.of_file.special_ids & {
+            *(self._think_start_tokens or ()),
+            *(self._think_end_tokens or ()),
+            *(self._tool_call_start_tokens or ()),
+            *(self._tool_call_end_tokens or ()),
+        }
 
 
 def _tool_calls(made: "_Tokenizer") -> dict[str, Any]:
@@ -51,10 +70,11 @@ def _tool_calls(made: "_Tokenizer") -> dict[str, Any]:
 
 
 class _Tokenizer:
-    """By the names of transformers."""
+    """By the names of transformers. spelled: control tokens that are told as text."""
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
         self.of_file, self._template = tokenizer, template
+        self.spelled: Set[int] = frozenset()
 
     def __len__(self) -> int:
         return self.of_file.vocab_size
@@ -156,19 +176,20 @@ class _Detokenizer(Detokenizer):
     """Text while it comes, each character once it is whole."""
 
     def __init__(self, tokenizer: _Tokenizer) -> None:
-        self._of_file = tokenizer.of_file
+        self._made = tokenizer
         self.reset()
 
     def reset(self) -> None:
         """Begin anew."""
         self.text, self.offset = "", 0
         self.tokens: list[int] = []
-        self._streaming = StreamingDetokenizer(self._of_file)
+        self._streaming = StreamingDetokenizer(self._made.of_file)
 
     def add_token(self, token: int) -> None:
         """Take a token."""
         self.tokens.append(token)
-        self.text += self._streaming.add(token)
+        is_spelled = token in self._made.spelled
+        self.text += self._streaming.spell(token) if is_spelled else self._streaming.add(token)
 
     def finalize(self) -> None:
         """What is held back still, as U+FFFD."""

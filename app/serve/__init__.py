@@ -9,9 +9,9 @@ HTTP, the shape of requests and the batch are mlx-lm's (`APIHandler`, `ResponseG
     refusal.py         what becomes an error of OpenAI's shape
     handler.py         one connection
     generator.py       requests to answers, between connections and the one thread that computes
-    rows.py            one request among those computed together, and its text
+    row.py             one request among those computed together, and its text
     running.py         the rows that are computed together
-    figures.py         what `/stats` says
+    server_figures.py  what `/stats` says
     live_view.py       the same on a terminal
     serving.py         a server from its start to its end
 """

@@ -9,12 +9,25 @@ class AloneGenerator:
     def __init__(self, model, prefill_step_size, **_):
         self.model, self.step, self.seqs, self.n = model, prefill_step_size, {}, 0
 
-    def insert_segments(self, segments, max_tokens, caches, all_tokens, samplers, logits_processors, stop_sequences):
+    def insert_segments(
+        self, segments, max_tokens, caches, all_tokens, samplers, logits_processors, stop_sequences
+    ):
         self.n += 1
         segs = [s for s in segments[0] if s]
         if len(segs[-1]) != 1:
             segs[-1:] = [segs[-1][:-1], segs[-1][-1:]]
-        self.seqs[self.n] = SimpleNamespace(segs=segs, left=max_tokens[0], cache=caches[0], tokens=list(all_tokens[0]), sampler=samplers[0], procs=logits_processors[0], m=stop_sequences[0].matcher(), done=0, total=sum(map(len, segs)), next=None)
+        self.seqs[self.n] = SimpleNamespace(
+            segs=segs,
+            left=max_tokens[0],
+            cache=caches[0],
+            tokens=list(all_tokens[0]),
+            sampler=samplers[0],
+            procs=logits_processors[0],
+            m=stop_sequences[0].matcher(),
+            done=0,
+            total=sum(map(len, segs)),
+            next=None,
+        )
         return [self.n]
 
     def next(self):
@@ -32,18 +45,29 @@ class AloneGenerator:
             end = not s.segs[0]
             if end:
                 s.segs.pop(0)
-            return [R(uid=uid, progress=(s.done, s.total), end_of_segment=end, end_of_prompt=False)], []
+            return [
+                R(uid=uid, progress=(s.done, s.total), end_of_segment=end, end_of_prompt=False)
+            ], []
         if s.next is None:
             s.next = (s.segs[0][0], None)
             self._feed(s)
-            return [R(uid=uid, progress=(s.total, s.total), end_of_segment=True, end_of_prompt=True)], []
+            return [
+                R(uid=uid, progress=(s.total, s.total), end_of_segment=True, end_of_prompt=True)
+            ], []
         token, logprobs = s.next
         self._feed(s)
         finish = "length" if (left := s.left - 1) <= 0 else None
         s.left = left
         if s.m.advance(token):
             finish = "stop"
-        r = R(uid=uid, token=token, logprobs=logprobs, finish_reason=finish, prompt_cache=None, all_tokens=None)
+        r = R(
+            uid=uid,
+            token=token,
+            logprobs=logprobs,
+            finish_reason=finish,
+            prompt_cache=None,
+            all_tokens=None,
+        )
         if finish:
             r.prompt_cache, r.all_tokens = s.cache, s.tokens
             del self.seqs[uid]
@@ -60,6 +84,7 @@ class AloneGenerator:
 
     def extract_cache(self, uids):
         import copy
+
         return {u: (copy.deepcopy(self.seqs[u].cache), list(self.seqs[u].tokens)) for u in uids}
 
     def remove(self, uids, return_prompt_caches=False):

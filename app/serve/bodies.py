@@ -144,11 +144,10 @@ def _calls(given: object, at: int) -> list[Body]:
 
 
 def _call(given: object, at: int) -> Body:
-    match given:
-        case {"function": {"name": str(name), **rest}}:
-            arguments = rest.get("arguments") or {}
-        case _:
-            raise RefusalError(f"messages[{at}] has a tool call without a function's name")
+    function = given.get("function") if isinstance(given, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise RefusalError(f"messages[{at}] has a tool call without a function's name")
+    name, arguments = function["name"], function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments, parse_constant=_no_number)
@@ -156,9 +155,9 @@ def _call(given: object, at: int) -> Body:
             arguments = None
     if not isinstance(arguments, dict):
         raise RefusalError(f"messages[{at}] calls {_shown(name)} with what is no JSON object")
-    called = given.get("id")
+    called = given["id"] if isinstance(given, dict) and isinstance(given.get("id"), str) else ""
     function = {"name": name, "arguments": arguments}
-    return {"type": "function", "id": called if isinstance(called, str) else "", "function": function}
+    return {"type": "function", "id": called, "function": function}
 
 
 def _tools(body: Body) -> list[Body]:

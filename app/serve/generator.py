@@ -19,10 +19,10 @@ from mlx_lm.generate import TextStateMachine
 from mlx_lm.models.cache import LRUPromptCache
 
 from app.sampling import Sampling
-from app.serve.figures import Figures
+from app.serve.server_figures import Figures
 from app.serve.model_provider import LoadedServer, ModelProvider
 from app.serve.refusal import RefusalError
-from app.serve.rows import NO_TOKEN, Failure, Prepared, Row, Told
+from app.serve.row import NO_TOKEN, Failure, Prepared, Row, Told
 from app.serve.running import Running
 from kvcache.errors import EmberError
 
@@ -45,7 +45,8 @@ class Generator(server.ResponseGenerator):
     """
 
     def __init__(self, provider: ModelProvider) -> None:
-        self.ended, self.failure = Event(), None
+        self.ended = Event()
+        self.failure: Exception | None = None
         self._until: float | None = None
         self._running: Running | None = None
         super().__init__(provider, LRUPromptCache(0))
@@ -220,7 +221,7 @@ class Generator(server.ResponseGenerator):
             running.take(row)
 
     def _come(self, patience: float | None) -> Sequence[Row]:
-        found = []
+        found: list[Row] = []
         while (row := self._next_request(None if found else patience)) is not None:
             found.append(row)
         return found

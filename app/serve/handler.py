@@ -22,7 +22,7 @@ from app.sampling import Sampling
 from app.serve import bodies
 from app.serve.generator import Generator, GoneError
 from app.serve.refusal import RefusalError
-from app.serve.rows import Prepared
+from app.serve.row import Prepared
 from app.serve.server_settings import ServerSettings, is_loopback
 from kvcache.errors import EmberError, short
 
@@ -57,15 +57,16 @@ class Handler(server.APIHandler):
         self._settings, self._report = settings, report
         self._prepared: Prepared | None = None
         self._limits_answer, self._begun = False, time.monotonic()
+        self.max_tokens = 0
         super().__init__(generator, *args)
 
     # -- what is asked --
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - http.server looks for it
         """The model, the server's health and its figures."""
         self._answering(self._get)
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - http.server looks for it
         """Completions."""
         self._answering(self._post)
 
@@ -261,7 +262,9 @@ class Handler(server.APIHandler):
             return {
                 "tokens": [each["token"] for each in own],
                 "token_logprobs": [each["logprob"] for each in own],
-                "top_logprobs": [{one["token"]: one["logprob"] for one in top} for top in likeliest],
+                "top_logprobs": [
+                    {one["token"]: one["logprob"] for one in top} for top in likeliest
+                ],
             }
         every = zip(own, likeliest, strict=True)
         return {"content": [each | {"top_logprobs": top} for each, top in every]}

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from app.console import note
 from app.inert import inert_line
-from app.serve.figures import Figures
+from app.serve.server_figures import Figures
 from app.streams import styled
 
 _PER_SECOND = 4
@@ -57,8 +57,11 @@ def rows(now: Figures) -> list[tuple[str, str]]:
         ("running", f"{now.running} of {now.places}, {now.waiting} waiting"),
         ("speed", f"{now.tokens_per_second:,.1f} tokens/s"),
         ("tokens", tiers),
-        ("memory", f"{_mib(now.running_bytes)} + {_mib(now.kept_bytes)} kept of "
-         f"{_mib(now.budget_bytes)} MiB"),
+        (
+            "memory",
+            f"{_mib(now.running_bytes)} + {_mib(now.kept_bytes)} kept of "
+            f"{_mib(now.budget_bytes)} MiB",
+        ),
         ("kept", f"{now.kept} prompts; found for {hits}"),
     ]
 

@@ -12,12 +12,12 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm import server
 from mlx_lm.generate import StopSequences
-from app.serve.alone import AloneGenerator as BatchGenerator
 from mlx_lm.models.cache import LRUPromptCache
 
-from app.serve.figures import Counts, Figures, by_tier
+from app.serve.alone import AloneGenerator as BatchGenerator
+from app.serve.server_figures import Counts, Figures, by_tier
 from app.serve.model_provider import DEFAULT, LoadedServer, ModelProvider
-from app.serve.rows import Row, sampler
+from app.serve.row import Row, sampler
 from kvcache.stats import CacheStats, sum_layers
 
 # Prompts that are kept at most, however small: each token of one is an object.

@@ -4,12 +4,12 @@ Knows no flag; what is answered is the handler's and the generator's.
 """
 
 import socket
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from threading import BoundedSemaphore, Event, Thread
+from socketserver import BaseRequestHandler
+from threading import BoundedSemaphore, Condition, Thread
 from typing import Any
 
 from app.console import note
@@ -28,6 +28,7 @@ _MOST_CONNECTIONS = 512
 _BACKLOG = 256
 # Answers that run are finished within so many seconds of a signal, or cut.
 GRACE_SECONDS = 3.0
+_SENDING_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 
 
@@ -41,10 +42,11 @@ class HTTPServer(ThreadingHTTPServer):
     def __init__(
         self, generator: Generator, settings: ServerSettings, report: Callable[[str], None]
     ) -> None:
-        self._places = BoundedSemaphore(_MOST_CONNECTIONS)
+        self._places, self._open = BoundedSemaphore(_MOST_CONNECTIONS), 0
+        self._changed = Condition()
         self._given = generator, settings, report
         self.address_family, address = _address(settings.host, settings.port)
-        super().__init__(address, Handler)
+        super().__init__(address, BaseRequestHandler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer one connection."""
@@ -53,6 +55,7 @@ class HTTPServer(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have a thread answer, once there is a place for it."""
         self._places.acquire()
+        self._count(1)
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -61,6 +64,17 @@ class HTTPServer(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
+            self._count(-1)
+
+    def wait_for_answers(self, seconds: float) -> None:
+        """Until all that is computed has been sent, but no longer than this."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, seconds)
+
+    def _count(self, more: int) -> None:
+        with self._changed:
+            self._open += more
+            self._changed.notify_all()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that broke; nobody is there to be told."""
@@ -76,13 +90,16 @@ def serve(path: Path, settings: ServerSettings) -> int:
         try:
             with (
                 live_view(lambda: generator.figures) as report,
-                listening(generator, settings, report) as port,
+                listening(generator, settings, report) as http,
             ):
-                _tell(served, settings, port)
+                _tell(served, settings, http.server_port)
                 while not generator.ended.is_set() and not cancel.wait(_LOOK_SECONDS):
                     pass
+                # Who asks now is told that it ends.
+                generator.stop_and_join(GRACE_SECONDS)
+                http.wait_for_answers(_SENDING_SECONDS)
         finally:
-            generator.stop_and_join(GRACE_SECONDS)
+            generator.stop_and_join()
     if generator.failure is not None:
         raise generator.failure
     return cancel.exit_code
@@ -91,8 +108,8 @@ def serve(path: Path, settings: ServerSettings) -> int:
 @contextmanager
 def listening(
     generator: Generator, settings: ServerSettings, report: Callable[[str], None]
-) -> Iterator[int]:
-    """A server on its own thread; gives its port. At the end it has told what it can."""
+) -> Iterator[HTTPServer]:
+    """A server on a thread of its own."""
     try:
         http = HTTPServer(generator, settings, report)
     except OSError as error:
@@ -103,7 +120,7 @@ def listening(
     thread = Thread(target=http.serve_forever, args=(_LOOK_SECONDS,), name="http", daemon=True)
     thread.start()
     try:
-        yield http.server_port
+        yield http
     finally:
         http.shutdown()
         http.server_close()

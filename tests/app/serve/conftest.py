@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ EXACT = CacheConfig(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Served:
     """A running server. lines: what it has said of requests."""
 
@@ -37,11 +38,14 @@ class Served:
         """Where it answers."""
         return f"http://127.0.0.1:{self.port}"
 
-    def client(self, key: str = "none") -> OpenAI:
+    @cached_property
+    def client(self) -> OpenAI:
+        """OpenAI's own; each has certificates of its own, which take memory."""
+        return self.client_with("none")
+
+    def client_with(self, key: str) -> OpenAI:
         """OpenAI's own, which tries nothing twice."""
-        return OpenAI(
-            base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=patience(60)
-        )
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=patience(60))
 
 
 Serve = Callable[[ServerSettings], Served]
@@ -68,8 +72,8 @@ def serving(path: Path, settings: ServerSettings) -> Iterator[Served]:
     lines: list[str] = []
     try:
         generator.model_provider.ready.result()
-        with listening(generator, replace(settings, port=0), lines.append) as port:
-            yield Served(port=port, generator=generator, lines=lines)
+        with listening(generator, replace(settings, port=0), lines.append) as http:
+            yield Served(port=http.server_port, generator=generator, lines=lines)
     finally:
         generator.stop_and_join()
     assert generator.failure is None

@@ -19,14 +19,14 @@ def prompt(length: int) -> list[int]:
 
 def complete(served: Served, ids: Sequence[int], count: int = 12, **more: Any) -> Any:
     given = {"temperature": 0, **more}
-    return served.client().completions.create(
+    return served.client.completions.create(
         model=MODEL, prompt=list(ids), max_tokens=count, **given
     )
 
 
 def ask(served: Served, text: str, **more: Any) -> Any:
     given = {"max_tokens": 8, "temperature": 0, **more}
-    return served.client().chat.completions.create(
+    return served.client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": text}], **given
     )
 
@@ -93,7 +93,10 @@ def test_logprobs_are_of_the_tokens_that_were_drawn(served: Served) -> None:
         served, "How likely?", logprobs=True, top_logprobs=3, temperature=1.5, seed=3, stream=True
     )
     streamed = [
-        one for each in chunks if each.choices[0].logprobs for one in each.choices[0].logprobs.content
+        one
+        for each in chunks
+        if each.choices[0].logprobs
+        for one in each.choices[0].logprobs.content
     ]
     assert [each.logprob for each in streamed] == pytest.approx(
         [each.logprob for each in said], abs=1e-3
@@ -111,7 +114,7 @@ def test_what_was_read_before_is_not_read_again(served: Served) -> None:
 
     def asked(text: str) -> Any:
         messages = [*told, {"role": "user", "content": text}]
-        return served.client().chat.completions.create(
+        return served.client.chat.completions.create(
             model=MODEL, messages=messages, max_tokens=4, temperature=0
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Event
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -52,7 +52,7 @@ class Failure:
 
 # What the computing thread says of a request: a piece of the answer, how much of the prompt is
 # read, the end, or what it failed by.
-Told = server.Response | tuple[int, int] | Failure | None
+Told: TypeAlias = server.Response | tuple[int, int] | Failure | None
 
 
 class Row:
@@ -119,7 +119,7 @@ class Row:
     def _tell(self, text: str, token: int, logprobs: mx.array, finish: str | None) -> None:
         wants = self.args.logprobs
         likeliest = _likeliest(logprobs, self.args.top_logprobs) if wants else ()
-        own = float(logprobs[token].item()) if wants else 0.0
+        own = float(np.asarray(logprobs[token].astype(mx.float32))) if wants else 0.0
         self.told.put(server.Response(text, token, own, finish, likeliest))
 
 
