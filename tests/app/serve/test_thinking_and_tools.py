@@ -66,28 +66,23 @@ def test_a_switch_has_a_model_not_think(tmp_path: Path) -> None:
 
 def test_a_call_of_a_tool_is_parsed(tmp_path: Path) -> None:
     path = tmp_path / "tooled.gguf"
-    says = (
-        b"Well",
-        b"<tool_call>",
-        b'\n{"name": "now", ',
-        b'"arguments": {"zone": "UTC"}}',
-        b"</tool_call>",
-    )
+    call = b'\n{"name": "now", ', b'"arguments": {"zone": "UTC"}}'
+    says = b"Well", b"<tool_call>", *call, b"</tool_call>"
     write_scripted(path, says, metadata={"tokenizer.chat_template": TOOLED}, context=2048)
     with serving(path, ServerSettings(cache=CACHE)) as served:
         choice = asked(served, tools=[NOW]).choices[0]
         assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Well")
-        (call,) = choice.message.tool_calls
-        assert call.function.name == "now"
-        assert json.loads(call.function.arguments) == {"zone": "UTC"}
+        (made,) = choice.message.tool_calls
+        assert made.function.name == "now"
+        assert json.loads(made.function.arguments) == {"zone": "UTC"}
         chunks = list(asked(served, tools=[NOW], stream=True))
         calls = [one for each in chunks for one in each.choices[0].delta.tool_calls or ()]
         assert [one.function.name for one in calls] == ["now"]
         assert chunks[-1].choices[0].finish_reason == "tool_calls"
         result: Any = [
             *ASKED,
-            {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]},
-            {"role": "tool", "tool_call_id": call.id, "content": "12:00"},
+            {"role": "assistant", "content": None, "tool_calls": [made.model_dump()]},
+            {"role": "tool", "tool_call_id": made.id, "content": "12:00"},
         ]
         more = served.client.chat.completions.create(model="", messages=result, max_tokens=1)
         assert more.usage is not None
