@@ -19,11 +19,11 @@ from mlx_lm.generate import TextStateMachine
 from mlx_lm.models.cache import LRUPromptCache
 
 from app.sampling import Sampling
-from app.serve.server_figures import Figures
 from app.serve.model_provider import LoadedServer, ModelProvider
 from app.serve.refusal import RefusalError
 from app.serve.row import NO_TOKEN, Failure, Prepared, Row, Told
 from app.serve.running import Running
+from app.serve.server_figures import Figures
 from kvcache.errors import EmberError
 
 _IDLE_SECONDS = 0.1

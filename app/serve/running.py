@@ -11,13 +11,12 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm import server
-from mlx_lm.generate import StopSequences
+from mlx_lm.generate import BatchGenerator, StopSequences
 from mlx_lm.models.cache import LRUPromptCache
 
-from app.serve.alone import AloneGenerator as BatchGenerator
-from app.serve.server_figures import Counts, Figures, by_tier
 from app.serve.model_provider import DEFAULT, LoadedServer, ModelProvider
 from app.serve.row import Row, sampler
+from app.serve.server_figures import Counts, Figures, by_tier
 from kvcache.stats import CacheStats, sum_layers
 
 # Prompts that are kept at most, however small: each token of one is an object.
@@ -25,6 +24,15 @@ MOST_KEPT = 64
 _LOOK_SECONDS = 0.25
 # Tokens that a sequence may grow by before it is looked at again.
 _AHEAD = 512
+
+
+class Batch(BatchGenerator):
+    """mlx-lm's, which tells what its caches hold."""
+
+    def held(self) -> list[CacheStats]:
+        """Of prompts that are read, and of answers: all sequences together."""
+        batches = self._prompt_batch.prompt_cache, self._generation_batch.prompt_cache
+        return [sum_layers(layer.stats() for layer in each) for each in batches if each]
 
 
 class Running:
@@ -35,7 +43,7 @@ class Running:
 
     def __init__(self, provider: ModelProvider, served: LoadedServer) -> None:
         self._provider, self._served, self._budget = provider, served, served.budget
-        self._batch = BatchGenerator(
+        self._batch = Batch(
             provider.model,
             completion_batch_size=self._budget.sequences,
             prefill_batch_size=1,
@@ -155,7 +163,7 @@ class Running:
 
     def _look(self) -> Figures:
         self._looked = time.monotonic()
-        rows = self._stats()
+        rows = self._batch.held()
         return Figures(
             model=self._served.loaded.title,
             window=self._served.window,
@@ -174,11 +182,6 @@ class Running:
             answer_tokens=self._counts.answer_tokens,
             tokens_per_second=self._counts.tokens_per_second,
         )
-
-    def _stats(self) -> list[CacheStats]:
-        """Of running sequences, each over its layers."""
-        found = self._batch.extract_cache(list(self._rows))
-        return [sum_layers(layer.stats() for layer in cache) for cache, _ in found.values()]
 
 
 def _after(row: Row) -> list[list[int]]:
