@@ -9,8 +9,6 @@ from app import cache_flags, options
 if TYPE_CHECKING:
     from app.serve.server_settings import ServerSettings
 
-# As the server knows it, and known before that is imported.
-_KEY_VARIABLE = "EMBER_API_KEY"
 _SAMPLING = ("temp", "top_p", "top_k", "min_p", "repeat_penalty")
 _EXAMPLES = """\
 ember serve                              # the default model, http://127.0.0.1:8080/v1
@@ -59,7 +57,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--api-key",
         metavar="KEY",
-        help=f"what clients must send as a bearer token (default: {_KEY_VARIABLE}, if set)",
+        help=f"what clients must send as a bearer token (default: {options.KEY_VARIABLE}, if set)",
     )
     group.add_argument(
         "--allow-origin",
@@ -79,7 +77,7 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
     return ServerSettings(
         host=args.host,
         port=int(args.port),
-        key=args.api_key or os.environ.get(_KEY_VARIABLE, ""),
+        key=args.api_key or os.environ.get(options.KEY_VARIABLE, ""),
         origins=tuple(args.allow_origin),
         cache=replace(cache_flags.cache_config(args), budget=None),
         total=args.kv_budget,

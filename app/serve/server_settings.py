@@ -4,10 +4,8 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.options import LoadOptions, Think, UsageError
+from app.options import KEY_VARIABLE, LoadOptions, Think, UsageError
 from kvcache import CacheConfig
-
-KEY_VARIABLE = "EMBER_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
