@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEFAULT_MODEL = "smollm2"
-KEY_VARIABLE = "EMBER_API_KEY"  # what a server's clients must send
 
 # Known before the cache library is imported; tests hold it to its own.
 DEFAULT_THINK_BUDGET = 8192

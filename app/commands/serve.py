@@ -57,7 +57,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--api-key",
         metavar="KEY",
-        help=f"what clients must send as a bearer token (default: {options.KEY_VARIABLE}, if set)",
+        help="what clients must send as a bearer token (default: EMBER_API_KEY, if set)",
     )
     group.add_argument(
         "--allow-origin",
@@ -77,7 +77,7 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
     return ServerSettings(
         host=args.host,
         port=int(args.port),
-        key=args.api_key or os.environ.get(options.KEY_VARIABLE, ""),
+        key=args.api_key or os.environ.get("EMBER_API_KEY", ""),
         origins=tuple(args.allow_origin),
         cache=replace(cache_flags.cache_config(args), budget=None),
         total=args.kv_budget,

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.options import KEY_VARIABLE, LoadOptions, Think, UsageError
+from app.options import LoadOptions, Think, UsageError
 from kvcache import CacheConfig
 
 
@@ -33,7 +33,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.key:
             raise UsageError(
-                f"--host {self.host} lets other machines ask: give an --api-key, or {KEY_VARIABLE}"
+                f"--host {self.host} lets other machines ask: give an --api-key, or EMBER_API_KEY"
             )
 
 

@@ -143,7 +143,7 @@ def started(path: Path, *more: str) -> Iterator[tuple["subprocess.Popen[str]", S
                 break
         else:
             pytest.fail("it never listened")
-        yield process, Served(port=int(found[1]), generator=None)  # type: ignore[arg-type]
+        yield process, Served(port=int(found[1]), generator=None)
     finally:
         process.kill()
         process.wait()
