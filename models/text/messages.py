@@ -34,7 +34,7 @@ class Message:
     role: Role
     content: str
     thinking: str = ""
-    more: Mapping[str, object] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 def opening(system: str | None) -> list[Message]:
