@@ -125,7 +125,7 @@ def test_a_prompt_that_cannot_fit_is_400_with_the_figures(served: Served) -> Non
     ) as e:
         complete(served, prompt(4200))
     assert e.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError, match="the prompt is empty"):
+    with pytest.raises(openai.BadRequestError, match="got no prompt"):
         complete(served, [], 1)
     with pytest.raises(openai.BadRequestError, match="token ids beyond 0 to 610"):
         complete(served, [611])
