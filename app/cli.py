@@ -23,6 +23,7 @@ from app.commands import (
     pull,
     rm,
     search,
+    serve,
     tokenize,
 )
 from app.commands import run as run_command
@@ -36,6 +37,7 @@ _COMMANDS = {
     "chat": chat,
     "chats": chats,
     "run": run_command,
+    "serve": serve,
     "bench": bench,
     "ls": ls,
     "search": search,
