@@ -51,24 +51,27 @@ class RankEngine(Engine):
 
     def generate(self, request: Request, cancel: Flag | None = None) -> Iterator[Event]:
         cancel = cancel or Flag()
-        self._company.tell(Generate(requests=[request]))
+        self._ask(Generate(requests=[request]))
         yield from self._to_the_end(super().generate(request, cancel), cancel)
 
     def generate_batch(
         self, requests: Sequence[Request], cancel: Flag | None = None
     ) -> Iterator[Event]:
         cancel = cancel or Flag()
-        self._company.tell(Generate(requests=requests, batch=True))
+        self._ask(Generate(requests=requests, batch=True))
         yield from self._to_the_end(super().generate_batch(requests, cancel), cancel)
+
+    def _ask(self, call: Generate) -> None:
+        if self._failed:
+            raise EmberError("an answer has failed, and the ranks wait for each other: start anew")
+        self._company.tell(call)
 
     def _to_the_end(self, events: Iterator[Event], cancel: Flag) -> Iterator[Event]:
         """Also where nobody takes them any more: the steps of other ranks wait for ours."""
-        if self._failed:
-            raise EmberError("an answer has failed, and the ranks wait for each other: start anew")
         try:
             with self._company.meeting():
                 for event in events:
-                    yield event
+                    yield event  # noqa: UP028 (which would end them with whoever takes them)
         except PromptTooLongError:  # before anything was computed, and on all
             raise
         except EmberError:
