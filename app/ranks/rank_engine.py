@@ -70,8 +70,9 @@ class RankEngine(Engine):
         """Also where nobody takes them any more: the steps of other ranks wait for ours."""
         try:
             with self._company.meeting():
-                for event in events:
-                    yield event  # noqa: UP028 (which would end them with whoever takes them)
+                # `yield from` would end them with whoever takes them.
+                for event in events:  # noqa: UP028
+                    yield event
         except PromptTooLongError:  # before anything was computed, and on all
             raise
         except EmberError:
