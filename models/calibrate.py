@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from kvcache import (
     Backend,
@@ -53,8 +54,8 @@ def key_metric(loaded: LoadedModel, *, progress: OnProgress | None = None) -> Ke
     if loaded.group is not None:
         # To count is to compute, which all ranks do or none.
         own = mx.array([found is not None, soon], mx.int32)
-        all_found, all_soon = mx.distributed.all_min(own, group=loaded.group).tolist()
-        found, soon = found if all_found else None, bool(all_soon)
+        least = np.asarray(mx.distributed.all_min(own, group=loaded.group))
+        found, soon = found if least[0] else None, bool(least[1])
     if found is None and soon:
         found = count(loaded, progress=progress)
         with suppress(EmberError):

@@ -113,8 +113,8 @@ class Company:
 
     def _meet(self, host: str) -> None:
         if not self.leads:
-            port, *key = self._first_word([0] * (1 + _KEY_BYTES))
-            self._leader = _probed(Client((host, port), authkey=bytes(key)))
+            port, *told = self._first_word([0] * (1 + _KEY_BYTES))
+            self._leader = _probed(Client((host, port), authkey=bytes(told)))
             self._leader.send(self.rank)
             return
         key = os.urandom(_KEY_BYTES)

@@ -1,6 +1,7 @@
 """What every rank but the first does: as it is asked, without a word unless it fails."""
 
 import sys
+from functools import partial
 
 from app.engine import PromptTooLongError
 from app.inert import inert_line
@@ -19,7 +20,7 @@ def follow(company: Company) -> None:
     follower = _Follower(company)
     with InferenceThread() as thread:
         for call in company.asked():
-            thread.call(lambda call=call: follower.do(call))
+            thread.call(partial(follower.do, call))
 
 
 class _Follower:
@@ -59,10 +60,8 @@ class _Follower:
                 self._made().keep(tokens)
 
     def _generate(self, call: Generate) -> None:
-        engine = self._made()
-        answer = (
-            engine.generate_batch(call.requests) if call.batch else engine.generate(*call.requests)
-        )
+        engine, (first, *_) = self._made(), call.requests
+        answer = engine.generate_batch(call.requests) if call.batch else engine.generate(first)
         try:
             for _ in answer:
                 pass

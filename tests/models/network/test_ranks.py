@@ -96,4 +96,4 @@ def test_a_group_of_one_is_none(folder: Path) -> None:
     loaded = load(folder / "llama-reference.gguf", group=mx.distributed.init())
     assert loaded.group is None
     with pytest.raises(EmberError, match="got group='two', expected what"):
-        load(folder / "llama-reference.gguf", group="two")  # type: ignore[arg-type]
+        load(folder / "llama-reference.gguf", group="two")
