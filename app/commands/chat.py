@@ -180,7 +180,9 @@ def _service(args: argparse.Namespace, settings: "Settings", *, saves: bool) -> 
         keep_system=settings.system if pins_system else None,
         hot=hot,
         load=cache_flags.load_options(args),
-        waking=_waking(settings, args.sleep) if saves else None,
+        # What is kept on disk is a whole cache's.
+        waking=_waking(settings, args.sleep) if saves and args.company is None else None,
+        company=args.company,
     )
 
 
