@@ -22,7 +22,7 @@ from app.tui.commands import COMMANDS
 from app.tui.model_offer import ModelOffer
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
-from app.tui.screens.dialog import Page
+from app.tui.screens.dialog import Dialog, Page
 from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
@@ -123,14 +123,13 @@ class ChatApp(App[None]):
 
     async def on_event(self, event: events.Event) -> None:
         """Pass an event on; what is typed goes to the prompt, wherever the user is."""
-        is_typed = isinstance(event, events.Paste) or (
-            isinstance(event, events.Key) and event.is_printable
-        )
+        is_key = isinstance(event, events.Key)
+        is_typed = isinstance(event, events.Paste) or (is_key and event.is_printable)
         match self.screen_stack:
             case [*_, Page() as page] if is_typed and not event.is_forwarded:
                 page.leave(event)
-            case [*_, ChatScreen() as chat] if is_typed:
-                chat.take_keys()
+            case [*_, (ChatScreen() | Dialog()) as screen] if is_key or is_typed:
+                screen.take_keys()
             case _:
                 pass
         await super().on_event(event)

@@ -203,7 +203,8 @@ class ChatScreen(Screen[None]):
     def take_keys(self) -> None:
         """The prompt has the focus, in a terminal that is said not to be in front too.
 
-        Textual takes the focus away then, and some terminals tell too late that they are back.
+        Textual takes the focus away then, and some terminals tell too late that they are back;
+        and by a click beyond the screen, which comes from a terminal that has just shrunk.
         """
         if self.focused is None and self.is_mounted:
             self.set_focus(self.composer.prompt)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
@@ -159,6 +160,12 @@ async def talk(
     async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause(0.1)
         yield Talk(app, service, pilot)
+
+
+def click_beyond_the_screen() -> events.MouseDown:
+    """Where the terminal still was when it was clicked."""
+    at = {"x": 200, "y": 99, "screen_x": 200, "screen_y": 99, "delta_x": 0, "delta_y": 0}
+    return events.MouseDown(None, **at, button=1, shift=False, meta=False, ctrl=False)
 
 
 @pytest.fixture
