@@ -34,7 +34,7 @@ from tests.patience import patience
 
 _LOOK_SECONDS, _SEEN_SECONDS, _KEPT_SECONDS, _READY_SECONDS = 0.05, 1.0, 5.0, 8.0
 # Processor time of the chat, answers included, for each second it is given; and an end to that.
-_SHARE, _STARVED_SECONDS = 4.0, 120.0
+_SHARE, _STARVED_SECONDS = 4.0, 300.0
 # Two within this time are one who wants to leave.
 _INTERRUPTS_APART = 2.2
 _BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
@@ -68,6 +68,7 @@ class Window:
         self._fed, self._drawn = 0, ""
         self._waiting: str | None = None
         self._interrupted_at = 0.0
+        self._given = ""
         self.slowest = 0.0
 
     @property
@@ -278,8 +279,9 @@ class Window:
         """Wait for what must come, on a machine that hardly lets the chat run too."""
         used, began = self._used(), time.monotonic()
         while not self._wait(holds, seconds):
-            had_its_time = self._used() - used > _SHARE * seconds
-            if had_its_time or self.has_ended or time.monotonic() - began > _STARVED_SECONDS:
+            given, waited = self._used() - used, time.monotonic() - began
+            if given > _SHARE * seconds or self.has_ended or waited > _STARVED_SECONDS:
+                self._given = f"given {given:.1f} s of a processor in {waited:.0f} s"
                 return holds()
         return True
 
@@ -314,7 +316,7 @@ class Window:
         self._fed = len(self.shown)
 
     def _picture(self) -> str:
-        return "\n" + self._text()
+        return f"{self._given}\n{self._text()}"
 
     def _last_lines(self) -> str:
         return repr(self.shown[-500:])

@@ -144,15 +144,16 @@ async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> Non
         await chat.until(lambda: any("KV per 1k tokens 375 KiB" in lines()[at] for at in tinys()))
         (other,) = [line for line in lines() if "other.gguf" in line]
         size = (folder / "other.gguf").stat().st_size
-        assert other.splitlines()[1] == "  cannot run: architecture 'nobody-has-heard-of-it'"
-        assert other.splitlines()[0].endswith(units.file_size(size))
+        assert other.endswith("other.gguf · cannot run: architecture 'nobody-has-heard-of-it'")
+        assert other.splitlines()[0].endswith(f"  {units.file_size(size)} ")
         (tiny,) = tinys()
         assert "cold " in lines()[tiny]
-        assert lines()[tiny].startswith("  random weights · Q8_0  ")
+        assert lines()[tiny].startswith("random weights · Q8_0  ")
         assert " fits\n" in lines()[tiny]
         (fetchable,) = [line for line in lines() if "smollm2-360m" in line]
         assert "SmolLM2 360M Instruct · Q4_K_M  271 MB fits · to fetch" in fetchable
         assert "KV per 1k tokens 39.1 MiB, cold " in fetchable
+        assert fetchable.endswith("smollm2-360m · small and quick")
         await chat.choose(tiny)
         await chat.until(lambda: chat.service.loads[-1] == "ember:tiny.gguf")
         assert chat.texts == ["one", "1"]
@@ -169,7 +170,7 @@ async def test_the_model_picker_makes_up_no_size(monkeypatch: pytest.MonkeyPatch
         chooser = chat.app.screen.query_one(OptionList)
         await chat.until(lambda: bool(chooser.options))
         (line,) = [str(each.prompt) for each in chooser.options if "tiny" in str(each.prompt)]
-        assert line.splitlines()[0] == "  a test's own model · Q4_1  size unknown · to fetch"
+        assert line.splitlines()[0] == "a test's own model · Q4_1  size unknown · to fetch"
 
 
 @on_screen
