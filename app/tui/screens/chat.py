@@ -152,6 +152,11 @@ class ChatScreen(Screen[None]):
         """Copy a text and say so."""
         copying.copy(self, text, what)
 
+    def send(self, draft: Draft) -> None:
+        """Send a draft as if it were typed."""
+        self.composer.put(draft)
+        self.composer.submit()
+
     # -- showing --
 
     def _tick(self) -> None:

@@ -145,6 +145,7 @@ async def talk(
     settings: Settings | None = None,
     settings_path: Path | None = None,
     personas_path: Path | None = None,
+    first: str = "",
     store: SessionStore | None = None,
 ) -> AsyncIterator[Talk]:
     """A chat that is ready, or as far as its service lets it be."""
@@ -155,6 +156,7 @@ async def talk(
         settings=settings,
         settings_path=settings_path,
         personas_path=personas_path,
+        first=first,
         store=store,
     )
     async with app.run_test(size=size, notifications=True) as pilot:

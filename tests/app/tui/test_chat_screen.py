@@ -29,6 +29,18 @@ HOSTILE = (
 
 
 @on_screen
+async def test_a_first_message_is_sent_as_if_it_were_typed() -> None:
+    async with talk(first="Why is the sky blue?") as chat:
+        await chat.until(lambda: chat.service.answering)
+        assert chat.texts[0] == "Why is the sky blue?"
+        assert chat.prompt.text == ""
+        chat.service.finish()
+        await chat.settled()
+        await chat.press("up")
+        assert chat.prompt.text == "Why is the sky blue?"
+
+
+@on_screen
 async def test_an_answer_streams_and_is_kept() -> None:
     async with talk() as chat:
         await chat.ask("why is the sky blue?")
