@@ -2,9 +2,9 @@
 
 #include "encode.h"
 
+#include "coding.h"
 #include "encode_feedback.h"
 #include "encode_kvarn.h"
-#include "encode_trellis.h"
 
 namespace ember {
 
@@ -149,7 +149,7 @@ inline void encode_draft(const Draft& draft) {
             encode_kvarn(draft);
             break;
         case Family::kTrellis:
-            encode_trellis(draft);
+            draft.form.coding->encode(draft);
             break;
     }
     pack_codes(draft.form, draft.codes, draft.record);

@@ -45,7 +45,7 @@ inline void with_coded_values(const BlockForm& form, [[maybe_unused]] const Leve
         return f(TrellisValues(form, record, tile.first, tile.count, next));
 #endif
 #ifdef EMBER_BYTES
-    if (summed_by_codes(form))
+    if (form.coding && form.coding->gather)
         return f(CodedValues(form, levels, record, tile.first, tile.count, next));
 #endif
     decode_values(form, record, tile.first, tile.count, floats);

@@ -19,13 +19,22 @@ from kvcache.config import Backend
 from kvcache.errors import EmberError
 from kvcache.native import build, library
 from kvcache.native.build import Sources
+from models.gguf.tensor_types import TensorType
 from models.native import kernels
-from tests.kvcache.native.conftest import NATIVE
+from tests.kvcache.native.conftest import CODES, compiled_as
 from tests.patience import patience
 
 ROOT = Path(build.__file__).parents[2]
 ARM_COMPILER = "aarch64-linux-gnu-g++"
+# All that there is to compile.
+ALL = [library.SOURCES, kernels.SOURCES, *CODES, *map(kernels.products, TensorType)]
 _TRIVIAL = 'extern "C" { void ember_start(int) {} }\n'
+
+
+def _named(sources: Sources) -> str:
+    """What a library is of: `codes 4`, `type Q4_1`."""
+    of = [flag.partition("=")[2] for flag in sources.flags if "FAMILY" not in flag]
+    return " ".join([sources.entry.stem, *of])
 
 
 @pytest.fixture
@@ -430,10 +439,10 @@ def test_without_kernels_plain_mlx_runs(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.skipif(not shutil.which(ARM_COMPILER), reason=f"needs {ARM_COMPILER}")
-@pytest.mark.parametrize("sources", [library.SOURCES, kernels.SOURCES], ids=["cache", "network"])
+@pytest.mark.parametrize("sources", ALL, ids=_named)
 def test_compiles_for_arm_without_a_warning(tmp_path: Path, sources: Sources) -> None:
-    flags = [f for f in sources.command(ARM_COMPILER, tmp_path / "arm.so") if f != NATIVE]
-    command = [*flags, "-O1", "-mcpu=cortex-a76", "-Werror"]
+    arm = compiled_as(sources, "-mcpu=cortex-a76", "-O1", "-Werror")
+    command = arm.command(ARM_COMPILER, tmp_path / "arm.so")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
