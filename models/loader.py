@@ -16,7 +16,7 @@ import mlx.core as mx
 from kvcache import Backend, EmberError
 from kvcache.config import on_gpu
 from kvcache.errors import quoted
-from kvcache.native.build import NativeUnavailableError, build
+from kvcache.native.build import NativeUnavailableError, Sources, build
 from models.finding import catalogue
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
@@ -25,7 +25,8 @@ from models.gguf.identity import identity_of
 from models.gguf.metadata import Metadata
 from models.gguf.open_file import Map, OpenFile
 from models.gguf.tensor import Tensor
-from models.native.kernels import kernels, missing
+from models.gguf.tensor_types import TensorType
+from models.native.kernels import kernels, kinds_of, missing
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel, hold_in_place
 from models.network.gpu_matrices import GpuMatrices
@@ -39,6 +40,8 @@ from models.text.chat_template import ChatTemplate
 from models.text.tokenizer import Tokenizer
 from models.title import quantization, title, titled
 
+# What compiles the kernels that are missing.
+Compile = Callable[[Sequence[Sources]], object]
 OnProgress = Callable[[int, int], None]
 # Dimensions, and bytes of the weights in memory.
 Accept = Callable[[NetworkConfig, int], None]
@@ -97,6 +100,7 @@ def load(
     chat_template: str | Path | None = None,
     progress: OnProgress | None = None,
     accept: Accept | None = None,
+    compiles: Compile | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.finding.source.locate`); downloads nothing.
 
@@ -106,6 +110,8 @@ def load(
     to take in place of the file's own.
     progress: called with (bytes of tensors done, bytes of all tensors).
     accept: told what the header says before anything is read; what it raises ends the load.
+    compiles: asked to compile the kernels of the file's types where they are not; None does it at
+    once, and says so on stderr.
     Raises ModelNotFoundError, ChatTemplateError, EmberError for a pre-tokenizer that nobody
     knows, or GGUFError, which names the file, where it cannot be run.
     """
@@ -116,7 +122,7 @@ def load(
     with GGUFFile(path) as file:
         config = NetworkConfig.from_metadata(file.metadata)
         entries = tensors_to_read(file, config)
-        backing = _backing(backend)
+        backing = _backing(backend, kinds_of(entries.values()), compiles)
         weight_bytes = sum(map(backing.bytes_of, entries.values()))
         if accept is not None:
             accept(config, weight_bytes)
@@ -185,12 +191,14 @@ class _Backing:
         return info.nbytes if self.as_filed else decoded_bytes(info.shape)
 
 
-def _backing(backend: Backend) -> _Backing:
+def _backing(
+    backend: Backend, kinds: frozenset[TensorType] = frozenset(), compiles: Compile | None = None
+) -> _Backing:
     """Of a backend; with what is to be said where AUTO must do without kernels."""
-    if kernels_missing := missing(backend):
+    if kernels_missing := missing(backend, kinds=kinds):
         # Side by side; what fails is said where it is loaded.
         with suppress(NativeUnavailableError):
-            build(kernels_missing)
+            (compiles or build)(kernels_missing)
     plain, resolved = _Backing(hold=hold_decoded, network=_of_arrays), backend.resolve()
     if resolved is Backend.GPU:
         matrices = GpuMatrices()
@@ -199,6 +207,7 @@ def _backing(backend: Backend) -> _Backing:
         return plain
     try:
         found = kernels()
+        found.take(kinds)
     except NativeUnavailableError as error:
         if backend is Backend.CPU:
             raise

@@ -253,13 +253,21 @@ def _stem(compiler: str, sources: Sources) -> Path:
     """How the path of a library of these sources, flags, compiler and processor begins."""
     digest = hashlib.sha256()
     for folder in sources.folders:
-        for source in sorted(folder.glob("*.[ch]*")):
-            digest.update(source.name.encode() + source.read_bytes())
+        digest.update(_digest(folder))
     files = (file.name for file in (sources.entry, *sources.parts))
     here = compiler, _version(compiler), platform.machine(), _processor()
     for part in (*files, *sources.told, *here):
         digest.update(part.encode() + b"\0")
     return kernels_folder() / f"kernels-{digest.hexdigest()[:24]}"
+
+
+@cache
+def _digest(folder: Path) -> bytes:
+    """Of all files of C++ in a folder."""
+    digest = hashlib.sha256()
+    for source in sorted(folder.glob("*.[ch]*")):
+        digest.update(source.name.encode() + source.read_bytes())
+    return digest.digest()
 
 
 def kernels_folder() -> Path:

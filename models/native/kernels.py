@@ -21,6 +21,7 @@ from kvcache.native import build, structs
 from kvcache.native import library as caches
 from kvcache.native.codec import coding_of
 from kvcache.native.structs import Bytes, Floats, address, checked
+from models.gguf.header import TensorInfo
 from models.gguf.tensor_types import TensorType
 from models.native.mapping import Mapping
 from models.native.packed import Addition, FeedForward, Inputs, Layers, RowNorm, Weight
@@ -273,6 +274,11 @@ def _check_layers(steps: Sequence[TierSteps], weights: Layers, memories: int) ->
             f"got layers of {weights.sizes} columns, query and key rows, and numbers of a head, "
             f"expected {sizes}"
         )
+
+
+def kinds_of(entries: Iterable[TensorInfo]) -> frozenset[TensorType]:
+    """The types of a file's matrices; its vectors are read as numbers."""
+    return frozenset(info.type for info in entries if len(info.shape) > 1)
 
 
 def missing(

@@ -85,6 +85,7 @@ def test_a_changed_source_or_flag_is_another_library(
     build.load(sources)
     for folder in sources.folders:
         (folder / "extra.h").write_text("// changed\n")
+        build._digest.cache_clear()
         build.load(sources)
     monkeypatch.setattr(build, "_FLAGS", (*build._FLAGS, "-O2"))
     build.load(sources)
@@ -98,8 +99,10 @@ def test_parts_are_compiled_and_linked(sources: Sources) -> None:
     whole = replace(sources, parts=(part,))
     assert build.load(whole).one() == 1
     part.write_text("int two() { return 3; }\n")
+    build._digest.cache_clear()
     assert build.load(whole).one() == 2
     part.write_text("#error not in a part\n")
+    build._digest.cache_clear()
     with pytest.raises(build.NativeUnavailableError, match="not in a part"):
         build.load(whole)
     assert all(path.suffix == ".so" for path in _libraries(sources))
