@@ -246,8 +246,8 @@ class LiveService:
         if reader is not None and self._info is not None:
             engine = self._engine_of(reader)
             loaded, before, held = engine.loaded, engine.plan, engine.stats()
-            wanted = with_kv(config, wish.kv, self._info.path, engine.plan.shape)
-            admitted = admit(wanted, loaded.config, loaded.weight_bytes, force=options.force)
+            asked = with_kv(config, wish.kv, self._info.path, engine.plan.shape)
+            admitted = admit(asked, loaded.config, loaded.weight_bytes, force=options.force)
             adapted = admitted.config
             if keeps:
                 adapted = replace(adapted, keep=reader.chat.system_tokens(self._system, cancel))

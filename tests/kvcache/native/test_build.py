@@ -33,7 +33,7 @@ _TRIVIAL = 'extern "C" { void ember_start(int) {} }\n'
 
 def _named(sources: Sources) -> str:
     """What a library is of: `codes 4`, `type Q4_1`."""
-    of = [flag.partition("=")[2] for flag in sources.flags if "FAMILY" not in flag]
+    of = [flag.partition("=")[2] for flag in sources.flags if "FAMILY" not in flag and "=" in flag]
     return " ".join([sources.entry.stem, *of])
 
 
