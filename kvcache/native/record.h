@@ -62,11 +62,4 @@ struct BlockForm {
     }
 };
 
-inline void pack_codes(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
-    const auto pack = form.family == Family::kTrellis ? pack_trellis
-                      : form.role == Role::kKeys      ? pack_keys
-                                                      : pack_values;
-    pack(codes, form.bits, form.tokens, form.dim, record);
-}
-
 }  // namespace ember

@@ -134,9 +134,11 @@ def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
     compiler.chmod(0o755)
     os.mkfifo(pipe)
     program = (
-        "import pathlib, threading, time\n"
+        "import os, pathlib, threading, time\n"
         "from kvcache.native import build, library\n"
-        "args = [library.SOURCES], lambda: False\n"
+        # More than run at a time: none that waits begins while the program ends.
+        "every = [library.codes(bits) for bits in range(2, 2 + 2 * os.cpu_count())]\n"
+        "args = [library.SOURCES, *every], lambda: False\n"
         "threading.Thread(target=build.build, args=args, daemon=True).start()\n"
         f"while not pathlib.Path('{pipe}-open').exists():\n    time.sleep(0.01)\n"
     )
