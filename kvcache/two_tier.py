@@ -115,6 +115,7 @@ class TwoTierKVCache(FetchingCache):
         made = type(self)(self.full_plan, rotation=self._rope, metric=self.metric)
         self._tiers.copy_to(made._tiers, self.ledger)
         made.ledger, made._shape = replace(self.ledger, sizes=made.plan.sizes), self._shape
+        made._looks = self._looks
         return made
 
     def _take(self, saved: Saved) -> None:

@@ -569,7 +569,7 @@ UNASKED = {
     *("BlockPool.own_copy", "BlockPool.exhausted", "CachePlan.on_reference"),
     *("DynamicKVCache.from_state", "PagedKVCache.from_state", "TwoTierKVCache.from_state"),
     *("RowsKVCache.commit", "RowsKVCache.lend", "RowsKVCache.steps"),
-    *("RowsKVCache.passed", "RowsKVCache.spans"),
+    *("RowsKVCache.batch", "RowsKVCache.passed"),
     *(
         f"TwoTierKVCache.{name}"
         for name in (
