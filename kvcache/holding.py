@@ -154,6 +154,13 @@ class HoldingCache:
         """Bytes of the allocated memory."""
         return self.stats().allocated_bytes
 
+    def places(self) -> dict[int, int]:
+        """The bytes of what was written by where it lies; copies share what neither wrote since."""
+        if self._shape is None:
+            return {}
+        token, block = self.plan.token_bytes(self._shape), sum(self.plan.block_shares(self._shape))
+        return self._memory.places(token=token, block=block)
+
     def size(self) -> int:
         """Tokens held."""
         return self.ledger.held

@@ -113,7 +113,10 @@ class TwoTierKVCache(FetchingCache):
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "TwoTierKVCache":
         made = type(self)(self.full_plan, rotation=self._rope, metric=self.metric)
-        self._tiers.copy_to(made._tiers, self.ledger)
+        if self._share is None:
+            self._tiers.share_with(made._tiers)
+        else:
+            self._tiers.copy_to(made._tiers, self.ledger)
         made.ledger, made._shape = replace(self.ledger, sizes=made.plan.sizes), self._shape
         made._looks = self._looks
         return made
