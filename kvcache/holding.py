@@ -228,6 +228,11 @@ class HoldingCache:
         self.reset()
 
     @property
+    def draws_on_share(self) -> bool:
+        """Whether its cold blocks are of a budget that chats share."""
+        return self._share is not None
+
+    @property
     def full_plan(self) -> LayerPlan:
         """The plan, with all cold blocks that it may come to draw on a share."""
         return self.plan if self._share is None else self._with_slots(self._most_slots)

@@ -5,8 +5,9 @@ what it would hold alone; rows come and go. Where prompts are padded to one leng
 padding never reaches a row's cache. mlx-lm's generators take it for a batch of its own kind.
 """
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Sequence
+from copy import copy, deepcopy
+from dataclasses import replace
 from typing import Any, Self
 
 import mlx.core as mx
@@ -50,8 +51,16 @@ class RowsKVCache:
 
     @classmethod
     def of(cls, caches: Sequence[TwoTierKVCache]) -> Self:
-        """Rows that go on from what these hold, which stay as they are."""
-        return cls([deepcopy(each) for each in caches])
+        """Rows that go on from what these hold, which stay as they are.
+
+        A cache of a shared budget is a row itself: a chat is one of the budget once.
+        """
+        return cls([_copy(instance("caches", each, TwoTierKVCache)) for each in caches])
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        made = copy(self)
+        made.rows = [_copy(row) for row in self.rows]
+        return made
 
     def __repr__(self) -> str:
         return f"RowsKVCache({len(self.rows)} rows, {self.stats()})"
@@ -174,7 +183,8 @@ class RowsKVCache:
 
     def commit(self, steps: Sequence[CpuStep]) -> None:
         """The tokens of the steps were written to the lent memory."""
-        self.passed(self.batch(steps[0].sight.new))
+        if self._coming is not None:  # else nothing is padding, which to find out takes time
+            self.passed(self.batch(steps[0].sight.new))
         for row, step in zip(self.rows, steps, strict=True):
             row.commit([step])
 
@@ -203,8 +213,11 @@ class RowsKVCache:
         self._ahead = [*self._ahead, *other._ahead]
 
     def extract(self, row: int) -> TwoTierKVCache:
-        """A copy of one row's cache, which is cheap. Raises CacheError for a row that is not."""
-        return deepcopy(self.rows[integer("row", row, most=len(self.rows) - 1)])
+        """A copy of one row's cache, which is cheap; of a shared budget the cache itself.
+
+        Raises CacheError for a row that there is not.
+        """
+        return _copy(self.rows[integer("row", row, most=len(self.rows) - 1)])
 
     def prepare(
         self,
@@ -244,13 +257,14 @@ class RowsKVCache:
     # -- figures --
 
     def stats(self) -> CacheStats:
-        """Tokens and bytes of all rows together."""
-        return sum_rows(cache.stats() for cache in self.rows)
+        """Tokens and bytes of all rows together; allocated ones once where rows share them."""
+        added = sum_rows(cache.stats() for cache in self.rows)
+        return replace(added, allocated_bytes=self.nbytes)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the allocated memory of all rows."""
-        return sum(row.nbytes for row in self.rows)
+        """Bytes of the memory that all rows have written, once where rows share it."""
+        return allocated_bytes(self.rows)
 
     def size(self) -> int:
         """Tokens held by the row that holds most."""
@@ -272,6 +286,22 @@ class RowsKVCache:
     def state(self) -> list[mx.array]:
         """What mlx-lm evaluates after each step. To save a row, `extract` it."""
         return self.pending()
+
+
+def allocated_bytes(caches: Iterable[TwoTierKVCache | RowsKVCache]) -> int:
+    """Bytes of the memory that caches have written, once where several share what they hold."""
+    given: object = caches
+    if not isinstance(given, Iterable):
+        raise refused("caches", given, "caches")
+    places = dict[int, int]()
+    for cache in caches:
+        for row in cache.rows if isinstance(cache, RowsKVCache) else [cache]:
+            places |= instance("caches", row, TwoTierKVCache).places()
+    return sum(places.values())
+
+
+def _copy(cache: TwoTierKVCache) -> TwoTierKVCache:
+    return cache if cache.draws_on_share else deepcopy(cache)
 
 
 TwoTierKVCache.merge = RowsKVCache.of
