@@ -175,11 +175,8 @@ class RowsKVCache:
         """The memory of all rows."""
         if len(steps) != len(self.rows):
             return []
-        return [
-            memory
-            for row, step in zip(self.rows, steps, strict=True)
-            for memory in row.lend([step])
-        ]
+        lent = [row.lent(step) for row, step in zip(self.rows, steps, strict=True)]
+        return [memory for memory in lent if memory is not None]
 
     def commit(self, steps: Sequence[CpuStep]) -> None:
         """The tokens of the steps were written to the lent memory."""

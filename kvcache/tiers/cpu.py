@@ -169,7 +169,8 @@ class CpuTiers(Tiers[Array]):
         """Make room for what a kernel will write, once the memory is made."""
         assert self._rings is not None, "reserved before the memory is made"
         pinned, hot = self._rings
-        moved = pinned.reserve(before.pinned, after.pinned)
+        # For each token, layer and row: most only go on in the hot ring.
+        moved = before.pinned < after.pinned and pinned.reserve(before.pinned, after.pinned)
         moved |= hot.reserve(max(0, before.total - before.start), after.total - after.start)
         if after.end > before.end and isinstance(self._cold, CpuBlocks | CpuUnencodedBlocks):
             self._cold.reserve(max(before.end, after.oldest), after.end)

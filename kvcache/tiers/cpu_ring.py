@@ -59,8 +59,9 @@ class CpuRing:
 
     def reserve(self, start: int, end: int) -> bool:
         """Tokens [start, end) are written, here or by a kernel. Returns what `write` does."""
-        moved = start < end and self._readers is not None and self._leave(self._readers)
-        self._end = max(self._end, end)
+        moved = self._readers is not None and start < end and self._leave(self._readers)
+        if end > self._end:
+            self._end = end
         return moved
 
     def _leave(self, readers: "WeakSet[CpuRing]") -> bool:

@@ -30,6 +30,7 @@ from kvcache import (
     SharedBudget,
     TwoTierKVCache,
     allocate,
+    allocated_bytes,
     attend,
     codec,
     load_prompt_cache,
@@ -391,6 +392,9 @@ CASES: dict[str, Case] = {
     "RowsKVCache.extract": Case(
         call=_on(_rows, "extract"), good={"row": 0}, wrong={"row": [*COUNT, 1]}
     ),
+    "allocated_bytes": Case(
+        call=allocated_bytes, good={"caches": []}, wrong={"caches": [5, None, [None], "x"]}
+    ),
     "SharedBudget": Case(
         call=SharedBudget,
         good={"budget": "1MiB"},
@@ -579,6 +583,7 @@ UNASKED = {
             "commit",
             "hold",
             "lend",
+            "lent",
         )
     ),
     *(f"TwoTierKVCache.{name}" for name in ("part_specs", "parts", "put_parts", "steps")),
