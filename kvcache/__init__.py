@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kvcache.prompt_cache import make_rows_cache as make_rows_cache
     from kvcache.prompt_cache import set_policy as set_policy
     from kvcache.rows import RowsKVCache as RowsKVCache
+    from kvcache.rows import allocated_bytes as allocated_bytes
     from kvcache.shared_budget import SharedBudget as SharedBudget
     from kvcache.stats import CacheStats as CacheStats
     from kvcache.stats import sum_layers as sum_layers
@@ -88,6 +89,7 @@ _PLACES = {
     "TierSizes": "tiers.ledger",
     "TwoTierKVCache": "two_tier",
     "allocate": "allocation",
+    "allocated_bytes": "rows",
     "attend": "attention",
     "codec": "codecs",
     "load_prompt_cache": "prompt_cache",

@@ -139,7 +139,8 @@ class FetchingCache(LayerCache):
         self, stages: Stages, held: Sequence[Snapshot], q: mx.array, scale: float, mask: Mask
     ) -> mx.array | None:
         """None where several runs of tokens have a mask of a caller's own."""
-        if len(stages) > 1 and mask is not _mask_of_stages(stages, None):
+        foreign = mask is not _mask_of_stages(stages, None) and not isinstance(mask, str)
+        if len(stages) > 1 and foreign:
             return None
         found = []
         for (at, (ledger, count)), each in zip(_placed(stages), held, strict=True):

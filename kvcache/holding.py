@@ -154,6 +154,13 @@ class HoldingCache:
         """Bytes of the allocated memory."""
         return self.stats().allocated_bytes
 
+    def places(self) -> dict[int, int]:
+        """The bytes of what was written by where it lies; copies share what neither wrote since."""
+        if self._shape is None:
+            return {}
+        token, block = self.plan.token_bytes(self._shape), sum(self.plan.block_shares(self._shape))
+        return self._memory.places(token=token, block=block)
+
     def size(self) -> int:
         """Tokens held."""
         return self.ledger.held
@@ -219,6 +226,11 @@ class HoldingCache:
             self._share.end()
             self.plan, self._share = self.full_plan, None
         self.reset()
+
+    @property
+    def draws_on_share(self) -> bool:
+        """Whether its cold blocks are of a budget that chats share."""
+        return self._share is not None
 
     @property
     def full_plan(self) -> LayerPlan:

@@ -5,33 +5,24 @@ what it would hold alone; rows come and go. Where prompts are padded to one leng
 padding never reaches a row's cache. mlx-lm's generators take it for a batch of its own kind.
 """
 
-from collections.abc import Iterator, Sequence
-from copy import deepcopy
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterable, Sequence
+from copy import copy, deepcopy
+from dataclasses import replace
+from typing import Any, Self
 
 import mlx.core as mx
 
 from kvcache.checks import check_queries, check_tokens, checked_rows
 from kvcache.config import Backend
 from kvcache.errors import CacheError
+from kvcache.fetched.batch import Batch, Span, side_by_side
 from kvcache.given import array, instance, integer, integers, number, refused
 from kvcache.native.structs import TierMemory
 from kvcache.reference import Mask, check_mask
+from kvcache.snapshot import Tokens
 from kvcache.stats import CacheStats, sum_rows
 from kvcache.tiers.cpu_step import CpuStep
 from kvcache.two_tier import TwoTierKVCache
-
-
-class Span(NamedTuple):
-    """A row's own tokens [start, stop) of those that all rows are given; the others are padding."""
-
-    start: int
-    stop: int
-
-    @property
-    def length(self) -> int:
-        """How many they are."""
-        return self.stop - self.start
 
 
 class RowsKVCache:
@@ -60,8 +51,16 @@ class RowsKVCache:
 
     @classmethod
     def of(cls, caches: Sequence[TwoTierKVCache]) -> Self:
-        """Rows that go on from what these hold, which stay as they are."""
-        return cls([deepcopy(each) for each in caches])
+        """Rows that go on from what these hold, which stay as they are.
+
+        A cache of a shared budget is a row itself: a chat is one of the budget once.
+        """
+        return cls([_copy(instance("caches", each, TwoTierKVCache)) for each in caches])
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        made = copy(self)
+        made.rows = [_copy(row) for row in self.rows]
+        return made
 
     def __repr__(self) -> str:
         return f"RowsKVCache({len(self.rows)} rows, {self.stats()})"
@@ -77,19 +76,21 @@ class RowsKVCache:
         positions = self.positions
         return positions[0] if len(set(positions)) == 1 else mx.array(positions, mx.int32)
 
-    def spans(self, length: int) -> tuple[Span, ...]:
-        """Each row's own of the next `length` tokens."""
+    def batch(self, length: int) -> Batch:
+        """The next `length` tokens, and which of them are whose."""
         coming = self._coming or [length] * len(self.rows)
         starts = [min(ahead, length) for ahead in self._ahead]
-        return tuple(
+        spans = (
             Span(start, min(length, start + own)) for start, own in zip(starts, coming, strict=True)
         )
+        ledgers = tuple(row.ledger for row in self.rows)
+        return Batch(ledgers=ledgers, spans=tuple(spans), length=length)
 
-    def passed(self, spans: Sequence[Span], length: int) -> None:
-        """`length` tokens came, of which each row has taken its own."""
-        self._ahead = [ahead - min(ahead, length) for ahead in self._ahead]
+    def passed(self, batch: Batch) -> None:
+        """They came, and each row has taken its own."""
+        self._ahead = [max(0, ahead - batch.length) for ahead in self._ahead]
         if self._coming is not None:
-            pairs = zip(self._coming, spans, strict=True)
+            pairs = zip(self._coming, batch.spans, strict=True)
             self._coming = [own - span.length for own, span in pairs]
 
     def attend(
@@ -105,14 +106,11 @@ class RowsKVCache:
             raise CacheError("rows of unequal length take no mask array: each row is causal")
         check_mask(mask)
         scale = number("scale", scale)
-        if {(x.ndim, *x.shape[:1]) for x in (q, k, v)} != {(4, len(self.rows))}:
-            got = ", ".join(str(x.shape) for x in (q, k, v))
-            raise CacheError(f"got {got}, expected {len(self.rows)} batch rows")
+        self._check_rows(q, k, v)
         check_tokens(k, v, (None, None, None))
         check_queries(q, (k.shape[0], k.shape[1], k.shape[3]), k.shape[2])
-        length = k.shape[2]
-        spans = self.spans(length)
-        parts = [tuple(part) for part in zip(*(_own(x, spans) for x in (q, k, v)), strict=True)]
+        batch = self.batch(k.shape[2])
+        parts = list(zip(*map(batch.own, (q, k, v)), strict=True))
         if self.rows[0].plan.backend is Backend.CPU:
             mx.eval(parts)  # at once: each row would wait for its own
         # None appends before all are checked.
@@ -124,15 +122,51 @@ class RowsKVCache:
             cache.attend_checked(part[0], new, scale=scale) if new.length else part[0]
             for cache, part, new in zip(self.rows, parts, news, strict=True)
         ]
-        self.passed(spans, length)
-        return joined_rows(outputs, spans, length)
+        self.passed(batch)
+        return batch.joined(outputs)
+
+    # -- mlx-lm's networks, see `FetchingCache` --
+
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[Any, Any]:
+        """Append; returns what each row's cache gives, [B, Hkv, columns, D].
+
+        A row that has fewer columns has them at the right, as the mask of `make_mask` knows. What
+        a row refuses it refuses alone: those before it have appended.
+        """
+        k, v = array("k", k), array("v", v)
+        self._check_rows(k, v)
+        batch = self.batch(k.shape[2])
+        fetched = [
+            Tokens(*(row.update_and_fetch(*new) if new[0].shape[2] else new))
+            for row, new in zip(self.rows, zip(*map(batch.own, (k, v)), strict=True), strict=True)
+        ]
+        self.passed(batch)
+        if not TwoTierKVCache.keeps_snapshot:
+            return side_by_side(fetched)
+        return batch.fetched(fetched, Tokens(k, v))
+
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Mask:
+        """The mask of `length` tokens about to be appended; an array is [B, 1, L, columns]."""
+        batch = self.batch(integer("length", length, least=1))
+        if not return_array and not batch.is_padded:
+            masks = [row.make_mask(length, False, window_size) for row in self.rows]
+            alike = len({row.size() for row in self.rows}) == 1
+            if alike and not any(isinstance(mask, mx.array) for mask in masks):
+                return masks[0]
+        arrays: list[Any] = [
+            row.make_mask(span.length, True, window_size) if span.length else None
+            for row, span in zip(self.rows, batch.spans, strict=True)
+        ]
+        return batch.mask(arrays, window_size)
 
     # -- tokens that a network's own kernel appends, see `TwoTierKVCache` --
 
     def steps(self, shape: tuple[int, int, int], length: int) -> list[CpuStep]:
         """`length` new tokens of shape [B, Hkv, D]; empty too where some are padding."""
         batch, heads, dim = shape
-        if batch != len(self.rows) or any(each.length < length for each in self.spans(length)):
+        if batch != len(self.rows) or self.batch(length).is_padded:
             return []
         found = [step for row in self.rows for step in row.steps((1, heads, dim), length)]
         return found if len(found) == batch else []
@@ -141,18 +175,15 @@ class RowsKVCache:
         """The memory of all rows."""
         if len(steps) != len(self.rows):
             return []
-        return [
-            memory
-            for row, step in zip(self.rows, steps, strict=True)
-            for memory in row.lend([step])
-        ]
+        lent = [row.lent(step) for row, step in zip(self.rows, steps, strict=True)]
+        return [memory for memory in lent if memory is not None]
 
     def commit(self, steps: Sequence[CpuStep]) -> None:
         """The tokens of the steps were written to the lent memory."""
+        if self._coming is not None:  # else nothing is padding, which to find out takes time
+            self.passed(self.batch(steps[0].sight.new))
         for row, step in zip(self.rows, steps, strict=True):
             row.commit([step])
-        length = steps[0].sight.new
-        self.passed(self.spans(length), length)
 
     # -- rows that come and go --
 
@@ -179,8 +210,11 @@ class RowsKVCache:
         self._ahead = [*self._ahead, *other._ahead]
 
     def extract(self, row: int) -> TwoTierKVCache:
-        """A copy of one row's cache, which is cheap. Raises CacheError for a row that is not."""
-        return deepcopy(self.rows[integer("row", row, most=len(self.rows) - 1)])
+        """A copy of one row's cache, which is cheap; of a shared budget the cache itself.
+
+        Raises CacheError for a row that there is not.
+        """
+        return _copy(self.rows[integer("row", row, most=len(self.rows) - 1)])
 
     def prepare(
         self,
@@ -204,6 +238,12 @@ class RowsKVCache:
         """All tokens have come of which `prepare` told; what comes next are tokens of all rows."""
         self._coming = None
 
+    def _check_rows(self, *given: mx.array) -> None:
+        """Raise CacheError for arrays that are not of these rows."""
+        if any(x.ndim != 4 or len(x) != len(self.rows) for x in given):
+            got = ", ".join(str(x.shape) for x in given)
+            raise CacheError(f"got {got}, expected {len(self.rows)} batch rows")
+
     def _of_rows(self, name: str, given: Sequence[int]) -> list[int]:
         """A number for each row."""
         numbers = integers(name, given)
@@ -214,13 +254,14 @@ class RowsKVCache:
     # -- figures --
 
     def stats(self) -> CacheStats:
-        """Tokens and bytes of all rows together."""
-        return sum_rows(cache.stats() for cache in self.rows)
+        """Tokens and bytes of all rows together; allocated ones once where rows share them."""
+        added = sum_rows(cache.stats() for cache in self.rows)
+        return replace(added, allocated_bytes=self.nbytes)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the allocated memory of all rows."""
-        return sum(row.nbytes for row in self.rows)
+        """Bytes of the memory that all rows have written, once where rows share it."""
+        return allocated_bytes(self.rows)
 
     def size(self) -> int:
         """Tokens held by the row that holds most."""
@@ -244,23 +285,20 @@ class RowsKVCache:
         return self.pending()
 
 
-def _own(x: mx.array, spans: Sequence[Span]) -> Iterator[mx.array]:
-    """Each row's own tokens of x [B, H, L, D]."""
-    for row, span in enumerate(spans):
-        yield x[row : row + 1, :, span.start : span.stop]
+def allocated_bytes(caches: Iterable[TwoTierKVCache | RowsKVCache]) -> int:
+    """Bytes of the memory that caches have written, once where several share what they hold."""
+    given: object = caches
+    if not isinstance(given, Iterable):
+        raise refused("caches", given, "caches")
+    places = dict[int, int]()
+    for cache in caches:
+        for row in cache.rows if isinstance(cache, RowsKVCache) else [cache]:
+            places |= instance("caches", row, TwoTierKVCache).places()
+    return sum(places.values())
 
 
-def joined_rows(rows: Sequence[mx.array], spans: Sequence[Span], length: int) -> mx.array:
-    """Rows [1, H, own, D] as one [B, H, L, D], with zeros where padding is."""
-    return mx.concatenate(
-        [
-            out
-            if span.length == length
-            else mx.pad(out, [(0, 0), (0, 0), (span.start, length - span.stop), (0, 0)])
-            for out, span in zip(rows, spans, strict=True)
-        ],
-        axis=0,
-    )
+def _copy(cache: TwoTierKVCache) -> TwoTierKVCache:
+    return cache if cache.draws_on_share else deepcopy(cache)
 
 
 TwoTierKVCache.merge = RowsKVCache.of

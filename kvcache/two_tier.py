@@ -113,8 +113,12 @@ class TwoTierKVCache(FetchingCache):
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "TwoTierKVCache":
         made = type(self)(self.full_plan, rotation=self._rope, metric=self.metric)
-        self._tiers.copy_to(made._tiers, self.ledger)
+        if self._share is None:
+            self._tiers.share_with(made._tiers)
+        else:
+            self._tiers.copy_to(made._tiers, self.ledger)
         made.ledger, made._shape = replace(self.ledger, sizes=made.plan.sizes), self._shape
+        made._looks = self._looks
         return made
 
     def _take(self, saved: Saved) -> None:
@@ -189,19 +193,23 @@ class TwoTierKVCache(FetchingCache):
 
         Empty where this layer is unlike the step's, or holds what kernels do not read.
         """
-        if steps:
-            self._make_room(steps[0].sight.new)
-        tiers = self._tiers
-        if len(steps) != 1 or not isinstance(tiers, CpuTiers):
-            return []
-        (step,), shape = steps, self._shape or steps[0].shape
-        suits = shape == step.shape and step.suits(self.ledger, self.plan, self.rotation)
-        memory = tiers.struct(shape) if suits else None
-        if memory is None:
-            return []
-        self._shape = shape
-        tiers.reserve(self.ledger, step.after)
-        return [memory]
+        memory = self.lent(steps[0]) if len(steps) == 1 else None
+        return [] if memory is None else [memory]
+
+    def lent(self, step: CpuStep) -> TierMemory | None:
+        """The same for one step; asked for each token, layer and row."""
+        if self._share is not None:
+            self._make_room(step.sight.new)
+        tiers, shape = self._tiers, step.shape
+        if (self._shape or shape) != shape or not isinstance(tiers, CpuTiers):
+            return None
+        if not step.suits(self.ledger, self.plan, self.rotation):
+            return None
+        memory = tiers.struct(shape)
+        if memory is not None:
+            self._shape = shape
+            tiers.reserve(self.ledger, step.after)
+        return memory
 
     def commit(self, steps: Sequence[CpuStep]) -> None:
         """The tokens of a step were written to the lent memory."""

@@ -15,8 +15,7 @@ its keys is found by running it (`probe`, `ropes`), not from a list of models.
 Importing this package lets mlx-lm's `load_prompt_cache` find our caches, and its drafts be
 refused that they cannot take back (`trims`). Without `install`, attention runs over what
 `update_and_fetch` returns: decoded keys and values, correct in any model, at the memory of an
-f16 window. mlx-lm's batch generation is refused by mlx-lm itself; its server then answers one
-after another.
+f16 window. mlx-lm's batch generation and its server batch our caches as rows (`kvcache.rows`).
 """
 
 from kvcache.mlx_lm.factory import describe, inject, make_prompt_cache

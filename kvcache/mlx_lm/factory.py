@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import mlx.nn as nn
 import mlx_lm.models.cache as mlx_lm_cache
 
+import kvcache.rows  # noqa: F401  # by which mlx-lm's generators batch what is made here
 from kvcache.config import Backend, CacheConfig
 from kvcache.given import optional, refused
 from kvcache.key_metric import KeyMetric

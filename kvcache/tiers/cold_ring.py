@@ -64,6 +64,15 @@ class ColdRing:
             segments[run.segment] = made_keys, made_values
         self.held = replace(self.held, segments=tuple(segments), dim=keys.dim)
 
+    def shared(self) -> "ColdRing":
+        """A copy: what one of the two writes the other does not see."""
+        return copy(self)
+
+    def places(self, block: int) -> dict[int, int]:
+        """The bytes of each segment by where it lies; block: those of a block."""
+        held = zip(self.held.segments, self.held.slots, strict=False)
+        return {id(segment): slots * block for segment, slots in held}
+
     def pending(self) -> list[mx.array]:
         """Arrays that may still have to be evaluated."""
         return [part for pair in self.held.segments for parts in pair for part in parts.values()]

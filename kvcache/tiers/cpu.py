@@ -131,10 +131,12 @@ class CpuTiers(Tiers[Array]):
         return self._rings[1].read(number, count)
 
     def write_pinned(self, position: int, tokens: CpuTokens) -> None:
-        self._made(_shape(tokens))[0].write(position, tokens)
+        if self._made(_shape(tokens))[0].write(position, tokens):
+            self._tell()
 
     def write_hot(self, number: int, tokens: CpuTokens) -> None:
-        self._made(_shape(tokens))[1].write(number, tokens)
+        if self._made(_shape(tokens))[1].write(number, tokens):
+            self._tell()
 
     def write_cold(self, number: int, tokens: CpuTokens) -> None:
         cold = self._made_cold(_shape(tokens))
@@ -142,6 +144,7 @@ class CpuTiers(Tiers[Array]):
             cold.write(number, to_mlx(tokens, self._dtype))
         else:
             cold.write(number, tokens)
+            self._tell()
 
     def put_cold(self, number: int, keys: Encoded, values: Encoded) -> None:
         _, batch, heads = next(iter(keys.parts.values())).shape[:3]
@@ -166,29 +169,57 @@ class CpuTiers(Tiers[Array]):
         """Make room for what a kernel will write, once the memory is made."""
         assert self._rings is not None, "reserved before the memory is made"
         pinned, hot = self._rings
-        pinned.reserve(after.pinned)
-        hot.reserve(after.total - after.start)
-        if isinstance(self._cold, CpuBlocks) and after.end > before.end:
+        # For each token, layer and row: most only go on in the hot ring.
+        moved = before.pinned < after.pinned and pinned.reserve(before.pinned, after.pinned)
+        moved |= hot.reserve(max(0, before.total - before.start), after.total - after.start)
+        if after.end > before.end and isinstance(self._cold, CpuBlocks | CpuUnencodedBlocks):
             self._cold.reserve(max(before.end, after.oldest), after.end)
-        elif isinstance(self._cold, CpuUnencodedBlocks):
-            self._cold.reserve(after.end)
+            moved = True
+        if moved:
+            self._tell()
+
+    def share_with(self, other: Tiers[Array]) -> None:
+        assert isinstance(other, CpuTiers), "tiers of another kind"
+        if self._rings is None:
+            return
+        pinned, hot = self._rings
+        other._rings = pinned.shared(), hot.shared()
+        other._cold = self._cold.shared() if self._cold is not None else None
+        other._tell()
+
+    def places(self, *, token: int, block: int) -> dict[int, int]:
+        found = {ring.place: ring.allocated * token for ring in self._rings or ()}
+        if isinstance(self._cold, CpuBlocks):
+            return found | dict.fromkeys(self._cold.places(), block)
+        if isinstance(self._cold, ColdRing):
+            return found | self._cold.places(block)
+        if self._cold is not None:
+            found[self._cold.ring.place] = self._cold.allocated * block
+        return found
 
     def _made(self, shape: Shape) -> tuple[CpuRing, CpuRing]:
         if self._rings is None:
             pinned = CpuRing(self.sizes.pinned, shape, self._dtype)
             self._rings = pinned, CpuRing(self.sizes.hot_memory, shape, self._dtype)
-            self._memory.pinned, self._memory.hot = (ring.struct for ring in self._rings)
+            self._tell()
         return self._rings
 
     def _made_cold(self, shape: Shape) -> Cold:
         if self._cold is None:
             self._made(shape)
             self._cold = _make_cold(self._plan, self._codecs, shape)
-            if isinstance(self._cold, CpuUnencodedBlocks):
-                self._memory.unencoded = self._cold.ring.struct
-            elif isinstance(self._cold, CpuBlocks):
-                self._cold.fill_in(self._memory)
+            self._tell()
         return self._cold
+
+    def _tell(self) -> None:
+        """Tell the kernels where the memory lies."""
+        memory, cold = self._memory, self._cold
+        if self._rings is not None:
+            memory.pinned, memory.hot = (ring.struct for ring in self._rings)
+        if isinstance(cold, CpuUnencodedBlocks):
+            memory.unencoded = cold.ring.struct
+        elif isinstance(cold, CpuBlocks):
+            cold.fill_in(memory)
 
 
 # Of the layer before, which mostly asked for the same.

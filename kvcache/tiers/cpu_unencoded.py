@@ -1,5 +1,7 @@
 """Cold blocks that are not encoded: tokens side by side in CPU memory."""
 
+from copy import copy
+
 import mlx.core as mx
 
 from kvcache.codecs.base import Encoded, Parts
@@ -19,14 +21,20 @@ class CpuUnencodedBlocks:
         self._block, self._dtype = block, dtype
         self.ring = CpuRing(slots * block, shape, dtype)
 
+    def shared(self) -> "CpuUnencodedBlocks":
+        """A copy that costs nothing before one of the two writes: then that copies all of it."""
+        made = copy(self)
+        made.ring = self.ring.shared()
+        return made
+
     @property
     def allocated(self) -> int:
         """Blocks that the system has given memory for."""
         return self.ring.allocated // self._block
 
-    def reserve(self, end: int) -> None:
-        """Blocks up to a number are written by a kernel."""
-        self.ring.reserve(end * self._block)
+    def reserve(self, first: int, end: int) -> None:
+        """Blocks [first, end) are written by a kernel."""
+        self.ring.reserve(first * self._block, end * self._block)
 
     def write(self, number: int, tokens: CpuTokens) -> None:
         """Put whole blocks from a block number."""

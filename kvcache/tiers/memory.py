@@ -83,6 +83,17 @@ class Tiers(ABC, Generic[Array]):
         if (count := ledger.total - ledger.start - number) > 0:
             other.write_hot(number, self.read_hot(number, count))
 
+    @abstractmethod
+    def share_with(self, other: "Tiers[Array]") -> None:
+        """The same by reference: each of the two has memory of its own for what it writes."""
+
+    @abstractmethod
+    def places(self, *, token: int, block: int) -> dict[int, int]:
+        """The bytes of what was written, by where it lies: what is shared lies at one place.
+
+        token, block: bytes of an unencoded token and of a cold block.
+        """
+
     def take_back(self, before: Ledger, after: Ledger) -> None:
         """Decode what `after` has hot of a block that was cold."""
         held = self.snapshot(before)

@@ -59,6 +59,16 @@ class MlxTiers(Tiers[mx.array]):
     def put_cold(self, number: int, keys: Encoded, values: Encoded) -> None:
         self._cold.put(number, keys, values)
 
+    def share_with(self, other: Tiers[mx.array]) -> None:
+        assert isinstance(other, MlxTiers), "tiers of another kind"
+        other._pinned.tokens, other._hot.tokens = self._pinned.tokens, self._hot.tokens
+        other._cold.held = self._cold.held
+
+    def places(self, *, token: int, block: int) -> dict[int, int]:
+        rings = (self._pinned, self._hot)
+        found = {id(ring.tokens): ring.allocated * token for ring in rings if ring.tokens}
+        return found | self._cold.places(block)
+
     def pending(self) -> list[mx.array]:
         unencoded = [ring.tokens.both for ring in (self._pinned, self._hot) if ring.tokens]
         return [*unencoded, *self._cold.pending()]

@@ -16,7 +16,6 @@ from kvcache import RowsKVCache, TwoTierKVCache
 from kvcache.attention import AttendingCache
 from kvcache.checks import not_finite
 from kvcache.native.structs import Floats, TierMemory, TierStep
-from kvcache.rows import joined_rows
 from kvcache.tiers.cpu_step import CpuStep
 from kvcache.tiers.ledger import Ledger
 from models.gguf.checks import not_finite as not_finite_weights
@@ -254,8 +253,7 @@ class CpuModel(Model):
 
         Padding comes out as zeros. Of a step that is stopped or refused the rows before it stay.
         """
-        length = x.shape[1]
-        spans = caches[0].spans(length)
+        batch = caches[0].batch(x.shape[1])
         outputs = [
             self.through_layers(
                 x[row : row + 1, span.start : span.stop],
@@ -264,11 +262,11 @@ class CpuModel(Model):
             )
             if span.length
             else x[row : row + 1, :0]
-            for row, span in enumerate(spans)
+            for row, span in enumerate(batch.spans)
         ]
         for cache in caches:
-            cache.passed(spans, length)
-        return joined_rows([each[:, None] for each in outputs], spans, length)[:, 0]
+            cache.passed(batch)
+        return batch.joined(outputs)
 
     def _structs(self, steps: Sequence[Sequence[CpuStep]]) -> list[TierSteps]:
         """The steps of each layer as the kernels take them; one object where they are alike."""

@@ -30,6 +30,7 @@ from kvcache import (
     SharedBudget,
     TwoTierKVCache,
     allocate,
+    allocated_bytes,
     attend,
     codec,
     load_prompt_cache,
@@ -391,6 +392,9 @@ CASES: dict[str, Case] = {
     "RowsKVCache.extract": Case(
         call=_on(_rows, "extract"), good={"row": 0}, wrong={"row": [*COUNT, 1]}
     ),
+    "allocated_bytes": Case(
+        call=allocated_bytes, good={"caches": []}, wrong={"caches": [5, None, [None], "x"]}
+    ),
     "SharedBudget": Case(
         call=SharedBudget,
         good={"budget": "1MiB"},
@@ -569,7 +573,7 @@ UNASKED = {
     *("BlockPool.own_copy", "BlockPool.exhausted", "CachePlan.on_reference"),
     *("DynamicKVCache.from_state", "PagedKVCache.from_state", "TwoTierKVCache.from_state"),
     *("RowsKVCache.commit", "RowsKVCache.lend", "RowsKVCache.steps"),
-    *("RowsKVCache.passed", "RowsKVCache.spans"),
+    *("RowsKVCache.batch", "RowsKVCache.passed"),
     *(
         f"TwoTierKVCache.{name}"
         for name in (
@@ -579,6 +583,7 @@ UNASKED = {
             "commit",
             "hold",
             "lend",
+            "lent",
         )
     ),
     *(f"TwoTierKVCache.{name}" for name in ("part_specs", "parts", "put_parts", "steps")),

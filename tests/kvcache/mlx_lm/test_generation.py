@@ -11,7 +11,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.generate import _merge_caches
 from mlx_lm.models import base
 from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import (
@@ -249,9 +248,3 @@ def test_trimming_as_mlx_lm_does(model: Any) -> None:
     assert {layer.offset for layer in full} == {90 + 2 - 5}
     with pytest.raises(CacheError, match="got 80 tokens to trim, expected at most"):
         trim_prompt_cache(full, 80)
-
-
-def test_batches_are_refused_with_a_clear_message(model: Any) -> None:
-    caches = [make_prompt_cache(model, SMALL) for _ in range(2)]
-    with pytest.raises(ValueError, match=r"TwoTierKVCache.* does not yet support batching"):
-        _merge_caches(caches)

@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
@@ -15,6 +16,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from mlx_lm import server
+from mlx_lm.generate import GenerationBatch
 from mlx_lm.models.cache import LRUPromptCache
 
 from kvcache import CacheConfig, HotDtype, TwoTierKVCache, mlx_lm
@@ -123,6 +125,25 @@ def test_it_answers_beyond_the_window_and_goes_on_from_what_it_holds(served: Ser
         follow, reused = served.complete(more, 10)
         assert reused == len(more) - 2
         assert follow == generate(model, [5, 6], anew, 10)[0]
+
+
+def test_four_clients_are_answered_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it is alone; the prompts share what they begin with."""
+    model = make_model()
+    prompts = [WORDS[:length] for length in (90, 37, 64, 5)]
+    rows, step = list[int](), GenerationBatch.next
+
+    def counted(batch: Any) -> Any:
+        rows.append(len(batch))
+        return step(batch)
+
+    with _serving(folder, monkeypatch) as served, ThreadPoolExecutor(4) as clients:
+        monkeypatch.setattr(GenerationBatch, "next", counted)
+        answers = list(clients.map(lambda words: served.complete(words, 40)[0], prompts))
+    assert max(rows) > 1
+    for answer, prompt in zip(answers, prompts, strict=True):
+        cache = mlx_lm.make_prompt_cache(model, CONFIG)
+        assert answer == generate(model, prompt, cache, 40)[0]
 
 
 def test_a_model_that_cannot_be_served_is_named_at_load_and_to_who_asks(
