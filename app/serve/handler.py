@@ -33,6 +33,7 @@ _READERS: dict[str, Callable[[bodies.Body], bodies.Body]] = {
 }
 _MOST_BYTES = 32 << 20
 _PENALIZED = 64  # tokens, as in ember's other commands
+_LEAST_SHARE = 1e-9  # of top_p: the likeliest token alone
 
 
 class Handler(server.APIHandler):
@@ -86,14 +87,11 @@ class Handler(server.APIHandler):
     def _check_client(self) -> None:
         """Raise RefusalError for a web page of elsewhere, or without the key."""
         origin = self.headers.get("Origin")
-        allowed = self._settings.origins
-        if origin and not ({"*", origin} & set(allowed)):
-            host = urlsplit(origin).hostname or ""
-            if not is_loopback(host):
-                raise RefusalError(
-                    f"web pages of {short(origin)} may not ask: --allow-origin lets them",
-                    status=HTTPStatus.FORBIDDEN,
-                )
+        if origin and not self._lets_in(origin):
+            raise RefusalError(
+                f"web pages of {short(origin)} may not ask: --allow-origin lets them",
+                status=HTTPStatus.FORBIDDEN,
+            )
         given = self.headers.get("Authorization", "").removeprefix("Bearer ").encode()
         is_open = self._path() == "/health" or not self._settings.key
         if not is_open and not hmac.compare_digest(given, self._settings.key.encode()):
@@ -102,6 +100,23 @@ class Handler(server.APIHandler):
                 status=HTTPStatus.UNAUTHORIZED,
                 code="invalid_api_key",
             )
+
+    def _lets_in(self, origin: str) -> bool:
+        """Whether web pages of an origin may ask, and read the answer."""
+        try:
+            host = urlsplit(origin).hostname or ""
+        except ValueError:
+            return False
+        return is_loopback(host) or bool({"*", origin} & set(self._settings.origins))
+
+    def _set_cors_headers(self) -> None:
+        """For browsers; `*` would not let a page send a key."""
+        origin = self.headers.get("Origin")
+        if origin and self._lets_in(origin):
+            self.send_header("Access-Control-Allow-Origin", origin)
+            self.send_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
+            self.send_header("Access-Control-Allow-Headers", "Authorization, Content-Type")
+            self.send_header("Vary", "Origin")
 
     def _get(self) -> None:
         path = self._path()
@@ -219,7 +234,7 @@ class Handler(server.APIHandler):
         try:
             return Sampling(
                 temperature=self.temperature,
-                top_p=self.top_p or 1.0,
+                top_p=max(self.top_p, _LEAST_SHARE),
                 top_k=self.top_k,
                 min_p=self.min_p,
                 seed=self.seed,
@@ -240,6 +255,8 @@ class Handler(server.APIHandler):
         if self.logprobs:
             choice["logprobs"] = self._logprobs(news)
         said = choice.get("message", choice.get("delta", {}))
+        if "content" in said and said["content"] is None and "tool_calls" not in said:
+            said["content"] = ""
         thought = said.pop("reasoning", "")
         if thought and self._settings.think is Think.SHOW:
             # By both names that clients know.
@@ -325,14 +342,16 @@ class Handler(server.APIHandler):
     def _told(self, prepared: Prepared) -> str:
         seconds = time.monotonic() - self._begun
         return (
-            f"{self._asked()}: {len(prepared.tokens)} tokens read, {prepared.told} answered, "
-            f"{seconds:.1f} s"
+            f"{self._asked()}: {len(prepared.tokens)} tokens read, {prepared.cached} of them "
+            f"kept before, {prepared.told} answered, {seconds:.1f} s"
         )
 
 
 def _is_gone(connection: socket.socket) -> bool:
     """Whether a client that has nothing more to send has closed its end."""
-    if not select.select([connection], [], [], 0)[0]:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if not poll.poll(0):
         return False
     try:
         return not connection.recv(1, socket.MSG_PEEK)

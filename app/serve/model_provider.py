@@ -178,6 +178,5 @@ def _arguments(settings: ServerSettings) -> argparse.Namespace:
         chat_template="",
         chat_template_args=thinks,
         pipeline=False,
-        allowed_origins=list(settings.origins),
         max_tokens=settings.max_tokens or _MOST_TOKENS,
     )

@@ -30,7 +30,8 @@ class Prepared(server.CompletionRequest):
 
     segments, kinds: of the prompt, where caches are worth keeping. state: what an answer begins
     with (`TextStateMachine`). sampling: how tokens are drawn. is_gone: whether nobody waits for
-    the answer any more. unsent: tokens of the answer that no chunk has told yet. told: all.
+    the answer any more. cached: tokens of the prompt that were kept. unsent: tokens of the answer
+    that no chunk has told yet. told: how many were.
     """
 
     tokens: list[int]
@@ -39,6 +40,7 @@ class Prepared(server.CompletionRequest):
     state: str
     sampling: Sampling
     is_gone: Callable[[], bool]
+    cached: int = 0
     unsent: list[server.Response] = field(default_factory=list)
     told: int = 0
 

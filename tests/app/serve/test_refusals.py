@@ -10,6 +10,8 @@ import pytest
 
 from app.options import UsageError
 from app.serve.server_settings import ServerSettings
+from app.serve.serving import HTTPServer
+from kvcache.errors import EmberError
 from tests.app.serve.conftest import EXACT, Serve, Served
 from tests.app.serve.test_answers import ask, complete, prompt
 from tests.patience import patience
@@ -154,3 +156,24 @@ def test_other_machines_are_let_in_with_a_key_alone(host: str) -> None:
         ServerSettings(host=host)
     assert ServerSettings(host=host, key="secret").host == host
     assert ServerSettings(host="localhost").key == ServerSettings(host="::1").key == ""
+
+
+def test_a_page_that_may_ask_may_read_the_answer(serve: Serve) -> None:
+    served = serve(ServerSettings(cache=EXACT, key="secret", origins=("https://ui.example",)))
+    for origin, said in (
+        ("https://ui.example", "https://ui.example"),
+        ("https://evil.example", None),
+    ):
+        connection = HTTPConnection("127.0.0.1", served.port, timeout=patience(60))
+        connection.request("OPTIONS", CHAT, headers={"Origin": origin})
+        response = connection.getresponse()
+        assert response.status == 204
+        assert response.headers["Access-Control-Allow-Origin"] == said
+        assert (
+            "Authorization" in response.headers.get("Access-Control-Allow-Headers", "")
+        ) == bool(said)
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(served: Served) -> None:
+    with pytest.raises(EmberError, match=f"cannot listen at 127.0.0.1 port {served.port}: "):
+        HTTPServer(ServerSettings(port=served.port))
