@@ -53,8 +53,12 @@ Serve = Callable[[ServerSettings], Served]
 
 @pytest.fixture(scope="session")
 def served_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that a session's tests share."""
+    return write_served(tmp_path_factory.mktemp("served") / "small.gguf")
+
+
+def write_served(path: Path) -> Path:
     """A model of 4,096 tokens; its answers are noise, but the same noise every time."""
-    path = tmp_path_factory.mktemp("served") / "small.gguf"
     write_llama(
         path,
         config=SHAPE,
