@@ -28,7 +28,7 @@ from kvcache.errors import EmberError, reason
 _MOST_CONNECTIONS = 512
 _BACKLOG = 256
 # Answers that run are finished within so many seconds of a signal, or cut.
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 2.0
 _SENDING_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 

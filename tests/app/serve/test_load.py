@@ -20,7 +20,7 @@ import pytest
 
 from app.serve.server_settings import ServerSettings
 from kvcache import resolve
-from tests.app.serve.conftest import EXACT, SHAPE, Serve, Served
+from tests.app.serve.conftest import EXACT, SHAPE, Serve, Served, serving
 from tests.app.serve.test_answers import complete, prompt
 from tests.app.terminal import ROOT, inherited
 from tests.patience import patience
@@ -206,3 +206,25 @@ def test_what_cannot_be_is_said_before_a_model_is_loaded(served_path: Path) -> N
 
     assert "give an --api-key, or EMBER_API_KEY" in failed("--host", "0.0.0.0")
     assert "one sequence of --ctx 4096 takes" in failed("--ctx", "4096", "--kv-budget", "100KiB")
+
+
+@pytest.mark.usefixtures("home")
+def test_a_prompt_is_known_to_the_next_run(served_path: Path) -> None:
+    told = [{"role": "system", "content": "Be short and to the point. " * 20}]
+    settings = ServerSettings(cache=replace(EXACT, hot=32, max_tokens=1024), stored=1 << 30)
+    answers, cached = [], []
+    for question in ("One?", "One?", "Two?"):
+        with serving(served_path, settings) as served:
+            answer = served.client.chat.completions.create(
+                model="small",
+                messages=[*told, {"role": "user", "content": question}],  # type: ignore[list-item]
+                max_tokens=4,
+                temperature=0,
+            )
+            answers.append(answer.choices[0].message.content)
+            assert answer.usage is not None
+            assert answer.usage.prompt_tokens_details is not None
+            cached.append(answer.usage.prompt_tokens_details.cached_tokens or 0)
+    assert cached[0] == 0
+    assert min(cached[1:]) > 100
+    assert answers[0] == answers[1]
