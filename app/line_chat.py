@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app import texts
+from app.chat.command import Command, find
+from app.chat.completion import Suggestion, suggestions
+from app.chat.controller import ChatController
+from app.chat.state import Draft, Phase
 from app.console import Printer, note
 from app.flag_words import with_flags
 from app.inert import inert_line
@@ -20,10 +24,6 @@ from app.sessions.chat import ChatMessage, State
 from app.sessions.export import exported
 from app.streams import OutputError, check_reader
 from app.transcript import Completion, FinishReason
-from app.tui.chat.command import Command, find
-from app.tui.chat.completion import Suggestion, suggestions
-from app.tui.chat.controller import ChatController
-from app.tui.chat.state import Draft, Phase
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats, sum_layers
 from models.text.messages import Role
@@ -36,11 +36,16 @@ In a terminal: Alt-Enter, or \\ at the end, begins another line; Up recalls; Tab
 
 
 class LineChat:
-    """chat: what is said, and by which model. thinking: whether it is shown, on stderr."""
+    """chat: what is said, and by which model. thinking: whether it is shown, on stderr.
 
-    def __init__(self, chat: ChatController, source: LineInput, *, thinking: bool) -> None:
+    first: a message that is sent before any is read, if anything.
+    """
+
+    def __init__(
+        self, chat: ChatController, source: LineInput, *, thinking: bool, first: str = ""
+    ) -> None:
         self.chat = chat
-        self._source, self._thinking = source, thinking
+        self._source, self._thinking, self._first = source, thinking, first
         self._begun, self._ended = Draft(text=""), False
         self._cancel = Cancel()
 
@@ -74,7 +79,7 @@ class LineChat:
         while not self._ended:
             begun, self._begun = self._begun, Draft(text="")
             try:
-                typed = self._source.read(begun.text)
+                typed, self._first = self._first or self._source.read(begun.text), ""
                 with self._working():
                     self._take(typed, begun)
                 self._cancel.check_killed()

@@ -4,18 +4,19 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from app import cache_flags, options, texts
+from app import cache_flags, options, prompt_words, texts
 
 if TYPE_CHECKING:
+    from app.chat.controller import ChatController
+    from app.chat.settings import Settings
     from app.line_chat import LineChat
     from app.line_input import LineInput
+    from app.service.live_service import LiveService
     from app.sessions.chat import Chat
     from app.sessions.store import SessionStore
     from app.tui.app import ChatApp
-    from app.tui.chat.controller import ChatController
-    from app.tui.service.live_service import LiveService
-    from app.tui.settings import Settings
     from app.wake.waking import Waking
+    from kvcache import CacheConfig
 
 _SETTABLE = (
     "system",
@@ -38,6 +39,7 @@ _SETTABLE = (
 _END_SECONDS = 8.0
 _EXAMPLES = """\
 ember chat                               # the default model, or the one in the settings
+ember chat "What is a KV cache?"         # with a first message
 ember chat smollm2-360m --ctx 4096 --system "Answer in one sentence."
 ember chat --continue                    # where you left
 ember chat --plain                       # line by line
@@ -48,6 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     options.add_examples(parser, _EXAMPLES)
     options.add_model(parser)
+    parser.add_argument(
+        "words", nargs="*", type=texts.flag, metavar="PROMPT", help="the first message"
+    )
     options.add_chat_template(parser)
     parser.add_argument("--system", type=texts.flag, help="system prompt")
     parser.add_argument(
@@ -83,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resume is not None and args.continue_:
         raise options.UsageError("got --resume and --continue: give one")
+    prompt_words.part(args)
     why = "" if args.plain else why_no_screen()
     if why is None:
         return _run_full_screen(args)
@@ -92,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_full_screen(args: argparse.Namespace) -> int:
-    from app.tui import personas
-    from app.tui import settings as settings_file
+    from app.chat import personas
+    from app.chat import settings as settings_file
     from app.tui.app import ChatApp
 
     model = options.named_model(args)
@@ -109,6 +115,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         store=store,
         chat=chat,
         model=model or (chat.model if chat else "") or settings.model,
+        first=" ".join(args.words),
         notices=notices,
     )
     return _until_left(chat_app)
@@ -116,10 +123,10 @@ def _run_full_screen(args: argparse.Namespace) -> int:
 
 def _run_lines(args: argparse.Namespace) -> int:
     """Without a screen. A chat with a pipe is saved where it goes on with a saved one."""
+    from app.chat.controller import ChatController
     from app.console import note
     from app.line_chat import LineChat
     from app.sessions.store import SessionStore
-    from app.tui.chat.controller import ChatController
 
     model = options.named_model(args)
     settings, notices = _settings(args)
@@ -137,9 +144,10 @@ def _run_lines(args: argparse.Namespace) -> int:
     )
     if saved is not None:
         chat.show_chat(saved)
-    lines = LineChat(chat, _line_input(chat), thinking=options.shows_thinking(args))
+    thinking, first = options.shows_thinking(args), " ".join(args.words)
+    lines = LineChat(chat, _line_input(chat), thinking=thinking, first=first)
     named = model or (saved.model if saved else "") or settings.model or options.DEFAULT_MODEL
-    return _until_ended(lines, named, args.backend)
+    return _until_ended(lines, named, cache_flags.cache_config(args))
 
 
 def _line_input(chat: "ChatController") -> "LineInput":
@@ -170,7 +178,7 @@ def _store(notices: list[str]) -> "SessionStore":
 
 def _service(args: argparse.Namespace, settings: "Settings", *, saves: bool) -> "LiveService":
     """The model's, with the cache that flags and settings want; kept on disk for saved chats."""
-    from app.tui.service.live_service import LiveService
+    from app.service.live_service import LiveService
 
     hot = args.hot
     pins_system = settings.keep == cache_flags.KEEP_SYSTEM
@@ -180,7 +188,9 @@ def _service(args: argparse.Namespace, settings: "Settings", *, saves: bool) -> 
         keep_system=settings.system if pins_system else None,
         hot=hot,
         load=cache_flags.load_options(args),
-        waking=_waking(settings, args.sleep) if saves else None,
+        # What is kept on disk is a whole cache's.
+        waking=_waking(settings, args.sleep) if saves and args.company is None else None,
+        company=args.company,
     )
 
 
@@ -232,15 +242,14 @@ def _until_left(chat_app: "ChatApp") -> int:
     return chat_app.return_code or 0
 
 
-def _until_ended(lines: "LineChat", model: str, backend: str) -> int:
+def _until_ended(lines: "LineChat", model: str, config: "CacheConfig") -> int:
     """Load the model, fetched first if need be, and chat; returns the exit code."""
-    from app.kernels import compiling
+    from app.kernels import compiling, wanted
     from app.session import fetch_with_bar
-    from kvcache import Backend
 
     code = 1
     try:
-        with compiling(Backend(backend)):
+        with compiling(wanted(config, model)):
             fetch_with_bar(model)
         lines.run(model)
         code = 0
@@ -273,7 +282,7 @@ def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
     """The settings file, with the flags that were given put over it; what is to be said of it."""
     from dataclasses import replace
 
-    from app.tui import settings as settings_file
+    from app.chat import settings as settings_file
 
     settings, notices = settings_file.load(settings_file.default_path())
     given = {name: getattr(args, name) for name in _SETTABLE if getattr(args, name) is not None}

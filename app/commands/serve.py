@@ -31,12 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer until Ctrl-C or a kill."""
     settings = _settings(args)
-    from app.kernels import compiling
+    from app.kernels import compiling, wanted
     from app.serve.serving import serve
     from app.session import fetch_with_bar
 
-    with compiling(settings.cache.backend):
-        path = fetch_with_bar(options.model_name(args))
+    model = options.model_name(args)
+    with compiling(wanted(settings.cache, model)):
+        path = fetch_with_bar(model)
     return serve(path, settings)
 
 

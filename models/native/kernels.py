@@ -5,8 +5,8 @@ each (None: of one): a sequence's numbers are to the last bit what they are alon
 at a time (the inference thread). Threads and attention are those of the cache's kernels.
 """
 
-from collections.abc import Sequence
-from ctypes import CDLL, Array, addressof, byref, c_double, c_float, c_int32, c_int64, c_void_p
+from collections.abc import Iterable, Sequence, Set
+from ctypes import Array, addressof, byref, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -15,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache import Backend, CacheError
+from kvcache.codecs import Codec
 from kvcache.config import on_gpu
 from kvcache.native import build, structs
 from kvcache.native import library as caches
+from kvcache.native.codec import coding_of
 from kvcache.native.structs import Bytes, Floats, address, checked
+from models.gguf.header import TensorInfo
 from models.gguf.tensor_types import TensorType
 from models.native.mapping import Mapping
 from models.native.packed import Addition, FeedForward, Inputs, Layers, RowNorm, Weight
@@ -27,21 +30,72 @@ from models.native.packed import Addition, FeedForward, Inputs, Layers, RowNorm,
 TierSteps = Array[structs.TierStep]
 
 _FOLDER, _CACHES = Path(__file__).parent, Path(caches.__file__).parent
-SOURCES = build.Sources(
-    entry=_FOLDER / "network.cpp",
-    parts=(*sorted(_FOLDER.glob("types_*.cpp")), _CACHES / "product.cpp"),
-    headers=(_CACHES,),
+# What every network needs; what is computed with weights is compiled for the types that there are.
+SOURCES = build.Sources(entry=_FOLDER / "network.cpp", headers=(_CACHES,))
+# The headers that hold what is each type's own.
+_FLOATS, _SIMPLE, _K, _TABLES = (
+    "blocks_floats.h",
+    "blocks_simple.h",
+    "panels_k.h",
+    "few_rows_tables.h",
 )
+_HEADERS = {
+    TensorType.F32: _FLOATS,
+    TensorType.F16: _FLOATS,
+    TensorType.BF16: _FLOATS,
+    TensorType.Q4_0: _SIMPLE,
+    TensorType.Q4_1: _SIMPLE,
+    TensorType.Q5_0: _SIMPLE,
+    TensorType.Q5_1: _SIMPLE,
+    TensorType.Q8_0: _SIMPLE,
+    TensorType.IQ4_NL: _SIMPLE,
+    TensorType.IQ4_XS: _SIMPLE,
+    TensorType.MXFP4: _SIMPLE,
+    TensorType.Q2_K: _K,
+    TensorType.Q3_K: _K,
+    TensorType.Q4_K: _K,
+    TensorType.Q5_K: _K,
+    TensorType.Q6_K: _K,
+    TensorType.IQ2_XXS: _TABLES,
+    TensorType.IQ2_XS: _TABLES,
+    TensorType.IQ2_S: _TABLES,
+    TensorType.IQ3_XXS: _TABLES,
+    TensorType.IQ3_S: _TABLES,
+}
+
+
+def products(kind: TensorType) -> build.Sources:
+    """What is computed with weights of a type (kinds.h)."""
+    # Products of floats are a twelfth slower without all of it.
+    told = "-O3", f"-DEMBER_TYPE={kind.name}", f'-DEMBER_FAMILY="{_HEADERS[kind]}"'
+    return build.Sources(entry=_FOLDER / "type.cpp", headers=(_CACHES,), flags=told)
 
 
 class Kernels:
     """The kernels. Make one by `kernels()`."""
 
-    def __init__(self, compiled: CDLL, library: caches.Library) -> None:
-        """library: of the cache; it must stay."""
-        self._c = compiled
+    def __init__(self, library: caches.Library) -> None:
+        """library: of the cache; it must stay. Raises NativeUnavailableError."""
+        self._c = build.load(SOURCES.beside(library.sources))
         self._library = library
-        compiled.network_start(*library.lend())
+        self._taken = frozenset[TensorType]()
+        self._c.network_start(*library.lend())
+
+    def take(self, kinds: Set[TensorType]) -> None:
+        """Be ready for weights of these types; compiled where nobody has had such before.
+
+        Raises NativeUnavailableError.
+        """
+        if kinds <= self._taken:
+            return
+        new = sorted(kinds - self._taken)
+        wanted = [products(kind).beside(self._library.sources) for kind in new]
+        build.build(wanted)
+        for kind, sources in zip(new, wanted, strict=True):
+            find = build.load(sources).network_kind
+            find.restype = c_void_p
+            self._c.network_take(c_int32(kind), c_void_p(find()))
+            self._taken |= {kind}
 
     def map(self, file: int, size: int) -> Mapping:
         """The first `size` bytes of an open file in memory. Raises OSError."""
@@ -52,11 +106,13 @@ class Kernels:
         where = checked("data", data, np.uint8, (None, None))
         if data.nbytes % kind.block_bytes:
             raise CacheError(f"got {data.nbytes} bytes, expected blocks of {kind.block_bytes}")
+        self.take({kind})
         found = self._c.network_are_finite(c_void_p(where), c_int64(data.nbytes), c_int32(kind))
         return bool(found)
 
     def linear(self, x: Floats, weight: Weight, *, length: int | None = None) -> Floats:
         """x [rows, columns] times the weight's transpose."""
+        self.take(weight.kinds)
         where = checked("x", x, np.float32, (None, weight.columns))
         out = np.empty((len(x), weight.rows), np.float32)
         self._c.network_linear(
@@ -73,6 +129,7 @@ class Kernels:
             raise CacheError(
                 f"got token ids {ids.min()} to {ids.max()}, expected 0 to {table.rows - 1}"
             )
+        self.take(table.kinds)
         out = np.empty((len(ids), table.columns), np.float32)
         self._c.network_embed(
             byref(table.struct),
@@ -90,6 +147,7 @@ class Kernels:
 
         starts: the position of each row's first token; what stands before 0 is padding.
         """
+        self.take(inputs.kinds)
         where = checked("x", x, np.float32, (None, None, inputs.hidden))
         batch, length, _ = x.shape
         outs = tuple(
@@ -123,6 +181,7 @@ class Kernels:
         self, x: Floats, addition: Addition, residual: Floats, *, length: int | None = None
     ) -> Floats:
         """residual [rows, columns of the product] and what x [rows, columns] adds to it."""
+        self.take(addition.kinds)
         where = checked("x", x, np.float32, (None, addition.columns))
         added = checked("residual", residual, np.float32, (len(x), addition.rows))
         out = np.empty_like(residual)
@@ -137,6 +196,7 @@ class Kernels:
 
     def feed_forward(self, x: Floats, weights: FeedForward, *, length: int | None = None) -> Floats:
         """x [rows, hidden] and what the feed-forward part adds to it."""
+        self.take(weights.kinds)
         where = checked("x", x, np.float32, (None, weights.hidden))
         out = np.empty_like(x)
         self._c.network_feed_forward(
@@ -168,6 +228,7 @@ class Kernels:
         """
         count, caches, first = weights.count, len(steps[0]), steps[0][0]
         _check_layers(steps, weights, len(memories))
+        self.take(weights.kinds)
         if not 0 <= done.value < count:
             raise CacheError(f"got {done.value} layers that ran, expected fewer than {count}")
         shape = caches * first.batch, first.length, weights.sizes[0]
@@ -227,15 +288,25 @@ def _check_layers(steps: Sequence[TierSteps], weights: Layers, memories: int) ->
         )
 
 
-def missing(backend: Backend) -> list[build.Sources]:
+def kinds_of(entries: Iterable[TensorInfo]) -> frozenset[TensorType]:
+    """The types of a file's matrices; its vectors are read as numbers."""
+    return frozenset(info.type for info in entries if len(info.shape) > 1)
+
+
+def missing(
+    backend: Backend, *, kinds: Iterable[TensorType] = (), codecs: Iterable[Codec] = ()
+) -> list[build.Sources]:
     """Of these kernels and the cache's, what `backend` uses here and has to be compiled first.
 
-    None where nothing can compile it, which whoever loads them is told.
+    kinds: of weights. codecs: of keys and values. None where nothing can compile it, which
+    whoever loads them is told.
     """
-    if on_gpu() or caches.is_tried() or backend not in (Backend.AUTO, Backend.CPU):
+    if on_gpu() or caches.is_refused() or backend not in (Backend.AUTO, Backend.CPU):
         return []
+    codings = (coding for each in codecs if (coding := coding_of(each)) is not None)
+    wanted = dict.fromkeys((caches.SOURCES, SOURCES, *codings, *map(products, kinds)))
     try:
-        return [each for each in (caches.SOURCES, SOURCES) if build.built(each) is None]
+        return build.missing(wanted)
     except build.NativeUnavailableError:
         return []
 
@@ -243,4 +314,4 @@ def missing(backend: Backend) -> list[build.Sources]:
 @cache
 def kernels() -> Kernels:
     """The kernels, compiled on first use. Raises NativeUnavailableError."""
-    return Kernels(build.load(SOURCES), caches.library())
+    return Kernels(caches.library())

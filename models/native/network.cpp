@@ -13,10 +13,15 @@ using namespace ember;
 
 extern "C" {
 
-void network_start(Pool* lent_pool, AttendTiers* lent_attention) {
+void network_start(Pool* lent_pool, AttendTiers* lent_attention,
+                   MultiplyRows* const* lent_products) {
     pool = lent_pool;
     attend_tiers = lent_attention;
+    multiply_rows_of = lent_products;
 }
+
+// What is computed with weights of a type, before the first of them.
+void network_take(Type type, const Kind* kind) { kinds[int(type)] = kind; }
 
 // A file that is mapped from now on, until its end is set to 0; see mapping.h
 Mapping* network_guard(const void* start, int64_t size) {
@@ -47,7 +52,7 @@ void network_linear(const float* x, int64_t batch, int64_t length, const Weight*
 // The rows `ids` of a weight times a factor, as float32 [count, columns]
 void network_embed(const Weight* w, const int64_t* ids, int64_t count, float factor, float* out) {
     const auto turn = pool->turn();
-    const Kind of = kind_of(w->type);
+    const Kind& of = kind_of(w->type);
     pool->run(count, [&](int64_t i) {
         float* row = out + i * w->columns;
         of.decode(*w, ids[i], 0, w->columns, row);

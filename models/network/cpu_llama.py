@@ -77,13 +77,13 @@ class CpuNorm(nn.RMSNorm):
 
 
 def hold_in_place(kernels: Kernels) -> HoldMatrix:
-    """Holds one tensor at a time: the kernels need none joined.
+    """Holds one tensor at a time: the kernels need none joined. A part of its columns is copied.
 
     Raises `GGUFError` for one whose weights are not finite; for that its scales are read.
     """
 
     def hold(tensors: Sequence[Tensor], bias: mx.array | None, _dtype: mx.Dtype) -> CpuMatrix:
-        (tensor,) = tensors
+        (tensor,) = map(Tensor.in_one_piece, tensors)
         if not kernels.are_finite(tensor.data, tensor.type):
             raise not_finite_weights(tensor)
         return CpuMatrix(kernels, tensor, bias)

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
+from app.chat.settings import Settings
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
 from app.tui.screens.chat import ChatScreen
-from app.tui.settings import Settings
 from app.tui.terminal import clipboard
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.prompt import Prompt
-from kvcache import Backend
-from tests.app.tui.scripted_service import ScriptedService
+from tests.app.service.scripted_service import ScriptedService
 from tests.patience import patience
 
 _SECONDS = 10.0
@@ -145,6 +145,7 @@ async def talk(
     settings: Settings | None = None,
     settings_path: Path | None = None,
     personas_path: Path | None = None,
+    first: str = "",
     store: SessionStore | None = None,
 ) -> AsyncIterator[Talk]:
     """A chat that is ready, or as far as its service lets it be."""
@@ -155,11 +156,18 @@ async def talk(
         settings=settings,
         settings_path=settings_path,
         personas_path=personas_path,
+        first=first,
         store=store,
     )
     async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause(0.1)
         yield Talk(app, service, pilot)
+
+
+def click_beyond_the_screen() -> events.MouseDown:
+    """Where the terminal still was when it was clicked."""
+    at = {"x": 200, "y": 99, "screen_x": 200, "screen_y": 99, "delta_x": 0, "delta_y": 0}
+    return events.MouseDown(None, **at, button=1, shift=False, meta=False, ctrl=False)
 
 
 @pytest.fixture
@@ -173,13 +181,6 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(clipboard, "copy", copy)
     return texts
-
-
-@pytest.fixture(scope="session")
-def smollm2_file(smollm2_path: Path) -> Path:
-    """The default model's path, and the kernels made, before the home folder is taken away."""
-    Backend.AUTO.resolve()
-    return smollm2_path
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,105 @@
+"""Prompts and personas that a user has saved, in a TOML file: a name, and what it puts in force.
+
+brief = {system = "Answer in one sentence.", temp = 0.2}
+review = {text = "Review this code:"}
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from app import toml_file
+from app.chat.state import OWN_SAMPLING
+from app.sessions.chat import sampling_line
+from kvcache.errors import EmberError, quoted, reason
+
+_HEADING = "# Prompts and personas of the ember chat; /prompt uses and saves them."
+_WHAT = "the saved prompts"
+
+
+def default_path() -> Path:
+    """Where they are: beside the settings."""
+    return platformdirs.user_config_path("ember") / "prompts.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Persona:
+    """text: what is put into the prompt. system, sampling: what a chat is given, where they are."""
+
+    name: str
+    text: str = ""
+    system: str = ""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def about(self) -> str:
+        """What it does, in a line."""
+        return " · ".join(filter(None, (self.system, sampling_line(self.sampling), self.text)))
+
+
+class Personas:
+    """Those of a file; None keeps none, and has none."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def all(self) -> list[Persona]:
+        """By name. Raises EmberError where the file cannot be read, or one is none."""
+        found = {} if self._path is None else toml_file.read(self._path, _WHAT)
+        return [_persona(name, found[name]) for name in sorted(found)]
+
+    def get(self, name: str) -> Persona:
+        """The one of that name. Raises EmberError where there is none."""
+        known = {each.name: each for each in self.all()}
+        if name not in known:
+            there = ", ".join(known) or "none yet: /prompt save NAME keeps this chat's"
+            raise EmberError(f"no saved prompt {quoted(name)}: there are {there}")
+        return known[name]
+
+    def save(self, persona: Persona) -> list[str]:
+        """Keep one, in place of another of its name; returns what is to be said of the file."""
+        fields = {
+            "text": persona.text,
+            "system": persona.system,
+            **persona.sampling,
+        }
+        return self._change(
+            persona.name, {name: each for name, each in fields.items() if each != ""}
+        )
+
+    def remove(self, name: str) -> list[str]:
+        """Forget one. Raises EmberError where there is none."""
+        self.get(name)
+        return self._change(name, None)
+
+    def _change(self, name: str, fields: dict[str, Any] | None) -> list[str]:
+        if self._path is None:
+            raise EmberError("prompts are not kept here: there is no file for them")
+        try:
+            found, notes = toml_file.read_to_write(self._path, _WHAT)
+            found.pop(name, None)
+            if fields is not None:
+                found[name] = fields
+            toml_file.write(self._path, _HEADING, found)
+        except OSError as error:
+            raise EmberError(f"{self._path}: {_WHAT} cannot be kept ({reason(error)})") from error
+        return notes
+
+
+def _persona(name: str, found: object) -> Persona:
+    """Raises EmberError where that is none."""
+    fields: dict[str, Any] = found if isinstance(found, dict) else {"": found}
+    texts = {key: fields.get(key, "") for key in ("text", "system")}
+    sampling = {key: value for key, value in fields.items() if key in OWN_SAMPLING}
+    unknown = fields.keys() - texts.keys() - sampling.keys()
+    if unknown or not all(isinstance(each, str) for each in texts.values()):
+        expected = ", ".join(("text", "system", *OWN_SAMPLING))
+        raise EmberError(f"the saved prompt {quoted(name)} is none: expected {expected} of it")
+    if not all(type(each) in (int, float) for each in sampling.values()):
+        raise EmberError(
+            f"the saved prompt {quoted(name)} has a sampling setting that is no number"
+        )
+    return Persona(name=name, **texts, sampling=sampling)
