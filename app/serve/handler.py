@@ -33,6 +33,15 @@ _READERS: dict[str, Callable[[bodies.Body], bodies.Body]] = {
 }
 _MOST_BYTES = 32 << 20
 _PENALIZED = 64  # tokens, as in ember's other commands
+_MOST_BIAS = 1000
+_BOUNDS = {
+    "repetition_penalty": (0, 10),  # 0 and 1 are off
+    "presence_penalty": (-10, 10),
+    "frequency_penalty": (-10, 10),
+    "repetition_context_size": (0, 1 << 20),
+    "presence_context_size": (0, 1 << 20),
+    "frequency_context_size": (0, 1 << 20),
+}
 _LEAST_SHARE = 1e-9  # of top_p: the likeliest token alone
 
 
@@ -209,9 +218,14 @@ class Handler(server.APIHandler):
             super().validate_model_parameters()
         except (ValueError, TypeError) as error:
             raise RefusalError(str(error)) from error
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise RefusalError(f"got {name}={value}, expected {low} to {high}")
         size = len(self.response_generator.served.tokenizer)
         if any(not 0 <= each < size for each in self.logit_bias or ()):
             raise RefusalError(f"got a logit_bias of token ids beyond 0 to {size - 1}")
+        if any(abs(each) > _MOST_BIAS for each in (self.logit_bias or {}).values()):
+            raise RefusalError(f"got a logit_bias beyond -{_MOST_BIAS} to {_MOST_BIAS}")
 
     # -- the answer --
 

@@ -44,13 +44,7 @@ class Running:
 
     def __init__(self, provider: ModelProvider, served: LoadedServer) -> None:
         self._engine, self._served, self._budget = provider.engine, served, served.budget
-        self._batch = Batch(
-            provider.model,
-            completion_batch_size=self._budget.sequences,
-            prefill_batch_size=1,
-            prefill_step_size=prefill_step(served.budget.plan.backend),
-            stream=mx.default_stream(mx.default_device()),
-        )
+        self._batch = self._empty_batch()
         self._ends = StopSequences([(each,) for each in served.tokenizer.eos_token_ids])
         self._rows: dict[int, Row] = {}
         self._waiting: deque[Row] = deque()
@@ -70,7 +64,11 @@ class Running:
         self._drop_left()
         while self._waiting and len(self._rows) < self._budget.sequences:
             self._begin(self._waiting.popleft())
-        read, drawn = self._batch.next()
+        try:
+            read, drawn = self._batch.next()
+        except Exception as error:  # noqa: BLE001 - of one row; none of the others is whole then
+            self._fail_all(error)
+            return
         for response in read:
             self._rows[response.uid].read(*response.progress)
         self._keep_segments([each for each in read if each.end_of_segment])
@@ -100,6 +98,23 @@ class Running:
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             self.figures = self._look()
             self._make_room()
+
+    def _empty_batch(self) -> Batch:
+        return Batch(
+            self._engine.loaded.model,
+            completion_batch_size=self._budget.sequences,
+            prefill_batch_size=1,
+            prefill_step_size=prefill_step(self._budget.plan.backend),
+            stream=mx.default_stream(mx.default_device()),
+        )
+
+    def _fail_all(self, error: Exception) -> None:
+        """Tell all that are computed that they cannot be, and begin anew."""
+        for row in self._rows.values():
+            row.fail(error)
+        self._rows.clear()
+        self._batch.close()
+        self._batch = self._empty_batch()
 
     def _begin(self, row: Row) -> None:
         """Give a request its place, from the longest beginning that is kept."""

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
+import openai
 import psutil
 import pytest
 
@@ -94,6 +96,25 @@ def test_a_flood_is_answered_in_order_in_the_places_there_are(serve: Serve) -> N
     assert 0 < most <= served.generator.figures.places == 4
     assert psutil.Process().memory_info().rss - before < 32 << 20
     assert served.generator.figures.kept_bytes <= budget_of(4)
+
+
+def test_an_answer_that_cannot_be_computed_ends_alone(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(ServerSettings(cache=SMALL, total=budget_of(2)))
+    model = served.generator.model_provider.model
+    hidden = type(model).hidden
+
+    def failing(*given: Any, **named: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(type(model), "hidden", failing)
+    with pytest.raises(openai.InternalServerError, match="failed by RuntimeError: no memory"):
+        complete(served, prompt(40), 5)
+    with pytest.raises(openai.APIError, match="failed by RuntimeError: no memory"):
+        list(complete(served, prompt(40), 5, stream=True))
+    monkeypatch.setattr(type(model), "hidden", hidden)
+    assert complete(served, prompt(40), 5).usage.completion_tokens == 5
 
 
 def test_figures_are_told_as_json(serve: Serve) -> None:
