@@ -6,6 +6,7 @@ HTTP, the shape of requests and the batch are mlx-lm's (`APIHandler`, `ResponseG
     budget.py          how many sequences a budget holds at once
     model_provider.py  the one model, from ember's loader
     bodies.py          what a request may say
+    access.py          who may ask
     refusal.py         what becomes an error of OpenAI's shape
     handler.py         one connection
     generator.py       requests to answers, between connections and the one thread that computes

@@ -4,7 +4,6 @@ Other than there, a request is checked whole before it is queued, every error ha
 and an answer is ended where its client has gone.
 """
 
-import hmac
 import json
 import select
 import socket
@@ -13,17 +12,16 @@ from collections.abc import Callable
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlx_lm import server
 
 from app.options import Think
 from app.sampling import Sampling
-from app.serve import bodies
+from app.serve import access, bodies
 from app.serve.generator import Generator, GoneError
 from app.serve.refusal import RefusalError
 from app.serve.row import Prepared
-from app.serve.server_settings import ServerSettings, is_loopback
+from app.serve.server_settings import ServerSettings
 from kvcache.errors import EmberError, short
 
 _READERS: dict[str, Callable[[bodies.Body], bodies.Body]] = {
@@ -83,7 +81,7 @@ class Handler(server.APIHandler):
     def _answering(self, work: Callable[[], None]) -> None:
         """Do it, for a client who may ask; what it may not, or cannot, is an error it can read."""
         try:
-            self._check_client()
+            access.check(self._settings, self._path(), self.headers)
             work()
         except RefusalError as refusal:
             self._refuse(refusal)
@@ -93,43 +91,13 @@ class Handler(server.APIHandler):
             self._report(f"{self._asked()}: the client has gone")
             self.close_connection = True
 
-    def _check_client(self) -> None:
-        """Raise RefusalError for a web page of elsewhere, or without the key."""
-        origin = self.headers.get("Origin")
-        if origin and not self._lets_in(origin):
-            raise RefusalError(
-                f"web pages of {short(origin)} may not ask: --allow-origin lets them",
-                status=HTTPStatus.FORBIDDEN,
-            )
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-        is_open = self._path() == "/health" or not self._settings.key
-        if not is_open and not hmac.compare_digest(given, self._settings.key.encode()):
-            raise RefusalError(
-                "this server wants its API key, as `Authorization: Bearer KEY`",
-                status=HTTPStatus.UNAUTHORIZED,
-                code="invalid_api_key",
-            )
-
-    def _lets_in(self, origin: str) -> bool:
-        """Whether web pages of an origin may ask, and read the answer."""
-        try:
-            host = urlsplit(origin).hostname or ""
-        except ValueError:
-            return False
-        return is_loopback(host) or bool({"*", origin} & set(self._settings.origins))
-
     def _set_cors_headers(self) -> None:
-        """For browsers; `*` would not let a page send a key."""
-        origin = self.headers.get("Origin")
-        if origin and self._lets_in(origin):
-            self.send_header("Access-Control-Allow-Origin", origin)
-            self.send_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
-            self.send_header("Access-Control-Allow-Headers", "Authorization, Content-Type")
-            self.send_header("Vary", "Origin")
+        for name, value in access.for_browsers(self._settings, self.headers.get("Origin")).items():
+            self.send_header(name, value)
 
     def _get(self) -> None:
         path = self._path()
-        if path == "/health":
+        if path == access.OPEN_PATH:
             self.handle_health_check()
         elif path == "/stats":
             self._send(HTTPStatus.OK, self.response_generator.figures.as_dict())
@@ -343,7 +311,7 @@ class Handler(server.APIHandler):
         """Nothing: `report` is told."""
 
     def _path(self) -> str:
-        return urlsplit(self.path).path.rstrip("/")
+        return str(self.path).partition("?")[0].rstrip("/")
 
     def _asked(self) -> str:
         return f"{self.command} {short(self._path())}"

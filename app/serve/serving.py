@@ -56,7 +56,7 @@ class HTTPServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Without asking for this machine's name, which may take long."""
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = self._settings.host, self.socket.getsockname()[1]
 
     @contextmanager
     def answering(self, generator: Generator, report: Callable[[str], None]) -> Iterator[None]:
