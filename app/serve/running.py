@@ -20,7 +20,7 @@ from app.serve.row import Row, sampler
 from app.serve.server_figures import Counts, Figures, by_tier
 from kvcache.stats import CacheStats, sum_layers
 
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.5
 # For the disk, at the end.
 _REST_SECONDS = 1.5
 # Tokens that a sequence may grow by before it is looked at again.
