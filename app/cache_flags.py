@@ -42,6 +42,14 @@ def add_cache_of_many(parser: argparse.ArgumentParser) -> None:
         help="bytes of all sequences, as 1GiB: so many windows are computed at once, the rest "
         "waits (default: 8 windows, or what memory has)",
     )
+    group.add_argument(
+        "--cache-store",
+        type=cache_store,
+        default=DEFAULT_CACHE_STORE,
+        metavar="SIZE",
+        help="bytes of encoded prompts and chats kept on disk for the next run; 0: none "
+        f"(default: {DEFAULT_CACHE_STORE})",
+    )
     _add_limits(group)
 
 

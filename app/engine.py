@@ -153,7 +153,7 @@ class Engine:
     def _hold(self, plan: CachePlan) -> None:
         """Empty caches of this plan."""
         self.plan = plan
-        self._caches = from_plan(plan, self.loaded.model.rotations, self.metric)
+        self._caches = self.empty_caches()
 
     def _warmed_up(self, plan: CachePlan, progress: OnProgress | None) -> CachePlan:
         return warm_up(
@@ -257,6 +257,18 @@ class Engine:
             for cache in self._caches:
                 cache.clear()
         self._seen = ids, []
+
+    def exchange(
+        self, caches: Sequence[TwoTierKVCache], ids: Sequence[int]
+    ) -> list[TwoTierKVCache]:
+        """Hold these caches of the same plan, which hold these tokens; returns those of before."""
+        before, self._caches = self._caches, list(caches)
+        self._seen = ids, []
+        return before
+
+    def empty_caches(self) -> list[TwoTierKVCache]:
+        """Caches of the engine's plan that hold nothing; they are nobody's yet."""
+        return from_plan(self.plan, self.loaded.model.rotations, self.metric)
 
     def reusable(self, prompt: Sequence[int]) -> int:
         """Tokens at the beginning of `prompt` that would not be computed, as things are."""

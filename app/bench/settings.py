@@ -157,6 +157,35 @@ class WakeSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeSettings(Settings):
+    """clients: that ask together. tokens: of an answer. prefix: tokens that two requests share.
+
+    reps: runs of all. peers: measure llama.cpp's server too.
+    """
+
+    clients: int = 8
+    tokens: int = 64
+    prefix: int = 2000
+    reps: int = 3
+    peers: bool = False
+
+    @property
+    def longest(self) -> int:
+        """The server weighs its caches itself."""
+        return 0
+
+    @classmethod
+    def quick(cls, common: Settings) -> Self:
+        """Two clients, once."""
+        return cls(**vars(common), clients=2, tokens=8, prefix=200, reps=1)
+
+    @classmethod
+    def whole(cls, common: Settings) -> Self:
+        """Everything there is."""
+        return cls(**vars(common), peers=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NeedleSettings(Settings):
     """lengths: of the text before a question. needles: facts, one a text. hot: tokens."""
 

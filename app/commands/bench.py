@@ -25,6 +25,7 @@ _SUMMARIES = {
     "lookup": "what drafts from the context gain, and cost where nothing matches",
     "hooked": "ember's caches in mlx-lm's own network, beside mlx-lm's own",
     "wake": "how soon a chat goes on that was kept on disk",
+    "serve": "what several clients get of a server together, and who asks again",
     "memory": "bytes of caches by formula and filled, and what fits",
     "roofline": "the most that memory bandwidth allows, chip by chip: computed, nothing measured",
     "claim": "is a KV cache 10 to 100 times faster?",
@@ -38,7 +39,7 @@ ember bench quality --kv q8/q4 --kv hkivi4/turbo4u --out results
 ember bench compare before/quality.json after/quality.json
 """
 _WITHOUT = (
-    "without one, all are run; endless, needle, lookup, hooked and wake, which take long, "
+    "without one, all are run; endless, needle, lookup, hooked, wake and serve, which take long, "
     "only with --quick or by name"
 )
 
@@ -219,6 +220,14 @@ def _add_wake(add: _Add) -> None:
     add("--reps", type=options.tokens(1), metavar="N", help="questions to it (default: 7)")
 
 
+def _add_serve(add: _Add) -> None:
+    add("--clients", type=options.whole(1, 64), metavar="N", help="asking together (default: 8)")
+    add("--tokens", type=options.tokens(2), metavar="N", help="of an answer (default: 64)")
+    add("--prefix", type=options.tokens(1), metavar="N", help="that two requests share (2000)")
+    add("--reps", type=options.tokens(1), metavar="N", help="runs of all (default: 3)")
+    add("--peers", action="store_true", help="measure llama-server too, where it is on the path")
+
+
 def _add_memory(add: _Add) -> None:
     _add_kv(add, "codecs of the cold tier")
     add("--contexts", type=_list(1), metavar="N,N", help="windows (default: 100 to 131072)")
@@ -285,6 +294,7 @@ _FLAGS = {
     "lookup": _add_lookup,
     "hooked": _add_hooked,
     "wake": _add_wake,
+    "serve": _add_serve,
     "memory": _add_memory,
     "roofline": _add_roofline,
     "claim": _add_claim,

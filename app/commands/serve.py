@@ -87,4 +87,5 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
         sampling={name: value for name, value in given.items() if value is not None},
         max_tokens=args.max_tokens,
         think=options.Think(args.think),
+        stored=cache_flags.bytes_or_none(args.cache_store),
     )

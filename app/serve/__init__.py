@@ -6,11 +6,13 @@ HTTP, the shape of requests and the batch are mlx-lm's (`APIHandler`, `ResponseG
     budget.py          how many sequences a budget holds at once
     model_provider.py  the one model, from ember's loader
     bodies.py          what a request may say
+    access.py          who may ask
     refusal.py         what becomes an error of OpenAI's shape
     handler.py         one connection
     generator.py       requests to answers, between connections and the one thread that computes
     row.py             one request among those computed together, and its text
     running.py         the rows that are computed together
+    kept_prompts.py    prompts whose caches are kept, in memory and on disk
     server_figures.py  what `/stats` says
     live_view.py       the same on a terminal
     serving.py         a server from its start to its end

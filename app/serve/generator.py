@@ -46,7 +46,7 @@ class Generator(server.ResponseGenerator):
 
     def __init__(self, provider: ModelProvider) -> None:
         self.ended = Event()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._until: float | None = None
         self._running: Running | None = None
         super().__init__(provider, LRUPromptCache(0))
@@ -62,7 +62,8 @@ class Generator(server.ResponseGenerator):
     @property
     def figures(self) -> Figures:
         """The newest look at what is done."""
-        return self._running.figures if self._running is not None else Figures()
+        running = self._running
+        return Figures() if running is None else running.figures
 
     @property
     def is_ending(self) -> bool:
@@ -157,7 +158,7 @@ class Generator(server.ResponseGenerator):
                 if isinstance(told, tuple):
                     progress(*told)
                     continue
-                context.prompt_cache_count = row.cached
+                context.prompt_cache_count = request.cached = row.cached
                 if told.token != NO_TOKEN:
                     request.unsent.append(told)
                 yield told
@@ -184,7 +185,7 @@ class Generator(server.ResponseGenerator):
     def _run_generate(self) -> None:
         try:
             self._generate()
-        except Exception as error:  # noqa: BLE001 - whoever waits for the thread's end raises it
+        except BaseException as error:  # noqa: BLE001 - who waits for the thread's end raises it
             self._generation_failed, self.failure = True, error
         finally:
             self._running = None

@@ -4,7 +4,6 @@ Other than there, a request is checked whole before it is queued, every error ha
 and an answer is ended where its client has gone.
 """
 
-import hmac
 import json
 import select
 import socket
@@ -13,17 +12,16 @@ from collections.abc import Callable
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlx_lm import server
 
 from app.options import Think
 from app.sampling import Sampling
-from app.serve import bodies
+from app.serve import access, bodies
 from app.serve.generator import Generator, GoneError
 from app.serve.refusal import RefusalError
 from app.serve.row import Prepared
-from app.serve.server_settings import ServerSettings, is_loopback
+from app.serve.server_settings import ServerSettings
 from kvcache.errors import EmberError, short
 
 _READERS: dict[str, Callable[[bodies.Body], bodies.Body]] = {
@@ -33,6 +31,16 @@ _READERS: dict[str, Callable[[bodies.Body], bodies.Body]] = {
 }
 _MOST_BYTES = 32 << 20
 _PENALIZED = 64  # tokens, as in ember's other commands
+_MOST_BIAS = 1000
+_BOUNDS = {
+    "repetition_penalty": (0, 10),  # 0 and 1 are off
+    "presence_penalty": (-10, 10),
+    "frequency_penalty": (-10, 10),
+    "repetition_context_size": (0, 1 << 20),
+    "presence_context_size": (0, 1 << 20),
+    "frequency_context_size": (0, 1 << 20),
+}
+_LEAST_SHARE = 1e-9  # of top_p: the likeliest token alone
 
 
 class Handler(server.APIHandler):
@@ -73,7 +81,7 @@ class Handler(server.APIHandler):
     def _answering(self, work: Callable[[], None]) -> None:
         """Do it, for a client who may ask; what it may not, or cannot, is an error it can read."""
         try:
-            self._check_client()
+            access.check(self._settings, self._path(), self.headers)
             work()
         except RefusalError as refusal:
             self._refuse(refusal)
@@ -83,29 +91,13 @@ class Handler(server.APIHandler):
             self._report(f"{self._asked()}: the client has gone")
             self.close_connection = True
 
-    def _check_client(self) -> None:
-        """Raise RefusalError for a web page of elsewhere, or without the key."""
-        origin = self.headers.get("Origin")
-        allowed = self._settings.origins
-        if origin and not ({"*", origin} & set(allowed)):
-            host = urlsplit(origin).hostname or ""
-            if not is_loopback(host):
-                raise RefusalError(
-                    f"web pages of {short(origin)} may not ask: --allow-origin lets them",
-                    status=HTTPStatus.FORBIDDEN,
-                )
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-        is_open = self._path() == "/health" or not self._settings.key
-        if not is_open and not hmac.compare_digest(given, self._settings.key.encode()):
-            raise RefusalError(
-                "this server wants its API key, as `Authorization: Bearer KEY`",
-                status=HTTPStatus.UNAUTHORIZED,
-                code="invalid_api_key",
-            )
+    def _set_cors_headers(self) -> None:
+        for name, value in access.for_browsers(self._settings, self.headers.get("Origin")).items():
+            self.send_header(name, value)
 
     def _get(self) -> None:
         path = self._path()
-        if path == "/health":
+        if path == access.OPEN_PATH:
             self.handle_health_check()
         elif path == "/stats":
             self._send(HTTPStatus.OK, self.response_generator.figures.as_dict())
@@ -194,9 +186,14 @@ class Handler(server.APIHandler):
             super().validate_model_parameters()
         except (ValueError, TypeError) as error:
             raise RefusalError(str(error)) from error
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise RefusalError(f"got {name}={value}, expected {low} to {high}")
         size = len(self.response_generator.served.tokenizer)
         if any(not 0 <= each < size for each in self.logit_bias or ()):
             raise RefusalError(f"got a logit_bias of token ids beyond 0 to {size - 1}")
+        if any(abs(each) > _MOST_BIAS for each in (self.logit_bias or {}).values()):
+            raise RefusalError(f"got a logit_bias beyond -{_MOST_BIAS} to {_MOST_BIAS}")
 
     # -- the answer --
 
@@ -219,7 +216,7 @@ class Handler(server.APIHandler):
         try:
             return Sampling(
                 temperature=self.temperature,
-                top_p=self.top_p or 1.0,
+                top_p=max(self.top_p, _LEAST_SHARE),
                 top_k=self.top_k,
                 min_p=self.min_p,
                 seed=self.seed,
@@ -240,6 +237,8 @@ class Handler(server.APIHandler):
         if self.logprobs:
             choice["logprobs"] = self._logprobs(news)
         said = choice.get("message", choice.get("delta", {}))
+        if "content" in said and said["content"] is None and "tool_calls" not in said:
+            said["content"] = ""
         thought = said.pop("reasoning", "")
         if thought and self._settings.think is Think.SHOW:
             # By both names that clients know.
@@ -312,7 +311,7 @@ class Handler(server.APIHandler):
         """Nothing: `report` is told."""
 
     def _path(self) -> str:
-        return urlsplit(self.path).path.rstrip("/")
+        return str(self.path).partition("?")[0].rstrip("/")
 
     def _asked(self) -> str:
         return f"{self.command} {short(self._path())}"
@@ -325,14 +324,16 @@ class Handler(server.APIHandler):
     def _told(self, prepared: Prepared) -> str:
         seconds = time.monotonic() - self._begun
         return (
-            f"{self._asked()}: {len(prepared.tokens)} tokens read, {prepared.told} answered, "
-            f"{seconds:.1f} s"
+            f"{self._asked()}: {len(prepared.tokens)} tokens read, {prepared.cached} of them "
+            f"kept before, {prepared.told} answered, {seconds:.1f} s"
         )
 
 
 def _is_gone(connection: socket.socket) -> bool:
     """Whether a client that has nothing more to send has closed its end."""
-    if not select.select([connection], [], [], 0)[0]:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if not poll.poll(0):
         return False
     try:
         return not connection.recv(1, socket.MSG_PEEK)

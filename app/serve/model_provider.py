@@ -15,15 +15,15 @@ from mlx_lm import server
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from app.chat_tokens import ChatTokens
-from app.engine import Engine, prefill_step
+from app.engine import Engine
 from app.layer_losses import in_bits
 from app.memory import Admitted
 from app.options import Think
 from app.serve.budget import Budget, admit_server
 from app.serve.server_settings import ServerSettings
 from app.session import load_notes
-from kvcache import TwoTierKVCache
-from kvcache.prompt_cache import from_plan
+from app.wake.folder import PieceFolder, default_folder
+from app.wake.waking import Waking
 from models.finding import catalogue
 from models.loader import LoadedModel, OnProgress, load
 from models.mlx_lm import tokenizer_of
@@ -80,17 +80,16 @@ class ModelProvider(server.ModelProvider):
             self.ready.set_exception(error)
             raise
 
-    def caches(self) -> list[TwoTierKVCache]:
-        """Empty ones, of one sequence."""
-        assert self._engine is not None
-        engine = self._engine
-        return from_plan(engine.plan, engine.loaded.model.rotations, engine.metric)
-
     @property
-    def prefill_step(self) -> int:
-        """Tokens of a prompt at a time, between which the others get theirs."""
+    def engine(self) -> Engine:
+        """The model with the plan of a sequence; its own cache stays empty."""
         assert self._engine is not None
-        return prefill_step(self._engine.plan.backend)
+        return self._engine
+
+    def waking(self) -> Waking | None:
+        """What keeps prompts on disk, unless the user wants none."""
+        most = self._settings.stored
+        return Waking(PieceFolder(default_folder(), most)) if most else None
 
     def reset(self) -> None:
         """Let go of the model."""
@@ -178,6 +177,5 @@ def _arguments(settings: ServerSettings) -> argparse.Namespace:
         chat_template="",
         chat_template_args=thinks,
         pipeline=False,
-        allowed_origins=list(settings.origins),
         max_tokens=settings.max_tokens or _MOST_TOKENS,
     )

@@ -5,6 +5,7 @@ Knows no batch and no connection.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from queue import SimpleQueue
 from threading import Event
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from app.drawing import Drawer
 from app.sampling import Sampling
+from app.serve.refusal import RefusalError
 from app.stopping import StopStrings
 from kvcache.config import on_gpu
 
@@ -30,7 +32,8 @@ class Prepared(server.CompletionRequest):
 
     segments, kinds: of the prompt, where caches are worth keeping. state: what an answer begins
     with (`TextStateMachine`). sampling: how tokens are drawn. is_gone: whether nobody waits for
-    the answer any more. unsent: tokens of the answer that no chunk has told yet. told: all.
+    the answer any more. cached: tokens of the prompt that were kept. unsent: tokens of the answer
+    that no chunk has told yet. told: how many were.
     """
 
     tokens: list[int]
@@ -39,6 +42,7 @@ class Prepared(server.CompletionRequest):
     state: str
     sampling: Sampling
     is_gone: Callable[[], bool]
+    cached: int = 0
     unsent: list[server.Response] = field(default_factory=list)
     told: int = 0
 
@@ -109,6 +113,12 @@ class Row:
         if finish is not None:
             self.told.put(None)
         return finish is not None
+
+    def fail(self, error: Exception) -> None:
+        """It cannot be answered, for no fault of its client's."""
+        told = f"the answer failed by {type(error).__name__}: {error}"
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        self.told.put(Failure(error=RefusalError(told, status=status)))
 
     def cut(self) -> None:
         """End the answer here, as if it had its length."""

@@ -12,16 +12,17 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm import server
 from mlx_lm.generate import BatchGenerator, StopSequences
-from mlx_lm.models.cache import LRUPromptCache
 
+from app.engine import prefill_step
+from app.serve.kept_prompts import KeptPrompts
 from app.serve.model_provider import DEFAULT, LoadedServer, ModelProvider
 from app.serve.row import Row, sampler
 from app.serve.server_figures import Counts, Figures, by_tier
 from kvcache.stats import CacheStats, sum_layers
 
-# Prompts that are kept at most, however small: each token of one is an object.
-MOST_KEPT = 64
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.5
+# For the disk, at the end.
+_REST_SECONDS = 1.5
 # Tokens that a sequence may grow by before it is looked at again.
 _AHEAD = 512
 
@@ -42,18 +43,12 @@ class Running:
     """
 
     def __init__(self, provider: ModelProvider, served: LoadedServer) -> None:
-        self._provider, self._served, self._budget = provider, served, served.budget
-        self._batch = Batch(
-            provider.model,
-            completion_batch_size=self._budget.sequences,
-            prefill_batch_size=1,
-            prefill_step_size=provider.prefill_step,
-            stream=mx.default_stream(mx.default_device()),
-        )
+        self._engine, self._served, self._budget = provider.engine, served, served.budget
+        self._batch = self._empty_batch()
         self._ends = StopSequences([(each,) for each in served.tokenizer.eos_token_ids])
         self._rows: dict[int, Row] = {}
         self._waiting: deque[Row] = deque()
-        self.kept = LRUPromptCache(MOST_KEPT, self._budget.total)
+        self.kept = KeptPrompts(provider.engine, self._budget.total, provider.waking())
         self._counts, self._looked = Counts(), 0.0
         self.figures = self._look()
 
@@ -69,7 +64,11 @@ class Running:
         self._drop_left()
         while self._waiting and len(self._rows) < self._budget.sequences:
             self._begin(self._waiting.popleft())
-        read, drawn = self._batch.next()
+        try:
+            read, drawn = self._batch.next()
+        except Exception as error:  # noqa: BLE001 - of one row; none of the others is whole then
+            self._fail_all(error)
+            return
         for response in read:
             self._rows[response.uid].read(*response.progress)
         self._keep_segments([each for each in read if each.end_of_segment])
@@ -90,8 +89,9 @@ class Running:
             yield self._waiting.popleft()
 
     def close(self) -> None:
-        """Let go of the batch."""
+        """Let go of the batch, and keep on disk what a next run may begin with."""
         self._batch.close()
+        self.kept.rest(_REST_SECONDS)
 
     def look(self) -> None:
         """Note the figures, unless that was done a moment ago."""
@@ -99,16 +99,32 @@ class Running:
             self.figures = self._look()
             self._make_room()
 
+    def _empty_batch(self) -> Batch:
+        return Batch(
+            self._engine.loaded.model,
+            completion_batch_size=self._budget.sequences,
+            prefill_batch_size=1,
+            prefill_step_size=prefill_step(self._budget.plan.backend),
+            stream=mx.default_stream(mx.default_device()),
+        )
+
+    def _fail_all(self, error: Exception) -> None:
+        """Tell all that are computed that they cannot be, and begin anew."""
+        for row in self._rows.values():
+            row.fail(error)
+        self._rows.clear()
+        self._batch.close()
+        self._batch = self._empty_batch()
+
     def _begin(self, row: Row) -> None:
         """Give a request its place, from the longest beginning that is kept."""
         tokens = row.request.tokens
-        # The last token is always computed: its logits are needed.
-        kept, rest = self.kept.fetch_nearest_cache(DEFAULT, tokens[:-1])
-        row.begin(len(tokens) - 1 - len(rest))
+        kept, known = self.kept.beginning(tokens)
+        row.begin(known)
         (uid,) = self._batch.insert_segments(
             segments=[_after(row)],
             max_tokens=[row.args.max_tokens],
-            caches=[kept if kept is not None else self._provider.caches()],
+            caches=[kept or self._engine.empty_caches()],
             all_tokens=[tokens[: row.cached]],
             samplers=[sampler(row.request.sampling)],
             logits_processors=[server._make_logits_processors(row.args)],

@@ -16,6 +16,7 @@ class ServerSettings:
     that may ask, beside those of this machine; "*" for all. cache: of one sequence. total: bytes
     of all caches, None for as many as `budget` takes. sampling: what flags say of it, by names
     of `Recommended`. max_tokens: of an answer; None: what the window leaves.
+    stored: bytes of prompts on disk between runs.
     """
 
     host: str = "127.0.0.1"
@@ -29,6 +30,7 @@ class ServerSettings:
     sampling: Mapping[str, float] = field(default_factory=dict)
     max_tokens: int | None = None
     think: Think = Think.SHOW
+    stored: int = 0
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.key:

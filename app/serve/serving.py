@@ -4,16 +4,17 @@ Knows no flag; what is answered is the handler's and the generator's.
 """
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from socketserver import BaseRequestHandler
+from socketserver import BaseRequestHandler, TCPServer
 from threading import BoundedSemaphore, Condition, Thread
 from typing import Any
 
 from app.console import note
-from app.interrupt import Cancel, cancel_on_interrupt
+from app.interrupt import Cancel, cancel_on_interrupt, end_within
 from app.progress import byte_bar, step_bar, token_bar
 from app.serve.generator import Generator
 from app.serve.handler import Handler
@@ -27,7 +28,7 @@ from kvcache.errors import EmberError, reason
 _MOST_CONNECTIONS = 512
 _BACKLOG = 256
 # Answers that run are finished within so many seconds of a signal, or cut.
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 2.0
 _SENDING_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 
@@ -39,18 +40,37 @@ class HTTPServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = _BACKLOG
 
-    def __init__(
-        self, generator: Generator, settings: ServerSettings, report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
+        """Take the address; who connects waits for `answering`. Raises EmberError."""
         self._places, self._open = BoundedSemaphore(_MOST_CONNECTIONS), 0
-        self._changed = Condition()
-        self._given = generator, settings, report
-        self.address_family, address = _address(settings.host, settings.port)
-        super().__init__(address, BaseRequestHandler)
+        self._changed, self._settings = Condition(), settings
+        try:
+            self.address_family, address = _address(settings.host, settings.port)
+            super().__init__(address, BaseRequestHandler)
+        except OSError as error:
+            raise EmberError(
+                f"cannot listen at {settings.host} port {settings.port}: {reason(error)}; "
+                "--port 0 takes a free one"
+            ) from error
+
+    def server_bind(self) -> None:
+        """Without asking for this machine's name, which may take long."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self._settings.host, self.socket.getsockname()[1]
+
+    @contextmanager
+    def answering(self, generator: Generator, report: Callable[[str], None]) -> Iterator[None]:
+        """Answer all who connect, on threads of its own, within this."""
+        self._generator, self._report = generator, report
+        Thread(target=self.serve_forever, args=(_LOOK_SECONDS,), name="http", daemon=True).start()
+        try:
+            yield
+        finally:
+            self.shutdown()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer one connection."""
-        Handler(*self._given, request, client_address, self)
+        Handler(self._generator, self._settings, self._report, request, client_address, self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have a thread answer, once there is a place for it."""
@@ -77,53 +97,37 @@ class HTTPServer(ThreadingHTTPServer):
             self._changed.notify_all()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that broke; nobody is there to be told."""
+        """A connection that broke, whose client has gone, or what we did wrong."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError | TimeoutError):
+            self._report(f"a connection failed by {type(error).__name__}: {error}")
 
 
 def serve(path: Path, settings: ServerSettings) -> int:
     """Load a model and answer until a signal says otherwise; returns the exit code."""
-    with cancel_on_interrupt() as cancel:
+    with cancel_on_interrupt() as cancel, HTTPServer(settings) as http:
         generator = _loaded(path, settings, cancel)
-        served = generator.served
-        for text in served.notes:
+        for text in generator.served.notes:
             note(text)
         try:
             with (
                 live_view(lambda: generator.figures) as report,
-                listening(generator, settings, report) as http,
+                http.answering(generator, report),
             ):
-                _tell(served, settings, http.server_port)
+                _tell(generator.served, settings, http.server_port, report)
                 while not generator.ended.is_set() and not cancel.wait(_LOOK_SECONDS):
                     pass
                 # Who asks now is told that it ends.
                 generator.stop_and_join(GRACE_SECONDS)
                 http.wait_for_answers(_SENDING_SECONDS)
+        except BaseException:  # raised again: a second signal
+            end_within(_SENDING_SECONDS, cancel.exit_code or 1)
+            raise
         finally:
             generator.stop_and_join()
     if generator.failure is not None:
         raise generator.failure
     return cancel.exit_code
-
-
-@contextmanager
-def listening(
-    generator: Generator, settings: ServerSettings, report: Callable[[str], None]
-) -> Iterator[HTTPServer]:
-    """A server on a thread of its own."""
-    try:
-        http = HTTPServer(generator, settings, report)
-    except OSError as error:
-        raise EmberError(
-            f"cannot listen at {settings.host} port {settings.port}: {reason(error)}; "
-            "--port 0 takes a free one"
-        ) from error
-    thread = Thread(target=http.serve_forever, args=(_LOOK_SECONDS,), name="http", daemon=True)
-    thread.start()
-    try:
-        yield http
-    finally:
-        http.shutdown()
-        http.server_close()
 
 
 def _loaded(path: Path, settings: ServerSettings, cancel: Cancel) -> Generator:
@@ -149,10 +153,11 @@ def _loaded(path: Path, settings: ServerSettings, cancel: Cancel) -> Generator:
             warming=checked(warming),
         )
         generator = Generator(provider)
-        provider.ready.exception()
-    if (failed := provider.ready.exception()) is not None:
-        generator.ended.wait()
-        raise failed
+        try:
+            generator.model_provider.ready.result()
+        except BaseException:  # raised again: what the load failed by, or a second signal
+            generator.stop_and_join()
+            raise
     return generator
 
 
@@ -163,11 +168,13 @@ def _address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     return family, address
 
 
-def _tell(served: LoadedServer, settings: ServerSettings, port: int) -> None:
+def _tell(
+    served: LoadedServer, settings: ServerSettings, port: int, report: Callable[[str], None]
+) -> None:
     budget = served.budget
-    note(
+    report(
         f"{served.loaded.title} as {served.names[0]}: {budget.sequences} at once, "
         f"{served.window:,} tokens each, in {budget.total / 2**20:,.0f} MiB"
     )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    note(f"http://{host}:{port}/v1")
+    report(f"http://{host}:{port}/v1")

@@ -12,7 +12,7 @@ from openai import OpenAI
 from app.serve.generator import Generator
 from app.serve.model_provider import ModelProvider
 from app.serve.server_settings import ServerSettings
-from app.serve.serving import listening
+from app.serve.serving import HTTPServer
 from kvcache import Backend, CacheConfig, HotDtype
 from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
@@ -53,8 +53,12 @@ Serve = Callable[[ServerSettings], Served]
 
 @pytest.fixture(scope="session")
 def served_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that a session's tests share."""
+    return write_served(tmp_path_factory.mktemp("served") / "small.gguf")
+
+
+def write_served(path: Path) -> Path:
     """A model of 4,096 tokens; its answers are noise, but the same noise every time."""
-    path = tmp_path_factory.mktemp("served") / "small.gguf"
     write_llama(
         path,
         config=SHAPE,
@@ -72,7 +76,10 @@ def serving(path: Path, settings: ServerSettings) -> Iterator[Served]:
     lines: list[str] = []
     try:
         generator.model_provider.ready.result()
-        with listening(generator, replace(settings, port=0), lines.append) as http:
+        with (
+            HTTPServer(replace(settings, port=0)) as http,
+            http.answering(generator, lines.append),
+        ):
             yield Served(port=http.server_port, generator=generator, lines=lines)
     finally:
         generator.stop_and_join()

@@ -13,14 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
+import openai
 import psutil
 import pytest
 
 from app.serve.server_settings import ServerSettings
 from kvcache import resolve
-from tests.app.serve.conftest import EXACT, SHAPE, Serve, Served
+from tests.app.serve.conftest import EXACT, SHAPE, Serve, Served, serving
 from tests.app.serve.test_answers import complete, prompt
 from tests.app.terminal import ROOT, inherited
 from tests.patience import patience
@@ -94,6 +96,25 @@ def test_a_flood_is_answered_in_order_in_the_places_there_are(serve: Serve) -> N
     assert 0 < most <= served.generator.figures.places == 4
     assert psutil.Process().memory_info().rss - before < 32 << 20
     assert served.generator.figures.kept_bytes <= budget_of(4)
+
+
+def test_an_answer_that_cannot_be_computed_ends_alone(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(ServerSettings(cache=SMALL, total=budget_of(2)))
+    model = served.generator.model_provider.model
+    hidden = type(model).hidden
+
+    def failing(*given: Any, **named: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(type(model), "hidden", failing)
+    with pytest.raises(openai.InternalServerError, match="failed by RuntimeError: no memory"):
+        complete(served, prompt(40), 5)
+    with pytest.raises(openai.APIError, match="failed by RuntimeError: no memory"):
+        list(complete(served, prompt(40), 5, stream=True))
+    monkeypatch.setattr(type(model), "hidden", hidden)
+    assert complete(served, prompt(40), 5).usage.completion_tokens == 5
 
 
 def test_figures_are_told_as_json(serve: Serve) -> None:
@@ -206,3 +227,25 @@ def test_what_cannot_be_is_said_before_a_model_is_loaded(served_path: Path) -> N
 
     assert "give an --api-key, or EMBER_API_KEY" in failed("--host", "0.0.0.0")
     assert "one sequence of --ctx 4096 takes" in failed("--ctx", "4096", "--kv-budget", "100KiB")
+
+
+@pytest.mark.usefixtures("home")
+def test_a_prompt_is_known_to_the_next_run(served_path: Path) -> None:
+    told = [{"role": "system", "content": "Be short and to the point. " * 20}]
+    settings = ServerSettings(cache=replace(EXACT, hot=32, max_tokens=1024), stored=1 << 30)
+    answers, cached = [], []
+    for question in ("One?", "One?", "Two?"):
+        with serving(served_path, settings) as served:
+            answer = served.client.chat.completions.create(
+                model="small",
+                messages=[*told, {"role": "user", "content": question}],  # type: ignore[list-item]
+                max_tokens=4,
+                temperature=0,
+            )
+            answers.append(answer.choices[0].message.content)
+            assert answer.usage is not None
+            assert answer.usage.prompt_tokens_details is not None
+            cached.append(answer.usage.prompt_tokens_details.cached_tokens or 0)
+    assert cached[0] == 0
+    assert min(cached[1:]) > 100
+    assert answers[0] == answers[1]

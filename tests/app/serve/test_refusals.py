@@ -10,6 +10,8 @@ import pytest
 
 from app.options import UsageError
 from app.serve.server_settings import ServerSettings
+from app.serve.serving import HTTPServer
+from kvcache.errors import EmberError
 from tests.app.serve.conftest import EXACT, Serve, Served
 from tests.app.serve.test_answers import ask, complete, prompt
 from tests.patience import patience
@@ -53,6 +55,9 @@ def post(
         ({"stop": [1]}, "got stop that is no text"),
         ({"seed": "x"}, "expected a whole number"),
         ({"logit_bias": {"100000": 1}}, "logit_bias of token ids beyond 0 to 610"),
+        ({"logit_bias": {"1": 1e30}}, "logit_bias beyond -1000 to 1000"),
+        ({"repetition_penalty": 1 << 63}, "expected 0 to 10"),
+        ({"frequency_penalty": -1e30}, "expected -10 to 10"),
         ({"logit_bias": {"x": 1}}, "logit_bias must be a dict of int to float"),
         ({"logit_bias": {"1": "a"}}, "got a logit_bias that is no number"),
         ({"stream": "yes"}, "stream must be of type bool"),
@@ -154,3 +159,24 @@ def test_other_machines_are_let_in_with_a_key_alone(host: str) -> None:
         ServerSettings(host=host)
     assert ServerSettings(host=host, key="secret").host == host
     assert ServerSettings(host="localhost").key == ServerSettings(host="::1").key == ""
+
+
+def test_a_page_that_may_ask_may_read_the_answer(serve: Serve) -> None:
+    served = serve(ServerSettings(cache=EXACT, key="secret", origins=("https://ui.example",)))
+    for origin, said in (
+        ("https://ui.example", "https://ui.example"),
+        ("https://evil.example", None),
+    ):
+        connection = HTTPConnection("127.0.0.1", served.port, timeout=patience(60))
+        connection.request("OPTIONS", CHAT, headers={"Origin": origin})
+        response = connection.getresponse()
+        assert response.status == 204
+        assert response.headers["Access-Control-Allow-Origin"] == said
+        assert (
+            "Authorization" in response.headers.get("Access-Control-Allow-Headers", "")
+        ) == bool(said)
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(served: Served) -> None:
+    with pytest.raises(EmberError, match=f"cannot listen at 127.0.0.1 port {served.port}: "):
+        HTTPServer(ServerSettings(port=served.port))

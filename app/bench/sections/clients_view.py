@@ -1,0 +1,67 @@
+"""What the rows of `bench serve` show."""
+
+from collections.abc import Sequence
+
+from app.bench.sections.clients import ServeRow
+from app.bench.showing.table import Table
+from app.bench.showing.view import Measure, View
+from app.bench.showing.words import short
+
+Rows = Sequence[ServeRow]
+
+
+def tables(rows: Rows) -> list[Table]:
+    """One table."""
+    return [
+        Table(
+            title="A server of several clients",
+            columns=(
+                *("model", "engine", "clients", "one t/s", "all t/s", "times"),
+                *("shared tokens", "first s", "kept s", "of first"),
+            ),
+            texts=2,
+            rows=[
+                (
+                    row.model,
+                    row.engine,
+                    f"{row.clients}",
+                    short(row.one_tps),
+                    short(row.all_tps),
+                    short(row.all_tps / row.one_tps),
+                    f"{row.prefix:,}",
+                    short(row.cold_s),
+                    short(row.kept_s),
+                    f"{100 * row.kept_s / row.cold_s:.1f}%",
+                )
+                for row in rows
+            ],
+            note="t/s: tokens a second of answers, prompts of some 50 tokens read meanwhile. "
+            "first, kept: to the first token of a request whose beginning nobody has sent before, "
+            f"and of another with the same beginning. Medians of {rows[0].reps}.",
+        )
+    ]
+
+
+def findings(rows: Rows) -> list[str]:
+    """What sharing gains, in a sentence for each server."""
+    return [
+        f"{row.clients} clients of {row.engine} together get {short(row.all_tps / row.one_tps)} "
+        f"times the tokens of one; who shares {row.prefix:,} tokens with an earlier request waits "
+        f"{short(row.kept_s)} s for the first token, not {short(row.cold_s)} s."
+        for row in rows
+    ]
+
+
+VIEW = View(
+    name="serve",
+    title="Serving",
+    row=ServeRow,
+    tables=tables,
+    findings=findings,
+    identity=("model", "engine", "clients", "tokens", "prefix"),
+    measures=(
+        Measure(field="one_tps", more_is_better=True),
+        Measure(field="all_tps", more_is_better=True),
+        Measure(field="kept_s"),
+    ),
+)
