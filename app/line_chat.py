@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app import texts
+from app.chat.command import Command, find
+from app.chat.completion import Suggestion, suggestions
+from app.chat.controller import ChatController
+from app.chat.state import Draft, Phase
 from app.console import Printer, note
 from app.flag_words import with_flags
 from app.inert import inert_line
@@ -20,10 +24,6 @@ from app.sessions.chat import ChatMessage, State
 from app.sessions.export import exported
 from app.streams import OutputError, check_reader
 from app.transcript import Completion, FinishReason
-from app.tui.chat.command import Command, find
-from app.tui.chat.completion import Suggestion, suggestions
-from app.tui.chat.controller import ChatController
-from app.tui.chat.state import Draft, Phase
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats, sum_layers
 from models.text.messages import Role

@@ -21,11 +21,11 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
+from app.chat.completion import Suggestion
 from app.inert import inert_line
 from app.interrupt import exit_code
 from app.line_input import PROMPT
 from app.streams import hung_up, styled
-from app.tui.chat.completion import Suggestion
 
 _MORE = " " * len(PROMPT)
 _READ_BYTES = 1 << 16

@@ -11,8 +11,8 @@ from platformdirs.macos import MacOS
 from platformdirs.unix import Unix
 
 from app import layer_losses
+from app.chat import personas, settings
 from app.sessions import store
-from app.tui import personas, settings
 from app.wake import folder as kept
 from kvcache.native import build
 from models import calibrate

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from app import cache_flags, options, texts
 
 if TYPE_CHECKING:
+    from app.chat.controller import ChatController
+    from app.chat.settings import Settings
     from app.line_chat import LineChat
     from app.line_input import LineInput
+    from app.service.live_service import LiveService
     from app.sessions.chat import Chat
     from app.sessions.store import SessionStore
     from app.tui.app import ChatApp
-    from app.tui.chat.controller import ChatController
-    from app.tui.service.live_service import LiveService
-    from app.tui.settings import Settings
     from app.wake.waking import Waking
 
 _SETTABLE = (
@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_full_screen(args: argparse.Namespace) -> int:
-    from app.tui import personas
-    from app.tui import settings as settings_file
+    from app.chat import personas
+    from app.chat import settings as settings_file
     from app.tui.app import ChatApp
 
     model = options.named_model(args)
@@ -116,10 +116,10 @@ def _run_full_screen(args: argparse.Namespace) -> int:
 
 def _run_lines(args: argparse.Namespace) -> int:
     """Without a screen. A chat with a pipe is saved where it goes on with a saved one."""
+    from app.chat.controller import ChatController
     from app.console import note
     from app.line_chat import LineChat
     from app.sessions.store import SessionStore
-    from app.tui.chat.controller import ChatController
 
     model = options.named_model(args)
     settings, notices = _settings(args)
@@ -170,7 +170,7 @@ def _store(notices: list[str]) -> "SessionStore":
 
 def _service(args: argparse.Namespace, settings: "Settings", *, saves: bool) -> "LiveService":
     """The model's, with the cache that flags and settings want; kept on disk for saved chats."""
-    from app.tui.service.live_service import LiveService
+    from app.service.live_service import LiveService
 
     hot = args.hot
     pins_system = settings.keep == cache_flags.KEEP_SYSTEM
@@ -275,7 +275,7 @@ def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":
     """The settings file, with the flags that were given put over it; what is to be said of it."""
     from dataclasses import replace
 
-    from app.tui import settings as settings_file
+    from app.chat import settings as settings_file
 
     settings, notices = settings_file.load(settings_file.default_path())
     given = {name: getattr(args, name) for name in _SETTABLE if getattr(args, name) is not None}

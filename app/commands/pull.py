@@ -82,7 +82,7 @@ def _memory(cost: "Cost") -> "Iterator[str]":
     """What a model's cache takes, and whether it fits beside the weights."""
     from app.memory import memory
     from app.model_list import Room, outlook
-    from app.tui.text.units import size
+    from app.units import size
     from kvcache import CacheConfig
 
     here, kv = memory(), CacheConfig()

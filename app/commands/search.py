@@ -121,7 +121,7 @@ def _taken(model: "HubModel", files: list["ListedFile"]) -> "ListedFile | None":
 
 
 def _print_file(row: _Row, *, is_taken: bool) -> None:
-    from app.tui.text.units import file_size, size
+    from app.units import file_size, size
 
     file, cost, seen = row
     text = f"cannot run: {cost.problem}" if cost.problem else seen.in_words

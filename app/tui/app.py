@@ -11,18 +11,18 @@ from textual.css.query import NoMatches
 from textual.dom import DOMNode
 from textual.filter import LineFilter
 
+from app.chat.controller import ChatController
+from app.chat.personas import Personas
+from app.chat.settings import Preferences, Settings
 from app.interrupt import exit_code
+from app.service.contract import ModelService
 from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
-from app.tui.chat.controller import ChatController
-from app.tui.chat.model_offer import ModelOffer
 from app.tui.commands import COMMANDS
-from app.tui.personas import Personas
+from app.tui.model_offer import ModelOffer
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.dialog import Page
-from app.tui.service.contract import ModelService
-from app.tui.settings import Preferences, Settings
 from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines

@@ -84,6 +84,9 @@ inline T read(const uint8_t* from) {
     return value;
 }
 
+// Never a call, which GCC would leave out as one without an effect.
+[[gnu::always_inline]] inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
+
 inline float read_half(const uint8_t* from) { return half_to_float(read<uint16_t>(from)); }
 
 }  // namespace ember

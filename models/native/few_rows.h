@@ -15,9 +15,6 @@ struct Strip {
     alignas(64) float values[kFewRows][kStrip];
 };
 
-// Never a call, which GCC would leave out as one without an effect.
-[[gnu::always_inline]] inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
-
 // Weights stream from memory once per token. While a thread reads rows side by side, it asks for
 // what lies behind them in the order in which it lies there, this far ahead of the last row.
 constexpr int64_t kAhead = 5120;  // bytes; with the rows well within the nearest cache

@@ -90,7 +90,7 @@ class Span {
 
     // The float16 there.
     [[gnu::always_inline]] __m512 half(int at) const {
-        const bool low = at % 4 == 0;
+        const bool low = aligned(at);
         const __m512i word = aligned_word(low ? at : at - 2);
         return _mm512_cvtph_ps(
             _mm512_cvtepi32_epi16(low ? word : _mm512_srli_epi32(word, 16)));

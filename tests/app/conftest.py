@@ -29,6 +29,13 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf")
 
 
+@pytest.fixture(scope="session")
+def smollm2_file(smollm2_path: Path) -> Path:
+    """The default model's path, and the kernels made, before the home folder is taken away."""
+    Backend.AUTO.resolve()
+    return smollm2_path
+
+
 def write_tiny(
     path: Path,
     kind: TensorType = TensorType.Q8_0,

@@ -19,8 +19,8 @@ from app.chat_tokens import ChatTokens
 from app.engine import Engine, Request
 from app.generation import Finished
 from app.options import LoadOptions
-from app.tui.service.contract import Ask, ModelInfo, Prepared
-from app.tui.service.live_service import LiveService
+from app.service.contract import Ask, ModelInfo, Prepared
+from app.service.live_service import LiveService
 from kvcache import Backend, CacheConfig
 from models import load
 from models.gguf.tensor_types import TensorType

@@ -15,8 +15,8 @@ from app.interrupt import leaving_on_signal
 from app.sessions.chat import Chat, State
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
+from tests.app.service.scripted_service import ScriptedService
 from tests.app.terminal import INTERRUPT, QUIT, READS_LINE, ROOT, Terminal, inherited
-from tests.app.tui.scripted_service import ScriptedService
 
 BACKEND = ("--backend", "reference")
 ENTER, SETTINGS = b"\r", b"\x1bOQ"
@@ -29,7 +29,7 @@ HUNG_UP, KILLED = 129, 143
 STUCK = """
 import sys, time
 from app import __main__, session
-from app.tui.service import live_service
+from app.service import live_service
 
 def stuck(*_, **__):
     print("stuck", flush=True)

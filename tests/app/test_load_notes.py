@@ -11,8 +11,8 @@ import pytest
 
 from app import cli
 from app.options import LoadOptions
-from app.tui.service.contract import Ask, ModelInfo
-from app.tui.service.live_service import LiveService
+from app.service.contract import Ask, ModelInfo
+from app.service.live_service import LiveService
 from kvcache import CacheConfig
 from models import load
 from models.gguf.tensor_types import TensorType

@@ -17,9 +17,9 @@ from app.bench.figures.shapes import LLAMA_2_7B
 from app.memory import Fit, Memory, Need, TooLargeError, admit
 from app.model_list import Cost, ListedModel, fit
 from app.options import LoadOptions
+from app.service.contract import ModelInfo
+from app.service.live_service import LiveService
 from app.tui.app import ChatApp
-from app.tui.service.contract import ModelInfo
-from app.tui.service.live_service import LiveService
 from kvcache import Backend, CacheConfig, resolve
 from kvcache import config as cache_config
 from models.gguf.file import GGUFFile

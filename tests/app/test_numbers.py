@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app import cache_flags, cli, options
-from app.tui.settings import Settings
+from app.chat.settings import Settings
 from kvcache.errors import EmberError
 
 HUGE = 10**20

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from app import cli
-from app.tui.service.contract import FetchEvent, Told
-from app.tui.service.live_service import LiveService
+from app.service.contract import FetchEvent, Told
+from app.service.live_service import LiveService
 from kvcache import Backend, CacheConfig
 from models.finding.hub import hub_folder
 from tests.models.finding.hub_server import FakeHub, running_hub

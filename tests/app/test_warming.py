@@ -8,8 +8,8 @@ import pytest
 
 from app import cli, session
 from app.engine import Engine
-from app.tui.service.contract import ModelInfo
-from app.tui.service.live_service import LiveService
+from app.service.contract import ModelInfo
+from app.service.live_service import LiveService
 from kvcache import Backend, CacheConfig, CachePlan
 from models import load
 from models.finding.progress import Progress

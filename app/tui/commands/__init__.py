@@ -1,6 +1,6 @@
 """The chat's commands: what is typed after a slash, or chosen in the palette."""
 
-from app.tui.chat.command import Command
+from app.chat.command import Command
 from app.tui.commands import output, persona, setup, turns, views
 from app.tui.screens.chat import ChatScreen
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from markdown_it import MarkdownIt
 
 from app import new_file
+from app.chat.mentions import read_text
 from app.sessions.chat import Attachment
 from app.sessions.export import as_markdown, exported
-from app.tui.chat.mentions import read_text
 from app.tui.screens.chat import ChatScreen
 from kvcache.errors import EmberError
 from models.text.messages import Role

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
+from app.chat.personas import Persona
+from app.chat.state import OWN_SAMPLING
 from app.sessions.chat import sampling_line
-from app.tui.chat.state import OWN_SAMPLING
-from app.tui.personas import Persona
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.prompts import PromptsScreen
 from kvcache.errors import EmberError

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import fields
 
-from app.tui.chat.state import OWN_SAMPLING
+from app.chat.settings import BY_MODEL, THINK, Settings
+from app.chat.state import OWN_SAMPLING
+from app.service.contract import CacheWish
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.figures import CacheScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.settings import SettingsScreen
-from app.tui.service.contract import CacheWish
-from app.tui.settings import BY_MODEL, THINK, Settings
 from kvcache.config import DEFAULT_KV
 from kvcache.errors import EmberError
 from models.text.thinking import no_switch

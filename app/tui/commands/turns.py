@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from app.chat.state import OWN_SAMPLING
 from app.sessions.chat import ChatMessage
-from app.tui.chat.state import OWN_SAMPLING
 from app.tui.commands.persona import typed_sampling
 from app.tui.screens.chat import NEXT, PREVIOUS, ChatScreen
 from kvcache.errors import EmberError

@@ -14,22 +14,22 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
 
+from app.chat.asking import cost_line
+from app.chat.command import Command, find
+from app.chat.completion import Suggestion, suggestions
+from app.chat.controller import ChatController
+from app.chat.history import PromptHistory
+from app.chat.personas import Personas
+from app.chat.settings import Preferences, Settings
+from app.chat.state import Draft
 from app.sessions.chat import ChatMessage
-from app.tui.chat.asking import cost_line
-from app.tui.chat.command import Command, find
-from app.tui.chat.completion import Suggestion, suggestions
-from app.tui.chat.controller import ChatController
-from app.tui.chat.history import PromptHistory
-from app.tui.chat.model_offer import ModelOffer
-from app.tui.chat.state import Draft
-from app.tui.chat.welcome import STARTERS
-from app.tui.personas import Personas
+from app.tui.model_offer import ModelOffer
 from app.tui.screens import copying
 from app.tui.screens.gauges import Gauges
 from app.tui.screens.palette import Entry, PaletteScreen
 from app.tui.screens.too_long import ask_about_length
-from app.tui.settings import Preferences, Settings
 from app.tui.terminal import garbage, title
+from app.tui.welcome import STARTERS
 from app.tui.widgets.composer import Composer
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar

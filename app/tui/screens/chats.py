@@ -7,10 +7,10 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from app.chat.controller import ChatController
 from app.inert import inert, inert_line
 from app.model_names import title_of
 from app.sessions.store import ChatSummary
-from app.tui.chat.controller import ChatController
 from app.tui.screens.dialog import closing
 from app.tui.screens.question import QuestionScreen
 from app.tui.screens.search import SearchScreen

@@ -8,15 +8,15 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from app import units
+from app.chat.controller import ChatController
+from app.chat.state import Phase
+from app.chat.terms import glossary
+from app.chat.tier_counts import TierLog
 from app.inert import inert_line
+from app.service.contract import ModelInfo
 from app.transcript import Completion, Drafts
-from app.tui.chat.controller import ChatController
-from app.tui.chat.state import Phase
-from app.tui.chat.terms import glossary
-from app.tui.chat.tier_counts import TierLog
 from app.tui.screens.dialog import Page, closing
-from app.tui.service.contract import ModelInfo
-from app.tui.text import units
 from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline
 from app.tui.widgets.cache_pane import CachePane

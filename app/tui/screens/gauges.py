@@ -3,10 +3,10 @@
 import time
 
 from app import memory
+from app.chat.controller import ChatController
+from app.chat.tier_counts import TierLog
 from app.inert import inert_line
 from app.sessions.chat import Chat
-from app.tui.chat.controller import ChatController
-from app.tui.chat.tier_counts import TierLog
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
 from app.tui.widgets.side_pane import SidePane

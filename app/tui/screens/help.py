@@ -11,9 +11,9 @@ from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from app.tui.chat.command import Command
-from app.tui.chat.controller import ChatController
-from app.tui.chat.terms import glossary
+from app.chat.command import Command
+from app.chat.controller import ChatController
+from app.chat.terms import glossary
 from app.tui.screens.dialog import Page, closing
 from app.tui.widgets.glossary import Glossary
 

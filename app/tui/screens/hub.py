@@ -16,12 +16,11 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Input
 
-from app import memory
+from app import memory, units
 from app.hub_models import costs_of, runs
 from app.inert import inert_line
 from app.model_list import Cost, Room, outlook
 from app.tui.screens.search import SearchScreen
-from app.tui.text import units
 from app.tui.text.colours import MUTED
 from kvcache.errors import EmberError
 from models.finding.choice import ListedFile

@@ -11,15 +11,14 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from app import memory
+from app import memory, units
+from app.chat.controller import ChatController
 from app.inert import inert_line
 from app.memory import Fit, Memory
 from app.model_list import Cost, ListedModel, cost_of, fit, listed
 from app.model_names import title_of
-from app.tui.chat.controller import ChatController
 from app.tui.screens.dialog import Dialog, closing
 from app.tui.screens.hub import HubScreen, cache_cost
-from app.tui.text import units
 from app.tui.text.colours import MUTED
 
 _KEYS = "⏎ load or fetch · / search the Hub · F8 stop a download · Esc close"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from textual.binding import BindingType
 from textual.content import Content
 
-from app.tui.chat.command import Command
+from app.chat.command import Command
 from app.tui.screens.dialog import closing
 from app.tui.screens.search import SearchScreen
 from app.tui.text.colours import MUTED

@@ -6,8 +6,8 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from app.chat.personas import Persona, Personas
 from app.inert import inert_line
-from app.tui.personas import Persona, Personas
 from app.tui.screens.search import SearchScreen
 from app.tui.text.colours import MUTED
 from kvcache.errors import EmberError

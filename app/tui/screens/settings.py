@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Input, Label, Select, Static
 
+from app.chat.settings import Settings
 from app.tui.screens.dialog import Dialog, closing
-from app.tui.settings import Settings
 from kvcache.errors import EmberError
 
 _ABOUT = {

@@ -5,10 +5,10 @@ from typing import Any
 
 from textual.app import App
 
-from app.tui.chat.controller import ChatController
-from app.tui.chat.state import Draft
+from app.chat.controller import ChatController
+from app.chat.state import Draft
+from app.service.contract import TooLong
 from app.tui.screens.question import QuestionScreen
-from app.tui.service.contract import TooLong
 
 CUT, UNDO = "cut", "undo"
 

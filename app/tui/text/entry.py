@@ -7,9 +7,9 @@ from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
 
+from app import units
 from app.inert import inert, inert_line
 from app.sessions.chat import Attachment, ChatMessage, Figures, State
-from app.tui.text import units
 from app.tui.text.lines import LineMaker
 from app.tui.text.markdown import GrowingMarkdown
 from app.tui.text.thought import ThoughtLines

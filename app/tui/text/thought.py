@@ -7,9 +7,9 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
+from app import units
 from app.inert import inert
 from app.sessions.chat import Thought
-from app.tui.text import units
 from app.tui.text.lines import LineMaker
 
 META = "thought"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from app.tui.chat.tier_counts import Tier, share_of_f16
-from app.tui.service.contract import ModelInfo
-from app.tui.text import units
+from app import units
+from app.chat.tier_counts import Tier, share_of_f16
+from app.service.contract import ModelInfo
 from app.tui.text.colours import MUTED
 from app.tui.widgets.pane import Pane
 from kvcache.stats import CacheStats, sum_layers

@@ -9,11 +9,11 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Static
 
+from app.chat.completion import Suggestion
+from app.chat.history import PromptHistory
+from app.chat.state import Draft
 from app.inert import inert_line
 from app.sessions.chat import Attachment, ChatMessage
-from app.tui.chat.completion import Suggestion
-from app.tui.chat.history import PromptHistory
-from app.tui.chat.state import Draft
 from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.suggestions import MOST_LINES, Suggestions
 

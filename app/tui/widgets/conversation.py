@@ -18,9 +18,9 @@ from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
+from app.chat.state import Problem
 from app.inert import inert
 from app.sessions.chat import ChatMessage, State
-from app.tui.chat.state import Problem
 from app.tui.text.colours import Palette, without_background
 from app.tui.text.drawn import DrawnLines
 from app.tui.text.entry import FIGURES, VARIANT

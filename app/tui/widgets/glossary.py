@@ -6,8 +6,8 @@ from rich.table import Table
 from rich.text import Text
 from textual.widgets import Static
 
+from app.chat.terms import Term
 from app.inert import inert_line
-from app.tui.chat.terms import Term
 
 
 class Glossary(Static):

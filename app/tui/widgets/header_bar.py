@@ -4,9 +4,9 @@ from rich.text import Text
 from textual.content import Content
 from textual.widget import Widget
 
+from app import units
 from app.inert import inert_line
-from app.tui.service.contract import ModelInfo
-from app.tui.text import units
+from app.service.contract import ModelInfo
 from app.tui.text.colours import MUTED
 from kvcache.stats import CacheStats
 

@@ -5,8 +5,8 @@ from itertools import groupby
 
 from textual.content import Content
 
-from app.tui.service.contract import ModelInfo
-from app.tui.text import units
+from app import units
+from app.service.contract import ModelInfo
 from app.tui.text.colours import MUTED
 from app.tui.widgets.cache_pane import tier_bar
 from app.tui.widgets.pane import Pane

@@ -2,7 +2,7 @@
 
 from rich.segment import Segment
 
-from app.tui.chat.tier_counts import Tier, tier_at
+from app.chat.tier_counts import Tier, tier_at
 from app.tui.text.colours import Palette
 from app.tui.text.roll import Roll
 from kvcache.stats import CacheStats

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 
+from app import units
+from app.chat.controller import ChatController
+from app.chat.tier_counts import TierLog
 from app.transcript import Drafts
-from app.tui.chat.controller import ChatController
-from app.tui.chat.tier_counts import TierLog
-from app.tui.text import units
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.speed_pane import SpeedPane

@@ -5,11 +5,11 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Digits
 
+from app import units
+from app.chat.speed_meter import BIN_SECONDS, BINS, Speed
 from app.generation import PrefillProgress
+from app.service.contract import ModelInfo
 from app.transcript import Completion, Drafts
-from app.tui.chat.speed_meter import BIN_SECONDS, BINS, Speed
-from app.tui.service.contract import ModelInfo
-from app.tui.text import units
 from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline
 from app.tui.widgets.pane import Pane

@@ -4,11 +4,11 @@ from rich.text import Text
 from textual.content import Content
 from textual.widget import Widget
 
+from app import units
+from app.chat.controller import ChatController
+from app.chat.model_holder import Fetching
+from app.chat.state import Phase
 from app.inert import inert_line
-from app.tui.chat.controller import ChatController
-from app.tui.chat.model_holder import Fetching
-from app.tui.chat.state import Phase
-from app.tui.text import units
 from app.tui.text.colours import MUTED
 
 _BAR = 14

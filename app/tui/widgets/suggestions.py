@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from textual.content import Content
 from textual.widget import Widget
 
+from app.chat.completion import Suggestion
 from app.inert import inert_line
-from app.tui.chat.completion import Suggestion
 from app.tui.text.colours import MUTED
 
 MOST_LINES = 7

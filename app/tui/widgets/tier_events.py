@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from app.tui.chat.tier_counts import Tier, TierEvent
+from app.chat.tier_counts import Tier, TierEvent
 from app.tui.text.colours import MUTED
 from app.tui.widgets.pane import Pane
 

@@ -11,11 +11,11 @@ import threading
 import time
 from pathlib import Path
 
+from app.chat.state import Draft
 from app.job import Job
-from app.tui.chat.state import Draft
-from app.tui.service.contract import AnswerEvent, Ask
+from app.service.contract import AnswerEvent, Ask
 from app.tui.terminal.garbage import collected_at_rest
-from tests.app.tui.scripted_service import ScriptedService, layer_stats
+from tests.app.service.scripted_service import ScriptedService, layer_stats
 from tests.app.tui.timed_terminal import TimedTerminal, quantile
 
 _WARM_UP = 2.0

@@ -11,15 +11,14 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
+from app.chat.settings import Settings
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
 from app.tui.screens.chat import ChatScreen
-from app.tui.settings import Settings
 from app.tui.terminal import clipboard
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.prompt import Prompt
-from kvcache import Backend
-from tests.app.tui.scripted_service import ScriptedService
+from tests.app.service.scripted_service import ScriptedService
 from tests.patience import patience
 
 _SECONDS = 10.0
@@ -173,13 +172,6 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(clipboard, "copy", copy)
     return texts
-
-
-@pytest.fixture(scope="session")
-def smollm2_file(smollm2_path: Path) -> Path:
-    """The default model's path, and the kernels made, before the home folder is taken away."""
-    Backend.AUTO.resolve()
-    return smollm2_path
 
 
 @pytest.fixture(autouse=True)

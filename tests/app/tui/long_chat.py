@@ -13,15 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app import memory
+from app import memory, units
+from app.chat.settings import Settings
+from app.chat.state import Draft, Phase
 from app.job import Job
+from app.service.live_service import LiveService
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
-from app.tui.chat.state import Draft, Phase
-from app.tui.service.live_service import LiveService
-from app.tui.settings import Settings
 from app.tui.terminal.garbage import collected_at_rest
-from app.tui.text import units
 from app.tui.widgets.cache_pane import CachePane
 from kvcache import CacheConfig
 from kvcache.errors import EmberError

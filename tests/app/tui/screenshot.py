@@ -11,10 +11,10 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
+from app.chat.settings import Settings
+from app.chat.state import Draft, Phase
+from app.service.live_service import LiveService
 from app.tui.app import ChatApp
-from app.tui.chat.state import Draft, Phase
-from app.tui.service.live_service import LiveService
-from app.tui.settings import Settings
 from kvcache import CacheConfig, EmberError
 from models.finding.catalogue import DEFAULT_NAME
 from models.finding.fetch import fetch

@@ -9,9 +9,9 @@ import pytest
 from textual import events
 from textual.events import Paste
 
+from app.service.contract import Prepared, TooLong
 from app.sessions.chat import Attachment, State
 from app.tui.screens.models import ModelsScreen
-from app.tui.service.contract import Prepared, TooLong
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.layer_map import LayerMap
@@ -19,8 +19,8 @@ from app.tui.widgets.status_line import StatusLine
 from app.tui.widgets.tier_events import TierEvents
 from kvcache import EmberError
 from models.finding.store import models_folder
+from tests.app.service.scripted_service import ScriptedService, layer_stats
 from tests.app.tui.conftest import on_screen, talk
-from tests.app.tui.scripted_service import ScriptedService, layer_stats
 
 HOSTILE = (
     "[bold red]markup[/] \x1b[2J\x1b]0;owned\x07 \x9b31m \u202eevil\u202c "

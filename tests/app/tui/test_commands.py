@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Static
 
+from app.chat import settings as settings_file
+from app.chat.command import find
+from app.chat.settings import Settings
 from app.sampling import Sampling
 from app.transcript import FinishReason
-from app.tui import settings as settings_file
-from app.tui.chat.command import find
 from app.tui.commands import COMMANDS
 from app.tui.screens.figures import CacheScreen, SpeedScreen
 from app.tui.screens.help import HelpScreen
 from app.tui.screens.palette import PaletteScreen
 from app.tui.screens.settings import SettingsScreen
-from app.tui.settings import Settings
 from app.tui.widgets.key_bar import KeyBar
 from app.tui.widgets.suggestions import Suggestions
 from kvcache import EmberError

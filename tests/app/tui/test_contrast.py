@@ -13,13 +13,13 @@ from textual.selection import Selection
 from textual.widgets import Input, Select
 from textual.widgets.text_area import Selection as Range
 
+from app.chat.state import Draft
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
-from app.tui.chat.state import Draft
 from kvcache import EmberError
 from models.finding.store import models_folder
+from tests.app.service.scripted_service import ScriptedService, layer_stats
 from tests.app.tui.conftest import Talk, on_screen, talk
-from tests.app.tui.scripted_service import ScriptedService, layer_stats
 from tests.app.tui.test_snapshots import conversation
 
 THEMES = sorted(ChatApp(ScriptedService()).available_themes)

@@ -10,8 +10,8 @@ from textual.widgets import Input, OptionList, Static
 from app.tui.screens.hub import HubScreen
 from app.tui.screens.models import ModelsScreen
 from models.finding.hub import HubFile
+from tests.app.service.scripted_service import ScriptedService
 from tests.app.tui.conftest import Talk, on_screen, talk
-from tests.app.tui.scripted_service import ScriptedService
 from tests.models.finding.hub_server import FakeHub, running_hub
 from tests.models.gguf.raw_gguf import STRING, RawGGUF, pair, string
 

@@ -10,10 +10,12 @@ import pytest
 from textual import events
 from textual.widgets import OptionList, Static
 
+from app import units
+from app.chat.speed_meter import Speed
+from app.chat.terms import glossary
+from app.service.contract import Told
 from app.sessions.store import SessionStore
 from app.transcript import Drafts
-from app.tui.chat.speed_meter import Speed
-from app.tui.chat.terms import glossary
 from app.tui.commands import COMMANDS
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen
@@ -23,16 +25,14 @@ from app.tui.screens.help import HelpScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.settings import SettingsScreen
-from app.tui.service.contract import Told
-from app.tui.text import units
 from app.tui.widgets.glossary import Glossary
 from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.pane import Pane
 from app.tui.widgets.speed_pane import SpeedPane
 from app.tui.widgets.status_line import StatusLine
 from models.finding.store import models_folder
+from tests.app.service.scripted_service import ScriptedService, layer_stats
 from tests.app.tui.conftest import Talk, on_screen, talk
-from tests.app.tui.scripted_service import ScriptedService, layer_stats
 from tests.app.tui.test_sizes import drawn
 from tests.models.gguf.raw_gguf import STRING, RawGGUF, pair, string
 from tests.models.samples import ENTRY

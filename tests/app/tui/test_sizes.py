@@ -12,10 +12,10 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input, OptionList, Select, Static
 
+from app.service.contract import TooLong
 from app.tui.commands import COMMANDS
 from app.tui.screens.hub import HubScreen
 from app.tui.screens.too_long import TooLongScreen
-from app.tui.service.contract import TooLong
 from app.tui.widgets.key_bar import HINTS, KeyBar
 from app.tui.widgets.pane import Pane
 from app.tui.widgets.suggestions import Suggestions

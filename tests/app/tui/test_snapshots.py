@@ -10,11 +10,11 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from app import memory
+from app.chat.state import Draft
 from app.model_list import Cost, cost_by_shape
 from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, Thought
 from app.transcript import Completion, FinishReason
 from app.tui.app import ChatApp
-from app.tui.chat.state import Draft
 from app.tui.screens import hub
 from app.tui.screens.chat import ChatScreen
 from kvcache import EmberError, ModelShape
@@ -22,7 +22,7 @@ from models.finding.choice import ListedFile
 from models.finding.hub import HubFile
 from models.finding.hub_listing import FoundRepo
 from models.text.messages import Role
-from tests.app.tui.scripted_service import ScriptedService, layer_stats
+from tests.app.service.scripted_service import ScriptedService, layer_stats
 
 SIZES = [(120, 36), (80, 24), (60, 20)]
 FIGURES = Figures(

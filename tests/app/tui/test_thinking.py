@@ -4,17 +4,17 @@ import json
 from functools import partial
 from pathlib import Path
 
+from app.chat.settings import Settings
+from app.service.live_service import LiveService
 from app.sessions.chat import State, Thought
 from app.sessions.store import SessionStore
 from app.tui.app import ChatApp
 from app.tui.screens.help import HelpScreen
-from app.tui.service.live_service import LiveService
-from app.tui.settings import Settings
 from app.tui.widgets.status_line import StatusLine
 from kvcache import Backend, CacheConfig
 from tests import thinking_models as thinkers
+from tests.app.service.scripted_service import ScriptedService
 from tests.app.tui.conftest import Talk, on_screen, talk
-from tests.app.tui.scripted_service import ScriptedService
 from tests.thinking_models import ANSWER, THOUGHT
 
 

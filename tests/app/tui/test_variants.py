@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from app.chat.state import Draft
 from app.sessions.store import SessionStore
-from app.tui.chat.state import Draft
 from app.tui.text.entry import VARIANT
+from tests.app.service.scripted_service import layer_stats
 from tests.app.tui.conftest import Talk, on_screen, talk
-from tests.app.tui.scripted_service import layer_stats
 from tests.app.tui.test_chat_screen import marks
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from app.chat.settings import Settings
 from app.commands import chat
-from app.tui.settings import Settings
 from app.wake.folder import DEFAULT_BYTES, PieceFolder, default_folder
 from kvcache import EmberError
 from tests.app.conftest import Ember

@@ -6,13 +6,13 @@ Knows no service: whoever has one weighs.
 import asyncio
 from collections.abc import Callable, Mapping
 
+from app import units
+from app.chat.mentions import with_mentioned
+from app.chat.state import AnswerSettings, Draft, with_own
 from app.job import Job
 from app.sampling import Sampling
+from app.service.contract import Ask, Weight
 from app.sessions.chat import Chat, ChatMessage
-from app.tui.chat.mentions import with_mentioned
-from app.tui.chat.state import AnswerSettings, Draft, with_own
-from app.tui.service.contract import Ask, Weight
-from app.tui.text import units
 from kvcache.errors import EmberError
 from models.sampling_defaults import Recommended
 from models.text.messages import Role

@@ -7,22 +7,22 @@ since. Knows no widget; the screen reads its state after each tick.
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from app.chat.answering import Answering, last_answer
+from app.chat.asking import ask_of, draft_of, question_of, sampling_of, with_draft
+from app.chat.held import Held
+from app.chat.mentions import with_mentioned
+from app.chat.model_holder import ModelHolder
+from app.chat.opening import opened
+from app.chat.speed_look import SpeedLook
+from app.chat.speed_meter import Meter
+from app.chat.state import AnswerSettings, Draft, Phase, Problem, livelier
 from app.job import Job
+from app.service.contract import CacheWish, ModelInfo, ModelService, TooLong, Weight
 from app.sessions.autosave import Autosave
 from app.sessions.chat import Chat, ChatMessage, State, sampling_line
 from app.sessions.store import SessionStore
 from app.sessions.undone import Undone
 from app.transcript import Completion, FinishReason
-from app.tui.chat.answering import Answering, last_answer
-from app.tui.chat.asking import ask_of, draft_of, question_of, sampling_of, with_draft
-from app.tui.chat.held import Held
-from app.tui.chat.mentions import with_mentioned
-from app.tui.chat.model_holder import ModelHolder
-from app.tui.chat.opening import opened
-from app.tui.chat.speed_look import SpeedLook
-from app.tui.chat.speed_meter import Meter
-from app.tui.chat.state import AnswerSettings, Draft, Phase, Problem, livelier
-from app.tui.service.contract import CacheWish, ModelInfo, ModelService, TooLong, Weight
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats
 from models.sampling_defaults import GENERIC, Recommended

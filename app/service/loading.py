@@ -8,8 +8,8 @@ from typing import Any
 from app.chat_tokens import ChatTokens
 from app.engine import Engine
 from app.job import Job
+from app.service.contract import LoadEvent, ModelInfo
 from app.session import COUNTING
-from app.tui.service.contract import LoadEvent, ModelInfo
 from kvcache.native.build import BuildStoppedError
 from models.errors import RenderStoppedError
 from models.finding.progress import Progress

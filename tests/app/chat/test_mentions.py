@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.tui.chat.mentions import attached, paths_beginning, read_text
+from app.chat.mentions import attached, paths_beginning, read_text
 from kvcache import EmberError
 
 

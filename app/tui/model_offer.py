@@ -4,11 +4,11 @@ import asyncio
 
 from textual.strip import Strip
 
+from app.chat.controller import ChatController
+from app.chat.state import Phase
 from app.model_list import ListedModel, listed
-from app.tui.chat.controller import ChatController
-from app.tui.chat.state import Phase
-from app.tui.chat.welcome import welcome
 from app.tui.text.lines import LineMaker
+from app.tui.welcome import welcome
 
 
 class ModelOffer:

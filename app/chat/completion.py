@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.tui.chat.command import Command, find
-from app.tui.chat.mentions import mention, paths_beginning
+from app.chat.command import Command, find
+from app.chat.mentions import mention, paths_beginning
 from kvcache.errors import EmberError
 
 _AT_END = re.compile(r'(?<!\S)@"?([^\s"]*)$')

@@ -6,10 +6,10 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
+from app import units
+from app.chat.controller import ChatController
+from app.chat.state import Phase
 from app.inert import inert_line
-from app.tui.chat.controller import ChatController
-from app.tui.chat.state import Phase
-from app.tui.text import units
 from app.tui.text.lines import LineMaker
 
 STARTERS = (

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from app import layer_losses, memory
+from app.chat.settings import Settings
 from app.generation import Finished, PrefillProgress, TextChunk
 from app.job import Job
 from app.memory import Memory
-from app.sessions.store import SessionStore
-from app.tui.app import ChatApp
-from app.tui.service.contract import (
+from app.service.contract import (
     AnswerEvent,
     Ask,
     CacheChanged,
@@ -23,8 +22,9 @@ from app.tui.service.contract import (
     Prepared,
     TooLong,
 )
-from app.tui.service.live_service import LiveService
-from app.tui.settings import Settings
+from app.service.live_service import LiveService
+from app.sessions.store import SessionStore
+from app.tui.app import ChatApp
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.allocation import Losses
 from kvcache.config import DEFAULT_KV
@@ -377,7 +377,7 @@ def test_kernels_compile_beside_a_download(
     def compile_beside(backend: Backend, stopped: Callable[[], bool]) -> None:
         done.append(f"compiling for {backend.value}, stopped: {stopped()}")
 
-    module = "app.tui.service.live_service"
+    module = "app.service.live_service"
     monkeypatch.setattr(f"{module}.compile_beside", compile_beside)
     monkeypatch.setattr(f"{module}.fetch", lambda spec, **_: done.append(f"fetching {spec}"))
     list(service.fetch("smollm2"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.tui.chat.history import PromptHistory
+from app.chat.history import PromptHistory
 
 
 def test_earlier_texts_come_back_and_the_draft_stays() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import platformdirs
 
+from app import toml_file
+from app.chat.state import OWN_SAMPLING
 from app.sessions.chat import sampling_line
-from app.tui import toml_file
-from app.tui.chat.state import OWN_SAMPLING
 from kvcache.errors import EmberError, quoted, reason
 
 _HEADING = "# Prompts and personas of the ember chat; /prompt uses and saves them."

@@ -1,9 +1,9 @@
 """What the cache holds of the chat that is shown."""
 
+from app.chat.held import Held
 from app.sessions.chat import Chat, ChatMessage
-from app.tui.chat.held import Held
 from models.text.messages import Role
-from tests.app.tui.scripted_service import layer_stats
+from tests.app.service.scripted_service import layer_stats
 
 
 def chat() -> Chat:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk
 from app.job import Job
-from app.transcript import Completion, FinishReason
-from app.tui.service.contract import (
+from app.service.contract import (
     AnswerEvent,
     Ask,
     CacheChanged,
@@ -24,6 +23,7 @@ from app.tui.service.contract import (
     Prepared,
     Weight,
 )
+from app.transcript import Completion, FinishReason
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 from models.sampling_defaults import Recommended, SamplingDefaults

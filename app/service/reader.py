@@ -9,7 +9,7 @@ from copy import copy
 
 from app.chat_tokens import ChatTokens, Prompt, system_of
 from app.engine import Engine
-from app.tui.service.contract import Ask, Weight
+from app.service.contract import Ask, Weight
 from app.wake.waking import Waking
 from models.loader import LoadedModel
 from models.text.tokenized_text import TokenizedText

@@ -6,8 +6,8 @@ Knows no cache but its figures.
 from collections.abc import Sequence
 from itertools import takewhile
 
+from app.chat.tier_counts import emptied, rewound
 from app.sessions.chat import Chat, ChatMessage
-from app.tui.chat.tier_counts import emptied, rewound
 from kvcache.stats import CacheStats
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.tui.chat.controller import ChatController
-from app.tui.text import units
+from app import units
+from app.chat.controller import ChatController
 from kvcache.stats import CacheStats, sum_layers
 
 _NONE = "–"

@@ -1,6 +1,6 @@
 import pytest
 
-from app.tui.chat.speed_meter import BIN_SECONDS, Meter
+from app.chat.speed_meter import BIN_SECONDS, Meter
 
 
 def test_a_steady_speed_is_the_same_everywhere() -> None:

@@ -19,10 +19,8 @@ from app.layer_losses import with_kv
 from app.memory import Need, admit
 from app.options import LoadOptions
 from app.ranks.company import Company
-from app.session import load_admitted, load_notes, make_engine, window_notes
-from app.transcript import Completion
-from app.tui.service.cache_change import change_line
-from app.tui.service.contract import (
+from app.service.cache_change import change_line
+from app.service.contract import (
     AnswerEvent,
     Ask,
     CacheChanged,
@@ -36,7 +34,7 @@ from app.tui.service.contract import (
     TooLong,
     Weight,
 )
-from app.tui.service.loading import (
+from app.service.loading import (
     CancelledError,
     bytes_of,
     doing,
@@ -45,7 +43,9 @@ from app.tui.service.loading import (
     planned,
     until_stopped,
 )
-from app.tui.service.reader import Reader
+from app.service.reader import Reader
+from app.session import load_admitted, load_notes, window_notes
+from app.transcript import Completion
 from app.wake.waking import Waking
 from kvcache import CacheConfig
 from kvcache.stats import CacheStats

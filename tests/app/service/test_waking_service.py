@@ -9,14 +9,14 @@ import pytest
 
 from app.generation import Finished
 from app.sampling import Sampling
+from app.service.contract import Ask, CacheWish, ModelInfo, Prepared
+from app.service.live_service import LiveService
 from app.transcript import Completion
-from app.tui.service.contract import Ask, CacheWish, ModelInfo, Prepared
-from app.tui.service.live_service import LiveService
 from app.wake.folder import PieceFolder
 from app.wake.waking import Waking
 from kvcache import Backend, CacheConfig
 from models.text.messages import Message, Role
-from tests.app.tui.service.test_live_service import turns
+from tests.app.service.test_live_service import turns
 from tests.patience import patience
 
 CONFIG = CacheConfig(backend=Backend.CPU, hot=16, block=8)

@@ -1,13 +1,13 @@
 import pytest
 
-from app.tui.chat.tier_counts import (
+from app.chat.tier_counts import (
     Tier,
     TierLog,
     rewound,
     share_of_f16,
     tier_at,
 )
-from tests.app.tui.scripted_service import layer_stats
+from tests.app.service.scripted_service import layer_stats
 
 
 def test_every_token_is_in_one_tier() -> None:

@@ -12,13 +12,12 @@ from typing import Any, Self
 
 import platformdirs
 
-from app import private
+from app import private, toml_file
 from app.cache_flags import DEFAULT_CACHE_STORE, KEEP_SYSTEM, bytes_or_none, pair_of
+from app.chat.state import OWN_SAMPLING, AnswerSettings
 from app.options import DEFAULT_THINK_BUDGET, MOST_TOKENS
 from app.sampling import Sampling
-from app.tui import toml_file
-from app.tui.chat.state import OWN_SAMPLING, AnswerSettings
-from app.tui.service.contract import CacheWish
+from app.service.contract import CacheWish
 from kvcache import CacheConfig
 from kvcache.config import DEFAULT_KV
 from kvcache.errors import EmberError, quoted, reason, short

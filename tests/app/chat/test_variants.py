@@ -8,13 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from app.chat.state import Draft
 from app.sessions.chat import ChatMessage
 from app.sessions.export import as_json, from_json
 from app.sessions.store import SessionStore
-from app.tui.chat.state import Draft
 from kvcache import EmberError
 from models.text.messages import Role
-from tests.app.tui.chat.test_controller import Talk
+from tests.app.chat.test_controller import Talk
 
 
 @dataclass(kw_only=True)

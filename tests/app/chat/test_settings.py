@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from app import cli
 from app.cache_flags import bits_of, cache_config, load_options
+from app.chat import settings as file
+from app.chat.settings import Preferences, Settings
 from app.commands import chat
 from app.sampling import Sampling
-from app.tui import settings as file
-from app.tui.settings import Preferences, Settings
 from kvcache import CacheConfig, EmberError
 from models.sampling_defaults import GENERIC, Recommended
 from tests.full_disk import full_disk

@@ -7,10 +7,9 @@ import re
 import stat
 from pathlib import Path
 
-from app import texts
+from app import texts, units
+from app.chat.state import Draft
 from app.sessions.chat import Attachment
-from app.tui.chat.state import Draft
-from app.tui.text import units
 from kvcache.errors import EmberError, reason
 
 _MENTION = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')

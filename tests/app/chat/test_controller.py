@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 
+from app.chat.controller import ChatController
+from app.chat.settings import Settings
+from app.chat.state import AnswerSettings, Draft, Phase
 from app.generation import TextChunk, ThinkingChunk
 from app.job import Job
 from app.sampling import Sampling
+from app.service.contract import LoadEvent, Prepared, TooLong
 from app.sessions.chat import Attachment, Chat, ChatMessage, State, Thought
 from app.sessions.store import SessionStore
 from app.transcript import FinishReason
-from app.tui.chat.controller import ChatController
-from app.tui.chat.state import AnswerSettings, Draft, Phase
-from app.tui.service.contract import LoadEvent, Prepared, TooLong
-from app.tui.settings import Settings
 from kvcache import EmberError
 from models.errors import ModelNotFoundError
 from models.text.messages import Role
-from tests.app.tui.scripted_service import ScriptedService, layer_stats
+from tests.app.service.scripted_service import ScriptedService, layer_stats
 
 
 class Clock:

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from app import units
+from app.chat.state import Problem
 from app.job import Job
 from app.pace import Pace
-from app.tui.chat.state import Problem
-from app.tui.service.contract import (
+from app.service.contract import (
     CacheChanged,
     CacheWish,
     FetchEvent,
@@ -17,7 +18,6 @@ from app.tui.service.contract import (
     ModelService,
     Told,
 )
-from app.tui.text import units
 from kvcache.errors import EmberError
 from models.finding.progress import Progress
 
