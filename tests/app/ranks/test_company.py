@@ -63,10 +63,10 @@ def test_rank_0_says_what_one_process_says_and_others_nothing(
     flags: list[str], model: Path, here: dict[str, str], tmp_path: Path
 ) -> None:
     command = ["run", str(model), _PROMPT, "--raw", "--json", "--max-tokens", "40", "--seed", "3"]
-    alone = ended([_alone([*command, *flags], here)])
+    alone = _alone([*command, *flags], here)
     ranks = run_ranks([*command, *flags], tmp_path, here)
-    assert [code for *_, code in (*alone, *ranks)] == [0] * 3, ranks
-    said, told = json.loads(alone[0][0]), json.loads(ranks[0][0])
+    assert [code for *_, code in (alone, *ranks)] == [0] * 3, ranks
+    said, told = json.loads(alone[0]), json.loads(ranks[0][0])
     assert told["text"] == said["text"]
     for tokens in ("total", "hot", "cold", "evicted"):
         assert told["cache"][tokens] == said["cache"][tokens]
@@ -74,11 +74,12 @@ def test_rank_0_says_what_one_process_says_and_others_nothing(
     assert ranks[1][:2] == ("", "")
 
 
-def _alone(arguments: list[str], here: dict[str, str]) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [*_APP, *arguments], env=dict(os.environ) | here, stdout=pipe, stderr=pipe, text=True
+def _alone(arguments: list[str], here: dict[str, str], typed: str = "") -> tuple[str, str, int]:
+    """As `ended` tells, of one process."""
+    done = subprocess.run(
+        [*_APP, *arguments], env=os.environ | here, input=typed, capture_output=True, text=True
     )
+    return done.stdout, done.stderr, done.returncode
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -96,3 +97,22 @@ def test_a_killed_rank_ends_the_others_with_one_line(
     assert said == f"ember: {who}error: rank {victim} of 2 has ended, and the model with it\n"
     assert code == 1
     assert every[victim][1:] == ("", -signal.SIGKILL)
+
+
+def test_a_chat_goes_on_from_what_its_ranks_hold(
+    model: Path, here: dict[str, str], tmp_path: Path
+) -> None:
+    flags = ["--plain", "--temp", "0", "--max-tokens", "8", "--chat-template", "chatml"]
+    command = [*_APP, "chat", str(model), *flags]
+    asked = "one two\nthree\n/retry\n/quit\n"
+    alone = _alone(["chat", str(model), *flags], here, asked)
+    started = start_ranks(command, 2, tmp_path, **here)
+    for each in started:  # as `mlx.launch` does
+        assert each.stdin is not None
+        each.stdin.write(asked)
+        each.stdin.flush()
+    (out, err, code), follower = ended(started)
+    assert code == 0, err
+    assert out == alone[0]
+    assert "reused" in err
+    assert follower == ("", "", 0)
