@@ -127,7 +127,8 @@ def load_notes(
     yield from window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
-    if engine.plan.takes_metric and engine.metric is None and is_wanted():
+    alone = loaded.group is None  # what is counted of a whole model is of no use to a part
+    if alone and engine.plan.takes_metric and engine.metric is None and is_wanted():
         yield (
             f"keys are encoded less well than they could be: `ember calibrate {loaded.path}`, "
             f"which reads {TOKENS:,} tokens, is needed once"

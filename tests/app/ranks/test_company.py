@@ -15,7 +15,7 @@ import pytest
 from kvcache.cache_folder import cache_folder
 from models.gguf.tensor_types import TensorType
 from tests.app.conftest import write_tiny
-from tests.local_ranks import ended, start_ranks
+from tests.local_ranks import ROOT, ended, start_ranks
 
 _APP = [sys.executable, "-m", "app"]
 _PROMPT = "the cat sat on the mat and the cat"
@@ -97,6 +97,42 @@ def test_a_killed_rank_ends_the_others_with_one_line(
     assert said == f"ember: {who}error: rank {victim} of 2 has ended, and the model with it\n"
     assert code == 1
     assert every[victim][1:] == ("", -signal.SIGKILL)
+
+
+@pytest.mark.parametrize("reader_goes", [False, True])
+def test_when_rank_0_is_done_all_are(
+    reader_goes: bool, model: Path, here: dict[str, str], tmp_path: Path
+) -> None:
+    """By Ctrl-C, which all processes of a terminal get, or as nobody reads it any more."""
+    command = [*_APP, "run", str(model), _PROMPT, "--raw", *_ENDLESS]
+    started = start_ranks(command, 2, tmp_path, **here)
+    assert started[0].stdout is not None
+    assert started[0].stdout.read(1)
+    if reader_goes:
+        started[0].stdout.close()
+        started[0].stdout = None
+    else:
+        for each in started:
+            each.send_signal(signal.SIGINT)
+    (_, said, code), follower = ended(started)
+    assert code == (141 if reader_goes else 130)
+    assert "error" not in said
+    assert follower == ("", "", 0)
+
+
+def test_ranks_with_unlike_files_load_none(
+    model: Path, here: dict[str, str], tmp_path: Path
+) -> None:
+    """Each has its own folder, where the file of this name is another model's."""
+    for rank, kind in enumerate((TensorType.F32, TensorType.F16)):
+        (tmp_path / str(rank)).mkdir()
+        write_tiny(tmp_path / str(rank) / "tiny.gguf", kind)
+    script = 'cd $MLX_RANK && exec "$@"'
+    command = ["sh", "-c", script, "sh", *_APP, "run", "./tiny.gguf", _PROMPT, "--raw"]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    started = start_ranks(command, 2, tmp_path, within=tmp_path, PYTHONPATH=path, **here)
+    said = "error: not all ranks have the same file tiny.gguf: copy one to all\n"
+    assert ended(started) == [("", f"ember: {said}", 1), ("", f"ember: rank 1: {said}", 0)]
 
 
 def test_a_chat_goes_on_from_what_its_ranks_hold(
