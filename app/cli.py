@@ -25,6 +25,7 @@ from app.commands import (
     pull,
     rm,
     search,
+    serve,
     tokenize,
 )
 from app.commands import run as run_command
@@ -39,6 +40,7 @@ _COMMANDS = {
     "chat": chat,
     "chats": chats,
     "run": run_command,
+    "serve": serve,
     "bench": bench,
     "ls": ls,
     "search": search,
@@ -53,7 +55,7 @@ _COMMANDS = {
     "man": man,
 }
 _EPILOG = """\
-python -m app [MODEL] is short for chat, and for run when stdin is not a terminal.
+python -m app [MODEL] [PROMPT] is short for chat, and for run when stdin is not a terminal.
 Exit codes: 0 ok, 1 the run failed, 2 bad usage, 130 interrupted, 129 hung up, 143 killed,
 141 nobody reads stdout.
 """
@@ -145,7 +147,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     """What was typed; argparse leaves over the words of a prompt that follow a flag."""
     top = parser()
     args, left = top.parse_known_args(arguments)
-    if left and (args.run is not run_command.run or any(map(_is_flag, left))):
+    takes_words = args.run in (chat.run, run_command.run)
+    if left and (not takes_words or any(map(_is_flag, left))):
         top.error(f"unrecognized arguments: {' '.join(left)}")
     if left:
         args.words += [texts.typed(each) for each in left]
@@ -178,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _with_command(arguments: list[str]) -> list[str]:
-    """Put in the command that a bare `python -m app [MODEL]` means."""
+    """Put in the command that a bare `python -m app [MODEL] [PROMPT]` means."""
     first = arguments[0] if arguments else None
     if first in _COMMANDS or first in ("-h", "--help", "--version"):
         return arguments

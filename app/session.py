@@ -16,7 +16,7 @@ from app.generation import Event
 from app.hub_models import weights_room
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
-from app.kernels import compiling
+from app.kernels import compiling, wanted
 from app.layer_losses import in_bits
 from app.meeting import least
 from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
@@ -31,7 +31,7 @@ from kvcache.native.library import library
 from models.calibrate import TOKENS, is_wanted
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
-from models.loader import LoadedModel, OnProgress, load
+from models.loader import Compile, LoadedModel, OnProgress, load
 from models.network.config import NetworkConfig
 from models.text.messages import Message
 from models.text.thinking import no_switch
@@ -86,7 +86,7 @@ def open_session(
     only a guess is told to the user, or one that has no switch for `think`.
     """
     config = cache_config(args)
-    with compiling(config.backend):
+    with compiling(wanted(config, model_name(args))):
         path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
         loaded, admitted = _load_with_bar(thread, path, config, args)
@@ -177,12 +177,13 @@ def load_admitted(
     options: LoadOptions,
     progress: OnProgress | None = None,
     make_room: Callable[[Need], None] | None = None,
+    compiles: Compile | None = None,
     company: Company | None = None,
 ) -> tuple[LoadedModel, Admitted]:
     """A model, and the cache that fits beside it. Raises TooLargeError before it is read.
 
-    make_room: told what both take, before a tensor is read. company: the ranks that each load
-    their share of it.
+    make_room: told what both take, before a tensor is read. compiles: see `load`. company: the
+    ranks that each load their share of it.
     """
     admitted = Admitted(config=config)
 
@@ -203,6 +204,7 @@ def load_admitted(
             chat_template=options.chat_template,
             progress=progress,
             accept=accept,
+            compiles=compiles,
             group=None if company is None else company.group,
         )
 

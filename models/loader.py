@@ -16,7 +16,7 @@ import mlx.core as mx
 from kvcache import Backend, EmberError
 from kvcache.config import on_gpu
 from kvcache.errors import quoted
-from kvcache.native.build import NativeUnavailableError, build
+from kvcache.native.build import NativeUnavailableError, Sources, build
 from models.finding import catalogue
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
@@ -25,7 +25,8 @@ from models.gguf.identity import identity_of
 from models.gguf.metadata import Metadata
 from models.gguf.open_file import Map, OpenFile
 from models.gguf.tensor import Tensor
-from models.native.kernels import kernels, missing
+from models.gguf.tensor_types import TensorType
+from models.native.kernels import kernels, kinds_of, missing
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel, hold_in_place
 from models.network.cpu_rank import CpuRank
@@ -42,6 +43,8 @@ from models.text.chat_template import ChatTemplate
 from models.text.tokenizer import Tokenizer
 from models.title import quantization, title, titled
 
+# What compiles the kernels that are missing.
+Compile = Callable[[Sequence[Sources]], object]
 OnProgress = Callable[[int, int], None]
 # Dimensions, and bytes of the weights in memory.
 Accept = Callable[[NetworkConfig, int], None]
@@ -103,6 +106,7 @@ def load(
     chat_template: str | Path | None = None,
     progress: OnProgress | None = None,
     accept: Accept | None = None,
+    compiles: Compile | None = None,
     group: Group | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.finding.source.locate`); downloads nothing.
@@ -113,6 +117,8 @@ def load(
     to take in place of the file's own.
     progress: called with (bytes of tensors done, bytes of all tensors).
     accept: told what the header says before anything is read; what it raises ends the load.
+    compiles: asked to compile the kernels of the file's types where they are not; None does it at
+    once, and says so on stderr.
     group: of `mlx.core.distributed.init`: each of its ranks loads its share of every matrix, and
     all that a model computes is asked of all ranks, in the same order.
     Raises ModelNotFoundError, ChatTemplateError, EmberError for a pre-tokenizer that nobody
@@ -131,7 +137,7 @@ def load(
             share = Share.of(config, entries, rank=group.rank(), size=group.size())
             config, entries = share.config, share.entries(entries)
             ranks = Ranks(share=share, group=group)
-        backing = _backing(backend)
+        backing = _backing(backend, kinds_of(entries.values()), compiles)
         weight_bytes = sum(map(backing.bytes_of, entries.values()))
         if accept is not None:
             accept(config, weight_bytes)
@@ -201,12 +207,14 @@ class _Backing:
         return info.nbytes if self.as_filed else decoded_bytes(info.shape)
 
 
-def _backing(backend: Backend) -> _Backing:
+def _backing(
+    backend: Backend, kinds: frozenset[TensorType] = frozenset(), compiles: Compile | None = None
+) -> _Backing:
     """Of a backend; with what is to be said where AUTO must do without kernels."""
-    if kernels_missing := missing(backend):
+    if kernels_missing := missing(backend, kinds=kinds):
         # Side by side; what fails is said where it is loaded.
         with suppress(NativeUnavailableError):
-            build(kernels_missing)
+            (compiles or build)(kernels_missing)
     plain, resolved = _Backing(hold=hold_decoded, network=_of_arrays), backend.resolve()
     if resolved is Backend.GPU:
         matrices = GpuMatrices()
@@ -215,6 +223,7 @@ def _backing(backend: Backend) -> _Backing:
         return plain
     try:
         found = kernels()
+        found.take(kinds)
     except NativeUnavailableError as error:
         if backend is Backend.CPU:
             raise

@@ -14,7 +14,7 @@ from app.generation import Event, Finished, TextChunk, ThinkingChunk
 from app.hub_models import weights_room
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
-from app.kernels import COMPILING, compile_beside, compile_kernels
+from app.kernels import COMPILING, compile_beside, compile_kernels, wanted
 from app.layer_losses import with_kv
 from app.memory import Need, admit
 from app.options import LoadOptions
@@ -48,14 +48,14 @@ from app.session import load_admitted, load_notes, make_engine, window_notes
 from app.transcript import Completion
 from app.wake.waking import Waking
 from kvcache import CacheConfig, EmberError
+from kvcache.native.build import Sources
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError, RenderStoppedError
 from models.finding.choice import Choice
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.finding.source import can_be_fetched, locate
-from models.loader import OnProgress
-from models.native.kernels import missing
+from models.loader import Compile, OnProgress
 
 _STATS_SECONDS = 0.1
 _CHANGING = "changing the cache"
@@ -115,12 +115,11 @@ class LiveService:
                 raise CancelledError
             job.put(Progress(done_bytes=done, total_bytes=total, label="loading"))
 
+        compiles = self._compiler(job, cancel)
+
         def work() -> Iterator[LoadEvent]:
-            backend = self._config.backend
-            if missing(backend):
-                job.put(doing(COMPILING))
-                compile_kernels(backend, cancel.is_set)
-            yield from self._load(spec, job, report, once(job, cancel), cancel)
+            compiles(wanted(self._config, spec))
+            yield from self._load(spec, job, report, once(job, cancel), cancel, compiles)
 
         return self._thread.submit(lambda: until_stopped(work()), job)
 
@@ -128,9 +127,9 @@ class LiveService:
         self._cancel = cancel = threading.Event()
         job: Job[LoadEvent] = Job()
         job.put(doing(_CHANGING))
-        change = self._change
+        change, compiles = self._change, self._compiler(job, cancel)
         return self._thread.submit(
-            lambda: until_stopped(change(wish, once(job, cancel), cancel)), job
+            lambda: until_stopped(change(wish, once(job, cancel), cancel, compiles)), job
         )
 
     def fetch(self, spec: str) -> Job[FetchEvent]:
@@ -146,7 +145,7 @@ class LiveService:
             job.put(Told(text=choice.because))
 
         def work() -> Iterator[FetchEvent]:
-            self._compiling = compile_beside(self._config.backend, cancel.is_set)
+            self._compiling = compile_beside(wanted(self._config), cancel.is_set)
             try:
                 fetch(spec, progress=report, room=weights_room(), chosen=chosen)
             except CancelledError as stop:
@@ -188,6 +187,17 @@ class LiveService:
         if self._waking is not None:
             self._waking.close(LEAVE_SECONDS)
 
+    @staticmethod
+    def _compiler(job: Job[LoadEvent], cancel: threading.Event) -> Compile:
+        """What compiles kernels where the job shows it and the user can stop it."""
+
+        def compiles(found: Sequence[Sources]) -> None:
+            if found:
+                job.put(doing(COMPILING))
+                compile_kernels(found, cancel.is_set)
+
+        return compiles
+
     # -- on the inference thread --
 
     def _load(
@@ -197,6 +207,7 @@ class LiveService:
         report: OnProgress,
         told: tuple[OnProgress, OnProgress],
         cancel: threading.Event,
+        compiles: Compile,
     ) -> Iterator[LoadEvent]:
         path = locate(spec)
         if self._company is not None and self._reader is not None:
@@ -212,7 +223,13 @@ class LiveService:
                 job.put(LetGo())
 
         loaded, admitted = load_admitted(
-            path, self._config, self._load_options, report, make_room, self._company
+            path,
+            self._config,
+            self._load_options,
+            report,
+            make_room,
+            compiles,
+            company=self._company,
         )
         loaded.template.start()
         config, reader = admitted.config, Reader(loaded, self._waking)
@@ -229,7 +246,11 @@ class LiveService:
         yield self._info
 
     def _change(
-        self, wish: CacheWish, told: tuple[OnProgress, OnProgress], cancel: threading.Event
+        self,
+        wish: CacheWish,
+        told: tuple[OnProgress, OnProgress],
+        cancel: threading.Event,
+        compiles: Compile,
     ) -> Iterator[LoadEvent]:
         config, keeps = wish.over(self._config), wish.keep == KEEP_SYSTEM
         options = replace(self._load_options, bits=bits_of(wish.kv))
@@ -237,12 +258,13 @@ class LiveService:
         if reader is not None and self._info is not None:
             engine = self._engine_of(reader)
             loaded, before, held = engine.loaded, engine.plan, engine.stats()
-            wanted = with_kv(config, wish.kv, self._info.path, engine.plan.shape)
-            admitted = admit(wanted, loaded.config, loaded.weight_bytes, force=options.force)
+            asked = with_kv(config, wish.kv, self._info.path, engine.plan.shape)
+            admitted = admit(asked, loaded.config, loaded.weight_bytes, force=options.force)
             adapted = admitted.config
             if keeps:
                 adapted = replace(adapted, keep=reader.chat.system_tokens(self._system, cancel))
             warming, counting = told
+            compiles(wanted(adapted))
             engine.adapt(adapted, warming=warming, counting=counting)
             self._stats = engine.layer_stats()
             line = change_line(before, held, engine.plan, engine.stats())
