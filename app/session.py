@@ -23,7 +23,7 @@ from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
 from app.options import MOST_TOKENS, LoadOptions, model_name
 from app.progress import byte_bar, step_bar, token_bar
 from app.ranks.calls import Load
-from app.ranks.company import Company
+from app.ranks.company import Company, OtherRankError
 from app.ranks.rank_engine import RankEngine
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.native.build import NativeUnavailableError
@@ -218,11 +218,12 @@ def load_admitted(
 
 
 def _check_same(loaded: LoadedModel, company: Company) -> None:
-    """Raise EmberError on every rank, unless all have loaded the same file."""
+    """Raise EmberError unless all ranks have loaded the same file; rank 0 says it."""
     number = int(loaded.identity[:_DIGITS], 16)
     lowest, highest = least([number, -number], company.group)
     if lowest != -highest:
-        raise EmberError(f"not all ranks have the same file {loaded.path.name}: copy one to all")
+        kind = EmberError if company.leads else OtherRankError
+        raise kind(f"not all ranks have the same file {loaded.path.name}: copy one to all")
 
 
 def _narrowest(admitted: Admitted, company: Company) -> Admitted:

@@ -93,6 +93,7 @@ def test_a_part_of_the_columns_is_read_alone(kind: TensorType) -> None:
     apart = whole.data[:, each : 2 * each]
     part = replace(whole, shape=(25, COLUMNS), data=apart)
     matrix = GpuMatrices(launch=Emulator())([part], None, mx.float16)
+    assert isinstance(matrix, AffineLinear | BlockLinear)
     assert sum(array.nbytes for array in matrix.parameters().values()) < 1.5 * apart.nbytes + 5000
     check(matrix, [replace(part, data=apart.copy())], None)
 

@@ -16,6 +16,7 @@ from kvcache.cache_folder import cache_folder
 from models.gguf.tensor_types import TensorType
 from tests.app.conftest import write_tiny
 from tests.local_ranks import ROOT, ended, start_ranks
+from tests.patience import patience
 
 _APP = [sys.executable, "-m", "app"]
 _PROMPT = "the cat sat on the mat and the cat"
@@ -99,6 +100,37 @@ def test_a_killed_rank_ends_the_others_with_one_line(
     assert every[victim][1:] == ("", -signal.SIGKILL)
 
 
+def test_a_chat_that_waits_for_its_user_ends_too(
+    model: Path, here: dict[str, str], tmp_path: Path
+) -> None:
+    flags = ["--plain", "--max-tokens", "1", "--chat-template", "chatml"]
+    started = start_ranks([*_APP, "chat", str(model), *flags], 2, tmp_path, **here)
+    leader = started[0]
+    assert leader.stdout is not None
+    assert leader.stdout.read(1)  # the first line says what was loaded
+    started[1].send_signal(signal.SIGKILL)
+    leader.wait(patience(30))  # before its stdin ends
+    (_, said, code), _ = ended(started)
+    assert (said.splitlines()[-1], code) == (
+        "ember: error: rank 1 of 2 has ended, and the model with it",
+        1,
+    )
+
+
+def test_what_no_rank_can_do_is_said_once(
+    model: Path, here: dict[str, str], tmp_path: Path
+) -> None:
+    too_small = ["run", str(model), _PROMPT, "--raw", "--ctx", "20"]
+    (out, said, code), follower = run_ranks(too_small, tmp_path, here)
+    assert (out, code) == ("", 1)
+    assert said.count("\n") == 1
+    assert said.startswith("ember: error: a window of 20 tokens does not hold")
+    assert follower == ("", "", 0)
+    ranks = run_ranks(["run", str(model), _PROMPT, "--raw"], tmp_path, here, count=3)
+    assert ranks[0][1].endswith("give it 2 ranks, or 1\n")
+    assert ranks[1:] == [("", "", 0)] * 2
+
+
 @pytest.mark.parametrize("reader_goes", [False, True])
 def test_when_rank_0_is_done_all_are(
     reader_goes: bool, model: Path, here: dict[str, str], tmp_path: Path
@@ -132,7 +164,7 @@ def test_ranks_with_unlike_files_load_none(
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     started = start_ranks(command, 2, tmp_path, within=tmp_path, PYTHONPATH=path, **here)
     said = "error: not all ranks have the same file tiny.gguf: copy one to all\n"
-    assert ended(started) == [("", f"ember: {said}", 1), ("", f"ember: rank 1: {said}", 0)]
+    assert ended(started) == [("", f"ember: {said}", 1), ("", "", 0)]
 
 
 def test_a_chat_goes_on_from_what_its_ranks_hold(
