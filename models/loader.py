@@ -231,7 +231,7 @@ def _backing(
 
     def network(config: NetworkConfig, weights: Weights, check: Callable[[], None]) -> Model:
         if weights.are_shared:
-            return CpuRank(config, weights, check)
+            return CpuRank(config, weights, found, check)
         return CpuModel(config, weights, found, check)
 
     return _Backing(
