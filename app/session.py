@@ -23,7 +23,7 @@ from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
 from app.options import MOST_TOKENS, LoadOptions, model_name
 from app.progress import byte_bar, step_bar, token_bar
 from app.ranks.calls import Load
-from app.ranks.company import Company
+from app.ranks.company import Company, OtherRankError
 from app.ranks.rank_engine import RankEngine
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.native.build import NativeUnavailableError
@@ -127,7 +127,8 @@ def load_notes(
     yield from window_notes(engine, hot=hot)
     if asked is Backend.AUTO and engine.plan.backend is Backend.REFERENCE:
         yield from _reference_notes(engine)
-    if engine.plan.takes_metric and engine.metric is None and is_wanted():
+    alone = loaded.group is None  # what is counted of a whole model is of no use to a part
+    if alone and engine.plan.takes_metric and engine.metric is None and is_wanted():
         yield (
             f"keys are encoded less well than they could be: `ember calibrate {loaded.path}`, "
             f"which reads {TOKENS:,} tokens, is needed once"
@@ -217,11 +218,12 @@ def load_admitted(
 
 
 def _check_same(loaded: LoadedModel, company: Company) -> None:
-    """Raise EmberError on every rank, unless all have loaded the same file."""
+    """Raise EmberError unless all ranks have loaded the same file; rank 0 says it."""
     number = int(loaded.identity[:_DIGITS], 16)
     lowest, highest = least([number, -number], company.group)
     if lowest != -highest:
-        raise EmberError(f"not all ranks have the same file {loaded.path.name}: copy one to all")
+        kind = EmberError if company.leads else OtherRankError
+        raise kind(f"not all ranks have the same file {loaded.path.name}: copy one to all")
 
 
 def _narrowest(admitted: Admitted, company: Company) -> Admitted:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from models.errors import FetchError as FetchError
     from models.errors import GGUFError as GGUFError
     from models.errors import ModelNotFoundError as ModelNotFoundError
+    from models.errors import UnevenError as UnevenError
     from models.gguf.decode import decode as decode
     from models.gguf.file import GGUFFile as GGUFFile
     from models.loader import LoadedModel as LoadedModel
@@ -33,6 +34,7 @@ _PLACES = {
     "GGUFFile": "gguf.file",
     "LoadedModel": "loader",
     "ModelNotFoundError": "errors",
+    "UnevenError": "errors",
     "decode": "gguf.decode",
     "load": "loader",
 }

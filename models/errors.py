@@ -32,3 +32,7 @@ class RenderStoppedError(ChatTemplateError):
 
     def __init__(self) -> None:
         super().__init__("the chat template was stopped")
+
+
+class UnevenError(EmberError):
+    """So many ranks cannot share a network."""

@@ -33,7 +33,7 @@ from models.network.cpu_rank import CpuRank
 from models.network.gpu_matrices import GpuMatrices
 from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
-from models.network.ranks import Group, Ranks, checked
+from models.network.rank_matrices import Group, Ranks, checked
 from models.network.shapes import notes_on, tensors_to_read
 from models.network.share import Share
 from models.network.weights import Weights
@@ -231,7 +231,7 @@ def _backing(
 
     def network(config: NetworkConfig, weights: Weights, check: Callable[[], None]) -> Model:
         if weights.are_shared:
-            return CpuRank(config, weights, check)
+            return CpuRank(config, weights, found, check)
         return CpuModel(config, weights, found, check)
 
     return _Backing(

@@ -13,9 +13,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def start_ranks(
-    command: Sequence[str], count: int, folder: Path, **environment: str
+    command: Sequence[str], count: int, folder: Path, *, within: Path = ROOT, **environment: str
 ) -> list[subprocess.Popen[str]]:
-    """`count` processes with MLX's ring between them, over loopback."""
+    """`count` processes with MLX's ring between them, over loopback.
+
+    folder: for the list of their addresses. within: where they run.
+    """
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]))
     # Kernels' threads of several ranks would wait for each other's cores.
@@ -23,7 +26,7 @@ def start_ranks(
     return [
         subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=within,
             env=alike | {"MLX_RANK": str(rank)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 # More than any cache holds.
 _BANDWIDTH_BYTES = 512 << 20
+_WAYS = ("ring", "jaccl", "mpi", "nccl")  # of `mlx.launch --backend`
 _HEAD_DIM = 128  # of most models
 
 
@@ -57,6 +58,7 @@ def _findings() -> dict[str, Any]:
         "mlx_lm": version("mlx-lm"),
         "device": _device(mx),
         "backend": Backend.AUTO.resolve().value,
+        "ranks": f"by {_between_machines(mx)}; `inspect MODEL --ranks N` says what each holds",
         "activations": str(activation_dtype()).removeprefix("mlx.core."),
         **_gpu_kernels(),
         **_kernels(),
@@ -115,6 +117,12 @@ def _bandwidth(kernels: "Library") -> float:
 
     data = np.ones(_BANDWIDTH_BYTES, np.uint8)
     return data.size / seconds_of(lambda: kernels.read(data), ROUNDS) / 1e9
+
+
+def _between_machines(mx: Any) -> str:
+    """What of MLX's ways between machines is here."""
+    ways = [way for way in _WAYS if mx.distributed.is_available(way)]
+    return ", ".join(ways) or "nothing: this MLX knows no other machine"
 
 
 def _device(mx: Any) -> str:

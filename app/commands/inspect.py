@@ -3,24 +3,32 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from app import cache_flags
+from app import cache_flags, options
 from app.inert import inert_line
 from app.streams import print_json
 
 if TYPE_CHECKING:
     from kvcache import CachePlan
     from models.gguf.file import GGUFFile
+    from models.gguf.header import TensorInfo
     from models.network.config import NetworkConfig
     from models.sampling_defaults import SamplingDefaults
 
-_LONG_ARRAY = 16
+_LONG_ARRAY, _MOST_RANKS = 16, 4096
 _WINDOWS = (2048, 4096, 8192, 32768)
+_SOME_TOKENS = 1000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("file", metavar="FILE", help="a GGUF file or a model's name")
     cache_flags.add_backend(parser)
+    parser.add_argument(
+        "--ranks",
+        type=options.whole(1, _MOST_RANKS),
+        metavar="N",
+        help="what each of N machines would hold that share it",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -56,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
             "sampling": _recommended(sampling),
             "memory": _memory(file, config, args.backend),
         }
+        if args.ranks is not None:
+            found["ranks"] = _ranks(file, config, args)
     if args.json:
         print_json(found)
     else:
@@ -102,11 +112,39 @@ def _memory(file: "GGUFFile", config: "NetworkConfig", backend: str) -> dict[str
     }
 
 
+def _ranks(
+    file: "GGUFFile", config: "NetworkConfig", args: argparse.Namespace
+) -> list[dict[str, int]]:
+    """What each rank holds. Raises UnevenError where so many cannot share it."""
+    from app.kernels import only_reference
+    from kvcache import Backend, CacheConfig, resolve
+    from models.network.shapes import tensors_to_read
+    from models.network.share import Share
+
+    entries, decoded = tensors_to_read(file, config), only_reference(Backend(args.backend))
+    found = []
+    for rank in range(args.ranks):
+        share = Share.of(config, entries, rank=rank, size=args.ranks)
+        own = share.config
+        plan = resolve(CacheConfig(backend=Backend.REFERENCE), own.shape)
+        weights = share.entries(entries).values()
+        found.append(
+            {
+                "rank": rank,
+                "weight_bytes": sum(_held_bytes(info, decoded=decoded) for info in weights),
+                "kv_bytes_per_1000_tokens": plan.bytes_of(_SOME_TOKENS),
+                "heads": own.heads,
+                "kv_heads": own.kv_heads,
+                "ffn": own.ffn,
+            }
+        )
+    return found
+
+
 def _weight_bytes(file: "GGUFFile", config: "NetworkConfig", *, decoded: bool) -> int:
     """As in the file or decoded, of all tensors where the file cannot be run, which a note says."""
     from app.console import note
     from models.errors import GGUFError
-    from models.loader import decoded_bytes
     from models.network.shapes import tensors_to_read
 
     entries = file.tensors
@@ -114,7 +152,13 @@ def _weight_bytes(file: "GGUFFile", config: "NetworkConfig", *, decoded: bool) -
         entries = tensors_to_read(file, config)
     except GGUFError as error:
         note(f"it cannot be run: {error}")
-    return sum(decoded_bytes(info.shape) if decoded else info.nbytes for info in entries.values())
+    return sum(_held_bytes(info, decoded=decoded) for info in entries.values())
+
+
+def _held_bytes(info: "TensorInfo", *, decoded: bool) -> int:
+    from models.loader import decoded_bytes
+
+    return decoded_bytes(info.shape) if decoded else info.nbytes
 
 
 def _f16_bytes(plan: "CachePlan", tokens: int) -> int:
@@ -167,3 +211,9 @@ def _print(found: dict[str, Any]) -> None:
         seen = "all tokens" if kind["window"] is None else f"{kind['window']} tokens"
         shown = f"{kind['layers']} layers that see {seen}, {kind['tokens']} held"
         print(f"  as ember holds them {kind['bytes'] / 2**20:9.1f} MiB in {shown}")
+    for rank in found.get("ranks", ()):
+        weights, cache = rank["weight_bytes"] / 2**20, rank["kv_bytes_per_1000_tokens"] / 2**20
+        print(
+            f"  rank {rank['rank']:<14} {weights:9.1f} MiB of weights, {cache:.1f} MiB of cache "
+            f"with 1,000 tokens: {rank['heads']} heads, {rank['kv_heads']} of keys and values"
+        )

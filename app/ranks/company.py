@@ -75,18 +75,24 @@ class Company:
     def together(self, call: object, work: Callable[[], T]) -> T:
         """Have all do what is asked, which `work` does here; where one cannot, none has done it.
 
-        Raises what `work` raises, or OtherRankError.
+        Raises what `work` raises, or OtherRankError: what rank 0 raises it says alone.
         """
         self.tell(call)
         with self.meeting():
             try:
                 done = work()
-            except BaseException:  # raised again
-                least([False], self.group)
+            except BaseException as error:
+                by_leader = self._least_done(done=False)[1]
+                if not self.leads and not by_leader:
+                    raise OtherRankError("rank 0 could not do it either") from error
                 raise
-            if not least([True], self.group)[0]:
+            if not self._least_done(done=True)[0]:
                 raise OtherRankError("another rank could not do it: its own line says why")
         return done
+
+    def _least_done(self, *, done: bool) -> list[int]:
+        """Whether all have done it, and whether rank 0 has."""
+        return least([done, done or not self.leads], self.group)
 
     @contextmanager
     def meeting(self) -> Iterator[None]:

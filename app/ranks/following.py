@@ -50,6 +50,7 @@ class _Follower:
     def _change(self, call: object) -> None:
         match call:
             case Load():
+                self._loaded = self._engine = None
                 self._loaded = self._load(call)
             case Make(config=config):
                 assert self._loaded is not None

@@ -47,7 +47,7 @@ from app.service.reader import Reader
 from app.session import load_admitted, load_notes, make_engine, window_notes
 from app.transcript import Completion
 from app.wake.waking import Waking
-from kvcache import CacheConfig
+from kvcache import CacheConfig, EmberError
 from kvcache.native.build import Sources
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError, RenderStoppedError
@@ -210,6 +210,10 @@ class LiveService:
         compiles: Compile,
     ) -> Iterator[LoadEvent]:
         path = locate(spec)
+        if self._company is not None and self._reader is not None:
+            # All ranks hold the same model, or none: one that cannot load this has let go too.
+            self._let_go()
+            job.put(LetGo())
 
         def make_room(need: Need) -> None:
             """Two models are in memory together where they fit."""
@@ -328,6 +332,8 @@ class LiveService:
     def _measure(self, cancel: threading.Event) -> Iterator[Completion]:
         """In a cache of its own, that the one of the conversation is not touched."""
         assert self._reader is not None
+        if self._company is not None:
+            raise EmberError("the speed of several ranks is not measured: answers tell theirs")
         own = self._engine_of(self._reader)
         engine = Engine(own.loaded, own.plan.config)
         ids = engine.loaded.tokenizer.encode(_MEASURED_TEXT)

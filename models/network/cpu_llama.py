@@ -90,8 +90,8 @@ def hold_in_place(kernels: Kernels) -> HoldMatrix:
     return hold
 
 
-class CpuBlock(Block):
-    """A layer and its weights as the kernels take them. packed: all, for calls over all layers."""
+class CpuInputs(Block):
+    """A layer whose queries, keys and values are one call of the kernels."""
 
     def __init__(
         self,
@@ -104,29 +104,17 @@ class CpuBlock(Block):
     ) -> None:
         super().__init__(config, weights, index, rope)
         self._kernels = kernels
-        self._output = self._pack_addition(self.output, "attention_post_norm")
-        self._feed_forward = self._pack_feed_forward()
-        self.turn_by(rope)
+        self._inputs = self._pack_inputs()
 
     def turn_by(self, rope: Rope | None) -> None:
         super().turn_by(rope)
         self._inputs = self._pack_inputs()
-        self.packed = packed.Layer(self._inputs, self._output, self._feed_forward)
 
     def attention_inputs(self, x: mx.array, starts: Starts) -> AttentionInputs:
         q, k, v = self._kernels.attention_inputs(
             _floats(x), self._inputs, starts=_each(starts, x.shape[0])
         )
         return AttentionInputs(mx.array(q), mx.array(k), mx.array(v))
-
-    def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
-        batch, _, length, _ = seen.shape
-        merged = _floats(seen).swapaxes(1, 2).reshape(batch * length, -1)
-        return _like(self._kernels.add(merged, self._output, _rows(x), length=length), x)
-
-    def feed_forward(self, x: mx.array) -> mx.array:
-        out = self._kernels.feed_forward(_rows(x), self._feed_forward, length=_length(x))
-        return _like(out, x)
 
     def _pack_inputs(self) -> packed.Inputs:
         switches, rope = self.switches, self.rope
@@ -143,6 +131,43 @@ class CpuBlock(Block):
             ),
         )
 
+    def _pack_norm(self, name: str) -> packed.Norm | None:
+        """None where the network has not got it."""
+        if name not in self:
+            return None
+        return packed.Norm(weight=_floats(self[name].weight), eps=self[name].eps)
+
+
+class CpuBlock(CpuInputs):
+    """A layer and its weights as the kernels take them. packed: all, for calls over all layers."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        weights: Weights,
+        index: int,
+        rope: Rope | None,
+        *,
+        kernels: Kernels,
+    ) -> None:
+        super().__init__(config, weights, index, rope, kernels=kernels)
+        self._output = self._pack_addition(self.output, "attention_post_norm")
+        self._feed_forward = self._pack_feed_forward()
+        self.packed = packed.Layer(self._inputs, self._output, self._feed_forward)
+
+    def turn_by(self, rope: Rope | None) -> None:
+        super().turn_by(rope)
+        self.packed = packed.Layer(self._inputs, self._output, self._feed_forward)
+
+    def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
+        batch, _, length, _ = seen.shape
+        merged = _floats(seen).swapaxes(1, 2).reshape(batch * length, -1)
+        return _like(self._kernels.add(merged, self._output, _rows(x), length=length), x)
+
+    def feed_forward(self, x: mx.array) -> mx.array:
+        out = self._kernels.feed_forward(_rows(x), self._feed_forward, length=_length(x))
+        return _like(out, x)
+
     def _pack_addition(self, matrix: Projection, norm: str) -> packed.Addition:
         scale = self.switches.residual_scale
         return packed.Addition(_packed(matrix), norm=self._pack_norm(norm), scale=scale)
@@ -152,12 +177,6 @@ class CpuBlock(Block):
         down = self._pack_addition(self.down, "mlp_post_norm")
         gelu = self.switches.activation is Activation.GELU_TANH
         return packed.FeedForward(gate, up, down, norm=self._pack_norm("mlp_norm"), gelu=gelu)
-
-    def _pack_norm(self, name: str) -> packed.Norm | None:
-        """None where the network has not got it."""
-        if name not in self:
-            return None
-        return packed.Norm(weight=_floats(self[name].weight), eps=self[name].eps)
 
 
 class CpuModel(Model):

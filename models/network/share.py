@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Self
 
-from kvcache import EmberError
+from models.errors import UnevenError
 from models.gguf.header import TensorInfo
 from models.network.config import NetworkConfig
 from models.network.switches import NormOf
@@ -41,10 +41,6 @@ _OF_WEIGHTS = {
 }
 _BY_COLUMNS = (Split.HEAD_COLUMNS, Split.FFN_COLUMNS)
 _OF_ROWS = ("attn_q_norm", "attn_k_norm")  # of all heads, where the network norms them together
-
-
-class UnevenError(EmberError):
-    """So many ranks cannot share a network."""
 
 
 @dataclass(frozen=True, kw_only=True)

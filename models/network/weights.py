@@ -12,7 +12,7 @@ import mlx.nn as nn
 from models.gguf.decode import decode
 from models.gguf.tensor import Tensor
 from models.network.layers import HoldMatrix, Projection, hold_decoded
-from models.network.ranks import Ranks, RowNorm
+from models.network.rank_matrices import Ranks, RowNorm
 from models.network.share import Split
 
 

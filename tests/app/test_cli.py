@@ -226,6 +226,18 @@ def test_inspect_reads_the_header(ember: Ember, tiny_path: Path) -> None:
     assert "what differs from Llama\n  nothing\n" in text
 
 
+def test_inspect_says_what_each_rank_would_hold(ember: Ember, tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", TensorType.F32)
+    found = json.loads(ember("inspect", path, "--ranks", 2, "--json").out)
+    whole, ranks = found["memory"]["weight_bytes"], found["ranks"]
+    assert [(each["heads"], each["kv_heads"], each["ffn"]) for each in ranks] == [(3, 1, 80)] * 2
+    assert 0 < sum(each["weight_bytes"] for each in ranks) - whole < whole / 50  # norms
+    assert len({each["kv_bytes_per_1000_tokens"] for each in ranks}) == 1
+    assert "\n  rank 1  " in ember("inspect", path, "--ranks", 2).out
+    refused = ember("inspect", path, "--ranks", 3)
+    assert refused.error_line().endswith("give it 2 ranks, or 1")
+
+
 def test_what_a_file_recommends_is_for_the_chat_and_not_for_a_run(
     ember: Ember, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

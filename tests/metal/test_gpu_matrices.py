@@ -1,7 +1,7 @@
 """Matrices as a GPU holds them, tried and computed by the emulator, against gguf-py."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -83,6 +83,19 @@ def test_matrices_are_those_of_the_file(kind: TensorType, biased: bool) -> None:
     most = 4 * 16 + 4096 * (kind not in WITHOUT_GRID)
     assert 0 <= held - sum(each.nbytes for each in several) < most
     check(matrix, several, bias)
+
+
+@needs_clang
+@pytest.mark.parametrize("kind", [TensorType.Q4_K, TensorType.Q4_0, TensorType.Q6_K])
+def test_a_part_of_the_columns_is_read_alone(kind: TensorType) -> None:
+    whole = tensor_of(kind, rows_of(kind, rows=25, columns=4 * COLUMNS, seed=5))
+    each = whole.data.shape[1] // 4
+    apart = whole.data[:, each : 2 * each]
+    part = replace(whole, shape=(25, COLUMNS), data=apart)
+    matrix = GpuMatrices(launch=Emulator())([part], None, mx.float16)
+    assert isinstance(matrix, AffineLinear | BlockLinear)
+    assert sum(array.nbytes for array in matrix.parameters().values()) < 1.5 * apart.nbytes + 5000
+    check(matrix, [replace(part, data=apart.copy())], None)
 
 
 @dataclass(frozen=True, kw_only=True)

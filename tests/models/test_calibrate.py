@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -114,3 +115,23 @@ def test_a_file_with_one_rope_has_one_metric(loaded: LoadedModel) -> None:
     loaded.model.set_context(1)
     assert path_of(loaded) == whole
     assert whole.name == f"{loaded.identity}.safetensors"
+
+
+def test_ranks_count_together_where_one_of_them_lacks_it(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = path_of(loaded)
+    own = replace(loaded, group=mx.distributed.init())
+    assert path_of(own).name == whole.stem + "-rank0of1.safetensors"
+    assert key_metric(own) is not None
+    assert not whole.exists()
+    steps: list[int] = []
+    key_metric(own, progress=lambda done, _: steps.append(done))
+    assert steps == []
+    # Another rank has none, and says so.
+    monkeypatch.setattr(mx.distributed, "all_min", lambda own, group: own * mx.array([0, 1]))
+    assert key_metric(own, progress=lambda done, _: steps.append(done)) is not None
+    assert steps == [64, 70]
+    # Another rank must not count.
+    monkeypatch.setattr(mx.distributed, "all_min", lambda own, group: own * 0)
+    assert key_metric(own) is None

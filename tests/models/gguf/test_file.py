@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models.errors import GGUFError
+from models.gguf.decode import decode
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
 from tests.gguf_factory import LlamaShape, q4_k_m, sentencepiece_tokenizer, write_llama
@@ -43,6 +44,26 @@ def test_tensors_agree_with_gguf_py(llama: Path) -> None:
             assert (rows.reshape(-1) == entry.data.view(np.uint8).reshape(-1)).all()
         assert file.tensors["blk.0.ffn_down.weight"].shape == (TINY.width, TINY.ffn)
         assert file.tensors["blk.2.attn_v.weight"].type is TensorType.Q6_K
+
+
+@pytest.mark.parametrize("name", ["blk.0.ffn_down.weight", "blk.1.attn_q.weight"])
+def test_parts_are_those_of_the_whole(name: str, llama: Path) -> None:
+    with GGUFFile(llama) as file:
+        info = file.tensors[name]
+        whole = decode(file.tensor(info))
+        rows, columns = info.leading(range(5, 200)), info.columns(range(0, 256))
+        for part, wanted in ((rows, whole[5:200]), (columns, whole[:, :256])):
+            tensor = file.tensor(part)
+            assert tensor.data.base is not None  # in the mapping
+            assert tensor.nbytes == part.nbytes == tensor.data.nbytes
+            assert (decode(tensor) == wanted).all()
+            some = np.empty((7, part.row_bytes), np.uint8)
+            tensor.read(some, 11)
+            assert (some == tensor.data[11:18]).all()
+            piece = tensor.in_one_piece()
+            assert (piece is tensor) == (part is rows or part.step == part.row_bytes)
+            assert (piece.data == tensor.data).all()
+            assert piece.data.flags.c_contiguous
 
 
 def test_metadata_agrees_with_gguf_py(llama: Path) -> None:

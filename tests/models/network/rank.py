@@ -1,4 +1,4 @@
-"""One of the ranks of `test_ranks`: `python -m tests.models.network.rank FOLDER ARCHITECTURE...`.
+"""One of the ranks of `test_rank_matrices`: `python -m tests.models.network.rank FOLDER NAME...`.
 
 Writes logits of each file NAME.gguf in the folder to NAME-SIZE-RANK.npy, and prints what of its
 bytes it holds as JSON. Without MLX_RANK it is alone.

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from models.errors import UnevenError
 from models.gguf.file import GGUFFile
 from models.gguf.header import TensorInfo
 from models.gguf.tensor_types import TensorType
 from models.network.config import NetworkConfig
 from models.network.shapes import tensors_to_read
-from models.network.share import Share, Split, UnevenError, sizes
+from models.network.share import Share, Split, sizes
 from tests.architectures import Shape, write_network
 from tests.gguf_factory import sentencepiece_tokenizer
 from tests.tiny_files import SEED, TINY, VOCABULARY
