@@ -2,8 +2,15 @@
 
 #include "coded_values.h"
 #include "decode_codes.h"
+#include "encoders.h"
+#include "whole_tiles.h"
 
 namespace ember {
+
+static void pack(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
+    const auto pack = form.role == Role::kKeys ? pack_keys : pack_values;
+    pack(codes, EMBER_BITS, form.tokens, form.dim, record);
+}
 
 static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
     const auto unpack = form.role == Role::kKeys ? unpack_keys<EMBER_BITS>
@@ -14,10 +21,17 @@ static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes)
 static constexpr Coding coding_of() {
     Coding coding{.decode_keys = decode_keys<EMBER_BITS>,
                   .decode_values = decode_values<EMBER_BITS>,
+                  .assign_whole = nullptr,
+                  .attend_whole = nullptr,
+                  .encode = encode_draft,
+                  .pack = pack,
                   .unpack = unpack,
                   .score = nullptr,
-                  .gather = nullptr,
-                  .encode = nullptr};
+                  .gather = nullptr};
+#ifdef EMBER_VNNI
+    coding.assign_whole = assign_whole;
+    coding.attend_whole = attend_whole;
+#endif
 #ifdef EMBER_BYTES
     if constexpr (EMBER_BITS <= kMostCodeBits) coding.score = CodedKeys::score<EMBER_BITS>;
     if constexpr (kSummedByCodes<EMBER_BITS>) coding.gather = CodedValues::gather<EMBER_BITS>;

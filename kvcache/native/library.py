@@ -23,7 +23,7 @@ _FOLDER = Path(__file__).parent
 # What every cache needs; what is computed with codes is compiled for those that there are.
 SOURCES = build.Sources(
     entry=_FOLDER / "operations.cpp",
-    parts=(_FOLDER / "unencoded.cpp", _FOLDER / "encode.cpp"),
+    parts=(_FOLDER / "unencoded.cpp",),
 )
 # As many as `bench --threads` takes.
 _MOST_THREADS = 1024

@@ -3,8 +3,13 @@
 #include "decode_trellis.h"
 #include "encode_trellis.h"
 #include "trellis_values.h"
+#include "whole_tiles.h"
 
 namespace ember {
+
+static void pack(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
+    pack_trellis(codes, EMBER_BITS, form.tokens, form.dim, record);
+}
 
 static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
     unpack_trellis<EMBER_BITS>(record, form.tokens, form.dim, codes);
@@ -13,11 +18,16 @@ static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes)
 static constexpr Coding coding_of() {
     Coding coding{.decode_keys = decode_trellis_keys<EMBER_BITS>,
                   .decode_values = decode_trellis_values<EMBER_BITS>,
+                  .assign_whole = nullptr,
+                  .attend_whole = nullptr,
+                  .encode = trellis::encode<EMBER_BITS>,
+                  .pack = pack,
                   .unpack = unpack,
                   .score = nullptr,
-                  .gather = nullptr,
-                  .encode = trellis::encode<EMBER_BITS>};
+                  .gather = nullptr};
 #ifdef EMBER_VNNI
+    coding.assign_whole = assign_whole;
+    coding.attend_whole = attend_whole;
     coding.gather = TrellisValues::gather<EMBER_BITS>;
 #endif
     return coding;

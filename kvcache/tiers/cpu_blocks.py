@@ -108,6 +108,8 @@ class CpuBlocks:
         while len(self._segments) <= segment:
             slots = self._slots[len(self._segments)]
             first = self.allocated
+            for codec in self._codecs:
+                codec.ready()
             keys, values = (
                 zeros((slots, self._batch, codec.heads, codec.record_bytes), np.uint8)
                 for codec in self._codecs

@@ -66,8 +66,10 @@ _HEADERS = {
 
 def products(kind: TensorType) -> build.Sources:
     """What is computed with weights of a type (kinds.h)."""
-    # Products of floats are a twelfth slower without all of it.
-    told = "-O3", f"-DEMBER_TYPE={kind.name}", f'-DEMBER_FAMILY="{_HEADERS[kind]}"'
+    told = f"-DEMBER_TYPE={kind.name}", f'-DEMBER_FAMILY="{_HEADERS[kind]}"'
+    if _HEADERS[kind] == _FLOATS:
+        # A twelfth slower without all of it.
+        told = "-O3", *told
     return build.Sources(entry=_FOLDER / "type.cpp", headers=(_CACHES,), flags=told)
 
 
@@ -282,20 +284,25 @@ def kinds_of(entries: Iterable[TensorInfo]) -> frozenset[TensorType]:
     return frozenset(info.type for info in entries if len(info.shape) > 1)
 
 
-def missing(
-    backend: Backend, *, kinds: Iterable[TensorType] = (), codecs: Iterable[Codec] = ()
-) -> list[build.Sources]:
+def missing(backend: Backend, kinds: Iterable[TensorType] = ()) -> list[build.Sources]:
     """Of these kernels and the cache's, what `backend` uses here and has to be compiled first.
 
-    kinds: of weights. codecs: of keys and values. None where nothing can compile it, which
-    whoever loads them is told.
+    kinds: of weights. None where nothing can compile it, which whoever loads them is told. What
+    is computed with codes is not needed before the first of them: `missing_codings`.
     """
+    return _missing(backend, (caches.SOURCES, SOURCES, *map(products, kinds)))
+
+
+def missing_codings(backend: Backend, codecs: Iterable[Codec]) -> list[build.Sources]:
+    """The same of what a cache of these codecs needs once it encodes."""
+    return _missing(backend, (coding for each in codecs if (coding := coding_of(each))))
+
+
+def _missing(backend: Backend, wanted: Iterable[build.Sources]) -> list[build.Sources]:
     if on_gpu() or caches.is_refused() or backend not in (Backend.AUTO, Backend.CPU):
         return []
-    codings = (coding for each in codecs if (coding := coding_of(each)) is not None)
-    wanted = dict.fromkeys((caches.SOURCES, SOURCES, *codings, *map(products, kinds)))
     try:
-        return build.missing(wanted)
+        return build.missing(dict.fromkeys(wanted))
     except build.NativeUnavailableError:
         return []
 
