@@ -36,11 +36,16 @@ In a terminal: Alt-Enter, or \\ at the end, begins another line; Up recalls; Tab
 
 
 class LineChat:
-    """chat: what is said, and by which model. thinking: whether it is shown, on stderr."""
+    """chat: what is said, and by which model. thinking: whether it is shown, on stderr.
 
-    def __init__(self, chat: ChatController, source: LineInput, *, thinking: bool) -> None:
+    first: a message that is sent before any is read, if anything.
+    """
+
+    def __init__(
+        self, chat: ChatController, source: LineInput, *, thinking: bool, first: str = ""
+    ) -> None:
         self.chat = chat
-        self._source, self._thinking = source, thinking
+        self._source, self._thinking, self._first = source, thinking, first
         self._begun, self._ended = Draft(text=""), False
         self._cancel = Cancel()
 
@@ -74,7 +79,7 @@ class LineChat:
         while not self._ended:
             begun, self._begun = self._begun, Draft(text="")
             try:
-                typed = self._source.read(begun.text)
+                typed, self._first = self._first or self._source.read(begun.text), ""
                 with self._working():
                     self._take(typed, begun)
                 self._cancel.check_killed()

@@ -39,6 +39,11 @@ class ListedModel:
     path: Path | None
     entry: CatalogueEntry | None = None
 
+    @property
+    def remark(self) -> str:
+        """What is said of it, without its name."""
+        return self.about.partition(": ")[2] or self.about
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:

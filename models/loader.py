@@ -29,10 +29,13 @@ from models.gguf.tensor_types import TensorType
 from models.native.kernels import kernels, kinds_of, missing
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel, hold_in_place
+from models.network.cpu_rank import CpuRank
 from models.network.gpu_matrices import GpuMatrices
 from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
+from models.network.ranks import Group, Ranks, checked
 from models.network.shapes import notes_on, tensors_to_read
+from models.network.share import Share
 from models.network.weights import Weights
 from models.sampling_defaults import SamplingDefaults
 from models.text.builtin_templates import given_template
@@ -57,6 +60,8 @@ class LoadedModel:
     slower than it should.
     sampling: how its makers would have tokens drawn.
     opened, entries: the file, and its tensors there.
+    group: the ranks that share the network, of which `config` and `weight_bytes` are this one's
+    part; None where it is whole.
     """
 
     name: str
@@ -72,6 +77,7 @@ class LoadedModel:
     notes: tuple[str, ...]
     opened: OpenFile
     entries: Mapping[str, TensorInfo]
+    group: Group | None = None
 
     @property
     def title(self) -> str:
@@ -101,6 +107,7 @@ def load(
     progress: OnProgress | None = None,
     accept: Accept | None = None,
     compiles: Compile | None = None,
+    group: Group | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.finding.source.locate`); downloads nothing.
 
@@ -112,16 +119,24 @@ def load(
     accept: told what the header says before anything is read; what it raises ends the load.
     compiles: asked to compile the kernels of the file's types where they are not; None does it at
     once, and says so on stderr.
+    group: of `mlx.core.distributed.init`: each of its ranks loads its share of every matrix, and
+    all that a model computes is asked of all ranks, in the same order.
     Raises ModelNotFoundError, ChatTemplateError, EmberError for a pre-tokenizer that nobody
-    knows, or GGUFError, which names the file, where it cannot be run.
+    knows, GGUFError, which names the file, where it cannot be run, or UnevenError for more ranks
+    than can share it.
     """
     path = locate(_named("model", model, or_none=False) or "")
     _named("pretokenizer", pretokenizer)
     template_named, backend = _named("chat_template", chat_template), Backend.of(backend)
     given = None if template_named is None else given_template(template_named)
+    group = checked(group)
     with GGUFFile(path) as file:
         config = NetworkConfig.from_metadata(file.metadata)
-        entries = tensors_to_read(file, config)
+        entries, ranks = tensors_to_read(file, config), None
+        if group is not None:
+            share = Share.of(config, entries, rank=group.rank(), size=group.size())
+            config, entries = share.config, share.entries(entries)
+            ranks = Ranks(share=share, group=group)
         backing = _backing(backend, kinds_of(entries.values()), compiles)
         weight_bytes = sum(map(backing.bytes_of, entries.values()))
         if accept is not None:
@@ -132,7 +147,7 @@ def load(
             file.opened.map_by(backing.map_by)
         tensors = {name: file.tensor(info) for name, info in entries.items()}
         hold = _reporting(backing.hold, entries, progress) if progress else backing.hold
-        weights = Weights(tensors, activation_dtype(), hold, joins=backing.joins)
+        weights = Weights(tensors, activation_dtype(), hold, joins=backing.joins, ranks=ranks)
         network = backing.network(config, weights, file.opened.check)
         file.opened.check()
         name = title_of(path, file.metadata)
@@ -158,6 +173,7 @@ def load(
         ),
         opened=file.opened,
         entries=file.tensors,
+        group=group,
     )
 
 
@@ -214,6 +230,8 @@ def _backing(
         return replace(plain, notes=(f"the network runs in plain MLX, slowly: {error}",))
 
     def network(config: NetworkConfig, weights: Weights, check: Callable[[], None]) -> Model:
+        if weights.are_shared:
+            return CpuRank(config, weights, check)
         return CpuModel(config, weights, found, check)
 
     return _Backing(

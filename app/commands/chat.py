@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from app import cache_flags, options, texts
+from app import cache_flags, options, prompt_words, texts
 
 if TYPE_CHECKING:
     from app.chat.controller import ChatController
@@ -39,6 +39,7 @@ _SETTABLE = (
 _END_SECONDS = 8.0
 _EXAMPLES = """\
 ember chat                               # the default model, or the one in the settings
+ember chat "What is a KV cache?"         # with a first message
 ember chat smollm2-360m --ctx 4096 --system "Answer in one sentence."
 ember chat --continue                    # where you left
 ember chat --plain                       # line by line
@@ -49,6 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     options.add_examples(parser, _EXAMPLES)
     options.add_model(parser)
+    parser.add_argument(
+        "words", nargs="*", type=texts.flag, metavar="PROMPT", help="the first message"
+    )
     options.add_chat_template(parser)
     parser.add_argument("--system", type=texts.flag, help="system prompt")
     parser.add_argument(
@@ -84,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resume is not None and args.continue_:
         raise options.UsageError("got --resume and --continue: give one")
+    prompt_words.part(args)
     why = "" if args.plain else why_no_screen()
     if why is None:
         return _run_full_screen(args)
@@ -110,6 +115,7 @@ def _run_full_screen(args: argparse.Namespace) -> int:
         store=store,
         chat=chat,
         model=model or (chat.model if chat else "") or settings.model,
+        first=" ".join(args.words),
         notices=notices,
     )
     return _until_left(chat_app)
@@ -138,7 +144,8 @@ def _run_lines(args: argparse.Namespace) -> int:
     )
     if saved is not None:
         chat.show_chat(saved)
-    lines = LineChat(chat, _line_input(chat), thinking=options.shows_thinking(args))
+    thinking, first = options.shows_thinking(args), " ".join(args.words)
+    lines = LineChat(chat, _line_input(chat), thinking=thinking, first=first)
     named = model or (saved.model if saved else "") or settings.model or options.DEFAULT_MODEL
     return _until_ended(lines, named, cache_flags.cache_config(args))
 
@@ -181,7 +188,9 @@ def _service(args: argparse.Namespace, settings: "Settings", *, saves: bool) -> 
         keep_system=settings.system if pins_system else None,
         hot=hot,
         load=cache_flags.load_options(args),
-        waking=_waking(settings, args.sleep) if saves else None,
+        # What is kept on disk is a whole cache's.
+        waking=_waking(settings, args.sleep) if saves and args.company is None else None,
+        company=args.company,
     )
 
 

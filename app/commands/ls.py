@@ -76,8 +76,7 @@ def _print_grouped(rows: list[_Row]) -> None:
 
 def _about(model: "ListedModel", cost: "Cost") -> str:
     """Where a model is, or what the catalogue says of it; and why it cannot run."""
-    _, _, said = model.about.partition(": ")
-    about = f"to pull: {said or model.about}" if model.path is None else model.about
+    about = f"to pull: {model.remark}" if model.path is None else model.about
     return f"{about}: {cost.problem}" if cost.problem else about
 
 

@@ -5,7 +5,8 @@ import select
 import sys
 from typing import TYPE_CHECKING
 
-from app import cache_flags, options, texts
+from app import cache_flags, options, prompt_words, texts
+from app.prompt_words import STDIN
 from app.streams import print_json
 from kvcache.errors import EmberError, quoted
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from app.interrupt import Cancel
     from app.session import Session
 
-_STDIN = "-"
 # Who pipes nothing in is told, after so many seconds, what is waited for.
 _PATIENCE = 2.0
 _EXAMPLES = """\
@@ -167,50 +167,27 @@ def _code(answers: "list[Answer]", cancel: "Cancel") -> int:
 
 
 def _part(args: argparse.Namespace) -> None:
-    """Have `name` be a model's and `words` the prompt's, whatever stood first.
-
-    Raises UsageError where there are two prompts, ModelNotFoundError for a word that is neither.
-    """
-    is_model = args.name is not None and args.name == args.model
-    if args.name is not None and not is_model and (args.model or _is_prompt(args)):
-        args.words, args.name = [args.name, *args.words], None
-    if args.words and (args.prompt is not None or args.prompts_file is not None):
+    """Part words and model; raises UsageError too, where there are two prompts."""
+    has_prompt = args.prompt is not None or args.prompts_file is not None
+    prompt_words.part(args, has_prompt=has_prompt)
+    if args.words and has_prompt:
         flag = "--prompt" if args.prompt is not None else "--prompts-file"
         raise options.UsageError(
             f"got two prompts, {quoted(' '.join(args.words))} and {flag}: give one"
         )
 
 
-def _is_prompt(args: argparse.Namespace) -> bool:
-    """Whether what stands in a model's place is a prompt: words alone, which name no file."""
-    from models.errors import ModelNotFoundError
-    from models.finding.source import locate, parse
-
-    name: str = args.name
-    if args.words or name == _STDIN:
-        return name == _STDIN
-    if len(name.split()) > 1 and not name.casefold().endswith(".gguf"):
-        try:
-            locate(name)
-        except ModelNotFoundError:
-            return True
-    elif args.prompt is None and args.prompts_file is None:
-        try:
-            parse(name)
-        except ModelNotFoundError as error:
-            raise ModelNotFoundError(f"{error}; a prompt stands after the model") from error
-    return False
-
-
 def _prompts(args: argparse.Namespace) -> list[str]:
     if args.prompts_file is not None:
         return list(args.prompts_file)
     words = args.words if args.prompt is None else [args.prompt]
-    if _STDIN in words or not words:
-        at = words.index(_STDIN) if words else 0
+    if args.company is not None and (STDIN in words or not words):
+        raise options.UsageError("stdin has no end under mlx.launch: write the prompt as words")
+    if STDIN in words or not words:
+        at = words.index(STDIN) if words else 0
         parts = [" ".join(words[:at]), _stdin(), " ".join(words[at + 1 :])]
     else:
-        parts = [" ".join(words), _stdin() if texts.is_piped() else ""]
+        parts = [" ".join(words), _stdin() if args.company is None and texts.is_piped() else ""]
     text = "\n\n".join(part for part in parts if part.strip())
     return [text] if text else []
 

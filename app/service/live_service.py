@@ -25,6 +25,7 @@ from app.kernels import (
 from app.layer_losses import with_kv
 from app.memory import Need, admit
 from app.options import LoadOptions
+from app.ranks.company import Company
 from app.service.cache_change import change_line
 from app.service.contract import (
     AnswerEvent,
@@ -50,7 +51,7 @@ from app.service.loading import (
     until_stopped,
 )
 from app.service.reader import Reader
-from app.session import load_admitted, load_notes, window_notes
+from app.session import load_admitted, load_notes, make_engine, window_notes
 from app.transcript import Completion
 from app.wake.waking import Waking
 from kvcache import CacheConfig
@@ -76,7 +77,7 @@ class LiveService:
     keep_system: pin what a conversation under this system prompt begins with;
     None pins no more than the configuration says. hot: the hot tokens that were
     asked for, None for the default. load: for every model. waking: what keeps caches between
-    answers and takes them back, None for nothing.
+    answers and takes them back, None for nothing. company: the ranks that share every model.
     """
 
     def __init__(
@@ -87,8 +88,9 @@ class LiveService:
         hot: int | None = None,
         load: LoadOptions | None = None,
         waking: Waking | None = None,
+        company: Company | None = None,
     ) -> None:
-        self._waking = waking
+        self._waking, self._company = waking, company
         self._config, self._hot = config, hot
         # What is kept is the beginning of a conversation under the last system prompt.
         self._keeps_system, self._system = keep_system is not None, keep_system or None
@@ -224,7 +226,13 @@ class LiveService:
                 job.put(LetGo())
 
         loaded, admitted = load_admitted(
-            path, self._config, self._load_options, report, make_room, compiles
+            path,
+            self._config,
+            self._load_options,
+            report,
+            make_room,
+            compiles,
+            company=self._company,
         )
         loaded.template.start()
         config, reader = admitted.config, Reader(loaded, self._waking)
@@ -232,7 +240,7 @@ class LiveService:
         if self._keeps_system:
             config = replace(config, keep=chat.system_tokens(self._system, cancel))
         warming, counting = told
-        engine = Engine(loaded, config, warming=warming, counting=counting)
+        engine = make_engine(loaded, config, self._company, warming=warming, counting=counting)
         compile_later(config)
         said = load_notes(engine, asked=config.backend, hot=self._hot, chat=chat, cancel=cancel)
         notes = (*admitted.notes, *said)

@@ -14,6 +14,7 @@ from textual.filter import LineFilter
 from app.chat.controller import ChatController
 from app.chat.personas import Personas
 from app.chat.settings import Preferences, Settings
+from app.chat.state import Draft
 from app.interrupt import exit_code
 from app.service.contract import ModelService
 from app.sessions.chat import Chat
@@ -22,7 +23,7 @@ from app.tui.commands import COMMANDS
 from app.tui.model_offer import ModelOffer
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
-from app.tui.screens.dialog import Page
+from app.tui.screens.dialog import Dialog, Page
 from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
@@ -38,6 +39,7 @@ class ChatApp(App[None]):
     kept, None for nowhere; personas_path: of prompts that are saved, likewise.
     chat: a saved chat to go on with.
     model: what to load; empty for the default, which is offered before it is fetched.
+    first: is sent as if it were typed, if anything.
     """
 
     CSS_PATH = Path(__file__).parent / "ember.tcss"
@@ -56,6 +58,7 @@ class ChatApp(App[None]):
         chat: Chat | None = None,
         model: str = "",
         personas_path: Path | None = None,
+        first: str = "",
         notices: Iterable[str] = (),
     ) -> None:
         super().__init__(driver_class=ForgivingDriver)
@@ -73,6 +76,7 @@ class ChatApp(App[None]):
             self.chat.show_chat(chat)
         self._personas = Personas(personas_path)
         self._model = model or DEFAULT_NAME
+        self._first = first
         self._stop = stop
         self._is_asked_for = bool(model)
         self._leaving: int | None = None
@@ -102,6 +106,8 @@ class ChatApp(App[None]):
         self.push_screen(screen)
         if self._is_asked_for or self.chat.service.is_here(self._model):
             self.chat.use(self._model)
+        if self._first:
+            screen.call_later(screen.send, Draft(text=self._first))
 
     def on_unmount(self) -> None:
         """Leave the terminal as it was."""
@@ -129,8 +135,10 @@ class ChatApp(App[None]):
         match self.screen_stack:
             case [*_, Page() as page] if is_typed and not event.is_forwarded:
                 page.leave(event)
-            case [*_, ChatScreen() as chat] if is_typed:
-                chat.take_keys()
+            case [*_, (ChatScreen() | Dialog()) as screen] if isinstance(
+                event, events.Key | events.Paste
+            ):
+                screen.take_keys()
             case _:
                 pass
         await super().on_event(event)

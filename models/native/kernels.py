@@ -1,8 +1,8 @@
 """The network's compiled kernels as Python functions on numpy arrays.
 
-All arrays are float32 in C order unless said otherwise. One thread calls at a
-time (the inference thread). Threads and attention are those of the cache's
-kernels.
+All arrays are float32 in C order unless said otherwise. Rows are of sequences of `length` tokens
+each (None: of one): a sequence's numbers are to the last bit what they are alone. One thread calls
+at a time (the inference thread). Threads and attention are those of the cache's kernels.
 """
 
 from collections.abc import Iterable, Sequence, Set
@@ -112,13 +112,16 @@ class Kernels:
         found = self._c.network_are_finite(c_void_p(where), c_int64(data.nbytes), c_int32(kind))
         return bool(found)
 
-    def linear(self, x: Floats, weight: Weight) -> Floats:
+    def linear(self, x: Floats, weight: Weight, *, length: int | None = None) -> Floats:
         """x [rows, columns] times the weight's transpose."""
         self.take(weight.kinds)
         where = checked("x", x, np.float32, (None, weight.columns))
         out = np.empty((len(x), weight.rows), np.float32)
         self._c.network_linear(
-            c_void_p(where), c_int64(len(x)), byref(weight.struct), c_void_p(address(out))
+            c_void_p(where),
+            *_sequences(len(x), length),
+            byref(weight.struct),
+            c_void_p(address(out)),
         )
         return out
 
@@ -140,17 +143,14 @@ class Kernels:
         return out
 
     def attention_inputs(
-        self, x: Floats, inputs: Inputs, *, offset: int, padding: Sequence[int] = ()
+        self, x: Floats, inputs: Inputs, *, starts: Sequence[int]
     ) -> tuple[Floats, Floats, Floats]:
         """Queries, keys and values of x [B, L, hidden], as [B, heads, L, dim].
 
-        offset: the position of the first of L tokens. padding: of each row, how many of the
-        positions are no tokens of its own; none where there are no numbers.
+        starts: the position of each row's first token; what stands before 0 is padding.
         """
         self.take(inputs.kinds)
         where = checked("x", x, np.float32, (None, None, inputs.hidden))
-        if offset < 0:
-            raise CacheError(f"got position {offset}, expected at least 0")
         batch, length, _ = x.shape
         outs = tuple(
             np.empty((batch, weight.rows // inputs.dim, length, inputs.dim), np.float32)
@@ -160,8 +160,7 @@ class Kernels:
             c_void_p(where),
             c_int64(batch),
             c_int64(length),
-            c_int64(offset),
-            _padding(padding, batch),
+            _starts(starts, batch),
             byref(inputs.struct),
             *(c_void_p(address(out)) for out in outs),
         )
@@ -180,7 +179,9 @@ class Kernels:
         )
         return out
 
-    def add(self, x: Floats, addition: Addition, residual: Floats) -> Floats:
+    def add(
+        self, x: Floats, addition: Addition, residual: Floats, *, length: int | None = None
+    ) -> Floats:
         """residual [rows, columns of the product] and what x [rows, columns] adds to it."""
         self.take(addition.kinds)
         where = checked("x", x, np.float32, (None, addition.columns))
@@ -188,42 +189,44 @@ class Kernels:
         out = np.empty_like(residual)
         self._c.network_add(
             c_void_p(where),
-            c_int64(len(x)),
+            *_sequences(len(x), length),
             byref(addition.struct),
             c_void_p(added),
             c_void_p(address(out)),
         )
         return out
 
-    def feed_forward(self, x: Floats, weights: FeedForward) -> Floats:
+    def feed_forward(self, x: Floats, weights: FeedForward, *, length: int | None = None) -> Floats:
         """x [rows, hidden] and what the feed-forward part adds to it."""
         self.take(weights.kinds)
         where = checked("x", x, np.float32, (None, weights.hidden))
         out = np.empty_like(x)
         self._c.network_feed_forward(
-            c_void_p(where), c_int64(len(x)), byref(weights.struct), c_void_p(address(out))
+            c_void_p(where),
+            *_sequences(len(x), length),
+            byref(weights.struct),
+            c_void_p(address(out)),
         )
         return out
 
     def layers(
         self,
         steps: Sequence[TierSteps],
-        offset: int,
+        starts: Sequence[int],
         weights: Layers,
         memories: Sequence[structs.TierMemory],
         x: Floats,
         done: c_int64,
         *,
-        padding: Sequence[int] = (),
         seconds: float = inf,
     ) -> bool:
         """x [B, L, hidden] through layers `done` to the last, in place; see layers.h.
 
         steps: of each layer, one for each of its caches, which share the rows of x; one
-        object for layers whose steps are the same. offset: of the first token. memories:
-        of the first layer's caches, then the second's, ... padding: as for
-        `attention_inputs`. seconds: after which no further layer begins. `done` counts the
-        layers as they end. Returns False where a cache refused the keys or values of the next.
+        object for layers whose steps are the same. starts: as for `attention_inputs`. memories:
+        of the first layer's caches, then the second's, ... seconds: after which no further layer
+        begins. `done` counts the layers as they end. Returns False where a cache refused the keys
+        or values of the next.
         """
         count, caches, first = weights.count, len(steps[0]), steps[0][0]
         _check_layers(steps, weights, len(memories))
@@ -235,8 +238,7 @@ class Kernels:
         accepted = self._c.network_layers(
             (c_void_p * count)(*map(addressof, steps)),
             c_int64(caches),
-            c_int64(offset),
-            _padding(padding, shape[0]),
+            _starts(starts, shape[0]),
             weights.pointers,
             (c_void_p * len(memories))(*map(addressof, memories)),
             c_int64(count),
@@ -247,11 +249,20 @@ class Kernels:
         return bool(accepted)
 
 
-def _padding(given: Sequence[int], rows: int) -> Array[c_int64] | None:
-    """Numbers of padding tokens [rows], or null."""
-    if given and len(given) != rows:
-        raise CacheError(f"got padding of {len(given)} rows, expected {rows}")
-    return (c_int64 * rows)(*given) if given else None
+def _starts(given: Sequence[int], rows: int) -> Array[c_int64]:
+    """Positions of the first tokens [rows]."""
+    if len(given) != rows:
+        raise CacheError(f"got positions of {len(given)} rows, expected {rows}")
+    return (c_int64 * rows)(*given)
+
+
+def _sequences(rows: int, length: int | None) -> tuple[c_int64, c_int64]:
+    """How many sequences there are among rows, and tokens of each."""
+    if length is None:
+        return c_int64(1), c_int64(rows)
+    if length < 1 or rows % length:
+        raise CacheError(f"got {rows} rows, expected whole sequences of {length} tokens")
+    return c_int64(rows // length), c_int64(length)
 
 
 def _check_layers(steps: Sequence[TierSteps], weights: Layers, memories: int) -> None:

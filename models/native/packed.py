@@ -112,7 +112,7 @@ class Weight:
             )
         self.rows, self.columns = rows, row_bytes // kind.block_bytes * kind.block_size
         grid = _grid(kind)
-        self._arrays = data, added, grid
+        self.data, self._arrays = data, (added, grid)
         self.kinds = frozenset([kind])
         self.struct = WeightStruct(
             where,

@@ -94,16 +94,20 @@ inline void put(const Output& to, int64_t m, int64_t first, int64_t width, float
         std::copy_n(products, width, to.numbers + at);
 }
 
-inline void multiply_strip(const Output& to, Quantized& x, int rows, int64_t index) {
+inline void multiply_strip(const Output& to, Quantized& x, int64_t rows, int64_t index) {
     const Weight& w = *to.weight;
     const Kind& of = kind_of(w.type);
     const int64_t first = index * kStrip, width = std::min(kStrip, w.rows - first);
     Strip strip;
-    of.strip(w, x.rows(of.few), rows, first, width, strip);
-    for (int m = 0; m < rows; ++m) put(to, m, first, width, strip.values[m]);
+    // All but the first few find the weights in the cache.
+    for (int64_t at = 0; at < rows; at += kFewRows) {
+        const int few = int(std::min<int64_t>(kFewRows, rows - at));
+        of.strip(w, x.rows(of.few) + at, few, first, width, strip);
+        for (int m = 0; m < few; ++m) put(to, at + m, first, width, strip.values[m]);
+    }
 }
 
-inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, int rows) {
+inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, int64_t rows) {
     int64_t all = 0;
     for (const Output& to : outputs) {
         all += strips(*to.weight);
@@ -138,11 +142,19 @@ inline void multiply_many(const Output& to, Quantized& x, int64_t rows) {
     }
 }
 
-// All products of activation rows with weights.
+// Whose activation rows: of `count` sequences, `length` tokens of each, one sequence after another.
+struct Sequences {
+    int64_t count, length;
+
+    int64_t rows() const { return count * length; }
+};
+
+// All products of activation rows with weights. The tokens of a sequence decide how, so that its
+// products are to the last bit the same whatever sequences are beside it.
 [[gnu::noinline]] inline void multiply(std::initializer_list<Output> outputs, Quantized& x,
-                                       int64_t rows) {
-    if (rows <= kFewRows) return multiply_few(outputs, x, int(rows));
-    for (const Output& to : outputs) multiply_many(to, x, rows);
+                                       Sequences of) {
+    if (of.length <= kFewRows) return multiply_few(outputs, x, of.rows());
+    for (const Output& to : outputs) multiply_many(to, x, of.rows());
 }
 
 }  // namespace ember

@@ -80,6 +80,10 @@ class Terminal:
         while (left := deadline - time.monotonic()) > 0:
             self._read(left)
 
+    def read_some(self, seconds: float) -> None:
+        """Read what comes first within the time."""
+        self._read(seconds)
+
     def wait_for(self, text: str) -> None:
         """Read until `text` has been shown."""
         deadline = time.monotonic() + patience(_SECONDS)

@@ -51,6 +51,12 @@ def test_what_is_piped_in_is_answered_line_by_line(say: Say) -> None:
     assert "\x1b" not in result.out + result.err
 
 
+def test_a_prompt_after_the_command_is_the_first_message(say: Say) -> None:
+    result = say("how?", flags=("why is", "it?", "--continue"))
+    assert result.out.count(ANSWER) == 2
+    assert [each.text for each in saved(1).messages][::2] == ["why is it?", "how?"]
+
+
 def test_what_is_piped_in_is_saved_where_a_chat_goes_on(say: Say) -> None:
     say("why?")
     assert not default_path().exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app import cli
+from app import cli, prompt_words
 from app.commands import run
 from app.options import UsageError
 from kvcache import EmberError
@@ -84,6 +84,19 @@ def test_words_after_the_model_are_the_prompt(
     arguments: list[str], model: str | None, prompt: str
 ) -> None:
     assert asked(*arguments) == (model, [prompt])
+
+
+@pytest.mark.usefixtures("home")
+def test_a_chat_takes_a_model_and_a_prompt_likewise() -> None:
+    for arguments, model, prompt in (
+        (["m", "why?"], "m", "why?"),
+        (["why is it so?"], None, "why is it so?"),
+        (["m", "--temp", "0", "why", "so?"], "m", "why so?"),
+        (["smollm2"], "smollm2", ""),
+    ):
+        args = cli._parsed(["chat", *arguments])
+        prompt_words.part(args)
+        assert (args.name, " ".join(args.words)) == (model, prompt)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +177,8 @@ def test_a_file_with_blanks_in_its_name_is_a_model(
 def test_words_are_left_over_for_no_other_command(ember: Ember) -> None:
     for command in (
         ["ls", "x"],
-        ["chat", "m", "hello there"],
+        ["chat", "m", "--nix"],
+        ["ls", "--json", "x"],
         ["run", "m", "--temp", "0", "--nix"],
     ):
         result = ember(*command)

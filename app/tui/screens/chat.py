@@ -152,6 +152,11 @@ class ChatScreen(Screen[None]):
         """Copy a text and say so."""
         copying.copy(self, text, what)
 
+    def send(self, draft: Draft) -> None:
+        """Send a draft as if it were typed."""
+        self.composer.put(draft)
+        self.composer.submit()
+
     # -- showing --
 
     def _tick(self) -> None:
@@ -203,7 +208,8 @@ class ChatScreen(Screen[None]):
     def take_keys(self) -> None:
         """The prompt has the focus, in a terminal that is said not to be in front too.
 
-        Textual takes the focus away then, and some terminals tell too late that they are back.
+        Textual takes the focus away then, and some terminals tell too late that they are back;
+        and by a click beyond the screen, which comes from a terminal that has just shrunk.
         """
         if self.focused is None and self.is_mounted:
             self.set_focus(self.composer.prompt)

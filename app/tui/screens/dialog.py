@@ -34,6 +34,11 @@ class Dialog(ModalScreen[ScreenResultType]):
         """End, with a result; does nothing where another screen is on top."""
         return super().dismiss(result) if self.is_active else AwaitComplete()
 
+    def take_keys(self) -> None:
+        """Its first field has the focus where nothing has; as `ChatScreen.take_keys`."""
+        if self.focused is None and self.is_mounted:
+            self.focus_next()
+
     def action_close(self) -> None:
         """Close a list that is dropped down, else the screen."""
         for each in self.query(Select):

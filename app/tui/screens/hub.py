@@ -202,7 +202,7 @@ def _repo_line(repo: FoundRepo) -> Content:
     """Name, size of the model, downloads; what it is."""
     parameters = f"{repo.parameters_text} · " if repo.parameters else ""
     first = (inert_line(repo.repo), "bold")
-    downloads = f"\n  {parameters}{repo.downloads:,} downloads a month"
+    downloads = f"\n{parameters}{repo.downloads:,} downloads a month"
     gated = " · gated: needs HF_TOKEN" if repo.gated else ""
     architecture = inert_line(repo.architecture)
     if not runs(repo.architecture):
@@ -218,11 +218,11 @@ def _file_line(row: FileRow) -> Content:
     name, size = inert_line(file.hub.file), units.file_size(file.size)
     first = ((file.quantization or "GGUF").ljust(9), "bold"), f" {size}  "
     if cost is None:
-        return Content.assemble(*first, f"\n  {name}")
+        return Content.assemble(*first, f"\n{name}")
     if cost.problem:
         cannot = f"cannot run: {inert_line(cost.problem)}"
-        return Content.assemble(*first, (cannot, "$error"), (f"\n  {name}", MUTED))
+        return Content.assemble(*first, (cannot, "$error"), (f"\n{name}", MUTED))
     seen = outlook(cost, memory.memory())
     fits = seen.in_words if cost.shape is not None else ""
     style = _STYLES.get(seen.room, MUTED)
-    return Content.assemble(*first, (fits, style), (f"\n  {cache_cost(cost)}{name}", MUTED))
+    return Content.assemble(*first, (fits, style), (f"\n{cache_cost(cost)}{name}", MUTED))

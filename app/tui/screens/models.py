@@ -90,7 +90,7 @@ class ModelsScreen(Dialog[str | None]):
         current = self._chat.model.spec if self._chat.model else ""
         here = memory.memory()
         chooser.set_options(
-            Option(_line(each, self._costs.get(each.spec), here, is_current=each.spec == current))
+            Option(_line(each, self._costs.get(each.spec), here, is_loaded=each.spec == current))
             for each in self._listed
         )
         if self._listed:
@@ -117,35 +117,31 @@ class ModelsScreen(Dialog[str | None]):
         )
 
 
-def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_current: bool) -> Content:
+def _line(model: ListedModel, cost: Cost | None, here: Memory, *, is_loaded: bool) -> Content:
     """Name, size, fit; cache cost, what loads it and what it is."""
     if cost is not None and cost.problem:
-        return _refused(model, cost, is_current=is_current)
+        return _refused(model, cost)
     verdict = None if model.path and cost is None else fit(model, cost, here)
     unknown = "reading" if model.path and cost is None else "size unknown"
-    size = "" if model.size is None else f"{units.file_size(model.size)} "
+    state = " · to fetch" if model.path is None else " · loaded" if is_loaded else ""
     first = Content.assemble(
-        *_name(model, cost, is_current=is_current),
-        size,
+        *_name_and_size(model, cost),
         (verdict.value, _STYLES[verdict]) if verdict else (unknown, MUTED),
-        ("" if model.path else " · to fetch", "$accent"),
+        (state, "$accent"),
     )
-    about = f"{cache_cost(cost)}{model.spec} · {model.about}"
-    return Content.assemble(first, "\n  ", (inert_line(about), MUTED))
+    about = f"{cache_cost(cost)}{model.spec} · {model.remark}"
+    return Content.assemble(first, "\n", (inert_line(about), MUTED))
 
 
-def _refused(model: ListedModel, cost: Cost, *, is_current: bool) -> Content:
+def _refused(model: ListedModel, cost: Cost) -> Content:
     """A model that is of no use here, and the whole reason."""
-    size = "" if model.size is None else units.file_size(model.size)
     cannot = f"cannot run: {inert_line(cost.problem)}"
-    named = (*_name(model, cost, is_current=is_current), (inert_line(model.spec), MUTED))
-    return Content.assemble(*named, f"  {size}", "\n  ", (cannot, "$error"))
+    about = (f"{inert_line(model.spec)} · ", MUTED)
+    return Content.assemble(*_name_and_size(model, cost), "\n", about, (cannot, "$error"))
 
 
-def _name(
-    model: ListedModel, cost: Cost | None, *, is_current: bool
-) -> tuple[str | tuple[str, str], ...]:
+def _name_and_size(model: ListedModel, cost: Cost | None) -> tuple[str | tuple[str, str], ...]:
     """For people, once it is known."""
-    mark = "● " if is_current else "  "
     name = cost.title if cost and cost.title else title_of(model.spec)
-    return (mark, "$accent"), (inert_line(name), "bold"), "  "
+    size = "" if model.size is None else f"{units.file_size(model.size)} "
+    return (inert_line(name), "bold"), "  ", size

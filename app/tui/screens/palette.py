@@ -14,6 +14,8 @@ from app.tui.screens.dialog import closing
 from app.tui.screens.search import SearchScreen
 from app.tui.text.colours import MUTED
 
+_COMMAND_WIDTH = 12
+
 
 class Entry(NamedTuple):
     """A command as it would be typed, without its slash."""
@@ -24,8 +26,13 @@ class Entry(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What is searched and shown."""
-        return f"/{self.name} {self.argument}".rstrip() + f"  {self.about}"
+        """What is searched."""
+        return f"{self.command}  {self.about}"
+
+    @property
+    def command(self) -> str:
+        """What would be typed."""
+        return f"/{self.name} {self.argument}".rstrip()
 
 
 class PaletteScreen(SearchScreen[Entry | None, Entry]):
@@ -51,8 +58,8 @@ class PaletteScreen(SearchScreen[Entry | None, Entry]):
         return sorted(found, key=lambda each: not each.name.startswith(first))
 
     def line(self, item: Entry) -> Content:
-        command = item.text.removesuffix(item.about)
-        return Content.assemble((command, "bold"), (item.about, MUTED))
+        command = item.command.ljust(_COMMAND_WIDTH)
+        return Content.assemble((command, "bold"), "  ", (item.about, MUTED))
 
     def result(self, item: Entry) -> Entry | None:
         return item

@@ -15,7 +15,7 @@ from pathlib import Path
 from models.finding.fetch import fetch
 from tests.app.monkey.play import Game, Outcome, own_cache, play
 
-_MOST_TRIES = 16
+_TRIES = 16
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
             _say(_line(arguments.seed, outcome, 0.0))
             return int(bool(outcome.faults))
         seeds = [arguments.seed] if arguments.seed is not None else range(*arguments.seeds)
-        failed = [each for each in seeds if not _passes(game, each)]
+        failed = [each for each in seeds if not _passes(game, each, arguments.tries)]
     _say(f"{len(seeds) - len(failed)} of {len(seeds)} seeds passed; failed: {failed}")
     return int(bool(failed))
 
@@ -51,27 +51,30 @@ def _parser() -> argparse.ArgumentParser:
         "--replay", nargs="?", const="", metavar="STEPS", help="tell each step; as in 3,7-9"
     )
     parser.add_argument("--length", type=int, default=24, help="steps of each window")
+    parser.add_argument(
+        "--tries", type=int, default=_TRIES, help="how often one that fails is played to shorten it"
+    )
     parser.add_argument("options", nargs="*", help="of the chat, after --")
     return parser
 
 
-def _passes(game: Game, seed: int) -> bool:
+def _passes(game: Game, seed: int, tries: int) -> bool:
     began = time.monotonic()
     outcome = play(game, seed)
     _say(_line(seed, outcome, time.monotonic() - began))
     if outcome.faults:
-        steps = _shortened(game, seed)
+        steps = _shortened(game, seed, tries)
         _say(f"python -m tests.app.monkey {game.model} --seed {seed} --replay {_listed(steps)}")
     return not outcome.faults
 
 
-def _shortened(game: Game, seed: int) -> list[int]:
+def _shortened(game: Game, seed: int, most_tries: int) -> list[int]:
     """As few steps as still fail, found by leaving out ever smaller parts."""
     steps = list(range(sum(len(each.actions) for each in game.scripts(seed))))
     size, tries = len(steps) // 2, 0
-    while size and tries < _MOST_TRIES:
+    while size and tries < most_tries:
         at = 0
-        while at < len(steps) and tries < _MOST_TRIES:
+        while at < len(steps) and tries < most_tries:
             fewer = steps[:at] + steps[at + size :]
             tries += 1
             if play(game, seed, fewer).faults:

@@ -34,10 +34,14 @@ from tests.patience import patience
 
 _LOOK_SECONDS, _SEEN_SECONDS, _KEPT_SECONDS, _READY_SECONDS = 0.05, 1.0, 5.0, 8.0
 # Processor time of the chat, answers included, for each second it is given; and an end to that.
-_SHARE, _STARVED_SECONDS = 4.0, 120.0
+_SHARE, _STARVED_SECONDS = 4.0, 300.0
+# Two within this time are one who wants to leave.
+_INTERRUPTS_APART = 2.2
 _BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
 _PASTE_ENDS = b"\x1b[201~"
 _EMPTY_PROMPT = "Ask, /"
+# What is said where there is nothing to edit, or not now.
+_REFUSED = ("nothing to", "stop the answer")
 # The corner of a dialog before its title.
 _DIALOG = "╭─ "
 _WAITS = "1 question waits"
@@ -61,8 +65,10 @@ class Window:
         self._terminal, self._kept = terminal, kept
         self._screen = pyte.Screen(120, 36)
         self._stream = pyte.Stream(self._screen)
-        self._fed = 0
+        self._fed, self._drawn = 0, ""
         self._waiting: str | None = None
+        self._interrupted_at = 0.0
+        self._given = ""
         self.slowest = 0.0
 
     @property
@@ -90,8 +96,7 @@ class Window:
             case Keys():
                 self._terminal.type(action.data)
             case Interrupt():
-                self._terminal.type(INTERRUPT)
-                self._terminal.read_for(2.2)  # the next one is no second one
+                self._interrupt()
             case Resize():
                 self._resize(action)
             case Pause():
@@ -148,6 +153,12 @@ class Window:
             self._screen.resize(rows, columns)
             self._terminal.read_for(0.01)
 
+    def _interrupt(self) -> None:
+        since = time.monotonic() - self._interrupted_at
+        self._terminal.read_for(_INTERRUPTS_APART - since)
+        self._terminal.type(INTERRUPT)
+        self._interrupted_at = time.monotonic()
+
     def _pause(self, pause: Pause) -> None:
         if pause.by_key:
             self._terminal.type(_SUSPEND)
@@ -201,7 +212,11 @@ class Window:
     def _edit(self, word: str) -> None:
         self._calm()
         self._terminal.type(b"/edit" + _ENTER)
-        if self._wait(lambda: "editing" in self._text(), _SEEN_SECONDS):
+
+        def is_heard() -> bool:
+            return any(said in self._text() for said in ("editing", *_REFUSED))
+
+        if self._wait(is_heard, _SEEN_SECONDS) and "editing" in self._text():
             with self._kept.replacing():
                 self._terminal.type(SELECT_ALL)
                 self._type(word, b"", at_once=True)
@@ -223,10 +238,7 @@ class Window:
 
         deadline = time.monotonic() + _STARVED_SECONDS
         while not self.has_ended:
-            # One by one: two at once are another key.
-            for keys in (_ESCAPE, _ESCAPE, SELECT_ALL + _BACKSPACE):
-                self._terminal.type(keys)
-                self._terminal.read_for(0.15)
+            self._terminal.type(_ESCAPE + _ESCAPE + SELECT_ALL + _BACKSPACE)
             if self._wait(is_calm, 0.1):
                 return
             if time.monotonic() > deadline:
@@ -267,8 +279,9 @@ class Window:
         """Wait for what must come, on a machine that hardly lets the chat run too."""
         used, began = self._used(), time.monotonic()
         while not self._wait(holds, seconds):
-            had_its_time = self._used() - used > _SHARE * seconds
-            if had_its_time or self.has_ended or time.monotonic() - began > _STARVED_SECONDS:
+            given, waited = self._used() - used, time.monotonic() - began
+            if given > _SHARE * seconds or self.has_ended or waited > _STARVED_SECONDS:
+                self._given = f"given {given:.1f} s of a processor in {waited:.0f} s"
                 return holds()
         return True
 
@@ -278,7 +291,7 @@ class Window:
         while not holds():
             if time.monotonic() > deadline or self.has_ended:
                 return holds()
-            self._terminal.read_for(_LOOK_SECONDS)
+            self._terminal.read_some(_LOOK_SECONDS)
         return True
 
     def _used(self) -> float:
@@ -292,8 +305,10 @@ class Window:
     # -- the screen --
 
     def _text(self) -> str:
-        self._feed()
-        return "\n".join(self._screen.display)
+        if self._fed < len(self.shown):
+            self._feed()
+            self._drawn = "\n".join(self._screen.display)
+        return self._drawn
 
     def _feed(self) -> None:
         with suppress(IndexError):  # pyte's own, where a terminal has shrunk
@@ -301,7 +316,7 @@ class Window:
         self._fed = len(self.shown)
 
     def _picture(self) -> str:
-        return "\n" + self._text()
+        return f"{self._given}\n{self._text()}"
 
     def _last_lines(self) -> str:
         return repr(self.shown[-500:])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
@@ -144,6 +145,7 @@ async def talk(
     settings: Settings | None = None,
     settings_path: Path | None = None,
     personas_path: Path | None = None,
+    first: str = "",
     store: SessionStore | None = None,
 ) -> AsyncIterator[Talk]:
     """A chat that is ready, or as far as its service lets it be."""
@@ -154,11 +156,18 @@ async def talk(
         settings=settings,
         settings_path=settings_path,
         personas_path=personas_path,
+        first=first,
         store=store,
     )
     async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause(0.1)
         yield Talk(app, service, pilot)
+
+
+def click_beyond_the_screen() -> events.MouseDown:
+    """Where the terminal still was when it was clicked."""
+    at = {"x": 200, "y": 99, "screen_x": 200, "screen_y": 99, "delta_x": 0, "delta_y": 0}
+    return events.MouseDown(None, **at, button=1, shift=False, meta=False, ctrl=False)
 
 
 @pytest.fixture

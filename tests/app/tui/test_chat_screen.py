@@ -20,12 +20,24 @@ from app.tui.widgets.tier_events import TierEvents
 from kvcache import EmberError
 from models.finding.store import models_folder
 from tests.app.service.scripted_service import ScriptedService, layer_stats
-from tests.app.tui.conftest import on_screen, talk
+from tests.app.tui.conftest import click_beyond_the_screen, on_screen, talk
 
 HOSTILE = (
     "[bold red]markup[/] \x1b[2J\x1b]0;owned\x07 \x9b31m \u202eevil\u202c "
     "<script>x</script> [link](file:///etc/passwd) $(rm) " + "w" * 5000
 )
+
+
+@on_screen
+async def test_a_first_message_is_sent_as_if_it_were_typed() -> None:
+    async with talk(first="Why is the sky blue?") as chat:
+        await chat.until(lambda: chat.service.answering)
+        assert chat.texts[0] == "Why is the sky blue?"
+        assert chat.prompt.text == ""
+        chat.service.finish()
+        await chat.settled()
+        await chat.press("up")
+        assert chat.prompt.text == "Why is the sky blue?"
 
 
 @on_screen
@@ -456,6 +468,22 @@ async def test_typing_goes_to_the_prompt_after_a_click_a_tab_and_out_of_focus() 
         chat.service.finish()
         await chat.settled()
         assert chat.texts[2] == "abc pasted"
+
+
+@on_screen
+async def test_keys_are_the_prompt_s_after_a_click_beyond_a_screen_that_has_shrunk() -> None:
+    async with talk() as chat:
+        await chat.press(*"draft")
+        chat.app.post_message(click_beyond_the_screen())
+        await chat.until(lambda: chat.screen.focused is None)
+        await chat.press("backspace")
+        assert chat.prompt.text == "draf"
+        chat.app.post_message(click_beyond_the_screen())
+        await chat.until(lambda: chat.screen.focused is None)
+        await chat.press("enter")
+        await chat.until(lambda: chat.service.answering)
+        chat.service.finish()
+        await chat.settled()
 
 
 @on_screen

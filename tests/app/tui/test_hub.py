@@ -59,13 +59,11 @@ async def test_a_model_is_searched_looked_at_and_fetched(hub: FakeHub) -> None:
         await opened(chat)
         await chat.press(*"tiny")
         await chat.until(lambda: len(lines(chat)) == 1)
-        assert lines(chat) == [f"{REPO}\n  135M · 4,321 downloads a month · llama"]
+        assert lines(chat) == [f"{REPO}\n135M · 4,321 downloads a month · llama"]
         await chat.press("enter")
         await chat.until(lambda: any("KV per 1k tokens 375 KiB" in line for line in lines(chat)))
         first, second = lines(chat)
-        assert re.match(
-            r"Q8_0 +\d MB  fits\n  KV per 1k tokens 375 KiB, cold .* · tiny-Q8_0", first
-        )
+        assert re.match(r"Q8_0 +\d MB  fits\nKV per 1k tokens 375 KiB, cold .* · tiny-Q8_0", first)
         assert second.startswith("F16")
         assert chat.app.screen.query_one(OptionList).highlighted == 0
         await chat.press("enter")

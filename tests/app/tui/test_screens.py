@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from textual import events
-from textual.widgets import OptionList, Static
+from textual.widgets import Input, OptionList, Static
 
 from app import units
 from app.chat.speed_meter import Speed
@@ -32,7 +32,7 @@ from app.tui.widgets.speed_pane import SpeedPane
 from app.tui.widgets.status_line import StatusLine
 from models.finding.store import models_folder
 from tests.app.service.scripted_service import ScriptedService, layer_stats
-from tests.app.tui.conftest import Talk, on_screen, talk
+from tests.app.tui.conftest import Talk, click_beyond_the_screen, on_screen, talk
 from tests.app.tui.test_sizes import drawn
 from tests.models.gguf.raw_gguf import STRING, RawGGUF, pair, string
 from tests.models.samples import ENTRY
@@ -144,15 +144,16 @@ async def test_the_model_picker_shows_costs_and_switches(tiny_path: Path) -> Non
         await chat.until(lambda: any("KV per 1k tokens 375 KiB" in lines()[at] for at in tinys()))
         (other,) = [line for line in lines() if "other.gguf" in line]
         size = (folder / "other.gguf").stat().st_size
-        assert other.splitlines()[1] == "  cannot run: architecture 'nobody-has-heard-of-it'"
-        assert other.splitlines()[0].endswith(units.file_size(size))
+        assert other.endswith("other.gguf · cannot run: architecture 'nobody-has-heard-of-it'")
+        assert other.splitlines()[0].endswith(f"  {units.file_size(size)} ")
         (tiny,) = tinys()
         assert "cold " in lines()[tiny]
-        assert lines()[tiny].startswith("  random weights · Q8_0  ")
+        assert lines()[tiny].startswith("random weights · Q8_0  ")
         assert " fits\n" in lines()[tiny]
         (fetchable,) = [line for line in lines() if "smollm2-360m" in line]
         assert "SmolLM2 360M Instruct · Q4_K_M  271 MB fits · to fetch" in fetchable
         assert "KV per 1k tokens 39.1 MiB, cold " in fetchable
+        assert fetchable.endswith("smollm2-360m · small and quick")
         await chat.choose(tiny)
         await chat.until(lambda: chat.service.loads[-1] == "ember:tiny.gguf")
         assert chat.texts == ["one", "1"]
@@ -169,7 +170,7 @@ async def test_the_model_picker_makes_up_no_size(monkeypatch: pytest.MonkeyPatch
         chooser = chat.app.screen.query_one(OptionList)
         await chat.until(lambda: bool(chooser.options))
         (line,) = [str(each.prompt) for each in chooser.options if "tiny" in str(each.prompt)]
-        assert line.splitlines()[0] == "  a test's own model · Q4_1  size unknown · to fetch"
+        assert line.splitlines()[0] == "a test's own model · Q4_1  size unknown · to fetch"
 
 
 @on_screen
@@ -293,6 +294,30 @@ async def test_the_palette_lists_what_can_be_run_alone() -> None:
         await chat.until(lambda: listed(chat) == ["nothing found"])
         await chat.press("enter", "escape")
         assert isinstance(chat.app.screen, ChatScreen)
+
+
+@on_screen
+async def test_keys_that_come_all_at_once_keep_their_order_in_a_field() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+p")
+        field = chat.app.screen.query_one(Input)
+        for key in ("a", "backspace", "b", "ctrl+u", "c", "left", "d", "home", "e"):
+            chat.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await chat.until(lambda: "e" in field.value)
+        assert field.value == "edc"
+        await chat.press("ctrl+c")
+        assert isinstance(chat.app.screen, ChatScreen)
+
+
+@on_screen
+async def test_a_field_keeps_the_keys_after_a_click_beyond_a_screen_that_has_shrunk() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+p", *"ab")
+        dialog = chat.app.screen
+        chat.app.post_message(click_beyond_the_screen())
+        await chat.until(lambda: dialog.focused is None)
+        await chat.press("backspace", "c")
+        assert dialog.query_one(Input).value == "ac"
 
 
 @on_screen

@@ -74,7 +74,7 @@ def _together(
     for rows in (1, 8, 9):
         x = _activations(rows, q.columns)
         for name, got in zip(
-            "qkv", kernels.attention_inputs(x[None], inputs, offset=0), strict=True
+            "qkv", kernels.attention_inputs(x[None], inputs, starts=(0,)), strict=True
         ):
             yield f"{name} of {rows} rows", got
         yield f"feed-forward of {rows} rows", kernels.feed_forward(x, part)
