@@ -66,10 +66,10 @@ _HEADERS = {
 
 def products(kind: TensorType) -> build.Sources:
     """What is computed with weights of a type (kinds.h)."""
-    told = f"-DEMBER_TYPE={kind.name}", f'-DEMBER_FAMILY="{_HEADERS[kind]}"'
-    if _HEADERS[kind] == _FLOATS:
-        # A twelfth slower without all of it.
-        told = "-O3", *told
+    header = _HEADERS[kind]
+    # A twelfth slower without all of it.
+    fast = ("-O3",) if header == _FLOATS else ()
+    told = *fast, f"-DEMBER_TYPE={kind.name}", f'-DEMBER_FAMILY="{header}"'
     return build.Sources(entry=_FOLDER / "type.cpp", headers=(_CACHES,), flags=told)
 
 

@@ -44,7 +44,7 @@ class Entry:
         self.lines: list[Strip] = []
         self.body = self.same = 0
         self._maker: LineMaker | None = None
-        self._markdown: "GrowingMarkdown | None" = None
+        self._markdown: GrowingMarkdown | None = None
         self._shown = ""
         self._state: tuple[object, ...] = ()
 
