@@ -230,7 +230,7 @@ class Attention {
         const BlockForm &key_form = *memory_.key_form, &value_form = *memory_.value_form;
         float *keys = scratch_tile(0), *values = scratch_tile(1);
         const bool in_whole = fits_whole(key_form) && fits_whole(value_form);
-        if (in_whole) key_form.coding->assign_whole(rows);
+        if (in_whole) key_form.all_codes->assign_whole(rows);
         for (const TileRef* tile = from; tile < to; ++tile) {
             const Seen* seen = seen_by(first, rows.count, *tile, head / step_.kv_heads);
             if (!any_sees(seen, rows.count)) continue;
@@ -239,7 +239,7 @@ class Attention {
             decode_values(value_form, memory_.values[tile->source] + head * value_form.record_bytes,
                           tile->first, tile->count, values);
             if (in_whole)
-                key_form.coding->attend_whole(keys, values, tile->count, rows, seen);
+                key_form.all_codes->attend_whole(keys, values, tile->count, rows, seen);
             else
                 attend_tile(FloatKeys(keys, tile->count, step_.dim),
                             FloatValues(values, tile->count, step_.dim), tile->count, rows, seen);

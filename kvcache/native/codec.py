@@ -29,7 +29,7 @@ from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
 from kvcache.native.build import Sources
-from kvcache.native.library import Library, codes, library
+from kvcache.native.library import ALL_CODES, Library, codes, library
 from kvcache.native.structs import (
     HEAD_DIM_STEP,
     MOST_LEVELS,
@@ -128,8 +128,8 @@ class CpuCodec:
         That is compiled where nobody has had such codes before: now, and not when the codec is
         made, so that no first answer waits for it. Raises NativeUnavailableError.
         """
-        if not self.form.coding and (coding := coding_of(self.codec)) is not None:
-            self.form.coding = self.kernels.coding(coding)
+        if not self.form.coding and (needed := kernels_of(self.codec)):
+            self.form.coding, self.form.all_codes = map(self.kernels.functions, needed)
         return self.form
 
     def encode(self, x: Array, out: Bytes) -> None:
@@ -207,11 +207,11 @@ class CpuCodec:
             )
 
 
-def coding_of(codec: Codec) -> Sources | None:
-    """What the kernels are compiled from for a codec's codes; None where it needs nothing."""
+def kernels_of(codec: Codec) -> tuple[Sources, ...]:
+    """What is computed with a codec's codes, and with all; none where it has no codes."""
     if type(codec) not in _FAMILIES or isinstance(codec, UnencodedCodec):
-        return None
-    return codes(codec.code_bits, trellis=isinstance(codec, TrellisCodec))
+        return ()
+    return codes(codec.code_bits, trellis=isinstance(codec, TrellisCodec)), ALL_CODES
 
 
 def _is_taken(codec: Codec, tokens: int, dim: int, role: Role) -> bool:

@@ -2,8 +2,6 @@
 
 #include "coded_values.h"
 #include "decode_codes.h"
-#include "encoders.h"
-#include "whole_tiles.h"
 
 namespace ember {
 
@@ -21,17 +19,11 @@ static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes)
 static constexpr Coding coding_of() {
     Coding coding{.decode_keys = decode_keys<EMBER_BITS>,
                   .decode_values = decode_values<EMBER_BITS>,
-                  .assign_whole = nullptr,
-                  .attend_whole = nullptr,
-                  .encode = encode_draft,
+                  .encode = nullptr,
                   .pack = pack,
                   .unpack = unpack,
                   .score = nullptr,
                   .gather = nullptr};
-#ifdef EMBER_VNNI
-    coding.assign_whole = assign_whole;
-    coding.attend_whole = attend_whole;
-#endif
 #ifdef EMBER_BYTES
     if constexpr (EMBER_BITS <= kMostCodeBits) coding.score = CodedKeys::score<EMBER_BITS>;
     if constexpr (kSummedByCodes<EMBER_BITS>) coding.gather = CodedValues::gather<EMBER_BITS>;
@@ -41,7 +33,7 @@ static constexpr Coding coding_of() {
 
 }  // namespace ember
 
-extern "C" const ember::Coding* ember_coding() {
+extern "C" const ember::Coding* ember_functions() {
     static constexpr ember::Coding coding = ember::coding_of();
     return &coding;
 }

@@ -16,12 +16,7 @@ struct Coding {
     using Decode = void(const BlockForm& form, const uint8_t* record, int64_t first, int64_t count,
                         float* tile);
     Decode *decode_keys, *decode_values;
-    // Many query rows over decoded tiles in integers (whole_tiles.h): the rows of a thread's task, as
-    // they stay until the next, and then each tile of them; null where there are no such products.
-    void (*assign_whole)(const Rows& rows);
-    void (*attend_whole)(const float* keys, const float* values, int64_t count, const Rows& rows,
-                         const Seen* seen);
-    // Codes of a draft in the codec's basis, by the codec.
+    // Of a trellis, its own encoder; null for all others.
     void (*encode)(const Draft& draft);
     // Codes [tokens, dim], one byte each, to the first bytes of a record, and back.
     void (*pack)(const BlockForm& form, const uint8_t* codes, uint8_t* record);
@@ -33,10 +28,21 @@ struct Coding {
                    const float* corrections, float* out);
 };
 
+// What is computed with codes of any width, in a library of its own too (all_codes.cpp).
+struct AllCodes {
+    // Codes of a draft in the codec's basis, by the codec; of no trellis.
+    void (*encode)(const Draft& draft);
+    // Many query rows over decoded tiles in integers (whole_tiles.h): the rows of a thread's task, as
+    // they stay until the next, and then each tile of them; null where there are no such products.
+    void (*assign_whole)(const Rows& rows);
+    void (*attend_whole)(const float* keys, const float* values, int64_t count, const Rows& rows,
+                         const Seen* seen);
+};
+
 // Whether rounding what codes stand for does not matter: they are coarse, and of rotated channels,
 // none of which is far larger than the others.
 inline bool fits_whole(const BlockForm& form) {
-    return form.coding && form.coding->attend_whole && form.bits < 8 && form.signs;
+    return form.all_codes && form.all_codes->attend_whole && form.bits < 8 && form.signs;
 }
 
 }  // namespace ember

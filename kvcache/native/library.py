@@ -29,6 +29,10 @@ SOURCES = build.Sources(
 _MOST_THREADS = 1024
 
 
+# What is computed with codes of any width.
+ALL_CODES = build.Sources(entry=_FOLDER / "all_codes.cpp")
+
+
 def codes(bits: int, *, trellis: bool = False) -> build.Sources:
     """What is computed with codes of a width, or with those of a trellis (coding.h)."""
     told = f"-DEMBER_BITS={bits}"
@@ -50,7 +54,7 @@ class Library:
         self.sources = sources
         self._c = build.load(sources)
         self.threads = int(self._c.ember_start(threads))
-        self._codings: dict[build.Sources, int] = {}
+        self._functions: dict[build.Sources, int] = {}
 
     def close(self) -> None:
         """End the kernels' threads."""
@@ -62,16 +66,16 @@ class Library:
         pool, products = c_void_p(self._c.ember_pool()), c_void_p(self._c.ember_products())
         return pool, cast(self._c.ember_attend_tiers, c_void_p), products
 
-    def coding(self, of: build.Sources) -> int:
-        """Where the functions of `codes` are; compiled where nobody has had such codes before.
+    def functions(self, of: build.Sources) -> int:
+        """Where those of `codes` or `ALL_CODES` are; compiled where nobody needed them before.
 
         Raises NativeUnavailableError.
         """
-        if of not in self._codings:
-            find = build.load(of.beside(self.sources)).ember_coding
+        if of not in self._functions:
+            find = build.load(of.beside(self.sources)).ember_functions
             find.restype = c_void_p
-            self._codings[of] = find()
-        return self._codings[of]
+            self._functions[of] = find()
+        return self._functions[of]
 
     @property
     def instructions(self) -> str:

@@ -3,7 +3,6 @@
 #include "decode_trellis.h"
 #include "encode_trellis.h"
 #include "trellis_values.h"
-#include "whole_tiles.h"
 
 namespace ember {
 
@@ -18,16 +17,12 @@ static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes)
 static constexpr Coding coding_of() {
     Coding coding{.decode_keys = decode_trellis_keys<EMBER_BITS>,
                   .decode_values = decode_trellis_values<EMBER_BITS>,
-                  .assign_whole = nullptr,
-                  .attend_whole = nullptr,
                   .encode = trellis::encode<EMBER_BITS>,
                   .pack = pack,
                   .unpack = unpack,
                   .score = nullptr,
                   .gather = nullptr};
 #ifdef EMBER_VNNI
-    coding.assign_whole = assign_whole;
-    coding.attend_whole = attend_whole;
     coding.gather = TrellisValues::gather<EMBER_BITS>;
 #endif
     return coding;
@@ -35,7 +30,7 @@ static constexpr Coding coding_of() {
 
 }  // namespace ember
 
-extern "C" const ember::Coding* ember_coding() {
+extern "C" const ember::Coding* ember_functions() {
     static constexpr ember::Coding coding = ember::coding_of();
     return &coding;
 }

@@ -86,7 +86,7 @@ void encode_block(const BlockForm& form, const HeadTokens& from, int64_t first, 
     }
     const Draft draft{form, head, form.signs ? rotated.data() : given.data(), codes.data(), record};
     if (form.family == Family::kUnencoded) return encode_plain(draft);
-    form.coding->encode(draft);
+    (form.coding->encode ? form.coding->encode : form.all_codes->encode)(draft);
     form.coding->pack(form, codes.data(), record);
 }
 

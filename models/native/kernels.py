@@ -19,7 +19,7 @@ from kvcache.codecs import Codec
 from kvcache.config import on_gpu
 from kvcache.native import build, structs
 from kvcache.native import library as caches
-from kvcache.native.codec import coding_of
+from kvcache.native.codec import kernels_of
 from kvcache.native.structs import Bytes, Floats, address, checked
 from models.gguf.header import TensorInfo
 from models.gguf.tensor_types import TensorType
@@ -306,7 +306,7 @@ def missing(backend: Backend, kinds: Iterable[TensorType] = ()) -> list[build.So
 
 def missing_codings(backend: Backend, codecs: Iterable[Codec]) -> list[build.Sources]:
     """The same of what a cache of these codecs needs once it encodes."""
-    return _missing(backend, (coding for each in codecs if (coding := coding_of(each))))
+    return _missing(backend, (needed for each in codecs for needed in kernels_of(each)))
 
 
 def _missing(backend: Backend, wanted: Iterable[build.Sources]) -> list[build.Sources]:

@@ -93,7 +93,7 @@ def test_what_a_model_needs_is_compiled_and_no_more(both: list[Sources], tmp_pat
 
 
 def test_what_encodes_is_compiled_beside_the_first_answer(both: list[Sources]) -> None:
-    codings = {library.codes(3), library.codes(2, trellis=True)}
+    codings = {library.ALL_CODES, library.codes(3), library.codes(2, trellis=True)}
     config = CacheConfig(keys="hkivi3", values="trellis2", backend=Backend.CPU)
     assert set(wanted_later(config)) == codings
     assert not codings & set(wanted(Backend.CPU))
