@@ -176,6 +176,7 @@ class Library:
 
     def encode(self, form: structs.BlockForm, tokens: Array, records: Bytes) -> None:
         """Tokens [B, Hkv, N * M, D] to records [N, B, Hkv, bytes]."""
+        _check_functions(form)
         where = checked(
             "records", records, np.uint8, (None, None, None, form.record_bytes), written=True
         )
@@ -191,6 +192,7 @@ class Library:
 
     def decode(self, form: structs.BlockForm, records: Bytes) -> Floats:
         """Records [N, B, Hkv, bytes] to tokens [B, Hkv, N * M, D]."""
+        _check_functions(form)
         where = checked("records", records, np.uint8, (None, None, None, form.record_bytes))
         blocks, batch, heads, _ = records.shape
         out = np.empty((batch, heads, blocks * form.tokens, form.dim), np.float32)
@@ -204,6 +206,7 @@ class Library:
 
     def pack(self, form: structs.BlockForm, codes: Bytes, records: Bytes) -> None:
         """Write codes [..., M, D] into the first bytes of records [..., bytes]."""
+        _check_functions(form)
         outer = records.shape[:-1]
         read = checked("codes", codes, np.uint8, (*outer, form.tokens, form.dim))
         written = checked("records", records, np.uint8, (*outer, form.record_bytes), written=True)
@@ -212,6 +215,7 @@ class Library:
 
     def unpack(self, form: structs.BlockForm, records: Bytes) -> Bytes:
         """The codes [..., M, D] of records [..., bytes]."""
+        _check_functions(form)
         outer = records.shape[:-1]
         where = checked("records", records, np.uint8, (*outer, form.record_bytes))
         codes = np.empty((*outer, form.tokens, form.dim), np.uint8)
@@ -229,6 +233,12 @@ class Library:
         sizes = (c_int64(n) for n in (codes.size // dim, each, bits, dim))
         self._c.ember_codes(c_void_p(where), *sizes, c_void_p(address(codes)))
         return codes
+
+
+def _check_functions(form: structs.BlockForm) -> None:
+    """Raise CacheError for a form of codes that leads to no functions."""
+    if form.family and not (form.coding and form.all_codes):
+        raise CacheError("got a form without functions: take the one of `CpuCodec.ready`")
 
 
 def is_refused() -> bool:
