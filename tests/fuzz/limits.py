@@ -1,17 +1,15 @@
 """What an input may cost before it is refused: seconds of a processor, and memory by its size."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 
+from app.rss import peak_rss
 from kvcache import EmberError
 
 SECONDS = 2.0
 # Bytes of memory for each of an input, beyond what allocators keep of all inputs before.
 MULTIPLE = 64
 _ALLOCATORS = 192 << 20
-_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
 class CostError(AssertionError):
@@ -33,7 +31,7 @@ class Limited:
         """Raises whatever is no EmberError, CostError, and AssertionError for an error of many
         lines."""
         if self._before is None:
-            self._before = _peak()
+            self._before = peak_rss()
         began = time.process_time()
         try:
             self._read(data)
@@ -46,11 +44,6 @@ class Limited:
         took = time.process_time() - began
         if took > self._seconds:
             raise CostError(f"{len(data)} bytes took {took:.1f} s, at most {self._seconds:g} may")
-        grown = _peak() - self._before
+        grown = peak_rss() - self._before
         if grown > _ALLOCATORS + MULTIPLE * len(data):
             raise CostError(f"{len(data)} bytes took {grown >> 20} MiB")
-
-
-def _peak() -> int:
-    """The most memory that the process has ever held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT

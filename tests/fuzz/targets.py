@@ -1,5 +1,6 @@
 """What reads foreign bytes, each with good ones to begin from. A refusal is an EmberError."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from mlx_lm.models.cache import save_prompt_cache
 
 from app.chat import settings
 from app.chat.personas import Persona, Personas
+from app.serve import bodies
 from app.sessions.chat import Chat, ChatMessage
 from app.sessions.export import as_json, from_json
 from app.sessions.store import SessionStore
@@ -251,6 +253,35 @@ def _look_at_piece(data: bytes) -> None:
     about_in(data)
 
 
+# -- what clients of a server say --
+
+
+def _read_request(data: bytes) -> None:
+    body = bodies.read(data)
+    (bodies.chat if "messages" in body else bodies.text)(body)
+
+
+def _requests() -> list[bytes]:
+    function = {"name": "f", "parameters": {"type": "object"}}
+    call = {"id": "1", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    chat = {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "2", "tool_call_id": "1"},
+        ],
+        "tools": [{"type": "function", "function": function}],
+        "stop": ["a", "b"],
+        "seed": 3,
+        "logit_bias": {"5": -1},
+        "stream_options": {"include_usage": True},
+    }
+    text = {"prompt": "once", "max_tokens": 5, "logprobs": 2, "n": 1, "temperature": 0.5}
+    return [json.dumps(each).encode() for each in (chat, text, {"prompt": [1, 2]})]
+
+
 # -- files --
 
 
@@ -276,5 +307,6 @@ TARGETS: Mapping[str, Target] = {
     "settings": Target(read=_load_settings, seeds=_settings),
     "prompts": Target(read=_load_personas, seeds=_personas),
     "cache": Target(read=_load_cache, seeds=_caches),
+    "request": Target(read=_read_request, seeds=_requests),
     "piece": Target(read=_look_at_piece, seeds=_caches),
 }
