@@ -15,7 +15,7 @@ from kvcache.native.build import BuildStoppedError, NativeUnavailableError, Sour
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
-from models.native.kernels import kinds_of, missing
+from models.native.kernels import kinds_of, missing, missing_codings
 
 COMPILING = "compiling the kernels (once)"
 _ASK_SECONDS = 0.1
@@ -35,17 +35,21 @@ def only_reference(backend: Backend) -> bool:
     return False
 
 
-def wanted(config: CacheConfig, model: str | None = None) -> list[Sources]:
-    """What a cache and a model need, and has to be compiled first.
+def wanted(backend: Backend, model: str | None = None) -> list[Sources]:
+    """What a model's first answer needs, and has to be compiled first.
 
     What a model that is not here yet needs beside, its load compiles; and it does that too where
     nothing else is to be compiled, as it reads the file's header anyway.
     """
-    codecs = [codec(name) for name in config.codecs]
-    found = missing(config.backend, codecs=codecs)
+    found = missing(backend)
     if not found or model is None:
         return found
-    return missing(config.backend, kinds=_kinds_at(model), codecs=codecs)
+    return missing(backend, _kinds_at(model))
+
+
+def wanted_later(config: CacheConfig) -> list[Sources]:
+    """What a cache needs as soon as it encodes, and has to be compiled."""
+    return missing_codings(config.backend, map(codec, config.codecs))
 
 
 def _kinds_at(model: str) -> frozenset[TensorType]:
@@ -79,6 +83,14 @@ def compile_beside(found: Sequence[Sources], stopped: Callable[[], bool]) -> Thr
     thread = Thread(target=work, name="compile", daemon=True)
     thread.start()
     return thread
+
+
+def compile_later(config: CacheConfig) -> None:
+    """Compile what a cache will encode by, while its first answer is computed.
+
+    Who needs it before waits for it; a program that ends does not.
+    """
+    compile_beside(wanted_later(config), lambda: False)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from app.generation import Event
 from app.hub_models import weights_room
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
-from app.kernels import compiling, wanted
+from app.kernels import compile_later, compiling, wanted
 from app.layer_losses import in_bits
 from app.meeting import least
 from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
@@ -86,7 +86,7 @@ def open_session(
     only a guess is told to the user, or one that has no switch for `think`.
     """
     config = cache_config(args)
-    with compiling(wanted(config, model_name(args))):
+    with compiling(wanted(config.backend, model_name(args))):
         path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
         loaded, admitted = _load_with_bar(thread, path, config, args)
@@ -96,6 +96,7 @@ def open_session(
         if args.keep == KEEP_SYSTEM:
             config = replace(config, keep=chat.system_tokens(args.system, think=think))
         engine = _engine_with_bar(thread, loaded, config, args.company)
+        compile_later(config)
         for text in (
             *admitted.notes,
             *load_notes(engine, asked=config.backend, hot=args.hot, chat=None if raw else chat),

@@ -211,7 +211,7 @@ def _backing(
     backend: Backend, kinds: frozenset[TensorType] = frozenset(), compiles: Compile | None = None
 ) -> _Backing:
     """Of a backend; with what is to be said where AUTO must do without kernels."""
-    if kernels_missing := missing(backend, kinds=kinds):
+    if kernels_missing := missing(backend, kinds):
         # Side by side; what fails is said where it is loaded.
         with suppress(NativeUnavailableError):
             (compiles or build)(kernels_missing)

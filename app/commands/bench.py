@@ -74,13 +74,14 @@ def run(args: argparse.Namespace) -> int:
     from app.bench.report import measure
     from app.bench.sections.all import SECTIONS
     from app.bench.settings import Settings
-    from app.kernels import compiling, wanted
+    from app.kernels import compiling, wanted, wanted_later
     from app.session import fetch_with_bar
     from kvcache import Backend, CacheConfig
 
     backend = _given(args, "backend") or "auto"
     name = _given(args, "model") or options.DEFAULT_MODEL
-    with compiling(wanted(CacheConfig(backend=Backend(backend)), name)):
+    config = CacheConfig(backend=Backend(backend))
+    with compiling([*wanted(config.backend, name), *wanted_later(config)]):
         model = str(fetch_with_bar(name))
     common = Settings(model=model, backend=backend, threads=threads or 0)
     quick = bool(_given(args, "quick"))

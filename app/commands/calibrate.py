@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from models.calibrate import TOKENS
 
     unencoded = CacheConfig(keys="f16", values="f16", max_tokens=2 * TOKENS, beyond_context=True)
-    with compiling(wanted(unencoded, args.name)):
+    with compiling(wanted(unencoded.backend, args.name)):
         path = fetch_with_bar(args.name)
     loaded, _ = load_admitted(path, unencoded, load_options(args))
     where = _count(loaded)

@@ -249,7 +249,7 @@ def _until_ended(lines: "LineChat", model: str, config: "CacheConfig") -> int:
 
     code = 1
     try:
-        with compiling(wanted(config, model)):
+        with compiling(wanted(config.backend, model)):
             fetch_with_bar(model)
         lines.run(model)
         code = 0

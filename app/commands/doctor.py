@@ -42,11 +42,11 @@ def _findings() -> dict[str, Any]:
     from app import __version__
     from app.kernels import compiling, wanted
     from app.wake.folder import PieceFolder, default_folder
-    from kvcache import Backend, CacheConfig
+    from kvcache import Backend
     from models.finding.store import models_folder
     from models.loader import activation_dtype
 
-    with compiling(wanted(CacheConfig())):
+    with compiling(wanted(Backend.AUTO)):
         kept = PieceFolder(default_folder())
     return {
         "ember": __version__,

@@ -31,12 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer until Ctrl-C or a kill."""
     settings = _settings(args)
-    from app.kernels import compiling, wanted
+    from app.kernels import compiling, wanted, wanted_later
     from app.serve.serving import serve
     from app.session import fetch_with_bar
 
     model = options.model_name(args)
-    with compiling(wanted(settings.cache, model)):
+    cache = settings.cache
+    with compiling([*wanted(cache.backend, model), *wanted_later(cache)]):
         path = fetch_with_bar(model)
     return serve(path, settings)
 

@@ -14,7 +14,14 @@ from app.generation import Event, Finished, TextChunk, ThinkingChunk
 from app.hub_models import weights_room
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
-from app.kernels import COMPILING, compile_beside, compile_kernels, wanted
+from app.kernels import (
+    COMPILING,
+    compile_beside,
+    compile_kernels,
+    compile_later,
+    wanted,
+    wanted_later,
+)
 from app.layer_losses import with_kv
 from app.memory import Need, admit
 from app.options import LoadOptions
@@ -118,7 +125,7 @@ class LiveService:
         compiles = self._compiler(job, cancel)
 
         def work() -> Iterator[LoadEvent]:
-            compiles(wanted(self._config, spec))
+            compiles(wanted(self._config.backend, spec))
             yield from self._load(spec, job, report, once(job, cancel), cancel, compiles)
 
         return self._thread.submit(lambda: until_stopped(work()), job)
@@ -145,7 +152,7 @@ class LiveService:
             job.put(Told(text=choice.because))
 
         def work() -> Iterator[FetchEvent]:
-            self._compiling = compile_beside(wanted(self._config), cancel.is_set)
+            self._compiling = compile_beside(wanted(self._config.backend), cancel.is_set)
             try:
                 fetch(spec, progress=report, room=weights_room(), chosen=chosen)
             except CancelledError as stop:
@@ -238,6 +245,7 @@ class LiveService:
             config = replace(config, keep=chat.system_tokens(self._system, cancel))
         warming, counting = told
         engine = make_engine(loaded, config, self._company, warming=warming, counting=counting)
+        compile_later(config)
         said = load_notes(engine, asked=config.backend, hot=self._hot, chat=chat, cancel=cancel)
         notes = (*admitted.notes, *said)
         reader.engine = engine
@@ -264,7 +272,7 @@ class LiveService:
             if keeps:
                 adapted = replace(adapted, keep=reader.chat.system_tokens(self._system, cancel))
             warming, counting = told
-            compiles(wanted(adapted))
+            compiles(wanted_later(adapted))
             engine.adapt(adapted, warming=warming, counting=counting)
             self._stats = engine.layer_stats()
             line = change_line(before, held, engine.plan, engine.stats())

@@ -104,6 +104,11 @@ class ChatApp(App[None]):
         offer = ModelOffer(self.chat, self._model)
         screen = ChatScreen(self.chat, offer, self.preferences, self._personas, COMMANDS)
         self.push_screen(screen)
+        # A load would keep the first picture, and the first keys, waiting.
+        screen.call_after_refresh(self._begin, screen)
+
+    def _begin(self, screen: ChatScreen) -> None:
+        """Load the model, if that is wanted or nothing has to be asked; send what was given."""
         if self._is_asked_for or self.chat.service.is_here(self._model):
             self.chat.use(self._model)
         if self._first:

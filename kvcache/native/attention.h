@@ -10,7 +10,6 @@
 
 #include "few_coded.h"
 #include "pool.h"
-#include "whole_tiles.h"
 
 namespace ember {
 
@@ -230,12 +229,8 @@ class Attention {
                      const TileRef* to) const {
         const BlockForm &key_form = *memory_.key_form, &value_form = *memory_.value_form;
         float *keys = scratch_tile(0), *values = scratch_tile(1);
-#ifdef EMBER_VNNI
-        thread_local WholeQueries queries;
-        thread_local WholeTile whole;
         const bool in_whole = fits_whole(key_form) && fits_whole(value_form);
-        if (in_whole) queries.assign(rows.queries, rows.count, step_.dim);
-#endif
+        if (in_whole) key_form.all_codes->assign_whole(rows);
         for (const TileRef* tile = from; tile < to; ++tile) {
             const Seen* seen = seen_by(first, rows.count, *tile, head / step_.kv_heads);
             if (!any_sees(seen, rows.count)) continue;
@@ -243,15 +238,11 @@ class Attention {
                         tile->first, tile->count, keys);
             decode_values(value_form, memory_.values[tile->source] + head * value_form.record_bytes,
                           tile->first, tile->count, values);
-#ifdef EMBER_VNNI
-            if (in_whole) {
-                whole.assign(keys, values, tile->count, step_.dim);
-                whole.attend(queries, rows, seen);
-                continue;
-            }
-#endif
-            attend_tile(FloatKeys(keys, tile->count, step_.dim),
-                        FloatValues(values, tile->count, step_.dim), tile->count, rows, seen);
+            if (in_whole)
+                key_form.all_codes->attend_whole(keys, values, tile->count, rows, seen);
+            else
+                attend_tile(FloatKeys(keys, tile->count, step_.dim),
+                            FloatValues(values, tile->count, step_.dim), tile->count, rows, seen);
         }
     }
 

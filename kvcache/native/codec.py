@@ -29,7 +29,7 @@ from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
 from kvcache.native.build import Sources
-from kvcache.native.library import Library, codes, library
+from kvcache.native.library import ALL_CODES, Library, codes, library
 from kvcache.native.structs import (
     HEAD_DIM_STEP,
     MOST_LEVELS,
@@ -106,9 +106,6 @@ class CpuCodec:
         if not _is_taken(codec, tokens, dim, role):
             return None
         form, held = _form(codec, tokens, heads, dim, role)
-        kernels = kernels or library()
-        if (coding := coding_of(codec)) is not None:
-            form.coding = kernels.coding(coding)
         return cls(
             codec=codec,
             role=role,
@@ -116,7 +113,7 @@ class CpuCodec:
             heads=heads,
             dim=dim,
             form=form,
-            kernels=kernels,
+            kernels=kernels or library(),
             _held=held,
         )
 
@@ -124,6 +121,16 @@ class CpuCodec:
     def record_bytes(self) -> int:
         """Bytes of one block of one KV head, all included."""
         return int(self.form.record_bytes)
+
+    def ready(self) -> BlockForm:
+        """The form, once there is what is computed with its codes.
+
+        That is compiled where nobody has had such codes before: now, and not when the codec is
+        made, so that no first answer waits for it. Raises NativeUnavailableError.
+        """
+        if not self.form.coding and (needed := kernels_of(self.codec)):
+            self.form.coding, self.form.all_codes = map(self.kernels.functions, needed)
+        return self.form
 
     def encode(self, x: Array, out: Bytes) -> None:
         """Encode N blocks x [B, Hkv, N * M, D] into out [N, B, Hkv, record_bytes].
@@ -138,19 +145,19 @@ class CpuCodec:
                 f"got tokens {x.shape} for records {out.shape}, expected "
                 f"{(batch, heads, blocks * self.tokens, self.dim)}"
             )
-        self.kernels.encode(self.form, x, out)
+        self.kernels.encode(self.ready(), x, out)
 
     def decode(self, records: Bytes) -> Floats:
         """Tokens [B, Hkv, N * M, D] of records [N, B, Hkv, record_bytes], rotation undone."""
         self._check_records(records)
-        return self.kernels.decode(self.form, records)
+        return self.kernels.decode(self.ready(), records)
 
     def to_parts(self, records: Bytes) -> Parts:
         """The arrays of `codec` [N, B, Hkv, ...]; loses nothing."""
         self._check_records(records)
         if isinstance(self.codec, UnencodedCodec):
             return {_UNENCODED: mx.array(_halves(records, 0, (self.tokens, self.dim)))}
-        codes = self.kernels.unpack(self.form, records)
+        codes = self.kernels.unpack(self.ready(), records)
         parts = {_CODES: pack(mx.array(codes), self.codec.code_bits)}
         for name, (at, shape) in self._places().items():
             parts[name] = mx.array(_halves(records, at, shape))
@@ -168,7 +175,7 @@ class CpuCodec:
         words = np.ascontiguousarray(parts[_CODES])
         codes = self.kernels.codes(words, bits=self.codec.code_bits, dim=self.dim)
         records = np.empty((*codes.shape[:3], self.record_bytes), np.uint8)
-        self.kernels.pack(self.form, codes, records)
+        self.kernels.pack(self.ready(), codes, records)
         for name, (at, shape) in self._places().items():
             _halves(records, at, shape)[...] = np.asarray(parts[name])
         return records
@@ -200,11 +207,11 @@ class CpuCodec:
             )
 
 
-def coding_of(codec: Codec) -> Sources | None:
-    """What the kernels are compiled from for a codec's codes; None where it needs nothing."""
+def kernels_of(codec: Codec) -> tuple[Sources, ...]:
+    """What is computed with a codec's codes, and with all; none where it has no codes."""
     if type(codec) not in _FAMILIES or isinstance(codec, UnencodedCodec):
-        return None
-    return codes(codec.code_bits, trellis=isinstance(codec, TrellisCodec))
+        return ()
+    return codes(codec.code_bits, trellis=isinstance(codec, TrellisCodec)), ALL_CODES
 
 
 def _is_taken(codec: Codec, tokens: int, dim: int, role: Role) -> bool:

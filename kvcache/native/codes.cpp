@@ -5,6 +5,11 @@
 
 namespace ember {
 
+static void pack(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
+    const auto pack = form.role == Role::kKeys ? pack_keys : pack_values;
+    pack(codes, EMBER_BITS, form.tokens, form.dim, record);
+}
+
 static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
     const auto unpack = form.role == Role::kKeys ? unpack_keys<EMBER_BITS>
                                                  : unpack_values<EMBER_BITS>;
@@ -14,10 +19,11 @@ static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes)
 static constexpr Coding coding_of() {
     Coding coding{.decode_keys = decode_keys<EMBER_BITS>,
                   .decode_values = decode_values<EMBER_BITS>,
+                  .encode = nullptr,
+                  .pack = pack,
                   .unpack = unpack,
                   .score = nullptr,
-                  .gather = nullptr,
-                  .encode = nullptr};
+                  .gather = nullptr};
 #ifdef EMBER_BYTES
     if constexpr (EMBER_BITS <= kMostCodeBits) coding.score = CodedKeys::score<EMBER_BITS>;
     if constexpr (kSummedByCodes<EMBER_BITS>) coding.gather = CodedValues::gather<EMBER_BITS>;
@@ -27,7 +33,7 @@ static constexpr Coding coding_of() {
 
 }  // namespace ember
 
-extern "C" const ember::Coding* ember_coding() {
+extern "C" const ember::Coding* ember_functions() {
     static constexpr ember::Coding coding = ember::coding_of();
     return &coding;
 }

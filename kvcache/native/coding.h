@@ -16,15 +16,33 @@ struct Coding {
     using Decode = void(const BlockForm& form, const uint8_t* record, int64_t first, int64_t count,
                         float* tile);
     Decode *decode_keys, *decode_values;
-    // Codes [tokens, dim], one byte each.
+    // Of a trellis, its own encoder; null for all others.
+    void (*encode)(const Draft& draft);
+    // Codes [tokens, dim], one byte each, to the first bytes of a record, and back.
+    void (*pack)(const BlockForm& form, const uint8_t* codes, uint8_t* record);
     void (*unpack)(const BlockForm& form, const uint8_t* record, uint8_t* codes);
     // What keys and values of codes (CodedKeys, CodedValues, TrellisValues) give a few query rows;
     // null where there is nothing to compute it with, and tiles are decoded first.
     void (*score)(const TileKeys& keys, const float* queries, int rows, float* scores);
     void (*gather)(const TileValues& values, const float* weights, int rows,
                    const float* corrections, float* out);
-    // A trellis has an encoder of its own; null for all others.
-    void (*encode)(const Draft& draft);
 };
+
+// What is computed with codes of any width, in a library of its own too (all_codes.cpp).
+struct AllCodes {
+    // Codes of a draft in the codec's basis, by the codec; of no trellis.
+    void (*encode)(const Draft& draft);
+    // Many query rows over decoded tiles in integers (whole_tiles.h): the rows of a thread's task, as
+    // they stay until the next, and then each tile of them; null where there are no such products.
+    void (*assign_whole)(const Rows& rows);
+    void (*attend_whole)(const float* keys, const float* values, int64_t count, const Rows& rows,
+                         const Seen* seen);
+};
+
+// Whether rounding what codes stand for does not matter: they are coarse, and of rotated channels,
+// none of which is far larger than the others.
+inline bool fits_whole(const BlockForm& form) {
+    return form.all_codes && form.all_codes->attend_whole && form.bits < 8 && form.signs;
+}
 
 }  // namespace ember

@@ -23,10 +23,14 @@ _FOLDER = Path(__file__).parent
 # What every cache needs; what is computed with codes is compiled for those that there are.
 SOURCES = build.Sources(
     entry=_FOLDER / "operations.cpp",
-    parts=(_FOLDER / "unencoded.cpp", _FOLDER / "encode.cpp"),
+    parts=(_FOLDER / "unencoded.cpp",),
 )
 # As many as `bench --threads` takes.
 _MOST_THREADS = 1024
+
+
+# What is computed with codes of any width.
+ALL_CODES = build.Sources(entry=_FOLDER / "all_codes.cpp")
 
 
 def codes(bits: int, *, trellis: bool = False) -> build.Sources:
@@ -50,7 +54,7 @@ class Library:
         self.sources = sources
         self._c = build.load(sources)
         self.threads = int(self._c.ember_start(threads))
-        self._codings: dict[build.Sources, int] = {}
+        self._functions: dict[build.Sources, int] = {}
 
     def close(self) -> None:
         """End the kernels' threads."""
@@ -62,16 +66,16 @@ class Library:
         pool, products = c_void_p(self._c.ember_pool()), c_void_p(self._c.ember_products())
         return pool, cast(self._c.ember_attend_tiers, c_void_p), products
 
-    def coding(self, of: build.Sources) -> int:
-        """Where the functions of `codes` are; compiled where nobody has had such codes before.
+    def functions(self, of: build.Sources) -> int:
+        """Where those of `codes` or `ALL_CODES` are; compiled where nobody needed them before.
 
         Raises NativeUnavailableError.
         """
-        if of not in self._codings:
-            find = build.load(of.beside(self.sources)).ember_coding
+        if of not in self._functions:
+            find = build.load(of.beside(self.sources)).ember_functions
             find.restype = c_void_p
-            self._codings[of] = find()
-        return self._codings[of]
+            self._functions[of] = find()
+        return self._functions[of]
 
     @property
     def instructions(self) -> str:
@@ -172,6 +176,7 @@ class Library:
 
     def encode(self, form: structs.BlockForm, tokens: Array, records: Bytes) -> None:
         """Tokens [B, Hkv, N * M, D] to records [N, B, Hkv, bytes]."""
+        _check_functions(form)
         where = checked(
             "records", records, np.uint8, (None, None, None, form.record_bytes), written=True
         )
@@ -187,6 +192,7 @@ class Library:
 
     def decode(self, form: structs.BlockForm, records: Bytes) -> Floats:
         """Records [N, B, Hkv, bytes] to tokens [B, Hkv, N * M, D]."""
+        _check_functions(form)
         where = checked("records", records, np.uint8, (None, None, None, form.record_bytes))
         blocks, batch, heads, _ = records.shape
         out = np.empty((batch, heads, blocks * form.tokens, form.dim), np.float32)
@@ -200,6 +206,7 @@ class Library:
 
     def pack(self, form: structs.BlockForm, codes: Bytes, records: Bytes) -> None:
         """Write codes [..., M, D] into the first bytes of records [..., bytes]."""
+        _check_functions(form)
         outer = records.shape[:-1]
         read = checked("codes", codes, np.uint8, (*outer, form.tokens, form.dim))
         written = checked("records", records, np.uint8, (*outer, form.record_bytes), written=True)
@@ -208,6 +215,7 @@ class Library:
 
     def unpack(self, form: structs.BlockForm, records: Bytes) -> Bytes:
         """The codes [..., M, D] of records [..., bytes]."""
+        _check_functions(form)
         outer = records.shape[:-1]
         where = checked("records", records, np.uint8, (*outer, form.record_bytes))
         codes = np.empty((*outer, form.tokens, form.dim), np.uint8)
@@ -225,6 +233,12 @@ class Library:
         sizes = (c_int64(n) for n in (codes.size // dim, each, bits, dim))
         self._c.ember_codes(c_void_p(where), *sizes, c_void_p(address(codes)))
         return codes
+
+
+def _check_functions(form: structs.BlockForm) -> None:
+    """Raise CacheError for a form of codes that leads to no functions."""
+    if form.family and not (form.coding and form.all_codes):
+        raise CacheError("got a form without functions: take the one of `CpuCodec.ready`")
 
 
 def is_refused() -> bool:

@@ -91,7 +91,8 @@ void ember_decode(const BlockForm* form, const uint8_t* records, int64_t blocks,
 void ember_pack(const BlockForm* form, const uint8_t* codes, int64_t count, uint8_t* records) {
     const auto turn = pool.turn();
     pool.run(count, [&](int64_t i) {
-        pack_codes(*form, codes + i * form->tokens * form->dim, records + i * form->record_bytes);
+        form->coding->pack(*form, codes + i * form->tokens * form->dim,
+                           records + i * form->record_bytes);
     });
 }
 

@@ -31,6 +31,7 @@ enum class Family : int32_t {
 constexpr int kMostLevels = 16;
 
 struct Coding;
+struct AllCodes;
 
 // Where an array lies in a record, in bytes; negative where the codec has none.
 struct BlockForm {
@@ -50,7 +51,9 @@ struct BlockForm {
     const int32_t* order;  // [Hkv, D]
     const float* spread;   // [Hkv, D, D]: its weights
     float span;            // of a channel's own, that its codes span
-    const Coding* coding;  // what is computed with its codes; null for kUnencoded
+    // What is computed with its codes (coding.h); null for kUnencoded.
+    const Coding* coding;
+    const AllCodes* all_codes;
 
     int64_t groups() const { return dim / group; }
     int64_t code_bytes() const { return tokens * dim * bits / 8; }

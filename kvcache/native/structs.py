@@ -57,6 +57,7 @@ class BlockForm(Structure):
         ("spread", c_void_p),
         ("span", c_float),
         ("coding", c_void_p),
+        ("all_codes", c_void_p),
     )
 
 

@@ -6,6 +6,10 @@
 
 namespace ember {
 
+static void pack(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
+    pack_trellis(codes, EMBER_BITS, form.tokens, form.dim, record);
+}
+
 static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
     unpack_trellis<EMBER_BITS>(record, form.tokens, form.dim, codes);
 }
@@ -13,10 +17,11 @@ static void unpack(const BlockForm& form, const uint8_t* record, uint8_t* codes)
 static constexpr Coding coding_of() {
     Coding coding{.decode_keys = decode_trellis_keys<EMBER_BITS>,
                   .decode_values = decode_trellis_values<EMBER_BITS>,
+                  .encode = trellis::encode<EMBER_BITS>,
+                  .pack = pack,
                   .unpack = unpack,
                   .score = nullptr,
-                  .gather = nullptr,
-                  .encode = trellis::encode<EMBER_BITS>};
+                  .gather = nullptr};
 #ifdef EMBER_VNNI
     coding.gather = TrellisValues::gather<EMBER_BITS>;
 #endif
@@ -25,7 +30,7 @@ static constexpr Coding coding_of() {
 
 }  // namespace ember
 
-extern "C" const ember::Coding* ember_coding() {
+extern "C" const ember::Coding* ember_functions() {
     static constexpr ember::Coding coding = ember::coding_of();
     return &coding;
 }

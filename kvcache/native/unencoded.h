@@ -58,30 +58,9 @@ inline void with_element(Element element, const F& f) {
 }
 
 // Tokens [first, first + count) to rows of floats, `stride` apart.
-inline void load_tokens(const HeadTokens& from, int64_t first, int64_t count, int64_t dim,
-                        float* out) {
-    with_element(from.element, [&](auto element) {
-        for (int64_t t = 0; t < count; ++t)
-            for (int64_t d = 0; d < dim; d += kLanes)
-                store(out + t * dim + d,
-                      load_elements<element>(from.data, (first + t) * from.token_stride + d));
-    });
-}
+void load_tokens(const HeadTokens& from, int64_t first, int64_t count, int64_t dim, float* out);
 
 // The same with tokens as lanes, out [dim][kTile]; lanes up to the next multiple of 16 are zero.
-inline void load_transposed(const HeadTokens& from, int64_t first, int64_t count, int64_t dim,
-                            float* out) {
-    with_element(from.element, [&](auto element) {
-        for (int64_t t = 0; t < count; t += kLanes)
-            for (int64_t d = 0; d < dim; d += kLanes) {
-                Vector rows[kLanes] = {};
-                for (int64_t i = 0; i < std::min(kLanes, count - t); ++i)
-                    rows[i] = load_elements<element>(
-                        from.data, (first + t + i) * from.token_stride + d);
-                transpose(rows);
-                for (int64_t i = 0; i < kLanes; ++i) store(out + (d + i) * kTile + t, rows[i]);
-            }
-    });
-}
+void load_transposed(const HeadTokens& from, int64_t first, int64_t count, int64_t dim, float* out);
 
 }  // namespace ember

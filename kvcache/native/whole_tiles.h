@@ -19,12 +19,6 @@ namespace ember {
 // By Cauchy and Schwarz a sum of products is at most the product of two lengths.
 constexpr float kMostLength = 46200, kMostWhole = 32767;
 
-// Whether rounding what codes stand for does not matter: they are coarse, and of rotated channels,
-// none of which is far larger than the others.
-inline bool fits_whole(const BlockForm& form) {
-    return form.family != Family::kUnencoded && form.bits < 8 && form.signs;
-}
-
 inline __m512i round_pair(Vector even, Vector odd) {
     const __m512i low = _mm512_cvtps_epi32(reinterpret_cast<__m512>(even));
     const __m512i high = _mm512_cvtps_epi32(reinterpret_cast<__m512>(odd));
@@ -112,16 +106,15 @@ class WholeTile {
         for (int64_t first = 0; first < rows.count; first += kProductRows) {
             const int64_t count = std::min<int64_t>(kProductRows, rows.count - first);
             if (any_sees(seen + first, count))
-                attend_rows(queries, rows, first, count, seen + first);
+                with_constant<kProductRows>(count, [&](auto some) {
+                    attend_rows<some>(queries, rows, first, seen + first);
+                });
         }
     }
 
   private:
     static constexpr int kSets = kTile / kLanes;
     static constexpr float kMostValue = 16000, kMostSum = 131000;
-
-    void attend_rows(const WholeQueries& queries, const Rows& rows, int64_t first, int64_t count,
-                     const Seen* shown) const;
 
     void assign_keys(const float* keys) {
         Vector top = {}, longest = {};
@@ -256,6 +249,19 @@ class WholeTile {
     float key_unit_ = 0, value_unit_ = 0;
     int64_t count_ = 0, dim_ = 0;
 };
+
+inline thread_local WholeQueries whole_queries;  // of a thread's task
+
+inline void assign_whole(const Rows& rows) {
+    whole_queries.assign(rows.queries, rows.count, rows.dim);
+}
+
+inline void attend_whole(const float* keys, const float* values, int64_t count, const Rows& rows,
+                         const Seen* seen) {
+    thread_local WholeTile tile;
+    tile.assign(keys, values, count, rows.dim);
+    tile.attend(whole_queries, rows, seen);
+}
 
 }  // namespace ember
 

@@ -185,6 +185,8 @@ class CpuBlocks:
         """The memory of a segment, in which the slots of a run are to be written."""
         while len(self._segments) <= run.segment:
             slots = self._slots[len(self._segments)]
+            for codec in self._codecs:
+                codec.ready()
             shapes = [(self._batch, codec.heads, codec.record_bytes) for codec in self._codecs]
             self._segments.append(_Segment.of(slots, shapes))
             self._open(len(self._segments) - 1, 0, slots)

@@ -19,7 +19,7 @@ from kvcache.codecs import Codec
 from kvcache.config import on_gpu
 from kvcache.native import build, structs
 from kvcache.native import library as caches
-from kvcache.native.codec import coding_of
+from kvcache.native.codec import kernels_of
 from kvcache.native.structs import Bytes, Floats, address, checked
 from models.gguf.header import TensorInfo
 from models.gguf.tensor_types import TensorType
@@ -66,8 +66,10 @@ _HEADERS = {
 
 def products(kind: TensorType) -> build.Sources:
     """What is computed with weights of a type (kinds.h)."""
-    # Products of floats are a twelfth slower without all of it.
-    told = "-O3", f"-DEMBER_TYPE={kind.name}", f'-DEMBER_FAMILY="{_HEADERS[kind]}"'
+    header = _HEADERS[kind]
+    # A twelfth slower without all of it.
+    fast = ("-O3",) if header == _FLOATS else ()
+    told = *fast, f"-DEMBER_TYPE={kind.name}", f'-DEMBER_FAMILY="{header}"'
     return build.Sources(entry=_FOLDER / "type.cpp", headers=(_CACHES,), flags=told)
 
 
@@ -293,20 +295,25 @@ def kinds_of(entries: Iterable[TensorInfo]) -> frozenset[TensorType]:
     return frozenset(info.type for info in entries if len(info.shape) > 1)
 
 
-def missing(
-    backend: Backend, *, kinds: Iterable[TensorType] = (), codecs: Iterable[Codec] = ()
-) -> list[build.Sources]:
+def missing(backend: Backend, kinds: Iterable[TensorType] = ()) -> list[build.Sources]:
     """Of these kernels and the cache's, what `backend` uses here and has to be compiled first.
 
-    kinds: of weights. codecs: of keys and values. None where nothing can compile it, which
-    whoever loads them is told.
+    kinds: of weights. None where nothing can compile it, which whoever loads them is told. What
+    is computed with codes is not needed before the first of them: `missing_codings`.
     """
+    return _missing(backend, (caches.SOURCES, SOURCES, *map(products, kinds)))
+
+
+def missing_codings(backend: Backend, codecs: Iterable[Codec]) -> list[build.Sources]:
+    """The same of what a cache of these codecs needs once it encodes."""
+    return _missing(backend, (needed for each in codecs for needed in kernels_of(each)))
+
+
+def _missing(backend: Backend, wanted: Iterable[build.Sources]) -> list[build.Sources]:
     if on_gpu() or caches.is_refused() or backend not in (Backend.AUTO, Backend.CPU):
         return []
-    codings = (coding for each in codecs if (coding := coding_of(each)) is not None)
-    wanted = dict.fromkeys((caches.SOURCES, SOURCES, *codings, *map(products, kinds)))
     try:
-        return build.missing(wanted)
+        return build.missing(dict.fromkeys(wanted))
     except build.NativeUnavailableError:
         return []
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from app.kernels import COMPILING, compile_kernels, compiling, only_reference, wanted
+from app.kernels import (
+    COMPILING,
+    compile_kernels,
+    compile_later,
+    compiling,
+    only_reference,
+    wanted,
+    wanted_later,
+)
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.native import build, library
 from kvcache.native.build import BuildStoppedError, Sources
@@ -75,18 +83,22 @@ def test_other_backends_and_a_missing_compiler_want_none(
     compile_kernels(missing(Backend.CPU), lambda: False)
 
 
-def test_what_a_model_and_its_cache_need_is_compiled_and_no_more(
-    both: list[Sources], tmp_path: Path
-) -> None:
+def test_what_a_model_needs_is_compiled_and_no_more(both: list[Sources], tmp_path: Path) -> None:
     model = write_tiny(tmp_path / "model.gguf", TensorType.Q4_1)
-    config = CacheConfig(keys="hkivi4", values="trellis3", backend=Backend.CPU)
-    codings = [library.codes(4), library.codes(3, trellis=True)]
-    found = wanted(config, str(model))
-    assert set(found) == {*both, *codings, kernels.products(TensorType.Q4_1)}
-    assert set(wanted(config, "no-such-model")) == {*both, *codings}
-    compile_kernels([*both, *codings], lambda: False)
+    assert set(wanted(Backend.CPU, str(model))) == {*both, kernels.products(TensorType.Q4_1)}
+    assert wanted(Backend.CPU, "no-such-model") == both
+    compile_kernels(both, lambda: False)
     # The load says what types there are, once it has read the header.
-    assert wanted(config, str(model)) == []
+    assert wanted(Backend.CPU, str(model)) == []
+
+
+def test_what_encodes_is_compiled_beside_the_first_answer(both: list[Sources]) -> None:
+    codings = {library.ALL_CODES, library.codes(3), library.codes(2, trellis=True)}
+    config = CacheConfig(keys="hkivi3", values="trellis2", backend=Backend.CPU)
+    assert set(wanted_later(config)) == codings
+    assert not codings & set(wanted(Backend.CPU))
+    compile_later(config)
+    _until(lambda: not wanted_later(config))
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-from markdown_it import MarkdownIt
-
 from app import new_file
 from app.chat.mentions import read_text
 from app.sessions.chat import Attachment
@@ -45,6 +43,8 @@ def copy_choices(_screen: ChatScreen) -> Iterable[str]:
 
 def code_blocks(text: str) -> list[str]:
     """The fenced blocks of a Markdown text."""
+    from markdown_it import MarkdownIt
+
     return [each.content for each in MarkdownIt().parse(text) if each.type == "fence"]
 
 

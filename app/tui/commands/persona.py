@@ -6,7 +6,6 @@ from app.chat.personas import Persona
 from app.chat.state import OWN_SAMPLING
 from app.sessions.chat import sampling_line
 from app.tui.screens.chat import ChatScreen
-from app.tui.screens.prompts import PromptsScreen
 from kvcache.errors import EmberError
 
 _SAVE, _REMOVE, _CLEAR = "save", "remove", "clear"
@@ -84,6 +83,9 @@ def sampling_choices(_screen: ChatScreen) -> Iterable[str]:
 
 
 def _choose(screen: ChatScreen) -> None:
+    # Once it is shown, as in `views`.
+    from app.tui.screens.prompts import PromptsScreen
+
     def done(name: str | None) -> None:
         if name is not None:
             screen.attempt(lambda: _use(screen, screen.personas.get(name)))

@@ -1,4 +1,7 @@
-"""Commands that choose the model and change settings."""
+"""Commands that choose the model and change settings.
+
+Screens are imported once they are shown, as in `views`.
+"""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -7,9 +10,6 @@ from app.chat.settings import BY_MODEL, THINK, Settings
 from app.chat.state import OWN_SAMPLING
 from app.service.contract import CacheWish
 from app.tui.screens.chat import ChatScreen
-from app.tui.screens.figures import CacheScreen
-from app.tui.screens.models import ModelsScreen
-from app.tui.screens.settings import SettingsScreen
 from kvcache.config import DEFAULT_KV
 from kvcache.errors import EmberError
 from models.text.thinking import no_switch
@@ -23,6 +23,7 @@ def model(screen: ChatScreen, text: str) -> None:
     if text:
         screen.chat.use(text)
         return
+    from app.tui.screens.models import ModelsScreen
 
     def done(spec: str | None) -> None:
         if spec is not None:
@@ -69,8 +70,10 @@ def kv(screen: ChatScreen, text: str) -> None:
     """Show the cache in large, or change its codecs."""
     if text:
         set_(screen, f"kv {text}")
-    else:
-        screen.app.push_screen(CacheScreen(screen.chat, screen.gauges.tier_log))
+        return
+    from app.tui.screens.figures import CacheScreen
+
+    screen.app.push_screen(CacheScreen(screen.chat, screen.gauges.tier_log))
 
 
 def kv_choices(_screen: ChatScreen) -> Iterable[str]:
@@ -121,6 +124,8 @@ def theme_choices(screen: ChatScreen) -> Iterable[str]:
 
 
 def _open_settings(screen: ChatScreen) -> None:
+    from app.tui.screens.settings import SettingsScreen
+
     def done(settings: Settings | None) -> None:
         if settings is not None:
             screen.attempt(lambda: screen.change_settings(settings))

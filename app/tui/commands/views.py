@@ -1,9 +1,9 @@
-"""Commands that show something else, or leave."""
+"""Commands that show something else, or leave.
+
+Screens are imported once they are shown: a start would take a tenth longer.
+"""
 
 from app.tui.screens.chat import ChatScreen
-from app.tui.screens.chats import ChatsScreen
-from app.tui.screens.figures import SpeedScreen
-from app.tui.screens.help import HelpScreen
 from kvcache.errors import EmberError
 
 
@@ -15,6 +15,7 @@ def new(screen: ChatScreen, _text: str) -> None:
 
 def sessions(screen: ChatScreen, _text: str) -> None:
     """Choose among the saved chats."""
+    from app.tui.screens.chats import ChatsScreen
 
     def done(number: int | None) -> None:
         if number is not None:
@@ -38,13 +39,15 @@ def title(screen: ChatScreen, text: str) -> None:
 
 def stats(screen: ChatScreen, _text: str) -> None:
     """Show the speed in large."""
+    from app.tui.screens.figures import SpeedScreen
+
     screen.app.push_screen(SpeedScreen(screen.chat))
 
 
 def bench(screen: ChatScreen, _text: str) -> None:
     """Measure the speed, and show it in large."""
     screen.chat.measure()
-    screen.app.push_screen(SpeedScreen(screen.chat))
+    stats(screen, "")
 
 
 def panes(screen: ChatScreen, _text: str) -> None:
@@ -56,6 +59,8 @@ def panes(screen: ChatScreen, _text: str) -> None:
 
 def help_(screen: ChatScreen, _text: str) -> None:
     """Show keys and commands."""
+    from app.tui.screens.help import HelpScreen
+
     screen.app.push_screen(HelpScreen(screen.commands, screen.chat))
 
 

@@ -1,6 +1,7 @@
 """One message of the conversation as lines, kept up to date while it grows."""
 
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from rich.segment import Segment
 from rich.style import Style
@@ -11,9 +12,11 @@ from app import units
 from app.inert import inert, inert_line
 from app.sessions.chat import Attachment, ChatMessage, Figures, State
 from app.tui.text.lines import LineMaker
-from app.tui.text.markdown import GrowingMarkdown
 from app.tui.text.thought import ThoughtLines
 from models.text.messages import Role
+
+if TYPE_CHECKING:
+    from app.tui.text.markdown import GrowingMarkdown
 
 CURSOR = "▍"
 FIGURES = "figures"
@@ -110,6 +113,9 @@ class Entry:
         message = self.message
         growing = message.state is State.STREAMING
         if self._markdown is None:
+            # With the first answer: Markdown and Pygments would take a twentieth of a start.
+            from app.tui.text.markdown import GrowingMarkdown
+
             self._markdown = GrowingMarkdown(maker)
         new = message.text[len(self._shown) :]
         if growing and new.endswith("\r"):  # half a line end, perhaps

@@ -88,6 +88,7 @@ def test_an_endless_chat_that_is_reopened_leaves_nothing_out(opened: Open, kept:
     assert woken.reused_tokens == prepared.woken > 3 * 100
     assert weight.tokens - weight.new == prepared.woken
     # Without what is kept, whole turns of it are left out.
+    other.close()
     for path in kept.iterdir():
         path.unlink()
     prepared, _ = ask(opened(), *again)

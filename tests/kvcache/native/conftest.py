@@ -11,7 +11,7 @@ import pytest
 
 from kvcache.native import build
 from kvcache.native.build import Sources
-from kvcache.native.library import SOURCES, Library, codes
+from kvcache.native.library import ALL_CODES, SOURCES, Library, codes
 
 NATIVE = build._THIS_PROCESSOR
 # Without AVX-512 the loops are the portable ones.
@@ -20,6 +20,7 @@ PORTABLE = {"x86_64": "-march=x86-64-v3", "aarch64": "-march=armv8-a"}.get(
 )
 # What is computed with all codes that there are.
 CODES = [
+    ALL_CODES,
     *(codes(bits) for bits in (2, 3, 4, 5, 6, 8)),
     *(codes(bits, trellis=True) for bits in (2, 3, 4)),
 ]

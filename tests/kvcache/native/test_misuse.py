@@ -52,6 +52,12 @@ def _tiers(q: Any = None, new: Any = None, **changes: int) -> Misuse:
 
 
 def _coder(role: Role = Role.KEYS, heads: int = HKV) -> CpuCodec:
+    made = _unready(role, heads)
+    made.ready()
+    return made
+
+
+def _unready(role: Role = Role.KEYS, heads: int = HKV) -> CpuCodec:
     name = "hkivi4" if role is Role.KEYS else "turbo3u"
     made = CpuCodec.of(codec(name), tokens=BLOCK, heads=heads, dim=DIM, role=role)
     assert made is not None
@@ -149,6 +155,7 @@ MISUSES: dict[str, Misuse] = {
     "codes: bits": lambda k: k.codes(np.zeros((2, 9), np.uint32), bits=9, dim=32),
     "codes: odd": lambda k: k.codes(np.zeros((2, 2), np.uint32), bits=4, dim=12),
     "unpack: record size": lambda k: k.unpack(_coder().form, _records(2, more=-1)),
+    "unpack: a form without functions": lambda k: k.unpack(_unready().form, _records(2)),
     "unpack: dtype": lambda k: k.unpack(_coder().form, _zeros(2, 8)),
     "unpack: in part": lambda k: k.unpack(_coder().form, _records(4)[::2]),
     "parts: none": _parts(lambda parts: parts.clear()),

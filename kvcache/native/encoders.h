@@ -1,8 +1,6 @@
 // The codecs of kvcache/codecs, step for step, on blocks of [M, D] floats in the codec's basis.
+#pragma once
 
-#include "encode.h"
-
-#include "coding.h"
 #include "encode_feedback.h"
 #include "encode_kvarn.h"
 
@@ -123,65 +121,23 @@ inline void encode_fitted_turbo(const Draft& draft) {
     }
 }
 
-inline void encode_plain(const Draft& draft) {
-    auto* values = reinterpret_cast<uint16_t*>(draft.record);
-    for (int64_t i = 0; i < draft.tokens() * draft.dim(); ++i) values[i] = to_half(draft.y[i]);
-}
-
-void pack_codes(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
-    const auto pack = form.family == Family::kTrellis ? pack_trellis
-                      : form.role == Role::kKeys      ? pack_keys
-                                                      : pack_values;
-    pack(codes, form.bits, form.tokens, form.dim, record);
-}
-
-// y [tokens, dim], in the codec's basis, to a record; `codes` holds tokens * dim bytes.
+// Codes of a draft, one byte each, by its codec.
 inline void encode_draft(const Draft& draft) {
     switch (draft.form.family) {
-        case Family::kUnencoded:
-            return encode_plain(draft);
         case Family::kTokenAffine:
-            encode_token_affine(draft);
-            break;
+            return encode_token_affine(draft);
         case Family::kChannelAffine:
-            draft.form.spread ? encode_with_feedback(draft) : encode_channel_affine(draft);
-            break;
+            return draft.form.spread ? encode_with_feedback(draft) : encode_channel_affine(draft);
         case Family::kTurbo:
-            encode_turbo(draft);
-            break;
+            return encode_turbo(draft);
         case Family::kFittedTurbo:
-            encode_fitted_turbo(draft);
-            break;
+            return encode_fitted_turbo(draft);
         case Family::kVarn:
-            encode_kvarn(draft);
-            break;
-        case Family::kTrellis:
-            draft.form.coding->encode(draft);
-            break;
+            return encode_kvarn(draft);
+        case Family::kUnencoded:  // has no codes
+        case Family::kTrellis:    // has an encoder of its own
+            return;
     }
-    pack_codes(draft.form, draft.codes, draft.record);
-}
-
-// As which larger numbers are encoded (kvcache/codecs/base.py).
-constexpr float kLargest = float(1ll << 50);
-
-void encode_block(const BlockForm& form, const HeadTokens& from, int64_t first,
-                         int64_t head, uint8_t* record) {
-    const int64_t dim = form.dim, size = form.tokens * dim;
-    std::vector<float> given(static_cast<size_t>(size)), rotated;
-    std::vector<uint8_t> codes(static_cast<size_t>(size));
-    load_tokens(from, first, form.tokens, dim, given.data());
-    for (float& each : given) each = std::min(std::max(each, -kLargest), kLargest);
-    if (form.signs) {
-        const float* signs = form.signs + head * dim;
-        for (int64_t t = 0; t < form.tokens; ++t)
-            for (int64_t c = 0; c < dim; c += kLanes)
-                store(&given[t * dim + c], load(&given[t * dim + c]) * load(signs + c));
-        rotated.resize(size_t(size));
-        multiply({given.data(), dim}, form.tokens, {form.basis, dim}, dim, dim,
-                 {rotated.data(), dim});
-    }
-    encode_draft({form, head, form.signs ? rotated.data() : given.data(), codes.data(), record});
 }
 
 }  // namespace ember
