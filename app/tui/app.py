@@ -90,6 +90,11 @@ class ChatApp(App[None]):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(lambda: self.exit(return_code=code))
 
+    def give_terminal_back(self) -> None:
+        """Leave the terminal as it was, where the app hangs and is ended; for any thread."""
+        if isinstance(self._driver, ForgivingDriver):
+            self._driver.give_back()
+
     @on(TerminalGone)
     def _terminal_gone(self) -> None:
         self.exit(return_code=exit_code(SIGHUP))
