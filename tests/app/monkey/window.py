@@ -33,8 +33,9 @@ from tests.app.terminal import INTERRUPT, QUIT, Terminal
 from tests.patience import patience
 
 _LOOK_SECONDS, _SEEN_SECONDS, _KEPT_SECONDS, _READY_SECONDS = 0.05, 1.0, 5.0, 8.0
-# Processor time of the chat, answers included, for each second it is given; and an end to that.
-_SHARE, _STARVED_SECONDS = 4.0, 300.0
+# Processor time of the chat, answers included, for each second it is given; what it takes at
+# rest, of each second; and an end to that.
+_SHARE, _AT_REST, _STARVED_SECONDS = 4.0, 0.05, 300.0
 # Two within this time are one who wants to leave.
 _INTERRUPTS_APART = 2.2
 _BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
@@ -52,7 +53,7 @@ _CODES = {
     **{End.SIGINT: 130, End.SIGTERM: 143, End.SIGHUP: 129, End.HANG_UP: 129},
     End.SIGKILL: -signal.SIGKILL,
 }
-_KEYS = {End.QUIT: QUIT, End.COMMAND: b"/quit\r", End.INTERRUPTED: INTERRUPT * 2}
+_KEYS = {End.QUIT: QUIT, End.COMMAND: b"/quit\r", End.INTERRUPTED: INTERRUPT}
 
 
 class Window:
@@ -164,8 +165,8 @@ class Window:
             self._terminal.type(_SUSPEND)
         elif not self.has_ended:
             self._terminal.process.send_signal(signal.SIGTSTP)
-        stopped = self._wait(self._is_stopped, 0.3)
         # By the key only where the prompt has the focus.
+        stopped = (self._wait if pause.by_key else self._comes)(self._is_stopped, 0.3)
         if not (stopped or pause.by_key or self.has_ended):
             raise FaultError(f"did not stop by SIGTSTP: {self._last_lines()}")
         if stopped and not self._terminal.is_cooked:
@@ -247,6 +248,8 @@ class Window:
     def _bring_to_end(self, end: End) -> None:
         if end in _KEYS:
             self._calm()
+            if end is End.INTERRUPTED:
+                self._interrupt()
             self._terminal.type(_KEYS[end])
         elif not self.has_ended:
             self._terminal.process.send_signal(signal.Signals[end.value])
@@ -280,7 +283,8 @@ class Window:
         used, began = self._used(), time.monotonic()
         while not self._wait(holds, seconds):
             given, waited = self._used() - used, time.monotonic() - began
-            if given > _SHARE * seconds or self.has_ended or waited > _STARVED_SECONDS:
+            had_its_time = given > _SHARE * seconds + _AT_REST * waited
+            if had_its_time or self.has_ended or waited > _STARVED_SECONDS:
                 self._given = f"given {given:.1f} s of a processor in {waited:.0f} s"
                 return holds()
         return True
