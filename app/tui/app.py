@@ -125,7 +125,8 @@ class ChatApp(App[None]):
 
     def get_css_variables(self) -> dict[str, str]:
         """Textual's variables of the theme, made readable."""
-        self.theme_variables = readable_variables(super().get_css_variables())
+        variables = super().get_css_variables()
+        self.theme_variables = readable_variables(variables, is_dark=self.current_theme.dark)
         return self.theme_variables
 
     def get_line_filters(self) -> Sequence[LineFilter]:
