@@ -9,6 +9,7 @@ from textual.actions import ActionParseResult
 from textual.app import App
 from textual.css.query import NoMatches
 from textual.dom import DOMNode
+from textual.errors import NoWidget
 from textual.filter import LineFilter
 
 from app.chat.controller import ChatController
@@ -147,7 +148,16 @@ class ChatApp(App[None]):
                 screen.take_keys()
             case _:
                 pass
-        await super().on_event(event)
+        if not (isinstance(event, events.MouseDown) and self._hits_what_goes(event)):
+            await super().on_event(event)
+
+    def _hits_what_goes(self, event: events.MouseDown) -> bool:
+        """Whether it is on a widget that is being taken away, of which Textual 8.2 wants more."""
+        try:
+            widget, _ = self.screen.get_widget_at(event.x, event.y)
+        except NoWidget:
+            return False
+        return not widget.is_attached
 
     async def run_action(
         self,

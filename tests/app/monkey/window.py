@@ -231,6 +231,7 @@ class Window:
     def _calm(self) -> None:
         """Close what is open, and empty the prompt; what was typed before has been done then."""
         self._terminal.type(_PASTE_ENDS)
+        self._waiting = None  # Esc takes back what waits
         deadline = time.monotonic() + _STARVED_SECONDS
         while not self.has_ended:
             self._marks += 1
