@@ -60,12 +60,17 @@ def ignore_signals() -> None:
 
 
 @contextmanager
-def leaving_on_signal(leave: Callable[[int], None]) -> Iterator[None]:
-    """Within this, signals call `leave` with the exit code; who does not leave is ended soon."""
+def leaving_on_signal(
+    leave: Callable[[int], None], *, before_end: Callable[[], None]
+) -> Iterator[None]:
+    """Within this, signals call `leave` with the exit code; who does not leave is ended soon.
+
+    before_end: is called by the thread that ends him.
+    """
     limits: list[threading.Timer] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        limits.append(end_within(_LEAVE_SECONDS, exit_code(number)))
+        limits.append(end_within(_LEAVE_SECONDS, exit_code(number), before_end))
         leave(exit_code(number))
 
     restore = _handle(on_signal)
@@ -113,9 +118,18 @@ def unheard(seconds: float, code: int) -> Iterator[None]:
         restore()
 
 
-def end_within(seconds: float, code: int) -> threading.Timer:
+def end_within(
+    seconds: float, code: int, before: Callable[[], None] = lambda: None
+) -> threading.Timer:
     """End the process after that time, whatever still runs, unless the timer is cancelled."""
-    timer = threading.Timer(seconds, os._exit, (code,))
+
+    def end_now() -> None:
+        try:
+            before()
+        finally:
+            os._exit(code)
+
+    timer = threading.Timer(seconds, end_now)
     timer.daemon = True
     timer.start()
     return timer

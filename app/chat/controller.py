@@ -15,7 +15,7 @@ from app.chat.model_holder import ModelHolder
 from app.chat.opening import opened
 from app.chat.speed_look import SpeedLook
 from app.chat.speed_meter import Meter
-from app.chat.state import AnswerSettings, Draft, Phase, Problem, livelier
+from app.chat.state import DRAWN, AnswerSettings, Draft, Phase, Problem, livelier
 from app.job import Job
 from app.service.contract import CacheWish, ModelInfo, ModelService, TooLong, Weight
 from app.sessions.autosave import Autosave
@@ -190,12 +190,11 @@ class ChatController:
     def retry(self, *, cuts: bool = False, once: Mapping[str, float] | None = None) -> None:
         """Answer the last question again; the answer there is stays. cuts: as for `Ask`.
 
-        once: settings of sampling for that one answer; None: where the last one went round in
-        circles, livelier ones.
+        once: settings of sampling for that one answer; None: those that make another one of it.
         """
         self._require_ready()
         if once is None:
-            once = self._out_of_circles()
+            once = self._otherwise()
         if not self.chat.messages:
             raise EmberError("nothing to answer again: ask something first")
         self._answer_last(cuts=cuts, once=once)
@@ -391,12 +390,15 @@ class ChatController:
             meter=self.meter,
         )
 
-    def _out_of_circles(self) -> dict[str, float]:
-        """What to draw by after an answer that went round in circles; {} after another."""
-        figures = self.chat.messages[-1].figures if self.chat.messages else None
-        if figures is None or figures.finish_reason != FinishReason.LOOP.value:
+    def _otherwise(self) -> dict[str, float]:
+        """What to draw by for another answer than the last: {} where chance makes it another."""
+        last = self.chat.messages[-1] if self.chat.messages else None
+        sampling = sampling_of(self.chat, self.settings, self.recommended)
+        if last is None or last.role is not Role.ASSISTANT or last.state is not State.COMPLETE:
             return {}
-        return livelier(sampling_of(self.chat, self.settings, self.recommended))
+        if last.figures is not None and last.figures.finish_reason == FinishReason.LOOP.value:
+            return livelier(sampling)
+        return {} if sampling.temperature else DRAWN
 
     def _require_idle(self) -> None:
         if self.run is not None:

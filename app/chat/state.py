@@ -23,6 +23,8 @@ OWN_SAMPLING = {
 
 # What a retry draws by at least, after an answer that went round in circles.
 _LIVELY, _VARIED, _STEP = 0.8, 1.1, 0.1
+# What a retry draws by where the likeliest tokens alone would give the same answer.
+DRAWN = {"temp": 0.7, "top_p": 0.95}
 
 
 def livelier(sampling: Sampling) -> dict[str, float]:

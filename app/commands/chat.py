@@ -235,7 +235,8 @@ def _until_left(chat_app: "ChatApp") -> int:
     from app.tui.terminal.garbage import collected_at_rest
 
     try:
-        with collected_at_rest(), leaving_on_signal(chat_app.leave):
+        signals = leaving_on_signal(chat_app.leave, before_end=chat_app.give_terminal_back)
+        with collected_at_rest(), signals:
             chat_app.run()
     finally:
         _leave(chat_app.chat, chat_app.return_code or 0)

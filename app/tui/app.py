@@ -9,6 +9,7 @@ from textual.actions import ActionParseResult
 from textual.app import App
 from textual.css.query import NoMatches
 from textual.dom import DOMNode
+from textual.errors import NoWidget
 from textual.filter import LineFilter
 
 from app.chat.controller import ChatController
@@ -90,6 +91,11 @@ class ChatApp(App[None]):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(lambda: self.exit(return_code=code))
 
+    def give_terminal_back(self) -> None:
+        """Leave the terminal as it was, where the app hangs and is ended; for any thread."""
+        if isinstance(self._driver, ForgivingDriver):
+            self._driver.give_back()
+
     @on(TerminalGone)
     def _terminal_gone(self) -> None:
         self.exit(return_code=exit_code(SIGHUP))
@@ -125,7 +131,8 @@ class ChatApp(App[None]):
 
     def get_css_variables(self) -> dict[str, str]:
         """Textual's variables of the theme, made readable."""
-        self.theme_variables = readable_variables(super().get_css_variables())
+        variables = super().get_css_variables()
+        self.theme_variables = readable_variables(variables, is_dark=self.current_theme.dark)
         return self.theme_variables
 
     def get_line_filters(self) -> Sequence[LineFilter]:
@@ -146,7 +153,16 @@ class ChatApp(App[None]):
                 screen.take_keys()
             case _:
                 pass
-        await super().on_event(event)
+        if not (isinstance(event, events.MouseDown) and self._hits_what_goes(event)):
+            await super().on_event(event)
+
+    def _hits_what_goes(self, event: events.MouseDown) -> bool:
+        """Whether it is on a widget that is being taken away, of which Textual 8.2 wants more."""
+        try:
+            widget, _ = self.screen.get_widget_at(event.x, event.y)
+        except NoWidget:
+            return False
+        return not widget.is_attached
 
     async def run_action(
         self,

@@ -39,14 +39,15 @@ EMBER_LIGHT = Theme(
 _INKS = ("foreground", "primary", "secondary", "accent", "warning", "error", "success")
 
 
-def readable_variables(variables: Mapping[str, str]) -> dict[str, str]:
+def readable_variables(variables: Mapping[str, str], *, is_dark: bool) -> dict[str, str]:
     """A theme's variables with text that stands out from whatever ember puts behind it.
 
     Adds `muted`, for what matters less, and `chosen`, for what is behind a list's chosen line.
     Colours that the terminal chooses (ANSI) cannot be measured: there, all text is as it sets it.
     """
     if variables["background"].startswith("ansi"):
-        return {**variables, **_BY_TERMINAL}
+        chosen = "ansi_blue" if is_dark else "ansi_bright_cyan"
+        return {**variables, **_BY_TERMINAL, "block-cursor-background": chosen}
     background, surface, primary = (
         Color.parse(variables[each]) for each in ("background", "surface", "primary")
     )
@@ -86,7 +87,7 @@ def readable_variables(variables: Mapping[str, str]) -> dict[str, str]:
 _BY_TERMINAL = {
     "muted": "ansi_default",
     "chosen": "ansi_default",
-    "block-cursor-background": "ansi_default",
-    "block-cursor-text-style": "bold reverse",
+    "block-cursor-foreground": "ansi_default",
+    "block-cursor-text-style": "bold",
     "block-cursor-blurred-text-style": "reverse",
 }

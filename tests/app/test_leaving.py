@@ -27,12 +27,13 @@ ENDLESS = (
 HUNG_UP, KILLED = 129, 143
 # A step that hears nothing; in the model's thread, where steps may be long.
 STUCK = """
-import sys, time
+import os, sys, time
 from app import __main__, session
 from app.service import live_service
+from app.tui.screens import chat
 
 def stuck(*_, **__):
-    print("stuck", flush=True)
+    os.write(1, b"stuck\\n")
     time.sleep(600)
 
 {patch} = stuck
@@ -40,6 +41,7 @@ sys.argv[0] = "ember"
 __main__.main()
 """
 STUCK_ANSWER = STUCK.format(patch="live_service.ChatTokens.prompt")
+STUCK_SCREEN = STUCK.format(patch="chat.ChatScreen._tick")
 STUCK_LOAD = STUCK.format(patch="live_service.load_admitted")
 
 # Layers wait for the signal, and say that they run.
@@ -120,9 +122,22 @@ def test_a_signal_ends_the_chat_and_restores_the_terminal(
         assert answer.text
 
 
+def test_a_screen_that_does_not_hear_leaves_the_terminal_as_it_was(
+    tiny_path: Path, folders: dict[str, str]
+) -> None:
+    command = ["chat", "-m", str(tiny_path), *BACKEND]
+    terminal = Terminal(*command, environment=folders, program=("-c", STUCK_SCREEN))
+    terminal.wait_for("stuck")
+    assert not terminal.is_cooked
+    terminal.process.send_signal(signal.SIGTERM)
+    terminal.wait_for("\x1b[?1049l")
+    assert terminal.is_cooked
+    assert terminal.close() == KILLED
+
+
 def test_a_kill_before_anything_is_shown_ends_the_chat_too() -> None:
     app = ChatApp(ScriptedService())
-    with leaving_on_signal(app.leave):
+    with leaving_on_signal(app.leave, before_end=app.give_terminal_back):
         os.kill(os.getpid(), signal.SIGTERM)
         app.run(headless=True)
     assert app.return_code == KILLED

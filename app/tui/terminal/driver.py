@@ -6,8 +6,9 @@ written to it goes nowhere.
 
 import os
 import sys
+import termios
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from select import select
 from threading import Lock
@@ -21,6 +22,12 @@ from app.tui.terminal.terminal_input import TerminalInput
 
 _READ_BYTES = 1 << 16
 _WAIT_SECONDS = 0.1
+# What Textual asks a terminal for, taken back: the keyboard, its other screen, a cursor, wrapped
+# lines, no mouse, focus or marked pastes; and the title from before.
+_AS_BEFORE = (
+    "\x1b[<u\x1b[?1049l\x1b[?25h\x1b[?7h"
+    "\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1004l\x1b[?2004l\x1b[23;2t"
+)
 
 
 class TerminalGone(Message):
@@ -48,6 +55,14 @@ class ForgivingDriver(LinuxDriver):
                     self.process_message(event)
             for event in source.tick():
                 self.process_message(event)
+
+    def give_back(self) -> None:
+        """Leave the terminal as it was found, whatever the app does, which goes no further."""
+        with suppress(OSError, termios.error):
+            if self.attrs_before is not None:
+                termios.tcsetattr(self.fileno, termios.TCSANOW, self.attrs_before)
+            os.set_blocking(self.fileno, False)
+            os.write(self.fileno, _AS_BEFORE.encode())
 
     def _read(self) -> bytes:
         try:

@@ -77,7 +77,7 @@ def _drafted(drafts: Drafts) -> list[Content]:
     if not drafts.tried:
         return []
     per_step = f"{drafts.tokens_per_step:.1f} tok/step"
-    return [Content(f"drafts {drafts.share:.0%} accepted  {per_step}")]
+    return [Content(f"drafts {drafts.share:.0%} taken  {per_step}")]
 
 
 def _first_token(prefill: PrefillProgress | None, last: Completion | None) -> Content:

@@ -612,8 +612,23 @@ def test_an_answer_that_repeats_itself_is_answered_otherwise_once(tmp_path: Path
     talk.service.say("2")
     talk.service.finish()
     talk.chat.tick()
+
+
+def test_a_retry_where_chance_has_no_part_draws_once(talk: Talk) -> None:
+    talk.exchange("one", "1")
+    talk.chat.retry()
+    assert talk.service.asks[-1].sampling == Sampling(temperature=0.7, top_p=0.95)
+    assert "with temp 0.7 top_p 0.95, this once" in talk.chat.notices[-1]
+    talk.service.say("2")
+    talk.service.finish(FinishReason.CANCELLED)
+    talk.chat.tick()
     talk.chat.retry()
     assert talk.service.asks[-1].sampling == Sampling()
+    talk.service.finish()
+    talk.chat.tick()
+    talk.chat.use_settings(AnswerSettings(sampling={"temp": 0.5}))
+    talk.chat.retry()
+    assert talk.service.asks[-1].sampling == Sampling(temperature=0.5)
 
 
 def test_what_a_retry_is_given_is_for_that_answer(talk: Talk) -> None:

@@ -33,8 +33,10 @@ from tests.app.terminal import INTERRUPT, QUIT, Terminal
 from tests.patience import patience
 
 _LOOK_SECONDS, _SEEN_SECONDS, _KEPT_SECONDS, _READY_SECONDS = 0.05, 1.0, 5.0, 8.0
-# Processor time of the chat, answers included, for each second it is given; and an end to that.
-_SHARE, _STARVED_SECONDS = 4.0, 300.0
+_CALM_SECONDS = 0.1
+# Processor time of the chat, answers included, for each second it is given; what it takes at
+# rest, of each second; and an end to that.
+_SHARE, _AT_REST, _STARVED_SECONDS = 4.0, 0.05, 300.0
 # Two within this time are one who wants to leave.
 _INTERRUPTS_APART = 2.2
 _BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
@@ -52,7 +54,7 @@ _CODES = {
     **{End.SIGINT: 130, End.SIGTERM: 143, End.SIGHUP: 129, End.HANG_UP: 129},
     End.SIGKILL: -signal.SIGKILL,
 }
-_KEYS = {End.QUIT: QUIT, End.COMMAND: b"/quit\r", End.INTERRUPTED: INTERRUPT * 2}
+_KEYS = {End.QUIT: QUIT, End.COMMAND: b"/quit\r", End.INTERRUPTED: INTERRUPT}
 
 
 class Window:
@@ -67,7 +69,7 @@ class Window:
         self._stream = pyte.Stream(self._screen)
         self._fed, self._drawn = 0, ""
         self._waiting: str | None = None
-        self._interrupted_at = 0.0
+        self._interrupted_at, self._marks = 0.0, 0
         self._given = ""
         self.slowest = 0.0
 
@@ -164,8 +166,8 @@ class Window:
             self._terminal.type(_SUSPEND)
         elif not self.has_ended:
             self._terminal.process.send_signal(signal.SIGTSTP)
-        stopped = self._wait(self._is_stopped, 0.3)
         # By the key only where the prompt has the focus.
+        stopped = (self._wait if pause.by_key else self._comes)(self._is_stopped, 0.3)
         if not (stopped or pause.by_key or self.has_ended):
             raise FaultError(f"did not stop by SIGTSTP: {self._last_lines()}")
         if stopped and not self._terminal.is_cooked:
@@ -187,11 +189,12 @@ class Window:
         began = time.monotonic()
         # On a line of its own, where it is not broken.
         self._terminal.type((pasted(paste) if paste else b"") + NEWLINE + word.encode())
-        if not self._comes(lambda: word in self._text(), _SEEN_SECONDS) and not self.has_ended:
-            if _DIALOG in self._text():
-                # It has come since: a question was too long.
-                self._type(word, paste, at_once=False)
-                return
+        self._comes(partial(self._is_any_shown, word, _DIALOG), _SEEN_SECONDS)
+        if self._is_any_shown(_DIALOG):
+            # It has come since: a question was too long.
+            self._type(word, paste, at_once=False)
+            return
+        if not self._is_any_shown(word) and not self.has_ended:
             raise FaultError(f"{word} was typed and is not seen: {self._picture()}")
         self.slowest = max(self.slowest, time.monotonic() - began)
 
@@ -212,11 +215,8 @@ class Window:
     def _edit(self, word: str) -> None:
         self._calm()
         self._terminal.type(b"/edit" + _ENTER)
-
-        def is_heard() -> bool:
-            return any(said in self._text() for said in ("editing", *_REFUSED))
-
-        if self._wait(is_heard, _SEEN_SECONDS) and "editing" in self._text():
+        is_heard = partial(self._is_any_shown, "editing", *_REFUSED)
+        if self._wait(is_heard, _SEEN_SECONDS) and self._is_any_shown("editing"):
             with self._kept.replacing():
                 self._terminal.type(SELECT_ALL)
                 self._type(word, b"", at_once=True)
@@ -229,24 +229,33 @@ class Window:
         self._terminal.read_for(patience(0.1))
 
     def _calm(self) -> None:
-        """Close what is open, and empty the prompt."""
+        """Close what is open, and empty the prompt; what was typed before has been done then."""
         self._terminal.type(_PASTE_ENDS)
-
-        def is_calm() -> bool:
-            text = self._text()
-            return _EMPTY_PROMPT in text and _DIALOG not in text
-
+        self._waiting = None  # Esc takes back what waits
         deadline = time.monotonic() + _STARVED_SECONDS
         while not self.has_ended:
-            self._terminal.type(_ESCAPE + _ESCAPE + SELECT_ALL + _BACKSPACE)
-            if self._wait(is_calm, 0.1):
+            self._marks += 1
+            mark = f"mark{self._marks}."
+            self._terminal.type(_ESCAPE + _ESCAPE + SELECT_ALL + mark.encode())
+            self._wait(partial(self._is_any_shown, mark, _DIALOG), _SEEN_SECONDS)
+            self._terminal.type(SELECT_ALL + _BACKSPACE)
+            if self._wait(partial(self._is_calm, mark), _CALM_SECONDS):
                 return
             if time.monotonic() > deadline:
                 raise FaultError(f"no way back to an empty prompt: {self._picture()}")
 
+    def _is_calm(self, mark: str) -> bool:
+        return self._is_any_shown(_EMPTY_PROMPT) and not self._is_any_shown(_DIALOG, mark)
+
+    def _is_any_shown(self, *texts: str) -> bool:
+        shown = self._text()
+        return any(each in shown for each in texts)
+
     def _bring_to_end(self, end: End) -> None:
         if end in _KEYS:
             self._calm()
+            if end is End.INTERRUPTED:
+                self._interrupt()
             self._terminal.type(_KEYS[end])
         elif not self.has_ended:
             self._terminal.process.send_signal(signal.Signals[end.value])
@@ -280,7 +289,8 @@ class Window:
         used, began = self._used(), time.monotonic()
         while not self._wait(holds, seconds):
             given, waited = self._used() - used, time.monotonic() - began
-            if given > _SHARE * seconds or self.has_ended or waited > _STARVED_SECONDS:
+            had_its_time = given > _SHARE * seconds + _AT_REST * waited
+            if had_its_time or self.has_ended or waited > _STARVED_SECONDS:
                 self._given = f"given {given:.1f} s of a processor in {waited:.0f} s"
                 return holds()
         return True

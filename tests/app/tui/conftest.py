@@ -164,10 +164,15 @@ async def talk(
         yield Talk(app, service, pilot)
 
 
+def mouse_down(x: int, y: int) -> events.MouseDown:
+    """As the terminal tells it."""
+    at = {"x": x, "y": y, "screen_x": x, "screen_y": y, "delta_x": 0, "delta_y": 0}
+    return events.MouseDown(None, **at, button=1, shift=False, meta=False, ctrl=False)
+
+
 def click_beyond_the_screen() -> events.MouseDown:
     """Where the terminal still was when it was clicked."""
-    at = {"x": 200, "y": 99, "screen_x": 200, "screen_y": 99, "delta_x": 0, "delta_y": 0}
-    return events.MouseDown(None, **at, button=1, shift=False, meta=False, ctrl=False)
+    return mouse_down(200, 99)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from app.tui.widgets.tier_events import TierEvents
 from kvcache import EmberError
 from models.finding.store import models_folder
 from tests.app.service.scripted_service import ScriptedService, layer_stats
-from tests.app.tui.conftest import click_beyond_the_screen, on_screen, talk
+from tests.app.tui.conftest import click_beyond_the_screen, mouse_down, on_screen, talk
 
 HOSTILE = (
     "[bold red]markup[/] \x1b[2J\x1b]0;owned\x07 \x9b31m \u202eevil\u202c "
@@ -444,6 +444,20 @@ async def test_lines_that_are_typed_fast_are_sent_one_by_one() -> None:
         assert chat.app.chat.queued.text == "three"
         await chat.until(lambda: chat.app.chat.chat.title == "lines")
         assert chat.prompt.text == "four\nfive"
+
+
+@on_screen
+async def test_a_click_on_what_is_being_taken_away_does_nothing() -> None:
+    async with talk() as chat:
+        conversation = chat.conversation
+        # As Textual does it first of all, before the screen is laid out anew.
+        parent = conversation.parent
+        conversation._detach()
+        chat.app.post_message(mouse_down(8, 2))
+        await chat.pilot.pause()
+        conversation._attach(parent)
+        await chat.press("a")
+        assert chat.prompt.text == "a"
 
 
 @on_screen

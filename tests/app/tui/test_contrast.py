@@ -132,6 +132,8 @@ def faint(chat: Talk) -> list[str]:
                 found.append(f"{contrast(front, back):.2f} {text!r} {front.name} on {back.name}")
         elif front == back and not (front is None or front.is_default):
             found.append(f"{text!r} in the colour of its background")
+        elif is_grey(front) and (back is None or back.is_default):
+            found.append(f"{text!r} in black or white, on whichever of both the terminal has")
     return found
 
 
@@ -148,6 +150,11 @@ def segments(chat: Talk) -> list[tuple[Style, str]]:
 def is_known(color: Color | None) -> bool:
     """Whether it is not the terminal's choice."""
     return color is not None and color.triplet is not None
+
+
+def is_grey(color: Color | None) -> bool:
+    """Whether it is black, white or between, of the terminal's sixteen."""
+    return color is not None and color.number in (0, 7, 8, 15)
 
 
 def contrast(one: Color, other: Color) -> float:

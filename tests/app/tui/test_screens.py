@@ -271,7 +271,7 @@ async def test_accepted_drafts_are_shown_where_there_were_any() -> None:
         speed.show(None, Speed(), None, None, Drafts())
         assert "drafts" not in str(pane.render())
         speed.show(None, Speed(), None, None, Drafts(tried=40, accepted=33, tokens=55))
-        assert "drafts 82% accepted  2.5 tok/step" in str(pane.render())
+        assert "drafts 82% taken  2.5 tok/step" in str(pane.render())
 
 
 @on_screen
