@@ -384,6 +384,14 @@ CASES: dict[str, Case] = {
     "RowsKVCache.extend": Case(
         call=_on(_rows, "extend"), good={"other": _rows()}, wrong={"other": [*OTHER, None]}
     ),
+    "RowsKVCache.update_and_fetch": Case(
+        call=_on(_rows, "update_and_fetch"), good=TOKENS, wrong={"k": ARRAY, "v": ARRAY}
+    ),
+    "RowsKVCache.make_mask": Case(
+        call=_on(_rows, "make_mask"),
+        good={"length": 3},
+        wrong={"length": [0, *_but(2**70)], "window_size": [0, *_but(2**70)]},
+    ),
     "RowsKVCache.prepare": Case(
         call=_on(_rows, "prepare"),
         good={"left_padding": [0], "lengths": [3]},
