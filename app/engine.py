@@ -123,7 +123,6 @@ class Engine:
         self.warm_up_seconds = time.perf_counter() - began
         self._hold(plan)
         self._costs = PassCosts(measures=True)
-        self._step, self._drafts = self._agreed()
         # The cache holds the first `offset` tokens of the last prompt and its growing answer.
         self._seen: tuple[Sequence[int], Sequence[int]] = [], []
 
@@ -164,14 +163,6 @@ class Engine:
             metric=self.metric,
             progress=progress,
         )
-
-    def _agreed(self) -> tuple[int, bool]:
-        """Tokens of a prefill step, and whether answers are drafted: alike on all ranks."""
-        step, drafts = prefill_step(self.plan.backend), self._can_draft()
-        if self.loaded.group is None:
-            return step, drafts
-        found = least([step, drafts], self.loaded.group)
-        return found[0], bool(found[1])
 
     def adapt(
         self,
@@ -346,7 +337,7 @@ class Engine:
             caches,
             rows,
             sampler,
-            prefill_step=self._step,
+            prefill_step=self._on_all(prefill_step(self.plan.backend)),
             # A CPU gains nothing from queueing a token before the last one is read; ranks would
             # have to meet over the token that is queued before they knew whether to go on.
             pipelined=on_gpu() and group is None,
@@ -360,6 +351,11 @@ class Engine:
             Sampler(sampling, prompts) if group is None else FirstSampler(sampling, prompts, group)
         )
 
+    def _on_all(self, value: int) -> int:
+        """The least that any rank has."""
+        group = self.loaded.group
+        return value if group is None else least([value], group)[0]
+
     def _can_draft(self) -> bool:
         """Not where plain MLX computes, the oracle."""
         return self.plan.backend is Backend.GPU or few_are_alike(self.plan)
@@ -370,7 +366,7 @@ class Engine:
         The same prompt gives the same answer: lengths of drafts follow the clock only where
         rows of a pass are to the last bit what they are alone. Ranks have a clock each.
         """
-        if not self._drafts:
+        if not self._on_all(self._can_draft()):
             return None
         if self.plan.backend is Backend.GPU or self.loaded.group is not None:
             return PromptLookup(prompt, PassCosts(measures=False))
