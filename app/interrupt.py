@@ -115,7 +115,7 @@ def unheard(seconds: float, code: int) -> Iterator[None]:
 
 def end_within(seconds: float, code: int) -> threading.Timer:
     """End the process after that time, whatever still runs, unless the timer is cancelled."""
-    timer = threading.Timer(seconds, os._exit, (code,))
+    timer = threading.Timer(seconds, _end_now, (code,))
     timer.daemon = True
     timer.start()
     return timer
@@ -127,8 +127,16 @@ def end(code: int) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     if any(each.daemon for each in threading.enumerate()):
-        os._exit(code)
+        _end_now(code)
     sys.exit(code)
+
+
+def _end_now(code: int) -> NoReturn:
+    """Without Python's own end; no compiler is left behind."""
+    from kvcache.native import programs  # where none was run, this is all that is loaded of it
+
+    programs.end_all()
+    os._exit(code)
 
 
 def _heard() -> list[signal.Signals]:
