@@ -127,7 +127,7 @@ def end_within(
         try:
             before()
         finally:
-            os._exit(code)
+            _end_now(code)
 
     timer = threading.Timer(seconds, end_now)
     timer.daemon = True
@@ -141,8 +141,16 @@ def end(code: int) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     if any(each.daemon for each in threading.enumerate()):
-        os._exit(code)
+        _end_now(code)
     sys.exit(code)
+
+
+def _end_now(code: int) -> NoReturn:
+    """Without Python's own end; no compiler is left behind."""
+    from kvcache.native import programs  # where none was run, this is all that is loaded of it
+
+    programs.end_all()
+    os._exit(code)
 
 
 def _heard() -> list[signal.Signals]:

@@ -49,7 +49,7 @@ class _Running:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ends: set[Callable[[], None]] | None = set()
-        atexit.register(self._end_all)
+        atexit.register(self.end_all)
 
     def start(
         self, command: list[str], *, group: bool
@@ -74,7 +74,8 @@ class _Running:
             if self._ends is not None:
                 self._ends.discard(end)
 
-    def _end_all(self) -> None:
+    def end_all(self) -> None:
+        """For good."""
         with self._lock:
             for end in self._ends or ():
                 end()
@@ -82,6 +83,11 @@ class _Running:
 
 
 _ALL = _Running()
+
+
+def end_all() -> None:
+    """End all that run, and begin none any more; Python's own end does it by itself."""
+    _ALL.end_all()
 
 
 @contextmanager

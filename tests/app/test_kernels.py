@@ -1,5 +1,8 @@
 """Compiling the kernels where it can be seen: the cache's and the network's, each once."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +27,8 @@ from models.native import kernels
 from models.native.kernels import missing
 from tests.app.conftest import write_tiny
 from tests.patience import patience
+
+ROOT = Path(build.__file__).parents[2]
 
 
 @pytest.fixture
@@ -156,6 +161,31 @@ def test_a_load_from_python_compiles_both_at_once(
     monkeypatch.setattr("kvcache.config.library", refuse)
     bytes_by(Backend.AUTO)
     assert built == [both]
+
+
+def test_no_compiler_outlives_a_program_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler, pipe = tmp_path / "compiler", tmp_path / "pipe"
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exit\n'
+        f"exec 3>{pipe}\ntouch {pipe}-open\nsleep {patience(60):.0f}\necho survived >&3\n"
+    )
+    compiler.chmod(0o755)
+    os.mkfifo(pipe)
+    program = (
+        "import pathlib, time\n"
+        "from app import interrupt, kernels\n"
+        "from kvcache import Backend, CacheConfig\n"
+        "kernels.compile_later(CacheConfig(backend=Backend.CPU))\n"
+        f"while not pathlib.Path('{pipe}-open').exists():\n    time.sleep(0.01)\n"
+        "interrupt.end(0)\n"
+    )
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("EMBER_CACHE", str(tmp_path / "cache"))
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    assert pipe.read_text() == ""
+    assert process.wait() == 0
 
 
 @pytest.mark.parametrize(
