@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: chat test test-large truth vocabularies templates monkey check metal-check cuda-check \
+.PHONY: chat test test-large truth vocabularies templates monkey fuzz soak check metal-check cuda-check \
 	metal-registers metal-mutants bench clean
 
 chat: $(VENV)/.run
@@ -39,6 +39,18 @@ templates: $(VENV)/.dev
 # MONKEY="--seeds 20" is fewer.
 monkey: $(VENV)/.dev
 	@$(PY) -m tests.app.monkey smollm2 $(MONKEY)
+
+# Mutated inputs for all that reads foreign bytes, ten minutes each, guided by coverage on Linux.
+# FUZZ="--seconds 60 header template" is a part of it.
+fuzz: $(VENV)/.dev
+	@$(PY) -m pip install --quiet --constraint constraints.txt --group fuzz
+	@$(PY) -m tests.fuzz $(FUZZ)
+
+# Answers without end in a small window for half an hour; and 100,000 steps with a cache against a
+# list of tokens. SOAK="--minutes 5" is less.
+soak: $(VENV)/.dev
+	@$(PY) -m tests.soak $(SOAK)
+	@$(PY) -m tests.kvcache.test_walk 100000
 
 # The GPU kernels on this machine's GPU, right or wrong and how fast, in less than five minutes:
 # one table to paste, and metal-check.json. CHECK="--only correctness" is a part of it.

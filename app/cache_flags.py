@@ -25,10 +25,24 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("cache")
     _add_tiers(group)
     _add_window(group)
+    _add_limits(group)
+
+
+def add_cache_of_many(parser: argparse.ArgumentParser) -> None:
+    """The same for sequences that share a budget, each with a window of its own."""
+    group = parser.add_argument_group("cache")
+    _add_tiers(group, keeps_system=False)
     group.add_argument(
-        "--force", action="store_true", help="load what does not fit in this machine's memory"
+        "--ctx", type=tokens(1), metavar="N", help="tokens the window of one sequence holds"
     )
-    add_backend(group)
+    group.add_argument(
+        "--kv-budget",
+        type=budget,
+        metavar="SIZE",
+        help="bytes of all sequences, as 1GiB: so many windows are computed at once, the rest "
+        "waits (default: 8 windows, or what memory has)",
+    )
+    _add_limits(group)
 
 
 def add_backend(to: argparse._ActionsContainer) -> None:
@@ -41,7 +55,7 @@ def add_backend(to: argparse._ActionsContainer) -> None:
     )
 
 
-def _add_tiers(group: argparse._ArgumentGroup) -> None:
+def _add_tiers(group: argparse._ArgumentGroup, *, keeps_system: bool = True) -> None:
     """What each tier holds."""
     group.add_argument(
         "--kv",
@@ -62,9 +76,9 @@ def _add_tiers(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--keep",
-        type=keep,
-        metavar="system|N",
-        help="never let go of the system prompt, or of the first N tokens",
+        type=keep if keeps_system else tokens(0),
+        metavar="system|N" if keeps_system else "N",
+        help=f"never let go of {'the system prompt, or of ' * keeps_system}the first N tokens",
     )
     group.add_argument(
         "--hot-dtype",
@@ -81,11 +95,19 @@ def _add_window(group: argparse._ArgumentGroup) -> None:
     size.add_argument(
         "--kv-budget", type=budget, metavar="SIZE", help="bytes the window takes, as 64MiB"
     )
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    """What may be beyond a model's or a machine's limits, and what computes."""
     group.add_argument(
         "--beyond-context",
         action="store_true",
         help="allow a window longer than the model was trained for",
     )
+    group.add_argument(
+        "--force", action="store_true", help="load what does not fit in this machine's memory"
+    )
+    add_backend(group)
 
 
 def add_cache_store(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,8 @@ Commands import MLX and the rest only when they run, so that --help is instant.
 """
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -23,12 +25,14 @@ from app.commands import (
     pull,
     rm,
     search,
+    serve,
     tokenize,
 )
 from app.commands import run as run_command
 from app.flag_words import with_flags
 from app.inert import inert_line
 from app.options import UsageError
+from app.ranks.launch import Launch, launch
 from app.streams import OutputError, drop_output
 from kvcache.errors import EmberError
 
@@ -36,6 +40,7 @@ _COMMANDS = {
     "chat": chat,
     "chats": chats,
     "run": run_command,
+    "serve": serve,
     "bench": bench,
     "ls": ls,
     "search": search,
@@ -94,8 +99,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _failed(error: EmberError) -> int:
-    print(f"ember: error: {inert_line(with_flags(error))}", file=sys.stderr)
+    print(f"ember: {_rank()}error: {inert_line(with_flags(error))}", file=sys.stderr)
     return 1
+
+
+def _rank() -> str:
+    """Which of several ranks speaks, where it is not the first, whose user everybody is."""
+    rank = os.environ.get("MLX_RANK", "0")
+    return "" if rank == "0" else f"rank {inert_line(rank)}: "
 
 
 def _run(arguments: list[str]) -> int:
@@ -103,8 +114,33 @@ def _run(arguments: list[str]) -> int:
         args = _parsed(_with_command(arguments))
     except SystemExit as ended:  # argparse has said what there is to say
         return int(ended.code or 0)
-    code: int = args.run(args)
-    return code
+    launched = launch()
+    if launched is None:
+        code: int = args.run(args)
+        return code
+    return _run_with_others(args, launched)
+
+
+def _run_with_others(args: argparse.Namespace, launched: Launch) -> int:
+    """As one of several processes that `mlx.launch` has started."""
+    if args.run not in (run_command.run, chat.run):
+        if launched.leads:
+            raise UsageError("run and chat alone use several ranks: start it without mlx.launch")
+        return 0
+    if not launched.leads:
+        # Ctrl-C reaches all of a terminal's processes, and is for the first to hear.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from app.ranks.company import Company
+    from app.ranks.following import follow
+
+    args.company = company = Company(launched)
+    if not launched.leads:
+        follow(company)
+    try:
+        code: int = args.run(args)
+        return code
+    finally:
+        company.leave()
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
@@ -133,8 +169,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"ember {__version__}")
-    # For commands that tell of all commands.
-    top.set_defaults(parser=top)
+    # For commands that tell of all commands, and for those that several ranks run.
+    top.set_defaults(parser=top, company=None)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, module in _COMMANDS.items():
         summary = (module.__doc__ or "").strip().splitlines()[0]

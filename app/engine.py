@@ -14,6 +14,7 @@ from typing import Self
 import mlx.core as mx
 
 from app.generation import Event, Generation, Row, Truncated
+from app.meeting import FirstFlag, FirstSampler, least
 from app.prompt_lookup import PassCosts, PromptLookup
 from app.sampling import Sampler, Sampling
 from app.transcript import Transcript
@@ -122,6 +123,7 @@ class Engine:
         self.warm_up_seconds = time.perf_counter() - began
         self._hold(plan)
         self._costs = PassCosts(measures=True)
+        self._step, self._drafts = self._agreed()
         # The cache holds the first `offset` tokens of the last prompt and its growing answer.
         self._seen: tuple[Sequence[int], Sequence[int]] = [], []
 
@@ -162,6 +164,14 @@ class Engine:
             metric=self.metric,
             progress=progress,
         )
+
+    def _agreed(self) -> tuple[int, bool]:
+        """Tokens of a prefill step, and whether answers are drafted: alike on all ranks."""
+        step, drafts = prefill_step(self.plan.backend), self._can_draft()
+        if self.loaded.group is None:
+            return step, drafts
+        found = least([step, drafts], self.loaded.group)
+        return found[0], bool(found[1])
 
     def adapt(
         self,
@@ -286,7 +296,7 @@ class Engine:
         reused = rewind(self._caches, self.plan, tokens=shared, total=len(prompt))
         row = self._row(0, prompt, request, reused)
         self._seen = prompt, row.transcript.tokens
-        sampler = Sampler(request.sampling, [prompt])
+        sampler = self._sampler(request.sampling, [prompt])
         lookup = self._lookup(prompt) if request.lookup else None
         yield from self._generation(self._caches, [row], sampler, cancel, lookup).events()
 
@@ -307,7 +317,7 @@ class Engine:
         ]
         rotations = self.loaded.model.rotations
         caches = rows_from_plan(self.plan, rotations, self.metric, left_padding=padding)
-        sampler = Sampler(requests[0].sampling, prompts)
+        sampler = self._sampler(requests[0].sampling, prompts)
         yield from self._generation(caches, rows, sampler, cancel).events()
 
     def _generation(
@@ -318,27 +328,41 @@ class Engine:
         cancel: Flag | None,
         lookup: PromptLookup | None = None,
     ) -> Generation:
+        group, cancel = self.loaded.group, cancel or Flag()
         return Generation(
             self.loaded.model,
             caches,
             rows,
             sampler,
-            prefill_step=prefill_step(self.plan.backend),
-            # A CPU gains nothing from queueing a token before the last one is read.
-            pipelined=on_gpu(),
-            cancel=cancel or Flag(),
+            prefill_step=self._step,
+            # A CPU gains nothing from queueing a token before the last one is read; ranks would
+            # have to meet over the token that is queued before they knew whether to go on.
+            pipelined=on_gpu() and group is None,
+            cancel=cancel if group is None else FirstFlag(cancel, group),
             lookup=lookup,
         )
 
+    def _sampler(self, sampling: Sampling, prompts: Sequence[Sequence[int]]) -> Sampler:
+        group = self.loaded.group
+        return (
+            Sampler(sampling, prompts) if group is None else FirstSampler(sampling, prompts, group)
+        )
+
+    def _can_draft(self) -> bool:
+        """Not where plain MLX computes, the oracle."""
+        return self.plan.backend is Backend.GPU or few_are_alike(self.plan)
+
     def _lookup(self, prompt: Sequence[int]) -> PromptLookup | None:
-        """Drafts for the answer to a prompt; None where plain MLX computes, the oracle.
+        """Drafts for the answer to a prompt, if any.
 
         The same prompt gives the same answer: lengths of drafts follow the clock only where
-        rows of a pass are to the last bit what they are alone.
+        rows of a pass are to the last bit what they are alone. Ranks have a clock each.
         """
-        if self.plan.backend is Backend.GPU:
+        if not self._drafts:
+            return None
+        if self.plan.backend is Backend.GPU or self.loaded.group is not None:
             return PromptLookup(prompt, PassCosts(measures=False))
-        return PromptLookup(prompt, self._costs) if few_are_alike(self.plan) else None
+        return PromptLookup(prompt, self._costs)
 
     def _row(self, index: int, prompt: Sequence[int], request: Request, reused: int) -> Row:
         transcript = Transcript(

@@ -140,7 +140,8 @@ class Generation:
         began = time.perf_counter()
         total = max(len(row.prompt) for row in self._rows)
         ids = mx.array([[0] * (total - len(row.prompt)) + list(row.prompt) for row in self._rows])
-        start = reused = self._caches[0].offset
+        first = self._caches[0]
+        start = reused = 0 if isinstance(first, RowsKVCache) else first.offset
         while not self._cancel.is_set():
             stop = min(start + self._prefill_step, total)
             try:

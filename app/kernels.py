@@ -1,17 +1,21 @@
 """Compiling the CPU kernels before they are needed, so that it can be seen and stopped."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 from app.interrupt import cancel_on_interrupt
 from app.progress import busy_bar
-from kvcache import Backend
+from kvcache import Backend, CacheConfig, EmberError
+from kvcache.codecs import codec
 from kvcache.config import on_gpu
 from kvcache.native import build
-from kvcache.native.build import BuildStoppedError, NativeUnavailableError
-from models.native.kernels import missing
+from kvcache.native.build import BuildStoppedError, NativeUnavailableError, Sources
+from models.finding.source import locate
+from models.gguf.file import GGUFFile
+from models.gguf.tensor_types import TensorType
+from models.native.kernels import kinds_of, missing
 
 COMPILING = "compiling the kernels (once)"
 _ASK_SECONDS = 0.1
@@ -31,21 +35,46 @@ def only_reference(backend: Backend) -> bool:
     return False
 
 
-def compile_kernels(backend: Backend, stopped: Callable[[], bool]) -> None:
-    """Compile what `backend` lacks, until `stopped` says yes: then BuildStoppedError is raised."""
+def wanted(config: CacheConfig, model: str | None = None) -> list[Sources]:
+    """What a cache and a model need, and has to be compiled first.
+
+    What a model that is not here yet needs beside, its load compiles; and it does that too where
+    nothing else is to be compiled, as it reads the file's header anyway.
+    """
+    codecs = [codec(name) for name in config.codecs]
+    found = missing(config.backend, codecs=codecs)
+    if not found or model is None:
+        return found
+    return missing(config.backend, kinds=_kinds_at(model), codecs=codecs)
+
+
+def _kinds_at(model: str) -> frozenset[TensorType]:
+    """Of a model's weights; none where it is not here, or not to be read."""
+    try:
+        with GGUFFile(locate(model)) as file:
+            return kinds_of(file.tensors.values())
+    except EmberError:
+        return frozenset()
+
+
+def compile_kernels(found: Sequence[Sources], stopped: Callable[[], bool]) -> None:
+    """Compile what was found wanting, until `stopped` says yes.
+
+    Then BuildStoppedError is raised.
+    """
     # Where it fails, the load says so, or does without.
     with suppress(NativeUnavailableError):
-        build.build(missing(backend), stopped)
+        build.build(found, stopped)
 
 
-def compile_beside(backend: Backend, stopped: Callable[[], bool]) -> Thread | None:
-    """Compile what `backend` needs on a thread; None where there is nothing to compile."""
-    if not missing(backend):
+def compile_beside(found: Sequence[Sources], stopped: Callable[[], bool]) -> Thread | None:
+    """Compile it on a thread; None where there is nothing to compile."""
+    if not found:
         return None
 
     def work() -> None:
         with suppress(BuildStoppedError):
-            compile_kernels(backend, stopped)
+            compile_kernels(found, stopped)
 
     thread = Thread(target=work, name="compile", daemon=True)
     thread.start()
@@ -53,13 +82,13 @@ def compile_beside(backend: Backend, stopped: Callable[[], bool]) -> Thread | No
 
 
 @contextmanager
-def compiling(backend: Backend) -> Iterator[None]:
-    """Compile what `backend` needs beside what is done within this, on the main thread.
+def compiling(found: Sequence[Sources]) -> Iterator[None]:
+    """Compile what was found wanting beside what is done within this, on the main thread.
 
     What is left to wait for then has a bar, and Ctrl-C stops it.
     """
     stop = Event()
-    thread = compile_beside(backend, stop.is_set)
+    thread = compile_beside(found, stop.is_set)
     try:
         yield
         if thread is not None and thread.is_alive():

@@ -127,6 +127,9 @@ _GREEDY = (
     "answer. --temp 0.7 --top-p 0.95 draws; `ember inspect MODEL` shows what the model's makers "
     "recommend."
 )
+_OF_REQUESTS = (
+    "What a request says goes before; what neither says is as the model's makers recommend."
+)
 _BY_MODEL = "What is not given is as the model's makers recommend. --temp 0 is greedy."
 
 
@@ -134,16 +137,7 @@ def add_sampling(parser: argparse.ArgumentParser, *, by_model: bool = False) -> 
     """How tokens are drawn. by_model: as the model's makers recommend where no flag says it."""
     group = parser.add_argument_group("sampling", _BY_MODEL if by_model else _GREEDY)
 
-    def add(flag: str, kind: Bounded, off: float, about: str) -> None:
-        said = "the model's" if by_model else f"{off:g}"
-        default = None if by_model else off
-        group.add_argument(flag, type=kind, default=default, help=f"{about} (default: {said})")
-
-    add("--temp", number(0, 100), 0.0, "temperature; 0 is greedy")
-    add("--top-p", number(1e-9, 1), 1.0, "the likeliest tokens of so much probability; off at 1")
-    add("--top-k", tokens(0), 0, "so many of the likeliest tokens; off at 0")
-    add("--min-p", number(0, 1), 0.0, "tokens of so large a share of the likeliest; off at 0")
-    add("--repeat-penalty", number(0.01, 10), 1.0, "for what the last 64 tokens said; off at 1")
+    _add_drawing(group, by_model=by_model)
     group.add_argument("--seed", type=whole(0, 2**64 - 1), help="makes a sampled run repeatable")
     group.add_argument(
         "--max-tokens", type=tokens(1), default=512, help="longest answer (default: 512)"
@@ -175,6 +169,40 @@ class Think(StrEnum):
     SHOW = "show"
     HIDE = "hide"
     OFF = "off"
+
+
+def _add_drawing(group: argparse._ArgumentGroup, *, by_model: bool) -> None:
+    """The numbers of sampling."""
+
+    def add(flag: str, kind: Bounded, off: float, about: str) -> None:
+        said = "the model's" if by_model else f"{off:g}"
+        default = None if by_model else off
+        group.add_argument(flag, type=kind, default=default, help=f"{about} (default: {said})")
+
+    add("--temp", number(0, 100), 0.0, "temperature; 0 is greedy")
+    add("--top-p", number(1e-9, 1), 1.0, "the likeliest tokens of so much probability; off at 1")
+    add("--top-k", tokens(0), 0, "so many of the likeliest tokens; off at 0")
+    add("--min-p", number(0, 1), 0.0, "tokens of so large a share of the likeliest; off at 0")
+    add("--repeat-penalty", number(0.01, 10), 1.0, "for what the last 64 tokens said; off at 1")
+
+
+def add_defaults_of_requests(parser: argparse.ArgumentParser) -> None:
+    """How a server answers requests that do not say it."""
+    group = parser.add_argument_group("answers", _OF_REQUESTS)
+    _add_drawing(group, by_model=True)
+    group.add_argument(
+        "--max-tokens",
+        type=tokens(1),
+        metavar="N",
+        help="longest answer (default: what the prompt leaves of the window)",
+    )
+    group.add_argument(
+        "--think",
+        choices=[each.value for each in Think],
+        default=Think.SHOW.value,
+        help="send a model's thinking as reasoning_content, hide it, or switch it off "
+        "(default: show)",
+    )
 
 
 def add_thinking(parser: argparse.ArgumentParser) -> None:

@@ -16,23 +16,28 @@ from app.generation import Event
 from app.hub_models import weights_room
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
-from app.kernels import compiling
+from app.kernels import compiling, wanted
 from app.layer_losses import in_bits
+from app.meeting import least
 from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
-from app.options import LoadOptions, model_name
+from app.options import MOST_TOKENS, LoadOptions, model_name
 from app.progress import byte_bar, step_bar, token_bar
-from kvcache import Backend, CacheConfig
+from app.ranks.calls import Load
+from app.ranks.company import Company
+from app.ranks.rank_engine import RankEngine
+from kvcache import Backend, CacheConfig, EmberError
 from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
 from models.calibrate import TOKENS, is_wanted
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
-from models.loader import LoadedModel, OnProgress, load
+from models.loader import Compile, LoadedModel, OnProgress, load
 from models.network.config import NetworkConfig
 from models.text.messages import Message
 from models.text.thinking import no_switch
 
 COUNTING = "reading a text, to encode keys better (once)"
+_DIGITS = 7  # hexadecimal, of a file's identity, that make a number of 32 bits
 _LONG_WARM_UP = 3.0  # seconds, from which on a user is told
 
 
@@ -81,16 +86,16 @@ def open_session(
     only a guess is told to the user, or one that has no switch for `think`.
     """
     config = cache_config(args)
-    with compiling(config.backend):
+    with compiling(wanted(config, model_name(args))):
         path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
-        loaded, admitted = _load_with_bar(thread, path, config, load_options(args))
+        loaded, admitted = _load_with_bar(thread, path, config, args)
         config, chat = admitted.config, ChatTokens(loaded)
         if not raw:
             loaded.template.start()
         if args.keep == KEEP_SYSTEM:
             config = replace(config, keep=chat.system_tokens(args.system, think=think))
-        engine = _engine_with_bar(thread, loaded, config)
+        engine = _engine_with_bar(thread, loaded, config, args.company)
         for text in (
             *admitted.notes,
             *load_notes(engine, asked=config.backend, hot=args.hot, chat=None if raw else chat),
@@ -171,10 +176,13 @@ def load_admitted(
     options: LoadOptions,
     progress: OnProgress | None = None,
     make_room: Callable[[Need], None] | None = None,
+    compiles: Compile | None = None,
+    company: Company | None = None,
 ) -> tuple[LoadedModel, Admitted]:
     """A model, and the cache that fits beside it. Raises TooLargeError before it is read.
 
-    make_room: told what both take, before a tensor is read.
+    make_room: told what both take, before a tensor is read. compiles: see `load`. company: the
+    ranks that each load their share of it.
     """
     admitted = Admitted(config=config)
 
@@ -187,15 +195,57 @@ def load_admitted(
         if make_room is not None:
             make_room(need_of(admitted.config, model, weights))
 
-    loaded = load(
-        path,
-        backend=config.backend,
-        pretokenizer=options.pretokenizer,
-        chat_template=options.chat_template,
-        progress=progress,
-        accept=accept,
-    )
-    return loaded, admitted
+    def read() -> LoadedModel:
+        return load(
+            path,
+            backend=config.backend,
+            pretokenizer=options.pretokenizer,
+            chat_template=options.chat_template,
+            progress=progress,
+            accept=accept,
+            compiles=compiles,
+            group=None if company is None else company.group,
+        )
+
+    if company is None:
+        return read(), admitted
+    # Which codecs give so many bits is looked up once.
+    call = Load(path=path, config=config, options=replace(options, bits=None))
+    loaded = company.together(call, read)
+    _check_same(loaded, company)
+    return loaded, _narrowest(admitted, company)
+
+
+def _check_same(loaded: LoadedModel, company: Company) -> None:
+    """Raise EmberError on every rank, unless all have loaded the same file."""
+    number = int(loaded.identity[:_DIGITS], 16)
+    lowest, highest = least([number, -number], company.group)
+    if lowest != -highest:
+        raise EmberError(f"not all ranks have the same file {loaded.path.name}: copy one to all")
+
+
+def _narrowest(admitted: Admitted, company: Company) -> Admitted:
+    """What fits beside the model on every rank."""
+    config = admitted.config
+    (tokens,) = least([config.max_tokens or MOST_TOKENS], company.group)
+    if tokens in (config.max_tokens, MOST_TOKENS):
+        return admitted
+    said = f"the window is {tokens} tokens: another rank has memory for no more"
+    return Admitted(config=replace(config, max_tokens=tokens), notes=(*admitted.notes, said))
+
+
+def make_engine(
+    loaded: LoadedModel,
+    config: CacheConfig,
+    company: Company | None,
+    *,
+    warming: OnProgress | None = None,
+    counting: OnProgress | None = None,
+) -> Engine:
+    """An engine; on every rank of a company."""
+    if company is None:
+        return Engine(loaded, config, warming=warming, counting=counting)
+    return RankEngine(company, loaded, config, warming=warming)
 
 
 def admit_file(
@@ -218,18 +268,23 @@ def _floats_because(asked: Backend) -> str:
 
 
 def _load_with_bar(
-    thread: InferenceThread, path: Path, config: CacheConfig, options: LoadOptions
+    thread: InferenceThread, path: Path, config: CacheConfig, args: argparse.Namespace
 ) -> tuple[LoadedModel, Admitted]:
+    options, company = load_options(args), args.company
     with byte_bar("loading") as report, cancel_on_interrupt() as cancel:
 
         def on_progress(done: int, total: int) -> None:
             cancel.check()
             report(done, total)
 
-        return thread.call(lambda: load_admitted(path, config, options, on_progress))
+        return thread.call(
+            lambda: load_admitted(path, config, options, on_progress, company=company)
+        )
 
 
-def _engine_with_bar(thread: InferenceThread, loaded: LoadedModel, config: CacheConfig) -> Engine:
+def _engine_with_bar(
+    thread: InferenceThread, loaded: LoadedModel, config: CacheConfig, company: Company | None
+) -> Engine:
     """Bars are of what a model's first load counts, and of the GPU kernels' warm-up."""
     with (
         token_bar(COUNTING) as counted,
@@ -245,7 +300,9 @@ def _engine_with_bar(thread: InferenceThread, loaded: LoadedModel, config: Cache
             cancel.check()
             report(done, total)
 
-        engine = thread.call(lambda: Engine(loaded, config, warming=warming, counting=counting))
+        engine = thread.call(
+            lambda: make_engine(loaded, config, company, warming=warming, counting=counting)
+        )
         cancel.check()
         return engine
 

@@ -47,10 +47,17 @@ class Output(TextIOWrapper):
     sequences of our own.
     """
 
-    def __init__(self, descriptor: int, encoding: str, *, styled: bool = False) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        encoding: str,
+        *,
+        styled: bool = False,
+        for_people: bool = False,
+    ) -> None:
         # With a buffer of its own: of two streams over one buffer, the first to go closes it.
         raw = open(descriptor, "wb", closefd=False)  # noqa: SIM115
-        for_people = descriptor == _STDERR or raw.isatty()
+        for_people = for_people or descriptor == _STDERR or raw.isatty()
         super().__init__(raw, encoding, _WHAT_CAN_BE, line_buffering=for_people)
         self._descriptor, self._inert = descriptor, for_people and not styled
         self.was_terminal = raw.isatty()
@@ -114,6 +121,14 @@ def prepare() -> None:
     # What is no text is found when it is read, by its surrogates; line ends stay as they are.
     sys.stdin = TextIOWrapper(source, encodings[0], "surrogateescape", newline="\n")
     sys.stdout, sys.stderr = Output(_STDOUT, encodings[1]), Output(_STDERR, encodings[2])
+
+
+def keep_stderr() -> None:
+    """From here on nobody but Python writes to stderr: what libraries have to say is lost."""
+    own, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+    sys.stderr = Output(own, sys.stderr.encoding, for_people=True)
+    os.dup2(nowhere, _STDERR)
+    os.close(nowhere)
 
 
 def styled(stream: TextIO) -> TextIO:

@@ -17,6 +17,7 @@ from kvcache.given import array, integer, refused
 from kvcache.native.library import library
 from kvcache.native.structs import Array
 from kvcache.reference import Mask
+from kvcache.rows import RowsKVCache
 from kvcache.sight import Sight
 from kvcache.two_tier import TwoTierKVCache
 
@@ -90,8 +91,10 @@ def _attend_alone(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mas
 
 def _within(window: int, queries: int, cache: AttendingCache | None) -> Mask:
     """The mask of new tokens in a layer with a window; "causal" where it hides none."""
+    if isinstance(cache, TwoTierKVCache | RowsKVCache):
+        return "causal"
     held = 0 if cache is None else cache.offset
-    if held + queries <= window or isinstance(cache, TwoTierKVCache):
+    if held + queries <= window:
         return "causal"
     if cache is None:
         return Sight.of_all(queries, queries).full(window)

@@ -173,9 +173,8 @@ class CacheConfig:
             keys, values = parted(keys)
             object.__setattr__(self, "keys", keys)
             object.__setattr__(self, "values", values)
-        for pair in {(keys, values), *map(parted, self.by_layer)}:
-            for name in pair:
-                codec(name)
+        for name in self.codecs:
+            codec(name)
 
     @classmethod
     def for_budget(cls, budget: str | int, **policy: Any) -> Self:
@@ -195,6 +194,12 @@ class CacheConfig:
     def pinned(self) -> int:
         """First tokens kept unencoded and never let go: sinks, and the prefix that is kept."""
         return max(self.sinks, self.keep)
+
+    @property
+    def codecs(self) -> frozenset[str]:
+        """Those that any layer has, by name."""
+        pairs = map(parted, self.by_layer) if self.by_layer else [(self.keys, self.values)]
+        return frozenset(name for pair in pairs for name in pair)
 
     def codecs_of(self, layer: int) -> tuple[str, str]:
         """The codecs of a layer's keys and values. Raises CacheError for no layer."""

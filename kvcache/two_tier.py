@@ -4,10 +4,10 @@ What it holds is `holding`'s; what queries meet of it, `layer_cache`'s.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
@@ -50,7 +50,11 @@ class TwoTierKVCache(FetchingCache):
     So does `NO_ROPE`, where distance is nothing.
     metric: of the layer's queries, by which keys are encoded (`codecs.feedback`), whatever
     plan or state comes later. None rounds them plainly.
+    merge: `RowsKVCache.of`, which mlx-lm's generators ask for: they batch only what has it. Put
+    here by `rows`, whose batches are made of this class.
     """
+
+    merge: ClassVar[Callable[[Sequence["TwoTierKVCache"]], Any]]
 
     def to_quantized(self, group_size: int = 64, bits: int = 4) -> "TwoTierKVCache":
         """This cache: mlx-lm asks for another where it is given kv_bits, which is said once."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from kvcache import (
     Backend,
@@ -48,10 +49,14 @@ def key_metric(loaded: LoadedModel, *, progress: OnProgress | None = None) -> Ke
     EMBER_CALIBRATE is 0. What cannot be kept is used all the same, and counted again by the
     next load. progress: called with (tokens read, all tokens); what it raises ends the work.
     """
-    if not is_wanted():
-        return None
-    found = kept(loaded)
-    if found is None and (on_gpu() or loaded.weight_bytes <= _FEW_BYTES):
+    found = kept(loaded) if is_wanted() else None
+    soon = is_wanted() and (on_gpu() or loaded.weight_bytes <= _FEW_BYTES)
+    if loaded.group is not None:
+        # To count is to compute, which all ranks do or none.
+        own = mx.array([found is not None, soon], mx.int32)
+        least = np.asarray(mx.distributed.all_min(own, group=loaded.group))
+        found, soon = found if least[0] else None, bool(least[1])
+    if found is None and soon:
         found = count(loaded, progress=progress)
         with suppress(EmberError):
             keep(found, loaded)
@@ -100,10 +105,13 @@ def keep(metric: KeyMetric, loaded: LoadedModel) -> Path:
 
 
 def path_of(loaded: LoadedModel) -> Path:
-    """Where the metric of a model's file is kept; queries that turn otherwise have their own."""
+    """Where the metric of a model's file is kept; queries that turn otherwise have their own, and
+    so have the heads of each of several ranks."""
     *short, _ = loaded.model.contexts
     turned = "-short" if any(loaded.model.context <= each for each in short) else ""
-    return folder() / f"{loaded.identity}{turned}.safetensors"
+    group = loaded.group
+    part = f"-rank{group.rank()}of{group.size()}" if group is not None else ""
+    return folder() / f"{loaded.identity}{turned}{part}.safetensors"
 
 
 def folder() -> Path:

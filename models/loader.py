@@ -16,7 +16,7 @@ import mlx.core as mx
 from kvcache import Backend, EmberError
 from kvcache.config import on_gpu
 from kvcache.errors import quoted
-from kvcache.native.build import NativeUnavailableError, build
+from kvcache.native.build import NativeUnavailableError, Sources, build
 from models.finding import catalogue
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
@@ -25,13 +25,17 @@ from models.gguf.identity import identity_of
 from models.gguf.metadata import Metadata
 from models.gguf.open_file import Map, OpenFile
 from models.gguf.tensor import Tensor
-from models.native.kernels import kernels, missing
+from models.gguf.tensor_types import TensorType
+from models.native.kernels import kernels, kinds_of, missing
 from models.network.config import NetworkConfig
 from models.network.cpu_llama import CpuModel, hold_in_place
+from models.network.cpu_rank import CpuRank
 from models.network.gpu_matrices import GpuMatrices
 from models.network.layers import HoldMatrix, Projection, hold_decoded
 from models.network.llama import Model
+from models.network.ranks import Group, Ranks, checked
 from models.network.shapes import notes_on, tensors_to_read
+from models.network.share import Share
 from models.network.weights import Weights
 from models.sampling_defaults import SamplingDefaults
 from models.text.builtin_templates import given_template
@@ -39,6 +43,8 @@ from models.text.chat_template import ChatTemplate
 from models.text.tokenizer import Tokenizer
 from models.title import quantization, title, titled
 
+# What compiles the kernels that are missing.
+Compile = Callable[[Sequence[Sources]], object]
 OnProgress = Callable[[int, int], None]
 # Dimensions, and bytes of the weights in memory.
 Accept = Callable[[NetworkConfig, int], None]
@@ -54,6 +60,8 @@ class LoadedModel:
     slower than it should.
     sampling: how its makers would have tokens drawn.
     opened, entries: the file, and its tensors there.
+    group: the ranks that share the network, of which `config` and `weight_bytes` are this one's
+    part; None where it is whole.
     """
 
     name: str
@@ -69,6 +77,7 @@ class LoadedModel:
     notes: tuple[str, ...]
     opened: OpenFile
     entries: Mapping[str, TensorInfo]
+    group: Group | None = None
 
     @property
     def title(self) -> str:
@@ -97,6 +106,8 @@ def load(
     chat_template: str | Path | None = None,
     progress: OnProgress | None = None,
     accept: Accept | None = None,
+    compiles: Compile | None = None,
+    group: Group | None = None,
 ) -> LoadedModel:
     """Load a model by path or name (`models.finding.source.locate`); downloads nothing.
 
@@ -106,17 +117,27 @@ def load(
     to take in place of the file's own.
     progress: called with (bytes of tensors done, bytes of all tensors).
     accept: told what the header says before anything is read; what it raises ends the load.
+    compiles: asked to compile the kernels of the file's types where they are not; None does it at
+    once, and says so on stderr.
+    group: of `mlx.core.distributed.init`: each of its ranks loads its share of every matrix, and
+    all that a model computes is asked of all ranks, in the same order.
     Raises ModelNotFoundError, ChatTemplateError, EmberError for a pre-tokenizer that nobody
-    knows, or GGUFError, which names the file, where it cannot be run.
+    knows, GGUFError, which names the file, where it cannot be run, or UnevenError for more ranks
+    than can share it.
     """
     path = locate(_named("model", model, or_none=False) or "")
     _named("pretokenizer", pretokenizer)
     template_named, backend = _named("chat_template", chat_template), Backend.of(backend)
     given = None if template_named is None else given_template(template_named)
+    group = checked(group)
     with GGUFFile(path) as file:
         config = NetworkConfig.from_metadata(file.metadata)
-        entries = tensors_to_read(file, config)
-        backing = _backing(backend)
+        entries, ranks = tensors_to_read(file, config), None
+        if group is not None:
+            share = Share.of(config, entries, rank=group.rank(), size=group.size())
+            config, entries = share.config, share.entries(entries)
+            ranks = Ranks(share=share, group=group)
+        backing = _backing(backend, kinds_of(entries.values()), compiles)
         weight_bytes = sum(map(backing.bytes_of, entries.values()))
         if accept is not None:
             accept(config, weight_bytes)
@@ -126,7 +147,7 @@ def load(
             file.opened.map_by(backing.map_by)
         tensors = {name: file.tensor(info) for name, info in entries.items()}
         hold = _reporting(backing.hold, entries, progress) if progress else backing.hold
-        weights = Weights(tensors, activation_dtype(), hold, joins=backing.joins)
+        weights = Weights(tensors, activation_dtype(), hold, joins=backing.joins, ranks=ranks)
         network = backing.network(config, weights, file.opened.check)
         file.opened.check()
         name = title_of(path, file.metadata)
@@ -152,6 +173,7 @@ def load(
         ),
         opened=file.opened,
         entries=file.tensors,
+        group=group,
     )
 
 
@@ -185,12 +207,14 @@ class _Backing:
         return info.nbytes if self.as_filed else decoded_bytes(info.shape)
 
 
-def _backing(backend: Backend) -> _Backing:
+def _backing(
+    backend: Backend, kinds: frozenset[TensorType] = frozenset(), compiles: Compile | None = None
+) -> _Backing:
     """Of a backend; with what is to be said where AUTO must do without kernels."""
-    if kernels_missing := missing(backend):
+    if kernels_missing := missing(backend, kinds=kinds):
         # Side by side; what fails is said where it is loaded.
         with suppress(NativeUnavailableError):
-            build(kernels_missing)
+            (compiles or build)(kernels_missing)
     plain, resolved = _Backing(hold=hold_decoded, network=_of_arrays), backend.resolve()
     if resolved is Backend.GPU:
         matrices = GpuMatrices()
@@ -199,12 +223,15 @@ def _backing(backend: Backend) -> _Backing:
         return plain
     try:
         found = kernels()
+        found.take(kinds)
     except NativeUnavailableError as error:
         if backend is Backend.CPU:
             raise
         return replace(plain, notes=(f"the network runs in plain MLX, slowly: {error}",))
 
     def network(config: NetworkConfig, weights: Weights, check: Callable[[], None]) -> Model:
+        if weights.are_shared:
+            return CpuRank(config, weights, check)
         return CpuModel(config, weights, found, check)
 
     return _Backing(

@@ -6,19 +6,22 @@ mlx-lm wraps the tokenizers of transformers and calls them by their names; `_Tok
 those that it calls. Importing this imports mlx-lm.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from importlib import import_module
 from typing import Any, overload
 
 from mlx_lm.tokenizer_utils import StreamingDetokenizer as Detokenizer
-from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tokenizer_utils import TokenizerWrapper, _infer_tool_parser
 
 from models.loader import LoadedModel
 from models.text.chat_template import ChatTemplate
 from models.text.detokenizer import StreamingDetokenizer
 from models.text.messages import Message, Role
+from models.text.thinking import thinking_marks
 from models.text.tokenizer import Tokenizer
 
+# Of a message beside what it says.
+_OF_TOOLS = ("tool_calls", "tool_call_id", "name")
 # What mlx-lm must know of our caches before it works with them.
 import_module("kvcache.mlx_lm")
 
@@ -29,15 +32,49 @@ def tokenizer_of(loaded: LoadedModel) -> TokenizerWrapper:
     Ids, texts and chat prompts are those of `loaded.tokenizer` and `loaded.template`; every
     token after which generation stops is one of `eos_token_ids`.
     """
-    made = _Tokenizer(loaded.tokenizer, loaded.template)
-    return TokenizerWrapper(made, _Detokenizer, eos_token_ids=loaded.tokenizer.eog_ids)
+    return _Wrapper(_Tokenizer(loaded.tokenizer, loaded.template))
+
+
+class _Wrapper(TokenizerWrapper):
+    """mlx-lm's, that knows the marks of thinking by the file's family too."""
+
+    def __init__(self, made: "_Tokenizer") -> None:
+        ends = made.of_file.eog_ids
+        super().__init__(made, _Detokenizer, eos_token_ids=ends, **_tool_calls(made))
+        marks = thinking_marks(made.chat_template, made.of_file)
+        if marks is not None and not self.has_thinking:
+            self._think_start, self._think_end = marks.opens[0], marks.closes[0]
+            self._think_start_tokens, self._think_end_tokens = (
+                tuple(made.encode(mark, add_special_tokens=False))
+                for mark in (self._think_start, self._think_end)
+            )
+        made.spelled = made.of_file.special_ids & {
+            *(self._think_start_tokens or ()),
+            *(self._think_end_tokens or ()),
+            *(self._tool_call_start_tokens or ()),
+            *(self._tool_call_end_tokens or ()),
+        }
+
+
+def _tool_calls(made: "_Tokenizer") -> dict[str, Any]:
+    """How calls of tools are told from text, where mlx-lm has a parser for the template."""
+    name = _infer_tool_parser(made)
+    if name is None:
+        return {}
+    parser = import_module(f"mlx_lm.tool_parsers.{name}")
+    return {
+        "tool_call_start": parser.tool_call_start,
+        "tool_call_end": parser.tool_call_end,
+        "tool_parser": parser.parse_tool_call,
+    }
 
 
 class _Tokenizer:
-    """By the names of transformers."""
+    """By the names of transformers. spelled: control tokens that are told as text."""
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
         self.of_file, self._template = tokenizer, template
+        self.spelled: Set[int] = frozenset()
 
     def __len__(self) -> int:
         return self.of_file.vocab_size
@@ -115,12 +152,18 @@ class _Tokenizer:
         enable_thinking: bool | None = None,
         **_other: Any,
     ) -> str | list[int]:
-        """A chat as ids, or as text. Raises ValueError for tools, and ChatTemplateError."""
-        if tools:
-            raise ValueError("this chat template is given no tools: no tools are called")
+        """A chat as ids, or as text.
+
+        Raises ChatTemplateError, as for tools where the template has no place for them.
+        """
         messages = [_message(each) for each in conversation]
         make = self._template.encode if tokenize else self._template.render
-        return make(messages, add_generation_prompt=add_generation_prompt, think=enable_thinking)
+        return make(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            think=enable_thinking,
+            tools=tools or (),
+        )
 
     def _texts(self) -> Iterable[str]:
         return map(self.of_file.text, range(len(self)))
@@ -133,19 +176,20 @@ class _Detokenizer(Detokenizer):
     """Text while it comes, each character once it is whole."""
 
     def __init__(self, tokenizer: _Tokenizer) -> None:
-        self._of_file = tokenizer.of_file
+        self._made = tokenizer
         self.reset()
 
     def reset(self) -> None:
         """Begin anew."""
         self.text, self.offset = "", 0
         self.tokens: list[int] = []
-        self._streaming = StreamingDetokenizer(self._of_file)
+        self._streaming = StreamingDetokenizer(self._made.of_file)
 
     def add_token(self, token: int) -> None:
         """Take a token."""
         self.tokens.append(token)
-        self.text += self._streaming.add(token)
+        is_spelled = token in self._made.spelled
+        self.text += self._streaming.spell(token) if is_spelled else self._streaming.add(token)
 
     def finalize(self) -> None:
         """What is held back still, as U+FFFD."""
@@ -155,4 +199,7 @@ class _Detokenizer(Detokenizer):
 def _message(said: Mapping[str, Any]) -> Message:
     """One turn, as chat servers name its parts. Raises ValueError for an unknown role."""
     content, thought = said.get("content"), said.get("reasoning_content")
-    return Message(role=Role(said["role"]), content=content or "", thinking=thought or "")
+    more = {key: said[key] for key in _OF_TOOLS if key in said}
+    return Message(
+        role=Role(said["role"]), content=content or "", thinking=thought or "", more=more
+    )

@@ -25,8 +25,8 @@ OF_LIBRARIES = {
     *("HF_TOKEN", "HF_ENDPOINT", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("NO_COLOR", "TERM", "COLORTERM"),
 }
-# Of a locale, what a variable may say.
-VALUES = {"POSIX"}
+# Of a locale, what a variable may say; options of connections.
+VALUES = {"POSIX", "TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}
 
 
 def _rows(heading: str) -> list[list[str]]:

@@ -73,13 +73,14 @@ def run(args: argparse.Namespace) -> int:
     from app.bench.report import measure
     from app.bench.sections.all import SECTIONS
     from app.bench.settings import Settings
-    from app.kernels import compiling
+    from app.kernels import compiling, wanted
     from app.session import fetch_with_bar
-    from kvcache import Backend
+    from kvcache import Backend, CacheConfig
 
     backend = _given(args, "backend") or "auto"
-    with compiling(Backend(backend)):
-        model = str(fetch_with_bar(_given(args, "model") or options.DEFAULT_MODEL))
+    name = _given(args, "model") or options.DEFAULT_MODEL
+    with compiling(wanted(CacheConfig(backend=Backend(backend)), name)):
+        model = str(fetch_with_bar(name))
     common = Settings(model=model, backend=backend, threads=threads or 0)
     quick = bool(_given(args, "quick"))
     every = [

@@ -32,14 +32,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the text that comes with ember, and keep what was counted; again where it was."""
     from app.cache_flags import load_options
-    from app.kernels import compiling
+    from app.kernels import compiling, wanted
     from app.session import fetch_with_bar, load_admitted
-    from kvcache import Backend, CacheConfig
+    from kvcache import CacheConfig
     from models.calibrate import TOKENS
 
-    with compiling(Backend.AUTO):
-        path = fetch_with_bar(args.name)
     unencoded = CacheConfig(keys="f16", values="f16", max_tokens=2 * TOKENS, beyond_context=True)
+    with compiling(wanted(unencoded, args.name)):
+        path = fetch_with_bar(args.name)
     loaded, _ = load_admitted(path, unencoded, load_options(args))
     where = _count(loaded)
     found = {"path": str(where), "tokens": TOKENS, "bytes": where.stat().st_size}

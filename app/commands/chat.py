@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.sessions.store import SessionStore
     from app.tui.app import ChatApp
     from app.wake.waking import Waking
+    from kvcache import CacheConfig
 
 _SETTABLE = (
     "system",
@@ -146,7 +147,7 @@ def _run_lines(args: argparse.Namespace) -> int:
     thinking, first = options.shows_thinking(args), " ".join(args.words)
     lines = LineChat(chat, _line_input(chat), thinking=thinking, first=first)
     named = model or (saved.model if saved else "") or settings.model or options.DEFAULT_MODEL
-    return _until_ended(lines, named, args.backend)
+    return _until_ended(lines, named, cache_flags.cache_config(args))
 
 
 def _line_input(chat: "ChatController") -> "LineInput":
@@ -187,7 +188,9 @@ def _service(args: argparse.Namespace, settings: "Settings", *, saves: bool) -> 
         keep_system=settings.system if pins_system else None,
         hot=hot,
         load=cache_flags.load_options(args),
-        waking=_waking(settings, args.sleep) if saves else None,
+        # What is kept on disk is a whole cache's.
+        waking=_waking(settings, args.sleep) if saves and args.company is None else None,
+        company=args.company,
     )
 
 
@@ -240,15 +243,14 @@ def _until_left(chat_app: "ChatApp") -> int:
     return chat_app.return_code or 0
 
 
-def _until_ended(lines: "LineChat", model: str, backend: str) -> int:
+def _until_ended(lines: "LineChat", model: str, config: "CacheConfig") -> int:
     """Load the model, fetched first if need be, and chat; returns the exit code."""
-    from app.kernels import compiling
+    from app.kernels import compiling, wanted
     from app.session import fetch_with_bar
-    from kvcache import Backend
 
     code = 1
     try:
-        with compiling(Backend(backend)):
+        with compiling(wanted(config, model)):
             fetch_with_bar(model)
         lines.run(model)
         code = 0

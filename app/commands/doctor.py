@@ -39,13 +39,13 @@ def _findings() -> dict[str, Any]:
     import mlx.core as mx
 
     from app import __version__
-    from app.kernels import compiling
+    from app.kernels import compiling, wanted
     from app.wake.folder import PieceFolder, default_folder
-    from kvcache import Backend
+    from kvcache import Backend, CacheConfig
     from models.finding.store import models_folder
     from models.loader import activation_dtype
 
-    with compiling(Backend.AUTO):
+    with compiling(wanted(CacheConfig())):
         kept = PieceFolder(default_folder())
     return {
         "ember": __version__,

@@ -181,11 +181,13 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     if args.prompts_file is not None:
         return list(args.prompts_file)
     words = args.words if args.prompt is None else [args.prompt]
+    if args.company is not None and (STDIN in words or not words):
+        raise options.UsageError("stdin has no end under mlx.launch: write the prompt as words")
     if STDIN in words or not words:
         at = words.index(STDIN) if words else 0
         parts = [" ".join(words[:at]), _stdin(), " ".join(words[at + 1 :])]
     else:
-        parts = [" ".join(words), _stdin() if texts.is_piped() else ""]
+        parts = [" ".join(words), _stdin() if args.company is None and texts.is_piped() else ""]
     text = "\n\n".join(part for part in parts if part.strip())
     return [text] if text else []
 

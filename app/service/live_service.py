@@ -14,10 +14,11 @@ from app.generation import Event, Finished, TextChunk, ThinkingChunk
 from app.hub_models import weights_room
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
-from app.kernels import COMPILING, compile_beside, compile_kernels
+from app.kernels import COMPILING, compile_beside, compile_kernels, wanted
 from app.layer_losses import with_kv
 from app.memory import Need, admit
 from app.options import LoadOptions
+from app.ranks.company import Company
 from app.service.cache_change import change_line
 from app.service.contract import (
     AnswerEvent,
@@ -43,18 +44,18 @@ from app.service.loading import (
     until_stopped,
 )
 from app.service.reader import Reader
-from app.session import load_admitted, load_notes, window_notes
+from app.session import load_admitted, load_notes, make_engine, window_notes
 from app.transcript import Completion
 from app.wake.waking import Waking
 from kvcache import CacheConfig
+from kvcache.native.build import Sources
 from kvcache.stats import CacheStats
 from models.errors import ModelNotFoundError, RenderStoppedError
 from models.finding.choice import Choice
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
 from models.finding.source import can_be_fetched, locate
-from models.loader import OnProgress
-from models.native.kernels import missing
+from models.loader import Compile, OnProgress
 
 _STATS_SECONDS = 0.1
 _CHANGING = "changing the cache"
@@ -69,7 +70,7 @@ class LiveService:
     keep_system: pin what a conversation under this system prompt begins with;
     None pins no more than the configuration says. hot: the hot tokens that were
     asked for, None for the default. load: for every model. waking: what keeps caches between
-    answers and takes them back, None for nothing.
+    answers and takes them back, None for nothing. company: the ranks that share every model.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class LiveService:
         hot: int | None = None,
         load: LoadOptions | None = None,
         waking: Waking | None = None,
+        company: Company | None = None,
     ) -> None:
-        self._waking = waking
+        self._waking, self._company = waking, company
         self._config, self._hot = config, hot
         # What is kept is the beginning of a conversation under the last system prompt.
         self._keeps_system, self._system = keep_system is not None, keep_system or None
@@ -113,12 +115,11 @@ class LiveService:
                 raise CancelledError
             job.put(Progress(done_bytes=done, total_bytes=total, label="loading"))
 
+        compiles = self._compiler(job, cancel)
+
         def work() -> Iterator[LoadEvent]:
-            backend = self._config.backend
-            if missing(backend):
-                job.put(doing(COMPILING))
-                compile_kernels(backend, cancel.is_set)
-            yield from self._load(spec, job, report, once(job, cancel), cancel)
+            compiles(wanted(self._config, spec))
+            yield from self._load(spec, job, report, once(job, cancel), cancel, compiles)
 
         return self._thread.submit(lambda: until_stopped(work()), job)
 
@@ -126,9 +127,9 @@ class LiveService:
         self._cancel = cancel = threading.Event()
         job: Job[LoadEvent] = Job()
         job.put(doing(_CHANGING))
-        change = self._change
+        change, compiles = self._change, self._compiler(job, cancel)
         return self._thread.submit(
-            lambda: until_stopped(change(wish, once(job, cancel), cancel)), job
+            lambda: until_stopped(change(wish, once(job, cancel), cancel, compiles)), job
         )
 
     def fetch(self, spec: str) -> Job[FetchEvent]:
@@ -144,7 +145,7 @@ class LiveService:
             job.put(Told(text=choice.because))
 
         def work() -> Iterator[FetchEvent]:
-            self._compiling = compile_beside(self._config.backend, cancel.is_set)
+            self._compiling = compile_beside(wanted(self._config), cancel.is_set)
             try:
                 fetch(spec, progress=report, room=weights_room(), chosen=chosen)
             except CancelledError as stop:
@@ -186,6 +187,17 @@ class LiveService:
         if self._waking is not None:
             self._waking.close(LEAVE_SECONDS)
 
+    @staticmethod
+    def _compiler(job: Job[LoadEvent], cancel: threading.Event) -> Compile:
+        """What compiles kernels where the job shows it and the user can stop it."""
+
+        def compiles(found: Sequence[Sources]) -> None:
+            if found:
+                job.put(doing(COMPILING))
+                compile_kernels(found, cancel.is_set)
+
+        return compiles
+
     # -- on the inference thread --
 
     def _load(
@@ -195,6 +207,7 @@ class LiveService:
         report: OnProgress,
         told: tuple[OnProgress, OnProgress],
         cancel: threading.Event,
+        compiles: Compile,
     ) -> Iterator[LoadEvent]:
         path = locate(spec)
 
@@ -205,14 +218,22 @@ class LiveService:
                 self._let_go()
                 job.put(LetGo())
 
-        loaded, admitted = load_admitted(path, self._config, self._load_options, report, make_room)
+        loaded, admitted = load_admitted(
+            path,
+            self._config,
+            self._load_options,
+            report,
+            make_room,
+            compiles,
+            company=self._company,
+        )
         loaded.template.start()
         config, reader = admitted.config, Reader(loaded, self._waking)
         chat = reader.chat
         if self._keeps_system:
             config = replace(config, keep=chat.system_tokens(self._system, cancel))
         warming, counting = told
-        engine = Engine(loaded, config, warming=warming, counting=counting)
+        engine = make_engine(loaded, config, self._company, warming=warming, counting=counting)
         said = load_notes(engine, asked=config.backend, hot=self._hot, chat=chat, cancel=cancel)
         notes = (*admitted.notes, *said)
         reader.engine = engine
@@ -221,7 +242,11 @@ class LiveService:
         yield self._info
 
     def _change(
-        self, wish: CacheWish, told: tuple[OnProgress, OnProgress], cancel: threading.Event
+        self,
+        wish: CacheWish,
+        told: tuple[OnProgress, OnProgress],
+        cancel: threading.Event,
+        compiles: Compile,
     ) -> Iterator[LoadEvent]:
         config, keeps = wish.over(self._config), wish.keep == KEEP_SYSTEM
         options = replace(self._load_options, bits=bits_of(wish.kv))
@@ -229,12 +254,13 @@ class LiveService:
         if reader is not None and self._info is not None:
             engine = self._engine_of(reader)
             loaded, before, held = engine.loaded, engine.plan, engine.stats()
-            wanted = with_kv(config, wish.kv, self._info.path, engine.plan.shape)
-            admitted = admit(wanted, loaded.config, loaded.weight_bytes, force=options.force)
+            asked = with_kv(config, wish.kv, self._info.path, engine.plan.shape)
+            admitted = admit(asked, loaded.config, loaded.weight_bytes, force=options.force)
             adapted = admitted.config
             if keeps:
                 adapted = replace(adapted, keep=reader.chat.system_tokens(self._system, cancel))
             warming, counting = told
+            compiles(wanted(adapted))
             engine.adapt(adapted, warming=warming, counting=counting)
             self._stats = engine.layer_stats()
             line = change_line(before, held, engine.plan, engine.stats())

@@ -159,9 +159,9 @@ def _place(number: int, found: object, way: Way, follows: ChatMessage | None) ->
 
 def _read(number: int, found: object) -> ChatMessage:
     """A message, by way of what a row of it would be."""
-    known = {each.value for each in Role}
+    known = sorted(each.value for each in _NAMES)
     if not isinstance(found, dict) or found.get("role") not in known:
-        raise EmberError(f"message {number} has no role of {', '.join(sorted(known))}")
+        raise EmberError(f"message {number} has no role of {', '.join(known)}")
     if not isinstance(found.get("text"), str):
         raise EmberError(f"message {number} has no text")
     thought = found.get("thinking")

@@ -59,6 +59,8 @@ def connected(path: Path | str) -> sqlite3.Connection:
         try:
             _set_up(connection)
             connection.execute("PRAGMA foreign_keys = ON")
+            # Or what was deleted stays in the file until its place is wanted.
+            connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             migrate(connection)

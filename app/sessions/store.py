@@ -135,6 +135,8 @@ class SessionStore:
             raise StoreError("this chat is open in another window: close it there first")
         with self._transaction("delete"):
             self._connection.execute("DELETE FROM chats WHERE id = ?", (chat,))
+        # The journal has it too, until another program that reads it lets it go.
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._claims.release(chat)
 
     # -- finding --

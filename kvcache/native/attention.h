@@ -180,10 +180,14 @@ class Attention {
         attend_unencoded(rows, turned.data(), head, first, from, to);
     }
 
-    bool any_sees(const TileRef& tile, int64_t batch, const Rows& rows, int64_t first) const {
-        for (int64_t r = 0; r < rows.count; ++r)
-            if (seen(tile, batch, first + r).end) return true;
-        return false;
+    // What rows [first, first + count) see of a tile, until the next call.
+    const Seen* seen_by(int64_t first, int64_t count, const TileRef& tile, int64_t batch,
+                        bool pinned = false) const {
+        thread_local std::vector<Seen> all;
+        all.resize(size_t(count));
+        for (int64_t r = 0; r < count; ++r)
+            all[size_t(r)] = pinned ? Seen{0, tile.count} : seen(tile, batch, first + r);
+        return all.data();
     }
 
     void attend_unencoded(const Rows& rows, const float* turned, int64_t head, int64_t first,
@@ -191,31 +195,28 @@ class Attention {
         const int64_t batch = head / step_.kv_heads, kv_head = head % step_.kv_heads;
         for (const TileRef* tile = from; tile < to; ++tile) {
             const Piece& piece = plan_.pieces[size_t(tile->source)];
-            if (!piece.pinned && !any_sees(*tile, batch, rows, first)) continue;
+            const Seen* seen = seen_by(first, rows.count, *tile, batch, piece.pinned);
+            if (!any_sees(seen, rows.count)) continue;
             Rows seeing = rows;
             if (piece.pinned) seeing.queries = turned;
             attend_pair(*tile, head_of(piece.keys, batch, kv_head),
-                        head_of(piece.values, batch, kv_head), seeing, [&](int64_t r) {
-                            return piece.pinned ? Seen{0, tile->count}
-                                                : seen(*tile, batch, first + r);
-                        });
+                        head_of(piece.values, batch, kv_head), seeing, seen);
         }
     }
 
     // A tile of unencoded keys and values.
-    template <typename See>
     void attend_pair(const TileRef& tile, const HeadTokens& keys, const HeadTokens& values,
-                     const Rows& rows, const See& see) const {
+                     const Rows& rows, const Seen* seen) const {
         const int64_t dim = step_.dim;
         if (rows_ <= kFewUnencodedRows)
-            return attend_tile<kFewQueries>(UnencodedKeys(keys, tile.first, tile.count, dim),
-                                            UnencodedValues(values, tile.first, tile.count, dim),
-                                            tile.count, rows, see);
+            return attend_tile(UnencodedKeys(keys, tile.first, tile.count, dim),
+                               UnencodedValues(values, tile.first, tile.count, dim), tile.count,
+                               rows, seen, kFewQueries);
         float *key_tile = scratch_tile(0), *value_tile = scratch_tile(1);
         load_transposed(keys, tile.first, tile.count, dim, key_tile);
         load_tokens(values, tile.first, tile.count, dim, value_tile);
-        attend_tile<kProductRows>(FloatKeys(key_tile, tile.count, dim),
-                                  FloatValues(value_tile, tile.count, dim), tile.count, rows, see);
+        attend_tile(FloatKeys(key_tile, tile.count, dim), FloatValues(value_tile, tile.count, dim),
+                    tile.count, rows, seen);
     }
 
     // Room for one of two float tiles, for each thread.
@@ -236,24 +237,21 @@ class Attention {
         if (in_whole) queries.assign(rows.queries, rows.count, step_.dim);
 #endif
         for (const TileRef* tile = from; tile < to; ++tile) {
-            if (!any_sees(*tile, head / step_.kv_heads, rows, first)) continue;
+            const Seen* seen = seen_by(first, rows.count, *tile, head / step_.kv_heads);
+            if (!any_sees(seen, rows.count)) continue;
             decode_keys(key_form, memory_.keys[tile->source] + head * key_form.record_bytes,
                         tile->first, tile->count, keys);
             decode_values(value_form, memory_.values[tile->source] + head * value_form.record_bytes,
                           tile->first, tile->count, values);
-            const auto see = [&](int64_t r) {
-                return seen(*tile, head / step_.kv_heads, first + r);
-            };
 #ifdef EMBER_VNNI
             if (in_whole) {
                 whole.assign(keys, values, tile->count, step_.dim);
-                whole.attend(queries, rows, see);
+                whole.attend(queries, rows, seen);
                 continue;
             }
 #endif
-            attend_tile<kProductRows>(FloatKeys(keys, tile->count, step_.dim),
-                                      FloatValues(values, tile->count, step_.dim), tile->count,
-                                      rows, see);
+            attend_tile(FloatKeys(keys, tile->count, step_.dim),
+                        FloatValues(values, tile->count, step_.dim), tile->count, rows, seen);
         }
     }
 

@@ -28,7 +28,8 @@ from kvcache.codecs.trellis import levels as trellis_levels
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec
 from kvcache.codecs.unencoded import UnencodedCodec
 from kvcache.errors import CacheError
-from kvcache.native.library import Library, library
+from kvcache.native.build import Sources
+from kvcache.native.library import Library, codes, library
 from kvcache.native.structs import (
     HEAD_DIM_STEP,
     MOST_LEVELS,
@@ -105,6 +106,9 @@ class CpuCodec:
         if not _is_taken(codec, tokens, dim, role):
             return None
         form, held = _form(codec, tokens, heads, dim, role)
+        kernels = kernels or library()
+        if (coding := coding_of(codec)) is not None:
+            form.coding = kernels.coding(coding)
         return cls(
             codec=codec,
             role=role,
@@ -112,7 +116,7 @@ class CpuCodec:
             heads=heads,
             dim=dim,
             form=form,
-            kernels=kernels or library(),
+            kernels=kernels,
             _held=held,
         )
 
@@ -194,6 +198,13 @@ class CpuCodec:
                 f"got records {records.dtype} {records.shape} for {self.codec.name}, expected "
                 f"uint8 [blocks, B, {want[0]}, {want[1]}]"
             )
+
+
+def coding_of(codec: Codec) -> Sources | None:
+    """What the kernels are compiled from for a codec's codes; None where it needs nothing."""
+    if type(codec) not in _FAMILIES or isinstance(codec, UnencodedCodec):
+        return None
+    return codes(codec.code_bits, trellis=isinstance(codec, TrellisCodec))
 
 
 def _is_taken(codec: Codec, tokens: int, dim: int, role: Role) -> bool:

@@ -3,8 +3,9 @@
 #pragma once
 
 #include "byte_products.h"
-#include "decode.h"
+#include "coding.h"
 #include "few_unencoded.h"
+#include "token_scales.h"
 
 #ifdef EMBER_BYTES
 
@@ -105,7 +106,17 @@ class CodedKeys : public TileKeys {
               const uint8_t* next)
         : form_(form), record_(record), next_(next), first_(first), count_(count) {}
 
-    void score(const float* queries, int rows, float* scores) const override;
+    void score(const float* queries, int rows, float* scores) const override {
+        form_.coding->score(*this, queries, rows, scores);
+    }
+
+    // See Coding.
+    template <int kBits>
+    static void score(const TileKeys& keys, const float* queries, int rows, float* scores) {
+        const auto& coded = static_cast<const CodedKeys&>(keys);
+        with_constant<kFewQueries>(
+            rows, [&](auto count) { coded.score_rows<kBits, count>(queries, scores); });
+    }
 
   private:
     // Registers of tokens that share the loads of a query: as many as there is room for the sums.

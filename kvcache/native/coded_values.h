@@ -26,14 +26,13 @@ struct LevelTable {
 
 #ifdef EMBER_BYTES
 
-inline bool summed_by_codes(const BlockForm& form) {
-    const bool coded = form.family != Family::kUnencoded && form.family != Family::kTrellis;
 #if defined(EMBER_VNNI)
-    return coded;
+template <int kBits>
+constexpr bool kSummedByCodes = true;
 #else
-    return coded && form.bits == 4;
+template <int kBits>
+constexpr bool kSummedByCodes = kBits == 4;
 #endif
-}
 
 class CodedValues : public TileValues {
   public:
@@ -44,7 +43,19 @@ class CodedValues : public TileValues {
           count_(count) {}
 
     void gather(const float* weights, int rows, const float* corrections,
-                float* out) const override;
+                float* out) const override {
+        form_.coding->gather(*this, weights, rows, corrections, out);
+    }
+
+    // See Coding.
+    template <int kBits>
+    static void gather(const TileValues& values, const float* weights, int rows,
+                       const float* corrections, float* out) {
+        const auto& coded = static_cast<const CodedValues&>(values);
+        with_constant<kFewQueries>(rows, [&](auto count) {
+            coded.gather_rows<kBits, count>(weights, corrections, out);
+        });
+    }
 
   private:
     // Registers of channels that share the loads of weights.

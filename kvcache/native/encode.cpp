@@ -2,9 +2,9 @@
 
 #include "encode.h"
 
+#include "coding.h"
 #include "encode_feedback.h"
 #include "encode_kvarn.h"
-#include "encode_trellis.h"
 
 namespace ember {
 
@@ -128,6 +128,13 @@ inline void encode_plain(const Draft& draft) {
     for (int64_t i = 0; i < draft.tokens() * draft.dim(); ++i) values[i] = to_half(draft.y[i]);
 }
 
+void pack_codes(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
+    const auto pack = form.family == Family::kTrellis ? pack_trellis
+                      : form.role == Role::kKeys      ? pack_keys
+                                                      : pack_values;
+    pack(codes, form.bits, form.tokens, form.dim, record);
+}
+
 // y [tokens, dim], in the codec's basis, to a record; `codes` holds tokens * dim bytes.
 inline void encode_draft(const Draft& draft) {
     switch (draft.form.family) {
@@ -149,7 +156,7 @@ inline void encode_draft(const Draft& draft) {
             encode_kvarn(draft);
             break;
         case Family::kTrellis:
-            encode_trellis(draft);
+            draft.form.coding->encode(draft);
             break;
     }
     pack_codes(draft.form, draft.codes, draft.record);

@@ -197,8 +197,4 @@ inline void encode(const Draft& draft) {
 
 }  // namespace trellis
 
-inline void encode_trellis(const Draft& draft) {
-    with_trellis_bits(draft.form.bits, [&](auto bits) { trellis::encode<bits>(draft); });
-}
-
 }  // namespace ember

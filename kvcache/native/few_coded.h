@@ -45,7 +45,7 @@ inline void with_coded_values(const BlockForm& form, [[maybe_unused]] const Leve
         return f(TrellisValues(form, record, tile.first, tile.count, next));
 #endif
 #ifdef EMBER_BYTES
-    if (summed_by_codes(form))
+    if (form.coding && form.coding->gather)
         return f(CodedValues(form, levels, record, tile.first, tile.count, next));
 #endif
     decode_values(form, record, tile.first, tile.count, floats);
@@ -85,7 +85,7 @@ class FewCoded {
         const BlockForm& form = *memory_.key_form;
         each(span, memory_.keys, form, [&](int64_t i, int64_t head, const uint8_t* record,
                                            const uint8_t* next) {
-            with_coded_keys(form, record, next, tiles_[i], floats(), [&](const auto& keys) {
+            with_coded_keys(form, record, next, tiles_[i], floats(), [&](const TileKeys& keys) {
                 score_tile(keys, i, head);
             });
         });
@@ -134,7 +134,7 @@ class FewCoded {
             const float* of_head = factors + head * rows_ * lanes() + i;
             if (!any(of_head)) return;
             with_coded_values(form, levels_, record, next, tiles_[i], floats(),
-                              [&](const auto& values) {
+                              [&](const TileValues& values) {
                                   gather_tile(values, i, head, of_head, partial(head));
                               });
         });
@@ -182,8 +182,7 @@ class FewCoded {
                *std::max_element(lowest, lowest + step_.queries) <= tile.position;
     }
 
-    template <typename Keys>
-    void score_tile(const Keys& keys, int64_t i, int64_t head) const {
+    void score_tile(const TileKeys& keys, int64_t i, int64_t head) const {
         const int64_t* lowest = step_.lowest + head / step_.kv_heads * step_.lowest_stride;
         const bool whole = seen_whole(tiles_[i], lowest);
         int64_t query = 0;  // of the row
@@ -210,8 +209,7 @@ class FewCoded {
         return false;
     }
 
-    template <typename Values>
-    void gather_tile(const Values& values, int64_t i, int64_t head, const float* factors,
+    void gather_tile(const TileValues& values, int64_t i, int64_t head, const float* factors,
                      float* sums) const {
         constexpr float kOnes[kFewQueries] = {1, 1, 1, 1};
         for (int64_t first = 0; first < rows_; first += kFewQueries) {

@@ -5,7 +5,6 @@ time (the inference thread); the kernels' own threads live as long as the
 process.
 """
 
-import ctypes
 import os
 import sys
 from ctypes import byref, c_char_p, c_int64, c_void_p, cast
@@ -21,41 +20,58 @@ from kvcache.native import build, structs
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, checked, strided
 
 _FOLDER = Path(__file__).parent
-# Of the files that take longest to compile, the longest first.
-_LONGEST = ("coded_values.cpp", "coded_keys.cpp", "trellis_values.cpp")
+# What every cache needs; what is computed with codes is compiled for those that there are.
 SOURCES = build.Sources(
     entry=_FOLDER / "operations.cpp",
-    parts=tuple(
-        sorted(
-            (path for path in _FOLDER.glob("*.cpp") if path.name != "operations.cpp"),
-            key=lambda path: (path.name not in _LONGEST, path.name),
-        )
-    ),
+    parts=(_FOLDER / "unencoded.cpp", _FOLDER / "encode.cpp"),
 )
 # As many as `bench --threads` takes.
 _MOST_THREADS = 1024
+
+
+def codes(bits: int, *, trellis: bool = False) -> build.Sources:
+    """What is computed with codes of a width, or with those of a trellis (coding.h)."""
+    told = f"-DEMBER_BITS={bits}"
+    if trellis:
+        # A tenth slower without all of it.
+        return build.Sources(entry=_FOLDER / "trellis.cpp", flags=("-O3", told))
+    return build.Sources(entry=_FOLDER / "codes.cpp", flags=(told,))
 
 
 class Library:
     """The kernels. Make one by `library()`.
 
     threads: that there are, the calling one among them; fewer than asked for where the
-    system gives no more.
+    system gives no more. sources: what it was compiled from.
     """
 
-    def __init__(self, compiled: ctypes.CDLL, threads: int) -> None:
-        self._c = compiled
-        self.threads = int(compiled.ember_start(threads))
+    def __init__(self, threads: int, sources: build.Sources = SOURCES) -> None:
+        """Raises NativeUnavailableError."""
+        self.sources = sources
+        self._c = build.load(sources)
+        self.threads = int(self._c.ember_start(threads))
+        self._codings: dict[build.Sources, int] = {}
 
     def close(self) -> None:
         """End the kernels' threads."""
         self._c.ember_stop()
 
-    def lend(self) -> tuple[c_void_p, c_void_p]:
-        """Where the threads' pool and the function `AttendTiers` are, for another library."""
-        self._c.ember_pool.restype = c_void_p
-        pool = c_void_p(self._c.ember_pool())
-        return pool, cast(self._c.ember_attend_tiers, c_void_p)
+    def lend(self) -> tuple[c_void_p, c_void_p, c_void_p]:
+        """Where the threads' pool, `AttendTiers` and small products are, for another library."""
+        self._c.ember_pool.restype = self._c.ember_products.restype = c_void_p
+        pool, products = c_void_p(self._c.ember_pool()), c_void_p(self._c.ember_products())
+        return pool, cast(self._c.ember_attend_tiers, c_void_p), products
+
+    def coding(self, of: build.Sources) -> int:
+        """Where the functions of `codes` are; compiled where nobody has had such codes before.
+
+        Raises NativeUnavailableError.
+        """
+        if of not in self._codings:
+            find = build.load(of.beside(self.sources)).ember_coding
+            find.restype = c_void_p
+            self._codings[of] = find()
+        return self._codings[of]
 
     @property
     def instructions(self) -> str:
@@ -211,9 +227,10 @@ class Library:
         return codes
 
 
-def is_tried() -> bool:
-    """Whether this process has the kernels already, or knows that it cannot have them."""
-    return _attempt.cache_info().currsize > 0
+def is_refused() -> bool:
+    """Whether this process knows that it cannot have the kernels."""
+    tried = _attempt.cache_info().currsize > 0
+    return tried and isinstance(_attempt(), build.NativeUnavailableError)
 
 
 def library() -> Library:
@@ -227,7 +244,7 @@ def library() -> Library:
 @cache
 def _attempt() -> Library | build.NativeUnavailableError:
     try:
-        return Library(build.load(SOURCES), _threads())
+        return Library(_threads())
     except build.NativeUnavailableError as error:
         return error
 

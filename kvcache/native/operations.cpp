@@ -2,6 +2,7 @@
 //
 // One caller at a time, others wait; the work is spread over the pool.
 
+#include "decode.h"
 #include "tiers.h"
 #include "words.h"
 
@@ -21,6 +22,15 @@ void ember_stop() { pool.stop(); }
 
 // For other libraries, whose work it spreads too.
 Pool* ember_pool() { return &pool; }
+
+// For networks: multiply_rows<1> to <kProductRows>.
+MultiplyRows* const* ember_products() {
+    static constexpr MultiplyRows* all[kProductRows] = {
+        multiply_rows<1>, multiply_rows<2>, multiply_rows<3>,
+        multiply_rows<4>, multiply_rows<5>, multiply_rows<6>,
+    };
+    return all;
+}
 
 // Which instructions the kernels were compiled for.
 const char* ember_instructions() {
@@ -88,7 +98,8 @@ void ember_pack(const BlockForm* form, const uint8_t* codes, int64_t count, uint
 void ember_unpack(const BlockForm* form, const uint8_t* records, int64_t count, uint8_t* codes) {
     const auto turn = pool.turn();
     pool.run(count, [&](int64_t i) {
-        unpack_codes(*form, records + i * form->record_bytes, codes + i * form->tokens * form->dim);
+        form->coding->unpack(*form, records + i * form->record_bytes,
+                             codes + i * form->tokens * form->dim);
     });
 }
 

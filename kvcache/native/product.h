@@ -71,7 +71,10 @@ template <int kRows>
         });
 }
 
-// Compiled once, in product.cpp.
+using MultiplyRows = void(ConstMatrix a, ConstMatrix b, int64_t depth, int64_t columns,
+                          const float* factors, Matrix out);
+
+// Compiled once, in unencoded.cpp.
 extern template void multiply_rows<1>(ConstMatrix, ConstMatrix, int64_t, int64_t, const float*,
                                       Matrix);
 extern template void multiply_rows<2>(ConstMatrix, ConstMatrix, int64_t, int64_t, const float*,

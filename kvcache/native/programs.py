@@ -7,6 +7,7 @@ import atexit
 import os
 import signal
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,8 @@ def run(commands: Sequence[list[str]], go_on: Callable[[], None], *, group: bool
     """Run programs to their ends, as many at a time as there are processors, in this order.
 
     go_on: called again and again; what it raises ends them all. group: each in a group of its
-    own, so that Ctrl-C is ours to act on. Raises OSError where one cannot be run.
+    own, so that Ctrl-C is ours to act on. Raises OSError where one cannot be run, or this program
+    ends.
     """
     waiting, running = deque(enumerate(commands)), dict[int, subprocess.Popen[str]]()
     done: dict[int, Ended] = {}
@@ -38,25 +40,59 @@ def run(commands: Sequence[list[str]], go_on: Callable[[], None], *, group: bool
     return [done[number] for number in range(len(commands))]
 
 
+class _Running:
+    """The ends of all programs that run. Once this one ends, it has ended them, and none begins.
+
+    Who runs them may be a thread that nobody waits for, and that goes on meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: set[Callable[[], None]] | None = set()
+        atexit.register(self._end_all)
+
+    def start(
+        self, command: list[str], *, group: bool
+    ) -> tuple[subprocess.Popen[str], Callable[[], None]]:
+        with self._lock:
+            if self._ends is None:
+                raise OSError("this program ends")
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=group,
+            )
+            end = partial(_kill, process, group=group)
+            self._ends.add(end)
+            return process, end
+
+    def forget(self, end: Callable[[], None]) -> None:
+        with self._lock:
+            if self._ends is not None:
+                self._ends.discard(end)
+
+    def _end_all(self) -> None:
+        with self._lock:
+            for end in self._ends or ():
+                end()
+            self._ends = None
+
+
+_ALL = _Running()
+
+
 @contextmanager
 def _running(command: list[str], *, group: bool) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=group,
-    )
-    end = partial(_kill, process, group=group)
-    # This may be a thread that an interrupted program does not wait for.
-    atexit.register(end)
+    process, end = _ALL.start(command, group=group)
     try:
         yield process
     finally:
         end()
         process.communicate()
-        atexit.unregister(end)
+        _ALL.forget(end)
 
 
 def _ended(process: subprocess.Popen[str], seconds: float) -> Ended | None:

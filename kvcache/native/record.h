@@ -30,6 +30,8 @@ enum class Family : int32_t {
 
 constexpr int kMostLevels = 16;
 
+struct Coding;
+
 // Where an array lies in a record, in bytes; negative where the codec has none.
 struct BlockForm {
     Family family;
@@ -48,6 +50,7 @@ struct BlockForm {
     const int32_t* order;  // [Hkv, D]
     const float* spread;   // [Hkv, D, D]: its weights
     float span;            // of a channel's own, that its codes span
+    const Coding* coding;  // what is computed with its codes; null for kUnencoded
 
     int64_t groups() const { return dim / group; }
     int64_t code_bytes() const { return tokens * dim * bits / 8; }
@@ -58,43 +61,5 @@ struct BlockForm {
         return offset < 0 ? nullptr : reinterpret_cast<uint16_t*>(record + offset);
     }
 };
-
-// f(constant of a code's width)
-template <typename F>
-inline void with_bits(int bits, const F& f) {
-    switch (bits) {
-        case 2:
-            return f(std::integral_constant<int, 2>());
-        case 3:
-            return f(std::integral_constant<int, 3>());
-        case 4:
-            return f(std::integral_constant<int, 4>());
-        case 5:
-            return f(std::integral_constant<int, 5>());
-        case 6:
-            return f(std::integral_constant<int, 6>());
-        default:
-            return f(std::integral_constant<int, 8>());
-    }
-}
-
-inline void pack_codes(const BlockForm& form, const uint8_t* codes, uint8_t* record) {
-    const auto pack = form.family == Family::kTrellis ? pack_trellis
-                      : form.role == Role::kKeys      ? pack_keys
-                                                      : pack_values;
-    pack(codes, form.bits, form.tokens, form.dim, record);
-}
-
-// codes [tokens, dim], one byte each.
-inline void unpack_codes(const BlockForm& form, const uint8_t* record, uint8_t* codes) {
-    if (form.family == Family::kTrellis)
-        return unpack_trellis(record, form.bits, form.tokens, form.dim, codes);
-    with_bits(form.bits, [&](auto bits) {
-        if (form.role == Role::kKeys)
-            unpack_keys<bits>(record, form.tokens, form.dim, codes);
-        else
-            unpack_values<bits>(record, form.tokens, form.dim, codes);
-    });
-}
 
 }  // namespace ember

@@ -104,7 +104,7 @@ inline float soften(float* scores, float& top, float& total) {
     return correction;
 }
 
-inline float soften(float* scores, int64_t lanes, Seen seen, float& top, float& total) {
+[[gnu::noinline]] inline float soften(float* scores, int64_t lanes, Seen seen, float& top, float& total) {
     if (seen.first > 0) std::fill(scores, scores + seen.first, kHidden);
     if (seen.end < lanes) std::fill(scores + seen.end, scores + lanes, kHidden);
     float correction = 1;
@@ -218,26 +218,24 @@ template <int kRows>
     return {tops, sums_of_rows(sums)};
 }
 
-// Add a tile of `tokens` to all rows, `kMost` at a time; seen(r) says what row r sees of it.
-template <int kMost, typename See>
+// Whether any of some rows sees anything.
+inline bool any_sees(const Seen* seen, int64_t count) {
+    return std::any_of(seen, seen + count, [](Seen each) { return each.first < each.end; });
+}
+
+// Add a tile of `tokens` to all rows, `most` at a time. seen: of it, by each row.
 inline void attend_tile(const TileKeys& keys, const TileValues& values, int64_t tokens,
-                        const Rows& rows, const See& seen) {
+                        const Rows& rows, const Seen* seen, int most = kProductRows) {
     const int64_t lanes = whole_lanes(tokens);
-    for (int64_t first = 0; first < rows.count; first += kMost) {
-        const int count = int(std::min<int64_t>(kMost, rows.count - first));
-        alignas(64) float scores[kMost * kTile];
-        float corrections[kMost];
-        Seen shown[kMost];
-        bool any = false;
-        for (int r = 0; r < count; ++r) {
-            shown[r] = seen(first + r);
-            any |= shown[r].first < shown[r].end;
-        }
-        if (!any) continue;
+    for (int64_t first = 0; first < rows.count; first += most) {
+        const int count = int(std::min<int64_t>(most, rows.count - first));
+        alignas(64) float scores[kProductRows * kTile];
+        float corrections[kProductRows];
+        if (!any_sees(seen + first, count)) continue;
         keys.score(rows.queries + first * rows.dim, count, scores);
         for (int r = 0; r < count; ++r)
-            corrections[r] = soften(scores + r * kTile, lanes, shown[r], rows.tops[first + r],
-                                    rows.totals[first + r]);
+            corrections[r] = soften(scores + r * kTile, lanes, seen[first + r],
+                                    rows.tops[first + r], rows.totals[first + r]);
         values.gather(scores, count, corrections, rows.values + first * rows.dim);
     }
 }

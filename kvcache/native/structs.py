@@ -56,6 +56,7 @@ class BlockForm(Structure):
         ("order", c_void_p),
         ("spread", c_void_p),
         ("span", c_float),
+        ("coding", c_void_p),
     )
 
 

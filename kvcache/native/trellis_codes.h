@@ -137,14 +137,6 @@ inline void each_trellis_token(const TrellisRun& run, const float* levels, const
     });
 }
 
-// f(constant of a code's width)
-template <typename F>
-inline void with_trellis_bits(int bits, const F& f) {
-    if (bits == 2) return f(std::integral_constant<int, 2>());
-    if (bits == 3) return f(std::integral_constant<int, 3>());
-    return f(std::integral_constant<int, 4>());
-}
-
 // codes [tokens, dim], one byte each.
 inline void pack_trellis(const uint8_t* codes, int bits, int64_t tokens, int64_t dim,
                          uint8_t* out) {
@@ -161,18 +153,16 @@ inline void pack_trellis(const uint8_t* codes, int bits, int64_t tokens, int64_t
         }
 }
 
-inline void unpack_trellis(const uint8_t* record, int bits, int64_t tokens, int64_t dim,
-                           uint8_t* codes) {
-    with_trellis_bits(bits, [&](auto width) {
-        for (int64_t t = 0; t < tokens; t += trellis_run(width))
-            for (int64_t c = 0; c < dim; c += kLanes)
-                each_trellis_set<width>({record, width, dim, t, c}, [&](int set, Words indices) {
-                    for (int64_t lane = 0; lane < kLanes; ++lane)
-                        for (int64_t i = 0; i < kSet; ++i)
-                            codes[(t + set * kSet + i) * dim + c + lane] =
-                                uint8_t(indices[lane] >> (8 * i) & ((1u << width) - 1));
-                });
-    });
+template <int kBits>
+inline void unpack_trellis(const uint8_t* record, int64_t tokens, int64_t dim, uint8_t* codes) {
+    for (int64_t t = 0; t < tokens; t += trellis_run(kBits))
+        for (int64_t c = 0; c < dim; c += kLanes)
+            each_trellis_set<kBits>({record, kBits, dim, t, c}, [&](int set, Words indices) {
+                for (int64_t lane = 0; lane < kLanes; ++lane)
+                    for (int64_t i = 0; i < kSet; ++i)
+                        codes[(t + set * kSet + i) * dim + c + lane] =
+                            uint8_t(indices[lane] >> (8 * i) & ((1u << kBits) - 1));
+            });
 }
 
 }  // namespace ember

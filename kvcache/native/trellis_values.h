@@ -3,7 +3,7 @@
 // fours, which are four tokens of a channel.
 #pragma once
 
-#include "decode.h"
+#include "coding.h"
 #include "few_unencoded.h"
 
 #ifdef EMBER_VNNI
@@ -45,7 +45,19 @@ class TrellisValues : public TileValues {
         : form_(form), record_(record), next_(next), first_(first), count_(count) {}
 
     void gather(const float* weights, int rows, const float* corrections,
-                float* out) const override;
+                float* out) const override {
+        form_.coding->gather(*this, weights, rows, corrections, out);
+    }
+
+    // See Coding.
+    template <int kBits>
+    static void gather(const TileValues& values, const float* weights, int rows,
+                       const float* corrections, float* out) {
+        const auto& coded = static_cast<const TrellisValues&>(values);
+        with_constant<kFewQueries>(rows, [&](auto count) {
+            coded.gather_rows<kBits, count>(weights, corrections, out);
+        });
+    }
 
   private:
     // weight * scale of the token = unit * (256 * high + low)

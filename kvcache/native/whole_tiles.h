@@ -107,18 +107,12 @@ class WholeTile {
         assign_values(values);
     }
 
-    // Add the tile to all rows; seen(r) says what row r sees of it.
-    template <typename See>
-    void attend(const WholeQueries& queries, const Rows& rows, const See& seen) const {
+    // Add the tile to all rows. seen: of it, by each row.
+    void attend(const WholeQueries& queries, const Rows& rows, const Seen* seen) const {
         for (int64_t first = 0; first < rows.count; first += kProductRows) {
             const int64_t count = std::min<int64_t>(kProductRows, rows.count - first);
-            Seen shown[kProductRows];
-            bool any = false;
-            for (int64_t r = 0; r < count; ++r) {
-                shown[r] = seen(first + r);
-                any |= shown[r].first < shown[r].end;
-            }
-            if (any) attend_rows(queries, rows, first, count, shown);
+            if (any_sees(seen + first, count))
+                attend_rows(queries, rows, first, count, seen + first);
         }
     }
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
 from kvcache.errors import quoted
 from models.errors import GGUFError
 from models.gguf.header import MAX_HEADER_BYTES, Header, HeaderEndError, TensorInfo, read_header
@@ -19,6 +22,7 @@ from models.gguf.tensor import Bytes, Tensor
 
 # How much of a file is read in search of its header's end: that of 128,000 tokens takes 11 MB.
 _HEADER_PARTS = 16 << 20, MAX_HEADER_BYTES
+_PIECE = 1 << 20  # bytes that are read at once of rows with others' bytes between them
 
 
 class GGUFFile:
@@ -79,19 +83,27 @@ class GGUFFile:
         info = self._entry(tensor)
         self._require_open()
         self.opened.check()
-        data = self.opened.data[info.offset : info.offset + info.nbytes]
         return Tensor(
             name=info.name,
             type=info.type,
             shape=info.shape,
-            data=data.reshape(info.rows, -1),
+            data=_rows(self.opened.data[info.offset :], info, info.rows),
             by_reading=partial(self._read, info),
         )
 
     def _read(self, info: TensorInfo, out: Bytes, start: int) -> None:
         """Rows of a tensor from `start` on, as many as `out` has."""
         self._require_open()
-        self.opened.read(out.data, info.offset + start * (info.nbytes // info.rows))
+        step = info.step or info.row_bytes
+        if info.step is None:
+            self.opened.read(out.data, info.offset + start * step)
+            return
+        some = max(1, _PIECE // step)
+        for at in range(0, len(out), some):
+            rows = out[at : at + some]
+            buffer = np.empty((len(rows) - 1) * step + info.row_bytes, np.uint8)
+            self.opened.read(buffer.data, info.offset + (start + at) * step)
+            rows[...] = _rows(buffer, info, len(rows))
 
     def _entry(self, tensor: str | TensorInfo) -> TensorInfo:
         if isinstance(tensor, TensorInfo):
@@ -108,6 +120,12 @@ class GGUFFile:
 
     def _named(self, error: GGUFError) -> GGUFError:
         return error if str(error).startswith(f"{self.path}: ") else self.opened.error(str(error))
+
+
+def _rows(data: Bytes, info: TensorInfo, count: int) -> Bytes:
+    """The first rows of a tensor whose bytes begin there, [count, row bytes], without a copy."""
+    step = info.step or info.row_bytes
+    return as_strided(data, (count, info.row_bytes), (step, 1), writeable=False)
 
 
 def _read_header(opened: OpenFile) -> Header:

@@ -19,8 +19,9 @@ surrogate escapes, because a vocabulary's pieces must stay what they are.
 
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Self
 
 import numpy as np
 
@@ -53,19 +54,48 @@ _U64 = struct.Struct("<Q")
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """Where one tensor lies. `shape` is in numpy order (rows first), `offset`
-    counts from the start of the file, `nbytes` is its size there."""
+    """Where one tensor lies, or a part of one. `shape` is in numpy order (rows first), `offset`
+    counts from the start of the file, `nbytes` is its size there. `step`: bytes from a row to
+    the next, where others' lie between them."""
 
     name: str
     shape: tuple[int, ...]
     type: TensorType
     offset: int
     nbytes: int
+    step: int | None = None
 
     @property
     def rows(self) -> int:
         """All leading axes together; 1 for a vector."""
         return prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row, without what lies between them."""
+        return self.nbytes // self.rows
+
+    def leading(self, part: range) -> Self:
+        """Of a whole tensor: its rows, or a vector's numbers, of this range."""
+        each = self.nbytes // self.shape[0]
+        return replace(
+            self,
+            shape=(len(part), *self.shape[1:]),
+            offset=self.offset + part.start * each,
+            nbytes=len(part) * each,
+        )
+
+    def columns(self, part: range) -> Self:
+        """Of a whole tensor: of each row the weights of this range, which are whole blocks."""
+        kind, whole = self.type, self.row_bytes
+        start, each = (at // kind.block_size * kind.block_bytes for at in (part.start, len(part)))
+        return replace(
+            self,
+            shape=(*self.shape[:-1], len(part)),
+            offset=self.offset + start,
+            nbytes=self.rows * each,
+            step=whole,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

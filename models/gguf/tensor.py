@@ -4,8 +4,9 @@ Does not know what the bytes mean (see `decode`), nor what the tensor is for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -56,3 +57,12 @@ class Tensor:
             self.by_reading(out, start)
         else:
             out[...] = self.data[start : start + len(out)]
+
+    def in_one_piece(self) -> Self:
+        """The same with its rows one behind the other: itself, or a copy where others' bytes lie
+        between them."""
+        if self.data.flags.c_contiguous:
+            return self
+        own = np.empty(self.data.shape, np.uint8)
+        self.read(own)
+        return replace(self, data=own, by_reading=None)

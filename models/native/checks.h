@@ -7,7 +7,7 @@ namespace ember {
 
 // Of `bytes` of whole blocks
 inline bool are_finite(const uint8_t* data, int64_t bytes, Type type) {
-    const Kind of = kind_of(type);
+    const Kind& of = kind_of(type);
     const int64_t each = of.block_bytes, blocks = bytes / each, share = (1 << 18) / each;
     std::atomic<bool> all{true};
     pool->run((blocks + share - 1) / share, [&](int64_t task) {

@@ -1,12 +1,12 @@
 """The network's compiled kernels as Python functions on numpy arrays.
 
-All arrays are float32 in C order unless said otherwise. One thread calls at a
-time (the inference thread). Threads and attention are those of the cache's
-kernels.
+All arrays are float32 in C order unless said otherwise. Rows are of sequences of `length` tokens
+each (None: of one): a sequence's numbers are to the last bit what they are alone. One thread calls
+at a time (the inference thread). Threads and attention are those of the cache's kernels.
 """
 
-from collections.abc import Sequence
-from ctypes import CDLL, Array, addressof, byref, c_double, c_float, c_int32, c_int64, c_void_p
+from collections.abc import Iterable, Sequence, Set
+from ctypes import Array, addressof, byref, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -15,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache import Backend, CacheError
+from kvcache.codecs import Codec
 from kvcache.config import on_gpu
 from kvcache.native import build, structs
 from kvcache.native import library as caches
+from kvcache.native.codec import coding_of
 from kvcache.native.structs import Bytes, Floats, address, checked
+from models.gguf.header import TensorInfo
 from models.gguf.tensor_types import TensorType
 from models.native.mapping import Mapping
 from models.native.packed import Addition, FeedForward, Inputs, Layers, RowNorm, Weight
@@ -27,21 +30,72 @@ from models.native.packed import Addition, FeedForward, Inputs, Layers, RowNorm,
 TierSteps = Array[structs.TierStep]
 
 _FOLDER, _CACHES = Path(__file__).parent, Path(caches.__file__).parent
-SOURCES = build.Sources(
-    entry=_FOLDER / "network.cpp",
-    parts=(*sorted(_FOLDER.glob("types_*.cpp")), _CACHES / "product.cpp"),
-    headers=(_CACHES,),
+# What every network needs; what is computed with weights is compiled for the types that there are.
+SOURCES = build.Sources(entry=_FOLDER / "network.cpp", headers=(_CACHES,))
+# The headers that hold what is each type's own.
+_FLOATS, _SIMPLE, _K, _TABLES = (
+    "blocks_floats.h",
+    "blocks_simple.h",
+    "panels_k.h",
+    "few_rows_tables.h",
 )
+_HEADERS = {
+    TensorType.F32: _FLOATS,
+    TensorType.F16: _FLOATS,
+    TensorType.BF16: _FLOATS,
+    TensorType.Q4_0: _SIMPLE,
+    TensorType.Q4_1: _SIMPLE,
+    TensorType.Q5_0: _SIMPLE,
+    TensorType.Q5_1: _SIMPLE,
+    TensorType.Q8_0: _SIMPLE,
+    TensorType.IQ4_NL: _SIMPLE,
+    TensorType.IQ4_XS: _SIMPLE,
+    TensorType.MXFP4: _SIMPLE,
+    TensorType.Q2_K: _K,
+    TensorType.Q3_K: _K,
+    TensorType.Q4_K: _K,
+    TensorType.Q5_K: _K,
+    TensorType.Q6_K: _K,
+    TensorType.IQ2_XXS: _TABLES,
+    TensorType.IQ2_XS: _TABLES,
+    TensorType.IQ2_S: _TABLES,
+    TensorType.IQ3_XXS: _TABLES,
+    TensorType.IQ3_S: _TABLES,
+}
+
+
+def products(kind: TensorType) -> build.Sources:
+    """What is computed with weights of a type (kinds.h)."""
+    # Products of floats are a twelfth slower without all of it.
+    told = "-O3", f"-DEMBER_TYPE={kind.name}", f'-DEMBER_FAMILY="{_HEADERS[kind]}"'
+    return build.Sources(entry=_FOLDER / "type.cpp", headers=(_CACHES,), flags=told)
 
 
 class Kernels:
     """The kernels. Make one by `kernels()`."""
 
-    def __init__(self, compiled: CDLL, library: caches.Library) -> None:
-        """library: of the cache; it must stay."""
-        self._c = compiled
+    def __init__(self, library: caches.Library) -> None:
+        """library: of the cache; it must stay. Raises NativeUnavailableError."""
+        self._c = build.load(SOURCES.beside(library.sources))
         self._library = library
-        compiled.network_start(*library.lend())
+        self._taken = frozenset[TensorType]()
+        self._c.network_start(*library.lend())
+
+    def take(self, kinds: Set[TensorType]) -> None:
+        """Be ready for weights of these types; compiled where nobody has had such before.
+
+        Raises NativeUnavailableError.
+        """
+        if kinds <= self._taken:
+            return
+        new = sorted(kinds - self._taken)
+        wanted = [products(kind).beside(self._library.sources) for kind in new]
+        build.build(wanted)
+        for kind, sources in zip(new, wanted, strict=True):
+            find = build.load(sources).network_kind
+            find.restype = c_void_p
+            self._c.network_take(c_int32(kind), c_void_p(find()))
+            self._taken |= {kind}
 
     def map(self, file: int, size: int) -> Mapping:
         """The first `size` bytes of an open file in memory. Raises OSError."""
@@ -52,15 +106,20 @@ class Kernels:
         where = checked("data", data, np.uint8, (None, None))
         if data.nbytes % kind.block_bytes:
             raise CacheError(f"got {data.nbytes} bytes, expected blocks of {kind.block_bytes}")
+        self.take({kind})
         found = self._c.network_are_finite(c_void_p(where), c_int64(data.nbytes), c_int32(kind))
         return bool(found)
 
-    def linear(self, x: Floats, weight: Weight) -> Floats:
+    def linear(self, x: Floats, weight: Weight, *, length: int | None = None) -> Floats:
         """x [rows, columns] times the weight's transpose."""
+        self.take(weight.kinds)
         where = checked("x", x, np.float32, (None, weight.columns))
         out = np.empty((len(x), weight.rows), np.float32)
         self._c.network_linear(
-            c_void_p(where), c_int64(len(x)), byref(weight.struct), c_void_p(address(out))
+            c_void_p(where),
+            *_sequences(len(x), length),
+            byref(weight.struct),
+            c_void_p(address(out)),
         )
         return out
 
@@ -70,6 +129,7 @@ class Kernels:
             raise CacheError(
                 f"got token ids {ids.min()} to {ids.max()}, expected 0 to {table.rows - 1}"
             )
+        self.take(table.kinds)
         out = np.empty((len(ids), table.columns), np.float32)
         self._c.network_embed(
             byref(table.struct),
@@ -81,16 +141,14 @@ class Kernels:
         return out
 
     def attention_inputs(
-        self, x: Floats, inputs: Inputs, *, offset: int, padding: Sequence[int] = ()
+        self, x: Floats, inputs: Inputs, *, starts: Sequence[int]
     ) -> tuple[Floats, Floats, Floats]:
         """Queries, keys and values of x [B, L, hidden], as [B, heads, L, dim].
 
-        offset: the position of the first of L tokens. padding: of each row, how many of the
-        positions are no tokens of its own; none where there are no numbers.
+        starts: the position of each row's first token; what stands before 0 is padding.
         """
+        self.take(inputs.kinds)
         where = checked("x", x, np.float32, (None, None, inputs.hidden))
-        if offset < 0:
-            raise CacheError(f"got position {offset}, expected at least 0")
         batch, length, _ = x.shape
         outs = tuple(
             np.empty((batch, weight.rows // inputs.dim, length, inputs.dim), np.float32)
@@ -100,8 +158,7 @@ class Kernels:
             c_void_p(where),
             c_int64(batch),
             c_int64(length),
-            c_int64(offset),
-            _padding(padding, batch),
+            _starts(starts, batch),
             byref(inputs.struct),
             *(c_void_p(address(out)) for out in outs),
         )
@@ -120,51 +177,58 @@ class Kernels:
         )
         return out
 
-    def add(self, x: Floats, addition: Addition, residual: Floats) -> Floats:
+    def add(
+        self, x: Floats, addition: Addition, residual: Floats, *, length: int | None = None
+    ) -> Floats:
         """residual [rows, columns of the product] and what x [rows, columns] adds to it."""
+        self.take(addition.kinds)
         where = checked("x", x, np.float32, (None, addition.columns))
         added = checked("residual", residual, np.float32, (len(x), addition.rows))
         out = np.empty_like(residual)
         self._c.network_add(
             c_void_p(where),
-            c_int64(len(x)),
+            *_sequences(len(x), length),
             byref(addition.struct),
             c_void_p(added),
             c_void_p(address(out)),
         )
         return out
 
-    def feed_forward(self, x: Floats, weights: FeedForward) -> Floats:
+    def feed_forward(self, x: Floats, weights: FeedForward, *, length: int | None = None) -> Floats:
         """x [rows, hidden] and what the feed-forward part adds to it."""
+        self.take(weights.kinds)
         where = checked("x", x, np.float32, (None, weights.hidden))
         out = np.empty_like(x)
         self._c.network_feed_forward(
-            c_void_p(where), c_int64(len(x)), byref(weights.struct), c_void_p(address(out))
+            c_void_p(where),
+            *_sequences(len(x), length),
+            byref(weights.struct),
+            c_void_p(address(out)),
         )
         return out
 
     def layers(
         self,
         steps: Sequence[TierSteps],
-        offset: int,
+        starts: Sequence[int],
         weights: Layers,
         memories: Sequence[structs.TierMemory],
         x: Floats,
         done: c_int64,
         *,
-        padding: Sequence[int] = (),
         seconds: float = inf,
     ) -> bool:
         """x [B, L, hidden] through layers `done` to the last, in place; see layers.h.
 
         steps: of each layer, one for each of its caches, which share the rows of x; one
-        object for layers whose steps are the same. offset: of the first token. memories:
-        of the first layer's caches, then the second's, ... padding: as for
-        `attention_inputs`. seconds: after which no further layer begins. `done` counts the
-        layers as they end. Returns False where a cache refused the keys or values of the next.
+        object for layers whose steps are the same. starts: as for `attention_inputs`. memories:
+        of the first layer's caches, then the second's, ... seconds: after which no further layer
+        begins. `done` counts the layers as they end. Returns False where a cache refused the keys
+        or values of the next.
         """
         count, caches, first = weights.count, len(steps[0]), steps[0][0]
         _check_layers(steps, weights, len(memories))
+        self.take(weights.kinds)
         if not 0 <= done.value < count:
             raise CacheError(f"got {done.value} layers that ran, expected fewer than {count}")
         shape = caches * first.batch, first.length, weights.sizes[0]
@@ -172,8 +236,7 @@ class Kernels:
         accepted = self._c.network_layers(
             (c_void_p * count)(*map(addressof, steps)),
             c_int64(caches),
-            c_int64(offset),
-            _padding(padding, shape[0]),
+            _starts(starts, shape[0]),
             weights.pointers,
             (c_void_p * len(memories))(*map(addressof, memories)),
             c_int64(count),
@@ -184,11 +247,20 @@ class Kernels:
         return bool(accepted)
 
 
-def _padding(given: Sequence[int], rows: int) -> Array[c_int64] | None:
-    """Numbers of padding tokens [rows], or null."""
-    if given and len(given) != rows:
-        raise CacheError(f"got padding of {len(given)} rows, expected {rows}")
-    return (c_int64 * rows)(*given) if given else None
+def _starts(given: Sequence[int], rows: int) -> Array[c_int64]:
+    """Positions of the first tokens [rows]."""
+    if len(given) != rows:
+        raise CacheError(f"got positions of {len(given)} rows, expected {rows}")
+    return (c_int64 * rows)(*given)
+
+
+def _sequences(rows: int, length: int | None) -> tuple[c_int64, c_int64]:
+    """How many sequences there are among rows, and tokens of each."""
+    if length is None:
+        return c_int64(1), c_int64(rows)
+    if length < 1 or rows % length:
+        raise CacheError(f"got {rows} rows, expected whole sequences of {length} tokens")
+    return c_int64(rows // length), c_int64(length)
 
 
 def _check_layers(steps: Sequence[TierSteps], weights: Layers, memories: int) -> None:
@@ -216,15 +288,25 @@ def _check_layers(steps: Sequence[TierSteps], weights: Layers, memories: int) ->
         )
 
 
-def missing(backend: Backend) -> list[build.Sources]:
+def kinds_of(entries: Iterable[TensorInfo]) -> frozenset[TensorType]:
+    """The types of a file's matrices; its vectors are read as numbers."""
+    return frozenset(info.type for info in entries if len(info.shape) > 1)
+
+
+def missing(
+    backend: Backend, *, kinds: Iterable[TensorType] = (), codecs: Iterable[Codec] = ()
+) -> list[build.Sources]:
     """Of these kernels and the cache's, what `backend` uses here and has to be compiled first.
 
-    None where nothing can compile it, which whoever loads them is told.
+    kinds: of weights. codecs: of keys and values. None where nothing can compile it, which
+    whoever loads them is told.
     """
-    if on_gpu() or caches.is_tried() or backend not in (Backend.AUTO, Backend.CPU):
+    if on_gpu() or caches.is_refused() or backend not in (Backend.AUTO, Backend.CPU):
         return []
+    codings = (coding for each in codecs if (coding := coding_of(each)) is not None)
+    wanted = dict.fromkeys((caches.SOURCES, SOURCES, *codings, *map(products, kinds)))
     try:
-        return [each for each in (caches.SOURCES, SOURCES) if build.built(each) is None]
+        return build.missing(wanted)
     except build.NativeUnavailableError:
         return []
 
@@ -232,4 +314,4 @@ def missing(backend: Backend) -> list[build.Sources]:
 @cache
 def kernels() -> Kernels:
     """The kernels, compiled on first use. Raises NativeUnavailableError."""
-    return Kernels(build.load(SOURCES), caches.library())
+    return Kernels(caches.library())

@@ -31,19 +31,19 @@ inline bool run_layer(const Steps& steps, const LayerWeights& w, const TierMemor
                       Turns& turns, float* x) {
     static std::vector<float> q, k, v, seen, merged;
     const TierStep& step = *steps.each;
-    const int64_t batch = steps.count * step.batch, rows = batch * step.length;
+    const Sequences of = turns.of();
     q.resize(size_t(steps.count * step.query_size()));
     k.resize(size_t(steps.count * step.key_size()));
     v.resize(k.size());
     seen.resize(q.size());
     merged.resize(q.size());
-    attention_inputs(x, batch, w.inputs, turns, q.data(), k.data(), v.data());
+    attention_inputs(x, w.inputs, turns, q.data(), k.data(), v.data());
     if (!attend_tiers(steps.each, memories, steps.count, q.data(), k.data(), v.data(),
                       seen.data()))
         return false;
-    merge_heads(seen.data(), batch, step.length, step.heads, step.dim, merged.data());
-    add(merged.data(), rows, w.output, x, x);
-    feed_forward(x, rows, w.feed_forward, x);
+    merge_heads(seen.data(), of.count, of.length, step.heads, step.dim, merged.data());
+    add(merged.data(), of, w.output, x, x);
+    feed_forward(x, of, w.feed_forward, x);
     return true;
 }
 

@@ -13,10 +13,15 @@ using namespace ember;
 
 extern "C" {
 
-void network_start(Pool* lent_pool, AttendTiers* lent_attention) {
+void network_start(Pool* lent_pool, AttendTiers* lent_attention,
+                   MultiplyRows* const* lent_products) {
     pool = lent_pool;
     attend_tiers = lent_attention;
+    multiply_rows_of = lent_products;
 }
+
+// What is computed with weights of a type, before the first of them.
+void network_take(Type type, const Kind* kind) { kinds[int(type)] = kind; }
 
 // A file that is mapped from now on, until its end is set to 0; see mapping.h
 Mapping* network_guard(const void* start, int64_t size) {
@@ -38,16 +43,16 @@ int32_t network_are_finite(const uint8_t* data, int64_t bytes, Type type) {
 }
 
 // out = x W^T
-void network_linear(const float* x, int64_t rows, const Weight* w, float* out) {
+void network_linear(const float* x, int64_t batch, int64_t length, const Weight* w, float* out) {
     const auto turn = pool->turn();
-    activations.assign(x, rows, w->columns);
-    multiply({{w, out}}, activations, rows);
+    activations.assign(x, batch * length, w->columns);
+    multiply({{w, out}}, activations, {batch, length});
 }
 
 // The rows `ids` of a weight times a factor, as float32 [count, columns]
 void network_embed(const Weight* w, const int64_t* ids, int64_t count, float factor, float* out) {
     const auto turn = pool->turn();
-    const Kind of = kind_of(w->type);
+    const Kind& of = kind_of(w->type);
     pool->run(count, [&](int64_t i) {
         float* row = out + i * w->columns;
         of.decode(*w, ids[i], 0, w->columns, row);
@@ -55,13 +60,12 @@ void network_embed(const Weight* w, const int64_t* ids, int64_t count, float fac
     });
 }
 
-// The parts of a layer, see steps.h; tokens from position `offset` on, padding [batch] or null.
-void network_attention_inputs(const float* x, int64_t batch, int64_t length, int64_t offset,
-                              const int64_t* padding, const Inputs* w, float* q, float* k,
-                              float* v) {
+// The parts of a layer, see steps.h; tokens of each sequence from position starts[batch] on.
+void network_attention_inputs(const float* x, int64_t batch, int64_t length, const int64_t* starts,
+                              const Inputs* w, float* q, float* k, float* v) {
     const auto turn = pool->turn();
-    Turns turns(offset, length, padding);
-    attention_inputs(x, batch, *w, turns, q, k, v);
+    Turns turns({batch, length}, starts);
+    attention_inputs(x, *w, turns, q, k, v);
 }
 
 void network_normalize(const float* x, int64_t rows, int64_t columns, const Norm* w, float* out) {
@@ -69,30 +73,30 @@ void network_normalize(const float* x, int64_t rows, int64_t columns, const Norm
         normalize_row(x + m * columns, *w, columns, out + m * columns);
 }
 
-void network_add(const float* x, int64_t rows, const Addition* w, const float* residual,
-                 float* out) {
+void network_add(const float* x, int64_t batch, int64_t length, const Addition* w,
+                 const float* residual, float* out) {
     const auto turn = pool->turn();
-    add(x, rows, *w, residual, out);
+    add(x, {batch, length}, *w, residual, out);
 }
 
-void network_feed_forward(const float* x, int64_t rows, const FeedForward* w, float* out) {
+void network_feed_forward(const float* x, int64_t batch, int64_t length, const FeedForward* w,
+                          float* out) {
     const auto turn = pool->turn();
-    feed_forward(x, rows, *w, out);
+    feed_forward(x, {batch, length}, *w, out);
 }
 
-// x [batch, length, hidden] through layers *done to `count`, in place, from position `offset` on,
-// until all have run or, after one of them, `seconds` have gone by; *done tells how far it came.
+// x [batch, length, hidden] through layers *done to `count`, in place, from positions starts[batch]
+// on, until all have run or, after one of them, `seconds` have gone by; *done tells how far it came.
 // Layer i has a step and a memory for each of its `caches` caches, from steps[i] and
 // memories[i * caches] on; see layers.h. 0 where the caches of layer *done refused its keys or
 // values.
-int32_t network_layers(const TierStep* const* steps, int64_t caches, int64_t offset,
-                       const int64_t* padding,
+int32_t network_layers(const TierStep* const* steps, int64_t caches, const int64_t* starts,
                        const LayerWeights* const* weights, const TierMemory* const* memories,
                        int64_t count, double seconds, int64_t* done, float* x) {
     const auto turn = pool->turn();
     using Clock = std::chrono::steady_clock;
     const auto until = Clock::now() + std::chrono::duration<double>(seconds);
-    Turns turns(offset, steps[0]->length, padding);
+    Turns turns({caches * steps[0]->batch, steps[0]->length}, starts);
     do {
         const int64_t i = *done;
         if (!run_layer({steps[i], caches}, *weights[i], memories + i * caches, turns, x)) return 0;

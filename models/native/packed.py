@@ -99,7 +99,7 @@ class Weight:
     """A matrix [rows, columns] as it lies in a GGUF file.
 
     data: uint8 [rows, row bytes], whole blocks of `kind`, which stay where they are. added:
-    float32 [rows], to each row's products.
+    float32 [rows], to each row's products. kinds: what its products are computed by.
     """
 
     def __init__(self, data: Bytes, *, kind: TensorType, added: Floats | None = None) -> None:
@@ -112,7 +112,8 @@ class Weight:
             )
         self.rows, self.columns = rows, row_bytes // kind.block_bytes * kind.block_size
         grid = _grid(kind)
-        self._arrays = data, added, grid
+        self.data, self._arrays = data, (added, grid)
+        self.kinds = frozenset([kind])
         self.struct = WeightStruct(
             where,
             _optional("added", added, rows),
@@ -178,6 +179,7 @@ class Inputs:
         if temperature is not None and temperature.span < 1:
             raise CacheError(f"got a span of {temperature.span} positions, expected at least 1")
         self.weights, self.dim, self.hidden = weights, dim, q.columns
+        self.kinds = q.kinds | k.kinds | v.kinds
         self._held = norm, query_norm, key_norm, rope, query_factors
         self.struct = InputsStruct(
             *(addressof(weight.struct) for weight in (q, k, v)),
@@ -205,7 +207,7 @@ class Addition:
     """A product that is normed, multiplied by `scale` and added to x."""
 
     def __init__(self, weight: Weight, *, norm: Norm | None = None, scale: float = 1.0) -> None:
-        self.rows, self.columns = weight.rows, weight.columns
+        self.rows, self.columns, self.kinds = weight.rows, weight.columns, weight.kinds
         self._held = weight, norm
         self.struct = AdditionStruct(addressof(weight.struct), _norm(norm, weight.rows), scale)
 
@@ -227,6 +229,7 @@ class FeedForward:
         if any((weight.rows, weight.columns) != shape for weight in (gate, up)):
             raise CacheError(f"got a gate or an up that is not {list(shape)}, as down is")
         self._held = gate, up, down, norm
+        self.kinds = gate.kinds | up.kinds | down.kinds
         self.struct = FeedForwardStruct(
             addressof(gate.struct), addressof(up.struct), _norm(norm, shape[1]), gelu, down.struct
         )
@@ -251,6 +254,7 @@ class Layer:
                 f"got {feed_forward.hidden} columns of feed-forward, expected {inputs.hidden}"
             )
         self._held = inputs, output, feed_forward
+        self.kinds = inputs.kinds | output.kinds | feed_forward.kinds
         self.struct = LayerStruct(*(part.struct for part in self._held))
 
 
@@ -269,6 +273,7 @@ class Layers:
                     f"head, expected {self.sizes}"
                 )
         self._held = layers
+        self.kinds = frozenset[TensorType]().union(*(layer.kinds for layer in layers))
         self.pointers = (c_void_p * self.count)(*(addressof(layer.struct) for layer in layers))
 
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <initializer_list>
 
+#include "float_panel.h"
 #include "kinds.h"
 #include "pool.h"
 #include "shares.h"
@@ -69,33 +70,6 @@ class Quantized {
     }
 };
 
-inline Kind kind_of(Type type) {
-    switch (type) {
-        case Type::F32: return kind<Type::F32>();
-        case Type::F16: return kind<Type::F16>();
-        case Type::Q4_0: return kind<Type::Q4_0>();
-        case Type::Q4_1: return kind<Type::Q4_1>();
-        case Type::Q5_0: return kind<Type::Q5_0>();
-        case Type::Q5_1: return kind<Type::Q5_1>();
-        case Type::Q8_0: return kind<Type::Q8_0>();
-        case Type::Q2_K: return kind<Type::Q2_K>();
-        case Type::Q3_K: return kind<Type::Q3_K>();
-        case Type::Q4_K: return kind<Type::Q4_K>();
-        case Type::Q5_K: return kind<Type::Q5_K>();
-        case Type::Q6_K: return kind<Type::Q6_K>();
-        case Type::IQ2_XXS: return kind<Type::IQ2_XXS>();
-        case Type::IQ2_XS: return kind<Type::IQ2_XS>();
-        case Type::IQ3_XXS: return kind<Type::IQ3_XXS>();
-        case Type::IQ4_NL: return kind<Type::IQ4_NL>();
-        case Type::IQ3_S: return kind<Type::IQ3_S>();
-        case Type::IQ2_S: return kind<Type::IQ2_S>();
-        case Type::IQ4_XS: return kind<Type::IQ4_XS>();
-        case Type::BF16: return kind<Type::BF16>();
-        case Type::MXFP4: return kind<Type::MXFP4>();
-    }
-    __builtin_unreachable();  // `packed.Weight` takes no other
-}
-
 inline int64_t strips(const Weight& w) { return (w.rows + kStrip - 1) / kStrip; }
 
 // A weight and where its products go: numbers = before + scale * product, or the products where
@@ -120,16 +94,20 @@ inline void put(const Output& to, int64_t m, int64_t first, int64_t width, float
         std::copy_n(products, width, to.numbers + at);
 }
 
-inline void multiply_strip(const Output& to, Quantized& x, int rows, int64_t index) {
+inline void multiply_strip(const Output& to, Quantized& x, int64_t rows, int64_t index) {
     const Weight& w = *to.weight;
-    const Kind of = kind_of(w.type);
+    const Kind& of = kind_of(w.type);
     const int64_t first = index * kStrip, width = std::min(kStrip, w.rows - first);
     Strip strip;
-    of.strip(w, x.rows(of.few), rows, first, width, strip);
-    for (int m = 0; m < rows; ++m) put(to, m, first, width, strip.values[m]);
+    // All but the first few find the weights in the cache.
+    for (int64_t at = 0; at < rows; at += kFewRows) {
+        const int few = int(std::min<int64_t>(kFewRows, rows - at));
+        of.strip(w, x.rows(of.few) + at, few, first, width, strip);
+        for (int m = 0; m < few; ++m) put(to, at + m, first, width, strip.values[m]);
+    }
 }
 
-inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, int rows) {
+inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, int64_t rows) {
     int64_t all = 0;
     for (const Output& to : outputs) {
         all += strips(*to.weight);
@@ -147,24 +125,36 @@ inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, in
 
 inline void multiply_many(const Output& to, Quantized& x, int64_t rows) {
     const Weight& w = *to.weight;
-    const Kind of = kind_of(w.type);
+    const Kind& of = kind_of(w.type);
     x.make(of.many);
     for (int64_t at = 0; at < rows; at += kPanelRows) {
         const int64_t height = std::min(kPanelRows, rows - at);
         pool->run((w.rows + kPanel - 1) / kPanel, [&](int64_t task) {
             const int64_t first = task * kPanel, width = std::min(kPanel, w.rows - first);
             Panelful out;
-            of.panel(w, x.rows(of.many) + at, height, first, out);
+            const Activation* of_rows = x.rows(of.many) + at;
+            if (of.panel)
+                of.panel(w, of_rows, height, first, out);
+            else
+                own_panel<FloatPanel>().multiply(of.decode, w, first, of_rows, height, out.values);
             for (int64_t m = 0; m < height; ++m) put(to, at + m, first, width, out.values[m]);
         });
     }
 }
 
-// All products of activation rows with weights.
+// Whose activation rows: of `count` sequences, `length` tokens of each, one sequence after another.
+struct Sequences {
+    int64_t count, length;
+
+    int64_t rows() const { return count * length; }
+};
+
+// All products of activation rows with weights. The tokens of a sequence decide how, so that its
+// products are to the last bit the same whatever sequences are beside it.
 [[gnu::noinline]] inline void multiply(std::initializer_list<Output> outputs, Quantized& x,
-                                       int64_t rows) {
-    if (rows <= kFewRows) return multiply_few(outputs, x, int(rows));
-    for (const Output& to : outputs) multiply_many(to, x, rows);
+                                       Sequences of) {
+    if (of.length <= kFewRows) return multiply_few(outputs, x, of.rows());
+    for (const Output& to : outputs) multiply_many(to, x, of.rows());
 }
 
 }  // namespace ember

@@ -114,36 +114,34 @@ inline const float* normalize(const float* x, const Norm& norm, int64_t rows, in
     return normed.data();
 }
 
-// The positions from `offset` on, of which those of a row count from behind its padding where
-// there is any, and their cosines and sines, made once for layers that turn alike.
+// The positions of rows, each sequence's from its start on, and their cosines and sines, made once
+// for layers that turn alike. What stands before position 0 is padding.
 class Turns {
   public:
     struct Table {
         const double* periods;
         int64_t pairs;
-        std::vector<float> cosines, sines;  // [length, pairs]
+        std::vector<float> cosines, sines;  // [rows, pairs]
     };
 
-    Turns(int64_t offset, int64_t length, const int64_t* padding)
-        : offset_(offset), length_(length), padding_(padding) {}
+    // starts: of each sequence.
+    Turns(Sequences of, const int64_t* starts) : of_(of), starts_(starts) {}
 
-    int64_t length() const { return length_; }
+    Sequences of() const { return of_; }
 
-    // Of row `row` of [batch, length], without padding.
     int64_t position(int64_t row) const {
-        const int64_t ahead = padding_ ? padding_[row / length_] : 0;
-        return std::max<int64_t>(0, offset_ + row % length_ - ahead);
+        return std::max<int64_t>(0, starts_[row / of_.length] + row % of_.length);
     }
 
     // Until the next call.
-    const Table& of(const Rope& rope) {
+    const Table& table(const Rope& rope) {
         for (const Table& made : tables_)
             if (made.periods == rope.periods && made.pairs == rope.pairs) return made;
         Table table{rope.periods, rope.pairs, {}, {}};
         // In double as far as it goes.
-        for (int64_t position = offset_; position < offset_ + length_; ++position)
+        for (int64_t row = 0; row < of_.rows(); ++row)
             for (int64_t p = 0; p < rope.pairs; ++p) {
-                const double angle = double(position) / rope.periods[p];
+                const double angle = double(position(row)) / rope.periods[p];
                 table.cosines.push_back(float(std::cos(angle)));
                 table.sines.push_back(float(std::sin(angle)));
             }
@@ -152,8 +150,8 @@ class Turns {
     }
 
   private:
-    int64_t offset_, length_;
-    const int64_t* padding_;
+    Sequences of_;
+    const int64_t* starts_;
     std::vector<Table> tables_;
 };
 
@@ -189,23 +187,24 @@ inline void scale_queries(const Inputs& w, int64_t position, float* row) {
 }
 
 // q, k, v [batch, heads, length, dim] of x [batch, length, hidden], at the positions of `turns`.
-inline void attention_inputs(const float* x, int64_t batch, const Inputs& w, Turns& turns, float* q,
-                             float* k, float* v) {
-    const int64_t length = turns.length(), rows = batch * length, columns = w.q->columns;
+inline void attention_inputs(const float* x, const Inputs& w, Turns& turns, float* q, float* k,
+                             float* v) {
+    const int64_t length = turns.of().length, rows = turns.of().rows();
+    const int64_t columns = w.q->columns;
     activations.assign(normalize(x, w.norm, rows, columns), rows, columns);
     const Weight* weights[] = {w.q, w.k, w.v};
     static std::vector<float> projected[3];
     for (int i = 0; i < 3; ++i) projected[i].resize(size_t(rows * weights[i]->rows));
     multiply({{w.q, projected[0].data()}, {w.k, projected[1].data()}, {w.v, projected[2].data()}},
-             activations, rows);
-    const Turns::Table& table = turns.of(w.rope);
+             activations, turns.of());
+    const Turns::Table& table = turns.table(w.rope);
     // The heads of a row of a product, each to its place.
     const auto place = [&](int i, int64_t row, const Rope& rope, float* out) {
         const int64_t b = row / length, t = row % length, width = weights[i]->rows;
         const float* from = projected[i].data() + row * width;
         for (int64_t at = 0; at < width; at += w.dim)
-            turn_head(from + at, rope, table.cosines.data() + t * rope.pairs,
-                      table.sines.data() + t * rope.pairs, w.dim,
+            turn_head(from + at, rope, table.cosines.data() + row * rope.pairs,
+                      table.sines.data() + row * rope.pairs, w.dim,
                       out + (b * width + at) * length + t * w.dim);
     };
     pool->run(rows, [&](int64_t row) {
@@ -221,13 +220,13 @@ inline void attention_inputs(const float* x, int64_t batch, const Inputs& w, Tur
 }
 
 // out = residual + scale * norm(x W^T)
-inline void add(Quantized& x, int64_t rows, const Addition& w, const float* residual, float* out) {
+inline void add(Quantized& x, Sequences of, const Addition& w, const float* residual, float* out) {
     const int64_t columns = w.weight->rows;
     if (!w.norm.weight)
-        return multiply({{w.weight, out, residual, w.scale}}, x, rows);
-    products.resize(size_t(rows * columns));
-    multiply({{w.weight, products.data()}}, x, rows);
-    pool->run(rows, [&](int64_t m) {
+        return multiply({{w.weight, out, residual, w.scale}}, x, of);
+    products.resize(size_t(of.rows() * columns));
+    multiply({{w.weight, products.data()}}, x, of);
+    pool->run(of.rows(), [&](int64_t m) {
         float* row = products.data() + m * columns;
         normalize_row(row, w.norm, columns, row);
         for (int64_t n = 0; n < columns; ++n)
@@ -236,10 +235,9 @@ inline void add(Quantized& x, int64_t rows, const Addition& w, const float* resi
 }
 
 // The same of x that is not quantized.
-inline void add(const float* x, int64_t rows, const Addition& w, const float* residual,
-                float* out) {
-    activations.assign(x, rows, w.weight->columns);
-    add(activations, rows, w, residual, out);
+inline void add(const float* x, Sequences of, const Addition& w, const float* residual, float* out) {
+    activations.assign(x, of.rows(), w.weight->columns);
+    add(activations, of, w, residual, out);
 }
 
 template <Vector (*act)(Vector)>
@@ -255,17 +253,17 @@ inline void activate(const float* gate, int64_t count, float* up) {
 }
 
 // x [rows, hidden] and what the feed-forward part adds to it.
-inline void feed_forward(const float* x, int64_t rows, const FeedForward& w, float* out) {
-    const int64_t columns = w.gate->columns, width = w.gate->rows;
+inline void feed_forward(const float* x, Sequences of, const FeedForward& w, float* out) {
+    const int64_t columns = w.gate->columns, width = w.gate->rows, rows = of.rows();
     activations.assign(normalize(x, w.norm, rows, columns), rows, columns);
     hidden.resize(size_t(rows * width));
     gates.resize(size_t(rows * width));
-    multiply({{w.gate, gates.data()}, {w.up, hidden.data()}}, activations, rows);
+    multiply({{w.gate, gates.data()}, {w.up, hidden.data()}}, activations, of);
     pool->run(rows, [&](int64_t m) {
         (w.gelu ? activate<gelu> : activate<silu>)(&gates[m * width], width, &hidden[m * width]);
     });
     hidden_activations.assign(hidden.data(), rows, width);
-    add(hidden_activations, rows, w.down, x, out);
+    add(hidden_activations, of, w.down, x, out);
 }
 
 // Heads [batch, heads, length, dim] side by side: [batch * length, heads * dim]

@@ -1,5 +1,4 @@
-// What makes the functions of a type. For the files that are compiled for some types each, once the
-// types' own headers are included.
+// What makes the functions of a type, once the type's own headers are included.
 #pragma once
 
 #include "finite.h"
@@ -15,14 +14,20 @@ void multiply_panel(const Weight& w, const Activation* x, int64_t rows, int64_t 
 }
 
 template <Type kType>
-Kind kind() {
-    return {.block_bytes = BlockOf<kType>::kBytes,
-            .few = FewRows<kType>::kForm,
-            .many = PanelOf<kType>::Panel::kForm,
-            .strip = FewRows<kType>::multiply,
-            .panel = multiply_panel<kType>,
-            .decode = decode_columns<kType>,
-            .are_finite = are_finite_blocks<kType>};
+constexpr Kind kind() {
+    using Panel = typename PanelOf<kType>::Panel;
+    Kind kind{.block_bytes = BlockOf<kType>::kBytes,
+              .few = FewRows<kType>::kForm,
+              .many = Form::Floats,
+              .strip = FewRows<kType>::multiply,
+              .panel = nullptr,
+              .decode = decode_columns<kType>,
+              .are_finite = are_finite_blocks<kType>};
+    if constexpr (!std::is_void_v<Panel>) {
+        kind.many = Panel::kForm;
+        kind.panel = multiply_panel<kType>;
+    }
+    return kind;
 }
 
 }  // namespace ember

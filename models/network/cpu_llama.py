@@ -16,6 +16,7 @@ from kvcache import RowsKVCache, TwoTierKVCache
 from kvcache.attention import AttendingCache
 from kvcache.checks import not_finite
 from kvcache.native.structs import Floats, TierMemory, TierStep
+from kvcache.rows import joined_rows
 from kvcache.tiers.cpu_step import CpuStep
 from kvcache.tiers.ledger import Ledger
 from models.gguf.checks import not_finite as not_finite_weights
@@ -24,8 +25,8 @@ from models.native import packed
 from models.native.kernels import Kernels, TierSteps
 from models.network.config import NetworkConfig
 from models.network.layers import HoldMatrix, Projection
-from models.network.llama import AttentionInputs, Block, Model, StepStoppedError
-from models.network.rope import Rope
+from models.network.llama import AttentionInputs, Block, Model, StepStoppedError, starts_of
+from models.network.rope import Rope, Starts
 from models.network.switches import Activation
 from models.network.weights import Weights
 
@@ -49,7 +50,7 @@ class CpuMatrix(nn.Module):
         self._kernels = kernels
 
     def __call__(self, x: mx.array) -> mx.array:
-        return _like(self._kernels.linear(_rows(x), self.packed), x)
+        return _like(self._kernels.linear(_rows(x), self.packed, length=_length(x)), x)
 
     @property
     def rows(self) -> int:
@@ -76,13 +77,13 @@ class CpuNorm(nn.RMSNorm):
 
 
 def hold_in_place(kernels: Kernels) -> HoldMatrix:
-    """Holds one tensor at a time: the kernels need none joined.
+    """Holds one tensor at a time: the kernels need none joined. A part of its columns is copied.
 
     Raises `GGUFError` for one whose weights are not finite; for that its scales are read.
     """
 
     def hold(tensors: Sequence[Tensor], bias: mx.array | None, _dtype: mx.Dtype) -> CpuMatrix:
-        (tensor,) = tensors
+        (tensor,) = map(Tensor.in_one_piece, tensors)
         if not kernels.are_finite(tensor.data, tensor.type):
             raise not_finite_weights(tensor)
         return CpuMatrix(kernels, tensor, bias)
@@ -113,21 +114,20 @@ class CpuBlock(Block):
         self._inputs = self._pack_inputs()
         self.packed = packed.Layer(self._inputs, self._output, self._feed_forward)
 
-    def attention_inputs(
-        self, x: mx.array, offset: int, padding: tuple[int, ...] = ()
-    ) -> AttentionInputs:
+    def attention_inputs(self, x: mx.array, starts: Starts) -> AttentionInputs:
         q, k, v = self._kernels.attention_inputs(
-            _floats(x), self._inputs, offset=offset, padding=padding
+            _floats(x), self._inputs, starts=_each(starts, x.shape[0])
         )
         return AttentionInputs(mx.array(q), mx.array(k), mx.array(v))
 
     def attention_output(self, x: mx.array, seen: mx.array) -> mx.array:
         batch, _, length, _ = seen.shape
         merged = _floats(seen).swapaxes(1, 2).reshape(batch * length, -1)
-        return _like(self._kernels.add(merged, self._output, _rows(x)), x)
+        return _like(self._kernels.add(merged, self._output, _rows(x), length=length), x)
 
     def feed_forward(self, x: mx.array) -> mx.array:
-        return _like(self._kernels.feed_forward(_rows(x), self._feed_forward), x)
+        out = self._kernels.feed_forward(_rows(x), self._feed_forward, length=_length(x))
+        return _like(out, x)
 
     def _pack_inputs(self) -> packed.Inputs:
         switches, rope = self.switches, self.rope
@@ -194,6 +194,9 @@ class CpuModel(Model):
         own = [cache for cache in caches if isinstance(cache, _LENDING)]
         alike = len(own) == len(caches) == self._packed.count
         out = self._all_at_once(x, own, stopped) if alike else None
+        rows = [cache for cache in caches if isinstance(cache, RowsKVCache)]
+        if out is None and len(rows) == len(caches):
+            return self._row_by_row(x, rows, stopped)
         if out is None:
             out = super().through_layers(x, caches, stopped)
             self._check()
@@ -221,13 +224,12 @@ class CpuModel(Model):
         if found is None:
             return None
         steps, memories = found
-        offset, out = caches[0].offset, np.array(x, np.float32)
-        first, structs, done = caches[0], self._structs(steps), c_int64()
-        padding = first.left_padding if isinstance(first, RowsKVCache) else ()
-        run = partial(self._kernels.layers, structs, offset, self._packed, memories, out, done)
+        structs, out, done = self._structs(steps), np.array(x, np.float32), c_int64()
+        starts = _each(starts_of(caches[0]), batch)
+        run = partial(self._kernels.layers, structs, starts, self._packed, memories, out, done)
         ended = False
         try:
-            while (taken := run(padding=padding, seconds=_PATIENCE)) and done.value < len(caches):
+            while (taken := run(seconds=_PATIENCE)) and done.value < len(caches):
                 if stopped is not None and stopped():
                     raise StepStoppedError
             self._check()
@@ -241,6 +243,32 @@ class CpuModel(Model):
             if not ended:
                 _take_back(caches, steps, done.value)
         return mx.array(out)
+
+    def _row_by_row(
+        self,
+        x: mx.array,
+        caches: Sequence[RowsKVCache],
+        stopped: Callable[[], bool] | None,
+    ) -> mx.array:
+        """The same of rows of which some are padded: each row's own tokens, as if it were alone.
+
+        Padding comes out as zeros. Of a step that is stopped or refused the rows before it stay.
+        """
+        length = x.shape[1]
+        spans = caches[0].spans(length)
+        outputs = [
+            self.through_layers(
+                x[row : row + 1, span.start : span.stop],
+                [cache.rows[row] for cache in caches],
+                stopped,
+            )
+            if span.length
+            else x[row : row + 1, :0]
+            for row, span in enumerate(spans)
+        ]
+        for cache in caches:
+            cache.passed(spans, length)
+        return joined_rows([each[:, None] for each in outputs], spans, length)[:, 0]
 
     def _structs(self, steps: Sequence[Sequence[CpuStep]]) -> list[TierSteps]:
         """The steps of each layer as the kernels take them; one object where they are alike."""
@@ -331,6 +359,16 @@ def _floats(x: mx.array) -> Floats:
 def _rows(x: mx.array) -> Floats:
     """[..., columns] -> [rows, columns]"""
     return _floats(x).reshape(-1, x.shape[-1])
+
+
+def _length(x: mx.array) -> int:
+    """Tokens of a sequence of x [B, L, columns]; of [B, columns] the last."""
+    return x.shape[1] if x.ndim > 2 else 1
+
+
+def _each(starts: Starts, batch: int) -> tuple[int, ...]:
+    """The position of the first token of each row."""
+    return (starts,) * batch if isinstance(starts, int) else starts
 
 
 def _like(rows: Floats, x: mx.array) -> mx.array:

@@ -30,7 +30,7 @@ from kvcache.config import on_gpu
 from kvcache.given import array
 from models.network.config import NetworkConfig
 from models.network.layers import Projection
-from models.network.rope import Rope
+from models.network.rope import Rope, Starts
 from models.network.ropes import Ropes
 from models.network.switches import Activation, NormOf, Switches
 from models.network.weights import Weights
@@ -108,32 +108,26 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, cache: AttendingCache | None) -> mx.array:
         """x [B, L, hidden] through the layer, appending to `cache`."""
-        offset = 0 if cache is None else cache.offset
-        padding = cache.left_padding if isinstance(cache, RowsKVCache) else ()
-        q, k, v, both = self.attention_inputs(x, offset, padding)
+        q, k, v, both = self.attention_inputs(x, starts_of(cache))
         seen = attend(q, k, v, cache=cache, scale=self.scale, both=both, window=self.window)
         return self.feed_forward(self.attention_output(x, seen))
 
-    def attention_inputs(
-        self, x: mx.array, offset: int, padding: tuple[int, ...] = ()
-    ) -> AttentionInputs:
-        """Of x [B, L, hidden], whose first token stands at position `offset`.
-
-        padding: of each row, how many of the positions are no tokens of its own, if any.
-        """
+    def attention_inputs(self, x: mx.array, starts: Starts) -> AttentionInputs:
+        """Of x [B, L, hidden], whose first tokens stand at these positions."""
         normed = self._normed("attention_norm", x)
         products = [matrix(normed) for matrix in self["inputs"]]
         if not self._only_turns:
-            return self._of_rows(self._apart(products), offset, padding)
+            return self._of_rows(self._apart(products), starts)
         assert self.rope is not None
         if len(products) == 1 and x.shape[0] == x.shape[1] == 1:
-            return self._of_one_token(self.rope, products[0], offset)
+            start = starts if isinstance(starts, int) else starts[0]
+            return self._of_one_token(self.rope, products[0], start)
         heads = [self._heads(rows) for rows in products]
         if heads[0].shape[1] == self.heads:
             q, k, v = heads if len(heads) == 3 else (heads[0], *mx.split(heads[1], 2, axis=1))
-            return AttentionInputs(self.rope(q, offset=offset), self.rope(k, offset=offset), v)
+            return AttentionInputs(self.rope(q, starts), self.rope(k, starts), v)
         turning, v = heads if len(heads) == 2 else mx.split(heads[0], [self.turning], axis=1)
-        q, k = mx.split(self.rope(turning, offset=offset), [self.heads], axis=1)
+        q, k = mx.split(self.rope(turning, starts), [self.heads], axis=1)
         return AttentionInputs(q, k, v)
 
     def _of_one_token(self, rope: Rope, rows: mx.array, offset: int) -> AttentionInputs:
@@ -144,9 +138,7 @@ class Block(nn.Module):
         k, v = mx.split(both, 2)
         return AttentionInputs(q.swapaxes(0, 1), k, v, both)
 
-    def _of_rows(
-        self, rows: Sequence[mx.array], offset: int, padding: tuple[int, ...]
-    ) -> AttentionInputs:
+    def _of_rows(self, rows: Sequence[mx.array], starts: Starts) -> AttentionInputs:
         """Of q's, k's and v's rows [B, L, columns]: normed, turned, and queries multiplied."""
         q, k, v = rows
         over = self.switches.query_key_norm
@@ -156,12 +148,12 @@ class Block(nn.Module):
         if over is NormOf.HEAD:
             q, k = self["query_norm"](q), self["key_norm"](k)
         if self.rope is not None:
-            q, k = self.rope(q, offset=offset), self.rope(k, offset=offset)
+            q, k = self.rope(q, starts), self.rope(k, starts)
         if self.query_factors is not None:
             q = q * self.query_factors
         if self.switches.temperature_scale:
-            starts = tuple(offset - ahead for ahead in padding or (0,))
-            q = q * _temperatures(self.switches, starts, q.shape[2], q.dtype)
+            first = (starts,) if isinstance(starts, int) else starts
+            q = q * _temperatures(self.switches, first, q.shape[2], q.dtype)
         return AttentionInputs(q, k, v)
 
     def _apart(self, products: Sequence[mx.array]) -> Sequence[mx.array]:
@@ -203,6 +195,13 @@ class Block(nn.Module):
         if self._overflows:
             return _fused_clipped_sum(x, more) if on_gpu() else _clipped_sum(x, more)
         return x + more
+
+
+def starts_of(cache: AttendingCache | None) -> Starts:
+    """Where the tokens stand that a cache takes next."""
+    if isinstance(cache, RowsKVCache):
+        return cache.positions
+    return 0 if cache is None else cache.offset
 
 
 def _norms(switches: Switches) -> dict[str, str]:

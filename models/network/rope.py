@@ -16,6 +16,8 @@ import numpy.typing as npt
 from kvcache import Rotation
 from models.errors import GGUFError
 
+# The position of the first token: of all rows alike, or of each.
+Starts = int | tuple[int, ...]
 Periods = npt.NDArray[np.float64]
 # Far beyond any model, yet harmless, as in `config`.
 _LEAST_TURNS, _MOST_TURNS = 1e-6, 1e6
@@ -112,9 +114,9 @@ class Rope:
         """float32 [dims]: the magnitudes of queries and of keys, both on one side."""
         return mx.where(mx.arange(dims) < self.dims, self.magnitude**2, 1.0)
 
-    def __call__(self, x: mx.array, *, offset: int) -> mx.array:
-        """Turn x [B, H, L, D], whose first token stands at position `offset`."""
-        return self._turned(x, offset)
+    def __call__(self, x: mx.array, starts: Starts) -> mx.array:
+        """Turn x [B, H, L, D], whose first tokens stand at these positions."""
+        return self._turned(x, starts if isinstance(starts, int) else _of_rows(starts))
 
     def leading(self, heads: mx.array, turning: int, *, offset: int) -> mx.array:
         """Turn the first `turning` heads [H, 1, 1, D] of one token in one launch.
@@ -136,6 +138,12 @@ class Rope:
 
 
 # All layers of a model ask for the same, one after the other.
+@lru_cache(maxsize=8)
+def _of_rows(starts: tuple[int, ...]) -> int | mx.array:
+    """int32 [B], or one number where rows are alike."""
+    return starts[0] if len(set(starts)) == 1 else mx.array(starts, mx.int32)
+
+
 @lru_cache(maxsize=8)
 def _offsets(turning: int, still: int, offset: int) -> mx.array:
     """int32 [turning + still]: the position of each head's only token."""

@@ -162,13 +162,11 @@ def _parted(info: TensorInfo, name: str, rows: Mapping[str, int]) -> dict[str, T
             f"tensor {info.name!r} has shape {list(info.shape)}, expected "
             f"{sum(rows.values())} rows: of {', '.join(rows)}"
         )
-    found, start, each = dict[str, TensorInfo](), info.offset, info.nbytes // info.shape[0]
+    found, start = dict[str, TensorInfo](), 0
     for part, count in rows.items():
         whole = name.format(part)
-        found[whole] = replace(
-            info, name=whole, shape=(count, *info.shape[1:]), offset=start, nbytes=count * each
-        )
-        start += count * each
+        found[whole] = replace(info.leading(range(start, start + count)), name=whole)
+        start += count
     return found
 
 

@@ -12,6 +12,8 @@ import mlx.nn as nn
 from models.gguf.decode import decode
 from models.gguf.tensor import Tensor
 from models.network.layers import HoldMatrix, Projection, hold_decoded
+from models.network.ranks import Ranks, RowNorm
+from models.network.share import Split
 
 
 class Weights:
@@ -19,6 +21,7 @@ class Weights:
 
     dtype: the activations' dtype, which vectors are cast to. hold: what makes a matrix.
     joins: whether matrices over the same input become one, which needs fewer launches.
+    ranks: who else holds parts of them; `tensors` are this rank's.
     """
 
     def __init__(
@@ -28,9 +31,15 @@ class Weights:
         hold: HoldMatrix = hold_decoded,
         *,
         joins: bool = True,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.dtype = dtype
+        self.dtype, self._ranks = dtype, ranks
         self._tensors, self._hold, self._joins = tensors, hold, joins
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether other ranks hold the rest of them."""
+        return self._ranks is not None
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -44,7 +53,9 @@ class Weights:
         tensors = [self._tensors[f"{name}.weight"] for name in names]
         biases = [self.vector(f"{name}.bias") for name in names if f"{name}.bias" in self]
         bias = mx.concatenate(biases) if len(biases) > 1 else next(iter(biases), None)
-        return self._hold(tensors, bias, self.dtype)
+        if self._ranks is None:
+            return self._hold(tensors, bias, self.dtype)
+        return self._ranks.matrix(f"{names[0]}.weight", tensors, bias, self._hold, self.dtype)
 
     def joined(self, names: Sequence[str]) -> list[Projection]:
         """Matrices over the same input, in order; those that are joined have one type."""
@@ -53,6 +64,8 @@ class Weights:
     def norm(self, name: str, *, eps: float) -> nn.RMSNorm:
         """`name.weight` as a root-mean-square norm."""
         weight = self.vector(f"{name}.weight")
+        if self._ranks is not None and self._ranks.share.split(f"{name}.weight") is Split.HEADS:
+            return RowNorm(weight, eps, self._ranks.group)
         norm = nn.RMSNorm(weight.size, eps)
         norm.weight = weight
         return norm

@@ -41,6 +41,15 @@ _SYSTEM = Message(role=Role.SYSTEM, content="Qsystemq")
 _FIRST = Message(role=Role.USER, content="Qfirstq")
 _ANSWER = Message(role=Role.ASSISTANT, content="Qanswerq")
 _SECOND = Message(role=Role.USER, content="Qsecondq")
+_TOOL_NAME = "qtoolq"
+_TOOL: dict[str, object] = {
+    "type": "function",
+    "function": {
+        "name": _TOOL_NAME,
+        "description": "Qdescribedq",
+        "parameters": {"type": "object", "properties": {"qkeyq": {"type": "string"}}},
+    },
+}
 
 _ABSENT: dict[str, object] = {"tools": None, "documents": None}
 _EMPTY: dict[str, object] = {"tools": [], "documents": [], "functions": "", "datetime": ""}
@@ -73,7 +82,7 @@ class _Format:
             messages = without_system(messages)
         if self.alternates:
             messages = joined(messages)
-        return [{"role": each.role.value, **self._said(each)} for each in messages]
+        return [{"role": each.role.value, **self._said(each), **each.more} for each in messages]
 
     def content(self, text: str) -> object:
         """A text as the content of a message."""
@@ -109,6 +118,7 @@ class ChatTemplate:
         self._format: _Format | None = None
         self._notes: list[str] = []
         self._told_of_folding = False
+        self._with_tools: bool | None = None
 
     @classmethod
     def from_metadata(
@@ -168,27 +178,30 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         think: bool | None = None,
+        tools: Sequence[Mapping[str, object]] = (),
         cancel: Event | None = None,
     ) -> str:
         """The conversation as text; with the head of the next answer, unless told otherwise.
 
         think: whether the model is to think, where the template has a switch for it; None
-        leaves it to the template.
+        leaves it to the template. tools: that the model may call, as JSON schemas.
 
         Raises:
-            ChatTemplateError: the template failed, refuses this order of messages, or took
-                more than `template_process.TemplateLimits`.
+            ChatTemplateError: the template failed, refuses this order of messages, took more
+                than `template_process.TemplateLimits`, or has no place for tools.
             RenderStoppedError: `cancel` was set.
         """
         self.settle(cancel)
         assert self._format is not None
         if self._format.later and any(each.role is Role.ASSISTANT for each in messages):
             self._format = self._instead(self._format.later)
-        text = self._text(messages, add_generation_prompt, think, cancel)
+        self._check_tools(messages, tools, cancel)
+        more = {"tools": list(tools)} if tools else {}
+        text = self._text(messages, add_generation_prompt, think, cancel, more)
         asked = [message.content for message in messages if message.role is Role.USER]
         if not self.source.is_builtin and not all_stand(asked, text, self._template.text):
             self._format = self._instead("does not show all that was asked")
-            text = self._text(messages, add_generation_prompt, think, cancel)
+            text = self._text(messages, add_generation_prompt, think, cancel, {})
         if self._format.folds_system and any(each.role is Role.SYSTEM for each in messages):
             self._tell_of_folding()
         return text
@@ -199,11 +212,16 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         think: bool | None = None,
+        tools: Sequence[Mapping[str, object]] = (),
         cancel: Event | None = None,
     ) -> list[int]:
         """The conversation as ids, as `TokenizedText` makes them of `render`'s text."""
         text = self.render(
-            messages, add_generation_prompt=add_generation_prompt, think=think, cancel=cancel
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            think=think,
+            tools=tools,
+            cancel=cancel,
         )
         return TokenizedText.of(self._tokenizer, text).ids
 
@@ -213,15 +231,40 @@ class ChatTemplate:
         add_generation_prompt: bool,
         think: bool | None,
         cancel: Event | None,
+        more: Mapping[str, object],
     ) -> str:
+        """more: variables beside those of thinking."""
         assert self._format is not None
         turns = self._format.turns(messages, think)
-        more = self._format.thinking.variables(think)
+        more = {**self._format.thinking.variables(think), **more}
         shown = self._rendering(self._format, turns, more, add_generation_prompt, cancel)
         if shown.fault is not None:
             hint = f" ({_ANOTHER})" if self.source is TemplateSource.FILE else ""
             raise ChatTemplateError(f"{self._template.name} {shown.complaint}{hint}")
         return shown.text
+
+    def _check_tools(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, object]],
+        cancel: Event | None,
+    ) -> None:
+        """Raise ChatTemplateError for tools, or calls of them, that the template does not show."""
+        calls = any("tool_calls" in each.more or each.role is Role.TOOL for each in messages)
+        if (tools or calls) and not self._shows_tools(cancel):
+            raise ChatTemplateError(
+                f"{self._template.name} has no place for tools: no tools are called"
+            )
+
+    def _shows_tools(self, cancel: Event | None) -> bool:
+        """Whether a conversation with a tool is another text; asked once of a template."""
+        assert self._format is not None
+        if self._with_tools is None:
+            shown = self._rendering(
+                self._format, self._format.turns([_FIRST]), {"tools": [_TOOL]}, True, cancel
+            )
+            self._with_tools = shown.fault is None and _TOOL_NAME in shown.text
+        return self._with_tools
 
     def _rendering(
         self,
@@ -310,7 +353,7 @@ class ChatTemplate:
         if self.source is TemplateSource.GIVEN:
             raise ChatTemplateError(complaint)
         self._note_instead(complaint)
-        self._template = builtin(self._otherwise)
+        self._template, self._with_tools = builtin(self._otherwise), None
         self.source = self._otherwise
         return self._builtin()
 

@@ -3,8 +3,8 @@
 Knows no template and no tokens.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NoReturn
 
@@ -15,22 +15,26 @@ class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
         roles = ", ".join(cls)
-        raise ValueError(
-            f"got a message of role {value!r}, expected one of {roles}; no tools are called"
-        )
+        raise ValueError(f"got a message of role {value!r}, expected one of {roles}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn of a conversation. thinking: what the model thought before it, without marks."""
+    """One turn of a conversation.
+
+    thinking: what the model thought before it, without marks. more: of calls of tools and their
+    results, by the names that templates read (`tool_calls`, `tool_call_id`, `name`).
+    """
 
     role: Role
     content: str
     thinking: str = ""
+    more: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 def opening(system: str | None) -> list[Message]:
@@ -66,7 +70,8 @@ def joined(messages: Sequence[Message]) -> list[Message]:
     """Neighbours of one role as one message."""
     joined: list[Message] = []
     for message in messages:
-        if joined and joined[-1].role is message.role:
+        is_plain = not message.more and message.role is not Role.TOOL
+        if is_plain and joined and joined[-1].role is message.role:
             last = joined.pop()
             thought = "\n\n".join(filter(None, (last.thinking, message.thinking)))
             content = f"{last.content}\n\n{message.content}"

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,7 @@ from app.bench.showing.document import document
 from app.sessions.chat import Attachment, Chat, ChatMessage
 from app.sessions.export import as_json
 from app.sessions.store import SessionStore, default_path
-from kvcache.native import build, library
-from models.native import kernels
+from kvcache.native import build
 from models.text.messages import Role
 from tests.app.terminal import END, QUIT, READS_LINE, Terminal
 from tests.models.finding.hub_server import running_hub
@@ -59,7 +57,7 @@ class Place:
         folders = ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
         cache = {"EMBER_CACHE": str(root / "cache")}
         self.environment = dict.fromkeys(folders, str(root)) | cache
-        _copy_kernels(root / "cache" / "native")
+        _share_kernels(root / "cache" / "native")
 
     def shows(self, *arguments: str, keys: bytes = b"", after: str = "") -> str:
         """What a command shows to its end; `keys` are typed once it has shown `after`."""
@@ -71,14 +69,11 @@ class Place:
         return terminal.shown
 
 
-def _copy_kernels(folder: Path) -> None:
+def _share_kernels(folder: Path) -> None:
     """They need not be compiled again for a cache of its own."""
-    folder.mkdir(parents=True)
-    for sources in (library.SOURCES, kernels.SOURCES):
-        build.load(sources)
-        compiled = build.built(sources)
-        assert compiled is not None
-        shutil.copy(compiled, folder)
+    folder.parent.mkdir(parents=True)
+    build.kernels_folder().mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(build.kernels_folder())
 
 
 @pytest.fixture(scope="module")

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from app.kernels import COMPILING, compile_kernels, compiling, only_reference
-from kvcache import Backend, EmberError
+from app.kernels import COMPILING, compile_kernels, compiling, only_reference, wanted
+from kvcache import Backend, CacheConfig, EmberError
 from kvcache.native import build, library
 from kvcache.native.build import BuildStoppedError, Sources
+from models.gguf.tensor_types import TensorType
 from models.loader import bytes_by
 from models.native import kernels
 from models.native.kernels import missing
+from tests.app.conftest import write_tiny
 from tests.patience import patience
 
 
 @pytest.fixture
-def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sources]:
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sources]:
     """Two libraries of one line, and an empty cache, in a process that has tried neither."""
     monkeypatch.setenv("EMBER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "is_tried", lambda: False)
+    monkeypatch.setattr(library, "is_refused", lambda: False)
     found: list[Sources] = []
     for module in (library, kernels):
         entry = tmp_path / module.__name__ / "entry.cpp"
@@ -31,46 +33,60 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sources]:
     return found
 
 
-def test_both_libraries_are_compiled(wanted: list[Sources]) -> None:
+def test_both_libraries_are_compiled(both: list[Sources]) -> None:
     assert missing(Backend.CPU)
-    compile_kernels(Backend.CPU, lambda: False)
-    assert [build.load(each).one() for each in wanted] == [0, 1]
+    compile_kernels(missing(Backend.CPU), lambda: False)
+    assert [build.load(each).one() for each in both] == [0, 1]
     assert not missing(Backend.CPU)
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_only_what_is_missing_is_compiled(wanted: list[Sources], which: int) -> None:
-    compile_kernels(Backend.CPU, lambda: False)
-    gone, kept = build.built(wanted[which]), build.built(wanted[1 - which])
+def test_only_what_is_missing_is_compiled(both: list[Sources], which: int) -> None:
+    compile_kernels(missing(Backend.CPU), lambda: False)
+    gone, kept = build.built(both[which]), build.built(both[1 - which])
     assert gone is not None
     assert kept is not None
     gone.unlink()
     before = kept.stat().st_mtime_ns
     assert missing(Backend.AUTO)
-    compile_kernels(Backend.CPU, lambda: False)
-    assert build.built(wanted[which]) == gone
+    compile_kernels(missing(Backend.CPU), lambda: False)
+    assert build.built(both[which]) == gone
     assert kept.stat().st_mtime_ns == before
 
 
 def test_whoever_waits_for_them_can_stop(
-    wanted: list[Sources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    both: list[Sources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler = tmp_path / "compiler"
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || sleep 600\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(BuildStoppedError):
-        compile_kernels(Backend.CPU, lambda: True)
+        compile_kernels(missing(Backend.CPU), lambda: True)
     assert missing(Backend.CPU)
 
 
 def test_other_backends_and_a_missing_compiler_want_none(
-    wanted: list[Sources], monkeypatch: pytest.MonkeyPatch
+    both: list[Sources], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not missing(Backend.REFERENCE)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not missing(Backend.CPU)
-    compile_kernels(Backend.CPU, lambda: False)
+    compile_kernels(missing(Backend.CPU), lambda: False)
+
+
+def test_what_a_model_and_its_cache_need_is_compiled_and_no_more(
+    both: list[Sources], tmp_path: Path
+) -> None:
+    model = write_tiny(tmp_path / "model.gguf", TensorType.Q4_1)
+    config = CacheConfig(keys="hkivi4", values="trellis3", backend=Backend.CPU)
+    codings = [library.codes(4), library.codes(3, trellis=True)]
+    found = wanted(config, str(model))
+    assert set(found) == {*both, *codings, kernels.products(TensorType.Q4_1)}
+    assert set(wanted(config, "no-such-model")) == {*both, *codings}
+    compile_kernels([*both, *codings], lambda: False)
+    # The load says what types there are, once it has read the header.
+    assert wanted(config, str(model)) == []
 
 
 @pytest.fixture
@@ -88,36 +104,36 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 
 
 def test_kernels_compile_while_something_else_is_done(
-    wanted: list[Sources], slow: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+    both: list[Sources], slow: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     started, go_on = slow
-    with compiling(Backend.CPU):
+    with compiling(missing(Backend.CPU)):
         _until(started.exists)
         go_on.touch()
     assert missing(Backend.CPU) == []
-    with compiling(Backend.CPU):  # nothing is left to wait for
+    with compiling(missing(Backend.CPU)):  # nothing is left to wait for
         pass
     assert capsys.readouterr().err in ("", f"ember: {COMPILING}\n")
 
 
 def test_what_fails_meanwhile_stops_the_compiler(
-    wanted: list[Sources], slow: tuple[Path, Path]
+    both: list[Sources], slow: tuple[Path, Path]
 ) -> None:
     started, _ = slow
 
     def fail() -> None:
-        with compiling(Backend.CPU):
+        with compiling(missing(Backend.CPU)):
             _until(started.exists)
             raise EmberError("no network")
 
     with pytest.raises(EmberError, match="no network"):
         fail()
-    assert missing(Backend.CPU) == wanted
+    assert missing(Backend.CPU) == both
     assert list(build.kernels_folder().iterdir()) == []
 
 
 def test_a_load_from_python_compiles_both_at_once(
-    wanted: list[Sources], monkeypatch: pytest.MonkeyPatch
+    both: list[Sources], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[list[Sources]] = []
 
@@ -127,7 +143,7 @@ def test_a_load_from_python_compiles_both_at_once(
     monkeypatch.setattr("models.loader.build", lambda each: built.append(list(each)))
     monkeypatch.setattr("kvcache.config.library", refuse)
     bytes_by(Backend.AUTO)
-    assert built == [wanted]
+    assert built == [both]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +159,7 @@ def test_where_nothing_compiles_plain_mlx_is_all_there_is(
     backend: Backend,
     compiler: str | None,
     is_only: bool,
-    wanted: list[Sources],
+    both: list[Sources],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if compiler is not None:

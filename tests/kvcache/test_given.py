@@ -374,6 +374,20 @@ CASES: dict[str, Case] = {
     "RowsKVCache.filter": Case(
         call=_on(_rows, "filter"), good={"rows": [0]}, wrong={"rows": [*LIST, [], [1]]}
     ),
+    "RowsKVCache.of": Case(
+        call=RowsKVCache.of,
+        good={"caches": [_two_tier(False)]},
+        wrong={"caches": [[], [None], ["x"]]},
+        words={"caches": "caches|rows"},
+    ),
+    "RowsKVCache.extend": Case(
+        call=_on(_rows, "extend"), good={"other": _rows()}, wrong={"other": [*OTHER, None]}
+    ),
+    "RowsKVCache.prepare": Case(
+        call=_on(_rows, "prepare"),
+        good={"left_padding": [0], "lengths": [3]},
+        wrong={"left_padding": [5, "x", [-1], [0, 0]], "lengths": [5, "x", [-1], []]},
+    ),
     "RowsKVCache.extract": Case(
         call=_on(_rows, "extract"), good={"row": 0}, wrong={"row": [*COUNT, 1]}
     ),
@@ -551,10 +565,11 @@ UNASKED = {
     *("Codec.bits_per_element", "Codec.shapes", "Codec.unrotate"),
     *(f"LayerPlan.{name}" for name in ("alone", "block_bytes", "block_shares", "codecs_in", "of")),
     *("LayerPlan.token_bytes", "TierSizes.of_window", "TierSizes.within"),
-    "TwoTierKVCache.to_quantized",
+    *("TwoTierKVCache.merge", "TwoTierKVCache.to_quantized"),
     *("BlockPool.own_copy", "BlockPool.exhausted", "CachePlan.on_reference"),
     *("DynamicKVCache.from_state", "PagedKVCache.from_state", "TwoTierKVCache.from_state"),
     *("RowsKVCache.commit", "RowsKVCache.lend", "RowsKVCache.steps"),
+    *("RowsKVCache.passed", "RowsKVCache.spans"),
     *(
         f"TwoTierKVCache.{name}"
         for name in (

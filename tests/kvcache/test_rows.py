@@ -2,7 +2,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from kvcache import Backend, CacheConfig, CacheError, ModelShape, RowsKVCache, resolve
+from kvcache import (
+    Backend,
+    CacheConfig,
+    CacheError,
+    ModelShape,
+    RowsKVCache,
+    resolve,
+)
 from kvcache.prompt_cache import from_plan, rows_from_plan
 
 SHAPE = ModelShape(layers=1, kv_heads=2, head_dim=16, context=500)
@@ -31,7 +38,7 @@ def test_each_row_is_a_cache_of_its_own(backend: Backend) -> None:
                 want = np.asarray(cache.attend(*parts, scale=0.3))
                 np.testing.assert_allclose(out[row : row + 1, :, skip:], want, atol=1e-5)
         start += step
-    assert batch.offset == start
+    assert batch.positions == tuple(start - padding for padding in PADDING)
     total = batch.stats()
     assert total.total == sum(start - padding for padding in PADDING)
     assert total.held_bytes == sum(cache.stats().held_bytes for cache in alone)
@@ -83,13 +90,13 @@ def test_what_does_not_fit_is_refused(backend: Backend) -> None:
     for q, v in ((_draw(1, 6, 1)[:1], k), (_draw(1, 6, 1)[:2], k[:1]), (k, _draw(2, 2, 3)[:2])):
         with pytest.raises(CacheError):
             batch.attend(q, k, v, scale=1.0)
-        assert (batch.offset, batch.stats().total) == (0, 0)
+        assert (batch.positions, batch.stats().total) == ((0, 0), 0)
     for row in (0, 1):
         spoiled = mx.array(np.where(np.arange(2).reshape(2, 1, 1, 1) == row, np.nan, k))
         for keys, values in ((spoiled, k), (k, spoiled)):
             with pytest.raises(CacheError, match="NaN"):
                 batch.attend(_draw(1, 6, 1)[:2], keys, values, scale=1.0)
-            assert (batch.offset, batch.stats().total) == (0, 0)
+            assert (batch.positions, batch.stats().total) == ((0, 0), 0)
             assert batch.stats().held_bytes == 0
     for rows in ([2], [-1], []):
         with pytest.raises(CacheError, match="at least one of the cache's 2"):
@@ -114,5 +121,67 @@ def test_a_kernel_is_lent_the_memory_of_all_rows_behind_their_padding() -> None:
     assert len(batch.lend(steps)) == 3
     assert batch.lend(steps[:2]) == []
     batch.commit(steps)
-    assert batch.offset == 38
+    assert batch.positions == (38, 29, 5)
+    assert np.asarray(batch.offset).tolist() == [38, 29, 5]
     assert [row.offset for row in batch.rows] == [38, 29, 5]
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_padding_behind_a_row_is_never_held(backend: Backend) -> None:
+    plan = resolve(CacheConfig(max_tokens=90, hot=16, block=16, backend=backend), SHAPE)
+    lengths, alone = [70, 5, 38], [from_plan(plan, None)[0] for _ in range(3)]
+    batch = RowsKVCache.of([from_plan(plan, None)[0] for _ in range(3)])
+    batch.prepare(lengths=lengths, right_padding=[0, 65, 32])
+    start = 0
+    for step in (30, 40):
+        q, k, v = (_draw(step, heads, start + heads) for heads in (6, 2, 2))
+        out = np.asarray(batch.attend(q, k, v, scale=0.3))
+        for row, cache in enumerate(alone):
+            own = max(0, min(step, lengths[row] - start))
+            assert not out[row, :, own:].any()
+            if own:
+                parts = (x[row : row + 1, :, :own] for x in (q, k, v))
+                want = np.asarray(cache.attend(*parts, scale=0.3))
+                np.testing.assert_array_equal(out[row : row + 1, :, :own], want)
+        start += step
+    batch.finalize()
+    assert batch.positions == tuple(lengths)
+    q, k, v = (_draw(1, heads, heads) for heads in (6, 2, 2))
+    out = np.asarray(batch.attend(q, k, v, scale=0.3))
+    for row, cache in enumerate(alone):
+        want = np.asarray(cache.attend(*(x[row : row + 1] for x in (q, k, v)), scale=0.3))
+        np.testing.assert_array_equal(out[row : row + 1], want)
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_rows_join_and_leave(backend: Backend) -> None:
+    plan = resolve(CacheConfig(max_tokens=90, hot=16, block=16, backend=backend), SHAPE)
+    given = [from_plan(plan, None)[0] for _ in range(3)]
+    for cache, length in zip(given, (0, 40, 88), strict=True):
+        if length:
+            cache.append(_draw(length, 2, length)[:1], _draw(length, 2, 1)[:1])
+    batch, late = RowsKVCache.of(given[:2]), RowsKVCache.of(given[2:])
+    batch.extend(late)
+    assert batch.positions == (0, 40, 88)
+    for cache in given:
+        cache.clear()  # the batch has its own
+    assert [row.size() for row in batch.rows] == [0, 40, 72]
+    out = batch.extract(1)
+    q, k, v = (_draw(1, heads, heads) for heads in (6, 2, 2))
+    batch.attend(q, k, v, scale=0.3)
+    assert (out.offset, *batch.positions) == (40, 1, 41, 89)
+    batch.filter([2, 0])
+    assert [row.offset for row in batch.rows] == [89, 1]
+    assert (batch.size(), batch.empty(), batch.is_trimmable()) == (73, False, False)
+
+
+def test_what_is_told_of_other_rows_is_refused() -> None:
+    plan = resolve(CacheConfig(), SHAPE)
+    (batch,) = rows_from_plan(plan, None, left_padding=[0, 0])
+    with pytest.raises(CacheError, match="lengths of 1 rows, expected 2"):
+        batch.prepare(lengths=[3])
+    with pytest.raises(CacheError, match="left_padding of 3 rows, expected 2"):
+        batch.prepare(left_padding=[1, 2, 3])
+    batch.prepare(lengths=[3, 1])
+    with pytest.raises(CacheError, match="call finalize before extend"):
+        batch.extend(rows_from_plan(plan, None, left_padding=[0])[0])

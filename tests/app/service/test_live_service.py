@@ -28,6 +28,8 @@ from app.tui.app import ChatApp
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.allocation import Losses
 from kvcache.config import DEFAULT_KV
+from kvcache.native import library
+from kvcache.native.build import Sources
 from kvcache.stats import sum_layers
 from models.errors import GGUFError, ModelNotFoundError
 from models.finding.progress import Progress
@@ -374,14 +376,15 @@ def test_kernels_compile_beside_a_download(
 ) -> None:
     done: list[str] = []
 
-    def compile_beside(backend: Backend, stopped: Callable[[], bool]) -> None:
-        done.append(f"compiling for {backend.value}, stopped: {stopped()}")
+    def compile_beside(found: list[Sources], stopped: Callable[[], bool]) -> None:
+        done.append(f"compiling {len(found)}, stopped: {stopped()}")
 
     module = "app.service.live_service"
+    monkeypatch.setattr(f"{module}.wanted", lambda config: [library.SOURCES])
     monkeypatch.setattr(f"{module}.compile_beside", compile_beside)
     monkeypatch.setattr(f"{module}.fetch", lambda spec, **_: done.append(f"fetching {spec}"))
     list(service.fetch("smollm2"))
     assert done == [
-        f"compiling for {service._config.backend.value}, stopped: False",
+        "compiling 1, stopped: False",
         "fetching smollm2",
     ]

@@ -427,6 +427,18 @@ def test_search_finds_titles_and_texts_and_takes_wildcards_literally(store: Sess
     assert store.chats("nowhere") == []
 
 
+def test_a_deleted_chat_is_nowhere_on_disk(tmp_path: Path) -> None:
+    said = "a word that nobody is to read"
+    with closing(SessionStore.open(tmp_path / "chats.db")) as store:
+        chat = saved(store, said, said * 2000)
+        saved(store, "another chat")
+        assert chat.id is not None
+        store.delete(chat.id)
+        left = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert all(said.encode() not in path.read_bytes() for path in left)
+        assert [each.title for each in store.chats()] == ["t"]
+
+
 def test_rename_and_delete(store: SessionStore) -> None:
     first, second = saved(store, "a", title="one"), saved(store, "b", title="two")
     assert first.id is not None

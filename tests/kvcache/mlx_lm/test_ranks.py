@@ -4,12 +4,10 @@ MLX's ring over loopback, as `mlx.launch -n 3` starts it.
 """
 
 import json
-import os
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 import mlx.core as mx
@@ -17,46 +15,13 @@ import pytest
 
 from kvcache import make_prompt_cache
 from tests.kvcache.mlx_lm.rank import HKV, LAYERS, LOSSLESS, make
-from tests.patience import patience
-
-ROOT = Path(__file__).parents[3]
+from tests.local_ranks import ROOT, told_by_ranks
 
 
 def _ranks(model: str, way: str, count: int, folder: Path) -> list[dict[str, Any]]:
     """What each of `count` ranks says."""
-    hosts = folder / "hosts.json"
-    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]))
     command = [sys.executable, "-m", "tests.kvcache.mlx_lm.rank", model, way]
-    started = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=dict(os.environ) | {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        told = [process.communicate(timeout=patience(120)) for process in started]
-    finally:
-        # One that hangs waits for another that failed.
-        for process in started:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in started] == [0] * count, told
-    return [json.loads(out) for out, _ in told]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    return [json.loads(out) for out in told_by_ranks(command, count, folder)]
 
 
 @cache

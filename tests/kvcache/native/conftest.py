@@ -1,68 +1,60 @@
 """The kernels, in every form that this machine can run."""
 
-import ctypes
 import os
 import platform
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kvcache.native import build
 from kvcache.native.build import Sources
-from kvcache.native.library import SOURCES, Library
+from kvcache.native.library import SOURCES, Library, codes
 
 NATIVE = build._THIS_PROCESSOR
 # Without AVX-512 the loops are the portable ones.
 PORTABLE = {"x86_64": "-march=x86-64-v3", "aarch64": "-march=armv8-a"}.get(
     platform.machine(), NATIVE
 )
-# Fixtures are made again with every file of tests, and each takes a quarter of a minute.
-_PORTABLE_BUILDS: dict[Sources, Path] = {}
-# A library to test in place of the usual two (see test_sanitizers).
-GIVEN = os.environ.get("EMBER_TEST_KERNELS")
+# What is computed with all codes that there are.
+CODES = [
+    *(codes(bits) for bits in (2, 3, 4, 5, 6, 8)),
+    *(codes(bits, trellis=True) for bits in (2, 3, 4)),
+]
+# What the compiler is told in place of the usual two (see test_sanitizers).
+GIVEN = os.environ.get("EMBER_TEST_FLAGS", "").split()
+if GIVEN:
+    # No compiler runs with what is loaded before this program.
+    os.environ.pop("LD_PRELOAD", None)
+
+
+def compiled_as(sources: Sources, processor: str, *flags: str) -> Sources:
+    """Kernels for another processor, or with other flags."""
+    return replace(sources, processor=processor, flags=(*sources.flags, *flags))
 
 
 def compile_kernels(
-    sources: Sources, target: Path, architecture: str, *extra: str, compiler: str | None = None
+    sources: Sources, target: Path, *flags: str, compiler: str | None = None
 ) -> None:
-    """Build kernels for another processor, or with other flags. compiler: other than ours."""
+    """Compile into a file. compiler: other than ours."""
     command = sources.command(compiler or build.find_compiler(), target)
-    flags = [architecture if flag == NATIVE else flag for flag in command]
-    subprocess.run([*flags, *extra], check=True)
-
-
-def compiled_for(architecture: str, sources: Sources, folder: Path) -> Path:
-    """A library for this processor, or one for a plain processor of its kind."""
-    if architecture == "native":
-        build.load(sources)
-        path = build.built(sources)
-        assert path is not None
-        return path
-    if sources not in _PORTABLE_BUILDS:
-        target = folder / "portable.so"
-        compile_kernels(sources, target, PORTABLE)
-        _PORTABLE_BUILDS[sources] = target
-    return _PORTABLE_BUILDS[sources]
+    subprocess.run([*command, *flags], check=True)
 
 
 @pytest.fixture(scope="session", params=["given"] if GIVEN else ["native", "portable"])
-def architecture(request: pytest.FixtureRequest) -> str:
-    """What the kernels are compiled for."""
-    return str(request.param)
-
-
-@pytest.fixture(scope="session")
-def compiled(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library under test."""
-    folder = tmp_path_factory.mktemp("kernels")
-    return Path(GIVEN) if GIVEN else compiled_for(architecture, SOURCES, folder)
+def compiled(request: pytest.FixtureRequest) -> Sources:
+    """The library under test; what is computed with codes is compiled for the same."""
+    told = GIVEN or [{"native": NATIVE, "portable": PORTABLE}[request.param]]
+    sources = compiled_as(SOURCES, *told)
+    build.build([sources, *(each.beside(sources) for each in CODES)], lambda: False)
+    return sources
 
 
 @pytest.fixture(scope="session", params=[1, 2], ids=["1-thread", "2-threads"])
-def kernels(request: pytest.FixtureRequest, compiled: Path) -> Iterator[Library]:
+def kernels(request: pytest.FixtureRequest, compiled: Sources) -> Iterator[Library]:
     """The kernels with one and with two threads."""
-    library = Library(ctypes.CDLL(str(compiled)), request.param)
+    library = Library(request.param, compiled)
     yield library
     library.close()

@@ -3,37 +3,33 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvcache.native import build
 from kvcache.native.build import Sources
-from tests.kvcache.native.conftest import compile_kernels
+from tests.kvcache.native.conftest import compiled_as
 
 ROOT = Path(build.__file__).parents[2]
-_ADDRESSES = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+_DEBUGGED = "-Og", "-g1"
+_ADDRESSES = (*_DEBUGGED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+_RACES = (*_DEBUGGED, "-fsanitize=thread")
 _OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
 }
 
 
-def check_addresses(
-    folder: Path, libraries: Mapping[str, Sources], architecture: str, *selection: str
-) -> None:
-    """No bad access and no undefined behaviour in selected tests.
-
-    libraries: by the environment variable that tells the tests of each.
-    """
-    built = _compile(folder, libraries, architecture, *_ADDRESSES)
+def check_addresses(libraries: Sequence[Sources], processor: str, *selection: str) -> None:
+    """No bad access and no undefined behaviour in selected tests. libraries: that they need."""
+    built = _compile(libraries, processor, *_ADDRESSES)
     # MLX throws, which the sanitizer follows only if the C++ runtime is there before it.
     _check(built, "libasan.so libstdc++.so.6", *selection)
 
 
-def check_races(folder: Path, libraries: Mapping[str, Sources], *selection: str) -> None:
+def check_races(folder: Path, libraries: Sequence[Sources], *selection: str) -> None:
     """No two threads at one place unordered in selected tests."""
-    built = _compile(folder, libraries, build._THIS_PROCESSOR, "-fsanitize=thread")
+    built = _compile(libraries, build._THIS_PROCESSOR, *_RACES)
     # MLX itself is not built for the sanitizer, which then misreads its locks, nor is what numpy
     # multiplies by, which can do without threads.
     suppressions = folder / "suppressions"
@@ -43,20 +39,10 @@ def check_races(folder: Path, libraries: Mapping[str, Sources], *selection: str)
     _check(built, "libtsan.so", *selection)
 
 
-def _compile(
-    folder: Path, libraries: Mapping[str, Sources], architecture: str, *flags: str
-) -> dict[str, str]:
-    built = {variable: str(folder / f"{variable}.so") for variable in libraries}
-    with ThreadPoolExecutor() as side_by_side:
-        compilers = [
-            side_by_side.submit(
-                compile_kernels, sources, Path(built[variable]), architecture, "-Og", "-g1", *flags
-            )
-            for variable, sources in libraries.items()
-        ]
-        for compiler in compilers:
-            compiler.result()
-    return built
+def _compile(libraries: Sequence[Sources], *told: str) -> dict[str, str]:
+    """What tells the tests how their kernels were compiled."""
+    build.build([compiled_as(each, *told) for each in libraries], lambda: False)
+    return {"EMBER_TEST_FLAGS": " ".join(told)}
 
 
 def _check(environment: dict[str, str], runtimes: str, *selection: str) -> None:

@@ -19,13 +19,22 @@ from kvcache.config import Backend
 from kvcache.errors import EmberError
 from kvcache.native import build, library
 from kvcache.native.build import Sources
+from models.gguf.tensor_types import TensorType
 from models.native import kernels
-from tests.kvcache.native.conftest import NATIVE
+from tests.kvcache.native.conftest import CODES, compiled_as
 from tests.patience import patience
 
 ROOT = Path(build.__file__).parents[2]
 ARM_COMPILER = "aarch64-linux-gnu-g++"
+# All that there is to compile.
+ALL = [library.SOURCES, kernels.SOURCES, *CODES, *map(kernels.products, TensorType)]
 _TRIVIAL = 'extern "C" { void ember_start(int) {} }\n'
+
+
+def _named(sources: Sources) -> str:
+    """What a library is of: `codes 4`, `type Q4_1`."""
+    of = [flag.partition("=")[2] for flag in sources.flags if "FAMILY" not in flag and "=" in flag]
+    return " ".join([sources.entry.stem, *of])
 
 
 @pytest.fixture
@@ -76,6 +85,7 @@ def test_a_changed_source_or_flag_is_another_library(
     build.load(sources)
     for folder in sources.folders:
         (folder / "extra.h").write_text("// changed\n")
+        build._digest.cache_clear()
         build.load(sources)
     monkeypatch.setattr(build, "_FLAGS", (*build._FLAGS, "-O2"))
     build.load(sources)
@@ -89,8 +99,10 @@ def test_parts_are_compiled_and_linked(sources: Sources) -> None:
     whole = replace(sources, parts=(part,))
     assert build.load(whole).one() == 1
     part.write_text("int two() { return 3; }\n")
+    build._digest.cache_clear()
     assert build.load(whole).one() == 2
     part.write_text("#error not in a part\n")
+    build._digest.cache_clear()
     with pytest.raises(build.NativeUnavailableError, match="not in a part"):
         build.load(whole)
     assert all(path.suffix == ".so" for path in _libraries(sources))
@@ -122,9 +134,11 @@ def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
     compiler.chmod(0o755)
     os.mkfifo(pipe)
     program = (
-        "import pathlib, threading, time\n"
+        "import os, pathlib, threading, time\n"
         "from kvcache.native import build, library\n"
-        "args = [library.SOURCES], lambda: False\n"
+        # More than run at a time: none that waits begins while the program ends.
+        "every = [library.codes(bits) for bits in range(2, 2 + 2 * os.cpu_count())]\n"
+        "args = [library.SOURCES, *every], lambda: False\n"
         "threading.Thread(target=build.build, args=args, daemon=True).start()\n"
         f"while not pathlib.Path('{pipe}-open').exists():\n    time.sleep(0.01)\n"
     )
@@ -430,10 +444,10 @@ def test_without_kernels_plain_mlx_runs(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.skipif(not shutil.which(ARM_COMPILER), reason=f"needs {ARM_COMPILER}")
-@pytest.mark.parametrize("sources", [library.SOURCES, kernels.SOURCES], ids=["cache", "network"])
+@pytest.mark.parametrize("sources", ALL, ids=_named)
 def test_compiles_for_arm_without_a_warning(tmp_path: Path, sources: Sources) -> None:
-    flags = [f for f in sources.command(ARM_COMPILER, tmp_path / "arm.so") if f != NATIVE]
-    command = [*flags, "-O1", "-mcpu=cortex-a76", "-Werror"]
+    arm = compiled_as(sources, "-mcpu=cortex-a76", "-O1", "-Werror")
+    command = arm.command(ARM_COMPILER, tmp_path / "arm.so")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -75,8 +75,10 @@ HERE = {name: one for name, one in PROCESSORS.items() if shutil.which(one.compil
 def test_codes_are_met_in_short_loops_of_vectors(tmp_path: Path, processor: Processor) -> None:
     program, assembly = tmp_path / "program.cpp", tmp_path / "program.s"
     program.write_text(PROGRAM)
-    sources = build.Sources(entry=program, headers=(SOURCES.entry.parent,))
-    compile_kernels(sources, assembly, processor.architecture, "-S", compiler=processor.compiler)
+    sources = build.Sources(
+        entry=program, headers=(SOURCES.entry.parent,), processor=processor.architecture
+    )
+    compile_kernels(sources, assembly, "-S", compiler=processor.compiler)
     for loop in processor.loops:
         turn = _innermost(assembly.read_text(), loop)
         assert len(turn) <= loop.most * loop.codes, turn

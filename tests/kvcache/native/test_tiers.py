@@ -1,9 +1,7 @@
 """Attention over tiers against its definition in float64 over the decoded blocks."""
 
-import ctypes
 from ctypes import addressof
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +12,7 @@ from kvcache import Rotation
 from kvcache.codecs import NAMES, codec
 from kvcache.codecs.base import Encoded
 from kvcache.native import structs
+from kvcache.native.build import Sources
 from kvcache.native.codec import CpuCodec, Role
 from kvcache.native.library import Library
 from kvcache.native.structs import Array, Bytes, Floats, address, strided
@@ -270,10 +269,10 @@ def test_values_that_cannot_matter_are_not_read(kernels: Library, queries: int) 
     assert np.abs(got - want).max() > TOLERANCE * np.abs(want).max()
 
 
-def test_what_is_not_read_does_not_depend_on_threads(compiled: Path) -> None:
+def test_what_is_not_read_does_not_depend_on_threads(compiled: Sources) -> None:
     outputs = []
     for threads in (1, 2, 3):
-        library = Library(ctypes.CDLL(str(compiled)), threads)
+        library = Library(threads, compiled)
         tiers = Tiers(Case(queries=2, blocks=50, spread=2.0), library, "hkivi5", "turbo3u")
         outputs.append(tiers.run(_lowest(tiers, hidden=0)))
         library.close()

@@ -1,30 +1,19 @@
 """The network's kernels over the cache's, in every form that this machine can run."""
 
-import ctypes
-import os
-from pathlib import Path
-
 import pytest
 
 from kvcache.native.library import Library
-from models.native.kernels import SOURCES, Kernels
-from tests.kvcache.native.conftest import architecture, compiled, compiled_for
+from models.gguf.tensor_types import TensorType
+from models.native.kernels import Kernels
+from tests.kvcache.native.conftest import compiled
 from tests.kvcache.native.conftest import kernels as library
 
-__all__ = ["architecture", "compiled", "compiled_network", "kernels", "library"]
-
-# A library to test in place of the usual two (see test_sanitizers), beside the cache's.
-GIVEN = os.environ.get("EMBER_TEST_NETWORK")
+__all__ = ["compiled", "kernels", "library"]
 
 
 @pytest.fixture(scope="session")
-def compiled_network(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library under test."""
-    folder = tmp_path_factory.mktemp("network")
-    return Path(GIVEN) if GIVEN else compiled_for(architecture, SOURCES, folder)
-
-
-@pytest.fixture(scope="session")
-def kernels(compiled_network: Path, library: Library) -> Kernels:
-    """The kernels with one and with two threads."""
-    return Kernels(ctypes.CDLL(str(compiled_network)), library)
+def kernels(library: Library) -> Kernels:
+    """The kernels with one and with two threads, for weights of every type."""
+    made = Kernels(library)
+    made.take(frozenset(TensorType))
+    return made

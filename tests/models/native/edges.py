@@ -1,6 +1,6 @@
 """Every product of weights that lie right before, or right behind, memory that may not be read.
 
-    python -m tests.models.native.edges CACHE_LIBRARY NETWORK_LIBRARY TYPE...
+    python -m tests.models.native.edges COMPILER_FLAGS TYPE...
 
 A kernel that reads a byte too many ends this process by a signal; the last line says of what.
 """
@@ -13,10 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from kvcache.native.library import Library
+from kvcache.native.library import SOURCES, Library
 from models.gguf.tensor_types import TensorType
 from models.native.kernels import Kernels
 from models.native.packed import Addition, FeedForward, Inputs, Weight
+from tests.kvcache.native.conftest import compiled_as
 from tests.models.gguf.blocks import random_rows
 
 Bytes = npt.NDArray[np.uint8]
@@ -73,7 +74,7 @@ def _together(
     for rows in (1, 8, 9):
         x = _activations(rows, q.columns)
         for name, got in zip(
-            "qkv", kernels.attention_inputs(x[None], inputs, offset=0), strict=True
+            "qkv", kernels.attention_inputs(x[None], inputs, starts=(0,)), strict=True
         ):
             yield f"{name} of {rows} rows", got
         yield f"feed-forward of {rows} rows", kernels.feed_forward(x, part)
@@ -122,8 +123,8 @@ def try_together(kernels: Kernels, kind: TensorType) -> None:
 
 def main() -> None:
     """Try what the command line says."""
-    library, network, *names = sys.argv[1:]
-    kernels = Kernels(ctypes.CDLL(network), Library(ctypes.CDLL(library), 2))
+    told, *names = sys.argv[1:]
+    kernels = Kernels(Library(2, compiled_as(SOURCES, *told.split())))
     for kind in (TensorType[name] for name in names):
         try_alone(kernels, kind)
         try_anywhere(kernels, kind)

@@ -5,23 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from kvcache.native import build
-from models.native.kernels import SOURCES
-from tests.kvcache.native.conftest import NATIVE, compile_kernels
+from models.gguf.tensor_types import TensorType
+from models.native.kernels import products
+from tests.kvcache.native.conftest import NATIVE, compile_kernels, compiled_as
 
 # A processor with 8-bit vector products, for which all types have products that ask; and on
 # others those over floats.
-PROCESSOR, PARTS = (
-    ("-march=icelake-server", [part for part in SOURCES.parts if part.stem.startswith("types_")])
+PROCESSOR, KINDS = (
+    ("-march=icelake-server", list(TensorType))
     if platform.machine() == "x86_64"
-    else (NATIVE, [part for part in SOURCES.parts if part.stem == "types_simple"])
+    else (NATIVE, [TensorType.F32, TensorType.F16, TensorType.BF16])
 )
 INSTRUCTIONS = ("\tprefetch", "\tprfm")
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.stem)
-def test_products_of_every_family_prefetch(tmp_path: Path, part: Path) -> None:
-    alone = build.Sources(entry=part, headers=SOURCES.headers)
-    assembly = tmp_path / "part.s"
-    compile_kernels(alone, assembly, PROCESSOR, "-S")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_products_of_every_type_prefetch(tmp_path: Path, kind: TensorType) -> None:
+    assembly = tmp_path / "type.s"
+    compile_kernels(compiled_as(products(kind), PROCESSOR), assembly, "-S")
     assert any(line.startswith(INSTRUCTIONS) for line in assembly.read_text().splitlines())

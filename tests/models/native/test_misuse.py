@@ -46,9 +46,7 @@ def _norm(*shape: int, dtype: type = np.float32) -> Norm:
     return Norm(weight=_zeros(*shape, dtype=dtype), eps=1e-5)
 
 
-def _inputs(
-    x: Any = None, *, offset: int = 0, padding: tuple[int, ...] = (), **changes: Any
-) -> Misuse:
+def _inputs(x: Any = None, *, starts: tuple[int, ...] = (0,), **changes: Any) -> Misuse:
     given = {
         "weights": tuple(_weight(rows, HIDDEN) for rows in (HQ * 16, HKV * 16, HKV * 16)),
         "dim": 16,
@@ -60,9 +58,7 @@ def _inputs(
         "temperature": Temperature(scale=0.1, span=3),
     } | changes
     x = _zeros(1, 3, HIDDEN) if x is None else x
-    return lambda kernels: kernels.attention_inputs(
-        x, Inputs(**given), offset=offset, padding=padding
-    )
+    return lambda kernels: kernels.attention_inputs(x, Inputs(**given), starts=starts)
 
 
 def _add(x: Any, residual: Any, **changes: Any) -> Misuse:
@@ -116,12 +112,13 @@ def _layers(
     caches: int = 1,
     layers: tuple[Layer, ...] = (_layer(),),
     done: int = 0,
+    starts: tuple[int, ...] = (0,),
 ) -> Misuse:
     memories = [structs.TierMemory()] * caches
     given = _zeros(1, 2, HIDDEN) if x is None else x
     arrays = {id(each): (structs.TierStep * len(each))(*each) for each in steps}
     return lambda kernels: kernels.layers(
-        [arrays[id(each)] for each in steps], 0, Layers(layers), memories, given, c_int64(done)
+        [arrays[id(each)] for each in steps], starts, Layers(layers), memories, given, c_int64(done)
     )
 
 
@@ -133,6 +130,8 @@ MISUSES: dict[str, Misuse] = {
     "data of half a block": _weight_of(6, 51),
     "product: dtype": lambda k: k.linear(_zeros(3, 64, dtype=np.float64), _weight(5, 64)),
     "product: columns": lambda k: k.linear(_zeros(3, 32), _weight(5, 64)),
+    "product: sequences": lambda k: k.linear(_zeros(3, 64), _weight(5, 64), length=2),
+    "product: no tokens": lambda k: k.linear(_zeros(3, 64), _weight(5, 64), length=0),
     "product: one axis": lambda k: k.linear(_zeros(64), _weight(5, 64)),
     "product: in part": lambda k: k.linear(STRIPED, _weight(5, 64)),
     "product: misaligned": lambda k: k.linear(_misaligned(3, 64), _weight(5, 64)),
@@ -164,8 +163,8 @@ MISUSES: dict[str, Misuse] = {
     "inputs: factors": _inputs(query_factors=_zeros(8)),
     "inputs: factors' dtype": _inputs(query_factors=_zeros(16, dtype=np.float16)),
     "inputs: span": _inputs(temperature=Temperature(scale=0.1, span=0)),
-    "inputs: position": _inputs(offset=-1),
-    "inputs: padding": _inputs(padding=(0, 1)),
+    "inputs: positions": _inputs(starts=(0, 1)),
+    "inputs: no position": _inputs(starts=()),
     "feed-forward: x": _feed(_zeros(3, 32)),
     "feed-forward: x in part": _feed(STRIPED),
     "feed-forward: norm": _feed(norm=_norm(2)),
@@ -179,6 +178,7 @@ MISUSES: dict[str, Misuse] = {
     "layers: length": _layers(_zeros(1, 3, HIDDEN)),
     "layers: x's dtype": _layers(_zeros(1, 2, HIDDEN, dtype=np.float16)),
     "layers: all ran": _layers(done=1),
+    "layers: positions": _layers(starts=(0, 0)),
     "layers: fewer than none ran": _layers(done=-1),
     "layers: read-only": _layers(_read_only(_zeros(1, 2, HIDDEN))),
     "layers: caches": _layers(caches=2),

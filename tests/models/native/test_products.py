@@ -332,11 +332,14 @@ def _made(case: _Case, rng: np.random.Generator) -> tuple[Inputs, Callable[..., 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_attention_inputs(kernels: Kernels, case: _Case, batch: int, length: int) -> None:
     inputs, wanted = _made(case, np.random.default_rng(4))
-    x, offset = _activations(batch * length, 96).reshape(batch, length, 96), 41
-    outs = kernels.attention_inputs(x, inputs, offset=offset)
-    for out, expected in zip(outs, wanted(x, offset), strict=True):
-        assert out.shape == expected.shape
-        _assert_close(out, expected)
+    x = _activations(batch * length, 96).reshape(batch, length, 96)
+    starts = (41, 7, 300)[:batch]
+    outs = kernels.attention_inputs(x, inputs, starts=starts)
+    for row, start in enumerate(starts):
+        own = slice(row, row + 1)
+        for out, expected in zip(outs, wanted(x[own], start), strict=True):
+            assert out[own].shape == expected.shape
+            _assert_close(out[own], expected)
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)

@@ -384,7 +384,36 @@ def test_what_a_file_may_hold_in_place_of_a_template(tokenizer: Tokenizer, kind:
     assert chat.take_notes() == (told if kind == "no text" else [])
 
 
-def test_a_turn_of_a_tool_is_refused() -> None:
+def test_a_turn_of_nobody_is_refused() -> None:
     assert Role("user") is Role.USER
-    with pytest.raises(ValueError, match=r"got a message of role 'tool', expected one of system, "):
-        Role("tool")
+    with pytest.raises(ValueError, match=r"got a message of role 'king', expected one of system, "):
+        Role("king")
+
+
+TOOLED = (
+    "{% if tools %}{% for t in tools %}{{ t.function | tojson }};{% endfor %}{% endif %}"
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ '!' + c.function.name }}"
+    "{{ c.function.arguments | tojson }}{% endfor %}"
+    "{{ m.role[0] + '=' + m.content + ';' }}{% endfor %}"
+)
+NOW = {"type": "function", "function": {"name": "now", "parameters": {}}}
+CALL = {"type": "function", "function": {"name": "now", "arguments": {"zone": "UTC"}}}
+CALLED = [
+    TALK[1],
+    Message(role=Role.ASSISTANT, content="", more={"tool_calls": [CALL]}),
+    Message(role=Role.TOOL, content="12:00", more={"tool_call_id": "1"}),
+]
+
+
+def test_tools_and_their_results_are_shown_where_a_template_has_a_place_for_them(
+    make: Make,
+) -> None:
+    chat = make(TOOLED)
+    told = '{"name": "now", "parameters": {}};'
+    assert chat.render(TALK[1:2], tools=[NOW]) == f"{told}u= Hi ;"
+    assert chat.render(CALLED, tools=[NOW]) == f'{told}u= Hi ;!now{{"zone": "UTC"}}a=;t=12:00;'
+    assert chat.render(TALK[1:2]) == "u= Hi ;"
+    without = make(EACH)
+    for messages, tools in ((TALK, [NOW]), (CALLED, [])):
+        with pytest.raises(ChatTemplateError, match=r"has no place for tools: no tools are called"):
+            without.render(messages, tools=tools)

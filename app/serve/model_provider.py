@@ -1,0 +1,183 @@
+"""The one model of a server, as mlx-lm's `ModelProvider`: from ember's loader, never by a name
+that a client gives.
+
+What is here is loaded by, and lives on, the thread that computes; of the figures of a load
+(`LoadedServer`) any thread may know.
+"""
+
+import argparse
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_lm import server
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from app.chat_tokens import ChatTokens
+from app.engine import Engine, prefill_step
+from app.layer_losses import in_bits
+from app.memory import Admitted
+from app.options import Think
+from app.serve.budget import Budget, admit_server
+from app.serve.server_settings import ServerSettings
+from app.session import load_notes
+from kvcache import TwoTierKVCache
+from kvcache.prompt_cache import from_plan
+from models.finding import catalogue
+from models.loader import LoadedModel, OnProgress, load
+from models.mlx_lm import tokenizer_of
+from models.network.config import NetworkConfig
+
+# mlx-lm's word for the model that a server was started with.
+DEFAULT = "default_model"
+_MOST_TOKENS = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedServer:
+    """A model that is served.
+
+    names: by which clients may ask for it, the first for who does not know. notes: what the user
+    should know of the load, a line each.
+    """
+
+    loaded: LoadedModel
+    names: tuple[str, ...]
+    tokenizer: TokenizerWrapper
+    budget: Budget
+    notes: tuple[str, ...]
+
+    @property
+    def window(self) -> int:
+        """Tokens that a sequence holds."""
+        return self.budget.plan.max_tokens
+
+
+class ModelProvider(server.ModelProvider):
+    """Loads the model once. ready: the load's figures, or what it failed by."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: ServerSettings,
+        *,
+        loading: OnProgress | None = None,
+        counting: OnProgress | None = None,
+        warming: OnProgress | None = None,
+    ) -> None:
+        super().__init__(_arguments(settings))
+        self.ready: Future[LoadedServer] = Future()
+        self._path, self._settings = path, settings
+        self._loading, self._counting, self._warming = loading, counting, warming
+        self._engine: Engine | None = None
+
+    def load_default(self) -> None:
+        """Load the model, on this thread; `ready` has what becomes of it. Raises EmberError."""
+        try:
+            self.ready.set_result(self._load_model())
+        except BaseException as error:
+            self.ready.set_exception(error)
+            raise
+
+    def caches(self) -> list[TwoTierKVCache]:
+        """Empty ones, of one sequence."""
+        assert self._engine is not None
+        engine = self._engine
+        return from_plan(engine.plan, engine.loaded.model.rotations, engine.metric)
+
+    @property
+    def prefill_step(self) -> int:
+        """Tokens of a prompt at a time, between which the others get theirs."""
+        assert self._engine is not None
+        return prefill_step(self._engine.plan.backend)
+
+    def reset(self) -> None:
+        """Let go of the model."""
+        super().reset()
+        self._engine = None
+
+    def _load_model(self) -> LoadedServer:
+        settings = self._settings
+        loaded, admitted, total = self._admitted()
+        loaded.template.start()
+        self._engine = engine = Engine(
+            loaded, admitted.config, warming=self._warming, counting=self._counting
+        )
+        self.model, self.tokenizer = loaded.model, tokenizer_of(loaded)
+        self.model_key = (DEFAULT, None, None)
+        self._set_sampling(loaded)
+        return LoadedServer(
+            loaded=loaded,
+            names=_names(loaded),
+            tokenizer=self.tokenizer,
+            budget=Budget(total=total, plan=engine.plan),
+            notes=(*admitted.notes, *self._notes(engine, settings)),
+        )
+
+    def _admitted(self) -> tuple[LoadedModel, Admitted, int]:
+        """The model, and what of caches fits beside it. Raises TooLargeError before it is read."""
+        settings = self._settings
+        config, admitted, total = settings.cache, Admitted(config=settings.cache), 0
+
+        def accept(model: NetworkConfig, weights: int) -> None:
+            nonlocal admitted, total
+            wanted = config
+            if settings.load.bits is not None:
+                wanted = in_bits(config, settings.load.bits, self._path, model.shape)
+            force = settings.load.force
+            admitted, total = admit_server(wanted, settings.total, model, weights, force=force)
+
+        loaded = load(
+            self._path,
+            backend=config.backend,
+            pretokenizer=settings.load.pretokenizer,
+            chat_template=settings.load.chat_template,
+            progress=self._loading,
+            accept=accept,
+        )
+        return loaded, admitted, total
+
+    def _notes(self, engine: Engine, settings: ServerSettings) -> Iterator[str]:
+        chat = ChatTokens(engine.loaded)
+        asked = settings.cache.backend
+        yield from load_notes(engine, asked=asked, hot=settings.hot, chat=chat)
+        if settings.think is Think.OFF and not chat.has_switch:
+            yield "this model's chat format has no switch for thinking: --think off is for others"
+
+    def _set_sampling(self, loaded: LoadedModel) -> None:
+        """As flags say, else as the model's makers recommend."""
+        thinking = loaded.template.thinking
+        recommended = loaded.sampling.recommended(
+            False if self._settings.think is Think.OFF else None,
+            thinks=thinking.marks is not None,
+            has_switch=bool(thinking.variables(False) or thinking.word(False)),
+        )
+        values = {**recommended.values, **self._settings.sampling}
+        args = self.cli_args
+        args.temp, args.top_p, args.min_p = values["temp"], values["top_p"], values["min_p"]
+        args.top_k, args.repeat_penalty = int(values["top_k"]), values["repeat_penalty"]
+
+
+def _names(loaded: LoadedModel) -> tuple[str, ...]:
+    """The catalogue's name, or the file's; and those for people."""
+    path, known = loaded.path, catalogue.entry_of_file(loaded.path.name)
+    short = known.name if known is not None else path.stem
+    return tuple(dict.fromkeys([short, path.stem, path.name, loaded.name, loaded.title]))
+
+
+def _arguments(settings: ServerSettings) -> argparse.Namespace:
+    """What mlx-lm's server reads of its own flags."""
+    thinks = {"enable_thinking": False} if settings.think is Think.OFF else {}
+    return argparse.Namespace(
+        model=None,
+        adapter_path=None,
+        draft_model=None,
+        num_draft_tokens=0,
+        trust_remote_code=False,
+        chat_template="",
+        chat_template_args=thinks,
+        pipeline=False,
+        allowed_origins=list(settings.origins),
+        max_tokens=settings.max_tokens or _MOST_TOKENS,
+    )

@@ -1,0 +1,197 @@
+"""The rows that are computed together: mlx-lm's batch, in the bytes of a budget.
+
+Lives on the thread that computes. A request waits until there is a place; what is kept of
+earlier prompts gives way to running ones. Knows no connection.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm import server
+from mlx_lm.generate import BatchGenerator, StopSequences
+from mlx_lm.models.cache import LRUPromptCache
+
+from app.serve.model_provider import DEFAULT, LoadedServer, ModelProvider
+from app.serve.row import Row, sampler
+from app.serve.server_figures import Counts, Figures, by_tier
+from kvcache.stats import CacheStats, sum_layers
+
+# Prompts that are kept at most, however small: each token of one is an object.
+MOST_KEPT = 64
+_LOOK_SECONDS = 0.25
+# Tokens that a sequence may grow by before it is looked at again.
+_AHEAD = 512
+
+
+class Batch(BatchGenerator):
+    """mlx-lm's, which tells what its caches hold."""
+
+    def held(self) -> list[CacheStats]:
+        """Of prompts that are read, and of answers: all sequences together."""
+        batches = self._prompt_batch.prompt_cache, self._generation_batch.prompt_cache
+        return [sum_layers(layer.stats() for layer in each) for each in batches if each]
+
+
+class Running:
+    """Rows by their number in the batch, and those that wait.
+
+    figures: the newest look at all of it, for any thread.
+    """
+
+    def __init__(self, provider: ModelProvider, served: LoadedServer) -> None:
+        self._provider, self._served, self._budget = provider, served, served.budget
+        self._batch = Batch(
+            provider.model,
+            completion_batch_size=self._budget.sequences,
+            prefill_batch_size=1,
+            prefill_step_size=provider.prefill_step,
+            stream=mx.default_stream(mx.default_device()),
+        )
+        self._ends = StopSequences([(each,) for each in served.tokenizer.eos_token_ids])
+        self._rows: dict[int, Row] = {}
+        self._waiting: deque[Row] = deque()
+        self.kept = LRUPromptCache(MOST_KEPT, self._budget.total)
+        self._counts, self._looked = Counts(), 0.0
+        self.figures = self._look()
+
+    def __len__(self) -> int:
+        return len(self._rows) + len(self._waiting)
+
+    def take(self, row: Row) -> None:
+        """Another request, behind all that wait."""
+        self._waiting.append(row)
+
+    def step(self) -> None:
+        """One token of every row whose prompt is read, and a piece of one that is not."""
+        self._drop_left()
+        while self._waiting and len(self._rows) < self._budget.sequences:
+            self._begin(self._waiting.popleft())
+        read, drawn = self._batch.next()
+        for response in read:
+            self._rows[response.uid].read(*response.progress)
+        self._keep_segments([each for each in read if each.end_of_segment])
+        for response in drawn:
+            self._add(response)
+        self.look()
+
+    def cut_all(self) -> None:
+        """End every answer here; who has none yet is told so by the generator."""
+        for row in self._rows.values():
+            row.cut()
+        self._batch.remove(list(self._rows))
+        self._rows.clear()
+
+    def take_waiting(self) -> Iterator[Row]:
+        """Those that wait, which are forgotten."""
+        while self._waiting:
+            yield self._waiting.popleft()
+
+    def close(self) -> None:
+        """Let go of the batch."""
+        self._batch.close()
+
+    def look(self) -> None:
+        """Note the figures, unless that was done a moment ago."""
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self.figures = self._look()
+            self._make_room()
+
+    def _begin(self, row: Row) -> None:
+        """Give a request its place, from the longest beginning that is kept."""
+        tokens = row.request.tokens
+        # The last token is always computed: its logits are needed.
+        kept, rest = self.kept.fetch_nearest_cache(DEFAULT, tokens[:-1])
+        row.begin(len(tokens) - 1 - len(rest))
+        (uid,) = self._batch.insert_segments(
+            segments=[_after(row)],
+            max_tokens=[row.args.max_tokens],
+            caches=[kept if kept is not None else self._provider.caches()],
+            all_tokens=[tokens[: row.cached]],
+            samplers=[sampler(row.request.sampling)],
+            logits_processors=[server._make_logits_processors(row.args)],
+            stop_sequences=[self._ends],
+        )
+        self._rows[uid] = row
+        self._counts.begin(len(tokens), row.cached)
+        self._make_room()
+
+    def _add(self, response: Any) -> None:
+        row = self._rows[response.uid]
+        self._counts.answer_tokens += 1
+        if not row.add(response.token, response.logprobs, response.finish_reason):
+            return
+        del self._rows[response.uid]
+        if response.finish_reason is not None:
+            self._keep(response.all_tokens, response.prompt_cache, "assistant")
+            return
+        # By a stop string, of which the batch knows nothing.
+        caches = self._batch.remove([response.uid], return_prompt_caches=True)
+        for cache, tokens in caches.values():
+            self._keep(tokens, cache, "assistant")
+
+    def _drop_left(self) -> None:
+        """Those that nobody waits for leave before the next step."""
+        self._waiting = deque(row for row in self._waiting if not row.has_left)
+        left = [uid for uid, row in self._rows.items() if row.has_left]
+        if left:
+            self._batch.remove(left)
+        for uid in left:
+            del self._rows[uid]
+
+    def _keep_segments(self, ended: list[Any]) -> None:
+        """Keep what the next requests may begin with: a system prompt, a conversation so far."""
+        kinds = {
+            each.uid: self._rows[each.uid].kinds.pop(0)
+            for each in ended
+            if not each.end_of_prompt and self._rows[each.uid].kinds
+        }
+        found: Mapping[int, Any] = self._batch.extract_cache(list(kinds))
+        for uid, (cache, tokens) in found.items():
+            self._keep(tokens, cache, kinds[uid])
+
+    def _keep(self, tokens: list[int], cache: list[Any], kind: str) -> None:
+        self.kept.insert_cache(DEFAULT, list(tokens), cache, cache_type=kind)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """What is kept takes no more than running sequences leave of the budget."""
+        taken = sum(self._budget.bytes_of(row.held + _AHEAD) for row in self._rows.values())
+        self.kept.trim_to(n_bytes=self._budget.total - taken)
+
+    def _look(self) -> Figures:
+        self._looked = time.monotonic()
+        rows = self._batch.held()
+        return Figures(
+            model=self._served.loaded.title,
+            window=self._served.window,
+            places=self._budget.sequences,
+            running=len(self._rows),
+            waiting=len(self._waiting),
+            tokens=by_tier(rows),
+            budget_bytes=self._budget.total,
+            running_bytes=sum(each.held_bytes for each in rows),
+            kept_bytes=self.kept.nbytes,
+            kept=len(self.kept),
+            requests=self._counts.requests,
+            hits=self._counts.hits,
+            cached_tokens=self._counts.cached_tokens,
+            prompt_tokens=self._counts.prompt_tokens,
+            answer_tokens=self._counts.answer_tokens,
+            tokens_per_second=self._counts.tokens_per_second,
+        )
+
+
+def _after(row: Row) -> list[list[int]]:
+    """The segments of a prompt after what is kept of it; `row.kinds` are theirs."""
+    segments, done = [], row.cached
+    for segment in row.request.segments:
+        if done >= len(segment):
+            done -= len(segment)
+            row.kinds.pop(0)
+            continue
+        segments.append(segment[done:])
+        done = 0
+    return segments

@@ -1,0 +1,49 @@
+"""What an input may cost before it is refused: seconds of a processor, and memory by its size."""
+
+import time
+from collections.abc import Callable
+
+from app.rss import peak_rss
+from kvcache import EmberError
+
+SECONDS = 2.0
+# Bytes of memory for each of an input, beyond what allocators keep of all inputs before.
+MULTIPLE = 64
+_ALLOCATORS = 192 << 20
+
+
+class CostError(AssertionError):
+    """An input took more than it may."""
+
+
+class Limited:
+    """A reader whose refusals are no failures, and whose costs are.
+
+    refused, answered: how many inputs it has met.
+    """
+
+    def __init__(self, read: Callable[[bytes], None], *, seconds: float = SECONDS) -> None:
+        self._read, self._seconds = read, seconds
+        self._before: int | None = None
+        self.refused = self.answered = 0
+
+    def __call__(self, data: bytes) -> None:
+        """Raises whatever is no EmberError, CostError, and AssertionError for an error of many
+        lines."""
+        if self._before is None:
+            self._before = peak_rss()
+        began = time.process_time()
+        try:
+            self._read(data)
+            self.answered += 1
+        except EmberError as error:
+            self.refused += 1
+            said = str(error)
+            if not said or "\n" in said:
+                raise AssertionError(f"expected an error of one line: {said!r}") from error
+        took = time.process_time() - began
+        if took > self._seconds:
+            raise CostError(f"{len(data)} bytes took {took:.1f} s, at most {self._seconds:g} may")
+        grown = peak_rss() - self._before
+        if grown > _ALLOCATORS + MULTIPLE * len(data):
+            raise CostError(f"{len(data)} bytes took {grown >> 20} MiB")

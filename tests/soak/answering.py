@@ -1,0 +1,82 @@
+"""One engine that answers again and again, far beyond its window, and what it costs meanwhile."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from threading import Event as Flag
+
+import numpy as np
+import psutil
+
+from app.engine import Engine, Request
+from app.generation import Finished
+from app.sampling import Sampling
+from app.transcript import FinishReason
+from kvcache import CacheConfig
+from models import load
+
+WINDOW = 256
+_PROMPT, _ANSWER = 40, 700
+# Memory that allocators and Python still take while a process becomes warm.
+_NOISE = 6 << 20
+_LEAST_ROUNDS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soaked:
+    """tokens: of answers. pace: processor seconds of a token in the last tenth of rounds to those
+    in the first. grown: bytes by which resident memory grew from the first third to the last,
+    their medians. cache: the least and most bytes that caches took, once filled."""
+
+    tokens: int
+    rounds: int
+    finite: bool
+    pace: float
+    grown: int
+    cache: tuple[int, int]
+
+    @property
+    def has_grown(self) -> bool:
+        """More than noise."""
+        return self.grown > _NOISE or self.cache[0] != self.cache[1]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens:,} tokens in {self.rounds} answers: memory {self.grown / 2**20:+.1f} "
+            f"MiB, cache {self.cache[1]:,} bytes throughout: {self.cache[0] == self.cache[1]}, "
+            f"pace {self.pace:.2f}, numbers finite: {self.finite}"
+        )
+
+
+def soak(model: Path, *, seconds: float, rounds: int | None = None) -> Soaked:
+    """Answer for so long, or so many times. Each answer ends on its own prompt, all are drawn."""
+    engine = Engine(load(model), CacheConfig(max_tokens=WINDOW, hot=32, sinks=4))
+    rng, process = np.random.default_rng(1), psutil.Process()
+    resident, paces, held = list[int](), list[float](), list[int]()
+    deadline, tokens, finite = time.monotonic() + seconds, 0, True
+    while len(paces) < _LEAST_ROUNDS or (
+        time.monotonic() < deadline if rounds is None else len(paces) < rounds
+    ):
+        prompt = rng.integers(3, engine.loaded.tokenizer.vocab_size, _PROMPT).tolist()
+        sampling = Sampling(temperature=0.9, seed=len(paces))
+        request = Request(prompt=prompt, max_tokens=_ANSWER, sampling=sampling)
+        began = time.process_time()
+        *_, last = engine.generate(request, Flag())
+        assert isinstance(last, Finished)
+        made = len(last.completion.tokens)
+        paces.append((time.process_time() - began) / max(1, made))
+        finite &= last.completion.finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
+        tokens += made
+        resident.append(process.memory_info().rss)
+        held.append(engine.stats().allocated_bytes)
+    third, tenth = len(resident) // 3, max(1, len(paces) // 10)
+    filled = held[1:]
+    return Soaked(
+        tokens=tokens,
+        rounds=len(paces),
+        finite=finite,
+        pace=median(paces[-tenth:]) / median(paces[1 : 1 + tenth]),
+        grown=int(median(resident[-third:]) - median(resident[third : 2 * third])),
+        cache=(min(filled), max(filled)),
+    )
