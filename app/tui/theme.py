@@ -46,8 +46,8 @@ def readable_variables(variables: Mapping[str, str], *, is_dark: bool) -> dict[s
     Colours that the terminal chooses (ANSI) cannot be measured: there, all text is as it sets it.
     """
     if variables["background"].startswith("ansi"):
-        chosen = "ansi_blue" if is_dark else "ansi_bright_cyan"
-        return {**variables, **_BY_TERMINAL, "block-cursor-background": chosen}
+        behind_chosen = "ansi_blue" if is_dark else "ansi_bright_cyan"
+        return {**variables, **_BY_TERMINAL, "block-cursor-background": behind_chosen}
     background, surface, primary = (
         Color.parse(variables[each]) for each in ("background", "surface", "primary")
     )

@@ -128,10 +128,9 @@ def test_a_screen_that_does_not_hear_leaves_the_terminal_as_it_was(
     command = ["chat", "-m", str(tiny_path), *BACKEND]
     terminal = Terminal(*command, environment=folders, program=("-c", STUCK_SCREEN))
     terminal.wait_for("stuck")
-    assert not terminal.is_cooked
     terminal.process.send_signal(signal.SIGTERM)
     terminal.wait_for("\x1b[?1049l")
-    assert terminal.is_cooked
+    terminal.wait_until(lambda: terminal.is_cooked)
     assert terminal.close() == KILLED
 
 

@@ -323,6 +323,7 @@ class ChatScreen(Screen[None]):
 
     def action_stop(self) -> None:
         """Close what is open, else stop what runs."""
+        self.clear_selection()
         if self.conversation.unselect() or self.composer.dismiss():
             return
         if self.chat.queued is not None:

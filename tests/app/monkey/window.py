@@ -46,7 +46,8 @@ _EMPTY_PROMPT = "Ask, /"
 _REFUSED = ("nothing to", "stop the answer")
 # The corner of a dialog before its title.
 _DIALOG = "╭─ "
-_WAITS = "1 question waits"
+# Below the answer, or where a second one is refused, which is in the prompt again then.
+_WAITS = "question waits"
 _MODE = re.compile(r"\x1b\[\?(\d+)([hl])")
 _STAY_ON = {"7", "25"}  # lines wrap, and the cursor is seen
 _CODES = {
@@ -201,10 +202,12 @@ class Window:
     def _send(self, word: str) -> None:
         if self.has_ended:
             return
+        before = len(self.shown)
         self._terminal.type(_ENTER)
 
         def is_taken() -> bool:
-            return self._kept.has(word) or _WAITS in self._text() or self.has_ended
+            # It may be gone from the screen by now.
+            return self._kept.has(word) or _WAITS in self.shown[before:] or self.has_ended
 
         self._demand(is_taken, _KEPT_SECONDS, f"{word} was sent, and neither waits nor is saved")
         self._kept.look()

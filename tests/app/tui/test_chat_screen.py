@@ -461,6 +461,20 @@ async def test_a_click_on_what_is_being_taken_away_does_nothing() -> None:
 
 
 @on_screen
+async def test_what_is_typed_right_after_escape_follows_what_that_takes_back() -> None:
+    async with talk() as chat:
+        await chat.ask("one")
+        await chat.type("two")
+        await chat.until(lambda: chat.app.chat.queued is not None)
+        for key, letter in (("escape", None), ("x", "x"), ("y", "y")):
+            chat.app.post_message(events.Key(key, letter))
+        await chat.until(lambda: "y" in chat.prompt.text)
+        await chat.pilot.pause()
+        assert chat.prompt.text == "twoxy"
+        chat.service.finish()
+
+
+@on_screen
 async def test_typing_goes_to_the_prompt_after_a_click_a_tab_and_out_of_focus() -> None:
     async with talk() as chat:
         await chat.exchange("one", "first answer")
