@@ -116,6 +116,7 @@ def _walks(place: Place) -> dict[str, list[list[str]]]:
             ["-m", model, "-p", "hi", "--kv-budget", EVIL],
             ["-m", NAME, "-p", "hi"],
         ],
+        "serve": [["-m", NAME], [text, "--api-key", "k"], ["-m", model, "--ctx", EVIL]],
         "bench": [["roofline", "-m", model], ["compare", *results], ["compare", text, text]],
         "ls": [[], ["--json"]],
         "search": [["model"], ["model", "--json"], ["o/model"], [EVIL]],

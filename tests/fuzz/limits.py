@@ -22,8 +22,15 @@ class Limited:
     refused, answered: how many inputs it has met.
     """
 
-    def __init__(self, read: Callable[[bytes], None], *, seconds: float = SECONDS) -> None:
-        self._read, self._seconds = read, seconds
+    def __init__(
+        self,
+        read: Callable[[bytes], None],
+        *,
+        seconds: float = SECONDS,
+        peak: Callable[[], int] = peak_rss,
+    ) -> None:
+        """peak: the most memory that the process has held, in bytes."""
+        self._read, self._seconds, self._peak = read, seconds, peak
         self._before: int | None = None
         self.refused = self.answered = 0
 
@@ -31,7 +38,7 @@ class Limited:
         """Raises whatever is no EmberError, CostError, and AssertionError for an error of many
         lines."""
         if self._before is None:
-            self._before = peak_rss()
+            self._before = self._peak()
         began = time.process_time()
         try:
             self._read(data)
@@ -44,6 +51,6 @@ class Limited:
         took = time.process_time() - began
         if took > self._seconds:
             raise CostError(f"{len(data)} bytes took {took:.1f} s, at most {self._seconds:g} may")
-        grown = peak_rss() - self._before
+        grown = self._peak() - self._before
         if grown > _ALLOCATORS + MULTIPLE * len(data):
             raise CostError(f"{len(data)} bytes took {grown >> 20} MiB")

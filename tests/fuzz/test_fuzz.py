@@ -57,10 +57,6 @@ def _takes_long(_data: bytes) -> None:
     sum(range(3_000_000))
 
 
-def _takes_memory(_data: bytes) -> None:
-    bytearray(b"x" * (900 << 20))
-
-
 def test_limits() -> None:
     limited = Limited(_refuses)
     limited(b"x")
@@ -70,5 +66,6 @@ def test_limits() -> None:
             Limited(reads)(b"x")
     with pytest.raises(CostError, match="took"):
         Limited(_takes_long, seconds=0)(b"x")
-    with pytest.raises(CostError, match="MiB"):
-        Limited(_takes_memory, seconds=60)(b"x")
+    peaks = iter((100 << 20, 400 << 20))
+    with pytest.raises(CostError, match="300 MiB"):
+        Limited(lambda _data: None, seconds=60, peak=lambda: next(peaks))(b"x")

@@ -10,8 +10,8 @@ from kvcache.gpu import decode
 from tests.metal import launches
 from tests.metal.python_cost import HELD, TYPES, Counted, counted, launching_nothing
 
-# Of 77 and 1,856, and of 88 and 2,100, with Python 3.11; other versions count somewhat differently.
-MOST_CALLS, MOST_INSTRUCTIONS = 78, 1_950
+# Of 79 and 1,944, and of 88 and 2,100, with Python 3.11; other versions count somewhat differently.
+MOST_CALLS, MOST_INSTRUCTIONS = 80, 2_000
 MOST_SHARED_CALLS, MOST_SHARED_INSTRUCTIONS = 90, 2_200
 
 

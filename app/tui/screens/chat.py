@@ -92,6 +92,7 @@ class ChatScreen(Screen[None]):
             complete=self._completions,
             history=PromptHistory(chat.asked_before),
             selects=lambda: self.conversation.selected is not None,
+            takes_back=lambda: self.chat.queued is not None,
         )
         self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
         self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()

@@ -28,7 +28,7 @@ class Composer(Vertical):
 
     prompt: where the text is. weigh: what a draft would cost, a line; for a question that it
     replaces, if any. complete: what could follow the text before the cursor. history: what
-    was sent before. selects: as for `Prompt`.
+    was sent before. selects, takes_back: as for `Prompt`.
     """
 
     class Sent(Message):
@@ -58,6 +58,7 @@ class Composer(Vertical):
         complete: Callable[[str], Sequence[Suggestion]],
         history: PromptHistory,
         selects: Callable[[], bool],
+        takes_back: Callable[[], bool],
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
@@ -66,7 +67,9 @@ class Composer(Vertical):
         self._cost = ""
         self._had_text = False
         self._recalled: str | None = None
-        self.prompt = Prompt(selects=selects, submit=self.submit, choose=self._choose)
+        self.prompt = Prompt(
+            selects=selects, takes_back=takes_back, submit=self.submit, choose=self._choose
+        )
         self._suggestions = Suggestions()
 
     def compose(self) -> ComposeResult:

@@ -25,6 +25,7 @@ class Prompt(TextArea):
 
     suggesting: completions are shown, so that some keys are for them.
     selects: asked whether a message is selected, which arrows then move on an empty prompt.
+    takes_back: asked whether Esc puts a question back here, which what is typed next follows.
     submit: sends what is typed. choose: is given the keys of completions. Both are called, that
     nothing which is typed next comes before them, as it would before a message.
     """
@@ -32,7 +33,6 @@ class Prompt(TextArea):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+z", "app.suspend_process", "Back to the shell", show=False, priority=True),
         Binding("ctrl+underscore", "undo", "Undo", show=False),
-        Binding("escape", "screen.stop", "Stop", show=False),
         Binding("ctrl+c", "screen.interrupt", "Copy, stop or quit", show=False, priority=True),
         Binding("ctrl+y", "screen.command('copy')", "Copy the answer", show=False, priority=True),
     ]
@@ -62,6 +62,7 @@ class Prompt(TextArea):
         self,
         *,
         selects: Callable[[], bool],
+        takes_back: Callable[[], bool],
         submit: Callable[[], None],
         choose: Callable[[str], None],
     ) -> None:
@@ -73,7 +74,7 @@ class Prompt(TextArea):
             placeholder="Ask, / commands, @ file",
             tab_behavior="focus",
         )
-        self.suggesting, self._selects = False, selects
+        self.suggesting, self._selects, self._takes_back = False, selects, takes_back
         self._submit, self._choose = submit, choose
 
     def action_newline(self) -> None:
@@ -119,6 +120,8 @@ class Prompt(TextArea):
             self.post_message(self.ForeignKey(event.key))
         elif step is not None:
             self.post_message(self.HistoryKey(step))
+        elif event.key == "escape" and self._takes_back():
+            await self.run_action("screen.stop")
         elif own := self._bindings.key_to_bindings.get(event.key):
             # Textual would run it once the key has bubbled up to the app: after letters that
             # were typed later.
