@@ -6,6 +6,7 @@ is said by who runs.
 
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 
 from mlx_lm.models.cache import LRUPromptCache
 
@@ -13,12 +14,16 @@ from app.engine import Engine
 from app.serve.model_provider import DEFAULT
 from app.wake.waking import Waking
 from kvcache import TwoTierKVCache
+from kvcache.prompt_cache import reach, rewind
 
 # Prompts that are kept at most, however small: each token of one is an object.
 _MOST = 64
 # Of those that are no system prompts, the newest so many are kept on disk.
 _NEWEST = 4
 _SYSTEM = "system"
+# What of a prompt that goes another way is worth going back to, in tokens: the newest of it are
+# encoded already then, as they would not be in a cache that was given it alone.
+_WORTH = 128
 
 
 class KeptPrompts(LRUPromptCache):
@@ -30,17 +35,14 @@ class KeptPrompts(LRUPromptCache):
 
     def beginning(self, tokens: Sequence[int]) -> tuple[list[TwoTierKVCache] | None, int]:
         """Caches of the longest beginning of a prompt that is kept, and how long that is."""
-        # The last token is always computed: its logits are needed.
-        found, rest = self.fetch_nearest_cache(DEFAULT, tokens[:-1])
-        known = len(tokens) - 1 - len(rest)
+        found, known = self._in_memory(tokens)
         if self._waking is None or self._waking.reach(self._engine, tokens) <= known:
             return found, known
         del found
         if woken := self._waking.wake(self._engine, tokens):
             caches = self._engine.exchange(self._engine.empty_caches(), [])
             self.insert_cache(DEFAULT, list(tokens[:woken]), caches, cache_type=_SYSTEM)
-        found, rest = self.fetch_nearest_cache(DEFAULT, tokens[:-1])
-        return found, len(tokens) - 1 - len(rest)
+        return self._in_memory(tokens)
 
     def rest(self, seconds: float) -> None:
         """Keep system prompts on disk, and the newest others, as far as the time lasts."""
@@ -54,6 +56,23 @@ class KeptPrompts(LRUPromptCache):
                 if time.monotonic() > until:
                     break
         self._waking.close(max(0.0, until - time.monotonic()))
+
+    def _in_memory(self, tokens: Sequence[int]) -> tuple[list[TwoTierKVCache] | None, int]:
+        """The same of what is kept in memory; a copy, of which blocks are shared."""
+        # The last token is always computed: its logits are needed.
+        asked = tokens[:-1]
+        found, rest = self.fetch_nearest_cache(DEFAULT, asked)
+        known = len(asked) - len(rest)
+        nearest = self._trie.search(DEFAULT, asked)
+        if nearest.longer is None or nearest.common_prefix < known + _WORTH:
+            return found, known
+        kept = self._trie.get(DEFAULT, nearest.longer).prompt_cache
+        shared, total, plan = nearest.common_prefix, len(tokens), self._engine.plan
+        ledgers = [cache.ledger for cache in kept]
+        if reach(ledgers, plan, tokens=shared, total=total) < known + _WORTH:
+            return found, known
+        caches = deepcopy(kept)
+        return caches, rewind(caches, plan, tokens=shared, total=total)
 
     def _worth_keeping(self) -> Iterator[list[int]]:
         every = {kind: [tokens for _, tokens in lru] for kind, lru in self._lru._lrus.items()}

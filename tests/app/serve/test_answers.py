@@ -125,6 +125,18 @@ def test_what_was_read_before_is_not_read_again(served: Served) -> None:
     assert other.usage.prompt_tokens_details.cached_tokens > 60
 
 
+def test_a_prompt_that_goes_another_way_begins_where_they_part(served: Served) -> None:
+    shared = prompt(901)
+    alone = complete(served, [*reversed(shared), *range(50, 73)]).choices[0].text
+    complete(served, [*shared, *range(90, 113)])
+    told = complete(served, [*shared, *range(30, 53)])
+    assert 800 < told.usage.prompt_tokens_details.cached_tokens <= 901
+    # What was kept is still what it was, and so is what shares nothing with it.
+    again = complete(served, [*shared, *range(30, 53)])
+    assert again.choices[0].text == told.choices[0].text
+    assert complete(served, [*reversed(shared), *range(50, 73)]).choices[0].text == alone
+
+
 def test_eight_at_once_are_each_what_they_are_alone(served: Served) -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda n: complete(served, prompt(n)).choices[0].text, LENGTHS))
