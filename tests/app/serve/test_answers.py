@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.app.serve.conftest import Served
+from app.serve.server_settings import ServerSettings
+from tests.app.serve.conftest import EXACT, Serve, Served
 
 MODEL = "small"
 LENGTHS = (10, 40, 333, 64, 1000, 129, 3000, 700)
@@ -125,16 +126,19 @@ def test_what_was_read_before_is_not_read_again(served: Served) -> None:
     assert other.usage.prompt_tokens_details.cached_tokens > 60
 
 
-def test_a_prompt_that_goes_another_way_begins_where_they_part(served: Served) -> None:
+def test_a_prompt_that_goes_another_way_begins_where_they_part(
+    served: Served, serve: Serve
+) -> None:
     shared = prompt(901)
-    alone = complete(served, [*reversed(shared), *range(50, 73)]).choices[0].text
-    complete(served, [*shared, *range(90, 113)])
-    told = complete(served, [*shared, *range(30, 53)])
+    one, other = ([*shared, *range(start, start + 23)] for start in (90, 30))
+    first = complete(served, one)
+    told = complete(served, other)
     assert 800 < told.usage.prompt_tokens_details.cached_tokens <= 901
-    # What was kept is still what it was, and so is what shares nothing with it.
-    again = complete(served, [*shared, *range(30, 53)])
-    assert again.choices[0].text == told.choices[0].text
-    assert complete(served, [*reversed(shared), *range(50, 73)]).choices[0].text == alone
+    alone = complete(serve(ServerSettings(cache=EXACT)), other)
+    assert not alone.usage.prompt_tokens_details.cached_tokens
+    assert told.choices[0].text == alone.choices[0].text
+    # What was kept is still what it was.
+    assert complete(served, one).choices[0].text == first.choices[0].text
 
 
 def test_eight_at_once_are_each_what_they_are_alone(served: Served) -> None:
