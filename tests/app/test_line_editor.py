@@ -110,7 +110,10 @@ def test_tab_completes_commands_and_files(
     terminal.wait_for(HINT)
     terminal.type(f"@{tmp_path}/".encode() + TAB + TAB)
     terminal.wait_for("notes␛[31m.txt")
-    left(terminal, INTERRUPT + END)
+    hints = terminal.shown.count(HINT)
+    terminal.type(INTERRUPT)
+    terminal.wait_until(lambda: terminal.shown.count(HINT) > hints)
+    left(terminal, END)
     assert "\x1b[31m" not in terminal.shown
 
 

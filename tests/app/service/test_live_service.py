@@ -364,7 +364,7 @@ async def test_smollm2_answers_stops_and_is_resumed(smollm2_file: Path, tmp_path
     async with app.run_test(size=(80, 24)) as pilot:
         chat = Talk(app, service, pilot)
         await chat.until(lambda: app.chat.model is not None)
-        await chat.until(lambda: "Paris" in chat.shown)
+        await chat.until(lambda: "capital of France" in chat.shown)
         await chat.type("And of Italy?")
         await chat.until(lambda: len(chat.texts) == 6 and not app.chat.busy)
         assert chat.texts[5]
