@@ -61,18 +61,17 @@ class KeptPrompts(LRUPromptCache):
         """The same of what is kept in memory; a copy, of which blocks are shared."""
         # The last token is always computed: its logits are needed.
         asked = tokens[:-1]
-        found, rest = self.fetch_nearest_cache(DEFAULT, asked)
-        known = len(asked) - len(rest)
         nearest = self._trie.search(DEFAULT, asked)
-        if nearest.longer is None or nearest.common_prefix < known + _WORTH:
-            return found, known
-        kept = self._trie.get(DEFAULT, nearest.longer).prompt_cache
+        least = len(nearest.exact or nearest.shorter or ()) + _WORTH
         shared, total, plan = nearest.common_prefix, len(tokens), self._engine.plan
-        ledgers = [cache.ledger for cache in kept]
-        if reach(ledgers, plan, tokens=shared, total=total) < known + _WORTH:
-            return found, known
-        caches = deepcopy(kept)
-        return caches, rewind(caches, plan, tokens=shared, total=total)
+        if nearest.longer is not None and shared >= least:
+            kept = self._trie.get(DEFAULT, nearest.longer).prompt_cache
+            ledgers = [cache.ledger for cache in kept]
+            if reach(ledgers, plan, tokens=shared, total=total) >= least:
+                caches = deepcopy(kept)
+                return caches, rewind(caches, plan, tokens=shared, total=total)
+        found, rest = self.fetch_nearest_cache(DEFAULT, asked)
+        return found, len(asked) - len(rest)
 
     def _worth_keeping(self) -> Iterator[list[int]]:
         every = {kind: [tokens for _, tokens in lru] for kind, lru in self._lru._lrus.items()}
