@@ -14,7 +14,6 @@ from typing import Self
 import mlx.core as mx
 
 from app.generation import Event, Generation, Row, Truncated
-from app.meeting import FirstFlag, FirstSampler, least
 from app.prompt_lookup import PassCosts, PromptLookup
 from app.sampling import Sampler, Sampling
 from app.transcript import Transcript
@@ -331,46 +330,44 @@ class Engine:
         cancel: Flag | None,
         lookup: PromptLookup | None = None,
     ) -> Generation:
-        group, cancel = self.loaded.group, cancel or Flag()
         return Generation(
             self.loaded.model,
             caches,
             rows,
             sampler,
-            prefill_step=self._on_all(prefill_step(self.plan.backend)),
-            # A CPU gains nothing from queueing a token before the last one is read; ranks would
-            # have to meet over the token that is queued before they knew whether to go on.
-            pipelined=on_gpu() and group is None,
-            cancel=cancel if group is None else FirstFlag(cancel, group),
+            prefill_step=self._prefill_step(),
+            pipelined=self._is_pipelined(),
+            cancel=self._flag(cancel or Flag()),
             lookup=lookup,
         )
 
-    def _sampler(self, sampling: Sampling, prompts: Sequence[Sequence[int]]) -> Sampler:
-        group = self.loaded.group
-        return (
-            Sampler(sampling, prompts) if group is None else FirstSampler(sampling, prompts, group)
-        )
+    def _lookup(self, prompt: Sequence[int]) -> PromptLookup | None:
+        """Drafts for the answer to a prompt, if any."""
+        return PromptLookup(prompt, self._pass_costs()) if self._can_draft() else None
 
-    def _on_all(self, value: int) -> int:
-        """The least that any rank has."""
-        group = self.loaded.group
-        return value if group is None else least([value], group)[0]
+    # -- what ranks of one model agree on, see `RankEngine` --
+
+    def _prefill_step(self) -> int:
+        return prefill_step(self.plan.backend)
+
+    def _is_pipelined(self) -> bool:
+        """A CPU gains nothing from queueing a token before the last one is read."""
+        return on_gpu()
+
+    def _flag(self, cancel: Flag) -> Flag:
+        return cancel
+
+    def _sampler(self, sampling: Sampling, prompts: Sequence[Sequence[int]]) -> Sampler:
+        return Sampler(sampling, prompts)
 
     def _can_draft(self) -> bool:
         """Not where plain MLX computes, the oracle."""
         return self.plan.backend is Backend.GPU or few_are_alike(self.plan)
 
-    def _lookup(self, prompt: Sequence[int]) -> PromptLookup | None:
-        """Drafts for the answer to a prompt, if any.
-
-        The same prompt gives the same answer: lengths of drafts follow the clock only where
-        rows of a pass are to the last bit what they are alone. Ranks have a clock each.
-        """
-        if not self._on_all(self._can_draft()):
-            return None
-        if self.plan.backend is Backend.GPU or self.loaded.group is not None:
-            return PromptLookup(prompt, PassCosts(measures=False))
-        return PromptLookup(prompt, self._costs)
+    def _pass_costs(self) -> PassCosts:
+        """The same prompt gives the same answer: lengths of drafts follow the clock only where
+        rows of a pass are to the last bit what they are alone."""
+        return PassCosts(measures=False) if self.plan.backend is Backend.GPU else self._costs
 
     def _row(self, index: int, prompt: Sequence[int], request: Request, reused: int) -> Row:
         transcript = Transcript(

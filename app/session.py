@@ -18,12 +18,12 @@ from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_later, compiling, wanted
 from app.layer_losses import in_bits
-from app.meeting import least
 from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
 from app.options import MOST_TOKENS, LoadOptions, model_name
 from app.progress import byte_bar, step_bar, token_bar
 from app.ranks.calls import Load
 from app.ranks.company import Company, OtherRankError
+from app.ranks.meeting import least
 from app.ranks.rank_engine import RankEngine
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.native.build import NativeUnavailableError

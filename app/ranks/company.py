@@ -20,8 +20,8 @@ import mlx.core as mx
 import numpy as np
 
 from app.interrupt import end
-from app.meeting import first_word, least
 from app.ranks.launch import Launch
+from app.ranks.meeting import first_word, least
 from app.streams import keep_stderr
 from kvcache.errors import EmberError, reason
 

@@ -5,8 +5,11 @@ from threading import Event as Flag
 
 from app.engine import Engine, PromptTooLongError, Request
 from app.generation import Event
+from app.prompt_lookup import PassCosts
 from app.ranks.calls import Adapt, Forget, Generate, Keep, Make
 from app.ranks.company import Company
+from app.ranks.meeting import FirstFlag, FirstSampler, least
+from app.sampling import Sampler, Sampling
 from kvcache import CacheConfig, EmberError
 from models.loader import LoadedModel, OnProgress
 
@@ -60,6 +63,28 @@ class RankEngine(Engine):
         cancel = cancel or Flag()
         self._ask(Generate(requests=requests, batch=True))
         yield from self._to_the_end(super().generate_batch(requests, cancel), cancel)
+
+    # -- alike on all ranks, or the first one's word --
+
+    def _prefill_step(self) -> int:
+        return least([super()._prefill_step()], self._company.group)[0]
+
+    def _is_pipelined(self) -> bool:
+        """No: ranks would meet over a queued token before they knew whether to go on."""
+        return False
+
+    def _flag(self, cancel: Flag) -> Flag:
+        return FirstFlag(cancel, self._company.group)
+
+    def _sampler(self, sampling: Sampling, prompts: Sequence[Sequence[int]]) -> Sampler:
+        return FirstSampler(sampling, prompts, self._company.group)
+
+    def _can_draft(self) -> bool:
+        return bool(least([super()._can_draft()], self._company.group)[0])
+
+    def _pass_costs(self) -> PassCosts:
+        """By no clock: each rank has its own."""
+        return PassCosts(measures=False)
 
     def _ask(self, call: Generate) -> None:
         if self._failed:
