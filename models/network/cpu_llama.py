@@ -179,8 +179,8 @@ class CpuBlock(CpuInputs):
         return packed.FeedForward(gate, up, down, norm=self._pack_norm("mlp_norm"), gelu=gelu)
 
 
-class CpuModel(Model):
-    """`Model` by the CPU kernels, over float32 activations; weights are held in place.
+class MappedModel(Model):
+    """`Model` over weights that are held in place.
 
     check: raises where the weights are not what they were, after which nothing that was
     computed with them counts.
@@ -190,11 +190,40 @@ class CpuModel(Model):
         self,
         config: NetworkConfig,
         weights: Weights,
+        block: Callable[[NetworkConfig, Weights, int, Rope | None], Block],
+        check: Callable[[], None],
+    ) -> None:
+        super().__init__(config, weights, block)
+        self._check = check
+
+    def through_layers(
+        self,
+        x: mx.array,
+        caches: Sequence[AttendingCache | None],
+        stopped: Callable[[], bool] | None = None,
+    ) -> mx.array:
+        out = super().through_layers(x, caches, stopped)
+        self._check()
+        return out
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        found = super().logits(hidden)
+        self._check()
+        return found
+
+
+class CpuModel(MappedModel):
+    """`Model` by the CPU kernels, over float32 activations. check: as for `MappedModel`."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        weights: Weights,
         kernels: Kernels,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(config, weights, partial(CpuBlock, kernels=kernels))
-        self._kernels, self._check = kernels, check
+        super().__init__(config, weights, partial(CpuBlock, kernels=kernels), check)
+        self._kernels = kernels
         self.norm = CpuNorm(kernels, self.norm)
         self._scales = tuple(layer.scale for layer in self.layers)
         self._packed = packed.Layers([layer.packed for layer in self.layers])
@@ -210,20 +239,14 @@ class CpuModel(Model):
         stopped: Callable[[], bool] | None = None,
     ) -> mx.array:
         own = [cache for cache in caches if isinstance(cache, _LENDING)]
-        alike = len(own) == len(caches) == self._packed.count
-        out = self._all_at_once(x, own, stopped) if alike else None
+        if len(own) == len(caches) == self._packed.count:
+            out = self._all_at_once(x, own, stopped)
+            if out is not None:
+                return out
         rows = [cache for cache in caches if isinstance(cache, RowsKVCache)]
-        if out is None and len(rows) == len(caches):
+        if len(rows) == len(caches):
             return self._row_by_row(x, rows, stopped)
-        if out is None:
-            out = super().through_layers(x, caches, stopped)
-            self._check()
-        return out
-
-    def logits(self, hidden: mx.array) -> mx.array:
-        found = super().logits(hidden)
-        self._check()
-        return found
+        return super().through_layers(x, caches, stopped)
 
     def _all_at_once(
         self,
