@@ -46,6 +46,11 @@ class Sampling:
         seed_fits = self.seed is None or 0 <= self.seed < 2**64
         self._require("seed", self.seed, seed_fits, "0 to 2^64 - 1")
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken: a colder one cannot be divided by."""
+        return self.temperature < _COLDEST
+
     @staticmethod
     def _require(name: str, value: float | None, holds: bool, expected: str) -> None:
         if not holds:
@@ -110,26 +115,31 @@ class Sampler:
         return mx.concatenate(rows)
 
     def _pick(self, logits: mx.array) -> mx.array:
-        if self._sampling.temperature < _COLDEST:
+        if self._sampling.is_greedy:
             return mx.argmax(logits, axis=-1)
         if self._draw is None:
-            self._draw = _drawer(self._sampling, logits.shape[-1])
+            self._draw = drawer(self._sampling, logits.shape[-1])
         return self._draw(logits)
 
 
-def _drawer(sampling: Sampling, size: int) -> Callable[[mx.array], mx.array]:
+def cpu_drawer(sampling: Sampling) -> Drawer:
+    """What draws on the CPU, by a generator of its own: a seed draws the same beside others."""
+    return Drawer(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        seed=sampling.seed,
+    )
+
+
+def drawer(sampling: Sampling, size: int) -> Callable[[mx.array], mx.array]:
     """What draws from logits over a vocabulary of `size` tokens.
 
     A GPU is given its next token before it has told this one, so it draws by itself.
     """
     if not on_gpu():
-        return Drawer(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            seed=sampling.seed,
-        )
+        return cpu_drawer(sampling)
     from mlx_lm.sample_utils import make_sampler
 
     if sampling.seed is not None:

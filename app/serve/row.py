@@ -15,11 +15,9 @@ import numpy as np
 from mlx_lm import server
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from app.drawing import Drawer
-from app.sampling import Sampling
+from app.sampling import Sampling, cpu_drawer, drawer
 from app.serve.refusal import RefusalError
 from app.stopping import StopStrings
-from kvcache.config import on_gpu
 
 _LENGTH, _STOP = "length", "stop"
 # Of a piece of text that came with no token of its own.
@@ -147,19 +145,11 @@ def greedy(logprobs: mx.array) -> mx.array:
     return mx.argmax(logprobs, axis=-1)
 
 
-def sampler(sampling: Sampling) -> Callable[[mx.array], mx.array]:
-    """What draws for one row. A seed draws the same whoever is beside it, so not on a GPU."""
-    if not sampling.temperature:
+def sampler(sampling: Sampling, size: int) -> Callable[[mx.array], mx.array]:
+    """What draws for one row of a vocabulary of `size` tokens.
+
+    A seed draws the same whoever is beside it, so not on a GPU, whose seed is everybody's.
+    """
+    if sampling.is_greedy:
         return greedy
-    if sampling.seed is None and on_gpu():
-        made: Callable[[mx.array], mx.array] = server.make_sampler(
-            sampling.temperature, sampling.top_p, sampling.min_p, top_k=sampling.top_k
-        )
-        return made
-    return Drawer(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
-    )
+    return drawer(sampling, size) if sampling.seed is None else cpu_drawer(sampling)

@@ -126,7 +126,7 @@ class Running:
             max_tokens=[row.args.max_tokens],
             caches=[kept or self._engine.empty_caches()],
             all_tokens=[tokens[: row.cached]],
-            samplers=[sampler(row.request.sampling)],
+            samplers=[sampler(row.request.sampling, len(self._served.tokenizer))],
             logits_processors=[server._make_logits_processors(row.args)],
             stop_sequences=[self._ends],
         )
