@@ -50,7 +50,7 @@ fuzz: $(VENV)/.dev
 # list of tokens. SOAK="--minutes 5" is less.
 soak: $(VENV)/.dev
 	@$(PY) -m tests.soak $(SOAK)
-	@$(PY) -m tests.kvcache.test_walk 100000
+	@$(PY) -m tests.kvcache.walk 100000
 
 # The GPU kernels on this machine's GPU, right or wrong and how fast, in less than five minutes:
 # one table to paste, and metal-check.json. CHECK="--only correctness" is a part of it.

@@ -1,81 +1,12 @@
-"""A long walk of everything that a cache can be asked, against a list of tokens.
-
-python -m tests.kvcache.test_walk STEPS [--backend cpu|reference] [--seed N]
-"""
-
-import argparse
-from collections import Counter
-from copy import deepcopy
-from random import Random
+"""A sample of the long walk; `make soak` walks ten times as far."""
 
 import pytest
 
 from kvcache import Backend
-from kvcache.tiers.ledger import TierSizes
-from kvcache.tiers.plan import LayerPlan
-from tests.kvcache.test_two_tier import Pair, make_plan
+from tests.kvcache.walk import KINDS, Walk
 
-# In a test run: each backend in parts, which several processes take.
+# Each backend in parts, which several processes take.
 PARTS, STEPS = 4, 2500
-# Steps with one cache, before another configuration.
-_STAY = 50
-_KINDS = ("h8", "hkivi4", "hkivi5", "kvarn4", "q4", "q6", "f16")
-_VALUES = ("turbo4u", "turbo3u", "trellis3", "q4", "q8", "f16")
-_STEPS = ("append", "attend", "rewind", "trim", "restart", "set_policy", "save_and_load", "fork")
-_WEIGHTS = (4, 8, 3, 2, 1, 1, 1, 1)
-
-
-class Walk:
-    """Steps that a seed decides. walked: how many of each kind there were."""
-
-    def __init__(self, backend: Backend, seed: int) -> None:
-        self._rng, self._backend = Random(seed), backend
-        self._pair = self._begun()
-        self.walked: Counter[str] = Counter()
-
-    def run(self, steps: int) -> None:
-        """Raises AssertionError for what the list of tokens does not say."""
-        for step in range(steps):
-            if step % _STAY == 0:
-                self._pair = self._begun()
-            (name,) = self._rng.choices(_STEPS, _WEIGHTS)
-            try:
-                self._take(name)
-                self._pair.check()
-            except AssertionError as error:
-                where = f"step {step}, {name}, {self._pair.cache.plan}"
-                raise AssertionError(f"{where}: {error}") from error
-            self.walked[name] += 1
-
-    def _begun(self) -> Pair:
-        return Pair.of(self._plan(self._sizes(self._rng.randint(0, 5))), batch=1)
-
-    def _take(self, name: str) -> None:
-        pair = self._pair
-        match name:
-            case "set_policy":
-                pair.set_policy(self._plan(self._sizes(pair.cache.plan.sizes.pinned)))
-            case "save_and_load":
-                pair.save_and_load()
-            case "fork":  # the other goes another way, and what stays knows nothing of it
-                other = deepcopy(pair)
-                other.append(self._rng.randint(1, 60))
-                other.check()
-            case _:
-                getattr(pair, name)(self._rng.choice((1, 1, 2, self._rng.randint(1, 70))))
-
-    def _plan(self, sizes: TierSizes) -> LayerPlan:
-        kv = self._rng.choice(_KINDS), self._rng.choice(_VALUES)
-        return make_plan(sizes, kv, self._backend)
-
-    def _sizes(self, pinned: int) -> TierSizes:
-        rng = self._rng
-        return TierSizes(
-            pinned=pinned,
-            hot=rng.choice((0, 1, 9, 33)),
-            block=rng.choice((1, 16, 16, 32, 32, 32, 48)),
-            slots=rng.choice((0, 1, 2, 5)),
-        )
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -84,15 +15,4 @@ def test_whatever_is_asked_the_list_of_tokens_says_so(backend: Backend, part: in
     walk = Walk(backend, part)
     walk.run(STEPS)
     assert walk.walked.total() == STEPS
-    assert set(walk.walked) == set(_STEPS)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("steps", type=int)
-    parser.add_argument("--backend", type=Backend, default=Backend.CPU)
-    parser.add_argument("--seed", type=int, default=100)
-    given = parser.parse_args()
-    long = Walk(given.backend, given.seed)
-    long.run(given.steps)
-    print(f"{given.steps:,} steps: {dict(long.walked)}")
+    assert set(walk.walked) == set(KINDS)

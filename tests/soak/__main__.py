@@ -2,7 +2,8 @@
 
     python -m tests.soak [--minutes N] [--model MODEL]
 
-Ends with 1 where memory grew, a number was not finite, or the last tenth was slower than the first.
+Ends with 1 where memory grew, or the last tenth was slower than the first; and by an error where
+a number was not finite.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main() -> int:
 
 
 def _is_sound(found: Soaked) -> bool:
-    return found.finite and not found.has_grown and found.pace < SLOWER
+    return not found.has_grown and found.pace < SLOWER
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import psutil
 from app.engine import Engine, Request
 from app.generation import Finished
 from app.sampling import Sampling
-from app.transcript import FinishReason
 from kvcache import CacheConfig
 from models import load
 
@@ -31,7 +30,6 @@ class Soaked:
 
     tokens: int
     rounds: int
-    finite: bool
     pace: float
     grown: int
     cache: tuple[int, int]
@@ -45,16 +43,19 @@ class Soaked:
         return (
             f"{self.tokens:,} tokens in {self.rounds} answers: memory {self.grown / 2**20:+.1f} "
             f"MiB, cache {self.cache[1]:,} bytes throughout: {self.cache[0] == self.cache[1]}, "
-            f"pace {self.pace:.2f}, numbers finite: {self.finite}"
+            f"pace {self.pace:.2f}"
         )
 
 
 def soak(model: Path, *, seconds: float, rounds: int | None = None) -> Soaked:
-    """Answer for so long, or so many times. Each answer ends on its own prompt, all are drawn."""
+    """Answer drawn tokens to prompts of random ones, for so long, or so many times.
+
+    Raises EmberError where the network gives what is not finite.
+    """
     engine = Engine(load(model), CacheConfig(max_tokens=WINDOW, hot=32, sinks=4))
     rng, process = np.random.default_rng(1), psutil.Process()
     resident, paces, held = list[int](), list[float](), list[int]()
-    deadline, tokens, finite = time.monotonic() + seconds, 0, True
+    deadline, tokens = time.monotonic() + seconds, 0
     while len(paces) < _LEAST_ROUNDS or (
         time.monotonic() < deadline if rounds is None else len(paces) < rounds
     ):
@@ -66,7 +67,6 @@ def soak(model: Path, *, seconds: float, rounds: int | None = None) -> Soaked:
         assert isinstance(last, Finished)
         made = len(last.completion.tokens)
         paces.append((time.process_time() - began) / max(1, made))
-        finite &= last.completion.finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
         tokens += made
         resident.append(process.memory_info().rss)
         held.append(engine.stats().allocated_bytes)
@@ -75,7 +75,6 @@ def soak(model: Path, *, seconds: float, rounds: int | None = None) -> Soaked:
     return Soaked(
         tokens=tokens,
         rounds=len(paces),
-        finite=finite,
         pace=median(paces[-tenth:]) / median(paces[1 : 1 + tenth]),
         grown=int(median(resident[-third:]) - median(resident[third : 2 * third])),
         cache=(min(filled), max(filled)),
