@@ -1,8 +1,5 @@
 """Compiling the kernels where it can be seen: the cache's and the network's, each once."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +23,7 @@ from models.loader import bytes_by
 from models.native import kernels
 from models.native.kernels import missing
 from tests.app.conftest import write_tiny
+from tests.lasting_compiler import words_of_a_compiler
 from tests.patience import patience
 
 ROOT = Path(build.__file__).parents[2]
@@ -166,26 +164,15 @@ def test_a_load_from_python_compiles_both_at_once(
 def test_no_compiler_outlives_a_program_that_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler, pipe = tmp_path / "compiler", tmp_path / "pipe"
-    compiler.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && exit\n'
-        f"exec 3>{pipe}\ntouch {pipe}-open\nsleep {patience(60):.0f}\necho survived >&3\n"
-    )
-    compiler.chmod(0o755)
-    os.mkfifo(pipe)
-    program = (
-        "import pathlib, time\n"
-        "from app import interrupt, kernels\n"
-        "from kvcache import Backend, CacheConfig\n"
-        "kernels.compile_later(CacheConfig(backend=Backend.CPU))\n"
-        f"while not pathlib.Path('{pipe}-open').exists():\n    time.sleep(0.01)\n"
-        "interrupt.end(0)\n"
-    )
-    monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("EMBER_CACHE", str(tmp_path / "cache"))
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
-    assert pipe.read_text() == ""
-    assert process.wait() == 0
+    program = (
+        "from app import interrupt, kernels",
+        "from kvcache import Backend, CacheConfig",
+        "kernels.compile_later(CacheConfig(backend=Backend.CPU))",
+        "WAIT",
+        "interrupt.end(0)",
+    )
+    assert words_of_a_compiler(tmp_path, monkeypatch, *program) == ""
 
 
 @pytest.mark.parametrize(

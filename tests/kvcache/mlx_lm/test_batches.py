@@ -1,7 +1,7 @@
 """mlx-lm's batches of our caches: a sequence among others answers as it does alone."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from kvcache import (
     RowsKVCache,
     TwoTierKVCache,
     make_prompt_cache,
-    mlx_lm,
 )
 from tests.kvcache.mlx_lm import zoo
 from tests.kvcache.tiny_llama import DIM, HKV, make_model
@@ -31,14 +30,6 @@ STEP, TOKENS = 32, 5
 # Windows, sinks of attention's own, states beside keys and values, several caches in a layer.
 MODELS = ("llama", "gemma3", "gpt_oss", "qwen3_next", "falcon_h1")
 Answer = tuple[list[int], list[np.ndarray]]
-
-
-@pytest.fixture(params=[False, True], ids=["fetched", "installed"])
-def _hook(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param:
-        mlx_lm.install()
-    yield
-    mlx_lm.uninstall()
 
 
 def _prompts(vocabulary: int) -> list[list[int]]:
@@ -78,7 +69,7 @@ def _assert_alike(got: Sequence[Answer], want: Sequence[Answer]) -> None:
             np.testing.assert_allclose(one, other, atol=1e-3)
 
 
-@pytest.mark.usefixtures("_hook")
+@pytest.mark.usefixtures("with_and_without_hook")
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_row_answers_as_alone(name: str) -> None:
@@ -88,7 +79,7 @@ def test_a_row_answers_as_alone(name: str) -> None:
         _assert_alike(_together(model, prompts, LOSSLESS, at_once), alone)
 
 
-@pytest.mark.usefixtures("_hook")
+@pytest.mark.usefixtures("with_and_without_hook")
 @pytest.mark.parametrize("backend", [Backend.CPU, Backend.REFERENCE])
 def test_encoded_rows_too(backend: Backend) -> None:
     """Whatever is beside a row, it is cut and encoded as alone."""
@@ -102,7 +93,7 @@ def _tokens(length: int, seed: int, batch: int = 2) -> mx.array:
     return mx.random.normal((batch, HKV, length, DIM), key=mx.random.key(seed))
 
 
-@pytest.mark.usefixtures("_hook")
+@pytest.mark.usefixtures("with_and_without_hook")
 def test_a_mask_of_a_callers_own_is_obeyed() -> None:
     """It hides the newest token but one, which no rule of ours would."""
     config = replace(LOSSLESS, max_tokens=200)

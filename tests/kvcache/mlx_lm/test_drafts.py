@@ -1,6 +1,5 @@
 """mlx-lm's speculative decoding over our caches gives what plain decoding gives."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -32,14 +31,6 @@ LOSSLESS = CacheConfig(
     keys="f16", values="f16", hot_dtype=HotDtype.F32, max_tokens=80, hot=16, block=8
 )
 CODED = replace(LOSSLESS, keys="q4", values="q3")
-
-
-@pytest.fixture(params=[False, True], ids=["fetched", "installed"])
-def _hook(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param:
-        mlx_lm.install()
-    yield
-    mlx_lm.uninstall()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +73,7 @@ def _speculate(
     )
 
 
-@pytest.mark.usefixtures("_hook")
+@pytest.mark.usefixtures("with_and_without_hook")
 @pytest.mark.parametrize("config", [LOSSLESS, CODED], ids=["lossless", "coded"])
 @pytest.mark.parametrize("drafts", [3, 16])
 def test_drafts_change_no_token(model: Any, draft: Any, config: CacheConfig, drafts: int) -> None:
@@ -97,7 +88,7 @@ def test_drafts_change_no_token(model: Any, draft: Any, config: CacheConfig, dra
         np.testing.assert_allclose(np.array(one), np.array(other).ravel(), atol=2e-2)
 
 
-@pytest.mark.usefixtures("_hook")
+@pytest.mark.usefixtures("with_and_without_hook")
 @pytest.mark.parametrize("name", ["gemma3", "smollm3"])
 def test_drafts_change_no_token_where_layers_differ(name: str) -> None:
     model, draft = make_mixed(name), make_model()

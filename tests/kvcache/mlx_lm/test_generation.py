@@ -2,7 +2,6 @@
 
 import copy
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,15 +47,7 @@ def model() -> Any:
     return make_model()
 
 
-@pytest.fixture(params=[False, True], ids=["fetched", "installed"])
-def _hook(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param:
-        mlx_lm.install()
-    yield
-    mlx_lm.uninstall()
-
-
-@pytest.mark.usefixtures("_hook")
+@pytest.mark.usefixtures("with_and_without_hook")
 @pytest.mark.parametrize("step", [2048, 17])
 def test_generation_is_the_same_as_with_mlx_lms_cache(model: Any, step: int) -> None:
     want, _ = generate(model, PROMPT, [KVCache() for _ in range(LAYERS)], 30, step=step)
@@ -66,7 +57,7 @@ def test_generation_is_the_same_as_with_mlx_lms_cache(model: Any, step: int) -> 
     assert cache[0].stats().total == 90 + 30
 
 
-@pytest.mark.usefixtures("_hook")
+@pytest.mark.usefixtures("with_and_without_hook")
 @pytest.mark.parametrize("kv", [("f16", "f16"), ("hkivi5", "turbo3u"), ("h8", "q8")])
 def test_generation_beyond_the_window_stays_bounded(model: Any, kv: tuple[str, str]) -> None:
     config = replace(SMALL, keys=kv[0], values=kv[1])

@@ -1,7 +1,6 @@
 """mlx-lm's models whose layers see different tokens, with caches of ours and of its own."""
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,14 +54,6 @@ WINDOWS = {
 }
 
 
-@pytest.fixture(params=[False, True], ids=["fetched", "installed"])
-def _hook(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param:
-        mlx_lm.install()
-    yield
-    mlx_lm.uninstall()
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def name(request: pytest.FixtureRequest) -> str:
     found: str = request.param
@@ -78,7 +69,7 @@ def _windows(caches: list[TwoTierKVCache]) -> list[int | None]:
     return [cache.plan.sizes.window for cache in caches]
 
 
-@pytest.mark.usefixtures("_hook")
+@pytest.mark.usefixtures("with_and_without_hook")
 @pytest.mark.parametrize("step", [2048, 17])
 def test_generation_is_the_same_as_with_mlx_lms_caches(name: str, model: Any, step: int) -> None:
     own = mlx_lm_cache.make_prompt_cache(model)

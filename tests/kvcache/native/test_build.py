@@ -22,6 +22,7 @@ from kvcache.native.build import Sources
 from models.gguf.tensor_types import TensorType
 from models.native import kernels
 from tests.kvcache.native.conftest import CODES, compiled_as
+from tests.lasting_compiler import words_of_a_compiler
 from tests.patience import patience
 
 ROOT = Path(build.__file__).parents[2]
@@ -133,26 +134,16 @@ def test_a_compilation_can_be_stopped(
 def test_a_compilation_ends_with_a_program_that_does_not_wait_for_it(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler, pipe = tmp_path / "compiler", tmp_path / "pipe"
-    compiler.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && exit\n'
-        f"exec 3>{pipe}\ntouch {pipe}-open\nsleep {patience(60):.0f}\necho survived >&3\n"
-    )
-    compiler.chmod(0o755)
-    os.mkfifo(pipe)
     program = (
-        "import os, pathlib, threading, time\n"
-        "from kvcache.native import build, library\n"
+        "import os, threading",
+        "from kvcache.native import build, library",
         # More than run at a time: none that waits begins while the program ends.
-        "every = [library.codes(bits) for bits in range(2, 2 + 2 * os.cpu_count())]\n"
-        "args = [library.SOURCES, *every], lambda: False\n"
-        "threading.Thread(target=build.build, args=args, daemon=True).start()\n"
-        f"while not pathlib.Path('{pipe}-open').exists():\n    time.sleep(0.01)\n"
+        "every = [library.codes(bits) for bits in range(2, 2 + 2 * os.cpu_count())]",
+        "args = [library.SOURCES, *every], lambda: False",
+        "threading.Thread(target=build.build, args=args, daemon=True).start()",
+        "WAIT",
     )
-    monkeypatch.setenv("CXX", str(compiler))
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
-    assert pipe.read_text() == ""
-    assert process.wait() == 0
+    assert words_of_a_compiler(tmp_path, monkeypatch, *program) == ""
 
 
 COUNTING = """#!/bin/sh
