@@ -14,7 +14,7 @@ from app.sessions.export import as_json, from_json
 from app.sessions.store import SessionStore
 from kvcache import EmberError
 from models.text.messages import Role
-from tests.app.chat.test_controller import Talk
+from tests.app.chat.talk import Talk
 
 
 @dataclass(kw_only=True)
