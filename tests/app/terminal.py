@@ -57,6 +57,7 @@ class Terminal:
         )
         os.close(slave)
         self.shown = ""
+        self._typed_at = 0  # what was shown before the last keys answers none of them
         # A read may end amid a character.
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
 
@@ -65,6 +66,8 @@ class Terminal:
 
         A program that has ended gets none.
         """
+        self._read(0)
+        self._typed_at = len(self.shown)
         while keys and self.process.poll() is None:
             if select.select([], [self._master], [], 0.05)[1]:
                 keys = keys[os.write(self._master, keys[:1024]) :]
@@ -85,9 +88,9 @@ class Terminal:
         self._read(seconds)
 
     def wait_for(self, text: str) -> None:
-        """Read until `text` has been shown."""
+        """Read until `text` has been shown after the last keys began."""
         deadline = time.monotonic() + patience(_SECONDS)
-        while text not in self.shown:
+        while self.shown.find(text, self._typed_at) < 0:
             if not self._read(deadline - time.monotonic()):
                 pytest.fail(f"ended, or said nothing, before {text!r}: {self.shown[-2000:]!r}")
 

@@ -106,13 +106,14 @@ def test_tab_completes_commands_and_files(
     terminal.wait_for("nothing to export yet")
     terminal.type(b"/re" + TAB + TAB)
     terminal.wait_for("/retry")
+    terminal.wait_for(READS_LINE)
     terminal.type(INTERRUPT)
     terminal.wait_for(HINT)
     terminal.type(f"@{tmp_path}/".encode() + TAB + TAB)
     terminal.wait_for("notes␛[31m.txt")
-    hints = terminal.shown.count(HINT)
+    terminal.wait_for(READS_LINE)
     terminal.type(INTERRUPT)
-    terminal.wait_until(lambda: terminal.shown.count(HINT) > hints)
+    terminal.wait_for(HINT)
     left(terminal, END)
     assert "\x1b[31m" not in terminal.shown
 
