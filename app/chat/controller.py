@@ -151,14 +151,14 @@ class ChatController:
     def ask(self, draft: Draft, editing: ChatMessage | None = None) -> None:
         """Ask, or ask an earlier question anew; files that the text mentions go along.
 
-        While the model is busy, one question waits.
+        While the model is busy, or what to do with a refused one is open, one question waits.
         """
         draft = with_mentioned(draft)
         editing = editing if editing in self.chat.messages else None
         if editing is not None:
             self._require_ready()
         self.models.problem = None
-        if self.phase is Phase.READY:
+        if editing is not None or self._is_free:
             self._send(draft, editing)
         elif self.queued is None:
             self.queued = draft
@@ -174,6 +174,10 @@ class ChatController:
             return None
         chat = with_draft(self.chat, draft, editing)
         return self.service.weigh(ask_of(chat, self.settings, self.recommended))
+
+    @property
+    def _is_free(self) -> bool:
+        return self.phase is Phase.READY and self.too_long is None
 
     def unqueue(self) -> Draft:
         """Take back the question that waits."""
@@ -321,7 +325,7 @@ class ChatController:
         self._autosave.retry_if_due(self.chat)
         if not self.busy:
             self.stopping = False
-        if self.phase is Phase.READY and self.queued is not None and self.too_long is None:
+        if self.queued is not None and self._is_free:
             self._send(self.unqueue())
             changed = True
         return changed

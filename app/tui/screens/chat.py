@@ -172,7 +172,7 @@ class ChatScreen(Screen[None]):
             self._settled()
         self._was_busy = self.chat.busy
         self._show_status()
-        if self.chat.too_long is not None and self.is_current:
+        if self.chat.too_long is not None and self.is_active and self.composer.prompt.rests:
             ask_about_length(self.app, self.chat, self.attempt, self.composer.put)
 
     def show_messages(self) -> None:

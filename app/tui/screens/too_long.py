@@ -32,17 +32,17 @@ def ask_about_length(
     attempt: Callable[[Callable[[], None]], None],
     put: Callable[[Draft], None],
 ) -> None:
-    """Ask once about the prompt that was refused, and do what is chosen.
+    """Ask about the prompt that was refused, and do what is chosen.
 
     attempt: does it, and says why where that is refused. put: takes the question back.
     """
-    long, chat.too_long = chat.too_long, None
-    assert long is not None
+    assert chat.too_long is not None
 
     def done(choice: str | None) -> None:
+        chat.too_long = None
         if choice == CUT:
             attempt(lambda: chat.retry(cuts=True))
         elif choice == UNDO:
             attempt(lambda: put(chat.undo()))
 
-    app.push_screen(TooLongScreen(long), done)
+    app.push_screen(TooLongScreen(chat.too_long), done)

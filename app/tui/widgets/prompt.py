@@ -1,5 +1,6 @@
 """Where the user types: grows with the text, Enter sends, Ctrl-J breaks the line."""
 
+import time
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from app.inert import inert
 
 # A longer paste becomes an attachment: nobody edits that much in eight lines.
 _MAX_PASTE = 4000
+_REST_SECONDS = 0.7
 _WHEN_EMPTY = {"home", "end", "left", "right", "tab", "ctrl+d"}
 _ALWAYS = {"pageup", "pagedown", "ctrl+up"}
 # No binding with priority: that would overtake the letters typed just before.
@@ -76,10 +78,16 @@ class Prompt(TextArea):
         )
         self.suggesting, self._selects, self._takes_back = False, selects, takes_back
         self._submit, self._choose = submit, choose
+        self._typed_at = 0.0
 
     def action_newline(self) -> None:
         """Break the line."""
         self.insert("\n")
+
+    @property
+    def rests(self) -> bool:
+        """Whether nobody is typing, so that a dialog takes no key which was meant for this."""
+        return time.monotonic() - self._typed_at > _REST_SECONDS
 
     @property
     def before_cursor(self) -> str:
@@ -105,6 +113,7 @@ class Prompt(TextArea):
         self.move_cursor(self.document.end)
 
     async def _on_key(self, event: events.Key) -> None:
+        self._typed_at = time.monotonic()
         selecting = event.key in _WHILE_SELECTING and self._selects()
         foreign = event.key in _ALWAYS or (
             not self.text and (selecting or event.key in _WHEN_EMPTY)
@@ -143,6 +152,7 @@ class Prompt(TextArea):
     async def _on_paste(self, event: events.Paste) -> None:
         event.prevent_default()
         event.stop()
+        self._typed_at = time.monotonic()
         text = inert(event.text)
         if len(text) > _MAX_PASTE:
             self.post_message(self.LongPaste(text))
