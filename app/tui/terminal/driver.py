@@ -1,12 +1,14 @@
 """Textual's terminal driver with an input of our own (see `terminal_input`), for terminals that go.
 
 A window that was closed, or a line that was cut, ends the program; what is still
-written to it goes nowhere.
+written to it goes nowhere. Stopped by Ctrl-Z or a signal, it gives the terminal back.
 """
 
 import os
+import signal
 import sys
 import termios
+from asyncio import get_running_loop
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -41,6 +43,41 @@ class ForgivingDriver(LinuxDriver):
         super().__init__(app, **options)
         self._losing = Lock()
         self._file = _Output(self._lose)
+        self._is_drawing = False
+
+    def start_application_mode(self) -> None:
+        """Draw and read, and be stopped between two steps of the loop only.
+
+        Textual's handlers run amid whatever the loop does, and wait for ever for a queue that
+        it is just writing to.
+        """
+        loop = get_running_loop()
+        loop.add_signal_handler(signal.SIGTSTP, self._stop)
+        loop.add_signal_handler(signal.SIGCONT, self._go_on)
+        self._is_drawing = True
+        super().start_application_mode()
+
+    def _stop(self) -> None:
+        if self._is_drawing:
+            self._is_drawing = False
+            self.suspend_application_mode()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _go_on(self) -> None:
+        """Draw anew: the terminal may have been another's, after SIGSTOP unheard by this one."""
+        if not self._is_in_front():
+            self._stop()
+            return
+        if self._is_drawing:
+            self.suspend_application_mode()
+        self.resume_application_mode()
+
+    def _is_in_front(self) -> bool:
+        """Whether the shell lets this program use the terminal; True where none decides."""
+        try:
+            return os.tcgetpgrp(self.fileno) == os.getpgrp()
+        except OSError:
+            return True
 
     def run_input_thread(self) -> None:
         """Read input until the program ends, or the terminal does."""

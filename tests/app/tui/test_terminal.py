@@ -6,6 +6,9 @@ import signal
 import stat
 from pathlib import Path
 
+import psutil
+import pytest
+
 from app.sessions.chat import State
 from app.sessions.store import SessionStore
 from models.text.messages import Role
@@ -191,6 +194,10 @@ def test_files_that_were_cut_short_keep_nobody_from_starting(
     assert plain.close() == 0
 
 
+def is_stopped(terminal: Terminal) -> bool:
+    return psutil.Process(terminal.process.pid).status() == psutil.STATUS_STOPPED
+
+
 def test_ctrl_z_gives_the_shell_back_and_fg_returns(
     tiny_path: Path, folders: dict[str, str]
 ) -> None:
@@ -200,7 +207,7 @@ def test_ctrl_z_gives_the_shell_back_and_fg_returns(
     terminal.wait_for("before")
     terminal.type(b"\x1a")
     terminal.wait_for("\x1b[?1049l")
-    terminal.wait_until(lambda: os.waitpid(terminal.process.pid, os.WUNTRACED | os.WNOHANG)[0] != 0)
+    terminal.wait_until(lambda: is_stopped(terminal))
     assert terminal.is_cooked
     terminal.process.send_signal(signal.SIGCONT)
     terminal.wait_until(lambda: terminal.shown.rindex("[?1049h") > terminal.shown.rindex("[?1049l"))
@@ -209,6 +216,37 @@ def test_ctrl_z_gives_the_shell_back_and_fg_returns(
     terminal.type(QUIT)
     assert terminal.close() == 0
     assert "Traceback" not in terminal.shown
+
+
+def test_a_stop_is_heard_whatever_is_drawn(tiny_path: Path, folders: dict[str, str]) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.wait_for("Ask anything")
+    for word in ("one", "two", "three"):
+        terminal.type(word.encode() * 20)
+        terminal.process.send_signal(signal.SIGTSTP)
+        terminal.wait_until(lambda: is_stopped(terminal))
+        assert terminal.is_cooked
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.wait_until(lambda: not terminal.is_cooked)
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+
+
+@pytest.mark.parametrize("first", [(), (signal.SIGSTOP,)], ids=["running", "stopped"])
+def test_it_goes_on_after_a_stop_that_it_has_not_heard_of(
+    first: tuple[signal.Signals, ...], tiny_path: Path, folders: dict[str, str]
+) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.wait_for("Ask anything")
+    for number in (*first, signal.SIGCONT):
+        terminal.process.send_signal(number)
+    terminal.wait_until(lambda: terminal.shown.count("[?1049h") == 2)
+    terminal.type(b"typed after")
+    terminal.wait_for("after")
+    terminal.type(QUIT)
+    terminal.wait_until(lambda: terminal.process.poll() is not None)
+    assert terminal.is_cooked
+    assert terminal.close() == 0
 
 
 def test_no_color_is_obeyed(tiny_path: Path, folders: dict[str, str]) -> None:
