@@ -55,7 +55,7 @@ class ForgivingDriver(LinuxDriver):
         loop.add_signal_handler(signal.SIGTSTP, self._stop)
         loop.add_signal_handler(signal.SIGCONT, self._go_on)
         self._is_drawing = True
-        super().start_application_mode()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
 
     def _stop(self) -> None:
         if self._is_drawing:
