@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from models.errors import FetchError
+from models.finding.hub_errors import UNREACHABLE
 from models.finding.progress import Progress, ProgressCallback
 
 T = TypeVar("T")
@@ -25,6 +26,9 @@ _POLL_SECONDS = 0.1
 _LEAVE_SECONDS = 2.0
 # A server that has not answered for this many of its time limits never will.
 _PATIENCE = 3
+# As often is asked where nobody answers at all, each time later; huggingface_hub would go on
+# for 23 seconds.
+_TRIES = 3
 
 
 def ask(
@@ -82,17 +86,23 @@ class _Watch:
         self._what = what
         self._left = threading.Event()
         self._asked_at: float | None = None
+        self._unanswered = 0
         self._stream: Any = None
         self._patience = _PATIENCE * constants.HF_HUB_DOWNLOAD_TIMEOUT
 
     def asking(self) -> None:
         """A request goes out."""
         self.check_left()
+        if self._unanswered == _TRIES:
+            told = UNREACHABLE.format(f"{_TRIES} requests without an answer")
+            raise FetchError(f"{self._what}: {told}")
+        self._unanswered += 1
         if self._asked_at is None:
             self._asked_at = time.monotonic()
 
     def answered(self, response: Any) -> None:
         """The head of an answer has come."""
+        self._unanswered = 0
         self._stream = response.extensions.get("network_stream")
         if response.status_code < 400:  # else it may be asked again, later and later
             self._asked_at = None
