@@ -33,7 +33,7 @@ _COMPILERS = ("c++", "g++", "clang++")
 # Older clang knows no -march=native on ARM.
 _THIS_PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _FLAGS = (
-    *("-std=c++20", "-fPIC", "-shared", "-pthread"),
+    *("-std=c++20", "-fPIC", "-shared", "-pthread", "-pipe"),
     *("-Wall", "-Wextra", "-Wno-psabi"),
     # GCC 12's own AVX-512 headers trip these two.
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
@@ -170,12 +170,16 @@ def _compile_all(
     compiler: str, missing: Mapping[Sources, Path], stopped: Callable[[], bool] | None
 ) -> dict[Sources, Path]:
     """Libraries by how their paths begin; returns their whole paths."""
-    with ExitStack() as stack:
-        folders = {each: stack.enter_context(_staged(stem)) for each, stem in missing.items()}
+    if not missing:
+        return {}
+    with _staged(next(iter(missing.values()))) as staged:
+        folders = {each: staged / str(number) for number, each in enumerate(missing)}
+        for folder in folders.values():
+            folder.mkdir()
         objects = [(each, each.objects(compiler, at)) for each, at in folders.items()]
-        _compile(compiler, objects, stopped)
+        _compile(compiler, objects, staged, stopped)
         links = [(each, [each.link(compiler, at)]) for each, at in folders.items()]
-        _compile(compiler, links, stopped)
+        _compile(compiler, links, staged, stopped)
         return {each: _keep(at / _LIBRARY, missing[each]) for each, at in folders.items()}
 
 
@@ -221,12 +225,13 @@ def _go_on(until: float, stopped: Callable[[], bool] | None) -> None:
 def _compile(
     compiler: str,
     work: Sequence[tuple[Sources, list[list[str]]]],
+    scratch: Path,
     stopped: Callable[[], bool] | None,
 ) -> None:
     """Run the commands of all libraries at the same time."""
     owners = [sources for sources, commands in work for _ in commands]
     commands = [command for _, own in work for command in own]
-    for done, sources in zip(_run(commands, stopped), owners, strict=True):
+    for done, sources in zip(_run(commands, stopped, scratch), owners, strict=True):
         if done.returncode:
             raise NativeUnavailableError(
                 f"{compiler} failed on the CPU kernels of {sources.entry.name}: {_complaint(done)}"
@@ -371,12 +376,19 @@ def _told(stem: Path) -> Iterator[None]:
 
 
 def _run(
-    commands: Sequence[list[str]], stopped: Callable[[], bool] | None = None
+    commands: Sequence[list[str]],
+    stopped: Callable[[], bool] | None = None,
+    scratch: Path | None = None,
 ) -> list[programs.Ended]:
     """Run programs to their ends, or until that took too long."""
     until = time.monotonic() + _SECONDS
     try:
-        return programs.run(commands, lambda: _go_on(until, stopped), group=stopped is not None)
+        return programs.run(
+            commands,
+            lambda: _go_on(until, stopped),
+            group=stopped is not None,
+            scratch=scratch,
+        )
     except OSError as error:
         raise NativeUnavailableError(f"{commands[0][0]} cannot be run: {reason(error)}") from error
 

@@ -226,13 +226,16 @@ def test_a_killed_process_leaves_nothing_in_the_way(
 def test_a_killed_compiler_is_one_line_and_leaves_nothing(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler = tmp_path / "compiler"
-    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || kill -9 $$\n')
+    compiler, scratch = tmp_path / "compiler", tmp_path / "scratch"
+    scratch.mkdir()
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || { >$TMPDIR/cc.s; kill -9 $$; }\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("TMPDIR", str(scratch))
     with pytest.raises(build.NativeUnavailableError, match="it was killed"):
         build.load(sources)
     assert _libraries(sources) == []
+    assert not any(scratch.iterdir())
     monkeypatch.delenv("CXX")
     build.load(sources)
 
