@@ -26,7 +26,7 @@ def run(
     group: bool,
     scratch: Path | None = None,
 ) -> list[Ended]:
-    """Run programs to their ends, begun in this order, one more at a time than there are processors.
+    """Run programs to their ends, one more at a time than there are processors, in this order.
 
     go_on: called again and again; what it raises ends them all. group: each in a group of its
     own, so that Ctrl-C is ours to act on. scratch: where they put what they need for a moment.
