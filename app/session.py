@@ -11,8 +11,8 @@ from app.cache_flags import KEEP_SYSTEM, cache_config, load_options
 from app.chat_tokens import ChatTokens, Prompt, system_of
 from app.console import note
 from app.engine import Engine, Request
+from app.events import Event
 from app.flag_words import with_flags
-from app.generation import Event
 from app.hub_models import weights_room
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt

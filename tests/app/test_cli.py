@@ -17,7 +17,7 @@ import pytest
 
 from app import cli
 from app.engine import Engine, Request
-from app.generation import Event
+from app.events import Event
 from app.sampling import Sampling
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
