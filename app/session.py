@@ -26,7 +26,7 @@ from app.ranks.company import Company, OtherRankError
 from app.ranks.meeting import least
 from app.ranks.rank_engine import RankEngine
 from kvcache import Backend, CacheConfig, EmberError
-from kvcache.native.build import NativeUnavailableError
+from kvcache.errors import NativeUnavailableError
 from kvcache.native.library import library
 from models.calibrate import TOKENS, is_wanted
 from models.finding.fetch import fetch

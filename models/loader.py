@@ -15,8 +15,8 @@ import mlx.core as mx
 
 from kvcache import Backend, EmberError
 from kvcache.config import on_gpu
-from kvcache.errors import quoted
-from kvcache.native.build import NativeUnavailableError, Sources, build
+from kvcache.errors import NativeUnavailableError, quoted
+from kvcache.native.build import Sources, build
 from models.finding import catalogue
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
