@@ -236,8 +236,8 @@ class LiveService:
             make_room,
             compiles,
             company=self._company,
+            renders=True,
         )
-        loaded.template.start()
         config, reader = admitted.config, Reader(loaded, self._waking)
         chat = reader.chat
         if self._keeps_system:
