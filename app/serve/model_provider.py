@@ -99,6 +99,7 @@ class ModelProvider(server.ModelProvider):
     def _load_model(self) -> LoadedServer:
         settings = self._settings
         loaded, admitted, total = self._admitted()
+        loaded.template.start()
         self._engine = engine = Engine(
             loaded, admitted.config, warming=self._warming, counting=self._counting
         )
@@ -133,7 +134,6 @@ class ModelProvider(server.ModelProvider):
             chat_template=settings.load.chat_template,
             progress=self._loading,
             accept=accept,
-            renders=True,
         )
         return loaded, admitted, total
 
