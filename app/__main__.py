@@ -10,10 +10,8 @@ _INSTALL = (
     "after `make chat` type `source .venv/bin/activate`, or call .venv/bin/ember; "
     "without make, `pip install -e .` in ember's folder"
 )
-
-
-# Imports make objects that stay, and to look for garbage among them takes a tenth of a start.
-_YOUNG, _MIDDLE, _OLD = 50_000, 20, 10
+# Imports make objects that stay: no look for garbage among them before the chat's prompt.
+_YOUNG, _MIDDLE, _OLD = 150_000, 20, 10
 
 
 def main() -> None:

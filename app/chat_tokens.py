@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from threading import Event as Flag
 
-from app.transcript import Completion, FinishReason
+from app.events import Completion, FinishReason
 from models.loader import LoadedModel
 from models.text.builtin_templates import TemplateSource
 from models.text.messages import Message, Role, conversation

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from app.flag_words import with_flags
-from app.generation import (
+from app.events import (
+    Completion,
     Event,
     Finished,
+    FinishReason,
     PrefillProgress,
     TextChunk,
     ThinkingChunk,
     Truncated,
 )
+from app.flag_words import with_flags
 from app.inert import inert, inert_line
 from app.progress import token_bar
 from app.streams import OutputError, check_reader, styled
-from app.transcript import Completion, FinishReason
 from kvcache.errors import EmberError
 
 

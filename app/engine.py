@@ -13,7 +13,8 @@ from typing import Self
 
 import mlx.core as mx
 
-from app.generation import Event, Generation, Row, Truncated
+from app.events import Event, Truncated
+from app.generation import Generation, Row
 from app.prompt_lookup import PassCosts, PromptLookup
 from app.sampling import Sampler, Sampling
 from app.transcript import Transcript

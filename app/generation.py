@@ -7,84 +7,29 @@ is drawn as it would be without, and what the caches took of others is taken bac
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from threading import Event as Flag
 
 import mlx.core as mx
 import numpy as np
 
+from app.events import (
+    Event,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    TextChunk,
+    ThinkingChunk,
+)
 from app.prompt_lookup import PromptLookup
 from app.sampling import Sampler, require_finite
-from app.transcript import Completion, Drafts, FinishReason, Transcript
+from app.transcript import Transcript
 from kvcache import CacheError, EmberError, RowsKVCache, TwoTierKVCache
 from models.network.llama import Model, StepStoppedError
 
 # Often enough for flat memory, rarely enough to cost nothing.
 _RELEASE_TOKENS = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Truncated:
-    """The oldest tokens of a prompt were dropped to fit the window."""
-
-    kept: int
-    dropped: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrefillProgress:
-    """Prompt tokens in the cache so far, reused ones included.
-
-    seconds: time spent on the ones that were computed.
-    """
-
-    done: int
-    total: int
-    reused: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextChunk:
-    """The text that one more token of a row completed (possibly none).
-
-    tokens: of the answer so far. at: when this one was sampled, on `time.perf_counter`.
-    drafts: what became of those so far.
-    """
-
-    row: int
-    text: str
-    tokens: int
-    at: float
-    drafts: Drafts = field(default_factory=Drafts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThinkingChunk:
-    """As `TextChunk`, of what is thought before the answer; its marks are in no text.
-
-    thinking_tokens: those of them so far. seconds: that they took.
-    """
-
-    row: int
-    text: str
-    tokens: int
-    thinking_tokens: int
-    seconds: float
-    at: float
-    drafts: Drafts = field(default_factory=Drafts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """A row has ended; the last event of each row."""
-
-    row: int
-    completion: Completion
-
-
-Event = Truncated | PrefillProgress | ThinkingChunk | TextChunk | Finished
 
 
 @dataclass(frozen=True, kw_only=True)

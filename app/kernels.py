@@ -10,8 +10,10 @@ from app.progress import busy_bar
 from kvcache import Backend, CacheConfig, EmberError
 from kvcache.codecs import codec
 from kvcache.config import on_gpu
+from kvcache.errors import BuildStoppedError, NativeUnavailableError
 from kvcache.native import build
-from kvcache.native.build import BuildStoppedError, NativeUnavailableError, Sources
+from kvcache.native.build import Sources
+from kvcache.native.compilers import find_compiler
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
@@ -29,7 +31,7 @@ def only_reference(backend: Backend) -> bool:
     if backend is not Backend.AUTO or on_gpu():
         return backend is Backend.REFERENCE
     try:
-        build.find_compiler()
+        find_compiler()
     except NativeUnavailableError:
         return True
     return False

@@ -14,6 +14,7 @@ from app.chat.completion import Suggestion, suggestions
 from app.chat.controller import ChatController
 from app.chat.state import Draft, Phase
 from app.console import Printer, note
+from app.events import Completion, FinishReason
 from app.flag_words import with_flags
 from app.inert import inert_line
 from app.interrupt import Cancel, cancel_on_interrupt
@@ -23,7 +24,6 @@ from app.report import summary
 from app.sessions.chat import ChatMessage, State
 from app.sessions.export import exported
 from app.streams import OutputError, check_reader
-from app.transcript import Completion, FinishReason
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats, sum_layers
 from models.text.messages import Role

@@ -4,8 +4,8 @@ from typing import Any
 
 from app.console import Answer
 from app.engine import Engine
+from app.events import Completion, FinishReason
 from app.rss import peak_rss
-from app.transcript import Completion, FinishReason
 from kvcache.stats import CacheStats
 
 _NOTHING = Completion(

@@ -11,8 +11,8 @@ from app.cache_flags import KEEP_SYSTEM, cache_config, load_options
 from app.chat_tokens import ChatTokens, Prompt, system_of
 from app.console import note
 from app.engine import Engine, Request
+from app.events import Event
 from app.flag_words import with_flags
-from app.generation import Event
 from app.hub_models import weights_room
 from app.inference_thread import InferenceThread
 from app.interrupt import cancel_on_interrupt
@@ -26,7 +26,7 @@ from app.ranks.company import Company, OtherRankError
 from app.ranks.meeting import least
 from app.ranks.rank_engine import RankEngine
 from kvcache import Backend, CacheConfig, EmberError
-from kvcache.native.build import NativeUnavailableError
+from kvcache.errors import NativeUnavailableError
 from kvcache.native.library import library
 from models.calibrate import TOKENS, is_wanted
 from models.finding.fetch import fetch
@@ -89,10 +89,8 @@ def open_session(
     with compiling(wanted(config.backend, model_name(args))):
         path = fetch_with_bar(model_name(args))
     with InferenceThread() as thread:
-        loaded, admitted = _load_with_bar(thread, path, config, args)
+        loaded, admitted = _load_with_bar(thread, path, config, args, renders=not raw)
         config, chat = admitted.config, ChatTokens(loaded)
-        if not raw:
-            loaded.template.start()
         if args.keep == KEEP_SYSTEM:
             config = replace(config, keep=chat.system_tokens(args.system, think=think))
         engine = _engine_with_bar(thread, loaded, config, args.company)
@@ -180,11 +178,12 @@ def load_admitted(
     make_room: Callable[[Need], None] | None = None,
     compiles: Compile | None = None,
     company: Company | None = None,
+    renders: bool = False,
 ) -> tuple[LoadedModel, Admitted]:
     """A model, and the cache that fits beside it. Raises TooLargeError before it is read.
 
-    make_room: told what both take, before a tensor is read. compiles: see `load`. company: the
-    ranks that each load their share of it.
+    make_room: told what both take, before a tensor is read. compiles, renders: see `load`.
+    company: the ranks that each load their share of it.
     """
     admitted = Admitted(config=config)
 
@@ -207,6 +206,7 @@ def load_admitted(
             accept=accept,
             compiles=compiles,
             group=None if company is None else company.group,
+            renders=renders,
         )
 
     if company is None:
@@ -271,7 +271,12 @@ def _floats_because(asked: Backend) -> str:
 
 
 def _load_with_bar(
-    thread: InferenceThread, path: Path, config: CacheConfig, args: argparse.Namespace
+    thread: InferenceThread,
+    path: Path,
+    config: CacheConfig,
+    args: argparse.Namespace,
+    *,
+    renders: bool,
 ) -> tuple[LoadedModel, Admitted]:
     options, company = load_options(args), args.company
     with byte_bar("loading") as report, cancel_on_interrupt() as cancel:
@@ -281,7 +286,9 @@ def _load_with_bar(
             report(done, total)
 
         return thread.call(
-            lambda: load_admitted(path, config, options, on_progress, company=company)
+            lambda: load_admitted(
+                path, config, options, on_progress, company=company, renders=renders
+            )
         )
 
 

@@ -14,9 +14,8 @@ from typing import Any, Self
 import mlx.core as mx
 
 from kvcache.codecs.names import codec, parted
-from kvcache.errors import CacheError
+from kvcache.errors import CacheError, NativeUnavailableError
 from kvcache.given import flag, instance, integer, member, number, refused
-from kvcache.native.build import NativeUnavailableError
 from kvcache.native.library import library
 
 

@@ -13,6 +13,14 @@ class CacheError(EmberError):
     """A refused cache operation; the cache is as it was before the call."""
 
 
+class NativeUnavailableError(CacheError):
+    """The native kernels cannot be built or loaded here; the message says what to install."""
+
+
+class BuildStoppedError(CacheError):
+    """Whoever asked for the kernels does not want them any more."""
+
+
 def short(text: str, most: int = 60) -> str:
     """A text of at most `most` characters: of a longer one the middle is left out."""
     if len(text) <= most:

@@ -15,8 +15,8 @@ import mlx.core as mx
 
 from kvcache import Backend, EmberError
 from kvcache.config import on_gpu
-from kvcache.errors import quoted
-from kvcache.native.build import NativeUnavailableError, Sources, build
+from kvcache.errors import NativeUnavailableError, quoted
+from kvcache.native.build import Sources, build
 from models.finding import catalogue
 from models.finding.source import locate
 from models.gguf.file import GGUFFile
@@ -108,6 +108,7 @@ def load(
     accept: Accept | None = None,
     compiles: Compile | None = None,
     group: Group | None = None,
+    renders: bool = False,
 ) -> LoadedModel:
     """Load a model by path or name (`models.finding.source.locate`); downloads nothing.
 
@@ -121,6 +122,7 @@ def load(
     once, and says so on stderr.
     group: of `mlx.core.distributed.init`: each of its ranks loads its share of every matrix, and
     all that a model computes is asked of all ranks, in the same order.
+    renders: the chat template is made ready meanwhile, for who renders by it next.
     Raises ModelNotFoundError, ChatTemplateError, EmberError for a pre-tokenizer that nobody
     knows, GGUFError, which names the file, where it cannot be run, or UnevenError for more ranks
     than can share it.
@@ -143,6 +145,8 @@ def load(
             accept(config, weight_bytes)
         tokenizer = Tokenizer.from_metadata(file.metadata, pretokenizer)
         template = ChatTemplate.from_metadata(file.metadata, tokenizer, given)
+        if renders:
+            template.start()
         if backing.map_by is not None:
             file.opened.map_by(backing.map_by)
         tensors = {name: file.tensor(info) for name, info in entries.items()}

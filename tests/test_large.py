@@ -17,7 +17,7 @@ from app.bench.meter import Meter
 from app.bench.sections import load as starts
 from app.bench.settings import LoadSettings
 from app.engine import Engine, Request
-from app.generation import Finished
+from app.events import Finished
 from kvcache import Backend, CacheConfig, HotDtype
 from models import GGUFFile, decode, load
 from models.network.config import NetworkConfig

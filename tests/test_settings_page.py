@@ -14,7 +14,7 @@ from app import layer_losses
 from app.chat import personas, settings
 from app.sessions import store
 from app.wake import folder as kept
-from kvcache.native import build
+from kvcache.native.kept import kernels_folder
 from models import calibrate
 from models.finding.store import models_folder
 
@@ -65,7 +65,7 @@ def test_folders_are_where_they_are_said_to_be(
         store.default_path(),
         models_folder(),
         kept.default_folder(),
-        build.kernels_folder(),
+        kernels_folder(),
         calibrate.folder(),
         layer_losses.folder(),
     )

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from app.engine import Engine, Request
-from app.generation import Finished
+from app.events import Finished
 from kvcache import Backend, CacheConfig, HotDtype
 from models import load
 from models.text.messages import Message, Role

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from kvcache.config import on_gpu
-from kvcache.native.build import NativeUnavailableError
+from kvcache.errors import NativeUnavailableError
 from kvcache.native.library import library
 
 # More than any processor cache holds.

@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 
 from app.chat.speed_meter import Meter
-from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk, Truncated
+from app.events import (
+    Completion,
+    Drafts,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    TextChunk,
+    ThinkingChunk,
+    Truncated,
+)
 from app.service.contract import AnswerEvent, Ask, ModelService, Prepared, TooLong
 from app.sessions.chat import Chat, ChatMessage, Figures, State, Thought
-from app.transcript import Completion, Drafts, FinishReason
 
 
 def last_answer(messages: Sequence[ChatMessage]) -> Completion | None:

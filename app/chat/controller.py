@@ -16,13 +16,13 @@ from app.chat.opening import opened
 from app.chat.speed_look import SpeedLook
 from app.chat.speed_meter import Meter
 from app.chat.state import DRAWN, AnswerSettings, Draft, Phase, Problem, livelier
+from app.events import Completion, FinishReason
 from app.job import Job
 from app.service.contract import CacheWish, ModelInfo, ModelService, TooLong, Weight
 from app.sessions.autosave import Autosave
 from app.sessions.chat import Chat, ChatMessage, State, sampling_line
 from app.sessions.store import SessionStore
 from app.sessions.undone import Undone
-from app.transcript import Completion, FinishReason
 from kvcache.errors import EmberError
 from kvcache.stats import CacheStats
 from models.sampling_defaults import GENERIC, Recommended

@@ -1,9 +1,9 @@
 """A look at the model's speed: it reads and answers something beside the chat."""
 
 from app.chat.state import Problem
+from app.events import Completion
 from app.job import Job
 from app.service.contract import ModelService
-from app.transcript import Completion
 
 
 class SpeedLook:

@@ -82,7 +82,8 @@ def _gpu_kernels() -> dict[str, Any]:
 
 def _kernels() -> dict[str, Any]:
     """The CPU kernels of the cache and of the network, or why there are none."""
-    from kvcache.native.build import NativeUnavailableError, find_compiler
+    from kvcache.errors import NativeUnavailableError
+    from kvcache.native.compilers import find_compiler
     from kvcache.native.library import library
 
     try:
@@ -99,7 +100,7 @@ def _kernels() -> dict[str, Any]:
 
 
 def _network() -> str:
-    from kvcache.native.build import NativeUnavailableError
+    from kvcache.errors import NativeUnavailableError
     from models.native.kernels import kernels
 
     try:

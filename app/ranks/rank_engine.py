@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from threading import Event as Flag
 
 from app.engine import Engine, PromptTooLongError, Request
-from app.generation import Event
+from app.events import Event
 from app.prompt_lookup import PassCosts
 from app.ranks.calls import Adapt, Forget, Generate, Keep, Make
 from app.ranks.company import Company

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from app.cache_flags import KEEP_SYSTEM, pair_of
-from app.generation import Event
+from app.events import Completion, Event
 from app.job import Job
 from app.sampling import Sampling
-from app.transcript import Completion
 from kvcache import CacheConfig
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress

@@ -10,7 +10,7 @@ from app import memory
 from app.cache_flags import KEEP_SYSTEM, bits_of
 from app.chat_tokens import ChatTokens, system_of
 from app.engine import Engine, PromptTooLongError, Request
-from app.generation import Event, Finished, TextChunk, ThinkingChunk
+from app.events import Completion, Event, Finished, TextChunk, ThinkingChunk
 from app.hub_models import weights_room
 from app.inference_thread import LEAVE_SECONDS, InferenceThread
 from app.job import Job
@@ -52,7 +52,6 @@ from app.service.loading import (
 )
 from app.service.reader import Reader
 from app.session import load_admitted, load_notes, make_engine, window_notes
-from app.transcript import Completion
 from app.wake.waking import Waking
 from kvcache import CacheConfig, EmberError
 from kvcache.native.build import Sources
@@ -237,8 +236,8 @@ class LiveService:
             make_room,
             compiles,
             company=self._company,
+            renders=True,
         )
-        loaded.template.start()
         config, reader = admitted.config, Reader(loaded, self._waking)
         chat = reader.chat
         if self._keeps_system:

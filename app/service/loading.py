@@ -10,7 +10,7 @@ from app.engine import Engine
 from app.job import Job
 from app.service.contract import LoadEvent, ModelInfo
 from app.session import COUNTING
-from kvcache.native.build import BuildStoppedError
+from kvcache.errors import BuildStoppedError
 from models.errors import RenderStoppedError
 from models.finding.progress import Progress
 from models.loader import OnProgress

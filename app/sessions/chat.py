@@ -39,7 +39,7 @@ class Thought:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What an answer cost; the names are those of `app.transcript.Completion`."""
+    """What an answer cost; the names are those of `app.events.Completion`."""
 
     model: str
     tokens: int

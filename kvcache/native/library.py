@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvcache.codecs.packing import words_per_token
-from kvcache.errors import CacheError, EmberError, quoted
+from kvcache.errors import CacheError, EmberError, NativeUnavailableError, quoted
 from kvcache.native import build, structs
 from kvcache.native.structs import HEAD_DIM_STEP, Array, Bytes, Floats, address, checked, strided
 
@@ -244,22 +244,22 @@ def _check_functions(form: structs.BlockForm) -> None:
 def is_refused() -> bool:
     """Whether this process knows that it cannot have the kernels."""
     tried = _attempt.cache_info().currsize > 0
-    return tried and isinstance(_attempt(), build.NativeUnavailableError)
+    return tried and isinstance(_attempt(), NativeUnavailableError)
 
 
 def library() -> Library:
     """The kernels, compiled on first use. Raises NativeUnavailableError, the same each time."""
     found = _attempt()
-    if isinstance(found, build.NativeUnavailableError):
+    if isinstance(found, NativeUnavailableError):
         raise found
     return found
 
 
 @cache
-def _attempt() -> Library | build.NativeUnavailableError:
+def _attempt() -> Library | NativeUnavailableError:
     try:
         return Library(_threads())
-    except build.NativeUnavailableError as error:
+    except NativeUnavailableError as error:
         return error
 
 

@@ -26,6 +26,14 @@ inline void with_constant(int64_t n, const F& f) {
     f(std::integral_constant<int, kMost>());
 }
 
+// f(integral constant n, at) for vectors `at` to at + n of `count`: kMost together, a power of two,
+// as long as there are so many, then half as many, and so on.
+template <int kMost, typename F>
+inline void in_halves(int64_t count, const F& f, int64_t at = 0) {
+    for (; at + kMost <= count; at += kMost) f(std::integral_constant<int, kMost>(), at);
+    if constexpr (kMost > 1) in_halves<kMost / 2>(count, f, at);
+}
+
 // Row-major matrices: `stride` floats from one row to the next.
 struct ConstMatrix {
     const float* data;
@@ -64,11 +72,11 @@ inline void multiply_registers(ConstMatrix a, ConstMatrix b, int64_t depth, cons
 template <int kRows>
 [[gnu::noinline]] void multiply_rows(ConstMatrix a, ConstMatrix b, int64_t depth, int64_t columns,
                           const float* factors, Matrix out) {
-    for (int64_t at = 0; at < columns; at += kProductVectors * kNativeLanes)
-        with_constant<kProductVectors>((columns - at) / kNativeLanes, [&](auto vectors) {
-            multiply_registers<kRows, vectors>(a, {b.data + at, b.stride}, depth, factors,
-                                               {out.data + at, out.stride});
-        });
+    in_halves<kProductVectors>(columns / kNativeLanes, [&](auto vectors, int64_t from) {
+        const int64_t at = from * kNativeLanes;
+        multiply_registers<kRows, vectors>(a, {b.data + at, b.stride}, depth, factors,
+                                           {out.data + at, out.stride});
+    });
 }
 
 using MultiplyRows = void(ConstMatrix a, ConstMatrix b, int64_t depth, int64_t columns,

@@ -12,26 +12,35 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 
 _ASK_SECONDS = 0.1
 
 Ended = subprocess.CompletedProcess[str]
 
 
-def run(commands: Sequence[list[str]], go_on: Callable[[], None], *, group: bool) -> list[Ended]:
-    """Run programs to their ends, as many at a time as there are processors, in this order.
+def run(
+    commands: Sequence[list[str]],
+    go_on: Callable[[], None],
+    *,
+    group: bool,
+    scratch: Path | None = None,
+) -> list[Ended]:
+    """Run programs to their ends, one more at a time than there are processors, in this order.
 
     go_on: called again and again; what it raises ends them all. group: each in a group of its
-    own, so that Ctrl-C is ours to act on. Raises OSError where one cannot be run, or this program
-    ends.
+    own, so that Ctrl-C is ours to act on. scratch: where they put what they need for a moment.
+    Raises OSError where one cannot be run, or this program ends.
     """
     waiting, running = deque(enumerate(commands)), dict[int, subprocess.Popen[str]]()
     done: dict[int, Ended] = {}
+    # So that no processor is idle while the last ones run, or before an end is noticed.
+    most = (os.cpu_count() or 1) + 1
     with ExitStack() as stack:
         while waiting or running:
-            while waiting and len(running) < max(2, os.cpu_count() or 1):
+            while waiting and len(running) < most:
                 number, command = waiting.popleft()
-                running[number] = stack.enter_context(_running(command, group=group))
+                running[number] = stack.enter_context(_running(command, scratch, group=group))
             go_on()
             for number, process in [*running.items()]:
                 if (ended := _ended(process, _ASK_SECONDS / len(running))) is not None:
@@ -52,7 +61,7 @@ class _Running:
         atexit.register(self.end_all)
 
     def start(
-        self, command: list[str], *, group: bool
+        self, command: list[str], scratch: Path | None, *, group: bool
     ) -> tuple[subprocess.Popen[str], Callable[[], None]]:
         with self._lock:
             if self._ends is None:
@@ -63,6 +72,7 @@ class _Running:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                env=os.environ if scratch is None else os.environ | {"TMPDIR": str(scratch)},
                 start_new_session=group,
             )
             end = partial(_kill, process, group=group)
@@ -91,8 +101,10 @@ def end_all() -> None:
 
 
 @contextmanager
-def _running(command: list[str], *, group: bool) -> Iterator[subprocess.Popen[str]]:
-    process, end = _ALL.start(command, group=group)
+def _running(
+    command: list[str], scratch: Path | None, *, group: bool
+) -> Iterator[subprocess.Popen[str]]:
+    process, end = _ALL.start(command, scratch, group=group)
     try:
         yield process
     finally:

@@ -52,10 +52,10 @@ void UnencodedValues::gather(const float* weights, int rows, const float* correc
                              float* out) const {
     with_element(from_.element, [&](auto element) {
         with_constant<kFewQueries>(rows, [&](auto count) {
-            for (int64_t d = 0; d < dim_; d += kVectorsAtOnce * kLanes)
-                with_constant<kVectorsAtOnce>((dim_ - d) / kLanes, [&](auto vectors) {
-                    gather_rows<element, count, vectors>(weights, corrections, d, out + d);
-                });
+            in_halves<kVectorsAtOnce>(dim_ / kLanes, [&](auto vectors, int64_t from) {
+                const int64_t d = from * kLanes;
+                gather_rows<element, count, vectors>(weights, corrections, d, out + d);
+            });
         });
     });
 }

@@ -5,7 +5,7 @@
 // two int8 parts, code = 128 * high + low, in the order in which a type's codes leave a vector.
 #pragma once
 
-#include <iterator>
+#include <array>
 
 #include "simd.h"
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from kvcache import Backend, CacheError
 from kvcache.codecs import Codec
 from kvcache.config import on_gpu
+from kvcache.errors import NativeUnavailableError
 from kvcache.native import build, structs
 from kvcache.native import library as caches
 from kvcache.native.codec import kernels_of
@@ -314,7 +315,7 @@ def _missing(backend: Backend, wanted: Iterable[build.Sources]) -> list[build.So
         return []
     try:
         return build.missing(dict.fromkeys(wanted))
-    except build.NativeUnavailableError:
+    except NativeUnavailableError:
         return []
 
 

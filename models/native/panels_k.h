@@ -2,7 +2,7 @@
 // of 32 products with activations in 32. Needs 16-bit vector products.
 #pragma once
 
-#include "blocks_k.h"
+#include "few_rows_k.h"
 #include "lanes.h"
 
 #ifdef EMBER_VNNI

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.transcript import Completion, FinishReason
+from app.events import Completion, FinishReason
 from models.text.chat_template import ChatTemplate
 from models.text.messages import Message
 from models.text.tokenizer import Tokenizer

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from app.engine import Engine
-from app.generation import Event, Finished
-from app.transcript import Completion
+from app.events import Completion, Event, Finished
 from kvcache import CacheConfig, HotDtype
 
 CONFIG = CacheConfig(hot_dtype=HotDtype.F32)

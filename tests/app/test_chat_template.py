@@ -17,7 +17,7 @@ import pytest
 from app import cli
 from app.chat_tokens import ChatTokens
 from app.engine import Engine, Request
-from app.generation import Finished
+from app.events import Finished
 from app.options import LoadOptions
 from app.service.contract import Ask, ModelInfo, Prepared
 from app.service.live_service import LiveService

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from app.chat_tokens import ChatTokens
 from app.engine import Engine, Request
-from app.generation import Finished
-from app.transcript import Completion, FinishReason, Transcript
+from app.events import Completion, Finished, FinishReason
+from app.transcript import Transcript
 from kvcache import Backend
 from models.loader import LoadedModel, load
 from models.text.builtin_templates import TemplateSource, TemplateText, given_template

@@ -17,7 +17,7 @@ import pytest
 
 from app import cli
 from app.engine import Engine, Request
-from app.generation import Event
+from app.events import Event
 from app.sampling import Sampling
 from models.gguf.file import GGUFFile
 from models.gguf.tensor_types import TensorType
@@ -520,3 +520,17 @@ def test_ls_names_models_that_lack_their_weights(ember: Ember, home: Path) -> No
     refused = ember("rm", f"ollama:{left_over.name[:19]}")
     assert refused.code == 1
     assert "no name leads to it; delete it by hand" in refused.error_line()
+
+
+def test_a_command_begins_no_threads_that_nobody_uses(tiny_path: Path) -> None:
+    # numpy's, one for each processor, spin as they begin.
+    program = (
+        "from app import cli",
+        f"assert cli.run(['inspect', {str(tiny_path)!r}]) == 0",
+        "import sys, threading, numpy, psutil",
+        "print(psutil.Process().num_threads(), threading.active_count(), file=sys.stderr)",
+    )
+    command = [sys.executable, "-c", "\n".join(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    all_threads, pythons = done.stderr.split()
+    assert all_threads == pythons

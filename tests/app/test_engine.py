@@ -7,8 +7,7 @@ import pytest
 
 from app import engine as engine_module
 from app.engine import Engine, Request
-from app.generation import Truncated
-from app.transcript import FinishReason
+from app.events import FinishReason, Truncated
 from kvcache import Backend, CacheConfig, CacheError, EmberError, HotDtype
 from kvcache.tiers.ledger import Ledger
 from models.loader import load

@@ -11,9 +11,8 @@ from app import engine as engine_module
 from app import generation
 from app.divergence import read
 from app.engine import PREFILL_STEP, Engine, Request
-from app.generation import Finished, PrefillProgress, TextChunk
+from app.events import Finished, FinishReason, PrefillProgress, TextChunk
 from app.sampling import Sampling, require_finite
-from app.transcript import FinishReason
 from kvcache import Backend, EmberError, make_prompt_cache
 from models.network import cpu_llama
 from tests.app.answers import CONFIG, PROMPT, finish, greedy

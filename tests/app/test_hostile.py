@@ -13,7 +13,7 @@ from app.bench.showing.document import document
 from app.sessions.chat import Attachment, Chat, ChatMessage
 from app.sessions.export import as_json
 from app.sessions.store import SessionStore, default_path
-from kvcache.native import build
+from kvcache.native.kept import kernels_folder
 from models.text.messages import Role
 from tests.app.terminal import END, QUIT, READS_LINE, Terminal
 from tests.models.finding.hub_server import running_hub
@@ -72,8 +72,8 @@ class Place:
 def _share_kernels(folder: Path) -> None:
     """They need not be compiled again for a cache of its own."""
     folder.parent.mkdir(parents=True)
-    build.kernels_folder().mkdir(parents=True, exist_ok=True)
-    folder.symlink_to(build.kernels_folder())
+    kernels_folder().mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(kernels_folder())
 
 
 @pytest.fixture(scope="module")

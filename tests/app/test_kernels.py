@@ -16,8 +16,11 @@ from app.kernels import (
     wanted_later,
 )
 from kvcache import Backend, CacheConfig, EmberError
+from kvcache.errors import BuildStoppedError, NativeUnavailableError
 from kvcache.native import build, library
-from kvcache.native.build import BuildStoppedError, Sources
+from kvcache.native.build import Sources
+from kvcache.native.compilers import find_compiler
+from kvcache.native.kept import kernels_folder
 from models.gguf.tensor_types import TensorType
 from models.loader import bytes_by
 from models.native import kernels
@@ -108,7 +111,7 @@ def test_what_encodes_is_compiled_beside_the_first_answer(both: list[Sources]) -
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A compiler that waits: what tells that it runs, and what lets it go on once it is there."""
     started, go_on, compiler = (tmp_path / each for each in ("started", "go on", "compiler"))
-    real = build.find_compiler()
+    real = find_compiler()
     compiler.write_text(
         f'#!/bin/sh\n[ "$1" = --version ] || {{ touch "{started}"; '
         f'while [ ! -e "{go_on}" ]; do sleep 0.02; done; }}\nexec {real} "$@"\n'
@@ -144,7 +147,7 @@ def test_what_fails_meanwhile_stops_the_compiler(
     with pytest.raises(EmberError, match="no network"):
         fail()
     assert missing(Backend.CPU) == both
-    assert list(build.kernels_folder().iterdir()) == []
+    assert list(kernels_folder().iterdir()) == []
 
 
 def test_a_load_from_python_compiles_both_at_once(
@@ -153,7 +156,7 @@ def test_a_load_from_python_compiles_both_at_once(
     built: list[list[Sources]] = []
 
     def refuse() -> None:
-        raise build.NativeUnavailableError("not today")
+        raise NativeUnavailableError("not today")
 
     monkeypatch.setattr("models.loader.build", lambda each: built.append(list(each)))
     monkeypatch.setattr("kvcache.config.library", refuse)

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from app import prompt_lookup
 from app.chat_tokens import ChatTokens
 from app.engine import Engine, Request
-from app.generation import Finished, TextChunk
+from app.events import Completion, Drafts, Finished, FinishReason, TextChunk
 from app.prompt_lookup import MOST_ROWS, PassCosts, PromptLookup
 from app.sampling import Sampling
-from app.transcript import Completion, Drafts, FinishReason
 from kvcache import Backend, CacheConfig, CacheError
 from models import load
 from models.loader import LoadedModel

@@ -10,7 +10,7 @@ import pytest
 from app import engine as engine_module
 from app.chat_tokens import ChatTokens
 from app.engine import Engine, Request
-from app.generation import Finished, TextChunk, ThinkingChunk
+from app.events import Finished, TextChunk, ThinkingChunk
 from kvcache import Backend, CacheConfig
 from models.text.messages import Message, Role
 from tests import thinking_models as thinkers

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.transcript import FinishReason, Transcript
+from app.events import FinishReason
+from app.transcript import Transcript
 from models.text.thinking import Thinking, ThinkingMarks, thinking_marks
 from models.text.tokenizer import Tokenizer
 from models.text.vocabulary import TokenType

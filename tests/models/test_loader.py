@@ -14,7 +14,7 @@ from mlx_lm.sample_utils import make_sampler
 
 import models
 from kvcache import Backend, EmberError
-from kvcache.native.build import NativeUnavailableError
+from kvcache.errors import NativeUnavailableError
 from models import loader
 from models.errors import ChatTemplateError, GGUFError
 from models.gguf.file import GGUFFile

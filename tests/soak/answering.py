@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 from app.engine import Engine, Request
-from app.generation import Finished
+from app.events import Finished
 from app.sampling import Sampling
 from kvcache import CacheConfig
 from models import load

@@ -19,8 +19,7 @@ from app.bench.meter import Meter
 from app.bench.settings import LookupSettings
 from app.chat_tokens import ChatTokens
 from app.engine import Engine, Request
-from app.generation import Finished
-from app.transcript import Completion
+from app.events import Completion, Finished
 from kvcache import Backend, CacheConfig
 from models import load
 from models.loader import LoadedModel

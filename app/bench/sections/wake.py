@@ -19,7 +19,7 @@ from app.bench.meter import Meter
 from app.bench.sections.text import text_ids
 from app.bench.settings import WakeSettings
 from app.engine import Engine, Request
-from app.generation import TextChunk
+from app.events import TextChunk
 from app.wake.folder import PieceFolder
 from app.wake.waking import Waking
 from kvcache import Backend, CacheConfig, EmberError

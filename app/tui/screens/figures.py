@@ -13,9 +13,9 @@ from app.chat.controller import ChatController
 from app.chat.state import Phase
 from app.chat.terms import glossary
 from app.chat.tier_counts import TierLog
+from app.events import Completion, Drafts
 from app.inert import inert_line
 from app.service.contract import ModelInfo
-from app.transcript import Completion, Drafts
 from app.tui.screens.dialog import Page, closing
 from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline

@@ -16,7 +16,6 @@ _YOUNG, _MIDDLE, _NEVER = 2_000, 10, 1 << 30
 def collected_at_rest() -> Iterator[None]:
     """Within this, full looks are left to `rest`, and spare what there was before."""
     thresholds = gc.get_threshold()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, _MIDDLE, _NEVER)
     try:

@@ -8,7 +8,7 @@ from textual.containers import VerticalScroll
 from app import units
 from app.chat.controller import ChatController
 from app.chat.tier_counts import TierLog
-from app.transcript import Drafts
+from app.events import Drafts
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.speed_pane import SpeedPane

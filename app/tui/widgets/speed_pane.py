@@ -7,9 +7,8 @@ from textual.widgets import Digits
 
 from app import units
 from app.chat.speed_meter import BIN_SECONDS, BINS, Speed
-from app.generation import PrefillProgress
+from app.events import Completion, Drafts, PrefillProgress
 from app.service.contract import ModelInfo
-from app.transcript import Completion, Drafts
 from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline
 from app.tui.widgets.pane import Pane

@@ -6,13 +6,12 @@ import pytest
 
 from app.chat.settings import Settings
 from app.chat.state import AnswerSettings, Draft, Phase
-from app.generation import TextChunk, ThinkingChunk
+from app.events import FinishReason, TextChunk, ThinkingChunk
 from app.job import Job
 from app.sampling import Sampling
 from app.service.contract import LoadEvent, Prepared, TooLong
 from app.sessions.chat import Attachment, Chat, ChatMessage, State, Thought
 from app.sessions.store import SessionStore
-from app.transcript import FinishReason
 from kvcache import EmberError
 from models.text.messages import Role
 from tests.app.chat.talk import Talk

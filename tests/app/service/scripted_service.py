@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from app.generation import Finished, PrefillProgress, TextChunk, ThinkingChunk
+from app.events import Completion, Finished, FinishReason, PrefillProgress, TextChunk, ThinkingChunk
 from app.job import Job
 from app.service.contract import (
     AnswerEvent,
@@ -23,7 +23,6 @@ from app.service.contract import (
     Prepared,
     Weight,
 )
-from app.transcript import Completion, FinishReason
 from kvcache.stats import CacheStats
 from models.finding.progress import Progress
 from models.sampling_defaults import Recommended, SamplingDefaults

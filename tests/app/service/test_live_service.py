@@ -8,7 +8,7 @@ import pytest
 
 from app import layer_losses, memory
 from app.chat.settings import Settings
-from app.generation import Finished, PrefillProgress, TextChunk
+from app.events import Finished, PrefillProgress, TextChunk
 from app.job import Job
 from app.memory import Memory
 from app.service.contract import (

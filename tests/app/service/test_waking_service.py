@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.generation import Finished
+from app.events import Completion, Finished
 from app.sampling import Sampling
 from app.service.contract import Ask, CacheWish, ModelInfo, Prepared
 from app.service.live_service import LiveService
-from app.transcript import Completion
 from app.wake.folder import PieceFolder
 from app.wake.waking import Waking
 from kvcache import Backend, CacheConfig

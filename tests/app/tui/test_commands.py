@@ -9,8 +9,8 @@ from textual.widgets import Input, Static
 from app.chat import settings as settings_file
 from app.chat.command import find
 from app.chat.settings import Settings
+from app.events import FinishReason
 from app.sampling import Sampling
-from app.transcript import FinishReason
 from app.tui.commands import COMMANDS
 from app.tui.screens.figures import CacheScreen, SpeedScreen
 from app.tui.screens.help import HelpScreen

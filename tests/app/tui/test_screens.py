@@ -13,9 +13,9 @@ from textual.widgets import Input, OptionList, Static
 from app import units
 from app.chat.speed_meter import Speed
 from app.chat.terms import glossary
+from app.events import Drafts
 from app.service.contract import Told
 from app.sessions.store import SessionStore
-from app.transcript import Drafts
 from app.tui.commands import COMMANDS
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.chats import ChatsScreen

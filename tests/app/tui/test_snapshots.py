@@ -11,9 +11,9 @@ from textual.widgets import Input, OptionList
 
 from app import memory
 from app.chat.state import Draft
+from app.events import Completion, FinishReason
 from app.model_list import Cost, cost_by_shape
 from app.sessions.chat import Attachment, Chat, ChatMessage, Figures, State, Thought
-from app.transcript import Completion, FinishReason
 from app.tui.app import ChatApp
 from app.tui.screens import hub
 from app.tui.screens.chat import ChatScreen

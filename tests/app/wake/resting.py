@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.engine import Engine, Request
-from app.transcript import Completion
+from app.events import Completion
 from app.wake.folder import PieceFolder
 from app.wake.waking import Waking
 from kvcache import Backend, CacheConfig, HotDtype

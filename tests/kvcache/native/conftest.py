@@ -11,6 +11,7 @@ import pytest
 
 from kvcache.native import build
 from kvcache.native.build import Sources
+from kvcache.native.compilers import find_compiler
 from kvcache.native.library import ALL_CODES, SOURCES, Library, codes
 
 NATIVE = build._THIS_PROCESSOR
@@ -40,7 +41,7 @@ def compile_kernels(
     sources: Sources, target: Path, *flags: str, compiler: str | None = None
 ) -> None:
     """Compile into a file. compiler: other than ours."""
-    command = sources.command(compiler or build.find_compiler(), target)
+    command = sources.command(compiler or find_compiler(), target)
     subprocess.run([*command, *flags], check=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kvcache.native import build
 from kvcache.native.build import Sources
+from kvcache.native.compilers import find_compiler
 from tests.kvcache.native.conftest import compiled_as
 
 ROOT = Path(build.__file__).parents[2]
@@ -63,5 +64,5 @@ def _check(environment: dict[str, str], runtimes: str, *selection: str) -> None:
 
 
 def _runtime(name: str) -> str:
-    command = [build.find_compiler(), f"-print-file-name={name}"]
+    command = [find_compiler(), f"-print-file-name={name}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from kvcache.config import Backend
-from kvcache.errors import EmberError
+from kvcache.errors import BuildStoppedError, EmberError, NativeUnavailableError
 from kvcache.native import build, library
 from kvcache.native.build import Sources
+from kvcache.native.compilers import find_compiler
+from kvcache.native.kept import kernels_folder
 from models.gguf.tensor_types import TensorType
 from models.native import kernels
 from tests.kvcache.native.conftest import CODES, compiled_as
@@ -111,7 +113,7 @@ def test_parts_are_compiled_and_linked(sources: Sources) -> None:
     assert build.load(whole).one() == 2
     part.write_text("#error not in a part\n")
     build._digest.cache_clear()
-    with pytest.raises(build.NativeUnavailableError, match="not in a part"):
+    with pytest.raises(NativeUnavailableError, match="not in a part"):
         build.load(whole)
     assert all(path.suffix == ".so" for path in _libraries(sources))
 
@@ -125,7 +127,7 @@ def test_a_compilation_can_be_stopped(
     monkeypatch.setenv("CXX", str(compiler))
     assert build.built(sources) is None
     asked = iter([False, True])
-    with pytest.raises(build.BuildStoppedError):
+    with pytest.raises(BuildStoppedError):
         build.build([sources], lambda: next(asked))
     assert build.built(sources) is None
     assert _libraries(sources) == []
@@ -156,7 +158,7 @@ exec {compiler} "$@"
 def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How often the compiler has been called, which waits for as long as a file `gate` is there."""
     log, compiler = tmp_path / "log", tmp_path / "compiler"
-    real = build.find_compiler()
+    real = find_compiler()
     compiler.write_text(COUNTING.format(log=log, gate=tmp_path / "gate", compiler=real))
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
@@ -202,7 +204,7 @@ def test_who_waits_for_another_process_can_stop(
     (tmp_path / "gate").touch()
     other = _building(sources)
     _until(lambda: counted() == 1)
-    with pytest.raises(build.BuildStoppedError):
+    with pytest.raises(BuildStoppedError):
         build.build([sources], lambda: True)
     (tmp_path / "gate").unlink()
     assert os.waitpid(other, 0)[1] == 0
@@ -226,13 +228,16 @@ def test_a_killed_process_leaves_nothing_in_the_way(
 def test_a_killed_compiler_is_one_line_and_leaves_nothing(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler = tmp_path / "compiler"
-    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || kill -9 $$\n')
+    compiler, scratch = tmp_path / "compiler", tmp_path / "scratch"
+    scratch.mkdir()
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || { >$TMPDIR/cc.s; kill -9 $$; }\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    with pytest.raises(build.NativeUnavailableError, match="it was killed"):
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    with pytest.raises(NativeUnavailableError, match="it was killed"):
         build.load(sources)
     assert _libraries(sources) == []
+    assert not any(scratch.iterdir())
     monkeypatch.delenv("CXX")
     build.load(sources)
 
@@ -244,7 +249,7 @@ def test_on_a_disk_without_locks_nobody_waits(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    left = build.kernels_folder() / "compiling-of-another"
+    left = kernels_folder() / "compiling-of-another"
     left.mkdir(parents=True)
     build.build([sources])
     assert left.exists()
@@ -280,7 +285,7 @@ def test_both_compilers_run_at_once_and_are_stopped_together(
     def both_run() -> bool:
         return started.exists() and started.read_text() == "\n\n"
 
-    with pytest.raises(build.BuildStoppedError):
+    with pytest.raises(BuildStoppedError):
         build.build([sources, _sources(tmp_path, "other")], both_run)
     assert _libraries(sources) == []
 
@@ -367,7 +372,7 @@ def test_a_folder_of_somebody_else_is_one_line(
         assert build.built(sources) == path
         os.chown(path.parent, 65534, 65534)
     assert build.built(sources) is None
-    with pytest.raises(build.NativeUnavailableError) as caught:
+    with pytest.raises(NativeUnavailableError) as caught:
         build.load(sources)
     assert f"others can write to {path.parent}; point EMBER_CACHE" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -383,7 +388,7 @@ def test_a_damaged_library_that_cannot_be_repaired_is_one_line(
     (path,) = _libraries(sources)
     path.write_bytes(path.read_bytes()[:5000])
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    with pytest.raises(build.NativeUnavailableError) as caught:
+    with pytest.raises(NativeUnavailableError) as caught:
         build.load(sources)
     assert f"{path} is damaged or not ours; cannot write to {path.parent}" in str(caught.value)
     assert "EMBER_CACHE" in str(caught.value)
@@ -410,14 +415,14 @@ def test_a_library_that_loads_no_more_is_built_again(
 
 def test_a_failing_compiler_says_why(sources: Sources) -> None:
     sources.entry.write_text("#error not today\n")
-    with pytest.raises(build.NativeUnavailableError, match=r"failed on the CPU kernels.*not today"):
+    with pytest.raises(NativeUnavailableError, match=r"failed on the CPU kernels.*not today"):
         build.load(sources)
     assert _libraries(sources) == []
 
 
 def test_no_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(build.NativeUnavailableError, match=r"no-such-compiler.*apt install g"):
+    with pytest.raises(NativeUnavailableError, match=r"no-such-compiler.*apt install g"):
         build.load(library.SOURCES)
 
 
@@ -427,17 +432,17 @@ def test_an_unwritable_cache_is_one_clear_error(
     blocked = sources.entry.parents[1] / "file"
     blocked.write_text("")
     monkeypatch.setenv("EMBER_CACHE", str(blocked))
-    with pytest.raises(build.NativeUnavailableError, match="cannot write to"):
+    with pytest.raises(NativeUnavailableError, match="cannot write to"):
         build.load(sources)
 
 
 def test_without_kernels_plain_mlx_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
-        raise build.NativeUnavailableError("no compiler here")
+        raise NativeUnavailableError("no compiler here")
 
     monkeypatch.setattr("kvcache.config.library", refuse)
     assert Backend.AUTO.resolve() in (Backend.REFERENCE, Backend.GPU)
-    with pytest.raises(build.NativeUnavailableError, match="no compiler here"):
+    with pytest.raises(NativeUnavailableError, match="no compiler here"):
         Backend.CPU.resolve()
 
 

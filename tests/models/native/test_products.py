@@ -1,6 +1,7 @@
 """Each product against gguf-py's dequantized weights in float64."""
 
 from collections.abc import Callable
+from ctypes import POINTER, Structure, c_int, c_int64
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy.typing as npt
 import pytest
 
 from kvcache import CacheError
+from kvcache.native import build
+from kvcache.native.library import Library
 from models.gguf.tensor_types import TensorType
-from models.native.kernels import Kernels
+from models.native.kernels import Kernels, products
 from models.native.packed import (
     Addition,
     FeedForward,
@@ -27,9 +30,18 @@ TYPES = list(TensorType)
 Q4_1, Q5_1, Q8_0 = TensorType.Q4_1, TensorType.Q5_1, TensorType.Q8_0
 # 15 bits per group of 32 leave this much of the largest output, at worst.
 TOLERANCE = 3e-4
+# Of `Form`, activations.h.
+FLOATS = 0
+FLOAT_TYPES = {TensorType.F32, TensorType.F16, TensorType.BF16}
 MAX_CODE = 127 * 128 + 63
 # Of the sum of all magnitudes: roundings to 24 bits, one after the other.
 ROUNDING = 32 * 2.0**-24
+
+
+class Kind(Structure):
+    """The beginning of kinds.h's."""
+
+    _fields_ = (("block_bytes", c_int64), ("few", c_int), ("many", c_int))
 
 
 def _columns(kind: TensorType) -> tuple[int, ...]:
@@ -366,3 +378,17 @@ def test_other_layouts_are_refused(kernels: Kernels) -> None:
         kernels.linear(np.zeros((128, 2), np.float32).T[:, ::2], weight)
     with pytest.raises(CacheError, match=r"got x float32 \(2, 63\), expected float32 \[any, 64\]"):
         kernels.linear(np.zeros((2, 63), np.float32), weight)
+
+
+def test_types_meet_activations_by_products_of_their_own(library: Library) -> None:
+    # Else each row is decoded first, 25 times slower. Grids are looked up by AVX-512's tables.
+    decoded = {kind for kind in TensorType if _form_of_few(kind, library) == FLOATS}
+    grids = {kind for kind in TensorType if kind.name.startswith(("IQ2", "IQ3"))}
+    has_tables = library.instructions == "AVX-512 VNNI"
+    assert decoded - FLOAT_TYPES == (set() if has_tables else grids)
+
+
+def _form_of_few(kind: TensorType, library: Library) -> int:
+    find = build.load(products(kind).beside(library.sources)).network_kind
+    find.restype = POINTER(Kind)
+    return int(find().contents.few)

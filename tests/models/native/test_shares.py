@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kvcache.native import build
+from kvcache.native.compilers import find_compiler
 from models.native.kernels import SOURCES
 
 # Every piece is counted; that thread 0 sleeps makes the others take its pieces from its end.
@@ -50,7 +50,7 @@ int main() {
 def test_each_piece_is_done_once(tmp_path: Path, flags: tuple[str, ...]) -> None:
     source, program = tmp_path / "shares.cpp", tmp_path / "shares"
     source.write_text(PROGRAM)
-    compiler = (build.find_compiler(), "-std=c++20", "-O1", "-pthread", *flags)
+    compiler = (find_compiler(), "-std=c++20", "-O1", "-pthread", *flags)
     where = f"-I{SOURCES.entry.parent}"
     subprocess.run([*compiler, where, str(source), "-o", str(program)], check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
