@@ -9,31 +9,21 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import mlx.core as mx
 from mlx_lm import server
-from mlx_lm.generate import BatchGenerator, StopSequences
+from mlx_lm.generate import StopSequences
 
 from app.engine import prefill_step
+from app.serve.batch import Batch
 from app.serve.kept_prompts import KeptPrompts
 from app.serve.model_provider import DEFAULT, LoadedServer, ModelProvider
 from app.serve.row import Row, sampler
 from app.serve.server_figures import Counts, Figures, by_tier
-from kvcache.stats import CacheStats, sum_layers
 
 _LOOK_SECONDS = 0.5
 # For the disk, at the end.
 _REST_SECONDS = 1.5
 # Tokens that a sequence may grow by before it is looked at again.
 _AHEAD = 512
-
-
-class Batch(BatchGenerator):
-    """mlx-lm's, which tells what its caches hold."""
-
-    def held(self) -> list[CacheStats]:
-        """Of prompts that are read, and of answers: all sequences together."""
-        batches = self._prompt_batch.prompt_cache, self._generation_batch.prompt_cache
-        return [sum_layers(layer.stats() for layer in each) for each in batches if each]
 
 
 class Running:
@@ -102,10 +92,8 @@ class Running:
     def _empty_batch(self) -> Batch:
         return Batch(
             self._engine.loaded.model,
-            completion_batch_size=self._budget.sequences,
-            prefill_batch_size=1,
-            prefill_step_size=prefill_step(self._budget.plan.backend),
-            stream=mx.default_stream(mx.default_device()),
+            places=self._budget.sequences,
+            prefill_step=prefill_step(self._budget.plan.backend),
         )
 
     def _fail_all(self, error: Exception) -> None:

@@ -113,9 +113,9 @@ class LayerPlan:
         )
         return cls.of(config, sizes, layer)
 
-    @property
+    @cached_property
     def codecs(self) -> tuple[Codec, Codec]:
-        """Of the cold keys and values."""
+        """Of the cold keys and values; made once, since every copy of a cache asks for them."""
         keys, values = (
             cold_codec(name, self.hot_dtype, self.layer) for name in (self.keys, self.values)
         )
