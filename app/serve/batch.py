@@ -6,6 +6,7 @@ log-probabilities wait until a row asks, and a row begins in the step of all oth
 rows, and in which order they come and go, is mlx-lm's.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -21,9 +22,19 @@ from models.network.llama import Model
 
 
 class Batch(BatchGenerator):
-    """places: sequences at once. prefill_step: tokens of a prompt that are read at once."""
+    """places: sequences at once. prefill_step: tokens of a prompt that are read at once.
 
-    def __init__(self, model: Model, *, places: int, prefill_step: int) -> None:
+    agreed: of the tokens that were drawn in a step, one for each row, those that are taken.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        places: int,
+        prefill_step: int,
+        agreed: Callable[[mx.array], mx.array],
+    ) -> None:
         super().__init__(
             model,
             completion_batch_size=places,
@@ -33,6 +44,7 @@ class Batch(BatchGenerator):
         )
         self._prompt_batch = _Prompts.empty(model, self.sampler, prefill_step)
         self._generation_batch = _Answers.empty(model, self.sampler)
+        self._generation_batch.agreed = agreed
 
     def held(self) -> list[CacheStats]:
         """Of prompts that are read, and of answers: all sequences together."""
@@ -42,6 +54,8 @@ class Batch(BatchGenerator):
 
 class _Answers(GenerationBatch):
     """The rows that are answered, a token of each in a step."""
+
+    agreed: Callable[[mx.array], mx.array]
 
     def next(self) -> list[GenerationBatch.Response]:
         """The next token of every row but those that have just joined."""
@@ -61,7 +75,7 @@ class _Answers(GenerationBatch):
         self._current_logprobs = self._next_logprobs
         logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1]
         logits, contexts = self._processed(logits, inputs)
-        self._next_tokens = self._drawn(logits)
+        self._next_tokens = self.agreed(self._drawn(logits))
         # Not computed before a row asks for its own.
         self._next_logprobs = list(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
         mx.async_eval(self._next_tokens, contexts)
