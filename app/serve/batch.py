@@ -9,6 +9,7 @@ rows, and in which order they come and go, is mlx-lm's.
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.generate import (
     BatchGenerator,
     GenerationBatch,
@@ -43,6 +44,9 @@ class Batch(BatchGenerator):
 class _Answers(GenerationBatch):
     """The rows that are answered, a token of each in a step."""
 
+    _next_tokens: mx.array
+    _next_logprobs: list[mx.array]
+
     def next(self) -> list[GenerationBatch.Response]:
         """The next token of every row but those that have just joined."""
         pairs = zip(self.uids, self._num_tokens, strict=True)
@@ -65,7 +69,7 @@ class _Answers(GenerationBatch):
         # Not computed before a row asks for its own.
         self._next_logprobs = list(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
         mx.async_eval(self._next_tokens, contexts)
-        tokens: list[int] = inputs.tolist()
+        tokens: list[int] = np.asarray(inputs).tolist()
         for held, token in zip(self.tokens, tokens, strict=True):
             held.append(token)
         return tokens, self._current_logprobs
@@ -140,7 +144,7 @@ class _Prompts(PromptProcessingBatch):
             self.stop_sequences,
             self.max_tokens,
         )
-        self.uids, self.prompt_cache, self.tokens = [], [], []
-        self.samplers, self.logits_processors = [], []
-        self.stop_sequences, self.max_tokens = [], []
+        # Nothing is left to read.
+        none = self.empty(self.model, self.fallback_sampler, self.prefill_step_size)
+        self.__dict__.update(vars(none))
         return answer

@@ -43,6 +43,7 @@ struct TierStep {
     int64_t total, first, end;
     int64_t next_first, next_end;
 
+    int64_t held() const { return total - first * block + length; }  // the new ones too
     int64_t position() const { return total + length - queries; }  // of the first query
     int64_t query_size() const { return batch * heads * queries * dim; }
     int64_t key_size() const { return batch * kv_heads * length * dim; }
