@@ -3,6 +3,7 @@
 Knows no flag; what is answered is the handler's and the generator's.
 """
 
+import gc
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -107,6 +108,9 @@ def serve(path: Path, settings: ServerSettings) -> int:
     """Load a model and answer until a signal says otherwise; returns the exit code."""
     with cancel_on_interrupt() as cancel, HTTPServer(settings) as http:
         generator = _loaded(path, settings, cancel)
+        # What is loaded stays: no collection of an answer's garbage looks at it.
+        gc.collect()
+        gc.freeze()
         for text in generator.served.notes:
             note(text)
         try:
