@@ -15,6 +15,7 @@ from app.engine import Engine
 from app.ranks.calls import Asked, Open, Step
 from app.ranks.company import Company
 from app.ranks.meeting import first_word
+from app.serve.batch import Batch
 from app.serve.budget import Budget
 from app.serve.row import Prepared, Row
 from app.serve.running import Running
@@ -53,8 +54,10 @@ class RankRunning(Running):
         mx.synchronize()  # what is queued waits for other ranks, which end once rank 0 has
         super().close()
 
-    def _agreed(self, drawn: mx.array) -> mx.array:
-        return first_word(drawn, self._company.group)
+    def _empty_batch(self) -> Batch:
+        batch = super()._empty_batch()
+        batch.agree_by(lambda drawn: first_word(drawn, self._company.group))
+        return batch
 
     def _fail_all(self, error: Exception) -> None:
         for row in self._rows.values():

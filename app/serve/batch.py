@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.generate import (
     BatchGenerator,
     GenerationBatch,
@@ -22,19 +23,9 @@ from models.network.llama import Model
 
 
 class Batch(BatchGenerator):
-    """places: sequences at once. prefill_step: tokens of a prompt that are read at once.
+    """places: sequences at once. prefill_step: tokens of a prompt that are read at once."""
 
-    agreed: of the tokens that were drawn in a step, one for each row, those that are taken.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        *,
-        places: int,
-        prefill_step: int,
-        agreed: Callable[[mx.array], mx.array],
-    ) -> None:
+    def __init__(self, model: Model, *, places: int, prefill_step: int) -> None:
         super().__init__(
             model,
             completion_batch_size=places,
@@ -44,6 +35,10 @@ class Batch(BatchGenerator):
         )
         self._prompt_batch = _Prompts.empty(model, self.sampler, prefill_step)
         self._generation_batch = _Answers.empty(model, self.sampler)
+        self.agree_by(lambda drawn: drawn)
+
+    def agree_by(self, agreed: Callable[[mx.array], mx.array]) -> None:
+        """Ask this what is taken of the tokens that a step draws, one for each row."""
         self._generation_batch.agreed = agreed
 
     def held(self) -> list[CacheStats]:
@@ -56,6 +51,8 @@ class _Answers(GenerationBatch):
     """The rows that are answered, a token of each in a step."""
 
     agreed: Callable[[mx.array], mx.array]
+    _next_tokens: mx.array
+    _next_logprobs: list[mx.array]
 
     def next(self) -> list[GenerationBatch.Response]:
         """The next token of every row but those that have just joined."""
@@ -79,7 +76,7 @@ class _Answers(GenerationBatch):
         # Not computed before a row asks for its own.
         self._next_logprobs = list(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
         mx.async_eval(self._next_tokens, contexts)
-        tokens: list[int] = inputs.tolist()
+        tokens: list[int] = np.asarray(inputs).tolist()
         for held, token in zip(self.tokens, tokens, strict=True):
             held.append(token)
         return tokens, self._current_logprobs
@@ -154,7 +151,7 @@ class _Prompts(PromptProcessingBatch):
             self.stop_sequences,
             self.max_tokens,
         )
-        self.uids, self.prompt_cache, self.tokens = [], [], []
-        self.samplers, self.logits_processors = [], []
-        self.stop_sequences, self.max_tokens = [], []
+        # Nothing is left to read.
+        none = self.empty(self.model, self.fallback_sampler, self.prefill_step_size)
+        self.__dict__.update(vars(none))
         return answer

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import mlx.core as mx
 from mlx_lm import server
 from mlx_lm.generate import StopSequences
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -122,12 +121,7 @@ class Running:
             self._engine.loaded.model,
             places=self._budget.sequences,
             prefill_step=self._engine.prefill_step(),
-            agreed=self._agreed,
         )
-
-    def _agreed(self, drawn: mx.array) -> mx.array:
-        """Of the tokens that were drawn in a step, those that are taken."""
-        return drawn
 
     def _fail_all(self, error: Exception) -> None:
         """Tell all that are computed that they cannot be, and begin anew."""

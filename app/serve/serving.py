@@ -3,6 +3,7 @@
 Knows no flag; what is answered is the handler's and the generator's.
 """
 
+import gc
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -111,6 +112,9 @@ def serve(path: Path, settings: ServerSettings, company: Company | None = None) 
     """
     with cancel_on_interrupt() as cancel, HTTPServer(settings) as http:
         generator = _loaded(path, settings, company, cancel)
+        # What is loaded stays: no collection of an answer's garbage looks at it.
+        gc.collect()
+        gc.freeze()
         for text in generator.served.notes:
             note(text)
         try:

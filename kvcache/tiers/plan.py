@@ -6,7 +6,7 @@ never silently does nothing. This module allocates nothing.
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 from kvcache.codecs import Codec, codec
@@ -330,6 +330,7 @@ def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
     return _bytes_of(keys, block, dim) + _bytes_of(values, block, dim)
 
 
+@lru_cache
 def _bytes_of(one: Codec, block: int, dim: int) -> int:
     if one.rotation is not None:
         check_rotatable(dim)

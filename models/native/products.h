@@ -107,19 +107,23 @@ inline void multiply_strip(const Output& to, Quantized& x, int64_t rows, int64_t
     }
 }
 
+// Call body(piece) for `pieces` of weights that lie behind each other, each once, on all threads.
+template <typename Body>
+inline void each_piece(int64_t pieces, const Body& body) {
+    Shares shares(pieces, pool->threads());
+    pool->run(pool->threads(), [&](int64_t own) { shares.work(int(own), body); });
+}
+
 inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, int64_t rows) {
     int64_t all = 0;
     for (const Output& to : outputs) {
         all += strips(*to.weight);
         x.make(kind_of(to.weight->type).few);
     }
-    Shares shares(all, pool->threads());
-    pool->run(pool->threads(), [&](int64_t own) {
-        shares.work(int(own), [&](int64_t index) {
-            const Output* to = outputs.begin();
-            for (; index >= strips(*to->weight); ++to) index -= strips(*to->weight);
-            multiply_strip(*to, x, rows, index);
-        });
+    each_piece(all, [&](int64_t index) {
+        const Output* to = outputs.begin();
+        for (; index >= strips(*to->weight); ++to) index -= strips(*to->weight);
+        multiply_strip(*to, x, rows, index);
     });
 }
 
@@ -129,8 +133,8 @@ inline void multiply_many(const Output& to, Quantized& x, int64_t rows) {
     x.make(of.many);
     for (int64_t at = 0; at < rows; at += kPanelRows) {
         const int64_t height = std::min(kPanelRows, rows - at);
-        pool->run((w.rows + kPanel - 1) / kPanel, [&](int64_t task) {
-            const int64_t first = task * kPanel, width = std::min(kPanel, w.rows - first);
+        each_piece((w.rows + kPanel - 1) / kPanel, [&](int64_t panel) {
+            const int64_t first = panel * kPanel, width = std::min(kPanel, w.rows - first);
             Panelful out;
             const Activation* of_rows = x.rows(of.many) + at;
             if (of.panel)
