@@ -7,7 +7,7 @@ are read one after the other between two steps, so that more rows share the next
 rows, and in which order they come and go, is mlx-lm's.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -21,14 +21,17 @@ from mlx_lm.generate import (
 from kvcache.stats import CacheStats, sum_layers
 from models.network.llama import Model
 
-_Read = PromptProcessingBatch.Response
-_Told = GenerationBatch.Response
+_Read: TypeAlias = PromptProcessingBatch.Response
+_Told: TypeAlias = GenerationBatch.Response
 # Often enough for flat memory, rarely enough to cost nothing.
 _RELEASE_STEPS = 512
 
 
 class Batch(BatchGenerator):
     """places: sequences at once. prefill_step: tokens of prompts that are read between steps."""
+
+    # Of the prompt that is read: its segments to come, tokens read, and all of them.
+    _currently_processing: list[list[Any]]
 
     def __init__(self, model: Model, *, places: int, prefill_step: int) -> None:
         super().__init__(
