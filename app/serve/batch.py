@@ -2,12 +2,13 @@
 
 mlx-lm computes logits of all tokens of a prompt, log-probabilities of every token for every row,
 and the first token of a row by itself. Here prompts, one at a time, have no logits,
-log-probabilities wait until a row asks, and a row begins in the step of all others. What is kept of
+log-probabilities wait until a row asks, and a row begins in the step of all others. Short prompts
+are read one after the other between two steps, so that more rows share the next. What is kept of
 rows, and in which order they come and go, is mlx-lm's.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -21,9 +22,17 @@ from mlx_lm.generate import (
 from kvcache.stats import CacheStats, sum_layers
 from models.network.llama import Model
 
+_Read: TypeAlias = PromptProcessingBatch.Response
+_Told: TypeAlias = GenerationBatch.Response
+# Often enough for flat memory, rarely enough to cost nothing.
+_RELEASE_STEPS = 512
+
 
 class Batch(BatchGenerator):
-    """places: sequences at once. prefill_step: tokens of a prompt that are read at once."""
+    """places: sequences at once. prefill_step: tokens of prompts that are read between steps."""
+
+    # Of the prompt that is read: its segments to come, tokens read, and all of them.
+    _currently_processing: list[list[Any]]
 
     def __init__(self, model: Model, *, places: int, prefill_step: int) -> None:
         super().__init__(
@@ -35,6 +44,7 @@ class Batch(BatchGenerator):
         )
         self._prompt_batch = _Prompts.empty(model, self.sampler, prefill_step)
         self._generation_batch = _Answers.empty(model, self.sampler)
+        self._steps = 0
         self.agree_by(lambda drawn: drawn)
 
     def agree_by(self, agreed: Callable[[mx.array], mx.array]) -> None:
@@ -46,6 +56,50 @@ class Batch(BatchGenerator):
         batches = self._prompt_batch.prompt_cache, self._generation_batch.prompt_cache
         return [sum_layers(layer.stats() for layer in each) for each in batches if each]
 
+    def _next(self) -> tuple[list[_Read], list[_Told]]:
+        """A token of every answer, then as many of prompts as are read between two steps."""
+        told = self._generation_batch.next()
+        self._steps += 1
+        if self._steps % _RELEASE_STEPS == 0:
+            mx.clear_cache()
+        read, left = list[_Read](), self.prefill_step_size
+        while self._has_prompt():
+            ((segments, done, total),) = self._currently_processing
+            # Always the same pieces of a prompt, whatever is read before it.
+            piece = segments[0][: self.prefill_step_size]
+            if sum(map(len, segments)) == 1:
+                read.append(self._join(total))
+            elif len(piece) <= left:
+                left -= len(piece)
+                read.append(self._read(piece, done, total))
+            else:
+                break
+        return read, told
+
+    def _has_prompt(self) -> bool:
+        """Whether there is one to read; the next is begun where it would have a place."""
+        is_free = len(self._generation_batch) < self.completion_batch_size
+        if not len(self._prompt_batch) and self._unprocessed_sequences and is_free:
+            self._prompt_batch.extend(self._make_batch(1))
+        return len(self._prompt_batch) > 0
+
+    def _read(self, piece: list[int], done: int, total: int) -> _Read:
+        """Read a piece of the prompt's next segment."""
+        (uid,), ((segments, _, _),) = self._prompt_batch.uids, self._currently_processing
+        self._prompt_batch.prompt([piece])
+        rest = segments[0][len(piece) :]
+        segments[:1] = [rest] if rest else []
+        done += len(piece)
+        self._currently_processing = [[segments, done, total]]
+        return _Read(uid, (done, total), not rest, False)
+
+    def _join(self, total: int) -> _Read:
+        """Answer the prompt, which is read but for its last token, beside all others."""
+        (uid,), ((segments, _, _),) = self._prompt_batch.uids, self._currently_processing
+        self._generation_batch.extend(self._prompt_batch.generate(segments))
+        self._currently_processing = []
+        return _Read(uid, (total, total), True, True)
+
 
 class _Answers(GenerationBatch):
     """The rows that are answered, a token of each in a step."""
@@ -54,11 +108,11 @@ class _Answers(GenerationBatch):
     _next_tokens: mx.array
     _next_logprobs: list[mx.array]
 
-    def next(self) -> list[GenerationBatch.Response]:
+    def next(self) -> list[_Told]:
         """The next token of every row but those that have just joined."""
         pairs = zip(self.uids, self._num_tokens, strict=True)
         joined = {uid for uid, tokens in pairs if tokens < 0}
-        responses: list[GenerationBatch.Response] = super().next()
+        responses: list[_Told] = super().next()
         if not joined:
             return responses
         for at, uid in enumerate(self.uids):
@@ -124,18 +178,12 @@ class _Prompts(PromptProcessingBatch):
     """The one prompt that is read, if any."""
 
     def prompt(self, tokens: list[list[int]]) -> None:
-        """Read these of its tokens, as many as a step takes."""
-        if not tokens:
-            return
+        """Read these of its tokens."""
         (news,) = tokens
         self.tokens[0] += news
         self.model.hidden(mx.array([news]), self.prompt_cache)
         mx.eval([cache.state for cache in self.prompt_cache])
         mx.clear_cache()
-
-    def split(self, indices: list[int]) -> "_Prompts":
-        """All of it, since there is no other: nothing is copied."""
-        return self
 
     def generate(self, tokens: list[list[int]]) -> _Joining:
         """Its answer, from its last token on."""

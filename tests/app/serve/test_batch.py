@@ -134,3 +134,17 @@ def test_prompts_have_no_logits(model: Model, monkeypatch: pytest.MonkeyPatch) -
     list(_answers(Batch(model, places=1, prefill_step=STEP), model, asked))
     # One more than there are tokens: the next is on its way while one is told.
     assert seen == [(1, 1)] * 5
+
+
+def test_short_prompts_are_read_between_the_same_two_steps(model: Model) -> None:
+    """As many tokens as one long prompt has read of it, of no more prompts than have a place."""
+    batch = Batch(model, places=PLACES, prefill_step=STEP)
+    for length in (20, 30, 40, 5):
+        _insert(batch, model, Asked(prompt=_prompt(length), tokens=3))
+    joined, told = list[list[int]](), list[list[int]]()
+    for _ in range(6):
+        read, answers = batch.next()
+        joined.append([each.uid for each in read if each.end_of_prompt])
+        told.append([each.uid for each in answers])
+    assert joined == [[0, 1], [2], [], [], [3], []]
+    assert told == [[], [], [0, 1], [0, 1, 2], [0, 1, 2], [2]]
