@@ -126,9 +126,11 @@ def _run(arguments: list[str]) -> int:
 
 def _run_with_others(args: argparse.Namespace, launched: Launch) -> int:
     """As one of several processes that `mlx.launch` has started."""
-    if args.run not in (run_command.run, chat.run):
+    if args.run not in (run_command.run, chat.run, serve.run):
         if launched.leads:
-            raise UsageError("run and chat alone use several ranks: start it without mlx.launch")
+            raise UsageError(
+                "run, chat and serve alone use several ranks: start it without mlx.launch"
+            )
         return 0
     if not launched.leads:
         # Ctrl-C reaches all of a terminal's processes, and is for the first to hear.

@@ -336,7 +336,7 @@ class Engine:
             caches,
             rows,
             sampler,
-            prefill_step=self._prefill_step(),
+            prefill_step=self.prefill_step(),
             pipelined=self._is_pipelined(),
             cancel=self._flag(cancel or Flag()),
             lookup=lookup,
@@ -348,7 +348,8 @@ class Engine:
 
     # -- what ranks of one model agree on, see `RankEngine` --
 
-    def _prefill_step(self) -> int:
+    def prefill_step(self) -> int:
+        """Tokens of a prompt that are read at once."""
         return prefill_step(self.plan.backend)
 
     def _is_pipelined(self) -> bool:

@@ -19,13 +19,13 @@ from app.interrupt import cancel_on_interrupt
 from app.kernels import compile_later, compiling, wanted
 from app.layer_losses import in_bits
 from app.memory import Admitted, Dimensions, Need, TooLargeError, admit, need_of
-from app.options import MOST_TOKENS, LoadOptions, model_name
+from app.options import LoadOptions, model_name
 from app.progress import byte_bar, step_bar, token_bar
 from app.ranks.calls import Load
-from app.ranks.company import Company, OtherRankError
-from app.ranks.meeting import least
+from app.ranks.company import Company
 from app.ranks.rank_engine import RankEngine
-from kvcache import Backend, CacheConfig, EmberError
+from app.ranks.same_model import load_together, narrowest
+from kvcache import Backend, CacheConfig
 from kvcache.errors import NativeUnavailableError
 from kvcache.native.library import library
 from models.calibrate import TOKENS, is_wanted
@@ -37,7 +37,6 @@ from models.text.messages import Message
 from models.text.thinking import no_switch
 
 COUNTING = "reading a text, to encode keys better (once)"
-_DIGITS = 7  # hexadecimal, of a file's identity, that make a number of 32 bits
 _LONG_WARM_UP = 3.0  # seconds, from which on a user is told
 
 
@@ -213,28 +212,7 @@ def load_admitted(
         return read(), admitted
     # Which codecs give so many bits is looked up once.
     call = Load(path=path, config=config, options=replace(options, bits=None))
-    loaded = company.together(call, read)
-    _check_same(loaded, company)
-    return loaded, _narrowest(admitted, company)
-
-
-def _check_same(loaded: LoadedModel, company: Company) -> None:
-    """Raise EmberError unless all ranks have loaded the same file; rank 0 says it."""
-    number = int(loaded.identity[:_DIGITS], 16)
-    lowest, highest = least([number, -number], company.group)
-    if lowest != -highest:
-        kind = EmberError if company.leads else OtherRankError
-        raise kind(f"not all ranks have the same file {loaded.path.name}: copy one to all")
-
-
-def _narrowest(admitted: Admitted, company: Company) -> Admitted:
-    """What fits beside the model on every rank."""
-    config = admitted.config
-    (tokens,) = least([config.max_tokens or MOST_TOKENS], company.group)
-    if tokens in (config.max_tokens, MOST_TOKENS):
-        return admitted
-    said = f"the window is {tokens} tokens: another rank has memory for no more"
-    return Admitted(config=replace(config, max_tokens=tokens), notes=(*admitted.notes, said))
+    return load_together(company, call, read), narrowest(admitted, company)
 
 
 def make_engine(

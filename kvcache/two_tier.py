@@ -208,7 +208,7 @@ class TwoTierKVCache(FetchingCache):
         memory = tiers.struct(shape)
         if memory is not None:
             self._shape = shape
-            tiers.reserve(self.ledger, step.after)
+            tiers.reserve(step.writes)
         return memory
 
     def commit(self, steps: Sequence[CpuStep]) -> None:

@@ -226,7 +226,7 @@ def _add_serve(add: _Add) -> None:
     add("--tokens", type=options.tokens(2), metavar="N", help="of an answer (default: 64)")
     add("--prefix", type=options.tokens(1), metavar="N", help="that two requests share (2000)")
     add("--reps", type=options.tokens(1), metavar="N", help="runs of all (default: 3)")
-    add("--peers", action="store_true", help="measure llama-server too, where it is on the path")
+    add("--peers", action="store_true", help="measure llama-server too, which must be on the path")
 
 
 def _add_memory(add: _Add) -> None:

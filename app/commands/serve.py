@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     cache = settings.cache
     with compiling([*wanted(cache.backend, model), *wanted_later(cache)]):
         path = fetch_with_bar(model)
-    return serve(path, settings)
+    return serve(path, settings, args.company)
 
 
 def _add_network(group: argparse._ArgumentGroup) -> None:

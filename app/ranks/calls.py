@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.engine import Request
 from app.options import LoadOptions
 from kvcache import CacheConfig
+
+if TYPE_CHECKING:  # else each rank of a chat would read mlx-lm's server
+    from mlx_lm.server import GenerationArguments
+
+    from app.serve.row import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +22,13 @@ class Load:
     path: Path
     config: CacheConfig
     options: LoadOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadServed(Load):
+    """The same, for a server. config: of a sequence. total: bytes of all, as the user gave them."""
+
+    total: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +63,30 @@ class Generate:
 
     requests: Sequence[Request]
     batch: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Open:
+    """Rows of a server that are computed together. total: bytes of all."""
+
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request whose row begins."""
+
+    request: "Prepared"
+    args: "GenerationArguments"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A token of every row. left: numbers of rows that go before, begun: those that come.
+
+    kept: prompts that rank 0 keeps; other ranks must have come to keep as many.
+    """
+
+    left: Sequence[int]
+    begun: Sequence[Asked]
+    kept: int

@@ -2,17 +2,21 @@
 
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from app.engine import PromptTooLongError
 from app.inert import inert_line
 from app.inference_thread import InferenceThread
-from app.ranks.calls import Adapt, Forget, Generate, Keep, Load, Make
+from app.ranks.calls import Adapt, Forget, Generate, Keep, Load, LoadServed, Make, Open, Step
 from app.ranks.company import Company, OtherRankError
 from app.ranks.rank_engine import RankEngine
 from app.session import load_admitted
 from kvcache import EmberError
 from models.finding.store import models_folder
 from models.loader import LoadedModel
+
+if TYPE_CHECKING:  # else each rank of a chat would read mlx-lm's server
+    from app.ranks.rank_running import RankRunning
 
 
 def follow(company: Company) -> None:
@@ -24,18 +28,24 @@ def follow(company: Company) -> None:
 
 
 class _Follower:
-    """Holds what rank 0 holds: a model, and an engine over it."""
+    """Holds what rank 0 holds: a model, an engine over it, and a server's rows."""
 
     def __init__(self, company: Company) -> None:
         self._company = company
         self._loaded: LoadedModel | None = None
         self._engine: RankEngine | None = None
+        self._running: RankRunning | None = None
 
     def do(self, call: object) -> None:
         """Raises EmberError for what leaves the ranks apart."""
         match call:
             case Generate():
                 self._generate(call)
+            case Step():
+                assert self._running is not None
+                self._running.follow(call)
+            case Open(total=total):
+                self._running = self._opened(total)
             case Forget():
                 self._made().forget()
             case _:
@@ -72,8 +82,22 @@ class _Follower:
     def _load(self, call: Load) -> LoadedModel:
         # Other machines may have other homes.
         path = call.path if call.path.exists() else models_folder() / call.path.name
-        loaded, _ = load_admitted(path, call.config, call.options, company=self._company)
-        return loaded
+        if isinstance(call, LoadServed):
+            from app.serve.model_provider import load_served
+
+            return load_served(path, call.config, call.total, call.options, company=self._company)[
+                0
+            ]
+        return load_admitted(path, call.config, call.options, company=self._company)[0]
+
+    def _opened(self, total: int) -> "RankRunning":
+        from app.ranks.rank_running import RankRunning
+        from app.serve.budget import Budget
+        from models.mlx_lm import tokenizer_of
+
+        engine = self._made()
+        budget = Budget(total=total, plan=engine.plan)
+        return RankRunning(self._company, engine, budget, tokenizer_of(engine.loaded))
 
     def _made(self) -> RankEngine:
         assert self._engine is not None

@@ -66,8 +66,8 @@ class RankEngine(Engine):
 
     # -- alike on all ranks, or the first one's word --
 
-    def _prefill_step(self) -> int:
-        return least([super()._prefill_step()], self._company.group)[0]
+    def prefill_step(self) -> int:
+        return least([super().prefill_step()], self._company.group)[0]
 
     def _is_pipelined(self) -> bool:
         """No: ranks would meet over a queued token before they knew whether to go on."""

@@ -54,7 +54,7 @@ def admit_server(
     if config.max_tokens is None:
         within = resolve(replace(config, budget=total, backend=Backend.REFERENCE), model.shape)
         config = replace(config, max_tokens=within.max_tokens)
-    one = _bytes_of(config, model)
+    one = bytes_of_one(config, model)
     if one > total:
         raise TooLargeError(
             f"--kv-budget has {_mib(total)}, but one sequence of --ctx {config.max_tokens} takes "
@@ -68,7 +68,7 @@ def _by_memory(
     config: CacheConfig, model: Dimensions, weights: int, *, force: bool
 ) -> tuple[Admitted, int]:
     admitted = admit(config, model, weights, force=force)
-    one = _bytes_of(admitted.config, model)
+    one = bytes_of_one(admitted.config, model)
     beside = weights + need_of(admitted.config, model, weights).prompt
     room = cache_room(min(memory().most, memory().now), beside)
     return admitted, one * max(1, min(DEFAULT_SEQUENCES, room // one))
@@ -88,7 +88,8 @@ def _notes(need: Need, *, force: bool) -> tuple[str, ...]:
     return (f"memory is tight: {need}, the program {PROGRAM_BYTES / 1e9:,.1f} GB",)
 
 
-def _bytes_of(config: CacheConfig, model: Dimensions) -> int:
+def bytes_of_one(config: CacheConfig, model: Dimensions) -> int:
+    """Bytes of one sequence that fills its window."""
     return resolve(replace(config, backend=Backend.REFERENCE), model.shape).max_bytes
 
 

@@ -18,6 +18,7 @@ from mlx_lm import server
 from mlx_lm.generate import TextStateMachine
 from mlx_lm.models.cache import LRUPromptCache
 
+from app.ranks.rank_running import make_running
 from app.sampling import Sampling
 from app.serve.model_provider import LoadedServer, ModelProvider
 from app.serve.refusal import RefusalError
@@ -194,8 +195,12 @@ class Generator(server.ResponseGenerator):
             mx.clear_streams()
 
     def _generate(self) -> None:
-        self.model_provider.load_default()
-        self._running = running = Running(self.model_provider, self.served)
+        provider = self.model_provider
+        provider.load_default()
+        served = self.served
+        self._running = running = make_running(
+            provider.company, provider.engine, served.budget, served.tokenizer, provider.waking()
+        )
         try:
             while not self._is_over(running):
                 self._take(running)
@@ -226,6 +231,10 @@ class Generator(server.ResponseGenerator):
         while (row := self._next_request(None if found else patience)) is not None:
             found.append(row)
         return found
+
+    def _share_request(self, request: Row | None) -> Row | None:
+        """Other ranks are told of rows that begin, not of requests that wait."""
+        return request
 
     def _refuse(self, running: Running) -> None:
         """Tell those that have no place yet that they get none."""

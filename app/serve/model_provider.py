@@ -8,7 +8,7 @@ What is here is loaded by, and lives on, the thread that computes; of the figure
 import argparse
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_lm import server
@@ -18,12 +18,17 @@ from app.chat_tokens import ChatTokens
 from app.engine import Engine
 from app.layer_losses import in_bits
 from app.memory import Admitted
-from app.options import Think
-from app.serve.budget import Budget, admit_server
+from app.options import LoadOptions, Think
+from app.ranks.calls import LoadServed
+from app.ranks.company import Company
+from app.ranks.meeting import least
+from app.ranks.same_model import load_together, narrowest
+from app.serve.budget import Budget, admit_server, bytes_of_one
 from app.serve.server_settings import ServerSettings
-from app.session import load_notes
+from app.session import load_notes, make_engine
 from app.wake.folder import PieceFolder, default_folder
 from app.wake.waking import Waking
+from kvcache import CacheConfig
 from models.finding import catalogue
 from models.loader import LoadedModel, OnProgress, load
 from models.mlx_lm import tokenizer_of
@@ -55,12 +60,16 @@ class LoadedServer:
 
 
 class ModelProvider(server.ModelProvider):
-    """Loads the model once. ready: the load's figures, or what it failed by."""
+    """Loads the model once. ready: the load's figures, or what it failed by.
+
+    company: the ranks that share the model; None where there is one process.
+    """
 
     def __init__(
         self,
         path: Path,
         settings: ServerSettings,
+        company: Company | None = None,
         *,
         loading: OnProgress | None = None,
         counting: OnProgress | None = None,
@@ -68,7 +77,7 @@ class ModelProvider(server.ModelProvider):
     ) -> None:
         super().__init__(_arguments(settings))
         self.ready: Future[LoadedServer] = Future()
-        self._path, self._settings = path, settings
+        self._path, self._settings, self.company = path, settings, company
         self._loading, self._counting, self._warming = loading, counting, warming
         self._engine: Engine | None = None
 
@@ -87,8 +96,8 @@ class ModelProvider(server.ModelProvider):
         return self._engine
 
     def waking(self) -> Waking | None:
-        """What keeps prompts on disk, unless the user wants none."""
-        most = self._settings.stored
+        """What keeps prompts on disk, unless the user wants none; no rank wakes another."""
+        most = self._settings.stored if self.company is None else 0
         return Waking(PieceFolder(default_folder(), most)) if most else None
 
     def reset(self) -> None:
@@ -98,10 +107,17 @@ class ModelProvider(server.ModelProvider):
 
     def _load_model(self) -> LoadedServer:
         settings = self._settings
-        loaded, admitted, total = self._admitted()
+        loaded, admitted, total = load_served(
+            self._path,
+            settings.cache,
+            settings.total,
+            settings.load,
+            progress=self._loading,
+            company=self.company,
+        )
         loaded.template.start()
-        self._engine = engine = Engine(
-            loaded, admitted.config, warming=self._warming, counting=self._counting
+        self._engine = engine = make_engine(
+            loaded, admitted.config, self.company, warming=self._warming, counting=self._counting
         )
         self.model, self.tokenizer = loaded.model, tokenizer_of(loaded)
         self.model_key = (DEFAULT, None, None)
@@ -113,29 +129,6 @@ class ModelProvider(server.ModelProvider):
             budget=Budget(total=total, plan=engine.plan),
             notes=(*admitted.notes, *self._notes(engine, settings)),
         )
-
-    def _admitted(self) -> tuple[LoadedModel, Admitted, int]:
-        """The model, and what of caches fits beside it. Raises TooLargeError before it is read."""
-        settings = self._settings
-        config, admitted, total = settings.cache, Admitted(config=settings.cache), 0
-
-        def accept(model: NetworkConfig, weights: int) -> None:
-            nonlocal admitted, total
-            wanted = config
-            if settings.load.bits is not None:
-                wanted = in_bits(config, settings.load.bits, self._path, model.shape)
-            force = settings.load.force
-            admitted, total = admit_server(wanted, settings.total, model, weights, force=force)
-
-        loaded = load(
-            self._path,
-            backend=config.backend,
-            pretokenizer=settings.load.pretokenizer,
-            chat_template=settings.load.chat_template,
-            progress=self._loading,
-            accept=accept,
-        )
-        return loaded, admitted, total
 
     def _notes(self, engine: Engine, settings: ServerSettings) -> Iterator[str]:
         chat = ChatTokens(engine.loaded)
@@ -156,6 +149,54 @@ class ModelProvider(server.ModelProvider):
         args = self.cli_args
         args.temp, args.top_p, args.min_p = values["temp"], values["top_p"], values["min_p"]
         args.top_k, args.repeat_penalty = int(values["top_k"]), values["repeat_penalty"]
+
+
+def load_served(
+    path: Path,
+    config: CacheConfig,
+    total: int | None,
+    options: LoadOptions,
+    *,
+    progress: OnProgress | None = None,
+    company: Company | None = None,
+) -> tuple[LoadedModel, Admitted, int]:
+    """A model, what of a sequence's cache fits beside it, and bytes of all sequences.
+
+    total: as the user gave it, see `admit_server`. company: the ranks that each load their share.
+    Raises TooLargeError before the model is read.
+    """
+    admitted, given = Admitted(config=config), total
+
+    def accept(model: NetworkConfig, weights: int) -> None:
+        nonlocal admitted, total
+        wanted = config
+        if options.bits is not None:
+            wanted = in_bits(config, options.bits, path, model.shape)
+        admitted, total = admit_server(wanted, given, model, weights, force=options.force)
+
+    def read() -> LoadedModel:
+        return load(
+            path,
+            backend=config.backend,
+            pretokenizer=options.pretokenizer,
+            chat_template=options.chat_template,
+            progress=progress,
+            accept=accept,
+            group=None if company is None else company.group,
+        )
+
+    if company is None:
+        loaded = read()
+        assert total is not None
+        return loaded, admitted, total
+    # Which codecs give so many bits is looked up once.
+    alike = replace(options, bits=None)
+    call = LoadServed(path=path, config=config, options=alike, total=given)
+    loaded = load_together(company, call, read)
+    assert total is not None
+    (places,) = least([total // bytes_of_one(admitted.config, loaded.config)], company.group)
+    admitted = narrowest(admitted, company)
+    return loaded, admitted, given or places * bytes_of_one(admitted.config, loaded.config)
 
 
 def _names(loaded: LoadedModel) -> tuple[str, ...]:

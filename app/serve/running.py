@@ -6,50 +6,51 @@ earlier prompts gives way to running ones. Knows no connection.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import mlx.core as mx
 from mlx_lm import server
-from mlx_lm.generate import BatchGenerator, StopSequences
+from mlx_lm.generate import StopSequences
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from app.engine import prefill_step
+from app.engine import Engine
+from app.serve.batch import Batch
+from app.serve.budget import Budget
 from app.serve.kept_prompts import KeptPrompts
-from app.serve.model_provider import DEFAULT, LoadedServer, ModelProvider
+from app.serve.model_provider import DEFAULT
 from app.serve.row import Row, sampler
 from app.serve.server_figures import Counts, Figures, by_tier
-from kvcache.stats import CacheStats, sum_layers
+from app.wake.waking import Waking
 
 _LOOK_SECONDS = 0.5
 # For the disk, at the end.
 _REST_SECONDS = 1.5
-# Tokens that a sequence may grow by before it is looked at again.
+# Tokens that a sequence may grow by before room is made for it again, and steps until then.
 _AHEAD = 512
-
-
-class Batch(BatchGenerator):
-    """mlx-lm's, which tells what its caches hold."""
-
-    def held(self) -> list[CacheStats]:
-        """Of prompts that are read, and of answers: all sequences together."""
-        batches = self._prompt_batch.prompt_cache, self._generation_batch.prompt_cache
-        return [sum_layers(layer.stats() for layer in each) for each in batches if each]
+_STEPS = 64
 
 
 class Running:
     """Rows by their number in the batch, and those that wait.
 
-    figures: the newest look at all of it, for any thread.
+    waking: what keeps prompts on disk; None for no disk. figures: the newest look at all of it,
+    for any thread.
     """
 
-    def __init__(self, provider: ModelProvider, served: LoadedServer) -> None:
-        self._engine, self._served, self._budget = provider.engine, served, served.budget
+    def __init__(
+        self,
+        engine: Engine,
+        budget: Budget,
+        tokenizer: TokenizerWrapper,
+        waking: Waking | None = None,
+    ) -> None:
+        self._engine, self._budget, self._vocabulary = engine, budget, len(tokenizer)
         self._batch = self._empty_batch()
-        self._ends = StopSequences([(each,) for each in served.tokenizer.eos_token_ids])
+        self._ends = StopSequences([(each,) for each in tokenizer.eos_token_ids])
         self._rows: dict[int, Row] = {}
         self._waiting: deque[Row] = deque()
-        self.kept = KeptPrompts(provider.engine, self._budget.total, provider.waking())
-        self._counts, self._looked = Counts(), 0.0
+        self.kept = KeptPrompts(engine, budget.total, waking)
+        self._counts, self._looked, self._steps = Counts(), 0.0, 0
         self.figures = self._look()
 
     def __len__(self) -> int:
@@ -60,10 +61,28 @@ class Running:
         self._waiting.append(row)
 
     def step(self) -> None:
-        """One token of every row whose prompt is read, and a piece of one that is not."""
-        self._drop_left()
-        while self._waiting and len(self._rows) < self._budget.sequences:
-            self._begin(self._waiting.popleft())
+        """One token of every row whose prompt is read, and a piece of one that is not.
+
+        Those that nobody waits for leave before it, and as many as have a place then begin.
+        """
+        self._waiting = deque(row for row in self._waiting if not row.has_left)
+        left = [uid for uid, row in self._rows.items() if row.has_left]
+        places = self._budget.sequences - len(self._rows) + len(left)
+        begun = [self._waiting.popleft() for _ in range(min(places, len(self._waiting)))]
+        self.advance(left, begun)
+        self.look()
+
+    def advance(self, left: Sequence[int], begun: Sequence[Row]) -> None:
+        """A step, before which rows of these numbers leave, and these others begin."""
+        if left:
+            self._batch.remove(left)
+        for uid in left:
+            del self._rows[uid]
+        for row in begun:
+            self._begin(row)
+        self._steps += 1
+        if self._steps % _STEPS == 0:
+            self._make_room()
         try:
             read, drawn = self._batch.next()
         except Exception as error:  # noqa: BLE001 - of one row; none of the others is whole then
@@ -74,7 +93,6 @@ class Running:
         self._keep_segments([each for each in read if each.end_of_segment])
         for response in drawn:
             self._add(response)
-        self.look()
 
     def cut_all(self) -> None:
         """End every answer here; who has none yet is told so by the generator."""
@@ -97,15 +115,12 @@ class Running:
         """Note the figures, unless that was done a moment ago."""
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             self.figures = self._look()
-            self._make_room()
 
     def _empty_batch(self) -> Batch:
         return Batch(
             self._engine.loaded.model,
-            completion_batch_size=self._budget.sequences,
-            prefill_batch_size=1,
-            prefill_step_size=prefill_step(self._budget.plan.backend),
-            stream=mx.default_stream(mx.default_device()),
+            places=self._budget.sequences,
+            prefill_step=self._engine.prefill_step(),
         )
 
     def _fail_all(self, error: Exception) -> None:
@@ -126,7 +141,7 @@ class Running:
             max_tokens=[row.args.max_tokens],
             caches=[kept or self._engine.empty_caches()],
             all_tokens=[tokens[: row.cached]],
-            samplers=[sampler(row.request.sampling, len(self._served.tokenizer))],
+            samplers=[sampler(row.request.sampling, self._vocabulary)],
             logits_processors=[server._make_logits_processors(row.args)],
             stop_sequences=[self._ends],
         )
@@ -147,15 +162,6 @@ class Running:
         caches = self._batch.remove([response.uid], return_prompt_caches=True)
         for cache, tokens in caches.values():
             self._keep(tokens, cache, "assistant")
-
-    def _drop_left(self) -> None:
-        """Those that nobody waits for leave before the next step."""
-        self._waiting = deque(row for row in self._waiting if not row.has_left)
-        left = [uid for uid, row in self._rows.items() if row.has_left]
-        if left:
-            self._batch.remove(left)
-        for uid in left:
-            del self._rows[uid]
 
     def _keep_segments(self, ended: list[Any]) -> None:
         """Keep what the next requests may begin with: a system prompt, a conversation so far."""
@@ -181,8 +187,8 @@ class Running:
         self._looked = time.monotonic()
         rows = self._batch.held()
         return Figures(
-            model=self._served.loaded.title,
-            window=self._served.window,
+            model=self._engine.loaded.title,
+            window=self._budget.plan.max_tokens,
             places=self._budget.sequences,
             running=len(self._rows),
             waiting=len(self._waiting),

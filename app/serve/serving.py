@@ -3,6 +3,7 @@
 Knows no flag; what is answered is the handler's and the generator's.
 """
 
+import gc
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 from app.console import note
 from app.interrupt import Cancel, cancel_on_interrupt, end_within
 from app.progress import byte_bar, step_bar, token_bar
+from app.ranks.company import Company
 from app.serve.generator import Generator
 from app.serve.handler import Handler
 from app.serve.live_view import live_view
@@ -103,10 +105,16 @@ class HTTPServer(ThreadingHTTPServer):
             self._report(f"a connection failed by {type(error).__name__}: {error}")
 
 
-def serve(path: Path, settings: ServerSettings) -> int:
-    """Load a model and answer until a signal says otherwise; returns the exit code."""
+def serve(path: Path, settings: ServerSettings, company: Company | None = None) -> int:
+    """Load a model and answer until a signal says otherwise; returns the exit code.
+
+    company: the ranks that share the model, of which this is the first.
+    """
     with cancel_on_interrupt() as cancel, HTTPServer(settings) as http:
-        generator = _loaded(path, settings, cancel)
+        generator = _loaded(path, settings, company, cancel)
+        # What is loaded stays: no collection of an answer's garbage looks at it.
+        gc.collect()
+        gc.freeze()
         for text in generator.served.notes:
             note(text)
         try:
@@ -130,7 +138,9 @@ def serve(path: Path, settings: ServerSettings) -> int:
     return cancel.exit_code
 
 
-def _loaded(path: Path, settings: ServerSettings, cancel: Cancel) -> Generator:
+def _loaded(
+    path: Path, settings: ServerSettings, company: Company | None, cancel: Cancel
+) -> Generator:
     """A generator whose model is loaded, with a bar for what takes time."""
     with (
         byte_bar("loading") as loading,
@@ -148,6 +158,7 @@ def _loaded(path: Path, settings: ServerSettings, cancel: Cancel) -> Generator:
         provider = ModelProvider(
             path,
             settings,
+            company,
             loading=checked(loading),
             counting=checked(counting),
             warming=checked(warming),

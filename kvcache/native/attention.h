@@ -59,7 +59,7 @@ class Attention {
           unencoded_spans_(spans_for(plan_.unencoded.size(), heads_ * row_tasks_)) {}
 
     void run() {
-        static std::vector<float> scratch;
+        thread_local std::vector<float> scratch;
         scratch.resize(size_t(spans() * heads_ * rows_ * (step_.dim + 2)));
         partials_ = scratch.data();
         if (few_) {
@@ -96,7 +96,7 @@ class Attention {
 
     // Spans of encoded tiles in two passes, the others beside the first.
     void attend_few() const {
-        static std::vector<float> queries, factors;
+        thread_local std::vector<float> queries, factors;
         std::vector<float> scratch;
         queries.resize(size_t(heads_ * rows_ * step_.dim));
         for (int64_t head = 0; head < heads_; ++head)
@@ -108,10 +108,11 @@ class Attention {
             attend_task(cold_spans_ * heads_ + task - cold_spans_);
         });
         factors.resize(size_t(heads_ * rows_ * few.lanes()));
+        float* const chosen = factors.data();
         for (int64_t head = 0; head < heads_; ++head)
-            choose(few, head, &factors[head * rows_ * few.lanes()]);
+            choose(few, head, chosen + head * rows_ * few.lanes());
         pool_.run(cold_spans_, [&](int64_t span) {
-            few.gather(span, factors.data(),
+            few.gather(span, chosen,
                        [&](int64_t head) { return partial(span, head, 0, rows_).values; });
         });
     }

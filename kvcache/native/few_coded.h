@@ -62,7 +62,7 @@ class FewCoded {
              int64_t heads, int64_t rows, int64_t spans, const float* queries)
         : step_(step), memory_(memory), tiles_(tiles), heads_(heads), rows_(rows), spans_(spans),
           queries_(queries), levels_(*memory.value_form) {
-        static std::vector<float> weights, sums;
+        thread_local std::vector<float> weights, sums;
         weights.resize(size_t(heads * count() * rows * kTile));
         sums.resize(size_t(2 * heads * rows * lanes()));
         weights_ = weights.data();

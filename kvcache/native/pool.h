@@ -50,7 +50,7 @@ class Pool {
 
     // Call body(i) for every i in [0, tasks), fewer than 2^20, each once, on any thread; returns
     // when all are done. One caller at a time (see `turn`). A worker that the system does not
-    // schedule delays nothing: the caller takes its tasks.
+    // schedule delays nothing: the caller takes its tasks. A task's own tasks are done by its thread.
     template <typename Body>
     void run(int64_t tasks, const Body& body) {
         if (tasks <= 1 || workers_.empty()) {
@@ -67,6 +67,10 @@ class Pool {
     // Virtual, so that it is the code of the library that made the pool: waiting threads and
     // whoever wakes them must agree on how.
     virtual void share(int64_t tasks, Call call, const void* body) {
+        if (in_task_) {
+            for (int64_t i = 0; i < tasks; ++i) call(body, i);
+            return;
+        }
         call_ = call;
         body_ = body;
         done_.store(0, std::memory_order_relaxed);
@@ -93,6 +97,7 @@ class Pool {
     // Take tasks until none is free. The round of a taken task cannot end before the task is
     // done, so call_ and body_ are that round's.
     void drain() {
+        in_task_ = true;
         uint64_t ticket = ticket_.load(std::memory_order_acquire);
         while ((ticket & kMask) < (ticket >> kField & kMask)) {
             if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel))
@@ -101,6 +106,7 @@ class Pool {
             done_.fetch_add(1, std::memory_order_release);
             ticket = ticket_.load(std::memory_order_acquire);
         }
+        in_task_ = false;
     }
 
     void work() {
@@ -122,6 +128,8 @@ class Pool {
             drain();
         }
     }
+
+    static inline thread_local bool in_task_ = false;
 
     std::recursive_mutex turn_;
     std::vector<std::thread> workers_;

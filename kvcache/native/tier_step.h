@@ -43,6 +43,10 @@ struct TierStep {
     int64_t total, first, end;
     int64_t next_first, next_end;
 
+    // Tokens, the new ones among them.
+    int64_t held() const {
+        return (total < pinned ? total : pinned + total - start - first * block) + length;
+    }
     int64_t position() const { return total + length - queries; }  // of the first query
     int64_t query_size() const { return batch * heads * queries * dim; }
     int64_t key_size() const { return batch * kv_heads * length * dim; }

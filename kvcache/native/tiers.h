@@ -103,7 +103,8 @@ class Tiers {
 
     // Block `b`, of hot tokens and, from `number` on, of new ones, to the cold ring.
     void migrate(int64_t b, const NewTokens& fresh, int64_t pinned, int64_t number) const {
-        static NewTokens leaving;
+        thread_local NewTokens own;
+        NewTokens& leaving = own;  // of this thread, also in its tasks
         leaving.resize(step_, step_.block, element());
         for (int64_t i = 0; i < step_.block; ++i) {
             const int64_t u = b * step_.block + i;
@@ -134,7 +135,7 @@ class Tiers {
 
 // q [batch, heads, queries, dim] as it meets pinned tokens: turned back by gone[i] in row i.
 inline const float* turned_back(const TierStep& step, const float* q) {
-    static std::vector<float> out;
+    thread_local std::vector<float> out;
     // What was let go stays so: the last query has most behind it.
     if (!step.pairs || !step.queries || !step.gone[step.queries - 1]) return q;
     out.assign(q, q + step.query_size());
@@ -180,8 +181,8 @@ inline const float* token_rows(const float* x, int64_t heads, const TierStep& st
 // give alone, to the last bit, so that drafts of an answer can be tried without changing it.
 inline void attend_one_by_one(Pool& pool, const TierStep& step, const TierMemory& memory,
                               const float* q, const float* k, const float* v, float* out) {
-    static NewTokens fresh;
-    static std::vector<float> queries, keys, values, seen;
+    thread_local NewTokens fresh;
+    thread_local std::vector<float> queries, keys, values, seen;
     const int64_t heads = step.batch * step.heads, kv_heads = step.batch * step.kv_heads;
     seen.resize(size_t(heads * step.dim));
     for (int64_t i = 0; i < step.length; ++i) {
@@ -202,11 +203,35 @@ inline void attend_one_by_one(Pool& pool, const TierStep& step, const TierMemory
     }
 }
 
+// New tokens attend to all that is held, and are appended.
+inline void attend_then_append(Pool& pool, const TierStep& step, const TierMemory& memory,
+                               const float* q, const float* k, const float* v, float* out) {
+    thread_local NewTokens fresh;
+    const Tiers tiers(pool, step, memory);
+    fresh.assign(step, tiers.element(), k, v);
+    attend(pool, step, memory, fresh.keys, fresh.values, q, out);
+    tiers.append(fresh);
+}
+
+// Call row(i) for each of `count` caches: side by side, a thread each, but for those that hold more
+// than a thread's share of all tokens, on which all threads work together.
+template <typename F>
+inline void each_row(Pool& pool, const TierStep* steps, int64_t count, const F& row) {
+    int64_t all = 0;
+    for (int64_t i = 0; i < count; ++i) all += steps[i].held();
+    std::vector<int64_t> beside;
+    for (int64_t i = 0; i < count; ++i)
+        if (steps[i].held() * pool.threads() > all)
+            row(i);
+        else
+            beside.push_back(i);
+    pool.run(int64_t(beside.size()), [&](int64_t at) { row(beside[size_t(at)]); });
+}
+
 // See AttendTiers.
 inline bool attend_and_append(Pool& pool, const TierStep* steps, const TierMemory* const* memories,
                               int64_t count, const float* q, const float* k, const float* v,
                               float* out) {
-    static NewTokens fresh;
     const int64_t queries = steps->query_size(), keys = steps->key_size();
     for (int64_t i = 0; i < count; ++i) {
         const Element element = memories[i]->hot.keys.element;
@@ -214,18 +239,11 @@ inline bool attend_and_append(Pool& pool, const TierStep* steps, const TierMemor
             !(fits(k + i * keys, keys, element) && fits(v + i * keys, keys, element)))
             return false;
     }
-    for (int64_t i = 0; i < count; ++i) {
-        if (come_one_by_one(steps[i])) {
-            attend_one_by_one(pool, steps[i], *memories[i], q + i * queries, k + i * keys,
-                              v + i * keys, out + i * queries);
-            continue;
-        }
-        const Tiers tiers(pool, steps[i], *memories[i]);
-        fresh.assign(steps[i], tiers.element(), k + i * keys, v + i * keys);
-        attend(pool, steps[i], *memories[i], fresh.keys, fresh.values, q + i * queries,
+    each_row(pool, steps, count, [&](int64_t i) {
+        const auto attend = come_one_by_one(steps[i]) ? attend_one_by_one : attend_then_append;
+        attend(pool, steps[i], *memories[i], q + i * queries, k + i * keys, v + i * keys,
                out + i * queries);
-        tiers.append(fresh);
-    }
+    });
     return true;
 }
 

@@ -22,7 +22,7 @@ from kvcache.snapshot import ColdBlocks, Snapshot, Tokens, joined
 from kvcache.tiers.cold_ring import ColdRing
 from kvcache.tiers.cpu_blocks import CpuBlocks
 from kvcache.tiers.cpu_ring import CpuRing, CpuTokens, from_mlx, to_mlx
-from kvcache.tiers.cpu_step import CpuStep
+from kvcache.tiers.cpu_step import CpuStep, Writes
 from kvcache.tiers.cpu_unencoded import CpuUnencodedBlocks
 from kvcache.tiers.ledger import Ledger
 from kvcache.tiers.memory import Tiers
@@ -165,15 +165,15 @@ class CpuTiers(Tiers[Array]):
         """All of it as the kernels take it, for good; None where they do not read a codec."""
         return None if isinstance(self._made_cold(shape), ColdRing) else self._memory
 
-    def reserve(self, before: Ledger, after: Ledger) -> None:
+    def reserve(self, writes: Writes) -> None:
         """Make room for what a kernel will write, once the memory is made."""
         assert self._rings is not None, "reserved before the memory is made"
         pinned, hot = self._rings
-        # For each token, layer and row: most only go on in the hot ring.
-        moved = before.pinned < after.pinned and pinned.reserve(before.pinned, after.pinned)
-        moved |= hot.reserve(max(0, before.total - before.start), after.total - after.start)
-        if after.end > before.end and isinstance(self._cold, CpuBlocks | CpuUnencodedBlocks):
-            self._cold.reserve(max(before.end, after.oldest), after.end)
+        moved = hot.reserve(writes.hot.start, writes.hot.stop)
+        if writes.pinned is not None:
+            moved |= pinned.reserve(writes.pinned.start, writes.pinned.stop)
+        if writes.cold is not None and isinstance(self._cold, CpuBlocks | CpuUnencodedBlocks):
+            self._cold.reserve(writes.cold.start, writes.cold.stop)
             moved = True
         if moved:
             self._tell()

@@ -6,6 +6,7 @@ what the kernel does before and after.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,17 @@ from kvcache.tiers.plan import LayerPlan
 from kvcache.turn import Rotation
 
 Integers = npt.NDArray[np.int64]
+
+
+class Writes(NamedTuple):
+    """Numbers of the tokens that are pinned, those that go on in the hot ring, and blocks.
+
+    None where there are none, as for most steps.
+    """
+
+    pinned: range | None
+    hot: range
+    cold: range | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +48,17 @@ class CpuStep:
     def after(self) -> Ledger:
         """Where the tokens are once these are appended."""
         return self.before.appended(self.sight.new)
+
+    @cached_property
+    def writes(self) -> "Writes":
+        """What it writes of the memory."""
+        before, after = self.before, self.after
+        pinned, blocks = range(before.pinned, after.pinned), range(before.end, after.end)
+        return Writes(
+            pinned=pinned if pinned else None,
+            hot=range(max(0, before.total - before.start), after.total - after.start),
+            cold=range(max(before.end, after.oldest), after.end) if blocks else None,
+        )
 
     @cached_property
     def is_taken(self) -> bool:

@@ -6,7 +6,7 @@ never silently does nothing. This module allocates nothing.
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 from kvcache.codecs import Codec, codec
@@ -113,9 +113,9 @@ class LayerPlan:
         )
         return cls.of(config, sizes, layer)
 
-    @property
+    @cached_property
     def codecs(self) -> tuple[Codec, Codec]:
-        """Of the cold keys and values."""
+        """Of the cold keys and values; made once, since every copy of a cache asks for them."""
         keys, values = (
             cold_codec(name, self.hot_dtype, self.layer) for name in (self.keys, self.values)
         )
@@ -330,6 +330,7 @@ def _pair_bytes(keys: Codec, values: Codec, block: int, dim: int) -> int:
     return _bytes_of(keys, block, dim) + _bytes_of(values, block, dim)
 
 
+@lru_cache
 def _bytes_of(one: Codec, block: int, dim: int) -> int:
     if one.rotation is not None:
         check_rotatable(dim)

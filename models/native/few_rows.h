@@ -32,6 +32,12 @@ class Ahead {
         next_ += kBytes;
     }
 
+    // While something is computed with `bytes` that were read.
+    void prefetch(int64_t bytes) {
+        for (int64_t line = 0; line < bytes; line += 64) prefetch_line(next_ + line);
+        next_ += bytes;
+    }
+
   private:
     const uint8_t* next_;
 };

@@ -162,24 +162,32 @@ template <int M, int H>
     __m512i high[M][H], low[M][H];
     for (int m = 0; m < M; ++m)
         for (int h = 0; h < H; ++h) high[m][h] = low[m][h] = _mm512_setzero_si512();
+    const auto add = [&](int i, int m, const int8_t* part, __m512i (&sums)[M][H])
+                         __attribute__((always_inline)) {
+        int32_t four;
+        std::memcpy(&four, part + group * kXGroup + 4 * i, 4);
+        for (int h = 0; h < H; ++h)
+            sums[m][h] =
+                _mm512_dpbusd_epi32(sums[m][h], lanes[h]->codes[i], _mm512_set1_epi32(four));
+    };
+    // Of more rows the registers do not hold both sums beside the totals: one follows the other.
+    constexpr bool kBoth = M * H <= 6;
     for (int i = 0; i < 8; ++i)
         for (int m = 0; m < M; ++m) {
-            const int64_t at = group * kXGroup + 4 * i;
-            int32_t upper, lower;
-            std::memcpy(&upper, x[m].high + at, 4);
-            std::memcpy(&lower, x[m].low + at, 4);
-            for (int h = 0; h < H; ++h) {
-                const __m512i codes = lanes[h]->codes[i];
-                high[m][h] = _mm512_dpbusd_epi32(high[m][h], codes, _mm512_set1_epi32(upper));
-                low[m][h] = _mm512_dpbusd_epi32(low[m][h], codes, _mm512_set1_epi32(lower));
-            }
+            add(i, m, x[m].high, high);
+            if constexpr (kBoth) add(i, m, x[m].low, low);
         }
     for (int m = 0; m < M; ++m)
+        for (int h = 0; h < H; ++h)
+            low[m][h] = _mm512_add_epi32(low[m][h], _mm512_slli_epi32(high[m][h], 7));
+    if constexpr (!kBoth)
+        for (int i = 0; i < 8; ++i)
+            for (int m = 0; m < M; ++m) add(i, m, x[m].low, low);
+    for (int m = 0; m < M; ++m)
         for (int h = 0; h < H; ++h) {
-            const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[m][h], 7), low[m][h]);
             const __m512 scale = _mm512_mul_ps(lanes[h]->scale, _mm512_set1_ps(x[m].scales[group]));
             __m512& total = totals[m][h];
-            total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, total);
+            total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[m][h]), scale, total);
             total = _mm512_fmadd_ps(lanes[h]->bias, _mm512_set1_ps(x[m].sums[group]), total);
         }
 }
@@ -199,14 +207,19 @@ class LanePanel {
         const int64_t second = std::min(first + kLaneRows, w.rows - 1);
         const LaneRows halves[] = {{w, first, w.rows - first}, {w, second, w.rows - second}};
         Ahead ahead(w, first, kPanel);
+        const int64_t tiles = (rows + kTile - 1) / kTile;
         for (int64_t at = 0; at < w.columns; at += kMostBlock) {
             const int64_t columns = std::min(kMostBlock, w.columns - at);
+            const int64_t bytes = columns / kXGroup * kHalves * kGroupBytes<kType>;
             for (int half = 0; half < kHalves; ++half)
-                load<kType>(halves[half], ahead, at, columns, lanes_[half]);
-            for (int64_t m = 0; m < rows; m += kTile)
+                load<kType>(halves[half], at, columns, lanes_[half]);
+            for (int64_t m = 0; m < rows; m += kTile) {
+                // Little by little: what is asked for at once is waited for.
+                ahead.prefetch((bytes + tiles - 1) / tiles);
                 with_constant<kTile>(rows - m, [&](auto count) {
                     add<count>(x + m, at, columns, out + m);
                 });
+            }
         }
     }
 
@@ -217,12 +230,10 @@ class LanePanel {
     Lanes lanes_[kHalves][kMostBlock / kXGroup];
 
     template <Type kType>
-    [[gnu::noinline]] static void load(const LaneRows& rows, Ahead& ahead, int64_t at,
-                                       int64_t columns, Lanes* out) {
-        each_group<kType>(rows, at, columns, [&](int64_t group, const Lanes& lanes) {
-            ahead.prefetch<kGroupBytes<kType>>();
-            out[group] = lanes;
-        });
+    [[gnu::noinline]] static void load(const LaneRows& rows, int64_t at, int64_t columns,
+                                       Lanes* out) {
+        each_group<kType>(rows, at, columns,
+                          [&](int64_t group, const Lanes& lanes) { out[group] = lanes; });
     }
 
     template <int M>
@@ -242,25 +253,31 @@ class LanePanel {
     }
 };
 
-// For up to four activation rows codes go from the file's bytes into registers and no further;
-// more meet a panel, as many do, by the same operations.
+// Codes of a few activation rows go from the file's bytes into registers and no further.
 template <Type kType>
 struct LaneFewRows {
     static constexpr Form kForm = Form::InOrder;
-    static constexpr int kTogether = 4;  // activation rows whose sums the registers hold
-    static_assert(kStrip == kPanel);
 
+    // Rows meet by twos, of an odd number the last one twice: a function for each number takes
+    // longer to compile than it saves.
     static void multiply(const Weight& w, const Activation* x, int rows, int64_t first,
                          int64_t count, Strip& out) {
-        if (rows > kTogether)
-            return own_panel<LanePanel>().template multiply<kType>(w, first, x, rows, out.values);
-        for (int64_t n = 0; n < count; n += kLaneRows)
-            with_constant<kTogether>(rows, [&](auto some) {
-                multiply_rows<some>(w, x, first + n, count - n, out.values, n);
-            });
+        if (rows == 1) return multiply_strip<1>(w, x, first, count, out);
+        Activation even[kFewRows];
+        std::fill(std::copy_n(x, rows, even), std::end(even), x[rows - 1]);
+        with_constant<kFewRows / 2>((rows + 1) / 2, [&](auto pairs) {
+            multiply_strip<2 * pairs>(w, even, first, count, out);
+        });
     }
 
   private:
+    template <int M>
+    static void multiply_strip(const Weight& w, const Activation* x, int64_t first, int64_t count,
+                               Strip& out) {
+        for (int64_t n = 0; n < count; n += kLaneRows)
+            multiply_rows<M>(w, x, first + n, count - n, out.values, n);
+    }
+
     template <int M>
     [[gnu::noinline]] static void multiply_rows(const Weight& w, const Activation* x, int64_t first,
                                                 int64_t count, float (*out)[kStrip], int64_t n) {

@@ -31,18 +31,14 @@ class Quantized {
 
     void make(Form form) {
         if (made_[int(form)]) return;
-        made_[int(form)] = true;
-        if (form == Form::Codes) return quantize();
-        make(Form::Codes);
-        std::vector<Activation>& rows = rows_[int(form)];
-        rows = this->rows_[int(Form::Codes)];
-        const int64_t width = padded(columns_);
-        std::vector<int8_t>& parts = parts_[int(form)];
-        parts.resize(size_t(2 * width) * rows.size());
-        pool->run(int64_t(rows.size()), [&](int64_t m) {
-            rows[m].high = parts.data() + 2 * m * width;
-            rows[m].low = rows[m].high + width;
-            split_row(columns_, form, rows[m]);
+        const bool has_codes = made_[int(Form::Codes)], has_parts = form != Form::Codes;
+        if (!has_codes) place_codes();
+        if (has_parts) place_parts(form);
+        made_[int(Form::Codes)] = made_[int(form)] = true;
+        Activation* const rows = rows_[int(form)].data();
+        pool->run(int64_t(rows_[0].size()), [&](int64_t m) {
+            if (!has_codes) quantize_row(rows[m].numbers, columns_, rows[m]);
+            if (has_parts) split_row(columns_, form, rows[m]);
         });
     }
 
@@ -54,19 +50,31 @@ class Quantized {
     std::vector<int16_t> codes_;
     std::vector<float> factors_;
 
-    void quantize() {
+    // Room for them.
+    void place_codes() {
         std::vector<Activation>& rows = rows_[int(Form::Codes)];
         rows = rows_[int(Form::Floats)];
         const int64_t width = padded(columns_), groups = width / kXGroup;
         codes_.resize(size_t(width) * rows.size());
         factors_.resize(size_t(4 * groups) * rows.size());
-        pool->run(int64_t(rows.size()), [&](int64_t m) {
-            rows[m].codes = codes_.data() + m * width;
-            rows[m].scales = factors_.data() + 4 * m * groups;
+        for (size_t m = 0; m < rows.size(); ++m) {
+            rows[m].codes = codes_.data() + int64_t(m) * width;
+            rows[m].scales = factors_.data() + 4 * int64_t(m) * groups;
             rows[m].sums = rows[m].scales + groups;
             rows[m].halves = rows[m].sums + groups;
-            quantize_row(rows[m].numbers, columns_, rows[m]);
-        });
+        }
+    }
+
+    void place_parts(Form form) {
+        std::vector<Activation>& rows = rows_[int(form)];
+        rows = rows_[int(Form::Codes)];
+        const int64_t width = padded(columns_);
+        std::vector<int8_t>& parts = parts_[int(form)];
+        parts.resize(size_t(2 * width) * rows.size());
+        for (size_t m = 0; m < rows.size(); ++m) {
+            rows[m].high = parts.data() + 2 * int64_t(m) * width;
+            rows[m].low = rows[m].high + width;
+        }
     }
 };
 
@@ -107,19 +115,23 @@ inline void multiply_strip(const Output& to, Quantized& x, int64_t rows, int64_t
     }
 }
 
+// Call body(piece) for `pieces` of weights that lie behind each other, each once, on all threads.
+template <typename Body>
+inline void each_piece(int64_t pieces, const Body& body) {
+    Shares shares(pieces, pool->threads());
+    pool->run(pool->threads(), [&](int64_t own) { shares.work(int(own), body); });
+}
+
 inline void multiply_few(std::initializer_list<Output> outputs, Quantized& x, int64_t rows) {
     int64_t all = 0;
     for (const Output& to : outputs) {
         all += strips(*to.weight);
         x.make(kind_of(to.weight->type).few);
     }
-    Shares shares(all, pool->threads());
-    pool->run(pool->threads(), [&](int64_t own) {
-        shares.work(int(own), [&](int64_t index) {
-            const Output* to = outputs.begin();
-            for (; index >= strips(*to->weight); ++to) index -= strips(*to->weight);
-            multiply_strip(*to, x, rows, index);
-        });
+    each_piece(all, [&](int64_t index) {
+        const Output* to = outputs.begin();
+        for (; index >= strips(*to->weight); ++to) index -= strips(*to->weight);
+        multiply_strip(*to, x, rows, index);
     });
 }
 
@@ -129,8 +141,8 @@ inline void multiply_many(const Output& to, Quantized& x, int64_t rows) {
     x.make(of.many);
     for (int64_t at = 0; at < rows; at += kPanelRows) {
         const int64_t height = std::min(kPanelRows, rows - at);
-        pool->run((w.rows + kPanel - 1) / kPanel, [&](int64_t task) {
-            const int64_t first = task * kPanel, width = std::min(kPanel, w.rows - first);
+        each_piece((w.rows + kPanel - 1) / kPanel, [&](int64_t panel) {
+            const int64_t first = panel * kPanel, width = std::min(kPanel, w.rows - first);
             Panelful out;
             const Activation* of_rows = x.rows(of.many) + at;
             if (of.panel)

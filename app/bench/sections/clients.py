@@ -1,7 +1,7 @@
 """`bench serve`: what several clients get of a server together, and who asks again.
 
-Each server runs in a process of its own, and is asked as any client does, over HTTP. llama.cpp's
-is measured beside ember's where `llama-server` is on the path.
+Each server runs in a process of its own, and is asked as any client does, over HTTP. With peers
+llama.cpp's is asked the same in turns with ember's.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -66,55 +66,89 @@ class _Answer:
     tokens: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Turn:
+    """What one server gave of one run; as in `ServeRow`."""
+
+    one_tps: float
+    all_tps: float
+    prefix: int
+    cold_s: float
+    kept_s: float
+
+
 def expected_seconds(settings: ServeSettings) -> float:
     """Of the whole section."""
-    drawn = settings.reps * settings.tokens * (1 + settings.clients) * _DRAWN_SECONDS
-    read = settings.prefix * _READ_SECONDS * settings.reps
-    return len(_engines(settings)) * (_STARTING_SECONDS + drawn + read)
+    engines = 2 if settings.peers else 1
+    return engines * (_STARTING_SECONDS + settings.reps * _turn_seconds(settings))
 
 
 def run(settings: ServeSettings, meter: Meter) -> Iterator[ServeRow]:
-    """A row for each server."""
-    every = len(_engines(settings))
-    for engine in _engines(settings):
-        seconds = expected_seconds(settings) / every
-        with meter.step(f"serve: {engine}", seconds), _started(engine, settings) as port:
-            row = _measured(engine, settings, port)
-        yield row
+    """A row for each server. Raises EmberError where there is none, or it does not start."""
+    engines = _engines(settings)
+    turns: dict[str, list[_Turn]] = {engine: [] for engine in engines}
+    with ExitStack() as stack:
+        with meter.step("serve: starting", _STARTING_SECONDS * len(engines)):
+            ports = [stack.enter_context(_started(engine, settings)) for engine in engines]
+        # In turns, so that what else the machine does meets all alike.
+        for rep in range(settings.reps):
+            for engine, port in zip(engines, ports, strict=True):
+                with meter.step(f"serve: {engine}", _turn_seconds(settings)):
+                    turns[engine].append(_turn(settings, port, rep))
+    for engine, found in turns.items():
+        yield _row(engine, settings, found)
+
+
+def _turn_seconds(settings: ServeSettings) -> float:
+    drawn = settings.tokens * (1 + settings.clients) * _DRAWN_SECONDS
+    return drawn + settings.prefix * _READ_SECONDS
 
 
 def _engines(settings: ServeSettings) -> Sequence[str]:
-    return (_EMBER, _LLAMA) if settings.peers and shutil.which(_PEER) else (_EMBER,)
+    if not settings.peers:
+        return (_EMBER,)
+    if not shutil.which(_PEER):
+        raise EmberError(
+            f"there is no {_PEER} on the path: docs/bench.md says how to build it; or measure "
+            "without --peers"
+        )
+    return _EMBER, _LLAMA
 
 
-def _measured(engine: str, settings: ServeSettings, port: int) -> ServeRow:
+def _turn(settings: ServeSettings, port: int, rep: int) -> _Turn:
     text = (FOLDER / Text.ACTS.value).read_text(encoding="utf-8")
-    _ask(port, text[:_SHORT], 1)
-    one, together, cold, kept = list[float](), list[float](), list[float](), list[float]()
-    prefix = 0
-    for rep in range(settings.reps):
-        one.append(_tokens_per_second(port, settings.tokens, [_piece(text, rep, 0)]))
-        prompts = [_piece(text, rep, 1 + client) for client in range(settings.clients)]
-        together.append(_tokens_per_second(port, settings.tokens, prompts))
-        # Of another place in the text each time, so that nobody has read it before.
-        length = settings.prefix * _CHARACTERS
-        shared = text[(1 + rep) * length : (2 + rep) * length]
-        first = _ask(port, f"{shared}\nIn short:", 1)
-        cold.append(first.first_s)
-        kept.append(_ask(port, f"{shared}\nTo the point:", 1).first_s)
-        prefix = first.prompt
+    if not rep:
+        _ask(port, text[:_SHORT], 1)
+    one = _tokens_per_second(port, settings.tokens, [_piece(text, rep, 0)])
+    prompts = [_piece(text, rep, 1 + client) for client in range(settings.clients)]
+    together = _tokens_per_second(port, settings.tokens, prompts)
+    # Of another place in the text each time, so that nobody has read it before.
+    length = settings.prefix * _CHARACTERS
+    shared = text[(1 + rep) * length : (2 + rep) * length]
+    first = _ask(port, f"{shared}\nIn short:", 1)
+    again = _ask(port, f"{shared}\nTo the point:", 1)
+    return _Turn(
+        one_tps=one,
+        all_tps=together,
+        prefix=first.prompt,
+        cold_s=first.first_s,
+        kept_s=again.first_s,
+    )
+
+
+def _row(engine: str, settings: ServeSettings, turns: Sequence[_Turn]) -> ServeRow:
     return ServeRow(
         model=Path(settings.model).stem,
         engine=engine,
         clients=settings.clients,
         tokens=settings.tokens,
-        one_tps=median(one),
-        all_tps=median(together),
-        prefix=prefix,
-        cold_s=median(cold),
-        kept_s=median(kept),
+        one_tps=median(turn.one_tps for turn in turns),
+        all_tps=median(turn.all_tps for turn in turns),
+        prefix=turns[-1].prefix,
+        cold_s=median(turn.cold_s for turn in turns),
+        kept_s=median(turn.kept_s for turn in turns),
         reps=settings.reps,
-        settings=f"{__version__}, defaults",
+        settings=f"{__version__}, defaults" if engine == _EMBER else " ".join(_places(settings)),
     )
 
 
@@ -177,13 +211,21 @@ def _started(engine: str, settings: ServeSettings) -> Iterator[int]:
 
 
 def _command(engine: str, settings: ServeSettings, port: int) -> list[str]:
-    window = settings.prefix + settings.tokens + 512
-    if engine == _EMBER:
-        given = ["--ctx", str(window), "--backend", settings.backend, "--temp", "0"]
-        return [sys.executable, "-m", "app", "serve", settings.model, "--port", str(port), *given]
+    if engine == _LLAMA:
+        return [_PEER, "-m", settings.model, "--port", str(port), *_places(settings)]
+    given = ["--ctx", str(_window(settings)), "--backend", settings.backend, "--temp", "0"]
+    return [sys.executable, "-m", "app", "serve", settings.model, "--port", str(port), *given]
+
+
+def _places(settings: ServeSettings) -> list[str]:
+    """What llama-server is told: as many windows as ember has, each as long, and threads."""
     threads = str(settings.threads or physical_cores())
-    places = ["-np", str(settings.clients), "-c", str(window * settings.clients)]
-    return [_PEER, "-m", settings.model, "--port", str(port), "-t", threads, *places]
+    window = str(_window(settings) * settings.clients)
+    return ["-np", str(settings.clients), "-c", window, "-t", threads]
+
+
+def _window(settings: ServeSettings) -> int:
+    return settings.prefix + settings.tokens + 512
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", port: int, engine: str) -> None:

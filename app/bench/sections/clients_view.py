@@ -43,12 +43,18 @@ def tables(rows: Rows) -> list[Table]:
 
 
 def findings(rows: Rows) -> list[str]:
-    """What sharing gains, in a sentence for each server."""
-    return [
+    """What sharing gains, in a sentence for each server, and how the others compare with ember."""
+    shared = [
         f"{row.clients} clients of {row.engine} together get {short(row.all_tps / row.one_tps)} "
         f"times the tokens of one; who shares {row.prefix:,} tokens with an earlier request waits "
         f"{short(row.kept_s)} s for the first token, not {short(row.cold_s)} s."
         for row in rows
+    ]
+    ours, *others = rows
+    return shared + [
+        f"{ours.clients} clients of {ours.engine} get {short(ours.all_tps / other.all_tps)} times "
+        f"the tokens of those of {other.engine}, one {short(ours.one_tps / other.one_tps)} times."
+        for other in others
     ]
 
 

@@ -60,5 +60,5 @@ def test_commands_that_several_ranks_do_not_run_say_so_once(
     told = ember("ls")
     assert told.code == 2
     assert told.error_line().endswith(
-        "run and chat alone use several ranks: start it without mlx.launch"
+        "run, chat and serve alone use several ranks: start it without mlx.launch"
     )

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import BatchGenerator, generate_step
+from mlx_lm.models.cache import make_prompt_cache as make_own
 
 from kvcache import (
     Backend,
@@ -47,12 +48,15 @@ def _alone(model: Any, prompt: list[int], config: CacheConfig) -> Answer:
 
 
 def _together(
-    model: Any, prompts: Sequence[list[int]], config: CacheConfig, at_once: int
+    model: Any, prompts: Sequence[list[int]], config: CacheConfig | None, at_once: int
 ) -> list[Answer]:
+    """None for mlx-lm's own caches."""
     generator = BatchGenerator(
         model, max_tokens=TOKENS, prefill_batch_size=at_once, prefill_step_size=STEP
     )
-    caches = [make_prompt_cache(model, config) for _ in prompts]
+    caches = [
+        make_own(model) if config is None else make_prompt_cache(model, config) for _ in prompts
+    ]
     found: dict[int, Answer] = {uid: ([], []) for uid in generator.insert(prompts, caches=caches)}
     while responses := generator.next_generated():
         for each in responses:
@@ -61,6 +65,18 @@ def _together(
     generator.close()
     assert all(cache.empty() for cache in caches[0])  # those that were given stay as they were
     return list(found.values())
+
+
+def test_states_that_take_padding_for_tokens_do_so_with_mlx_lm_s_own_caches() -> None:
+    """Which the docs say; without padding rows are what they are alone."""
+    model, prompts = zoo.make("nemotron_h"), _prompts(zoo.VOCABULARY)
+    whole = replace(LOSSLESS, max_tokens=200)  # as mlx-lm's, lets nothing go
+    alone = [_alone(model, prompt, whole) for prompt in prompts]
+    _assert_alike(_together(model, prompts, whole, 1), alone)
+    padded = _together(model, prompts, whole, 8)
+    _assert_alike(padded, _together(model, prompts, None, 8))
+    with pytest.raises(AssertionError, match="Mismatched"):
+        _assert_alike(padded, alone)
 
 
 def _assert_alike(got: Sequence[Answer], want: Sequence[Answer]) -> None:

@@ -24,5 +24,5 @@ def test_no_bad_access_and_no_undefined_behaviour(architecture: str) -> None:
 
 
 def test_threads_do_not_race(tmp_path: Path) -> None:
-    selected = "2-threads and (feed_forward or many_rows)"
+    selected = "2-threads and (feed_forward or many_rows or rows_at_once)"
     check_races(tmp_path, LIBRARIES, "-k", selected, FOLDER)

@@ -139,7 +139,7 @@ NETWORKS = tuple(_MLX_LM)
 
 def mlx_lm_logits(name: str, ids: list[int]) -> np.ndarray:
     """[L, vocabulary] of the ids, in one piece, by the network of a tiny file."""
-    network, table = _network(name)
+    network, table = network_of(name, TINY[name])
     batch, own = mx.array([ids]), {}
     if TINY[name].architecture == "gemma3":
         # mlx-lm rounds the embeddings' scale to bfloat16, llama.cpp does not.
@@ -150,10 +150,12 @@ def mlx_lm_logits(name: str, ids: list[int]) -> np.ndarray:
     return np.array(logits[0])
 
 
-def _network(name: str) -> tuple[nn.Module, mx.array]:
-    """mlx-lm's network with the weights of a file, and its embeddings."""
+def network_of(name: str, shape: Shape) -> tuple[nn.Module, mx.array]:
+    """mlx-lm's network with the weights of a file of this shape, and its embeddings.
+
+    name: of the tiny file that is alike but for its sizes.
+    """
     module, more = _MLX_LM[name]
-    shape = TINY[name]
     found = import_module(f"mlx_lm.models.{module}")
     arguments = {**_arguments(shape), "model_type": module, **more}
     network: nn.Module = found.Model(found.ModelArgs.from_dict(arguments))
