@@ -21,9 +21,9 @@ class Row:
     what: str
     count: int
     unit: str
-    seconds: float
     faults: int
     command: str
+    seconds: float = 0.0
     detail: str = ""
     commit: str = ""
 
