@@ -46,8 +46,8 @@ fuzz: $(VENV)/.dev
 	@$(PY) -m pip install --quiet --constraint constraints.txt --group fuzz
 	@$(PY) -m tests.fuzz $(FUZZ)
 
-# Answers without end in a small window for half an hour; and 100,000 steps with a cache against a
-# list of tokens. SOAK="--minutes 5" is less.
+# Answers without end, and clients of a server, for half an hour each; 200 chats; and 100,000 steps
+# with a cache against a list of tokens. SOAK="--minutes 5" is less.
 soak: $(VENV)/.dev
 	@$(PY) -m tests.soak $(SOAK)
 	@$(PY) -m tests.kvcache.walk 100000
