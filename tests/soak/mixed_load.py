@@ -1,7 +1,7 @@
 """Clients of every kind at one server; each answer is held to what the request was given alone.
 
-The server is a process of its own, over a tiny model whose cache loses nothing, so that an answer
-is the same however its prompt was read, and beside whom.
+The server is a process of its own, over a tiny model of float32 whose cache loses nothing, so that
+an answer is the same however its prompt was read, and beside whom.
 """
 
 import json
@@ -21,6 +21,7 @@ from statistics import median
 
 import psutil
 
+from models.gguf.tensor_types import TensorType
 from tests.app.serve.conftest import write_served
 from tests.app.terminal import ROOT
 from tests.own_home import own_home
@@ -81,7 +82,7 @@ class Loaded:
 
 def mixed_load(folder: Path, *, seconds: float, seed: int = 0) -> Loaded:
     """Ask for so long, and then end the server while it answers."""
-    path, rng = write_served(folder / "small.gguf"), Random(seed)
+    path, rng = write_served(folder / "small.gguf", TensorType.F32), Random(seed)
     with _started(path, folder) as (process, port, log), ThreadPoolExecutor(_CLIENTS) as pool:
         known = _alone(port, rng)
         deadline = time.monotonic() + seconds
