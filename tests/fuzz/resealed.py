@@ -20,7 +20,7 @@ from kvcache.integrity import checksum
 from tests.fuzz.mutation import mutated
 
 _NUMBERS = (-1, 0, 1, 2, 3, 31, 33, 64, 1000, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 63, 0.5, 1e308)
-_OTHERS = (None, "", "q4", "h8", "f16", [], {}, True, [1, 2, 3], "\u0000")
+_OTHERS: tuple[Any, ...] = (None, "", "q4", "h8", "f16", [], {}, True, [1, 2, 3], "\u0000")
 _DTYPES = (mx.float16, mx.float32, mx.bfloat16, mx.uint32, mx.uint8)
 _CRC_BYTES = 4
 _MOST_CHANGES = 3
