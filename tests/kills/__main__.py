@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from tests.kills.killing import Killing
-from tests.kills.stages import COMPILES, STAGES, place
+from tests.kills.stages import STAGES, place
 from tests.reliability.record import Row, add_flag, keep
 
 
@@ -27,7 +27,7 @@ def main() -> int:
         began = time.monotonic()
         with (
             tempfile.TemporaryDirectory(prefix="ember-kills-") as folder,
-            place(Path(folder), has_kernels=name != COMPILES) as at,
+            place(Path(folder), has_kernels=not STAGES[name].compiles) as at,
         ):
             killing, failure = Killing(at=at, name=name), ""
             try:

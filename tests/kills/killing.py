@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from threading import Thread
 from typing import IO
 
-from tests.app.terminal import ROOT
+from tests.app.terminal import ROOT, hear_signals
 from tests.kills.stages import STAGES, Place, Stage, age, strays
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -47,9 +47,10 @@ class Killing:
             kind = SIGNALS[number % len(SIGNALS)]
             self._end(kind, rng.uniform(0, _BEYOND) * seconds)
             self.stage.holds(self.at, self.confirmed)
-        age(strays(self.at))
+        begun = strays(self.at)
+        age(begun)
         self._whole()
-        left = strays(self.at)
+        left = [path for path in begun if path.exists()]
         assert not left, f"{self.name}: left behind for ever: {left}"
 
     def _whole(self) -> float:
@@ -81,6 +82,9 @@ class Killing:
 
     @contextmanager
     def _started(self) -> "Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]":
+        if self.stage.compiles:
+            for library in self.at.kernels.glob("*.so"):
+                library.unlink()
         with TemporaryFile() as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "app", *self.stage.arguments(self.at)],
@@ -89,6 +93,7 @@ class Killing:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                preexec_fn=hear_signals,
             )
             talk = Thread(target=self._talk, args=(process,))
             talk.start()

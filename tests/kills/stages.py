@@ -21,10 +21,9 @@ from models.text.messages import Role
 from tests.app.conftest import write_tiny
 from tests.app.monkey.kept import require_sound
 from tests.models.finding.hub_server import running_hub
-from tests.own_home import own_home
+from tests.own_home import KERNELS, own_home
 
 _MESSAGES, _SUM_BYTES = 60, 4
-COMPILES = "compile"
 _REPOSITORY, _FILE = "someone/tiny-GGUF", "tiny.Q8_0.gguf"
 # As `tempfile` and ember name what is begun.
 _BEGUN = re.compile(r"^tmp\w{8}$|^compiling-|^keeping-|^\..+-\w{8}$|\.(tmp|partial|incomplete)$")
@@ -48,6 +47,10 @@ class Place:
         return Path(self.environment["EMBER_CACHE"]) / "kept"
 
     @property
+    def kernels(self) -> Path:
+        return Path(self.environment["EMBER_CACHE"]) / KERNELS
+
+    @property
     def exported(self) -> Path:
         return self.folder / "exported.json"
 
@@ -58,6 +61,7 @@ class Stage:
 
     holds: raises AssertionError where something is lost or half; given the lines of all runs for
     which something came. after: a command that there must have been. ends: by itself.
+    compiles: has none of the kernels, each time.
     """
 
     arguments: Callable[[Place], Sequence[str]]
@@ -65,6 +69,7 @@ class Stage:
     says: int = 0
     after: str = ""
     ends: bool = True
+    compiles: bool = False
 
 
 @contextmanager
@@ -177,8 +182,9 @@ STAGES: Mapping[str, Stage] = {
         ends=False,
         holds=_pieces_are_whole,
     ),
-    COMPILES: Stage(
+    "compile": Stage(
         arguments=lambda at: ("run", str(at.model), "hello", *_ANSWER),
         holds=_nothing_more,
+        compiles=True,
     ),
 }

@@ -34,6 +34,7 @@ _START_SECONDS = 300.0
 # What allocators take while kept prompts come and go.
 _NOISE = 24 << 20
 _ENDLESS = 1_000_000
+_END = 2  # the token by which the model would end an answer
 _EXACT = ("--kv", "f16", "--hot", "4096", "--hot-dtype", "f32", "--ctx", "4096")
 _BUDGET = ("--kv-budget", "24MiB", "--cache-store", "32MiB")
 
@@ -204,9 +205,8 @@ def _end_amid_answers(
     process: "subprocess.Popen[bytes]", port: int, pool: ThreadPoolExecutor
 ) -> int:
     """Kill the server in the middle of long answers; how many clients were told of the end."""
-    body = json.dumps(
-        {"prompt": [5, 6, 7], "max_tokens": _ENDLESS, "temperature": 0, "stream": True}
-    ).encode()
+    endless = {"max_tokens": _ENDLESS, "logit_bias": {str(_END): -1000}}
+    body = json.dumps({"prompt": [5, 6, 7], "temperature": 0, "stream": True, **endless}).encode()
 
     def follow(sent: Callable[[], None]) -> bool:
         with asked(port, "/v1/completions", body) as connection:
