@@ -53,6 +53,25 @@ def exit_on_kill() -> None:
         signal.signal(number, on_signal)
 
 
+def hear_again() -> None:
+    """From here on, a signal that comes amid a finalizer, which drops what it raises, comes again.
+
+    A program's start collects some garbage, and would go on as if nobody had pressed Ctrl-C.
+    """
+    tell = sys.unraisablehook
+
+    def on_dropped(dropped: "sys.UnraisableHookArgs") -> None:
+        match dropped.exc_value:
+            case KeyboardInterrupt():
+                signal.raise_signal(signal.SIGINT)
+            case SystemExit(code=int(code)) if code > _BASE:
+                signal.raise_signal(code - _BASE)
+            case _:
+                tell(dropped)
+
+    sys.unraisablehook = on_dropped
+
+
 def ignore_signals() -> None:
     """From here on the program ends, whoever interrupts."""
     for number in (signal.SIGINT, *_KILLS):
