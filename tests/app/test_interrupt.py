@@ -96,7 +96,7 @@ class Dropped:
         time.sleep(0)
 try:
     Dropped()
-    time.sleep(60)
+    time.sleep(20)
     print("lost")
 except (KeyboardInterrupt, SystemExit):
     print("heard")

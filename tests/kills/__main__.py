@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 from random import Random
+from subprocess import TimeoutExpired
 
 from tests.kills.killing import WELL, Killing
 from tests.kills.stages import STAGES, place
@@ -32,7 +33,7 @@ def main() -> int:
             killing, failure = Killing(at=at, name=name), ""
             try:
                 killing.run(arguments.kills, Random(f"{arguments.seed} {name}"))
-            except (AssertionError, ValueError) as error:
+            except (AssertionError, ValueError, TimeoutExpired) as error:
                 failure = f"{type(error).__name__}: {error}"
         faults += bool(failure)
         ways = ", ".join(f"{count} {kind}" for kind, count in sorted(killing.killed.items()))

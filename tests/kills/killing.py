@@ -20,7 +20,7 @@ from tests.kills.stages import STAGES, Place, Stage, age, strays
 # How a run counts that was done before its signal, or took it for the end of what it is told.
 WELL = "ended well"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-_WAIT_SECONDS = 600.0
+_WAIT_SECONDS = 180.0
 
 
 @dataclass(kw_only=True)
