@@ -15,7 +15,7 @@ from threading import Thread
 from typing import IO
 
 from tests.app.terminal import ROOT, hear_signals
-from tests.kills.stages import STAGES, Place, Stage, age, strays
+from tests.kills.stages import ASKS, STAGES, Place, Stage, age, strays
 
 # How a run counts that was done before its signal, or took it for the end of what it is told.
 WELL = "ended well"
@@ -27,12 +27,13 @@ _WAIT_SECONDS = 180.0
 class Killing:
     """One stage in one place. killed: by which signals, and how many runs ended well all the same.
 
-    confirmed: lines for which something came back, of all runs.
+    runs: so far. confirmed: lines of all runs that were answered.
     """
 
     at: Place
     name: str
     killed: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
     confirmed: list[str] = field(default_factory=list)
 
     @property
@@ -96,6 +97,7 @@ class Killing:
                 stderr=stderr,
                 preexec_fn=hear_signals,
             )
+            self.runs += 1
             talk = Thread(target=self._talk, args=(process,))
             talk.start()
             try:
@@ -106,18 +108,22 @@ class Killing:
                 talk.join()
 
     def _talk(self, process: "subprocess.Popen[bytes]") -> None:
-        """Say each line once something came for the one before, and read to the end."""
+        """Say each line once it is asked for, and read to the end."""
         assert process.stdin is not None
         assert process.stdout is not None
+        out, shown, said = process.stdout, b"", list[str]()
         with suppress(BrokenPipeError), process.stdin as stdin:
             for number in range(self.stage.says):
-                line = f"{self.name} {len(self.confirmed)} {number}"
-                stdin.write(f"{line}\n".encode())
+                while shown.count(ASKS) <= number:
+                    if not (more := os.read(out.fileno(), 1 << 16)):
+                        return
+                    shown += more
+                # Who asks for the next has answered the one before.
+                self.confirmed += said[-1:]
+                said.append(f"{self.name} {self.runs} {number}")
+                stdin.write(f"{said[-1]}\n".encode())
                 stdin.flush()
-                if not os.read(process.stdout.fileno(), 1 << 16):
-                    return
-                self.confirmed.append(line)
-        process.stdout.read()
+        out.read()
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", stderr: IO[bytes], word: bytes) -> None:

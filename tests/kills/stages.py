@@ -27,6 +27,8 @@ _MESSAGES, _SUM_BYTES = 60, 4
 _REPOSITORY, _FILE = "someone/tiny-GGUF", "tiny.Q8_0.gguf"
 # As `tempfile` and ember name what is begun.
 _BEGUN = re.compile(r"^tmp\w{8}$|^compiling-|^keeping-|^\..+-\w{8}$|\.(tmp|partial|incomplete)$")
+# How the line chat asks, which no answer that ends with its line says.
+ASKS = b"\n> "
 _ANSWER = ("--max-tokens", "8", "--ctx", "128")
 
 
@@ -57,10 +59,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A command. says: how many lines it is told, each once something came for the one before.
+    """A command. says: how many lines it is told, each once it asks for one.
 
-    holds: raises AssertionError where something is lost or half; given the lines of all runs for
-    which something came. after: a command that there must have been. ends: by itself.
+    holds: raises AssertionError where something is lost or half; given the lines of all runs that
+    were answered. after: a command that there must have been. ends: by itself.
     compiles: has none of the kernels, each time.
     """
 
@@ -152,7 +154,15 @@ def _digest(path: Path) -> str:
 
 STAGES: Mapping[str, Stage] = {
     "chat": Stage(
-        arguments=lambda at: ("chat", str(at.model), "--plain", "--continue", *_ANSWER),
+        arguments=lambda at: (
+            "chat",
+            str(at.model),
+            "--plain",
+            "--continue",
+            "--stop",
+            "\n",
+            *_ANSWER,
+        ),
         says=4,
         holds=_pieces_are_whole,
     ),
