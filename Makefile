@@ -6,7 +6,8 @@ PY     := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: chat test test-large truth vocabularies templates monkey fuzz soak check metal-check cuda-check \
+.PHONY: chat test test-large truth vocabularies templates monkey fuzz soak kills faults audit \
+	check metal-check cuda-check \
 	metal-registers metal-mutants bench clean
 
 chat: $(VENV)/.run
@@ -46,11 +47,26 @@ fuzz: $(VENV)/.dev
 	@$(PY) -m pip install --quiet --constraint constraints.txt --group fuzz
 	@$(PY) -m tests.fuzz $(FUZZ)
 
-# Answers without end in a small window for half an hour; and 100,000 steps with a cache against a
-# list of tokens. SOAK="--minutes 5" is less.
+# Answers without end, and clients of a server, for half an hour each; 200 chats; and 100,000 steps
+# with a cache against a list of tokens. SOAK="--minutes 5" is less.
 soak: $(VENV)/.dev
 	@$(PY) -m tests.soak $(SOAK)
 	@$(PY) -m tests.kvcache.walk 100000
+
+# Commands that are killed at 30 random moments each, and what they leave. KILLS="--kills 5 chat pull".
+kills: $(VENV)/.dev
+	@$(PY) -m tests.kills $(KILLS)
+
+# Tests that inject a fault, by its kind: full disks, damaged files, two programs at once.
+faults: $(VENV)/.dev
+	@$(PY) -m tests.reliability.faults
+
+# Known vulnerabilities of the pinned packages, where their database can be reached.
+audit: $(VENV)/.dev
+	@if $(PY) -c 'import socket; socket.create_connection(("api.osv.dev", 443), 10)' 2>/dev/null; then \
+		$(PY) -m pip install --quiet --constraint constraints.txt --group audit && \
+		$(PY) -m pip_audit --vulnerability-service osv --no-deps --disable-pip --requirement constraints.txt; \
+	else echo "audit: api.osv.dev cannot be reached from here: nothing was looked up"; fi
 
 # The GPU kernels on this machine's GPU, right or wrong and how fast, in less than five minutes:
 # one table to paste, and metal-check.json. CHECK="--only correctness" is a part of it.

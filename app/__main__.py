@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from app.interrupt import end, exit_on_kill, ignore_signals
+from app.interrupt import end, exit_on_kill, hear_again, ignore_signals
 
 _OWN = "app", "kvcache", "models"
 _INSTALL = (
@@ -18,6 +18,7 @@ def main() -> None:
     """Run the command line and exit with its code."""
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
     exit_on_kill()
+    hear_again()
     code = _run(sys.argv[1:])
     # Nothing is left to interrupt; Python's own end would die of a late Ctrl-C.
     ignore_signals()

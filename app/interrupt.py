@@ -17,6 +17,7 @@ from typing import NoReturn
 _BASE = 128
 _KILLS = (signal.SIGTERM, signal.SIGHUP)
 _LEAVE_SECONDS = 5.0
+_AGAIN_SECONDS = 0.01
 
 
 class Cancel(threading.Event):
@@ -51,6 +52,32 @@ def exit_on_kill() -> None:
 
     for number in _heard():
         signal.signal(number, on_signal)
+
+
+def hear_again() -> None:
+    """From here on, a signal that comes amid a finalizer, which drops what it raises, comes again.
+
+    A program's start collects some garbage, and would go on as if nobody had pressed Ctrl-C.
+    """
+    tell = sys.unraisablehook
+
+    def on_dropped(dropped: "sys.UnraisableHookArgs") -> None:
+        match dropped.exc_value:
+            case KeyboardInterrupt():
+                _send_soon(signal.SIGINT)
+            case SystemExit(code=int(code)) if code > _BASE:
+                _send_soon(code - _BASE)
+            case _:
+                tell(dropped)
+
+    sys.unraisablehook = on_dropped
+
+
+def _send_soon(number: int) -> None:
+    """By a thread, as what a handler raises is dropped here too."""
+    timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 def ignore_signals() -> None:

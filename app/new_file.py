@@ -3,11 +3,12 @@
 Knows no chat and no screen.
 """
 
+import os
 import re
-from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
+from app.staged import staged
 from kvcache.errors import EmberError, reason
 
 _NOT_IN_NAMES = re.compile(r"[^\w-]+")
@@ -29,19 +30,28 @@ def expanded(text: str) -> Path:
 
 
 def write(path: Path, content: str) -> None:
-    """Write a file that does not exist yet. Raises EmberError."""
+    """Write a file that does not exist yet, for its owner alone. Raises EmberError."""
     try:
-        with path.open("x", encoding="utf-8", errors="replace") as file:
-            file.write(content)
+        with staged(path, content) as whole:
+            _take_place(whole, path)
     except FileExistsError as error:
         raise EmberError(f"{path} exists already: name another file") from error
     except (OSError, ValueError) as error:
-        # Half a file would stand in the way of the whole one.
-        with suppress(OSError, ValueError):
-            path.unlink()
         raise EmberError(
             f"{path} cannot be written: {reason(error)}; name a file in a folder that takes it"
         ) from error
+
+
+def _take_place(whole: Path, path: Path) -> None:
+    """Give a file its name. Raises FileExistsError where something has it."""
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a disk that knows no links
+        if path.exists():
+            raise FileExistsError(path) from None
+        whole.rename(path)
 
 
 def _unused(name: str) -> Path:

@@ -4,11 +4,10 @@ Knows nothing of what is in them.
 """
 
 import os
-import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
+from app.staged import staged
 from kvcache.errors import reason
 
 _FOLDER, _FILE, _OTHERS = 0o700, 0o600, 0o077
@@ -50,18 +49,8 @@ def write(path: Path, text: str) -> None:
     A link is followed: what it points to is replaced, not the link.
     """
     path = path.resolve()
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    staged = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    except BaseException:  # whatever it is, Ctrl-C included, and raised again
-        with suppress(OSError):
-            staged.unlink()
-        raise
+    with staged(path, text) as whole:
+        whole.replace(path)
 
 
 def set_aside(path: Path) -> Path:

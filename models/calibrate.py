@@ -6,7 +6,9 @@ they are made once for a file and stay as they are: what is encoded never depend
 """
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +39,7 @@ TEXT = Path(__file__).parent / "calibration.txt"
 TOKENS = 512
 # Set to 0: nothing is counted or looked for, and keys are rounded plainly.
 VARIABLE = "EMBER_CALIBRATE"
+_STAGED, _STALE_SECONDS = "keeping-", 3600
 # Weights of a model that reads the text in a few seconds on two cores of a CPU.
 _FEW_BYTES = 500_000_000
 _STEP = 64
@@ -91,8 +94,9 @@ def keep(metric: KeyMetric, loaded: LoadedModel) -> Path:
     path = path_of(loaded)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         # In one step, so that who reads it finds a whole file or none.
-        with tempfile.TemporaryDirectory(dir=path.parent) as stage:
+        with tempfile.TemporaryDirectory(prefix=_STAGED, dir=path.parent) as stage:
             made = Path(stage) / path.name
             metric.save(made)
             made.replace(path)
@@ -102,6 +106,13 @@ def keep(metric: KeyMetric, loaded: LoadedModel) -> Path:
             "can be written"
         ) from error
     return path
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what a killed program left, once nobody can still be at work on it."""
+    for left in parent.glob(f"{_STAGED}*"):
+        if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def path_of(loaded: LoadedModel) -> Path:

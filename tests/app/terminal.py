@@ -53,7 +53,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=_own_terminal if is_controlling else _hear_signals,
+            preexec_fn=_own_terminal if is_controlling else hear_signals,
         )
         os.close(slave)
         self.shown = ""
@@ -163,12 +163,13 @@ def inherited() -> dict[str, str]:
     return {**kept, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
 
 
-def _hear_signals() -> None:
+def hear_signals() -> None:
+    """For a process that is to begin."""
     # As a shell starts programs; ours may have been started to ignore them, as nohup does.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def _own_terminal() -> None:
-    _hear_signals()
+    hear_signals()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -80,3 +80,44 @@ def test_a_time_limit_ends_whatever_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
     assert done.returncode == 9
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_amid_a_finalizer_is_heard_after_it(number: signal.Signals) -> None:
+    program = f"""
+import os, signal, time
+from app.interrupt import exit_on_kill, hear_again
+signal.signal(signal.SIGINT, signal.default_int_handler)
+exit_on_kill()
+hear_again()
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), {number:d})
+        time.sleep(0)
+try:
+    Dropped()
+    time.sleep(20)
+    print("lost")
+except (KeyboardInterrupt, SystemExit):
+    print("heard")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("heard\n", "")
+
+
+def test_other_errors_of_finalizers_are_told_as_before() -> None:
+    program = """
+from app.interrupt import hear_again
+hear_again()
+class Fails:
+    def __del__(self):
+        raise ValueError("amid a finalizer")
+Fails()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "ValueError: amid a finalizer" in done.stderr

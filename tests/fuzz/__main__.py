@@ -1,6 +1,7 @@
 """Each target in turn, and a table of what was tried: `python -m tests.fuzz --help`."""
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzz.child import TRIED
+from tests.fuzz.child import COSTS, TRIED
 from tests.fuzz.targets import TARGETS
+from tests.reliability.record import Row, add_flag, keep
 
 _RUNS = re.compile(r"^(?:stat::number_of_executed_units: *)?(\d+)(?: inputs|$)", re.MULTILINE)
 _TAIL = 3000
@@ -19,10 +21,15 @@ _TAIL = 3000
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """What came of a target. failure: the end of what was said, where an input was a fault."""
+    """What came of a target. failure: the end of what was said, where an input was a fault.
+
+    slowest, grown: seconds of the slowest input, bytes of memory that all took.
+    """
 
     inputs: int
     seconds: float
+    slowest: float = 0.0
+    grown: int = 0
     failure: str = ""
     input: Path | None = None
 
@@ -38,7 +45,10 @@ def tried(name: str, *flags: str) -> Tried:
         found = _RUNS.findall(done.stdout)
         inputs, seconds = int(found[-1]) if found else 0, time.monotonic() - began
         if done.returncode == 0:
-            return Tried(inputs=inputs, seconds=seconds)
+            costs = json.loads((Path(folder) / COSTS).read_text())
+            return Tried(
+                inputs=inputs, seconds=seconds, slowest=costs["seconds"], grown=costs["bytes"]
+            )
         faults = [*Path(folder).glob("crash-*"), *Path(folder).glob("timeout-*")]
         kept = Path(tempfile.mkdtemp(prefix=f"ember-{name}-")) / "input"
         for path in (*faults, Path(folder) / TRIED):
@@ -56,6 +66,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=600, help="for each target (600)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--by-chance", action="store_true", help="without coverage")
+    add_flag(parser)
     arguments = parser.parse_args()
     if unknown := set(arguments.targets) - set(TARGETS):
         parser.error(f"no target {min(unknown)}: there are {', '.join(TARGETS)}")
@@ -69,9 +80,23 @@ def main() -> int:
         faults += bool(found.failure)
         row = f"| {name} | {found.inputs:,} | {found.seconds:.0f} | {int(bool(found.failure))} |"
         print(row, flush=True)
+        keep(arguments.record, _row(name, found, f"python -m tests.fuzz {name}"))
         if found.failure:
             print(f"{name}: {found.failure}\nthe input: {found.input}", file=sys.stderr)
     return int(faults > 0)
+
+
+def _row(name: str, found: Tried, command: str) -> Row:
+    return Row(
+        program="fuzz",
+        what=name,
+        count=found.inputs,
+        unit="inputs",
+        seconds=found.seconds,
+        faults=int(bool(found.failure)),
+        detail=f"slowest {found.slowest:.2f} s, memory +{found.grown >> 20} MiB",
+        command=command,
+    )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
     python -m tests.fuzz.child TARGET FOLDER [--seconds N] [--inputs N] [--seed N] [--by-chance]
 
-FOLDER: where the input lies that is being tried, and, with atheris, what was found worth trying.
+FOLDER: where the input lies that is being tried, what the costliest took so far, and, with
+atheris, what was found worth trying.
 """
 
 import argparse
+import json
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -16,8 +19,10 @@ from random import Random
 from tests.fuzz.limits import Limited
 
 CORPUS = Path(__file__).parent / "corpus"
-TRIED = "tried"
+TRIED, COSTS = "tried", "costs.json"
 _PACKAGES = ["app", "kvcache", "models"]
+# Where networks answer, instruments in their code keep 100 KB for each input, which is not ember's.
+_FEWER = {"piece": ["app"]}
 _LONGEST = 1 << 20
 
 
@@ -42,20 +47,21 @@ def _by_chance(arguments: argparse.Namespace) -> None:
 
     target, rng = TARGETS[arguments.target], Random(arguments.seed)
     limited, good = Limited(target.read, seconds=target.seconds), _good(arguments.target)
+    costed = _telling(limited, arguments.folder)
     deadline = time.monotonic() + arguments.seconds
     mutants = (target.mutate(rng.choice(good), rng) for _ in iter(int, 1))
     for number, data in enumerate(chain(good, mutants)):
         if time.monotonic() > deadline or number == arguments.inputs + len(good) > len(good):
             break
         (arguments.folder / TRIED).write_bytes(data)
-        limited(data)
+        costed(data)
     print(f"{limited.refused + limited.answered} inputs, {limited.refused} refused", flush=True)
 
 
 def _by_coverage(arguments: argparse.Namespace) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=_PACKAGES):
+    with atheris.instrument_imports(include=_FEWER.get(arguments.target, _PACKAGES)):
         from tests.fuzz.targets import TARGETS
     target = TARGETS[arguments.target]
     limited = Limited(target.read, seconds=2 * target.seconds)  # instrumented code is slower
@@ -83,8 +89,25 @@ def _by_coverage(arguments: argparse.Namespace) -> None:
         "-print_final_stats=1",
         "-verbosity=1",
     )
-    atheris.Setup([sys.argv[0], *flags, str(seeds)], limited, custom_mutator=changed)
+    atheris.Setup(
+        [sys.argv[0], *flags, str(seeds)],
+        _telling(limited, arguments.folder),
+        custom_mutator=changed,
+    )
     atheris.Fuzz()
+
+
+def _telling(limited: Limited, folder: Path) -> Callable[[bytes], None]:
+    """The same, and a file of what the costliest took, since libFuzzer ends the process itself."""
+
+    def read(data: bytes) -> None:
+        before = limited.slowest, limited.grown
+        limited(data)
+        if before != (limited.slowest, limited.grown):
+            costs = {"seconds": limited.slowest, "bytes": limited.grown}
+            (folder / COSTS).write_text(json.dumps(costs))
+
+    return read
 
 
 def _good(name: str) -> list[bytes]:

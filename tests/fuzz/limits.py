@@ -19,7 +19,8 @@ class CostError(AssertionError):
 class Limited:
     """A reader whose refusals are no failures, and whose costs are.
 
-    refused, answered: how many inputs it has met.
+    refused, answered: how many inputs it has met. slowest: the most seconds that one took.
+    grown: bytes of memory beyond what was held before the first.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Limited:
         self._read, self._seconds, self._peak = read, seconds, peak
         self._before: int | None = None
         self.refused = self.answered = 0
+        self.slowest, self.grown = 0.0, 0
 
     def __call__(self, data: bytes) -> None:
         """Raises whatever is no EmberError, CostError, and AssertionError for an error of many
@@ -49,8 +51,9 @@ class Limited:
             if not said or "\n" in said:
                 raise AssertionError(f"expected an error of one line: {said!r}") from error
         took = time.process_time() - began
+        self.slowest = max(self.slowest, took)
+        self.grown = self._peak() - self._before
         if took > self._seconds:
             raise CostError(f"{len(data)} bytes took {took:.1f} s, at most {self._seconds:g} may")
-        grown = self._peak() - self._before
-        if grown > _ALLOCATORS + MULTIPLE * len(data):
-            raise CostError(f"{len(data)} bytes took {grown >> 20} MiB")
+        if self.grown > _ALLOCATORS + MULTIPLE * len(data):
+            raise CostError(f"{len(data)} bytes took {self.grown >> 20} MiB")

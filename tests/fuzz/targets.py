@@ -16,6 +16,7 @@ from mlx_lm.models.cache import save_prompt_cache
 
 from app.chat import settings
 from app.chat.personas import Persona, Personas
+from app.engine import Engine
 from app.serve import bodies
 from app.sessions.chat import Chat, ChatMessage
 from app.sessions.export import as_json, from_json
@@ -27,6 +28,7 @@ from models.errors import GGUFError
 from models.gguf.decode import decode
 from models.gguf.header import read_header, read_leading_metadata
 from models.gguf.tensor_types import TensorType
+from models.loader import load
 from models.native.kernels import kernels
 from models.native.packed import Weight
 from models.text.builtin_templates import TemplateSource, TemplateText, builtin
@@ -34,7 +36,10 @@ from models.text.chat_template import ChatTemplate
 from models.text.messages import Message, Role
 from models.text.template_process import TemplateLimits, TemplateProcess
 from models.text.tokenizer import Tokenizer
+from tests.app.conftest import write_tiny
+from tests.app.wake.resting import WORDS, answer, engine_of, rest, wake
 from tests.fuzz.mutation import mutated, mutated_file
+from tests.fuzz.resealed import mutated_cache, mutated_piece
 from tests.gguf_factory import LlamaShape, every_matrix, sentencepiece_tokenizer, write_llama
 from tests.models.damaged import outcome
 from tests.models.gguf.blocks import random_rows, tensor_of
@@ -44,6 +49,9 @@ from tests.scripted_model import write_scripted
 _SHAPE = LlamaShape(layers=1, width=256, ffn=256, heads=4, kv_heads=2, vocab=307, context=128)
 _FILES = (TensorType.F32, TensorType.F16, TensorType.Q8_0, TensorType.Q4_K, TensorType.Q6_K)
 _TEXT = "A naïve 你好 text,\twith  spaces\n<s>[INST] 1234 </s><|im_start|>"
+# Of a kept chat, and of the prompt that goes on with it.
+_KEPT = 90
+_PROMPT = [*WORDS[:_KEPT], 600, 9]
 _SECRET = "EMBER_FUZZ_SECRET"  # no template may read the environment, or a file
 
 
@@ -248,9 +256,36 @@ def _caches() -> list[bytes]:
     return made
 
 
-def _look_at_piece(data: bytes) -> None:
+def _wake_by_piece(data: bytes) -> None:
+    """A kept chat whose rest is this: an engine answers as if it were whole, or not there."""
     needs_of(data)
-    about_in(data)
+    folder, rest, engine = _folder() / "kept", _rest_name(), _engine()
+    for name, piece in _pieces().items():
+        (folder / name).write_bytes(data if name == rest else piece)
+    engine.forget()
+    reached = wake(engine, folder, _PROMPT)
+    assert answer(engine, _PROMPT, 1).reused_tokens == reached
+    if (folder / rest).exists():
+        about_in(data)
+
+
+@cache
+def _engine() -> Engine:
+    path = write_tiny(_folder() / "tiny.gguf")
+    return engine_of(load(path, backend=Backend.CPU), Backend.CPU)
+
+
+@cache
+def _pieces() -> Mapping[str, bytes]:
+    """What is kept of a chat, by name."""
+    folder, engine = _folder() / "kept", _engine()
+    answer(engine, WORDS[:_KEPT], 1)
+    rest(engine, folder)
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def _rest_name() -> str:
+    return next(name for name in _pieces() if ".rest." in name)
 
 
 # -- what clients of a server say --
@@ -306,7 +341,9 @@ TARGETS: Mapping[str, Target] = {
     "export": Target(read=_import_chat, seeds=lambda: [as_json(_chat()).encode()]),
     "settings": Target(read=_load_settings, seeds=_settings),
     "prompts": Target(read=_load_personas, seeds=_personas),
-    "cache": Target(read=_load_cache, seeds=_caches),
+    "cache": Target(read=_load_cache, seeds=_caches, mutate=mutated_cache),
     "request": Target(read=_read_request, seeds=_requests),
-    "piece": Target(read=_look_at_piece, seeds=_caches),
+    "piece": Target(
+        read=_wake_by_piece, seeds=lambda: [_pieces()[_rest_name()]], mutate=mutated_piece
+    ),
 }

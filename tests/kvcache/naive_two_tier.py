@@ -53,8 +53,8 @@ class NaiveTwoTier:
         fresh = [Token(self.total + i, k[:, :, i], v[:, :, i], "new") for i in range(k.shape[2])]
         before = [*self.tokens, *fresh]
         rows = []
-        # What the cache would hold if the tokens came one by one.
-        one_by_one = replace(self, tokens=list(self.tokens))
+        # Which tokens the cache would hold if they came one by one; not what is in them.
+        one_by_one = replace(self, tokens=list(self.tokens), keys=_as_it_is, values=_as_it_is)
         for i, new in enumerate(fresh):
             held = {token.position for token in one_by_one.tokens} | {new.position}
             if self.sizes.window is not None:
@@ -94,7 +94,7 @@ class NaiveTwoTier:
 
     def restart(self, total: int) -> None:
         """Forget all but the sinks, and go on where a cache of `total` tokens begins."""
-        fresh = NaiveTwoTier(self.sizes, lambda block: block, lambda block: block, self.periods)
+        fresh = NaiveTwoTier(self.sizes, _as_it_is, _as_it_is, self.periods)
         nothing = np.zeros((1, 1, total, 1))
         fresh.append(nothing[:, :, 1:], nothing[:, :, 1:])
         before = fresh.evicted
@@ -173,6 +173,10 @@ class NaiveTwoTier:
         as_complex = q[..., 0::2] + 1j * q[..., 1::2]
         turned = as_complex * np.exp(1j * by / self.periods)
         return np.stack([turned.real, turned.imag], axis=-1).reshape(q.shape)
+
+
+def _as_it_is(block: Array) -> Array:
+    return block
 
 
 def coder(codec: Codec) -> Coder:

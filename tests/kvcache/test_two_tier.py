@@ -112,13 +112,17 @@ class Pair:
         self.naive.replan(plan.sizes, *_coders(plan), (held[0], held[1]))
         assert self.cache.stats().total == before.total
 
-    def check(self) -> None:
+    def check_counts(self) -> None:
         stats, naive = self.cache.stats(), self.naive
         assert stats.total == stats.sink + stats.hot + stats.cold + stats.evicted
         assert stats.held <= self.cache.plan.sizes.max_tokens
         assert (stats.total, stats.evicted) == (naive.total, naive.evicted)
         tiers = naive.count("pinned"), naive.count("hot"), naive.count("cold")
         assert (stats.sink, stats.hot, stats.cold) == tiers
+
+    def check(self) -> None:
+        self.check_counts()
+        naive = self.naive
         if naive.tokens:
             np.testing.assert_allclose(np.asarray(self.cache.keys()), naive.held_keys(), atol=1e-5)
             np.testing.assert_allclose(

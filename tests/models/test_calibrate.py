@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def test_what_is_damaged_is_made_anew(loaded: LoadedModel) -> None:
     assert kept(loaded) is None
     assert key_metric(loaded) is not None
     assert kept(loaded) is not None
+
+
+def test_what_a_killed_program_left_goes_once_it_is_old(loaded: LoadedModel) -> None:
+    young, old = (path_of(loaded).with_name(f"keeping-{age}") for age in ("young", "old"))
+    for left in (young, old):
+        left.mkdir(parents=True)
+        (left / "half").touch()
+    os.utime(old, (0, 0))
+    keep(count(loaded), loaded)
+    assert (young.exists(), old.exists()) == (True, False)
 
 
 def test_large_models_wait_for_the_command(

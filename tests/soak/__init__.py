@@ -1,1 +1,1 @@
-"""A process that answers for long: its memory, its numbers and its pace stay as they were."""
+"""A process that works for long, and what became of it: answers, clients of a server, chats."""

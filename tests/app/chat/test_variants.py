@@ -1,7 +1,6 @@
 """Asking, answering again, editing, taking back and choosing, in any order, against a tree."""
 
-from copy import deepcopy
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import settings
@@ -13,28 +12,16 @@ from app.sessions.chat import ChatMessage
 from app.sessions.export import as_json, from_json
 from app.sessions.store import SessionStore
 from kvcache import EmberError
-from models.text.messages import Role
 from tests.app.chat.talk import Talk
+from tests.app.chat.tree import Tree
 
 
-@dataclass(kw_only=True)
-class Node:
-    """Something said, and all that was ever said after it. at: which of these is shown."""
-
-    text: str
-    after: list["Node"] = field(default_factory=list)
-    at: int = 0
-
-    def say(self, text: str) -> None:
-        self.after.append(Node(text=text))
-        self.at = len(self.after) - 1
-
-    def shown(self) -> list["Node"]:
-        """What is shown from here on, this included."""
-        nodes = [self]
-        while nodes[-1].after:
-            nodes.append(nodes[-1].after[nodes[-1].at])
-        return nodes
+def variants_of(messages: Sequence[ChatMessage]) -> list[tuple[int, int]]:
+    """Of each: which variant it is, and of how many."""
+    return [
+        (each.variants.number(each), len(each.variants)) if each.variants else (0, 1)
+        for each in messages
+    ]
 
 
 class Histories(RuleBasedStateMachine):
@@ -43,13 +30,8 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.talk = Talk(SessionStore.in_memory())
-        self.root = Node(text="")
-        self.undone: list[Node] = []
+        self.tree = Tree()
         self.count = 0
-
-    @property
-    def nodes(self) -> list[Node]:
-        return self.root.shown()
 
     @property
     def messages(self) -> list[ChatMessage]:
@@ -61,32 +43,29 @@ class Histories(RuleBasedStateMachine):
 
     def answered(self) -> None:
         """The model reads what is shown, and says something new."""
-        asked, answer = [each.text for each in self.nodes[1:]], self.new("a")
-        assert "\n\n".join(self.talk.asked) == "\n\n".join(asked)
+        assert "\n\n".join(self.talk.asked) == "\n\n".join(self.tree.texts)
+        self.answer()
+
+    def answer(self) -> None:
+        answer = self.new("a")
         self.talk.service.say(answer)
         self.talk.service.finish()
         self.talk.chat.tick()
-        self.nodes[-1].say(answer)
-        self.undone.clear()
+        self.tree.answer(answer)
+        self.tree.go_on()
 
     @rule()
     def ask(self) -> None:
         question = self.new("q")
         self.talk.ask(question)
-        self.nodes[-1].say(question)
+        self.tree.ask(question)
         self.answered()
 
     @precondition(lambda self: self.messages)
     @rule()
     def retry(self) -> None:
         self.talk.chat.retry()
-        parent = self.nodes[-2] if self.nodes[-1].text[0] == "a" else self.nodes[-1]
-        answer = self.new("a")
-        self.talk.service.say(answer)
-        self.talk.service.finish()
-        self.talk.chat.tick()
-        parent.say(answer)
-        self.undone.clear()
+        self.answer()
 
     @precondition(lambda self: self.messages)
     @rule()
@@ -94,47 +73,37 @@ class Histories(RuleBasedStateMachine):
         self.talk.chat.retry()
         self.talk.service.end()
         self.talk.chat.tick()
-        self.undone.clear()
+        self.tree.go_on()
 
     @precondition(lambda self: self.messages)
     @rule(data=st.data())
     def edit(self, data: st.DataObject) -> None:
-        questions = [at for at, each in enumerate(self.messages) if each.role is Role.USER]
-        at, question = data.draw(st.sampled_from(questions)), self.new("q")
+        at, question = data.draw(st.sampled_from(self.tree.questions)), self.new("q")
         self.talk.chat.ask(Draft(text=question), self.messages[at])
-        self.nodes[at].say(question)
+        self.tree.ask(question, at)
         self.answered()
 
     @precondition(lambda self: self.messages)
     @rule()
     def undo(self) -> None:
-        self.undone.append(deepcopy(self.root))
-        nodes = self.nodes
-        at = max(at for at, each in enumerate(nodes) if each.text.startswith("q"))
-        parent = nodes[at - 1]
-        del parent.after[parent.at]
-        parent.at = max(parent.at - 1, 0)
-        assert self.talk.chat.undo().text == nodes[at].text
+        assert self.talk.chat.undo().text == self.tree.undo()
 
     @rule()
     def redo(self) -> None:
-        if self.undone:
+        if self.tree.can_redo:
             self.talk.chat.redo()
-            self.root = self.undone.pop()
+            self.tree.redo()
         else:
             with pytest.raises(EmberError, match="nothing to bring back"):
                 self.talk.chat.redo()
 
-    @precondition(lambda self: any(len(each.after) > 1 for each in self.nodes))
+    @precondition(lambda self: self.tree.varied)
     @rule(data=st.data())
     def choose(self, data: st.DataObject) -> None:
-        nodes = self.nodes
-        at = data.draw(
-            st.sampled_from([at for at, each in enumerate(nodes) if len(each.after) > 1])
-        )
-        wanted = data.draw(st.integers(0, len(nodes[at].after) - 1))
+        at = data.draw(st.sampled_from(self.tree.varied))
+        wanted = data.draw(st.integers(0, len(self.tree.nodes[at].after) - 1))
         self.talk.chat.choose(self.messages[at], wanted)
-        nodes[at].at = wanted
+        self.tree.choose(at, wanted)
 
     @precondition(lambda self: self.messages)
     @rule()
@@ -142,34 +111,26 @@ class Histories(RuleBasedStateMachine):
         chat = self.talk.chat
         assert chat.chat.id is not None
         chat.show_chat(chat.store.load(chat.chat.id))
-        self.undone.clear()
+        self.tree.go_on()
 
     @precondition(lambda self: self.messages)
     @rule(data=st.data())
     def fork(self, data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(self.messages) - 1))
-        is_question = self.messages[at].role is Role.USER
         self.talk.chat.fork(self.messages[at])
-        last = self.nodes[at if is_question else at + 1]
-        last.after.clear()
-        last.at = 0
-        self.undone.clear()
+        self.tree = self.tree.cut(at)
 
     @precondition(lambda self: self.messages)
     @rule()
     def through_a_file(self) -> None:
         self.talk.chat.show_chat(from_json(as_json(self.talk.chat.chat)))
         self.talk.chat.rename("imported")
-        self.undone.clear()
+        self.tree.go_on()
 
     @invariant()
     def it_says_what_the_tree_says(self) -> None:
-        nodes = self.nodes
-        assert [each.text for each in self.messages] == [each.text for each in nodes[1:]]
-        for before, message in zip(nodes, self.messages, strict=False):
-            count = len(message.variants) if message.variants else 1
-            number = message.variants.number(message) if message.variants else 0
-            assert (number, count) == (before.at, len(before.after))
+        assert [each.text for each in self.messages] == self.tree.texts
+        assert variants_of(self.messages) == self.tree.variants
 
     @invariant()
     def the_file_says_it_too(self) -> None:

@@ -57,12 +57,12 @@ def served_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_served(tmp_path_factory.mktemp("served") / "small.gguf")
 
 
-def write_served(path: Path) -> Path:
+def write_served(path: Path, kind: TensorType = TensorType.Q8_0) -> Path:
     """A model of 4,096 tokens; its answers are noise, but the same noise every time."""
     write_llama(
         path,
         config=SHAPE,
-        types=every_matrix(TensorType.Q8_0),
+        types=every_matrix(kind),
         tokenizer_metadata=sentencepiece_tokenizer(SHAPE.vocab),
         seed=7,
     )
