@@ -115,7 +115,6 @@ class ModelProvider(server.ModelProvider):
             progress=self._loading,
             company=self.company,
         )
-        loaded.template.start()
         self._engine = engine = make_engine(
             loaded, admitted.config, self.company, warming=self._warming, counting=self._counting
         )
@@ -183,6 +182,7 @@ def load_served(
             progress=progress,
             accept=accept,
             group=None if company is None else company.group,
+            renders=True,
         )
 
     if company is None:

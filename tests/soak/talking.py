@@ -20,12 +20,11 @@ import numpy as np
 from app.chat.controller import ChatController
 from app.chat.state import AnswerSettings, Draft
 from app.engine import Engine, Request
-from app.generation import Event, Finished
+from app.events import Completion, Event, Finished
 from app.service.live_service import LiveService
 from app.sessions.chat import ChatMessage
 from app.sessions.export import as_json, from_json
 from app.sessions.store import SessionStore
-from app.transcript import Completion
 from app.wake.folder import PieceFolder
 from app.wake.waking import Waking
 from kvcache import EmberError
