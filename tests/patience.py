@@ -7,7 +7,7 @@ others do hardly counts.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -18,6 +18,14 @@ def patience(seconds: float) -> float:
     while we wait.
     """
     return seconds * (3 + os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for what comes soon."""
+    until = time.monotonic() + patience(seconds)
+    while not holds():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.01)
 
 
 @contextmanager

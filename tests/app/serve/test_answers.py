@@ -8,6 +8,7 @@ import pytest
 
 from app.serve.server_settings import ServerSettings
 from tests.app.serve.conftest import EXACT, Serve, Served
+from tests.patience import wait_until
 
 MODEL = "small"
 LENGTHS = (10, 40, 333, 64, 1000, 129, 3000, 700)
@@ -39,7 +40,9 @@ def test_a_chat_is_answered_with_its_figures(served: Served) -> None:
     assert answer.usage.completion_tokens == 8
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + 8
     assert answer.model == MODEL
-    assert served.lines[-1].startswith("POST /v1/chat/completions: ")
+    # Said once it is answered.
+    said = "POST /v1/chat/completions: "
+    wait_until(lambda: any(line.startswith(said) for line in served.lines))
 
 
 def test_a_stream_says_the_same_in_pieces(served: Served) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +25,7 @@ from kvcache import resolve
 from tests.app.serve.conftest import EXACT, SHAPE, Serve, Served, serving
 from tests.app.serve.test_answers import complete, prompt
 from tests.app.terminal import ROOT, inherited
-from tests.patience import patience
+from tests.patience import patience, wait_until
 
 _LEAST = 5
 SMALL = replace(EXACT, max_tokens=256)
@@ -42,14 +42,6 @@ def budget_of(sequences: int) -> int:
         context=SHAPE.context,
     )
     return sequences * resolve(SMALL, shape).max_bytes
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for what comes soon."""
-    until = time.monotonic() + patience(seconds)
-    while not holds():
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -75,7 +67,8 @@ def test_a_client_that_leaves_leaves_its_place(serve: Serve, stream: bool) -> No
         assert served.generator.figures.running == 1
     wait_until(lambda: served.generator.figures.running == 0)
     assert complete(served, prompt(5), 3).usage.completion_tokens == 3
-    assert sum(line.endswith("the client has gone") for line in served.lines) == 2
+    gone = "the client has gone"
+    wait_until(lambda: sum(line.endswith(gone) for line in served.lines) == 2)
 
 
 def test_a_flood_is_answered_in_order_in_the_places_there_are(serve: Serve) -> None:
