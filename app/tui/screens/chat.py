@@ -93,6 +93,7 @@ class ChatScreen(Screen[None]):
             history=PromptHistory(chat.asked_before),
             selects=lambda: self.conversation.selected is not None,
             takes_back=lambda: self.chat.queued is not None,
+            send=self._ask,
         )
         self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
         self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
@@ -224,15 +225,15 @@ class ChatScreen(Screen[None]):
         """What a draft would cost, as it is shown beside it."""
         return await cost_line(lambda: self.chat.weigh(draft, editing))
 
-    @on(Composer.Sent)
-    def _sent(self, event: Composer.Sent) -> None:
+    def _ask(self, draft: Draft, editing: ChatMessage | None) -> None:
         def send() -> None:
             try:
-                self.chat.ask(event.draft, event.editing)
+                self.chat.ask(draft, editing)
             except EmberError:
-                self.composer.give_back(event.draft, event.editing)
+                # Not before lines that have been typed already, which are no part of it.
+                self.call_later(self.composer.give_back, draft, editing)
                 raise
-            self.composer.accept(event.draft)
+            self.composer.accept(draft)
             self.conversation.unselect()
             self.action_follow()
             self._provide_model()

@@ -43,7 +43,7 @@ class ForgivingDriver(LinuxDriver):
         super().__init__(app, **options)
         self._losing = Lock()
         self._file = _Output(self._lose)
-        self._is_drawing = False
+        self._is_drawing = self._draws_again = False
 
     def start_application_mode(self) -> None:
         """Draw and read, and be stopped between two steps of the loop only.
@@ -57,10 +57,15 @@ class ForgivingDriver(LinuxDriver):
         self._is_drawing = True
         super().start_application_mode()  # type: ignore[no-untyped-call]
 
+    def stop_application_mode(self) -> None:
+        """Give the terminal back; a signal to go on that comes late does not take it again."""
+        self._is_drawing = self._draws_again = False
+        super().stop_application_mode()
+
     def _stop(self) -> None:
         if self._is_drawing:
-            self._is_drawing = False
             self.suspend_application_mode()
+            self._draws_again = True
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def _go_on(self) -> None:
@@ -68,9 +73,11 @@ class ForgivingDriver(LinuxDriver):
         if not self._is_in_front():
             self._stop()
             return
+        draws = self._is_drawing or self._draws_again
         if self._is_drawing:
             self.suspend_application_mode()
-        self.resume_application_mode()
+        if draws:
+            self.resume_application_mode()
 
     def _is_in_front(self) -> bool:
         """Whether the shell lets this program use the terminal; True where none decides."""

@@ -28,15 +28,10 @@ class Composer(Vertical):
 
     prompt: where the text is. weigh: what a draft would cost, a line; for a question that it
     replaces, if any. complete: what could follow the text before the cursor. history: what
-    was sent before. selects, takes_back: as for `Prompt`.
+    was sent before. selects, takes_back: as for `Prompt`. send: is given a draft that the user
+    sends, and the question that it replaces, if any; called, that an Esc which is typed next
+    finds the question where it waits, and takes it back before what is typed after that.
     """
-
-    class Sent(Message):
-        """The user sends a draft; `editing` is the question that it replaces."""
-
-        def __init__(self, draft: Draft, editing: ChatMessage | None) -> None:
-            super().__init__()
-            self.draft, self.editing = draft, editing
 
     class CommandSent(Message):
         """The user sends a line that begins with a slash."""
@@ -59,10 +54,12 @@ class Composer(Vertical):
         history: PromptHistory,
         selects: Callable[[], bool],
         takes_back: Callable[[], bool],
+        send: Callable[[Draft, ChatMessage | None], None],
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
         self._weigh, self._complete, self._history = weigh, complete, history
+        self._send = send
         self._attachments: list[Attachment] = []
         self._cost = ""
         self._had_text = False
@@ -157,10 +154,10 @@ class Composer(Vertical):
             self._history.add(self.prompt.take())
             self.post_message(self.CommandSent(text))
         elif text or self._attachments:
-            draft = Draft(text=text, attachments=tuple(self._attachments))
-            self.post_message(self.Sent(draft, self.editing))
+            draft, editing = Draft(text=text, attachments=tuple(self._attachments)), self.editing
             self.prompt.take()
             self._clear()
+            self._send(draft, editing)
         else:
             self.post_message(self.EmptySent())
 

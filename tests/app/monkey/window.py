@@ -39,6 +39,8 @@ _CALM_SECONDS = 0.1
 _SHARE, _AT_REST, _STARVED_SECONDS = 4.0, 0.05, 300.0
 # Two within this time are one who wants to leave.
 _INTERRUPTS_APART = 2.2
+# What Esc may close or stop one after the other, once the prompt is empty.
+_MOST_OPEN = 6
 _BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
 _PASTE_ENDS = b"\x1b[201~"
 _EMPTY_PROMPT = "Ask, /"
@@ -71,6 +73,7 @@ class Window:
         self._fed, self._drawn = 0, ""
         self._waiting: str | None = None
         self._interrupted_at, self._marks = 0.0, 0
+        self._may_stop = False
         self._given = ""
         self.slowest = 0.0
 
@@ -131,6 +134,8 @@ class Window:
             code = self._terminal.hang_up()
         else:
             self._bring_to_end(end)
+            if self._may_stop:
+                self._wait(lambda: self.has_ended, _SEEN_SECONDS)
             code = self._terminal.close()
             if code >= 0:
                 self._require_restored()
@@ -163,6 +168,7 @@ class Window:
         self._interrupted_at = time.monotonic()
 
     def _pause(self, pause: Pause) -> None:
+        self._may_stop = False
         if pause.by_key:
             self._terminal.type(_SUSPEND)
         elif not self.has_ended:
@@ -173,6 +179,8 @@ class Window:
             raise FaultError(f"did not stop by SIGTSTP: {self._last_lines()}")
         if stopped and not self._terminal.is_cooked:
             raise FaultError("it is stopped, and the terminal is not as a shell wants it")
+        # The key may be heard later than that.
+        self._may_stop = pause.by_key and not stopped
         if not self.has_ended:
             self._terminal.process.send_signal(signal.SIGCONT)
 
@@ -209,6 +217,10 @@ class Window:
             # It may be gone from the screen by now.
             return self._kept.has(word) or _WAITS in self.shown[before:] or self.has_ended
 
+        self._comes(lambda: is_taken() or self._is_any_shown(_DIALOG), _KEPT_SECONDS)
+        if not is_taken():
+            # The dialog hides that it waits, for what is decided there.
+            self._terminal.type(_ESCAPE)
         self._demand(is_taken, _KEPT_SECONDS, f"{word} was sent, and neither waits nor is saved")
         self._kept.look()
         # Where another one waits already, it is in the prompt again.
@@ -258,6 +270,9 @@ class Window:
         if end in _KEYS:
             self._calm()
             if end is End.INTERRUPTED:
+                # The first one would stop what runs.
+                self._terminal.type(_ESCAPE * _MOST_OPEN)
+                self._calm()
                 self._interrupt()
             self._terminal.type(_KEYS[end])
         elif not self.has_ended:
@@ -305,6 +320,9 @@ class Window:
             if time.monotonic() > deadline or self.has_ended:
                 return holds()
             self._terminal.read_some(_LOOK_SECONDS)
+            if self._may_stop and self._is_stopped():
+                self._may_stop = False
+                self._terminal.process.send_signal(signal.SIGCONT)
         return True
 
     def _used(self) -> float:

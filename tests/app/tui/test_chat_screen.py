@@ -672,3 +672,17 @@ async def test_keys_that_come_all_at_once_keep_their_order(keys: list[str], text
         for key in keys:
             chat.app.post_message(events.Key(key, key if len(key) == 1 else None))
         await chat.until(lambda: chat.prompt.text == text)
+
+
+@on_screen
+async def test_what_is_sent_waits_before_an_escape_right_after_it() -> None:
+    async with talk() as chat:
+        await chat.ask("one")
+        chat.prompt.put("two")
+        for key, letter in (("enter", None), ("escape", None), ("x", "x"), ("y", "y")):
+            chat.app.post_message(events.Key(key, letter))
+        await chat.until(lambda: "y" in chat.prompt.text)
+        await chat.pilot.pause()
+        assert chat.prompt.text == "twoxy"
+        assert chat.app.chat.queued is None
+        chat.service.finish()

@@ -1,0 +1,113 @@
+"""The monkey takes for faults of the chat what are some, not what it does itself."""
+
+import re
+import signal
+from collections.abc import Callable
+from typing import cast
+
+import psutil
+import pytest
+
+from tests.app.monkey.actions import Ask, End, Pause
+from tests.app.monkey.kept import Kept
+from tests.app.monkey.window import Window
+from tests.app.terminal import INTERRUPT, Terminal
+
+_EMPTY, _DIALOG = "Ask, / commands", "╭─ The window is too small ─"
+_ESCAPES = re.compile(rb"\x1b(?!\[)")
+_CLEAR = "\x1b[2J\x1b[H"
+
+
+class Chat:
+    """Stands in for terminal, process and database: `answer` is what a chat does with keys."""
+
+    pid = 1
+
+    def __init__(self, answer: Callable[["Chat", bytes], None]) -> None:
+        self._answer = answer
+        self.process = self
+        self.shown, self.code = _EMPTY, cast("int | None", None)
+        self.saved = set[str]()
+        self.signals = list[int]()
+
+    def window(self) -> Window:
+        return Window(cast(Terminal, self), cast(Kept, self))
+
+    def show(self, text: str) -> None:
+        self.shown += _CLEAR + text
+
+    def type(self, keys: bytes) -> None:
+        self._answer(self, keys)
+
+    def read_for(self, _seconds: float) -> None: ...
+
+    def read_some(self, _seconds: float) -> None: ...
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        """It hears a kill once it goes on."""
+        if number == signal.SIGCONT and signal.SIGTERM in self.signals:
+            self.code = 143
+        self.signals.append(number)
+
+    def close(self) -> int:
+        assert self.code is not None, "it does not end"
+        return self.code
+
+    def has(self, word: str) -> bool:
+        return word in self.saved
+
+    def look(self) -> None: ...
+
+    def vanished(self) -> list[str]:
+        return []
+
+
+def echo(chat: Chat, keys: bytes) -> None:
+    """An empty prompt after it was emptied, else what was typed."""
+    chat.show(_EMPTY if keys.endswith(b"\x7f") else keys.decode().replace("\x1b", ""))
+
+
+def test_what_waits_below_a_dialog_is_taken() -> None:
+    def answer(chat: Chat, keys: bytes) -> None:
+        if keys == b"\r":
+            chat.show(_DIALOG)
+        elif keys == b"\x1b":
+            chat.saved.add("a001")
+            chat.show(_EMPTY)
+        else:
+            echo(chat, keys)
+
+    chat = Chat(answer)
+    chat.window().do(Ask(word="a001", at_once=True))
+    assert chat.saved == {"a001"}
+
+
+def test_what_runs_has_been_stopped_before_one_leaves_by_interrupts() -> None:
+    open_or_running, armed = 3, False
+
+    def answer(chat: Chat, keys: bytes) -> None:
+        nonlocal open_or_running, armed
+        open_or_running -= len(_ESCAPES.findall(keys))
+        if keys != INTERRUPT:
+            echo(chat, keys)
+        elif open_or_running > 0:
+            open_or_running = 0
+        else:
+            chat.code, armed = (0 if armed else None), True
+
+    Chat(answer).window().end(End.INTERRUPTED)
+
+
+def test_a_chat_that_stops_late_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = psutil.STATUS_RUNNING
+    monkeypatch.setattr(psutil.Process, "status", lambda _self: status)
+
+    chat = Chat(echo)
+    window = chat.window()
+    window.do(Pause(by_key=True))
+    status = psutil.STATUS_STOPPED
+    window.end(End.SIGTERM)
+    assert chat.signals == [signal.SIGCONT, signal.SIGTERM, signal.SIGCONT]
