@@ -139,8 +139,9 @@ class Terminal:
             return self.process.wait()
 
     def close(self) -> int:
-        """Wait for the end; returns the exit code."""
-        while self._read(patience(_SECONDS)):
+        """Wait for the end, whatever is still shown; returns the exit code."""
+        deadline = time.monotonic() + patience(_SECONDS)
+        while (left := deadline - time.monotonic()) > 0 and self._read(left):
             pass
         os.close(self._master)
         return self.process.wait(timeout=patience(_SECONDS))

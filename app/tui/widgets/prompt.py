@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.geometry import Offset
 from textual.message import Message
 from textual.widgets import TextArea
 
@@ -111,6 +112,15 @@ class Prompt(TextArea):
         """Replace the text, with the cursor at its end."""
         self.load_text(text)
         self.move_cursor(self.document.end)
+
+    def scroll_cursor_visible(self, center: bool = False, animate: bool = False) -> Offset:
+        """As Textual's, which in 8.2 fails amid an undo that takes the scroll bar away.
+
+        The cursor is still on a line that is gone then; it is shown once it has its place.
+        """
+        if self.cursor_location[0] >= self.document.line_count:
+            return Offset()
+        return super().scroll_cursor_visible(center, animate)
 
     async def _on_key(self, event: events.Key) -> None:
         self._typed_at = time.monotonic()

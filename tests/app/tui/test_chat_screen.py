@@ -41,6 +41,19 @@ async def test_a_first_message_is_sent_as_if_it_were_typed() -> None:
 
 
 @on_screen
+async def test_an_undo_may_take_the_scroll_bar_away() -> None:
+    async with talk() as chat:
+        lines = 0
+        while not chat.prompt.show_vertical_scrollbar:
+            lines += 1
+            await chat.press("ctrl+j")
+        await chat.press("ctrl+underscore")
+        assert chat.prompt.text == "\n" * (lines - 1)
+        assert chat.prompt.cursor_location == (lines - 1, 0)
+        assert not chat.prompt.show_vertical_scrollbar
+
+
+@on_screen
 async def test_an_answer_streams_and_is_kept() -> None:
     async with talk() as chat:
         await chat.ask("why is the sky blue?")
