@@ -1,7 +1,5 @@
 """Compiling the kernels where it can be seen: the cache's and the network's, each once."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +25,7 @@ from models.native import kernels
 from models.native.kernels import missing
 from tests.app.conftest import write_tiny
 from tests.lasting_compiler import words_of_a_compiler
-from tests.patience import patience
+from tests.patience import wait_until
 
 ROOT = Path(build.__file__).parents[2]
 
@@ -104,7 +102,7 @@ def test_what_encodes_is_compiled_beside_the_first_answer(both: list[Sources]) -
     assert set(wanted_later(config)) == codings
     assert not codings & set(wanted(Backend.CPU))
     compile_later(config)
-    _until(lambda: not wanted_later(config))
+    wait_until(lambda: not wanted_later(config), 30)
 
 
 @pytest.fixture
@@ -126,7 +124,7 @@ def test_kernels_compile_while_something_else_is_done(
 ) -> None:
     started, go_on = slow
     with compiling(missing(Backend.CPU)):
-        _until(started.exists)
+        wait_until(started.exists, 30)
         go_on.touch()
     assert missing(Backend.CPU) == []
     with compiling(missing(Backend.CPU)):  # nothing is left to wait for
@@ -141,7 +139,7 @@ def test_what_fails_meanwhile_stops_the_compiler(
 
     def fail() -> None:
         with compiling(missing(Backend.CPU)):
-            _until(started.exists)
+            wait_until(started.exists, 30)
             raise EmberError("no network")
 
     with pytest.raises(EmberError, match="no network"):
@@ -197,10 +195,3 @@ def test_where_nothing_compiles_plain_mlx_is_all_there_is(
     if compiler is not None:
         monkeypatch.setenv("CXX", compiler)
     assert only_reference(backend) is is_only
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + patience(30)
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)

@@ -3,8 +3,7 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from app.service.live_service import LiveService
 from kvcache import Backend, CacheConfig
 from models.finding.hub import hub_folder
 from tests.models.finding.hub_server import FakeHub, running_hub
-from tests.patience import patience
+from tests.patience import patience, wait_until
 
 SPEC = "hf:someone/Tiny-GGUF/tiny.gguf"
 SIZE = 3_300_000
@@ -38,13 +37,6 @@ def partial_bytes() -> int:
     return sum(each.stat().st_size for each in hub_folder().rglob("*.incomplete"))
 
 
-def _until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + patience(30)
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("command", [["pull", SPEC], ["run", "--prompt", "x", "-m", SPEC]])
 def test_ctrl_c_ends_a_stalled_download(hub: FakeHub, command: list[str]) -> None:
     process = subprocess.Popen(
@@ -56,7 +48,7 @@ def test_ctrl_c_ends_a_stalled_download(hub: FakeHub, command: list[str]) -> Non
     )
     assert hub.waiting.wait(patience(60))
     if hub.silent == "body":
-        _until(lambda: command[0] == "pull" or partial_bytes() > 1_500_000)
+        wait_until(lambda: command[0] == "pull" or partial_bytes() > 1_500_000, 30)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=patience(30))
     assert process.returncode == 130, err
@@ -78,7 +70,7 @@ def test_the_chat_stops_a_stalled_download(hub: FakeHub) -> None:
             items.extend(job.poll())
             return job.ended
 
-        _until(ended)
+        wait_until(ended, 30)
         assert job.error is None
         told = [each.text for each in items if isinstance(each, Told)]
         assert ["are kept: the same again goes on there" in each for each in told] in ([], [True])

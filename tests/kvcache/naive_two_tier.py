@@ -156,14 +156,11 @@ class NaiveTwoTier:
         turned = self._turn(q, -evicted)
         out = np.zeros_like(q)
         groups = q.shape[1] // seen[0].key.shape[1]
+        pinned = np.array([t.position < self.sizes.pinned for t in seen])
         for row, head in np.ndindex(q.shape[:2]):
             at = row, head // groups
-            scores = np.array(
-                [
-                    (turned if t.position < self.sizes.pinned else q)[row, head] @ t.key[at]
-                    for t in seen
-                ]
-            )
+            keys = np.array([t.key[at] for t in seen])
+            scores = np.where(pinned, keys @ turned[row, head], keys @ q[row, head])
             weights = np.exp(scale * (scores - scores.max()))
             values = np.array([t.value[at] for t in seen])
             out[row, head] = weights / weights.sum() @ values

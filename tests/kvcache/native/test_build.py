@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from models.gguf.tensor_types import TensorType
 from models.native import kernels
 from tests.kvcache.native.conftest import CODES, compiled_as
 from tests.lasting_compiler import words_of_a_compiler
-from tests.patience import patience
+from tests.patience import patience, wait_until
 
 ROOT = Path(build.__file__).parents[2]
 ARM_COMPILER = "aarch64-linux-gnu-g++"
@@ -178,19 +177,12 @@ def _building(sources: Sources) -> int:
     return child
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + patience(30)
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def test_processes_that_start_at_once_share_one_build(
     sources: Sources, counted: Callable[[], int], tmp_path: Path
 ) -> None:
     (tmp_path / "gate").touch()
     first = _building(sources)
-    _until(lambda: counted() == 1)
+    wait_until(lambda: counted() == 1, 30)
     others = [_building(sources) for _ in range(2)]
     (tmp_path / "gate").unlink()
     assert [os.waitpid(each, 0)[1] for each in (first, *others)] == [0, 0, 0]
@@ -203,7 +195,7 @@ def test_who_waits_for_another_process_can_stop(
 ) -> None:
     (tmp_path / "gate").touch()
     other = _building(sources)
-    _until(lambda: counted() == 1)
+    wait_until(lambda: counted() == 1, 30)
     with pytest.raises(BuildStoppedError):
         build.build([sources], lambda: True)
     (tmp_path / "gate").unlink()
@@ -216,7 +208,7 @@ def test_a_killed_process_leaves_nothing_in_the_way(
 ) -> None:
     (tmp_path / "gate").touch()
     child = _building(sources)
-    _until(lambda: counted() == 1)
+    wait_until(lambda: counted() == 1, 30)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert [path.suffix for path in _libraries(sources)] == [""]  # what it compiled in
