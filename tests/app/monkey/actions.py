@@ -122,7 +122,7 @@ class End(Enum):
 
     QUIT = "Ctrl-Q"
     COMMAND = "/quit"
-    INTERRUPTED = "Ctrl-C twice"
+    INTERRUPTED = "Ctrl-C"
     SIGINT = "SIGINT"
     SIGTERM = "SIGTERM"
     SIGHUP = "SIGHUP"

@@ -39,8 +39,8 @@ _CALM_SECONDS = 0.1
 _SHARE, _AT_REST, _STARVED_SECONDS = 4.0, 0.05, 300.0
 # Two within this time are one who wants to leave.
 _INTERRUPTS_APART = 2.2
-# What Esc may close or stop one after the other, once the prompt is empty.
-_MOST_OPEN = 6
+# To copy what is selected, to stop what runs, and twice to quit; and how soon each is heard.
+_MOST_INTERRUPTS, _HEARD_SECONDS = 4, 0.2
 _BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
 _PASTE_ENDS = b"\x1b[201~"
 _EMPTY_PROMPT = "Ask, /"
@@ -269,12 +269,10 @@ class Window:
     def _bring_to_end(self, end: End) -> None:
         if end in _KEYS:
             self._calm()
-            if end is End.INTERRUPTED:
-                # The first one would stop what runs.
-                self._terminal.type(_ESCAPE * _MOST_OPEN)
-                self._calm()
-                self._interrupt()
-            self._terminal.type(_KEYS[end])
+            for _ in range(_MOST_INTERRUPTS if end is End.INTERRUPTED else 1):
+                self._terminal.type(_KEYS[end])
+                if self._wait(lambda: self.has_ended, _HEARD_SECONDS):
+                    break
         elif not self.has_ended:
             self._terminal.process.send_signal(signal.Signals[end.value])
 
