@@ -52,15 +52,24 @@ class NaiveTwoTier:
         """The outputs [B, Hq, L, D] of new tokens; then they are appended."""
         fresh = [Token(self.total + i, k[:, :, i], v[:, :, i], "new") for i in range(k.shape[2])]
         before = [*self.tokens, *fresh]
+        positions = np.array([token.position for token in before])
+        keys = np.stack([token.key for token in before], axis=2)
+        values = np.stack([token.value for token in before], axis=2)
         rows = []
         # Which tokens the cache would hold if they came one by one; not what is in them.
         one_by_one = replace(self, tokens=list(self.tokens), keys=_as_it_is, values=_as_it_is)
         for i, new in enumerate(fresh):
-            held = {token.position for token in one_by_one.tokens} | {new.position}
+            held = [*(token.position for token in one_by_one.tokens), new.position]
+            seen = np.isin(positions, held)
             if self.sizes.window is not None:
-                held &= set(range(new.position + 1 - self.sizes.window, new.position + 1))
-            seen = [token for token in before if token.position in held]
-            rows.append(self._attend_row(q[:, :, i], seen, one_by_one.evicted, scale))
+                seen &= (positions > new.position - self.sizes.window) & (positions <= new.position)
+            turned = self._turn(q[:, :, i], -one_by_one.evicted)
+            scores = np.where(
+                positions[seen] < self.sizes.pinned,
+                _scores(turned, keys[:, :, seen]),
+                _scores(q[:, :, i], keys[:, :, seen]),
+            )
+            rows.append(_weighed(scale * scores, values[:, :, seen]))
             one_by_one.append(new.key[:, :, None], new.value[:, :, None])
         self.append(k, v)
         return np.stack(rows, axis=2)
@@ -151,25 +160,26 @@ class NaiveTwoTier:
             del self.tokens[oldest]
             self.evicted += 1
 
-    def _attend_row(self, q: Array, seen: list[Token], evicted: int, scale: float) -> Array:
-        """q [B, Hq, D] -> [B, Hq, D]."""
-        turned = self._turn(q, -evicted)
-        out = np.zeros_like(q)
-        groups = q.shape[1] // seen[0].key.shape[1]
-        pinned = np.array([t.position < self.sizes.pinned for t in seen])
-        for row, head in np.ndindex(q.shape[:2]):
-            at = row, head // groups
-            keys = np.array([t.key[at] for t in seen])
-            scores = np.where(pinned, keys @ turned[row, head], keys @ q[row, head])
-            weights = np.exp(scale * (scores - scores.max()))
-            values = np.array([t.value[at] for t in seen])
-            out[row, head] = weights / weights.sum() @ values
-        return out
-
     def _turn(self, q: Array, by: int) -> Array:
         as_complex = q[..., 0::2] + 1j * q[..., 1::2]
         turned = as_complex * np.exp(1j * by / self.periods)
         return np.stack([turned.real, turned.imag], axis=-1).reshape(q.shape)
+
+
+def _scores(q: Array, keys: Array) -> Array:
+    """q [B, Hq, D], keys [B, Hkv, S, D] -> [B, Hkv, G, S]; head h reads keys of h // G."""
+    batch, heads, dim = q.shape
+    grouped = q.reshape(batch, keys.shape[1], heads // keys.shape[1], dim)
+    scores: Array = grouped @ keys.swapaxes(2, 3)
+    return scores
+
+
+def _weighed(scores: Array, values: Array) -> Array:
+    """The outputs [B, Hq, D] of scores [B, Hkv, G, S] and values [B, Hkv, S, D]."""
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    out = weights / weights.sum(axis=-1, keepdims=True) @ values
+    outputs: Array = out.reshape(values.shape[0], -1, values.shape[3])
+    return outputs
 
 
 def _as_it_is(block: Array) -> Array:
