@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 
@@ -31,7 +32,7 @@ from kvcache.native.library import library
 from models.calibrate import TOKENS, is_wanted
 from models.finding.fetch import fetch
 from models.finding.progress import Progress
-from models.loader import Compile, LoadedModel, OnProgress, load
+from models.loader import Accept, Compile, LoadedModel, OnProgress, load
 from models.network.config import NetworkConfig
 from models.text.messages import Message
 from models.text.thinking import no_switch
@@ -188,31 +189,59 @@ def load_admitted(
 
     def accept(model: NetworkConfig, weights: int) -> None:
         nonlocal admitted
-        wanted = config
-        if options.bits is not None:
-            wanted = in_bits(config, options.bits, path, model.shape)
+        wanted = asked_cache(path, config, options, model)
         admitted = admit_file(path, wanted, model, weights, force=options.force)
         if make_room is not None:
             make_room(need_of(admitted.config, model, weights))
 
-    def read() -> LoadedModel:
-        return load(
-            path,
-            backend=config.backend,
-            pretokenizer=options.pretokenizer,
-            chat_template=options.chat_template,
-            progress=progress,
-            accept=accept,
-            compiles=compiles,
-            group=None if company is None else company.group,
-            renders=renders,
-        )
-
+    read = partial(
+        load_as_asked,
+        path,
+        config,
+        options,
+        company,
+        accept=accept,
+        progress=progress,
+        compiles=compiles,
+        renders=renders,
+    )
     if company is None:
         return read(), admitted
     # Which codecs give so many bits is looked up once.
     call = Load(path=path, config=config, options=replace(options, bits=None))
     return load_together(company, call, read), narrowest(admitted, company)
+
+
+def load_as_asked(
+    path: Path,
+    config: CacheConfig,
+    options: LoadOptions,
+    company: Company | None,
+    *,
+    accept: Accept,
+    progress: OnProgress | None,
+    compiles: Compile | None = None,
+    renders: bool,
+) -> LoadedModel:
+    """`load`, by what flags say of a model; the share of this rank."""
+    return load(
+        path,
+        backend=config.backend,
+        pretokenizer=options.pretokenizer,
+        chat_template=options.chat_template,
+        progress=progress,
+        accept=accept,
+        compiles=compiles,
+        group=None if company is None else company.group,
+        renders=renders,
+    )
+
+
+def asked_cache(
+    path: Path, config: CacheConfig, options: LoadOptions, model: NetworkConfig
+) -> CacheConfig:
+    """The cache that flags ask for, each layer with codecs of its own where they name bits."""
+    return config if options.bits is None else in_bits(config, options.bits, path, model.shape)
 
 
 def make_engine(

@@ -82,13 +82,14 @@ class _Follower:
     def _load(self, call: Load) -> LoadedModel:
         # Other machines may have other homes.
         path = call.path if call.path.exists() else models_folder() / call.path.name
+        config, options = call.config, call.options
         if isinstance(call, LoadServed):
             from app.serve.model_provider import load_served
 
-            return load_served(path, call.config, call.total, call.options, company=self._company)[
-                0
-            ]
-        return load_admitted(path, call.config, call.options, company=self._company)[0]
+            served, *_ = load_served(path, config, call.total, options, company=self._company)
+            return served
+        loaded, _ = load_admitted(path, config, options, company=self._company)
+        return loaded
 
     def _opened(self, total: int) -> "RankRunning":
         from app.ranks.rank_running import RankRunning

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mlx_lm import server
@@ -16,7 +17,6 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from app.chat_tokens import ChatTokens
 from app.engine import Engine
-from app.layer_losses import in_bits
 from app.memory import Admitted
 from app.options import LoadOptions, Think
 from app.ranks.calls import LoadServed
@@ -25,12 +25,12 @@ from app.ranks.meeting import least
 from app.ranks.same_model import load_together, narrowest
 from app.serve.budget import Budget, admit_server, bytes_of_one
 from app.serve.server_settings import ServerSettings
-from app.session import load_notes, make_engine
+from app.session import asked_cache, load_as_asked, load_notes, make_engine
 from app.wake.folder import PieceFolder, default_folder
 from app.wake.waking import Waking
 from kvcache import CacheConfig
 from models.finding import catalogue
-from models.loader import LoadedModel, OnProgress, load
+from models.loader import LoadedModel, OnProgress
 from models.mlx_lm import tokenizer_of
 from models.network.config import NetworkConfig
 
@@ -168,23 +168,19 @@ def load_served(
 
     def accept(model: NetworkConfig, weights: int) -> None:
         nonlocal admitted, total
-        wanted = config
-        if options.bits is not None:
-            wanted = in_bits(config, options.bits, path, model.shape)
+        wanted = asked_cache(path, config, options, model)
         admitted, total = admit_server(wanted, given, model, weights, force=options.force)
 
-    def read() -> LoadedModel:
-        return load(
-            path,
-            backend=config.backend,
-            pretokenizer=options.pretokenizer,
-            chat_template=options.chat_template,
-            progress=progress,
-            accept=accept,
-            group=None if company is None else company.group,
-            renders=True,
-        )
-
+    read = partial(
+        load_as_asked,
+        path,
+        config,
+        options,
+        company,
+        accept=accept,
+        progress=progress,
+        renders=True,
+    )
     if company is None:
         loaded = read()
         assert total is not None

@@ -50,7 +50,7 @@ class CpuStep:
         return self.before.appended(self.sight.new)
 
     @cached_property
-    def writes(self) -> "Writes":
+    def writes(self) -> Writes:
         """What it writes of the memory."""
         before, after = self.before, self.after
         pinned, blocks = range(before.pinned, after.pinned), range(before.end, after.end)
