@@ -35,9 +35,10 @@ def tables(rows: Rows) -> list[Table]:
                 )
                 for row in rows
             ],
-            note="t/s: tokens a second of answers, prompts of some 50 tokens read meanwhile. "
-            "first, kept: to the first token of a request whose beginning nobody has sent before, "
-            f"and of another with the same beginning. Medians of {rows[0].reps}.",
+            note=f"t/s: tokens a second, of answers of {rows[0].tokens}; prompts of some 50 tokens "
+            "are read meanwhile. first, kept: to the first token of a request whose beginning "
+            "nobody has sent before, and of another with the same beginning. "
+            f"Medians of {rows[0].reps}.",
         )
     ]
 
@@ -46,8 +47,9 @@ def findings(rows: Rows) -> list[str]:
     """What sharing gains, in a sentence for each server, and how the others compare with ember."""
     shared = [
         f"{row.clients} clients of {row.engine} together get {short(row.all_tps / row.one_tps)} "
-        f"times the tokens of one; who shares {row.prefix:,} tokens with an earlier request waits "
-        f"{short(row.kept_s)} s for the first token, not {short(row.cold_s)} s."
+        f"times the tokens of one in answers of {row.tokens}; who shares {row.prefix:,} tokens "
+        f"with an earlier request waits {short(row.kept_s)} s for the first token, not "
+        f"{short(row.cold_s)} s."
         for row in rows
     ]
     ours, *others = rows

@@ -72,8 +72,8 @@ def test_what_a_row_shows() -> None:
     (table,) = clients_view.tables([ROW])
     assert table.rows[0][3:] == ("50.0", "175", "3.50", "2,003", "4.00", "0.100", "2.5%")
     assert clients_view.findings([ROW]) == [
-        "8 clients of ember together get 3.50 times the tokens of one; who shares 2,003 tokens "
-        "with an earlier request waits 0.100 s for the first token, not 4.00 s."
+        "8 clients of ember together get 3.50 times the tokens of one in answers of 64; who shares "
+        "2,003 tokens with an earlier request waits 0.100 s for the first token, not 4.00 s."
     ]
 
 
