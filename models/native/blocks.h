@@ -84,8 +84,12 @@ inline T read(const uint8_t* from) {
     return value;
 }
 
-// Never a call, which GCC would leave out as one without an effect.
-[[gnu::always_inline]] inline void prefetch_line(const void* at) { __builtin_prefetch(at); }
+// Into the second cache: the first is for what is read now. Never a call, which GCC would leave out
+// as one without an effect.
+[[gnu::always_inline]] inline void prefetch_line(const void* at) {
+    constexpr int kToRead = 0, kSecondCache = 2;
+    __builtin_prefetch(at, kToRead, kSecondCache);
+}
 
 inline float read_half(const uint8_t* from) { return half_to_float(read<uint16_t>(from)); }
 

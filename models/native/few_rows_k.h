@@ -252,7 +252,7 @@ template <Type kType>
 struct KRows : RowByRow<KRows<kType>> {
     using Of = Reader<kType>;
     static constexpr Form kForm = Of::kForm;
-    static constexpr int at_once(int) { return 2; }
+    static constexpr int at_once(int m) { return m == 1 ? 4 : 2; }
     static constexpr int64_t kBytes = BlockOf<kType>::kBytes;
 
     template <int M, int R>
