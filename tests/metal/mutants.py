@@ -4,17 +4,21 @@ A mutant is the shipped text with one operator, constant, reduction or barrier
 changed. It is caught when clang refuses it, when a run faults, or when its result
 differs; first in a plain run, then in other orders and under the sanitizers. Over a
 file's blocks it is also caught when it loads more, or fewer, bytes.
-`python -m tests.metal.mutants [PART/PARTS] [FILE ...]` tries all, or those of some
-files, prints how each is caught, and counts by file; those known to be harmless stand
-with their reasons in harmless_mutants.txt.
+`python -m tests.metal.mutants [FILE ...]` tries all, or those of some files, in as
+many processes as there are processors, prints how each is caught, and counts by file;
+those known to be harmless stand with their reasons in harmless_mutants.txt.
 """
 
+import argparse
+import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import mlx.core as mx
@@ -32,6 +36,7 @@ from tests.metal.lookups import LookupCase
 from tests.metal.matrices import GRIDS_ON_GPU
 from tests.metal.products import ProductCase, columns_of, excess
 from tests.metal.samples import Case, Sample, make, tolerance
+from tests.reliability.record import Row, add_flag, keep
 
 Tried = Case | EncodeCase | ProductCase | LookupCase
 ENCODING = (
@@ -54,6 +59,7 @@ BODIES = (
     *PRODUCTS,
     *LOOKUPS,
 )
+_FILES = (*BODIES, *SHARED_HEADERS)
 _HARMLESS = Path(__file__).parent / "harmless_mutants.txt"
 
 _RULES: tuple[tuple[str, str], ...] = (
@@ -395,7 +401,7 @@ class MutantLauncher:
 
 def mutants() -> list[Mutant]:
     """All of them, in the order of the text."""
-    found = [each for file in (*BODIES, *SHARED_HEADERS) for each in _mutants_of(file)]
+    found = [each for file in _FILES for each in _mutants_of(file)]
     return sorted(set(found), key=lambda each: (each.file, each.start, each.new))
 
 
@@ -496,22 +502,39 @@ def harmless() -> dict[str, str]:
 
 
 def main() -> int:
-    """Try all mutants, or every PARTS-th from PART; 1 if one survives without a reason."""
-    words = sys.argv[1:]
-    if words and "/" in words[0]:
-        part, parts = (int(n) for n in words.pop(0).split("/"))
-    else:
-        part, parts = 0, 1
-    known, counts = harmless(), Counter[tuple[str, str]]()
-    chosen = [each for each in mutants() if not words or each.file in words][part::parts]
-    for number, mutant in enumerate(chosen):
-        how = caught(mutant)
-        survived = "harmless" if mutant.line in known else "survived without a reason"
-        counts[mutant.file, "caught" if how else survived] += 1
-        print(number, how or f"SURVIVED {known.get(mutant.line, '')}", mutant.line, flush=True)
-    for (file, end), count in sorted(counts.items()):
-        print(f"{file}: {count} {end}")
-    return int(any(end == "survived without a reason" for _, end in counts))
+    """Try all mutants, or those of some files; 1 if one survives without a reason."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("files", nargs="*", metavar="FILE", help=f"{', '.join(_FILES)} (all)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
+    add_flag(parser)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.files) - set(_FILES):
+        parser.error(f"no file {min(unknown)}: there are {', '.join(_FILES)}")
+    chosen = [each for each in mutants() if each.file in (arguments.files or _FILES)]
+    known, ends = harmless(), dict[str, Counter[str]]()
+    # Forked ones would hold MLX's threads half.
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        for number, (mutant, how) in enumerate(zip(chosen, pool.map(caught, chosen), strict=True)):
+            survived = "harmless" if mutant.line in known else "survived without a reason"
+            ends.setdefault(mutant.file, Counter())["caught" if how else survived] += 1
+            print(number, how or f"SURVIVED {known.get(mutant.line, '')}", mutant.line, flush=True)
+    rows = [_row(file, ends[file]) for file in sorted(ends)]
+    for row in rows:
+        print(f"{row.what}: {row.detail}, {row.faults} survived without a reason")
+        keep(arguments.record, row)
+    return int(any(row.faults for row in rows))
+
+
+def _row(file: str, ends: Counter[str]) -> Row:
+    return Row(
+        program="mutants",
+        what=file,
+        count=ends.total(),
+        unit="mutants",
+        faults=ends["survived without a reason"],
+        detail=f"{ends['caught']} caught, {ends['harmless']} harmless",
+        command=f"python -m tests.metal.mutants {file}",
+    )
 
 
 if __name__ == "__main__":

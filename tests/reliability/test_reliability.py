@@ -40,6 +40,17 @@ def test_records_become_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "| header | `make fuzz` |" in (tmp_path / "reliability.md").read_text()
 
 
+def test_what_was_not_tried_again_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rows in ((ROW, replace(ROW, what="blocks")), (replace(ROW, count=9),)):
+        path = tmp_path / f"{len(rows)}.jsonl"
+        for row in rows:
+            keep(path, row)
+        monkeypatch.setattr("sys.argv", ["reliability", str(path), "--out", str(tmp_path)])
+        assert program.main() == 0
+    found = json.loads((tmp_path / "reliability.json").read_text())["rows"]
+    assert {row["what"]: row["count"] for row in found} == {"header": 9, "blocks": 7}
+
+
 def test_the_published_table_is_of_the_published_figures(tmp_path: Path) -> None:
     write(tmp_path, VIEW, read(RESULTS / "reliability.json"))
     for made in tmp_path.iterdir():

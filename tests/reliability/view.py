@@ -15,6 +15,8 @@ _TITLES = {
     "soak": "Long runs",
     "kills": "Commands ended at random moments",
     "faults": "Injected faults",
+    "monkey": "Random misuse of the chat",
+    "mutants": "GPU kernels with one mistake each",
 }
 
 
@@ -57,7 +59,8 @@ def _table(program: str, rows: Rows) -> Table:
             )
             for row in rows
         ],
-        note="faults: crashes, hangs, losses, wrong answers, and memory that grew.",
+        note="faults: crashes, hangs, losses, wrong answers, and memory that grew; of mistakes "
+        "made on purpose, those that nothing found and nobody explained.",
     )
 
 

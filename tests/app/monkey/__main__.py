@@ -14,6 +14,7 @@ from pathlib import Path
 
 from models.finding.fetch import fetch
 from tests.app.monkey.play import Game, Outcome, own_cache, play
+from tests.reliability.record import Row, add_flag, keep
 
 _TRIES = 16
 
@@ -33,8 +34,22 @@ def main() -> int:
             _say(_line(arguments.seed, outcome, 0.0))
             return int(bool(outcome.faults))
         seeds = [arguments.seed] if arguments.seed is not None else range(*arguments.seeds)
+        began = time.monotonic()
         failed = [each for each in seeds if not _passes(game, each, arguments.tries)]
     _say(f"{len(seeds) - len(failed)} of {len(seeds)} seeds passed; failed: {failed}")
+    keep(
+        arguments.record,
+        Row(
+            program="monkey",
+            what=f"seeds {seeds[0]} to {seeds[-1]}",
+            count=len(seeds),
+            unit="seeds",
+            faults=len(failed),
+            detail=f"two windows of {game.length} steps each",
+            command=f"python -m tests.app.monkey smollm2 --seeds {seeds[0]}:{seeds[-1] + 1}",
+            seconds=time.monotonic() - began,
+        ),
+    )
     return int(bool(failed))
 
 
@@ -55,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tries", type=int, default=_TRIES, help="how often one that fails is played to shorten it"
     )
     parser.add_argument("options", nargs="*", help="of the chat, after --")
+    add_flag(parser)
     return parser
 
 
@@ -64,7 +80,8 @@ def _passes(game: Game, seed: int, tries: int) -> bool:
     _say(_line(seed, outcome, time.monotonic() - began))
     if outcome.faults:
         steps = _shortened(game, seed, tries)
-        _say(f"python -m tests.app.monkey {game.model} --seed {seed} --replay {_listed(steps)}")
+        again = f"--seed {seed} --length {game.length} --replay {_listed(steps)}"
+        _say(f"python -m tests.app.monkey {game.model} {again}")
     return not outcome.faults
 
 
