@@ -13,11 +13,13 @@ import argparse
 import os
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -510,22 +512,29 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.files) - set(_FILES):
         parser.error(f"no file {min(unknown)}: there are {', '.join(_FILES)}")
-    chosen = [each for each in mutants() if each.file in (arguments.files or _FILES)]
-    known, ends = harmless(), dict[str, Counter[str]]()
+    known, faults = harmless(), 0
     # Forked ones would hold MLX's threads half.
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        for number, (mutant, how) in enumerate(zip(chosen, pool.map(caught, chosen), strict=True)):
-            survived = "harmless" if mutant.line in known else "survived without a reason"
-            ends.setdefault(mutant.file, Counter())["caught" if how else survived] += 1
-            print(number, how or f"SURVIVED {known.get(mutant.line, '')}", mutant.line, flush=True)
-    rows = [_row(file, ends[file]) for file in sorted(ends)]
-    for row in rows:
-        print(f"{row.what}: {row.detail}, {row.faults} survived without a reason")
-        keep(arguments.record, row)
-    return int(any(row.faults for row in rows))
+        tried = [
+            (each, pool.submit(caught, each))
+            for each in mutants()
+            if each.file in (arguments.files or _FILES)
+        ]
+        for file, of_file in groupby(tried, lambda pair: pair[0].file):
+            began, ends = time.monotonic(), Counter[str]()
+            for mutant, found in of_file:
+                how = found.result()
+                survived = "harmless" if mutant.line in known else "survived without a reason"
+                ends["caught" if how else survived] += 1
+                print(how or f"SURVIVED {known.get(mutant.line, '')}", mutant.line, flush=True)
+            row = _row(file, ends, time.monotonic() - began)
+            print(f"{file}: {row.detail}, {row.faults} survived without a reason", flush=True)
+            keep(arguments.record, row)
+            faults += row.faults
+    return int(faults > 0)
 
 
-def _row(file: str, ends: Counter[str]) -> Row:
+def _row(file: str, ends: Counter[str], seconds: float) -> Row:
     return Row(
         program="mutants",
         what=file,
@@ -534,6 +543,7 @@ def _row(file: str, ends: Counter[str]) -> Row:
         faults=ends["survived without a reason"],
         detail=f"{ends['caught']} caught, {ends['harmless']} harmless",
         command=f"python -m tests.metal.mutants {file}",
+        seconds=seconds,
     )
 
 
