@@ -87,6 +87,8 @@ def readable_variables(variables: Mapping[str, str], *, is_dark: bool) -> dict[s
 _BY_TERMINAL = {
     "muted": "ansi_default",
     "chosen": "ansi_default",
+    # Textual turns the prompt's selection round: what it is written in becomes what is behind it.
+    "input-selection-foreground": "ansi_default",
     "block-cursor-foreground": "ansi_default",
     "block-cursor-text-style": "bold",
     "block-cursor-blurred-text-style": "reverse",

@@ -132,8 +132,8 @@ def faint(chat: Talk) -> list[str]:
                 found.append(f"{contrast(front, back):.2f} {text!r} {front.name} on {back.name}")
         elif front == back and not (front is None or front.is_default):
             found.append(f"{text!r} in the colour of its background")
-        elif is_grey(front) and (back is None or back.is_default):
-            found.append(f"{text!r} in black or white, on whichever of both the terminal has")
+        elif any(is_grey(a) and is_default(b) for a, b in ((front, back), (back, front))):
+            found.append(f"{text!r} in black or white, and whichever of both the terminal has")
     return found
 
 
@@ -150,6 +150,11 @@ def segments(chat: Talk) -> list[tuple[Style, str]]:
 def is_known(color: Color | None) -> bool:
     """Whether it is not the terminal's choice."""
     return color is not None and color.triplet is not None
+
+
+def is_default(color: Color | None) -> bool:
+    """Whether it is what the terminal writes in, or on."""
+    return color is None or color.is_default
 
 
 def is_grey(color: Color | None) -> bool:
