@@ -155,8 +155,8 @@ _MERGED = (
     Case(dim=24, blocks=1),
     Case(group=1, kv_heads=1, blocks=0, ring=1300, hot=1290),
 )
-# Cases in which a codec family is read as keys and as values: once with blocks whose words are a
-# multiple of four, once with others.
+# Cases in which a codec family is read as keys and as values: with blocks whose words are a multiple
+# of four and others, and with blocks of more tokens than the largest tile has.
 _BY_STRUCTURE = {
     "TokenAffine": (
         Case(keys="q5", values="h6", dim=80, block=40, threadgroups=1),
@@ -168,16 +168,19 @@ _BY_STRUCTURE = {
         Case(keys="kivi2", values="kivi5", dim=96, block=33),
         Case(keys="kivi3", values="kivi4", dim=96, block=31),
         Case(keys="kivi4", values="kivi3", dim=256, group=2, blocks=2),
+        Case(keys="kivi3", values="kivi4", dim=80, block=70, blocks=2),
     ),
     "Levels": (
         Case(keys="turbo3", values="turbo3u", dim=80, block=40, threadgroups=1),
         Case(keys="turbo4", values="turbo3", dim=96, block=31, group=7),
+        Case(keys="turbo3", values="turbo3u", dim=80, block=70, blocks=2),
     ),
     "Trellis": (
         Case(keys="trellis3", values="trellis3", dim=80, block=40, threadgroups=1),
         Case(keys="trellis4", values="trellis2", dim=96, block=33, group=7),
         Case(keys="trellis2", values="trellis4", dim=40, block=31),
         Case(keys="trellis3", values="trellis3", dim=128, group=1, blocks=2),
+        Case(keys="trellis3", values="trellis3", dim=80, block=70, blocks=2),
     ),
     "KVarN": (
         Case(keys="kvarn5", values="kvarn6", dim=80, block=40, threadgroups=1),
