@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -52,6 +52,20 @@ def exit_on_kill() -> None:
 
     for number in _heard():
         signal.signal(number, on_signal)
+
+
+@contextmanager
+def telling_of_kills(tell: Callable[[int], None]) -> Iterator[None]:
+    """Within this, a kill calls `tell` with the exit code, amid whatever runs."""
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        tell(exit_code(number))
+
+    restore = _handle(on_signal, _heard())
+    try:
+        yield
+    finally:
+        restore()
 
 
 def hear_again() -> None:
@@ -100,7 +114,7 @@ def leaving_on_signal(
         limits.append(end_within(_LEAVE_SECONDS, exit_code(number), before_end))
         leave(exit_code(number))
 
-    restore = _handle(on_signal)
+    restore = _handle(on_signal, (signal.SIGINT, *_heard()))
     try:
         yield
     finally:
@@ -125,7 +139,7 @@ def cancel_on_interrupt() -> Iterator[Cancel]:
         if number in _KILLS:
             limits.append(end_within(_LEAVE_SECONDS, cancel.exit_code))
 
-    restore = _handle(on_signal)
+    restore = _handle(on_signal, (signal.SIGINT, *_heard()))
     try:
         yield cancel
     finally:
@@ -137,7 +151,8 @@ def cancel_on_interrupt() -> Iterator[Cancel]:
 @contextmanager
 def unheard(seconds: float, code: int) -> Iterator[None]:
     """Within this, signals change nothing; who is not done in time is ended with this code."""
-    restore, limit = _handle(signal.SIG_IGN), end_within(seconds, code)
+    restore = _handle(signal.SIG_IGN, (signal.SIGINT, *_heard()))
+    limit = end_within(seconds, code)
     try:
         yield
     finally:
@@ -186,9 +201,10 @@ def _heard() -> list[signal.Signals]:
 
 def _handle(
     handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+    numbers: Iterable[signal.Signals],
 ) -> Callable[[], None]:
-    """Take the signals that end a program; returns what gives them back."""
-    previous = {each: signal.signal(each, handler) for each in (signal.SIGINT, *_heard())}
+    """Take these signals; returns what gives them back."""
+    previous = {each: signal.signal(each, handler) for each in numbers}
 
     def restore() -> None:
         for number, before in previous.items():

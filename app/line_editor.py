@@ -23,7 +23,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 
 from app.chat.completion import Suggestion
 from app.inert import inert_line
-from app.interrupt import exit_code
+from app.interrupt import exit_code, telling_of_kills
 from app.line_input import PROMPT
 from app.streams import hung_up, styled
 
@@ -59,12 +59,14 @@ class LineEditor:
             input=source,
             output=screen,
         )
+        self._killed = 0  # or the exit code
 
     def read(self, begun: str = "") -> str:
         """The next message; a terminal that has gone ends the program."""
         sys.stdout.flush()
         try:
-            return self._session.prompt(default=begun)
+            with telling_of_kills(self._leave):
+                return self._session.prompt(default=begun)
         except EOFError:
             if hung_up(sys.stdin.fileno()):
                 raise SystemExit(exit_code(SIGHUP)) from None
@@ -72,6 +74,21 @@ class LineEditor:
         finally:
             # A kill while it begins leaves out the editor's own end.
             self._session.app.renderer.reset()
+            if self._killed:
+                raise SystemExit(self._killed)
+
+    def _leave(self, code: int) -> None:
+        """Let the editor end, and then the program: its loop would show what is raised amid it."""
+        self._killed = code
+        app = self._session.app
+        if app.loop is None:
+            raise SystemExit(code)
+        app.loop.call_soon_threadsafe(self._end_reading)
+
+    def _end_reading(self) -> None:
+        app = self._session.app
+        if app.future is not None and not app.future.done():
+            app.exit(exception=EOFError())
 
     @contextmanager
     def unseen(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 
@@ -176,3 +177,25 @@ def test_an_encoding_without_a_character_shows_another(
     left(terminal)
     assert questions(folders) == ["größer"]
     assert all(ord(each) < 128 for each in terminal.shown)
+
+
+# The editor asks for earlier questions amid its loop, which tells what is raised there.
+KILLED = """
+import os, signal
+from app.interrupt import exit_on_kill
+from app.line_editor import LineEditor
+def killed():
+    os.kill(os.getpid(), signal.SIGTERM)
+    return []
+exit_on_kill()
+LineEditor(killed, lambda _: []).read()
+"""
+
+
+def test_a_kill_amid_the_editors_own_work_ends_it_without_a_word() -> None:
+    terminal = Terminal(environment={}, program=("-c", KILLED))
+    terminal.wait_until(lambda: terminal.process.poll() is not None)
+    assert terminal.close() == 128 + SIGTERM
+    assert terminal.shown.count("\x1b[?2004h") == terminal.shown.count("\x1b[?2004l") == 1
+    assert "Traceback" not in terminal.shown
+    assert "exception" not in terminal.shown

@@ -155,8 +155,8 @@ _MERGED = (
     Case(dim=24, blocks=1),
     Case(group=1, kv_heads=1, blocks=0, ring=1300, hot=1290),
 )
-# Cases in which a codec family is read as keys and as values: with blocks whose words are a multiple
-# of four and others, and with blocks of more tokens than the largest tile has.
+# Cases in which a codec family is read as keys and as values: with blocks whose words are a
+# multiple of four and others, and with blocks of more tokens than the largest tile has.
 _BY_STRUCTURE = {
     "TokenAffine": (
         Case(keys="q5", values="h6", dim=80, block=40, threadgroups=1),
