@@ -1,5 +1,6 @@
 """Fixtures that tests of several packages share."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ from models.finding.fetch import fetch
 settings.register_profile("searching", deadline=None)
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.load_profile("same")
+
+# What a shell starts in the background ignores Ctrl-C, as would all programs that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FOLDER_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "OLLAMA_MODELS")
 

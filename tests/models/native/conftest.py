@@ -3,7 +3,6 @@
 import pytest
 
 from kvcache.native.library import Library
-from models.gguf.tensor_types import TensorType
 from models.native.kernels import Kernels
 from tests.kvcache.native.conftest import compiled
 from tests.kvcache.native.conftest import kernels as library
@@ -13,7 +12,5 @@ __all__ = ["compiled", "kernels", "library"]
 
 @pytest.fixture(scope="session")
 def kernels(library: Library) -> Kernels:
-    """The kernels with one and with two threads, for weights of every type."""
-    made = Kernels(library)
-    made.take(frozenset(TensorType))
-    return made
+    """The kernels with one and with two threads."""
+    return Kernels(library)
