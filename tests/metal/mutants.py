@@ -245,6 +245,10 @@ _ENCODING_BY_STRUCTURE = {
         EncodeCase(keys="trellis3", values="trellis4", dim=80, block=9, batch=1, blocks=1),
         EncodeCase(keys="trellis2", values="trellis3", dim=16, block=35, kv_heads=1, batch=1),
         EncodeCase(keys="trellis3", values="trellis4", dim=16, block=3, times=0, blocks=1),
+        # Channels that fill their steps, and more words than threads.
+        EncodeCase(
+            keys="trellis2", values="trellis4", dim=128, block=33, kv_heads=1, batch=1, blocks=1
+        ),
     ),
     "UnencodedEncoder": (EncodeCase(keys="f16", values="f16", dim=16, block=40),),
     "KVarNEncoder": (

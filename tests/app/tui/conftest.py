@@ -1,7 +1,7 @@
 """A chat with a scripted model, on a screen without a terminal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
 from pathlib import Path
@@ -55,8 +55,15 @@ async def _without_lost_errors(scenario: Coroutine[Any, Any, None]) -> None:
 class Talk:
     """A running chat, as a test handles it."""
 
-    def __init__(self, app: ChatApp, service: ScriptedService, pilot: Pilot[None]) -> None:
+    def __init__(
+        self,
+        app: ChatApp,
+        service: ScriptedService,
+        pilot: Pilot[None],
+        told: Sequence[str] = (),
+    ) -> None:
         self.app, self.service, self.pilot = app, service, pilot
+        self._told = told
 
     @property
     def screen(self) -> ChatScreen:
@@ -83,8 +90,8 @@ class Talk:
 
     @property
     def told(self) -> str:
-        """The notifications on the screen."""
-        return "\n".join(each.message for each in self.app._notifications)
+        """The notices that there were."""
+        return "\n".join(self._told)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until something holds."""
@@ -159,9 +166,22 @@ async def talk(
         first=first,
         store=store,
     )
+    told = _told_by(app)
     async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause(0.1)
-        yield Talk(app, service, pilot)
+        yield Talk(app, service, pilot, told)
+
+
+def _told_by(app: ChatApp) -> list[str]:
+    """All notices from here on: one may be gone before a busy machine lets a test look."""
+    told, notify = list[str](), app.notify
+
+    def noting(message: str, **named: Any) -> None:
+        told.append(message)
+        notify(message, **named)
+
+    app.notify = noting  # type: ignore[method-assign]
+    return told
 
 
 def mouse_down(x: int, y: int) -> events.MouseDown:
