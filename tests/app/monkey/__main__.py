@@ -46,7 +46,7 @@ def main() -> int:
             unit="seeds",
             faults=len(failed),
             detail=f"two windows of {game.length} steps each",
-            command=f"python -m tests.app.monkey smollm2 --seeds {seeds[0]}:{seeds[-1] + 1}",
+            command=f"python -m tests.app.monkey MODEL --seeds {seeds[0]}:{seeds[-1] + 1}",
             seconds=time.monotonic() - began,
         ),
     )
