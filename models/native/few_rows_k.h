@@ -252,6 +252,7 @@ template <Type kType>
 struct KRows : RowByRow<KRows<kType>> {
     using Of = Reader<kType>;
     static constexpr Form kForm = Of::kForm;
+    // Rows that stream side by side use more of the memory's bandwidth; registers allow so many.
     static constexpr int at_once(int m) { return m == 1 ? 4 : 2; }
     static constexpr int64_t kBytes = BlockOf<kType>::kBytes;
 
