@@ -19,6 +19,14 @@ from app.tui.widgets.field import Field
 T = TypeVar("T")
 
 
+class _Line(Option, Generic[T]):
+    """What a line is of stays with it: typing may list others before a click on it is told of."""
+
+    def __init__(self, line: Content, item: T) -> None:
+        super().__init__(line)
+        self.item = item
+
+
 class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     """Typing searches, arrows choose, Enter or a click ends with what `result` says."""
 
@@ -75,7 +83,7 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         at = self._chooser.highlighted or 0
         text = self._input.value.strip()
         self._listed = self.find(text)
-        shown = [Option(self.line(each)) for each in self._listed]
+        shown: list[Option] = [_Line(self.line(each), each) for each in self._listed]
         if not shown and (nothing := self.nothing(text)):
             shown = [Option(nothing, disabled=True)]
         self._chooser.set_options(shown)
@@ -116,4 +124,5 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
 
     @on(OptionList.OptionSelected)
     def _clicked(self, event: OptionList.OptionSelected) -> None:
-        self.take(self._listed[event.option_index])
+        if isinstance(event.option, _Line):
+            self.take(event.option.item)

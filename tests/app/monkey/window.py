@@ -336,8 +336,13 @@ class Window:
     def _text(self) -> str:
         if self._fed < len(self.shown):
             self._feed()
-            self._drawn = "\n".join(self._screen.display)
+            self._drawn = "\n".join(self._line(y) for y in range(self._screen.lines))
         return self._drawn
+
+    def _line(self, y: int) -> str:
+        """As pyte's own `display`, which stumbles over half a wide character."""
+        row = self._screen.buffer[y]
+        return "".join(row[x].data for x in range(self._screen.columns))
 
     def _feed(self) -> None:
         with suppress(IndexError):  # pyte's own, where a terminal has shrunk

@@ -275,6 +275,20 @@ async def test_accepted_drafts_are_shown_where_there_were_any() -> None:
 
 
 @on_screen
+async def test_a_click_takes_what_was_shown_though_typing_has_changed_the_list() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+p", *"theme")
+        screen = chat.app.screen
+        assert isinstance(screen, SearchScreen)
+        chooser = screen.query_one(OptionList)
+        chooser.highlighted = chooser.option_count - 1
+        chooser.action_select()
+        screen.query_one(Input).value = "theme nord"
+        screen.refresh_list()
+        await chat.until(lambda: chat.app.theme == "tokyo-night")
+
+
+@on_screen
 async def test_the_palette_runs_commands() -> None:
     async with talk() as chat:
         await chat.press("ctrl+p", *"help", "enter")
