@@ -225,7 +225,7 @@ async def test_a_long_question_asks_before_anything_is_cut() -> None:
         chat.service.end()
         await chat.until(lambda: chat.app.screen is not chat.screen)
         await chat.choose(0)
-        await chat.until(lambda: len(chat.service.asks) == 2)
+        await chat.until(lambda: len(chat.service.asks) == 2 and chat.app.screen is chat.screen)
         assert chat.service.asks[1].cuts
         chat.service.put(TooLong(prompt_tokens=1200, window=1000))
         chat.service.end()
