@@ -114,7 +114,7 @@ def leaving_on_signal(
         limits.append(end_within(_LEAVE_SECONDS, exit_code(number), before_end))
         leave(exit_code(number))
 
-    restore = _handle(on_signal, (signal.SIGINT, *_heard()))
+    restore = _handle(on_signal, _all_heard())
     try:
         yield
     finally:
@@ -139,7 +139,7 @@ def cancel_on_interrupt() -> Iterator[Cancel]:
         if number in _KILLS:
             limits.append(end_within(_LEAVE_SECONDS, cancel.exit_code))
 
-    restore = _handle(on_signal, (signal.SIGINT, *_heard()))
+    restore = _handle(on_signal, _all_heard())
     try:
         yield cancel
     finally:
@@ -151,7 +151,7 @@ def cancel_on_interrupt() -> Iterator[Cancel]:
 @contextmanager
 def unheard(seconds: float, code: int) -> Iterator[None]:
     """Within this, signals change nothing; who is not done in time is ended with this code."""
-    restore = _handle(signal.SIG_IGN, (signal.SIGINT, *_heard()))
+    restore = _handle(signal.SIG_IGN, _all_heard())
     limit = end_within(seconds, code)
     try:
         yield
@@ -197,6 +197,10 @@ def _end_now(code: int) -> NoReturn:
 
 def _heard() -> list[signal.Signals]:
     return [number for number in _KILLS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _all_heard() -> list[signal.Signals]:
+    return [signal.SIGINT, *_heard()]
 
 
 def _handle(

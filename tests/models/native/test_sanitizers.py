@@ -16,7 +16,8 @@ TESTS = ("layers", "products")
 # How the caches hold their tokens is for the tests of their own library.
 SELECTED = "2-threads and not (HotDtype.BF16 or HotDtype.F32)"
 LIBRARIES = [library.SOURCES, kernels.SOURCES, *CODES]
-# One type of each family: on other processors all of a family are computed alike.
+# One type of each family. What is a type's own on other processors, how its blocks are decoded, is
+# compiled and run for this one too.
 SOME = TensorType.F16, TensorType.Q4_1, TensorType.Q4_K, TensorType.IQ3_S
 OTHERS = " or ".join(kind.name for kind in TensorType if kind not in SOME)
 
