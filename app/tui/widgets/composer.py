@@ -109,7 +109,7 @@ class Composer(Vertical):
     def attach(self, attachment: Attachment) -> None:
         """Send a text along."""
         self._attachments.append(attachment)
-        self._recount()
+        self.recount()
         self.post_message(self.Noted())
 
     def dismiss(self) -> bool:
@@ -153,8 +153,8 @@ class Composer(Vertical):
         if text.startswith("/"):
             self._history.add(self.prompt.take())
             self.post_message(self.CommandSent(text))
-        elif text or self._attachments:
-            draft, editing = Draft(text=text, attachments=tuple(self._attachments)), self.editing
+        elif draft := self._question:
+            editing = self.editing
             self.prompt.take()
             self._clear()
             self._send(draft, editing)
@@ -184,7 +184,7 @@ class Composer(Vertical):
     def _clear(self) -> None:
         self.editing = None
         self._attachments.clear()
-        self._recount()
+        self.recount()
         self.post_message(self.Noted())
 
     # -- typing --
@@ -198,7 +198,7 @@ class Composer(Vertical):
         # Arrows go on through what was sent before.
         is_recalled = self.prompt.text == self._recalled
         self._suggest([] if is_recalled else self._complete(self.prompt.before_cursor))
-        self._recount()
+        self.recount()
 
     def _suggest(self, found: Sequence[Suggestion]) -> None:
         """Show completions, to which some keys are given while there are any."""
@@ -236,15 +236,24 @@ class Composer(Vertical):
     # -- what it costs --
 
     def recount(self) -> None:
-        """Weigh the draft anew: what else there is has changed."""
-        self._recount()
+        """Weigh the draft anew: it has changed, or what else there is."""
+        if self._cost and not self._question:
+            self._cost = ""
+            self.post_message(self.Noted())
+        self._weigh_soon()
 
     @work(exclusive=True)
-    async def _recount(self) -> None:
+    async def _weigh_soon(self) -> None:
         """Weigh the draft a moment after the last key."""
         await asyncio.sleep(_COUNT_AFTER)
-        text = self.prompt.text.strip()
-        draft = Draft(text=text, attachments=tuple(self._attachments))
-        says = bool(text or draft.attachments) and not text.startswith("/")
-        self._cost = await self._weigh(draft, self.editing) if says else ""
+        draft = self._question
+        self._cost = await self._weigh(draft, self.editing) if draft else ""
         self.post_message(self.Noted())
+
+    @property
+    def _question(self) -> Draft | None:
+        """What the draft would ask; None for a command, or nothing."""
+        text = self.prompt.text.strip()
+        if text.startswith("/") or not (text or self._attachments):
+            return None
+        return Draft(text=text, attachments=tuple(self._attachments))

@@ -362,12 +362,13 @@ async def test_every_size_and_change_of_size_is_drawn() -> None:
 async def test_a_paste_of_a_megabyte_becomes_an_attachment() -> None:
     async with talk() as chat:
         chat.prompt.post_message(Paste("data \x1b[31m\n" * 100_000))
-        await chat.until(lambda: "pasted text 1" in chat.screen.composer.note)
+        await chat.until(lambda: "the window holds" in chat.screen.composer.note)
+        assert chat.screen.composer.note.startswith("@ pasted text 1 · ")
         assert chat.prompt.text == ""
         await chat.ask("summarize")
+        assert chat.screen.composer.note == ""
         assert "data ␛[31m" in chat.service.asks[0].messages[0].content
         assert "@ pasted text 1 · " in chat.shown
-        assert chat.screen.composer.note == ""
 
 
 @on_screen
