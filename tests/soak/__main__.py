@@ -2,8 +2,8 @@
 
     python -m tests.soak [answers] [server] [chats] [--minutes N] [--chats N] [--record FILE]
 
-Ends with 1 where memory grew or an answer was wrong, and by an error where a number was not finite
-or a chat was not what it must be.
+Ends with 1 where memory grew, answers slowed or one was wrong, and by an error where a number was
+not finite or a chat was not what it must be.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def _answers(arguments: argparse.Namespace, folder: Path) -> Row:
         what="answers",
         count=found.tokens,
         unit="tokens",
-        faults=int(found.has_grown),
+        faults=found.has_grown + found.has_slowed,
         detail=str(found),
         command="python -m tests.soak answers",
     )

@@ -18,9 +18,12 @@ def test_memory_stays_as_it_was(tmp_path: Path) -> None:
     assert found.tokens > 50 * WINDOW
 
 
-def test_what_grows_is_seen() -> None:
-    flat = Soaked(tokens=9, rounds=3, pace=1.0, grown=1 << 20, cache=(5, 5))
+def test_what_grows_or_slows_is_seen() -> None:
+    flat = Soaked(tokens=9, rounds=300, pace=1.04, grown=1 << 20, cache=(5, 5))
     assert not flat.has_grown
+    assert not flat.has_slowed
+    assert replace(flat, pace=1.06).has_slowed
+    assert not replace(flat, pace=1.06, rounds=60).has_slowed
     assert replace(flat, grown=7 << 20).has_grown
     assert replace(flat, cache=(5, 6)).has_grown
 
