@@ -85,16 +85,16 @@ def test_what_waits_below_a_dialog_is_taken() -> None:
 
 @pytest.mark.parametrize("runs", [False, True])
 def test_one_leaves_by_interrupts_whatever_runs(runs: bool) -> None:
-    armed = False
-
     def answer(chat: Chat, keys: bytes) -> None:
-        nonlocal runs, armed
-        if keys != INTERRUPT:
+        nonlocal runs
+        armed = False  # not any more, where the machine lets us wait for the next keys
+        for _ in range(keys.count(INTERRUPT)):
+            if runs:
+                runs = False
+            else:
+                chat.code, armed = (0 if armed else None), True
+        if INTERRUPT not in keys:
             echo(chat, keys)
-        elif runs:
-            runs = False
-        else:
-            chat.code, armed = (0 if armed else None), True
 
     Chat(answer).window().end(End.INTERRUPTED)
 

@@ -39,8 +39,9 @@ _CALM_SECONDS = 0.1
 _SHARE, _AT_REST, _STARVED_SECONDS = 4.0, 0.05, 300.0
 # Two within this time are one who wants to leave.
 _INTERRUPTS_APART = 2.2
-# To copy what is selected, to stop what runs, and twice to quit; and how soon each is heard.
-_MOST_INTERRUPTS, _HEARD_SECONDS = 4, 0.2
+# How often Ctrl-C is pressed twice: to copy what is selected and stop what runs, to quit, and
+# again where a busy machine let the second be heard late. How soon they are heard.
+_MOST_INTERRUPTS, _HEARD_SECONDS = 10, 0.2
 _BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
 _PASTE_ENDS = b"\x1b[201~"
 _EMPTY_PROMPT = "Ask, /"
@@ -57,7 +58,7 @@ _CODES = {
     **{End.SIGINT: 130, End.SIGTERM: 143, End.SIGHUP: 129, End.HANG_UP: 129},
     End.SIGKILL: -signal.SIGKILL,
 }
-_KEYS = {End.QUIT: QUIT, End.COMMAND: b"/quit\r", End.INTERRUPTED: INTERRUPT}
+_KEYS = {End.QUIT: QUIT, End.COMMAND: b"/quit\r", End.INTERRUPTED: INTERRUPT * 2}
 
 
 class Window:
