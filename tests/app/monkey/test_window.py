@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.app.monkey.actions import Ask, End, Pause
-from tests.app.monkey.kept import Kept
+from tests.app.monkey.kept import FaultError, Kept
 from tests.app.monkey.window import Window
 from tests.app.terminal import INTERRUPT, Terminal
 
@@ -97,6 +97,26 @@ def test_one_leaves_by_interrupts_whatever_runs(runs: bool) -> None:
             echo(chat, keys)
 
     Chat(answer).window().end(End.INTERRUPTED)
+
+
+def leaves_with(code: int) -> Chat:
+    def answer(chat: Chat, keys: bytes) -> None:
+        if INTERRUPT in keys:
+            chat.code = code
+        else:
+            echo(chat, keys)
+
+    return Chat(answer)
+
+
+@pytest.mark.parametrize("code", [0, 130])
+def test_a_chat_may_be_leaving_when_it_is_interrupted_again(code: int) -> None:
+    leaves_with(code).window().end(End.INTERRUPTED)
+
+
+def test_another_exit_code_is_a_fault() -> None:
+    with pytest.raises(FaultError, match="with 1, expected 0 or 130"):
+        leaves_with(1).window().end(End.INTERRUPTED)
 
 
 def test_a_chat_that_stops_late_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
