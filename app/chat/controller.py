@@ -236,7 +236,7 @@ class ChatController:
 
     def _changed(self) -> None:
         """Other messages are shown than before."""
-        self._answer_problem = None
+        self._answer_problem = self.too_long = None
         self.last = last_answer(self.chat.messages)
         self._autosave.save(self.chat)
 

@@ -190,16 +190,31 @@ def test_a_fork_is_another_saved_chat(talk: Talk) -> None:
     assert len(talk.chat.store.load(original.id).messages) == 4
 
 
-def test_too_long_keeps_the_question_and_asks(talk: Talk) -> None:
-    talk.ask("long")
+def refuse(talk: Talk) -> None:
+    """The question that was asked is too long."""
     talk.service.put(TooLong(prompt_tokens=1200, window=1000))
     talk.service.end()
     talk.chat.tick()
+
+
+def test_too_long_keeps_the_question_and_asks(talk: Talk) -> None:
+    talk.ask("long")
+    refuse(talk)
     assert talk.chat.too_long == TooLong(prompt_tokens=1200, window=1000)
     assert talk.texts == ["long"]
     talk.chat.too_long = None
     talk.chat.retry(cuts=True)
     assert talk.service.asks[-1].cuts
+
+
+def test_nobody_is_asked_about_a_refused_question_that_was_taken_back(talk: Talk) -> None:
+    talk.exchange("short", "answer")
+    talk.ask("long")
+    refuse(talk)
+    assert talk.chat.undo() == Draft(text="long")
+    assert talk.chat.too_long is None
+    talk.chat.redo()
+    assert talk.texts == ["short", "answer", "long"]
 
 
 def test_what_the_window_does_not_hold_is_left_out_marked_and_kept_so(tmp_path: Path) -> None:
