@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGHUP
+from typing import Any
 
 from textual import events, on
 from textual.actions import ActionParseResult
@@ -11,6 +12,7 @@ from textual.css.query import NoMatches
 from textual.dom import DOMNode
 from textual.errors import NoWidget
 from textual.filter import LineFilter
+from textual.screen import Screen
 
 from app.chat.controller import ChatController
 from app.chat.personas import Personas
@@ -24,7 +26,7 @@ from app.tui.commands import COMMANDS
 from app.tui.model_offer import ModelOffer
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
-from app.tui.screens.dialog import Dialog, Page
+from app.tui.screens.dialog import Dialog
 from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
@@ -141,20 +143,18 @@ class ChatApp(App[None]):
 
     async def on_event(self, event: events.Event) -> None:
         """Pass an event on; what is typed goes to the prompt, wherever the user is."""
-        is_typed = isinstance(event, events.Paste) or (
-            isinstance(event, events.Key) and event.is_printable
-        )
-        match self.screen_stack:
-            case [*_, Page() as page] if is_typed and not event.is_forwarded:
-                page.leave(event)
-            case [*_, (ChatScreen() | Dialog()) as screen] if isinstance(
-                event, events.Key | events.Paste
-            ):
-                screen.take_keys()
-            case _:
-                pass
+        if isinstance(event, events.Key | events.Paste):
+            if not event.is_forwarded and isinstance(self._top, Dialog):
+                self._top.make_way(event)
+            if isinstance(self._top, ChatScreen | Dialog):
+                self._top.take_keys()
         if not (isinstance(event, events.MouseDown) and self._hits_what_goes(event)):
             await super().on_event(event)
+
+    @property
+    def _top(self) -> Screen[Any] | None:
+        """The screen that is seen, if any."""
+        return self.screen_stack[-1] if self.screen_stack else None
 
     def _hits_what_goes(self, event: events.MouseDown) -> bool:
         """Whether it is on a widget that is being taken away, of which Textual 8.2 wants more."""

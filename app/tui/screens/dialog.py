@@ -34,6 +34,9 @@ class Dialog(ModalScreen[ScreenResultType]):
         """End, with a result; does nothing where another screen is on top."""
         return super().dismiss(result) if self.is_active else AwaitComplete()
 
+    def make_way(self, event: events.Key | events.Paste) -> None:
+        """Close, if what was typed is not meant for this, but for what is below."""
+
     def take_keys(self) -> None:
         """Its first field has the focus where nothing has; as `ChatScreen.take_keys`."""
         if self.focused is None and self.is_mounted:
@@ -61,7 +64,7 @@ class Page(Dialog[None]):
     It binds q to `dismiss`.
     """
 
-    def leave(self, event: events.Event) -> None:
+    def make_way(self, event: events.Key | events.Paste) -> None:
         """Make way for what is typed; a q is meant to close it."""
-        if not (isinstance(event, events.Key) and event.key == "q"):
+        if isinstance(event, events.Paste) or (event.is_printable and event.key != "q"):
             self.dismiss()

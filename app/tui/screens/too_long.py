@@ -1,8 +1,12 @@
 """What to do with a prompt that the window cannot hold."""
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
+from rich.console import RenderableType
+from textual import events
 from textual.app import App
 
 from app.chat.controller import ChatController
@@ -10,11 +14,15 @@ from app.chat.state import Draft
 from app.service.contract import TooLong
 from app.tui.screens.question import QuestionScreen
 
-CUT, UNDO = "cut", "undo"
+CUT, UNDO, LATER = "cut", "undo", "later"
 
 
 class TooLongScreen(QuestionScreen):
-    """Ends with CUT, UNDO, or None where the question is to stay unanswered."""
+    """Ends with CUT, UNDO, None where the question is to stay unanswered, or LATER.
+
+    Nobody has asked for this dialog: a key that was typed before it was seen is not meant for it.
+    seen_since: when it was first drawn, by the clock of events; infinite until then.
+    """
 
     def __init__(self, long: TooLong) -> None:
         super().__init__(
@@ -24,6 +32,17 @@ class TooLongScreen(QuestionScreen):
             "the chat, but the model does not read it. /ctx makes the window larger.",
             {CUT: "Cut the beginning of the question", UNDO: "Take the question back"},
         )
+        self.seen_since = math.inf
+
+    def render(self) -> RenderableType:
+        """Draw it: from now on it may be seen."""
+        self.seen_since = min(self.seen_since, time.monotonic())
+        return super().render()
+
+    def make_way(self, event: events.Key | events.Paste) -> None:
+        """Ask later, where this was typed before anybody saw the question."""
+        if event.time < self.seen_since:
+            self.dismiss(LATER)
 
 
 def ask_about_length(
@@ -39,6 +58,8 @@ def ask_about_length(
     assert chat.too_long is not None
 
     def done(choice: str | None) -> None:
+        if choice == LATER:
+            return
         chat.too_long = None
         if choice == CUT:
             attempt(lambda: chat.retry(cuts=True))

@@ -1,8 +1,12 @@
 """What is asked about a question that the window cannot hold."""
 
+import asyncio
+import math
+
 import pytest
 from textual import events
 
+from app.chat.state import Draft
 from app.service.contract import TooLong
 from app.tui.screens.too_long import TooLongScreen
 from tests.app.tui.conftest import Talk, on_screen, talk
@@ -14,8 +18,15 @@ def refuse(chat: Talk) -> None:
     chat.service.end()
 
 
+def is_asked(chat: Talk) -> bool:
+    """Whether the dialog is there, seen or not."""
+    return isinstance(chat.app.screen, TooLongScreen)
+
+
 async def decide(chat: Talk, *keys: str) -> None:
-    await chat.until(lambda: isinstance(chat.app.screen, TooLongScreen))
+    await chat.until(
+        lambda: isinstance(chat.app.screen, TooLongScreen) and chat.app.screen.seen_since < math.inf
+    )
     await chat.until(lambda: chat.app.screen.focused is not None)
     # Posted, as the pilot would wait for widgets of a screen that the last key closes.
     for key in keys:
@@ -39,6 +50,28 @@ async def test_no_dialog_takes_the_keys_of_who_types(monkeypatch: pytest.MonkeyP
         assert chat.service.asks[-1].cuts
         chat.service.finish()
         await chat.until(lambda: chat.texts[-2] == "next")
+
+
+@on_screen
+@pytest.mark.parametrize("is_mounted", [False, True])
+async def test_a_key_from_before_the_dialog_was_seen_is_for_the_prompt(
+    is_mounted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with talk() as chat:
+        await chat.ask("long")
+        chat.prompt.put("next")
+        early = [events.Key("!", "!"), events.Key("enter", None)]
+        await chat.pilot.pause(0.01)
+        monkeypatch.setattr("app.tui.widgets.prompt._REST_SECONDS", 0.0)
+        refuse(chat)
+        while not is_asked(chat) or chat.app.screen.is_mounted < is_mounted:
+            await asyncio.sleep(0)
+        for each in early:
+            chat.app.post_message(each)
+        await chat.until(lambda: chat.app.chat.queued is not None)
+        assert chat.app.chat.queued == Draft(text="next!")
+        await decide(chat, "escape")
+        await chat.until(lambda: chat.texts == ["long", "next!", ""])
 
 
 @on_screen
