@@ -26,7 +26,8 @@ from app.tui.commands import COMMANDS
 from app.tui.model_offer import ModelOffer
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
-from app.tui.screens.dialog import Dialog
+from app.tui.screens.dialog import Dialog, Page
+from app.tui.screens.too_long import TooLongScreen
 from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
@@ -144,8 +145,11 @@ class ChatApp(App[None]):
     async def on_event(self, event: events.Event) -> None:
         """Pass an event on; what is typed goes to the prompt, wherever the user is."""
         if isinstance(event, events.Key | events.Paste):
-            if not event.is_forwarded and isinstance(self._top, Dialog):
-                self._top.make_way(event)
+            match self._top:
+                case Page() as page if not event.is_forwarded:
+                    page.leave(event)
+                case TooLongScreen() as asked if not event.is_forwarded and asked.passes_on(event):
+                    return
             if isinstance(self._top, ChatScreen | Dialog):
                 self._top.take_keys()
         if not (isinstance(event, events.MouseDown) and self._hits_what_goes(event)):

@@ -174,7 +174,7 @@ class ChatScreen(Screen[None]):
         self._was_busy = self.chat.busy
         self._show_status()
         if self.chat.too_long is not None and self.is_active and self.composer.prompt.rests:
-            ask_about_length(self.app, self.chat, self.attempt, self.composer.put)
+            ask_about_length(self.app, self.chat, self.attempt, self.composer)
 
     def show_messages(self) -> None:
         """Show what the chat says now, and its figures at once where that is something else."""

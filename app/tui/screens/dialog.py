@@ -34,9 +34,6 @@ class Dialog(ModalScreen[ScreenResultType]):
         """End, with a result; does nothing where another screen is on top."""
         return super().dismiss(result) if self.is_active else AwaitComplete()
 
-    def make_way(self, event: events.Key | events.Paste) -> None:
-        """Close, if what was typed is not meant for this, but for what is below."""
-
     def take_keys(self) -> None:
         """Its first field has the focus where nothing has; as `ChatScreen.take_keys`."""
         if self.focused is None and self.is_mounted:
@@ -64,7 +61,7 @@ class Page(Dialog[None]):
     It binds q to `dismiss`.
     """
 
-    def make_way(self, event: events.Key | events.Paste) -> None:
+    def leave(self, event: events.Key | events.Paste) -> None:
         """Make way for what is typed; a q is meant to close it."""
         if isinstance(event, events.Paste) or (event.is_printable and event.key != "q"):
             self.dismiss()

@@ -10,21 +10,22 @@ from textual import events
 from textual.app import App
 
 from app.chat.controller import ChatController
-from app.chat.state import Draft
 from app.service.contract import TooLong
 from app.tui.screens.question import QuestionScreen
+from app.tui.widgets.composer import Composer
+from app.tui.widgets.prompt import Prompt
 
-CUT, UNDO, LATER = "cut", "undo", "later"
+CUT, UNDO = "cut", "undo"
 
 
 class TooLongScreen(QuestionScreen):
-    """Ends with CUT, UNDO, None where the question is to stay unanswered, or LATER.
+    """Ends with CUT, UNDO, or None where the question is to stay unanswered.
 
-    Nobody has asked for this dialog: a key that was typed before it was seen is not meant for it.
+    Nobody has asked for this dialog: what was typed before it was seen is for the prompt.
     seen_since: when it was first drawn, by the clock of events; infinite until then.
     """
 
-    def __init__(self, long: TooLong) -> None:
+    def __init__(self, long: TooLong, prompt: Prompt) -> None:
         super().__init__(
             "The window is too small for this",
             f"The question alone has {long.prompt_tokens} tokens, the window holds "
@@ -32,6 +33,7 @@ class TooLongScreen(QuestionScreen):
             "the chat, but the model does not read it. /ctx makes the window larger.",
             {CUT: "Cut the beginning of the question", UNDO: "Take the question back"},
         )
+        self._prompt = prompt
         self.seen_since = math.inf
 
     def render(self) -> RenderableType:
@@ -39,31 +41,31 @@ class TooLongScreen(QuestionScreen):
         self.seen_since = min(self.seen_since, time.monotonic())
         return super().render()
 
-    def make_way(self, event: events.Key | events.Paste) -> None:
-        """Ask later, where this was typed before anybody saw the question."""
-        if event.time < self.seen_since:
-            self.dismiss(LATER)
+    def passes_on(self, event: events.Key | events.Paste) -> bool:
+        """Give the prompt what was typed before anybody saw the question."""
+        is_early = event.time < self.seen_since
+        if is_early:
+            self._prompt._forward_event(event)
+        return is_early
 
 
 def ask_about_length(
     app: App[Any],
     chat: ChatController,
     attempt: Callable[[Callable[[], None]], None],
-    put: Callable[[Draft], None],
+    composer: Composer,
 ) -> None:
-    """Ask about the prompt that was refused, and do what is chosen.
+    """Ask about the question that was refused, and do what is chosen.
 
-    attempt: does it, and says why where that is refused. put: takes the question back.
+    attempt: does it, and says why where that is refused. composer: takes the question back.
     """
     assert chat.too_long is not None
 
     def done(choice: str | None) -> None:
-        if choice == LATER:
-            return
         chat.too_long = None
         if choice == CUT:
             attempt(lambda: chat.retry(cuts=True))
         elif choice == UNDO:
-            attempt(lambda: put(chat.undo()))
+            attempt(lambda: composer.put(chat.undo()))
 
-    app.push_screen(TooLongScreen(chat.too_long), done)
+    app.push_screen(TooLongScreen(chat.too_long, composer.prompt), done)

@@ -91,7 +91,8 @@ async def test_screens_say_all_they_have_to_say(size: tuple[int, int]) -> None:
             assert cut(screen) == [], key
             await chat.press("escape")
             await chat.until(lambda: chat.app.screen is chat.screen)
-        chat.app.push_screen(TooLongScreen(TooLong(prompt_tokens=123456, window=98765)))
+        long = TooLong(prompt_tokens=123456, window=98765)
+        chat.app.push_screen(TooLongScreen(long, chat.prompt))
         await chat.pilot.pause(0.2)
         assert cut(chat.app.screen) == []
         await chat.press("escape")

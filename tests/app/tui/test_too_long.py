@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 
 import pytest
 from textual import events
@@ -18,15 +19,14 @@ def refuse(chat: Talk) -> None:
     chat.service.end()
 
 
-def is_asked(chat: Talk) -> bool:
-    """Whether the dialog is there, seen or not."""
-    return isinstance(chat.app.screen, TooLongScreen)
+def is_seen(chat: Talk) -> bool:
+    """Whether the dialog has been drawn."""
+    screen = chat.app.screen
+    return isinstance(screen, TooLongScreen) and screen.seen_since < math.inf
 
 
 async def decide(chat: Talk, *keys: str) -> None:
-    await chat.until(
-        lambda: isinstance(chat.app.screen, TooLongScreen) and chat.app.screen.seen_since < math.inf
-    )
+    await chat.until(lambda: is_seen(chat))
     await chat.until(lambda: chat.app.screen.focused is not None)
     # Posted, as the pilot would wait for widgets of a screen that the last key closes.
     for key in keys:
@@ -53,9 +53,13 @@ async def test_no_dialog_takes_the_keys_of_who_types(monkeypatch: pytest.MonkeyP
 
 
 @on_screen
-@pytest.mark.parametrize("is_mounted", [False, True])
+@pytest.mark.parametrize(
+    "is_there",
+    [lambda chat: isinstance(chat.app.screen, TooLongScreen), is_seen],
+    ids=["opened", "drawn"],
+)
 async def test_a_key_from_before_the_dialog_was_seen_is_for_the_prompt(
-    is_mounted: bool, monkeypatch: pytest.MonkeyPatch
+    is_there: Callable[[Talk], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with talk() as chat:
         await chat.ask("long")
@@ -64,12 +68,11 @@ async def test_a_key_from_before_the_dialog_was_seen_is_for_the_prompt(
         await chat.pilot.pause(0.01)
         monkeypatch.setattr("app.tui.widgets.prompt._REST_SECONDS", 0.0)
         refuse(chat)
-        while not is_asked(chat) or chat.app.screen.is_mounted < is_mounted:
+        while not is_there(chat):
             await asyncio.sleep(0)
         for each in early:
             chat.app.post_message(each)
-        await chat.until(lambda: chat.app.chat.queued is not None)
-        assert chat.app.chat.queued == Draft(text="next!")
+        await chat.until(lambda: chat.app.chat.queued == Draft(text="next!"))
         await decide(chat, "escape")
         await chat.until(lambda: chat.texts == ["long", "next!", ""])
 
