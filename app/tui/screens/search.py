@@ -1,10 +1,11 @@
 """A list that typing narrows: the frame of the chats and of the palette."""
 
+import time
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -27,6 +28,25 @@ class _Line(Option, Generic[T]):
         self.item = item
 
 
+class _Lines(OptionList):
+    """A list that may be another by the time a click on it is heard, and drawn anew later still.
+
+    Textual 8.2 looks for what was clicked by its number, and fails where there is none.
+    """
+
+    _listed_at = 0.0
+
+    def set_options(self, options: Iterable[Any]) -> Self:
+        self._listed_at = time.monotonic()
+        return super().set_options(options)
+
+    async def _on_click(self, event: events.Click) -> None:
+        clicked: int | None = event.style.meta.get("option")
+        is_gone = clicked is not None and clicked >= self.option_count
+        if is_gone or event.time < self._listed_at:
+            event.prevent_default()
+
+
 class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     """Typing searches, arrows choose, Enter or a click ends with what `result` says."""
 
@@ -44,7 +64,7 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         super().__init__()
         self._listed: Sequence[T] = []
         self._input = Field(search, placeholder=self.PLACEHOLDER, select_on_focus=False)
-        self._chooser = OptionList(markup=False)
+        self._chooser = _Lines(markup=False)
         self._said = Static(markup=False, classes="said")
         self._said.display = False
 

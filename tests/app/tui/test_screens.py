@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.style import Style
 from textual import events
 from textual.widgets import Input, OptionList, Static
 
@@ -286,6 +287,30 @@ async def test_a_click_takes_what_was_shown_though_typing_has_changed_the_list()
         screen.query_one(Input).value = "theme nord"
         screen.refresh_list()
         await chat.until(lambda: chat.app.theme == "tokyo-night")
+
+
+@on_screen
+async def test_a_click_on_a_line_that_has_gone_since_takes_nothing() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+p", *"theme")
+        screen = chat.app.screen
+        assert isinstance(screen, SearchScreen)
+        chooser = screen.query_one(OptionList)
+        at_first, last = click_on(chooser, 0), click_on(chooser, chooser.option_count - 1)
+        screen.query_one(Input).value = "theme nord"
+        screen.refresh_list()
+        for click in (at_first, last, click_on(chooser, chooser.option_count)):
+            chooser.post_message(click)
+        await chat.pilot.pause(0.05)
+        assert chat.app.screen is screen
+        chooser.post_message(click_on(chooser, 0))
+        await chat.until(lambda: chat.app.theme == "nord")
+
+
+def click_on(chooser: OptionList, line: int) -> events.Click:
+    """What Textual makes of a click on a line, as it was drawn last."""
+    style = Style.from_meta({"option": line})
+    return events.Click(chooser, 0, line, 0, 0, 1, False, False, False, style=style)
 
 
 @on_screen
