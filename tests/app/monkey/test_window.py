@@ -83,6 +83,27 @@ def test_what_waits_below_a_dialog_is_taken() -> None:
     assert chat.saved == {"a001"}
 
 
+def test_what_a_dialog_of_an_earlier_key_took_is_sent_again() -> None:
+    enters = 0
+
+    def answer(chat: Chat, keys: bytes) -> None:
+        nonlocal enters
+        if keys == b"\r":
+            enters += 1
+            if enters == 1:
+                chat.show(_DIALOG + "a001")
+            else:
+                chat.saved.add("a001")
+        elif keys != b"\x1b":
+            echo(chat, keys)
+        else:
+            chat.show("a001")
+
+    chat = Chat(answer)
+    chat.window().do(Ask(word="a001", at_once=True))
+    assert (enters, chat.saved) == (2, {"a001"})
+
+
 @pytest.mark.parametrize("runs", [False, True])
 def test_one_leaves_by_interrupts_whatever_runs(runs: bool) -> None:
     def answer(chat: Chat, keys: bytes) -> None:

@@ -131,9 +131,10 @@ class Window:
     def end(self, end: End) -> None:
         """End it so, amid whatever it does; hold the exit code and the terminal to what must be.
 
-        What has ended by itself, by a click on the key bar for one, has ended with 0.
+        What has ended by itself, by a click on the key bar for one, has ended well; or by a
+        Ctrl-C that came while it left by another.
         """
-        wanted = (0,) if self.has_ended else _CODES[end]
+        wanted = (0, 130) if self.has_ended else _CODES[end]
         if end is End.HANG_UP and not self.has_ended:
             code = self._terminal.hang_up()
         else:
@@ -224,8 +225,11 @@ class Window:
 
         self._comes(lambda: is_taken() or self._is_any_shown(_DIALOG), _KEPT_SECONDS)
         if not is_taken():
-            # The dialog hides that it waits, for what is decided there.
+            # A dialog hides that it waits, for what is decided there; or an earlier key has opened
+            # one, which took Enter.
             self._terminal.type(_ESCAPE)
+            if not self._wait(is_taken, _SEEN_SECONDS) and self._is_any_shown(word):
+                self._terminal.type(_ENTER)
         self._demand(is_taken, _KEPT_SECONDS, f"{word} was sent, and neither waits nor is saved")
         self._kept.look()
         # Where another one waits already, it is in the prompt again.
