@@ -1,5 +1,7 @@
 """Lines of which a part is selected with the mouse."""
 
+from collections.abc import Sequence
+
 from rich.segment import Segment
 from rich.style import Style
 from textual.selection import Selection
@@ -20,8 +22,17 @@ def with_selection(strip: Strip, selection: Selection, line: int, style: Style) 
     return Strip.join([before, chosen, after])
 
 
-def selected_text(lines: list[str], selection: Selection, margin: int) -> str:
-    """The text of a selection over lines that are drawn with a margin before them."""
-    blank = " " * margin
-    text = selection.extract("\n".join(blank + line for line in lines))
-    return "\n".join(line.removeprefix(blank).rstrip() for line in text.split("\n"))
+def selected_text(lines: Sequence[str], selection: Selection, margin: int) -> str:
+    """The text of a selection over lines that are drawn with a margin before them.
+
+    There may be fewer of them by now.
+    """
+    chosen = list[str]()
+    for number, line in enumerate(lines):
+        span = selection.get_span(number)
+        if span is not None:
+            start, end = span
+            strip = Strip([Segment(line)])
+            last = strip.cell_length if end == -1 else max(end - margin, 0)
+            chosen.append(strip.crop(max(start - margin, 0), last).text.rstrip())
+    return "\n".join(chosen)
