@@ -18,6 +18,8 @@ _BASE = 128
 _KILLS = (signal.SIGTERM, signal.SIGHUP)
 _LEAVE_SECONDS = 5.0
 _AGAIN_SECONDS = 0.01
+# Of asyncio's loops; one that was never whole has not what this closes.
+_LOOPS_END = "BaseEventLoop.__del__"
 
 
 class Cancel(threading.Event):
@@ -81,6 +83,8 @@ def hear_again() -> None:
                 _send_soon(signal.SIGINT)
             case SystemExit(code=int(code)) if code > _BASE:
                 _send_soon(code - _BASE)
+            case AttributeError() if getattr(dropped.object, "__qualname__", "") == _LOOPS_END:
+                pass  # a signal came amid its making
             case _:
                 tell(dropped)
 

@@ -121,3 +121,22 @@ Fails()
     )
     assert done.returncode == 0
     assert "ValueError: amid a finalizer" in done.stderr
+
+
+def test_an_event_loop_that_a_signal_broke_off_says_nothing() -> None:
+    program = """
+import asyncio, signal, socket
+from app.interrupt import hear_again
+hear_again()
+def interrupted():
+    raise KeyboardInterrupt
+socket.socketpair = interrupted
+try:
+    asyncio.SelectorEventLoop()
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("heard\n", "")
