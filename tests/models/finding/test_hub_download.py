@@ -221,7 +221,8 @@ def test_who_comes_second_waits_and_finds_the_file(hub: FakeHub) -> None:
 
         def report(progress: Progress) -> None:
             labels.append(progress.label)
-            if "by another program" in progress.label and partial.exists():
+            # Called again and again, also once the one who waited has a new partial file.
+            if "by another program" in progress.label and not partial.with_name(SHA256).exists():
                 file.seek(0)
                 file.write(CONTENT)
                 file.flush()
