@@ -51,6 +51,7 @@ class Dialog(ModalScreen[ScreenResultType]):
         """Ctrl-C: copies a selection, else closes."""
         if self.get_selected_text():
             self.action_copy_text()
+            self.clear_selection()
         else:
             self.dismiss()
 

@@ -3,10 +3,12 @@
 Textual 8.2's parser takes what follows an escape character in a paste for keys: it
 types them, Enter too, and is slow at it. A paste comes out inert, as a field would
 show what is in it to the terminal. Bytes that are not UTF-8 are dropped: a terminal
-set to another encoding sends such for a letter with an accent. Knows no terminal.
+set to another encoding sends such for a letter with an accent. A paste whose end is lost
+on the way is ended by Esc or Ctrl-C. Knows no terminal.
 """
 
 import re
+import time
 from codecs import getincrementaldecoder
 from collections.abc import Generator, Iterable, Iterator
 
@@ -20,6 +22,10 @@ from app.inert import inert
 # pieces that a prompt still takes in.
 _UNMARKED = re.compile("([^\x00-\x1f\x7f-\x9f]{64,1000})")
 _MOST_HELD = len(BRACKETED_PASTE_START) - 1
+# A key that somebody presses who waits in vain, by itself; also by the Kitty keyboard protocol.
+# And how long nothing else must have come.
+_GIVES_UP = re.compile(r"\x03|\x1b(\[(27|99)(;[0-9:;]*)?u)?")
+_STALLED_SECONDS = 1.0
 
 
 class TerminalInput:
@@ -35,10 +41,16 @@ class TerminalInput:
         self._pasted: list[str] = []
         # The end of what came, perhaps a part of the mark that ends keys or a paste.
         self._held = ""
+        self._stalled_since = time.monotonic()
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """The events of more bytes."""
         text = self._decoder.decode(data)
+        now = time.monotonic()
+        if not _GIVES_UP.fullmatch(text):
+            self._stalled_since = now
+        elif self._pasting and now - self._stalled_since > _STALLED_SECONDS:
+            yield from self._end_paste(self._held)
         while text:
             text = yield from self._paste(text) if self._pasting else self._keys(text)
 
@@ -80,12 +92,15 @@ class TerminalInput:
             return ""
         next_paste = text.find(BRACKETED_PASTE_START, end)
         end = text.rfind(BRACKETED_PASTE_END, 0, None if next_paste < 0 else next_paste)
-        pasted = "".join([*self._pasted, text[:end]])
+        yield from self._end_paste(text[:end])
+        return text[end + len(BRACKETED_PASTE_END) :]
+
+    def _end_paste(self, text: str) -> Iterator[Message]:
+        pasted = "".join([*self._pasted, text])
         self._pasting, self._held = False, ""
         self._pasted.clear()
         for event in self._parser.feed(BRACKETED_PASTE_END):
             yield _pasted(pasted) if isinstance(event, events.Paste) else event
-        return text[end + len(BRACKETED_PASTE_END) :]
 
 
 def _pasted(text: str) -> events.Paste:

@@ -7,7 +7,7 @@ from typing import cast
 import psutil
 import pytest
 
-from tests.app.monkey.actions import Ask, End, Pause
+from tests.app.monkey.actions import Ask, End, Pause, Type
 from tests.app.monkey.kept import FaultError, Kept
 from tests.app.monkey.window import Window
 from tests.app.terminal import INTERRUPT, Terminal
@@ -138,6 +138,22 @@ def test_a_chat_may_be_leaving_when_it_is_interrupted_again(code: int) -> None:
 def test_another_exit_code_is_a_fault() -> None:
     with pytest.raises(FaultError, match="with 1, expected 0 or 130"):
         leaves_with(1).window().end(End.INTERRUPTED)
+
+
+def test_a_paste_whose_end_was_lost_is_ended() -> None:
+    is_stuck, ends = True, 0
+
+    def answer(chat: Chat, keys: bytes) -> None:
+        nonlocal is_stuck, ends
+        if keys.startswith(b"\x1b[201~"):
+            ends += 1
+            is_stuck = ends < 2
+        if not is_stuck:
+            echo(chat, keys)
+
+    chat = Chat(answer)
+    chat.window().do(Type(word="a001"))
+    assert "a001" in chat.shown
 
 
 def test_a_chat_that_stops_late_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,16 +254,16 @@ class Window:
 
     def _calm(self) -> None:
         """Close what is open, and empty the prompt; what was typed before has been done then."""
-        self._terminal.type(_PASTE_ENDS)
         self._waiting = None  # Esc takes back what waits
         deadline = time.monotonic() + _STARVED_SECONDS
         while not self.has_ended:
             self._marks += 1
             mark = f"mark{self._marks}."
-            self._terminal.type(_ESCAPE + _ESCAPE + SELECT_ALL + mark.encode())
-            self._wait(partial(self._is_any_shown, mark, _DIALOG), _SEEN_SECONDS)
+            # What was typed before a stopped chat went on may be lost, the end of a paste too.
+            self._terminal.type(_PASTE_ENDS + _ESCAPE + _ESCAPE + SELECT_ALL + mark.encode())
+            is_heard = self._wait(partial(self._is_any_shown, mark, _DIALOG), _SEEN_SECONDS)
             self._terminal.type(SELECT_ALL + _BACKSPACE)
-            if self._wait(partial(self._is_calm, mark), _CALM_SECONDS):
+            if self._wait(partial(self._is_calm, mark), _CALM_SECONDS) and is_heard:
                 return
             if time.monotonic() > deadline:
                 raise FaultError(f"no way back to an empty prompt: {self._picture()}")

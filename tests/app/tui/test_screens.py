@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.style import Style
 from textual import events
+from textual.selection import SELECT_ALL
 from textual.widgets import Input, OptionList, Static
 
 from app import units
@@ -229,6 +230,19 @@ async def test_every_screen_is_closed_by(key: str, close: str) -> None:
         await chat.press(key)
         assert isinstance(chat.app.screen, Dialog)
         await chat.press(close)
+        assert isinstance(chat.app.screen, ChatScreen)
+
+
+@on_screen
+async def test_ctrl_c_copies_what_is_selected_in_a_screen_then_closes_it() -> None:
+    async with talk() as chat:
+        await chat.press("f4")
+        screen = chat.app.screen
+        screen.selections = dict.fromkeys(screen.query(Static), SELECT_ALL)
+        await chat.press("ctrl+c")
+        await chat.until(lambda: "the selection" in chat.told)
+        assert chat.app.screen is screen
+        await chat.press("ctrl+c")
         assert isinstance(chat.app.screen, ChatScreen)
 
 

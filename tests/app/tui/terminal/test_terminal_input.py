@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from textual import constants, events
 from textual.message import Message
 
+from app.inert import inert
 from app.tui.terminal.terminal_input import TerminalInput
 
 BEGIN, END = b"\x1b[200~", b"\x1b[201~"
@@ -47,6 +48,34 @@ def test_an_end_within_a_paste_does_not_end_it() -> None:
 def test_two_pastes_are_two() -> None:
     stream = BEGIN + b"one" + END + b"x" + BEGIN + b"two" + BEGIN + END
     assert shown(told(stream)) == ["paste:one", "x", "paste:two␛[200~"]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [(b"\x03", "ctrl+c"), (b"\x1b[27u", "escape"), (b"\x1b[99;5u", "ctrl+c")],
+)
+def test_a_paste_whose_end_is_lost_is_ended_by_hand(
+    key: bytes, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    source = TerminalInput()
+    assert shown([*source.feed(BEGIN + b"one"), *source.feed(key)]) == []  # too soon for a hand
+    now = 1.1
+    assert shown([*source.feed(key), *source.feed(b"x")]) == [
+        f"paste:{inert('one' + key.decode())}",
+        name,
+        "x",
+    ]
+
+
+def test_a_paste_that_stalls_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    source = TerminalInput()
+    assert shown(list(source.feed(BEGIN + b"one"))) == []
+    now = 5.0
+    assert shown(list(source.feed(b" two" + END + b"x"))) == ["paste:one two", "x"]
 
 
 @given(cuts=st.sets(st.integers(0, 60), max_size=8))
