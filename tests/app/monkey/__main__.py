@@ -104,7 +104,8 @@ def _shortened(game: Game, seed: int, most_tries: int) -> list[int]:
 
 def _line(seed: int, outcome: Outcome, seconds: float) -> str:
     early = f", {outcome.ended_early} left by a key" if outcome.ended_early else ""
-    said = f"seed {seed}: {seconds:.0f} s, keys seen within {outcome.slowest:.1f} s{early}"
+    again = f", {outcome.sent_again} sent again" if outcome.sent_again else ""
+    said = f"seed {seed}: {seconds:.0f} s, keys seen within {outcome.slowest:.1f} s{early}{again}"
     return "\n  ".join([said, *outcome.faults])
 
 

@@ -44,11 +44,15 @@ class Game:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """faults: what did not hold. slowest: seconds until a typed word was seen, at most."""
+    """faults: what did not hold. slowest: seconds until a typed word was seen, at most.
+
+    sent_again: as `Window` has it, of both.
+    """
 
     faults: Sequence[str]
     slowest: float
     ended_early: int
+    sent_again: int
 
 
 Tell = Callable[[str], None]
@@ -101,7 +105,12 @@ class _Play:
         if any(each.end is End.SIGKILL for each in scripts):
             self._hold(self._go_on)
         slowest = max(each.slowest for each in windows)
-        return Outcome(faults=self._faults, slowest=slowest, ended_early=self._early)
+        return Outcome(
+            faults=self._faults,
+            slowest=slowest,
+            ended_early=self._early,
+            sent_again=sum(each.sent_again for each in windows),
+        )
 
     def _put_through(self, window: Window, script: Script, at: int) -> None:
         """One window's part; a fault ends it."""

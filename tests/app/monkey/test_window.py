@@ -100,8 +100,9 @@ def test_what_a_dialog_of_an_earlier_key_took_is_sent_again() -> None:
             chat.show("a001")
 
     chat = Chat(answer)
-    chat.window().do(Ask(word="a001", at_once=True))
-    assert (enters, chat.saved) == (2, {"a001"})
+    window = chat.window()
+    window.do(Ask(word="a001", at_once=True))
+    assert (enters, window.sent_again, chat.saved) == (2, 1, {"a001"})
 
 
 @pytest.mark.parametrize("runs", [False, True])

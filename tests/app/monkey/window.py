@@ -67,7 +67,8 @@ _KEYS = {End.QUIT: QUIT, End.COMMAND: b"/quit\r", End.INTERRUPTED: INTERRUPT * 2
 class Window:
     """A running chat; `follow` raises FaultError for what must not be.
 
-    slowest: the longest that a word took to be seen.
+    slowest: the longest that a word took to be seen. sent_again: questions whose Enter a dialog
+    took that an earlier key had opened.
     """
 
     def __init__(self, terminal: Terminal, kept: Kept) -> None:
@@ -79,7 +80,7 @@ class Window:
         self._interrupted_at, self._marks = 0.0, 0
         self._may_stop = False
         self._given = ""
-        self.slowest = 0.0
+        self.slowest, self.sent_again = 0.0, 0
 
     @property
     def shown(self) -> str:
@@ -229,6 +230,7 @@ class Window:
             # one, which took Enter.
             self._terminal.type(_ESCAPE)
             if not self._wait(is_taken, _SEEN_SECONDS) and self._is_any_shown(word):
+                self.sent_again += 1
                 self._terminal.type(_ENTER)
         self._demand(is_taken, _KEPT_SECONDS, f"{word} was sent, and neither waits nor is saved")
         self._kept.look()
