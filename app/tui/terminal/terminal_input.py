@@ -4,7 +4,7 @@ Textual 8.2's parser takes what follows an escape character in a paste for keys:
 types them, Enter too, and is slow at it. A paste comes out inert, as a field would
 show what is in it to the terminal. Bytes that are not UTF-8 are dropped: a terminal
 set to another encoding sends such for a letter with an accent. A paste whose end is lost
-on the way is ended by Esc or Ctrl-C. Knows no terminal.
+on the way is ended by Esc or Ctrl-C, which do no more then. Knows no terminal.
 """
 
 import re
@@ -51,6 +51,7 @@ class TerminalInput:
             self._stalled_since = now
         elif self._pasting and now - self._stalled_since > _STALLED_SECONDS:
             yield from self._end_paste(self._held)
+            return
         while text:
             text = yield from self._paste(text) if self._pasting else self._keys(text)
 

@@ -13,7 +13,7 @@ from app.sessions.chat import State
 from app.sessions.store import SessionStore
 from models.text.messages import Role
 from tests.app.monkey.play import Game, play
-from tests.app.terminal import END, QUIT, READS_LINE, Terminal
+from tests.app.terminal import END, INTERRUPT, QUIT, READS_LINE, Terminal
 
 # Nothing to be compiled in the empty home folder that these tests give the program.
 BACKEND = ("--backend", "reference")
@@ -246,6 +246,24 @@ def test_it_goes_on_after_a_stop_that_it_has_not_heard_of(
     terminal.type(QUIT)
     terminal.wait_until(lambda: terminal.process.poll() is not None)
     assert terminal.is_cooked
+    assert terminal.close() == 0
+
+
+def test_a_paste_into_a_stopped_chat_is_no_trap(tiny_path: Path, folders: dict[str, str]) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.wait_for("Ask anything")
+    terminal.process.send_signal(signal.SIGTSTP)
+    terminal.wait_until(lambda: is_stopped(terminal))
+    # More than a line that a terminal edits may have, of which it drops the end.
+    terminal.type(b"\x1b[200~" + b"pasted " * 1000 + b"\x1b[201~")
+    terminal.process.send_signal(signal.SIGCONT)
+    terminal.wait_until(lambda: not terminal.is_cooked)
+    terminal.type(b"unheard")
+    terminal.read_for(1.5)
+    terminal.type_until(INTERRUPT, "pasted text 1")
+    terminal.type(b"typed after")
+    terminal.wait_for("after")
+    terminal.type(QUIT)
     assert terminal.close() == 0
 
 

@@ -50,23 +50,17 @@ def test_two_pastes_are_two() -> None:
     assert shown(told(stream)) == ["paste:one", "x", "paste:two␛[200~"]
 
 
-@pytest.mark.parametrize(
-    ("key", "name"),
-    [(b"\x03", "ctrl+c"), (b"\x1b[27u", "escape"), (b"\x1b[99;5u", "ctrl+c")],
-)
+@pytest.mark.parametrize("key", [b"\x03", b"\x1b", b"\x1b[27u", b"\x1b[99;5u"])
 def test_a_paste_whose_end_is_lost_is_ended_by_hand(
-    key: bytes, name: str, monkeypatch: pytest.MonkeyPatch
+    key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     source = TerminalInput()
     assert shown([*source.feed(BEGIN + b"one"), *source.feed(key)]) == []  # too soon for a hand
     now = 1.1
-    assert shown([*source.feed(key), *source.feed(b"x")]) == [
-        f"paste:{inert('one' + key.decode())}",
-        name,
-        "x",
-    ]
+    happened = shown([*source.feed(key), *source.feed(b"x")])
+    assert happened == [f"paste:{inert('one' + key.decode())}", "x"]
 
 
 def test_a_paste_that_stalls_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
