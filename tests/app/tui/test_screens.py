@@ -238,7 +238,12 @@ async def test_ctrl_c_copies_what_is_selected_in_a_screen_then_closes_it() -> No
     async with talk() as chat:
         await chat.press("f4")
         screen = chat.app.screen
-        screen.selections = dict.fromkeys(screen.query(Static), SELECT_ALL)
+
+        def is_selected() -> bool:
+            screen.selections = dict.fromkeys(screen.query("*"), SELECT_ALL)
+            return bool(screen.get_selected_text())
+
+        await chat.until(is_selected)
         await chat.press("ctrl+c")
         await chat.until(lambda: "the selection" in chat.told)
         assert chat.app.screen is screen

@@ -148,7 +148,7 @@ def test_quitting_and_escape_end_a_compilation(
         terminal.wait_for("compiling the kernels")
         terminal.type(key)
         if key:
-            terminal.wait_for("no model")
+            terminal.wait_for("No model is loaded")
         terminal.type(QUIT)
         assert terminal.close() == 0
         assert not list((tmp_path / "cache").rglob("*.so"))
