@@ -17,7 +17,9 @@ from prompt_toolkit.filters import has_focus
 from prompt_toolkit.history import History
 from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.vt100 import Vt100Input
+from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding.key_processor import KeyPress
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
@@ -25,10 +27,12 @@ from app.chat.completion import Suggestion
 from app.inert import inert_line
 from app.interrupt import exit_code, telling_of_kills
 from app.line_input import PROMPT
+from app.lost_end import LostEnd
 from app.streams import hung_up, styled
 
 _MORE = " " * len(PROMPT)
 _READ_BYTES = 1 << 16
+_PASTE_ENDS = "\x1b[201~"
 _LOCAL_FLAGS = 3  # where termios.tcgetattr has them
 
 
@@ -133,6 +137,7 @@ class _Input(Vt100Input):
 
     def __init__(self) -> None:
         super().__init__(sys.stdin)
+        self.vt100_parser = _Parser(self.vt100_parser.feed_key_callback)
         self.stdin_reader = _Reader(sys.stdin.fileno(), encoding=sys.stdin.encoding)
 
 
@@ -144,6 +149,19 @@ class _Reader(PosixStdinReader):
         if hung_up(self.stdin_fd):
             self.closed = True
         return super().read(count)
+
+
+class _Parser(Vt100Parser):
+    """Lets a hand end a paste whose own end is lost."""
+
+    def __init__(self, feed_key_callback: Callable[[KeyPress], None]) -> None:
+        super().__init__(feed_key_callback)
+        self._lost_end = LostEnd()
+
+    def feed(self, data: str) -> None:
+        """Take what has been typed."""
+        is_ended = self._lost_end.is_ended_by(data, pasting=self._in_bracketed_paste)
+        super().feed(_PASTE_ENDS if is_ended else data)
 
 
 class _Earlier(History):

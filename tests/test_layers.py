@@ -70,14 +70,16 @@ BELOW = {
         "app.inert",
         "app.interrupt",
         "app.line_input",
+        "app.lost_end",
         "app.streams",
         "app.chat.completion",
     },
+    "app.lost_end": set(),
     "app.units": set(),
     "app.toml_file": {"app.private"},
     "app.wake": {"app.engine", "app.private", "app.wake"},
     "app.tui.text": {"app.inert", "app.sessions", "app.tui.text", "app.units"},
-    "app.tui.terminal": {"app.inert", "app.tui.terminal"},
+    "app.tui.terminal": {"app.inert", "app.lost_end", "app.tui.terminal"},
 }
 # Of a folder or a module: what lies above it.
 ABOVE = {

@@ -85,6 +85,19 @@ def test_a_paste_of_many_lines_is_one_message(open_chat: Open, folders: dict[str
     assert "\x1b[31m" not in terminal.shown
 
 
+def test_a_paste_whose_end_is_lost_is_ended_by_hand(
+    open_chat: Open, folders: dict[str, str]
+) -> None:
+    terminal = open_chat()
+    terminal.type(b"\x1b[200~pasted")
+    terminal.read_for(1.5)
+    terminal.type_until(b"\x1b", "pasted")
+    terminal.type(b" and typed" + ENTER)
+    terminal.wait_for("five")
+    left(terminal)
+    assert questions(folders) == ["pasted and typed"]
+
+
 def test_up_recalls_what_other_chats_asked(open_chat: Open, folders: dict[str, str]) -> None:
     terminal = open_chat()
     terminal.type(b"first" + ENTER)

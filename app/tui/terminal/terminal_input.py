@@ -8,7 +8,6 @@ on the way is ended by Esc or Ctrl-C, which do no more then. Knows no terminal.
 """
 
 import re
-import time
 from codecs import getincrementaldecoder
 from collections.abc import Generator, Iterable, Iterator
 
@@ -17,15 +16,12 @@ from textual._xterm_parser import BRACKETED_PASTE_END, BRACKETED_PASTE_START, XT
 from textual.message import Message
 
 from app.inert import inert
+from app.lost_end import LostEnd
 
 # Nobody types so much at once: a paste by a terminal that does not mark pastes. In
 # pieces that a prompt still takes in.
 _UNMARKED = re.compile("([^\x00-\x1f\x7f-\x9f]{64,1000})")
 _MOST_HELD = len(BRACKETED_PASTE_START) - 1
-# A key that somebody presses who waits in vain, by itself; also by the Kitty keyboard protocol.
-# And how long nothing else must have come.
-_GIVES_UP = re.compile(r"\x03|\x1b(\[(27|99)(;[0-9:;]*)?u)?")
-_STALLED_SECONDS = 1.0
 
 
 class TerminalInput:
@@ -41,15 +37,12 @@ class TerminalInput:
         self._pasted: list[str] = []
         # The end of what came, perhaps a part of the mark that ends keys or a paste.
         self._held = ""
-        self._stalled_since = time.monotonic()
+        self._lost_end = LostEnd()
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """The events of more bytes."""
         text = self._decoder.decode(data)
-        now = time.monotonic()
-        if not _GIVES_UP.fullmatch(text):
-            self._stalled_since = now
-        elif self._pasting and now - self._stalled_since > _STALLED_SECONDS:
+        if self._lost_end.is_ended_by(text, pasting=self._pasting):
             yield from self._end_paste(self._held)
             return
         while text:
