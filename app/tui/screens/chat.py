@@ -34,7 +34,6 @@ from app.tui.widgets.composer import Composer
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.header_bar import HeaderBar
 from app.tui.widgets.key_bar import KeyBar
-from app.tui.widgets.prompt import Prompt
 from app.tui.widgets.side_pane import SidePane
 from app.tui.widgets.status_line import StatusLine
 from kvcache.errors import EmberError
@@ -94,6 +93,7 @@ class ChatScreen(Screen[None]):
             selects=lambda: self.conversation.selected is not None,
             takes_back=lambda: self.chat.queued is not None,
             send=self._ask,
+            pass_on=self._take_key,
         )
         self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
         self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
@@ -258,9 +258,9 @@ class ChatScreen(Screen[None]):
     def _noted(self) -> None:
         self._show_status()
 
-    @on(Prompt.ForeignKey)
-    def _foreign_key(self, event: Prompt.ForeignKey) -> None:
-        match event.key:
+    def _take_key(self, key: str) -> None:
+        """A key of the prompt that is for the conversation."""
+        match key:
             case "pageup":
                 self.conversation.scroll_page_up(animate=False)
             case "pagedown":
@@ -270,9 +270,9 @@ class ChatScreen(Screen[None]):
             case "end":
                 self.action_follow()
             case "up" | "down" if self.conversation.selected is not None:
-                self.conversation.action_select(-1 if event.key == "up" else 1)
+                self.conversation.action_select(-1 if key == "up" else 1)
             case "left" | "right" if self.varied is not None:
-                self.action_command("variant", PREVIOUS if event.key == "left" else NEXT)
+                self.action_command("variant", PREVIOUS if key == "left" else NEXT)
             case "ctrl+up":
                 self.action_command("edit")
             case "tab":

@@ -28,9 +28,9 @@ class Composer(Vertical):
 
     prompt: where the text is. weigh: what a draft would cost, a line; for a question that it
     replaces, if any. complete: what could follow the text before the cursor. history: what
-    was sent before. selects, takes_back: as for `Prompt`. send: is given a draft that the user
-    sends, and the question that it replaces, if any; called, that an Esc which is typed next
-    finds the question where it waits, and takes it back before what is typed after that.
+    was sent before. selects, takes_back, pass_on: as for `Prompt`. send: is given a draft that
+    the user sends, and the question that it replaces, if any; called, that an Esc which is typed
+    next finds the question where it waits, and takes it back before what is typed after that.
     """
 
     class CommandSent(Message):
@@ -55,6 +55,7 @@ class Composer(Vertical):
         selects: Callable[[], bool],
         takes_back: Callable[[], bool],
         send: Callable[[Draft, ChatMessage | None], None],
+        pass_on: Callable[[str], None],
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
@@ -65,7 +66,13 @@ class Composer(Vertical):
         self._had_text = False
         self._recalled: str | None = None
         self.prompt = Prompt(
-            selects=selects, takes_back=takes_back, submit=self.submit, choose=self._choose
+            selects=selects,
+            takes_back=takes_back,
+            submit=self.submit,
+            choose=self._choose,
+            recall=self._recall,
+            attach=self._attach_paste,
+            pass_on=pass_on,
         )
         self._suggestions = Suggestions()
 
@@ -205,15 +212,8 @@ class Composer(Vertical):
         self._suggestions.show(found)
         self.prompt.suggesting = bool(found)
 
-    @on(Prompt.LongPaste)
-    def _pasted(self, event: Prompt.LongPaste) -> None:
-        event.stop()
-        self._attach_paste(event.text)
-
-    @on(Prompt.HistoryKey)
-    def _recall(self, event: Prompt.HistoryKey) -> None:
-        event.stop()
-        text = self._history.step(self.prompt.text, event.step) if self.editing is None else None
+    def _recall(self, step: int) -> None:
+        text = self._history.step(self.prompt.text, step) if self.editing is None else None
         if text is not None:
             self._recalled = text
             self.prompt.put(text)

@@ -7,7 +7,6 @@ from typing import ClassVar
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Offset
-from textual.message import Message
 from textual.widgets import TextArea
 
 from app.inert import inert
@@ -29,8 +28,11 @@ class Prompt(TextArea):
     suggesting: completions are shown, so that some keys are for them.
     selects: asked whether a message is selected, which arrows then move on an empty prompt.
     takes_back: asked whether Esc puts a question back here, which what is typed next follows.
-    submit: sends what is typed. choose: is given the keys of completions. Both are called, that
-    nothing which is typed next comes before them, as it would before a message.
+    submit: sends what is typed. choose: is given the keys of completions. recall: an arrow leads
+    out of the text, to what was asked before (-1), or after (1). attach: is given what is too long
+    to be edited here. pass_on: a key that is for the conversation, always or while the prompt is
+    empty. All are called, that nothing which is typed next comes before them, as it would before a
+    message.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -40,27 +42,6 @@ class Prompt(TextArea):
         Binding("ctrl+y", "screen.command('copy')", "Copy the answer", show=False, priority=True),
     ]
 
-    class LongPaste(Message):
-        """Too much was pasted to be edited here."""
-
-        def __init__(self, text: str) -> None:
-            super().__init__()
-            self.text = text
-
-    class ForeignKey(Message):
-        """A key that is for the conversation, always or while the prompt is empty."""
-
-        def __init__(self, key: str) -> None:
-            super().__init__()
-            self.key = key
-
-    class HistoryKey(Message):
-        """An arrow that leads out of the text: to what was asked before (-1), or after (1)."""
-
-        def __init__(self, step: int) -> None:
-            super().__init__()
-            self.step = step
-
     def __init__(
         self,
         *,
@@ -68,6 +49,9 @@ class Prompt(TextArea):
         takes_back: Callable[[], bool],
         submit: Callable[[], None],
         choose: Callable[[str], None],
+        recall: Callable[[int], None],
+        attach: Callable[[str], None],
+        pass_on: Callable[[str], None],
     ) -> None:
         super().__init__(
             soft_wrap=True,
@@ -78,7 +62,8 @@ class Prompt(TextArea):
             tab_behavior="focus",
         )
         self.suggesting, self._selects, self._takes_back = False, selects, takes_back
-        self._submit, self._choose = submit, choose
+        self._submit, self._choose, self._recall = submit, choose, recall
+        self._attach_text, self._pass_on = attach, pass_on
         self._typed_at = 0.0
 
     def action_newline(self) -> None:
@@ -136,9 +121,9 @@ class Prompt(TextArea):
         elif self.suggesting and event.key in _WHILE_SUGGESTING:
             self._choose(event.key)
         elif foreign:
-            self.post_message(self.ForeignKey(event.key))
+            self._pass_on(event.key)
         elif step is not None:
-            self.post_message(self.HistoryKey(step))
+            self._recall(step)
         elif event.key == "escape" and self._takes_back():
             await self.run_action("screen.stop")
         elif own := self._bindings.key_to_bindings.get(event.key):
@@ -165,6 +150,6 @@ class Prompt(TextArea):
         self._typed_at = time.monotonic()
         text = inert(event.text)
         if len(text) > _MAX_PASTE:
-            self.post_message(self.LongPaste(text))
+            self._attach_text(text)
         else:
             self.insert(text)

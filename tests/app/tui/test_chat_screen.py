@@ -12,6 +12,7 @@ from textual.events import Paste
 from app.service.contract import Prepared, TooLong
 from app.sessions.chat import Attachment, State
 from app.tui.screens.models import ModelsScreen
+from app.tui.welcome import STARTERS
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.layer_map import LayerMap
@@ -332,6 +333,30 @@ async def test_tab_offers_starters_in_turn() -> None:
         line = next(n for n, text in enumerate(chat.conversation.text_lines) if "robot" in text)
         await chat.pilot.click(chat.conversation, offset=(6, line))
         await chat.until(lambda: "robot" in chat.prompt.text)
+
+
+@on_screen
+@pytest.mark.parametrize("earlier", ["one", ""], ids=["recalled", "starter"])
+async def test_keys_that_come_all_at_once_follow_what_puts_a_text_in(earlier: str) -> None:
+    async with talk() as chat:
+        if earlier:
+            await chat.exchange(earlier, "an answer")
+        for key in ("up" if earlier else "tab", "!", "?"):
+            chat.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await chat.until(lambda: chat.prompt.text.endswith("!?"))
+        assert chat.prompt.text == (earlier or STARTERS[0]) + "!?"
+
+
+@on_screen
+async def test_an_enter_right_after_a_long_paste_sends_it_along() -> None:
+    async with talk() as chat:
+        long = "long " * 1000
+        for each in (events.Paste(long), events.Key("!", "!"), events.Key("enter", None)):
+            chat.app.post_message(each)
+        await chat.until(lambda: chat.service.answering)
+        asked = chat.service.asks[-1].messages[-1].content
+        assert "!" in asked
+        assert long.strip() in asked
 
 
 @on_screen
