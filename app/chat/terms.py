@@ -1,7 +1,7 @@
 """The words on the screen, each in a plain sentence beside what it stands for at the moment."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from app import units
 from app.chat.controller import ChatController
@@ -10,8 +10,7 @@ from kvcache.stats import CacheStats, sum_layers
 _NONE = "–"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Term:
+class Term(NamedTuple):
     """A word, its value now, and what it means."""
 
     word: str

@@ -20,7 +20,7 @@ from app.tui.screens.dialog import Page, closing
 from app.tui.text.colours import MUTED
 from app.tui.text.sparkline import sparkline
 from app.tui.widgets.cache_pane import CachePane
-from app.tui.widgets.glossary import Glossary
+from app.tui.widgets.columns import Columns
 from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.side_pane import prompt_notes
 from app.tui.widgets.tier_events import TierEvents
@@ -114,7 +114,7 @@ class CacheScreen(Page):
         super().__init__()
         self._chat, self._log = chat, log
         self._line, self._cache = Static(markup=False), CachePane()
-        self._glossary, self._events = Glossary(), TierEvents()
+        self._words, self._events = Columns("Words"), TierEvents()
         self._layers = LayerMap(joins_alike=False)
         self._box = VerticalScroll(classes="box")
 
@@ -123,7 +123,7 @@ class CacheScreen(Page):
             box.border_title = "KV cache"
             yield self._line
             yield self._cache
-            yield self._glossary
+            yield self._words
             yield self._layers
             yield self._events
 
@@ -146,6 +146,6 @@ class CacheScreen(Page):
                 f"{units.size(total.fp16_bytes)} in f16"
             )
         self._cache.show(model, layers, prompt_notes(self._chat))
-        self._glossary.show(glossary(self._chat))
+        self._words.show(glossary(self._chat))
         self._layers.show(model, layers)
         self._events.show(self._log.events)

@@ -3,19 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
-from textual.widgets import Static
 
 from app.chat.command import Command
 from app.chat.controller import ChatController
 from app.chat.terms import glossary
 from app.tui.screens.dialog import Page, closing
-from app.tui.widgets.glossary import Glossary
+from app.tui.widgets.columns import Columns
 
 _KEYS = (
     ("⏎", "send"),
@@ -29,7 +25,7 @@ _KEYS = (
     ("PgUp PgDn, wheel", "scroll, also while text arrives"),
     ("Home End on an empty prompt", "first message; end, and follow it"),
     ("^T", "open or fold the thinking before an answer: the selected, or the last"),
-    ("^C", "copy a selection, stop an answer, twice: quit"),
+    ("^C", "copy a selection, stop or close what is open; else twice: quit"),
     ("^D on an empty prompt", "quit"),
     ("^Z, ^_", "back to the shell, where fg returns; undo in the prompt"),
     ("^P", "palette of all commands"),
@@ -53,30 +49,17 @@ class HelpScreen(Page):
         self._box = VerticalScroll(classes="box")
 
     def compose(self) -> ComposeResult:
-        commands = tuple(
+        commands = [
             (f"/{each.name} {each.usage}".rstrip(), f"{each.about} {each.key}".rstrip())
             for each in self._commands
-        )
-        words = Glossary()
-        words.show(glossary(self._chat))
+        ]
         with self._box as box:
             box.border_title = "Help"
-            yield Static(_section("Keys", _KEYS))
-            yield words
-            for title, rows in (("Marks", _MARKS), ("Commands", commands)):
-                yield Static(_section(title, rows))
+            yield Columns("Keys", _KEYS)
+            yield Columns("Words", glossary(self._chat))
+            yield Columns("Marks", _MARKS)
+            yield Columns("Commands", commands)
 
     def on_mount(self) -> None:
         """Arrow keys scroll."""
         self._box.focus()
-
-
-def _section(title: str, rows: tuple[tuple[str, str], ...]) -> Group:
-    """A title and two columns, each wrapped in itself."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", ratio=2)
-    table.add_column(ratio=3)
-    for left, right in rows:
-        table.add_row(Text(left), Text(right))
-    table.expand = True
-    return Group(Text(title, style="bold"), table, Text(""))
