@@ -85,7 +85,7 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The prompt is made: the first event of an answer.
+    """The prompt is made, and the window holds it: the first event of an answer.
 
     ends, dropped, notes: as in `chat_tokens.Prompt`. woken: tokens of it that were kept on disk
     and taken back now.
@@ -115,7 +115,7 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class TooLong:
-    """The window cannot hold the question alone; nothing was cut, nothing answered."""
+    """The window cannot hold the question alone: nothing was cut or answered. The only event."""
 
     prompt_tokens: int
     window: int

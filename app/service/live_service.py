@@ -295,6 +295,9 @@ class LiveService:
             prompt, woken, notes = reader.prompt(ask, cancel)
         except RenderStoppedError:
             return
+        except PromptTooLongError as error:
+            yield TooLong(prompt_tokens=error.length, window=error.window)
+            return
         request = Request(
             prompt=prompt.ids,
             max_tokens=ask.max_tokens,
@@ -316,8 +319,6 @@ class LiveService:
         )
         try:
             yield from self._followed(engine, reader.chat, engine.generate(request, cancel))
-        except PromptTooLongError as error:
-            yield TooLong(prompt_tokens=error.length, window=error.window)
         finally:
             self._rested = False
             self._thread.submit(self._rest)

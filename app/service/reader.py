@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from copy import copy
 
 from app.chat_tokens import ChatTokens, Prompt, system_of
-from app.engine import Engine
+from app.engine import Engine, PromptTooLongError
 from app.service.contract import Ask, Weight
 from app.wake.waking import Waking
 from models.loader import LoadedModel
@@ -29,7 +29,8 @@ class Reader:
     def prompt(self, ask: Ask, cancel: threading.Event) -> tuple[Prompt, int, tuple[str, ...]]:
         """The prompt, how many of its tokens were taken from disk, and what is to be said.
 
-        Raises RenderStoppedError.
+        Raises RenderStoppedError, and PromptTooLongError where the window does not hold it and
+        nothing of it may be cut.
         """
         assert self.engine is not None
         prompt, woken = self._fitting(self.chat, ask, cancel), 0
@@ -39,6 +40,8 @@ class Reader:
             if not self.engine.fits(prompt.ids):
                 # What was kept has gone, or is damaged.
                 prompt = self._fitting(self.chat, ask, cancel)
+        if not (ask.cuts or self.engine.fits(prompt.ids)):
+            raise PromptTooLongError(len(prompt.ids), self.engine.plan.max_tokens)
         notes, self._untold = tuple(self._untold), []
         return prompt, woken, notes
 
