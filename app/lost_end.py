@@ -7,9 +7,10 @@ no parser.
 import re
 import time
 
-# A key that somebody presses who waits in vain, by itself: Esc or Ctrl-C, also by the Kitty
-# keyboard protocol. And how long nothing else must have come.
-_GIVES_UP = re.compile(r"\x03|\x1b(\[(27|99)(;[0-9:;]*)?u)?")
+# Ctrl-C by itself, also by the Kitty keyboard protocol: what somebody presses who waits in vain.
+# Not Esc, which may be the first byte of the end's mark on a slow line.
+_GIVES_UP = re.compile(r"\x03|\x1b\[99;[0-9:;]*u")
+# How long nothing else must have come.
 _STALLED_SECONDS = 1.0
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGHUP
-from typing import Any
+from typing import Any, ClassVar
 
 from textual import events, on
 from textual.actions import ActionParseResult
 from textual.app import App
+from textual.binding import Binding, BindingType
 from textual.css.query import NoMatches
 from textual.dom import DOMNode
 from textual.errors import NoWidget
@@ -50,6 +51,9 @@ class ChatApp(App[None]):
     TITLE = "ember"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (84, "-wide")]  # noqa: RUF012
     ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+z", "suspend_process", "Back to the shell", show=False, priority=True),
+    ]
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class ChatApp(App[None]):
         self._stop = stop
         self._is_asked_for = bool(model)
         self._leaving: int | None = None
+        self._pressed_row: float | None = None
         self.register_theme(EMBER)
         self.register_theme(EMBER_LIGHT)
         self._use_theme(settings.theme)
@@ -143,7 +148,10 @@ class ChatApp(App[None]):
         return [*super().get_line_filters(), self._inert]
 
     async def on_event(self, event: events.Event) -> None:
-        """Pass an event on; what is typed goes to the prompt, wherever the user is."""
+        """Pass an event on; what is typed goes to the prompt, wherever the user is.
+
+        A button that is let go in another row has selected text there, and clicked on nothing.
+        """
         if isinstance(event, events.Key | events.Paste):
             match self._top:
                 case Page() as page if not event.is_forwarded:
@@ -152,6 +160,10 @@ class ChatApp(App[None]):
                     return
             if isinstance(self._top, ChatScreen | Dialog):
                 self._top.take_keys()
+        if isinstance(event, events.MouseDown):
+            self._pressed_row = event.screen_y
+        elif isinstance(event, events.MouseUp) and event.screen_y != self._pressed_row:
+            self._mouse_down_widget = None  # of which Textual makes a click
         if not (isinstance(event, events.MouseDown) and self._hits_what_goes(event)):
             await super().on_event(event)
 

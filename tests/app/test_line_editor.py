@@ -91,7 +91,7 @@ def test_a_paste_whose_end_is_lost_is_ended_by_hand(
     terminal = open_chat()
     terminal.type(b"\x1b[200~pasted")
     terminal.read_for(1.5)
-    terminal.type_until(b"\x1b", "pasted")
+    terminal.type_until(INTERRUPT, "pasted")
     terminal.type(b" and typed" + ENTER)
     terminal.wait_for("five")
     left(terminal)

@@ -93,6 +93,8 @@ class ChatScreen(Screen[None]):
             selects=lambda: self.conversation.selected is not None,
             takes_back=lambda: self.chat.queued is not None,
             send=self._ask,
+            run_command=self._run_command,
+            send_nothing=self._send_nothing,
             pass_on=self._take_key,
         )
         self.conversation = Conversation(offer.welcome, lambda: self.settings.show_thinking)
@@ -240,13 +242,11 @@ class ChatScreen(Screen[None]):
 
         self.attempt(send)
 
-    @on(Composer.CommandSent)
-    def _command_sent(self, event: Composer.CommandSent) -> None:
-        name, _, argument = event.line[1:].partition(" ")
+    def _run_command(self, line: str) -> None:
+        name, _, argument = line[1:].partition(" ")
         self.action_command(name.strip(), argument.strip())
 
-    @on(Composer.EmptySent)
-    def _empty_sent(self) -> None:
+    def _send_nothing(self) -> None:
         """Enter on nothing takes the offered model."""
         self.attempt(self._provide_model)
 

@@ -99,6 +99,8 @@ class ForgivingDriver(LinuxDriver):
                     self.process_message(event)
             for event in source.tick():
                 self.process_message(event)
+        for event in source.leave():
+            self.process_message(event)
 
     def give_back(self) -> None:
         """Leave the terminal as it was found, whatever the app does, which goes no further."""

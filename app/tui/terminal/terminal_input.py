@@ -4,7 +4,7 @@ Textual 8.2's parser takes what follows an escape character in a paste for keys:
 types them, Enter too, and is slow at it. A paste comes out inert, as a field would
 show what is in it to the terminal. Bytes that are not UTF-8 are dropped: a terminal
 set to another encoding sends such for a letter with an accent. A paste whose end is lost
-on the way is ended by Esc or Ctrl-C, which do no more then. Knows no terminal.
+on the way is ended by Ctrl-C, which does no more then. Knows no terminal.
 """
 
 import re
@@ -51,6 +51,11 @@ class TerminalInput:
     def tick(self) -> Iterable[Message]:
         """What the time that has passed makes of earlier bytes: a lone ESC is the key."""
         return self._parser.tick()
+
+    def leave(self) -> Iterator[Message]:
+        """What came of a paste so far, where nothing more will be read."""
+        if self._pasting:
+            yield from self._end_paste(self._held)
 
     def _keys(self, text: str) -> Generator[Message, None, str]:
         """Keys up to where a paste begins; returns what follows."""

@@ -29,19 +29,10 @@ class Composer(Vertical):
     prompt: where the text is. weigh: what a draft would cost, a line; for a question that it
     replaces, if any. complete: what could follow the text before the cursor. history: what
     was sent before. selects, takes_back, pass_on: as for `Prompt`. send: is given a draft that
-    the user sends, and the question that it replaces, if any; called, that an Esc which is typed
-    next finds the question where it waits, and takes it back before what is typed after that.
+    the user sends, and the question that it replaces, if any. run_command: is given a line that
+    begins with a slash. send_nothing: Enter on nothing. All three are called, that what is typed
+    next comes after them: an Esc finds the question where it waits, a question the new chat.
     """
-
-    class CommandSent(Message):
-        """The user sends a line that begins with a slash."""
-
-        def __init__(self, line: str) -> None:
-            super().__init__()
-            self.line = line
-
-    class EmptySent(Message):
-        """The user sends nothing."""
 
     class Noted(Message):
         """What stands beside the draft has changed."""
@@ -55,12 +46,14 @@ class Composer(Vertical):
         selects: Callable[[], bool],
         takes_back: Callable[[], bool],
         send: Callable[[Draft, ChatMessage | None], None],
+        run_command: Callable[[str], None],
+        send_nothing: Callable[[], None],
         pass_on: Callable[[str], None],
     ) -> None:
         super().__init__()
         self.editing: ChatMessage | None = None
         self._weigh, self._complete, self._history = weigh, complete, history
-        self._send = send
+        self._send, self._run_command, self._send_nothing = send, run_command, send_nothing
         self._attachments: list[Attachment] = []
         self._cost = ""
         self._had_text = False
@@ -97,7 +90,8 @@ class Composer(Vertical):
         return " · ".join([*parts, self._cost] if self._cost else parts)
 
     def put(self, draft: Draft) -> None:
-        """Replace the draft."""
+        """Replace the draft, which edits nothing."""
+        self.editing = None
         self._attachments = list(draft.attachments)
         self.put_text(self._taken(draft.text))
 
@@ -109,8 +103,8 @@ class Composer(Vertical):
 
     def edit(self, message: ChatMessage) -> None:
         """Put a question in to be changed."""
-        self.editing = message
         self.put(Draft(text=message.text, attachments=message.attachments))
+        self.editing = message
         self.post_message(self.Noted())
 
     def attach(self, attachment: Attachment) -> None:
@@ -159,14 +153,14 @@ class Composer(Vertical):
         text = self.prompt.text.strip()
         if text.startswith("/"):
             self._history.add(self.prompt.take())
-            self.post_message(self.CommandSent(text))
+            self._run_command(text)
         elif draft := self._question:
             editing = self.editing
             self.prompt.take()
             self._clear()
             self._send(draft, editing)
         else:
-            self.post_message(self.EmptySent())
+            self._send_nothing()
 
     def _taken(self, text: str) -> str:
         """What of a draft's text is put into the prompt: none of one that nobody edits there.

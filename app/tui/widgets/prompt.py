@@ -36,7 +36,6 @@ class Prompt(TextArea):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+z", "app.suspend_process", "Back to the shell", show=False, priority=True),
         Binding("ctrl+underscore", "undo", "Undo", show=False),
         Binding("ctrl+c", "screen.interrupt", "Copy, stop or quit", show=False, priority=True),
         Binding("ctrl+y", "screen.command('copy')", "Copy the answer", show=False, priority=True),

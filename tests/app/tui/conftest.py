@@ -186,8 +186,17 @@ def _told_by(app: ChatApp) -> list[str]:
 
 def mouse_down(x: int, y: int) -> events.MouseDown:
     """As the terminal tells it."""
+    return events.MouseDown(None, **_button(x, y))
+
+
+def mouse_up(x: int, y: int) -> events.MouseUp:
+    """Let go there."""
+    return events.MouseUp(None, **_button(x, y))
+
+
+def _button(x: int, y: int) -> dict[str, Any]:
     at = {"x": x, "y": y, "screen_x": x, "screen_y": y, "delta_x": 0, "delta_y": 0}
-    return events.MouseDown(None, **at, button=1, shift=False, meta=False, ctrl=False)
+    return {**at, "button": 1, "shift": False, "meta": False, "ctrl": False}
 
 
 def click_beyond_the_screen() -> events.MouseDown:

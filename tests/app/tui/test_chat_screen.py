@@ -360,6 +360,18 @@ async def test_an_enter_right_after_a_long_paste_sends_it_along() -> None:
 
 
 @on_screen
+async def test_a_question_right_after_a_command_comes_after_it() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "an answer")
+        for key in "/new\ntwo\n":
+            chat.app.post_message(
+                events.Key("enter", None) if key == "\n" else events.Key(key, key)
+            )
+        await chat.until(lambda: chat.service.answering)
+        assert chat.texts == ["two", ""]
+
+
+@on_screen
 async def test_ctrl_c_stops_then_quits() -> None:
     async with talk() as chat:
         await chat.ask("one")
@@ -645,6 +657,18 @@ async def test_clearing_the_line_ends_an_edit() -> None:
         await chat.until(lambda: "editing" not in chat.screen.composer.note)
         await chat.exchange("two", "second answer")
         assert chat.texts == ["one", "first answer", "two", "second answer"]
+
+
+@on_screen
+async def test_a_question_that_is_taken_back_is_edited_no_more() -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "an answer")
+        await chat.press("ctrl+up")
+        assert "editing" in chat.screen.composer.note
+        chat.screen.action_command("undo")
+        await chat.until(lambda: not chat.texts)
+        assert chat.prompt.text == "one"
+        assert "editing" not in chat.screen.composer.note
 
 
 @on_screen

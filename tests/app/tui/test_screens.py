@@ -27,14 +27,21 @@ from app.tui.screens.help import HelpScreen
 from app.tui.screens.models import ModelsScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.settings import SettingsScreen
-from app.tui.widgets.glossary import Glossary
+from app.tui.widgets.columns import Columns
 from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.pane import Pane
 from app.tui.widgets.speed_pane import SpeedPane
 from app.tui.widgets.status_line import StatusLine
 from models.finding.store import models_folder
 from tests.app.service.scripted_service import ScriptedService, layer_stats
-from tests.app.tui.conftest import Talk, click_beyond_the_screen, on_screen, talk
+from tests.app.tui.conftest import (
+    Talk,
+    click_beyond_the_screen,
+    mouse_down,
+    mouse_up,
+    on_screen,
+    talk,
+)
 from tests.app.tui.test_sizes import drawn
 from tests.models.gguf.raw_gguf import STRING, RawGGUF, pair, string
 from tests.models.samples import ENTRY
@@ -234,9 +241,12 @@ async def test_every_screen_is_closed_by(key: str, close: str) -> None:
 
 
 @on_screen
-async def test_ctrl_c_copies_what_is_selected_in_a_screen_then_closes_it() -> None:
+@pytest.mark.parametrize("key", ["f1", "f3", "f4"])
+async def test_ctrl_c_copies_what_is_selected_in_a_screen_then_closes_it(
+    key: str, copied: list[str]
+) -> None:
     async with talk() as chat:
-        await chat.press("f4")
+        await chat.press(key)
         screen = chat.app.screen
 
         def is_selected() -> bool:
@@ -246,6 +256,8 @@ async def test_ctrl_c_copies_what_is_selected_in_a_screen_then_closes_it() -> No
         await chat.until(is_selected)
         await chat.press("ctrl+c")
         await chat.until(lambda: "the selection" in chat.told)
+        words = {"f1": "send prefill evicted /export", "f3": "tok/s", "f4": "evicted codec"}
+        assert [each for each in words[key].split() if each not in copied[0]] == []
         assert chat.app.screen is screen
         await chat.press("ctrl+c")
         assert isinstance(chat.app.screen, ChatScreen)
@@ -306,6 +318,23 @@ async def test_a_click_takes_what_was_shown_though_typing_has_changed_the_list()
         screen.query_one(Input).value = "theme nord"
         screen.refresh_list()
         await chat.until(lambda: chat.app.theme == "tokyo-night")
+
+
+@on_screen
+@pytest.mark.parametrize("rows", [0, 1], ids=["click", "drag"])
+async def test_a_drag_over_a_list_chooses_nothing(rows: int) -> None:
+    async with talk() as chat:
+        before = chat.app.theme
+        await chat.press("ctrl+p", *"theme")
+        await chat.until(lambda: chat.app.screen.query_one(OptionList).option_count > 5)
+        await chat.pilot.pause(0.1)
+        x, y, *_ = chat.app.screen.query_one(OptionList).content_region
+        chat.app.post_message(mouse_down(x + 2, y + 3 - rows))
+        chat.app.post_message(mouse_up(x + 2, y + 3))
+        if rows:
+            await chat.pilot.pause(0.2)
+            assert isinstance(chat.app.screen, SearchScreen)
+        await chat.until(lambda: (chat.app.theme == before) is bool(rows))
 
 
 @on_screen
@@ -459,8 +488,9 @@ async def test_words_stand_with_their_values_and_meanings(key: str) -> None:
         await chat.exchange("one", "first answer")
         chat.service.stats = layer_stats(sink=4, hot=256, cold=512, evicted=64)
         await chat.press(key)
-        words = chat.app.screen.query_one(Glossary)
+        words = next(w for w in chat.app.screen.query(Columns) if w.border_title == "Words")
         await chat.until(lambda: "512 tok" in drawn(words))
+        # Beside each other, however the meanings wrap.
         shown = " ".join(drawn(words).split())
         for word, value in (
             *(("sink", "4 tok"), ("hot", "256 tok"), ("cold", "512 tok"), ("evicted", "64 tok")),

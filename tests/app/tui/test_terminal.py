@@ -106,7 +106,7 @@ def test_sizes_keys_and_pastes_provoke_no_traceback(
     terminal.type(ENTER)
     terminal.wait_for("window is too small")
     terminal.type(ESCAPE)
-    terminal.type(bytes(range(1, 17)) + bytes(range(18, 32)))
+    terminal.type(bytes(set(range(1, 32)) - {0x11, 0x1A}))  # but what quits, and what stops
     terminal.read_for(1)
     terminal.type(b"\xff\xfe\x80\x1b[999;999R\x1b[<0;5;5M\x1b[<0;5;5m")
     terminal.read_for(0.5)
@@ -198,11 +198,14 @@ def is_stopped(terminal: Terminal) -> bool:
     return psutil.Process(terminal.process.pid).status() == psutil.STATUS_STOPPED
 
 
+@pytest.mark.parametrize("opened", [b"", b"\x10"], ids=["prompt", "palette"])
 def test_ctrl_z_gives_the_shell_back_and_fg_returns(
-    tiny_path: Path, folders: dict[str, str]
+    opened: bytes, tiny_path: Path, folders: dict[str, str]
 ) -> None:
     terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
     terminal.wait_for("Ask anything")
+    terminal.type(opened)
+    terminal.wait_for("Commands" if opened else "")
     terminal.type(b"typed before")
     terminal.wait_for("before")
     terminal.type(b"\x1a")
@@ -263,6 +266,21 @@ def test_a_paste_into_a_stopped_chat_is_no_trap(tiny_path: Path, folders: dict[s
     terminal.type_until(INTERRUPT, "pasted text 1")
     terminal.type(b"typed after")
     terminal.wait_for("after")
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+
+
+def test_what_has_come_of_a_paste_is_kept_by_a_stop(
+    tiny_path: Path, folders: dict[str, str]
+) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.wait_for("Ask anything")
+    terminal.type(b"\x1b[200~pasted so far")
+    terminal.read_for(0.5)
+    terminal.process.send_signal(signal.SIGTSTP)
+    terminal.wait_until(lambda: is_stopped(terminal))
+    terminal.process.send_signal(signal.SIGCONT)
+    terminal.wait_for("pasted so far")
     terminal.type(QUIT)
     assert terminal.close() == 0
 

@@ -50,7 +50,7 @@ def test_two_pastes_are_two() -> None:
     assert shown(told(stream)) == ["paste:one", "x", "paste:two␛[200~"]
 
 
-@pytest.mark.parametrize("key", [b"\x03", b"\x1b", b"\x1b[27u", b"\x1b[99;5u"])
+@pytest.mark.parametrize("key", [b"\x03", b"\x1b[99;5u"])
 def test_a_paste_whose_end_is_lost_is_ended_by_hand(
     key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +70,22 @@ def test_a_paste_that_stalls_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(list(source.feed(BEGIN + b"one"))) == []
     now = 5.0
     assert shown(list(source.feed(b" two" + END + b"x"))) == ["paste:one two", "x"]
+
+
+def test_an_end_that_a_slow_line_tears_ends_a_paste(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    source, happened = TerminalInput(), list[Message]()
+    for chunk in (BEGIN + b"one", END[:1], END[1:] + b"x"):
+        happened += source.feed(chunk)
+        now += 5.0
+    assert shown(happened) == ["paste:one", "x"]
+
+
+def test_what_has_come_of_a_paste_is_kept_where_nothing_more_is_read() -> None:
+    source = TerminalInput()
+    happened = [*source.feed(b"a" + BEGIN + b"one \x1b[20"), *source.leave(), *source.leave()]
+    assert shown(happened) == ["a", "paste:one ␛[20"]
 
 
 @given(cuts=st.sets(st.integers(0, 60), max_size=8))
