@@ -13,6 +13,7 @@ from textual.css.query import NoMatches
 from textual.dom import DOMNode
 from textual.errors import NoWidget
 from textual.filter import LineFilter
+from textual.geometry import Offset
 from textual.screen import Screen
 
 from app.chat.controller import ChatController
@@ -34,6 +35,9 @@ from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
 from app.tui.theme import EMBER, EMBER_LIGHT, readable_variables
 from models.finding.catalogue import DEFAULT_NAME
+
+# Columns that a hand moves in a click.
+_HAND_SHAKES = 2
 
 
 class ChatApp(App[None]):
@@ -88,7 +92,7 @@ class ChatApp(App[None]):
         self._stop = stop
         self._is_asked_for = bool(model)
         self._leaving: int | None = None
-        self._pressed_row: float | None = None
+        self._pressed_at = Offset()
         self.register_theme(EMBER)
         self.register_theme(EMBER_LIGHT)
         self._use_theme(settings.theme)
@@ -150,7 +154,7 @@ class ChatApp(App[None]):
     async def on_event(self, event: events.Event) -> None:
         """Pass an event on; what is typed goes to the prompt, wherever the user is.
 
-        A button that is let go in another row has selected text there, and clicked on nothing.
+        A button that is let go elsewhere has been dragged, and has clicked on nothing.
         """
         if isinstance(event, events.Key | events.Paste):
             match self._top:
@@ -161,9 +165,11 @@ class ChatApp(App[None]):
             if isinstance(self._top, ChatScreen | Dialog):
                 self._top.take_keys()
         if isinstance(event, events.MouseDown):
-            self._pressed_row = event.screen_y
-        elif isinstance(event, events.MouseUp) and event.screen_y != self._pressed_row:
-            self._mouse_down_widget = None  # of which Textual makes a click
+            self._pressed_at = event.screen_offset
+        elif isinstance(event, events.MouseUp):
+            moved = event.screen_offset - self._pressed_at
+            if moved.y or abs(moved.x) > _HAND_SHAKES:
+                self._mouse_down_widget = None  # of which Textual makes a click
         if not (isinstance(event, events.MouseDown) and self._hits_what_goes(event)):
             await super().on_event(event)
 

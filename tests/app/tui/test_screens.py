@@ -321,20 +321,23 @@ async def test_a_click_takes_what_was_shown_though_typing_has_changed_the_list()
 
 
 @on_screen
-@pytest.mark.parametrize("rows", [0, 1], ids=["click", "drag"])
-async def test_a_drag_over_a_list_chooses_nothing(rows: int) -> None:
+@pytest.mark.parametrize(
+    ("columns", "rows", "chooses"),
+    [(0, 0, True), (2, 0, True), (3, 0, False), (0, 1, False), (0, -1, False)],
+)
+async def test_a_drag_over_a_list_chooses_nothing(columns: int, rows: int, chooses: bool) -> None:
     async with talk() as chat:
         before = chat.app.theme
         await chat.press("ctrl+p", *"theme")
         await chat.until(lambda: chat.app.screen.query_one(OptionList).option_count > 5)
         await chat.pilot.pause(0.1)
         x, y, *_ = chat.app.screen.query_one(OptionList).content_region
-        chat.app.post_message(mouse_down(x + 2, y + 3 - rows))
-        chat.app.post_message(mouse_up(x + 2, y + 3))
-        if rows:
+        chat.app.post_message(mouse_down(x + 5, y + 3))
+        chat.app.post_message(mouse_up(x + 5 + columns, y + 3 + rows))
+        if not chooses:
             await chat.pilot.pause(0.2)
             assert isinstance(chat.app.screen, SearchScreen)
-        await chat.until(lambda: (chat.app.theme == before) is bool(rows))
+        await chat.until(lambda: (chat.app.theme != before) is chooses)
 
 
 @on_screen
