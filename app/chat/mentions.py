@@ -1,6 +1,7 @@
-"""Files named in a question: `@notes.md`, or `@"my notes.md"`.
+"""Files named in a question: `@notes.md`, `@"my notes.md"`, or `@my\\ notes.md` as shells write it.
 
-A mention of a file attaches its text; any other word with an @ stays a word.
+A mention of a file attaches its text; any other word with an @ stays a word, unless it is
+written as a path.
 """
 
 import re
@@ -12,31 +13,28 @@ from app.chat.state import Draft
 from app.sessions.chat import Attachment
 from kvcache.errors import EmberError, reason
 
-_MENTION = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
+_MENTION = re.compile(r"""(?<!\S)@(?:(["'])(?P<quoted>.+?)\1|(?P<word>(?:\\.|\S)+))""")
+_PATH = re.compile(r"(~|\.{0,2}/)")
 _STOPS = ".,;:!?)"  # what may end a sentence after a mention
 _MAX_BYTES = 4 << 20
 _MOST_COMPLETIONS = 50
 
 
-def attached(text: str) -> tuple[Attachment, ...]:
-    """The files that `text` mentions.
-
-    Raises EmberError for one that cannot be read, is too large, or is no text.
-    """
-    found: dict[str, Attachment] = {}
-    for match in _MENTION.finditer(text):
-        for name in (match[1] or match[2], (match[2] or "").rstrip(_STOPS)):
-            if name and (path := _file(name)) is not None:
-                found.setdefault(name, Attachment(name=name, text=read_text(path)))
-                break
-    return tuple(found.values())
-
-
 def with_mentioned(draft: Draft) -> Draft:
-    """A draft with the files that its text mentions. Raises EmberError as `attached` does."""
-    known = {each.name for each in draft.attachments}
-    mentioned = tuple(each for each in attached(draft.text) if each.name not in known)
-    return Draft(text=draft.text, attachments=draft.attachments + mentioned)
+    """A draft with the files that its text mentions, but for those that are with it.
+
+    Raises EmberError for one that is not there, cannot be read, is too large, or is no text.
+    """
+    found, known = list(draft.attachments), {each.name for each in draft.attachments}
+    for match in _MENTION.finditer(draft.text):
+        names = _names(match)
+        is_path = bool(match["quoted"] or _PATH.match(names[-1]))
+        here = (each for each in names if each in known or _is_file(each))
+        name = next(here, names[-1] if is_path else None)
+        if name is not None and name not in known:
+            found.append(Attachment(name=name, text=_text_of(name)))
+            known.add(name)
+    return Draft(text=draft.text, attachments=tuple(found))
 
 
 def read_text(path: Path) -> str:
@@ -80,13 +78,27 @@ def paths_beginning(prefix: str) -> list[str]:
         return []
 
 
-def _file(name: str) -> Path | None:
-    """The file of that name, or None."""
+def _names(match: re.Match[str]) -> list[str]:
+    """What a mention may name; the last is the likeliest where no file is named so."""
+    if match["quoted"]:
+        return [match["quoted"]]
+    words = [match["word"], match["word"].rstrip(_STOPS)]
+    return [*words, *(re.sub(r"\\(.)", r"\1", each) for each in words)]
+
+
+def _is_file(name: str) -> bool:
     path = _expanded(name)
     try:
-        return path if path is not None and path.is_file() else None
+        return path is not None and path.is_file()
     except (OSError, ValueError):  # a name too long for a file, for one
-        return None
+        return False
+
+
+def _text_of(name: str) -> str:
+    try:
+        return read_text(_expanded(name) or Path(name))
+    except EmberError as error:
+        raise EmberError(f"{error}; after a space it is no file: @ {name}") from error
 
 
 def _expanded(name: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING
 
 from app import cache_flags, options, prompt_words, texts
@@ -265,7 +266,7 @@ def _until_ended(lines: "LineChat", model: str, config: "CacheConfig") -> int:
 def _leave(chat: "ChatController", code: int) -> None:
     """Save and close all that is a chat's, and say how it goes on."""
     from app.console import note
-    from app.interrupt import unheard
+    from app.interrupt import exit_code, unheard
 
     with unheard(_END_SECONDS, code):
         failure = chat.close()
@@ -275,7 +276,7 @@ def _leave(chat: "ChatController", code: int) -> None:
         chat.service.close()
     if failure is not None:
         note(f"{failure}; the end of the chat is not saved")
-    elif kept and not code:
+    elif kept and code in (0, exit_code(SIGINT), exit_code(SIGTERM)):
         note(f"`ember chats resume {number}` goes on with “{title}”")
 
 

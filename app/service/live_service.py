@@ -26,7 +26,7 @@ from app.layer_losses import with_kv
 from app.memory import Need, admit
 from app.options import LoadOptions
 from app.ranks.company import Company
-from app.service.cache_change import change_line
+from app.service.cache_change import change_line, require_reached
 from app.service.contract import (
     AnswerEvent,
     Ask,
@@ -266,6 +266,7 @@ class LiveService:
             engine = self._engine_of(reader)
             loaded, before, held = engine.loaded, engine.plan, engine.stats()
             asked = with_kv(config, wish.kv, self._info.path, engine.plan.shape)
+            require_reached(asked, before)
             admitted = admit(asked, loaded.config, loaded.weight_bytes, force=options.force)
             adapted = admitted.config
             if keeps:

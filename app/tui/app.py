@@ -54,6 +54,7 @@ class ChatApp(App[None]):
     CSS_PATH = Path(__file__).parent / "ember.tcss"
     TITLE = "ember"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (84, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (14, "-high")]  # noqa: RUF012
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+z", "suspend_process", "Back to the shell", show=False, priority=True),

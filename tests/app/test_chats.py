@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import pytest
 
@@ -136,12 +137,16 @@ def test_a_chat_is_resumed_by_its_number_which_is_told_on_leaving(
     done = Terminal("chats", "import", str(file), environment=folders)
     done.wait_for("imported as chat 1")
     assert done.close() == 0
-    for command in (("chats", "resume", "1"), ("chat", "--resume", "1")):
+    by_number, by_flag = ("chats", "resume", "1"), ("chat", "--resume", "1")
+    for command, number in ((by_number, 0), (by_flag, 0), (by_flag, SIGTERM), (by_flag, SIGINT)):
         terminal = Terminal(*command, "-m", str(tiny_path), *BACKEND, environment=folders)
         terminal.wait_for("why do boats float?")
         terminal.wait_for("tok/s")
-        terminal.type(QUIT)
-        assert terminal.close() == 0
+        if number:
+            terminal.process.send_signal(number)
+        else:
+            terminal.type(QUIT)
+        assert terminal.close() == (number and 128 + number)
         assert "`ember chats resume 1` goes on with “boats”" in terminal.shown
     missing = Terminal("chats", "resume", "7", *BACKEND, environment=folders)
     missing.wait_for("there is no chat number 7")

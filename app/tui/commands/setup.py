@@ -87,7 +87,11 @@ def ctx(screen: ChatScreen, text: str) -> None:
         set_(screen, f"ctx {text}")
         return
     model = screen.chat.model
-    window = "" if model is None else f"the window is {model.window} tokens; "
+    window = (
+        ""
+        if model is None
+        else f"the window is {model.window} tokens, in whole blocks of {model.block}; "
+    )
     screen.notify(f"{window}/ctx N changes it, 0 is all that the model has", markup=False)
 
 

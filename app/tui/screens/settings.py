@@ -33,7 +33,7 @@ _ABOUT = {
     "lookup": "on or off: draft from the context",
     "room": "left for an answer; 0: max_tokens",
     "kv": "codecs of older tokens, or bits",
-    "ctx": "tokens of the window; 0: all",
+    "ctx": "tokens of the window, whole blocks; 0: all",
     "hot": "newest tokens kept unencoded",
     "keep": "never let go: system, or N tokens",
     "cache_store": "disk for chats, next start; 0: none",

@@ -89,6 +89,8 @@ class ForgivingDriver(LinuxDriver):
     def run_input_thread(self) -> None:
         """Read input until the program ends, or the terminal does."""
         source = TerminalInput(debug=self._debug)
+        for event in source.feed(self._typed_before()):
+            self.process_message(event)
         while not self.exit_event.is_set():
             if select([self.fileno], [], [], _WAIT_SECONDS)[0]:
                 data = self._read()
@@ -109,6 +111,11 @@ class ForgivingDriver(LinuxDriver):
                 termios.tcsetattr(self.fileno, termios.TCSANOW, self.attrs_before)
             os.set_blocking(self.fileno, False)
             os.write(self.fileno, _AS_BEFORE.encode())
+
+    def _typed_before(self) -> bytes:
+        """What was typed while the terminal was not ours, and took Enter for the end of a line."""
+        is_any = bool(select([self.fileno], [], [], 0)[0])
+        return self._read().replace(b"\n", b"\r") if is_any else b""
 
     def _read(self) -> bytes:
         try:

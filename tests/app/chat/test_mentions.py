@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from app.chat.mentions import attached, paths_beginning, read_text
+from app.chat.mentions import paths_beginning, read_text, with_mentioned
+from app.chat.state import Draft
+from app.sessions.chat import Attachment
 from kvcache import EmberError
 
 
@@ -18,6 +20,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def attached(text: str) -> tuple[Attachment, ...]:
+    return with_mentioned(Draft(text=text)).attachments
+
+
 def test_mentioned_files_are_read_once() -> None:
     found = attached('compare @notes.md, @notes.md and @"my list.txt". Mail me@notes.md')
     assert [(each.name, each.text) for each in found] == [
@@ -28,6 +34,35 @@ def test_mentioned_files_are_read_once() -> None:
 
 def test_other_words_with_an_at_stay_words() -> None:
     assert attached("ask @alice or @nowhere.txt @ " + "@" + "x" * 5000) == ()
+
+
+@pytest.mark.parametrize(
+    "written", ['"my list.txt"', "'my list.txt'", "my\\ list.txt", "./my\\ list.txt."]
+)
+def test_a_name_with_a_space_is_written_as_shells_do(written: str) -> None:
+    assert [each.text for each in attached(f"read @{written} now")] == ["three"]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("/nosuch.txt", "cannot read /nosuch.txt"),
+        ("./nosuch.txt,", "cannot read nosuch.txt .* no file: @ ./nosuch.txt$"),
+        ("../root/sub", "root/sub is a folder"),
+        ("~", "is a folder"),
+        ("~nobody-of-that-name/x", "cannot read ~nobody"),
+        ('"no such.txt"', "cannot read no such.txt"),
+    ],
+)
+def test_what_is_written_as_a_path_and_is_no_file_is_refused(written: str, said: str) -> None:
+    with pytest.raises(EmberError, match=said):
+        attached(f"read @{written} now")
+
+
+def test_what_is_with_a_draft_is_not_read_again() -> None:
+    known = (Attachment(name="/gone.txt", text="as it was"),)
+    draft = Draft(text="read @/gone.txt, and @notes.md", attachments=known)
+    assert [each.text for each in with_mentioned(draft).attachments] == ["as it was", "one\ntwo"]
 
 
 def test_what_is_no_text_is_refused(folder: Path) -> None:

@@ -137,9 +137,10 @@ def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
     _, again = read(service, follow)
     assert again.completion.reused_tokens >= held.total
     line, model = change(replace(wish, kv="q8/q4", ctx=48))
-    assert line.startswith(f"the window is {model.window} tokens, not {info.window}: ")
+    assert model.window < 48
+    window = f"the window is {model.window} tokens (whole blocks of 8), not {info.window}: "
+    assert line.startswith(window)
     assert line.endswith("the oldest were let go")
-    assert model.window <= 48
     line, model = change(replace(wish, kv="f16", ctx=0, hot=16))
     assert "16 tokens stay unencoded, not 8" in line
     assert model.window > 100
@@ -151,6 +152,13 @@ def test_the_cache_is_changed_and_holds_what_it_held(tiny_path: Path) -> None:
     assert once_more.completion.text
     with pytest.raises(EmberError):
         list(service.change_cache(replace(wish, ctx=50, keep="90")))
+    assert sum_layers(service.layer_stats()).sink == 20
+    for beyond, said in (
+        (replace(wish, ctx=9999), "9999 tokens, but the model was trained for"),
+        (replace(wish, hot=9999), "got 9999 tokens that stay unencoded"),
+    ):
+        with pytest.raises(EmberError, match=said):
+            list(service.change_cache(beyond))
     assert sum_layers(service.layer_stats()).sink == 20
     # Models that are loaded later have this cache too.
     info = list(service.load(str(tiny_path)))[-1]

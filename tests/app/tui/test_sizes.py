@@ -108,6 +108,29 @@ async def test_screens_say_all_they_have_to_say(size: tuple[int, int]) -> None:
         assert cut(chat.app.screen) == []
 
 
+def seen(screen: Screen[object]) -> str:
+    """What is drawn, from edge to edge."""
+    lines = screen._compositor.render_strips(screen.size)
+    return " ".join("".join(segment.text for segment in line) for line in lines)
+
+
+@pytest.mark.parametrize("size", [(20, 5), (30, 8), (20, 12), (40, 12), (60, 10)], ids=str)
+@on_screen
+async def test_what_enter_takes_is_seen_and_all_of_the_text_can_be(size: tuple[int, int]) -> None:
+    async with talk(size=size) as chat:
+        long = TooLong(prompt_tokens=1350, window=987)
+        chat.app.push_screen(TooLongScreen(long, chat.prompt))
+        await chat.until(lambda: "Cut the" in seen(chat.app.screen))
+        assert "The question" in seen(chat.app.screen)
+        await chat.press("down")
+        await chat.until(lambda: "Take the" in seen(chat.app.screen))
+        for _ in range(20):
+            await chat.press("pagedown")
+        await chat.until(lambda: "larger." in seen(chat.app.screen))
+        assert "Take the" in seen(chat.app.screen)
+        await chat.press("escape")
+
+
 @SIZES
 @on_screen
 async def test_the_chat_says_all_it_has_to_say(size: tuple[int, int]) -> None:

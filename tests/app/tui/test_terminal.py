@@ -270,6 +270,21 @@ def test_a_paste_into_a_stopped_chat_is_no_trap(tiny_path: Path, folders: dict[s
     assert terminal.close() == 0
 
 
+def test_what_is_typed_before_the_chat_is_there_is_sent(
+    tiny_path: Path, tmp_path: Path, folders: dict[str, str]
+) -> None:
+    terminal = Terminal("chat", "-m", str(tiny_path), *BACKEND, environment=folders)
+    terminal.type(b"ba ce\r")
+    terminal.wait_for("Stop")
+    terminal.wait_until(lambda: bool(list(tmp_path.rglob("chats.db"))))
+    terminal.wait_until(lambda: bool(saved_answer(tmp_path)))
+    terminal.type(QUIT)
+    assert terminal.close() == 0
+    chat = saved(tmp_path).latest()
+    assert chat is not None
+    assert chat.messages[0].text == "ba ce"
+
+
 def test_what_has_come_of_a_paste_is_kept_by_a_stop(
     tiny_path: Path, folders: dict[str, str]
 ) -> None:
