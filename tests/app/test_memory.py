@@ -5,7 +5,6 @@ import mmap
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from tests.gguf_factory import (
     sentencepiece_tokenizer,
     write_hollow_llama,
 )
+from tests.patience import within
 
 GB = 10**9
 HUGE = LlamaShape(layers=80, width=8192, ffn=28672, heads=64, kv_heads=8, vocab=611, context=4096)
@@ -100,10 +100,9 @@ def test_a_file_of_137_gb_is_refused_at_once(
     command: list[str], hollow: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [str(text)] if command == ["perplexity"] else []
-    began = time.perf_counter()
-    assert cli.run([*command, *given, "-m", str(hollow)]) == 1
-    # It takes some hundredths; a busy machine must not fail this.
-    assert time.perf_counter() - began < 5
+    # Some hundredths. Of this process: a first run compiles kernels, in others.
+    with within(2):
+        assert cli.run([*command, *given, "-m", str(hollow)]) == 1
     out, err = capsys.readouterr()
     assert not out
     (said,) = [line for line in err.splitlines() if "error" in line]
