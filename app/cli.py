@@ -64,6 +64,8 @@ Exit codes: 0 ok, 1 the run failed, 2 bad usage, 130 interrupted, 129 hung up, 1
 # As shells count programs that SIGINT and SIGPIPE end.
 _INTERRUPTED, _UNREAD = 130, 141
 _USAGE = 2
+# Flags that mean a chat, though stdin is no terminal.
+_CHATS = {"--plain", "--continue", "--resume"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -190,4 +192,5 @@ def _with_command(arguments: list[str]) -> list[str]:
     first = arguments[0] if arguments else None
     if first in _COMMANDS or first in ("-h", "--help", "--version"):
         return arguments
-    return ["chat" if sys.stdin.isatty() else "run", *arguments]
+    chats = sys.stdin.isatty() or any(each.split("=")[0] in _CHATS for each in arguments)
+    return ["chat" if chats else "run", *arguments]

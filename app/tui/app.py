@@ -15,6 +15,7 @@ from textual.errors import NoWidget
 from textual.filter import LineFilter
 from textual.geometry import Offset
 from textual.screen import Screen
+from textual.widgets import Input
 
 from app.chat.controller import ChatController
 from app.chat.personas import Personas
@@ -34,6 +35,7 @@ from app.tui.terminal import title
 from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
 from app.tui.theme import EMBER, EMBER_LIGHT, readable_variables
+from app.tui.typing_order import TypingOrder
 from models.finding.catalogue import DEFAULT_NAME
 
 # Columns that a hand moves in a click.
@@ -94,6 +96,7 @@ class ChatApp(App[None]):
         self._is_asked_for = bool(model)
         self._leaving: int | None = None
         self._pressed_at = Offset()
+        self._typing = TypingOrder(self, give=self._give, decides=self._decides)
         self.register_theme(EMBER)
         self.register_theme(EMBER_LIGHT)
         self._use_theme(settings.theme)
@@ -157,14 +160,9 @@ class ChatApp(App[None]):
 
         A button that is let go elsewhere has been dragged, and has clicked on nothing.
         """
-        if isinstance(event, events.Key | events.Paste):
-            match self._top:
-                case Page() as page if not event.is_forwarded:
-                    page.leave(event)
-                case TooLongScreen() as asked if not event.is_forwarded and asked.passes_on(event):
-                    return
-            if isinstance(self._top, ChatScreen | Dialog):
-                self._top.take_keys()
+        if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
+            await self._typing.take(event)
+            return
         if isinstance(event, events.MouseDown):
             self._pressed_at = event.screen_offset
         elif isinstance(event, events.MouseUp):
@@ -173,6 +171,24 @@ class ChatApp(App[None]):
                 self._mouse_down_widget = None  # of which Textual makes a click
         if not (isinstance(event, events.MouseDown) and self._hits_what_goes(event)):
             await super().on_event(event)
+
+    async def _give(self, event: events.Key | events.Paste) -> None:
+        """Pass on what is typed, whose turn has come."""
+        match self._top:
+            case Page() as page:
+                page.leave(event)
+            case TooLongScreen() as asked if asked.passes_on(event):
+                return
+        if isinstance(self._top, ChatScreen | Dialog):
+            self._top.take_keys()
+        await super().on_event(event)
+
+    @staticmethod
+    def _decides(event: events.Key | events.Paste, screen: Screen[Any]) -> bool:
+        """Whether it may do more than to add to a text, and not by the prompt's own doing."""
+        if isinstance(event, events.Paste) or event.is_printable:
+            return isinstance(screen, Dialog) and not isinstance(screen.focused, Input)
+        return isinstance(screen, Dialog) or event.key in screen._bindings.key_to_bindings
 
     @property
     def _top(self) -> Screen[Any] | None:

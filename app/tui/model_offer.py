@@ -39,13 +39,14 @@ class ModelOffer:
     def take(self) -> bool:
         """Where no model is loaded, load or fetch the default.
 
-        False, and nothing is done, if it is to be fetched while other models are here:
-        one of all is to be chosen. Raises EmberError.
+        False, and nothing is done, if it could not be loaded, or is to be fetched while other
+        models are here: one of all is to be chosen. Raises EmberError.
         """
         if self._chat.phase is not Phase.NO_MODEL or self._chat.models.fetching is not None:
             return True
         others = any(each.path is not None for each in self._found)
-        if others and not self._chat.service.is_here(self._default):
+        is_here = self._chat.service.is_here(self._default)
+        if self._chat.models.problem is not None if is_here else others:
             return False
         self._chat.use(self._default)
         return True

@@ -59,6 +59,8 @@ def _no_model(
             f"fetching {inert_line(fetching.spec)}; type already, it will wait", palette.muted
         )
     here = chat.service.is_here(default)
+    if here and chat.models.problem is not None:
+        return maker.wrap("No model is loaded: Enter shows what there is.", palette.text)
     if not found and not here:
         lines = maker.wrap("No model is on this machine yet.", palette.text)
         return [*lines, *_link(maker, f"› Enter fetches {inert_line(default)}", f"model:{default}")]

@@ -82,6 +82,16 @@ def test_a_bare_model_reads_stdin(
     assert (piped.code, piped.out) == (0, ember(*RUN, "-m", tiny_path).out)
 
 
+@pytest.mark.parametrize("flag", ["--plain", "--continue"])
+def test_a_bare_flag_of_the_chat_is_the_chat_s(
+    flag: str, ember: Ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ba\nce\n"))
+    result = ember(flag, "-m", tiny_path, "--max-tokens", "4")
+    assert result.code == 0
+    assert sum("answer 4 tokens" in line for line in result.err.splitlines()) == 2
+
+
 def test_chat_remembers_the_conversation(
     ember: Ember, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

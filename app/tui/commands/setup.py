@@ -55,6 +55,8 @@ def set_(screen: ChatScreen, text: str) -> None:
     elif not value:
         raise EmberError(f"{name} is {_value(screen, name)}; /set {name} VALUE changes it")
     else:
+        if name == "theme":
+            _require_theme(screen, value.strip())
         screen.change_settings(screen.settings.with_text(name, value.strip()), name)
         # Of the cache it is said what that did, once it has been done.
         if name not in _OF_CACHE or not screen.chat.busy:
@@ -117,9 +119,13 @@ def theme(screen: ChatScreen, text: str) -> None:
     if not text:
         screen.action_palette("theme ")
         return
-    if text not in screen.app.available_themes:
-        raise EmberError(f"no theme {text!r}: there are {', '.join(theme_choices(screen))}")
+    _require_theme(screen, text)
     screen.change_settings(screen.settings.with_text("theme", text))
+
+
+def _require_theme(screen: ChatScreen, name: str) -> None:
+    if name not in screen.app.available_themes:
+        raise EmberError(f"no theme {name!r}: there are {', '.join(theme_choices(screen))}")
 
 
 def theme_choices(screen: ChatScreen) -> Iterable[str]:
@@ -144,6 +150,8 @@ def _value(screen: ChatScreen, name: str) -> str:
     if name not in set_choices(screen):
         screen.settings.with_text(name, "")
     value = getattr(screen.settings, name)
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if name not in OWN_SAMPLING:
         return str(value)
     models = f"{screen.chat.recommended.values[name]:g}"

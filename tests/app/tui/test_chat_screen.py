@@ -321,6 +321,9 @@ async def test_a_model_that_is_not_there_is_a_card() -> None:
     async with talk(service) as chat:
         await chat.until(lambda: "nowhere.gguf: no such file" in chat.shown)
         assert "the model could not be loaded" in chat.shown
+        assert "Enter loads it" not in chat.shown
+        await chat.press("enter")
+        await chat.until(lambda: isinstance(chat.app.screen, ModelsScreen))
 
 
 @on_screen

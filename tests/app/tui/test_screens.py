@@ -399,6 +399,39 @@ async def test_keys_that_come_all_at_once_keep_their_order_in_a_field() -> None:
         assert isinstance(chat.app.screen, ChatScreen)
 
 
+def post_keys(chat: Talk, *keys: str) -> None:
+    """All at once, as a slow line delivers them."""
+    for key in keys:
+        chat.app.post_message(events.Key(key, key if len(key) == 1 else None))
+
+
+@on_screen
+async def test_a_text_after_a_tab_is_the_next_field_s() -> None:
+    async with talk() as chat:
+        # The first is a list to choose from.
+        post_keys(chat, "f2", "tab", "tab", *"one", "tab", *"two", "tab", "3", "tab", "4")
+
+        def values() -> list[str]:
+            return [each.value for each in chat.app.screen.query(Input)][:4]
+
+        await chat.until(lambda: values()[3:] == ["4"])
+        assert values() == ["one", "two", "3", "4"]
+        assert chat.prompt.text == ""
+
+
+@on_screen
+@pytest.mark.parametrize("below", [0, 2])
+async def test_what_is_chosen_in_a_burst_is_what_those_keys_choose(below: int) -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+p", *"theme")
+        await chat.until(lambda: "/theme" in listed(chat)[0])
+        wanted = listed(chat)[1 + below].split()[1]
+        await chat.press("escape")
+        post_keys(chat, "ctrl+p", *"theme", *["down"] * (1 + below), "enter", *"next")
+        await chat.until(lambda: chat.prompt.text == "next")
+        assert chat.app.theme == wanted
+
+
 @on_screen
 async def test_a_field_keeps_the_keys_after_a_click_beyond_a_screen_that_has_shrunk() -> None:
     async with talk() as chat:
