@@ -1,7 +1,9 @@
 """Lines of which a part is selected with the mouse."""
 
+import re
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.selection import Selection
@@ -20,6 +22,16 @@ def with_selection(strip: Strip, selection: Selection, line: int, style: Style) 
     before, chosen, after = strip.crop(0, start), strip.crop(start, end), strip.crop(end)
     chosen = Strip([Segment(each.text, (each.style or Style()) + style) for each in chosen])
     return Strip.join([before, chosen, after])
+
+
+def word_at(line: str, column: int, margin: int) -> tuple[int, int] | None:
+    """The columns of the word at one of them, as it is drawn after a margin; None where is none."""
+    for match in re.finditer(r"\S+", line):
+        start = margin + cell_len(line[: match.start()])
+        end = start + cell_len(match[0])
+        if start <= column < end:
+            return start, end
+    return None
 
 
 def selected_text(lines: Sequence[str], selection: Selection, margin: int) -> str:

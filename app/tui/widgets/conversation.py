@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from textual import events
-from textual.geometry import Region, Size
+from textual.geometry import Offset, Region, Size
 from textual.message import Message
 from textual.reactive import Reactive
 from textual.scroll_view import ScrollView
@@ -27,7 +27,7 @@ from app.tui.text.entry import FIGURES, VARIANT
 from app.tui.text.frame import card
 from app.tui.text.lines import LineMaker
 from app.tui.text.roll import Roll
-from app.tui.text.selected import selected_text, with_selection
+from app.tui.text.selected import selected_text, with_selection, word_at
 from app.tui.text.thought import META
 from app.tui.widgets import margin
 from kvcache.stats import CacheStats
@@ -296,7 +296,11 @@ class Conversation(ScrollView, can_focus=False):
         return had
 
     def on_click(self, event: events.Click) -> None:
-        """Copy marks and links of the placeholder."""
+        """Copy marks and links of the placeholder; two clicks select a word, three a message."""
+        if event.chain > 1:
+            event.prevent_default()  # Textual's, which select all messages
+            self._select_around(event.x, event.y + self.scroll_offset.y, all_of_it=event.chain > 2)
+            return
         meta = event.style.meta
         if "copy" in meta:
             self.post_message(self.CopyRequested(meta["copy"]))
@@ -310,6 +314,20 @@ class Conversation(ScrollView, can_focus=False):
             self.post_message(self.VariantRequested(self._roll.messages[index], meta[VARIANT]))
         elif "ember" in meta:
             self.post_message(self.ActionRequested(meta["ember"]))
+
+    def _select_around(self, column: int, line: int, *, all_of_it: bool) -> None:
+        """Select the word there, or the message."""
+        lines = self.text_lines
+        if not self._roll.messages or line >= len(lines):
+            return
+        if all_of_it:
+            top, bottom = self._roll.span(self._roll.index_at(line))
+            found = Selection(Offset(0, top), Offset(self.size.width, bottom - 1))
+        elif word := word_at(lines[line], column, margin.WIDTH):
+            found = Selection(Offset(word[0], line), Offset(word[1], line))
+        else:
+            return
+        self.screen.selections = {self: found}
 
     @property
     def allow_select(self) -> bool:

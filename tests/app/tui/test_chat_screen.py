@@ -13,6 +13,7 @@ from app.service.contract import Prepared, TooLong
 from app.sessions.chat import Attachment, State
 from app.tui.screens.models import ModelsScreen
 from app.tui.welcome import STARTERS
+from app.tui.widgets import margin
 from app.tui.widgets.cache_pane import CachePane
 from app.tui.widgets.conversation import Conversation
 from app.tui.widgets.layer_map import LayerMap
@@ -267,6 +268,23 @@ async def test_a_code_block_is_copied_by_its_mark(copied: list[str]) -> None:
         line = next(n for n, text in enumerate(lines) if "⧉ copy" in text)
         await chat.pilot.click(chat.conversation, offset=(lines[line].index("⧉") + 3, line))
         await chat.until(lambda: copied == ["a:\n\tb"])
+
+
+@on_screen
+@pytest.mark.parametrize(("clicks", "text"), [(2, "answer"), (3, "first answer here")])
+async def test_clicks_select_a_word_or_a_message(clicks: int, text: str, copied: list[str]) -> None:
+    async with talk() as chat:
+        await chat.exchange("one", "first answer here")
+        await chat.exchange("two", "second")
+        lines = chat.conversation.text_lines
+        row = next(at for at, line in enumerate(lines) if "first answer" in line)
+        column = margin.WIDTH + lines[row].index("answer") + 2
+        await chat.pilot.click(chat.conversation, offset=(column, row), times=clicks)
+        await chat.until(lambda: bool(chat.screen.get_selected_text()))
+        await chat.press("ctrl+c")
+        await chat.until(lambda: bool(copied))
+        assert copied[0].split("\n")[0].strip() == text
+        assert "second" not in copied[0]
 
 
 @on_screen

@@ -4,7 +4,7 @@ import pytest
 from textual.geometry import Offset
 from textual.selection import SELECT_ALL, Selection
 
-from app.tui.text.selected import selected_text
+from app.tui.text.selected import selected_text, word_at
 
 LINES = ["one two", "\u4e2d\u6587\u5b57 three", "", "four"]
 MARGIN = 3
@@ -29,6 +29,28 @@ def between(start: tuple[int, int], end: tuple[int, int]) -> Selection:
 )
 def test_what_is_drawn_as_selected_is_copied(selection: Selection, text: str) -> None:
     assert selected_text(LINES, selection, MARGIN) == text
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "word"),
+    [
+        (0, 3, "one"),
+        (0, 5, "one"),
+        (0, 6, ""),
+        (0, 9, "two"),
+        (0, 10, ""),
+        (1, 8, LINES[1][:3]),
+        (2, 3, ""),
+    ],
+)
+def test_the_word_that_is_pointed_at(line: int, column: int, word: str) -> None:
+    span = word_at(LINES[line], column, MARGIN)
+    chosen = (
+        ""
+        if span is None
+        else selected_text(LINES, between((span[0], line), (span[1], line)), MARGIN)
+    )
+    assert chosen == word
 
 
 @pytest.mark.parametrize("end", [(9, 4), (2, 7), (5, 9)])
