@@ -136,7 +136,7 @@ class ChatController:
     def change_cache(self, wish: CacheWish, changed: Callable[[], None]) -> None:
         """Another cache, which takes along what this one holds; `changed` is called after it."""
         self._require_idle()
-        self._require_loaded()
+        self.models.require_rest()
         self.models.change_cache(wish, changed)
         self._answer_problem = None
 
@@ -417,10 +417,6 @@ class ChatController:
 
     def _require_ready(self) -> None:
         self._require_idle()
-        self._require_loaded()
+        self.models.require_rest()
         if self.model is None:
             raise EmberError("no model is loaded: pick one (Ctrl-L)")
-
-    def _require_loaded(self) -> None:
-        if self.models.loading:
-            raise EmberError("the model is still loading")

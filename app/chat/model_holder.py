@@ -76,10 +76,15 @@ class ModelHolder:
         """Whether a load runs."""
         return self._job is not None
 
+    def require_rest(self) -> None:
+        """Raise EmberError while a load or a change of the cache runs."""
+        if self.loading:
+            what = "model is still loading" if self._changed is None else "cache is changing"
+            raise EmberError(f"the {what}: Esc stops it")
+
     def load(self, spec: str) -> None:
         """Load a model in place of the present one, which stays until the other has loaded."""
-        if self.loading:
-            raise EmberError("a model is loading: Esc stops it")
+        self.require_rest()
         self.progress = self.problem = None
         self._job, self._changed = self._service.load(spec), None
 

@@ -107,6 +107,8 @@ def test_a_change_of_the_cache_that_was_stopped_is_none(
     stopped.finish()
     monkeypatch.setattr(talk.service, "change_cache", lambda _wish: stopped)
     talk.chat.change_cache(Settings(kv="q8").cache(), lambda: changes.append("q8"))
+    with pytest.raises(EmberError, match="the cache is changing: Esc stops it"):
+        talk.chat.change_cache(Settings(kv="q4").cache(), lambda: changes.append("q4"))
     talk.chat.tick()
     assert not talk.chat.busy
     assert talk.chat.notices == ["stopped: the cache stays as it was"]
