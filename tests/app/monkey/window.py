@@ -47,6 +47,8 @@ _PASTE_ENDS = b"\x1b[201~"
 _EMPTY_PROMPT = "Ask, /"
 # What is said where there is nothing to edit, or not now.
 _REFUSED = ("nothing to", "stop the answer")
+# Why a question may be refused.
+_TOLD = ("stop the answer", "still loading", "is changing", "waits", "no model", "being measured")
 # The corner of a dialog before its title.
 _DIALOG = "╭─ "
 # Below the answer, or where a second one is refused, which is in the prompt again then.
@@ -225,6 +227,8 @@ class Window:
             return self._kept.has(word) or _WAITS in self.shown[before:] or self.has_ended
 
         self._comes(lambda: is_taken() or self._is_any_shown(_DIALOG), _KEPT_SECONDS)
+        # Of the time before Esc, which closes what there is.
+        seen, told = self._text(), [each for each in _TOLD if each in self.shown[before:]]
         if not is_taken():
             # A dialog hides that it waits, for what is decided there; or an earlier key has opened
             # one, which took Enter.
@@ -232,7 +236,10 @@ class Window:
             if not self._wait(is_taken, _SEEN_SECONDS) and self._is_any_shown(word):
                 self.sent_again += 1
                 self._terminal.type(_ENTER)
-        self._demand(is_taken, _KEPT_SECONDS, f"{word} was sent, and neither waits nor is saved")
+        lost = (
+            f"{word} was sent, and neither waits nor is saved; told {told}, and seen\n{seen}\nthen"
+        )
+        self._demand(is_taken, _KEPT_SECONDS, lost)
         self._kept.look()
         # Where another one waits already, it is in the prompt again.
         if not self._kept.has(word) and word not in self._text():
