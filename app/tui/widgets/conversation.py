@@ -296,12 +296,10 @@ class Conversation(ScrollView, can_focus=False):
         return had
 
     def on_click(self, event: events.Click) -> None:
-        """Copy marks and links of the placeholder; two clicks select a word, three a message."""
+        """Marks and links; elsewhere two clicks select a word, three a message."""
+        meta = event.style.meta
         if event.chain > 1:
             event.prevent_default()  # Textual's, which select all messages
-            self._select_around(event.x, event.y + self.scroll_offset.y, all_of_it=event.chain > 2)
-            return
-        meta = event.style.meta
         if "copy" in meta:
             self.post_message(self.CopyRequested(meta["copy"]))
         elif META in meta:
@@ -314,6 +312,8 @@ class Conversation(ScrollView, can_focus=False):
             self.post_message(self.VariantRequested(self._roll.messages[index], meta[VARIANT]))
         elif "ember" in meta:
             self.post_message(self.ActionRequested(meta["ember"]))
+        elif event.chain > 1:
+            self._select_around(event.x, event.y + self.scroll_offset.y, all_of_it=event.chain > 2)
 
     def _select_around(self, column: int, line: int, *, all_of_it: bool) -> None:
         """Select the word there, or the message."""

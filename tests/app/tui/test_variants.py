@@ -92,6 +92,19 @@ async def test_a_click_on_the_arrows_shows_another() -> None:
 
 
 @on_screen
+async def test_two_quick_clicks_on_an_arrow_are_two_steps() -> None:
+    async with talk() as chat:
+        await chat.exchange("pets?", "cats")
+        await answer_again(chat, "dogs")
+        await answer_again(chat, "mice")
+        line = next(at for at, text in enumerate(chat.conversation.text_lines) if "3/3" in text)
+        y = line - chat.conversation.scroll_offset.y
+        x = chat.conversation.render_line(y).text.index("‹")
+        await chat.pilot.click(chat.conversation, offset=(x, y), times=2)
+        await chat.until(lambda: chat.texts == ["pets?", "cats"])
+
+
+@on_screen
 async def test_what_was_taken_back_is_had_again() -> None:
     async with talk() as chat:
         await chat.press("ctrl+g")
