@@ -22,6 +22,7 @@ from app.chat.history import PromptHistory
 from app.chat.personas import Personas
 from app.chat.settings import Preferences, Settings
 from app.chat.state import Draft
+from app.service.contract import TooLong
 from app.sessions.chat import ChatMessage
 from app.tui.model_offer import ModelOffer
 from app.tui.screens import copying
@@ -102,6 +103,7 @@ class ChatScreen(Screen[None]):
         self.gauges = Gauges(self._header, self._side, self.conversation)
         self._starter, self._was_busy = -1, False
         self._shown: list[ChatMessage] = []
+        self._asked_about: TooLong | None = None
         self._interrupted_at = 0.0
 
     def compose(self) -> ComposeResult:
@@ -175,7 +177,11 @@ class ChatScreen(Screen[None]):
             self._settled()
         self._was_busy = self.chat.busy
         self._show_status()
-        if self.chat.too_long is not None and self.is_active and self.composer.prompt.rests:
+        long = self.chat.too_long
+        # A dialog that closes has not decided yet: its answer comes after this tick.
+        is_new = long is not None and long is not self._asked_about
+        if is_new and self.is_active and self.composer.prompt.rests:
+            self._asked_about = long
             ask_about_length(self.app, self.chat, self.attempt, self.composer)
 
     def show_messages(self) -> None:

@@ -78,6 +78,23 @@ async def test_a_key_from_before_the_dialog_was_seen_is_for_the_prompt(
 
 
 @on_screen
+async def test_it_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick may come between the end of the dialog and what that decides."""
+    monkeypatch.setattr("app.tui.widgets.prompt._REST_SECONDS", 0.0)
+    async with talk() as chat:
+        for question in ("long", "as long"):
+            await chat.ask(question)
+            refuse(chat)
+            await chat.until(lambda: is_seen(chat))
+            dialog = chat.app.screen
+            assert isinstance(dialog, TooLongScreen)
+            dialog.dismiss(None)
+            chat.screen._tick()
+            assert chat.app.screen is chat.screen
+            await chat.until(lambda: chat.app.chat.too_long is None)
+
+
+@on_screen
 @pytest.mark.parametrize("keys", [("escape",), ("down", "enter")], ids=["neither", "undo"])
 async def test_what_waits_is_asked_once_that_is_decided(
     keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
