@@ -1,9 +1,9 @@
 """Compiling the CPU kernels before they are needed, so that it can be seen and stopped."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from threading import Event, Thread
 
 from app.interrupt import cancel_on_interrupt
 from app.progress import busy_bar
@@ -20,6 +20,7 @@ from models.gguf.tensor_types import TensorType
 from models.native.kernels import kinds_of, missing, missing_codings
 
 COMPILING = "compiling the kernels (once)"
+_THREAD = "compile"
 _ASK_SECONDS = 0.1
 
 
@@ -73,7 +74,9 @@ def compile_kernels(found: Sequence[Sources], stopped: Callable[[], bool]) -> No
         build.build(found, stopped)
 
 
-def compile_beside(found: Sequence[Sources], stopped: Callable[[], bool]) -> Thread | None:
+def compile_beside(
+    found: Sequence[Sources], stopped: Callable[[], bool]
+) -> threading.Thread | None:
     """Compile it on a thread; None where there is nothing to compile."""
     if not found:
         return None
@@ -82,7 +85,7 @@ def compile_beside(found: Sequence[Sources], stopped: Callable[[], bool]) -> Thr
         with suppress(BuildStoppedError):
             compile_kernels(found, stopped)
 
-    thread = Thread(target=work, name="compile", daemon=True)
+    thread = threading.Thread(target=work, name=_THREAD, daemon=True)
     thread.start()
     return thread
 
@@ -90,9 +93,16 @@ def compile_beside(found: Sequence[Sources], stopped: Callable[[], bool]) -> Thr
 def compile_later(config: CacheConfig) -> None:
     """Compile what a cache will encode by, while its first answer is computed.
 
-    Who needs it before waits for it; a program that ends does not.
+    Who needs it before waits for it; a program that ends does not, but by `compile_rest`.
     """
     compile_beside(wanted_later(config), lambda: False)
+
+
+def compile_rest() -> None:
+    """Wait for what still compiles, as the next program would begin it anew; with a bar."""
+    for thread in threading.enumerate():
+        if thread.name == _THREAD:
+            _wait_for(thread)
 
 
 @contextmanager
@@ -101,7 +111,7 @@ def compiling(found: Sequence[Sources]) -> Iterator[None]:
 
     What is left to wait for then has a bar, and Ctrl-C stops it.
     """
-    stop = Event()
+    stop = threading.Event()
     thread = compile_beside(found, stop.is_set)
     try:
         yield
@@ -113,7 +123,7 @@ def compiling(found: Sequence[Sources]) -> Iterator[None]:
             thread.join()
 
 
-def _wait_for(thread: Thread) -> None:
+def _wait_for(thread: threading.Thread) -> None:
     if not sys.stderr.isatty():
         print(f"ember: {COMPILING}", file=sys.stderr)
     with busy_bar(COMPILING), cancel_on_interrupt() as cancel:

@@ -246,7 +246,7 @@ def _until_left(chat_app: "ChatApp") -> int:
 
 def _until_ended(lines: "LineChat", model: str, config: "CacheConfig") -> int:
     """Load the model, fetched first if need be, and chat; returns the exit code."""
-    from app.kernels import compiling, wanted
+    from app.kernels import compile_rest, compiling, wanted
     from app.session import fetch_with_bar
 
     code = 1
@@ -260,6 +260,7 @@ def _until_ended(lines: "LineChat", model: str, config: "CacheConfig") -> int:
         raise
     finally:
         _leave(lines.chat, code)
+    compile_rest()
     return code
 
 

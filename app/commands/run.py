@@ -73,12 +73,17 @@ def run(args: argparse.Namespace) -> int:
     prompts = _prompts(args)
     if not prompts:
         raise options.UsageError("the prompt is empty: write it after the model, or pipe it in")
+    from app.kernels import compile_rest
     from app.session import open_session
 
     with open_session(args, raw=args.raw, think=options.think_switch(args)) as session:
         if args.prompts_file:
-            return _answer_all(args, session, prompts)
-        return _answer_one(args, session, prompts[0])
+            code = _answer_all(args, session, prompts)
+        else:
+            code = _answer_one(args, session, prompts[0])
+    if code == 0:
+        compile_rest()
+    return code
 
 
 def _answer_one(args: argparse.Namespace, session: "Session", prompt: str) -> int:

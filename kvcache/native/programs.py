@@ -5,6 +5,7 @@ Does not know what they are for.
 
 import atexit
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -50,14 +51,16 @@ def run(
 
 
 class _Running:
-    """The ends of all programs that run. Once this one ends, it has ended them, and none begins.
+    """All programs that run. Once this one ends, it has ended them, and none begins.
 
-    Who runs them may be a thread that nobody waits for, and that goes on meanwhile.
+    What they put beside their work goes too. Who runs them may be a thread that nobody waits for,
+    and that goes on meanwhile.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ends: set[Callable[[], None]] | None = set()
+        # How each is ended, and where it puts what it needs for a moment.
+        self._ends: dict[Callable[[], None], Path | None] | None = {}
         atexit.register(self.end_all)
 
     def start(
@@ -76,20 +79,22 @@ class _Running:
                 start_new_session=group,
             )
             end = partial(_kill, process, group=group)
-            self._ends.add(end)
+            self._ends[end] = scratch
             return process, end
 
     def forget(self, end: Callable[[], None]) -> None:
         with self._lock:
             if self._ends is not None:
-                self._ends.discard(end)
+                self._ends.pop(end, None)
 
     def end_all(self) -> None:
         """For good."""
         with self._lock:
-            for end in self._ends or ():
+            ends, self._ends = self._ends or {}, None
+            for end in ends:
                 end()
-            self._ends = None
+            for scratch in {each for each in ends.values() if each is not None}:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 _ALL = _Running()
@@ -130,3 +135,4 @@ def _kill(process: subprocess.Popen[str], *, group: bool) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
+    process.wait()

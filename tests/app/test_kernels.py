@@ -1,5 +1,8 @@
 """Compiling the kernels where it can be seen: the cache's and the network's, each once."""
 
+import io
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,7 +26,7 @@ from models.gguf.tensor_types import TensorType
 from models.loader import bytes_by
 from models.native import kernels
 from models.native.kernels import missing
-from tests.app.conftest import write_tiny
+from tests.app.conftest import Ember, write_tiny
 from tests.lasting_compiler import words_of_a_compiler
 from tests.patience import wait_until
 
@@ -174,6 +177,40 @@ def test_no_compiler_outlives_a_program_that_ends(
         "interrupt.end(0)",
     )
     assert words_of_a_compiler(tmp_path, monkeypatch, *program) == ""
+    assert list(kernels_folder().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [(("run", "-p", "hi", "--max-tokens", 1), ""), (("chat",), "hi\n")],
+    ids=["run", "chat"],
+)
+def test_a_program_without_a_screen_ends_when_what_encodes_is_compiled(
+    command: tuple[object, ...],
+    said: str,
+    ember: Ember,
+    tiny_path: Path,
+    slow: tuple[Path, Path],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next one would begin anew, and so would all that are as short."""
+    source, (started, go_on) = home / "entry.cpp", slow
+    source.write_text('extern "C" int one() { return 1; }\n')
+    lasts = Sources(entry=source)
+    monkeypatch.setenv("EMBER_CACHE", str(home / "cache"))
+    monkeypatch.setattr("app.kernels.wanted_later", lambda config: [lasts])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+
+    def wait_for(thread: threading.Thread) -> None:
+        wait_until(started.exists, 30)
+        go_on.touch()
+        thread.join()
+
+    monkeypatch.setattr("app.kernels._wait_for", wait_for)
+    result = ember(*command, "-m", tiny_path, "--backend", "reference")
+    assert result.code == 0, result.err
+    assert build.built(lasts) is not None
 
 
 @pytest.mark.parametrize(
