@@ -72,7 +72,7 @@ def in_bits(config: CacheConfig, bits: float, path: Path, shape: ModelShape) -> 
     found = _table_of(path, shape.layers)
     if found is None:
         raise EmberError(
-            f"--kv {bits:g} takes a table of what each layer of this model loses in few bits: "
+            f"kv of {bits:g} bits takes a table of what each layer of this model loses: "
             f"`ember calibrate {path} --by-layer` makes it, once, in some minutes"
         )
     return replace(config, by_layer=chosen(found, bits, config.block, shape.head_dim))

@@ -38,7 +38,8 @@ In a terminal: Alt-Enter, or \\ at the end, begins another line; Up recalls; Tab
 class LineChat:
     """chat: what is said, and by which model. thinking: whether it is shown, on stderr.
 
-    first: a message that is sent before any is read, if anything.
+    first: a message that is sent before any is read, if anything. failed: whether something that
+    was said was refused, or got no answer.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class LineChat:
         self.chat = chat
         self._source, self._thinking, self._first = source, thinking, first
         self._begun, self._ended = Draft(text=""), False
+        self.failed = False
         self._cancel = Cancel()
 
     def run(self, spec: str) -> None:
@@ -141,6 +143,7 @@ class LineChat:
         except OutputError:
             raise
         except EmberError as error:
+            self.failed = True
             note(with_flags(error))
             if not text.startswith("/"):
                 self.put(Draft(text=text, attachments=begun.attachments))
@@ -167,6 +170,7 @@ class LineChat:
 
     def _tell_of_end(self, answer: ChatMessage, completion: Completion | None) -> None:
         long, problem, model = self.chat.too_long, self.chat.problem, self.chat.model
+        self.failed = self.failed or long is not None or problem is not None
         if long is not None:
             self.chat.too_long = None
             self.put(self.chat.undo())

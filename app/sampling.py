@@ -54,7 +54,8 @@ class Sampling:
     @staticmethod
     def _require(name: str, value: float | None, holds: bool, expected: str) -> None:
         if not holds:
-            raise EmberError(f"got {name}={short(str(value))}, expected {expected}")
+            shown = f"{value:.15g}" if isinstance(value, float) else str(value)
+            raise EmberError(f"got {name}={short(shown)}, expected {expected}")
 
 
 def require_finite(peaks: npt.NDArray[np.floating]) -> None:

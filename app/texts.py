@@ -70,9 +70,12 @@ def read_stdin() -> str:
 def typed(text: str) -> str:
     """What was typed, or is a flag. Raises EmberError where some bytes are no text."""
     try:
-        return _unmarked(_read(text))
+        if "\0" not in text:
+            return _unmarked(_read(text))
     except UnicodeError:
-        raise EmberError(f"got {quoted(text)}, expected text in UTF-8") from None
+        pass
+    shown = quoted(_UNREAD.sub(_byte, text)).replace(r"\\x", r"\x")
+    raise EmberError(f"got {shown}, expected text in UTF-8")
 
 
 def flag(text: str) -> str:
@@ -83,9 +86,21 @@ def flag(text: str) -> str:
         raise ArgumentTypeError(str(error)) from None
 
 
+def count(text: str, most: int) -> int | None:
+    """The whole number from 0 to `most` that a text is; None where it is none."""
+    # Python refuses to read numbers of thousands of digits.
+    found = int(text) if text.isdecimal() and len(text) < 20 else most + 1
+    return found if found <= most else None
+
+
 def lines(text: str) -> list[str]:
     """The lines that are not blank."""
     return [line for line in text.split("\n") if line.strip()]
+
+
+def _byte(unread: re.Match[str]) -> str:
+    """As it is written in code."""
+    return f"\\x{ord(unread[0]) & 0xFF:02x}"
 
 
 def _read(text: str) -> str:

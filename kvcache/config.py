@@ -14,7 +14,7 @@ from typing import Any, Self
 import mlx.core as mx
 
 from kvcache.codecs.names import codec, parted
-from kvcache.errors import CacheError, NativeUnavailableError
+from kvcache.errors import CacheError, NativeUnavailableError, quoted
 from kvcache.given import flag, instance, integer, member, number, refused
 from kvcache.native.library import library
 
@@ -111,7 +111,9 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     size = float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else 0.0
     if size < 1:
-        raise CacheError(f"got size {text!r}, expected a number of bytes such as 64MiB or 1.5GiB")
+        raise CacheError(
+            f"got size {quoted(text)}, expected a number of bytes such as 64MiB or 1.5GiB"
+        )
     if size > MOST_BYTES:
         raise CacheError(f"got a size of {size:.3g} bytes, expected less than {MOST_BYTES:.3g}")
     return int(size)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import platformdirs
 
-from app import private, toml_file
+from app import private, texts, toml_file
 from app.cache_flags import DEFAULT_CACHE_STORE, KEEP_SYSTEM, bytes_or_none, pair_of
 from app.chat.state import OWN_SAMPLING, AnswerSettings
 from app.options import DEFAULT_THINK_BUDGET, MOST_TOKENS
@@ -75,20 +75,20 @@ class Settings:
             object.__setattr__(self, name, _typed(name, getattr(self, name)))
         if not 1 <= self.max_tokens <= MOST_TOKENS:
             raise EmberError(
-                f"got max_tokens = {short(str(self.max_tokens))}, expected 1 to {MOST_TOKENS}"
+                f"got max_tokens={short(str(self.max_tokens))}, expected 1 to {MOST_TOKENS}"
             )
         if self.seed < -1:
             raise EmberError(
-                f"got seed = {short(str(self.seed))}, expected -1 (draws afresh) to 2^64 - 1"
+                f"got seed={short(str(self.seed))}, expected -1 (draws afresh) to 2^64 - 1"
             )
         if self.think not in THINK:
-            raise EmberError(f"got think = {quoted(self.think)}, expected {', '.join(THINK)}")
+            raise EmberError(f"got think={quoted(self.think)}, expected {', '.join(THINK)}")
         for name in ("think_budget", "room", "ctx", "hot"):
             if not 0 <= (count := getattr(self, name)) <= MOST_TOKENS:
-                raise EmberError(f"got {name} = {short(str(count))}, expected 0 to {MOST_TOKENS}")
-        if self.keep != KEEP_SYSTEM and not self.keep.isdecimal():
+                raise EmberError(f"got {name}={short(str(count))}, expected 0 to {MOST_TOKENS}")
+        if self.keep != KEEP_SYSTEM and texts.count(self.keep, MOST_TOKENS) is None:
             raise EmberError(
-                f"got keep = {quoted(self.keep)}, expected {KEEP_SYSTEM} or a number of tokens"
+                f"got keep={quoted(self.keep)}, expected {KEEP_SYSTEM} or 0 to {MOST_TOKENS}"
             )
         pair_of(self.kv)
         self.cache_store_bytes()
@@ -134,7 +134,7 @@ class Settings:
     def with_text(self, name: str, text: str) -> Self:
         """A copy with one setting as a user types it. Raises EmberError."""
         if name not in _TYPES:
-            raise EmberError(f"no setting {name!r}: there are {', '.join(_TYPES)}")
+            raise EmberError(f"no setting {quoted(name)}: there are {', '.join(_TYPES)}")
         if name in OWN_SAMPLING and text.strip() in ("", BY_MODEL):
             none: dict[str, Any] = {name: None}
             return replace(self, **none)
@@ -143,9 +143,9 @@ class Settings:
         try:
             value = _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
         except (ValueError, KeyError):
-            raise EmberError(f"got {name} = {quoted(text)}, expected {_KINDS[kind]}") from None
+            raise EmberError(f"got {name}={quoted(text)}, expected {_KINDS[kind]}") from None
         if isinstance(value, float) and not math.isfinite(value):
-            raise EmberError(f"got {name} = {text}, expected {_KINDS[kind]}")
+            raise EmberError(f"got {name}={quoted(text)}, expected {_KINDS[kind]}")
         return replace(self, **{name: value})
 
 
@@ -205,7 +205,7 @@ def _typed(name: str, value: object) -> object:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise EmberError(f"got {name} = {value!r}, expected {_KINDS[kind]}")
+        raise EmberError(f"got {name}={quoted(value)}, expected {_KINDS[kind]}")
     return value
 
 
@@ -221,7 +221,7 @@ def load(path: Path) -> tuple[Settings, list[str]]:
         return settings, [f"{error}; the defaults are used"]
     for name, value in found.items():
         if name not in _TYPES:
-            wrong.append(f"no setting {name!r}")
+            wrong.append(f"no setting {quoted(name)}")
             continue
         try:
             settings = replace(settings, **{name: value})

@@ -261,7 +261,8 @@ def _until_ended(lines: "LineChat", model: str, config: "CacheConfig") -> int:
     finally:
         _leave(lines.chat, code)
     compile_rest()
-    return code
+    # A script does not see what was told.
+    return int(lines.failed and not sys.stdin.isatty())
 
 
 def _leave(chat: "ChatController", code: int) -> None:

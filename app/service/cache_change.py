@@ -10,7 +10,7 @@ def require_reached(config: CacheConfig, now: CachePlan) -> None:
     if plan.capped_from and asked != now.config.max_tokens:
         raise EmberError(
             f"got a window of {asked} tokens, but the model was trained for {plan.shape.context}: "
-            "/ctx 0 is all of them, --beyond-context allows more"
+            "/ctx 0 is all of them; `ember --beyond-context` starts a chat that may have more"
         )
     if plan.hot_capped_from and config.hot != now.config.hot:
         raise EmberError(

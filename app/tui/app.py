@@ -36,8 +36,10 @@ from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
 from app.tui.theme import EMBER, EMBER_LIGHT, readable_variables
 from app.tui.typing_order import TypingOrder
+from kvcache.errors import quoted, short
 from models.finding.catalogue import DEFAULT_NAME
 
+_MOST_OF_NOTICE = 480
 # Columns that a hand moves in a click.
 _HAND_SHAKES = 2
 
@@ -140,6 +142,10 @@ class ChatApp(App[None]):
         """Leave the terminal as it was."""
         title.restore_title(self)
 
+    def notify(self, message: str, **named: Any) -> None:
+        """Say it, so that the screen is still seen beside it."""
+        super().notify(short(message, _MOST_OF_NOTICE), **named)
+
     def copy_to_clipboard(self, text: str) -> None:
         """Copy what is selected in a field or a dialog."""
         self._clipboard = text  # Textual's own, which a field pastes
@@ -234,4 +240,4 @@ class ChatApp(App[None]):
         if name in self.available_themes:
             self.theme = name
         else:
-            self.chat.notices.append(f"no theme {name!r}: /theme lists them")
+            self.chat.notices.append(f"no theme {quoted(name)}: /theme lists them")

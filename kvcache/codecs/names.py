@@ -11,7 +11,7 @@ from kvcache.codecs.rotation import SignedHadamard
 from kvcache.codecs.trellis import TrellisCodec
 from kvcache.codecs.turbo import FittedTurboCodec, TurboCodec, TurboProdCodec
 from kvcache.codecs.unencoded import UnencodedCodec
-from kvcache.errors import CacheError
+from kvcache.errors import CacheError, quoted
 from kvcache.given import integer, refused
 
 _Maker = Callable[[str, int, int], Codec]
@@ -69,7 +69,7 @@ def codec(name: str, *, seed: int = 0) -> Codec:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         told = _other_bits(name) or f"expected one of {', '.join(NAMES)}"
-        raise CacheError(f"got codec {name!r}, {told}{hint}")
+        raise CacheError(f"got codec {quoted(name)}, {told}{hint}")
     maker, bits = _MAKERS[name]
     return maker(name, bits, seed)
 

@@ -131,9 +131,25 @@ def test_help_names_every_command_and_a_wrong_one_is_told(say: Say) -> None:
 
 def test_a_message_that_is_too_long_is_taken_back(say: Say) -> None:
     result = say("why? " * 60, "why?", flags=("--continue",))
-    assert result.code == 0
+    assert result.code == 1
     assert "but the window holds " in result.err
     assert [each.text for each in saved(1).messages] == ["why?", ANSWER]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("caf\udce9", r"got 'caf\xe9', expected text in UTF-8"),
+        ("a\0b", r"got 'a\x00b', expected text in UTF-8"),
+        ("/helpless", "no command /helpless"),
+        ("@/no/such/file", "cannot read /no/such/file"),
+    ],
+)
+def test_a_script_hears_of_what_was_not_answered(line: str, told: str, say: Say) -> None:
+    result = say(line, "why?")
+    assert result.code == 1
+    assert result.out.count(ANSWER) == 1
+    assert told in result.err
 
 
 def test_files_that_are_mentioned_go_along(

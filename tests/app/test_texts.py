@@ -72,8 +72,10 @@ def test_what_is_no_text_is_one_line(tmp_path: Path) -> None:
 
 def test_flags_that_are_no_text_are_refused() -> None:
     assert texts.flag("größer") == "größer"
-    with pytest.raises(ArgumentTypeError, match=r"got 'a\\udcff', expected text in UTF-8"):
+    with pytest.raises(ArgumentTypeError, match=r"got 'a\\xff', expected text in UTF-8"):
         texts.flag("a\udcff")
+    with pytest.raises(EmberError, match=r"got 'a\\x00b', expected text in UTF-8"):
+        texts.typed("a\0b")
 
 
 def test_a_long_stdin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

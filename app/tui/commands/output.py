@@ -7,7 +7,7 @@ from app.chat.mentions import read_text
 from app.sessions.chat import Attachment
 from app.sessions.export import as_markdown, exported
 from app.tui.screens.chat import ChatScreen
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted
 from models.text.messages import Role
 
 
@@ -17,7 +17,7 @@ def copy(screen: ChatScreen, text: str) -> None:
         screen.copy(as_markdown(screen.chat.chat), "the chat")
         return
     if text not in ("", "code", "thinking"):
-        raise EmberError(f"got {text!r}, expected nothing, code, thinking or chat")
+        raise EmberError(f"got {quoted(text)}, expected nothing, code, thinking or chat")
     answers = [each for each in screen.chat.chat.messages if each.role is Role.ASSISTANT]
     message = screen.conversation.selected or (answers[-1] if answers else None)
     if message is None:

@@ -11,7 +11,7 @@ from app.chat.state import OWN_SAMPLING
 from app.service.contract import CacheWish
 from app.tui.screens.chat import ChatScreen
 from kvcache.config import DEFAULT_KV
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted
 from models.text.thinking import no_switch
 
 _OF_CACHE = {each.name for each in fields(CacheWish)}
@@ -101,7 +101,7 @@ def think(screen: ChatScreen, text: str) -> None:
     """Have the model think or not, or say how that is."""
     model, budget = screen.chat.model, screen.settings.think_budget
     if text and text not in THINK:
-        raise EmberError(f"got {text!r}, expected {', '.join(think_choices(screen))}")
+        raise EmberError(f"got {quoted(text)}, expected {', '.join(think_choices(screen))}")
     if model is not None and not model.has_switch and text != "auto":
         raise EmberError(no_switch(thinks=model.thinks, budget="/set think_budget 0"))
     if text:
@@ -125,7 +125,7 @@ def theme(screen: ChatScreen, text: str) -> None:
 
 def _require_theme(screen: ChatScreen, name: str) -> None:
     if name not in screen.app.available_themes:
-        raise EmberError(f"no theme {name!r}: there are {', '.join(theme_choices(screen))}")
+        raise EmberError(f"no theme {quoted(name)}: there are {', '.join(theme_choices(screen))}")
 
 
 def theme_choices(screen: ChatScreen) -> Iterable[str]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
+from app import texts
 from app.chat.state import OWN_SAMPLING
 from app.sessions.chat import ChatMessage
 from app.tui.commands.persona import typed_sampling
 from app.tui.screens.chat import NEXT, PREVIOUS, ChatScreen
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted
 from models.text.messages import Role
 
 
@@ -77,9 +78,12 @@ def _wanted(text: str, present: int, count: int) -> int:
     """The variant that is asked for, from 0."""
     if text in (PREVIOUS, NEXT):
         return min(max(present + (1 if text == NEXT else -1), 0), count - 1)
-    if not text.isdecimal() or not 1 <= int(text) <= count:
-        raise EmberError(f"got {text!r}, expected {PREVIOUS}, {NEXT} or a number from 1 to {count}")
-    return int(text) - 1
+    wanted = texts.count(text, count)
+    if not wanted:
+        raise EmberError(
+            f"got {quoted(text)}, expected {PREVIOUS}, {NEXT} or a number from 1 to {count}"
+        )
+    return wanted - 1
 
 
 def edit(screen: ChatScreen, text: str) -> None:
@@ -113,6 +117,9 @@ def _numbered(questions: list[ChatMessage], text: str) -> ChatMessage | None:
     """Question N, counted from 1; None where no number is given."""
     if not text:
         return None
-    if not text.isdecimal() or not 1 <= int(text) <= len(questions):
-        raise EmberError(f"got {text!r}, expected the number of a question, 1 to {len(questions)}")
-    return questions[int(text) - 1]
+    wanted = texts.count(text, len(questions))
+    if not wanted:
+        raise EmberError(
+            f"got {quoted(text)}, expected the number of a question, 1 to {len(questions)}"
+        )
+    return questions[wanted - 1]

@@ -1,7 +1,7 @@
 import os
 import stat
 import tomllib
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,24 @@ def test_what_is_saved_is_loaded(tmp_path_factory: pytest.TempPathFactory, found
     assert file.load(path) == (replace(found, **readable), [])
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "nan", "-1", "1e999", "\u0664", "9" * 30, "9" * 5000, "x" * 5000, "a\nb", "\U0001f600"],
+    ids=lambda text: ascii(text[:4]) + str(len(text)),
+)
+@pytest.mark.parametrize("name", [each.name for each in fields(Settings)])
+def test_what_is_typed_is_refused_or_comes_back(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    settings, told = Settings(), ""
+    try:
+        settings = settings.with_text(name, text)
+    except EmberError as error:
+        told = str(error)
+    file.change(path, {name: getattr(settings, name)})
+    assert file.load(path) == (settings, [])
+    assert len(told) < 500
+
+
 def test_no_file_means_defaults(tmp_path: Path) -> None:
     assert file.load(tmp_path / "none.toml") == (Settings(), [])
 
@@ -49,7 +67,7 @@ def test_no_file_means_defaults(tmp_path: Path) -> None:
     [
         ("top_k = 7\ncolour = 1", "no setting 'colour'"),
         ('top_k = 7\ntemp = "hot"', "expected a number"),
-        ("top_k = 7\ntemp = -1.0", "got temp=-1.0"),
+        ("top_k = 7\ntemp = -1.0", "got temp=-1,"),
         ("top_k = 7\ntemp = nan", "got temp=nan"),
         ("top_k = 7\nmax_tokens = 0", "expected 1 to 2147483647"),
         (
@@ -57,7 +75,7 @@ def test_no_file_means_defaults(tmp_path: Path) -> None:
             "got seed=99999999999999999999999, expected 0 to",
         ),
         ("top_k = 7\npanes = 1", "on or off"),
-        ("top_k = 7\n[theme]\nname = 1", "got theme = {'name': 1}, expected text"),
+        ("top_k = 7\n[theme]\nname = 1", "got theme={'name': 1}, expected text"),
     ],
 )
 def test_one_wrong_setting_leaves_the_others_in_force(tmp_path: Path, text: str, said: str) -> None:
@@ -166,7 +184,7 @@ def test_settings_as_typed() -> None:
     changed = Settings().with_text("temp", "0.7").with_text("panes", "OFF").with_text("seed", "7")
     assert (changed.temp, changed.panes, changed.sampling(GENERIC).seed) == (0.7, False, 7)
     for name, text in (("temp", "warm"), ("temp", "nan"), ("top_k", "1.5"), ("bell", "loud")):
-        with pytest.raises(EmberError, match=f"got {name} = "):
+        with pytest.raises(EmberError, match=f"got {name}="):
             Settings().with_text(name, text)
     with pytest.raises(EmberError, match="no setting 'tempo'"):
         Settings().with_text("tempo", "1")
@@ -182,7 +200,7 @@ def test_sampling_is_the_model_s_until_the_user_sets_it() -> None:
     assert settings.sampling(recommended) == Sampling(temperature=0.0, top_k=7)
     back = settings.with_text("temp", "model").with_text("top_k", " ")
     assert back == Settings()
-    with pytest.raises(EmberError, match="got max_tokens = 'model', expected a whole number"):
+    with pytest.raises(EmberError, match="got max_tokens='model', expected a whole number"):
         settings.with_text("max_tokens", "model")
 
 
@@ -260,9 +278,9 @@ def test_thinking_as_typed() -> None:
     settings = Settings().with_text("think", "off").with_text("think_budget", "0")
     assert (settings.think, settings.think_budget) == ("off", 0)
     assert file.THINK[settings.think] is False
-    with pytest.raises(EmberError, match="got think = 'maybe', expected auto, on, off"):
+    with pytest.raises(EmberError, match="got think='maybe', expected auto, on, off"):
         settings.with_text("think", "maybe")
-    with pytest.raises(EmberError, match="got think_budget = -1, expected 0 to"):
+    with pytest.raises(EmberError, match="got think_budget=-1, expected 0 to"):
         settings.with_text("think_budget", "-1")
 
 
