@@ -30,6 +30,11 @@ class Dialog(ModalScreen[ScreenResultType]):
         Binding("ctrl+c", "interrupt", "Copy or close", show=False),
     ]
 
+    def on_mount(self) -> None:
+        """Be laid out for this terminal from the first frame on: Textual tells it later."""
+        below = self.app.screen_stack[-2]
+        self.add_class(*(each for each in below.classes if each.startswith("-")))
+
     def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
         """End, with a result; does nothing where another screen is on top."""
         return super().dismiss(result) if self.is_active else AwaitComplete()

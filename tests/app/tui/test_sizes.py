@@ -13,6 +13,7 @@ from textual.widgets import Input, OptionList, Select, Static
 
 from app.service.contract import TooLong
 from app.tui.commands import COMMANDS
+from app.tui.screens.dialog import Dialog
 from app.tui.screens.hub import HubScreen
 from app.tui.screens.too_long import TooLongScreen
 from app.tui.widgets.columns import Columns
@@ -106,6 +107,31 @@ async def test_screens_say_all_they_have_to_say(size: tuple[int, int]) -> None:
         await chat.press("ctrl+o", "f8")
         await chat.pilot.pause(0.2)
         assert cut(chat.app.screen) == []
+
+
+@pytest.mark.parametrize("size", [(60, 20), (120, 36)], ids=str)
+@on_screen
+async def test_a_screen_is_laid_out_for_its_terminal_at_once(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Textual says how large it is after a first frame."""
+    frames = list[set[str]]()
+    show = Screen._compositor_refresh
+
+    def noting(screen: Screen[object]) -> None:
+        if isinstance(screen, Dialog) and screen.is_mounted:
+            frames.append({each for each in screen.classes if each.startswith("-")})
+        show(screen)
+
+    monkeypatch.setattr(Screen, "_compositor_refresh", noting)
+    async with talk(size=size) as chat:
+        for key in ("f1", "f2", "f3", "f4", "ctrl+l", "ctrl+o", "ctrl+p"):
+            await opened(chat, key)
+            await chat.press("escape")
+            await chat.until(lambda: chat.app.screen is chat.screen)
+    width = "-narrow" if size[0] < 84 else "-wide"
+    assert frames
+    assert all(each == {width, "-high"} for each in frames)
 
 
 def seen(screen: Screen[object]) -> str:
