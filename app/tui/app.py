@@ -1,16 +1,14 @@
 """The full-screen chat as a program."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from signal import SIGHUP
 from typing import Any, ClassVar
 
 from textual import events, on
-from textual.actions import ActionParseResult
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.css.query import NoMatches
-from textual.dom import DOMNode
 from textual.errors import NoWidget
 from textual.filter import LineFilter
 from textual.geometry import Offset
@@ -208,22 +206,6 @@ class ChatApp(App[None]):
         except NoWidget:
             return False
         return not widget.is_attached
-
-    async def run_action(
-        self,
-        action: "str | ActionParseResult",
-        default_namespace: DOMNode | None = None,
-        namespaces: Mapping[str, DOMNode] | None = None,
-    ) -> bool:
-        """Run an action; that of a screen which has no widgets yet, once it has them.
-
-        Textual runs what keys are bound to on the screen on top. It waits for the widgets of
-        a new one where a key has opened it, and not where a message or a timer has.
-        """
-        screen = self.screen
-        if default_namespace is screen and not screen.is_mounted:
-            return screen.call_later(super().run_action, action, default_namespace, namespaces)
-        return await super().run_action(action, default_namespace, namespaces)
 
     def _use(self, settings: Settings) -> None:
         """Other settings are in force."""

@@ -15,7 +15,6 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from app.tui.screens.dialog import Dialog
-from app.tui.widgets.field import Field
 
 T = TypeVar("T")
 
@@ -63,7 +62,7 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     def __init__(self, search: str = "") -> None:
         super().__init__()
         self._listed: Sequence[T] = []
-        self._input = Field(search, placeholder=self.PLACEHOLDER, select_on_focus=False)
+        self._input = Input(search, placeholder=self.PLACEHOLDER, select_on_focus=False)
         self._chooser = _Lines(markup=False)
         self._said = Static(markup=False, classes="said")
         self._said.display = False

@@ -8,11 +8,10 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Label, Select, Static
+from textual.widgets import Input, Label, Select, Static
 
 from app.chat.settings import Settings
 from app.tui.screens.dialog import Dialog, closing
-from app.tui.widgets.field import Field
 from kvcache.errors import EmberError
 
 _ABOUT = {
@@ -77,7 +76,7 @@ class SettingsScreen(Dialog[Settings | None]):
         if (name := event.widget.id) in _ABOUT:
             self._hint.update(f"{name}: {_ABOUT[name]}")
 
-    def _control(self, name: str) -> Field | Select[str]:
+    def _control(self, name: str) -> Input | Select[str]:
         value = getattr(self._settings, name)
         if name == "theme":
             known = sorted({*self._themes, value})
@@ -92,8 +91,8 @@ class SettingsScreen(Dialog[Settings | None]):
             value = "on" if value else "off"
         if value is None:
             models = f"{self._models[name]:g}, the model's"
-            return Field("", placeholder=models, id=name, compact=True)
-        return Field(str(value), id=name, compact=True)
+            return Input("", placeholder=models, id=name, compact=True)
+        return Input(str(value), id=name, compact=True)
 
     def on_input_submitted(self) -> None:
         """Enter saves."""
@@ -114,5 +113,5 @@ class SettingsScreen(Dialog[Settings | None]):
 
     def _typed(self, name: str) -> str:
         control = self.query_one(f"#{name}")
-        assert isinstance(control, Field | Select)
+        assert isinstance(control, Input | Select)
         return str(control.value)

@@ -5,7 +5,6 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from app.tui.screens.dialog import Dialog
-from app.tui.widgets.field import Field
 
 
 class TextInputScreen(Dialog[str | None]):
@@ -18,7 +17,7 @@ class TextInputScreen(Dialog[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box") as box:
             box.border_title = self._title
-            yield Field(self._text)
+            yield Input(self._text)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter was pressed; blank text changes nothing."""
