@@ -127,7 +127,8 @@ class _Play:
             self._tell(f"{_WINDOWS[at]} ends: {script.end.value}")
             window.end(script.end)
 
-        self._hold(run, where=_WINDOWS[at])
+        if not self._hold(run, where=_WINDOWS[at]):
+            self._faults.append(f"{_WINDOWS[at]} was doing this then:\n{window.stacks()}")
         self._hold(window.require_no_traceback, where=_WINDOWS[at])
         window.kill()
 
@@ -140,13 +141,17 @@ class _Play:
         window.require_no_traceback()
         require_sound(self._database)
 
-    def _hold(self, run: Callable[[], None], where: str = "at the end") -> None:
+    def _hold(self, run: Callable[[], None], where: str = "at the end") -> bool:
+        """Whether that holds."""
         try:
             run()
         except FaultError as fault:
             self._faults.append(f"{where}: {fault}")
         except subprocess.TimeoutExpired:
             self._faults.append(f"{where}: it does not end")
+        else:
+            return True
+        return False
 
     @contextmanager
     def _no_hang(self, windows: Sequence[Window]) -> Iterator[None]:
@@ -180,6 +185,7 @@ class _Play:
             **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
             "EMBER_CACHE": str(self._game.cache),
             "PYTHONPATH": str(ROOT),
+            "PYTHONFAULTHANDLER": "1",
             "SSH_CONNECTION": "none",
         }
 

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import psutil
@@ -167,3 +168,13 @@ def test_a_chat_that_stops_late_goes_on(monkeypatch: pytest.MonkeyPatch) -> None
     status = psutil.STATUS_STOPPED
     window.end(End.SIGTERM)
     assert chat.signals == [signal.SIGCONT, signal.SIGTERM, signal.SIGCONT]
+
+
+def test_what_a_chat_does_that_failed_is_told(tmp_path: Path) -> None:
+    program = "def waits():\n    print('it runs', flush=True)\n    time.sleep(600)\n"
+    terminal = Terminal(
+        program=("-c", f"import time\n{program}\nwaits()"),
+        environment={"PYTHONFAULTHANDLER": "1"},
+    )
+    terminal.wait_for("it runs")
+    assert ", line 4 in waits" in Window(terminal, Kept(tmp_path, "a")).stacks()

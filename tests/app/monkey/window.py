@@ -102,6 +102,15 @@ class Window:
         """End the process, whatever it does."""
         self._terminal.process.kill()
 
+    def stacks(self) -> str:
+        """What the threads of the process do, which tells it as it is aborted."""
+        before = len(self.shown)
+        if not self.has_ended:
+            self._terminal.process.send_signal(signal.SIGABRT)
+            self._wait(lambda: self.has_ended, _SEEN_SECONDS)
+            self._terminal.read_for(_LOOK_SECONDS)
+        return self.shown[before:].replace("\r", "")
+
     def do(self, action: Action) -> None:
         """Do one thing, and hold what follows to what must."""
         self._waiting = None
