@@ -8,7 +8,7 @@ from typing import cast
 import psutil
 import pytest
 
-from tests.app.monkey.actions import Ask, End, Pause, Type
+from tests.app.monkey.actions import Ask, End, Pause, Type, Undo
 from tests.app.monkey.kept import FaultError, Kept
 from tests.app.monkey.window import Window
 from tests.app.terminal import INTERRUPT, Terminal
@@ -170,6 +170,30 @@ def test_a_chat_that_stops_late_goes_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert chat.signals == [signal.SIGCONT, signal.SIGTERM, signal.SIGCONT]
 
 
+def test_a_slow_chat_has_done_a_command_before_the_next_step() -> None:
+    looks, done = 0, False
+
+    class Slow(Chat):
+        """Shows what was typed, and does it, some looks later."""
+
+        def read_some(self, _seconds: float) -> None:
+            nonlocal looks, done
+            looks -= 1
+            if looks == 0:
+                done = self.shown.endswith("❯ /undo")
+                self.show(_EMPTY if done else "❯ /undo")
+
+    def answer(chat: Chat, keys: bytes) -> None:
+        nonlocal looks
+        if keys in (b"/undo", b"\r"):
+            looks = 3
+        else:
+            echo(chat, keys)
+
+    Slow(answer).window().do(Undo())
+    assert done
+
+
 def test_what_a_chat_does_that_failed_is_told(tmp_path: Path) -> None:
     program = "def waits():\n    print('it runs', flush=True)\n    time.sleep(600)\n"
     terminal = Terminal(
@@ -177,4 +201,4 @@ def test_what_a_chat_does_that_failed_is_told(tmp_path: Path) -> None:
         environment={"PYTHONFAULTHANDLER": "1"},
     )
     terminal.wait_for("it runs")
-    assert ", line 4 in waits" in Window(terminal, Kept(tmp_path, "a")).stacks()
+    assert " in waits\n" in Window(terminal, Kept(tmp_path, "a")).stacks()

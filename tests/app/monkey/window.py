@@ -45,6 +45,7 @@ _MOST_INTERRUPTS, _HEARD_SECONDS = 10, 0.2
 _BACKSPACE, _ENTER, _ESCAPE, _SUSPEND = b"\x7f", b"\r", b"\x1b", b"\x1a"
 _PASTE_ENDS = b"\x1b[201~"
 _EMPTY_PROMPT = "Ask, /"
+_MARK = "❯ "
 # What is said where there is nothing to edit, or not now.
 _REFUSED = ("nothing to", "stop the answer")
 # Why a question may be refused.
@@ -255,8 +256,7 @@ class Window:
             self._waiting = word
 
     def _edit(self, word: str) -> None:
-        self._calm()
-        self._terminal.type(b"/edit" + _ENTER)
+        self._command("/edit")
         is_heard = partial(self._is_any_shown, "editing", *_REFUSED)
         if self._wait(is_heard, _SEEN_SECONDS) and self._is_any_shown("editing"):
             with self._kept.replacing():
@@ -265,10 +265,17 @@ class Window:
                 self._send(word)
 
     def _undo(self) -> None:
-        self._calm()
-        self._terminal.type(b"/undo" + _ENTER)
-        self._wait(lambda: "/undo" not in self._text(), _SEEN_SECONDS)
+        self._command("/undo")
         self._terminal.read_for(patience(0.1))
+
+    def _command(self, line: str) -> None:
+        """Run it: what a slow chat did later would be another step's doing."""
+        self._calm()
+        at_prompt = partial(self._is_any_shown, _MARK + line)
+        self._terminal.type(line.encode())
+        self._comes(lambda: at_prompt() or self._is_any_shown(_DIALOG), _SEEN_SECONDS)
+        self._terminal.type(_ENTER)
+        self._comes(lambda: not at_prompt(), _SEEN_SECONDS)
 
     def _calm(self) -> None:
         """Close what is open, and empty the prompt; what was typed before has been done then."""
