@@ -21,7 +21,7 @@ from app.interrupt import Cancel, cancel_on_interrupt
 from app.line_input import LineInput
 from app.progress import load_bar, token_bar
 from app.report import summary
-from app.sessions.chat import ChatMessage, State
+from app.sessions.chat import ChatMessage, State, shown_title
 from app.sessions.export import exported
 from app.streams import OutputError, check_reader
 from kvcache.errors import EmberError
@@ -191,7 +191,7 @@ class LineChat:
         """Where a chat that goes on has been left."""
         chat = self.chat.chat
         if chat.messages:
-            print(f"“{inert_line(chat.title)}”, {len(chat.messages)} messages; the last:")
+            print(f"“{shown_title(chat.title)}”, {len(chat.messages)} messages; the last:")
         for message in chat.messages[-2:]:
             print(f"> {message.text}" if message.role is Role.USER else message.text)
 

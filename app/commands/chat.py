@@ -269,6 +269,7 @@ def _leave(chat: "ChatController", code: int) -> None:
     """Save and close all that is a chat's, and say how it goes on."""
     from app.console import note
     from app.interrupt import exit_code, unheard
+    from app.sessions.chat import shown_title
 
     with unheard(_END_SECONDS, code):
         failure = chat.close()
@@ -279,7 +280,7 @@ def _leave(chat: "ChatController", code: int) -> None:
     if failure is not None:
         note(f"{failure}; the end of the chat is not saved")
     elif kept and code in (0, exit_code(SIGINT), exit_code(SIGTERM)):
-        note(f"`ember chats resume {number}` goes on with “{title}”")
+        note(f"`ember chats resume {number}` goes on with “{shown_title(title)}”")
 
 
 def _settings(args: argparse.Namespace) -> "tuple[Settings, list[str]]":

@@ -77,6 +77,7 @@ def _store() -> "SessionStore":
 
 def _list(args: argparse.Namespace) -> int:
     from app.model_names import title_of
+    from app.sessions.chat import shown_title
 
     with closing(_store()) as store:
         found = store.chats(args.search)
@@ -86,9 +87,10 @@ def _list(args: argparse.Namespace) -> int:
         print("no chat has that" if args.search else "no chats yet: `ember` begins one")
     for each in () if args.json else found:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.updated))
-        title = inert_line(each.title) or "untitled"
         model = f"  ({inert_line(title_of(each.model))})" if each.model else ""
-        print(f"{each.id:>5}  {when}  {each.messages:>4} messages  {title}{model}")
+        print(
+            f"{each.id:>5}  {when}  {each.messages:>4} messages  {shown_title(each.title)}{model}"
+        )
         if each.snippet:
             print(f"{'':>7}{inert_line(each.snippet)}")
     return 0

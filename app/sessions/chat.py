@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby, takewhile
 
+from app.inert import inert_line
 from app.sessions.variants import Place, Variants, copied, joined
+from kvcache.errors import short
 from models.text.messages import Message, Role
 
 _TITLE_LENGTH = 48
+_MOST_SHOWN = 100
 
 
 class State(Enum):
@@ -256,6 +259,11 @@ def title_of(messages: Sequence[ChatMessage]) -> str:
     first = next((each.text for each in messages if each.role is Role.USER and each.text), "")
     line = " ".join(first.split())
     return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def shown_title(title: str) -> str:
+    """A title in a line, whatever a user or another program made it."""
+    return short(inert_line(" ".join(title.split())), _MOST_SHOWN) or "untitled"
 
 
 def _quoted(attachment: Attachment) -> str:

@@ -27,6 +27,8 @@ from app.sessions.variants import joined, places
 # A screen waits for a save; one that is refused is tried again later.
 _SAVE_SECONDS, _LAST_SAVE_SECONDS = 0.3, 3.0
 _SNIPPET = 60
+# SQLite compares no pattern of more than 50,000 bytes.
+_MOST_SEARCHED = 1000
 _COPY = " (copy)"
 _OPEN_FOLDER = "open"
 
@@ -158,7 +160,7 @@ class SessionStore:
             WHERE :like = '%%' OR c.title LIKE :like ESCAPE '\\' OR hit IS NOT NULL
             ORDER BY c.used DESC, c.id DESC
             """,
-            {"like": f"%{_escaped(rows.storable(search))}%"},
+            {"like": f"%{_escaped(rows.storable(search[:_MOST_SEARCHED]))}%"},
         )
         return [
             ChatSummary(

@@ -12,6 +12,7 @@ from textual.css.query import NoMatches
 from textual.errors import NoWidget
 from textual.filter import LineFilter
 from textual.geometry import Offset
+from textual.notifications import Notify
 from textual.screen import Screen
 from textual.widgets import Input
 
@@ -25,6 +26,7 @@ from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
 from app.tui.commands import COMMANDS
 from app.tui.model_offer import ModelOffer
+from app.tui.notice import Notice
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.dialog import Dialog, Page
@@ -37,7 +39,7 @@ from app.tui.typing_order import TypingOrder
 from kvcache.errors import quoted, short
 from models.finding.catalogue import DEFAULT_NAME
 
-_MOST_OF_NOTICE = 480
+_MOST_OF_NOTICE, _MOST_OF_FIELD = 480, 4000
 # Columns that a hand moves in a click.
 _HAND_SHAKES = 2
 
@@ -140,9 +142,11 @@ class ChatApp(App[None]):
         """Leave the terminal as it was."""
         title.restore_title(self)
 
-    def notify(self, message: str, **named: Any) -> None:
+    def notify(self, message: str, *, timeout: float | None = None, **named: Any) -> None:
         """Say it, so that the screen is still seen beside it."""
-        super().notify(short(message, _MOST_OF_NOTICE), **named)
+        seconds = self.NOTIFICATION_TIMEOUT if timeout is None else timeout
+        said = Notice(short(message, _MOST_OF_NOTICE), timeout=seconds, **named)
+        self.post_message(Notify(said))
 
     def copy_to_clipboard(self, text: str) -> None:
         """Copy what is selected in a field or a dialog."""
@@ -185,7 +189,16 @@ class ChatApp(App[None]):
                 return
         if isinstance(self._top, ChatScreen | Dialog):
             self._top.take_keys()
+        if isinstance(event, events.Paste) and isinstance(self.focused, Input):
+            event = self._for_a_field(event)
         await super().on_event(event)
+
+    def _for_a_field(self, pasted: events.Paste) -> events.Paste:
+        """What a line to type into can take, which draws all of it with each letter."""
+        if len(pasted.text) <= _MOST_OF_FIELD:
+            return pasted
+        self.notify(f"pasted in part: the first {_MOST_OF_FIELD} characters", markup=False)
+        return events.Paste(pasted.text[:_MOST_OF_FIELD])
 
     @staticmethod
     def _decides(event: events.Key | events.Paste, screen: Screen[Any]) -> bool:

@@ -74,6 +74,15 @@ def test_chats_are_listed_and_searched(ember: Ember, kept: int) -> None:
     assert "\x1b" not in ember("chats", "search", "hi").out
 
 
+def test_a_title_is_shown_in_a_line(ember: Ember, home: Path) -> None:
+    store = SessionStore.open(default_path())
+    store.save(Chat(title="x\n" * 5000, messages=[ChatMessage(role=Role.USER, text="hi")]))
+    store.close()
+    (line,) = ember("chats").out.splitlines()
+    assert "x x x" in line
+    assert len(line) < 200
+
+
 def test_a_chat_is_exported_and_imported(ember: Ember, kept: int, tmp_path: Path) -> None:
     said = ember("chats", "export", str(kept)).out
     assert said.startswith("# boats\n")

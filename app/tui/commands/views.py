@@ -3,6 +3,7 @@
 Screens are imported once they are shown: a start would take a tenth longer.
 """
 
+from app.sessions.chat import shown_title
 from app.tui.screens.chat import ChatScreen
 from kvcache.errors import EmberError
 
@@ -34,7 +35,7 @@ def title(screen: ChatScreen, text: str) -> None:
     if not chat.messages:
         raise EmberError("this chat is empty: ask something first")
     screen.chat.rename(text)
-    screen.notify(f"renamed to {text}", markup=False)
+    screen.notify(f"renamed to {shown_title(text)}", markup=False)
 
 
 def stats(screen: ChatScreen, _text: str) -> None:

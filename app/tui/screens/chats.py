@@ -10,6 +10,7 @@ from textual.content import Content
 from app.chat.controller import ChatController
 from app.inert import inert, inert_line
 from app.model_names import title_of
+from app.sessions.chat import shown_title
 from app.sessions.store import ChatSummary
 from app.tui.screens.dialog import closing
 from app.tui.screens.question import QuestionScreen
@@ -74,7 +75,7 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
                 self._attempt(lambda: self._chat.delete(chosen.id))
 
         text = (
-            f"“{inert_line(chosen.title)}”, {chosen.messages} messages. It cannot be brought back."
+            f"“{shown_title(chosen.title)}”, {chosen.messages} messages. It cannot be brought back."
         )
         choices = {"keep": "Keep it", "delete": "Delete it"}
         self.app.push_screen(QuestionScreen("Delete this chat?", text, choices), done)
@@ -96,10 +97,9 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
 def _line(chat: ChatSummary, current: int | None) -> Content:
     when = time.strftime("%d %b %H:%M", time.localtime(chat.updated))
     mark = "● " if chat.id == current else "  "
-    title = " ".join(inert(chat.title).split()) or "untitled"
     parts = [
         (mark, "$accent"),
-        (title, "bold"),
+        (shown_title(chat.title), "bold"),
         (f"\n  {when} · {chat.messages} messages · {inert_line(title_of(chat.model))}", MUTED),
     ]
     if chat.snippet:

@@ -416,6 +416,11 @@ assert not store.notes, store.notes
     assert len(SessionStore.open(path).chats()) == 4
 
 
+def test_a_search_for_more_than_sqlite_compares_finds_nothing(store: SessionStore) -> None:
+    store.save(Chat(title="boats", messages=[ChatMessage(role=Role.USER, text="hi")]))
+    assert store.chats("x" * 120_000) == []
+
+
 def test_search_finds_titles_and_texts_and_takes_wildcards_literally(store: SessionStore) -> None:
     saved(store, "about the 100% sure thing", title="first")
     saved(store, "something else", title="snake_case")

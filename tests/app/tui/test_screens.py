@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 from rich.style import Style
 from textual import events
+from textual.notifications import Notification
 from textual.selection import SELECT_ALL
 from textual.widgets import Input, OptionList, Static
+from textual.widgets._toast import Toast
 
 from app import units
 from app.chat.speed_meter import Speed
@@ -430,6 +433,40 @@ async def test_what_is_chosen_in_a_burst_is_what_those_keys_choose(below: int) -
         post_keys(chat, "ctrl+p", *"theme", *["down"] * (1 + below), "enter", *"next")
         await chat.until(lambda: chat.prompt.text == "next")
         assert chat.app.theme == wanted
+
+
+@on_screen
+async def test_a_long_paste_into_a_field_is_cut_and_said_so() -> None:
+    async with talk() as chat:
+        await chat.exchange("why?", "so")
+        await chat.press("ctrl+o")
+        await chat.until(lambda: len(listed(chat)) == 1)
+        chat.app.post_message(events.Paste("x" * 100_000))
+        await chat.until(lambda: listed(chat) == ["nothing found"])
+        assert chat.app.screen.query_one(Input).value == "x" * 4000
+        await chat.until(lambda: "the first 4000 characters" in chat.told)
+
+
+@on_screen
+async def test_a_notice_that_is_over_before_it_is_drawn_keeps_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Textual's timer would turn for ever."""
+    make, left = Toast.__init__, list[float]()
+
+    def make_slowly(toast: Toast, notice: Notification) -> None:
+        time.sleep(0.3)
+        assert notice.time_left > 0
+        left.append(notice.time_left)
+        make(toast, notice)
+
+    monkeypatch.setattr(Toast, "__init__", make_slowly)
+    async with talk() as chat:
+        chat.app.notify("soon over", timeout=0.2)
+        await chat.until(lambda: len(left) == 1)
+        await chat.until(lambda: not chat.app.screen.query(Toast))
+        await chat.press(*"next")
+        assert chat.prompt.text == "next"
 
 
 @on_screen
