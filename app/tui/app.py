@@ -40,6 +40,7 @@ from kvcache.errors import quoted, short
 from models.finding.catalogue import DEFAULT_NAME
 
 _MOST_OF_NOTICE, _MOST_OF_FIELD = 480, 4000
+_FIRST_BUTTON = 1
 # Columns that a hand moves in a click.
 _HAND_SHAKES = 2
 
@@ -166,7 +167,8 @@ class ChatApp(App[None]):
     async def on_event(self, event: events.Event) -> None:
         """Pass an event on; what is typed goes to the prompt, wherever the user is.
 
-        A button that is let go elsewhere has been dragged, and has clicked on nothing.
+        A button that is let go elsewhere has been dragged, and has clicked on nothing; nor have
+        other buttons than the first, which are for the terminal's own menu and paste.
         """
         if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
             await self._typing.take(event)
@@ -175,7 +177,7 @@ class ChatApp(App[None]):
             self._pressed_at = event.screen_offset
         elif isinstance(event, events.MouseUp):
             moved = event.screen_offset - self._pressed_at
-            if moved.y or abs(moved.x) > _HAND_SHAKES:
+            if moved.y or abs(moved.x) > _HAND_SHAKES or event.button != _FIRST_BUTTON:
                 self._mouse_down_widget = None  # of which Textual makes a click
         if not (isinstance(event, events.MouseDown) and self._hits_what_goes(event)):
             await super().on_event(event)

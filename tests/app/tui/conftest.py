@@ -184,19 +184,19 @@ def _told_by(app: ChatApp) -> list[str]:
     return told
 
 
-def mouse_down(x: int, y: int) -> events.MouseDown:
+def mouse_down(x: int, y: int, button: int = 1) -> events.MouseDown:
     """As the terminal tells it."""
-    return events.MouseDown(None, **_button(x, y))
+    return events.MouseDown(None, **_button(x, y, button))
 
 
-def mouse_up(x: int, y: int) -> events.MouseUp:
+def mouse_up(x: int, y: int, button: int = 1) -> events.MouseUp:
     """Let go there."""
-    return events.MouseUp(None, **_button(x, y))
+    return events.MouseUp(None, **_button(x, y, button))
 
 
-def _button(x: int, y: int) -> dict[str, Any]:
+def _button(x: int, y: int, button: int) -> dict[str, Any]:
     at = {"x": x, "y": y, "screen_x": x, "screen_y": y, "delta_x": 0, "delta_y": 0}
-    return {**at, "button": 1, "shift": False, "meta": False, "ctrl": False}
+    return {**at, "button": button, "shift": False, "meta": False, "ctrl": False}
 
 
 def click_beyond_the_screen() -> events.MouseDown:

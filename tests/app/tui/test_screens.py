@@ -12,7 +12,9 @@ from rich.style import Style
 from textual import events
 from textual.notifications import Notification
 from textual.selection import SELECT_ALL
-from textual.widgets import Input, OptionList, Static
+from textual.widget import Widget
+from textual.widgets import Input, OptionList, Select, Static
+from textual.widgets._select import SelectOverlay
 from textual.widgets._toast import Toast
 
 from app import units
@@ -433,6 +435,50 @@ async def test_what_is_chosen_in_a_burst_is_what_those_keys_choose(below: int) -
         post_keys(chat, "ctrl+p", *"theme", *["down"] * (1 + below), "enter", *"next")
         await chat.until(lambda: chat.prompt.text == "next")
         assert chat.app.theme == wanted
+
+
+@on_screen
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 36), (40, 10)], ids=str)
+async def test_a_list_that_drops_down_is_seen_and_clicked_on(size: tuple[int, int]) -> None:
+    async with talk(size=size) as chat:
+        await chat.press("f2")
+        await chat.until(lambda: isinstance(chat.app.screen, SettingsScreen))
+        chooser = chat.app.screen.query(Select).first()
+        await chat.until(lambda: chooser.region.height == 1)
+        await chat.pilot.click(chooser)
+        options = chooser.query_one(SelectOverlay)
+        await chat.until(lambda: options.region.height >= 5)
+        assert chat.app.screen.region.contains_region(options.region)
+        wanted = str(options.get_option_at_index(options.scroll_offset.y + 2).prompt)
+        at = options.region.offset
+        await chat.pilot.click(offset=(at.x + 4, at.y + 2))
+        await chat.until(lambda: chooser.value == wanted)
+        assert not chooser.expanded
+
+
+def click(chat: Talk, widget: Widget, button: int) -> None:
+    """On its first line."""
+    at = widget.region.offset
+    chat.app.post_message(mouse_down(at.x + 4, at.y, button))
+    chat.app.post_message(mouse_up(at.x + 4, at.y, button))
+
+
+@on_screen
+@pytest.mark.parametrize("button", [2, 3])
+async def test_other_buttons_than_the_first_choose_nothing(button: int) -> None:
+    async with talk() as chat:
+        await chat.exchange("why?", "so")
+        click(chat, chat.conversation, button)
+        await chat.pilot.pause(0.1)
+        assert chat.conversation.selected is None
+        await chat.press("ctrl+p")
+        await chat.until(lambda: len(listed(chat)) > 3)
+        palette = chat.app.screen
+        click(chat, palette.query_one(OptionList), button)
+        await chat.pilot.pause(0.1)
+        assert chat.app.screen is palette
+        click(chat, palette.query_one(OptionList), 1)
+        await chat.until(lambda: chat.app.screen is not palette)
 
 
 @on_screen
