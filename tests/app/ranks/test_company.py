@@ -172,7 +172,7 @@ def test_a_chat_goes_on_from_what_its_ranks_hold(
 ) -> None:
     flags = ["--plain", "--temp", "0", "--max-tokens", "8", "--chat-template", "chatml"]
     command = [*_APP, "chat", str(model), *flags]
-    asked = "one two\nthree\n/retry temp 0\n/quit\n"
+    asked = "one two\nthree\n/quit\n"
     alone = _alone(["chat", str(model), *flags], here, asked)
     started = start_ranks(command, 2, tmp_path, **here)
     for each in started:  # as `mlx.launch` does
