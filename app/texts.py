@@ -69,13 +69,13 @@ def read_stdin() -> str:
 
 def typed(text: str) -> str:
     """What was typed, or is a flag. Raises EmberError where some bytes are no text."""
+    if "\0" in text:
+        raise EmberError(f"got {quoted(text)}, expected text, and a zero byte is none")
     try:
-        if "\0" not in text:
-            return _unmarked(_read(text))
-    except UnicodeError:
-        pass
-    shown = quoted(_UNREAD.sub(_byte, text)).replace(r"\\x", r"\x")
-    raise EmberError(f"got {shown}, expected text in UTF-8")
+        return _unmarked(_read(text))
+    except UnicodeError as error:
+        shown = quoted(_UNREAD.sub(_byte, text)).replace(r"\\x", r"\x")
+        raise EmberError(f"got {shown}, expected text in UTF-8") from error
 
 
 def flag(text: str) -> str:

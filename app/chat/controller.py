@@ -154,8 +154,9 @@ class ChatController:
         While the model is busy, or what to do with a refused one is open, one question waits.
         """
         draft = with_mentioned(draft)
-        editing = editing if editing in self.chat.messages else None
         if editing is not None:
+            if editing not in self.chat.messages:
+                raise EmberError("the question that is edited is shown no more: ask anew")
             self._require_ready()
         self.models.problem = None
         if editing is not None or self._is_free:

@@ -5,6 +5,7 @@ file holds what the user has saved, and never the flags of one run.
 """
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -139,6 +140,10 @@ class Settings:
             none: dict[str, Any] = {name: None}
             return replace(self, **none)
         kind = _TYPES[name]
+        if name in _WORDS:
+            text = unicodedata.normalize("NFKC", text)
+        if name in _WORDS or not text.strip():
+            text = text.strip()
         value: Any
         try:
             value = _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
@@ -191,6 +196,8 @@ _KINDS: dict[type[Any], str] = {
 }
 _HEADING = "# Settings of the ember chat; F2 or /set changes them."
 _WHAT = "the settings"
+# Settings that are words and numbers, in whatever width they are typed.
+_WORDS = ("think", "kv", "keep", "cache_store")
 _BOOLEANS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 # Of each setting, its values' type.
 _TYPES: dict[str, type[Any]] = {each.name: type(each.default) for each in fields(Settings)}

@@ -1,5 +1,6 @@
 """A chat and its messages, as they are shown, saved and given to a model."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -136,7 +137,7 @@ class Chat:
 
     def _copy(self, length: int) -> "Chat":
         return Chat(
-            title=f"{self.title} (fork)",
+            title=_title_of_copy(self.title),
             model=self.model,
             system=self.system,
             sampling=self.sampling,
@@ -259,6 +260,12 @@ def title_of(messages: Sequence[ChatMessage]) -> str:
     first = next((each.text for each in messages if each.role is Role.USER and each.text), "")
     line = " ".join(first.split())
     return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def _title_of_copy(title: str) -> str:
+    """A copy of a copy is counted."""
+    known = re.fullmatch(r"(.*) \(fork(?: ([1-9]\d{0,5}))?\)", title, re.DOTALL)
+    return f"{known[1]} (fork {int(known[2] or 1) + 1})" if known else f"{title} (fork)"
 
 
 def shown_title(title: str) -> str:

@@ -173,8 +173,11 @@ class ChatApp(App[None]):
         if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
             await self._typing.take(event)
             return
-        if isinstance(event, events.MouseDown):
+        if isinstance(event, events.MouseDown) and not event.is_forwarded:
             self._pressed_at = event.screen_offset
+            if isinstance(self._top, Dialog) and self._top.closes_list(event.screen_offset):
+                self._mouse_down_widget = None
+                return
         elif isinstance(event, events.MouseUp):
             moved = event.screen_offset - self._pressed_at
             if moved.y or abs(moved.x) > _HAND_SHAKES or event.button != _FIRST_BUTTON:
@@ -196,11 +199,18 @@ class ChatApp(App[None]):
         await super().on_event(event)
 
     def _for_a_field(self, pasted: events.Paste) -> events.Paste:
-        """What a line to type into can take, which draws all of it with each letter."""
-        if len(pasted.text) <= _MOST_OF_FIELD:
-            return pasted
-        self.notify(f"pasted in part: the first {_MOST_OF_FIELD} characters", markup=False)
-        return events.Paste(pasted.text[:_MOST_OF_FIELD])
+        """What a line to type into can take, which draws all of it with each letter.
+
+        Textual's takes the first line alone.
+        """
+        lines = [line for line in pasted.text.splitlines() if line.strip()]
+        text = "".join(lines)
+        if len(lines) > 1:
+            text = " ".join(line.strip() for line in lines)
+            self.notify(f"pasted as one line: there were {len(lines)}", markup=False)
+        if len(text) > _MOST_OF_FIELD:
+            self.notify(f"pasted in part: the first {_MOST_OF_FIELD} characters", markup=False)
+        return events.Paste(text[:_MOST_OF_FIELD])
 
     @staticmethod
     def _decides(event: events.Key | events.Paste, screen: Screen[Any]) -> bool:

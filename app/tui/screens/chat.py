@@ -102,7 +102,8 @@ class ChatScreen(Screen[None]):
         self._header, self._side, self._status = HeaderBar(), SidePane(), StatusLine()
         self.gauges = Gauges(self._header, self._side, self.conversation)
         self._starter, self._was_busy = -1, False
-        self._shown: list[ChatMessage] = []
+        # What the figures are of, those beside the draft too.
+        self._shown: tuple[object, ...] = ()
         self._asked_about: TooLong | None = None
         self._interrupted_at = 0.0
 
@@ -186,12 +187,17 @@ class ChatScreen(Screen[None]):
 
     def show_messages(self) -> None:
         """Show what the chat says now, and its figures at once where that is something else."""
-        messages = self.chat.chat.messages
-        self.conversation.show(messages, self.chat.problem, at_once=not self.chat.busy)
-        if messages != self._shown:
-            self._shown = list(messages)
+        chat = self.chat.chat
+        self.conversation.show(chat.messages, self.chat.problem, at_once=not self.chat.busy)
+        if self.composer.editing not in (None, *chat.messages):
+            self.composer.end_edit()
+            self.notify("the edit is over: its question is shown no more", markup=False)
+        shown = chat, tuple(chat.messages), chat.context, self.chat.settings
+        if shown != self._shown:
+            self._shown = shown
             self.gauges.show(self.chat)
             self.conversation.refresh()
+            self.composer.recount()
 
     def _settled(self) -> None:
         """The model has loaded or answered."""

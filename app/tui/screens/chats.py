@@ -1,7 +1,7 @@
 """The saved chats: search, open, rename, delete."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -13,7 +13,6 @@ from app.model_names import title_of
 from app.sessions.chat import shown_title
 from app.sessions.store import ChatSummary
 from app.tui.screens.dialog import closing
-from app.tui.screens.question import QuestionScreen
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.text_input import TextInputScreen
 from app.tui.text.colours import MUTED
@@ -57,7 +56,7 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
 
         def done(title: str | None) -> None:
             if title:
-                self._attempt(lambda: self._give_title(chosen.id, title))
+                self.attempt(lambda: self._give_title(chosen.id, title))
 
         self.app.push_screen(TextInputScreen("Rename", chosen.title), done)
 
@@ -69,29 +68,14 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
         if chosen.id == self._chat.chat.id:
             self.notify("this chat is open: begin another (^N), then delete it", markup=False)
             return
-
-        def done(choice: str | None) -> None:
-            if choice == "delete":
-                self._attempt(lambda: self._chat.delete(chosen.id))
-
-        text = (
-            f"“{shown_title(chosen.title)}”, {chosen.messages} messages. It cannot be brought back."
-        )
-        choices = {"keep": "Keep it", "delete": "Delete it"}
-        self.app.push_screen(QuestionScreen("Delete this chat?", text, choices), done)
+        text = f"“{shown_title(chosen.title)}”, {chosen.messages} messages"
+        self.ask_to_delete("chat", text, lambda: self._chat.delete(chosen.id))
 
     def _give_title(self, number: int, title: str) -> None:
         if number == self._chat.chat.id:
             self._chat.rename(title)
         else:
             self._store.rename(number, title)
-
-    def _attempt(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except EmberError as error:
-            self.notify(str(error), severity="error", markup=False)
-        self.refresh_list()
 
 
 def _line(chat: ChatSummary, current: int | None) -> Content:

@@ -1,12 +1,14 @@
 """What all screens over the chat have in common."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import events
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
+from textual.geometry import Offset
 from textual.screen import ModalScreen, ScreenResultType
 from textual.widgets import Select
+from textual.widgets._select import SelectOverlay
 
 
 def closing(keys: str, action: str = "dismiss") -> list[BindingType]:
@@ -46,11 +48,28 @@ class Dialog(ModalScreen[ScreenResultType]):
 
     def action_close(self) -> None:
         """Close a list that is dropped down, else the screen."""
-        for each in self.query(Select):
-            if each.expanded:
-                each.expanded = False
-                return
-        self.dismiss()
+        if (dropped := self._dropped) is not None:
+            dropped.expanded = False
+        else:
+            self.dismiss()
+
+    def closes_list(self, pressed: Offset) -> bool:
+        """Close a list that is dropped down where the mouse is pressed beside it.
+
+        Textual 8.2 closes it for a press on another field alone, and drops it down again where
+        its own field is clicked. Returns whether one was closed: the click does no more then.
+        """
+        dropped = self._dropped
+        if dropped is None or dropped.query_one(SelectOverlay).region.contains_point(pressed):
+            return False
+        dropped.focus()
+        dropped.expanded = False
+        return True
+
+    @property
+    def _dropped(self) -> Select[Any] | None:
+        """The field whose list is dropped down."""
+        return next((each for each in self.query(Select) if each.expanded), None)
 
     def action_interrupt(self) -> None:
         """Ctrl-C: copies a selection, else closes."""

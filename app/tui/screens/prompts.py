@@ -10,7 +10,9 @@ from app.chat.personas import Persona, Personas
 from app.inert import inert_line
 from app.tui.screens.search import SearchScreen
 from app.tui.text.colours import MUTED
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, short
+
+_MOST_ASKED = 200
 
 
 class PromptsScreen(SearchScreen[str | None, Persona]):
@@ -42,12 +44,14 @@ class PromptsScreen(SearchScreen[str | None, Persona]):
         return item.name
 
     def action_delete(self) -> None:
-        """Forget the chosen one."""
+        """Forget the chosen one, once that is confirmed."""
         chosen = self.chosen
         if chosen is None:
             return
-        try:
-            self._personas.remove(chosen.name)
-        except EmberError as error:
-            self.notify(str(error), severity="error", markup=False)
-        self.refresh_list()
+
+        def delete() -> None:
+            for notice in self._personas.remove(chosen.name):
+                self.notify(notice, markup=False)
+
+        text = f"“{inert_line(chosen.name)}”: {short(inert_line(chosen.about), _MOST_ASKED)}"
+        self.ask_to_delete("prompt", text, delete)

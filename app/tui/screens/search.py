@@ -2,7 +2,7 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from textual import events, on
@@ -15,6 +15,10 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from app.tui.screens.dialog import Dialog
+from app.tui.screens.question import QuestionScreen
+from kvcache.errors import EmberError
+
+_DELETE = "delete"
 
 T = TypeVar("T")
 
@@ -46,6 +50,13 @@ class _Lines(OptionList):
             event.prevent_default()
 
 
+class _Search(Input):
+    """Where nothing is typed, the ends of the line are those of the list."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        return action not in ("home", "end") or bool(self.value)
+
+
 class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     """Typing searches, arrows choose, Enter or a click ends with what `result` says."""
 
@@ -57,12 +68,14 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         Binding("down", "move(1)", "Below", show=False),
         Binding("pageup", "move(-8)", "Above", show=False),
         Binding("pagedown", "move(8)", "Below", show=False),
+        Binding("home", "move(-100000)", "First", show=False),
+        Binding("end", "move(100000)", "Last", show=False),
     ]
 
     def __init__(self, search: str = "") -> None:
         super().__init__()
         self._listed: Sequence[T] = []
-        self._input = Input(search, placeholder=self.PLACEHOLDER, select_on_focus=False)
+        self._input = _Search(search, placeholder=self.PLACEHOLDER, select_on_focus=False)
         self._chooser = _Lines(markup=False)
         self._said = Static(markup=False, classes="said")
         self._said.display = False
@@ -118,6 +131,25 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
     def take(self, item: T) -> None:
         """Enter on an item, or a click."""
         self.dismiss(self.result(item))
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Do what the user asks for; say why where that fails, and list what there is then."""
+        try:
+            step()
+        except EmberError as error:
+            self.notify(str(error), severity="error", markup=False)
+        self.refresh_list()
+
+    def ask_to_delete(self, what: str, text: str, delete: Callable[[], None]) -> None:
+        """Delete it, once that is confirmed."""
+
+        def done(choice: str | None) -> None:
+            if choice == _DELETE:
+                self.attempt(delete)
+
+        choices = {"keep": "Keep it", _DELETE: "Delete it"}
+        text = f"{text}\nIt cannot be brought back."
+        self.app.push_screen(QuestionScreen(f"Delete this {what}?", text, choices), done)
 
     def say(self, text: str, *, is_error: bool = False) -> None:
         """A line below the list; none for an empty text."""

@@ -61,7 +61,7 @@ class SettingsScreen(Dialog[Settings | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall") as box:
             box.border_title = "Settings"
-            with VerticalScroll():
+            with VerticalScroll(can_focus=False):
                 for each in fields(self._settings):
                     with Horizontal(classes="setting"):
                         yield Label(each.name)

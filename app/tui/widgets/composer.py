@@ -9,6 +9,7 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Static
 
+from app.chat.asking import draft_of
 from app.chat.completion import Suggestion
 from app.chat.history import PromptHistory
 from app.chat.state import Draft
@@ -129,14 +130,23 @@ class Composer(Vertical):
 
     def drop(self, draft: Draft) -> None:
         """A draft that was put here is no more one, unless it was changed."""
-        present = Draft(text=self.prompt.text, attachments=tuple(self._attachments))
-        if self.editing is None and present == draft:
+        if self.editing is None and self._present == draft:
             self.prompt.take()
             self._clear()
 
     def accept(self, draft: Draft) -> None:
         """What was sent has been taken."""
         self._history.add(draft.text)
+
+    def end_edit(self) -> None:
+        """The question that is edited is shown no more; what was changed stays, as a draft."""
+        if self.editing is None or self._present == draft_of(self.editing):
+            self.prompt.take()
+            self._clear()
+            return
+        self.editing = None
+        self.recount()
+        self.post_message(self.Noted())
 
     def give_back(self, draft: Draft, editing: ChatMessage | None) -> None:
         """What was sent has been refused: it is here again, before what was typed since."""
@@ -161,6 +171,11 @@ class Composer(Vertical):
             self._send(draft, editing)
         else:
             self._send_nothing()
+
+    @property
+    def _present(self) -> Draft:
+        """What stands here."""
+        return Draft(text=self.prompt.text, attachments=tuple(self._attachments))
 
     def _taken(self, text: str) -> str:
         """What of a draft's text is put into the prompt: none of one that nobody edits there.

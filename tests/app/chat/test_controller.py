@@ -188,6 +188,7 @@ def test_a_fork_is_another_saved_chat(talk: Talk) -> None:
     assert draft == Draft(text="one")
     titles = [each.title for each in talk.chat.store.chats()]
     assert sorted(titles) == ["one", "one (fork)"]  # the other has no words yet
+    assert talk.chat.chat.title == "one (fork 2)"
     assert original.id is not None
     assert len(talk.chat.store.load(original.id).messages) == 4
 

@@ -190,6 +190,21 @@ def test_settings_as_typed() -> None:
         Settings().with_text("tempo", "1")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("keep", " １７ ", "17"),
+        ("cache_store", "５１２ＭＢ", "512MB"),
+        ("kv", "ｑ8/Q4".lower(), "q8/q4"),
+        ("think", " on ", "on"),
+        ("system", "  \t ", ""),
+        ("system", " be brief ", " be brief "),
+    ],
+)
+def test_what_is_typed_in_another_width_or_is_blank(name: str, text: str, value: str) -> None:
+    assert getattr(Settings().with_text(name, text), name) == value
+
+
 def test_sampling_is_the_model_s_until_the_user_sets_it() -> None:
     recommended = Recommended(temp=0.6, top_k=20)
     settings = Settings()

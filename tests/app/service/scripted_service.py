@@ -98,6 +98,7 @@ class ScriptedService:
     ) -> None:
         self._thinks, self._has_switch = thinks, has_switch
         self.asks: list[Ask] = []
+        self.weighed: list[Ask] = []
         self.loads: list[str] = []
         self.wishes: list[CacheWish] = []
         self.fetches: list[str] = []
@@ -244,6 +245,7 @@ class ScriptedService:
         return job
 
     def weigh(self, ask: Ask) -> Job[Weight]:
+        self.weighed.append(ask)
         job = Job[Weight]()
         tokens = sum(len(message.content) for message in ask.messages)
         job.put(Weight(tokens=tokens, new=tokens, window=1000, dropped=0, fits=tokens <= 1000))

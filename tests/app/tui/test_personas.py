@@ -4,11 +4,12 @@ from pathlib import Path
 
 from textual.widgets import OptionList
 
-from app.chat.personas import Persona
+from app.chat.personas import Persona, Personas
 from app.chat.settings import Settings
 from app.sampling import Sampling
 from app.sessions.store import SessionStore
 from app.tui.screens.prompts import PromptsScreen
+from app.tui.screens.question import QuestionScreen
 from app.tui.widgets.header_bar import HeaderBar
 from app.tui.widgets.suggestions import Suggestions
 from tests.app.tui.conftest import on_screen, talk
@@ -65,6 +66,24 @@ async def test_a_persona_is_saved_used_shown_and_removed(tmp_path: Path) -> None
         await chat.until(lambda: "no saved prompt 'nobody': there are brief" in chat.told)
     again = SessionStore.open(tmp_path / "chats.db").load(number)
     assert (again.system, again.sampling) == ("be brief", {"temp": 0.2, "top_k": 40})
+
+
+@on_screen
+async def test_a_saved_prompt_is_deleted_once_that_is_confirmed(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.toml"
+    async with talk(personas_path=path) as chat:
+        await chat.type("/prompt save review Review this code:")
+        await chat.until(lambda: "kept as review" in chat.told)
+        path.write_text(path.read_text() + "\n[other]\ntext = 'x'\n")
+        for answer, left in ((0, ["other", "review"]), (1, ["other"])):
+            await chat.type("/prompt")
+            await chat.until(lambda: isinstance(chat.app.screen, PromptsScreen))
+            await chat.press("end", "f8")
+            await chat.until(lambda: isinstance(chat.app.screen, QuestionScreen))
+            await chat.choose(answer)
+            await chat.until(lambda: isinstance(chat.app.screen, PromptsScreen))
+            assert [each.name for each in Personas(path).all()] == left
+            await chat.press("escape")
 
 
 @on_screen

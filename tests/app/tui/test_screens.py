@@ -414,7 +414,7 @@ def post_keys(chat: Talk, *keys: str) -> None:
 async def test_a_text_after_a_tab_is_the_next_field_s() -> None:
     async with talk() as chat:
         # The first is a list to choose from.
-        post_keys(chat, "f2", "tab", "tab", *"one", "tab", *"two", "tab", "3", "tab", "4")
+        post_keys(chat, "f2", "tab", *"one", "tab", *"two", "tab", "3", "tab", "4")
 
         def values() -> list[str]:
             return [each.value for each in chat.app.screen.query(Input)][:4]
@@ -456,7 +456,24 @@ async def test_a_list_that_drops_down_is_seen_and_clicked_on(size: tuple[int, in
         assert not chooser.expanded
 
 
-def click(chat: Talk, widget: Widget, button: int) -> None:
+@on_screen
+async def test_a_click_beside_a_list_that_drops_down_closes_it() -> None:
+    async with talk() as chat:
+        await chat.press("f2")
+        chooser = chat.app.screen.query(Select).first()
+        for beside in (chooser, chat.app.screen.query_one("#model"), chat.app.screen):
+            await chat.until(lambda: chooser.region.height == 1)
+            click(chat, chooser)
+            options = chooser.query_one(SelectOverlay)
+            await chat.until(lambda: options.region.height >= 5)
+            click(chat, beside)
+            await chat.until(lambda: not chooser.expanded)
+            await chat.pilot.pause(0.1)
+            assert not chooser.expanded
+            assert chat.app.focused is chooser
+
+
+def click(chat: Talk, widget: Widget, button: int = 1) -> None:
     """On its first line."""
     at = widget.region.offset
     chat.app.post_message(mouse_down(at.x + 4, at.y, button))
@@ -477,7 +494,7 @@ async def test_other_buttons_than_the_first_choose_nothing(button: int) -> None:
         click(chat, palette.query_one(OptionList), button)
         await chat.pilot.pause(0.1)
         assert chat.app.screen is palette
-        click(chat, palette.query_one(OptionList), 1)
+        click(chat, palette.query_one(OptionList))
         await chat.until(lambda: chat.app.screen is not palette)
 
 
@@ -491,6 +508,36 @@ async def test_a_long_paste_into_a_field_is_cut_and_said_so() -> None:
         await chat.until(lambda: listed(chat) == ["nothing found"])
         assert chat.app.screen.query_one(Input).value == "x" * 4000
         await chat.until(lambda: "the first 4000 characters" in chat.told)
+
+
+@on_screen
+@pytest.mark.parametrize("text", ["be brief\r\n\n  and kind", "be brief\nand kind\n"])
+async def test_lines_that_are_pasted_into_a_field_are_all_there(text: str) -> None:
+    async with talk() as chat:
+        await chat.press("f2", "tab", "tab")
+        chat.app.post_message(events.Paste("\n  one line\n"))
+        field = chat.app.screen.query_one("#system", Input)
+        await chat.until(lambda: field.value == "  one line")
+        assert "pasted" not in chat.told
+        field.value = ""
+        chat.app.post_message(events.Paste(text))
+        await chat.until(lambda: field.value == "be brief and kind")
+        await chat.until(lambda: "pasted as one line: there were 2" in chat.told)
+
+
+@on_screen
+async def test_the_ends_of_a_list_are_reached_by_home_and_end() -> None:
+    async with talk() as chat:
+        await chat.press("ctrl+p")
+        chooser = chat.app.screen.query_one(OptionList)
+        await chat.until(lambda: chooser.option_count > 3)
+        await chat.press("end")
+        assert chooser.highlighted == chooser.option_count - 1
+        await chat.press("home")
+        assert chooser.highlighted == 0
+        # In a text they are for the text.
+        await chat.press("e", "home", "h", "end", "l")
+        assert chat.app.screen.query_one(Input).value == "hel"
 
 
 @on_screen
@@ -659,6 +706,8 @@ async def test_a_narrow_page_of_settings_says_below_what_the_chosen_one_is() -> 
         await chat.press("f2")
         hint = chat.app.screen.query_one("#hint", Static)
         for name in ("theme", "model", "system", "temp"):
-            await chat.press("tab")
             await chat.until(lambda name=name: f"{name}: " in drawn(hint))  # type: ignore[misc]
+            await chat.press("tab")
+        await chat.press("shift+tab")
+        await chat.until(lambda: "temp: " in drawn(hint))
         assert "0: the likeliest; empty: the model's" in drawn(hint)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from app.chat.state import Draft
 from app.sessions.store import SessionStore
 from app.tui.text.entry import VARIANT
@@ -70,6 +72,66 @@ async def test_a_question_that_is_edited_stays_as_a_variant() -> None:
         await chat.until(lambda: "a number from 1 to 2" in chat.told)
         await chat.type("/variant 1")
         await chat.until(lambda: chat.texts == ["pets?", "cats", "why?", "they purr"])
+
+
+@on_screen
+@pytest.mark.parametrize("way", ["variant", "new", "sessions", "fork"])
+async def test_an_edit_ends_where_its_question_is_shown_no_more(way: str) -> None:
+    store = SessionStore.in_memory()
+    async with talk(store=store) as chat:
+        await chat.exchange("other", "chat")
+        await chat.type("/new")
+        await chat.exchange("pets?", "cats")
+        await chat.press("ctrl+up", "s", "enter")
+        await chat.until(lambda: chat.service.answering)
+        chat.service.say("dogs")
+        chat.service.finish()
+        await chat.settled()
+        await chat.press("ctrl+up", "x")
+        assert "editing" in chat.screen.composer.note
+        chat.screen.action_command(way, "previous" if way == "variant" else "")
+        if way == "sessions":
+            await chat.choose(1)
+        await chat.until(lambda: "the edit is over" in chat.told)
+        assert "editing" not in chat.screen.composer.note
+        assert chat.prompt.text == "pets?sx"
+        before = chat.texts
+        await chat.exchange("pets?sx", "birds")
+        assert chat.texts == [*before, "pets?sx", "birds"]
+
+
+@on_screen
+async def test_an_edit_that_changes_nothing_leaves_no_draft_in_another_chat() -> None:
+    async with talk() as chat:
+        await chat.exchange("pets?", "cats")
+        await chat.press("ctrl+up")
+        chat.screen.action_command("new")
+        await chat.until(lambda: chat.prompt.text == "")
+
+
+@on_screen
+async def test_an_edit_that_is_sent_before_its_end_is_seen_asks_nothing_elsewhere() -> None:
+    async with talk() as chat:
+        await chat.exchange("pets?", "cats")
+        await chat.press("ctrl+up", "s")
+        chat.app.chat.new_chat()
+        chat.screen.action_submit()
+        await chat.until(lambda: "the edit is over" in chat.told)
+        assert chat.prompt.text == "pets?s"
+        assert not chat.texts
+
+
+@on_screen
+@pytest.mark.parametrize("way", ["new", "system be brief", "set room 40"])
+async def test_what_a_draft_costs_is_counted_anew_where_more_is_changed(way: str) -> None:
+    async with talk() as chat:
+        await chat.exchange("pets?", "cats")
+        chat.prompt.put("a draft")
+        await chat.until(lambda: len(chat.service.weighed) == 1)
+        name, _, argument = way.partition(" ")
+        chat.screen.action_command(name, argument)
+        await chat.until(lambda: len(chat.service.weighed) == 2)
+        assert chat.service.weighed[0] != chat.service.weighed[1]
 
 
 @on_screen
