@@ -20,8 +20,9 @@ from models.gguf.tensor_types import TensorType
 from models.native.kernels import kinds_of, missing, missing_codings
 
 COMPILING = "compiling the kernels (once)"
-_THREAD = "compile"
 _ASK_SECONDS = 0.1
+# What `compile_later` has begun.
+_LATER: list[threading.Thread] = []
 
 
 def only_reference(backend: Backend) -> bool:
@@ -85,7 +86,7 @@ def compile_beside(
         with suppress(BuildStoppedError):
             compile_kernels(found, stopped)
 
-    thread = threading.Thread(target=work, name=_THREAD, daemon=True)
+    thread = threading.Thread(target=work, name="compile", daemon=True)
     thread.start()
     return thread
 
@@ -95,13 +96,16 @@ def compile_later(config: CacheConfig) -> None:
 
     Who needs it before waits for it; a program that ends does not, but by `compile_rest`.
     """
-    compile_beside(wanted_later(config), lambda: False)
+    thread = compile_beside(wanted_later(config), lambda: False)
+    if thread is not None:
+        _LATER.append(thread)
 
 
 def compile_rest() -> None:
     """Wait for what still compiles, as the next program would begin it anew; with a bar."""
-    for thread in threading.enumerate():
-        if thread.name == _THREAD:
+    while _LATER:
+        thread = _LATER.pop()
+        if thread.is_alive():
             _wait_for(thread)
 
 

@@ -12,7 +12,7 @@ from textual.css.query import NoMatches
 from textual.errors import NoWidget
 from textual.filter import LineFilter
 from textual.geometry import Offset
-from textual.notifications import Notify
+from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 from textual.widgets import Input
 
@@ -143,10 +143,18 @@ class ChatApp(App[None]):
         """Leave the terminal as it was."""
         title.restore_title(self)
 
-    def notify(self, message: str, *, timeout: float | None = None, **named: Any) -> None:
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
         """Say it, so that the screen is still seen beside it."""
         seconds = self.NOTIFICATION_TIMEOUT if timeout is None else timeout
-        said = Notice(short(message, _MOST_OF_NOTICE), timeout=seconds, **named)
+        said = Notice(short(message, _MOST_OF_NOTICE), title, severity, seconds, markup)
         self.post_message(Notify(said))
 
     def copy_to_clipboard(self, text: str) -> None:

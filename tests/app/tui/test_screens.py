@@ -465,7 +465,7 @@ async def test_a_click_beside_a_list_that_drops_down_closes_it() -> None:
             await chat.until(lambda: chooser.region.height == 1)
             click(chat, chooser)
             options = chooser.query_one(SelectOverlay)
-            await chat.until(lambda: options.region.height >= 5)
+            await chat.until(lambda options=options: options.region.height >= 5)  # type: ignore[misc]
             click(chat, beside)
             await chat.until(lambda: not chooser.expanded)
             await chat.pilot.pause(0.1)
