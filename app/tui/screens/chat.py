@@ -299,8 +299,9 @@ class ChatScreen(Screen[None]):
 
     @on(Conversation.VariantRequested)
     def _variant_requested(self, event: Conversation.VariantRequested) -> None:
-        self.conversation.select(event.message)
-        self.action_command("variant", PREVIOUS if event.step < 0 else NEXT)
+        if event.message in self.chat.chat.messages:  # not where a key was heard before
+            self.conversation.select(event.message)
+            self.action_command("variant", PREVIOUS if event.step < 0 else NEXT)
 
     def _tab(self) -> None:
         """On an empty prompt: a starter, or the last message is selected, or none any more."""
@@ -375,11 +376,15 @@ class ChatScreen(Screen[None]):
             self.attempt(lambda: self.chat.use(value))
 
     def attempt(self, step: Callable[[], None]) -> None:
-        """Do what the user asks for; say why where that is refused."""
+        """Do what the user asks for, and show it; say why where that is refused.
+
+        At once: the next key is for what is shown then.
+        """
         try:
             step()
         except EmberError as error:
             self.notify(str(error), severity="warning", markup=False)
+        self.show_messages()
 
     # -- other screens --
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from textual import events
 
 from app.chat.state import Draft
 from app.sessions.store import SessionStore
@@ -98,6 +99,29 @@ async def test_an_edit_ends_where_its_question_is_shown_no_more(way: str) -> Non
         before = chat.texts
         await chat.exchange("pets?sx", "birds")
         assert chat.texts == [*before, "pets?sx", "birds"]
+
+
+@on_screen
+async def test_what_was_chosen_in_one_chat_is_not_in_the_next_one() -> None:
+    store = SessionStore.in_memory()
+    async with talk(store=store) as chat:
+        await chat.exchange("other", "chat")
+        await chat.type("/new")
+        await chat.exchange("pets?", "cats")
+        await answer_again(chat, "dogs")
+        await chat.press("tab")
+        assert chat.conversation.selected is not None
+        click = chat.conversation.VariantRequested(chat.conversation.selected, -1)
+        await chat.press("ctrl+o")
+        await chat.until(lambda: chat.app.screen is not chat.screen)
+        for key in ("down", "enter", "ctrl+up"):
+            chat.app.post_message(events.Key(key, None))
+        await chat.until(lambda: chat.texts == ["other", "chat"])
+        await chat.until(lambda: chat.prompt.text == "other")
+        assert chat.conversation.selected is None
+        chat.conversation.post_message(click)
+        await chat.pilot.pause(0.1)
+        assert chat.texts == ["other", "chat"]
 
 
 @on_screen
