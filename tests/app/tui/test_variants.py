@@ -110,8 +110,9 @@ async def test_what_was_chosen_in_one_chat_is_not_in_the_next_one() -> None:
         await chat.exchange("pets?", "cats")
         await answer_again(chat, "dogs")
         await chat.press("tab")
-        assert chat.conversation.selected is not None
-        click = chat.conversation.VariantRequested(chat.conversation.selected, -1)
+        selected = chat.conversation.selected
+        assert selected is not None
+        click = chat.conversation.VariantRequested(selected, -1)
         await chat.press("ctrl+o")
         await chat.until(lambda: chat.app.screen is not chat.screen)
         for key in ("down", "enter", "ctrl+up"):
