@@ -12,12 +12,14 @@ from typing import Any
 import platformdirs
 
 from app import toml_file
+from app.chat.settings import Settings
 from app.chat.state import OWN_SAMPLING
 from app.sessions.chat import sampling_line
-from kvcache.errors import EmberError, quoted, reason
+from kvcache.errors import EmberError, quoted, reason, short
 
 _HEADING = "# Prompts and personas of the ember chat; /prompt uses and saves them."
 _WHAT = "the saved prompts"
+_MOST_OF_REPLACED = 200
 
 
 def default_path() -> Path:
@@ -27,17 +29,22 @@ def default_path() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Persona:
-    """text: what is put into the prompt. system, sampling: what a chat is given, where they are."""
+    """text: what is put into the prompt. system, sampling: what a chat is given, where they are.
+
+    problem: why it cannot be used, as somebody has written it otherwise than expected.
+    """
 
     name: str
     text: str = ""
     system: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
+    problem: str = ""
 
     @property
     def about(self) -> str:
         """What it does, in a line."""
-        return " · ".join(filter(None, (self.system, sampling_line(self.sampling), self.text)))
+        sampling = sampling_line(self.sampling)
+        return " · ".join(filter(None, (self.problem, self.system, sampling, self.text)))
 
 
 class Personas:
@@ -47,12 +54,18 @@ class Personas:
         self._path = path
 
     def all(self) -> list[Persona]:
-        """By name. Raises EmberError where the file cannot be read, or one is none."""
+        """By name, those too that cannot be used. Raises EmberError for a file that is no TOML."""
         found = {} if self._path is None else toml_file.read(self._path, _WHAT)
         return [_persona(name, found[name]) for name in sorted(found)]
 
     def get(self, name: str) -> Persona:
-        """The one of that name. Raises EmberError where there is none."""
+        """The one of that name. Raises EmberError where there is none, or it cannot be used."""
+        found = self._known(name)
+        if found.problem:
+            raise EmberError(f"the saved prompt {quoted(name)}: {found.problem}")
+        return found
+
+    def _known(self, name: str) -> Persona:
         known = {each.name: each for each in self.all()}
         if name not in known:
             there = ", ".join(known) or "none yet: /prompt save NAME keeps this chat's"
@@ -60,7 +73,7 @@ class Personas:
         return known[name]
 
     def save(self, persona: Persona) -> list[str]:
-        """Keep one, in place of another of its name; returns what is to be said of the file."""
+        """Keep one, in place of another of its name; returns what is to be said of that."""
         fields = {
             "text": persona.text,
             "system": persona.system,
@@ -72,7 +85,7 @@ class Personas:
 
     def remove(self, name: str) -> list[str]:
         """Forget one. Raises EmberError where there is none."""
-        self.get(name)
+        self._known(name)
         return self._change(name, None)
 
     def _change(self, name: str, fields: dict[str, Any] | None) -> list[str]:
@@ -80,9 +93,12 @@ class Personas:
             raise EmberError("prompts are not kept here: there is no file for them")
         try:
             found, notes = toml_file.read_to_write(self._path, _WHAT)
-            found.pop(name, None)
+            before = found.pop(name, None)
             if fields is not None:
                 found[name] = fields
+            if fields is not None and before is not None:
+                about = short(_persona(name, before).about, _MOST_OF_REPLACED)
+                notes.append(f"it replaces another {quoted(name)}, which was: {about}")
             toml_file.write(self._path, _HEADING, found)
         except OSError as error:
             raise EmberError(f"{self._path}: {_WHAT} cannot be kept ({reason(error)})") from error
@@ -90,16 +106,15 @@ class Personas:
 
 
 def _persona(name: str, found: object) -> Persona:
-    """Raises EmberError where that is none."""
     fields: dict[str, Any] = found if isinstance(found, dict) else {"": found}
     texts = {key: fields.get(key, "") for key in ("text", "system")}
     sampling = {key: value for key, value in fields.items() if key in OWN_SAMPLING}
     unknown = fields.keys() - texts.keys() - sampling.keys()
     if unknown or not all(isinstance(each, str) for each in texts.values()):
-        expected = ", ".join(("text", "system", *OWN_SAMPLING))
-        raise EmberError(f"the saved prompt {quoted(name)} is none: expected {expected} of it")
-    if not all(type(each) in (int, float) for each in sampling.values()):
-        raise EmberError(
-            f"the saved prompt {quoted(name)} has a sampling setting that is no number"
-        )
-    return Persona(name=name, **texts, sampling=sampling)
+        got, expected = quoted(found), ", ".join(("text", "system", *OWN_SAMPLING))
+        return Persona(name=name, problem=f"got {got}, expected {expected}")
+    try:
+        own = Settings(**sampling).own_sampling()
+    except EmberError as error:
+        return Persona(name=name, problem=str(error))
+    return Persona(name=name, **texts, sampling=own)

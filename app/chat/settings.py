@@ -140,13 +140,13 @@ class Settings:
             none: dict[str, Any] = {name: None}
             return replace(self, **none)
         kind = _TYPES[name]
-        if name in _WORDS:
-            text = unicodedata.normalize("NFKC", text)
-        if name in _WORDS or not text.strip():
-            text = text.strip()
+        if name not in _AS_TYPED:
+            text = unicodedata.normalize("NFKC", text).strip()
+        elif not text.strip():
+            text = ""
         value: Any
         try:
-            value = _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
+            value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
         except (ValueError, KeyError):
             raise EmberError(f"got {name}={quoted(text)}, expected {_KINDS[kind]}") from None
         if isinstance(value, float) and not math.isfinite(value):
@@ -196,8 +196,8 @@ _KINDS: dict[type[Any], str] = {
 }
 _HEADING = "# Settings of the ember chat; F2 or /set changes them."
 _WHAT = "the settings"
-# Settings that are words and numbers, in whatever width they are typed.
-_WORDS = ("think", "kv", "keep", "cache_store")
+# The others are words and numbers, in whatever width they are typed.
+_AS_TYPED = ("theme", "model", "system")
 _BOOLEANS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 # Of each setting, its values' type.
 _TYPES: dict[str, type[Any]] = {each.name: type(each.default) for each in fields(Settings)}

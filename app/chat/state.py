@@ -1,6 +1,7 @@
 """Small things that the chat's parts hand to each other."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -36,12 +37,12 @@ def livelier(sampling: Sampling) -> dict[str, float]:
 
 
 def with_own(sampling: Sampling, own: Mapping[str, float]) -> Sampling:
-    """Sampling with what a chat has of its own; as it is where that is out of bounds."""
+    """Sampling with what a chat has of its own, but what of that is out of bounds."""
     known: dict[str, Any] = {OWN_SAMPLING[name]: own[name] for name in own if name in OWN_SAMPLING}
-    try:
-        return replace(sampling, **known)
-    except EmberError:
-        return sampling
+    for name, value in known.items():
+        with suppress(EmberError):
+            sampling = replace(sampling, **{name: value})
+    return sampling
 
 
 class Phase(Enum):

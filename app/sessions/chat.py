@@ -184,10 +184,10 @@ class Chat:
         self._go_on(at, tail)
 
     @property
-    def last_varied(self) -> ChatMessage | None:
-        """The last message, or the question before it, that has other variants; None for none."""
-        last = [each for each in self.messages[-2:] if each.variants and len(each.variants) > 1]
-        return last[-1] if last else None
+    def last_varied(self) -> list[ChatMessage]:
+        """Of the last message and the question before it, those that have other variants."""
+        last = reversed(self.messages[-2:])
+        return [each for each in last if each.variants and len(each.variants) > 1]
 
     def restore(self, found: Sequence[Place[ChatMessage]]) -> None:
         """Show what was taken apart by `places`."""

@@ -15,6 +15,7 @@ from textual.geometry import Offset
 from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 from textual.widgets import Input
+from textual.widgets._toast import Toast
 
 from app.chat.controller import ChatController
 from app.chat.personas import Personas
@@ -26,7 +27,7 @@ from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
 from app.tui.commands import COMMANDS
 from app.tui.model_offer import ModelOffer
-from app.tui.notice import Notice
+from app.tui.notice import Notice, crowded_out, most_characters
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.dialog import Dialog, Page
@@ -39,7 +40,7 @@ from app.tui.typing_order import TypingOrder
 from kvcache.errors import quoted, short
 from models.finding.catalogue import DEFAULT_NAME
 
-_MOST_OF_NOTICE, _MOST_OF_FIELD = 480, 4000
+_MOST_OF_FIELD = 4000
 _FIRST_BUTTON = 1
 # Columns that a hand moves in a click.
 _HAND_SHAKES = 2
@@ -154,8 +155,19 @@ class ChatApp(App[None]):
     ) -> None:
         """Say it, so that the screen is still seen beside it."""
         seconds = self.NOTIFICATION_TIMEOUT if timeout is None else timeout
-        said = Notice(short(message, _MOST_OF_NOTICE), title, severity, seconds, markup)
-        self.post_message(Notify(said))
+        text = short(message, most_characters(self.size))
+        self.post_message(Notify(Notice(text, title, severity, seconds, markup)))
+
+    def on_notify(self, event: Notify) -> None:
+        """Let older notices go where there is no room for all.
+
+        With what holds them: Textual 8.2 would leave that, and show others further below.
+        """
+        for each in crowded_out(self._notifications, event.notification, self.size):
+            self._unnotify(each, refresh=False)
+            for toast in (toast for screen in self.screen_stack for toast in screen.query(Toast)):
+                if toast._notification is each:
+                    toast._expire()
 
     def copy_to_clipboard(self, text: str) -> None:
         """Copy what is selected in a field or a dialog."""

@@ -6,9 +6,10 @@ from app.chat.personas import Persona
 from app.chat.state import OWN_SAMPLING
 from app.sessions.chat import sampling_line
 from app.tui.screens.chat import ChatScreen
-from kvcache.errors import EmberError
+from kvcache.errors import EmberError, quoted
 
 _SAVE, _REMOVE, _CLEAR = "save", "remove", "clear"
+_QUOTES = "\"'“”‘’«»"
 
 
 def prompt(screen: ChatScreen, text: str) -> None:
@@ -106,6 +107,8 @@ def _save(screen: ChatScreen, name: str, words: str) -> None:
     """Words as a prompt; without any, what this chat is given, as a persona."""
     if name in (_SAVE, _REMOVE, _CLEAR):
         raise EmberError(f"{name} is what /prompt does: take another name")
+    if name[0] in _QUOTES:
+        raise EmberError(f"got {quoted(name)}, expected a name, which is one word without quotes")
     chat = screen.chat.chat
     if words:
         persona = Persona(name=name, text=words)

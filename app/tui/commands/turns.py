@@ -1,6 +1,6 @@
 """Commands that change the conversation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from app import texts
 from app.chat.state import OWN_SAMPLING
@@ -46,27 +46,41 @@ def redo(screen: ChatScreen, _text: str) -> None:
 
 def variant(screen: ChatScreen, text: str) -> None:
     """Show another variant of the selected message or the last, and what was said after it."""
-    message, was_selected = screen.varied, screen.conversation.selected is not None
-    variants = message.variants if message else None
-    if message is None or variants is None or len(variants) < 2:
+    message = _varied(screen.varied, text)
+    variants, was_selected = message.variants, screen.conversation.selected is not None
+    assert variants is not None
+    present = variants.number(message)
+    wanted = _wanted(text, present, len(variants)) if text else present
+    if wanted == present:
+        said = f"this is variant {present + 1} of {len(variants)}: /variant N shows another"
+        screen.notify(said, markup=False)
+        return
+    chosen = screen.chat.choose(message, wanted)
+    if later := len(variants.tails[present]) - 1:
+        count = f"{later} message{'s' * (later > 1)}"
+        screen.notify(f"{count} after variant {present + 1} stay with it", markup=False)
+    screen.show_messages()
+    if was_selected:
+        screen.conversation.select(chosen)
+
+
+def _varied(messages: Sequence[ChatMessage], text: str) -> ChatMessage:
+    """The first of them that has a variant on that side; so → leads back where ← has led."""
+    varied = [each for each in messages if each.variants and len(each.variants) > 1]
+    if not varied:
         raise EmberError(
             "there is no other variant: ^R gives another answer, and a question that is edited "
             "stays as one"
         )
-    present = variants.number(message)
-    if not text:
-        said = f"this is variant {present + 1} of {len(variants)}: /variant N shows another"
-        screen.notify(said, markup=False)
-        return
-    wanted = _wanted(text, present, len(variants))
-    if wanted != present:
-        chosen = screen.chat.choose(message, wanted)
-        if later := len(variants.tails[present]) - 1:
-            count = f"{later} message{'s' * (later > 1)}"
-            screen.notify(f"{count} after variant {present + 1} stay with it", markup=False)
-        screen.show_messages()
-        if was_selected:
-            screen.conversation.select(chosen)
+    return next((each for each in varied if _leads_on(each, text)), varied[0])
+
+
+def _leads_on(message: ChatMessage, text: str) -> bool:
+    """Whether it has a variant on that side, where a side is named."""
+    variants = message.variants
+    assert variants is not None
+    last = {PREVIOUS: 0, NEXT: len(variants) - 1}
+    return variants.number(message) != last.get(text)
 
 
 def variant_choices(_screen: ChatScreen) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from app.chat.controller import ChatController
 from app.chat.history import PromptHistory
 from app.chat.personas import Personas
 from app.chat.settings import Preferences, Settings
-from app.chat.state import Draft
+from app.chat.state import Draft, Problem
 from app.service.contract import TooLong
 from app.sessions.chat import ChatMessage
 from app.tui.model_offer import ModelOffer
@@ -105,6 +105,7 @@ class ChatScreen(Screen[None]):
         # What the figures are of, those beside the draft too.
         self._shown: tuple[object, ...] = ()
         self._asked_about: TooLong | None = None
+        self._problem: Problem | None = None
         self._interrupted_at = 0.0
 
     def compose(self) -> ComposeResult:
@@ -172,6 +173,7 @@ class ChatScreen(Screen[None]):
             self.notify(notice, markup=False, timeout=8)
         self.chat.notices.clear()
         self.show_messages()
+        self._tell_of_problem()
         if changed and not self.chat.chat.messages:
             self.conversation.refresh_placeholder()
         if self._was_busy and not self.chat.busy:
@@ -184,6 +186,13 @@ class ChatScreen(Screen[None]):
         if is_new and self.is_active and self.composer.prompt.rests:
             self._asked_about = long
             ask_about_length(self.app, self.chat, self.attempt, self.composer)
+
+    def _tell_of_problem(self) -> None:
+        """Who has scrolled away does not see its card, which is at the end."""
+        problem = self.chat.problem
+        if problem is not None and problem != self._problem and not self.conversation.following:
+            self.notify(f"{problem.title}: {problem.cause}", severity="error", markup=False)
+        self._problem = problem
 
     def show_messages(self) -> None:
         """Show what the chat says now, and its figures at once where that is something else."""
@@ -283,7 +292,7 @@ class ChatScreen(Screen[None]):
                 self.action_follow()
             case "up" | "down" if self.conversation.selected is not None:
                 self.conversation.action_select(-1 if key == "up" else 1)
-            case "left" | "right" if self.varied is not None:
+            case "left" | "right" if self.varied:
                 self.action_command("variant", PREVIOUS if key == "left" else NEXT)
             case "ctrl+up":
                 self.action_command("edit")
@@ -293,9 +302,10 @@ class ChatScreen(Screen[None]):
                 self.app.exit()
 
     @property
-    def varied(self) -> ChatMessage | None:
-        """The message of which another variant can be shown: the selected one, or the last."""
-        return self.conversation.selected or self.chat.chat.last_varied
+    def varied(self) -> list[ChatMessage]:
+        """The messages of which another variant may be shown: the selected one, or the last."""
+        selected = self.conversation.selected
+        return self.chat.chat.last_varied if selected is None else [selected]
 
     @on(Conversation.VariantRequested)
     def _variant_requested(self, event: Conversation.VariantRequested) -> None:

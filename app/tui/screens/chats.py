@@ -16,7 +16,6 @@ from app.tui.screens.dialog import closing
 from app.tui.screens.search import SearchScreen
 from app.tui.screens.text_input import TextInputScreen
 from app.tui.text.colours import MUTED
-from kvcache.errors import EmberError
 
 
 class ChatsScreen(SearchScreen[int | None, ChatSummary]):
@@ -36,11 +35,7 @@ class ChatsScreen(SearchScreen[int | None, ChatSummary]):
         self._chat, self._store = chat, chat.store
 
     def find(self, text: str) -> Sequence[ChatSummary]:
-        try:
-            return self._store.chats(text)
-        except EmberError as error:
-            self.notify(str(error), severity="error", markup=False)
-            return []
+        return self._store.chats(text)
 
     def line(self, item: ChatSummary) -> Content:
         return _line(item, self._chat.chat.id)

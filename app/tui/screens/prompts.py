@@ -10,7 +10,7 @@ from app.chat.personas import Persona, Personas
 from app.inert import inert_line
 from app.tui.screens.search import SearchScreen
 from app.tui.text.colours import MUTED
-from kvcache.errors import EmberError, short
+from kvcache.errors import short
 
 _MOST_ASKED = 200
 
@@ -28,17 +28,12 @@ class PromptsScreen(SearchScreen[str | None, Persona]):
         self._personas = personas
 
     def find(self, text: str) -> Sequence[Persona]:
-        wanted = text.lower()
-        try:
-            found = self._personas.all()
-        except EmberError as error:
-            self.notify(str(error), severity="error", markup=False)
-            return []
+        wanted, found = text.lower(), self._personas.all()
         return [each for each in found if wanted in f"{each.name} {each.about}".lower()]
 
     def line(self, item: Persona) -> Content:
-        about = inert_line(item.about)
-        return Content.assemble((inert_line(item.name), "bold"), (f"\n  {about}", MUTED))
+        about, colour = inert_line(item.about), "$error" if item.problem else MUTED
+        return Content.assemble((inert_line(item.name), "bold"), (f"\n  {about}", colour))
 
     def result(self, item: Persona) -> str | None:
         return item.name

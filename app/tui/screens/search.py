@@ -82,7 +82,7 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
 
     @abstractmethod
     def find(self, text: str) -> Sequence[T]:
-        """What there is for the text that is typed; the best first."""
+        """What there is for the text that is typed; the best first. May raise EmberError."""
 
     @abstractmethod
     def line(self, item: T) -> Content:
@@ -114,9 +114,12 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         """List anew what is searched for."""
         at = self._chooser.highlighted or 0
         text = self._input.value.strip()
-        self._listed = self.find(text)
+        try:
+            self._listed, nothing = self.find(text), self.nothing(text)
+        except EmberError as error:
+            self._listed, nothing = [], str(error)
         shown: list[Option] = [_Line(self.line(each), each) for each in self._listed]
-        if not shown and (nothing := self.nothing(text)):
+        if not shown and nothing:
             shown = [Option(nothing, disabled=True)]
         self._chooser.set_options(shown)
         if self._listed:

@@ -39,7 +39,7 @@ _ABOUT = {
     "panes": "on or off: side pane with the figures",
     "bell": "on or off: ring when done and unseen",
 }
-_KEYS = "Tab next · ^S or ⏎ save · Esc leave"
+_KEYS = "Tab next · ^S save, ⏎ in a field too · Esc leave"
 
 
 class SettingsScreen(Dialog[Settings | None]):

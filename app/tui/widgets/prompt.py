@@ -1,5 +1,6 @@
 """Where the user types: grows with the text, Enter sends, Ctrl-J breaks the line."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import ClassVar
@@ -8,12 +9,14 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Offset
 from textual.widgets import TextArea
+from textual.widgets.text_area import Selection
 
 from app.inert import inert
 
 # A longer paste becomes an attachment: nobody edits that much in eight lines.
 _MAX_PASTE = 4000
 _REST_SECONDS = 0.7
+_WORD = re.compile(r"\S+")
 _WHEN_EMPTY = {"home", "end", "left", "right", "tab", "ctrl+d"}
 _ALWAYS = {"pageup", "pagedown", "ctrl+up"}
 # No binding with priority: that would overtake the letters typed just before.
@@ -134,6 +137,16 @@ class Prompt(TextArea):
             return
         event.stop()
         event.prevent_default()
+
+    def on_click(self, event: events.Click) -> None:
+        """Two clicks select a word, three the line; as in the conversation."""
+        row, column = self.cursor_location
+        if event.chain == 2:
+            for word in _WORD.finditer(self.document.get_line(row)):
+                if word.start() <= column < word.end():
+                    self.selection = Selection((row, word.start()), (row, word.end()))
+        elif event.chain > 2:
+            self.select_line(row)
 
     def _step(self, key: str) -> int | None:
         """Where an arrow leads out of the text."""

@@ -87,6 +87,35 @@ async def test_a_saved_prompt_is_deleted_once_that_is_confirmed(tmp_path: Path) 
 
 
 @on_screen
+async def test_a_prompt_that_was_written_wrongly_is_seen_and_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.toml"
+    path.write_text("good = {text = 'fine'}\ngreet = 5\n")
+    async with talk(personas_path=path) as chat:
+        await chat.type('/prompt save "quoted name" text')
+        await chat.until(lambda: "which is one word without quotes" in chat.told)
+        await chat.type("/prompt greet")
+        await chat.until(lambda: "the saved prompt 'greet': got 5, expected text" in chat.told)
+        await chat.type("/prompt")
+        await chat.until(lambda: isinstance(chat.app.screen, PromptsScreen))
+        lines = [str(each.prompt) for each in chat.app.screen.query_one(OptionList).options]
+        assert lines[0] == "good\n  fine"
+        assert "got 5, expected text" in lines[1]
+        await chat.press("end", "f8")
+        await chat.until(lambda: isinstance(chat.app.screen, QuestionScreen))
+        await chat.choose(1)
+        await chat.until(lambda: isinstance(chat.app.screen, PromptsScreen))
+        assert [each.name for each in Personas(path).all()] == ["good"]
+        path.write_text("[a")
+        await chat.press("f")
+        await chat.until(
+            lambda: (
+                "cannot be read"
+                in str(chat.app.screen.query_one(OptionList).get_option_at_index(0).prompt)
+            )
+        )
+
+
+@on_screen
 async def test_arrows_recall_what_was_asked_before(tmp_path: Path) -> None:
     store = SessionStore.open(tmp_path / "chats.db")
     async with talk(store=store) as chat:

@@ -37,6 +37,7 @@ from app.tui.widgets.layer_map import LayerMap
 from app.tui.widgets.pane import Pane
 from app.tui.widgets.speed_pane import SpeedPane
 from app.tui.widgets.status_line import StatusLine
+from kvcache.errors import EmberError
 from models.finding.store import models_folder
 from tests.app.service.scripted_service import ScriptedService, layer_stats
 from tests.app.tui.conftest import (
@@ -538,6 +539,52 @@ async def test_the_ends_of_a_list_are_reached_by_home_and_end() -> None:
         # In a text they are for the text.
         await chat.press("e", "home", "h", "end", "l")
         assert chat.app.screen.query_one(Input).value == "hel"
+
+
+@on_screen
+@pytest.mark.parametrize("size", [(60, 20), (80, 24)], ids=str)
+async def test_notices_leave_the_prompt_to_be_seen(size: tuple[int, int]) -> None:
+    async with talk(size=size) as chat:
+        for number in range(5):
+            chat.screen.notify(f"notice {number} " + "words " * 99, markup=False)
+            await chat.until(lambda: len(chat.screen.query(Toast)) == 1)
+            chat.screen.notify(f"short {number}", markup=False)
+            await chat.pilot.pause(0.1)
+
+        def toasts() -> list[Toast]:
+            return list(chat.screen.query(Toast))
+
+        await chat.until(lambda: str(toasts()[-1].render()) == "short 4")
+        await chat.until(lambda: 0 < toasts()[-1].region.bottom <= size[1] // 2)
+        for number in range(5, 20):
+            chat.screen.notify(f"short {number}", markup=False)
+        await chat.until(lambda: str(toasts()[-1].render()) == "short 19")
+        await chat.until(lambda: 1 < len(toasts()) < 8)
+        await chat.until(lambda: 0 < toasts()[-1].region.bottom <= size[1] // 2)
+
+
+@on_screen
+async def test_who_has_scrolled_away_is_told_what_went_wrong() -> None:
+    async with talk(size=(80, 24)) as chat:
+        await chat.exchange("why?", *(f"line {number}\n\n" for number in range(40)))
+        await chat.press("pageup", "pageup")
+        await chat.until(lambda: not chat.conversation.following)
+        chat.service.load_error = EmberError("too small")
+        chat.app.chat.load("another")
+        await chat.until(lambda: "the model could not be loaded: too small" in chat.told)
+        await chat.press("end")
+        await chat.pilot.pause(0.2)
+        assert chat.told.count("could not be loaded") == 1
+
+
+@on_screen
+@pytest.mark.parametrize(("clicks", "chosen"), [(2, "漢字と"), (3, "one 漢字と two")])
+async def test_clicks_in_the_prompt_select_a_word_or_the_line(clicks: int, chosen: str) -> None:
+    async with talk() as chat:
+        chat.prompt.put("first\none 漢字と two")
+        await chat.pilot.pause()
+        await chat.pilot.click(chat.prompt, offset=(8, 1), times=clicks)
+        await chat.until(lambda: chat.prompt.selected_text == chosen)
 
 
 @on_screen

@@ -126,6 +126,25 @@ async def test_what_was_chosen_in_one_chat_is_not_in_the_next_one() -> None:
 
 
 @on_screen
+async def test_an_arrow_leads_back_where_the_other_one_has_led() -> None:
+    async with talk() as chat:
+        await chat.exchange("pets?", "cats")
+        await answer_again(chat, "dogs")
+        await chat.press("ctrl+up", "s", "enter")
+        await chat.until(lambda: chat.service.answering)
+        chat.service.say("birds")
+        chat.service.finish()
+        await chat.settled()
+        steps = [["pets?s", "birds"], ["pets?", "dogs"], ["pets?", "cats"]]
+        for key, way in (("left", steps[1:]), ("right", steps[1::-1])):
+            for texts in way:
+                await chat.press(key)
+                await chat.until(lambda texts=texts: chat.texts == texts)  # type: ignore[misc]
+        await chat.press("right")
+        await chat.until(lambda: "this is variant 2 of 2" in chat.told)
+
+
+@on_screen
 async def test_an_edit_that_changes_nothing_leaves_no_draft_in_another_chat() -> None:
     async with talk() as chat:
         await chat.exchange("pets?", "cats")
