@@ -5,6 +5,7 @@ Greedy decoding needs none of them, and mlx-lm is imported only when it draws.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import mlx.core as mx
 import numpy as np
@@ -38,13 +39,13 @@ class Sampling:
     def __post_init__(self) -> None:
         self._require("temp", self.temperature, 0 <= self.temperature <= 100, "0 to 100")
         self._require("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
-        counts = isinstance(self.top_k, int) and 0 <= self.top_k < 2**31
+        counts = _is_whole(self.top_k) and 0 <= self.top_k < 2**31
         self._require("top_k", self.top_k, counts, "0 (off) to 2^31 - 1, a whole number")
         self._require("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1")
         self._require(
             "repeat_penalty", self.repeat_penalty, 0 < self.repeat_penalty <= 10, "above 0, max 10"
         )
-        seed_fits = self.seed is None or (isinstance(self.seed, int) and 0 <= self.seed < 2**64)
+        seed_fits = self.seed is None or (_is_whole(self.seed) and 0 <= self.seed < 2**64)
         self._require("seed", self.seed, seed_fits, "0 to 2^64 - 1, a whole number")
 
     @property
@@ -57,6 +58,10 @@ class Sampling:
         if not holds:
             shown = f"{value:.15g}" if isinstance(value, float) else str(value)
             raise EmberError(f"got {name}={short(shown)}, expected {expected}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral)
 
 
 def require_finite(peaks: npt.NDArray[np.floating]) -> None:

@@ -62,6 +62,8 @@ def test_repetition_counts_what_was_said_in_place_of_what_was_drawn() -> None:
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_k": -1},
+        {"top_k": 2.5},
+        {"seed": 1.5},
         {"min_p": 2.0},
         {"repeat_penalty": 0.0},
         {"seed": -1},
