@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from textual import events
 from textual.pilot import Pilot
+from textual.widget import Widget
 from textual.widgets import Input, OptionList
 
 from app.chat.settings import Settings
@@ -202,6 +203,24 @@ def _button(x: int, y: int, button: int) -> dict[str, Any]:
 def click_beyond_the_screen() -> events.MouseDown:
     """Where the terminal still was when it was clicked."""
     return mouse_down(200, 99)
+
+
+def listed(chat: Talk) -> list[str]:
+    """The lines of the list that is open."""
+    return [str(each.prompt) for each in chat.app.screen.query_one(OptionList).options]
+
+
+def post_keys(chat: Talk, *keys: str) -> None:
+    """All at once, as a slow line delivers them."""
+    for key in keys:
+        chat.app.post_message(events.Key(key, key if len(key) == 1 else None))
+
+
+def click(chat: Talk, widget: Widget, button: int = 1) -> None:
+    """On its first line."""
+    at = widget.region.offset
+    chat.app.post_message(mouse_down(at.x + 4, at.y, button))
+    chat.app.post_message(mouse_up(at.x + 4, at.y, button))
 
 
 @pytest.fixture
