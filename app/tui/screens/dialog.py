@@ -60,7 +60,9 @@ class Dialog(ModalScreen[ScreenResultType]):
         its own field is clicked. Returns whether one was closed: the click does no more then.
         """
         dropped = self._dropped
-        if dropped is None or dropped.query_one(SelectOverlay).region.contains_point(pressed):
+        if dropped is None or any(
+            each.region.contains_point(pressed) for each in dropped.query(SelectOverlay)
+        ):
             return False
         dropped.focus()
         dropped.expanded = False

@@ -126,7 +126,7 @@ class HubScreen(SearchScreen[str | None, FoundRepo | FileRow]):
         self._ask(partial(self._look_at, repo))
 
     def _title(self, more: str) -> None:
-        self.query_one(".box").border_title = f"{self.TITLE}{more}"
+        self._box.border_title = f"{self.TITLE}{more}"
         self.say("")
 
     def _show_files(self, files: Sequence[FileRow]) -> None:

@@ -77,6 +77,7 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         self._listed: Sequence[T] = []
         self._input = _Search(search, placeholder=self.PLACEHOLDER, select_on_focus=False)
         self._chooser = _Lines(markup=False)
+        self._box = Vertical(classes="box tall")
         self._said = Static(markup=False, classes="said")
         self._said.display = False
 
@@ -97,7 +98,7 @@ class SearchScreen(Dialog[ScreenResultType], Generic[ScreenResultType, T]):
         return "nothing found" if text else "nothing here yet"
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="box tall") as box:
+        with self._box as box:
             box.border_title = self.TITLE
             yield self._input
             yield self._chooser

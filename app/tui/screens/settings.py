@@ -56,19 +56,22 @@ class SettingsScreen(Dialog[Settings | None]):
     def __init__(self, settings: Settings, themes: list[str], models: Mapping[str, float]) -> None:
         super().__init__()
         self._settings, self._themes, self._models = settings, themes, models
+        # Held, not looked up: a key may be heard when some of them are already gone.
+        self._controls = {each.name: self._control(each.name) for each in fields(settings)}
         self._hint = Static(markup=False, id="hint")
+        self._keys = Static(_KEYS, markup=False, classes="keys")
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box tall") as box:
             box.border_title = "Settings"
             with VerticalScroll(can_focus=False):
-                for each in fields(self._settings):
+                for name, control in self._controls.items():
                     with Horizontal(classes="setting"):
-                        yield Label(each.name)
-                        yield self._control(each.name)
-                        yield Static(_ABOUT[each.name], markup=False, classes="about")
+                        yield Label(name)
+                        yield control
+                        yield Static(_ABOUT[name], markup=False, classes="about")
             yield self._hint
-            yield Static(_KEYS, markup=False, classes="keys")
+            yield self._keys
 
     @on(events.DescendantFocus)
     def _explain(self, event: events.DescendantFocus) -> None:
@@ -102,16 +105,10 @@ class SettingsScreen(Dialog[Settings | None]):
         """Check what was typed and end with it; say what is wrong and stay."""
         changed = self._settings
         try:
-            for each in fields(changed):
-                changed = changed.with_text(each.name, self._typed(each.name))
+            for name, control in self._controls.items():
+                changed = changed.with_text(name, str(control.value))
         except EmberError as error:
-            keys = self.query_one(".keys", Static)
-            keys.update(str(error))
-            keys.add_class("wrong")
+            self._keys.update(str(error))
+            self._keys.add_class("wrong")
             return
         self.dismiss(changed)
-
-    def _typed(self, name: str) -> str:
-        control = self.query_one(f"#{name}")
-        assert isinstance(control, Input | Select)
-        return str(control.value)

@@ -31,6 +31,24 @@ async def test_the_settings_screen_checks_before_it_saves() -> None:
 
 
 @on_screen
+@pytest.mark.parametrize("most", ["5", "none"])
+async def test_a_key_for_a_page_that_has_gone_saves_nothing(most: str) -> None:
+    """It may have been on its way already."""
+    async with talk() as chat:
+        await chat.press("f2")
+        screen = chat.app.screen
+        assert isinstance(screen, SettingsScreen)
+        screen.query_one("#temp", Input).value = "0.5"
+        screen.query_one("#max_tokens", Input).value = most
+        await chat.press("escape")
+        await chat.until(lambda: not screen.is_attached)
+        screen.action_save()
+        await chat.pilot.pause()
+        assert chat.app.preferences.settings.temp is None
+        assert chat.app.screen is chat.screen
+
+
+@on_screen
 async def test_a_text_after_a_tab_is_the_next_field_s() -> None:
     async with talk() as chat:
         # The first is a list to choose from.
