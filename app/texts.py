@@ -70,7 +70,7 @@ def read_stdin() -> str:
 def typed(text: str) -> str:
     """What was typed, or is a flag. Raises EmberError where some bytes are no text."""
     if "\0" in text:
-        raise EmberError(f"got {quoted(text)}, expected text, and a zero byte is none")
+        raise EmberError(f"got {quoted(text)}, expected text without zero bytes")
     try:
         return _unmarked(_read(text))
     except UnicodeError as error:

@@ -156,7 +156,7 @@ class ChatController:
         draft = with_mentioned(draft)
         if editing is not None:
             if editing not in self.chat.messages:
-                raise EmberError("the question that is edited is shown no more: ask anew")
+                raise EmberError("the question that you edited is not shown now: ask anew")
             self._require_ready()
         self.models.problem = None
         if editing is not None or self._is_free:

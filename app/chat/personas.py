@@ -43,8 +43,8 @@ class Persona:
     @property
     def about(self) -> str:
         """What it does, in a line."""
-        sampling = sampling_line(self.sampling)
-        return " · ".join(filter(None, (self.problem, self.system, sampling, self.text)))
+        said = (self.problem, self.system, sampling_line(self.sampling), self.text)
+        return " · ".join(filter(None, (" ".join(each.split()) for each in said)))
 
 
 class Personas:
@@ -54,7 +54,7 @@ class Personas:
         self._path = path
 
     def all(self) -> list[Persona]:
-        """By name, those too that cannot be used. Raises EmberError for a file that is no TOML."""
+        """By name, those too that cannot be used. Raises EmberError for a file that is none."""
         found = {} if self._path is None else toml_file.read(self._path, _WHAT)
         return [_persona(name, found[name]) for name in sorted(found)]
 
@@ -106,13 +106,16 @@ class Personas:
 
 
 def _persona(name: str, found: object) -> Persona:
-    fields: dict[str, Any] = found if isinstance(found, dict) else {"": found}
-    texts = {key: fields.get(key, "") for key in ("text", "system")}
-    sampling = {key: value for key, value in fields.items() if key in OWN_SAMPLING}
-    unknown = fields.keys() - texts.keys() - sampling.keys()
-    if unknown or not all(isinstance(each, str) for each in texts.values()):
-        got, expected = quoted(found), ", ".join(("text", "system", *OWN_SAMPLING))
-        return Persona(name=name, problem=f"got {got}, expected {expected}")
+    if not isinstance(found, dict):
+        return Persona(name=name, problem=f"got {quoted(found)}, expected {{text = …}}")
+    texts = {key: found.get(key, "") for key in ("text", "system")}
+    sampling = {key: value for key, value in found.items() if key in OWN_SAMPLING}
+    if unknown := found.keys() - texts.keys() - sampling.keys():
+        got, expected = ", ".join(sorted(unknown)), ", ".join((*texts, *OWN_SAMPLING))
+        return Persona(name=name, problem=f"got {short(got)}, expected {expected}")
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            return Persona(name=name, problem=f"got {key}={quoted(value)}, expected text")
     try:
         own = Settings(**sampling).own_sampling()
     except EmberError as error:

@@ -5,7 +5,6 @@ file holds what the user has saved, and never the flags of one run.
 """
 
 import math
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -136,14 +135,14 @@ class Settings:
         """A copy with one setting as a user types it. Raises EmberError."""
         if name not in _TYPES:
             raise EmberError(f"no setting {quoted(name)}: there are {', '.join(_TYPES)}")
-        if name in OWN_SAMPLING and text.strip() in ("", BY_MODEL):
+        if name not in _AS_TYPED:
+            text = text.translate(_NARROW).strip()
+        elif not text.strip():
+            text = ""
+        if name in OWN_SAMPLING and text in ("", BY_MODEL):
             none: dict[str, Any] = {name: None}
             return replace(self, **none)
         kind = _TYPES[name]
-        if name not in _AS_TYPED:
-            text = unicodedata.normalize("NFKC", text).strip()
-        elif not text.strip():
-            text = ""
         value: Any
         try:
             value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
@@ -198,6 +197,10 @@ _HEADING = "# Settings of the ember chat; F2 or /set changes them."
 _WHAT = "the settings"
 # The others are words and numbers, in whatever width they are typed.
 _AS_TYPED = ("theme", "model", "system")
+_NARROW: dict[int, int | str] = {
+    0x3000: " ",
+    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
+}
 _BOOLEANS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 # Of each setting, its values' type.
 _TYPES: dict[str, type[Any]] = {each.name: type(each.default) for each in fields(Settings)}

@@ -15,7 +15,6 @@ from textual.geometry import Offset
 from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 from textual.widgets import Input
-from textual.widgets._toast import Toast
 
 from app.chat.controller import ChatController
 from app.chat.personas import Personas
@@ -27,7 +26,7 @@ from app.sessions.chat import Chat
 from app.sessions.store import SessionStore
 from app.tui.commands import COMMANDS
 from app.tui.model_offer import ModelOffer
-from app.tui.notice import Notice, crowded_out, most_characters
+from app.tui.notice import Notice, fitted, make_room
 from app.tui.screens import copying
 from app.tui.screens.chat import ChatScreen
 from app.tui.screens.dialog import Dialog, Page
@@ -37,7 +36,7 @@ from app.tui.terminal.driver import ForgivingDriver, TerminalGone
 from app.tui.terminal.inert_lines import InertLines
 from app.tui.theme import EMBER, EMBER_LIGHT, readable_variables
 from app.tui.typing_order import TypingOrder
-from kvcache.errors import quoted, short
+from kvcache.errors import quoted
 from models.finding.catalogue import DEFAULT_NAME
 
 _MOST_OF_FIELD = 4000
@@ -155,19 +154,16 @@ class ChatApp(App[None]):
     ) -> None:
         """Say it, so that the screen is still seen beside it."""
         seconds = self.NOTIFICATION_TIMEOUT if timeout is None else timeout
-        text = short(message, most_characters(self.size))
+        text = fitted(message, self.size)
         self.post_message(Notify(Notice(text, title, severity, seconds, markup)))
 
     def on_notify(self, event: Notify) -> None:
-        """Let older notices go where there is no room for all.
+        """Let older notices go where there is no room for all."""
+        make_room(self, event.notification)
 
-        With what holds them: Textual 8.2 would leave that, and show others further below.
-        """
-        for each in crowded_out(self._notifications, event.notification, self.size):
-            self._unnotify(each, refresh=False)
-            for toast in (toast for screen in self.screen_stack for toast in screen.query(Toast)):
-                if toast._notification is each:
-                    toast._expire()
+    def on_resize(self) -> None:
+        """As above, in a terminal that has shrunk."""
+        self.call_later(make_room, self)
 
     def copy_to_clipboard(self, text: str) -> None:
         """Copy what is selected in a field or a dialog."""
@@ -224,7 +220,7 @@ class ChatApp(App[None]):
         Textual's takes the first line alone.
         """
         lines = [line for line in pasted.text.splitlines() if line.strip()]
-        text = "".join(lines)
+        text = lines[0] if lines else pasted.text.strip("\r\n")
         if len(lines) > 1:
             text = " ".join(line.strip() for line in lines)
             self.notify(f"pasted as one line: there were {len(lines)}", markup=False)

@@ -2,18 +2,22 @@
 
 from collections.abc import Iterable
 from itertools import accumulate
-from textwrap import wrap
 from time import time
+from typing import Any
 
-from rich.cells import cell_len
+from textual.app import App
+from textual.content import Content
 from textual.geometry import Size
 from textual.notifications import Notification
+from textual.widgets._toast import Toast, ToastHolder
+
+from kvcache.errors import short
 
 _LEAST_SECONDS = 0.1
 _LEAST_CHARACTERS, _MOST_CHARACTERS = 80, 480
 # Of the screen's lines, all together.
 _SHARE = 0.45
-_WIDEST, _PART, _BESIDE = 60, 0.8, 3
+_WIDEST, _PART, _BESIDE, _SCROLL_BAR = 60, 0.8, 3, 2
 # Words leave the rest of each line empty.
 _FULL = 0.85
 
@@ -36,20 +40,40 @@ class Notice(Notification):
         return self.raised_at + self.timeout <= time()
 
 
-def crowded_out(
-    shown: Iterable[Notification], new: Notification, screen: Size
+def fitted(text: str, screen: Size) -> str:
+    """A text as it may be said: on a part of the screen, of its lines the first ones."""
+    lines = _lines(screen) - 1
+    fits = int(lines * _width(screen) * _FULL)
+    shown = short(text, min(max(fits, _LEAST_CHARACTERS), _MOST_CHARACTERS)).split("\n")
+    return "\n".join(shown if len(shown) <= max(lines, 1) else [*shown[: max(lines - 1, 1)], "…"])
+
+
+def has_room(app: App[Any], text: str) -> bool:
+    """Whether it can be said beside what is shown."""
+    return not _crowded_out(app._notifications, Notice(text), app.size)
+
+
+def make_room(app: App[Any], new: Notification | None = None) -> None:
+    """Let older notices go where there is no room for all, and what held those that have gone.
+
+    Textual 8.2 leaves that, and would show others further below.
+    """
+    for each in _crowded_out(app._notifications, new, app.size):
+        app._unnotify(each, refresh=False)
+    for screen in app.screen_stack:
+        for holder in screen.query(ToastHolder):
+            toasts = [each for each in holder.children if isinstance(each, Toast)]
+            if all(each._notification not in app._notifications for each in toasts):
+                holder.remove()
+
+
+def _crowded_out(
+    shown: Iterable[Notification], new: Notification | None, screen: Size
 ) -> list[Notification]:
-    """Those of the shown ones that the new one leaves no room for."""
-    newest_first = [new, *reversed(list(shown))]
+    newest_first = [*([new] if new else []), *reversed(list(shown))]
     ends = accumulate(1 + _lines_of(each.message, _width(screen)) for each in newest_first)
     fits = sum(1 for end in ends if end <= _lines(screen))
     return newest_first[max(fits, 1) :]
-
-
-def most_characters(screen: Size) -> int:
-    """How long a notice may be."""
-    fits = int((_lines(screen) - 1) * _width(screen) * _FULL)
-    return min(max(fits, _LEAST_CHARACTERS), _MOST_CHARACTERS)
 
 
 def _lines(screen: Size) -> int:
@@ -58,11 +82,9 @@ def _lines(screen: Size) -> int:
 
 
 def _lines_of(text: str, width: int) -> int:
-    """Wide characters are counted as if they filled their lines."""
-    wrapped = sum(max(len(wrap(line, width)), 1) for line in text.split("\n"))
-    return max(wrapped, -(-cell_len(text) // width))
+    return sum(max(len(Content(line).wrap(width)), 1) for line in text.split("\n"))
 
 
 def _width(screen: Size) -> int:
     """Of a notice's text."""
-    return max(int(min(_WIDEST, screen.width * _PART)) - _BESIDE, 1)
+    return max(int(min(_WIDEST, (screen.width - _SCROLL_BAR) * _PART)) - _BESIDE, 1)

@@ -140,7 +140,7 @@ def test_a_message_that_is_too_long_is_taken_back(say: Say) -> None:
     ("line", "told"),
     [
         ("caf\udce9", r"got 'caf\xe9', expected text in UTF-8"),
-        ("a\0b", r"got 'a\x00b', expected text, and a zero byte is none"),
+        ("a\0b", r"got 'a\x00b', expected text without zero bytes"),
         ("/helpless", "no command /helpless"),
         ("@/no/such/file", "cannot read /no/such/file"),
     ],

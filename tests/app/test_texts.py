@@ -74,7 +74,7 @@ def test_flags_that_are_no_text_are_refused() -> None:
     assert texts.flag("größer") == "größer"
     with pytest.raises(ArgumentTypeError, match=r"got 'a\\xff', expected text in UTF-8"):
         texts.flag("a\udcff")
-    with pytest.raises(EmberError, match=r"got 'a\\x00b', expected text, and a zero byte is none"):
+    with pytest.raises(EmberError, match=r"got 'a\\x00b', expected text without zero bytes"):
         texts.typed("a\0b")
 
 

@@ -65,7 +65,7 @@ def variant(screen: ChatScreen, text: str) -> None:
 
 
 def _varied(messages: Sequence[ChatMessage], text: str) -> ChatMessage:
-    """The first of them that has a variant on that side; so → leads back where ← has led."""
+    """The first of them that has a variant on that side."""
     varied = [each for each in messages if each.variants and len(each.variants) > 1]
     if not varied:
         raise EmberError(

@@ -25,6 +25,7 @@ from app.chat.state import Draft, Problem
 from app.service.contract import TooLong
 from app.sessions.chat import ChatMessage
 from app.tui.model_offer import ModelOffer
+from app.tui.notice import has_room
 from app.tui.screens import copying
 from app.tui.screens.gauges import Gauges
 from app.tui.screens.palette import Entry, PaletteScreen
@@ -169,9 +170,8 @@ class ChatScreen(Screen[None]):
 
     def _tick(self) -> None:
         changed = self.chat.tick()
-        for notice in self.chat.notices:
-            self.notify(notice, markup=False, timeout=8)
-        self.chat.notices.clear()
+        if self.chat.notices and has_room(self.app, self.chat.notices[0]):
+            self.notify(self.chat.notices.pop(0), markup=False, timeout=8)
         self.show_messages()
         self._tell_of_problem()
         if changed and not self.chat.chat.messages:
@@ -190,7 +190,8 @@ class ChatScreen(Screen[None]):
     def _tell_of_problem(self) -> None:
         """Who has scrolled away does not see its card, which is at the end."""
         problem = self.chat.problem
-        if problem is not None and problem != self._problem and not self.conversation.following:
+        is_new = problem is not None and problem is not self._problem
+        if problem is not None and is_new and not self.conversation.following:
             self.notify(f"{problem.title}: {problem.cause}", severity="error", markup=False)
         self._problem = problem
 
@@ -199,8 +200,8 @@ class ChatScreen(Screen[None]):
         chat = self.chat.chat
         self.conversation.show(chat.messages, self.chat.problem, at_once=not self.chat.busy)
         if self.composer.editing not in (None, *chat.messages):
-            self.composer.end_edit()
-            self.notify("the edit is over: its question is shown no more", markup=False)
+            kept = "your text is a new draft" if self.composer.end_edit() else "nothing was changed"
+            self.notify(f"the question that you edited is not shown now: {kept}", markup=False)
         shown = chat, tuple(chat.messages), chat.context, self.chat.settings
         if shown != self._shown:
             self._shown = shown
@@ -254,7 +255,8 @@ class ChatScreen(Screen[None]):
                 self.chat.ask(draft, editing)
             except EmberError:
                 # Not before lines that have been typed already, which are no part of it.
-                self.call_later(self.composer.give_back, draft, editing)
+                shown = editing if editing in self.chat.chat.messages else None
+                self.call_later(self.composer.give_back, draft, shown)
                 raise
             self.composer.accept(draft)
             self.conversation.unselect()

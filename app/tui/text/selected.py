@@ -9,6 +9,9 @@ from rich.style import Style
 from textual.selection import Selection
 from textual.strip import Strip
 
+# What two clicks select.
+WORD = re.compile(r"\S+")
+
 
 def with_selection(strip: Strip, selection: Selection, line: int, style: Style) -> Strip:
     """Draw what the selection covers of a line in its style."""
@@ -26,7 +29,7 @@ def with_selection(strip: Strip, selection: Selection, line: int, style: Style) 
 
 def word_at(line: str, column: int, margin: int) -> tuple[int, int] | None:
     """The columns of the word at one of them, as it is drawn after a margin; None where is none."""
-    for match in re.finditer(r"\S+", line):
+    for match in WORD.finditer(line):
         start = margin + cell_len(line[: match.start()])
         end = start + cell_len(match[0])
         if start <= column < end:

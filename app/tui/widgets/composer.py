@@ -55,6 +55,7 @@ class Composer(Vertical):
         self.editing: ChatMessage | None = None
         self._weigh, self._complete, self._history = weigh, complete, history
         self._send, self._run_command, self._send_nothing = send, run_command, send_nothing
+        self._unchanged = Draft(text="")  # what is edited, as it was put in
         self._attachments: list[Attachment] = []
         self._cost = ""
         self._had_text = False
@@ -104,8 +105,8 @@ class Composer(Vertical):
 
     def edit(self, message: ChatMessage) -> None:
         """Put a question in to be changed."""
-        self.put(Draft(text=message.text, attachments=message.attachments))
-        self.editing = message
+        self.put(draft_of(message))
+        self.editing, self._unchanged = message, self._present
         self.post_message(self.Noted())
 
     def attach(self, attachment: Attachment) -> None:
@@ -138,15 +139,19 @@ class Composer(Vertical):
         """What was sent has been taken."""
         self._history.add(draft.text)
 
-    def end_edit(self) -> None:
-        """The question that is edited is shown no more; what was changed stays, as a draft."""
-        if self.editing is None or self._present == draft_of(self.editing):
+    def end_edit(self) -> bool:
+        """The question that is edited is not shown any more; what was changed stays, as a draft.
+
+        Returns whether there is one.
+        """
+        if not self.prompt.text.strip() or self._present == self._unchanged:
             self.prompt.take()
             self._clear()
-            return
+            return False
         self.editing = None
         self.recount()
         self.post_message(self.Noted())
+        return True
 
     def give_back(self, draft: Draft, editing: ChatMessage | None) -> None:
         """What was sent has been refused: it is here again, before what was typed since."""

@@ -1,6 +1,5 @@
 """Where the user types: grows with the text, Enter sends, Ctrl-J breaks the line."""
 
-import re
 import time
 from collections.abc import Callable
 from typing import ClassVar
@@ -12,11 +11,11 @@ from textual.widgets import TextArea
 from textual.widgets.text_area import Selection
 
 from app.inert import inert
+from app.tui.text.selected import WORD
 
 # A longer paste becomes an attachment: nobody edits that much in eight lines.
 _MAX_PASTE = 4000
 _REST_SECONDS = 0.7
-_WORD = re.compile(r"\S+")
 _WHEN_EMPTY = {"home", "end", "left", "right", "tab", "ctrl+d"}
 _ALWAYS = {"pageup", "pagedown", "ctrl+up"}
 # No binding with priority: that would overtake the letters typed just before.
@@ -139,10 +138,10 @@ class Prompt(TextArea):
         event.prevent_default()
 
     def on_click(self, event: events.Click) -> None:
-        """Two clicks select a word, three the line; as in the conversation."""
+        """Two clicks select a word, three the line."""
         row, column = self.cursor_location
         if event.chain == 2:
-            for word in _WORD.finditer(self.document.get_line(row)):
+            for word in WORD.finditer(self.document.get_line(row)):
                 if word.start() <= column < word.end():
                     self.selection = Selection((row, word.start()), (row, word.end()))
         elif event.chain > 2:

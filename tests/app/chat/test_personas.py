@@ -21,7 +21,7 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     review = Persona(name="a review", text="Review this:")
     personas.save(review)
     assert Personas(path).all() == [review, BRIEF]
-    assert personas.get("brief").about == 'Say "one" thing.\n · temp 0.2 top_k 40'
+    assert personas.get("brief").about == 'Say "one" thing. · temp 0.2 top_k 40'
     personas.save(Persona(name="brief", text="other"))
     assert personas.get("brief").system == ""
     personas.remove("a review")
@@ -34,9 +34,9 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a = 1", "got 1, expected text, system, temp"),
-        ("[a]\ncolour = 'red'", "got {'colour': 'red'}, expected text, system, temp"),
-        ("[a]\nsystem = 7", "got {'system': 7}, expected text"),
+        ("a = 1", "got 1, expected {text = …}"),
+        ("[a]\ntext = 'x'\ncolour = 'red'", "got colour, expected text, system, temp"),
+        ("[a]\nsystem = 7", "got system=7, expected text"),
         ("[a]\ntemp = 'hot'", "got temp='hot', expected a number"),
         ("[a]\ntemp = true", "got temp=True, expected a number"),
         ("[a]\ntemp = 500", "got temp=500, expected 0 to 100"),
@@ -72,7 +72,7 @@ def test_what_replaces_another_says_what_that_was(tmp_path: Path) -> None:
     personas.save(BRIEF)
     told = personas.save(Persona(name="brief", text="other"))
     assert told == [
-        "it replaces another 'brief', which was: Say \"one\" thing.\n · temp 0.2 top_k 40"
+        "it replaces another 'brief', which was: Say \"one\" thing. · temp 0.2 top_k 40"
     ]
 
 

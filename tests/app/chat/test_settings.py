@@ -195,14 +195,23 @@ def test_settings_as_typed() -> None:
     [
         ("keep", " １７ ", "17"),
         ("cache_store", "５１２ＭＢ", "512MB"),
-        ("kv", "ｑ8/Q4".lower(), "q8/q4"),
+        ("kv", "ｑ8／ｑ4", "q8/q4"),
+        ("bell", "ＯＮ", True),
+        ("temp", "０．５", 0.5),
+        ("temp", "ｍｏｄｅｌ", None),
         ("think", " on ", "on"),
         ("system", "  \t ", ""),
         ("system", " be brief ", " be brief "),
     ],
 )
-def test_what_is_typed_in_another_width_or_is_blank(name: str, text: str, value: str) -> None:
-    assert getattr(Settings().with_text(name, text), name) == value
+def test_what_is_typed_in_another_width_or_is_blank(name: str, text: str, value: object) -> None:
+    assert getattr(Settings(temp=1.0).with_text(name, text), name) == value
+
+
+@pytest.mark.parametrize(("name", "text"), [("max_tokens", "10²"), ("seed", "①②")])
+def test_other_signs_of_numbers_are_none(name: str, text: str) -> None:
+    with pytest.raises(EmberError, match=f"got {name}='{text}', expected a whole number"):
+        Settings().with_text(name, text)
 
 
 def test_sampling_is_the_model_s_until_the_user_sets_it() -> None:

@@ -12,7 +12,7 @@ from app.tui.screens.prompts import PromptsScreen
 from app.tui.screens.question import QuestionScreen
 from app.tui.widgets.header_bar import HeaderBar
 from app.tui.widgets.suggestions import Suggestions
-from tests.app.tui.conftest import on_screen, talk
+from tests.app.tui.conftest import listed, on_screen, talk
 
 BRIEF = Persona(name="brief", system='Say "one" thing.\n', sampling={"temp": 0.2, "top_k": 40})
 
@@ -68,6 +68,11 @@ async def test_a_persona_is_saved_used_shown_and_removed(tmp_path: Path) -> None
     assert (again.system, again.sampling) == ("be brief", {"temp": 0.2, "top_k": 40})
 
 
+def names(path: Path) -> list[str]:
+    """Of the prompts in a file."""
+    return [each.name for each in Personas(path).all()]
+
+
 @on_screen
 async def test_a_saved_prompt_is_deleted_once_that_is_confirmed(tmp_path: Path) -> None:
     path = tmp_path / "prompts.toml"
@@ -82,7 +87,7 @@ async def test_a_saved_prompt_is_deleted_once_that_is_confirmed(tmp_path: Path) 
             await chat.until(lambda: isinstance(chat.app.screen, QuestionScreen))
             await chat.choose(answer)
             await chat.until(lambda: isinstance(chat.app.screen, PromptsScreen))
-            assert [each.name for each in Personas(path).all()] == left
+            await chat.until(lambda left=left: names(path) == left)  # type: ignore[misc]
             await chat.press("escape")
 
 
@@ -94,17 +99,17 @@ async def test_a_prompt_that_was_written_wrongly_is_seen_and_deleted(tmp_path: P
         await chat.type('/prompt save "quoted name" text')
         await chat.until(lambda: "which is one word without quotes" in chat.told)
         await chat.type("/prompt greet")
-        await chat.until(lambda: "the saved prompt 'greet': got 5, expected text" in chat.told)
+        await chat.until(lambda: "the saved prompt 'greet': got 5, expected {text" in chat.told)
         await chat.type("/prompt")
         await chat.until(lambda: isinstance(chat.app.screen, PromptsScreen))
-        lines = [str(each.prompt) for each in chat.app.screen.query_one(OptionList).options]
-        assert lines[0] == "good\n  fine"
-        assert "got 5, expected text" in lines[1]
+        await chat.until(lambda: len(listed(chat)) == 2)
+        assert listed(chat)[0] == "good\n  fine"
+        assert "got 5, expected {text" in listed(chat)[1]
         await chat.press("end", "f8")
         await chat.until(lambda: isinstance(chat.app.screen, QuestionScreen))
         await chat.choose(1)
         await chat.until(lambda: isinstance(chat.app.screen, PromptsScreen))
-        assert [each.name for each in Personas(path).all()] == ["good"]
+        await chat.until(lambda: names(path) == ["good"])
         path.write_text("[a")
         await chat.press("f")
         await chat.until(

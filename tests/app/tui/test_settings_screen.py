@@ -106,6 +106,8 @@ async def test_lines_that_are_pasted_into_a_field_are_all_there(text: str) -> No
         chat.app.post_message(events.Paste("\n  one line\n"))
         field = chat.app.screen.query_one("#system", Input)
         await chat.until(lambda: field.value == "  one line")
+        chat.app.post_message(events.Paste(" "))
+        await chat.until(lambda: field.value == "  one line ")
         assert "pasted" not in chat.told
         field.value = ""
         chat.app.post_message(events.Paste(text))

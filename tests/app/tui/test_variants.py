@@ -6,6 +6,7 @@ import pytest
 from textual import events
 
 from app.chat.state import Draft
+from app.sessions.chat import Attachment
 from app.sessions.store import SessionStore
 from app.tui.text.entry import VARIANT
 from tests.app.service.scripted_service import layer_stats
@@ -93,7 +94,7 @@ async def test_an_edit_ends_where_its_question_is_shown_no_more(way: str) -> Non
         chat.screen.action_command(way, "previous" if way == "variant" else "")
         if way == "sessions":
             await chat.choose(1)
-        await chat.until(lambda: "the edit is over" in chat.told)
+        await chat.until(lambda: "your text is a new draft" in chat.told)
         assert "editing" not in chat.screen.composer.note
         assert chat.prompt.text == "pets?sx"
         before = chat.texts
@@ -151,6 +152,25 @@ async def test_an_edit_that_changes_nothing_leaves_no_draft_in_another_chat() ->
         await chat.press("ctrl+up")
         chat.screen.action_command("new")
         await chat.until(lambda: chat.prompt.text == "")
+        assert "nothing was changed" in chat.told
+
+
+@on_screen
+async def test_what_went_along_with_an_edited_question_goes_with_no_other_one() -> None:
+    async with talk() as chat:
+        note = Attachment(name="a", text="b")
+        chat.screen.send(Draft(text="pets?", attachments=(note,)))
+        await chat.until(lambda: chat.service.answering)
+        chat.service.say("dogs")
+        chat.service.finish()
+        await chat.settled()
+        await chat.press("ctrl+up")
+        await chat.until(lambda: chat.prompt.text == "pets?")
+        # A command is typed over the question.
+        await chat.press("f7", *"/new", "enter")
+        await chat.until(lambda: not chat.texts)
+        await chat.exchange("one", "first answer")
+        assert chat.app.chat.chat.messages[0].attachments == ()
 
 
 @on_screen
@@ -160,8 +180,8 @@ async def test_an_edit_that_is_sent_before_its_end_is_seen_asks_nothing_elsewher
         await chat.press("ctrl+up", "s")
         chat.app.chat.new_chat()
         chat.screen.action_submit()
-        await chat.until(lambda: "the edit is over" in chat.told)
-        assert chat.prompt.text == "pets?s"
+        await chat.until(lambda: "is not shown now" in chat.told)
+        await chat.until(lambda: chat.prompt.text == "pets?s")
         assert not chat.texts
 
 
@@ -171,11 +191,12 @@ async def test_what_a_draft_costs_is_counted_anew_where_more_is_changed(way: str
     async with talk() as chat:
         await chat.exchange("pets?", "cats")
         chat.prompt.put("a draft")
-        await chat.until(lambda: len(chat.service.weighed) == 1)
-        name, _, argument = way.partition(" ")
+        weighed = chat.service.weighed
+        await chat.until(lambda: bool(weighed) and weighed[-1].messages[-1].content == "a draft")
+        first, (name, _, argument) = weighed[-1], way.partition(" ")
         chat.screen.action_command(name, argument)
-        await chat.until(lambda: len(chat.service.weighed) == 2)
-        assert chat.service.weighed[0] != chat.service.weighed[1]
+        await chat.until(lambda: weighed[-1] != first)
+        assert weighed[-1].messages[-1].content == "a draft"
 
 
 @on_screen
