@@ -47,7 +47,9 @@ def readable_variables(variables: Mapping[str, str], *, is_dark: bool) -> dict[s
     """
     if variables["background"].startswith("ansi"):
         behind_chosen = "ansi_blue" if is_dark else "ansi_bright_cyan"
-        return {**variables, **_BY_TERMINAL, "block-cursor-background": behind_chosen}
+        # A list's chosen line, whether the keys go there or to the field above it.
+        cursors = ("block-cursor-background", "block-cursor-blurred-background")
+        return {**variables, **_BY_TERMINAL, **dict.fromkeys(cursors, behind_chosen)}
     background, surface, primary = (
         Color.parse(variables[each]) for each in ("background", "surface", "primary")
     )
@@ -91,5 +93,5 @@ _BY_TERMINAL = {
     "input-selection-foreground": "ansi_default",
     "block-cursor-foreground": "ansi_default",
     "block-cursor-text-style": "bold",
-    "block-cursor-blurred-text-style": "reverse",
+    "block-cursor-blurred-text-style": "bold",
 }

@@ -10,7 +10,7 @@ from rich.color import Color
 from rich.style import Style
 from textual.geometry import Offset, Region
 from textual.selection import Selection
-from textual.widgets import Input, Select
+from textual.widgets import Input, OptionList, Select
 from textual.widgets.text_area import Selection as Range
 
 from app.chat.state import Draft
@@ -106,6 +106,27 @@ async def test_all_that_is_shown_can_be_read(state: State) -> None:
             chat.app.theme = theme
             await chat.pilot.pause()
             assert faint(chat) == [], theme
+
+
+@pytest.mark.parametrize("key", ["ctrl+p", "ctrl+o", "ctrl+l"])
+@on_screen
+async def test_a_chosen_line_is_seen_to_be_chosen(key: str) -> None:
+    async with talk(store=SessionStore.in_memory()) as chat:
+        for text in ("one", "two"):
+            await chat.exchange(text, "answer")
+            await chat.type("/new")
+        await chat.press(key)
+        chooser = chat.app.screen.query_one(OptionList)
+        await chat.until(lambda: chooser.option_count > 1)
+        for theme in THEMES:
+            chat.app.theme = theme
+            looks = []
+            for chosen in (0, 1):
+                chooser.highlighted = chosen
+                await chat.pilot.pause()
+                styles = [part.style or Style() for part in chooser.render_line(0)]
+                looks.append({(each.bgcolor, each.reverse) for each in styles})
+            assert looks[0] != looks[1], theme
 
 
 def drawn(chat: Talk) -> str:
